@@ -1,0 +1,19 @@
+//! Pure logic of pg_outbox: everything that can be decided without PostgreSQL and without the network.
+//!
+//! The extension, the clients and the benchmarks share it. Nothing here does I/O or reads a clock: times come in as
+//! arguments, randomness as a seed.
+
+pub mod egress;
+pub mod error;
+pub mod filter;
+pub mod pattern;
+pub mod policy;
+pub mod progress;
+pub mod retry_after;
+pub mod router;
+pub mod schedule;
+pub mod sign;
+pub mod topic;
+pub mod webhook_id;
+
+pub use error::{Code, Error, Kind, Result};

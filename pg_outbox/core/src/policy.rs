@@ -1,0 +1,379 @@
+//! What the outcome of a request means: the rules as data, and the decision.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::schedule::Schedule;
+
+/// Why a request brought no response, or one that could not be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// The name did not resolve.
+    Dns,
+    /// Nobody listens.
+    Refused,
+    /// The connection broke.
+    Reset,
+    /// No route to the host.
+    Unreachable,
+    /// Connecting, sending or receiving took too long.
+    Timeout,
+    /// The TLS handshake failed, or the certificate is not trusted.
+    Tls,
+    /// The response's body is malformed.
+    Body,
+    /// The response is not HTTP.
+    Protocol,
+    /// The operator does not allow the address.
+    Forbidden,
+    /// The endpoint's URL, headers or secrets cannot be used, or the message cannot be rendered.
+    Invalid,
+    /// No token could be had from the authorisation server.
+    Auth,
+}
+
+impl Fault {
+    /// Every fault.
+    pub const ALL: [Fault; 11] = [
+        Fault::Dns,
+        Fault::Refused,
+        Fault::Reset,
+        Fault::Unreachable,
+        Fault::Timeout,
+        Fault::Tls,
+        Fault::Body,
+        Fault::Protocol,
+        Fault::Forbidden,
+        Fault::Invalid,
+        Fault::Auth,
+    ];
+
+    /// The name in the attempt log and in a policy.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Fault::Dns => "dns",
+            Fault::Refused => "refused",
+            Fault::Reset => "reset",
+            Fault::Unreachable => "unreachable",
+            Fault::Timeout => "timeout",
+            Fault::Tls => "tls",
+            Fault::Body => "body",
+            Fault::Protocol => "protocol",
+            Fault::Forbidden => "forbidden",
+            Fault::Invalid => "invalid",
+            Fault::Auth => "auth",
+        }
+    }
+}
+
+/// What a try came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A response with this status.
+    Status(u16),
+    /// No usable response.
+    Fault(Fault),
+}
+
+impl Outcome {
+    /// The class in the attempt log: `status` with the code beside it, `redirect`, or the fault's name. None for 2xx.
+    pub fn class(self) -> Option<&'static str> {
+        match self {
+            Outcome::Status(200..=299) => None,
+            Outcome::Status(300..=399) => Some("redirect"),
+            Outcome::Status(_) => Some("status"),
+            Outcome::Fault(fault) => Some(fault.as_str()),
+        }
+    }
+}
+
+/// What a rule says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Delivered.
+    Success,
+    /// Try again on the schedule.
+    Retry,
+    /// Try again a few times, for a deployment that is under way; then dead.
+    RetryBriefly,
+    /// Try again, and leave the endpoint alone for as long as it asks.
+    Throttle,
+    /// Dead at once.
+    Dead,
+    /// Dead at once, and the endpoint is disabled.
+    Disable,
+}
+
+impl Action {
+    const NAMES: [(&'static str, Action); 6] = [
+        ("success", Action::Success),
+        ("retry", Action::Retry),
+        ("retry_briefly", Action::RetryBriefly),
+        ("throttle", Action::Throttle),
+        ("dead", Action::Dead),
+        ("disable", Action::Disable),
+    ];
+
+    fn parse(text: &str) -> Option<Action> {
+        Self::NAMES.iter().find(|(name, _)| *name == text).map(|(_, action)| *action)
+    }
+}
+
+/// Tries, the first included, that `RetryBriefly` allows.
+pub const BRIEF_ATTEMPTS: u32 = 5;
+
+/// What an endpoint says otherwise than the defaults.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    codes: Vec<(u16, Action)>,
+    classes: Vec<(u16, Action)>,
+    faults: Vec<(Fault, Action)>,
+}
+
+impl Policy {
+    /// Parses overrides: an object from a status (`"404"`), a class (`"4xx"`) or a fault (`"timeout"`) to an action
+    /// (`success`, `retry`, `retry_briefly`, `throttle`, `dead`, `disable`).
+    ///
+    /// # Errors
+    /// 22023 that names the entry.
+    pub fn parse(json: &Value) -> Result<Policy> {
+        let refuse = |what: String| {
+            Error::invalid(format!("invalid status policy: {what}")).hint(
+                "A policy maps statuses (\"404\"), classes (\"4xx\") and faults (\"timeout\") to success, retry, retry_briefly, throttle, dead or disable.",
+            )
+        };
+        let Value::Object(entries) = json else {
+            return Err(refuse("it is not a JSON object".to_owned()));
+        };
+        let mut policy = Policy::default();
+        for (key, value) in entries {
+            let action = value
+                .as_str()
+                .and_then(Action::parse)
+                .ok_or_else(|| refuse(format!("\"{key}\" is mapped to {value}, which is no action")))?;
+            if let Some(fault) = Fault::ALL.into_iter().find(|fault| fault.as_str() == key) {
+                if action == Action::Success {
+                    return Err(refuse(format!("\"{key}\" cannot be a success")));
+                }
+                policy.faults.push((fault, action));
+            } else if let Some(class) =
+                key.strip_suffix("xx").and_then(|c| c.parse::<u16>().ok()).filter(|c| (1..=5).contains(c))
+            {
+                policy.classes.push((class, action));
+            } else if let Some(code) = key.parse::<u16>().ok().filter(|c| (100..=599).contains(c)) {
+                policy.codes.push((code, action));
+            } else {
+                return Err(refuse(format!("\"{key}\" is no status, class or fault")));
+            }
+        }
+        Ok(policy)
+    }
+
+    /// The action for an outcome: what the overrides say of the code, then of its class, then the defaults.
+    pub fn action(&self, outcome: Outcome) -> Action {
+        match outcome {
+            Outcome::Status(code) => find(&self.codes, code)
+                .or_else(|| find(&self.classes, code / 100))
+                .unwrap_or_else(|| default_for_status(code)),
+            Outcome::Fault(fault) => {
+                self.faults.iter().find(|(f, _)| *f == fault).map_or_else(|| default_for_fault(fault), |(_, a)| *a)
+            }
+        }
+    }
+}
+
+fn find(table: &[(u16, Action)], key: u16) -> Option<Action> {
+    table.iter().find(|(known, _)| *known == key).map(|(_, action)| *action)
+}
+
+/// 2xx alone is success; redirects are never followed; what a receiver refuses for good is dead at once (Standard
+/// Webhooks, CloudEvents HTTP webhooks).
+fn default_for_status(code: u16) -> Action {
+    match code {
+        200..=299 => Action::Success,
+        429 | 503 => Action::Throttle,
+        408 | 425 => Action::Retry,
+        410 => Action::Disable,
+        400 | 413 | 415 | 422 => Action::Dead,
+        300..=499 => Action::RetryBriefly,
+        _ => Action::Retry,
+    }
+}
+
+fn default_for_fault(fault: Fault) -> Action {
+    match fault {
+        Fault::Forbidden | Fault::Invalid => Action::Dead,
+        _ => Action::Retry,
+    }
+}
+
+/// What becomes of a delivery after a try.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Decision {
+    /// Delivered.
+    Completed,
+    /// Another try after this wait.
+    Retry(Duration),
+    /// No further try.
+    Dead(DeadReason),
+}
+
+/// Why a delivery is dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeadReason {
+    /// All tries are used up.
+    MaxAttempts,
+    /// It is too old for another try.
+    MaxAge,
+    /// The receiver refused it, or the policy says so.
+    Refused,
+    /// The endpoint must not be called.
+    Forbidden,
+    /// It cannot be sent at all.
+    Invalid,
+}
+
+impl DeadReason {
+    /// The reason in the dead letter.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            DeadReason::MaxAttempts => "max_attempts",
+            DeadReason::MaxAge => "max_age",
+            DeadReason::Refused => "refused",
+            DeadReason::Forbidden => "forbidden",
+            DeadReason::Invalid => "invalid",
+        }
+    }
+}
+
+/// The budget of a delivery.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// The try that was just made, from 1.
+    pub attempt: u32,
+    /// Tries including the first.
+    pub max_attempts: u32,
+    /// Time since the first try.
+    pub age: Duration,
+    /// Longest time since the first try at which another one may start.
+    pub max_age: Option<Duration>,
+}
+
+/// Decides what becomes of a delivery. `asked` is the wait that the receiver asked for (Retry-After), which is never
+/// shortened; `seed` gives the jitter.
+pub fn decide(
+    action: Action,
+    outcome: Outcome,
+    budget: Budget,
+    schedule: &Schedule,
+    asked: Option<Duration>,
+    seed: u64,
+) -> Decision {
+    let limit = match action {
+        Action::Success => return Decision::Completed,
+        Action::Dead | Action::Disable => {
+            return Decision::Dead(match outcome {
+                Outcome::Fault(Fault::Forbidden) => DeadReason::Forbidden,
+                Outcome::Fault(Fault::Invalid) => DeadReason::Invalid,
+                _ => DeadReason::Refused,
+            });
+        }
+        Action::RetryBriefly => budget.max_attempts.min(BRIEF_ATTEMPTS),
+        Action::Retry | Action::Throttle => budget.max_attempts,
+    };
+    if budget.attempt >= limit {
+        return Decision::Dead(DeadReason::MaxAttempts);
+    }
+    let wait = schedule.jittered(budget.attempt, seed).max(asked.unwrap_or_default());
+    if budget.max_age.is_some_and(|max| budget.age + wait > max) {
+        return Decision::Dead(DeadReason::MaxAge);
+    }
+    Decision::Retry(wait)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn defaults() {
+        let policy = Policy::default();
+        for (codes, action) in [
+            (vec![200, 201, 202, 204, 299], Action::Success),
+            (vec![408, 425, 500, 502, 504, 599], Action::Retry),
+            (vec![429, 503], Action::Throttle),
+            (vec![301, 302, 304, 307, 308, 401, 403, 404, 405, 409], Action::RetryBriefly),
+            (vec![400, 413, 415, 422], Action::Dead),
+            (vec![410], Action::Disable),
+        ] {
+            for code in codes {
+                assert_eq!(policy.action(Outcome::Status(code)), action, "{code}");
+            }
+        }
+        for fault in Fault::ALL {
+            let dead = matches!(fault, Fault::Forbidden | Fault::Invalid);
+            let expected = if dead { Action::Dead } else { Action::Retry };
+            assert_eq!(policy.action(Outcome::Fault(fault)), expected, "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn a_code_wins_over_its_class_and_both_over_the_defaults() {
+        let policy =
+            Policy::parse(&json!({"4xx": "dead", "404": "retry", "timeout": "dead", "302": "success"})).unwrap();
+        assert_eq!(policy.action(Outcome::Status(404)), Action::Retry);
+        assert_eq!(policy.action(Outcome::Status(429)), Action::Dead);
+        assert_eq!(policy.action(Outcome::Status(302)), Action::Success);
+        assert_eq!(policy.action(Outcome::Status(500)), Action::Retry);
+        assert_eq!(policy.action(Outcome::Fault(Fault::Timeout)), Action::Dead);
+    }
+
+    #[test]
+    fn names_the_entry_that_is_wrong() {
+        for json in [
+            json!(1),
+            json!({"404": "ignore"}),
+            json!({"999": "dead"}),
+            json!({"9xx": "dead"}),
+            json!({"later": "dead"}),
+            json!({"timeout": "success"}),
+            json!({"404": 1}),
+        ] {
+            assert!(Policy::parse(&json).unwrap_err().message.starts_with("invalid status policy: "));
+        }
+    }
+
+    fn budget(attempt: u32, max_attempts: u32) -> Budget {
+        Budget { attempt, max_attempts, age: Duration::ZERO, max_age: None }
+    }
+
+    #[test]
+    fn the_last_try_is_the_max_attempts_th() {
+        let (schedule, outcome) = (Schedule::default(), Outcome::Status(500));
+        let decide = |b| decide(Action::Retry, outcome, b, &schedule, None, 1);
+        assert!(matches!(decide(budget(1, 2)), Decision::Retry(_)));
+        assert_eq!(decide(budget(2, 2)), Decision::Dead(DeadReason::MaxAttempts));
+        assert_eq!(decide(budget(1, 1)), Decision::Dead(DeadReason::MaxAttempts));
+        let brief = |b| super::decide(Action::RetryBriefly, Outcome::Status(404), b, &schedule, None, 1);
+        assert!(matches!(brief(budget(4, 12)), Decision::Retry(_)));
+        assert_eq!(brief(budget(5, 12)), Decision::Dead(DeadReason::MaxAttempts));
+    }
+
+    #[test]
+    fn retry_after_lengthens_and_max_age_ends() {
+        let schedule = Schedule::ladder(vec![Duration::from_secs(5)], 0.0).unwrap();
+        let outcome = Outcome::Status(429);
+        let asked = Some(Duration::from_secs(100));
+        assert_eq!(
+            decide(Action::Throttle, outcome, budget(1, 9), &schedule, asked, 0),
+            Decision::Retry(Duration::from_secs(100))
+        );
+        let old = Budget { age: Duration::from_secs(50), max_age: Some(Duration::from_secs(60)), ..budget(1, 9) };
+        assert_eq!(decide(Action::Throttle, outcome, old, &schedule, asked, 0), Decision::Dead(DeadReason::MaxAge));
+        assert_eq!(decide(Action::Retry, outcome, old, &schedule, None, 0), Decision::Retry(Duration::from_secs(5)));
+    }
+}

@@ -1,0 +1,178 @@
+//! Which subscriptions a topic matches: all patterns compiled into one trie, so that the cost of a message depends on its
+//! topic and on what matches, not on how many subscriptions there are.
+
+use std::collections::HashMap;
+
+use crate::pattern::{Pattern, Word};
+
+/// A trie over the words of patterns. `T` says what a pattern belongs to.
+#[derive(Clone, Debug)]
+pub struct Router<T> {
+    nodes: Vec<Node<T>>,
+    patterns: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Node<T> {
+    exact: HashMap<Box<str>, usize>,
+    one: Option<usize>,
+    any: Option<usize>,
+    /// Patterns that end here.
+    ends: Vec<T>,
+    /// This node was reached by `#`: it also stays here for any further word.
+    repeats: bool,
+}
+
+impl<T> Node<T> {
+    fn new(repeats: bool) -> Self {
+        Node { exact: HashMap::new(), one: None, any: None, ends: Vec::new(), repeats }
+    }
+}
+
+impl<T: Copy + Ord> Default for Router<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T: Copy + Ord> Router<T> {
+    /// A router that matches nothing.
+    pub fn new() -> Self {
+        Router { nodes: vec![Node::new(false)], patterns: 0 }
+    }
+
+    /// Patterns in it.
+    pub fn len(&self) -> usize {
+        self.patterns
+    }
+
+    /// Whether it has no pattern.
+    pub fn is_empty(&self) -> bool {
+        self.patterns == 0
+    }
+
+    /// Adds a pattern of `owner`.
+    pub fn insert(&mut self, pattern: &Pattern, owner: T) {
+        let mut at = 0;
+        for word in pattern.words() {
+            let known = match word {
+                Word::Exact(text) => self.nodes[at].exact.get(text.as_str()).copied(),
+                Word::One => self.nodes[at].one,
+                Word::Any => self.nodes[at].any,
+            };
+            at = known.unwrap_or_else(|| {
+                let new = self.nodes.len();
+                self.nodes.push(Node::new(*word == Word::Any));
+                match word {
+                    Word::Exact(text) => {
+                        self.nodes[at].exact.insert(text.as_str().into(), new);
+                    }
+                    Word::One => self.nodes[at].one = Some(new),
+                    Word::Any => self.nodes[at].any = Some(new),
+                }
+                new
+            });
+        }
+        self.nodes[at].ends.push(owner);
+        self.patterns += 1;
+    }
+
+    /// The owners of all patterns that match `topic`, ascending, each once. `found` is cleared first; it and `scratch` are
+    /// kept by the caller so that routing allocates nothing.
+    pub fn matches(&self, topic: &str, scratch: &mut Scratch, found: &mut Vec<T>) {
+        found.clear();
+        // A set of states, as in any simulation of a nondeterministic automaton: at most one entry per node.
+        scratch.current.clear();
+        self.enter(0, &mut scratch.current);
+        for word in topic.split('.') {
+            scratch.next.clear();
+            for &state in &scratch.current {
+                let node = &self.nodes[state];
+                if node.repeats {
+                    self.enter(state, &mut scratch.next);
+                }
+                if let Some(&next) = node.exact.get(word) {
+                    self.enter(next, &mut scratch.next);
+                }
+                if let Some(next) = node.one {
+                    self.enter(next, &mut scratch.next);
+                }
+            }
+            std::mem::swap(&mut scratch.current, &mut scratch.next);
+            if scratch.current.is_empty() {
+                return;
+            }
+        }
+        for &state in &scratch.current {
+            found.extend_from_slice(&self.nodes[state].ends);
+        }
+        found.sort_unstable();
+        found.dedup();
+    }
+
+    /// Adds a state, and the one behind its `#`, which may stand for no word at all.
+    fn enter(&self, state: usize, set: &mut Vec<usize>) {
+        if !set.contains(&state) {
+            set.push(state);
+            if let Some(any) = self.nodes[state].any {
+                self.enter(any, set);
+            }
+        }
+    }
+}
+
+/// Buffers that `Router::matches` works in.
+#[derive(Clone, Debug, Default)]
+pub struct Scratch {
+    current: Vec<usize>,
+    next: Vec<usize>,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn word() -> impl Strategy<Value = &'static str> {
+        prop_oneof![Just("a"), Just("b"), Just("c")]
+    }
+
+    fn pattern_word() -> impl Strategy<Value = &'static str> {
+        prop_oneof![3 => word(), 1 => Just("*"), 1 => Just("#")]
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_definition(
+            patterns in prop::collection::vec(prop::collection::vec(pattern_word(), 1..6), 1..20),
+            topics in prop::collection::vec(prop::collection::vec(word(), 1..7), 1..20),
+        ) {
+            let patterns: Vec<Pattern> =
+                patterns.iter().map(|words| Pattern::parse(&words.join(".")).unwrap()).collect();
+            let mut router = Router::new();
+            for (i, pattern) in patterns.iter().enumerate() {
+                router.insert(pattern, i);
+            }
+            let (mut scratch, mut found) = (Scratch::default(), Vec::new());
+            for topic in topics.iter().map(|words| words.join(".")) {
+                router.matches(&topic, &mut scratch, &mut found);
+                let expected: Vec<usize> =
+                    (0..patterns.len()).filter(|&i| patterns[i].matches(&topic)).collect();
+                prop_assert_eq!(&found, &expected, "topic {}", topic);
+            }
+        }
+    }
+
+    #[test]
+    fn an_owner_with_several_patterns_is_found_once() {
+        let mut router = Router::new();
+        for pattern in ["a.#", "a.b", "*.b", "#"] {
+            router.insert(&Pattern::parse(pattern).unwrap(), 7);
+        }
+        let mut found = Vec::new();
+        router.matches("a.b", &mut Scratch::default(), &mut found);
+        assert_eq!(found, [7]);
+        assert_eq!(router.len(), 4);
+    }
+}

@@ -1,0 +1,61 @@
+//! The webhook id: what a receiver deduplicates by.
+//!
+//! `msg_<id>_<time>`: the message's id and its `enqueued_at` in microseconds since 1970, both in lower-case hexadecimal.
+//! Both never change, so the id is the same on every attempt, restart, retry and replay; the time keeps it distinct should
+//! ids ever be drawn again after a restore.
+
+use std::fmt;
+
+/// A webhook id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WebhookId {
+    /// Id of the message.
+    pub message_id: i64,
+    /// When it was enqueued, in microseconds since 1970-01-01 UTC.
+    pub enqueued_at: i64,
+}
+
+impl fmt::Display for WebhookId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "msg_{:x}_{:x}", self.message_id, self.enqueued_at)
+    }
+}
+
+impl WebhookId {
+    /// Reads one; `None` when the text is none.
+    pub fn parse(text: &str) -> Option<WebhookId> {
+        let (id, time) = text.strip_prefix("msg_")?.split_once('_')?;
+        // The sign is in the bits, as SQL's to_hex has it.
+        let read = |hex: &str| {
+            (!hex.is_empty() && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
+                .then(|| u64::from_str_radix(hex, 16).ok())
+                .flatten()
+                .map(u64::cast_signed)
+        };
+        Some(WebhookId { message_id: read(id)?, enqueued_at: read(time)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn round_trips(message_id: i64, enqueued_at: i64) {
+            let id = WebhookId { message_id, enqueued_at };
+            prop_assert_eq!(WebhookId::parse(&id.to_string()), Some(id));
+        }
+    }
+
+    #[test]
+    fn is_readable() {
+        let id = WebhookId { message_id: 42, enqueued_at: 1_700_000_000_000_000 };
+        assert_eq!(id.to_string(), "msg_2a_60a24181e4000");
+        for text in ["", "msg_", "msg_1", "msg__1", "msg_1_", "msg_g_1", "msg_A_1", "msg_1_2_3", "evt_1_2"] {
+            assert_eq!(WebhookId::parse(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Appends rows to a leaf of an append-only log, below the executor.
+//!
+//! An INSERT statement opens the parent, plans nothing new but sets up an executor, routes the tuple and checks privileges:
+//! several times what the row itself costs. The leaf is known here, the rows are ours, and the function that appends is the
+//! privilege. What is kept of the executor's duties: relation lock, index maintenance, unique checks, WAL, statistics. What
+//! is left out on purpose: INSERT triggers, defaults and check constraints; the logs have none.
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::Datum;
+
+/// A leaf that is open for appending, with its indexes. `close` it; on ERROR PostgreSQL's resource owner does.
+pub struct Leaf {
+    relation: pg_sys::Relation,
+    indexes: Vec<Index>,
+}
+
+struct Index {
+    relation: pg_sys::Relation,
+    info: *mut pg_sys::IndexInfo,
+    unique: pg_sys::IndexUniqueCheck::Type,
+    shape: Shape,
+}
+
+/// How an index takes its values from a row.
+enum Shape {
+    /// Plain columns, all rows; or only rows in which the given column is not null.
+    Columns { not_null: Option<usize> },
+    /// Anything else that somebody added: evaluated by PostgreSQL.
+    General,
+}
+
+impl Leaf {
+    /// Opens a leaf. The lock is kept until the transaction ends, as an INSERT's is.
+    pub fn open(leaf: pg_sys::Oid) -> Leaf {
+        // SAFETY: plain relation access; an ERROR becomes a panic in pgrx's guards.
+        unsafe {
+            let relation = pg_sys::table_open(leaf, pg_sys::RowExclusiveLock as _);
+            let list = pg_sys::RelationGetIndexList(relation);
+            let mut indexes = Vec::with_capacity(2);
+            for i in 0..(if list.is_null() { 0 } else { (*list).length }) {
+                let oid = (*(*list).elements.add(i as usize)).oid_value;
+                let index = pg_sys::index_open(oid, pg_sys::RowExclusiveLock as _);
+                let info = pg_sys::BuildIndexInfo(index);
+                if !(*info).ii_ReadyForInserts {
+                    pg_sys::index_close(index, pg_sys::NoLock as _);
+                    continue;
+                }
+                indexes.push(Index {
+                    relation: index,
+                    info,
+                    unique: if (*info).ii_Unique {
+                        pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES
+                    } else {
+                        pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO
+                    },
+                    shape: shape(info),
+                });
+            }
+            Leaf { relation, indexes }
+        }
+    }
+
+    /// Appends one row; `values` and `nulls` are in column order.
+    pub fn append(&mut self, values: &mut [Datum], nulls: &mut [bool]) {
+        // SAFETY: both slices have one entry per column; the tuple lives in the current memory context.
+        unsafe {
+            debug_assert_eq!(values.len(), (*(*self.relation).rd_att).natts as usize);
+            let tuple = pg_sys::heap_form_tuple((*self.relation).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
+            let command = pg_sys::GetCurrentCommandId(true);
+            pg_sys::heap_insert(self.relation, tuple, command, 0, std::ptr::null_mut());
+            let tid = &raw mut (*tuple).t_self;
+            for index in &self.indexes {
+                match index.shape {
+                    Shape::Columns { not_null: Some(column) } if nulls[column] => {}
+                    Shape::Columns { .. } => index.insert_columns(self.relation, values, nulls, tid),
+                    Shape::General => index.insert_general(self.relation, tuple),
+                }
+            }
+            pg_sys::heap_freetuple(tuple);
+        }
+    }
+
+    /// Closes the leaf and its indexes; the locks stay.
+    pub fn close(self) {
+        // SAFETY: opened by `open`, closed once because `self` is consumed.
+        unsafe {
+            for index in &self.indexes {
+                pg_sys::index_close(index.relation, pg_sys::NoLock as _);
+            }
+            pg_sys::table_close(self.relation, pg_sys::NoLock as _);
+        }
+    }
+}
+
+impl Index {
+    unsafe fn insert_columns(
+        &self,
+        table: pg_sys::Relation,
+        values: &[Datum],
+        nulls: &[bool],
+        tid: pg_sys::ItemPointer,
+    ) {
+        let mut keys = [Datum::null(); pg_sys::INDEX_MAX_KEYS as usize];
+        let mut key_nulls = [false; pg_sys::INDEX_MAX_KEYS as usize];
+        // SAFETY: the attribute numbers of an index over plain columns are 1 .. natts.
+        unsafe {
+            for i in 0..(*self.info).ii_NumIndexAttrs as usize {
+                let column = (*self.info).ii_IndexAttrNumbers[i] as usize - 1;
+                keys[i] = values[column];
+                key_nulls[i] = nulls[column];
+            }
+            self.insert(table, &mut keys, &mut key_nulls, tid);
+        }
+    }
+
+    unsafe fn insert_general(&self, table: pg_sys::Relation, tuple: pg_sys::HeapTuple) {
+        let mut keys = [Datum::null(); pg_sys::INDEX_MAX_KEYS as usize];
+        let mut key_nulls = [false; pg_sys::INDEX_MAX_KEYS as usize];
+        // SAFETY: what ExecInsertIndexTuples does, for one index.
+        unsafe {
+            let estate = pg_sys::CreateExecutorState();
+            let slot = pg_sys::MakeSingleTupleTableSlot((*table).rd_att, &raw const pg_sys::TTSOpsHeapTuple);
+            pg_sys::ExecStoreHeapTuple(tuple, slot, false);
+            let context = pg_sys::MakePerTupleExprContext(estate);
+            (*context).ecxt_scantuple = slot;
+            let predicate = pg_sys::ExecPrepareQual((*self.info).ii_Predicate, estate);
+            if predicate.is_null() || pg_sys::ExecQual(predicate, context) {
+                pg_sys::FormIndexDatum(self.info, slot, estate, keys.as_mut_ptr(), key_nulls.as_mut_ptr());
+                self.insert(table, &mut keys, &mut key_nulls, &raw mut (*tuple).t_self);
+            }
+            // The compiled expressions lived in the executor state.
+            (*self.info).ii_ExpressionsState = std::ptr::null_mut();
+            pg_sys::ExecDropSingleTupleTableSlot(slot);
+            pg_sys::FreeExecutorState(estate);
+        }
+    }
+
+    unsafe fn insert(
+        &self,
+        table: pg_sys::Relation,
+        keys: &mut [Datum],
+        key_nulls: &mut [bool],
+        tid: pg_sys::ItemPointer,
+    ) {
+        // SAFETY: keys hold one datum per index column.
+        unsafe {
+            pg_sys::index_insert(
+                self.relation,
+                keys.as_mut_ptr(),
+                key_nulls.as_mut_ptr(),
+                tid,
+                table,
+                self.unique,
+                false,
+                self.info,
+            );
+        }
+    }
+}
+
+/// Recognises an index over plain columns, with no predicate or `column is not null` as predicate.
+unsafe fn shape(info: *mut pg_sys::IndexInfo) -> Shape {
+    // SAFETY: PostgreSQL built `info`; node tags are checked before a cast.
+    unsafe {
+        if !(*info).ii_Expressions.is_null() || !(*info).ii_ExclusionOps.is_null() {
+            return Shape::General;
+        }
+        let predicate = (*info).ii_Predicate;
+        if predicate.is_null() {
+            return Shape::Columns { not_null: None };
+        }
+        if (*predicate).length != 1 {
+            return Shape::General;
+        }
+        let node = (*(*predicate).elements).ptr_value.cast::<pg_sys::NullTest>();
+        if (*node).xpr.type_ == pg_sys::NodeTag::T_NullTest
+            && (*node).nulltesttype == pg_sys::NullTestType::IS_NOT_NULL
+            && (*(*node).arg).type_ == pg_sys::NodeTag::T_Var
+        {
+            let attribute = (*(*node).arg.cast::<pg_sys::Var>()).varattno;
+            if let Ok(attribute @ 1..) = usize::try_from(attribute) {
+                return Shape::Columns { not_null: Some(attribute - 1) };
+            }
+        }
+        Shape::General
+    }
+}

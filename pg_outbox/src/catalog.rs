@@ -1,0 +1,106 @@
+//! OIDs of the extension's own relations, looked up once per backend.
+//!
+//! Invariant: an entry is dropped as soon as PostgreSQL says that its relation changed, so DROP EXTENSION followed by
+//! CREATE EXTENSION in one session is seen. The callback only clears: it may run where nothing may fail.
+
+use std::cell::{Cell, RefCell};
+
+use outbox_core::{Code, Error, Result};
+use pgrx::pg_sys;
+
+/// Leaves of a log's ring.
+pub const LEAVES: usize = 16;
+
+/// What `enqueue` needs to know.
+#[derive(Clone, Copy)]
+pub struct Relations {
+    pub message_id: pg_sys::Oid,
+    pub message_segment: pg_sys::Oid,
+    pub messages: [pg_sys::Oid; LEAVES],
+}
+
+thread_local! {
+    static RELATIONS: RefCell<Option<Relations>> = const { RefCell::new(None) };
+    static REGISTERED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The relations of this database's outbox.
+///
+/// # Errors
+/// 55000 when the extension is not installed here (its library can be loaded without).
+pub fn relations() -> Result<Relations> {
+    if let Some(found) = RELATIONS.with_borrow(|cached| *cached) {
+        return Ok(found);
+    }
+    if !REGISTERED.replace(true) {
+        // SAFETY: the callback touches only this module's thread-local cell and cannot fail.
+        unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(relcache_changed), pg_sys::Datum::null()) };
+    }
+    let mut messages = [pg_sys::InvalidOid; LEAVES];
+    for (i, leaf) in messages.iter_mut().enumerate() {
+        *leaf = lookup(&format!("_message_{i:02}"))?;
+    }
+    let found =
+        Relations { message_id: lookup("_message_id")?, message_segment: lookup("_message_segment")?, messages };
+    RELATIONS.set(Some(found));
+    Ok(found)
+}
+
+/// The OID of `outbox.<name>`.
+///
+/// # Errors
+/// 55000 when there is none.
+pub fn lookup(name: &str) -> Result<pg_sys::Oid> {
+    let c_name = std::ffi::CString::new(name).map_err(|e| Error::new(Code::Internal, e.to_string()))?;
+    // SAFETY: both names are NUL-terminated; a missing schema or relation gives InvalidOid.
+    let oid = unsafe {
+        let schema = pg_sys::get_namespace_oid(c"outbox".as_ptr(), true);
+        pg_sys::get_relname_relid(c_name.as_ptr(), schema)
+    };
+    if oid == pg_sys::InvalidOid {
+        return Err(Error::new(Code::NotInThisState, format!("relation \"outbox.{name}\" does not exist"))
+            .hint("Run CREATE EXTENSION pg_outbox in this database."));
+    }
+    Ok(oid)
+}
+
+unsafe extern "C-unwind" fn relcache_changed(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
+    RELATIONS.with_borrow_mut(|cached| {
+        if cached.as_ref().is_some_and(|r| {
+            relation == pg_sys::InvalidOid
+                || relation == r.message_id
+                || relation == r.message_segment
+                || r.messages.contains(&relation)
+        }) {
+            *cached = None;
+        }
+    });
+}
+
+unsafe extern "C-unwind" {
+    // commands/sequence.h, which pgrx does not bind.
+    fn nextval_internal(relation: pg_sys::Oid, check_permissions: bool) -> i64;
+}
+
+/// Draws the next value of a sequence, whoever the current user is.
+pub fn next_value(sequence: pg_sys::Oid) -> i64 {
+    // SAFETY: an ERROR inside becomes a panic at this boundary.
+    unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| nextval_internal(sequence, false)) }
+}
+
+/// The value a sequence stands at, read from its page: no privilege, no snapshot, no transaction.
+pub fn current_value(sequence: pg_sys::Oid) -> i64 {
+    // SAFETY: a sequence is one page with one tuple of a fixed layout; the page is pinned and share-locked while it is read.
+    unsafe {
+        let relation = pg_sys::relation_open(sequence, pg_sys::AccessShareLock as _);
+        let buffer = pg_sys::ReadBuffer(relation, 0);
+        pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as _);
+        let page = pg_sys::BufferGetPage(buffer);
+        let item = pg_sys::PageGetItem(page, pg_sys::PageGetItemId(page, 1)).cast::<pg_sys::HeapTupleHeaderData>();
+        // FormData_pg_sequence_data starts with `int64 last_value`.
+        let value = item.cast::<u8>().add((*item).t_hoff as usize).cast::<i64>().read();
+        pg_sys::UnlockReleaseBuffer(buffer);
+        pg_sys::relation_close(relation, pg_sys::NoLock as _);
+        value
+    }
+}

@@ -1,0 +1,158 @@
+//! How a Rust function becomes an SQL function.
+//!
+//! The functions are declared by hand in `sql/schema` (`language c`), so there is no generated SQL to compare with, and
+//! errors carry SQLSTATEs of our own class: pgrx's own reporting maps a SQLSTATE it does not know to XX000.
+//!
+//! Invariant: when PostgreSQL's `errfinish` jumps out of here, no Rust frame with a destructor is between it and the
+//! caller. `call` runs the body, keeps its result, drops everything else, and raises last.
+
+use std::ffi::{CStr, c_char, c_int};
+use std::panic::AssertUnwindSafe;
+
+use outbox_core::{Error, Result};
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
+
+/// Arguments of a call. Reading an argument that is SQL null gives `None`.
+#[derive(Clone, Copy)]
+pub struct Args(pg_sys::FunctionCallInfo);
+
+impl Args {
+    /// The datum of argument `i`, counted from 0; `None` when it is null or was not passed.
+    pub fn datum(self, i: usize) -> Option<pg_sys::Datum> {
+        // SAFETY: PostgreSQL hands over a valid call info with `nargs` arguments.
+        unsafe {
+            let info = &*self.0;
+            if i >= info.nargs as usize {
+                return None;
+            }
+            let arg = info.args.as_slice(info.nargs as usize)[i];
+            (!arg.isnull).then_some(arg.value)
+        }
+    }
+
+    /// Argument `i` as a Rust value.
+    pub fn get<T: pgrx::FromDatum>(self, i: usize) -> Option<T> {
+        // SAFETY: the SQL declaration of the function gives the argument's type, which the caller names again in `T`.
+        self.datum(i).and_then(|datum| unsafe { T::from_datum(datum, false) })
+    }
+}
+
+/// What a function returns: a datum, or SQL null.
+pub type Returned = Option<pg_sys::Datum>;
+
+/// Runs the body of an SQL function and turns an error of ours, an ERROR of PostgreSQL's or a panic into an ERROR.
+///
+/// # Safety
+/// Only as the whole body of a function that PostgreSQL calls.
+pub unsafe fn call(info: pg_sys::FunctionCallInfo, body: fn(Args) -> Result<Returned>) -> pg_sys::Datum {
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| body(Args(info))));
+    let error = match outcome {
+        Ok(Ok(Some(datum))) => return datum,
+        Ok(Ok(None)) => {
+            // SAFETY: as above, the call info is valid.
+            unsafe { (*info).isnull = true };
+            return pg_sys::Datum::null();
+        }
+        Ok(Err(error)) => error,
+        // SAFETY: nothing with a destructor is left in this frame but the payload, which is moved along.
+        Err(payload) => unsafe {
+            return pg_sys::panic::pgrx_extern_c_guard(move || std::panic::resume_unwind(payload));
+        },
+    };
+    // SAFETY: the only live value here is `error`, which `raise` consumes.
+    unsafe { raise(error) }
+}
+
+/// Raises `error` with its SQLSTATE, message, detail and hint.
+///
+/// # Safety
+/// Jumps: no frame between here and PostgreSQL may hold a value with a destructor.
+unsafe fn raise(error: Error) -> ! {
+    unsafe extern "C-unwind" {
+        fn errstart(elevel: c_int, domain: *const c_char) -> bool;
+        fn errcode(sqlerrcode: c_int) -> c_int;
+        fn errmsg_internal(fmt: *const c_char, ...) -> c_int;
+        fn errdetail_internal(fmt: *const c_char, ...) -> c_int;
+        fn errhint(fmt: *const c_char, ...) -> c_int;
+        fn errfinish(filename: *const c_char, lineno: c_int, funcname: *const c_char) -> !;
+    }
+    const FORMAT: &CStr = c"%s";
+    let state = sqlstate(error.code.sqlstate());
+    let message = palloc_cstr(&error.message);
+    let detail = error.detail.as_deref().map_or(std::ptr::null_mut(), palloc_cstr);
+    let hint = error.hint.as_deref().map_or(std::ptr::null_mut(), palloc_cstr);
+    drop(error);
+    // SAFETY: the strings are NUL-terminated and live in a memory context that outlives the call.
+    unsafe {
+        errstart(pgrx::PgLogLevel::ERROR as c_int, std::ptr::null());
+        errcode(state);
+        errmsg_internal(FORMAT.as_ptr(), message);
+        if !detail.is_null() {
+            errdetail_internal(FORMAT.as_ptr(), detail);
+        }
+        if !hint.is_null() {
+            errhint(FORMAT.as_ptr(), hint);
+        }
+        errfinish(c"pg_outbox".as_ptr(), 0, std::ptr::null());
+    }
+}
+
+/// A copy in the current memory context; a NUL inside becomes U+FFFD.
+fn palloc_cstr(text: &str) -> *mut c_char {
+    let clean = text.replace('\0', "\u{fffd}");
+    // SAFETY: palloc gives len + 1 bytes or raises; the copy stays within them.
+    unsafe {
+        let to = pg_sys::palloc(clean.len() + 1).cast::<u8>();
+        std::ptr::copy_nonoverlapping(clean.as_ptr(), to, clean.len());
+        *to.add(clean.len()) = 0;
+        to.cast()
+    }
+}
+
+/// MAKE_SQLSTATE of elog.h.
+fn sqlstate(code: &str) -> c_int {
+    code.bytes().enumerate().fold(0, |acc, (i, b)| acc + ((c_int::from(b) - 0x30) & 0x3f) * (1 << (6 * i)))
+}
+
+/// Runs `f`, and gives back an ERROR of PostgreSQL's or a panic as text instead of passing it on.
+///
+/// The transaction is left as the ERROR left it: the caller aborts it.
+pub fn catch<T>(f: impl FnOnce() -> T) -> std::result::Result<T, String> {
+    std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(|payload| match payload.downcast::<CaughtError>() {
+        Ok(caught) => match *caught {
+            CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report.message().to_owned(),
+            CaughtError::RustPanic { ereport, .. } => format!("panic: {}", ereport.message()),
+        },
+        Err(payload) => match payload.downcast::<pg_sys::panic::ErrorReport>() {
+            Ok(report) => report.message().to_owned(),
+            Err(payload) => payload
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| payload.downcast_ref::<&str>().copied())
+                .map_or_else(|| "panic".to_owned(), |text| format!("panic: {text}")),
+        },
+    })
+}
+
+/// Declares an SQL function in C's calling convention: the symbol and its `pg_finfo_` record.
+#[macro_export]
+macro_rules! pg_function {
+    ($(#[$doc:meta])* fn $name:ident($args:ident) $body:block) => {
+        $(#[$doc])*
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C-unwind" fn $name(info: pgrx::pg_sys::FunctionCallInfo) -> pgrx::pg_sys::Datum {
+            fn body($args: $crate::function::Args) -> outbox_core::Result<$crate::function::Returned> $body
+            // SAFETY: PostgreSQL calls this, and this is its whole body.
+            unsafe { $crate::function::call(info, body) }
+        }
+
+        const _: () = {
+            #[unsafe(export_name = concat!("pg_finfo_", stringify!($name)))]
+            extern "C" fn finfo() -> *const pgrx::pg_sys::Pg_finfo_record {
+                static RECORD: pgrx::pg_sys::Pg_finfo_record = pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
+                &RECORD
+            }
+        };
+    };
+}

@@ -1,0 +1,30 @@
+//! pg_outbox: a transactional outbox inside PostgreSQL.
+//!
+//! `sql/schema` decides, this crate does what SQL cannot: the fast append, the wake-up at commit, the background worker,
+//! HTTP. What needs neither PostgreSQL nor the network is in `outbox-core`.
+
+mod append;
+mod catalog;
+mod enqueue;
+mod function;
+mod gucs;
+mod sequencer;
+mod shmem;
+mod wake;
+
+use pgrx::{pg_guard, pg_sys};
+
+pgrx::pg_module_magic!();
+
+/// Called by PostgreSQL when the library is loaded: by the postmaster if it is in `shared_preload_libraries`, otherwise by
+/// the first backend that calls a function of ours. Without preloading everything works but push.
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    // SAFETY: constants of the server's start-up.
+    let (preloading, upgrading) = unsafe { (pg_sys::process_shared_preload_libraries_in_progress, pg_sys::IsBinaryUpgrade) };
+    gucs::init(preloading);
+    wake::init();
+    if preloading && !upgrading {
+        shmem::init();
+    }
+}

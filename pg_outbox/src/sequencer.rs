@@ -1,0 +1,44 @@
+//! What the sequencer in SQL (`sql/schema/30_sequencer.sql`) cannot do in SQL.
+
+use pgrx::{IntoDatum, pg_sys};
+
+use crate::{catalog, pg_function, wake};
+
+pg_function! {
+    /// outbox._sequencer_lock() returns boolean: takes the sequencer's lock until the transaction ends, without waiting.
+    fn outbox_sequencer_lock(_args) {
+        let relation = catalog::lookup("_sequencer")?;
+        // SAFETY: EXCLUSIVE conflicts with itself and assigns no xid, which ACCESS EXCLUSIVE would.
+        let locked = unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::ExclusiveLock as _) };
+        if locked {
+            wake::refuse_prepare();
+        }
+        Ok(locked.into_datum())
+    }
+}
+
+pg_function! {
+    /// outbox._next_xid() returns xid8: the first transaction id that is not assigned yet.
+    fn outbox_next_xid(_args) {
+        // SAFETY: reads shared memory under its own lock.
+        Ok(Some(pg_sys::Datum::from(unsafe { pg_sys::ReadNextFullTransactionId() }.value)))
+    }
+}
+
+pg_function! {
+    /// outbox._timeline() returns int: the timeline that WAL is written on.
+    fn outbox_timeline(_args) {
+        let mut timeline: pg_sys::TimeLineID = 0;
+        // SAFETY: called outside recovery only: in recovery nothing can be ticked.
+        unsafe { pg_sys::GetFlushRecPtr(&mut timeline) };
+        Ok((timeline as i32).into_datum())
+    }
+}
+
+pg_function! {
+    /// outbox._database_oid() returns oid
+    fn outbox_database_oid(_args) {
+        // SAFETY: a constant of this backend.
+        Ok(Some(pg_sys::Datum::from(unsafe { pg_sys::MyDatabaseId })))
+    }
+}

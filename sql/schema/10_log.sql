@@ -1,0 +1,99 @@
+-- The three append-only logs: message, feed, attempt. Rows are never updated or deleted; space comes back a leaf at a
+-- time, by TRUNCATE.
+
+-- API: private
+create sequence outbox._message_id as bigint cache 1;
+select pg_catalog.pg_extension_config_dump('outbox._message_id', '');
+
+-- API: public
+call outbox._create_ring('message', $$
+    id bigint not null,
+    xid xid8 not null,
+    enqueued_at timestamptz not null,
+    deliver_at timestamptz,
+    expires_at timestamptz,
+    occurred_at timestamptz,
+    max_attempts int,
+    priority smallint not null,
+    topic text not null,
+    key text,
+    tenant text,
+    aggregate_type text,
+    aggregate_id text,
+    publisher text,
+    idempotency_key text,
+    content_type text,
+    headers jsonb,
+    metadata jsonb,
+    payload jsonb,
+    body bytea
+$$, 16, array[
+    -- the sequencer's candidates
+    'create index {leaf}_xid on {table} (xid, id)',
+    -- one message, and the messages of a stretch of the feed
+    'create unique index {leaf}_id on {table} (id)'
+]);
+comment on table outbox.message is 'One immutable row per enqueued message, in a ring of 16 leaves';
+comment on column outbox.message.segment is 'leaf of the ring';
+comment on column outbox.message.id is 'number of the message; not its place in the order, which is the position in the feed';
+comment on column outbox.message.xid is 'transaction that enqueued it; meaningless in a restored copy';
+comment on column outbox.message.enqueued_at is 'when enqueue() was called';
+comment on column outbox.message.deliver_at is 'not to be delivered before; null: at once';
+comment on column outbox.message.expires_at is 'not to be delivered after; null: never expires';
+comment on column outbox.message.occurred_at is 'when it happened in the business; null: enqueued_at';
+comment on column outbox.message.max_attempts is 'tries including the first; null: what the subscription says';
+comment on column outbox.message.priority is 'higher goes first among deliveries that are due; 0 by default';
+comment on column outbox.message.topic is 'dot-separated name it is published to';
+comment on column outbox.message.key is 'ordering key and identifier';
+comment on column outbox.message.payload is 'JSON payload; null when body is set, or when it was erased';
+comment on column outbox.message.body is 'bytes to be delivered unchanged; their type is in content_type';
+
+-- API: public
+-- A row holds up to 960 consecutive positions: message_ids[1] is at first_position, the next at first_position + 1, and so
+-- on. Within a row the ids ascend and all messages are in one leaf. Eight bytes per message instead of a row and two index
+-- entries, and the array stays inline (storage plain, a row fits a page).
+call outbox._create_ring('feed', $$
+    first_position bigint not null,
+    last_position bigint not null,
+    ticked_at timestamptz not null,
+    message_segment smallint not null,
+    message_ids bigint[] not null
+$$, 16, array[
+    'alter table {table} alter column message_ids set storage plain',
+    'create unique index {leaf}_position on {table} (first_position)'
+]);
+comment on table outbox.feed is 'The committed order: gap-free positions, in rows of up to 960 consecutive ones';
+comment on column outbox.feed.message_segment is 'leaf of outbox.message that holds the messages of this row';
+
+-- API: public
+call outbox._create_ring('attempt', $$
+    position bigint not null,
+    message_id bigint not null,
+    started_at timestamptz not null,
+    finished_at timestamptz not null,
+    delivery_id bigint,
+    run bigint not null,
+    subscription_id int not null,
+    endpoint_id int,
+    attempt int not null,
+    status smallint,
+    outcome text not null,
+    error_class text,
+    error text,
+    worker text,
+    remote_address text,
+    response_id text,
+    response_headers jsonb,
+    response_body text,
+    positions bigint[],
+    message_ids bigint[],
+    results jsonb
+$$, 16, array[
+    'create index {leaf}_message on {table} (message_id)'
+]);
+comment on table outbox.attempt is 'Append-only log: one row per HTTP request, claimed try, or decision about a delivery';
+comment on column outbox.attempt.run is '0: live; above 0: the replay of that id; -1: test; -2: manual resend';
+comment on column outbox.attempt.attempt is 'number of the try within its budget; 0: a decision without a try';
+comment on column outbox.attempt.status is 'HTTP status; null: no response';
+comment on column outbox.attempt.outcome is 'completed, failed (is tried again), dead, expired, cancelled, skipped, returned';
+comment on column outbox.attempt.positions is 'a batch request lists all its positions; position is the first';

@@ -1,0 +1,254 @@
+-- The sequencer: gives committed messages their positions, in order, without gaps, skips or stalls.
+--
+-- A tick takes the messages that its snapshot S2 sees and the tick before, with S1, did not, ordered by message id, and
+-- numbers them on from the last position. What has to hold:
+--
+--   * the lock comes first, S2 in a statement after it: a snapshot older than the lock would miss what the predecessor
+--     saw, and number it again;
+--   * rows are tested against S1 and that S2, because every later statement sees more;
+--   * the transaction has no xid yet: a snapshot never lists its own transaction as running, so a tick after a write
+--     would count its own unfinished transaction as finished and skip what it enqueues later;
+--   * the transaction is not prepared afterwards (the library refuses): the lock would outlive the session.
+
+-- API: private
+create function outbox._sequencer_lock() returns boolean language c volatile as 'MODULE_PATHNAME', 'outbox_sequencer_lock';
+-- API: private
+-- the first transaction id that is not assigned yet
+create function outbox._next_xid() returns xid8 language c volatile as 'MODULE_PATHNAME', 'outbox_next_xid';
+-- API: private
+create function outbox._timeline() returns int language c volatile as 'MODULE_PATHNAME', 'outbox_timeline';
+-- API: private
+create function outbox._database_oid() returns oid language c stable as 'MODULE_PATHNAME', 'outbox_database_oid';
+
+-- API: private
+-- null: no identity yet; false: these rows were restored or copied here from another database
+create function outbox._identity_is_genuine() returns boolean
+language sql volatile
+begin atomic
+    select (i.xid::text::bigint & 4294967295)::text = i.xmin::text and i.database = outbox._database_oid()
+    from outbox._identity i
+    order by i.created_at desc
+    limit 1;
+end;
+
+create type outbox._ticked as (
+    status text,
+    first_position bigint,
+    last_position bigint,
+    more boolean
+);
+comment on type outbox._ticked is
+    'status: ticked, idle (nothing new), busy (another session ticks), refused (the transaction has an xid), copied (not genuine)';
+
+-- API: private
+-- Writes the feed's rows for messages in order: up to 960 in a row, one leaf of messages per row.
+create function outbox._feed(after bigint, ids bigint[], segments smallint[]) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    target smallint := coalesce(pg_sequence_last_value('outbox._feed_segment'), 0);
+    total int := cardinality(ids);
+    runs int[] := array(
+        select o from generate_series(2, total) o where segments[o] <> segments[o - 1]
+    ) || (total + 1);
+    first int := 1;
+    last int;
+    stop int;
+begin
+    foreach stop in array runs loop
+        while first < stop loop
+            last := least(first + 959, stop - 1);
+            insert into outbox.feed (segment, first_position, last_position, ticked_at, message_segment, message_ids)
+            values (target, after + first, after + last, clock_timestamp(), segments[first], ids[first:last]);
+            first := last + 1;
+        end loop;
+    end loop;
+end
+$$;
+
+-- API: private
+-- One tick of at most `chunk` messages. Plans are pinned: a generic plan takes a range of transaction ids for a share of
+-- the whole table and would read all that is retained; a custom one would plan 16 leaves at every tick.
+create function outbox._tick(chunk int) returns outbox._ticked
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+    state outbox.tick;
+    genuine boolean;
+    s1 pg_snapshot;
+    s2 pg_snapshot;
+    next1 xid8;
+    next2 xid8;
+    floor1 bigint;
+    floor2 bigint;
+    done bigint;
+    finished xid8[];        -- running in S1, finished in S2
+    running xid8[];         -- running in S2
+    above xid8[];           -- with below, open intervals: what S1 did not know and is finished in S2
+    below xid8[];
+    ids bigint[];
+    segments smallint[];
+    n int;
+    control boolean;
+    last_position bigint;
+    this_epoch int;
+    this_timeline int := outbox._timeline();
+    result outbox._ticked;
+begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'the sequencer runs at isolation level read committed only'
+            using errcode = 'invalid_transaction_state',
+                detail = format('This transaction is %s: its snapshot may be older than a lock it waited for.',
+                    current_setting('transaction_isolation'));
+    end if;
+    if pg_current_xact_id_if_assigned() is not null then
+        result.status := 'refused';
+        return result;
+    end if;
+    if not outbox._sequencer_lock() then
+        result.status := 'busy';
+        return result;
+    end if;
+    if current_setting('synchronous_commit') = 'off' then
+        -- not a SET clause of the function: that would be undone before the commit
+        perform set_config('synchronous_commit', 'on', true);
+    end if;
+    genuine := outbox._identity_is_genuine();
+    if not genuine then
+        result.status := 'copied';
+        return result;
+    end if;
+
+    select * into state from outbox.tick t order by t.id desc limit 1;
+    result.more := false;
+    last_position := coalesce(state.last_position, 0);
+    if state.done_id is null then
+        s1 := coalesce(state.snapshot_to, '3:3:');
+        next1 := coalesce(state.next_to, '3');
+        floor1 := coalesce(state.floor_to, 0);
+        -- In this order: a transaction from next2 on draws its message ids after floor2 was read.
+        floor2 := coalesce(pg_sequence_last_value('outbox._message_id'), 0);
+        next2 := outbox._next_xid();
+        select pg_current_snapshot() into s2;
+    else
+        -- in the middle of a large difference: between the same snapshots, on from done_id
+        s1 := state.snapshot_from;
+        s2 := state.snapshot_to;
+        next1 := state.next_from;
+        next2 := state.next_to;
+        floor1 := state.floor_from;
+        floor2 := state.floor_to;
+        done := state.done_id;
+    end if;
+    running := array(select pg_snapshot_xip(s2));
+    finished := array(select x from pg_snapshot_xip(s1) x where pg_visible_in_snapshot(x, s2));
+
+    if done is null then
+        select array_agg(b.x), array_agg(b.next) into above, below
+        from (
+            select e.x, lead(e.x, 1, pg_snapshot_xmax(s2)) over (order by e.x) as next
+            from (
+                select (pg_snapshot_xmax(s1)::text::bigint - 1)::text::xid8 as x
+                union all
+                select r from unnest(running) r where r >= pg_snapshot_xmax(s1)
+            ) e
+        ) b;
+        -- Unsorted, and one more than a chunk to see that there is more: an `order by id limit` would walk the whole table.
+        select array_agg(c.id order by c.id), array_agg(c.segment order by c.id), count(*),
+            bool_or(c.topic = 'outbox.control')
+        into ids, segments, n, control
+        from (
+            (select m.id, m.segment, m.topic
+            from unnest(finished) f, outbox.message m
+            where m.xid = f)
+            union all
+            (select m.id, m.segment, m.topic
+            from unnest(above, below) b(above, below), outbox.message m
+            where m.xid > b.above and m.xid < b.below)
+            limit chunk + 1
+        ) c;
+        if n > chunk then
+            done := 0;
+        end if;
+    end if;
+    if done is not null then
+        -- More than a chunk: in id order from two sources that each have an index for it. The few transactions that were
+        -- there at S1 one by one; the rest, whose ids lie above floor1, by id.
+        select array_agg(c.id order by c.id), array_agg(c.segment order by c.id), count(*),
+            bool_or(c.topic = 'outbox.control')
+        into ids, segments, n, control
+        from (
+            select u.id, u.segment, u.topic
+            from (
+                (select l.id, l.segment, l.topic
+                from (
+                    select unnest(finished) as x
+                    union all
+                    select g::text::xid8 from generate_series(pg_snapshot_xmax(s1)::text::bigint,
+                        next1::text::bigint - 1) g
+                    where pg_visible_in_snapshot(g::text::xid8, s2)
+                ) f,
+                lateral (
+                    select m.id, m.segment, m.topic from outbox.message m
+                    where m.xid = f.x and m.id > done
+                    order by m.id limit chunk
+                ) l)
+                union all
+                (select m.id, m.segment, m.topic from outbox.message m
+                where m.id > greatest(done, floor1)
+                    and m.xid >= greatest(next1, pg_snapshot_xmax(s1)) and m.xid < pg_snapshot_xmax(s2)
+                    and m.xid <> all (running)
+                order by m.id limit chunk)
+            ) u
+            order by u.id limit chunk
+        ) c;
+        result.more := n = chunk;
+        done := case when result.more then ids[n] end;
+    end if;
+
+    -- Nothing new: the state moves on now and then, so that what was rolled back is not looked at for ever, but not for
+    -- this tick's own xid alone, or an idle database would tick itself along.
+    if n = 0 and state.id is not null and state.done_id is null and this_timeline = state.timeline
+        and (cardinality(finished) = 0
+                and pg_snapshot_xmax(s2)::text::bigint - pg_snapshot_xmax(s1)::text::bigint <= 1
+            or clock_timestamp() < state.ticked_at + interval '1 s') then
+        result.status := 'idle';
+        return result;
+    end if;
+
+    if genuine is null then
+        insert into outbox._identity (xid, database) values (pg_current_xact_id(), outbox._database_oid());
+    end if;
+    this_epoch := coalesce(state.epoch, 1);
+    if state.id is null or this_timeline <> state.timeline then
+        this_epoch := coalesce(state.epoch + 1, 1);
+        insert into outbox.epoch (epoch, first_position, timeline) values (this_epoch, last_position + 1, this_timeline);
+    end if;
+    if n > 0 then
+        perform outbox._feed(last_position, ids, segments);
+    end if;
+    if control then
+        update outbox.subscription_version v
+        set position = last_position + u.ord
+        from unnest(ids) with ordinality u(id, ord)
+        where v.control_message_id = u.id and v.position is null;
+    end if;
+    insert into outbox.tick (segment, id, epoch, timeline, first_position, last_position, done_id, ticked_at,
+        next_from, next_to, floor_from, floor_to, snapshot_from, snapshot_to)
+    values (coalesce(pg_sequence_last_value('outbox._tick_segment'), 0), coalesce(state.id, 0) + 1, this_epoch,
+        this_timeline, last_position + 1, last_position + n, done, clock_timestamp(),
+        next1, next2, floor1, floor2, s1, s2);
+
+    result.status := case when n > 0 then 'ticked' else 'idle' end;
+    result.first_position := last_position + 1;
+    result.last_position := last_position + n;
+    return result;
+end
+$$;
