@@ -52,8 +52,12 @@ pub fn relations() -> Result<Relations> {
 /// 55000 when there is none.
 pub fn lookup(name: &str) -> Result<pg_sys::Oid> {
     let c_name = std::ffi::CString::new(name).map_err(|e| Error::new(Code::Internal, e.to_string()))?;
-    // SAFETY: both names are NUL-terminated; a missing schema or relation gives InvalidOid.
+    // SAFETY: both names are NUL-terminated; a missing schema or relation gives InvalidOid. Outside a transaction the
+    // catalog cannot be read at all.
     let oid = unsafe {
+        if !pg_sys::IsTransactionState() {
+            return Err(Error::new(Code::Internal, "catalog look-up outside a transaction"));
+        }
         let schema = pg_sys::get_namespace_oid(c"outbox".as_ptr(), true);
         pg_sys::get_relname_relid(c_name.as_ptr(), schema)
     };

@@ -9,7 +9,6 @@ use pgrx::{FromDatum, IntoDatum};
 
 use crate::append::Leaf;
 use crate::catalog;
-use crate::function::Args;
 use crate::pg_function;
 
 /// Columns of outbox.message, in order.
@@ -116,9 +115,18 @@ pg_function! {
     }
 }
 
+pg_function! {
+    /// outbox._enqueue_own(topic text, payload jsonb) returns bigint
+    fn outbox_enqueue_own(args) {
+        let mut row = Row::new();
+        topic::validate_form(args.get::<&str>(0).unwrap_or_default())?;
+        row.set(column::TOPIC, args.datum(0));
+        row.set(column::PAYLOAD, args.datum(1));
+        row.set(column::PRIORITY, Some(Datum::from(0i16)));
+        Ok(append(&mut row)?.into_datum())
+    }
+}
+
 fn null(what: &str) -> Error {
     Error::new(Code::NullNotAllowed, format!("{what} must not be null"))
 }
-
-#[allow(dead_code)]
-fn unused(_: Args) {}

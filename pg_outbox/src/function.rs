@@ -41,6 +41,22 @@ impl Args {
 /// What a function returns: a datum, or SQL null.
 pub type Returned = Option<pg_sys::Datum>;
 
+/// A row of the function's declared type.
+pub fn record(args: Args, columns: &[Option<pg_sys::Datum>]) -> Result<Returned> {
+    let mut values: Vec<pg_sys::Datum> = columns.iter().map(|c| c.unwrap_or(pg_sys::Datum::null())).collect();
+    let mut nulls: Vec<bool> = columns.iter().map(Option::is_none).collect();
+    let mut descriptor = std::ptr::null_mut();
+    // SAFETY: the call info is valid; the descriptor has as many columns as the SQL declaration.
+    unsafe {
+        let class = pg_sys::get_call_result_type(args.0, std::ptr::null_mut(), &mut descriptor);
+        if class != pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE || (*descriptor).natts as usize != columns.len() {
+            return Err(Error::new(outbox_core::Code::Internal, "the function is declared with another row type"));
+        }
+        let tuple = pg_sys::heap_form_tuple(pg_sys::BlessTupleDesc(descriptor), values.as_mut_ptr(), nulls.as_mut_ptr());
+        Ok(Some(pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data)))
+    }
+}
+
 /// Runs the body of an SQL function and turns an error of ours, an ERROR of PostgreSQL's or a panic into an ERROR.
 ///
 /// # Safety

@@ -32,6 +32,9 @@ pub static MAX_IN_FLIGHT: GucSetting<i32> = GucSetting::<i32>::new(256);
 /// Networks that may be called although they are not public, comma-separated. Empty: public addresses only.
 pub static EGRESS_ALLOW: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
+/// Whether endpoints may have `http://` URLs. Off: a signature proves who sent a message, not that nobody read it.
+pub static ALLOW_HTTP: GucSetting<bool> = GucSetting::<bool>::new(false);
+
 /// Defines the settings.
 pub fn init(preloading: bool) {
     if preloading {
@@ -117,5 +120,13 @@ pub fn init(preloading: bool) {
         &EGRESS_ALLOW,
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_bool_guc(
+        c"pg_outbox.allow_http",
+        c"Whether endpoints may have http:// URLs.",
+        c"",
+        &ALLOW_HTTP,
+        GucContext::Sighup,
+        GucFlags::default(),
     );
 }

@@ -3,14 +3,17 @@
 //! `sql/schema` decides, this crate does what SQL cannot: the fast append, the wake-up at commit, the background worker,
 //! HTTP. What needs neither PostgreSQL nor the network is in `outbox-core`.
 
+mod admin;
 mod append;
 mod catalog;
 mod enqueue;
 mod function;
 mod gucs;
+mod hooks;
 mod sequencer;
 mod shmem;
 mod wake;
+mod worker;
 
 use pgrx::{pg_guard, pg_sys};
 
@@ -26,5 +29,7 @@ pub extern "C-unwind" fn _PG_init() {
     wake::init();
     if preloading && !upgrading {
         shmem::init();
+        hooks::init();
+        worker::launcher::init();
     }
 }

@@ -11,7 +11,7 @@ use std::cell::Cell;
 
 use pgrx::{pg_guard, pg_sys};
 
-use crate::shmem;
+use crate::{hooks, shmem};
 
 thread_local! {
     /// Bit n: something was enqueued at nesting level n (levels from 63 on share a bit).
@@ -64,6 +64,7 @@ unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _a
             );
         }
         XACT_EVENT_COMMIT => {
+            hooks::transaction_ended();
             let enqueued = ENQUEUED.take() != 0;
             let installed = INSTALLED.take() != 0;
             TICKED.set(false);
@@ -79,6 +80,7 @@ unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _a
             }
         }
         XACT_EVENT_ABORT | XACT_EVENT_PREPARE => {
+            hooks::transaction_ended();
             ENQUEUED.set(0);
             INSTALLED.set(0);
             TICKED.set(false);

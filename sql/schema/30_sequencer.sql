@@ -35,7 +35,9 @@ create type outbox._ticked as (
     status text,
     first_position bigint,
     last_position bigint,
-    more boolean
+    more boolean,
+    message_ids bigint[],
+    segments smallint[]
 );
 comment on type outbox._ticked is
     'status: ticked, idle (nothing new), busy (another session ticks), refused (the transaction has an xid), copied (not genuine)';
@@ -129,6 +131,8 @@ begin
     select * into state from outbox.tick t order by t.id desc limit 1;
     result.more := false;
     last_position := coalesce(state.last_position, 0);
+    result.first_position := last_position + 1;
+    result.last_position := last_position;
     if state.done_id is null then
         s1 := coalesce(state.snapshot_to, '3:3:');
         next1 := coalesce(state.next_to, '3');
@@ -247,8 +251,9 @@ begin
         next1, next2, floor1, floor2, s1, s2);
 
     result.status := case when n > 0 then 'ticked' else 'idle' end;
-    result.first_position := last_position + 1;
     result.last_position := last_position + n;
+    result.message_ids := ids;
+    result.segments := segments;
     return result;
 end
 $$;

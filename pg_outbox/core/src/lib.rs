@@ -6,6 +6,8 @@
 pub mod egress;
 pub mod error;
 pub mod filter;
+pub mod headers;
+pub mod message;
 pub mod pattern;
 pub mod policy;
 pub mod progress;
@@ -14,6 +16,7 @@ pub mod router;
 pub mod schedule;
 pub mod sign;
 pub mod topic;
+pub mod url;
 pub mod webhook_id;
 
 pub use error::{Code, Error, Kind, Result};

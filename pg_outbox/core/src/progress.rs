@@ -1,20 +1,23 @@
 //! How far a subscription has been dealt with, in a form that fits a checkpoint.
 //!
-//! Deliveries are handed out in position order and end in any order. The checkpoint keeps, for each subscription, the last
-//! position before which everything but a short list has its outcome recorded; recovery sends the list and goes on from the
-//! position. What was handed out but never sent lies behind that position, so the list is as short as the requests that
-//! were in flight.
+//! The dispatcher routes the feed up to a position, the same for all subscriptions. A subscription that keeps up is *live*:
+//! it stands there too. One that does not *lags*: it has a position of its own and re-reads the feed from there.
+//!
+//! Deliveries are handed out in position order and end in any order. The checkpoint keeps, for each subscription that needs
+//! it, a position before which everything but a short list has its outcome recorded; recovery delivers the list and goes on
+//! behind the position. What was handed out but never sent lies behind it, so the list is as short as the requests that were
+//! in flight.
 
 use std::collections::BTreeSet;
 
 /// Progress of one subscription.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Everything up to here was looked at, and handed out if it matched.
-    next: i64,
+    /// Looked at up to here; `None`: live.
+    lag: Option<i64>,
     /// Handed out, no outcome recorded.
     open: BTreeSet<i64>,
-    /// Highest position that was handed out and has its outcome.
+    /// Everything up to here has its outcome but what is in `open`; nothing behind it that matched has one.
     settled: i64,
 }
 
@@ -23,24 +26,24 @@ pub struct Progress {
 pub struct Saved {
     /// Go on behind this position.
     pub position: i64,
-    /// And deliver these, which lie before it.
+    /// And deliver these, which do not lie behind it.
     pub open: Vec<i64>,
 }
 
 impl Progress {
-    /// Everything up to `position` is dealt with.
-    pub fn at(position: i64) -> Progress {
-        Progress { next: position, open: BTreeSet::new(), settled: position }
+    /// Live, nothing open.
+    pub fn live() -> Progress {
+        Progress::default()
     }
 
-    /// Goes on from a checkpoint: the caller hands out `saved.open` again.
-    pub fn restored(saved: &Saved) -> Progress {
-        Progress { next: saved.position, open: saved.open.iter().copied().collect(), settled: saved.position }
+    /// Lags: goes on behind `position`.
+    pub fn behind(position: i64) -> Progress {
+        Progress { lag: Some(position), open: BTreeSet::new(), settled: position }
     }
 
-    /// Last position that was looked at.
-    pub fn position(&self) -> i64 {
-        self.next
+    /// Looked at up to this position; `None`: live.
+    pub fn lag(&self) -> Option<i64> {
+        self.lag
     }
 
     /// Handed out and without an outcome.
@@ -48,39 +51,39 @@ impl Progress {
         self.open.len()
     }
 
-    /// A position beyond the last one matched and is handed out.
-    pub fn hand_out(&mut self, position: i64) {
-        debug_assert!(position > self.next, "positions are handed out in order");
-        self.next = position;
-        self.open.insert(position);
+    /// The subscription cannot take more: it goes on behind `position` later.
+    pub fn fall_behind(&mut self, position: i64) {
+        self.lag = Some(position);
     }
 
-    /// Everything up to `position` was looked at.
-    pub fn advance(&mut self, position: i64) {
-        self.next = self.next.max(position);
-        if self.open.is_empty() {
-            self.settled = self.next;
+    /// Everything up to `position` was looked at; from `routed` on the subscription is live.
+    pub fn catch_up(&mut self, position: i64, routed: i64) {
+        if self.lag.is_some() {
+            self.lag = (position < routed).then_some(position);
         }
+    }
+
+    /// A position matched and is handed out. Positions come in ascending order, but for those of a checkpoint's list.
+    pub fn hand_out(&mut self, position: i64) {
+        if self.open.is_empty() {
+            self.settled = self.settled.max(position - 1);
+        }
+        self.open.insert(position);
     }
 
     /// The outcome of `position` is recorded together with the next checkpoint. `false` when it was not open.
     pub fn settle(&mut self, position: i64) -> bool {
-        let was_open = self.open.remove(&position);
         self.settled = self.settled.max(position);
-        if self.open.is_empty() {
-            self.settled = self.settled.max(self.next);
-        }
-        was_open
+        self.open.remove(&position)
     }
 
-    /// What the checkpoint keeps; `None` when nothing is open and everything up to `routed` was looked at, which is what a
-    /// checkpoint means for the subscriptions that it does not list.
-    pub fn save(&self, routed: i64) -> Option<Saved> {
-        if self.open.is_empty() && self.next >= routed {
-            return None;
+    /// What the checkpoint keeps; `None`: live with nothing open, which is what holds for those it does not list.
+    pub fn save(&self) -> Option<Saved> {
+        if self.open.is_empty() {
+            return self.lag.map(|position| Saved { position, open: Vec::new() });
         }
-        let position = if self.open.is_empty() { self.next } else { self.settled };
-        Some(Saved { position, open: self.open.range(..=position).copied().collect() })
+        // What matched behind the highest settled position is open: going on from there finds it again.
+        Some(Saved { position: self.settled, open: self.open.range(..=self.settled).copied().collect() })
     }
 }
 
@@ -92,60 +95,95 @@ mod tests {
 
     #[test]
     fn queued_deliveries_are_not_listed() {
-        let mut progress = Progress::at(0);
+        let mut progress = Progress::live();
         for position in 1..=1000 {
             progress.hand_out(position);
         }
         for position in [1, 2, 4, 5] {
             assert!(progress.settle(position));
         }
-        assert_eq!(progress.save(1000), Some(Saved { position: 5, open: vec![3] }));
+        assert_eq!(progress.save(), Some(Saved { position: 5, open: vec![3] }));
         assert!(!progress.settle(4));
     }
 
     #[test]
-    fn nothing_open_and_all_looked_at_needs_no_entry() {
-        let mut progress = Progress::at(10);
-        assert_eq!(progress.save(10), None);
-        assert_eq!(progress.save(11), Some(Saved { position: 10, open: vec![] }));
+    fn live_with_nothing_open_needs_no_entry() {
+        let mut progress = Progress::live();
+        assert_eq!(progress.save(), None);
         progress.hand_out(12);
-        progress.advance(20);
-        assert_eq!(progress.save(20), Some(Saved { position: 10, open: vec![] }));
+        assert_eq!(progress.save(), Some(Saved { position: 11, open: vec![] }));
         progress.settle(12);
-        assert_eq!(progress.save(20), None);
+        assert_eq!(progress.save(), None);
+        progress.fall_behind(30);
+        assert_eq!(progress.save(), Some(Saved { position: 30, open: vec![] }));
+        progress.catch_up(40, 40);
+        assert_eq!(progress.save(), None);
+    }
+
+    #[test]
+    fn a_list_from_a_checkpoint_stays_listed_until_it_is_settled() {
+        let mut progress = Progress::behind(50);
+        progress.hand_out(20);
+        progress.hand_out(30);
+        progress.settle(30);
+        assert_eq!(progress.save(), Some(Saved { position: 50, open: vec![20] }));
     }
 
     proptest! {
-        /// Whatever is recorded when the process dies: every matching position is recorded or delivered again, and none
-        /// that was recorded is delivered again.
+        /// However often the process dies: every matching position is recorded in the end, and none is handed out again once
+        /// it was recorded.
         #[test]
         fn recovery_delivers_exactly_what_has_no_outcome(
             matching in prop::collection::btree_set(1i64..200, 0..60),
-            handed in 0usize..60,
-            settled in prop::collection::vec(0usize..60, 0..60),
-            looked_at in 0i64..200,
+            lives in prop::collection::vec(
+                prop::collection::vec((0usize..20, prop::collection::vec(any::<prop::sample::Index>(), 0..20)), 1..4),
+                1..5,
+            ),
+            lags: bool,
         ) {
             let matching: Vec<i64> = matching.into_iter().collect();
-            let mut progress = Progress::at(0);
-            let handed = &matching[..handed.min(matching.len())];
-            for position in handed {
-                progress.hand_out(*position);
-            }
-            // Looked at: up to just before the next match.
-            let limit = matching.get(handed.len()).map_or(200, |next| next - 1);
-            progress.advance(looked_at.min(limit));
             let mut recorded = BTreeSet::new();
-            for i in settled {
-                if let Some(position) = handed.get(i) {
-                    progress.settle(*position);
-                    recorded.insert(*position);
+            let mut saved = Some(Saved { position: 0, open: Vec::new() });
+            let mut routed = 0;
+            for rounds in lives {
+                // Recovery.
+                let from = saved.clone().unwrap_or(Saved { position: routed, open: Vec::new() });
+                let mut progress = Progress::behind(from.position);
+                for position in &from.open {
+                    prop_assert!(!recorded.contains(position));
+                    progress.hand_out(*position);
                 }
-            }
-            let saved = progress.save(progress.position()).unwrap_or(Saved { position: progress.position(), open: vec![] });
-            let mut again: BTreeSet<i64> = saved.open.iter().copied().collect();
-            again.extend(matching.iter().filter(|p| **p > saved.position));
-            for position in &matching {
-                prop_assert_ne!(recorded.contains(position), again.contains(position), "position {}", position);
+                if !lags {
+                    progress.catch_up(from.position, from.position);
+                }
+                let mut handed: Vec<i64> = from.open;
+                let mut next = matching.partition_point(|p| *p <= from.position);
+                // Then life goes on until the next crash.
+                for (hand_out, settle) in rounds {
+                    for position in matching[next..].iter().take(hand_out) {
+                        prop_assert!(!recorded.contains(position), "{} again", position);
+                        progress.hand_out(*position);
+                        handed.push(*position);
+                    }
+                    next = (next + hand_out).min(matching.len());
+                    // Looked at: up to just before the next match.
+                    routed = matching.get(next).map_or(200, |p| p - 1);
+                    if lags {
+                        progress.fall_behind(routed);
+                    }
+                    for index in settle {
+                        if !handed.is_empty() {
+                            let position = handed[index.index(handed.len())];
+                            prop_assert_eq!(progress.settle(position), recorded.insert(position));
+                        }
+                    }
+                }
+                saved = progress.save();
+                let after = saved.clone().unwrap_or(Saved { position: routed, open: vec![] });
+                for position in &matching {
+                    let again = *position > after.position || after.open.contains(position);
+                    prop_assert_ne!(recorded.contains(position), again, "position {}", position);
+                }
             }
         }
     }

@@ -1,0 +1,81 @@
+//! Headers that users give: of an endpoint, and of a message.
+
+use http::{HeaderName, HeaderValue};
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+
+/// Headers of one object, and the bytes of one value.
+pub const MAX_COUNT: usize = 64;
+/// Longest value, in bytes.
+pub const MAX_VALUE: usize = 8 * 1024;
+
+/// Whether a header belongs to the protocol, which writes it itself: users' values of it are never sent.
+pub fn is_protocol(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    matches!(
+        name.as_str(),
+        "host" | "connection" | "transfer-encoding" | "te" | "trailer" | "upgrade" | "keep-alive" | "proxy-connection"
+            | "expect" | "user-agent"
+    ) || ["webhook-", "ce-", "content-", "outbox-", "proxy-"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Reads headers from a JSON object of names to strings.
+///
+/// # Errors
+/// 22023 that names the header: when it is no header name, belongs to the protocol, or its value would break HTTP.
+pub fn parse(json: &Value) -> Result<Vec<(HeaderName, HeaderValue)>> {
+    let refuse = |what: String| Error::invalid(format!("invalid headers: {what}"));
+    let Value::Object(entries) = json else {
+        return Err(refuse("not a JSON object".to_owned()));
+    };
+    if entries.len() > MAX_COUNT {
+        return Err(refuse(format!("{} of them; the limit is {MAX_COUNT}", entries.len())));
+    }
+    let mut headers = Vec::with_capacity(entries.len());
+    for (name, value) in entries {
+        let shown: String = name.chars().take(64).collect();
+        let Ok(parsed) = name.parse::<HeaderName>() else {
+            return Err(refuse(format!("\"{shown}\" is not a header name")));
+        };
+        if is_protocol(name) {
+            return Err(refuse(format!("\"{shown}\" is set by the protocol")));
+        }
+        let Value::String(text) = value else {
+            return Err(refuse(format!("the value of \"{shown}\" is not a string")));
+        };
+        if text.len() > MAX_VALUE {
+            return Err(refuse(format!("the value of \"{shown}\" has {} bytes; the limit is {MAX_VALUE}", text.len())));
+        }
+        let Ok(value) = text.parse::<HeaderValue>() else {
+            return Err(refuse(format!("the value of \"{shown}\" has a character that a header cannot have")));
+        };
+        headers.push((parsed, value));
+    }
+    Ok(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn names_the_header_that_is_wrong() {
+        for (json, what) in [
+            (json!([]), "not a JSON object"),
+            (json!({"a b": "x"}), "\"a b\" is not a header name"),
+            (json!({"": "x"}), "\"\" is not a header name"),
+            (json!({"x": 1}), "the value of \"x\" is not a string"),
+            (json!({"x": "a\r\nb: c"}), "the value of \"x\" has a character that a header cannot have"),
+            (json!({"Webhook-Signature": "x"}), "\"Webhook-Signature\" is set by the protocol"),
+            (json!({"Content-Length": "1"}), "\"Content-Length\" is set by the protocol"),
+            (json!({"host": "x"}), "\"host\" is set by the protocol"),
+            (json!({"x": "y".repeat(8193)}), "the value of \"x\" has 8193 bytes; the limit is 8192"),
+        ] {
+            assert_eq!(parse(&json).unwrap_err().message, format!("invalid headers: {what}"));
+        }
+        assert_eq!(parse(&json!({"x-a": "1", "Authorization": "Bearer x"})).unwrap().len(), 2);
+    }
+}

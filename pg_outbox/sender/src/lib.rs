@@ -1,0 +1,243 @@
+//! The HTTP side of the dispatcher: queues, connections and requests, on one thread of its own.
+//!
+//! The dispatcher's main thread talks to PostgreSQL, this thread talks to receivers, and values cross between them: jobs in
+//! one direction, outcomes in the other. Nothing here knows PostgreSQL, so nothing here can call into it.
+//!
+//! Invariants:
+//! * Requests in flight plus outcomes that the main thread has not yet recorded never exceed `max_unrecorded`: that is the
+//!   bound on duplicates after a crash.
+//! * Endpoints do not wait for one another: each has its own queue, connections and limits.
+//! * Each job that was submitted comes back exactly once.
+
+mod connect;
+mod hub;
+mod request;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+pub use http::HeaderValue;
+use http::{HeaderMap, HeaderName};
+use outbox_core::egress::Egress;
+use outbox_core::message::Message;
+use outbox_core::policy::Outcome;
+use outbox_core::sign::Secret;
+use outbox_core::url::Url;
+use tokio::sync::mpsc;
+
+/// What holds for all endpoints. A change takes effect with the next request.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Requests in flight over all endpoints.
+    pub max_in_flight: usize,
+    /// Requests in flight plus outcomes not yet recorded.
+    pub max_unrecorded: usize,
+    /// Addresses that may be called.
+    pub egress: Egress,
+    /// Sent as `user-agent`.
+    pub user_agent: HeaderValue,
+}
+
+/// One endpoint's configuration.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Its id.
+    pub id: i32,
+    /// Where to; an error is what every delivery dies of until it is mended.
+    pub url: Result<Url, String>,
+    /// Sent with every request, below the protocol's own headers.
+    pub headers: HeaderMap,
+    /// Signing secrets, the current one first.
+    pub secrets: Vec<Secret>,
+    /// For a whole request, the response's body included.
+    pub timeout: Duration,
+    /// Requests in flight at once.
+    pub concurrency: usize,
+}
+
+/// What a job is about, as the main thread needs it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// Subscription it is for.
+    pub subscription: i32,
+    /// Endpoint it goes to.
+    pub endpoint: i32,
+    /// Position of the message.
+    pub position: i64,
+    /// The message.
+    pub message_id: i64,
+    /// Row in `outbox.delivery`; 0: none.
+    pub delivery_id: i64,
+    /// Number of this try, from 1.
+    pub attempt: u32,
+    /// 0: live.
+    pub run: i64,
+}
+
+/// One message to one endpoint.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// What it is about.
+    pub ticket: Ticket,
+    /// What to send.
+    pub message: Arc<Message>,
+}
+
+/// What came of a job.
+#[derive(Clone, Debug)]
+pub struct Done {
+    /// The job's ticket.
+    pub ticket: Ticket,
+    /// When the try began, in microseconds since 1970-01-01 UTC.
+    pub started_at: i64,
+    /// When it ended.
+    pub finished_at: i64,
+    /// Status or fault.
+    pub outcome: Outcome,
+    /// What went wrong, in words.
+    pub error: Option<Box<str>>,
+    /// The beginning of a failure's response body.
+    pub body: Option<Box<str>>,
+    /// The wait that the receiver asked for.
+    pub retry_after: Option<Duration>,
+    /// Address that was called.
+    pub remote: Option<SocketAddr>,
+}
+
+enum Command {
+    Settings(Box<Settings>),
+    Endpoints(Vec<Endpoint>),
+    Jobs(Vec<Job>),
+    Pump,
+    Stop,
+}
+
+/// Counters that both threads read, and the outcomes on their way back.
+#[derive(Default)]
+struct Shared {
+    in_flight: AtomicUsize,
+    /// Outcomes that have been handed over or wait to be, and are not recorded.
+    unrecorded: AtomicUsize,
+    queued: AtomicUsize,
+    done: Mutex<Vec<Done>>,
+}
+
+/// Handle of the HTTP thread. Dropping it stops the thread.
+pub struct Sender {
+    commands: mpsc::UnboundedSender<Command>,
+    shared: Arc<Shared>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Sender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sender").finish_non_exhaustive()
+    }
+}
+
+impl Sender {
+    /// Starts the thread. `wake` is called on it when outcomes are there to be taken; it must be quick and not block.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread or no event queue.
+    pub fn start(settings: Settings, wake: impl Fn() + Send + 'static) -> std::io::Result<Sender> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared::default());
+        let theirs = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("pg_outbox http".to_owned())
+            .spawn(move || hub::run(&runtime, settings, receiver, theirs, Box::new(wake)))?;
+        Ok(Sender { commands, shared, thread: Some(thread) })
+    }
+
+    /// Replaces the settings.
+    pub fn set_settings(&self, settings: Settings) {
+        self.command(Command::Settings(Box::new(settings)));
+    }
+
+    /// Replaces the configuration of these endpoints; others stay.
+    pub fn set_endpoints(&self, endpoints: Vec<Endpoint>) {
+        self.command(Command::Endpoints(endpoints));
+    }
+
+    /// Queues jobs. Their endpoints have been configured before.
+    pub fn submit(&self, jobs: Vec<Job>) {
+        if !jobs.is_empty() {
+            self.shared.queued.fetch_add(jobs.len(), Ordering::Relaxed);
+            self.command(Command::Jobs(jobs));
+        }
+    }
+
+    /// Takes the outcomes that have come in.
+    pub fn take_done(&self, into: &mut Vec<Done>) {
+        into.append(&mut self.shared.done.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// `n` outcomes that were taken have been recorded durably.
+    pub fn recorded(&self, n: usize) {
+        if n > 0 {
+            self.shared.unrecorded.fetch_sub(n, Ordering::AcqRel);
+            self.command(Command::Pump);
+        }
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> usize {
+        self.shared.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Jobs that wait for their turn.
+    pub fn queued(&self) -> usize {
+        self.shared.queued.load(Ordering::Relaxed)
+    }
+
+    /// Starts no further request and waits until those in flight have ended, at most `grace`; their outcomes can be taken
+    /// afterwards. What was queued does not come back.
+    pub fn stop(&mut self, grace: Duration) {
+        self.command(Command::Stop);
+        let deadline = std::time::Instant::now() + grace;
+        while self.in_flight() > 0 && std::time::Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        // A thread that still has requests in flight ends with the process.
+        if self.in_flight() == 0
+            && let Some(thread) = self.thread.take()
+        {
+            let _ = thread.join();
+        }
+    }
+
+    /// Whether the thread is alive. When it is not, nothing that was submitted will come back.
+    pub fn is_alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    fn command(&self, command: Command) {
+        // Fails only when the thread is gone, which `is_alive` tells.
+        let _ = self.commands.send(command);
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.command(Command::Stop);
+    }
+}
+
+/// Headers from pairs of names and values.
+///
+/// # Errors
+/// The first name or value that HTTP does not allow.
+pub fn header_map<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in pairs {
+        let name: HeaderName = name.parse().map_err(|_| format!("\"{name}\" is not a header name"))?;
+        let value: HeaderValue =
+            value.parse().map_err(|_| format!("header \"{name}\" has a value that is not allowed"))?;
+        headers.append(name, value);
+    }
+    Ok(headers)
+}

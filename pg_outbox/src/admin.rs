@@ -1,0 +1,100 @@
+//! SQL functions that check what an administrator writes, with the same code that later uses it, and that show what only
+//! the library knows.
+
+use outbox_core::filter::Filter;
+use outbox_core::pattern::Pattern;
+use outbox_core::sign::Secret;
+use outbox_core::url::Url;
+use outbox_core::{Error, Result};
+use pgrx::{IntoDatum, JsonB, pg_sys};
+
+use crate::function::{Args, Returned, record};
+use crate::{gucs, pg_function, shmem, wake};
+
+/// Runs `check` on a text argument and returns the argument.
+fn checked_text(args: Args, check: impl FnOnce(&str) -> Result<()>) -> Result<Returned> {
+    check(args.get::<&str>(0).unwrap_or_default())?;
+    Ok(args.datum(0))
+}
+
+pg_function! {
+    /// outbox._check_url(text) returns text
+    fn outbox_check_url(args) {
+        checked_text(args, |text| Url::parse(text, gucs::ALLOW_HTTP.get()).map(|_| ()))
+    }
+}
+
+pg_function! {
+    /// outbox._check_pattern(text) returns text
+    fn outbox_check_pattern(args) {
+        checked_text(args, |text| Pattern::parse(text).map(|_| ()))
+    }
+}
+
+pg_function! {
+    /// outbox._check_secret(text) returns text
+    fn outbox_check_secret(args) {
+        checked_text(args, |text| Secret::parse(text).map(|_| ()))
+    }
+}
+
+pg_function! {
+    /// outbox._check_filter(jsonb) returns jsonb
+    fn outbox_check_filter(args) {
+        if let Some(JsonB(filter)) = args.get(0) {
+            Filter::parse(&filter)?;
+        }
+        Ok(args.datum(0))
+    }
+}
+
+pg_function! {
+    /// outbox._check_headers(jsonb) returns jsonb
+    fn outbox_check_headers(args) {
+        if let Some(JsonB(headers)) = args.get(0) {
+            outbox_core::headers::parse(&headers)?;
+        }
+        Ok(args.datum(0))
+    }
+}
+
+pg_function! {
+    /// outbox._announce() returns void
+    fn outbox_announce(_args) {
+        wake::at_commit_probe_database();
+        Ok(None)
+    }
+}
+
+pg_function! {
+    /// outbox._worker_slot(out state text, out pid int, out in_flight bigint, out queued bigint, out unrecorded bigint)
+    fn outbox_worker_slot(args) {
+        use std::sync::atomic::Ordering::Relaxed;
+        // SAFETY: a constant of this backend.
+        let slot = shmem::shared().map(|shared| shared.slot_of(unsafe { pg_sys::MyDatabaseId }));
+        let state = match slot {
+            None => "not preloaded",
+            Some(None) => "none",
+            Some(Some(slot)) => slot.state().as_str(),
+        };
+        let slot = slot.flatten();
+        record(args, &[
+            state.into_datum(),
+            slot.map(|s| s.pid.load(Relaxed)).filter(|pid| *pid != 0).into_datum(),
+            slot.map(|s| s.in_flight.load(Relaxed)).into_datum(),
+            slot.map(|s| s.queued.load(Relaxed)).into_datum(),
+            slot.map(|s| s.unrecorded.load(Relaxed)).into_datum(),
+        ])
+    }
+}
+
+pg_function! {
+    /// outbox.version(out extension text, out library text)
+    fn outbox_version(args) {
+        let installed = pgrx::Spi::get_one::<String>(
+            "select extversion from pg_catalog.pg_extension where extname = 'pg_outbox'",
+        )
+        .map_err(|e| Error::new(outbox_core::Code::Internal, e.to_string()))?;
+        record(args, &[installed.into_datum(), env!("CARGO_PKG_VERSION").into_datum()])
+    }
+}

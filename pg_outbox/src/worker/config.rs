@@ -1,0 +1,201 @@
+//! Subscriptions and endpoints, as the dispatcher needs them.
+//!
+//! A subscription has versions, each effective behind the position of its control message. Which version a message meets
+//! depends on the message's position alone, so what is loaded here gives the same answer live, after a crash and in a replay.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use outbox_core::filter::{Filter, Subject};
+use outbox_core::pattern::Pattern;
+use outbox_core::policy::Policy;
+use outbox_core::progress::Progress;
+use outbox_core::router::{Router, Scratch};
+use outbox_core::schedule::Schedule;
+use outbox_core::sign::Secret;
+use outbox_core::url::Url;
+use outbox_sender::{Endpoint, header_map};
+use serde_json::Value;
+
+use super::txn::Plan;
+use crate::gucs;
+
+/// What a subscription matched from a position on.
+struct Version {
+    /// Position of its control message.
+    after: i64,
+    /// Position of the next version's; `i64::MAX`: still in force.
+    until: i64,
+    active: bool,
+    filter: Filter,
+}
+
+/// One subscription.
+pub struct Subscription {
+    pub endpoint: i32,
+    pub max_attempts: u32,
+    pub schedule: Schedule,
+    pub policy: Policy,
+    versions: Vec<Version>,
+    pub progress: Progress,
+    /// Jobs that are with the HTTP thread, and the bytes of their contents.
+    pub handed: usize,
+    pub handed_bytes: usize,
+}
+
+/// All subscriptions, compiled.
+#[derive(Default)]
+pub struct Config {
+    pub subscriptions: HashMap<i32, Subscription>,
+    /// Owner: subscription and index of the version.
+    router: Router<(i32, u32)>,
+    scratch: Scratch,
+    found: Vec<(i32, u32)>,
+}
+
+/// What routing found for a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Routed {
+    /// No subscription has the topic at this position.
+    NoSubscription,
+    /// The filters of all that have it refuse it.
+    Filtered,
+    /// This many match.
+    Matched(u32),
+}
+
+impl Config {
+    /// Calls `matched` for each subscription that a message at `position` goes to.
+    pub fn route(
+        &mut self,
+        position: i64,
+        topic: &str,
+        subject: &Subject<'_>,
+        mut matched: impl FnMut(i32, &mut Subscription),
+    ) -> Routed {
+        self.router.matches(topic, &mut self.scratch, &mut self.found);
+        let (mut on_topic, mut count) = (false, 0);
+        for &(id, version) in &self.found {
+            let Some(subscription) = self.subscriptions.get_mut(&id) else { continue };
+            let version = &subscription.versions[version as usize];
+            if !version.active || position <= version.after || position > version.until {
+                continue;
+            }
+            on_topic = true;
+            if version.filter.matches(subject) {
+                count += 1;
+                matched(id, subscription);
+            }
+        }
+        match (count, on_topic) {
+            (0, false) => Routed::NoSubscription,
+            (0, true) => Routed::Filtered,
+            (n, _) => Routed::Matched(n),
+        }
+    }
+
+    /// Subscriptions that are active at `position`.
+    pub fn active_at(&self, position: i64) -> usize {
+        let active = |v: &Version| v.active && position > v.after && position <= v.until;
+        self.subscriptions.values().filter(|s| s.versions.iter().any(active)).count()
+    }
+}
+
+/// Statements that read the configuration.
+pub struct Loader {
+    subscriptions: Plan,
+    endpoints: Plan,
+}
+
+impl Loader {
+    pub const fn new() -> Loader {
+        Loader {
+            subscriptions: Plan::new(
+                "select s.id, s.endpoint_id, s.max_attempts, v.position,
+                    lead(v.position) over (partition by s.id order by v.version),
+                    v.active, v.topics, v.filter::text
+                from outbox.subscription s
+                join outbox.subscription_version v on v.subscription_id = s.id
+                where v.position is not null and s.endpoint_id is not null
+                order by s.id, v.version",
+                &[],
+            ),
+            endpoints: Plan::new(
+                "select e.id, e.url, e.headers::text, (extract(epoch from e.timeout) * 1000)::bigint, e.concurrency,
+                    array(
+                        select k.secret from outbox.endpoint_secret k
+                        where k.endpoint_id = e.id and (k.expires_at is null or k.expires_at > now())
+                        order by k.created_at desc
+                    )
+                from outbox.endpoint e",
+                &[],
+            ),
+        }
+    }
+
+    /// Reads everything anew; progress is carried over from `old`. Inside a transaction.
+    pub fn load(&mut self, old: &mut Config) -> (Config, Vec<Endpoint>) {
+        let mut config = Config::default();
+        self.subscriptions.execute(&[]).for_each(|row| {
+            let id: i32 = row.get(0).unwrap_or_default();
+            let subscription = config.subscriptions.entry(id).or_insert_with(|| {
+                let before = old.subscriptions.remove(&id);
+                let (progress, handed, handed_bytes) =
+                    before.map_or((Progress::live(), 0, 0), |s| (s.progress, s.handed, s.handed_bytes));
+                Subscription {
+                    endpoint: row.get(1).unwrap_or_default(),
+                    max_attempts: row.get::<i32>(2).and_then(|n| n.try_into().ok()).unwrap_or(1),
+                    schedule: Schedule::default(),
+                    policy: Policy::default(),
+                    versions: Vec::new(),
+                    progress,
+                    handed,
+                    handed_bytes,
+                }
+            });
+            // Both were checked when they were written; what cannot be read any more matches nothing.
+            let filter = row.get::<&str>(7).map_or(Ok(Filter::default()), |text| {
+                serde_json::from_str(text).map_err(|_| ()).and_then(|json: Value| Filter::parse(&json).map_err(|_| ()))
+            });
+            let version = u32::try_from(subscription.versions.len()).unwrap_or(u32::MAX);
+            subscription.versions.push(Version {
+                after: row.int(3),
+                until: row.get(4).unwrap_or(i64::MAX),
+                active: row.get(5).unwrap_or(false) && filter.is_ok(),
+                filter: filter.unwrap_or_default(),
+            });
+            for topic in row.get::<Vec<Option<String>>>(6).unwrap_or_default().into_iter().flatten() {
+                if let Ok(pattern) = Pattern::parse(&topic) {
+                    config.router.insert(&pattern, (id, version));
+                }
+            }
+        });
+        let mut endpoints = Vec::new();
+        let plain_allowed = gucs::ALLOW_HTTP.get();
+        self.endpoints.execute(&[]).for_each(|row| {
+            let headers: Value = row.get::<&str>(2).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+            let pairs = headers.as_object().into_iter().flatten().filter_map(|(name, v)| Some((name.as_str(), v.as_str()?)));
+            let secrets = row.get::<Vec<Option<String>>>(5).unwrap_or_default();
+            let url = row
+                .get::<&str>(1)
+                .ok_or_else(|| "no url".to_owned())
+                .and_then(|url| Url::parse(url, plain_allowed).map_err(|e| e.to_string()));
+            let headers = header_map(pairs);
+            let secrets: Result<Vec<Secret>, _> = secrets.iter().flatten().map(|s| Secret::parse(s)).collect();
+            endpoints.push(Endpoint {
+                id: row.get(0).unwrap_or_default(),
+                // Whatever cannot be used is what its deliveries die of, with the reason.
+                url: match (&headers, &secrets) {
+                    (Err(error), _) => Err(error.clone()),
+                    (_, Err(error)) => Err(error.to_string()),
+                    _ => url,
+                },
+                headers: headers.unwrap_or_default(),
+                secrets: secrets.unwrap_or_default(),
+                timeout: Duration::from_millis(row.int(3).clamp(1, 60_000).unsigned_abs()),
+                concurrency: row.get::<i32>(4).and_then(|n| n.try_into().ok()).unwrap_or(1),
+            });
+        });
+        (config, endpoints)
+    }
+}

@@ -1,0 +1,244 @@
+//! The dispatcher process: one per database. This file is its life, `engine` is what it does.
+//!
+//! Cases it must survive:
+//! * Its own ERRORs: the transaction is aborted, what it was about stays as it was, and it is tried again.
+//! * SIGKILL or a crash of the server: the next incarnation goes on from the last checkpoint.
+//! * SIGTERM: no new requests, a few seconds for those in flight, their outcomes are recorded.
+//! * DROP EXTENSION: it leaves. DROP DATABASE and the like: it is asked to leave, and does.
+//! * Another dispatcher for the same database (there never should be): the lock is taken, it waits for it.
+//! * The HTTP thread dies: so does it, and is started again.
+//! * Data that was restored or copied here: it ticks nothing and pushes nothing until it is adopted.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use outbox_core::egress::Egress;
+use outbox_sender::{HeaderValue, Sender, Settings};
+use pgrx::{pg_guard, pg_sys};
+
+use super::engine::{Engine, Round};
+use super::{Signals, txn, wait};
+use crate::shmem::{self, Slot, State};
+use crate::gucs;
+
+/// Wait after a failed transaction; doubles up to the maximum.
+const ERROR_WAIT: Duration = Duration::from_millis(100);
+const ERROR_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How often a dispatcher looks whether copied data has been adopted.
+const COPIED_WAIT: Duration = Duration::from_secs(5);
+/// Time for requests in flight at shutdown.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The process's main function; the argument is the OID of the database.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn pg_outbox_dispatcher_main(database: pg_sys::Datum) {
+    let database = pg_sys::Oid::from(database.value() as u32);
+    let Some(slot) = shmem::shared().and_then(|shared| shared.slot_of(database)) else { return };
+    // The HTTP thread is started while signals are blocked: it and its children never see one.
+    let sender = Sender::start(settings(), wake_main());
+    let mut signals = Signals::attach();
+    // SAFETY: once, at the start of the process; the bootstrap superuser, until the owner is known.
+    unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
+    slot.attach();
+    pin_session();
+    let leave = match sender {
+        Ok(sender) => live(slot, &mut signals, sender),
+        Err(error) => {
+            pgrx::log!("pg_outbox dispatcher: cannot start the HTTP thread: {error}");
+            Leave::Failed
+        }
+    };
+    if leave == Leave::Absent {
+        slot.set_state(State::Absent);
+    }
+    slot.detach();
+    if leave == Leave::Failed {
+        // Not 0: that would mean that nothing is to be started again.
+        // SAFETY: ends the process through PostgreSQL's own clean-up.
+        unsafe { pg_sys::proc_exit(1) };
+    }
+}
+
+/// Why a dispatcher ends.
+#[derive(PartialEq, Eq, Clone, Copy)]
+enum Leave {
+    /// The extension is not in this database.
+    Absent,
+    /// It was asked to.
+    Asked,
+    /// It cannot go on.
+    Failed,
+}
+
+fn live(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
+    match txn::run(|| Ok(become_owner())) {
+        Ok(true) => {}
+        Ok(false) => return Leave::Absent,
+        Err(error) => {
+            pgrx::log!("pg_outbox dispatcher: {error}");
+            return Leave::Failed;
+        }
+    }
+    while !lock_database() {
+        if signals.terminate() || slot.retire.load(Ordering::SeqCst) {
+            return Leave::Asked;
+        }
+        wait(Duration::from_millis(200));
+    }
+    run(slot, signals, sender)
+}
+
+/// The process's life after it has its lock.
+fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
+    let mut engine = Engine::new(slot, sender);
+    let mut error_wait = ERROR_WAIT;
+    loop {
+        if signals.terminate() || slot.retire.load(Ordering::SeqCst) {
+            engine.shut_down(GRACE);
+            return Leave::Asked;
+        }
+        if !engine.sender.is_alive() {
+            pgrx::log!("pg_outbox dispatcher: the HTTP thread ended; starting again");
+            return Leave::Failed;
+        }
+        if signals.reload() {
+            engine.sender.set_settings(settings());
+            engine.reload();
+        }
+        let pause = match engine.round() {
+            Ok(Round::Again) => Duration::ZERO,
+            Ok(Round::Sleep(pause)) => pause,
+            Ok(Round::Copied) => {
+                slot.set_state(State::Copied);
+                wait(COPIED_WAIT);
+                continue;
+            }
+            Err(error) => {
+                if is_gone() {
+                    return Leave::Absent;
+                }
+                slot.set_state(State::Failing);
+                pgrx::log!("pg_outbox dispatcher: {error}; trying again in {error_wait:?}");
+                wait(error_wait);
+                error_wait = (error_wait * 2).min(ERROR_WAIT_MAX);
+                continue;
+            }
+        };
+        error_wait = ERROR_WAIT;
+        slot.set_state(if gucs::PUSH.get() { State::Running } else { State::PushOff });
+        engine.publish();
+        if pause.is_zero() {
+            // SAFETY: the latch is this process's own; whatever set it is looked at in the next round.
+            unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
+            pgrx::check_for_interrupts!();
+        } else {
+            wait(pause);
+        }
+    }
+}
+
+/// Whether the extension has been dropped.
+fn is_gone() -> bool {
+    // SAFETY: a catalog look-up in a transaction.
+    txn::run(|| Ok(unsafe { pg_sys::get_extension_oid(c"pg_outbox".as_ptr(), true) })) == Ok(pg_sys::InvalidOid)
+}
+
+/// Finds the extension, and becomes its owner. `false`: it is not here.
+fn become_owner() -> bool {
+    // SAFETY: reads one row of pg_extension; inside a transaction.
+    unsafe {
+        if pg_sys::get_extension_oid(c"pg_outbox".as_ptr(), true) == pg_sys::InvalidOid {
+            return false;
+        }
+        let owner = pgrx::Spi::get_one::<pg_sys::Oid>("select extowner from pg_catalog.pg_extension where extname = 'pg_outbox'");
+        match owner {
+            Ok(Some(owner)) => {
+                pg_sys::SetSessionAuthorization(owner, pg_sys::superuser_arg(owner));
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Takes the lock that one dispatcher per database holds for life. Its tag is the extension object with a sub-id that
+/// nothing else uses: no SQL statement can take it.
+fn lock_database() -> bool {
+    // SAFETY: a lock tag on the stack; a session lock is released when the process ends.
+    unsafe {
+        let tag = pg_sys::LOCKTAG {
+            locktag_field1: pg_sys::MyDatabaseId.to_u32(),
+            locktag_field2: pg_sys::ExtensionRelationId.to_u32(),
+            locktag_field3: 0,
+            locktag_field4: 0x0b0b,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
+            locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+        };
+        pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as _, true, true)
+            != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+    }
+}
+
+/// What the session must not inherit from ALTER ROLE, ALTER DATABASE or the configuration file.
+fn pin_session() {
+    for (name, value) in [
+        (c"default_transaction_isolation", c"read committed"),
+        (c"default_transaction_read_only", c"off"),
+        (c"default_transaction_deferrable", c"off"),
+        (c"search_path", c"pg_catalog, pg_temp"),
+        (c"row_security", c"on"),
+        (c"session_replication_role", c"origin"),
+        (c"jit", c"off"),
+        (c"max_parallel_workers_per_gather", c"0"),
+        (c"plan_cache_mode", c"force_generic_plan"),
+        // Shorter than deadlock_timeout: in a conflict with DDL it is this process that gives way.
+        (c"lock_timeout", c"500ms"),
+        (c"application_name", c"pg_outbox dispatcher"),
+    ] {
+        set(name, value);
+    }
+    // Whatever is stronger than `on` stays.
+    // SAFETY: an enum setting of the server.
+    if unsafe { pg_sys::synchronous_commit } == pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as i32 {
+        set(c"synchronous_commit", c"on");
+    }
+}
+
+fn set(name: &std::ffi::CStr, value: &std::ffi::CStr) {
+    // SAFETY: NUL-terminated constants; outside a transaction.
+    unsafe {
+        pg_sys::SetConfigOption(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_OVERRIDE,
+        );
+    }
+}
+
+/// Sets this process's latch from the HTTP thread.
+fn wake_main() -> impl Fn() + Send + 'static {
+    unsafe extern "C-unwind" {
+        // Not pgrx's guarded one, which panics on any thread but the main one. SetLatch raises nothing and is made to be
+        // called from signal handlers, so it is safe from another thread as well.
+        fn SetLatch(latch: *mut std::ffi::c_void);
+    }
+    // SAFETY: MyLatch is this process's latch for as long as it lives.
+    let latch = unsafe { pg_sys::MyLatch } as usize;
+    move || {
+        // SAFETY: as above.
+        unsafe { SetLatch(latch as *mut std::ffi::c_void) };
+    }
+}
+
+fn settings() -> Settings {
+    let allow = gucs::EGRESS_ALLOW.get().map(|list| list.to_string_lossy().into_owned()).unwrap_or_default();
+    Settings {
+        max_in_flight: gucs::MAX_IN_FLIGHT.get() as usize,
+        max_unrecorded: gucs::MAX_UNRECORDED.get() as usize,
+        // Checked when it is set; should it be malformed all the same, nothing but public addresses is called.
+        egress: Egress::parse(&allow).unwrap_or_default(),
+        user_agent: HeaderValue::from_static(concat!("pg_outbox/", env!("CARGO_PKG_VERSION"))),
+    }
+}

@@ -1,0 +1,567 @@
+//! What the dispatcher does: tick, route, hand out, record.
+//!
+//! Three short transactions, never one around the network: tick and read; nothing open while requests run; record. `route`
+//! reads, `record` writes, `config` knows who gets what, `outbox-sender` talks to receivers.
+//!
+//! Invariants:
+//! * Nothing is sent before the tick that numbered it has committed.
+//! * An outcome counts as settled in memory at once, and in the database together with the checkpoint that says so.
+//! * A failed transaction changes nothing in memory that the next round cannot do again.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use outbox_core::filter::Subject;
+use outbox_core::policy::{Budget, Decision, decide};
+use outbox_core::progress::Progress;
+use outbox_core::{schedule, topic};
+use outbox_sender::{Done, Job, Sender, Ticket};
+use pgrx::pg_sys::{INT4OID, INT8ARRAYOID};
+
+use super::config::{Config, Loader, Routed, Subscription};
+use super::record::{Checkpoint, Entry, Fate, Recorder, RoutingRow};
+use super::route::{Reader, Stored};
+use super::txn::{Plan, arg};
+use super::{now, txn};
+use crate::gucs;
+use crate::shmem::Slot;
+
+/// Messages numbered by one tick, and read at once.
+const CHUNK: i32 = 1000;
+/// Rows of the feed (of up to 960 messages) read at once.
+const READ_ROWS: i64 = 1;
+/// What a subscription may have with the HTTP thread: jobs, and bytes of content. A subscription that has more lags.
+const HANDED_LIMIT: usize = 4096;
+const HANDED_BYTES: usize = 8 << 20;
+/// Rows of outbox.delivery that may be with the HTTP thread.
+const RETRY_LIMIT: usize = 1000;
+/// Outcomes are recorded when there are this many, or after `RECORD_DELAY`.
+const RECORD_BATCH: usize = 2000;
+const RECORD_DELAY: Duration = Duration::from_millis(5);
+/// After a tick that found many messages the next one waits: a busy database is ticked about 200 times a second.
+const BUSY_TICK: usize = 64;
+const BUSY_INTERVAL: Duration = Duration::from_millis(5);
+/// Wait when another session has the sequencer's lock.
+const LOCK_WAIT: Duration = Duration::from_millis(20);
+
+/// What a round came to.
+pub enum Round {
+    /// There is more to do.
+    Again,
+    /// Nothing to do for this long, unless something sets the latch.
+    Sleep(Duration),
+    /// The data is not this database's own.
+    Copied,
+}
+
+/// What is kept of a delivery while the HTTP thread has it.
+struct Handed {
+    segment: i16,
+    bytes: usize,
+    max_attempts: u32,
+}
+
+/// The dispatcher's state.
+pub struct Engine {
+    slot: &'static Slot,
+    pub sender: Sender,
+    reader: Reader,
+    loader: Loader,
+    recorder: Recorder,
+    due: Plan,
+    config: Config,
+    recovered: bool,
+    reload: bool,
+    incarnation: i64,
+    checkpoint_id: i64,
+    /// The feed is routed up to here.
+    routed: i64,
+    /// The feed ends here, as far as is known.
+    end: i64,
+    /// Deliveries that are with the HTTP thread.
+    handed: HashMap<(i32, i64), Handed>,
+    /// Rows of outbox.delivery among them.
+    retrying: HashSet<i64>,
+    /// When to look at outbox.delivery (microseconds, PostgreSQL's epoch); `None`: it is empty.
+    next_due: Option<i64>,
+    done: Vec<Done>,
+    entries: Vec<Entry>,
+    routing: Vec<RoutingRow>,
+    unrecorded_since: Option<Instant>,
+    generation: u64,
+    last_tick: Option<Instant>,
+    last_found: usize,
+}
+
+impl Engine {
+    pub fn new(slot: &'static Slot, sender: Sender) -> Engine {
+        Engine {
+            slot,
+            sender,
+            reader: Reader::new(),
+            loader: Loader::new(),
+            recorder: Recorder::new(),
+            due: Plan::new(
+                "select d.id, d.subscription_id, d.position, d.message_id, d.message_segment, d.attempt,
+                    (extract(epoch from d.due_at - '2000-01-01 00:00:00+00'::timestamptz) * 1000000)::bigint
+                from outbox.delivery d
+                where d.id <> all ($2)
+                order by d.due_at
+                limit $1",
+                &[INT4OID, INT8ARRAYOID],
+            ),
+            config: Config::default(),
+            recovered: false,
+            reload: false,
+            incarnation: 0,
+            checkpoint_id: 0,
+            routed: 0,
+            end: 0,
+            handed: HashMap::new(),
+            retrying: HashSet::new(),
+            next_due: None,
+            done: Vec::new(),
+            entries: Vec::new(),
+            routing: Vec::new(),
+            unrecorded_since: None,
+            generation: 0,
+            last_tick: None,
+            last_found: 0,
+        }
+    }
+
+    /// Reads the configuration again before the next message is routed.
+    pub fn reload(&mut self) {
+        self.reload = true;
+    }
+
+    /// Shows the state to other sessions.
+    pub fn publish(&self) {
+        self.slot.in_flight.store(self.sender.in_flight() as i64, Ordering::Relaxed);
+        self.slot.queued.store(self.sender.queued() as i64, Ordering::Relaxed);
+        self.slot.unrecorded.store(self.entries.len() as i64, Ordering::Relaxed);
+    }
+
+    /// Ends what is in flight and records it.
+    pub fn shut_down(&mut self, grace: Duration) {
+        if !self.recovered {
+            return;
+        }
+        self.sender.stop(grace);
+        self.take_outcomes();
+        if let Err(error) = self.record() {
+            pgrx::log!("pg_outbox dispatcher: outcomes could not be recorded at shutdown and will be repeated: {error}");
+        }
+    }
+
+    /// One round.
+    pub fn round(&mut self) -> Result<Round, String> {
+        if !self.recovered && !self.recover()? {
+            return Ok(Round::Copied);
+        }
+        let poll = Duration::from_millis(gucs::POLL_INTERVAL.get() as u64);
+        let mut pause = poll;
+        let mut again = false;
+        self.take_outcomes();
+
+        // First what waits for its first delivery.
+        let generation = self.slot.generation();
+        let since_tick = self.last_tick.map_or(Duration::MAX, |at| at.elapsed());
+        if self.last_found >= BUSY_TICK && since_tick < BUSY_INTERVAL {
+            pause = pause.min(BUSY_INTERVAL - since_tick);
+        } else if generation != self.generation || since_tick >= poll {
+            match self.tick()? {
+                Some(more) => {
+                    self.generation = generation;
+                    again |= more || generation != self.slot.generation();
+                }
+                None => pause = pause.min(LOCK_WAIT),
+            }
+        }
+        if self.routed < self.end {
+            self.route_behind()?;
+            again |= self.routed < self.end;
+        }
+        again |= self.catch_up()?;
+
+        if gucs::PUSH.get()
+            && let Some(due) = self.next_due
+        {
+            if due <= now() && self.retrying.len() < RETRY_LIMIT {
+                self.hand_out_due()?;
+            }
+            if let Some(due) = self.next_due {
+                pause = pause.min(Duration::from_micros((due - now()).max(1000).unsigned_abs()));
+            }
+        }
+        if let Some(since) = self.unrecorded_since {
+            let age = since.elapsed();
+            if self.entries.len() >= RECORD_BATCH || age >= RECORD_DELAY {
+                self.record()?;
+            } else {
+                pause = pause.min(RECORD_DELAY - age);
+            }
+        }
+        Ok(if again { Round::Again } else { Round::Sleep(pause) })
+    }
+
+    /// Goes on where the last incarnation was. `false`: the data is not this database's own.
+    fn recover(&mut self) -> Result<bool, String> {
+        // The first tick makes the identity, or refuses.
+        let Engine { reader, recorder, .. } = self;
+        let ticked = txn::run(|| Ok(reader.tick(CHUNK)))?;
+        if &*ticked.status == "copied" {
+            return Ok(false);
+        }
+        self.end = ticked.last;
+        let last = txn::run(|| Ok(recorder.last()))?;
+        let (id, incarnation, checkpoint) = last.unwrap_or((0, 0, Checkpoint { routed: 0, subscriptions: Vec::new() }));
+        self.checkpoint_id = id;
+        self.incarnation = incarnation + 1;
+        self.routed = checkpoint.routed;
+        self.load_config()?;
+        for (subscription, saved) in checkpoint.subscriptions {
+            let Some(known) = self.config.subscriptions.get_mut(&subscription) else { continue };
+            known.progress = Progress::behind(saved.position);
+            known.progress.catch_up(saved.position, checkpoint.routed);
+            for position in saved.open {
+                self.deliver_again(subscription, position)?;
+            }
+        }
+        self.next_due = Some(i64::MIN);
+        self.recovered = true;
+        Ok(true)
+    }
+
+    /// Hands out a delivery that was in flight when the last incarnation ended.
+    fn deliver_again(&mut self, subscription: i32, position: i64) -> Result<(), String> {
+        let reader = &mut self.reader;
+        let (found, _) = txn::run(|| Ok(reader.read(position - 1, position, 1)))?;
+        let mut jobs = Vec::new();
+        if let (Some(stored), Some(known)) = (found.first(), self.config.subscriptions.get_mut(&subscription)) {
+            hand_out(&mut self.handed, &mut jobs, subscription, known, stored);
+        }
+        self.sender.submit(jobs);
+        Ok(())
+    }
+
+    fn load_config(&mut self) -> Result<(), String> {
+        let Engine { loader, config, .. } = self;
+        let (new, endpoints) = txn::run(|| Ok(loader.load(config)))?;
+        self.config = new;
+        self.sender.set_endpoints(endpoints);
+        self.reload = false;
+        Ok(())
+    }
+
+    /// Runs the sequencer and routes what it numbered. `None`: another session has its lock.
+    fn tick(&mut self) -> Result<Option<bool>, String> {
+        let Engine { reader, end, routed, .. } = self;
+        let (end_before, caught_up) = (*end, end == routed);
+        let (ticked, messages) = txn::run(|| {
+            let ticked = reader.tick(CHUNK);
+            // The messages are read in the same transaction, and used only after it has committed.
+            let messages = (caught_up && ticked.first == end_before + 1 && !ticked.ids.is_empty())
+                .then(|| reader.messages(ticked.first, &ticked.ids, &ticked.segments));
+            Ok((ticked, messages))
+        })?;
+        match &*ticked.status {
+            "busy" => return Ok(None),
+            "ticked" | "idle" => {}
+            other => return Err(format!("the sequencer refuses: {other}")),
+        }
+        self.last_tick = Some(Instant::now());
+        self.last_found = ticked.ids.len();
+        self.end = self.end.max(ticked.last);
+        if let Some(messages) = messages {
+            self.route(&messages, ticked.last)?;
+        }
+        Ok(Some(ticked.more))
+    }
+
+    /// Routes a part of the feed that is not in memory.
+    fn route_behind(&mut self) -> Result<(), String> {
+        let Engine { reader, routed, end, .. } = self;
+        let (messages, upto) = txn::run(|| Ok(reader.read(*routed, *end, READ_ROWS)))?;
+        self.route(&messages, upto)
+    }
+
+    /// Routes messages behind `routed`, up to `upto`.
+    fn route(&mut self, messages: &[Stored], upto: i64) -> Result<(), String> {
+        let mut rest = messages;
+        while self.routed < upto {
+            if self.reload {
+                self.load_config()?;
+            }
+            // Up to the next change of the configuration, which holds for what comes behind it.
+            let control = rest.iter().position(|stored| &*stored.message.topic == topic::CONTROL);
+            let (part, stop) = match control {
+                Some(i) => (&rest[..=i], rest[i].message.position),
+                None => (rest, upto),
+            };
+            rest = &rest[part.len()..];
+            self.route_part(part, stop);
+            self.reload = control.is_some();
+        }
+        if self.reload {
+            self.load_config()?;
+        }
+        Ok(())
+    }
+
+    fn route_part(&mut self, messages: &[Stored], upto: i64) {
+        let Engine { config, handed, routed, .. } = self;
+        let push = gucs::PUSH.get();
+        let mut jobs = Vec::new();
+        let mut matched = vec![GONE; usize::try_from(upto - *routed).unwrap_or(0)];
+        for stored in messages {
+            let position = stored.message.position;
+            let found = config.route(position, &stored.message.topic, &subject(stored), |id, subscription| {
+                if subscription.progress.lag().is_some() {
+                    return;
+                }
+                if push && has_room(subscription) {
+                    hand_out(handed, &mut jobs, id, subscription, stored);
+                } else {
+                    subscription.progress.fall_behind(position - 1);
+                }
+            });
+            matched[(position - *routed - 1) as usize] = match found {
+                _ if &*stored.message.topic == topic::CONTROL => CONTROL,
+                Routed::NoSubscription => NO_SUBSCRIPTION,
+                Routed::Filtered => FILTERED,
+                Routed::Matched(n) => i16::try_from(n).unwrap_or(i16::MAX),
+            };
+        }
+        self.sender.submit(jobs);
+        let active = i32::try_from(config.active_at(upto)).unwrap_or(i32::MAX);
+        match self.routing.last_mut() {
+            Some(row) if row.active == active && row.first + row.matched.len() as i64 == *routed + 1 => {
+                row.matched.extend(matched);
+            }
+            _ => self.routing.push(RoutingRow { first: *routed + 1, active, matched }),
+        }
+        *routed = upto;
+        self.unrecorded_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Reads the feed for the subscription that is furthest behind and can take more. Says whether there is more to do.
+    fn catch_up(&mut self) -> Result<bool, String> {
+        if !gucs::PUSH.get() {
+            return Ok(false);
+        }
+        // Half empty: so that each reading of the feed is worth it.
+        let ready = |s: &Subscription| s.handed <= HANDED_LIMIT / 2 && s.handed_bytes <= HANDED_BYTES / 2;
+        let lagging = |s: &Subscription| s.progress.lag().filter(|_| ready(s));
+        let Some(start) = self.config.subscriptions.values().filter_map(lagging).min() else { return Ok(false) };
+        let Engine { reader, config, handed, routed, .. } = self;
+        let (messages, upto) = txn::run(|| Ok(reader.read(start, *routed, READ_ROWS)))?;
+        let upto = if messages.is_empty() && upto == start { *routed } else { upto };
+        // Those that start within the stretch take part from where they are.
+        let mut part: HashSet<i32> = config
+            .subscriptions
+            .iter()
+            .filter(|(_, s)| lagging(s).is_some_and(|at| at < upto))
+            .map(|(id, _)| *id)
+            .collect();
+        let mut jobs = Vec::new();
+        for stored in &messages {
+            let position = stored.message.position;
+            config.route(position, &stored.message.topic, &subject(stored), |id, subscription| {
+                if !part.contains(&id) || subscription.progress.lag().is_none_or(|at| at >= position) {
+                    return;
+                }
+                if has_room(subscription) {
+                    hand_out(handed, &mut jobs, id, subscription, stored);
+                } else {
+                    subscription.progress.fall_behind(position - 1);
+                    part.remove(&id);
+                }
+            });
+        }
+        for id in part {
+            if let Some(subscription) = config.subscriptions.get_mut(&id) {
+                subscription.progress.catch_up(upto, *routed);
+            }
+        }
+        self.sender.submit(jobs);
+        Ok(self.config.subscriptions.values().any(|s| lagging(s).is_some()))
+    }
+
+    /// Hands out deliveries whose time has come.
+    fn hand_out_due(&mut self) -> Result<(), String> {
+        struct Due {
+            id: i64,
+            subscription: i32,
+            position: i64,
+            message_id: i64,
+            segment: i16,
+            attempt: i32,
+            at: i64,
+        }
+        let room = RETRY_LIMIT - self.retrying.len();
+        let Engine { due, reader, retrying, .. } = self;
+        let time = now();
+        let (found, all) = txn::run(|| {
+            let rows = due.execute(&[arg(room as i32), arg(retrying.iter().copied().collect::<Vec<i64>>())]);
+            let all = rows.map(|row| Due {
+                id: row.int(0),
+                subscription: row.get(1).unwrap_or_default(),
+                position: row.int(2),
+                message_id: row.int(3),
+                segment: row.get(4).unwrap_or_default(),
+                attempt: row.get(5).unwrap_or_default(),
+                at: row.int(6),
+            });
+            let found: Vec<_> = all
+                .iter()
+                .take_while(|d| d.at <= time)
+                .map(|d| reader.message(d.position, d.message_id, d.segment))
+                .collect();
+            Ok((found, all))
+        })?;
+        let mut jobs = Vec::new();
+        for (due, stored) in all.iter().zip(&found) {
+            let Some(subscription) = self.config.subscriptions.get_mut(&due.subscription) else { continue };
+            let Some(stored) = stored else { continue };
+            self.retrying.insert(due.id);
+            let attempt = u32::try_from(due.attempt).unwrap_or(0) + 1;
+            hand_out_as(&mut self.handed, &mut jobs, due.subscription, subscription, stored, due.id, attempt);
+        }
+        self.sender.submit(jobs);
+        self.next_due = match all.get(found.len()) {
+            Some(next) => Some(next.at),
+            None if all.len() == room => Some(time),
+            None => None,
+        };
+        Ok(())
+    }
+
+    /// Takes what came back from the HTTP thread and decides what becomes of each delivery.
+    fn take_outcomes(&mut self) {
+        self.sender.take_done(&mut self.done);
+        for done in self.done.drain(..) {
+            let ticket = done.ticket;
+            let Some(handed) = self.handed.remove(&(ticket.subscription, ticket.position)) else { continue };
+            let fate = match self.config.subscriptions.get_mut(&ticket.subscription) {
+                None => Fate::Dead("subscription_gone"),
+                Some(subscription) => {
+                    subscription.handed -= 1;
+                    subscription.handed_bytes -= handed.bytes;
+                    if ticket.delivery_id == 0 {
+                        subscription.progress.settle(ticket.position);
+                    }
+                    judge(&done, subscription, handed.max_attempts)
+                }
+            };
+            if ticket.delivery_id != 0 {
+                self.retrying.remove(&ticket.delivery_id);
+            }
+            if let Fate::Failed(due) = fate {
+                self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+            }
+            self.entries.push(Entry { done, segment: handed.segment, fate });
+            self.unrecorded_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Records outcomes, routing and checkpoint in one transaction.
+    fn record(&mut self) -> Result<(), String> {
+        let mut subscriptions: Vec<_> =
+            self.config.subscriptions.iter().filter_map(|(id, s)| Some((*id, s.progress.save()?))).collect();
+        subscriptions.sort_unstable_by_key(|(id, _)| *id);
+        let checkpoint = Checkpoint { routed: self.routed, subscriptions };
+        let Engine { recorder, entries, routing, checkpoint_id, incarnation, .. } = self;
+        txn::run(|| {
+            recorder.outcomes(entries)?;
+            recorder.routing(routing);
+            recorder.checkpoint(*checkpoint_id + 1, *incarnation, &checkpoint);
+            Ok(())
+        })?;
+        self.checkpoint_id += 1;
+        self.sender.recorded(self.entries.len());
+        self.entries.clear();
+        self.routing.clear();
+        self.unrecorded_since = None;
+        Ok(())
+    }
+}
+
+/// Entries of outbox.routing that are no counts.
+const NO_SUBSCRIPTION: i16 = -1;
+const FILTERED: i16 = -2;
+const CONTROL: i16 = -3;
+const GONE: i16 = -4;
+
+fn has_room(subscription: &Subscription) -> bool {
+    subscription.handed < HANDED_LIMIT && subscription.handed_bytes < HANDED_BYTES
+}
+
+fn subject(stored: &Stored) -> Subject<'_> {
+    let attributes = &stored.attributes;
+    Subject {
+        tenant: attributes.tenant.as_deref(),
+        key: stored.message.key.as_deref(),
+        aggregate_type: attributes.aggregate_type.as_deref(),
+        aggregate_id: attributes.aggregate_id.as_deref(),
+        headers: attributes.headers.as_deref(),
+    }
+}
+
+/// A first delivery: the subscription's progress knows of it.
+fn hand_out(
+    handed: &mut HashMap<(i32, i64), Handed>,
+    jobs: &mut Vec<Job>,
+    id: i32,
+    subscription: &mut Subscription,
+    stored: &Stored,
+) {
+    subscription.progress.hand_out(stored.message.position);
+    hand_out_as(handed, jobs, id, subscription, stored, 0, 1);
+}
+
+fn hand_out_as(
+    handed: &mut HashMap<(i32, i64), Handed>,
+    jobs: &mut Vec<Job>,
+    id: i32,
+    subscription: &mut Subscription,
+    stored: &Stored,
+    delivery_id: i64,
+    attempt: u32,
+) {
+    let own = stored.attributes.max_attempts.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
+    let entry = Handed {
+        segment: stored.segment,
+        bytes: stored.message.content.len(),
+        max_attempts: own.unwrap_or(subscription.max_attempts),
+    };
+    subscription.handed += 1;
+    subscription.handed_bytes += entry.bytes;
+    handed.insert((id, stored.message.position), entry);
+    jobs.push(Job {
+        ticket: Ticket {
+            subscription: id,
+            endpoint: subscription.endpoint,
+            position: stored.message.position,
+            message_id: stored.message.id,
+            delivery_id,
+            attempt,
+            run: 0,
+        },
+        message: Arc::clone(&stored.message),
+    });
+}
+
+/// Decides what becomes of a delivery.
+fn judge(done: &Done, subscription: &Subscription, max_attempts: u32) -> Fate {
+    let budget = Budget { attempt: done.ticket.attempt, max_attempts, age: Duration::ZERO, max_age: None };
+    let seed = schedule::mix(done.ticket.message_id.cast_unsigned()) ^ done.ticket.subscription as u64;
+    let action = subscription.policy.action(done.outcome);
+    match decide(action, done.outcome, budget, &subscription.schedule, done.retry_after, seed) {
+        Decision::Completed => Fate::Completed,
+        Decision::Retry(wait) => Fate::Failed(now() + i64::try_from(wait.as_micros()).unwrap_or(i64::MAX / 2)),
+        Decision::Dead(reason) => Fate::Dead(reason.as_str()),
+    }
+}

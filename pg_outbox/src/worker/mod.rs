@@ -1,0 +1,95 @@
+//! The background workers: one launcher per cluster, one dispatcher per database that has the extension.
+
+pub mod config;
+pub mod dispatcher;
+pub mod engine;
+pub mod launcher;
+pub mod record;
+pub mod route;
+pub mod txn;
+
+use std::ffi::CStr;
+use std::time::Duration;
+
+use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
+use pgrx::pg_sys;
+
+/// Signals, remembered: PostgreSQL's flags are consumed by whoever looks first.
+#[derive(Default)]
+pub struct Signals {
+    terminate: bool,
+}
+
+impl Signals {
+    /// Installs the handlers and unblocks signals. Threads that must not see signals have been started before.
+    pub fn attach() -> Signals {
+        BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
+        Signals::default()
+    }
+
+    /// Whether the process was asked to end.
+    pub fn terminate(&mut self) -> bool {
+        self.terminate |= BackgroundWorker::sigterm_received();
+        self.terminate
+    }
+
+    /// Reads the configuration again if it was asked for; says whether it was.
+    pub fn reload(&mut self) -> bool {
+        let reload = BackgroundWorker::sighup_received();
+        if reload {
+            // SAFETY: outside a transaction, on the main thread.
+            unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+        }
+        reload
+    }
+}
+
+/// Sleeps until the latch is set or `timeout` has passed. Ends the process if the postmaster is gone.
+pub fn wait(timeout: Duration) {
+    // SAFETY: the latch is this process's own.
+    unsafe {
+        pg_sys::WaitLatch(
+            pg_sys::MyLatch,
+            (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
+            timeout.as_millis().min(i32::MAX as u128) as _,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+    pgrx::check_for_interrupts!();
+}
+
+/// Microseconds since PostgreSQL's epoch.
+pub fn now() -> i64 {
+    // SAFETY: reads the clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
+/// What a worker is, for `RegisterBackgroundWorker`.
+pub fn describe(name: &str, kind: &CStr, function: &CStr, arg: u32, restart_seconds: i32) -> pg_sys::BackgroundWorker {
+    let mut worker = pg_sys::BackgroundWorker {
+        bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as i32,
+        // A standby has neither: they start when it is promoted.
+        bgw_start_time: pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished,
+        bgw_restart_time: restart_seconds,
+        bgw_main_arg: pg_sys::Datum::from(arg),
+        ..Default::default()
+    };
+    // Names over 95 bytes are cut badly by PostgreSQL itself.
+    copy(&mut worker.bgw_name, name.as_bytes());
+    copy(&mut worker.bgw_type, kind.to_bytes());
+    copy(&mut worker.bgw_library_name, b"pg_outbox");
+    copy(&mut worker.bgw_function_name, function.to_bytes());
+    worker
+}
+
+fn copy(to: &mut [std::ffi::c_char], from: &[u8]) {
+    let mut end = from.len().min(to.len() - 1).min(90);
+    while end > 0 && end < from.len() && from[end] & 0xc0 == 0x80 {
+        end -= 1;
+    }
+    for (to, from) in to.iter_mut().zip(&from[..end]) {
+        *to = *from as std::ffi::c_char;
+    }
+    to[end] = 0;
+}

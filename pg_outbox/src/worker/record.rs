@@ -1,0 +1,290 @@
+//! The transaction that records what happened: attempts, exceptions, routing, checkpoint.
+//!
+//! Everything that it writes belongs together: the checkpoint is computed from the very outcomes that are appended with it,
+//! so recovery needs nothing but the last checkpoint.
+
+use outbox_core::policy::Outcome;
+use outbox_core::progress::Saved;
+use outbox_core::Result;
+use outbox_sender::Done;
+use pgrx::pg_sys::{INT2ARRAYOID, INT4ARRAYOID, INT4OID, INT8ARRAYOID, INT8OID, TEXTARRAYOID};
+use pgrx::{IntoDatum, pg_sys};
+
+use super::route::UNIX_EPOCH;
+use super::txn::{Plan, arg};
+use crate::append::Leaf;
+use crate::catalog;
+
+/// What became of a delivery.
+pub enum Fate {
+    Completed,
+    /// Tried again at this time (microseconds, PostgreSQL's epoch).
+    Failed(i64),
+    Dead(&'static str),
+}
+
+/// One outcome, ready to be recorded.
+pub struct Entry {
+    pub done: Done,
+    pub segment: i16,
+    pub fate: Fate,
+}
+
+/// A stretch of the feed that was routed.
+pub struct RoutingRow {
+    pub first: i64,
+    pub active: i32,
+    pub matched: Vec<i16>,
+}
+
+/// Where the dispatcher stands.
+pub struct Checkpoint {
+    pub routed: i64,
+    pub subscriptions: Vec<(i32, Saved)>,
+}
+
+/// Statements that record.
+pub struct Recorder {
+    failed: Plan,
+    dead: Plan,
+    completed: Plan,
+    routing: Plan,
+    checkpoint: Plan,
+    last: Plan,
+}
+
+impl Recorder {
+    pub const fn new() -> Recorder {
+        Recorder {
+            failed: Plan::new(
+                "select outbox._record_failed($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                &[
+                    INT8ARRAYOID,
+                    INT4ARRAYOID,
+                    INT8ARRAYOID,
+                    INT8ARRAYOID,
+                    INT2ARRAYOID,
+                    INT4ARRAYOID,
+                    INT8ARRAYOID,
+                    INT8ARRAYOID,
+                    INT2ARRAYOID,
+                    TEXTARRAYOID,
+                    TEXTARRAYOID,
+                ],
+            ),
+            dead: Plan::new(
+                "select outbox._record_dead($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+                &[
+                    INT8ARRAYOID,
+                    INT4ARRAYOID,
+                    INT4ARRAYOID,
+                    INT8ARRAYOID,
+                    INT8ARRAYOID,
+                    INT2ARRAYOID,
+                    INT4ARRAYOID,
+                    INT8ARRAYOID,
+                    TEXTARRAYOID,
+                    INT2ARRAYOID,
+                    TEXTARRAYOID,
+                    TEXTARRAYOID,
+                ],
+            ),
+            completed: Plan::new("delete from outbox.delivery d where d.id = any ($1)", &[INT8ARRAYOID]),
+            routing: Plan::new(
+                "insert into outbox.routing (segment, first_position, last_position, routed_at, active, matched)
+                values (coalesce(pg_sequence_last_value('outbox._routing_segment'), 0), $1, $1 + cardinality($3) - 1,
+                    clock_timestamp(), $2, $3)",
+                &[INT8OID, INT4OID, INT2ARRAYOID],
+            ),
+            checkpoint: Plan::new(
+                "insert into outbox.checkpoint (segment, id, incarnation, position, written_at, lag_subscriptions,
+                    lag_positions, open_subscriptions, open_positions)
+                values (coalesce(pg_sequence_last_value('outbox._checkpoint_segment'), 0), $1, $2, $3, clock_timestamp(),
+                    $4, $5, $6, $7)",
+                &[INT8OID, INT8OID, INT8OID, INT4ARRAYOID, INT8ARRAYOID, INT4ARRAYOID, INT8ARRAYOID],
+            ),
+            last: Plan::new(
+                "select c.id, c.incarnation, c.position, c.lag_subscriptions, c.lag_positions, c.open_subscriptions,
+                    c.open_positions
+                from outbox.checkpoint c order by c.id desc limit 1",
+                &[],
+            ),
+        }
+    }
+
+    /// Writes the attempts and exceptions. Inside a transaction.
+    pub fn outcomes(&mut self, entries: &[Entry]) -> Result<()> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        append_attempts(entries)?;
+        let completed: Vec<i64> = entries
+            .iter()
+            .filter(|e| matches!(e.fate, Fate::Completed) && e.done.ticket.delivery_id != 0)
+            .map(|e| e.done.ticket.delivery_id)
+            .collect();
+        if !completed.is_empty() {
+            self.completed.execute(&[arg(completed)]);
+        }
+        let failed: Vec<(&Entry, i64)> = entries
+            .iter()
+            .filter_map(|e| if let Fate::Failed(due) = e.fate { Some((e, due)) } else { None })
+            .collect();
+        if !failed.is_empty() {
+            let column = |f: fn(&Entry) -> i64| arg(failed.iter().map(|(e, _)| f(e)).collect::<Vec<i64>>());
+            self.failed.execute(&[
+                column(|e| e.done.ticket.delivery_id),
+                arg(failed.iter().map(|(e, _)| e.done.ticket.subscription).collect::<Vec<i32>>()),
+                column(|e| e.done.ticket.position),
+                column(|e| e.done.ticket.message_id),
+                arg(failed.iter().map(|(e, _)| e.segment).collect::<Vec<i16>>()),
+                arg(failed.iter().map(|(e, _)| e.done.ticket.attempt as i32).collect::<Vec<i32>>()),
+                arg(failed.iter().map(|(_, due)| *due).collect::<Vec<i64>>()),
+                column(|e| e.done.started_at - UNIX_EPOCH),
+                arg(failed.iter().map(|(e, _)| status(&e.done)).collect::<Vec<_>>()),
+                arg(failed.iter().map(|(e, _)| e.done.outcome.class()).collect::<Vec<_>>()),
+                arg(failed.iter().map(|(e, _)| e.done.error.as_deref()).collect::<Vec<_>>()),
+            ]);
+        }
+        let dead: Vec<(&Entry, &'static str)> = entries
+            .iter()
+            .filter_map(|e| if let Fate::Dead(reason) = e.fate { Some((e, reason)) } else { None })
+            .collect();
+        if !dead.is_empty() {
+            let column = |f: fn(&Entry) -> i64| arg(dead.iter().map(|(e, _)| f(e)).collect::<Vec<i64>>());
+            self.dead.execute(&[
+                column(|e| e.done.ticket.delivery_id),
+                arg(dead.iter().map(|(e, _)| e.done.ticket.subscription).collect::<Vec<i32>>()),
+                arg(dead.iter().map(|(e, _)| e.done.ticket.endpoint).collect::<Vec<i32>>()),
+                column(|e| e.done.ticket.position),
+                column(|e| e.done.ticket.message_id),
+                arg(dead.iter().map(|(e, _)| e.segment).collect::<Vec<i16>>()),
+                arg(dead.iter().map(|(e, _)| e.done.ticket.attempt as i32).collect::<Vec<i32>>()),
+                column(|e| e.done.started_at - UNIX_EPOCH),
+                arg(dead.iter().map(|(_, reason)| *reason).collect::<Vec<_>>()),
+                arg(dead.iter().map(|(e, _)| status(&e.done)).collect::<Vec<_>>()),
+                arg(dead.iter().map(|(e, _)| e.done.outcome.class()).collect::<Vec<_>>()),
+                arg(dead.iter().map(|(e, _)| e.done.error.as_deref()).collect::<Vec<_>>()),
+            ]);
+        }
+        Ok(())
+    }
+
+    /// Writes the routing rows. Inside a transaction.
+    pub fn routing(&mut self, rows: &[RoutingRow]) {
+        for row in rows {
+            // A row stays inline in a page.
+            for (i, part) in row.matched.chunks(960).enumerate() {
+                self.routing.execute(&[arg(row.first + 960 * i as i64), arg(row.active), arg(part.to_vec())]);
+            }
+        }
+    }
+
+    /// Writes a checkpoint. Inside a transaction.
+    pub fn checkpoint(&mut self, id: i64, incarnation: i64, checkpoint: &Checkpoint) {
+        let (mut lag, mut at, mut open, mut open_at) = (vec![], vec![], vec![], vec![]);
+        for (subscription, saved) in &checkpoint.subscriptions {
+            lag.push(*subscription);
+            at.push(saved.position);
+            for position in &saved.open {
+                open.push(*subscription);
+                open_at.push(*position);
+            }
+        }
+        self.checkpoint.execute(&[
+            arg(id),
+            arg(incarnation),
+            arg(checkpoint.routed),
+            arg(lag),
+            arg(at),
+            arg(open),
+            arg(open_at),
+        ]);
+    }
+
+    /// The last checkpoint: its id, its incarnation and itself.
+    pub fn last(&mut self) -> Option<(i64, i64, Checkpoint)> {
+        self.last.execute(&[]).first(|row| {
+            let lag: Vec<i32> = row.get(3).unwrap_or_default();
+            let at: Vec<i64> = row.get(4).unwrap_or_default();
+            let open: Vec<i32> = row.get(5).unwrap_or_default();
+            let open_at: Vec<i64> = row.get(6).unwrap_or_default();
+            let of = |id: i32| open.iter().zip(&open_at).filter(|(s, _)| **s == id).map(|(_, p)| *p).collect();
+            let subscriptions =
+                lag.iter().zip(&at).map(|(id, position)| (*id, Saved { position: *position, open: of(*id) })).collect();
+            (row.int(0), row.int(1), Checkpoint { routed: row.int(2), subscriptions })
+        })
+    }
+}
+
+fn status(done: &Done) -> Option<i16> {
+    match done.outcome {
+        Outcome::Status(code) => i16::try_from(code).ok(),
+        Outcome::Fault(_) => None,
+    }
+}
+
+/// Columns of outbox.attempt, in order.
+mod column {
+    pub const SEGMENT: usize = 0;
+    pub const POSITION: usize = 1;
+    pub const MESSAGE_ID: usize = 2;
+    pub const STARTED_AT: usize = 3;
+    pub const FINISHED_AT: usize = 4;
+    pub const DELIVERY_ID: usize = 5;
+    pub const RUN: usize = 6;
+    pub const SUBSCRIPTION_ID: usize = 7;
+    pub const ENDPOINT_ID: usize = 8;
+    pub const ATTEMPT: usize = 9;
+    pub const STATUS: usize = 10;
+    pub const OUTCOME: usize = 11;
+    pub const ERROR_CLASS: usize = 12;
+    pub const ERROR: usize = 13;
+    pub const REMOTE_ADDRESS: usize = 15;
+    pub const RESPONSE_BODY: usize = 18;
+    pub const COUNT: usize = 22;
+}
+
+/// Appends one row per request to the current leaf.
+fn append_attempts(entries: &[Entry]) -> Result<()> {
+    let segment = catalog::current_value(catalog::lookup("_attempt_segment")?).rem_euclid(catalog::LEAVES as i64);
+    let mut leaf = Leaf::open(catalog::lookup(&format!("_attempt_{segment:02}"))?);
+    for entry in entries {
+        let (done, ticket) = (&entry.done, &entry.done.ticket);
+        let mut values = [pg_sys::Datum::null(); column::COUNT];
+        let mut nulls = [true; column::COUNT];
+        let mut set = |column: usize, value: Option<pg_sys::Datum>| {
+            if let Some(value) = value {
+                values[column] = value;
+                nulls[column] = false;
+            }
+        };
+        set(column::SEGMENT, (segment as i16).into_datum());
+        set(column::POSITION, ticket.position.into_datum());
+        set(column::MESSAGE_ID, ticket.message_id.into_datum());
+        set(column::STARTED_AT, (done.started_at - UNIX_EPOCH).into_datum());
+        set(column::FINISHED_AT, (done.finished_at - UNIX_EPOCH).into_datum());
+        set(column::DELIVERY_ID, (ticket.delivery_id != 0).then_some(ticket.delivery_id).into_datum());
+        set(column::RUN, ticket.run.into_datum());
+        set(column::SUBSCRIPTION_ID, ticket.subscription.into_datum());
+        set(column::ENDPOINT_ID, ticket.endpoint.into_datum());
+        set(column::ATTEMPT, (ticket.attempt as i32).into_datum());
+        set(column::STATUS, status(done).into_datum());
+        set(
+            column::OUTCOME,
+            match entry.fate {
+                Fate::Completed => "completed",
+                Fate::Failed(_) => "failed",
+                Fate::Dead(_) => "dead",
+            }
+            .into_datum(),
+        );
+        set(column::ERROR_CLASS, done.outcome.class().into_datum());
+        set(column::ERROR, done.error.as_deref().into_datum());
+        set(column::REMOTE_ADDRESS, done.remote.map(|r| r.to_string()).into_datum());
+        set(column::RESPONSE_BODY, done.body.as_deref().into_datum());
+        leaf.append(&mut values, &mut nulls);
+    }
+    leaf.close();
+    Ok(())
+}

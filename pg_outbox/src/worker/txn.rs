@@ -1,0 +1,174 @@
+//! A worker's transactions, and statements in them.
+//!
+//! Invariants: a transaction that fails is aborted before anything else happens, and its failure is a value, not an exit;
+//! no transaction is open when `run` returns; plans are prepared once per process and kept.
+
+use std::ffi::CString;
+use std::panic::AssertUnwindSafe;
+
+use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::{FromDatum, IntoDatum};
+
+use crate::function::catch;
+
+/// Runs `work` in a transaction of its own and commits it.
+pub fn run<T>(work: impl FnOnce() -> outbox_core::Result<T>) -> Result<T, String> {
+    let outcome = catch(AssertUnwindSafe(|| {
+        // SAFETY: the worker has a database connection and no transaction.
+        unsafe {
+            pg_sys::SetCurrentStatementStartTimestamp();
+            pg_sys::StartTransactionCommand();
+            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+            pg_sys::SPI_connect();
+        }
+        let value = work();
+        if value.is_ok() {
+            // SAFETY: opened above, in this order.
+            unsafe {
+                pg_sys::SPI_finish();
+                pg_sys::PopActiveSnapshot();
+                pg_sys::CommitTransactionCommand();
+            }
+        }
+        value
+    }));
+    let failure = match outcome {
+        Ok(Ok(value)) => {
+            // Without this autovacuum would never see that the worker's tables change.
+            // SAFETY: outside a transaction.
+            unsafe { pg_sys::pgstat_report_stat(false) };
+            return Ok(value);
+        }
+        Ok(Err(error)) => error.message,
+        Err(text) => text,
+    };
+    // SAFETY: aborts whatever is open; the error itself has been taken over.
+    if let Err(second) = catch(|| unsafe { pg_sys::AbortCurrentTransaction() }) {
+        return Err(format!("{failure}; aborting it: {second}"));
+    }
+    Err(failure)
+}
+
+/// A statement that is prepared at its first use.
+pub struct Plan {
+    sql: &'static str,
+    types: &'static [Oid],
+    plan: pg_sys::SPIPlanPtr,
+}
+
+impl Plan {
+    pub const fn new(sql: &'static str, types: &'static [Oid]) -> Plan {
+        Plan { sql, types, plan: std::ptr::null_mut() }
+    }
+
+    /// Executes it; `args` has one entry per parameter.
+    pub fn execute(&mut self, args: &[Option<Datum>]) -> Rows {
+        debug_assert_eq!(args.len(), self.types.len());
+        // SAFETY: inside `run`; the argument types are those the plan was prepared with.
+        unsafe {
+            if self.plan.is_null() {
+                let sql = CString::new(self.sql).unwrap_or_default();
+                let mut types = self.types.to_vec();
+                let plan = pg_sys::SPI_prepare(sql.as_ptr(), types.len() as i32, types.as_mut_ptr());
+                if plan.is_null() || pg_sys::SPI_keepplan(plan) != 0 {
+                    let code = pg_sys::SPI_result;
+                    pgrx::error!("cannot prepare a statement: SPI error {code}");
+                }
+                self.plan = plan;
+            }
+            let mut values: Vec<Datum> = args.iter().map(|arg| arg.unwrap_or(Datum::null())).collect();
+            let nulls: Vec<std::ffi::c_char> = args.iter().map(|arg| if arg.is_some() { b' ' } else { b'n' } as _).collect();
+            let code = pg_sys::SPI_execute_plan(self.plan, values.as_mut_ptr(), nulls.as_ptr(), false, 0);
+            if code < 0 {
+                pgrx::error!("cannot execute a statement: SPI error {code}");
+            }
+            Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize }
+        }
+    }
+}
+
+/// The rows of a statement, valid until the transaction ends.
+pub struct Rows {
+    table: *mut pg_sys::SPITupleTable,
+    count: usize,
+}
+
+/// One row, taken apart.
+pub struct Row {
+    values: Vec<Datum>,
+    nulls: Vec<bool>,
+}
+
+impl Rows {
+    /// Calls `f` with each row. One buffer serves all rows.
+    pub fn for_each(&self, mut f: impl FnMut(&Row)) {
+        if self.table.is_null() {
+            return;
+        }
+        // SAFETY: SPI's table holds `count` tuples of this descriptor.
+        unsafe {
+            let descriptor = (*self.table).tupdesc;
+            let columns = (*descriptor).natts as usize;
+            let mut row = Row { values: vec![Datum::null(); columns], nulls: vec![true; columns] };
+            for i in 0..self.count {
+                pg_sys::heap_deform_tuple(
+                    *(*self.table).vals.add(i),
+                    descriptor,
+                    row.values.as_mut_ptr(),
+                    row.nulls.as_mut_ptr(),
+                );
+                f(&row);
+            }
+        }
+    }
+
+    /// The rows as values.
+    pub fn map<T>(&self, mut f: impl FnMut(&Row) -> T) -> Vec<T> {
+        let mut all = Vec::with_capacity(self.count);
+        self.for_each(|row| all.push(f(row)));
+        all
+    }
+
+    /// The first row as a value.
+    pub fn first<T>(&self, f: impl FnOnce(&Row) -> T) -> Option<T> {
+        let mut f = Some(f);
+        let mut first = None;
+        self.for_each(|row| {
+            if let Some(f) = f.take() {
+                first = Some(f(row));
+            }
+        });
+        first
+    }
+}
+
+impl Row {
+    /// Column `i`, from 0, as a Rust value; `None` for null.
+    pub fn get<T: FromDatum>(&self, i: usize) -> Option<T> {
+        if self.nulls[i] {
+            return None;
+        }
+        // SAFETY: the statement's text fixes the column's type, which the caller names again in `T`.
+        unsafe { T::from_datum(self.values[i], false) }
+    }
+
+    /// A text column.
+    pub fn text(&self, i: usize) -> Option<Box<str>> {
+        self.get::<&str>(i).map(Into::into)
+    }
+
+    /// The bytes of a text or bytea column, detoasted.
+    pub fn bytes(&self, i: usize) -> Option<Vec<u8>> {
+        self.get::<&[u8]>(i).map(<[u8]>::to_vec)
+    }
+
+    /// A bigint column that is not null.
+    pub fn int(&self, i: usize) -> i64 {
+        self.get(i).unwrap_or_default()
+    }
+}
+
+/// A datum from a Rust value.
+pub fn arg<T: IntoDatum>(value: T) -> Option<Datum> {
+    value.into_datum()
+}

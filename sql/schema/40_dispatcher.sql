@@ -1,0 +1,84 @@
+-- What the dispatcher writes besides its bulk appends: the exceptions. Each function takes parallel arrays, one entry per
+-- delivery, and is called in the transaction that also appends the attempts and the checkpoint.
+
+-- API: private
+-- microseconds since 2000-01-01 UTC, as the worker counts
+create function outbox._time(us bigint) returns timestamptz
+language sql immutable parallel safe
+return timestamptz '2000-01-01 00:00:00+00' + us * interval '1 microsecond';
+
+-- API: private
+-- Deliveries that failed and are tried again at due_at. delivery_id 0: there is no row yet.
+create function outbox._record_failed(
+    delivery_ids bigint[],
+    subscription_ids int[],
+    positions bigint[],
+    message_ids bigint[],
+    segments smallint[],
+    attempts int[],
+    due_us bigint[],
+    started_us bigint[],
+    statuses smallint[],
+    classes text[],
+    errors text[]
+) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    insert into outbox.delivery as d (subscription_id, position, message_id, message_segment, state, attempt, due_at,
+        first_attempt_at, last_attempt_at, last_status, last_error_class, last_error)
+    select u.subscription_id, u.position, u.message_id, u.segment, 'failed', u.attempt, outbox._time(u.due_at),
+        outbox._time(u.started_at), outbox._time(u.started_at), u.status, u.class, u.error
+    from unnest(delivery_ids, subscription_ids, positions, message_ids, segments, attempts, due_us, started_us, statuses,
+        classes, errors)
+        u(delivery_id, subscription_id, position, message_id, segment, attempt, due_at, started_at, status, class, error)
+    where u.delivery_id = 0
+    on conflict (subscription_id, position) do update
+    set state = 'failed', attempt = excluded.attempt, due_at = excluded.due_at, last_attempt_at = excluded.last_attempt_at,
+        last_status = excluded.last_status, last_error_class = excluded.last_error_class,
+        last_error = excluded.last_error, updated_at = clock_timestamp();
+
+    update outbox.delivery d
+    set state = 'failed', attempt = u.attempt, due_at = outbox._time(u.due_at),
+        first_attempt_at = coalesce(d.first_attempt_at, outbox._time(u.started_at)),
+        last_attempt_at = outbox._time(u.started_at), last_status = u.status, last_error_class = u.class,
+        last_error = u.error, updated_at = clock_timestamp()
+    from unnest(delivery_ids, attempts, due_us, started_us, statuses, classes, errors)
+        u(delivery_id, attempt, due_at, started_at, status, class, error)
+    where d.id = u.delivery_id;
+end;
+
+-- API: private
+-- Deliveries that are not tried again by themselves.
+create function outbox._record_dead(
+    delivery_ids bigint[],
+    subscription_ids int[],
+    endpoint_ids int[],
+    positions bigint[],
+    message_ids bigint[],
+    segments smallint[],
+    attempts int[],
+    started_us bigint[],
+    reasons text[],
+    statuses smallint[],
+    classes text[],
+    errors text[]
+) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    insert into outbox.dead_letter (delivery_id, subscription_id, endpoint_id, position, message_id, message_segment,
+        attempt, reason, last_status, last_error_class, last_error, url, first_attempt_at, last_attempt_at, created_at)
+    select nullif(u.delivery_id, 0), u.subscription_id, u.endpoint_id, u.position, u.message_id, u.segment, u.attempt,
+        u.reason, u.status, u.class, u.error, e.url,
+        coalesce(d.first_attempt_at, outbox._time(u.started_at)), outbox._time(u.started_at),
+        coalesce(d.created_at, clock_timestamp())
+    from unnest(delivery_ids, subscription_ids, endpoint_ids, positions, message_ids, segments, attempts, started_us,
+        reasons, statuses, classes, errors)
+        u(delivery_id, subscription_id, endpoint_id, position, message_id, segment, attempt, started_at, reason, status,
+            class, error)
+    left join outbox.delivery d on d.id = u.delivery_id
+    left join outbox.endpoint e on e.id = u.endpoint_id;
+
+    delete from outbox.delivery d where d.id = any (delivery_ids);
+end;

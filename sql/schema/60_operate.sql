@@ -1,0 +1,125 @@
+-- Looking at it: history, statistics, health.
+
+-- API: public
+create function outbox.webhook_id(message_id bigint, enqueued_at timestamptz) returns text
+language sql immutable strict parallel safe
+return 'msg_' || to_hex(message_id) || '_' || to_hex((extract(epoch from enqueued_at) * 1000000)::bigint);
+comment on function outbox.webhook_id is
+    'What a receiver deduplicates by: the same on every attempt, restart, retry and replay of a message';
+
+-- API: private
+-- Position of a message: found among the rows of the feed that were written since it was enqueued; null: not numbered yet.
+create function outbox._position_of(message_id bigint) returns bigint
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select f.first_position + array_position(f.message_ids, _position_of.message_id) - 1
+    from outbox.feed f
+    where f.message_ids[1] <= _position_of.message_id
+        and f.message_ids[f.last_position - f.first_position + 1] >= _position_of.message_id
+        and _position_of.message_id = any (f.message_ids)
+    limit 1;
+end;
+
+-- API: public
+create function outbox.history(message_id bigint) returns table (
+    at timestamptz,
+    what text,
+    subscription text,
+    endpoint text,
+    attempt int,
+    status smallint,
+    detail text
+)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    stored outbox.message;
+    place bigint;
+begin
+    select * into stored from outbox.message m where m.id = history.message_id;
+    if stored.id is null then
+        raise exception 'message % does not exist', message_id
+            using errcode = 'OB001', detail = 'It was never committed, or retention has removed it.';
+    end if;
+    place := outbox._position_of(message_id);
+    return query
+    select h.* from (
+        select stored.enqueued_at as at, 'enqueued' as what, null::text as subscription, null::text as endpoint,
+            null::int as attempt, null::smallint as status, format('topic %s', stored.topic) as detail
+        union all
+        select f.ticked_at, 'numbered', null, null, null, null, format('position %s', place)
+        from outbox.feed f where place between f.first_position and f.last_position
+        union all
+        select r.routed_at, 'routed', null, null, null, null,
+            case r.matched[place - r.first_position + 1]
+                when -1 then 'skipped: no subscription on the topic'
+                when -2 then 'skipped: filtered'
+                when -3 then 'control message'
+                when -4 then 'skipped: the message was no longer stored'
+                else format('%s of %s subscriptions matched', r.matched[place - r.first_position + 1], r.active)
+            end
+        from outbox.routing r where place between r.first_position and r.last_position
+        union all
+        select a.finished_at, a.outcome, s.name, e.name, a.attempt, a.status,
+            coalesce(a.error, format('%s ms', (extract(epoch from a.finished_at - a.started_at) * 1000)::numeric(12, 3)))
+        from outbox.attempt a
+        left join outbox.subscription s on s.id = a.subscription_id
+        left join outbox.endpoint e on e.id = a.endpoint_id
+        where a.message_id = history.message_id
+        union all
+        select d.due_at, 'next attempt', s.name, null, d.attempt + 1, null, d.last_error
+        from outbox.delivery d
+        left join outbox.subscription s on s.id = d.subscription_id
+        where d.message_id = history.message_id
+        union all
+        select l.dead_at, 'dead letter', s.name, null, l.attempt, l.last_status, format('%s: %s', l.reason, l.last_error)
+        from outbox.dead_letter l
+        left join outbox.subscription s on s.id = l.subscription_id
+        where l.message_id = history.message_id
+    ) h
+    order by h.at, h.what <> 'enqueued', h.what <> 'numbered', h.what <> 'routed';
+end
+$$;
+comment on function outbox.history is 'Everything that happened to one message, in order of time';
+
+-- API: private
+create function outbox._worker_slot(out state text, out pid int, out in_flight bigint, out queued bigint, out unrecorded bigint)
+language c volatile as 'MODULE_PATHNAME', 'outbox_worker_slot';
+
+-- API: public
+create function outbox.stats() returns table (
+    messages bigint,
+    feed_end bigint,
+    routed bigint,
+    waiting bigint,
+    dead_letters bigint,
+    worker text,
+    in_flight bigint,
+    queued bigint
+)
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select coalesce(pg_sequence_last_value('outbox._message_id'), 0),
+        coalesce((select t.last_position from outbox.tick t order by t.id desc limit 1), 0),
+        coalesce((select c.position from outbox.checkpoint c order by c.id desc limit 1), 0),
+        (select count(*) from outbox.delivery),
+        (select count(*) from outbox.dead_letter l where l.resolution = 'open'),
+        w.state, w.in_flight, w.queued
+    from outbox._worker_slot() w;
+end;
+comment on function outbox.stats is
+    'Where the outbox of this database stands. worker: not preloaded, none, starting, running, push off, copied, failing';
+
+-- API: public
+create function outbox.version(out extension text, out library text) language c stable
+as 'MODULE_PATHNAME', 'outbox_version';
+comment on function outbox.version is 'Version of the installed objects, and of the library that is loaded';
+
+-- API: public
+create function outbox.is_terminal(state text) returns boolean
+language sql immutable strict parallel safe
+return state in ('completed', 'dead', 'skipped', 'expired', 'cancelled');
+comment on function outbox.is_terminal is 'Whether a delivery or message in this state is not tried again by itself';
