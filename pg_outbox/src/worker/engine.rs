@@ -93,6 +93,8 @@ pub struct Engine {
     generation: u64,
     last_tick: Option<Instant>,
     last_found: usize,
+    /// The last tick left more to be numbered.
+    tick_more: bool,
 }
 
 impl Engine {
@@ -129,6 +131,7 @@ impl Engine {
             generation: 0,
             last_tick: None,
             last_found: 0,
+            tick_more: false,
         }
     }
 
@@ -169,15 +172,14 @@ impl Engine {
         // First what waits for its first delivery.
         let generation = self.slot.generation();
         let since_tick = self.last_tick.map_or(Duration::MAX, |at| at.elapsed());
-        if self.last_found >= BUSY_TICK && since_tick < BUSY_INTERVAL {
+        if !self.tick_more && self.last_found >= BUSY_TICK && since_tick < BUSY_INTERVAL {
             pause = pause.min(BUSY_INTERVAL - since_tick);
-        } else if generation != self.generation || since_tick >= poll {
-            match self.tick()? {
-                Some(more) => {
-                    self.generation = generation;
-                    again |= more || generation != self.slot.generation();
-                }
-                None => pause = pause.min(LOCK_WAIT),
+        } else if self.tick_more || generation != self.generation || since_tick >= poll {
+            if self.tick()? {
+                self.generation = generation;
+                again |= self.tick_more || generation != self.slot.generation();
+            } else {
+                pause = pause.min(LOCK_WAIT);
             }
         }
         if self.routed < self.end {
@@ -256,8 +258,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Runs the sequencer and routes what it numbered. `None`: another session has its lock.
-    fn tick(&mut self) -> Result<Option<bool>, String> {
+    /// Runs the sequencer and routes what it numbered. `false`: another session has its lock.
+    fn tick(&mut self) -> Result<bool, String> {
         let Engine { reader, end, routed, .. } = self;
         let (end_before, caught_up) = (*end, end == routed);
         let (ticked, messages) = txn::run(|| {
@@ -268,17 +270,18 @@ impl Engine {
             Ok((ticked, messages))
         })?;
         match &*ticked.status {
-            "busy" => return Ok(None),
+            "busy" => return Ok(false),
             "ticked" | "idle" => {}
             other => return Err(format!("the sequencer refuses: {other}")),
         }
         self.last_tick = Some(Instant::now());
         self.last_found = ticked.ids.len();
+        self.tick_more = ticked.more;
         self.end = self.end.max(ticked.last);
         if let Some(messages) = messages {
             self.route(&messages, ticked.last)?;
         }
-        Ok(Some(ticked.more))
+        Ok(true)
     }
 
     /// Routes a part of the feed that is not in memory.

@@ -1,0 +1,27 @@
+//! What the demo, the tests and the benchmarks stand on: real PostgreSQL servers, real HTTP receivers.
+
+pub mod postgres;
+pub mod receiver;
+
+use std::time::{Duration, Instant};
+
+pub use postgres::{Server, Stop, connect};
+pub use receiver::{Arrival, Receiver, Reply};
+pub use tokio_postgres;
+
+/// Waits until `check` gives a value, looking every few milliseconds; panics with `what` after `timeout`.
+pub async fn wait_for<T>(what: &str, timeout: Duration, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(value) = check().await {
+            return value;
+        }
+        assert!(started.elapsed() < timeout, "waited {timeout:?} in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits until `check` holds.
+pub async fn wait_until(what: &str, timeout: Duration, mut check: impl AsyncFnMut() -> bool) {
+    wait_for(what, timeout, async || check().await.then_some(())).await;
+}

@@ -1,0 +1,1 @@
+//! The tiers that need a server; see the files beside.
