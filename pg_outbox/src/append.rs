@@ -80,6 +80,51 @@ impl Leaf {
         }
     }
 
+    /// Appends many rows: pages are filled and written to the WAL as a whole.
+    pub fn append_all<'a>(&mut self, rows: impl Iterator<Item = (&'a mut [Datum], &'a mut [bool])>) {
+        /// Rows that PostgreSQL is given at once.
+        const BATCH: usize = 256;
+        let mut rows = rows.peekable();
+        // SAFETY: as in `append`; slots and tuples live in the current memory context and are freed here.
+        unsafe {
+            let command = pg_sys::GetCurrentCommandId(true);
+            let mut slots: Vec<*mut pg_sys::TupleTableSlot> = Vec::with_capacity(BATCH);
+            let mut batch = Vec::with_capacity(BATCH);
+            while rows.peek().is_some() {
+                batch.extend(rows.by_ref().take(BATCH));
+                while slots.len() < batch.len() {
+                    let ops = &raw const pg_sys::TTSOpsHeapTuple;
+                    slots.push(pg_sys::MakeSingleTupleTableSlot((*self.relation).rd_att, ops));
+                }
+                for (slot, (values, nulls)) in slots.iter().zip(&mut batch) {
+                    let tuple =
+                        pg_sys::heap_form_tuple((*self.relation).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
+                    pg_sys::ExecStoreHeapTuple(tuple, *slot, true);
+                }
+                let count = batch.len() as i32;
+                pg_sys::heap_multi_insert(self.relation, slots.as_mut_ptr(), count, command, 0, std::ptr::null_mut());
+                for (slot, (values, nulls)) in slots.iter().zip(&batch) {
+                    let tid = &raw mut (**slot).tts_tid;
+                    for index in &self.indexes {
+                        match index.shape {
+                            Shape::Columns { not_null: Some(column) } if nulls[column] => {}
+                            Shape::Columns { .. } => index.insert_columns(self.relation, values, nulls, tid),
+                            Shape::General => {
+                                let tuple = pg_sys::ExecFetchSlotHeapTuple(*slot, false, std::ptr::null_mut());
+                                (*tuple).t_self = (**slot).tts_tid;
+                                index.insert_general(self.relation, tuple);
+                            }
+                        }
+                    }
+                }
+                batch.clear();
+            }
+            for slot in slots {
+                pg_sys::ExecDropSingleTupleTableSlot(slot);
+            }
+        }
+    }
+
     /// Closes the leaf and its indexes; the locks stay.
     pub fn close(self) {
         // SAFETY: opened by `open`, closed once because `self` is consumed.

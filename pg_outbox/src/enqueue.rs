@@ -1,15 +1,24 @@
-//! `outbox.enqueue` and its siblings: one row in the message log, in the caller's transaction.
+//! `outbox.enqueue` and its siblings: rows in the message log, in the caller's transaction.
 //!
-//! Invariants: it never waits for delivery and never reads its state; the transaction id is assigned and the message id
-//! drawn here, inside the call; the leaf is read after the leaf is locked (see `sequencer` in docs/architecture.md).
+//! Invariants: it never waits for delivery and never reads its state; the transaction id is assigned before the message id is
+//! drawn, both inside the call; the leaf's number is read again after the leaf was locked, so that a leaf which nobody has
+//! locked after it was left gets no more rows.
 
-use outbox_core::{Code, Error, Result, topic};
+use outbox_core::{Code, Error, Result, headers, topic};
 use pgrx::pg_sys::{self, Datum};
-use pgrx::{FromDatum, IntoDatum};
+use pgrx::{IntoDatum, JsonB};
+use serde_json::Value;
 
 use crate::append::Leaf;
-use crate::catalog;
-use crate::pg_function;
+use crate::function::Args;
+use crate::{catalog, gucs, pg_function, wake};
+
+/// Longest key and aggregate id, in bytes.
+const MAX_KEY: usize = 1024;
+/// Longest tenant, aggregate type, publisher, idempotency key and content type, in bytes.
+const MAX_NAME: usize = 255;
+/// Largest metadata, in bytes of its JSON.
+const MAX_METADATA: usize = 16 * 1024;
 
 /// Columns of outbox.message, in order.
 mod column {
@@ -37,14 +46,20 @@ mod column {
     pub const COUNT: usize = 21;
 }
 
+/// A row of outbox.message.
+#[derive(Clone)]
 struct Row {
     values: [Datum; column::COUNT],
     nulls: [bool; column::COUNT],
 }
 
 impl Row {
-    fn new() -> Self {
-        Row { values: [Datum::null(); column::COUNT], nulls: [true; column::COUNT] }
+    /// A row of this topic; everything else is null.
+    fn new(topic: Datum) -> Row {
+        let mut row = Row { values: [Datum::null(); column::COUNT], nulls: [true; column::COUNT] };
+        row.set(column::TOPIC, Some(topic));
+        row.set(column::PRIORITY, 0i16.into_datum());
+        row
     }
 
     fn set(&mut self, column: usize, value: Option<Datum>) {
@@ -55,78 +70,269 @@ impl Row {
     }
 }
 
-/// Appends `row` to the current leaf and gives the message's id.
-fn append(row: &mut Row) -> Result<i64> {
+/// Appends rows to the current leaf; gives their ids.
+fn append(rows: &mut [Row]) -> Result<Vec<i64>> {
     let relations = catalog::relations()?;
     // SAFETY: plain calls into PostgreSQL; ERRORs become panics in pgrx's guards.
-    unsafe {
+    let xid = unsafe {
         pg_sys::PreventCommandIfReadOnly(c"outbox.enqueue()".as_ptr());
-        let mut segment = catalog::current_value(relations.message_segment);
-        let mut leaf = Leaf::open(relations.messages[segment as usize % catalog::LEAVES]);
-        // Rotation moves the pointer first. Whoever holds a leaf's lock and still reads its number was not late, so a leaf
-        // that nobody has locked after it was left gets no more rows.
-        loop {
-            let now = catalog::current_value(relations.message_segment);
-            if now == segment {
-                break;
-            }
-            leaf.close();
-            segment = now;
-            leaf = Leaf::open(relations.messages[segment as usize % catalog::LEAVES]);
+        pg_sys::PreventCommandIfParallelMode(c"outbox.enqueue()".as_ptr());
+        pg_sys::GetTopFullTransactionId()
+    };
+    let leaf_of = |segment: i64| relations.messages[segment.rem_euclid(catalog::LEAVES as i64) as usize];
+    let mut segment = catalog::current_value(relations.message_segment);
+    let mut leaf = Leaf::open(leaf_of(segment));
+    loop {
+        let now = catalog::current_value(relations.message_segment);
+        if now == segment {
+            break;
         }
-        let xid = pg_sys::GetTopFullTransactionId();
-        let id = catalog::next_value(relations.message_id);
-        row.set(column::SEGMENT, Some(Datum::from(segment as i16)));
-        row.set(column::ID, Some(Datum::from(id)));
-        row.set(column::XID, Some(Datum::from(xid.value)));
-        row.set(column::ENQUEUED_AT, Some(Datum::from(pg_sys::GetCurrentTimestamp())));
-        leaf.append(&mut row.values, &mut row.nulls);
-        crate::wake::at_commit_wake_dispatcher();
+        // Rotation moves the pointer first. Whoever has the lock and still reads the number was in time.
         leaf.close();
-        Ok(id)
+        segment = now;
+        leaf = Leaf::open(leaf_of(segment));
     }
+    // SAFETY: reads the clock.
+    let enqueued_at = unsafe { pg_sys::GetCurrentTimestamp() };
+    let mut ids = Vec::with_capacity(rows.len());
+    for row in rows.iter_mut() {
+        let id = catalog::next_value(relations.message_id);
+        row.set(column::SEGMENT, (segment as i16).into_datum());
+        row.set(column::ID, id.into_datum());
+        row.set(column::XID, Some(Datum::from(xid.value)));
+        row.set(column::ENQUEUED_AT, enqueued_at.into_datum());
+        ids.push(id);
+    }
+    match rows {
+        [row] => leaf.append(&mut row.values, &mut row.nulls),
+        _ => leaf.append_all(rows.iter_mut().map(|row| (&mut row.values[..], &mut row.nulls[..]))),
+    }
+    leaf.close();
+    wake::at_commit_wake_dispatcher();
+    Ok(ids)
+}
+
+/// Where an argument that all siblings have is, counted from the first of them (`key`).
+mod tail {
+    pub const KEY: usize = 0;
+    pub const HEADERS: usize = 1;
+    pub const METADATA: usize = 2;
+    pub const TENANT: usize = 3;
+    pub const AGGREGATE_TYPE: usize = 4;
+    pub const AGGREGATE_ID: usize = 5;
+    pub const IDEMPOTENCY_KEY: usize = 6;
+    pub const DELIVER_AT: usize = 7;
+    pub const EXPIRES_AT: usize = 8;
+    pub const PRIORITY: usize = 9;
+    pub const PUBLISHER: usize = 10;
+    pub const MAX_ATTEMPTS: usize = 11;
+    pub const OCCURRED_AT: usize = 12;
+}
+
+/// The row of a call, without its content: `args` has the topic at 0 and the common arguments from `first` on.
+fn common(args: Args, first: usize) -> Result<Row> {
+    let topic_datum = args.datum(0).ok_or_else(|| null("topic"))?;
+    topic::validate(args.get::<&str>(0).unwrap_or_default())?;
+    let mut row = Row::new(topic_datum);
+    let context = Context::of_transaction()?;
+
+    text(&mut row, column::TENANT, args, first + tail::TENANT, "tenant", MAX_NAME)?;
+    text(&mut row, column::AGGREGATE_TYPE, args, first + tail::AGGREGATE_TYPE, "aggregate_type", MAX_NAME)?;
+    text(&mut row, column::AGGREGATE_ID, args, first + tail::AGGREGATE_ID, "aggregate_id", MAX_KEY)?;
+    text(&mut row, column::PUBLISHER, args, first + tail::PUBLISHER, "publisher", MAX_NAME)?;
+    if let Some(datum) = args.datum(first + tail::HEADERS) {
+        headers::parse(&args.get::<JsonB>(first + tail::HEADERS).map(|j| j.0).unwrap_or_default())?;
+        row.set(column::HEADERS, Some(datum));
+    }
+    if let Some(datum) = args.datum(first + tail::METADATA) {
+        let Some(JsonB(metadata @ Value::Object(_))) = args.get::<JsonB>(first + tail::METADATA) else {
+            return Err(Error::invalid("metadata is not a JSON object"));
+        };
+        check_metadata(&metadata)?;
+        row.set(column::METADATA, Some(datum));
+    }
+    if let Some(context) = context {
+        context.fill(&mut row, args.get::<JsonB>(first + tail::METADATA).map(|j| j.0))?;
+    }
+    if row.nulls[column::PUBLISHER]
+        && let Some(publisher) = gucs::PUBLISHER.get().filter(|p| !p.is_empty())
+    {
+        row.set(column::PUBLISHER, publisher.to_string_lossy().as_ref().into_datum());
+    }
+
+    for (argument, name) in [
+        (tail::IDEMPOTENCY_KEY, "idempotency_key"),
+        (tail::DELIVER_AT, "deliver_at"),
+        (tail::EXPIRES_AT, "expires_at"),
+    ] {
+        if args.datum(first + argument).is_some() {
+            return Err(Error::new(Code::NotSupported, format!("{name} is not supported yet")));
+        }
+    }
+    if args.get::<i32>(first + tail::PRIORITY).is_some_and(|priority| priority != 0) {
+        return Err(Error::new(Code::NotSupported, "priority is not supported yet"));
+    }
+    if let Some(attempts) = args.get::<i32>(first + tail::MAX_ATTEMPTS).filter(|n| *n > 0) {
+        row.set(column::MAX_ATTEMPTS, attempts.into_datum());
+    }
+    row.set(column::OCCURRED_AT, args.datum(first + tail::OCCURRED_AT));
+    Ok(row)
+}
+
+/// What `outbox.set_context` keeps for the transaction.
+struct Context(serde_json::Map<String, Value>);
+
+impl Context {
+    fn of_transaction() -> Result<Option<Context>> {
+        let Some(text) = gucs::CONTEXT.get().filter(|text| !text.is_empty()) else { return Ok(None) };
+        match serde_json::from_slice(text.to_bytes()) {
+            Ok(Value::Object(context)) => Ok(Some(Context(context))),
+            _ => Err(Error::invalid("pg_outbox.context is malformed").hint("It is set with outbox.set_context().")),
+        }
+    }
+
+    /// Fills what the call left open. Of the metadata, the call's own keys win.
+    fn fill(&self, row: &mut Row, own: Option<Value>) -> Result<()> {
+        for (name, column) in [("tenant", column::TENANT), ("publisher", column::PUBLISHER)] {
+            if row.nulls[column]
+                && let Some(value) = self.0.get(name).and_then(Value::as_str)
+            {
+                row.set(column, value.into_datum());
+            }
+        }
+        if let Some(Value::Object(shared)) = self.0.get("metadata") {
+            let mut metadata = shared.clone();
+            if let Some(Value::Object(own)) = own {
+                metadata.extend(own);
+            }
+            let metadata = Value::Object(metadata);
+            check_metadata(&metadata)?;
+            row.set(column::METADATA, JsonB(metadata).into_datum());
+        }
+        Ok(())
+    }
+}
+
+fn check_metadata(metadata: &Value) -> Result<()> {
+    let size = metadata.to_string().len();
+    if size > MAX_METADATA {
+        return Err(too_large("metadata", size, MAX_METADATA));
+    }
+    Ok(())
+}
+
+/// A text argument of limited length.
+fn text(row: &mut Row, column: usize, args: Args, argument: usize, name: &str, limit: usize) -> Result<()> {
+    if let Some(datum) = args.datum(argument) {
+        // SAFETY: declared as text; its size can be told without fetching it.
+        let size = unsafe { pg_sys::toast_raw_datum_size(datum) } - pg_sys::VARHDRSZ;
+        if size > limit {
+            return Err(too_large(name, size, limit));
+        }
+        row.set(column, Some(datum));
+    }
+    Ok(())
+}
+
+/// A payload or body of limited size.
+fn content(row: &mut Row, column: usize, name: &str, datum: Datum) -> Result<()> {
+    // SAFETY: a varlena; its size can be told without fetching it.
+    let size = unsafe { pg_sys::toast_raw_datum_size(datum) } - pg_sys::VARHDRSZ;
+    let limit = gucs::MAX_PAYLOAD.get() as usize * 1024;
+    if size > limit {
+        return Err(too_large(name, size, limit).hint("Store it elsewhere and send a reference, or raise pg_outbox.max_payload."));
+    }
+    row.set(column, Some(datum));
+    Ok(())
+}
+
+fn too_large(what: &str, size: usize, limit: usize) -> Error {
+    Error::new(Code::TooLarge, format!("{what} is too large")).detail(format!("It has {size} bytes; the limit is {limit}."))
+}
+
+fn null(what: &str) -> Error {
+    Error::new(Code::NullNotAllowed, format!("{what} must not be null"))
 }
 
 pg_function! {
     /// outbox.enqueue(topic, payload, key, headers, metadata, tenant, aggregate_type, aggregate_id, idempotency_key,
     /// deliver_at, expires_at, priority, publisher, max_attempts, occurred_at) returns bigint
     fn outbox_enqueue(args) {
-        let mut row = Row::new();
-        let Some(topic_datum) = args.datum(0) else { return Err(null("topic")) };
-        // SAFETY: declared as text.
-        let name = unsafe { <&str>::from_datum(topic_datum, false) }.unwrap_or_default();
-        topic::validate(name)?;
-        row.set(column::TOPIC, Some(topic_datum));
-        row.set(column::PAYLOAD, Some(args.datum(1).ok_or_else(|| null("payload"))?));
-        row.set(column::KEY, args.datum(2));
-        row.set(column::HEADERS, args.datum(3));
-        row.set(column::METADATA, args.datum(4));
-        row.set(column::TENANT, args.datum(5));
-        row.set(column::AGGREGATE_TYPE, args.datum(6));
-        row.set(column::AGGREGATE_ID, args.datum(7));
-        row.set(column::IDEMPOTENCY_KEY, args.datum(8));
-        row.set(column::DELIVER_AT, args.datum(9));
-        row.set(column::EXPIRES_AT, args.datum(10));
-        row.set(column::PRIORITY, Some(args.datum(11).unwrap_or(Datum::from(0i16))));
-        row.set(column::PUBLISHER, args.datum(12));
-        row.set(column::MAX_ATTEMPTS, args.datum(13));
-        row.set(column::OCCURRED_AT, args.datum(14));
-        Ok(append(&mut row)?.into_datum())
+        let mut row = common(args, 2)?;
+        content(&mut row, column::PAYLOAD, "payload", args.datum(1).ok_or_else(|| null("payload"))?)?;
+        text(&mut row, column::KEY, args, 2 + tail::KEY, "key", MAX_KEY)?;
+        Ok(append(std::slice::from_mut(&mut row))?[0].into_datum())
     }
 }
 
 pg_function! {
-    /// outbox._enqueue_own(topic text, payload jsonb) returns bigint
-    fn outbox_enqueue_own(args) {
-        let mut row = Row::new();
-        topic::validate_form(args.get::<&str>(0).unwrap_or_default())?;
-        row.set(column::TOPIC, args.datum(0));
-        row.set(column::PAYLOAD, args.datum(1));
-        row.set(column::PRIORITY, Some(Datum::from(0i16)));
-        Ok(append(&mut row)?.into_datum())
+    /// outbox.enqueue_bytes(topic, body, content_type, key, ... as enqueue) returns bigint
+    fn outbox_enqueue_bytes(args) {
+        let mut row = common(args, 3)?;
+        content(&mut row, column::BODY, "body", args.datum(1).ok_or_else(|| null("body"))?)?;
+        let content_type = args.get::<&str>(2).ok_or_else(|| null("content_type"))?;
+        headers::check_content_type(content_type)?;
+        text(&mut row, column::CONTENT_TYPE, args, 2, "content_type", MAX_NAME)?;
+        text(&mut row, column::KEY, args, 3 + tail::KEY, "key", MAX_KEY)?;
+        Ok(append(std::slice::from_mut(&mut row))?[0].into_datum())
     }
 }
 
-fn null(what: &str) -> Error {
-    Error::new(Code::NullNotAllowed, format!("{what} must not be null"))
+pg_function! {
+    /// outbox.enqueue_many(topic, payloads jsonb[], keys text[], headers, ... as enqueue) returns bigint[]
+    fn outbox_enqueue_many(args) {
+        let template = common(args, 2)?;
+        let payloads = array(args, 1).ok_or_else(|| null("payloads"))?;
+        let keys = array(args, 2);
+        if keys.as_ref().is_some_and(|keys| keys.len() != payloads.len()) {
+            return Err(Error::invalid("payloads and keys have different lengths"));
+        }
+        let mut rows = Vec::with_capacity(payloads.len());
+        for (i, payload) in payloads.iter().enumerate() {
+            let mut row = template.clone();
+            content(&mut row, column::PAYLOAD, "payload", payload.ok_or_else(|| null("payload"))?)?;
+            if let Some(key) = keys.as_ref().and_then(|keys| keys[i]) {
+                // SAFETY: an element of text[].
+                let size = unsafe { pg_sys::toast_raw_datum_size(key) } - pg_sys::VARHDRSZ;
+                if size > MAX_KEY {
+                    return Err(too_large("key", size, MAX_KEY));
+                }
+                row.set(column::KEY, Some(key));
+            }
+            rows.push(row);
+        }
+        let ids = if rows.is_empty() { Vec::new() } else { append(&mut rows)? };
+        Ok(ids.into_datum())
+    }
+}
+
+/// The elements of an array argument of a type of variable length, as datums.
+fn array(args: Args, argument: usize) -> Option<Vec<Option<Datum>>> {
+    let datum = args.datum(argument)?;
+    let (mut elements, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
+    // SAFETY: jsonb and text: varlena, int-aligned. The elements live in the call's memory context.
+    unsafe {
+        let array = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
+        pg_sys::deconstruct_array(
+            array,
+            (*array).elemtype,
+            -1,
+            false,
+            pg_sys::TYPALIGN_INT as std::ffi::c_char,
+            &mut elements,
+            &mut nulls,
+            &mut count,
+        );
+        Some((0..count as usize).map(|i| (!*nulls.add(i)).then(|| *elements.add(i))).collect())
+    }
+}
+
+pg_function! {
+    /// outbox._enqueue_own(topic text, payload jsonb) returns bigint: pg_outbox's own messages, below the reserved word.
+    fn outbox_enqueue_own(args) {
+        topic::validate_form(args.get::<&str>(0).unwrap_or_default())?;
+        let mut row = Row::new(args.datum(0).ok_or_else(|| null("topic"))?);
+        row.set(column::PAYLOAD, args.datum(1));
+        Ok(append(std::slice::from_mut(&mut row))?[0].into_datum())
+    }
 }

@@ -63,28 +63,56 @@ pub fn record(args: Args, columns: &[Option<pg_sys::Datum>]) -> Result<Returned>
 /// Only as the whole body of a function that PostgreSQL calls.
 pub unsafe fn call(info: pg_sys::FunctionCallInfo, body: fn(Args) -> Result<Returned>) -> pg_sys::Datum {
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| body(Args(info))));
-    let error = match outcome {
+    let report = match outcome {
         Ok(Ok(Some(datum))) => return datum,
         Ok(Ok(None)) => {
             // SAFETY: as above, the call info is valid.
             unsafe { (*info).isnull = true };
             return pg_sys::Datum::null();
         }
-        Ok(Err(error)) => error,
-        // SAFETY: nothing with a destructor is left in this frame but the payload, which is moved along.
-        Err(payload) => unsafe {
-            return pg_sys::panic::pgrx_extern_c_guard(move || std::panic::resume_unwind(payload));
+        Ok(Err(error)) => Report {
+            state: sqlstate(error.code.sqlstate()),
+            message: palloc_cstr(&error.message),
+            detail: error.detail.as_deref().map_or(std::ptr::null_mut(), palloc_cstr),
+            hint: error.hint.as_deref().map_or(std::ptr::null_mut(), palloc_cstr),
+        },
+        Err(payload) => match payload.downcast::<CaughtError>() {
+            // An ERROR of PostgreSQL's goes on as it was; pgrx would put a backtrace into its detail.
+            Ok(caught) => match *caught {
+                CaughtError::PostgresError(error) | CaughtError::ErrorReport(error) => Report {
+                    state: error.sql_error_code() as c_int,
+                    message: palloc_cstr(error.message()),
+                    detail: error.detail().map_or(std::ptr::null_mut(), palloc_cstr),
+                    hint: error.hint().map_or(std::ptr::null_mut(), palloc_cstr),
+                },
+                panic @ CaughtError::RustPanic { .. } => {
+                    // SAFETY: nothing with a destructor is left in this frame but the payload, which is moved along.
+                    return unsafe { pg_sys::panic::pgrx_extern_c_guard(move || panic.rethrow()) };
+                }
+            },
+            // SAFETY: as above.
+            Err(other) => {
+                return unsafe { pg_sys::panic::pgrx_extern_c_guard(move || std::panic::resume_unwind(other)) };
+            }
         },
     };
-    // SAFETY: the only live value here is `error`, which `raise` consumes.
-    unsafe { raise(error) }
+    // SAFETY: `report` is plain memory of PostgreSQL's; nothing else is alive in this frame.
+    unsafe { raise(report) }
 }
 
-/// Raises `error` with its SQLSTATE, message, detail and hint.
+/// What `raise` says, in PostgreSQL's own memory.
+struct Report {
+    state: c_int,
+    message: *mut c_char,
+    detail: *mut c_char,
+    hint: *mut c_char,
+}
+
+/// Raises an ERROR.
 ///
 /// # Safety
 /// Jumps: no frame between here and PostgreSQL may hold a value with a destructor.
-unsafe fn raise(error: Error) -> ! {
+unsafe fn raise(report: Report) -> ! {
     unsafe extern "C-unwind" {
         fn errstart(elevel: c_int, domain: *const c_char) -> bool;
         fn errcode(sqlerrcode: c_int) -> c_int;
@@ -94,21 +122,16 @@ unsafe fn raise(error: Error) -> ! {
         fn errfinish(filename: *const c_char, lineno: c_int, funcname: *const c_char) -> !;
     }
     const FORMAT: &CStr = c"%s";
-    let state = sqlstate(error.code.sqlstate());
-    let message = palloc_cstr(&error.message);
-    let detail = error.detail.as_deref().map_or(std::ptr::null_mut(), palloc_cstr);
-    let hint = error.hint.as_deref().map_or(std::ptr::null_mut(), palloc_cstr);
-    drop(error);
     // SAFETY: the strings are NUL-terminated and live in a memory context that outlives the call.
     unsafe {
         errstart(pgrx::PgLogLevel::ERROR as c_int, std::ptr::null());
-        errcode(state);
-        errmsg_internal(FORMAT.as_ptr(), message);
-        if !detail.is_null() {
-            errdetail_internal(FORMAT.as_ptr(), detail);
+        errcode(report.state);
+        errmsg_internal(FORMAT.as_ptr(), report.message);
+        if !report.detail.is_null() {
+            errdetail_internal(FORMAT.as_ptr(), report.detail);
         }
-        if !hint.is_null() {
-            errhint(FORMAT.as_ptr(), hint);
+        if !report.hint.is_null() {
+            errhint(FORMAT.as_ptr(), report.hint);
         }
         errfinish(c"pg_outbox".as_ptr(), 0, std::ptr::null());
     }

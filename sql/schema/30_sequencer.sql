@@ -213,8 +213,9 @@ begin
             ) u
             order by u.id limit chunk
         ) c;
-        result.more := n = chunk;
-        done := case when result.more then ids[n] end;
+        done := case when n = chunk then ids[n] end;
+        -- At the end of a large difference there may be more behind it: its S2 is as old as its first chunk.
+        result.more := n = chunk or state.done_id is not null;
     end if;
 
     -- Nothing new: the state moves on now and then, so that what was rolled back is not looked at for ever, but not for

@@ -32,10 +32,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     if name is null then
-        raise exception 'the name of %s must not be null', kind using errcode = 'null_value_not_allowed';
+        raise exception 'the name of the % must not be null', kind using errcode = 'null_value_not_allowed';
     end if;
     if name !~ '^[^[:cntrl:]]{1,100}$' or name <> btrim(name) then
-        raise exception 'malformed name of %', kind
+        raise exception 'malformed name of the %', kind
             using errcode = 'invalid_parameter_value',
                 hint = 'A name has 1 to 100 characters, no control characters, and no spaces around it.';
     end if;

@@ -26,7 +26,8 @@ insert into outbox._capability
 select c.capability, unnest(c.objects)
 from (values
     ('publish', array[
-        'function outbox.enqueue'
+        'function outbox.enqueue', 'function outbox.enqueue_bytes', 'function outbox.enqueue_many',
+        'function outbox.set_context'
     ]),
     ('monitor', array[
         'function outbox.history', 'function outbox.stats', 'function outbox.version', 'function outbox.is_terminal',

@@ -1,1 +1,88 @@
-//! The tiers that need a server; see the files beside.
+//! What the tiers in `tests/tests` share.
+//!
+//! One server per test program, one database per test: tests run side by side and see nothing of one another.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use outbox_harness::tokio_postgres::error::DbError;
+use outbox_harness::tokio_postgres::{Client, Error, Row, SimpleQueryMessage};
+use outbox_harness::{Server, wait_until};
+use tokio::sync::OnceCell;
+
+pub use outbox_harness;
+
+/// Longest wait for something that normally takes milliseconds. Long, because the machine may be busy.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The server of this test program, with the extension preloaded.
+pub async fn server() -> &'static Server {
+    static SERVER: OnceCell<Server> = OnceCell::const_new();
+    SERVER
+        .get_or_init(async || {
+            Server::start(&[("pg_outbox.poll_interval", "1s"), ("max_worker_processes", "60")]).await.expect("a server")
+        })
+        .await
+}
+
+/// The server of this test program without the library preloaded: nothing ticks but the test.
+pub async fn bare_server() -> &'static Server {
+    static SERVER: OnceCell<Server> = OnceCell::const_new();
+    SERVER.get_or_init(async || Server::start_plain(&[]).await.expect("a server")).await
+}
+
+/// Waits until everything that is committed has been routed, sent and recorded.
+pub async fn settle(db: &Client) {
+    wait_until("the outbox has nothing to do", PATIENCE, async || {
+        let row = db
+            .query_one(
+                "select s.routed = s.feed_end and s.in_flight = 0 and s.queued = 0 and w.unrecorded = 0
+                    and s.feed_end >= (select coalesce(max(f.last_position), 0) from outbox.feed f)
+                from outbox.stats() s, outbox._worker_slot() w",
+                &[],
+            )
+            .await;
+        row.is_ok_and(|row| row.get::<_, Option<bool>>(0).unwrap_or(false))
+    })
+    .await;
+}
+
+/// One value of one row.
+pub async fn one<T>(db: &Client, query: &str) -> T
+where
+    T: for<'a> outbox_harness::tokio_postgres::types::FromSql<'a>,
+{
+    let row: Row = db.query_one(query, &[]).await.unwrap_or_else(|e| panic!("{query}: {}", explain(&e)));
+    row.get(0)
+}
+
+/// The error of a statement that must fail.
+pub async fn refused(db: &Client, statement: &str) -> DbError {
+    match db.simple_query(statement).await {
+        Ok(_) => panic!("not refused: {statement}"),
+        Err(error) => error.as_db_error().unwrap_or_else(|| panic!("{statement}: {error}")).clone(),
+    }
+}
+
+/// An error with all that PostgreSQL says about it.
+pub fn explain(error: &Error) -> String {
+    error.as_db_error().map_or_else(|| error.to_string(), |e| format!("{e:?}"))
+}
+
+/// The rows of a simple query, as maps of column names to text.
+pub async fn rows(db: &Client, query: &str) -> Vec<BTreeMap<String, Option<String>>> {
+    let messages = db.simple_query(query).await.unwrap_or_else(|e| panic!("{query}: {}", explain(&e)));
+    messages
+        .iter()
+        .filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(
+                row.columns()
+                    .iter()
+                    .enumerate()
+                    .map(|(i, column)| (column.name().to_owned(), row.get(i).map(str::to_owned)))
+                    .collect(),
+            ),
+            _ => None,
+        })
+        .collect()
+}

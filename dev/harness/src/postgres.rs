@@ -208,9 +208,11 @@ impl Server {
             let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path())?;
             let mut postgres = self.install.command("postgres");
             postgres.arg("-D").arg(&self.data).args(self.options());
-            // The shell outlives nobody: when its input ends, the server is ended the hard way.
+            // When this process ends, the shell's input ends, and the server is ended the hard way.
             let mut shell = Command::new("sh");
-            shell.arg("-c").arg("\"$@\" <&- & pid=$!; (cat >/dev/null; kill -QUIT $pid 2>/dev/null) <&0 & wait $pid");
+            shell.arg("-c").arg(
+                "exec 3<&0; \"$@\" <&- 3<&- & pid=$!; (cat <&3 >/dev/null; kill -QUIT $pid 2>/dev/null) & exec 3<&-; wait $pid",
+            );
             shell.arg("sh").arg(postgres.get_program()).args(postgres.get_args());
             for (name, value) in postgres.get_envs() {
                 match value {

@@ -55,6 +55,20 @@ pub fn parse(json: &Value) -> Result<Vec<(HeaderName, HeaderValue)>> {
     Ok(headers)
 }
 
+/// Checks the content type of a body: `type/subtype`, with parameters if there are any.
+///
+/// # Errors
+/// 22023.
+pub fn check_content_type(text: &str) -> Result<()> {
+    let essence = text.split(';').next().unwrap_or_default().trim();
+    let token = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b));
+    let well_formed = essence.split_once('/').is_some_and(|(kind, sub)| token(kind) && token(sub));
+    if well_formed && HeaderValue::from_str(text).is_ok() {
+        return Ok(());
+    }
+    Err(Error::invalid("malformed content_type").hint("A content type looks like text/plain; charset=utf-8."))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -77,5 +91,15 @@ mod tests {
             assert_eq!(parse(&json).unwrap_err().message, format!("invalid headers: {what}"));
         }
         assert_eq!(parse(&json!({"x-a": "1", "Authorization": "Bearer x"})).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn content_types() {
+        for text in ["text/plain", "application/vnd.api+json", "text/plain; charset=utf-8"] {
+            assert_eq!(check_content_type(text), Ok(()), "{text}");
+        }
+        for text in ["", "text", "text/", "/plain", "text/plain\r\nx: y", "a b/c"] {
+            assert!(check_content_type(text).is_err(), "{text}");
+        }
     }
 }

@@ -249,42 +249,42 @@ mod column {
 fn append_attempts(entries: &[Entry]) -> Result<()> {
     let segment = catalog::current_value(catalog::lookup("_attempt_segment")?).rem_euclid(catalog::LEAVES as i64);
     let mut leaf = Leaf::open(catalog::lookup(&format!("_attempt_{segment:02}"))?);
-    for entry in entries {
-        let (done, ticket) = (&entry.done, &entry.done.ticket);
-        let mut values = [pg_sys::Datum::null(); column::COUNT];
-        let mut nulls = [true; column::COUNT];
-        let mut set = |column: usize, value: Option<pg_sys::Datum>| {
-            if let Some(value) = value {
-                values[column] = value;
-                nulls[column] = false;
-            }
-        };
-        set(column::SEGMENT, (segment as i16).into_datum());
-        set(column::POSITION, ticket.position.into_datum());
-        set(column::MESSAGE_ID, ticket.message_id.into_datum());
-        set(column::STARTED_AT, (done.started_at - UNIX_EPOCH).into_datum());
-        set(column::FINISHED_AT, (done.finished_at - UNIX_EPOCH).into_datum());
-        set(column::DELIVERY_ID, (ticket.delivery_id != 0).then_some(ticket.delivery_id).into_datum());
-        set(column::RUN, ticket.run.into_datum());
-        set(column::SUBSCRIPTION_ID, ticket.subscription.into_datum());
-        set(column::ENDPOINT_ID, ticket.endpoint.into_datum());
-        set(column::ATTEMPT, (ticket.attempt as i32).into_datum());
-        set(column::STATUS, status(done).into_datum());
-        set(
-            column::OUTCOME,
-            match entry.fate {
-                Fate::Completed => "completed",
-                Fate::Failed(_) => "failed",
-                Fate::Dead(_) => "dead",
-            }
-            .into_datum(),
-        );
-        set(column::ERROR_CLASS, done.outcome.class().into_datum());
-        set(column::ERROR, done.error.as_deref().into_datum());
-        set(column::REMOTE_ADDRESS, done.remote.map(|r| r.to_string()).into_datum());
-        set(column::RESPONSE_BODY, done.body.as_deref().into_datum());
-        leaf.append(&mut values, &mut nulls);
-    }
+    let mut rows: Vec<_> = entries.iter().map(|entry| attempt_row(entry, segment as i16)).collect();
+    leaf.append_all(rows.iter_mut().map(|(values, nulls)| (&mut values[..], &mut nulls[..])));
     leaf.close();
     Ok(())
+}
+
+fn attempt_row(entry: &Entry, segment: i16) -> ([pg_sys::Datum; column::COUNT], [bool; column::COUNT]) {
+    let (done, ticket) = (&entry.done, &entry.done.ticket);
+    let mut values = [pg_sys::Datum::null(); column::COUNT];
+    let mut nulls = [true; column::COUNT];
+    let mut set = |column: usize, value: Option<pg_sys::Datum>| {
+        if let Some(value) = value {
+            values[column] = value;
+            nulls[column] = false;
+        }
+    };
+    let outcome = match entry.fate {
+        Fate::Completed => "completed",
+        Fate::Failed(_) => "failed",
+        Fate::Dead(_) => "dead",
+    };
+    set(column::SEGMENT, segment.into_datum());
+    set(column::POSITION, ticket.position.into_datum());
+    set(column::MESSAGE_ID, ticket.message_id.into_datum());
+    set(column::STARTED_AT, (done.started_at - UNIX_EPOCH).into_datum());
+    set(column::FINISHED_AT, (done.finished_at - UNIX_EPOCH).into_datum());
+    set(column::DELIVERY_ID, (ticket.delivery_id != 0).then_some(ticket.delivery_id).into_datum());
+    set(column::RUN, ticket.run.into_datum());
+    set(column::SUBSCRIPTION_ID, ticket.subscription.into_datum());
+    set(column::ENDPOINT_ID, ticket.endpoint.into_datum());
+    set(column::ATTEMPT, (ticket.attempt as i32).into_datum());
+    set(column::STATUS, status(done).into_datum());
+    set(column::OUTCOME, outcome.into_datum());
+    set(column::ERROR_CLASS, done.outcome.class().into_datum());
+    set(column::ERROR, done.error.as_deref().into_datum());
+    set(column::REMOTE_ADDRESS, done.remote.map(|r| r.to_string()).into_datum());
+    set(column::RESPONSE_BODY, done.body.as_deref().into_datum());
+    (values, nulls)
 }

@@ -1,0 +1,367 @@
+//! The sequencer under interleavings: real sessions, every order of their steps.
+//!
+//! A program is what one session does: it may tick before, within and after its transaction, take an xid, draw an id, insert,
+//! roll back to a savepoint, commit, abort, prepare. For each set of programs every interleaving runs (or a seeded sample
+//! where there are too many), with ticks of one, two and many messages. Afterwards the feed must hold exactly the committed
+//! messages, each once, without a gap, and a message that was enqueued after another one had been committed must come behind
+//! it.
+
+use std::collections::{HashMap, HashSet};
+
+use outbox_tests::outbox_harness::tokio_postgres::Client;
+use outbox_tests::outbox_harness::tokio_postgres::error::SqlState;
+use outbox_tests::{bare_server, explain, one, refused};
+
+/// One step of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Tick,
+    Begin,
+    /// Take the transaction id.
+    Xid,
+    /// Draw a message id.
+    Draw,
+    /// Insert the message whose id was drawn.
+    Insert,
+    /// All three at once, as callers do.
+    Enqueue,
+    Savepoint,
+    RollbackTo,
+    Commit,
+    Abort,
+    Prepare,
+    CommitPrepared,
+    RollbackPrepared,
+}
+
+use Step::*;
+
+/// What a session knows while a run goes on.
+struct Session {
+    client: Client,
+    name: String,
+    drawn: Option<(i64, usize)>,
+    /// Messages of the open transaction, with the moment of their insertion; savepoint mark.
+    open: Vec<(i64, usize)>,
+    mark: usize,
+}
+
+struct World {
+    sessions: Vec<Session>,
+    chunk: i32,
+    moment: usize,
+    /// Message id to the moments of insertion and commit.
+    committed: HashMap<i64, (usize, usize)>,
+}
+
+impl World {
+    async fn new(database: &str, sessions: usize) -> World {
+        let server = bare_server().await;
+        drop(server.database(database).await.unwrap());
+        let mut all = Vec::new();
+        for i in 0..sessions {
+            all.push(Session {
+                client: server.connect(database).await.unwrap(),
+                name: format!("{database}_{i}"),
+                drawn: None,
+                open: Vec::new(),
+                mark: 0,
+            });
+        }
+        World { sessions: all, chunk: 1000, moment: 0, committed: HashMap::new() }
+    }
+
+    async fn step(&mut self, who: usize, step: Step) {
+        self.moment += 1;
+        let (moment, chunk) = (self.moment, self.chunk);
+        let session = &mut self.sessions[who];
+        let name = session.name.clone();
+        let run = async |sql: &str| {
+            session.client.batch_execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {}", explain(&e)));
+        };
+        match step {
+            Tick => {
+                let status: String = one(&session.client, &format!("select status from outbox._tick({chunk})")).await;
+                assert!(["ticked", "idle", "busy", "refused"].contains(&status.as_str()), "{status}");
+            }
+            Begin => run("begin").await,
+            Xid => run("select pg_current_xact_id()").await,
+            // A message's life begins here: what commits between this and the insertion is concurrent with it.
+            Draw => session.drawn = Some((one(&session.client, "select nextval('outbox._message_id')").await, moment)),
+            Insert => {
+                let (id, drawn) = session.drawn.take().expect("an id was drawn");
+                run(&format!(
+                    "insert into outbox._message_00 (segment, id, xid, enqueued_at, priority, topic, payload)
+                    values (0, {id}, pg_current_xact_id(), clock_timestamp(), 0, 'a.b', '{{}}')"
+                ))
+                .await;
+                session.open.push((id, drawn));
+            }
+            Enqueue => {
+                let id = one(&session.client, "select outbox.enqueue('a.b', '{}')").await;
+                session.open.push((id, moment));
+            }
+            Savepoint => {
+                run("savepoint s").await;
+                session.mark = session.open.len();
+            }
+            RollbackTo => {
+                run("rollback to s").await;
+                session.open.truncate(session.mark);
+            }
+            Commit | CommitPrepared => {
+                run(&if step == Commit { "commit".to_owned() } else { format!("commit prepared '{name}'") }).await;
+                for (id, inserted) in session.open.drain(..) {
+                    self.committed.insert(id, (inserted, moment));
+                }
+            }
+            Abort => {
+                run("rollback").await;
+                session.open.clear();
+            }
+            Prepare => run(&format!("prepare transaction '{name}'")).await,
+            RollbackPrepared => {
+                run(&format!("rollback prepared '{name}'")).await;
+                session.open.clear();
+            }
+        }
+    }
+
+    /// Runs the programs in the order that `order` gives, then ticks until nothing is left and checks the feed.
+    async fn run(&mut self, programs: &[&[Step]], order: &[usize]) {
+        let before: i64 = one(&self.sessions[0].client, "select coalesce(max(last_position), 0) from outbox.feed").await;
+        self.committed.clear();
+        let mut at = vec![0; programs.len()];
+        for &who in order {
+            self.step(who, programs[who][at[who]]).await;
+            at[who] += 1;
+        }
+        for _ in 0..200 {
+            let more: bool = one(
+                &self.sessions[0].client,
+                &format!("select status = 'ticked' or more from outbox._tick({})", self.chunk),
+            )
+            .await;
+            if !more {
+                break;
+            }
+        }
+        let rows = self.sessions[0]
+            .client
+            .query(
+                "select f.first_position + u.ord - 1, u.id
+                from outbox.feed f, unnest(f.message_ids) with ordinality u(id, ord)
+                where f.last_position > $1 order by 1",
+                &[&before],
+            )
+            .await
+            .unwrap();
+        let feed: Vec<(i64, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        let context = || format!("programs {programs:?}, order {order:?}, chunk {}, feed {feed:?}", self.chunk);
+        for (i, (position, _)) in feed.iter().enumerate() {
+            assert_eq!(*position, before + 1 + i as i64, "a gap: {}", context());
+        }
+        let ids: HashSet<i64> = feed.iter().map(|(_, id)| *id).collect();
+        assert_eq!(ids.len(), feed.len(), "twice: {}", context());
+        let expected: HashSet<i64> = self.committed.keys().copied().collect();
+        assert_eq!(ids, expected, "skipped or invented: {}", context());
+        for (i, (_, first)) in feed.iter().enumerate() {
+            for (_, second) in &feed[i + 1..] {
+                let (inserted, committed) = (self.committed[first].0, self.committed[second].1);
+                assert!(committed > inserted, "{second} was committed before {first} was enqueued: {}", context());
+            }
+        }
+    }
+}
+
+/// Every order in which programs of these lengths can be interleaved, or a sample of them.
+fn orders(lengths: &[usize], most: usize) -> Vec<Vec<usize>> {
+    fn all(left: &mut Vec<usize>, now: &mut Vec<usize>, found: &mut Vec<Vec<usize>>, limit: usize) {
+        if found.len() > limit {
+            return;
+        }
+        if left.iter().all(|n| *n == 0) {
+            found.push(now.clone());
+            return;
+        }
+        for who in 0..left.len() {
+            if left[who] > 0 {
+                left[who] -= 1;
+                now.push(who);
+                all(left, now, found, limit);
+                now.pop();
+                left[who] += 1;
+            }
+        }
+    }
+    let mut found = Vec::new();
+    all(&mut lengths.to_vec(), &mut Vec::new(), &mut found, most);
+    if found.len() <= most {
+        return found;
+    }
+    // Too many: a sample by a fixed seed.
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = |n: usize| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        (seed % n as u64) as usize
+    };
+    (0..most)
+        .map(|_| {
+            let mut pool: Vec<usize> =
+                lengths.iter().enumerate().flat_map(|(who, n)| std::iter::repeat_n(who, *n)).collect();
+            for i in (1..pool.len()).rev() {
+                pool.swap(i, random(i + 1));
+            }
+            pool
+        })
+        .collect()
+}
+
+/// What a session may do: each way to end, with and without ticks of its own.
+const PROGRAMS: &[&[Step]] = &[
+    &[Begin, Xid, Draw, Insert, Commit],
+    &[Begin, Xid, Draw, Insert, Abort],
+    &[Begin, Enqueue, Prepare, CommitPrepared],
+    &[Begin, Enqueue, Prepare, RollbackPrepared],
+    &[Begin, Savepoint, Enqueue, RollbackTo, Enqueue, Commit],
+    &[Begin, Tick, Enqueue, Commit, Tick],
+    &[Begin, Enqueue, Tick, Enqueue, Commit],
+    &[Tick, Begin, Enqueue, Commit, Tick],
+    &[Tick, Begin, Xid, Draw, Insert, Commit],
+];
+
+async fn interleave(database: &str, sets: &[Vec<&'static [Step]>], most: usize, open_writer: bool) {
+    let size = sets[0].len();
+    let mut world = World::new(database, size).await;
+    // An unrelated transaction with an old snapshot and an xid must hold nobody back.
+    let writer = bare_server().await.connect(database).await.unwrap();
+    if open_writer {
+        for sql in
+            ["create table unrelated (n int)", "begin isolation level repeatable read", "insert into unrelated values (1)"]
+        {
+            writer.batch_execute(sql).await.unwrap();
+        }
+    }
+    let mut runs = 0;
+    for programs in sets {
+        let lengths: Vec<usize> = programs.iter().map(|p| p.len()).collect();
+        for (i, order) in orders(&lengths, most).iter().enumerate() {
+            // Ticks of one message take the path of large differences at once.
+            world.chunk = [1, 2, 1000][(i + runs) % 3];
+            world.run(programs, order).await;
+        }
+        runs += 1;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_sessions_in_every_order() {
+    let mut sets = Vec::new();
+    for (i, a) in PROGRAMS.iter().enumerate() {
+        for b in &PROGRAMS[i..] {
+            sets.push(vec![*a, *b]);
+        }
+    }
+    interleave("two_sessions", &sets, 60, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_sessions_under_an_open_writer() {
+    let sets = vec![
+        vec![PROGRAMS[0], PROGRAMS[5], &[Tick, Tick, Tick][..]],
+        vec![PROGRAMS[0], PROGRAMS[2], &[Tick, Tick, Tick][..]],
+        vec![PROGRAMS[4], PROGRAMS[6], PROGRAMS[7]],
+        vec![PROGRAMS[0], PROGRAMS[0], PROGRAMS[8]],
+        vec![PROGRAMS[1], PROGRAMS[3], PROGRAMS[7]],
+    ];
+    interleave("three_sessions", &sets, 250, true).await;
+}
+
+#[tokio::test]
+async fn every_order_of_two_plain_writers_and_ticks() {
+    // Small enough to be exhaustive: 5 + 5 + 2 steps would be 16,632 orders; two writers and one tick are 2,772.
+    let sets = vec![vec![&[Begin, Enqueue, Commit][..], &[Begin, Enqueue, Commit][..], &[Tick, Tick][..]]];
+    interleave("plain_writers", &sets, 560, false).await;
+}
+
+#[tokio::test]
+async fn the_lock_is_not_waited_for() {
+    let server = bare_server().await;
+    let holder = server.database("tick_lock").await.unwrap();
+    let other = server.connect("tick_lock").await.unwrap();
+    holder.batch_execute("begin; select outbox._tick(10)").await.unwrap();
+    assert_eq!(one::<String>(&other, "select status from outbox._tick(10)").await, "busy");
+    holder.batch_execute("commit").await.unwrap();
+    assert_eq!(one::<String>(&other, "select status from outbox._tick(10)").await, "idle");
+}
+
+#[tokio::test]
+async fn a_transaction_that_ticked_cannot_be_prepared() {
+    let db = bare_server().await.database("tick_prepare").await.unwrap();
+    db.batch_execute("begin; select outbox._tick(10); select outbox.enqueue('a.b', '{}')").await.unwrap();
+    let error = refused(&db, "prepare transaction 'no'").await;
+    assert_eq!(*error.code(), SqlState::FEATURE_NOT_SUPPORTED);
+}
+
+/// A tick looks at what is new, however much is retained.
+#[tokio::test]
+async fn buffers_per_tick_do_not_grow_with_the_table() {
+    let db = bare_server().await.database("tick_buffers").await.unwrap();
+    db.batch_execute("set synchronous_commit = off").await.unwrap();
+    let buffers = async || {
+        db.batch_execute("select outbox.enqueue('a.b', '{}') from generate_series(1, 10)").await.unwrap();
+        let plan: serde_json::Value =
+            one(&db, "explain (analyze, buffers, format json) select * from outbox._tick(1000)").await;
+        let node = &plan[0]["Plan"];
+        node["Shared Hit Blocks"].as_i64().unwrap() + node["Shared Read Blocks"].as_i64().unwrap()
+    };
+    // Plans and catalog caches are warm after a few.
+    for _ in 0..8 {
+        buffers().await;
+    }
+    let small = buffers().await;
+    for _ in 0..3 {
+        db.batch_execute("select count(outbox.enqueue('a.b', '{}')) from generate_series(1, 100000)").await.unwrap();
+        loop {
+            let more: bool = one(&db, "select more from outbox._tick(20000)").await;
+            if !more {
+                break;
+            }
+        }
+    }
+    db.batch_execute("analyze").await.unwrap();
+    for _ in 0..8 {
+        buffers().await;
+    }
+    let large = buffers().await;
+    assert!(large <= small + 60, "{small} buffers on a small table, {large} on a large one");
+    // In the middle of a huge commit, too.
+    db.batch_execute("select count(outbox.enqueue('a.b', '{}')) from generate_series(1, 50000)").await.unwrap();
+    assert!(one::<bool>(&db, "select more from outbox._tick(100)").await);
+    let chunk = buffers().await;
+    // A visit of index and heap per message of the chunk, and nothing for the 49,000 others.
+    assert!(chunk <= small + 1500, "{small} buffers on a small table, {chunk} for a chunk of a huge commit");
+}
+
+/// Rows that were rolled back are not looked at again and again.
+#[tokio::test]
+async fn an_aborted_transaction_is_left_behind() {
+    let db = bare_server().await.database("tick_aborted").await.unwrap();
+    db.batch_execute("select outbox._tick(10)").await.unwrap();
+    db.batch_execute(
+        "begin; select count(outbox.enqueue('a.b', '{}')) from generate_series(1, 20000); rollback; select pg_sleep(1.1)",
+    )
+    .await
+    .unwrap();
+    db.batch_execute("select outbox._tick(1000)").await.unwrap();
+    let aborted: bool = one(
+        &db,
+        "select pg_visible_in_snapshot(min(m.x), (select snapshot_to from outbox.tick order by id desc limit 1))
+        from (select (pg_snapshot_xmax(snapshot_from)::text::bigint)::text::xid8 as x
+            from outbox.tick order by id desc limit 1) m",
+    )
+    .await;
+    assert!(aborted, "the snapshot was not moved over the aborted transaction");
+}
