@@ -67,7 +67,16 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._worker_slot(out state text, out pid int, out in_flight bigint, out queued bigint, out unrecorded bigint)
+    /// outbox._look_at_deliveries() returns void
+    fn outbox_look_at_deliveries(_args) {
+        wake::at_commit_look_at_deliveries();
+        Ok(None)
+    }
+}
+
+pg_function! {
+    /// outbox._worker_slot(out state text, out pid int, out in_flight bigint, out queued bigint, out unrecorded bigint, out
+    /// idle boolean)
     fn outbox_worker_slot(args) {
         use std::sync::atomic::Ordering::Relaxed;
         // SAFETY: a constant of this backend.
@@ -84,6 +93,7 @@ pg_function! {
             slot.map(|s| s.in_flight.load(Relaxed)).into_datum(),
             slot.map(|s| s.queued.load(Relaxed)).into_datum(),
             slot.map(|s| s.unrecorded.load(Relaxed)).into_datum(),
+            slot.map(shmem::Slot::is_idle).into_datum(),
         ])
     }
 }

@@ -80,6 +80,12 @@ pub struct Slot {
     state: AtomicU32,
     /// Counted up at each commit that enqueued; the dispatcher compares, so a wake-up while it restarts is not lost.
     generation: AtomicU64,
+    /// The generation up to which the dispatcher has ticked.
+    seen: AtomicU64,
+    /// The dispatcher has something to route, to send, to hear of or to record.
+    busy: AtomicBool,
+    /// Rows of outbox.delivery have changed in a way that the dispatcher cannot know.
+    pub look_at_deliveries: AtomicBool,
     /// The dispatcher is asked to leave, for example because its database is dropped.
     pub retire: AtomicBool,
     /// The launcher starts none before this time (microseconds, PostgreSQL's epoch).
@@ -109,8 +115,21 @@ impl Slot {
         set_latch_of(self.proc.load(Ordering::SeqCst));
     }
 
+    /// Shows how far the dispatcher is.
+    pub fn publish(&self, seen: u64, busy: bool) {
+        self.busy.store(busy, Ordering::SeqCst);
+        self.seen.store(seen, Ordering::SeqCst);
+    }
+
+    /// Whether the dispatcher has nothing to do: all that was committed with a wake-up has been ticked, routed, sent and
+    /// recorded.
+    pub fn is_idle(&self) -> bool {
+        self.seen.load(Ordering::SeqCst) == self.generation() && !self.busy.load(Ordering::SeqCst)
+    }
+
     /// The calling process is this slot's dispatcher from now on.
     pub fn attach(&self) {
+        self.busy.store(true, Ordering::SeqCst);
         // SAFETY: MyProcPid is set once at process start.
         self.pid.store(unsafe { pg_sys::MyProcPid }, Ordering::SeqCst);
         self.proc.store(my_proc(), Ordering::SeqCst);

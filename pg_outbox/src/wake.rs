@@ -8,6 +8,7 @@
 //! The one exception is PRE_PREPARE, where refusing is allowed.
 
 use std::cell::Cell;
+use std::sync::atomic::Ordering;
 
 use pgrx::{pg_guard, pg_sys};
 
@@ -18,6 +19,8 @@ thread_local! {
     static ENQUEUED: Cell<u64> = const { Cell::new(0) };
     /// The same for a CREATE or ALTER EXTENSION that the launcher has to look at.
     static INSTALLED: Cell<u64> = const { Cell::new(0) };
+    /// The same for changes to rows of outbox.delivery.
+    static RESCHEDULED: Cell<u64> = const { Cell::new(0) };
     /// This transaction holds the sequencer's lock.
     static TICKED: Cell<bool> = const { Cell::new(false) };
 }
@@ -25,6 +28,11 @@ thread_local! {
 /// Wakes this database's dispatcher when the transaction commits.
 pub fn at_commit_wake_dispatcher() {
     ENQUEUED.set(ENQUEUED.get() | level_bit());
+}
+
+/// Has this database's dispatcher look at outbox.delivery when the transaction commits.
+pub fn at_commit_look_at_deliveries() {
+    RESCHEDULED.set(RESCHEDULED.get() | level_bit());
 }
 
 /// Has the launcher look at this database when the transaction commits.
@@ -66,12 +74,16 @@ unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _a
         XACT_EVENT_COMMIT => {
             hooks::transaction_ended();
             let enqueued = ENQUEUED.take() != 0;
+            let rescheduled = RESCHEDULED.take() != 0;
             let installed = INSTALLED.take() != 0;
             TICKED.set(false);
-            if let Some(shared) = shmem::shared().filter(|_| enqueued || installed) {
+            if let Some(shared) = shmem::shared().filter(|_| enqueued || rescheduled || installed) {
                 // SAFETY: a constant of this backend.
                 let database = unsafe { pg_sys::MyDatabaseId };
-                if enqueued && let Some(slot) = shared.slot_of(database) {
+                if let Some(slot) = shared.slot_of(database).filter(|_| enqueued || rescheduled) {
+                    if rescheduled {
+                        slot.look_at_deliveries.store(true, Ordering::SeqCst);
+                    }
                     slot.wake();
                 }
                 if installed {
@@ -82,6 +94,7 @@ unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _a
         XACT_EVENT_ABORT | XACT_EVENT_PREPARE => {
             hooks::transaction_ended();
             ENQUEUED.set(0);
+            RESCHEDULED.set(0);
             INSTALLED.set(0);
             TICKED.set(false);
         }
@@ -97,7 +110,7 @@ unsafe extern "C-unwind" fn subtransaction_ended(
     _arg: *mut std::ffi::c_void,
 ) {
     let bit = level_bit();
-    for cell in [&ENQUEUED, &INSTALLED] {
+    for cell in [&ENQUEUED, &RESCHEDULED, &INSTALLED] {
         cell.with(|levels| match event {
             pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB if levels.get() & bit != 0 => {
                 // The deepest levels share a bit, which then stays: at worst one spurious wake-up.

@@ -85,7 +85,19 @@ $$;
 comment on function outbox.history is 'Everything that happened to one message, in order of time';
 
 -- API: private
-create function outbox._worker_slot(out state text, out pid int, out in_flight bigint, out queued bigint, out unrecorded bigint)
+-- Has the dispatcher look at outbox.delivery when this transaction commits.
+create function outbox._look_at_deliveries() returns void language c volatile as 'MODULE_PATHNAME', 'outbox_look_at_deliveries';
+
+-- API: private
+-- idle: everything that was committed with a wake-up has been ticked, routed, sent and recorded
+create function outbox._worker_slot(
+    out state text,
+    out pid int,
+    out in_flight bigint,
+    out queued bigint,
+    out unrecorded bigint,
+    out idle boolean
+)
 language c volatile as 'MODULE_PATHNAME', 'outbox_worker_slot';
 
 -- API: public

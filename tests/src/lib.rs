@@ -34,14 +34,7 @@ pub async fn bare_server() -> &'static Server {
 /// Waits until everything that is committed has been routed, sent and recorded.
 pub async fn settle(db: &Client) {
     wait_until("the outbox has nothing to do", PATIENCE, async || {
-        let row = db
-            .query_one(
-                "select s.routed = s.feed_end and s.in_flight = 0 and s.queued = 0 and w.unrecorded = 0
-                    and s.feed_end >= (select coalesce(max(f.last_position), 0) from outbox.feed f)
-                from outbox.stats() s, outbox._worker_slot() w",
-                &[],
-            )
-            .await;
+        let row = db.query_one("select idle from outbox._worker_slot()", &[]).await;
         row.is_ok_and(|row| row.get::<_, Option<bool>>(0).unwrap_or(false))
     })
     .await;

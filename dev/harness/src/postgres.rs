@@ -294,8 +294,11 @@ impl Server {
     }
 
     fn reap(&mut self) {
+        // Not `wait`: it would close the shell's input first, and that ends the server the hard way.
         if let Some(mut child) = self.supervisor.take() {
-            let _ = child.wait();
+            while matches!(child.try_wait(), Ok(None)) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
     }
 
@@ -314,7 +317,8 @@ impl Drop for Server {
         if self.supervisor.is_some() {
             let _ = self.stop(Stop::Immediate);
         }
-        if !self.keep {
+        // OUTBOX_KEEP=1: to look at what a failed test left.
+        if !self.keep && std::env::var_os("OUTBOX_KEEP").is_none() {
             let _ = fs::remove_dir_all(&self.data);
             let _ = fs::remove_file(self.log_path());
         }

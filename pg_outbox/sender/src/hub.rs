@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -43,6 +44,15 @@ pub(crate) struct Target {
     waiting: Cell<bool>,
 }
 
+/// Wakes the main thread when the HTTP thread ends, however it ends.
+struct WakeAtEnd<'a>(&'a Hub);
+
+impl Drop for WakeAtEnd<'_> {
+    fn drop(&mut self) {
+        (self.0.wake)();
+    }
+}
+
 /// The thread's main function.
 pub(crate) fn run(
     runtime: &tokio::runtime::Runtime,
@@ -63,6 +73,7 @@ pub(crate) fn run(
         wake,
     });
     tasks.block_on(runtime, async move {
+        let _wake = WakeAtEnd(&hub);
         while let Some(command) = commands.recv().await {
             match command {
                 Command::Settings(settings) => *hub.settings.borrow_mut() = Rc::new(*settings),
@@ -150,7 +161,8 @@ impl Hub {
 
     /// Starts what the common limits held back, one job per endpoint in turn.
     fn pump_waiting(self: &Rc<Self>) {
-        for _ in 0..self.waiting.borrow().len() {
+        let turns = self.waiting.borrow().len();
+        for _ in 0..turns {
             if !self.has_room() {
                 return;
             }
@@ -213,7 +225,12 @@ async fn serve(hub: Rc<Hub>, target: Rc<Target>, first: Job) {
     while let Some(job) = next.take() {
         let config = Rc::clone(&target.config.borrow());
         let settings = Rc::clone(&hub.settings.borrow());
-        let attempt = request::attempt(&mut connection, &hub.connector, &settings, &config, &job).await;
+        let attempt = request::attempt(&mut connection, &hub.connector, &settings, &config, &job);
+        let attempt = catch_panic(attempt).await.unwrap_or_else(|| {
+            // Nobody knows what state it is in.
+            connection = None;
+            Attempt::failed(Fault::Invalid, "internal error while sending; the server log has the details")
+        });
         target.busy.set(target.busy.get() - 1);
         hub.report(attempt.done(job.ticket));
         next = hub.take(&target);
@@ -236,6 +253,16 @@ async fn serve(hub: Rc<Hub>, target: Rc<Target>, first: Job) {
     }
     // A sender whose receiver is gone refuses the job, and `pump` takes the next connection.
     target.idle.borrow_mut().retain(|sender| !sender.is_closed());
+}
+
+/// Runs a future; `None` when it panics. A job that panics is that job's failure: it comes back like any other.
+async fn catch_panic<T>(work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    std::future::poll_fn(|cx| match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Some),
+        Err(_) => std::task::Poll::Ready(None),
+    })
+    .await
 }
 
 /// Microseconds since 1970-01-01 UTC.

@@ -194,6 +194,11 @@ impl Sender {
         self.shared.queued.load(Ordering::Relaxed)
     }
 
+    /// Outcomes that are not recorded, taken or not.
+    pub fn unrecorded(&self) -> usize {
+        self.shared.unrecorded.load(Ordering::Acquire)
+    }
+
     /// Starts no further request and waits until those in flight have ended, at most `grace`; their outcomes can be taken
     /// afterwards. What was queued does not come back.
     pub fn stop(&mut self, grace: Duration) {

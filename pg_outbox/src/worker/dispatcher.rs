@@ -162,18 +162,19 @@ fn become_owner() -> bool {
     }
 }
 
-/// Takes the lock that one dispatcher per database holds for life. Its tag is the extension object with a sub-id that
-/// nothing else uses: no SQL statement can take it.
+/// Takes the lock that one dispatcher per database holds for life. An advisory lock of a class that SQL's functions cannot
+/// name: unlike other session locks it survives an ERROR, and ends with the process.
 fn lock_database() -> bool {
-    // SAFETY: a lock tag on the stack; a session lock is released when the process ends.
+    // SAFETY: a lock tag on the stack.
     unsafe {
         let tag = pg_sys::LOCKTAG {
             locktag_field1: pg_sys::MyDatabaseId.to_u32(),
-            locktag_field2: pg_sys::ExtensionRelationId.to_u32(),
+            locktag_field2: u32::from_be_bytes(*b"pgob"),
             locktag_field3: 0,
+            // SQL's have 1 or 2 here.
             locktag_field4: 0x0b0b,
-            locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
-            locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
+            locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
         };
         pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as _, true, true)
             != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL

@@ -142,9 +142,17 @@ impl Engine {
 
     /// Shows the state to other sessions.
     pub fn publish(&self) {
-        self.slot.in_flight.store(self.sender.in_flight() as i64, Ordering::Relaxed);
-        self.slot.queued.store(self.sender.queued() as i64, Ordering::Relaxed);
-        self.slot.unrecorded.store(self.entries.len() as i64, Ordering::Relaxed);
+        // In the order in which a delivery passes through them, so that none is missed.
+        let queued = self.sender.queued();
+        let in_flight = self.sender.in_flight();
+        let unrecorded = self.sender.unrecorded();
+        self.slot.queued.store(queued as i64, Ordering::Relaxed);
+        self.slot.in_flight.store(in_flight as i64, Ordering::Relaxed);
+        self.slot.unrecorded.store(unrecorded as i64, Ordering::Relaxed);
+        let to_record = self.unrecorded_since.is_some();
+        let lagging = self.config.subscriptions.values().any(|s| s.progress.lag().is_some());
+        let busy = queued + in_flight + unrecorded > 0 || to_record || lagging || self.routed < self.end || self.tick_more;
+        self.slot.publish(self.generation, busy);
     }
 
     /// Ends what is in flight and records it.
@@ -188,6 +196,9 @@ impl Engine {
         }
         again |= self.catch_up()?;
 
+        if self.slot.look_at_deliveries.swap(false, Ordering::SeqCst) {
+            self.next_due = Some(i64::MIN);
+        }
         if gucs::PUSH.get()
             && let Some(due) = self.next_due
         {
@@ -195,7 +206,7 @@ impl Engine {
                 self.hand_out_due()?;
             }
             if let Some(due) = self.next_due {
-                pause = pause.min(Duration::from_micros((due - now()).max(1000).unsigned_abs()));
+                pause = pause.min(Duration::from_micros(due.saturating_sub(now()).max(1000).unsigned_abs()));
             }
         }
         if let Some(since) = self.unrecorded_since {
