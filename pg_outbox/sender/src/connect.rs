@@ -4,16 +4,17 @@
 //! otherwise. One forbidden address among the answers refuses the name.
 
 use std::future::Future;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http1;
-use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
 use outbox_core::policy::Fault;
 use outbox_core::url::Url;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -46,7 +47,7 @@ pub(crate) struct Connection {
 
 /// The future that does a connection's work.
 pub(crate) struct Wire {
-    driver: Pin<Box<http1::Connection<Io, Full<Bytes>>>>,
+    driver: Pin<Box<http1::Connection<TokioIo<Stream>, Full<Bytes>>>>,
     pub(crate) ended: bool,
 }
 
@@ -99,7 +100,7 @@ impl Connector {
 
     async fn handshake(&self, url: &Url, remote: SocketAddr, stream: TcpStream) -> Result<Connection, Failure> {
         let _ = stream.set_nodelay(true);
-        let io = if url.tls {
+        let stream = if url.tls {
             let config = self.tls.as_ref().map_err(|e| (Fault::Tls, e.clone()))?;
             let name = rustls::pki_types::ServerName::try_from(url.host.clone())
                 .map_err(|_| (Fault::Invalid, format!("\"{}\" cannot be the name in a certificate", url.host)))?;
@@ -108,13 +109,13 @@ impl Connector {
                 .connect(name, stream)
                 .await
                 .map_err(|e| (Fault::Tls, format!("TLS handshake with {remote}: {e}")))?;
-            Io::Tls(Box::new(stream))
+            Stream::Tls(Box::new(stream))
         } else {
-            Io::Plain(stream)
+            Stream::Plain(stream)
         };
         let (requests, driver) = http1::Builder::new()
             .max_headers(64)
-            .handshake(io)
+            .handshake(TokioIo::new(stream))
             .await
             .map_err(|e| (Fault::Protocol, format!("HTTP handshake with {remote}: {e}")))?;
         let wire = Wire { driver: Box::pin(driver), ended: false };
@@ -170,68 +171,58 @@ pub(crate) fn io_fault(error: &std::io::Error) -> Fault {
     }
 }
 
-/// A plain or encrypted stream, as hyper wants it.
-pub(crate) enum Io {
+/// A plain or an encrypted stream.
+pub(crate) enum Stream {
     Plain(TcpStream),
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
 
-impl Read for Io {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        mut cursor: ReadBufCursor<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        // A copy through a buffer of our own instead of hyper's uninitialised memory, which only `unsafe` could fill.
-        let mut buffer = [0u8; 16 * 1024];
-        let length = cursor.remaining().min(buffer.len());
-        let mut read = ReadBuf::new(&mut buffer[..length]);
-        ready!(match self.get_mut() {
-            Io::Plain(stream) => Pin::new(stream).poll_read(cx, &mut read),
-            Io::Tls(stream) => Pin::new(stream).poll_read(cx, &mut read),
-        })?;
-        cursor.put_slice(read.filled());
-        Poll::Ready(Ok(()))
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, to),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, to),
+        }
     }
 }
 
-impl Write for Io {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<std::io::Result<usize>> {
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Io::Plain(stream) => Pin::new(stream).poll_write(cx, data),
-            Io::Tls(stream) => Pin::new(stream).poll_write(cx, data),
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, data),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, data),
         }
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Io::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Io::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Io::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Io::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Io::Plain(stream) => stream.is_write_vectored(),
-            Io::Tls(stream) => stream.is_write_vectored(),
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        parts: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Io::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
-            Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Stream::Plain(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
         }
     }
 }

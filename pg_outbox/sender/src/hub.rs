@@ -18,6 +18,11 @@ use crate::connect::Connector;
 use crate::request::{self, Attempt};
 use crate::{Command, Done, Endpoint, Job, Settings, Shared};
 
+/// The main thread is woken for outcomes when there are this many, or when the first of them is this old: it has better to do
+/// than to take them one by one, and nobody waits for an outcome to be recorded.
+const WAKE_BATCH: usize = 512;
+const WAKE_DELAY: Duration = Duration::from_millis(2);
+
 /// How long a connection without work is kept open.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -203,17 +208,26 @@ impl Hub {
     }
 
     /// Hands an outcome to the main thread; the job is no longer in flight but unrecorded.
-    fn report(&self, done: Done) {
+    fn report(self: &Rc<Self>, done: Done) {
         self.shared.unrecorded.fetch_add(1, Ordering::AcqRel);
-        let first = {
+        let count = {
             let mut list = self.shared.done.lock().unwrap_or_else(PoisonError::into_inner);
             list.push(done);
-            list.len() == 1
+            list.len()
         };
         self.in_flight.set(self.in_flight.get() - 1);
         self.shared.in_flight.store(self.in_flight.get(), Ordering::Release);
-        if first {
+        let settings = self.settings.borrow();
+        // Nothing more may be sent before these are recorded.
+        let full = self.in_flight.get() + self.shared.unrecorded.load(Ordering::Acquire) >= settings.max_unrecorded;
+        if count == WAKE_BATCH || full {
             (self.wake)();
+        } else if count == 1 {
+            let hub = Rc::clone(self);
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(WAKE_DELAY).await;
+                (hub.wake)();
+            });
         }
     }
 }
