@@ -28,7 +28,14 @@ async fn server(extra: &[(&str, &str)]) -> Result<Server> {
 }
 
 /// Runs pgbench with a script and returns its transactions per second.
-async fn pgbench(server: &Server, database: &str, script: &str, clients: u32, seconds: u32, options: &str) -> Result<f64> {
+async fn pgbench(
+    server: &Server,
+    database: &str,
+    script: &str,
+    clients: u32,
+    seconds: u32,
+    options: &str,
+) -> Result<f64> {
     let file = server.data.with_extension("pgbench.sql");
     std::fs::write(&file, script)?;
     outbox_harness::postgres::own(&file)?;
@@ -75,9 +82,15 @@ async fn enqueue(figures: &mut Figures) -> Result<()> {
     )
     .await?;
     let call = format!("select outbox.enqueue('order.created', '{PAYLOAD}'::jsonb, 'c-778899');");
-    let two = format!("insert into plain (topic, payload, key) values ('order.created', '{PAYLOAD}'::jsonb, 'c-778899');");
-    let one = format!("insert into plain_one (topic, payload, key) values ('order.created', '{PAYLOAD}'::jsonb, 'c-778899');");
-    println!("{:>8} {:>6} {:>12} {:>12} {:>8} {:>12} {:>8}", "clients", "sync", "enqueue/s", "insert/s", "ratio", "1 index/s", "ratio");
+    let two =
+        format!("insert into plain (topic, payload, key) values ('order.created', '{PAYLOAD}'::jsonb, 'c-778899');");
+    let one = format!(
+        "insert into plain_one (topic, payload, key) values ('order.created', '{PAYLOAD}'::jsonb, 'c-778899');"
+    );
+    println!(
+        "{:>8} {:>6} {:>12} {:>12} {:>8} {:>12} {:>8}",
+        "clients", "sync", "enqueue/s", "insert/s", "ratio", "1 index/s", "ratio"
+    );
     for clients in [1, 4, 16] {
         for sync in ["on", "off"] {
             let options = format!("-c synchronous_commit={sync}");
@@ -179,7 +192,9 @@ async fn latency(figures: &mut Figures) -> Result<()> {
         let mut sessions = vec![];
         for _ in 0..4 {
             let session = server.connect("bench").await?;
-            let enqueue = session.prepare("select outbox.enqueue('order.created', jsonb_build_object('n', $1::int), 'k')").await?;
+            let enqueue = session
+                .prepare("select outbox.enqueue('order.created', jsonb_build_object('n', $1::int), 'k')")
+                .await?;
             sessions.push((session, enqueue));
         }
         let _ = &enqueue;
@@ -210,21 +225,32 @@ async fn latency(figures: &mut Figures) -> Result<()> {
             task.await??;
         }
         let took = started.elapsed().as_secs_f64();
-        wait_until("everything has arrived", Duration::from_secs(30), async || receiver.total() >= count as usize).await;
+        wait_until("everything has arrived", Duration::from_secs(30), async || receiver.total() >= count as usize)
+            .await;
         let mut delays: Vec<f64> = receiver
             .arrivals()
             .iter()
             .map(|arrival| {
                 let n = arrival.json()["n"].as_u64().unwrap_or(0) as usize;
                 // The receiver may be faster than the answer to the session that committed.
-                arrival.at.duration_since(committed[n]).map_or_else(|_| { behind += 1; 0.0 }, |d| d.as_secs_f64() * 1e3)
+                arrival.at.duration_since(committed[n]).map_or_else(
+                    |_| {
+                        behind += 1;
+                        0.0
+                    },
+                    |d| d.as_secs_f64() * 1e3,
+                )
             })
             .collect();
         delays.sort_by(f64::total_cmp);
         let p = |q: f64| delays[((delays.len() - 1) as f64 * q) as usize];
         println!(
             "{rate:>6}/s (reached {:.0}/s): p50 {:.2} ms, p90 {:.2}, p99 {:.2}, max {:.2}; {behind} arrived before the session knew",
-            f64::from(count) / took, p(0.5), p(0.9), p(0.99), p(1.0)
+            f64::from(count) / took,
+            p(0.5),
+            p(0.9),
+            p(0.99),
+            p(1.0)
         );
         figures.insert(format!("latency.{rate}.p50"), p(0.5));
         figures.insert(format!("latency.{rate}.p99"), p(0.99));

@@ -160,14 +160,16 @@ fn common(args: Args, first: usize) -> Result<Row> {
         row.set(column::PUBLISHER, publisher.to_string_lossy().as_ref().into_datum());
     }
 
-    for (argument, name) in [
-        (tail::IDEMPOTENCY_KEY, "idempotency_key"),
-        (tail::DELIVER_AT, "deliver_at"),
-        (tail::EXPIRES_AT, "expires_at"),
+    for (argument, column, name) in [
+        (tail::IDEMPOTENCY_KEY, column::IDEMPOTENCY_KEY, "idempotency_key"),
+        (tail::DELIVER_AT, column::DELIVER_AT, "deliver_at"),
+        (tail::EXPIRES_AT, column::EXPIRES_AT, "expires_at"),
     ] {
-        if args.datum(first + argument).is_some() {
+        let value = args.datum(first + argument);
+        if value.is_some() {
             return Err(Error::new(Code::NotSupported, format!("{name} is not supported yet")));
         }
+        row.set(column, value);
     }
     if args.get::<i32>(first + tail::PRIORITY).is_some_and(|priority| priority != 0) {
         return Err(Error::new(Code::NotSupported, "priority is not supported yet"));
@@ -240,14 +242,16 @@ fn content(row: &mut Row, column: usize, name: &str, datum: Datum) -> Result<()>
     let size = unsafe { pg_sys::toast_raw_datum_size(datum) } - pg_sys::VARHDRSZ;
     let limit = gucs::MAX_PAYLOAD.get() as usize * 1024;
     if size > limit {
-        return Err(too_large(name, size, limit).hint("Store it elsewhere and send a reference, or raise pg_outbox.max_payload."));
+        return Err(too_large(name, size, limit)
+            .hint("Store it elsewhere and send a reference, or raise pg_outbox.max_payload."));
     }
     row.set(column, Some(datum));
     Ok(())
 }
 
 fn too_large(what: &str, size: usize, limit: usize) -> Error {
-    Error::new(Code::TooLarge, format!("{what} is too large")).detail(format!("It has {size} bytes; the limit is {limit}."))
+    Error::new(Code::TooLarge, format!("{what} is too large"))
+        .detail(format!("It has {size} bytes; the limit is {limit}."))
 }
 
 fn null(what: &str) -> Error {

@@ -52,7 +52,8 @@ pub fn record(args: Args, columns: &[Option<pg_sys::Datum>]) -> Result<Returned>
         if class != pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE || (*descriptor).natts as usize != columns.len() {
             return Err(Error::new(outbox_core::Code::Internal, "the function is declared with another row type"));
         }
-        let tuple = pg_sys::heap_form_tuple(pg_sys::BlessTupleDesc(descriptor), values.as_mut_ptr(), nulls.as_mut_ptr());
+        let tuple =
+            pg_sys::heap_form_tuple(pg_sys::BlessTupleDesc(descriptor), values.as_mut_ptr(), nulls.as_mut_ptr());
         Ok(Some(pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data)))
     }
 }

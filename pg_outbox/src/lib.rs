@@ -24,7 +24,8 @@ pgrx::pg_module_magic!();
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     // SAFETY: constants of the server's start-up.
-    let (preloading, upgrading) = unsafe { (pg_sys::process_shared_preload_libraries_in_progress, pg_sys::IsBinaryUpgrade) };
+    let (preloading, upgrading) =
+        unsafe { (pg_sys::process_shared_preload_libraries_in_progress, pg_sys::IsBinaryUpgrade) };
     gucs::init(preloading);
     wake::init();
     if preloading && !upgrading {

@@ -42,3 +42,19 @@ pg_function! {
         Ok(Some(pg_sys::Datum::from(unsafe { pg_sys::MyDatabaseId })))
     }
 }
+
+pg_function! {
+    /// outbox._leaf_is_settled(leaf smallint) returns boolean
+    fn outbox_leaf_is_settled(args) {
+        let leaf = args.get::<i16>(0).unwrap_or_default().rem_euclid(catalog::LEAVES as i16);
+        let relation = catalog::relations()?.messages[leaf as usize];
+        // SAFETY: SHARE conflicts with the lock of whoever has written or writes; it is given back at once.
+        unsafe {
+            let free = pg_sys::ConditionalLockRelationOid(relation, pg_sys::ShareLock as _);
+            if free {
+                pg_sys::UnlockRelationOid(relation, pg_sys::ShareLock as _);
+            }
+            Ok(free.into_datum())
+        }
+    }
+}

@@ -14,6 +14,8 @@ call outbox._create_ring('tick', $$
     next_to xid8 not null,
     floor_from bigint not null,
     floor_to bigint not null,
+    leaf smallint not null,
+    leaves smallint[] not null,
     snapshot_from pg_snapshot not null,
     snapshot_to pg_snapshot not null
 $$, 3, array[
@@ -26,6 +28,8 @@ comment on column outbox.tick.snapshot_from is 'what the tick before had seen';
 comment on column outbox.tick.snapshot_to is 'what this one has seen; the next one takes the difference';
 comment on column outbox.tick.done_id is 'not null: the difference was larger than a chunk, and is numbered up to this message id';
 comment on column outbox.tick.next_to is 'first transaction id that was not assigned when snapshot_to was taken';
+comment on column outbox.tick.leaf is 'leaf that messages were written to when snapshot_to was taken';
+comment on column outbox.tick.leaves is 'leaves in which the next tick may find messages that this one did not';
 comment on column outbox.tick.floor_to is 'transactions from next_to on draw message ids above this';
 
 -- API: public
@@ -112,7 +116,7 @@ comment on column outbox.endpoint.concurrency is 'requests in flight at once';
 select pg_catalog.pg_extension_config_dump('outbox.endpoint', '');
 select pg_catalog.pg_extension_config_dump('outbox.endpoint_id_seq', '');
 
--- API: private
+-- API: public
 create table outbox.endpoint_secret (
     endpoint_id int not null references outbox.endpoint,
     created_at timestamptz not null default clock_timestamp(),

@@ -102,4 +102,4 @@ begin
 end
 $$;
 comment on function outbox.set_context is
-    'Sets tenant, publisher and metadata of the messages that this transaction enqueues from now on; an argument of enqueue wins. Replaces what was set before.';
+    'Sets tenant, publisher and metadata of the messages that this transaction enqueues from now on; arguments of enqueue win';

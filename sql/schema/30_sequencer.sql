@@ -70,16 +70,17 @@ end
 $$;
 
 -- API: private
--- One tick of at most `chunk` messages. Plans are pinned: a generic plan takes a range of transaction ids for a share of
--- the whole table and would read all that is retained; a custom one would plan 16 leaves at every tick.
+-- Whether a leaf that is no longer written to gets no more rows: nobody has its lock. Whoever takes it later reads the
+-- pointer again and goes to the current one, so every row in it is of a transaction that has ended.
+create function outbox._leaf_is_settled(leaf smallint) returns boolean language c volatile
+as 'MODULE_PATHNAME', 'outbox_leaf_is_settled';
+
+-- API: private
+-- One tick of at most `chunk` messages. Called by the dispatcher, whose session is pinned, and by _tick_inline, which pins
+-- what matters: generic plans without sequential scans. With statistics of a young table the planner would read all that is
+-- retained; a custom plan would plan 16 leaves at every tick.
 create function outbox._tick(chunk int) returns outbox._ticked
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off
-set enable_bitmapscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
+language plpgsql volatile
 as $$
 declare
     state outbox.tick;
@@ -100,6 +101,11 @@ declare
     n int;
     control boolean;
     last_position bigint;
+    this_leaf smallint;
+    scan smallint[];        -- leaves to look into
+    next_scan smallint[];   -- and those that the next tick has to look into
+    settled smallint[] := '{}';
+    passed smallint[];
     this_epoch int;
     this_timeline int := outbox._timeline();
     result outbox._ticked;
@@ -137,10 +143,28 @@ begin
         s1 := coalesce(state.snapshot_to, '3:3:');
         next1 := coalesce(state.next_to, '3');
         floor1 := coalesce(state.floor_to, 0);
+        scan := coalesce(state.leaves, array(select generate_series(0, 15)));
+        if cardinality(scan) > 1 then
+            -- Before S2: the rows of a leaf that is settled now are all seen by this tick.
+            settled := array(
+                select l from unnest(scan) l where l is distinct from state.leaf and outbox._leaf_is_settled(l)
+            );
+        end if;
         -- In this order: a transaction from next2 on draws its message ids after floor2 was read.
         floor2 := coalesce(pg_sequence_last_value('outbox._message_id'), 0);
         next2 := outbox._next_xid();
         select pg_current_snapshot() into s2;
+        -- After S2: whatever S2 sees was written to a leaf that was current by now.
+        this_leaf := coalesce(pg_sequence_last_value('outbox._message_segment'), 0);
+        -- and all leaves in between
+        passed := case
+            when state.leaf is null then array[this_leaf]
+            when this_leaf <> state.leaf then array(
+                select (state.leaf + i) % 16 from generate_series(1, (this_leaf - state.leaf + 16) % 16) i
+            )
+        end;
+        scan := scan || passed;
+        next_scan := array(select l from unnest(scan) l where not l = any (settled)) || passed;
     else
         -- in the middle of a large difference: between the same snapshots, on from done_id
         s1 := state.snapshot_from;
@@ -150,6 +174,9 @@ begin
         floor1 := state.floor_from;
         floor2 := state.floor_to;
         done := state.done_id;
+        scan := state.leaves;
+        next_scan := scan;
+        this_leaf := state.leaf;
     end if;
     running := array(select pg_snapshot_xip(s2));
     finished := array(select x from pg_snapshot_xip(s1) x where pg_visible_in_snapshot(x, s2));
@@ -171,11 +198,11 @@ begin
         from (
             (select m.id, m.segment, m.topic
             from unnest(finished) f, outbox.message m
-            where m.xid = f)
+            where m.segment = any (scan) and m.xid = f)
             union all
             (select m.id, m.segment, m.topic
             from unnest(above, below) b(above, below), outbox.message m
-            where m.xid > b.above and m.xid < b.below)
+            where m.segment = any (scan) and m.xid > b.above and m.xid < b.below)
             limit chunk + 1
         ) c;
         if n > chunk then
@@ -201,12 +228,12 @@ begin
                 ) f,
                 lateral (
                     select m.id, m.segment, m.topic from outbox.message m
-                    where m.xid = f.x and m.id > done
+                    where m.segment = any (scan) and m.xid = f.x and m.id > done
                     order by m.id limit chunk
                 ) l)
                 union all
                 (select m.id, m.segment, m.topic from outbox.message m
-                where m.id > greatest(done, floor1)
+                where m.segment = any (scan) and m.id > greatest(done, floor1)
                     and m.xid >= greatest(next1, pg_snapshot_xmax(s1)) and m.xid < pg_snapshot_xmax(s2)
                     and m.xid <> all (running)
                 order by m.id limit chunk)
@@ -246,15 +273,32 @@ begin
         where v.control_message_id = u.id and v.position is null;
     end if;
     insert into outbox.tick (segment, id, epoch, timeline, first_position, last_position, done_id, ticked_at,
-        next_from, next_to, floor_from, floor_to, snapshot_from, snapshot_to)
+        next_from, next_to, floor_from, floor_to, leaf, leaves, snapshot_from, snapshot_to)
     values (coalesce(pg_sequence_last_value('outbox._tick_segment'), 0), coalesce(state.id, 0) + 1, this_epoch,
         this_timeline, last_position + 1, last_position + n, done, clock_timestamp(),
-        next1, next2, floor1, floor2, s1, s2);
+        next1, next2, floor1, floor2, this_leaf,
+        array(select distinct l from unnest(case when done is null then next_scan else scan end) l), s1, s2);
 
     result.status := case when n > 0 then 'ticked' else 'idle' end;
     result.last_position := last_position + n;
     result.message_ids := ids;
     result.segments := segments;
     return result;
+end
+$$;
+
+-- API: private
+-- A tick in any session. The settings are part of the plans' meaning: see _tick.
+create function outbox._tick_inline(chunk int) returns outbox._ticked
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+begin
+    return outbox._tick(chunk);
 end
 $$;

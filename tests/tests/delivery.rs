@@ -16,10 +16,13 @@ async fn shop(server: &Server, name: &str, receiver: &Receiver, concurrency: i32
 }
 
 async fn endpoint(db: &Client, name: &str, url: &str, concurrency: i32) -> String {
-    db.query_one("select signing_secret from outbox.create_endpoint($1, $2, concurrency => $3)", &[&name, &url, &concurrency])
-        .await
-        .unwrap()
-        .get(0)
+    db.query_one(
+        "select signing_secret from outbox.create_endpoint($1, $2, concurrency => $3)",
+        &[&name, &url, &concurrency],
+    )
+    .await
+    .unwrap()
+    .get(0)
 }
 
 async fn enqueue(db: &Client, topic: &str, n: i32) -> i64 {
@@ -93,8 +96,7 @@ async fn only_matching_topics_go_out_and_skipped_ones_are_visible() {
     let skipped = enqueue(&db, "invoice.created", 2).await;
     settle(&db).await;
     assert_eq!(numbers(&receiver), [1]);
-    let detail: String =
-        one(&db, &format!("select detail from outbox.history({skipped}) where what = 'routed'")).await;
+    let detail: String = one(&db, &format!("select detail from outbox.history({skipped}) where what = 'routed'")).await;
     assert_eq!(detail, "skipped: no subscription on the topic");
     // A subscription that ends gets nothing behind its end; one that begins gets nothing before its beginning.
     db.batch_execute("select outbox.unsubscribe('orders'); select outbox.subscribe('invoices', '{invoice.*}', 'shop')")
@@ -175,10 +177,7 @@ async fn the_last_try_and_a_refusal_end_as_dead_letters() {
         rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3))).collect();
     assert_eq!(
         found,
-        [
-            ("broken".to_owned(), "max_attempts".to_owned(), 500, 1),
-            ("picky".to_owned(), "refused".to_owned(), 422, 1)
-        ]
+        [("broken".to_owned(), "max_attempts".to_owned(), 500, 1), ("picky".to_owned(), "refused".to_owned(), 422, 1)]
     );
     // What came from outside is kept as text that the database takes.
     let body: String = one(&db, "select response_body from outbox.attempt where status = 500").await;
@@ -380,9 +379,11 @@ async fn a_clean_restart_repeats_nothing() {
     receiver.on("/hook", |_, _| Reply::status(200).after(Duration::from_millis(2)));
     let mut server = Server::start(&[]).await.unwrap();
     let (db, _) = shop(&server, "restarted", &receiver, 16).await;
-    db.batch_execute("select count(outbox.enqueue('order.created', jsonb_build_object('n', n))) from generate_series(1, 3000) n")
-        .await
-        .unwrap();
+    db.batch_execute(
+        "select count(outbox.enqueue('order.created', jsonb_build_object('n', n))) from generate_series(1, 3000) n",
+    )
+    .await
+    .unwrap();
     wait_until("requests are in flight", PATIENCE, async || receiver.total() > 300).await;
     server.restart(Stop::Fast).await.unwrap();
     wait_until("everything has arrived", PATIENCE, async || receiver.total() >= 3000).await;

@@ -81,7 +81,8 @@ impl World {
         };
         match step {
             Tick => {
-                let status: String = one(&session.client, &format!("select status from outbox._tick({chunk})")).await;
+                let status: String =
+                    one(&session.client, &format!("select status from outbox._tick_inline({chunk})")).await;
                 assert!(["ticked", "idle", "busy", "refused"].contains(&status.as_str()), "{status}");
             }
             Begin => run("begin").await,
@@ -129,7 +130,8 @@ impl World {
 
     /// Runs the programs in the order that `order` gives, then ticks until nothing is left and checks the feed.
     async fn run(&mut self, programs: &[&[Step]], order: &[usize]) {
-        let before: i64 = one(&self.sessions[0].client, "select coalesce(max(last_position), 0) from outbox.feed").await;
+        let before: i64 =
+            one(&self.sessions[0].client, "select coalesce(max(last_position), 0) from outbox.feed").await;
         self.committed.clear();
         let mut at = vec![0; programs.len()];
         for &who in order {
@@ -139,7 +141,7 @@ impl World {
         for _ in 0..200 {
             let more: bool = one(
                 &self.sessions[0].client,
-                &format!("select status = 'ticked' or more from outbox._tick({})", self.chunk),
+                &format!("select status = 'ticked' or more from outbox._tick_inline({})", self.chunk),
             )
             .await;
             if !more {
@@ -238,21 +240,21 @@ async fn interleave(database: &str, sets: &[Vec<&'static [Step]>], most: usize, 
     // An unrelated transaction with an old snapshot and an xid must hold nobody back.
     let writer = bare_server().await.connect(database).await.unwrap();
     if open_writer {
-        for sql in
-            ["create table unrelated (n int)", "begin isolation level repeatable read", "insert into unrelated values (1)"]
-        {
+        for sql in [
+            "create table unrelated (n int)",
+            "begin isolation level repeatable read",
+            "insert into unrelated values (1)",
+        ] {
             writer.batch_execute(sql).await.unwrap();
         }
     }
-    let mut runs = 0;
-    for programs in sets {
+    for (set, programs) in sets.iter().enumerate() {
         let lengths: Vec<usize> = programs.iter().map(|p| p.len()).collect();
         for (i, order) in orders(&lengths, most).iter().enumerate() {
             // Ticks of one message take the path of large differences at once.
-            world.chunk = [1, 2, 1000][(i + runs) % 3];
+            world.chunk = [1, 2, 1000][(i + set) % 3];
             world.run(programs, order).await;
         }
-        runs += 1;
     }
 }
 
@@ -291,16 +293,16 @@ async fn the_lock_is_not_waited_for() {
     let server = bare_server().await;
     let holder = server.database("tick_lock").await.unwrap();
     let other = server.connect("tick_lock").await.unwrap();
-    holder.batch_execute("begin; select outbox._tick(10)").await.unwrap();
-    assert_eq!(one::<String>(&other, "select status from outbox._tick(10)").await, "busy");
+    holder.batch_execute("begin; select outbox._tick_inline(10)").await.unwrap();
+    assert_eq!(one::<String>(&other, "select status from outbox._tick_inline(10)").await, "busy");
     holder.batch_execute("commit").await.unwrap();
-    assert_eq!(one::<String>(&other, "select status from outbox._tick(10)").await, "idle");
+    assert_eq!(one::<String>(&other, "select status from outbox._tick_inline(10)").await, "idle");
 }
 
 #[tokio::test]
 async fn a_transaction_that_ticked_cannot_be_prepared() {
     let db = bare_server().await.database("tick_prepare").await.unwrap();
-    db.batch_execute("begin; select outbox._tick(10); select outbox.enqueue('a.b', '{}')").await.unwrap();
+    db.batch_execute("begin; select outbox._tick_inline(10); select outbox.enqueue('a.b', '{}')").await.unwrap();
     let error = refused(&db, "prepare transaction 'no'").await;
     assert_eq!(*error.code(), SqlState::FEATURE_NOT_SUPPORTED);
 }
@@ -313,7 +315,7 @@ async fn buffers_per_tick_do_not_grow_with_the_table() {
     let buffers = async || {
         db.batch_execute("select outbox.enqueue('a.b', '{}') from generate_series(1, 10)").await.unwrap();
         let plan: serde_json::Value =
-            one(&db, "explain (analyze, buffers, format json) select * from outbox._tick(1000)").await;
+            one(&db, "explain (analyze, buffers, format json) select * from outbox._tick_inline(1000)").await;
         let node = &plan[0]["Plan"];
         node["Shared Hit Blocks"].as_i64().unwrap() + node["Shared Read Blocks"].as_i64().unwrap()
     };
@@ -325,7 +327,7 @@ async fn buffers_per_tick_do_not_grow_with_the_table() {
     for _ in 0..3 {
         db.batch_execute("select count(outbox.enqueue('a.b', '{}')) from generate_series(1, 100000)").await.unwrap();
         loop {
-            let more: bool = one(&db, "select more from outbox._tick(20000)").await;
+            let more: bool = one(&db, "select more from outbox._tick_inline(20000)").await;
             if !more {
                 break;
             }
@@ -339,7 +341,7 @@ async fn buffers_per_tick_do_not_grow_with_the_table() {
     assert!(large <= small + 60, "{small} buffers on a small table, {large} on a large one");
     // In the middle of a huge commit, too.
     db.batch_execute("select count(outbox.enqueue('a.b', '{}')) from generate_series(1, 50000)").await.unwrap();
-    assert!(one::<bool>(&db, "select more from outbox._tick(100)").await);
+    assert!(one::<bool>(&db, "select more from outbox._tick_inline(100)").await);
     let chunk = buffers().await;
     // A visit of index and heap per message of the chunk, and nothing for the 49,000 others.
     assert!(chunk <= small + 1500, "{small} buffers on a small table, {chunk} for a chunk of a huge commit");
@@ -349,13 +351,13 @@ async fn buffers_per_tick_do_not_grow_with_the_table() {
 #[tokio::test]
 async fn an_aborted_transaction_is_left_behind() {
     let db = bare_server().await.database("tick_aborted").await.unwrap();
-    db.batch_execute("select outbox._tick(10)").await.unwrap();
+    db.batch_execute("select outbox._tick_inline(10)").await.unwrap();
     db.batch_execute(
         "begin; select count(outbox.enqueue('a.b', '{}')) from generate_series(1, 20000); rollback; select pg_sleep(1.1)",
     )
     .await
     .unwrap();
-    db.batch_execute("select outbox._tick(1000)").await.unwrap();
+    db.batch_execute("select outbox._tick_inline(1000)").await.unwrap();
     let aborted: bool = one(
         &db,
         "select pg_visible_in_snapshot(min(m.x), (select snapshot_to from outbox.tick order by id desc limit 1))

@@ -34,8 +34,10 @@ async fn dispatcher(server: &Server, database: &str) -> i32 {
 }
 
 async fn wait_for_dispatcher(server: &Server, database: &str) -> i32 {
-    wait_for("there is a dispatcher", PATIENCE, async || Some(dispatcher(server, database).await).filter(|pid| *pid != 0))
-        .await
+    wait_for("there is a dispatcher", PATIENCE, async || {
+        Some(dispatcher(server, database).await).filter(|pid| *pid != 0)
+    })
+    .await
 }
 
 async fn wait_for_none(server: &Server, database: &str) {
@@ -124,7 +126,9 @@ async fn databases_are_dropped_renamed_and_copied_while_busy() {
         wait_until("the session has ended", PATIENCE, async || {
             one::<i64>(
                 &admin,
-                &format!("select count(*) from pg_stat_activity where datname = '{name}' and backend_type = 'client backend'"),
+                &format!(
+                    "select count(*) from pg_stat_activity where datname = '{name}' and backend_type = 'client backend'"
+                ),
             )
             .await
                 == 0

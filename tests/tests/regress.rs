@@ -18,6 +18,8 @@ async fn scripts_print_what_is_expected() {
         // What a dispatcher would change at any moment is tested without one.
         let server = if name.ends_with("_worker") { server().await } else { bare_server().await };
         let printed = run(server, &name, &script).await;
+        assert!(!printed.contains("create extension pg_outbox;\nERROR"), "{name}: {printed}");
+        assert!(!printed.contains("ERROR:  XX000"), "{name} met an internal error: {printed}");
         let expected = folder.join("expected").join(format!("{name}.out"));
         if std::env::var_os("UPDATE").is_some() {
             fs::write(&expected, &printed).unwrap();
@@ -38,14 +40,30 @@ async fn run(server: &Server, name: &str, script: &Path) -> String {
     let mut command = tokio::process::Command::from(server.install.command("psql"));
     let sql = fs::read(script).unwrap();
     command
-        .args(["-X", "-a", "-q", "--no-psqlrc", "-P", "pager=off", "-v", "VERBOSITY=verbose", "-v", "SHOW_CONTEXT=never"])
+        .args([
+            "-X",
+            "-a",
+            "-q",
+            "--no-psqlrc",
+            "-P",
+            "pager=off",
+            "-v",
+            "VERBOSITY=verbose",
+            "-v",
+            "SHOW_CONTEXT=never",
+        ])
         .arg(server.dsn(name))
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped());
     // One stream, so that errors stand where they happened.
     let mut wrapped = tokio::process::Command::new("sh");
-    wrapped.arg("-c").arg("exec \"$@\" 2>&1").arg("sh").arg(command.as_std().get_program()).args(command.as_std().get_args());
+    wrapped
+        .arg("-c")
+        .arg("exec \"$@\" 2>&1")
+        .arg("sh")
+        .arg(command.as_std().get_program())
+        .args(command.as_std().get_args());
     let mut child = wrapped.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     tokio::spawn(async move {

@@ -60,7 +60,12 @@ impl Install {
     /// A command that runs one of its programs as the user that PostgreSQL runs as.
     pub fn command(&self, program: &str) -> Command {
         let mut command = as_server_user(&self.bin.join(program));
-        command.env_remove("PGHOST").env_remove("PGPORT").env_remove("PGUSER").env_remove("PGDATABASE").env("LC_ALL", "C");
+        command
+            .env_remove("PGHOST")
+            .env_remove("PGPORT")
+            .env_remove("PGUSER")
+            .env_remove("PGDATABASE")
+            .env("LC_ALL", "C");
         command
     }
 }

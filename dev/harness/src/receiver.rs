@@ -122,8 +122,11 @@ impl Receiver {
 
     /// Starts one on this address.
     pub fn start_on(address: SocketAddr) -> Result<Receiver> {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("receiver").enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("receiver")
+            .enable_all()
+            .build()?;
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -136,9 +139,8 @@ impl Receiver {
                 let state = Arc::clone(&theirs);
                 tokio::spawn(async move {
                     let service = hyper::service::service_fn(move |request| answer(Arc::clone(&state), request));
-                    let _ = auto::Builder::new(TokioExecutor::new())
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
+                    let _ =
+                        auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
                 });
             }
         });

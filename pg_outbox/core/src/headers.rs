@@ -15,8 +15,16 @@ pub fn is_protocol(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     matches!(
         name.as_str(),
-        "host" | "connection" | "transfer-encoding" | "te" | "trailer" | "upgrade" | "keep-alive" | "proxy-connection"
-            | "expect" | "user-agent"
+        "host"
+            | "connection"
+            | "transfer-encoding"
+            | "te"
+            | "trailer"
+            | "upgrade"
+            | "keep-alive"
+            | "proxy-connection"
+            | "expect"
+            | "user-agent"
     ) || ["webhook-", "ce-", "content-", "outbox-", "proxy-"].iter().any(|prefix| name.starts_with(prefix))
 }
 
@@ -61,7 +69,8 @@ pub fn parse(json: &Value) -> Result<Vec<(HeaderName, HeaderValue)>> {
 /// 22023.
 pub fn check_content_type(text: &str) -> Result<()> {
     let essence = text.split(';').next().unwrap_or_default().trim();
-    let token = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b));
+    let token =
+        |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b));
     let well_formed = essence.split_once('/').is_some_and(|(kind, sub)| token(kind) && token(sub));
     if well_formed && HeaderValue::from_str(text).is_ok() {
         return Ok(());

@@ -136,7 +136,7 @@ mod tests {
             ),
         ] {
             let secret = Secret::parse(secret).unwrap();
-            assert_eq!(signature_header(&[secret.clone()], id, timestamp, body.as_bytes()), signature);
+            assert_eq!(signature_header(std::slice::from_ref(&secret), id, timestamp, body.as_bytes()), signature);
             assert!(secret.verify(id, timestamp, body.as_bytes(), signature));
             assert!(!secret.verify(id, timestamp + 1, body.as_bytes(), signature));
         }

@@ -173,8 +173,10 @@ impl Loader {
         let mut endpoints = Vec::new();
         let plain_allowed = gucs::ALLOW_HTTP.get();
         self.endpoints.execute(&[]).for_each(|row| {
-            let headers: Value = row.get::<&str>(2).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-            let pairs = headers.as_object().into_iter().flatten().filter_map(|(name, v)| Some((name.as_str(), v.as_str()?)));
+            let headers: Value =
+                row.get::<&str>(2).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+            let pairs =
+                headers.as_object().into_iter().flatten().filter_map(|(name, v)| Some((name.as_str(), v.as_str()?)));
             let secrets = row.get::<Vec<Option<String>>>(5).unwrap_or_default();
             let url = row
                 .get::<&str>(1)

@@ -18,8 +18,8 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::engine::{Engine, Round};
 use super::{Signals, txn, wait};
-use crate::shmem::{self, Slot, State};
 use crate::gucs;
+use crate::shmem::{self, Slot, State};
 
 /// Wait after a failed transaction; doubles up to the maximum.
 const ERROR_WAIT: Duration = Duration::from_millis(100);
@@ -151,7 +151,9 @@ fn become_owner() -> bool {
         if pg_sys::get_extension_oid(c"pg_outbox".as_ptr(), true) == pg_sys::InvalidOid {
             return false;
         }
-        let owner = pgrx::Spi::get_one::<pg_sys::Oid>("select extowner from pg_catalog.pg_extension where extname = 'pg_outbox'");
+        let owner = pgrx::Spi::get_one::<pg_sys::Oid>(
+            "select extowner from pg_catalog.pg_extension where extname = 'pg_outbox'",
+        );
         match owner {
             Ok(Some(owner)) => {
                 pg_sys::SetSessionAuthorization(owner, pg_sys::superuser_arg(owner));
@@ -192,7 +194,12 @@ fn pin_session() {
         (c"session_replication_role", c"origin"),
         (c"jit", c"off"),
         (c"max_parallel_workers_per_gather", c"0"),
+        // Every statement of this process has an index; see _tick in sql/schema.
         (c"plan_cache_mode", c"force_generic_plan"),
+        (c"enable_seqscan", c"off"),
+        (c"enable_bitmapscan", c"off"),
+        (c"enable_hashjoin", c"off"),
+        (c"enable_mergejoin", c"off"),
         // Shorter than deadlock_timeout: in a conflict with DDL it is this process that gives way.
         (c"lock_timeout", c"500ms"),
         (c"application_name", c"pg_outbox dispatcher"),

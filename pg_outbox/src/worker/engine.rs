@@ -151,7 +151,8 @@ impl Engine {
         self.slot.unrecorded.store(unrecorded as i64, Ordering::Relaxed);
         let to_record = self.unrecorded_since.is_some();
         let lagging = self.config.subscriptions.values().any(|s| s.progress.lag().is_some());
-        let busy = queued + in_flight + unrecorded > 0 || to_record || lagging || self.routed < self.end || self.tick_more;
+        let busy =
+            queued + in_flight + unrecorded > 0 || to_record || lagging || self.routed < self.end || self.tick_more;
         self.slot.publish(self.generation, busy);
     }
 
@@ -163,7 +164,9 @@ impl Engine {
         self.sender.stop(grace);
         self.take_outcomes();
         if let Err(error) = self.record() {
-            pgrx::log!("pg_outbox dispatcher: outcomes could not be recorded at shutdown and will be repeated: {error}");
+            pgrx::log!(
+                "pg_outbox dispatcher: outcomes could not be recorded at shutdown and will be repeated: {error}"
+            );
         }
     }
 

@@ -3,9 +3,9 @@
 //! Everything that it writes belongs together: the checkpoint is computed from the very outcomes that are appended with it,
 //! so recovery needs nothing but the last checkpoint.
 
+use outbox_core::Result;
 use outbox_core::policy::Outcome;
 use outbox_core::progress::Saved;
-use outbox_core::Result;
 use outbox_sender::Done;
 use pgrx::pg_sys::{INT2ARRAYOID, INT4ARRAYOID, INT4OID, INT8ARRAYOID, INT8OID, TEXTARRAYOID};
 use pgrx::{IntoDatum, pg_sys};
@@ -126,10 +126,8 @@ impl Recorder {
         if !completed.is_empty() {
             self.completed.execute(&[arg(completed)]);
         }
-        let failed: Vec<(&Entry, i64)> = entries
-            .iter()
-            .filter_map(|e| if let Fate::Failed(due) = e.fate { Some((e, due)) } else { None })
-            .collect();
+        let failed: Vec<(&Entry, i64)> =
+            entries.iter().filter_map(|e| if let Fate::Failed(due) = e.fate { Some((e, due)) } else { None }).collect();
         if !failed.is_empty() {
             let column = |f: fn(&Entry) -> i64| arg(failed.iter().map(|(e, _)| f(e)).collect::<Vec<i64>>());
             self.failed.execute(&[

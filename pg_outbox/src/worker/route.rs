@@ -105,7 +105,14 @@ impl Reader {
             ids: row.get(4).unwrap_or_default(),
             segments: row.get(5).unwrap_or_default(),
         })
-        .unwrap_or(Ticked { status: "".into(), first: 0, last: 0, more: false, ids: Vec::new(), segments: Vec::new() })
+        .unwrap_or(Ticked {
+            status: "".into(),
+            first: 0,
+            last: 0,
+            more: false,
+            ids: Vec::new(),
+            segments: Vec::new(),
+        })
     }
 
     /// The messages behind `after` and not behind `upto`, in order: at most `rows` rows of the feed.

@@ -77,7 +77,8 @@ impl Plan {
                 self.plan = plan;
             }
             let mut values: Vec<Datum> = args.iter().map(|arg| arg.unwrap_or(Datum::null())).collect();
-            let nulls: Vec<std::ffi::c_char> = args.iter().map(|arg| if arg.is_some() { b' ' } else { b'n' } as _).collect();
+            let nulls: Vec<std::ffi::c_char> =
+                args.iter().map(|arg| if arg.is_some() { b' ' } else { b'n' } as _).collect();
             let code = pg_sys::SPI_execute_plan(self.plan, values.as_mut_ptr(), nulls.as_ptr(), false, 0);
             if code < 0 {
                 pgrx::error!("cannot execute a statement: SPI error {code}");

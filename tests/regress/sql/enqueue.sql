@@ -101,6 +101,6 @@ rollback;
 -- Messages, feed and attempts are immutable, for the owner too.
 update outbox.message set topic = 'x';
 delete from outbox.message;
-select status from outbox._tick(10);
+select status from outbox._tick_inline(10);
 update outbox.feed set first_position = 0;
 delete from outbox.feed;

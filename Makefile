@@ -1,0 +1,58 @@
+# pg_outbox. `make help` lists what there is.
+#
+# PG=16 chooses the other PostgreSQL that is fetched (default 18); PG_CONFIG=/path/to/pg_config an installed one.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup build install demo up down psql test test-core test-regress test-isolation test-e2e test-docs check fmt bench chaos clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+setup: ## fetch PostgreSQL 18 and 16 and libclang into .cache (once)
+	@dev/setup
+
+install: setup ## build the extension and install it into the chosen PostgreSQL
+	@dev/install
+
+demo: install ## watch committed messages arrive at an HTTP receiver
+	@. dev/env && cargo run --quiet --release -p outbox-harness --bin demo
+
+up: install ## start a development server; prints its DSN
+	@. dev/env && cargo run --quiet --release -p outbox-harness --bin dev -- up
+
+down: setup ## stop the development server and remove its data
+	@. dev/env && cargo run --quiet --release -p outbox-harness --bin dev -- down
+
+psql: ## a session on the development server
+	@. dev/env && "$$(dirname $$PG_CONFIG)/psql" "$$(cat .dsn)"
+
+test: install ## run all tests
+	@dev/test
+
+test-core: setup ## unit and property tests, without a server
+	@dev/test core
+
+test-regress: install ## SQL regression
+	@dev/test regress
+
+test-isolation: install ## the sequencer under interleavings
+	@dev/test isolation
+
+test-e2e: install ## against a real server and receivers, crashes included
+	@dev/test e2e
+
+test-docs: install ## every example of README and docs
+	@dev/test docs
+
+check: setup ## formatting, lints, documentation
+	@dev/check
+
+fmt: setup ## format the code
+	@cargo fmt --all
+
+bench: install ## measure, side by side with what it is compared with (BENCH=name for one)
+	@. dev/env && cargo run --quiet --release -p outbox-benches
+
+clean: ## remove what was built, keep what was fetched
+	@cargo clean
+	@rm -rf .cache/run .cache/dev .dsn

@@ -1,0 +1,197 @@
+//! `make demo`: orders are committed and rolled back in PostgreSQL; the committed ones arrive, signed, at an HTTP receiver.
+//!
+//! Everything is real: a server of its own, a receiver that checks signatures with the `standardwebhooks` crate, an endpoint
+//! that fails at first. The exit code says whether the sums are right.
+
+use std::collections::HashMap;
+use std::io::{IsTerminal as _, Write as _};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Result, bail};
+use outbox_harness::{Arrival, Receiver, Reply, Server, wait_until};
+
+const ORDERS: i32 = 30;
+const BURST: i32 = 2000;
+
+#[derive(Default)]
+struct Seen {
+    /// Order to its arrivals at the shop.
+    shop: HashMap<i64, Vec<SystemTime>>,
+    flaky_failures: usize,
+    flaky: HashMap<i64, usize>,
+    bad_signatures: usize,
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> Result<()> {
+    let started = Instant::now();
+    say("", "starting PostgreSQL with pg_outbox preloaded ...");
+    let receiver = Receiver::start()?;
+    let server = Server::start(&[]).await?;
+    let db = server.database("shop").await?;
+    db.batch_execute("create table orders (id int primary key, item text not null, amount numeric not null)").await?;
+    let secret_of = async |name: &str, path: &str| -> Result<String> {
+        let url = receiver.url(path);
+        Ok(db.query_one("select signing_secret from outbox.create_endpoint($1, $2)", &[&name, &url]).await?.get(0))
+    };
+    let shop_secret = secret_of("shop", "/shop").await?;
+    let flaky_secret = secret_of("flaky", "/flaky").await?;
+    db.batch_execute(
+        "select outbox.subscribe('shop', '{order.#}', 'shop');
+        select outbox.subscribe('flaky', '{order.vip}', 'flaky')",
+    )
+    .await?;
+    println!();
+    println!("  business table   orders");
+    println!("  endpoint shop    {}   subscribed to order.#", receiver.url("/shop"));
+    println!("  endpoint flaky   {}  subscribed to order.vip, answers 503 at first", receiver.url("/flaky"));
+    println!();
+
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let theirs = Arc::clone(&seen);
+    receiver.on("/shop", move |arrival, _| {
+        let mut seen = theirs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !verified(&shop_secret, arrival) {
+            seen.bad_signatures += 1;
+            return Reply::status(401);
+        }
+        let order = arrival.json()["order"].as_i64().unwrap_or(-1);
+        seen.shop.entry(order).or_default().push(arrival.at);
+        Reply::status(200)
+    });
+    let theirs = Arc::clone(&seen);
+    receiver.on("/flaky", move |arrival, count| {
+        let mut seen = theirs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !verified(&flaky_secret, arrival) {
+            seen.bad_signatures += 1;
+            return Reply::status(401);
+        }
+        let order = arrival.json()["order"].as_i64().unwrap_or(-1);
+        if count == 0 {
+            seen.flaky_failures += 1;
+            say("31", &format!("flaky     order {order:>4}   answers 503, will be tried again in about 5 s"));
+            return Reply::status(503);
+        }
+        *seen.flaky.entry(order).or_default() += 1;
+        say("32", &format!("flaky     order {order:>4}   answers 200 now  ({})", arrival.webhook_id()));
+        Reply::status(200)
+    });
+
+    let lock = || seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut committed: HashMap<i64, SystemTime> = HashMap::new();
+    let mut rolled_back = 0;
+    for n in 1..=ORDERS {
+        let topic = if n == 5 { "order.vip" } else { "order.created" };
+        db.batch_execute("begin").await?;
+        db.execute("insert into orders values ($1, 'item', 10 * $1)", &[&n]).await?;
+        db.execute("select outbox.enqueue($1, jsonb_build_object('order', $2::int))", &[&topic, &n]).await?;
+        if n % 4 == 0 {
+            db.batch_execute("rollback").await?;
+            rolled_back += 1;
+            say("33", &format!("rollback  order {n:>4}"));
+        } else {
+            db.batch_execute("commit").await?;
+            let at = SystemTime::now();
+            committed.insert(i64::from(n), at);
+            wait_until("the order arrives", Duration::from_secs(10), async || lock().shop.contains_key(&i64::from(n)))
+                .await;
+            let arrived = lock().shop[&i64::from(n)][0];
+            say(
+                "32",
+                &format!("commit    order {n:>4}   arrived after {}   signature valid", milliseconds(at, arrived)),
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(80)).await;
+    }
+
+    say("", &format!("{BURST} more orders from 4 sessions, every tenth rolled back ..."));
+    let mut sessions = Vec::new();
+    let burst = Instant::now();
+    for k in 0..4 {
+        let db = server.connect("shop").await?;
+        sessions.push(tokio::spawn(async move {
+            let insert = db.prepare("insert into orders values ($1, 'item', 1)").await?;
+            let enqueue =
+                db.prepare("select outbox.enqueue('order.created', jsonb_build_object('order', $1::int))").await?;
+            let mut done = Vec::new();
+            for n in (1000 + k..1000 + BURST).step_by(4) {
+                db.batch_execute("begin").await?;
+                db.execute(&insert, &[&n]).await?;
+                db.execute(&enqueue, &[&n]).await?;
+                let keep = n % 10 != 0;
+                db.batch_execute(if keep { "commit" } else { "rollback" }).await?;
+                done.push((i64::from(n), keep.then(SystemTime::now)));
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            anyhow::Ok(done)
+        }));
+    }
+    for session in sessions {
+        for (n, at) in session.await?? {
+            match at {
+                Some(at) => drop(committed.insert(n, at)),
+                None => rolled_back += 1,
+            }
+        }
+    }
+    let rate = f64::from(BURST) / burst.elapsed().as_secs_f64();
+    wait_until("all orders have arrived", Duration::from_secs(30), async || lock().shop.len() >= committed.len()).await;
+    say("", "waiting for the retry of the flaky endpoint ...");
+    wait_until("the retry succeeds", Duration::from_secs(30), async || lock().flaky.contains_key(&5)).await;
+    // Whatever might still come twice, or although it was rolled back, has the time to.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+
+    let in_table: i64 = db.query_one("select count(*) from orders", &[]).await?.get(0);
+    let seen = lock();
+    let received = committed.keys().filter(|n| seen.shop.contains_key(n)).count();
+    let phantoms = seen.shop.keys().filter(|n| !committed.contains_key(n)).count();
+    let duplicates: usize = seen.shop.values().map(|times| times.len() - 1).sum();
+    let mut delays: Vec<Duration> = committed
+        .iter()
+        .filter_map(|(n, at)| Some(seen.shop.get(n)?[0].duration_since(*at).unwrap_or_default()))
+        .collect();
+    delays.sort();
+    let percentile = |p: usize| delays.get((delays.len().max(1) - 1) * p / 100).copied().unwrap_or_default();
+    let good = received == committed.len()
+        && in_table == committed.len() as i64
+        && phantoms == 0
+        && duplicates == 0
+        && seen.bad_signatures == 0
+        && seen.flaky_failures == 1
+        && seen.flaky.values().sum::<usize>() == 1;
+    println!();
+    println!("  committed            {:>6}     in the business table {in_table}", committed.len());
+    println!("  received             {received:>6}     each signature checked by the standardwebhooks crate");
+    println!("  rolled back          {rolled_back:>6}     received of those: {phantoms}");
+    println!("  duplicates           {duplicates:>6}");
+    println!("  failed and retried   {:>6}     then delivered: {}", seen.flaky_failures, seen.flaky.len());
+    println!(
+        "  commit to receipt    p50 {:.2} ms, p99 {:.2} ms, at {rate:.0} orders/s in the burst",
+        percentile(50).as_secs_f64() * 1e3,
+        percentile(99).as_secs_f64() * 1e3
+    );
+    println!();
+    println!(
+        "  {} in {:.0} s. Try it yourself: make up && make psql",
+        if good { "It adds up," } else { "IT DOES NOT ADD UP," },
+        started.elapsed().as_secs_f64()
+    );
+    if good { Ok(()) } else { bail!("the sums are wrong") }
+}
+
+fn verified(secret: &str, arrival: &Arrival) -> bool {
+    standardwebhooks::Webhook::new(secret).is_ok_and(|judge| judge.verify(&arrival.body, &arrival.headers).is_ok())
+}
+
+fn milliseconds(from: SystemTime, to: SystemTime) -> String {
+    // The request may arrive before the session has heard that its commit is done.
+    to.duration_since(from).map_or_else(|_| "0.00 ms".to_owned(), |d| format!("{:.2} ms", d.as_secs_f64() * 1e3))
+}
+
+fn say(color: &str, text: &str) {
+    let mut out = std::io::stdout().lock();
+    let plain = color.is_empty() || std::env::var_os("NO_COLOR").is_some() || !out.is_terminal();
+    let _ = if plain { writeln!(out, "  {text}") } else { writeln!(out, "  \x1b[{color}m{text}\x1b[0m") };
+    let _ = out.flush();
+}
