@@ -60,10 +60,12 @@ impl Url {
         if host.is_empty() {
             return Err(refuse("It has no host."));
         }
-        let port = match authority.port() {
-            Some(port) if port.as_u16() == 0 => return Err(refuse("Its port is 0.")),
-            Some(port) => port.as_u16(),
-            None if authority.as_str().ends_with(':') => return Err(refuse("Its port is empty.")),
+        // Not authority.port(): it is None for a number beyond 65535 too.
+        let port = match authority.as_str().strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':')) {
+            Some(port) => match port.parse::<u16>() {
+                Ok(0) | Err(_) => return Err(refuse("Its port is not a number from 1 to 65535.")),
+                Ok(port) => port,
+            },
             None if tls => 443,
             None => 80,
         };
@@ -113,8 +115,9 @@ mod tests {
             ("http://example.com", "It is not encrypted."),
             ("https://", "It is malformed"),
             ("https://user:secret@example.com/", "It has a user"),
-            ("https://example.com:0/", "Its port is 0."),
-            ("https://example.com:99999/", "It is malformed"),
+            ("https://example.com:0/", "Its port is not a number"),
+            ("https://example.com:99999/", "Its port is not a number"),
+            ("https://example.com:/", "Its port is not a number"),
             ("https://example.com/#a", "It has a fragment"),
             ("https://exa mple.com/", "It is malformed"),
             ("https://example.com/\r\nX: y", "It is malformed"),
