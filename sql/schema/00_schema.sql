@@ -44,3 +44,11 @@ begin
     insert into outbox._ring values (ring, leaves, format('outbox.%I', '_' || ring || '_segment')::regclass);
 end
 $$;
+
+-- API: private
+-- What each capability of grant_to() may use: 'function outbox.name' or 'table outbox.name'. Every file adds its own.
+create table outbox._capability (
+    capability text not null check (capability in ('publish', 'consume', 'monitor', 'admin')),
+    object text not null,
+    primary key (capability, object)
+);

@@ -97,3 +97,8 @@ comment on column outbox.attempt.attempt is 'number of the try within its budget
 comment on column outbox.attempt.status is 'HTTP status; null: no response';
 comment on column outbox.attempt.outcome is 'completed, failed (is tried again), dead, expired, cancelled, skipped, returned';
 comment on column outbox.attempt.positions is 'a batch request lists all its positions; position is the first';
+
+insert into outbox._capability values
+    ('monitor', 'table outbox.message'),
+    ('monitor', 'table outbox.feed'),
+    ('monitor', 'table outbox.attempt');

@@ -103,3 +103,9 @@ end
 $$;
 comment on function outbox.set_context is
     'Sets tenant, publisher and metadata of the messages that this transaction enqueues from now on; arguments of enqueue win';
+
+insert into outbox._capability values
+    ('publish', 'function outbox.enqueue'),
+    ('publish', 'function outbox.enqueue_bytes'),
+    ('publish', 'function outbox.enqueue_many'),
+    ('publish', 'function outbox.set_context');

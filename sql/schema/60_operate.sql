@@ -135,3 +135,10 @@ create function outbox.is_terminal(state text) returns boolean
 language sql immutable strict parallel safe
 return state in ('completed', 'dead', 'skipped', 'expired', 'cancelled');
 comment on function outbox.is_terminal is 'Whether a delivery or message in this state is not tried again by itself';
+
+insert into outbox._capability values
+    ('monitor', 'function outbox.history'),
+    ('monitor', 'function outbox.stats'),
+    ('monitor', 'function outbox.version'),
+    ('monitor', 'function outbox.is_terminal'),
+    ('monitor', 'function outbox.webhook_id');

@@ -15,33 +15,6 @@ create trigger immutable before update or delete on outbox.message for each row 
 create trigger immutable before update or delete on outbox.feed for each row execute function outbox._refuse_change();
 create trigger immutable before update or delete on outbox.attempt for each row execute function outbox._refuse_change();
 
--- API: private
--- The functions and tables of each capability, for grant_to().
-create table outbox._capability (
-    capability text not null,
-    object text not null,
-    primary key (capability, object)
-);
-insert into outbox._capability
-select c.capability, unnest(c.objects)
-from (values
-    ('publish', array[
-        'function outbox.enqueue', 'function outbox.enqueue_bytes', 'function outbox.enqueue_many',
-        'function outbox.set_context'
-    ]),
-    ('monitor', array[
-        'function outbox.history', 'function outbox.stats', 'function outbox.version', 'function outbox.is_terminal',
-        'function outbox.webhook_id',
-        'table outbox.endpoint', 'table outbox.subscription', 'table outbox.subscription_version', 'table outbox.delivery',
-        'table outbox.dead_letter', 'table outbox.attempt', 'table outbox.feed', 'table outbox.routing', 'table outbox.tick',
-        'table outbox.checkpoint', 'table outbox.epoch', 'table outbox.message'
-    ]),
-    ('admin', array[
-        'function outbox.create_endpoint', 'function outbox.subscribe', 'function outbox.unsubscribe',
-        'function outbox.grant_to'
-    ])
-) c(capability, objects);
-
 -- API: public
 create function outbox.grant_to(role name, capability text) returns void
 language plpgsql volatile security definer
@@ -75,6 +48,7 @@ begin
 end
 $$;
 comment on function outbox.grant_to is 'Grants a role one of the capabilities publish, consume, monitor, admin';
+insert into outbox._capability values ('admin', 'function outbox.grant_to');
 
 revoke all on schema outbox from public;
 revoke all on all functions in schema outbox from public;
