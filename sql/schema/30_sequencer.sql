@@ -302,3 +302,39 @@ begin
     return outbox._tick(chunk);
 end
 $$;
+
+-- API: public
+create function outbox.tick() returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    ticked outbox._ticked;
+begin
+    -- Somebody else's tick takes milliseconds.
+    for i in 1 .. 500 loop
+        ticked := outbox._tick_inline(100000);
+        exit when ticked.status <> 'busy';
+        perform pg_sleep(0.01);
+    end loop;
+    case ticked.status
+        when 'refused' then
+            raise exception 'this transaction has written something' using errcode = 'active_sql_transaction',
+                hint = 'Call outbox.tick() in a transaction of its own.';
+        when 'busy' then
+            raise exception 'another session has the sequencer' using errcode = 'lock_not_available',
+                hint = 'outbox.health() names it.';
+        when 'copied' then
+            raise exception 'this outbox was restored or copied here' using errcode = 'object_not_in_prerequisite_state',
+                hint = 'outbox.adopt() makes it this database''s own.';
+        else
+            return ticked.last_position;
+    end case;
+end
+$$;
+comment on function outbox.tick is
+    'Numbers what is committed now, and returns the last position. The dispatcher does this by itself; by hand where there is none';
+
+insert into outbox._capability values
+    ('admin', 'function outbox.tick'),
+    ('consume', 'function outbox.tick');

@@ -1,0 +1,89 @@
+//! What reading the feed in SQL (`sql/schema/80_read.sql`) takes from the library: the matching that routing uses.
+
+use std::cell::RefCell;
+
+use outbox_core::filter::{Filter, Subject};
+use outbox_core::pattern::Pattern;
+use outbox_core::{Error, Result};
+use pgrx::{IntoDatum, JsonB, pg_sys};
+use serde_json::Value;
+
+use crate::function::Args;
+use crate::pg_function;
+
+/// Topics and filter of the last call, compiled: a reader asks about many messages with the same ones.
+struct Compiled {
+    topics: Option<Vec<u8>>,
+    filter: Option<Vec<u8>>,
+    patterns: Vec<Pattern>,
+    conditions: Filter,
+}
+
+thread_local! {
+    static LAST: RefCell<Option<Compiled>> = const { RefCell::new(None) };
+}
+
+/// The bytes of an argument of variable length.
+fn raw<'a>(args: Args, argument: usize) -> Option<&'a [u8]> {
+    let datum = args.datum(argument)?;
+    // SAFETY: a varlena; detoasted it lives as long as the call.
+    unsafe {
+        let value = pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr());
+        Some(std::slice::from_raw_parts(value.cast::<u8>(), pgrx::varsize_any(value)))
+    }
+}
+
+impl Compiled {
+    fn is_for(&self, topics: Option<&[u8]>, filter: Option<&[u8]>) -> bool {
+        self.topics.as_deref() == topics && self.filter.as_deref() == filter
+    }
+
+    fn new(args: Args, topics: Option<&[u8]>, filter: Option<&[u8]>) -> Result<Compiled> {
+        let patterns = match args.get::<Vec<Option<String>>>(0) {
+            None => Vec::new(),
+            Some(list) if list.is_empty() => {
+                return Err(Error::invalid("topics is an empty list, which nothing matches")
+                    .hint("Null, or the pattern \"#\", is every topic."));
+            }
+            Some(list) => list
+                .into_iter()
+                .map(|text| Pattern::parse(&text.ok_or_else(|| Error::invalid("topics has an entry that is null"))?))
+                .collect::<Result<_>>()?,
+        };
+        let conditions = match args.get::<JsonB>(1) {
+            None => Filter::default(),
+            Some(JsonB(filter)) => Filter::parse(&filter)?,
+        };
+        Ok(Compiled { topics: topics.map(<[u8]>::to_vec), filter: filter.map(<[u8]>::to_vec), patterns, conditions })
+    }
+}
+
+pg_function! {
+    /// outbox._matches(topics text[], filter jsonb, topic, tenant, key, aggregate_type, aggregate_id, headers jsonb)
+    /// returns boolean
+    fn outbox_matches(args) {
+        let (topics, filter) = (raw(args, 0), raw(args, 1));
+        LAST.with_borrow_mut(|last| {
+            if !last.as_ref().is_some_and(|compiled| compiled.is_for(topics, filter)) {
+                *last = Some(Compiled::new(args, topics, filter)?);
+            }
+            let Some(compiled) = last else { return Ok(None) };
+            let topic: &str = args.get(2).unwrap_or_default();
+            if topics.is_some() && !compiled.patterns.iter().any(|pattern| pattern.matches(topic)) {
+                return Ok(false.into_datum());
+            }
+            let headers = match filter.and(args.get::<JsonB>(7)) {
+                Some(JsonB(Value::Object(headers))) => Some(headers),
+                _ => None,
+            };
+            let subject = Subject {
+                tenant: args.get(3),
+                key: args.get(4),
+                aggregate_type: args.get(5),
+                aggregate_id: args.get(6),
+                headers: headers.as_ref(),
+            };
+            Ok(compiled.conditions.matches(&subject).into_datum())
+        })
+    }
+}

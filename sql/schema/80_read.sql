@@ -1,0 +1,220 @@
+-- Reading the feed in order. A position once read never changes its message, and never gets a smaller neighbour later.
+
+-- API: private
+-- Up to this position messages may have been reclaimed. A sequence: it is read as it is now, not as it was when the reader's
+-- snapshot was taken, so a reader notices that a leaf was truncated under it.
+create sequence outbox._reclaimed as bigint minvalue 0 start 0 cache 1;
+select pg_catalog.pg_extension_config_dump('outbox._reclaimed', '');
+
+-- API: private
+-- Whether a message is on one of the topics and passes the filter, its SQL/JSON path apart. Topics null: all.
+create function outbox._matches(
+    topics text[],
+    filter jsonb,
+    topic text,
+    tenant text,
+    key text,
+    aggregate_type text,
+    aggregate_id text,
+    headers jsonb
+) returns boolean
+language c immutable parallel safe
+as 'MODULE_PATHNAME', 'outbox_matches';
+
+-- API: public
+create function outbox.head() returns bigint
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select coalesce((select t.last_position from outbox.tick t order by t.id desc limit 1), 0);
+end;
+comment on function outbox.head is 'The last position of the feed; 0 when it is empty';
+
+-- API: public
+create function outbox.tail() returns bigint
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select coalesce(pg_sequence_last_value('outbox._reclaimed'), 0) + 1;
+end;
+comment on function outbox.tail is
+    'The first position whose message is still stored; above head() when none is. read() starts there when it starts at 0';
+
+-- API: private
+-- The epoch that a position belongs to.
+create function outbox._epoch_of("position" bigint) returns int
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select e.epoch from outbox.epoch e where e.first_position <= _epoch_of."position" order by e.epoch desc limit 1;
+end;
+
+-- API: private
+-- Raises OB009 if a position that a reader remembers is not a place in this history: it is behind the end of the feed, or of
+-- the epoch in which it was read. A snapshot that may be old, and a standby that may be behind, cannot tell the former.
+create function outbox._check_history("position" bigint, epoch int) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    history_end bigint;
+begin
+    select min(e.first_position) - 1 into history_end from outbox.epoch e where e.epoch > _check_history.epoch;
+    if history_end is null and current_setting('transaction_isolation') = 'read committed' and not pg_is_in_recovery() then
+        history_end := outbox.head();
+    end if;
+    if _check_history."position" > history_end then
+        raise exception '%', case
+                when _check_history.epoch is null
+                    then format('position %s is behind the end of the feed', _check_history."position")
+                else format('history diverged: position %s was never reached in epoch %s', _check_history."position",
+                    _check_history.epoch)
+            end
+            using errcode = 'OB009',
+                detail = format('The end is position %s. What a reader saw behind it was lost, as in a failover to a'
+                    ' standby that had not received it.', history_end),
+                hint = format('Decide what to do about the messages behind %1$s, then go on from there:'
+                    ' outbox.cursor_reset(..., %1$s, reason => ...).', history_end);
+    end if;
+end
+$$;
+
+-- API: public
+create type outbox.feed_message as (
+    "position" bigint,
+    epoch int,
+    message_id bigint,
+    webhook_id text,
+    topic text,
+    key text,
+    payload jsonb,
+    body bytea,
+    content_type text,
+    headers jsonb,
+    metadata jsonb,
+    tenant text,
+    aggregate_type text,
+    aggregate_id text,
+    publisher text,
+    idempotency_key text,
+    occurred_at timestamptz,
+    enqueued_at timestamptz
+);
+comment on type outbox.feed_message is 'A message at its position of the feed';
+
+-- API: public
+create function outbox.read(
+    after_position bigint,
+    max_messages int default 100,
+    topics text[] default null,
+    filter jsonb default null,
+    epoch int default null
+) returns setof outbox.feed_message
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+-- Everything has an index, whatever the statistics of a young table say.
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_variable
+declare
+    -- Positions looked at in one call: a filter that nothing passes must not read all that is retained.
+    budget constant int := greatest(10000, max_messages);
+    done bigint;
+    start bigint;
+    path jsonpath;
+    stretch record;
+    ids bigint[];
+    this_epoch int;
+    epoch_end bigint := 0;
+    looked_at int := 0;
+    returned int := 0;
+    found int;
+    nothing outbox.feed_message;
+begin
+    if after_position is null or after_position < 0 then
+        raise exception 'invalid position' using errcode = 'OB009',
+            detail = format('It is %s.', coalesce(after_position::text, 'null')),
+            hint = 'A position is 0 (before the first message) or what a message that was read has as its position.';
+    end if;
+    if max_messages is null or max_messages not between 1 and 10000 then
+        raise exception 'invalid max_messages' using errcode = 'invalid_parameter_value',
+            detail = format('It is %s.', coalesce(max_messages::text, 'null')),
+            hint = 'Between 1 and 10000 messages can be read at once.';
+    end if;
+    -- Raises where an argument is malformed, although there may be nothing to read.
+    perform outbox._matches(topics, filter, 'a', null, null, null, null, null);
+    path := (filter ->> 'payload')::jsonpath;
+    perform outbox._check_history(after_position, epoch);
+    start := case when after_position = 0 then outbox.tail() - 1 else after_position end;
+    done := start;
+    <<feed>>
+    for stretch in
+        select f.first_position, f.last_position, f.message_segment, f.message_ids
+        from outbox.feed f
+        where f.first_position >= coalesce((
+            select p.first_position from outbox.feed p
+            where p.first_position <= done + 1
+            order by p.first_position desc limit 1
+        ), 0)
+        order by f.first_position
+    loop
+        while done < stretch.last_position loop
+            exit feed when returned >= max_messages or looked_at >= budget;
+            done := greatest(done, stretch.first_position - 1);
+            ids := stretch.message_ids[(done - stretch.first_position + 2)::int
+                : (done - stretch.first_position + 1)::int + least(max_messages - returned, budget - looked_at)];
+            if done + 1 > epoch_end then
+                this_epoch := outbox._epoch_of(done + 1);
+                select coalesce(min(e.first_position) - 1, 9223372036854775807) into epoch_end
+                from outbox.epoch e where e.epoch > this_epoch;
+            end if;
+            ids := ids[:least(epoch_end - done, cardinality(ids))::int];
+            return query
+            select done + u.ord, this_epoch, m.id, outbox.webhook_id(m.id, m.enqueued_at), m.topic, m.key, m.payload, m.body,
+                m.content_type, m.headers, m.metadata, m.tenant, m.aggregate_type, m.aggregate_id, m.publisher,
+                m.idempotency_key, m.occurred_at, m.enqueued_at
+            from unnest(ids) with ordinality u(id, ord)
+            join outbox.message m on m.segment = stretch.message_segment and m.id = u.id
+            where m.topic <> 'outbox.control'
+                and (topics is null and filter is null
+                    or outbox._matches(topics, filter, m.topic, m.tenant, m.key, m.aggregate_type, m.aggregate_id,
+                        m.headers))
+                and (path is null or coalesce(jsonb_path_match(m.payload, path, '{}', true), false))
+            order by u.ord;
+            get diagnostics found = row_count;
+            returned := returned + found;
+            looked_at := looked_at + cardinality(ids);
+            done := done + cardinality(ids);
+        end loop;
+    end loop;
+    -- After the messages: what was reclaimed while they were read is noticed.
+    if start < outbox.tail() - 1 then
+        raise exception 'position % is no longer stored', start + 1
+            using errcode = 'OB009',
+                detail = format('Retention has removed the messages before position %s.', outbox.tail()),
+                hint = format('Go on from there, without what is gone: outbox.cursor_reset(..., %s, reason => ...).', outbox.tail() - 1);
+    end if;
+    if returned = 0 and looked_at >= budget then
+        -- Nothing in a long stretch: a row without a message says where to go on.
+        nothing."position" := done;
+        nothing.epoch := outbox._epoch_of(done);
+        return next nothing;
+    end if;
+end
+$$;
+comment on function outbox.read is
+    'Messages behind a position (0: from the first that is stored), in order; go on behind the last row. A row whose'
+    ' message_id is null holds no message: nothing matched up to there. With the epoch in which the position was read, a lost history is noticed (OB009)';
+
+insert into outbox._capability values
+    ('consume', 'function outbox.read'),
+    ('consume', 'function outbox.head'),
+    ('consume', 'function outbox.tail'),
+    ('consume', 'function outbox.webhook_id'),
+    ('admin', 'function outbox.read'),
+    ('monitor', 'function outbox.head'),
+    ('monitor', 'function outbox.tail');

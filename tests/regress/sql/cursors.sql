@@ -1,0 +1,64 @@
+-- Cursors: forward only, reset with a reason, lag of the feed.
+create extension pg_outbox;
+select count(outbox.enqueue('order.created', '{}')) from generate_series(1, 10);
+select status from outbox._tick_inline(1000);
+select outbox.cursor_get('billing');
+select position, epoch, lag_positions, advanced from outbox.cursor_get('billing', if_missing => 0);
+select count(*) from outbox.cursor;
+-- Advancing makes the cursor.
+select consumer, stream, subject, position, epoch, last_delivery_id, last_delivered_at is not null as at, lag_positions,
+    lag_seconds > 0 as behind, advanced
+from outbox.cursor_advance('  billing ', 3, delivery_id => 'd3');
+select position, advanced from outbox.cursor_advance('billing', 3, delivery_id => 'd3');
+select position, advanced from outbox.cursor_advance('billing', 3);
+select outbox.cursor_advance('billing', 3, delivery_id => 'other');
+select outbox.cursor_advance('billing', 2);
+-- Compare and set.
+select outbox.cursor_advance('billing', 5, expected_position => 2);
+select position, advanced from outbox.cursor_advance('billing', 5, expected_position => 3, delivered_at => '2026-01-02 03:04:05+00');
+select outbox.cursor_advance('billing', 5, expected_position => 3);
+select last_delivered_at at time zone 'UTC' as at from outbox.cursor_get('billing');
+select position, advanced from outbox.cursor_advance('new one', 1, expected_position => 0);
+-- Not behind the end of the feed; other streams are the consumer's own.
+select outbox.cursor_advance('billing', 11);
+select position, epoch, lag_positions, lag_seconds from outbox.cursor_advance('billing', 1000000, 'elsewhere');
+select position, lag_positions, lag_seconds from outbox.cursor_advance('billing', 10);
+-- Malformed.
+select outbox.cursor_get(' ');
+select outbox.cursor_get('billing', '');
+select outbox.cursor_get(repeat('x', 256));
+select outbox.cursor_get(E'a\tb');
+select outbox.cursor_advance('billing', 0);
+select outbox.cursor_advance('billing', null);
+select outbox.cursor_reset('billing', -1, 'why');
+select outbox.cursor_reset('billing', 1, '  ');
+select outbox.cursor_delete('billing', null);
+select outbox.cursor_record_error('billing', ' ');
+-- Errors do not move it; an advance clears them.
+select position, length(last_error) from outbox.cursor_record_error('billing', '  ' || repeat('e', 3000));
+select position, last_error from outbox.cursor_record_error('failing', 'never got anywhere', subject => ' part-1 ');
+select position from outbox.cursor_reset('billing', 4, 'redo the invoices');
+select position, last_error, advanced from outbox.cursor_advance('billing', 5);
+select position from outbox.cursor_reset('billing', 0, 'from the start');
+select outbox.cursor_reset('billing', 11, 'too far');
+select stream, subject, consumer, position, lag_positions from outbox.cursor_list();
+select consumer from outbox.cursor_list(stream => 'outbox', max_cursors => 2);
+select stream from outbox.cursor_list('billing');
+select outbox.cursor_delete('billing', 'moved away', 'elsewhere');
+select outbox.cursor_delete('billing', 'moved away', 'elsewhere');
+select actor = session_user as mine, action, object, reason, detail from outbox.audit order by id;
+-- A cursor in a history that was lost.
+insert into outbox.epoch (epoch, first_position, timeline) values (2, 8, 2);
+select epoch, position from outbox.cursor_advance('billing', 9);
+select epoch, position from outbox.cursor_advance('new one', 9, epoch => 1);
+select epoch, position from outbox.cursor_advance('new one', 9, epoch => 2);
+-- Who may.
+create role outbox_regress_consumer;
+select outbox.grant_to('outbox_regress_consumer', 'consume');
+set role outbox_regress_consumer;
+select position, advanced from outbox.cursor_advance('mine', 1);
+select array_agg(position) from outbox.read(8);
+select count(*) from outbox.cursor;
+reset role;
+drop owned by outbox_regress_consumer;
+drop role outbox_regress_consumer;
