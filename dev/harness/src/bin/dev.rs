@@ -107,5 +107,6 @@ fn down() -> Result<()> {
     }
     let _ = fs::remove_file(dsn_file());
     let _ = fs::remove_dir_all(folder());
+    eprintln!("the server is down, its data is removed");
     Ok(())
 }
