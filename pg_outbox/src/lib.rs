@@ -10,6 +10,7 @@ mod enqueue;
 mod function;
 mod gucs;
 mod hooks;
+mod pull;
 mod read;
 mod sequencer;
 mod shmem;

@@ -89,7 +89,9 @@ call outbox._create_ring('attempt', $$
     message_ids bigint[],
     results jsonb
 $$, 16, array[
-    'create index {leaf}_message on {table} (message_id)'
+    'create index {leaf}_message on {table} (message_id)',
+    -- tries of deliveries that have a row
+    'create index {leaf}_delivery on {table} (delivery_id) where delivery_id is not null'
 ]);
 comment on table outbox.attempt is 'Append-only log: one row per HTTP request, claimed try, or decision about a delivery';
 comment on column outbox.attempt.run is '0: live; above 0: the replay of that id; -1: test; -2: manual resend';

@@ -1,4 +1,4 @@
--- Deliveries that need a row, and dead letters.
+-- Deliveries that need a row, leases, and dead letters.
 
 -- API: public
 create table outbox.delivery (
@@ -7,9 +7,16 @@ create table outbox.delivery (
     position bigint not null,
     message_id bigint not null,
     message_segment smallint not null,
+    pull boolean not null default false,
     state text not null check (state in ('pending', 'processing', 'failed')),
+    blocked boolean not null default false,
+    priority smallint not null default 0,
     attempt int not null default 0,
+    max_attempts int,
     due_at timestamptz not null,
+    expires_at timestamptz,
+    key text,
+    lease bigint,
     first_attempt_at timestamptz,
     last_attempt_at timestamptz,
     last_status smallint,
@@ -19,13 +26,45 @@ create table outbox.delivery (
     updated_at timestamptz not null default clock_timestamp(),
     unique (subscription_id, position)
 );
-create index delivery_due on outbox.delivery (due_at);
+-- what the dispatcher sends
+create index delivery_due on outbox.delivery (due_at) where not pull and not blocked;
+-- what claim() hands out: one walk per priority
+create index delivery_ready on outbox.delivery (subscription_id, priority, due_at, position)
+    where pull and state <> 'processing' and not blocked;
 create index delivery_message on outbox.delivery (message_id);
+create index delivery_lease on outbox.delivery (lease) where lease is not null;
+create index delivery_expiry on outbox.delivery (expires_at) where expires_at is not null and state <> 'processing';
 comment on table outbox.delivery is
     'Deliveries that need a row: waiting for a retry or a time, in a pull subscription''s window, or behind their key';
+comment on column outbox.delivery.pull is 'claimed by workers; otherwise sent by the dispatcher';
+comment on column outbox.delivery.blocked is 'waits for another delivery of its key';
 comment on column outbox.delivery.attempt is 'tries so far in this budget';
+comment on column outbox.delivery.max_attempts is 'the message''s own budget; null: the subscription''s';
+comment on column outbox.delivery.key is 'ordering key; set where the subscription asks for an order';
+comment on column outbox.delivery.lease is 'set while a worker has it';
 select pg_catalog.pg_extension_config_dump('outbox.delivery', '');
 select pg_catalog.pg_extension_config_dump('outbox.delivery_id_seq', '');
+
+-- API: private
+create sequence outbox._lease_id as bigint cache 1;
+select pg_catalog.pg_extension_config_dump('outbox._lease_id', '');
+
+-- API: public
+-- One row per claim that still holds deliveries. Its row lock comes before those of its deliveries: whoever ends a lease,
+-- extends it or takes it back has it first.
+create table outbox.lease (
+    id bigint primary key,
+    subscription_id int not null,
+    worker text not null,
+    claimed_at timestamptz not null,
+    expires_at timestamptz not null,
+    deadline_at timestamptz
+);
+create index lease_expiry on outbox.lease (expires_at);
+comment on table outbox.lease is 'Claimed batches; the id is the fencing token';
+comment on column outbox.lease.worker is 'who claimed; information only, the id is what counts';
+comment on column outbox.lease.deadline_at is 'end of the lease, however often it is extended; null: none';
+select pg_catalog.pg_extension_config_dump('outbox.lease', '');
 
 -- API: public
 create table outbox.dead_letter (
@@ -58,4 +97,5 @@ select pg_catalog.pg_extension_config_dump('outbox.dead_letter_id_seq', '');
 
 insert into outbox._capability values
     ('monitor', 'table outbox.delivery'),
+    ('monitor', 'table outbox.lease'),
     ('monitor', 'table outbox.dead_letter');

@@ -42,9 +42,6 @@ begin
     end if;
     perform outbox._check_pattern(t) from unnest(topics) t;
     perform outbox._check_filter(filter);
-    if endpoint is null then
-        raise exception 'a subscription without an endpoint is not supported yet' using errcode = 'feature_not_supported';
-    end if;
     if start is distinct from 'latest' then
         raise exception 'start is not supported yet' using errcode = 'feature_not_supported';
     end if;
@@ -57,8 +54,9 @@ begin
     begin
         insert into outbox.subscription (name, endpoint_id, max_attempts, max_age, schedule, policy, format, batch_size,
             batch_wait, ordering, on_exhausted, ttl, deadline, notify, max_lag, external_id, labels)
-        values (name, outbox._endpoint_id(endpoint), max_attempts, max_age, schedule, policy, format, batch_size,
-            batch_wait, ordering, on_exhausted, ttl, deadline, notify, max_lag, external_id, labels)
+        values (name, case when endpoint is not null then outbox._endpoint_id(endpoint) end, max_attempts, max_age,
+            schedule, policy, format, batch_size, batch_wait, ordering, on_exhausted, ttl, deadline, notify, max_lag,
+            external_id, labels)
         returning id into new_id;
     exception when unique_violation then
         raise exception 'subscription "%" exists already', name using errcode = 'duplicate_object',
@@ -71,7 +69,8 @@ begin
 end
 $$;
 comment on function outbox.subscribe is
-    'Sends the messages of these topics (* one word, # any number) to an endpoint, from the position of the message on whose id is returned';
+    'Sends the messages of these topics (* one word, # any number) to an endpoint, or without one lets workers claim '
+    'them; from the position of the message on whose id is returned';
 
 -- API: public
 create function outbox.unsubscribe(name text) returns bigint

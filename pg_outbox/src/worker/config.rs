@@ -33,14 +33,44 @@ struct Version {
 /// One subscription.
 pub struct Subscription {
     pub endpoint: i32,
+    /// Claimed by workers: what is routed becomes rows of outbox.delivery.
+    pub pull: Option<Pull>,
     pub max_attempts: u32,
     pub schedule: Schedule,
     pub policy: Policy,
     versions: Vec<Version>,
     pub progress: Progress,
-    /// Jobs that are with the HTTP thread, and the bytes of their contents.
+    /// Jobs that are with the HTTP thread, and the bytes of their contents. Pull: about how many rows are in the window.
     pub handed: usize,
     pub handed_bytes: usize,
+}
+
+/// Settings of a subscription that workers claim from.
+#[derive(Clone, Copy)]
+pub struct Pull {
+    /// Its deliveries expire after this many microseconds.
+    pub ttl: Option<i64>,
+    pub ordering: Ordering,
+}
+
+/// Which deliveries of a subscription wait for one another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ordering {
+    None,
+    /// Those of a key.
+    Key,
+    /// All.
+    Strict,
+}
+
+impl Ordering {
+    fn parse(text: &str) -> Ordering {
+        match text {
+            "key" => Ordering::Key,
+            "strict" => Ordering::Strict,
+            _ => Ordering::None,
+        }
+    }
 }
 
 /// All subscriptions, compiled.
@@ -113,10 +143,11 @@ impl Loader {
             subscriptions: Plan::new(
                 "select s.id, s.endpoint_id, s.max_attempts, v.position,
                     lead(v.position) over (partition by s.id order by v.version),
-                    v.active, v.topics, v.filter::text
+                    v.active, v.topics, v.filter::text, s.ordering,
+                    (extract(epoch from s.ttl) * 1000000)::bigint
                 from outbox.subscription s
                 join outbox.subscription_version v on v.subscription_id = s.id
-                where v.position is not null and s.endpoint_id is not null
+                where v.position is not null
                 order by s.id, v.version",
                 &[],
             ),
@@ -144,6 +175,10 @@ impl Loader {
                     before.map_or((Progress::live(), 0, 0), |s| (s.progress, s.handed, s.handed_bytes));
                 Subscription {
                     endpoint: row.get(1).unwrap_or_default(),
+                    pull: row
+                        .get::<i32>(1)
+                        .is_none()
+                        .then(|| Pull { ttl: row.get(9), ordering: Ordering::parse(row.get(8).unwrap_or_default()) }),
                     max_attempts: row.get::<i32>(2).and_then(|n| n.try_into().ok()).unwrap_or(1),
                     schedule: Schedule::default(),
                     policy: Policy::default(),

@@ -21,6 +21,7 @@ use outbox_sender::{Done, Job, Sender, Ticket};
 use pgrx::pg_sys::{INT4OID, INT8ARRAYOID};
 
 use super::config::{Config, Loader, Routed, Subscription};
+use super::pull::{self, Window};
 use super::record::{Checkpoint, Entry, Fate, Recorder, RoutingRow};
 use super::route::{Reader, Stored};
 use super::txn::{Plan, arg};
@@ -70,6 +71,7 @@ pub struct Engine {
     reader: Reader,
     loader: Loader,
     recorder: Recorder,
+    window: Window,
     due: Plan,
     config: Config,
     recovered: bool,
@@ -105,11 +107,12 @@ impl Engine {
             reader: Reader::new(),
             loader: Loader::new(),
             recorder: Recorder::new(),
+            window: Window::new(),
             due: Plan::new(
                 "select d.id, d.subscription_id, d.position, d.message_id, d.message_segment, d.attempt,
                     (extract(epoch from d.due_at - '2000-01-01 00:00:00+00'::timestamptz) * 1000000)::bigint
                 from outbox.delivery d
-                where d.id <> all ($2)
+                where not d.pull and not d.blocked and d.id <> all ($2)
                 order by d.due_at
                 limit $1",
                 &[INT4OID, INT8ARRAYOID],
@@ -150,7 +153,9 @@ impl Engine {
         self.slot.in_flight.store(in_flight as i64, Ordering::Relaxed);
         self.slot.unrecorded.store(unrecorded as i64, Ordering::Relaxed);
         let to_record = self.unrecorded_since.is_some();
-        let lagging = self.config.subscriptions.values().any(|s| s.progress.lag().is_some());
+        // A full window of rows to be claimed is nothing to do.
+        let to_do = |s: &Subscription| s.pull.is_none() || pull::has_room(s);
+        let lagging = self.config.subscriptions.values().any(|s| s.progress.lag().is_some() && to_do(s));
         let busy =
             queued + in_flight + unrecorded > 0 || to_record || lagging || self.routed < self.end || self.tick_more;
         self.slot.publish(self.generation, busy);
@@ -197,7 +202,11 @@ impl Engine {
             self.route_behind()?;
             again |= self.routed < self.end;
         }
+        if let Some(wait) = self.window.recount(&mut self.config)? {
+            pause = pause.min(wait);
+        }
         again |= self.catch_up()?;
+        pause = pause.min(self.window.pass(&self.config, poll)?);
 
         if self.slot.look_at_deliveries.swap(false, Ordering::SeqCst) {
             self.next_due = Some(i64::MIN);
@@ -214,7 +223,7 @@ impl Engine {
         }
         if let Some(since) = self.unrecorded_since {
             let age = since.elapsed();
-            if self.entries.len() >= RECORD_BATCH || age >= RECORD_DELAY {
+            if self.entries.len() + self.window.rows() >= RECORD_BATCH || age >= RECORD_DELAY {
                 self.record()?;
             } else {
                 pause = pause.min(RECORD_DELAY - age);
@@ -238,6 +247,7 @@ impl Engine {
         self.incarnation = incarnation + 1;
         self.routed = checkpoint.routed;
         self.load_config()?;
+        pull::recover(&mut self.config);
         for (subscription, saved) in checkpoint.subscriptions {
             let Some(known) = self.config.subscriptions.get_mut(&subscription) else { continue };
             known.progress = Progress::behind(saved.position);
@@ -329,7 +339,7 @@ impl Engine {
     }
 
     fn route_part(&mut self, messages: &[Stored], upto: i64) {
-        let Engine { config, handed, routed, .. } = self;
+        let Engine { config, handed, routed, window, .. } = self;
         let push = gucs::PUSH.get();
         let mut jobs = Vec::new();
         let mut matched = vec![GONE; usize::try_from(upto - *routed).unwrap_or(0)];
@@ -339,9 +349,15 @@ impl Engine {
                 if subscription.progress.lag().is_some() {
                     return;
                 }
-                if push && has_room(subscription) {
-                    hand_out(handed, &mut jobs, id, subscription, stored);
-                } else {
+                let taken = match subscription.pull {
+                    Some(pull) => window.take(id, pull, subscription, stored),
+                    None if push && has_room(subscription) => {
+                        hand_out(handed, &mut jobs, id, subscription, stored);
+                        true
+                    }
+                    None => false,
+                };
+                if !taken {
                     subscription.progress.fall_behind(position - 1);
                 }
             });
@@ -366,14 +382,15 @@ impl Engine {
 
     /// Reads the feed for the subscription that is furthest behind and can take more. Says whether there is more to do.
     fn catch_up(&mut self) -> Result<bool, String> {
-        if !gucs::PUSH.get() {
-            return Ok(false);
-        }
+        let push = gucs::PUSH.get();
         // Half empty: so that each reading of the feed is worth it.
-        let ready = |s: &Subscription| s.handed <= HANDED_LIMIT / 2 && s.handed_bytes <= HANDED_BYTES / 2;
+        let ready = |s: &Subscription| match s.pull {
+            Some(_) => pull::has_room(s),
+            None => push && s.handed <= HANDED_LIMIT / 2 && s.handed_bytes <= HANDED_BYTES / 2,
+        };
         let lagging = |s: &Subscription| s.progress.lag().filter(|_| ready(s));
         let Some(start) = self.config.subscriptions.values().filter_map(lagging).min() else { return Ok(false) };
-        let Engine { reader, config, handed, routed, .. } = self;
+        let Engine { reader, config, handed, routed, window, .. } = self;
         let (messages, upto) = txn::run(|| Ok(reader.read(start, *routed, READ_ROWS)))?;
         let upto = if messages.is_empty() && upto == start { *routed } else { upto };
         // Those that start within the stretch take part from where they are.
@@ -390,9 +407,15 @@ impl Engine {
                 if !part.contains(&id) || subscription.progress.lag().is_none_or(|at| at >= position) {
                     return;
                 }
-                if has_room(subscription) {
-                    hand_out(handed, &mut jobs, id, subscription, stored);
-                } else {
+                let taken = match subscription.pull {
+                    Some(pull) => window.take(id, pull, subscription, stored),
+                    None if has_room(subscription) => {
+                        hand_out(handed, &mut jobs, id, subscription, stored);
+                        true
+                    }
+                    None => false,
+                };
+                if !taken {
                     subscription.progress.fall_behind(position - 1);
                     part.remove(&id);
                 }
@@ -404,6 +427,9 @@ impl Engine {
             }
         }
         self.sender.submit(jobs);
+        if self.window.rows() > 0 {
+            self.unrecorded_since.get_or_insert_with(Instant::now);
+        }
         Ok(self.config.subscriptions.values().any(|s| lagging(s).is_some()))
     }
 
@@ -490,15 +516,17 @@ impl Engine {
             self.config.subscriptions.iter().filter_map(|(id, s)| Some((*id, s.progress.save()?))).collect();
         subscriptions.sort_unstable_by_key(|(id, _)| *id);
         let checkpoint = Checkpoint { routed: self.routed, subscriptions };
-        let Engine { recorder, entries, routing, checkpoint_id, incarnation, .. } = self;
+        let Engine { recorder, entries, routing, checkpoint_id, incarnation, window, .. } = self;
         txn::run(|| {
             recorder.outcomes(entries)?;
             recorder.routing(routing);
+            window.record();
             recorder.checkpoint(*checkpoint_id + 1, *incarnation, &checkpoint);
             Ok(())
         })?;
         self.checkpoint_id += 1;
         self.sender.recorded(self.entries.len());
+        self.window.recorded();
         self.entries.clear();
         self.routing.clear();
         self.unrecorded_since = None;

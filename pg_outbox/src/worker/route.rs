@@ -29,6 +29,10 @@ pub struct Attributes {
     pub aggregate_id: Option<Box<str>>,
     pub headers: Option<Arc<serde_json::Map<String, serde_json::Value>>>,
     pub max_attempts: Option<i32>,
+    pub priority: i16,
+    /// Microseconds, PostgreSQL's epoch.
+    pub deliver_at: Option<i64>,
+    pub expires_at: Option<i64>,
 }
 
 /// What a tick did.
@@ -60,7 +64,8 @@ macro_rules! leaf_plans {
         [$(Plan::new(
             concat!(
                 "select m.id, m.enqueued_at, m.topic, m.key, m.payload::text, m.body, m.content_type, m.tenant,
-                    m.aggregate_type, m.aggregate_id, m.headers::text, m.max_attempts
+                    m.aggregate_type, m.aggregate_id, m.headers::text, m.max_attempts, m.priority,
+                    m.deliver_at, m.expires_at
                 from outbox._message_", $leaf, " m where ", $condition
             ),
             $types,
@@ -194,6 +199,9 @@ fn stored(row: &Row, segment: i16, position: i64) -> Stored {
             aggregate_id: row.text(9),
             headers,
             max_attempts: row.get(11),
+            priority: row.get(12).unwrap_or_default(),
+            deliver_at: row.get(13),
+            expires_at: row.get(14),
         },
     }
 }

@@ -1,0 +1,707 @@
+-- Pull: workers claim deliveries and say what became of them.
+--
+-- What has to hold:
+--   * only the router makes deliveries and unblocks the next of a key: the dispatcher, or an inline claim under the
+--     sequencer's lock. What ends a delivery only says which keys it has freed; looking for the next one here would miss
+--     a row that the router is just inserting behind it;
+--   * a lease's row is locked before its deliveries: an outcome, an extension and the taking back of a lease exclude one
+--     another, so a worker whose lease is gone changes nothing;
+--   * a claim walks an index from the front of what is due and skips what is locked: it waits for nobody, and its cost is
+--     that of the rows it takes. The settings of each function are part of that: with the statistics of a young table the
+--     planner would read and sort all of it.
+
+-- API: public
+create type outbox.claimed as (
+    lease bigint,
+    lease_expires_at timestamptz,
+    delivery_id bigint,
+    subscription text,
+    message_id bigint,
+    webhook_id text,
+    position bigint,
+    attempt int,
+    max_attempts int,
+    topic text,
+    key text,
+    payload jsonb,
+    body bytea,
+    content_type text,
+    headers jsonb,
+    metadata jsonb,
+    tenant text,
+    publisher text,
+    aggregate_type text,
+    aggregate_id text,
+    priority smallint,
+    enqueued_at timestamptz,
+    occurred_at timestamptz,
+    deliver_at timestamptz,
+    expires_at timestamptz,
+    last_attempt_at timestamptz,
+    last_error text
+);
+comment on type outbox.claimed is
+    'A delivery that a worker has leased, with its message; last_attempt_at and last_error are those of the try '
+    'before';
+
+-- API: private
+-- Keys that have become free in subscriptions with an order; the router unblocks the next of each.
+create table outbox._freed (
+    subscription_id int not null,
+    key text not null
+);
+select pg_catalog.pg_extension_config_dump('outbox._freed', '');
+
+-- API: private
+-- Rows of pull subscriptions, made by the router in the transaction of its checkpoint. In a subscription with an order a row
+-- is blocked when its key has another one.
+create function outbox._open_pull(
+    subscription_ids int[],
+    positions bigint[],
+    message_ids bigint[],
+    segments smallint[],
+    priorities smallint[],
+    due_us bigint[],
+    expires_us bigint[],
+    max_attempts int[],
+    keys text[]
+) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    insert into outbox.delivery (subscription_id, position, message_id, message_segment, pull, state, priority, due_at,
+        expires_at, max_attempts, key, blocked)
+    select u.subscription_id, u.position, u.message_id, u.segment, true, 'pending', u.priority, outbox._time(u.due_at),
+        outbox._time(u.expires_at), u.max_attempts, u.key,
+        u.key is not null and (
+            lag(u.position) over (partition by u.subscription_id, u.key order by u.position) is not null
+            or exists (select from outbox.delivery d where d.subscription_id = u.subscription_id and d.key = u.key)
+        )
+    from unnest(subscription_ids, positions, message_ids, segments, priorities, due_us, expires_us, max_attempts, keys)
+        u(subscription_id, position, message_id, segment, priority, due_at, expires_at, max_attempts, key)
+    on conflict (subscription_id, position) do nothing;
+end;
+
+-- API: private
+-- The wait after try number `attempt` of a delivery, with jitter, from a schedule as subscribe() takes it; null:
+-- the default.
+create function outbox._retry_wait(schedule jsonb, attempt int, message_id bigint, subscription_id int) returns interval
+language c volatile as 'MODULE_PATHNAME', 'outbox_retry_wait';
+
+-- API: private
+-- Whether a dispatcher of this database lives.
+create function outbox._dispatcher_lives() returns boolean language c volatile
+as 'MODULE_PATHNAME', 'outbox_dispatcher_lives';
+
+-- API: private
+-- The subscription that workers may claim from.
+create function outbox._pull_subscription(name text) returns outbox.subscription
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found outbox.subscription;
+begin
+    select * into found from outbox.subscription s where s.name = _pull_subscription.name and s.deleted_at is null;
+    if found.id is null then
+        raise exception 'subscription "%" does not exist', name
+            using errcode = 'OB001', hint = 'outbox.subscribe() makes one; the table outbox.subscription lists them.';
+    end if;
+    if found.endpoint_id is not null then
+        raise exception 'subscription "%" is pushed to an endpoint', name
+            using errcode = 'OB004', hint = 'Workers claim from subscriptions that were made without an endpoint.';
+    end if;
+    return found;
+end
+$$;
+
+-- API: private
+create function outbox._check_claim(worker text, max_messages int, lease interval) returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if worker is null or worker = '' or octet_length(worker) > 255 then
+        raise exception 'malformed name of the worker'
+            using errcode = 'invalid_parameter_value', hint = 'It has 1 to 255 bytes; a host name and a process id are good.';
+    end if;
+    if max_messages is null or max_messages not between 1 and 10000 then
+        raise exception 'max_messages must be between 1 and 10000' using errcode = 'invalid_parameter_value';
+    end if;
+    if lease is null or lease <= interval '0' or lease > interval '7 days' then
+        raise exception 'the lease must be longer than nothing and at most 7 days' using errcode = 'invalid_parameter_value';
+    end if;
+end
+$$;
+
+-- API: private
+-- Leases these deliveries, which the caller has locked, and returns them with their messages.
+create function outbox._lease(
+    source outbox.subscription,
+    ids bigint[],
+    worker text,
+    duration interval
+) returns setof outbox.claimed
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+    token bigint := nextval('outbox._lease_id');
+    now timestamptz := clock_timestamp();
+    deadline timestamptz := now + source.deadline;
+    until timestamptz := least(now + duration, deadline);
+begin
+    insert into outbox.lease (id, subscription_id, worker, claimed_at, expires_at, deadline_at)
+    values (token, source.id, worker, now, until, deadline);
+    return query
+    with taken as (
+        update outbox.delivery d
+        set state = 'processing', attempt = d.attempt + 1, lease = token, updated_at = now, last_attempt_at = now,
+            first_attempt_at = coalesce(d.first_attempt_at, now)
+        from (
+            select o.id, o.last_attempt_at from unnest(ids) i(id) join outbox.delivery o on o.id = i.id
+        ) o
+        where d.id = o.id
+        returning d.*, o.last_attempt_at as tried_at
+    )
+    select token, until, t.id, source.name, t.message_id, outbox.webhook_id(m.id, m.enqueued_at), t.position, t.attempt,
+        coalesce(t.max_attempts, source.max_attempts), m.topic, m.key, m.payload, m.body, m.content_type, m.headers,
+        m.metadata, m.tenant, m.publisher, m.aggregate_type, m.aggregate_id, t.priority, m.enqueued_at, m.occurred_at,
+        m.deliver_at, t.expires_at, t.tried_at, t.last_error
+    from taken t
+    left join outbox.message m on m.segment = t.message_segment and m.id = t.message_id
+    order by t.priority desc, t.due_at, t.position;
+end
+$$;
+
+-- API: public
+create function outbox.claim(
+    subscription text,
+    worker text,
+    max_messages int default 1,
+    lease interval default '60 s'
+) returns setof outbox.claimed
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+as $$
+#variable_conflict use_column
+declare
+    source outbox.subscription := outbox._pull_subscription(subscription);
+    wanted int := max_messages;
+    level smallint;
+    ids bigint[] := '{}';
+    found_ids bigint[];
+    now timestamptz := clock_timestamp();
+begin
+    perform outbox._check_claim(worker, max_messages, lease);
+    -- Priorities one by one, highest first: within one, the front of the index is what is due, and what is not yet due ends
+    -- the walk.
+    loop
+        select d.priority into level
+        from outbox.delivery d
+        where d.subscription_id = source.id and d.pull and d.state <> 'processing' and not d.blocked
+            and (level is null or d.priority < level)
+        order by d.priority desc
+        limit 1;
+        exit when not found;
+        found_ids := array(
+            select d.id from outbox.delivery d
+            where d.subscription_id = source.id and d.pull and d.state <> 'processing' and not d.blocked
+                and d.priority = level and d.due_at <= now and (d.expires_at is null or d.expires_at > now)
+            order by d.due_at, d.position
+            limit wanted - cardinality(ids)
+            for update skip locked
+        );
+        ids := ids || found_ids;
+        exit when cardinality(ids) >= wanted;
+    end loop;
+    if cardinality(ids) > 0 then
+        return query select * from outbox._lease(source, ids, worker, lease);
+    end if;
+end
+$$;
+comment on function outbox.claim is
+    'Leases up to max_messages deliveries of a pull subscription that are due: highest priority first, then longest '
+    'due, then in order. No other worker gets them until the lease ends. Commit before the work starts: that is what '
+    'counts the try';
+
+-- API: private
+-- Locks a lease; false: it has ended or was taken back.
+create function outbox._hold(lease bigint) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if lease is null then
+        raise exception 'the lease must not be null' using errcode = 'null_value_not_allowed';
+    end if;
+    perform from outbox.lease l where l.id = _hold.lease for update;
+    return found;
+end
+$$;
+
+-- API: private
+-- After deliveries of a lease have ended: the lease ends with its last delivery, and freed keys are made known.
+create function outbox._after(lease bigint, ordered int[], keys text[]) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+as $$
+begin
+    delete from outbox.lease l
+    where l.id = _after.lease and not exists (select from outbox.delivery d where d.lease = _after.lease);
+    if cardinality(keys) > 0 then
+        insert into outbox._freed (subscription_id, key) select * from unnest(ordered, keys) u(s, k) where u.k is not null;
+        if found then
+            perform outbox._look_at_deliveries();
+        end if;
+    end if;
+end
+$$;
+
+-- API: private
+-- The element of `results` for a delivery: parallel to delivery_ids.
+create function outbox._result_of(results jsonb, delivery_ids bigint[], delivery_id bigint) returns jsonb
+language sql immutable
+set search_path = pg_catalog, pg_temp
+return case when results is not null then results -> (array_position(delivery_ids, delivery_id) - 1) end;
+
+-- API: public
+create function outbox.complete(
+    lease bigint,
+    delivery_ids bigint[] default null,
+    results jsonb default null
+) returns bigint[]
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+#variable_conflict use_column
+declare
+    token bigint := lease;
+    now timestamptz := clock_timestamp();
+    done bigint[];
+    ordered int[];
+    keys text[];
+begin
+    if results is not null and (
+        jsonb_typeof(results) <> 'array' or jsonb_array_length(results) is distinct from cardinality(delivery_ids)
+    ) then
+        raise exception 'results is not an array with one element per delivery id'
+            using errcode = 'invalid_parameter_value',
+                hint = 'An element is null, the receiver''s id as a string, or an object such as {"total": 3, "succeeded": 2}.';
+    end if;
+    if not outbox._hold(token) then
+        return '{}';
+    end if;
+    with gone as (
+        delete from outbox.delivery d
+        where d.lease = token and (delivery_ids is null or d.id = any (delivery_ids))
+        returning *
+    ), logged as (
+        insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
+            subscription_id, attempt, outcome, worker, response_id, results)
+        select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), g.position, g.message_id,
+            g.last_attempt_at, now, g.id, 0, g.subscription_id, g.attempt, 'completed',
+            (select l.worker from outbox.lease l where l.id = token),
+            case jsonb_typeof(r) when 'string' then r #>> '{}' when 'object' then r ->> 'response_id' end,
+            case when jsonb_typeof(r) = 'object' then r end
+        from gone g, lateral outbox._result_of(results, delivery_ids, g.id) r
+    )
+    select array_agg(g.id order by g.position), array_agg(g.subscription_id) filter (where g.key is not null),
+        array_agg(g.key) filter (where g.key is not null)
+    into done, ordered, keys
+    from gone g;
+    perform outbox._after(token, ordered, keys);
+    return coalesce(done, '{}');
+end
+$$;
+comment on function outbox.complete is
+    'Ends deliveries of a lease as done, all of them or those that are named; returns the ids that were: what is '
+    'missing was lost to another lease. results: one element per id, the receiver''s id as a string or an object '
+    '{total, matched, succeeded, failed, send_results}';
+
+-- API: private
+-- Deliveries that are not tried again by themselves: from outbox.delivery to outbox.dead_letter. The caller has locked them.
+create function outbox._bury(ids bigint[], reasons text[]) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+begin
+    with gone as (
+        delete from outbox.delivery d using unnest(ids, reasons) u(id, reason) where d.id = u.id
+        returning d.*, u.reason
+    ), freed as (
+        insert into outbox._freed (subscription_id, key)
+        select g.subscription_id, g.key from gone g where g.key is not null
+    )
+    insert into outbox.dead_letter (delivery_id, subscription_id, endpoint_id, position, message_id, message_segment,
+        attempt, reason, last_status, last_error_class, last_error, url, first_attempt_at, last_attempt_at, created_at)
+    select g.id, g.subscription_id, s.endpoint_id, g.position, g.message_id, g.message_segment, g.attempt, g.reason,
+        g.last_status, g.last_error_class, g.last_error, e.url, g.first_attempt_at, g.last_attempt_at, g.created_at
+    from gone g
+    left join outbox.subscription s on s.id = g.subscription_id
+    left join outbox.endpoint e on e.id = s.endpoint_id;
+end
+$$;
+
+-- API: private
+-- What becomes of deliveries of a held lease whose try has failed. reason: dead at once, of this; null: tried again if
+-- the budget allows.
+create function outbox._fail(
+    token bigint,
+    delivery_ids bigint[],
+    class text,
+    error text,
+    retry_after interval,
+    reason text
+) returns bigint[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    now timestamptz := clock_timestamp();
+    done bigint[];
+    dead bigint[];
+    reasons text[];
+begin
+    with mine as (
+        select d.*, s.max_attempts as budget, s.max_age, s.schedule, m.enqueued_at,
+            now + case
+                when retry_after is not null then greatest(retry_after, interval '0')
+                else outbox._retry_wait(s.schedule, d.attempt, d.message_id, d.subscription_id)
+            end as next_at
+        from outbox.delivery d
+        left join outbox.subscription s on s.id = d.subscription_id
+        left join outbox.message m on m.segment = d.message_segment and m.id = d.message_id
+        where d.lease = token and (delivery_ids is null or d.id = any (delivery_ids))
+    ), judged as (
+        select m.*, case
+                when _fail.reason is not null then _fail.reason
+                when m.attempt >= coalesce(m.max_attempts, m.budget, 1) then 'max_attempts'
+                when m.next_at > m.enqueued_at + m.max_age then 'max_age'
+            end as verdict
+        from mine m
+    ), logged as (
+        insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
+            subscription_id, attempt, outcome, error_class, error, worker)
+        select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), j.position, j.message_id,
+            j.last_attempt_at, now, j.id, 0, j.subscription_id, j.attempt,
+            case when j.verdict is null then 'failed' else 'dead' end, class, error,
+            (select l.worker from outbox.lease l where l.id = token)
+        from judged j
+    ), changed as (
+        update outbox.delivery d
+        set state = 'failed', lease = null, due_at = case when j.verdict is null then j.next_at else d.due_at end,
+            last_status = null, last_error_class = class, last_error = error, updated_at = now
+        from judged j
+        where d.id = j.id
+    )
+    select array_agg(j.id order by j.position), array_agg(j.id) filter (where j.verdict is not null),
+        array_agg(j.verdict) filter (where j.verdict is not null)
+    into done, dead, reasons
+    from judged j;
+    if dead is not null then
+        perform outbox._bury(dead, reasons);
+        perform outbox._look_at_deliveries();
+    end if;
+    perform outbox._after(token, null, null);
+    return coalesce(done, '{}');
+end
+$$;
+
+-- API: private
+-- Text from outside, as it is kept: 4 kB are enough to see what happened.
+create function outbox._short(message text) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+return case when octet_length(message) > 4096 then left(message, 1000) || ' ...' else message end;
+
+-- API: public
+create function outbox.fail(
+    lease bigint,
+    delivery_ids bigint[],
+    error text,
+    retry_after interval default null
+) returns bigint[]
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not outbox._hold(lease) then
+        return '{}';
+    end if;
+    return outbox._fail(lease, delivery_ids, 'worker', outbox._short(error), retry_after, null);
+end
+$$;
+comment on function outbox.fail is
+    'Ends a try of deliveries of a lease (null: of all) as failed: tried again after retry_after, else by the '
+    'subscription''s schedule; dead letters after the last try. Returns the ids that were changed';
+
+-- API: public
+create function outbox.dead(
+    lease bigint,
+    delivery_ids bigint[],
+    reason text
+) returns bigint[]
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not outbox._hold(lease) then
+        return '{}';
+    end if;
+    return outbox._fail(lease, delivery_ids, 'worker', outbox._short(reason), null, 'rejected');
+end
+$$;
+comment on function outbox.dead is
+    'Ends deliveries of a lease (null: all) as dead letters at once: no try will help. Returns the ids that were changed';
+
+-- API: public
+create function outbox.extend(lease bigint, duration interval default '60 s') returns timestamptz
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    until timestamptz;
+begin
+    perform outbox._check_claim('worker', 1, duration);
+    if outbox._hold(lease) then
+        update outbox.lease l
+        set expires_at = least(greatest(l.expires_at, clock_timestamp() + duration), l.deadline_at)
+        where l.id = lease
+        returning l.expires_at into until;
+    else
+        raise exception 'lease % is lost', lease
+            using errcode = 'OB003',
+                detail = 'All its deliveries have ended, or it has expired and was taken back.',
+                hint = 'Stop the work: another worker may have it.';
+    end if;
+    return until;
+end
+$$;
+comment on function outbox.extend is
+    'Moves the end of a lease to this long from now, but not beyond the subscription''s deadline; returns it. OB003: '
+    'the lease is lost';
+
+-- API: public
+create function outbox.release(lease bigint, delivery_ids bigint[] default null) returns bigint[]
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+#variable_conflict use_column
+declare
+    token bigint := lease;
+    done bigint[];
+begin
+    if not outbox._hold(token) then
+        return '{}';
+    end if;
+    with returned as (
+        update outbox.delivery d
+        set state = case when d.attempt <= 1 and d.last_error is null then 'pending' else 'failed' end,
+            attempt = greatest(d.attempt - 1, 0), lease = null, updated_at = clock_timestamp()
+        where d.lease = token and (delivery_ids is null or d.id = any (delivery_ids))
+        returning *
+    ), logged as (
+        insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
+            subscription_id, attempt, outcome, worker)
+        select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), r.position, r.message_id,
+            r.last_attempt_at, clock_timestamp(), r.id, 0, r.subscription_id, 0, 'returned',
+            (select l.worker from outbox.lease l where l.id = token)
+        from returned r
+    )
+    select array_agg(r.id order by r.position) into done from returned r;
+    perform outbox._after(token, null, null);
+    return coalesce(done, '{}');
+end
+$$;
+comment on function outbox.release is
+    'Gives deliveries of a lease (null: all) back unharmed: due as before, the try does not count. Returns the ids';
+
+-- API: private
+-- Takes back leases that ended before `at`, at most `max`; returns how many deliveries that were. The try counts: a worker
+-- that crashes over a message does not get it for ever.
+create function outbox._take_back(at timestamptz, max int) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+as $$
+declare
+    ended outbox.lease;
+    deliveries bigint := 0;
+begin
+    for ended in
+        select * from outbox.lease l where l.expires_at <= at order by l.expires_at limit max for update skip locked
+    loop
+        deliveries := deliveries + cardinality(outbox._fail(ended.id, null,
+            case when ended.deadline_at <= at then 'deadline' else 'lease_expired' end,
+            format('worker "%s" did not say what became of it', ended.worker), interval '0', null));
+        -- Also when all its deliveries are gone in some other way.
+        delete from outbox.lease l where l.id = ended.id;
+    end loop;
+    return deliveries;
+end
+$$;
+
+-- API: public
+create function outbox.unlock_stale(older_than interval, subscription text default null) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    only_of int := case when subscription is not null then outbox._subscription_id(subscription) end;
+    ended outbox.lease;
+    deliveries bigint := 0;
+begin
+    if older_than is null or older_than < interval '0' then
+        raise exception 'older_than must not be null or negative' using errcode = 'invalid_parameter_value';
+    end if;
+    for ended in
+        select * from outbox.lease l
+        where l.claimed_at <= clock_timestamp() - older_than and (only_of is null or l.subscription_id = only_of)
+        for update skip locked
+    loop
+        deliveries := deliveries + cardinality(outbox._fail(ended.id, null, 'unlocked',
+            format('taken back from worker "%s" by hand', ended.worker), interval '0', null));
+        delete from outbox.lease l where l.id = ended.id;
+    end loop;
+    return deliveries;
+end
+$$;
+comment on function outbox.unlock_stale is
+    'Takes leases back that were claimed longer ago than this, whatever their end; returns how many deliveries are '
+    'free again';
+
+-- API: private
+-- One pass over what time brings about, by the dispatcher: at most `max` of each kind. Returns whether there is more, and
+-- whether anything is leased (then the next pass comes soon).
+create function outbox._pull_pass(max int, out more boolean, out leased boolean)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    back bigint;
+begin
+    back := outbox._take_back(clock_timestamp(), max);
+    more := exists (select from outbox.lease l where l.expires_at <= clock_timestamp()) and back > 0;
+    leased := exists (select from outbox.lease);
+end
+$$;
+
+-- API: public
+create function outbox.claim_delivery(
+    delivery_id bigint,
+    worker text,
+    lease interval default '60 s'
+) returns setof outbox.claimed
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    now timestamptz := clock_timestamp();
+    wanted outbox.delivery;
+    source outbox.subscription;
+    holder outbox.lease;
+    ended text;
+begin
+    perform outbox._check_claim(worker, 1, lease);
+    if delivery_id is null then
+        raise exception 'delivery_id must not be null' using errcode = 'null_value_not_allowed';
+    end if;
+    select * into wanted from outbox.delivery d where d.id = delivery_id for update;
+    if wanted.id is null then
+        select case when l.resolution in ('resolved', 'ignored') then l.resolution else 'dead: ' || l.reason end into ended
+        from outbox.dead_letter l
+        where l.delivery_id = claim_delivery.delivery_id
+        order by l.id desc
+        limit 1;
+        if ended is null then
+            select a.outcome into ended
+            from outbox.attempt a
+            where a.delivery_id = claim_delivery.delivery_id
+            order by a.finished_at desc
+            limit 1;
+        end if;
+        if ended is null then
+            raise exception 'delivery % does not exist', delivery_id using errcode = 'OB001';
+        end if;
+        raise exception 'delivery % has ended', delivery_id
+            using errcode = 'OB002', detail = format('It is %s.', ended);
+    end if;
+    select * into source from outbox.subscription s where s.id = wanted.subscription_id;
+    if not wanted.pull or source.id is null then
+        raise exception 'delivery % is not for workers', delivery_id
+            using errcode = 'OB004', detail = 'Its subscription is pushed to an endpoint.';
+    end if;
+    if source.deleted_at is not null then
+        raise exception 'subscription "%" has ended', source.name using errcode = 'OB007';
+    end if;
+    if wanted.state = 'processing' then
+        select * into holder from outbox.lease l where l.id = wanted.lease;
+        raise exception 'delivery % is leased', delivery_id
+            using errcode = 'OB003', detail = format('Worker "%s" has it until %s.', holder.worker, holder.expires_at);
+    end if;
+    if wanted.expires_at <= now then
+        raise exception 'delivery % has expired', delivery_id
+            using errcode = 'OB010', detail = format('It expired at %s.', wanted.expires_at);
+    end if;
+    if wanted.attempt >= coalesce(wanted.max_attempts, source.max_attempts) then
+        raise exception 'delivery % has no tries left', delivery_id
+            using errcode = 'OB011', detail = format('It was tried %s times.', wanted.attempt);
+    end if;
+    if wanted.blocked then
+        raise exception 'delivery % is not ready', delivery_id
+            using errcode = 'OB012', detail = 'It waits for another delivery of its key.';
+    end if;
+    if wanted.due_at > now then
+        raise exception 'delivery % is not ready', delivery_id
+            using errcode = 'OB012', detail = format('It is due at %s.', wanted.due_at);
+    end if;
+    return query select * from outbox._lease(source, array[delivery_id], worker, lease);
+end
+$$;
+comment on function outbox.claim_delivery is
+    'Leases one delivery. Raises what stands in the way: OB001 no such delivery, OB002 ended, OB003 leased, OB004 '
+    'pushed, OB007 the subscription has ended, OB010 expired, OB011 no tries left, OB012 not due or behind its key';
+
+insert into outbox._capability values
+    ('consume', 'function outbox.claim'),
+    ('consume', 'function outbox.claim_delivery'),
+    ('consume', 'function outbox.complete'),
+    ('consume', 'function outbox.fail'),
+    ('consume', 'function outbox.dead'),
+    ('consume', 'function outbox.extend'),
+    ('consume', 'function outbox.release'),
+    ('admin', 'function outbox.unlock_stale');

@@ -1,0 +1,298 @@
+//! Pull workers: claim, complete, fail, dead, extend, release, and what happens to leases of workers that die.
+
+use std::collections::HashSet;
+
+use outbox_harness::postgres::signal;
+use outbox_harness::tokio_postgres::{Client, Row};
+use outbox_harness::{Server, Stop, wait_for, wait_until};
+use outbox_tests::{PATIENCE, one, outbox_harness, refused, server, settle};
+
+/// A database with a pull subscription on everything below `job`.
+async fn jobs(server: &Server, name: &str, options: &str) -> Client {
+    let db = server.database(name).await.unwrap();
+    db.batch_execute(&format!("select outbox.subscribe('jobs', '{{job.#}}'{options})")).await.unwrap();
+    db
+}
+
+async fn enqueue(db: &Client, count: i64) {
+    db.execute(
+        "select outbox.enqueue_many('job.do', array(select jsonb_build_object('n', n) from generate_series(1, $1::bigint) n))",
+        &[&count],
+    )
+    .await
+    .unwrap();
+}
+
+/// A claim that found something.
+struct Batch {
+    lease: i64,
+    ids: Vec<i64>,
+    rows: Vec<Row>,
+}
+
+async fn claim(db: &Client, worker: &str, max: i32, lease: &str) -> Option<Batch> {
+    let rows = db
+        .query("select * from outbox.claim('jobs', $1, $2, $3::text::interval)", &[&worker, &max, &lease])
+        .await
+        .unwrap_or_else(|e| panic!("{}", outbox_tests::explain(&e)));
+    let lease = rows.first()?.get("lease");
+    Some(Batch { lease, ids: rows.iter().map(|row| row.get("delivery_id")).collect(), rows })
+}
+
+async fn claimed(db: &Client, worker: &str, max: i32, lease: &str) -> Batch {
+    wait_for("there is something to claim", PATIENCE, async || claim(db, worker, max, lease).await).await
+}
+
+async fn complete(db: &Client, lease: i64) -> Vec<i64> {
+    db.query_one("select outbox.complete($1)", &[&lease]).await.unwrap().get(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claimed_row_says_everything_and_completing_ends_it() {
+    let db = jobs(server().await, "claim_row", "").await;
+    let id: i64 = one(
+        &db,
+        "select outbox.enqueue('job.do', '{\"a\": 1}', 'k1', headers => '{\"h\": \"1\"}', metadata => '{\"m\": 2}',
+            tenant => 't', aggregate_type => 'order', aggregate_id => '7', publisher => 'shop')",
+    )
+    .await;
+    let batch = claimed(&db, "w1", 10, "60 s").await;
+    assert_eq!(batch.rows.len(), 1);
+    let row = &batch.rows[0];
+    assert_eq!(row.get::<_, i64>("message_id"), id);
+    assert_eq!(row.get::<_, i32>("attempt"), 1);
+    assert_eq!(row.get::<_, i32>("max_attempts"), 12);
+    for (column, value) in [
+        ("subscription", "jobs"),
+        ("topic", "job.do"),
+        ("key", "k1"),
+        ("tenant", "t"),
+        ("publisher", "shop"),
+        ("aggregate_type", "order"),
+        ("aggregate_id", "7"),
+    ] {
+        assert_eq!(row.get::<_, &str>(column), value, "{column}");
+    }
+    assert_eq!(row.get::<_, Option<&str>>("last_error"), None);
+    let expected: String =
+        one(&db, &format!("select outbox.webhook_id(id, enqueued_at) from outbox.message where id = {id}")).await;
+    assert_eq!(row.get::<_, String>("webhook_id"), expected);
+    assert!(one::<bool>(&db, "select l.expires_at > now() + interval '50 s' from outbox.lease l").await);
+    assert!(claim(&db, "w2", 10, "60 s").await.is_none(), "leased to one worker");
+    let done: Vec<i64> = db
+        .query_one("select outbox.complete($1, $2, '[\"their-id\"]')", &[&batch.lease, &batch.ids])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(done, batch.ids);
+    assert_eq!(complete(&db, batch.lease).await, Vec::<i64>::new(), "nothing twice");
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.delivery").await, 0);
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.lease").await, 0);
+    let log = db.query_one("select outcome, worker, attempt, response_id from outbox.attempt", &[]).await.unwrap();
+    assert_eq!((log.get::<_, &str>(0), log.get::<_, &str>(1)), ("completed", "w1"));
+    assert_eq!((log.get::<_, i32>(2), log.get::<_, &str>(3)), (1, "their-id"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_workers_never_get_the_same_delivery() {
+    const MESSAGES: i64 = 3000;
+    let server = server().await;
+    let db = jobs(server, "claim_many", "").await;
+    enqueue(&db, MESSAGES).await;
+    settle(&db).await;
+    let mut workers = Vec::new();
+    for w in 0..6 {
+        let db = server.connect("claim_many").await.unwrap();
+        workers.push(tokio::spawn(async move {
+            let mut got = Vec::new();
+            while let Some(batch) = claim(&db, &format!("w{w}"), 1 + 7 * w, "60 s").await {
+                assert_eq!(complete(&db, batch.lease).await.len(), batch.ids.len());
+                got.extend(batch.ids);
+            }
+            got
+        }));
+    }
+    let mut all = Vec::new();
+    for worker in workers {
+        all.extend(worker.await.unwrap());
+    }
+    assert_eq!(all.len() as i64, MESSAGES);
+    assert_eq!(all.iter().collect::<HashSet<_>>().len() as i64, MESSAGES);
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.attempt where outcome = 'completed'").await, MESSAGES);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_waits_for_nobody() {
+    let server = server().await;
+    let db = jobs(server, "claim_skip", "").await;
+    enqueue(&db, 2).await;
+    settle(&db).await;
+    let mut slow = server.connect("claim_skip").await.unwrap();
+    let open = slow.transaction().await.unwrap();
+    let first: i64 = open.query_one("select position from outbox.claim('jobs', 'slow')", &[]).await.unwrap().get(0);
+    db.batch_execute("set statement_timeout = '20 s'").await.unwrap();
+    let batch = claimed(&db, "fast", 10, "60 s").await;
+    assert_eq!(batch.rows.len(), 1);
+    assert_ne!(batch.rows[0].get::<_, i64>("position"), first);
+    open.rollback().await.unwrap();
+    let batch = claimed(&db, "fast", 10, "60 s").await;
+    assert_eq!(batch.rows[0].get::<_, i64>("position"), first);
+    assert_eq!(batch.rows[0].get::<_, i32>("attempt"), 1, "the rolled back claim did not count");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_lease_changes_nothing() {
+    let db = jobs(server().await, "lease_lost", "").await;
+    enqueue(&db, 1).await;
+    let first = claimed(&db, "dies", 1, "10 ms").await;
+    let second = claimed(&db, "lives", 1, "60 s").await;
+    assert_eq!(second.ids, first.ids);
+    assert_eq!(second.rows[0].get::<_, i32>("attempt"), 2, "the try of the dead worker counts");
+    assert!(second.rows[0].get::<_, &str>("last_error").contains("dies"));
+    assert_eq!(complete(&db, first.lease).await, Vec::<i64>::new());
+    for call in ["fail($1, null, 'x')", "dead($1, null, 'x')", "release($1)"] {
+        let changed: Vec<i64> = db.query_one(&format!("select outbox.{call}"), &[&first.lease]).await.unwrap().get(0);
+        assert!(changed.is_empty(), "{call}");
+    }
+    assert_eq!(refused(&db, &format!("select outbox.extend({}, '1 s')", first.lease)).await.code().code(), "OB003");
+    let state: String = one(&db, "select state from outbox.delivery").await;
+    assert_eq!(state, "processing");
+    assert_eq!(complete(&db, second.lease).await, second.ids);
+    let outcomes: String = one(
+        &db,
+        "select string_agg(outcome || ' ' || coalesce(error_class, ''), ', ' order by attempt) from outbox.attempt",
+    )
+    .await;
+    assert_eq!(outcomes, "failed lease_expired, completed ");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_use_up_the_budget_and_end_as_dead_letters() {
+    let db = jobs(server().await, "fails", ", max_attempts => 3").await;
+    enqueue(&db, 1).await;
+    for attempt in 1..=3 {
+        let batch = claimed(&db, "w", 1, "60 s").await;
+        assert_eq!(batch.rows[0].get::<_, i32>("attempt"), attempt);
+        let changed: Vec<i64> = db
+            .query_one("select outbox.fail($1, $2, 'no luck', interval '0')", &[&batch.lease, &batch.ids])
+            .await
+            .unwrap()
+            .get(0);
+        assert_eq!(changed, batch.ids);
+    }
+    let row = db.query_one("select reason, attempt, last_error from outbox.dead_letter", &[]).await.unwrap();
+    assert_eq!((row.get::<_, &str>(0), row.get::<_, i32>(1), row.get::<_, &str>(2)), ("max_attempts", 3, "no luck"));
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.delivery").await, 0);
+
+    // Without a wait of its own a failure waits by the schedule, and dead() asks nobody.
+    enqueue(&db, 2).await;
+    let one_of = claimed(&db, "w", 1, "60 s").await;
+    db.execute("select outbox.fail($1, null, 'later')", &[&one_of.lease]).await.unwrap();
+    assert!(
+        one::<bool>(&db, "select due_at between now() + interval '3 s' and now() + interval '7 s' from outbox.delivery where state = 'failed'")
+            .await
+    );
+    let other = claimed(&db, "w", 10, "60 s").await;
+    assert_eq!(other.ids.len(), 1, "the failed one is not due");
+    db.execute("select outbox.dead($1, null, 'poison')", &[&other.lease]).await.unwrap();
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.dead_letter where reason = 'rejected'").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn release_gives_the_try_back_and_extend_moves_the_end() {
+    let db = jobs(server().await, "release", ", deadline => '90 s'").await;
+    enqueue(&db, 3).await;
+    settle(&db).await;
+    let batch = claimed(&db, "w", 3, "60 s").await;
+    let released: Vec<i64> =
+        db.query_one("select outbox.release($1, $2)", &[&batch.lease, &batch.ids[..1].to_vec()]).await.unwrap().get(0);
+    assert_eq!(released, batch.ids[..1]);
+    let again = claimed(&db, "w2", 3, "60 s").await;
+    assert_eq!((again.ids.clone(), again.rows[0].get::<_, i32>("attempt")), (released, 1));
+    db.execute("select outbox.extend($1, '1 hour')", &[&batch.lease]).await.unwrap();
+    assert!(
+        one::<bool>(
+            &db,
+            &format!("select expires_at = deadline_at and expires_at = claimed_at + interval '90 s' from outbox.lease where id = {}", batch.lease)
+        )
+        .await,
+        "extended up to the deadline"
+    );
+    assert_eq!(complete(&db, batch.lease).await, batch.ids[1..]);
+    assert_eq!(one::<i64>(&db, "select outbox.unlock_stale('0')").await, 1);
+    assert_eq!(complete(&db, again.lease).await, Vec::<i64>::new());
+    assert_eq!(claimed(&db, "w3", 3, "60 s").await.rows[0].get::<_, i32>("attempt"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claiming_one_delivery_says_what_stands_in_its_way() {
+    let server = server().await;
+    let db = jobs(server, "claim_one", ", max_attempts => 2").await;
+    let code = async |db: &Client, id: i64| {
+        refused(db, &format!("select * from outbox.claim_delivery({id}, 'w')")).await.code().code().to_owned()
+    };
+    enqueue(&db, 1).await;
+    settle(&db).await;
+    let id: i64 = one(&db, "select id from outbox.delivery").await;
+    assert_eq!(code(&db, id + 1000).await, "OB001");
+    let lease: i64 = one(&db, &format!("select lease from outbox.claim_delivery({id}, 'w')")).await;
+    assert_eq!(code(&db, id).await, "OB003");
+    db.execute("select outbox.fail($1, null, 'x', '1 hour')", &[&lease]).await.unwrap();
+    assert_eq!(code(&db, id).await, "OB012");
+    db.batch_execute("update outbox.delivery set attempt = 2").await.unwrap();
+    assert_eq!(code(&db, id).await, "OB011");
+    db.batch_execute("update outbox.delivery set expires_at = now() - interval '1 s', state = 'failed'").await.unwrap();
+    assert!(["OB010", "OB002"].contains(&code(&db, id).await.as_str()));
+    enqueue(&db, 1).await;
+    let batch = claimed(&db, "w", 1, "60 s").await;
+    complete(&db, batch.lease).await;
+    assert_eq!(code(&db, batch.ids[0]).await, "OB002");
+    assert_eq!(refused(&db, "select * from outbox.claim('nobody', 'w')").await.code().code(), "OB001");
+    assert_eq!(refused(&db, "select * from outbox.claim('jobs', '')").await.code().code(), "22023");
+    assert_eq!(refused(&db, "select * from outbox.claim('jobs', 'w', 0)").await.code().code(), "22023");
+    assert_eq!(refused(&db, "select * from outbox.claim('jobs', 'w', 1, '0')").await.code().code(), "22023");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backlog_is_bounded_to_a_window_and_survives_kills_of_the_dispatcher() {
+    const MESSAGES: i64 = 25_000;
+    let mut server = Server::start(&[("pg_outbox.poll_interval", "1s")]).await.unwrap();
+    let mut db = jobs(&server, "window", "").await;
+    enqueue(&db, MESSAGES).await;
+    wait_until("the window is full", PATIENCE, async || {
+        one::<i64>(&db, "select count(*) from outbox.delivery").await > 9_000
+    })
+    .await;
+    assert!(one::<i64>(&db, "select count(*) from outbox.delivery").await <= 10_000);
+    let mut seen = HashSet::new();
+    let mut positions = Vec::new();
+    let mut kills = 0;
+    while (seen.len() as i64) < MESSAGES {
+        let batch = claimed(&db, "w", 1000, "60 s").await;
+        assert!(one::<i64>(&db, "select count(*) from outbox.delivery where state = 'pending'").await <= 10_000);
+        for row in &batch.rows {
+            assert!(seen.insert(row.get::<_, i64>("message_id")), "twice");
+            positions.push(row.get::<_, i64>("position"));
+        }
+        assert_eq!(complete(&db, batch.lease).await.len(), batch.ids.len());
+        if seen.len() / 6000 > kills {
+            kills += 1;
+            // The postmaster takes the whole server down with a killed backend, and up again.
+            let pid: Option<i32> = one(&db, "select pid from outbox._worker_slot()").await;
+            if kills == 2 {
+                server.restart(Stop::Immediate).await.unwrap();
+            } else if let Some(pid) = pid {
+                signal(pid as u32, "KILL").unwrap();
+            }
+            db = wait_for("the server is back", PATIENCE, async || {
+                let db = server.connect("window").await.ok()?;
+                db.query_one("select 1", &[]).await.ok().map(|_| db)
+            })
+            .await;
+        }
+    }
+    assert!(kills >= 3);
+    settle(&db).await;
+    assert!(claim(&db, "w", 1000, "60 s").await.is_none());
+    assert!(positions.is_sorted(), "in order");
+}
