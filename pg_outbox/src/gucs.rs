@@ -35,6 +35,45 @@ pub static EGRESS_ALLOW: GucSetting<Option<CString>> = GucSetting::<Option<CStri
 /// Whether endpoints may have `http://` URLs. Off: a signature proves who sent a message, not that nobody read it.
 pub static ALLOW_HTTP: GucSetting<bool> = GucSetting::<bool>::new(false);
 
+/// How long messages are kept after they were enqueued, in whole segments of a fourteenth of it. 7 days: a week-end and a
+/// bank holiday to notice that a consumer stands still, and room for replays.
+pub static MESSAGE_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * DAY);
+
+/// How long the order of messages is kept that are gone: which position had which id. 30 days, like the attempts.
+pub static FEED_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(30 * DAY);
+
+/// How long the log of attempts and of routing is kept. 30 days: what support is asked about.
+pub static ATTEMPT_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(30 * DAY);
+
+/// How long dead letters are kept after they were resolved or ignored.
+pub static DEAD_LETTER_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(90 * DAY);
+
+/// How long dead letters are kept that nobody has resolved. For ever: they are somebody's lost deliveries.
+pub static UNRESOLVED_DEAD_LETTER_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(0);
+
+/// How long outbox.audit keeps what operators did.
+pub static AUDIT_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(365 * DAY);
+
+/// How long rows of outbox.tick are kept; the last one always is. An hour: they serve the analysis of incidents only.
+pub static TICK_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(HOUR);
+
+/// How long rows of outbox.checkpoint are kept; the last one always is.
+pub static CHECKPOINT_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(HOUR);
+
+/// How often each retention job runs.
+pub static RETENTION_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(HOUR);
+
+/// Size at which a leaf of a log is left before its time; 0: by time only. Leaves that are full before the retention is over
+/// come to an end of the ring, and then the last one grows: so this is no limit on space.
+pub static SEGMENT_SIZE: GucSetting<i32> = GucSetting::<i32>::new(0);
+
+/// Whether messages are kept until every cursor on the feed has passed them. Off: a consumer that is gone for good would fill
+/// the disk.
+pub static RETAIN_FOR_CURSORS: GucSetting<bool> = GucSetting::<bool>::new(false);
+
+const HOUR: i32 = 3600;
+const DAY: i32 = 24 * HOUR;
+
 /// Defines the settings.
 pub fn init(preloading: bool) {
     if preloading {
@@ -127,6 +166,63 @@ pub fn init(preloading: bool) {
         c"",
         &ALLOW_HTTP,
         GucContext::Sighup,
+        GucFlags::default(),
+    );
+    for (name, short, setting) in [
+        (c"pg_outbox.message_retention", c"How long messages are kept.", &MESSAGE_RETENTION),
+        (c"pg_outbox.feed_retention", c"How long the order of messages is kept.", &FEED_RETENTION),
+        (c"pg_outbox.attempt_retention", c"How long attempts and routing are kept.", &ATTEMPT_RETENTION),
+        (c"pg_outbox.dead_letter_retention", c"How long resolved dead letters are kept.", &DEAD_LETTER_RETENTION),
+        (
+            c"pg_outbox.unresolved_dead_letter_retention",
+            c"How long unresolved dead letters are kept.",
+            &UNRESOLVED_DEAD_LETTER_RETENTION,
+        ),
+        (c"pg_outbox.audit_retention", c"How long outbox.audit keeps what operators did.", &AUDIT_RETENTION),
+        (c"pg_outbox.tick_retention", c"How long outbox.tick keeps rows that are not the last one.", &TICK_RETENTION),
+        (
+            c"pg_outbox.checkpoint_retention",
+            c"How long outbox.checkpoint keeps rows that are not the last one.",
+            &CHECKPOINT_RETENTION,
+        ),
+    ] {
+        GucRegistry::define_int_guc(
+            name,
+            short,
+            c"Zero or negative: for ever.",
+            setting,
+            -1,
+            i32::MAX,
+            GucContext::Suset,
+            GucFlags::UNIT_S,
+        );
+    }
+    GucRegistry::define_int_guc(
+        c"pg_outbox.retention_interval",
+        c"How often each retention job runs.",
+        c"",
+        &RETENTION_INTERVAL,
+        1,
+        7 * DAY,
+        GucContext::Suset,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"pg_outbox.segment_size",
+        c"Size at which a leaf of a log is left before its time.",
+        c"Zero: by time only.",
+        &SEGMENT_SIZE,
+        0,
+        1024 * 1024 * 1024,
+        GucContext::Suset,
+        GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_bool_guc(
+        c"pg_outbox.retain_for_cursors",
+        c"Whether messages are kept until every cursor on the feed has passed them.",
+        c"",
+        &RETAIN_FOR_CURSORS,
+        GucContext::Suset,
         GucFlags::default(),
     );
 }

@@ -58,3 +58,23 @@ pg_function! {
         }
     }
 }
+
+pg_function! {
+    /// outbox._lock_leaf(leaf regclass) returns boolean: ACCESS EXCLUSIVE until the transaction ends, without waiting.
+    fn outbox_lock_leaf(args) {
+        let leaf = args.get::<pg_sys::Oid>(0).unwrap_or(pg_sys::InvalidOid);
+        // SAFETY: an OID that is no relation is no error for the lock manager. Never waits.
+        let locked = unsafe { pg_sys::ConditionalLockRelationOid(leaf, pg_sys::AccessExclusiveLock as _) };
+        Ok(locked.into_datum())
+    }
+}
+
+pg_function! {
+    /// outbox._maintenance_lock() returns boolean: until the transaction ends, without waiting.
+    fn outbox_maintenance_lock(_args) {
+        let relation = catalog::lookup("_maintenance")?;
+        // SAFETY: EXCLUSIVE conflicts with itself, and with no reader: pg_dump does not stop it.
+        let locked = unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::ExclusiveLock as _) };
+        Ok(locked.into_datum())
+    }
+}

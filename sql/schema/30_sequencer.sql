@@ -246,8 +246,10 @@ begin
     end if;
 
     -- Nothing new: the state moves on now and then, so that what was rolled back is not looked at for ever, but not for
-    -- this tick's own xid alone, or an idle database would tick itself along.
+    -- this tick's own xid alone, or an idle database would tick itself along. Nor does it wait where leaves are concerned: one
+    -- that need not be looked into any more can be reclaimed.
     if n = 0 and state.id is not null and state.done_id is null and this_timeline = state.timeline
+        and passed is null and cardinality(settled) = 0
         and (cardinality(finished) = 0
                 and pg_snapshot_xmax(s2)::text::bigint - pg_snapshot_xmax(s1)::text::bigint <= 1
             or clock_timestamp() < state.ticked_at + interval '1 s') then

@@ -69,8 +69,9 @@ set search_path = pg_catalog, pg_temp
 begin atomic
     insert into outbox.dead_letter (delivery_id, subscription_id, endpoint_id, position, message_id, message_segment,
         attempt, reason, last_status, last_error_class, last_error, url, first_attempt_at, last_attempt_at, created_at)
-    select nullif(u.delivery_id, 0), u.subscription_id, u.endpoint_id, u.position, u.message_id, u.segment, u.attempt,
-        u.reason, u.status, u.class, u.error, e.url,
+    select nullif(u.delivery_id, 0), u.subscription_id, u.endpoint_id, u.position, u.message_id,
+        -- the message may have been kept while it was in flight
+        coalesce(d.message_segment, u.segment), u.attempt, u.reason, u.status, u.class, u.error, e.url,
         coalesce(d.first_attempt_at, outbox._time(u.started_at)), outbox._time(u.started_at),
         coalesce(d.created_at, clock_timestamp())
     from unnest(delivery_ids, subscription_ids, endpoint_ids, positions, message_ids, segments, attempts, started_us,

@@ -10,13 +10,14 @@
 //! * Data that was restored or copied here: it ticks nothing and pushes nothing until it is adopted.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outbox_core::egress::Egress;
 use outbox_sender::{HeaderValue, Sender, Settings};
 use pgrx::{pg_guard, pg_sys};
 
 use super::engine::{Engine, Round};
+use super::maintain::Maintenance;
 use super::{Signals, txn, wait};
 use crate::gucs;
 use crate::shmem::{self, Slot, State};
@@ -92,6 +93,7 @@ fn live(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
 /// The process's life after it has its lock.
 fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
     let mut engine = Engine::new(slot, sender);
+    let mut maintenance = Maintenance::new();
     let mut error_wait = ERROR_WAIT;
     loop {
         if signals.terminate() || slot.retire.load(Ordering::SeqCst) {
@@ -120,7 +122,7 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
                 }
                 slot.set_state(State::Failing);
                 pgrx::log!("pg_outbox dispatcher: {error}; trying again in {error_wait:?}");
-                wait(error_wait);
+                rest(slot, signals, error_wait);
                 error_wait = (error_wait * 2).min(ERROR_WAIT_MAX);
                 continue;
             }
@@ -128,6 +130,8 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
         error_wait = ERROR_WAIT;
         slot.set_state(if gucs::PUSH.get() { State::Running } else { State::PushOff });
         engine.publish();
+        maintenance.run();
+        let pause = pause.min(maintenance.wait());
         if pause.is_zero() {
             // SAFETY: the latch is this process's own; whatever set it is looked at in the next round.
             unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
@@ -135,6 +139,18 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
         } else {
             wait(pause);
         }
+    }
+}
+
+/// Sleeps whatever sets the latch: producers do so all the time, and must not turn a failure into a busy loop.
+fn rest(slot: &Slot, signals: &mut Signals, time: Duration) {
+    let until = Instant::now() + time;
+    while !signals.terminate() && !slot.retire.load(Ordering::SeqCst) {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        wait(left);
     }
 }
 

@@ -4,6 +4,7 @@ pub mod config;
 pub mod dispatcher;
 pub mod engine;
 pub mod launcher;
+pub mod maintain;
 pub mod pull;
 pub mod record;
 pub mod route;

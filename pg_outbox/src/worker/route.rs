@@ -50,15 +50,15 @@ pub struct Ticked {
 pub struct Reader {
     tick: Plan,
     feed: Plan,
-    dense: [Plan; LEAVES],
-    sparse: [Plan; LEAVES],
+    dense: [Plan; LEAVES + 1],
+    sparse: [Plan; LEAVES + 1],
 }
 
-/// One plan per leaf: known leaves need no partition pruning at run time.
+/// One plan per leaf, and one for the messages that outlived theirs: known leaves need no partition pruning at run time.
 macro_rules! leaf_plans {
     ($condition:literal, $types:expr) => {
         leaf_plans!($condition, $types, "00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "12",
-            "13", "14", "15")
+            "13", "14", "15", "kept")
     };
     ($condition:literal, $types:expr, $($leaf:literal),*) => {
         [$(Plan::new(
@@ -152,7 +152,8 @@ impl Reader {
                 end += 1;
             }
             let run = &ids[start..end];
-            let leaf = segment.rem_euclid(LEAVES as i16) as usize;
+            // Below 0: the message outlived its leaf.
+            let leaf = if segment < 0 { LEAVES } else { segment.rem_euclid(LEAVES as i16) as usize };
             let (low, high) = (run[0], run[run.len() - 1]);
             // A range is one walk through the index. Ids that are missing in between belong to other ticks or to nobody.
             let rows = if high - low < 2 * run.len() as i64 {

@@ -1,0 +1,156 @@
+-- Rotation, reclaim, and what keeps messages. Without a dispatcher: every step is taken here.
+create extension pg_outbox;
+set pg_outbox.retention_interval = '1s';
+create function pg_temp.segments() returns table (leaf smallint, open boolean, last_position bigint, reclaimed boolean, kept bigint)
+language sql as $$
+    select s.leaf, s.closed_at is null, s.last_position, s.reclaimed_at is not null, s.kept
+    from outbox.segment s where s.ring = 'message' order by s.leaf
+$$;
+-- What a dispatcher would write: everything is routed, and subscription 1 stands at `lag`.
+create procedure pg_temp.routed(lag bigint default null) language sql as $$
+    insert into outbox.checkpoint (segment, id, incarnation, position, written_at, lag_subscriptions, lag_positions,
+        open_subscriptions, open_positions)
+    select outbox._current_leaf('checkpoint'), coalesce(max(c.id), 0) + 1, 1, outbox.head(), clock_timestamp(),
+        array_remove(array[case when lag is not null then 1 end], null), array_remove(array[lag], null), '{}', '{}'
+    from outbox.checkpoint c
+$$;
+create procedure pg_temp.produce(first int, last int) language sql as $$
+    select count(outbox.enqueue('order.created', jsonb_build_object('n', n))) from generate_series(first, last) n
+$$;
+create view pg_temp.messages as
+    select job, result, regexp_replace(held_by, '\d+$', 'N') as held_by from outbox.maintain() where job = 'message';
+
+-- The pointer never leaves an empty leaf.
+select outbox.rotate();
+select outbox.rotate('nothing');
+call pg_temp.produce(1, 5);
+select outbox.rotate();
+call pg_temp.produce(6, 6);
+select distinct tableoid::regclass from outbox.message order by 1;
+-- Not reclaimed before the sequencer has passed it ...
+set pg_outbox.message_retention = '1s';
+select pg_sleep(1.1);
+select job, result, held_by from outbox._maintain(true) where job = 'message';
+-- ... nor before its time. Zero and below mean for ever.
+select outbox.tick();
+select outbox.tick();
+set pg_outbox.message_retention = '7d';
+select * from pg_temp.messages;
+set pg_outbox.message_retention = 0;
+select * from pg_temp.messages;
+set pg_outbox.message_retention = -1;
+select * from pg_temp.messages;
+select * from pg_temp.segments();
+select outbox.tail(), array_agg(position) from outbox.read(0);
+set pg_outbox.message_retention = '1s';
+select * from pg_temp.messages;
+select * from pg_temp.segments();
+select outbox.tail(), outbox.head();
+select array_agg(position) from outbox.read(0);
+select outbox.read(2);
+select array_agg(position) from outbox.read(5);
+-- The feed still knows what was where.
+select first_position, last_position, message_ids from outbox.feed order by 1;
+
+-- A subscription keeps what it has not got, whether or not a dispatcher ever ran.
+set pg_outbox.message_retention = '7d';
+select outbox.create_endpoint('e', 'https://example.com') is not null;
+select outbox.subscribe('s', '{#}', 'e') is not null;
+call pg_temp.produce(10, 14);
+select outbox.rotate();
+select outbox.tick();
+select outbox.tick();
+select pg_sleep(1.1);
+set pg_outbox.message_retention = '1s';
+select * from pg_temp.messages;
+-- The dispatcher got everything, but for one that waits and one that is dead.
+call pg_temp.routed();
+insert into outbox.delivery (subscription_id, position, message_id, message_segment, state, due_at)
+select 1, r.position, r.message_id, m.segment, 'failed', 'infinity'
+from outbox.read(outbox.tail() - 1) r join outbox.message m on m.id = r.message_id where r.payload->>'n' = '10';
+insert into outbox.dead_letter (subscription_id, position, message_id, message_segment, attempt, reason, created_at)
+select 1, r.position, r.message_id, m.segment, 1, 'status', clock_timestamp()
+from outbox.read(outbox.tail() - 1) r join outbox.message m on m.id = r.message_id where r.payload->>'n' = '11';
+select * from pg_temp.messages;
+select * from pg_temp.segments();
+select tableoid::regclass, segment, payload from outbox.message order by id;
+select d.message_segment, m.payload
+from (select message_segment, message_id from outbox.delivery union all select message_segment, message_id from outbox.dead_letter) d
+join outbox.message m on m.segment = d.message_segment and m.id = d.message_id;
+select h.what from outbox.message m, outbox.history(m.id) h where m.payload->>'n' = '10' and h.what in ('enqueued', 'numbered');
+-- Kept messages go when nothing waits with them; nobody else removes a row.
+delete from outbox.message where segment >= 0;
+update outbox.message set payload = '{}';
+delete from outbox.delivery;
+update outbox.dead_letter set resolution = 'resolved', resolved_at = clock_timestamp() - interval '91 d';
+select pg_sleep(1.1);
+select job, result, rows from outbox.maintain() where rows > 0;
+select count(*) from outbox.message;
+
+-- A subscription that lags keeps its messages, unless it has a max_lag.
+set pg_outbox.message_retention = '7d';
+call pg_temp.produce(20, 24);
+select outbox.rotate();
+select outbox.tick();
+select outbox.tick();
+call pg_temp.routed(outbox.head() - 4);
+select pg_sleep(1.1);
+set pg_outbox.message_retention = '1s';
+select * from pg_temp.messages;
+update outbox.subscription set max_lag = '500 ms';
+select * from pg_temp.messages;
+select outcome, error_class, error, results from outbox.attempt;
+-- A cursor keeps messages if that is asked for.
+set pg_outbox.message_retention = '7d';
+call pg_temp.produce(30, 30);
+select outbox.rotate();
+select outbox.tick();
+select outbox.tick();
+call pg_temp.routed();
+select advanced from outbox.cursor_advance('slow', outbox.head() - 1);
+select pg_sleep(1.1);
+set pg_outbox.message_retention = '1s';
+set pg_outbox.retain_for_cursors = on;
+select * from pg_temp.messages;
+reset pg_outbox.retain_for_cursors;
+-- Purge: by hand, whole segments.
+set pg_outbox.message_retention = '7d';
+select rows, bytes > 0 as bytes from outbox.purge('completed', '1 d', dry_run => true);
+select bytes > 0 as bytes from outbox.purge('completed', '1 s', dry_run => true);
+select bytes > 0 as bytes from outbox.purge('completed', '1 s');
+select rows, bytes from outbox.purge('completed', null);
+select rows, bytes from outbox.purge('completed', '-1 s');
+insert into outbox.dead_letter (subscription_id, position, message_id, message_segment, attempt, reason, created_at, dead_at)
+values (1, 1, 1, 0, 1, 'status', now(), now() - interval '1 d');
+select rows from outbox.purge('dead_letters', '1 h');
+select rows from outbox.purge('dead_letters', '1 h', include_unresolved => true, dry_run => true);
+select rows from outbox.purge('dead_letters', '1 h', include_unresolved => true);
+select outbox.purge('everything', '1 h');
+
+-- Small rings: the last row always stays.
+set pg_outbox.tick_retention = '1s';
+set pg_outbox.checkpoint_retention = '1s';
+select pg_sleep(1.1);
+select job, result from outbox.maintain() where job in ('tick', 'checkpoint');
+call pg_temp.produce(40, 40);
+select outbox.tick() > 0;
+call pg_temp.routed();
+select pg_sleep(1.1);
+select job, result from outbox.maintain() where job in ('tick', 'checkpoint');
+select count(*) > 0 from outbox.tick;
+select position = outbox.head() from outbox.checkpoint;
+-- Round the ring, with a message in each leaf: it ends where the next leaf still holds rows.
+set pg_outbox.message_retention = '7d';
+do $$
+begin
+    for i in 1 .. 40 loop
+        perform outbox.enqueue('ring.round', jsonb_build_object('i', i));
+        perform outbox.rotate();
+    end loop;
+end
+$$;
+select count(distinct tableoid) from outbox.message where topic = 'ring.round';
+select outbox.rotate();
+select outbox.tick() > 0;
+select array_agg((payload->>'i')::int) = array(select generate_series(1, 40)) as in_order
+from outbox.read(outbox.tail() - 1, topics => '{ring.round}');

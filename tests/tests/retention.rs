@@ -1,0 +1,126 @@
+//! Space, with a dispatcher at work: segments come and go while messages flow, whatever snapshot somebody holds.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use outbox_harness::{Receiver, Reply, Server, wait_until};
+use outbox_tests::{PATIENCE, one, outbox_harness, settle};
+
+/// Days become seconds: a leaf is written for a fifth of a second and kept for three.
+const SMALL: &[(&str, &str)] = &[
+    ("pg_outbox.poll_interval", "200ms"),
+    ("pg_outbox.retention_interval", "1s"),
+    ("pg_outbox.message_retention", "3s"),
+    ("pg_outbox.feed_retention", "4s"),
+    ("pg_outbox.attempt_retention", "4s"),
+    ("pg_outbox.tick_retention", "1s"),
+    ("pg_outbox.checkpoint_retention", "1s"),
+];
+
+async fn count_reclaimed(db: &outbox_harness::tokio_postgres::Client, ring: &str) -> i64 {
+    one(db, &format!("select count(*) from outbox.segment where ring = '{ring}' and reclaimed_at is not null")).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn segments_come_and_go_under_load_and_a_held_snapshot() {
+    let server = Server::start(SMALL).await.unwrap();
+    let receiver = Receiver::start().unwrap();
+    receiver.on("/later", |_, count| Reply::status(if count == 0 { 503 } else { 200 }));
+    let db = server.database("ring").await.unwrap();
+    for (name, topics, path) in [("busy", "order.#", "/hook"), ("late", "late.#", "/later")] {
+        db.execute("select outbox.create_endpoint($1, $2, concurrency => 64)", &[&name, &receiver.url(path)])
+            .await
+            .unwrap();
+        db.execute("select outbox.subscribe($1, array[$2], $1)", &[&name, &topics]).await.unwrap();
+    }
+    // One that fails, and is put off: its leaf is gone when it is tried again.
+    db.batch_execute("select outbox.enqueue('late.one', '{\"n\": 0}')").await.unwrap();
+    wait_until("its first attempt has failed", PATIENCE, async || {
+        one::<i64>(&db, "select count(*) from outbox.delivery").await == 1
+    })
+    .await;
+    db.batch_execute("update outbox.delivery set due_at = due_at + interval '1 day'").await.unwrap();
+
+    // A session that holds a snapshot all the while.
+    let holder = server.connect("ring").await.unwrap();
+    holder.batch_execute("begin isolation level repeatable read; select count(*) from pg_class").await.unwrap();
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let sent = Arc::new(AtomicI64::new(0));
+    let producers: Vec<_> = (0..2)
+        .map(|_| {
+            let (stop, sent, dsn) = (Arc::clone(&stop), Arc::clone(&sent), server.dsn("ring"));
+            tokio::spawn(async move {
+                let db = outbox_harness::postgres::connect(&dsn).await.unwrap();
+                let statement = db
+                    .prepare("select outbox.enqueue('order.created', jsonb_build_object('n', $1::bigint))")
+                    .await
+                    .unwrap();
+                while !stop.load(Ordering::Relaxed) {
+                    let n = sent.fetch_add(1, Ordering::Relaxed);
+                    // Never fails, never waits for a lock of maintenance's.
+                    db.query(&statement, &[&n]).await.expect("enqueue never fails");
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            })
+        })
+        .collect();
+    wait_until("every leaf of messages has come round", PATIENCE * 2, async || {
+        one::<i64>(&db, "select outbox.tail()").await > 100
+            && one::<i64>(&db, "select count(*) from outbox.segment where ring = 'message'").await == 16
+            && count_reclaimed(&db, "message").await >= 1
+            && count_reclaimed(&db, "feed").await >= 1
+            && count_reclaimed(&db, "attempt").await >= 1
+            && count_reclaimed(&db, "tick").await + count_reclaimed(&db, "checkpoint").await >= 2
+    })
+    .await;
+    stop.store(true, Ordering::Relaxed);
+    for producer in producers {
+        producer.await.unwrap();
+    }
+    settle(&db).await;
+    let mut numbers: Vec<i64> =
+        receiver.arrivals().iter().filter(|a| a.path == "/hook").map(|a| a.json()["n"].as_i64().unwrap()).collect();
+    assert_eq!(numbers.len() as i64, sent.load(Ordering::Relaxed), "each once");
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len() as i64, sent.load(Ordering::Relaxed), "none lost");
+
+    // Nothing that is needed goes; what is kept is found.
+    assert_eq!(one::<i16>(&db, "select message_segment from outbox.delivery").await, -1);
+    holder.batch_execute("commit").await.unwrap();
+    db.batch_execute("update outbox.delivery set due_at = clock_timestamp(); select outbox._look_at_deliveries()")
+        .await
+        .unwrap();
+    wait_until("the late one has arrived", PATIENCE, async || {
+        receiver.arrivals().iter().filter(|a| a.path == "/later").count() == 2
+    })
+    .await;
+    wait_until("nothing is kept any more", PATIENCE, async || {
+        one::<i64>(&db, "select count(*) from outbox._message_kept").await == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_reads_a_leaf_keeps_it_and_nobody_queues_behind_maintenance() {
+    let server = Server::start_plain(&[]).await.unwrap();
+    let db = server.database("read_leaf").await.unwrap();
+    let reader = server.connect("read_leaf").await.unwrap();
+    db.batch_execute("set pg_outbox.message_retention = '1s'; set pg_outbox.retention_interval = '1s'").await.unwrap();
+    db.batch_execute("select outbox.enqueue('a.b', '{}')").await.unwrap();
+    for statement in ["select outbox.rotate()", "select outbox.tick()", "select outbox.tick()", "select pg_sleep(1.1)"]
+    {
+        db.batch_execute(statement).await.unwrap();
+    }
+    reader.batch_execute("set application_name = 'report'; begin; select count(*) from outbox.message").await.unwrap();
+    let row = db.query_one("select result, held_by from outbox.maintain() where job = 'message'", &[]).await.unwrap();
+    assert_eq!(row.get::<_, &str>(0), "held");
+    assert!(row.get::<_, &str>(1).contains("report"), "{}", row.get::<_, &str>(1));
+    // With the lock not granted nobody waits: another reader is not held up.
+    let other = server.connect("read_leaf").await.unwrap();
+    other.batch_execute("set lock_timeout = '1ms'; select count(*) from outbox.message").await.unwrap();
+    reader.batch_execute("commit").await.unwrap();
+    assert_eq!(one::<String>(&db, "select result from outbox.maintain() where job = 'message'").await, "reclaimed");
+}
