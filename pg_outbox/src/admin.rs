@@ -99,6 +99,26 @@ pg_function! {
 }
 
 pg_function! {
+    /// outbox._workers(out launcher_pid int, out exhausted boolean, out started_at timestamptz, out last_error text, out
+    /// last_error_at timestamptz)
+    fn outbox_workers(args) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let shared = shmem::shared();
+        // SAFETY: a constant of this backend.
+        let slot = shared.and_then(|shared| shared.slot_of(unsafe { pg_sys::MyDatabaseId }));
+        let (error, at) = slot.and_then(shmem::Slot::error).unzip();
+        let started = slot.filter(|slot| slot.is_attached()).map(|slot| slot.started_at.load(Relaxed));
+        record(args, &[
+            shared.and_then(shmem::Shared::launcher_pid).into_datum(),
+            shared.map(|shared| shared.workers_exhausted.load(Relaxed)).into_datum(),
+            started.into_datum(),
+            error.into_datum(),
+            at.into_datum(),
+        ])
+    }
+}
+
+pg_function! {
     /// outbox.version(out extension text, out library text)
     fn outbox_version(args) {
         let installed = pgrx::Spi::get_one::<String>(

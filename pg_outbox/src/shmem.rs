@@ -5,7 +5,7 @@
 //! spurious wake-up of a stranger, which every PostgreSQL process expects.
 
 use std::mem::size_of;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use pgrx::{pg_guard, pg_sys};
 
@@ -94,9 +94,33 @@ pub struct Slot {
     pub in_flight: AtomicI64,
     pub queued: AtomicI64,
     pub unrecorded: AtomicI64,
+    last_error_at: AtomicI64,
+    last_error: [AtomicU8; 512],
 }
 
 impl Slot {
+    /// Keeps an error for `health()`. A reader may see half of an older one: it is text for people.
+    pub fn set_error(&self, error: &str, at: i64) {
+        let bytes = error.as_bytes();
+        for (i, cell) in self.last_error.iter().enumerate() {
+            cell.store(bytes.get(i).copied().unwrap_or(0), Ordering::Relaxed);
+        }
+        self.last_error_at.store(at, Ordering::Relaxed);
+    }
+
+    /// The slot is another database's from now on.
+    pub fn forget_error(&self) {
+        self.last_error_at.store(0, Ordering::Relaxed);
+    }
+
+    /// The last error and its time (microseconds, PostgreSQL's epoch).
+    pub fn error(&self) -> Option<(String, i64)> {
+        let at = self.last_error_at.load(Ordering::Relaxed);
+        let bytes: Vec<u8> =
+            self.last_error.iter().map(|c| c.load(Ordering::Relaxed)).take_while(|byte| *byte != 0).collect();
+        (at != 0).then(|| (String::from_utf8_lossy(&bytes).into_owned(), at))
+    }
+
     pub fn state(&self) -> State {
         State::from_u32(self.state.load(Ordering::Relaxed))
     }
@@ -132,6 +156,8 @@ impl Slot {
         self.busy.store(true, Ordering::SeqCst);
         // SAFETY: MyProcPid is set once at process start.
         self.pid.store(unsafe { pg_sys::MyProcPid }, Ordering::SeqCst);
+        // SAFETY: reads the clock.
+        self.started_at.store(unsafe { pg_sys::GetCurrentTimestamp() }, Ordering::Relaxed);
         self.proc.store(my_proc(), Ordering::SeqCst);
     }
 
@@ -177,6 +203,11 @@ impl Shared {
         self.launcher.store(my_proc(), Ordering::SeqCst);
     }
 
+    /// Process id of the launcher.
+    pub fn launcher_pid(&self) -> Option<i32> {
+        pid_of(self.launcher.load(Ordering::SeqCst))
+    }
+
     pub fn launcher_generation(&self) -> u64 {
         self.launcher_generation.load(Ordering::SeqCst)
     }
@@ -220,6 +251,14 @@ fn size() -> usize {
 fn my_proc() -> u32 {
     // SAFETY: MyProc points into the array that ProcGlobal names.
     unsafe { (pg_sys::MyProc.offset_from((*pg_sys::ProcGlobal).allProcs) + 1) as u32 }
+}
+
+fn pid_of(proc: u32) -> Option<i32> {
+    // SAFETY: as in `set_latch_of`.
+    unsafe {
+        let known = proc != 0 && proc <= (*pg_sys::ProcGlobal).allProcCount;
+        known.then(|| (*(*pg_sys::ProcGlobal).allProcs.add(proc as usize - 1)).pid).filter(|pid| *pid != 0)
+    }
 }
 
 fn set_latch_of(proc: u32) {

@@ -18,7 +18,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::engine::{Engine, Round};
 use super::maintain::Maintenance;
-use super::{Signals, txn, wait};
+use super::{Signals, now, txn, wait};
 use crate::gucs;
 use crate::shmem::{self, Slot, State};
 
@@ -121,6 +121,7 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
                     return Leave::Absent;
                 }
                 slot.set_state(State::Failing);
+                slot.set_error(&error, now());
                 pgrx::log!("pg_outbox dispatcher: {error}; trying again in {error_wait:?}");
                 rest(slot, signals, error_wait);
                 error_wait = (error_wait * 2).min(ERROR_WAIT_MAX);

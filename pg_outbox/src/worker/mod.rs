@@ -1,6 +1,7 @@
 //! The background workers: one launcher per cluster, one dispatcher per database that has the extension.
 
 pub mod config;
+pub mod counters;
 pub mod dispatcher;
 pub mod engine;
 pub mod launcher;

@@ -10,6 +10,7 @@ use outbox_sender::Done;
 use pgrx::pg_sys::{INT2ARRAYOID, INT4ARRAYOID, INT4OID, INT8ARRAYOID, INT8OID, TEXTARRAYOID};
 use pgrx::{IntoDatum, pg_sys};
 
+use super::counters::{self, Counted};
 use super::route::UNIX_EPOCH;
 use super::txn::{Plan, arg};
 use crate::append::Leaf;
@@ -21,6 +22,17 @@ pub enum Fate {
     /// Tried again at this time (microseconds, PostgreSQL's epoch).
     Failed(i64),
     Dead(&'static str),
+}
+
+impl Fate {
+    /// Its name in the log.
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Fate::Completed => "completed",
+            Fate::Failed(_) => "failed",
+            Fate::Dead(_) => "dead",
+        }
+    }
 }
 
 /// One outcome, ready to be recorded.
@@ -118,6 +130,7 @@ impl Recorder {
             return Ok(());
         }
         append_attempts(entries)?;
+        counters::append(entries.iter().map(counted))?;
         let completed: Vec<i64> = entries
             .iter()
             .filter(|e| matches!(e.fate, Fate::Completed) && e.done.ticket.delivery_id != 0)
@@ -243,6 +256,17 @@ mod column {
     pub const COUNT: usize = 22;
 }
 
+fn counted(entry: &Entry) -> Counted {
+    let (done, ticket) = (&entry.done, &entry.done.ticket);
+    Counted {
+        subscription: ticket.subscription,
+        endpoint: ticket.endpoint,
+        outcome: entry.fate.outcome(),
+        deliveries: 1,
+        micros: done.finished_at - done.started_at,
+    }
+}
+
 /// Appends one row per request to the current leaf.
 fn append_attempts(entries: &[Entry]) -> Result<()> {
     let segment = catalog::current_value(catalog::lookup("_attempt_segment")?).rem_euclid(catalog::LEAVES as i64);
@@ -263,11 +287,7 @@ fn attempt_row(entry: &Entry, segment: i16) -> ([pg_sys::Datum; column::COUNT], 
             nulls[column] = false;
         }
     };
-    let outcome = match entry.fate {
-        Fate::Completed => "completed",
-        Fate::Failed(_) => "failed",
-        Fate::Dead(_) => "dead",
-    };
+    let outcome = entry.fate.outcome();
     set(column::SEGMENT, segment.into_datum());
     set(column::POSITION, ticket.position.into_datum());
     set(column::MESSAGE_ID, ticket.message_id.into_datum());

@@ -1,0 +1,58 @@
+//! Counters for `outbox.metrics()`: one row per recorded batch, subscription, endpoint and outcome, in the transaction that
+//! records the outcomes themselves. So they are exact, and nothing ever counts the log.
+
+use std::collections::BTreeMap;
+
+use outbox_core::Result;
+use pgrx::IntoDatum;
+use pgrx::pg_sys::Datum;
+
+use crate::append::Leaf;
+use crate::catalog;
+
+/// Leaves of the ring `counter`.
+const LEAVES: i64 = 3;
+
+/// One request to be counted.
+pub struct Counted {
+    pub subscription: i32,
+    pub endpoint: i32,
+    pub outcome: &'static str,
+    /// Deliveries that it carried.
+    pub deliveries: i64,
+    /// How long it took, in microseconds.
+    pub micros: i64,
+}
+
+/// Appends the sums. Inside a transaction.
+pub fn append(requests: impl Iterator<Item = Counted>) -> Result<()> {
+    let mut sums: BTreeMap<(i32, i32, &'static str), (i64, i64, i64)> = BTreeMap::new();
+    for one in requests {
+        let sum = sums.entry((one.subscription, one.endpoint, one.outcome)).or_default();
+        *sum = (sum.0 + 1, sum.1 + one.deliveries, sum.2 + one.micros.max(0));
+    }
+    if sums.is_empty() {
+        return Ok(());
+    }
+    let segment = catalog::current_value(catalog::lookup("_counter_segment")?).rem_euclid(LEAVES);
+    let mut leaf = Leaf::open(catalog::lookup(&format!("_counter_{segment:02}"))?);
+    let mut rows: Vec<([Datum; 7], [bool; 7])> = sums
+        .into_iter()
+        .map(|((subscription, endpoint, outcome), (requests, deliveries, micros))| {
+            let seconds = micros as f64 / 1e6;
+            let columns = [
+                (segment as i16).into_datum(),
+                subscription.into_datum(),
+                (endpoint != 0).then_some(endpoint).into_datum(),
+                outcome.into_datum(),
+                requests.into_datum(),
+                deliveries.into_datum(),
+                seconds.into_datum(),
+            ];
+            (columns.map(|c| c.unwrap_or(Datum::null())), columns.map(|c| c.is_none()))
+        })
+        .collect();
+    leaf.append_all(rows.iter_mut().map(|(values, nulls)| (&mut values[..], &mut nulls[..])));
+    leaf.close();
+    Ok(())
+}

@@ -1,0 +1,363 @@
+-- What an operator asks: is it well, and if not, who is it? Every figure is one of a state table or of shared memory: no log
+-- is counted.
+
+-- API: private
+-- What shared memory knows of the workers; nulls where the library is not preloaded.
+create function outbox._workers(
+    out launcher_pid int,
+    out exhausted boolean,
+    out started_at timestamptz,
+    out last_error text,
+    out last_error_at timestamptz
+)
+language c volatile as 'MODULE_PATHNAME', 'outbox_workers';
+
+-- API: public
+create function outbox.worker_status() returns table (
+    state text,
+    pid int,
+    started_at timestamptz,
+    launcher_pid int,
+    in_flight bigint,
+    queued bigint,
+    unrecorded bigint,
+    idle boolean,
+    feed_end bigint,
+    routed bigint,
+    last_tick_at timestamptz,
+    last_checkpoint_at timestamptz,
+    last_error text,
+    last_error_at timestamptz
+)
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select s.state, s.pid, w.started_at, w.launcher_pid, s.in_flight, s.queued, s.unrecorded, s.idle,
+        coalesce(t.last_position, 0), coalesce(c."position", 0), t.ticked_at, c.written_at, w.last_error, w.last_error_at
+    from outbox._worker_slot() s
+    cross join outbox._workers() w
+    left join (select * from outbox.tick t order by t.id desc limit 1) t on true
+    left join (select * from outbox.checkpoint c order by c.id desc limit 1) c on true;
+end;
+comment on function outbox.worker_status is
+    'This database''s dispatcher: what it does, since when, how far it is, and its last error. States: not preloaded, none,'
+    ' starting, running, push off, copied, failing';
+
+-- API: private
+-- How far each subscription is: its position, what waits behind it, and since when.
+create function outbox._subscription_lag()
+returns table (subscription_id int, subscription text, "position" bigint, lag bigint, since timestamptz)
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+    with last as materialized (
+        select * from outbox.checkpoint c order by c.id desc limit 1
+    ), place as (
+        select s.id, s.name,
+            coalesce(
+                (select l."position" from last c, unnest(c.lag_subscriptions, c.lag_positions) l(id, "position")
+                where l.id = s.id),
+                (select c."position" from last c),
+                0) as "position"
+        from outbox.subscription s
+        where s.deleted_at is null
+    )
+    select p.id, p.name, p."position", outbox.head() - p."position",
+        case when p."position" < outbox.head() then (
+            select f.ticked_at from outbox.feed f where f.first_position <= p."position" + 1
+            order by f.first_position desc limit 1
+        ) end
+    from place p;
+end;
+
+-- API: public
+create function outbox.health() returns table ("check" text, state text, culprit text, what_to_do text)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    worker record;
+    shared record;
+    genuine boolean;
+    standby boolean := pg_is_in_recovery();
+    found record;
+begin
+    select * into worker from outbox._worker_slot();
+    select * into shared from outbox._workers();
+    genuine := outbox._identity_is_genuine();
+
+    "check" := 'worker';
+    state := 'ok';
+    culprit := null;
+    what_to_do := null;
+    if standby then
+        what_to_do := 'a standby has no dispatcher; it starts when the standby is promoted';
+    elsif worker.state = 'not preloaded' then
+        state := 'critical';
+        culprit := 'shared_preload_libraries';
+        what_to_do := 'nothing is pushed: add pg_outbox to it and restart the server';
+    elsif shared.exhausted then
+        state := 'critical';
+        culprit := 'max_worker_processes';
+        what_to_do := 'no process is free for the dispatcher: raise it (or pg_outbox.max_databases) and restart the server';
+    elsif worker.state = 'failing' then
+        state := 'critical';
+        culprit := coalesce(shared.last_error, 'see the server''s log');
+        what_to_do := 'the dispatcher tries again by itself; its error says what is in the way';
+    elsif worker.state = 'none' then
+        state := 'critical';
+        culprit := coalesce(shared.last_error, 'no dispatcher');
+        what_to_do := 'it starts within seconds; if it does not, the server''s log says why';
+    elsif worker.state = 'push off' then
+        state := 'warning';
+        culprit := 'pg_outbox.push';
+        what_to_do := 'messages are numbered and routed, and wait until it is on';
+    end if;
+    return next;
+
+    "check" := 'identity';
+    state := 'ok';
+    culprit := null;
+    what_to_do := null;
+    if not genuine then
+        state := 'critical';
+        culprit := 'this outbox was restored or copied here from another database';
+        what_to_do := 'if this database is to push from now on: select outbox.adopt(reason => ...); if it is a copy for tests: '
+            || 'leave it, it numbers and pushes nothing';
+    end if;
+    return next;
+
+    "check" := 'version';
+    state := 'ok';
+    culprit := null;
+    what_to_do := null;
+    select * into found from outbox.version();
+    if found.extension is distinct from found.library then
+        state := 'warning';
+        culprit := format('library %s, objects %s', found.library, found.extension);
+        what_to_do := 'alter extension pg_outbox update; and restart the server if the library is the older one';
+    end if;
+    return next;
+
+    "check" := 'sequencer';
+    state := 'ok';
+    culprit := null;
+    what_to_do := null;
+    select a.pid, a.usename, a.application_name, clock_timestamp() - a.xact_start as age into found
+    from pg_locks l
+    join pg_stat_activity a on a.pid = l.pid
+    where l.relation = 'outbox._sequencer'::regclass and l.database = outbox._database_oid() and l.granted
+        and l.mode = 'ExclusiveLock' and a.xact_start < clock_timestamp() - interval '5 s'
+    limit 1;
+    if found.pid is not null then
+        state := 'critical';
+        culprit := format('session %s (%s, %s) has held its lock for %s', found.pid, found.usename,
+            coalesce(nullif(found.application_name, ''), '-'), date_trunc('second', found.age));
+        what_to_do := format('nothing is numbered: end its transaction, or select pg_terminate_backend(%s)', found.pid);
+    end if;
+    return next;
+
+    "check" := 'subscriptions';
+    state := 'ok';
+    culprit := null;
+    what_to_do := null;
+    if not standby then
+        select l.subscription, l.lag, clock_timestamp() - l.since as age into found
+        from outbox._subscription_lag() l
+        where l.lag > 0 and l.since < clock_timestamp() - interval '5 min'
+        order by l.since limit 1;
+        if found.subscription is not null then
+            state := 'warning';
+            culprit := format('subscription "%s" is %s positions and %s behind', found.subscription, found.lag,
+                date_trunc('second', found.age));
+            what_to_do := 'its receiver is slow, down or paused; its messages are kept until it has them, unless it has a max_lag';
+        end if;
+    end if;
+    return next;
+
+    "check" := 'deliveries';
+    state := 'ok';
+    culprit := null;
+    what_to_do := null;
+    select s.name, clock_timestamp() - d.due_at as age into found
+    from outbox.delivery d
+    left join outbox.subscription s on s.id = d.subscription_id
+    where not d.pull and not d.blocked and d.due_at < clock_timestamp() - interval '5 min'
+    order by d.due_at limit 1;
+    if found.age is not null and not standby then
+        state := 'warning';
+        culprit := format('a delivery of subscription "%s" has been due for %s', found.name, date_trunc('second', found.age));
+        what_to_do := 'retries are behind: see the check "worker", and the endpoint''s limits';
+    end if;
+    return next;
+
+    "check" := 'dead letters';
+    state := 'ok';
+    culprit := null;
+    what_to_do := null;
+    select s.name, count(*) as n, sum(count(*)) over () as total into found
+    from outbox.dead_letter l
+    left join outbox.subscription s on s.id = l.subscription_id
+    where l.resolution = 'open'
+    group by s.name
+    order by 2 desc limit 1;
+    if found.n > 0 then
+        state := 'warning';
+        culprit := format('%s open, %s of them of subscription "%s"', found.total, found.n, found.name);
+        what_to_do := 'look at outbox.dead_letter: requeue what can be delivered now, resolve or ignore the rest';
+    end if;
+    return next;
+
+    "check" := 'space';
+    state := 'ok';
+    culprit := null;
+    what_to_do := null;
+    select string_agg(format('%s: %s', j.job, j.held_by), '; ') as who into found from outbox.job j where j.held_by is not null;
+    if found.who is not null then
+        state := 'warning';
+        culprit := found.who;
+        what_to_do := 'segments that are past their retention cannot be emptied until this is gone; they grow, nothing is lost';
+    end if;
+    return next;
+
+    "check" := 'maintenance';
+    state := 'ok';
+    culprit := null;
+    what_to_do := null;
+    select min(j.next_run_at) as due into found from outbox.job j;
+    if not standby and found.due < clock_timestamp() - interval '10 min'
+        - coalesce(outbox._retention('retention_interval'), '1 h') then
+        state := 'warning';
+        culprit := format('a job has been due since %s', found.due);
+        what_to_do := 'the dispatcher runs them; where there is none: select * from outbox.maintain()';
+    end if;
+    return next;
+
+    "check" := 'max_lag';
+    state := 'ok';
+    culprit := null;
+    what_to_do := null;
+    select string_agg(format('"%s" (%s)', s.name, s.max_lag), ', ') as who into found
+    from outbox.subscription s where s.max_lag is not null and s.deleted_at is null;
+    if found.who is not null then
+        state := 'warning';
+        culprit := 'subscription ' || found.who;
+        what_to_do := 'deliveries that are older are given up when their segment goes, and logged as expired; this is a reminder';
+    end if;
+    return next;
+
+    "check" := 'transactions';
+    state := 'ok';
+    culprit := null;
+    what_to_do := null;
+    select format('session %s (%s, %s) has been in a transaction since %s', a.pid, a.usename,
+        coalesce(nullif(a.application_name, ''), '-'), a.xact_start::timestamptz(0)) as who into found
+    from pg_stat_activity a
+    where a.backend_type = 'client backend' and a.datname = current_database()
+        and a.xact_start < clock_timestamp() - interval '1 h'
+    order by a.xact_start limit 1;
+    if found.who is null then
+        select format('the prepared transaction "%s" waits since %s', p.gid, p.prepared::timestamptz(0)) as who into found
+        from pg_prepared_xacts p
+        where p.database = current_database() and p.prepared < clock_timestamp() - interval '10 min'
+        order by p.prepared limit 1;
+    end if;
+    if found.who is not null then
+        state := 'warning';
+        culprit := found.who;
+        what_to_do := 'what it has enqueued arrives when it commits; it holds back nothing else, but keeps vacuum from cleaning up';
+    end if;
+    return next;
+end
+$$;
+comment on function outbox.health is
+    'One row per check: ok, warning or critical, who or what it is, and what to do. Fit for an alert on state <> ''ok''';
+
+-- API: public
+create function outbox.metrics() returns table (name text, labels jsonb, value double precision)
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+    with counted as (
+        select u.subscription_id, u.endpoint_id, u.outcome, sum(u.requests) as requests, sum(u.deliveries) as deliveries,
+            sum(u.seconds) as seconds
+        from (
+            select * from outbox.counter_total
+            union all
+            select c.subscription_id, coalesce(c.endpoint_id, 0), c.outcome, c.requests, c.deliveries, c.seconds
+            from outbox.counter c
+        ) u
+        group by 1, 2, 3
+    ), named as (
+        select c.*, jsonb_strip_nulls(jsonb_build_object('subscription', s.name, 'endpoint', e.name)) as who
+        from counted c
+        left join outbox.subscription s on s.id = c.subscription_id
+        left join outbox.endpoint e on e.id = c.endpoint_id
+    ), per_endpoint as (
+        select e.name, sum(c.requests) as requests, sum(c.seconds) as seconds
+        from counted c join outbox.endpoint e on e.id = c.endpoint_id
+        group by e.id, e.name
+    ), worker as materialized (
+        select * from outbox.worker_status()
+    )
+    select 'outbox_processed_total', n.who, n.deliveries::double precision from named n where n.outcome = 'completed'
+    union all
+    select 'outbox_failed_total', n.who, n.deliveries from named n where n.outcome = 'failed'
+    union all
+    select 'outbox_dead_lettered_total', n.who, n.deliveries from named n where n.outcome = 'dead'
+    union all
+    select 'outbox_' || n.outcome || '_total', n.who, n.deliveries from named n
+    where n.outcome not in ('completed', 'failed', 'dead')
+    union all
+    select 'outbox_request_seconds_sum', jsonb_build_object('endpoint', p.name), p.seconds from per_endpoint p
+    union all
+    select 'outbox_request_seconds_count', jsonb_build_object('endpoint', p.name), p.requests from per_endpoint p
+    union all
+    select 'outbox_pending', jsonb_build_object('subscription', s.name, 'state', d.state), count(*)
+    from outbox.delivery d join outbox.subscription s on s.id = d.subscription_id
+    group by s.name, d.state
+    union all
+    select 'outbox_subscription_lag_positions', jsonb_build_object('subscription', l.subscription), l.lag
+    from outbox._subscription_lag() l
+    union all
+    select 'outbox_subscription_lag_seconds', jsonb_build_object('subscription', l.subscription),
+        coalesce(extract(epoch from clock_timestamp() - l.since), 0)
+    from outbox._subscription_lag() l
+    union all
+    select 'outbox_cursor_lag_positions',
+        jsonb_build_object('consumer', k.consumer, 'stream', k.stream, 'subject', k.subject), k.lag_positions
+    from outbox.cursor_list(null, 'outbox') k
+    union all
+    select 'outbox_cursor_lag_seconds',
+        jsonb_build_object('consumer', k.consumer, 'stream', k.stream, 'subject', k.subject), k.lag_seconds
+    from outbox.cursor_list(null, 'outbox') k
+    union all
+    select 'outbox_dead_letters_open', jsonb_build_object('subscription', s.name), count(*)
+    from outbox.dead_letter l left join outbox.subscription s on s.id = l.subscription_id
+    where l.resolution = 'open'
+    group by s.name
+    union all
+    select 'outbox_ring_bytes', jsonb_build_object('ring', r.name),
+        (select sum(pg_total_relation_size(outbox._leaf(r.name, i))) from generate_series(0, r.leaves - 1) i)
+    from outbox._ring r
+    union all
+    select g.name, '{}'::jsonb, g.value
+    from worker w
+    cross join lateral (
+        values ('outbox_enqueued_total', coalesce(pg_sequence_last_value('outbox._message_id'), 0)::double precision),
+            ('outbox_feed_position', w.feed_end),
+            ('outbox_routed_position', w.routed),
+            ('outbox_tail_position', outbox.tail()),
+            ('outbox_worker_up', (w.state in ('running', 'push off'))::int),
+            ('outbox_in_flight', coalesce(w.in_flight, 0)),
+            ('outbox_queued', coalesce(w.queued, 0))
+    ) g(name, value);
+end;
+comment on function outbox.metrics is
+    'Figures for a monitoring system. Names ending in _total and _count only grow; labels name subscription, endpoint,'
+    ' state, consumer, ring. _enqueued_total counts what was rolled back as well';
+
+insert into outbox._capability values
+    ('monitor', 'function outbox.worker_status'),
+    ('monitor', 'function outbox.health'),
+    ('monitor', 'function outbox.metrics');

@@ -1,0 +1,145 @@
+//! health(), metrics() and worker_status() name what is wrong, while it is wrong.
+
+use std::collections::BTreeMap;
+
+use outbox_harness::tokio_postgres::Client;
+use outbox_harness::{Receiver, Reply, Server, wait_for, wait_until};
+use outbox_tests::{PATIENCE, bare_server, one, outbox_harness, rows, server, settle};
+
+/// Check, state, culprit and advice of every check that is not well.
+async fn unwell(db: &Client) -> BTreeMap<String, (String, String, String)> {
+    let found =
+        rows(db, "select h.check, h.state, h.culprit, h.what_to_do from outbox.health() h where h.state <> 'ok'").await;
+    let text = |row: &BTreeMap<String, Option<String>>, name: &str| row[name].clone().unwrap_or_default();
+    found
+        .iter()
+        .map(|row| (text(row, "check"), (text(row, "state"), text(row, "culprit"), text(row, "what_to_do"))))
+        .collect()
+}
+
+async fn metric(db: &Client, name: &str, labels: &str) -> f64 {
+    one(
+        db,
+        &format!("select coalesce(sum(value), 0) from outbox.metrics() where name = '{name}' and labels @> '{labels}'"),
+    )
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fresh_outbox_is_well_and_says_what_its_worker_does() {
+    let db = server().await.database("well").await.unwrap();
+    wait_until("the dispatcher runs", PATIENCE, async || {
+        one::<String>(&db, "select state from outbox.worker_status()").await == "running"
+    })
+    .await;
+    assert_eq!(unwell(&db).await, BTreeMap::new());
+    let row = db
+        .query_one(
+            "select pid, started_at < clock_timestamp(), launcher_pid, last_error from outbox.worker_status()",
+            &[],
+        )
+        .await
+        .unwrap();
+    assert!(row.get::<_, i32>(0) > 0 && row.get::<_, bool>(1) && row.get::<_, i32>(2) > 0);
+    assert_eq!(row.get::<_, Option<&str>>(3), None);
+    let advised: i64 =
+        one(&db, "select count(*) from outbox.health() where state <> 'ok' and what_to_do is null").await;
+    assert_eq!(advised, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outcomes_are_counted_exactly_and_dead_letters_are_named() {
+    let receiver = Receiver::start().unwrap();
+    receiver.on("/bad", |_, _| Reply::status(400));
+    let db = server().await.database("counted").await.unwrap();
+    for (name, topics, path) in [("good", "order.#", "/hook"), ("bad", "bad.#", "/bad")] {
+        db.execute("select outbox.create_endpoint($1, $2)", &[&name, &receiver.url(path)]).await.unwrap();
+        db.execute("select outbox.subscribe($1, array[$2], $1)", &[&name, &topics]).await.unwrap();
+    }
+    for round in 1..=3 {
+        db.batch_execute("select outbox.enqueue('order.a', '{}') from generate_series(1, 100)").await.unwrap();
+        db.batch_execute("select outbox.enqueue('bad.a', '{}') from generate_series(1, 7)").await.unwrap();
+        settle(&db).await;
+        // Whether or not they have been added up meanwhile.
+        assert_eq!(metric(&db, "outbox_processed_total", r#"{"endpoint": "good"}"#).await, 100.0 * f64::from(round));
+        assert_eq!(
+            metric(&db, "outbox_dead_lettered_total", r#"{"subscription": "bad"}"#).await,
+            7.0 * f64::from(round)
+        );
+        db.batch_execute("select * from outbox.maintain()").await.unwrap();
+    }
+    assert_eq!(metric(&db, "outbox_request_seconds_count", r#"{"endpoint": "good"}"#).await, 300.0);
+    assert!(metric(&db, "outbox_request_seconds_sum", r#"{"endpoint": "good"}"#).await > 0.0);
+    assert_eq!(metric(&db, "outbox_worker_up", "{}").await, 1.0);
+    assert_eq!(metric(&db, "outbox_dead_letters_open", "{}").await, 21.0);
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.counter").await, 0, "added up");
+    let found = unwell(&db).await;
+    assert!(found["dead letters"].1.contains("21 open") && found["dead letters"].1.contains("\"bad\""), "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_holds_the_sequencer_is_named() {
+    let server = bare_server().await;
+    let db = server.database("named").await.unwrap();
+    let holder = server.connect("named").await.unwrap();
+    holder.batch_execute("set application_name = 'forgotten psql'; begin; select outbox.tick()").await.unwrap();
+    let found = wait_for("it is reported", PATIENCE, async || unwell(&db).await.remove("sequencer")).await;
+    let pid: i32 = one(&holder, "select pg_backend_pid()").await;
+    assert!(
+        found.1.contains("forgotten psql") && found.2.contains(&format!("pg_terminate_backend({pid})")),
+        "{found:?}"
+    );
+    assert_eq!(unwell(&db).await["worker"].1, "shared_preload_libraries");
+    holder.batch_execute("rollback").await.unwrap();
+    assert!(!unwell(&db).await.contains_key("sequencer"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dispatcher_that_fails_or_finds_no_process_says_why() {
+    // Room for the launcher, logical replication's launcher and one dispatcher.
+    let server = Server::start(&[
+        ("max_worker_processes", "3"),
+        ("max_logical_replication_workers", "0"),
+        ("max_parallel_workers", "0"),
+    ])
+    .await
+    .unwrap();
+    let first = server.database("first").await.unwrap();
+    wait_until("the first has its dispatcher", PATIENCE, async || {
+        one::<String>(&first, "select state from outbox.worker_status()").await == "running"
+    })
+    .await;
+    let second = server.database("second").await.unwrap();
+    let third = server.database("third").await.unwrap();
+    let fourth = server.database("fourth").await.unwrap();
+    // Databases without the extension are looked into as well, so which one is left out is open.
+    let all = [&first, &second, &third, &fourth];
+    let out = wait_for("one is left without", PATIENCE, async || {
+        for db in all {
+            if unwell(db).await.get("worker").is_some_and(|w| w.1 == "max_worker_processes") {
+                return Some(db);
+            }
+        }
+        None
+    })
+    .await;
+    assert!(server.log().contains("raise max_worker_processes"), "{}", server.log());
+    // Producing goes on all the same.
+    out.batch_execute("select outbox.enqueue('a.b', '{}')").await.unwrap();
+
+    // Something that the dispatcher cannot do.
+    first.batch_execute("alter table outbox.checkpoint rename to checkpoint_away").await.unwrap();
+    first.batch_execute("select outbox.enqueue('a.b', '{}')").await.unwrap();
+    let found = wait_for("its error is shown", PATIENCE, async || unwell_named(&first).await).await;
+    assert!(found.contains("checkpoint"), "{found}");
+    first.batch_execute("alter table outbox.checkpoint_away rename to checkpoint").await.unwrap();
+    wait_until("it recovers", PATIENCE, async || {
+        one::<String>(&first, "select state from outbox.worker_status()").await == "running"
+    })
+    .await;
+}
+
+async fn unwell_named(db: &Client) -> Option<String> {
+    let row = db.query_one("select last_error from outbox._workers()", &[]).await.unwrap();
+    row.get(0)
+}
