@@ -113,6 +113,38 @@ codes! {
     Internal = "XX000", "internal", Fatal;
 }
 
+/// Symbolic name and kind of any SQLSTATE that a caller of pg_outbox can meet: of ours, and of PostgreSQL's own.
+pub fn classify(state: &str) -> (&'static str, Kind) {
+    if let Some(code) = Code::from_sqlstate(state) {
+        return (code.name(), code.kind());
+    }
+    match state {
+        "3F000" => ("extension_missing", Kind::Fatal),
+        "42883" | "42P01" | "42703" => ("version_mismatch", Kind::Fatal),
+        "42501" => ("insufficient_privilege", Kind::Fatal),
+        "42710" => ("duplicate_object", Kind::Conflict),
+        "42704" => ("undefined_object", Kind::NotFound),
+        "40001" => ("serialization_failure", Kind::Retry),
+        "40P01" => ("deadlock_detected", Kind::Retry),
+        "55P03" => ("lock_not_available", Kind::Retry),
+        "57014" => ("query_canceled", Kind::Retry),
+        "57P01" | "57P02" | "57P03" => ("server_shutdown", Kind::Retry),
+        "25006" => ("read_only", Kind::Retry),
+        "25P02" => ("in_failed_transaction", Kind::Invalid),
+        _ => match state.get(..2).unwrap_or_default() {
+            "08" => ("connection_lost", Kind::Retry),
+            "28" => ("authentication_failed", Kind::Fatal),
+            "3D" => ("no_such_database", Kind::Fatal),
+            "21" | "22" => ("invalid_parameter", Kind::Invalid),
+            "23" => ("constraint_violation", Kind::Conflict),
+            "40" => ("transaction_rollback", Kind::Retry),
+            "53" => ("insufficient_resources", Kind::Retry),
+            "54" => ("too_large", Kind::Invalid),
+            _ => ("internal", Kind::Fatal),
+        },
+    }
+}
+
 /// An error on its way to the caller. Lower case, no full stop, names quoted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
@@ -166,6 +198,29 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_state_says_what_to_do() {
+        for code in Code::ALL {
+            assert_eq!(classify(code.sqlstate()), (code.name(), code.kind()));
+        }
+        for (state, kind) in [
+            ("08006", Kind::Retry),
+            ("57P01", Kind::Retry),
+            ("40001", Kind::Retry),
+            ("53300", Kind::Retry),
+            ("28P01", Kind::Fatal),
+            ("42501", Kind::Fatal),
+            ("3F000", Kind::Fatal),
+            ("23505", Kind::Conflict),
+            ("22P02", Kind::Invalid),
+            ("42704", Kind::NotFound),
+            ("", Kind::Fatal),
+            ("ä", Kind::Fatal),
+        ] {
+            assert_eq!(classify(state).1, kind, "{state}");
+        }
+    }
 
     #[test]
     fn sqlstates_are_distinct_and_round_trip() {

@@ -17,6 +17,7 @@ pub mod schedule;
 pub mod sign;
 pub mod topic;
 pub mod url;
+pub mod verify;
 pub mod webhook_id;
 
-pub use error::{Code, Error, Kind, Result};
+pub use error::{Code, Error, Kind, Result, classify};
