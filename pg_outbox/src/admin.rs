@@ -4,8 +4,9 @@
 use outbox_core::filter::Filter;
 use outbox_core::pattern::Pattern;
 use outbox_core::sign::Secret;
+use outbox_core::topic_template::TopicTemplate;
 use outbox_core::url::Url;
-use outbox_core::{Error, Result};
+use outbox_core::{Error, Result, topic};
 use pgrx::{IntoDatum, JsonB, pg_sys};
 
 use crate::function::{Args, Returned, record};
@@ -28,6 +29,20 @@ pg_function! {
     /// outbox._check_pattern(text) returns text
     fn outbox_check_pattern(args) {
         checked_text(args, |text| Pattern::parse(text).map(|_| ()))
+    }
+}
+
+pg_function! {
+    /// outbox._check_topic(text) returns text
+    fn outbox_check_topic(args) {
+        checked_text(args, topic::validate)
+    }
+}
+
+pg_function! {
+    /// outbox._check_topic_template(text) returns text
+    fn outbox_check_topic_template(args) {
+        checked_text(args, |text| TopicTemplate::parse(text).map(|_| ()))
     }
 }
 

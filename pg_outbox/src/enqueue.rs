@@ -6,12 +6,12 @@
 
 use outbox_core::{Code, Error, Result, headers, topic};
 use pgrx::pg_sys::{self, Datum};
-use pgrx::{IntoDatum, JsonB};
+use pgrx::{FromDatum, IntoDatum, JsonB};
 use serde_json::Value;
 
 use crate::append::Leaf;
 use crate::function::Args;
-use crate::{catalog, gucs, pg_function, wake};
+use crate::{catalog, gucs, pg_function, registry, wake};
 
 /// Longest key and aggregate id, in bytes.
 const MAX_KEY: usize = 1024;
@@ -60,6 +60,12 @@ impl Row {
         row.set(column::TOPIC, Some(topic));
         row.set(column::PRIORITY, 0i16.into_datum());
         row
+    }
+
+    /// A text column.
+    fn str(&self, column: usize) -> Option<&str> {
+        // SAFETY: only asked of text columns; the datum lives in the call's memory context.
+        unsafe { <&str>::from_datum(self.values[column], self.nulls[column]) }
     }
 
     fn set(&mut self, column: usize, value: Option<Datum>) {
@@ -158,6 +164,10 @@ fn common(args: Args, first: usize) -> Result<Row> {
         && let Some(publisher) = gucs::PUBLISHER.get().filter(|p| !p.is_empty())
     {
         row.set(column::PUBLISHER, publisher.to_string_lossy().as_ref().into_datum());
+    }
+    let topic = args.get::<&str>(0).unwrap_or_default();
+    if let Some(changed) = registry::admit(topic, row.str(column::TENANT), row.str(column::PUBLISHER))? {
+        row.set(column::TOPIC, changed.into_datum());
     }
 
     for (argument, column, name) in [

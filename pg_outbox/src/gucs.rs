@@ -17,6 +17,18 @@ pub static MAX_PAYLOAD: GucSetting<i32> = GucSetting::<i32>::new(256);
 /// Registered producer a message belongs to when `enqueue` is not told; set it per role, database or session.
 pub static PUBLISHER: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
+/// Whether `enqueue` takes registered topics only. Off: registering describes topics, and is no hurdle to begin with.
+pub static REQUIRE_TOPIC: GucSetting<bool> = GucSetting::<bool>::new(false);
+
+/// Whether `enqueue` takes registered publishers only.
+pub static REQUIRE_PUBLISHER: GucSetting<bool> = GucSetting::<bool>::new(false);
+
+/// Topic of the messages whose publisher has no template or function of its own, like `{tenant}.{topic}`.
+pub static TOPIC_TEMPLATE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+/// Signature of a function `(tenant text, topic text) returns text`; goes before the template.
+pub static TOPIC_FUNCTION: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
 /// What `outbox.set_context` keeps for the transaction.
 pub static CONTEXT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
@@ -112,6 +124,38 @@ pub fn init(preloading: bool) {
         c"",
         &PUBLISHER,
         GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"pg_outbox.require_topic",
+        c"Whether enqueue takes registered topics only.",
+        c"",
+        &REQUIRE_TOPIC,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"pg_outbox.require_publisher",
+        c"Whether enqueue takes messages of registered publishers only.",
+        c"",
+        &REQUIRE_PUBLISHER,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"pg_outbox.topic_template",
+        c"Topic that messages go to, with {tenant} and {topic} for those that enqueue was given.",
+        c"A message without a tenant keeps its topic if the template asks for one.",
+        &TOPIC_TEMPLATE,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"pg_outbox.topic_function",
+        c"Function (tenant text, topic text) returns text that gives the topic that messages go to.",
+        c"Qualified, with its argument types. It runs as its owner.",
+        &TOPIC_FUNCTION,
+        GucContext::Suset,
         GucFlags::default(),
     );
     GucRegistry::define_string_guc(

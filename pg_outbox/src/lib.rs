@@ -12,6 +12,7 @@ mod gucs;
 mod hooks;
 mod pull;
 mod read;
+mod registry;
 mod sequencer;
 mod shmem;
 mod wake;

@@ -16,6 +16,7 @@ pub mod router;
 pub mod schedule;
 pub mod sign;
 pub mod topic;
+pub mod topic_template;
 pub mod url;
 pub mod verify;
 pub mod webhook_id;

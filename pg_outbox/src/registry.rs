@@ -1,0 +1,282 @@
+//! Registered topics and publishers, as `enqueue` asks for them: from memory, never with a query per message.
+//!
+//! Both tables are read as a whole when they are first needed, with a snapshot taken at that moment, and kept until a change
+//! of them commits: a trigger sends a relcache invalidation of the table, which reaches every backend at the latest when its
+//! next transaction begins.
+//!
+//! Invariant: what is kept was read after the last invalidation. A transaction's own snapshot would not do: under REPEATABLE
+//! READ it is older than an invalidation that was already taken.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use outbox_core::topic_template::TopicTemplate;
+use outbox_core::{Code, Error, Result, topic};
+use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::{FromDatum, IntoDatum};
+
+use crate::{catalog, gucs, pg_function};
+
+#[derive(Default)]
+struct Registry {
+    /// Code to active.
+    topics: HashMap<Box<str>, bool>,
+    publishers: HashMap<Box<str>, Publisher>,
+    /// `pg_outbox.topic_template` as it was parsed last.
+    shared_template: RefCell<Option<(Box<str>, TopicTemplate)>>,
+}
+
+struct Publisher {
+    active: bool,
+    template: Option<TopicTemplate>,
+    function: Option<Box<str>>,
+}
+
+thread_local! {
+    static REGISTRY: RefCell<Option<Rc<Registry>>> = const { RefCell::new(None) };
+    static RELATIONS: Cell<[Oid; 2]> = const { Cell::new([pg_sys::InvalidOid; 2]) };
+    static CHANGES: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Checks that a message may be published, and gives its topic when it is another than the caller's.
+///
+/// # Errors
+/// OB007: topic or publisher inactive; OB001: not registered although that is required.
+pub fn admit(topic: &str, tenant: Option<&str>, publisher: Option<&str>) -> Result<Option<String>> {
+    let registry = match REGISTRY.with_borrow(|kept| kept.clone()) {
+        Some(kept) => kept,
+        None => load()?,
+    };
+    match registry.topics.get(topic) {
+        Some(true) => {}
+        Some(false) => {
+            return Err(Error::new(Code::Inactive, format!("topic \"{topic}\" is inactive"))
+                .hint("outbox.alter_topic(..., active => true) switches it on."));
+        }
+        None if gucs::REQUIRE_TOPIC.get() => {
+            return Err(Error::new(Code::NotFound, format!("topic \"{topic}\" is not registered"))
+                .detail("pg_outbox.require_topic is on.")
+                .hint("outbox.create_topic() registers it."));
+        }
+        None => {}
+    }
+    let known = match publisher.map(|name| (name, registry.publishers.get(name.split('@').next().unwrap_or(name)))) {
+        Some((name, Some(known))) if !known.active => {
+            return Err(Error::new(Code::Inactive, format!("publisher \"{name}\" is inactive"))
+                .hint("outbox.alter_publisher(..., active => true) switches it on."));
+        }
+        Some((_, Some(known))) => Some(known),
+        Some((name, None)) if gucs::REQUIRE_PUBLISHER.get() => {
+            return Err(Error::new(Code::NotFound, format!("publisher \"{name}\" is not registered"))
+                .detail("pg_outbox.require_publisher is on.")
+                .hint("outbox.create_publisher() registers it."));
+        }
+        None if gucs::REQUIRE_PUBLISHER.get() => {
+            return Err(Error::new(Code::NullNotAllowed, "publisher must not be null")
+                .detail("pg_outbox.require_publisher is on.")
+                .hint("Pass publisher, or set pg_outbox.publisher for the role or the database."));
+        }
+        _ => None,
+    };
+    topic_of(&registry, known, topic, tenant)
+}
+
+/// The topic that a publisher's or the database's function or template gives.
+fn topic_of(
+    registry: &Registry,
+    publisher: Option<&Publisher>,
+    topic: &str,
+    tenant: Option<&str>,
+) -> Result<Option<String>> {
+    let changed = if let Some(signature) = publisher.and_then(|p| p.function.as_deref()) {
+        Some(call(signature, tenant, topic)?)
+    } else if let Some(template) = publisher.and_then(|p| p.template.as_ref()) {
+        template.fill(tenant, topic)
+    } else if let Some(signature) = gucs::TOPIC_FUNCTION.get().filter(|s| !s.is_empty()) {
+        Some(call(&signature.to_string_lossy(), tenant, topic)?)
+    } else if let Some(text) = gucs::TOPIC_TEMPLATE.get().filter(|s| !s.is_empty()) {
+        let text = text.to_string_lossy();
+        let mut kept = registry.shared_template.borrow_mut();
+        if kept.as_ref().is_none_or(|(known, _)| **known != *text) {
+            *kept = Some((text.as_ref().into(), TopicTemplate::parse(&text)?));
+        }
+        kept.as_ref().and_then(|(_, template)| template.fill(tenant, topic))
+    } else {
+        None
+    };
+    if let Some(changed) = &changed {
+        topic::validate(changed)?;
+    }
+    Ok(changed)
+}
+
+/// Calls a topic function, as its owner: the publisher's rights are not lent to it.
+fn call(signature: &str, tenant: Option<&str>, topic: &str) -> Result<String> {
+    struct User(Oid, i32);
+    impl Drop for User {
+        fn drop(&mut self) {
+            // SAFETY: gives back what was there.
+            unsafe { pg_sys::SetUserIdAndSecContext(self.0, self.1) };
+        }
+    }
+    let missing = || {
+        Error::new(Code::NotFound, format!("topic function \"{signature}\" does not exist"))
+            .hint("It was dropped or renamed: outbox.alter_publisher() or pg_outbox.topic_function names another.")
+    };
+    // SAFETY: PostgreSQL's own ways to look up and call a function; an ERROR inside passes as a panic, and the user is given
+    // back on the way. An ERROR also aborts the (sub)transaction, which restores it as well.
+    unsafe {
+        let found = pgrx::direct_function_call::<Oid>(pg_sys::to_regprocedure, &[signature.into_datum()]);
+        let oid = found.ok_or_else(missing)?;
+        let owner = owner_of(oid).ok_or_else(missing)?;
+        let mut user = User(pg_sys::InvalidOid, 0);
+        pg_sys::GetUserIdAndSecContext(&mut user.0, &mut user.1);
+        pg_sys::SetUserIdAndSecContext(
+            owner,
+            user.1 | (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION) as i32,
+        );
+        let mut function = pg_sys::FmgrInfo::default();
+        pg_sys::fmgr_info(oid, &mut function);
+        let size = size_of::<pg_sys::FunctionCallInfoBaseData>() + 2 * size_of::<pg_sys::NullableDatum>();
+        let info = pg_sys::palloc0(size).cast::<pg_sys::FunctionCallInfoBaseData>();
+        (*info).flinfo = &mut function;
+        (*info).fncollation = pg_sys::DEFAULT_COLLATION_OID;
+        (*info).nargs = 2;
+        let args = (*info).args.as_mut_slice(2);
+        for (arg, value) in args.iter_mut().zip([tenant.and_then(IntoDatum::into_datum), topic.into_datum()]) {
+            arg.value = value.unwrap_or(Datum::null());
+            arg.isnull = value.is_none();
+        }
+        let skipped = function.fn_strict && args.iter().any(|arg| arg.isnull);
+        let result = match function.fn_addr {
+            Some(address) if !skipped => {
+                let datum = pg_sys::ffi::pg_guard_ffi_boundary(|| address(info));
+                String::from_datum(datum, (*info).isnull)
+            }
+            _ => None,
+        };
+        result.ok_or_else(|| {
+            Error::invalid(format!("topic function \"{signature}\" returned null"))
+                .detail(format!("Tenant: {}; topic: {topic}.", tenant.unwrap_or("null")))
+        })
+    }
+}
+
+fn owner_of(function: Oid) -> Option<Oid> {
+    // SAFETY: one look-up in the catalog's cache.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::PROCOID as i32, Datum::from(function));
+        if tuple.is_null() {
+            return None;
+        }
+        let owner = (*pgrx::pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_proc>()).proowner;
+        pg_sys::ReleaseSysCache(tuple);
+        Some(owner)
+    }
+}
+
+/// Reads both tables.
+fn load() -> Result<Rc<Registry>> {
+    thread_local!(static REGISTERED: Cell<bool> = const { Cell::new(false) });
+    if !REGISTERED.replace(true) {
+        // SAFETY: the callback touches only this module's thread-local cells and cannot fail.
+        unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(relcache_changed), Datum::null()) };
+    }
+    RELATIONS.set([catalog::lookup("topic")?, catalog::lookup("publisher")?]);
+    let changes = CHANGES.get();
+    let mut registry = Registry::default();
+    let [topics, publishers] = RELATIONS.get();
+    scan(topics, |row| {
+        if let Some(code) = row.text(0) {
+            registry.topics.insert(code, row.truth(1));
+        }
+    });
+    scan(publishers, |row| {
+        if let Some(code) = row.text(0) {
+            let publisher = Publisher {
+                active: row.truth(1),
+                // Checked when it was written.
+                template: row.text(2).and_then(|text| TopicTemplate::parse(&text).ok()),
+                function: row.text(3),
+            };
+            registry.publishers.insert(code, publisher);
+        }
+    });
+    let registry = Rc::new(registry);
+    if CHANGES.get() == changes {
+        REGISTRY.set(Some(Rc::clone(&registry)));
+    }
+    Ok(registry)
+}
+
+struct Row {
+    values: Vec<Datum>,
+    nulls: Vec<bool>,
+}
+
+impl Row {
+    fn text(&self, column: usize) -> Option<Box<str>> {
+        // SAFETY: a text column of one of the two tables.
+        unsafe { <&str>::from_datum(self.values[column], self.nulls[column]) }.map(Into::into)
+    }
+
+    fn truth(&self, column: usize) -> bool {
+        !self.nulls[column] && self.values[column].value() != 0
+    }
+}
+
+/// All rows of a table as they are now, whatever the transaction's snapshot and the user's rights.
+fn scan(table: Oid, mut f: impl FnMut(&Row)) {
+    // SAFETY: opened, scanned and closed in the order PostgreSQL asks for; on ERROR its resource owner closes.
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as _);
+        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
+        let scan = pg_sys::systable_beginscan(relation, pg_sys::InvalidOid, false, snapshot, 0, std::ptr::null_mut());
+        let columns = (*(*relation).rd_att).natts as usize;
+        let mut row = Row { values: vec![Datum::null(); columns], nulls: vec![true; columns] };
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            pg_sys::heap_deform_tuple(tuple, (*relation).rd_att, row.values.as_mut_ptr(), row.nulls.as_mut_ptr());
+            f(&row);
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::UnregisterSnapshot(snapshot);
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as _);
+    }
+}
+
+unsafe extern "C-unwind" fn relcache_changed(_arg: Datum, relation: Oid) {
+    if relation == pg_sys::InvalidOid || RELATIONS.get().contains(&relation) {
+        CHANGES.set(CHANGES.get() + 1);
+        REGISTRY.with(|kept| {
+            // Never borrowed while PostgreSQL runs.
+            if let Ok(mut kept) = kept.try_borrow_mut() {
+                *kept = None;
+            }
+        });
+    }
+}
+
+pg_function! {
+    /// outbox._registry_changed() returns trigger
+    fn outbox_registry_changed(_args) {
+        for name in ["topic", "publisher"] {
+            // SAFETY: queues messages that go out when the transaction commits.
+            unsafe { pg_sys::CacheInvalidateRelcacheByRelid(catalog::lookup(name)?) };
+        }
+        // A trigger's null pointer, which is not SQL's null.
+        Ok(Some(Datum::null()))
+    }
+}
+
+pg_function! {
+    /// outbox._outer_user() returns oid
+    fn outbox_outer_user(_args) {
+        // SAFETY: reads a variable of the session.
+        Ok(unsafe { pg_sys::GetOuterUserId() }.into_datum())
+    }
+}

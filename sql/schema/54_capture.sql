@@ -1,0 +1,391 @@
+-- Change capture: the rows that change in a table become messages, in the transaction that changes them.
+--
+-- A capture is a trigger function and its triggers; there is no table of captures. What it was asked to do is the
+-- function's comment, so a dump, a restore and DROP TABLE need no help. All rights stay with the table's owner: the function
+-- is his, runs as him, and holds his condition.
+--
+--   * Statement-level triggers with transition tables: one call of enqueue_many per thousand rows. OLD and NEW rows are paired
+--     by their order, in which PostgreSQL writes both, so a change of the key does not break a pair.
+--   * A trigger fires for the table that the statement names. So every partition there is gets them as well: a statement
+--     fires those of one table only.
+--   * The apply worker of a subscription to another server fires no statement triggers: with `replicated`, row-level triggers
+--     that fire only there do its work.
+
+-- API: private
+-- The source of the rows of one event: `source` is a transition table, or the text of a query.
+create function outbox._capture_rows(source text, relation text, all_columns boolean) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+return format('(select row_number() over () as outbox_i, to_jsonb(t.*) as outbox_j%s from %s t)',
+    case when all_columns then ', t.*' else '' end, source);
+
+-- API: private
+-- The query that gives the messages of one event in arrays of up to a thousand.
+create function outbox._capture_query(
+    op text, new_source text, old_source text, relation text, schema_name text, table_name text, key_columns text[],
+    columns text[], condition text, include_old boolean, style text, tenant_column text
+) returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    pick constant text := case when columns is null then '%s.outbox_j' else format(
+        '(select coalesce(jsonb_object_agg(e.key, e.value), ''{}'') from jsonb_each(%%s.outbox_j) e where e.key = any (%s))',
+        replace(quote_literal(columns), '%', '%%')) end;
+    side text := case op when 'delete' then 'o' else 'n' end;   -- whose key and tenant
+    key_text text := case cardinality(key_columns)
+        when 0 then 'null::text'
+        when 1 then format('%s ->> %s', '%1$s', replace(quote_literal(key_columns[1]), '%', '%%'))
+        else 'concat_ws(''/'', ' || (select string_agg(format('%s ->> %s', '%1$s', replace(quote_literal(c), '%', '%%')), ', ' order by o)
+            from unnest(key_columns) with ordinality k(c, o)) || ')'
+    end;
+    key_json text := case when cardinality(key_columns) = 0 then 'null::jsonb' else 'jsonb_build_object(' || (
+        select string_agg(format('%2$s, %1$s -> %2$s', '%1$s', replace(quote_literal(c), '%', '%%')), ', ' order by o)
+        from unnest(key_columns) with ordinality k(c, o)) || ')' end;
+    full_side text := case op when 'delete' then 'old.outbox_j' else 'new.outbox_j' end;
+    payload text;
+    filters text[] := '{}';
+begin
+    payload := case style
+        when 'row' then side || '.j'
+        when 'debezium' then format(
+            'jsonb_build_object(''before'', %s, ''after'', %s, ''source'', jsonb_build_object(''db'', current_database(), '
+            '''schema'', %L, ''table'', %L), ''op'', %L, ''ts_ms'', floor(extract(epoch from clock_timestamp()) * 1000)::bigint)',
+            case when op <> 'insert' and (include_old or op = 'delete') then 'o.j' else 'null::jsonb' end,
+            case when op <> 'delete' then 'n.j' else 'null::jsonb' end,
+            schema_name, table_name, case op when 'insert' then 'c' when 'update' then 'u' else 'd' end)
+        else format('jsonb_build_object(''op'', %L, ''schema'', %L, ''table'', %L, ''key'', %s%s%s%s)%s',
+            op, schema_name, table_name, format(key_json, full_side),
+            case when op <> 'delete' then ', ''new'', n.j' else '' end,
+            case when op = 'delete' or op = 'update' and include_old then ', ''old'', o.j' else '' end,
+            case when op = 'update' then ', ''changed'', to_jsonb(array(select e.key from jsonb_each(n.j) e '
+                'where o.j -> e.key is distinct from e.value order by e.key))' else '' end,
+            case when op = 'update' and cardinality(key_columns) > 0 then format(
+                ' || case when %s is distinct from %s then jsonb_build_object(''old_key'', %s) else ''{}'' end',
+                format(key_text, 'old.outbox_j'), format(key_text, 'new.outbox_j'), format(key_json, 'old.outbox_j'))
+            else '' end)
+    end;
+    if condition is not null then
+        filters := filters || format(E'(%s\n)', condition);
+    end if;
+    if op = 'update' and columns is not null then
+        filters := filters || text 'n.j is distinct from o.j';
+    end if;
+    return format(
+        'select c.tenant, array_agg(c.payload order by c.i) as payloads, array_agg(c.key order by c.i) as keys '
+        'from (select %s.outbox_i as i, %s as payload, %s as key, %s as tenant from %s%s%s) c '
+        'group by (c.i - 1) / 1000, c.tenant order by min(c.i)',
+        case op when 'delete' then 'old' else 'new' end,
+        payload,
+        format(key_text, full_side),
+        case when tenant_column is null then 'null::text' else format('%s ->> %L', full_side, tenant_column) end,
+        case op
+            when 'insert' then new_source || ' new cross join (select null::jsonb as outbox_j, (null::' || relation || ').*) old'
+            when 'delete' then old_source || ' old cross join (select null::jsonb as outbox_j, (null::' || relation || ').*) new'
+            else new_source || ' new join ' || old_source || ' old on old.outbox_i = new.outbox_i'
+        end,
+        -- offset 0: computed once, not wherever it is used
+        format(' cross join lateral (select %s as j offset 0) n cross join lateral (select %s as j offset 0) o',
+            format(pick, 'new'), format(pick, 'old')),
+        case when filters = '{}' then '' else ' where ' || array_to_string(filters, ' and ') end);
+end
+$$;
+
+-- API: private
+-- The captured table that a trigger function of ours belongs to, and what it does.
+create view outbox._capture_function as
+select p.oid as function, p.proname as name, obj_description(p.oid, 'pg_proc')::jsonb as settings
+from pg_catalog.pg_proc p
+where p.pronamespace = (select n.oid from pg_catalog.pg_namespace n where n.nspname = 'outbox')
+    and p.proname ~ '^_capture_[0-9]+$' and p.prorettype = 'trigger'::regtype;
+
+-- API: private
+-- Takes away triggers and functions of a capture, and functions whose tables have been dropped.
+create function outbox._drop_capture(relation regclass) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found record;
+    gone boolean := false;
+begin
+    for found in
+        select f.function, f.name,
+            array_agg(format('drop trigger %I on %s', t.tgname, t.tgrelid::regclass)) filter (where t.oid is not null) as drops,
+            coalesce(bool_or(t.tgrelid = relation and t.tgname like 'outbox\_capture%'), false) as ours
+        from outbox._capture_function f
+        left join pg_trigger t on t.tgfoid = f.function and t.tgparentid = 0
+        group by f.function, f.name
+        having coalesce(bool_or(t.tgrelid = relation and f.settings ->> 'table' is not null), false) or count(t.oid) = 0
+    loop
+        for i in 1 .. coalesce(cardinality(found.drops), 0) loop
+            execute found.drops[i];
+        end loop;
+        execute format('drop function outbox.%I()', found.name);
+        gone := gone or found.ours;
+    end loop;
+    return gone;
+end
+$$;
+
+-- API: private
+-- Raises unless the session's role may act as the owner of the table.
+create function outbox._check_owner(relation regclass) returns oid
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    owner oid;
+begin
+    select c.relowner into owner from pg_class c where c.oid = relation;
+    if not pg_has_role(outbox._outer_user(), owner, 'usage') then
+        raise exception 'must be owner of table %', relation using errcode = 'insufficient_privilege';
+    end if;
+    return owner;
+end
+$$;
+
+-- API: public
+create function outbox.capture(
+    relation regclass,
+    topic text default '{table}.{op}',
+    key_columns text[] default null,
+    operations text[] default '{insert,update,delete}',
+    columns text[] default null,
+    condition text default null,
+    include_old boolean default false,
+    style text default 'change',
+    tenant_column text default null,
+    replicated boolean default false
+) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    target pg_class;
+    schema_name text;
+    owner oid;
+    keys text[];
+    op text;
+    topics jsonb := '{}';
+    unknown text;
+    number int;
+    body text := '';
+    function_name text;
+    member record;
+    trigger_name text;
+    all_columns boolean := condition is not null;
+    rows_new text;
+    rows_old text;
+begin
+    if relation is null then
+        raise exception 'relation must not be null' using errcode = 'null_value_not_allowed';
+    end if;
+    select c.* into target from pg_class c where c.oid = relation;
+    if target.oid is null then
+        raise exception 'table with OID % does not exist', relation::oid using errcode = 'undefined_table';
+    end if;
+    select n.nspname into schema_name from pg_namespace n where n.oid = target.relnamespace;
+    if target.relkind not in ('r', 'p') or target.relpersistence = 't' or schema_name in ('pg_catalog', 'outbox') then
+        raise exception '% cannot be captured', relation using errcode = 'wrong_object_type',
+            hint = 'Ordinary and partitioned tables can, if they are neither temporary nor PostgreSQL''s or pg_outbox''s own.';
+    end if;
+    owner := outbox._check_owner(relation);
+    if not exists (
+        select from pg_proc p
+        where p.pronamespace = 'outbox'::regnamespace and p.proname = 'enqueue_many'
+            and has_function_privilege(owner, p.oid, 'execute')
+    ) or not has_schema_privilege(owner, 'outbox', 'usage') then
+        raise exception 'role "%" may not enqueue', owner::regrole using errcode = 'insufficient_privilege',
+            detail = 'A capture enqueues with the rights of the table''s owner.',
+            hint = format('select outbox.grant_to(%L, ''publish'')', owner::regrole);
+    end if;
+
+    if operations is null or operations = '{}' or exists (
+        select from unnest(operations) o where o is null or o not in ('insert', 'update', 'delete', 'truncate')
+    ) then
+        raise exception 'invalid operations' using errcode = 'invalid_parameter_value',
+            hint = 'The operations are insert, update, delete and truncate.';
+    end if;
+    if style is null or style not in ('change', 'row', 'debezium') then
+        raise exception 'unknown style "%"', style using errcode = 'invalid_parameter_value',
+            hint = 'The styles are change, row and debezium.';
+    end if;
+    keys := coalesce(key_columns, array(
+        select a.attname::text
+        from pg_index i, unnest(i.indkey::int[]) with ordinality k(attnum, o)
+        join pg_attribute a on a.attrelid = relation and a.attnum = k.attnum
+        where i.indrelid = relation and i.indisprimary
+        order by k.o
+    ));
+    select c into unknown
+    from unnest(keys || columns || tenant_column) c
+    where c is not null and not exists (
+        select from pg_attribute a where a.attrelid = relation and a.attname = c and a.attnum > 0 and not a.attisdropped
+    );
+    if unknown is not null then
+        raise exception 'column "%" of table % does not exist', unknown, relation using errcode = 'undefined_column';
+    end if;
+    foreach op in array operations loop
+        topics := topics || jsonb_build_object(op, outbox._check_topic(
+            replace(replace(replace(topic, '{schema}', schema_name), '{table}', target.relname), '{op}', op)));
+    end loop;
+
+    if condition is not null then
+        -- Analysed, not executed: a function's body is text, and this one is dropped again.
+        begin
+            execute format('create function outbox._capture_check(new %1$s, old %1$s) returns boolean language sql as %2$L',
+                relation, format(E'select (%s\n)::boolean', condition));
+        exception when syntax_error_or_access_rule_violation or invalid_parameter_value then
+            raise exception 'invalid condition: %', sqlerrm using errcode = 'invalid_parameter_value',
+                hint = 'It is an SQL expression over new and old; names outside pg_catalog are qualified.';
+        end;
+        execute format('drop function outbox._capture_check(%1$s, %1$s)', relation);
+    end if;
+
+    perform outbox._drop_capture(relation);
+    select coalesce(max(substr(f.name, 10)::int), 0) + 1 into number from outbox._capture_function f;
+    function_name := format('outbox._capture_%s', number);
+    rows_new := outbox._capture_rows('outbox_new', relation::text, all_columns);
+    rows_old := outbox._capture_rows('outbox_old', relation::text, all_columns);
+    foreach op in array operations loop
+        if op = 'truncate' then
+            body := body || format($body$
+    if tg_op = 'TRUNCATE' then
+        perform outbox.enqueue(%L, jsonb_build_object('op', %L, 'schema', %L, 'table', %L) || case
+            when tg_table_schema = %L and tg_table_name = %L then '{}'
+            else jsonb_build_object('partition', format('%%I.%%I', tg_table_schema, tg_table_name)) end,
+            headers => %L, aggregate_type => %L);
+    end if;
+$body$, topics ->> op, case style when 'debezium' then 't' else op end, schema_name, target.relname, schema_name,
+                target.relname, jsonb_build_object('operation', op), target.relname);
+        else
+            body := body || format($body$
+    if tg_op = %L then
+        for part in %s loop
+            perform outbox.enqueue_many(%L, part.payloads, part.keys, headers => %L, tenant => part.tenant,
+                aggregate_type => %L);
+        end loop;
+    end if;
+$body$, upper(op), outbox._capture_query(op, rows_new, rows_old, relation::text, schema_name, target.relname, keys, columns,
+                condition, include_old, style, tenant_column),
+                topics ->> op, jsonb_build_object('operation', op), target.relname);
+            if replicated then
+                body := replace(body, format('if tg_op = %L then', upper(op)),
+                    format('if tg_op = %L and tg_level = ''STATEMENT'' then', upper(op)));
+                body := body || format($body$
+    if tg_op = %L and tg_level = 'ROW' then
+        for part in %s loop
+            perform outbox.enqueue_many(%L, part.payloads, part.keys, headers => %L, tenant => part.tenant,
+                aggregate_type => %L);
+        end loop;
+    end if;
+$body$, upper(op), outbox._capture_query(op,
+                    outbox._capture_rows(format('jsonb_populate_record(null::%s, to_jsonb(new))', relation), relation::text,
+                        all_columns),
+                    outbox._capture_rows(format('jsonb_populate_record(null::%s, to_jsonb(old))', relation), relation::text,
+                        all_columns),
+                    relation::text, schema_name, target.relname, keys, columns, condition, include_old, style, tenant_column),
+                    topics ->> op, jsonb_build_object('operation', op), target.relname);
+            end if;
+        end if;
+    end loop;
+    begin
+        execute format('create function %s() returns trigger language plpgsql volatile security definer '
+            'set search_path = pg_catalog, pg_temp as %L', function_name,
+            format(E'#variable_conflict use_column\ndeclare\n    part record;\nbegin%s    return null;\nend', body));
+    exception when syntax_error then
+        raise exception 'invalid condition: %', sqlerrm using errcode = 'invalid_parameter_value',
+            hint = 'It is one SQL expression over new and old.';
+    end;
+    execute format('comment on function %s() is %L', function_name, jsonb_build_object('table', relation::text,
+        'topic', topic, 'key_columns', keys, 'operations', operations, 'columns', columns, 'condition', condition,
+        'include_old', include_old, 'style', style, 'tenant_column', tenant_column, 'replicated', replicated));
+    execute format('revoke all on function %s() from public', function_name);
+
+    for member in
+        select p.relid, p.isleaf from pg_partition_tree(relation) p
+        union all
+        select relation, true where target.relkind = 'r' and not target.relispartition
+    loop
+        perform outbox._check_owner(member.relid);
+        foreach op in array operations loop
+            trigger_name := 'outbox_capture_' || op;
+            execute format('create trigger %I after %s on %s%s for each statement execute function %s()',
+                trigger_name, op, member.relid,
+                case op
+                    when 'insert' then ' referencing new table as outbox_new'
+                    when 'update' then ' referencing old table as outbox_old new table as outbox_new'
+                    when 'delete' then ' referencing old table as outbox_old'
+                    else ''
+                end, function_name);
+            execute format('alter trigger %I on %s depends on extension pg_outbox', trigger_name, member.relid);
+            if replicated and op <> 'truncate' and member.isleaf then
+                trigger_name := 'outbox_capture_replicated_' || op;
+                execute format('create trigger %I after %s on %s for each row execute function %s()',
+                    trigger_name, op, member.relid, function_name);
+                execute format('alter table %s enable replica trigger %I', member.relid, trigger_name);
+                execute format('alter trigger %I on %s depends on extension pg_outbox', trigger_name, member.relid);
+            end if;
+        end loop;
+    end loop;
+    -- Last: from here on it is the owner's.
+    execute format('alter function %s() owner to %s', function_name, owner::regrole);
+    execute format('alter function %s() depends on extension pg_outbox', function_name);
+end
+$$;
+comment on function outbox.capture is
+    'Turns changes of a table''s rows into messages, in the transaction that makes them. Called again, it replaces what it did '
+    'before: do so when partitions were added. Styles: change, row, debezium';
+
+-- API: public
+create function outbox.uncapture(relation regclass) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform outbox._check_owner(relation);
+    return outbox._drop_capture(relation);
+end
+$$;
+comment on function outbox.uncapture is 'Ends a capture; false: there was none';
+
+-- API: public
+create view outbox.captures as
+select t.tgrelid::regclass as relation,
+    f.settings ->> 'topic' as topic,
+    array(select jsonb_array_elements_text(f.settings -> 'key_columns')) as key_columns,
+    array(select jsonb_array_elements_text(f.settings -> 'operations')) as operations,
+    case when jsonb_typeof(f.settings -> 'columns') = 'array'
+        then array(select jsonb_array_elements_text(f.settings -> 'columns')) end as columns,
+    f.settings ->> 'condition' as condition,
+    (f.settings ->> 'include_old')::boolean as include_old,
+    f.settings ->> 'style' as style,
+    f.settings ->> 'tenant_column' as tenant_column,
+    (f.settings ->> 'replicated')::boolean as replicated,
+    array(
+        select p.relid from pg_catalog.pg_partition_tree(t.tgrelid) p
+        where not exists (select from pg_catalog.pg_trigger o where o.tgrelid = p.relid and o.tgfoid = f.function)
+    ) as uncovered_partitions,
+    f.function::regprocedure as function
+from outbox._capture_function f
+join lateral (
+    select g.tgrelid
+    from pg_catalog.pg_trigger g
+    where g.tgfoid = f.function
+        -- the table it was asked for: the one above all others that have its triggers
+        and not exists (
+            select from pg_catalog.pg_inherits i
+            join pg_catalog.pg_trigger o on o.tgrelid = i.inhparent and o.tgfoid = f.function
+            where i.inhrelid = g.tgrelid
+        )
+    limit 1
+) t on true;
+comment on view outbox.captures is
+    'Tables whose changes become messages. uncovered_partitions: added since; statements that name them are not seen';
+
+insert into outbox._capability values
+    ('publish', 'function outbox.capture'),
+    ('publish', 'function outbox.uncapture'),
+    ('monitor', 'table outbox.captures');

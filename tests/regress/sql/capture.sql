@@ -1,0 +1,121 @@
+-- Change capture: which changes become which messages.
+create extension pg_outbox;
+create table orders (
+    id int primary key,
+    total numeric not null,
+    note text,
+    double_total numeric generated always as (total * 2) stored
+);
+create view sent as
+select m.topic, m.key, m.tenant, m.headers ->> 'operation' as operation, m.payload
+from outbox.message m order by m.id;
+select outbox.capture('orders', include_old => true);
+select * from outbox.captures;
+
+-- One statement, many rows; generated columns; updates that change the key.
+insert into orders values (1, 10, null), (2, 20, 'b');
+update orders set id = id + 10, note = 'x' where id = 2;
+update orders set total = total;
+delete from orders where id = 12;
+insert into orders values (1, 11), (3, 30) on conflict (id) do update set total = excluded.total;
+merge into orders o using (values (1, 12), (4, 40)) v(id, total) on o.id = v.id
+    when matched then update set total = v.total
+    when not matched then insert values (v.id, v.total);
+copy orders (id, total) from stdin;
+5	50
+\.
+begin;
+insert into orders values (6, 60);
+rollback;
+update orders set total = 0 where false;
+select * from sent;
+
+-- Columns change under it.
+alter table orders add column extra text default 'e';
+alter table orders drop column note;
+update orders set total = 13 where id = 1;
+select payload from sent where operation = 'update' and payload -> 'new' ? 'extra';
+
+-- Columns, condition, tenant, style row, a topic of its own, truncate.
+create table "Order Items" (item int, part int, tenant text, secret text, "100%" int, primary key (item, part));
+select outbox.capture('"Order Items"', 'shop.items.{op}', operations => '{insert,update,delete,truncate}',
+    columns => '{item,part,"100%"}', condition => 'coalesce(new.item, old.item) < 100', style => 'row', tenant_column => 'tenant');
+insert into "Order Items" values (1, 1, 'acme', 's', 7), (1, 2, 'other', 's', 8), (100, 1, 'acme', 's', 9);
+update "Order Items" set secret = 't';
+update "Order Items" set "100%" = 1 where part = 2;
+delete from "Order Items" where part = 2;
+truncate "Order Items";
+select * from sent where topic like 'shop.%';
+
+-- Foreign-key cascades and partitions, also those that a statement names itself.
+create table parent (id int primary key);
+create table child (id int, parent int references parent on delete cascade on update cascade, primary key (id, parent))
+    partition by list (parent);
+create table child_1 partition of child for values in (1, 10);
+create table child_2 partition of child for values in (2, 20);
+select outbox.capture('child', 'child', style => 'debezium', include_old => true, operations => '{insert,update,delete,truncate}');
+insert into parent values (1), (2);
+insert into child values (1, 1), (2, 2);
+insert into child_1 values (3, 1);
+update child set parent = 2 where id = 3;
+update parent set id = 20 where id = 2;
+delete from parent where id = 1;
+truncate child;
+select key, payload - 'ts_ms' as payload from sent where topic = 'child';
+create table child_3 partition of child for values in (3);
+select relation, uncovered_partitions from outbox.captures order by 1;
+select outbox.capture('child', 'child', style => 'debezium');
+select relation, uncovered_partitions from outbox.captures order by 1;
+
+-- Only the owner, and only if he may enqueue.
+create role outbox_regress_owner;
+create role outbox_regress_user;
+create schema app;
+grant usage, create on schema app to outbox_regress_owner;
+grant usage on schema app to outbox_regress_user;
+set role outbox_regress_owner;
+create table app.t (id int primary key, n int);
+grant insert on app.t to outbox_regress_user;
+select outbox.capture('app.t');
+reset role;
+select outbox.capture('app.t');
+select outbox.grant_to('outbox_regress_owner', 'publish');
+select outbox.grant_to('outbox_regress_user', 'publish');
+set role outbox_regress_user;
+select outbox.capture('app.t');
+select outbox.uncapture('app.t');
+set role outbox_regress_owner;
+select outbox.capture('app.t', condition => '1); drop table app.t; select (true');
+select outbox.capture('app.t', condition => 'new.missing > 1');
+select outbox.capture('app.t', condition => 'new.n > 1 -- a comment');
+set role outbox_regress_user;
+insert into app.t values (1, 1), (2, 2);
+reset role;
+select topic, key, payload from sent order by topic = 't.insert' desc limit 1;
+select proowner::regrole, prosecdef, proacl from pg_proc where proname ~ '^_capture_[0-9]' order by oid desc limit 1;
+
+-- The end.
+select outbox.uncapture('orders');
+select outbox.uncapture('orders');
+insert into orders values (77, 1);
+select count(*) from sent where key = '77';
+drop table "Order Items";
+select outbox.uncapture('child');
+select count(*) from pg_proc where proname ~ '^_capture_[0-9]';
+
+-- Bad input.
+select outbox.capture(null);
+select outbox.capture('sent');
+select outbox.capture('outbox.topic');
+select outbox.capture('orders', operations => '{upsert}');
+select outbox.capture('orders', style => 'xml');
+select outbox.capture('orders', key_columns => '{nothing}');
+select outbox.capture('orders', topic => 'a b');
+
+-- DROP EXTENSION takes the captures along, and leaves the tables.
+drop view sent;
+drop extension pg_outbox;
+insert into app.t values (9, 9);
+drop table app.t;
+drop schema app;
+drop role outbox_regress_owner, outbox_regress_user;
