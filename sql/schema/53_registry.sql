@@ -11,7 +11,8 @@ create function outbox._check_topic_template(template text) returns text languag
 as 'MODULE_PATHNAME', 'outbox_check_topic_template';
 
 -- API: private
--- The qualified signature of a topic function. It runs as its owner, so whoever names it must be allowed to act as that role.
+-- The qualified signature of a topic function. It runs as its owner, so whoever names it must be allowed to act as that
+-- role.
 create function outbox._check_topic_function(signature text) returns text
 language plpgsql stable strict
 set search_path = pg_catalog, pg_temp

@@ -1,15 +1,15 @@
 -- Change capture: the rows that change in a table become messages, in the transaction that changes them.
 --
 -- A capture is a trigger function and its triggers; there is no table of captures. What it was asked to do is the
--- function's comment, so a dump, a restore and DROP TABLE need no help. All rights stay with the table's owner: the function
--- is his, runs as him, and holds his condition.
+-- function's comment, so a dump, a restore and DROP TABLE need no help. All rights stay with the table's owner: the
+-- function is his, runs as him, and holds his condition.
 --
 --   * Statement-level triggers with transition tables: one call of enqueue_many per thousand rows. OLD and NEW rows are paired
 --     by their order, in which PostgreSQL writes both, so a change of the key does not break a pair.
 --   * A trigger fires for the table that the statement names. So every partition there is gets them as well: a statement
 --     fires those of one table only.
---   * The apply worker of a subscription to another server fires no statement triggers: with `replicated`, row-level triggers
---     that fire only there do its work.
+--   * The apply worker of a subscription to another server fires no statement triggers: with `replicated`, row-level
+--     triggers that fire only there do its work.
 
 -- API: private
 -- The source of the rows of one event: `source` is a transition table, or the text of a query.
@@ -336,8 +336,8 @@ $body$, upper(op), outbox._capture_query(op,
 end
 $$;
 comment on function outbox.capture is
-    'Turns changes of a table''s rows into messages, in the transaction that makes them. Called again, it replaces what it did '
-    'before: do so when partitions were added. Styles: change, row, debezium';
+    'Turns changes of a table''s rows into messages, in the transaction that makes them. Called again, it replaces '
+    'what it did before: do so when partitions were added. Styles: change, row, debezium';
 
 -- API: public
 create function outbox.uncapture(relation regclass) returns boolean
