@@ -4,8 +4,8 @@
 -- function's comment, so a dump, a restore and DROP TABLE need no help. All rights stay with the table's owner: the
 -- function is his, runs as him, and holds his condition.
 --
---   * Statement-level triggers with transition tables: one call of enqueue_many per thousand rows. OLD and NEW rows are paired
---     by their order, in which PostgreSQL writes both, so a change of the key does not break a pair.
+--   * Statement-level triggers with transition tables: one call of enqueue_many per thousand rows. OLD and NEW rows are
+--     paired by their order, in which PostgreSQL writes both, so a change of the key does not break a pair.
 --   * A trigger fires for the table that the statement names. So every partition there is gets them as well: a statement
 --     fires those of one table only.
 --   * The apply worker of a subscription to another server fires no statement triggers: with `replicated`, row-level
@@ -286,7 +286,8 @@ $body$, upper(op), outbox._capture_query(op,
                         all_columns),
                     outbox._capture_rows(format('jsonb_populate_record(null::%s, to_jsonb(old))', relation), relation::text,
                         all_columns),
-                    relation::text, schema_name, target.relname, keys, columns, condition, include_old, style, tenant_column),
+                    relation::text, schema_name, target.relname, keys, columns, condition, include_old, style,
+                    tenant_column),
                     topics ->> op, jsonb_build_object('operation', op), target.relname);
             end if;
         end if;
