@@ -17,6 +17,8 @@ use crate::{catalog, gucs, pg_function, registry, wake};
 const MAX_KEY: usize = 1024;
 /// Longest tenant, aggregate type, publisher, idempotency key and content type, in bytes.
 const MAX_NAME: usize = 255;
+/// Priorities are few, because a claim looks at them one by one.
+const MAX_PRIORITY: i32 = 100;
 /// Largest metadata, in bytes of its JSON.
 const MAX_METADATA: usize = 16 * 1024;
 
@@ -170,19 +172,21 @@ fn common(args: Args, first: usize) -> Result<Row> {
         row.set(column::TOPIC, changed.into_datum());
     }
 
-    for (argument, column, name) in [
-        (tail::IDEMPOTENCY_KEY, column::IDEMPOTENCY_KEY, "idempotency_key"),
-        (tail::DELIVER_AT, column::DELIVER_AT, "deliver_at"),
-        (tail::EXPIRES_AT, column::EXPIRES_AT, "expires_at"),
-    ] {
-        let value = args.datum(first + argument);
-        if value.is_some() {
-            return Err(Error::new(Code::NotSupported, format!("{name} is not supported yet")));
-        }
-        row.set(column, value);
+    if args.datum(first + tail::IDEMPOTENCY_KEY).is_some() {
+        return Err(Error::new(Code::NotSupported, "idempotency_key is not supported yet"));
     }
-    if args.get::<i32>(first + tail::PRIORITY).is_some_and(|priority| priority != 0) {
-        return Err(Error::new(Code::NotSupported, "priority is not supported yet"));
+    row.set(column::IDEMPOTENCY_KEY, args.datum(first + tail::IDEMPOTENCY_KEY));
+    let (deliver, expires) = (args.get::<i64>(first + tail::DELIVER_AT), args.get::<i64>(first + tail::EXPIRES_AT));
+    if expires.is_some_and(|expires| deliver.is_some_and(|deliver| expires <= deliver)) {
+        return Err(Error::invalid("expires_at is not later than deliver_at"));
+    }
+    row.set(column::DELIVER_AT, args.datum(first + tail::DELIVER_AT));
+    row.set(column::EXPIRES_AT, args.datum(first + tail::EXPIRES_AT));
+    if let Some(priority) = args.get::<i32>(first + tail::PRIORITY).filter(|n| *n != 0) {
+        if !(-MAX_PRIORITY..=MAX_PRIORITY).contains(&priority) {
+            return Err(Error::invalid("priority is not between -100 and 100"));
+        }
+        row.set(column::PRIORITY, (priority as i16).into_datum());
     }
     if let Some(attempts) = args.get::<i32>(first + tail::MAX_ATTEMPTS).filter(|n| *n > 0) {
         row.set(column::MAX_ATTEMPTS, attempts.into_datum());

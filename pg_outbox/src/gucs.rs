@@ -83,6 +83,9 @@ pub static SEGMENT_SIZE: GucSetting<i32> = GucSetting::<i32>::new(0);
 /// the disk.
 pub static RETAIN_FOR_CURSORS: GucSetting<bool> = GucSetting::<bool>::new(false);
 
+/// From which age on `outbox.dead_letters` shows an entry as old. A day: somebody should have looked by then.
+pub static DEAD_LETTER_OLD_AFTER: GucSetting<i32> = GucSetting::<i32>::new(DAY);
+
 const HOUR: i32 = 3600;
 const DAY: i32 = 24 * HOUR;
 
@@ -165,6 +168,16 @@ pub fn init(preloading: bool) {
         &CONTEXT,
         GucContext::Userset,
         GucFlags::NO_SHOW_ALL | GucFlags::DISALLOW_IN_FILE,
+    );
+    GucRegistry::define_int_guc(
+        c"pg_outbox.dead_letter_old_after",
+        c"Age from which on a dead letter is shown as old.",
+        c"",
+        &DEAD_LETTER_OLD_AFTER,
+        0,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::UNIT_S,
     );
     GucRegistry::define_int_guc(
         c"pg_outbox.poll_interval",

@@ -32,6 +32,8 @@ create index delivery_due on outbox.delivery (due_at) where not pull and not blo
 create index delivery_ready on outbox.delivery (subscription_id, priority, due_at, position)
     where pull and state <> 'processing' and not blocked;
 create index delivery_message on outbox.delivery (message_id);
+-- the order of a key
+create index delivery_key on outbox.delivery (subscription_id, key, position) where key is not null;
 create index delivery_lease on outbox.delivery (lease) where lease is not null;
 create index delivery_expiry on outbox.delivery (expires_at) where expires_at is not null and state <> 'processing';
 comment on table outbox.delivery is
@@ -41,6 +43,7 @@ comment on column outbox.delivery.blocked is 'waits for another delivery of its 
 comment on column outbox.delivery.attempt is 'tries so far in this budget';
 comment on column outbox.delivery.max_attempts is 'the message''s own budget; null: the subscription''s';
 comment on column outbox.delivery.key is 'ordering key; set where the subscription asks for an order';
+comment on column outbox.delivery.expires_at is 'recorded as expired after this; null for pushed ones: what the message and the subscription say';
 comment on column outbox.delivery.lease is 'set while a worker has it';
 select pg_catalog.pg_extension_config_dump('outbox.delivery', '');
 select pg_catalog.pg_extension_config_dump('outbox.delivery_id_seq', '');
@@ -76,7 +79,9 @@ create table outbox.dead_letter (
     message_id bigint not null,
     message_segment smallint not null,
     attempt int not null,
+    state text not null default 'dead' check (state in ('dead', 'expired')),
     reason text not null,
+    key text,
     last_status smallint,
     last_error_class text,
     last_error text,
@@ -91,7 +96,18 @@ create table outbox.dead_letter (
     resolution_note text
 );
 create index dead_letter_message on outbox.dead_letter (message_id);
-comment on table outbox.dead_letter is 'Deliveries that are not tried again by themselves';
+create index dead_letter_delivery on outbox.dead_letter (delivery_id) where delivery_id is not null;
+create index dead_letter_subscription on outbox.dead_letter (subscription_id, id);
+create index dead_letter_open on outbox.dead_letter (id) where resolution = 'open';
+-- what blocks a key
+create index dead_letter_key on outbox.dead_letter (subscription_id, key) where key is not null and resolution = 'open';
+comment on table outbox.dead_letter is 'Deliveries that are not tried again by themselves; see the view dead_letters';
+comment on column outbox.dead_letter.state is 'dead; expired: it was not delivered in time';
+comment on column outbox.dead_letter.reason is
+    'max_attempts, max_age, refused, rejected (by the worker), expired, moved (by an operator), message_gone, subscription_gone, ...';
+comment on column outbox.dead_letter.url is 'of the endpoint when it died';
+comment on column outbox.dead_letter.key is 'ordering key; set where the subscription asks for an order';
+comment on column outbox.dead_letter.resolution is 'open until somebody requeues, resolves or ignores it';
 select pg_catalog.pg_extension_config_dump('outbox.dead_letter', '');
 select pg_catalog.pg_extension_config_dump('outbox.dead_letter_id_seq', '');
 

@@ -68,10 +68,12 @@ language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
     insert into outbox.dead_letter (delivery_id, subscription_id, endpoint_id, position, message_id, message_segment,
-        attempt, reason, last_status, last_error_class, last_error, url, first_attempt_at, last_attempt_at, created_at)
+        attempt, state, reason, last_status, last_error_class, last_error, url, first_attempt_at, last_attempt_at,
+        created_at)
     select nullif(u.delivery_id, 0), u.subscription_id, u.endpoint_id, u.position, u.message_id,
         -- the message may have been kept while it was in flight
-        coalesce(d.message_segment, u.segment), u.attempt, u.reason, u.status, u.class, u.error, e.url,
+        coalesce(d.message_segment, u.segment), u.attempt,
+        case u.reason when 'expired' then 'expired' else 'dead' end, u.reason, u.status, u.class, u.error, e.url,
         coalesce(d.first_attempt_at, outbox._time(u.started_at)), outbox._time(u.started_at),
         coalesce(d.created_at, clock_timestamp())
     from unnest(delivery_ids, subscription_ids, endpoint_ids, positions, message_ids, segments, attempts, started_us,
@@ -79,7 +81,23 @@ begin atomic
         u(delivery_id, subscription_id, endpoint_id, position, message_id, segment, attempt, started_at, reason, status,
             class, error)
     left join outbox.delivery d on d.id = u.delivery_id
-    left join outbox.endpoint e on e.id = u.endpoint_id;
+    left join outbox.endpoint e on e.id = u.endpoint_id
+    -- an operator may have made it a dead letter, or cancelled it, while it was in flight
+    where u.delivery_id = 0 or d.id is not null;
 
     delete from outbox.delivery d where d.id = any (delivery_ids);
+end;
+
+-- API: private
+-- Deliveries with a row that have come to their end.
+create function outbox._record_completed(delivery_ids bigint[]) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    delete from outbox.delivery d where d.id = any (delivery_ids);
+
+    update outbox.dead_letter l
+    set resolution = 'resolved', resolved_at = clock_timestamp(), resolved_by = 'pg_outbox',
+        resolution_note = 'delivered by a try that was in flight'
+    where l.delivery_id = any (delivery_ids) and l.resolution = 'open';
 end;

@@ -53,9 +53,11 @@ create table outbox._freed (
 select pg_catalog.pg_extension_config_dump('outbox._freed', '');
 
 -- API: private
--- Rows of pull subscriptions, made by the router in the transaction of its checkpoint. In a subscription with an order a row
--- is blocked when its key has another one.
-create function outbox._open_pull(
+-- Rows made by the router in the transaction of its checkpoint: of pull subscriptions, and of messages whose time has not
+-- come. In a subscription with an order a row is blocked when its key has another one, or, if the subscription says so, an
+-- open dead letter.
+create function outbox._open_deliveries(
+    pull boolean[],
     subscription_ids int[],
     positions bigint[],
     message_ids bigint[],
@@ -69,17 +71,53 @@ create function outbox._open_pull(
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
-    insert into outbox.delivery (subscription_id, position, message_id, message_segment, pull, state, priority, due_at,
+    insert into outbox.delivery (pull, subscription_id, position, message_id, message_segment, state, priority, due_at,
         expires_at, max_attempts, key, blocked)
-    select u.subscription_id, u.position, u.message_id, u.segment, true, 'pending', u.priority, outbox._time(u.due_at),
+    select u.pull, u.subscription_id, u.position, u.message_id, u.segment, 'pending', u.priority, outbox._time(u.due_at),
         outbox._time(u.expires_at), u.max_attempts, u.key,
         u.key is not null and (
             lag(u.position) over (partition by u.subscription_id, u.key order by u.position) is not null
             or exists (select from outbox.delivery d where d.subscription_id = u.subscription_id and d.key = u.key)
+            or exists (
+                select from outbox.dead_letter l
+                where l.subscription_id = u.subscription_id and l.key = u.key and l.resolution = 'open'
+                    and (select s.on_exhausted from outbox.subscription s where s.id = u.subscription_id) = 'block'
+            )
         )
-    from unnest(subscription_ids, positions, message_ids, segments, priorities, due_us, expires_us, max_attempts, keys)
-        u(subscription_id, position, message_id, segment, priority, due_at, expires_at, max_attempts, key)
+    from unnest(pull, subscription_ids, positions, message_ids, segments, priorities, due_us, expires_us, max_attempts,
+        keys)
+        u(pull, subscription_id, position, message_id, segment, priority, due_at, expires_at, max_attempts, key)
     on conflict (subscription_id, position) do nothing;
+end;
+
+-- API: private
+-- Deliveries without a row that end before they were tried: expired while their subscription lagged, or cancelled.
+create function outbox._record_ended(
+    subscription_ids int[],
+    positions bigint[],
+    message_ids bigint[],
+    segments smallint[],
+    outcomes text[]
+) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    insert into outbox.attempt (segment, position, message_id, started_at, finished_at, run, subscription_id, endpoint_id,
+        attempt, outcome)
+    select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), u.position, u.message_id, clock_timestamp(),
+        clock_timestamp(), 0, u.subscription_id, s.endpoint_id, 0, u.outcome
+    from unnest(subscription_ids, positions, message_ids, outcomes) u(subscription_id, position, message_id, outcome)
+    left join outbox.subscription s on s.id = u.subscription_id;
+
+    insert into outbox.dead_letter (subscription_id, endpoint_id, position, message_id, message_segment, attempt, state,
+        reason, url, created_at)
+    select u.subscription_id, s.endpoint_id, u.position, u.message_id, u.segment, 0, 'expired', 'expired', e.url,
+        clock_timestamp()
+    from unnest(subscription_ids, positions, message_ids, segments, outcomes)
+        u(subscription_id, position, message_id, segment, outcome)
+    left join outbox.subscription s on s.id = u.subscription_id
+    left join outbox.endpoint e on e.id = s.endpoint_id
+    where u.outcome = 'expired';
 end;
 
 -- API: private
@@ -217,6 +255,7 @@ begin
             select d.id from outbox.delivery d
             where d.subscription_id = source.id and d.pull and d.state <> 'processing' and not d.blocked
                 and d.priority = level and d.due_at <= now and (d.expires_at is null or d.expires_at > now)
+                and not exists (select from outbox.cancelled c where c.message_id = d.message_id)
             order by d.due_at, d.position
             limit wanted - cardinality(ids)
             for update skip locked
@@ -334,8 +373,9 @@ comment on function outbox.complete is
     '{total, matched, succeeded, failed, send_results}';
 
 -- API: private
--- Deliveries that are not tried again by themselves: from outbox.delivery to outbox.dead_letter. The caller has locked them.
-create function outbox._bury(ids bigint[], reasons text[]) returns void
+-- Deliveries that are not tried again by themselves: from outbox.delivery to outbox.dead_letter. The caller has locked them;
+-- note: has the log say so, where no try has just ended.
+create function outbox._bury(ids bigint[], reasons text[], note boolean) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -344,21 +384,66 @@ set enable_bitmapscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
+declare
+    buried bigint;
 begin
     with gone as (
         delete from outbox.delivery d using unnest(ids, reasons) u(id, reason) where d.id = u.id
-        returning d.*, u.reason
+        returning d.*, u.reason, case u.reason when 'expired' then 'expired' else 'dead' end as fate
+    ), freed as (
+        insert into outbox._freed (subscription_id, key)
+        select g.subscription_id, g.key from gone g where g.key is not null
+    ), logged as (
+        insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
+            subscription_id, endpoint_id, attempt, outcome, error_class)
+        select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), g.position, g.message_id,
+            clock_timestamp(), clock_timestamp(), g.id, 0, g.subscription_id, s.endpoint_id, 0, g.fate, g.reason
+        from gone g
+        left join outbox.subscription s on s.id = g.subscription_id
+        where note
+    )
+    insert into outbox.dead_letter (delivery_id, subscription_id, endpoint_id, position, message_id, message_segment,
+        attempt, state, reason, key, last_status, last_error_class, last_error, url, first_attempt_at, last_attempt_at,
+        created_at)
+    select g.id, g.subscription_id, s.endpoint_id, g.position, g.message_id, g.message_segment, g.attempt, g.fate,
+        g.reason, g.key, g.last_status, g.last_error_class, g.last_error, e.url, g.first_attempt_at, g.last_attempt_at,
+        g.created_at
+    from gone g
+    left join outbox.subscription s on s.id = g.subscription_id
+    left join outbox.endpoint e on e.id = s.endpoint_id;
+    get diagnostics buried = row_count;
+    return buried;
+end
+$$;
+
+-- API: private
+-- Ends deliveries of cancelled messages. The caller has locked them.
+create function outbox._drop_cancelled(ids bigint[]) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+    dropped bigint;
+begin
+    with gone as (
+        delete from outbox.delivery d where d.id = any (ids) returning *
     ), freed as (
         insert into outbox._freed (subscription_id, key)
         select g.subscription_id, g.key from gone g where g.key is not null
     )
-    insert into outbox.dead_letter (delivery_id, subscription_id, endpoint_id, position, message_id, message_segment,
-        attempt, reason, last_status, last_error_class, last_error, url, first_attempt_at, last_attempt_at, created_at)
-    select g.id, g.subscription_id, s.endpoint_id, g.position, g.message_id, g.message_segment, g.attempt, g.reason,
-        g.last_status, g.last_error_class, g.last_error, e.url, g.first_attempt_at, g.last_attempt_at, g.created_at
+    insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
+        subscription_id, endpoint_id, attempt, outcome)
+    select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), g.position, g.message_id,
+        clock_timestamp(), clock_timestamp(), g.id, 0, g.subscription_id, s.endpoint_id, 0, 'cancelled'
     from gone g
-    left join outbox.subscription s on s.id = g.subscription_id
-    left join outbox.endpoint e on e.id = s.endpoint_id;
+    left join outbox.subscription s on s.id = g.subscription_id;
+    get diagnostics dropped = row_count;
+    return dropped;
 end
 $$;
 
@@ -387,6 +472,7 @@ declare
     done bigint[];
     dead bigint[];
     reasons text[];
+    called_off bigint[];
 begin
     with mine as (
         select d.*, s.max_attempts as budget, s.max_age, s.schedule, m.enqueued_at,
@@ -403,14 +489,17 @@ begin
                 when _fail.reason is not null then _fail.reason
                 when m.attempt >= coalesce(m.max_attempts, m.budget, 1) then 'max_attempts'
                 when m.next_at > m.enqueued_at + m.max_age then 'max_age'
-            end as verdict
+                when m.next_at > m.expires_at then 'expired'
+            end as verdict,
+            exists (select from outbox.cancelled c where c.message_id = m.message_id) as called_off
         from mine m
     ), logged as (
         insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
             subscription_id, attempt, outcome, error_class, error, worker)
         select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), j.position, j.message_id,
             j.last_attempt_at, now, j.id, 0, j.subscription_id, j.attempt,
-            case when j.verdict is null then 'failed' else 'dead' end, class, error,
+            case j.verdict when 'expired' then 'expired' else case when j.verdict is null then 'failed' else 'dead' end end,
+            class, error,
             (select l.worker from outbox.lease l where l.id = token)
         from judged j
     ), changed as (
@@ -420,12 +509,19 @@ begin
         from judged j
         where d.id = j.id
     )
-    select array_agg(j.id order by j.position), array_agg(j.id) filter (where j.verdict is not null),
-        array_agg(j.verdict) filter (where j.verdict is not null)
-    into done, dead, reasons
+    select array_agg(j.id order by j.position),
+        array_agg(j.id) filter (where j.verdict is not null and not j.called_off),
+        array_agg(j.verdict) filter (where j.verdict is not null and not j.called_off),
+        array_agg(j.id) filter (where j.called_off)
+    into done, dead, reasons, called_off
     from judged j;
     if dead is not null then
-        perform outbox._bury(dead, reasons);
+        perform outbox._bury(dead, reasons, false);
+    end if;
+    if called_off is not null then
+        perform outbox._drop_cancelled(called_off);
+    end if;
+    if dead is not null or called_off is not null then
         perform outbox._look_at_deliveries();
     end if;
     perform outbox._after(token, null, null);
@@ -604,18 +700,143 @@ comment on function outbox.unlock_stale is
     'free again';
 
 -- API: private
--- One pass over what time brings about, by the dispatcher: at most `max` of each kind. Returns whether there is more, and
--- whether anything is leased (then the next pass comes soon).
-create function outbox._pull_pass(max int, out more boolean, out leased boolean)
+-- Deliveries whose time is over become dead letters of state `expired`. in_flight: rows that the dispatcher has sent.
+create function outbox._expire(at timestamptz, max int, in_flight bigint[]) returns bigint
 language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+as $$
+declare
+    ids bigint[] := array(
+        select d.id from outbox.delivery d
+        where d.expires_at <= at and d.state <> 'processing' and d.id <> all (in_flight)
+        order by d.expires_at
+        limit max
+        for update skip locked
+    );
+begin
+    if cardinality(ids) = 0 then
+        return 0;
+    end if;
+    return outbox._bury(ids, array_fill('expired'::text, array[cardinality(ids)]), true);
+end
+$$;
+
+-- API: private
+-- Unblocks the next of each key that has become free, by the router alone. With on_exhausted = block an open dead letter
+-- keeps its key blocked.
+create function outbox._promote(max int) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+    promoted bigint := 0;
+    places tid[];
+begin
+    -- The table is as large as what was freed since the last pass.
+    places := array(select f.ctid from outbox._freed f limit max);
+    if cardinality(places) = 0 then
+        return 0;
+    end if;
+    with freed as (
+        delete from outbox._freed f where f.ctid = any (places) returning f.subscription_id, f.key
+    ), next as (
+        select n.id
+        from (select distinct f.subscription_id, f.key from freed f) f
+        join outbox.subscription s on s.id = f.subscription_id
+        cross join lateral (
+            select d.id, d.blocked from outbox.delivery d
+            where d.subscription_id = f.subscription_id and d.key = f.key
+            order by d.position
+            limit 1
+        ) n
+        where n.blocked
+            -- one at a time: a requeued or a retried one may be under way
+            and not exists (
+                select from outbox.delivery o
+                where o.subscription_id = f.subscription_id and o.key = f.key and not o.blocked
+            )
+            and not (s.on_exhausted = 'block' and exists (
+                select from outbox.dead_letter l
+                where l.subscription_id = f.subscription_id and l.key = f.key and l.resolution = 'open'
+            ))
+    )
+    update outbox.delivery d set blocked = false, updated_at = clock_timestamp() from next n where d.id = n.id;
+    get diagnostics promoted = row_count;
+    return promoted;
+end
+$$;
+
+-- API: private
+-- What time and workers bring about, by the router: at most `max` of each kind. more: there is more to do; soon: something
+-- is leased or about to expire, so the next pass comes soon.
+create function outbox._pass(
+    max int,
+    in_flight bigint[],
+    out more boolean,
+    out soon boolean,
+    out promoted bigint
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+    at timestamptz := clock_timestamp();
+    worked bigint;
+begin
+    worked := outbox._take_back(at, max) + outbox._expire(at, max, in_flight);
+    promoted := outbox._promote(max);
+    more := worked > 0 and (
+        exists (select from outbox.lease l where l.expires_at <= at)
+        or exists (
+            select from outbox.delivery d
+            where d.expires_at <= at and d.state <> 'processing' and d.id <> all (in_flight)
+        )
+    ) or exists (select from outbox._freed);
+    soon := exists (select from outbox.lease)
+        or exists (
+            select from outbox.delivery d
+            where d.expires_at is not null and d.expires_at < at + interval '10 s' and d.state <> 'processing'
+        );
+end
+$$;
+
+-- API: private
+-- Raises why a delivery is not there: OB002 it has ended, OB001 it never was or is forgotten.
+create function outbox._raise_ended(delivery_id bigint) returns void
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    back bigint;
+    ended text;
 begin
-    back := outbox._take_back(clock_timestamp(), max);
-    more := exists (select from outbox.lease l where l.expires_at <= clock_timestamp()) and back > 0;
-    leased := exists (select from outbox.lease);
+    select 'dead letter ' || l.id || ', ' || l.resolution || ': ' || l.reason into ended
+    from outbox.dead_letter l
+    where l.delivery_id = _raise_ended.delivery_id
+    order by l.id desc
+    limit 1;
+    if ended is null then
+        select a.outcome into ended
+        from outbox.attempt a
+        where a.delivery_id = _raise_ended.delivery_id
+        order by a.finished_at desc
+        limit 1;
+    end if;
+    if ended is null then
+        raise exception 'delivery % does not exist', delivery_id using errcode = 'OB001';
+    end if;
+    raise exception 'delivery % has ended', delivery_id using errcode = 'OB002', detail = format('It is %s.', ended);
 end
 $$;
 
@@ -634,7 +855,6 @@ declare
     wanted outbox.delivery;
     source outbox.subscription;
     holder outbox.lease;
-    ended text;
 begin
     perform outbox._check_claim(worker, 1, lease);
     if delivery_id is null then
@@ -642,23 +862,7 @@ begin
     end if;
     select * into wanted from outbox.delivery d where d.id = delivery_id for update;
     if wanted.id is null then
-        select case when l.resolution in ('resolved', 'ignored') then l.resolution else 'dead: ' || l.reason end into ended
-        from outbox.dead_letter l
-        where l.delivery_id = claim_delivery.delivery_id
-        order by l.id desc
-        limit 1;
-        if ended is null then
-            select a.outcome into ended
-            from outbox.attempt a
-            where a.delivery_id = claim_delivery.delivery_id
-            order by a.finished_at desc
-            limit 1;
-        end if;
-        if ended is null then
-            raise exception 'delivery % does not exist', delivery_id using errcode = 'OB001';
-        end if;
-        raise exception 'delivery % has ended', delivery_id
-            using errcode = 'OB002', detail = format('It is %s.', ended);
+        perform outbox._raise_ended(delivery_id);
     end if;
     select * into source from outbox.subscription s where s.id = wanted.subscription_id;
     if not wanted.pull or source.id is null then

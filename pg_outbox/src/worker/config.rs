@@ -34,7 +34,10 @@ struct Version {
 pub struct Subscription {
     pub endpoint: i32,
     /// Claimed by workers: what is routed becomes rows of outbox.delivery.
-    pub pull: Option<Pull>,
+    pub pull: bool,
+    pub ordering: Ordering,
+    /// Its deliveries expire this many microseconds after the later of enqueue and deliver_at.
+    pub ttl: Option<i64>,
     pub max_attempts: u32,
     pub schedule: Schedule,
     pub policy: Policy,
@@ -43,14 +46,6 @@ pub struct Subscription {
     /// Jobs that are with the HTTP thread, and the bytes of their contents. Pull: about how many rows are in the window.
     pub handed: usize,
     pub handed_bytes: usize,
-}
-
-/// Settings of a subscription that workers claim from.
-#[derive(Clone, Copy)]
-pub struct Pull {
-    /// Its deliveries expire after this many microseconds.
-    pub ttl: Option<i64>,
-    pub ordering: Ordering,
 }
 
 /// Which deliveries of a subscription wait for one another.
@@ -175,10 +170,9 @@ impl Loader {
                     before.map_or((Progress::live(), 0, 0), |s| (s.progress, s.handed, s.handed_bytes));
                 Subscription {
                     endpoint: row.get(1).unwrap_or_default(),
-                    pull: row
-                        .get::<i32>(1)
-                        .is_none()
-                        .then(|| Pull { ttl: row.get(9), ordering: Ordering::parse(row.get(8).unwrap_or_default()) }),
+                    pull: row.get::<i32>(1).is_none(),
+                    ordering: Ordering::parse(row.get(8).unwrap_or_default()),
+                    ttl: row.get(9),
                     max_attempts: row.get::<i32>(2).and_then(|n| n.try_into().ok()).unwrap_or(1),
                     schedule: Schedule::default(),
                     policy: Policy::default(),

@@ -18,11 +18,11 @@ use outbox_core::policy::{Budget, Decision, decide};
 use outbox_core::progress::Progress;
 use outbox_core::{schedule, topic};
 use outbox_sender::{Done, Job, Sender, Ticket};
-use pgrx::pg_sys::{INT4OID, INT8ARRAYOID};
+use pgrx::pg_sys::{INT4OID, INT8ARRAYOID, TEXTARRAYOID};
 
 use super::config::{Config, Loader, Routed, Subscription};
-use super::pull::{self, Window};
-use super::record::{Checkpoint, Entry, Fate, Recorder, RoutingRow};
+use super::pull::{self, Taken, Window};
+use super::record::{Checkpoint, EXPIRED, Entry, Fate, Recorder, RoutingRow};
 use super::route::{Reader, Stored};
 use super::txn::{Plan, arg};
 use super::{now, txn};
@@ -62,6 +62,8 @@ struct Handed {
     segment: i16,
     bytes: usize,
     max_attempts: u32,
+    /// Not tried again from here on.
+    expires: Option<i64>,
 }
 
 /// The dispatcher's state.
@@ -73,6 +75,7 @@ pub struct Engine {
     recorder: Recorder,
     window: Window,
     due: Plan,
+    bury: Plan,
     config: Config,
     recovered: bool,
     reload: bool,
@@ -110,13 +113,14 @@ impl Engine {
             window: Window::new(),
             due: Plan::new(
                 "select d.id, d.subscription_id, d.position, d.message_id, d.message_segment, d.attempt,
-                    (extract(epoch from d.due_at - '2000-01-01 00:00:00+00'::timestamptz) * 1000000)::bigint
+                    d.due_at, d.expires_at
                 from outbox.delivery d
                 where not d.pull and not d.blocked and d.id <> all ($2)
                 order by d.due_at
                 limit $1",
                 &[INT4OID, INT8ARRAYOID],
             ),
+            bury: Plan::new("select outbox._bury($1, $2, true)", &[INT8ARRAYOID, TEXTARRAYOID]),
             config: Config::default(),
             recovered: false,
             reload: false,
@@ -154,7 +158,7 @@ impl Engine {
         self.slot.unrecorded.store(unrecorded as i64, Ordering::Relaxed);
         let to_record = self.unrecorded_since.is_some();
         // A full window of rows to be claimed is nothing to do.
-        let to_do = |s: &Subscription| s.pull.is_none() || pull::has_room(s);
+        let to_do = |s: &Subscription| !s.pull || pull::has_work(s);
         let lagging = self.config.subscriptions.values().any(|s| s.progress.lag().is_some() && to_do(s));
         let busy =
             queued + in_flight + unrecorded > 0 || to_record || lagging || self.routed < self.end || self.tick_more;
@@ -185,6 +189,16 @@ impl Engine {
         let mut again = false;
         self.take_outcomes();
 
+        let look = self.slot.look_at_deliveries.swap(false, Ordering::SeqCst);
+        if look {
+            self.next_due = Some(i64::MIN);
+            self.window.pass_now();
+            let window = &mut self.window;
+            txn::run(|| {
+                window.load_cancelled();
+                Ok(())
+            })?;
+        }
         // First what waits for its first delivery.
         let generation = self.slot.generation();
         let since_tick = self.last_tick.map_or(Duration::MAX, |at| at.elapsed());
@@ -206,11 +220,8 @@ impl Engine {
             pause = pause.min(wait);
         }
         again |= self.catch_up()?;
-        pause = pause.min(self.window.pass(&self.config, poll)?);
+        pause = pause.min(self.window.pass(&self.retrying, poll)?);
 
-        if self.slot.look_at_deliveries.swap(false, Ordering::SeqCst) {
-            self.next_due = Some(i64::MIN);
-        }
         if gucs::PUSH.get()
             && let Some(due) = self.next_due
         {
@@ -248,6 +259,13 @@ impl Engine {
         self.routed = checkpoint.routed;
         self.load_config()?;
         pull::recover(&mut self.config);
+        // Which messages are cancelled is read before anything is handed out.
+        self.slot.look_at_deliveries.store(false, Ordering::SeqCst);
+        let window = &mut self.window;
+        txn::run(|| {
+            window.load_cancelled();
+            Ok(())
+        })?;
         for (subscription, saved) in checkpoint.subscriptions {
             let Some(known) = self.config.subscriptions.get_mut(&subscription) else { continue };
             known.progress = Progress::behind(saved.position);
@@ -349,16 +367,11 @@ impl Engine {
                 if subscription.progress.lag().is_some() {
                     return;
                 }
-                let taken = match subscription.pull {
-                    Some(pull) => window.take(id, pull, subscription, stored),
-                    None if push && has_room(subscription) => {
-                        hand_out(handed, &mut jobs, id, subscription, stored);
-                        true
-                    }
-                    None => false,
-                };
-                if !taken {
-                    subscription.progress.fall_behind(position - 1);
+                let room = subscription.pull || push && has_room(subscription);
+                match if room { window.take(id, subscription, stored) } else { Taken::Full } {
+                    Taken::Yes => {}
+                    Taken::Send => hand_out(handed, &mut jobs, id, subscription, stored),
+                    Taken::Full => subscription.progress.fall_behind(position - 1),
                 }
             });
             matched[(position - *routed - 1) as usize] = match found {
@@ -368,6 +381,7 @@ impl Engine {
                 Routed::Matched(n) => i16::try_from(n).unwrap_or(i16::MAX),
             };
         }
+        by_priority(&mut jobs, messages, config);
         self.sender.submit(jobs);
         let active = i32::try_from(config.active_at(upto)).unwrap_or(i32::MAX);
         match self.routing.last_mut() {
@@ -385,8 +399,8 @@ impl Engine {
         let push = gucs::PUSH.get();
         // Half empty: so that each reading of the feed is worth it.
         let ready = |s: &Subscription| match s.pull {
-            Some(_) => pull::has_room(s),
-            None => push && s.handed <= HANDED_LIMIT / 2 && s.handed_bytes <= HANDED_BYTES / 2,
+            true => pull::has_room(s),
+            false => push && s.handed <= HANDED_LIMIT / 2 && s.handed_bytes <= HANDED_BYTES / 2,
         };
         let lagging = |s: &Subscription| s.progress.lag().filter(|_| ready(s));
         let Some(start) = self.config.subscriptions.values().filter_map(lagging).min() else { return Ok(false) };
@@ -407,17 +421,14 @@ impl Engine {
                 if !part.contains(&id) || subscription.progress.lag().is_none_or(|at| at >= position) {
                     return;
                 }
-                let taken = match subscription.pull {
-                    Some(pull) => window.take(id, pull, subscription, stored),
-                    None if has_room(subscription) => {
-                        hand_out(handed, &mut jobs, id, subscription, stored);
-                        true
+                let room = subscription.pull || has_room(subscription);
+                match if room { window.take(id, subscription, stored) } else { Taken::Full } {
+                    Taken::Yes => {}
+                    Taken::Send => hand_out(handed, &mut jobs, id, subscription, stored),
+                    Taken::Full => {
+                        subscription.progress.fall_behind(position - 1);
+                        part.remove(&id);
                     }
-                    None => false,
-                };
-                if !taken {
-                    subscription.progress.fall_behind(position - 1);
-                    part.remove(&id);
                 }
             });
         }
@@ -426,6 +437,7 @@ impl Engine {
                 subscription.progress.catch_up(upto, *routed);
             }
         }
+        by_priority(&mut jobs, &messages, &self.config);
         self.sender.submit(jobs);
         if self.window.rows() > 0 {
             self.unrecorded_since.get_or_insert_with(Instant::now);
@@ -443,6 +455,7 @@ impl Engine {
             segment: i16,
             attempt: i32,
             at: i64,
+            expires: Option<i64>,
         }
         let room = RETRY_LIMIT - self.retrying.len();
         let Engine { due, reader, retrying, .. } = self;
@@ -457,6 +470,7 @@ impl Engine {
                 segment: row.get(4).unwrap_or_default(),
                 attempt: row.get(5).unwrap_or_default(),
                 at: row.int(6),
+                expires: row.get(7),
             });
             let found: Vec<_> = all
                 .iter()
@@ -465,13 +479,39 @@ impl Engine {
                 .collect();
             Ok((found, all))
         })?;
-        let mut jobs = Vec::new();
+        let (mut jobs, mut gone) = (Vec::new(), Vec::new());
         for (due, stored) in all.iter().zip(&found) {
-            let Some(subscription) = self.config.subscriptions.get_mut(&due.subscription) else { continue };
-            let Some(stored) = stored else { continue };
+            let subscription = self.config.subscriptions.get_mut(&due.subscription).filter(|s| !s.pull);
+            let (subscription, stored) = match (subscription, stored) {
+                (None, _) => {
+                    gone.push((due.id, "subscription_gone"));
+                    continue;
+                }
+                (_, None) => {
+                    gone.push((due.id, "message_gone"));
+                    continue;
+                }
+                (Some(subscription), Some(stored)) => (subscription, stored),
+            };
+            let expires = due.expires.or_else(|| pull::expiry(subscription, stored));
+            if expires.is_some_and(|at| at <= time) {
+                gone.push((due.id, EXPIRED));
+                continue;
+            }
             self.retrying.insert(due.id);
             let attempt = u32::try_from(due.attempt).unwrap_or(0) + 1;
-            hand_out_as(&mut self.handed, &mut jobs, due.subscription, subscription, stored, due.id, attempt);
+            let seat = Seat { delivery_id: due.id, attempt, expires };
+            hand_out_as(&mut self.handed, &mut jobs, due.subscription, subscription, stored, seat);
+        }
+        let bury = &mut self.bury;
+        if !gone.is_empty() {
+            txn::run(|| {
+                bury.execute(&[
+                    arg(gone.iter().map(|(id, _)| *id).collect::<Vec<i64>>()),
+                    arg(gone.iter().map(|(_, reason)| *reason).collect::<Vec<_>>()),
+                ]);
+                Ok(())
+            })?;
         }
         self.sender.submit(jobs);
         self.next_due = match all.get(found.len()) {
@@ -502,6 +542,11 @@ impl Engine {
             if ticket.delivery_id != 0 {
                 self.retrying.remove(&ticket.delivery_id);
             }
+            let fate = match fate {
+                Fate::Failed(_) if self.window.is_cancelled(ticket.message_id) => Fate::Cancelled,
+                Fate::Failed(due) if handed.expires.is_some_and(|at| at <= due) => Fate::Dead(EXPIRED),
+                fate => fate,
+            };
             if let Fate::Failed(due) = fate {
                 self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
             }
@@ -526,6 +571,9 @@ impl Engine {
         })?;
         self.checkpoint_id += 1;
         self.sender.recorded(self.entries.len());
+        if let Some(due) = self.window.next_due() {
+            self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+        }
         self.window.recorded();
         self.entries.clear();
         self.routing.clear();
@@ -555,6 +603,19 @@ fn subject(stored: &Stored) -> Subject<'_> {
     }
 }
 
+/// Among what is handed out together, higher priorities go first, except where a subscription asks for an order.
+fn by_priority(jobs: &mut [Job], messages: &[Stored], config: &Config) {
+    if messages.iter().all(|m| m.attributes.priority == 0) {
+        return;
+    }
+    let unordered = |id: &i32| config.subscriptions.get(id).is_none_or(|s| s.ordering == super::config::Ordering::None);
+    jobs.sort_by_key(|job| {
+        let found = messages.binary_search_by_key(&job.ticket.position, |m| m.message.position);
+        let priority = found.ok().map_or(0, |i| messages[i].attributes.priority);
+        std::cmp::Reverse(if unordered(&job.ticket.subscription) { priority } else { 0 })
+    });
+}
+
 /// A first delivery: the subscription's progress knows of it.
 fn hand_out(
     handed: &mut HashMap<(i32, i64), Handed>,
@@ -564,7 +625,16 @@ fn hand_out(
     stored: &Stored,
 ) {
     subscription.progress.hand_out(stored.message.position);
-    hand_out_as(handed, jobs, id, subscription, stored, 0, 1);
+    let seat = Seat { delivery_id: 0, attempt: 1, expires: pull::expiry(subscription, stored) };
+    hand_out_as(handed, jobs, id, subscription, stored, seat);
+}
+
+/// What is known of a try beyond its message.
+struct Seat {
+    /// Row of outbox.delivery; 0: none.
+    delivery_id: i64,
+    attempt: u32,
+    expires: Option<i64>,
 }
 
 fn hand_out_as(
@@ -573,14 +643,14 @@ fn hand_out_as(
     id: i32,
     subscription: &mut Subscription,
     stored: &Stored,
-    delivery_id: i64,
-    attempt: u32,
+    seat: Seat,
 ) {
     let own = stored.attributes.max_attempts.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
     let entry = Handed {
         segment: stored.segment,
         bytes: stored.message.content.len(),
         max_attempts: own.unwrap_or(subscription.max_attempts),
+        expires: seat.expires,
     };
     subscription.handed += 1;
     subscription.handed_bytes += entry.bytes;
@@ -591,8 +661,8 @@ fn hand_out_as(
             endpoint: subscription.endpoint,
             position: stored.message.position,
             message_id: stored.message.id,
-            delivery_id,
-            attempt,
+            delivery_id: seat.delivery_id,
+            attempt: seat.attempt,
             run: 0,
         },
         message: Arc::clone(&stored.message),

@@ -39,8 +39,8 @@ pub fn init() {
 enum Known {
     /// The extension is not there.
     Absent,
-    /// A dispatcher was started.
-    Started { handle: *mut pg_sys::BackgroundWorkerHandle, at: Instant, failures: u32 },
+    /// A dispatcher was started. asked: a look was asked for since; it may have looked before that.
+    Started { handle: *mut pg_sys::BackgroundWorkerHandle, at: Instant, failures: u32, asked: bool },
     /// To be started, not before this time.
     Due { at: Instant, failures: u32 },
 }
@@ -64,8 +64,8 @@ pub extern "C-unwind" fn pg_outbox_launcher_main(_arg: pg_sys::Datum) {
         if asked != generation || looked.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL) {
             generation = asked;
             match shared.take_probes() {
-                Some(probes) => probes.iter().for_each(|oid| forget_absence(&mut databases, *oid)),
-                None => databases.retain(|_, known| !matches!(known, Known::Absent)),
+                Some(probes) => probes.iter().for_each(|oid| look_again(databases.get_mut(oid))),
+                None => databases.values_mut().for_each(|known| look_again(Some(known))),
             }
             match catch(list_databases) {
                 Ok(found) => {
@@ -93,7 +93,9 @@ pub extern "C-unwind" fn pg_outbox_launcher_main(_arg: pg_sys::Datum) {
                     pause = pause.min(left);
                 } else {
                     match start(shared, *oid) {
-                        Started::Yes(handle) => *known = Known::Started { handle, at: Instant::now(), failures },
+                        Started::Yes(handle) => {
+                            *known = Known::Started { handle, at: Instant::now(), failures, asked: false }
+                        }
                         Started::Later(wait) => {
                             *at = Instant::now() + wait;
                             pause = pause.min(wait);
@@ -118,15 +120,18 @@ pub extern "C-unwind" fn pg_outbox_launcher_main(_arg: pg_sys::Datum) {
     }
 }
 
-fn forget_absence(databases: &mut HashMap<u32, Known>, oid: u32) {
-    if matches!(databases.get(&oid), Some(Known::Absent)) {
-        databases.remove(&oid);
+/// The extension may have come to a database since somebody looked.
+fn look_again(known: Option<&mut Known>) {
+    match known {
+        Some(known @ Known::Absent) => *known = Known::Due { at: Instant::now(), failures: 0 },
+        Some(Known::Started { asked, .. }) => *asked = true,
+        _ => {}
     }
 }
 
 /// Notices that a dispatcher has ended. `false`: the database can be forgotten.
 fn reap(shared: &Shared, oid: u32, known: &mut Known) -> bool {
-    let Known::Started { handle, at, failures } = known else { return true };
+    let Known::Started { handle, at, failures, asked } = known else { return true };
     let mut pid = 0;
     // SAFETY: the handle comes from RegisterDynamicBackgroundWorker.
     let status = unsafe { pg_sys::GetBackgroundWorkerPid(*handle, &mut pid) };
@@ -147,7 +152,9 @@ fn reap(shared: &Shared, oid: u32, known: &mut Known) -> bool {
             slot.set_state(State::None);
         }
     }
-    *known = if absent {
+    *known = if absent && *asked {
+        Known::Due { at: Instant::now(), failures: 0 }
+    } else if absent {
         Known::Absent
     } else {
         let backoff = Duration::from_secs(1 << failures.saturating_sub(1).min(5)).min(BACKOFF_MAX);

@@ -1,30 +1,39 @@
-//! Pull subscriptions: what is routed to them becomes rows of outbox.delivery, which workers claim.
+//! Rows of outbox.delivery that the router makes: those of pull subscriptions, which workers claim, and those of messages whose
+//! time has not come.
 //!
 //! Invariants:
 //! * A row is made in the transaction of the checkpoint that says that its position was looked at: a crash neither loses nor
 //!   doubles it.
-//! * A subscription has about `WINDOW` rows that wait for their first try, however long its backlog is: beyond that it
+//! * A pull subscription has about `WINDOW` rows that wait for their first try, however long its backlog is: beyond that it
 //!   lags, as a slow push subscription does, and re-reads the feed when workers have made room.
+//! * What is expired or cancelled when it is its turn is recorded as that, with the same checkpoint.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use pgrx::pg_sys::{INT2ARRAYOID, INT4ARRAYOID, INT4OID, INT8ARRAYOID, INT8OID, TEXTARRAYOID};
+use pgrx::pg_sys::{
+    BOOLARRAYOID, INT2ARRAYOID, INT4ARRAYOID, INT4OID, INT8ARRAYOID, INT8OID, TEXTARRAYOID, TIMESTAMPTZOID,
+};
 
-use super::config::{Config, Ordering, Pull, Subscription};
+use super::config::{Config, Ordering, Subscription};
 use super::now;
-use super::route::Stored;
+use super::record::EXPIRED;
+use super::route::{Stored, UNIX_EPOCH};
 use super::txn::{self, Plan, arg};
 
 /// Rows of a subscription that wait for their first try.
 pub const WINDOW: usize = 10_000;
+/// Nobody has counted yet.
+const UNCOUNTED: usize = usize::MAX;
 /// How often a full window is looked at again, and how often expired leases are looked for while there are leases.
 const RECOUNT: Duration = Duration::from_millis(100);
 const PASS: Duration = Duration::from_secs(1);
-/// Leases taken back in one transaction.
+/// Leases taken back, deliveries expired, keys unblocked in one transaction.
 const PASS_LIMIT: i32 = 1000;
 
 /// A row of outbox.delivery to be.
 struct NewRow {
+    pull: bool,
     subscription: i32,
     position: i64,
     message_id: i64,
@@ -36,12 +45,37 @@ struct NewRow {
     key: Option<Box<str>>,
 }
 
-/// What the dispatcher knows about pull subscriptions.
+/// A delivery that ended before it was tried.
+struct Ended {
+    subscription: i32,
+    position: i64,
+    message_id: i64,
+    segment: i16,
+    outcome: &'static str,
+}
+
+/// What became of a match.
+#[derive(PartialEq, Eq, Clone, Copy)]
+pub enum Taken {
+    /// It is dealt with: a row, or an end.
+    Yes,
+    /// The window is full: the subscription falls behind.
+    Full,
+    /// It is to be sent now.
+    Send,
+}
+
+/// Rows to be made, and what the dispatcher knows about pull subscriptions.
 pub struct Window {
     rows: Vec<NewRow>,
+    ended: Vec<Ended>,
+    /// Messages that are not to be delivered any more; usually empty.
+    cancelled: HashSet<i64>,
     open: Plan,
+    end: Plan,
     count: Plan,
     pass: Plan,
+    load_cancelled: Plan,
     counted: Option<Instant>,
     passed: Option<Instant>,
     /// The last pass saw leases, or left something undone.
@@ -49,12 +83,15 @@ pub struct Window {
 }
 
 impl Window {
-    pub const fn new() -> Window {
+    pub fn new() -> Window {
         Window {
             rows: Vec::new(),
+            ended: Vec::new(),
+            cancelled: HashSet::new(),
             open: Plan::new(
-                "select outbox._open_pull($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                "select outbox._open_deliveries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
                 &[
+                    BOOLARRAYOID,
                     INT4ARRAYOID,
                     INT8ARRAYOID,
                     INT8ARRAYOID,
@@ -66,84 +103,138 @@ impl Window {
                     TEXTARRAYOID,
                 ],
             ),
+            end: Plan::new(
+                "select outbox._record_ended($1, $2, $3, $4, $5)",
+                &[INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, INT2ARRAYOID, TEXTARRAYOID],
+            ),
             // From the newest end: what is behind it has been tried, or is about to be. The limit bounds what many rows that
             // wait for a retry can cost.
             count: Plan::new(
-                "select count(*) filter (where l.state <> 'failed') from (
-                    select d.state from outbox.delivery d
+                "select count(*) filter (where l.state <> 'failed' and l.due_at <= $3) from (
+                    select d.state, d.due_at from outbox.delivery d
                     where d.subscription_id = $1
                     order by d.position desc
                     limit $2
                 ) l",
-                &[INT4OID, INT8OID],
+                &[INT4OID, INT8OID, TIMESTAMPTZOID],
             ),
-            pass: Plan::new("select p.more, p.leased from outbox._pull_pass($1) p", &[INT4OID]),
+            pass: Plan::new("select p.more, p.soon, p.promoted from outbox._pass($1, $2) p", &[INT4OID, INT8ARRAYOID]),
+            load_cancelled: Plan::new("select c.message_id from outbox.cancelled c", &[]),
             counted: None,
             passed: None,
             soon: true,
         }
     }
 
-    /// Takes a message for a subscription; `false`: its window is full.
-    pub fn take(&mut self, id: i32, pull: Pull, subscription: &mut Subscription, stored: &Stored) -> bool {
-        if subscription.handed >= WINDOW {
-            return false;
-        }
-        subscription.handed += 1;
+    /// Deals with a match: makes a row of it, or ends it, or leaves it to be sent.
+    pub fn take(&mut self, id: i32, subscription: &mut Subscription, stored: &Stored) -> Taken {
         let (message, attributes) = (&stored.message, &stored.attributes);
-        let from = message.enqueued_at - super::route::UNIX_EPOCH;
-        let from = attributes.deliver_at.map_or(from, |at| at.max(from));
-        let by_ttl = pull.ttl.map(|ttl| from.saturating_add(ttl));
+        let time = now();
+        let expires = expiry(subscription, stored);
+        let outcome = if self.is_cancelled(message.id) {
+            Some("cancelled")
+        } else {
+            expires.is_some_and(|at| at <= time).then_some(EXPIRED)
+        };
+        if let Some(outcome) = outcome {
+            self.ended.push(Ended {
+                subscription: id,
+                position: message.position,
+                message_id: message.id,
+                segment: stored.segment,
+                outcome,
+            });
+            return Taken::Yes;
+        }
+        let later = attributes.deliver_at.filter(|at| *at > time);
+        match later {
+            None if !subscription.pull => return Taken::Send,
+            None => {
+                if subscription.handed >= WINDOW {
+                    return Taken::Full;
+                }
+                subscription.handed += 1;
+            }
+            // What is not due yet is outside the window.
+            Some(_) => {}
+        }
         self.rows.push(NewRow {
+            pull: subscription.pull,
             subscription: id,
             position: message.position,
             message_id: message.id,
             segment: stored.segment,
             priority: attributes.priority,
-            due: attributes.deliver_at.map_or_else(now, |at| at.max(now())),
-            expires: attributes.expires_at.into_iter().chain(by_ttl).min(),
+            due: later.unwrap_or(time),
+            expires,
             max_attempts: attributes.max_attempts,
-            key: match pull.ordering {
-                Ordering::None => None,
-                Ordering::Key => message.key.clone(),
-                Ordering::Strict => Some("".into()),
-            },
+            key: order_key(subscription, stored),
         });
-        true
+        Taken::Yes
+    }
+
+    /// Whether a message is not to be delivered any more.
+    pub fn is_cancelled(&self, message_id: i64) -> bool {
+        !self.cancelled.is_empty() && self.cancelled.contains(&message_id)
+    }
+
+    /// Reads which messages are cancelled. Inside a transaction.
+    pub fn load_cancelled(&mut self) {
+        let rows = self.load_cancelled.execute(&[]);
+        self.cancelled.clear();
+        rows.for_each(|row| {
+            self.cancelled.insert(row.int(0));
+        });
     }
 
     /// Rows that are not recorded yet.
     pub fn rows(&self) -> usize {
-        self.rows.len()
+        self.rows.len() + self.ended.len()
+    }
+
+    /// When the first of the rows that are to be pushed is due.
+    pub fn next_due(&self) -> Option<i64> {
+        self.rows.iter().filter(|r| !r.pull).map(|r| r.due).min()
     }
 
     /// Writes the rows. Inside the transaction of the checkpoint.
     pub fn record(&mut self) {
-        if self.rows.is_empty() {
-            return;
-        }
         let rows = &self.rows;
-        self.open.execute(&[
-            arg(rows.iter().map(|r| r.subscription).collect::<Vec<i32>>()),
-            arg(rows.iter().map(|r| r.position).collect::<Vec<i64>>()),
-            arg(rows.iter().map(|r| r.message_id).collect::<Vec<i64>>()),
-            arg(rows.iter().map(|r| r.segment).collect::<Vec<i16>>()),
-            arg(rows.iter().map(|r| r.priority).collect::<Vec<i16>>()),
-            arg(rows.iter().map(|r| r.due).collect::<Vec<i64>>()),
-            arg(rows.iter().map(|r| r.expires).collect::<Vec<_>>()),
-            arg(rows.iter().map(|r| r.max_attempts).collect::<Vec<_>>()),
-            arg(rows.iter().map(|r| r.key.as_deref()).collect::<Vec<_>>()),
-        ]);
+        if !rows.is_empty() {
+            self.open.execute(&[
+                arg(rows.iter().map(|r| r.pull).collect::<Vec<bool>>()),
+                arg(rows.iter().map(|r| r.subscription).collect::<Vec<i32>>()),
+                arg(rows.iter().map(|r| r.position).collect::<Vec<i64>>()),
+                arg(rows.iter().map(|r| r.message_id).collect::<Vec<i64>>()),
+                arg(rows.iter().map(|r| r.segment).collect::<Vec<i16>>()),
+                arg(rows.iter().map(|r| r.priority).collect::<Vec<i16>>()),
+                arg(rows.iter().map(|r| r.due).collect::<Vec<i64>>()),
+                arg(rows.iter().map(|r| r.expires).collect::<Vec<_>>()),
+                arg(rows.iter().map(|r| r.max_attempts).collect::<Vec<_>>()),
+                arg(rows.iter().map(|r| r.key.as_deref()).collect::<Vec<_>>()),
+            ]);
+        }
+        let ended = &self.ended;
+        if !ended.is_empty() {
+            self.end.execute(&[
+                arg(ended.iter().map(|r| r.subscription).collect::<Vec<i32>>()),
+                arg(ended.iter().map(|r| r.position).collect::<Vec<i64>>()),
+                arg(ended.iter().map(|r| r.message_id).collect::<Vec<i64>>()),
+                arg(ended.iter().map(|r| r.segment).collect::<Vec<i16>>()),
+                arg(ended.iter().map(|r| r.outcome).collect::<Vec<_>>()),
+            ]);
+        }
     }
 
     /// The transaction has committed.
     pub fn recorded(&mut self) {
         self.rows.clear();
+        self.ended.clear();
     }
 
     /// Counts the rows of subscriptions whose window seems full. Says when to look again; `None`: none is.
     pub fn recount(&mut self, config: &mut Config) -> Result<Option<Duration>, String> {
-        let full = |s: &Subscription| s.pull.is_some() && s.progress.lag().is_some() && !has_room(s);
+        let full = |s: &Subscription| s.pull && s.progress.lag().is_some() && !has_room(s);
         if !config.subscriptions.values().any(full) {
             return Ok(None);
         }
@@ -153,7 +244,8 @@ impl Window {
             let count = &mut self.count;
             txn::run(|| {
                 for (id, subscription) in config.subscriptions.iter_mut().filter(|(_, s)| full(s)) {
-                    let rows = count.execute(&[arg(*id), arg(2 * WINDOW as i64)]).first(|row| row.int(0)).unwrap_or(0);
+                    let args = [arg(*id), arg(2 * WINDOW as i64), arg(now())];
+                    let rows = count.execute(&args).first(|row| row.int(0)).unwrap_or(0);
                     subscription.handed = usize::try_from(rows).unwrap_or(0);
                 }
                 Ok(())
@@ -164,35 +256,61 @@ impl Window {
         Ok(Some(RECOUNT.saturating_sub(since).max(Duration::from_millis(1))))
     }
 
-    /// Takes back expired leases. Says when to look again.
-    pub fn pass(&mut self, config: &Config, poll: Duration) -> Result<Duration, String> {
-        if !config.subscriptions.values().any(|s| s.pull.is_some()) {
-            return Ok(poll);
-        }
+    /// Has the next call of `pass` do its work at once.
+    pub fn pass_now(&mut self) {
+        self.passed = None;
+    }
+
+    /// Takes back expired leases, ends what has expired, unblocks keys. Says when to look again.
+    pub fn pass(&mut self, in_flight: &HashSet<i64>, poll: Duration) -> Result<Duration, String> {
         let interval = if self.soon { PASS.min(poll) } else { poll };
         let since = self.passed.map_or(Duration::MAX, |at| at.elapsed());
         if since < interval {
             return Ok(interval - since);
         }
         let pass = &mut self.pass;
-        let (more, leased) = txn::run(|| {
-            let rows = pass.execute(&[arg(PASS_LIMIT)]);
+        let (more, soon) = txn::run(|| {
+            let rows = pass.execute(&[arg(PASS_LIMIT), arg(in_flight.iter().copied().collect::<Vec<i64>>())]);
             Ok(rows.first(|row| (row.get(0).unwrap_or(false), row.get(1).unwrap_or(false))).unwrap_or_default())
         })?;
         self.passed = (!more).then(Instant::now);
-        self.soon = leased;
+        self.soon = soon;
         Ok(if more { Duration::ZERO } else { PASS.min(poll) })
+    }
+}
+
+/// When a delivery of this message expires: the message's own time, or the subscription's counted from when it could have been
+/// delivered, whichever comes first.
+pub fn expiry(subscription: &Subscription, stored: &Stored) -> Option<i64> {
+    let attributes = &stored.attributes;
+    let enqueued = stored.message.enqueued_at - UNIX_EPOCH;
+    let from = attributes.deliver_at.map_or(enqueued, |at| at.max(enqueued));
+    attributes.expires_at.into_iter().chain(subscription.ttl.map(|ttl| from.saturating_add(ttl))).min()
+}
+
+/// What the delivery is ordered by, among those that workers claim.
+fn order_key(subscription: &Subscription, stored: &Stored) -> Option<Box<str>> {
+    match subscription.ordering {
+        _ if !subscription.pull => None,
+        Ordering::None => None,
+        Ordering::Key => stored.message.key.clone(),
+        Ordering::Strict => Some("".into()),
     }
 }
 
 /// Whether a lagging pull subscription has room for a reading of the feed that is worth it.
 pub fn has_room(subscription: &Subscription) -> bool {
-    subscription.handed + 1000 <= WINDOW
+    subscription.handed <= WINDOW - 1000
 }
 
 /// After a restart nobody knows how full the windows are: full, until they are counted.
 pub fn recover(config: &mut Config) {
-    for subscription in config.subscriptions.values_mut().filter(|s| s.pull.is_some()) {
-        subscription.handed = WINDOW;
+    for subscription in config.subscriptions.values_mut().filter(|s| s.pull) {
+        subscription.handed = UNCOUNTED;
     }
+}
+
+/// Whether a lagging pull subscription is more than a full window: there is something to do for the dispatcher.
+pub fn has_work(subscription: &Subscription) -> bool {
+    has_room(subscription) || subscription.handed == UNCOUNTED
 }

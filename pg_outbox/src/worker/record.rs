@@ -22,6 +22,8 @@ pub enum Fate {
     /// Tried again at this time (microseconds, PostgreSQL's epoch).
     Failed(i64),
     Dead(&'static str),
+    /// Failed, and its message was cancelled meanwhile.
+    Cancelled,
 }
 
 impl Fate {
@@ -30,10 +32,15 @@ impl Fate {
         match self {
             Fate::Completed => "completed",
             Fate::Failed(_) => "failed",
+            Fate::Dead(EXPIRED) => EXPIRED,
             Fate::Dead(_) => "dead",
+            Fate::Cancelled => "cancelled",
         }
     }
 }
+
+/// Reason and outcome of a delivery whose time is over.
+pub const EXPIRED: &str = "expired";
 
 /// One outcome, ready to be recorded.
 pub struct Entry {
@@ -101,7 +108,7 @@ impl Recorder {
                     TEXTARRAYOID,
                 ],
             ),
-            completed: Plan::new("delete from outbox.delivery d where d.id = any ($1)", &[INT8ARRAYOID]),
+            completed: Plan::new("select outbox._record_completed($1)", &[INT8ARRAYOID]),
             routing: Plan::new(
                 "insert into outbox.routing (segment, first_position, last_position, routed_at, active, matched)
                 values (coalesce(pg_sequence_last_value('outbox._routing_segment'), 0), $1, $1 + cardinality($3) - 1,
@@ -133,7 +140,7 @@ impl Recorder {
         counters::append(entries.iter().map(counted))?;
         let completed: Vec<i64> = entries
             .iter()
-            .filter(|e| matches!(e.fate, Fate::Completed) && e.done.ticket.delivery_id != 0)
+            .filter(|e| matches!(e.fate, Fate::Completed | Fate::Cancelled) && e.done.ticket.delivery_id != 0)
             .map(|e| e.done.ticket.delivery_id)
             .collect();
         if !completed.is_empty() {

@@ -1,0 +1,15 @@
+-- Messages that are not to be delivered any more.
+
+-- API: public
+-- What is looked up: by the router for messages that have no delivery yet, by claims, by whatever would try again.
+create table outbox.cancelled (
+    message_id bigint primary key,
+    cancelled_at timestamptz not null default clock_timestamp(),
+    cancelled_by text not null,
+    reason text
+);
+comment on table outbox.cancelled is 'Messages that were cancelled before all their deliveries had ended';
+select pg_catalog.pg_extension_config_dump('outbox.cancelled', '');
+
+insert into outbox._capability values
+    ('monitor', 'table outbox.cancelled');
