@@ -37,7 +37,7 @@ select l.id,
     l.dead_at,
     clock_timestamp() - l.dead_at as age,
     clock_timestamp() - l.dead_at
-        > coalesce(nullif(current_setting('pg_outbox.dead_letter_old_after', true), ''), '1 day')::interval as is_old,
+        > coalesce(nullif(current_setting('pg_outbox.dead_letter_old_after', true), ''), '1d')::interval as is_old,
     l.resolution,
     l.resolution in ('resolved', 'ignored', 'requeued') as is_resolved,
     l.resolved_at,
