@@ -1,7 +1,11 @@
 //! What the demo, the tests and the benchmarks stand on: real PostgreSQL servers, real HTTP receivers.
 
+pub mod authority;
+pub mod dns;
 pub mod postgres;
+pub mod proxy;
 pub mod receiver;
+pub mod tls;
 
 use std::time::{Duration, Instant};
 

@@ -12,10 +12,12 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::header::{HeaderName, HeaderValue};
-use hyper::{HeaderMap, Request, Response, StatusCode};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 /// What a receiver answers.
 #[derive(Clone, Debug)]
@@ -65,6 +67,10 @@ impl Reply {
 pub struct Arrival {
     /// When its body was complete.
     pub at: SystemTime,
+    /// `POST`, or what else came.
+    pub method: Method,
+    /// Version of HTTP.
+    pub version: Version,
     /// Path and query.
     pub path: String,
     /// All headers.
@@ -98,12 +104,25 @@ struct State {
     behaviours: Mutex<HashMap<String, Behaviour>>,
     counts: Mutex<HashMap<String, usize>>,
     total: AtomicUsize,
+    connections: AtomicUsize,
     quiet: AtomicBool,
+}
+
+/// How a receiver is spoken to.
+#[derive(Clone, Default)]
+pub struct Speech {
+    /// Encrypted, with this configuration (its ALPN list says which versions of HTTP there are).
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// HTTP/2 and nothing else.
+    pub http2_only: bool,
+    /// An HTTP/2 connection is closed gracefully (GOAWAY) when it is this old.
+    pub go_away_after: Option<Duration>,
 }
 
 /// A running receiver. It stops when it is dropped.
 pub struct Receiver {
     address: SocketAddr,
+    encrypted: bool,
     state: Arc<State>,
     runtime: Option<tokio::runtime::Runtime>,
 }
@@ -122,6 +141,15 @@ impl Receiver {
 
     /// Starts one on this address.
     pub fn start_on(address: SocketAddr) -> Result<Receiver> {
+        Receiver::start_speaking(address, Speech::default())
+    }
+
+    /// Starts one on a free port that is spoken to like this.
+    pub fn speaking(speech: Speech) -> Result<Receiver> {
+        Receiver::start_speaking("127.0.0.1:0".parse()?, speech)
+    }
+
+    fn start_speaking(address: SocketAddr, speech: Speech) -> Result<Receiver> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("receiver")
@@ -132,19 +160,25 @@ impl Receiver {
         let address = listener.local_addr()?;
         let state = Arc::new(State::default());
         let theirs = Arc::clone(&state);
+        let encrypted = speech.tls.is_some();
         runtime.spawn(async move {
             let Ok(listener) = TcpListener::from_std(listener) else { return };
             while let Ok((stream, _)) = listener.accept().await {
                 let _ = stream.set_nodelay(true);
-                let state = Arc::clone(&theirs);
+                let (state, speech) = (Arc::clone(&theirs), speech.clone());
                 tokio::spawn(async move {
-                    let service = hyper::service::service_fn(move |request| answer(Arc::clone(&state), request));
-                    let _ =
-                        auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+                    match &speech.tls {
+                        None => serve(stream, state, &speech).await,
+                        Some(config) => {
+                            if let Ok(stream) = TlsAcceptor::from(Arc::clone(config)).accept(stream).await {
+                                serve(stream, state, &speech).await;
+                            }
+                        }
+                    }
                 });
             }
         });
-        Ok(Receiver { address, state, runtime: Some(runtime) })
+        Ok(Receiver { address, encrypted, state, runtime: Some(runtime) })
     }
 
     /// Where it listens.
@@ -154,7 +188,12 @@ impl Receiver {
 
     /// URL of a path.
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("{}://{}{path}", if self.encrypted { "https" } else { "http" }, self.address)
+    }
+
+    /// URL of a path under another name.
+    pub fn url_as(&self, host: &str, path: &str) -> String {
+        format!("{}://{host}:{}{path}", if self.encrypted { "https" } else { "http" }, self.address.port())
     }
 
     /// Answers requests of a path with what `behaviour` says; its second argument counts the requests of the path from 0.
@@ -170,6 +209,11 @@ impl Receiver {
     /// Requests so far.
     pub fn total(&self) -> usize {
         self.state.total.load(Ordering::Relaxed)
+    }
+
+    /// Connections so far (encrypted ones: whose handshake succeeded).
+    pub fn connections(&self) -> usize {
+        self.state.connections.load(Ordering::Relaxed)
     }
 
     /// Everything that arrived.
@@ -218,6 +262,25 @@ impl From<Infallible> for HangUp {
     }
 }
 
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, state: Arc<State>, speech: &Speech) {
+    state.connections.fetch_add(1, Ordering::Relaxed);
+    let service = hyper::service::service_fn(move |request| answer(Arc::clone(&state), request));
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http2().max_concurrent_streams(1024);
+    if speech.http2_only {
+        builder = builder.http2_only();
+    }
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    if let Some(age) = speech.go_away_after {
+        match tokio::time::timeout(age, connection.as_mut()).await {
+            Ok(_) => return,
+            Err(_) => connection.as_mut().graceful_shutdown(),
+        }
+    }
+    let _ = connection.await;
+}
+
 async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, HangUp> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
@@ -227,6 +290,8 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     }
     let arrival = Arrival {
         at: SystemTime::now(),
+        method: head.method,
+        version: head.version,
         path: head.uri.path_and_query().map_or_else(String::new, ToString::to_string),
         headers: head.headers,
         body,

@@ -55,11 +55,7 @@ impl Url {
             return Err(refuse("It has a user or a password in it.")
                 .hint("Credentials belong into the endpoint's authentication."));
         }
-        let bare = authority.host().trim_start_matches('[').trim_end_matches(']');
-        let host = bare.strip_suffix('.').unwrap_or(bare).to_ascii_lowercase();
-        if host.is_empty() {
-            return Err(refuse("It has no host."));
-        }
+        let host = host(authority.host()).map_err(refuse)?;
         // Not authority.port(): it is None for a number beyond 65535 too.
         let port = match authority.as_str().strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':')) {
             Some(port) => match port.parse::<u16>() {
@@ -79,11 +75,79 @@ impl Url {
     }
 }
 
+/// The host of a URL: a name, or an address in its usual notation. Others (`127.1`, `0x7f000001`, `2130706433`, `0177.0.0.1`) are
+/// refused: whoever resolves them, a library or a proxy, may read another address than we do.
+fn host(text: &str) -> std::result::Result<String, &'static str> {
+    if let Some(bracketed) = text.strip_prefix('[') {
+        let address = bracketed.strip_suffix(']').and_then(|inner| inner.parse::<std::net::Ipv6Addr>().ok());
+        return address.map(|address| address.to_string()).ok_or("Its host is not an IPv6 address.");
+    }
+    let host = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    if host.is_empty() {
+        return Err("It has no host.");
+    }
+    let label = |label: &str| {
+        (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+    };
+    if host.len() > 253 || !host.split('.').all(label) {
+        return Err("Its host is not a name; names beyond ASCII are written in Punycode (xn--...).");
+    }
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let number = match last.strip_prefix("0x") {
+        Some(digits) => digits.bytes().all(|b| b.is_ascii_hexdigit()),
+        None => last.bytes().all(|b| b.is_ascii_digit()),
+    };
+    if number && host.parse::<std::net::Ipv4Addr>().is_err() {
+        return Err("Its host is a number, but not an IPv4 address of four decimal parts.");
+    }
+    Ok(host)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn an_address_has_one_notation() {
+        for text in [
+            "127.1",
+            "127.0.1",
+            "0177.0.0.1",
+            "127.0.0.01",
+            "0x7f.0.0.1",
+            "0x7f000001",
+            "0X7F000001",
+            "0x",
+            "2130706433",
+            "1.2.3.4.5",
+            "256.0.0.1",
+            "1.2.3.0x4",
+            "127.1.",
+            "a.b.1",
+        ] {
+            let detail = Url::parse(&format!("https://{text}/"), false).unwrap_err().detail.unwrap();
+            assert!(detail.starts_with("Its host is a number"), "{text}: {detail}");
+        }
+        for (text, host) in [
+            ("127.0.0.1", "127.0.0.1"),
+            ("127.0.0.1.", "127.0.0.1"),
+            ("[::FFFF:127.0.0.1]", "::ffff:127.0.0.1"),
+            ("[0:0:0:0:0:0:0:1]", "::1"),
+            ("[64:ff9b::7f00:1]", "64:ff9b::7f00:1"),
+            ("1password.com", "1password.com"),
+            ("a-b_c.example.", "a-b_c.example"),
+            ("0x7f.example", "0x7f.example"),
+        ] {
+            assert_eq!(Url::parse(&format!("https://{text}/"), false).unwrap().host, host, "{text}");
+        }
+        for text in ["a..b", "example.com..", "[fe80::1%25eth0]", "[::1", "[1.2.3.4]", "a%2eb", "bücher.example", "a$b"]
+        {
+            assert!(Url::parse(&format!("https://{text}/"), false).is_err(), "{text}");
+        }
+        assert!(Url::parse(&format!("https://{}/", "a".repeat(64)), false).is_err());
+    }
 
     #[test]
     fn takes_a_url_apart() {
