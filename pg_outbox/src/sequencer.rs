@@ -26,6 +26,14 @@ pg_function! {
 }
 
 pg_function! {
+    /// outbox._row_xid() returns xid8: the current (sub)transaction's id, which is assigned if there is none.
+    fn outbox_row_xid(_args) {
+        // SAFETY: inside a transaction, and not in a parallel worker: the function is parallel unsafe.
+        Ok(Some(pg_sys::Datum::from(unsafe { pg_sys::GetCurrentFullTransactionId() }.value)))
+    }
+}
+
+pg_function! {
     /// outbox._timeline() returns int: the timeline that WAL is written on.
     fn outbox_timeline(_args) {
         let mut timeline: pg_sys::TimeLineID = 0;

@@ -4,6 +4,7 @@
 -- API: public
 call outbox._create_ring('tick', $$
     id bigint not null,
+    xid xid8 not null,
     epoch int not null,
     timeline int not null,
     first_position bigint not null,
@@ -22,6 +23,7 @@ $$, 3, array[
     'create unique index {leaf}_id on {table} (id)'
 ]);
 comment on table outbox.tick is 'One row per tick of the sequencer that numbered messages; the last one is the state';
+comment on column outbox.tick.xid is 'of the transaction that inserted the row; another one in a restored copy';
 comment on column outbox.tick.epoch is 'history the positions belong to; a new one begins on a new timeline';
 comment on column outbox.tick.last_position is 'the feed ends here; below first_position when the tick found nothing';
 comment on column outbox.tick.snapshot_from is 'what the tick before had seen';
@@ -78,11 +80,18 @@ comment on table outbox.epoch is 'Histories: after a failover that lost the end 
 select pg_catalog.pg_extension_config_dump('outbox.epoch', '');
 
 -- API: private
--- Whether this is the database that the rows were written in. The row holds the id of the transaction that inserted it: a
+-- Whether this is the database that the rows were written in. A row holds the id of the transaction that inserted it: a
 -- restore or a copy by any logical means gives it another xmin, CREATE DATABASE ... TEMPLATE another database. A crash,
 -- VACUUM, promotion, point-in-time recovery and pg_upgrade keep both.
+--
+-- CREATE EXTENSION inserts the first row (at the end of the install script), and a restore adds the original's to it: the outbox
+-- is this database's own if every row is genuine. So a dump always brings a row along, and while a restore is still running
+-- nothing of it can be taken for messages that were enqueued here.
 create table outbox._identity (
+    -- of the (sub)transaction that inserted the row
     xid xid8 not null,
+    -- no message was enqueued here by an older one
+    since xid8 not null,
     database oid not null,
     created_at timestamptz not null default clock_timestamp()
 );

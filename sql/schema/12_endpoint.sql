@@ -26,7 +26,7 @@ select pg_catalog.pg_extension_config_dump('outbox.endpoint_id_seq', '');
 
 -- API: public
 create table outbox.endpoint_secret (
-    endpoint_id int not null references outbox.endpoint,
+    endpoint_id int not null,
     created_at timestamptz not null default clock_timestamp(),
     expires_at timestamptz,
     secret text not null,

@@ -21,14 +21,17 @@ create function outbox._timeline() returns int language c volatile as 'MODULE_PA
 create function outbox._database_oid() returns oid language c stable as 'MODULE_PATHNAME', 'outbox_database_oid';
 
 -- API: private
--- null: no identity yet; false: these rows were restored or copied here from another database
+-- the current transaction's id, a subtransaction's own if it is one: what a row that it inserts has as xmin
+create function outbox._row_xid() returns xid8 language c volatile as 'MODULE_PATHNAME', 'outbox_row_xid';
+
+-- API: private
+-- false: the rows were restored or copied here from another database, or are being restored just now
 create function outbox._identity_is_genuine() returns boolean
 language sql volatile
 begin atomic
-    select (i.xid::text::bigint & 4294967295)::text = i.xmin::text and i.database = outbox._database_oid()
-    from outbox._identity i
-    order by i.created_at desc
-    limit 1;
+    select coalesce(
+        bool_and((i.xid::text::bigint & 4294967295)::text = i.xmin::text and i.database = outbox._database_oid()), false)
+    from outbox._identity i;
 end;
 
 create type outbox._ticked as (
@@ -40,7 +43,7 @@ create type outbox._ticked as (
     segments smallint[]
 );
 comment on type outbox._ticked is
-    'status: ticked, idle (nothing new), busy (another session ticks), refused (the transaction has an xid), copied (not genuine)';
+    'status: ticked, idle (nothing new), fresh (nothing ever), busy (another session ticks), refused (the transaction has an xid), copied (not genuine)';
 
 -- API: private
 -- Writes the feed's rows for messages in order: up to 960 in a row, one leaf of messages per row.
@@ -83,8 +86,8 @@ create function outbox._tick(chunk int) returns outbox._ticked
 language plpgsql volatile
 as $$
 declare
-    state outbox.tick;
-    genuine boolean;
+    state record;
+    since xid8;
     s1 pg_snapshot;
     s2 pg_snapshot;
     next1 xid8;
@@ -128,20 +131,28 @@ begin
         -- not a SET clause of the function: that would be undone before the commit
         perform set_config('synchronous_commit', 'on', true);
     end if;
-    genuine := outbox._identity_is_genuine();
-    if not genuine then
+    if not outbox._identity_is_genuine() then
         result.status := 'copied';
         return result;
     end if;
 
-    select * into state from outbox.tick t order by t.id desc limit 1;
+    -- The state proves itself as well: a restore may load it before it loads the identity.
+    select t.*, t.xmin::text = (t.xid::text::bigint & 4294967295)::text as own into state
+    from outbox.tick t order by t.id desc limit 1;
+    if not state.own then
+        result.status := 'copied';
+        return result;
+    end if;
+    if state.id is null then
+        select min(i.since) into since from outbox._identity i;
+    end if;
     result.more := false;
     last_position := coalesce(state.last_position, 0);
     result.first_position := last_position + 1;
     result.last_position := last_position;
     if state.done_id is null then
-        s1 := coalesce(state.snapshot_to, '3:3:');
-        next1 := coalesce(state.next_to, '3');
+        s1 := coalesce(state.snapshot_to, format('%1$s:%1$s:', since)::pg_snapshot);
+        next1 := coalesce(state.next_to, since);
         floor1 := coalesce(state.floor_to, 0);
         scan := coalesce(state.leaves, array(select generate_series(0, 15)));
         if cardinality(scan) > 1 then
@@ -245,10 +256,22 @@ begin
         result.more := n = chunk or state.done_id is not null;
     end if;
 
+    if state.id is null then
+        if n = 0 then
+            -- A restore may be about to load the original's rows: none may be in their way.
+            result.status := 'fresh';
+            return result;
+        elsif ids[n] > pg_sequence_last_value('outbox._message_id') then
+            -- Ids that were never drawn here: it is loading them.
+            result.status := 'copied';
+            return result;
+        end if;
+    end if;
+
     -- Nothing new: the state moves on now and then, so that what was rolled back is not looked at for ever, but not for
     -- this tick's own xid alone, or an idle database would tick itself along. Nor does it wait where leaves are concerned: one
     -- that need not be looked into any more can be reclaimed.
-    if n = 0 and state.id is not null and state.done_id is null and this_timeline = state.timeline
+    if n = 0 and state.done_id is null and this_timeline = state.timeline
         and passed is null and cardinality(settled) = 0
         and (cardinality(finished) = 0
                 and pg_snapshot_xmax(s2)::text::bigint - pg_snapshot_xmax(s1)::text::bigint <= 1
@@ -257,9 +280,6 @@ begin
         return result;
     end if;
 
-    if genuine is null then
-        insert into outbox._identity (xid, database) values (pg_current_xact_id(), outbox._database_oid());
-    end if;
     this_epoch := coalesce(state.epoch, 1);
     if state.id is null or this_timeline <> state.timeline then
         this_epoch := coalesce(state.epoch + 1, 1);
@@ -274,10 +294,10 @@ begin
         from unnest(ids) with ordinality u(id, ord)
         where v.control_message_id = u.id and v.position is null;
     end if;
-    insert into outbox.tick (segment, id, epoch, timeline, first_position, last_position, done_id, ticked_at,
+    insert into outbox.tick (segment, id, xid, epoch, timeline, first_position, last_position, done_id, ticked_at,
         next_from, next_to, floor_from, floor_to, leaf, leaves, snapshot_from, snapshot_to)
-    values (coalesce(pg_sequence_last_value('outbox._tick_segment'), 0), coalesce(state.id, 0) + 1, this_epoch,
-        this_timeline, last_position + 1, last_position + n, done, clock_timestamp(),
+    values (coalesce(pg_sequence_last_value('outbox._tick_segment'), 0), coalesce(state.id, 0) + 1, outbox._row_xid(),
+        this_epoch, this_timeline, last_position + 1, last_position + n, done, clock_timestamp(),
         next1, next2, floor1, floor2, this_leaf,
         array(select distinct l from unnest(case when done is null then next_scan else scan end) l), s1, s2);
 

@@ -62,6 +62,9 @@ revoke all on all procedures in schema outbox from public;
 revoke all on all tables in schema outbox from public;
 revoke all on all sequences in schema outbox from public;
 
+insert into outbox._identity (xid, since, database)
+values (outbox._row_xid(), pg_current_xact_id(), outbox._database_oid());
+
 -- API: private
 -- Tells the launcher, when this transaction commits, that there is an outbox here now.
 create function outbox._announce() returns void language c volatile as 'MODULE_PATHNAME', 'outbox_announce';

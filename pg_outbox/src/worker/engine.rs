@@ -57,6 +57,18 @@ pub enum Round {
     Copied,
 }
 
+/// What there is to go on with.
+enum Found {
+    /// This database's own.
+    Own,
+    /// Another database's.
+    Copied,
+    /// Nothing yet.
+    Nothing,
+    /// Another session has the sequencer.
+    Busy,
+}
+
 /// What is kept of a delivery while the HTTP thread has it.
 struct Handed {
     segment: i16,
@@ -181,8 +193,20 @@ impl Engine {
 
     /// One round.
     pub fn round(&mut self) -> Result<Round, String> {
-        if !self.recovered && !self.recover()? {
-            return Ok(Round::Copied);
+        if !self.recovered {
+            let generation = self.slot.generation();
+            match self.recover()? {
+                Found::Own => {}
+                Found::Copied => return Ok(Round::Copied),
+                Found::Busy => {
+                    self.tick_more = true;
+                    return Ok(Round::Sleep(LOCK_WAIT));
+                }
+                Found::Nothing => {
+                    self.generation = generation;
+                    return Ok(Round::Sleep(Duration::from_millis(gucs::POLL_INTERVAL.get() as u64)));
+                }
+            }
         }
         let poll = Duration::from_millis(gucs::POLL_INTERVAL.get() as u64);
         let mut pause = poll;
@@ -208,8 +232,10 @@ impl Engine {
             if self.tick()? {
                 self.generation = generation;
                 again |= self.tick_more || generation != self.slot.generation();
-            } else {
+            } else if self.recovered {
                 pause = pause.min(LOCK_WAIT);
+            } else {
+                return Ok(Round::Copied);
             }
         }
         if self.routed < self.end {
@@ -243,13 +269,17 @@ impl Engine {
         Ok(if again { Round::Again } else { Round::Sleep(pause) })
     }
 
-    /// Goes on where the last incarnation was. `false`: the data is not this database's own.
-    fn recover(&mut self) -> Result<bool, String> {
-        // The first tick makes the identity, or refuses.
+    /// Goes on where the last incarnation was. An outbox into which nothing has ever been enqueued is left alone: a restore
+    /// may be about to load the original's rows.
+    fn recover(&mut self) -> Result<Found, String> {
         let Engine { reader, recorder, .. } = self;
         let ticked = txn::run(|| Ok(reader.tick(CHUNK)))?;
-        if &*ticked.status == "copied" {
-            return Ok(false);
+        self.tick_more = ticked.more;
+        match &*ticked.status {
+            "copied" => return Ok(Found::Copied),
+            "fresh" => return Ok(Found::Nothing),
+            "busy" => return Ok(Found::Busy),
+            _ => {}
         }
         self.end = ticked.last;
         let last = txn::run(|| Ok(recorder.last()))?;
@@ -276,7 +306,7 @@ impl Engine {
         }
         self.next_due = Some(i64::MIN);
         self.recovered = true;
-        Ok(true)
+        Ok(Found::Own)
     }
 
     /// Hands out a delivery that was in flight when the last incarnation ended.
@@ -314,6 +344,11 @@ impl Engine {
         match &*ticked.status {
             "busy" => return Ok(false),
             "ticked" | "idle" => {}
+            // Restored over what was here.
+            "copied" => {
+                self.recovered = false;
+                return Ok(false);
+            }
             other => return Err(format!("the sequencer refuses: {other}")),
         }
         self.last_tick = Some(Instant::now());

@@ -24,6 +24,7 @@ create view pg_temp.messages as
 select outbox.rotate();
 select outbox.rotate('nothing');
 call pg_temp.produce(1, 5);
+select outbox.tick();
 select outbox.rotate();
 call pg_temp.produce(6, 6);
 select distinct tableoid::regclass from outbox.message order by 1;

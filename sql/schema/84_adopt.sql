@@ -1,0 +1,105 @@
+-- Making restored or copied data this database's own.
+
+-- API: public
+create function outbox.adopt(reason text default null) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '30s'
+as $$
+declare
+    chunk constant int := 100000;
+    state outbox.tick;
+    s2 pg_snapshot;
+    next2 xid8;
+    floor2 bigint;
+    left_leaf smallint := outbox._current_leaf('message');
+    this_leaf smallint;
+    ids bigint[];
+    segments smallint[];
+    after bigint;
+    first bigint;
+    this_epoch int;
+    part int := 1;
+begin
+    if outbox._identity_is_genuine() then
+        raise notice 'this outbox is this database''s own already';
+        return outbox.head();
+    end if;
+    if current_setting('transaction_isolation') <> 'read committed' or pg_current_xact_id_if_assigned() is not null then
+        raise exception 'adopt() takes a transaction of its own' using errcode = 'active_sql_transaction',
+            detail = 'It numbers what its snapshot sees, as the sequencer does: at isolation level read committed, before anything is written.';
+    end if;
+    -- The sequencer's lock before the snapshot; the message ids before both.
+    for i in 1 .. 500 loop
+        exit when outbox._sequencer_lock();
+        if i = 500 then
+            raise exception 'another session has the sequencer' using errcode = 'lock_not_available';
+        end if;
+        perform pg_sleep(0.01);
+    end loop;
+    -- Restored messages have transaction ids of another cluster, which this one may reach some day: they must be in a leaf
+    -- that no tick looks into any more. So new messages go to the next leaf, if that is empty.
+    if pg_relation_size(outbox._leaf('message', left_leaf)) > 0
+        and pg_relation_size(outbox._leaf('message', (left_leaf + 1) % 16)) = 0 then
+        perform setval('outbox._message_segment', (left_leaf + 1) % 16);
+    end if;
+    this_leaf := outbox._current_leaf('message');
+    -- Whoever has written to the old one is waited for; whoever comes later reads the pointer again.
+    execute format('lock table %s in share mode', outbox._leaf('message', left_leaf));
+    floor2 := coalesce(pg_sequence_last_value('outbox._message_id'), 0);
+    next2 := outbox._next_xid();
+    select pg_current_snapshot() into s2;
+
+    select * into state from outbox.tick t order by t.id desc limit 1;
+    after := coalesce(state.last_position, 0);
+    first := after + 1;
+    select array_agg(m.id order by m.id), array_agg(m.segment order by m.id) into ids, segments
+    from outbox.message m
+    where m.segment >= 0
+        -- rows that a local transaction is writing just now are for the next tick
+        and (m.segment <> this_leaf or this_leaf = left_leaf or pg_visible_in_snapshot(m.xid, s2))
+        and not exists (
+            select from (select unnest(f.message_ids) as id from outbox.feed f) known where known.id = m.id
+        );
+    -- A dump may have been taken while the sequence was behind, by hand for example.
+    perform setval('outbox._message_id', greatest(floor2, (select max(m.id) from outbox.message m), 1));
+    floor2 := greatest(floor2, coalesce((select max(m.id) from outbox.message m), 0));
+    -- A history of its own: the original goes on with the same positions.
+    this_epoch := coalesce((select max(e.epoch) from outbox.epoch e), 0) + 1;
+    insert into outbox.epoch (epoch, first_position, timeline) values (this_epoch, first, outbox._timeline());
+    while part <= coalesce(cardinality(ids), 0) loop
+        perform outbox._feed(after, ids[part:part + chunk - 1], segments[part:part + chunk - 1]);
+        after := after + least(chunk, cardinality(ids) - part + 1);
+        part := part + chunk;
+    end loop;
+    update outbox.subscription_version v
+    set position = first + u.ord - 1
+    from unnest(ids) with ordinality u(id, ord)
+    where v.control_message_id = u.id and v.position is null;
+    if this_leaf = left_leaf and exists (select from outbox.message m where m.segment = left_leaf) then
+        -- No empty leaf: here the foreign transaction ids have to go.
+        perform set_config('pg_outbox.erasing', 'on', true);
+        update outbox.message m set xid = '3' where m.segment = left_leaf and m.xid >= pg_snapshot_xmin(s2);
+        perform set_config('pg_outbox.erasing', 'off', true);
+    end if;
+    insert into outbox.tick (segment, id, xid, epoch, timeline, first_position, last_position, done_id, ticked_at,
+        next_from, next_to, floor_from, floor_to, leaf, leaves, snapshot_from, snapshot_to)
+    values (outbox._current_leaf('tick'), coalesce(state.id, 0) + 1, outbox._row_xid(), this_epoch, outbox._timeline(), first, after, null,
+        clock_timestamp(), next2, next2, floor2, floor2, this_leaf, array[this_leaf], s2, s2);
+    delete from outbox._identity;
+    insert into outbox._identity (xid, since, database)
+    values (outbox._row_xid(), pg_current_xact_id(), outbox._database_oid());
+    perform outbox._note_segments();
+    perform outbox._audit('adopt', format('database %s', current_database()), reason,
+        jsonb_build_object('epoch', this_epoch, 'numbered', after - first + 1, 'last_position', after));
+    -- wakes the dispatcher
+    perform outbox._look_at_deliveries();
+    return after;
+end
+$$;
+comment on function outbox.adopt is
+    'Makes data that was restored or copied here this database''s own: numbers what has no position yet, in a new epoch, and lets'
+    ' the dispatcher push. Returns the last position';
+
+insert into outbox._capability values
+    ('admin', 'function outbox.adopt');
