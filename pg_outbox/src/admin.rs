@@ -136,9 +136,11 @@ pg_function! {
 pg_function! {
     /// outbox.version(out extension text, out library text)
     fn outbox_version(args) {
-        let installed = pgrx::Spi::get_one::<String>(
-            "select extversion from pg_catalog.pg_extension where extname = 'pg_outbox'",
-        )
+        // Read only: anything else takes a transaction id, which a standby has not.
+        let installed = pgrx::Spi::connect(|client| {
+            let query = "select extversion from pg_catalog.pg_extension where extname = 'pg_outbox'";
+            client.select(query, Some(1), &[])?.first().get_one::<String>()
+        })
         .map_err(|e| Error::new(outbox_core::Code::Internal, e.to_string()))?;
         record(args, &[installed.into_datum(), env!("CARGO_PKG_VERSION").into_datum()])
     }
