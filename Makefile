@@ -53,6 +53,9 @@ fmt: setup ## format the code
 bench: install ## measure, side by side with what it is compared with (BENCH=name for one)
 	@. dev/env && cargo run --quiet --release -p outbox-benches
 
+chaos: install ## kill, fill, cut and pause for SECONDS (60) with SEED, and compare with the ledger
+	@. dev/env && cargo run --quiet --release -p outbox-chaos
+
 clean: ## remove what was built, keep what was fetched
 	@cargo clean
 	@rm -rf .cache/run .cache/dev .dsn

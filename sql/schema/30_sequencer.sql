@@ -155,7 +155,8 @@ begin
         next1 := coalesce(state.next_to, since);
         floor1 := coalesce(state.floor_to, 0);
         scan := coalesce(state.leaves, array(select generate_series(0, 15)));
-        if cardinality(scan) > 1 then
+        -- At the first tick it is not known which leaf was current: none counts as left.
+        if cardinality(scan) > 1 and state.leaf is not null then
             -- Before S2: the rows of a leaf that is settled now are all seen by this tick.
             settled := array(
                 select l from unnest(scan) l where l is distinct from state.leaf and outbox._leaf_is_settled(l)

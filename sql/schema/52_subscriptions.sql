@@ -38,7 +38,7 @@ begin
     perform outbox._check_name('subscription', name);
     if topics is null or cardinality(topics) = 0 or array_position(topics, null) is not null then
         raise exception 'topics must not be null or empty' using errcode = 'null_value_not_allowed',
-            hint = 'The pattern "#" matches every topic.';
+            hint = 'The pattern "#" matches every topic that is published.';
     end if;
     perform outbox._check_pattern(t) from unnest(topics) t;
     perform outbox._check_filter(filter);

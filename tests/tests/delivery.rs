@@ -390,3 +390,48 @@ async fn a_clean_restart_repeats_nothing() {
     settle(&server.connect("restarted").await.unwrap()).await;
     assert_eq!(receiver.total(), 3000);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_is_sent_once_however_often_the_deliveries_are_looked_at() {
+    const MESSAGES: usize = 1500;
+    let receiver = Receiver::start().unwrap();
+    let broken = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let theirs = std::sync::Arc::clone(&broken);
+    receiver.on("/hook", move |_, _| {
+        Reply::status(if theirs.load(std::sync::atomic::Ordering::Relaxed) { 503 } else { 200 })
+    });
+    let (db, _) = shop(server().await, "retry_once", &receiver, 16).await;
+    db.execute(
+        "select count(outbox.enqueue('order.created', jsonb_build_object('n', n))) from generate_series(1, $1::int) n",
+        &[&(MESSAGES as i32)],
+    )
+    .await
+    .unwrap();
+    wait_until("all have failed", PATIENCE, async || {
+        one::<i64>(&db, "select count(*) from outbox.delivery where state = 'failed'").await == MESSAGES as i64
+    })
+    .await;
+    settle(&db).await;
+    receiver.clear();
+    broken.store(false, std::sync::atomic::Ordering::Relaxed);
+    db.batch_execute("update outbox.delivery set due_at = clock_timestamp()").await.unwrap();
+    // Between an outcome and its record there is nothing in the table that says so.
+    wait_until("all have been retried", PATIENCE, async || {
+        db.batch_execute("select outbox._look_at_deliveries()").await.unwrap();
+        one::<i64>(&db, "select count(*) from outbox.delivery").await == 0
+    })
+    .await;
+    assert_eq!(receiver.total(), MESSAGES);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_asks_for_everything_gets_what_people_publish() {
+    let receiver = Receiver::start().unwrap();
+    let (db, _) = shop(server().await, "everything", &receiver, 8).await;
+    db.batch_execute("select outbox.subscribe('all', '{#}', 'shop')").await.unwrap();
+    // Its control message comes behind the beginning of the one above.
+    db.batch_execute("select outbox.subscribe('later', '{nothing}', 'shop')").await.unwrap();
+    enqueue(&db, "invoice.created", 1).await;
+    settle(&db).await;
+    assert_eq!(numbers(&receiver), [1]);
+}

@@ -298,6 +298,11 @@ impl Server {
         self.run().await
     }
 
+    /// Whether the postmaster has not ended by itself.
+    pub fn is_running(&mut self) -> bool {
+        self.supervisor.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
     fn reap(&mut self) {
         // Not `wait`: it would close the shell's input first, and that ends the server the hard way.
         if let Some(mut child) = self.supervisor.take() {

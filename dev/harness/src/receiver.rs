@@ -106,6 +106,7 @@ struct State {
     total: AtomicUsize,
     connections: AtomicUsize,
     quiet: AtomicBool,
+    forgetful: AtomicBool,
 }
 
 /// How a receiver is spoken to.
@@ -206,6 +207,11 @@ impl Receiver {
         self.state.quiet.store(true, Ordering::Relaxed);
     }
 
+    /// Answers as it is told, but keeps no requests.
+    pub fn forget(&self) {
+        self.state.forgetful.store(true, Ordering::Relaxed);
+    }
+
     /// Requests so far.
     pub fn total(&self) -> usize {
         self.state.total.load(Ordering::Relaxed)
@@ -304,7 +310,9 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
         *count - 1
     };
     let reply = behaviour.map_or_else(|| Reply::status(200), |behaviour| behaviour(&arrival, count));
-    lock(&state.arrivals).push(arrival);
+    if !state.forgetful.load(Ordering::Relaxed) {
+        lock(&state.arrivals).push(arrival);
+    }
     if !reply.delay.is_zero() {
         tokio::time::sleep(reply.delay).await;
     }

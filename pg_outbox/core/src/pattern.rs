@@ -1,7 +1,8 @@
-//! Topic patterns: `*` stands for one word, `#` for zero or more, as in AMQP topic exchanges.
+//! Topic patterns: `*` stands for one word, `#` for zero or more, as in AMQP topic exchanges. Reserved topics (`outbox.*`) are
+//! matched only by patterns that begin with the word `outbox`: who asks for everything asks for what people published.
 
 use crate::error::{Error, Result};
-use crate::topic::{MAX_LENGTH, is_word_byte};
+use crate::topic::{MAX_LENGTH, is_reserved, is_word_byte};
 
 /// One word of a pattern.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -65,6 +66,9 @@ impl Pattern {
     /// Whether a well-formed topic matches. The router's automaton does this for many patterns at once; this is the
     /// definition.
     pub fn matches(&self, topic: &str) -> bool {
+        if is_reserved(topic) && !matches!(self.words.first(), Some(Word::Exact(_))) {
+            return false;
+        }
         let topic: Vec<&str> = topic.split('.').collect();
         matches_words(&self.words, &topic)
     }
@@ -102,6 +106,9 @@ mod tests {
             ("*.#", vec!["a", "a.b"], vec![]),
             ("#.*", vec!["a", "a.b"], vec![]),
             ("a.*.#.z", vec!["a.b.z", "a.b.c.z"], vec!["a.z"]),
+            ("#", vec![], vec!["outbox", "outbox.control"]),
+            ("*.control", vec!["a.control"], vec!["outbox.control"]),
+            ("outbox.#", vec!["outbox", "outbox.control"], vec!["a.control"]),
             ("#.a.#.a.#", vec!["a.a", "x.a.y.a.z"], vec!["a", "x.a.y"]),
         ] {
             for topic in yes {

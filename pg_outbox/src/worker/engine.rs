@@ -574,17 +574,11 @@ impl Engine {
                     judge(&done, subscription, handed.max_attempts)
                 }
             };
-            if ticket.delivery_id != 0 {
-                self.retrying.remove(&ticket.delivery_id);
-            }
             let fate = match fate {
                 Fate::Failed(_) if self.window.is_cancelled(ticket.message_id) => Fate::Cancelled,
                 Fate::Failed(due) if handed.expires.is_some_and(|at| at <= due) => Fate::Dead(EXPIRED),
                 fate => fate,
             };
-            if let Fate::Failed(due) = fate {
-                self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
-            }
             self.entries.push(Entry { done, segment: handed.segment, fate });
             self.unrecorded_since.get_or_insert_with(Instant::now);
         }
@@ -610,7 +604,13 @@ impl Engine {
             self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
         }
         self.window.recorded();
-        self.entries.clear();
+        // Only now: until the outcome is in the table, its row there looks as if it were due, and a new one cannot be found.
+        for entry in self.entries.drain(..) {
+            self.retrying.remove(&entry.done.ticket.delivery_id);
+            if let Fate::Failed(due) = entry.fate {
+                self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+            }
+        }
         self.routing.clear();
         self.unrecorded_since = None;
         Ok(())

@@ -1,0 +1,163 @@
+//! Chaos with a ledger: programs enqueue, commit and roll back; receivers and readers note what they see; a schedule drawn
+//! from a seed kills, pauses, fills, cuts and reconfigures; at the end everything is compared.
+//!
+//! The schedule and each producer's choices depend on the seed alone. What exactly is in flight at a moment does not: that is
+//! the operating system's, as in life.
+
+pub mod ledger;
+pub mod load;
+pub mod random;
+pub mod receivers;
+pub mod schedule;
+pub mod verdict;
+pub mod world;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use ledger::Ledger;
+use load::Shared;
+use receivers::{FAR, GUEST, MOODY, Receivers};
+use schedule::Event;
+use verdict::Verdict;
+use world::World;
+
+/// What is run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    /// Sessions that enqueue.
+    pub producers: u64,
+    /// What happens, and when it begins.
+    pub events: Vec<(Duration, Event)>,
+    /// How long there is traffic.
+    pub length: Duration,
+    /// Put the data on a bounded disk where that is allowed.
+    pub bounded_disk: bool,
+    /// How long it may take until everything is delivered afterwards.
+    pub patience: Duration,
+    /// Print what happens.
+    pub loud: bool,
+}
+
+/// Runs it. An error is one of the harness; what pg_outbox did is in the verdict.
+pub async fn run(plan: &Plan) -> Result<Verdict> {
+    let mut world = World::start(plan.bounded_disk).await?;
+    let ledger = Arc::new(Ledger::default());
+    let receivers = Receivers::start(&ledger, plan.seed)?;
+    let db = world.connect().await?;
+    set_up(&db, &receivers).await?;
+    let shared = Arc::new(Shared {
+        ledger,
+        place: world.place.clone(),
+        stop: AtomicBool::new(false),
+        stop_reading: AtomicBool::new(false),
+        transactions: AtomicU64::new(0),
+    });
+    drop(db);
+
+    let producers: Vec<_> =
+        (0..plan.producers).map(|who| tokio::spawn(load::produce(Arc::clone(&shared), plan.seed, who))).collect();
+    let readers: Vec<_> = (0..2).map(|_| tokio::spawn(load::read(Arc::clone(&shared)))).collect();
+    let peak = Arc::new(AtomicU64::new(0));
+    let sampler = tokio::spawn(sample_memory(Arc::clone(&shared), Arc::clone(&peak)));
+
+    let started = Instant::now();
+    let mut happened = Vec::new();
+    for (at, event) in &plan.events {
+        tokio::time::sleep_until((started + *at).into()).await;
+        let at = started.elapsed().as_secs_f64();
+        match world.happen(*event, &receivers).await {
+            Ok(()) => {
+                say(plan, &format!("{at:7.2} s  {event:?}"));
+                happened.push(*event);
+            }
+            Err(error) => {
+                say(plan, &format!("{at:7.2} s  {event:?} did not work out: {error:#}"));
+                // It may have had an effect before it failed.
+                happened.push(*event);
+            }
+        }
+    }
+    tokio::time::sleep_until((started + plan.length).into()).await;
+
+    shared.stop.store(true, Ordering::Relaxed);
+    let db = world.calm(&receivers).await?;
+    for producer in producers {
+        producer.await?;
+    }
+    // A producer may have left one more while the others ended.
+    drop(db);
+    let db = world.calm(&receivers).await?;
+    say(
+        plan,
+        &format!(
+            "{:7.2} s  calm: {} messages drawn, {} transactions, {} events",
+            started.elapsed().as_secs_f64(),
+            shared.ledger.drawn(),
+            shared.transactions.load(Ordering::Relaxed),
+            happened.len()
+        ),
+    );
+    let stuck = verdict::settle(&shared, &db, plan.patience).await?;
+    shared.stop_reading.store(true, Ordering::Relaxed);
+    for reader in readers {
+        reader.await?;
+    }
+    sampler.abort();
+    let peak = peak.load(Ordering::Relaxed);
+    let verdict = verdict::judge(&shared, &db, &happened, stuck, peak, &world.server.log()).await?;
+    if !verdict.holds() {
+        say(plan, &format!("the end of the server's log:\n{}", world::log_tail(&world.server)));
+    }
+    Ok(verdict)
+}
+
+fn say(plan: &Plan, text: &str) {
+    if plan.loud {
+        println!("{text}");
+    }
+}
+
+async fn set_up(db: &outbox_harness::tokio_postgres::Client, receivers: &Receivers) -> Result<()> {
+    db.batch_execute(
+        "create extension pg_outbox;
+        create schema chaos;
+        create table chaos.ledger (n bigint primary key, message_id bigint not null);
+        create table chaos.effect (\"position\" bigint not null, n bigint not null)",
+    )
+    .await?;
+    for path in [MOODY[0], MOODY[1], MOODY[2], FAR, GUEST] {
+        db.execute(
+            "select from outbox.create_endpoint($1, $2, timeout => '2 s', concurrency => 16)",
+            &[&path.trim_start_matches('/'), &receivers.url(path)],
+        )
+        .await?;
+    }
+    db.batch_execute(
+        "select outbox.subscribe('main', '{order.#}', 'main', max_attempts => 1000);
+        select outbox.subscribe('half', '{order.even}', 'half', max_attempts => 1000);
+        select outbox.subscribe('mortal', '{order.*}', 'mortal', max_attempts => 2);
+        select outbox.subscribe('far', '{#}', 'far', max_attempts => 1000)",
+    )
+    .await?;
+    Ok(())
+}
+
+async fn sample_memory(shared: Arc<Shared>, peak: Arc<AtomicU64>) {
+    loop {
+        if let Ok(db) = load::session(&shared.place, "chaos memory").await {
+            let sql = "select pid from pg_stat_activity where backend_type = 'pg_outbox dispatcher'";
+            while let Ok(rows) = db.query(sql, &[]).await {
+                for row in rows {
+                    let memory = world::private_memory(row.get::<_, i32>(0) as u32).unwrap_or(0);
+                    peak.fetch_max(memory, Ordering::Relaxed);
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}

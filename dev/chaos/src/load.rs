@@ -1,0 +1,191 @@
+//! Producers, and readers with a cursor.
+//!
+//! A producer writes each message's number into `chaos.ledger` in the transaction that enqueues it, so the table says what
+//! must arrive, whatever the producer itself was told. A reader writes the effect of each message in the transaction that
+//! advances its cursor: exactly once, however often it dies.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use outbox_harness::connect;
+use outbox_harness::tokio_postgres::Client;
+
+use crate::ledger::Ledger;
+use crate::random::Random;
+use crate::world::Place;
+
+/// What the load shares.
+#[derive(Debug)]
+pub struct Shared {
+    pub ledger: Arc<Ledger>,
+    pub place: Place,
+    /// Producers stop.
+    pub stop: AtomicBool,
+    /// Readers and workers stop.
+    pub stop_reading: AtomicBool,
+    pub transactions: AtomicU64,
+}
+
+/// Most messages of one run: a bounded disk.
+const MOST: i64 = 400_000;
+
+/// Enqueues until it is told to stop, in every way a program might, with a new session after every error.
+pub async fn produce(shared: Arc<Shared>, seed: u64, who: u64) {
+    let mut random = Random::new(seed, 100 + who);
+    while !shared.stop.load(Ordering::Relaxed) {
+        if let Ok(db) = session(&shared.place, "chaos producer").await {
+            // Any error: the session may be gone, and what was open is unknown.
+            let _ = work(&shared, &db, &mut random, who).await;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A session that no lock holds up for ever.
+pub async fn session(place: &Place, name: &str) -> Result<Client> {
+    let db = tokio::time::timeout(Duration::from_secs(5), connect(&place.dsn()))
+        .await
+        .context("connecting takes too long")??;
+    db.batch_execute(&format!("set application_name = '{name}'; set client_min_messages = error")).await?;
+    Ok(db)
+}
+
+async fn work(shared: &Shared, db: &Client, random: &mut Random, who: u64) -> Result<()> {
+    let enqueue = db
+        .prepare(
+            "with m as (
+                select n, case when n % 2 = 0 then 'order.even' else 'order.odd' end as topic, 'key-' || n % $3 as key
+                from generate_series($1::bigint, $2::bigint - 1) n
+            )
+            insert into chaos.ledger (n, message_id)
+            select n, outbox.enqueue(topic, jsonb_build_object('n', n), key) from m",
+        )
+        .await?;
+    let keys = 50i64;
+    while !shared.stop.load(Ordering::Relaxed) {
+        if shared.ledger.drawn() > MOST {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        }
+        let count = if random.chance(3) { random.between(200, 1000) } else { random.between(1, 5) } as i64;
+        let numbers = shared.ledger.draw(count);
+        let put = async || db.execute(&enqueue, &[&numbers.start, &numbers.end, &keys]).await;
+        match random.between(0, 99) {
+            0..40 => {
+                put().await?;
+                shared.ledger.acknowledge(numbers);
+            }
+            40..55 => {
+                db.batch_execute("begin").await?;
+                put().await?;
+                db.batch_execute("commit").await?;
+                shared.ledger.acknowledge(numbers);
+            }
+            55..67 => {
+                db.batch_execute("begin").await?;
+                put().await?;
+                db.batch_execute("rollback").await?;
+            }
+            67..75 => {
+                let kept = shared.ledger.draw(1);
+                db.batch_execute("begin").await?;
+                db.execute(&enqueue, &[&kept.start, &kept.end, &keys]).await?;
+                db.batch_execute("savepoint s").await?;
+                put().await?;
+                db.batch_execute("rollback to s; commit").await?;
+                shared.ledger.acknowledge(kept);
+            }
+            75..83 => {
+                // A name of its own: what a crash leaves is ended afterwards, one way or the other.
+                let name = format!("chaos {who} {}", numbers.start);
+                db.batch_execute("begin").await?;
+                put().await?;
+                db.batch_execute(&format!("prepare transaction '{name}'")).await?;
+                tokio::time::sleep(Duration::from_millis(random.between(0, 300))).await;
+                let end = if random.chance(60) { "commit" } else { "rollback" };
+                db.batch_execute(&format!("{end} prepared '{name}'")).await?;
+                if end == "commit" {
+                    shared.ledger.acknowledge(numbers);
+                }
+            }
+            83..88 => {
+                db.batch_execute("begin").await?;
+                put().await?;
+                tokio::time::sleep(Duration::from_millis(random.between(100, 2000))).await;
+                db.batch_execute("commit").await?;
+                shared.ledger.acknowledge(numbers);
+            }
+            88..91 => {
+                // An id and a transaction id taken early, committed late, and rolled back now and then.
+                db.batch_execute("begin").await?;
+                put().await?;
+                tokio::time::sleep(Duration::from_millis(random.between(100, 1000))).await;
+                db.batch_execute("select 1 / 0").await.ok();
+                db.batch_execute("rollback").await?;
+            }
+            91..96 => {
+                // What is lost with the crash must not have been delivered either: nobody is told "acknowledged".
+                db.batch_execute("begin; set local synchronous_commit = off").await?;
+                put().await?;
+                db.batch_execute("commit").await?;
+            }
+            _ => {
+                db.batch_execute("begin isolation level serializable").await?;
+                put().await?;
+                db.batch_execute("commit").await?;
+                shared.ledger.acknowledge(numbers);
+            }
+        }
+        shared.transactions.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(random.between(0, 8))).await;
+    }
+    Ok(())
+}
+
+/// Follows the feed with a cursor that it shares with others of its kind.
+pub async fn read(shared: Arc<Shared>) {
+    while !shared.stop_reading.load(Ordering::Relaxed) {
+        if let Ok(db) = session(&shared.place, "chaos reader").await {
+            while !shared.stop_reading.load(Ordering::Relaxed) {
+                match advance(&db).await {
+                    Ok(true) => {}
+                    Ok(false) => tokio::time::sleep(Duration::from_millis(30)).await,
+                    // Another reader was faster, or the server is gone.
+                    Err(_) => {
+                        if db.batch_execute("rollback").await.is_err() {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn advance(db: &Client) -> Result<bool, outbox_harness::tokio_postgres::Error> {
+    db.batch_execute("begin").await?;
+    let at: i64 =
+        db.query_one("select \"position\" from outbox.cursor_get('chaos', if_missing => 0)", &[]).await?.get(0);
+    let last: Option<i64> = db
+        .query_one(
+            "with m as materialized (select r.\"position\", r.topic, r.payload from outbox.read($1, 200) r),
+            effect as (
+                insert into chaos.effect (\"position\", n)
+                select m.\"position\", (m.payload ->> 'n')::bigint from m where m.topic like 'order.%'
+            )
+            select max(m.\"position\") from m",
+            &[&at],
+        )
+        .await?
+        .get(0);
+    let Some(last) = last else {
+        db.batch_execute("rollback").await?;
+        return Ok(false);
+    };
+    db.execute("select from outbox.cursor_advance('chaos', $1, expected_position => $2)", &[&last, &at]).await?;
+    db.batch_execute("commit").await?;
+    Ok(true)
+}

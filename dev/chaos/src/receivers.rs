@@ -1,0 +1,127 @@
+//! Endpoints with moods, and one whose process goes away.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use outbox_harness::{Receiver, Reply};
+
+use crate::ledger::Ledger;
+use crate::random::Random;
+use crate::schedule::{ENDPOINTS, Mood};
+
+/// Paths whose mood changes.
+pub const MOODY: [&str; ENDPOINTS] = ["/main", "/half", "/mortal"];
+/// The path of the receiver that goes away.
+pub const FAR: &str = "/far";
+/// A path whose subscription comes and goes.
+pub const GUEST: &str = "/guest";
+
+/// All receivers of a run.
+pub struct Receivers {
+    near: Receiver,
+    far: Mutex<Option<Receiver>>,
+    far_address: SocketAddr,
+    ledger: Arc<Ledger>,
+    moods: Arc<[Mutex<Mood>; ENDPOINTS]>,
+    seed: u64,
+}
+
+impl std::fmt::Debug for Receivers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Receivers").field("near", &self.near).finish_non_exhaustive()
+    }
+}
+
+impl Receivers {
+    /// Starts them.
+    pub fn start(ledger: &Arc<Ledger>, seed: u64) -> Result<Receivers> {
+        let near = Receiver::start()?;
+        let far = Receiver::start()?;
+        let far_address = far.address();
+        let moods = Arc::new(std::array::from_fn(|_| Mutex::new(Mood::Well)));
+        let receivers = Receivers { near, far: Mutex::new(None), far_address, ledger: Arc::clone(ledger), moods, seed };
+        for i in 0..ENDPOINTS {
+            receivers.moody(i);
+        }
+        let ledger = Arc::clone(&receivers.ledger);
+        receivers.near.forget();
+        receivers.near.on(GUEST, move |arrival, _| {
+            ledger.arrived(GUEST, number(&arrival.body), arrival.webhook_id(), true);
+            Reply::status(200)
+        });
+        receivers.install_far(far);
+        Ok(receivers)
+    }
+
+    fn moody(&self, i: usize) {
+        let (ledger, moods, path, seed) = (Arc::clone(&self.ledger), Arc::clone(&self.moods), MOODY[i], self.seed);
+        let draws = AtomicU64::new(0);
+        self.near.on(path, move |arrival, _| {
+            let mood = *moods[i].lock().unwrap_or_else(PoisonError::into_inner);
+            let dice = Random::new(seed, 1000 + draws.fetch_add(1, Ordering::Relaxed)).next() % 10;
+            let (reply, accepted) = match mood {
+                Mood::Well => (Reply::status(200), true),
+                Mood::Broken => (Reply::status(503).body("out of order \0 \u{1F4A5}"), false),
+                Mood::Limited => (Reply::status(429).header("retry-after", "1"), false),
+                Mood::Flaky if dice < 3 => (Reply::status(500), false),
+                Mood::Flaky => (Reply::status(200), true),
+                Mood::Slow => (Reply::status(200).after(Duration::from_millis(250)), true),
+                Mood::Hanging => (Reply::status(200).after(Duration::from_secs(5)), false),
+                Mood::Resetting => {
+                    let mut reply = Reply::status(200);
+                    reply.hang_up = true;
+                    (reply, false)
+                }
+            };
+            ledger.arrived(path, number(&arrival.body), arrival.webhook_id(), accepted);
+            reply
+        });
+    }
+
+    fn install_far(&self, receiver: Receiver) {
+        let ledger = Arc::clone(&self.ledger);
+        receiver.forget();
+        receiver.on(FAR, move |arrival, _| {
+            ledger.arrived(FAR, number(&arrival.body), arrival.webhook_id(), true);
+            Reply::status(200)
+        });
+        *self.far.lock().unwrap_or_else(PoisonError::into_inner) = Some(receiver);
+    }
+
+    /// URL of a path.
+    pub fn url(&self, path: &str) -> String {
+        if path == FAR { format!("http://{}{path}", self.far_address) } else { self.near.url(path) }
+    }
+
+    /// Changes a mood.
+    pub fn set_mood(&self, endpoint: usize, mood: Mood) {
+        *self.moods[endpoint].lock().unwrap_or_else(PoisonError::into_inner) = mood;
+    }
+
+    /// Ends the far receiver, with its connections.
+    pub fn far_down(&self) {
+        self.far.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Brings it back at the same address.
+    pub async fn far_up(&self) -> Result<()> {
+        for _ in 0..200 {
+            match Receiver::start_on(self.far_address) {
+                Ok(receiver) => {
+                    self.install_far(receiver);
+                    return Ok(());
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+        anyhow::bail!("the port of the far receiver was taken by somebody else")
+    }
+}
+
+/// The number in a payload `{"n": 5}`; a batch is not sent here.
+fn number(body: &[u8]) -> i64 {
+    serde_json::from_slice::<serde_json::Value>(body).ok().and_then(|v| v["n"].as_i64()).unwrap_or(-1)
+}

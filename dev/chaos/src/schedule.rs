@@ -1,0 +1,138 @@
+//! What goes wrong, and when: a function of seed and length.
+
+use std::time::Duration;
+
+use crate::random::Random;
+
+/// What an endpoint does with requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mood {
+    /// Answers 200 at once.
+    Well,
+    /// Answers 503.
+    Broken,
+    /// Answers 429 and asks to wait for a second.
+    Limited,
+    /// Fails three requests in ten.
+    Flaky,
+    /// Takes a quarter of a second.
+    Slow,
+    /// Does not answer before the sender gives up.
+    Hanging,
+    /// Takes the request and closes the connection.
+    Resetting,
+}
+
+/// One thing that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// SIGKILL: the postmaster ends every session and recovers.
+    KillDispatcher,
+    /// SIGTERM: it records what is in flight and is started again.
+    TerminateDispatcher,
+    /// SIGSTOP, SIGCONT.
+    PauseDispatcher { ms: u64 },
+    /// SIGKILL of a session that enqueues.
+    KillProducer,
+    /// pg_terminate_backend of some sessions that enqueue, read or work.
+    TerminateSessions { percent: u64 },
+    /// SIGSTOP, SIGCONT of a session in the middle of its work, with whatever locks it has.
+    PauseProducer { ms: u64 },
+    /// As if the power failed.
+    Crash,
+    /// A clean restart.
+    Restart,
+    /// The receiver's process is gone, and comes back.
+    ReceiverDown { ms: u64 },
+    /// An endpoint changes its mood for a while.
+    Mood { endpoint: usize, mood: Mood, ms: u64 },
+    /// Settings change at run time.
+    Settings { in_flight: u64, unrecorded: u64, poll_ms: u64 },
+    /// Push is switched off for a while.
+    PushOff { ms: u64 },
+    /// Every connection is taken.
+    NoConnections { ms: u64 },
+    /// The lock table is full.
+    NoLocks { ms: u64 },
+    /// A session holds the table of messages against writers.
+    TableLock { ms: u64 },
+    /// An old snapshot.
+    HeldSnapshot { ms: u64 },
+    /// The disk is full (a bounded tmpfs).
+    DiskFull { ms: u64 },
+    /// A subscription comes and goes, with its endpoint.
+    Resubscribe { ms: u64 },
+    /// The leaves move on, and what may be reclaimed is.
+    Rotate,
+    /// VACUUM, ANALYZE, CHECKPOINT, REINDEX beside the traffic.
+    Maintenance,
+}
+
+impl Event {
+    /// Whether answers that the receiver gave may not have reached the sender.
+    pub fn cuts_connections(self) -> bool {
+        matches!(
+            self,
+            Event::ReceiverDown { .. } | Event::PauseDispatcher { .. } | Event::Restart | Event::TerminateDispatcher
+        )
+    }
+}
+
+/// How many endpoints have moods.
+pub const ENDPOINTS: usize = 3;
+
+/// One of each kind, with its details drawn.
+fn deck(random: &mut Random, disk: bool) -> Vec<Event> {
+    use Mood::{Broken, Flaky, Hanging, Limited, Resetting, Slow};
+    let mut events = vec![
+        Event::KillDispatcher,
+        Event::KillDispatcher,
+        Event::TerminateDispatcher,
+        Event::PauseDispatcher { ms: random.between(100, 1500) },
+        Event::KillProducer,
+        Event::TerminateSessions { percent: random.between(20, 100) },
+        Event::TerminateSessions { percent: random.between(20, 100) },
+        Event::PauseProducer { ms: random.between(200, 1500) },
+        Event::Crash,
+        Event::Restart,
+        Event::ReceiverDown { ms: random.between(200, 1500) },
+        Event::Settings {
+            in_flight: random.between(1, 64),
+            unrecorded: random.between(8, 256),
+            poll_ms: random.between(100, 2000),
+        },
+        Event::PushOff { ms: random.between(100, 1000) },
+        Event::NoConnections { ms: random.between(200, 1000) },
+        Event::NoLocks { ms: random.between(200, 1000) },
+        Event::TableLock { ms: random.between(100, 800) },
+        Event::HeldSnapshot { ms: random.between(1000, 5000) },
+        Event::Resubscribe { ms: random.between(200, 1500) },
+        Event::Rotate,
+        Event::Maintenance,
+    ];
+    for mood in [Broken, Limited, Flaky, Slow, Hanging, Resetting] {
+        let endpoint = random.between(0, ENDPOINTS as u64 - 1) as usize;
+        events.push(Event::Mood { endpoint, mood, ms: random.between(300, 2500) });
+    }
+    if disk {
+        events.push(Event::DiskFull { ms: random.between(300, 1500) });
+    }
+    random.shuffle(&mut events);
+    events
+}
+
+/// The events of a run, each with the moment at which it begins. Every kind comes up before any comes up again.
+pub fn plan(seed: u64, length: Duration, pace: Duration, disk: bool) -> Vec<(Duration, Event)> {
+    let mut random = Random::new(seed, 1);
+    let (mut at, mut events, mut all) = (Duration::ZERO, Vec::new(), Vec::new());
+    loop {
+        at += pace.mul_f64(random.between(50, 150) as f64 / 100.0);
+        if at > length {
+            return all;
+        }
+        if events.is_empty() {
+            events = deck(&mut random, disk);
+        }
+        all.extend(events.pop().map(|event| (at, event)));
+    }
+}

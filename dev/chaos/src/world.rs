@@ -1,0 +1,334 @@
+//! The server, and the events that happen to it.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use outbox_harness::postgres::{self, Install, fresh_folder, own, signal};
+use outbox_harness::tokio_postgres::Client;
+use outbox_harness::{Server, Stop, connect};
+
+use crate::load::session;
+use crate::receivers::Receivers;
+use crate::schedule::{Event, Mood};
+
+/// Where the server is; changes only if its port is taken while it is down.
+#[derive(Clone, Debug)]
+pub struct Place(Arc<Mutex<String>>);
+
+impl Place {
+    /// Connection string of the database.
+    pub fn dsn(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Limits that hold when nothing changes them, and that changes stay below.
+pub const MAX_UNRECORDED: u64 = 256;
+pub const MAX_IN_FLIGHT: u64 = 64;
+
+/// A bounded file system for the data folder.
+#[derive(Debug)]
+struct Disk(PathBuf);
+
+impl Disk {
+    /// Needs the right to mount; `None` where there is none.
+    fn mount(megabytes: u64) -> Option<Disk> {
+        let folder = fresh_folder("disk").ok()?;
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "none"])
+            .arg(&folder)
+            .stderr(std::process::Stdio::null())
+            .status();
+        mounted.is_ok_and(|status| status.success()).then_some(Disk(folder))
+    }
+
+    /// Fills what is left.
+    fn fill(&self) -> Result<PathBuf> {
+        let path = self.0.join("ballast");
+        let mut file = std::fs::File::create(&path)?;
+        let block = vec![0u8; 64 << 10];
+        while std::io::Write::write_all(&mut file, &block).is_ok() {}
+        Ok(path)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+/// A running server under attack.
+#[derive(Debug)]
+pub struct World {
+    pub server: Server,
+    pub place: Place,
+    // Behind the server: unmounted after it has ended.
+    disk: Option<Disk>,
+}
+
+impl World {
+    /// Starts a server with its data on a bounded disk, if wanted and allowed.
+    pub async fn start(bounded_disk: bool) -> Result<World> {
+        let install = Install::find()?;
+        let disk = if bounded_disk { Disk::mount(2048) } else { None };
+        let data = match &disk {
+            Some(disk) => {
+                let data = disk.0.join("data");
+                std::fs::create_dir(&data)?;
+                own(&disk.0)?;
+                data
+            }
+            None => fresh_folder("chaos")?,
+        };
+        let settings = [
+            ("shared_preload_libraries", "pg_outbox"),
+            ("max_connections", "60"),
+            ("max_worker_processes", "20"),
+            ("max_locks_per_transaction", "64"),
+            ("shared_buffers", "128MB"),
+            ("max_wal_size", "256MB"),
+            ("restart_after_crash", "on"),
+            ("log_line_prefix", "%m [%p] %b %a "),
+        ];
+        let mut server = Server::init(install, data, &settings)?;
+        server.run().await?;
+        let place = Place(Arc::new(Mutex::new(server.dsn("postgres"))));
+        let world = World { server, place, disk };
+        let db = world.connect().await?;
+        world.settings(&db, MAX_IN_FLIGHT, MAX_UNRECORDED, 500).await?;
+        Ok(world)
+    }
+
+    /// Whether the disk can be filled.
+    pub fn has_disk(&self) -> bool {
+        self.disk.is_some()
+    }
+
+    /// A session; waits for a server that is recovering.
+    pub async fn connect(&self) -> Result<Client> {
+        let started = Instant::now();
+        loop {
+            match session(&self.place, "chaos").await {
+                Ok(db) => return Ok(db),
+                Err(error) if started.elapsed() > Duration::from_secs(60) => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    async fn settings(&self, db: &Client, in_flight: u64, unrecorded: u64, poll_ms: u64) -> Result<()> {
+        db.batch_execute(&format!("alter system set pg_outbox.max_in_flight = {in_flight}")).await?;
+        db.batch_execute(&format!("alter system set pg_outbox.max_unrecorded = {unrecorded}")).await?;
+        db.batch_execute(&format!("alter system set pg_outbox.poll_interval = {poll_ms}")).await?;
+        db.batch_execute("alter system set pg_outbox.push = on").await?;
+        db.batch_execute("select pg_reload_conf()").await?;
+        Ok(())
+    }
+
+    /// Process id of the dispatcher; waits for one that is being started.
+    pub async fn dispatcher(&self, db: &Client) -> Result<u32> {
+        for _ in 0..100 {
+            let row = db
+                .query_opt(
+                    "select pid from pg_stat_activity
+                    where backend_type = 'pg_outbox dispatcher' and datname = current_database()",
+                    &[],
+                )
+                .await?;
+            if let Some(row) = row {
+                return Ok(row.get::<_, i32>(0) as u32);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        bail!("there is no dispatcher")
+    }
+
+    async fn producer(&self, db: &Client) -> Result<u32> {
+        let row = db
+            .query_opt(
+                "select pid from pg_stat_activity where application_name = 'chaos producer' order by xact_start nulls last limit 1",
+                &[],
+            )
+            .await?
+            .context("there is no producer at this moment")?;
+        Ok(row.get::<_, i32>(0) as u32)
+    }
+
+    /// Starts the server if it has given up.
+    async fn revive(&mut self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while Instant::now() < deadline {
+            if connect(&self.place.dsn()).await.is_ok() {
+                return Ok(());
+            }
+            if self.server.pid().is_err() || !self.server.is_running() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        tokio::task::block_in_place(|| self.server.stop(Stop::Immediate))?;
+        self.start_again().await
+    }
+
+    async fn start_again(&mut self) -> Result<()> {
+        self.server.run().await?;
+        *self.place.0.lock().unwrap_or_else(PoisonError::into_inner) = self.server.dsn("postgres");
+        Ok(())
+    }
+
+    /// Lets an event happen and waits until it is over. An error says that it could not happen.
+    pub async fn happen(&mut self, event: Event, receivers: &Receivers) -> Result<()> {
+        let wait = async |ms: u64| tokio::time::sleep(Duration::from_millis(ms)).await;
+        match event {
+            Event::Crash | Event::Restart => {
+                let how = if event == Event::Crash { Stop::Immediate } else { Stop::Fast };
+                tokio::task::block_in_place(|| self.server.stop(how))?;
+                return self.start_again().await;
+            }
+            Event::ReceiverDown { ms } => {
+                receivers.far_down();
+                wait(ms).await;
+                return receivers.far_up().await;
+            }
+            Event::Mood { endpoint, mood, ms } => {
+                receivers.set_mood(endpoint, mood);
+                wait(ms).await;
+                receivers.set_mood(endpoint, Mood::Well);
+                return Ok(());
+            }
+            Event::DiskFull { ms } => {
+                let Some(disk) = &self.disk else { bail!("the disk is not bounded") };
+                let ballast = disk.fill()?;
+                wait(ms).await;
+                std::fs::remove_file(ballast)?;
+                return self.revive().await;
+            }
+            _ => {}
+        }
+        let db = self.connect().await?;
+        match event {
+            Event::KillDispatcher => signal(self.dispatcher(&db).await?, "KILL")?,
+            Event::KillProducer => signal(self.producer(&db).await?, "KILL")?,
+            Event::TerminateDispatcher => {
+                let pid = self.dispatcher(&db).await?;
+                db.execute("select pg_terminate_backend($1)", &[&(pid as i32)]).await?;
+            }
+            Event::PauseDispatcher { ms } => pause(self.dispatcher(&db).await?, ms).await?,
+            Event::PauseProducer { ms } => pause(self.producer(&db).await?, ms).await?,
+            Event::TerminateSessions { percent } => {
+                db.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity
+                    where application_name in ('chaos producer', 'chaos reader', 'chaos worker')
+                        and hashint4(pid) & 127 < $1 * 128 / 100",
+                    &[&(percent as i32)],
+                )
+                .await?;
+            }
+            Event::Settings { in_flight, unrecorded, poll_ms } => {
+                self.settings(&db, in_flight, unrecorded, poll_ms).await?;
+            }
+            Event::PushOff { ms } => {
+                db.batch_execute("alter system set pg_outbox.push = off").await?;
+                db.batch_execute("select pg_reload_conf()").await?;
+                wait(ms).await;
+                self.settings(&db, MAX_IN_FLIGHT, MAX_UNRECORDED, 500).await?;
+            }
+            Event::NoConnections { ms } => {
+                let mut all = Vec::new();
+                while let Ok(one) = session(&self.place, "chaos hog").await {
+                    all.push(one);
+                }
+                wait(ms).await;
+            }
+            Event::NoLocks { ms } => {
+                let hog = session(&self.place, "chaos hog").await?;
+                // Ends with "out of shared memory", and keeps what it has until the session ends.
+                let _ = hog.batch_execute("select pg_advisory_lock(n) from generate_series(1, 1000000) n").await;
+                wait(ms).await;
+            }
+            Event::TableLock { ms } => {
+                db.batch_execute("begin; set local lock_timeout = '3s'; lock table outbox.message in share mode")
+                    .await?;
+                wait(ms).await;
+                db.batch_execute("commit").await?;
+            }
+            Event::HeldSnapshot { ms } => {
+                db.batch_execute("begin isolation level repeatable read; select count(*) from chaos.ledger").await?;
+                // Beside what comes next.
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(ms)).await;
+                    drop(db);
+                });
+            }
+            Event::Resubscribe { ms } => {
+                db.batch_execute("select outbox.subscribe('guest', '{order.*}', 'guest')").await?;
+                wait(ms).await;
+                db.batch_execute("select outbox.unsubscribe('guest')").await?;
+            }
+            Event::Rotate => {
+                let exists = "select to_regprocedure('outbox.maintain()') is not null";
+                if !db.query_one(exists, &[]).await?.get::<_, bool>(0) {
+                    bail!("there is no outbox.maintain()");
+                }
+                db.batch_execute("select outbox.maintain()").await?;
+            }
+            Event::Maintenance => {
+                for statement in [
+                    "checkpoint",
+                    "vacuum (analyze) outbox.message",
+                    "vacuum outbox.delivery",
+                    "reindex table outbox.delivery",
+                    "analyze outbox.attempt",
+                ] {
+                    db.batch_execute(statement).await?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Nothing goes wrong any more: everything is up, well and as configured; prepared transactions have ended.
+    pub async fn calm(&mut self, receivers: &Receivers) -> Result<Client> {
+        self.revive().await?;
+        for endpoint in 0..crate::schedule::ENDPOINTS {
+            receivers.set_mood(endpoint, Mood::Well);
+        }
+        let db = self.connect().await?;
+        self.settings(&db, MAX_IN_FLIGHT, MAX_UNRECORDED, 500).await?;
+        for (i, row) in db.query("select gid from pg_prepared_xacts order by gid", &[]).await?.iter().enumerate() {
+            let end = if i % 2 == 0 { "commit" } else { "rollback" };
+            db.batch_execute(&format!("{end} prepared '{}'", row.get::<_, &str>(0))).await?;
+        }
+        let guest = "select 1 from outbox.subscription where name = 'guest' and deleted_at is null";
+        if db.query_opt(guest, &[]).await?.is_some() {
+            db.batch_execute("select outbox.unsubscribe('guest')").await?;
+        }
+        Ok(db)
+    }
+}
+
+async fn pause(pid: u32, ms: u64) -> Result<()> {
+    signal(pid, "STOP")?;
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+    // It may have been ended in the meantime.
+    let _ = signal(pid, "CONT");
+    Ok(())
+}
+
+/// Private memory of a process, in bytes.
+pub fn private_memory(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("RssAnon:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kb| kb * 1024)
+}
+
+/// The last lines of the server's log.
+pub fn log_tail(server: &Server) -> String {
+    postgres::tail(&server.log(), 30)
+}
