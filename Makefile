@@ -3,7 +3,7 @@
 # PG=16 chooses the other PostgreSQL that is fetched (default 18); PG_CONFIG=/path/to/pg_config an installed one.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build install demo up down psql test test-core test-regress test-isolation test-e2e test-docs check fmt bench chaos clean
+.PHONY: help setup build install demo up down psql test test-core test-regress test-isolation test-e2e test-docs test-clients check fmt bench chaos clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -43,6 +43,9 @@ test-e2e: install ## against a real server and receivers, crashes included
 
 test-docs: install ## every example of README and docs
 	@dev/test docs
+
+test-clients: install ## Rust, Python and Node clients, the command line
+	@dev/test clients
 
 check: setup ## formatting, lints, documentation
 	@dev/check

@@ -1,0 +1,1030 @@
+"""A method for each public function of the schema. Made by dev/clients_gen.py from the catalogue: do not edit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Mapping, Sequence
+
+from ._rows import Call, Shape
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """A row of outbox.claimed."""
+
+    lease: int | None
+    lease_expires_at: datetime | None
+    delivery_id: int | None
+    subscription: str | None
+    message_id: int | None
+    webhook_id: str | None
+    position: int | None
+    attempt: int | None
+    max_attempts: int | None
+    topic: str | None
+    key: str | None
+    payload: Any | None
+    body: bytes | None
+    content_type: str | None
+    headers: Any | None
+    metadata: Any | None
+    tenant: str | None
+    publisher: str | None
+    aggregate_type: str | None
+    aggregate_id: str | None
+    priority: int | None
+    enqueued_at: datetime | None
+    occurred_at: datetime | None
+    deliver_at: datetime | None
+    expires_at: datetime | None
+    last_attempt_at: datetime | None
+    last_error: str | None
+
+
+@dataclass(frozen=True)
+class CreateEndpointRow:
+    """A row of outbox.create_endpoint."""
+
+    endpoint_id: int | None
+    signing_secret: str | None
+    message_id: int | None
+
+
+@dataclass(frozen=True)
+class CursorState:
+    """A row of outbox.cursor_state."""
+
+    consumer: str | None
+    stream: str | None
+    subject: str | None
+    position: int | None
+    epoch: int | None
+    last_delivery_id: str | None
+    last_delivered_at: datetime | None
+    last_error: str | None
+    updated_at: datetime | None
+    lag_positions: int | None
+    lag_seconds: float | None
+    advanced: bool | None
+
+
+@dataclass(frozen=True)
+class DeadLetters:
+    """A row of outbox.dead_letters."""
+
+    id: int | None
+    delivery_id: int | None
+    subscription: str | None
+    endpoint: str | None
+    url: str | None
+    message_id: int | None
+    webhook_id: str | None
+    position: int | None
+    topic: str | None
+    key: str | None
+    tenant: str | None
+    aggregate_type: str | None
+    aggregate_id: str | None
+    publisher: str | None
+    content_type: str | None
+    headers: Any | None
+    metadata: Any | None
+    payload: Any | None
+    body: bytes | None
+    enqueued_at: datetime | None
+    state: str | None
+    reason: str | None
+    attempt: int | None
+    last_status: int | None
+    error_class: str | None
+    last_error: str | None
+    first_attempt_at: datetime | None
+    last_attempt_at: datetime | None
+    created_at: datetime | None
+    dead_at: datetime | None
+    age: timedelta | None
+    is_old: bool | None
+    resolution: str | None
+    is_resolved: bool | None
+    resolved_at: datetime | None
+    resolved_by: str | None
+    resolution_note: str | None
+
+
+@dataclass(frozen=True)
+class DlqStatsRow:
+    """A row of outbox.dlq_stats."""
+
+    total: int | None
+    unresolved: int | None
+    resolved: int | None
+    oldest_age_seconds: float | None
+    newest_age_seconds: float | None
+    top_failure_reason: str | None
+    per_subscription: Any | None
+    last_updated: datetime | None
+
+
+@dataclass(frozen=True)
+class HealthRow:
+    """A row of outbox.health."""
+
+    check: str | None
+    state: str | None
+    culprit: str | None
+    what_to_do: str | None
+
+
+@dataclass(frozen=True)
+class HistoryRow:
+    """A row of outbox.history."""
+
+    at: datetime | None
+    what: str | None
+    subscription: str | None
+    endpoint: str | None
+    attempt: int | None
+    status: int | None
+    detail: str | None
+
+
+@dataclass(frozen=True)
+class MaintainRow:
+    """A row of outbox.maintain."""
+
+    job: str | None
+    result: str | None
+    rows: int | None
+    bytes: int | None
+    held_by: str | None
+
+
+@dataclass(frozen=True)
+class MetricsRow:
+    """A row of outbox.metrics."""
+
+    name: str | None
+    labels: Any | None
+    value: float | None
+
+
+@dataclass(frozen=True)
+class PurgeRow:
+    """A row of outbox.purge."""
+
+    rows: int | None
+    bytes: int | None
+
+
+@dataclass(frozen=True)
+class FeedMessage:
+    """A row of outbox.feed_message."""
+
+    position: int | None
+    epoch: int | None
+    message_id: int | None
+    webhook_id: str | None
+    topic: str | None
+    key: str | None
+    payload: Any | None
+    body: bytes | None
+    content_type: str | None
+    headers: Any | None
+    metadata: Any | None
+    tenant: str | None
+    aggregate_type: str | None
+    aggregate_id: str | None
+    publisher: str | None
+    idempotency_key: str | None
+    occurred_at: datetime | None
+    enqueued_at: datetime | None
+
+
+@dataclass(frozen=True)
+class StatsRow:
+    """A row of outbox.stats."""
+
+    messages: int | None
+    feed_end: int | None
+    routed: int | None
+    waiting: int | None
+    dead_letters: int | None
+    worker: str | None
+    in_flight: int | None
+    queued: int | None
+
+
+@dataclass(frozen=True)
+class VersionRow:
+    """A row of outbox.version."""
+
+    extension: str | None
+    library: str | None
+
+
+@dataclass(frozen=True)
+class WorkerStatusRow:
+    """A row of outbox.worker_status."""
+
+    state: str | None
+    pid: int | None
+    started_at: datetime | None
+    launcher_pid: int | None
+    in_flight: int | None
+    queued: int | None
+    unrecorded: int | None
+    idle: bool | None
+    feed_end: int | None
+    routed: int | None
+    last_tick_at: datetime | None
+    last_checkpoint_at: datetime | None
+    last_error: str | None
+    last_error_at: datetime | None
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """A row of outbox.audit."""
+
+    id: int | None
+    at: datetime | None
+    actor: str | None
+    action: str | None
+    object: str | None
+    reason: str | None
+    detail: Any | None
+
+
+@dataclass(frozen=True)
+class DeadLetterEntry:
+    """A row of outbox.dead_letter."""
+
+    id: int | None
+    delivery_id: int | None
+    subscription_id: int | None
+    endpoint_id: int | None
+    position: int | None
+    message_id: int | None
+    message_segment: int | None
+    attempt: int | None
+    state: str | None
+    reason: str | None
+    key: str | None
+    last_status: int | None
+    last_error_class: str | None
+    last_error: str | None
+    url: str | None
+    first_attempt_at: datetime | None
+    last_attempt_at: datetime | None
+    created_at: datetime | None
+    dead_at: datetime | None
+    resolution: str | None
+    resolved_at: datetime | None
+    resolved_by: str | None
+    resolution_note: str | None
+
+
+@dataclass(frozen=True)
+class DeadLettersEntry:
+    """A row of outbox.dead_letters."""
+
+    id: int | None
+    delivery_id: int | None
+    subscription: str | None
+    endpoint: str | None
+    url: str | None
+    message_id: int | None
+    webhook_id: str | None
+    position: int | None
+    topic: str | None
+    key: str | None
+    tenant: str | None
+    aggregate_type: str | None
+    aggregate_id: str | None
+    publisher: str | None
+    content_type: str | None
+    headers: Any | None
+    metadata: Any | None
+    payload: Any | None
+    body: bytes | None
+    enqueued_at: datetime | None
+    state: str | None
+    reason: str | None
+    attempt: int | None
+    last_status: int | None
+    error_class: str | None
+    last_error: str | None
+    first_attempt_at: datetime | None
+    last_attempt_at: datetime | None
+    created_at: datetime | None
+    dead_at: datetime | None
+    age: timedelta | None
+    is_old: bool | None
+    resolution: str | None
+    is_resolved: bool | None
+    resolved_at: datetime | None
+    resolved_by: str | None
+    resolution_note: str | None
+
+
+@dataclass(frozen=True)
+class EndpointEntry:
+    """A row of outbox.endpoint."""
+
+    id: int | None
+    name: str | None
+    url: str | None
+    kind: str | None
+    tenant: str | None
+    headers: Any | None
+    timeout: timedelta | None
+    concurrency: int | None
+    active: bool | None
+    created_at: datetime | None
+    updated_at: datetime | None
+    deleted_at: datetime | None
+
+
+@dataclass(frozen=True)
+class PublisherEntry:
+    """A row of outbox.publisher."""
+
+    code: str | None
+    active: bool | None
+    topic_template: str | None
+    topic_function: str | None
+    name: str | None
+    description: str | None
+    created_at: datetime | None
+    updated_at: datetime | None
+
+
+@dataclass(frozen=True)
+class SubscriptionEntry:
+    """A row of outbox.subscription."""
+
+    id: int | None
+    name: str | None
+    endpoint_id: int | None
+    max_attempts: int | None
+    max_age: timedelta | None
+    schedule: Any | None
+    policy: Any | None
+    format: str | None
+    batch_size: int | None
+    batch_wait: timedelta | None
+    ordering: str | None
+    on_exhausted: str | None
+    ttl: timedelta | None
+    deadline: timedelta | None
+    notify: bool | None
+    max_lag: timedelta | None
+    external_id: str | None
+    labels: Any | None
+    created_at: datetime | None
+    deleted_at: datetime | None
+
+
+@dataclass(frozen=True)
+class TopicEntry:
+    """A row of outbox.topic."""
+
+    code: str | None
+    active: bool | None
+    name: str | None
+    description: str | None
+    created_at: datetime | None
+    updated_at: datetime | None
+
+
+class AdminMethods:
+    """Blocking calls."""
+
+    def _run(self, call: Call) -> Any:
+        raise NotImplementedError
+
+    def adopt(self, *, reason: str | None = None) -> int | None:
+        """Makes data that was restored or copied here this database's own: numbers what has no position yet, in
+        a new epoch, and lets the dispatcher push. Returns the last position.
+        """
+        return self._run(Call("adopt", {"reason": reason}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    def alter_publisher(self, code: str, *, name: str | None = None, description: str | None = None, active: bool | None = None, topic_template: str | None = None, topic_function: str | None = None) -> None:
+        """Changes a registered publisher; null leaves a value as it is, an empty template or function takes it
+        away.
+        """
+        self._run(Call("alter_publisher", {"code": code, "name": name, "description": description, "active": active, "topic_template": topic_template, "topic_function": topic_function}, Shape("void", None, {}), table=False))
+
+    def alter_topic(self, code: str, *, name: str | None = None, description: str | None = None, active: bool | None = None) -> None:
+        """Changes a registered topic; null leaves a value as it is. An inactive topic refuses messages (OB007)
+        from the commit on.
+        """
+        self._run(Call("alter_topic", {"code": code, "name": name, "description": description, "active": active}, Shape("void", None, {}), table=False))
+
+    def cancel(self, message_id: int, *, by: str | None = None, reason: str | None = None) -> int | None:
+        """Ends what of a message is not delivered yet; what a worker or a request has is not tried again if it
+        fails. Returns how many waiting deliveries that ended. OB001 no such message, OB002 nothing is left to
+        cancel, OB003 all that is left is leased.
+        """
+        return self._run(Call("cancel", {"message_id": message_id, "by": by, "reason": reason}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    def capture(self, relation: str, *, topic: str | None = None, key_columns: Sequence[str] | None = None, operations: Sequence[str] | None = None, columns: Sequence[str] | None = None, condition: str | None = None, include_old: bool | None = None, style: str | None = None, tenant_column: str | None = None, replicated: bool | None = None) -> None:
+        """Turns changes of a table's rows into messages, in the transaction that makes them. Called again, it
+        replaces what it did before: do so when partitions were added. Styles: change, row, debezium.
+        """
+        self._run(Call("capture", {"relation": relation, "topic": topic, "key_columns": key_columns, "operations": operations, "columns": columns, "condition": condition, "include_old": include_old, "style": style, "tenant_column": tenant_column, "replicated": replicated}, Shape("void", None, {}), table=False))
+
+    def claim(self, subscription: str, worker: str, *, max_messages: int | None = None, lease: timedelta | None = None) -> list[Claimed]:
+        """Leases up to max_messages deliveries of a pull subscription that are due: highest priority first,
+        then longest due, then in order. No other worker gets them until the lease ends. Commit before the work
+        starts: that is what counts the try.
+        """
+        return self._run(Call("claim", {"subscription": subscription, "worker": worker, "max_messages": max_messages, "lease": lease}, Shape("rows", Claimed, {"lease_expires_at": "timestamp with time zone", "body": "bytea", "enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    def claim_delivery(self, delivery_id: int, worker: str, *, lease: timedelta | None = None) -> Claimed:
+        """Leases one delivery. Raises what stands in the way: OB001 no such delivery, OB002 ended, OB003
+        leased, OB004 pushed, OB007 the subscription has ended, OB010 expired, OB011 no tries left, OB012 not
+        due or behind its key.
+        """
+        return self._run(Call("claim_delivery", {"delivery_id": delivery_id, "worker": worker, "lease": lease}, Shape("row", Claimed, {"lease_expires_at": "timestamp with time zone", "body": "bytea", "enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    def complete(self, lease: int, *, delivery_ids: Sequence[int] | None = None, results: Any | None = None) -> list[int]:
+        """Ends deliveries of a lease as done, all of them or those that are named; returns the ids that were:
+        what is missing was lost to another lease. results: one element per id, the receiver's id as a string or
+        an object {total, matched, succeeded, failed, send_results}.
+        """
+        return self._run(Call("complete", {"lease": lease, "delivery_ids": delivery_ids, "results": results}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    def create_endpoint(self, name: str, url: str, *, secret: str | None = None, headers: Any | None = None, timeout: timedelta | None = None, concurrency: int | None = None, tenant: str | None = None, kind: str | None = None) -> CreateEndpointRow:
+        """Makes an HTTP target. The row that is returned is the only place where the signing secret is
+        shown."""
+        return self._run(Call("create_endpoint", {"name": name, "url": url, "secret": secret, "headers": headers, "timeout": timeout, "concurrency": concurrency, "tenant": tenant, "kind": kind}, Shape("row", CreateEndpointRow, {}), table=False))  # type: ignore[no-any-return]
+
+    def create_publisher(self, code: str, *, name: str | None = None, description: str | None = None, active: bool | None = None, topic_template: str | None = None, topic_function: str | None = None) -> None:
+        """Registers a producer. topic_template ("{tenant}.{topic}") or topic_function decide the topic of its
+        messages.
+        """
+        self._run(Call("create_publisher", {"code": code, "name": name, "description": description, "active": active, "topic_template": topic_template, "topic_function": topic_function}, Shape("void", None, {}), table=False))
+
+    def create_topic(self, code: str, *, name: str | None = None, description: str | None = None, active: bool | None = None) -> None:
+        """Registers a topic; needed only to describe it, to switch it off, or with pg_outbox.require_topic."""
+        self._run(Call("create_topic", {"code": code, "name": name, "description": description, "active": active}, Shape("void", None, {}), table=False))
+
+    def cursor_advance(self, consumer: str, position: int, *, stream: str | None = None, subject: str | None = None, delivery_id: str | None = None, delivered_at: datetime | None = None, expected_position: int | None = None, epoch: int | None = None) -> CursorState:
+        """Confirms everything up to a position. Equal to where the cursor stands: advanced is false. With
+        expected_position it is a compare-and-set (OB005 when another instance was first).
+        """
+        return self._run(Call("cursor_advance", {"consumer": consumer, "position": position, "stream": stream, "subject": subject, "delivery_id": delivery_id, "delivered_at": delivered_at, "expected_position": expected_position, "epoch": epoch}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    def cursor_delete(self, consumer: str, reason: str, *, stream: str | None = None, subject: str | None = None) -> None:
+        """Removes a cursor; the reason is required (OB006) and kept in outbox.audit."""
+        self._run(Call("cursor_delete", {"consumer": consumer, "reason": reason, "stream": stream, "subject": subject}, Shape("void", None, {}), table=False))
+
+    def cursor_get(self, consumer: str, *, stream: str | None = None, subject: str | None = None, if_missing: int | None = None) -> CursorState:
+        """A consumer's cursor; OB001 when there is none, unless if_missing says which position to show then."""
+        return self._run(Call("cursor_get", {"consumer": consumer, "stream": stream, "subject": subject, "if_missing": if_missing}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    def cursor_list(self, *, consumer: str | None = None, stream: str | None = None, subject: str | None = None, max_cursors: int | None = None) -> list[CursorState]:
+        """Cursors by stream, subject and consumer; null selects all; max_cursors 0: no limit."""
+        return self._run(Call("cursor_list", {"consumer": consumer, "stream": stream, "subject": subject, "max_cursors": max_cursors}, Shape("rows", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    def cursor_record_error(self, consumer: str, error: str, *, stream: str | None = None, subject: str | None = None) -> CursorState:
+        """Notes what went wrong (at most 2000 characters of it) without moving the cursor; makes it at 0 if
+        there is none.
+        """
+        return self._run(Call("cursor_record_error", {"consumer": consumer, "error": error, "stream": stream, "subject": subject}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    def cursor_reset(self, consumer: str, position: int, reason: str, *, stream: str | None = None, subject: str | None = None, delivery_id: str | None = None, delivered_at: datetime | None = None) -> CursorState:
+        """Moves a cursor anywhere, back as well; makes it if there is none. The reason is required (OB006) and
+        kept in outbox.audit.
+        """
+        return self._run(Call("cursor_reset", {"consumer": consumer, "position": position, "reason": reason, "stream": stream, "subject": subject, "delivery_id": delivery_id, "delivered_at": delivered_at}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    def dead(self, lease: int, delivery_ids: Sequence[int], reason: str) -> list[int]:
+        """Ends deliveries of a lease (null: all) as dead letters at once: no try will help. Returns the ids
+        that were changed.
+        """
+        return self._run(Call("dead", {"lease": lease, "delivery_ids": delivery_ids, "reason": reason}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    def dead_letters_older_than(self, age: timedelta) -> list[DeadLetters]:
+        """Open dead letters that died longer ago than this."""
+        return self._run(Call("dead_letters_older_than", {"age": age}, Shape("rows", DeadLetters, {"body": "bytea", "enqueued_at": "timestamp with time zone", "first_attempt_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone", "created_at": "timestamp with time zone", "dead_at": "timestamp with time zone", "age": "interval", "resolved_at": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    def delete_dead_letter(self, id: int, by: str, *, note: str | None = None) -> None:
+        """Removes a dead letter, in whatever state; what it was is kept in outbox.audit."""
+        self._run(Call("delete_dead_letter", {"id": id, "by": by, "note": note}, Shape("void", None, {}), table=False))
+
+    def dlq_stats(self) -> DlqStatsRow:
+        """Dead letters in numbers: ages are those of open ones, in seconds; per_subscription: name to total and
+        unresolved.
+        """
+        return self._run(Call("dlq_stats", {}, Shape("row", DlqStatsRow, {"last_updated": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    def extend(self, lease: int, *, duration: timedelta | None = None) -> datetime | None:
+        """Moves the end of a lease to this long from now, but not beyond the subscription's deadline; returns
+        it. OB003: the lease is lost.
+        """
+        return self._run(Call("extend", {"lease": lease, "duration": duration}, Shape("value", None, {"": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    def fail(self, lease: int, delivery_ids: Sequence[int], error: str, *, retry_after: timedelta | None = None) -> list[int]:
+        """Ends a try of deliveries of a lease (null: of all) as failed: tried again after retry_after, else by
+        the subscription's schedule; dead letters after the last try. Returns the ids that were changed.
+        """
+        return self._run(Call("fail", {"lease": lease, "delivery_ids": delivery_ids, "error": error, "retry_after": retry_after}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    def grant_to(self, role: str, capability: str) -> None:
+        """Grants a role one of the capabilities publish, consume, monitor, admin."""
+        self._run(Call("grant_to", {"role": role, "capability": capability}, Shape("void", None, {}), table=False))
+
+    def head(self) -> int | None:
+        """The last position of the feed; 0 when it is empty."""
+        return self._run(Call("head", {}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    def health(self) -> list[HealthRow]:
+        """One row per check: ok, warning or critical, who or what it is, and what to do. Fit for an alert on
+        state <> 'ok'.
+        """
+        return self._run(Call("health", {}, Shape("rows", HealthRow, {}), table=False))  # type: ignore[no-any-return]
+
+    def history(self, message_id: int) -> list[HistoryRow]:
+        """Everything that happened to one message, in order of time."""
+        return self._run(Call("history", {"message_id": message_id}, Shape("rows", HistoryRow, {"at": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    def ignore(self, id: int, by: str, *, note: str | None = None) -> None:
+        """Marks an open dead letter as not worth dealing with; OB004: it is not open."""
+        self._run(Call("ignore", {"id": id, "by": by, "note": note}, Shape("void", None, {}), table=False))
+
+    def is_terminal(self, state: str) -> bool | None:
+        """Whether a delivery or message in this state is not tried again by itself."""
+        return self._run(Call("is_terminal", {"state": state}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    def maintain(self) -> list[MaintainRow]:
+        """Rotates, reclaims and trims now whatever the settings allow, and says what it did. The dispatcher
+        does this by itself.
+        """
+        return self._run(Call("maintain", {}, Shape("rows", MaintainRow, {}), table=False))  # type: ignore[no-any-return]
+
+    def metrics(self) -> list[MetricsRow]:
+        """Figures for a monitoring system. Names ending in _total and _count only grow; labels name
+        subscription, endpoint, state, consumer, ring. _enqueued_total counts what was rolled back as well.
+        """
+        return self._run(Call("metrics", {}, Shape("rows", MetricsRow, {}), table=False))  # type: ignore[no-any-return]
+
+    def move_to_dlq(self, delivery_id: int, by: str, reason: str) -> int | None:
+        """Makes a waiting delivery a dead letter, and returns that one's id. OB001 no such delivery, OB002 it
+        has ended, OB003 a worker has it.
+        """
+        return self._run(Call("move_to_dlq", {"delivery_id": delivery_id, "by": by, "reason": reason}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    def purge(self, what: str, older_than: timedelta, *, include_unresolved: bool | None = None, dry_run: bool | None = None) -> PurgeRow:
+        """Removes what is older than an interval, by hand: completed (messages, in whole segments), attempts
+        (in whole segments), dead_letters. Never what is still needed; dry_run says what it would be.
+        """
+        return self._run(Call("purge", {"what": what, "older_than": older_than, "include_unresolved": include_unresolved, "dry_run": dry_run}, Shape("row", PurgeRow, {}), table=False))  # type: ignore[no-any-return]
+
+    def read(self, after_position: int, *, max_messages: int | None = None, topics: Sequence[str] | None = None, filter: Any | None = None, epoch: int | None = None) -> list[FeedMessage]:
+        """Messages behind a position (0: from the first that is stored), in order; go on behind the last row. A
+        row whose message_id is null holds no message: nothing matched up to there. With the epoch in which the
+        position was read, a lost history is noticed (OB009).
+        """
+        return self._run(Call("read", {"after_position": after_position, "max_messages": max_messages, "topics": topics, "filter": filter, "epoch": epoch}, Shape("rows", FeedMessage, {"body": "bytea", "occurred_at": "timestamp with time zone", "enqueued_at": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    def release(self, lease: int, *, delivery_ids: Sequence[int] | None = None) -> list[int]:
+        """Gives deliveries of a lease (null: all) back unharmed: due as before, the try does not count. Returns
+        the ids.
+        """
+        return self._run(Call("release", {"lease": lease, "delivery_ids": delivery_ids}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    def requeue(self, id: int, by: str, *, note: str | None = None) -> int | None:
+        """Makes the delivery of a dead letter due now, with all its tries; the receiver sees the same webhook
+        id. Returns the delivery's id. OB004: requeued already, or the message is gone.
+        """
+        return self._run(Call("requeue", {"id": id, "by": by, "note": note}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    def requeue_all(self, by: str, *, subscription: str | None = None, reason: str | None = None, topic: str | None = None, dead_after: datetime | None = None, dead_before: datetime | None = None, note: str | None = None, max: int | None = None, dry_run: bool | None = None) -> int | None:
+        """Requeues up to max open dead letters, oldest first: of a subscription, reason, topic, time. dry_run
+        only counts. Returns how many.
+        """
+        return self._run(Call("requeue_all", {"by": by, "subscription": subscription, "reason": reason, "topic": topic, "dead_after": dead_after, "dead_before": dead_before, "note": note, "max": max, "dry_run": dry_run}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    def reschedule(self, delivery_id: int, due_at: datetime, by: str, *, priority: int | None = None, expires_at: datetime | None = None) -> None:
+        """Changes when a waiting delivery is tried, its priority and its end. OB001 no such delivery, OB002 it
+        has ended, OB003 a worker has it.
+        """
+        self._run(Call("reschedule", {"delivery_id": delivery_id, "due_at": due_at, "by": by, "priority": priority, "expires_at": expires_at}, Shape("void", None, {}), table=False))
+
+    def resolve(self, id: int, by: str, *, note: str | None = None) -> None:
+        """Marks an open dead letter as dealt with in another way; OB004: it is not open."""
+        self._run(Call("resolve", {"id": id, "by": by, "note": note}, Shape("void", None, {}), table=False))
+
+    def retry(self, message_id: int, subscription: str, *, by: str | None = None) -> int | None:
+        """Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001
+        there is none, OB002 it was completed, OB003 a worker has it.
+        """
+        return self._run(Call("retry", {"message_id": message_id, "subscription": subscription, "by": by}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    def rotate(self, *, ring: str | None = None) -> str | None:
+        """Has new rows go to the next leaf now: rotated, empty (nothing to leave behind) or full (the next leaf
+        still holds rows).
+        """
+        return self._run(Call("rotate", {"ring": ring}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    def stats(self) -> StatsRow:
+        """Where the outbox of this database stands. worker: not preloaded, none, starting, running, push off,
+        copied, failing.
+        """
+        return self._run(Call("stats", {}, Shape("row", StatsRow, {}), table=False))  # type: ignore[no-any-return]
+
+    def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None) -> int | None:
+        """Sends the messages of these topics (* one word, # any number) to an endpoint, or without one lets
+        workers claim them; from the position of the message on whose id is returned.
+        """
+        return self._run(Call("subscribe", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "url": url}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    def tail(self) -> int | None:
+        """The first position whose message is still stored; above head() when none is. read() starts there when
+        it starts at 0.
+        """
+        return self._run(Call("tail", {}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    def tick(self) -> int | None:
+        """Numbers what is committed now, and returns the last position. The dispatcher does this by itself; by
+        hand where there is none.
+        """
+        return self._run(Call("tick", {}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    def uncapture(self, relation: str) -> bool | None:
+        """Ends a capture; false: there was none."""
+        return self._run(Call("uncapture", {"relation": relation}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    def unlock_stale(self, older_than: timedelta, *, subscription: str | None = None) -> int | None:
+        """Takes leases back that were claimed longer ago than this, whatever their end; returns how many
+        deliveries are free again.
+        """
+        return self._run(Call("unlock_stale", {"older_than": older_than, "subscription": subscription}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    def unsubscribe(self, name: str) -> int | None:
+        """Ends a subscription at the position of the message whose id is returned; it stays in the table, with
+        deleted_at set.
+        """
+        return self._run(Call("unsubscribe", {"name": name}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    def version(self) -> VersionRow:
+        """Version of the installed objects, and of the library that is loaded."""
+        return self._run(Call("version", {}, Shape("row", VersionRow, {}), table=False))  # type: ignore[no-any-return]
+
+    def webhook_id(self, message_id: int, enqueued_at: datetime) -> str | None:
+        """What a receiver deduplicates by: the same on every attempt, restart, retry and replay of a
+        message."""
+        return self._run(Call("webhook_id", {"message_id": message_id, "enqueued_at": enqueued_at}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    def worker_status(self) -> list[WorkerStatusRow]:
+        """This database's dispatcher: what it does, since when, how far it is, and its last error. States: not
+        preloaded, none, starting, running, push off, copied, failing.
+        """
+        return self._run(Call("worker_status", {}, Shape("rows", WorkerStatusRow, {"started_at": "timestamp with time zone", "last_tick_at": "timestamp with time zone", "last_checkpoint_at": "timestamp with time zone", "last_error_at": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    def audit(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[AuditEntry]:
+        """Rows of outbox.audit whose columns equal those of filter."""
+        return self._run(Call("audit", limit=limit, dict(filter or {}), Shape("rows", AuditEntry, {"at": "timestamp with time zone"}), table=True))  # type: ignore[no-any-return]
+
+    def dead_letter_rows(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[DeadLetterEntry]:
+        """Rows of outbox.dead_letter whose columns equal those of filter."""
+        return self._run(Call("dead_letter", limit=limit, dict(filter or {}), Shape("rows", DeadLetterEntry, {"first_attempt_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone", "created_at": "timestamp with time zone", "dead_at": "timestamp with time zone", "resolved_at": "timestamp with time zone"}), table=True))  # type: ignore[no-any-return]
+
+    def dead_letters(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[DeadLettersEntry]:
+        """Rows of outbox.dead_letters whose columns equal those of filter."""
+        return self._run(Call("dead_letters", limit=limit, dict(filter or {}), Shape("rows", DeadLettersEntry, {"body": "bytea", "enqueued_at": "timestamp with time zone", "first_attempt_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone", "created_at": "timestamp with time zone", "dead_at": "timestamp with time zone", "age": "interval", "resolved_at": "timestamp with time zone"}), table=True))  # type: ignore[no-any-return]
+
+    def endpoints(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[EndpointEntry]:
+        """Rows of outbox.endpoint whose columns equal those of filter."""
+        return self._run(Call("endpoint", limit=limit, dict(filter or {}), Shape("rows", EndpointEntry, {"timeout": "interval", "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "deleted_at": "timestamp with time zone"}), table=True))  # type: ignore[no-any-return]
+
+    def publishers(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[PublisherEntry]:
+        """Rows of outbox.publisher whose columns equal those of filter."""
+        return self._run(Call("publisher", limit=limit, dict(filter or {}), Shape("rows", PublisherEntry, {"created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}), table=True))  # type: ignore[no-any-return]
+
+    def subscriptions(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[SubscriptionEntry]:
+        """Rows of outbox.subscription whose columns equal those of filter."""
+        return self._run(Call("subscription", limit=limit, dict(filter or {}), Shape("rows", SubscriptionEntry, {"max_age": "interval", "batch_wait": "interval", "ttl": "interval", "deadline": "interval", "max_lag": "interval", "created_at": "timestamp with time zone", "deleted_at": "timestamp with time zone"}), table=True))  # type: ignore[no-any-return]
+
+    def topics(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[TopicEntry]:
+        """Rows of outbox.topic whose columns equal those of filter."""
+        return self._run(Call("topic", limit=limit, dict(filter or {}), Shape("rows", TopicEntry, {"created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}), table=True))  # type: ignore[no-any-return]
+
+
+class AsyncAdminMethods:
+    """The same, to be awaited."""
+
+    async def _arun(self, call: Call) -> Any:
+        raise NotImplementedError
+
+    async def adopt(self, *, reason: str | None = None) -> int | None:
+        """Makes data that was restored or copied here this database's own: numbers what has no position yet, in
+        a new epoch, and lets the dispatcher push. Returns the last position.
+        """
+        return await self._arun(Call("adopt", {"reason": reason}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    async def alter_publisher(self, code: str, *, name: str | None = None, description: str | None = None, active: bool | None = None, topic_template: str | None = None, topic_function: str | None = None) -> None:
+        """Changes a registered publisher; null leaves a value as it is, an empty template or function takes it
+        away.
+        """
+        await self._arun(Call("alter_publisher", {"code": code, "name": name, "description": description, "active": active, "topic_template": topic_template, "topic_function": topic_function}, Shape("void", None, {}), table=False))
+
+    async def alter_topic(self, code: str, *, name: str | None = None, description: str | None = None, active: bool | None = None) -> None:
+        """Changes a registered topic; null leaves a value as it is. An inactive topic refuses messages (OB007)
+        from the commit on.
+        """
+        await self._arun(Call("alter_topic", {"code": code, "name": name, "description": description, "active": active}, Shape("void", None, {}), table=False))
+
+    async def cancel(self, message_id: int, *, by: str | None = None, reason: str | None = None) -> int | None:
+        """Ends what of a message is not delivered yet; what a worker or a request has is not tried again if it
+        fails. Returns how many waiting deliveries that ended. OB001 no such message, OB002 nothing is left to
+        cancel, OB003 all that is left is leased.
+        """
+        return await self._arun(Call("cancel", {"message_id": message_id, "by": by, "reason": reason}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    async def capture(self, relation: str, *, topic: str | None = None, key_columns: Sequence[str] | None = None, operations: Sequence[str] | None = None, columns: Sequence[str] | None = None, condition: str | None = None, include_old: bool | None = None, style: str | None = None, tenant_column: str | None = None, replicated: bool | None = None) -> None:
+        """Turns changes of a table's rows into messages, in the transaction that makes them. Called again, it
+        replaces what it did before: do so when partitions were added. Styles: change, row, debezium.
+        """
+        await self._arun(Call("capture", {"relation": relation, "topic": topic, "key_columns": key_columns, "operations": operations, "columns": columns, "condition": condition, "include_old": include_old, "style": style, "tenant_column": tenant_column, "replicated": replicated}, Shape("void", None, {}), table=False))
+
+    async def claim(self, subscription: str, worker: str, *, max_messages: int | None = None, lease: timedelta | None = None) -> list[Claimed]:
+        """Leases up to max_messages deliveries of a pull subscription that are due: highest priority first,
+        then longest due, then in order. No other worker gets them until the lease ends. Commit before the work
+        starts: that is what counts the try.
+        """
+        return await self._arun(Call("claim", {"subscription": subscription, "worker": worker, "max_messages": max_messages, "lease": lease}, Shape("rows", Claimed, {"lease_expires_at": "timestamp with time zone", "body": "bytea", "enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    async def claim_delivery(self, delivery_id: int, worker: str, *, lease: timedelta | None = None) -> Claimed:
+        """Leases one delivery. Raises what stands in the way: OB001 no such delivery, OB002 ended, OB003
+        leased, OB004 pushed, OB007 the subscription has ended, OB010 expired, OB011 no tries left, OB012 not
+        due or behind its key.
+        """
+        return await self._arun(Call("claim_delivery", {"delivery_id": delivery_id, "worker": worker, "lease": lease}, Shape("row", Claimed, {"lease_expires_at": "timestamp with time zone", "body": "bytea", "enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    async def complete(self, lease: int, *, delivery_ids: Sequence[int] | None = None, results: Any | None = None) -> list[int]:
+        """Ends deliveries of a lease as done, all of them or those that are named; returns the ids that were:
+        what is missing was lost to another lease. results: one element per id, the receiver's id as a string or
+        an object {total, matched, succeeded, failed, send_results}.
+        """
+        return await self._arun(Call("complete", {"lease": lease, "delivery_ids": delivery_ids, "results": results}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    async def create_endpoint(self, name: str, url: str, *, secret: str | None = None, headers: Any | None = None, timeout: timedelta | None = None, concurrency: int | None = None, tenant: str | None = None, kind: str | None = None) -> CreateEndpointRow:
+        """Makes an HTTP target. The row that is returned is the only place where the signing secret is
+        shown."""
+        return await self._arun(Call("create_endpoint", {"name": name, "url": url, "secret": secret, "headers": headers, "timeout": timeout, "concurrency": concurrency, "tenant": tenant, "kind": kind}, Shape("row", CreateEndpointRow, {}), table=False))  # type: ignore[no-any-return]
+
+    async def create_publisher(self, code: str, *, name: str | None = None, description: str | None = None, active: bool | None = None, topic_template: str | None = None, topic_function: str | None = None) -> None:
+        """Registers a producer. topic_template ("{tenant}.{topic}") or topic_function decide the topic of its
+        messages.
+        """
+        await self._arun(Call("create_publisher", {"code": code, "name": name, "description": description, "active": active, "topic_template": topic_template, "topic_function": topic_function}, Shape("void", None, {}), table=False))
+
+    async def create_topic(self, code: str, *, name: str | None = None, description: str | None = None, active: bool | None = None) -> None:
+        """Registers a topic; needed only to describe it, to switch it off, or with pg_outbox.require_topic."""
+        await self._arun(Call("create_topic", {"code": code, "name": name, "description": description, "active": active}, Shape("void", None, {}), table=False))
+
+    async def cursor_advance(self, consumer: str, position: int, *, stream: str | None = None, subject: str | None = None, delivery_id: str | None = None, delivered_at: datetime | None = None, expected_position: int | None = None, epoch: int | None = None) -> CursorState:
+        """Confirms everything up to a position. Equal to where the cursor stands: advanced is false. With
+        expected_position it is a compare-and-set (OB005 when another instance was first).
+        """
+        return await self._arun(Call("cursor_advance", {"consumer": consumer, "position": position, "stream": stream, "subject": subject, "delivery_id": delivery_id, "delivered_at": delivered_at, "expected_position": expected_position, "epoch": epoch}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    async def cursor_delete(self, consumer: str, reason: str, *, stream: str | None = None, subject: str | None = None) -> None:
+        """Removes a cursor; the reason is required (OB006) and kept in outbox.audit."""
+        await self._arun(Call("cursor_delete", {"consumer": consumer, "reason": reason, "stream": stream, "subject": subject}, Shape("void", None, {}), table=False))
+
+    async def cursor_get(self, consumer: str, *, stream: str | None = None, subject: str | None = None, if_missing: int | None = None) -> CursorState:
+        """A consumer's cursor; OB001 when there is none, unless if_missing says which position to show then."""
+        return await self._arun(Call("cursor_get", {"consumer": consumer, "stream": stream, "subject": subject, "if_missing": if_missing}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    async def cursor_list(self, *, consumer: str | None = None, stream: str | None = None, subject: str | None = None, max_cursors: int | None = None) -> list[CursorState]:
+        """Cursors by stream, subject and consumer; null selects all; max_cursors 0: no limit."""
+        return await self._arun(Call("cursor_list", {"consumer": consumer, "stream": stream, "subject": subject, "max_cursors": max_cursors}, Shape("rows", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    async def cursor_record_error(self, consumer: str, error: str, *, stream: str | None = None, subject: str | None = None) -> CursorState:
+        """Notes what went wrong (at most 2000 characters of it) without moving the cursor; makes it at 0 if
+        there is none.
+        """
+        return await self._arun(Call("cursor_record_error", {"consumer": consumer, "error": error, "stream": stream, "subject": subject}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    async def cursor_reset(self, consumer: str, position: int, reason: str, *, stream: str | None = None, subject: str | None = None, delivery_id: str | None = None, delivered_at: datetime | None = None) -> CursorState:
+        """Moves a cursor anywhere, back as well; makes it if there is none. The reason is required (OB006) and
+        kept in outbox.audit.
+        """
+        return await self._arun(Call("cursor_reset", {"consumer": consumer, "position": position, "reason": reason, "stream": stream, "subject": subject, "delivery_id": delivery_id, "delivered_at": delivered_at}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    async def dead(self, lease: int, delivery_ids: Sequence[int], reason: str) -> list[int]:
+        """Ends deliveries of a lease (null: all) as dead letters at once: no try will help. Returns the ids
+        that were changed.
+        """
+        return await self._arun(Call("dead", {"lease": lease, "delivery_ids": delivery_ids, "reason": reason}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    async def dead_letters_older_than(self, age: timedelta) -> list[DeadLetters]:
+        """Open dead letters that died longer ago than this."""
+        return await self._arun(Call("dead_letters_older_than", {"age": age}, Shape("rows", DeadLetters, {"body": "bytea", "enqueued_at": "timestamp with time zone", "first_attempt_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone", "created_at": "timestamp with time zone", "dead_at": "timestamp with time zone", "age": "interval", "resolved_at": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    async def delete_dead_letter(self, id: int, by: str, *, note: str | None = None) -> None:
+        """Removes a dead letter, in whatever state; what it was is kept in outbox.audit."""
+        await self._arun(Call("delete_dead_letter", {"id": id, "by": by, "note": note}, Shape("void", None, {}), table=False))
+
+    async def dlq_stats(self) -> DlqStatsRow:
+        """Dead letters in numbers: ages are those of open ones, in seconds; per_subscription: name to total and
+        unresolved.
+        """
+        return await self._arun(Call("dlq_stats", {}, Shape("row", DlqStatsRow, {"last_updated": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    async def extend(self, lease: int, *, duration: timedelta | None = None) -> datetime | None:
+        """Moves the end of a lease to this long from now, but not beyond the subscription's deadline; returns
+        it. OB003: the lease is lost.
+        """
+        return await self._arun(Call("extend", {"lease": lease, "duration": duration}, Shape("value", None, {"": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    async def fail(self, lease: int, delivery_ids: Sequence[int], error: str, *, retry_after: timedelta | None = None) -> list[int]:
+        """Ends a try of deliveries of a lease (null: of all) as failed: tried again after retry_after, else by
+        the subscription's schedule; dead letters after the last try. Returns the ids that were changed.
+        """
+        return await self._arun(Call("fail", {"lease": lease, "delivery_ids": delivery_ids, "error": error, "retry_after": retry_after}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    async def grant_to(self, role: str, capability: str) -> None:
+        """Grants a role one of the capabilities publish, consume, monitor, admin."""
+        await self._arun(Call("grant_to", {"role": role, "capability": capability}, Shape("void", None, {}), table=False))
+
+    async def head(self) -> int | None:
+        """The last position of the feed; 0 when it is empty."""
+        return await self._arun(Call("head", {}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    async def health(self) -> list[HealthRow]:
+        """One row per check: ok, warning or critical, who or what it is, and what to do. Fit for an alert on
+        state <> 'ok'.
+        """
+        return await self._arun(Call("health", {}, Shape("rows", HealthRow, {}), table=False))  # type: ignore[no-any-return]
+
+    async def history(self, message_id: int) -> list[HistoryRow]:
+        """Everything that happened to one message, in order of time."""
+        return await self._arun(Call("history", {"message_id": message_id}, Shape("rows", HistoryRow, {"at": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    async def ignore(self, id: int, by: str, *, note: str | None = None) -> None:
+        """Marks an open dead letter as not worth dealing with; OB004: it is not open."""
+        await self._arun(Call("ignore", {"id": id, "by": by, "note": note}, Shape("void", None, {}), table=False))
+
+    async def is_terminal(self, state: str) -> bool | None:
+        """Whether a delivery or message in this state is not tried again by itself."""
+        return await self._arun(Call("is_terminal", {"state": state}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    async def maintain(self) -> list[MaintainRow]:
+        """Rotates, reclaims and trims now whatever the settings allow, and says what it did. The dispatcher
+        does this by itself.
+        """
+        return await self._arun(Call("maintain", {}, Shape("rows", MaintainRow, {}), table=False))  # type: ignore[no-any-return]
+
+    async def metrics(self) -> list[MetricsRow]:
+        """Figures for a monitoring system. Names ending in _total and _count only grow; labels name
+        subscription, endpoint, state, consumer, ring. _enqueued_total counts what was rolled back as well.
+        """
+        return await self._arun(Call("metrics", {}, Shape("rows", MetricsRow, {}), table=False))  # type: ignore[no-any-return]
+
+    async def move_to_dlq(self, delivery_id: int, by: str, reason: str) -> int | None:
+        """Makes a waiting delivery a dead letter, and returns that one's id. OB001 no such delivery, OB002 it
+        has ended, OB003 a worker has it.
+        """
+        return await self._arun(Call("move_to_dlq", {"delivery_id": delivery_id, "by": by, "reason": reason}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    async def purge(self, what: str, older_than: timedelta, *, include_unresolved: bool | None = None, dry_run: bool | None = None) -> PurgeRow:
+        """Removes what is older than an interval, by hand: completed (messages, in whole segments), attempts
+        (in whole segments), dead_letters. Never what is still needed; dry_run says what it would be.
+        """
+        return await self._arun(Call("purge", {"what": what, "older_than": older_than, "include_unresolved": include_unresolved, "dry_run": dry_run}, Shape("row", PurgeRow, {}), table=False))  # type: ignore[no-any-return]
+
+    async def read(self, after_position: int, *, max_messages: int | None = None, topics: Sequence[str] | None = None, filter: Any | None = None, epoch: int | None = None) -> list[FeedMessage]:
+        """Messages behind a position (0: from the first that is stored), in order; go on behind the last row. A
+        row whose message_id is null holds no message: nothing matched up to there. With the epoch in which the
+        position was read, a lost history is noticed (OB009).
+        """
+        return await self._arun(Call("read", {"after_position": after_position, "max_messages": max_messages, "topics": topics, "filter": filter, "epoch": epoch}, Shape("rows", FeedMessage, {"body": "bytea", "occurred_at": "timestamp with time zone", "enqueued_at": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    async def release(self, lease: int, *, delivery_ids: Sequence[int] | None = None) -> list[int]:
+        """Gives deliveries of a lease (null: all) back unharmed: due as before, the try does not count. Returns
+        the ids.
+        """
+        return await self._arun(Call("release", {"lease": lease, "delivery_ids": delivery_ids}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    async def requeue(self, id: int, by: str, *, note: str | None = None) -> int | None:
+        """Makes the delivery of a dead letter due now, with all its tries; the receiver sees the same webhook
+        id. Returns the delivery's id. OB004: requeued already, or the message is gone.
+        """
+        return await self._arun(Call("requeue", {"id": id, "by": by, "note": note}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    async def requeue_all(self, by: str, *, subscription: str | None = None, reason: str | None = None, topic: str | None = None, dead_after: datetime | None = None, dead_before: datetime | None = None, note: str | None = None, max: int | None = None, dry_run: bool | None = None) -> int | None:
+        """Requeues up to max open dead letters, oldest first: of a subscription, reason, topic, time. dry_run
+        only counts. Returns how many.
+        """
+        return await self._arun(Call("requeue_all", {"by": by, "subscription": subscription, "reason": reason, "topic": topic, "dead_after": dead_after, "dead_before": dead_before, "note": note, "max": max, "dry_run": dry_run}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    async def reschedule(self, delivery_id: int, due_at: datetime, by: str, *, priority: int | None = None, expires_at: datetime | None = None) -> None:
+        """Changes when a waiting delivery is tried, its priority and its end. OB001 no such delivery, OB002 it
+        has ended, OB003 a worker has it.
+        """
+        await self._arun(Call("reschedule", {"delivery_id": delivery_id, "due_at": due_at, "by": by, "priority": priority, "expires_at": expires_at}, Shape("void", None, {}), table=False))
+
+    async def resolve(self, id: int, by: str, *, note: str | None = None) -> None:
+        """Marks an open dead letter as dealt with in another way; OB004: it is not open."""
+        await self._arun(Call("resolve", {"id": id, "by": by, "note": note}, Shape("void", None, {}), table=False))
+
+    async def retry(self, message_id: int, subscription: str, *, by: str | None = None) -> int | None:
+        """Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001
+        there is none, OB002 it was completed, OB003 a worker has it.
+        """
+        return await self._arun(Call("retry", {"message_id": message_id, "subscription": subscription, "by": by}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    async def rotate(self, *, ring: str | None = None) -> str | None:
+        """Has new rows go to the next leaf now: rotated, empty (nothing to leave behind) or full (the next leaf
+        still holds rows).
+        """
+        return await self._arun(Call("rotate", {"ring": ring}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    async def stats(self) -> StatsRow:
+        """Where the outbox of this database stands. worker: not preloaded, none, starting, running, push off,
+        copied, failing.
+        """
+        return await self._arun(Call("stats", {}, Shape("row", StatsRow, {}), table=False))  # type: ignore[no-any-return]
+
+    async def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None) -> int | None:
+        """Sends the messages of these topics (* one word, # any number) to an endpoint, or without one lets
+        workers claim them; from the position of the message on whose id is returned.
+        """
+        return await self._arun(Call("subscribe", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "url": url}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    async def tail(self) -> int | None:
+        """The first position whose message is still stored; above head() when none is. read() starts there when
+        it starts at 0.
+        """
+        return await self._arun(Call("tail", {}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    async def tick(self) -> int | None:
+        """Numbers what is committed now, and returns the last position. The dispatcher does this by itself; by
+        hand where there is none.
+        """
+        return await self._arun(Call("tick", {}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    async def uncapture(self, relation: str) -> bool | None:
+        """Ends a capture; false: there was none."""
+        return await self._arun(Call("uncapture", {"relation": relation}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    async def unlock_stale(self, older_than: timedelta, *, subscription: str | None = None) -> int | None:
+        """Takes leases back that were claimed longer ago than this, whatever their end; returns how many
+        deliveries are free again.
+        """
+        return await self._arun(Call("unlock_stale", {"older_than": older_than, "subscription": subscription}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    async def unsubscribe(self, name: str) -> int | None:
+        """Ends a subscription at the position of the message whose id is returned; it stays in the table, with
+        deleted_at set.
+        """
+        return await self._arun(Call("unsubscribe", {"name": name}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    async def version(self) -> VersionRow:
+        """Version of the installed objects, and of the library that is loaded."""
+        return await self._arun(Call("version", {}, Shape("row", VersionRow, {}), table=False))  # type: ignore[no-any-return]
+
+    async def webhook_id(self, message_id: int, enqueued_at: datetime) -> str | None:
+        """What a receiver deduplicates by: the same on every attempt, restart, retry and replay of a
+        message."""
+        return await self._arun(Call("webhook_id", {"message_id": message_id, "enqueued_at": enqueued_at}, Shape("value", None, {}), table=False))  # type: ignore[no-any-return]
+
+    async def worker_status(self) -> list[WorkerStatusRow]:
+        """This database's dispatcher: what it does, since when, how far it is, and its last error. States: not
+        preloaded, none, starting, running, push off, copied, failing.
+        """
+        return await self._arun(Call("worker_status", {}, Shape("rows", WorkerStatusRow, {"started_at": "timestamp with time zone", "last_tick_at": "timestamp with time zone", "last_checkpoint_at": "timestamp with time zone", "last_error_at": "timestamp with time zone"}), table=False))  # type: ignore[no-any-return]
+
+    async def audit(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[AuditEntry]:
+        """Rows of outbox.audit whose columns equal those of filter."""
+        return await self._arun(Call("audit", limit=limit, dict(filter or {}), Shape("rows", AuditEntry, {"at": "timestamp with time zone"}), table=True))  # type: ignore[no-any-return]
+
+    async def dead_letter_rows(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[DeadLetterEntry]:
+        """Rows of outbox.dead_letter whose columns equal those of filter."""
+        return await self._arun(Call("dead_letter", limit=limit, dict(filter or {}), Shape("rows", DeadLetterEntry, {"first_attempt_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone", "created_at": "timestamp with time zone", "dead_at": "timestamp with time zone", "resolved_at": "timestamp with time zone"}), table=True))  # type: ignore[no-any-return]
+
+    async def dead_letters(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[DeadLettersEntry]:
+        """Rows of outbox.dead_letters whose columns equal those of filter."""
+        return await self._arun(Call("dead_letters", limit=limit, dict(filter or {}), Shape("rows", DeadLettersEntry, {"body": "bytea", "enqueued_at": "timestamp with time zone", "first_attempt_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone", "created_at": "timestamp with time zone", "dead_at": "timestamp with time zone", "age": "interval", "resolved_at": "timestamp with time zone"}), table=True))  # type: ignore[no-any-return]
+
+    async def endpoints(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[EndpointEntry]:
+        """Rows of outbox.endpoint whose columns equal those of filter."""
+        return await self._arun(Call("endpoint", limit=limit, dict(filter or {}), Shape("rows", EndpointEntry, {"timeout": "interval", "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "deleted_at": "timestamp with time zone"}), table=True))  # type: ignore[no-any-return]
+
+    async def publishers(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[PublisherEntry]:
+        """Rows of outbox.publisher whose columns equal those of filter."""
+        return await self._arun(Call("publisher", limit=limit, dict(filter or {}), Shape("rows", PublisherEntry, {"created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}), table=True))  # type: ignore[no-any-return]
+
+    async def subscriptions(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[SubscriptionEntry]:
+        """Rows of outbox.subscription whose columns equal those of filter."""
+        return await self._arun(Call("subscription", limit=limit, dict(filter or {}), Shape("rows", SubscriptionEntry, {"max_age": "interval", "batch_wait": "interval", "ttl": "interval", "deadline": "interval", "max_lag": "interval", "created_at": "timestamp with time zone", "deleted_at": "timestamp with time zone"}), table=True))  # type: ignore[no-any-return]
+
+    async def topics(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[TopicEntry]:
+        """Rows of outbox.topic whose columns equal those of filter."""
+        return await self._arun(Call("topic", limit=limit, dict(filter or {}), Shape("rows", TopicEntry, {"created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}), table=True))  # type: ignore[no-any-return]

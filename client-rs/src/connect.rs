@@ -1,0 +1,301 @@
+//! Connection strings, TLS, sessions.
+//!
+//! A string is what libpq takes (`postgresql://...` or `key=value ...`), `sslmode=verify-ca|verify-full` and `sslrootcert`
+//! included. What it leaves out comes from the environment: `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`, `PGDATABASE`,
+//! `PGSSLMODE`, `PGSSLROOTCERT`, `PGAPPNAME`.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio::sync::Notify;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{AsyncMessage, Client, Config};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::error::{Error, Result};
+
+/// How much a server's certificate is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    /// Encryption only, as libpq does for `prefer` and `require`.
+    Nobody,
+    /// Signed by a root.
+    Ca,
+    /// Signed by a root, and of this host.
+    Host,
+}
+
+/// Where to connect, and how.
+#[derive(Clone)]
+pub struct Target {
+    /// What is not TLS.
+    pub config: Config,
+    tls: MakeRustlsConnect,
+}
+
+impl std::fmt::Debug for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Target").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Target {
+    /// Reads a connection string; an empty one is what the environment says.
+    ///
+    /// # Errors
+    /// 22023 if it is malformed, without showing it: it may hold a password.
+    pub fn parse(dsn: &str) -> Result<Target> {
+        let (dsn, mode) = take(dsn, "sslmode");
+        let (dsn, root) = take(&dsn, "sslrootcert");
+        let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let mut config: Config = dsn.parse().map_err(|error: tokio_postgres::Error| {
+            use std::error::Error as _;
+            Error::invalid("malformed connection string")
+                .detail(error.source().map_or_else(|| error.to_string(), ToString::to_string))
+                .hint("It looks like \"postgresql://user@host:5432/database?sslmode=verify-full\".")
+        })?;
+        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+            config.host(env("PGHOST").unwrap_or_else(|| "localhost".to_owned()));
+        }
+        if config.get_ports().is_empty()
+            && let Some(port) = env("PGPORT")
+        {
+            config.port(port.parse().map_err(|_| Error::invalid("PGPORT is not a port"))?);
+        }
+        if config.get_user().is_none()
+            && let Some(user) = env("PGUSER").or_else(|| env("USER"))
+        {
+            config.user(user);
+        }
+        if config.get_password().is_none()
+            && let Some(password) = env("PGPASSWORD")
+        {
+            config.password(password);
+        }
+        if config.get_dbname().is_none()
+            && let Some(database) = env("PGDATABASE")
+        {
+            config.dbname(database);
+        }
+        if config.get_application_name().is_none() {
+            config.application_name(env("PGAPPNAME").unwrap_or_else(|| "pg_outbox".to_owned()));
+        }
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(Duration::from_secs(10));
+        }
+        // A server that vanished without a word is noticed within half a minute.
+        config
+            .keepalives_idle(Duration::from_secs(15))
+            .keepalives_interval(Duration::from_secs(5))
+            .keepalives_retries(3);
+        let trust = match mode.or_else(|| env("PGSSLMODE")).as_deref() {
+            Some("disable") => {
+                config.ssl_mode(SslMode::Disable);
+                Trust::Nobody
+            }
+            None | Some("prefer" | "allow") => {
+                config.ssl_mode(SslMode::Prefer);
+                Trust::Nobody
+            }
+            Some(strict @ ("require" | "verify-ca" | "verify-full")) => {
+                config.ssl_mode(SslMode::Require);
+                match strict {
+                    "require" => Trust::Nobody,
+                    "verify-ca" => Trust::Ca,
+                    _ => Trust::Host,
+                }
+            }
+            Some(other) => {
+                return Err(Error::invalid(format!("unknown sslmode \"{other}\""))
+                    .hint("There are disable, prefer, require, verify-ca and verify-full."));
+            }
+        };
+        let tls = MakeRustlsConnect::new(tls_config(trust, root.or_else(|| env("PGSSLROOTCERT")).as_deref())?);
+        Ok(Target { config, tls })
+    }
+
+    /// A session of one's own.
+    ///
+    /// # Errors
+    /// Kind retry if there is no connection, fatal if the server refuses.
+    pub async fn connect(&self) -> Result<Client> {
+        self.open_listening(Arc::new(Notify::new())).await
+    }
+
+    /// A session whose notifications wake somebody; so does its end.
+    pub(crate) async fn open_listening(&self, wake: Arc<Notify>) -> Result<Client> {
+        let (client, mut connection) = self.config.connect(self.tls.clone()).await?;
+        tokio::spawn(async move {
+            loop {
+                match poll_fn(|cx| connection.poll_message(cx)).await {
+                    Some(Ok(AsyncMessage::Notification(_))) => wake.notify_one(),
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) | None => break,
+                }
+            }
+            wake.notify_one();
+        });
+        Ok(client)
+    }
+
+    /// A pool of at most `size` sessions.
+    pub(crate) fn pool(&self, size: usize) -> Result<deadpool_postgres::Pool> {
+        let manager = deadpool_postgres::Manager::new(self.config.clone(), self.tls.clone());
+        deadpool_postgres::Pool::builder(manager)
+            .max_size(size)
+            .build()
+            .map_err(|error| Error::invalid(error.to_string()))
+    }
+}
+
+/// Takes a parameter that tokio-postgres does not know out of a connection string.
+fn take(dsn: &str, name: &str) -> (String, Option<String>) {
+    let mut found = None;
+    let mut rest = Vec::new();
+    if let Some((base, query)) = dsn.split_once('?').filter(|_| dsn.contains("://")) {
+        for pair in query.split('&') {
+            match pair.split_once('=') {
+                Some((key, value)) if key == name => found = Some(value.replace("%2F", "/").replace("%2f", "/")),
+                _ => rest.push(pair),
+            }
+        }
+        let text = if rest.is_empty() { base.to_owned() } else { format!("{base}?{}", rest.join("&")) };
+        return (text, found);
+    }
+    if dsn.contains("://") {
+        return (dsn.to_owned(), None);
+    }
+    for word in dsn.split_whitespace() {
+        match word.split_once('=') {
+            Some((key, value)) if key == name => found = Some(value.trim_matches('\'').to_owned()),
+            _ => rest.push(word),
+        }
+    }
+    if found.is_some() { (rest.join(" "), found) } else { (dsn.to_owned(), None) }
+}
+
+fn tls_config(trust: Trust, root: Option<&str>) -> Result<ClientConfig> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::invalid(error.to_string()))?;
+    let mut roots = RootCertStore::empty();
+    if trust != Trust::Nobody {
+        match root.filter(|path| *path != "system") {
+            Some(path) => {
+                let unreadable = |error: String| {
+                    Error::invalid(format!("cannot read the root certificates of \"{path}\"")).detail(error)
+                };
+                for certificate in CertificateDer::pem_file_iter(path).map_err(|e| unreadable(e.to_string()))? {
+                    let certificate = certificate.map_err(|e| unreadable(e.to_string()))?;
+                    roots.add(certificate).map_err(|e| unreadable(e.to_string()))?;
+                }
+            }
+            None => {
+                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            }
+        }
+    }
+    Ok(match trust {
+        Trust::Host => {
+            let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+                .build()
+                .map_err(|error| Error::invalid(error.to_string()))?;
+            builder.with_webpki_verifier(verifier).with_no_client_auth()
+        }
+        trust => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Lenient { trust, roots, provider }))
+            .with_no_client_auth(),
+    })
+}
+
+/// The levels below `verify-full`.
+#[derive(Debug)]
+struct Lenient {
+    trust: Trust,
+    roots: RootCertStore,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Lenient {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
+        if self.trust != Trust::Nobody {
+            verify_server_cert_signed_by_trust_anchor(
+                &ParsedCertificate::try_from(end_entity)?,
+                &self.roots,
+                intermediates,
+                now,
+                self.provider.signature_verification_algorithms.all,
+            )?;
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tls_parameters_are_taken_out() {
+        for (dsn, mode, rest) in [
+            (
+                "postgresql://h/d?sslmode=verify-full&connect_timeout=3",
+                Some("verify-full"),
+                "postgresql://h/d?connect_timeout=3",
+            ),
+            ("postgresql://h/d?sslmode=require", Some("require"), "postgresql://h/d"),
+            ("host=h sslmode=disable user=u", Some("disable"), "host=h user=u"),
+            ("postgresql://h/d", None, "postgresql://h/d"),
+        ] {
+            assert_eq!(take(dsn, "sslmode"), (rest.to_owned(), mode.map(str::to_owned)));
+        }
+    }
+
+    #[test]
+    fn a_malformed_string_is_refused_without_its_password() {
+        let error = Target::parse("postgresql://u:geheim@h:notaport/d").unwrap_err();
+        assert_eq!(error.kind(), crate::Kind::Invalid);
+        assert!(!format!("{error:?} {}", error.report()).contains("geheim"));
+        assert!(Target::parse("postgresql://h/d?sslmode=maybe").is_err());
+        assert!(Target::parse("postgresql://h/d?sslmode=verify-full&sslrootcert=/nowhere").is_err());
+    }
+}

@@ -1,0 +1,256 @@
+//! One enum; its variants say what a caller can do. The SQLSTATE decides, never the text.
+
+use std::fmt;
+
+pub use outbox_core::Kind;
+pub use outbox_core::error::classify;
+use outbox_core::{Code, Error as CoreError};
+use tokio_postgres::error::SqlState;
+
+/// The result of everything in this crate that can fail.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong, by what can be done about it.
+#[derive(Debug)]
+pub enum Error {
+    /// The named object is not there.
+    NotFound(Box<Details>),
+    /// The object is there, but not in a state in which this can be done.
+    Conflict(Box<Details>),
+    /// The arguments are wrong; the same call will never work.
+    Invalid(Box<Details>),
+    /// The lease is not, or no longer, held by the caller.
+    LeaseLost(Box<Details>),
+    /// Topic, publisher, endpoint or subscription is switched off.
+    Inactive(Box<Details>),
+    /// The same call may work later: the connection was lost, the server restarts, a lock was busy.
+    Retry(Box<Details>),
+    /// Nothing a caller can do at run time: no extension, no privilege, another version.
+    Fatal(Box<Details>),
+}
+
+/// What is known about an error.
+#[derive(Debug)]
+pub struct Details {
+    /// The SQLSTATE; for what happened outside of the server, the SQLSTATE that says the same.
+    pub code: String,
+    /// The symbolic name of the code, the same in every client.
+    pub name: &'static str,
+    /// One line: what is wrong.
+    pub message: String,
+    /// What is needed to see it.
+    pub detail: Option<String>,
+    /// What can be done.
+    pub hint: Option<String>,
+    /// The error underneath.
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of a code.
+    pub fn new(code: &str, message: impl Into<String>) -> Error {
+        let (name, kind) = classify(code);
+        Error::from_details(
+            kind,
+            Details { code: code.to_owned(), name, message: message.into(), detail: None, hint: None, source: None },
+        )
+    }
+
+    /// A malformed value (22023).
+    pub fn invalid(message: impl Into<String>) -> Error {
+        Error::new(Code::InvalidParameter.sqlstate(), message)
+    }
+
+    /// The connection is gone or could not be made (08006).
+    pub fn connection(message: impl Into<String>) -> Error {
+        Error::new(SqlState::CONNECTION_FAILURE.code(), message)
+    }
+
+    pub(crate) fn from_details(kind: Kind, details: Details) -> Error {
+        let details = Box::new(details);
+        match kind {
+            Kind::NotFound => Error::NotFound(details),
+            Kind::Conflict => Error::Conflict(details),
+            Kind::Invalid => Error::Invalid(details),
+            Kind::LeaseLost => Error::LeaseLost(details),
+            Kind::Inactive => Error::Inactive(details),
+            Kind::Retry => Error::Retry(details),
+            Kind::Fatal => Error::Fatal(details),
+        }
+    }
+
+    /// Everything known about it.
+    pub fn details(&self) -> &Details {
+        match self {
+            Error::NotFound(d)
+            | Error::Conflict(d)
+            | Error::Invalid(d)
+            | Error::LeaseLost(d)
+            | Error::Inactive(d)
+            | Error::Retry(d)
+            | Error::Fatal(d) => d,
+        }
+    }
+
+    fn details_mut(&mut self) -> &mut Details {
+        match self {
+            Error::NotFound(d)
+            | Error::Conflict(d)
+            | Error::Invalid(d)
+            | Error::LeaseLost(d)
+            | Error::Inactive(d)
+            | Error::Retry(d)
+            | Error::Fatal(d) => d,
+        }
+    }
+
+    /// What can be done about it.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Error::NotFound(_) => Kind::NotFound,
+            Error::Conflict(_) => Kind::Conflict,
+            Error::Invalid(_) => Kind::Invalid,
+            Error::LeaseLost(_) => Kind::LeaseLost,
+            Error::Inactive(_) => Kind::Inactive,
+            Error::Retry(_) => Kind::Retry,
+            Error::Fatal(_) => Kind::Fatal,
+        }
+    }
+
+    /// The SQLSTATE.
+    pub fn code(&self) -> &str {
+        &self.details().code
+    }
+
+    /// The symbolic name of the code.
+    pub fn name(&self) -> &'static str {
+        self.details().name
+    }
+
+    /// Adds the detail.
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<String>) -> Error {
+        self.details_mut().detail = Some(detail.into());
+        self
+    }
+
+    /// Adds the hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Error {
+        self.details_mut().hint = Some(hint.into());
+        self
+    }
+
+    pub(crate) fn named(mut self, name: &'static str) -> Error {
+        self.details_mut().name = name;
+        self
+    }
+
+    /// Message, detail and hint, a line each.
+    pub fn report(&self) -> String {
+        let details = self.details();
+        let mut text = format!("{} ({} {})", details.message, details.code, details.name);
+        for (label, part) in [("detail", &details.detail), ("hint", &details.hint)] {
+            if let Some(part) = part {
+                text.push_str(&format!("\n{label}: {part}"));
+            }
+        }
+        text
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.details().message)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.details().source.as_deref().map(|e| e as _)
+    }
+}
+
+impl From<tokio_postgres::Error> for Error {
+    fn from(error: tokio_postgres::Error) -> Error {
+        use std::error::Error as _;
+        if let Some(db) = error.as_db_error() {
+            let state = db.code().code();
+            let (name, kind) = classify(state);
+            let hint = db.hint().map(str::to_owned).or_else(|| {
+                match name {
+                    "extension_missing" => Some("Run \"create extension pg_outbox\" in this database."),
+                    "version_mismatch" => Some(
+                        "The extension in this database is older or newer than this client: \"alter extension pg_outbox update\".",
+                    ),
+                    "insufficient_privilege" => {
+                        Some("Have an administrator run \"select outbox.grant_to(role, capability)\": publish, consume, monitor or admin.")
+                    }
+                    _ => None,
+                }
+                .map(str::to_owned)
+            });
+            let details = Details {
+                code: state.to_owned(),
+                name,
+                message: db.message().to_owned(),
+                detail: db.detail().map(str::to_owned),
+                hint,
+                source: None,
+            };
+            return Error::from_details(kind, Details { source: Some(Box::new(error)), ..details });
+        }
+        let message = match error.source() {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        // What is neither of the server nor of the arguments is of the connection.
+        let arguments = ["error serializing", "error deserializing", "invalid column", "query returned"];
+        let mut mapped = if arguments.iter().any(|start| message.starts_with(start)) {
+            Error::invalid(message)
+        } else {
+            Error::connection(message)
+        };
+        mapped.details_mut().source = Some(Box::new(error));
+        mapped
+    }
+}
+
+impl From<CoreError> for Error {
+    fn from(error: CoreError) -> Error {
+        let mut mapped = Error::new(error.code.sqlstate(), error.message);
+        mapped.details_mut().detail = error.detail;
+        mapped.details_mut().hint = error.hint.map(Into::into);
+        mapped
+    }
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Error {
+        let mut mapped = Error::invalid("malformed JSON").detail(error.to_string());
+        mapped.details_mut().source = Some(Box::new(error));
+        mapped
+    }
+}
+
+impl From<deadpool_postgres::PoolError> for Error {
+    fn from(error: deadpool_postgres::PoolError) -> Error {
+        match error {
+            deadpool_postgres::PoolError::Backend(error) => error.into(),
+            other => Error::connection(other.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_of_the_extension_has_its_kind() {
+        for code in Code::ALL {
+            let error = Error::new(code.sqlstate(), "x");
+            assert_eq!((error.kind(), error.name(), error.code()), (code.kind(), code.name(), code.sqlstate()));
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! [`Outbox`]: a pool of sessions and what is done with them.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::call;
+use crate::connect::Target;
+use crate::error::{Error, Kind, Result};
+use crate::reader::ReaderBuilder;
+use crate::worker::WorkerBuilder;
+
+/// A pooled session; it goes back to the pool when it is dropped. `session.transaction()` begins a transaction.
+pub type Session = deadpool_postgres::Object;
+
+/// The outbox of one database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Outbox {
+    target: Target,
+    pool: deadpool_postgres::Pool,
+}
+
+impl Outbox {
+    /// Connects, and checks that there is an outbox. See [`connect`](crate::connect) for what a connection string may hold.
+    ///
+    /// # Errors
+    /// Kind retry: no connection; fatal: no extension (`extension_missing`), no privilege, wrong password.
+    pub async fn connect(dsn: &str) -> Result<Outbox> {
+        let outbox = Outbox::lazy(dsn, 8)?;
+        outbox.check().await?;
+        Ok(outbox)
+    }
+
+    /// The same without connecting yet, with a pool of at most `pool_size` sessions.
+    ///
+    /// # Errors
+    /// 22023 for a malformed connection string.
+    pub fn lazy(dsn: &str, pool_size: usize) -> Result<Outbox> {
+        let target = Target::parse(dsn)?;
+        let pool = target.pool(pool_size.max(1))?;
+        Ok(Outbox { target, pool })
+    }
+
+    /// Checks that the extension is there, in a version that this client knows.
+    ///
+    /// # Errors
+    /// Kind fatal, `extension_missing` or `version_mismatch`.
+    pub async fn check(&self) -> Result<()> {
+        let session = self.session().await?;
+        let row = session
+            .query_opt("select extversion from pg_catalog.pg_extension where extname = 'pg_outbox'", &[])
+            .await?;
+        let Some(row) = row else {
+            return Err(Error::new("3F000", "the extension pg_outbox is not in this database")
+                .hint("Run \"create extension pg_outbox\" in this database."));
+        };
+        let version: String = row.try_get(0)?;
+        let series = |text: &str| text.split('.').next().map(str::to_owned);
+        if series(&version) != series(env!("CARGO_PKG_VERSION")) {
+            return Err(Error::new("42883", format!("the extension is of version {version}"))
+                .detail(format!("This client is of version {}.", env!("CARGO_PKG_VERSION")))
+                .hint("Use a client of the same major version, or \"alter extension pg_outbox update\"."));
+        }
+        Ok(())
+    }
+
+    /// A session of the pool.
+    ///
+    /// # Errors
+    /// Kind retry if there is no connection.
+    pub async fn session(&self) -> Result<Session> {
+        Ok(self.pool.get().await?)
+    }
+
+    /// Where this outbox is.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Calls `outbox.<function>`; see [`call::call`].
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn call(&self, function: &str, args: impl Serialize, intervals: &[&str]) -> Result<Vec<Value>> {
+        let session = self.session().await?;
+        call::call(&**session, function, args, intervals).await
+    }
+
+    /// Calls a function that returns nothing.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn call_void(&self, function: &str, args: impl Serialize) -> Result<()> {
+        let session = self.session().await?;
+        call::call_void(&**session, function, args).await
+    }
+
+    /// Rows of a table or view of the schema; see [`call::table`].
+    ///
+    /// # Errors
+    /// 22023 for malformed names.
+    pub async fn table(
+        &self,
+        name: &str,
+        filter: impl Serialize,
+        limit: i64,
+        intervals: &[&str],
+    ) -> Result<Vec<Value>> {
+        let session = self.session().await?;
+        call::table(&**session, name, filter, limit, intervals).await
+    }
+
+    /// Begins a worker on a pull subscription.
+    pub fn worker(&self, subscription: impl Into<String>) -> WorkerBuilder {
+        WorkerBuilder::new(self.target.clone(), subscription.into())
+    }
+
+    /// Begins a reader of the feed.
+    pub fn reader(&self) -> ReaderBuilder {
+        ReaderBuilder::new(self.target.clone())
+    }
+
+    /// Closes the pool. Workers and readers have sessions of their own.
+    pub fn close(&self) {
+        self.pool.close();
+    }
+}
+
+/// Waits between tries to connect again: doubling from 50 ms to 5 s, less a random part.
+#[derive(Debug, Default)]
+pub(crate) struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    pub(crate) fn next(&mut self) -> std::time::Duration {
+        let most = 50u64.saturating_mul(1 << self.failures.min(10)).min(5_000);
+        self.failures += 1;
+        // The clock's nanoseconds are random enough to keep a fleet from coming back in step.
+        let noise = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |now| u64::from(now.subsec_nanos()) / 1000);
+        std::time::Duration::from_millis(most / 2 + noise % (most / 2 + 1))
+    }
+
+    pub(crate) fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// Whether going on later makes sense.
+pub(crate) fn passes(error: &Error) -> bool {
+    error.kind() == Kind::Retry
+}

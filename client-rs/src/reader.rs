@@ -1,0 +1,299 @@
+//! Readers of the feed: every message in its order, from a durable cursor.
+//!
+//! A reader delivers at least once: it goes on from its cursor, and the cursor moves when [`Reader::advance`] says so. Effects
+//! in the same database happen effectively once if the cursor is advanced in the transaction of the effect:
+//! [`Reader::advance_in`] is a compare-and-set, so of two readers that race one is refused and rolls back.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use futures_util::Stream;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, GenericClient};
+
+use crate::call::{call, call_void};
+use crate::connect::Target;
+use crate::error::{Error, Result};
+use crate::message::Message;
+use crate::outbox::{Backoff, passes};
+
+/// Settings of a reader.
+#[derive(Clone, Debug)]
+pub struct ReaderBuilder {
+    target: Target,
+    consumer: Option<String>,
+    subject: String,
+    topics: Option<Vec<String>>,
+    filter: Option<Value>,
+    batch: i32,
+    after: i64,
+    poll: Duration,
+}
+
+impl ReaderBuilder {
+    pub(crate) fn new(target: Target) -> ReaderBuilder {
+        ReaderBuilder {
+            target,
+            consumer: None,
+            subject: String::new(),
+            topics: None,
+            filter: None,
+            batch: 100,
+            after: 0,
+            poll: Duration::from_millis(500),
+        }
+    }
+
+    /// The consumer whose cursor it reads from. Without one nothing is remembered.
+    #[must_use]
+    pub fn consumer(mut self, consumer: impl Into<String>) -> Self {
+        self.consumer = Some(consumer.into());
+        self
+    }
+
+    /// The subject of the cursor: one consumer may have several.
+    #[must_use]
+    pub fn subject(mut self, subject: impl Into<String>) -> Self {
+        self.subject = subject.into();
+        self
+    }
+
+    /// Only these topics (`*` one word, `#` any number).
+    #[must_use]
+    pub fn topics<T: Into<String>>(mut self, topics: impl IntoIterator<Item = T>) -> Self {
+        self.topics = Some(topics.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Only what passes this filter.
+    #[must_use]
+    pub fn filter(mut self, filter: Value) -> Self {
+        self.filter = Some(filter);
+        self
+    }
+
+    /// Messages per read; 100 if not set.
+    #[must_use]
+    pub fn batch(mut self, messages: i32) -> Self {
+        self.batch = messages.clamp(1, 10_000);
+        self
+    }
+
+    /// Where to begin when there is no cursor: behind this position; 0, the first that is stored, if not set.
+    #[must_use]
+    pub fn after(mut self, position: i64) -> Self {
+        self.after = position;
+        self
+    }
+
+    /// How often to look when there is nothing new; 500 ms if not set.
+    #[must_use]
+    pub fn poll_interval(mut self, interval: Duration) -> Self {
+        self.poll = interval.max(Duration::from_millis(1));
+        self
+    }
+
+    /// Makes the reader; it connects when it is first read from.
+    pub fn build(self) -> Reader {
+        Reader {
+            settings: self,
+            client: None,
+            started: false,
+            position: 0,
+            epoch: None,
+            confirmed: 0,
+            buffer: VecDeque::new(),
+        }
+    }
+}
+
+/// Reads the feed in order.
+#[derive(Debug)]
+pub struct Reader {
+    settings: ReaderBuilder,
+    client: Option<Client>,
+    started: bool,
+    /// Behind what was fetched.
+    position: i64,
+    epoch: Option<i32>,
+    /// What the cursor says.
+    confirmed: i64,
+    buffer: VecDeque<(Message, Option<i32>)>,
+}
+
+impl Reader {
+    /// The next message; waits until there is one. Lost connections are waited out.
+    ///
+    /// # Errors
+    /// What waiting does not help: `invalid_cursor` when the position is no longer stored or history diverged, no privilege.
+    pub async fn next(&mut self) -> Result<Message> {
+        loop {
+            if let Some(message) = self.poll_next_now().await? {
+                return Ok(message);
+            }
+            sleep(self.settings.poll).await;
+        }
+    }
+
+    /// The next message if there is one now.
+    ///
+    /// # Errors
+    /// Those of [`Reader::next`].
+    pub async fn poll_next_now(&mut self) -> Result<Option<Message>> {
+        if self.buffer.is_empty() {
+            self.fetch().await?;
+        }
+        Ok(self.buffer.pop_front().map(|(message, epoch)| {
+            self.epoch = epoch;
+            message
+        }))
+    }
+
+    /// Messages for ever, as a stream.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Message>> {
+        futures_util::stream::unfold(Some(self), |state| async move {
+            let mut reader = state?;
+            match reader.next().await {
+                Ok(message) => Some((Ok(message), Some(reader))),
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+    }
+
+    /// The position that the cursor has confirmed.
+    pub fn confirmed(&self) -> i64 {
+        self.confirmed
+    }
+
+    async fn fetch(&mut self) -> Result<()> {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.try_fetch().await {
+                Ok(()) => return Ok(()),
+                Err(error) if passes(&error) => {
+                    self.client = None;
+                    sleep(backoff.next()).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn try_fetch(&mut self) -> Result<()> {
+        let client = match &self.client {
+            Some(client) if !client.is_closed() => client,
+            _ => self.client.insert(self.settings.target.connect().await?),
+        };
+        if !self.started {
+            if let Some(consumer) = &self.settings.consumer {
+                let args =
+                    json!({"consumer": consumer, "subject": self.settings.subject, "if_missing": self.settings.after});
+                let rows = call(client, "cursor_get", args, &[]).await?;
+                let cursor = rows.first().unwrap_or(&Value::Null);
+                self.position = cursor["position"].as_i64().unwrap_or(0);
+                self.epoch = cursor["epoch"].as_i64().and_then(|epoch| i32::try_from(epoch).ok());
+            } else {
+                self.position = self.settings.after;
+            }
+            self.confirmed = self.position;
+            self.started = true;
+        }
+        // A row of a filter is text; null is none.
+        let filter = self.settings.filter.as_ref().map(Value::to_string);
+        let epoch = self.epoch;
+        let params: [(&(dyn ToSql + Sync), Type); 5] = [
+            (&self.position, Type::INT8),
+            (&self.settings.batch, Type::INT4),
+            (&self.settings.topics, Type::TEXT_ARRAY),
+            (&filter, Type::TEXT),
+            (&epoch, Type::INT4),
+        ];
+        let rows = client.query_typed("select r.* from outbox.read($1, $2, $3, $4::jsonb, $5) r", &params).await?;
+        for row in rows {
+            self.position = row.try_get("position")?;
+            let epoch = row.try_get("epoch")?;
+            // A row without a message only says where to go on.
+            if row.try_get::<_, Option<i64>>("message_id")?.is_some() {
+                self.buffer.push_back((Message::from_row(&row)?, epoch));
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the cursor to a message that has been handled.
+    ///
+    /// # Errors
+    /// `non_monotonic_cursor` if another instance was there first; 22023 without a consumer.
+    pub async fn advance(&mut self, message: &Message) -> Result<()> {
+        let mut backoff = Backoff::default();
+        loop {
+            let tried = async {
+                let client = match &self.client {
+                    Some(client) if !client.is_closed() => client,
+                    _ => self.client.insert(self.settings.target.connect().await?),
+                };
+                // Not a compare-and-set: an advance whose answer was lost may be repeated.
+                advance(client, &self.settings, message, None, self.epoch).await
+            };
+            match tried.await {
+                Ok(()) => break,
+                Err(error) if passes(&error) => {
+                    self.client = None;
+                    sleep(backoff.next()).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.confirmed = self.confirmed.max(message.position);
+        Ok(())
+    }
+
+    /// The same in the caller's transaction, as a compare-and-set. Call [`Reader::committed`] after its commit.
+    ///
+    /// # Errors
+    /// `non_monotonic_cursor` if another instance was there first: roll back.
+    pub async fn advance_in(&self, client: &impl GenericClient, message: &Message) -> Result<()> {
+        advance(client, &self.settings, message, Some(self.confirmed), self.epoch).await
+    }
+
+    /// Says that a transaction that advanced the cursor to this message has committed.
+    pub fn committed(&mut self, message: &Message) {
+        self.confirmed = self.confirmed.max(message.position);
+    }
+
+    /// Records why a message could not be handled; the cursor stays.
+    ///
+    /// # Errors
+    /// 22023 without a consumer.
+    pub async fn record_error(&mut self, error: &str) -> Result<()> {
+        let client = match &self.client {
+            Some(client) if !client.is_closed() => client,
+            _ => self.client.insert(self.settings.target.connect().await?),
+        };
+        let args = json!({"consumer": consumer(&self.settings)?, "subject": self.settings.subject, "error": error});
+        call_void(client, "cursor_record_error", args).await
+    }
+}
+
+fn consumer(settings: &ReaderBuilder) -> Result<&str> {
+    settings
+        .consumer
+        .as_deref()
+        .ok_or_else(|| Error::invalid("the reader has no consumer").hint("Give it one: it names the cursor."))
+}
+
+async fn advance(
+    client: &impl GenericClient,
+    settings: &ReaderBuilder,
+    message: &Message,
+    expected: Option<i64>,
+    epoch: Option<i32>,
+) -> Result<()> {
+    let args = json!({
+        "consumer": consumer(settings)?, "subject": settings.subject, "position": message.position,
+        "delivery_id": message.webhook_id, "expected_position": expected, "epoch": epoch,
+    });
+    call(client, "cursor_advance", args, &[]).await.map(|_| ())
+}

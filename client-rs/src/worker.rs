@@ -1,0 +1,770 @@
+//! Pull workers: claim, handle, complete.
+//!
+//! One loop owns the session and all state; handlers run as tasks beside it. What has to hold:
+//!
+//! * nothing is completed that a handler did not finish: an error, a panic and a cancelled task are failures, what was not
+//!   begun is released;
+//! * an outcome is kept until the server has taken it: a lost connection, or a restart of the server, delays it;
+//! * a lease is extended while a handler runs; when it is lost, the handler's [`Delivery::lost`] says so and its outcome is
+//!   dropped: another worker has the delivery.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures_util::future::join_all;
+use serde_json::Value;
+use tokio::sync::Notify;
+use tokio::task::{Id, JoinSet};
+use tokio::time::{Instant, sleep_until};
+use tokio_postgres::{Client, Row, Statement};
+pub use tokio_util::sync::CancellationToken;
+
+use crate::connect::Target;
+use crate::error::{Error, Kind, Result};
+use crate::message::Message;
+use crate::outbox::{Backoff, passes};
+
+/// A message that this worker has leased. Dereferences to the [`Message`].
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The lease it belongs to.
+    pub lease: i64,
+    /// When the lease ended when it was claimed; it is extended while the handler runs.
+    pub lease_expires_at: DateTime<Utc>,
+    /// The delivery's id.
+    pub delivery_id: i64,
+    /// The subscription.
+    pub subscription: String,
+    /// Which try this is, from 1.
+    pub attempt: i32,
+    /// Tries in all.
+    pub max_attempts: i32,
+    /// Its priority.
+    pub priority: i16,
+    /// Not before this time.
+    pub deliver_at: Option<DateTime<Utc>>,
+    /// Not after this time.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// When the try before began.
+    pub last_attempt_at: Option<DateTime<Utc>>,
+    /// What became of the try before.
+    pub last_error: Option<String>,
+    /// The message.
+    pub message: Message,
+    lost: CancellationToken,
+}
+
+impl std::ops::Deref for Delivery {
+    type Target = Message;
+
+    fn deref(&self) -> &Message {
+        &self.message
+    }
+}
+
+impl Delivery {
+    /// Cancelled when the lease is lost or the worker gives up waiting at shutdown: stop, the outcome will not count.
+    pub fn lost(&self) -> &CancellationToken {
+        &self.lost
+    }
+
+    /// From a row of `claim` or `claim_delivery`.
+    pub(crate) fn from_row(row: &Row, lost: CancellationToken) -> Result<Delivery> {
+        Ok(Delivery {
+            lease: row.try_get("lease")?,
+            lease_expires_at: row.try_get("lease_expires_at")?,
+            delivery_id: row.try_get("delivery_id")?,
+            subscription: row.try_get("subscription")?,
+            attempt: row.try_get("attempt")?,
+            max_attempts: row.try_get("max_attempts")?,
+            priority: row.try_get("priority")?,
+            deliver_at: row.try_get("deliver_at")?,
+            expires_at: row.try_get("expires_at")?,
+            last_attempt_at: row.try_get("last_attempt_at")?,
+            last_error: row.try_get("last_error")?,
+            message: Message::from_row(row)?,
+            lost,
+        })
+    }
+}
+
+/// What a handler says when it did not do it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Failure {
+    /// Try again: by the subscription's schedule, or after this time.
+    Retry {
+        /// What went wrong; kept with the attempt.
+        error: String,
+        /// When to try again; `None`: by the schedule.
+        after: Option<Duration>,
+    },
+    /// No try will help: to the dead letters.
+    Dead {
+        /// Why; kept with the dead letter.
+        reason: String,
+    },
+}
+
+impl Failure {
+    /// Try again by the schedule.
+    pub fn retry(error: impl ToString) -> Failure {
+        Failure::Retry { error: error.to_string(), after: None }
+    }
+
+    /// Try again after this time.
+    pub fn retry_after(error: impl ToString, after: Duration) -> Failure {
+        Failure::Retry { error: error.to_string(), after: Some(after) }
+    }
+
+    /// No try will help.
+    pub fn dead(reason: impl ToString) -> Failure {
+        Failure::Dead { reason: reason.to_string() }
+    }
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        Failure::retry(error)
+    }
+}
+
+/// What a handler returns: a result for the attempt log (the receiver's id as a string, or an object), or a failure.
+pub type Handled = std::result::Result<Option<Value>, Failure>;
+
+/// Does the work for one delivery. Every `Fn(Delivery) -> impl Future<Output = Handled>` is one.
+pub trait Handler: Send + Sync + 'static {
+    /// Does it. A panic is a failure.
+    fn handle(&self, delivery: Delivery) -> impl Future<Output = Handled> + Send;
+}
+
+impl<F, Fut> Handler for F
+where
+    F: Fn(Delivery) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Handled> + Send,
+{
+    fn handle(&self, delivery: Delivery) -> impl Future<Output = Handled> + Send {
+        self(delivery)
+    }
+}
+
+/// What a worker tells about itself, for logs.
+#[derive(Debug)]
+pub enum Event {
+    /// There is a session.
+    Connected,
+    /// The session was lost, or there is none yet; the worker tries again.
+    Disconnected(Error),
+    /// A lease was lost; its handlers were told.
+    LeaseLost(i64),
+    /// The server refused an outcome: the lease will run out and the delivery is tried again.
+    Refused(Error),
+}
+
+/// What a worker did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Completed.
+    pub completed: u64,
+    /// Failed, to be tried again or dead after the last try.
+    pub failed: u64,
+    /// Dead by the handler's word.
+    pub dead: u64,
+    /// Given back without a try: at shutdown.
+    pub released: u64,
+    /// Handled, but the lease was lost before the server knew.
+    pub lost: u64,
+    /// Sessions that were lost.
+    pub disconnects: u64,
+}
+
+type Listener = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// Settings of a worker.
+#[derive(Clone)]
+pub struct WorkerBuilder {
+    target: Target,
+    subscription: String,
+    name: String,
+    concurrency: usize,
+    batch: usize,
+    lease: Duration,
+    poll: Duration,
+    grace: Duration,
+    until_empty: bool,
+    listener: Listener,
+}
+
+impl std::fmt::Debug for WorkerBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WorkerBuilder").field("subscription", &self.subscription).finish_non_exhaustive()
+    }
+}
+
+impl WorkerBuilder {
+    pub(crate) fn new(target: Target, subscription: String) -> WorkerBuilder {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .map_or_else(|_| "worker".to_owned(), |name| name.trim().to_owned());
+        WorkerBuilder {
+            target,
+            subscription,
+            name: format!("{host}-{}", std::process::id()),
+            concurrency: 8,
+            batch: 0,
+            lease: Duration::from_secs(60),
+            poll: Duration::from_secs(1),
+            grace: Duration::from_secs(30),
+            until_empty: false,
+            listener: Arc::new(|_| {}),
+        }
+    }
+
+    /// The worker's name in views and logs; host and process id if not set.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Handlers at once; 8 if not set.
+    #[must_use]
+    pub fn concurrency(mut self, handlers: usize) -> Self {
+        self.concurrency = handlers.max(1);
+        self
+    }
+
+    /// Deliveries per claim; as many as handlers at once if not set.
+    #[must_use]
+    pub fn batch(mut self, deliveries: usize) -> Self {
+        self.batch = deliveries.min(10_000);
+        self
+    }
+
+    /// How long a lease lasts without a sign of life; 60 s if not set. It is extended after each third of it.
+    #[must_use]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease.max(Duration::from_millis(100));
+        self
+    }
+
+    /// How often to look when there is nothing to do; 1 s if not set.
+    #[must_use]
+    pub fn poll_interval(mut self, interval: Duration) -> Self {
+        self.poll = interval.max(Duration::from_millis(1));
+        self
+    }
+
+    /// How long handlers may take to finish at shutdown; 30 s if not set.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Ends when there is nothing to claim.
+    #[must_use]
+    pub fn until_empty(mut self) -> Self {
+        self.until_empty = true;
+        self
+    }
+
+    /// Is told what happens to the worker.
+    #[must_use]
+    pub fn on_event(mut self, listener: impl Fn(Event) + Send + Sync + 'static) -> Self {
+        self.listener = Arc::new(listener);
+        self
+    }
+
+    /// Makes the worker. Nothing happens before [`Worker::run`].
+    pub fn build<H: Handler>(self, handler: H) -> Worker<H> {
+        Worker { settings: self, handler: Arc::new(handler), stop: CancellationToken::new() }
+    }
+}
+
+/// A worker on one pull subscription.
+#[derive(Debug)]
+pub struct Worker<H> {
+    settings: WorkerBuilder,
+    handler: Arc<H>,
+    stop: CancellationToken,
+}
+
+impl<H: Handler> Worker<H> {
+    /// Cancel it to have the worker end gracefully.
+    pub fn stop_token(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Works until it is stopped. Lost connections and restarts of the server are waited out.
+    ///
+    /// # Errors
+    /// What waiting does not help: no such subscription, no privilege, no extension. Handlers that run are finished first.
+    pub async fn run(self) -> Result<Report> {
+        Run::new(self).run().await
+    }
+}
+
+struct Lease {
+    lost: CancellationToken,
+    open: usize,
+}
+
+struct Pending {
+    lease: i64,
+    delivery: i64,
+    handled: std::result::Result<Option<Value>, Failure>,
+}
+
+struct Session {
+    client: Client,
+    claim: Statement,
+    complete: Statement,
+}
+
+struct Run<H> {
+    settings: WorkerBuilder,
+    handler: Arc<H>,
+    stop: CancellationToken,
+    wake: Arc<Notify>,
+    session: Option<Session>,
+    backoff: Backoff,
+    /// Not before this moment the server is asked again.
+    next_try: Instant,
+    leases: HashMap<i64, Lease>,
+    queue: Vec<Delivery>,
+    running: JoinSet<Handled>,
+    tasks: HashMap<Id, (i64, i64)>,
+    pending: Vec<Pending>,
+    report: Report,
+    failure: Option<Error>,
+}
+
+impl<H: Handler> Run<H> {
+    fn new(worker: Worker<H>) -> Self {
+        Run {
+            settings: worker.settings,
+            handler: worker.handler,
+            stop: worker.stop,
+            wake: Arc::new(Notify::new()),
+            session: None,
+            backoff: Backoff::default(),
+            next_try: Instant::now(),
+            leases: HashMap::new(),
+            queue: Vec::new(),
+            running: JoinSet::new(),
+            tasks: HashMap::new(),
+            pending: Vec::new(),
+            report: Report::default(),
+            failure: None,
+        }
+    }
+
+    async fn run(mut self) -> Result<Report> {
+        let stop = self.stop.clone();
+        let wake = self.wake.clone();
+        let mut next_poll = Instant::now();
+        let mut next_beat = Instant::now() + self.settings.lease / 3;
+        let mut give_up: Option<Instant> = None;
+        loop {
+            let now = Instant::now();
+            if (stop.is_cancelled() || self.failure.is_some()) && give_up.is_none() {
+                give_up = Some(now + self.settings.grace);
+                self.release_queue().await;
+            }
+            if self.session.is_none() && now >= self.next_try {
+                self.connect().await;
+            }
+            if self.session.is_some() && now >= self.next_try {
+                if now >= next_beat {
+                    self.beat().await;
+                    next_beat = Instant::now() + self.settings.lease / 3;
+                }
+                self.flush().await;
+                if give_up.is_none()
+                    && self.queue.is_empty()
+                    && self.running.len() < self.settings.concurrency
+                    && now >= next_poll
+                {
+                    match self.claim().await {
+                        Some(0) if self.settings.until_empty && self.running.is_empty() && self.pending.is_empty() => {
+                            self.stop.cancel();
+                            continue;
+                        }
+                        Some(0) => next_poll = Instant::now() + self.settings.poll,
+                        _ => {}
+                    }
+                }
+            }
+            while self.running.len() < self.settings.concurrency
+                && let Some(delivery) = self.queue.pop()
+            {
+                self.start(delivery);
+            }
+            if let Some(end) = give_up {
+                if self.running.is_empty() && self.pending.is_empty() {
+                    break;
+                }
+                if Instant::now() >= end {
+                    self.abort().await;
+                    break;
+                }
+            }
+            let busy = !self.pending.is_empty() || !self.leases.is_empty();
+            let mut until = if busy { next_beat } else { Instant::now() + Duration::from_secs(3600) };
+            if self.session.is_none() || (!self.pending.is_empty() && self.next_try > Instant::now()) {
+                until = until.min(self.next_try);
+            }
+            if give_up.is_none() && self.queue.is_empty() && self.running.len() < self.settings.concurrency {
+                until = until.min(next_poll.max(self.next_try));
+            }
+            if let Some(end) = give_up {
+                until = until.min(end);
+            }
+            tokio::select! {
+                biased;
+                Some(done) = self.running.join_next_with_id() => {
+                    self.finished(done);
+                    // Let all that are ready be told to the server together.
+                    while let Some(done) = self.running.try_join_next_with_id() {
+                        self.finished(done);
+                    }
+                }
+                () = stop.cancelled(), if give_up.is_none() => {}
+                () = wake.notified() => next_poll = Instant::now(),
+                () = sleep_until(until) => {}
+            }
+        }
+        match self.failure {
+            Some(error) => Err(error),
+            None => Ok(self.report),
+        }
+    }
+
+    fn start(&mut self, delivery: Delivery) {
+        let of = (delivery.lease, delivery.delivery_id);
+        let handler = self.handler.clone();
+        let task = self.running.spawn(async move { handler.handle(delivery).await });
+        self.tasks.insert(task.id(), of);
+    }
+
+    fn finished(&mut self, done: std::result::Result<(Id, Handled), tokio::task::JoinError>) {
+        let (id, handled) = match done {
+            Ok((id, handled)) => (id, handled),
+            Err(error) => {
+                let id = error.id();
+                (
+                    id,
+                    Err(Failure::retry(match error.try_into_panic() {
+                        Ok(panic) => format!("the handler panicked: {}", panic_text(panic.as_ref())),
+                        Err(_) => "the handler was cancelled".to_owned(),
+                    })),
+                )
+            }
+        };
+        let Some((lease, delivery)) = self.tasks.remove(&id) else { return };
+        if self.leases.contains_key(&lease) {
+            self.pending.push(Pending { lease, delivery, handled });
+        } else {
+            self.report.lost += 1;
+        }
+    }
+
+    async fn connect(&mut self) {
+        let opened = async {
+            let client = self.settings.target.open_listening(self.wake.clone()).await?;
+            let claim = client
+                .prepare(
+                    "select c.* from outbox.claim($1::text, $2::text, $3::int4, make_interval(secs => $4::float8)) c",
+                )
+                .await?;
+            let complete = client.prepare("select outbox.complete($1::int8, $2::int8[], $3::jsonb)").await?;
+            listen(&client, &self.settings.subscription).await?;
+            Ok::<_, Error>(Session { client, claim, complete })
+        };
+        match opened.await {
+            Ok(session) => {
+                self.session = Some(session);
+                self.backoff.reset();
+                (self.settings.listener)(Event::Connected);
+            }
+            Err(error) => self.failed(error),
+        }
+    }
+
+    /// After an error of the server or the connection: wait and go on, or end.
+    fn failed(&mut self, error: Error) {
+        if !passes(&error) {
+            self.failure.get_or_insert(error);
+            // What is finished still gets its chance.
+            self.next_try = Instant::now();
+            return;
+        }
+        self.next_try = Instant::now() + self.backoff.next();
+        if self.session.as_ref().is_none_or(|session| session.client.is_closed()) || error.name() == "connection_lost" {
+            if self.session.take().is_some() {
+                self.report.disconnects += 1;
+            }
+            (self.settings.listener)(Event::Disconnected(error));
+        }
+    }
+
+    /// Claims; the number of deliveries, or nothing if it failed.
+    async fn claim(&mut self) -> Option<usize> {
+        let session = self.session.as_ref()?;
+        let free = self.settings.concurrency - self.running.len();
+        let wanted = if self.settings.batch == 0 { free } else { self.settings.batch };
+        let wanted = i32::try_from(wanted).unwrap_or(i32::MAX);
+        let lease = self.settings.lease.as_secs_f64();
+        let claimed = session
+            .client
+            .query(&session.claim, &[&self.settings.subscription, &self.settings.name, &wanted, &lease])
+            .await;
+        let rows = match claimed {
+            Ok(rows) => rows,
+            Err(error) => {
+                self.failed(error.into());
+                return None;
+            }
+        };
+        let lost = CancellationToken::new();
+        let mut count = 0;
+        for row in &rows {
+            match Delivery::from_row(row, lost.clone()) {
+                Ok(delivery) => {
+                    self.leases.entry(delivery.lease).or_insert_with(|| Lease { lost: lost.clone(), open: 0 }).open +=
+                        1;
+                    self.queue.push(delivery);
+                    count += 1;
+                }
+                Err(error) => self.failed(error),
+            }
+        }
+        // Taken from the end.
+        self.queue.reverse();
+        Some(count)
+    }
+
+    /// Extends every lease that has work.
+    async fn beat(&mut self) {
+        let Some(session) = &self.session else { return };
+        let lease = self.settings.lease.as_secs_f64();
+        let ids: Vec<i64> = self.leases.keys().copied().collect();
+        let answers = join_all(ids.iter().map(async |id| {
+            let sql = "select outbox.extend($1::int8, make_interval(secs => $2::float8))";
+            session
+                .client
+                .query_typed(
+                    sql,
+                    &[(id, tokio_postgres::types::Type::INT8), (&lease, tokio_postgres::types::Type::FLOAT8)],
+                )
+                .await
+        }))
+        .await;
+        for (id, answer) in ids.into_iter().zip(answers) {
+            match answer.map_err(Error::from) {
+                Ok(_) => {}
+                Err(error) if error.kind() == Kind::LeaseLost => self.lose(id),
+                Err(error) => {
+                    self.failed(error);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The server says that a lease is not ours any more.
+    fn lose(&mut self, id: i64) {
+        if let Some(lease) = self.leases.remove(&id) {
+            lease.lost.cancel();
+            (self.settings.listener)(Event::LeaseLost(id));
+        }
+        let queued = self.queue.len();
+        self.queue.retain(|delivery| delivery.lease != id);
+        let outcomes = self.pending.len();
+        self.pending.retain(|pending| pending.lease != id);
+        self.report.lost += (queued - self.queue.len() + outcomes - self.pending.len()) as u64;
+    }
+
+    /// Tells the server what is finished: one call per lease and kind of outcome.
+    async fn flush(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let Some(session) = &self.session else { return };
+        let mut groups: Vec<Group> = Vec::new();
+        for (index, pending) in self.pending.iter().enumerate() {
+            let key = match &pending.handled {
+                Ok(_) => Ending::Complete,
+                Err(Failure::Retry { error, after }) => Ending::Fail(clean(error), after.map(|a| a.as_secs_f64())),
+                Err(Failure::Dead { reason }) => Ending::Dead(clean(reason)),
+            };
+            let group = match groups.iter_mut().find(|g| g.lease == pending.lease && g.ending == key) {
+                Some(group) => group,
+                None => {
+                    groups.push(Group { lease: pending.lease, ending: key, ids: Vec::new(), indexes: Vec::new() });
+                    let last = groups.len() - 1;
+                    &mut groups[last]
+                }
+            };
+            group.ids.push(pending.delivery);
+            group.indexes.push(index);
+        }
+        let results: Vec<Option<Value>> = groups
+            .iter()
+            .map(|group| {
+                let of = |i: &usize| match &self.pending[*i].handled {
+                    Ok(Some(result)) => result.clone(),
+                    _ => Value::Null,
+                };
+                let all: Vec<Value> = group.indexes.iter().map(of).collect();
+                (group.ending == Ending::Complete && all.iter().any(|r| !r.is_null())).then_some(Value::Array(all))
+            })
+            .collect();
+        let answers = join_all(groups.iter().zip(&results).map(async |(group, results)| {
+            let client = &session.client;
+            let row = match &group.ending {
+                Ending::Complete => client.query_one(&session.complete, &[&group.lease, &group.ids, results]).await?,
+                Ending::Fail(error, after) => {
+                    let sql = "select outbox.fail($1::int8, $2::int8[], $3::text, make_interval(secs => $4::float8))";
+                    client.query_one(sql, &[&group.lease, &group.ids, error, after]).await?
+                }
+                Ending::Dead(reason) => {
+                    client
+                        .query_one(
+                            "select outbox.dead($1::int8, $2::int8[], $3::text)",
+                            &[&group.lease, &group.ids, reason],
+                        )
+                        .await?
+                }
+            };
+            Ok::<Vec<i64>, Error>(row.try_get(0)?)
+        }))
+        .await;
+        let mut told: Vec<usize> = Vec::new();
+        let mut failure = None;
+        for (group, answer) in groups.iter().zip(answers) {
+            match answer {
+                Ok(changed) => {
+                    told.extend(&group.indexes);
+                    let counter = match group.ending {
+                        Ending::Complete => &mut self.report.completed,
+                        Ending::Fail(..) => &mut self.report.failed,
+                        Ending::Dead(_) => &mut self.report.dead,
+                    };
+                    *counter += changed.len() as u64;
+                    self.report.lost += group.ids.len().saturating_sub(changed.len()) as u64;
+                }
+                Err(error) if passes(&error) => failure = Some(error),
+                Err(error) => {
+                    told.extend(&group.indexes);
+                    (self.settings.listener)(Event::Refused(error));
+                }
+            }
+        }
+        told.sort_unstable();
+        for index in told.into_iter().rev() {
+            let pending = self.pending.swap_remove(index);
+            self.close(pending.lease, 1);
+        }
+        match failure {
+            Some(error) => self.failed(error),
+            None => self.backoff.reset(),
+        }
+    }
+
+    fn close(&mut self, lease: i64, count: usize) {
+        if let Some(state) = self.leases.get_mut(&lease) {
+            state.open = state.open.saturating_sub(count);
+            if state.open == 0 {
+                self.leases.remove(&lease);
+            }
+        }
+    }
+
+    /// Gives back what was claimed and not begun.
+    async fn release_queue(&mut self) {
+        let mut by_lease: HashMap<i64, Vec<i64>> = HashMap::new();
+        for delivery in self.queue.drain(..) {
+            by_lease.entry(delivery.lease).or_default().push(delivery.delivery_id);
+        }
+        self.release(by_lease).await;
+    }
+
+    /// The grace is over: handlers are cancelled, and what they had is given back.
+    async fn abort(&mut self) {
+        for lease in self.leases.values() {
+            lease.lost.cancel();
+        }
+        self.running.abort_all();
+        let mut by_lease: HashMap<i64, Vec<i64>> = HashMap::new();
+        while let Some(done) = self.running.join_next_with_id().await {
+            match done {
+                Err(error) if error.is_cancelled() => {
+                    if let Some((lease, delivery)) = self.tasks.remove(&error.id()) {
+                        by_lease.entry(lease).or_default().push(delivery);
+                    }
+                }
+                done => self.finished(done),
+            }
+        }
+        self.flush().await;
+        self.release(by_lease).await;
+    }
+
+    async fn release(&mut self, by_lease: HashMap<i64, Vec<i64>>) {
+        for (lease, ids) in by_lease {
+            if let Some(session) = &self.session {
+                let sql = "select cardinality(outbox.release($1::int8, $2::int8[]))";
+                if let Ok(row) = session.client.query_one(sql, &[&lease, &ids]).await {
+                    self.report.released += u64::try_from(row.get::<_, i32>(0)).unwrap_or(0);
+                }
+            }
+            // Where it could not be told, the lease runs out by itself.
+            self.close(lease, ids.len());
+        }
+    }
+}
+
+struct Group {
+    lease: i64,
+    ending: Ending,
+    ids: Vec<i64>,
+    indexes: Vec<usize>,
+}
+
+#[derive(PartialEq)]
+enum Ending {
+    Complete,
+    Fail(String, Option<f64>),
+    Dead(String),
+}
+
+/// Text that PostgreSQL can store.
+fn clean(text: &str) -> String {
+    if text.trim().is_empty() {
+        "the handler failed without a message".to_owned()
+    } else {
+        text.replace('\0', "\u{fffd}")
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+/// Listens for work of a subscription; only one that was made with `notify => true` ever tells.
+async fn listen(client: &Client, subscription: &str) -> Result<()> {
+    let sql = "select quote_ident(outbox.notify_channel($1::text))";
+    let known = client.query_opt("select to_regprocedure('outbox.notify_channel(text)') is not null", &[]).await?;
+    if known.is_some_and(|row| row.get(0)) {
+        let channel: String = client.query_one(sql, &[&subscription]).await?.try_get(0)?;
+        client.batch_execute(&format!("listen {channel}")).await?;
+    }
+    Ok(())
+}
