@@ -4,14 +4,14 @@
 //! drawn, both inside the call; the leaf's number is read again after the leaf was locked, so that a leaf which nobody has
 //! locked after it was left gets no more rows.
 
-use outbox_core::{Code, Error, Result, headers, topic};
+use outbox_core::{Code, Error, Result, digest, headers, topic};
 use pgrx::pg_sys::{self, Datum};
 use pgrx::{FromDatum, IntoDatum, JsonB};
 use serde_json::Value;
 
 use crate::append::Leaf;
 use crate::function::Args;
-use crate::{catalog, gucs, pg_function, registry, wake};
+use crate::{catalog, gucs, idempotency, pg_function, registry, wake};
 
 /// Longest key and aggregate id, in bytes.
 const MAX_KEY: usize = 1024;
@@ -76,17 +76,54 @@ impl Row {
             self.nulls[column] = false;
         }
     }
+
+    /// The bytes of a value of variable length.
+    fn bytes(&self, column: usize) -> Option<Vec<u8>> {
+        // SAFETY: a varlena, which is fetched if it has to be.
+        let bytes: Option<&[u8]> = unsafe { FromDatum::from_datum(self.values[column], self.nulls[column]) };
+        bytes.map(<[u8]>::to_vec)
+    }
 }
 
-/// Appends rows to the current leaf; gives their ids.
-fn append(rows: &mut [Row]) -> Result<Vec<i64>> {
-    let relations = catalog::relations()?;
+/// The transaction's id. Assigned before a message id is drawn.
+fn transaction_id() -> pg_sys::FullTransactionId {
     // SAFETY: plain calls into PostgreSQL; ERRORs become panics in pgrx's guards.
-    let xid = unsafe {
+    unsafe {
         pg_sys::PreventCommandIfReadOnly(c"outbox.enqueue()".as_ptr());
         pg_sys::PreventCommandIfParallelMode(c"outbox.enqueue()".as_ptr());
         pg_sys::GetTopFullTransactionId()
+    }
+}
+
+/// Appends rows that may carry an idempotency key (the same one): once, however often it is called with it. Gives the ids of
+/// the messages, the first ones' if they are there already.
+fn append_once(rows: &mut [Row], topic: &str) -> Result<Vec<i64>> {
+    let Some(first) = rows.first().filter(|row| !row.nulls[column::IDEMPOTENCY_KEY]) else {
+        return append(rows, None);
     };
+    let key = digest::fingerprint([
+        first.bytes(column::TENANT).as_deref(),
+        Some(topic.as_bytes()),
+        first.bytes(column::IDEMPOTENCY_KEY).as_deref(),
+    ]);
+    let parts: Vec<_> = rows
+        .iter()
+        .flat_map(|row| [column::PAYLOAD, column::BODY, column::CONTENT_TYPE, column::KEY].map(|c| row.bytes(c)))
+        .collect();
+    let content = digest::fingerprint(parts.iter().map(Option::as_deref));
+    transaction_id();
+    let sequence = catalog::relations()?.message_id;
+    let ids: Vec<i64> = rows.iter().map(|_| catalog::next_value(sequence)).collect();
+    match idempotency::remember(key, content, &ids)? {
+        Some(known) => Ok(known),
+        None => append(rows, Some(ids)),
+    }
+}
+
+/// Appends rows to the current leaf; gives their ids: new ones unless they were drawn before.
+fn append(rows: &mut [Row], drawn: Option<Vec<i64>>) -> Result<Vec<i64>> {
+    let relations = catalog::relations()?;
+    let xid = transaction_id();
     let leaf_of = |segment: i64| relations.messages[segment.rem_euclid(catalog::LEAVES as i64) as usize];
     let mut segment = catalog::current_value(relations.message_segment);
     let mut leaf = Leaf::open(leaf_of(segment));
@@ -103,8 +140,8 @@ fn append(rows: &mut [Row]) -> Result<Vec<i64>> {
     // SAFETY: reads the clock.
     let enqueued_at = unsafe { pg_sys::GetCurrentTimestamp() };
     let mut ids = Vec::with_capacity(rows.len());
-    for row in rows.iter_mut() {
-        let id = catalog::next_value(relations.message_id);
+    for (i, row) in rows.iter_mut().enumerate() {
+        let id = drawn.as_ref().map_or_else(|| catalog::next_value(relations.message_id), |drawn| drawn[i]);
         row.set(column::SEGMENT, (segment as i16).into_datum());
         row.set(column::ID, id.into_datum());
         row.set(column::XID, Some(Datum::from(xid.value)));
@@ -172,10 +209,7 @@ fn common(args: Args, first: usize) -> Result<Row> {
         row.set(column::TOPIC, changed.into_datum());
     }
 
-    if args.datum(first + tail::IDEMPOTENCY_KEY).is_some() {
-        return Err(Error::new(Code::NotSupported, "idempotency_key is not supported yet"));
-    }
-    row.set(column::IDEMPOTENCY_KEY, args.datum(first + tail::IDEMPOTENCY_KEY));
+    text(&mut row, column::IDEMPOTENCY_KEY, args, first + tail::IDEMPOTENCY_KEY, "idempotency_key", MAX_NAME)?;
     let (deliver, expires) = (args.get::<i64>(first + tail::DELIVER_AT), args.get::<i64>(first + tail::EXPIRES_AT));
     if expires.is_some_and(|expires| deliver.is_some_and(|deliver| expires <= deliver)) {
         return Err(Error::invalid("expires_at is not later than deliver_at"));
@@ -279,7 +313,7 @@ pg_function! {
         let mut row = common(args, 2)?;
         content(&mut row, column::PAYLOAD, "payload", args.datum(1).ok_or_else(|| null("payload"))?)?;
         text(&mut row, column::KEY, args, 2 + tail::KEY, "key", MAX_KEY)?;
-        Ok(append(std::slice::from_mut(&mut row))?[0].into_datum())
+        Ok(append_once(std::slice::from_mut(&mut row), args.get(0).unwrap_or_default())?[0].into_datum())
     }
 }
 
@@ -292,7 +326,7 @@ pg_function! {
         headers::check_content_type(content_type)?;
         text(&mut row, column::CONTENT_TYPE, args, 2, "content_type", MAX_NAME)?;
         text(&mut row, column::KEY, args, 3 + tail::KEY, "key", MAX_KEY)?;
-        Ok(append(std::slice::from_mut(&mut row))?[0].into_datum())
+        Ok(append_once(std::slice::from_mut(&mut row), args.get(0).unwrap_or_default())?[0].into_datum())
     }
 }
 
@@ -319,7 +353,7 @@ pg_function! {
             }
             rows.push(row);
         }
-        let ids = if rows.is_empty() { Vec::new() } else { append(&mut rows)? };
+        let ids = if rows.is_empty() { Vec::new() } else { append_once(&mut rows, args.get(0).unwrap_or_default())? };
         Ok(ids.into_datum())
     }
 }
@@ -351,6 +385,6 @@ pg_function! {
         topic::validate_form(args.get::<&str>(0).unwrap_or_default())?;
         let mut row = Row::new(args.datum(0).ok_or_else(|| null("topic"))?);
         row.set(column::PAYLOAD, args.datum(1));
-        Ok(append(std::slice::from_mut(&mut row))?[0].into_datum())
+        Ok(append(std::slice::from_mut(&mut row), None)?[0].into_datum())
     }
 }

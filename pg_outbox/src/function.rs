@@ -31,6 +31,17 @@ impl Args {
         }
     }
 
+    /// Whether this is a CALL that may end its transaction.
+    pub fn may_commit(self) -> bool {
+        // SAFETY: a CALL's context is a CallContext; a node's tag says so.
+        unsafe {
+            let context = (*self.0).context;
+            !context.is_null()
+                && (*context).type_ == pg_sys::NodeTag::T_CallContext
+                && !(*context.cast::<pg_sys::CallContext>()).atomic
+        }
+    }
+
     /// Argument `i` as a Rust value.
     pub fn get<T: pgrx::FromDatum>(self, i: usize) -> Option<T> {
         // SAFETY: the SQL declaration of the function gives the argument's type, which the caller names again in `T`.

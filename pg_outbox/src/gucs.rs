@@ -86,6 +86,9 @@ pub static RETAIN_FOR_CURSORS: GucSetting<bool> = GucSetting::<bool>::new(false)
 /// From which age on `outbox.dead_letters` shows an entry as old. A day: somebody should have looked by then.
 pub static DEAD_LETTER_OLD_AFTER: GucSetting<i32> = GucSetting::<i32>::new(DAY);
 
+/// How long an idempotency key is remembered. 7 days: longer than anybody retries a request.
+pub static IDEMPOTENCY_WINDOW: GucSetting<i32> = GucSetting::<i32>::new(7 * DAY);
+
 const HOUR: i32 = 3600;
 const DAY: i32 = 24 * HOUR;
 
@@ -168,6 +171,16 @@ pub fn init(preloading: bool) {
         &CONTEXT,
         GucContext::Userset,
         GucFlags::NO_SHOW_ALL | GucFlags::DISALLOW_IN_FILE,
+    );
+    GucRegistry::define_int_guc(
+        c"pg_outbox.idempotency_window",
+        c"How long an idempotency key is remembered.",
+        c"",
+        &IDEMPOTENCY_WINDOW,
+        1,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_S,
     );
     GucRegistry::define_int_guc(
         c"pg_outbox.dead_letter_old_after",

@@ -10,6 +10,7 @@ mod enqueue;
 mod function;
 mod gucs;
 mod hooks;
+mod idempotency;
 mod pull;
 mod read;
 mod registry;

@@ -1,10 +1,15 @@
 //! What the SQL of pull workers needs from the library.
 
-use std::time::Duration;
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
 
 use outbox_core::schedule::{self, Schedule};
+use outbox_core::{Code, Error};
 use pgrx::{IntoDatum, datum::Interval, pg_sys};
 
+use crate::function::record;
+use crate::worker::txn::{Plan, arg};
+use crate::worker::wait;
 use crate::{pg_function, shmem};
 
 pg_function! {
@@ -22,12 +27,62 @@ fn interval(wait: Duration) -> Option<pg_sys::Datum> {
     Interval::from_micros(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX)).into_datum()
 }
 
+thread_local! {
+    static IS_READY: RefCell<Plan> = const { RefCell::new(Plan::new("select outbox._is_ready($1)", &[pg_sys::TEXTOID])) };
+}
+
+/// How often a worker that waits looks by itself: for what becomes due. Without a dispatcher nobody else looks.
+const LOOK: Duration = Duration::from_millis(1000);
+const LOOK_ALONE: Duration = Duration::from_millis(200);
+
 pg_function! {
-    /// outbox._dispatcher_lives() returns boolean
-    fn outbox_dispatcher_lives(_args) {
-        // SAFETY: a constant of this backend.
-        let slot = shmem::shared().and_then(|shared| shared.slot_of(unsafe { pg_sys::MyDatabaseId }));
-        let lives = slot.is_some_and(|slot| slot.pid.load(std::sync::atomic::Ordering::Relaxed) != 0);
-        Ok(lives.into_datum())
+    /// outbox.claim_wait(subscription text, timeout interval, inout ready boolean)
+    fn outbox_claim_wait(args) {
+        let subscription = args.get::<String>(0).ok_or_else(|| Error::new(Code::NullNotAllowed, "subscription must not be null"))?;
+        let timeout = args.get::<Interval>(1).map_or(0, |i| i.as_micros()).clamp(0, 24 * 3600 * 1_000_000);
+        let deadline = Instant::now() + Duration::from_micros(timeout as u64);
+        if !args.may_commit() {
+            return Err(Error::new(Code::InvalidTransaction, "claim_wait() cannot run inside a transaction block")
+                .detail("It ends its transaction each time it begins to wait.")
+                .hint("CALL it by itself, with autocommit."));
+        }
+        // SAFETY: this is the procedure's whole body; an ERROR ends SPI with the transaction.
+        unsafe { pg_sys::SPI_connect_ext(pg_sys::SPI_OPT_NONATOMIC as i32) };
+        let ready = loop {
+            // Registered before it looks: a wake-up in between is not lost.
+            if let Some(shared) = shmem::shared() {
+                // SAFETY: a constant of this backend.
+                shared.wait_here(unsafe { pg_sys::MyDatabaseId });
+            }
+            let ready = IS_READY
+                .with_borrow_mut(|plan| plan.execute(&[arg(subscription.as_str())]).first(|row| row.text(0)))
+                .flatten()
+                .unwrap_or_default();
+            let ready = match &*ready {
+                "missing" => {
+                    return Err(Error::new(Code::NotFound, format!("subscription \"{subscription}\" does not exist")));
+                }
+                "pushed" => {
+                    return Err(Error::new(
+                        Code::InvalidTransition,
+                        format!("subscription \"{subscription}\" is pushed to an endpoint"),
+                    ));
+                }
+                other => other == "ready",
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if ready || left.is_zero() {
+                break ready;
+            }
+            // SAFETY: not atomic, so a commit is allowed. It gives the snapshot back.
+            unsafe { pg_sys::SPI_commit() };
+            wait(left.min(if shmem::shared().is_some() { LOOK } else { LOOK_ALONE }));
+        };
+        if let Some(shared) = shmem::shared() {
+            shared.wait_no_more();
+        }
+        // SAFETY: connected above.
+        unsafe { pg_sys::SPI_finish() };
+        record(args, &[ready.into_datum()])
     }
 }

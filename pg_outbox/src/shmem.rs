@@ -24,7 +24,23 @@ pub struct Shared {
     probe_all: AtomicBool,
     /// The launcher could not register a worker: `max_worker_processes` is used up.
     pub workers_exhausted: AtomicBool,
+    waiters: [Waiter; WAITERS],
     slots: u32,
+}
+
+/// Sessions in claim_wait that are woken when there is something to claim; more than this look once a second.
+const WAITERS: usize = 256;
+/// A waiter that was not heard of for this long (microseconds) is gone: it ended without giving its place back.
+const WAITER_GONE: i64 = 5_000_000;
+
+/// One session in claim_wait.
+#[repr(C)]
+struct Waiter {
+    /// Process number plus one; 0: free.
+    proc: AtomicU32,
+    database: AtomicU32,
+    /// When it was last heard of (microseconds, PostgreSQL's epoch).
+    seen: AtomicI64,
 }
 
 /// What a dispatcher is doing, for `worker_status()`.
@@ -191,6 +207,40 @@ impl Shared {
         unsafe {
             let first = (&raw const *self).cast::<u8>().add(slots_offset()).cast::<Slot>();
             std::slice::from_raw_parts(first, self.slots as usize)
+        }
+    }
+
+    /// The calling session waits for something to claim in this database.
+    pub fn wait_here(&self, database: pg_sys::Oid) {
+        // SAFETY: reads the clock.
+        let (me, now) = (my_proc(), unsafe { pg_sys::GetCurrentTimestamp() });
+        let mine = self.waiters.iter().find(|w| w.proc.load(Ordering::SeqCst) == me).or_else(|| {
+            self.waiters.iter().find(|w| {
+                let holder = w.proc.load(Ordering::SeqCst);
+                (holder == 0 || w.seen.load(Ordering::SeqCst) < now - WAITER_GONE)
+                    && w.proc.compare_exchange(holder, me, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+            })
+        });
+        if let Some(waiter) = mine {
+            waiter.database.store(database.to_u32(), Ordering::SeqCst);
+            waiter.seen.store(now, Ordering::SeqCst);
+        }
+    }
+
+    /// The calling session no longer waits.
+    pub fn wait_no_more(&self) {
+        let me = my_proc();
+        for waiter in &self.waiters {
+            let _ = waiter.proc.compare_exchange(me, 0, Ordering::SeqCst, Ordering::SeqCst);
+        }
+    }
+
+    /// Wakes the sessions that wait in this database.
+    pub fn wake_waiters(&self, database: pg_sys::Oid) {
+        for waiter in &self.waiters {
+            if waiter.proc.load(Ordering::SeqCst) != 0 && waiter.database.load(Ordering::SeqCst) == database.to_u32() {
+                set_latch_of(waiter.proc.load(Ordering::SeqCst));
+            }
         }
     }
 

@@ -31,7 +31,10 @@ $$, 16, array[
     -- the sequencer's candidates
     'create index {leaf}_xid on {table} (xid, id)',
     -- one message, and the messages of a stretch of the feed
-    'create unique index {leaf}_id on {table} (id)'
+    'create unique index {leaf}_id on {table} (id)',
+    -- lists; nothing for messages that have neither
+    'create index {leaf}_tenant on {table} (tenant, id) where tenant is not null',
+    'create index {leaf}_aggregate on {table} (aggregate_id, aggregate_type, id) where aggregate_id is not null'
 ]);
 comment on table outbox.message is 'One immutable row per enqueued message, in a ring of 16 leaves';
 comment on column outbox.message.segment is 'leaf of the ring';

@@ -6,6 +6,7 @@ create table outbox.endpoint (
     name text not null,
     url text not null,
     kind text not null default 'webhook',
+    subscriber_type text not null default 'client' check (subscriber_type in ('client', 'service')),
     tenant text,
     headers jsonb not null default '{}',
     timeout interval not null default '15 s',
@@ -18,6 +19,7 @@ create table outbox.endpoint (
 create unique index endpoint_name on outbox.endpoint (name) where deleted_at is null;
 comment on table outbox.endpoint is 'An HTTP target: URL, headers, limits';
 comment on column outbox.endpoint.kind is 'transport; shown as the provider of a send result';
+comment on column outbox.endpoint.subscriber_type is 'client or service; shown in the log of notifications';
 comment on column outbox.endpoint.headers is 'sent with every request; header name to text';
 comment on column outbox.endpoint.timeout is 'for a whole request, connecting and reading the response included';
 comment on column outbox.endpoint.concurrency is 'requests in flight at once';

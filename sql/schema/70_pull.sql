@@ -67,7 +67,7 @@ create function outbox._open_deliveries(
     expires_us bigint[],
     max_attempts int[],
     keys text[]
-) returns void
+) returns int[]
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
@@ -88,6 +88,9 @@ begin atomic
         keys)
         u(pull, subscription_id, position, message_id, segment, priority, due_at, expires_at, max_attempts, key)
     on conflict (subscription_id, position) do nothing;
+
+    -- whose workers want to be notified
+    select array_agg(s.id) from outbox.subscription s where s.id = any (subscription_ids) and s.notify;
 end;
 
 -- API: private
@@ -127,9 +130,24 @@ create function outbox._retry_wait(schedule jsonb, attempt int, message_id bigin
 language c volatile as 'MODULE_PATHNAME', 'outbox_retry_wait';
 
 -- API: private
--- Whether a dispatcher of this database lives.
-create function outbox._dispatcher_lives() returns boolean language c volatile
-as 'MODULE_PATHNAME', 'outbox_dispatcher_lives';
+-- Ticks and routes where no dispatcher can: the library is not preloaded. In a transaction without an xid.
+create function outbox._route_inline() returns text language c volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as 'MODULE_PATHNAME', 'outbox_route_inline';
+
+-- API: private
+-- Tells workers that listen on outbox_pull that there is something to claim; the payload is the subscription's name.
+create function outbox._notify_workers(subscription_ids int[]) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select pg_notify('outbox_pull', s.name) from outbox.subscription s where s.id = any (subscription_ids);
+end;
 
 -- API: private
 -- The subscription that workers may claim from.
@@ -217,6 +235,50 @@ begin
 end
 $$;
 
+-- API: private
+-- Up to `wanted` deliveries that are due, locked.
+create function outbox._pick(subscription_id int, wanted int) returns bigint[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_sort = off
+as $$
+declare
+    level int := 32768;
+    ids bigint[] := '{}';
+    found_ids bigint[];
+    now timestamptz := clock_timestamp();
+begin
+    -- Priorities one by one, highest first: within one, the front of the index is what is due, and what is not yet due ends
+    -- the walk.
+    loop
+        select d.priority into level
+        from outbox.delivery d
+        where d.subscription_id = _pick.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
+            and d.priority < level
+        order by d.priority desc
+        limit 1;
+        exit when not found;
+        found_ids := array(
+            select d.id from outbox.delivery d
+            where d.subscription_id = _pick.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
+                and d.priority = level and d.due_at <= now and (d.expires_at is null or d.expires_at > now)
+                and not exists (select from outbox.cancelled c where c.message_id = d.message_id)
+            order by d.due_at, d.position
+            limit wanted - cardinality(ids)
+            for update of d skip locked
+        );
+        ids := ids || found_ids;
+        exit when cardinality(ids) >= wanted;
+    end loop;
+    return ids;
+end
+$$;
+
 -- API: public
 create function outbox.claim(
     subscription text,
@@ -226,43 +288,19 @@ create function outbox.claim(
 ) returns setof outbox.claimed
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off
-set enable_bitmapscan = off
-set enable_sort = off
 as $$
-#variable_conflict use_column
+#variable_conflict use_variable
 declare
     source outbox.subscription := outbox._pull_subscription(subscription);
-    wanted int := max_messages;
-    level smallint;
-    ids bigint[] := '{}';
-    found_ids bigint[];
-    now timestamptz := clock_timestamp();
+    ids bigint[];
 begin
     perform outbox._check_claim(worker, max_messages, lease);
-    -- Priorities one by one, highest first: within one, the front of the index is what is due, and what is not yet due ends
-    -- the walk.
-    loop
-        select d.priority into level
-        from outbox.delivery d
-        where d.subscription_id = source.id and d.pull and d.state <> 'processing' and not d.blocked
-            and (level is null or d.priority < level)
-        order by d.priority desc
-        limit 1;
-        exit when not found;
-        found_ids := array(
-            select d.id from outbox.delivery d
-            where d.subscription_id = source.id and d.pull and d.state <> 'processing' and not d.blocked
-                and d.priority = level and d.due_at <= now and (d.expires_at is null or d.expires_at > now)
-                and not exists (select from outbox.cancelled c where c.message_id = d.message_id)
-            order by d.due_at, d.position
-            limit wanted - cardinality(ids)
-            for update skip locked
-        );
-        ids := ids || found_ids;
-        exit when cardinality(ids) >= wanted;
-    end loop;
+    ids := outbox._pick(source.id, max_messages);
+    -- Where no dispatcher can do it, whoever finds nothing looks for more: only in a transaction without an xid, see _tick.
+    if cardinality(ids) = 0 and pg_current_xact_id_if_assigned() is null and outbox._route_inline() in ('ticked', 'idle') then
+        perform outbox._pass(1000, '{}');
+        ids := outbox._pick(source.id, max_messages);
+    end if;
     if cardinality(ids) > 0 then
         return query select * from outbox._lease(source, ids, worker, lease);
     end if;
@@ -272,6 +310,64 @@ comment on function outbox.claim is
     'Leases up to max_messages deliveries of a pull subscription that are due: highest priority first, then longest '
     'due, then in order. No other worker gets them until the lease ends. Commit before the work starts: that is what '
     'counts the try';
+
+-- API: private
+-- Whether there is something to claim: ready, empty; missing, pushed: that is no subscription to claim from.
+create function outbox._is_ready(subscription text) returns text
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+as $$
+declare
+    source outbox.subscription;
+    level int := 32768;
+    now timestamptz := clock_timestamp();
+begin
+    select * into source from outbox.subscription s where s.name = _is_ready.subscription and s.deleted_at is null;
+    if source.id is null then
+        return 'missing';
+    end if;
+    if source.endpoint_id is not null then
+        return 'pushed';
+    end if;
+    if pg_current_xact_id_if_assigned() is null and outbox._route_inline() in ('ticked', 'idle') then
+        perform outbox._pass(1000, '{}');
+    end if;
+    loop
+        select d.priority into level
+        from outbox.delivery d
+        where d.subscription_id = source.id and d.pull and d.state <> 'processing' and not d.blocked
+            and d.priority < level
+        order by d.priority desc
+        limit 1;
+        if not found then
+            return 'empty';
+        end if;
+        perform from outbox.delivery d
+        where d.subscription_id = source.id and d.pull and d.state <> 'processing' and not d.blocked
+            and d.priority = level and d.due_at <= now and (d.expires_at is null or d.expires_at > now)
+        order by d.due_at, d.position
+        limit 1;
+        if found then
+            return 'ready';
+        end if;
+    end loop;
+end
+$$;
+
+-- API: public
+create procedure outbox.claim_wait(
+    subscription text,
+    timeout interval default '30 s',
+    inout ready boolean default null
+)
+language c
+as 'MODULE_PATHNAME', 'outbox_claim_wait';
+comment on procedure outbox.claim_wait is
+    'Returns when there is something to claim, or after the timeout: then claim(). Holds no snapshot while it waits; not in a transaction block';
 
 -- API: private
 -- Locks a lease; false: it has ended or was taken back.
@@ -287,6 +383,17 @@ begin
     return found;
 end
 $$;
+
+-- API: private
+-- Counts outcomes of pulled deliveries, as the dispatcher counts those it sends; see outbox.counter.
+create function outbox._count(subscription_id int, outcome text, deliveries bigint) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    insert into outbox.counter (segment, subscription_id, outcome, requests, deliveries, seconds)
+    select coalesce(pg_sequence_last_value('outbox._counter_segment'), 0), subscription_id, outcome, deliveries, deliveries, 0
+    where deliveries > 0;
+end;
 
 -- API: private
 -- After deliveries of a lease have ended: the lease ends with its last delivery, and freed keys are made known.
@@ -332,6 +439,7 @@ declare
     token bigint := lease;
     now timestamptz := clock_timestamp();
     done bigint[];
+    source int;
     ordered int[];
     keys text[];
 begin
@@ -360,9 +468,12 @@ begin
         from gone g, lateral outbox._result_of(results, delivery_ids, g.id) r
     )
     select array_agg(g.id order by g.position), array_agg(g.subscription_id) filter (where g.key is not null),
-        array_agg(g.key) filter (where g.key is not null)
-    into done, ordered, keys
+        array_agg(g.key) filter (where g.key is not null), min(g.subscription_id)
+    into done, ordered, keys, source
     from gone g;
+    if done is not null then
+        perform outbox._count(source, 'completed', cardinality(done));
+    end if;
     perform outbox._after(token, ordered, keys);
     return coalesce(done, '{}');
 end
@@ -473,6 +584,7 @@ declare
     dead bigint[];
     reasons text[];
     called_off bigint[];
+    source int;
 begin
     with mine as (
         select d.*, s.max_attempts as budget, s.max_age, s.schedule, m.enqueued_at,
@@ -512,9 +624,13 @@ begin
     select array_agg(j.id order by j.position),
         array_agg(j.id) filter (where j.verdict is not null and not j.called_off),
         array_agg(j.verdict) filter (where j.verdict is not null and not j.called_off),
-        array_agg(j.id) filter (where j.called_off)
-    into done, dead, reasons, called_off
+        array_agg(j.id) filter (where j.called_off), min(j.subscription_id)
+    into done, dead, reasons, called_off, source
     from judged j;
+    if done is not null then
+        perform outbox._count(source, 'failed', cardinality(done) - coalesce(cardinality(dead), 0));
+        perform outbox._count(source, 'dead', coalesce(cardinality(dead), 0));
+    end if;
     if dead is not null then
         perform outbox._bury(dead, reasons, false);
     end if;
@@ -777,13 +893,13 @@ $$;
 
 -- API: private
 -- What time and workers bring about, by the router: at most `max` of each kind. more: there is more to do; soon: something
--- is leased or about to expire, so the next pass comes soon.
+-- is leased or about to expire, so the next pass comes soon; free: deliveries that workers can have now.
 create function outbox._pass(
     max int,
     in_flight bigint[],
     out more boolean,
     out soon boolean,
-    out promoted bigint
+    out free bigint
 )
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -795,8 +911,9 @@ declare
     at timestamptz := clock_timestamp();
     worked bigint;
 begin
-    worked := outbox._take_back(at, max) + outbox._expire(at, max, in_flight);
-    promoted := outbox._promote(max);
+    free := outbox._take_back(at, max);
+    worked := free + outbox._expire(at, max, in_flight);
+    free := free + outbox._promote(max);
     more := worked > 0 and (
         exists (select from outbox.lease l where l.expires_at <= at)
         or exists (
@@ -902,6 +1019,8 @@ comment on function outbox.claim_delivery is
 
 insert into outbox._capability values
     ('consume', 'function outbox.claim'),
+    ('consume', 'procedure outbox.claim_wait'),
+    ('consume', 'function outbox._is_ready'),
     ('consume', 'function outbox.claim_delivery'),
     ('consume', 'function outbox.complete'),
     ('consume', 'function outbox.fail'),

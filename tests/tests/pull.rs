@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use outbox_harness::postgres::signal;
 use outbox_harness::tokio_postgres::{Client, Row};
 use outbox_harness::{Server, Stop, wait_for, wait_until};
-use outbox_tests::{PATIENCE, one, outbox_harness, refused, server, settle};
+use outbox_tests::{PATIENCE, bare_server, one, outbox_harness, refused, server, settle};
 
 /// A database with a pull subscription on everything below `job`.
 async fn jobs(server: &Server, name: &str, options: &str) -> Client {
@@ -295,4 +295,235 @@ async fn a_backlog_is_bounded_to_a_window_and_survives_kills_of_the_dispatcher()
     settle(&db).await;
     assert!(claim(&db, "w", 1000, "60 s").await.is_none());
     assert!(positions.is_sorted(), "in order");
+}
+
+/// Claims until nothing comes, one by one; completes each.
+async fn drain(db: &Client) -> Vec<i64> {
+    let mut order = Vec::new();
+    while let Some(batch) = claim(db, "w", 1, "60 s").await {
+        order.push(batch.rows[0].get("message_id"));
+        complete(db, batch.lease).await;
+    }
+    order
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_preloaded_library_claims_tick_and_route() {
+    let server = bare_server().await;
+    let db = jobs(server, "inline", "").await;
+    // A pushed subscription waits for a dispatcher, and loses nothing by that.
+    db.batch_execute(
+        "select outbox.create_endpoint('e', 'https://example.com'); select outbox.subscribe('pushed', '{job.#}', 'e')",
+    )
+    .await
+    .unwrap();
+    enqueue(&db, 2500).await;
+    let mut workers = Vec::new();
+    for w in 0..4 {
+        let db = server.connect("inline").await.unwrap();
+        workers.push(tokio::spawn(async move {
+            let mut got = Vec::new();
+            let mut empty = 0;
+            while empty < 20 {
+                if let Some(batch) = claim(&db, &format!("w{w}"), 50, "60 s").await {
+                    empty = 0;
+                    got.extend(batch.rows.iter().map(|row| row.get::<_, i64>("message_id")));
+                    assert_eq!(complete(&db, batch.lease).await.len(), batch.ids.len());
+                } else {
+                    empty += 1;
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+            }
+            got
+        }));
+    }
+    let mut all = Vec::new();
+    for worker in workers {
+        all.extend(worker.await.unwrap());
+    }
+    assert_eq!(all.len(), 2500);
+    assert_eq!(all.iter().collect::<HashSet<_>>().len(), 2500);
+    let lag: Vec<i64> = one(&db, "select lag_positions from outbox.checkpoint order by id desc limit 1").await;
+    assert_eq!(lag.len(), 1, "the pushed one lags behind its beginning");
+    // A lease ends without a dispatcher as well, and a transaction that has written does not tick.
+    enqueue(&db, 1).await;
+    let first = claimed(&db, "dies", 1, "10 ms").await;
+    let second = claimed(&db, "lives", 1, "60 s").await;
+    assert_eq!((second.ids, second.rows[0].get::<_, i32>("attempt")), (first.ids, 2));
+    enqueue(&db, 1).await;
+    db.batch_execute("begin; create temp table t (a int)").await.unwrap();
+    assert!(claim(&db, "w", 1, "60 s").await.is_none());
+    db.batch_execute("commit").await.unwrap();
+    assert!(claim(&db, "w", 1, "60 s").await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiting_for_work_holds_no_snapshot_and_ends_when_there_is_some() {
+    let server = server().await;
+    let db = jobs(server, "waits", ", notify => true").await;
+    settle(&db).await;
+    let ready = async |db: &Client, timeout: &str| -> bool {
+        one(db, &format!("call outbox.claim_wait('jobs', '{timeout}')")).await
+    };
+    assert!(!ready(&db, "10 ms").await);
+    let waiter = server.connect("waits").await.unwrap();
+    let pid: i32 = one(&waiter, "select pg_backend_pid()").await;
+    let waiting = tokio::spawn(async move { one::<bool>(&waiter, "call outbox.claim_wait('jobs', '60 s')").await });
+    wait_until("it waits without a snapshot", PATIENCE, async || {
+        one::<bool>(
+            &db,
+            &format!(
+                "select backend_xmin is null and wait_event = 'Extension' from pg_stat_activity where pid = {pid}"
+            ),
+        )
+        .await
+    })
+    .await;
+    let (listener, mut told) = server.listen("waits").await.unwrap();
+    listener.batch_execute("listen outbox_pull").await.unwrap();
+    enqueue(&db, 1).await;
+    assert!(waiting.await.unwrap());
+    assert!(ready(&db, "10 s").await);
+    let told = told.recv().await.unwrap();
+    assert_eq!((told.channel(), told.payload()), ("outbox_pull", "jobs"));
+    assert_eq!(drain(&db).await.len(), 1);
+    assert_eq!(refused(&db, "begin; call outbox.claim_wait('jobs', '1 s')").await.code().code(), "25001");
+    db.batch_execute("rollback").await.unwrap();
+    assert_eq!(refused(&db, "call outbox.claim_wait('nobody', '1 s')").await.code().code(), "OB001");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_of_a_key_come_one_at_a_time_and_in_order() {
+    let server = server().await;
+    let db = jobs(server, "fifo", ", ordering => 'key', max_attempts => 2").await;
+    db.batch_execute("select outbox.enqueue('job.do', '{}', 'k' || n % 7) from generate_series(1, 140) n order by n")
+        .await
+        .unwrap();
+    settle(&db).await;
+    let mut workers = Vec::new();
+    for w in 0..4 {
+        let db = server.connect("fifo").await.unwrap();
+        workers.push(tokio::spawn(async move {
+            let mut failed = 0;
+            loop {
+                let Some(batch) = claim(&db, &format!("w{w}"), 3, "60 s").await else {
+                    if one::<i64>(&db, "select count(*) from outbox.delivery").await == 0 {
+                        return failed;
+                    }
+                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                    continue;
+                };
+                let keys: HashSet<&str> = batch.rows.iter().map(|row| row.get("key")).collect();
+                assert_eq!(keys.len(), batch.rows.len(), "one of a key");
+                if batch.ids[0] % 5 == 0 && batch.rows[0].get::<_, i32>("attempt") == 1 {
+                    failed += 1;
+                    db.execute("select outbox.fail($1, $2, 'x', '10 ms')", &[&batch.lease, &batch.ids[..1].to_vec()])
+                        .await
+                        .unwrap();
+                }
+                complete(&db, batch.lease).await;
+            }
+        }));
+    }
+    let mut failed = 0;
+    for worker in workers {
+        failed += worker.await.unwrap();
+    }
+    assert!(failed > 0, "some were tried twice");
+    let wrong: i64 = one(
+        &db,
+        "select count(*) from (
+            select position - lag(position) over (partition by m.key order by a.finished_at) as step
+            from outbox.attempt a join outbox.message m on m.id = a.message_id where a.outcome = 'completed'
+        ) s where step < 0",
+    )
+    .await;
+    assert_eq!(wrong, 0, "in order");
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.attempt where outcome = 'completed'").await, 140);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_head_lets_the_next_pass_or_blocks_as_the_subscription_says() {
+    let server = server().await;
+    for (policy, freed) in [("skip", true), ("block", false)] {
+        let db =
+            jobs(server, &format!("head_{policy}"), &format!(", ordering => 'strict', on_exhausted => '{policy}'"))
+                .await;
+        enqueue(&db, 3).await;
+        settle(&db).await;
+        let head = claimed(&db, "w", 10, "60 s").await;
+        assert_eq!(head.ids.len(), 1, "one at a time");
+        db.execute("select outbox.dead($1, null, 'x')", &[&head.lease]).await.unwrap();
+        settle(&db).await;
+        if freed {
+            wait_until("the next is free", PATIENCE, async || {
+                one::<i64>(&db, "select count(*) from outbox.delivery where not blocked").await == 1
+            })
+            .await;
+        } else {
+            wait_until("the key was looked at", PATIENCE, async || {
+                one::<i64>(&db, "select count(*) from outbox._freed").await == 0
+            })
+            .await;
+            assert!(claim(&db, "w", 10, "60 s").await.is_none());
+            // What comes later waits as well; the requeued one goes first.
+            enqueue(&db, 1).await;
+            settle(&db).await;
+            assert!(claim(&db, "w", 10, "60 s").await.is_none());
+            db.batch_execute("select outbox.requeue((select id from outbox.dead_letter), 'me')").await.unwrap();
+            let again = claimed(&db, "w", 10, "60 s").await;
+            assert_eq!(again.rows[0].get::<_, i64>("position"), head.rows[0].get::<_, i64>("position"));
+            complete(&db, again.lease).await;
+        }
+        let mut left = Vec::new();
+        wait_until("the rest follows in order", PATIENCE, async || {
+            left.extend(drain(&db).await);
+            one::<i64>(&db, "select count(*) from outbox.delivery").await == 0
+        })
+        .await;
+        assert_eq!(left.len(), if freed { 2 } else { 3 });
+        assert!(left.is_sorted());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_costs_what_it_takes_beside_a_hundred_thousand_stuck_deliveries() {
+    let db = jobs(server().await, "stuck", "").await;
+    enqueue(&db, 100).await;
+    settle(&db).await;
+    // Waiting for a retry in an hour, of all priorities; and of another subscription, due.
+    db.batch_execute(
+        "insert into outbox.delivery (subscription_id, position, message_id, message_segment, pull, state, due_at, attempt, priority)
+        select 1, 1000000 + n, 1, 0, true, 'failed', now() + interval '1 hour', 3, n % 5 from generate_series(1, 100000) n;
+        insert into outbox.delivery (subscription_id, position, message_id, message_segment, pull, state, due_at)
+        select 2, n, 1, 0, true, 'pending', now() from generate_series(1, 20000) n",
+    )
+    .await
+    .unwrap();
+    // Statistics of a table that was empty are the ones that lead planners astray.
+    let buffers = async || -> i64 {
+        one(
+            &db,
+            "select coalesce(sum(pg_stat_get_xact_blocks_fetched(c.oid)), 0)::bigint from pg_class c
+            where c.relnamespace = 'outbox'::regnamespace and c.relname ~ '^(delivery|lease|_?dead|_freed)'",
+        )
+        .await
+    };
+    for analyzed in [false, true] {
+        if analyzed {
+            db.batch_execute("analyze outbox.delivery").await.unwrap();
+        }
+        for (n, limit) in [(1, 150), (10, 500)] {
+            db.batch_execute("begin").await.unwrap();
+            let before = buffers().await;
+            let batch = claim(&db, "w", n, "60 s").await.unwrap();
+            let after_claim = buffers().await;
+            complete(&db, batch.lease).await;
+            let after = buffers().await;
+            db.batch_execute("commit").await.unwrap();
+            assert_eq!(batch.ids.len() as i32, n);
+            assert!(after_claim - before < limit, "claim of {n} touched {} pages", after_claim - before);
+            assert!(after - after_claim < limit, "complete of {n} touched {} pages", after - after_claim);
+        }
+    }
 }

@@ -264,6 +264,23 @@ impl Server {
         connect(&self.dsn(database)).await
     }
 
+    /// A session, and what it is notified of.
+    pub async fn listen(
+        &self,
+        database: &str,
+    ) -> Result<(Client, tokio::sync::mpsc::UnboundedReceiver<tokio_postgres::Notification>)> {
+        let (client, mut connection) = tokio_postgres::connect(&self.dsn(database), NoTls).await?;
+        let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
+                if let tokio_postgres::AsyncMessage::Notification(notification) = message {
+                    let _ = sender.send(notification);
+                }
+            }
+        });
+        Ok((client, receiver))
+    }
+
     /// A database of its own, with the extension created in it.
     pub async fn database(&self, name: &str) -> Result<Client> {
         let client = self.empty_database(name).await?;

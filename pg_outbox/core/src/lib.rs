@@ -3,6 +3,7 @@
 //! The extension, the clients and the benchmarks share it. Nothing here does I/O or reads a clock: times come in as
 //! arguments, randomness as a seed.
 
+pub mod digest;
 pub mod egress;
 pub mod error;
 pub mod filter;

@@ -395,7 +395,7 @@ impl Engine {
         let Engine { config, handed, routed, window, .. } = self;
         let push = gucs::PUSH.get();
         let mut jobs = Vec::new();
-        let mut matched = vec![GONE; usize::try_from(upto - *routed).unwrap_or(0)];
+        let mut matched = vec![matched_as::GONE; usize::try_from(upto - *routed).unwrap_or(0)];
         for stored in messages {
             let position = stored.message.position;
             let found = config.route(position, &stored.message.topic, &subject(stored), |id, subscription| {
@@ -409,12 +409,7 @@ impl Engine {
                     Taken::Full => subscription.progress.fall_behind(position - 1),
                 }
             });
-            matched[(position - *routed - 1) as usize] = match found {
-                _ if &*stored.message.topic == topic::CONTROL => CONTROL,
-                Routed::NoSubscription => NO_SUBSCRIPTION,
-                Routed::Filtered => FILTERED,
-                Routed::Matched(n) => i16::try_from(n).unwrap_or(i16::MAX),
-            };
+            matched[(position - *routed - 1) as usize] = matched_as::entry(&stored.message.topic, found);
         }
         by_priority(&mut jobs, messages, config);
         self.sender.submit(jobs);
@@ -603,7 +598,7 @@ impl Engine {
         if let Some(due) = self.window.next_due() {
             self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
         }
-        self.window.recorded();
+        let rows_made = self.window.recorded();
         // Only now: until the outcome is in the table, its row there looks as if it were due, and a new one cannot be found.
         for entry in self.entries.drain(..) {
             self.retrying.remove(&entry.done.ticket.delivery_id);
@@ -613,21 +608,39 @@ impl Engine {
         }
         self.routing.clear();
         self.unrecorded_since = None;
+        if rows_made {
+            self.window.tell_workers()?;
+        }
         Ok(())
     }
 }
 
-/// Entries of outbox.routing that are no counts.
-const NO_SUBSCRIPTION: i16 = -1;
-const FILTERED: i16 = -2;
-const CONTROL: i16 = -3;
-const GONE: i16 = -4;
+/// Entries of outbox.routing: how many subscriptions matched, or why none did.
+pub mod matched_as {
+    use super::{Routed, topic};
+
+    pub const NO_SUBSCRIPTION: i16 = -1;
+    pub const FILTERED: i16 = -2;
+    pub const CONTROL: i16 = -3;
+    pub const GONE: i16 = -4;
+
+    /// The entry of a message that was routed.
+    pub fn entry(of: &str, found: Routed) -> i16 {
+        match found {
+            _ if of == topic::CONTROL => CONTROL,
+            Routed::NoSubscription => NO_SUBSCRIPTION,
+            Routed::Filtered => FILTERED,
+            Routed::Matched(n) => i16::try_from(n).unwrap_or(i16::MAX),
+        }
+    }
+}
 
 fn has_room(subscription: &Subscription) -> bool {
     subscription.handed < HANDED_LIMIT && subscription.handed_bytes < HANDED_BYTES
 }
 
-fn subject(stored: &Stored) -> Subject<'_> {
+/// What filters look at.
+pub fn subject(stored: &Stored) -> Subject<'_> {
     let attributes = &stored.attributes;
     Subject {
         tenant: attributes.tenant.as_deref(),

@@ -4,6 +4,7 @@ pub mod config;
 pub mod counters;
 pub mod dispatcher;
 pub mod engine;
+pub mod inline;
 pub mod launcher;
 pub mod maintain;
 pub mod pull;

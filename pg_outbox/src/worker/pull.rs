@@ -20,6 +20,7 @@ use super::now;
 use super::record::EXPIRED;
 use super::route::{Stored, UNIX_EPOCH};
 use super::txn::{self, Plan, arg};
+use crate::shmem;
 
 /// Rows of a subscription that wait for their first try.
 pub const WINDOW: usize = 10_000;
@@ -76,6 +77,9 @@ pub struct Window {
     count: Plan,
     pass: Plan,
     load_cancelled: Plan,
+    notify: Plan,
+    /// Subscriptions whose workers are to be notified of the rows that are being recorded.
+    tell: Vec<i32>,
     counted: Option<Instant>,
     passed: Option<Instant>,
     /// The last pass saw leases, or left something undone.
@@ -118,7 +122,9 @@ impl Window {
                 ) l",
                 &[INT4OID, INT8OID, TIMESTAMPTZOID],
             ),
-            pass: Plan::new("select p.more, p.soon, p.promoted from outbox._pass($1, $2) p", &[INT4OID, INT8ARRAYOID]),
+            pass: Plan::new("select p.more, p.soon, p.free from outbox._pass($1, $2) p", &[INT4OID, INT8ARRAYOID]),
+            notify: Plan::new("select outbox._notify_workers($1)", &[INT4ARRAYOID]),
+            tell: Vec::new(),
             load_cancelled: Plan::new("select c.message_id from outbox.cancelled c", &[]),
             counted: None,
             passed: None,
@@ -201,7 +207,7 @@ impl Window {
     pub fn record(&mut self) {
         let rows = &self.rows;
         if !rows.is_empty() {
-            self.open.execute(&[
+            let told = self.open.execute(&[
                 arg(rows.iter().map(|r| r.pull).collect::<Vec<bool>>()),
                 arg(rows.iter().map(|r| r.subscription).collect::<Vec<i32>>()),
                 arg(rows.iter().map(|r| r.position).collect::<Vec<i64>>()),
@@ -213,6 +219,7 @@ impl Window {
                 arg(rows.iter().map(|r| r.max_attempts).collect::<Vec<_>>()),
                 arg(rows.iter().map(|r| r.key.as_deref()).collect::<Vec<_>>()),
             ]);
+            self.tell = told.first(|row| row.get::<Vec<i32>>(0)).flatten().unwrap_or_default();
         }
         let ended = &self.ended;
         if !ended.is_empty() {
@@ -226,10 +233,37 @@ impl Window {
         }
     }
 
-    /// The transaction has committed.
-    pub fn recorded(&mut self) {
+    /// The transaction has committed. Says whether workers are to be told.
+    pub fn recorded(&mut self) -> bool {
+        let made = self.rows.iter().any(|row| row.pull);
         self.rows.clear();
         self.ended.clear();
+        made
+    }
+
+    /// Wakes workers that wait for something to claim: those in `claim_wait`, and by NOTIFY those of subscriptions that ask for
+    /// it, in a transaction of its own, because NOTIFY takes a lock that all committers share.
+    pub fn tell_workers(&mut self) -> Result<(), String> {
+        if let Some(shared) = shmem::shared() {
+            // SAFETY: a constant of this process.
+            shared.wake_waiters(unsafe { pgrx::pg_sys::MyDatabaseId });
+        }
+        if !self.tell.is_empty() {
+            let (notify, tell) = (&mut self.notify, std::mem::take(&mut self.tell));
+            txn::run(|| {
+                notify.execute(&[arg(tell)]);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Counts the rows of all pull subscriptions. Inside a transaction.
+    pub fn count_all(&mut self, config: &mut Config) {
+        for (id, subscription) in config.subscriptions.iter_mut().filter(|(_, s)| s.pull) {
+            let rows = self.count.execute(&[arg(*id), arg(2 * WINDOW as i64), arg(now())]).first(|row| row.int(0));
+            subscription.handed = usize::try_from(rows.unwrap_or(0)).unwrap_or(0);
+        }
     }
 
     /// Counts the rows of subscriptions whose window seems full. Says when to look again; `None`: none is.
@@ -269,12 +303,17 @@ impl Window {
             return Ok(interval - since);
         }
         let pass = &mut self.pass;
-        let (more, soon) = txn::run(|| {
+        let (more, soon, free) = txn::run(|| {
             let rows = pass.execute(&[arg(PASS_LIMIT), arg(in_flight.iter().copied().collect::<Vec<i64>>())]);
-            Ok(rows.first(|row| (row.get(0).unwrap_or(false), row.get(1).unwrap_or(false))).unwrap_or_default())
+            Ok(rows
+                .first(|row| (row.get(0).unwrap_or(false), row.get(1).unwrap_or(false), row.int(2) > 0))
+                .unwrap_or_default())
         })?;
         self.passed = (!more).then(Instant::now);
         self.soon = soon;
+        if free {
+            self.tell_workers()?;
+        }
         Ok(if more { Duration::ZERO } else { PASS.min(poll) })
     }
 }

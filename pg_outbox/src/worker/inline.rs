@@ -1,0 +1,155 @@
+//! Routing without a worker: where the library is not preloaded, a claim that finds nothing ticks and routes by itself.
+//!
+//! The tick takes the sequencer's lock until the transaction ends, so one session at a time is the router. It goes on from
+//! the last checkpoint, as a dispatcher does, and writes the next one: pull subscriptions get their rows, pushed ones lag
+//! until there is a dispatcher that can send.
+
+use std::cell::RefCell;
+
+use outbox_core::progress::Progress;
+use pgrx::IntoDatum;
+
+use super::config::{Config, Loader};
+use super::engine::{matched_as, subject};
+use super::pull::{self, Taken, Window};
+use super::record::{Checkpoint, Recorder, RoutingRow};
+use super::route::{Reader, Stored};
+use crate::{pg_function, shmem};
+
+/// Messages numbered, and rows of the feed (of up to 960 messages) routed, by one claim.
+const CHUNK: i32 = 1000;
+const ROWS: i64 = 2;
+
+/// Statements, prepared once per session.
+struct Statements {
+    reader: Reader,
+    loader: Loader,
+    recorder: Recorder,
+    window: Window,
+}
+
+thread_local! {
+    static STATEMENTS: RefCell<Option<Box<Statements>>> = const { RefCell::new(None) };
+}
+
+pg_function! {
+    /// outbox._route_inline() returns text: what the sequencer says, or `dispatched` where a dispatcher does this.
+    fn outbox_route_inline(_args) {
+        if shmem::shared().is_some() {
+            return Ok("dispatched".into_datum());
+        }
+        // SAFETY: a function's body; an ERROR ends SPI with the transaction.
+        unsafe { pgrx::pg_sys::SPI_connect() };
+        let mut statements = STATEMENTS.take().unwrap_or_else(|| Box::new(Statements {
+            reader: Reader::new(),
+            loader: Loader::new(),
+            recorder: Recorder::new(),
+            window: Window::new(),
+        }));
+        let status = route(&mut statements);
+        // After an ERROR they are prepared anew: half of what the window held would be recorded twice.
+        STATEMENTS.set(Some(statements));
+        // SAFETY: connected above; results are copied before.
+        unsafe { pgrx::pg_sys::SPI_finish() };
+        Ok((&*status?).into_datum())
+    }
+}
+
+fn route(statements: &mut Statements) -> outbox_core::Result<Box<str>> {
+    let Statements { reader, loader, recorder, window } = statements;
+    let ticked = reader.tick(CHUNK);
+    if !matches!(&*ticked.status, "ticked" | "idle") {
+        return Ok(ticked.status);
+    }
+    let last = recorder.last();
+    let (id, incarnation, checkpoint) = last.unwrap_or((0, 0, Checkpoint { routed: 0, subscriptions: Vec::new() }));
+    let (mut config, _) = loader.load(&mut Config::default());
+    for (subscription, saved) in checkpoint.subscriptions {
+        let Some(known) = config.subscriptions.get_mut(&subscription) else { continue };
+        known.progress = Progress::behind(saved.position);
+        known.progress.catch_up(saved.position, checkpoint.routed);
+        for position in saved.open {
+            known.progress.hand_out(position);
+        }
+    }
+    window.load_cancelled();
+    window.count_all(&mut config);
+    let mut routed = checkpoint.routed;
+    let mut rows = Vec::new();
+    if routed < ticked.last {
+        let (messages, upto) = reader.read(routed, ticked.last, ROWS);
+        rows.push(first_look(&mut config, window, &messages, routed, upto));
+        routed = upto;
+    }
+    let behind = |config: &Config| {
+        let open = config.subscriptions.values().filter(|s| s.pull && pull::has_room(s));
+        open.filter_map(|s| s.progress.lag()).min()
+    };
+    if let Some(from) = behind(&config) {
+        let (messages, upto) = reader.read(from, routed, ROWS);
+        catch_up(
+            &mut config,
+            window,
+            &messages,
+            if messages.is_empty() && upto == from { routed } else { upto },
+            routed,
+        );
+    }
+    if rows.is_empty() && window.rows() == 0 {
+        return Ok(ticked.status);
+    }
+    let mut subscriptions: Vec<_> =
+        config.subscriptions.iter().filter_map(|(id, s)| Some((*id, s.progress.save()?))).collect();
+    subscriptions.sort_unstable_by_key(|(id, _)| *id);
+    recorder.routing(&rows);
+    window.record();
+    recorder.checkpoint(id + 1, incarnation, &Checkpoint { routed, subscriptions });
+    window.recorded();
+    Ok(ticked.status)
+}
+
+/// Routes messages that nobody has looked at.
+fn first_look(config: &mut Config, window: &mut Window, messages: &[Stored], from: i64, upto: i64) -> RoutingRow {
+    let mut matched = vec![matched_as::GONE; usize::try_from(upto - from).unwrap_or(0)];
+    for stored in messages {
+        let position = stored.message.position;
+        let found = config.route(position, &stored.message.topic, &subject(stored), |id, subscription| {
+            if subscription.progress.lag().is_some() {
+                return;
+            }
+            let taken = if subscription.pull { window.take(id, subscription, stored) } else { Taken::Full };
+            if taken != Taken::Yes {
+                subscription.progress.fall_behind(position - 1);
+            }
+        });
+        matched[(position - from - 1) as usize] = matched_as::entry(&stored.message.topic, found);
+    }
+    RoutingRow { first: from + 1, active: i32::try_from(config.active_at(upto)).unwrap_or(i32::MAX), matched }
+}
+
+/// Gives pull subscriptions that lag what they can take.
+fn catch_up(config: &mut Config, window: &mut Window, messages: &[Stored], upto: i64, routed: i64) {
+    let mut part: Vec<i32> = config
+        .subscriptions
+        .iter()
+        .filter(|(_, s)| s.pull && pull::has_room(s) && s.progress.lag().is_some_and(|at| at < upto))
+        .map(|(id, _)| *id)
+        .collect();
+    for stored in messages {
+        let position = stored.message.position;
+        config.route(position, &stored.message.topic, &subject(stored), |id, subscription| {
+            if !part.contains(&id) || subscription.progress.lag().is_none_or(|at| at >= position) {
+                return;
+            }
+            if window.take(id, subscription, stored) != Taken::Yes {
+                subscription.progress.fall_behind(position - 1);
+                part.retain(|p| *p != id);
+            }
+        });
+    }
+    for id in part {
+        if let Some(subscription) = config.subscriptions.get_mut(&id) {
+            subscription.progress.catch_up(upto, routed);
+        }
+    }
+}

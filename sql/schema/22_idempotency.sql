@@ -1,0 +1,71 @@
+-- Idempotent enqueue: one row per key, remembered for pg_outbox.idempotency_window.
+--
+-- A producer without a key never comes here. One with a key pays one insert, and takes up to two forgotten keys away:
+-- the table is as large as what the window holds, without a job of its own. Two transactions with one key: the second
+-- waits for the first.
+
+-- API: private
+create table outbox._idempotency (
+    key bytea primary key,
+    content bytea not null,
+    message_ids bigint[] not null,
+    remembered_at timestamptz not null default clock_timestamp()
+);
+create index _idempotency_remembered on outbox._idempotency (remembered_at);
+comment on column outbox._idempotency.key is 'fingerprint of tenant, topic and key';
+comment on column outbox._idempotency.content is 'fingerprint of payload or body, content type and ordering key';
+select pg_catalog.pg_extension_config_dump('outbox._idempotency', '');
+
+-- API: private
+-- Remembers a key. known null: it is new; otherwise the ids of the messages that were enqueued with it, and whether with
+-- the same content (the library raises what is to be raised: it knows our SQLSTATEs). Called by enqueue
+-- alone, as the owner.
+create function outbox._remember(
+    key bytea,
+    content bytea,
+    ids bigint[],
+    window_seconds int,
+    out known bigint[],
+    out same boolean
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    limit_at timestamptz := clock_timestamp() - make_interval(secs => window_seconds);
+    before outbox._idempotency;
+begin
+    delete from outbox._idempotency i
+    where i.key = any (array(
+        select o.key from outbox._idempotency o
+        where o.remembered_at < limit_at
+        order by o.remembered_at
+        limit 2
+        for update skip locked
+    ));
+    loop
+        insert into outbox._idempotency (key, content, message_ids)
+        values (_remember.key, _remember.content, ids)
+        on conflict do nothing;
+        if found then
+            return;
+        end if;
+        select * into before from outbox._idempotency i where i.key = _remember.key;
+        -- whoever had it may have forgotten it meanwhile
+        continue when before.key is null;
+        if before.remembered_at < limit_at then
+            update outbox._idempotency i
+            set content = _remember.content, message_ids = ids, remembered_at = clock_timestamp()
+            where i.key = _remember.key and i.remembered_at = before.remembered_at;
+            if found then
+                return;
+            end if;
+            continue;
+        end if;
+        known := before.message_ids;
+        same := before.content = _remember.content;
+        return;
+    end loop;
+end
+$$;

@@ -1,0 +1,387 @@
+-- Reading messages and deliveries: one by id, lists page by page, counts.
+
+-- API: public
+-- Deliveries that wait or are worked on, those that died, and those that are done, as long as the log has them.
+create view outbox.deliveries as
+select d.id,
+    s.name as subscription,
+    e.name as endpoint,
+    d.message_id,
+    d.position,
+    d.pull,
+    d.state as status,
+    d.attempt,
+    coalesce(d.max_attempts, s.max_attempts) as max_attempts,
+    greatest(d.attempt - case d.state when 'processing' then 1 else 0 end, 0) as retry_count,
+    d.attempt < coalesce(d.max_attempts, s.max_attempts) as can_retry,
+    d.priority,
+    l.worker as locked_by,
+    l.claimed_at as locked_at,
+    l.expires_at as lease_expires_at,
+    case when d.state <> 'processing' then d.due_at end as next_attempt_at,
+    case when d.state <> 'processing' then greatest(d.due_at - clock_timestamp(), interval '0') end as retry_in,
+    nullif(d.expires_at, 'infinity') as expires_at,
+    nullif(d.expires_at, 'infinity') - clock_timestamp() as expires_in,
+    clock_timestamp() - d.created_at as age,
+    d.state <> 'processing' and not d.blocked and d.due_at <= clock_timestamp() as is_due,
+    coalesce(d.expires_at <= clock_timestamp(), false) as is_expired,
+    d.blocked as is_blocked,
+    d.last_status,
+    d.last_error_class as error_class,
+    d.last_error,
+    d.created_at,
+    d.updated_at,
+    d.first_attempt_at as processed_at,
+    d.last_attempt_at,
+    null::timestamptz as completed_at
+from outbox.delivery d
+left join outbox.subscription s on s.id = d.subscription_id
+left join outbox.endpoint e on e.id = s.endpoint_id
+left join outbox.lease l on l.id = d.lease
+union all
+select l.delivery_id, s.name, e.name, l.message_id, l.position, l.endpoint_id is null, l.state, l.attempt, s.max_attempts,
+    l.attempt, false, 0::smallint, null, null, null, null, null, null, null, clock_timestamp() - l.created_at, false,
+    l.state = 'expired', false, l.last_status, l.last_error_class, l.last_error, l.created_at, coalesce(l.resolved_at, l.dead_at),
+    l.first_attempt_at, l.last_attempt_at, null
+from outbox.dead_letter l
+left join outbox.subscription s on s.id = l.subscription_id
+left join outbox.endpoint e on e.id = l.endpoint_id
+where l.resolution <> 'requeued'
+union all
+select a.delivery_id, s.name, e.name, a.message_id, a.position, a.endpoint_id is null, a.outcome, a.attempt, s.max_attempts,
+    greatest(a.attempt - 1, 0), false, 0::smallint, a.worker, null, null, null, null, null, null,
+    clock_timestamp() - a.finished_at, false, false, false, a.status, a.error_class, a.error, a.started_at, a.finished_at,
+    a.started_at, a.started_at, case a.outcome when 'completed' then a.finished_at end
+from outbox.attempt a
+left join outbox.subscription s on s.id = a.subscription_id
+left join outbox.endpoint e on e.id = a.endpoint_id
+where a.run = 0 and a.outcome in ('completed', 'cancelled');
+comment on view outbox.deliveries is
+    'One message for one subscription. status: pending, processing, failed (waits for a retry), dead, expired,'
+    ' completed, cancelled. next_attempt_at null: no try is planned';
+
+-- API: private
+-- Routing of a position: null: not routed yet; above 0: subscriptions that matched; below: why none did.
+create function outbox._matched(place bigint) returns int
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select r.matched[place - r.first_position + 1]
+    from (
+        select * from outbox.routing r where r.first_position <= place order by r.first_position desc limit 1
+    ) r
+    where place <= r.last_position;
+end;
+
+-- API: private
+-- What a message has come to: the first of processing, pending, failed, completed, dead, expired, cancelled, skipped
+-- that holds.
+create function outbox._message_status(message_id bigint) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    waiting text;
+    place bigint;
+    matches int;
+    ended int;
+    completed boolean;
+    dead boolean;
+    expired boolean;
+begin
+    select d.state into waiting
+    from outbox.delivery d where d.message_id = _message_status.message_id
+    order by array_position(array['processing', 'pending', 'failed'], d.state)
+    limit 1;
+    if waiting in ('processing', 'pending') then
+        return waiting;
+    end if;
+    select count(distinct a.subscription_id), bool_or(a.outcome = 'completed'), max(a.position)
+    into ended, completed, place
+    from outbox.attempt a
+    where a.message_id = _message_status.message_id and a.run = 0
+        and a.outcome in ('completed', 'dead', 'expired', 'cancelled', 'skipped');
+    place := coalesce(place, (
+        select d.position from outbox.delivery d where d.message_id = _message_status.message_id limit 1
+    ), outbox._position_of(message_id));
+    matches := outbox._matched(place);
+    if place is null or matches is null and not exists (select from outbox.cancelled c
+        where c.message_id = _message_status.message_id) then
+        return 'pending';
+    end if;
+    -- what has neither ended nor a row is being sent, or about to be
+    if waiting is null and matches > ended then
+        return 'pending';
+    end if;
+    if waiting is not null then
+        return waiting;
+    end if;
+    if completed then
+        return 'completed';
+    end if;
+    select bool_or(l.state = 'dead'), bool_or(l.state = 'expired') into dead, expired
+    from outbox.dead_letter l where l.message_id = _message_status.message_id and l.resolution <> 'requeued';
+    return case
+        when dead then 'dead'
+        when expired then 'expired'
+        when exists (select from outbox.cancelled c where c.message_id = _message_status.message_id) then 'cancelled'
+        when ended > 0 then 'dead'
+        else 'skipped'
+    end;
+end
+$$;
+
+-- API: public
+create view outbox.messages as
+select m.id,
+    outbox.webhook_id(m.id, m.enqueued_at) as webhook_id,
+    outbox._message_status(m.id) as status,
+    m.topic,
+    m.key,
+    m.tenant,
+    m.aggregate_type,
+    m.aggregate_id,
+    m.publisher,
+    m.priority,
+    m.enqueued_at,
+    m.occurred_at,
+    m.deliver_at,
+    m.expires_at,
+    m.max_attempts,
+    m.idempotency_key,
+    m.content_type,
+    m.headers,
+    m.metadata,
+    m.metadata ->> 'correlation_id' as correlation_id,
+    m.metadata ->> 'causation_id' as causation_id,
+    m.metadata ->> 'user_id' as user_id,
+    m.metadata ->> 'traceparent' as traceparent,
+    m.metadata ->> 'tracestate' as tracestate,
+    m.metadata ->> 'schema_version' as schema_version,
+    m.metadata -> 'privacy' as privacy,
+    m.headers ->> 'severity' as severity,
+    m.payload,
+    m.body
+from outbox.message m;
+comment on view outbox.messages is
+    'Messages with the reserved keys of their metadata as columns, and what they have come to: the first of'
+    ' processing, pending, failed, completed (at least one delivery), dead, expired, cancelled, skipped that holds.'
+    ' The status is looked up per row: select by id, or use list_messages()';
+
+-- API: public
+create function outbox.get_message(message_id bigint) returns setof outbox.messages
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query select * from outbox.messages m where m.id = get_message.message_id;
+    if not found then
+        raise exception 'message % does not exist', message_id
+            using errcode = 'OB001', detail = 'It was never committed, or retention has removed it.';
+    end if;
+end
+$$;
+comment on function outbox.get_message is 'One message with its status; OB001: it does not exist or retention has removed it';
+
+-- API: private
+-- A page of message ids, newest first: by aggregate or tenant through their indexes, otherwise through that of the id.
+-- What has no index (topic, severity) is looked at on the way, in at most 10,000 messages.
+create function outbox._page(
+    tenant text,
+    topic text,
+    aggregate_type text,
+    aggregate_id text,
+    severity text,
+    before bigint,
+    max int
+) returns setof bigint
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_sort = off
+as $$
+#variable_conflict use_variable
+declare
+    look int := case when topic is null and severity is null then max else 10000 end;
+begin
+    if max is null or max not between 1 and 1000 then
+        raise exception 'max must be between 1 and 1000' using errcode = 'invalid_parameter_value';
+    end if;
+    before := coalesce(before, 9223372036854775807);
+    if aggregate_id is not null then
+        return query
+        select w.id from (
+            select m.id, m.topic, m.headers from outbox.message m
+            where m.aggregate_id = aggregate_id and m.aggregate_type is not distinct from aggregate_type
+                and (tenant is null or m.tenant = tenant) and m.id < before
+            order by m.id desc limit look
+        ) w
+        where (topic is null or w.topic = topic) and (severity is null or w.headers ->> 'severity' = severity)
+        order by w.id desc limit max;
+    elsif tenant is not null then
+        return query
+        select w.id from (
+            select m.id, m.topic, m.headers, m.aggregate_type from outbox.message m
+            where m.tenant = tenant and m.id < before
+            order by m.id desc limit look
+        ) w
+        where (topic is null or w.topic = topic) and (severity is null or w.headers ->> 'severity' = severity)
+            and (aggregate_type is null or w.aggregate_type = aggregate_type)
+        order by w.id desc limit max;
+    else
+        return query
+        select w.id from (
+            select m.id, m.topic, m.headers, m.aggregate_type from outbox.message m
+            where m.id < before
+            order by m.id desc limit look
+        ) w
+        where (topic is null or w.topic = topic) and (severity is null or w.headers ->> 'severity' = severity)
+            and (aggregate_type is null or w.aggregate_type = aggregate_type)
+        order by w.id desc limit max;
+    end if;
+end
+$$;
+
+-- API: public
+create function outbox.list_messages(
+    tenant text default null,
+    status text default null,
+    topic text default null,
+    aggregate_type text default null,
+    aggregate_id text default null,
+    severity text default null,
+    max int default 50,
+    before bigint default null,
+    skip int default 0
+) returns setof outbox.messages
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    found_ids bigint[];
+begin
+    if status is null then
+        found_ids := array(
+            select p from outbox._page(tenant, topic, aggregate_type, aggregate_id, severity, before,
+                least(max + coalesce(skip, 0), 1000)) p
+        );
+    elsif status in ('pending', 'processing', 'failed') then
+        -- what is not at its end has a row, but for what is being sent right now
+        found_ids := array(
+            select distinct d.message_id from outbox.delivery d
+            join outbox.message m on m.segment = d.message_segment and m.id = d.message_id
+            where d.state = status and (before is null or d.message_id < before)
+                and (tenant is null or m.tenant = tenant) and (topic is null or m.topic = topic)
+                and (aggregate_type is null or m.aggregate_type = aggregate_type)
+                and (aggregate_id is null or m.aggregate_id = aggregate_id)
+                and (severity is null or m.headers ->> 'severity' = severity)
+            order by d.message_id desc
+            limit max + coalesce(skip, 0)
+        );
+    elsif status in ('dead', 'expired') then
+        found_ids := array(
+            select distinct l.message_id from outbox.dead_letter l
+            join outbox.message m on m.segment = l.message_segment and m.id = l.message_id
+            where l.state = status and l.resolution <> 'requeued' and (before is null or l.message_id < before)
+                and (tenant is null or m.tenant = tenant) and (topic is null or m.topic = topic)
+                and (aggregate_type is null or m.aggregate_type = aggregate_type)
+                and (aggregate_id is null or m.aggregate_id = aggregate_id)
+                and (severity is null or m.headers ->> 'severity' = severity)
+            order by l.message_id desc
+            limit max + coalesce(skip, 0)
+        );
+    else
+        found_ids := array(
+            select p from outbox._page(tenant, topic, aggregate_type, aggregate_id, severity, before, 1000) p
+            where outbox._message_status(p) = status
+            limit max + coalesce(skip, 0)
+        );
+    end if;
+    return query
+    select v.*
+    from unnest(found_ids[coalesce(skip, 0) + 1 : coalesce(skip, 0) + max]) with ordinality u(id, n)
+    join outbox.messages v on v.id = u.id
+    order by u.n;
+end
+$$;
+comment on function outbox.list_messages is
+    'Messages, newest first, a page at a time: give the last id as before. By tenant and by aggregate through an'
+    ' index; by status pending, processing, failed, dead or expired through the deliveries; topic and severity are'
+    ' looked for in at most 10,000 messages, completed, cancelled and skipped in at most 1,000, per page';
+
+-- API: public
+create function outbox.count_messages(
+    tenant text default null,
+    aggregate_type text default null,
+    aggregate_id text default null,
+    topic text default null
+) returns bigint
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select count(*) from (
+        select m.topic from outbox.message m
+        where (count_messages.tenant is null or m.tenant = count_messages.tenant)
+            and (count_messages.aggregate_type is null or m.aggregate_type = count_messages.aggregate_type)
+            and (count_messages.aggregate_id is null or m.aggregate_id = count_messages.aggregate_id)
+            and (count_messages.topic is null or m.topic = count_messages.topic)
+        limit 10000
+    ) m;
+end;
+comment on function outbox.count_messages is 'The total for a list_messages() with limit and offset; 10,000 means at least that many';
+
+-- API: public
+create function outbox.count_by_status(tenant text default null) returns table (status text, deliveries bigint)
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select c.status, sum(c.n)::bigint
+    from (
+        select d.state as status, count(*) as n
+        from outbox.delivery d
+        where count_by_status.tenant is null or exists (
+            select from outbox.message m
+            where m.segment = d.message_segment and m.id = d.message_id and m.tenant = count_by_status.tenant
+        )
+        group by d.state
+        union all
+        select l.state, count(*)
+        from outbox.dead_letter l
+        where l.resolution <> 'requeued' and (count_by_status.tenant is null or exists (
+            select from outbox.message m
+            where m.segment = l.message_segment and m.id = l.message_id and m.tenant = count_by_status.tenant
+        ))
+        group by l.state
+        union all
+        select t.outcome, sum(t.deliveries)
+        from (
+            select c.outcome, c.deliveries from outbox.counter_total c
+            union all
+            select c.outcome, c.deliveries from outbox.counter c
+        ) t
+        where count_by_status.tenant is null and t.outcome in ('completed', 'cancelled')
+        group by t.outcome
+        union all
+        select a.outcome, count(*)
+        from outbox.message m
+        join outbox.attempt a on a.message_id = m.id and a.run = 0 and a.outcome in ('completed', 'cancelled')
+        where count_by_status.tenant is not null and m.tenant = count_by_status.tenant
+        group by a.outcome
+    ) c
+    group by c.status
+    order by c.status;
+end;
+comment on function outbox.count_by_status is
+    'Deliveries in each state. Over all tenants completed and cancelled are counted since the beginning, from'
+    ' counters; for one tenant among what is still stored, through the tenant''s index: as long as that tenant has messages';
+
+insert into outbox._capability values
+    ('monitor', 'table outbox.deliveries'),
+    ('monitor', 'table outbox.messages'),
+    ('monitor', 'function outbox._message_status'),
+    ('monitor', 'function outbox.get_message'),
+    ('monitor', 'function outbox.list_messages'),
+    ('monitor', 'function outbox.count_messages'),
+    ('monitor', 'function outbox.count_by_status');
