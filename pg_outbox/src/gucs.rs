@@ -44,6 +44,21 @@ pub static MAX_IN_FLIGHT: GucSetting<i32> = GucSetting::<i32>::new(256);
 /// Networks that may be called although they are not public, comma-separated. Empty: public addresses only.
 pub static EGRESS_ALLOW: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
+/// Ports that may be called, comma-separated. Empty: any.
+pub static EGRESS_PORTS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+/// Proxy that all requests go through, `http://` or `socks5://`. May hold a password: shown to superusers only.
+pub static PROXY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+/// Name servers to ask instead of the system's resolver, comma-separated addresses with ports.
+pub static NAME_SERVERS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+/// The `source` of CloudEvents. Empty: `/pg_outbox/<database>`.
+pub static EVENT_SOURCE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+/// Who asks receivers for consent (`WebHook-Request-Origin`): a name that they know.
+pub static CONSENT_ORIGIN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"pg_outbox"));
+
 /// Whether endpoints may have `http://` URLs. Off: a signature proves who sent a message, not that nobody read it.
 pub static ALLOW_HTTP: GucSetting<bool> = GucSetting::<bool>::new(false);
 
@@ -230,6 +245,45 @@ pub fn init(preloading: bool) {
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY,
     );
+    for (name, short, long, setting, flags) in [
+        (
+            c"pg_outbox.egress_ports",
+            c"Ports that may be called; empty: any.",
+            c"Comma-separated, like 443, 8000-8999.",
+            &EGRESS_PORTS,
+            GucFlags::default(),
+        ),
+        (
+            c"pg_outbox.proxy",
+            c"Proxy that all requests go through.",
+            c"Like http://proxy.example:3128 or socks5://user:password@proxy.example:1080.",
+            &PROXY,
+            GucFlags::SUPERUSER_ONLY,
+        ),
+        (
+            c"pg_outbox.name_servers",
+            c"Name servers to ask instead of the system's resolver.",
+            c"Comma-separated, like 10.0.0.53:53.",
+            &NAME_SERVERS,
+            GucFlags::default(),
+        ),
+        (
+            c"pg_outbox.event_source",
+            c"Source of CloudEvents; empty: /pg_outbox/<database>.",
+            c"",
+            &EVENT_SOURCE,
+            GucFlags::default(),
+        ),
+        (
+            c"pg_outbox.consent_origin",
+            c"Who asks receivers for consent.",
+            c"Sent as WebHook-Request-Origin.",
+            &CONSENT_ORIGIN,
+            GucFlags::default(),
+        ),
+    ] {
+        GucRegistry::define_string_guc(name, short, long, setting, GucContext::Sighup, flags);
+    }
     GucRegistry::define_bool_guc(
         c"pg_outbox.allow_http",
         c"Whether endpoints may have http:// URLs.",

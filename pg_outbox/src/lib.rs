@@ -6,6 +6,7 @@
 mod admin;
 mod append;
 mod catalog;
+mod endpoint;
 mod enqueue;
 mod function;
 mod gucs;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use outbox_core::schedule::{self, Schedule};
 use outbox_core::{Code, Error};
-use pgrx::{IntoDatum, datum::Interval, pg_sys};
+use pgrx::{IntoDatum, JsonB, datum::Interval, pg_sys};
 
 use crate::function::record;
 use crate::worker::txn::{Plan, arg};
@@ -19,7 +19,11 @@ pg_function! {
         let message: i64 = args.get(2).unwrap_or_default();
         let subscription: i32 = args.get(3).unwrap_or_default();
         let seed = schedule::mix(message.cast_unsigned()) ^ subscription as u64;
-        Ok(interval(Schedule::default().jittered(attempt, seed)))
+        let schedule = match args.get::<JsonB>(0) {
+            Some(JsonB(json)) => Schedule::parse(&json)?,
+            None => Schedule::default(),
+        };
+        Ok(interval(schedule.jittered(attempt, seed)))
     }
 }
 

@@ -11,7 +11,22 @@ create table outbox.endpoint (
     headers jsonb not null default '{}',
     timeout interval not null default '15 s',
     concurrency int not null default 8 check (concurrency between 1 and 1024),
+    rate float8 check (rate > 0),
+    burst float8 check (burst >= 1),
+    schedule jsonb,
+    policy jsonb,
+    breaker jsonb,
+    protocol text not null default 'auto' check (protocol in ('auto', 'http1', 'http2')),
+    compress boolean not null default false,
+    response_id text,
+    keep_headers text[] not null default '{x-request-id,retry-after,location,webhook-delivery}',
+    disable_after interval not null default '5 days',
+    disable_failures int not null default 20 check (disable_failures >= 1),
+    consent text not null default 'none' check (consent in ('none', 'pending', 'granted', 'refused')),
     active boolean not null default true,
+    disabled_mode text check (disabled_mode in ('hold', 'skip')),
+    disabled_reason text,
+    disabled_at timestamptz,
     created_at timestamptz not null default clock_timestamp(),
     updated_at timestamptz not null default clock_timestamp(),
     deleted_at timestamptz
@@ -20,9 +35,21 @@ create unique index endpoint_name on outbox.endpoint (name) where deleted_at is 
 comment on table outbox.endpoint is 'An HTTP target: URL, headers, limits';
 comment on column outbox.endpoint.kind is 'transport; shown as the provider of a send result';
 comment on column outbox.endpoint.subscriber_type is 'client or service; shown in the log of notifications';
-comment on column outbox.endpoint.headers is 'sent with every request; header name to text';
+comment on column outbox.endpoint.headers is 'sent with every request; header name to text; credentials belong into auth';
 comment on column outbox.endpoint.timeout is 'for a whole request, connecting and reading the response included';
 comment on column outbox.endpoint.concurrency is 'requests in flight at once';
+comment on column outbox.endpoint.rate is 'requests per second; null: no limit';
+comment on column outbox.endpoint.burst is 'requests at once after a pause; null: as many as in a second';
+comment on column outbox.endpoint.schedule is 'waits between tries, for subscriptions that have none of their own';
+comment on column outbox.endpoint.policy is 'what a status or a network error means, below what a subscription says';
+comment on column outbox.endpoint.breaker is 'when the circuit breaker opens: failures, ratio, min_results, window, open, open_max';
+comment on column outbox.endpoint.protocol is 'auto: what TLS negotiates; http1; http2';
+comment on column outbox.endpoint.compress is 'bodies are sent gzipped';
+comment on column outbox.endpoint.response_id is 'where the receiver''s own message id is: a header name, or a JSON pointer into the body';
+comment on column outbox.endpoint.keep_headers is 'response headers that the attempt log keeps';
+comment on column outbox.endpoint.disable_after is 'disabled when it has failed for this long, and disable_failures times, without a success';
+comment on column outbox.endpoint.consent is 'validation handshake of CloudEvents webhooks: nothing is sent before it is granted';
+comment on column outbox.endpoint.disabled_mode is 'hold: deliveries wait; skip: they are recorded as skipped';
 select pg_catalog.pg_extension_config_dump('outbox.endpoint', '');
 select pg_catalog.pg_extension_config_dump('outbox.endpoint_id_seq', '');
 
@@ -37,5 +64,41 @@ create table outbox.endpoint_secret (
 comment on table outbox.endpoint_secret is 'Signing secrets; readable by the owner alone';
 select pg_catalog.pg_extension_config_dump('outbox.endpoint_secret', '');
 
+-- API: public
+create table outbox.endpoint_credential (
+    endpoint_id int primary key,
+    auth jsonb,
+    ca text,
+    certificate text,
+    key text
+);
+comment on table outbox.endpoint_credential is 'Authentication and certificates; readable by the owner alone';
+select pg_catalog.pg_extension_config_dump('outbox.endpoint_credential', '');
+
+-- API: public
+-- Written when something changes and at most once a second per endpoint: a success on the happy path writes nothing.
+create table outbox.endpoint_state (
+    endpoint_id int primary key,
+    breaker text not null default 'closed' check (breaker in ('closed', 'open', 'half_open')),
+    breaker_until timestamptz,
+    breaker_times int not null default 0,
+    paused_until timestamptz,
+    failing_since timestamptz,
+    failures bigint not null default 0,
+    last_success_at timestamptz,
+    last_failure_at timestamptz,
+    last_error text,
+    updated_at timestamptz not null default clock_timestamp()
+);
+comment on table outbox.endpoint_state is 'How endpoints are doing; written by the dispatcher when that changes';
+comment on column outbox.endpoint_state.breaker_until is 'open: when the next probe goes out';
+comment on column outbox.endpoint_state.breaker_times is 'openings without a success in between';
+comment on column outbox.endpoint_state.paused_until is 'the receiver asked for a pause (Retry-After)';
+comment on column outbox.endpoint_state.failing_since is 'first failure since the last success; null: the last request succeeded';
+comment on column outbox.endpoint_state.failures is 'failures since the last success';
+comment on column outbox.endpoint_state.last_success_at is 'success that ended the last series of failures';
+select pg_catalog.pg_extension_config_dump('outbox.endpoint_state', '');
+
 insert into outbox._capability values
-    ('monitor', 'table outbox.endpoint');
+    ('monitor', 'table outbox.endpoint'),
+    ('monitor', 'table outbox.endpoint_state');

@@ -27,7 +27,7 @@ create table outbox.delivery (
     unique (subscription_id, position)
 );
 -- what the dispatcher sends
-create index delivery_due on outbox.delivery (due_at) where not pull and not blocked;
+create index delivery_due on outbox.delivery (subscription_id, due_at) where not pull and not blocked;
 -- what claim() hands out: one walk per priority
 create index delivery_ready on outbox.delivery (subscription_id, priority, due_at, position)
     where pull and state <> 'processing' and not blocked;

@@ -101,3 +101,59 @@ begin atomic
         resolution_note = 'delivered by a try that was in flight'
     where l.delivery_id = any (delivery_ids) and l.resolution = 'open';
 end;
+
+-- API: private
+-- How endpoints are doing. Times are microseconds as _time() takes them.
+create function outbox._record_endpoint_states(
+    endpoint_ids int[],
+    breakers text[],
+    until_us bigint[],
+    times int[],
+    paused_us bigint[],
+    failing_us bigint[],
+    failures bigint[],
+    success_us bigint[],
+    failure_us bigint[],
+    errors text[]
+) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    insert into outbox.endpoint_state as s (endpoint_id, breaker, breaker_until, breaker_times, paused_until, failing_since,
+        failures, last_success_at, last_failure_at, last_error)
+    select u.endpoint_id, u.breaker, outbox._time(u.until), u.times, outbox._time(u.paused), outbox._time(u.failing),
+        u.failures, outbox._time(u.success), outbox._time(u.failure), u.error
+    from unnest(endpoint_ids, breakers, until_us, times, paused_us, failing_us, failures, success_us, failure_us, errors)
+        u(endpoint_id, breaker, until, times, paused, failing, failures, success, failure, error)
+    on conflict (endpoint_id) do update
+    set breaker = excluded.breaker, breaker_until = excluded.breaker_until, breaker_times = excluded.breaker_times,
+        paused_until = excluded.paused_until, failing_since = excluded.failing_since, failures = excluded.failures,
+        last_success_at = excluded.last_success_at, last_failure_at = excluded.last_failure_at,
+        last_error = excluded.last_error, updated_at = clock_timestamp();
+end;
+
+-- API: private
+-- Disables an endpoint that has failed for too long, or that asked for it, and says so as a message.
+create function outbox._give_up_endpoint(endpoint_id int, reason text, detail text) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    e outbox.endpoint;
+    s outbox.endpoint_state;
+begin
+    update outbox.endpoint p set active = false, disabled_mode = 'hold', disabled_reason = format('%s: %s', reason, detail),
+        disabled_at = clock_timestamp(), updated_at = clock_timestamp()
+    where p.id = _give_up_endpoint.endpoint_id and p.active and p.deleted_at is null
+    returning * into e;
+    if e.id is null then
+        return;
+    end if;
+    select * into s from outbox.endpoint_state t where t.endpoint_id = e.id;
+    perform outbox._enqueue_own('outbox.endpoint.disabled', jsonb_build_object(
+        'endpoint', e.name, 'endpoint_id', e.id, 'tenant', e.tenant, 'url', e.url, 'reason', reason, 'detail', detail,
+        'failures', s.failures, 'failing_since', s.failing_since, 'disabled_at', e.disabled_at));
+    perform outbox._enqueue_own('outbox.control',
+        jsonb_build_object('endpoint', e.id, 'name', e.name, 'change', 'disabled'));
+end
+$$;

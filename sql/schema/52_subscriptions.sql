@@ -42,6 +42,8 @@ begin
     end if;
     perform outbox._check_pattern(t) from unnest(topics) t;
     perform outbox._check_filter(filter);
+    perform outbox._check_schedule(schedule);
+    perform outbox._check_policy(policy);
     if start is distinct from 'latest' then
         raise exception 'start is not supported yet' using errcode = 'feature_not_supported';
     end if;

@@ -49,6 +49,8 @@ impl Network {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Egress {
     allow: Vec<Network>,
+    /// Empty: any.
+    ports: Vec<(u16, u16)>,
 }
 
 impl Egress {
@@ -58,7 +60,32 @@ impl Egress {
     /// 22023 that names the malformed entry.
     pub fn parse(list: &str) -> Result<Egress> {
         let allow = list.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(Network::parse);
-        Ok(Egress { allow: allow.collect::<Result<_>>()? })
+        Ok(Egress { allow: allow.collect::<Result<_>>()?, ports: Vec::new() })
+    }
+
+    /// The same, and only ports of this comma-separated list (`443, 8000-8999`); empty: any port.
+    ///
+    /// # Errors
+    /// 22023 that names the malformed entry.
+    pub fn with_ports(mut self, list: &str) -> Result<Egress> {
+        self.ports.clear();
+        for entry in list.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+            let (low, high) = entry.split_once('-').unwrap_or((entry, entry));
+            match (low.trim().parse(), high.trim().parse()) {
+                (Ok(low), Ok(high)) if low <= high => self.ports.push((low, high)),
+                _ => {
+                    return Err(Error::invalid(format!("malformed port \"{entry}\""))
+                        .hint("A list of ports looks like 443, 8000-8999."));
+                }
+            }
+        }
+        Ok(self)
+    }
+
+    /// Whether this port of `address` may be called.
+    pub fn allows_port(&self, address: IpAddr, port: u16) -> bool {
+        let allowed = self.ports.is_empty() || self.ports.iter().any(|(low, high)| (*low..=*high).contains(&port));
+        allowed && self.allows(address)
     }
 
     /// Whether `address` may be called.
@@ -225,6 +252,20 @@ mod tests {
         }
         assert!(Network::parse("0.0.0.0/0").unwrap().contains("10.0.0.1".parse().unwrap()));
         assert!(Network::parse("::/0").unwrap().contains("fd00::1".parse().unwrap()));
+    }
+
+    #[test]
+    fn the_operator_can_limit_the_ports() {
+        let egress = Egress::default().with_ports("443, 8000-8999").unwrap();
+        let public = "8.8.8.8".parse().unwrap();
+        for (port, allowed) in [(443, true), (80, false), (7999, false), (8000, true), (8999, true), (9000, false)] {
+            assert_eq!(egress.allows_port(public, port), allowed, "{port}");
+        }
+        assert!(!egress.allows_port("10.0.0.1".parse().unwrap(), 443));
+        assert!(Egress::default().allows_port(public, 1));
+        for list in ["x", "1-", "2-1", "70000"] {
+            assert!(Egress::default().with_ports(list).is_err(), "{list}");
+        }
     }
 
     proptest! {

@@ -3,15 +3,21 @@
 //! The extension, the clients and the benchmarks share it. Nothing here does I/O or reads a clock: times come in as
 //! arguments, randomness as a seed.
 
+pub mod auth;
+pub mod breaker;
+pub mod bucket;
 pub mod digest;
+pub mod dns;
 pub mod egress;
 pub mod error;
 pub mod filter;
+pub mod format;
 pub mod headers;
 pub mod message;
 pub mod pattern;
 pub mod policy;
 pub mod progress;
+pub mod proxy;
 pub mod retry_after;
 pub mod router;
 pub mod schedule;

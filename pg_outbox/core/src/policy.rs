@@ -171,6 +171,23 @@ impl Policy {
         Ok(policy)
     }
 
+    /// This policy, and where it says nothing, what `below` says of the same entry.
+    #[must_use]
+    pub fn over(mut self, below: &Policy) -> Policy {
+        fn add<K: Copy + PartialEq>(to: &mut Vec<(K, Action)>, from: &[(K, Action)]) {
+            let own = to.len();
+            for (key, action) in from {
+                if !to[..own].iter().any(|(known, _)| known == key) {
+                    to.push((*key, *action));
+                }
+            }
+        }
+        add(&mut self.codes, &below.codes);
+        add(&mut self.classes, &below.classes);
+        add(&mut self.faults, &below.faults);
+        self
+    }
+
     /// The action for an outcome: what the overrides say of the code, then of its class, then the defaults.
     pub fn action(&self, outcome: Outcome) -> Action {
         match outcome {
@@ -206,6 +223,48 @@ fn default_for_fault(fault: Fault) -> Action {
     match fault {
         Fault::Forbidden | Fault::Invalid => Action::Dead,
         _ => Action::Retry,
+    }
+}
+
+/// What a receiver can ask for with the response header `webhook-delivery`, whatever the status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Never send this message again.
+    AbortMessage,
+    /// Never send this message again, and nothing else either.
+    Disable,
+}
+
+impl Control {
+    /// Reads the header's value; what is unknown is ignored.
+    pub fn parse(value: &str) -> Option<Control> {
+        match value.trim().to_ascii_lowercase().as_str() {
+            "abort-message" => Some(Control::AbortMessage),
+            "disable" => Some(Control::Disable),
+            _ => None,
+        }
+    }
+
+    /// The action for a try whose rule says `action`: a delivery that succeeded stays delivered.
+    pub fn apply(this: Option<Control>, action: Action) -> Action {
+        match (this, action) {
+            (_, Action::Success) | (None, _) => action,
+            (Some(_), Action::Disable) => Action::Disable,
+            (Some(Control::AbortMessage), _) => Action::Dead,
+            (Some(Control::Disable), _) => Action::Disable,
+        }
+    }
+}
+
+/// What a try says about its endpoint, for the breaker: `Some(true)` it works, `Some(false)` it does not, `None` nothing (it
+/// was not called, or it asked for a pause).
+pub fn health(outcome: Outcome) -> Option<bool> {
+    match outcome {
+        Outcome::Status(429) => None,
+        Outcome::Status(408 | 500..) => Some(false),
+        Outcome::Status(_) => Some(true),
+        Outcome::Fault(Fault::Forbidden | Fault::Invalid) => None,
+        Outcome::Fault(_) => Some(false),
     }
 }
 
@@ -255,9 +314,9 @@ pub struct Budget {
     pub attempt: u32,
     /// Tries including the first.
     pub max_attempts: u32,
-    /// Time since the first try.
+    /// Time since the message was enqueued.
     pub age: Duration,
-    /// Longest time since the first try at which another one may start.
+    /// Longest time since then at which another try may start.
     pub max_age: Option<Duration>,
 }
 
@@ -330,6 +389,32 @@ mod tests {
         assert_eq!(policy.action(Outcome::Status(302)), Action::Success);
         assert_eq!(policy.action(Outcome::Status(500)), Action::Retry);
         assert_eq!(policy.action(Outcome::Fault(Fault::Timeout)), Action::Dead);
+    }
+
+    #[test]
+    fn a_subscription_s_policy_lies_over_its_endpoint_s() {
+        let parse = |json| Policy::parse(&json).unwrap();
+        let policy = parse(json!({"404": "dead", "5xx": "dead"}))
+            .over(&parse(json!({"404": "retry", "409": "retry", "4xx": "disable"})));
+        for (code, action) in [
+            (404, Action::Dead),
+            (409, Action::Retry),
+            (418, Action::Disable),
+            (500, Action::Dead),
+            (200, Action::Success),
+        ] {
+            assert_eq!(policy.action(Outcome::Status(code)), action, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_receiver_can_end_a_delivery_but_not_undo_it() {
+        let apply = |value, action| Control::apply(Control::parse(value), action);
+        assert_eq!(apply("abort-message", Action::Retry), Action::Dead);
+        assert_eq!(apply(" Abort-Message ", Action::Disable), Action::Disable);
+        assert_eq!(apply("disable", Action::Throttle), Action::Disable);
+        assert_eq!(apply("disable", Action::Success), Action::Success);
+        assert_eq!(apply("please", Action::Retry), Action::Retry);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::error::{Error, Result};
 
 /// Longest wait between two tries.
@@ -27,6 +29,30 @@ pub const DEFAULT_MAX_ATTEMPTS: u32 = 12;
 
 /// Share by which a wait is lengthened or shortened at random, so that what failed together is not tried together.
 pub const DEFAULT_JITTER: f64 = 0.2;
+
+/// Longest wait of an exponential schedule that does not say.
+pub const DEFAULT_CAP: Duration = Duration::from_secs(24 * 3600);
+
+/// A wait: seconds as a number, or a number with a unit.
+fn wait(value: &Value) -> Option<Duration> {
+    let seconds = match value {
+        Value::Number(n) => n.as_f64()?,
+        Value::String(text) => {
+            let text = text.trim();
+            let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+            let unit = match text[digits..].trim() {
+                "s" | "sec" | "second" | "seconds" => 1.0,
+                "min" | "minute" | "minutes" => 60.0,
+                "h" | "hour" | "hours" => 3600.0,
+                "d" | "day" | "days" => 86_400.0,
+                _ => return None,
+            };
+            text[..digits].parse::<f64>().ok()? * unit
+        }
+        _ => return None,
+    };
+    (seconds >= 0.0 && seconds <= MAX_DELAY.as_secs_f64()).then(|| Duration::from_secs_f64(seconds))
+}
 
 /// The waits between tries.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,6 +117,56 @@ impl Schedule {
             return Err(Error::invalid("invalid retry schedule: \"cap\" must be between \"base\" and 30 days"));
         }
         Schedule { delays: Delays::Exponential { base, factor, cap }, jitter }.checked()
+    }
+
+    /// Reads a schedule: an array of waits (`[5, 30, "2 min"]`), an object with such an array and a jitter
+    /// (`{"delays": [5, 30], "jitter": 0.1}`), or one that grows (`{"base": 5, "factor": 2, "cap": "1 h", "jitter": 0.2}`).
+    /// A wait is a number of seconds, or a number and a unit: s, min, h or d.
+    ///
+    /// # Errors
+    /// 22023 that names the entry.
+    pub fn parse(json: &Value) -> Result<Schedule> {
+        let refuse = |what: String| {
+            Error::invalid(format!("invalid retry schedule: {what}")).hint(
+                "A schedule looks like [5, 30, \"2 min\", \"1 h\"] or {\"base\": 5, \"factor\": 2, \"cap\": \"1 h\", \"jitter\": 0.2}.",
+            )
+        };
+        let delays = |value: &Value| -> Result<Vec<Duration>> {
+            let Value::Array(list) = value else { return Err(refuse("\"delays\" is not an array".to_owned())) };
+            if list.len() > 100 {
+                return Err(refuse("it has more than 100 waits".to_owned()));
+            }
+            list.iter().map(|one| wait(one).ok_or_else(|| refuse(format!("{one} is no wait")))).collect()
+        };
+        let entries = match json {
+            Value::Array(_) => return Schedule::ladder(delays(json)?, DEFAULT_JITTER),
+            Value::Object(entries) => entries,
+            _ => return Err(refuse("it is neither an array nor an object".to_owned())),
+        };
+        if let Some(key) =
+            entries.keys().find(|key| !["delays", "jitter", "base", "factor", "cap"].contains(&key.as_str()))
+        {
+            return Err(refuse(format!("\"{key}\" is unknown")));
+        }
+        let number = |key: &str, default: f64| match entries.get(key) {
+            None => Ok(default),
+            Some(value) => value.as_f64().ok_or_else(|| refuse(format!("\"{key}\" is not a number"))),
+        };
+        let jitter = number("jitter", DEFAULT_JITTER)?;
+        if let Some(list) = entries.get("delays") {
+            if entries.len() > 1 + usize::from(entries.contains_key("jitter")) {
+                return Err(refuse("\"delays\" goes together with \"jitter\" only".to_owned()));
+            }
+            return Schedule::ladder(delays(list)?, jitter);
+        }
+        let duration = |key: &str, default: Option<Duration>| match (entries.get(key), default) {
+            (None, Some(default)) => Ok(default),
+            (None, None) => Err(refuse(format!("\"{key}\" is missing"))),
+            (Some(value), _) => wait(value).ok_or_else(|| refuse(format!("\"{key}\" is no wait"))),
+        };
+        let base = duration("base", None)?;
+        let cap = duration("cap", Some(DEFAULT_CAP.max(base)))?;
+        Schedule::exponential(base, number("factor", 2.0)?, cap, jitter)
     }
 
     fn checked(self) -> Result<Schedule> {
@@ -174,5 +250,46 @@ mod tests {
         assert!(Schedule::exponential(s(0), 2.0, s(10), 0.0).is_err());
         assert!(Schedule::exponential(s(1), 0.5, s(10), 0.0).is_err());
         assert!(Schedule::exponential(s(20), 2.0, s(10), 0.0).is_err());
+    }
+
+    #[test]
+    fn reads_arrays_and_objects() {
+        use serde_json::json;
+        let ladder = |json| {
+            let schedule = Schedule::parse(&json).unwrap();
+            (1..=4).map(|n| schedule.delay(n).as_secs()).collect::<Vec<_>>()
+        };
+        assert_eq!(ladder(json!([1, "2 min", "3h", "1 d"])), [1, 120, 10_800, 86_400]);
+        assert_eq!(ladder(json!({"delays": [7], "jitter": 0})), [7, 7, 7, 7]);
+        assert_eq!(ladder(json!({"base": 3, "factor": 3, "cap": 60})), [3, 9, 27, 60]);
+        assert_eq!(ladder(json!({"base": "1 min"})), [60, 120, 240, 480]);
+        assert_eq!(Schedule::parse(&json!({"delays": [0.5], "jitter": 0})).unwrap().jitter, 0.0);
+        for wrong in [
+            json!(5),
+            json!("5 s"),
+            json!([]),
+            json!([-1]),
+            json!(["5"]),
+            json!(["5 weeks"]),
+            json!(["31 d"]),
+            json!([null]),
+            json!({}),
+            json!({"delays": [1], "base": 1}),
+            json!({"base": 1, "factor": "2"}),
+            json!({"base": 1, "retries": 2}),
+            json!({"base": 10, "cap": 5}),
+            json!({"delays": [1], "jitter": 2}),
+        ] {
+            let error = Schedule::parse(&wrong).unwrap_err();
+            assert!(error.message.starts_with("invalid retry schedule: "), "{wrong}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in "\\PC{0,12}", number: f64) {
+            let _ = Schedule::parse(&serde_json::json!([text, number]));
+            let _ = Schedule::parse(&serde_json::json!({"base": text, "factor": number, "cap": number}));
+        }
     }
 }

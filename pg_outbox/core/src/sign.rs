@@ -1,9 +1,11 @@
-//! Signatures of Standard Webhooks (<https://www.standardwebhooks.com>): `v1`, HMAC-SHA256 over `id.timestamp.body`.
+//! Signatures of Standard Webhooks (<https://www.standardwebhooks.com>) over `id.timestamp.body`: `v1`, HMAC-SHA256, and
+//! `v1a`, ed25519.
 
 use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ed25519_dalek::{Signer as _, SigningKey};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
@@ -12,11 +14,21 @@ use crate::error::{Error, Result};
 /// What a symmetric secret starts with.
 pub const SECRET_PREFIX: &str = "whsec_";
 
-/// A symmetric secret, ready to sign with. `Debug` does not show it.
+/// What a private ed25519 key starts with, and a public one.
+pub const PRIVATE_PREFIX: &str = "whsk_";
+/// See above.
+pub const PUBLIC_PREFIX: &str = "whpk_";
+
+/// A secret, ready to sign with. `Debug` does not show it.
 #[derive(Clone)]
-pub struct Secret {
+pub struct Secret(Key);
+
+#[derive(Clone)]
+enum Key {
     /// The HMAC state after the key has been absorbed: a clone of it signs, and the key is hashed once.
-    keyed: Hmac<Sha256>,
+    Symmetric(Hmac<Sha256>),
+    /// An ed25519 key.
+    Private(Box<SigningKey>),
 }
 
 impl fmt::Debug for Secret {
@@ -26,7 +38,8 @@ impl fmt::Debug for Secret {
 }
 
 impl Secret {
-    /// Reads `whsec_` followed by the base64 of 24 to 64 bytes.
+    /// Reads `whsec_` followed by the base64 of 24 to 64 bytes, or `whsk_` followed by the base64 of an ed25519 key: its seed
+    /// of 32 bytes, and the public key behind it or not.
     ///
     /// # Errors
     /// 22023. The secret is not in the error.
@@ -36,53 +49,113 @@ impl Secret {
                 .detail(detail)
                 .hint("A secret is \"whsec_\" followed by the base64 of 24 to 64 random bytes; leave it out to have one made.")
         };
-        let Some(encoded) = text.strip_prefix(SECRET_PREFIX) else {
+        let (prefix, encoded) = if let Some(rest) = text.strip_prefix(SECRET_PREFIX) {
+            (SECRET_PREFIX, rest)
+        } else if let Some(rest) = text.strip_prefix(PRIVATE_PREFIX) {
+            (PRIVATE_PREFIX, rest)
+        } else {
             return Err(refuse("It does not start with \"whsec_\".".to_owned()));
         };
-        let key = STANDARD.decode(encoded).map_err(|_| refuse("What follows \"whsec_\" is not base64.".to_owned()))?;
-        if !(24..=64).contains(&key.len()) {
-            return Err(refuse(format!("It has {} bytes.", key.len())));
+        let key = STANDARD.decode(encoded).map_err(|_| refuse(format!("What follows \"{prefix}\" is not base64.")))?;
+        if prefix == SECRET_PREFIX {
+            if !(24..=64).contains(&key.len()) {
+                return Err(refuse(format!("It has {} bytes.", key.len())));
+            }
+            return Ok(Secret::from_key(&key));
         }
-        Ok(Secret::from_key(&key))
+        let Some((seed, public)) = key.split_first_chunk::<32>() else {
+            return Err(refuse(format!("It has {} bytes; an ed25519 key has 32 or 64.", key.len())));
+        };
+        let private = SigningKey::from_bytes(seed);
+        if !public.is_empty() && public != private.verifying_key().as_bytes() {
+            return Err(refuse("Its public half does not belong to its private half.".to_owned()));
+        }
+        Ok(Secret(Key::Private(Box::new(private))))
     }
 
-    /// A secret from raw bytes.
+    /// A symmetric secret from raw bytes.
     pub fn from_key(key: &[u8]) -> Secret {
         // HMAC takes keys of any length: `new_from_slice` cannot fail for it.
         let keyed = <Hmac<Sha256> as Mac>::new_from_slice(key);
-        Secret { keyed: keyed.unwrap_or_else(|_| unreachable!("HMAC takes keys of any length")) }
+        Secret(Key::Symmetric(keyed.unwrap_or_else(|_| unreachable!("HMAC takes keys of any length"))))
     }
 
-    /// Appends `v1,<base64>` to `to`: the signature over the exact bytes that are sent.
+    /// The text of a new secret from random bytes: `whsec_`, or for `asymmetric` `whsk_`.
+    pub fn generate(random: &[u8; 32], asymmetric: bool) -> String {
+        if !asymmetric {
+            return format!("{SECRET_PREFIX}{}", STANDARD.encode(random));
+        }
+        let private = SigningKey::from_bytes(random);
+        format!("{PRIVATE_PREFIX}{}", STANDARD.encode(private.to_keypair_bytes()))
+    }
+
+    /// What receivers of a private key's signatures verify with, as `whpk_<base64>`; `None` for a symmetric secret.
+    pub fn public_key(&self) -> Option<String> {
+        match &self.0 {
+            Key::Symmetric(_) => None,
+            Key::Private(key) => Some(format!("{PUBLIC_PREFIX}{}", STANDARD.encode(key.verifying_key().as_bytes()))),
+        }
+    }
+
+    /// Appends `v1,<base64>` or `v1a,<base64>` to `to`: the signature over the exact bytes that are sent.
     pub fn sign_into(&self, id: &str, timestamp: i64, body: &[u8], to: &mut String) {
-        let mut mac = self.keyed.clone();
-        mac.update(id.as_bytes());
-        mac.update(b".");
-        mac.update(itoa(timestamp, &mut [0; 20]));
-        mac.update(b".");
-        mac.update(body);
-        to.push_str("v1,");
-        STANDARD.encode_string(mac.finalize().into_bytes(), to);
+        match &self.0 {
+            Key::Symmetric(keyed) => {
+                to.push_str("v1,");
+                STANDARD.encode_string(mac(keyed, id, timestamp, body).finalize().into_bytes(), to);
+            }
+            Key::Private(key) => {
+                to.push_str("v1a,");
+                STANDARD.encode_string(key.sign(&signed_bytes(id, timestamp, body)).to_bytes(), to);
+            }
+        }
     }
 
     /// Whether one of the space-separated signatures in `header` is ours, in constant time for each.
     pub fn verify(&self, id: &str, timestamp: i64, body: &[u8], header: &str) -> bool {
-        header.split(' ').filter_map(|one| one.strip_prefix("v1,")).any(|one| {
-            let Ok(claimed) = STANDARD.decode(one) else { return false };
-            let mut mac = self.keyed.clone();
-            mac.update(id.as_bytes());
-            mac.update(b".");
-            mac.update(itoa(timestamp, &mut [0; 20]));
-            mac.update(b".");
-            mac.update(body);
-            mac.verify_slice(&claimed).is_ok()
-        })
+        let signatures = |version: &'static str| {
+            header.split(' ').filter_map(move |one| STANDARD.decode(one.strip_prefix(version)?).ok())
+        };
+        match &self.0 {
+            Key::Symmetric(keyed) => {
+                signatures("v1,").any(|claimed| mac(keyed, id, timestamp, body).verify_slice(&claimed).is_ok())
+            }
+            Key::Private(key) => signatures("v1a,").any(|claimed| {
+                let Ok(claimed) = ed25519_dalek::Signature::from_slice(&claimed) else { return false };
+                key.verifying_key().verify_strict(&signed_bytes(id, timestamp, body), &claimed).is_ok()
+            }),
+        }
     }
 }
 
+fn mac(keyed: &Hmac<Sha256>, id: &str, timestamp: i64, body: &[u8]) -> Hmac<Sha256> {
+    let mut mac = keyed.clone();
+    mac.update(id.as_bytes());
+    mac.update(b".");
+    mac.update(itoa(timestamp, &mut [0; 20]));
+    mac.update(b".");
+    mac.update(body);
+    mac
+}
+
+fn signed_bytes(id: &str, timestamp: i64, body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(id.len() + body.len() + 22);
+    bytes.extend_from_slice(id.as_bytes());
+    bytes.push(b'.');
+    bytes.extend_from_slice(itoa(timestamp, &mut [0; 20]));
+    bytes.push(b'.');
+    bytes.extend_from_slice(body);
+    bytes
+}
+
 /// The `webhook-signature` header: one signature per secret, the current one first.
-pub fn signature_header(secrets: &[Secret], id: &str, timestamp: i64, body: &[u8]) -> String {
-    let mut header = String::with_capacity(secrets.len() * 48);
+pub fn signature_header<'a>(
+    secrets: impl IntoIterator<Item = &'a Secret>,
+    id: &str,
+    timestamp: i64,
+    body: &[u8],
+) -> String {
+    let mut header = String::with_capacity(48);
     for secret in secrets {
         if !header.is_empty() {
             header.push(' ');
@@ -149,6 +222,25 @@ mod tests {
         assert_eq!(header.split(' ').count(), 2);
         assert!(new.verify("msg_1", 1, b"x", &header) && old.verify("msg_1", 1, b"x", &header));
         assert!(!Secret::from_key(&[3; 32]).verify("msg_1", 1, b"x", &header));
+    }
+
+    #[test]
+    fn an_ed25519_key_signs_v1a() {
+        let text = Secret::generate(&[7; 32], true);
+        let key = Secret::parse(&text).unwrap();
+        let header = signature_header([&key], "msg_1", 1, b"x");
+        assert!(header.starts_with("v1a,") && key.verify("msg_1", 1, b"x", &header));
+        assert!(!key.verify("msg_1", 1, b"y", &header));
+        // RFC 8032, 7.1, TEST 1: the public key of a published seed.
+        let seed = b"\x9d\x61\xb1\x9d\xef\xfd\x5a\x60\xba\x84\x4a\xf4\x92\xec\x2c\xc4\x44\x49\xc5\x69\x7b\x32\x69\x19\x70\x3b\xac\x03\x1c\xae\x7f\x60";
+        let known = Secret::parse(&Secret::generate(seed, true)).unwrap();
+        assert_eq!(known.public_key().unwrap(), "whpk_11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=");
+        assert_eq!(Secret::parse(&format!("whsk_{}", STANDARD.encode(seed))).unwrap().public_key(), known.public_key());
+        assert_eq!(Secret::from_key(&[1; 32]).public_key(), None);
+        let mut mixed = [7u8; 64];
+        mixed[32..].fill(1);
+        assert!(Secret::parse(&format!("whsk_{}", STANDARD.encode(mixed))).is_err());
+        assert!(Secret::parse(&Secret::generate(&[9; 32], false)).is_ok());
     }
 
     #[test]

@@ -1,59 +1,99 @@
-//! From a URL to a connection: resolve, vet every address, connect to a vetted one, handshake.
-//!
-//! The name is resolved once, and what was vetted is what is connected to: there is no second look-up that could answer
-//! otherwise. One forbidden address among the answers refuses the name.
+//! From a URL to a connection: a vetted address, a proxy if there is one, TLS, HTTP.
 
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::client::conn::http1;
+use http::{HeaderValue, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use outbox_core::policy::Fault;
 use outbox_core::url::Url;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::Settings;
+use crate::tls::{Protocol, Tls, client_config};
+use crate::{Settings, proxy, resolve};
 
-/// Limit of one name look-up.
-const DNS_TIMEOUT: Duration = Duration::from_secs(5);
-/// Limit of connecting to one address.
+/// Limit of connecting to one address, and of the handshakes that follow.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A fault and what to say about it.
 pub(crate) type Failure = (Fault, String);
 
-/// Opens connections.
-pub(crate) struct Connector {
-    tls: Result<Arc<rustls::ClientConfig>, String>,
+/// What the requests of one endpoint share to reach it.
+#[derive(Default)]
+pub(crate) struct Reach {
+    /// Built at the first use.
+    tls: RefCell<Option<Result<Arc<rustls::ClientConfig>, String>>>,
+    /// The HTTP/2 connection that all requests run over.
+    shared: RefCell<Option<Shared>>,
+    /// The other side has been seen to speak HTTP/1.1 only.
+    one_at_a_time: Cell<bool>,
+    /// Whoever opens the HTTP/2 connection, or fetches a token, does it for all.
+    turn: tokio::sync::Mutex<()>,
+    /// A token of the authorisation server, and when it expires (microseconds since 1970).
+    pub(crate) token: RefCell<Option<(HeaderValue, i64)>>,
 }
 
-/// An open HTTP/1.1 connection.
+impl Reach {
+    /// Forgets everything: the endpoint leads elsewhere now.
+    pub(crate) fn reset(&self) {
+        *self.tls.borrow_mut() = None;
+        *self.shared.borrow_mut() = None;
+        self.one_at_a_time.set(false);
+        *self.token.borrow_mut() = None;
+    }
+
+    /// Nobody uses it for now: the shared connection is closed.
+    pub(crate) fn rest(&self) {
+        *self.shared.borrow_mut() = None;
+    }
+
+    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+}
+
+/// An open connection.
 pub(crate) struct Connection {
     pub(crate) url: Url,
     pub(crate) remote: SocketAddr,
-    pub(crate) requests: http1::SendRequest<Full<Bytes>>,
-    pub(crate) wire: Wire,
+    requests: Requests,
     /// Requests it has served: a failure on a used one may only mean that the other side had closed it.
     pub(crate) served: usize,
 }
 
-/// The future that does a connection's work.
-pub(crate) struct Wire {
+enum Requests {
+    One(http1::SendRequest<Full<Bytes>>, Wire),
+    Many(Shared),
+}
+
+/// An HTTP/2 connection; a task of its own drives it.
+#[derive(Clone)]
+struct Shared {
+    url: Url,
+    remote: SocketAddr,
+    requests: http2::SendRequest<Full<Bytes>>,
+}
+
+/// The future that does an HTTP/1.1 connection's work.
+struct Wire {
     driver: Pin<Box<http1::Connection<TokioIo<Stream>, Full<Bytes>>>>,
-    pub(crate) ended: bool,
+    ended: bool,
 }
 
 impl Wire {
     /// Runs `work` and the connection together in this task, so that no other task has to be woken in between.
-    pub(crate) async fn drive<F: Future>(&mut self, work: F) -> F::Output {
+    async fn drive<F: Future>(&mut self, work: F) -> F::Output {
         let mut work = std::pin::pin!(work);
         std::future::poll_fn(|cx| {
             if !self.ended && self.driver.as_mut().poll(cx).is_ready() {
@@ -63,100 +103,210 @@ impl Wire {
         })
         .await
     }
+}
+
+impl Connection {
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(self.requests, Requests::Many(_))
+    }
+
+    pub(crate) fn ended(&self) -> bool {
+        match &self.requests {
+            Requests::One(_, wire) => wire.ended,
+            Requests::Many(shared) => shared.requests.is_closed(),
+        }
+    }
+
+    /// Ready at once but for a connection that is still finishing the last exchange, has been closed, or is full.
+    pub(crate) async fn ready(&mut self) -> hyper::Result<()> {
+        match &mut self.requests {
+            Requests::One(requests, wire) => wire.drive(requests.ready()).await,
+            Requests::Many(shared) => shared.requests.ready().await,
+        }
+    }
+
+    pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        let response = match &mut self.requests {
+            Requests::One(requests, wire) => wire.drive(requests.send_request(request)).await,
+            Requests::Many(shared) => shared.requests.send_request(request).await,
+        };
+        self.served += 1;
+        response
+    }
+
+    /// The next part of a response's body.
+    pub(crate) async fn frame(&mut self, body: &mut Incoming) -> Option<hyper::Result<Frame<Bytes>>> {
+        match &mut self.requests {
+            Requests::One(_, wire) => wire.drive(body.frame()).await,
+            Requests::Many(_) => body.frame().await,
+        }
+    }
 
     /// Resolves when the connection ends.
     pub(crate) async fn closed(&mut self) {
-        if !self.ended {
-            let _ = self.driver.as_mut().await;
-            self.ended = true;
+        match &mut self.requests {
+            Requests::One(_, wire) => {
+                if !wire.ended {
+                    let _ = wire.driver.as_mut().await;
+                    wire.ended = true;
+                }
+            }
+            // Another task drives it, and a request that finds it closed opens another.
+            Requests::Many(_) => std::future::pending().await,
         }
     }
 }
 
-impl Connector {
-    pub(crate) fn new() -> Connector {
-        Connector { tls: tls_config() }
-    }
+/// Runs the work of HTTP/2 connections on this thread.
+#[derive(Clone, Copy)]
+struct Local;
 
-    pub(crate) async fn connect(&self, url: &Url, settings: &Settings) -> Result<Connection, Failure> {
-        let addresses = resolve(url, settings).await?;
-        let mut last = (Fault::Dns, format!("\"{}\" has no address", url.host));
-        for address in addresses {
-            let stream = match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => stream,
-                Ok(Err(error)) => {
-                    last = (io_fault(&error), format!("connecting to {address}: {error}"));
-                    continue;
-                }
-                Err(_) => {
-                    last = (Fault::Timeout, format!("connecting to {address} took longer than {CONNECT_TIMEOUT:?}"));
-                    continue;
-                }
-            };
-            return self.handshake(url, address, stream).await;
+impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
+    fn execute(&self, work: F) {
+        tokio::task::spawn_local(async move {
+            work.await;
+        });
+    }
+}
+
+/// A connection to `url`: the shared one if the endpoint has one, else a new one.
+pub(crate) async fn connect(
+    url: &Url,
+    tls: &Tls,
+    protocol: Protocol,
+    reach: &Reach,
+    settings: &Settings,
+) -> Result<Connection, Failure> {
+    let may_share = match protocol {
+        Protocol::Auto => url.tls && !reach.one_at_a_time.get(),
+        Protocol::Http1 => false,
+        Protocol::Http2 => true,
+    };
+    if !may_share {
+        return open(url, tls, protocol, reach, settings).await;
+    }
+    let shared = || {
+        let mut slot = reach.shared.borrow_mut();
+        if slot.as_ref().is_some_and(|s| s.url != *url || s.requests.is_closed()) {
+            *slot = None;
         }
-        Err(last)
+        slot.as_ref().map(|s| Connection {
+            url: s.url.clone(),
+            remote: s.remote,
+            requests: Requests::Many(s.clone()),
+            // A connection that others have used may have been closed meanwhile.
+            served: 1,
+        })
+    };
+    if let Some(connection) = shared() {
+        return Ok(connection);
     }
+    let turn = reach.turn().await;
+    if let Some(connection) = shared() {
+        return Ok(connection);
+    }
+    if protocol == Protocol::Auto && reach.one_at_a_time.get() {
+        drop(turn);
+        return open(url, tls, protocol, reach, settings).await;
+    }
+    let connection = open(url, tls, protocol, reach, settings).await?;
+    match &connection.requests {
+        Requests::Many(new) => *reach.shared.borrow_mut() = Some(new.clone()),
+        Requests::One(..) => reach.one_at_a_time.set(true),
+    }
+    Ok(connection)
+}
 
-    async fn handshake(&self, url: &Url, remote: SocketAddr, stream: TcpStream) -> Result<Connection, Failure> {
-        let _ = stream.set_nodelay(true);
-        let stream = if url.tls {
-            let config = self.tls.as_ref().map_err(|e| (Fault::Tls, e.clone()))?;
-            let name = rustls::pki_types::ServerName::try_from(url.host.clone())
-                .map_err(|_| (Fault::Invalid, format!("\"{}\" cannot be the name in a certificate", url.host)))?;
-            let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
-            let stream = connector
-                .connect(name, stream)
-                .await
-                .map_err(|e| (Fault::Tls, format!("TLS handshake with {remote}: {e}")))?;
-            Stream::Tls(Box::new(stream))
-        } else {
-            Stream::Plain(stream)
+async fn open(
+    url: &Url,
+    tls: &Tls,
+    protocol: Protocol,
+    reach: &Reach,
+    settings: &Settings,
+) -> Result<Connection, Failure> {
+    let mut last = (Fault::Dns, format!("\"{}\" has no address", url.host));
+    for address in resolve::vetted(url, settings).await? {
+        let attempt = async {
+            let stream = reach_address(address, settings).await?;
+            handshake(url, tls, protocol, reach, address, stream).await
         };
-        let (requests, driver) = http1::Builder::new()
-            .max_headers(64)
+        match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(failure)) => last = failure,
+            Err(_) => {
+                last = (Fault::Timeout, format!("connecting to {address} took longer than {CONNECT_TIMEOUT:?}"));
+            }
+        }
+    }
+    Err(last)
+}
+
+/// A stream to a vetted address, through the operator's proxy if there is one.
+async fn reach_address(address: SocketAddr, settings: &Settings) -> Result<TcpStream, Failure> {
+    let to = |address| async move {
+        TcpStream::connect(address)
+            .await
+            .map_err(|error| (io_fault(&error), format!("connecting to {address}: {error}")))
+    };
+    let proxy = settings.proxy.as_ref().map_err(|e| (Fault::Unreachable, format!("pg_outbox.proxy: {e}")))?;
+    let Some(proxy) = proxy else { return to(address).await };
+    // The operator chose the proxy: its address is not vetted.
+    let mut last = (Fault::Dns, "the proxy has no address".to_owned());
+    for place in resolve::any(&proxy.host, proxy.port, settings).await? {
+        match to(place).await {
+            Ok(mut stream) => {
+                proxy::tunnel(&mut stream, proxy, address).await?;
+                return Ok(stream);
+            }
+            Err((fault, text)) => last = (fault, format!("the proxy: {text}")),
+        }
+    }
+    Err(last)
+}
+
+async fn handshake(
+    url: &Url,
+    tls: &Tls,
+    protocol: Protocol,
+    reach: &Reach,
+    remote: SocketAddr,
+    stream: TcpStream,
+) -> Result<Connection, Failure> {
+    let _ = stream.set_nodelay(true);
+    let mut http2 = protocol == Protocol::Http2;
+    let stream = if url.tls {
+        let config = reach.tls.borrow_mut().get_or_insert_with(|| client_config(tls, protocol)).clone();
+        let config = config.map_err(|e| (Fault::Invalid, e))?;
+        let name = rustls::pki_types::ServerName::try_from(url.host.clone())
+            .map_err(|_| (Fault::Invalid, format!("\"{}\" cannot be the name in a certificate", url.host)))?;
+        let stream = tokio_rustls::TlsConnector::from(config)
+            .connect(name, stream)
+            .await
+            .map_err(|e| (Fault::Tls, format!("TLS handshake with {remote}: {e}")))?;
+        http2 |= stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        Stream::Tls(Box::new(stream))
+    } else {
+        Stream::Plain(stream)
+    };
+    let failed = |e: hyper::Error| (Fault::Protocol, format!("HTTP handshake with {remote}: {e}"));
+    let requests = if http2 {
+        let (requests, driver) = http2::Builder::new(Local)
+            .max_header_list_size(64 * 1024)
+            .timer(hyper_util::rt::TokioTimer::new())
+            .keep_alive_interval(Duration::from_secs(20))
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(|e| (Fault::Protocol, format!("HTTP handshake with {remote}: {e}")))?;
-        let wire = Wire { driver: Box::pin(driver), ended: false };
-        Ok(Connection { url: url.clone(), remote, requests, wire, served: 0 })
-    }
-}
-
-/// All addresses of a host, each of them allowed.
-async fn resolve(url: &Url, settings: &Settings) -> Result<Vec<SocketAddr>, Failure> {
-    let addresses: Vec<SocketAddr> = if let Ok(literal) = url.host.parse::<IpAddr>() {
-        vec![SocketAddr::new(literal, url.port)]
+            .map_err(failed)?;
+        tokio::task::spawn_local(async move {
+            let _ = driver.await;
+        });
+        Requests::Many(Shared { url: url.clone(), remote, requests })
     } else {
-        let lookup = tokio::net::lookup_host((url.host.as_str(), url.port));
-        match tokio::time::timeout(DNS_TIMEOUT, lookup).await {
-            Ok(Ok(found)) => found.collect(),
-            Ok(Err(error)) => return Err((Fault::Dns, format!("resolving \"{}\": {error}", url.host))),
-            Err(_) => return Err((Fault::Dns, format!("resolving \"{}\" took longer than {DNS_TIMEOUT:?}", url.host))),
-        }
+        let (requests, driver) =
+            http1::Builder::new().max_headers(64).handshake(TokioIo::new(stream)).await.map_err(failed)?;
+        Requests::One(requests, Wire { driver: Box::pin(driver), ended: false })
     };
-    if let Some(forbidden) = addresses.iter().find(|address| !settings.egress.allows(address.ip())) {
-        return Err((
-            Fault::Forbidden,
-            format!("\"{}\" leads to {}, which pg_outbox.egress_allow does not allow", url.host, forbidden.ip()),
-        ));
-    }
-    if addresses.is_empty() {
-        return Err((Fault::Dns, format!("\"{}\" has no address", url.host)));
-    }
-    Ok(addresses)
-}
-
-fn tls_config() -> Result<Arc<rustls::ClientConfig>, String> {
-    let mut roots = rustls::RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(found.certs);
-    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+    Ok(Connection { url: url.clone(), remote, requests, served: 0 })
 }
 
 /// The class of an I/O error.

@@ -11,12 +11,14 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use outbox_core::policy::{Fault, Outcome};
+use outbox_core::policy::{Action, Fault, Outcome, health};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::connect::Connector;
+use crate::connect::Reach;
+use crate::gate::{Gate, Pass};
+use crate::queue::{Load, Nothing, Queue};
 use crate::request::{self, Attempt};
-use crate::{Command, Done, Endpoint, Job, Settings, Shared};
+use crate::{Allowed, Answer, Command, Done, Endpoint, Event, Job, Mode, Saved, Settings, Shared, Ticket};
 
 /// The main thread is woken for outcomes when there are this many, or when the first of them is this old: it has better to do
 /// than to take them one by one, and nobody waits for an outcome to be recorded.
@@ -28,11 +30,13 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(crate) struct Hub {
     settings: RefCell<Rc<Settings>>,
-    connector: Connector,
     endpoints: RefCell<HashMap<i32, Rc<Target>>>,
     /// Endpoints with jobs that only the common limits hold back, in turn.
     waiting: RefCell<VecDeque<i32>>,
+    /// Requests, and the jobs in them.
     in_flight: Cell<usize>,
+    flying: Cell<usize>,
+    batches: Cell<u64>,
     stopping: Cell<bool>,
     shared: Arc<Shared>,
     wake: Box<dyn Fn() + Send>,
@@ -42,11 +46,23 @@ pub(crate) struct Hub {
 pub(crate) struct Target {
     id: i32,
     config: RefCell<Rc<Endpoint>>,
-    queue: RefCell<VecDeque<Job>>,
+    queue: RefCell<Queue>,
+    gate: RefCell<Gate>,
+    saved: Cell<Saved>,
+    reach: Reach,
     busy: Cell<usize>,
     /// Connections without work, the most recently used last.
-    idle: RefCell<Vec<oneshot::Sender<Job>>>,
+    idle: RefCell<Vec<oneshot::Sender<Work>>>,
     waiting: Cell<bool>,
+    /// When a timer will look at it again; `i64::MAX`: none does.
+    timer: Cell<i64>,
+}
+
+/// A request on its way to a connection.
+struct Work {
+    load: Load,
+    /// Its outcome decides about the breaker.
+    probe: bool,
 }
 
 /// Wakes the main thread when the HTTP thread ends, however it ends.
@@ -69,10 +85,11 @@ pub(crate) fn run(
     let tasks = tokio::task::LocalSet::new();
     let hub = Rc::new(Hub {
         settings: RefCell::new(Rc::new(settings)),
-        connector: Connector::new(),
         endpoints: RefCell::default(),
         waiting: RefCell::default(),
         in_flight: Cell::new(0),
+        flying: Cell::new(0),
+        batches: Cell::new(0),
         stopping: Cell::new(false),
         shared,
         wake,
@@ -98,64 +115,97 @@ pub(crate) fn run(
 }
 
 impl Hub {
-    fn configure(&self, endpoint: Endpoint) {
+    fn configure(self: &Rc<Self>, endpoint: Endpoint) {
         let id = endpoint.id;
-        let config = Rc::new(endpoint);
-        let mut endpoints = self.endpoints.borrow_mut();
-        match endpoints.get(&id) {
-            Some(target) => {
-                *target.config.borrow_mut() = config;
-                // Idle connections may lead to the old place; busy ones see the change at their next request.
-                target.idle.borrow_mut().clear();
-            }
-            None => {
-                endpoints.insert(
-                    id,
-                    Rc::new(Target {
-                        id,
-                        config: RefCell::new(config),
-                        queue: RefCell::default(),
-                        busy: Cell::new(0),
-                        idle: RefCell::default(),
-                        waiting: Cell::new(false),
-                    }),
-                );
-            }
+        let now = unix_micros(SystemTime::now());
+        let known = self.endpoints.borrow().get(&id).cloned();
+        let Some(target) = known else {
+            let target = Target {
+                id,
+                gate: RefCell::new(Gate::new(&endpoint, now)),
+                saved: Cell::new(endpoint.state),
+                config: RefCell::new(Rc::new(endpoint)),
+                queue: RefCell::default(),
+                reach: Reach::default(),
+                busy: Cell::new(0),
+                idle: RefCell::default(),
+                waiting: Cell::new(false),
+                timer: Cell::new(i64::MAX),
+            };
+            self.endpoints.borrow_mut().insert(id, Rc::new(target));
+            return;
+        };
+        let before = target.config.replace(Rc::new(endpoint));
+        let config = Rc::clone(&target.config.borrow());
+        if before.url != config.url
+            || before.tls != config.tls
+            || before.protocol != config.protocol
+            || before.auth != config.auth
+        {
+            // Idle connections may lead to the old place; busy ones see the change at their next request.
+            target.idle.borrow_mut().clear();
+            target.reach.reset();
         }
+        target.gate.borrow_mut().configure(&config, now);
+        self.announce(&target);
+        if config.mode == Mode::Skip {
+            self.skip(&target);
+        }
+        self.pump(&target);
     }
 
     fn submit(self: &Rc<Self>, jobs: Vec<Job>) {
         let mut touched: Vec<Rc<Target>> = Vec::new();
+        let mut now = 0;
         for job in jobs {
-            let target = self.endpoints.borrow().get(&job.ticket.endpoint).cloned();
-            match target {
-                Some(target) => {
-                    target.queue.borrow_mut().push_back(job);
-                    if touched.last().is_none_or(|last| last.id != target.id) {
-                        touched.push(target);
-                    }
+            if job.shape.batch_size > 1 && now == 0 {
+                now = unix_micros(SystemTime::now());
+            }
+            let last = touched.last().filter(|last| last.id == job.ticket.endpoint).cloned();
+            let target = match last {
+                Some(last) => Some(last),
+                None => {
+                    let found = self.endpoints.borrow().get(&job.ticket.endpoint).cloned();
+                    touched.extend(found.clone());
+                    found
                 }
+            };
+            match target {
+                Some(target) => target.queue.borrow_mut().push(job, now),
                 None => {
                     self.shared.queued.fetch_sub(1, Ordering::Relaxed);
-                    self.in_flight.set(self.in_flight.get() + 1);
-                    self.report(Attempt::failed(Fault::Invalid, "the endpoint does not exist").done(job.ticket));
+                    self.begin(1);
+                    self.report(Attempt::failed(Fault::Invalid, "the endpoint does not exist"), Load::One(job), false);
                 }
             }
         }
         for target in touched {
+            if target.config.borrow().mode == Mode::Skip {
+                self.skip(&target);
+            }
             self.pump(&target);
+        }
+    }
+
+    /// Gives back what is queued for a disabled endpoint, unsent.
+    fn skip(self: &Rc<Self>, target: &Target) {
+        let jobs = target.queue.borrow_mut().drain();
+        self.shared.queued.fetch_sub(jobs.len(), Ordering::Relaxed);
+        for job in jobs {
+            self.begin(1);
+            self.report(Attempt::failed(Fault::Invalid, "the endpoint is disabled"), Load::One(job), true);
         }
     }
 
     /// Starts what an endpoint may start.
     fn pump(self: &Rc<Self>, target: &Rc<Target>) {
-        while let Some(job) = self.take(target) {
-            let mut job = Some(job);
+        while let Some(work) = self.take(target) {
+            let mut work = Some(work);
             // A connection that has just timed out no longer takes the job; then the next one, then a new one.
-            while let Some(one) = job.take() {
+            while let Some(one) = work.take() {
                 let idle = target.idle.borrow_mut().pop();
                 match idle {
-                    Some(connection) => job = connection.send(one).err(),
+                    Some(connection) => work = connection.send(one).err(),
                     None => {
                         tokio::task::spawn_local(serve(Rc::clone(self), Rc::clone(target), one));
                     }
@@ -180,49 +230,151 @@ impl Hub {
         }
     }
 
-    fn has_room(&self) -> bool {
+    /// How many jobs may go out in one request now.
+    fn room(&self) -> usize {
         let settings = self.settings.borrow();
-        let in_flight = self.in_flight.get();
-        in_flight < settings.max_in_flight
-            && in_flight + self.shared.unrecorded.load(Ordering::Acquire) < settings.max_unrecorded
-            && !self.stopping.get()
+        if self.in_flight.get() >= settings.max_in_flight || self.stopping.get() {
+            return 0;
+        }
+        let pending = self.flying.get() + self.shared.unrecorded.load(Ordering::Acquire);
+        settings.max_unrecorded.saturating_sub(pending)
     }
 
-    /// The endpoint's next job, if it may be sent now; it counts as in flight from here on.
-    fn take(&self, target: &Target) -> Option<Job> {
+    fn has_room(&self) -> bool {
+        self.room() > 0
+    }
+
+    /// A request with this many jobs counts as in flight from here on.
+    fn begin(&self, jobs: usize) {
+        self.in_flight.set(self.in_flight.get() + 1);
+        self.flying.set(self.flying.get() + jobs);
+        self.shared.in_flight.store(self.in_flight.get(), Ordering::Relaxed);
+    }
+
+    /// The endpoint's next request, if it may be sent now.
+    fn take(self: &Rc<Self>, target: &Rc<Target>) -> Option<Work> {
         if target.busy.get() >= target.config.borrow().concurrency || target.queue.borrow().is_empty() {
             return None;
         }
-        if !self.has_room() {
+        let room = self.room();
+        if room == 0 {
             if !target.waiting.replace(true) {
                 self.waiting.borrow_mut().push_back(target.id);
             }
             return None;
         }
-        let job = target.queue.borrow_mut().pop_front()?;
+        let now = unix_micros(SystemTime::now());
+        let mut gate = target.gate.borrow_mut();
+        let probe = match gate.look(now) {
+            Pass::Go { probe } => probe,
+            Pass::Closed => return None,
+            Pass::NotBefore(at) => {
+                self.look_again(target, at, now);
+                return None;
+            }
+        };
+        let mut queue = target.queue.borrow_mut();
+        // A batch that is not full yet takes no token.
+        let load = match queue.take(if probe { 1 } else { room }, now) {
+            Ok(load) => load,
+            Err(Nothing::Empty) => return None,
+            Err(Nothing::NotBefore(at)) => {
+                self.look_again(target, at, now);
+                return None;
+            }
+        };
+        if let Err(at) = gate.take(now) {
+            queue.give_back(load);
+            self.look_again(target, at, now);
+            return None;
+        }
+        if probe {
+            gate.probe();
+        }
+        drop((gate, queue));
+        if probe {
+            self.announce(target);
+        }
         target.busy.set(target.busy.get() + 1);
-        self.in_flight.set(self.in_flight.get() + 1);
-        self.shared.in_flight.store(self.in_flight.get(), Ordering::Relaxed);
-        self.shared.queued.fetch_sub(1, Ordering::Relaxed);
-        Some(job)
+        self.begin(load.jobs().len());
+        self.shared.queued.fetch_sub(load.jobs().len(), Ordering::Relaxed);
+        Some(Work { load, probe })
     }
 
-    /// Hands an outcome to the main thread; the job is no longer in flight but unrecorded.
-    fn report(self: &Rc<Self>, done: Done) {
-        self.shared.unrecorded.fetch_add(1, Ordering::AcqRel);
-        let count = {
+    /// Looks at an endpoint again at a time (microseconds since 1970).
+    fn look_again(self: &Rc<Self>, target: &Rc<Target>, at: i64, now: i64) {
+        if target.timer.get() <= at {
+            return;
+        }
+        target.timer.set(at);
+        let (hub, target) = (Rc::clone(self), Rc::clone(target));
+        // The system's clock may be set: look at least once a minute.
+        let wait = Duration::from_micros((at - now).clamp(0, 60_000_000).unsigned_abs());
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(wait).await;
+            if target.timer.get() == at {
+                target.timer.set(i64::MAX);
+                hub.pump(&target);
+            }
+        });
+    }
+
+    /// Tells the main thread of a change of an endpoint's state.
+    fn announce(&self, target: &Target) {
+        let state = target.gate.borrow().saved();
+        if target.saved.replace(state) != state {
+            let event = Event { endpoint: target.id, state };
+            self.shared.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+            (self.wake)();
+        }
+    }
+
+    /// What an outcome says about its endpoint.
+    fn learn(&self, target: &Target, attempt: &Attempt, load: &Load, probe: bool) {
+        let now = unix_micros(SystemTime::now());
+        let mut gate = target.gate.borrow_mut();
+        let asked = attempt.asked().filter(|_| {
+            let status = matches!(attempt.outcome, Outcome::Status(429 | 503));
+            let policy = load.jobs().first().map(|job| &job.shape.policy);
+            status || policy.is_some_and(|policy| policy.action(attempt.outcome) == Action::Throttle)
+        });
+        match asked {
+            Some(wait) => {
+                gate.pause(now.saturating_add(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX)));
+                gate.result(None, probe, now);
+            }
+            None => gate.result(health(attempt.outcome), probe, now),
+        }
+        drop(gate);
+        self.announce(target);
+    }
+
+    /// Hands outcomes to the main thread; the jobs are no longer in flight but unrecorded.
+    fn report(self: &Rc<Self>, attempt: Attempt, load: Load, skipped: bool) {
+        let count = load.jobs().len();
+        self.shared.unrecorded.fetch_add(count, Ordering::AcqRel);
+        let finished_at = unix_micros(SystemTime::now());
+        let (before, after) = {
             let mut list = self.shared.done.lock().unwrap_or_else(PoisonError::into_inner);
-            list.push(done);
-            list.len()
+            let before = list.len();
+            match load {
+                Load::One(job) => list.push(attempt.done(job.ticket, finished_at, skipped)),
+                Load::Batch(jobs) => {
+                    self.batches.set(self.batches.get() + 1);
+                    attempt.done_batch(&jobs, self.batches.get(), finished_at, &mut list);
+                }
+            }
+            (before, list.len())
         };
         self.in_flight.set(self.in_flight.get() - 1);
+        self.flying.set(self.flying.get() - count);
         self.shared.in_flight.store(self.in_flight.get(), Ordering::Release);
         let settings = self.settings.borrow();
         // Nothing more may be sent before these are recorded.
-        let full = self.in_flight.get() + self.shared.unrecorded.load(Ordering::Acquire) >= settings.max_unrecorded;
-        if count == WAKE_BATCH || full {
+        let full = self.flying.get() + self.shared.unrecorded.load(Ordering::Acquire) >= settings.max_unrecorded;
+        if (before < WAKE_BATCH && after >= WAKE_BATCH) || full {
             (self.wake)();
-        } else if count == 1 {
+        } else if before == 0 {
             let hub = Rc::clone(self);
             tokio::task::spawn_local(async move {
                 tokio::time::sleep(WAKE_DELAY).await;
@@ -233,21 +385,26 @@ impl Hub {
 }
 
 /// A connection's life: one job after the other, until there is none for a while.
-async fn serve(hub: Rc<Hub>, target: Rc<Target>, first: Job) {
+async fn serve(hub: Rc<Hub>, target: Rc<Target>, first: Work) {
     let mut connection = None;
     let mut next = Some(first);
-    while let Some(job) = next.take() {
+    while let Some(Work { load, probe }) = next.take() {
         let config = Rc::clone(&target.config.borrow());
         let settings = Rc::clone(&hub.settings.borrow());
-        let attempt = request::attempt(&mut connection, &hub.connector, &settings, &config, &job);
+        let attempt = request::attempt(&mut connection, &target.reach, &settings, &config, &load);
         let attempt = catch_panic(attempt).await.unwrap_or_else(|| {
             // Nobody knows what state it is in.
             connection = None;
             Attempt::failed(Fault::Invalid, "internal error while sending; the server log has the details")
         });
         target.busy.set(target.busy.get() - 1);
-        hub.report(attempt.done(job.ticket));
+        hub.learn(&target, &attempt, &load, probe);
+        hub.report(attempt, load, false);
         next = hub.take(&target);
+        if probe {
+            // The breaker may have closed: not only this connection goes on.
+            hub.pump(&target);
+        }
         if next.is_some() {
             continue;
         }
@@ -260,13 +417,16 @@ async fn serve(hub: Rc<Hub>, target: Rc<Target>, first: Job) {
         // While it is idle the connection is still driven, to notice that the other side closes it.
         next = tokio::select! {
             biased;
-            job = receiver => job.ok(),
-            () = open.wire.closed() => None,
+            work = receiver => work.ok(),
+            () = open.closed() => None,
             () = tokio::time::sleep(IDLE_TIMEOUT) => None,
         };
     }
     // A sender whose receiver is gone refuses the job, and `pump` takes the next connection.
     target.idle.borrow_mut().retain(|sender| !sender.is_closed());
+    if target.busy.get() == 0 && target.idle.borrow().is_empty() {
+        target.reach.rest();
+    }
 }
 
 /// Runs a future; `None` when it panics. A job that panics is that job's failure: it comes back like any other.
@@ -285,27 +445,63 @@ pub(crate) fn unix_micros(time: SystemTime) -> i64 {
 }
 
 impl Attempt {
-    fn done(self, ticket: crate::Ticket) -> Done {
+    fn done(self, ticket: Ticket, finished_at: i64, skipped: bool) -> Done {
+        let status = self.reply.as_ref().map(|reply| reply.status);
+        let retry_after = self.asked();
+        let answer = self.reply.and_then(|reply| {
+            let consent = (!reply.head.is_empty()).then(|| {
+                let header = |name: &str| reply.head.get(name).and_then(|v| v.to_str().ok()).map(Into::into);
+                Allowed { origin: header("webhook-allowed-origin"), rate: header("webhook-allowed-rate") }
+            });
+            let nothing = reply.text.is_none()
+                && reply.response_id.is_none()
+                && reply.headers.is_none()
+                && reply.control.is_none()
+                && consent.is_none();
+            (!nothing).then(|| {
+                Box::new(Answer {
+                    body: reply.text,
+                    response_id: reply.response_id,
+                    headers: reply.headers,
+                    control: reply.control,
+                    consent,
+                })
+            })
+        });
         Done {
             ticket,
+            batch: 0,
+            skipped,
             started_at: self.started_at,
-            finished_at: unix_micros(SystemTime::now()),
+            finished_at,
             outcome: self.outcome,
+            status,
             error: self.error,
-            body: self.body,
-            retry_after: self.retry_after,
+            retry_after,
             remote: self.remote,
+            answer,
         }
     }
 
-    pub(crate) fn failed(fault: Fault, error: &str) -> Attempt {
-        Attempt {
-            started_at: unix_micros(SystemTime::now()),
-            outcome: Outcome::Fault(fault),
-            error: Some(error.into()),
-            body: None,
-            retry_after: None,
-            remote: None,
+    /// One outcome per job: its own where the receiver gave one, else that of the request.
+    fn done_batch(mut self, jobs: &[Job], batch: u64, finished_at: i64, to: &mut Vec<Done>) {
+        let results = self.reply.as_mut().and_then(|reply| reply.results.take());
+        let Some(first) = jobs.first() else { return };
+        let whole = self.done(first.ticket, finished_at, false);
+        let control = whole.answer.as_ref().and_then(|answer| answer.control);
+        for (i, job) in jobs.iter().enumerate() {
+            let mut done = Done { ticket: job.ticket, batch, answer: None, ..whole.clone() };
+            if i == 0 {
+                done.answer = whole.answer.clone();
+            } else if control.is_some() {
+                done.answer = Some(Box::new(Answer { control, ..Answer::default() }));
+            }
+            if let Some(status) = results.as_ref().and_then(|results| results.get(i)) {
+                done.outcome = Outcome::Status(*status);
+                done.error =
+                    (!(200..300).contains(status)).then(|| format!("status {status} in the batch's answer").into());
+            }
+            to.push(done);
         }
     }
 }

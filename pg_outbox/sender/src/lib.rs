@@ -10,8 +10,15 @@
 //! * Each job that was submitted comes back exactly once.
 
 mod connect;
+mod gate;
 mod hub;
+mod oauth;
+mod proxy;
+mod queue;
 mod request;
+mod resolve;
+mod response;
+pub mod tls;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,9 +27,13 @@ use std::time::Duration;
 
 pub use http::HeaderValue;
 use http::{HeaderMap, HeaderName};
+use outbox_core::auth::Auth;
+use outbox_core::breaker;
 use outbox_core::egress::Egress;
+use outbox_core::format::Format;
 use outbox_core::message::Message;
-use outbox_core::policy::Outcome;
+use outbox_core::policy::{Control, Outcome, Policy};
+use outbox_core::proxy::Proxy;
 use outbox_core::sign::Secret;
 use outbox_core::url::Url;
 use tokio::sync::mpsc;
@@ -38,6 +49,84 @@ pub struct Settings {
     pub egress: Egress,
     /// Sent as `user-agent`.
     pub user_agent: HeaderValue,
+    /// What CloudEvents say they come from.
+    pub source: Arc<str>,
+    /// Proxy that all requests go through; an error is what they fail of until it is mended.
+    pub proxy: Result<Option<Proxy>, String>,
+    /// Name servers to ask instead of the system's resolver.
+    pub dns: Vec<SocketAddr>,
+}
+
+/// What may be sent to an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Everything.
+    #[default]
+    Active,
+    /// Nothing; what is queued waits.
+    Hold,
+    /// Nothing; what is queued comes back unsent.
+    Skip,
+}
+
+/// A limit of requests over time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate {
+    /// Requests per second.
+    pub per_second: f64,
+    /// Requests at once after a pause.
+    pub burst: f64,
+}
+
+/// State of an endpoint that survives a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Saved {
+    /// Its breaker.
+    pub breaker: breaker::State,
+    /// The receiver asked for a pause until then (microseconds since 1970-01-01 UTC).
+    pub paused_until: i64,
+}
+
+/// A change of an endpoint's state.
+#[derive(Clone, Copy, Debug)]
+pub struct Event {
+    /// The endpoint.
+    pub endpoint: i32,
+    /// Its state now.
+    pub state: Saved,
+}
+
+/// Where the receiver's own id of a message is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ResponseId {
+    /// In a header of the response.
+    Header(HeaderName),
+    /// In its JSON body (RFC 6901).
+    Pointer(String),
+}
+
+impl ResponseId {
+    /// Reads a rule: a JSON pointer begins with a slash, a header name does not.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub fn parse(text: &str) -> Result<ResponseId, String> {
+        if text.starts_with('/') {
+            return Ok(ResponseId::Pointer(text.to_owned()));
+        }
+        text.parse()
+            .map(ResponseId::Header)
+            .map_err(|_| format!("\"{text}\" is neither a header name nor a JSON pointer"))
+    }
+}
+
+/// A secret and how long it signs.
+#[derive(Clone, Debug)]
+pub struct SigningKey {
+    /// The secret.
+    pub secret: Secret,
+    /// Microseconds since 1970-01-01 UTC; `None`: for good.
+    pub expires_at: Option<i64>,
 }
 
 /// One endpoint's configuration.
@@ -47,14 +136,54 @@ pub struct Endpoint {
     pub id: i32,
     /// Where to; an error is what every delivery dies of until it is mended.
     pub url: Result<Url, String>,
+    /// What may be sent.
+    pub mode: Mode,
     /// Sent with every request, below the protocol's own headers.
     pub headers: HeaderMap,
     /// Signing secrets, the current one first.
-    pub secrets: Vec<Secret>,
+    pub secrets: Vec<SigningKey>,
     /// For a whole request, the response's body included.
     pub timeout: Duration,
     /// Requests in flight at once.
     pub concurrency: usize,
+    /// Requests over time.
+    pub rate: Option<Rate>,
+    /// When the breaker opens.
+    pub breaker: breaker::Settings,
+    /// State to go on from, when the endpoint is new here.
+    pub state: Saved,
+    /// Authentication besides the signature.
+    pub auth: Option<Auth>,
+    /// Certificates.
+    pub tls: tls::Tls,
+    /// HTTP version.
+    pub protocol: tls::Protocol,
+    /// Bodies are sent gzipped.
+    pub compress: bool,
+    /// Where the receiver's own id of a message is.
+    pub response_id: Option<ResponseId>,
+    /// Response headers that are kept.
+    pub keep_headers: Vec<HeaderName>,
+}
+
+/// What the requests of a subscription look like.
+#[derive(Clone, Debug, Default)]
+pub struct Shape {
+    /// Format.
+    pub format: Format,
+    /// Messages per request.
+    pub batch_size: usize,
+    /// Longest wait for a batch to fill, in microseconds.
+    pub batch_wait: i64,
+    /// What outcomes mean.
+    pub policy: Policy,
+}
+
+/// What the validation handshake asks (CloudEvents HTTP webhooks, 4.1).
+#[derive(Clone, Debug)]
+pub struct Consent {
+    /// Who wants to send.
+    pub origin: Box<str>,
 }
 
 /// What a job is about, as the main thread needs it back.
@@ -83,6 +212,10 @@ pub struct Job {
     pub ticket: Ticket,
     /// What to send.
     pub message: Arc<Message>,
+    /// In which form.
+    pub shape: Arc<Shape>,
+    /// Not a delivery but the question whether any are welcome.
+    pub consent: Option<Box<Consent>>,
 }
 
 /// What came of a job.
@@ -90,20 +223,50 @@ pub struct Job {
 pub struct Done {
     /// The job's ticket.
     pub ticket: Ticket,
+    /// Jobs of one batch have the same number here and come back one behind the other; 0: it went alone.
+    pub batch: u64,
+    /// It was not sent: its endpoint is disabled, and deliveries are skipped.
+    pub skipped: bool,
     /// When the try began, in microseconds since 1970-01-01 UTC.
     pub started_at: i64,
     /// When it ended.
     pub finished_at: i64,
-    /// Status or fault.
+    /// Status or fault; of a batch, that of this message.
     pub outcome: Outcome,
+    /// Status of the response.
+    pub status: Option<u16>,
     /// What went wrong, in words.
     pub error: Option<Box<str>>,
-    /// The beginning of a failure's response body.
-    pub body: Option<Box<str>>,
     /// The wait that the receiver asked for.
     pub retry_after: Option<Duration>,
     /// Address that was called.
     pub remote: Option<SocketAddr>,
+    /// What else the response said; of a batch, its first job has it.
+    pub answer: Option<Box<Answer>>,
+}
+
+/// What few responses have.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// The beginning of a failure's body.
+    pub body: Option<Box<str>>,
+    /// The receiver's own id of the message.
+    pub response_id: Option<Box<str>>,
+    /// Selected headers, as a JSON object.
+    pub headers: Option<Box<str>>,
+    /// What the receiver asks to be done.
+    pub control: Option<Control>,
+    /// Answer to a validation handshake.
+    pub consent: Option<Allowed>,
+}
+
+/// What a receiver allows.
+#[derive(Clone, Debug, Default)]
+pub struct Allowed {
+    /// Who may send; `*`: anybody.
+    pub origin: Option<Box<str>>,
+    /// Requests per minute; `*`: any number.
+    pub rate: Option<Box<str>>,
 }
 
 enum Command {
@@ -122,6 +285,7 @@ struct Shared {
     unrecorded: AtomicUsize,
     queued: AtomicUsize,
     done: Mutex<Vec<Done>>,
+    events: Mutex<Vec<Event>>,
 }
 
 /// Handle of the HTTP thread. Dropping it stops the thread.
@@ -174,6 +338,11 @@ impl Sender {
     /// Takes the outcomes that have come in.
     pub fn take_done(&self, into: &mut Vec<Done>) {
         into.append(&mut self.shared.done.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Takes the changes of endpoints' states that have come in.
+    pub fn take_events(&self) -> Vec<Event> {
+        std::mem::take(&mut *self.shared.events.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// `n` outcomes that were taken have been recorded durably.

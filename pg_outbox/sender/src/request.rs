@@ -1,208 +1,268 @@
-//! One try: build the request, sign it, send it, read the response within limits.
+//! One try: build the request, sign it, send it.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
-use http::{Method, Request, Response};
-use http_body::Body as _;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, USER_AGENT};
+use http::{HeaderMap, Method, Request, Uri};
+use http_body_util::Full;
+use outbox_core::auth::Auth;
+use outbox_core::format::{self, Rendered};
+use outbox_core::headers;
 use outbox_core::policy::{Fault, Outcome};
-use outbox_core::retry_after;
 use outbox_core::sign::signature_header;
+use outbox_core::url::Url;
 
-use crate::connect::{Connection, Connector, Failure};
+use crate::connect::{self, Connection, Failure, Reach};
 use crate::hub::unix_micros;
-use crate::{Endpoint, Job, Settings};
-
-/// Of a response at most this much is read; a longer one costs the connection, not the delivery.
-const READ_LIMIT: usize = 64 * 1024;
-/// Of a failure's response this much is kept.
-const KEEP_LIMIT: usize = 4 * 1024;
+use crate::queue::Load;
+use crate::response::{self, Reply, Wish};
+use crate::{Consent, Endpoint, Job, Settings, oauth};
 
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+const OUTBOX_POSITION: HeaderName = HeaderName::from_static("outbox-position");
+const OUTBOX_ATTEMPT: HeaderName = HeaderName::from_static("outbox-attempt");
+const OUTBOX_TOPIC: HeaderName = HeaderName::from_static("outbox-topic");
+const OUTBOX_KEY: HeaderName = HeaderName::from_static("outbox-key");
+const OUTBOX_COUNT: HeaderName = HeaderName::from_static("outbox-count");
+const REQUEST_ORIGIN: HeaderName = HeaderName::from_static("webhook-request-origin");
+
+/// Bodies below this are not worth compressing.
+const COMPRESS_FROM: usize = 512;
 
 /// What came of a try.
 pub(crate) struct Attempt {
     pub(crate) started_at: i64,
     pub(crate) outcome: Outcome,
     pub(crate) error: Option<Box<str>>,
-    pub(crate) body: Option<Box<str>>,
-    pub(crate) retry_after: Option<Duration>,
     pub(crate) remote: Option<SocketAddr>,
+    pub(crate) reply: Option<Box<Reply>>,
 }
 
-/// Sends `job` over `connection`, which is opened when there is none and left open when it can be used again.
+/// Sends `load` over `connection`, which is opened when there is none and left open when it can be used again.
 pub(crate) async fn attempt(
     connection: &mut Option<Connection>,
-    connector: &Connector,
+    reach: &Reach,
     settings: &Settings,
     endpoint: &Endpoint,
-    job: &Job,
+    load: &Load,
 ) -> Attempt {
     let now = SystemTime::now();
     let mut remote = None;
-    let exchange = exchange(connection, connector, settings, endpoint, job, now, &mut remote);
+    let exchange = exchange(connection, reach, settings, endpoint, load, now, &mut remote);
     let result = match tokio::time::timeout(endpoint.timeout, exchange).await {
         Ok(result) => result,
         Err(_) => Err((Fault::Timeout, format!("no complete response within {:?}", endpoint.timeout))),
     };
-    let mut attempt = Attempt {
-        started_at: unix_micros(now),
-        outcome: Outcome::Status(0),
-        error: None,
-        body: None,
-        retry_after: None,
-        remote,
-    };
-    match result {
+    let (outcome, error, reply) = match result {
         Ok(reply) => {
-            attempt.outcome = Outcome::Status(reply.status);
-            attempt.retry_after = reply.retry_after;
-            if !(200..300).contains(&reply.status) {
-                attempt.error = Some(format!("status {}", reply.status).into());
-                attempt.body = reply.body;
-            }
+            let error = (!(200..300).contains(&reply.status)).then(|| format!("status {}", reply.status).into());
+            (Outcome::Status(reply.status), error, Some(Box::new(reply)))
         }
         Err((fault, text)) => {
             *connection = None;
-            attempt.outcome = Outcome::Fault(fault);
-            attempt.error = Some(text.into());
+            (Outcome::Fault(fault), Some(response::clean(text.as_bytes())), None)
         }
-    }
-    attempt
-}
-
-struct Reply {
-    status: u16,
-    body: Option<Box<str>>,
-    retry_after: Option<Duration>,
+    };
+    Attempt { started_at: unix_micros(now), outcome, error, remote, reply }
 }
 
 async fn exchange(
     slot: &mut Option<Connection>,
-    connector: &Connector,
+    reach: &Reach,
     settings: &Settings,
     endpoint: &Endpoint,
-    job: &Job,
+    load: &Load,
     now: SystemTime,
     remote: &mut Option<SocketAddr>,
 ) -> Result<Reply, Failure> {
     let url = endpoint.url.as_ref().map_err(|e| (Fault::Invalid, e.clone()))?;
-    if slot.as_ref().is_some_and(|open| open.wire.ended || open.url != *url) {
+    let authorization = match &endpoint.auth {
+        None => None,
+        Some(Auth::Header(name, value)) => Some((name.clone(), value.clone())),
+        Some(Auth::OAuth2(oauth2)) => {
+            Some((AUTHORIZATION, oauth::authorization(oauth2, endpoint, reach, settings).await?))
+        }
+    };
+    let ids: Vec<&str> = match load {
+        Load::One(_) => Vec::new(),
+        Load::Batch(jobs) => jobs.iter().map(|job| &*job.message.webhook_id).collect(),
+    };
+    let handshake = load.jobs().first().is_some_and(|job| job.consent.is_some());
+    if slot.as_ref().is_some_and(|open| open.ended() || open.url != *url) {
         *slot = None;
     }
     loop {
         let connection = match slot.as_mut() {
             Some(open) => open,
-            None => slot.insert(connector.connect(url, settings).await?),
+            None => slot.insert(connect::connect(url, &endpoint.tls, endpoint.protocol, reach, settings).await?),
         };
         *remote = Some(connection.remote);
-        let request = build(settings, endpoint, job, now)?;
-        // Ready at once but for a connection that is still finishing the last exchange, or has been closed.
-        if connection.wire.drive(connection.requests.ready()).await.is_err() && connection.served > 0 {
+        let mut request = build(settings, endpoint, url, load, now)?;
+        let headers = request.headers_mut();
+        if let Some((name, value)) = &authorization {
+            headers.insert(name, value.clone());
+        }
+        if connection.is_http2() {
+            *request.uri_mut() = absolute(url)?;
+        } else {
+            let host = url.host_header.parse().map_err(|_| (Fault::Invalid, "the host is malformed".to_owned()))?;
+            headers.insert(HOST, host);
+        }
+        if let Err(error) = connection.ready().await {
+            if connection.served == 0 {
+                return Err(failure(&error));
+            }
             *slot = None;
             continue;
         }
-        match connection.wire.drive(connection.requests.send_request(request)).await {
+        let used = connection.served > 0;
+        match connection.send(request).await {
             Ok(response) => {
-                connection.served += 1;
-                let reply = read(connection, response).await?;
-                if !reply.1 {
+                let wish = Wish { batch: &ids, body: handshake };
+                let reply = response::read(connection, response, endpoint, wish).await?;
+                if !reply.reusable || connection.ended() {
                     *slot = None;
                 }
-                return Ok(reply.0);
+                if reply.status == 401 {
+                    // It may have been revoked: the next try gets a new one.
+                    *reach.token.borrow_mut() = None;
+                }
+                return Ok(reply);
             }
             // The other side had closed a connection that was idle: nothing was received, so once more on a new one.
-            Err(error) if connection.served > 0 && (error.is_canceled() || error.is_incomplete_message()) => {
-                *slot = None
-            }
+            Err(error) if used && (error.is_canceled() || error.is_incomplete_message()) => *slot = None,
             Err(error) => return Err(failure(&error)),
         }
     }
 }
 
-/// The request. The endpoint's headers come first and the protocol's own last, so that none of them can be overridden.
+fn absolute(url: &Url) -> Result<Uri, Failure> {
+    Uri::builder()
+        .scheme(if url.tls { "https" } else { "http" })
+        .authority(url.host_header.as_str())
+        .path_and_query(url.path.as_str())
+        .build()
+        .map_err(|_| (Fault::Invalid, "the url is malformed".to_owned()))
+}
+
+/// The request. The users' headers come first and the protocol's own last, so that none of them can be overridden.
 fn build(
     settings: &Settings,
     endpoint: &Endpoint,
-    job: &Job,
+    url: &Url,
+    load: &Load,
     now: SystemTime,
 ) -> Result<Request<Full<Bytes>>, Failure> {
-    let url = endpoint.url.as_ref().map_err(|e| (Fault::Invalid, e.clone()))?;
-    let message = &job.message;
-    let timestamp = unix_micros(now) / 1_000_000;
-    let invalid = |what: &str| (Fault::Invalid, format!("{what} cannot be a header value"));
-
-    let mut request = Request::new(Full::new(message.content.clone()));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = url.path.parse().map_err(|_| (Fault::Invalid, "the url's path is malformed".to_owned()))?;
-    let headers = request.headers_mut();
-    headers.reserve(endpoint.headers.len() + 8);
+    let jobs = load.jobs();
+    let (Some(first), Some(last)) = (jobs.first(), jobs.last()) else {
+        return Err((Fault::Invalid, "an empty batch".to_owned()));
+    };
+    let path: Uri = url.path.parse().map_err(|_| (Fault::Invalid, "the url's path is malformed".to_owned()))?;
+    if let Some(consent) = &first.consent {
+        return handshake(settings, endpoint, path, consent);
+    }
+    let mut map = HeaderMap::with_capacity(endpoint.headers.len() + 12);
     for (name, value) in &endpoint.headers {
-        headers.append(name, value.clone());
+        map.append(name, value.clone());
     }
-    headers.insert(HOST, url.host_header.parse().map_err(|_| invalid("the host"))?);
-    headers.insert(USER_AGENT, settings.user_agent.clone());
-    headers.insert(
-        CONTENT_TYPE,
-        match message.content_type.as_deref() {
-            None => HeaderValue::from_static("application/json"),
-            Some(other) => other.parse().map_err(|_| invalid("the content type"))?,
-        },
-    );
-    headers.insert(WEBHOOK_ID, message.webhook_id.parse().map_err(|_| invalid("the webhook id"))?);
-    headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(timestamp));
-    if !endpoint.secrets.is_empty() {
-        let signature = signature_header(&endpoint.secrets, &message.webhook_id, timestamp, &message.content);
-        headers.insert(WEBHOOK_SIGNATURE, signature.parse().map_err(|_| invalid("the signature"))?);
+    let format = first.shape.format;
+    let batch_id;
+    let (rendered, id): (Rendered, &str) = match load {
+        Load::One(job) => {
+            user_headers(job, &mut map);
+            let rendered = format::single(format, &job.message, &settings.source, &mut map);
+            (rendered.map_err(|e| (Fault::Invalid, e))?, &job.message.webhook_id)
+        }
+        Load::Batch(jobs) => {
+            batch_id = format::batch_id(&first.message, &last.message, jobs.len());
+            (format::batch(format, jobs.iter().map(|job| &*job.message), &settings.source), &batch_id)
+        }
+    };
+    let invalid = |what: &str| (Fault::Invalid, format!("{what} cannot be a header value"));
+    let timestamp = unix_micros(now) / 1_000_000;
+    map.insert(USER_AGENT, settings.user_agent.clone());
+    map.insert(CONTENT_TYPE, rendered.content_type);
+    map.insert(WEBHOOK_ID, id.parse().map_err(|_| invalid("the webhook id"))?);
+    map.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(timestamp));
+    let now = unix_micros(now);
+    let mut secrets = endpoint.secrets.iter().filter(|key| key.expires_at.is_none_or(|at| now < at)).peekable();
+    if secrets.peek().is_some() {
+        let signature = signature_header(secrets.map(|key| &key.secret), id, timestamp, &rendered.body);
+        map.insert(WEBHOOK_SIGNATURE, signature.parse().map_err(|_| invalid("the signature"))?);
     }
+    map.insert(OUTBOX_POSITION, HeaderValue::from(first.ticket.position));
+    map.insert(OUTBOX_ATTEMPT, HeaderValue::from(first.ticket.attempt));
+    let one_topic = jobs.iter().all(|job| job.message.topic == first.message.topic);
+    let topic = if one_topic { format::encode(&first.message.topic) } else { "*".into() };
+    map.insert(OUTBOX_TOPIC, topic.parse().map_err(|_| invalid("the topic"))?);
+    match (load, &first.message.key) {
+        (Load::Batch(jobs), _) => {
+            map.insert(OUTBOX_COUNT, HeaderValue::from(jobs.len()));
+        }
+        (Load::One(_), Some(key)) => {
+            map.insert(OUTBOX_KEY, format::encode(key).parse().map_err(|_| invalid("the key"))?);
+        }
+        (Load::One(_), None) => {}
+    }
+    let mut body = rendered.body;
+    if endpoint.compress && body.len() >= COMPRESS_FROM {
+        body = gzip(&body).map_err(|e| (Fault::Invalid, format!("compressing the body: {e}")))?;
+        map.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = path;
+    *request.headers_mut() = map;
     Ok(request)
 }
 
-/// Reads a response to its end, but not beyond the limit. The second value says whether the connection can be used again.
-async fn read(connection: &mut Connection, response: Response<Incoming>) -> Result<(Reply, bool), Failure> {
-    let status = response.status().as_u16();
-    let retry_after = response
-        .headers()
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| retry_after::parse(value, SystemTime::now()));
-    let keep = !(200..300).contains(&status);
-    let mut kept = Vec::new();
-    let mut total = 0;
-    let mut body = response.into_body();
-    let mut reusable = true;
-    while !body.is_end_stream() {
-        let frame = match connection.wire.drive(body.frame()).await {
-            None => break,
-            Some(frame) => frame.map_err(|e| (Fault::Body, format!("reading the response: {}", describe(&e))))?,
-        };
-        if let Ok(data) = frame.into_data() {
-            total += data.len();
-            if keep {
-                kept.extend_from_slice(&data[..data.len().min(KEEP_LIMIT - kept.len())]);
-            }
-            if total > READ_LIMIT {
-                reusable = false;
-                break;
-            }
-        }
+/// The request of the CloudEvents webhook validation handshake.
+fn handshake(
+    settings: &Settings,
+    endpoint: &Endpoint,
+    path: Uri,
+    consent: &Consent,
+) -> Result<Request<Full<Bytes>>, Failure> {
+    let mut request = Request::new(Full::default());
+    *request.method_mut() = Method::OPTIONS;
+    *request.uri_mut() = path;
+    let headers = request.headers_mut();
+    for (name, value) in &endpoint.headers {
+        headers.append(name, value.clone());
     }
-    // What comes from outside is made text that any database takes.
-    let text = (!kept.is_empty()).then(|| String::from_utf8_lossy(&kept).replace('\0', "\u{fffd}").into());
-    Ok((Reply { status, body: text, retry_after }, reusable && !connection.wire.ended))
+    headers.insert(USER_AGENT, settings.user_agent.clone());
+    let origin = consent.origin.parse().map_err(|_| (Fault::Invalid, "the origin is malformed".to_owned()))?;
+    headers.insert(REQUEST_ORIGIN, origin);
+    Ok(request)
 }
 
-fn failure(error: &hyper::Error) -> Failure {
+/// The message's own headers. They were checked at `enqueue`; what has become unusable since is left out.
+fn user_headers(job: &Job, map: &mut HeaderMap) {
+    for (name, value) in job.message.extra().headers.iter().flat_map(|headers| headers.iter()) {
+        let name = name.parse::<HeaderName>().ok().filter(|name| !headers::is_protocol(name.as_str()));
+        if let (Some(name), Some(Ok(value))) = (name, value.as_str().map(HeaderValue::from_str)) {
+            map.insert(name, value);
+        }
+    }
+}
+
+fn gzip(body: &[u8]) -> std::io::Result<Bytes> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(body.len() / 2), flate2::Compression::fast());
+    encoder.write_all(body)?;
+    encoder.finish().map(Bytes::from)
+}
+
+/// The fault of a request that brought no response.
+pub(crate) fn failure(error: &hyper::Error) -> Failure {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(inner) = source {
         if let Some(io) = inner.downcast_ref::<std::io::Error>() {
-            return (crate::connect::io_fault(io), describe(error));
+            return (connect::io_fault(io), describe(error));
         }
         source = inner.source();
     }
@@ -217,7 +277,7 @@ fn failure(error: &hyper::Error) -> Failure {
 }
 
 /// An error with its causes, in one line.
-fn describe(error: &dyn std::error::Error) -> String {
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {
@@ -226,4 +286,21 @@ fn describe(error: &dyn std::error::Error) -> String {
         source = inner.source();
     }
     text
+}
+
+impl Attempt {
+    pub(crate) fn failed(fault: Fault, error: &str) -> Attempt {
+        Attempt {
+            started_at: unix_micros(SystemTime::now()),
+            outcome: Outcome::Fault(fault),
+            error: Some(error.into()),
+            remote: None,
+            reply: None,
+        }
+    }
+
+    /// How long nothing is to be sent, if the receiver asked for it.
+    pub(crate) fn asked(&self) -> Option<Duration> {
+        self.reply.as_ref().and_then(|reply| reply.retry_after)
+    }
 }

@@ -4,21 +4,20 @@
 //! depends on the message's position alone, so what is loaded here gives the same answer live, after a crash and in a replay.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use outbox_core::filter::{Filter, Subject};
+use outbox_core::format::Format;
 use outbox_core::pattern::Pattern;
 use outbox_core::policy::Policy;
 use outbox_core::progress::Progress;
 use outbox_core::router::{Router, Scratch};
 use outbox_core::schedule::Schedule;
-use outbox_core::sign::Secret;
-use outbox_core::url::Url;
-use outbox_sender::{Endpoint, header_map};
+use outbox_sender::Shape;
 use serde_json::Value;
 
-use super::txn::Plan;
-use crate::gucs;
+use super::txn::{Plan, Row};
 
 /// What a subscription matched from a position on.
 struct Version {
@@ -39,13 +38,18 @@ pub struct Subscription {
     /// Its deliveries expire this many microseconds after the later of enqueue and deliver_at.
     pub ttl: Option<i64>,
     pub max_attempts: u32,
+    /// No retry begins later than this after the message was enqueued.
+    pub max_age: Option<Duration>,
     pub schedule: Schedule,
-    pub policy: Policy,
+    pub shape: Arc<Shape>,
     versions: Vec<Version>,
     pub progress: Progress,
     /// Jobs that are with the HTTP thread, and the bytes of their contents. Pull: about how many rows are in the window.
     pub handed: usize,
     pub handed_bytes: usize,
+    /// Jobs that may be with the HTTP thread while its endpoint takes little, and until when that holds (microseconds,
+    /// PostgreSQL's epoch; 0: there is no such limit).
+    pub limit: (usize, i64),
 }
 
 /// Which deliveries of a subscription wait for one another.
@@ -129,7 +133,6 @@ impl Config {
 /// Statements that read the configuration.
 pub struct Loader {
     subscriptions: Plan,
-    endpoints: Plan,
 }
 
 impl Loader {
@@ -139,28 +142,21 @@ impl Loader {
                 "select s.id, s.endpoint_id, s.max_attempts, v.position,
                     lead(v.position) over (partition by s.id order by v.version),
                     v.active, v.topics, v.filter::text, s.ordering,
-                    (extract(epoch from s.ttl) * 1000000)::bigint
+                    (extract(epoch from s.ttl) * 1000000)::bigint, (extract(epoch from s.max_age) * 1000000)::bigint,
+                    coalesce(s.schedule, e.schedule)::text, s.policy::text, e.policy::text, s.format, s.batch_size,
+                    (extract(epoch from s.batch_wait) * 1000000)::bigint
                 from outbox.subscription s
                 join outbox.subscription_version v on v.subscription_id = s.id
+                left join outbox.endpoint e on e.id = s.endpoint_id
                 where v.position is not null
                 order by s.id, v.version",
-                &[],
-            ),
-            endpoints: Plan::new(
-                "select e.id, e.url, e.headers::text, (extract(epoch from e.timeout) * 1000)::bigint, e.concurrency,
-                    array(
-                        select k.secret from outbox.endpoint_secret k
-                        where k.endpoint_id = e.id and (k.expires_at is null or k.expires_at > now())
-                        order by k.created_at desc
-                    )
-                from outbox.endpoint e",
                 &[],
             ),
         }
     }
 
     /// Reads everything anew; progress is carried over from `old`. Inside a transaction.
-    pub fn load(&mut self, old: &mut Config) -> (Config, Vec<Endpoint>) {
+    pub fn load(&mut self, old: &mut Config) -> Config {
         let mut config = Config::default();
         self.subscriptions.execute(&[]).for_each(|row| {
             let id: i32 = row.get(0).unwrap_or_default();
@@ -174,12 +170,14 @@ impl Loader {
                     ordering: Ordering::parse(row.get(8).unwrap_or_default()),
                     ttl: row.get(9),
                     max_attempts: row.get::<i32>(2).and_then(|n| n.try_into().ok()).unwrap_or(1),
-                    schedule: Schedule::default(),
-                    policy: Policy::default(),
+                    max_age: row.get::<i64>(10).map(|us| Duration::from_micros(us.max(0).unsigned_abs())),
+                    schedule: json(row, 11).and_then(|json| Schedule::parse(&json).ok()).unwrap_or_default(),
+                    shape: Arc::new(shape(row)),
                     versions: Vec::new(),
                     progress,
                     handed,
                     handed_bytes,
+                    limit: (usize::MAX, 0),
                 }
             });
             // Both were checked when they were written; what cannot be read any more matches nothing.
@@ -199,34 +197,22 @@ impl Loader {
                 }
             }
         });
-        let mut endpoints = Vec::new();
-        let plain_allowed = gucs::ALLOW_HTTP.get();
-        self.endpoints.execute(&[]).for_each(|row| {
-            let headers: Value =
-                row.get::<&str>(2).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-            let pairs =
-                headers.as_object().into_iter().flatten().filter_map(|(name, v)| Some((name.as_str(), v.as_str()?)));
-            let secrets = row.get::<Vec<Option<String>>>(5).unwrap_or_default();
-            let url = row
-                .get::<&str>(1)
-                .ok_or_else(|| "no url".to_owned())
-                .and_then(|url| Url::parse(url, plain_allowed).map_err(|e| e.to_string()));
-            let headers = header_map(pairs);
-            let secrets: Result<Vec<Secret>, _> = secrets.iter().flatten().map(|s| Secret::parse(s)).collect();
-            endpoints.push(Endpoint {
-                id: row.get(0).unwrap_or_default(),
-                // Whatever cannot be used is what its deliveries die of, with the reason.
-                url: match (&headers, &secrets) {
-                    (Err(error), _) => Err(error.clone()),
-                    (_, Err(error)) => Err(error.to_string()),
-                    _ => url,
-                },
-                headers: headers.unwrap_or_default(),
-                secrets: secrets.unwrap_or_default(),
-                timeout: Duration::from_millis(row.int(3).clamp(1, 60_000).unsigned_abs()),
-                concurrency: row.get::<i32>(4).and_then(|n| n.try_into().ok()).unwrap_or(1),
-            });
-        });
-        (config, endpoints)
+        config
+    }
+}
+
+fn json(row: &Row, column: usize) -> Option<Value> {
+    row.get::<&str>(column).and_then(|text| serde_json::from_str(text).ok())
+}
+
+/// What the requests of a subscription look like. Everything was checked when it was written; what cannot be read any more is
+/// the default.
+fn shape(row: &Row) -> Shape {
+    let policy = |column| json(row, column).and_then(|json| Policy::parse(&json).ok()).unwrap_or_default();
+    Shape {
+        format: row.get::<&str>(14).and_then(Format::parse).unwrap_or_default(),
+        batch_size: row.get::<i32>(15).and_then(|n| n.try_into().ok()).unwrap_or(1),
+        batch_wait: row.int(16),
+        policy: policy(12).over(&policy(13)),
     }
 }

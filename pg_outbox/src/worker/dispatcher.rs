@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use outbox_core::egress::Egress;
+use outbox_core::proxy::Proxy;
 use outbox_sender::{HeaderValue, Sender, Settings};
 use pgrx::{pg_guard, pg_sys};
 
@@ -92,6 +93,7 @@ fn live(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
 
 /// The process's life after it has its lock.
 fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
+    sender.set_settings(settings());
     let mut engine = Engine::new(slot, sender);
     let mut maintenance = Maintenance::new();
     let mut error_wait = ERROR_WAIT;
@@ -174,6 +176,10 @@ fn become_owner() -> bool {
         match owner {
             Ok(Some(owner)) => {
                 pg_sys::SetSessionAuthorization(owner, pg_sys::superuser_arg(owner));
+                let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
+                if !name.is_null() {
+                    let _ = DATABASE.set(std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned());
+                }
                 true
             }
             _ => false,
@@ -257,13 +263,39 @@ fn wake_main() -> impl Fn() + Send + 'static {
     }
 }
 
+/// Name of this process's database.
+static DATABASE: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+
 fn settings() -> Settings {
-    let allow = gucs::EGRESS_ALLOW.get().map(|list| list.to_string_lossy().into_owned()).unwrap_or_default();
+    let text = |setting: &pgrx::GucSetting<Option<std::ffi::CString>>| {
+        setting.get().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
+    };
+    let source = text(&gucs::EVENT_SOURCE);
+    let database = DATABASE.get().map(String::as_str).unwrap_or_default();
+    let egress = Egress::parse(&text(&gucs::EGRESS_ALLOW)).and_then(|e| e.with_ports(&text(&gucs::EGRESS_PORTS)));
+    // What was meant is unknown: nothing is called.
+    let egress = egress.or_else(|error| {
+        pgrx::log!("pg_outbox dispatcher: nothing is called: {error}");
+        Egress::default().with_ports("0")
+    });
+    let proxy = Proxy::parse(&text(&gucs::PROXY)).map_err(|error| error.to_string());
+    if let Err(error) = &proxy {
+        pgrx::log!("pg_outbox dispatcher: pg_outbox.proxy: {error}");
+    }
+    let mut dns = Vec::new();
+    for server in text(&gucs::NAME_SERVERS).split(',').map(str::trim).filter(|server| !server.is_empty()) {
+        match server.parse().or_else(|_| server.parse().map(|ip: std::net::IpAddr| (ip, 53).into())) {
+            Ok(address) => dns.push(address),
+            Err(_) => pgrx::log!("pg_outbox dispatcher: malformed name server \"{server}\""),
+        }
+    }
     Settings {
         max_in_flight: gucs::MAX_IN_FLIGHT.get() as usize,
         max_unrecorded: gucs::MAX_UNRECORDED.get() as usize,
-        // Checked when it is set; should it be malformed all the same, nothing but public addresses is called.
-        egress: Egress::parse(&allow).unwrap_or_default(),
+        egress: egress.unwrap_or_default(),
+        source: if source.is_empty() { format!("/pg_outbox/{database}") } else { source }.into(),
+        proxy,
+        dns,
         user_agent: HeaderValue::from_static(concat!("pg_outbox/", env!("CARGO_PKG_VERSION"))),
     }
 }

@@ -14,15 +14,17 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use outbox_core::filter::Subject;
-use outbox_core::policy::{Budget, Decision, decide};
 use outbox_core::progress::Progress;
-use outbox_core::{schedule, topic};
+use outbox_core::topic;
 use outbox_sender::{Done, Job, Sender, Ticket};
-use pgrx::pg_sys::{INT4OID, INT8ARRAYOID, TEXTARRAYOID};
+use pgrx::pg_sys::{INT8ARRAYOID, TEXTARRAYOID};
 
 use super::config::{Config, Loader, Routed, Subscription};
+use super::endpoints::Endpoints;
+use super::judge::judge;
 use super::pull::{self, Taken, Window};
 use super::record::{Checkpoint, EXPIRED, Entry, Fate, Recorder, RoutingRow};
+use super::retry::Retries;
 use super::route::{Reader, Stored};
 use super::txn::{Plan, arg};
 use super::{now, txn};
@@ -36,8 +38,6 @@ const READ_ROWS: i64 = 1;
 /// What a subscription may have with the HTTP thread: jobs, and bytes of content. A subscription that has more lags.
 const HANDED_LIMIT: usize = 4096;
 const HANDED_BYTES: usize = 8 << 20;
-/// Rows of outbox.delivery that may be with the HTTP thread.
-const RETRY_LIMIT: usize = 1000;
 /// Outcomes are recorded when there are this many, or after `RECORD_DELAY`.
 const RECORD_BATCH: usize = 2000;
 const RECORD_DELAY: Duration = Duration::from_millis(5);
@@ -76,6 +76,8 @@ struct Handed {
     max_attempts: u32,
     /// Not tried again from here on.
     expires: Option<i64>,
+    /// Of the message, in microseconds since 1970.
+    enqueued_at: i64,
 }
 
 /// The dispatcher's state.
@@ -86,9 +88,10 @@ pub struct Engine {
     loader: Loader,
     recorder: Recorder,
     window: Window,
-    due: Plan,
     bury: Plan,
+    retries: Retries,
     config: Config,
+    endpoints: Endpoints,
     recovered: bool,
     reload: bool,
     incarnation: i64,
@@ -99,10 +102,6 @@ pub struct Engine {
     end: i64,
     /// Deliveries that are with the HTTP thread.
     handed: HashMap<(i32, i64), Handed>,
-    /// Rows of outbox.delivery among them.
-    retrying: HashSet<i64>,
-    /// When to look at outbox.delivery (microseconds, PostgreSQL's epoch); `None`: it is empty.
-    next_due: Option<i64>,
     done: Vec<Done>,
     entries: Vec<Entry>,
     routing: Vec<RoutingRow>,
@@ -123,17 +122,10 @@ impl Engine {
             loader: Loader::new(),
             recorder: Recorder::new(),
             window: Window::new(),
-            due: Plan::new(
-                "select d.id, d.subscription_id, d.position, d.message_id, d.message_segment, d.attempt,
-                    d.due_at, d.expires_at
-                from outbox.delivery d
-                where not d.pull and not d.blocked and d.id <> all ($2)
-                order by d.due_at
-                limit $1",
-                &[INT4OID, INT8ARRAYOID],
-            ),
             bury: Plan::new("select outbox._bury($1, $2, true)", &[INT8ARRAYOID, TEXTARRAYOID]),
+            retries: Retries::new(),
             config: Config::default(),
+            endpoints: Endpoints::new(),
             recovered: false,
             reload: false,
             incarnation: 0,
@@ -141,8 +133,6 @@ impl Engine {
             routed: 0,
             end: 0,
             handed: HashMap::new(),
-            retrying: HashSet::new(),
-            next_due: None,
             done: Vec::new(),
             entries: Vec::new(),
             routing: Vec::new(),
@@ -170,7 +160,8 @@ impl Engine {
         self.slot.unrecorded.store(unrecorded as i64, Ordering::Relaxed);
         let to_record = self.unrecorded_since.is_some();
         // A full window of rows to be claimed is nothing to do.
-        let to_do = |s: &Subscription| !s.pull || pull::has_work(s);
+        // So are deliveries that a disabled endpoint holds.
+        let to_do = |s: &Subscription| if s.pull { pull::has_work(s) } else { s.limit.0 > 0 };
         let lagging = self.config.subscriptions.values().any(|s| s.progress.lag().is_some() && to_do(s));
         let busy =
             queued + in_flight + unrecorded > 0 || to_record || lagging || self.routed < self.end || self.tick_more;
@@ -215,7 +206,7 @@ impl Engine {
 
         let look = self.slot.look_at_deliveries.swap(false, Ordering::SeqCst);
         if look {
-            self.next_due = Some(i64::MIN);
+            self.retries.look_at_all(&self.config);
             self.window.pass_now();
             let window = &mut self.window;
             txn::run(|| {
@@ -246,17 +237,17 @@ impl Engine {
             pause = pause.min(wait);
         }
         again |= self.catch_up()?;
-        pause = pause.min(self.window.pass(&self.retrying, poll)?);
+        pause = pause.min(self.window.pass(self.retries.ids(), poll)?);
 
-        if gucs::PUSH.get()
-            && let Some(due) = self.next_due
-        {
-            if due <= now() && self.retrying.len() < RETRY_LIMIT {
-                self.hand_out_due()?;
+        if gucs::PUSH.get() {
+            self.hand_out_due()?;
+        }
+        match self.endpoints.write_in() {
+            Some(Duration::ZERO) => {
+                self.unrecorded_since.get_or_insert_with(Instant::now);
             }
-            if let Some(due) = self.next_due {
-                pause = pause.min(Duration::from_micros(due.saturating_sub(now()).max(1000).unsigned_abs()));
-            }
+            Some(wait) => pause = pause.min(wait),
+            None => {}
         }
         if let Some(since) = self.unrecorded_since {
             let age = since.elapsed();
@@ -265,6 +256,9 @@ impl Engine {
             } else {
                 pause = pause.min(RECORD_DELAY - age);
             }
+        }
+        if gucs::PUSH.get() {
+            pause = pause.min(self.due_in());
         }
         Ok(if again { Round::Again } else { Round::Sleep(pause) })
     }
@@ -304,7 +298,7 @@ impl Engine {
                 self.deliver_again(subscription, position)?;
             }
         }
-        self.next_due = Some(i64::MIN);
+        self.retries.look_at_all(&self.config);
         self.recovered = true;
         Ok(Found::Own)
     }
@@ -322,12 +316,20 @@ impl Engine {
     }
 
     fn load_config(&mut self) -> Result<(), String> {
-        let Engine { loader, config, .. } = self;
-        let (new, endpoints) = txn::run(|| Ok(loader.load(config)))?;
+        let Engine { loader, config, endpoints, .. } = self;
+        let (new, configured) = txn::run(|| Ok((loader.load(config), endpoints.load())))?;
         self.config = new;
-        self.sender.set_endpoints(endpoints);
+        self.sender.set_endpoints(configured);
+        self.set_limits();
         self.reload = false;
         Ok(())
+    }
+
+    /// Subscriptions may have as much with the HTTP thread as their endpoints take.
+    fn set_limits(&mut self) {
+        for subscription in self.config.subscriptions.values_mut() {
+            subscription.limit = self.endpoints.limit(subscription.endpoint);
+        }
     }
 
     /// Runs the sequencer and routes what it numbered. `false`: another session has its lock.
@@ -430,7 +432,10 @@ impl Engine {
         // Half empty: so that each reading of the feed is worth it.
         let ready = |s: &Subscription| match s.pull {
             true => pull::has_room(s),
-            false => push && s.handed <= HANDED_LIMIT / 2 && s.handed_bytes <= HANDED_BYTES / 2,
+            false => {
+                let limit = handed_limit(s);
+                push && limit > 0 && s.handed <= limit / 2 && s.handed_bytes <= HANDED_BYTES / 2
+            }
         };
         let lagging = |s: &Subscription| s.progress.lag().filter(|_| ready(s));
         let Some(start) = self.config.subscriptions.values().filter_map(lagging).min() else { return Ok(false) };
@@ -477,83 +482,70 @@ impl Engine {
 
     /// Hands out deliveries whose time has come.
     fn hand_out_due(&mut self) -> Result<(), String> {
-        struct Due {
-            id: i64,
-            subscription: i32,
-            position: i64,
-            message_id: i64,
-            segment: i16,
-            attempt: i32,
-            at: i64,
-            expires: Option<i64>,
-        }
-        let room = RETRY_LIMIT - self.retrying.len();
-        let Engine { due, reader, retrying, .. } = self;
+        let Engine { retries, reader, config, endpoints, handed, .. } = self;
         let time = now();
-        let (found, all) = txn::run(|| {
-            let rows = due.execute(&[arg(room as i32), arg(retrying.iter().copied().collect::<Vec<i64>>())]);
-            let all = rows.map(|row| Due {
-                id: row.int(0),
-                subscription: row.get(1).unwrap_or_default(),
-                position: row.int(2),
-                message_id: row.int(3),
-                segment: row.get(4).unwrap_or_default(),
-                attempt: row.get(5).unwrap_or_default(),
-                at: row.int(6),
-                expires: row.get(7),
-            });
-            let found: Vec<_> = all
-                .iter()
-                .take_while(|d| d.at <= time)
-                .map(|d| reader.message(d.position, d.message_id, d.segment))
-                .collect();
-            Ok((found, all))
-        })?;
-        let (mut jobs, mut gone) = (Vec::new(), Vec::new());
-        for (due, stored) in all.iter().zip(&found) {
-            let subscription = self.config.subscriptions.get_mut(&due.subscription).filter(|s| !s.pull);
-            let (subscription, stored) = match (subscription, stored) {
-                (None, _) => {
-                    gone.push((due.id, "subscription_gone"));
-                    continue;
-                }
-                (_, None) => {
-                    gone.push((due.id, "message_gone"));
-                    continue;
-                }
-                (Some(subscription), Some(stored)) => (subscription, stored),
-            };
-            let expires = due.expires.or_else(|| pull::expiry(subscription, stored));
-            if expires.is_some_and(|at| at <= time) {
-                gone.push((due.id, EXPIRED));
-                continue;
-            }
-            self.retrying.insert(due.id);
-            let attempt = u32::try_from(due.attempt).unwrap_or(0) + 1;
-            let seat = Seat { delivery_id: due.id, attempt, expires };
-            hand_out_as(&mut self.handed, &mut jobs, due.subscription, subscription, stored, seat);
-        }
-        let bury = &mut self.bury;
-        if !gone.is_empty() {
-            txn::run(|| {
-                bury.execute(&[
-                    arg(gone.iter().map(|(id, _)| *id).collect::<Vec<i64>>()),
-                    arg(gone.iter().map(|(_, reason)| *reason).collect::<Vec<_>>()),
-                ]);
-                Ok(())
-            })?;
-        }
-        self.sender.submit(jobs);
-        self.next_due = match all.get(found.len()) {
-            Some(next) => Some(next.at),
-            None if all.len() == room => Some(time),
-            None => None,
+        let ready = |id: i32| {
+            config
+                .subscriptions
+                .get(&id)
+                .is_some_and(|s| endpoints.accepts(s.endpoint, time) && s.handed_bytes < HANDED_BYTES)
         };
+        if retries.next(ready).is_some_and(|at| at <= time) {
+            let due = txn::run(|| Ok(retries.take(reader, time, ready)))?;
+            let (mut jobs, mut gone) = (Vec::new(), Vec::new());
+            for due in &due {
+                let subscription = config.subscriptions.get_mut(&due.subscription).filter(|s| !s.pull);
+                let (subscription, stored) = match (subscription, &due.stored) {
+                    (None, _) => {
+                        gone.push((due.id, "subscription_gone"));
+                        continue;
+                    }
+                    (_, None) => {
+                        gone.push((due.id, "message_gone"));
+                        continue;
+                    }
+                    (Some(subscription), Some(stored)) => (subscription, stored),
+                };
+                let expires = due.expires.or_else(|| pull::expiry(subscription, stored));
+                if expires.is_some_and(|at| at <= time) {
+                    gone.push((due.id, EXPIRED));
+                    continue;
+                }
+                retries.out(due);
+                let seat = Seat { delivery_id: due.id, attempt: due.attempt, expires };
+                hand_out_as(handed, &mut jobs, due.subscription, subscription, stored, seat);
+            }
+            self.sender.submit(jobs);
+            let bury = &mut self.bury;
+            if !gone.is_empty() {
+                txn::run(|| {
+                    bury.execute(&[
+                        arg(gone.iter().map(|(id, _)| *id).collect::<Vec<i64>>()),
+                        arg(gone.iter().map(|(_, reason)| *reason).collect::<Vec<_>>()),
+                    ]);
+                    Ok(())
+                })?;
+            }
+        }
         Ok(())
+    }
+
+    /// How long until a delivery that waits is to be looked at.
+    fn due_in(&self) -> Duration {
+        let Engine { retries, config, endpoints, .. } = self;
+        let time = now();
+        let accepts = |id: i32| config.subscriptions.get(&id).is_some_and(|s| endpoints.accepts(s.endpoint, time));
+        let next = [retries.next(accepts), endpoints.opens_at(time)].into_iter().flatten().min();
+        next.map_or(Duration::MAX, |at| Duration::from_micros(at.saturating_sub(time).max(1000).unsigned_abs()))
     }
 
     /// Takes what came back from the HTTP thread and decides what becomes of each delivery.
     fn take_outcomes(&mut self) {
+        let events = self.sender.take_events();
+        if !events.is_empty() {
+            events.into_iter().for_each(|event| self.endpoints.event(event));
+            self.set_limits();
+        }
         self.sender.take_done(&mut self.done);
         for done in self.done.drain(..) {
             let ticket = done.ticket;
@@ -566,7 +558,9 @@ impl Engine {
                     if ticket.delivery_id == 0 {
                         subscription.progress.settle(ticket.position);
                     }
-                    judge(&done, subscription, handed.max_attempts)
+                    let verdict = judge(&done, subscription, handed.max_attempts, handed.enqueued_at);
+                    self.endpoints.note(&done, &verdict.fate, verdict.disable);
+                    verdict.fate
                 }
             };
             let fate = match fate {
@@ -585,27 +579,35 @@ impl Engine {
             self.config.subscriptions.iter().filter_map(|(id, s)| Some((*id, s.progress.save()?))).collect();
         subscriptions.sort_unstable_by_key(|(id, _)| *id);
         let checkpoint = Checkpoint { routed: self.routed, subscriptions };
-        let Engine { recorder, entries, routing, checkpoint_id, incarnation, window, .. } = self;
+        let Engine { recorder, entries, routing, checkpoint_id, incarnation, window, endpoints, .. } = self;
+        let write_endpoints = endpoints.write_in() == Some(Duration::ZERO);
         txn::run(|| {
             recorder.outcomes(entries)?;
+            if write_endpoints {
+                endpoints.write();
+            }
             recorder.routing(routing);
             window.record();
             recorder.checkpoint(*checkpoint_id + 1, *incarnation, &checkpoint);
             Ok(())
         })?;
         self.checkpoint_id += 1;
-        self.sender.recorded(self.entries.len());
-        if let Some(due) = self.window.next_due() {
-            self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+        if write_endpoints {
+            self.endpoints.written();
         }
-        let rows_made = self.window.recorded();
-        // Only now: until the outcome is in the table, its row there looks as if it were due, and a new one cannot be found.
-        for entry in self.entries.drain(..) {
-            self.retrying.remove(&entry.done.ticket.delivery_id);
+        self.sender.recorded(self.entries.len());
+        // Not before: until then the table shows a row as it was when it was handed out.
+        for entry in &self.entries {
+            self.retries.back(entry.done.ticket.delivery_id);
             if let Fate::Failed(due) = entry.fate {
-                self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+                self.retries.at(entry.done.ticket.subscription, due);
             }
         }
+        for (subscription, due) in self.window.pushed() {
+            self.retries.at(subscription, due);
+        }
+        let rows_made = self.window.recorded();
+        self.entries.clear();
         self.routing.clear();
         self.unrecorded_since = None;
         if rows_made {
@@ -635,8 +637,15 @@ pub mod matched_as {
     }
 }
 
+fn handed_limit(subscription: &Subscription) -> usize {
+    match subscription.limit {
+        (limit, until) if until != 0 && now() < until => limit,
+        _ => HANDED_LIMIT,
+    }
+}
+
 fn has_room(subscription: &Subscription) -> bool {
-    subscription.handed < HANDED_LIMIT && subscription.handed_bytes < HANDED_BYTES
+    subscription.handed < handed_limit(subscription) && subscription.handed_bytes < HANDED_BYTES
 }
 
 /// What filters look at.
@@ -699,6 +708,7 @@ fn hand_out_as(
         bytes: stored.message.content.len(),
         max_attempts: own.unwrap_or(subscription.max_attempts),
         expires: seat.expires,
+        enqueued_at: stored.message.enqueued_at,
     };
     subscription.handed += 1;
     subscription.handed_bytes += entry.bytes;
@@ -714,17 +724,7 @@ fn hand_out_as(
             run: 0,
         },
         message: Arc::clone(&stored.message),
+        shape: Arc::clone(&subscription.shape),
+        consent: None,
     });
-}
-
-/// Decides what becomes of a delivery.
-fn judge(done: &Done, subscription: &Subscription, max_attempts: u32) -> Fate {
-    let budget = Budget { attempt: done.ticket.attempt, max_attempts, age: Duration::ZERO, max_age: None };
-    let seed = schedule::mix(done.ticket.message_id.cast_unsigned()) ^ done.ticket.subscription as u64;
-    let action = subscription.policy.action(done.outcome);
-    match decide(action, done.outcome, budget, &subscription.schedule, done.retry_after, seed) {
-        Decision::Completed => Fate::Completed,
-        Decision::Retry(wait) => Fate::Failed(now() + i64::try_from(wait.as_micros()).unwrap_or(i64::MAX / 2)),
-        Decision::Dead(reason) => Fate::Dead(reason.as_str()),
-    }
 }

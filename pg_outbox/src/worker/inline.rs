@@ -63,7 +63,7 @@ fn route(statements: &mut Statements) -> outbox_core::Result<Box<str>> {
     }
     let last = recorder.last();
     let (id, incarnation, checkpoint) = last.unwrap_or((0, 0, Checkpoint { routed: 0, subscriptions: Vec::new() }));
-    let (mut config, _) = loader.load(&mut Config::default());
+    let mut config = loader.load(&mut Config::default());
     for (subscription, saved) in checkpoint.subscriptions {
         let Some(known) = config.subscriptions.get_mut(&subscription) else { continue };
         known.progress = Progress::behind(saved.position);

@@ -3,12 +3,15 @@
 pub mod config;
 pub mod counters;
 pub mod dispatcher;
+pub mod endpoints;
 pub mod engine;
 pub mod inline;
+pub mod judge;
 pub mod launcher;
 pub mod maintain;
 pub mod pull;
 pub mod record;
+pub mod retry;
 pub mod route;
 pub mod txn;
 

@@ -198,9 +198,9 @@ impl Window {
         self.rows.len() + self.ended.len()
     }
 
-    /// When the first of the rows that are to be pushed is due.
-    pub fn next_due(&self) -> Option<i64> {
-        self.rows.iter().filter(|r| !r.pull).map(|r| r.due).min()
+    /// Subscription and time of the rows that are to be pushed.
+    pub fn pushed(&self) -> impl Iterator<Item = (i32, i64)> {
+        self.rows.iter().filter(|r| !r.pull).map(|r| (r.subscription, r.due))
     }
 
     /// Writes the rows. Inside the transaction of the checkpoint.
@@ -296,7 +296,7 @@ impl Window {
     }
 
     /// Takes back expired leases, ends what has expired, unblocks keys. Says when to look again.
-    pub fn pass(&mut self, in_flight: &HashSet<i64>, poll: Duration) -> Result<Duration, String> {
+    pub fn pass(&mut self, in_flight: Vec<i64>, poll: Duration) -> Result<Duration, String> {
         let interval = if self.soon { PASS.min(poll) } else { poll };
         let since = self.passed.map_or(Duration::MAX, |at| at.elapsed());
         if since < interval {
@@ -304,7 +304,7 @@ impl Window {
         }
         let pass = &mut self.pass;
         let (more, soon, free) = txn::run(|| {
-            let rows = pass.execute(&[arg(PASS_LIMIT), arg(in_flight.iter().copied().collect::<Vec<i64>>())]);
+            let rows = pass.execute(&[arg(PASS_LIMIT), arg(in_flight)]);
             Ok(rows
                 .first(|row| (row.get(0).unwrap_or(false), row.get(1).unwrap_or(false), row.int(2) > 0))
                 .unwrap_or_default())

@@ -24,6 +24,8 @@ pub enum Fate {
     Dead(&'static str),
     /// Failed, and its message was cancelled meanwhile.
     Cancelled,
+    /// Not tried: its endpoint is disabled, and deliveries are skipped.
+    Skipped,
 }
 
 impl Fate {
@@ -35,6 +37,7 @@ impl Fate {
             Fate::Dead(EXPIRED) => EXPIRED,
             Fate::Dead(_) => "dead",
             Fate::Cancelled => "cancelled",
+            Fate::Skipped => "skipped",
         }
     }
 }
@@ -140,7 +143,9 @@ impl Recorder {
         counters::append(entries.iter().map(counted))?;
         let completed: Vec<i64> = entries
             .iter()
-            .filter(|e| matches!(e.fate, Fate::Completed | Fate::Cancelled) && e.done.ticket.delivery_id != 0)
+            .filter(|e| {
+                matches!(e.fate, Fate::Completed | Fate::Cancelled | Fate::Skipped) && e.done.ticket.delivery_id != 0
+            })
             .map(|e| e.done.ticket.delivery_id)
             .collect();
         if !completed.is_empty() {
@@ -259,7 +264,12 @@ mod column {
     pub const ERROR_CLASS: usize = 12;
     pub const ERROR: usize = 13;
     pub const REMOTE_ADDRESS: usize = 15;
+    pub const RESPONSE_ID: usize = 16;
+    pub const RESPONSE_HEADERS: usize = 17;
     pub const RESPONSE_BODY: usize = 18;
+    pub const POSITIONS: usize = 19;
+    pub const MESSAGE_IDS: usize = 20;
+    pub const RESULTS: usize = 21;
     pub const COUNT: usize = 22;
 }
 
@@ -278,13 +288,16 @@ fn counted(entry: &Entry) -> Counted {
 fn append_attempts(entries: &[Entry]) -> Result<()> {
     let segment = catalog::current_value(catalog::lookup("_attempt_segment")?).rem_euclid(catalog::LEAVES as i64);
     let mut leaf = Leaf::open(catalog::lookup(&format!("_attempt_{segment:02}"))?);
-    let mut rows: Vec<_> = entries.iter().map(|entry| attempt_row(entry, segment as i16)).collect();
+    // The jobs of a batch come back one behind the other, and share a row.
+    let requests = entries.chunk_by(|a, b| a.done.batch != 0 && a.done.batch == b.done.batch);
+    let mut rows: Vec<_> = requests.map(|request| attempt_row(request, segment as i16)).collect();
     leaf.append_all(rows.iter_mut().map(|(values, nulls)| (&mut values[..], &mut nulls[..])));
     leaf.close();
     Ok(())
 }
 
-fn attempt_row(entry: &Entry, segment: i16) -> ([pg_sys::Datum; column::COUNT], [bool; column::COUNT]) {
+fn attempt_row(request: &[Entry], segment: i16) -> ([pg_sys::Datum; column::COUNT], [bool; column::COUNT]) {
+    let entry = &request[0];
     let (done, ticket) = (&entry.done, &entry.done.ticket);
     let mut values = [pg_sys::Datum::null(); column::COUNT];
     let mut nulls = [true; column::COUNT];
@@ -294,7 +307,7 @@ fn attempt_row(entry: &Entry, segment: i16) -> ([pg_sys::Datum; column::COUNT], 
             nulls[column] = false;
         }
     };
-    let outcome = entry.fate.outcome();
+    let same = request.iter().all(|other| other.fate.outcome() == entry.fate.outcome());
     set(column::SEGMENT, segment.into_datum());
     set(column::POSITION, ticket.position.into_datum());
     set(column::MESSAGE_ID, ticket.message_id.into_datum());
@@ -304,12 +317,34 @@ fn attempt_row(entry: &Entry, segment: i16) -> ([pg_sys::Datum; column::COUNT], 
     set(column::RUN, ticket.run.into_datum());
     set(column::SUBSCRIPTION_ID, ticket.subscription.into_datum());
     set(column::ENDPOINT_ID, ticket.endpoint.into_datum());
-    set(column::ATTEMPT, (ticket.attempt as i32).into_datum());
-    set(column::STATUS, status(done).into_datum());
-    set(column::OUTCOME, outcome.into_datum());
-    set(column::ERROR_CLASS, done.outcome.class().into_datum());
-    set(column::ERROR, done.error.as_deref().into_datum());
+    set(column::ATTEMPT, (if done.skipped { 0 } else { ticket.attempt as i32 }).into_datum());
+    set(column::STATUS, done.status.and_then(|code| i16::try_from(code).ok()).into_datum());
+    set(column::OUTCOME, (if same { entry.fate.outcome() } else { "partial" }).into_datum());
+    if same {
+        set(column::ERROR_CLASS, (!done.skipped).then(|| done.outcome.class()).flatten().into_datum());
+        set(column::ERROR, done.error.as_deref().into_datum());
+    }
     set(column::REMOTE_ADDRESS, done.remote.map(|r| r.to_string()).into_datum());
-    set(column::RESPONSE_BODY, done.body.as_deref().into_datum());
+    if let Some(answer) = &done.answer {
+        set(column::RESPONSE_ID, answer.response_id.as_deref().into_datum());
+        set(column::RESPONSE_HEADERS, answer.headers.as_deref().and_then(jsonb));
+        set(column::RESPONSE_BODY, answer.body.as_deref().into_datum());
+    }
+    if done.batch != 0 {
+        let list = |f: fn(&Entry) -> i64| request.iter().map(f).collect::<Vec<i64>>();
+        set(column::POSITIONS, list(|e| e.done.ticket.position).into_datum());
+        set(column::MESSAGE_IDS, list(|e| e.done.ticket.message_id).into_datum());
+        if !same {
+            let results: Vec<serde_json::Value> = request
+                .iter()
+                .map(|e| serde_json::json!({"status": status(&e.done), "outcome": e.fate.outcome()}))
+                .collect();
+            set(column::RESULTS, pgrx::JsonB(serde_json::Value::Array(results)).into_datum());
+        }
+    }
     (values, nulls)
+}
+
+fn jsonb(text: &str) -> Option<pg_sys::Datum> {
+    serde_json::from_str(text).ok().and_then(|json| pgrx::JsonB(json).into_datum())
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use outbox_core::message::Message;
+use outbox_core::message::{Extra, Message};
 use outbox_core::webhook_id::WebhookId;
 use pgrx::pg_sys::{INT4OID, INT8ARRAYOID, INT8OID};
 
@@ -65,7 +65,7 @@ macro_rules! leaf_plans {
             concat!(
                 "select m.id, m.enqueued_at, m.topic, m.key, m.payload::text, m.body, m.content_type, m.tenant,
                     m.aggregate_type, m.aggregate_id, m.headers::text, m.max_attempts, m.priority,
-                    m.deliver_at, m.expires_at
+                    m.deliver_at, m.expires_at, m.metadata::text, m.publisher, m.idempotency_key, m.occurred_at
                 from outbox._message_", $leaf, " m where ", $condition
             ),
             $types,
@@ -182,6 +182,16 @@ fn stored(row: &Row, segment: i16, position: i64) -> Stored {
     let enqueued_at = row.int(1) + UNIX_EPOCH;
     let content = row.bytes(4).or_else(|| row.bytes(5)).unwrap_or_default();
     let headers = row.get::<&str>(10).and_then(|text| serde_json::from_str(text).ok()).map(Arc::new);
+    let extra = Extra {
+        headers: headers.clone(),
+        metadata: row.get::<&str>(15).and_then(|text| serde_json::from_str(text).ok()),
+        tenant: row.text(7),
+        aggregate_type: row.text(8),
+        aggregate_id: row.text(9),
+        publisher: row.text(16),
+        idempotency_key: row.text(17),
+        occurred_at: row.get::<i64>(18).map(|at| at + UNIX_EPOCH),
+    };
     Stored {
         segment,
         message: Arc::new(Message {
@@ -193,6 +203,7 @@ fn stored(row: &Row, segment: i16, position: i64) -> Stored {
             content: Bytes::from(content),
             content_type: row.text(6),
             webhook_id: WebhookId { message_id: id, enqueued_at }.to_string().into(),
+            extra: (extra != Extra::default()).then(|| Box::new(extra)),
         }),
         attributes: Attributes {
             tenant: row.text(7),

@@ -123,13 +123,6 @@ impl Rows {
         }
     }
 
-    /// The rows as values.
-    pub fn map<T>(&self, mut f: impl FnMut(&Row) -> T) -> Vec<T> {
-        let mut all = Vec::with_capacity(self.count);
-        self.for_each(|row| all.push(f(row)));
-        all
-    }
-
     /// The first row as a value.
     pub fn first<T>(&self, f: impl FnOnce(&Row) -> T) -> Option<T> {
         let mut f = Some(f);

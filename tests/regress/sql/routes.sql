@@ -2,7 +2,7 @@
 create extension pg_outbox;
 \pset null '(null)'
 select endpoint_id, signing_secret ~ '^whsec_[A-Za-z0-9+/]{43}=$' as secret, message_id
-from outbox.create_endpoint('shop', 'https://example.com/hooks?a=1', headers => '{"authorization": "Bearer x"}');
+from outbox.create_endpoint('shop', 'https://example.com/hooks?a=1', headers => '{"x-tier": "gold"}');
 select signing_secret from outbox.create_endpoint('given', 'https://example.com',
     secret => 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw');
 select outbox.subscribe('orders', '{order.#,payment.*}', 'shop', filter => '{"tenant": "acme", "key": "order-*"}');

@@ -1,0 +1,91 @@
+//! A proxy that the operator has set: its URL, taken apart.
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+
+/// How a proxy is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// HTTP's CONNECT.
+    Http,
+    /// SOCKS 5 (RFC 1928).
+    Socks5,
+}
+
+/// A proxy. `Debug` does not show the credentials.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Proxy {
+    /// Protocol.
+    pub kind: Kind,
+    /// Name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// User and password.
+    pub credentials: Option<(String, String)>,
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Proxy({:?} {}:{})", self.kind, self.host, self.port)
+    }
+}
+
+impl Proxy {
+    /// Reads `http://[user:password@]host:port` or `socks5://[user:password@]host:port`; empty: none.
+    ///
+    /// # Errors
+    /// 22023, without the text, which may have a password in it.
+    pub fn parse(text: &str) -> Result<Option<Proxy>> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let refuse = || {
+            Error::invalid("malformed proxy")
+                .hint("A proxy looks like http://proxy.example:3128 or socks5://user:password@proxy.example:1080.")
+        };
+        let (scheme, rest) = text.split_once("://").ok_or_else(refuse)?;
+        let kind = match scheme {
+            "http" => Kind::Http,
+            "socks5" => Kind::Socks5,
+            _ => return Err(refuse()),
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let (credentials, place) = match rest.rsplit_once('@') {
+            Some((credentials, place)) => {
+                let (user, password) = credentials.split_once(':').ok_or_else(refuse)?;
+                (Some((user.to_owned(), password.to_owned())), place)
+            }
+            None => (None, rest),
+        };
+        let (host, port) = place.rsplit_once(':').ok_or_else(refuse)?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let port = port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(refuse)?;
+        let long = credentials.as_ref().is_some_and(|(user, password)| user.len() > 255 || password.len() > 255);
+        if host.is_empty() || host.contains(['/', ' ', '@']) || long {
+            return Err(refuse());
+        }
+        Ok(Some(Proxy { kind, host: host.to_owned(), port, credentials }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_both_kinds() {
+        let proxy = Proxy::parse("http://proxy.example:3128").unwrap().unwrap();
+        assert_eq!((proxy.kind, proxy.host.as_str(), proxy.port), (Kind::Http, "proxy.example", 3128));
+        let proxy = Proxy::parse("socks5://u:p@ss@[::1]:1080/").unwrap().unwrap();
+        assert_eq!((proxy.kind, proxy.host.as_str()), (Kind::Socks5, "::1"));
+        assert_eq!(proxy.credentials, Some(("u".into(), "p@ss".into())));
+        assert!(!format!("{proxy:?}").contains("p@ss"));
+        assert_eq!(Proxy::parse(" ").unwrap(), None);
+        for wrong in ["proxy:1", "https://a:1", "http://a", "http://a:0", "http://:1", "http://a@b:1", "http://a b:1"] {
+            assert!(Proxy::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

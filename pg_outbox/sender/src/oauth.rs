@@ -1,0 +1,74 @@
+//! Tokens of the client credentials grant: fetched when they are needed, kept until shortly before they expire.
+
+use std::time::{Duration, SystemTime};
+
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
+use http::{Method, Request};
+use http_body_util::Full;
+use outbox_core::auth::{self, OAuth2};
+use outbox_core::policy::Fault;
+
+use crate::connect::{self, Failure, Reach};
+use crate::hub::unix_micros;
+use crate::request::failure;
+use crate::response::{self, Wish};
+use crate::tls::{Protocol, Tls};
+use crate::{Endpoint, Settings};
+
+/// A token is not used when it expires within this time.
+const MARGIN: Duration = Duration::from_secs(15);
+
+/// The `authorization` header with a token that is good now.
+pub(crate) async fn authorization(
+    oauth2: &OAuth2,
+    endpoint: &Endpoint,
+    reach: &Reach,
+    settings: &Settings,
+) -> Result<HeaderValue, Failure> {
+    let kept = || {
+        let now = unix_micros(SystemTime::now());
+        reach.token.borrow().as_ref().filter(|(_, until)| now < *until).map(|(value, _)| value.clone())
+    };
+    if let Some(value) = kept() {
+        return Ok(value);
+    }
+    // One request for all that wait.
+    let _turn = reach.turn().await;
+    if let Some(value) = kept() {
+        return Ok(value);
+    }
+    let (value, seconds) = fetch(oauth2, endpoint, settings).await.map_err(|(fault, text)| match fault {
+        Fault::Forbidden => (fault, text),
+        _ => (Fault::Auth, format!("no token from \"{}\": {text}", oauth2.token_url.host)),
+    })?;
+    let good_for = Duration::from_secs(seconds.min(86_400)).saturating_sub(MARGIN).max(Duration::from_secs(1));
+    let until = unix_micros(SystemTime::now() + good_for);
+    *reach.token.borrow_mut() = Some((value.clone(), until));
+    Ok(value)
+}
+
+async fn fetch(oauth2: &OAuth2, endpoint: &Endpoint, settings: &Settings) -> Result<(HeaderValue, u64), Failure> {
+    let url = &oauth2.token_url;
+    // A private authority of the endpoint's is taken to have signed for its authorisation server too.
+    let tls = Tls { ca: endpoint.tls.ca.clone(), ..Tls::default() };
+    let mut connection = connect::connect(url, &tls, Protocol::Http1, &Reach::default(), settings).await?;
+    let mut request = Request::new(Full::new(oauth2.body().into()));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() =
+        url.path.parse().map_err(|_| (Fault::Invalid, "the token url's path is malformed".to_owned()))?;
+    let headers = request.headers_mut();
+    headers.insert(HOST, url.host_header.parse().map_err(|_| (Fault::Invalid, "the host is malformed".to_owned()))?);
+    headers.insert(USER_AGENT, settings.user_agent.clone());
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+    if let Some(value) = oauth2.authorization() {
+        headers.insert(AUTHORIZATION, value);
+    }
+    let response = connection.send(request).await.map_err(|e| failure(&e))?;
+    let reply = response::read(&mut connection, response, endpoint, Wish { batch: &[], body: true }).await?;
+    if reply.status != 200 {
+        // Not the body: it may repeat what was sent.
+        return Err((Fault::Auth, format!("status {}", reply.status)));
+    }
+    auth::token(&reply.body).map_err(|text| (Fault::Auth, text.to_owned()))
+}

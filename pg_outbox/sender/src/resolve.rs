@@ -1,0 +1,112 @@
+//! From a name to addresses that may be called.
+//!
+//! The name is resolved once, and what was vetted is what is connected to: there is no second look-up that could answer
+//! otherwise. One forbidden address among the answers refuses the name.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, SystemTime};
+
+use outbox_core::dns::{self, Answer};
+use outbox_core::policy::Fault;
+use outbox_core::schedule::mix;
+use outbox_core::url::Url;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+
+use crate::Settings;
+use crate::connect::Failure;
+
+/// Limit of one look-up.
+const DNS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Wait for one server's answer before it is asked again, or the next one.
+const ASK_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// All addresses of a URL's host, each of them allowed.
+pub(crate) async fn vetted(url: &Url, settings: &Settings) -> Result<Vec<SocketAddr>, Failure> {
+    let addresses = any(&url.host, url.port, settings).await?;
+    if let Some(forbidden) = addresses.iter().find(|address| !settings.egress.allows_port(address.ip(), url.port)) {
+        return Err((
+            Fault::Forbidden,
+            format!(
+                "\"{}\" leads to {} port {}, which the operator does not allow (pg_outbox.egress_allow, egress_ports)",
+                url.host,
+                forbidden.ip(),
+                url.port
+            ),
+        ));
+    }
+    Ok(addresses)
+}
+
+/// All addresses of a host.
+pub(crate) async fn any(host: &str, port: u16, settings: &Settings) -> Result<Vec<SocketAddr>, Failure> {
+    if let Ok(literal) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(literal, port)]);
+    }
+    let lookup = async {
+        if settings.dns.is_empty() {
+            return tokio::net::lookup_host((host, port)).await.map(Iterator::collect).map_err(|e| e.to_string());
+        }
+        let (v4, v6) = tokio::join!(ask(host, false, &settings.dns), ask(host, true, &settings.dns));
+        match (v4, v6) {
+            (Err(error), Err(_)) => Err(error),
+            (v4, v6) => Ok(v4
+                .unwrap_or_default()
+                .into_iter()
+                .chain(v6.unwrap_or_default())
+                .map(|ip| SocketAddr::new(ip, port))
+                .collect::<Vec<_>>()),
+        }
+    };
+    let found: Vec<SocketAddr> = match tokio::time::timeout(DNS_TIMEOUT, lookup).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => return Err((Fault::Dns, format!("resolving \"{host}\": {error}"))),
+        Err(_) => return Err((Fault::Dns, format!("resolving \"{host}\" took longer than {DNS_TIMEOUT:?}"))),
+    };
+    if found.is_empty() {
+        return Err((Fault::Dns, format!("\"{host}\" has no address")));
+    }
+    Ok(found)
+}
+
+/// Asks the operator's servers, one after the other.
+async fn ask(host: &str, v6: bool, servers: &[SocketAddr]) -> Result<Vec<IpAddr>, String> {
+    let mut last = String::from("no answer");
+    for server in servers.iter().chain(servers) {
+        // What an answer is told by: the id, the port that the system chose, and the question.
+        let entropy = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+        let id = (mix(entropy) >> 16) as u16;
+        let question = dns::question(id, host, v6).ok_or("it is not a name")?;
+        match tokio::time::timeout(ASK_TIMEOUT, ask_one(&question, *server)).await {
+            Ok(Ok(Answer::Addresses(found))) => return Ok(found),
+            Ok(Ok(Answer::Refused(code))) => last = format!("{server} answers with code {code}"),
+            Ok(Ok(Answer::Truncated)) => last = format!("{server} gives no complete answer"),
+            Ok(Err(error)) => last = format!("{server}: {error}"),
+            Err(_) => last = format!("{server} does not answer"),
+        }
+    }
+    Err(last)
+}
+
+async fn ask_one(question: &[u8], server: SocketAddr) -> std::io::Result<Answer> {
+    let local: SocketAddr = if server.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let socket = UdpSocket::bind(local).await?;
+    socket.connect(server).await?;
+    socket.send(question).await?;
+    let mut packet = vec![0; 4096];
+    loop {
+        let length = socket.recv(&mut packet).await?;
+        match dns::answer(question, &packet[..length]) {
+            Some(Answer::Truncated) => break,
+            Some(answer) => return Ok(answer),
+            None => {}
+        }
+    }
+    let mut stream = TcpStream::connect(server).await?;
+    stream.write_all(&(question.len() as u16).to_be_bytes()).await?;
+    stream.write_all(question).await?;
+    let length = stream.read_u16().await? as usize;
+    packet.resize(length, 0);
+    stream.read_exact(&mut packet).await?;
+    Ok(dns::answer(question, &packet).unwrap_or(Answer::Truncated))
+}

@@ -1,0 +1,252 @@
+//! What a receiver answers, read within limits.
+
+use std::io::Write;
+use std::time::{Duration, SystemTime};
+
+use http::Response;
+use http::header::{CONTENT_ENCODING, HeaderMap, RETRY_AFTER};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use outbox_core::policy::{Control, Fault};
+use outbox_core::retry_after;
+use serde_json::Value;
+
+use crate::connect::{Connection, Failure};
+use crate::request::describe;
+use crate::{Endpoint, ResponseId};
+
+/// Of a response at most this much is read, after decompression; a longer one costs the connection, not the delivery.
+const READ_LIMIT: usize = 64 * 1024;
+/// Of a failure's response this much is kept.
+const KEEP_LIMIT: usize = 4 * 1024;
+/// Of a header that is kept, and of the receiver's own id.
+const HEADER_LIMIT: usize = 512;
+
+/// A response.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    /// Kept text: of failures.
+    pub(crate) text: Option<Box<str>>,
+    pub(crate) retry_after: Option<Duration>,
+    pub(crate) control: Option<Control>,
+    pub(crate) response_id: Option<Box<str>>,
+    /// Selected headers, as JSON text.
+    pub(crate) headers: Option<Box<str>>,
+    /// What it says about each message of a batch.
+    pub(crate) results: Option<Vec<u16>>,
+    /// The whole head, where it is asked for.
+    pub(crate) head: HeaderMap,
+    /// The body as bytes, where it is asked for.
+    pub(crate) body: Vec<u8>,
+    /// The connection can be used again.
+    pub(crate) reusable: bool,
+}
+
+/// What the reader wants of a body.
+pub(crate) struct Wish<'a> {
+    /// Webhook ids of a batch.
+    pub(crate) batch: &'a [&'a str],
+    /// The body, whatever the status.
+    pub(crate) body: bool,
+}
+
+/// Takes decompressed bytes up to a limit.
+struct Limited {
+    bytes: Vec<u8>,
+    keep: usize,
+    total: usize,
+}
+
+impl Write for Limited {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        self.total += data.len();
+        let room = self.keep - self.bytes.len().min(self.keep);
+        self.bytes.extend_from_slice(&data[..data.len().min(room)]);
+        if self.total > READ_LIMIT { Err(std::io::Error::other("limit")) } else { Ok(data.len()) }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+enum Reader {
+    Plain(Limited),
+    Gzip(Box<flate2::write::MultiGzDecoder<Limited>>),
+}
+
+impl Reader {
+    fn sink(&self) -> &Limited {
+        match self {
+            Reader::Plain(sink) => sink,
+            Reader::Gzip(decoder) => decoder.get_ref(),
+        }
+    }
+
+    fn write(&mut self, data: &[u8]) -> std::io::Result<()> {
+        match self {
+            Reader::Plain(sink) => sink.write_all(data),
+            Reader::Gzip(decoder) => decoder.write_all(data),
+        }
+    }
+
+    fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Reader::Plain(sink) => sink.bytes,
+            Reader::Gzip(mut decoder) => {
+                let _ = decoder.try_finish();
+                std::mem::take(&mut decoder.get_mut().bytes)
+            }
+        }
+    }
+}
+
+/// Reads a response to its end, but not beyond the limit.
+pub(crate) async fn read(
+    connection: &mut Connection,
+    response: Response<Incoming>,
+    endpoint: &Endpoint,
+    wish: Wish<'_>,
+) -> Result<Reply, Failure> {
+    let (head, mut body) = response.into_parts();
+    let status = head.status.as_u16();
+    let success = head.status.is_success();
+    let by_pointer = matches!(endpoint.response_id, Some(ResponseId::Pointer(_)));
+    let whole = wish.body || by_pointer || (success && !wish.batch.is_empty());
+    let keep = if whole {
+        READ_LIMIT
+    } else if success {
+        0
+    } else {
+        KEEP_LIMIT
+    };
+    let sink = Limited { bytes: Vec::new(), keep, total: 0 };
+    let gzip = head.headers.get(CONTENT_ENCODING).is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"gzip"));
+    let mut reader =
+        if gzip { Reader::Gzip(Box::new(flate2::write::MultiGzDecoder::new(sink))) } else { Reader::Plain(sink) };
+    let mut reusable = true;
+    while !body.is_end_stream() {
+        let frame = match connection.frame(&mut body).await {
+            None => break,
+            Some(frame) => frame.map_err(|e| (Fault::Body, format!("reading the response: {}", describe(&e))))?,
+        };
+        if let Ok(data) = frame.into_data()
+            && let Err(error) = reader.write(&data)
+        {
+            reusable = false;
+            if reader.sink().total > READ_LIMIT {
+                break;
+            }
+            return Err((Fault::Body, format!("the response's body is not what its content-encoding says: {error}")));
+        }
+    }
+    let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
+    let retry_after = head
+        .headers
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| retry_after::parse(value, SystemTime::now()));
+    let bytes = reader.into_bytes();
+    let results = if success && !wish.batch.is_empty() { per_message(&bytes, wish.batch) } else { None };
+    let response_id = match &endpoint.response_id {
+        None => None,
+        Some(ResponseId::Header(name)) => head.headers.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into()),
+        Some(ResponseId::Pointer(pointer)) => {
+            serde_json::from_slice::<Value>(&bytes).ok().and_then(|json| match json.pointer(pointer)? {
+                Value::String(text) => Some(text.clone()),
+                Value::Number(number) => Some(number.to_string()),
+                _ => None,
+            })
+        }
+    };
+    let text = (!success && !bytes.is_empty()).then(|| clean(&bytes[..bytes.len().min(KEEP_LIMIT)]));
+    Ok(Reply {
+        status,
+        text,
+        retry_after,
+        control: header("webhook-delivery").and_then(Control::parse),
+        response_id: response_id.map(|id: String| clean(cut(&id).as_bytes())),
+        headers: selected(&head.headers, endpoint),
+        results,
+        body: if wish.body { bytes } else { Vec::new() },
+        head: if wish.body { head.headers } else { HeaderMap::new() },
+        reusable,
+    })
+}
+
+/// What comes from outside is made text that any database takes.
+pub(crate) fn clean(bytes: &[u8]) -> Box<str> {
+    String::from_utf8_lossy(bytes).replace('\0', "\u{fffd}").into()
+}
+
+fn cut(text: &str) -> &str {
+    let mut end = text.len().min(HEADER_LIMIT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// The headers that the endpoint keeps.
+fn selected(headers: &HeaderMap, endpoint: &Endpoint) -> Option<Box<str>> {
+    let mut kept = serde_json::Map::new();
+    for name in &endpoint.keep_headers {
+        if let Some(value) = headers.get(name) {
+            let text = clean(value.as_bytes());
+            kept.insert(name.to_string(), Value::String(cut(&text).to_owned()));
+        }
+    }
+    (!kept.is_empty()).then(|| Value::Object(kept).to_string().into())
+}
+
+/// The status of each message of a batch, if the answer has one for each: an array of statuses or of objects with a
+/// `status`, in the order of the request, itself or as `results`; or a list of those that failed, by webhook id, as
+/// `batchItemFailures` (`[{"itemIdentifier": "msg_..."}]`): what is not in it has succeeded.
+fn per_message(body: &[u8], ids: &[&str]) -> Option<Vec<u16>> {
+    let json: Value = serde_json::from_slice(body).ok()?;
+    if let Some(failures) = json.get("batchItemFailures").and_then(Value::as_array) {
+        let failed: Vec<&str> = failures.iter().filter_map(|f| f.get("itemIdentifier")?.as_str()).collect();
+        // An identifier that is none of ours means that nothing is known of any of them.
+        let all_known = failed.len() == failures.len() && failed.iter().all(|f| ids.contains(f));
+        let status = |id: &&str| if !all_known || failed.contains(id) { 500 } else { 200 };
+        return Some(ids.iter().map(status).collect());
+    }
+    let list = json.as_array().or_else(|| json.get("results")?.as_array())?;
+    if list.len() != ids.len() {
+        return None;
+    }
+    let status = |one: &Value| one.as_u64().or_else(|| one.get("status")?.as_u64()).filter(|s| (100..600).contains(s));
+    list.iter().map(|one| status(one).and_then(|s| u16::try_from(s).ok())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_s_answer_in_its_three_forms() {
+        let ids = ["msg_a", "msg_b"];
+        let read = |body: &str| per_message(body.as_bytes(), &ids);
+        assert_eq!(read("[200, 500]"), Some(vec![200, 500]));
+        assert_eq!(read(r#"{"results": [{"status": 202}, {"status": 422}]}"#), Some(vec![202, 422]));
+        assert_eq!(read(r#"{"batchItemFailures": [{"itemIdentifier": "msg_b"}]}"#), Some(vec![200, 500]));
+        assert_eq!(read(r#"{"batchItemFailures": []}"#), Some(vec![200, 200]));
+        assert_eq!(read(r#"{"batchItemFailures": [{"itemIdentifier": "msg_x"}]}"#), Some(vec![500, 500]));
+        for other in ["", "ok", "[]", "[200]", "[200, 99]", "[200, \"x\"]", r#"{"ok": true}"#] {
+            assert_eq!(read(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_bomb_stops_at_the_limit() {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(&vec![0; 10 << 20]).unwrap();
+        let bomb = encoder.finish().unwrap();
+        let sink = Limited { bytes: Vec::new(), keep: KEEP_LIMIT, total: 0 };
+        let mut reader = Reader::Gzip(Box::new(flate2::write::MultiGzDecoder::new(sink)));
+        assert!(reader.write(&bomb).is_err());
+        let sink = reader.sink();
+        assert!(sink.total > READ_LIMIT && sink.total < 2 * READ_LIMIT && sink.bytes.len() == KEEP_LIMIT);
+    }
+}

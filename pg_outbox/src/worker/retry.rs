@@ -1,0 +1,138 @@
+//! Rows of outbox.delivery that the dispatcher sends when they are due.
+//!
+//! Invariants:
+//! * A row is with the HTTP thread at most once.
+//! * Subscriptions do not wait for one another: each has its own share, and one whose endpoint takes nothing is not looked at.
+
+use std::collections::HashMap;
+
+use pgrx::pg_sys::{INT4ARRAYOID, INT8ARRAYOID};
+
+use super::config::Config;
+use super::route::{Reader, Stored};
+use super::txn::{Plan, arg};
+
+/// Rows of a subscription that may be with the HTTP thread.
+const SHARE: i32 = 256;
+
+/// A row that is due, and its message if it is still stored.
+pub struct Due {
+    pub id: i64,
+    pub subscription: i32,
+    pub attempt: u32,
+    /// Not tried from here on (microseconds, PostgreSQL's epoch).
+    pub expires: Option<i64>,
+    pub stored: Option<Stored>,
+}
+
+/// What is known of the rows that wait.
+pub struct Retries {
+    plan: Plan,
+    /// Rows that are with the HTTP thread, and their subscriptions.
+    out: HashMap<i64, i32>,
+    /// When to look at a subscription (microseconds, PostgreSQL's epoch); one that is not listed has no rows.
+    next: HashMap<i32, i64>,
+}
+
+impl Retries {
+    pub fn new() -> Retries {
+        Retries {
+            plan: Plan::new(
+                "select q.id, s.subscription_id, q.position, q.message_id, q.message_segment, q.attempt,
+                    q.due_at, q.expires_at
+                from unnest($1, $2) s(subscription_id, room)
+                cross join lateral (
+                    select d.id, d.position, d.message_id, d.message_segment, d.attempt, d.due_at,
+                        d.expires_at
+                    from outbox.delivery d
+                    where d.subscription_id = s.subscription_id and not d.pull and not d.blocked and d.id <> all ($3)
+                    order by d.due_at
+                    limit s.room + 1
+                ) q",
+                &[INT4ARRAYOID, INT4ARRAYOID, INT8ARRAYOID],
+            ),
+            out: HashMap::new(),
+            next: HashMap::new(),
+        }
+    }
+
+    /// There may be rows that nobody told of.
+    pub fn look_at_all(&mut self, config: &Config) {
+        let pushed = config.subscriptions.iter().filter(|(_, subscription)| !subscription.pull);
+        self.next.extend(pushed.map(|(id, _)| (*id, i64::MIN)));
+    }
+
+    /// A row of this subscription is due at `at`.
+    pub fn at(&mut self, subscription: i32, at: i64) {
+        let next = self.next.entry(subscription).or_insert(at);
+        *next = (*next).min(at);
+    }
+
+    /// A row is with the HTTP thread from here on.
+    pub fn out(&mut self, due: &Due) {
+        self.out.insert(due.id, due.subscription);
+    }
+
+    /// The rows that are with the HTTP thread.
+    pub fn ids(&self) -> Vec<i64> {
+        self.out.keys().copied().collect()
+    }
+
+    /// A row came back.
+    pub fn back(&mut self, row: i64) {
+        self.out.remove(&row);
+    }
+
+    /// When the next row is due, of the subscriptions that are `ready`.
+    pub fn next(&self, ready: impl Fn(i32) -> bool) -> Option<i64> {
+        self.next.iter().filter(|(id, _)| ready(**id)).map(|(_, at)| *at).min()
+    }
+
+    /// Takes the rows that are due at `now`, of the subscriptions that are `ready`. Inside a transaction.
+    pub fn take(&mut self, reader: &mut Reader, now: i64, ready: impl Fn(i32) -> bool) -> Vec<Due> {
+        let mut share: HashMap<i32, i32> = HashMap::new();
+        self.out.values().for_each(|subscription| *share.entry(*subscription).or_default() += 1);
+        let (mut ids, mut rooms) = (Vec::new(), Vec::new());
+        for (id, at) in &mut self.next {
+            let room = SHARE - share.get(id).copied().unwrap_or(0);
+            if *at > now || !ready(*id) {
+                continue;
+            }
+            if room <= 0 {
+                // What comes back asks again.
+                *at = now + 100_000;
+                continue;
+            }
+            ids.push(*id);
+            rooms.push(room);
+        }
+        if ids.is_empty() {
+            return Vec::new();
+        }
+        let Retries { plan, out, next } = self;
+        ids.iter().for_each(|id| {
+            next.remove(id);
+        });
+        let mut left: HashMap<i32, i32> = ids.iter().copied().zip(rooms.iter().copied()).collect();
+        let known: Vec<i64> = out.keys().copied().collect();
+        let mut due = Vec::new();
+        let mut places = Vec::new();
+        plan.execute(&[arg(ids), arg(rooms), arg(known)]).for_each(|row| {
+            let (id, subscription, at) = (row.int(0), row.get::<i32>(1).unwrap_or_default(), row.int(6));
+            let left = left.entry(subscription).or_default();
+            if at > now || *left <= 0 {
+                let soonest = next.entry(subscription).or_insert(at);
+                *soonest = (*soonest).min(at);
+                return;
+            }
+            *left -= 1;
+            let attempt = row.get::<i32>(5).and_then(|n| u32::try_from(n).ok()).unwrap_or(0) + 1;
+            due.push(Due { id, subscription, attempt, expires: row.get(7), stored: None });
+            places.push((row.int(2), row.int(3), row.get::<i16>(4).unwrap_or_default()));
+        });
+        for (due, (position, message, segment)) in due.iter_mut().zip(places) {
+            due.stored = reader.message(position, message, segment);
+        }
+        due
+    }
+}
