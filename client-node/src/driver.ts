@@ -1,0 +1,162 @@
+/**
+ * Running a statement on what the caller has: a connection, a transaction or a pool of `pg`, `postgres`, Knex, Drizzle,
+ * Prisma or anything with `query(text, values)`. Nothing here opens, commits or closes anything unless it says so.
+ *
+ * Every value is text, cast in the statement: so no driver's idea of types gets in between.
+ */
+
+import { invalid, typed } from './errors.js';
+
+/** A value of a statement. */
+export type Value = string | null;
+
+/** A statement with `$1`, `$2`, ... each used once and in order. */
+export interface Statement {
+    text: string;
+    values: Value[];
+}
+
+/** A row as an object of texts. */
+export type TextRow = Record<string, string | null>;
+
+/** `pg` (Client, PoolClient, Pool), PGlite, TypeORM and everything else with this method. */
+export interface PgLike {
+    query(text: string, values?: any[]): Promise<any>;
+}
+/** `postgres`: `sql`, or the transaction that `sql.begin` gives. */
+export interface PostgresJsLike {
+    unsafe(text: string, values?: any[]): PromiseLike<any>;
+}
+/** Knex, or a transaction of it. */
+export interface KnexLike {
+    raw(text: string, values?: any): PromiseLike<any>;
+}
+/** Drizzle on PostgreSQL: a database, or a transaction of it. */
+export interface DrizzleLike {
+    execute(query: any): PromiseLike<any>;
+}
+/** Prisma: a client, or an interactive transaction of it. */
+export interface PrismaLike {
+    $queryRawUnsafe(text: string, ...values: any[]): PromiseLike<any>;
+}
+/** What statements can be run on. Given a transaction, they are part of it. */
+export type Executor = PgLike | PostgresJsLike | KnexLike | DrizzleLike | PrismaLike;
+
+type Kind = 'prisma' | 'postgres' | 'knex' | 'drizzle' | 'pg';
+
+function kindOf(client: unknown): Kind {
+    const has = (name: string) => typeof (client as Record<string, unknown>)[name] === 'function';
+    if (client !== null && (typeof client === 'object' || typeof client === 'function')) {
+        if (has('$queryRawUnsafe')) return 'prisma';
+        if (has('unsafe')) return 'postgres';
+        if (has('raw')) return 'knex';
+        if (has('query')) return 'pg';
+        if (has('execute')) return 'drizzle';
+    }
+    throw invalid('not a client', {
+        detail: `It is ${client === null ? 'null' : typeof client}.`,
+        hint: 'Give a client, pool or transaction of pg, postgres, Knex, Drizzle or Prisma.',
+    });
+}
+
+let drizzle: Promise<{ sql: (strings: TemplateStringsArray, ...values: unknown[]) => unknown }> | undefined;
+
+async function drizzleQuery(statement: Statement): Promise<unknown> {
+    drizzle ??= import('drizzle-orm').then(
+        (module) => module as never,
+        (cause) => {
+            drizzle = undefined;
+            throw invalid('drizzle-orm could not be loaded', {
+                cause,
+                hint: 'Install drizzle-orm beside pg-outbox, or run the statement of enqueueStatement() yourself.',
+            });
+        },
+    );
+    const { sql } = await drizzle;
+    const parts = statement.text.split(/\$\d+/);
+    return sql(Object.assign([...parts], { raw: parts }) as unknown as TemplateStringsArray, ...statement.values);
+}
+
+/** Runs a statement and returns its rows; what goes wrong comes as an OutboxError. */
+export async function run(client: Executor, statement: Statement): Promise<TextRow[]> {
+    const { text, values } = statement;
+    const kind = kindOf(client);
+    try {
+        let result: unknown;
+        switch (kind) {
+            case 'prisma':
+                result = await (client as PrismaLike).$queryRawUnsafe(text, ...values);
+                break;
+            case 'postgres':
+                result = await (client as PostgresJsLike).unsafe(text, values);
+                break;
+            case 'knex':
+                result = await (client as KnexLike).raw(text.replace(/\?/g, '\\?').replace(/\$\d+/g, '?'), values);
+                break;
+            case 'drizzle':
+                result = await (client as DrizzleLike).execute(await drizzleQuery(statement));
+                break;
+            case 'pg':
+                result = await (client as PgLike).query(text, values);
+        }
+        return (Array.isArray(result) ? result : (result as { rows: TextRow[] }).rows) as TextRow[];
+    } catch (error) {
+        throw typed(error);
+    }
+}
+
+/**
+ * Runs `body` in a transaction that is begun here: of a `pg` Pool, of `postgres`, Knex, Drizzle or Prisma. It commits if
+ * `body` returns and rolls back if it throws.
+ */
+export async function transaction<T>(client: Executor, body: (tx: any) => Promise<T>): Promise<T> {
+    const c = client as any;
+    try {
+        switch (kindOf(client)) {
+            case 'prisma':
+                return await c.$transaction(body);
+            case 'postgres':
+                return await c.begin(body);
+            case 'knex':
+            case 'drizzle':
+                return await c.transaction(body);
+            case 'pg':
+        }
+    } catch (error) {
+        throw typed(error);
+    }
+    if (typeof c.connect !== 'function' || typeof c.totalCount !== 'number') {
+        throw invalid('not a pool', { hint: 'A transaction is begun on a Pool of pg, not on one of its clients.' });
+    }
+    let session: any;
+    try {
+        session = await c.connect();
+    } catch (error) {
+        throw typed(error);
+    }
+    // A connection that breaks while the body does other things must not end the process.
+    const ignore = () => {};
+    session.on('error', ignore);
+    let broken: Error | undefined;
+    try {
+        await session.query('begin');
+        const result = await body(session);
+        await session.query('commit');
+        return result;
+    } catch (error) {
+        await session.query('rollback').catch((e: Error) => (broken = e));
+        throw typed(error);
+    } finally {
+        session.off('error', ignore);
+        session.release(broken);
+    }
+}
+
+/** Keeps the pool's report of a broken idle connection from ending the process; returns how to undo that. */
+export function guard(client: Executor): () => void {
+    const c = client as any;
+    if (kindOf(client) !== 'pg' || typeof c.on !== 'function') return () => {};
+    const ignore = () => {};
+    c.on('error', ignore);
+    return () => c.off('error', ignore);
+}

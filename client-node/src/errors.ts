@@ -1,0 +1,172 @@
+/** Typed errors. The SQLSTATE decides, never the text. */
+
+import { native, type Refusal } from './core.js';
+
+/** What a caller can do about an error. */
+export type ErrorKind = 'not_found' | 'conflict' | 'invalid' | 'lease_lost' | 'inactive' | 'retry' | 'fatal';
+
+/** What is known about an error beside its message. */
+export interface ErrorFields {
+    detail?: string;
+    hint?: string;
+    cause?: unknown;
+    /** Another symbolic name than that of the code. */
+    codeName?: string;
+}
+
+/** The base of everything this package throws. */
+export class OutboxError extends Error {
+    override name = 'OutboxError';
+    /** The SQLSTATE; for what happened outside of the server, the SQLSTATE that says the same. */
+    readonly code: string;
+    /** The symbolic name of the code, the same in every client: `lease_lost`, `idempotency_conflict`, ... */
+    readonly codeName: string;
+    /** What can be done about it. */
+    readonly kind: ErrorKind;
+    /** What is needed to see it. */
+    readonly detail?: string;
+    /** What can be done, in a sentence. */
+    readonly hint?: string;
+
+    constructor(message: string, code: string, fields: ErrorFields = {}) {
+        super(message, fields.cause === undefined ? undefined : { cause: fields.cause });
+        const known = native.classify(code);
+        this.code = code;
+        this.codeName = fields.codeName ?? known.name;
+        this.kind = known.kind as ErrorKind;
+        if (fields.detail) this.detail = fields.detail;
+        if (fields.hint) this.hint = fields.hint;
+    }
+}
+
+/** No object of that name or id. */
+export class NotFoundError extends OutboxError {
+    override name = 'NotFoundError';
+}
+/** The object is there, but not in a state in which this can be done. */
+export class ConflictError extends OutboxError {
+    override name = 'ConflictError';
+}
+/** The arguments are wrong; the same call will never work. */
+export class InvalidError extends OutboxError {
+    override name = 'InvalidError';
+}
+/** The lease is not, or no longer, held by the caller: stop the work, another worker may have it. */
+export class LeaseLostError extends OutboxError {
+    override name = 'LeaseLostError';
+}
+/** Topic, publisher, endpoint or subscription is switched off. */
+export class InactiveError extends OutboxError {
+    override name = 'InactiveError';
+}
+/** The same call may work later: the connection was lost, the server restarts, a lock was busy. */
+export class RetryError extends OutboxError {
+    override name = 'RetryError';
+}
+/** Nothing that can be done at run time: no extension, no privilege, another version. */
+export class FatalError extends OutboxError {
+    override name = 'FatalError';
+}
+/** A request that was not signed with one of the secrets, or too long ago. */
+export class SignatureError extends InvalidError {
+    override name = 'SignatureError';
+}
+
+const CLASSES: Record<ErrorKind, new (message: string, code: string, fields?: ErrorFields) => OutboxError> = {
+    not_found: NotFoundError,
+    conflict: ConflictError,
+    invalid: InvalidError,
+    lease_lost: LeaseLostError,
+    inactive: InactiveError,
+    retry: RetryError,
+    fatal: FatalError,
+};
+
+const HINTS: Record<string, string> = {
+    extension_missing: 'Run "create extension pg_outbox" in this database.',
+    version_mismatch:
+        'The extension in this database is older or newer than this client: "alter extension pg_outbox update".',
+    insufficient_privilege:
+        'Have an administrator run "select outbox.grant_to(role, capability)": publish, consume, monitor or admin.',
+};
+
+/** The error class that fits a SQLSTATE. */
+export function errorOf(message: string, code: string, fields: ErrorFields = {}): OutboxError {
+    const known = native.classify(code);
+    return new CLASSES[known.kind as ErrorKind](message, code, { ...fields, hint: fields.hint ?? HINTS[known.name] });
+}
+
+/** A malformed argument (22023). */
+export function invalid(message: string, fields: ErrorFields = {}): InvalidError {
+    return new InvalidError(message, '22023', fields);
+}
+
+/** The error of something that the core refused. */
+export function refused(refusal: Refusal): OutboxError {
+    const fields = { detail: refusal.detail, hint: refusal.hint, codeName: refusal.name };
+    return refusal.name === 'invalid_signature'
+        ? new SignatureError(refusal.message, refusal.code, fields)
+        : errorOf(refusal.message, refusal.code, fields);
+}
+
+/** Codes of Node and of the drivers that mean: there is no connection, for now. */
+const CONNECTION =
+    /^(ECONN\w+|EPIPE|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|EAI_AGAIN|ENOTFOUND|CONNECTION_\w+|CONNECT_TIMEOUT|P1001|P1002|P1008|P1017|P2024)$/;
+/** pg and its pool say these without a code. */
+const CONNECTION_TEXT =
+    /^(Connection terminated|Client has encountered a connection error|timeout (exceeded|expired) when|timeout expired|Client was closed|Cannot use a pool after|Knex: Timeout acquiring)/;
+
+interface DriverError {
+    message?: unknown;
+    code?: unknown;
+    detail?: unknown;
+    hint?: unknown;
+    severity?: unknown;
+    originalCode?: unknown;
+    originalMessage?: unknown;
+    cause?: unknown;
+    original?: unknown;
+    meta?: { code?: unknown; message?: unknown; driverAdapterError?: unknown };
+    errors?: unknown;
+}
+
+const text = (value: unknown): string | undefined => (typeof value === 'string' && value !== '' ? value : undefined);
+const state = (value: unknown): string | undefined =>
+    typeof value === 'string' && /^[0-9A-Z]{5}$/.test(value) && !/^(EPIPE|E[A-Z]{4}|P[12]\d{3})$/.test(value)
+        ? value
+        : undefined;
+
+/**
+ * Makes a typed error of whatever a driver or an ORM threw: it looks for the SQLSTATE in the error, its causes, and where
+ * Prisma keeps it. What has none and is not about the connection comes back as it is.
+ */
+export function typed(error: unknown): unknown {
+    if (error instanceof OutboxError) return error;
+    const queue: unknown[] = [error];
+    const seen = new Set<unknown>();
+    while (queue.length > 0) {
+        const one = queue.shift();
+        if (typeof one !== 'object' || one === null || seen.has(one)) continue;
+        seen.add(one);
+        const e = one as DriverError;
+        const code = state(e.originalCode) ?? state(e.meta?.code) ?? state(e.code);
+        if (code !== undefined) {
+            const message = text(e.originalMessage) ?? text(e.meta?.message) ?? text(e.message) ?? 'error';
+            return errorOf(message.replace(/^ERROR: /, ''), code, {
+                detail: text(e.detail),
+                hint: text(e.hint),
+                cause: error,
+            });
+        }
+        if (CONNECTION.test(String(e.code)) || CONNECTION_TEXT.test(String(e.message))) {
+            return errorOf(text(e.message) ?? String(e.code), '08006', { cause: error });
+        }
+        queue.push(e.cause, e.meta?.driverAdapterError, e.original, ...(Array.isArray(e.errors) ? e.errors : []));
+    }
+    return error;
+}
+
+/** Whether the same call may work later. */
+export function isRetryable(error: unknown): boolean {
+    return error instanceof OutboxError && error.kind === 'retry';
+}

@@ -1,0 +1,230 @@
+/** Between JavaScript and SQL: names, arguments and columns. */
+
+import { run, type Executor, type Statement, type Value } from './driver.js';
+import { FUNCTIONS, VIEWS, type FunctionName, type ViewName } from './functions.js';
+import { invalid } from './errors.js';
+
+/** A length of time: seconds, or text as PostgreSQL reads it (`'5 min'`). */
+export type Interval = number | string;
+
+/** What is generated for each function: arguments with their types, and what it returns. */
+export interface Signature {
+    name: string;
+    /** Name, type, and whether it may be left out. */
+    args: readonly (readonly [string, string, boolean])[];
+    returns: 'rows' | 'row' | 'value' | 'values' | 'nothing';
+    /** Columns and their types; of a value, its type. */
+    columns: readonly (readonly [string, string])[];
+}
+
+export const camel = (name: string): string => name.replace(/_([a-z0-9])/g, (_, c: string) => c.toUpperCase());
+
+/** JSON text of a value; refuses what JSON cannot hold. */
+export function json(value: unknown, what: string): string {
+    let text: string | undefined;
+    try {
+        text = JSON.stringify(value);
+    } catch (cause) {
+        throw invalid(`${what} cannot be JSON`, { cause, detail: (cause as Error).message });
+    }
+    if (text === undefined) throw invalid(`${what} cannot be JSON`, { detail: `It is ${typeof value}.` });
+    return text;
+}
+
+function scalar(value: unknown, type: string, what: string): Value {
+    if (value === undefined || value === null) return null;
+    if (type === 'jsonb' || type === 'json') return json(value, what);
+    if (value instanceof Date) {
+        if (Number.isNaN(value.getTime())) throw invalid(`${what} is not a valid time`);
+        return value.toISOString();
+    }
+    if (type === 'interval' && typeof value === 'number') {
+        if (!Number.isFinite(value)) throw invalid(`${what} is not a length of time`);
+        return `${value} seconds`;
+    }
+    if (type === 'bytea') {
+        if (value instanceof Uint8Array) return `\\x${Buffer.from(value).toString('hex')}`;
+        throw invalid(`${what} is not bytes`, { hint: 'Give a Buffer or a Uint8Array.' });
+    }
+    switch (typeof value) {
+        case 'string':
+            if (value.includes('\0')) throw invalid(`${what} contains a NUL character`);
+            return value;
+        case 'number':
+            if (!Number.isFinite(value)) throw invalid(`${what} is not a finite number`);
+            return String(value);
+        case 'bigint':
+        case 'boolean':
+            return String(value);
+        default:
+            throw invalid(`${what} cannot be ${typeof value}`, { detail: `A value of type ${type} is expected.` });
+    }
+}
+
+/** An argument as text, and how the statement casts it. */
+export function argument(value: unknown, type: string, what: string): { value: Value; cast: (n: string) => string } {
+    if (type.endsWith('[]') && value !== null && value !== undefined) {
+        if (!Array.isArray(value)) throw invalid(`${what} is not a list`);
+        const element = type.slice(0, -2);
+        const items = value.map((item, i) => scalar(item, element, `${what}[${i}]`));
+        const quoted = items.map((item) =>
+            item === null ? 'NULL' : `"${item.replace(/\\/g, '\\\\').replace(/"/g, '\\"')}"`,
+        );
+        return { value: `{${quoted.join(',')}}`, cast: (n) => `${n}::text::${type}` };
+    }
+    return { value: scalar(value, type, what), cast: (n) => (type === 'text' ? `${n}::text` : `${n}::text::${type}`) };
+}
+
+/** A value of a column, from the JSON of its row. */
+function back(value: unknown, type: string): unknown {
+    if (value === null || value === undefined) return null;
+    if (type === 'timestamptz') {
+        if (value === 'infinity') return new Date(8.64e15);
+        if (value === '-infinity') return new Date(-8.64e15);
+        return new Date(value as string);
+    }
+    if (type === 'bytea') return Buffer.from((value as string).slice(2), 'hex');
+    if (type.endsWith('[]')) return (value as unknown[]).map((item) => back(item, type.slice(0, -2)));
+    return value;
+}
+
+const selected = ([name, type]: readonly [string, string]): string =>
+    type === 'interval' ? `extract(epoch from r."${name}")::float8 as "${name}"` : `r."${name}"`;
+
+/** A row from its JSON: camelCase names, times as Date, intervals as seconds, bytes as Buffer. */
+function row(text: string, columns: Signature['columns']): Record<string, unknown> {
+    const parsed = JSON.parse(text) as Record<string, unknown>;
+    const result: Record<string, unknown> = {};
+    for (const [name, type] of columns) result[camel(name)] = back(parsed[name], type);
+    return result;
+}
+
+interface Prepared {
+    signature: Signature;
+    byName: Map<string, readonly [string, string, boolean]>;
+}
+const prepared = new Map<string, Prepared>();
+
+function prepare(name: FunctionName): Prepared {
+    let known = prepared.get(name);
+    if (known === undefined) {
+        const signature: Signature = FUNCTIONS[name];
+        known = { signature, byName: new Map(signature.args.map((arg) => [camel(arg[0]), arg])) };
+        prepared.set(name, known);
+    }
+    return known;
+}
+
+/** The statement that calls a function of the schema with named arguments; those that are undefined are left out. */
+export function callStatement(name: FunctionName, args: object = {}): Statement {
+    const { signature, byName } = prepare(name);
+    const given = args as Record<string, unknown>;
+    const parts: string[] = [];
+    const values: Value[] = [];
+    for (const key of Object.keys(given)) {
+        const arg = byName.get(key);
+        if (arg === undefined) {
+            throw invalid(`${name}() has no argument "${key}"`, {
+                hint: `Its arguments are ${[...byName.keys()].join(', ') || 'none'}.`,
+            });
+        }
+        if (given[key] === undefined) continue;
+        const { value, cast } = argument(given[key], arg[1], key);
+        values.push(value);
+        parts.push(`${arg[0]} => ${cast(`$${values.length}`)}`);
+    }
+    for (const [key, arg] of byName) {
+        if (!arg[2] && given[key] === undefined) throw invalid(`${name}() needs the argument "${key}"`);
+    }
+    const call = `outbox.${signature.name}(${parts.join(', ')})`;
+    switch (signature.returns) {
+        case 'nothing':
+            return { text: `select ${call}::text as r`, values };
+        case 'value':
+        case 'values':
+            return {
+                text:
+                    signature.columns[0]?.[1] === 'interval'
+                        ? `select extract(epoch from ${call})::text as r`
+                        : `select to_json(r)::text as r from ${call} r`,
+                values,
+            };
+        default:
+            return {
+                text: `select row_to_json(s)::text as r from (select ${signature.columns.map(selected).join(', ')} from ${call} r) s`,
+                values,
+            };
+    }
+}
+
+/** Calls a function of the schema. */
+export async function call(client: Executor, name: FunctionName, args: object = {}): Promise<any> {
+    const { signature } = prepare(name);
+    const rows = await run(client, callStatement(name, args));
+    const first = rows[0]?.r ?? null;
+    const type = signature.columns[0]?.[1] ?? 'text';
+    switch (signature.returns) {
+        case 'nothing':
+            return undefined;
+        case 'value':
+            return first === null ? null : back(JSON.parse(first), type);
+        case 'values':
+            return rows.map((r) => (r.r == null ? null : back(JSON.parse(r.r), type)));
+        case 'row':
+            return first === null ? null : row(first, signature.columns);
+        case 'rows':
+            return rows.map((r) => row(r.r as string, signature.columns));
+    }
+}
+
+/** How rows of a view are chosen. */
+export interface ViewOptions<Row> {
+    /** Columns that must have these values; null: that are null. */
+    where?: { [K in keyof Row]?: Row[K] };
+    orderBy?: keyof Row & string;
+    descending?: boolean;
+    /** 100 if not given. */
+    limit?: number;
+    offset?: number;
+}
+
+/** Rows of a view or table of the schema. */
+export async function rowsOf(client: Executor, view: ViewName, options: ViewOptions<any> = {}): Promise<any[]> {
+    const columns: Signature['columns'] | undefined = VIEWS[view];
+    if (columns === undefined) {
+        throw invalid(`there is no view "${view}"`, { hint: `There are ${Object.keys(VIEWS).join(', ')}.` });
+    }
+    const byName = new Map(columns.map((column) => [camel(column[0]), column]));
+    const column = (key: string): readonly [string, string] => {
+        const found = byName.get(key);
+        if (found === undefined) {
+            throw invalid(`"${view}" has no column "${key}"`, { hint: `It has ${[...byName.keys()].join(', ')}.` });
+        }
+        return found;
+    };
+    const values: Value[] = [];
+    const conditions: string[] = [];
+    for (const [key, wanted] of Object.entries(options.where ?? {})) {
+        if (wanted === undefined) continue;
+        const [name, type] = column(key);
+        if (wanted === null) {
+            conditions.push(`r."${name}" is null`);
+            continue;
+        }
+        const { value, cast } = argument(wanted, type, key);
+        values.push(value);
+        conditions.push(`r."${name}" = ${cast(`$${values.length}`)}`);
+    }
+    const count = (value: number, what: string): number => {
+        if (!Number.isInteger(value) || value < 0) throw invalid(`${what} is not a whole number`);
+        return value;
+    };
+    let text = `select ${columns.map(selected).join(', ')} from outbox."${view}" r`;
+    if (conditions.length > 0) text += ` where ${conditions.join(' and ')}`;
+    if (options.orderBy !== undefined) {
+        text += ` order by r."${column(options.orderBy)[0]}"${options.descending ? ' desc' : ''}`;
+    }
+    text += ` limit ${count(options.limit ?? 100, 'limit')} offset ${count(options.offset ?? 0, 'offset')}`;
+    const rows = await run(client, { text: `select row_to_json(s)::text as r from (${text}) s`, values });
+    return rows.map((r) => row(r.r as string, columns));
+}

@@ -1,0 +1,240 @@
+/** Helpers for your own tests: what was enqueued, working it off inline, and a receiver of webhooks. */
+
+import { createServer, type IncomingHttpHeaders, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { AssertionError } from 'node:assert';
+import { isDeepStrictEqual } from 'node:util';
+
+import { run, type Executor } from './driver.js';
+import { SignatureError } from './errors.js';
+import { Outbox, withContent, type WithContent } from './outbox.js';
+import { sleep } from './time.js';
+import { Verifier, type Webhook } from './webhooks.js';
+import { Worker, type Handler, type WorkerOptions, type WorkerSummary } from './worker.js';
+
+/** A message of this transaction. */
+export type EnqueuedMessage = WithContent<{
+    id: number;
+    topic: string;
+    key: string | null;
+    payload: any;
+    body: Buffer | null;
+    contentType: string | null;
+    headers: any;
+    metadata: any;
+    tenant: string | null;
+    publisher: string | null;
+}>;
+
+/** What to look for. A payload matches if it has at least these properties. */
+export interface Expected {
+    topic?: string;
+    key?: string;
+    payload?: unknown;
+    tenant?: string;
+    headers?: Record<string, string>;
+}
+
+/** The messages that the transaction of this client has enqueued so far. Needs to read the table outbox.message. */
+export async function enqueuedMessages(tx: Executor): Promise<EnqueuedMessage[]> {
+    const rows = await run(tx, {
+        text:
+            `select row_to_json(s)::text as r from (select m.id, m.topic, m.key, m.payload, m.body, m.content_type as "contentType",
+            m.headers, m.metadata, m.tenant, m.publisher from outbox.message m
+            where m.xid = pg_current_xact_id_if_assigned() order by m.id) s`.replace(/\s+/g, ' '),
+        values: [],
+    });
+    return rows.map((row) => {
+        const message = JSON.parse(row.r as string);
+        if (message.body !== null) message.body = Buffer.from(message.body.slice(2), 'hex');
+        return withContent(message) as EnqueuedMessage;
+    });
+}
+
+function includes(actual: unknown, expected: unknown): boolean {
+    if (typeof expected !== 'object' || expected === null || Array.isArray(expected)) return isDeepStrictEqual(actual, expected);
+    return (
+        typeof actual === 'object' &&
+        actual !== null &&
+        Object.entries(expected).every(([key, value]) => includes((actual as Record<string, unknown>)[key], value))
+    );
+}
+
+/** Asserts that the transaction of this client has enqueued a message like this, and returns the first. */
+export async function assertEnqueued(tx: Executor, expected: Expected): Promise<EnqueuedMessage> {
+    const messages = await enqueuedMessages(tx);
+    const found = messages.find((message) => includes(message, expected));
+    if (found !== undefined) return found;
+    const seen = messages.map(({ topic, key, payload }) => ({ topic, key, payload }));
+    throw new AssertionError({
+        message: `no message like ${JSON.stringify(expected)} was enqueued in this transaction; there are ${JSON.stringify(seen)}`,
+        actual: seen,
+        expected,
+        operator: 'assertEnqueued',
+    });
+}
+
+/** Asserts that the transaction of this client has enqueued no message like this. */
+export async function assertNotEnqueued(tx: Executor, expected: Expected = {}): Promise<void> {
+    const found = (await enqueuedMessages(tx)).find((message) => includes(message, expected));
+    if (found === undefined) return;
+    throw new AssertionError({
+        message: `a message like ${JSON.stringify(expected)} was enqueued: ${JSON.stringify({ topic: found.topic, key: found.key, payload: found.payload })}`,
+        actual: found,
+        expected,
+        operator: 'assertNotEnqueued',
+    });
+}
+
+export interface DrainOptions extends WorkerOptions {
+    /** Failures are not thrown: look at the summary. */
+    swallow?: boolean;
+}
+
+/**
+ * Works off what is due in a pull subscription, here and now, and returns when nothing is: no worker is needed, and failures
+ * are thrown. It works with and without the library preloaded.
+ */
+export async function drain(
+    client: Executor,
+    subscription: string,
+    handler: Handler,
+    options: DrainOptions = {},
+): Promise<WorkerSummary> {
+    let first: unknown;
+    const total: WorkerSummary = { claimed: 0, completed: 0, failed: 0, dead: 0, released: 0, lost: 0 };
+    for (;;) {
+        // What was completed may have freed the next of its key.
+        await settled(client);
+        const worker = new Worker(client, subscription, handler, {
+            ...options,
+            untilEmpty: true,
+            onError: (error, message) => {
+                first ??= error;
+                options.onError?.(error, message);
+            },
+        });
+        const summary = await worker.run();
+        for (const key of Object.keys(total) as (keyof WorkerSummary)[]) total[key] += summary[key];
+        if (first !== undefined && !options.swallow) throw first;
+        if (summary.claimed === 0) return total;
+    }
+}
+
+/** Waits until everything that is committed is numbered and routed; ticks itself where no dispatcher does. */
+export async function settled(client: Executor, seconds = 30): Promise<void> {
+    const outbox = new Outbox(client);
+    const deadline = Date.now() + seconds * 1000;
+    for (;;) {
+        const [stats] = await outbox.stats();
+        if (stats?.worker !== 'running' && stats?.worker !== 'starting') {
+            await outbox.tick();
+            return;
+        }
+        const [{ idle }] = (await run(client, { text: 'select idle::text as idle from outbox._worker_slot()', values: [] })) as [
+            { idle: string | null },
+        ];
+        if (idle === 'true') return;
+        if (Date.now() > deadline) throw new Error(`the outbox has not settled within ${seconds} s`);
+        await sleep(0.01);
+    }
+}
+
+/** A request that a {@link FakeReceiver} got. */
+export interface ReceivedRequest {
+    path: string;
+    headers: IncomingHttpHeaders;
+    body: Buffer;
+    /** What was verified; undefined if the signature was not, or no secret was given. */
+    webhook?: Webhook;
+    /** Why it was not. */
+    error?: SignatureError;
+    json<T = any>(): T;
+}
+
+/** What a receiver answers. */
+export interface Answer {
+    status?: number;
+    headers?: Record<string, string>;
+    body?: string;
+    /** Seconds before the answer. */
+    delay?: number;
+}
+
+/** A receiver of webhooks: a real HTTP server on loopback that keeps what arrives and answers what it is told to. */
+export class FakeReceiver {
+    readonly requests: ReceivedRequest[] = [];
+    #answer: (request: ReceivedRequest) => Answer = () => ({});
+    #waiting: (() => void)[] = [];
+    #verifier?: Verifier;
+
+    private constructor(readonly server: Server) {}
+
+    /** Starts one; with secrets it verifies what arrives. */
+    static async start(secrets?: string | string[]): Promise<FakeReceiver> {
+        const server = createServer();
+        const receiver = new FakeReceiver(server);
+        if (secrets !== undefined) receiver.secrets = secrets;
+        server.on('request', async (request, response) => {
+            const chunks: Buffer[] = [];
+            for await (const chunk of request) chunks.push(chunk as Buffer);
+            const body = Buffer.concat(chunks);
+            const received: ReceivedRequest = {
+                path: request.url ?? '/',
+                headers: request.headers,
+                body,
+                json: () => JSON.parse(body.toString('utf8')),
+            };
+            try {
+                received.webhook = receiver.#verifier?.verify(request.headers, body);
+            } catch (error) {
+                received.error = error as SignatureError;
+            }
+            const answer = receiver.#answer(received);
+            if (answer.delay) await sleep(answer.delay);
+            response.writeHead(answer.status ?? 200, answer.headers);
+            response.end(answer.body ?? '');
+            receiver.requests.push(received);
+            for (const wake of receiver.#waiting.splice(0)) wake();
+        });
+        await new Promise<void>((resolve, reject) => {
+            server.once('error', reject);
+            server.listen(0, '127.0.0.1', resolve);
+        });
+        return receiver;
+    }
+
+    /** The secrets to verify with; they are known only once the endpoint is made. */
+    set secrets(secrets: string | string[]) {
+        this.#verifier = new Verifier(secrets);
+    }
+
+    /** Its address, to give to `createEndpoint`. */
+    get url(): string {
+        return `http://127.0.0.1:${(this.server.address() as AddressInfo).port}/`;
+    }
+
+    /** What it answers from now on: a status, an answer, or a function of the request. */
+    answer(answer: number | Answer | ((request: ReceivedRequest) => Answer)): void {
+        if (typeof answer === 'number') this.#answer = () => ({ status: answer });
+        else this.#answer = typeof answer === 'function' ? answer : () => answer;
+    }
+
+    /** Waits until this many requests have arrived, and returns them. */
+    async waitFor(count: number, seconds = 30): Promise<ReceivedRequest[]> {
+        const deadline = Date.now() + seconds * 1000;
+        while (this.requests.length < count) {
+            const left = deadline - Date.now();
+            if (left <= 0) throw new Error(`${this.requests.length} of ${count} requests arrived within ${seconds} s`);
+            const arrived = new Promise<void>((resolve) => this.#waiting.push(resolve));
+            await Promise.race([arrived, sleep(Math.min(left / 1000, 1))]);
+        }
+        return this.requests.slice(0, count);
+    }
+
+    /** Ends it. */
+    async stop(): Promise<void> {
+        this.server.closeAllConnections();
+        await new Promise((resolve) => this.server.close(resolve));
+    }
+}

@@ -1,0 +1,48 @@
+/** Waiting, and going on after trouble. */
+
+/** Waits, or until the signal. */
+export function sleep(seconds: number, signal?: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+        if (signal?.aborted) return resolve();
+        const done = () => {
+            clearTimeout(timer);
+            signal?.removeEventListener('abort', done);
+            resolve();
+        };
+        const timer = setTimeout(done, seconds * 1000);
+        signal?.addEventListener('abort', done, { once: true });
+    });
+}
+
+/** Waits between tries: doubled from `min` to `max` seconds, with jitter; back to `min` after a success. */
+export class Backoff {
+    #wait: number;
+    constructor(
+        readonly min: number,
+        readonly max: number,
+    ) {
+        this.#wait = min;
+    }
+    /** The next wait, in seconds. */
+    next(): number {
+        const wait = this.#wait;
+        this.#wait = Math.min(wait * 2, this.max);
+        return wait * (0.5 + Math.random() / 2);
+    }
+    reset(): void {
+        this.#wait = this.min;
+    }
+}
+
+/** A signal that SIGINT or SIGTERM abort, for the graceful end of workers and readers; a second one ends the process. */
+export function shutdownSignal(): AbortSignal {
+    const controller = new AbortController();
+    for (const name of ['SIGINT', 'SIGTERM'] as const) {
+        const stop = () => {
+            if (controller.signal.aborted) process.exit(name === 'SIGINT' ? 130 : 143);
+            controller.abort(new Error(name));
+        };
+        process.on(name, stop);
+    }
+    return controller.signal;
+}

@@ -1,0 +1,186 @@
+/** Verification of webhooks, for plain `http`, Express, Fastify and whatever gives headers and the bytes of the body. */
+
+import type { IncomingMessage, ServerResponse } from 'node:http';
+
+import { native } from './core.js';
+import { invalid, refused, SignatureError } from './errors.js';
+
+/** Headers as node:http gives them, as `Headers` of fetch, or as a plain object. */
+export type HeadersLike = Headers | Record<string, string | string[] | undefined>;
+
+/** A request that was verified. */
+export interface Webhook {
+    /** The same on every attempt: deduplicate by it. */
+    id: string;
+    signedAt: Date;
+    /** What arrived, byte for byte. */
+    body: Buffer;
+    text(): string;
+    json<T = any>(): T;
+}
+
+/** A request whose signature was checked by {@link Verifier.middleware} has it as `webhook`. */
+export interface WithWebhook {
+    webhook?: Webhook;
+}
+
+function header(headers: HeadersLike, name: string): string | undefined {
+    if (typeof (headers as Headers).get === 'function') return (headers as Headers).get(name) ?? undefined;
+    const plain = headers as Record<string, string | string[] | undefined>;
+    const value = plain[name] ?? plain[Object.keys(plain).find((key) => key.toLowerCase() === name) ?? name];
+    return Array.isArray(value) ? value[0] : value;
+}
+
+export interface VerifierOptions {
+    /** Seconds that the signature may be old, or ahead of our clock; 300 if not given. */
+    tolerance?: number;
+    /** Bytes that are read of a request at most; 1 MiB if not given. */
+    limit?: number;
+}
+
+/** Checks Standard Webhooks signatures with one secret or, while it is rotated, several. */
+export class Verifier {
+    readonly #native: InstanceType<typeof native.NativeVerifier>;
+    readonly #limit: number;
+
+    constructor(secrets: string | readonly string[], options: VerifierOptions = {}) {
+        const list = typeof secrets === 'string' ? [secrets] : [...secrets];
+        if (list.length === 0) throw invalid('no signing secret');
+        for (const secret of list) {
+            if (typeof secret !== 'string') throw invalid('a signing secret is not text');
+            const refusal = native.checkSecret(secret);
+            if (refusal) throw refused(refusal);
+        }
+        const tolerance = options.tolerance ?? 300;
+        if (!Number.isInteger(tolerance) || tolerance < 0 || tolerance > 4_294_967_295) {
+            throw invalid('the tolerance is not a whole number of seconds');
+        }
+        this.#native = new native.NativeVerifier(list, tolerance);
+        this.#limit = options.limit ?? 1024 * 1024;
+    }
+
+    /**
+     * Checks a request. `body` is what arrived, byte for byte: not parsed JSON, which cannot be turned back into the bytes that
+     * were signed. Throws a SignatureError that says why.
+     */
+    verify(headers: HeadersLike, body: Uint8Array | string, now: Date = new Date()): Webhook {
+        if (typeof body !== 'string' && !(body instanceof Uint8Array)) {
+            throw invalid('the body is not bytes or text', {
+                hint: 'Verify what arrived, before it is parsed: express.raw(), or parseAs "buffer" of Fastify.',
+            });
+        }
+        const bytes = Buffer.isBuffer(body) ? body : Buffer.from(body as string);
+        const id = header(headers, 'webhook-id');
+        const { signedAt, refusal } = this.#native.verify(
+            id,
+            header(headers, 'webhook-timestamp'),
+            header(headers, 'webhook-signature'),
+            bytes,
+            Math.floor(now.getTime() / 1000),
+        );
+        if (refusal) throw refused(refusal);
+        return {
+            id: id!,
+            signedAt: new Date(signedAt! * 1000),
+            body: bytes,
+            text: () => bytes.toString('utf8'),
+            json: <T>() => {
+                try {
+                    return JSON.parse(bytes.toString('utf8')) as T;
+                } catch (cause) {
+                    throw invalid('the body is not JSON', { cause });
+                }
+            },
+        };
+    }
+
+    /** Reads the body of a request of node:http and checks it. */
+    async read(request: IncomingMessage): Promise<Webhook> {
+        const chunks: Buffer[] = [];
+        let size = 0;
+        for await (const chunk of request) {
+            size += (chunk as Buffer).length;
+            if (size > this.#limit) throw invalid('the request is too large', { detail: `The limit is ${this.#limit} bytes.` });
+            chunks.push(chunk as Buffer);
+        }
+        return this.verify(request.headers, Buffer.concat(chunks));
+    }
+
+    /**
+     * For Express (or any `(request, response, next)`): answers 401 to what is not signed, else sets `request.webhook`. It reads
+     * the body itself, or takes what `express.raw()` has read; it must come before `express.json()`.
+     */
+    middleware(): (request: IncomingMessage & WithWebhook, response: ServerResponse, next: (error?: unknown) => void) => void {
+        return (request, response, next) => {
+            const read = (request as { body?: unknown }).body;
+            const checked =
+                read === undefined
+                    ? this.read(request)
+                    : Promise.resolve().then(() => this.verify(request.headers, read as Uint8Array));
+            checked.then(
+                (webhook) => {
+                    request.webhook = webhook;
+                    next();
+                },
+                (error: unknown) => {
+                    if (!(error instanceof SignatureError)) return next(error);
+                    response.statusCode = 401;
+                    response.setHeader('content-type', 'application/json');
+                    response.end(JSON.stringify({ error: error.message, detail: error.detail }));
+                },
+            );
+        };
+    }
+
+    /**
+     * A plugin for Fastify: `app.register(verifier.fastify())`. In the scope in which it is registered bodies are not parsed, what
+     * is not signed is answered 401, and handlers find `request.webhook`.
+     */
+    fastify(): (app: any) => Promise<void> {
+        const plugin = async (app: any) => {
+            app.removeAllContentTypeParsers();
+            app.addContentTypeParser('*', { parseAs: 'buffer', bodyLimit: this.#limit }, (_: unknown, body: Buffer, done: any) =>
+                done(null, body),
+            );
+            app.decorateRequest('webhook', null);
+            app.addHook('preHandler', async (request: any, reply: any) => {
+                try {
+                    request.webhook = this.verify(request.headers, request.body ?? Buffer.alloc(0));
+                } catch (error) {
+                    if (!(error instanceof SignatureError)) throw error;
+                    return reply.code(401).send({ error: error.message, detail: error.detail });
+                }
+            });
+        };
+        // Of the scope in which it is registered, not of one of its own.
+        return Object.assign(plugin, { [Symbol.for('skip-override')]: true });
+    }
+}
+
+/** The `webhook-signature` of a body, for tests of receivers: one signature per secret. */
+export function sign(secrets: string | readonly string[], id: string, signedAt: Date, body: Uint8Array | string): string {
+    const list = typeof secrets === 'string' ? [secrets] : [...secrets];
+    for (const secret of list) {
+        const refusal = native.checkSecret(secret);
+        if (refusal) throw refused(refusal);
+    }
+    return native.sign(list, id, Math.floor(signedAt.getTime() / 1000), Buffer.from(body as string))!;
+}
+
+/** Throws if a topic cannot be published to: the check of `enqueue`, before there is a connection. */
+export function checkTopic(topic: string): void {
+    const refusal = native.checkTopic(topic);
+    if (refusal) throw refused(refusal);
+}
+
+/** Throws if a topic pattern is malformed. */
+export function checkPattern(pattern: string): void {
+    const refusal = native.checkPattern(pattern);
+    if (refusal) throw refused(refusal);
+}
+
+/** Whether a topic matches a pattern (`*` one word, `#` any number), as subscriptions decide it. */
+export function topicMatches(pattern: string, topic: string): boolean {
+    checkPattern(pattern);
+    return native.matches(pattern, topic);
+}
