@@ -3,6 +3,30 @@
 import type { Interval, Signature } from './sql.js';
 
 export const FUNCTIONS = {
+    alter_publisher: {
+        name: 'alter_publisher',
+        args: [['code', 'text', false], ['name', 'text', true], ['description', 'text', true], ['active', 'boolean', true], ['topic_template', 'text', true], ['topic_function', 'text', true]],
+        returns: 'nothing',
+        columns: [],
+    },
+    alter_topic: {
+        name: 'alter_topic',
+        args: [['code', 'text', false], ['name', 'text', true], ['description', 'text', true], ['active', 'boolean', true]],
+        returns: 'nothing',
+        columns: [],
+    },
+    cancel: {
+        name: 'cancel',
+        args: [['message_id', 'bigint', false], ['by', 'text', true], ['reason', 'text', true]],
+        returns: 'value',
+        columns: [['cancel', 'bigint']],
+    },
+    capture: {
+        name: 'capture',
+        args: [['relation', 'regclass', false], ['topic', 'text', true], ['key_columns', 'text[]', true], ['operations', 'text[]', true], ['columns', 'text[]', true], ['condition', 'text', true], ['include_old', 'boolean', true], ['style', 'text', true], ['tenant_column', 'text', true], ['replicated', 'boolean', true]],
+        returns: 'nothing',
+        columns: [],
+    },
     claim: {
         name: 'claim',
         args: [['subscription', 'text', false], ['worker', 'text', false], ['max_messages', 'int', true], ['lease', 'interval', true]],
@@ -26,6 +50,18 @@ export const FUNCTIONS = {
         args: [['name', 'text', false], ['url', 'text', false], ['secret', 'text', true], ['headers', 'jsonb', true], ['timeout', 'interval', true], ['concurrency', 'int', true], ['tenant', 'text', true], ['kind', 'text', true]],
         returns: 'rows',
         columns: [['endpoint_id', 'int'], ['signing_secret', 'text'], ['message_id', 'bigint']],
+    },
+    create_publisher: {
+        name: 'create_publisher',
+        args: [['code', 'text', false], ['name', 'text', true], ['description', 'text', true], ['active', 'boolean', true], ['topic_template', 'text', true], ['topic_function', 'text', true]],
+        returns: 'nothing',
+        columns: [],
+    },
+    create_topic: {
+        name: 'create_topic',
+        args: [['code', 'text', false], ['name', 'text', true], ['description', 'text', true], ['active', 'boolean', true]],
+        returns: 'nothing',
+        columns: [],
     },
     cursor_advance: {
         name: 'cursor_advance',
@@ -69,6 +105,24 @@ export const FUNCTIONS = {
         returns: 'value',
         columns: [['dead', 'bigint[]']],
     },
+    dead_letters_older_than: {
+        name: 'dead_letters_older_than',
+        args: [['age', 'interval', false]],
+        returns: 'rows',
+        columns: [['id', 'bigint'], ['delivery_id', 'bigint'], ['subscription', 'text'], ['endpoint', 'text'], ['url', 'text'], ['message_id', 'bigint'], ['webhook_id', 'text'], ['position', 'bigint'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['payload', 'jsonb'], ['body', 'bytea'], ['enqueued_at', 'timestamptz'], ['state', 'text'], ['reason', 'text'], ['attempt', 'int'], ['last_status', 'smallint'], ['error_class', 'text'], ['last_error', 'text'], ['first_attempt_at', 'timestamptz'], ['last_attempt_at', 'timestamptz'], ['created_at', 'timestamptz'], ['dead_at', 'timestamptz'], ['age', 'interval'], ['is_old', 'boolean'], ['resolution', 'text'], ['is_resolved', 'boolean'], ['resolved_at', 'timestamptz'], ['resolved_by', 'text'], ['resolution_note', 'text']],
+    },
+    delete_dead_letter: {
+        name: 'delete_dead_letter',
+        args: [['id', 'bigint', false], ['by', 'text', false], ['note', 'text', true]],
+        returns: 'nothing',
+        columns: [],
+    },
+    dlq_stats: {
+        name: 'dlq_stats',
+        args: [],
+        returns: 'row',
+        columns: [['total', 'bigint'], ['unresolved', 'bigint'], ['resolved', 'bigint'], ['oldest_age_seconds', 'float8'], ['newest_age_seconds', 'float8'], ['top_failure_reason', 'text'], ['per_subscription', 'jsonb'], ['last_updated', 'timestamptz']],
+    },
     enqueue: {
         name: 'enqueue',
         args: [['topic', 'text', false], ['payload', 'jsonb', false], ['key', 'text', true], ['headers', 'jsonb', true], ['metadata', 'jsonb', true], ['tenant', 'text', true], ['aggregate_type', 'text', true], ['aggregate_id', 'text', true], ['idempotency_key', 'text', true], ['deliver_at', 'timestamptz', true], ['expires_at', 'timestamptz', true], ['priority', 'int', true], ['publisher', 'text', true], ['max_attempts', 'int', true], ['occurred_at', 'timestamptz', true]],
@@ -81,11 +135,23 @@ export const FUNCTIONS = {
         returns: 'value',
         columns: [['enqueue_bytes', 'bigint']],
     },
+    enqueue_event: {
+        name: 'enqueue_event',
+        args: [['tenant', 'text', false], ['event_type', 'text', false], ['payload', 'jsonb', false], ['aggregate_type', 'text', true], ['aggregate_id', 'text', true], ['event_version', 'int', true], ['metadata', 'jsonb', true], ['idempotency_key', 'text', true], ['correlation_id', 'text', true], ['pii', 'boolean', true], ['pii_fields', 'text[]', true], ['consent', 'jsonb', true], ['producer', 'text', true], ['scheduled_for', 'timestamptz', true], ['occurred_at', 'timestamptz', true], ['key', 'text', true], ['headers', 'jsonb', true]],
+        returns: 'value',
+        columns: [['enqueue_event', 'bigint']],
+    },
     enqueue_many: {
         name: 'enqueue_many',
         args: [['topic', 'text', false], ['payloads', 'jsonb[]', false], ['keys', 'text[]', true], ['headers', 'jsonb', true], ['metadata', 'jsonb', true], ['tenant', 'text', true], ['aggregate_type', 'text', true], ['aggregate_id', 'text', true], ['idempotency_key', 'text', true], ['deliver_at', 'timestamptz', true], ['expires_at', 'timestamptz', true], ['priority', 'int', true], ['publisher', 'text', true], ['max_attempts', 'int', true], ['occurred_at', 'timestamptz', true]],
         returns: 'value',
         columns: [['enqueue_many', 'bigint[]']],
+    },
+    enqueue_notification: {
+        name: 'enqueue_notification',
+        args: [['tenant', 'text', false], ['event_type', 'text', false], ['title', 'text', false], ['body', 'text', true], ['severity', 'text', true], ['url', 'text', true], ['aggregate_type', 'text', true], ['aggregate_id', 'text', true], ['metadata', 'jsonb', true], ['max_attempts', 'int', true], ['scheduled_at', 'timestamptz', true], ['key', 'text', true], ['idempotency_key', 'text', true], ['publisher', 'text', true]],
+        returns: 'value',
+        columns: [['enqueue_notification', 'bigint']],
     },
     extend: {
         name: 'extend',
@@ -123,6 +189,12 @@ export const FUNCTIONS = {
         returns: 'rows',
         columns: [['at', 'timestamptz'], ['what', 'text'], ['subscription', 'text'], ['endpoint', 'text'], ['attempt', 'int'], ['status', 'smallint'], ['detail', 'text']],
     },
+    ignore: {
+        name: 'ignore',
+        args: [['id', 'bigint', false], ['by', 'text', false], ['note', 'text', true]],
+        returns: 'nothing',
+        columns: [],
+    },
     is_terminal: {
         name: 'is_terminal',
         args: [['state', 'text', false]],
@@ -141,6 +213,12 @@ export const FUNCTIONS = {
         returns: 'rows',
         columns: [['name', 'text'], ['labels', 'jsonb'], ['value', 'float8']],
     },
+    move_to_dlq: {
+        name: 'move_to_dlq',
+        args: [['delivery_id', 'bigint', false], ['by', 'text', false], ['reason', 'text', false]],
+        returns: 'value',
+        columns: [['move_to_dlq', 'bigint']],
+    },
     purge: {
         name: 'purge',
         args: [['what', 'text', false], ['older_than', 'interval', false], ['include_unresolved', 'boolean', true], ['dry_run', 'boolean', true]],
@@ -158,6 +236,36 @@ export const FUNCTIONS = {
         args: [['lease', 'bigint', false], ['delivery_ids', 'bigint[]', true]],
         returns: 'value',
         columns: [['release', 'bigint[]']],
+    },
+    requeue: {
+        name: 'requeue',
+        args: [['id', 'bigint', false], ['by', 'text', false], ['note', 'text', true]],
+        returns: 'value',
+        columns: [['requeue', 'bigint']],
+    },
+    requeue_all: {
+        name: 'requeue_all',
+        args: [['by', 'text', false], ['subscription', 'text', true], ['reason', 'text', true], ['topic', 'text', true], ['dead_after', 'timestamptz', true], ['dead_before', 'timestamptz', true], ['note', 'text', true], ['max', 'int', true], ['dry_run', 'boolean', true]],
+        returns: 'value',
+        columns: [['requeue_all', 'bigint']],
+    },
+    reschedule: {
+        name: 'reschedule',
+        args: [['delivery_id', 'bigint', false], ['due_at', 'timestamptz', false], ['by', 'text', false], ['priority', 'int', true], ['expires_at', 'timestamptz', true]],
+        returns: 'nothing',
+        columns: [],
+    },
+    resolve: {
+        name: 'resolve',
+        args: [['id', 'bigint', false], ['by', 'text', false], ['note', 'text', true]],
+        returns: 'nothing',
+        columns: [],
+    },
+    retry: {
+        name: 'retry',
+        args: [['message_id', 'bigint', false], ['subscription', 'text', false], ['by', 'text', true]],
+        returns: 'value',
+        columns: [['retry', 'bigint']],
     },
     rotate: {
         name: 'rotate',
@@ -195,6 +303,12 @@ export const FUNCTIONS = {
         returns: 'value',
         columns: [['tick', 'bigint']],
     },
+    uncapture: {
+        name: 'uncapture',
+        args: [['relation', 'regclass', false]],
+        returns: 'value',
+        columns: [['uncapture', 'boolean']],
+    },
     unlock_stale: {
         name: 'unlock_stale',
         args: [['older_than', 'interval', false], ['subscription', 'text', true]],
@@ -229,8 +343,12 @@ export const FUNCTIONS = {
 
 export const VIEWS = {
     audit: [['id', 'bigint'], ['at', 'timestamptz'], ['actor', 'text'], ['action', 'text'], ['object', 'text'], ['reason', 'text'], ['detail', 'jsonb']],
+    captures: [['relation', 'regclass'], ['topic', 'text'], ['key_columns', 'text[]'], ['operations', 'text[]'], ['columns', 'text[]'], ['condition', 'text'], ['include_old', 'boolean'], ['style', 'text'], ['tenant_column', 'text'], ['replicated', 'boolean'], ['uncovered_partitions', 'regclass[]'], ['function', 'regprocedure']],
+    dead_letters: [['id', 'bigint'], ['delivery_id', 'bigint'], ['subscription', 'text'], ['endpoint', 'text'], ['url', 'text'], ['message_id', 'bigint'], ['webhook_id', 'text'], ['position', 'bigint'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['payload', 'jsonb'], ['body', 'bytea'], ['enqueued_at', 'timestamptz'], ['state', 'text'], ['reason', 'text'], ['attempt', 'int'], ['last_status', 'smallint'], ['error_class', 'text'], ['last_error', 'text'], ['first_attempt_at', 'timestamptz'], ['last_attempt_at', 'timestamptz'], ['created_at', 'timestamptz'], ['dead_at', 'timestamptz'], ['age', 'interval'], ['is_old', 'boolean'], ['resolution', 'text'], ['is_resolved', 'boolean'], ['resolved_at', 'timestamptz'], ['resolved_by', 'text'], ['resolution_note', 'text']],
     endpoint: [['id', 'int'], ['name', 'text'], ['url', 'text'], ['kind', 'text'], ['tenant', 'text'], ['headers', 'jsonb'], ['timeout', 'interval'], ['concurrency', 'int'], ['active', 'boolean'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz'], ['deleted_at', 'timestamptz']],
+    publisher: [['code', 'text'], ['active', 'boolean'], ['topic_template', 'text'], ['topic_function', 'text'], ['name', 'text'], ['description', 'text'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz']],
     subscription: [['id', 'int'], ['name', 'text'], ['endpoint_id', 'int'], ['max_attempts', 'int'], ['max_age', 'interval'], ['schedule', 'jsonb'], ['policy', 'jsonb'], ['format', 'text'], ['batch_size', 'int'], ['batch_wait', 'interval'], ['ordering', 'text'], ['on_exhausted', 'text'], ['ttl', 'interval'], ['deadline', 'interval'], ['notify', 'boolean'], ['max_lag', 'interval'], ['external_id', 'text'], ['labels', 'jsonb'], ['created_at', 'timestamptz'], ['deleted_at', 'timestamptz']],
+    topic: [['code', 'text'], ['active', 'boolean'], ['name', 'text'], ['description', 'text'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz']],
 } as const satisfies Record<string, Signature['columns']>;
 
 export type FunctionName = keyof typeof FUNCTIONS;
@@ -285,6 +403,57 @@ export interface CursorStateRow {
     lagPositions: number | null;
     lagSeconds: number | null;
     advanced: boolean | null;
+}
+
+export interface DeadLettersRow {
+    id: number | null;
+    deliveryId: number | null;
+    subscription: string | null;
+    endpoint: string | null;
+    url: string | null;
+    messageId: number | null;
+    webhookId: string | null;
+    position: number | null;
+    topic: string | null;
+    key: string | null;
+    tenant: string | null;
+    aggregateType: string | null;
+    aggregateId: string | null;
+    publisher: string | null;
+    contentType: string | null;
+    headers: any;
+    metadata: any;
+    payload: any;
+    body: Buffer | null;
+    enqueuedAt: Date | null;
+    state: string | null;
+    reason: string | null;
+    attempt: number | null;
+    lastStatus: number | null;
+    errorClass: string | null;
+    lastError: string | null;
+    firstAttemptAt: Date | null;
+    lastAttemptAt: Date | null;
+    createdAt: Date | null;
+    deadAt: Date | null;
+    age: number | null;
+    isOld: boolean | null;
+    resolution: string | null;
+    isResolved: boolean | null;
+    resolvedAt: Date | null;
+    resolvedBy: string | null;
+    resolutionNote: string | null;
+}
+
+export interface DlqStatsRow {
+    total: number | null;
+    unresolved: number | null;
+    resolved: number | null;
+    oldestAgeSeconds: number | null;
+    newestAgeSeconds: number | null;
+    topFailureReason: string | null;
+    perSubscription: any;
+    lastUpdated: Date | null;
 }
 
 export interface HealthRow {
@@ -387,6 +556,61 @@ export interface AuditView {
     detail: any;
 }
 
+export interface CapturesView {
+    relation: string | null;
+    topic: string | null;
+    keyColumns: string[] | null;
+    operations: string[] | null;
+    columns: string[] | null;
+    condition: string | null;
+    includeOld: boolean | null;
+    style: string | null;
+    tenantColumn: string | null;
+    replicated: boolean | null;
+    uncoveredPartitions: string[] | null;
+    function: string | null;
+}
+
+export interface DeadLettersView {
+    id: number | null;
+    deliveryId: number | null;
+    subscription: string | null;
+    endpoint: string | null;
+    url: string | null;
+    messageId: number | null;
+    webhookId: string | null;
+    position: number | null;
+    topic: string | null;
+    key: string | null;
+    tenant: string | null;
+    aggregateType: string | null;
+    aggregateId: string | null;
+    publisher: string | null;
+    contentType: string | null;
+    headers: any;
+    metadata: any;
+    payload: any;
+    body: Buffer | null;
+    enqueuedAt: Date | null;
+    state: string | null;
+    reason: string | null;
+    attempt: number | null;
+    lastStatus: number | null;
+    errorClass: string | null;
+    lastError: string | null;
+    firstAttemptAt: Date | null;
+    lastAttemptAt: Date | null;
+    createdAt: Date | null;
+    deadAt: Date | null;
+    age: number | null;
+    isOld: boolean | null;
+    resolution: string | null;
+    isResolved: boolean | null;
+    resolvedAt: Date | null;
+    resolvedBy: string | null;
+    resolutionNote: string | null;
+}
+
 export interface EndpointView {
     id: number;
     name: string;
@@ -400,6 +624,17 @@ export interface EndpointView {
     createdAt: Date;
     updatedAt: Date;
     deletedAt: Date | null;
+}
+
+export interface PublisherView {
+    code: string;
+    active: boolean;
+    topicTemplate: string | null;
+    topicFunction: string | null;
+    name: string;
+    description: string | null;
+    createdAt: Date;
+    updatedAt: Date;
 }
 
 export interface SubscriptionView {
@@ -425,18 +660,43 @@ export interface SubscriptionView {
     deletedAt: Date | null;
 }
 
+export interface TopicView {
+    code: string;
+    active: boolean;
+    name: string;
+    description: string | null;
+    createdAt: Date;
+    updatedAt: Date;
+}
+
 /** The views and tables, by name. */
 export interface Views {
     /** What operators did that is not a message's own history: resets, deletions, adoption */
     audit: AuditView;
+    /** Tables whose changes become messages. uncovered_partitions: added since; statements that name them are not seen */
+    captures: CapturesView;
+    /** Deliveries that are not tried again by themselves, with their message; resolution is open until somebody has dealt with it */
+    dead_letters: DeadLettersView;
     /** An HTTP target: URL, headers, limits */
     endpoint: EndpointView;
+    /** Registered producers; an inactive one may not enqueue */
+    publisher: PublisherView;
     /** Topics and a filter, pushed to an endpoint or (endpoint_id null) pulled by workers */
     subscription: SubscriptionView;
+    /** Registered topics; an inactive one refuses messages */
+    topic: TopicView;
 }
 
 /** The functions of the schema `outbox`, with named arguments. */
 export interface Functions {
+    /** Changes a registered publisher; null leaves a value as it is, an empty template or function takes it away */
+    alterPublisher(args: { code: string; name?: string | null; description?: string | null; active?: boolean | null; topicTemplate?: string | null; topicFunction?: string | null }): Promise<void>;
+    /** Changes a registered topic; null leaves a value as it is. An inactive topic refuses messages (OB007) from the commit on */
+    alterTopic(args: { code: string; name?: string | null; description?: string | null; active?: boolean | null }): Promise<void>;
+    /** Ends what of a message is not delivered yet; what a worker or a request has is not tried again if it fails. Returns how many waiting deliveries that ended. OB001 no such message, OB002 nothing is left to cancel, OB003 all that is left is leased */
+    cancel(args: { messageId: number | bigint; by?: string | null; reason?: string | null }): Promise<number>;
+    /** Turns changes of a table's rows into messages, in the transaction that makes them. Called again, it replaces what it did before: do so when partitions were added. Styles: change, row, debezium */
+    capture(args: { relation: string; topic?: string | null; keyColumns?: readonly string[] | null; operations?: readonly string[] | null; columns?: readonly string[] | null; condition?: string | null; includeOld?: boolean | null; style?: string | null; tenantColumn?: string | null; replicated?: boolean | null }): Promise<void>;
     /** Leases up to max_messages deliveries of a pull subscription that are due: highest priority first, then longest due, then in order. No other worker gets them until the lease ends. Commit before the work starts: that is what counts the try */
     claim(args: { subscription: string; worker: string; maxMessages?: number | null; lease?: Interval | null }): Promise<ClaimedRow[]>;
     /** Leases one delivery. Raises what stands in the way: OB001 no such delivery, OB002 ended, OB003 leased, OB004 pushed, OB007 the subscription has ended, OB010 expired, OB011 no tries left, OB012 not due or behind its key */
@@ -445,6 +705,10 @@ export interface Functions {
     complete(args: { lease: number | bigint; deliveryIds?: readonly (number | bigint)[] | null; results?: any }): Promise<number[]>;
     /** Makes an HTTP target. The row that is returned is the only place where the signing secret is shown. */
     createEndpoint(args: { name: string; url: string; secret?: string | null; headers?: any; timeout?: Interval | null; concurrency?: number | null; tenant?: string | null; kind?: string | null }): Promise<CreateEndpointRow[]>;
+    /** Registers a producer. topic_template ("{tenant}.{topic}") or topic_function decide the topic of its messages */
+    createPublisher(args: { code: string; name?: string | null; description?: string | null; active?: boolean | null; topicTemplate?: string | null; topicFunction?: string | null }): Promise<void>;
+    /** Registers a topic; needed only to describe it, to switch it off, or with pg_outbox.require_topic */
+    createTopic(args: { code: string; name?: string | null; description?: string | null; active?: boolean | null }): Promise<void>;
     /** Confirms everything up to a position. Equal to where the cursor stands: advanced is false. With expected_position it is a compare-and-set (OB005 when another instance was first) */
     cursorAdvance(args: { consumer: string; position: number | bigint; stream?: string | null; subject?: string | null; deliveryId?: string | null; deliveredAt?: Date | string | null; expectedPosition?: number | bigint | null; epoch?: number | null }): Promise<CursorStateRow>;
     /** Removes a cursor; the reason is required (OB006) and kept in outbox.audit */
@@ -459,12 +723,22 @@ export interface Functions {
     cursorReset(args: { consumer: string; position: number | bigint; reason: string; stream?: string | null; subject?: string | null; deliveryId?: string | null; deliveredAt?: Date | string | null }): Promise<CursorStateRow>;
     /** Ends deliveries of a lease (null: all) as dead letters at once: no try will help. Returns the ids that were changed */
     dead(args: { lease: number | bigint; deliveryIds: readonly (number | bigint)[] | null; reason: string }): Promise<number[]>;
+    /** Open dead letters that died longer ago than this */
+    deadLettersOlderThan(args: { age: Interval }): Promise<DeadLettersRow[]>;
+    /** Removes a dead letter, in whatever state; what it was is kept in outbox.audit */
+    deleteDeadLetter(args: { id: number | bigint; by: string; note?: string | null }): Promise<void>;
+    /** Dead letters in numbers: ages are those of open ones, in seconds; per_subscription: name to total and unresolved */
+    dlqStats(): Promise<DlqStatsRow>;
     /** Adds a message to the outbox in the current transaction and returns its id; it is delivered if and only if the transaction commits */
     enqueue(args: { topic: string; payload: any; key?: string | null; headers?: any; metadata?: any; tenant?: string | null; aggregateType?: string | null; aggregateId?: string | null; idempotencyKey?: string | null; deliverAt?: Date | string | null; expiresAt?: Date | string | null; priority?: number | null; publisher?: string | null; maxAttempts?: number | null; occurredAt?: Date | string | null }): Promise<number>;
     /** Like enqueue, for bytes or text that are stored, signed and sent unchanged */
     enqueueBytes(args: { topic: string; body: Uint8Array; contentType?: string | null; key?: string | null; headers?: any; metadata?: any; tenant?: string | null; aggregateType?: string | null; aggregateId?: string | null; idempotencyKey?: string | null; deliverAt?: Date | string | null; expiresAt?: Date | string | null; priority?: number | null; publisher?: string | null; maxAttempts?: number | null; occurredAt?: Date | string | null }): Promise<number>;
+    /** Enqueues a business event on the topic event_type; version, correlation id and privacy flags go to the reserved metadata keys */
+    enqueueEvent(args: { tenant: string; eventType: string; payload: any; aggregateType?: string | null; aggregateId?: string | null; eventVersion?: number | null; metadata?: any; idempotencyKey?: string | null; correlationId?: string | null; pii?: boolean | null; piiFields?: readonly string[] | null; consent?: any; producer?: string | null; scheduledFor?: Date | string | null; occurredAt?: Date | string | null; key?: string | null; headers?: any }): Promise<number>;
     /** Like enqueue, for many payloads at once; keys has one entry per payload, everything else holds for all; returns the ids in order */
     enqueueMany(args: { topic: string; payloads: readonly any[]; keys?: readonly string[] | null; headers?: any; metadata?: any; tenant?: string | null; aggregateType?: string | null; aggregateId?: string | null; idempotencyKey?: string | null; deliverAt?: Date | string | null; expiresAt?: Date | string | null; priority?: number | null; publisher?: string | null; maxAttempts?: number | null; occurredAt?: Date | string | null }): Promise<number[]>;
+    /** Enqueues a notification (title, body, severity, url) on the topic event_type; severity is also a header, for filters. severity: critical, high, medium, low, info, none */
+    enqueueNotification(args: { tenant: string; eventType: string; title: string; body?: string | null; severity?: string | null; url?: string | null; aggregateType?: string | null; aggregateId?: string | null; metadata?: any; maxAttempts?: number | null; scheduledAt?: Date | string | null; key?: string | null; idempotencyKey?: string | null; publisher?: string | null }): Promise<number>;
     /** Moves the end of a lease to this long from now, but not beyond the subscription's deadline; returns it. OB003: the lease is lost */
     extend(args: { lease: number | bigint; duration?: Interval | null }): Promise<Date>;
     /** Ends a try of deliveries of a lease (null: of all) as failed: tried again after retry_after, else by the subscription's schedule; dead letters after the last try. Returns the ids that were changed */
@@ -477,18 +751,32 @@ export interface Functions {
     health(): Promise<HealthRow[]>;
     /** Everything that happened to one message, in order of time */
     history(args: { messageId: number | bigint }): Promise<HistoryRow[]>;
+    /** Marks an open dead letter as not worth dealing with; OB004: it is not open */
+    ignore(args: { id: number | bigint; by: string; note?: string | null }): Promise<void>;
     /** Whether a delivery or message in this state is not tried again by itself */
     isTerminal(args: { state: string }): Promise<boolean>;
     /** Rotates, reclaims and trims now whatever the settings allow, and says what it did. The dispatcher does this by itself */
     maintain(): Promise<MaintainRow[]>;
     /** Figures for a monitoring system. Names ending in _total and _count only grow; labels name subscription, endpoint, state, consumer, ring. _enqueued_total counts what was rolled back as well */
     metrics(): Promise<MetricsRow[]>;
+    /** Makes a waiting delivery a dead letter, and returns that one's id. OB001 no such delivery, OB002 it has ended, OB003 a worker has it */
+    moveToDlq(args: { deliveryId: number | bigint; by: string; reason: string }): Promise<number>;
     /** Removes what is older than an interval, by hand: completed (messages, in whole segments), attempts (in whole segments), dead_letters. Never what is still needed; dry_run says what it would be */
     purge(args: { what: string; olderThan: Interval; includeUnresolved?: boolean | null; dryRun?: boolean | null }): Promise<PurgeRow>;
     /** Messages behind a position (0: from the first that is stored), in order; go on behind the last row. A row whose message_id is null holds no message: nothing matched up to there. With the epoch in which the position was read, a lost history is noticed (OB009) */
     read(args: { afterPosition: number | bigint; maxMessages?: number | null; topics?: readonly string[] | null; filter?: any; epoch?: number | null }): Promise<FeedMessageRow[]>;
     /** Gives deliveries of a lease (null: all) back unharmed: due as before, the try does not count. Returns the ids */
     release(args: { lease: number | bigint; deliveryIds?: readonly (number | bigint)[] | null }): Promise<number[]>;
+    /** Makes the delivery of a dead letter due now, with all its tries; the receiver sees the same webhook id. Returns the delivery's id. OB004: requeued already, or the message is gone */
+    requeue(args: { id: number | bigint; by: string; note?: string | null }): Promise<number>;
+    /** Requeues up to max open dead letters, oldest first: of a subscription, reason, topic, time. dry_run only counts. Returns how many */
+    requeueAll(args: { by: string; subscription?: string | null; reason?: string | null; topic?: string | null; deadAfter?: Date | string | null; deadBefore?: Date | string | null; note?: string | null; max?: number | null; dryRun?: boolean | null }): Promise<number>;
+    /** Changes when a waiting delivery is tried, its priority and its end. OB001 no such delivery, OB002 it has ended, OB003 a worker has it */
+    reschedule(args: { deliveryId: number | bigint; dueAt: Date | string; by: string; priority?: number | null; expiresAt?: Date | string | null }): Promise<void>;
+    /** Marks an open dead letter as dealt with in another way; OB004: it is not open */
+    resolve(args: { id: number | bigint; by: string; note?: string | null }): Promise<void>;
+    /** Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001 there is none, OB002 it was completed, OB003 a worker has it */
+    retry(args: { messageId: number | bigint; subscription: string; by?: string | null }): Promise<number>;
     /** Has new rows go to the next leaf now: rotated, empty (nothing to leave behind) or full (the next leaf still holds rows) */
     rotate(args?: { ring?: string | null }): Promise<string>;
     /** Sets tenant, publisher and metadata of the messages that this transaction enqueues from now on; arguments of enqueue win */
@@ -501,6 +789,8 @@ export interface Functions {
     tail(): Promise<number>;
     /** Numbers what is committed now, and returns the last position. The dispatcher does this by itself; by hand where there is none */
     tick(): Promise<number>;
+    /** Ends a capture; false: there was none */
+    uncapture(args: { relation: string }): Promise<boolean>;
     /** Takes leases back that were claimed longer ago than this, whatever their end; returns how many deliveries are free again */
     unlockStale(args: { olderThan: Interval; subscription?: string | null }): Promise<number>;
     /** Ends a subscription at the position of the message whose id is returned; it stays in the table, with deleted_at set */

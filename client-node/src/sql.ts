@@ -131,7 +131,8 @@ export function callStatement(name: FunctionName, args: object = {}): Statement 
         if (given[key] === undefined) continue;
         const { value, cast } = argument(given[key], arg[1], key);
         values.push(value);
-        parts.push(`${arg[0]} => ${cast(`$${values.length}`)}`);
+        // Quoted: "position" is a word of SQL.
+        parts.push(`"${arg[0]}" => ${cast(`$${values.length}`)}`);
     }
     for (const [key, arg] of byName) {
         if (!arg[2] && given[key] === undefined) throw invalid(`${name}() needs the argument "${key}"`);

@@ -31,6 +31,17 @@ function header(headers: HeadersLike, name: string): string | undefined {
     return Array.isArray(value) ? value[0] : value;
 }
 
+function checkedSecrets(secrets: string | readonly string[]): string[] {
+    const list: unknown[] = Array.isArray(secrets) ? secrets : [secrets];
+    if (list.length === 0) throw invalid('no signing secret');
+    for (const secret of list) {
+        if (typeof secret !== 'string') throw invalid('a signing secret is not text');
+        const refusal = native.checkSecret(secret);
+        if (refusal) throw refused(refusal);
+    }
+    return list as string[];
+}
+
 export interface VerifierOptions {
     /** Seconds that the signature may be old, or ahead of our clock; 300 if not given. */
     tolerance?: number;
@@ -44,13 +55,7 @@ export class Verifier {
     readonly #limit: number;
 
     constructor(secrets: string | readonly string[], options: VerifierOptions = {}) {
-        const list = typeof secrets === 'string' ? [secrets] : [...secrets];
-        if (list.length === 0) throw invalid('no signing secret');
-        for (const secret of list) {
-            if (typeof secret !== 'string') throw invalid('a signing secret is not text');
-            const refusal = native.checkSecret(secret);
-            if (refusal) throw refused(refusal);
-        }
+        const list = checkedSecrets(secrets);
         const tolerance = options.tolerance ?? 300;
         if (!Number.isInteger(tolerance) || tolerance < 0 || tolerance > 4_294_967_295) {
             throw invalid('the tolerance is not a whole number of seconds');
@@ -159,12 +164,7 @@ export class Verifier {
 
 /** The `webhook-signature` of a body, for tests of receivers: one signature per secret. */
 export function sign(secrets: string | readonly string[], id: string, signedAt: Date, body: Uint8Array | string): string {
-    const list = typeof secrets === 'string' ? [secrets] : [...secrets];
-    for (const secret of list) {
-        const refusal = native.checkSecret(secret);
-        if (refusal) throw refused(refusal);
-    }
-    return native.sign(list, id, Math.floor(signedAt.getTime() / 1000), Buffer.from(body as string))!;
+    return native.sign(checkedSecrets(secrets), id, Math.floor(signedAt.getTime() / 1000), Buffer.from(body as string))!;
 }
 
 /** Throws if a topic cannot be published to: the check of `enqueue`, before there is a connection. */

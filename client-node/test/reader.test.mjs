@@ -1,0 +1,175 @@
+// Readers: order, cursors, exactly once in a transaction, two instances.
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import pg from 'pg';
+
+import { ConflictError, enqueue, enqueueMany, InvalidError, NotFoundError, Outbox, Reader } from '../dist/index.mjs';
+import { settled } from '../dist/testing.mjs';
+import { startServer, waitFor } from './server.mjs';
+
+let server;
+before(async () => {
+    server = await startServer();
+});
+after(() => server?.end());
+
+async function setUp(t) {
+    const pool = new pg.Pool({ connectionString: await server.database() });
+    pool.on('error', () => {});
+    t.after(() => pool.end());
+    return { pool, outbox: new Outbox(pool) };
+}
+const many = (n, topic = 'a') => Array.from({ length: n }, (_, i) => ({ topic, payload: { i } }));
+const END = { untilEnd: true };
+
+test('everything, in order, then what the topics and the filter say', async (t) => {
+    const { pool } = await setUp(t);
+    await enqueueMany(pool, [...many(250), { topic: 'b.c', payload: {}, key: 'order-1' }, { topic: 'b.d', payload: {}, key: 'user-1' }]);
+    await settled(pool);
+    const seen = [];
+    for await (const message of new Reader(pool, { ...END, batchSize: 40 })) seen.push(message);
+    assert.equal(seen.length, 252);
+    assert.ok(seen.every((m, i) => i === 0 || m.position > seen[i - 1].position));
+    assert.deepEqual(seen.slice(0, 250).map((m) => m.json().i), many(250).map((m) => m.payload.i));
+    assert.match(seen[0].webhookId, /^msg_/);
+    const topics = [];
+    for await (const message of new Reader(pool, { ...END, topics: ['b.*'] })) topics.push(message.topic);
+    assert.deepEqual(topics, ['b.c', 'b.d']);
+    const keys = [];
+    for await (const message of new Reader(pool, { ...END, filter: { key: 'order-*' } })) keys.push(message.key);
+    assert.deepEqual(keys, ['order-1']);
+    const rest = [];
+    for await (const message of new Reader(pool, { ...END, after: seen[249].position })) rest.push(message.topic);
+    assert.deepEqual(rest, ['b.c', 'b.d']);
+    await assert.rejects(async () => {
+        for await (const _ of new Reader(pool, { ...END, after: 10_000 })) assert.fail();
+    }, (error) => error instanceof InvalidError && error.code === 'OB009');
+    assert.throws(() => new Reader(pool, { after: -1 }), InvalidError);
+});
+
+test('the cursor is where the loop went on, not where it was left', async (t) => {
+    const { pool, outbox } = await setUp(t);
+    await enqueueMany(pool, many(10));
+    await settled(pool);
+    await assert.rejects(outbox.cursorGet({ consumer: 'c' }), NotFoundError);
+    const first = [];
+    for await (const message of new Reader(pool, { consumer: 'c', ...END })) {
+        first.push(message);
+        if (first.length === 4) break;
+    }
+    assert.equal((await outbox.cursorGet({ consumer: 'c' })).position, first[2].position, 'the fourth was not confirmed');
+    await assert.rejects(async () => {
+        for await (const message of new Reader(pool, { consumer: 'c', ...END })) {
+            assert.equal(message.position, first[3].position, 'it is read again');
+            throw new Error('body');
+        }
+    }, /body/);
+    assert.equal((await outbox.cursorGet({ consumer: 'c' })).position, first[2].position);
+    const rest = [];
+    for await (const message of new Reader(pool, { consumer: 'c', ...END })) rest.push(message.json().i);
+    assert.deepEqual(rest, [3, 4, 5, 6, 7, 8, 9]);
+    assert.equal((await outbox.cursorGet({ consumer: 'c' })).lagPositions, 0);
+    for await (const message of new Reader(pool, { consumer: 'c', ...END })) assert.fail(`nothing is left, but ${message.position}`);
+});
+
+test('it waits for more, and ends with its signal', async (t) => {
+    const { pool, outbox } = await setUp(t);
+    const controller = new AbortController();
+    const seen = [];
+    const reading = (async () => {
+        for await (const message of new Reader(pool, { consumer: 'live', subject: 's', pollInterval: 0.02, signal: controller.signal })) {
+            seen.push(message.json().i);
+            if (seen.length === 5) controller.abort();
+        }
+    })();
+    for (let i = 0; i < 5; i += 1) await enqueue(pool, { topic: 'a', payload: { i } });
+    await reading;
+    assert.deepEqual(seen, [0, 1, 2, 3, 4]);
+    const cursor = await outbox.cursorGet({ consumer: 'live', subject: 's' });
+    assert.equal(cursor.position, await outbox.head());
+    assert.ok(cursor.updatedAt instanceof Date);
+});
+
+test('a second instance on the same cursor is noticed', async (t) => {
+    const { pool, outbox } = await setUp(t);
+    await enqueueMany(pool, many(3));
+    await settled(pool);
+    await assert.rejects(
+        async () => {
+            for await (const message of new Reader(pool, { consumer: 'c', ...END })) {
+                if (message.json().i === 0) await outbox.cursorAdvance({ consumer: 'c', position: message.position });
+            }
+        },
+        (error) => error instanceof ConflictError && error.code === 'OB005' && error.codeName === 'non_monotonic_cursor',
+    );
+});
+
+test('effectively once: two instances apply into one table', async (t) => {
+    const { pool, outbox } = await setUp(t);
+    await pool.query('create table effect (i int not null)');
+    await enqueueMany(pool, many(300));
+    await settled(pool);
+    const apply = () =>
+        new Reader(pool, { consumer: 'projection', batchSize: 7, ...END }).apply(async (tx, messages) => {
+            for (const message of messages) await tx.query('insert into effect values ($1)', [message.json().i]);
+        });
+    const counts = await Promise.all([apply(), apply(), apply()]);
+    assert.equal(counts.reduce((a, b) => a + b), 300);
+    const { rows } = await pool.query('select i from effect order by ctid');
+    assert.deepEqual(rows.map((row) => row.i).sort((a, b) => a - b), many(300).map((m) => m.payload.i));
+    // An effect that throws takes its advance with it.
+    await enqueueMany(pool, many(2));
+    await settled(pool);
+    const before = (await outbox.cursorGet({ consumer: 'projection' })).position;
+    await assert.rejects(
+        new Reader(pool, { consumer: 'projection', ...END }).apply(async (tx) => {
+            await tx.query('insert into effect values (-1)');
+            throw new Error('effect');
+        }),
+        /effect/,
+    );
+    assert.equal((await outbox.cursorGet({ consumer: 'projection' })).position, before);
+    assert.equal((await pool.query('select 1 from effect where i = -1')).rowCount, 0);
+    await assert.rejects(new Reader(pool).apply(async () => {}), InvalidError);
+});
+
+test('a reader lives through a restart', async (t) => {
+    const own = await startServer(['pg_outbox.poll_interval=1s']);
+    const pool = new pg.Pool({ connectionString: await own.database() });
+    pool.on('error', () => {});
+    t.after(async () => {
+        await pool.end();
+        await own.end();
+    });
+    await enqueueMany(pool, many(20));
+    await settled(pool);
+    const seen = [];
+    const controller = new AbortController();
+    const reading = (async () => {
+        const options = { consumer: 'c', batchSize: 5, pollInterval: 0.02, backoff: { min: 0.02, max: 0.3 }, signal: controller.signal };
+        for await (const message of new Reader(pool, options)) {
+            seen.push(message.json().i);
+            if (seen.length === 8) await own.tell('restart immediate');
+        }
+    })();
+    await waitFor('the first are read', () => seen.length === 20);
+    await enqueue(pool, { topic: 'a', payload: { i: 20 } });
+    await waitFor('the last is read', () => seen.length === 21);
+    controller.abort();
+    await reading;
+    assert.deepEqual(seen, Array.from({ length: 21 }, (_, i) => i));
+});
+
+test('cursors by hand', async (t) => {
+    const { outbox } = await setUp(t);
+    const cursor = await outbox.cursorAdvance({ consumer: 'c', position: 5, stream: 'mine' });
+    assert.deepEqual({ position: cursor.position, advanced: cursor.advanced, lag: cursor.lagPositions }, { position: 5, advanced: true, lag: null });
+    assert.equal((await outbox.cursorAdvance({ consumer: 'c', position: 5, stream: 'mine' })).advanced, false);
+    await assert.rejects(outbox.cursorAdvance({ consumer: 'c', position: 4, stream: 'mine' }), (e) => e instanceof ConflictError && e.code === 'OB005');
+    await assert.rejects(outbox.cursorReset({ consumer: 'c', position: 0, reason: ' ', stream: 'mine' }), (e) => e instanceof InvalidError && e.code === 'OB006');
+    assert.equal((await outbox.cursorReset({ consumer: 'c', position: 0, reason: 'again', stream: 'mine' })).position, 0);
+    assert.match((await outbox.cursorRecordError({ consumer: 'c', error: 'broken', stream: 'mine' })).lastError, /broken/);
+    assert.equal((await outbox.cursorList({ stream: 'mine' })).length, 1);
+    await outbox.cursorDelete({ consumer: 'c', reason: 'done', stream: 'mine' });
+    assert.deepEqual(await outbox.cursorList(), []);
+});

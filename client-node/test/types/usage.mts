@@ -1,0 +1,93 @@
+// What users write, type-checked against the packed declarations.
+import {
+    ConflictError, deliveries, enqueue, enqueueMany, message, Outbox, OutboxError, Reader, Reject, RetryAfter, shutdownSignal, transaction, Verifier, Worker,
+    type ClaimedMessage, type ErrorKind, type FeedMessage, type NewMessage,
+} from 'pg-outbox';
+import { assertEnqueued, drain, FakeReceiver } from 'pg-outbox/testing';
+import type { Pool } from 'pg';
+import type { Sql } from 'postgres';
+import type { Knex } from 'knex';
+import type { NodePgDatabase } from 'drizzle-orm/node-postgres';
+import type { IncomingMessage } from 'node:http';
+
+declare const pool: Pool;
+declare const sql: Sql;
+declare const knex: Knex;
+declare const db: NodePgDatabase;
+declare const request: IncomingMessage;
+
+interface Order {
+    id: number;
+}
+
+export async function produce(): Promise<number[]> {
+    const order: NewMessage<Order> = { topic: 'order.created', payload: { id: 1 }, key: 'order-1', deliverAt: new Date() };
+    const client = await pool.connect();
+    const ids: number[] = [await enqueue(client, order), await enqueue(pool, message('a').json(1).key('k').header('h', 'v'))];
+    await sql.begin(async (tx) => void ids.push(await enqueue(tx, order)));
+    await knex.transaction(async (tx) => void ids.push(await enqueue(tx, order)));
+    await db.transaction(async (tx) => void ids.push(await enqueue(tx, order)));
+    await transaction(pool, async (tx) => assertEnqueued(tx, { topic: 'a' }));
+    ids.push(...(await enqueueMany(pool, [order])));
+    // @ts-expect-error a message has a topic
+    await enqueue(pool, { payload: 1 });
+    // @ts-expect-error there is no such option
+    await enqueue(pool, { topic: 'a', payload: 1, prio: 1 });
+    // @ts-expect-error not something that runs statements
+    await enqueue(5, order);
+    return ids;
+}
+
+export async function admin(): Promise<void> {
+    const outbox = new Outbox(pool);
+    const [endpoint] = await outbox.createEndpoint({ name: 'shop', url: 'https://shop.example.com', timeout: 5 });
+    const secret: string | null | undefined = endpoint?.signingSecret;
+    await outbox.subscribe({ name: 'shop', topics: ['order.#'], endpoint: 'shop', ttl: '1 day' });
+    const head: number = await outbox.head();
+    const at: Date | null = (await outbox.cursorGet({ consumer: 'c' })).updatedAt;
+    const letters = await outbox.list('dead_letters', { where: { resolution: 'open' }, orderBy: 'deadAt', descending: true, limit: 5 });
+    const error: string | null | undefined = letters[0]?.lastError;
+    // @ts-expect-error an argument is missing
+    await outbox.createEndpoint({ name: 'x' });
+    // @ts-expect-error no such column
+    await outbox.list('dead_letters', { orderBy: 'nothing' });
+    void [secret, head, at, error];
+}
+
+export async function consume(): Promise<void> {
+    const signal = shutdownSignal();
+    await new Worker(pool, 'work', async (m: ClaimedMessage, { signal }) => {
+        if (signal.aborted) throw new RetryAfter(5);
+        if (m.json<Order>().id < 0) throw new Reject('no');
+        const position: number = m.position;
+        return `${m.webhookId} ${position} ${m.key ?? ''} ${m.lastError ?? ''}`;
+    }, { concurrency: 5, signal, onError: (error: unknown) => void error }).run();
+    for await (const delivery of deliveries(pool, 'work', { signal })) {
+        const done: boolean = await delivery.complete();
+        void done;
+    }
+    for await (const m of new Reader(pool, { consumer: 'search', topics: ['order.*'], signal })) {
+        const read: FeedMessage = m;
+        void [read.position, read.bytes()];
+    }
+    await new Reader(pool, { consumer: 'c' }).apply(async (tx, messages) => void (await tx.query('select 1', [messages.length])));
+    const summary = await drain(pool, 'work', () => undefined);
+    const completed: number = summary.completed;
+    const receiver = await FakeReceiver.start();
+    receiver.answer({ status: 503, delay: 1 });
+    void completed;
+}
+
+export async function receive(): Promise<string> {
+    try {
+        const webhook = await new Verifier(['whsec_a', 'whsec_b'], { tolerance: 60 }).read(request);
+        return webhook.json<Order>().id.toString() + webhook.id;
+    } catch (error) {
+        if (error instanceof ConflictError) return error.codeName;
+        if (error instanceof OutboxError) {
+            const kind: ErrorKind = error.kind;
+            return `${kind} ${error.code} ${error.detail ?? ''} ${error.hint ?? ''}`;
+        }
+        throw error;
+    }
+}
