@@ -3,6 +3,12 @@
 import type { Interval, Signature } from './sql.js';
 
 export const FUNCTIONS = {
+    adopt: {
+        name: 'adopt',
+        args: [['reason', 'text', true]],
+        returns: 'value',
+        columns: [['adopt', 'bigint']],
+    },
     alter_publisher: {
         name: 'alter_publisher',
         args: [['code', 'text', false], ['name', 'text', true], ['description', 'text', true], ['active', 'boolean', true], ['topic_template', 'text', true], ['topic_function', 'text', true]],
@@ -689,6 +695,8 @@ export interface Views {
 
 /** The functions of the schema `outbox`, with named arguments. */
 export interface Functions {
+    /** Makes data that was restored or copied here this database's own: numbers what has no position yet, in a new epoch, and lets the dispatcher push. Returns the last position */
+    adopt(args?: { reason?: string | null }): Promise<number>;
     /** Changes a registered publisher; null leaves a value as it is, an empty template or function takes it away */
     alterPublisher(args: { code: string; name?: string | null; description?: string | null; active?: boolean | null; topicTemplate?: string | null; topicFunction?: string | null }): Promise<void>;
     /** Changes a registered topic; null leaves a value as it is. An inactive topic refuses messages (OB007) from the commit on */
