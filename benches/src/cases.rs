@@ -18,10 +18,11 @@ type Case = for<'a> fn(&'a mut Figures) -> Pin<Box<dyn Future<Output = Result<()
 pub const ALL: &[(&str, &str, Case)] = &[
     ("enqueue", "enqueue() against a plain INSERT", |f| Box::pin(enqueue(f))),
     ("drain", "a backlog over HTTP against a bare hyper client", |f| Box::pin(drain(f))),
+    ("drain-h2", "the same over HTTP/1.1 and HTTP/2, plain and encrypted", |f| Box::pin(crate::http2::run(f))),
     ("latency", "commit to receipt", |f| Box::pin(latency(f))),
 ];
 
-async fn server(extra: &[(&str, &str)]) -> Result<Server> {
+pub(crate) async fn server(extra: &[(&str, &str)]) -> Result<Server> {
     let mut settings = vec![("shared_buffers", "512MB"), ("max_wal_size", "8GB"), ("autovacuum_naptime", "10s")];
     settings.extend_from_slice(extra);
     Server::start(&settings).await
@@ -58,7 +59,7 @@ async fn pgbench(
     line["tps = ".len()..].split(' ').next().unwrap_or_default().parse().context("reading pgbench's result")
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
@@ -119,7 +120,7 @@ async fn prepare(server: &Server, receiver: &Receiver, concurrency: u32) -> Resu
     Ok(db)
 }
 
-async fn reload(server: &Server, name: &str, value: &str) -> Result<()> {
+pub(crate) async fn reload(server: &Server, name: &str, value: &str) -> Result<()> {
     let db = server.connect("postgres").await?;
     db.batch_execute(&format!("alter system set {name} = '{value}'")).await?;
     db.batch_execute("select pg_reload_conf()").await?;

@@ -2,6 +2,7 @@
 
 mod bare;
 mod cases;
+mod http2;
 
 use std::collections::BTreeMap;
 

@@ -3,11 +3,12 @@
 
 use outbox_core::auth::Auth;
 use outbox_core::policy::Policy;
+use outbox_core::proxy::Proxy;
 use outbox_core::schedule::Schedule;
 use outbox_core::sign::Secret;
 use outbox_core::{Code, Error, Result, breaker};
 use outbox_sender::ResponseId;
-use outbox_sender::tls::{Protocol, Tls, client_config};
+use outbox_sender::tls::{Protocol, Tls, check_dates, client_config};
 use pgrx::{IntoDatum, JsonB, pg_sys};
 use serde_json::Value;
 
@@ -40,6 +41,7 @@ pub fn tls(json: &Value) -> Result<Tls> {
         }
     }
     client_config(&tls, Protocol::Auto).map_err(|e| refuse(&e))?;
+    check_dates(&tls, std::time::SystemTime::now()).map_err(|e| refuse(&e))?;
     Ok(tls)
 }
 
@@ -75,6 +77,16 @@ pg_function! {
     /// outbox._check_tls(jsonb) returns jsonb
     fn outbox_check_tls(args) {
         checked(args, |json| tls(json).map(|_| ()))
+    }
+}
+
+pg_function! {
+    /// outbox._check_proxy(text) returns text
+    fn outbox_check_proxy(args) {
+        if Proxy::parse(args.get::<&str>(0).unwrap_or_default())?.is_none() {
+            return Err(Error::invalid("malformed proxy").detail("It is empty.").hint("No proxy at all is null."));
+        }
+        Ok(args.datum(0))
     }
 }
 

@@ -47,9 +47,6 @@ pub static EGRESS_ALLOW: GucSetting<Option<CString>> = GucSetting::<Option<CStri
 /// Ports that may be called, comma-separated. Empty: any.
 pub static EGRESS_PORTS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
-/// Proxy that all requests go through, `http://` or `socks5://`. May hold a password: shown to superusers only.
-pub static PROXY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
-
 /// Name servers to ask instead of the system's resolver, comma-separated addresses with ports.
 pub static NAME_SERVERS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
@@ -252,13 +249,6 @@ pub fn init(preloading: bool) {
             c"Comma-separated, like 443, 8000-8999.",
             &EGRESS_PORTS,
             GucFlags::default(),
-        ),
-        (
-            c"pg_outbox.proxy",
-            c"Proxy that all requests go through.",
-            c"Like http://proxy.example:3128 or socks5://user:password@proxy.example:1080.",
-            &PROXY,
-            GucFlags::SUPERUSER_ONLY,
         ),
         (
             c"pg_outbox.name_servers",

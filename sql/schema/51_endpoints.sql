@@ -178,6 +178,9 @@ begin
         values (e.id, auth, tls ->> 'ca', tls ->> 'certificate', tls ->> 'key');
     end if;
     insert into outbox.endpoint_state (endpoint_id) values (e.id);
+    if e.consent = 'pending' then
+        perform outbox._start_consent(e.id);
+    end if;
     endpoint_id := e.id;
     message_id := outbox._endpoint_changed(e, 'created');
     return next;
@@ -219,6 +222,11 @@ declare
 begin
     select * into e from outbox.endpoint p where p.id = known for update;
     e.name := coalesce(new_name, e.name);
+    -- Another URL is another receiver, whose consent nobody has yet.
+    if e.consent <> 'none' and url <> e.url then
+        e.consent := 'pending';
+        perform outbox._start_consent(known);
+    end if;
     e.url := coalesce(url, e.url);
     e.headers := coalesce(headers, e.headers);
     e.timeout := coalesce(timeout, e.timeout);
@@ -245,7 +253,7 @@ begin
             tenant = e.tenant, rate = e.rate, burst = e.burst, schedule = e.schedule, policy = e.policy,
             breaker = e.breaker, protocol = e.protocol, compress = e.compress, response_id = e.response_id,
             keep_headers = e.keep_headers, disable_after = e.disable_after, disable_failures = e.disable_failures,
-            updated_at = clock_timestamp()
+            consent = e.consent, updated_at = clock_timestamp()
         where p.id = known;
     exception when unique_violation then
         raise exception 'endpoint "%" exists already', e.name using errcode = 'duplicate_object';

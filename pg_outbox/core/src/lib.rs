@@ -27,5 +27,6 @@ pub mod topic_template;
 pub mod url;
 pub mod verify;
 pub mod webhook_id;
+pub mod x509;
 
 pub use error::{Code, Error, Kind, Result, classify};

@@ -24,6 +24,8 @@ pub struct Proxy {
     pub port: u16,
     /// User and password.
     pub credentials: Option<(String, String)>,
+    /// It is told names and resolves them itself, so that it decides what may be called; otherwise it is told vetted addresses.
+    pub resolves: bool,
 }
 
 impl fmt::Debug for Proxy {
@@ -67,7 +69,7 @@ impl Proxy {
         if host.is_empty() || host.contains(['/', ' ', '@']) || long {
             return Err(refuse());
         }
-        Ok(Some(Proxy { kind, host: host.to_owned(), port, credentials }))
+        Ok(Some(Proxy { kind, host: host.to_owned(), port, credentials, resolves: false }))
     }
 }
 

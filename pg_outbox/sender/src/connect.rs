@@ -3,9 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,12 +16,14 @@ use hyper::body::{Frame, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use outbox_core::policy::Fault;
+use outbox_core::proxy::Proxy;
 use outbox_core::url::Url;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::tls::{Protocol, Tls, client_config};
-use crate::{Settings, proxy, resolve};
+use crate::proxy::Target;
+use crate::tls::{Client, Protocol, Tls, has_no_roots};
+use crate::{Endpoint, Settings, proxy, resolve};
 
 /// Limit of connecting to one address, and of the handshakes that follow.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,8 +34,10 @@ pub(crate) type Failure = (Fault, String);
 /// What the requests of one endpoint share to reach it.
 #[derive(Default)]
 pub(crate) struct Reach {
+    /// Counts the changes of where the endpoint leads.
+    generation: Cell<u64>,
     /// Built at the first use.
-    tls: RefCell<Option<Result<Arc<rustls::ClientConfig>, String>>>,
+    tls: RefCell<Option<Result<Client, String>>>,
     /// The HTTP/2 connection that all requests run over.
     shared: RefCell<Option<Shared>>,
     /// The other side has been seen to speak HTTP/1.1 only.
@@ -45,8 +49,14 @@ pub(crate) struct Reach {
 }
 
 impl Reach {
+    /// Whether a connection leads where the endpoint leads now.
+    pub(crate) fn is_current(&self, connection: &Connection) -> bool {
+        connection.generation == self.generation.get()
+    }
+
     /// Forgets everything: the endpoint leads elsewhere now.
     pub(crate) fn reset(&self) {
+        self.generation.set(self.generation.get() + 1);
         *self.tls.borrow_mut() = None;
         *self.shared.borrow_mut() = None;
         self.one_at_a_time.set(false);
@@ -58,6 +68,33 @@ impl Reach {
         *self.shared.borrow_mut() = None;
     }
 
+    /// New requests get a connection of their own instead of this one; what runs over it goes on.
+    pub(crate) fn forget(&self, connection: &Connection) {
+        if let Requests::Many(used) = &connection.requests {
+            let mut slot = self.shared.borrow_mut();
+            if slot.as_ref().is_some_and(|kept| Rc::ptr_eq(&kept.answered, &used.answered)) {
+                *slot = None;
+            }
+        }
+    }
+
+    /// A failure of the first request of a connection, with what the TLS handshake has to do with it.
+    pub(crate) fn explain(&self, (fault, text): Failure) -> Failure {
+        let tls = self.tls.borrow();
+        match (fault, tls.as_ref().and_then(|tls| tls.as_ref().ok()?.refusal())) {
+            (Fault::Tls | Fault::Reset | Fault::Protocol, Some(refusal)) => (Fault::Tls, format!("{refusal}: {text}")),
+            _ => (fault, text),
+        }
+    }
+
+    /// A token that was refused is not used again, unless there is another one already.
+    pub(crate) fn forget_token(&self, refused: &HeaderValue) {
+        let mut slot = self.token.borrow_mut();
+        if slot.as_ref().is_some_and(|(value, _)| value == refused) {
+            *slot = None;
+        }
+    }
+
     pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.turn.lock().await
     }
@@ -65,6 +102,7 @@ impl Reach {
 
 /// An open connection.
 pub(crate) struct Connection {
+    generation: u64,
     pub(crate) url: Url,
     pub(crate) remote: SocketAddr,
     requests: Requests,
@@ -83,6 +121,8 @@ struct Shared {
     url: Url,
     remote: SocketAddr,
     requests: http2::SendRequest<Full<Bytes>>,
+    /// Whether it has brought a response. The same cell for all clones, by which they are known.
+    answered: Rc<Cell<bool>>,
 }
 
 /// The future that does an HTTP/1.1 connection's work.
@@ -128,10 +168,22 @@ impl Connection {
     pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
         let response = match &mut self.requests {
             Requests::One(requests, wire) => wire.drive(requests.send_request(request)).await,
-            Requests::Many(shared) => shared.requests.send_request(request).await,
+            Requests::Many(shared) => {
+                let response = shared.requests.send_request(request).await;
+                shared.answered.set(shared.answered.get() || response.is_ok());
+                response
+            }
         };
         self.served += 1;
         response
+    }
+
+    /// Whether it has brought a response before.
+    pub(crate) fn has_answered(&self) -> bool {
+        match &self.requests {
+            Requests::One(..) => self.served > 0,
+            Requests::Many(shared) => shared.answered.get(),
+        }
     }
 
     /// The next part of a response's body.
@@ -169,21 +221,35 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
     }
 }
 
+/// What leads to an endpoint besides its URL.
+#[derive(Clone, Copy)]
+pub(crate) struct Way<'a> {
+    pub(crate) tls: &'a Tls,
+    pub(crate) protocol: Protocol,
+    pub(crate) proxy: Option<&'a Proxy>,
+}
+
+impl<'a> Way<'a> {
+    /// An endpoint's.
+    pub(crate) fn to(endpoint: &'a Endpoint) -> Way<'a> {
+        Way { tls: &endpoint.tls, protocol: endpoint.protocol, proxy: endpoint.proxy.as_ref() }
+    }
+}
+
 /// A connection to `url`: the shared one if the endpoint has one, else a new one.
 pub(crate) async fn connect(
     url: &Url,
-    tls: &Tls,
-    protocol: Protocol,
+    way: Way<'_>,
     reach: &Reach,
     settings: &Settings,
 ) -> Result<Connection, Failure> {
-    let may_share = match protocol {
+    let may_share = match way.protocol {
         Protocol::Auto => url.tls && !reach.one_at_a_time.get(),
         Protocol::Http1 => false,
         Protocol::Http2 => true,
     };
     if !may_share {
-        return open(url, tls, protocol, reach, settings).await;
+        return open(url, way, reach, settings).await;
     }
     let shared = || {
         let mut slot = reach.shared.borrow_mut();
@@ -191,6 +257,7 @@ pub(crate) async fn connect(
             *slot = None;
         }
         slot.as_ref().map(|s| Connection {
+            generation: reach.generation.get(),
             url: s.url.clone(),
             remote: s.remote,
             requests: Requests::Many(s.clone()),
@@ -205,11 +272,11 @@ pub(crate) async fn connect(
     if let Some(connection) = shared() {
         return Ok(connection);
     }
-    if protocol == Protocol::Auto && reach.one_at_a_time.get() {
+    if way.protocol == Protocol::Auto && reach.one_at_a_time.get() {
         drop(turn);
-        return open(url, tls, protocol, reach, settings).await;
+        return open(url, way, reach, settings).await;
     }
-    let connection = open(url, tls, protocol, reach, settings).await?;
+    let connection = open(url, way, reach, settings).await?;
     match &connection.requests {
         Requests::Many(new) => *reach.shared.borrow_mut() = Some(new.clone()),
         Requests::One(..) => reach.one_at_a_time.set(true),
@@ -217,46 +284,48 @@ pub(crate) async fn connect(
     Ok(connection)
 }
 
-async fn open(
-    url: &Url,
-    tls: &Tls,
-    protocol: Protocol,
-    reach: &Reach,
-    settings: &Settings,
-) -> Result<Connection, Failure> {
+async fn open(url: &Url, way: Way<'_>, reach: &Reach, settings: &Settings) -> Result<Connection, Failure> {
     let mut last = (Fault::Dns, format!("\"{}\" has no address", url.host));
-    for address in resolve::vetted(url, settings).await? {
+    let is_name = url.host.parse::<IpAddr>().is_err();
+    let targets = match way.proxy {
+        Some(proxy) if proxy.resolves && is_name => vec![Target::Name(&url.host, url.port)],
+        _ => resolve::vetted(url, settings).await?.into_iter().map(Target::Address).collect(),
+    };
+    for target in targets {
         let attempt = async {
-            let stream = reach_address(address, settings).await?;
-            handshake(url, tls, protocol, reach, address, stream).await
+            let (stream, remote) = match (way.proxy, target) {
+                (Some(proxy), _) => through(proxy, target, settings).await?,
+                (None, Target::Address(address)) => (dial(address).await?, address),
+                (None, Target::Name(..)) => return Err((Fault::Dns, format!("{target} is not resolved"))),
+            };
+            handshake(url, way, reach, remote, stream).await
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(failure)) => last = failure,
             Err(_) => {
-                last = (Fault::Timeout, format!("connecting to {address} took longer than {CONNECT_TIMEOUT:?}"));
+                last = (Fault::Timeout, format!("connecting to {target} took longer than {CONNECT_TIMEOUT:?}"));
             }
         }
     }
     Err(last)
 }
 
-/// A stream to a vetted address, through the operator's proxy if there is one.
-async fn reach_address(address: SocketAddr, settings: &Settings) -> Result<TcpStream, Failure> {
-    let to = |address| async move {
-        TcpStream::connect(address)
-            .await
-            .map_err(|error| (io_fault(&error), format!("connecting to {address}: {error}")))
-    };
-    let proxy = settings.proxy.as_ref().map_err(|e| (Fault::Unreachable, format!("pg_outbox.proxy: {e}")))?;
-    let Some(proxy) = proxy else { return to(address).await };
+async fn dial(address: SocketAddr) -> Result<TcpStream, Failure> {
+    TcpStream::connect(address).await.map_err(|error| (io_fault(&error), format!("connecting to {address}: {error}")))
+}
+
+/// A stream to `target` through the operator's proxy, and what is at its other end as far as it is known here.
+async fn through(proxy: &Proxy, target: Target<'_>, settings: &Settings) -> Result<(TcpStream, SocketAddr), Failure> {
     // The operator chose the proxy: its address is not vetted.
     let mut last = (Fault::Dns, "the proxy has no address".to_owned());
-    for place in resolve::any(&proxy.host, proxy.port, settings).await? {
-        match to(place).await {
+    let places = resolve::any(&proxy.host, proxy.port, settings).await;
+    for place in places.map_err(|(fault, text)| (fault, format!("the proxy: {text}")))? {
+        match dial(place).await {
             Ok(mut stream) => {
-                proxy::tunnel(&mut stream, proxy, address).await?;
-                return Ok(stream);
+                proxy::tunnel(&mut stream, proxy, target).await?;
+                let remote = if let Target::Address(address) = target { address } else { place };
+                return Ok((stream, remote));
             }
             Err((fault, text)) => last = (fault, format!("the proxy: {text}")),
         }
@@ -266,23 +335,27 @@ async fn reach_address(address: SocketAddr, settings: &Settings) -> Result<TcpSt
 
 async fn handshake(
     url: &Url,
-    tls: &Tls,
-    protocol: Protocol,
+    way: Way<'_>,
     reach: &Reach,
     remote: SocketAddr,
     stream: TcpStream,
 ) -> Result<Connection, Failure> {
     let _ = stream.set_nodelay(true);
-    let mut http2 = protocol == Protocol::Http2;
+    let generation = reach.generation.get();
+    let mut http2 = way.protocol == Protocol::Http2;
     let stream = if url.tls {
-        let config = reach.tls.borrow_mut().get_or_insert_with(|| client_config(tls, protocol)).clone();
-        let config = config.map_err(|e| (Fault::Invalid, e))?;
+        let config = reach.tls.borrow_mut().get_or_insert_with(|| Client::new(way.tls, way.protocol)).clone();
+        let config = config.map_err(|e| (Fault::Invalid, e))?.config;
         let name = rustls::pki_types::ServerName::try_from(url.host.clone())
             .map_err(|_| (Fault::Invalid, format!("\"{}\" cannot be the name in a certificate", url.host)))?;
-        let stream = tokio_rustls::TlsConnector::from(config)
-            .connect(name, stream)
-            .await
-            .map_err(|e| (Fault::Tls, format!("TLS handshake with {remote}: {e}")))?;
+        let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await.map_err(|e| {
+            let why = if has_no_roots(way.tls) {
+                ": this system has no trusted certificates; install its package (ca-certificates) or set SSL_CERT_FILE"
+            } else {
+                ""
+            };
+            reach.explain((Fault::Tls, format!("TLS handshake with {remote}: {e}{why}")))
+        })?;
         http2 |= stream.get_ref().1.alpn_protocol() == Some(b"h2");
         Stream::Tls(Box::new(stream))
     } else {
@@ -300,13 +373,29 @@ async fn handshake(
         tokio::task::spawn_local(async move {
             let _ = driver.await;
         });
-        Requests::Many(Shared { url: url.clone(), remote, requests })
+        Requests::Many(Shared { url: url.clone(), remote, requests, answered: Rc::default() })
     } else {
         let (requests, driver) =
             http1::Builder::new().max_headers(64).handshake(TokioIo::new(stream)).await.map_err(failed)?;
         Requests::One(requests, Wire { driver: Box::pin(driver), ended: false })
     };
-    Ok(Connection { url: url.clone(), remote, requests, served: 0 })
+    Ok(Connection { generation, url: url.clone(), remote, requests, served: 0 })
+}
+
+/// Whether the other side says that it has not looked at the request: it may be sent again at once.
+pub(crate) fn is_unprocessed(error: &hyper::Error) -> bool {
+    if error.is_canceled() {
+        return true;
+    }
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        if let Some(http2) = inner.downcast_ref::<h2::Error>() {
+            // Streams that a GOAWAY leaves out end with its error; those that it counts in end as usual.
+            return http2.is_remote() && (http2.is_go_away() || http2.reason() == Some(h2::Reason::REFUSED_STREAM));
+        }
+        source = inner.source();
+    }
+    false
 }
 
 /// The class of an I/O error.

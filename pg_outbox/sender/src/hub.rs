@@ -18,7 +18,7 @@ use crate::connect::Reach;
 use crate::gate::{Gate, Pass};
 use crate::queue::{Load, Nothing, Queue};
 use crate::request::{self, Attempt};
-use crate::{Allowed, Answer, Command, Done, Endpoint, Event, Job, Mode, Saved, Settings, Shared, Ticket};
+use crate::{Answer, Command, Done, Endpoint, Event, Job, Mode, Saved, Settings, Shared, Ticket, consent};
 
 /// The main thread is woken for outcomes when there are this many, or when the first of them is this old: it has better to do
 /// than to take them one by one, and nobody waits for an outcome to be recorded.
@@ -56,6 +56,16 @@ pub(crate) struct Target {
     waiting: Cell<bool>,
     /// When a timer will look at it again; `i64::MAX`: none does.
     timer: Cell<i64>,
+}
+
+impl Target {
+    pub(crate) fn config(&self) -> Rc<Endpoint> {
+        Rc::clone(&self.config.borrow())
+    }
+
+    pub(crate) fn reach(&self) -> &Reach {
+        &self.reach
+    }
 }
 
 /// A request on its way to a connection.
@@ -101,6 +111,7 @@ pub(crate) fn run(
                 Command::Settings(settings) => *hub.settings.borrow_mut() = Rc::new(*settings),
                 Command::Endpoints(endpoints) => endpoints.into_iter().for_each(|endpoint| hub.configure(endpoint)),
                 Command::Jobs(jobs) => hub.submit(jobs),
+                Command::Consent(endpoint, origin) => hub.ask_consent(endpoint, origin),
                 Command::Pump => hub.pump_waiting(),
                 Command::Stop => hub.stopping.set(true),
             }
@@ -140,6 +151,7 @@ impl Hub {
         if before.url != config.url
             || before.tls != config.tls
             || before.protocol != config.protocol
+            || before.proxy != config.proxy
             || before.auth != config.auth
         {
             // Idle connections may lead to the old place; busy ones see the change at their next request.
@@ -152,6 +164,25 @@ impl Hub {
             self.skip(&target);
         }
         self.pump(&target);
+    }
+
+    fn ask_consent(self: &Rc<Self>, endpoint: i32, origin: Box<str>) {
+        let target = self.endpoints.borrow().get(&endpoint).cloned();
+        if let Some(target) = target {
+            tokio::task::spawn_local(consent::ask(Rc::clone(self), target, origin));
+        }
+    }
+
+    pub(crate) fn settings(&self) -> Rc<Settings> {
+        Rc::clone(&self.settings.borrow())
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    pub(crate) fn wake(&self) {
+        (self.wake)();
     }
 
     fn submit(self: &Rc<Self>, jobs: Vec<Job>) {
@@ -359,6 +390,7 @@ impl Hub {
             let before = list.len();
             match load {
                 Load::One(job) => list.push(attempt.done(job.ticket, finished_at, skipped)),
+                Load::Ask(_) => {}
                 Load::Batch(jobs) => {
                     self.batches.set(self.batches.get() + 1);
                     attempt.done_batch(&jobs, self.batches.get(), finished_at, &mut list);
@@ -430,7 +462,7 @@ async fn serve(hub: Rc<Hub>, target: Rc<Target>, first: Work) {
 }
 
 /// Runs a future; `None` when it panics. A job that panics is that job's failure: it comes back like any other.
-async fn catch_panic<T>(work: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn catch_panic<T>(work: impl Future<Output = T>) -> Option<T> {
     let mut work = std::pin::pin!(work);
     std::future::poll_fn(|cx| match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work.as_mut().poll(cx))) {
         Ok(poll) => poll.map(Some),
@@ -449,22 +481,16 @@ impl Attempt {
         let status = self.reply.as_ref().map(|reply| reply.status);
         let retry_after = self.asked();
         let answer = self.reply.and_then(|reply| {
-            let consent = (!reply.head.is_empty()).then(|| {
-                let header = |name: &str| reply.head.get(name).and_then(|v| v.to_str().ok()).map(Into::into);
-                Allowed { origin: header("webhook-allowed-origin"), rate: header("webhook-allowed-rate") }
-            });
             let nothing = reply.text.is_none()
                 && reply.response_id.is_none()
                 && reply.headers.is_none()
-                && reply.control.is_none()
-                && consent.is_none();
+                && reply.control.is_none();
             (!nothing).then(|| {
                 Box::new(Answer {
                     body: reply.text,
                     response_id: reply.response_id,
                     headers: reply.headers,
                     control: reply.control,
-                    consent,
                 })
             })
         });

@@ -10,6 +10,7 @@
 //! * Each job that was submitted comes back exactly once.
 
 mod connect;
+mod consent;
 mod gate;
 mod hub;
 mod oauth;
@@ -51,8 +52,6 @@ pub struct Settings {
     pub user_agent: HeaderValue,
     /// What CloudEvents say they come from.
     pub source: Arc<str>,
-    /// Proxy that all requests go through; an error is what they fail of until it is mended.
-    pub proxy: Result<Option<Proxy>, String>,
     /// Name servers to ask instead of the system's resolver.
     pub dns: Vec<SocketAddr>,
 }
@@ -158,6 +157,8 @@ pub struct Endpoint {
     pub tls: tls::Tls,
     /// HTTP version.
     pub protocol: tls::Protocol,
+    /// The operator's proxy that its requests go through.
+    pub proxy: Option<Proxy>,
     /// Bodies are sent gzipped.
     pub compress: bool,
     /// Where the receiver's own id of a message is.
@@ -179,11 +180,21 @@ pub struct Shape {
     pub policy: Policy,
 }
 
-/// What the validation handshake asks (CloudEvents HTTP webhooks, 4.1).
+/// What came of a validation handshake.
 #[derive(Clone, Debug)]
-pub struct Consent {
-    /// Who wants to send.
+pub struct ConsentAnswer {
+    /// The endpoint that was asked.
+    pub endpoint: i32,
+    /// Who asked.
     pub origin: Box<str>,
+    /// Status or fault.
+    pub outcome: Outcome,
+    /// What went wrong, in words.
+    pub error: Option<Box<str>>,
+    /// `WebHook-Allowed-Origin`.
+    pub allowed_origin: Option<Box<str>>,
+    /// `WebHook-Allowed-Rate`.
+    pub allowed_rate: Option<Box<str>>,
 }
 
 /// What a job is about, as the main thread needs it back.
@@ -214,8 +225,6 @@ pub struct Job {
     pub message: Arc<Message>,
     /// In which form.
     pub shape: Arc<Shape>,
-    /// Not a delivery but the question whether any are welcome.
-    pub consent: Option<Box<Consent>>,
 }
 
 /// What came of a job.
@@ -256,23 +265,13 @@ pub struct Answer {
     pub headers: Option<Box<str>>,
     /// What the receiver asks to be done.
     pub control: Option<Control>,
-    /// Answer to a validation handshake.
-    pub consent: Option<Allowed>,
-}
-
-/// What a receiver allows.
-#[derive(Clone, Debug, Default)]
-pub struct Allowed {
-    /// Who may send; `*`: anybody.
-    pub origin: Option<Box<str>>,
-    /// Requests per minute; `*`: any number.
-    pub rate: Option<Box<str>>,
 }
 
 enum Command {
     Settings(Box<Settings>),
     Endpoints(Vec<Endpoint>),
     Jobs(Vec<Job>),
+    Consent(i32, Box<str>),
     Pump,
     Stop,
 }
@@ -286,6 +285,7 @@ struct Shared {
     queued: AtomicUsize,
     done: Mutex<Vec<Done>>,
     events: Mutex<Vec<Event>>,
+    consents: Mutex<Vec<ConsentAnswer>>,
 }
 
 /// Handle of the HTTP thread. Dropping it stops the thread.
@@ -343,6 +343,16 @@ impl Sender {
     /// Takes the changes of endpoints' states that have come in.
     pub fn take_events(&self) -> Vec<Event> {
         std::mem::take(&mut *self.shared.events.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Asks an endpoint, whatever its mode, whether deliveries are welcome; the answer can be taken later.
+    pub fn ask_consent(&self, endpoint: i32, origin: &str) {
+        self.command(Command::Consent(endpoint, origin.into()));
+    }
+
+    /// Takes the answers that have come in.
+    pub fn take_consents(&self, into: &mut Vec<ConsentAnswer>) {
+        into.append(&mut self.shared.consents.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// `n` outcomes that were taken have been recorded durably.

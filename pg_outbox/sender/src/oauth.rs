@@ -8,7 +8,7 @@ use http_body_util::Full;
 use outbox_core::auth::{self, OAuth2};
 use outbox_core::policy::Fault;
 
-use crate::connect::{self, Failure, Reach};
+use crate::connect::{self, Failure, Reach, Way};
 use crate::hub::unix_micros;
 use crate::request::failure;
 use crate::response::{self, Wish};
@@ -18,24 +18,24 @@ use crate::{Endpoint, Settings};
 /// A token is not used when it expires within this time.
 const MARGIN: Duration = Duration::from_secs(15);
 
-/// The `authorization` header with a token that is good now.
+/// The `authorization` header with a token that is good now, and whether it is new.
 pub(crate) async fn authorization(
     oauth2: &OAuth2,
     endpoint: &Endpoint,
     reach: &Reach,
     settings: &Settings,
-) -> Result<HeaderValue, Failure> {
+) -> Result<(HeaderValue, bool), Failure> {
     let kept = || {
         let now = unix_micros(SystemTime::now());
         reach.token.borrow().as_ref().filter(|(_, until)| now < *until).map(|(value, _)| value.clone())
     };
     if let Some(value) = kept() {
-        return Ok(value);
+        return Ok((value, false));
     }
     // One request for all that wait.
     let _turn = reach.turn().await;
     if let Some(value) = kept() {
-        return Ok(value);
+        return Ok((value, false));
     }
     let (value, seconds) = fetch(oauth2, endpoint, settings).await.map_err(|(fault, text)| match fault {
         Fault::Forbidden => (fault, text),
@@ -44,14 +44,15 @@ pub(crate) async fn authorization(
     let good_for = Duration::from_secs(seconds.min(86_400)).saturating_sub(MARGIN).max(Duration::from_secs(1));
     let until = unix_micros(SystemTime::now() + good_for);
     *reach.token.borrow_mut() = Some((value.clone(), until));
-    Ok(value)
+    Ok((value, true))
 }
 
 async fn fetch(oauth2: &OAuth2, endpoint: &Endpoint, settings: &Settings) -> Result<(HeaderValue, u64), Failure> {
     let url = &oauth2.token_url;
     // A private authority of the endpoint's is taken to have signed for its authorisation server too.
     let tls = Tls { ca: endpoint.tls.ca.clone(), ..Tls::default() };
-    let mut connection = connect::connect(url, &tls, Protocol::Http1, &Reach::default(), settings).await?;
+    let way = Way { tls: &tls, protocol: Protocol::Http1, proxy: endpoint.proxy.as_ref() };
+    let mut connection = connect::connect(url, way, &Reach::default(), settings).await?;
     let mut request = Request::new(Full::new(oauth2.body().into()));
     *request.method_mut() = Method::POST;
     *request.uri_mut() =

@@ -1,8 +1,10 @@
-//! Through the operator's proxy to a vetted address.
+//! Through the operator's proxy.
 //!
-//! The proxy is told the address, not the name: what was vetted is what it connects to. TLS runs through the tunnel, so the
-//! proxy sees neither the request nor the certificate's name being changed.
+//! The proxy is told the vetted address, not the name: what was vetted is what it connects to. Only where the operator says that
+//! the proxy resolves names itself is it told the name, and then it decides what may be called. TLS runs through the tunnel:
+//! the certificate is verified against the URL's name either way, and the proxy sees no request.
 
+use std::fmt;
 use std::net::SocketAddr;
 
 use base64::Engine as _;
@@ -14,8 +16,24 @@ use tokio::net::TcpStream;
 
 use crate::connect::Failure;
 
+/// What a proxy is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Target<'a> {
+    Address(SocketAddr),
+    Name(&'a str, u16),
+}
+
+impl fmt::Display for Target<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Address(address) => address.fmt(f),
+            Target::Name(host, port) => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
 /// Asks the proxy at the other end of `stream` for a tunnel to `target`.
-pub(crate) async fn tunnel(stream: &mut TcpStream, proxy: &Proxy, target: SocketAddr) -> Result<(), Failure> {
+pub(crate) async fn tunnel(stream: &mut TcpStream, proxy: &Proxy, target: Target<'_>) -> Result<(), Failure> {
     let result = match proxy.kind {
         Kind::Http => connect(stream, proxy, target).await,
         Kind::Socks5 => socks5(stream, proxy, target).await,
@@ -24,7 +42,7 @@ pub(crate) async fn tunnel(stream: &mut TcpStream, proxy: &Proxy, target: Socket
 }
 
 /// RFC 9110, 9.3.6.
-async fn connect(stream: &mut TcpStream, proxy: &Proxy, target: SocketAddr) -> std::io::Result<()> {
+async fn connect(stream: &mut TcpStream, proxy: &Proxy, target: Target<'_>) -> std::io::Result<()> {
     let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
     if let Some((user, password)) = &proxy.credentials {
         let credentials = STANDARD.encode(format!("{user}:{password}"));
@@ -49,7 +67,7 @@ async fn connect(stream: &mut TcpStream, proxy: &Proxy, target: SocketAddr) -> s
 }
 
 /// RFC 1928, and RFC 1929 for user and password.
-async fn socks5(stream: &mut TcpStream, proxy: &Proxy, target: SocketAddr) -> std::io::Result<()> {
+async fn socks5(stream: &mut TcpStream, proxy: &Proxy, target: Target<'_>) -> std::io::Result<()> {
     let method = if proxy.credentials.is_some() { 2 } else { 0 };
     stream.write_all(&[5, 1, method]).await?;
     let mut answer = [0; 2];
@@ -69,17 +87,25 @@ async fn socks5(stream: &mut TcpStream, proxy: &Proxy, target: SocketAddr) -> st
         }
     }
     let mut request = vec![5, 1, 0];
-    match target {
-        SocketAddr::V4(v4) => {
+    let port = match target {
+        Target::Address(SocketAddr::V4(v4)) => {
             request.push(1);
             request.extend_from_slice(&v4.ip().octets());
+            v4.port()
         }
-        SocketAddr::V6(v6) => {
+        Target::Address(SocketAddr::V6(v6)) => {
             request.push(4);
             request.extend_from_slice(&v6.ip().octets());
+            v6.port()
         }
-    }
-    request.extend_from_slice(&target.port().to_be_bytes());
+        Target::Name(host, port) => {
+            // A name has at most 253 bytes.
+            request.extend_from_slice(&[3, host.len() as u8]);
+            request.extend_from_slice(host.as_bytes());
+            port
+        }
+    };
+    request.extend_from_slice(&port.to_be_bytes());
     stream.write_all(&request).await?;
     let mut head = [0; 4];
     stream.read_exact(&mut head).await?;

@@ -15,6 +15,8 @@ pub(crate) enum Load {
     One(Job),
     /// In position order, at least one.
     Batch(Vec<Job>),
+    /// Not a delivery but the question, asked by this origin, whether any are welcome.
+    Ask(Box<str>),
 }
 
 impl Load {
@@ -22,6 +24,7 @@ impl Load {
         match self {
             Load::One(job) => std::slice::from_ref(job),
             Load::Batch(jobs) => jobs,
+            Load::Ask(_) => &[],
         }
     }
 
@@ -29,6 +32,7 @@ impl Load {
         match self {
             Load::One(job) => vec![job],
             Load::Batch(jobs) => jobs,
+            Load::Ask(_) => Vec::new(),
         }
     }
 }
@@ -160,7 +164,6 @@ mod tests {
             },
             message: Arc::new(Message::default()),
             shape: Arc::new(Shape { batch_size, batch_wait: 100, ..Shape::default() }),
-            consent: None,
         }
     }
 

@@ -15,11 +15,11 @@ use outbox_core::policy::{Fault, Outcome};
 use outbox_core::sign::signature_header;
 use outbox_core::url::Url;
 
-use crate::connect::{self, Connection, Failure, Reach};
+use crate::connect::{self, Connection, Failure, Reach, Way, is_unprocessed};
 use crate::hub::unix_micros;
 use crate::queue::Load;
 use crate::response::{self, Reply, Wish};
-use crate::{Consent, Endpoint, Job, Settings, oauth};
+use crate::{Endpoint, Job, Settings, consent, oauth};
 
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
@@ -29,10 +29,12 @@ const OUTBOX_ATTEMPT: HeaderName = HeaderName::from_static("outbox-attempt");
 const OUTBOX_TOPIC: HeaderName = HeaderName::from_static("outbox-topic");
 const OUTBOX_KEY: HeaderName = HeaderName::from_static("outbox-key");
 const OUTBOX_COUNT: HeaderName = HeaderName::from_static("outbox-count");
-const REQUEST_ORIGIN: HeaderName = HeaderName::from_static("webhook-request-origin");
 
 /// Bodies below this are not worth compressing.
 const COMPRESS_FROM: usize = 512;
+
+/// Requests that were not looked at are sent again within a try this often.
+const AGAIN: u32 = 3;
 
 /// What came of a try.
 pub(crate) struct Attempt {
@@ -64,7 +66,9 @@ pub(crate) async fn attempt(
             (Outcome::Status(reply.status), error, Some(Box::new(reply)))
         }
         Err((fault, text)) => {
-            *connection = None;
+            if let Some(lost) = connection.take() {
+                reach.forget(&lost);
+            }
             (Outcome::Fault(fault), Some(response::clean(text.as_bytes())), None)
         }
     };
@@ -81,30 +85,32 @@ async fn exchange(
     remote: &mut Option<SocketAddr>,
 ) -> Result<Reply, Failure> {
     let url = endpoint.url.as_ref().map_err(|e| (Fault::Invalid, e.clone()))?;
-    let authorization = match &endpoint.auth {
-        None => None,
-        Some(Auth::Header(name, value)) => Some((name.clone(), value.clone())),
-        Some(Auth::OAuth2(oauth2)) => {
-            Some((AUTHORIZATION, oauth::authorization(oauth2, endpoint, reach, settings).await?))
-        }
-    };
     let ids: Vec<&str> = match load {
-        Load::One(_) => Vec::new(),
+        Load::One(_) | Load::Ask(_) => Vec::new(),
         Load::Batch(jobs) => jobs.iter().map(|job| &*job.message.webhook_id).collect(),
     };
-    let handshake = load.jobs().first().is_some_and(|job| job.consent.is_some());
-    if slot.as_ref().is_some_and(|open| open.ended() || open.url != *url) {
+    let handshake = matches!(load, Load::Ask(_));
+    if slot.as_ref().is_some_and(|open| open.ended() || open.url != *url || !reach.is_current(open)) {
         *slot = None;
     }
+    let mut again = AGAIN;
     loop {
+        let authorization = match &endpoint.auth {
+            None => None,
+            Some(Auth::Header(name, value)) => Some((name.clone(), value.clone(), true)),
+            Some(Auth::OAuth2(oauth2)) => {
+                let (value, new) = oauth::authorization(oauth2, endpoint, reach, settings).await?;
+                Some((AUTHORIZATION, value, new))
+            }
+        };
         let connection = match slot.as_mut() {
             Some(open) => open,
-            None => slot.insert(connect::connect(url, &endpoint.tls, endpoint.protocol, reach, settings).await?),
+            None => slot.insert(connect::connect(url, Way::to(endpoint), reach, settings).await?),
         };
         *remote = Some(connection.remote);
         let mut request = build(settings, endpoint, url, load, now)?;
         let headers = request.headers_mut();
-        if let Some((name, value)) = &authorization {
+        if let Some((name, value, _)) = &authorization {
             headers.insert(name, value.clone());
         }
         if connection.is_http2() {
@@ -113,30 +119,42 @@ async fn exchange(
             let host = url.host_header.parse().map_err(|_| (Fault::Invalid, "the host is malformed".to_owned()))?;
             headers.insert(HOST, host);
         }
-        if let Err(error) = connection.ready().await {
-            if connection.served == 0 {
-                return Err(failure(&error));
-            }
-            *slot = None;
-            continue;
-        }
-        let used = connection.served > 0;
-        match connection.send(request).await {
+        let (used, proven) = (connection.served > 0, connection.has_answered());
+        let sent = match connection.ready().await {
+            Ok(()) => connection.send(request).await.map_err(|error| {
+                // Closed while it was idle, or being closed: nothing was looked at, so once more on a new one.
+                let unseen = is_unprocessed(&error) || used && error.is_incomplete_message();
+                (error, unseen)
+            }),
+            Err(error) => Err((error, used)),
+        };
+        match sent {
             Ok(response) => {
                 let wish = Wish { batch: &ids, body: handshake };
                 let reply = response::read(connection, response, endpoint, wish).await?;
                 if !reply.reusable || connection.ended() {
                     *slot = None;
                 }
-                if reply.status == 401 {
-                    // It may have been revoked: the next try gets a new one.
-                    *reach.token.borrow_mut() = None;
+                if let (401, Some((_, value, new))) = (reply.status, &authorization) {
+                    // It may have been revoked. A token that was kept is exchanged within the try, a new one is not.
+                    reach.forget_token(value);
+                    if !new && again > 0 {
+                        again = 0;
+                        continue;
+                    }
                 }
                 return Ok(reply);
             }
-            // The other side had closed a connection that was idle: nothing was received, so once more on a new one.
-            Err(error) if used && (error.is_canceled() || error.is_incomplete_message()) => *slot = None,
-            Err(error) => return Err(failure(&error)),
+            Err((_, true)) if again > 0 => {
+                again -= 1;
+                reach.forget(connection);
+                *slot = None;
+            }
+            Err((error, _)) => {
+                reach.forget(connection);
+                let failure = failure(&error);
+                return Err(if proven { failure } else { reach.explain(failure) });
+            }
         }
     }
 }
@@ -158,14 +176,14 @@ fn build(
     load: &Load,
     now: SystemTime,
 ) -> Result<Request<Full<Bytes>>, Failure> {
+    let path: Uri = url.path.parse().map_err(|_| (Fault::Invalid, "the url's path is malformed".to_owned()))?;
+    if let Load::Ask(origin) = load {
+        return consent::request(settings, endpoint, path, origin);
+    }
     let jobs = load.jobs();
     let (Some(first), Some(last)) = (jobs.first(), jobs.last()) else {
         return Err((Fault::Invalid, "an empty batch".to_owned()));
     };
-    let path: Uri = url.path.parse().map_err(|_| (Fault::Invalid, "the url's path is malformed".to_owned()))?;
-    if let Some(consent) = &first.consent {
-        return handshake(settings, endpoint, path, consent);
-    }
     let mut map = HeaderMap::with_capacity(endpoint.headers.len() + 12);
     for (name, value) in &endpoint.headers {
         map.append(name, value.clone());
@@ -182,6 +200,7 @@ fn build(
             batch_id = format::batch_id(&first.message, &last.message, jobs.len());
             (format::batch(format, jobs.iter().map(|job| &*job.message), &settings.source), &batch_id)
         }
+        Load::Ask(_) => return Err((Fault::Invalid, "a question has no body".to_owned())),
     };
     let invalid = |what: &str| (Fault::Invalid, format!("{what} cannot be a header value"));
     let timestamp = unix_micros(now) / 1_000_000;
@@ -207,7 +226,7 @@ fn build(
         (Load::One(_), Some(key)) => {
             map.insert(OUTBOX_KEY, format::encode(key).parse().map_err(|_| invalid("the key"))?);
         }
-        (Load::One(_), None) => {}
+        (Load::One(_) | Load::Ask(_), _) => {}
     }
     let mut body = rendered.body;
     if endpoint.compress && body.len() >= COMPRESS_FROM {
@@ -218,26 +237,6 @@ fn build(
     *request.method_mut() = Method::POST;
     *request.uri_mut() = path;
     *request.headers_mut() = map;
-    Ok(request)
-}
-
-/// The request of the CloudEvents webhook validation handshake.
-fn handshake(
-    settings: &Settings,
-    endpoint: &Endpoint,
-    path: Uri,
-    consent: &Consent,
-) -> Result<Request<Full<Bytes>>, Failure> {
-    let mut request = Request::new(Full::default());
-    *request.method_mut() = Method::OPTIONS;
-    *request.uri_mut() = path;
-    let headers = request.headers_mut();
-    for (name, value) in &endpoint.headers {
-        headers.append(name, value.clone());
-    }
-    headers.insert(USER_AGENT, settings.user_agent.clone());
-    let origin = consent.origin.parse().map_err(|_| (Fault::Invalid, "the origin is malformed".to_owned()))?;
-    headers.insert(REQUEST_ORIGIN, origin);
     Ok(request)
 }
 

@@ -3,12 +3,13 @@
 //! The name is resolved once, and what was vetted is what is connected to: there is no second look-up that could answer
 //! otherwise. One forbidden address among the answers refuses the name.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use outbox_core::dns::{self, Answer};
 use outbox_core::policy::Fault;
-use outbox_core::schedule::mix;
 use outbox_core::url::Url;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
@@ -74,8 +75,8 @@ async fn ask(host: &str, v6: bool, servers: &[SocketAddr]) -> Result<Vec<IpAddr>
     let mut last = String::from("no answer");
     for server in servers.iter().chain(servers) {
         // What an answer is told by: the id, the port that the system chose, and the question.
-        let entropy = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
-        let id = (mix(entropy) >> 16) as u16;
+        // A new hasher's keys come from the operating system's randomness.
+        let id = RandomState::new().build_hasher().finish() as u16;
         let question = dns::question(id, host, v6).ok_or("it is not a name")?;
         match tokio::time::timeout(ASK_TIMEOUT, ask_one(&question, *server)).await {
             Ok(Ok(Answer::Addresses(found))) => return Ok(found),

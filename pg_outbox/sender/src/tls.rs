@@ -1,10 +1,15 @@
 //! TLS settings of an endpoint: whom to trust, what to show, which HTTP to ask for.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
 
+use outbox_core::x509;
+use rustls::client::ResolvesClientCert;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore, SignatureScheme};
 
 /// Which HTTP an endpoint speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -58,19 +63,92 @@ fn system_roots() -> Arc<RootCertStore> {
     Arc::clone(roots)
 }
 
+/// Shows the endpoint's certificate, if it has one, and notes that a server asked for one.
+#[derive(Debug)]
+struct Noting {
+    inner: Arc<dyn ResolvesClientCert>,
+    asked: Arc<AtomicBool>,
+}
+
+impl ResolvesClientCert for Noting {
+    fn resolve(&self, issuers: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.asked.store(true, Ordering::Relaxed);
+        self.inner.resolve(issuers, schemes)
+    }
+
+    fn has_certs(&self) -> bool {
+        self.inner.has_certs()
+    }
+}
+
+/// The configuration of an endpoint's connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    pub(crate) config: Arc<ClientConfig>,
+    asked: Arc<AtomicBool>,
+}
+
+impl Client {
+    /// Builds it; the error says which of the texts is wrong.
+    pub(crate) fn new(tls: &Tls, protocol: Protocol) -> Result<Client, String> {
+        let mut config = client_config(tls, protocol)?;
+        let asked = Arc::new(AtomicBool::new(false));
+        let inner = Arc::clone(&config.client_auth_cert_resolver);
+        config.client_auth_cert_resolver = Arc::new(Noting { inner, asked: Arc::clone(&asked) });
+        Ok(Client { config: Arc::new(config), asked })
+    }
+
+    /// What the server thinks of our certificate, if it has asked for one and then ends the connection: a server that speaks
+    /// TLS 1.3 refuses it after the handshake, and its reason may be lost with the connection.
+    pub(crate) fn refusal(&self) -> Option<&'static str> {
+        self.asked.load(Ordering::Relaxed).then(|| {
+            if self.config.client_auth_cert_resolver.has_certs() {
+                "the server asks for a client certificate and does not take the endpoint's"
+            } else {
+                "the server asks for a client certificate, and the endpoint has none"
+            }
+        })
+    }
+}
+
+/// Whether nothing can be trusted because the system has no authorities.
+pub(crate) fn has_no_roots(tls: &Tls) -> bool {
+    tls.ca.is_none() && system_roots().is_empty()
+}
+
+/// Whether a certificate has expired already, and which.
+///
+/// # Errors
+/// The entry and the day.
+pub fn check_dates(tls: &Tls, now: SystemTime) -> Result<(), String> {
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    for (what, pem) in [("ca", &tls.ca), ("certificate", &tls.certificate)] {
+        let Some(pem) = pem else { continue };
+        for certificate in certificates(pem, what)? {
+            let until = x509::validity(&certificate).and_then(|(_, until)| u64::try_from(until).ok());
+            if let Some(until) = until.filter(|until| *until < now) {
+                let when = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(until));
+                return Err(format!("\"{what}\" has expired: {when}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn certificates(pem: &str, what: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let list: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    match list {
+        Ok(list) if !list.is_empty() => Ok(list),
+        Ok(_) => Err(format!("\"{what}\" has no certificate in PEM form")),
+        Err(error) => Err(format!("\"{what}\" is malformed: {error}")),
+    }
+}
+
 /// Builds the configuration.
 ///
 /// # Errors
 /// Which of the texts is wrong, and how; never the text.
-pub fn client_config(tls: &Tls, protocol: Protocol) -> Result<Arc<ClientConfig>, String> {
-    let certificates = |pem: &str, what: &str| {
-        let list: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-        match list {
-            Ok(list) if !list.is_empty() => Ok(list),
-            Ok(_) => Err(format!("\"{what}\" has no certificate in PEM form")),
-            Err(error) => Err(format!("\"{what}\" is malformed: {error}")),
-        }
-    };
+pub fn client_config(tls: &Tls, protocol: Protocol) -> Result<ClientConfig, String> {
     let roots = match &tls.ca {
         None => system_roots(),
         Some(pem) => {
@@ -103,5 +181,5 @@ pub fn client_config(tls: &Tls, protocol: Protocol) -> Result<Arc<ClientConfig>,
         Protocol::Http1 => vec![b"http/1.1".to_vec()],
         Protocol::Http2 => vec![b"h2".to_vec()],
     };
-    Ok(Arc::new(config))
+    Ok(config)
 }

@@ -13,7 +13,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use outbox_core::egress::Egress;
-use outbox_core::proxy::Proxy;
 use outbox_sender::{HeaderValue, Sender, Settings};
 use pgrx::{pg_guard, pg_sys};
 
@@ -278,10 +277,6 @@ fn settings() -> Settings {
         pgrx::log!("pg_outbox dispatcher: nothing is called: {error}");
         Egress::default().with_ports("0")
     });
-    let proxy = Proxy::parse(&text(&gucs::PROXY)).map_err(|error| error.to_string());
-    if let Err(error) = &proxy {
-        pgrx::log!("pg_outbox dispatcher: pg_outbox.proxy: {error}");
-    }
     let mut dns = Vec::new();
     for server in text(&gucs::NAME_SERVERS).split(',').map(str::trim).filter(|server| !server.is_empty()) {
         match server.parse().or_else(|_| server.parse().map(|ip: std::net::IpAddr| (ip, 53).into())) {
@@ -294,7 +289,6 @@ fn settings() -> Settings {
         max_unrecorded: gucs::MAX_UNRECORDED.get() as usize,
         egress: egress.unwrap_or_default(),
         source: if source.is_empty() { format!("/pg_outbox/{database}") } else { source }.into(),
-        proxy,
         dns,
         user_agent: HeaderValue::from_static(concat!("pg_outbox/", env!("CARGO_PKG_VERSION"))),
     }

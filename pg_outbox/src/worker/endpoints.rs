@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use outbox_core::auth::Auth;
 use outbox_core::breaker::{self, State};
+use outbox_core::proxy::Proxy;
 use outbox_core::sign::Secret;
 use outbox_core::url::Url;
 use outbox_sender::tls::{Protocol, Tls};
@@ -61,7 +62,8 @@ impl Endpoints {
         Endpoints {
             load: Plan::new(
                 "select e.id, e.url, e.headers::text, (extract(epoch from e.timeout) * 1000)::bigint, e.concurrency,
-                    e.rate, e.burst, e.breaker::text, e.protocol, e.compress, e.response_id, e.keep_headers,
+                    case when e.consent = 'granted' then least(e.rate, k.allowed_rate / 60.0::float8) else e.rate end,
+                    e.burst, e.breaker::text, e.protocol, e.compress, e.response_id, e.keep_headers,
                     (extract(epoch from e.disable_after) * 1000000)::bigint, e.disable_failures,
                     e.active, e.disabled_mode, e.consent,
                     c.auth::text, c.ca, c.certificate, c.key,
@@ -77,10 +79,13 @@ impl Endpoints {
                         from outbox.endpoint_secret k
                         where k.endpoint_id = e.id and (k.expires_at is null or k.expires_at > now())
                         order by k.created_at desc
-                    )
+                    ),
+                    p.url, p.resolves_names, e.proxy is not null and p.name is null
                 from outbox.endpoint e
                 left join outbox.endpoint_credential c on c.endpoint_id = e.id
-                left join outbox.endpoint_state s on s.endpoint_id = e.id",
+                left join outbox.endpoint_state s on s.endpoint_id = e.id
+                left join outbox.endpoint_consent k on k.endpoint_id = e.id
+                left join outbox.proxy p on p.name = e.proxy or e.proxy is null and p.is_default",
                 &[],
             ),
             write: Plan::new(
@@ -301,6 +306,13 @@ fn endpoint(row: &Row, plain_allowed: bool) -> Endpoint {
         wrong = Some(error.to_string());
         None
     });
+    let proxy = Proxy::parse(row.get(32).unwrap_or_default()).unwrap_or_else(|error| {
+        wrong = Some(error.to_string());
+        None
+    });
+    if row.get(34).unwrap_or(false) {
+        wrong = Some("its proxy is not in the operator's list any more".to_owned());
+    }
     let response_id = row.get::<&str>(10).map(ResponseId::parse).transpose().unwrap_or_else(|error| {
         wrong = Some(error);
         None
@@ -338,6 +350,7 @@ fn endpoint(row: &Row, plain_allowed: bool) -> Endpoint {
         },
         auth,
         tls: Tls { ca: row.get(18), certificate: row.get(19), key: row.get(20) },
+        proxy: proxy.map(|proxy| Proxy { resolves: row.get(33).unwrap_or(false), ..proxy }),
         protocol: row.get::<&str>(8).and_then(Protocol::parse).unwrap_or_default(),
         compress: row.get(9).unwrap_or(false),
         response_id,

@@ -20,6 +20,7 @@ use outbox_sender::{Done, Job, Sender, Ticket};
 use pgrx::pg_sys::{INT8ARRAYOID, TEXTARRAYOID};
 
 use super::config::{Config, Loader, Routed, Subscription};
+use super::consent::Consents;
 use super::endpoints::Endpoints;
 use super::judge::judge;
 use super::pull::{self, Taken, Window};
@@ -92,6 +93,7 @@ pub struct Engine {
     retries: Retries,
     config: Config,
     endpoints: Endpoints,
+    consents: Consents,
     recovered: bool,
     reload: bool,
     incarnation: i64,
@@ -126,6 +128,7 @@ impl Engine {
             retries: Retries::new(),
             config: Config::default(),
             endpoints: Endpoints::new(),
+            consents: Consents::new(),
             recovered: false,
             reload: false,
             incarnation: 0,
@@ -242,6 +245,9 @@ impl Engine {
         if gucs::PUSH.get() {
             self.hand_out_due()?;
         }
+        if let Some(wait) = self.consents.round(&self.sender)? {
+            pause = pause.min(wait);
+        }
         match self.endpoints.write_in() {
             Some(Duration::ZERO) => {
                 self.unrecorded_since.get_or_insert_with(Instant::now);
@@ -320,6 +326,7 @@ impl Engine {
         let (new, configured) = txn::run(|| Ok((loader.load(config), endpoints.load())))?;
         self.config = new;
         self.sender.set_endpoints(configured);
+        self.consents.look();
         self.set_limits();
         self.reload = false;
         Ok(())
@@ -725,6 +732,5 @@ fn hand_out_as(
         },
         message: Arc::clone(&stored.message),
         shape: Arc::clone(&subscription.shape),
-        consent: None,
     });
 }

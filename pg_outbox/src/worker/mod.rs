@@ -1,6 +1,7 @@
 //! The background workers: one launcher per cluster, one dispatcher per database that has the extension.
 
 pub mod config;
+pub mod consent;
 pub mod counters;
 pub mod dispatcher;
 pub mod endpoints;

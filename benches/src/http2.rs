@@ -1,0 +1,82 @@
+//! The same backlog over HTTP/1.1 and HTTP/2, plain and encrypted, against the same receiver. The ways take turns, and ratios
+//! are those of one round: whatever else the machine does meets all of them.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use outbox_harness::receiver::Speech;
+use outbox_harness::tls::{Ca, server_config};
+use outbox_harness::tokio_postgres::Client;
+use outbox_harness::{Receiver, Server, wait_until};
+
+use crate::cases::{median, reload, server};
+use crate::{Figures, PAYLOAD};
+
+const MESSAGES: usize = 50_000;
+const ROUNDS: usize = 5;
+
+pub(crate) async fn run(figures: &mut Figures) -> Result<()> {
+    let ca = Ca::new()?;
+    let tls = Some(server_config(&ca.issue(&["127.0.0.1"])?, None, &["h2", "http/1.1"])?);
+    let plain = Receiver::start()?;
+    let encrypted = Receiver::speaking(Speech { tls, ..Speech::default() })?;
+    plain.quiet();
+    encrypted.quiet();
+    let server = server(&[]).await?;
+    let ways = [
+        ("http, HTTP/1.1", &plain, "http1"),
+        ("http, HTTP/2", &plain, "http2"),
+        ("https, HTTP/1.1", &encrypted, "http1"),
+        ("https, HTTP/2", &encrypted, "http2"),
+    ];
+    let mut databases = Vec::new();
+    for (i, (_, receiver, protocol)) in ways.iter().enumerate() {
+        let db = server.database(&format!("bench_{i}")).await?;
+        db.execute(
+            "select from outbox.create_endpoint('bench', $1, concurrency => 64, protocol => $2,
+                tls => jsonb_build_object('ca', $3::text))",
+            &[&receiver.url("/hook"), protocol, &ca.pem()],
+        )
+        .await?;
+        db.execute("select outbox.subscribe('bench', '{order.#}', 'bench')", &[]).await?;
+        databases.push(db);
+    }
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        let mut rates = Vec::new();
+        for ((_, receiver, _), db) in ways.iter().zip(&databases) {
+            rates.push(drain(&server, db, receiver).await?);
+        }
+        rounds.push(rates);
+    }
+    let ratio = |way: usize, to: usize| median(rounds.iter().map(|rates| rates[way] / rates[to]).collect());
+    for (i, (name, ..)) in ways.iter().enumerate() {
+        let rate = median(rounds.iter().map(|rates| rates[i]).collect());
+        println!("{name:>16}: {rate:>7.0}/s, ratio to plain HTTP/1.1 {:.2}", ratio(i, 0));
+    }
+    println!("HTTP/2 to HTTP/1.1: plain {:.2}, encrypted {:.2}", ratio(1, 0), ratio(3, 2));
+    figures.insert("drain-h2.plain".to_owned(), ratio(1, 0));
+    figures.insert("drain-h2.tls".to_owned(), ratio(3, 2));
+    Ok(())
+}
+
+/// Messages per second of a backlog.
+async fn drain(server: &Server, db: &Client, receiver: &Receiver) -> Result<f64> {
+    reload(server, "pg_outbox.push", "off").await?;
+    db.execute(
+        "select count(outbox.enqueue('order.created', $1::text::jsonb, 'c-778899')) from generate_series(1, $2)",
+        &[&PAYLOAD, &(MESSAGES as i32)],
+    )
+    .await?;
+    wait_until("the backlog is routed", Duration::from_secs(60), async || {
+        let row = db.query_one("select feed_end = messages and routed = feed_end from outbox.stats()", &[]).await;
+        row.is_ok_and(|row| row.get(0))
+    })
+    .await;
+    receiver.clear();
+    reload(server, "pg_outbox.push", "on").await?;
+    wait_until("the first message arrives", Duration::from_secs(10), async || receiver.total() > 0).await;
+    let (started, first) = (Instant::now(), receiver.total());
+    wait_until("everything has arrived", Duration::from_secs(120), async || receiver.total() >= MESSAGES).await;
+    Ok((MESSAGES - first) as f64 / started.elapsed().as_secs_f64())
+}

@@ -1,0 +1,107 @@
+-- Proxies: the ways out that the operator lists. An endpoint takes the default one, or one that is chosen for it from
+-- the list; nobody else can name a proxy of his own.
+--
+-- A table and not a setting: a proxy's URL may hold a password, and PostgreSQL writes the values of settings that a
+-- reload changes to the server's log.
+
+-- API: public
+create table outbox.proxy (
+    name text primary key,
+    url text,
+    resolves_names boolean not null default false,
+    is_default boolean not null default false,
+    updated_at timestamptz not null default clock_timestamp()
+);
+create unique index proxy_default on outbox.proxy (is_default) where is_default;
+comment on table outbox.proxy is 'The operator''s list of proxies; readable by the owner alone, because a URL may hold a password';
+comment on column outbox.proxy.url is 'http://[user:password@]host:port (CONNECT) or socks5://...; null: no proxy, straight to the receiver';
+comment on column outbox.proxy.resolves_names is 'the proxy is told names and decides itself what may be called; else it is told vetted addresses';
+comment on column outbox.proxy.is_default is 'for the endpoints that nothing else is chosen for';
+select pg_catalog.pg_extension_config_dump('outbox.proxy', '');
+
+-- No foreign key: a restore fills the tables in any order. An endpoint whose proxy is gone calls nobody.
+alter table outbox.endpoint add column proxy text;
+comment on column outbox.endpoint.proxy is 'one of the operator''s proxies; null: the default one, if there is one';
+
+-- API: private
+create function outbox._check_proxy(url text) returns text language c immutable strict
+as 'MODULE_PATHNAME', 'outbox_check_proxy';
+
+-- API: public
+create function outbox.set_proxy(name text, url text, resolves_names boolean default false, is_default boolean default false)
+returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+begin
+    perform outbox._check_name('proxy', name);
+    perform outbox._check_proxy(url);
+    if is_default then
+        update outbox.proxy p set is_default = false where p.is_default and p.name <> name;
+    end if;
+    insert into outbox.proxy (name, url, resolves_names, is_default)
+    values (name, url, coalesce(resolves_names, false), coalesce(is_default, false))
+    on conflict on constraint proxy_pkey do update set url = excluded.url, resolves_names = excluded.resolves_names,
+        is_default = excluded.is_default, updated_at = clock_timestamp();
+    return outbox._enqueue_own('outbox.control', jsonb_build_object('proxy', name, 'change', 'set'));
+end
+$$;
+comment on function outbox.set_proxy is
+    'Lists or changes a proxy; url null: no proxy. In no capability: for the owner of the extension and superusers alone';
+
+-- API: public
+create function outbox.drop_proxy(name text) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    users text;
+begin
+    select string_agg(format('"%s"', e.name), ', ' order by e.name) into users
+    from outbox.endpoint e where e.proxy = drop_proxy.name and e.deleted_at is null;
+    if users is not null then
+        raise exception 'proxy "%" is in use', name using errcode = 'OB004',
+            detail = format('Endpoints: %s.', users), hint = 'outbox.set_endpoint_proxy() chooses another one for them.';
+    end if;
+    update outbox.endpoint e set proxy = null where e.proxy = drop_proxy.name;
+    delete from outbox.proxy p where p.name = drop_proxy.name;
+    if not found then
+        raise exception 'proxy "%" does not exist', name
+            using errcode = 'OB001', hint = 'The view outbox.proxies lists them.';
+    end if;
+    return outbox._enqueue_own('outbox.control', jsonb_build_object('proxy', name, 'change', 'dropped'));
+end
+$$;
+comment on function outbox.drop_proxy is 'Takes a proxy that no endpoint has chosen from the list; for the owner alone';
+
+-- API: public
+create function outbox.set_endpoint_proxy(endpoint text, proxy text) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    known int := outbox._endpoint_id(endpoint);
+begin
+    if proxy is not null and not exists (select from outbox.proxy p where p.name = set_endpoint_proxy.proxy) then
+        raise exception 'proxy "%" does not exist', proxy using errcode = 'OB001',
+            detail = 'An endpoint can only use a proxy that the operator has listed.',
+            hint = 'The view outbox.proxies lists them.';
+    end if;
+    update outbox.endpoint e set proxy = set_endpoint_proxy.proxy, updated_at = clock_timestamp() where e.id = known;
+    return outbox._enqueue_own('outbox.control', jsonb_build_object('endpoint', known, 'name', endpoint, 'change', 'proxy'));
+end
+$$;
+comment on function outbox.set_endpoint_proxy is
+    'Chooses one of the operator''s proxies for an endpoint; null: the default one, if there is one';
+
+-- API: public
+create view outbox.proxies as
+select p.name, regexp_replace(p.url, '//.*@', '//') as url, p.url like '%@%' as has_credentials, p.resolves_names, p.is_default,
+    (select count(*) from outbox.endpoint e where e.proxy = p.name and e.deleted_at is null) as endpoints
+from outbox.proxy p;
+comment on view outbox.proxies is 'The operator''s proxies, without their credentials';
+
+insert into outbox._capability values
+    ('monitor', 'table outbox.proxies'),
+    ('admin', 'function outbox.set_endpoint_proxy');

@@ -1,0 +1,503 @@
+//! The way to an endpoint: names, proxies, TLS, HTTP versions, authentication. Against real servers with a certification
+//! authority made here; without PostgreSQL, because nothing of this knows it. What SQL says of it is in `access.rs`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use outbox_core::auth::Auth;
+use outbox_core::egress::Egress;
+use outbox_core::message::Message;
+use outbox_core::policy::{Fault, Outcome};
+use outbox_core::sign::Secret;
+use outbox_core::url::Url;
+use outbox_sender::tls::{Protocol, Tls};
+use outbox_sender::{Done, Endpoint, HeaderValue, Job, Mode, Sender, Settings, Shape, SigningKey, Ticket};
+use outbox_tests::outbox_harness::authority::Authority;
+use outbox_tests::outbox_harness::dns::Dns;
+use outbox_tests::outbox_harness::proxy::{Kind, Proxy};
+use outbox_tests::outbox_harness::receiver::Speech;
+use outbox_tests::outbox_harness::tls::{Ca, Identity, server_config};
+use outbox_tests::outbox_harness::{Receiver, Reply, wait_until};
+use outbox_tests::{PATIENCE, outbox_harness};
+use serde_json::json;
+
+/// A name that the name server of each test leads to 127.0.0.1, and that certificates are for.
+const HOST: &str = "hooks.test";
+
+/// A sender with one endpoint.
+struct Bench {
+    sender: Sender,
+    dns: Dns,
+    next: i64,
+}
+
+impl Bench {
+    /// Only `allow` may be called.
+    fn new(allow: &str) -> Bench {
+        Bench::asking(allow, Vec::new())
+    }
+
+    /// Name servers to ask before the one of the test.
+    fn asking(allow: &str, mut servers: Vec<SocketAddr>) -> Bench {
+        let dns = Dns::start().unwrap();
+        servers.push(dns.address());
+        dns.on(HOST, |_| vec![loopback(1)]);
+        let settings = Settings {
+            max_in_flight: 256,
+            max_unrecorded: 4096,
+            egress: Egress::parse(allow).unwrap(),
+            user_agent: HeaderValue::from_static("pg_outbox/test"),
+            source: "/test".into(),
+            dns: servers,
+        };
+        Bench { sender: Sender::start(settings, || {}).unwrap(), dns, next: 1 }
+    }
+
+    /// Sends `n` messages to `endpoint` and waits for what comes of them.
+    async fn send(&mut self, endpoint: &Endpoint, n: i64) -> Vec<Done> {
+        self.sender.set_endpoints(vec![endpoint.clone()]);
+        let jobs = (self.next..self.next + n).map(|position| Job {
+            ticket: Ticket {
+                subscription: 1,
+                endpoint: endpoint.id,
+                position,
+                message_id: position,
+                delivery_id: 0,
+                attempt: 1,
+                run: 0,
+            },
+            message: Arc::new(Message {
+                id: position,
+                position,
+                topic: "order.created".into(),
+                content: "{\"n\": 1}".into(),
+                webhook_id: format!("msg_{position}").into(),
+                ..Message::default()
+            }),
+            shape: Arc::new(Shape::default()),
+        });
+        self.sender.submit(jobs.collect());
+        self.next += n;
+        let mut done = Vec::new();
+        wait_until("everything has come back", PATIENCE, async || {
+            self.sender.take_done(&mut done);
+            done.len() as i64 == n
+        })
+        .await;
+        self.sender.recorded(done.len());
+        done
+    }
+
+    /// Sends one message: what came of it, and what is said about it.
+    async fn one(&mut self, endpoint: &Endpoint) -> (Outcome, String) {
+        let done = self.send(endpoint, 1).await.remove(0);
+        (done.outcome, done.error.unwrap_or_default().into())
+    }
+}
+
+fn loopback(last: u8) -> IpAddr {
+    [127, 0, 0, last].into()
+}
+
+fn endpoint(url: &str) -> Endpoint {
+    Endpoint {
+        id: 1,
+        url: Url::parse(url, true).map_err(|e| e.to_string()),
+        mode: Mode::Active,
+        headers: http::HeaderMap::new(),
+        secrets: Vec::new(),
+        timeout: Duration::from_secs(10),
+        concurrency: 16,
+        rate: None,
+        // Failures are what these tests are about.
+        breaker: outbox_core::breaker::Settings { in_row: 0, ..Default::default() },
+        state: outbox_sender::Saved::default(),
+        auth: None,
+        tls: Tls::default(),
+        protocol: Protocol::Auto,
+        proxy: None,
+        compress: false,
+        response_id: None,
+        keep_headers: Vec::new(),
+    }
+}
+
+/// The endpoint with this authority instead of the system's.
+fn trusting(url: &str, ca: &Ca) -> Endpoint {
+    Endpoint { tls: Tls { ca: Some(ca.pem()), ..Tls::default() }, ..endpoint(url) }
+}
+
+fn auth(json: serde_json::Value) -> Option<Auth> {
+    Some(Auth::parse(&json, true).unwrap())
+}
+
+fn encrypted(identity: &Identity, clients_of: Option<&Ca>, alpn: &[&str]) -> Receiver {
+    let tls = Some(server_config(identity, clients_of, alpn).unwrap());
+    Receiver::speaking(Speech { tls, ..Speech::default() }).unwrap()
+}
+
+const OK: Outcome = Outcome::Status(200);
+
+fn fault(fault: Fault) -> Outcome {
+    Outcome::Fault(fault)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_must_be_good_for_the_name_and_now_and_of_a_trusted_authority() {
+    let (ca, other) = (Ca::new().unwrap(), Ca::new().unwrap());
+    let mut bench = Bench::new("127.0.0.0/8");
+    let good = encrypted(&ca.issue(&[HOST, "127.0.0.1"]).unwrap(), None, &["http/1.1"]);
+    let by_name = good.url_as(HOST, "/hook");
+    assert_eq!(bench.one(&trusting(&by_name, &ca)).await, (OK, String::new()));
+    // A trailing dot is part of a name, not of a certificate.
+    assert_eq!(bench.one(&trusting(&good.url_as("hooks.test.", "/hook"), &ca)).await.0, OK);
+    assert_eq!(bench.one(&trusting(&good.url("/hook"), &ca)).await.0, OK);
+    assert_eq!(good.total(), 3);
+    for (endpoint, what) in [
+        (trusting(&by_name, &other), "UnknownIssuer"),
+        // The system's authorities do not know the one of this test.
+        (endpoint(&by_name), "certificate"),
+    ] {
+        let (outcome, error) = bench.one(&endpoint).await;
+        assert_eq!(outcome, fault(Fault::Tls), "{error}");
+        assert!(error.contains(what), "{error}");
+    }
+    let expired = encrypted(&ca.issue_expired(&[HOST]).unwrap(), None, &[]);
+    let (outcome, error) = bench.one(&trusting(&expired.url_as(HOST, "/hook"), &ca)).await;
+    assert!(outcome == fault(Fault::Tls) && error.contains("expired"), "{error}");
+    let elsewhere = encrypted(&ca.issue(&["other.test"]).unwrap(), None, &[]);
+    let (outcome, error) = bench.one(&trusting(&elsewhere.url_as(HOST, "/hook"), &ca)).await;
+    assert!(outcome == fault(Fault::Tls) && error.contains("not valid for"), "{error}");
+    let plain = Receiver::start().unwrap();
+    let url = plain.url_as(HOST, "/hook").replace("http:", "https:");
+    assert_eq!(bench.one(&trusting(&url, &ca)).await.0, fault(Fault::Tls));
+    assert_eq!((good.total(), expired.total(), elsewhere.total(), plain.total()), (3, 0, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_shows_the_certificate_that_a_server_demands() {
+    let (ca, other) = (Ca::new().unwrap(), Ca::new().unwrap());
+    let mut bench = Bench::new("127.0.0.0/8");
+    let receiver = encrypted(&ca.issue(&[HOST]).unwrap(), Some(&ca), &["h2", "http/1.1"]);
+    let with = |identity: Option<Identity>, protocol| {
+        let mut endpoint = trusting(&receiver.url_as(HOST, "/hook"), &ca);
+        endpoint.tls.certificate = identity.as_ref().map(|identity| identity.certificate.clone());
+        endpoint.tls.key = identity.map(|identity| identity.key);
+        Endpoint { protocol, ..endpoint }
+    };
+    let own = ca.issue(&["client"]).unwrap();
+    for protocol in [Protocol::Http1, Protocol::Auto] {
+        assert_eq!(bench.one(&with(Some(own.clone()), protocol)).await, (OK, String::new()));
+        for identity in [None, Some(other.issue(&["client"]).unwrap())] {
+            // With TLS 1.3 the refusal comes after the handshake, or only the connection's end does.
+            let what =
+                if identity.is_none() { "and the endpoint has none" } else { "and does not take the endpoint's" };
+            let (outcome, error) = bench.one(&with(identity, protocol)).await;
+            assert!(outcome == fault(Fault::Tls) && error.contains(what), "{outcome:?} {error}");
+        }
+    }
+    // A key that does not belong to the certificate: the delivery dies with the reason, which shows nothing of the key.
+    let mixed = Identity { key: ca.issue(&["client"]).unwrap().key, ..own };
+    let (outcome, error) = bench.one(&with(Some(mixed.clone()), Protocol::Auto)).await;
+    assert!(outcome == fault(Fault::Invalid) && error.contains("\"certificate\" and \"key\""), "{error}");
+    assert!(mixed.key.lines().all(|line| !error.contains(line)));
+    assert_eq!(receiver.total(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http2_runs_all_requests_over_one_connection() {
+    let ca = Ca::new().unwrap();
+    let identity = ca.issue(&[HOST]).unwrap();
+    let mut bench = Bench::new("127.0.0.0/8");
+    let both = encrypted(&identity, None, &["h2", "http/1.1"]);
+    both.on("/hook", |_, _| Reply::status(200).after(Duration::from_millis(5)));
+    let done = bench.send(&trusting(&both.url_as(HOST, "/hook?a=b"), &ca), 200).await;
+    assert!(done.iter().all(|done| done.outcome == OK));
+    let first = both.arrivals().remove(0);
+    assert_eq!((first.version, first.path.as_str()), (http::Version::HTTP_2, "/hook?a=b"));
+    assert_eq!((both.total(), both.connections()), (200, 1));
+    // What is asked for is what is spoken.
+    let one = Endpoint { protocol: Protocol::Http1, ..trusting(&both.url_as(HOST, "/hook"), &ca) };
+    assert!(bench.send(&one, 20).await.iter().all(|done| done.outcome == OK));
+    assert_eq!(both.arrivals().pop().unwrap().version, http::Version::HTTP_11);
+    let old = encrypted(&identity, None, &["http/1.1"]);
+    assert_eq!(bench.one(&trusting(&old.url_as(HOST, "/hook"), &ca)).await.0, OK);
+    assert_eq!(old.arrivals()[0].version, http::Version::HTTP_11);
+    let (outcome, error) =
+        bench.one(&Endpoint { protocol: Protocol::Http2, ..trusting(&old.url_as(HOST, "/hook"), &ca) }).await;
+    assert!(outcome == fault(Fault::Tls) && error.contains("NoApplicationProtocol"), "{error}");
+    // Without TLS nothing is negotiated: HTTP/2 has to be asked for.
+    let only = Receiver::speaking(Speech { http2_only: true, ..Speech::default() }).unwrap();
+    let plain = Endpoint { protocol: Protocol::Http2, ..endpoint(&only.url_as(HOST, "/hook")) };
+    assert!(bench.send(&plain, 50).await.iter().all(|done| done.outcome == OK));
+    assert_eq!((only.total(), only.connections()), (50, 1));
+    assert!(matches!(bench.one(&endpoint(&only.url_as(HOST, "/hook"))).await.0, Outcome::Fault(_)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_says_goodbye_costs_no_attempt() {
+    let ca = Ca::new().unwrap();
+    let tls = Some(server_config(&ca.issue(&[HOST]).unwrap(), None, &["h2"]).unwrap());
+    let go_away_after = Some(Duration::from_millis(30));
+    let receiver = Receiver::speaking(Speech { tls, go_away_after, ..Speech::default() }).unwrap();
+    receiver.on("/hook", |_, _| Reply::status(200).after(Duration::from_millis(1)));
+    let mut bench = Bench::new("127.0.0.0/8");
+    let endpoint = trusting(&receiver.url_as(HOST, "/hook"), &ca);
+    let mut sent = 0;
+    while receiver.connections() < 8 {
+        let done = bench.send(&endpoint, 200).await;
+        sent += done.len();
+        for done in done {
+            assert_eq!(done.outcome, OK, "{:?}", done.error);
+        }
+    }
+    assert_eq!(receiver.total(), sent);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_was_not_looked_at_is_sent_again_at_once() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let count = Arc::clone(&count);
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    // Every other stream is refused.
+                    if count.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
+                        respond.send_reset(h2::Reason::REFUSED_STREAM);
+                    } else {
+                        respond.send_response(http::Response::new(()), true).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    let mut bench = Bench::new("127.0.0.0/8");
+    let endpoint = Endpoint { protocol: Protocol::Http2, ..endpoint(&format!("http://{address}/hook")) };
+    for _ in 0..5 {
+        assert_eq!(bench.one(&endpoint).await, (OK, String::new()));
+    }
+    assert_eq!(seen.load(Ordering::Relaxed), 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_arrive_as_headers() {
+    let receiver = Receiver::start().unwrap();
+    let mut bench = Bench::new("127.0.0.0/8");
+    for (json, name, value) in [
+        (json!({"type": "basic", "username": "u", "password": "p:w"}), "authorization", "Basic dTpwOnc="),
+        (json!({"type": "bearer", "token": "t0k3n"}), "authorization", "Bearer t0k3n"),
+        (json!({"type": "header", "name": "X-Api-Key", "value": "k3y"}), "x-api-key", "k3y"),
+    ] {
+        let endpoint = Endpoint { auth: auth(json), ..endpoint(&receiver.url_as(HOST, "/hook")) };
+        assert!(!format!("{endpoint:?}").contains(value));
+        assert_eq!(bench.one(&endpoint).await.0, OK);
+        assert_eq!(receiver.arrivals().pop().unwrap().header(name), value);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_fetched_once_and_exchanged_when_it_is_refused() {
+    let ca = Ca::new().unwrap();
+    let tls = Some(server_config(&ca.issue(&[HOST]).unwrap(), None, &["h2", "http/1.1"]).unwrap());
+    let speech = Speech { tls, ..Speech::default() };
+    let authority = Authority::start(speech.clone(), "client", "s3cret", 3600).unwrap();
+    let receiver = Receiver::speaking(speech).unwrap();
+    receiver.on("/hook", authority.guard());
+    let mut bench = Bench::new("127.0.0.0/8");
+    let to = |secret: &str, credentials: &str| Endpoint {
+        auth: auth(
+            json!({"type": "oauth2", "token_url": authority.server.url_as(HOST, "/token"), "client_id": "client",
+            "client_secret": secret, "credentials": credentials}),
+        ),
+        ..trusting(&receiver.url_as(HOST, "/hook"), &ca)
+    };
+    let endpoint = to("s3cret", "header");
+    assert!(bench.send(&endpoint, 50).await.iter().all(|done| done.outcome == OK));
+    assert_eq!((receiver.total(), authority.asked()), (50, 1));
+    // Revoked: the try that finds out gets a new one and succeeds; a wave of them asks once.
+    authority.revoke_all();
+    let done = bench.send(&endpoint, 50).await;
+    assert!(done.iter().all(|done| done.outcome == OK));
+    assert_eq!(authority.asked(), 2);
+    let refused = receiver.total() - 100;
+    assert!((1..=16).contains(&refused), "{refused} refused");
+    // Refused for another reason than its token: that is the outcome, after one exchange.
+    receiver.on("/hook", |_, _| Reply::status(401));
+    assert_eq!(bench.one(&endpoint).await.0, Outcome::Status(401));
+    assert_eq!(authority.asked(), 3);
+    receiver.on("/hook", authority.guard());
+    assert_eq!(bench.one(&to("s3cret", "body")).await.0, OK);
+    let (outcome, error) = bench.one(&to("wr0ng", "header")).await;
+    assert_eq!((outcome, error.as_str()), (fault(Fault::Auth), "no token from \"hooks.test\": status 401"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_comes_only_from_where_the_operator_allows() {
+    let receiver = Receiver::start().unwrap();
+    let mut bench = Bench::new("127.0.0.1/32");
+    bench.dns.on("inside.test", |_| vec!["10.0.0.1".parse().unwrap()]);
+    let to = |token_url: &str| Endpoint {
+        auth: auth(json!({"type": "oauth2", "token_url": token_url, "client_id": "c", "client_secret": "s"})),
+        ..endpoint(&receiver.url_as(HOST, "/hook"))
+    };
+    assert_eq!(bench.one(&to("http://inside.test/token")).await.0, fault(Fault::Forbidden));
+    let target = receiver.url("/elsewhere");
+    receiver.on("/token", move |_, _| Reply::status(307).header("location", &target));
+    let (outcome, error) = bench.one(&to(&receiver.url_as(HOST, "/token"))).await;
+    assert!(outcome == fault(Fault::Auth) && error.ends_with("status 307"), "{error}");
+    assert_eq!((receiver.at("/elsewhere").len(), receiver.at("/hook").len()), (0, 0));
+}
+
+/// The endpoint through a proxy.
+fn through(proxy: &str, resolves: bool, endpoint: Endpoint) -> Endpoint {
+    let proxy = outbox_core::proxy::Proxy::parse(proxy).unwrap().unwrap();
+    Endpoint { proxy: Some(outbox_core::proxy::Proxy { resolves, ..proxy }), ..endpoint }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_is_told_the_vetted_address() {
+    let ca = Ca::new().unwrap();
+    let receiver = encrypted(&ca.issue(&[HOST]).unwrap(), None, &["h2", "http/1.1"]);
+    let port = receiver.address().port();
+    let mut bench = Bench::new("127.0.0.1/32");
+    bench.dns.on("inside.test", |_| vec![loopback(7)]);
+    for kind in [Kind::Connect, Kind::Socks5] {
+        let open = Proxy::start(kind, None, loopback(1)).unwrap();
+        let target = trusting(&receiver.url_as(HOST, "/hook"), &ca);
+        assert_eq!(bench.one(&through(&open.url(""), false, target.clone())).await, (OK, String::new()));
+        assert_eq!(open.asked(), [format!("127.0.0.1:{port}")]);
+        // What may not be called, may not be called through a proxy either.
+        let inside = trusting(&receiver.url_as("inside.test", "/hook"), &ca);
+        assert_eq!(bench.one(&through(&open.url(""), false, inside)).await.0, fault(Fault::Forbidden));
+        assert_eq!(open.asked().len(), 1);
+        // A proxy that resolves is told the name; an address is still vetted.
+        let unknown_here = trusting(&receiver.url_as(HOST, "/hook").replace("//hooks", "//Hooks"), &ca);
+        let before = bench.dns.asked(HOST);
+        assert_eq!(bench.one(&through(&open.url(""), true, unknown_here)).await, (OK, String::new()));
+        assert_eq!((open.asked().pop().unwrap(), bench.dns.asked(HOST)), (format!("{HOST}:{port}"), before));
+        let literal = trusting(&format!("https://127.0.0.7:{port}/hook"), &ca);
+        assert_eq!(bench.one(&through(&open.url(""), true, literal)).await.0, fault(Fault::Forbidden));
+        assert_eq!(open.asked().len(), 2);
+
+        let guarded = Proxy::start(kind, Some(("user", "s3cret")), loopback(1)).unwrap();
+        assert_eq!(bench.one(&through(&guarded.url("user:s3cret@"), false, target.clone())).await.0, OK);
+        for credentials in ["user:wr0ng@", ""] {
+            let (outcome, error) = bench.one(&through(&guarded.url(credentials), false, target.clone())).await;
+            assert!(outcome == fault(Fault::Unreachable) && error.starts_with("the proxy opens no tunnel"), "{error}");
+            assert!(!error.contains("wr0ng"));
+        }
+        assert_eq!(guarded.asked().len(), 1);
+    }
+    assert_eq!(receiver.total(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_changes_its_address_leads_nowhere_else() {
+    let allowed = Receiver::start().unwrap();
+    let port = allowed.address().port();
+    // What an attacker is after: a service on another address, the same port.
+    let inside = Receiver::start_on(SocketAddr::new(loopback(2), port)).unwrap();
+    let mut bench = Bench::new("127.0.0.1/32");
+    bench.dns.on("rebind.test", |n| vec![loopback(if n == 0 { 1 } else { 2 })]);
+    let to = |host: &str| endpoint(&allowed.url_as(host, "/hook"));
+    assert_eq!(bench.one(&to("rebind.test")).await, (OK, String::new()));
+    assert_eq!(bench.dns.asked("rebind.test"), 1, "vetted once and connected to, not resolved again");
+    // An open connection is pinned; a new one is vetted again.
+    assert_eq!(bench.one(&to("rebind.test")).await.0, OK);
+    let slow = |_: &outbox_harness::Arrival, _| Reply::status(200).after(Duration::from_millis(200));
+    allowed.on("/hook", slow);
+    let done = bench.send(&to("rebind.test"), 2).await;
+    assert!(done.iter().any(|done| done.outcome == fault(Fault::Forbidden)), "{done:?}");
+    // One forbidden address among the answers is enough.
+    bench.dns.on("mixed.test", |_| vec![loopback(1), loopback(2)]);
+    let (outcome, error) = bench.one(&to("mixed.test")).await;
+    assert!(outcome == fault(Fault::Forbidden) && error.contains("127.0.0.2"), "{error}");
+    bench.dns.on("v6.test", |_| vec!["::ffff:127.0.0.2".parse().unwrap()]);
+    assert_eq!(bench.one(&to("v6.test")).await.0, fault(Fault::Forbidden));
+    for literal in [
+        "127.0.0.2",
+        "127.0.0.2.",
+        "[::ffff:127.0.0.2]",
+        "[::ffff:7f00:2]",
+        "[64:ff9b::7f00:2]",
+        "[::127.0.0.2]",
+        "[::1]",
+    ] {
+        assert_eq!(bench.one(&to(literal)).await.0, fault(Fault::Forbidden), "{literal}");
+    }
+    for notation in ["127.2", "0x7f000002", "2130706434", "0177.0.0.2", "127.0.0.0x2"] {
+        assert_eq!(bench.one(&to(notation)).await.0, fault(Fault::Invalid), "{notation}");
+    }
+    assert_eq!(inside.total(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn name_servers_are_asked_until_one_answers() {
+    let receiver = Receiver::start().unwrap();
+    let mut bench = Bench::new("127.0.0.0/8");
+    // Too long for a datagram: asked for again over TCP.
+    bench.dns.on("many.test", |_| (1..=30).map(loopback).collect());
+    assert_eq!(bench.one(&endpoint(&receiver.url_as("many.test", "/hook"))).await, (OK, String::new()));
+    assert_eq!(bench.dns.asked("many.test"), 2);
+    let (outcome, error) = bench.one(&endpoint(&receiver.url_as("nobody.test", "/hook"))).await;
+    assert_eq!((outcome, error.as_str()), (fault(Fault::Dns), "\"nobody.test\" has no address"));
+    // One that is not there, and one that never answers.
+    let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let gone = SocketAddr::new(loopback(1), 1);
+    let mut bench = Bench::asking("127.0.0.0/8", vec![gone, silent.local_addr().unwrap()]);
+    assert_eq!(bench.one(&endpoint(&receiver.url_as(HOST, "/hook"))).await, (OK, String::new()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_v1a_signature_convinces_another_implementation() {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    let receiver = Receiver::start().unwrap();
+    let mut bench = Bench::new("127.0.0.0/8");
+    let private = Secret::parse(&Secret::generate(&[42; 32], true)).unwrap();
+    let public = private.public_key().unwrap();
+    let symmetric = Secret::from_key(&[1; 32]);
+    let secrets = [private, symmetric].map(|secret| SigningKey { secret, expires_at: None });
+    bench.one(&Endpoint { secrets: secrets.to_vec(), ..endpoint(&receiver.url_as(HOST, "/hook")) }).await;
+    let arrival = receiver.arrivals().remove(0);
+    let signed = [arrival.webhook_id().as_bytes(), arrival.header("webhook-timestamp").as_bytes(), &arrival.body[..]]
+        .join(&b'.');
+    let (first, second) = arrival.header("webhook-signature").split_once(' ').unwrap();
+    let key = STANDARD.decode(public.strip_prefix("whpk_").unwrap()).unwrap();
+    let signature = STANDARD.decode(first.strip_prefix("v1a,").unwrap()).unwrap();
+    let judge = ring::signature::UnparsedPublicKey::new(&ring::signature::ED25519, key);
+    judge.verify(&signed, &signature).unwrap();
+    judge.verify(&[&signed[..], b"x"].concat(), &signature).unwrap_err();
+    assert!(second.starts_with("v1,"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consent_is_asked_for_with_options() {
+    let receiver = Receiver::start().unwrap();
+    receiver.on("/hook", |_, _| {
+        Reply::status(200).header("webhook-allowed-origin", "shop.example").header("webhook-allowed-rate", "120")
+    });
+    let bench = Bench::new("127.0.0.0/8");
+    // Closed to deliveries, as long as there is no consent.
+    let endpoint = Endpoint { mode: Mode::Hold, ..endpoint(&receiver.url_as(HOST, "/hook")) };
+    bench.sender.set_endpoints(vec![endpoint]);
+    bench.sender.ask_consent(1, "shop.example");
+    let mut answers = Vec::new();
+    wait_until("there is an answer", PATIENCE, async || {
+        bench.sender.take_consents(&mut answers);
+        !answers.is_empty()
+    })
+    .await;
+    let arrival = receiver.arrivals().remove(0);
+    assert_eq!((arrival.method.as_str(), arrival.header("webhook-request-origin")), ("OPTIONS", "shop.example"));
+    assert!(arrival.body.is_empty() && arrival.header("webhook-id").is_empty());
+    let answer = answers.remove(0);
+    assert_eq!((answer.allowed_origin.as_deref(), answer.allowed_rate.as_deref()), (Some("shop.example"), Some("120")));
+}
