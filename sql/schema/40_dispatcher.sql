@@ -157,3 +157,29 @@ begin
         jsonb_build_object('endpoint', e.id, 'name', e.name, 'change', 'disabled'));
 end
 $$;
+
+-- API: private
+-- The attempts of one message. The request of a batch is one row of all its messages: here it is one of this message, with
+-- the outcome that this message had. The positions of a batch lie within 10,000 (see the sender's queue).
+create function outbox._attempts_of(message_id bigint) returns setof outbox.attempt
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    place bigint;
+begin
+    return query select a.* from outbox.attempt a where a.message_id = _attempts_of.message_id and a.positions is null;
+    if exists (select from outbox.attempt a where a.positions is not null) then
+        place := outbox._position_of(message_id);
+        return query
+        select a.segment, place, _attempts_of.message_id, a.started_at, a.finished_at, a.delivery_id, a.run,
+            a.subscription_id, a.endpoint_id, a.attempt,
+            coalesce((r.result ->> 'status')::smallint, a.status), coalesce(r.result ->> 'outcome', a.outcome),
+            a.error_class, a.error, a.worker, a.remote_address, a.response_id, a.response_headers, a.response_body,
+            a.positions, a.message_ids, a.results
+        from outbox.attempt a
+        cross join lateral (select a.results -> (array_position(a.positions, place) - 1) as result) r
+        where a.positions is not null and a.position between place - 9999 and place and place = any (a.positions);
+    end if;
+end
+$$;

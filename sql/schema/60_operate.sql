@@ -64,10 +64,9 @@ begin
         union all
         select a.finished_at, a.outcome, s.name, e.name, a.attempt, a.status,
             coalesce(a.error, format('%s ms', (extract(epoch from a.finished_at - a.started_at) * 1000)::numeric(12, 3)))
-        from outbox.attempt a
+        from outbox._attempts_of(history.message_id) a
         left join outbox.subscription s on s.id = a.subscription_id
         left join outbox.endpoint e on e.id = a.endpoint_id
-        where a.message_id = history.message_id
         union all
         select d.due_at, 'next attempt', s.name, null, d.attempt + 1, null, d.last_error
         from outbox.delivery d

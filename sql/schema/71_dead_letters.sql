@@ -430,8 +430,8 @@ begin
         return outbox._requeue(letter, who, null);
     end if;
     if exists (
-        select from outbox.attempt a
-        where a.message_id = message_id and a.subscription_id = source and a.outcome = 'completed'
+        select from outbox._attempts_of(message_id) a
+        where a.subscription_id = source and a.outcome = 'completed'
     ) then
         raise exception 'message % was delivered to subscription "%"', message_id, subscription using errcode = 'OB002',
             hint = 'resend() delivers it once more.';
@@ -475,8 +475,8 @@ begin
         select r.matched[place - r.first_position + 1] into matches
         from outbox.routing r where place between r.first_position and r.last_position;
         select count(distinct a.subscription_id) into ended
-        from outbox.attempt a
-        where a.message_id = message_id and a.outcome in ('completed', 'dead', 'expired', 'cancelled', 'skipped');
+        from outbox._attempts_of(message_id) a
+        where a.outcome in ('completed', 'dead', 'expired', 'cancelled', 'skipped');
         if leased > 0 and ended + leased >= matches then
             raise exception 'message % is being delivered', message_id
                 using errcode = 'OB003', detail = format('Workers have %s of its deliveries.', leased);

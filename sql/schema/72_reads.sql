@@ -55,7 +55,18 @@ select a.delivery_id, s.name, e.name, a.message_id, a.position, a.endpoint_id is
 from outbox.attempt a
 left join outbox.subscription s on s.id = a.subscription_id
 left join outbox.endpoint e on e.id = a.endpoint_id
-where a.run = 0 and a.outcome in ('completed', 'cancelled');
+where a.run = 0 and a.outcome in ('completed', 'cancelled') and a.positions is null
+union all
+select null, s.name, e.name, m.message_id, m.position, false, 'completed', a.attempt, s.max_attempts,
+    greatest(a.attempt - 1, 0), false, 0::smallint, null, null, null, null, null, null, null,
+    clock_timestamp() - a.finished_at, false, false, false, a.status, null, null, a.started_at, a.finished_at,
+    a.started_at, a.started_at, a.finished_at
+from outbox.attempt a
+cross join lateral unnest(a.message_ids, a.positions) with ordinality m(message_id, position, i)
+left join outbox.subscription s on s.id = a.subscription_id
+left join outbox.endpoint e on e.id = a.endpoint_id
+where a.positions is not null and a.run = 0
+    and coalesce(a.results -> (m.i::int - 1) ->> 'outcome', a.outcome) = 'completed';
 comment on view outbox.deliveries is
     'One message for one subscription. status: pending, processing, failed (waits for a retry), dead, expired,'
     ' completed, cancelled. next_attempt_at null: no try is planned';
@@ -98,8 +109,8 @@ begin
     end if;
     select count(distinct a.subscription_id), bool_or(a.outcome = 'completed'), max(a.position)
     into ended, completed, place
-    from outbox.attempt a
-    where a.message_id = _message_status.message_id and a.run = 0
+    from outbox._attempts_of(_message_status.message_id) a
+    where a.run = 0
         and a.outcome in ('completed', 'dead', 'expired', 'cancelled', 'skipped');
     place := coalesce(place, (
         select d.position from outbox.delivery d where d.message_id = _message_status.message_id limit 1

@@ -22,8 +22,8 @@ begin atomic
         ) || coalesce(jsonb_build_object('results', r.results), '{}') order by r.finished_at), '[]')
     from (
         select distinct on (a.subscription_id) a.*
-        from outbox.attempt a
-        where a.message_id = _send_results.message_id and a.run = 0 and a.outcome <> 'returned'
+        from outbox._attempts_of(_send_results.message_id) a
+        where a.run = 0 and a.outcome <> 'returned'
         -- a decision without a try says less than the try before it, unless it ended the delivery
         order by a.subscription_id, a.outcome = 'completed' desc, a.finished_at desc
     ) r
@@ -95,7 +95,7 @@ begin
         (array_agg(r ->> 'error' order by r ->> 'sent_at' desc) filter (where r ->> 'error' is not null))[1]
     into entry.integrations_succeeded, entry.integrations_failed, entry.retry_count, entry.processed_at, entry.last_error
     from jsonb_array_elements(entry.send_results) r;
-    select a.position into place from outbox.attempt a where a.message_id = _archived.message_id limit 1;
+    select a.position into place from outbox._attempts_of(_archived.message_id) a limit 1;
     place := coalesce(place, outbox._position_of(message_id));
     select r.active, greatest(r.matched[place - r.first_position + 1], 0), coalesce(entry.processed_at, r.routed_at)
     into entry.integrations_total, entry.integrations_matched, entry.processed_at

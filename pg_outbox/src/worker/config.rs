@@ -35,6 +35,8 @@ pub struct Subscription {
     /// Claimed by workers: what is routed becomes rows of outbox.delivery.
     pub pull: bool,
     pub ordering: Ordering,
+    /// A dead delivery of a key holds up the next.
+    pub block: bool,
     /// Its deliveries expire this many microseconds after the later of enqueue and deliver_at.
     pub ttl: Option<i64>,
     pub max_attempts: u32,
@@ -144,7 +146,7 @@ impl Loader {
                     v.active, v.topics, v.filter::text, s.ordering,
                     (extract(epoch from s.ttl) * 1000000)::bigint, (extract(epoch from s.max_age) * 1000000)::bigint,
                     coalesce(s.schedule, e.schedule)::text, s.policy::text, e.policy::text, s.format, s.batch_size,
-                    (extract(epoch from s.batch_wait) * 1000000)::bigint
+                    (extract(epoch from s.batch_wait) * 1000000)::bigint, s.on_exhausted
                 from outbox.subscription s
                 join outbox.subscription_version v on v.subscription_id = s.id
                 left join outbox.endpoint e on e.id = s.endpoint_id
@@ -168,6 +170,7 @@ impl Loader {
                     endpoint: row.get(1).unwrap_or_default(),
                     pull: row.get::<i32>(1).is_none(),
                     ordering: Ordering::parse(row.get(8).unwrap_or_default()),
+                    block: row.get(17) == Some("block"),
                     ttl: row.get(9),
                     max_attempts: row.get::<i32>(2).and_then(|n| n.try_into().ok()).unwrap_or(1),
                     max_age: row.get::<i64>(10).map(|us| Duration::from_micros(us.max(0).unsigned_abs())),

@@ -215,7 +215,7 @@ impl Endpoints {
                     health.disable = Some(("failing", text));
                 }
             }
-            Fate::Skipped => {}
+            Fate::Skipped | Fate::Manual(_) => {}
         }
         if disable && health.mode == Mode::Active {
             let said = done.error.as_deref().unwrap_or("the receiver asked for it");

@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use outbox_core::filter::Subject;
+use outbox_core::policy::Outcome;
 use outbox_core::progress::Progress;
 use outbox_core::topic;
 use outbox_sender::{Done, Job, Sender, Ticket};
@@ -22,7 +23,9 @@ use pgrx::pg_sys::{INT8ARRAYOID, TEXTARRAYOID};
 use super::config::{Config, Loader, Routed, Subscription};
 use super::consent::Consents;
 use super::endpoints::Endpoints;
+use super::errand::Errands;
 use super::judge::judge;
+use super::order::{self, Lane, Order, Turn, Waiting};
 use super::pull::{self, Taken, Window};
 use super::record::{Checkpoint, EXPIRED, Entry, Fate, Recorder, RoutingRow};
 use super::retry::Retries;
@@ -79,6 +82,8 @@ struct Handed {
     expires: Option<i64>,
     /// Of the message, in microseconds since 1970.
     enqueued_at: i64,
+    /// Its key, where the subscription asks for an order.
+    lane: Option<Lane>,
 }
 
 /// The dispatcher's state.
@@ -91,6 +96,9 @@ pub struct Engine {
     window: Window,
     bury: Plan,
     retries: Retries,
+    order: Order,
+    errands: Errands,
+    look_for_errands: bool,
     config: Config,
     endpoints: Endpoints,
     consents: Consents,
@@ -126,6 +134,9 @@ impl Engine {
             window: Window::new(),
             bury: Plan::new("select outbox._bury($1, $2, true)", &[INT8ARRAYOID, TEXTARRAYOID]),
             retries: Retries::new(),
+            order: Order::new(),
+            errands: Errands::new(),
+            look_for_errands: true,
             config: Config::default(),
             endpoints: Endpoints::new(),
             consents: Consents::new(),
@@ -211,9 +222,11 @@ impl Engine {
         if look {
             self.retries.look_at_all(&self.config);
             self.window.pass_now();
-            let window = &mut self.window;
+            self.look_for_errands = true;
+            let Engine { window, order, .. } = self;
             txn::run(|| {
                 window.load_cancelled();
+                order.look_at_all();
                 Ok(())
             })?;
         }
@@ -241,9 +254,17 @@ impl Engine {
         }
         again |= self.catch_up()?;
         pause = pause.min(self.window.pass(self.retries.ids(), poll)?);
+        if self.window.take_promoted() {
+            self.retries.look_at_all(&self.config);
+        }
 
         if gucs::PUSH.get() {
             self.hand_out_due()?;
+            if std::mem::take(&mut self.look_for_errands) {
+                let Engine { errands, reader, config, .. } = self;
+                let jobs = txn::run(|| Ok(errands.take(reader, config)))?;
+                self.sender.submit(jobs);
+            }
         }
         if let Some(wait) = self.consents.round(&self.sender)? {
             pause = pause.min(wait);
@@ -259,6 +280,8 @@ impl Engine {
             let age = since.elapsed();
             if self.entries.len() + self.window.rows() >= RECORD_BATCH || age >= RECORD_DELAY {
                 self.record()?;
+                // Keys that have been freed go on at once.
+                again |= self.window.passes_now();
             } else {
                 pause = pause.min(RECORD_DELAY - age);
             }
@@ -291,9 +314,10 @@ impl Engine {
         pull::recover(&mut self.config);
         // Which messages are cancelled is read before anything is handed out.
         self.slot.look_at_deliveries.store(false, Ordering::SeqCst);
-        let window = &mut self.window;
+        let Engine { window, order, .. } = self;
         txn::run(|| {
             window.load_cancelled();
+            order.look_at_all();
             Ok(())
         })?;
         for (subscription, saved) in checkpoint.subscriptions {
@@ -315,7 +339,7 @@ impl Engine {
         let (found, _) = txn::run(|| Ok(reader.read(position - 1, position, 1)))?;
         let mut jobs = Vec::new();
         if let (Some(stored), Some(known)) = (found.first(), self.config.subscriptions.get_mut(&subscription)) {
-            hand_out(&mut self.handed, &mut jobs, subscription, known, stored);
+            hand_out(&mut self.handed, &mut jobs, subscription, known, stored, &mut self.order, &mut self.window);
         }
         self.sender.submit(jobs);
         Ok(())
@@ -401,7 +425,7 @@ impl Engine {
     }
 
     fn route_part(&mut self, messages: &[Stored], upto: i64) {
-        let Engine { config, handed, routed, window, .. } = self;
+        let Engine { config, handed, routed, window, order, .. } = self;
         let push = gucs::PUSH.get();
         let mut jobs = Vec::new();
         let mut matched = vec![matched_as::GONE; usize::try_from(upto - *routed).unwrap_or(0)];
@@ -414,7 +438,7 @@ impl Engine {
                 let room = subscription.pull || push && has_room(subscription);
                 match if room { window.take(id, subscription, stored) } else { Taken::Full } {
                     Taken::Yes => {}
-                    Taken::Send => hand_out(handed, &mut jobs, id, subscription, stored),
+                    Taken::Send => hand_out(handed, &mut jobs, id, subscription, stored, order, window),
                     Taken::Full => subscription.progress.fall_behind(position - 1),
                 }
             });
@@ -446,7 +470,7 @@ impl Engine {
         };
         let lagging = |s: &Subscription| s.progress.lag().filter(|_| ready(s));
         let Some(start) = self.config.subscriptions.values().filter_map(lagging).min() else { return Ok(false) };
-        let Engine { reader, config, handed, routed, window, .. } = self;
+        let Engine { reader, config, handed, routed, window, order, .. } = self;
         let (messages, upto) = txn::run(|| Ok(reader.read(start, *routed, READ_ROWS)))?;
         let upto = if messages.is_empty() && upto == start { *routed } else { upto };
         // Those that start within the stretch take part from where they are.
@@ -466,7 +490,7 @@ impl Engine {
                 let room = subscription.pull || has_room(subscription);
                 match if room { window.take(id, subscription, stored) } else { Taken::Full } {
                     Taken::Yes => {}
-                    Taken::Send => hand_out(handed, &mut jobs, id, subscription, stored),
+                    Taken::Send => hand_out(handed, &mut jobs, id, subscription, stored, order, window),
                     Taken::Full => {
                         subscription.progress.fall_behind(position - 1);
                         part.remove(&id);
@@ -489,7 +513,7 @@ impl Engine {
 
     /// Hands out deliveries whose time has come.
     fn hand_out_due(&mut self) -> Result<(), String> {
-        let Engine { retries, reader, config, endpoints, handed, .. } = self;
+        let Engine { retries, reader, config, endpoints, handed, order, .. } = self;
         let time = now();
         let ready = |id: i32| {
             config
@@ -519,6 +543,15 @@ impl Engine {
                     continue;
                 }
                 retries.out(due);
+                if let Some(lane) = order::lane(due.subscription, subscription, stored)
+                    && !order.row(&lane)
+                {
+                    subscription.handed += 1;
+                    subscription.handed_bytes += stored.message.content.len();
+                    let (stored, delivery_id, attempt) = (stored.clone(), due.id, due.attempt);
+                    order.wait(&lane, Waiting { stored, delivery_id, attempt, expires });
+                    continue;
+                }
                 let seat = Seat { delivery_id: due.id, attempt: due.attempt, expires };
                 hand_out_as(handed, &mut jobs, due.subscription, subscription, stored, seat);
             }
@@ -553,9 +586,17 @@ impl Engine {
             events.into_iter().for_each(|event| self.endpoints.event(event));
             self.set_limits();
         }
+        let (mut stopped, mut ended) = (Vec::new(), Vec::new());
         self.sender.take_done(&mut self.done);
         for done in self.done.drain(..) {
             let ticket = done.ticket;
+            if ticket.run < 0 {
+                self.errands.back(ticket.delivery_id);
+                let fate = Fate::Manual(matches!(done.outcome, Outcome::Status(200..=299)));
+                self.entries.push(Entry { done, segment: 0, fate });
+                self.unrecorded_since.get_or_insert_with(Instant::now);
+                continue;
+            }
             let Some(handed) = self.handed.remove(&(ticket.subscription, ticket.position)) else { continue };
             let fate = match self.config.subscriptions.get_mut(&ticket.subscription) {
                 None => Fate::Dead("subscription_gone"),
@@ -575,8 +616,61 @@ impl Engine {
                 Fate::Failed(due) if handed.expires.is_some_and(|at| at <= due) => Fate::Dead(EXPIRED),
                 fate => fate,
             };
+            if let Some(lane) = handed.lane {
+                let blocks = self.config.subscriptions.get(&ticket.subscription).is_some_and(|s| s.block);
+                match &fate {
+                    Fate::Failed(_) => stopped.push((lane, ticket, "failed")),
+                    Fate::Dead(_) if blocks => stopped.push((lane, ticket, "dead")),
+                    Fate::Dead(_) => ended.push((lane, ticket, "dead")),
+                    _ => ended.push((lane, ticket, "ended")),
+                }
+            }
             self.entries.push(Entry { done, segment: handed.segment, fate });
             self.unrecorded_since.get_or_insert_with(Instant::now);
+        }
+        for (lane, ticket, what) in stopped {
+            self.stop_lane(lane, ticket, what);
+        }
+        for (lane, ticket, what) in ended {
+            self.go_on(lane, ticket, what);
+        }
+    }
+
+    /// A delivery with an order has failed: what waits behind it becomes rows.
+    fn stop_lane(&mut self, lane: Lane, ticket: Ticket, what: &'static str) {
+        for waiting in self.order.stop(&lane) {
+            let position = waiting.stored.message.position;
+            if let Some(subscription) = self.config.subscriptions.get_mut(&lane.0) {
+                subscription.handed -= 1;
+                subscription.handed_bytes -= waiting.stored.message.content.len();
+                if waiting.delivery_id == 0 {
+                    subscription.progress.settle(position);
+                }
+            }
+            if waiting.delivery_id == 0 {
+                self.window.block(lane.0, &waiting.stored, lane.1.clone(), waiting.expires);
+            } else {
+                self.retries.back(waiting.delivery_id);
+                self.retries.at(lane.0, now());
+            }
+        }
+        self.order.note(lane, ticket.position, ticket.message_id, what);
+    }
+
+    /// A delivery with an order has ended: the next of its key goes out.
+    fn go_on(&mut self, lane: Lane, ticket: Ticket, what: &'static str) {
+        let mut jobs = Vec::new();
+        if let Some(next) = self.order.next(&lane)
+            && let Some(subscription) = self.config.subscriptions.get_mut(&lane.0)
+        {
+            subscription.handed -= 1;
+            subscription.handed_bytes -= next.stored.message.content.len();
+            let seat = Seat { delivery_id: next.delivery_id, attempt: next.attempt, expires: next.expires };
+            hand_out_as(&mut self.handed, &mut jobs, lane.0, subscription, &next.stored, seat);
+        }
+        self.sender.submit(jobs);
+        if what == "dead" || self.order.has_rows(&lane) {
+            self.order.note(lane, ticket.position, ticket.message_id, what);
         }
     }
 
@@ -586,7 +680,9 @@ impl Engine {
             self.config.subscriptions.iter().filter_map(|(id, s)| Some((*id, s.progress.save()?))).collect();
         subscriptions.sort_unstable_by_key(|(id, _)| *id);
         let checkpoint = Checkpoint { routed: self.routed, subscriptions };
-        let Engine { recorder, entries, routing, checkpoint_id, incarnation, window, endpoints, .. } = self;
+        let Engine {
+            recorder, entries, routing, checkpoint_id, incarnation, window, endpoints, order, errands, ..
+        } = self;
         let write_endpoints = endpoints.write_in() == Some(Duration::ZERO);
         txn::run(|| {
             recorder.outcomes(entries)?;
@@ -594,7 +690,10 @@ impl Engine {
                 endpoints.write();
             }
             recorder.routing(routing);
+            order.record();
             window.record();
+            order.look();
+            errands.record();
             recorder.checkpoint(*checkpoint_id + 1, *incarnation, &checkpoint);
             Ok(())
         })?;
@@ -604,7 +703,7 @@ impl Engine {
         }
         self.sender.recorded(self.entries.len());
         // Not before: until then the table shows a row as it was when it was handed out.
-        for entry in &self.entries {
+        for entry in self.entries.iter().filter(|entry| entry.done.ticket.run >= 0) {
             self.retries.back(entry.done.ticket.delivery_id);
             if let Fate::Failed(due) = entry.fate {
                 self.retries.at(entry.done.ticket.subscription, due);
@@ -614,6 +713,10 @@ impl Engine {
             self.retries.at(subscription, due);
         }
         let rows_made = self.window.recorded();
+        if self.order.recorded() {
+            self.window.pass_now();
+        }
+        self.errands.recorded();
         self.entries.clear();
         self.routing.clear();
         self.unrecorded_since = None;
@@ -687,9 +790,28 @@ fn hand_out(
     id: i32,
     subscription: &mut Subscription,
     stored: &Stored,
+    order: &mut Order,
+    window: &mut Window,
 ) {
+    let expires = pull::expiry(subscription, stored);
+    if let Some(lane) = order::lane(id, subscription, stored) {
+        match order.first(&lane) {
+            Turn::Send => {}
+            Turn::Wait => {
+                subscription.progress.hand_out(stored.message.position);
+                subscription.handed += 1;
+                subscription.handed_bytes += stored.message.content.len();
+                order.wait(&lane, Waiting { stored: stored.clone(), delivery_id: 0, attempt: 1, expires });
+                return;
+            }
+            Turn::Row => {
+                window.block(id, stored, lane.1, expires);
+                return;
+            }
+        }
+    }
     subscription.progress.hand_out(stored.message.position);
-    let seat = Seat { delivery_id: 0, attempt: 1, expires: pull::expiry(subscription, stored) };
+    let seat = Seat { delivery_id: 0, attempt: 1, expires };
     hand_out_as(handed, jobs, id, subscription, stored, seat);
 }
 
@@ -716,6 +838,7 @@ fn hand_out_as(
         max_attempts: own.unwrap_or(subscription.max_attempts),
         expires: seat.expires,
         enqueued_at: stored.message.enqueued_at,
+        lane: order::lane(id, subscription, stored),
     };
     subscription.handed += 1;
     subscription.handed_bytes += entry.bytes;

@@ -84,6 +84,8 @@ pub struct Window {
     passed: Option<Instant>,
     /// The last pass saw leases, or left something undone.
     soon: bool,
+    /// A pass has unblocked rows since this was last asked.
+    promoted: bool,
 }
 
 impl Window {
@@ -129,6 +131,7 @@ impl Window {
             counted: None,
             passed: None,
             soon: true,
+            promoted: false,
         }
     }
 
@@ -177,6 +180,23 @@ impl Window {
             key: order_key(subscription, stored),
         });
         Taken::Yes
+    }
+
+    /// Makes a blocked row of a pushed message that waits behind others of its key.
+    pub fn block(&mut self, id: i32, stored: &Stored, key: Box<str>, expires: Option<i64>) {
+        let (message, attributes) = (&stored.message, &stored.attributes);
+        self.rows.push(NewRow {
+            pull: false,
+            subscription: id,
+            position: message.position,
+            message_id: message.id,
+            segment: stored.segment,
+            priority: attributes.priority,
+            due: now(),
+            expires,
+            max_attempts: attributes.max_attempts,
+            key: Some(key),
+        });
     }
 
     /// Whether a message is not to be delivered any more.
@@ -290,9 +310,19 @@ impl Window {
         Ok(Some(RECOUNT.saturating_sub(since).max(Duration::from_millis(1))))
     }
 
+    /// Whether the next call of `pass` does its work, however long ago the last one was.
+    pub fn passes_now(&self) -> bool {
+        self.passed.is_none()
+    }
+
     /// Has the next call of `pass` do its work at once.
     pub fn pass_now(&mut self) {
         self.passed = None;
+    }
+
+    /// Whether rows have been unblocked since this was last asked.
+    pub fn take_promoted(&mut self) -> bool {
+        std::mem::take(&mut self.promoted)
     }
 
     /// Takes back expired leases, ends what has expired, unblocks keys. Says when to look again.
@@ -312,6 +342,7 @@ impl Window {
         self.passed = (!more).then(Instant::now);
         self.soon = soon;
         if free {
+            self.promoted = true;
             self.tell_workers()?;
         }
         Ok(if more { Duration::ZERO } else { PASS.min(poll) })

@@ -24,6 +24,8 @@ pub enum Fate {
     Dead(&'static str),
     /// Failed, and its message was cancelled meanwhile.
     Cancelled,
+    /// A try by hand, and whether it succeeded: no delivery changes.
+    Manual(bool),
     /// Not tried: its endpoint is disabled, and deliveries are skipped.
     Skipped,
 }
@@ -38,6 +40,8 @@ impl Fate {
             Fate::Dead(_) => "dead",
             Fate::Cancelled => "cancelled",
             Fate::Skipped => "skipped",
+            Fate::Manual(true) => "completed",
+            Fate::Manual(false) => "failed",
         }
     }
 }
@@ -315,7 +319,7 @@ fn attempt_row(request: &[Entry], segment: i16) -> ([pg_sys::Datum; column::COUN
     set(column::FINISHED_AT, (done.finished_at - UNIX_EPOCH).into_datum());
     set(column::DELIVERY_ID, (ticket.delivery_id != 0).then_some(ticket.delivery_id).into_datum());
     set(column::RUN, ticket.run.into_datum());
-    set(column::SUBSCRIPTION_ID, ticket.subscription.into_datum());
+    set(column::SUBSCRIPTION_ID, (ticket.subscription != 0).then_some(ticket.subscription).into_datum());
     set(column::ENDPOINT_ID, ticket.endpoint.into_datum());
     set(column::ATTEMPT, (if done.skipped { 0 } else { ticket.attempt as i32 }).into_datum());
     set(column::STATUS, done.status.and_then(|code| i16::try_from(code).ok()).into_datum());
