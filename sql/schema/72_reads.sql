@@ -88,7 +88,7 @@ end;
 -- What a message has come to: the first of processing, pending, failed, completed, dead, expired, cancelled, skipped
 -- that holds.
 create function outbox._message_status(message_id bigint) returns text
-language plpgsql stable
+language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare

@@ -405,6 +405,8 @@ async fn a_retry_is_sent_once_however_often_the_deliveries_are_looked_at() {
         Reply::status(if theirs.load(std::sync::atomic::Ordering::Relaxed) { 503 } else { 200 })
     });
     let (db, _) = shop(server().await, "retry_once", &receiver, 16).await;
+    // All of them are to fail, not the first ten.
+    db.batch_execute("select outbox.alter_endpoint('shop', breaker => '{\"failures\": 0}')").await.unwrap();
     db.execute(
         "select count(outbox.enqueue('order.created', jsonb_build_object('n', n))) from generate_series(1, $1::int) n",
         &[&(MESSAGES as i32)],

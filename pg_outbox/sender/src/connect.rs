@@ -46,6 +46,8 @@ pub(crate) struct Reach {
     turn: tokio::sync::Mutex<()>,
     /// A token of the authorisation server, and when it expires (microseconds since 1970).
     pub(crate) token: RefCell<Option<(HeaderValue, i64)>>,
+    /// Why there was none the last time, and until when that is the answer to all who ask.
+    pub(crate) no_token: RefCell<Option<(Failure, i64)>>,
 }
 
 impl Reach {
@@ -61,6 +63,7 @@ impl Reach {
         *self.shared.borrow_mut() = None;
         self.one_at_a_time.set(false);
         *self.token.borrow_mut() = None;
+        *self.no_token.borrow_mut() = None;
     }
 
     /// Nobody uses it for now: the shared connection is closed.

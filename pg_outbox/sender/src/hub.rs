@@ -18,7 +18,7 @@ use crate::connect::Reach;
 use crate::gate::{Gate, Pass};
 use crate::queue::{Load, Nothing, Queue};
 use crate::request::{self, Attempt};
-use crate::{Answer, Command, Done, Endpoint, Event, Job, Mode, Saved, Settings, Shared, Ticket, consent};
+use crate::{Answer, Command, Done, Endpoint, Event, Job, Mode, Saved, Settings, Shared, Ticket, consent, tls};
 
 /// The main thread is woken for outcomes when there are this many, or when the first of them is this old: it has better to do
 /// than to take them one by one, and nobody waits for an outcome to be recorded.
@@ -108,7 +108,7 @@ pub(crate) fn run(
         let _wake = WakeAtEnd(&hub);
         while let Some(command) = commands.recv().await {
             match command {
-                Command::Settings(settings) => *hub.settings.borrow_mut() = Rc::new(*settings),
+                Command::Settings(settings) => hub.set(*settings),
                 Command::Endpoints(endpoints) => endpoints.into_iter().for_each(|endpoint| hub.configure(endpoint)),
                 Command::Jobs(jobs) => hub.submit(jobs),
                 Command::Consent(endpoint, origin) => hub.ask_consent(endpoint, origin),
@@ -164,6 +164,16 @@ impl Hub {
             self.skip(&target);
         }
         self.pump(&target);
+    }
+
+    /// What was vetted by other rules, or trusted by other authorities, is not used again.
+    fn set(&self, settings: Settings) {
+        tls::forget_system_roots();
+        *self.settings.borrow_mut() = Rc::new(settings);
+        for target in self.endpoints.borrow().values() {
+            target.idle.borrow_mut().clear();
+            target.reach.reset();
+        }
     }
 
     fn ask_consent(self: &Rc<Self>, endpoint: i32, origin: Box<str>) {

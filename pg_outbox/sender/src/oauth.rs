@@ -18,6 +18,9 @@ use crate::{Endpoint, Settings};
 /// A token is not used when it expires within this time.
 const MARGIN: Duration = Duration::from_secs(15);
 
+/// A server that gave no token is not asked again within this time: not by each request that waits for one.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// The `authorization` header with a token that is good now, and whether it is new.
 pub(crate) async fn authorization(
     oauth2: &OAuth2,
@@ -37,9 +40,18 @@ pub(crate) async fn authorization(
     if let Some(value) = kept() {
         return Ok((value, false));
     }
-    let (value, seconds) = fetch(oauth2, endpoint, settings).await.map_err(|(fault, text)| match fault {
-        Fault::Forbidden => (fault, text),
-        _ => (Fault::Auth, format!("no token from \"{}\": {text}", oauth2.token_url.host)),
+    let now = unix_micros(SystemTime::now());
+    if let Some((failure, _)) = reach.no_token.borrow().as_ref().filter(|(_, until)| now < *until) {
+        return Err(failure.clone());
+    }
+    let (value, seconds) = fetch(oauth2, endpoint, settings).await.map_err(|(fault, text)| {
+        let failure = match fault {
+            Fault::Forbidden => (fault, text),
+            _ => (Fault::Auth, format!("no token from \"{}\": {text}", oauth2.token_url.host)),
+        };
+        let until = unix_micros(SystemTime::now() + PATIENCE);
+        *reach.no_token.borrow_mut() = Some((failure.clone(), until));
+        failure
     })?;
     let good_for = Duration::from_secs(seconds.min(86_400)).saturating_sub(MARGIN).max(Duration::from_secs(1));
     let until = unix_micros(SystemTime::now() + good_for);

@@ -1,7 +1,7 @@
 //! TLS settings of an endpoint: whom to trust, what to show, which HTTP to ask for.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use outbox_core::x509;
@@ -52,15 +52,22 @@ impl std::fmt::Debug for Tls {
     }
 }
 
-/// The authorities that the system trusts, read once per process.
+static SYSTEM_ROOTS: Mutex<Option<Arc<RootCertStore>>> = Mutex::new(None);
+
+/// The authorities that the system trusts; read at the first use.
 fn system_roots() -> Arc<RootCertStore> {
-    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
-    let roots = ROOTS.get_or_init(|| {
+    let mut kept = SYSTEM_ROOTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let roots = kept.get_or_insert_with(|| {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         Arc::new(roots)
     });
     Arc::clone(roots)
+}
+
+/// They are read again when they are needed again.
+pub(crate) fn forget_system_roots() {
+    *SYSTEM_ROOTS.lock().unwrap_or_else(PoisonError::into_inner) = None;
 }
 
 /// Shows the endpoint's certificate, if it has one, and notes that a server asked for one.

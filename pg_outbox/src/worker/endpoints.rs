@@ -63,7 +63,9 @@ impl Endpoints {
             load: Plan::new(
                 "select e.id, e.url, e.headers::text, (extract(epoch from e.timeout) * 1000)::bigint, e.concurrency,
                     case when e.consent = 'granted' then least(e.rate, k.allowed_rate / 60.0::float8) else e.rate end,
-                    e.burst, e.breaker::text, e.protocol, e.compress, e.response_id, e.keep_headers,
+                    case when e.consent = 'granted' then least(e.burst, greatest(k.allowed_rate / 60.0::float8, 1))
+                        else e.burst end,
+                    e.breaker::text, e.protocol, e.compress, e.response_id, e.keep_headers,
                     (extract(epoch from e.disable_after) * 1000000)::bigint, e.disable_failures,
                     e.active, e.disabled_mode, e.consent,
                     c.auth::text, c.ca, c.certificate, c.key,
