@@ -58,6 +58,11 @@ impl Bench {
 
     /// Sends `n` messages to `endpoint` and waits for what comes of them.
     async fn send(&mut self, endpoint: &Endpoint, n: i64) -> Vec<Done> {
+        self.submit(endpoint, n);
+        self.done(n).await
+    }
+
+    fn submit(&mut self, endpoint: &Endpoint, n: i64) {
         self.sender.set_endpoints(vec![endpoint.clone()]);
         let jobs = (self.next..self.next + n).map(|position| Job {
             ticket: Ticket {
@@ -81,6 +86,9 @@ impl Bench {
         });
         self.sender.submit(jobs.collect());
         self.next += n;
+    }
+
+    async fn done(&self, n: i64) -> Vec<Done> {
         let mut done = Vec::new();
         wait_until("everything has come back", PATIENCE, async || {
             self.sender.take_done(&mut done);
@@ -175,6 +183,25 @@ async fn a_certificate_must_be_good_for_the_name_and_now_and_of_a_trusted_author
     let url = plain.url_as(HOST, "/hook").replace("http:", "https:");
     assert_eq!(bench.one(&trusting(&url, &ca)).await.0, fault(Fault::Tls));
     assert_eq!((good.total(), expired.total(), elsewhere.total(), plain.total()), (3, 0, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_takes_effect_although_a_connection_is_being_opened() {
+    let (ca, other) = (Ca::new().unwrap(), Ca::new().unwrap());
+    let mut bench = Bench::new("127.0.0.0/8");
+    bench.dns.on("slow.test", |n| {
+        if n == 0 {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        vec![loopback(1)]
+    });
+    let receiver = encrypted(&ca.issue(&["slow.test"]).unwrap(), None, &["h2", "http/1.1"]);
+    let url = receiver.url_as("slow.test", "/hook");
+    bench.submit(&trusting(&url, &other), 1);
+    wait_until("the name is being looked up", PATIENCE, async || bench.dns.asked("slow.test") == 1).await;
+    bench.sender.set_endpoints(vec![trusting(&url, &ca)]);
+    assert_eq!(bench.done(1).await[0].outcome, fault(Fault::Tls));
+    assert_eq!(bench.one(&trusting(&url, &ca)).await, (OK, String::new()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

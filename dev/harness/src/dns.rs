@@ -123,13 +123,14 @@ fn answer(packet: &[u8], zone: &Zone, asked: &Asked, datagram: bool) -> Option<V
     let name = labels.join(".");
     let kind = u16::from_be_bytes([*packet.get(at + 1)?, *packet.get(at + 2)?]);
     let question = packet.get(12..at + 5)?;
-    let found = {
-        let zone = zone.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = {
         let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
         let count = asked.entry((name.clone(), kind)).or_default();
         *count += 1;
-        zone.get(&name).map(|addresses| addresses(*count - 1))
+        *count - 1
     };
+    // An answer may take its time: the count is to be seen meanwhile.
+    let found = zone.lock().unwrap_or_else(PoisonError::into_inner).get(&name).map(|addresses| addresses(before));
     let code = if found.is_some() { 0 } else { 3 };
     let addresses: Vec<IpAddr> =
         found.unwrap_or_default().into_iter().filter(|ip| kind == if ip.is_ipv4() { A } else { AAAA }).collect();

@@ -51,6 +51,11 @@ pub(crate) struct Reach {
 }
 
 impl Reach {
+    /// The number of the settings that hold now.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.get()
+    }
+
     /// Whether a connection leads where the endpoint leads now.
     pub(crate) fn is_current(&self, connection: &Connection) -> bool {
         connection.generation == self.generation.get()
@@ -121,6 +126,7 @@ enum Requests {
 /// An HTTP/2 connection; a task of its own drives it.
 #[derive(Clone)]
 struct Shared {
+    generation: u64,
     url: Url,
     remote: SocketAddr,
     requests: http2::SendRequest<Full<Bytes>>,
@@ -230,12 +236,14 @@ pub(crate) struct Way<'a> {
     pub(crate) tls: &'a Tls,
     pub(crate) protocol: Protocol,
     pub(crate) proxy: Option<&'a Proxy>,
+    /// Of the settings that it comes from: what is opened or learnt on an old way is not kept for the new one.
+    pub(crate) generation: u64,
 }
 
 impl<'a> Way<'a> {
     /// An endpoint's.
-    pub(crate) fn to(endpoint: &'a Endpoint) -> Way<'a> {
-        Way { tls: &endpoint.tls, protocol: endpoint.protocol, proxy: endpoint.proxy.as_ref() }
+    pub(crate) fn to(endpoint: &'a Endpoint, generation: u64) -> Way<'a> {
+        Way { tls: &endpoint.tls, protocol: endpoint.protocol, proxy: endpoint.proxy.as_ref(), generation }
     }
 }
 
@@ -259,8 +267,8 @@ pub(crate) async fn connect(
         if slot.as_ref().is_some_and(|s| s.url != *url || s.requests.is_closed()) {
             *slot = None;
         }
-        slot.as_ref().map(|s| Connection {
-            generation: reach.generation.get(),
+        slot.as_ref().filter(|s| s.generation == way.generation).map(|s| Connection {
+            generation: s.generation,
             url: s.url.clone(),
             remote: s.remote,
             requests: Requests::Many(s.clone()),
@@ -280,6 +288,9 @@ pub(crate) async fn connect(
         return open(url, way, reach, settings).await;
     }
     let connection = open(url, way, reach, settings).await?;
+    if !reach.is_current(&connection) {
+        return Ok(connection);
+    }
     match &connection.requests {
         Requests::Many(new) => *reach.shared.borrow_mut() = Some(new.clone()),
         Requests::One(..) => reach.one_at_a_time.set(true),
@@ -344,11 +355,15 @@ async fn handshake(
     stream: TcpStream,
 ) -> Result<Connection, Failure> {
     let _ = stream.set_nodelay(true);
-    let generation = reach.generation.get();
+    let generation = way.generation;
     let mut http2 = way.protocol == Protocol::Http2;
     let stream = if url.tls {
-        let config = reach.tls.borrow_mut().get_or_insert_with(|| Client::new(way.tls, way.protocol)).clone();
-        let config = config.map_err(|e| (Fault::Invalid, e))?.config;
+        let client = if way.generation == reach.generation() {
+            reach.tls.borrow_mut().get_or_insert_with(|| Client::new(way.tls, way.protocol)).clone()
+        } else {
+            Client::new(way.tls, way.protocol)
+        };
+        let config = client.map_err(|e| (Fault::Invalid, e))?.config;
         let name = rustls::pki_types::ServerName::try_from(url.host.clone())
             .map_err(|_| (Fault::Invalid, format!("\"{}\" cannot be the name in a certificate", url.host)))?;
         let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await.map_err(|e| {
@@ -376,7 +391,7 @@ async fn handshake(
         tokio::task::spawn_local(async move {
             let _ = driver.await;
         });
-        Requests::Many(Shared { url: url.clone(), remote, requests, answered: Rc::default() })
+        Requests::Many(Shared { generation, url: url.clone(), remote, requests, answered: Rc::default() })
     } else {
         let (requests, driver) =
             http1::Builder::new().max_headers(64).handshake(TokioIo::new(stream)).await.map_err(failed)?;

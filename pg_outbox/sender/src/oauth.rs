@@ -27,6 +27,7 @@ pub(crate) async fn authorization(
     endpoint: &Endpoint,
     reach: &Reach,
     settings: &Settings,
+    generation: u64,
 ) -> Result<(HeaderValue, bool), Failure> {
     let kept = || {
         let now = unix_micros(SystemTime::now());
@@ -55,7 +56,10 @@ pub(crate) async fn authorization(
     })?;
     let good_for = Duration::from_secs(seconds.min(86_400)).saturating_sub(MARGIN).max(Duration::from_secs(1));
     let until = unix_micros(SystemTime::now() + good_for);
-    *reach.token.borrow_mut() = Some((value.clone(), until));
+    // The endpoint may have got other credentials meanwhile.
+    if generation == reach.generation() {
+        *reach.token.borrow_mut() = Some((value.clone(), until));
+    }
     Ok((value, true))
 }
 
@@ -63,7 +67,7 @@ async fn fetch(oauth2: &OAuth2, endpoint: &Endpoint, settings: &Settings) -> Res
     let url = &oauth2.token_url;
     // A private authority of the endpoint's is taken to have signed for its authorisation server too.
     let tls = Tls { ca: endpoint.tls.ca.clone(), ..Tls::default() };
-    let way = Way { tls: &tls, protocol: Protocol::Http1, proxy: endpoint.proxy.as_ref() };
+    let way = Way { tls: &tls, protocol: Protocol::Http1, proxy: endpoint.proxy.as_ref(), generation: 0 };
     let mut connection = connect::connect(url, way, &Reach::default(), settings).await?;
     let mut request = Request::new(Full::new(oauth2.body().into()));
     *request.method_mut() = Method::POST;

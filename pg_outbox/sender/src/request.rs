@@ -93,19 +93,20 @@ async fn exchange(
     if slot.as_ref().is_some_and(|open| open.ended() || open.url != *url || !reach.is_current(open)) {
         *slot = None;
     }
+    let generation = reach.generation();
     let mut again = AGAIN;
     loop {
         let authorization = match &endpoint.auth {
             None => None,
             Some(Auth::Header(name, value)) => Some((name.clone(), value.clone(), true)),
             Some(Auth::OAuth2(oauth2)) => {
-                let (value, new) = oauth::authorization(oauth2, endpoint, reach, settings).await?;
+                let (value, new) = oauth::authorization(oauth2, endpoint, reach, settings, generation).await?;
                 Some((AUTHORIZATION, value, new))
             }
         };
         let connection = match slot.as_mut() {
             Some(open) => open,
-            None => slot.insert(connect::connect(url, Way::to(endpoint), reach, settings).await?),
+            None => slot.insert(connect::connect(url, Way::to(endpoint, generation), reach, settings).await?),
         };
         *remote = Some(connection.remote);
         let mut request = build(settings, endpoint, url, load, now)?;
