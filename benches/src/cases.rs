@@ -19,6 +19,9 @@ pub const ALL: &[(&str, &str, Case)] = &[
     ("enqueue", "enqueue() against a plain INSERT", |f| Box::pin(enqueue(f))),
     ("drain", "a backlog over HTTP against a bare hyper client", |f| Box::pin(drain(f))),
     ("drain-h2", "the same over HTTP/1.1 and HTTP/2, plain and encrypted", |f| Box::pin(crate::http2::run(f))),
+    ("drain-batch", "the same in batches, and beside a dead and a hanging endpoint", |f| {
+        Box::pin(crate::batch::run(f))
+    }),
     ("latency", "commit to receipt", |f| Box::pin(latency(f))),
 ];
 

@@ -1,6 +1,7 @@
 //! `make bench`: figures as ratios within one run, on the reader's own machine.
 
 mod bare;
+mod batch;
 mod cases;
 mod http2;
 
