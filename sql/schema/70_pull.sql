@@ -236,7 +236,22 @@ end
 $$;
 
 -- API: private
+-- What this session knows about the front of a subscription's index; see _pick.
+create function outbox._marks(subscription_id int, out levels int[], out since bigint[]) language c volatile strict
+as 'MODULE_PATHNAME', 'outbox_marks';
+-- API: private
+-- since: microseconds, see _time. seconds: for how long; 0 forgets, below 0 changes nothing of that.
+create function outbox._set_marks(subscription_id int, levels int[], since bigint[], seconds double precision)
+returns void language c volatile strict
+as 'MODULE_PATHNAME', 'outbox_set_marks';
+
+-- API: private
 -- Up to `wanted` deliveries that are due, locked.
+--
+-- Priorities one by one, highest first: within one, the front of the index is what is due, and what is not yet due ends the
+-- walk. A snapshot that somebody holds keeps the entries of what was worked off, and they are at the front, too. Where
+-- walking over them has become slow, the session remembers for a second which priorities there are and from where on to
+-- look in each; what has been given back or gets a new priority is then found a second later.
 create function outbox._pick(subscription_id int, wanted int) returns bigint[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -251,30 +266,64 @@ declare
     level int := 32768;
     ids bigint[] := '{}';
     found_ids bigint[];
+    last_due timestamptz;
     now timestamptz := clock_timestamp();
+    marks record;
+    known int := 0;
+    levels int[] := '{}';
+    since bigint[] := '{}';
+    complete boolean := false;
+    since_then timestamptz := '-infinity';
 begin
-    -- Priorities one by one, highest first: within one, the front of the index is what is due, and what is not yet due ends
-    -- the walk.
+    marks := outbox._marks(subscription_id);
     loop
-        select d.priority into level
-        from outbox.delivery d
-        where d.subscription_id = _pick.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
-            and d.priority < level
-        order by d.priority desc
-        limit 1;
-        exit when not found;
-        found_ids := array(
-            select d.id from outbox.delivery d
+        if marks.levels is not null then
+            known := known + 1;
+            exit when known > cardinality(marks.levels);
+            level := marks.levels[known];
+            if level = 99999 then
+                -- there are more, and now they are needed
+                perform outbox._set_marks(subscription_id, marks.levels, marks.since, 0);
+                return ids;
+            end if;
+            since_then := outbox._time(marks.since[known]);
+        else
+            select d.priority into level
+            from outbox.delivery d
             where d.subscription_id = _pick.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
-                and d.priority = level and d.due_at <= now and (d.expires_at is null or d.expires_at > now)
+                and d.priority < level
+            order by d.priority desc
+            limit 1;
+            complete := not found;
+            exit when complete;
+        end if;
+        select array_agg(p.id), max(p.due_at) into found_ids, last_due
+        from (
+            select d.id, d.due_at from outbox.delivery d
+            where d.subscription_id = _pick.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
+                and d.priority = level and d.due_at <= now and d.due_at >= since_then
+                and (d.expires_at is null or d.expires_at > now)
                 and not exists (select from outbox.cancelled c where c.message_id = d.message_id)
             order by d.due_at, d.position
             limit wanted - cardinality(ids)
             for update of d skip locked
-        );
-        ids := ids || found_ids;
+        ) p;
+        ids := ids || coalesce(found_ids, '{}');
+        levels := levels || level;
+        -- rows become visible a little after they became due
+        since := since || (extract(epoch from greatest(since_then, coalesce(last_due, now - interval '1 s'))
+            - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint;
         exit when cardinality(ids) >= wanted;
     end loop;
+    if marks.levels is not null then
+        -- those that were not looked at stay
+        perform outbox._set_marks(subscription_id, marks.levels,
+            since || marks.since[cardinality(since) + 1 : cardinality(marks.since)], -1);
+    elsif cardinality(levels) > 0
+        and clock_timestamp() - now > interval '2 ms' + cardinality(ids) * interval '0.05 ms' then
+        perform outbox._set_marks(subscription_id, case when complete then levels else levels || 99999 end,
+            case when complete then since else since || 0::bigint end, 1);
+    end if;
     return ids;
 end
 $$;
@@ -620,6 +669,10 @@ begin
             last_status = null, last_error_class = class, last_error = error, updated_at = now
         from judged j
         where d.id = j.id
+    ), freed as (
+        -- an earlier one of its key may have been requeued meanwhile
+        insert into outbox._freed (subscription_id, key)
+        select j.subscription_id, j.key from judged j where j.key is not null and j.verdict is null
     )
     select array_agg(j.id order by j.position),
         array_agg(j.id) filter (where j.verdict is not null and not j.called_off),
@@ -749,6 +802,9 @@ begin
             r.last_attempt_at, clock_timestamp(), r.id, 0, r.subscription_id, 0, 'returned',
             (select l.worker from outbox.lease l where l.id = token)
         from returned r
+    ), freed as (
+        insert into outbox._freed (subscription_id, key)
+        select r.subscription_id, r.key from returned r where r.key is not null
     )
     select array_agg(r.id order by r.position) into done from returned r;
     perform outbox._after(token, null, null);
@@ -856,6 +912,10 @@ as $$
 declare
     promoted bigint := 0;
     places tid[];
+    subscriptions int[];
+    keys text[];
+    late record;
+    others bigint[];
 begin
     -- The table is as large as what was freed since the last pass.
     places := array(select f.ctid from outbox._freed f limit max);
@@ -864,9 +924,36 @@ begin
     end if;
     with freed as (
         delete from outbox._freed f where f.ctid = any (places) returning f.subscription_id, f.key
-    ), next as (
+    )
+    select array_agg(f.subscription_id), array_agg(f.key) into subscriptions, keys
+    from (select distinct f.subscription_id, f.key from freed f) f;
+    -- A requeued one comes before those that have gone on without it, unless a worker has one of them. Those that a claim
+    -- has locked are left alone: when it ends, the key is looked at again.
+    for late in
+        select n.id, u.subscription_id, u.key
+        from unnest(subscriptions, keys) u(subscription_id, key)
+        cross join lateral (
+            select d.id, d.blocked from outbox.delivery d
+            where d.subscription_id = u.subscription_id and d.key = u.key
+            order by d.position
+            limit 1
+        ) n
+        where n.blocked and exists (
+            select from outbox.delivery o
+            where o.subscription_id = u.subscription_id and o.key = u.key and not o.blocked
+        )
+    loop
+        others := array(
+            select o.id from outbox.delivery o
+            where o.subscription_id = late.subscription_id and o.key = late.key and not o.blocked
+                and o.state <> 'processing'
+            for update skip locked
+        );
+        update outbox.delivery d set blocked = true, updated_at = clock_timestamp() where d.id = any (others);
+    end loop;
+    with next as (
         select n.id
-        from (select distinct f.subscription_id, f.key from freed f) f
+        from unnest(subscriptions, keys) f(subscription_id, key)
         join outbox.subscription s on s.id = f.subscription_id
         cross join lateral (
             select d.id, d.blocked from outbox.delivery d
@@ -875,7 +962,7 @@ begin
             limit 1
         ) n
         where n.blocked
-            -- one at a time: a requeued or a retried one may be under way
+            -- one at a time
             and not exists (
                 select from outbox.delivery o
                 where o.subscription_id = f.subscription_id and o.key = f.key and not o.blocked
