@@ -11,6 +11,7 @@ pub mod inline;
 pub mod judge;
 pub mod launcher;
 pub mod maintain;
+pub mod notify;
 pub mod order;
 pub mod pull;
 pub mod record;
