@@ -3,7 +3,7 @@
 # PG=16 chooses the other PostgreSQL that is fetched (default 18); PG_CONFIG=/path/to/pg_config an installed one.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build install demo up down psql test test-core test-regress test-isolation test-e2e test-docs test-clients check fmt bench chaos clean
+.PHONY: help setup build install demo up down psql test test-core test-regress test-isolation test-e2e test-docs test-clients check fmt bench chaos fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -58,6 +58,9 @@ bench: install ## measure, side by side with what it is compared with (BENCH=nam
 
 chaos: install ## kill, fill, cut and pause for SECONDS (60) with SEED, and compare with the ledger
 	@. dev/env && cargo run --quiet --release -p outbox-chaos
+
+fuzz: setup ## generated input against everything that reads text (CASES=n, default 200000)
+	@. dev/env && PROPTEST_CASES=$${CASES:-200000} cargo test --release -q -p outbox-core --test fuzz
 
 clean: ## remove what was built, keep what was fetched
 	@cargo clean

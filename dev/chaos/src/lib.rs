@@ -60,7 +60,8 @@ pub async fn run(plan: &Plan) -> Result<Verdict> {
 
     let producers: Vec<_> =
         (0..plan.producers).map(|who| tokio::spawn(load::produce(Arc::clone(&shared), plan.seed, who))).collect();
-    let readers: Vec<_> = (0..2).map(|_| tokio::spawn(load::read(Arc::clone(&shared)))).collect();
+    let mut readers: Vec<_> = (0..2).map(|_| tokio::spawn(load::read(Arc::clone(&shared)))).collect();
+    readers.extend((0..3).map(|who| tokio::spawn(load::pull(Arc::clone(&shared), plan.seed, who))));
     let peak = Arc::new(AtomicU64::new(0));
     let sampler = tokio::spawn(sample_memory(Arc::clone(&shared), Arc::clone(&peak)));
 
@@ -126,6 +127,7 @@ async fn set_up(db: &outbox_harness::tokio_postgres::Client, receivers: &Receive
         "create extension pg_outbox;
         create schema chaos;
         create table chaos.ledger (n bigint primary key, message_id bigint not null);
+        create table chaos.worked (n bigint not null);
         create table chaos.effect (\"position\" bigint not null, n bigint not null)",
     )
     .await?;
@@ -140,6 +142,7 @@ async fn set_up(db: &outbox_harness::tokio_postgres::Client, receivers: &Receive
         "select outbox.subscribe('main', '{order.#}', 'main', max_attempts => 1000);
         select outbox.subscribe('half', '{order.even}', 'half', max_attempts => 1000);
         select outbox.subscribe('mortal', '{order.*}', 'mortal', max_attempts => 2);
+        select outbox.subscribe('work', '{order.#}', max_attempts => 1000);
         select outbox.subscribe('far', '{#}', 'far', max_attempts => 1000)",
     )
     .await?;

@@ -1,8 +1,8 @@
-//! Producers, and readers with a cursor.
+//! Producers, readers with a cursor, and pull workers.
 //!
 //! A producer writes each message's number into `chaos.ledger` in the transaction that enqueues it, so the table says what
 //! must arrive, whatever the producer itself was told. A reader writes the effect of each message in the transaction that
-//! advances its cursor: exactly once, however often it dies.
+//! advances its cursor, a worker in the one that completes its lease: exactly once, however often it dies.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -187,5 +187,69 @@ async fn advance(db: &Client) -> Result<bool, outbox_harness::tokio_postgres::Er
     };
     db.execute("select from outbox.cursor_advance('chaos', $1, expected_position => $2)", &[&last, &at]).await?;
     db.batch_execute("commit").await?;
+    Ok(true)
+}
+
+/// Claims, works, completes; fails now and then, forgets what it has, or takes longer than its lease.
+pub async fn pull(shared: Arc<Shared>, seed: u64, who: u64) {
+    let mut random = Random::new(seed, 200 + who);
+    while !shared.stop_reading.load(Ordering::Relaxed) {
+        if let Ok(db) = session(&shared.place, "chaos worker").await {
+            while !shared.stop_reading.load(Ordering::Relaxed) {
+                match batch(&db, &mut random, who).await {
+                    Ok(true) => {}
+                    Ok(false) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    // The lease was lost, or the session.
+                    Err(_) => {
+                        if db.batch_execute("rollback").await.is_err() {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn batch(db: &Client, random: &mut Random, who: u64) -> Result<bool, outbox_harness::tokio_postgres::Error> {
+    let rows = db
+        .query(
+            "select c.lease, c.delivery_id, (c.payload ->> 'n')::bigint from outbox.claim('work', $1, 50, '2 s') c",
+            &[&format!("worker {who}")],
+        )
+        .await?;
+    let Some(first) = rows.first() else { return Ok(false) };
+    let lease: i64 = first.get(0);
+    let ids: Vec<i64> = rows.iter().map(|row| row.get(1)).collect();
+    let numbers: Vec<i64> = rows.iter().map(|row| row.get(2)).collect();
+    match random.between(0, 99) {
+        // Forgotten: the lease runs out.
+        0..2 => return Ok(true),
+        2..4 => tokio::time::sleep(Duration::from_millis(random.between(1500, 3000))).await,
+        4..8 => {
+            db.execute("select outbox.fail($1, $2, 'chaos', '100 ms'::interval)", &[&lease, &&ids[..1]]).await?;
+            return finish(db, lease, &ids[1..], &numbers[1..]).await;
+        }
+        _ => {}
+    }
+    finish(db, lease, &ids, &numbers).await
+}
+
+async fn finish(
+    db: &Client,
+    lease: i64,
+    ids: &[i64],
+    numbers: &[i64],
+) -> Result<bool, outbox_harness::tokio_postgres::Error> {
+    if !ids.is_empty() {
+        // The effect of what was still ours, in the same transaction.
+        db.execute(
+            "with done as (select unnest(outbox.complete($1, $2)) as id)
+            insert into chaos.worked (n) select u.n from unnest($2::bigint[], $3::bigint[]) u(id, n) join done using (id)",
+            &[&lease, &ids, &numbers],
+        )
+        .await?;
+    }
     Ok(true)
 }

@@ -68,7 +68,7 @@ pub async fn settle(shared: &Shared, db: &Client, patience: Duration) -> Result<
     loop {
         // The schedule's waits are minutes: not what this is about.
         db.batch_execute(
-            "update outbox.delivery set due_at = clock_timestamp() where due_at > clock_timestamp();
+            "update outbox.delivery set due_at = clock_timestamp() where state = 'failed' and due_at > clock_timestamp();
             select outbox._look_at_deliveries()",
         )
         .await?;
@@ -82,21 +82,22 @@ pub async fn settle(shared: &Shared, db: &Client, patience: Duration) -> Result<
         let even = truth.keys().filter(|n| *n % 2 == 0).count();
         let row = db
             .query_one(
-                "select s.waiting, s.worker, coalesce(w.idle, false), (select count(*) from chaos.effect)
+                "select s.waiting, s.worker, coalesce(w.idle, false), (select count(*) from chaos.effect),
+                    (select count(*) from chaos.worked)
                 from outbox.stats() s, outbox._worker_slot() w",
                 &[],
             )
             .await?;
-        let (waiting, worker, idle, effects): (i64, String, bool, i64) =
-            (row.get(0), row.get(1), row.get(2), row.get(3));
+        let (waiting, worker, idle): (i64, String, bool) = (row.get(0), row.get(1), row.get(2));
+        let (effects, worked): (i64, i64) = (row.get(3), row.get(4));
         let all = truth.len();
-        if main == all && far == all && half == even && mortal == all && waiting == 0 && idle && effects as usize == all
-        {
+        let pushed = main == all && far == all && half == even && mortal == all;
+        if pushed && effects as usize == all && worked as usize == all && waiting == 0 && idle {
             return Ok(None);
         }
         if Instant::now() > deadline {
             return Ok(Some(format!(
-                "of {all} messages: main {main}, far {far}, even {half} of {even}, mortal {mortal}, read {effects}; \
+                "of {all} messages: main {main}, far {far}, even {half} of {even}, mortal {mortal}, read {effects}, pulled {worked}; \
                 {waiting} deliveries wait; the worker is {worker}, idle: {idle}"
             )));
         }
@@ -189,7 +190,7 @@ pub async fn judge(
         twice += i32::from(positions.insert(row.get(1), row.get(0)).is_some());
     }
     let unnumbered = truth.values().filter(|id| !positions.contains_key(id)).count();
-    let own = db.query("select id from outbox.message where topic = 'outbox.control'", &[]).await?.len();
+    let own = db.query("select id from outbox.message where topic like 'outbox.%'", &[]).await?.len();
     let foreign = positions.len() as i64 - truth.len() as i64 - own as i64;
     verdict.note(
         "the feed has each message once, gap-free",
@@ -212,11 +213,20 @@ pub async fn judge(
         format!("{} effects of {}, {wrong} of other messages, {twice} twice", effects.len(), truth.len()),
     );
 
+    let worked = db.query("select n from chaos.worked", &[]).await?;
+    let distinct: HashSet<i64> = worked.iter().map(|row| row.get(0)).collect();
+    let strange = distinct.iter().filter(|n| !truth.contains_key(n)).count();
+    verdict.note(
+        "pull workers complete each message exactly once",
+        worked.len() == truth.len() && distinct.len() == worked.len() && strange == 0,
+        format!("{} of {}, {} twice, {strange} of others", distinct.len(), truth.len(), worked.len() - distinct.len()),
+    );
+
     let recorded: i64 = db
         .query_one(
             "select count(*) from (
                 select l.n, s.name from chaos.ledger l, outbox.subscription s
-                where s.name in ('main', 'far') or s.name = 'half' and l.n % 2 = 0
+                where s.name in ('main', 'far', 'work') or s.name = 'half' and l.n % 2 = 0
                 except
                 select l.n, s.name from outbox.attempt a
                 join chaos.ledger l using (message_id)

@@ -271,11 +271,10 @@ impl World {
                 db.batch_execute("select outbox.unsubscribe('guest')").await?;
             }
             Event::Rotate => {
-                let exists = "select to_regprocedure('outbox.maintain()') is not null";
-                if !db.query_one(exists, &[]).await?.get::<_, bool>(0) {
-                    bail!("there is no outbox.maintain()");
+                for ring in ["message", "feed", "attempt", "tick", "checkpoint", "routing"] {
+                    db.execute("select outbox._rotate($1, true)", &[&ring]).await?;
                 }
-                db.batch_execute("select outbox.maintain()").await?;
+                db.batch_execute("select * from outbox.maintain()").await?;
             }
             Event::Maintenance => {
                 for statement in [

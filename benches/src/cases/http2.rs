@@ -9,13 +9,14 @@ use outbox_harness::tls::{Ca, server_config};
 use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Receiver, Server, wait_until};
 
-use crate::cases::{median, reload, server};
-use crate::{Figures, PAYLOAD};
+use crate::PAYLOAD;
+use crate::measure::{median, reload, server};
+use crate::report::Report;
 
 const MESSAGES: usize = 50_000;
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 
-pub(crate) async fn run(figures: &mut Figures) -> Result<()> {
+pub async fn run(report: &mut Report) -> Result<()> {
     let ca = Ca::new()?;
     let tls = Some(server_config(&ca.issue(&["127.0.0.1"])?, None, &["h2", "http/1.1"])?);
     let plain = Receiver::start()?;
@@ -52,11 +53,10 @@ pub(crate) async fn run(figures: &mut Figures) -> Result<()> {
     let ratio = |way: usize, to: usize| median(rounds.iter().map(|rates| rates[way] / rates[to]).collect());
     for (i, (name, ..)) in ways.iter().enumerate() {
         let rate = median(rounds.iter().map(|rates| rates[i]).collect());
-        println!("{name:>16}: {rate:>7.0}/s, ratio to plain HTTP/1.1 {:.2}", ratio(i, 0));
+        let compared = (i > 0).then(|| rate / ratio(i, 0));
+        report.row("http2", format!("{name}; plain HTTP/1.1"), rate, compared, "messages/s", None);
     }
-    println!("HTTP/2 to HTTP/1.1: plain {:.2}, encrypted {:.2}", ratio(1, 0), ratio(3, 2));
-    figures.insert("drain-h2.plain".to_owned(), ratio(1, 0));
-    figures.insert("drain-h2.tls".to_owned(), ratio(3, 2));
+    report.row("http2", "HTTP/2 to HTTP/1.1, encrypted", ratio(3, 2), None, "ratio", None);
     Ok(())
 }
 

@@ -7,13 +7,14 @@ use anyhow::Result;
 use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Receiver, Reply, Server, wait_until};
 
-use crate::cases::{median, reload, server};
-use crate::{Figures, PAYLOAD};
+use crate::PAYLOAD;
+use crate::measure::{median, reload, server};
+use crate::report::Report;
 
 const MESSAGES: i64 = 50_000;
 const ROUNDS: usize = 3;
 
-pub(crate) async fn run(figures: &mut Figures) -> Result<()> {
+pub async fn run(report: &mut Report) -> Result<()> {
     let receiver = Receiver::start()?;
     receiver.quiet();
     let hanging = Receiver::start()?;
@@ -52,10 +53,9 @@ pub(crate) async fn run(figures: &mut Figures) -> Result<()> {
     let ratio = |way: usize| median(rounds.iter().map(|rates| rates[way] / rates[0]).collect());
     for (i, (name, ..)) in ways.iter().enumerate() {
         let rate = median(rounds.iter().map(|rates| rates[i]).collect());
-        println!("{name:>16}: {rate:>7.0} messages/s, ratio to single {:.2}", ratio(i));
+        let compared = (i > 0).then(|| rate / ratio(i));
+        report.row("beside", format!("{name}; single"), rate, compared, "messages/s", None);
     }
-    figures.insert("drain-batch.100".to_owned(), ratio(1));
-    figures.insert("drain-batch.beside".to_owned(), ratio(2));
     Ok(())
 }
 

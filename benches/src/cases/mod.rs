@@ -1,0 +1,41 @@
+//! The cases. Each starts servers of its own, measures both sides in turn, and takes medians.
+
+mod beside;
+mod drain;
+mod enqueue;
+mod held;
+mod http2;
+mod idle;
+mod latency;
+mod pull;
+mod read;
+mod retained;
+mod sequencer;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use anyhow::Result;
+
+use crate::report::Report;
+
+type Case = for<'a> fn(&'a mut Report) -> Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
+
+/// Name, description, function.
+pub const ALL: &[(&str, &str, Case)] = &[
+    ("enqueue", "enqueue() against a prepared INSERT into a plain table with the same columns and indexes", |r| {
+        Box::pin(enqueue::run(r))
+    }),
+    ("sequencer", "the sequencer alone", |r| Box::pin(sequencer::run(r))),
+    ("drain", "a backlog over HTTP against a bare hyper client; CPU, WAL and memory", |r| Box::pin(drain::run(r))),
+    ("beside", "a backlog in batches, and beside a dead and a hanging endpoint", |r| Box::pin(beside::run(r))),
+    ("http2", "the same backlog over HTTP/1.1 and HTTP/2, plain and encrypted", |r| Box::pin(http2::run(r))),
+    ("latency", "commit to receipt, beside the price of a commit", |r| Box::pin(latency::run(r))),
+    ("pull", "claim and complete against a SKIP LOCKED status table", |r| Box::pin(pull::run(r))),
+    ("read", "reading the feed with a cursor", |r| Box::pin(read::run(r))),
+    ("held", "another session holds an old snapshot: pg_outbox and a SKIP LOCKED status table", |r| {
+        Box::pin(held::run(r))
+    }),
+    ("retained", "a million retained messages against none (RETAINED=n for more)", |r| Box::pin(retained::run(r))),
+    ("idle", "a server that has nothing to do", |r| Box::pin(idle::run(r))),
+];

@@ -1,0 +1,177 @@
+//! What the cases measure with.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use outbox_harness::tokio_postgres::Client;
+use outbox_harness::{Receiver, Server, wait_until};
+use tokio::process::Command;
+
+use crate::PAYLOAD;
+
+/// Patience with a busy machine.
+pub const LONG: Duration = Duration::from_secs(180);
+
+/// A server that is set up as one that is meant to be fast.
+pub async fn server(extra: &[(&str, &str)]) -> Result<Server> {
+    let mut settings = vec![("shared_buffers", "512MB"), ("max_wal_size", "8GB"), ("autovacuum_naptime", "10s")];
+    settings.extend_from_slice(extra);
+    Server::start(&settings).await
+}
+
+/// The same without the library preloaded: nothing ticks by itself.
+pub async fn plain_server() -> Result<Server> {
+    Server::start_plain(&[("shared_buffers", "512MB"), ("max_wal_size", "8GB")]).await
+}
+
+/// Runs pgbench with a script and returns its transactions per second.
+pub async fn pgbench(
+    server: &Server,
+    database: &str,
+    script: &str,
+    clients: u32,
+    seconds: u32,
+    options: &str,
+) -> Result<f64> {
+    static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let n = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let file = server.data.with_extension(format!("pgbench.{n}.sql"));
+    std::fs::write(&file, script)?;
+    outbox_harness::postgres::own(&file)?;
+    let mut command = Command::from(server.install.command("pgbench"));
+    command
+        .args(["-n", "-M", "prepared", "-h", "127.0.0.1", "-U", "postgres"])
+        .args(["-p", &server.port.to_string(), "-c", &clients.to_string(), "-j", &clients.min(2).to_string()])
+        .args(["-T", &seconds.to_string(), "-f"])
+        .arg(&file)
+        .arg(database)
+        .env("PGPASSWORD", server.password())
+        .env("PGOPTIONS", options)
+        .stderr(Stdio::piped());
+    let output = command.output().await?;
+    std::fs::remove_file(&file)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let Some(line) = text.lines().find(|line| line.starts_with("tps = ")) else {
+        bail!("pgbench failed: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    line["tps = ".len()..].split(' ').next().unwrap_or_default().parse().context("reading pgbench's result")
+}
+
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// A database with endpoints at a receiver and one subscription each; topic `order.<i>` goes to endpoint i.
+pub async fn prepare(
+    server: &Server,
+    database: &str,
+    receiver: &Receiver,
+    endpoints: u32,
+    concurrency: u32,
+    options: &str,
+) -> Result<Client> {
+    let db = server.database(database).await?;
+    for i in 0..endpoints {
+        let name = format!("e{i}");
+        db.execute(
+            "select from outbox.create_endpoint($1, $2, concurrency => $3)",
+            &[&name, &receiver.url("/hook"), &(concurrency as i32)],
+        )
+        .await?;
+        db.execute(
+            &format!("select outbox.subscribe($1, array['order.' || $2], $1{options})"),
+            &[&name, &i.to_string()],
+        )
+        .await?;
+    }
+    Ok(db)
+}
+
+/// Enqueues in one transaction, spread over the topics of `endpoints`.
+pub async fn fill(db: &Client, messages: usize, endpoints: u32) -> Result<()> {
+    db.execute(
+        "select count(outbox.enqueue('order.' || n % $3, $1::text::jsonb, 'c-' || n % 1000)) from generate_series(1, $2) n",
+        &[&PAYLOAD, &(messages as i32), &(endpoints as i32)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Changes a setting of a running server.
+pub async fn reload(server: &Server, name: &str, value: &str) -> Result<()> {
+    let db = server.connect("postgres").await?;
+    db.batch_execute(&format!("alter system set {name} = '{value}'")).await?;
+    db.batch_execute("select pg_reload_conf()").await?;
+    Ok(())
+}
+
+/// Waits until everything that was committed has been routed.
+pub async fn routed(db: &Client) {
+    wait_until("the backlog is routed", LONG, async || {
+        let row = db.query_one("select feed_end = messages and routed = feed_end from outbox.stats()", &[]).await;
+        row.is_ok_and(|row| row.get(0))
+    })
+    .await;
+}
+
+/// Waits until nothing is in flight or unrecorded.
+pub async fn idle(db: &Client) {
+    wait_until("the outbox has nothing to do", LONG, async || {
+        let row = db.query_one("select coalesce(idle, false) from outbox._worker_slot()", &[]).await;
+        row.is_ok_and(|row| row.get(0))
+    })
+    .await;
+}
+
+/// Process id of a database's dispatcher.
+pub async fn dispatcher(db: &Client) -> Result<u32> {
+    let row = db
+        .query_one(
+            "select pid from pg_stat_activity where backend_type = 'pg_outbox dispatcher' and datname = current_database()",
+            &[],
+        )
+        .await?;
+    Ok(row.get::<_, i32>(0) as u32)
+}
+
+/// Processor time of a process so far, in microseconds (all threads).
+pub fn cpu(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+    // utime and stime, in hundredths of a second.
+    (ticks(11) + ticks(12)) * 1e4
+}
+
+/// A figure of /proc/pid/status.
+pub fn status(pid: u32, name: &str) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find(|l| l.starts_with(name)).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|v| v.parse().ok()).unwrap_or(0.0)
+}
+
+/// Voluntary context switches of all threads: how often a process went to sleep and woke up.
+pub fn wakeups(pid: u32) -> f64 {
+    let mut sum = 0.0;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        let line = status.lines().find(|l| l.starts_with("voluntary_ctxt")).unwrap_or_default();
+        sum += line.split_whitespace().nth(1).and_then(|v| v.parse::<f64>().ok()).unwrap_or(0.0);
+    }
+    sum
+}
+
+/// Bytes of WAL so far.
+pub async fn wal(db: &Client) -> Result<f64> {
+    let row = db.query_one("select (pg_current_wal_insert_lsn() - '0/0')::float8", &[]).await?;
+    Ok(row.get(0))
+}
+
+/// Rate of something that happens between now and when `done` holds.
+pub async fn rate_until(count: f64, what: &str, done: impl AsyncFnMut() -> bool) -> f64 {
+    let started = Instant::now();
+    wait_until(what, LONG, done).await;
+    count / started.elapsed().as_secs_f64()
+}

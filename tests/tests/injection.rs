@@ -1,0 +1,287 @@
+//! Failure injection: each transaction of the dispatcher fails at each of its writes, in each way.
+//!
+//! Triggers on the tables that it writes do it, before the row and at commit: an ERROR (three times), a termination, a
+//! SIGKILL that takes the whole server down. Nothing of it is in the product. `outbox.attempt` is written below the executor
+//! and has no triggers; it shares its transaction with `outbox.checkpoint`. Between the transactions, requests are in flight:
+//! there the receiver kills.
+//!
+//! Afterwards everything that was committed has arrived, nothing else has, the feed has no gap; without a SIGKILL nothing
+//! arrived twice, because outcomes that could not be recorded are kept and recorded later.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use outbox_tests::one;
+use outbox_tests::outbox_harness::tokio_postgres::Client;
+use outbox_tests::outbox_harness::{Receiver, Reply, Server, connect, postgres, wait_for, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Tables that the dispatcher writes, and what it does there.
+const WRITES: [(&str, &str); 7] = [
+    ("outbox.epoch", "insert"),
+    ("outbox.feed", "insert"),
+    ("outbox.tick", "insert"),
+    ("outbox.subscription_version", "update"),
+    ("outbox.routing", "insert"),
+    ("outbox.checkpoint", "insert"),
+    ("outbox.delivery", "insert or update or delete"),
+];
+const DEAD_LETTER: (&str, &str) = ("outbox.dead_letter", "insert");
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Error,
+    Terminate,
+    Kill,
+}
+
+/// What the receiver saw: requests answered with success, by number.
+type Accepted = Arc<Mutex<HashMap<i64, u32>>>;
+
+fn install(receiver: &Receiver, path: &str) -> Accepted {
+    let accepted = Accepted::default();
+    let theirs = Arc::clone(&accepted);
+    let failed = Mutex::new(std::collections::HashSet::new());
+    receiver.on(path, move |arrival, _| {
+        let n = arrival.json()["n"].as_i64().unwrap_or(-1);
+        // Of three messages one fails at first, and one is refused.
+        match n % 3 {
+            1 if failed.lock().unwrap().insert(n) => Reply::status(503),
+            2 => Reply::status(422),
+            _ => {
+                *theirs.lock().unwrap().entry(n).or_default() += 1;
+                Reply::status(200)
+            }
+        }
+    });
+    accepted
+}
+
+/// A database whose dispatcher meets the trigger from its first transaction on.
+async fn database(server: &Server, name: &str, trap: Option<(&str, &str, bool, Way)>) -> Client {
+    let mut script = "begin; create extension pg_outbox; create sequence fired; ".to_owned();
+    if let Some((table, operation, at_commit, way)) = trap {
+        let fail = match way {
+            Way::Error => "if nextval('public.fired') <= 3 then raise exception 'injected'; end if;".to_owned(),
+            Way::Terminate => {
+                "if nextval('public.fired') <= 1 then perform pg_terminate_backend(pg_backend_pid()); end if;"
+                    .to_owned()
+            }
+            // Once, whatever of the database survives: a folder is made or is there.
+            Way::Kill => format!(
+                "execute $c$copy (select 1) to program 'cat >/dev/null; mkdir {}/fired_{name} 2>/dev/null && kill -9 $PPID; true'$c$;",
+                server.data.display()
+            ),
+        };
+        let trigger = if at_commit {
+            format!(
+                "create constraint trigger trap after {operation} on {table} deferrable initially deferred for each row"
+            )
+        } else {
+            format!("create trigger trap before {operation} on {table} for each row")
+        };
+        script += &format!(
+            "create function public.trap() returns trigger language plpgsql security definer as $f$
+            begin
+                if (select backend_type from pg_stat_activity where pid = pg_backend_pid()) = 'pg_outbox dispatcher' then
+                    {fail}
+                end if;
+                return case when tg_op = 'DELETE' then old else new end;
+            end $f$;
+            {trigger} execute function public.trap(); "
+        );
+    }
+    script += "commit";
+    // Another database's dispatcher may take the server down at this moment.
+    wait_for("the database is made", PATIENCE, async || {
+        let admin = server.connect("postgres").await.ok()?;
+        admin.batch_execute(&format!("drop database if exists \"{name}\" with (force)")).await.ok()?;
+        let db = server.empty_database(name).await.ok()?;
+        db.batch_execute(&script).await.ok()?;
+        Some(db)
+    })
+    .await
+}
+
+/// Runs statements, again if the server goes down meanwhile; they must be such that this does no harm.
+async fn insist(server: &Server, name: &str, statements: &str) {
+    wait_for("the server takes a statement", PATIENCE, async || {
+        let db = connect(&server.dsn(name)).await.ok()?;
+        db.batch_execute(statements).await.ok()
+    })
+    .await;
+}
+
+async fn work(server: &Server, name: &str, url: &str) {
+    // A transaction each, and nothing if it is there already.
+    insist(
+        server,
+        name,
+        &format!(
+            "do $$ begin
+                if not exists (select from outbox.endpoint) then
+                    perform outbox.create_endpoint('shop', '{url}');
+                    perform outbox.subscribe('orders', '{{order.#}}', 'shop');
+                end if;
+            end $$"
+        ),
+    )
+    .await;
+    for part in 0..3 {
+        insist(
+            server,
+            name,
+            &format!(
+                "do $$ begin
+                    if not exists (select from outbox.message where (payload ->> 'n')::int = {part} * 12) then
+                        perform outbox.enqueue('order.created', jsonb_build_object('n', {part} * 12 + n))
+                        from generate_series(0, 11) n;
+                    end if;
+                    begin
+                        perform outbox.enqueue('order.created', '{{\"n\": 9999}}');
+                        raise exception 'rolled back';
+                    exception when raise_exception then null;
+                    end;
+                end $$"
+            ),
+        )
+        .await;
+    }
+}
+
+async fn verify(server: &Server, name: &str, accepted: &Accepted, duplicates_allowed: bool) {
+    let arrived = wait_for("everything has been delivered or is dead", PATIENCE, async || {
+        let db = connect(&server.dsn(name)).await.ok()?;
+        // The waits of the schedule are not what this is about.
+        db.batch_execute(
+            "update outbox.delivery set due_at = clock_timestamp() where state = 'failed';
+            select outbox._look_at_deliveries()",
+        )
+        .await
+        .ok()?;
+        let row = db
+            .query_one(
+                "select (select count(*) from outbox.delivery), (select count(*) from outbox.dead_letter),
+                    coalesce((select idle from outbox._worker_slot()), false)",
+                &[],
+            )
+            .await
+            .ok()?;
+        let (waiting, dead, idle): (i64, i64, bool) = (row.get(0), row.get(1), row.get(2));
+        let arrived = accepted.lock().unwrap().clone();
+        (waiting == 0 && dead == 12 && idle && arrived.len() == 24).then_some(arrived)
+    })
+    .await;
+    let mut numbers: Vec<i64> = arrived.keys().copied().collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..36).filter(|n| n % 3 != 2).collect::<Vec<_>>(), "{name}");
+    if !duplicates_allowed {
+        let twice: Vec<_> = arrived.iter().filter(|(_, count)| **count > 1).collect();
+        assert!(twice.is_empty(), "{name}: delivered twice without a crash: {twice:?}");
+    }
+    let sql = "select count(*) = max(p) and count(distinct id) = count(*) and count(*) = (select count(*) from outbox.message)
+        from (
+            select f.first_position + u.ord - 1 as p, u.id
+            from outbox.feed f, unnest(f.message_ids) with ordinality u(id, ord)
+        ) all_positions";
+    // Another database's dispatcher may take the server down.
+    let gapless: bool = wait_for("the feed can be read", PATIENCE, async || {
+        let db = connect(&server.dsn(name)).await.ok()?;
+        Some(db.query_one(sql, &[]).await.ok()?.get(0))
+    })
+    .await;
+    assert!(gapless, "{name}: the feed has gaps, duplicates or misses something");
+}
+
+async fn all_ways(ways: &[Way]) {
+    let server = Server::start(&[("pg_outbox.poll_interval", "300ms"), ("max_worker_processes", "40")]).await.unwrap();
+    let receiver = Receiver::start().unwrap();
+    let mut runs = Vec::new();
+    for &way in ways {
+        for (table, operation) in WRITES.into_iter().chain([DEAD_LETTER]) {
+            for at_commit in [false, true] {
+                let when = if at_commit { "commit" } else { "row" };
+                let name = format!("{}_{when}_{way:?}", table.trim_start_matches("outbox.")).to_lowercase();
+                runs.push((name, table, operation, at_commit, way));
+            }
+        }
+    }
+    // A few at a time: each has a dispatcher of its own.
+    for group in runs.chunks(9) {
+        let mut all = Vec::new();
+        for (name, table, operation, at_commit, way) in group {
+            let accepted = install(&receiver, &format!("/{name}"));
+            drop(database(&server, name, Some((table, operation, *at_commit, *way))).await);
+            all.push((name, *way, accepted));
+        }
+        finish(&server, &receiver, &mut all).await;
+    }
+}
+
+async fn finish(server: &Server, receiver: &Receiver, all: &mut Vec<(&String, Way, Accepted)>) {
+    for (name, ..) in all.iter() {
+        work(server, name, &receiver.url(&format!("/{name}"))).await;
+    }
+    for (name, way, accepted) in all.drain(..) {
+        verify(server, name, &accepted, way == Way::Kill).await;
+        // The trap was there, and was stepped into.
+        let fired = match way {
+            Way::Kill => server.data.join(format!("fired_{name}")).exists(),
+            _ => {
+                let db = connect(&server.dsn(name)).await.unwrap();
+                one::<bool>(&db, "select is_called from public.fired").await
+            }
+        };
+        assert!(fired, "{name}: the failure was not injected");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_and_terminations_in_every_transaction_lose_and_repeat_nothing() {
+    all_ways(&[Way::Error, Way::Terminate]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_at_every_write_loses_nothing() {
+    all_ways(&[Way::Kill]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_between_the_transactions_loses_nothing() {
+    let server = Server::start(&[("pg_outbox.poll_interval", "300ms")]).await.unwrap();
+    let receiver = Receiver::start().unwrap();
+    // With the 1st, 5th, ... request in flight: what was numbered, and partly sent, is not recorded yet.
+    for (run, nth) in [1, 5, 13, 24].into_iter().enumerate() {
+        let name = format!("between_{run}");
+        let path = format!("/{name}");
+        drop(database(&server, &name, None).await);
+        let accepted = Accepted::default();
+        let (theirs, count) = (Arc::clone(&accepted), AtomicI32::new(0));
+        let pid: i32 = wait_for("there is a dispatcher", PATIENCE, async || {
+            let db = connect(&server.dsn(&name)).await.ok()?;
+            let sql = "select pid from pg_stat_activity where backend_type = 'pg_outbox dispatcher' and datname = current_database()";
+            db.query_opt(sql, &[]).await.ok()?.map(|row| row.get(0))
+        })
+        .await;
+        receiver.on(&path, move |arrival, _| {
+            if count.fetch_add(1, Ordering::SeqCst) + 1 == nth {
+                let _ = postgres::signal(pid as u32, "KILL");
+            }
+            let n = arrival.json()["n"].as_i64().unwrap_or(-1);
+            if n % 3 == 2 {
+                return Reply::status(422);
+            }
+            *theirs.lock().unwrap().entry(n).or_default() += 1;
+            Reply::status(200)
+        });
+        work(&server, &name, &receiver.url(&path)).await;
+        verify(&server, &name, &accepted, true).await;
+        wait_until("the dispatcher was killed", PATIENCE, async || {
+            server.log().contains(&format!("(PID {pid}) was terminated by signal 9"))
+        })
+        .await;
+    }
+}
