@@ -13,6 +13,13 @@ const NOT_NULL = new Set([
 ]);
 const NOT_NULL_IN = new Set(['claimed', 'feed_message']);
 
+// Functions that return one row although they are declared to return a table: the list of the other clients' generator.
+const single = new Set(
+    [.../^SINGLE = \{([^}]*)\}/m.exec(readFileSync(new URL('../../dev/clients_gen.py', import.meta.url), 'utf8'))[1].matchAll(/"(\w+)"/g)].map(
+        (match) => match[1],
+    ),
+);
+
 // A function whose arguments are of these types is not for clients.
 const INTERNAL = new Set(['trigger', 'event_trigger', 'internal', 'cstring']);
 const TABLES = ['endpoint', 'subscription', 'topic', 'publisher', 'audit'];
@@ -92,6 +99,7 @@ export async function generate(client) {
         });
         const ret = byOid.get(f.ret);
         if (INTERNAL.has(ret.name) || ins.some((a) => INTERNAL.has(a.type))) continue;
+        f.set &&= !single.has(f.name);
         ins.forEach((a, i) => (a.optional = i >= ins.length - f.defaults));
         let returns;
         let columns;

@@ -9,6 +9,12 @@ export const FUNCTIONS = {
         returns: 'value',
         columns: [['adopt', 'bigint']],
     },
+    alter_endpoint: {
+        name: 'alter_endpoint',
+        args: [['name', 'text', false], ['url', 'text', true], ['headers', 'jsonb', true], ['timeout', 'interval', true], ['concurrency', 'int', true], ['tenant', 'text', true], ['auth', 'jsonb', true], ['tls', 'jsonb', true], ['rate', 'float8', true], ['burst', 'float8', true], ['schedule', 'jsonb', true], ['policy', 'jsonb', true], ['breaker', 'jsonb', true], ['protocol', 'text', true], ['compress', 'boolean', true], ['response_id', 'text', true], ['keep_headers', 'text[]', true], ['disable_after', 'interval', true], ['disable_failures', 'int', true], ['new_name', 'text', true]],
+        returns: 'value',
+        columns: [['alter_endpoint', 'bigint']],
+    },
     alter_publisher: {
         name: 'alter_publisher',
         args: [['code', 'text', false], ['name', 'text', true], ['description', 'text', true], ['active', 'boolean', true], ['topic_template', 'text', true], ['topic_function', 'text', true]],
@@ -20,6 +26,24 @@ export const FUNCTIONS = {
         args: [['code', 'text', false], ['name', 'text', true], ['description', 'text', true], ['active', 'boolean', true]],
         returns: 'nothing',
         columns: [],
+    },
+    archive_get: {
+        name: 'archive_get',
+        args: [['message_id', 'bigint', false]],
+        returns: 'row',
+        columns: [['id', 'bigint'], ['webhook_id', 'text'], ['tenant', 'text'], ['topic', 'text'], ['key', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['severity', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['payload', 'jsonb'], ['status', 'text'], ['integrations_total', 'int'], ['integrations_matched', 'int'], ['integrations_succeeded', 'int'], ['integrations_failed', 'int'], ['send_results', 'jsonb'], ['last_error', 'text'], ['retry_count', 'int'], ['created_at', 'timestamptz'], ['processed_at', 'timestamptz']],
+    },
+    archive_list: {
+        name: 'archive_list',
+        args: [['tenant', 'text', true], ['status', 'text', true], ['topic', 'text', true], ['aggregate_type', 'text', true], ['aggregate_id', 'text', true], ['endpoint', 'text', true], ['max', 'int', true], ['before', 'bigint', true]],
+        returns: 'rows',
+        columns: [['id', 'bigint'], ['webhook_id', 'text'], ['tenant', 'text'], ['topic', 'text'], ['key', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['severity', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['payload', 'jsonb'], ['status', 'text'], ['integrations_total', 'int'], ['integrations_matched', 'int'], ['integrations_succeeded', 'int'], ['integrations_failed', 'int'], ['send_results', 'jsonb'], ['last_error', 'text'], ['retry_count', 'int'], ['created_at', 'timestamptz'], ['processed_at', 'timestamptz']],
+    },
+    archive_stats: {
+        name: 'archive_stats',
+        args: [['tenant', 'text', true]],
+        returns: 'row',
+        columns: [['completed', 'bigint'], ['failed', 'bigint'], ['skipped', 'bigint'], ['total', 'bigint']],
     },
     cancel: {
         name: 'cancel',
@@ -42,7 +66,7 @@ export const FUNCTIONS = {
     claim_delivery: {
         name: 'claim_delivery',
         args: [['delivery_id', 'bigint', false], ['worker', 'text', false], ['lease', 'interval', true]],
-        returns: 'rows',
+        returns: 'row',
         columns: [['lease', 'bigint'], ['lease_expires_at', 'timestamptz'], ['delivery_id', 'bigint'], ['subscription', 'text'], ['message_id', 'bigint'], ['webhook_id', 'text'], ['position', 'bigint'], ['attempt', 'int'], ['max_attempts', 'int'], ['topic', 'text'], ['key', 'text'], ['payload', 'jsonb'], ['body', 'bytea'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['tenant', 'text'], ['publisher', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['priority', 'smallint'], ['enqueued_at', 'timestamptz'], ['occurred_at', 'timestamptz'], ['deliver_at', 'timestamptz'], ['expires_at', 'timestamptz'], ['last_attempt_at', 'timestamptz'], ['last_error', 'text']],
     },
     complete: {
@@ -51,10 +75,22 @@ export const FUNCTIONS = {
         returns: 'value',
         columns: [['complete', 'bigint[]']],
     },
+    count_by_status: {
+        name: 'count_by_status',
+        args: [['tenant', 'text', true]],
+        returns: 'rows',
+        columns: [['status', 'text'], ['deliveries', 'bigint']],
+    },
+    count_messages: {
+        name: 'count_messages',
+        args: [['tenant', 'text', true], ['aggregate_type', 'text', true], ['aggregate_id', 'text', true], ['topic', 'text', true]],
+        returns: 'value',
+        columns: [['count_messages', 'bigint']],
+    },
     create_endpoint: {
         name: 'create_endpoint',
-        args: [['name', 'text', false], ['url', 'text', false], ['secret', 'text', true], ['headers', 'jsonb', true], ['timeout', 'interval', true], ['concurrency', 'int', true], ['tenant', 'text', true], ['kind', 'text', true]],
-        returns: 'rows',
+        args: [['name', 'text', false], ['url', 'text', false], ['secret', 'text', true], ['headers', 'jsonb', true], ['timeout', 'interval', true], ['concurrency', 'int', true], ['tenant', 'text', true], ['kind', 'text', true], ['auth', 'jsonb', true], ['tls', 'jsonb', true], ['signature', 'text', true], ['rate', 'float8', true], ['burst', 'float8', true], ['schedule', 'jsonb', true], ['policy', 'jsonb', true], ['breaker', 'jsonb', true], ['protocol', 'text', true], ['compress', 'boolean', true], ['response_id', 'text', true], ['keep_headers', 'text[]', true], ['disable_after', 'interval', true], ['disable_failures', 'int', true], ['consent', 'boolean', true]],
+        returns: 'row',
         columns: [['endpoint_id', 'int'], ['signing_secret', 'text'], ['message_id', 'bigint']],
     },
     create_publisher: {
@@ -123,11 +159,35 @@ export const FUNCTIONS = {
         returns: 'nothing',
         columns: [],
     },
+    describe_schedule: {
+        name: 'describe_schedule',
+        args: [['subscription', 'text', false]],
+        returns: 'rows',
+        columns: [['attempt', 'int'], ['wait', 'interval'], ['planned', 'interval'], ['earliest', 'interval'], ['latest', 'interval']],
+    },
+    disable_endpoint: {
+        name: 'disable_endpoint',
+        args: [['name', 'text', false], ['reason', 'text', true], ['mode', 'text', true]],
+        returns: 'value',
+        columns: [['disable_endpoint', 'bigint']],
+    },
     dlq_stats: {
         name: 'dlq_stats',
         args: [],
         returns: 'row',
         columns: [['total', 'bigint'], ['unresolved', 'bigint'], ['resolved', 'bigint'], ['oldest_age_seconds', 'float8'], ['newest_age_seconds', 'float8'], ['top_failure_reason', 'text'], ['per_subscription', 'jsonb'], ['last_updated', 'timestamptz']],
+    },
+    drop_endpoint: {
+        name: 'drop_endpoint',
+        args: [['name', 'text', false]],
+        returns: 'value',
+        columns: [['drop_endpoint', 'bigint']],
+    },
+    enable_endpoint: {
+        name: 'enable_endpoint',
+        args: [['name', 'text', false]],
+        returns: 'value',
+        columns: [['enable_endpoint', 'bigint']],
     },
     enqueue: {
         name: 'enqueue',
@@ -171,6 +231,12 @@ export const FUNCTIONS = {
         returns: 'value',
         columns: [['fail', 'bigint[]']],
     },
+    get_message: {
+        name: 'get_message',
+        args: [['message_id', 'bigint', false]],
+        returns: 'row',
+        columns: [['id', 'bigint'], ['webhook_id', 'text'], ['status', 'text'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['priority', 'smallint'], ['enqueued_at', 'timestamptz'], ['occurred_at', 'timestamptz'], ['deliver_at', 'timestamptz'], ['expires_at', 'timestamptz'], ['max_attempts', 'int'], ['idempotency_key', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['correlation_id', 'text'], ['causation_id', 'text'], ['user_id', 'text'], ['traceparent', 'text'], ['tracestate', 'text'], ['schema_version', 'text'], ['privacy', 'jsonb'], ['severity', 'text'], ['payload', 'jsonb'], ['body', 'bytea']],
+    },
     grant_to: {
         name: 'grant_to',
         args: [['role', 'name', false], ['capability', 'text', false]],
@@ -207,6 +273,12 @@ export const FUNCTIONS = {
         returns: 'value',
         columns: [['is_terminal', 'boolean']],
     },
+    list_messages: {
+        name: 'list_messages',
+        args: [['tenant', 'text', true], ['status', 'text', true], ['topic', 'text', true], ['aggregate_type', 'text', true], ['aggregate_id', 'text', true], ['severity', 'text', true], ['max', 'int', true], ['before', 'bigint', true], ['skip', 'int', true]],
+        returns: 'rows',
+        columns: [['id', 'bigint'], ['webhook_id', 'text'], ['status', 'text'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['priority', 'smallint'], ['enqueued_at', 'timestamptz'], ['occurred_at', 'timestamptz'], ['deliver_at', 'timestamptz'], ['expires_at', 'timestamptz'], ['max_attempts', 'int'], ['idempotency_key', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['correlation_id', 'text'], ['causation_id', 'text'], ['user_id', 'text'], ['traceparent', 'text'], ['tracestate', 'text'], ['schema_version', 'text'], ['privacy', 'jsonb'], ['severity', 'text'], ['payload', 'jsonb'], ['body', 'bytea']],
+    },
     maintain: {
         name: 'maintain',
         args: [],
@@ -224,6 +296,18 @@ export const FUNCTIONS = {
         args: [['delivery_id', 'bigint', false], ['by', 'text', false], ['reason', 'text', false]],
         returns: 'value',
         columns: [['move_to_dlq', 'bigint']],
+    },
+    notification_log: {
+        name: 'notification_log',
+        args: [['message_id', 'bigint', true], ['tenant', 'text', true], ['topic', 'text', true], ['aggregate_type', 'text', true], ['aggregate_id', 'text', true], ['max', 'int', true], ['before', 'bigint', true]],
+        returns: 'rows',
+        columns: [['message_id', 'bigint'], ['subscription', 'text'], ['identifier', 'text'], ['topic_code', 'text'], ['subscriber', 'text'], ['subscriber_type', 'text'], ['delivery_method', 'text'], ['status', 'text'], ['skipped_reason', 'text'], ['attempt', 'int'], ['error', 'text'], ['sent_at', 'timestamptz'], ['created_at', 'timestamptz']],
+    },
+    public_keys: {
+        name: 'public_keys',
+        args: [['endpoint', 'text', false]],
+        returns: 'rows',
+        columns: [['public_key', 'text'], ['created_at', 'timestamptz'], ['expires_at', 'timestamptz']],
     },
     purge: {
         name: 'purge',
@@ -279,6 +363,12 @@ export const FUNCTIONS = {
         returns: 'value',
         columns: [['rotate', 'text']],
     },
+    rotate_secret: {
+        name: 'rotate_secret',
+        args: [['name', 'text', false], ['secret', 'text', true], ['overlap', 'interval', true]],
+        returns: 'row',
+        columns: [['signing_secret', 'text'], ['message_id', 'bigint']],
+    },
     set_context: {
         name: 'set_context',
         args: [['correlation_id', 'text', true], ['causation_id', 'text', true], ['user_id', 'text', true], ['traceparent', 'text', true], ['tracestate', 'text', true], ['tenant', 'text', true], ['publisher', 'text', true], ['metadata', 'jsonb', true]],
@@ -288,7 +378,7 @@ export const FUNCTIONS = {
     stats: {
         name: 'stats',
         args: [],
-        returns: 'rows',
+        returns: 'row',
         columns: [['messages', 'bigint'], ['feed_end', 'bigint'], ['routed', 'bigint'], ['waiting', 'bigint'], ['dead_letters', 'bigint'], ['worker', 'text'], ['in_flight', 'bigint'], ['queued', 'bigint']],
     },
     subscribe: {
@@ -351,7 +441,10 @@ export const VIEWS = {
     audit: [['id', 'bigint'], ['at', 'timestamptz'], ['actor', 'text'], ['action', 'text'], ['object', 'text'], ['reason', 'text'], ['detail', 'jsonb']],
     captures: [['relation', 'regclass'], ['topic', 'text'], ['key_columns', 'text[]'], ['operations', 'text[]'], ['columns', 'text[]'], ['condition', 'text'], ['include_old', 'boolean'], ['style', 'text'], ['tenant_column', 'text'], ['replicated', 'boolean'], ['uncovered_partitions', 'regclass[]'], ['function', 'regprocedure']],
     dead_letters: [['id', 'bigint'], ['delivery_id', 'bigint'], ['subscription', 'text'], ['endpoint', 'text'], ['url', 'text'], ['message_id', 'bigint'], ['webhook_id', 'text'], ['position', 'bigint'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['payload', 'jsonb'], ['body', 'bytea'], ['enqueued_at', 'timestamptz'], ['state', 'text'], ['reason', 'text'], ['attempt', 'int'], ['last_status', 'smallint'], ['error_class', 'text'], ['last_error', 'text'], ['first_attempt_at', 'timestamptz'], ['last_attempt_at', 'timestamptz'], ['created_at', 'timestamptz'], ['dead_at', 'timestamptz'], ['age', 'interval'], ['is_old', 'boolean'], ['resolution', 'text'], ['is_resolved', 'boolean'], ['resolved_at', 'timestamptz'], ['resolved_by', 'text'], ['resolution_note', 'text']],
-    endpoint: [['id', 'int'], ['name', 'text'], ['url', 'text'], ['kind', 'text'], ['tenant', 'text'], ['headers', 'jsonb'], ['timeout', 'interval'], ['concurrency', 'int'], ['active', 'boolean'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz'], ['deleted_at', 'timestamptz']],
+    deliveries: [['id', 'bigint'], ['subscription', 'text'], ['endpoint', 'text'], ['message_id', 'bigint'], ['position', 'bigint'], ['pull', 'boolean'], ['status', 'text'], ['attempt', 'int'], ['max_attempts', 'int'], ['retry_count', 'int'], ['can_retry', 'boolean'], ['priority', 'smallint'], ['locked_by', 'text'], ['locked_at', 'timestamptz'], ['lease_expires_at', 'timestamptz'], ['next_attempt_at', 'timestamptz'], ['retry_in', 'interval'], ['expires_at', 'timestamptz'], ['expires_in', 'interval'], ['age', 'interval'], ['is_due', 'boolean'], ['is_expired', 'boolean'], ['is_blocked', 'boolean'], ['last_status', 'smallint'], ['error_class', 'text'], ['last_error', 'text'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz'], ['processed_at', 'timestamptz'], ['last_attempt_at', 'timestamptz'], ['completed_at', 'timestamptz']],
+    endpoint: [['id', 'int'], ['name', 'text'], ['url', 'text'], ['kind', 'text'], ['subscriber_type', 'text'], ['tenant', 'text'], ['headers', 'jsonb'], ['timeout', 'interval'], ['concurrency', 'int'], ['rate', 'float8'], ['burst', 'float8'], ['schedule', 'jsonb'], ['policy', 'jsonb'], ['breaker', 'jsonb'], ['protocol', 'text'], ['compress', 'boolean'], ['response_id', 'text'], ['keep_headers', 'text[]'], ['disable_after', 'interval'], ['disable_failures', 'int'], ['consent', 'text'], ['active', 'boolean'], ['disabled_mode', 'text'], ['disabled_reason', 'text'], ['disabled_at', 'timestamptz'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz'], ['deleted_at', 'timestamptz']],
+    endpoints: [['id', 'int'], ['name', 'text'], ['url', 'text'], ['kind', 'text'], ['tenant', 'text'], ['state', 'text'], ['disabled_mode', 'text'], ['disabled_reason', 'text'], ['disabled_at', 'timestamptz'], ['breaker', 'text'], ['breaker_until', 'timestamptz'], ['paused_until', 'timestamptz'], ['failing_since', 'timestamptz'], ['failures', 'bigint'], ['last_failure_at', 'timestamptz'], ['last_success_at', 'timestamptz'], ['last_error', 'text'], ['timeout', 'interval'], ['concurrency', 'int'], ['rate', 'float8'], ['burst', 'float8'], ['protocol', 'text'], ['subscriptions', 'bigint']],
+    messages: [['id', 'bigint'], ['webhook_id', 'text'], ['status', 'text'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['priority', 'smallint'], ['enqueued_at', 'timestamptz'], ['occurred_at', 'timestamptz'], ['deliver_at', 'timestamptz'], ['expires_at', 'timestamptz'], ['max_attempts', 'int'], ['idempotency_key', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['correlation_id', 'text'], ['causation_id', 'text'], ['user_id', 'text'], ['traceparent', 'text'], ['tracestate', 'text'], ['schema_version', 'text'], ['privacy', 'jsonb'], ['severity', 'text'], ['payload', 'jsonb'], ['body', 'bytea']],
     publisher: [['code', 'text'], ['active', 'boolean'], ['topic_template', 'text'], ['topic_function', 'text'], ['name', 'text'], ['description', 'text'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz']],
     subscription: [['id', 'int'], ['name', 'text'], ['endpoint_id', 'int'], ['max_attempts', 'int'], ['max_age', 'interval'], ['schedule', 'jsonb'], ['policy', 'jsonb'], ['format', 'text'], ['batch_size', 'int'], ['batch_wait', 'interval'], ['ordering', 'text'], ['on_exhausted', 'text'], ['ttl', 'interval'], ['deadline', 'interval'], ['notify', 'boolean'], ['max_lag', 'interval'], ['external_id', 'text'], ['labels', 'jsonb'], ['created_at', 'timestamptz'], ['deleted_at', 'timestamptz']],
     topic: [['code', 'text'], ['active', 'boolean'], ['name', 'text'], ['description', 'text'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz']],
@@ -359,6 +452,38 @@ export const VIEWS = {
 
 export type FunctionName = keyof typeof FUNCTIONS;
 export type ViewName = keyof typeof VIEWS;
+
+export interface ArchiveEntryRow {
+    id: number | null;
+    webhookId: string | null;
+    tenant: string | null;
+    topic: string | null;
+    key: string | null;
+    aggregateType: string | null;
+    aggregateId: string | null;
+    publisher: string | null;
+    severity: string | null;
+    headers: any;
+    metadata: any;
+    payload: any;
+    status: string | null;
+    integrationsTotal: number | null;
+    integrationsMatched: number | null;
+    integrationsSucceeded: number | null;
+    integrationsFailed: number | null;
+    sendResults: any;
+    lastError: string | null;
+    retryCount: number | null;
+    createdAt: Date | null;
+    processedAt: Date | null;
+}
+
+export interface ArchiveStatsRow {
+    completed: number | null;
+    failed: number | null;
+    skipped: number | null;
+    total: number | null;
+}
 
 export interface ClaimedRow {
     lease: number;
@@ -388,6 +513,11 @@ export interface ClaimedRow {
     expiresAt: Date | null;
     lastAttemptAt: Date | null;
     lastError: string | null;
+}
+
+export interface CountByStatusRow {
+    status: string | null;
+    deliveries: number | null;
 }
 
 export interface CreateEndpointRow {
@@ -451,6 +581,14 @@ export interface DeadLettersRow {
     resolutionNote: string | null;
 }
 
+export interface DescribeScheduleRow {
+    attempt: number | null;
+    wait: number | null;
+    planned: number | null;
+    earliest: number | null;
+    latest: number | null;
+}
+
 export interface DlqStatsRow {
     total: number | null;
     unresolved: number | null;
@@ -460,6 +598,38 @@ export interface DlqStatsRow {
     topFailureReason: string | null;
     perSubscription: any;
     lastUpdated: Date | null;
+}
+
+export interface MessagesRow {
+    id: number | null;
+    webhookId: string | null;
+    status: string | null;
+    topic: string | null;
+    key: string | null;
+    tenant: string | null;
+    aggregateType: string | null;
+    aggregateId: string | null;
+    publisher: string | null;
+    priority: number | null;
+    enqueuedAt: Date | null;
+    occurredAt: Date | null;
+    deliverAt: Date | null;
+    expiresAt: Date | null;
+    maxAttempts: number | null;
+    idempotencyKey: string | null;
+    contentType: string | null;
+    headers: any;
+    metadata: any;
+    correlationId: string | null;
+    causationId: string | null;
+    userId: string | null;
+    traceparent: string | null;
+    tracestate: string | null;
+    schemaVersion: string | null;
+    privacy: any;
+    severity: string | null;
+    payload: any;
+    body: Buffer | null;
 }
 
 export interface HealthRow {
@@ -493,6 +663,28 @@ export interface MetricsRow {
     value: number | null;
 }
 
+export interface NotificationEntryRow {
+    messageId: number | null;
+    subscription: string | null;
+    identifier: string | null;
+    topicCode: string | null;
+    subscriber: string | null;
+    subscriberType: string | null;
+    deliveryMethod: string | null;
+    status: string | null;
+    skippedReason: string | null;
+    attempt: number | null;
+    error: string | null;
+    sentAt: Date | null;
+    createdAt: Date | null;
+}
+
+export interface PublicKeysRow {
+    publicKey: string | null;
+    createdAt: Date | null;
+    expiresAt: Date | null;
+}
+
 export interface PurgeRow {
     rows: number | null;
     bytes: number | null;
@@ -517,6 +709,11 @@ export interface FeedMessageRow {
     idempotencyKey: string | null;
     occurredAt: Date | null;
     enqueuedAt: Date;
+}
+
+export interface RotateSecretRow {
+    signingSecret: string | null;
+    messageId: number | null;
 }
 
 export interface StatsRow {
@@ -617,19 +814,127 @@ export interface DeadLettersView {
     resolutionNote: string | null;
 }
 
+export interface DeliveriesView {
+    id: number | null;
+    subscription: string | null;
+    endpoint: string | null;
+    messageId: number | null;
+    position: number | null;
+    pull: boolean | null;
+    status: string | null;
+    attempt: number | null;
+    maxAttempts: number | null;
+    retryCount: number | null;
+    canRetry: boolean | null;
+    priority: number | null;
+    lockedBy: string | null;
+    lockedAt: Date | null;
+    leaseExpiresAt: Date | null;
+    nextAttemptAt: Date | null;
+    retryIn: number | null;
+    expiresAt: Date | null;
+    expiresIn: number | null;
+    age: number | null;
+    isDue: boolean | null;
+    isExpired: boolean | null;
+    isBlocked: boolean | null;
+    lastStatus: number | null;
+    errorClass: string | null;
+    lastError: string | null;
+    createdAt: Date | null;
+    updatedAt: Date | null;
+    processedAt: Date | null;
+    lastAttemptAt: Date | null;
+    completedAt: Date | null;
+}
+
 export interface EndpointView {
     id: number;
     name: string;
     url: string;
     kind: string;
+    subscriberType: string;
     tenant: string | null;
     headers: any;
     timeout: number;
     concurrency: number;
+    rate: number | null;
+    burst: number | null;
+    schedule: any;
+    policy: any;
+    breaker: any;
+    protocol: string;
+    compress: boolean;
+    responseId: string | null;
+    keepHeaders: string[];
+    disableAfter: number;
+    disableFailures: number;
+    consent: string;
     active: boolean;
+    disabledMode: string | null;
+    disabledReason: string | null;
+    disabledAt: Date | null;
     createdAt: Date;
     updatedAt: Date;
     deletedAt: Date | null;
+}
+
+export interface EndpointsView {
+    id: number | null;
+    name: string | null;
+    url: string | null;
+    kind: string | null;
+    tenant: string | null;
+    state: string | null;
+    disabledMode: string | null;
+    disabledReason: string | null;
+    disabledAt: Date | null;
+    breaker: string | null;
+    breakerUntil: Date | null;
+    pausedUntil: Date | null;
+    failingSince: Date | null;
+    failures: number | null;
+    lastFailureAt: Date | null;
+    lastSuccessAt: Date | null;
+    lastError: string | null;
+    timeout: number | null;
+    concurrency: number | null;
+    rate: number | null;
+    burst: number | null;
+    protocol: string | null;
+    subscriptions: number | null;
+}
+
+export interface MessagesView {
+    id: number | null;
+    webhookId: string | null;
+    status: string | null;
+    topic: string | null;
+    key: string | null;
+    tenant: string | null;
+    aggregateType: string | null;
+    aggregateId: string | null;
+    publisher: string | null;
+    priority: number | null;
+    enqueuedAt: Date | null;
+    occurredAt: Date | null;
+    deliverAt: Date | null;
+    expiresAt: Date | null;
+    maxAttempts: number | null;
+    idempotencyKey: string | null;
+    contentType: string | null;
+    headers: any;
+    metadata: any;
+    correlationId: string | null;
+    causationId: string | null;
+    userId: string | null;
+    traceparent: string | null;
+    tracestate: string | null;
+    schemaVersion: string | null;
+    privacy: any;
+    severity: string | null;
+    payload: any;
+    body: Buffer | null;
 }
 
 export interface PublisherView {
@@ -683,8 +988,14 @@ export interface Views {
     captures: CapturesView;
     /** Deliveries that are not tried again by themselves, with their message; resolution is open until somebody has dealt with it */
     dead_letters: DeadLettersView;
+    /** One message for one subscription. status: pending, processing, failed (waits for a retry), dead, expired, completed, cancelled. next_attempt_at null: no try is planned */
+    deliveries: DeliveriesView;
     /** An HTTP target: URL, headers, limits */
     endpoint: EndpointView;
+    /** Endpoints and how they are doing: state, breaker, pause, failures */
+    endpoints: EndpointsView;
+    /** Messages with the reserved keys of their metadata as columns, and what they have come to: the first of processing, pending, failed, completed (at least one delivery), dead, expired, cancelled, skipped that holds. The status is looked up per row: select by id, or use list_messages() */
+    messages: MessagesView;
     /** Registered producers; an inactive one may not enqueue */
     publisher: PublisherView;
     /** Topics and a filter, pushed to an endpoint or (endpoint_id null) pulled by workers */
@@ -697,10 +1008,18 @@ export interface Views {
 export interface Functions {
     /** Makes data that was restored or copied here this database's own: numbers what has no position yet, in a new epoch, and lets the dispatcher push. Returns the last position */
     adopt(args?: { reason?: string | null }): Promise<number>;
+    /** Changes what is given and leaves the rest; JSON null, 0 and the empty text take a setting away */
+    alterEndpoint(args: { name: string; url?: string | null; headers?: any; timeout?: Interval | null; concurrency?: number | null; tenant?: string | null; auth?: any; tls?: any; rate?: number | null; burst?: number | null; schedule?: any; policy?: any; breaker?: any; protocol?: string | null; compress?: boolean | null; responseId?: string | null; keepHeaders?: readonly string[] | null; disableAfter?: Interval | null; disableFailures?: number | null; newName?: string | null }): Promise<number>;
     /** Changes a registered publisher; null leaves a value as it is, an empty template or function takes it away */
     alterPublisher(args: { code: string; name?: string | null; description?: string | null; active?: boolean | null; topicTemplate?: string | null; topicFunction?: string | null }): Promise<void>;
     /** Changes a registered topic; null leaves a value as it is. An inactive topic refuses messages (OB007) from the commit on */
     alterTopic(args: { code: string; name?: string | null; description?: string | null; active?: boolean | null }): Promise<void>;
+    /** What a message came to, with the result of each delivery; OB001: no such message, or it is still open */
+    archiveGet(args: { messageId: number | bigint }): Promise<ArchiveEntryRow>;
+    /** What messages came to, newest first, a page at a time: give the last id as before. Each page looks at up to 1,000 messages of the tenant, the aggregate or all */
+    archiveList(args?: { tenant?: string | null; status?: string | null; topic?: string | null; aggregateType?: string | null; aggregateId?: string | null; endpoint?: string | null; max?: number | null; before?: number | bigint | null }): Promise<ArchiveEntryRow[]>;
+    /** What the last 1,000 messages (of a tenant) came to */
+    archiveStats(args?: { tenant?: string | null }): Promise<ArchiveStatsRow>;
     /** Ends what of a message is not delivered yet; what a worker or a request has is not tried again if it fails. Returns how many waiting deliveries that ended. OB001 no such message, OB002 nothing is left to cancel, OB003 all that is left is leased */
     cancel(args: { messageId: number | bigint; by?: string | null; reason?: string | null }): Promise<number>;
     /** Turns changes of a table's rows into messages, in the transaction that makes them. Called again, it replaces what it did before: do so when partitions were added. Styles: change, row, debezium */
@@ -708,11 +1027,15 @@ export interface Functions {
     /** Leases up to max_messages deliveries of a pull subscription that are due: highest priority first, then longest due, then in order. No other worker gets them until the lease ends. Commit before the work starts: that is what counts the try */
     claim(args: { subscription: string; worker: string; maxMessages?: number | null; lease?: Interval | null }): Promise<ClaimedRow[]>;
     /** Leases one delivery. Raises what stands in the way: OB001 no such delivery, OB002 ended, OB003 leased, OB004 pushed, OB007 the subscription has ended, OB010 expired, OB011 no tries left, OB012 not due or behind its key */
-    claimDelivery(args: { deliveryId: number | bigint; worker: string; lease?: Interval | null }): Promise<ClaimedRow[]>;
+    claimDelivery(args: { deliveryId: number | bigint; worker: string; lease?: Interval | null }): Promise<ClaimedRow>;
     /** Ends deliveries of a lease as done, all of them or those that are named; returns the ids that were: what is missing was lost to another lease. results: one element per id, the receiver's id as a string or an object {total, matched, succeeded, failed, send_results} */
     complete(args: { lease: number | bigint; deliveryIds?: readonly (number | bigint)[] | null; results?: any }): Promise<number[]>;
+    /** Deliveries in each state. Over all tenants completed and cancelled are counted since the beginning, from counters; for one tenant among what is still stored, through the tenant's index: as long as that tenant has messages */
+    countByStatus(args?: { tenant?: string | null }): Promise<CountByStatusRow[]>;
+    /** The total for a list_messages() with limit and offset; 10,000 means at least that many */
+    countMessages(args?: { tenant?: string | null; aggregateType?: string | null; aggregateId?: string | null; topic?: string | null }): Promise<number>;
     /** Makes an HTTP target. The row that is returned is the only place where the signing secret is shown. */
-    createEndpoint(args: { name: string; url: string; secret?: string | null; headers?: any; timeout?: Interval | null; concurrency?: number | null; tenant?: string | null; kind?: string | null }): Promise<CreateEndpointRow[]>;
+    createEndpoint(args: { name: string; url: string; secret?: string | null; headers?: any; timeout?: Interval | null; concurrency?: number | null; tenant?: string | null; kind?: string | null; auth?: any; tls?: any; signature?: string | null; rate?: number | null; burst?: number | null; schedule?: any; policy?: any; breaker?: any; protocol?: string | null; compress?: boolean | null; responseId?: string | null; keepHeaders?: readonly string[] | null; disableAfter?: Interval | null; disableFailures?: number | null; consent?: boolean | null }): Promise<CreateEndpointRow>;
     /** Registers a producer. topic_template ("{tenant}.{topic}") or topic_function decide the topic of its messages */
     createPublisher(args: { code: string; name?: string | null; description?: string | null; active?: boolean | null; topicTemplate?: string | null; topicFunction?: string | null }): Promise<void>;
     /** Registers a topic; needed only to describe it, to switch it off, or with pg_outbox.require_topic */
@@ -735,8 +1058,16 @@ export interface Functions {
     deadLettersOlderThan(args: { age: Interval }): Promise<DeadLettersRow[]>;
     /** Removes a dead letter, in whatever state; what it was is kept in outbox.audit */
     deleteDeadLetter(args: { id: number | bigint; by: string; note?: string | null }): Promise<void>;
+    /** When the tries of a subscription are made, counted from the first: planned, and with the least and the most jitter */
+    describeSchedule(args: { subscription: string }): Promise<DescribeScheduleRow[]>;
+    /** Sends nothing to an endpoint until enable_endpoint(). hold: deliveries wait; skip: they are recorded as skipped */
+    disableEndpoint(args: { name: string; reason?: string | null; mode?: string | null }): Promise<number>;
     /** Dead letters in numbers: ages are those of open ones, in seconds; per_subscription: name to total and unresolved */
     dlqStats(): Promise<DlqStatsRow>;
+    /** Removes an endpoint that no subscription uses, with its secrets; what waits for a retry there is recorded as skipped */
+    dropEndpoint(args: { name: string }): Promise<number>;
+    /** Sends again, first what has waited; breaker, pause and count of failures start afresh */
+    enableEndpoint(args: { name: string }): Promise<number>;
     /** Adds a message to the outbox in the current transaction and returns its id; it is delivered if and only if the transaction commits */
     enqueue(args: { topic: string; payload: any; key?: string | null; headers?: any; metadata?: any; tenant?: string | null; aggregateType?: string | null; aggregateId?: string | null; idempotencyKey?: string | null; deliverAt?: Date | string | null; expiresAt?: Date | string | null; priority?: number | null; publisher?: string | null; maxAttempts?: number | null; occurredAt?: Date | string | null }): Promise<number>;
     /** Like enqueue, for bytes or text that are stored, signed and sent unchanged */
@@ -751,6 +1082,8 @@ export interface Functions {
     extend(args: { lease: number | bigint; duration?: Interval | null }): Promise<Date>;
     /** Ends a try of deliveries of a lease (null: of all) as failed: tried again after retry_after, else by the subscription's schedule; dead letters after the last try. Returns the ids that were changed */
     fail(args: { lease: number | bigint; deliveryIds: readonly (number | bigint)[] | null; error: string; retryAfter?: Interval | null }): Promise<number[]>;
+    /** One message with its status; OB001: it does not exist or retention has removed it */
+    getMessage(args: { messageId: number | bigint }): Promise<MessagesRow>;
     /** Grants a role one of the capabilities publish, consume, monitor, admin */
     grantTo(args: { role: string; capability: string }): Promise<void>;
     /** The last position of the feed; 0 when it is empty */
@@ -763,12 +1096,18 @@ export interface Functions {
     ignore(args: { id: number | bigint; by: string; note?: string | null }): Promise<void>;
     /** Whether a delivery or message in this state is not tried again by itself */
     isTerminal(args: { state: string }): Promise<boolean>;
+    /** Messages, newest first, a page at a time: give the last id as before. By tenant and by aggregate through an index; by status pending, processing, failed, dead or expired through the deliveries; topic and severity are looked for in at most 10,000 messages, completed, cancelled and skipped in at most 1,000, per page */
+    listMessages(args?: { tenant?: string | null; status?: string | null; topic?: string | null; aggregateType?: string | null; aggregateId?: string | null; severity?: string | null; max?: number | null; before?: number | bigint | null; skip?: number | null }): Promise<MessagesRow[]>;
     /** Rotates, reclaims and trims now whatever the settings allow, and says what it did. The dispatcher does this by itself */
     maintain(): Promise<MaintainRow[]>;
     /** Figures for a monitoring system. Names ending in _total and _count only grow; labels name subscription, endpoint, state, consumer, ring. _enqueued_total counts what was rolled back as well */
     metrics(): Promise<MetricsRow[]>;
     /** Makes a waiting delivery a dead letter, and returns that one's id. OB001 no such delivery, OB002 it has ended, OB003 a worker has it */
     moveToDlq(args: { deliveryId: number | bigint; by: string; reason: string }): Promise<number>;
+    /** What was sent to whom: of one message, or of the latest messages of a tenant, topic or aggregate, a page at a time (give the last message id as before) */
+    notificationLog(args?: { messageId?: number | bigint | null; tenant?: string | null; topic?: string | null; aggregateType?: string | null; aggregateId?: string | null; max?: number | null; before?: number | bigint | null }): Promise<NotificationEntryRow[]>;
+    /** What receivers verify v1a signatures of this endpoint with, the current key first; nothing for v1 */
+    publicKeys(args: { endpoint: string }): Promise<PublicKeysRow[]>;
     /** Removes what is older than an interval, by hand: completed (messages, in whole segments), attempts (in whole segments), dead_letters. Never what is still needed; dry_run says what it would be */
     purge(args: { what: string; olderThan: Interval; includeUnresolved?: boolean | null; dryRun?: boolean | null }): Promise<PurgeRow>;
     /** Messages behind a position (0: from the first that is stored), in order; go on behind the last row. A row whose message_id is null holds no message: nothing matched up to there. With the epoch in which the position was read, a lost history is noticed (OB009) */
@@ -787,10 +1126,12 @@ export interface Functions {
     retry(args: { messageId: number | bigint; subscription: string; by?: string | null }): Promise<number>;
     /** Has new rows go to the next leaf now: rotated, empty (nothing to leave behind) or full (the next leaf still holds rows) */
     rotate(args?: { ring?: string | null }): Promise<string>;
+    /** Gives an endpoint a new secret, shown here alone; the old one signs beside it until the overlap has passed */
+    rotateSecret(args: { name: string; secret?: string | null; overlap?: Interval | null }): Promise<RotateSecretRow>;
     /** Sets tenant, publisher and metadata of the messages that this transaction enqueues from now on; arguments of enqueue win */
     setContext(args?: { correlationId?: string | null; causationId?: string | null; userId?: string | null; traceparent?: string | null; tracestate?: string | null; tenant?: string | null; publisher?: string | null; metadata?: any }): Promise<void>;
     /** Where the outbox of this database stands. worker: not preloaded, none, starting, running, push off, copied, failing */
-    stats(): Promise<StatsRow[]>;
+    stats(): Promise<StatsRow>;
     /** Sends the messages of these topics (* one word, # any number) to an endpoint, or without one lets workers claim them; from the position of the message on whose id is returned */
     subscribe(args: { name: string; topics: readonly string[]; endpoint?: string | null; filter?: any; maxAttempts?: number | null; maxAge?: Interval | null; schedule?: any; policy?: any; format?: string | null; batchSize?: number | null; batchWait?: Interval | null; ordering?: string | null; onExhausted?: string | null; ttl?: Interval | null; deadline?: Interval | null; notify?: boolean | null; maxLag?: Interval | null; externalId?: string | null; labels?: any; start?: string | null; url?: string | null }): Promise<number>;
     /** The first position whose message is still stored; above head() when none is. read() starts there when it starts at 0 */

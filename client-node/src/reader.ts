@@ -6,7 +6,7 @@
  */
 
 import { guard, transaction, type Executor } from './driver.js';
-import { invalid, isRetryable } from './errors.js';
+import { ConflictError, invalid, isRetryable } from './errors.js';
 import type { FeedMessageRow } from './functions.js';
 import { Outbox, withContent, type WithContent } from './outbox.js';
 import { Backoff, sleep } from './time.js';
@@ -81,12 +81,19 @@ export class Reader implements AsyncIterable<FeedMessage> {
         return consumer === undefined ? undefined : { consumer, ...(subject === undefined ? {} : { subject }) };
     }
 
-    async #start(): Promise<Place | undefined> {
+    /**
+     * Where to begin, and where the cursor stands: 0 if it is not there yet, whatever `after` says. Both from one look: between
+     * two, another instance may advance it.
+     */
+    async #start(): Promise<{ place: Place; known: number } | undefined> {
         const after = this.#options.after ?? 0;
         const cursor = this.#cursor();
-        if (cursor === undefined) return { position: after, epoch: null };
-        const state = await this.#patiently(() => this.#outbox.cursorGet({ ...cursor, ifMissing: after }));
-        return state === undefined ? undefined : { position: state.position ?? after, epoch: state.epoch };
+        if (cursor === undefined) return { place: { position: after, epoch: null }, known: after };
+        const state = await this.#patiently(() => this.#outbox.cursorGet({ ...cursor, ifMissing: 0 }));
+        if (state === undefined) return undefined;
+        const known = state.position ?? 0;
+        // Only a cursor that exists was ever updated.
+        return { place: { position: state.updatedAt === null ? after : known, epoch: state.epoch }, known };
     }
 
     /** What follows a place: messages, and where to go on behind them. */
@@ -137,10 +144,8 @@ export class Reader implements AsyncIterable<FeedMessage> {
         try {
             const start = await this.#start();
             if (start === undefined) return;
-            // A cursor that does not exist yet is made at 0 by its first advance.
-            saved = cursor === undefined ? start : await this.#known(start);
-            if (saved === undefined) return;
-            let place = start;
+            saved = { position: start.known, epoch: start.place.epoch };
+            let place = start.place;
             while (!signal?.aborted) {
                 const batch = await this.#next(place);
                 if (batch === undefined) break;
@@ -168,13 +173,6 @@ export class Reader implements AsyncIterable<FeedMessage> {
         }
     }
 
-    /** Where the cursor really stands: 0 if it is not there, whatever `after` says. */
-    async #known(start: Place): Promise<Place | undefined> {
-        const cursor = this.#cursor()!;
-        const state = await this.#patiently(() => this.#outbox.cursorGet({ ...cursor, ifMissing: 0 }));
-        return state === undefined ? undefined : { position: state.position ?? 0, epoch: start.epoch };
-    }
-
     /**
      * Effectively once, where the effect is in this database: runs `effect` with a batch of messages in a transaction that also
      * advances the cursor. Two instances cannot both do a batch: the one that is late rolls back, and goes on from the cursor.
@@ -189,11 +187,10 @@ export class Reader implements AsyncIterable<FeedMessage> {
         try {
             while (!signal?.aborted) {
                 const start = await this.#start();
-                const known = start === undefined ? undefined : await this.#known(start);
-                if (start === undefined || known === undefined) break;
-                const batch = await this.#next(start);
+                if (start === undefined) break;
+                const batch = await this.#next(start.place);
                 if (batch === undefined) break;
-                if (batch.end.position === start.position) {
+                if (batch.end.position === start.place.position) {
                     if (untilEnd) break;
                     await sleep(pollInterval, signal);
                     continue;
@@ -202,12 +199,13 @@ export class Reader implements AsyncIterable<FeedMessage> {
                     await transaction(this.#client, async (tx) => {
                         // First: another instance waits here, and then sees that it is late.
                         const { position, epoch } = batch.end;
-                        await this.#outbox.with(tx).cursorAdvance({
+                        const state = await this.#outbox.with(tx).cursorAdvance({
                             ...cursor,
                             position,
-                            expectedPosition: known.position,
+                            expectedPosition: start.known,
                             ...(epoch === null ? {} : { epoch }),
                         });
+                        if (!state.advanced) throw new ConflictError('another instance was first', 'OB005');
                         if (batch.messages.length > 0) await effect(tx, batch.messages);
                     });
                     applied += batch.messages.length;

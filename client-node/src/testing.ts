@@ -126,8 +126,8 @@ export async function settled(client: Executor, seconds = 30): Promise<void> {
     const outbox = new Outbox(client);
     const deadline = Date.now() + seconds * 1000;
     for (;;) {
-        const [stats] = await outbox.stats();
-        if (stats?.worker !== 'running' && stats?.worker !== 'starting') {
+        const stats = await outbox.stats();
+        if (stats.worker !== 'running' && stats.worker !== 'starting') {
             await outbox.tick();
             return;
         }

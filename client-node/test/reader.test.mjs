@@ -133,6 +133,39 @@ test('effectively once: two instances apply into one table', async (t) => {
     await assert.rejects(new Reader(pool).apply(async () => {}), InvalidError);
 });
 
+test('an instance that another one overtakes between its look at the cursor and its read applies nothing twice', async (t) => {
+    const { pool } = await setUp(t);
+    await pool.query('create table effect (i int primary key)');
+    await enqueueMany(pool, many(21));
+    await settled(pool);
+    const effect = async (tx, messages) => {
+        for (const message of messages) await tx.query('insert into effect values ($1)', [message.json().i]);
+    };
+    const signal = (controller) => ({ consumer: 'c', batchSize: 7, ...END, signal: controller.signal });
+    let queries = 0;
+    const late = new Proxy(pool, {
+        get(target, name) {
+            if (name !== 'query') return typeof target[name] === 'function' ? target[name].bind(target) : target[name];
+            return async (...args) => {
+                queries += 1;
+                if (queries === 2) {
+                    const other = new AbortController();
+                    await new Reader(pool, signal(other)).apply(async (tx, messages) => {
+                        await effect(tx, messages);
+                        other.abort();
+                    });
+                }
+                return target.query(...args);
+            };
+        },
+    });
+    const errors = [];
+    const applied = await new Reader(late, { ...signal(new AbortController()), onError: (error) => errors.push(error.code) }).apply(effect);
+    assert.equal(applied, 14);
+    assert.deepEqual(errors, ['OB005']);
+    assert.equal((await pool.query('select 1 from effect')).rowCount, 21);
+});
+
 test('a reader lives through a restart', async (t) => {
     const own = await startServer(['pg_outbox.poll_interval=1s']);
     const pool = new pg.Pool({ connectionString: await own.database() });

@@ -124,7 +124,7 @@ test('real deliveries to Express, Fastify and http', async (t) => {
     try {
         for (const [name, start] of Object.entries(targets)) {
             const url = await start(new Verifier([OTHER, SECRET]));
-            const [endpoint] = await outbox.createEndpoint({ name, url, secret: SECRET });
+            const endpoint = await outbox.createEndpoint({ name, url, secret: SECRET });
             assert.equal(endpoint.signingSecret, SECRET);
             await outbox.subscribe({ name: `to ${name}`, topics: ['order.#'], endpoint: name });
             // Whoever does not sign is sent away, and not heard.
@@ -154,7 +154,7 @@ test('the fake receiver verifies, answers what it is told, and is waited for', a
     const outbox = new Outbox(pool);
     const receiver = await FakeReceiver.start();
     t.after(() => receiver.stop());
-    const [{ signingSecret }] = await outbox.createEndpoint({ name: 'shop', url: receiver.url });
+    const { signingSecret } = await outbox.createEndpoint({ name: 'shop', url: receiver.url });
     receiver.secrets = signingSecret;
     await outbox.subscribe({ name: 'shop', topics: ['order.*'], endpoint: 'shop', schedule: [0.05] });
     receiver.answer((request) => (receiver.requests.length === 0 ? { status: 503, headers: { 'retry-after': '0' } } : { status: 200 }));

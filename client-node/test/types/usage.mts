@@ -40,8 +40,8 @@ export async function produce(): Promise<number[]> {
 
 export async function admin(): Promise<void> {
     const outbox = new Outbox(pool);
-    const [endpoint] = await outbox.createEndpoint({ name: 'shop', url: 'https://shop.example.com', timeout: 5 });
-    const secret: string | null | undefined = endpoint?.signingSecret;
+    const endpoint = await outbox.createEndpoint({ name: 'shop', url: 'https://shop.example.com', timeout: 5 });
+    const secret: string | null = endpoint.signingSecret;
     await outbox.subscribe({ name: 'shop', topics: ['order.#'], endpoint: 'shop', ttl: '1 day' });
     const head: number = await outbox.head();
     const at: Date | null = (await outbox.cursorGet({ consumer: 'c' })).updatedAt;
