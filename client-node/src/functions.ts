@@ -183,6 +183,12 @@ export const FUNCTIONS = {
         returns: 'value',
         columns: [['drop_endpoint', 'bigint']],
     },
+    drop_proxy: {
+        name: 'drop_proxy',
+        args: [['name', 'text', false]],
+        returns: 'value',
+        columns: [['drop_proxy', 'bigint']],
+    },
     enable_endpoint: {
         name: 'enable_endpoint',
         args: [['name', 'text', false]],
@@ -237,6 +243,12 @@ export const FUNCTIONS = {
         returns: 'row',
         columns: [['id', 'bigint'], ['webhook_id', 'text'], ['status', 'text'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['priority', 'smallint'], ['enqueued_at', 'timestamptz'], ['occurred_at', 'timestamptz'], ['deliver_at', 'timestamptz'], ['expires_at', 'timestamptz'], ['max_attempts', 'int'], ['idempotency_key', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['correlation_id', 'text'], ['causation_id', 'text'], ['user_id', 'text'], ['traceparent', 'text'], ['tracestate', 'text'], ['schema_version', 'text'], ['privacy', 'jsonb'], ['severity', 'text'], ['payload', 'jsonb'], ['body', 'bytea']],
     },
+    grant_consent: {
+        name: 'grant_consent',
+        args: [['endpoint', 'text', false], ['rate_per_minute', 'int', true]],
+        returns: 'value',
+        columns: [['grant_consent', 'bigint']],
+    },
     grant_to: {
         name: 'grant_to',
         args: [['role', 'name', false], ['capability', 'text', false]],
@@ -285,6 +297,12 @@ export const FUNCTIONS = {
         returns: 'rows',
         columns: [['job', 'text'], ['result', 'text'], ['rows', 'bigint'], ['bytes', 'bigint'], ['held_by', 'text']],
     },
+    manual_result: {
+        name: 'manual_result',
+        args: [['id', 'bigint', false]],
+        returns: 'rows',
+        columns: [['state', 'text'], ['started_at', 'timestamptz'], ['finished_at', 'timestamptz'], ['status', 'smallint'], ['error', 'text'], ['response_body', 'text']],
+    },
     metrics: {
         name: 'metrics',
         args: [],
@@ -327,6 +345,12 @@ export const FUNCTIONS = {
         returns: 'value',
         columns: [['release', 'bigint[]']],
     },
+    request_consent: {
+        name: 'request_consent',
+        args: [['endpoint', 'text', false]],
+        returns: 'value',
+        columns: [['request_consent', 'bigint']],
+    },
     requeue: {
         name: 'requeue',
         args: [['id', 'bigint', false], ['by', 'text', false], ['note', 'text', true]],
@@ -344,6 +368,12 @@ export const FUNCTIONS = {
         args: [['delivery_id', 'bigint', false], ['due_at', 'timestamptz', false], ['by', 'text', false], ['priority', 'int', true], ['expires_at', 'timestamptz', true]],
         returns: 'nothing',
         columns: [],
+    },
+    resend: {
+        name: 'resend',
+        args: [['message_id', 'bigint', false], ['subscription', 'text', false]],
+        returns: 'value',
+        columns: [['resend', 'bigint']],
     },
     resolve: {
         name: 'resolve',
@@ -369,11 +399,29 @@ export const FUNCTIONS = {
         returns: 'row',
         columns: [['signing_secret', 'text'], ['message_id', 'bigint']],
     },
+    send_test: {
+        name: 'send_test',
+        args: [['endpoint', 'text', false], ['payload', 'jsonb', true]],
+        returns: 'value',
+        columns: [['send_test', 'bigint']],
+    },
     set_context: {
         name: 'set_context',
         args: [['correlation_id', 'text', true], ['causation_id', 'text', true], ['user_id', 'text', true], ['traceparent', 'text', true], ['tracestate', 'text', true], ['tenant', 'text', true], ['publisher', 'text', true], ['metadata', 'jsonb', true]],
         returns: 'nothing',
         columns: [],
+    },
+    set_endpoint_proxy: {
+        name: 'set_endpoint_proxy',
+        args: [['endpoint', 'text', false], ['proxy', 'text', false]],
+        returns: 'value',
+        columns: [['set_endpoint_proxy', 'bigint']],
+    },
+    set_proxy: {
+        name: 'set_proxy',
+        args: [['name', 'text', false], ['url', 'text', false], ['resolves_names', 'boolean', true], ['is_default', 'boolean', true]],
+        returns: 'value',
+        columns: [['set_proxy', 'bigint']],
     },
     stats: {
         name: 'stats',
@@ -442,9 +490,10 @@ export const VIEWS = {
     captures: [['relation', 'regclass'], ['topic', 'text'], ['key_columns', 'text[]'], ['operations', 'text[]'], ['columns', 'text[]'], ['condition', 'text'], ['include_old', 'boolean'], ['style', 'text'], ['tenant_column', 'text'], ['replicated', 'boolean'], ['uncovered_partitions', 'regclass[]'], ['function', 'regprocedure']],
     dead_letters: [['id', 'bigint'], ['delivery_id', 'bigint'], ['subscription', 'text'], ['endpoint', 'text'], ['url', 'text'], ['message_id', 'bigint'], ['webhook_id', 'text'], ['position', 'bigint'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['payload', 'jsonb'], ['body', 'bytea'], ['enqueued_at', 'timestamptz'], ['state', 'text'], ['reason', 'text'], ['attempt', 'int'], ['last_status', 'smallint'], ['error_class', 'text'], ['last_error', 'text'], ['first_attempt_at', 'timestamptz'], ['last_attempt_at', 'timestamptz'], ['created_at', 'timestamptz'], ['dead_at', 'timestamptz'], ['age', 'interval'], ['is_old', 'boolean'], ['resolution', 'text'], ['is_resolved', 'boolean'], ['resolved_at', 'timestamptz'], ['resolved_by', 'text'], ['resolution_note', 'text']],
     deliveries: [['id', 'bigint'], ['subscription', 'text'], ['endpoint', 'text'], ['message_id', 'bigint'], ['position', 'bigint'], ['pull', 'boolean'], ['status', 'text'], ['attempt', 'int'], ['max_attempts', 'int'], ['retry_count', 'int'], ['can_retry', 'boolean'], ['priority', 'smallint'], ['locked_by', 'text'], ['locked_at', 'timestamptz'], ['lease_expires_at', 'timestamptz'], ['next_attempt_at', 'timestamptz'], ['retry_in', 'interval'], ['expires_at', 'timestamptz'], ['expires_in', 'interval'], ['age', 'interval'], ['is_due', 'boolean'], ['is_expired', 'boolean'], ['is_blocked', 'boolean'], ['last_status', 'smallint'], ['error_class', 'text'], ['last_error', 'text'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz'], ['processed_at', 'timestamptz'], ['last_attempt_at', 'timestamptz'], ['completed_at', 'timestamptz']],
-    endpoint: [['id', 'int'], ['name', 'text'], ['url', 'text'], ['kind', 'text'], ['subscriber_type', 'text'], ['tenant', 'text'], ['headers', 'jsonb'], ['timeout', 'interval'], ['concurrency', 'int'], ['rate', 'float8'], ['burst', 'float8'], ['schedule', 'jsonb'], ['policy', 'jsonb'], ['breaker', 'jsonb'], ['protocol', 'text'], ['compress', 'boolean'], ['response_id', 'text'], ['keep_headers', 'text[]'], ['disable_after', 'interval'], ['disable_failures', 'int'], ['consent', 'text'], ['active', 'boolean'], ['disabled_mode', 'text'], ['disabled_reason', 'text'], ['disabled_at', 'timestamptz'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz'], ['deleted_at', 'timestamptz']],
+    endpoint: [['id', 'int'], ['name', 'text'], ['url', 'text'], ['kind', 'text'], ['subscriber_type', 'text'], ['tenant', 'text'], ['headers', 'jsonb'], ['timeout', 'interval'], ['concurrency', 'int'], ['rate', 'float8'], ['burst', 'float8'], ['schedule', 'jsonb'], ['policy', 'jsonb'], ['breaker', 'jsonb'], ['protocol', 'text'], ['compress', 'boolean'], ['response_id', 'text'], ['keep_headers', 'text[]'], ['disable_after', 'interval'], ['disable_failures', 'int'], ['consent', 'text'], ['active', 'boolean'], ['disabled_mode', 'text'], ['disabled_reason', 'text'], ['disabled_at', 'timestamptz'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz'], ['deleted_at', 'timestamptz'], ['proxy', 'text']],
     endpoints: [['id', 'int'], ['name', 'text'], ['url', 'text'], ['kind', 'text'], ['tenant', 'text'], ['state', 'text'], ['disabled_mode', 'text'], ['disabled_reason', 'text'], ['disabled_at', 'timestamptz'], ['breaker', 'text'], ['breaker_until', 'timestamptz'], ['paused_until', 'timestamptz'], ['failing_since', 'timestamptz'], ['failures', 'bigint'], ['last_failure_at', 'timestamptz'], ['last_success_at', 'timestamptz'], ['last_error', 'text'], ['timeout', 'interval'], ['concurrency', 'int'], ['rate', 'float8'], ['burst', 'float8'], ['protocol', 'text'], ['subscriptions', 'bigint']],
     messages: [['id', 'bigint'], ['webhook_id', 'text'], ['status', 'text'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['priority', 'smallint'], ['enqueued_at', 'timestamptz'], ['occurred_at', 'timestamptz'], ['deliver_at', 'timestamptz'], ['expires_at', 'timestamptz'], ['max_attempts', 'int'], ['idempotency_key', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['correlation_id', 'text'], ['causation_id', 'text'], ['user_id', 'text'], ['traceparent', 'text'], ['tracestate', 'text'], ['schema_version', 'text'], ['privacy', 'jsonb'], ['severity', 'text'], ['payload', 'jsonb'], ['body', 'bytea']],
+    proxies: [['name', 'text'], ['url', 'text'], ['has_credentials', 'boolean'], ['resolves_names', 'boolean'], ['is_default', 'boolean'], ['endpoints', 'bigint']],
     publisher: [['code', 'text'], ['active', 'boolean'], ['topic_template', 'text'], ['topic_function', 'text'], ['name', 'text'], ['description', 'text'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz']],
     subscription: [['id', 'int'], ['name', 'text'], ['endpoint_id', 'int'], ['max_attempts', 'int'], ['max_age', 'interval'], ['schedule', 'jsonb'], ['policy', 'jsonb'], ['format', 'text'], ['batch_size', 'int'], ['batch_wait', 'interval'], ['ordering', 'text'], ['on_exhausted', 'text'], ['ttl', 'interval'], ['deadline', 'interval'], ['notify', 'boolean'], ['max_lag', 'interval'], ['external_id', 'text'], ['labels', 'jsonb'], ['created_at', 'timestamptz'], ['deleted_at', 'timestamptz']],
     topic: [['code', 'text'], ['active', 'boolean'], ['name', 'text'], ['description', 'text'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz']],
@@ -655,6 +704,15 @@ export interface MaintainRow {
     rows: number | null;
     bytes: number | null;
     heldBy: string | null;
+}
+
+export interface ManualResultRow {
+    state: string | null;
+    startedAt: Date | null;
+    finishedAt: Date | null;
+    status: number | null;
+    error: string | null;
+    responseBody: string | null;
 }
 
 export interface MetricsRow {
@@ -877,6 +935,7 @@ export interface EndpointView {
     createdAt: Date;
     updatedAt: Date;
     deletedAt: Date | null;
+    proxy: string | null;
 }
 
 export interface EndpointsView {
@@ -935,6 +994,15 @@ export interface MessagesView {
     severity: string | null;
     payload: any;
     body: Buffer | null;
+}
+
+export interface ProxiesView {
+    name: string | null;
+    url: string | null;
+    hasCredentials: boolean | null;
+    resolvesNames: boolean | null;
+    isDefault: boolean | null;
+    endpoints: number | null;
 }
 
 export interface PublisherView {
@@ -996,6 +1064,8 @@ export interface Views {
     endpoints: EndpointsView;
     /** Messages with the reserved keys of their metadata as columns, and what they have come to: the first of processing, pending, failed, completed (at least one delivery), dead, expired, cancelled, skipped that holds. The status is looked up per row: select by id, or use list_messages() */
     messages: MessagesView;
+    /** The operator's proxies, without their credentials */
+    proxies: ProxiesView;
     /** Registered producers; an inactive one may not enqueue */
     publisher: PublisherView;
     /** Topics and a filter, pushed to an endpoint or (endpoint_id null) pulled by workers */
@@ -1066,6 +1136,8 @@ export interface Functions {
     dlqStats(): Promise<DlqStatsRow>;
     /** Removes an endpoint that no subscription uses, with its secrets; what waits for a retry there is recorded as skipped */
     dropEndpoint(args: { name: string }): Promise<number>;
+    /** Takes a proxy that no endpoint has chosen from the list; for the owner alone */
+    dropProxy(args: { name: string }): Promise<number>;
     /** Sends again, first what has waited; breaker, pause and count of failures start afresh */
     enableEndpoint(args: { name: string }): Promise<number>;
     /** Adds a message to the outbox in the current transaction and returns its id; it is delivered if and only if the transaction commits */
@@ -1084,6 +1156,8 @@ export interface Functions {
     fail(args: { lease: number | bigint; deliveryIds: readonly (number | bigint)[] | null; error: string; retryAfter?: Interval | null }): Promise<number[]>;
     /** One message with its status; OB001: it does not exist or retention has removed it */
     getMessage(args: { messageId: number | bigint }): Promise<MessagesRow>;
+    /** Takes consent as given, for receivers that gave it by other means than the handshake */
+    grantConsent(args: { endpoint: string; ratePerMinute?: number | null }): Promise<number>;
     /** Grants a role one of the capabilities publish, consume, monitor, admin */
     grantTo(args: { role: string; capability: string }): Promise<void>;
     /** The last position of the feed; 0 when it is empty */
@@ -1100,6 +1174,8 @@ export interface Functions {
     listMessages(args?: { tenant?: string | null; status?: string | null; topic?: string | null; aggregateType?: string | null; aggregateId?: string | null; severity?: string | null; max?: number | null; before?: number | bigint | null; skip?: number | null }): Promise<MessagesRow[]>;
     /** Rotates, reclaims and trims now whatever the settings allow, and says what it did. The dispatcher does this by itself */
     maintain(): Promise<MaintainRow[]>;
+    /** What came of send_test() or resend(): waiting, completed or failed */
+    manualResult(args: { id: number | bigint }): Promise<ManualResultRow[]>;
     /** Figures for a monitoring system. Names ending in _total and _count only grow; labels name subscription, endpoint, state, consumer, ring. _enqueued_total counts what was rolled back as well */
     metrics(): Promise<MetricsRow[]>;
     /** Makes a waiting delivery a dead letter, and returns that one's id. OB001 no such delivery, OB002 it has ended, OB003 a worker has it */
@@ -1114,12 +1190,16 @@ export interface Functions {
     read(args: { afterPosition: number | bigint; maxMessages?: number | null; topics?: readonly string[] | null; filter?: any; epoch?: number | null }): Promise<FeedMessageRow[]>;
     /** Gives deliveries of a lease (null: all) back unharmed: due as before, the try does not count. Returns the ids */
     release(args: { lease: number | bigint; deliveryIds?: readonly (number | bigint)[] | null }): Promise<number[]>;
+    /** Asks the receiver whether it wants our messages, by the CloudEvents webhook handshake; until it does, deliveries wait */
+    requestConsent(args: { endpoint: string }): Promise<number>;
     /** Makes the delivery of a dead letter due now, with all its tries; the receiver sees the same webhook id. Returns the delivery's id. OB004: requeued already, or the message is gone */
     requeue(args: { id: number | bigint; by: string; note?: string | null }): Promise<number>;
     /** Requeues up to max open dead letters, oldest first: of a subscription, reason, topic, time. dry_run only counts. Returns how many */
     requeueAll(args: { by: string; subscription?: string | null; reason?: string | null; topic?: string | null; deadAfter?: Date | string | null; deadBefore?: Date | string | null; note?: string | null; max?: number | null; dryRun?: boolean | null }): Promise<number>;
     /** Changes when a waiting delivery is tried, its priority and its end. OB001 no such delivery, OB002 it has ended, OB003 a worker has it */
     reschedule(args: { deliveryId: number | bigint; dueAt: Date | string; by: string; priority?: number | null; expiresAt?: Date | string | null }): Promise<void>;
+    /** Sends one message once more to one subscription, whatever became of it: one try outside its budget, under the same webhook id; manual_result() shows what came of it */
+    resend(args: { messageId: number | bigint; subscription: string }): Promise<number>;
     /** Marks an open dead letter as dealt with in another way; OB004: it is not open */
     resolve(args: { id: number | bigint; by: string; note?: string | null }): Promise<void>;
     /** Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001 there is none, OB002 it was completed, OB003 a worker has it */
@@ -1128,8 +1208,14 @@ export interface Functions {
     rotate(args?: { ring?: string | null }): Promise<string>;
     /** Gives an endpoint a new secret, shown here alone; the old one signs beside it until the overlap has passed */
     rotateSecret(args: { name: string; secret?: string | null; overlap?: Interval | null }): Promise<RotateSecretRow>;
+    /** Sends a test message (topic outbox.test), signed as any other, to an endpoint when the transaction commits; manual_result() shows what came of it */
+    sendTest(args: { endpoint: string; payload?: any }): Promise<number>;
     /** Sets tenant, publisher and metadata of the messages that this transaction enqueues from now on; arguments of enqueue win */
     setContext(args?: { correlationId?: string | null; causationId?: string | null; userId?: string | null; traceparent?: string | null; tracestate?: string | null; tenant?: string | null; publisher?: string | null; metadata?: any }): Promise<void>;
+    /** Chooses one of the operator's proxies for an endpoint; null: the default one, if there is one */
+    setEndpointProxy(args: { endpoint: string; proxy: string }): Promise<number>;
+    /** Lists or changes a proxy; url null: no proxy. In no capability: for the owner of the extension and superusers alone */
+    setProxy(args: { name: string; url: string; resolvesNames?: boolean | null; isDefault?: boolean | null }): Promise<number>;
     /** Where the outbox of this database stands. worker: not preloaded, none, starting, running, push off, copied, failing */
     stats(): Promise<StatsRow>;
     /** Sends the messages of these topics (* one word, # any number) to an endpoint, or without one lets workers claim them; from the position of the message on whose id is returned */
