@@ -620,6 +620,10 @@ begin
             last_status = null, last_error_class = class, last_error = error, updated_at = now
         from judged j
         where d.id = j.id
+    ), freed as (
+        -- an earlier one of its key may have been requeued meanwhile
+        insert into outbox._freed (subscription_id, key)
+        select j.subscription_id, j.key from judged j where j.key is not null and j.verdict is null
     )
     select array_agg(j.id order by j.position),
         array_agg(j.id) filter (where j.verdict is not null and not j.called_off),
@@ -749,6 +753,9 @@ begin
             r.last_attempt_at, clock_timestamp(), r.id, 0, r.subscription_id, 0, 'returned',
             (select l.worker from outbox.lease l where l.id = token)
         from returned r
+    ), freed as (
+        insert into outbox._freed (subscription_id, key)
+        select r.subscription_id, r.key from returned r where r.key is not null
     )
     select array_agg(r.id order by r.position) into done from returned r;
     perform outbox._after(token, null, null);
@@ -856,6 +863,10 @@ as $$
 declare
     promoted bigint := 0;
     places tid[];
+    subscriptions int[];
+    keys text[];
+    late record;
+    others bigint[];
 begin
     -- The table is as large as what was freed since the last pass.
     places := array(select f.ctid from outbox._freed f limit max);
@@ -864,9 +875,36 @@ begin
     end if;
     with freed as (
         delete from outbox._freed f where f.ctid = any (places) returning f.subscription_id, f.key
-    ), next as (
+    )
+    select array_agg(f.subscription_id), array_agg(f.key) into subscriptions, keys
+    from (select distinct f.subscription_id, f.key from freed f) f;
+    -- A requeued one comes before those that have gone on without it, unless a worker has one of them. Those that a claim
+    -- has locked are left alone: when it ends, the key is looked at again.
+    for late in
+        select n.id, u.subscription_id, u.key
+        from unnest(subscriptions, keys) u(subscription_id, key)
+        cross join lateral (
+            select d.id, d.blocked from outbox.delivery d
+            where d.subscription_id = u.subscription_id and d.key = u.key
+            order by d.position
+            limit 1
+        ) n
+        where n.blocked and exists (
+            select from outbox.delivery o
+            where o.subscription_id = u.subscription_id and o.key = u.key and not o.blocked
+        )
+    loop
+        others := array(
+            select o.id from outbox.delivery o
+            where o.subscription_id = late.subscription_id and o.key = late.key and not o.blocked
+                and o.state <> 'processing'
+            for update skip locked
+        );
+        update outbox.delivery d set blocked = true, updated_at = clock_timestamp() where d.id = any (others);
+    end loop;
+    with next as (
         select n.id
-        from (select distinct f.subscription_id, f.key from freed f) f
+        from unnest(subscriptions, keys) f(subscription_id, key)
         join outbox.subscription s on s.id = f.subscription_id
         cross join lateral (
             select d.id, d.blocked from outbox.delivery d
@@ -875,7 +913,7 @@ begin
             limit 1
         ) n
         where n.blocked
-            -- one at a time: a requeued or a retried one may be under way
+            -- one at a time
             and not exists (
                 select from outbox.delivery o
                 where o.subscription_id = f.subscription_id and o.key = f.key and not o.blocked

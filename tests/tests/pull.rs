@@ -247,6 +247,18 @@ async fn claiming_one_delivery_says_what_stands_in_its_way() {
     let batch = claimed(&db, "w", 1, "60 s").await;
     complete(&db, batch.lease).await;
     assert_eq!(code(&db, batch.ids[0]).await, "OB002");
+    enqueue(&db, 1).await;
+    settle(&db).await;
+    let left: i64 = one(&db, "select max(id) from outbox.delivery").await;
+    db.batch_execute("select outbox.unsubscribe('jobs')").await.unwrap();
+    assert_eq!(code(&db, left).await, "OB007");
+    db.batch_execute(
+        "select outbox.create_endpoint('e', 'https://example.com'); select outbox.subscribe('pushed', '{x}', 'e');
+        select outbox.subscribe('jobs', '{job.#}')",
+    )
+    .await
+    .unwrap();
+    assert_eq!(refused(&db, "select * from outbox.claim('pushed', 'w')").await.code().code(), "OB004");
     assert_eq!(refused(&db, "select * from outbox.claim('nobody', 'w')").await.code().code(), "OB001");
     assert_eq!(refused(&db, "select * from outbox.claim('jobs', '')").await.code().code(), "22023");
     assert_eq!(refused(&db, "select * from outbox.claim('jobs', 'w', 0)").await.code().code(), "22023");
