@@ -1,6 +1,7 @@
 //! What the SQL of pull workers needs from the library.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use outbox_core::schedule::{self, Schedule};
@@ -88,5 +89,46 @@ pg_function! {
         // SAFETY: connected above.
         unsafe { pg_sys::SPI_finish() };
         record(args, &[ready.into_datum()])
+    }
+}
+
+/// What `_pick` remembers of a subscription: priorities, from where on to look in each, and until when that holds.
+struct Marks {
+    levels: Vec<i32>,
+    since: Vec<i64>,
+    until: Instant,
+}
+
+thread_local! {
+    static MARKS: RefCell<HashMap<i32, Marks>> = RefCell::new(HashMap::new());
+}
+
+pg_function! {
+    /// outbox._marks(subscription_id int, out levels int[], out since bigint[]): null when nothing is remembered.
+    fn outbox_marks(args) {
+        let subscription: i32 = args.get(0).unwrap_or_default();
+        MARKS.with_borrow(|all| match all.get(&subscription).filter(|marks| marks.until > Instant::now()) {
+            Some(marks) => record(args, &[marks.levels.clone().into_datum(), marks.since.clone().into_datum()]),
+            None => record(args, &[None, None]),
+        })
+    }
+}
+
+pg_function! {
+    /// outbox._set_marks(subscription_id int, levels int[], since bigint[], seconds double precision) returns void:
+    /// seconds below 0: until when stays.
+    fn outbox_set_marks(args) {
+        let subscription: i32 = args.get(0).unwrap_or_default();
+        let levels: Vec<i32> = args.get(1).unwrap_or_default();
+        let since: Vec<i64> = args.get(2).unwrap_or_default();
+        let seconds: f64 = args.get(3).unwrap_or_default();
+        MARKS.with_borrow_mut(|all| {
+            let until = match all.get(&subscription) {
+                Some(marks) if seconds < 0.0 => marks.until,
+                _ => Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 60.0)),
+            };
+            all.insert(subscription, Marks { levels, since, until });
+        });
+        Ok(None)
     }
 }

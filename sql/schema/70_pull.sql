@@ -236,7 +236,22 @@ end
 $$;
 
 -- API: private
+-- What this session knows about the front of a subscription's index; see _pick.
+create function outbox._marks(subscription_id int, out levels int[], out since bigint[]) language c volatile strict
+as 'MODULE_PATHNAME', 'outbox_marks';
+-- API: private
+-- since: microseconds, see _time. seconds: for how long; 0 forgets, below 0 changes nothing of that.
+create function outbox._set_marks(subscription_id int, levels int[], since bigint[], seconds double precision)
+returns void language c volatile strict
+as 'MODULE_PATHNAME', 'outbox_set_marks';
+
+-- API: private
 -- Up to `wanted` deliveries that are due, locked.
+--
+-- Priorities one by one, highest first: within one, the front of the index is what is due, and what is not yet due ends the
+-- walk. A snapshot that somebody holds keeps the entries of what was worked off, and they are at the front, too. Where
+-- walking over them has become slow, the session remembers for a second which priorities there are and from where on to
+-- look in each; what has been given back or gets a new priority is then found a second later.
 create function outbox._pick(subscription_id int, wanted int) returns bigint[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -251,30 +266,64 @@ declare
     level int := 32768;
     ids bigint[] := '{}';
     found_ids bigint[];
+    last_due timestamptz;
     now timestamptz := clock_timestamp();
+    marks record;
+    known int := 0;
+    levels int[] := '{}';
+    since bigint[] := '{}';
+    complete boolean := false;
+    since_then timestamptz := '-infinity';
 begin
-    -- Priorities one by one, highest first: within one, the front of the index is what is due, and what is not yet due ends
-    -- the walk.
+    marks := outbox._marks(subscription_id);
     loop
-        select d.priority into level
-        from outbox.delivery d
-        where d.subscription_id = _pick.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
-            and d.priority < level
-        order by d.priority desc
-        limit 1;
-        exit when not found;
-        found_ids := array(
-            select d.id from outbox.delivery d
+        if marks.levels is not null then
+            known := known + 1;
+            exit when known > cardinality(marks.levels);
+            level := marks.levels[known];
+            if level = 99999 then
+                -- there are more, and now they are needed
+                perform outbox._set_marks(subscription_id, marks.levels, marks.since, 0);
+                return ids;
+            end if;
+            since_then := outbox._time(marks.since[known]);
+        else
+            select d.priority into level
+            from outbox.delivery d
             where d.subscription_id = _pick.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
-                and d.priority = level and d.due_at <= now and (d.expires_at is null or d.expires_at > now)
+                and d.priority < level
+            order by d.priority desc
+            limit 1;
+            complete := not found;
+            exit when complete;
+        end if;
+        select array_agg(p.id), max(p.due_at) into found_ids, last_due
+        from (
+            select d.id, d.due_at from outbox.delivery d
+            where d.subscription_id = _pick.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
+                and d.priority = level and d.due_at <= now and d.due_at >= since_then
+                and (d.expires_at is null or d.expires_at > now)
                 and not exists (select from outbox.cancelled c where c.message_id = d.message_id)
             order by d.due_at, d.position
             limit wanted - cardinality(ids)
             for update of d skip locked
-        );
-        ids := ids || found_ids;
+        ) p;
+        ids := ids || coalesce(found_ids, '{}');
+        levels := levels || level;
+        -- rows become visible a little after they became due
+        since := since || (extract(epoch from greatest(since_then, coalesce(last_due, now - interval '1 s'))
+            - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint;
         exit when cardinality(ids) >= wanted;
     end loop;
+    if marks.levels is not null then
+        -- those that were not looked at stay
+        perform outbox._set_marks(subscription_id, marks.levels,
+            since || marks.since[cardinality(since) + 1 : cardinality(marks.since)], -1);
+    elsif cardinality(levels) > 0
+        and clock_timestamp() - now > interval '2 ms' + cardinality(ids) * interval '0.05 ms' then
+        perform outbox._set_marks(subscription_id, case when complete then levels else levels || 99999 end,
+            case when complete then since else since || 0::bigint end, 1);
+    end if;
     return ids;
 end
 $$;

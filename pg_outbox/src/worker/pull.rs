@@ -8,7 +8,7 @@
 //!   lags, as a slow push subscription does, and re-reads the feed when workers have made room.
 //! * What is expired or cancelled when it is its turn is recorded as that, with the same checkpoint.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::{
@@ -80,6 +80,8 @@ pub struct Window {
     notify: Plan,
     /// Subscriptions whose workers are to be notified of the rows that are being recorded.
     tell: Vec<i32>,
+    /// No row waits for its first try below these positions.
+    lowest: HashMap<i32, i64>,
     counted: Option<Instant>,
     passed: Option<Instant>,
     /// The last pass saw leases, or left something undone.
@@ -114,20 +116,24 @@ impl Window {
                 &[INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, INT2ARRAYOID, TEXTARRAYOID],
             ),
             // From the newest end: what is behind it has been tried, or is about to be. The limit bounds what many rows that
-            // wait for a retry can cost.
+            // wait for a retry can cost, the lowest position what the entries of rows that are gone can cost while somebody
+            // holds a snapshot.
             count: Plan::new(
-                "select count(*) filter (where l.state <> 'failed' and l.due_at <= $3) from (
-                    select d.state, d.due_at from outbox.delivery d
-                    where d.subscription_id = $1
+                "select count(*) filter (where l.state <> 'failed' and l.due_at <= $3),
+                    min(l.position) filter (where l.state = 'pending')
+                from (
+                    select d.state, d.due_at, d.position from outbox.delivery d
+                    where d.subscription_id = $1 and d.position >= $4
                     order by d.position desc
                     limit $2
                 ) l",
-                &[INT4OID, INT8OID, TIMESTAMPTZOID],
+                &[INT4OID, INT8OID, TIMESTAMPTZOID, INT8OID],
             ),
             pass: Plan::new("select p.more, p.soon, p.free from outbox._pass($1, $2) p", &[INT4OID, INT8ARRAYOID]),
             notify: Plan::new("select outbox._notify_workers($1)", &[INT4ARRAYOID]),
             tell: Vec::new(),
             load_cancelled: Plan::new("select c.message_id from outbox.cancelled c", &[]),
+            lowest: HashMap::new(),
             counted: None,
             passed: None,
             soon: true,
@@ -281,7 +287,8 @@ impl Window {
     /// Counts the rows of all pull subscriptions. Inside a transaction.
     pub fn count_all(&mut self, config: &mut Config) {
         for (id, subscription) in config.subscriptions.iter_mut().filter(|(_, s)| s.pull) {
-            let rows = self.count.execute(&[arg(*id), arg(2 * WINDOW as i64), arg(now())]).first(|row| row.int(0));
+            let args = [arg(*id), arg(2 * WINDOW as i64), arg(now()), arg(0i64)];
+            let rows = self.count.execute(&args).first(|row| row.int(0));
             subscription.handed = usize::try_from(rows.unwrap_or(0)).unwrap_or(0);
         }
     }
@@ -295,12 +302,15 @@ impl Window {
         let since = self.counted.map_or(Duration::MAX, |at| at.elapsed());
         // What is not recorded yet cannot be counted: it will be within milliseconds.
         if since >= RECOUNT && self.rows.is_empty() {
-            let count = &mut self.count;
+            let (count, lowest) = (&mut self.count, &mut self.lowest);
             txn::run(|| {
                 for (id, subscription) in config.subscriptions.iter_mut().filter(|(_, s)| full(s)) {
-                    let args = [arg(*id), arg(2 * WINDOW as i64), arg(now())];
-                    let rows = count.execute(&args).first(|row| row.int(0)).unwrap_or(0);
+                    let from = lowest.get(id).copied().unwrap_or(0);
+                    let args = [arg(*id), arg(2 * WINDOW as i64), arg(now()), arg(from)];
+                    let found = count.execute(&args).first(|row| (row.int(0), row.get::<i64>(1)));
+                    let (rows, first) = found.unwrap_or_default();
                     subscription.handed = usize::try_from(rows).unwrap_or(0);
+                    lowest.insert(*id, first.or(subscription.progress.lag()).unwrap_or(from));
                 }
                 Ok(())
             })?;
