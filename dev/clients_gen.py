@@ -217,8 +217,8 @@ def rust(model):
 
 def python(model):
     head = ['"""A method for each public function of the schema. Made by dev/clients_gen.py from the catalogue: do not edit."""',
-            "", "from __future__ import annotations", "", "from dataclasses import dataclass", "from datetime import datetime, timedelta",
-            "from typing import Any, Mapping, Sequence", "", "from ._rows import Call, Shape", ""]
+            "", "from __future__ import annotations", "", "from collections.abc import Mapping, Sequence", "from dataclasses import dataclass",
+            "from datetime import datetime, timedelta", "from typing import Any", "", "from ._rows import Call, Shape", ""]
     rows, sync, asyn = {}, [], []
 
     def row_class(name, doc, columns):
@@ -231,8 +231,7 @@ def python(model):
         cols = {c["name"]: c["type"] for c in columns or [] if py_type(c["type"]) in ("datetime", "timedelta", "bytes")}
         spec = f'Shape("{kind}", {row or "None"}, {cols!r})'.replace("'", '"')
         payload = "{%s}" % ", ".join(f'"{k}": {v}' for k, v in args)
-        target = f'"{name}"' if not table else f'"{name}", limit=limit'
-        call = f"Call({target}, {payload}, {spec}, table={table})"
+        call = f'Call("{name}", dict(filter or {{}}), {spec}, table=True, limit=limit)' if table else f'Call("{name}", {payload}, {spec})'
         for out, prefix, run in ((sync, "", "self._run"), (asyn, "async ", "await self._arun")):
             out.append(f"    {prefix}def {params[0]}({', '.join(['self', *params[1]])}) -> {ret}:")
             out.append(wrapped(f'"""{doc}"""' if len(doc) < 100 else f'"""{doc}', "        ", 112).replace("\\", "\\\\"))
@@ -266,8 +265,6 @@ def python(model):
         row_class(row, f"A row of outbox.{t['name']}.", t["columns"])
         emit(t["name"], f"Rows of outbox.{t['name']} whose columns equal those of filter.",
              (TABLES[t["name"]], ["filter: Mapping[str, Any] | None = None", "limit: int = 1000"]), [], f"list[{row}]", "rows", row, t["columns"], True)
-    sync = [line.replace(", {}, Shape", ", dict(filter or {}), Shape") if "limit=limit" in line else line for line in sync]
-    asyn = [line.replace(", {}, Shape", ", dict(filter or {}), Shape") if "limit=limit" in line else line for line in asyn]
     both = [
         "", "class AdminMethods:", '    """Blocking calls."""', "", "    def _run(self, call: Call) -> Any:", "        raise NotImplementedError", "",
         *sync, "", "class AsyncAdminMethods:", '    """The same, to be awaited."""', "", "    async def _arun(self, call: Call) -> Any:",

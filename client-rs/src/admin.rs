@@ -13,6 +13,70 @@ use crate::call;
 use crate::error::Result;
 use crate::outbox::Outbox;
 
+/// A row of type `outbox.archive_entry`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ArchiveEntry {
+    /// Column `id`.
+    pub id: Option<i64>,
+    /// Column `webhook_id`.
+    pub webhook_id: Option<String>,
+    /// Column `tenant`.
+    pub tenant: Option<String>,
+    /// Column `topic`.
+    pub topic: Option<String>,
+    /// Column `key`.
+    pub key: Option<String>,
+    /// Column `aggregate_type`.
+    pub aggregate_type: Option<String>,
+    /// Column `aggregate_id`.
+    pub aggregate_id: Option<String>,
+    /// Column `publisher`.
+    pub publisher: Option<String>,
+    /// Column `severity`.
+    pub severity: Option<String>,
+    /// Column `headers`.
+    pub headers: Option<Value>,
+    /// Column `metadata`.
+    pub metadata: Option<Value>,
+    /// Column `payload`.
+    pub payload: Option<Value>,
+    /// Column `status`.
+    pub status: Option<String>,
+    /// Column `integrations_total`.
+    pub integrations_total: Option<i32>,
+    /// Column `integrations_matched`.
+    pub integrations_matched: Option<i32>,
+    /// Column `integrations_succeeded`.
+    pub integrations_succeeded: Option<i32>,
+    /// Column `integrations_failed`.
+    pub integrations_failed: Option<i32>,
+    /// Column `send_results`.
+    pub send_results: Option<Value>,
+    /// Column `last_error`.
+    pub last_error: Option<String>,
+    /// Column `retry_count`.
+    pub retry_count: Option<i32>,
+    /// Column `created_at`.
+    pub created_at: Option<DateTime<Utc>>,
+    /// Column `processed_at`.
+    pub processed_at: Option<DateTime<Utc>>,
+}
+
+/// A row of `outbox.archive_stats()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ArchiveStatsRow {
+    /// Column `completed`.
+    pub completed: Option<i64>,
+    /// Column `failed`.
+    pub failed: Option<i64>,
+    /// Column `skipped`.
+    pub skipped: Option<i64>,
+    /// Column `total`.
+    pub total: Option<i64>,
+}
+
 /// A row of type `outbox.claimed`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -71,6 +135,16 @@ pub struct Claimed {
     pub last_attempt_at: Option<DateTime<Utc>>,
     /// Column `last_error`.
     pub last_error: Option<String>,
+}
+
+/// A row of `outbox.count_by_status()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct CountByStatusRow {
+    /// Column `status`.
+    pub status: Option<String>,
+    /// Column `deliveries`.
+    pub deliveries: Option<i64>,
 }
 
 /// A row of `outbox.create_endpoint()`.
@@ -195,6 +269,22 @@ pub struct DeadLetters {
     pub resolution_note: Option<String>,
 }
 
+/// A row of `outbox.describe_schedule()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct DescribeScheduleRow {
+    /// Column `attempt`.
+    pub attempt: Option<i32>,
+    /// Column `wait`.
+    pub wait: Option<f64>,
+    /// Column `planned`.
+    pub planned: Option<f64>,
+    /// Column `earliest`.
+    pub earliest: Option<f64>,
+    /// Column `latest`.
+    pub latest: Option<f64>,
+}
+
 /// A row of `outbox.dlq_stats()`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -215,6 +305,70 @@ pub struct DlqStatsRow {
     pub per_subscription: Option<Value>,
     /// Column `last_updated`.
     pub last_updated: Option<DateTime<Utc>>,
+}
+
+/// A row of type `outbox.messages`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Messages {
+    /// Column `id`.
+    pub id: Option<i64>,
+    /// Column `webhook_id`.
+    pub webhook_id: Option<String>,
+    /// Column `status`.
+    pub status: Option<String>,
+    /// Column `topic`.
+    pub topic: Option<String>,
+    /// Column `key`.
+    pub key: Option<String>,
+    /// Column `tenant`.
+    pub tenant: Option<String>,
+    /// Column `aggregate_type`.
+    pub aggregate_type: Option<String>,
+    /// Column `aggregate_id`.
+    pub aggregate_id: Option<String>,
+    /// Column `publisher`.
+    pub publisher: Option<String>,
+    /// Column `priority`.
+    pub priority: Option<i32>,
+    /// Column `enqueued_at`.
+    pub enqueued_at: Option<DateTime<Utc>>,
+    /// Column `occurred_at`.
+    pub occurred_at: Option<DateTime<Utc>>,
+    /// Column `deliver_at`.
+    pub deliver_at: Option<DateTime<Utc>>,
+    /// Column `expires_at`.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Column `max_attempts`.
+    pub max_attempts: Option<i32>,
+    /// Column `idempotency_key`.
+    pub idempotency_key: Option<String>,
+    /// Column `content_type`.
+    pub content_type: Option<String>,
+    /// Column `headers`.
+    pub headers: Option<Value>,
+    /// Column `metadata`.
+    pub metadata: Option<Value>,
+    /// Column `correlation_id`.
+    pub correlation_id: Option<String>,
+    /// Column `causation_id`.
+    pub causation_id: Option<String>,
+    /// Column `user_id`.
+    pub user_id: Option<String>,
+    /// Column `traceparent`.
+    pub traceparent: Option<String>,
+    /// Column `tracestate`.
+    pub tracestate: Option<String>,
+    /// Column `schema_version`.
+    pub schema_version: Option<String>,
+    /// Column `privacy`.
+    pub privacy: Option<Value>,
+    /// Column `severity`.
+    pub severity: Option<String>,
+    /// Column `payload`.
+    pub payload: Option<Value>,
+    /// Column `body`.
+    pub body: Option<String>,
 }
 
 /// A row of `outbox.health()`.
@@ -279,6 +433,50 @@ pub struct MetricsRow {
     pub value: Option<f64>,
 }
 
+/// A row of type `outbox.notification_entry`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct NotificationEntry {
+    /// Column `message_id`.
+    pub message_id: Option<i64>,
+    /// Column `subscription`.
+    pub subscription: Option<String>,
+    /// Column `identifier`.
+    pub identifier: Option<String>,
+    /// Column `topic_code`.
+    pub topic_code: Option<String>,
+    /// Column `subscriber`.
+    pub subscriber: Option<String>,
+    /// Column `subscriber_type`.
+    pub subscriber_type: Option<String>,
+    /// Column `delivery_method`.
+    pub delivery_method: Option<String>,
+    /// Column `status`.
+    pub status: Option<String>,
+    /// Column `skipped_reason`.
+    pub skipped_reason: Option<String>,
+    /// Column `attempt`.
+    pub attempt: Option<i32>,
+    /// Column `error`.
+    pub error: Option<String>,
+    /// Column `sent_at`.
+    pub sent_at: Option<DateTime<Utc>>,
+    /// Column `created_at`.
+    pub created_at: Option<DateTime<Utc>>,
+}
+
+/// A row of `outbox.public_keys()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct PublicKeysRow {
+    /// Column `public_key`.
+    pub public_key: Option<String>,
+    /// Column `created_at`.
+    pub created_at: Option<DateTime<Utc>>,
+    /// Column `expires_at`.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
 /// A row of `outbox.purge()`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -329,6 +527,16 @@ pub struct FeedMessage {
     pub occurred_at: Option<DateTime<Utc>>,
     /// Column `enqueued_at`.
     pub enqueued_at: Option<DateTime<Utc>>,
+}
+
+/// A row of `outbox.rotate_secret()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct RotateSecretRow {
+    /// Column `signing_secret`.
+    pub signing_secret: Option<String>,
+    /// Column `message_id`.
+    pub message_id: Option<i64>,
 }
 
 /// A row of `outbox.stats()`.
@@ -549,6 +757,74 @@ pub struct DeadLettersEntry {
     pub resolution_note: Option<String>,
 }
 
+/// A row of `outbox.deliveries`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct DeliveriesEntry {
+    /// Column `id`.
+    pub id: Option<i64>,
+    /// Column `subscription`.
+    pub subscription: Option<String>,
+    /// Column `endpoint`.
+    pub endpoint: Option<String>,
+    /// Column `message_id`.
+    pub message_id: Option<i64>,
+    /// Column `position`.
+    pub position: Option<i64>,
+    /// Column `pull`.
+    pub pull: Option<bool>,
+    /// Column `status`.
+    pub status: Option<String>,
+    /// Column `attempt`.
+    pub attempt: Option<i32>,
+    /// Column `max_attempts`.
+    pub max_attempts: Option<i32>,
+    /// Column `retry_count`.
+    pub retry_count: Option<i32>,
+    /// Column `can_retry`.
+    pub can_retry: Option<bool>,
+    /// Column `priority`.
+    pub priority: Option<i32>,
+    /// Column `locked_by`.
+    pub locked_by: Option<String>,
+    /// Column `locked_at`.
+    pub locked_at: Option<DateTime<Utc>>,
+    /// Column `lease_expires_at`.
+    pub lease_expires_at: Option<DateTime<Utc>>,
+    /// Column `next_attempt_at`.
+    pub next_attempt_at: Option<DateTime<Utc>>,
+    /// Column `retry_in`.
+    pub retry_in: Option<f64>,
+    /// Column `expires_at`.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Column `expires_in`.
+    pub expires_in: Option<f64>,
+    /// Column `age`.
+    pub age: Option<f64>,
+    /// Column `is_due`.
+    pub is_due: Option<bool>,
+    /// Column `is_expired`.
+    pub is_expired: Option<bool>,
+    /// Column `is_blocked`.
+    pub is_blocked: Option<bool>,
+    /// Column `last_status`.
+    pub last_status: Option<i32>,
+    /// Column `error_class`.
+    pub error_class: Option<String>,
+    /// Column `last_error`.
+    pub last_error: Option<String>,
+    /// Column `created_at`.
+    pub created_at: Option<DateTime<Utc>>,
+    /// Column `updated_at`.
+    pub updated_at: Option<DateTime<Utc>>,
+    /// Column `processed_at`.
+    pub processed_at: Option<DateTime<Utc>>,
+    /// Column `last_attempt_at`.
+    pub last_attempt_at: Option<DateTime<Utc>>,
+    /// Column `completed_at`.
+    pub completed_at: Option<DateTime<Utc>>,
+}
+
 /// A row of `outbox.endpoint`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -561,6 +837,8 @@ pub struct EndpointEntry {
     pub url: Option<String>,
     /// Column `kind`.
     pub kind: Option<String>,
+    /// Column `subscriber_type`.
+    pub subscriber_type: Option<String>,
     /// Column `tenant`.
     pub tenant: Option<String>,
     /// Column `headers`.
@@ -569,14 +847,46 @@ pub struct EndpointEntry {
     pub timeout: Option<f64>,
     /// Column `concurrency`.
     pub concurrency: Option<i32>,
+    /// Column `rate`.
+    pub rate: Option<f64>,
+    /// Column `burst`.
+    pub burst: Option<f64>,
+    /// Column `schedule`.
+    pub schedule: Option<Value>,
+    /// Column `policy`.
+    pub policy: Option<Value>,
+    /// Column `breaker`.
+    pub breaker: Option<Value>,
+    /// Column `protocol`.
+    pub protocol: Option<String>,
+    /// Column `compress`.
+    pub compress: Option<bool>,
+    /// Column `response_id`.
+    pub response_id: Option<String>,
+    /// Column `keep_headers`.
+    pub keep_headers: Option<Vec<String>>,
+    /// Column `disable_after`.
+    pub disable_after: Option<f64>,
+    /// Column `disable_failures`.
+    pub disable_failures: Option<i32>,
+    /// Column `consent`.
+    pub consent: Option<String>,
     /// Column `active`.
     pub active: Option<bool>,
+    /// Column `disabled_mode`.
+    pub disabled_mode: Option<String>,
+    /// Column `disabled_reason`.
+    pub disabled_reason: Option<String>,
+    /// Column `disabled_at`.
+    pub disabled_at: Option<DateTime<Utc>>,
     /// Column `created_at`.
     pub created_at: Option<DateTime<Utc>>,
     /// Column `updated_at`.
     pub updated_at: Option<DateTime<Utc>>,
     /// Column `deleted_at`.
     pub deleted_at: Option<DateTime<Utc>>,
+    /// Column `proxy`.
+    pub proxy: Option<String>,
 }
 
 /// A row of `outbox.publisher`.
@@ -672,6 +982,49 @@ pub struct Adopt {
     pub reason: Option<String>,
 }
 
+/// What `outbox.alter_endpoint()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct AlterEndpoint {
+    /// Argument `url`.
+    pub url: Option<String>,
+    /// Argument `headers`.
+    pub headers: Option<Value>,
+    /// Argument `timeout`.
+    pub timeout: Option<Duration>,
+    /// Argument `concurrency`.
+    pub concurrency: Option<i32>,
+    /// Argument `tenant`.
+    pub tenant: Option<String>,
+    /// Argument `auth`.
+    pub auth: Option<Value>,
+    /// Argument `tls`.
+    pub tls: Option<Value>,
+    /// Argument `rate`.
+    pub rate: Option<f64>,
+    /// Argument `burst`.
+    pub burst: Option<f64>,
+    /// Argument `schedule`.
+    pub schedule: Option<Value>,
+    /// Argument `policy`.
+    pub policy: Option<Value>,
+    /// Argument `breaker`.
+    pub breaker: Option<Value>,
+    /// Argument `protocol`.
+    pub protocol: Option<String>,
+    /// Argument `compress`.
+    pub compress: Option<bool>,
+    /// Argument `response_id`.
+    pub response_id: Option<String>,
+    /// Argument `keep_headers`.
+    pub keep_headers: Option<Vec<String>>,
+    /// Argument `disable_after`.
+    pub disable_after: Option<Duration>,
+    /// Argument `disable_failures`.
+    pub disable_failures: Option<i32>,
+    /// Argument `new_name`.
+    pub new_name: Option<String>,
+}
+
 /// What `outbox.alter_publisher()` takes beside what it requires; `None` is its default.
 #[derive(Clone, Debug, Default)]
 pub struct AlterPublisher {
@@ -696,6 +1049,34 @@ pub struct AlterTopic {
     pub description: Option<String>,
     /// Argument `active`.
     pub active: Option<bool>,
+}
+
+/// What `outbox.archive_list()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct ArchiveList {
+    /// Argument `tenant`.
+    pub tenant: Option<String>,
+    /// Argument `status`.
+    pub status: Option<String>,
+    /// Argument `topic`.
+    pub topic: Option<String>,
+    /// Argument `aggregate_type`.
+    pub aggregate_type: Option<String>,
+    /// Argument `aggregate_id`.
+    pub aggregate_id: Option<String>,
+    /// Argument `endpoint`.
+    pub endpoint: Option<String>,
+    /// Argument `max`.
+    pub max: Option<i32>,
+    /// Argument `before`.
+    pub before: Option<i64>,
+}
+
+/// What `outbox.archive_stats()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct ArchiveStats {
+    /// Argument `tenant`.
+    pub tenant: Option<String>,
 }
 
 /// What `outbox.cancel()` takes beside what it requires; `None` is its default.
@@ -755,6 +1136,26 @@ pub struct Complete {
     pub results: Option<Value>,
 }
 
+/// What `outbox.count_by_status()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct CountByStatus {
+    /// Argument `tenant`.
+    pub tenant: Option<String>,
+}
+
+/// What `outbox.count_messages()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct CountMessages {
+    /// Argument `tenant`.
+    pub tenant: Option<String>,
+    /// Argument `aggregate_type`.
+    pub aggregate_type: Option<String>,
+    /// Argument `aggregate_id`.
+    pub aggregate_id: Option<String>,
+    /// Argument `topic`.
+    pub topic: Option<String>,
+}
+
 /// What `outbox.create_endpoint()` takes beside what it requires; `None` is its default.
 #[derive(Clone, Debug, Default)]
 pub struct CreateEndpoint {
@@ -770,6 +1171,36 @@ pub struct CreateEndpoint {
     pub tenant: Option<String>,
     /// Argument `kind`.
     pub kind: Option<String>,
+    /// Argument `auth`.
+    pub auth: Option<Value>,
+    /// Argument `tls`.
+    pub tls: Option<Value>,
+    /// Argument `signature`.
+    pub signature: Option<String>,
+    /// Argument `rate`.
+    pub rate: Option<f64>,
+    /// Argument `burst`.
+    pub burst: Option<f64>,
+    /// Argument `schedule`.
+    pub schedule: Option<Value>,
+    /// Argument `policy`.
+    pub policy: Option<Value>,
+    /// Argument `breaker`.
+    pub breaker: Option<Value>,
+    /// Argument `protocol`.
+    pub protocol: Option<String>,
+    /// Argument `compress`.
+    pub compress: Option<bool>,
+    /// Argument `response_id`.
+    pub response_id: Option<String>,
+    /// Argument `keep_headers`.
+    pub keep_headers: Option<Vec<String>>,
+    /// Argument `disable_after`.
+    pub disable_after: Option<Duration>,
+    /// Argument `disable_failures`.
+    pub disable_failures: Option<i32>,
+    /// Argument `consent`.
+    pub consent: Option<bool>,
 }
 
 /// What `outbox.create_publisher()` takes beside what it requires; `None` is its default.
@@ -877,6 +1308,15 @@ pub struct DeleteDeadLetter {
     pub note: Option<String>,
 }
 
+/// What `outbox.disable_endpoint()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct DisableEndpoint {
+    /// Argument `reason`.
+    pub reason: Option<String>,
+    /// Argument `mode`.
+    pub mode: Option<String>,
+}
+
 /// What `outbox.extend()` takes beside what it requires; `None` is its default.
 #[derive(Clone, Debug, Default)]
 pub struct Extend {
@@ -891,11 +1331,60 @@ pub struct Fail {
     pub retry_after: Option<Duration>,
 }
 
+/// What `outbox.grant_consent()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct GrantConsent {
+    /// Argument `rate_per_minute`.
+    pub rate_per_minute: Option<i32>,
+}
+
 /// What `outbox.ignore()` takes beside what it requires; `None` is its default.
 #[derive(Clone, Debug, Default)]
 pub struct Ignore {
     /// Argument `note`.
     pub note: Option<String>,
+}
+
+/// What `outbox.list_messages()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct ListMessages {
+    /// Argument `tenant`.
+    pub tenant: Option<String>,
+    /// Argument `status`.
+    pub status: Option<String>,
+    /// Argument `topic`.
+    pub topic: Option<String>,
+    /// Argument `aggregate_type`.
+    pub aggregate_type: Option<String>,
+    /// Argument `aggregate_id`.
+    pub aggregate_id: Option<String>,
+    /// Argument `severity`.
+    pub severity: Option<String>,
+    /// Argument `max`.
+    pub max: Option<i32>,
+    /// Argument `before`.
+    pub before: Option<i64>,
+    /// Argument `skip`.
+    pub skip: Option<i32>,
+}
+
+/// What `outbox.notification_log()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct NotificationLog {
+    /// Argument `message_id`.
+    pub message_id: Option<i64>,
+    /// Argument `tenant`.
+    pub tenant: Option<String>,
+    /// Argument `topic`.
+    pub topic: Option<String>,
+    /// Argument `aggregate_type`.
+    pub aggregate_type: Option<String>,
+    /// Argument `aggregate_id`.
+    pub aggregate_id: Option<String>,
+    /// Argument `max`.
+    pub max: Option<i32>,
+    /// Argument `before`.
+    pub before: Option<i64>,
 }
 
 /// What `outbox.purge()` takes beside what it requires; `None` is its default.
@@ -985,6 +1474,24 @@ pub struct Rotate {
     pub ring: Option<String>,
 }
 
+/// What `outbox.rotate_secret()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct RotateSecret {
+    /// Argument `secret`.
+    pub secret: Option<String>,
+    /// Argument `overlap`.
+    pub overlap: Option<Duration>,
+}
+
+/// What `outbox.set_proxy()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct SetProxy {
+    /// Argument `resolves_names`.
+    pub resolves_names: Option<bool>,
+    /// Argument `is_default`.
+    pub is_default: Option<bool>,
+}
+
 /// What `outbox.subscribe()` takes beside what it requires; `None` is its default.
 #[derive(Clone, Debug, Default)]
 pub struct Subscribe {
@@ -1045,6 +1552,14 @@ impl Outbox {
         call::single(self.call("adopt", json!({"reason": options.reason}), &[]).await?)
     }
 
+    /// Changes what is given and leaves the rest; JSON null, 0 and the empty text take a setting away.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn alter_endpoint(&self, name: &str, options: AlterEndpoint) -> Result<Option<i64>> {
+        call::single(self.call("alter_endpoint", json!({"name": name, "url": options.url, "headers": options.headers, "timeout": options.timeout.map(|d| d.as_secs_f64()), "concurrency": options.concurrency, "tenant": options.tenant, "auth": options.auth, "tls": options.tls, "rate": options.rate, "burst": options.burst, "schedule": options.schedule, "policy": options.policy, "breaker": options.breaker, "protocol": options.protocol, "compress": options.compress, "response_id": options.response_id, "keep_headers": options.keep_headers, "disable_after": options.disable_after.map(|d| d.as_secs_f64()), "disable_failures": options.disable_failures, "new_name": options.new_name}), &[]).await?)
+    }
+
     /// Changes a registered publisher; null leaves a value as it is, an empty template or function takes it away.
     ///
     /// # Errors
@@ -1064,6 +1579,31 @@ impl Outbox {
             json!({"code": code, "name": options.name, "description": options.description, "active": options.active}),
         )
         .await
+    }
+
+    /// What a message came to, with the result of each delivery; OB001: no such message, or it is still open.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn archive_get(&self, message_id: i64) -> Result<ArchiveEntry> {
+        call::single(self.call("archive_get", json!({"message_id": message_id}), &[]).await?)
+    }
+
+    /// What messages came to, newest first, a page at a time: give the last id as before. Each page looks at up to
+    /// 1,000 messages of the tenant, the aggregate or all.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn archive_list(&self, options: ArchiveList) -> Result<Vec<ArchiveEntry>> {
+        call::typed(self.call("archive_list", json!({"tenant": options.tenant, "status": options.status, "topic": options.topic, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "endpoint": options.endpoint, "max": options.max, "before": options.before}), &[]).await?)
+    }
+
+    /// What the last 1,000 messages (of a tenant) came to.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn archive_stats(&self, options: ArchiveStats) -> Result<ArchiveStatsRow> {
+        call::single(self.call("archive_stats", json!({"tenant": options.tenant}), &[]).await?)
     }
 
     /// Ends what of a message is not delivered yet; what a worker or a request has is not tried again if it fails.
@@ -1131,12 +1671,30 @@ impl Outbox {
         )
     }
 
+    /// Deliveries in each state. Over all tenants completed and cancelled are counted since the beginning, from
+    /// counters; for one tenant among what is still stored, through the tenant's index: as long as that tenant has
+    /// messages.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn count_by_status(&self, options: CountByStatus) -> Result<Vec<CountByStatusRow>> {
+        call::typed(self.call("count_by_status", json!({"tenant": options.tenant}), &[]).await?)
+    }
+
+    /// The total for a list_messages() with limit and offset; 10,000 means at least that many.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn count_messages(&self, options: CountMessages) -> Result<Option<i64>> {
+        call::single(self.call("count_messages", json!({"tenant": options.tenant, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "topic": options.topic}), &[]).await?)
+    }
+
     /// Makes an HTTP target. The row that is returned is the only place where the signing secret is shown.
     ///
     /// # Errors
     /// Those of the function.
     pub async fn create_endpoint(&self, name: &str, url: &str, options: CreateEndpoint) -> Result<CreateEndpointRow> {
-        call::single(self.call("create_endpoint", json!({"name": name, "url": url, "secret": options.secret, "headers": options.headers, "timeout": options.timeout.map(|d| d.as_secs_f64()), "concurrency": options.concurrency, "tenant": options.tenant, "kind": options.kind}), &[]).await?)
+        call::single(self.call("create_endpoint", json!({"name": name, "url": url, "secret": options.secret, "headers": options.headers, "timeout": options.timeout.map(|d| d.as_secs_f64()), "concurrency": options.concurrency, "tenant": options.tenant, "kind": options.kind, "auth": options.auth, "tls": options.tls, "signature": options.signature, "rate": options.rate, "burst": options.burst, "schedule": options.schedule, "policy": options.policy, "breaker": options.breaker, "protocol": options.protocol, "compress": options.compress, "response_id": options.response_id, "keep_headers": options.keep_headers, "disable_after": options.disable_after.map(|d| d.as_secs_f64()), "disable_failures": options.disable_failures, "consent": options.consent}), &[]).await?)
     }
 
     /// Registers a producer. topic_template ("{tenant}.{topic}") or topic_function decide the topic of its messages.
@@ -1259,6 +1817,34 @@ impl Outbox {
         self.call_void("delete_dead_letter", json!({"id": id, "by": by, "note": options.note})).await
     }
 
+    /// When the tries of a subscription are made, counted from the first: planned, and with the least and the most
+    /// jitter.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn describe_schedule(&self, subscription: &str) -> Result<Vec<DescribeScheduleRow>> {
+        call::typed(
+            self.call(
+                "describe_schedule",
+                json!({"subscription": subscription}),
+                &["wait", "planned", "earliest", "latest"],
+            )
+            .await?,
+        )
+    }
+
+    /// Sends nothing to an endpoint until enable_endpoint(). hold: deliveries wait; skip: they are recorded as
+    /// skipped.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn disable_endpoint(&self, name: &str, options: DisableEndpoint) -> Result<Option<i64>> {
+        call::single(
+            self.call("disable_endpoint", json!({"name": name, "reason": options.reason, "mode": options.mode}), &[])
+                .await?,
+        )
+    }
+
     /// Dead letters in numbers: ages are those of open ones, in seconds; per_subscription: name to total and
     /// unresolved.
     ///
@@ -1266,6 +1852,31 @@ impl Outbox {
     /// Those of the function.
     pub async fn dlq_stats(&self) -> Result<DlqStatsRow> {
         call::single(self.call("dlq_stats", json!({}), &[]).await?)
+    }
+
+    /// Removes an endpoint that no subscription uses, with its secrets; what waits for a retry there is recorded as
+    /// skipped.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn drop_endpoint(&self, name: &str) -> Result<Option<i64>> {
+        call::single(self.call("drop_endpoint", json!({"name": name}), &[]).await?)
+    }
+
+    /// Takes a proxy that no endpoint has chosen from the list; for the owner alone.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn drop_proxy(&self, name: &str) -> Result<Option<i64>> {
+        call::single(self.call("drop_proxy", json!({"name": name}), &[]).await?)
+    }
+
+    /// Sends again, first what has waited; breaker, pause and count of failures start afresh.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn enable_endpoint(&self, name: &str) -> Result<Option<i64>> {
+        call::single(self.call("enable_endpoint", json!({"name": name}), &[]).await?)
     }
 
     /// Moves the end of a lease to this long from now, but not beyond the subscription's deadline; returns it. OB003:
@@ -1287,6 +1898,25 @@ impl Outbox {
     /// Those of the function.
     pub async fn fail(&self, lease: i64, delivery_ids: &[i64], error: &str, options: Fail) -> Result<Vec<i64>> {
         call::single(self.call("fail", json!({"lease": lease, "delivery_ids": delivery_ids, "error": error, "retry_after": options.retry_after.map(|d| d.as_secs_f64())}), &[]).await?)
+    }
+
+    /// One message with its status; OB001: it does not exist or retention has removed it.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn get_message(&self, message_id: i64) -> Result<Messages> {
+        call::single(self.call("get_message", json!({"message_id": message_id}), &[]).await?)
+    }
+
+    /// Takes consent as given, for receivers that gave it by other means than the handshake.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn grant_consent(&self, endpoint: &str, options: GrantConsent) -> Result<Option<i64>> {
+        call::single(
+            self.call("grant_consent", json!({"endpoint": endpoint, "rate_per_minute": options.rate_per_minute}), &[])
+                .await?,
+        )
     }
 
     /// Grants a role one of the capabilities publish, consume, monitor, admin.
@@ -1338,6 +1968,16 @@ impl Outbox {
         call::single(self.call("is_terminal", json!({"state": state}), &[]).await?)
     }
 
+    /// Messages, newest first, a page at a time: give the last id as before. By tenant and by aggregate through an
+    /// index; by status pending, processing, failed, dead or expired through the deliveries; topic and severity are
+    /// looked for in at most 10,000 messages, completed, cancelled and skipped in at most 1,000, per page.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn list_messages(&self, options: ListMessages) -> Result<Vec<Messages>> {
+        call::typed(self.call("list_messages", json!({"tenant": options.tenant, "status": options.status, "topic": options.topic, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "severity": options.severity, "max": options.max, "before": options.before, "skip": options.skip}), &[]).await?)
+    }
+
     /// Rotates, reclaims and trims now whatever the settings allow, and says what it did. The dispatcher does this by
     /// itself.
     ///
@@ -1367,6 +2007,23 @@ impl Outbox {
         )
     }
 
+    /// What was sent to whom: of one message, or of the latest messages of a tenant, topic or aggregate, a page at a
+    /// time (give the last message id as before).
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn notification_log(&self, options: NotificationLog) -> Result<Vec<NotificationEntry>> {
+        call::typed(self.call("notification_log", json!({"message_id": options.message_id, "tenant": options.tenant, "topic": options.topic, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "max": options.max, "before": options.before}), &[]).await?)
+    }
+
+    /// What receivers verify v1a signatures of this endpoint with, the current key first; nothing for v1.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn public_keys(&self, endpoint: &str) -> Result<Vec<PublicKeysRow>> {
+        call::typed(self.call("public_keys", json!({"endpoint": endpoint}), &[]).await?)
+    }
+
     /// Removes what is older than an interval, by hand: completed (messages, in whole segments), attempts (in whole
     /// segments), dead_letters. Never what is still needed; dry_run says what it would be.
     ///
@@ -1392,6 +2049,15 @@ impl Outbox {
     /// Those of the function.
     pub async fn release(&self, lease: i64, options: Release) -> Result<Vec<i64>> {
         call::single(self.call("release", json!({"lease": lease, "delivery_ids": options.delivery_ids}), &[]).await?)
+    }
+
+    /// Asks the receiver whether it wants our messages, by the CloudEvents webhook handshake; until it does,
+    /// deliveries wait.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn request_consent(&self, endpoint: &str) -> Result<Option<i64>> {
+        call::single(self.call("request_consent", json!({"endpoint": endpoint}), &[]).await?)
     }
 
     /// Makes the delivery of a dead letter due now, with all its tries; the receiver sees the same webhook id.
@@ -1454,6 +2120,38 @@ impl Outbox {
     /// Those of the function.
     pub async fn rotate(&self, options: Rotate) -> Result<Option<String>> {
         call::single(self.call("rotate", json!({"ring": options.ring}), &[]).await?)
+    }
+
+    /// Gives an endpoint a new secret, shown here alone; the old one signs beside it until the overlap has passed.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn rotate_secret(&self, name: &str, options: RotateSecret) -> Result<RotateSecretRow> {
+        call::single(
+            self.call(
+                "rotate_secret",
+                json!({"name": name, "secret": options.secret, "overlap": options.overlap.map(|d| d.as_secs_f64())}),
+                &[],
+            )
+            .await?,
+        )
+    }
+
+    /// Chooses one of the operator's proxies for an endpoint; null: the default one, if there is one.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn set_endpoint_proxy(&self, endpoint: &str, proxy: &str) -> Result<Option<i64>> {
+        call::single(self.call("set_endpoint_proxy", json!({"endpoint": endpoint, "proxy": proxy}), &[]).await?)
+    }
+
+    /// Lists or changes a proxy; url null: no proxy. In no capability: for the owner of the extension and superusers
+    /// alone.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn set_proxy(&self, name: &str, url: &str, options: SetProxy) -> Result<Option<i64>> {
+        call::single(self.call("set_proxy", json!({"name": name, "url": url, "resolves_names": options.resolves_names, "is_default": options.is_default}), &[]).await?)
     }
 
     /// Where the outbox of this database stands. worker: not preloaded, none, starting, running, push off, copied,
@@ -1574,12 +2272,20 @@ impl Outbox {
         call::typed(self.table("dead_letters", filter, limit, &["age"]).await?)
     }
 
+    /// Rows of `outbox.deliveries` whose columns equal those of `filter` (an object; null: all), at most `limit`.
+    ///
+    /// # Errors
+    /// 22023 for an unknown column.
+    pub async fn deliveries(&self, filter: &Value, limit: i64) -> Result<Vec<DeliveriesEntry>> {
+        call::typed(self.table("deliveries", filter, limit, &["retry_in", "expires_in", "age"]).await?)
+    }
+
     /// Rows of `outbox.endpoint` whose columns equal those of `filter` (an object; null: all), at most `limit`.
     ///
     /// # Errors
     /// 22023 for an unknown column.
     pub async fn endpoints(&self, filter: &Value, limit: i64) -> Result<Vec<EndpointEntry>> {
-        call::typed(self.table("endpoint", filter, limit, &["timeout"]).await?)
+        call::typed(self.table("endpoint", filter, limit, &["timeout", "disable_after"]).await?)
     }
 
     /// Rows of `outbox.publisher` whose columns equal those of `filter` (an object; null: all), at most `limit`.

@@ -25,6 +25,7 @@
 //! | [`reader`] | [`Reader`]: the feed in its order, with a durable cursor |
 //! | [`verify`] | [`verify::Verifier`]: signatures of Standard Webhooks, for receivers |
 //! | [`error`] | [`Error`]: seven kinds that say what to do |
+//! | `testing` | for tests of applications: assertions, `drain`, a fake receiver (feature `testing`) |
 
 pub mod admin;
 pub mod call;
@@ -33,12 +34,23 @@ pub mod error;
 pub mod message;
 pub mod outbox;
 pub mod reader;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod verify;
 pub mod worker;
 
+pub use chrono;
 pub use error::{Error, Kind, Result};
 pub use message::{Message, NewMessage};
 pub use outbox::Outbox;
 pub use reader::Reader;
 pub use tokio_postgres::GenericClient;
 pub use worker::Worker;
+
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

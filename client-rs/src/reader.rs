@@ -227,6 +227,14 @@ impl Reader {
     /// # Errors
     /// `non_monotonic_cursor` if another instance was there first; 22023 without a consumer.
     pub async fn advance(&mut self, message: &Message) -> Result<()> {
+        self.advance_to(message.position, &message.webhook_id).await
+    }
+
+    /// The same by the message's position and webhook id.
+    ///
+    /// # Errors
+    /// Those of [`Reader::advance`].
+    pub async fn advance_to(&mut self, position: i64, webhook_id: &str) -> Result<()> {
         let mut backoff = Backoff::default();
         loop {
             let tried = async {
@@ -235,7 +243,7 @@ impl Reader {
                     _ => self.client.insert(self.settings.target.connect().await?),
                 };
                 // Not a compare-and-set: an advance whose answer was lost may be repeated.
-                advance(client, &self.settings, message, None, self.epoch).await
+                advance(client, &self.settings, (position, webhook_id), None, self.epoch).await
             };
             match tried.await {
                 Ok(()) => break,
@@ -246,7 +254,7 @@ impl Reader {
                 Err(error) => return Err(error),
             }
         }
-        self.confirmed = self.confirmed.max(message.position);
+        self.confirmed = self.confirmed.max(position);
         Ok(())
     }
 
@@ -255,7 +263,7 @@ impl Reader {
     /// # Errors
     /// `non_monotonic_cursor` if another instance was there first: roll back.
     pub async fn advance_in(&self, client: &impl GenericClient, message: &Message) -> Result<()> {
-        advance(client, &self.settings, message, Some(self.confirmed), self.epoch).await
+        advance(client, &self.settings, (message.position, &message.webhook_id), Some(self.confirmed), self.epoch).await
     }
 
     /// Says that a transaction that advanced the cursor to this message has committed.
@@ -287,13 +295,13 @@ fn consumer(settings: &ReaderBuilder) -> Result<&str> {
 async fn advance(
     client: &impl GenericClient,
     settings: &ReaderBuilder,
-    message: &Message,
+    (position, webhook_id): (i64, &str),
     expected: Option<i64>,
     epoch: Option<i32>,
 ) -> Result<()> {
     let args = json!({
-        "consumer": consumer(settings)?, "subject": settings.subject, "position": message.position,
-        "delivery_id": message.webhook_id, "expected_position": expected, "epoch": epoch,
+        "consumer": consumer(settings)?, "subject": settings.subject, "position": position,
+        "delivery_id": webhook_id, "expected_position": expected, "epoch": epoch,
     });
     call(client, "cursor_advance", args, &[]).await.map(|_| ())
 }

@@ -1,0 +1,314 @@
+"""Outbox and AsyncOutbox: admin, workers, readers. Thin over the Rust client."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+from . import _core
+from ._generated import AdminMethods, AsyncAdminMethods
+from ._message import Delivery, Message
+from ._rows import Call, Shape, dumps
+
+
+class Retry(Exception):
+    """Raised by a handler: try again, by the schedule or after so many seconds."""
+
+    def __init__(self, error: str = "", after: float | None = None) -> None:
+        super().__init__(error)
+        self.after = after
+
+
+class Dead(Exception):
+    """Raised by a handler: no try will help; to the dead letters."""
+
+
+def _start(begin: Callable[[Future[Any]], _core.Task]) -> Future[Any]:
+    future: Future[Any] = Future()
+    task = begin(future)
+    future.add_done_callback(lambda done: task.abort() if done.cancelled() else None)
+    return future
+
+
+def _wait(begin: Callable[[Future[Any]], _core.Task]) -> Any:
+    future = _start(begin)
+    try:
+        return future.result()
+    except KeyboardInterrupt:
+        future.cancel()
+        raise
+
+
+async def _await(begin: Callable[[Future[Any]], _core.Task]) -> Any:
+    return await asyncio.wrap_future(_start(begin))
+
+
+def _begin(core: _core.Core, call: Call) -> Callable[[Future[Any]], _core.Task]:
+    if call.table:
+        return lambda f: core.table(f, call.name, call.args, call.limit, call.shape.intervals)
+    if call.shape.kind == "void":
+        return lambda f: core.call_void(f, call.name, call.args)
+    return lambda f: core.call(f, call.name, call.args, call.shape.intervals)
+
+
+def _finish(call: Call, answer: str | None) -> Any:
+    return call.shape.read(json.loads(answer) if answer is not None else [])
+
+
+class _Base:
+    def __init__(self, dsn: str = "", *, pool_size: int = 8) -> None:
+        self._core = _core.Core(dsn, pool_size)
+
+    def worker(
+        self,
+        subscription: str,
+        *,
+        name: str | None = None,
+        concurrency: int = 8,
+        batch: int = 0,
+        lease: float = 60.0,
+        poll_interval: float = 1.0,
+        grace: float = 30.0,
+        until_empty: bool = False,
+        on_event: Callable[[str, str], None] | None = None,
+    ) -> Worker:
+        """A worker on a pull subscription; times in seconds. batch 0: as many deliveries per claim as handlers are free."""
+        return Worker(
+            _core.Worker(self._core, subscription, name, concurrency, batch, lease, poll_interval, grace, until_empty, on_event),
+            concurrency,
+        )
+
+    def _reader(
+        self, consumer: str | None, subject: str, topics: Sequence[str] | None, filter: Mapping[str, Any] | None, after: int,
+        batch: int, poll_interval: float,
+    ) -> _core.Reader:
+        return _core.Reader(
+            self._core, consumer, subject, None if topics is None else list(topics),
+            None if filter is None else dumps(filter), after, batch, poll_interval,
+        )
+
+    def drain(self, subscription: str, handler: Callable[[Delivery], Any]) -> dict[str, int]:
+        """Handles what is in a pull subscription now, and returns what was done. For tests: no worker needs to run beside."""
+        return self.worker(subscription, concurrency=1, until_empty=True).run(handler)
+
+
+class Outbox(_Base, AdminMethods):
+    """The outbox of a database, for blocking code. A context manager.
+
+    dsn: what libpq takes; what it leaves out comes from PGHOST, PGUSER and so on.
+    """
+
+    def _run(self, call: Call) -> Any:
+        return _finish(call, _wait(_begin(self._core, call)))
+
+    def call(self, function: str, args: Mapping[str, Any] | None = None) -> list[Any]:
+        """Calls any function of the schema by name; its rows as plain values."""
+        return self._run(Call(function, args or {}, Shape("values", None, {})))  # type: ignore[no-any-return]
+
+    def check(self) -> None:
+        """Connects, and checks that the extension is there in a version that this client knows."""
+        _wait(self._core.check)
+
+    def reader(
+        self, consumer: str | None = None, *, subject: str = "", topics: Sequence[str] | None = None,
+        filter: Mapping[str, Any] | None = None, after: int = 0, batch: int = 100, poll_interval: float = 0.5,
+    ) -> Reader:
+        """A reader of the feed, from the cursor of a consumer; without one nothing is remembered."""
+        return Reader(self._reader(consumer, subject, topics, filter, after, batch, poll_interval))
+
+    def close(self) -> None:
+        """Closes the pool."""
+        self._core.close()
+
+    def __enter__(self) -> Outbox:
+        self.check()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class AsyncOutbox(_Base, AsyncAdminMethods):
+    """The same for asyncio: every method is to be awaited. An async context manager."""
+
+    async def _arun(self, call: Call) -> Any:
+        return _finish(call, await _await(_begin(self._core, call)))
+
+    async def call(self, function: str, args: Mapping[str, Any] | None = None) -> list[Any]:
+        """Calls any function of the schema by name; its rows as plain values."""
+        return await self._arun(Call(function, args or {}, Shape("values", None, {})))  # type: ignore[no-any-return]
+
+    async def check(self) -> None:
+        """Connects, and checks that the extension is there in a version that this client knows."""
+        await _await(self._core.check)
+
+    def reader(
+        self, consumer: str | None = None, *, subject: str = "", topics: Sequence[str] | None = None,
+        filter: Mapping[str, Any] | None = None, after: int = 0, batch: int = 100, poll_interval: float = 0.5,
+    ) -> AsyncReader:
+        """A reader of the feed, from the cursor of a consumer; without one nothing is remembered."""
+        return AsyncReader(self._reader(consumer, subject, topics, filter, after, batch, poll_interval))
+
+    async def close(self) -> None:
+        """Closes the pool."""
+        self._core.close()
+
+    async def __aenter__(self) -> AsyncOutbox:
+        await self.check()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._core.close()
+
+
+def _answer(reply: _core.Reply, run: Callable[[], Any]) -> None:
+    try:
+        result = run()
+        reply.complete(None if result is None else dumps(result))
+    except BaseException as error:
+        _refuse(reply, error)
+        if not isinstance(error, Exception):
+            raise
+
+
+def _refuse(reply: _core.Reply, error: BaseException) -> None:
+    if isinstance(error, Dead):
+        reply.dead(str(error))
+    elif isinstance(error, Retry):
+        reply.fail(str(error), error.after)
+    elif isinstance(error, asyncio.CancelledError):
+        reply.fail("the handler was cancelled")
+    else:
+        reply.fail(f"{type(error).__name__}: {error}")
+
+
+class Worker:
+    """Claims, handles, completes. A handler's return value (None, text or JSON) is the result; an exception is a failure:
+    Retry(error, after) and Dead(reason) say more than others. Restarts of the server are waited out."""
+
+    def __init__(self, core: _core.Worker, concurrency: int) -> None:
+        self._core = core
+        self._concurrency = concurrency
+
+    def stop(self) -> None:
+        """Ends gracefully: what runs is finished, what was not begun is given back. From any thread."""
+        self._core.stop()
+
+    def run(self, handler: Callable[[Delivery], Any]) -> dict[str, int]:
+        """Works until it is stopped, with handlers in threads; returns what was done. Ctrl-C stops it gracefully, and then
+        raises KeyboardInterrupt."""
+        with ThreadPoolExecutor(self._concurrency, thread_name_prefix="outbox-handler") as pool:
+
+            def dispatch(raw: dict[str, Any], reply: _core.Reply) -> None:
+                delivery = Delivery(raw)
+                pool.submit(_answer, reply, lambda: handler(delivery))
+
+            future = _start(lambda f: self._core.run(f, dispatch))
+            try:
+                return future.result()  # type: ignore[no-any-return]
+            except KeyboardInterrupt:
+                self.stop()
+                future.result()
+                raise
+
+    async def arun(self, handler: Callable[[Delivery], Awaitable[Any] | Any]) -> dict[str, int]:
+        """The same with handlers as asyncio tasks. A task whose lease is lost is cancelled; when this call is cancelled, the
+        worker is stopped gracefully first."""
+        loop = asyncio.get_running_loop()
+        running: set[asyncio.Task[None]] = set()
+
+        async def handle(delivery: Delivery, reply: _core.Reply) -> None:
+            try:
+                result = handler(delivery)
+                if inspect.isawaitable(result):
+                    result = await result
+                reply.complete(None if result is None else dumps(result))
+            except BaseException as error:
+                _refuse(reply, error)
+                if not isinstance(error, (Exception, asyncio.CancelledError)):
+                    raise
+
+        def dispatch(raw: dict[str, Any], reply: _core.Reply) -> Callable[[], Any]:
+            held: list[asyncio.Task[None]] = []
+
+            def begin() -> None:
+                task = loop.create_task(handle(Delivery(raw), reply))
+                held.append(task)
+                running.add(task)
+                task.add_done_callback(running.discard)
+
+            def cancel() -> None:
+                loop.call_soon_threadsafe(lambda: [task.cancel() for task in held])
+
+            loop.call_soon_threadsafe(begin)
+            return cancel
+
+        future = asyncio.wrap_future(_start(lambda f: self._core.run(f, dispatch)))
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self.stop()
+            await future
+            raise
+
+
+class Reader:
+    """Iterates over the feed in its order, for ever. The cursor moves when advance says so."""
+
+    def __init__(self, core: _core.Reader) -> None:
+        self._core = core
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[Message]:
+        return self
+
+    def __next__(self) -> Message:
+        with self._lock:
+            return Message(_wait(self._core.next))
+
+    def next_now(self) -> Message | None:
+        """The next message if there is one now."""
+        raw = _wait(self._core.next_now)
+        return None if raw is None else Message(raw)
+
+    def advance(self, message: Message) -> None:
+        """Moves the cursor to a message that has been handled."""
+        _wait(lambda f: self._core.advance(f, message.position, message.webhook_id))
+
+    def record_error(self, error: str) -> None:
+        """Records why a message could not be handled; the cursor stays."""
+        _wait(lambda f: self._core.record_error(f, error))
+
+
+class AsyncReader:
+    """The same for `async for`."""
+
+    def __init__(self, core: _core.Reader) -> None:
+        self._core = core
+
+    def __aiter__(self) -> AsyncIterator[Message]:
+        return self
+
+    async def __anext__(self) -> Message:
+        return Message(await _await(self._core.next))
+
+    async def next_now(self) -> Message | None:
+        """The next message if there is one now."""
+        raw = await _await(self._core.next_now)
+        return None if raw is None else Message(raw)
+
+    async def advance(self, message: Message) -> None:
+        """Moves the cursor to a message that has been handled."""
+        await _await(lambda f: self._core.advance(f, message.position, message.webhook_id))
+
+    async def record_error(self, error: str) -> None:
+        """Records why a message could not be handled; the cursor stays."""
+        await _await(lambda f: self._core.record_error(f, error))

@@ -1,0 +1,184 @@
+"""Messages as they come back."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar, overload
+
+T = TypeVar("T")
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
+
+
+class Message:
+    """A message from a reader."""
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self._raw = raw
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.message_id} {self.topic!r} at {self.position}>"
+
+    def _time(self, name: str) -> dt.datetime | None:
+        micros = self._raw[name]
+        return None if micros is None else _EPOCH + dt.timedelta(microseconds=micros)
+
+    def _object(self, name: str) -> dict[str, Any]:
+        text = self._raw[name]
+        return json.loads(text) if text else {}
+
+    @property
+    def message_id(self) -> int:
+        return int(self._raw["message_id"])
+
+    @property
+    def webhook_id(self) -> str:
+        """What a receiver deduplicates by."""
+        return str(self._raw["webhook_id"])
+
+    @property
+    def position(self) -> int:
+        """Its place in the feed."""
+        return int(self._raw["position"])
+
+    @property
+    def topic(self) -> str:
+        return str(self._raw["topic"])
+
+    @property
+    def key(self) -> str | None:
+        return self._raw["key"]  # type: ignore[no-any-return]
+
+    @property
+    def content_type(self) -> str | None:
+        return self._raw["content_type"]  # type: ignore[no-any-return]
+
+    @property
+    def tenant(self) -> str | None:
+        return self._raw["tenant"]  # type: ignore[no-any-return]
+
+    @property
+    def aggregate_type(self) -> str | None:
+        return self._raw["aggregate_type"]  # type: ignore[no-any-return]
+
+    @property
+    def aggregate_id(self) -> str | None:
+        return self._raw["aggregate_id"]  # type: ignore[no-any-return]
+
+    @property
+    def publisher(self) -> str | None:
+        return self._raw["publisher"]  # type: ignore[no-any-return]
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        return self._object("headers")
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return self._object("metadata")
+
+    @property
+    def enqueued_at(self) -> dt.datetime | None:
+        return self._time("enqueued_at")
+
+    @property
+    def occurred_at(self) -> dt.datetime | None:
+        return self._time("occurred_at")
+
+    @property
+    def payload(self) -> Any:
+        """The JSON payload; None for a message of bytes."""
+        text = self._raw["payload"]
+        return None if text is None else json.loads(text)
+
+    @overload
+    def json(self) -> Any: ...
+    @overload
+    def json(self, into: type[T]) -> T: ...
+    def json(self, into: type[Any] | None = None) -> Any:
+        """The content as JSON; with a class, a dataclass or pydantic model made of it."""
+        from ._errors import InvalidError
+
+        try:
+            value = json.loads(self.bytes())
+            if into is None:
+                return value
+            if hasattr(into, "model_validate"):
+                return into.model_validate(value)
+            return into(**value) if isinstance(value, dict) else into(value)
+        except (TypeError, ValueError) as error:
+            raise InvalidError("malformed payload", code="22023", name="invalid_parameter", detail=str(error)) from error
+
+    def text(self) -> str:
+        """The content as text."""
+        from ._errors import InvalidError
+
+        try:
+            return self.bytes().decode()
+        except UnicodeDecodeError as error:
+            raise InvalidError("the body is not UTF-8", code="22023", name="invalid_parameter") from error
+
+    def bytes(self) -> bytes:
+        """The content as bytes."""
+        text = self._raw["payload"]
+        return text.encode() if text is not None else (self._raw["body"] or b"")
+
+    def base64(self) -> str:
+        """The content in base64."""
+        return base64.b64encode(self.bytes()).decode()
+
+    def get_metadata(self, name: str, default: Any = None) -> Any:
+        """An entry of the metadata."""
+        return self.metadata.get(name, default)
+
+
+class Delivery(Message):
+    """A message that this worker has leased."""
+
+    __slots__ = ()
+
+    @property
+    def lease(self) -> int:
+        return int(self._raw["lease"])
+
+    @property
+    def delivery_id(self) -> int:
+        return int(self._raw["delivery_id"])
+
+    @property
+    def subscription(self) -> str:
+        return str(self._raw["subscription"])
+
+    @property
+    def attempt(self) -> int:
+        """Which try this is, from 1."""
+        return int(self._raw["attempt"])
+
+    @property
+    def max_attempts(self) -> int:
+        return int(self._raw["max_attempts"])
+
+    @property
+    def priority(self) -> int:
+        return int(self._raw["priority"])
+
+    @property
+    def deliver_at(self) -> dt.datetime | None:
+        return self._time("deliver_at")
+
+    @property
+    def expires_at(self) -> dt.datetime | None:
+        return self._time("expires_at")
+
+    @property
+    def last_attempt_at(self) -> dt.datetime | None:
+        return self._time("last_attempt_at")
+
+    @property
+    def last_error(self) -> str | None:
+        """What became of the try before."""
+        return self._raw["last_error"]  # type: ignore[no-any-return]

@@ -1,0 +1,94 @@
+"""What the generated methods are made of."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime as dt
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+
+class Shape:
+    """How the answer of a function is read: its kind, the class of its rows, the columns that JSON cannot say."""
+
+    def __init__(self, kind: str, row: type[Any] | None, columns: Mapping[str, str]) -> None:
+        self.kind = kind
+        self.row = row
+        self.columns = columns
+        self.intervals = [name for name, kind in columns.items() if kind == "interval" and name]
+        self.fields = frozenset(f.name for f in dataclasses.fields(row)) if row is not None else frozenset()
+
+    def read(self, values: list[Any]) -> Any:
+        """The answer as it is typed."""
+        if self.kind == "void":
+            return None
+        if self.row is None:
+            converted = [_convert(value, self.columns.get("")) for value in values]
+            return converted if self.kind == "values" else (converted[0] if converted else None)
+        rows = [self._row(value) for value in values]
+        return rows if self.kind == "rows" else (rows[0] if rows else None)
+
+    def _row(self, value: dict[str, Any]) -> Any:
+        assert self.row is not None
+        # A newer server may have more columns, an older one fewer.
+        known = {name: _convert(value.get(name), self.columns.get(name)) for name in self.fields}
+        return self.row(**known)
+
+
+def _convert(value: Any, kind: str | None) -> Any:
+    if value is None or kind is None:
+        return value
+    if kind == "timestamp with time zone":
+        return None if value in ("infinity", "-infinity") else dt.datetime.fromisoformat(value)
+    if kind == "interval":
+        return dt.timedelta(seconds=float(value))
+    if kind == "bytea":
+        return bytes.fromhex(str(value)[2:])
+    return value
+
+
+class Call:
+    """One call of a function, or one look at a table."""
+
+    def __init__(
+        self, name: str, args: Mapping[str, Any], shape: Shape, *, table: bool = False, limit: int = 0
+    ) -> None:
+        self.name = name
+        self.args = dumps({key: value for key, value in args.items() if value is not None})
+        self.shape = shape
+        self.table = table
+        self.limit = limit
+
+
+def _default(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, (dt.datetime, dt.date, dt.time)):
+        return value.isoformat()
+    if isinstance(value, dt.timedelta):
+        return value.total_seconds()
+    if isinstance(value, (UUID, Decimal)):
+        return str(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return base64.b64encode(bytes(value)).decode()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (set, frozenset)):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} cannot be JSON")
+
+
+def dumps(value: Any) -> str:
+    """JSON of plain values, dataclasses, pydantic models, times, UUIDs and decimals."""
+    from ._errors import InvalidError
+
+    try:
+        return json.dumps(value, default=_default, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        raise InvalidError("the value cannot be JSON", code="22023", name="invalid_parameter", detail=str(error)) from error

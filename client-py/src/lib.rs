@@ -1,0 +1,502 @@
+//! The native core of the Python client: thin over the Rust client.
+//!
+//! Every call takes a `concurrent.futures.Future`, runs on the one runtime and resolves it: blocking code waits on it,
+//! `asyncio.wrap_future` makes it awaitable. The task that is returned ends when the future is cancelled.
+#![allow(missing_docs, reason = "documented in _core.pyi and the Python modules")]
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use pg_outbox::reader::{Reader as RustReader, ReaderBuilder};
+use pg_outbox::testing;
+use pg_outbox::verify::Verifier;
+use pg_outbox::worker::{CancellationToken, Delivery, Event, Failure, Handled, WorkerBuilder};
+use pg_outbox::{Error, Message, Outbox};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+use serde_json::Value;
+use tokio::runtime::Runtime;
+use tokio::sync::{Mutex, oneshot};
+
+fn runtime() -> PyResult<&'static Runtime> {
+    static RUNTIME: OnceLock<Option<Runtime>> = OnceLock::new();
+    RUNTIME
+        .get_or_init(|| {
+            tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .thread_name("pg_outbox")
+                .enable_all()
+                .build()
+                .ok()
+        })
+        .as_ref()
+        .ok_or_else(|| PyRuntimeError::new_err("no runtime"))
+}
+
+/// The exception of an error: `_errors.make` chooses the class.
+fn exception(py: Python<'_>, error: &Error) -> PyErr {
+    let d = error.details();
+    let made = py.import("pg_outbox._errors").and_then(|module| {
+        module.call_method1(
+            "make",
+            (error.kind().as_str(), &d.code, d.name, &d.message, d.detail.as_deref(), d.hint.as_deref()),
+        )
+    });
+    match made {
+        Ok(made) => PyErr::from_value(made),
+        Err(error) => error,
+    }
+}
+
+#[pyclass]
+struct Task {
+    abort: tokio::task::AbortHandle,
+}
+
+#[pymethods]
+impl Task {
+    fn abort(&self) {
+        self.abort.abort();
+    }
+}
+
+/// Runs `work` and resolves the future with what `convert` makes of its result.
+fn submit<T: Send + 'static>(
+    future: Py<PyAny>,
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    convert: impl FnOnce(Python<'_>, T) -> PyResult<Py<PyAny>> + Send + 'static,
+) -> PyResult<Task> {
+    let task = runtime()?.spawn(async move {
+        let result = work.await;
+        Python::attach(|py| {
+            let outcome = match result {
+                Ok(value) => convert(py, value),
+                Err(error) => Err(exception(py, &error)),
+            };
+            // A future that was cancelled in between refuses both, and nobody waits for it.
+            let _ = match outcome {
+                Ok(value) => future.call_method1(py, "set_result", (value,)),
+                Err(error) => future.call_method1(py, "set_exception", (error,)),
+            };
+        });
+    });
+    Ok(Task { abort: task.abort_handle() })
+}
+
+fn none<T>(py: Python<'_>, _: T) -> PyResult<Py<PyAny>> {
+    Ok(py.None())
+}
+
+fn json_text(py: Python<'_>, rows: Vec<Value>) -> PyResult<Py<PyAny>> {
+    Ok(Value::Array(rows).to_string().into_pyobject(py)?.into_any().unbind())
+}
+
+fn message_dict<'py>(py: Python<'py>, message: &Message) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    let json = |value: &Option<Value>| value.as_ref().map(ToString::to_string);
+    let seconds = |at: &pg_outbox_time::Time| at.timestamp_micros();
+    dict.set_item("message_id", message.message_id)?;
+    dict.set_item("webhook_id", &message.webhook_id)?;
+    dict.set_item("position", message.position)?;
+    dict.set_item("topic", &message.topic)?;
+    dict.set_item("key", &message.key)?;
+    dict.set_item("payload", &message.payload)?;
+    dict.set_item("body", message.body.as_ref().map(|body| PyBytes::new(py, body)))?;
+    dict.set_item("content_type", &message.content_type)?;
+    dict.set_item("headers", json(&message.headers))?;
+    dict.set_item("metadata", json(&message.metadata))?;
+    dict.set_item("tenant", &message.tenant)?;
+    dict.set_item("aggregate_type", &message.aggregate_type)?;
+    dict.set_item("aggregate_id", &message.aggregate_id)?;
+    dict.set_item("publisher", &message.publisher)?;
+    dict.set_item("occurred_at", message.occurred_at.as_ref().map(seconds))?;
+    dict.set_item("enqueued_at", seconds(&message.enqueued_at))?;
+    Ok(dict)
+}
+
+/// Times cross as microseconds since 1970.
+mod pg_outbox_time {
+    pub(crate) type Time = pg_outbox::chrono::DateTime<pg_outbox::chrono::Utc>;
+}
+
+fn delivery_dict<'py>(py: Python<'py>, delivery: &Delivery) -> PyResult<Bound<'py, PyDict>> {
+    let dict = message_dict(py, &delivery.message)?;
+    let micros = |at: Option<pg_outbox_time::Time>| at.map(|at| at.timestamp_micros());
+    dict.set_item("lease", delivery.lease)?;
+    dict.set_item("delivery_id", delivery.delivery_id)?;
+    dict.set_item("subscription", &delivery.subscription)?;
+    dict.set_item("attempt", delivery.attempt)?;
+    dict.set_item("max_attempts", delivery.max_attempts)?;
+    dict.set_item("priority", delivery.priority)?;
+    dict.set_item("deliver_at", micros(delivery.deliver_at))?;
+    dict.set_item("expires_at", micros(delivery.expires_at))?;
+    dict.set_item("last_attempt_at", micros(delivery.last_attempt_at))?;
+    dict.set_item("last_error", &delivery.last_error)?;
+    Ok(dict)
+}
+
+#[pyclass]
+struct Core {
+    outbox: Outbox,
+}
+
+#[pymethods]
+impl Core {
+    #[new]
+    fn new(py: Python<'_>, dsn: &str, pool_size: usize) -> PyResult<Core> {
+        let _guard = runtime()?.enter();
+        Ok(Core { outbox: Outbox::lazy(dsn, pool_size).map_err(|e| exception(py, &e))? })
+    }
+
+    fn check(&self, future: Py<PyAny>) -> PyResult<Task> {
+        let outbox = self.outbox.clone();
+        submit(future, async move { outbox.check().await }, none)
+    }
+
+    fn call(&self, future: Py<PyAny>, function: String, args: String, intervals: Vec<String>) -> PyResult<Task> {
+        let outbox = self.outbox.clone();
+        let work = async move {
+            let args: Value = serde_json::from_str(&args)?;
+            let intervals: Vec<&str> = intervals.iter().map(String::as_str).collect();
+            outbox.call(&function, args, &intervals).await
+        };
+        submit(future, work, json_text)
+    }
+
+    fn call_void(&self, future: Py<PyAny>, function: String, args: String) -> PyResult<Task> {
+        let outbox = self.outbox.clone();
+        let work = async move { outbox.call_void(&function, serde_json::from_str::<Value>(&args)?).await };
+        submit(future, work, none)
+    }
+
+    fn table(
+        &self,
+        future: Py<PyAny>,
+        name: String,
+        filter: String,
+        limit: i64,
+        intervals: Vec<String>,
+    ) -> PyResult<Task> {
+        let outbox = self.outbox.clone();
+        let work = async move {
+            let filter: Value = serde_json::from_str(&filter)?;
+            let intervals: Vec<&str> = intervals.iter().map(String::as_str).collect();
+            outbox.table(&name, filter, limit, &intervals).await
+        };
+        submit(future, work, json_text)
+    }
+
+    fn close(&self) {
+        self.outbox.close();
+    }
+}
+
+/// How Python answers for one delivery.
+#[pyclass]
+struct Reply {
+    answer: std::sync::Mutex<Option<oneshot::Sender<Handled>>>,
+}
+
+impl Reply {
+    fn send(&self, handled: Handled) {
+        if let Some(answer) = self.answer.lock().ok().and_then(|mut answer| answer.take()) {
+            let _ = answer.send(handled);
+        }
+    }
+}
+
+#[pymethods]
+impl Reply {
+    #[pyo3(signature = (result=None))]
+    fn complete(&self, result: Option<&str>) {
+        self.send(match result.map(serde_json::from_str).transpose() {
+            Ok(result) => Ok(result),
+            Err(error) => Err(Failure::retry(format!("the handler's result is not JSON: {error}"))),
+        });
+    }
+
+    #[pyo3(signature = (error, after=None))]
+    fn fail(&self, error: String, after: Option<f64>) {
+        let after = after.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
+        self.send(Err(Failure::Retry { error, after }));
+    }
+
+    fn dead(&self, reason: String) {
+        self.send(Err(Failure::Dead { reason }));
+    }
+}
+
+#[pyclass]
+struct Worker {
+    builder: WorkerBuilder,
+    stop: CancellationToken,
+}
+
+#[pymethods]
+impl Worker {
+    #[new]
+    #[allow(clippy::too_many_arguments, reason = "keyword arguments of Python")]
+    fn new(
+        core: &Core,
+        subscription: String,
+        name: Option<String>,
+        concurrency: usize,
+        batch: usize,
+        lease: f64,
+        poll_interval: f64,
+        grace: f64,
+        until_empty: bool,
+        on_event: Option<Py<PyAny>>,
+    ) -> Worker {
+        let seconds = |s: f64| Duration::try_from_secs_f64(s).unwrap_or_default();
+        let mut builder = core
+            .outbox
+            .worker(subscription)
+            .concurrency(concurrency)
+            .batch(batch)
+            .lease(seconds(lease))
+            .poll_interval(seconds(poll_interval))
+            .grace(seconds(grace));
+        if let Some(name) = name {
+            builder = builder.name(name);
+        }
+        if until_empty {
+            builder = builder.until_empty();
+        }
+        if let Some(listener) = on_event {
+            builder = builder.on_event(move |event| {
+                let (what, text) = match event {
+                    Event::Connected => ("connected", String::new()),
+                    Event::Disconnected(error) => ("disconnected", error.report()),
+                    Event::LeaseLost(lease) => ("lease_lost", lease.to_string()),
+                    Event::Refused(error) => ("refused", error.report()),
+                };
+                Python::attach(|py| {
+                    if let Err(error) = listener.call1(py, (what, text)) {
+                        error.write_unraisable(py, None);
+                    }
+                });
+            });
+        }
+        Worker { builder, stop: CancellationToken::new() }
+    }
+
+    /// Runs; `dispatch(delivery, reply)` begins to handle and returns a callable that cancels, or None.
+    fn run(&self, future: Py<PyAny>, dispatch: Py<PyAny>) -> PyResult<Task> {
+        let dispatch = Arc::new(dispatch);
+        let worker = self.builder.clone().build(move |delivery: Delivery| handle(dispatch.clone(), delivery));
+        let inner = worker.stop_token();
+        let outer = self.stop.clone();
+        let work = async move {
+            let stopper = tokio::spawn(async move {
+                outer.cancelled().await;
+                inner.cancel();
+            });
+            let report = worker.run().await;
+            stopper.abort();
+            report
+        };
+        submit(future, work, |py, report| {
+            let dict = PyDict::new(py);
+            for (name, count) in [
+                ("completed", report.completed),
+                ("failed", report.failed),
+                ("dead", report.dead),
+                ("released", report.released),
+                ("lost", report.lost),
+                ("disconnects", report.disconnects),
+            ] {
+                dict.set_item(name, count)?;
+            }
+            Ok(dict.into_any().unbind())
+        })
+    }
+
+    fn stop(&self) {
+        self.stop.cancel();
+    }
+}
+
+async fn handle(dispatch: Arc<Py<PyAny>>, delivery: Delivery) -> Handled {
+    let (answer, answered) = oneshot::channel();
+    let lost = delivery.lost().clone();
+    let done = CancellationToken::new();
+    let _guard = done.clone().drop_guard();
+    let cancel = Python::attach(|py| {
+        let reply = Reply { answer: std::sync::Mutex::new(Some(answer)) };
+        dispatch.call1(py, (delivery_dict(py, &delivery)?, reply))
+    });
+    match cancel {
+        Ok(cancel) => {
+            // Not in this task: at the end of the grace it is ended at once.
+            tokio::spawn(async move {
+                tokio::select! {
+                    biased;
+                    () = lost.cancelled() => Python::attach(|py| {
+                        if !cancel.is_none(py) && let Err(error) = cancel.call0(py) {
+                            error.write_unraisable(py, None);
+                        }
+                    }),
+                    () = done.cancelled() => {}
+                }
+            });
+        }
+        Err(error) => return Err(Failure::retry(error.to_string())),
+    }
+    answered.await.unwrap_or_else(|_| Err(Failure::retry("the handler went away without an answer")))
+}
+
+#[pyclass]
+struct Reader {
+    reader: Arc<Mutex<RustReader>>,
+}
+
+#[pymethods]
+impl Reader {
+    #[new]
+    #[allow(clippy::too_many_arguments, reason = "keyword arguments of Python")]
+    fn new(
+        py: Python<'_>,
+        core: &Core,
+        consumer: Option<String>,
+        subject: String,
+        topics: Option<Vec<String>>,
+        filter: Option<String>,
+        after: i64,
+        batch: i32,
+        poll_interval: f64,
+    ) -> PyResult<Reader> {
+        let mut builder: ReaderBuilder = core.outbox.reader().subject(subject).after(after).batch(batch);
+        builder = builder.poll_interval(Duration::try_from_secs_f64(poll_interval).unwrap_or_default());
+        if let Some(consumer) = consumer {
+            builder = builder.consumer(consumer);
+        }
+        if let Some(topics) = topics {
+            builder = builder.topics(topics);
+        }
+        if let Some(filter) = filter {
+            builder = builder.filter(serde_json::from_str(&filter).map_err(|e| exception(py, &e.into()))?);
+        }
+        Ok(Reader { reader: Arc::new(Mutex::new(builder.build())) })
+    }
+
+    fn next(&self, future: Py<PyAny>) -> PyResult<Task> {
+        let reader = self.reader.clone();
+        let work = async move { reader.lock().await.next().await };
+        submit(future, work, |py, message| Ok(message_dict(py, &message)?.into_any().unbind()))
+    }
+
+    fn next_now(&self, future: Py<PyAny>) -> PyResult<Task> {
+        let reader = self.reader.clone();
+        let work = async move { reader.lock().await.poll_next_now().await };
+        submit(future, work, |py, message| match message {
+            Some(message) => Ok(message_dict(py, &message)?.into_any().unbind()),
+            None => Ok(py.None()),
+        })
+    }
+
+    fn advance(&self, future: Py<PyAny>, position: i64, webhook_id: String) -> PyResult<Task> {
+        let reader = self.reader.clone();
+        submit(future, async move { reader.lock().await.advance_to(position, &webhook_id).await }, none)
+    }
+
+    fn record_error(&self, future: Py<PyAny>, error: String) -> PyResult<Task> {
+        let reader = self.reader.clone();
+        submit(future, async move { reader.lock().await.record_error(&error).await }, none)
+    }
+}
+
+#[pyclass]
+struct Receiver {
+    receiver: Arc<testing::Receiver>,
+}
+
+#[pymethods]
+impl Receiver {
+    #[new]
+    fn new(py: Python<'_>, address: &str) -> PyResult<Receiver> {
+        let started = py.detach(|| Ok::<_, PyErr>(runtime()?.block_on(testing::Receiver::start(address))))?;
+        Ok(Receiver { receiver: Arc::new(started.map_err(|e| exception(py, &e))?) })
+    }
+
+    fn url(&self, path: &str) -> String {
+        self.receiver.url(path)
+    }
+
+    fn answer(&self, status: u16) {
+        self.receiver.answer(status);
+    }
+
+    fn verify_with(&self, py: Python<'_>, secret: &str) -> PyResult<()> {
+        self.receiver.verify_with(Verifier::new(secret).map_err(|e| exception(py, &e))?);
+        Ok(())
+    }
+
+    /// (request line, headers as JSON, body, "" | "valid" | why not) of each arrival, when there are `count`.
+    fn wait_for(&self, future: Py<PyAny>, count: usize) -> PyResult<Task> {
+        let receiver = self.receiver.clone();
+        submit(future, async move { Ok(receiver.wait_for(count).await) }, |py, arrivals| {
+            let rows = arrivals
+                .iter()
+                .map(|a| {
+                    let headers: serde_json::Map<String, Value> =
+                        a.headers.iter().map(|(k, v)| (k.clone(), Value::String(v.clone()))).collect();
+                    let valid = match &a.valid {
+                        None => String::new(),
+                        Some(Ok(())) => "valid".to_owned(),
+                        Some(Err(why)) => why.clone(),
+                    };
+                    (a.line.clone(), Value::Object(headers).to_string(), PyBytes::new(py, &a.body), valid)
+                })
+                .collect::<Vec<_>>();
+            Ok(rows.into_pyobject(py)?.into_any().unbind())
+        })
+    }
+}
+
+/// Name and kind of a SQLSTATE.
+#[pyfunction]
+fn classify(state: &str) -> (&'static str, &'static str) {
+    let (name, kind) = pg_outbox::error::classify(state);
+    (name, kind.as_str())
+}
+
+#[pyfunction]
+fn verify(
+    py: Python<'_>,
+    secrets: Vec<String>,
+    tolerance: f64,
+    headers: std::collections::HashMap<String, String>,
+    body: &[u8],
+    now: Option<i64>,
+) -> PyResult<(String, i64)> {
+    let tolerance = Duration::try_from_secs_f64(tolerance).unwrap_or_default();
+    let header = |name: &str| headers.get(name).map(String::as_str);
+    Verifier::with_secrets(secrets.iter().map(String::as_str), tolerance)
+        .and_then(|verifier| match now {
+            Some(now) => verifier.verify_at(header, body, now),
+            None => verifier.verify(header, body),
+        })
+        .map(|verified| (verified.id, verified.timestamp))
+        .map_err(|e| exception(py, &e))
+}
+
+#[pyfunction]
+fn sign(py: Python<'_>, secret: &str, id: &str, timestamp: i64, body: &[u8]) -> PyResult<String> {
+    pg_outbox::verify::sign(secret, id, timestamp, body).map_err(|e| exception(py, &e))
+}
+
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<Core>()?;
+    module.add_class::<Worker>()?;
+    module.add_class::<Reader>()?;
+    module.add_class::<Receiver>()?;
+    module.add_class::<Reply>()?;
+    module.add_class::<Task>()?;
+    module.add_function(wrap_pyfunction!(classify, module)?)?;
+    module.add_function(wrap_pyfunction!(verify, module)?)?;
+    module.add_function(wrap_pyfunction!(sign, module)?)
+}

@@ -1,0 +1,237 @@
+"""Admin, workers, readers, verification, against a real server."""
+
+import asyncio
+import collections
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psycopg
+import pytest
+
+import pg_outbox
+from pg_outbox.testing import Receiver
+
+
+def send(dsn, topic, payloads, keys=None):
+    with psycopg.connect(dsn) as conn:
+        return pg_outbox.enqueue_many(conn, topic, payloads, keys=keys)
+
+
+def until(what, check, timeout=60):
+    end = time.monotonic() + timeout
+    while not check():
+        assert time.monotonic() < end, f"waited in vain until {what}"
+        time.sleep(0.02)
+
+
+def test_admin_is_typed(dsn):
+    with pg_outbox.Outbox(dsn) as outbox:
+        made = outbox.create_endpoint("shop", "https://shop.example.com/hook", timeout=__import__("datetime").timedelta(seconds=7))
+        assert made.signing_secret.startswith("whsec_")
+        outbox.subscribe("orders", ["order.#"], endpoint="shop")
+        (endpoint,) = outbox.endpoints({"name": "shop"})
+        assert endpoint.timeout.total_seconds() == 7 and endpoint.created_at.tzinfo is not None
+        assert outbox.stats().messages >= 2
+        with pytest.raises(pg_outbox.NotFoundError) as caught:
+            outbox.history(424242)
+        assert (caught.value.code, caught.value.name, caught.value.kind) == ("OB001", "not_found", "not_found")
+        assert isinstance(caught.value, pg_outbox.OutboxError)
+        with pytest.raises(pg_outbox.FatalError):
+            outbox.call("no_such_function")
+    with pytest.raises(pg_outbox.RetryError):
+        pg_outbox.Outbox("postgresql://u@127.0.0.1:1/d").check()
+    with pytest.raises(pg_outbox.InvalidError):
+        pg_outbox.Outbox("postgresql://h/d?sslmode=maybe")
+
+
+async def test_admin_async(dsn):
+    async with pg_outbox.AsyncOutbox(dsn) as outbox:
+        await outbox.subscribe("w", ["#"])
+        assert [s.name for s in await outbox.subscriptions()] == ["w"]
+        with pytest.raises(pg_outbox.ConflictError):
+            await outbox.subscribe("w", ["#"])
+
+
+def test_worker_in_threads(dsn):
+    outbox = pg_outbox.Outbox(dsn)
+    outbox.subscribe("w", ["job.#"], max_attempts=3)
+    send(dsn, "job.run", list(range(20)))
+    tries = collections.Counter()
+    lock = threading.Lock()
+
+    def handle(delivery):
+        n = delivery.payload
+        with lock:
+            tries[n] += 1
+        if n == 0 and delivery.attempt == 1:
+            raise pg_outbox.Retry("later", after=0)
+        if n == 1:
+            raise pg_outbox.Dead("never")
+        if n == 2:
+            raise ValueError("broken")
+        return {"id": n}
+
+    events = []
+    worker = outbox.worker("w", concurrency=4, poll_interval=0.02, on_event=lambda *event: events.append(event))
+    reports = []
+    thread = threading.Thread(target=lambda: reports.append(worker.run(handle)))
+    thread.start()
+    until("21 tries", lambda: sum(tries.values()) == 21)
+    worker.stop()
+    thread.join(60)
+    assert reports[0]["completed"] == 18 and reports[0]["failed"] == 2 and reports[0]["dead"] == 1
+    with psycopg.connect(dsn) as conn:
+        assert conn.execute("select last_error from outbox.delivery").fetchall() == [("ValueError: broken",)]
+        assert conn.execute("select last_error from outbox.dead_letter").fetchall() == [("never",)]
+    assert ("connected", "") in events
+
+
+async def test_worker_in_tasks_and_cancellation(dsn):
+    outbox = pg_outbox.AsyncOutbox(dsn)
+    await outbox.subscribe("w", ["job.#"])
+    send(dsn, "job.run", list(range(10)))
+    done = []
+
+    async def handle(delivery):
+        await asyncio.sleep(0.01)
+        done.append(delivery.payload)
+
+    worker = outbox.worker("w", concurrency=4, poll_interval=0.02)
+    running = asyncio.create_task(worker.arun(handle))
+    while len(done) < 10:
+        await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert sorted(done) == list(range(10))
+    stats = await outbox.stats()
+    assert stats.waiting == 0
+
+
+async def test_lost_lease_cancels_the_task(dsn):
+    outbox = pg_outbox.AsyncOutbox(dsn)
+    await outbox.subscribe("w", ["job"])
+    send(dsn, "job", [1])
+    seen = []
+
+    async def handle(delivery):
+        seen.append(delivery.attempt)
+        if len(seen) == 1:
+            try:
+                await asyncio.sleep(600)
+            except asyncio.CancelledError:
+                seen.append("cancelled")
+                raise
+
+    worker = outbox.worker("w", lease=1.0, poll_interval=0.02)
+    running = asyncio.create_task(worker.arun(handle))
+    while not seen:
+        await asyncio.sleep(0.01)
+    await outbox.unlock_stale(__import__("datetime").timedelta(0))
+    while len(seen) < 3:
+        await asyncio.sleep(0.01)
+    worker.stop()
+    report = await running
+    assert "cancelled" in seen and report["completed"] == 1 and report["lost"] == 1
+
+
+def test_ctrl_c_ends_gracefully(dsn):
+    outbox = pg_outbox.Outbox(dsn)
+    outbox.subscribe("w", ["job"])
+    send(dsn, "job", [1])
+    program = (
+        "import sys, time, pg_outbox\n"
+        "def handle(d):\n    print('begun', flush=True); time.sleep(1); print('done', flush=True)\n"
+        "try:\n    pg_outbox.Outbox(sys.argv[1]).worker('w', poll_interval=0.02).run(handle)\n"
+        "except KeyboardInterrupt:\n    print('interrupted')\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, dsn], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert out.split() == ["done", "interrupted"]
+    with psycopg.connect(dsn) as conn:
+        assert conn.execute("select count(*) from outbox.delivery").fetchone() == (0,)
+
+
+def test_worker_through_restarts(server):
+    dsn = server.database()
+    outbox = pg_outbox.Outbox(dsn)
+    outbox.subscribe("w", ["job"])
+    handled = collections.Counter()
+    lock = threading.Lock()
+
+    def handle(delivery):
+        with lock:
+            handled[delivery.webhook_id] += 1
+        time.sleep(0.005)
+
+    worker = outbox.worker("w", concurrency=4, poll_interval=0.05, lease=3.0)
+    reports = []
+    thread = threading.Thread(target=lambda: reports.append(worker.run(handle)))
+    thread.start()
+    sent = 0
+    for round in range(3):
+        send(dsn, "job", list(range(100)))
+        sent += 100
+        until("some are handled", lambda: len(handled) > sent - 60)
+        assert server.command("restart immediate" if round % 2 else "restart fast") == "ok"
+    until("all are handled", lambda: len(handled) == sent)
+    worker.stop()
+    thread.join(60)
+    assert reports[0]["disconnects"] >= 3
+    assert len(handled) == sent
+
+
+def test_reader_and_cursor(dsn):
+    outbox = pg_outbox.Outbox(dsn)
+    send(dsn, "a", [1, 2, 3])
+    reader = outbox.reader("c", topics=["a"], poll_interval=0.02)
+    for expected in (1, 2):
+        message = next(reader)
+        assert message.payload == expected
+        reader.advance(message)
+    again = outbox.reader("c", topics=["a"], poll_interval=0.02)
+    assert next(again).payload == 3
+    assert again.next_now() is None
+    again.record_error("broken")
+    cursor = outbox.cursor_get("c")
+    assert cursor.last_error == "broken" and cursor.position == message.position
+
+
+async def test_cancelling_a_read_frees_the_reader(dsn):
+    reader = pg_outbox.AsyncOutbox(dsn).reader(topics=["a"], poll_interval=0.02)
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(reader.__anext__(), 0.3)
+    send(dsn, "a", [1])
+    assert (await asyncio.wait_for(reader.__anext__(), 60)).payload == 1
+
+
+def test_pushed_messages_arrive_and_verify(dsn):
+    outbox = pg_outbox.Outbox(dsn)
+    receiver = Receiver()
+    secret = outbox.create_endpoint("here", receiver.url("/hook")).signing_secret
+    receiver.verify_with(secret)
+    outbox.subscribe("s", ["order.#"], endpoint="here")
+    send(dsn, "order.created", [{"a": 1}])
+    (arrival,) = receiver.wait_for(1)
+    assert arrival.valid and arrival.body in (b'{"a": 1}', b'{"a":1}')
+    verified = pg_outbox.verify(secret, arrival.headers, arrival.body)
+    assert verified.id == arrival.headers["webhook-id"]
+    with pytest.raises(pg_outbox.InvalidError) as caught:
+        pg_outbox.verify(secret, arrival.headers, arrival.body + b" ")
+    assert caught.value.name == "invalid_signature" and secret not in str(caught.value)
+
+
+def test_readme_example_runs(dsn, capsys):
+    import pathlib
+    import re
+
+    text = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+    first = re.search(r"```python\n(.*?)```", text, re.S).group(1)
+    exec(compile(first, "README.md", "exec"), {"dsn": dsn})
+    out = capsys.readouterr().out
+    assert "order.paid {'order': 42} try 1" in out and "'completed': 1" in out

@@ -1,0 +1,7 @@
+//! The command line of pg_outbox.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pg_outbox::cli::main()
+}

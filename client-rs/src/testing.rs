@@ -1,0 +1,233 @@
+//! For tests of applications: what a transaction enqueued, the outbox run inline, a receiver of webhooks.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_postgres::GenericClient;
+
+use crate::error::{Error, Result};
+use crate::outbox::Outbox;
+use crate::verify::Verifier;
+use crate::worker::{Handler, Report};
+
+/// A message that the current transaction enqueued.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Enqueued {
+    /// Its id.
+    pub id: i64,
+    /// Its topic.
+    pub topic: String,
+    /// Its key.
+    pub key: Option<String>,
+    /// Its payload; null for a message of bytes.
+    pub payload: Value,
+}
+
+/// What the current transaction has enqueued so far, in order. Needs to read `outbox.message`: tests run as its owner.
+///
+/// # Errors
+/// Kind fatal without that privilege.
+pub async fn enqueued(client: &impl GenericClient) -> Result<Vec<Enqueued>> {
+    let sql = "select m.id, m.topic, m.key, m.payload from outbox.message m \
+        where m.xid = pg_current_xact_id_if_assigned() and m.topic !~ '^outbox\\.' order by m.id";
+    let rows = client.query(sql, &[]).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Enqueued {
+                id: row.try_get(0)?,
+                topic: row.try_get(1)?,
+                key: row.try_get(2)?,
+                payload: row.try_get::<_, Option<Value>>(3)?.unwrap_or(Value::Null),
+            })
+        })
+        .collect()
+}
+
+/// Checks that the current transaction has enqueued a message to `topic` whose payload contains `payload`, and returns it.
+///
+/// # Errors
+/// Kind not_found, with what was enqueued instead in the detail.
+pub async fn assert_enqueued(client: &impl GenericClient, topic: &str, payload: &Value) -> Result<Enqueued> {
+    let all = enqueued(client).await?;
+    if let Some(found) = all.iter().find(|m| m.topic == topic && contains(&m.payload, payload)) {
+        return Ok(found.clone());
+    }
+    let list: Vec<String> = all.iter().map(|m| format!("{} {}", m.topic, m.payload)).collect();
+    Err(Error::new("OB001", format!("this transaction has not enqueued {topic} {payload}")).detail(
+        if list.is_empty() {
+            "It has enqueued nothing.".to_owned()
+        } else {
+            format!("It has enqueued: {}.", list.join("; "))
+        },
+    ))
+}
+
+/// Whether `value` has everything that `part` has: keys of objects, else equal.
+pub fn contains(value: &Value, part: &Value) -> bool {
+    match (value, part) {
+        (Value::Object(value), Value::Object(part)) => {
+            part.iter().all(|(key, part)| value.get(key).is_some_and(|value| contains(value, part)))
+        }
+        _ => value == part,
+    }
+}
+
+/// Handles what is in a pull subscription now, without a worker beside, and returns what was done.
+///
+/// # Errors
+/// Those of [`Worker::run`](crate::Worker::run).
+pub async fn drain<H: Handler>(outbox: &Outbox, subscription: &str, handler: H) -> Result<Report> {
+    outbox.worker(subscription).concurrency(1).until_empty().build(handler).run().await
+}
+
+/// One request as it arrived.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// Method and path.
+    pub line: String,
+    /// Headers by their lower-case names.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Bytes,
+    /// Whether the signature is valid; `None` without a secret to check with.
+    pub valid: Option<std::result::Result<(), String>>,
+}
+
+impl Arrival {
+    /// A header by its lower-case name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+struct Shared {
+    arrivals: Mutex<Vec<Arrival>>,
+    status: Mutex<u16>,
+    verifier: Mutex<Option<Verifier>>,
+    arrived: Notify,
+}
+
+/// A receiver of webhooks on a port of its own. It stops when it is dropped.
+pub struct Receiver {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Receiver").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Receiver {
+    /// Starts one; port 0 takes a free one. Everything is answered with 200.
+    ///
+    /// # Errors
+    /// Kind retry if the address is taken.
+    pub async fn start(address: &str) -> Result<Receiver> {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|error| Error::connection(format!("cannot listen on \"{address}\"")).detail(error.to_string()))?;
+        let address = listener.local_addr().map_err(|error| Error::connection(error.to_string()))?;
+        let shared = Arc::new(Shared {
+            arrivals: Mutex::default(),
+            status: Mutex::new(200),
+            verifier: Mutex::default(),
+            arrived: Notify::new(),
+        });
+        let task = tokio::spawn(serve(listener, shared.clone()));
+        Ok(Receiver { address, shared, task })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The URL of a path on it.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Answers with this status from now on.
+    pub fn answer(&self, status: u16) {
+        *lock(&self.shared.status) = status;
+    }
+
+    /// Checks signatures from now on; what is not valid is answered with 401.
+    pub fn verify_with(&self, verifier: Verifier) {
+        *lock(&self.shared.verifier) = Some(verifier);
+    }
+
+    /// What has arrived so far.
+    pub fn arrivals(&self) -> Vec<Arrival> {
+        lock(&self.shared.arrivals).clone()
+    }
+
+    /// Waits until `count` requests have arrived in all.
+    pub async fn wait_for(&self, count: usize) -> Vec<Arrival> {
+        loop {
+            let notified = self.shared.arrived.notified();
+            let arrivals = self.arrivals();
+            if arrivals.len() >= count {
+                return arrivals;
+            }
+            notified.await;
+        }
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The lock of a value that is whole whatever panicked while it was held.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            let service = service_fn(|request| answer(request, shared.clone()));
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    shared: Arc<Shared>,
+) -> std::result::Result<Response<Full<Bytes>>, hyper::Error> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await?.to_bytes();
+    let headers: Vec<(String, String)> = head
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .collect();
+    let header = |name: &str| headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+    let verifier = lock(&shared.verifier).clone();
+    let valid = verifier
+        .map(|v| v.verify(header, &body).map(|_| ()).map_err(|e| e.details().detail.clone().unwrap_or_default()));
+    let status = if matches!(valid, Some(Err(_))) { 401 } else { *lock(&shared.status) };
+    lock(&shared.arrivals).push(Arrival { line: format!("{} {}", head.method, head.uri), headers, body, valid });
+    shared.arrived.notify_waiters();
+    let mut response = Response::new(Full::new(Bytes::new()));
+    *response.status_mut() = hyper::StatusCode::from_u16(status).unwrap_or(hyper::StatusCode::OK);
+    Ok(response)
+}

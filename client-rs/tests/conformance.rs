@@ -1,0 +1,274 @@
+//! The suite that all clients run: `tests/conformance`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use outbox_harness::Server;
+use pg_outbox::message::{Message, enqueue_many};
+use pg_outbox::verify::Verifier;
+use pg_outbox::worker::{Delivery, Failure};
+use pg_outbox::{Error, Outbox};
+use serde_json::{Map, Value, json};
+
+fn files() -> Vec<(String, Value)> {
+    let folder = outbox_harness::postgres::root().join("tests/conformance");
+    let mut found: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "json"))
+        .map(|path| {
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            (name, serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap())
+        })
+        .collect();
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    found
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> Option<&'a str> {
+    value.get(name).and_then(Value::as_str)
+}
+
+#[test]
+fn signatures() {
+    let (_, vectors) = files().into_iter().find(|(name, _)| name == "signatures").unwrap();
+    for vector in vectors.as_array().unwrap() {
+        let secrets = vector["secrets"].as_array().unwrap().iter().map(|s| s.as_str().unwrap());
+        let tolerance = Duration::from_secs(vector["tolerance"].as_u64().unwrap());
+        let result = Verifier::with_secrets(secrets, tolerance).and_then(|verifier| {
+            let header = |name: &str| text(&vector["headers"], name);
+            verifier.verify_at(header, vector["body"].as_str().unwrap().as_bytes(), vector["now"].as_i64().unwrap())
+        });
+        match (vector.get("valid").and_then(Value::as_bool), result) {
+            (Some(true), Ok(_)) => {}
+            (Some(false), Err(error)) => assert_eq!(error.name(), "invalid_signature"),
+            (None, Err(error)) => assert_eq!(error.name(), vector["error"].as_str().unwrap()),
+            (_, result) => panic!("{vector}: {result:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scenarios() {
+    let server = Server::start(&[("pg_outbox.poll_interval", "1s")]).await.unwrap();
+    let mut ran = 0;
+    for (name, scenario) in files().into_iter().filter(|(name, _)| name != "signatures") {
+        server.database(&name).await.unwrap();
+        let outbox = Outbox::connect(&server.dsn(&name)).await.unwrap();
+        let mut saved: HashMap<String, Value> = HashMap::new();
+        for (i, step) in scenario["steps"].as_array().unwrap().iter().enumerate() {
+            let place = format!("{name} step {}", i + 1);
+            let args = fill(&step["args"], &saved);
+            let result = run(&outbox, step["do"].as_str().unwrap(), &args).await;
+            if let Some(expected) = step.get("error") {
+                let error = result.expect_err(&place);
+                let seen = json!({"kind": error.kind().as_str(), "code": error.code(), "name": error.name()});
+                check(&seen, expected, &place);
+                continue;
+            }
+            let result = result.unwrap_or_else(|error| panic!("{place}: {}", error.report()));
+            if let Some(name) = text(step, "save") {
+                saved.insert(name.to_owned(), result.clone());
+            }
+            if let Some(expected) = step.get("expect") {
+                check(&result, &fill(expected, &saved), &place);
+            }
+            ran += 1;
+        }
+    }
+    assert!(ran > 20);
+}
+
+fn fill(value: &Value, saved: &HashMap<String, Value>) -> Value {
+    match value {
+        Value::String(name) if name.starts_with('$') => saved[&name[1..]].clone(),
+        Value::Array(items) => items.iter().map(|item| fill(item, saved)).collect(),
+        Value::Object(map) => {
+            map.iter().map(|(key, item)| (key.clone(), fill(item, saved))).collect::<Map<_, _>>().into()
+        }
+        other => other.clone(),
+    }
+}
+
+fn check(value: &Value, expected: &Value, place: &str) {
+    match expected {
+        Value::Object(map) if map.len() == 1 && map.keys().all(|key| key.starts_with('$')) => {
+            let (kind, of) = map.iter().next().unwrap();
+            let holds = match (kind.as_str(), of) {
+                ("$type", of) => {
+                    let kind = match value {
+                        Value::String(_) => "string",
+                        Value::Number(_) => "number",
+                        Value::Bool(_) => "boolean",
+                        Value::Object(_) => "object",
+                        Value::Array(_) => "array",
+                        Value::Null => "null",
+                    };
+                    of == kind
+                }
+                ("$contains", Value::String(part)) => value.as_str().is_some_and(|text| text.contains(part)),
+                ("$length", of) => {
+                    value.as_array().map(Vec::len).or(value.as_str().map(str::len)) == of.as_u64().map(|n| n as usize)
+                }
+                other => panic!("{place}: unknown {other:?}"),
+            };
+            assert!(holds, "{place}: {value} is not {expected}");
+        }
+        Value::Object(map) => {
+            for (key, item) in map {
+                let inner = value.get(key).unwrap_or_else(|| panic!("{place}: no {key} in {value}"));
+                check(inner, item, &format!("{place}.{key}"));
+            }
+        }
+        Value::Array(items) => {
+            let values = value.as_array().unwrap_or_else(|| panic!("{place}: {value} is no list"));
+            assert_eq!(values.len(), items.len(), "{place}: {value}");
+            for (i, item) in items.iter().enumerate() {
+                check(&values[i], item, &format!("{place}[{i}]"));
+            }
+        }
+        other => assert_eq!(value, other, "{place}"),
+    }
+}
+
+fn shown(message: &Message) -> Value {
+    let mut value = serde_json::to_value(message).unwrap();
+    value["payload"] = message.payload.as_deref().map_or(Value::Null, |text| serde_json::from_str(text).unwrap());
+    value["base64"] = json!(message.base64());
+    value["text"] = message.text().map_or(Value::Null, |text| json!(text));
+    value
+}
+
+async fn run(outbox: &Outbox, what: &str, args: &Value) -> Result<Value, Error> {
+    let mut session = outbox.session().await?;
+    match what {
+        "enqueue" => {
+            let mut message = Message::to(text(args, "topic").unwrap());
+            message = if let Some(body) = text(args, "text") {
+                message.text(body)
+            } else if let Some(body) = text(args, "base64") {
+                message.bytes(
+                    STANDARD.decode(body).unwrap(),
+                    text(args, "content_type").unwrap_or("application/octet-stream"),
+                )
+            } else {
+                message.json(&args["payload"])?
+            };
+            for (name, value) in args.as_object().unwrap() {
+                let word = value.as_str().unwrap_or_default();
+                message = match name.as_str() {
+                    "topic" | "payload" | "text" | "base64" | "content_type" | "rollback" | "aggregate_id" => message,
+                    "key" => message.key(word),
+                    "tenant" => message.tenant(word),
+                    "aggregate_type" => message.aggregate(word, text(args, "aggregate_id").unwrap_or_default()),
+                    "idempotency_key" => message.idempotency_key(word),
+                    "priority" => message.priority(value.as_i64().unwrap() as i32),
+                    "headers" => {
+                        value.as_object().unwrap().iter().fold(message, |m, (k, v)| m.header(k, v.as_str().unwrap()))
+                    }
+                    "metadata" => {
+                        value.as_object().unwrap().iter().fold(message, |m, (k, v)| m.set_metadata(k, v.clone()))
+                    }
+                    other => panic!("unknown argument {other}"),
+                };
+            }
+            let tx = session.transaction().await?;
+            let id = message.enqueue(&*tx).await?;
+            if args["rollback"] == true {
+                tx.rollback().await?
+            } else {
+                tx.commit().await?
+            }
+            Ok(json!(id))
+        }
+        "enqueue_many" => {
+            let keys: Vec<&str> = args["keys"]
+                .as_array()
+                .map(|keys| keys.iter().map(|k| k.as_str().unwrap()).collect())
+                .unwrap_or_default();
+            let ids =
+                enqueue_many(&**session, text(args, "topic").unwrap(), args["payloads"].as_array().unwrap(), &keys)
+                    .await?;
+            Ok(json!(ids))
+        }
+        "call" => {
+            let function = text(args, "function").unwrap();
+            let rows = outbox.call(function, &args["args"], &[]).await?;
+            // What the generated methods return as one row or value.
+            let list = ["history", "cursor_list", "health", "maintain", "claim"].contains(&function);
+            Ok(if list { Value::Array(rows) } else { rows.into_iter().next().unwrap_or(Value::Null) })
+        }
+        "read" => {
+            let mut builder = outbox.reader().poll_interval(Duration::from_millis(20));
+            if let Some(topics) = args["topics"].as_array() {
+                builder = builder.topics(topics.iter().map(|t| t.as_str().unwrap()));
+            }
+            if let Some(consumer) = text(args, "consumer") {
+                builder = builder.consumer(consumer);
+            }
+            let mut reader = builder.build();
+            let mut found = Vec::new();
+            while found.len() < args["count"].as_u64().unwrap() as usize {
+                let message = tokio::time::timeout(Duration::from_secs(60), reader.next()).await.expect("a message")?;
+                if args["advance"] == true {
+                    reader.advance(&message).await?;
+                }
+                found.push(shown(&message));
+            }
+            Ok(Value::Array(found))
+        }
+        "work" => {
+            let tries: Arc<Mutex<Vec<Delivery>>> = Arc::default();
+            let count = args["count"].as_u64().unwrap() as usize;
+            let stop: Arc<std::sync::OnceLock<pg_outbox::worker::CancellationToken>> = Arc::default();
+            let rules = args["rules"].as_array().unwrap().clone();
+            let (seen, ending) = (tries.clone(), stop.clone());
+            let worker = outbox
+                .worker(text(args, "subscription").unwrap())
+                .concurrency(args["concurrency"].as_u64().unwrap_or(1) as usize)
+                .poll_interval(Duration::from_millis(20))
+                .build(move |delivery: Delivery| {
+                    let fits = |rule: &&Value| {
+                        rule.get("key").is_none_or(|key| key.as_str() == delivery.key.as_deref())
+                            && rule.get("attempt").is_none_or(|attempt| attempt == delivery.attempt)
+                    };
+                    let rule = rules.iter().find(fits).cloned().unwrap_or(json!({"then": "complete"}));
+                    let mut seen = seen.lock().unwrap();
+                    seen.push(delivery);
+                    if seen.len() >= count {
+                        ending.get().unwrap().cancel();
+                    }
+                    async move {
+                        match rule["then"].as_str().unwrap() {
+                            "complete" => Ok(rule.get("result").cloned()),
+                            "fail" => Err(Failure::Retry {
+                                error: rule["error"].as_str().unwrap().to_owned(),
+                                after: rule["retry_after"].as_f64().map(Duration::from_secs_f64),
+                            }),
+                            "dead" => Err(Failure::dead(rule["reason"].as_str().unwrap())),
+                            "throw" => panic!("{}", rule["error"].as_str().unwrap()),
+                            other => panic!("unknown {other}"),
+                        }
+                    }
+                });
+            stop.set(worker.stop_token()).unwrap();
+            worker.run().await?;
+            let mut tries = tries.lock().unwrap().clone();
+            tries.sort_by(|a, b| (&a.key, a.attempt).cmp(&(&b.key, b.attempt)));
+            Ok(tries
+                .iter()
+                .map(|d| {
+                    let mut value = shown(&d.message);
+                    value["attempt"] = json!(d.attempt);
+                    value
+                })
+                .collect())
+        }
+        other => panic!("unknown operation {other}"),
+    }
+}
