@@ -462,6 +462,13 @@ begin
         when 'audit' then
             delete from outbox.audit a
             where a.id = any (array(select b.id from outbox.audit b where b.at < before order by b.id limit batch));
+        when 'cancelled' then
+            delete from outbox.cancelled c
+            where c.message_id = any (array(
+                select k.message_id from outbox.cancelled k
+                where k.cancelled_at < before and not exists (select from outbox.message m where m.id = k.message_id)
+                limit batch
+            ));
         when 'kept' then
             -- what nothing waits with any more
             delete from outbox._message_kept k
@@ -488,7 +495,7 @@ language sql immutable
 set search_path = pg_catalog, pg_temp
 begin atomic
     values ('dead_letters', 'dead_letter_retention'), ('unresolved_dead_letters', 'unresolved_dead_letter_retention'),
-        ('audit', 'audit_retention'), ('kept', null);
+        ('audit', 'audit_retention'), ('cancelled', 'message_retention'), ('kept', null);
 end;
 
 -- API: private

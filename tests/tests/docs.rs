@@ -58,3 +58,98 @@ async fn examples_run() {
     }
     assert!(ran > 5, "only {ran} examples found");
 }
+
+/// What gucs.rs says about each setting: the comment above the variable that is its value.
+fn reasons() -> std::collections::BTreeMap<String, String> {
+    let source = fs::read_to_string(outbox_harness::postgres::root().join("pg_outbox/src/gucs.rs")).unwrap();
+    let mut comments = std::collections::BTreeMap::new();
+    let mut comment = String::new();
+    for line in source.lines() {
+        if let Some(text) = line.strip_prefix("/// ") {
+            comment.push_str(if comment.is_empty() { "" } else { " " });
+            comment.push_str(text);
+        } else {
+            if let Some(name) = line.strip_prefix("pub static ").and_then(|rest| rest.split(':').next()) {
+                comments.insert(name.to_owned(), comment.clone());
+            }
+            comment.clear();
+        }
+    }
+    // c"pg_outbox.name", texts, &VARIABLE
+    let mut found = std::collections::BTreeMap::new();
+    for part in source.split("c\"pg_outbox.").skip(1) {
+        let name = part.split('"').next().unwrap_or_default();
+        let variable: String = part
+            .split_once('&')
+            .map_or("", |(_, rest)| rest)
+            .chars()
+            .take_while(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || *c == '_')
+            .collect();
+        let reason = comments.get(&variable).cloned().unwrap_or_default();
+        assert!(!reason.is_empty(), "pg_outbox.{name}: {variable} has no comment in gucs.rs");
+        found.insert(format!("pg_outbox.{name}"), reason);
+    }
+    found
+}
+
+/// docs/settings.md is made from what the server and gucs.rs say. UPDATE=1 writes it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_setting_is_listed_with_its_reason() {
+    let db = server().await.connect("postgres").await.unwrap();
+    let query =
+        "select name, boot_val, unit, vartype, min_val, max_val, context, current_setting(name) from pg_settings
+        where name like 'pg\\_outbox.%' order by name";
+    // The defaults as people write them: this session's values are the server's, so they are set to the default first.
+    db.batch_execute("select set_config(name, boot_val, false) from pg_settings where name like 'pg\\_outbox.%' and context in ('user', 'superuser')")
+        .await
+        .unwrap();
+    let reasons = reasons();
+    let mut page = String::from(
+        "# Settings\n\n<!-- Made by the test every_setting_is_listed_with_its_reason from pg_outbox/src/gucs.rs: UPDATE=1 dev/test docs -->\n\n\
+        `superuser`: by ALTER SYSTEM, ALTER DATABASE, ALTER ROLE or SET; the dispatcher takes what is set for its database when it\n\
+        starts. `sighup`: in the configuration file, takes effect at reload. `postmaster`: at restart. `user`: by anybody for his session.\n\n\
+        | setting | default | range | change | what, and why this default |\n|---|---|---|---|---|\n",
+    );
+    let found = db.query(query, &[]).await.unwrap();
+    for row in &found {
+        let text = |i: usize| row.get::<_, Option<String>>(i).unwrap_or_default();
+        let (name, unit) = (text(0), text(2));
+        let default = match (text(3).as_str(), text(1)) {
+            (_, value) if value.is_empty() => "empty".to_owned(),
+            ("integer", value) => human(&value, &unit),
+            (_, value) => value,
+        };
+        let range = if text(3) == "integer" {
+            format!("{} .. {}", human(&text(4), &unit), human(&text(5), &unit))
+        } else {
+            text(3)
+        };
+        let reason = reasons.get(&name).unwrap_or_else(|| panic!("{name} is not in gucs.rs"));
+        page.push_str(&format!("| `{name}` | {default} | {range} | {} | {reason} |\n", text(6)));
+    }
+    assert!(found.len() >= 20, "only {} settings", found.len());
+    let path = outbox_harness::postgres::root().join("docs/settings.md");
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&path, &page).unwrap();
+    }
+    let written = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(written, page, "docs/settings.md is out of date: UPDATE=1 dev/test docs writes it");
+}
+
+/// A value of a unit in the largest unit that divides it.
+fn human(value: &str, unit: &str) -> String {
+    let Ok(number) = value.parse::<i64>() else { return value.to_owned() };
+    let steps: &[(i64, &str)] = match unit {
+        "s" => &[(86_400, "d"), (3600, "h"), (60, "min"), (1, "s")],
+        "ms" => &[(60_000, "min"), (1000, "s"), (1, "ms")],
+        "kB" => &[(1024 * 1024, "GB"), (1024, "MB"), (1, "kB")],
+        _ => &[],
+    };
+    if number <= 0 {
+        return value.to_owned();
+    }
+    match steps.iter().find(|(size, _)| number % size == 0) {
+        Some((size, name)) => format!("{} {name}", number / size),
+        None => format!("{value} {unit}").trim().to_owned(),
+    }
+}

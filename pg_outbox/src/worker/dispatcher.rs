@@ -18,6 +18,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::engine::{Engine, Round};
 use super::maintain::Maintenance;
+use super::notify::Notifier;
 use super::{Signals, now, txn, wait};
 use crate::gucs;
 use crate::shmem::{self, Slot, State};
@@ -95,6 +96,7 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
     sender.set_settings(settings());
     let mut engine = Engine::new(slot, sender);
     let mut maintenance = Maintenance::new();
+    let mut notifier = Notifier::new();
     let mut error_wait = ERROR_WAIT;
     loop {
         if signals.terminate() || slot.retire.load(Ordering::SeqCst) {
@@ -134,6 +136,7 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
         engine.publish();
         maintenance.run();
         let pause = pause.min(maintenance.wait());
+        let pause = notifier.run(engine.end()).map_or(pause, |wait| pause.min(wait));
         if pause.is_zero() {
             // SAFETY: the latch is this process's own; whatever set it is looked at in the next round.
             unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };

@@ -163,6 +163,11 @@ impl Engine {
         self.reload = true;
     }
 
+    /// The feed's last position, as far as is known.
+    pub fn end(&self) -> i64 {
+        self.end
+    }
+
     /// Shows the state to other sessions.
     pub fn publish(&self) {
         // In the order in which a delivery passes through them, so that none is missed.

@@ -12,6 +12,7 @@ pub mod judge;
 pub mod launcher;
 pub mod maintain;
 pub mod order;
+pub mod notify;
 pub mod pull;
 pub mod record;
 pub mod retry;

@@ -140,7 +140,7 @@ impl Reader {
         (self.messages(first, &ids, &segments), end)
     }
 
-    /// The messages of consecutive positions from `first` on. One that is gone (retention took it) is left out.
+    /// The messages of consecutive positions from `first` on. One that is gone (retention took it, it was erased) is left out.
     pub fn messages(&mut self, first: i64, ids: &[i64], segments: &[i16]) -> Vec<Stored> {
         let mut found: Vec<Option<Stored>> = vec![None; ids.len()];
         let mut start = 0;
@@ -163,7 +163,7 @@ impl Reader {
             };
             rows.for_each(|row| {
                 if let Ok(i) = run.binary_search(&row.int(0)) {
-                    found[start + i] = Some(stored(row, segment, first + (start + i) as i64));
+                    found[start + i] = stored(row, segment, first + (start + i) as i64);
                 }
             });
             start = end;
@@ -177,10 +177,11 @@ impl Reader {
     }
 }
 
-fn stored(row: &Row, segment: i16, position: i64) -> Stored {
+/// A message as it is stored; `None` when it was erased.
+fn stored(row: &Row, segment: i16, position: i64) -> Option<Stored> {
     let id = row.int(0);
     let enqueued_at = row.int(1) + UNIX_EPOCH;
-    let content = row.bytes(4).or_else(|| row.bytes(5)).unwrap_or_default();
+    let content = row.bytes(4).or_else(|| row.bytes(5))?;
     let headers = row.get::<&str>(10).and_then(|text| serde_json::from_str(text).ok()).map(Arc::new);
     let extra = Extra {
         headers: headers.clone(),
@@ -192,7 +193,7 @@ fn stored(row: &Row, segment: i16, position: i64) -> Stored {
         idempotency_key: row.text(17),
         occurred_at: row.get::<i64>(18).map(|at| at + UNIX_EPOCH),
     };
-    Stored {
+    Some(Stored {
         segment,
         message: Arc::new(Message {
             id,
@@ -215,5 +216,5 @@ fn stored(row: &Row, segment: i16, position: i64) -> Stored {
             deliver_at: row.get(13),
             expires_at: row.get(14),
         },
-    }
+    })
 }

@@ -1,0 +1,61 @@
+-- Erasing what a message says, for whoever has the right to be forgotten.
+
+-- API: public
+create function outbox.erase(message_id bigint, by text default null, reason text default null) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '5s'
+as $$
+#variable_conflict use_variable
+declare
+    who text := coalesce(nullif(btrim(by), ''), session_user);
+    stored outbox.message;
+    leased record;
+    waiting bigint[];
+begin
+    if coalesce(btrim(reason), '') = '' then
+        raise exception 'a reason is required' using errcode = 'OB006',
+            hint = 'It is kept in outbox.audit and outbox.cancelled, with who erased the message.';
+    end if;
+    select * into stored from outbox.message m where m.id = message_id;
+    if stored.id is null then
+        raise exception 'message % does not exist', message_id
+            using errcode = 'OB001', detail = 'It was never committed, or retention has removed it.';
+    end if;
+    perform from outbox.delivery d where d.message_id = message_id order by d.id for update;
+    select l.worker, l.expires_at into leased
+    from outbox.delivery d left join outbox.lease l on l.id = d.lease
+    where d.message_id = message_id and d.state = 'processing'
+    limit 1;
+    if found then
+        raise exception 'message % is being delivered', message_id
+            using errcode = 'OB003', detail = format('Worker "%s" has it until %s.', leased.worker, leased.expires_at),
+                hint = 'Erase it when the worker is done, or take the lease back with outbox.unlock_stale().';
+    end if;
+    -- Nobody gets it any more: neither what waits, nor a subscription that lags, nor a replay.
+    insert into outbox.cancelled (message_id, cancelled_by, reason) values (message_id, who, 'erased: ' || btrim(reason))
+    on conflict on constraint cancelled_pkey do update set reason = excluded.reason;
+    waiting := array(select d.id from outbox.delivery d where d.message_id = message_id);
+    perform outbox._drop_cancelled(waiting);
+    -- The one change that rows of the logs may see. Ids, positions, times and counts stay.
+    perform set_config('pg_outbox.erasing', 'on', true);
+    update outbox.message m set payload = null, body = null, headers = null, metadata = null
+    where m.segment = stored.segment and m.id = message_id;
+    update outbox.attempt a set response_body = null, response_headers = null, results = null, error = null
+    where a.message_id = message_id;
+    -- A request with several messages is found under its first one only.
+    update outbox.attempt a set response_body = null, response_headers = null, results = null, error = null
+    where a.message_ids is not null and message_id = any (a.message_ids);
+    perform set_config('pg_outbox.erasing', 'off', true);
+    update outbox.dead_letter l set last_error = null where l.message_id = message_id;
+    perform outbox._look_at_deliveries();
+    perform outbox._audit('erase', format('message %s', message_id), btrim(reason),
+        jsonb_build_object('by', who, 'deliveries', cardinality(waiting)));
+end
+$$;
+comment on function outbox.erase is
+    'Removes what a message says (payload, body, headers, metadata, responses) and ends what of it is not delivered yet; ids,'
+    ' positions and counts stay. The reason is required (OB006). OB003 while a worker has it';
+
+insert into outbox._capability values
+    ('admin', 'function outbox.erase');
