@@ -245,8 +245,8 @@ async fn pg_upgrade_keeps_everything_and_goes_on_by_itself() {
     };
     if new.major <= old.major || !is_installed(&old) {
         eprintln!(
-            "skipped: from {} to {} ({})",
-            old.major, new.major, "`PG=16 dev/install` installs the library for 16"
+            "skipped: `PG=16 dev/install` installs the library for 16, to upgrade from {} to {}",
+            old.major, new.major
         );
         return;
     }
