@@ -38,7 +38,10 @@ impl Notifier {
         }
         let Notifier { notify, .. } = self;
         // A notification is a hint: one that fails is not repeated, readers poll as well.
-        if let Err(error) = txn::run(|| Ok(drop(notify.execute(&[arg(end)])))) {
+        if let Err(error) = txn::run(|| {
+            notify.execute(&[arg(end)]);
+            Ok(())
+        }) {
             pgrx::log!("pg_outbox dispatcher: readers were not notified: {error}");
         }
         self.told = Some(end);
