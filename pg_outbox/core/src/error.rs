@@ -40,10 +40,10 @@ impl Kind {
 }
 
 macro_rules! codes {
-    ($($(#[$doc:meta])* $variant:ident = $state:literal, $name:literal, $kind:ident;)*) => {
+    ($(#[doc = $doc:literal] $variant:ident = $state:literal, $name:literal, $kind:ident;)*) => {
         /// A SQLSTATE that pg_outbox raises.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum Code { $($(#[$doc])* $variant,)* }
+        pub enum Code { $(#[doc = $doc] $variant,)* }
 
         impl Code {
             /// Every code, in the order of the table.
@@ -57,6 +57,11 @@ macro_rules! codes {
             /// The symbolic name, the same in every client.
             pub const fn name(self) -> &'static str {
                 match self { $(Code::$variant => $name,)* }
+            }
+
+            /// When it is raised, in a sentence.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Code::$variant => $doc,)* }
             }
 
             /// What a caller can do about it.
