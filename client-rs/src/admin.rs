@@ -421,6 +421,24 @@ pub struct MaintainRow {
     pub held_by: Option<String>,
 }
 
+/// A row of `outbox.manual_result()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ManualResultRow {
+    /// Column `state`.
+    pub state: Option<String>,
+    /// Column `started_at`.
+    pub started_at: Option<DateTime<Utc>>,
+    /// Column `finished_at`.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// Column `status`.
+    pub status: Option<i32>,
+    /// Column `error`.
+    pub error: Option<String>,
+    /// Column `response_body`.
+    pub response_body: Option<String>,
+}
+
 /// A row of `outbox.metrics()`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -1317,6 +1335,15 @@ pub struct DisableEndpoint {
     pub mode: Option<String>,
 }
 
+/// What `outbox.erase()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Erase {
+    /// Argument `by`.
+    pub by: Option<String>,
+    /// Argument `reason`.
+    pub reason: Option<String>,
+}
+
 /// What `outbox.extend()` takes beside what it requires; `None` is its default.
 #[derive(Clone, Debug, Default)]
 pub struct Extend {
@@ -1481,6 +1508,13 @@ pub struct RotateSecret {
     pub secret: Option<String>,
     /// Argument `overlap`.
     pub overlap: Option<Duration>,
+}
+
+/// What `outbox.send_test()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct SendTest {
+    /// Argument `payload`.
+    pub payload: Option<Value>,
 }
 
 /// What `outbox.set_proxy()` takes beside what it requires; `None` is its default.
@@ -1879,6 +1913,15 @@ impl Outbox {
         call::single(self.call("enable_endpoint", json!({"name": name}), &[]).await?)
     }
 
+    /// Removes what a message says (payload, body, headers, metadata, responses) and ends what of it is not delivered
+    /// yet; ids, positions and counts stay. The reason is required (OB006). OB003 while a worker has it.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn erase(&self, message_id: i64, options: Erase) -> Result<()> {
+        self.call_void("erase", json!({"message_id": message_id, "by": options.by, "reason": options.reason})).await
+    }
+
     /// Moves the end of a lease to this long from now, but not beyond the subscription's deadline; returns it. OB003:
     /// the lease is lost.
     ///
@@ -1987,6 +2030,14 @@ impl Outbox {
         call::typed(self.call("maintain", json!({}), &[]).await?)
     }
 
+    /// What came of send_test() or resend(): waiting, completed or failed.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn manual_result(&self, id: i64) -> Result<Vec<ManualResultRow>> {
+        call::typed(self.call("manual_result", json!({"id": id}), &[]).await?)
+    }
+
     /// Figures for a monitoring system. Names ending in _total and _count only grow; labels name subscription,
     /// endpoint, state, consumer, ring. _enqueued_total counts what was rolled back as well.
     ///
@@ -2093,6 +2144,15 @@ impl Outbox {
         self.call_void("reschedule", json!({"delivery_id": delivery_id, "due_at": due_at, "by": by, "priority": options.priority, "expires_at": options.expires_at})).await
     }
 
+    /// Sends one message once more to one subscription, whatever became of it: one try outside its budget, under the
+    /// same webhook id; manual_result() shows what came of it.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn resend(&self, message_id: i64, subscription: &str) -> Result<Option<i64>> {
+        call::single(self.call("resend", json!({"message_id": message_id, "subscription": subscription}), &[]).await?)
+    }
+
     /// Marks an open dead letter as dealt with in another way; OB004: it is not open.
     ///
     /// # Errors
@@ -2135,6 +2195,15 @@ impl Outbox {
             )
             .await?,
         )
+    }
+
+    /// Sends a test message (topic outbox.test), signed as any other, to an endpoint when the transaction commits;
+    /// manual_result() shows what came of it.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn send_test(&self, endpoint: &str, options: SendTest) -> Result<Option<i64>> {
+        call::single(self.call("send_test", json!({"endpoint": endpoint, "payload": options.payload}), &[]).await?)
     }
 
     /// Chooses one of the operator's proxies for an endpoint; null: the default one, if there is one.

@@ -254,6 +254,18 @@ class MaintainRow:
 
 
 @dataclass(frozen=True)
+class ManualResultRow:
+    """A row of outbox.manual_result."""
+
+    state: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    status: int | None
+    error: str | None
+    response_body: str | None
+
+
+@dataclass(frozen=True)
 class MetricsRow:
     """A row of outbox.metrics."""
 
@@ -761,6 +773,13 @@ class AdminMethods:
         """Sends again, first what has waited; breaker, pause and count of failures start afresh."""
         return self._run(Call("enable_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
+    def erase(self, message_id: int, *, by: str | None = None, reason: str | None = None) -> None:
+        """Removes what a message says (payload, body, headers, metadata, responses) and ends what of it is not
+        delivered yet; ids, positions and counts stay. The reason is required (OB006). OB003 while a worker has
+        it.
+        """
+        self._run(Call("erase", {"message_id": message_id, "by": by, "reason": reason}, Shape("void", None, {})))
+
     def extend(self, lease: int, *, duration: timedelta | None = None) -> datetime | None:
         """Moves the end of a lease to this long from now, but not beyond the subscription's deadline; returns
         it. OB003: the lease is lost.
@@ -820,6 +839,10 @@ class AdminMethods:
         does this by itself.
         """
         return self._run(Call("maintain", {}, Shape("rows", MaintainRow, {})))  # type: ignore[no-any-return]
+
+    def manual_result(self, id: int) -> list[ManualResultRow]:
+        """What came of send_test() or resend(): waiting, completed or failed."""
+        return self._run(Call("manual_result", {"id": id}, Shape("rows", ManualResultRow, {"started_at": "timestamp with time zone", "finished_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def metrics(self) -> list[MetricsRow]:
         """Figures for a monitoring system. Names ending in _total and _count only grow; labels name
@@ -886,6 +909,12 @@ class AdminMethods:
         """
         self._run(Call("reschedule", {"delivery_id": delivery_id, "due_at": due_at, "by": by, "priority": priority, "expires_at": expires_at}, Shape("void", None, {})))
 
+    def resend(self, message_id: int, subscription: str) -> int | None:
+        """Sends one message once more to one subscription, whatever became of it: one try outside its budget,
+        under the same webhook id; manual_result() shows what came of it.
+        """
+        return self._run(Call("resend", {"message_id": message_id, "subscription": subscription}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
     def resolve(self, id: int, by: str, *, note: str | None = None) -> None:
         """Marks an open dead letter as dealt with in another way; OB004: it is not open."""
         self._run(Call("resolve", {"id": id, "by": by, "note": note}, Shape("void", None, {})))
@@ -907,6 +936,12 @@ class AdminMethods:
         passed.
         """
         return self._run(Call("rotate_secret", {"name": name, "secret": secret, "overlap": overlap}, Shape("row", RotateSecretRow, {})))  # type: ignore[no-any-return]
+
+    def send_test(self, endpoint: str, *, payload: Any | None = None) -> int | None:
+        """Sends a test message (topic outbox.test), signed as any other, to an endpoint when the transaction
+        commits; manual_result() shows what came of it.
+        """
+        return self._run(Call("send_test", {"endpoint": endpoint, "payload": payload}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def set_endpoint_proxy(self, endpoint: str, proxy: str) -> int | None:
         """Chooses one of the operator's proxies for an endpoint; null: the default one, if there is one."""
@@ -1186,6 +1221,13 @@ class AsyncAdminMethods:
         """Sends again, first what has waited; breaker, pause and count of failures start afresh."""
         return await self._arun(Call("enable_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
+    async def erase(self, message_id: int, *, by: str | None = None, reason: str | None = None) -> None:
+        """Removes what a message says (payload, body, headers, metadata, responses) and ends what of it is not
+        delivered yet; ids, positions and counts stay. The reason is required (OB006). OB003 while a worker has
+        it.
+        """
+        await self._arun(Call("erase", {"message_id": message_id, "by": by, "reason": reason}, Shape("void", None, {})))
+
     async def extend(self, lease: int, *, duration: timedelta | None = None) -> datetime | None:
         """Moves the end of a lease to this long from now, but not beyond the subscription's deadline; returns
         it. OB003: the lease is lost.
@@ -1245,6 +1287,10 @@ class AsyncAdminMethods:
         does this by itself.
         """
         return await self._arun(Call("maintain", {}, Shape("rows", MaintainRow, {})))  # type: ignore[no-any-return]
+
+    async def manual_result(self, id: int) -> list[ManualResultRow]:
+        """What came of send_test() or resend(): waiting, completed or failed."""
+        return await self._arun(Call("manual_result", {"id": id}, Shape("rows", ManualResultRow, {"started_at": "timestamp with time zone", "finished_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def metrics(self) -> list[MetricsRow]:
         """Figures for a monitoring system. Names ending in _total and _count only grow; labels name
@@ -1311,6 +1357,12 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("reschedule", {"delivery_id": delivery_id, "due_at": due_at, "by": by, "priority": priority, "expires_at": expires_at}, Shape("void", None, {})))
 
+    async def resend(self, message_id: int, subscription: str) -> int | None:
+        """Sends one message once more to one subscription, whatever became of it: one try outside its budget,
+        under the same webhook id; manual_result() shows what came of it.
+        """
+        return await self._arun(Call("resend", {"message_id": message_id, "subscription": subscription}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
     async def resolve(self, id: int, by: str, *, note: str | None = None) -> None:
         """Marks an open dead letter as dealt with in another way; OB004: it is not open."""
         await self._arun(Call("resolve", {"id": id, "by": by, "note": note}, Shape("void", None, {})))
@@ -1332,6 +1384,12 @@ class AsyncAdminMethods:
         passed.
         """
         return await self._arun(Call("rotate_secret", {"name": name, "secret": secret, "overlap": overlap}, Shape("row", RotateSecretRow, {})))  # type: ignore[no-any-return]
+
+    async def send_test(self, endpoint: str, *, payload: Any | None = None) -> int | None:
+        """Sends a test message (topic outbox.test), signed as any other, to an endpoint when the transaction
+        commits; manual_result() shows what came of it.
+        """
+        return await self._arun(Call("send_test", {"endpoint": endpoint, "payload": payload}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def set_endpoint_proxy(self, endpoint: str, proxy: str) -> int | None:
         """Chooses one of the operator's proxies for an endpoint; null: the default one, if there is one."""
