@@ -225,6 +225,12 @@ export const FUNCTIONS = {
         returns: 'value',
         columns: [['enqueue_notification', 'bigint']],
     },
+    erase: {
+        name: 'erase',
+        args: [['message_id', 'bigint', false], ['by', 'text', true], ['reason', 'text', true]],
+        returns: 'nothing',
+        columns: [],
+    },
     extend: {
         name: 'extend',
         args: [['lease', 'bigint', false], ['duration', 'interval', true]],
@@ -1150,6 +1156,8 @@ export interface Functions {
     enqueueMany(args: { topic: string; payloads: readonly any[]; keys?: readonly string[] | null; headers?: any; metadata?: any; tenant?: string | null; aggregateType?: string | null; aggregateId?: string | null; idempotencyKey?: string | null; deliverAt?: Date | string | null; expiresAt?: Date | string | null; priority?: number | null; publisher?: string | null; maxAttempts?: number | null; occurredAt?: Date | string | null }): Promise<number[]>;
     /** Enqueues a notification (title, body, severity, url) on the topic event_type; severity is also a header, for filters. severity: critical, high, medium, low, info, none */
     enqueueNotification(args: { tenant: string; eventType: string; title: string; body?: string | null; severity?: string | null; url?: string | null; aggregateType?: string | null; aggregateId?: string | null; metadata?: any; maxAttempts?: number | null; scheduledAt?: Date | string | null; key?: string | null; idempotencyKey?: string | null; publisher?: string | null }): Promise<number>;
+    /** Removes what a message says (payload, body, headers, metadata, responses) and ends what of it is not delivered yet; ids, positions and counts stay. The reason is required (OB006). OB003 while a worker has it */
+    erase(args: { messageId: number | bigint; by?: string | null; reason?: string | null }): Promise<void>;
     /** Moves the end of a lease to this long from now, but not beyond the subscription's deadline; returns it. OB003: the lease is lost */
     extend(args: { lease: number | bigint; duration?: Interval | null }): Promise<Date>;
     /** Ends a try of deliveries of a lease (null: of all) as failed: tried again after retry_after, else by the subscription's schedule; dead letters after the last try. Returns the ids that were changed */
