@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod counters;
+pub mod decide;
 pub mod dispatcher;
 pub mod endpoints;
 pub mod engine;
@@ -9,10 +10,13 @@ pub mod inline;
 pub mod judge;
 pub mod launcher;
 pub mod maintain;
+pub mod predicate;
 pub mod pull;
 pub mod record;
+pub mod replay;
 pub mod retry;
 pub mod route;
+pub mod tally;
 pub mod txn;
 
 use std::ffi::CStr;
