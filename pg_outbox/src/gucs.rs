@@ -29,6 +29,9 @@ pub static TOPIC_TEMPLATE: GucSetting<Option<CString>> = GucSetting::<Option<CSt
 /// Signature of a function `(tenant text, topic text) returns text`; goes before the template.
 pub static TOPIC_FUNCTION: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
+/// Longest time that a filter's SQL/JSON path may take over a payload. 100 ms: thousands of times what a sensible one takes.
+pub static FILTER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(100);
+
 /// What `outbox.set_context` keeps for the transaction.
 pub static CONTEXT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
@@ -146,6 +149,16 @@ pub fn init(preloading: bool) {
         &PUBLISHER,
         GucContext::Userset,
         GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"pg_outbox.filter_timeout",
+        c"Longest time that a filter's SQL/JSON path may take over a payload.",
+        c"Beyond it the message is a dead letter of that subscription.",
+        &FILTER_TIMEOUT,
+        1,
+        10_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
     );
     GucRegistry::define_bool_guc(
         c"pg_outbox.require_topic",

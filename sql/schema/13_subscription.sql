@@ -20,6 +20,7 @@ create table outbox.subscription (
     max_lag interval check (max_lag > interval '0'),
     external_id text,
     labels jsonb not null default '{}' check (jsonb_typeof(labels) = 'object'),
+    paused boolean not null default false,
     created_at timestamptz not null default clock_timestamp(),
     deleted_at timestamptz
 );
@@ -37,6 +38,7 @@ comment on column outbox.subscription.ttl is 'a delivery expires this long after
 comment on column outbox.subscription.deadline is 'longest time from a claim to its outcome, whatever is extended; null: no limit';
 comment on column outbox.subscription.notify is 'pull: NOTIFY waiting workers when there is work';
 comment on column outbox.subscription.max_lag is 'deliveries older than this are recorded as expired when space is reclaimed; null: space is kept';
+comment on column outbox.subscription.paused is 'what is routed to it waits for resume()';
 comment on column outbox.subscription.external_id is 'the subscriber''s own id for it';
 comment on table outbox.subscription is 'Topics and a filter, pushed to an endpoint or (endpoint_id null) pulled by workers';
 select pg_catalog.pg_extension_config_dump('outbox.subscription', '');
@@ -51,6 +53,7 @@ create table outbox.subscription_version (
     active boolean not null,
     topics text[] not null,
     filter jsonb,
+    starts_after bigint,
     created_at timestamptz not null default clock_timestamp(),
     created_by text not null default session_user,
     primary key (subscription_id, version)
@@ -60,6 +63,8 @@ comment on table outbox.subscription_version is
     'What a subscription matches, from a position on; which version matched a message is a function of its position';
 comment on column outbox.subscription_version.position is
     'of its control message, set by the tick that numbers it: the version holds for the positions after it';
+comment on column outbox.subscription_version.starts_after is
+    'not null: the subscription was begun here with history, and the version holds for the positions after this one';
 select pg_catalog.pg_extension_config_dump('outbox.subscription_version', '');
 
 insert into outbox._capability values

@@ -52,7 +52,8 @@ call outbox._create_ring('counter', $$
     outcome text not null,
     requests bigint not null,
     deliveries bigint not null,
-    seconds double precision not null
+    seconds double precision not null,
+    last_at timestamptz not null default clock_timestamp()
 $$, 3, array[]::text[]);
 comment on table outbox.counter is 'What the dispatcher counted in the last minute; see outbox.metrics()';
 
@@ -64,6 +65,7 @@ create table outbox.counter_total (
     requests bigint not null,
     deliveries bigint not null,
     seconds double precision not null,
+    last_at timestamptz not null,
     primary key (subscription_id, endpoint_id, outcome)
 );
 comment on table outbox.counter_total is 'Sums of what the dispatcher counted, up to a minute ago; outbox.metrics() adds the rest';

@@ -33,7 +33,7 @@ begin atomic
         classes, errors)
         u(delivery_id, subscription_id, position, message_id, segment, attempt, due_at, started_at, status, class, error)
     where u.delivery_id = 0
-    on conflict (subscription_id, position) do update
+    on conflict (subscription_id, position, run) do update
     set state = 'failed', attempt = excluded.attempt, due_at = excluded.due_at, last_attempt_at = excluded.last_attempt_at,
         last_status = excluded.last_status, last_error_class = excluded.last_error_class,
         last_error = excluded.last_error, updated_at = clock_timestamp();
@@ -183,3 +183,38 @@ begin
     end if;
 end
 $$;
+-- What the dispatcher decided about deliveries without a try: skipped, or dead.
+create function outbox._record_decisions(
+    delivery_ids bigint[],
+    subscription_ids int[],
+    positions bigint[],
+    message_ids bigint[],
+    segments smallint[],
+    outcomes text[],
+    reasons text[],
+    errors text[]
+) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run, subscription_id,
+        endpoint_id, attempt, outcome, error_class, error)
+    select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), u.position, u.message_id, clock_timestamp(),
+        clock_timestamp(), nullif(u.delivery_id, 0), 0, u.subscription_id, s.endpoint_id, 0, u.outcome, u.reason,
+        coalesce(u.error, u.reason)
+    from unnest(delivery_ids, subscription_ids, positions, message_ids, outcomes, reasons, errors)
+        u(delivery_id, subscription_id, position, message_id, outcome, reason, error)
+    left join outbox.subscription s on s.id = u.subscription_id;
+
+    insert into outbox.dead_letter (delivery_id, subscription_id, endpoint_id, position, message_id, message_segment,
+        attempt, reason, last_error_class, last_error, url, created_at)
+    select nullif(u.delivery_id, 0), u.subscription_id, s.endpoint_id, u.position, u.message_id, u.segment, 0, u.reason,
+        u.reason, u.error, e.url, clock_timestamp()
+    from unnest(delivery_ids, subscription_ids, positions, message_ids, segments, outcomes, reasons, errors)
+        u(delivery_id, subscription_id, position, message_id, segment, outcome, reason, error)
+    left join outbox.subscription s on s.id = u.subscription_id
+    left join outbox.endpoint e on e.id = s.endpoint_id
+    where u.outcome = 'dead';
+
+    delete from outbox.delivery d where d.id = any (delivery_ids);
+end;

@@ -73,3 +73,18 @@ begin
     return found_id;
 end
 $$;
+
+-- API: private
+-- Whether a message is on one of the topics and passes the filter, its SQL/JSON path apart. Topics null: all.
+create function outbox._matches(
+    topics text[],
+    filter jsonb,
+    topic text,
+    tenant text,
+    key text,
+    aggregate_type text,
+    aggregate_id text,
+    headers jsonb
+) returns boolean
+language c immutable parallel safe
+as 'MODULE_PATHNAME', 'outbox_matches';

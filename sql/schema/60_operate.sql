@@ -58,6 +58,7 @@ begin
                 when -2 then 'skipped: filtered'
                 when -3 then 'control message'
                 when -4 then 'skipped: the message was no longer stored'
+                when -5 then 'skipped: the subscriptions on the topic had ended'
                 else format('%s of %s subscriptions matched', r.matched[place - r.first_position + 1], r.active)
             end
         from outbox.routing r where place between r.first_position and r.last_position

@@ -87,7 +87,7 @@ begin atomic
     from unnest(pull, subscription_ids, positions, message_ids, segments, priorities, due_us, expires_us, max_attempts,
         keys)
         u(pull, subscription_id, position, message_id, segment, priority, due_at, expires_at, max_attempts, key)
-    on conflict (subscription_id, position) do nothing;
+    on conflict (subscription_id, position, run) do nothing;
 
     -- whose workers want to be notified
     select array_agg(s.id) from outbox.subscription s where s.id = any (subscription_ids) and s.notify;
@@ -225,7 +225,8 @@ begin
         where d.id = o.id
         returning d.*, o.last_attempt_at as tried_at
     )
-    select token, until, t.id, source.name, t.message_id, outbox.webhook_id(m.id, m.enqueued_at), t.position, t.attempt,
+    select token, until, t.id, source.name, t.message_id, outbox.webhook_id(m.id, m.enqueued_at)
+            || case when t.new_id then '_r' || t.run else '' end, t.position, t.attempt,
         coalesce(t.max_attempts, source.max_attempts), m.topic, m.key, m.payload, m.body, m.content_type, m.headers,
         m.metadata, m.tenant, m.publisher, m.aggregate_type, m.aggregate_id, t.priority, m.enqueued_at, m.occurred_at,
         m.deliver_at, t.expires_at, t.tried_at, t.last_error
@@ -344,6 +345,9 @@ declare
     ids bigint[];
 begin
     perform outbox._check_claim(worker, max_messages, lease);
+    if source.paused then
+        return;
+    end if;
     ids := outbox._pick(source.id, max_messages);
     -- Where no dispatcher can do it, whoever finds nothing looks for more: only in a transaction without an xid, see _tick.
     if cardinality(ids) = 0 and pg_current_xact_id_if_assigned() is null and outbox._route_inline() in ('ticked', 'idle') then
@@ -510,7 +514,7 @@ begin
         insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
             subscription_id, attempt, outcome, worker, response_id, results)
         select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), g.position, g.message_id,
-            g.last_attempt_at, now, g.id, 0, g.subscription_id, g.attempt, 'completed',
+            g.last_attempt_at, now, g.id, g.run, g.subscription_id, g.attempt, 'completed',
             (select l.worker from outbox.lease l where l.id = token),
             case jsonb_typeof(r) when 'string' then r #>> '{}' when 'object' then r ->> 'response_id' end,
             case when jsonb_typeof(r) = 'object' then r end
@@ -557,7 +561,7 @@ begin
         insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
             subscription_id, endpoint_id, attempt, outcome, error_class)
         select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), g.position, g.message_id,
-            clock_timestamp(), clock_timestamp(), g.id, 0, g.subscription_id, s.endpoint_id, 0, g.fate, g.reason
+            clock_timestamp(), clock_timestamp(), g.id, g.run, g.subscription_id, s.endpoint_id, 0, g.fate, g.reason
         from gone g
         left join outbox.subscription s on s.id = g.subscription_id
         where note
@@ -599,7 +603,7 @@ begin
     insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
         subscription_id, endpoint_id, attempt, outcome)
     select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), g.position, g.message_id,
-        clock_timestamp(), clock_timestamp(), g.id, 0, g.subscription_id, s.endpoint_id, 0, 'cancelled'
+        clock_timestamp(), clock_timestamp(), g.id, g.run, g.subscription_id, s.endpoint_id, 0, 'cancelled'
     from gone g
     left join outbox.subscription s on s.id = g.subscription_id;
     get diagnostics dropped = row_count;
@@ -658,7 +662,7 @@ begin
         insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
             subscription_id, attempt, outcome, error_class, error, worker)
         select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), j.position, j.message_id,
-            j.last_attempt_at, now, j.id, 0, j.subscription_id, j.attempt,
+            j.last_attempt_at, now, j.id, j.run, j.subscription_id, j.attempt,
             case j.verdict when 'expired' then 'expired' else case when j.verdict is null then 'failed' else 'dead' end end,
             class, error,
             (select l.worker from outbox.lease l where l.id = token)

@@ -147,7 +147,7 @@ begin
         -- what has expired once would expire again
         'infinity', letter.key, letter.first_attempt_at, letter.last_attempt_at, letter.last_status,
         letter.last_error_class, letter.last_error, letter.created_at)
-    on conflict (subscription_id, position) do nothing
+    on conflict (subscription_id, position, run) do nothing
     returning id into delivery;
     if delivery is null then
         raise exception 'dead letter % cannot be requeued', letter.id

@@ -6,21 +6,6 @@
 create sequence outbox._reclaimed as bigint minvalue 0 start 0 cache 1;
 select pg_catalog.pg_extension_config_dump('outbox._reclaimed', '');
 
--- API: private
--- Whether a message is on one of the topics and passes the filter, its SQL/JSON path apart. Topics null: all.
-create function outbox._matches(
-    topics text[],
-    filter jsonb,
-    topic text,
-    tenant text,
-    key text,
-    aggregate_type text,
-    aggregate_id text,
-    headers jsonb
-) returns boolean
-language c immutable parallel safe
-as 'MODULE_PATHNAME', 'outbox_matches';
-
 -- API: public
 create function outbox.head() returns bigint
 language sql stable security definer

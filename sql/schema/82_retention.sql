@@ -222,6 +222,10 @@ begin atomic
         from unnest(c.open_subscriptions, c.open_positions) u(id, "position") where u.id = l.id
     ) o on true
     union all
+    select format('replay %s', r.id), r."position", null, null
+    from outbox.replay r
+    where r.state = 'running'
+    union all
     select format('cursor of consumer "%s"', k.consumer), k."position", null, null
     from outbox.cursor k
     where k.stream = 'outbox' and coalesce(current_setting('pg_outbox.retain_for_cursors', true), 'off')::boolean;
@@ -397,7 +401,8 @@ begin
         if outbox._lock_leaf_patiently(outbox._leaf('counter', closed.leaf)) then
             with sums as (
                 select c.subscription_id, coalesce(c.endpoint_id, 0) as endpoint_id, c.outcome,
-                    sum(c.requests)::bigint as requests, sum(c.deliveries)::bigint as deliveries, sum(c.seconds) as seconds
+                    sum(c.requests)::bigint as requests, sum(c.deliveries)::bigint as deliveries, sum(c.seconds) as seconds,
+                    max(c.last_at) as last_at
                 from outbox.counter c where c.segment = closed.leaf
                 group by 1, 2, 3
             )
@@ -405,7 +410,7 @@ begin
             select * from sums
             on conflict (subscription_id, endpoint_id, outcome) do update
             set requests = t.requests + excluded.requests, deliveries = t.deliveries + excluded.deliveries,
-                seconds = t.seconds + excluded.seconds;
+                seconds = t.seconds + excluded.seconds, last_at = greatest(t.last_at, excluded.last_at);
             execute format('truncate only %s', outbox._leaf('counter', closed.leaf));
             update outbox.segment s set reclaimed_at = clock_timestamp() where s.ring = 'counter' and s.leaf = closed.leaf;
             rolled := rolled + 1;
@@ -544,7 +549,7 @@ begin
     held_by := null;
     job := 'counters';
     select j.next_run_at into due from outbox.job j where j.job = 'counters';
-    rows := outbox._roll_up();
+    rows := outbox._roll_up() + outbox._roll_up_tally();
     if rows > 0 or everything then
         result := 'rolled up';
         more := false;

@@ -282,7 +282,8 @@ begin atomic
         select u.subscription_id, u.endpoint_id, u.outcome, sum(u.requests) as requests, sum(u.deliveries) as deliveries,
             sum(u.seconds) as seconds
         from (
-            select * from outbox.counter_total
+            select t.subscription_id, t.endpoint_id, t.outcome, t.requests, t.deliveries, t.seconds
+            from outbox.counter_total t
             union all
             select c.subscription_id, coalesce(c.endpoint_id, 0), c.outcome, c.requests, c.deliveries, c.seconds
             from outbox.counter c

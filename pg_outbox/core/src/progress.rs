@@ -71,6 +71,12 @@ impl Progress {
         self.open.insert(position);
     }
 
+    /// A position matched and has its outcome without having been handed out.
+    pub fn decide(&mut self, position: i64) {
+        self.hand_out(position);
+        self.settle(position);
+    }
+
     /// The outcome of `position` is recorded together with the next checkpoint. `false` when it was not open.
     pub fn settle(&mut self, position: i64) -> bool {
         self.settled = self.settled.max(position);

@@ -36,7 +36,9 @@ pub fn append(requests: impl Iterator<Item = Counted>) -> Result<()> {
     }
     let segment = catalog::current_value(catalog::lookup("_counter_segment")?).rem_euclid(LEAVES);
     let mut leaf = Leaf::open(catalog::lookup(&format!("_counter_{segment:02}"))?);
-    let mut rows: Vec<([Datum; 7], [bool; 7])> = sums
+    // SAFETY: reads the clock.
+    let at = unsafe { pgrx::pg_sys::GetCurrentTimestamp() };
+    let mut rows: Vec<([Datum; 8], [bool; 8])> = sums
         .into_iter()
         .map(|((subscription, endpoint, outcome), (requests, deliveries, micros))| {
             let seconds = micros as f64 / 1e6;
@@ -48,6 +50,7 @@ pub fn append(requests: impl Iterator<Item = Counted>) -> Result<()> {
                 requests.into_datum(),
                 deliveries.into_datum(),
                 seconds.into_datum(),
+                at.into_datum(),
             ];
             (columns.map(|c| c.unwrap_or(Datum::null())), columns.map(|c| c.is_none()))
         })

@@ -19,6 +19,7 @@ use pgrx::{pg_guard, pg_sys};
 use super::engine::{Engine, Round};
 use super::maintain::Maintenance;
 use super::notify::Notifier;
+use super::replay::Replays;
 use super::{Signals, now, txn, wait};
 use crate::gucs;
 use crate::shmem::{self, Slot, State};
@@ -97,6 +98,7 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
     let mut engine = Engine::new(slot, sender);
     let mut maintenance = Maintenance::new();
     let mut notifier = Notifier::new();
+    let mut replays = Replays::new();
     let mut error_wait = ERROR_WAIT;
     loop {
         if signals.terminate() || slot.retire.load(Ordering::SeqCst) {
@@ -135,7 +137,13 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
         slot.set_state(if gucs::PUSH.get() { State::Running } else { State::PushOff });
         engine.publish();
         maintenance.run();
-        let pause = pause.min(maintenance.wait());
+        if std::mem::take(&mut engine.looked) {
+            replays.look();
+        }
+        if let Err(error) = replays.run() {
+            pgrx::log!("pg_outbox dispatcher: replays: {error}");
+        }
+        let pause = pause.min(maintenance.wait()).min(replays.wait());
         let pause = notifier.run(engine.end()).map_or(pause, |wait| pause.min(wait));
         if pause.is_zero() {
             // SAFETY: the latch is this process's own; whatever set it is looked at in the next round.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use outbox_core::filter::Subject;
+use outbox_core::message::Message;
 use outbox_core::policy::Outcome;
 use outbox_core::progress::Progress;
 use outbox_core::topic;
@@ -22,14 +22,17 @@ use pgrx::pg_sys::{INT8ARRAYOID, TEXTARRAYOID};
 
 use super::config::{Config, Loader, Routed, Subscription};
 use super::consent::Consents;
+use super::decide::{Decision as Made, Decisions};
 use super::endpoints::Endpoints;
 use super::errand::Errands;
 use super::judge::judge;
 use super::order::{self, Lane, Order, Turn, Waiting};
+use super::predicate::{Predicates, Verdict, Verdicts};
 use super::pull::{self, Taken, Window};
 use super::record::{Checkpoint, EXPIRED, Entry, Fate, Recorder, RoutingRow};
 use super::retry::Retries;
-use super::route::{Reader, Stored};
+use super::route::{Reader, Stored, subject};
+use super::tally::Tally;
 use super::txn::{Plan, arg};
 use super::{now, txn};
 use crate::gucs;
@@ -94,6 +97,9 @@ pub struct Engine {
     loader: Loader,
     recorder: Recorder,
     window: Window,
+    predicates: Predicates,
+    decisions: Decisions,
+    tally: Tally,
     bury: Plan,
     retries: Retries,
     order: Order,
@@ -104,6 +110,12 @@ pub struct Engine {
     consents: Consents,
     recovered: bool,
     reload: bool,
+    /// Subscriptions that are read again before the next message is routed.
+    changed: Vec<i32>,
+    /// Control messages up to here are known to the configuration.
+    horizon: i64,
+    /// Somebody asked to look at deliveries, or at replays.
+    pub looked: bool,
     incarnation: i64,
     checkpoint_id: i64,
     /// The feed is routed up to here.
@@ -111,7 +123,7 @@ pub struct Engine {
     /// The feed ends here, as far as is known.
     end: i64,
     /// Deliveries that are with the HTTP thread.
-    handed: HashMap<(i32, i64), Handed>,
+    handed: HashMap<(i32, i64, i64), Handed>,
     done: Vec<Done>,
     entries: Vec<Entry>,
     routing: Vec<RoutingRow>,
@@ -132,6 +144,9 @@ impl Engine {
             loader: Loader::new(),
             recorder: Recorder::new(),
             window: Window::new(),
+            predicates: Predicates::new(),
+            decisions: Decisions::new(),
+            tally: Tally::default(),
             bury: Plan::new("select outbox._bury($1, $2, true)", &[INT8ARRAYOID, TEXTARRAYOID]),
             retries: Retries::new(),
             order: Order::new(),
@@ -142,6 +157,9 @@ impl Engine {
             consents: Consents::new(),
             recovered: false,
             reload: false,
+            changed: Vec::new(),
+            horizon: 0,
+            looked: false,
             incarnation: 0,
             checkpoint_id: 0,
             routed: 0,
@@ -179,8 +197,8 @@ impl Engine {
         self.slot.unrecorded.store(unrecorded as i64, Ordering::Relaxed);
         let to_record = self.unrecorded_since.is_some();
         // A full window of rows to be claimed is nothing to do.
-        // So are deliveries that a disabled endpoint holds.
-        let to_do = |s: &Subscription| if s.pull { pull::has_work(s) } else { s.limit.0 > 0 };
+        // So are deliveries that a disabled endpoint or a pause holds.
+        let to_do = |s: &Subscription| !s.paused && if s.pull { pull::has_work(s) } else { s.limit.0 > 0 };
         let lagging = self.config.subscriptions.values().any(|s| s.progress.lag().is_some() && to_do(s));
         let busy =
             queued + in_flight + unrecorded > 0 || to_record || lagging || self.routed < self.end || self.tick_more;
@@ -224,6 +242,7 @@ impl Engine {
         self.take_outcomes();
 
         let look = self.slot.look_at_deliveries.swap(false, Ordering::SeqCst);
+        self.looked |= look;
         if look {
             self.retries.look_at_all(&self.config);
             self.window.pass_now();
@@ -258,6 +277,10 @@ impl Engine {
             pause = pause.min(wait);
         }
         again |= self.catch_up()?;
+        let lagging = self.config.subscriptions.values().filter(|s| s.progress.lag().is_some() && !s.is_quick());
+        if let Some(until) = lagging.filter_map(|s| s.slow_until).min() {
+            pause = pause.min(until.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
+        }
         pause = pause.min(self.window.pass(self.retries.ids(), poll)?);
         if self.window.take_promoted() {
             self.retries.look_at_all(&self.config);
@@ -283,7 +306,7 @@ impl Engine {
         }
         if let Some(since) = self.unrecorded_since {
             let age = since.elapsed();
-            if self.entries.len() + self.window.rows() >= RECORD_BATCH || age >= RECORD_DELAY {
+            if self.entries.len() + self.window.rows() + self.decisions.len() >= RECORD_BATCH || age >= RECORD_DELAY {
                 self.record()?;
                 // Keys that have been freed go on at once.
                 again |= self.window.passes_now();
@@ -351,13 +374,37 @@ impl Engine {
     }
 
     fn load_config(&mut self) -> Result<(), String> {
+        // All that has been numbered by now is seen by a transaction that begins now.
+        let (horizon, begun) = (self.end, if self.recovered { 0 } else { self.routed });
         let Engine { loader, config, endpoints, .. } = self;
-        let (new, configured) = txn::run(|| Ok((loader.load(config), endpoints.load())))?;
+        let (mut new, configured) = txn::run(|| Ok((loader.load(begun), endpoints.load())))?;
+        new.carry_over(config);
         self.config = new;
+        self.config.begin(self.routed);
         self.sender.set_endpoints(configured);
         self.consents.look();
         self.set_limits();
         self.reload = false;
+        self.changed.clear();
+        self.horizon = horizon;
+        Ok(())
+    }
+
+    /// Reads what has changed of the configuration.
+    fn refresh(&mut self) -> Result<(), String> {
+        if self.reload {
+            return self.load_config();
+        }
+        if !self.changed.is_empty() {
+            let Engine { loader, config, changed, .. } = self;
+            txn::run(|| {
+                loader.load_changed(config, changed);
+                Ok(())
+            })?;
+            self.changed.clear();
+            self.config.begin(self.routed);
+            self.set_limits();
+        }
         Ok(())
     }
 
@@ -410,44 +457,58 @@ impl Engine {
     fn route(&mut self, messages: &[Stored], upto: i64) -> Result<(), String> {
         let mut rest = messages;
         while self.routed < upto {
-            if self.reload {
-                self.load_config()?;
-            }
+            self.refresh()?;
             // Up to the next change of the configuration, which holds for what comes behind it.
-            let control = rest.iter().position(|stored| &*stored.message.topic == topic::CONTROL);
+            let control = rest.iter().position(is_control);
             let (part, stop) = match control {
                 Some(i) => (&rest[..=i], rest[i].message.position),
                 None => (rest, upto),
             };
+            let verdicts = self.predicates.examine(&mut self.config, part, |_| true);
+            self.route_part(part, stop, &verdicts);
+            if control.is_some() {
+                self.config.begin(stop);
+                if stop > self.horizon {
+                    // All changes of this stretch at once: each holds from its own position on.
+                    let behind = rest[part.len() - 1..].iter().filter(|stored| is_control(stored));
+                    for id in behind.map(changed_subscription) {
+                        match id {
+                            Some(id) => self.changed.push(id),
+                            None => self.reload = true,
+                        }
+                    }
+                    self.horizon = upto;
+                }
+            }
             rest = &rest[part.len()..];
-            self.route_part(part, stop);
-            self.reload = control.is_some();
         }
-        if self.reload {
-            self.load_config()?;
-        }
-        Ok(())
+        self.refresh()
     }
 
-    fn route_part(&mut self, messages: &[Stored], upto: i64) {
-        let Engine { config, handed, routed, window, order, .. } = self;
+    fn route_part(&mut self, messages: &[Stored], upto: i64, verdicts: &Verdicts) {
+        let Engine { config, handed, routed, window, order, decisions, tally, .. } = self;
         let push = gucs::PUSH.get();
         let mut jobs = Vec::new();
         let mut matched = vec![matched_as::GONE; usize::try_from(upto - *routed).unwrap_or(0)];
         for stored in messages {
             let position = stored.message.position;
-            let found = config.route(position, &stored.message.topic, &subject(stored), |id, subscription| {
+            let (topic, subject) = (&stored.message.topic, subject(stored));
+            let found = config.route(position, topic, &subject, verdicts, |id, subscription, verdict| {
                 if subscription.progress.lag().is_some() {
                     return;
                 }
-                let room = subscription.pull || push && has_room(subscription);
-                match if room { window.take(id, subscription, stored) } else { Taken::Full } {
+                let room = !subscription.paused && (subscription.pull || push && has_room(subscription));
+                match judged(decisions, id, subscription, stored, verdict, room, window) {
                     Taken::Yes => {}
                     Taken::Send => hand_out(handed, &mut jobs, id, subscription, stored, order, window),
                     Taken::Full => subscription.progress.fall_behind(position - 1),
                 }
             });
-            matched[(position - *routed - 1) as usize] = matched_as::entry(&stored.message.topic, found);
+            let entry = matched_as::entry(&stored.message.topic, found);
+            matched[(position - *routed - 1) as usize] = entry;
+            if entry != matched_as::CONTROL {
+                tally.count(stored, entry);
+            }
         }
         by_priority(&mut jobs, messages, config);
         self.sender.submit(jobs);
@@ -467,6 +528,8 @@ impl Engine {
         let push = gucs::PUSH.get();
         // Half empty: so that each reading of the feed is worth it.
         let ready = |s: &Subscription| match s.pull {
+            _ if s.paused || !s.is_quick() => false,
+            _ if s.has_ended() => true,
             true => pull::has_room(s),
             false => {
                 let limit = handed_limit(s);
@@ -475,7 +538,7 @@ impl Engine {
         };
         let lagging = |s: &Subscription| s.progress.lag().filter(|_| ready(s));
         let Some(start) = self.config.subscriptions.values().filter_map(lagging).min() else { return Ok(false) };
-        let Engine { reader, config, handed, routed, window, order, .. } = self;
+        let Engine { reader, config, handed, routed, window, order, predicates, decisions, .. } = self;
         let (messages, upto) = txn::run(|| Ok(reader.read(start, *routed, READ_ROWS)))?;
         let upto = if messages.is_empty() && upto == start { *routed } else { upto };
         // Those that start within the stretch take part from where they are.
@@ -485,15 +548,17 @@ impl Engine {
             .filter(|(_, s)| lagging(s).is_some_and(|at| at < upto))
             .map(|(id, _)| *id)
             .collect();
+        let verdicts = predicates.examine(config, &messages, |id| part.contains(&id));
         let mut jobs = Vec::new();
         for stored in &messages {
             let position = stored.message.position;
-            config.route(position, &stored.message.topic, &subject(stored), |id, subscription| {
+            let (topic, subject) = (&stored.message.topic, subject(stored));
+            config.route(position, topic, &subject, &verdicts, |id, subscription, verdict| {
                 if !part.contains(&id) || subscription.progress.lag().is_none_or(|at| at >= position) {
                     return;
                 }
                 let room = subscription.pull || has_room(subscription);
-                match if room { window.take(id, subscription, stored) } else { Taken::Full } {
+                match judged(decisions, id, subscription, stored, verdict, room, window) {
                     Taken::Yes => {}
                     Taken::Send => hand_out(handed, &mut jobs, id, subscription, stored, order, window),
                     Taken::Full => {
@@ -510,7 +575,7 @@ impl Engine {
         }
         by_priority(&mut jobs, &messages, &self.config);
         self.sender.submit(jobs);
-        if self.window.rows() > 0 {
+        if self.window.rows() > 0 || self.decisions.len() > 0 {
             self.unrecorded_since.get_or_insert_with(Instant::now);
         }
         Ok(self.config.subscriptions.values().any(|s| lagging(s).is_some()))
@@ -518,13 +583,12 @@ impl Engine {
 
     /// Hands out deliveries whose time has come.
     fn hand_out_due(&mut self) -> Result<(), String> {
-        let Engine { retries, reader, config, endpoints, handed, order, .. } = self;
+        let Engine { retries, reader, config, endpoints, handed, order, decisions, .. } = self;
         let time = now();
         let ready = |id: i32| {
-            config
-                .subscriptions
-                .get(&id)
-                .is_some_and(|s| endpoints.accepts(s.endpoint, time) && s.handed_bytes < HANDED_BYTES)
+            config.subscriptions.get(&id).is_some_and(|s| {
+                s.has_ended() || !s.paused && endpoints.accepts(s.endpoint, time) && s.handed_bytes < HANDED_BYTES
+            })
         };
         if retries.next(ready).is_some_and(|at| at <= time) {
             let due = txn::run(|| Ok(retries.take(reader, time, ready)))?;
@@ -542,22 +606,29 @@ impl Engine {
                     }
                     (Some(subscription), Some(stored)) => (subscription, stored),
                 };
-                let expires = due.expires.or_else(|| pull::expiry(subscription, stored));
+                // History that is asked for again has expired long since.
+                let expires = due.expires.or_else(|| pull::expiry(subscription, stored)).filter(|_| due.run == 0);
                 if expires.is_some_and(|at| at <= time) {
                     gone.push((due.id, EXPIRED));
                     continue;
                 }
                 retries.out(due);
+                if subscription.has_ended() {
+                    decisions.push(Made::unsubscribed(due.subscription, stored, due.id));
+                    self.unrecorded_since.get_or_insert_with(Instant::now);
+                    continue;
+                }
+                let (run, new_id) = (due.run, due.new_id);
                 if let Some(lane) = order::lane(due.subscription, subscription, stored)
                     && !order.row(&lane)
                 {
                     subscription.handed += 1;
                     subscription.handed_bytes += stored.message.content.len();
                     let (stored, delivery_id, attempt) = (stored.clone(), due.id, due.attempt);
-                    order.wait(&lane, Waiting { stored, delivery_id, attempt, expires });
+                    order.wait(&lane, Waiting { stored, delivery_id, attempt, expires, run, new_id });
                     continue;
                 }
-                let seat = Seat { delivery_id: due.id, attempt: due.attempt, expires };
+                let seat = Seat { delivery_id: due.id, attempt: due.attempt, expires, run, new_id };
                 hand_out_as(handed, &mut jobs, due.subscription, subscription, stored, seat);
             }
             self.sender.submit(jobs);
@@ -602,7 +673,9 @@ impl Engine {
                 self.unrecorded_since.get_or_insert_with(Instant::now);
                 continue;
             }
-            let Some(handed) = self.handed.remove(&(ticket.subscription, ticket.position)) else { continue };
+            let Some(handed) = self.handed.remove(&(ticket.subscription, ticket.position, ticket.run)) else {
+                continue;
+            };
             let fate = match self.config.subscriptions.get_mut(&ticket.subscription) {
                 None => Fate::Dead("subscription_gone"),
                 Some(subscription) => {
@@ -670,7 +743,8 @@ impl Engine {
         {
             subscription.handed -= 1;
             subscription.handed_bytes -= next.stored.message.content.len();
-            let seat = Seat { delivery_id: next.delivery_id, attempt: next.attempt, expires: next.expires };
+            let Waiting { delivery_id, attempt, expires, run, new_id, .. } = next;
+            let seat = Seat { delivery_id, attempt, expires, run, new_id };
             hand_out_as(&mut self.handed, &mut jobs, lane.0, subscription, &next.stored, seat);
         }
         self.sender.submit(jobs);
@@ -681,12 +755,25 @@ impl Engine {
 
     /// Records outcomes, routing and checkpoint in one transaction.
     fn record(&mut self) -> Result<(), String> {
+        // A checkpoint behind a control message knows what that has changed.
+        self.refresh()?;
         let mut subscriptions: Vec<_> =
             self.config.subscriptions.iter().filter_map(|(id, s)| Some((*id, s.progress.save()?))).collect();
         subscriptions.sort_unstable_by_key(|(id, _)| *id);
         let checkpoint = Checkpoint { routed: self.routed, subscriptions };
         let Engine {
-            recorder, entries, routing, checkpoint_id, incarnation, window, endpoints, order, errands, ..
+            recorder,
+            entries,
+            routing,
+            checkpoint_id,
+            incarnation,
+            window,
+            endpoints,
+            order,
+            errands,
+            decisions,
+            tally,
+            ..
         } = self;
         let write_endpoints = endpoints.write_in() == Some(Duration::ZERO);
         txn::run(|| {
@@ -699,6 +786,8 @@ impl Engine {
             window.record();
             order.look();
             errands.record();
+            decisions.record();
+            tally.record()?;
             recorder.checkpoint(*checkpoint_id + 1, *incarnation, &checkpoint);
             Ok(())
         })?;
@@ -716,6 +805,10 @@ impl Engine {
         }
         for (subscription, due) in self.window.pushed() {
             self.retries.at(subscription, due);
+        }
+        self.tally.recorded();
+        for id in self.decisions.recorded() {
+            self.retries.back(id);
         }
         let rows_made = self.window.recorded();
         if self.order.recorded() {
@@ -740,6 +833,7 @@ pub mod matched_as {
     pub const FILTERED: i16 = -2;
     pub const CONTROL: i16 = -3;
     pub const GONE: i16 = -4;
+    pub const INACTIVE: i16 = -5;
 
     /// The entry of a message that was routed.
     pub fn entry(of: &str, found: Routed) -> i16 {
@@ -747,6 +841,7 @@ pub mod matched_as {
             _ if of == topic::CONTROL => CONTROL,
             Routed::NoSubscription => NO_SUBSCRIPTION,
             Routed::Filtered => FILTERED,
+            Routed::Inactive => INACTIVE,
             Routed::Matched(n) => i16::try_from(n).unwrap_or(i16::MAX),
         }
     }
@@ -763,16 +858,37 @@ fn has_room(subscription: &Subscription) -> bool {
     subscription.handed < handed_limit(subscription) && subscription.handed_bytes < HANDED_BYTES
 }
 
-/// What filters look at.
-pub fn subject(stored: &Stored) -> Subject<'_> {
-    let attributes = &stored.attributes;
-    Subject {
-        tenant: attributes.tenant.as_deref(),
-        key: stored.message.key.as_deref(),
-        aggregate_type: attributes.aggregate_type.as_deref(),
-        aggregate_id: attributes.aggregate_id.as_deref(),
-        headers: attributes.headers.as_deref(),
-    }
+/// Whether a message changes the configuration.
+pub fn is_control(stored: &Stored) -> bool {
+    &*stored.message.topic == topic::CONTROL
+}
+
+/// What becomes of a message that a subscription matches, before anything is handed out.
+fn judged(
+    decisions: &mut Decisions,
+    id: i32,
+    subscription: &mut Subscription,
+    stored: &Stored,
+    verdict: &Verdict,
+    room: bool,
+    window: &mut Window,
+) -> Taken {
+    let decision = match verdict {
+        Verdict::Later => return Taken::Full,
+        Verdict::Broken(error) => Made::filter_failed(id, stored, error),
+        _ if subscription.has_ended() => Made::unsubscribed(id, stored, 0),
+        _ if room => return window.take(id, subscription, stored),
+        _ => return Taken::Full,
+    };
+    decisions.push(decision);
+    subscription.progress.decide(stored.message.position);
+    Taken::Yes
+}
+
+/// The subscription that a control message is about; `None`: something else.
+fn changed_subscription(stored: &Stored) -> Option<i32> {
+    let content: serde_json::Value = serde_json::from_slice(&stored.message.content).ok()?;
+    i32::try_from(content.get("subscription")?.as_i64()?).ok()
 }
 
 /// Among what is handed out together, higher priorities go first, except where a subscription asks for an order.
@@ -790,7 +906,7 @@ fn by_priority(jobs: &mut [Job], messages: &[Stored], config: &Config) {
 
 /// A first delivery: the subscription's progress knows of it.
 fn hand_out(
-    handed: &mut HashMap<(i32, i64), Handed>,
+    handed: &mut HashMap<(i32, i64, i64), Handed>,
     jobs: &mut Vec<Job>,
     id: i32,
     subscription: &mut Subscription,
@@ -806,7 +922,9 @@ fn hand_out(
                 subscription.progress.hand_out(stored.message.position);
                 subscription.handed += 1;
                 subscription.handed_bytes += stored.message.content.len();
-                order.wait(&lane, Waiting { stored: stored.clone(), delivery_id: 0, attempt: 1, expires });
+                let waiting =
+                    Waiting { stored: stored.clone(), delivery_id: 0, attempt: 1, expires, run: 0, new_id: false };
+                order.wait(&lane, waiting);
                 return;
             }
             Turn::Row => {
@@ -816,7 +934,7 @@ fn hand_out(
         }
     }
     subscription.progress.hand_out(stored.message.position);
-    let seat = Seat { delivery_id: 0, attempt: 1, expires };
+    let seat = Seat { delivery_id: 0, attempt: 1, expires, run: 0, new_id: false };
     hand_out_as(handed, jobs, id, subscription, stored, seat);
 }
 
@@ -826,10 +944,14 @@ struct Seat {
     delivery_id: i64,
     attempt: u32,
     expires: Option<i64>,
+    /// 0: live; above 0: the replay of that id.
+    run: i64,
+    /// The webhook id gets the replay's suffix.
+    new_id: bool,
 }
 
 fn hand_out_as(
-    handed: &mut HashMap<(i32, i64), Handed>,
+    handed: &mut HashMap<(i32, i64, i64), Handed>,
     jobs: &mut Vec<Job>,
     id: i32,
     subscription: &mut Subscription,
@@ -847,7 +969,13 @@ fn hand_out_as(
     };
     subscription.handed += 1;
     subscription.handed_bytes += entry.bytes;
-    handed.insert((id, stored.message.position), entry);
+    handed.insert((id, stored.message.position, seat.run), entry);
+    let message = if seat.new_id {
+        let webhook_id = format!("{}_r{}", stored.message.webhook_id, seat.run).into();
+        Arc::new(Message { webhook_id, ..Message::clone(&stored.message) })
+    } else {
+        Arc::clone(&stored.message)
+    };
     jobs.push(Job {
         ticket: Ticket {
             subscription: id,
@@ -856,9 +984,9 @@ fn hand_out_as(
             message_id: stored.message.id,
             delivery_id: seat.delivery_id,
             attempt: seat.attempt,
-            run: 0,
+            run: seat.run,
         },
-        message: Arc::clone(&stored.message),
+        message,
         shape: Arc::clone(&subscription.shape),
     });
 }

@@ -10,10 +10,11 @@ use outbox_core::progress::Progress;
 use pgrx::IntoDatum;
 
 use super::config::{Config, Loader};
-use super::engine::{matched_as, subject};
+use super::engine::{is_control, matched_as};
+use super::predicate::{Predicates, Verdict, Verdicts};
 use super::pull::{self, Taken, Window};
 use super::record::{Checkpoint, Recorder, RoutingRow};
-use super::route::{Reader, Stored};
+use super::route::{Reader, Stored, subject};
 use crate::{pg_function, shmem};
 
 /// Messages numbered, and rows of the feed (of up to 960 messages) routed, by one claim.
@@ -26,6 +27,7 @@ struct Statements {
     loader: Loader,
     recorder: Recorder,
     window: Window,
+    predicates: Predicates,
 }
 
 thread_local! {
@@ -45,6 +47,7 @@ pg_function! {
             loader: Loader::new(),
             recorder: Recorder::new(),
             window: Window::new(),
+            predicates: Predicates::inline(),
         }));
         let status = route(&mut statements);
         // After an ERROR they are prepared anew: half of what the window held would be recorded twice.
@@ -56,14 +59,14 @@ pg_function! {
 }
 
 fn route(statements: &mut Statements) -> outbox_core::Result<Box<str>> {
-    let Statements { reader, loader, recorder, window } = statements;
+    let Statements { reader, loader, recorder, window, predicates } = statements;
     let ticked = reader.tick(CHUNK);
     if !matches!(&*ticked.status, "ticked" | "idle") {
         return Ok(ticked.status);
     }
     let last = recorder.last();
     let (id, incarnation, checkpoint) = last.unwrap_or((0, 0, Checkpoint { routed: 0, subscriptions: Vec::new() }));
-    let mut config = loader.load(&mut Config::default());
+    let mut config = loader.load(checkpoint.routed);
     for (subscription, saved) in checkpoint.subscriptions {
         let Some(known) = config.subscriptions.get_mut(&subscription) else { continue };
         known.progress = Progress::behind(saved.position);
@@ -78,19 +81,22 @@ fn route(statements: &mut Statements) -> outbox_core::Result<Box<str>> {
     let mut rows = Vec::new();
     if routed < ticked.last {
         let (messages, upto) = reader.read(routed, ticked.last, ROWS);
-        rows.push(first_look(&mut config, window, &messages, routed, upto));
+        let verdicts = predicates.examine(&mut config, &messages, |_| true);
+        rows.push(first_look(&mut config, window, &messages, &verdicts, routed, upto));
         routed = upto;
     }
     let behind = |config: &Config| {
-        let open = config.subscriptions.values().filter(|s| s.pull && pull::has_room(s));
+        let open = config.subscriptions.values().filter(|s| s.pull && !s.paused && !s.has_ended() && pull::has_room(s));
         open.filter_map(|s| s.progress.lag()).min()
     };
     if let Some(from) = behind(&config) {
         let (messages, upto) = reader.read(from, routed, ROWS);
+        let verdicts = predicates.examine(&mut config, &messages, |_| true);
         catch_up(
             &mut config,
             window,
             &messages,
+            &verdicts,
             if messages.is_empty() && upto == from { routed } else { upto },
             routed,
         );
@@ -109,39 +115,60 @@ fn route(statements: &mut Statements) -> outbox_core::Result<Box<str>> {
 }
 
 /// Routes messages that nobody has looked at.
-fn first_look(config: &mut Config, window: &mut Window, messages: &[Stored], from: i64, upto: i64) -> RoutingRow {
+fn first_look(
+    config: &mut Config,
+    window: &mut Window,
+    messages: &[Stored],
+    verdicts: &Verdicts,
+    from: i64,
+    upto: i64,
+) -> RoutingRow {
     let mut matched = vec![matched_as::GONE; usize::try_from(upto - from).unwrap_or(0)];
     for stored in messages {
         let position = stored.message.position;
-        let found = config.route(position, &stored.message.topic, &subject(stored), |id, subscription| {
-            if subscription.progress.lag().is_some() {
-                return;
-            }
-            let taken = if subscription.pull { window.take(id, subscription, stored) } else { Taken::Full };
-            if taken != Taken::Yes {
-                subscription.progress.fall_behind(position - 1);
-            }
-        });
+        let found =
+            config.route(position, &stored.message.topic, &subject(stored), verdicts, |id, subscription, verdict| {
+                if subscription.progress.lag().is_some() {
+                    return;
+                }
+                let open = subscription.pull && !subscription.paused && *verdict == Verdict::Holds;
+                let taken = if open { window.take(id, subscription, stored) } else { Taken::Full };
+                if taken != Taken::Yes {
+                    subscription.progress.fall_behind(position - 1);
+                }
+            });
         matched[(position - from - 1) as usize] = matched_as::entry(&stored.message.topic, found);
+        if is_control(stored) {
+            config.begin(position);
+        }
     }
     RoutingRow { first: from + 1, active: i32::try_from(config.active_at(upto)).unwrap_or(i32::MAX), matched }
 }
 
 /// Gives pull subscriptions that lag what they can take.
-fn catch_up(config: &mut Config, window: &mut Window, messages: &[Stored], upto: i64, routed: i64) {
+fn catch_up(
+    config: &mut Config,
+    window: &mut Window,
+    messages: &[Stored],
+    verdicts: &Verdicts,
+    upto: i64,
+    routed: i64,
+) {
     let mut part: Vec<i32> = config
         .subscriptions
         .iter()
-        .filter(|(_, s)| s.pull && pull::has_room(s) && s.progress.lag().is_some_and(|at| at < upto))
+        .filter(|(_, s)| {
+            s.pull && !s.paused && !s.has_ended() && pull::has_room(s) && s.progress.lag().is_some_and(|at| at < upto)
+        })
         .map(|(id, _)| *id)
         .collect();
     for stored in messages {
         let position = stored.message.position;
-        config.route(position, &stored.message.topic, &subject(stored), |id, subscription| {
+        config.route(position, &stored.message.topic, &subject(stored), verdicts, |id, subscription, verdict| {
             if !part.contains(&id) || subscription.progress.lag().is_none_or(|at| at >= position) {
                 return;
             }
-            if window.take(id, subscription, stored) != Taken::Yes {
+            if *verdict != Verdict::Holds || window.take(id, subscription, stored) != Taken::Yes {
                 subscription.progress.fall_behind(position - 1);
                 part.retain(|p| *p != id);
             }

@@ -3,6 +3,7 @@
 pub mod config;
 pub mod consent;
 pub mod counters;
+pub mod decide;
 pub mod dispatcher;
 pub mod endpoints;
 pub mod engine;
@@ -13,10 +14,13 @@ pub mod launcher;
 pub mod maintain;
 pub mod notify;
 pub mod order;
+pub mod predicate;
 pub mod pull;
 pub mod record;
+pub mod replay;
 pub mod retry;
 pub mod route;
+pub mod tally;
 pub mod txn;
 
 use std::ffi::CStr;

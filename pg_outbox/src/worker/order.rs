@@ -35,6 +35,10 @@ pub struct Waiting {
     pub delivery_id: i64,
     pub attempt: u32,
     pub expires: Option<i64>,
+    /// 0: live; above 0: the replay of that id.
+    pub run: i64,
+    /// The webhook id gets the replay's suffix.
+    pub new_id: bool,
 }
 
 /// What is known of a key that is not idle.

@@ -22,6 +22,10 @@ pub struct Due {
     pub attempt: u32,
     /// Not tried from here on (microseconds, PostgreSQL's epoch).
     pub expires: Option<i64>,
+    /// 0: live; above 0: the replay of that id.
+    pub run: i64,
+    /// Its webhook id has the replay's suffix.
+    pub new_id: bool,
     pub stored: Option<Stored>,
 }
 
@@ -39,11 +43,11 @@ impl Retries {
         Retries {
             plan: Plan::new(
                 "select q.id, s.subscription_id, q.position, q.message_id, q.message_segment, q.attempt,
-                    q.due_at, q.expires_at
+                    q.due_at, q.expires_at, q.run, q.new_id
                 from unnest($1, $2) s(subscription_id, room)
                 cross join lateral (
                     select d.id, d.position, d.message_id, d.message_segment, d.attempt, d.due_at,
-                        d.expires_at
+                        d.expires_at, d.run, d.new_id
                     from outbox.delivery d
                     where d.subscription_id = s.subscription_id and not d.pull and not d.blocked and d.id <> all ($3)
                     order by d.due_at
@@ -127,7 +131,8 @@ impl Retries {
             }
             *left -= 1;
             let attempt = row.get::<i32>(5).and_then(|n| u32::try_from(n).ok()).unwrap_or(0) + 1;
-            due.push(Due { id, subscription, attempt, expires: row.get(7), stored: None });
+            let (run, new_id) = (row.int(8), row.get(9).unwrap_or(false));
+            due.push(Due { id, subscription, attempt, expires: row.get(7), run, new_id, stored: None });
             places.push((row.int(2), row.int(3), row.get::<i16>(4).unwrap_or_default()));
         });
         for (due, (position, message, segment)) in due.iter_mut().zip(places) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use outbox_core::filter::Subject;
 use outbox_core::message::{Extra, Message};
 use outbox_core::webhook_id::WebhookId;
 use pgrx::pg_sys::{INT4OID, INT8ARRAYOID, INT8OID};
@@ -217,4 +218,16 @@ fn stored(row: &Row, segment: i16, position: i64) -> Option<Stored> {
             expires_at: row.get(14),
         },
     })
+}
+
+/// What filters look at.
+pub fn subject(stored: &Stored) -> Subject<'_> {
+    let attributes = &stored.attributes;
+    Subject {
+        tenant: attributes.tenant.as_deref(),
+        key: stored.message.key.as_deref(),
+        aggregate_type: attributes.aggregate_type.as_deref(),
+        aggregate_id: attributes.aggregate_id.as_deref(),
+        headers: attributes.headers.as_deref(),
+    }
 }

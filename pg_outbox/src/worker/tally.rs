@@ -1,0 +1,90 @@
+//! Sums of what was routed, by tenant and by topic, for the statistics.
+//!
+//! Invariant: they are appended in the transaction of the checkpoint that has passed the positions they count, so they are
+//! exact, and reading them never counts the log.
+
+use std::collections::HashMap;
+
+use outbox_core::Result;
+use pgrx::IntoDatum;
+use pgrx::pg_sys::{self, Datum};
+
+use super::route::Stored;
+use crate::append::Leaf;
+use crate::catalog;
+
+/// Leaves of the ring `tally`.
+const LEAVES: i64 = 3;
+
+#[derive(Default)]
+struct Sum {
+    messages: i64,
+    matched: i64,
+    skipped: i64,
+}
+
+/// What has been routed since the last checkpoint.
+#[derive(Default)]
+pub struct Tally {
+    tenants: HashMap<Box<str>, Sum>,
+    topics: HashMap<Box<str>, Sum>,
+}
+
+impl Tally {
+    /// Counts a message that matched so many subscriptions.
+    pub fn count(&mut self, stored: &Stored, matched: i16) {
+        add(&mut self.topics, &stored.message.topic, matched);
+        if let Some(tenant) = &stored.attributes.tenant {
+            add(&mut self.tenants, tenant, matched);
+        }
+    }
+
+    /// Appends the sums. Inside the transaction of the checkpoint.
+    pub fn record(&self) -> Result<()> {
+        if self.topics.is_empty() {
+            return Ok(());
+        }
+        let segment = catalog::current_value(catalog::lookup("_tally_segment")?).rem_euclid(LEAVES);
+        let mut leaf = Leaf::open(catalog::lookup(&format!("_tally_{segment:02}"))?);
+        // SAFETY: reads the clock.
+        let at = unsafe { pg_sys::GetCurrentTimestamp() };
+        let kinds = [("tenant", &self.tenants), ("topic", &self.topics)];
+        let mut rows: Vec<([Datum; 7], [bool; 7])> = kinds
+            .into_iter()
+            .flat_map(|(kind, sums)| sums.iter().map(move |(name, sum)| (kind, name, sum)))
+            .map(|(kind, name, sum)| {
+                let columns = [
+                    (segment as i16).into_datum(),
+                    kind.into_datum(),
+                    name.as_ref().into_datum(),
+                    sum.messages.into_datum(),
+                    sum.matched.into_datum(),
+                    sum.skipped.into_datum(),
+                    at.into_datum(),
+                ];
+                (columns.map(|c| c.unwrap_or(Datum::null())), columns.map(|c| c.is_none()))
+            })
+            .collect();
+        leaf.append_all(rows.iter_mut().map(|(values, nulls)| (&mut values[..], &mut nulls[..])));
+        leaf.close();
+        Ok(())
+    }
+
+    /// The transaction has committed.
+    pub fn recorded(&mut self) {
+        self.tenants.clear();
+        self.topics.clear();
+    }
+}
+
+fn add(sums: &mut HashMap<Box<str>, Sum>, name: &str, matched: i16) {
+    // Looked up by reference first: the name is copied once per checkpoint, not once per message.
+    if !sums.contains_key(name) {
+        sums.insert(name.into(), Sum::default());
+    }
+    if let Some(sum) = sums.get_mut(name) {
+        sum.messages += 1;
+        sum.matched += i64::from(matched.max(0));
+        sum.skipped += i64::from(matched < 0);
+    }
+}

@@ -1,0 +1,216 @@
+-- Replay: history again, for one subscription.
+--
+-- A replayed delivery is a row of outbox.delivery whose run is the replay's id: it is sent or claimed, retried, paused and
+-- buried as others are, beside the live delivery of the same message. Rows are made at the replay's rate and never more than a
+-- thousand ahead, in the transaction that moves its position: a crash neither loses nor doubles one.
+
+-- API: public
+create function outbox.replay(
+    subscription text,
+    from_position bigint default null,
+    to_position bigint default null,
+    filter jsonb default null,
+    new_ids boolean default false,
+    rate int default 200,
+    from_time timestamptz default null,
+    to_time timestamptz default null
+) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    known int := outbox._subscription_id(subscription);
+    low bigint := coalesce(from_position, outbox._position_at(from_time), outbox.tail());
+    high bigint := coalesce(to_position, outbox._position_at(to_time) - 1, outbox.head());
+    new_id bigint;
+begin
+    if low < outbox.tail() then
+        raise exception 'position % is no longer stored', low using errcode = 'OB009',
+            detail = format('The first one that is stored is %s.', outbox.tail());
+    end if;
+    if high > outbox.head() then
+        raise exception 'position % does not exist yet', high using errcode = 'OB009',
+            detail = format('The feed ends at %s.', outbox.head());
+    end if;
+    if rate is null or rate not between 1 and 10000 then
+        raise exception 'invalid rate' using errcode = 'invalid_parameter_value',
+            hint = 'The rate of a replay is between 1 and 10000 messages per second.';
+    end if;
+    perform outbox._check_routes('{#}', filter);
+    insert into outbox.replay (subscription_id, from_position, to_position, filter, new_ids, rate, position)
+    values (known, low, high, filter, coalesce(new_ids, false), rate, low - 1)
+    returning id into new_id;
+    perform outbox._look_at_deliveries();
+    return new_id;
+end
+$$;
+comment on function outbox.replay is
+    'Delivers again what a subscription matched between two positions (or times), at most rate messages per second beside live '
+    'traffic; returns the replay''s id. The webhook ids are the same unless new_ids';
+
+-- API: private
+-- One step of a replay: up to `allowance` rows. state: as the replay's, or waiting (a thousand rows are not delivered yet).
+create function outbox._replay_step(replay_id bigint, allowance int, out state text, out made int)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    backlog constant int := 1000;
+    scanned constant int := 1000;
+    job outbox.replay;
+    target outbox.subscription;
+    candidate record;
+    last_seen bigint;
+    seen int := 0;
+    ordering_key text;
+begin
+    made := 0;
+    select r.* into job from outbox.replay r
+    where r.id = replay_id and r.state in ('running', 'draining') for update skip locked;
+    if job.id is null then
+        state := 'gone';
+        return;
+    end if;
+    state := job.state;
+    select s.* into target from outbox.subscription s where s.id = job.subscription_id;
+    if target.deleted_at is not null then
+        state := 'cancelled';
+        update outbox.replay r set state = 'cancelled', error = 'unsubscribed', finished_at = clock_timestamp()
+        where r.id = replay_id;
+        return;
+    end if;
+    if job.state = 'draining' then
+        if not exists (select from outbox.delivery d where d.run = replay_id and d.run > 0) then
+            state := 'completed';
+            update outbox.replay r set state = 'completed', finished_at = clock_timestamp() where r.id = replay_id;
+        end if;
+        return;
+    end if;
+    allowance := least(allowance, backlog - (
+        select count(*) from (select from outbox.delivery d where d.run = replay_id and d.run > 0 limit backlog) w)::int);
+    if allowance <= 0 then
+        state := 'waiting';
+        return;
+    end if;
+
+    last_seen := job.position;
+    for candidate in
+        select f.first_position + i.o - 1 as place, m.*, v.topics, v.filter, v.active
+        from (
+            select * from outbox.feed f
+            where f.first_position >= coalesce((
+                    select p.first_position from outbox.feed p
+                    where p.first_position <= job.position + 1
+                    order by p.first_position desc limit 1
+                ), 0)
+                and f.first_position <= job.to_position
+            order by f.first_position
+        ) f
+        cross join lateral unnest(f.message_ids) with ordinality i(id, o)
+        left join outbox.message m on m.segment = f.message_segment and m.id = i.id
+        left join lateral (
+            select o.topics, o.filter, o.active from outbox.subscription_version o
+            where o.subscription_id = target.id and o.position is not null
+                and coalesce(o.starts_after, o.position) < f.first_position + i.o - 1
+            order by o.version desc limit 1
+        ) v on true
+        where f.first_position + i.o - 1 > job.position and f.first_position + i.o - 1 <= job.to_position
+        limit scanned
+    loop
+        last_seen := candidate.place;
+        seen := seen + 1;
+        continue when candidate.id is null or candidate.active is not true
+            or not outbox._matches(candidate.topics, candidate.filter - 'payload', candidate.topic, candidate.tenant,
+                candidate.key, candidate.aggregate_type, candidate.aggregate_id, candidate.headers)
+            or not outbox._matches(null, job.filter - 'payload', candidate.topic, candidate.tenant, candidate.key,
+                candidate.aggregate_type, candidate.aggregate_id, candidate.headers)
+            or candidate.filter ? 'payload'
+                and not outbox._path_holds(candidate.payload, (candidate.filter ->> 'payload')::jsonpath)
+            or job.filter ? 'payload'
+                and not outbox._path_holds(candidate.payload, (job.filter ->> 'payload')::jsonpath);
+        ordering_key := case target.ordering when 'key' then candidate.key when 'strict' then '' end;
+        insert into outbox.delivery (subscription_id, position, message_id, message_segment, pull, state, priority, due_at,
+            max_attempts, key, blocked, run, new_id)
+        select target.id, candidate.place, candidate.id, candidate.segment, target.endpoint_id is null, 'pending',
+            candidate.priority, clock_timestamp(), candidate.max_attempts, ordering_key,
+            ordering_key is not null and exists (
+                select from outbox.delivery d where d.subscription_id = target.id and d.key = ordering_key
+            ),
+            replay_id, job.new_ids
+        on conflict (subscription_id, position, run) do nothing;
+        made := made + 1;
+        exit when made >= allowance;
+    end loop;
+    if made < allowance and seen < scanned then
+        last_seen := job.to_position;
+    end if;
+    if last_seen >= job.to_position then
+        state := 'draining';
+    end if;
+    update outbox.replay r set position = last_seen, matched = r.matched + made, state = _replay_step.state
+    where r.id = replay_id;
+    if made > 0 then
+        perform outbox._look_at_deliveries();
+    end if;
+end
+$$;
+
+-- API: private
+create function outbox._replay_failed(replay_id bigint, error text) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    update outbox.replay r set state = 'failed', error = _replay_failed.error, finished_at = clock_timestamp()
+    where r.id = replay_id and r.state in ('running', 'draining');
+end;
+
+-- API: public
+create function outbox.cancel_replay(replay_id bigint) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    cancelled bigint;
+begin
+    update outbox.replay r set state = 'cancelled', finished_at = clock_timestamp()
+    where r.id = replay_id and r.state in ('running', 'draining');
+    if not found then
+        if exists (select from outbox.replay r where r.id = replay_id) then
+            raise exception 'replay % has ended', replay_id using errcode = 'OB004';
+        end if;
+        raise exception 'replay % does not exist', replay_id
+            using errcode = 'OB001', hint = 'The view outbox.replays lists them.';
+    end if;
+    with gone as (
+        delete from outbox.delivery d where d.run = replay_id and d.run > 0 and d.state <> 'processing' returning d.*
+    )
+    insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run, subscription_id,
+        attempt, outcome)
+    select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), g.position, g.message_id, clock_timestamp(),
+        clock_timestamp(), g.id, g.run, g.subscription_id, 0, 'cancelled'
+    from gone g;
+    get diagnostics cancelled = row_count;
+    return cancelled;
+end
+$$;
+comment on function outbox.cancel_replay is
+    'Ends a replay; returns how many deliveries that were waiting it cancelled. What is in flight ends by itself';
+
+-- API: public
+create view outbox.replays as
+select r.id, s.name as subscription, r.state, r.from_position, r.to_position, r.position,
+    round(100.0 * (r.position - r.from_position + 1) / greatest(r.to_position - r.from_position + 1, 1), 1) as percent,
+    r.matched,
+    (select count(*) from outbox.delivery d where d.run = r.id and d.run > 0) as waiting,
+    r.rate, r.new_ids, r.filter, r.error, r.created_at, r.created_by, r.finished_at
+from outbox.replay r
+join outbox.subscription s on s.id = r.subscription_id;
+comment on view outbox.replays is 'Replays and how far they are: position and percent of what was looked at, matched, waiting';
+
+insert into outbox._capability values
+    ('admin', 'function outbox.replay'),
+    ('admin', 'function outbox.cancel_replay'),
+    ('monitor', 'table outbox.replays');

@@ -1,0 +1,90 @@
+-- Statistics of subscriptions, tenants and topics: sums that were kept while it happened. Nothing here counts the log.
+
+-- API: private
+-- Adds the leaves of outbox.tally that are no longer written to the totals and empties them.
+create function outbox._roll_up_tally() returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    closed record;
+    rolled bigint := 0;
+begin
+    perform outbox._rotate('tally', true);
+    for closed in
+        select s.leaf from outbox.segment s where s.ring = 'tally' and s.closed_at is not null and s.reclaimed_at is null
+    loop
+        if outbox._lock_leaf_patiently(outbox._leaf('tally', closed.leaf)) then
+            insert into outbox.tally_total as t (kind, name, messages, matched, skipped, last_at)
+            select c.kind, c.name, sum(c.messages), sum(c.matched), sum(c.skipped), max(c.last_at)
+            from outbox.tally c where c.segment = closed.leaf
+            group by 1, 2
+            on conflict (kind, name) do update
+            set messages = t.messages + excluded.messages, matched = t.matched + excluded.matched,
+                skipped = t.skipped + excluded.skipped, last_at = greatest(t.last_at, excluded.last_at);
+            execute format('truncate only %s', outbox._leaf('tally', closed.leaf));
+            update outbox.segment s set reclaimed_at = clock_timestamp() where s.ring = 'tally' and s.leaf = closed.leaf;
+            rolled := rolled + 1;
+        end if;
+    end loop;
+    return rolled;
+end
+$$;
+
+-- API: private
+create view outbox._tallied as
+select u.kind, u.name, sum(u.messages)::bigint as messages, sum(u.matched)::bigint as matched,
+    sum(u.skipped)::bigint as skipped, max(u.last_at) as last_at
+from (
+    select t.kind, t.name, t.messages, t.matched, t.skipped, t.last_at from outbox.tally_total t
+    union all
+    select c.kind, c.name, c.messages, c.matched, c.skipped, c.last_at from outbox.tally c
+) u
+group by 1, 2;
+
+-- API: public
+create view outbox.tenant_stats as
+select t.name as tenant, t.messages, t.matched, t.skipped, t.last_at as last_message_at
+from outbox._tallied t where t.kind = 'tenant';
+comment on view outbox.tenant_stats is
+    'Messages of each tenant that were routed, to how many subscriptions in all, and how many matched none';
+
+-- API: public
+create view outbox.topic_stats as
+select t.name as topic, t.messages, t.matched, t.skipped, t.last_at as last_message_at
+from outbox._tallied t where t.kind = 'topic';
+comment on view outbox.topic_stats is
+    'Messages of each topic that were routed, to how many subscriptions in all, and how many matched none';
+
+-- API: public
+create view outbox.subscription_stats as
+select s.id, s.name, s.external_id, e.name as endpoint, s.deleted_at is null as active, s.paused, s.created_at, s.deleted_at,
+    v.topics, v.filter, s.labels,
+    coalesce(c.completed, 0)::bigint as completed, coalesce(c.failed, 0)::bigint as failed,
+    coalesce(c.dead, 0)::bigint as dead, c.last_delivery_at, c.last_attempt_at
+from outbox.subscription s
+left join outbox.endpoint e on e.id = s.endpoint_id
+left join lateral (
+    select o.topics, o.filter from outbox.subscription_version o
+    where o.subscription_id = s.id order by o.version desc limit 1
+) v on true
+left join (
+    select u.subscription_id, sum(u.deliveries) filter (where u.outcome = 'completed') as completed,
+        sum(u.deliveries) filter (where u.outcome = 'failed') as failed,
+        sum(u.deliveries) filter (where u.outcome = 'dead') as dead,
+        max(u.last_at) filter (where u.outcome = 'completed') as last_delivery_at, max(u.last_at) as last_attempt_at
+    from (
+        select t.subscription_id, t.outcome, t.deliveries, t.last_at from outbox.counter_total t
+        union all
+        select c.subscription_id, c.outcome, c.deliveries, c.last_at from outbox.counter c
+    ) u
+    group by 1
+) c on c.subscription_id = s.id;
+comment on view outbox.subscription_stats is
+    'Subscriptions with what was pushed: deliveries completed, failed tries, dead ones, and when the last one succeeded';
+
+insert into outbox._capability values
+    ('monitor', 'table outbox.tally_total'),
+    ('monitor', 'table outbox.tenant_stats'),
+    ('monitor', 'table outbox.topic_stats'),
+    ('monitor', 'table outbox.subscription_stats');
