@@ -30,7 +30,7 @@ async fn rich(db: &Client) {
         "begin;
         select outbox.set_context(correlation_id => 'c-1', traceparent => '{TRACE}', tracestate => 'a=b', tenant => 'acme');
         select outbox.enqueue('order.created.v2', '{{\"n\": 1}}', key => 'käse 1', headers => '{{\"x-shop\": \"eu\"}}',
-            metadata => '{{\"pii\": true, \"pii_fields\": [\"email\"], \"shop\": \"eu\"}}', aggregate_type => 'order',
+            metadata => '{{\"privacy\": {{\"pii\": true, \"fields\": [\"email\"]}}, \"shop\": \"eu\"}}', aggregate_type => 'order',
             aggregate_id => '17', publisher => 'shop@1.2.3', occurred_at => '2026-01-02 03:04:05.678+00');
         commit"
     ))

@@ -164,7 +164,7 @@ fn json_content(message: &Message) -> Option<Cow<'_, str>> {
 /// Seeds' envelope: event, schema_version, idempotency_key, trace_id, correlation_id, tenant_id, occurred_at, producer,
 /// privacy, payload, metadata. What is unknown is left out; `metadata` holds what has no field of its own.
 fn envelope(message: &Message, to: &mut String) {
-    const OWN: [&str; 6] = ["schema_version", "correlation_id", "traceparent", "pii", "pii_fields", "consent"];
+    const OWN: [&str; 4] = ["schema_version", "correlation_id", "traceparent", "privacy"];
     let extra = message.extra();
     let mut object = Object::begin(to);
     object.text("event", &message.topic);
@@ -175,14 +175,10 @@ fn envelope(message: &Message, to: &mut String) {
     object.option("tenant_id", extra.tenant.as_deref());
     object.text("occurred_at", &rfc3339(extra.occurred_at.unwrap_or(message.enqueued_at)));
     object.option("producer", extra.publisher.as_deref());
-    let mut privacy = Map::new();
     let given = extra.metadata.as_ref();
-    privacy.insert("pii".into(), given.and_then(|m| m.get("pii")).cloned().unwrap_or(Value::Bool(false)));
-    for (field, name) in [("fields", "pii_fields"), ("consent", "consent")] {
-        if let Some(value) = given.and_then(|m| m.get(name)) {
-            privacy.insert(field.into(), value.clone());
-        }
-    }
+    // {pii, fields, consent}, as enqueue_event() writes it.
+    let mut privacy = given.and_then(|m| m.get("privacy")).and_then(Value::as_object).cloned().unwrap_or_default();
+    privacy.entry("pii").or_insert(Value::Bool(false));
     object.raw("privacy", &Value::Object(privacy).to_string());
     match json_content(message) {
         Some(json) => object.raw("payload", &json),
@@ -442,8 +438,8 @@ mod tests {
 
     fn rich() -> Message {
         let metadata = json!({
-            "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "correlation_id": "c-1", "pii": true,
-            "pii_fields": ["email"], "consent": {"mail": true}, "shop": "eu", "n": 5
+            "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "correlation_id": "c-1",
+            "privacy": {"pii": true, "fields": ["email"], "consent": {"mail": true}}, "shop": "eu", "n": 5
         });
         let Value::Object(metadata) = metadata else { unreachable!() };
         let extra = Extra {
