@@ -21,6 +21,12 @@ export const FUNCTIONS = {
         returns: 'nothing',
         columns: [],
     },
+    alter_subscription: {
+        name: 'alter_subscription',
+        args: [['name', 'text', false], ['topics', 'text[]', true], ['filter', 'jsonb', true], ['endpoint', 'text', true], ['max_attempts', 'int', true], ['max_age', 'interval', true], ['schedule', 'jsonb', true], ['policy', 'jsonb', true], ['format', 'text', true], ['batch_size', 'int', true], ['batch_wait', 'interval', true], ['ordering', 'text', true], ['on_exhausted', 'text', true], ['ttl', 'interval', true], ['deadline', 'interval', true], ['notify', 'boolean', true], ['max_lag', 'interval', true], ['external_id', 'text', true], ['labels', 'jsonb', true], ['reset', 'text[]', true]],
+        returns: 'value',
+        columns: [['alter_subscription', 'bigint']],
+    },
     alter_topic: {
         name: 'alter_topic',
         args: [['code', 'text', false], ['name', 'text', true], ['description', 'text', true], ['active', 'boolean', true]],
@@ -50,6 +56,12 @@ export const FUNCTIONS = {
         args: [['message_id', 'bigint', false], ['by', 'text', true], ['reason', 'text', true]],
         returns: 'value',
         columns: [['cancel', 'bigint']],
+    },
+    cancel_replay: {
+        name: 'cancel_replay',
+        args: [['replay_id', 'bigint', false]],
+        returns: 'value',
+        columns: [['cancel_replay', 'bigint']],
     },
     capture: {
         name: 'capture',
@@ -231,6 +243,12 @@ export const FUNCTIONS = {
         returns: 'nothing',
         columns: [],
     },
+    explain_routing: {
+        name: 'explain_routing',
+        args: [['topic', 'text', false], ['payload', 'jsonb', true], ['key', 'text', true], ['headers', 'jsonb', true], ['tenant', 'text', true], ['aggregate_type', 'text', true], ['aggregate_id', 'text', true], ['at_position', 'bigint', true]],
+        returns: 'rows',
+        columns: [['subscription', 'text'], ['matches', 'boolean'], ['reason', 'text'], ['version', 'int']],
+    },
     extend: {
         name: 'extend',
         args: [['lease', 'bigint', false], ['duration', 'interval', true]],
@@ -327,6 +345,12 @@ export const FUNCTIONS = {
         returns: 'rows',
         columns: [['message_id', 'bigint'], ['subscription', 'text'], ['identifier', 'text'], ['topic_code', 'text'], ['subscriber', 'text'], ['subscriber_type', 'text'], ['delivery_method', 'text'], ['status', 'text'], ['skipped_reason', 'text'], ['attempt', 'int'], ['error', 'text'], ['sent_at', 'timestamptz'], ['created_at', 'timestamptz']],
     },
+    pause: {
+        name: 'pause',
+        args: [['name', 'text', false]],
+        returns: 'value',
+        columns: [['pause', 'bigint']],
+    },
     public_keys: {
         name: 'public_keys',
         args: [['endpoint', 'text', false]],
@@ -350,6 +374,12 @@ export const FUNCTIONS = {
         args: [['lease', 'bigint', false], ['delivery_ids', 'bigint[]', true]],
         returns: 'value',
         columns: [['release', 'bigint[]']],
+    },
+    replay: {
+        name: 'replay',
+        args: [['subscription', 'text', false], ['from_position', 'bigint', true], ['to_position', 'bigint', true], ['filter', 'jsonb', true], ['new_ids', 'boolean', true], ['rate', 'int', true], ['from_time', 'timestamptz', true], ['to_time', 'timestamptz', true]],
+        returns: 'value',
+        columns: [['replay', 'bigint']],
     },
     request_consent: {
         name: 'request_consent',
@@ -386,6 +416,12 @@ export const FUNCTIONS = {
         args: [['id', 'bigint', false], ['by', 'text', false], ['note', 'text', true]],
         returns: 'nothing',
         columns: [],
+    },
+    resume: {
+        name: 'resume',
+        args: [['name', 'text', false]],
+        returns: 'value',
+        columns: [['resume', 'bigint']],
     },
     retry: {
         name: 'retry',
@@ -428,6 +464,12 @@ export const FUNCTIONS = {
         args: [['name', 'text', false], ['url', 'text', false], ['resolves_names', 'boolean', true], ['is_default', 'boolean', true]],
         returns: 'value',
         columns: [['set_proxy', 'bigint']],
+    },
+    skipped: {
+        name: 'skipped',
+        args: [['topic', 'text', true], ['max_messages', 'int', true], ['before_position', 'bigint', true]],
+        returns: 'rows',
+        columns: [['position', 'bigint'], ['message_id', 'bigint'], ['message_topic', 'text'], ['reason', 'text'], ['routed_at', 'timestamptz']],
     },
     stats: {
         name: 'stats',
@@ -501,8 +543,12 @@ export const VIEWS = {
     messages: [['id', 'bigint'], ['webhook_id', 'text'], ['status', 'text'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['priority', 'smallint'], ['enqueued_at', 'timestamptz'], ['occurred_at', 'timestamptz'], ['deliver_at', 'timestamptz'], ['expires_at', 'timestamptz'], ['max_attempts', 'int'], ['idempotency_key', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['correlation_id', 'text'], ['causation_id', 'text'], ['user_id', 'text'], ['traceparent', 'text'], ['tracestate', 'text'], ['schema_version', 'text'], ['privacy', 'jsonb'], ['severity', 'text'], ['payload', 'jsonb'], ['body', 'bytea']],
     proxies: [['name', 'text'], ['url', 'text'], ['has_credentials', 'boolean'], ['resolves_names', 'boolean'], ['is_default', 'boolean'], ['endpoints', 'bigint']],
     publisher: [['code', 'text'], ['active', 'boolean'], ['topic_template', 'text'], ['topic_function', 'text'], ['name', 'text'], ['description', 'text'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz']],
-    subscription: [['id', 'int'], ['name', 'text'], ['endpoint_id', 'int'], ['max_attempts', 'int'], ['max_age', 'interval'], ['schedule', 'jsonb'], ['policy', 'jsonb'], ['format', 'text'], ['batch_size', 'int'], ['batch_wait', 'interval'], ['ordering', 'text'], ['on_exhausted', 'text'], ['ttl', 'interval'], ['deadline', 'interval'], ['notify', 'boolean'], ['max_lag', 'interval'], ['external_id', 'text'], ['labels', 'jsonb'], ['created_at', 'timestamptz'], ['deleted_at', 'timestamptz']],
+    replays: [['id', 'bigint'], ['subscription', 'text'], ['state', 'text'], ['from_position', 'bigint'], ['to_position', 'bigint'], ['position', 'bigint'], ['percent', 'numeric'], ['matched', 'bigint'], ['waiting', 'bigint'], ['rate', 'int'], ['new_ids', 'boolean'], ['filter', 'jsonb'], ['error', 'text'], ['created_at', 'timestamptz'], ['created_by', 'text'], ['finished_at', 'timestamptz']],
+    subscription: [['id', 'int'], ['name', 'text'], ['endpoint_id', 'int'], ['max_attempts', 'int'], ['max_age', 'interval'], ['schedule', 'jsonb'], ['policy', 'jsonb'], ['format', 'text'], ['batch_size', 'int'], ['batch_wait', 'interval'], ['ordering', 'text'], ['on_exhausted', 'text'], ['ttl', 'interval'], ['deadline', 'interval'], ['notify', 'boolean'], ['max_lag', 'interval'], ['external_id', 'text'], ['labels', 'jsonb'], ['paused', 'boolean'], ['created_at', 'timestamptz'], ['deleted_at', 'timestamptz']],
+    subscription_stats: [['id', 'int'], ['name', 'text'], ['external_id', 'text'], ['endpoint', 'text'], ['active', 'boolean'], ['paused', 'boolean'], ['created_at', 'timestamptz'], ['deleted_at', 'timestamptz'], ['topics', 'text[]'], ['filter', 'jsonb'], ['labels', 'jsonb'], ['completed', 'bigint'], ['failed', 'bigint'], ['dead', 'bigint'], ['last_delivery_at', 'timestamptz'], ['last_attempt_at', 'timestamptz']],
+    tenant_stats: [['tenant', 'text'], ['messages', 'bigint'], ['matched', 'bigint'], ['skipped', 'bigint'], ['last_message_at', 'timestamptz']],
     topic: [['code', 'text'], ['active', 'boolean'], ['name', 'text'], ['description', 'text'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz']],
+    topic_stats: [['topic', 'text'], ['messages', 'bigint'], ['matched', 'bigint'], ['skipped', 'bigint'], ['last_message_at', 'timestamptz']],
 } as const satisfies Record<string, Signature['columns']>;
 
 export type FunctionName = keyof typeof FUNCTIONS;
@@ -655,6 +701,13 @@ export interface DlqStatsRow {
     lastUpdated: Date | null;
 }
 
+export interface ExplainRoutingRow {
+    subscription: string | null;
+    matches: boolean | null;
+    reason: string | null;
+    version: number | null;
+}
+
 export interface MessagesRow {
     id: number | null;
     webhookId: string | null;
@@ -778,6 +831,14 @@ export interface FeedMessageRow {
 export interface RotateSecretRow {
     signingSecret: string | null;
     messageId: number | null;
+}
+
+export interface SkippedRow {
+    position: number | null;
+    messageId: number | null;
+    messageTopic: string | null;
+    reason: string | null;
+    routedAt: Date | null;
 }
 
 export interface StatsRow {
@@ -1022,6 +1083,25 @@ export interface PublisherView {
     updatedAt: Date;
 }
 
+export interface ReplaysView {
+    id: number | null;
+    subscription: string | null;
+    state: string | null;
+    fromPosition: number | null;
+    toPosition: number | null;
+    position: number | null;
+    percent: number | null;
+    matched: number | null;
+    waiting: number | null;
+    rate: number | null;
+    newIds: boolean | null;
+    filter: any;
+    error: string | null;
+    createdAt: Date | null;
+    createdBy: string | null;
+    finishedAt: Date | null;
+}
+
 export interface SubscriptionView {
     id: number;
     name: string;
@@ -1041,8 +1121,36 @@ export interface SubscriptionView {
     maxLag: number | null;
     externalId: string | null;
     labels: any;
+    paused: boolean;
     createdAt: Date;
     deletedAt: Date | null;
+}
+
+export interface SubscriptionStatsView {
+    id: number | null;
+    name: string | null;
+    externalId: string | null;
+    endpoint: string | null;
+    active: boolean | null;
+    paused: boolean | null;
+    createdAt: Date | null;
+    deletedAt: Date | null;
+    topics: string[] | null;
+    filter: any;
+    labels: any;
+    completed: number | null;
+    failed: number | null;
+    dead: number | null;
+    lastDeliveryAt: Date | null;
+    lastAttemptAt: Date | null;
+}
+
+export interface TenantStatsView {
+    tenant: string | null;
+    messages: number | null;
+    matched: number | null;
+    skipped: number | null;
+    lastMessageAt: Date | null;
 }
 
 export interface TopicView {
@@ -1052,6 +1160,14 @@ export interface TopicView {
     description: string | null;
     createdAt: Date;
     updatedAt: Date;
+}
+
+export interface TopicStatsView {
+    topic: string | null;
+    messages: number | null;
+    matched: number | null;
+    skipped: number | null;
+    lastMessageAt: Date | null;
 }
 
 /** The views and tables, by name. */
@@ -1074,10 +1190,18 @@ export interface Views {
     proxies: ProxiesView;
     /** Registered producers; an inactive one may not enqueue */
     publisher: PublisherView;
+    /** Replays and how far they are: position and percent of what was looked at, matched, waiting */
+    replays: ReplaysView;
     /** Topics and a filter, pushed to an endpoint or (endpoint_id null) pulled by workers */
     subscription: SubscriptionView;
+    /** Subscriptions with what was pushed: deliveries completed, failed tries, dead ones, and when the last one succeeded */
+    subscription_stats: SubscriptionStatsView;
+    /** Messages of each tenant that were routed, to how many subscriptions in all, and how many matched none */
+    tenant_stats: TenantStatsView;
     /** Registered topics; an inactive one refuses messages */
     topic: TopicView;
+    /** Messages of each topic that were routed, to how many subscriptions in all, and how many matched none */
+    topic_stats: TopicStatsView;
 }
 
 /** The functions of the schema `outbox`, with named arguments. */
@@ -1088,6 +1212,8 @@ export interface Functions {
     alterEndpoint(args: { name: string; url?: string | null; headers?: any; timeout?: Interval | null; concurrency?: number | null; tenant?: string | null; auth?: any; tls?: any; rate?: number | null; burst?: number | null; schedule?: any; policy?: any; breaker?: any; protocol?: string | null; compress?: boolean | null; responseId?: string | null; keepHeaders?: readonly string[] | null; disableAfter?: Interval | null; disableFailures?: number | null; newName?: string | null }): Promise<number>;
     /** Changes a registered publisher; null leaves a value as it is, an empty template or function takes it away */
     alterPublisher(args: { code: string; name?: string | null; description?: string | null; active?: boolean | null; topicTemplate?: string | null; topicFunction?: string | null }): Promise<void>;
+    /** Changes a subscription; null leaves a setting as it is, reset names those that go back to their default. Topics and filter hold behind the position of the message whose id is returned, pushed or pulled */
+    alterSubscription(args: { name: string; topics?: readonly string[] | null; filter?: any; endpoint?: string | null; maxAttempts?: number | null; maxAge?: Interval | null; schedule?: any; policy?: any; format?: string | null; batchSize?: number | null; batchWait?: Interval | null; ordering?: string | null; onExhausted?: string | null; ttl?: Interval | null; deadline?: Interval | null; notify?: boolean | null; maxLag?: Interval | null; externalId?: string | null; labels?: any; reset?: readonly string[] | null }): Promise<number>;
     /** Changes a registered topic; null leaves a value as it is. An inactive topic refuses messages (OB007) from the commit on */
     alterTopic(args: { code: string; name?: string | null; description?: string | null; active?: boolean | null }): Promise<void>;
     /** What a message came to, with the result of each delivery; OB001: no such message, or it is still open */
@@ -1098,6 +1224,8 @@ export interface Functions {
     archiveStats(args?: { tenant?: string | null }): Promise<ArchiveStatsRow>;
     /** Ends what of a message is not delivered yet; what a worker or a request has is not tried again if it fails. Returns how many waiting deliveries that ended. OB001 no such message, OB002 nothing is left to cancel, OB003 all that is left is leased */
     cancel(args: { messageId: number | bigint; by?: string | null; reason?: string | null }): Promise<number>;
+    /** Ends a replay; returns how many deliveries that were waiting it cancelled. What is in flight ends by itself */
+    cancelReplay(args: { replayId: number | bigint }): Promise<number>;
     /** Turns changes of a table's rows into messages, in the transaction that makes them. Called again, it replaces what it did before: do so when partitions were added. Styles: change, row, debezium */
     capture(args: { relation: string; topic?: string | null; keyColumns?: readonly string[] | null; operations?: readonly string[] | null; columns?: readonly string[] | null; condition?: string | null; includeOld?: boolean | null; style?: string | null; tenantColumn?: string | null; replicated?: boolean | null }): Promise<void>;
     /** Leases up to max_messages deliveries of a pull subscription that are due: highest priority first, then longest due, then in order. No other worker gets them until the lease ends. Commit before the work starts: that is what counts the try */
@@ -1158,6 +1286,8 @@ export interface Functions {
     enqueueNotification(args: { tenant: string; eventType: string; title: string; body?: string | null; severity?: string | null; url?: string | null; aggregateType?: string | null; aggregateId?: string | null; metadata?: any; maxAttempts?: number | null; scheduledAt?: Date | string | null; key?: string | null; idempotencyKey?: string | null; publisher?: string | null }): Promise<number>;
     /** Removes what a message says (payload, body, headers, metadata, responses) and ends what of it is not delivered yet; ids, positions and counts stay. The reason is required (OB006). OB003 while a worker has it */
     erase(args: { messageId: number | bigint; by?: string | null; reason?: string | null }): Promise<void>;
+    /** Which subscriptions a message would match, and why others would not; at_position: which did at that place */
+    explainRouting(args: { topic: string; payload?: any; key?: string | null; headers?: any; tenant?: string | null; aggregateType?: string | null; aggregateId?: string | null; atPosition?: number | bigint | null }): Promise<ExplainRoutingRow[]>;
     /** Moves the end of a lease to this long from now, but not beyond the subscription's deadline; returns it. OB003: the lease is lost */
     extend(args: { lease: number | bigint; duration?: Interval | null }): Promise<Date>;
     /** Ends a try of deliveries of a lease (null: of all) as failed: tried again after retry_after, else by the subscription's schedule; dead letters after the last try. Returns the ids that were changed */
@@ -1190,6 +1320,8 @@ export interface Functions {
     moveToDlq(args: { deliveryId: number | bigint; by: string; reason: string }): Promise<number>;
     /** What was sent to whom: of one message, or of the latest messages of a tenant, topic or aggregate, a page at a time (give the last message id as before) */
     notificationLog(args?: { messageId?: number | bigint | null; tenant?: string | null; topic?: string | null; aggregateType?: string | null; aggregateId?: string | null; max?: number | null; before?: number | bigint | null }): Promise<NotificationEntryRow[]>;
+    /** Holds a subscription: what is routed to it waits, nothing is sent or can be claimed, until resume(). Its messages are kept */
+    pause(args: { name: string }): Promise<number>;
     /** What receivers verify v1a signatures of this endpoint with, the current key first; nothing for v1 */
     publicKeys(args: { endpoint: string }): Promise<PublicKeysRow[]>;
     /** Removes what is older than an interval, by hand: completed (messages, in whole segments), attempts (in whole segments), dead_letters. Never what is still needed; dry_run says what it would be */
@@ -1198,6 +1330,8 @@ export interface Functions {
     read(args: { afterPosition: number | bigint; maxMessages?: number | null; topics?: readonly string[] | null; filter?: any; epoch?: number | null }): Promise<FeedMessageRow[]>;
     /** Gives deliveries of a lease (null: all) back unharmed: due as before, the try does not count. Returns the ids */
     release(args: { lease: number | bigint; deliveryIds?: readonly (number | bigint)[] | null }): Promise<number[]>;
+    /** Delivers again what a subscription matched between two positions (or times), at most rate messages per second beside live traffic; returns the replay's id. The webhook ids are the same unless new_ids */
+    replay(args: { subscription: string; fromPosition?: number | bigint | null; toPosition?: number | bigint | null; filter?: any; newIds?: boolean | null; rate?: number | null; fromTime?: Date | string | null; toTime?: Date | string | null }): Promise<number>;
     /** Asks the receiver whether it wants our messages, by the CloudEvents webhook handshake; until it does, deliveries wait */
     requestConsent(args: { endpoint: string }): Promise<number>;
     /** Makes the delivery of a dead letter due now, with all its tries; the receiver sees the same webhook id. Returns the delivery's id. OB004: requeued already, or the message is gone */
@@ -1210,6 +1344,8 @@ export interface Functions {
     resend(args: { messageId: number | bigint; subscription: string }): Promise<number>;
     /** Marks an open dead letter as dealt with in another way; OB004: it is not open */
     resolve(args: { id: number | bigint; by: string; note?: string | null }): Promise<void>;
+    /** Goes on with a paused subscription from where it stood */
+    resume(args: { name: string }): Promise<number>;
     /** Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001 there is none, OB002 it was completed, OB003 a worker has it */
     retry(args: { messageId: number | bigint; subscription: string; by?: string | null }): Promise<number>;
     /** Has new rows go to the next leaf now: rotated, empty (nothing to leave behind) or full (the next leaf still holds rows) */
@@ -1224,9 +1360,11 @@ export interface Functions {
     setEndpointProxy(args: { endpoint: string; proxy: string }): Promise<number>;
     /** Lists or changes a proxy; url null: no proxy. In no capability: for the owner of the extension and superusers alone */
     setProxy(args: { name: string; url: string; resolvesNames?: boolean | null; isDefault?: boolean | null }): Promise<number>;
+    /** Messages that matched no subscription, newest first, with the reason: no subscription, filtered, inactive. topic is a pattern */
+    skipped(args?: { topic?: string | null; maxMessages?: number | null; beforePosition?: number | bigint | null }): Promise<SkippedRow[]>;
     /** Where the outbox of this database stands. worker: not preloaded, none, starting, running, push off, copied, failing */
     stats(): Promise<StatsRow>;
-    /** Sends the messages of these topics (* one word, # any number) to an endpoint, or without one lets workers claim them; from the position of the message on whose id is returned */
+    /** Sends the messages of these topics (* one word, # any number) to an endpoint, or without one lets workers claim them; from the position of the message on whose id is returned, or from start: latest, earliest, a position or a time. A name that was unsubscribed is taken up again */
     subscribe(args: { name: string; topics: readonly string[]; endpoint?: string | null; filter?: any; maxAttempts?: number | null; maxAge?: Interval | null; schedule?: any; policy?: any; format?: string | null; batchSize?: number | null; batchWait?: Interval | null; ordering?: string | null; onExhausted?: string | null; ttl?: Interval | null; deadline?: Interval | null; notify?: boolean | null; maxLag?: Interval | null; externalId?: string | null; labels?: any; start?: string | null; url?: string | null }): Promise<number>;
     /** The first position whose message is still stored; above head() when none is. read() starts there when it starts at 0 */
     tail(): Promise<number>;
@@ -1236,7 +1374,7 @@ export interface Functions {
     uncapture(args: { relation: string }): Promise<boolean>;
     /** Takes leases back that were claimed longer ago than this, whatever their end; returns how many deliveries are free again */
     unlockStale(args: { olderThan: Interval; subscription?: string | null }): Promise<number>;
-    /** Ends a subscription at the position of the message whose id is returned; it stays in the table, with deleted_at set */
+    /** Ends a subscription at the position of the message whose id is returned; what it has not got by then is logged as skipped. It stays in the table, with deleted_at set */
     unsubscribe(args: { name: string }): Promise<number>;
     /** Version of the installed objects, and of the library that is loaded */
     version(): Promise<VersionRow>;

@@ -307,6 +307,20 @@ pub struct DlqStatsRow {
     pub last_updated: Option<DateTime<Utc>>,
 }
 
+/// A row of `outbox.explain_routing()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ExplainRoutingRow {
+    /// Column `subscription`.
+    pub subscription: Option<String>,
+    /// Column `matches`.
+    pub matches: Option<bool>,
+    /// Column `reason`.
+    pub reason: Option<String>,
+    /// Column `version`.
+    pub version: Option<i32>,
+}
+
 /// A row of type `outbox.messages`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -555,6 +569,22 @@ pub struct RotateSecretRow {
     pub signing_secret: Option<String>,
     /// Column `message_id`.
     pub message_id: Option<i64>,
+}
+
+/// A row of `outbox.skipped()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct SkippedRow {
+    /// Column `position`.
+    pub position: Option<i64>,
+    /// Column `message_id`.
+    pub message_id: Option<i64>,
+    /// Column `message_topic`.
+    pub message_topic: Option<String>,
+    /// Column `reason`.
+    pub reason: Option<String>,
+    /// Column `routed_at`.
+    pub routed_at: Option<DateTime<Utc>>,
 }
 
 /// A row of `outbox.stats()`.
@@ -969,6 +999,8 @@ pub struct SubscriptionEntry {
     pub external_id: Option<String>,
     /// Column `labels`.
     pub labels: Option<Value>,
+    /// Column `paused`.
+    pub paused: Option<bool>,
     /// Column `created_at`.
     pub created_at: Option<DateTime<Utc>>,
     /// Column `deleted_at`.
@@ -1056,6 +1088,49 @@ pub struct AlterPublisher {
     pub topic_template: Option<String>,
     /// Argument `topic_function`.
     pub topic_function: Option<String>,
+}
+
+/// What `outbox.alter_subscription()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct AlterSubscription {
+    /// Argument `topics`.
+    pub topics: Option<Vec<String>>,
+    /// Argument `filter`.
+    pub filter: Option<Value>,
+    /// Argument `endpoint`.
+    pub endpoint: Option<String>,
+    /// Argument `max_attempts`.
+    pub max_attempts: Option<i32>,
+    /// Argument `max_age`.
+    pub max_age: Option<Duration>,
+    /// Argument `schedule`.
+    pub schedule: Option<Value>,
+    /// Argument `policy`.
+    pub policy: Option<Value>,
+    /// Argument `format`.
+    pub format: Option<String>,
+    /// Argument `batch_size`.
+    pub batch_size: Option<i32>,
+    /// Argument `batch_wait`.
+    pub batch_wait: Option<Duration>,
+    /// Argument `ordering`.
+    pub ordering: Option<String>,
+    /// Argument `on_exhausted`.
+    pub on_exhausted: Option<String>,
+    /// Argument `ttl`.
+    pub ttl: Option<Duration>,
+    /// Argument `deadline`.
+    pub deadline: Option<Duration>,
+    /// Argument `notify`.
+    pub notify: Option<bool>,
+    /// Argument `max_lag`.
+    pub max_lag: Option<Duration>,
+    /// Argument `external_id`.
+    pub external_id: Option<String>,
+    /// Argument `labels`.
+    pub labels: Option<Value>,
+    /// Argument `reset`.
+    pub reset: Option<Vec<String>>,
 }
 
 /// What `outbox.alter_topic()` takes beside what it requires; `None` is its default.
@@ -1344,6 +1419,25 @@ pub struct Erase {
     pub reason: Option<String>,
 }
 
+/// What `outbox.explain_routing()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct ExplainRouting {
+    /// Argument `payload`.
+    pub payload: Option<Value>,
+    /// Argument `key`.
+    pub key: Option<String>,
+    /// Argument `headers`.
+    pub headers: Option<Value>,
+    /// Argument `tenant`.
+    pub tenant: Option<String>,
+    /// Argument `aggregate_type`.
+    pub aggregate_type: Option<String>,
+    /// Argument `aggregate_id`.
+    pub aggregate_id: Option<String>,
+    /// Argument `at_position`.
+    pub at_position: Option<i64>,
+}
+
 /// What `outbox.extend()` takes beside what it requires; `None` is its default.
 #[derive(Clone, Debug, Default)]
 pub struct Extend {
@@ -1443,6 +1537,25 @@ pub struct Release {
     pub delivery_ids: Option<Vec<i64>>,
 }
 
+/// What `outbox.replay()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Replay {
+    /// Argument `from_position`.
+    pub from_position: Option<i64>,
+    /// Argument `to_position`.
+    pub to_position: Option<i64>,
+    /// Argument `filter`.
+    pub filter: Option<Value>,
+    /// Argument `new_ids`.
+    pub new_ids: Option<bool>,
+    /// Argument `rate`.
+    pub rate: Option<i32>,
+    /// Argument `from_time`.
+    pub from_time: Option<DateTime<Utc>>,
+    /// Argument `to_time`.
+    pub to_time: Option<DateTime<Utc>>,
+}
+
 /// What `outbox.requeue()` takes beside what it requires; `None` is its default.
 #[derive(Clone, Debug, Default)]
 pub struct Requeue {
@@ -1526,6 +1639,17 @@ pub struct SetProxy {
     pub is_default: Option<bool>,
 }
 
+/// What `outbox.skipped()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Skipped {
+    /// Argument `topic`.
+    pub topic: Option<String>,
+    /// Argument `max_messages`.
+    pub max_messages: Option<i32>,
+    /// Argument `before_position`.
+    pub before_position: Option<i64>,
+}
+
 /// What `outbox.subscribe()` takes beside what it requires; `None` is its default.
 #[derive(Clone, Debug, Default)]
 pub struct Subscribe {
@@ -1602,6 +1726,15 @@ impl Outbox {
         self.call_void("alter_publisher", json!({"code": code, "name": options.name, "description": options.description, "active": options.active, "topic_template": options.topic_template, "topic_function": options.topic_function})).await
     }
 
+    /// Changes a subscription; null leaves a setting as it is, reset names those that go back to their default.
+    /// Topics and filter hold behind the position of the message whose id is returned, pushed or pulled.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn alter_subscription(&self, name: &str, options: AlterSubscription) -> Result<Option<i64>> {
+        call::single(self.call("alter_subscription", json!({"name": name, "topics": options.topics, "filter": options.filter, "endpoint": options.endpoint, "max_attempts": options.max_attempts, "max_age": options.max_age.map(|d| d.as_secs_f64()), "schedule": options.schedule, "policy": options.policy, "format": options.format, "batch_size": options.batch_size, "batch_wait": options.batch_wait.map(|d| d.as_secs_f64()), "ordering": options.ordering, "on_exhausted": options.on_exhausted, "ttl": options.ttl.map(|d| d.as_secs_f64()), "deadline": options.deadline.map(|d| d.as_secs_f64()), "notify": options.notify, "max_lag": options.max_lag.map(|d| d.as_secs_f64()), "external_id": options.external_id, "labels": options.labels, "reset": options.reset}), &[]).await?)
+    }
+
     /// Changes a registered topic; null leaves a value as it is. An inactive topic refuses messages (OB007) from the
     /// commit on.
     ///
@@ -1651,6 +1784,14 @@ impl Outbox {
             self.call("cancel", json!({"message_id": message_id, "by": options.by, "reason": options.reason}), &[])
                 .await?,
         )
+    }
+
+    /// Ends a replay; returns how many deliveries that were waiting it cancelled. What is in flight ends by itself.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn cancel_replay(&self, replay_id: i64) -> Result<Option<i64>> {
+        call::single(self.call("cancel_replay", json!({"replay_id": replay_id}), &[]).await?)
     }
 
     /// Turns changes of a table's rows into messages, in the transaction that makes them. Called again, it replaces
@@ -1922,6 +2063,14 @@ impl Outbox {
         self.call_void("erase", json!({"message_id": message_id, "by": options.by, "reason": options.reason})).await
     }
 
+    /// Which subscriptions a message would match, and why others would not; at_position: which did at that place.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn explain_routing(&self, topic: &str, options: ExplainRouting) -> Result<Vec<ExplainRoutingRow>> {
+        call::typed(self.call("explain_routing", json!({"topic": topic, "payload": options.payload, "key": options.key, "headers": options.headers, "tenant": options.tenant, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "at_position": options.at_position}), &[]).await?)
+    }
+
     /// Moves the end of a lease to this long from now, but not beyond the subscription's deadline; returns it. OB003:
     /// the lease is lost.
     ///
@@ -2067,6 +2216,15 @@ impl Outbox {
         call::typed(self.call("notification_log", json!({"message_id": options.message_id, "tenant": options.tenant, "topic": options.topic, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "max": options.max, "before": options.before}), &[]).await?)
     }
 
+    /// Holds a subscription: what is routed to it waits, nothing is sent or can be claimed, until resume(). Its
+    /// messages are kept.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn pause(&self, name: &str) -> Result<Option<i64>> {
+        call::single(self.call("pause", json!({"name": name}), &[]).await?)
+    }
+
     /// What receivers verify v1a signatures of this endpoint with, the current key first; nothing for v1.
     ///
     /// # Errors
@@ -2100,6 +2258,15 @@ impl Outbox {
     /// Those of the function.
     pub async fn release(&self, lease: i64, options: Release) -> Result<Vec<i64>> {
         call::single(self.call("release", json!({"lease": lease, "delivery_ids": options.delivery_ids}), &[]).await?)
+    }
+
+    /// Delivers again what a subscription matched between two positions (or times), at most rate messages per second
+    /// beside live traffic; returns the replay's id. The webhook ids are the same unless new_ids.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn replay(&self, subscription: &str, options: Replay) -> Result<Option<i64>> {
+        call::single(self.call("replay", json!({"subscription": subscription, "from_position": options.from_position, "to_position": options.to_position, "filter": options.filter, "new_ids": options.new_ids, "rate": options.rate, "from_time": options.from_time, "to_time": options.to_time}), &[]).await?)
     }
 
     /// Asks the receiver whether it wants our messages, by the CloudEvents webhook handshake; until it does,
@@ -2159,6 +2326,14 @@ impl Outbox {
     /// Those of the function.
     pub async fn resolve(&self, id: i64, by: &str, options: Resolve) -> Result<()> {
         self.call_void("resolve", json!({"id": id, "by": by, "note": options.note})).await
+    }
+
+    /// Goes on with a paused subscription from where it stood.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn resume(&self, name: &str) -> Result<Option<i64>> {
+        call::single(self.call("resume", json!({"name": name}), &[]).await?)
     }
 
     /// Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001 there is
@@ -2223,6 +2398,15 @@ impl Outbox {
         call::single(self.call("set_proxy", json!({"name": name, "url": url, "resolves_names": options.resolves_names, "is_default": options.is_default}), &[]).await?)
     }
 
+    /// Messages that matched no subscription, newest first, with the reason: no subscription, filtered, inactive.
+    /// topic is a pattern.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn skipped(&self, options: Skipped) -> Result<Vec<SkippedRow>> {
+        call::typed(self.call("skipped", json!({"topic": options.topic, "max_messages": options.max_messages, "before_position": options.before_position}), &[]).await?)
+    }
+
     /// Where the outbox of this database stands. worker: not preloaded, none, starting, running, push off, copied,
     /// failing.
     ///
@@ -2233,7 +2417,8 @@ impl Outbox {
     }
 
     /// Sends the messages of these topics (* one word, # any number) to an endpoint, or without one lets workers
-    /// claim them; from the position of the message on whose id is returned.
+    /// claim them; from the position of the message on whose id is returned, or from start: latest, earliest, a
+    /// position or a time. A name that was unsubscribed is taken up again.
     ///
     /// # Errors
     /// Those of the function.
@@ -2283,8 +2468,8 @@ impl Outbox {
         )
     }
 
-    /// Ends a subscription at the position of the message whose id is returned; it stays in the table, with
-    /// deleted_at set.
+    /// Ends a subscription at the position of the message whose id is returned; what it has not got by then is logged
+    /// as skipped. It stays in the table, with deleted_at set.
     ///
     /// # Errors
     /// Those of the function.

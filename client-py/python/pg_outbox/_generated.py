@@ -185,6 +185,16 @@ class DlqStatsRow:
 
 
 @dataclass(frozen=True)
+class ExplainRoutingRow:
+    """A row of outbox.explain_routing."""
+
+    subscription: str | None
+    matches: bool | None
+    reason: str | None
+    version: int | None
+
+
+@dataclass(frozen=True)
 class Messages:
     """A row of outbox.messages."""
 
@@ -340,6 +350,17 @@ class RotateSecretRow:
 
     signing_secret: str | None
     message_id: int | None
+
+
+@dataclass(frozen=True)
+class SkippedRow:
+    """A row of outbox.skipped."""
+
+    position: int | None
+    message_id: int | None
+    message_topic: str | None
+    reason: str | None
+    routed_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -577,6 +598,7 @@ class SubscriptionEntry:
     max_lag: timedelta | None
     external_id: str | None
     labels: Any | None
+    paused: bool | None
     created_at: datetime | None
     deleted_at: datetime | None
 
@@ -615,6 +637,13 @@ class AdminMethods:
         """
         self._run(Call("alter_publisher", {"code": code, "name": name, "description": description, "active": active, "topic_template": topic_template, "topic_function": topic_function}, Shape("void", None, {})))
 
+    def alter_subscription(self, name: str, *, topics: Sequence[str] | None = None, filter: Any | None = None, endpoint: str | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, reset: Sequence[str] | None = None) -> int | None:
+        """Changes a subscription; null leaves a setting as it is, reset names those that go back to their
+        default. Topics and filter hold behind the position of the message whose id is returned, pushed or
+        pulled.
+        """
+        return self._run(Call("alter_subscription", {"name": name, "topics": topics, "filter": filter, "endpoint": endpoint, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "reset": reset}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
     def alter_topic(self, code: str, *, name: str | None = None, description: str | None = None, active: bool | None = None) -> None:
         """Changes a registered topic; null leaves a value as it is. An inactive topic refuses messages (OB007)
         from the commit on.
@@ -643,6 +672,12 @@ class AdminMethods:
         cancel, OB003 all that is left is leased.
         """
         return self._run(Call("cancel", {"message_id": message_id, "by": by, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    def cancel_replay(self, replay_id: int) -> int | None:
+        """Ends a replay; returns how many deliveries that were waiting it cancelled. What is in flight ends by
+        itself.
+        """
+        return self._run(Call("cancel_replay", {"replay_id": replay_id}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def capture(self, relation: str, *, topic: str | None = None, key_columns: Sequence[str] | None = None, operations: Sequence[str] | None = None, columns: Sequence[str] | None = None, condition: str | None = None, include_old: bool | None = None, style: str | None = None, tenant_column: str | None = None, replicated: bool | None = None) -> None:
         """Turns changes of a table's rows into messages, in the transaction that makes them. Called again, it
@@ -780,6 +815,12 @@ class AdminMethods:
         """
         self._run(Call("erase", {"message_id": message_id, "by": by, "reason": reason}, Shape("void", None, {})))
 
+    def explain_routing(self, topic: str, *, payload: Any | None = None, key: str | None = None, headers: Any | None = None, tenant: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, at_position: int | None = None) -> list[ExplainRoutingRow]:
+        """Which subscriptions a message would match, and why others would not; at_position: which did at that
+        place.
+        """
+        return self._run(Call("explain_routing", {"topic": topic, "payload": payload, "key": key, "headers": headers, "tenant": tenant, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "at_position": at_position}, Shape("rows", ExplainRoutingRow, {})))  # type: ignore[no-any-return]
+
     def extend(self, lease: int, *, duration: timedelta | None = None) -> datetime | None:
         """Moves the end of a lease to this long from now, but not beyond the subscription's deadline; returns
         it. OB003: the lease is lost.
@@ -862,6 +903,12 @@ class AdminMethods:
         """
         return self._run(Call("notification_log", {"message_id": message_id, "tenant": tenant, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "max": max, "before": before}, Shape("rows", NotificationEntry, {"sent_at": "timestamp with time zone", "created_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
+    def pause(self, name: str) -> int | None:
+        """Holds a subscription: what is routed to it waits, nothing is sent or can be claimed, until resume().
+        Its messages are kept.
+        """
+        return self._run(Call("pause", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
     def public_keys(self, endpoint: str) -> list[PublicKeysRow]:
         """What receivers verify v1a signatures of this endpoint with, the current key first; nothing for v1."""
         return self._run(Call("public_keys", {"endpoint": endpoint}, Shape("rows", PublicKeysRow, {"created_at": "timestamp with time zone", "expires_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
@@ -884,6 +931,12 @@ class AdminMethods:
         the ids.
         """
         return self._run(Call("release", {"lease": lease, "delivery_ids": delivery_ids}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    def replay(self, subscription: str, *, from_position: int | None = None, to_position: int | None = None, filter: Any | None = None, new_ids: bool | None = None, rate: int | None = None, from_time: datetime | None = None, to_time: datetime | None = None) -> int | None:
+        """Delivers again what a subscription matched between two positions (or times), at most rate messages
+        per second beside live traffic; returns the replay's id. The webhook ids are the same unless new_ids.
+        """
+        return self._run(Call("replay", {"subscription": subscription, "from_position": from_position, "to_position": to_position, "filter": filter, "new_ids": new_ids, "rate": rate, "from_time": from_time, "to_time": to_time}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def request_consent(self, endpoint: str) -> int | None:
         """Asks the receiver whether it wants our messages, by the CloudEvents webhook handshake; until it does,
@@ -919,6 +972,10 @@ class AdminMethods:
         """Marks an open dead letter as dealt with in another way; OB004: it is not open."""
         self._run(Call("resolve", {"id": id, "by": by, "note": note}, Shape("void", None, {})))
 
+    def resume(self, name: str) -> int | None:
+        """Goes on with a paused subscription from where it stood."""
+        return self._run(Call("resume", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
     def retry(self, message_id: int, subscription: str, *, by: str | None = None) -> int | None:
         """Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001
         there is none, OB002 it was completed, OB003 a worker has it.
@@ -953,6 +1010,12 @@ class AdminMethods:
         """
         return self._run(Call("set_proxy", {"name": name, "url": url, "resolves_names": resolves_names, "is_default": is_default}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
+    def skipped(self, *, topic: str | None = None, max_messages: int | None = None, before_position: int | None = None) -> list[SkippedRow]:
+        """Messages that matched no subscription, newest first, with the reason: no subscription, filtered,
+        inactive. topic is a pattern.
+        """
+        return self._run(Call("skipped", {"topic": topic, "max_messages": max_messages, "before_position": before_position}, Shape("rows", SkippedRow, {"routed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
     def stats(self) -> StatsRow:
         """Where the outbox of this database stands. worker: not preloaded, none, starting, running, push off,
         copied, failing.
@@ -961,7 +1024,8 @@ class AdminMethods:
 
     def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None) -> int | None:
         """Sends the messages of these topics (* one word, # any number) to an endpoint, or without one lets
-        workers claim them; from the position of the message on whose id is returned.
+        workers claim them; from the position of the message on whose id is returned, or from start: latest,
+        earliest, a position or a time. A name that was unsubscribed is taken up again.
         """
         return self._run(Call("subscribe", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "url": url}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -988,8 +1052,8 @@ class AdminMethods:
         return self._run(Call("unlock_stale", {"older_than": older_than, "subscription": subscription}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def unsubscribe(self, name: str) -> int | None:
-        """Ends a subscription at the position of the message whose id is returned; it stays in the table, with
-        deleted_at set.
+        """Ends a subscription at the position of the message whose id is returned; what it has not got by then
+        is logged as skipped. It stays in the table, with deleted_at set.
         """
         return self._run(Call("unsubscribe", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1063,6 +1127,13 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("alter_publisher", {"code": code, "name": name, "description": description, "active": active, "topic_template": topic_template, "topic_function": topic_function}, Shape("void", None, {})))
 
+    async def alter_subscription(self, name: str, *, topics: Sequence[str] | None = None, filter: Any | None = None, endpoint: str | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, reset: Sequence[str] | None = None) -> int | None:
+        """Changes a subscription; null leaves a setting as it is, reset names those that go back to their
+        default. Topics and filter hold behind the position of the message whose id is returned, pushed or
+        pulled.
+        """
+        return await self._arun(Call("alter_subscription", {"name": name, "topics": topics, "filter": filter, "endpoint": endpoint, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "reset": reset}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
     async def alter_topic(self, code: str, *, name: str | None = None, description: str | None = None, active: bool | None = None) -> None:
         """Changes a registered topic; null leaves a value as it is. An inactive topic refuses messages (OB007)
         from the commit on.
@@ -1091,6 +1162,12 @@ class AsyncAdminMethods:
         cancel, OB003 all that is left is leased.
         """
         return await self._arun(Call("cancel", {"message_id": message_id, "by": by, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def cancel_replay(self, replay_id: int) -> int | None:
+        """Ends a replay; returns how many deliveries that were waiting it cancelled. What is in flight ends by
+        itself.
+        """
+        return await self._arun(Call("cancel_replay", {"replay_id": replay_id}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def capture(self, relation: str, *, topic: str | None = None, key_columns: Sequence[str] | None = None, operations: Sequence[str] | None = None, columns: Sequence[str] | None = None, condition: str | None = None, include_old: bool | None = None, style: str | None = None, tenant_column: str | None = None, replicated: bool | None = None) -> None:
         """Turns changes of a table's rows into messages, in the transaction that makes them. Called again, it
@@ -1228,6 +1305,12 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("erase", {"message_id": message_id, "by": by, "reason": reason}, Shape("void", None, {})))
 
+    async def explain_routing(self, topic: str, *, payload: Any | None = None, key: str | None = None, headers: Any | None = None, tenant: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, at_position: int | None = None) -> list[ExplainRoutingRow]:
+        """Which subscriptions a message would match, and why others would not; at_position: which did at that
+        place.
+        """
+        return await self._arun(Call("explain_routing", {"topic": topic, "payload": payload, "key": key, "headers": headers, "tenant": tenant, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "at_position": at_position}, Shape("rows", ExplainRoutingRow, {})))  # type: ignore[no-any-return]
+
     async def extend(self, lease: int, *, duration: timedelta | None = None) -> datetime | None:
         """Moves the end of a lease to this long from now, but not beyond the subscription's deadline; returns
         it. OB003: the lease is lost.
@@ -1310,6 +1393,12 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("notification_log", {"message_id": message_id, "tenant": tenant, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "max": max, "before": before}, Shape("rows", NotificationEntry, {"sent_at": "timestamp with time zone", "created_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
+    async def pause(self, name: str) -> int | None:
+        """Holds a subscription: what is routed to it waits, nothing is sent or can be claimed, until resume().
+        Its messages are kept.
+        """
+        return await self._arun(Call("pause", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
     async def public_keys(self, endpoint: str) -> list[PublicKeysRow]:
         """What receivers verify v1a signatures of this endpoint with, the current key first; nothing for v1."""
         return await self._arun(Call("public_keys", {"endpoint": endpoint}, Shape("rows", PublicKeysRow, {"created_at": "timestamp with time zone", "expires_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
@@ -1332,6 +1421,12 @@ class AsyncAdminMethods:
         the ids.
         """
         return await self._arun(Call("release", {"lease": lease, "delivery_ids": delivery_ids}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def replay(self, subscription: str, *, from_position: int | None = None, to_position: int | None = None, filter: Any | None = None, new_ids: bool | None = None, rate: int | None = None, from_time: datetime | None = None, to_time: datetime | None = None) -> int | None:
+        """Delivers again what a subscription matched between two positions (or times), at most rate messages
+        per second beside live traffic; returns the replay's id. The webhook ids are the same unless new_ids.
+        """
+        return await self._arun(Call("replay", {"subscription": subscription, "from_position": from_position, "to_position": to_position, "filter": filter, "new_ids": new_ids, "rate": rate, "from_time": from_time, "to_time": to_time}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def request_consent(self, endpoint: str) -> int | None:
         """Asks the receiver whether it wants our messages, by the CloudEvents webhook handshake; until it does,
@@ -1367,6 +1462,10 @@ class AsyncAdminMethods:
         """Marks an open dead letter as dealt with in another way; OB004: it is not open."""
         await self._arun(Call("resolve", {"id": id, "by": by, "note": note}, Shape("void", None, {})))
 
+    async def resume(self, name: str) -> int | None:
+        """Goes on with a paused subscription from where it stood."""
+        return await self._arun(Call("resume", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
     async def retry(self, message_id: int, subscription: str, *, by: str | None = None) -> int | None:
         """Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001
         there is none, OB002 it was completed, OB003 a worker has it.
@@ -1401,6 +1500,12 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("set_proxy", {"name": name, "url": url, "resolves_names": resolves_names, "is_default": is_default}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
+    async def skipped(self, *, topic: str | None = None, max_messages: int | None = None, before_position: int | None = None) -> list[SkippedRow]:
+        """Messages that matched no subscription, newest first, with the reason: no subscription, filtered,
+        inactive. topic is a pattern.
+        """
+        return await self._arun(Call("skipped", {"topic": topic, "max_messages": max_messages, "before_position": before_position}, Shape("rows", SkippedRow, {"routed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
     async def stats(self) -> StatsRow:
         """Where the outbox of this database stands. worker: not preloaded, none, starting, running, push off,
         copied, failing.
@@ -1409,7 +1514,8 @@ class AsyncAdminMethods:
 
     async def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None) -> int | None:
         """Sends the messages of these topics (* one word, # any number) to an endpoint, or without one lets
-        workers claim them; from the position of the message on whose id is returned.
+        workers claim them; from the position of the message on whose id is returned, or from start: latest,
+        earliest, a position or a time. A name that was unsubscribed is taken up again.
         """
         return await self._arun(Call("subscribe", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "url": url}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1436,8 +1542,8 @@ class AsyncAdminMethods:
         return await self._arun(Call("unlock_stale", {"older_than": older_than, "subscription": subscription}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def unsubscribe(self, name: str) -> int | None:
-        """Ends a subscription at the position of the message whose id is returned; it stays in the table, with
-        deleted_at set.
+        """Ends a subscription at the position of the message whose id is returned; what it has not got by then
+        is logged as skipped. It stays in the table, with deleted_at set.
         """
         return await self._arun(Call("unsubscribe", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
