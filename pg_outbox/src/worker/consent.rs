@@ -21,6 +21,8 @@ pub struct Consents {
     /// When to look at the table (microseconds, PostgreSQL's epoch); `None`: nothing waits there.
     next: Option<i64>,
     asking: HashSet<i32>,
+    /// Endpoints that the HTTP thread knows. The table may have newer ones, which it could not ask.
+    known: HashSet<i32>,
     answers: Vec<ConsentAnswer>,
 }
 
@@ -40,12 +42,14 @@ impl Consents {
             ),
             next: Some(i64::MIN),
             asking: HashSet::new(),
+            known: HashSet::new(),
             answers: Vec::new(),
         }
     }
 
-    /// The endpoints have changed.
-    pub fn look(&mut self) {
+    /// The HTTP thread has got these endpoints.
+    pub fn look_at(&mut self, endpoints: impl Iterator<Item = i32>) {
+        self.known = endpoints.collect();
         self.next = Some(i64::MIN);
     }
 
@@ -66,7 +70,7 @@ impl Consents {
             })?;
             let origin = origin();
             for (endpoint, _) in all.iter().filter(|(_, at)| *at <= time) {
-                if self.asking.insert(*endpoint) {
+                if self.known.contains(endpoint) && self.asking.insert(*endpoint) {
                     sender.ask_consent(*endpoint, &origin);
                 }
             }
@@ -99,7 +103,7 @@ impl Consents {
         for answer in self.answers.drain(..) {
             self.asking.remove(&answer.endpoint);
         }
-        self.look();
+        self.next = Some(i64::MIN);
         Ok(())
     }
 }

@@ -381,8 +381,8 @@ impl Engine {
         new.carry_over(config);
         self.config = new;
         self.config.begin(self.routed);
+        self.consents.look_at(configured.iter().map(|endpoint| endpoint.id));
         self.sender.set_endpoints(configured);
-        self.consents.look();
         self.set_limits();
         self.reload = false;
         self.changed.clear();
