@@ -31,6 +31,7 @@ create function outbox._remember(
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set jit = off
 as $$
 declare
     limit_at timestamptz := clock_timestamp() - make_interval(secs => window_seconds);

@@ -211,6 +211,7 @@ set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 set enable_seqscan = off
 set enable_sort = off
+set jit = off
 as $$
 #variable_conflict use_variable
 declare

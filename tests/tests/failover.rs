@@ -10,7 +10,10 @@ use outbox_tests::{PATIENCE, one, outbox_harness, refused, settle};
 const SETTINGS: &[(&str, &str)] = &[("shared_preload_libraries", "pg_outbox"), ("pg_outbox.poll_interval", "500ms")];
 
 async fn shop(db: &Client, receiver: &Receiver) {
-    db.execute("select outbox.create_endpoint('shop', $1)", &[&receiver.url("/hook")]).await.unwrap();
+    // Without the circuit breaker: what fails here is to be tried.
+    db.execute("select outbox.create_endpoint('shop', $1, breaker => '{\"failures\": 0}')", &[&receiver.url("/hook")])
+        .await
+        .unwrap();
     db.batch_execute("select outbox.subscribe('orders', '{order.#}', 'shop', max_attempts => 100)").await.unwrap();
 }
 

@@ -29,8 +29,8 @@ select outbox.rotate();
 call pg_temp.produce(6, 6);
 select distinct tableoid::regclass from outbox.message order by 1;
 -- Not reclaimed before the sequencer has passed it ...
-set pg_outbox.message_retention = '1s';
-select pg_sleep(1.1);
+set pg_outbox.message_retention = '6s';
+select pg_sleep(6.1);
 select job, result, held_by from outbox._maintain(true) where job = 'message';
 -- ... nor before its time. Zero and below mean for ever.
 select outbox.tick();
@@ -43,7 +43,7 @@ set pg_outbox.message_retention = -1;
 select * from pg_temp.messages;
 select * from pg_temp.segments();
 select outbox.tail(), array_agg(position) from outbox.read(0);
-set pg_outbox.message_retention = '1s';
+set pg_outbox.message_retention = '6s';
 select * from pg_temp.messages;
 select * from pg_temp.segments();
 select outbox.tail(), outbox.head();
