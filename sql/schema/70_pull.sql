@@ -1094,6 +1094,10 @@ begin
     if source.deleted_at is not null then
         raise exception 'subscription "%" has ended', source.name using errcode = 'OB007';
     end if;
+    if source.paused then
+        raise exception 'subscription "%" is paused', source.name
+            using errcode = 'OB007', hint = 'outbox.resume() lets workers claim from it again.';
+    end if;
     if wanted.state = 'processing' then
         select * into holder from outbox.lease l where l.id = wanted.lease;
         raise exception 'delivery % is leased', delivery_id

@@ -250,8 +250,10 @@ async fn claiming_one_delivery_says_what_stands_in_its_way() {
     enqueue(&db, 1).await;
     settle(&db).await;
     let left: i64 = one(&db, "select max(id) from outbox.delivery").await;
-    db.batch_execute("select outbox.unsubscribe('jobs')").await.unwrap();
+    db.batch_execute("select outbox.pause('jobs')").await.unwrap();
     assert_eq!(code(&db, left).await, "OB007");
+    db.batch_execute("select outbox.resume('jobs'); select outbox.unsubscribe('jobs')").await.unwrap();
+    assert_eq!(code(&db, left).await, "OB002", "what waited was skipped");
     db.batch_execute(
         "select outbox.create_endpoint('e', 'https://example.com'); select outbox.subscribe('pushed', '{x}', 'e');
         select outbox.subscribe('jobs', '{job.#}')",
