@@ -21,11 +21,13 @@ select pg_catalog.pg_extension_config_dump('outbox.segment', '');
 -- Messages whose leaf was truncated while a delivery or a dead letter still needed them. One more leaf of outbox.message:
 -- found wherever a message is looked for by id. Deliveries that point to it have message_segment -1.
 create table outbox._message_kept partition of outbox.message for values in (-1);
--- The indexes of the other leaves: one without them would have every scan of outbox.message plan, and pay, a sequential scan.
+-- The indexes of the other leaves: one without them would make the planner pay for a sequential scan wherever it looks into
+-- all of them.
 create index _message_kept_xid on outbox._message_kept (xid, id);
 create unique index _message_kept_id on outbox._message_kept (id);
 create index _message_kept_tenant on outbox._message_kept (tenant, id) where tenant is not null;
-create index _message_kept_aggregate on outbox._message_kept (aggregate_id, aggregate_type, id) where aggregate_id is not null;
+create index _message_kept_aggregate on outbox._message_kept (aggregate_id, aggregate_type, id)
+    where aggregate_id is not null;
 select pg_catalog.pg_extension_config_dump('outbox._message_kept', '');
 
 -- API: private
