@@ -1,0 +1,413 @@
+-- Claiming: workers lease deliveries that are due, and wait until there are some.
+--
+-- A claim walks an index from the front of what is due and skips what is locked: it waits for nobody, and its cost is
+-- that of the rows it takes. The settings of each function are part of that: with the statistics of a young table the
+-- planner would read and sort all of it.
+
+-- API: public
+create type outbox.claimed as (
+    lease bigint,
+    lease_expires_at timestamptz,
+    delivery_id bigint,
+    subscription text,
+    message_id bigint,
+    webhook_id text,
+    position bigint,
+    attempt int,
+    max_attempts int,
+    topic text,
+    key text,
+    payload jsonb,
+    body bytea,
+    content_type text,
+    headers jsonb,
+    metadata jsonb,
+    tenant text,
+    publisher text,
+    aggregate_type text,
+    aggregate_id text,
+    priority smallint,
+    enqueued_at timestamptz,
+    occurred_at timestamptz,
+    deliver_at timestamptz,
+    expires_at timestamptz,
+    last_attempt_at timestamptz,
+    last_error text
+);
+comment on type outbox.claimed is
+    'A delivery that a worker has leased, with its message; last_attempt_at and last_error are those of the try '
+    'before';
+
+-- API: private
+-- The subscription that workers may claim from.
+create function outbox._pull_subscription(name text) returns outbox.subscription
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found outbox.subscription;
+begin
+    select * into found from outbox.subscription s where s.name = _pull_subscription.name and s.deleted_at is null;
+    if found.id is null then
+        raise exception 'subscription "%" does not exist', name
+            using errcode = 'OB001', hint = 'outbox.subscribe() makes one; the table outbox.subscription lists them.';
+    end if;
+    if found.endpoint_id is not null then
+        raise exception 'subscription "%" is pushed to an endpoint', name
+            using errcode = 'OB004', hint = 'Workers claim from subscriptions that were made without an endpoint.';
+    end if;
+    return found;
+end
+$$;
+
+-- API: private
+create function outbox._check_claim(worker text, max_messages int, lease interval) returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if worker is null or worker = '' or octet_length(worker) > 255 then
+        raise exception 'malformed name of the worker'
+            using errcode = 'invalid_parameter_value', hint = 'It has 1 to 255 bytes; a host name and a process id are good.';
+    end if;
+    if max_messages is null or max_messages not between 1 and 10000 then
+        raise exception 'max_messages must be between 1 and 10000' using errcode = 'invalid_parameter_value';
+    end if;
+    if lease is null or lease <= interval '0' or lease > interval '7 days' then
+        raise exception 'the lease must be longer than nothing and at most 7 days' using errcode = 'invalid_parameter_value';
+    end if;
+end
+$$;
+
+-- API: private
+-- Leases these deliveries, which the caller has locked, and returns them with their messages.
+create function outbox._lease(
+    source outbox.subscription,
+    ids bigint[],
+    worker text,
+    duration interval
+) returns setof outbox.claimed
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+    token bigint := nextval('outbox._lease_id');
+    now timestamptz := clock_timestamp();
+    deadline timestamptz := now + source.deadline;
+    until timestamptz := least(now + duration, deadline);
+begin
+    insert into outbox.lease (id, subscription_id, worker, claimed_at, expires_at, deadline_at)
+    values (token, source.id, worker, now, until, deadline);
+    return query
+    with taken as (
+        update outbox.delivery d
+        set state = 'processing', attempt = d.attempt + 1, lease = token, updated_at = now, last_attempt_at = now,
+            first_attempt_at = coalesce(d.first_attempt_at, now)
+        from (
+            select o.id, o.last_attempt_at from unnest(ids) i(id) join outbox.delivery o on o.id = i.id
+        ) o
+        where d.id = o.id
+        returning d.*, o.last_attempt_at as tried_at
+    )
+    select token, until, t.id, source.name, t.message_id, outbox.webhook_id(m.id, m.enqueued_at)
+            || case when t.new_id then '_r' || t.run else '' end, t.position, t.attempt,
+        coalesce(t.max_attempts, source.max_attempts), m.topic, m.key, m.payload, m.body, m.content_type, m.headers,
+        m.metadata, m.tenant, m.publisher, m.aggregate_type, m.aggregate_id, t.priority, m.enqueued_at, m.occurred_at,
+        m.deliver_at, t.expires_at, t.tried_at, t.last_error
+    from taken t
+    left join outbox.message m on m.segment = t.message_segment and m.id = t.message_id
+    order by t.priority desc, t.due_at, t.position;
+end
+$$;
+
+-- API: private
+-- What this session knows about the front of a subscription's index; see _pick.
+create function outbox._marks(subscription_id int, out levels int[], out since bigint[]) language c volatile strict
+as 'MODULE_PATHNAME', 'outbox_marks';
+-- API: private
+-- since: microseconds, see _time. seconds: for how long; 0 forgets, below 0 changes nothing of that.
+create function outbox._set_marks(subscription_id int, levels int[], since bigint[], seconds double precision)
+returns void language c volatile strict
+as 'MODULE_PATHNAME', 'outbox_set_marks';
+
+-- API: private
+-- Up to `wanted` deliveries that are due, locked.
+--
+-- Priorities one by one, highest first: within one, the front of the index is what is due, and what is not yet due ends the
+-- walk. A snapshot that somebody holds keeps the entries of what was worked off, and they are at the front, too. Where
+-- walking over them has become slow, the session remembers for a second which priorities there are and from where on to
+-- look in each; what has been given back or gets a new priority is then found a second later.
+create function outbox._pick(subscription_id int, wanted int) returns bigint[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+    level int := 32768;
+    ids bigint[] := '{}';
+    found_ids bigint[];
+    last_due timestamptz;
+    now timestamptz := clock_timestamp();
+    marks record;
+    known int := 0;
+    levels int[] := '{}';
+    since bigint[] := '{}';
+    complete boolean := false;
+    since_then timestamptz := '-infinity';
+begin
+    marks := outbox._marks(subscription_id);
+    loop
+        if marks.levels is not null then
+            known := known + 1;
+            exit when known > cardinality(marks.levels);
+            level := marks.levels[known];
+            if level = 99999 then
+                -- there are more, and now they are needed
+                perform outbox._set_marks(subscription_id, marks.levels, marks.since, 0);
+                return ids;
+            end if;
+            since_then := outbox._time(marks.since[known]);
+        else
+            select d.priority into level
+            from outbox.delivery d
+            where d.subscription_id = _pick.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
+                and d.priority < level
+            order by d.priority desc
+            limit 1;
+            complete := not found;
+            exit when complete;
+        end if;
+        select array_agg(p.id), max(p.due_at) into found_ids, last_due
+        from (
+            select d.id, d.due_at from outbox.delivery d
+            where d.subscription_id = _pick.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
+                and d.priority = level and d.due_at <= now and d.due_at >= since_then
+                and (d.expires_at is null or d.expires_at > now)
+                and not exists (select from outbox.cancelled c where c.message_id = d.message_id)
+            order by d.due_at, d.position
+            limit wanted - cardinality(ids)
+            for update of d skip locked
+        ) p;
+        ids := ids || coalesce(found_ids, '{}');
+        levels := levels || level;
+        -- rows become visible a little after they became due
+        since := since || (extract(epoch from greatest(since_then, coalesce(last_due, now - interval '1 s'))
+            - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint;
+        exit when cardinality(ids) >= wanted;
+    end loop;
+    if marks.levels is not null then
+        -- those that were not looked at stay
+        perform outbox._set_marks(subscription_id, marks.levels,
+            since || marks.since[cardinality(since) + 1 : cardinality(marks.since)], -1);
+    elsif cardinality(levels) > 0
+        and clock_timestamp() - now > interval '2 ms' + cardinality(ids) * interval '0.05 ms' then
+        perform outbox._set_marks(subscription_id, case when complete then levels else levels || 99999 end,
+            case when complete then since else since || 0::bigint end, 1);
+    end if;
+    return ids;
+end
+$$;
+
+-- API: public
+create function outbox.claim(
+    subscription text,
+    worker text,
+    max_messages int default 1,
+    lease interval default '60 s'
+) returns setof outbox.claimed
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    source outbox.subscription := outbox._pull_subscription(subscription);
+    ids bigint[];
+begin
+    perform outbox._check_claim(worker, max_messages, lease);
+    if source.paused then
+        return;
+    end if;
+    ids := outbox._pick(source.id, max_messages);
+    -- Where no dispatcher can do it, whoever finds nothing looks for more: only in a transaction without an xid, see _tick.
+    if cardinality(ids) = 0 and pg_current_xact_id_if_assigned() is null and outbox._route_inline() in ('ticked', 'idle') then
+        perform outbox._pass(1000, '{}');
+        ids := outbox._pick(source.id, max_messages);
+    end if;
+    if cardinality(ids) > 0 then
+        return query select * from outbox._lease(source, ids, worker, lease);
+    end if;
+end
+$$;
+comment on function outbox.claim is
+    'Leases up to max_messages deliveries of a pull subscription that are due: highest priority first, then longest '
+    'due, then in order. No other worker gets them until the lease ends. Commit before the work starts: that is what '
+    'counts the try';
+
+-- API: private
+-- Whether there is something to claim: ready, empty; missing, pushed: that is no subscription to claim from.
+create function outbox._is_ready(subscription text) returns text
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+    source outbox.subscription;
+    level int := 32768;
+    now timestamptz := clock_timestamp();
+begin
+    select * into source from outbox.subscription s where s.name = _is_ready.subscription and s.deleted_at is null;
+    if source.id is null then
+        return 'missing';
+    end if;
+    if source.endpoint_id is not null then
+        return 'pushed';
+    end if;
+    if pg_current_xact_id_if_assigned() is null and outbox._route_inline() in ('ticked', 'idle') then
+        perform outbox._pass(1000, '{}');
+    end if;
+    loop
+        select d.priority into level
+        from outbox.delivery d
+        where d.subscription_id = source.id and d.pull and d.state <> 'processing' and not d.blocked
+            and d.priority < level
+        order by d.priority desc
+        limit 1;
+        if not found then
+            return 'empty';
+        end if;
+        perform from outbox.delivery d
+        where d.subscription_id = source.id and d.pull and d.state <> 'processing' and not d.blocked
+            and d.priority = level and d.due_at <= now and (d.expires_at is null or d.expires_at > now)
+        order by d.due_at, d.position
+        limit 1;
+        if found then
+            return 'ready';
+        end if;
+    end loop;
+end
+$$;
+
+-- API: public
+create procedure outbox.claim_wait(
+    subscription text,
+    timeout interval default '30 s',
+    inout ready boolean default null
+)
+language c
+as 'MODULE_PATHNAME', 'outbox_claim_wait';
+comment on procedure outbox.claim_wait is
+    'Returns when there is something to claim, or after the timeout: then claim(). Holds no snapshot while it waits; not in a transaction block';
+
+-- API: private
+-- Raises why a delivery is not there: OB002 it has ended, OB001 it never was or is forgotten.
+create function outbox._raise_ended(delivery_id bigint) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    ended text;
+begin
+    select 'dead letter ' || l.id || ', ' || l.resolution || ': ' || l.reason into ended
+    from outbox.dead_letter l
+    where l.delivery_id = _raise_ended.delivery_id
+    order by l.id desc
+    limit 1;
+    if ended is null then
+        select a.outcome into ended
+        from outbox.attempt a
+        where a.delivery_id = _raise_ended.delivery_id
+        order by a.finished_at desc
+        limit 1;
+    end if;
+    if ended is null then
+        raise exception 'delivery % does not exist', delivery_id using errcode = 'OB001';
+    end if;
+    raise exception 'delivery % has ended', delivery_id using errcode = 'OB002', detail = format('It is %s.', ended);
+end
+$$;
+
+-- API: public
+create function outbox.claim_delivery(
+    delivery_id bigint,
+    worker text,
+    lease interval default '60 s'
+) returns setof outbox.claimed
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    now timestamptz := clock_timestamp();
+    wanted outbox.delivery;
+    source outbox.subscription;
+    holder outbox.lease;
+begin
+    perform outbox._check_claim(worker, 1, lease);
+    if delivery_id is null then
+        raise exception 'delivery_id must not be null' using errcode = 'null_value_not_allowed';
+    end if;
+    select * into wanted from outbox.delivery d where d.id = delivery_id for update;
+    if wanted.id is null then
+        perform outbox._raise_ended(delivery_id);
+    end if;
+    select * into source from outbox.subscription s where s.id = wanted.subscription_id;
+    if not wanted.pull or source.id is null then
+        raise exception 'delivery % is not for workers', delivery_id
+            using errcode = 'OB004', detail = 'Its subscription is pushed to an endpoint.';
+    end if;
+    if source.deleted_at is not null then
+        raise exception 'subscription "%" has ended', source.name using errcode = 'OB007';
+    end if;
+    if source.paused then
+        raise exception 'subscription "%" is paused', source.name
+            using errcode = 'OB007', hint = 'outbox.resume() lets workers claim from it again.';
+    end if;
+    if wanted.state = 'processing' then
+        select * into holder from outbox.lease l where l.id = wanted.lease;
+        raise exception 'delivery % is leased', delivery_id
+            using errcode = 'OB003', detail = format('Worker "%s" has it until %s.', holder.worker, holder.expires_at);
+    end if;
+    if wanted.expires_at <= now then
+        raise exception 'delivery % has expired', delivery_id
+            using errcode = 'OB010', detail = format('It expired at %s.', wanted.expires_at);
+    end if;
+    if wanted.attempt >= coalesce(wanted.max_attempts, source.max_attempts) then
+        raise exception 'delivery % has no tries left', delivery_id
+            using errcode = 'OB011', detail = format('It was tried %s times.', wanted.attempt);
+    end if;
+    if wanted.blocked then
+        raise exception 'delivery % is not ready', delivery_id
+            using errcode = 'OB012', detail = 'It waits for another delivery of its key.';
+    end if;
+    if wanted.due_at > now then
+        raise exception 'delivery % is not ready', delivery_id
+            using errcode = 'OB012', detail = format('It is due at %s.', wanted.due_at);
+    end if;
+    return query select * from outbox._lease(source, array[delivery_id], worker, lease);
+end
+$$;
+comment on function outbox.claim_delivery is
+    'Leases one delivery. Raises what stands in the way: OB001 no such delivery, OB002 ended, OB003 leased, OB004 '
+    'pushed, OB007 the subscription has ended, OB010 expired, OB011 no tries left, OB012 not due or behind its key';
+
+insert into outbox._capability values
+    ('consume', 'function outbox.claim'),
+    ('consume', 'procedure outbox.claim_wait'),
+    ('consume', 'function outbox._is_ready'),
+    ('consume', 'function outbox.claim_delivery');

@@ -1,0 +1,256 @@
+-- The router's side of pull: it alone makes deliveries and unblocks the next of a key, be it the dispatcher or an inline
+-- claim under the sequencer's lock; and what time brings about is done in its pass.
+
+-- API: private
+-- Keys that have become free in subscriptions with an order; the router unblocks the next of each.
+create table outbox._freed (
+    subscription_id int not null,
+    key text not null
+);
+select pg_catalog.pg_extension_config_dump('outbox._freed', '');
+
+-- API: private
+-- Rows made by the router in the transaction of its checkpoint: of pull subscriptions, and of messages whose time has not
+-- come. In a subscription with an order a row is blocked when its key has another one, or, if the subscription says so, an
+-- open dead letter.
+create function outbox._open_deliveries(
+    pull boolean[],
+    subscription_ids int[],
+    positions bigint[],
+    message_ids bigint[],
+    segments smallint[],
+    priorities smallint[],
+    due_us bigint[],
+    expires_us bigint[],
+    max_attempts int[],
+    keys text[]
+) returns int[]
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    insert into outbox.delivery (pull, subscription_id, position, message_id, message_segment, state, priority, due_at,
+        expires_at, max_attempts, key, blocked)
+    select u.pull, u.subscription_id, u.position, u.message_id, u.segment, 'pending', u.priority, outbox._time(u.due_at),
+        outbox._time(u.expires_at), u.max_attempts, u.key,
+        u.key is not null and (
+            lag(u.position) over (partition by u.subscription_id, u.key order by u.position) is not null
+            or exists (select from outbox.delivery d where d.subscription_id = u.subscription_id and d.key = u.key)
+            or exists (
+                select from outbox.dead_letter l
+                where l.subscription_id = u.subscription_id and l.key = u.key and l.resolution = 'open'
+                    and (select s.on_exhausted from outbox.subscription s where s.id = u.subscription_id) = 'block'
+            )
+        )
+    from unnest(pull, subscription_ids, positions, message_ids, segments, priorities, due_us, expires_us, max_attempts,
+        keys)
+        u(pull, subscription_id, position, message_id, segment, priority, due_at, expires_at, max_attempts, key)
+    on conflict (subscription_id, position, run) do nothing;
+
+    -- whose workers want to be notified
+    select array_agg(s.id) from outbox.subscription s where s.id = any (subscription_ids) and s.notify;
+end;
+
+-- API: private
+-- Deliveries without a row that end before they were tried: expired while their subscription lagged, or cancelled.
+create function outbox._record_ended(
+    subscription_ids int[],
+    positions bigint[],
+    message_ids bigint[],
+    segments smallint[],
+    outcomes text[]
+) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    insert into outbox.attempt (segment, position, message_id, started_at, finished_at, run, subscription_id, endpoint_id,
+        attempt, outcome)
+    select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), u.position, u.message_id, clock_timestamp(),
+        clock_timestamp(), 0, u.subscription_id, s.endpoint_id, 0, u.outcome
+    from unnest(subscription_ids, positions, message_ids, outcomes) u(subscription_id, position, message_id, outcome)
+    left join outbox.subscription s on s.id = u.subscription_id;
+
+    insert into outbox.dead_letter (subscription_id, endpoint_id, position, message_id, message_segment, attempt, state,
+        reason, url, created_at)
+    select u.subscription_id, s.endpoint_id, u.position, u.message_id, u.segment, 0, 'expired', 'expired', e.url,
+        clock_timestamp()
+    from unnest(subscription_ids, positions, message_ids, segments, outcomes)
+        u(subscription_id, position, message_id, segment, outcome)
+    left join outbox.subscription s on s.id = u.subscription_id
+    left join outbox.endpoint e on e.id = s.endpoint_id
+    where u.outcome = 'expired';
+end;
+
+-- API: private
+-- The wait after try number `attempt` of a delivery, with jitter, from a schedule as subscribe() takes it; null:
+-- the default.
+create function outbox._retry_wait(schedule jsonb, attempt int, message_id bigint, subscription_id int) returns interval
+language c volatile as 'MODULE_PATHNAME', 'outbox_retry_wait';
+
+-- API: private
+-- Ticks and routes where no dispatcher can: the library is not preloaded. In a transaction without an xid.
+create function outbox._route_inline() returns text language c volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as 'MODULE_PATHNAME', 'outbox_route_inline';
+
+-- API: private
+-- Tells workers that listen on outbox_pull that there is something to claim; the payload is the subscription's name.
+create function outbox._notify_workers(subscription_ids int[]) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select pg_notify('outbox_pull', s.name) from outbox.subscription s where s.id = any (subscription_ids);
+end;
+
+-- API: private
+-- Deliveries whose time is over become dead letters of state `expired`. in_flight: rows that the dispatcher has sent.
+create function outbox._expire(at timestamptz, max int, in_flight bigint[]) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+    ids bigint[] := array(
+        select d.id from outbox.delivery d
+        where d.expires_at <= at and d.state <> 'processing' and d.id <> all (in_flight)
+        order by d.expires_at
+        limit max
+        for update skip locked
+    );
+begin
+    if cardinality(ids) = 0 then
+        return 0;
+    end if;
+    return outbox._bury(ids, array_fill('expired'::text, array[cardinality(ids)]), true);
+end
+$$;
+
+-- API: private
+-- Unblocks the next of each key that has become free, by the router alone. With on_exhausted = block an open dead letter
+-- keeps its key blocked.
+create function outbox._promote(max int) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+    promoted bigint := 0;
+    places tid[];
+    subscriptions int[];
+    keys text[];
+    late record;
+    others bigint[];
+begin
+    -- The table is as large as what was freed since the last pass.
+    places := array(select f.ctid from outbox._freed f limit max);
+    if cardinality(places) = 0 then
+        return 0;
+    end if;
+    with freed as (
+        delete from outbox._freed f where f.ctid = any (places) returning f.subscription_id, f.key
+    )
+    select array_agg(f.subscription_id), array_agg(f.key) into subscriptions, keys
+    from (select distinct f.subscription_id, f.key from freed f) f;
+    -- A requeued one comes before those that have gone on without it, unless a worker has one of them. Those that a claim
+    -- has locked are left alone: when it ends, the key is looked at again.
+    for late in
+        select n.id, u.subscription_id, u.key
+        from unnest(subscriptions, keys) u(subscription_id, key)
+        cross join lateral (
+            select d.id, d.blocked from outbox.delivery d
+            where d.subscription_id = u.subscription_id and d.key = u.key
+            order by d.position
+            limit 1
+        ) n
+        where n.blocked and exists (
+            select from outbox.delivery o
+            where o.subscription_id = u.subscription_id and o.key = u.key and not o.blocked
+        )
+    loop
+        others := array(
+            select o.id from outbox.delivery o
+            where o.subscription_id = late.subscription_id and o.key = late.key and not o.blocked
+                and o.state <> 'processing'
+            for update skip locked
+        );
+        update outbox.delivery d set blocked = true, updated_at = clock_timestamp() where d.id = any (others);
+    end loop;
+    with next as (
+        select n.id
+        from unnest(subscriptions, keys) f(subscription_id, key)
+        join outbox.subscription s on s.id = f.subscription_id
+        cross join lateral (
+            select d.id, d.blocked from outbox.delivery d
+            where d.subscription_id = f.subscription_id and d.key = f.key
+            order by d.position
+            limit 1
+        ) n
+        where n.blocked
+            -- one at a time
+            and not exists (
+                select from outbox.delivery o
+                where o.subscription_id = f.subscription_id and o.key = f.key and not o.blocked
+            )
+            and not (s.on_exhausted = 'block' and exists (
+                select from outbox.dead_letter l
+                where l.subscription_id = f.subscription_id and l.key = f.key and l.resolution = 'open'
+            ))
+    )
+    update outbox.delivery d set blocked = false, updated_at = clock_timestamp() from next n where d.id = n.id;
+    get diagnostics promoted = row_count;
+    return promoted;
+end
+$$;
+
+-- API: private
+-- What time and workers bring about, by the router: at most `max` of each kind. more: there is more to do; soon: something
+-- is leased or about to expire, so the next pass comes soon; free: deliveries that workers can have now.
+create function outbox._pass(
+    max int,
+    in_flight bigint[],
+    out more boolean,
+    out soon boolean,
+    out free bigint
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+declare
+    at timestamptz := clock_timestamp();
+    worked bigint;
+begin
+    free := outbox._take_back(at, max);
+    worked := free + outbox._expire(at, max, in_flight);
+    free := free + outbox._promote(max);
+    more := worked > 0 and (
+        exists (select from outbox.lease l where l.expires_at <= at)
+        or exists (
+            select from outbox.delivery d
+            where d.expires_at <= at and d.state <> 'processing' and d.id <> all (in_flight)
+        )
+    ) or exists (select from outbox._freed);
+    soon := exists (select from outbox.lease)
+        or exists (
+            select from outbox.delivery d
+            where d.expires_at is not null and d.expires_at < at + interval '10 s' and d.state <> 'processing'
+        );
+end
+$$;

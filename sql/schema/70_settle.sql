@@ -1,0 +1,473 @@
+-- What becomes of leased deliveries: completed, failed, dead, released, extended, taken back.
+--
+-- A lease's row is locked before its deliveries: an outcome, an extension and the taking back of a lease exclude one
+-- another, so a worker whose lease is gone changes nothing. What ends a delivery only says which keys it has freed
+-- (outbox._freed); looking for the next one here would miss a row that the router is just inserting behind it.
+
+-- API: private
+-- Locks a lease; false: it has ended or was taken back.
+create function outbox._hold(lease bigint) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if lease is null then
+        raise exception 'the lease must not be null' using errcode = 'null_value_not_allowed';
+    end if;
+    perform from outbox.lease l where l.id = _hold.lease for update;
+    return found;
+end
+$$;
+
+-- API: private
+-- Counts outcomes of pulled deliveries, as the dispatcher counts those it sends; see outbox.counter.
+create function outbox._count(subscription_id int, outcome text, deliveries bigint) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    insert into outbox.counter (segment, subscription_id, outcome, requests, deliveries, seconds)
+    select coalesce(pg_sequence_last_value('outbox._counter_segment'), 0), subscription_id, outcome, deliveries, deliveries, 0
+    where deliveries > 0;
+end;
+
+-- API: private
+-- After deliveries of a lease have ended: the lease ends with its last delivery, and freed keys are made known.
+create function outbox._after(lease bigint, ordered int[], keys text[]) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set jit = off
+as $$
+begin
+    delete from outbox.lease l
+    where l.id = _after.lease and not exists (select from outbox.delivery d where d.lease = _after.lease);
+    if cardinality(keys) > 0 then
+        insert into outbox._freed (subscription_id, key) select * from unnest(ordered, keys) u(s, k) where u.k is not null;
+        if found then
+            perform outbox._look_at_deliveries();
+        end if;
+    end if;
+end
+$$;
+
+-- API: private
+-- The element of `results` for a delivery: parallel to delivery_ids.
+create function outbox._result_of(results jsonb, delivery_ids bigint[], delivery_id bigint) returns jsonb
+language sql immutable
+set search_path = pg_catalog, pg_temp
+return case when results is not null then results -> (array_position(delivery_ids, delivery_id) - 1) end;
+
+-- API: public
+create function outbox.complete(
+    lease bigint,
+    delivery_ids bigint[] default null,
+    results jsonb default null
+) returns bigint[]
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+    token bigint := lease;
+    now timestamptz := clock_timestamp();
+    done bigint[];
+    source int;
+    ordered int[];
+    keys text[];
+begin
+    if results is not null and (
+        jsonb_typeof(results) <> 'array' or jsonb_array_length(results) is distinct from cardinality(delivery_ids)
+    ) then
+        raise exception 'results is not an array with one element per delivery id'
+            using errcode = 'invalid_parameter_value',
+                hint = 'An element is null, the receiver''s id as a string, or an object such as {"total": 3, "succeeded": 2}.';
+    end if;
+    if not outbox._hold(token) then
+        return '{}';
+    end if;
+    with gone as (
+        delete from outbox.delivery d
+        where d.lease = token and (delivery_ids is null or d.id = any (delivery_ids))
+        returning *
+    ), logged as (
+        insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
+            subscription_id, attempt, outcome, worker, response_id, results)
+        select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), g.position, g.message_id,
+            g.last_attempt_at, now, g.id, g.run, g.subscription_id, g.attempt, 'completed',
+            (select l.worker from outbox.lease l where l.id = token),
+            case jsonb_typeof(r) when 'string' then r #>> '{}' when 'object' then r ->> 'response_id' end,
+            case when jsonb_typeof(r) = 'object' then r end
+        from gone g, lateral outbox._result_of(results, delivery_ids, g.id) r
+    )
+    select array_agg(g.id order by g.position), array_agg(g.subscription_id) filter (where g.key is not null),
+        array_agg(g.key) filter (where g.key is not null), min(g.subscription_id)
+    into done, ordered, keys, source
+    from gone g;
+    if done is not null then
+        perform outbox._count(source, 'completed', cardinality(done));
+    end if;
+    perform outbox._after(token, ordered, keys);
+    return coalesce(done, '{}');
+end
+$$;
+comment on function outbox.complete is
+    'Ends deliveries of a lease as done, all of them or those that are named; returns the ids that were: what is '
+    'missing was lost to another lease. results: one element per id, the receiver''s id as a string or an object '
+    '{total, matched, succeeded, failed, send_results}';
+
+-- API: private
+-- Deliveries that are not tried again by themselves: from outbox.delivery to outbox.dead_letter. The caller has locked them;
+-- note: has the log say so, where no try has just ended.
+create function outbox._bury(ids bigint[], reasons text[], note boolean) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+    buried bigint;
+begin
+    with gone as (
+        delete from outbox.delivery d using unnest(ids, reasons) u(id, reason) where d.id = u.id
+        returning d.*, u.reason, case u.reason when 'expired' then 'expired' else 'dead' end as fate
+    ), freed as (
+        insert into outbox._freed (subscription_id, key)
+        select g.subscription_id, g.key from gone g where g.key is not null
+    ), logged as (
+        insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
+            subscription_id, endpoint_id, attempt, outcome, error_class)
+        select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), g.position, g.message_id,
+            clock_timestamp(), clock_timestamp(), g.id, g.run, g.subscription_id, s.endpoint_id, 0, g.fate, g.reason
+        from gone g
+        left join outbox.subscription s on s.id = g.subscription_id
+        where note
+    )
+    insert into outbox.dead_letter (delivery_id, subscription_id, endpoint_id, position, message_id, message_segment,
+        attempt, state, reason, key, last_status, last_error_class, last_error, url, first_attempt_at, last_attempt_at,
+        created_at)
+    select g.id, g.subscription_id, s.endpoint_id, g.position, g.message_id, g.message_segment, g.attempt, g.fate,
+        g.reason, g.key, g.last_status, g.last_error_class, g.last_error, e.url, g.first_attempt_at, g.last_attempt_at,
+        g.created_at
+    from gone g
+    left join outbox.subscription s on s.id = g.subscription_id
+    left join outbox.endpoint e on e.id = s.endpoint_id;
+    get diagnostics buried = row_count;
+    return buried;
+end
+$$;
+
+-- API: private
+-- Ends deliveries of cancelled messages. The caller has locked them.
+create function outbox._drop_cancelled(ids bigint[]) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+    dropped bigint;
+begin
+    with gone as (
+        delete from outbox.delivery d where d.id = any (ids) returning *
+    ), freed as (
+        insert into outbox._freed (subscription_id, key)
+        select g.subscription_id, g.key from gone g where g.key is not null
+    )
+    insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
+        subscription_id, endpoint_id, attempt, outcome)
+    select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), g.position, g.message_id,
+        clock_timestamp(), clock_timestamp(), g.id, g.run, g.subscription_id, s.endpoint_id, 0, 'cancelled'
+    from gone g
+    left join outbox.subscription s on s.id = g.subscription_id;
+    get diagnostics dropped = row_count;
+    return dropped;
+end
+$$;
+
+-- API: private
+-- What becomes of deliveries of a held lease whose try has failed. reason: dead at once, of this; null: tried again if
+-- the budget allows.
+create function outbox._fail(
+    token bigint,
+    delivery_ids bigint[],
+    class text,
+    error text,
+    retry_after interval,
+    reason text
+) returns bigint[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+    now timestamptz := clock_timestamp();
+    done bigint[];
+    dead bigint[];
+    reasons text[];
+    called_off bigint[];
+    source int;
+begin
+    with mine as (
+        select d.*, s.max_attempts as budget, s.max_age, s.schedule, m.enqueued_at,
+            now + case
+                when retry_after is not null then greatest(retry_after, interval '0')
+                else outbox._retry_wait(s.schedule, d.attempt, d.message_id, d.subscription_id)
+            end as next_at
+        from outbox.delivery d
+        left join outbox.subscription s on s.id = d.subscription_id
+        left join outbox.message m on m.segment = d.message_segment and m.id = d.message_id
+        where d.lease = token and (delivery_ids is null or d.id = any (delivery_ids))
+    ), judged as (
+        select m.*, case
+                when _fail.reason is not null then _fail.reason
+                when m.attempt >= coalesce(m.max_attempts, m.budget, 1) then 'max_attempts'
+                when m.next_at > m.enqueued_at + m.max_age then 'max_age'
+                when m.next_at > m.expires_at then 'expired'
+            end as verdict,
+            exists (select from outbox.cancelled c where c.message_id = m.message_id) as called_off
+        from mine m
+    ), logged as (
+        insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
+            subscription_id, attempt, outcome, error_class, error, worker)
+        select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), j.position, j.message_id,
+            j.last_attempt_at, now, j.id, j.run, j.subscription_id, j.attempt,
+            case j.verdict when 'expired' then 'expired' else case when j.verdict is null then 'failed' else 'dead' end end,
+            class, error,
+            (select l.worker from outbox.lease l where l.id = token)
+        from judged j
+    ), changed as (
+        update outbox.delivery d
+        set state = 'failed', lease = null, due_at = case when j.verdict is null then j.next_at else d.due_at end,
+            last_status = null, last_error_class = class, last_error = error, updated_at = now
+        from judged j
+        where d.id = j.id
+    ), freed as (
+        -- an earlier one of its key may have been requeued meanwhile
+        insert into outbox._freed (subscription_id, key)
+        select j.subscription_id, j.key from judged j where j.key is not null and j.verdict is null
+    )
+    select array_agg(j.id order by j.position),
+        array_agg(j.id) filter (where j.verdict is not null and not j.called_off),
+        array_agg(j.verdict) filter (where j.verdict is not null and not j.called_off),
+        array_agg(j.id) filter (where j.called_off), min(j.subscription_id)
+    into done, dead, reasons, called_off, source
+    from judged j;
+    if done is not null then
+        perform outbox._count(source, 'failed', cardinality(done) - coalesce(cardinality(dead), 0));
+        perform outbox._count(source, 'dead', coalesce(cardinality(dead), 0));
+    end if;
+    if dead is not null then
+        perform outbox._bury(dead, reasons, false);
+    end if;
+    if called_off is not null then
+        perform outbox._drop_cancelled(called_off);
+    end if;
+    if dead is not null or called_off is not null then
+        perform outbox._look_at_deliveries();
+    end if;
+    perform outbox._after(token, null, null);
+    return coalesce(done, '{}');
+end
+$$;
+
+-- API: private
+-- Text from outside, as it is kept: 4 kB are enough to see what happened.
+create function outbox._short(message text) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+return case when octet_length(message) > 4096 then left(message, 1000) || ' ...' else message end;
+
+-- API: public
+create function outbox.fail(
+    lease bigint,
+    delivery_ids bigint[],
+    error text,
+    retry_after interval default null
+) returns bigint[]
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not outbox._hold(lease) then
+        return '{}';
+    end if;
+    return outbox._fail(lease, delivery_ids, 'worker', outbox._short(error), retry_after, null);
+end
+$$;
+comment on function outbox.fail is
+    'Ends a try of deliveries of a lease (null: of all) as failed: tried again after retry_after, else by the '
+    'subscription''s schedule; dead letters after the last try. Returns the ids that were changed';
+
+-- API: public
+create function outbox.dead(
+    lease bigint,
+    delivery_ids bigint[],
+    reason text
+) returns bigint[]
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not outbox._hold(lease) then
+        return '{}';
+    end if;
+    return outbox._fail(lease, delivery_ids, 'worker', outbox._short(reason), null, 'rejected');
+end
+$$;
+comment on function outbox.dead is
+    'Ends deliveries of a lease (null: all) as dead letters at once: no try will help. Returns the ids that were changed';
+
+-- API: public
+create function outbox.extend(lease bigint, duration interval default '60 s') returns timestamptz
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    until timestamptz;
+begin
+    perform outbox._check_claim('worker', 1, duration);
+    if outbox._hold(lease) then
+        update outbox.lease l
+        set expires_at = least(greatest(l.expires_at, clock_timestamp() + duration), l.deadline_at)
+        where l.id = lease
+        returning l.expires_at into until;
+    else
+        raise exception 'lease % is lost', lease
+            using errcode = 'OB003',
+                detail = 'All its deliveries have ended, or it has expired and was taken back.',
+                hint = 'Stop the work: another worker may have it.';
+    end if;
+    return until;
+end
+$$;
+comment on function outbox.extend is
+    'Moves the end of a lease to this long from now, but not beyond the subscription''s deadline; returns it. OB003: '
+    'the lease is lost';
+
+-- API: public
+create function outbox.release(lease bigint, delivery_ids bigint[] default null) returns bigint[]
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+    token bigint := lease;
+    done bigint[];
+begin
+    if not outbox._hold(token) then
+        return '{}';
+    end if;
+    with returned as (
+        update outbox.delivery d
+        set state = case when d.attempt <= 1 and d.last_error is null then 'pending' else 'failed' end,
+            attempt = greatest(d.attempt - 1, 0), lease = null, updated_at = clock_timestamp()
+        where d.lease = token and (delivery_ids is null or d.id = any (delivery_ids))
+        returning *
+    ), logged as (
+        insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
+            subscription_id, attempt, outcome, worker)
+        select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), r.position, r.message_id,
+            r.last_attempt_at, clock_timestamp(), r.id, 0, r.subscription_id, 0, 'returned',
+            (select l.worker from outbox.lease l where l.id = token)
+        from returned r
+    ), freed as (
+        insert into outbox._freed (subscription_id, key)
+        select r.subscription_id, r.key from returned r where r.key is not null
+    )
+    select array_agg(r.id order by r.position) into done from returned r;
+    perform outbox._after(token, null, null);
+    return coalesce(done, '{}');
+end
+$$;
+comment on function outbox.release is
+    'Gives deliveries of a lease (null: all) back unharmed: due as before, the try does not count. Returns the ids';
+
+-- API: private
+-- Takes back leases that ended before `at`, at most `max`; returns how many deliveries that were. The try counts: a worker
+-- that crashes over a message does not get it for ever.
+create function outbox._take_back(at timestamptz, max int) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+    ended outbox.lease;
+    deliveries bigint := 0;
+begin
+    for ended in
+        select * from outbox.lease l where l.expires_at <= at order by l.expires_at limit max for update skip locked
+    loop
+        deliveries := deliveries + cardinality(outbox._fail(ended.id, null,
+            case when ended.deadline_at <= at then 'deadline' else 'lease_expired' end,
+            format('worker "%s" did not say what became of it', ended.worker), interval '0', null));
+        -- Also when all its deliveries are gone in some other way.
+        delete from outbox.lease l where l.id = ended.id;
+    end loop;
+    return deliveries;
+end
+$$;
+
+-- API: public
+create function outbox.unlock_stale(older_than interval, subscription text default null) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    only_of int := case when subscription is not null then outbox._subscription_id(subscription) end;
+    ended outbox.lease;
+    deliveries bigint := 0;
+begin
+    if older_than is null or older_than < interval '0' then
+        raise exception 'older_than must not be null or negative' using errcode = 'invalid_parameter_value';
+    end if;
+    for ended in
+        select * from outbox.lease l
+        where l.claimed_at <= clock_timestamp() - older_than and (only_of is null or l.subscription_id = only_of)
+        for update skip locked
+    loop
+        deliveries := deliveries + cardinality(outbox._fail(ended.id, null, 'unlocked',
+            format('taken back from worker "%s" by hand', ended.worker), interval '0', null));
+        delete from outbox.lease l where l.id = ended.id;
+    end loop;
+    return deliveries;
+end
+$$;
+comment on function outbox.unlock_stale is
+    'Takes leases back that were claimed longer ago than this, whatever their end; returns how many deliveries are '
+    'free again';
+
+insert into outbox._capability values
+    ('consume', 'function outbox.complete'),
+    ('consume', 'function outbox.fail'),
+    ('consume', 'function outbox.dead'),
+    ('consume', 'function outbox.extend'),
+    ('consume', 'function outbox.release'),
+    ('admin', 'function outbox.unlock_stale');
