@@ -1,0 +1,234 @@
+//! Handing deliveries to the HTTP thread, for the first time and when they are due again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use outbox_core::message::Message;
+use outbox_sender::{Job, Ticket};
+
+use super::super::config::{Config, Ordering, Subscription};
+use super::super::decide::Decision;
+use super::super::order::{self, Lane, Order, Turn, Waiting};
+use super::super::pull::{self, Window};
+use super::super::record::EXPIRED;
+use super::super::route::Stored;
+use super::super::txn::arg;
+use super::super::{now, txn};
+use super::Engine;
+
+/// What a subscription may have with the HTTP thread: jobs, and bytes of content. A subscription that has more lags.
+const HANDED_LIMIT: usize = 4096;
+pub(super) const HANDED_BYTES: usize = 8 << 20;
+
+/// What is kept of a delivery while the HTTP thread has it.
+pub(super) struct Handed {
+    pub(super) segment: i16,
+    pub(super) bytes: usize,
+    pub(super) max_attempts: u32,
+    /// Not tried again from here on.
+    pub(super) expires: Option<i64>,
+    /// Of the message, in microseconds since 1970.
+    pub(super) enqueued_at: i64,
+    /// Its key, where the subscription asks for an order.
+    pub(super) lane: Option<Lane>,
+}
+
+/// What is known of a try beyond its message.
+pub(super) struct Seat {
+    /// Row of outbox.delivery; 0: none.
+    pub(super) delivery_id: i64,
+    pub(super) attempt: u32,
+    pub(super) expires: Option<i64>,
+    /// 0: live; above 0: the replay of that id.
+    pub(super) run: i64,
+    /// The webhook id gets the replay's suffix.
+    pub(super) new_id: bool,
+}
+
+impl Engine {
+    /// Hands out a delivery that was in flight when the last incarnation ended.
+    pub(super) fn deliver_again(&mut self, subscription: i32, position: i64) -> Result<(), String> {
+        let reader = &mut self.reader;
+        let (found, _) = txn::run(|| Ok(reader.read(position - 1, position, 1)))?;
+        let mut jobs = Vec::new();
+        if let (Some(stored), Some(known)) = (found.first(), self.config.subscriptions.get_mut(&subscription)) {
+            hand_out(&mut self.handed, &mut jobs, subscription, known, stored, &mut self.order, &mut self.window);
+        }
+        self.sender.submit(jobs);
+        Ok(())
+    }
+
+    /// Hands out deliveries whose time has come.
+    pub(super) fn hand_out_due(&mut self) -> Result<(), String> {
+        let Engine { retries, reader, config, endpoints, handed, order, decisions, .. } = self;
+        let time = now();
+        let ready = |id: i32| {
+            config.subscriptions.get(&id).is_some_and(|s| {
+                s.has_ended() || !s.paused && endpoints.accepts(s.endpoint, time) && s.handed_bytes < HANDED_BYTES
+            })
+        };
+        if retries.next(ready).is_some_and(|at| at <= time) {
+            let due = txn::run(|| Ok(retries.take(reader, time, ready)))?;
+            let (mut jobs, mut gone) = (Vec::new(), Vec::new());
+            for due in &due {
+                let subscription = config.subscriptions.get_mut(&due.subscription).filter(|s| !s.pull);
+                let (subscription, stored) = match (subscription, &due.stored) {
+                    (None, _) => {
+                        gone.push((due.id, "subscription_gone"));
+                        continue;
+                    }
+                    (_, None) => {
+                        gone.push((due.id, "message_gone"));
+                        continue;
+                    }
+                    (Some(subscription), Some(stored)) => (subscription, stored),
+                };
+                // History that is asked for again has expired long since.
+                let expires = due.expires.or_else(|| pull::expiry(subscription, stored)).filter(|_| due.run == 0);
+                if expires.is_some_and(|at| at <= time) {
+                    gone.push((due.id, EXPIRED));
+                    continue;
+                }
+                retries.out(due);
+                if subscription.has_ended() {
+                    decisions.push(Decision::unsubscribed(due.subscription, stored, due.id));
+                    self.unrecorded_since.get_or_insert_with(Instant::now);
+                    continue;
+                }
+                let (run, new_id) = (due.run, due.new_id);
+                if let Some(lane) = order::lane(due.subscription, subscription, stored)
+                    && !order.row(&lane)
+                {
+                    subscription.handed += 1;
+                    subscription.handed_bytes += stored.message.content.len();
+                    let (stored, delivery_id, attempt) = (stored.clone(), due.id, due.attempt);
+                    order.wait(&lane, Waiting { stored, delivery_id, attempt, expires, run, new_id });
+                    continue;
+                }
+                let seat = Seat { delivery_id: due.id, attempt: due.attempt, expires, run, new_id };
+                hand_out_as(handed, &mut jobs, due.subscription, subscription, stored, seat);
+            }
+            self.sender.submit(jobs);
+            let bury = &mut self.bury;
+            if !gone.is_empty() {
+                txn::run(|| {
+                    bury.execute(&[
+                        arg(gone.iter().map(|(id, _)| *id).collect::<Vec<i64>>()),
+                        arg(gone.iter().map(|(_, reason)| *reason).collect::<Vec<_>>()),
+                    ]);
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How long until a delivery that waits is to be looked at.
+    pub(super) fn due_in(&self) -> Duration {
+        let Engine { retries, config, endpoints, .. } = self;
+        let time = now();
+        let accepts = |id: i32| config.subscriptions.get(&id).is_some_and(|s| endpoints.accepts(s.endpoint, time));
+        let next = [retries.next(accepts), endpoints.opens_at(time)].into_iter().flatten().min();
+        next.map_or(Duration::MAX, |at| Duration::from_micros(at.saturating_sub(time).max(1000).unsigned_abs()))
+    }
+}
+
+pub(super) fn handed_limit(subscription: &Subscription) -> usize {
+    match subscription.limit {
+        (limit, until) if until != 0 && now() < until => limit,
+        _ => HANDED_LIMIT,
+    }
+}
+
+pub(super) fn has_room(subscription: &Subscription) -> bool {
+    subscription.handed < handed_limit(subscription) && subscription.handed_bytes < HANDED_BYTES
+}
+
+/// Among what is handed out together, higher priorities go first, except where a subscription asks for an order.
+pub(super) fn by_priority(jobs: &mut [Job], messages: &[Stored], config: &Config) {
+    if messages.iter().all(|m| m.attributes.priority == 0) {
+        return;
+    }
+    let unordered = |id: &i32| config.subscriptions.get(id).is_none_or(|s| s.ordering == Ordering::None);
+    jobs.sort_by_key(|job| {
+        let found = messages.binary_search_by_key(&job.ticket.position, |m| m.message.position);
+        let priority = found.ok().map_or(0, |i| messages[i].attributes.priority);
+        std::cmp::Reverse(if unordered(&job.ticket.subscription) { priority } else { 0 })
+    });
+}
+
+/// A first delivery: the subscription's progress knows of it.
+pub(super) fn hand_out(
+    handed: &mut HashMap<(i32, i64, i64), Handed>,
+    jobs: &mut Vec<Job>,
+    id: i32,
+    subscription: &mut Subscription,
+    stored: &Stored,
+    order: &mut Order,
+    window: &mut Window,
+) {
+    let expires = pull::expiry(subscription, stored);
+    if let Some(lane) = order::lane(id, subscription, stored) {
+        match order.first(&lane) {
+            Turn::Send => {}
+            Turn::Wait => {
+                subscription.progress.hand_out(stored.message.position);
+                subscription.handed += 1;
+                subscription.handed_bytes += stored.message.content.len();
+                let waiting =
+                    Waiting { stored: stored.clone(), delivery_id: 0, attempt: 1, expires, run: 0, new_id: false };
+                order.wait(&lane, waiting);
+                return;
+            }
+            Turn::Row => {
+                window.block(id, stored, lane.1, expires);
+                return;
+            }
+        }
+    }
+    subscription.progress.hand_out(stored.message.position);
+    let seat = Seat { delivery_id: 0, attempt: 1, expires, run: 0, new_id: false };
+    hand_out_as(handed, jobs, id, subscription, stored, seat);
+}
+
+pub(super) fn hand_out_as(
+    handed: &mut HashMap<(i32, i64, i64), Handed>,
+    jobs: &mut Vec<Job>,
+    id: i32,
+    subscription: &mut Subscription,
+    stored: &Stored,
+    seat: Seat,
+) {
+    let own = stored.attributes.max_attempts.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
+    let entry = Handed {
+        segment: stored.segment,
+        bytes: stored.message.content.len(),
+        max_attempts: own.unwrap_or(subscription.max_attempts),
+        expires: seat.expires,
+        enqueued_at: stored.message.enqueued_at,
+        lane: order::lane(id, subscription, stored),
+    };
+    subscription.handed += 1;
+    subscription.handed_bytes += entry.bytes;
+    handed.insert((id, stored.message.position, seat.run), entry);
+    let message = if seat.new_id {
+        let webhook_id = format!("{}_r{}", stored.message.webhook_id, seat.run).into();
+        Arc::new(Message { webhook_id, ..Message::clone(&stored.message) })
+    } else {
+        Arc::clone(&stored.message)
+    };
+    jobs.push(Job {
+        ticket: Ticket {
+            subscription: id,
+            endpoint: subscription.endpoint,
+            position: stored.message.position,
+            message_id: stored.message.id,
+            delivery_id: seat.delivery_id,
+            attempt: seat.attempt,
+            run: seat.run,
+        },
+        message,
+        shape: Arc::clone(&subscription.shape),
+    });
+}

@@ -1,0 +1,212 @@
+//! From the feed to the subscriptions: routing what was numbered, and subscriptions that catch up.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use outbox_core::topic;
+
+use super::super::config::{Routed, Subscription};
+use super::super::decide::{Decision, Decisions};
+use super::super::predicate::{Verdict, Verdicts};
+use super::super::pull::{self, Taken, Window};
+use super::super::record::RoutingRow;
+use super::super::route::{Stored, subject};
+use super::super::txn;
+use super::Engine;
+use super::hand::{HANDED_BYTES, by_priority, hand_out, handed_limit, has_room};
+use crate::gucs;
+
+/// Rows of the feed (of up to 960 messages) read at once.
+const READ_ROWS: i64 = 1;
+
+impl Engine {
+    /// Routes a part of the feed that is not in memory.
+    pub(super) fn route_behind(&mut self) -> Result<(), String> {
+        let Engine { reader, routed, end, .. } = self;
+        let (messages, upto) = txn::run(|| Ok(reader.read(*routed, *end, READ_ROWS)))?;
+        self.route(&messages, upto)
+    }
+
+    /// Routes messages behind `routed`, up to `upto`.
+    pub(super) fn route(&mut self, messages: &[Stored], upto: i64) -> Result<(), String> {
+        let mut rest = messages;
+        while self.routed < upto {
+            self.refresh()?;
+            // Up to the next change of the configuration, which holds for what comes behind it.
+            let control = rest.iter().position(is_control);
+            let (part, stop) = match control {
+                Some(i) => (&rest[..=i], rest[i].message.position),
+                None => (rest, upto),
+            };
+            let verdicts = self.predicates.examine(&mut self.config, part, |_| true);
+            self.route_part(part, stop, &verdicts);
+            if control.is_some() {
+                self.config.begin(stop);
+                if stop > self.horizon {
+                    // All changes of this stretch at once: each holds from its own position on.
+                    let behind = rest[part.len() - 1..].iter().filter(|stored| is_control(stored));
+                    for id in behind.map(changed_subscription) {
+                        match id {
+                            Some(id) => self.changed.push(id),
+                            None => self.reload = true,
+                        }
+                    }
+                    self.horizon = upto;
+                }
+            }
+            rest = &rest[part.len()..];
+        }
+        self.refresh()
+    }
+
+    pub(super) fn route_part(&mut self, messages: &[Stored], upto: i64, verdicts: &Verdicts) {
+        let Engine { config, handed, routed, window, order, decisions, tally, .. } = self;
+        let push = gucs::PUSH.get();
+        let mut jobs = Vec::new();
+        let mut matched = vec![matched_as::GONE; usize::try_from(upto - *routed).unwrap_or(0)];
+        for stored in messages {
+            let position = stored.message.position;
+            let (topic, subject) = (&stored.message.topic, subject(stored));
+            let found = config.route(position, topic, &subject, verdicts, |id, subscription, verdict| {
+                if subscription.progress.lag().is_some() {
+                    return;
+                }
+                let room = !subscription.paused && (subscription.pull || push && has_room(subscription));
+                match judged(decisions, id, subscription, stored, verdict, room, window) {
+                    Taken::Yes => {}
+                    Taken::Send => hand_out(handed, &mut jobs, id, subscription, stored, order, window),
+                    Taken::Full => subscription.progress.fall_behind(position - 1),
+                }
+            });
+            let entry = matched_as::entry(&stored.message.topic, found);
+            matched[(position - *routed - 1) as usize] = entry;
+            if entry != matched_as::CONTROL {
+                tally.count(stored, entry);
+            }
+        }
+        by_priority(&mut jobs, messages, config);
+        self.sender.submit(jobs);
+        let active = i32::try_from(config.active_at(upto)).unwrap_or(i32::MAX);
+        match self.routing.last_mut() {
+            Some(row) if row.active == active && row.first + row.matched.len() as i64 == *routed + 1 => {
+                row.matched.extend(matched);
+            }
+            _ => self.routing.push(RoutingRow { first: *routed + 1, active, matched }),
+        }
+        *routed = upto;
+        self.unrecorded_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Reads the feed for the subscription that is furthest behind and can take more. Says whether there is more to do.
+    pub(super) fn catch_up(&mut self) -> Result<bool, String> {
+        let push = gucs::PUSH.get();
+        // Half empty: so that each reading of the feed is worth it.
+        let ready = |s: &Subscription| match s.pull {
+            _ if s.paused || !s.is_quick() => false,
+            _ if s.has_ended() => true,
+            true => pull::has_room(s),
+            false => {
+                let limit = handed_limit(s);
+                push && limit > 0 && s.handed <= limit / 2 && s.handed_bytes <= HANDED_BYTES / 2
+            }
+        };
+        let lagging = |s: &Subscription| s.progress.lag().filter(|_| ready(s));
+        let Some(start) = self.config.subscriptions.values().filter_map(lagging).min() else { return Ok(false) };
+        let Engine { reader, config, handed, routed, window, order, predicates, decisions, .. } = self;
+        let (messages, upto) = txn::run(|| Ok(reader.read(start, *routed, READ_ROWS)))?;
+        let upto = if messages.is_empty() && upto == start { *routed } else { upto };
+        // Those that start within the stretch take part from where they are.
+        let mut part: HashSet<i32> = config
+            .subscriptions
+            .iter()
+            .filter(|(_, s)| lagging(s).is_some_and(|at| at < upto))
+            .map(|(id, _)| *id)
+            .collect();
+        let verdicts = predicates.examine(config, &messages, |id| part.contains(&id));
+        let mut jobs = Vec::new();
+        for stored in &messages {
+            let position = stored.message.position;
+            let (topic, subject) = (&stored.message.topic, subject(stored));
+            config.route(position, topic, &subject, &verdicts, |id, subscription, verdict| {
+                if !part.contains(&id) || subscription.progress.lag().is_none_or(|at| at >= position) {
+                    return;
+                }
+                let room = subscription.pull || has_room(subscription);
+                match judged(decisions, id, subscription, stored, verdict, room, window) {
+                    Taken::Yes => {}
+                    Taken::Send => hand_out(handed, &mut jobs, id, subscription, stored, order, window),
+                    Taken::Full => {
+                        subscription.progress.fall_behind(position - 1);
+                        part.remove(&id);
+                    }
+                }
+            });
+        }
+        for id in part {
+            if let Some(subscription) = config.subscriptions.get_mut(&id) {
+                subscription.progress.catch_up(upto, *routed);
+            }
+        }
+        by_priority(&mut jobs, &messages, &self.config);
+        self.sender.submit(jobs);
+        if self.window.rows() > 0 || self.decisions.len() > 0 {
+            self.unrecorded_since.get_or_insert_with(Instant::now);
+        }
+        Ok(self.config.subscriptions.values().any(|s| lagging(s).is_some()))
+    }
+}
+
+/// Entries of outbox.routing: how many subscriptions matched, or why none did.
+pub mod matched_as {
+    use super::{Routed, topic};
+
+    pub const NO_SUBSCRIPTION: i16 = -1;
+    pub const FILTERED: i16 = -2;
+    pub const CONTROL: i16 = -3;
+    pub const GONE: i16 = -4;
+    pub const INACTIVE: i16 = -5;
+
+    /// The entry of a message that was routed.
+    pub fn entry(of: &str, found: Routed) -> i16 {
+        match found {
+            _ if of == topic::CONTROL => CONTROL,
+            Routed::NoSubscription => NO_SUBSCRIPTION,
+            Routed::Filtered => FILTERED,
+            Routed::Inactive => INACTIVE,
+            Routed::Matched(n) => i16::try_from(n).unwrap_or(i16::MAX),
+        }
+    }
+}
+
+/// Whether a message changes the configuration.
+pub fn is_control(stored: &Stored) -> bool {
+    &*stored.message.topic == topic::CONTROL
+}
+
+/// What becomes of a message that a subscription matches, before anything is handed out.
+fn judged(
+    decisions: &mut Decisions,
+    id: i32,
+    subscription: &mut Subscription,
+    stored: &Stored,
+    verdict: &Verdict,
+    room: bool,
+    window: &mut Window,
+) -> Taken {
+    let decision = match verdict {
+        Verdict::Later => return Taken::Full,
+        Verdict::Broken(error) => Decision::filter_failed(id, stored, error),
+        _ if subscription.has_ended() => Decision::unsubscribed(id, stored, 0),
+        _ if room => return window.take(id, subscription, stored),
+        _ => return Taken::Full,
+    };
+    decisions.push(decision);
+    subscription.progress.decide(stored.message.position);
+    Taken::Yes
+}
+
+/// The subscription that a control message is about; `None`: something else.
+fn changed_subscription(stored: &Stored) -> Option<i32> {
+    let content: serde_json::Value = serde_json::from_slice(&stored.message.content).ok()?;
+    i32::try_from(content.get("subscription")?.as_i64()?).ok()
+}
