@@ -17,6 +17,10 @@ $$;
 create procedure pg_temp.produce(first int, last int) language sql as $$
     select count(outbox.enqueue('order.created', jsonb_build_object('n', n))) from generate_series(first, last) n
 $$;
+-- Time passes for the segments that are not written any more.
+create procedure pg_temp.age() language sql as $$
+    update outbox.segment set closed_at = closed_at - interval '2 d' where closed_at > now() - interval '1 d'
+$$;
 create view pg_temp.messages as
     select job, result, regexp_replace(held_by, '\d+$', 'N') as held_by from outbox.maintain() where job = 'message';
 
@@ -29,8 +33,8 @@ select outbox.rotate();
 call pg_temp.produce(6, 6);
 select distinct tableoid::regclass from outbox.message order by 1;
 -- Not reclaimed before the sequencer has passed it ...
-set pg_outbox.message_retention = '6s';
-select pg_sleep(6.1);
+set pg_outbox.message_retention = '1d';
+call pg_temp.age();
 select job, result, held_by from outbox._maintain(true) where job = 'message';
 -- ... nor before its time. Zero and below mean for ever.
 select outbox.tick();
@@ -43,7 +47,7 @@ set pg_outbox.message_retention = -1;
 select * from pg_temp.messages;
 select * from pg_temp.segments();
 select outbox.tail(), array_agg(position) from outbox.read(0);
-set pg_outbox.message_retention = '6s';
+set pg_outbox.message_retention = '1d';
 select * from pg_temp.messages;
 select * from pg_temp.segments();
 select outbox.tail(), outbox.head();
@@ -61,8 +65,8 @@ call pg_temp.produce(10, 14);
 select outbox.rotate();
 select outbox.tick();
 select outbox.tick();
-select pg_sleep(1.1);
-set pg_outbox.message_retention = '1s';
+call pg_temp.age();
+set pg_outbox.message_retention = '1d';
 select * from pg_temp.messages;
 -- The dispatcher got everything, but for one that waits and one that is dead.
 call pg_temp.routed();
@@ -84,7 +88,6 @@ delete from outbox.message where segment >= 0;
 update outbox.message set payload = '{}';
 delete from outbox.delivery;
 update outbox.dead_letter set resolution = 'resolved', resolved_at = clock_timestamp() - interval '91 d';
-select pg_sleep(1.1);
 select job, result, rows from outbox.maintain() where rows > 0;
 select count(*) from outbox.message;
 
@@ -95,10 +98,10 @@ select outbox.rotate();
 select outbox.tick();
 select outbox.tick();
 call pg_temp.routed(outbox.head() - 4);
-select pg_sleep(1.1);
-set pg_outbox.message_retention = '1s';
+call pg_temp.age();
+set pg_outbox.message_retention = '1d';
 select * from pg_temp.messages;
-update outbox.subscription set max_lag = '500 ms';
+update outbox.subscription set max_lag = '1 d';
 select * from pg_temp.messages;
 select outcome, error_class, error, results from outbox.attempt;
 -- A cursor keeps messages if that is asked for.
@@ -109,16 +112,16 @@ select outbox.tick();
 select outbox.tick();
 call pg_temp.routed();
 select advanced from outbox.cursor_advance('slow', outbox.head() - 1);
-select pg_sleep(1.1);
-set pg_outbox.message_retention = '1s';
+call pg_temp.age();
+set pg_outbox.message_retention = '1d';
 set pg_outbox.retain_for_cursors = on;
 select * from pg_temp.messages;
 reset pg_outbox.retain_for_cursors;
 -- Purge: by hand, whole segments.
 set pg_outbox.message_retention = '7d';
-select rows, bytes > 0 as bytes from outbox.purge('completed', '1 d', dry_run => true);
-select bytes > 0 as bytes from outbox.purge('completed', '1 s', dry_run => true);
-select bytes > 0 as bytes from outbox.purge('completed', '1 s');
+select rows, bytes > 0 as bytes from outbox.purge('completed', '30 d', dry_run => true);
+select bytes > 0 as bytes from outbox.purge('completed', '1 d', dry_run => true);
+select bytes > 0 as bytes from outbox.purge('completed', '1 d');
 select rows, bytes from outbox.purge('completed', null);
 select rows, bytes from outbox.purge('completed', '-1 s');
 insert into outbox.dead_letter (subscription_id, position, message_id, message_segment, attempt, reason, created_at, dead_at)
