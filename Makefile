@@ -53,8 +53,8 @@ check: setup ## formatting, lints, documentation
 fmt: setup ## format the code
 	@cargo fmt --all
 
-bench: install ## measure, side by side with what it is compared with (BENCH=name for one)
-	@. dev/env && cargo run --quiet --release -p outbox-benches
+bench: install ## measure, side by side with what it is compared with (BENCH=name for one; BENCH=core: the core crate alone)
+	@dev/bench
 
 chaos: install ## kill, fill, cut and pause for SECONDS (60) with SEED, and compare with the ledger
 	@. dev/env && cargo run --quiet --release -p outbox-chaos
