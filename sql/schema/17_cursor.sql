@@ -1,10 +1,19 @@
 -- Cursors: how far consumers have confirmed. And the log of what operators did.
+--
+-- A cursor moves often, and while somebody holds a snapshot nothing it was before can be cleaned up. Each move therefore has
+-- a version, drawn from a sequence, that ends the key: whoever looks for a cursor comes from the newest end and meets none of
+-- the dead ones, however many there are. That a consumer has one cursor is what the keys are for, which do not change.
+
+-- API: private
+create sequence outbox._cursor_version as bigint cache 1;
+select pg_catalog.pg_extension_config_dump('outbox._cursor_version', '');
 
 -- API: public
 create table outbox.cursor (
     consumer text not null,
     stream text not null,
     subject text not null,
+    version bigint not null default nextval('outbox._cursor_version'),
     position bigint not null check (position >= 0),
     epoch int,
     last_delivery_id text,
@@ -12,14 +21,23 @@ create table outbox.cursor (
     last_error text,
     created_at timestamptz not null default clock_timestamp(),
     updated_at timestamptz not null default clock_timestamp(),
-    primary key (stream, subject, consumer)
-) with (fillfactor = 20);
-create index cursor_consumer on outbox.cursor (consumer);
+    primary key (stream, subject, consumer, version)
+);
 comment on table outbox.cursor is 'A consumer''s confirmed position in a stream; see cursor_get()';
 comment on column outbox.cursor.stream is '"outbox" is the feed; any other name is the consumer''s own, its positions are stored as they are';
 comment on column outbox.cursor.subject is 'what of the stream: a part, a tenant, a user; empty: all of it';
 comment on column outbox.cursor.epoch is 'of the feed when the position was set; null on other streams';
+comment on column outbox.cursor.version is 'another one with every change';
 select pg_catalog.pg_extension_config_dump('outbox.cursor', '');
+
+-- API: private
+create table outbox._cursor_key (
+    stream text not null,
+    subject text not null,
+    consumer text not null,
+    primary key (stream, subject, consumer)
+);
+select pg_catalog.pg_extension_config_dump('outbox._cursor_key', '');
 
 -- API: public
 create table outbox.audit (

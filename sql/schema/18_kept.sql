@@ -34,6 +34,18 @@ select pg_catalog.pg_extension_config_dump('outbox._message_kept', '');
 -- Never holds a row. Its lock belongs to whoever rotates, reclaims and trims.
 create table outbox._maintenance ();
 
+-- API: private
+-- What is stored now stays until the transaction ends: for whoever is about to need it, and is not seen to need it before it
+-- commits. Waits while somebody reclaims, which is milliseconds; reclaiming itself waits for nobody.
+create function outbox._hold_history() returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    lock table outbox._maintenance in row share mode;
+end
+$$;
+
 -- API: public
 create table outbox.job (
     job text primary key,
@@ -50,7 +62,7 @@ comment on column outbox.job.bytes is 'freed by the last run that freed somethin
 select pg_catalog.pg_extension_config_dump('outbox.job', '');
 
 -- API: public
--- What the dispatcher counts: one row per recorded batch, subscription and outcome. A leaf is added to counter_total and
+-- What is counted: one row per recorded batch, subscription and outcome. A leaf is added to counter_total and
 -- truncated in one transaction, so every row is counted once.
 call outbox._create_ring('counter', $$
     subscription_id int not null,
@@ -61,7 +73,7 @@ call outbox._create_ring('counter', $$
     seconds double precision not null,
     last_at timestamptz not null default clock_timestamp()
 $$, 3, array[]::text[]);
-comment on table outbox.counter is 'What the dispatcher counted in the last minute; see outbox.metrics()';
+comment on table outbox.counter is 'What was counted and is not in counter_total yet; see outbox.metrics()';
 
 -- API: public
 create table outbox.counter_total (
@@ -74,10 +86,24 @@ create table outbox.counter_total (
     last_at timestamptz not null,
     primary key (subscription_id, endpoint_id, outcome)
 );
-comment on table outbox.counter_total is 'Sums of what the dispatcher counted, up to a minute ago; outbox.metrics() adds the rest';
+comment on table outbox.counter_total is 'Sums of outcomes, up to the last time they were added up; outbox.metrics() adds the rest';
 comment on column outbox.counter_total.endpoint_id is '0: none';
 comment on column outbox.counter_total.seconds is 'time that the requests took, added up';
 select pg_catalog.pg_extension_config_dump('outbox.counter_total', '');
+
+-- API: private
+-- Counts deliveries that end without a try: expired, cancelled, skipped, dead by decision.
+create function outbox._count_ended(subscription_ids int[], outcomes text[]) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    insert into outbox.counter (segment, subscription_id, endpoint_id, outcome, requests, deliveries, seconds)
+    select coalesce(pg_sequence_last_value('outbox._counter_segment'), 0), u.subscription_id, s.endpoint_id, u.outcome, 0,
+        count(*), 0
+    from unnest(subscription_ids, outcomes) u(subscription_id, outcome)
+    left join outbox.subscription s on s.id = u.subscription_id
+    group by u.subscription_id, s.endpoint_id, u.outcome;
+end;
 
 insert into outbox._capability values
     ('monitor', 'table outbox.segment'),

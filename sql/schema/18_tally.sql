@@ -9,7 +9,7 @@ call outbox._create_ring('tally', $$
     skipped bigint not null,
     last_at timestamptz not null
 $$, 3, array[]::text[]);
-comment on table outbox.tally is 'What was routed in the last minute, by tenant and by topic; see outbox.tenant_stats and topic_stats';
+comment on table outbox.tally is 'What was routed and is not in tally_total yet, by tenant and by topic; see outbox.tenant_stats and topic_stats';
 
 -- API: public
 create table outbox.tally_total (
@@ -21,5 +21,5 @@ create table outbox.tally_total (
     last_at timestamptz not null,
     primary key (kind, name)
 );
-comment on table outbox.tally_total is 'Sums of what was routed, up to a minute ago';
+comment on table outbox.tally_total is 'Sums of what was routed, up to the last time it was added up';
 select pg_catalog.pg_extension_config_dump('outbox.tally_total', '');

@@ -217,4 +217,6 @@ begin atomic
     where u.outcome = 'dead';
 
     delete from outbox.delivery d where d.id = any (delivery_ids);
+
+    select outbox._count_ended(subscription_ids, outcomes);
 end;

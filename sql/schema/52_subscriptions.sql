@@ -109,7 +109,9 @@ declare
 begin
     if start is null or start = 'latest' then
         return null;
-    elsif start = 'earliest' then
+    end if;
+    perform outbox._hold_history();
+    if start = 'earliest' then
         return outbox.tail() - 1;
     elsif start ~ '^[0-9]{1,18}$' then
         wanted := start::bigint;
@@ -426,6 +428,8 @@ begin
         clock_timestamp(), g.id, g.run, g.subscription_id, 0, 'skipped', reason
     from gone g;
     get diagnostics skipped = row_count;
+    perform outbox._count_ended(array_fill(subscription_id, array[skipped::int]),
+        array_fill('skipped'::text, array[skipped::int]));
     return skipped;
 end
 $$;

@@ -21,10 +21,12 @@ as $$
 #variable_conflict use_variable
 declare
     known int := outbox._subscription_id(subscription);
-    low bigint := coalesce(from_position, outbox._position_at(from_time), outbox.tail());
+    low bigint;
     high bigint := coalesce(to_position, outbox._position_at(to_time) - 1, outbox.head());
     new_id bigint;
 begin
+    perform outbox._hold_history();
+    low := coalesce(from_position, outbox._position_at(from_time), outbox.tail());
     if low < outbox.tail() then
         raise exception 'position % is no longer stored', low using errcode = 'OB009',
             detail = format('The first one that is stored is %s.', outbox.tail());
@@ -193,6 +195,8 @@ begin
         clock_timestamp(), g.id, g.run, g.subscription_id, 0, 'cancelled'
     from gone g;
     get diagnostics cancelled = row_count;
+    perform outbox._count_ended(array_fill((select r.subscription_id from outbox.replay r where r.id = replay_id),
+        array[cancelled::int]), array_fill('cancelled'::text, array[cancelled::int]));
     return cancelled;
 end
 $$;

@@ -78,6 +78,8 @@ begin atomic
     left join outbox.subscription s on s.id = u.subscription_id
     left join outbox.endpoint e on e.id = s.endpoint_id
     where u.outcome = 'expired';
+
+    select outbox._count_ended(subscription_ids, outcomes);
 end;
 
 -- API: private

@@ -136,6 +136,11 @@ as $$
 declare
     buried bigint;
 begin
+    if note then
+        perform outbox._count_ended(array_agg(d.subscription_id),
+            array_agg(case u.reason when 'expired' then 'expired' else 'dead' end))
+        from unnest(ids, reasons) u(id, reason) join outbox.delivery d on d.id = u.id;
+    end if;
     with gone as (
         delete from outbox.delivery d using unnest(ids, reasons) u(id, reason) where d.id = u.id
         returning d.*, u.reason, case u.reason when 'expired' then 'expired' else 'dead' end as fate
@@ -180,6 +185,8 @@ as $$
 declare
     dropped bigint;
 begin
+    perform outbox._count_ended(array_agg(d.subscription_id), array_fill('cancelled'::text, array[count(*)::int]))
+    from outbox.delivery d where d.id = any (ids);
     with gone as (
         delete from outbox.delivery d where d.id = any (ids) returning *
     ), freed as (
@@ -273,7 +280,8 @@ begin
     from judged j;
     if done is not null then
         perform outbox._count(source, 'failed', cardinality(done) - coalesce(cardinality(dead), 0));
-        perform outbox._count(source, 'dead', coalesce(cardinality(dead), 0));
+        perform outbox._count(source, 'dead', cardinality(array_remove(reasons, 'expired')));
+        perform outbox._count(source, 'expired', cardinality(array_positions(reasons, 'expired')));
     end if;
     if dead is not null then
         perform outbox._bury(dead, reasons, false);

@@ -94,10 +94,28 @@ end
 $$;
 
 -- API: private
--- The cursor, locked, made at 0 if there is none. `c."position"` is what it was.
-create function outbox._cursor_lock(consumer text, stream text, subject text) returns outbox.cursor
+-- The cursor; nulls if there is none. By its newest version, backwards through the index.
+create function outbox._cursor_row(consumer text, stream text, subject text) returns outbox.cursor
+language sql stable
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+begin atomic
+    select * from outbox.cursor k
+    where k.consumer = _cursor_row.consumer and k.stream = _cursor_row.stream and k.subject = _cursor_row.subject
+    order by k.version desc
+    limit 1;
+end;
+
+-- API: private
+-- The same, locked; made at 0 if there is none and `make`. `c."position"` is what it was.
+create function outbox._cursor_lock(consumer text, stream text, subject text, make boolean) returns outbox.cursor
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
 as $$
 declare
     c outbox.cursor;
@@ -105,12 +123,18 @@ begin
     loop
         select * into c from outbox.cursor k
         where k.consumer = _cursor_lock.consumer and k.stream = _cursor_lock.stream and k.subject = _cursor_lock.subject
+        order by k.version desc
+        limit 1
         for update;
-        exit when c.consumer is not null;
-        insert into outbox.cursor (consumer, stream, subject, "position", epoch)
-        values (consumer, stream, subject, 0,
-            case when stream = 'outbox' then (select max(e.epoch) from outbox.epoch e) end)
+        exit when c.consumer is not null or not make;
+        -- Waits for whoever is making or deleting it.
+        insert into outbox._cursor_key (stream, subject, consumer) values (stream, subject, consumer)
         on conflict do nothing;
+        if found then
+            insert into outbox.cursor (consumer, stream, subject, "position", epoch)
+            values (consumer, stream, subject, 0,
+                case when stream = 'outbox' then (select max(e.epoch) from outbox.epoch e) end);
+        end if;
     end loop;
     return c;
 end
@@ -132,8 +156,7 @@ begin
     consumer := outbox._cursor_part('consumer', consumer);
     stream := outbox._cursor_part('stream', stream);
     subject := outbox._cursor_part('subject', subject);
-    select * into c from outbox.cursor k
-    where k.consumer = cursor_get.consumer and k.stream = cursor_get.stream and k.subject = cursor_get.subject;
+    c := outbox._cursor_row(consumer, stream, subject);
     if c.consumer is null then
         if if_missing is null then
             perform outbox._cursor_missing(consumer, stream, subject);
@@ -159,15 +182,18 @@ create function outbox.cursor_list(
 language sql stable security definer
 set search_path = pg_catalog, pg_temp
 begin atomic
-    select (outbox._cursor_state(k.c)).*
+    select s.*
     from (
-        select c from outbox.cursor c
-        where (cursor_list.consumer is null or c.consumer = btrim(cursor_list.consumer))
-            and (cursor_list.stream is null or c.stream = btrim(cursor_list.stream))
-            and (cursor_list.subject is null or c.subject = btrim(cursor_list.subject))
-        order by c.stream, c.subject, c.consumer
+        select * from outbox._cursor_key k
+        where (cursor_list.consumer is null or k.consumer = btrim(cursor_list.consumer))
+            and (cursor_list.stream is null or k.stream = btrim(cursor_list.stream))
+            and (cursor_list.subject is null or k.subject = btrim(cursor_list.subject))
+        order by k.stream, k.subject, k.consumer
         limit nullif(greatest(cursor_list.max_cursors, 0), 0)
-    ) k;
+    ) k
+    cross join lateral outbox._cursor_row(k.consumer, k.stream, k.subject) c
+    cross join lateral outbox._cursor_state(c) s
+    order by k.stream, k.subject, k.consumer;
 end;
 comment on function outbox.cursor_list is
     'Cursors by stream, subject and consumer; null selects all; max_cursors 0: no limit';
@@ -185,6 +211,7 @@ create function outbox.cursor_advance(
 ) returns outbox.cursor_state
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 #variable_conflict use_variable
 declare
@@ -200,7 +227,7 @@ begin
             detail = format('It is %s.', coalesce("position"::text, 'null')),
             hint = 'A cursor is advanced to the position of a message, which is above 0.';
     end if;
-    c := outbox._cursor_lock(consumer, stream, subject);
+    c := outbox._cursor_lock(consumer, stream, subject, true);
     if stream = 'outbox' then
         perform outbox._check_history("position", epoch);
         perform outbox._check_history(c."position", c.epoch);
@@ -227,14 +254,13 @@ begin
     end if;
     if advanced then
         update outbox.cursor k
-        set "position" = cursor_advance."position",
+        set version = nextval('outbox._cursor_version'), "position" = cursor_advance."position",
             epoch = case when stream = 'outbox' then (select max(e.epoch) from outbox.epoch e) end,
             last_delivery_id = delivery_id,
             last_delivered_at = coalesce(delivered_at, clock_timestamp()),
             last_error = null,
             updated_at = clock_timestamp()
-        where k.consumer = cursor_advance.consumer and k.stream = cursor_advance.stream
-            and k.subject = cursor_advance.subject
+        where k.consumer = c.consumer and k.stream = c.stream and k.subject = c.subject and k.version = c.version
         returning * into c;
     end if;
     result := outbox._cursor_state(c);
@@ -258,6 +284,7 @@ create function outbox.cursor_reset(
 ) returns outbox.cursor_state
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 #variable_conflict use_variable
 declare
@@ -279,16 +306,16 @@ begin
     if stream = 'outbox' then
         perform outbox._check_history("position", null);
     end if;
-    c := outbox._cursor_lock(consumer, stream, subject);
+    c := outbox._cursor_lock(consumer, stream, subject, true);
     previous := c."position";
     update outbox.cursor k
-    set "position" = cursor_reset."position",
+    set version = nextval('outbox._cursor_version'), "position" = cursor_reset."position",
         epoch = case when stream = 'outbox' then (select max(e.epoch) from outbox.epoch e) end,
         last_delivery_id = delivery_id,
         last_delivered_at = delivered_at,
         last_error = null,
         updated_at = clock_timestamp()
-    where k.consumer = cursor_reset.consumer and k.stream = cursor_reset.stream and k.subject = cursor_reset.subject
+    where k.consumer = c.consumer and k.stream = c.stream and k.subject = c.subject and k.version = c.version
     returning * into c;
     perform outbox._audit('cursor_reset', format('cursor %s/%s/%s', stream, subject, consumer), btrim(reason),
         jsonb_build_object('from', previous, 'to', "position"));
@@ -307,6 +334,7 @@ create function outbox.cursor_record_error(
 ) returns outbox.cursor_state
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 #variable_conflict use_variable
 declare
@@ -319,11 +347,10 @@ begin
     if error = '' then
         raise exception 'an error text is required' using errcode = 'OB009';
     end if;
-    perform outbox._cursor_lock(consumer, stream, subject);
+    c := outbox._cursor_lock(consumer, stream, subject, true);
     update outbox.cursor k
-    set last_error = error, updated_at = clock_timestamp()
-    where k.consumer = cursor_record_error.consumer and k.stream = cursor_record_error.stream
-        and k.subject = cursor_record_error.subject
+    set version = nextval('outbox._cursor_version'), last_error = error, updated_at = clock_timestamp()
+    where k.consumer = c.consumer and k.stream = c.stream and k.subject = c.subject and k.version = c.version
     returning * into c;
     return outbox._cursor_state(c);
 end
@@ -340,6 +367,7 @@ create function outbox.cursor_delete(
 ) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 #variable_conflict use_variable
 declare
@@ -352,12 +380,13 @@ begin
         raise exception 'a reason is required' using errcode = 'OB006',
             hint = 'It is kept in outbox.audit, with who deleted the cursor and where it stood.';
     end if;
-    delete from outbox.cursor k
-    where k.consumer = cursor_delete.consumer and k.stream = cursor_delete.stream and k.subject = cursor_delete.subject
-    returning * into c;
+    c := outbox._cursor_lock(consumer, stream, subject, false);
     if c.consumer is null then
         perform outbox._cursor_missing(consumer, stream, subject);
     end if;
+    delete from outbox.cursor k
+    where k.consumer = c.consumer and k.stream = c.stream and k.subject = c.subject and k.version = c.version;
+    delete from outbox._cursor_key k where k.consumer = c.consumer and k.stream = c.stream and k.subject = c.subject;
     perform outbox._audit('cursor_delete', format('cursor %s/%s/%s', stream, subject, consumer), btrim(reason),
         jsonb_build_object('from', c."position"));
 end

@@ -66,12 +66,19 @@ begin atomic
         from unnest(c.open_subscriptions, c.open_positions) u(id, "position") where u.id = l.id
     ) o on true
     union all
+    -- Begins in the past, and the dispatcher has not got to its beginning yet.
+    select format('subscription "%s"', s.name), v.starts_after, s.max_lag, s.id
+    from outbox.subscription_version v
+    join outbox.subscription s on s.id = v.subscription_id and s.deleted_at is null
+    where v.starts_after is not null and (v."position" is null or v."position" > (select c."position" from last c))
+    union all
     select format('replay %s', r.id), r."position", null, null
     from outbox.replay r
     where r.state = 'running'
     union all
-    select format('cursor of consumer "%s"', k.consumer), k."position", null, null
-    from outbox.cursor k
+    select format('cursor of consumer "%s"', k.consumer), c."position", null, null
+    from outbox._cursor_key k
+    cross join lateral outbox._cursor_row(k.consumer, k.stream, k.subject) c
     where k.stream = 'outbox' and coalesce(current_setting('pg_outbox.retain_for_cursors', true), 'off')::boolean;
 end;
 
