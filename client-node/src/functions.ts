@@ -1324,7 +1324,7 @@ export interface Functions {
     pause(args: { name: string }): Promise<number>;
     /** What receivers verify v1a signatures of this endpoint with, the current key first; nothing for v1 */
     publicKeys(args: { endpoint: string }): Promise<PublicKeysRow[]>;
-    /** Removes what is older than an interval, by hand: completed (messages, in whole segments), attempts (in whole segments), dead_letters. Never what is still needed; dry_run says what it would be */
+    /** Removes what is older than an interval, by hand: completed (messages), attempts, archive (messages with their attempts and routing; rows are messages), dead_letters, idempotency. Logs go in whole segments. Never what is still needed; null, zero or below: for ever; dry_run says what it would be */
     purge(args: { what: string; olderThan: Interval; includeUnresolved?: boolean | null; dryRun?: boolean | null }): Promise<PurgeRow>;
     /** Messages behind a position (0: from the first that is stored), in order; go on behind the last row. A row whose message_id is null holds no message: nothing matched up to there. With the epoch in which the position was read, a lost history is noticed (OB009) */
     read(args: { afterPosition: number | bigint; maxMessages?: number | null; topics?: readonly string[] | null; filter?: any; epoch?: number | null }): Promise<FeedMessageRow[]>;

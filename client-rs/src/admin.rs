@@ -2233,8 +2233,9 @@ impl Outbox {
         call::typed(self.call("public_keys", json!({"endpoint": endpoint}), &[]).await?)
     }
 
-    /// Removes what is older than an interval, by hand: completed (messages, in whole segments), attempts (in whole
-    /// segments), dead_letters. Never what is still needed; dry_run says what it would be.
+    /// Removes what is older than an interval, by hand: completed (messages), attempts, archive (messages with their
+    /// attempts and routing; rows are messages), dead_letters, idempotency. Logs go in whole segments. Never what is
+    /// still needed; null, zero or below: for ever; dry_run says what it would be.
     ///
     /// # Errors
     /// Those of the function.

@@ -203,9 +203,9 @@ pub fn init(preloading: bool) {
     GucRegistry::define_int_guc(
         c"pg_outbox.idempotency_window",
         c"How long an idempotency key is remembered.",
-        c"",
+        c"Zero or negative: for ever.",
         &IDEMPOTENCY_WINDOW,
-        1,
+        -1,
         i32::MAX,
         GucContext::Suset,
         GucFlags::UNIT_S,

@@ -1,8 +1,8 @@
 -- Cursors: how far consumers have confirmed. And the log of what operators did.
 --
--- A cursor moves often, and while somebody holds a snapshot nothing it was before can be cleaned up. Each move therefore has
--- a version, drawn from a sequence, that ends the key: whoever looks for a cursor comes from the newest end and meets none of
--- the dead ones, however many there are. That a consumer has one cursor is what the keys are for, which do not change.
+-- A cursor moves often, and while somebody holds a snapshot nothing that it was before can be cleaned up. Each move has a
+-- version, drawn from a sequence, which is the end of the primary key: whoever looks for a cursor comes from the newest and
+-- meets none of the dead ones, however many there are. That a consumer has one cursor is what _cursor_key is for.
 
 -- API: private
 create sequence outbox._cursor_version as bigint cache 1;

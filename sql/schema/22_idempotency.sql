@@ -1,8 +1,8 @@
 -- Idempotent enqueue: one row per key, remembered for pg_outbox.idempotency_window.
 --
 -- A producer without a key never comes here. One with a key pays one insert, and takes up to two forgotten keys away:
--- the table is as large as what the window holds, without a job of its own. Two transactions with one key: the second
--- waits for the first.
+-- the table is as large as what the window holds, and a job takes away what is left when they stop coming. Two transactions
+-- with one key: the second waits for the first.
 
 -- API: private
 create table outbox._idempotency (
@@ -34,7 +34,9 @@ set enable_seqscan = off
 set jit = off
 as $$
 declare
-    limit_at timestamptz := clock_timestamp() - make_interval(secs => window_seconds);
+    -- zero or below: for ever
+    limit_at timestamptz := case when window_seconds > 0 then clock_timestamp() - make_interval(secs => window_seconds)
+        else '-infinity' end;
     before outbox._idempotency;
 begin
     delete from outbox._idempotency i

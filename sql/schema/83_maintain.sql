@@ -61,58 +61,92 @@ begin atomic
 end;
 
 -- API: private
--- Removes at most `batch` rows of what a small table has had for longer than `older_than`; null: for ever.
-create function outbox._trim(what text, older_than interval, batch int) returns bigint
+-- Removes at most `batch` rows of what a small table has had for longer than `older_than`; null: for ever. bytes: what
+-- the rows took; vacuum makes the space free for others.
+create function outbox._trim(what text, older_than interval, batch int, out rows bigint, out bytes bigint)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    removed bigint := 0;
     before timestamptz := clock_timestamp() - older_than;
 begin
+    rows := 0;
+    bytes := 0;
     if older_than is null and what <> 'kept' then
-        return 0;
+        return;
     end if;
     case what
         when 'dead_letters' then
-            delete from outbox.dead_letter l
-            where l.id = any (array(
-                select d.id from outbox.dead_letter d
-                where d.resolution in ('resolved', 'ignored') and d.resolved_at < before
-                order by d.resolved_at limit batch
-            ));
+            with gone as (
+                delete from outbox.dead_letter l
+                where l.id = any (array(
+                    select d.id from outbox.dead_letter d
+                    where d.resolution in ('resolved', 'ignored') and d.resolved_at < before
+                    order by d.resolved_at limit batch
+                ))
+                returning pg_column_size(l) as size
+            )
+            select count(*), coalesce(sum(g.size), 0) into rows, bytes from gone g;
         when 'unresolved_dead_letters' then
-            delete from outbox.dead_letter l
-            where l.id = any (array(
-                select d.id from outbox.dead_letter d
-                where d.resolution in ('open', 'requeued') and d.dead_at < before
-                order by d.dead_at limit batch
-            ));
+            with gone as (
+                delete from outbox.dead_letter l
+                where l.id = any (array(
+                    select d.id from outbox.dead_letter d
+                    where d.resolution in ('open', 'requeued') and d.dead_at < before
+                    order by d.dead_at limit batch
+                ))
+                returning pg_column_size(l) as size
+            )
+            select count(*), coalesce(sum(g.size), 0) into rows, bytes from gone g;
+        when 'idempotency' then
+            with gone as (
+                delete from outbox._idempotency i
+                where i.key = any (array(
+                    select o.key from outbox._idempotency o
+                    where o.remembered_at < before
+                    order by o.remembered_at limit batch
+                    -- a producer may be taking one up again
+                    for update skip locked
+                ))
+                returning pg_column_size(i) as size
+            )
+            select count(*), coalesce(sum(g.size), 0) into rows, bytes from gone g;
         when 'audit' then
-            delete from outbox.audit a
-            where a.id = any (array(select b.id from outbox.audit b where b.at < before order by b.id limit batch));
+            with gone as (
+                delete from outbox.audit a
+                where a.id = any (array(select b.id from outbox.audit b where b.at < before order by b.id limit batch))
+                returning pg_column_size(a) as size
+            )
+            select count(*), coalesce(sum(g.size), 0) into rows, bytes from gone g;
         when 'cancelled' then
-            delete from outbox.cancelled c
-            where c.message_id = any (array(
-                select k.message_id from outbox.cancelled k
-                where k.cancelled_at < before and not exists (select from outbox.message m where m.id = k.message_id)
-                limit batch
-            ));
+            with gone as (
+                delete from outbox.cancelled c
+                where c.message_id = any (array(
+                    select k.message_id from outbox.cancelled k
+                    where k.cancelled_at < before
+                        and not exists (select from outbox.message m where m.id = k.message_id)
+                    limit batch
+                ))
+                returning pg_column_size(c) as size
+            )
+            select count(*), coalesce(sum(g.size), 0) into rows, bytes from gone g;
         when 'kept' then
             -- what nothing waits with any more
-            delete from outbox._message_kept k
-            where k.id = any (array(
-                select m.id from outbox._message_kept m
-                where not exists (select from outbox.delivery d where d.message_id = m.id)
-                    and not exists (
-                        select from outbox.dead_letter l
-                        where l.message_id = m.id and l.resolution in ('open', 'requeued')
-                    )
-                limit batch
-            ));
+            with gone as (
+                delete from outbox._message_kept k
+                where k.id = any (array(
+                    select m.id from outbox._message_kept m
+                    where not exists (select from outbox.delivery d where d.message_id = m.id)
+                        and not exists (
+                            select from outbox.dead_letter l
+                            where l.message_id = m.id and l.resolution in ('open', 'requeued')
+                        )
+                    limit batch
+                ))
+                returning pg_column_size(k) as size
+            )
+            select count(*), coalesce(sum(g.size), 0) into rows, bytes from gone g;
     end case;
-    get diagnostics removed = row_count;
-    return removed;
 end
 $$;
 create index dead_letter_resolved on outbox.dead_letter (resolved_at) where resolution in ('resolved', 'ignored');
@@ -124,7 +158,7 @@ language sql immutable
 set search_path = pg_catalog, pg_temp
 begin atomic
     values ('dead_letters', 'dead_letter_retention'), ('unresolved_dead_letters', 'unresolved_dead_letter_retention'),
-        ('audit', 'audit_retention'), ('cancelled', 'message_retention'), ('kept', null);
+        ('idempotency', 'idempotency_window'), ('audit', 'audit_retention'), ('cancelled', 'message_retention'), ('kept', null);
 end;
 
 -- API: private
@@ -138,6 +172,8 @@ as $$
 #variable_conflict use_variable
 declare
     batch constant int := 1000;
+    -- outbox.metrics() reads what has not been added up: some 20,000 rows take milliseconds.
+    counted_size constant bigint := 2 * 1024 * 1024;
     ring text;
     done record;
     trimmed record;
@@ -173,24 +209,28 @@ begin
     held_by := null;
     job := 'counters';
     select j.next_run_at into due from outbox.job j where j.job = 'counters';
-    rows := outbox._roll_up() + outbox._roll_up_tally();
-    if rows > 0 or everything then
+    -- Not often: the totals are rows that are updated, and somebody may hold a snapshot.
+    if everything or coalesce(due, '-infinity') <= clock_timestamp()
+        or pg_relation_size(outbox._leaf('counter', outbox._current_leaf('counter'))) >= counted_size
+        or pg_relation_size(outbox._leaf('tally', outbox._current_leaf('tally'))) >= counted_size then
+        rows := outbox._roll_up() + outbox._roll_up_tally();
         result := 'rolled up';
         more := false;
+        perform outbox._note_job(job, result, rows, 0, null);
         return next;
     end if;
     for trimmed in select * from outbox._trimmed() loop
         select j.next_run_at into due from outbox.job j where j.job = trimmed.job;
         if everything or coalesce(due, '-infinity') <= clock_timestamp() then
             job := trimmed.job;
-            rows := outbox._trim(trimmed.job, outbox._retention(trimmed.setting), batch);
+            select * into rows, bytes from outbox._trim(trimmed.job, outbox._retention(trimmed.setting), batch);
             more := rows = batch;
             result := case
                 when rows > 0 then 'removed'
                 when trimmed.setting is not null and outbox._retention(trimmed.setting) is null then 'kept for ever'
                 else 'nothing to remove'
             end;
-            perform outbox._note_job(job, result, rows, 0, null);
+            perform outbox._note_job(job, result, rows, bytes, null);
             if more then
                 update outbox.job j set next_run_at = clock_timestamp() where j.job = trimmed.job;
             end if;

@@ -1,4 +1,25 @@
 -- Purging by hand: what is older than an interval, now.
+--
+-- The archive has no rows of its own: an entry is a message with its attempts and its routing. So what is purged of the
+-- archive is all of these, and the retention of an entry is that of its message.
+
+-- API: private
+-- Rows of a leaf: an estimate once it has been analyzed, which autovacuum does.
+create function outbox._leaf_rows(leaf regclass) returns bigint
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    estimated bigint;
+begin
+    select (k.reltuples / k.relpages * (pg_relation_size(leaf) / current_setting('block_size')::int))::bigint into estimated
+    from pg_class k where k.oid = leaf and k.reltuples >= 0 and k.relpages > 0;
+    if estimated is null then
+        execute format('select count(*) from only %s', leaf) into estimated;
+    end if;
+    return estimated;
+end
+$$;
 
 -- API: public
 create function outbox.purge(
@@ -15,13 +36,25 @@ set lock_timeout = '5s'
 as $$
 #variable_conflict use_variable
 declare
-    ring text := case what when 'completed' then 'message' when 'attempts' then 'attempt' end;
-    done record;
-    removed bigint;
+    -- Messages before the feed that names them.
+    rings text[] := case what when 'completed' then '{message}' when 'attempts' then '{attempt}'
+        when 'archive' then '{message,attempt,routing,feed}' end;
+    tables text[] := case what when 'idempotency' then '{idempotency}'
+        when 'dead_letters' then case when include_unresolved then '{dead_letters,unresolved_dead_letters}'
+            else '{dead_letters}' end end;
+    before timestamptz := clock_timestamp() - older_than;
     part text;
+    oldest outbox.segment;
+    done record;
+    found_rows bigint;
+    upto bigint;
 begin
     rows := 0;
     bytes := 0;
+    if rings is null and tables is null then
+        raise exception 'unknown kind of rows "%"', what using errcode = 'invalid_parameter_value',
+            hint = 'What can be purged: completed, attempts, archive, dead_letters, idempotency.';
+    end if;
     if older_than is null or older_than <= interval '0' then
         -- as everywhere: for ever
         return;
@@ -29,69 +62,63 @@ begin
     lock table outbox._maintenance in exclusive mode;
     perform outbox._note_segments();
     perform outbox._seal();
-    if ring is not null then
+    upto := outbox.tail() - 1;
+    foreach part in array coalesce(rings, '{}') loop
         -- Whole segments, oldest first.
-        if dry_run then
-            select coalesce(sum(pg_total_relation_size(outbox._leaf(s.ring, s.leaf))), 0),
-                coalesce(sum(greatest(k.reltuples, 0))::bigint, 0)
-            into bytes, rows
-            from outbox.segment s
-            join pg_class k on k.oid = outbox._leaf(s.ring, s.leaf)
-            where s.ring = ring and s.closed_at <= clock_timestamp() - older_than and s.reclaimed_at is null
-                and (ring <> 'message' or s.last_position <= coalesce((select min(n."position") from outbox._needed() n),
-                    s.last_position));
-            return;
-        end if;
+        for oldest in
+            select * from outbox.segment s
+            where s.ring = part and s.closed_at <= before and s.reclaimed_at is null
+            order by s.closed_at
         loop
-            exit when not exists (
-                select from (
-                    select * from outbox.segment s
-                    where s.ring = ring and s.closed_at is not null and s.reclaimed_at is null
-                    order by s.closed_at limit 1
-                ) o
-                where o.closed_at <= clock_timestamp() - older_than
-            );
-            select coalesce(sum(greatest(k.reltuples, 0))::bigint, 0) into removed
-            from (
-                select s.leaf from outbox.segment s
-                where s.ring = ring and s.closed_at is not null and s.reclaimed_at is null
-                order by s.closed_at limit 1
-            ) o
-            join pg_class k on k.oid = outbox._leaf(ring, o.leaf);
-            select * into done from outbox._reclaim(ring, true);
-            exit when done.result <> 'reclaimed';
-            rows := rows + removed;
-            bytes := bytes + done.freed;
-        end loop;
-        return;
-    end if;
-    if what = 'dead_letters' then
-        foreach part in array case when include_unresolved
-            then array['dead_letters', 'unresolved_dead_letters'] else array['dead_letters'] end loop
+            found_rows := outbox._leaf_rows(outbox._leaf(part, oldest.leaf));
             if dry_run then
-                select rows + count(*) into rows from outbox.dead_letter d
-                where case part
-                    when 'dead_letters'
-                        then d.resolution in ('resolved', 'ignored') and d.resolved_at < clock_timestamp() - older_than
-                    else d.resolution in ('open', 'requeued') and d.dead_at < clock_timestamp() - older_than
-                end;
+                exit when part = 'message' and (oldest.last_position is null
+                        or oldest.last_position > (
+                            select min(n."position") from outbox._needed() n
+                            where n.max_lag is null or oldest.closed_at > clock_timestamp() - n.max_lag
+                        ))
+                    or part in ('routing', 'feed') and oldest.last_position > upto;
+                if part = 'message' then
+                    upto := oldest.last_position;
+                end if;
+                bytes := bytes + pg_total_relation_size(outbox._leaf(part, oldest.leaf));
             else
-                loop
-                    removed := outbox._trim(part, older_than, 1000);
-                    rows := rows + removed;
-                    exit when removed < 1000;
-                end loop;
+                select * into done from outbox._reclaim(part, true);
+                exit when done.result <> 'reclaimed';
+                bytes := bytes + done.freed;
+            end if;
+            -- An entry of the archive is one message.
+            if what <> 'archive' or part = 'message' then
+                rows := rows + found_rows;
             end if;
         end loop;
-        return;
-    end if;
-    raise exception 'unknown kind of rows "%"', what using errcode = 'invalid_parameter_value',
-        hint = 'What can be purged: completed, attempts, dead_letters.';
+    end loop;
+    foreach part in array coalesce(tables, '{}') loop
+        if dry_run then
+            select rows + count(*), bytes + coalesce(sum(o.size), 0) into rows, bytes
+            from (
+                select pg_column_size(d) as size from outbox.dead_letter d
+                where part = 'dead_letters' and d.resolution in ('resolved', 'ignored') and d.resolved_at < before
+                    or part = 'unresolved_dead_letters' and d.resolution in ('open', 'requeued') and d.dead_at < before
+                union all
+                select pg_column_size(i) from outbox._idempotency i
+                where part = 'idempotency' and i.remembered_at < before
+            ) o;
+        else
+            loop
+                select * into done from outbox._trim(part, older_than, 1000);
+                rows := rows + done.rows;
+                bytes := bytes + done.bytes;
+                exit when done.rows < 1000;
+            end loop;
+        end if;
+    end loop;
 end
 $$;
 comment on function outbox.purge is
-    'Removes what is older than an interval, by hand: completed (messages, in whole segments), attempts (in whole'
-    ' segments), dead_letters. Never what is still needed; dry_run says what it would be';
+    'Removes what is older than an interval, by hand: completed (messages), attempts, archive (messages with their attempts and'
+    ' routing; rows are messages), dead_letters, idempotency. Logs go in whole segments. Never what is still needed;'
+    ' null, zero or below: for ever; dry_run says what it would be';
 
 insert into outbox._capability values
     ('admin', 'function outbox.purge');

@@ -1,7 +1,62 @@
 //! Readers and cursors under concurrency: every message once and in order, however many instances race.
 
-use outbox_harness::connect;
-use outbox_tests::{explain, one, outbox_harness, server, settle};
+use outbox_harness::{Server, connect, wait_until};
+use outbox_tests::{PATIENCE, bare_server, explain, one, outbox_harness, server, settle};
+
+/// An old snapshot keeps everything that a cursor has been. Nobody looks for a cursor through that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cursor_that_moves_under_a_held_snapshot_costs_the_same() {
+    let server = bare_server().await;
+    let db = server.database("moving").await.unwrap();
+    db.batch_execute("select outbox.enqueue('a.b', '{}') from generate_series(1, 10000)").await.unwrap();
+    db.batch_execute("select outbox.tick()").await.unwrap();
+    db.batch_execute(
+        "create procedure move(first int, last int) language plpgsql as $$
+        begin
+            for i in first .. last loop
+                perform outbox.cursor_advance('one', i);
+                commit;
+            end loop;
+        end
+        $$",
+    )
+    .await
+    .unwrap();
+    let buffers = async |statement: &str| -> i64 {
+        let plan: serde_json::Value = one(&db, &format!("explain (analyze, buffers, format json) {statement}")).await;
+        let node = &plan[0]["Plan"];
+        node["Shared Hit Blocks"].as_i64().unwrap() + node["Shared Read Blocks"].as_i64().unwrap()
+    };
+    db.batch_execute("call move(1, 20)").await.unwrap();
+    let holder = server.connect("moving").await.unwrap();
+    holder.batch_execute("begin isolation level repeatable read; select count(*) from pg_class").await.unwrap();
+    let mut cost = Vec::new();
+    for stretch in [(21, 100), (102, 5000)] {
+        db.batch_execute(&format!("call move({}, {})", stretch.0, stretch.1)).await.unwrap();
+        db.batch_execute("analyze").await.unwrap();
+        // Plans are warm after the second.
+        for _ in 0..2 {
+            buffers("select outbox.cursor_get('one')").await;
+        }
+        cost.push((
+            buffers("select outbox.cursor_get('one')").await,
+            buffers(&format!("select outbox.cursor_advance('one', {})", stretch.1 + 1)).await,
+            buffers("select * from outbox.cursor_list()").await,
+        ));
+    }
+    let dead: i64 = one(&holder, "select pg_relation_size('outbox.cursor') / 8192").await;
+    assert!(dead > 30, "the snapshot has kept {dead} pages");
+    for (few, many) in [(cost[0].0, cost[1].0), (cost[0].1, cost[1].1), (cost[0].2, cost[1].2)] {
+        assert!(many <= few + 15, "{cost:?}");
+    }
+    assert_eq!(one::<i64>(&db, "select position from outbox.cursor_get('one')").await, 5001);
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.cursor").await, 1);
+    // Deleted and made again, it is as cheap.
+    db.batch_execute("select outbox.cursor_delete('one', 'again')").await.unwrap();
+    db.batch_execute("call move(1, 5)").await.unwrap();
+    let again = buffers("select outbox.cursor_get('one')").await;
+    assert!(again <= cost[0].0 + 15, "{again} buffers, {cost:?}");
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn instances_that_race_for_a_cursor_take_effect_once() {
@@ -75,4 +130,59 @@ async fn instances_that_race_for_a_cursor_take_effect_once() {
     let row =
         db.query_one("select count(*), count(distinct n), count(distinct position) from effect", &[]).await.unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1), row.get::<_, i64>(2)), (300, 300, 300));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiting_reader_is_woken_by_few_notifications() {
+    let server = Server::start(&[("pg_outbox.poll_interval", "60s")]).await.unwrap();
+    let db = server.database("notified").await.unwrap();
+    let switch = async |value: &str| {
+        db.batch_execute(&format!("alter system set pg_outbox.notify_readers = {value}")).await.unwrap();
+        db.batch_execute("select pg_reload_conf()").await.unwrap();
+    };
+    switch("on").await;
+    wait_until("the dispatcher runs", PATIENCE, async || {
+        one::<String>(&db, "select state from outbox.worker_status()").await == "running"
+    })
+    .await;
+    let (listener, mut notifications) = server.listen("notified").await.unwrap();
+    listener.batch_execute("listen outbox_feed").await.unwrap();
+    const MESSAGES: i64 = 1000;
+    let producers: Vec<_> = (0..2)
+        .map(|_| {
+            let dsn = server.dsn("notified");
+            tokio::spawn(async move {
+                let db = connect(&dsn).await.unwrap();
+                for _ in 0..MESSAGES / 2 {
+                    db.execute("select outbox.enqueue('order.created', '{}')", &[]).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    // It never looks without having been told to; nothing else would wake it within a minute.
+    let began = std::time::Instant::now();
+    let (mut last, mut told) = (0, 0);
+    while last < MESSAGES {
+        let notification = tokio::time::timeout(PATIENCE, notifications.recv()).await.expect("woken in time").unwrap();
+        told += 1;
+        let end: i64 = notification.payload().parse().unwrap();
+        let upto: Option<i64> = one(&listener, &format!("select max(position) from outbox.read({last}, 10000)")).await;
+        last = upto.unwrap_or(last);
+        assert!(last >= end, "told of {end}, and read up to {last}");
+    }
+    let most = began.elapsed().as_millis() as i64 / 50 + 2;
+    assert!(told <= most && told < MESSAGES, "{told} notifications in {:?}", began.elapsed());
+    for producer in producers {
+        producer.await.unwrap();
+    }
+    // Off, nobody is told; changed without a restart.
+    switch("off").await;
+    wait_until("nobody is told", PATIENCE, async || {
+        while notifications.try_recv().is_ok() {}
+        db.batch_execute("select outbox.enqueue('order.created', '{}')").await.unwrap();
+        settle(&db).await;
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        notifications.try_recv().is_err()
+    })
+    .await;
 }

@@ -78,6 +78,81 @@ async fn outcomes_are_counted_exactly_and_dead_letters_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outcomes_without_a_request_and_pulled_ones_are_counted() {
+    let receiver = Receiver::start().unwrap();
+    let db = server().await.database("counted_pull").await.unwrap();
+    db.batch_execute("select outbox.subscribe('work', '{job.#}', max_attempts => 2)").await.unwrap();
+    db.execute("select outbox.create_endpoint('batch', $1)", &[&receiver.url("/hook")]).await.unwrap();
+    db.batch_execute(
+        "select outbox.subscribe('batched', '{many.#}', 'batch', batch_size => 50, batch_wait => '100ms')",
+    )
+    .await
+    .unwrap();
+    // Six of each: done, failed, dead by the worker, expired, cancelled, skipped.
+    db.batch_execute("select outbox.enqueue('job.a', '{}', key => 'k' || n) from generate_series(1, 24) n")
+        .await
+        .unwrap();
+    settle(&db).await;
+    let take = async || -> (i64, Vec<i64>) {
+        wait_for("deliveries are claimed", PATIENCE, async || {
+            let row = db
+                .query_one("select max(lease), array_agg(delivery_id) from outbox.claim('work', 'w', 6)", &[])
+                .await
+                .unwrap();
+            Some((row.get::<_, Option<i64>>(0)?, row.get(1)))
+        })
+        .await
+    };
+    let (lease, ids) = take().await;
+    assert_eq!(ids.len(), 6);
+    db.batch_execute(&format!("select outbox.complete({lease})")).await.unwrap();
+    let (lease, ids) = take().await;
+    assert_eq!(ids.len(), 6);
+    db.batch_execute(&format!("select outbox.dead({lease}, null, 'no')")).await.unwrap();
+    let (lease, ids) = take().await;
+    assert_eq!(ids.len(), 6);
+    db.batch_execute(&format!("select outbox.fail({lease}, null, 'later', retry_after => '1 h')")).await.unwrap();
+    db.batch_execute("select outbox.cancel(d.message_id, 'me', 'no') from outbox.delivery d where d.state = 'failed'")
+        .await
+        .unwrap();
+    db.batch_execute("select outbox.enqueue('job.b', '{}', expires_at => clock_timestamp() + interval '1 s') from generate_series(1, 6)")
+        .await
+        .unwrap();
+    db.batch_execute("select outbox.enqueue('many.a', '{}') from generate_series(1, 100)").await.unwrap();
+    wait_until("some have expired", PATIENCE, async || {
+        metric(&db, "outbox_expired_total", r#"{"subscription": "work"}"#).await == 6.0
+    })
+    .await;
+    settle(&db).await;
+    db.batch_execute("select outbox.unsubscribe('work')").await.unwrap();
+    wait_until("the rest is skipped", PATIENCE, async || {
+        metric(&db, "outbox_skipped_total", r#"{"subscription": "work"}"#).await == 6.0
+    })
+    .await;
+    for round in 0..2 {
+        for (name, expected) in [
+            ("outbox_processed_total", 6.0),
+            ("outbox_dead_lettered_total", 6.0),
+            ("outbox_failed_total", 6.0),
+            ("outbox_cancelled_total", 6.0),
+            ("outbox_expired_total", 6.0),
+            ("outbox_skipped_total", 6.0),
+        ] {
+            let found = metric(&db, name, r#"{"subscription": "work"}"#).await;
+            assert_eq!(found, expected, "{name}, round {round}");
+        }
+        // A batch is one request, and its duration is counted once.
+        assert_eq!(metric(&db, "outbox_processed_total", r#"{"subscription": "batched"}"#).await, 100.0);
+        let requests = metric(&db, "outbox_request_seconds_count", r#"{"endpoint": "batch"}"#).await;
+        assert_eq!(requests, receiver.total() as f64);
+        assert!(requests <= 10.0, "{requests}");
+        // Added up or not.
+        db.batch_execute("select * from outbox.maintain()").await.unwrap();
+    }
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.job where job = 'counters'").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_holds_the_sequencer_is_named() {
     let server = bare_server().await;
     let db = server.database("named").await.unwrap();

@@ -4,7 +4,7 @@
 //! roll back to a savepoint, commit, abort, prepare. For each set of programs every interleaving runs (or a seeded sample
 //! where there are too many), with ticks of one, two and many messages. Afterwards the feed must hold exactly the committed
 //! messages, each once, without a gap, and a message that was enqueued after another one had been committed must come behind
-//! it.
+//! it. What readers saw on the way, with and without a transaction and a cursor, must be a beginning of that.
 
 use std::collections::{HashMap, HashSet};
 
@@ -32,6 +32,10 @@ enum Step {
     Prepare,
     CommitPrepared,
     RollbackPrepared,
+    /// Read what is behind the last position that was read.
+    Read,
+    /// The same, from a cursor that all sessions share, and confirm it: a compare-and-set.
+    Follow,
 }
 
 use Step::*;
@@ -44,6 +48,13 @@ struct Session {
     /// Messages of the open transaction, with the moment of their insertion; savepoint mark.
     open: Vec<(i64, usize)>,
     mark: usize,
+    /// What it has read: positions and ids.
+    read: Vec<(i64, i64)>,
+    /// What it has read and confirmed in the open transaction.
+    following: Vec<(i64, i64)>,
+    in_transaction: bool,
+    /// Its transaction has failed: somebody else moved the cursor.
+    lost: bool,
 }
 
 struct World {
@@ -52,6 +63,10 @@ struct World {
     moment: usize,
     /// Message id to the moments of insertion and commit.
     committed: HashMap<i64, (usize, usize)>,
+    /// Where the feed ended when the run began.
+    start: i64,
+    /// What took effect once, with the shared cursor.
+    effects: Vec<(i64, i64)>,
 }
 
 impl World {
@@ -66,15 +81,22 @@ impl World {
                 drawn: None,
                 open: Vec::new(),
                 mark: 0,
+                read: Vec::new(),
+                following: Vec::new(),
+                in_transaction: false,
+                lost: false,
             });
         }
-        World { sessions: all, chunk: 1000, moment: 0, committed: HashMap::new() }
+        World { sessions: all, chunk: 1000, moment: 0, committed: HashMap::new(), start: 0, effects: Vec::new() }
     }
 
     async fn step(&mut self, who: usize, step: Step) {
         self.moment += 1;
-        let (moment, chunk) = (self.moment, self.chunk);
+        let (moment, chunk, start) = (self.moment, self.chunk, self.start);
         let session = &mut self.sessions[who];
+        if session.lost && step != Commit && step != Abort {
+            return;
+        }
         let name = session.name.clone();
         let run = async |sql: &str| {
             session.client.batch_execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {}", explain(&e)));
@@ -85,7 +107,34 @@ impl World {
                     one(&session.client, &format!("select status from outbox._tick_inline({chunk})")).await;
                 assert!(["ticked", "idle", "fresh", "busy", "refused"].contains(&status.as_str()), "{status}");
             }
-            Begin => run("begin").await,
+            Begin => {
+                run("begin").await;
+                session.in_transaction = true;
+            }
+            Read => {
+                let last = session.read.last().map_or(start, |(position, _)| *position);
+                session.read.extend(read(&session.client, last).await);
+            }
+            Follow => {
+                let last: i64 =
+                    one(&session.client, "select position from outbox.cursor_get('shared', if_missing => 0)").await;
+                let found = read(&session.client, last.max(start)).await;
+                let Some((upto, _)) = found.last() else { return };
+                let advance = format!("select outbox.cursor_advance('shared', {upto}, expected_position => {last})");
+                if let Err(error) = session.client.batch_execute(&format!("set lock_timeout = '20ms'; {advance}")).await
+                {
+                    let code = error.code().unwrap_or_else(|| panic!("{error}")).code().to_owned();
+                    // Another session has moved it, or is about to.
+                    assert!(["OB005", "55P03"].contains(&code.as_str()), "{}", explain(&error));
+                    session.lost = session.in_transaction;
+                    return;
+                }
+                if session.in_transaction {
+                    session.following.extend(found);
+                } else {
+                    self.effects.extend(found);
+                }
+            }
             Xid => run("select pg_current_xact_id()").await,
             // A message's life begins here: what commits between this and the insertion is concurrent with it.
             Draw => session.drawn = Some((one(&session.client, "select nextval('outbox._message_id')").await, moment)),
@@ -112,13 +161,21 @@ impl World {
             }
             Commit | CommitPrepared => {
                 run(&if step == Commit { "commit".to_owned() } else { format!("commit prepared '{name}'") }).await;
+                if session.lost {
+                    session.open.clear();
+                    session.following.clear();
+                }
                 for (id, inserted) in session.open.drain(..) {
                     self.committed.insert(id, (inserted, moment));
                 }
+                self.effects.append(&mut session.following);
+                (session.in_transaction, session.lost) = (false, false);
             }
             Abort => {
                 run("rollback").await;
                 session.open.clear();
+                session.following.clear();
+                (session.in_transaction, session.lost) = (false, false);
             }
             Prepare => run(&format!("prepare transaction '{name}'")).await,
             RollbackPrepared => {
@@ -133,6 +190,11 @@ impl World {
         let before: i64 =
             one(&self.sessions[0].client, "select coalesce(max(last_position), 0) from outbox.feed").await;
         self.committed.clear();
+        self.start = before;
+        self.effects.clear();
+        for session in &mut self.sessions {
+            session.read.clear();
+        }
         let mut at = vec![0; programs.len()];
         for &who in order {
             self.step(who, programs[who][at[who]]).await;
@@ -163,6 +225,17 @@ impl World {
         for (i, (position, _)) in feed.iter().enumerate() {
             assert_eq!(*position, before + 1 + i as i64, "a gap: {}", context());
         }
+        // Readers never missed one, and no position has had another message.
+        for session in &self.sessions {
+            assert_eq!(
+                session.read[..],
+                feed[..session.read.len().min(feed.len())],
+                "read by {}: {}",
+                session.name,
+                context()
+            );
+        }
+        assert_eq!(self.effects[..], feed[..self.effects.len().min(feed.len())], "with the cursor: {}", context());
         let ids: HashSet<i64> = feed.iter().map(|(_, id)| *id).collect();
         assert_eq!(ids.len(), feed.len(), "twice: {}", context());
         let expected: HashSet<i64> = self.committed.keys().copied().collect();
@@ -174,6 +247,13 @@ impl World {
             }
         }
     }
+}
+
+/// What can be read behind a position now.
+async fn read(client: &Client, after: i64) -> Vec<(i64, i64)> {
+    let rows = client.query("select position, message_id from outbox.read($1)", &[&after]).await;
+    let rows = rows.unwrap_or_else(|e| panic!("read: {}", explain(&e)));
+    rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
 /// Every order in which programs of these lengths can be interleaved, or a sample of them.
@@ -279,6 +359,25 @@ async fn three_sessions_under_an_open_writer() {
         vec![PROGRAMS[1], PROGRAMS[3], PROGRAMS[7]],
     ];
     interleave("three_sessions", &sets, 250, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_in_every_order_with_writers_and_ticks() {
+    let mut sets = Vec::new();
+    for writer in [PROGRAMS[0], PROGRAMS[1], PROGRAMS[2], PROGRAMS[4], PROGRAMS[6]] {
+        for reader in [
+            &[Read, Tick, Read, Read][..],
+            &[Tick, Follow, Read, Tick, Follow][..],
+            &[Begin, Read, Follow, Read, Commit][..],
+            &[Begin, Enqueue, Read, Follow, Abort, Read][..],
+        ] {
+            sets.push(vec![writer, reader, &[Tick, Follow, Read, Tick][..]]);
+        }
+    }
+    interleave("readers", &sets, 25, false).await;
+    // Three that follow one cursor, in transactions that overlap.
+    let follower: &[Step] = &[Tick, Begin, Read, Follow, Commit];
+    interleave("followers", &[vec![PROGRAMS[7], follower, follower]], 200, true).await;
 }
 
 #[tokio::test]

@@ -124,3 +124,50 @@ async fn a_session_that_reads_a_leaf_keeps_it_and_nobody_queues_behind_maintenan
     reader.batch_execute("commit").await.unwrap();
     assert_eq!(one::<String>(&db, "select result from outbox.maintain() where job = 'message'").await, "reclaimed");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_replay_or_a_subscription_from_the_past_is_about_to_need_stays() {
+    let server = Server::start_plain(&[]).await.unwrap();
+    let db = server.database("past").await.unwrap();
+    db.batch_execute("select outbox.create_endpoint('e', 'https://example.com')").await.unwrap();
+    db.batch_execute("select outbox.subscribe('s', '{#}', 'e')").await.unwrap();
+    db.batch_execute("select outbox.enqueue('a.b', '{}') from generate_series(1, 10)").await.unwrap();
+    for statement in ["select outbox.rotate()", "select outbox.tick()", "select outbox.tick()"] {
+        db.batch_execute(statement).await.unwrap();
+    }
+    // What a dispatcher would write: all of it has been delivered. And two weeks pass.
+    let passed = "insert into outbox.checkpoint (segment, id, incarnation, position, written_at, lag_subscriptions, lag_positions,
+            open_subscriptions, open_positions)
+        select outbox._current_leaf('checkpoint'), coalesce(max(c.id), 0) + 1, 1, outbox.head(), clock_timestamp(), '{}', '{}',
+            '{}', '{}'
+        from outbox.checkpoint c;
+        update outbox.segment set closed_at = closed_at - interval '14 d' where ring = 'message' and leaf = 0";
+    db.batch_execute(passed).await.unwrap();
+    let held = async || -> String {
+        db.query_opt("select result || coalesce(': ' || held_by, '') from outbox.maintain() where job = 'message'", &[])
+            .await
+            .unwrap()
+            .map_or_else(|| "nothing".to_owned(), |row| row.get(0))
+    };
+    // Before it is committed nobody sees that it will need them: so nobody reclaims.
+    let other = server.connect("past").await.unwrap();
+    other.batch_execute("begin; select outbox.replay('s')").await.unwrap();
+    assert_eq!(held().await, "nothing");
+    assert_eq!(one::<i64>(&db, "select outbox.tail()").await, 1);
+    other.batch_execute("commit").await.unwrap();
+    assert_eq!(held().await, "held: replay 1 at position 0");
+    let culprit: String = one(&db, "select h.culprit from outbox.health() h where h.check = 'space'").await;
+    assert!(culprit.contains("replay 1"), "{culprit}");
+    db.batch_execute("select outbox.cancel_replay(1)").await.unwrap();
+
+    other.batch_execute("begin; select outbox.subscribe('past', '{a.#}', 'e', start => 'earliest')").await.unwrap();
+    assert_eq!(held().await, "nothing");
+    other.batch_execute("commit").await.unwrap();
+    // Its control message is not even numbered.
+    assert_eq!(held().await, "held: subscription \"past\" at position 0");
+    db.batch_execute("select outbox.unsubscribe('past')").await.unwrap();
+    db.batch_execute("select outbox.tick()").await.unwrap();
+    db.batch_execute(passed).await.unwrap();
+    assert_eq!(held().await, "reclaimed");
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.message where topic = 'a.b'").await, 0);
+}

@@ -1,5 +1,6 @@
 //! The cases. Each starts servers of its own, measures both sides in turn, and takes medians.
 
+mod admin;
 mod beside;
 mod drain;
 mod enqueue;
@@ -9,6 +10,7 @@ mod idle;
 mod latency;
 mod pull;
 mod read;
+mod reclaim;
 mod retained;
 mod sequencer;
 
@@ -33,7 +35,11 @@ pub const ALL: &[(&str, &str, Case)] = &[
     ("latency", "commit to receipt, beside the price of a commit", |r| Box::pin(latency::run(r))),
     ("pull", "claim and complete against a SKIP LOCKED status table", |r| Box::pin(pull::run(r))),
     ("read", "reading the feed with a cursor", |r| Box::pin(read::run(r))),
-    ("held", "another session holds an old snapshot: pg_outbox and a SKIP LOCKED status table", |r| {
+    ("reclaim", "enqueue while a segment is left and truncated (RECLAIM=n messages in it)", |r| {
+        Box::pin(reclaim::run(r))
+    }),
+    ("admin", "pages of what people look at, beside retained messages (RETAINED=n)", |r| Box::pin(admin::run(r))),
+    ("held", "another session holds an old snapshot (HELD=seconds): push, pull and a SKIP LOCKED status table", |r| {
         Box::pin(held::run(r))
     }),
     ("retained", "a million retained messages against none (RETAINED=n for more)", |r| Box::pin(retained::run(r))),

@@ -34,13 +34,13 @@ pub async fn run(report: &mut Report) -> Result<()> {
         db.batch_execute("checkpoint").await?;
         results.push(work(&server, name, &db, &receiver).await?);
     }
-    for (i, what) in ["enqueue, 4 clients", "drain"].into_iter().enumerate() {
+    for (i, what) in ["enqueue, 4 clients", "ticks", "drain"].into_iter().enumerate() {
         let (full, empty) = (results[1][i], results[0][i]);
         let what = format!("{what} beside {retained} retained; empty");
         report.row("retained", what, full, Some(empty), "messages/s", Some(Goal::AtLeast(0.9)));
     }
     for (i, what) in ["history of one message", "stats()"].into_iter().enumerate() {
-        let (full, empty) = (results[1][i + 2], results[0][i + 2]);
+        let (full, empty) = (results[1][i + 3], results[0][i + 3]);
         report.row("retained", format!("{what} beside {retained}; empty"), full, Some(empty), "ms", None);
     }
     Ok(())
@@ -51,19 +51,30 @@ async fn work(
     name: &str,
     db: &outbox_harness::tokio_postgres::Client,
     receiver: &Receiver,
-) -> Result<[f64; 4]> {
+) -> Result<[f64; 5]> {
     let script = format!("select outbox.enqueue('idle.created', '{PAYLOAD}'::jsonb, 'c-778899');");
     let mut rates = vec![];
     for _ in 0..3 {
         rates.push(pgbench(server, name, &script, 4, 2, "").await?);
     }
     routed(db).await;
-    let mut drains = vec![];
+    let (mut ticks, mut drains) = (vec![], vec![]);
     for _ in 0..3 {
         const MESSAGES: usize = 60_000;
         reload(server, "pg_outbox.push", "off").await?;
+        // The ticks of one commit, by their own record of when they were: between the first and the last of them.
+        let before: i64 = db.query_one("select outbox.head()", &[]).await?.get(0);
         fill(db, MESSAGES, 1).await?;
         routed(db).await;
+        let rate = db
+            .query_one(
+                "select ((max(last_position) - min(last_position))
+                    / extract(epoch from max(ticked_at) - min(ticked_at)))::float8
+                from outbox.tick where last_position > $1 and first_position <= last_position",
+                &[&before],
+            )
+            .await?;
+        ticks.push(rate.get::<_, Option<f64>>(0).unwrap_or(0.0));
         receiver.clear();
         reload(server, "pg_outbox.push", "on").await?;
         outbox_harness::wait_until("the first arrives", LONG, async || receiver.total() > 0).await;
@@ -84,5 +95,5 @@ async fn work(
         times[1].push(at.elapsed().as_secs_f64() * 1e3);
     }
     let [history, stats] = times.map(median);
-    Ok([median(rates), median(drains), history, stats])
+    Ok([median(rates), median(ticks), median(drains), history, stats])
 }

@@ -914,8 +914,9 @@ class AdminMethods:
         return self._run(Call("public_keys", {"endpoint": endpoint}, Shape("rows", PublicKeysRow, {"created_at": "timestamp with time zone", "expires_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def purge(self, what: str, older_than: timedelta, *, include_unresolved: bool | None = None, dry_run: bool | None = None) -> PurgeRow:
-        """Removes what is older than an interval, by hand: completed (messages, in whole segments), attempts
-        (in whole segments), dead_letters. Never what is still needed; dry_run says what it would be.
+        """Removes what is older than an interval, by hand: completed (messages), attempts, archive (messages
+        with their attempts and routing; rows are messages), dead_letters, idempotency. Logs go in whole
+        segments. Never what is still needed; null, zero or below: for ever; dry_run says what it would be.
         """
         return self._run(Call("purge", {"what": what, "older_than": older_than, "include_unresolved": include_unresolved, "dry_run": dry_run}, Shape("row", PurgeRow, {})))  # type: ignore[no-any-return]
 
@@ -1404,8 +1405,9 @@ class AsyncAdminMethods:
         return await self._arun(Call("public_keys", {"endpoint": endpoint}, Shape("rows", PublicKeysRow, {"created_at": "timestamp with time zone", "expires_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def purge(self, what: str, older_than: timedelta, *, include_unresolved: bool | None = None, dry_run: bool | None = None) -> PurgeRow:
-        """Removes what is older than an interval, by hand: completed (messages, in whole segments), attempts
-        (in whole segments), dead_letters. Never what is still needed; dry_run says what it would be.
+        """Removes what is older than an interval, by hand: completed (messages), attempts, archive (messages
+        with their attempts and routing; rows are messages), dead_letters, idempotency. Logs go in whole
+        segments. Never what is still needed; null, zero or below: for ever; dry_run says what it would be.
         """
         return await self._arun(Call("purge", {"what": what, "older_than": older_than, "include_unresolved": include_unresolved, "dry_run": dry_run}, Shape("row", PurgeRow, {})))  # type: ignore[no-any-return]
 

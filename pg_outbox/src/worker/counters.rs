@@ -13,23 +13,24 @@ use crate::catalog;
 /// Leaves of the ring `counter`.
 const LEAVES: i64 = 3;
 
-/// One request to be counted.
+/// A delivery to be counted.
 pub struct Counted {
     pub subscription: i32,
     pub endpoint: i32,
     pub outcome: &'static str,
-    /// Deliveries that it carried.
+    /// Requests: 0 where another delivery of the same request is counted with it, or nothing was sent.
+    pub requests: i64,
     pub deliveries: i64,
-    /// How long it took, in microseconds.
+    /// How long the request took, in microseconds.
     pub micros: i64,
 }
 
 /// Appends the sums. Inside a transaction.
-pub fn append(requests: impl Iterator<Item = Counted>) -> Result<()> {
+pub fn append(deliveries: impl Iterator<Item = Counted>) -> Result<()> {
     let mut sums: BTreeMap<(i32, i32, &'static str), (i64, i64, i64)> = BTreeMap::new();
-    for one in requests {
+    for one in deliveries {
         let sum = sums.entry((one.subscription, one.endpoint, one.outcome)).or_default();
-        *sum = (sum.0 + 1, sum.1 + one.deliveries, sum.2 + one.micros.max(0));
+        *sum = (sum.0 + one.requests, sum.1 + one.deliveries, sum.2 + one.micros.max(0));
     }
     if sums.is_empty() {
         return Ok(());

@@ -144,7 +144,7 @@ impl Recorder {
             return Ok(());
         }
         append_attempts(entries)?;
-        counters::append(entries.iter().map(counted))?;
+        counters::append(requests(entries).flat_map(|request| request.iter().enumerate().map(counted)))?;
         let completed: Vec<i64> = entries
             .iter()
             .filter(|e| {
@@ -277,14 +277,22 @@ mod column {
     pub const COUNT: usize = 22;
 }
 
-fn counted(entry: &Entry) -> Counted {
+/// The deliveries of each request: those of a batch come back one behind the other.
+fn requests(entries: &[Entry]) -> impl Iterator<Item = &[Entry]> {
+    entries.chunk_by(|a, b| a.done.batch != 0 && a.done.batch == b.done.batch)
+}
+
+/// A delivery; the request that carried it, and its time, are counted with the first one.
+fn counted((place, entry): (usize, &Entry)) -> Counted {
     let (done, ticket) = (&entry.done, &entry.done.ticket);
+    let request = place == 0 && !done.skipped;
     Counted {
         subscription: ticket.subscription,
         endpoint: ticket.endpoint,
         outcome: entry.fate.outcome(),
+        requests: request.into(),
         deliveries: 1,
-        micros: done.finished_at - done.started_at,
+        micros: if request { done.finished_at - done.started_at } else { 0 },
     }
 }
 
@@ -292,9 +300,7 @@ fn counted(entry: &Entry) -> Counted {
 fn append_attempts(entries: &[Entry]) -> Result<()> {
     let segment = catalog::current_value(catalog::lookup("_attempt_segment")?).rem_euclid(catalog::LEAVES as i64);
     let mut leaf = Leaf::open(catalog::lookup(&format!("_attempt_{segment:02}"))?);
-    // The jobs of a batch come back one behind the other, and share a row.
-    let requests = entries.chunk_by(|a, b| a.done.batch != 0 && a.done.batch == b.done.batch);
-    let mut rows: Vec<_> = requests.map(|request| attempt_row(request, segment as i16)).collect();
+    let mut rows: Vec<_> = requests(entries).map(|request| attempt_row(request, segment as i16)).collect();
     leaf.append_all(rows.iter_mut().map(|(values, nulls)| (&mut values[..], &mut nulls[..])));
     leaf.close();
     Ok(())

@@ -129,7 +129,35 @@ values (1, 1, 1, 0, 1, 'status', now(), now() - interval '1 d');
 select rows from outbox.purge('dead_letters', '1 h');
 select rows from outbox.purge('dead_letters', '1 h', include_unresolved => true, dry_run => true);
 select rows from outbox.purge('dead_letters', '1 h', include_unresolved => true);
+-- Idempotency keys: a job of their own, or by hand.
+select count(outbox.enqueue('idem.a', '{}', idempotency_key => n::text)) from generate_series(1, 3) n;
+update outbox._idempotency set remembered_at = remembered_at - interval '8 d' where content is not null and ctid <> '(0,1)';
+select rows, bytes > 0 as bytes from outbox.purge('idempotency', '1 d', dry_run => true);
+select rows, bytes from outbox.purge('idempotency', '0 s');
+set pg_outbox.idempotency_window = 0;
+select job, result, rows from outbox.maintain() where job = 'idempotency';
+reset pg_outbox.idempotency_window;
+select job, result, rows from outbox.maintain() where job = 'idempotency';
+update outbox._idempotency set remembered_at = remembered_at - interval '2 d';
+select rows, bytes > 0 as bytes from outbox.purge('idempotency', '1 d');
+select count(*) from outbox._idempotency;
+-- The archive is messages, attempts and routing.
+select outbox.rotate();
+select outbox.rotate('attempt');
+select outbox.rotate('routing');
+select outbox.rotate('feed');
+select outbox.tick();
+select outbox.tick();
+call pg_temp.routed();
+update outbox.segment set closed_at = closed_at - interval '2 d' where reclaimed_at is null;
+select rows, bytes > 0 as bytes from outbox.purge('archive', '30 d', dry_run => true);
+select p.rows = m.rows as as_said, p.rows > 0 as some, p.bytes = m.bytes as as_many_bytes
+from (select * from outbox.purge('archive', '1 d', dry_run => true)) m, lateral (select * from outbox.purge('archive', '1 d') where m.rows >= 0) p;
+select count(*) from outbox.message where segment >= 0;
+select count(*) from outbox.attempt;
 select outbox.purge('everything', '1 h');
+-- Every job shows when it runs next and what it did.
+select job, last_run_at is not null as ran, next_run_at > last_run_at as next, result is not null as said from outbox.job order by job;
 
 -- Small rings: the last row always stays.
 set pg_outbox.tick_retention = '1s';
