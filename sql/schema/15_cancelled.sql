@@ -13,3 +13,11 @@ select pg_catalog.pg_extension_config_dump('outbox.cancelled', '');
 
 insert into outbox._capability values
     ('monitor', 'table outbox.cancelled');
+
+-- API: private
+-- Cancelled lately. A delivery that the router is just making, that is in flight or leased cannot be ended by whoever
+-- cancels: the router ends it as soon as it can, and then forgets the entry; see _pass.
+create table outbox._called_off (
+    message_id bigint not null
+);
+select pg_catalog.pg_extension_config_dump('outbox._called_off', '');

@@ -238,8 +238,15 @@ as $$
 declare
     at timestamptz := clock_timestamp();
     worked bigint;
+    called_off bigint[] := array(select c.message_id from outbox._called_off c limit max);
 begin
     free := outbox._take_back(at, max);
+    if cardinality(called_off) > 0 then
+        perform outbox._end_cancelled(called_off, in_flight);
+        delete from outbox._called_off c
+        where c.message_id = any (called_off)
+            and not exists (select from outbox.delivery d where d.message_id = c.message_id);
+    end if;
     worked := free + outbox._expire(at, max, in_flight);
     free := free + outbox._promote(max);
     more := worked > 0 and (
@@ -250,6 +257,7 @@ begin
         )
     ) or exists (select from outbox._freed);
     soon := exists (select from outbox.lease)
+        or exists (select from outbox._called_off)
         or exists (
             select from outbox.delivery d
             where d.expires_at is not null and d.expires_at < at + interval '10 s' and d.state <> 'processing'

@@ -205,6 +205,33 @@ end
 $$;
 
 -- API: private
+-- Ends what waits of those messages that are cancelled, by the router: whoever cancelled could not see what the router had
+-- not committed. in_flight: rows that the dispatcher has sent; what a claim has just locked is left for later, too.
+create function outbox._end_cancelled(message_ids bigint[], in_flight bigint[]) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+    ids bigint[] := array(
+        select d.id
+        from unnest(message_ids) u(message_id)
+        join outbox.cancelled c on c.message_id = u.message_id
+        join outbox.delivery d on d.message_id = c.message_id
+        where d.state <> 'processing' and d.id <> all (in_flight)
+        for update of d skip locked
+    );
+begin
+    return case when cardinality(ids) = 0 then 0 else outbox._drop_cancelled(ids) end;
+end
+$$;
+
+-- API: private
 -- What becomes of deliveries of a held lease whose try has failed. reason: dead at once, of this; null: tried again if
 -- the budget allows.
 create function outbox._fail(

@@ -135,6 +135,10 @@ begin
             using errcode = 'OB004', detail = case when source.id is null
                 then 'Its subscription does not exist any more.' else 'Its message is no longer stored.' end;
     end if;
+    if own.payload is null and own.body is null then
+        raise exception 'dead letter % cannot be requeued', letter.id
+            using errcode = 'OB004', detail = 'Its message has been erased.';
+    end if;
     delete from outbox.cancelled c where c.message_id = letter.message_id;
     insert into outbox.delivery (id, subscription_id, position, message_id, message_segment, pull, state, blocked, priority,
         max_attempts, due_at, expires_at, key, first_attempt_at, last_attempt_at, last_status, last_error_class,
@@ -200,6 +204,8 @@ begin
     for letter in
         select l.* from outbox.dead_letter l
         join outbox.message m on m.segment = l.message_segment and m.id = l.message_id
+            -- not erased
+            and (m.payload is not null or m.body is not null)
         where l.resolution = 'open'
             and (only_of is null or l.subscription_id = only_of)
             and (reason is null or l.reason = reason)
@@ -488,6 +494,7 @@ begin
         end if;
     end if;
     insert into outbox.cancelled (message_id, cancelled_by, reason) values (message_id, who, reason);
+    insert into outbox._called_off values (message_id);
     if waiting is not null then
         dropped := outbox._drop_cancelled(waiting);
     end if;

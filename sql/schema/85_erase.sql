@@ -35,6 +35,8 @@ begin
     -- Nobody gets it any more: neither what waits, nor a subscription that lags, nor a replay.
     insert into outbox.cancelled (message_id, cancelled_by, reason) values (message_id, who, 'erased: ' || btrim(reason))
     on conflict on constraint cancelled_pkey do update set reason = excluded.reason;
+    insert into outbox._called_off values (message_id);
+    delete from outbox._errand e where e.message_id = message_id;
     waiting := array(select d.id from outbox.delivery d where d.message_id = message_id);
     perform outbox._drop_cancelled(waiting);
     -- The one change that rows of the logs may see. Ids, positions, times and counts stay.

@@ -32,6 +32,7 @@ async fn nothing_is_lost_repeated_beyond_the_bound_or_stuck() {
         bounded_disk: false,
         patience: Duration::from_secs(90),
         loud: false,
+        hold: false,
     };
     let verdict = run(&plan).await.expect("the run itself");
     assert!(verdict.holds(), "\n{verdict}");

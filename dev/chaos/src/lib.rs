@@ -6,20 +6,22 @@
 
 pub mod ledger;
 pub mod load;
+mod matching;
+pub mod operate;
 pub mod random;
 pub mod receivers;
 pub mod schedule;
 pub mod verdict;
 pub mod world;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use ledger::Ledger;
 use load::Shared;
-use receivers::{FAR, GUEST, MOODY, Receivers};
+use receivers::{FAR, GUEST, MOODY, REMOTE, Receivers};
 use schedule::Event;
 use verdict::Verdict;
 use world::World;
@@ -40,6 +42,8 @@ pub struct Plan {
     pub patience: Duration,
     /// Print what happens.
     pub loud: bool,
+    /// After a breach: leave the server up until somebody has looked.
+    pub hold: bool,
 }
 
 /// Runs it. An error is one of the harness; what pg_outbox did is in the verdict.
@@ -58,12 +62,15 @@ pub async fn run(plan: &Plan) -> Result<Verdict> {
     });
     drop(db);
 
-    let producers: Vec<_> =
+    let mut producers: Vec<_> =
         (0..plan.producers).map(|who| tokio::spawn(load::produce(Arc::clone(&shared), plan.seed, who))).collect();
+    producers.extend((0..2).map(|who| tokio::spawn(operate::operate(Arc::clone(&shared), plan.seed, who))));
     let mut readers: Vec<_> = (0..2).map(|_| tokio::spawn(load::read(Arc::clone(&shared)))).collect();
-    readers.extend((0..3).map(|who| tokio::spawn(load::pull(Arc::clone(&shared), plan.seed, who))));
-    let peak = Arc::new(AtomicU64::new(0));
-    let sampler = tokio::spawn(sample_memory(Arc::clone(&shared), Arc::clone(&peak)));
+    for (who, job) in [load::WORK, load::WORK, load::LANE, load::WORK, load::LANE].into_iter().enumerate() {
+        readers.push(tokio::spawn(load::pull(Arc::clone(&shared), plan.seed, who as u64, job)));
+    }
+    let memory = Arc::new(Mutex::new(Vec::new()));
+    let sampler = tokio::spawn(sample_memory(Arc::clone(&shared), Arc::clone(&memory)));
 
     let started = Instant::now();
     let mut happened = Vec::new();
@@ -108,10 +115,14 @@ pub async fn run(plan: &Plan) -> Result<Verdict> {
         reader.await?;
     }
     sampler.abort();
-    let peak = peak.load(Ordering::Relaxed);
-    let verdict = verdict::judge(&shared, &db, &happened, stuck, peak, &world.server.log()).await?;
+    let memory = std::mem::take(&mut *memory.lock().unwrap_or_else(PoisonError::into_inner));
+    let verdict = verdict::judge(&shared, &db, &happened, stuck, &memory, &world.server.log()).await?;
     if !verdict.holds() {
         say(plan, &format!("the end of the server's log:\n{}", world::log_tail(&world.server)));
+        if plan.hold {
+            println!("\n{verdict}\nthe server waits until this process gets Ctrl-C: psql \"{}\"", world.place.dsn());
+            tokio::signal::ctrl_c().await?;
+        }
     }
     Ok(verdict)
 }
@@ -127,13 +138,24 @@ async fn set_up(db: &outbox_harness::tokio_postgres::Client, receivers: &Receive
         "create extension pg_outbox;
         create schema chaos;
         create table chaos.ledger (n bigint primary key, message_id bigint not null);
-        create table chaos.worked (n bigint not null);
-        create table chaos.effect (\"position\" bigint not null, n bigint not null)",
+        -- Messages that need not arrive; never: that must not.
+        create table chaos.fate (n bigint primary key, what text not null, at timestamptz not null default clock_timestamp());
+        -- What operators may have had delivered twice.
+        create table chaos.moved (n bigint not null);
+        create table chaos.resent (n bigint not null);
+        -- What the guest gets from a message on.
+        create table chaos.guest (message_id bigint not null, what text not null);
+        create table chaos.own (id bigint primary key);
+        create table chaos.worked (n bigint not null, drawn bigserial);
+        create table chaos.laned (n bigint not null, drawn bigserial);
+        create table chaos.effect (\"position\" bigint not null, message_id bigint not null);
+        select outbox.cursor_reset('chaos', 0, 'messages are kept for it from the start')",
     )
     .await?;
-    for path in [MOODY[0], MOODY[1], MOODY[2], FAR, GUEST] {
+    for path in MOODY.into_iter().chain([FAR, GUEST, REMOTE]) {
         db.execute(
-            "select from outbox.create_endpoint($1, $2, timeout => '2 s', concurrency => 16)",
+            "select from outbox.create_endpoint($1, $2, timeout => '2 s', concurrency => 16,
+                schedule => '{\"delays\": [0.3, 1, 2, 5], \"jitter\": 0.2}')",
             &[&path.trim_start_matches('/'), &receivers.url(path)],
         )
         .await?;
@@ -142,22 +164,24 @@ async fn set_up(db: &outbox_harness::tokio_postgres::Client, receivers: &Receive
         "select outbox.subscribe('main', '{order.#}', 'main', max_attempts => 1000);
         select outbox.subscribe('half', '{order.even}', 'half', max_attempts => 1000);
         select outbox.subscribe('mortal', '{order.*}', 'mortal', max_attempts => 2);
+        select outbox.subscribe('keyed', '{order.#}', 'keyed', max_attempts => 1000, ordering => 'key');
+        select outbox.subscribe('remote', '{order.odd}', 'remote', max_attempts => 1000);
         select outbox.subscribe('work', '{order.#}', max_attempts => 1000);
+        select outbox.subscribe('lane', '{order.odd}', max_attempts => 1000, ordering => 'key');
         select outbox.subscribe('far', '{#}', 'far', max_attempts => 1000)",
     )
     .await?;
     Ok(())
 }
 
-async fn sample_memory(shared: Arc<Shared>, peak: Arc<AtomicU64>) {
+/// Private memory of the dispatcher, again and again.
+async fn sample_memory(shared: Arc<Shared>, memory: Arc<Mutex<Vec<u64>>>) {
     loop {
         if let Ok(db) = load::session(&shared.place, "chaos memory").await {
-            let sql = "select pid from pg_stat_activity where backend_type = 'pg_outbox dispatcher'";
+            let sql = "select pid from pg_stat_activity where backend_type = 'pg_outbox dispatcher' and datname = current_database()";
             while let Ok(rows) = db.query(sql, &[]).await {
-                for row in rows {
-                    let memory = world::private_memory(row.get::<_, i32>(0) as u32).unwrap_or(0);
-                    peak.fetch_max(memory, Ordering::Relaxed);
-                }
+                let samples = rows.iter().filter_map(|row| world::private_memory(row.get::<_, i32>(0) as u32));
+                memory.lock().unwrap_or_else(PoisonError::into_inner).extend(samples);
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }

@@ -1,9 +1,10 @@
-//! Producers, readers with a cursor, and pull workers.
+//! Producers, readers with a cursor, and pull workers. Operators are in `operate`.
 //!
 //! A producer writes each message's number into `chaos.ledger` in the transaction that enqueues it, so the table says what
 //! must arrive, whatever the producer itself was told. A reader writes the effect of each message in the transaction that
 //! advances its cursor, a worker in the one that completes its lease: exactly once, however often it dies.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -30,14 +31,37 @@ pub struct Shared {
 
 /// Most messages of one run: a bounded disk.
 const MOST: i64 = 400_000;
+/// Ordering keys; each tenth message has none.
+pub const KEYS: i64 = 50;
+
+/// The key of a number.
+pub fn key(n: i64) -> Option<i64> {
+    (n % 10 != 0).then_some(n % KEYS)
+}
+
+/// What becomes the messages $1 to $2 - 1, with what `more` says.
+fn enqueue(more: &str) -> String {
+    format!(
+        "with m as (
+            select n, case when n % 2 = 0 then 'order.even' else 'order.odd' end as topic,
+                case when n % 10 <> 0 then 'key-' || n % {KEYS} end as key,
+                case when n % 20 = 0 then clock_timestamp() + interval '300 ms' end as later
+            from generate_series($1::bigint, $2::bigint - 1) n
+        )
+        insert into chaos.ledger (n, message_id)
+        select n, outbox.enqueue(topic, jsonb_build_object('n', n), key, deliver_at => later{more}) from m"
+    )
+}
 
 /// Enqueues until it is told to stop, in every way a program might, with a new session after every error.
 pub async fn produce(shared: Arc<Shared>, seed: u64, who: u64) {
     let mut random = Random::new(seed, 100 + who);
+    // What was sent under an idempotency key without an answer.
+    let mut doubt = None;
     while !shared.stop.load(Ordering::Relaxed) {
         if let Ok(db) = session(&shared.place, "chaos producer").await {
             // Any error: the session may be gone, and what was open is unknown.
-            let _ = work(&shared, &db, &mut random, who).await;
+            let _ = work(&shared, &db, &mut random, who, &mut doubt).await;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -52,18 +76,21 @@ pub async fn session(place: &Place, name: &str) -> Result<Client> {
     Ok(db)
 }
 
-async fn work(shared: &Shared, db: &Client, random: &mut Random, who: u64) -> Result<()> {
-    let enqueue = db
-        .prepare(
-            "with m as (
-                select n, case when n % 2 = 0 then 'order.even' else 'order.odd' end as topic, 'key-' || n % $3 as key
-                from generate_series($1::bigint, $2::bigint - 1) n
-            )
-            insert into chaos.ledger (n, message_id)
-            select n, outbox.enqueue(topic, jsonb_build_object('n', n), key) from m",
-        )
-        .await?;
-    let keys = 50i64;
+async fn work(
+    shared: &Shared,
+    db: &Client,
+    random: &mut Random,
+    who: u64,
+    doubt: &mut Option<Range<i64>>,
+) -> Result<()> {
+    let once = db.prepare(&(enqueue(", idempotency_key => 'n-' || n") + " on conflict (n) do nothing")).await?;
+    let enqueue = db.prepare(&enqueue("")).await?;
+    if let Some(numbers) = doubt.clone() {
+        // Whether it had committed or not: now it has, once.
+        db.execute(&once, &[&numbers.start, &numbers.end]).await?;
+        shared.ledger.acknowledge(numbers);
+        *doubt = None;
+    }
     while !shared.stop.load(Ordering::Relaxed) {
         if shared.ledger.drawn() > MOST {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -71,10 +98,32 @@ async fn work(shared: &Shared, db: &Client, random: &mut Random, who: u64) -> Re
         }
         let count = if random.chance(3) { random.between(200, 1000) } else { random.between(1, 5) } as i64;
         let numbers = shared.ledger.draw(count);
-        let put = async || db.execute(&enqueue, &[&numbers.start, &numbers.end, &keys]).await;
+        let put = async || db.execute(&enqueue, &[&numbers.start, &numbers.end]).await;
         match random.between(0, 99) {
-            0..40 => {
+            0..32 => {
                 put().await?;
+                shared.ledger.acknowledge(numbers);
+            }
+            32..37 => {
+                *doubt = Some(numbers.clone());
+                db.execute(&once, &[&numbers.start, &numbers.end]).await?;
+                shared.ledger.acknowledge(numbers);
+                *doubt = None;
+            }
+            37..40 => {
+                // Cancelled before anybody can have it.
+                db.batch_execute("begin").await?;
+                put().await?;
+                db.execute(
+                    "with gone as (
+                        select l.n, outbox.cancel(l.message_id, 'chaos', 'at once') from chaos.ledger l
+                        where l.n >= $1 and l.n < $2
+                    )
+                    insert into chaos.fate (n, what) select g.n, 'never' from gone g",
+                    &[&numbers.start, &numbers.end],
+                )
+                .await?;
+                db.batch_execute("commit").await?;
                 shared.ledger.acknowledge(numbers);
             }
             40..55 => {
@@ -91,7 +140,7 @@ async fn work(shared: &Shared, db: &Client, random: &mut Random, who: u64) -> Re
             67..75 => {
                 let kept = shared.ledger.draw(1);
                 db.batch_execute("begin").await?;
-                db.execute(&enqueue, &[&kept.start, &kept.end, &keys]).await?;
+                db.execute(&enqueue, &[&kept.start, &kept.end]).await?;
                 db.batch_execute("savepoint s").await?;
                 put().await?;
                 db.batch_execute("rollback to s; commit").await?;
@@ -171,10 +220,10 @@ async fn advance(db: &Client) -> Result<bool, outbox_harness::tokio_postgres::Er
         db.query_one("select \"position\" from outbox.cursor_get('chaos', if_missing => 0)", &[]).await?.get(0);
     let last: Option<i64> = db
         .query_one(
-            "with m as materialized (select r.\"position\", r.topic, r.payload from outbox.read($1, 200) r),
+            "with m as materialized (select r.\"position\", r.topic, r.message_id from outbox.read($1, 200) r),
             effect as (
-                insert into chaos.effect (\"position\", n)
-                select m.\"position\", (m.payload ->> 'n')::bigint from m where m.topic like 'order.%'
+                insert into chaos.effect (\"position\", message_id)
+                select m.\"position\", m.message_id from m where m.topic like 'order.%'
             )
             select max(m.\"position\") from m",
             &[&at],
@@ -190,13 +239,27 @@ async fn advance(db: &Client) -> Result<bool, outbox_harness::tokio_postgres::Er
     Ok(true)
 }
 
-/// Claims, works, completes; fails now and then, forgets what it has, or takes longer than its lease.
-pub async fn pull(shared: Arc<Shared>, seed: u64, who: u64) {
+/// Who works on what.
+#[derive(Clone, Copy, Debug)]
+pub struct Job {
+    /// A pull subscription.
+    pub subscription: &'static str,
+    /// Where the effects go: each (n) drawn with a number from a sequence.
+    pub effects: &'static str,
+}
+
+/// Everything, in any order.
+pub const WORK: Job = Job { subscription: "work", effects: "chaos.worked" };
+/// The odd ones, in the order of their keys.
+pub const LANE: Job = Job { subscription: "lane", effects: "chaos.laned" };
+
+/// Claims, works, completes; fails now and then, forgets what it has, gives it back, or takes longer than its lease.
+pub async fn pull(shared: Arc<Shared>, seed: u64, who: u64, job: Job) {
     let mut random = Random::new(seed, 200 + who);
     while !shared.stop_reading.load(Ordering::Relaxed) {
         if let Ok(db) = session(&shared.place, "chaos worker").await {
             while !shared.stop_reading.load(Ordering::Relaxed) {
-                match batch(&db, &mut random, who).await {
+                match batch(&db, &mut random, who, job).await {
                     Ok(true) => {}
                     Ok(false) => tokio::time::sleep(Duration::from_millis(20)).await,
                     // The lease was lost, or the session.
@@ -212,41 +275,53 @@ pub async fn pull(shared: Arc<Shared>, seed: u64, who: u64) {
     }
 }
 
-async fn batch(db: &Client, random: &mut Random, who: u64) -> Result<bool, outbox_harness::tokio_postgres::Error> {
+type Answer = Result<bool, outbox_harness::tokio_postgres::Error>;
+
+async fn batch(db: &Client, random: &mut Random, who: u64, job: Job) -> Answer {
     let rows = db
         .query(
-            "select c.lease, c.delivery_id, (c.payload ->> 'n')::bigint from outbox.claim('work', $1, 50, '2 s') c",
-            &[&format!("worker {who}")],
+            "select c.lease, c.delivery_id, (c.payload ->> 'n')::bigint from outbox.claim($1, $2, 50, '2 s') c",
+            &[&job.subscription, &format!("worker {who}")],
         )
         .await?;
     let Some(first) = rows.first() else { return Ok(false) };
     let lease: i64 = first.get(0);
     let ids: Vec<i64> = rows.iter().map(|row| row.get(1)).collect();
-    let numbers: Vec<i64> = rows.iter().map(|row| row.get(2)).collect();
+    // A message that was erased while it was being claimed says nothing any more.
+    let numbers: Vec<Option<i64>> = rows.iter().map(|row| row.get(2)).collect();
     match random.between(0, 99) {
         // Forgotten: the lease runs out.
         0..2 => return Ok(true),
         2..4 => tokio::time::sleep(Duration::from_millis(random.between(1500, 3000))).await,
         4..8 => {
             db.execute("select outbox.fail($1, $2, 'chaos', '100 ms'::interval)", &[&lease, &&ids[..1]]).await?;
-            return finish(db, lease, &ids[1..], &numbers[1..]).await;
+            return finish(db, lease, &ids[1..], &numbers[1..], job).await;
+        }
+        8..10 => {
+            db.execute("select outbox.release($1, $2)", &[&lease, &&ids[..1]]).await?;
+            return finish(db, lease, &ids[1..], &numbers[1..], job).await;
+        }
+        10..12 => {
+            tokio::time::sleep(Duration::from_millis(random.between(200, 1500))).await;
+            db.execute("select outbox.extend($1, '2 s')", &[&lease]).await?;
+            tokio::time::sleep(Duration::from_millis(random.between(200, 1500))).await;
         }
         _ => {}
     }
-    finish(db, lease, &ids, &numbers).await
+    finish(db, lease, &ids, &numbers, job).await
 }
 
-async fn finish(
-    db: &Client,
-    lease: i64,
-    ids: &[i64],
-    numbers: &[i64],
-) -> Result<bool, outbox_harness::tokio_postgres::Error> {
+async fn finish(db: &Client, lease: i64, ids: &[i64], numbers: &[Option<i64>], job: Job) -> Answer {
     if !ids.is_empty() {
         // The effect of what was still ours, in the same transaction.
         db.execute(
-            "with done as (select unnest(outbox.complete($1, $2)) as id)
-            insert into chaos.worked (n) select u.n from unnest($2::bigint[], $3::bigint[]) u(id, n) join done using (id)",
+            &format!(
+                "with done as (select unnest(outbox.complete($1, $2)) as id)
+                insert into {} (n)
+                select u.n from unnest($2::bigint[], $3::bigint[]) u(id, n) join done using (id)
+                where u.n is not null",
+                job.effects
+            ),
             &[&lease, &ids, &numbers],
         )
         .await?;

@@ -1,5 +1,5 @@
 //! `make chaos`: SECONDS=n (default 60), SEED=n (default: drawn and printed), PRODUCERS=n (default 6),
-//! ONLY=Crash,Mood (just these events).
+//! ONLY=Crash,Mood (just these events), HOLD=1 (after a breach the server stays up until Ctrl-C).
 //!
 //! Exit code 0: every guarantee held. 1: one did not. 2: the run itself went wrong.
 
@@ -35,6 +35,7 @@ async fn main() -> ExitCode {
         bounded_disk: true,
         patience: Duration::from_secs(120) + length / 2,
         loud: true,
+        hold: std::env::var_os("HOLD").is_some(),
     };
     println!(
         "chaos: seed {seed}, {} s, {} events (repeat it: make chaos SEED={seed} SECONDS={})",

@@ -32,6 +32,11 @@ impl Random {
         self.next() % 100 < percent
     }
 
+    /// One of them; there must be one.
+    pub fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+        &items[self.between(0, items.len() as u64 - 1) as usize]
+    }
+
     /// In a new order.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {

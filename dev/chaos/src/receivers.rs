@@ -1,4 +1,4 @@
-//! Endpoints with moods, and one whose process goes away.
+//! Endpoints with moods, one whose process goes away, and one behind a cable that is pulled.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,22 +6,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
-use outbox_harness::{Receiver, Reply};
+use outbox_harness::{Cable, Receiver, Reply};
 
 use crate::ledger::Ledger;
 use crate::random::Random;
 use crate::schedule::{ENDPOINTS, Mood};
 
 /// Paths whose mood changes.
-pub const MOODY: [&str; ENDPOINTS] = ["/main", "/half", "/mortal"];
+pub const MOODY: [&str; ENDPOINTS] = ["/main", "/half", "/mortal", "/keyed"];
 /// The path of the receiver that goes away.
 pub const FAR: &str = "/far";
-/// A path whose subscription comes and goes.
+/// A path whose subscription comes, changes and goes.
 pub const GUEST: &str = "/guest";
+/// The path behind the cable.
+pub const REMOTE: &str = "/remote";
+/// The moody path whose subscription asks for the order of keys.
+pub const KEYED: &str = MOODY[3];
 
 /// All receivers of a run.
 pub struct Receivers {
     near: Receiver,
+    cable: Cable,
     far: Mutex<Option<Receiver>>,
     far_address: SocketAddr,
     ledger: Arc<Ledger>,
@@ -39,19 +44,23 @@ impl Receivers {
     /// Starts them.
     pub fn start(ledger: &Arc<Ledger>, seed: u64) -> Result<Receivers> {
         let near = Receiver::start()?;
+        let cable = Cable::lay(near.address())?;
         let far = Receiver::start()?;
         let far_address = far.address();
         let moods = Arc::new(std::array::from_fn(|_| Mutex::new(Mood::Well)));
-        let receivers = Receivers { near, far: Mutex::new(None), far_address, ledger: Arc::clone(ledger), moods, seed };
+        let ledger = Arc::clone(ledger);
+        let receivers = Receivers { near, cable, far: Mutex::new(None), far_address, ledger, moods, seed };
         for i in 0..ENDPOINTS {
             receivers.moody(i);
         }
-        let ledger = Arc::clone(&receivers.ledger);
         receivers.near.forget();
-        receivers.near.on(GUEST, move |arrival, _| {
-            ledger.arrived(GUEST, number(&arrival.body), arrival.webhook_id(), true);
-            Reply::status(200)
-        });
+        for path in [GUEST, REMOTE] {
+            let ledger = Arc::clone(&receivers.ledger);
+            receivers.near.on(path, move |arrival, _| {
+                ledger.arrived(path, number(&arrival.body), arrival.webhook_id(), true);
+                Reply::status(200)
+            });
+        }
         receivers.install_far(far);
         Ok(receivers)
     }
@@ -93,7 +102,16 @@ impl Receivers {
 
     /// URL of a path.
     pub fn url(&self, path: &str) -> String {
-        if path == FAR { format!("http://{}{path}", self.far_address) } else { self.near.url(path) }
+        match path {
+            FAR => format!("http://{}{path}", self.far_address),
+            REMOTE => format!("http://{}{path}", self.cable.address()),
+            _ => self.near.url(path),
+        }
+    }
+
+    /// Pulls the cable, or plugs it in again.
+    pub fn plug(&self, plugged: bool) {
+        if plugged { self.cable.plug() } else { self.cable.pull() }
     }
 
     /// Changes a mood.

@@ -60,10 +60,22 @@ pub enum Event {
     HeldSnapshot { ms: u64 },
     /// The disk is full (a bounded tmpfs).
     DiskFull { ms: u64 },
-    /// A subscription comes and goes, with its endpoint.
+    /// A subscription comes, changes its topics, and goes.
     Resubscribe { ms: u64 },
+    /// The network to a receiver swallows everything, and gives it out later.
+    CablePulled { ms: u64 },
+    /// A subscription is paused and resumed.
+    Paused { subscription: usize, ms: u64 },
+    /// An endpoint is disabled, so that its deliveries wait, and enabled.
+    Disabled { endpoint: usize, ms: u64 },
     /// The leaves move on, and what may be reclaimed is.
     Rotate,
+    /// The leaves move on, and what nobody needs any more is purged by hand.
+    Purge,
+    /// Retention is so short that the dispatcher itself reclaims what nobody needs.
+    Retention { ms: u64 },
+    /// Databases, indexes, columns and roles come and go; tables are rewritten.
+    Ddl,
     /// VACUUM, ANALYZE, CHECKPOINT, REINDEX beside the traffic.
     Maintenance,
 }
@@ -73,13 +85,19 @@ impl Event {
     pub fn cuts_connections(self) -> bool {
         matches!(
             self,
-            Event::ReceiverDown { .. } | Event::PauseDispatcher { .. } | Event::Restart | Event::TerminateDispatcher
+            Event::ReceiverDown { .. }
+                | Event::CablePulled { .. }
+                | Event::PauseDispatcher { .. }
+                | Event::Restart
+                | Event::TerminateDispatcher
         )
     }
 }
 
 /// How many endpoints have moods.
-pub const ENDPOINTS: usize = 3;
+pub const ENDPOINTS: usize = 4;
+/// Subscriptions that are paused.
+pub const PAUSABLE: [&str; 5] = ["main", "keyed", "work", "lane", "remote"];
 
 /// One of each kind, with its details drawn.
 fn deck(random: &mut Random, disk: bool) -> Vec<Event> {
@@ -107,7 +125,21 @@ fn deck(random: &mut Random, disk: bool) -> Vec<Event> {
         Event::TableLock { ms: random.between(100, 800) },
         Event::HeldSnapshot { ms: random.between(1000, 5000) },
         Event::Resubscribe { ms: random.between(200, 1500) },
+        Event::CablePulled { ms: random.between(500, 3000) },
+        Event::Paused {
+            subscription: random.between(0, PAUSABLE.len() as u64 - 1) as usize,
+            ms: random.between(200, 1500),
+        },
+        Event::Paused {
+            subscription: random.between(0, PAUSABLE.len() as u64 - 1) as usize,
+            ms: random.between(200, 1500),
+        },
+        Event::Disabled { endpoint: random.between(0, ENDPOINTS as u64 - 1) as usize, ms: random.between(200, 1500) },
         Event::Rotate,
+        Event::Rotate,
+        Event::Purge,
+        Event::Retention { ms: random.between(500, 2500) },
+        Event::Ddl,
         Event::Maintenance,
     ];
     for mood in [Broken, Limited, Flaky, Slow, Hanging, Resetting] {

@@ -7,9 +7,10 @@ use anyhow::Result;
 use outbox_harness::tokio_postgres::Client;
 
 use crate::load::Shared;
-use crate::receivers::{FAR, MOODY};
+use crate::matching;
+use crate::receivers::{FAR, GUEST, KEYED, MOODY, REMOTE};
 use crate::schedule::Event;
-use crate::world::{MAX_IN_FLIGHT, MAX_UNRECORDED};
+use crate::world::{MAX_IN_FLIGHT, MAX_UNRECORDED, note_own};
 
 /// One question and its answer.
 #[derive(Clone, Debug)]
@@ -31,7 +32,7 @@ impl Verdict {
         self.findings.iter().all(|f| f.holds)
     }
 
-    fn note(&mut self, what: &'static str, holds: bool, detail: String) {
+    pub(crate) fn note(&mut self, what: &'static str, holds: bool, detail: String) {
         self.findings.push(Finding { what, holds, detail });
     }
 }
@@ -40,26 +41,62 @@ impl std::fmt::Display for Verdict {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for finding in &self.findings {
             let mark = if finding.holds { "ok    " } else { "BREACH" };
-            writeln!(f, "  {mark} {:<44} {}", finding.what, finding.detail)?;
+            writeln!(f, "  {mark} {:<48} {}", finding.what, finding.detail)?;
         }
         Ok(())
     }
 }
 
-/// Subscriptions that must have every message, by path; the last one gives up after two tries.
-const EVERYTHING: [&str; 2] = [MOODY[0], FAR];
+/// A path of a receiver, and which numbers it must have.
+type Path = (&'static str, fn(i64) -> bool);
+/// `MORTAL` gives up after two tries.
+const PATHS: [Path; 6] =
+    [(MOODY[0], |_| true), (FAR, |_| true), (EVEN, even), (REMOTE, odd), (KEYED, |_| true), (MORTAL, |_| true)];
 const EVEN: &str = MOODY[1];
 const MORTAL: &str = MOODY[2];
 
+fn even(n: i64) -> bool {
+    n % 2 == 0
+}
+
+fn odd(n: i64) -> bool {
+    n % 2 != 0
+}
+
 /// The committed truth.
-async fn truth(db: &Client) -> Result<HashMap<i64, i64>> {
-    let rows = db.query("select n, message_id from chaos.ledger", &[]).await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+pub(crate) struct Truth {
+    /// Message ids of the numbers that committed.
+    pub(crate) messages: HashMap<i64, i64>,
+    /// What operators did to some: cancelled, erased, never (cancelled before it could be delivered).
+    pub(crate) fates: HashMap<i64, String>,
+}
+
+impl Truth {
+    async fn load(db: &Client) -> Result<Truth> {
+        let messages = db.query("select n, message_id from chaos.ledger", &[]).await?;
+        let fates = db.query("select n, what from chaos.fate", &[]).await?;
+        Ok(Truth {
+            messages: messages.iter().map(|row| (row.get(0), row.get(1))).collect(),
+            fates: fates.iter().map(|row| (row.get(0), row.get(1))).collect(),
+        })
+    }
+
+    /// Numbers that must arrive.
+    pub(crate) fn due(&self) -> impl Iterator<Item = i64> {
+        self.messages.keys().copied().filter(|n| !self.fates.contains_key(n))
+    }
 }
 
 async fn dead(db: &Client) -> Result<HashSet<i64>> {
     let rows = db.query("select l.n from outbox.dead_letter d join chaos.ledger l using (message_id)", &[]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Numbers that a path must have and has not.
+fn missing(shared: &Shared, truth: &Truth, dead: &HashSet<i64>, path: &str, wanted: fn(i64) -> bool) -> Vec<i64> {
+    let seen = shared.ledger.seen(path);
+    let arrived = |n: &i64| seen.get(n).is_some_and(|s| s.accepted > 0) || path == MORTAL && dead.contains(n);
+    truth.due().filter(|n| wanted(*n) && !arrived(n)).collect()
 }
 
 /// Waits until nothing is left to do. Says what was left when `patience` ended.
@@ -72,34 +109,41 @@ pub async fn settle(shared: &Shared, db: &Client, patience: Duration) -> Result<
             select outbox._look_at_deliveries()",
         )
         .await?;
-        let truth = truth(db).await?;
-        let count =
-            |path| shared.ledger.seen(path).iter().filter(|(n, s)| s.accepted > 0 && truth.contains_key(n)).count();
-        let (main, far, half) = (count(EVERYTHING[0]), count(EVERYTHING[1]), count(EVEN));
-        let mut mortal = dead(db).await?;
-        mortal.extend(shared.ledger.seen(MORTAL).iter().filter(|(_, s)| s.accepted > 0).map(|(n, _)| *n));
-        let mortal = truth.keys().filter(|n| mortal.contains(n)).count();
-        let even = truth.keys().filter(|n| *n % 2 == 0).count();
+        let truth = Truth::load(db).await?;
+        let dead = dead(db).await?;
+        let mut left = Vec::new();
+        for (path, wanted) in PATHS {
+            let missing = missing(shared, &truth, &dead, path, wanted).len();
+            if missing > 0 {
+                left.push(format!("{path} lacks {missing}"));
+            }
+        }
         let row = db
             .query_one(
-                "select s.waiting, s.worker, coalesce(w.idle, false), (select count(*) from chaos.effect),
-                    (select count(*) from chaos.worked)
+                "select s.waiting, s.worker, coalesce(w.idle, false), (select count(*) from chaos.ledger)
+                        - (select count(*) from chaos.effect),
+                    (select count(*) from (select n from chaos.ledger except select n from chaos.fate
+                        except select n from chaos.worked) l),
+                    (select count(*) from (select n from chaos.ledger where n % 2 <> 0 except select n from chaos.fate
+                        except select n from chaos.laned) l)
                 from outbox.stats() s, outbox._worker_slot() w",
                 &[],
             )
             .await?;
-        let (waiting, worker, idle): (i64, String, bool) = (row.get(0), row.get(1), row.get(2));
-        let (effects, worked): (i64, i64) = (row.get(3), row.get(4));
-        let all = truth.len();
-        let pushed = main == all && far == all && half == even && mortal == all;
-        if pushed && effects as usize == all && worked as usize == all && waiting == 0 && idle {
+        for (i, what) in [(0, "waiting"), (3, "unread"), (4, "not worked"), (5, "not worked in order")] {
+            let count: i64 = row.get(i);
+            if count != 0 {
+                left.push(format!("{count} {what}"));
+            }
+        }
+        if !row.get::<_, bool>(2) {
+            left.push(format!("the worker is {}, not idle", row.get::<_, &str>(1)));
+        }
+        if left.is_empty() {
             return Ok(None);
         }
         if Instant::now() > deadline {
-            return Ok(Some(format!(
-                "of {all} messages: main {main}, far {far}, even {half} of {even}, mortal {mortal}, read {effects}, pulled {worked}; \
-                {waiting} deliveries wait; the worker is {worker}, idle: {idle}"
-            )));
+            return Ok(Some(left.join(", ")));
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
@@ -111,37 +155,44 @@ pub async fn judge(
     db: &Client,
     happened: &[Event],
     stuck: Option<String>,
-    peak_memory: u64,
+    memory: &[u64],
     log: &str,
 ) -> Result<Verdict> {
     let mut verdict = Verdict::default();
-    let truth = truth(db).await?;
+    let truth = Truth::load(db).await?;
     let ledger = &shared.ledger;
 
-    let lost: Vec<i64> = ledger.acknowledged().into_iter().filter(|n| !truth.contains_key(n)).collect();
+    let lost: Vec<i64> = ledger.acknowledged().into_iter().filter(|n| !truth.messages.contains_key(n)).collect();
     verdict.note("acknowledged commits survive", lost.is_empty(), format!("{} missing {}", lost.len(), some(&lost)));
 
     let dead = dead(db).await?;
-    let mut missing = Vec::new();
-    for path in [EVERYTHING[0], EVERYTHING[1], EVEN, MORTAL] {
-        let seen = ledger.seen(path);
-        let expected = truth.keys().filter(|n| path != EVEN || *n % 2 == 0);
-        missing.extend(expected.filter(|n| {
-            let delivered = seen.get(n).is_some_and(|s| s.accepted > 0);
-            !(delivered || path == MORTAL && dead.contains(n))
-        }));
-    }
+    let missing: Vec<i64> =
+        PATHS.iter().flat_map(|(path, wanted)| missing(shared, &truth, &dead, path, *wanted)).collect();
     verdict.note(
         "every committed message is delivered",
         missing.is_empty(),
-        format!("{} committed, {} lost {}", truth.len(), missing.len(), some(&missing)),
+        format!(
+            "{} committed ({} of them cancelled or erased), {} lost {}",
+            truth.messages.len(),
+            truth.fates.len(),
+            missing.len(),
+            some(&missing)
+        ),
     );
 
-    let ghosts: Vec<i64> = ledger.anywhere().into_iter().filter(|n| !truth.contains_key(n)).collect();
+    let never = |n: &i64| truth.fates.get(n).is_some_and(|what| what == "never");
+    let ghosts: Vec<i64> =
+        ledger.anywhere().into_iter().filter(|n| !truth.messages.contains_key(n) || never(n)).collect();
     verdict.note(
         "nothing that was rolled back is delivered",
         ghosts.is_empty(),
-        format!("{} rolled back, {} delivered {}", ledger.drawn() - truth.len() as i64, ghosts.len(), some(&ghosts)),
+        format!(
+            "{} rolled back, {} cancelled at once, {} delivered {}",
+            ledger.drawn() - truth.messages.len() as i64,
+            truth.fates.values().filter(|what| *what == "never").count(),
+            ghosts.len(),
+            some(&ghosts)
+        ),
     );
 
     let unstable = ledger.unstable_ids();
@@ -153,21 +204,25 @@ pub async fn judge(
 
     let mut again = BTreeMap::new();
     let mut example = None;
-    for path in [EVERYTHING[0], EVERYTHING[1], EVEN, MORTAL] {
+    for path in PATHS.map(|(path, _)| path).into_iter().chain([GUEST]) {
         let repeats: u64 = ledger.seen(path).values().map(|s| u64::from(s.accepted.saturating_sub(1))).sum();
         again.insert(path, repeats);
         let twice = ledger.seen(path).into_iter().find(|(_, s)| s.accepted > 1);
-        example = twice.and_then(|(n, _)| truth.get(&n)).copied().or(example);
+        example = twice.and_then(|(n, _)| truth.messages.get(&n)).copied().or(example);
     }
     // A full disk may bring the server down more than once.
     let crashes = log.matches("database system was not properly shut down").count() as u64;
     let cuts = happened.iter().filter(|e| e.cuts_connections()).count() as u64;
     let repeated: u64 = again.values().sum();
-    let bound = crashes * MAX_UNRECORDED + cuts * MAX_IN_FLIGHT;
+    let asked: i64 = db
+        .query_one("select (select count(*) from chaos.resent) + (select count(*) from chaos.moved)", &[])
+        .await?
+        .get(0);
+    let bound = crashes * MAX_UNRECORDED + cuts * MAX_IN_FLIGHT + asked as u64;
     verdict.note(
         "duplicates stay within the bound",
         repeated <= bound,
-        format!("{repeated} of {bound} {again:?} ({crashes} crashes x {MAX_UNRECORDED} unrecorded, {cuts} cuts x {MAX_IN_FLIGHT} in flight)"),
+        format!("{repeated} of {bound} {again:?} ({crashes} crashes x {MAX_UNRECORDED} unrecorded, {cuts} cuts x {MAX_IN_FLIGHT} in flight, {asked} by hand)"),
     );
 
     if let Some(id) = example.filter(|_| repeated > bound) {
@@ -189,9 +244,10 @@ pub async fn judge(
         gaps += i32::from(row.get::<_, i64>(0) != expected);
         twice += i32::from(positions.insert(row.get(1), row.get(0)).is_some());
     }
-    let unnumbered = truth.values().filter(|id| !positions.contains_key(id)).count();
-    let own = db.query("select id from outbox.message where topic like 'outbox.%'", &[]).await?.len();
-    let foreign = positions.len() as i64 - truth.len() as i64 - own as i64;
+    let unnumbered = truth.messages.values().filter(|id| !positions.contains_key(id)).count();
+    note_own(db).await?;
+    let own: i64 = db.query_one("select count(*) from chaos.own", &[]).await?.get(0);
+    let foreign = positions.len() as i64 - truth.messages.len() as i64 - own;
     verdict.note(
         "the feed has each message once, gap-free",
         gaps == 0 && twice == 0 && unnumbered == 0 && foreign == 0,
@@ -201,49 +257,54 @@ pub async fn judge(
         ),
     );
 
-    let effects = db.query("select n, \"position\" from chaos.effect order by 2", &[]).await?;
-    let wrong = effects
-        .iter()
-        .filter(|row| truth.get(&row.get::<_, i64>(0)).and_then(|id| positions.get(id)) != Some(&row.get::<_, i64>(1)));
-    let wrong = wrong.count();
-    let twice = effects.len() - effects.iter().map(|row| row.get::<_, i64>(0)).collect::<HashSet<_>>().len();
+    let effects = db.query("select message_id, \"position\" from chaos.effect", &[]).await?;
+    let wrong =
+        effects.iter().filter(|row| positions.get(&row.get::<_, i64>(0)) != Some(&row.get::<_, i64>(1))).count();
+    let distinct: HashSet<i64> = effects.iter().map(|row| row.get(0)).collect();
+    let unread = truth.messages.values().filter(|id| !distinct.contains(id)).count();
     verdict.note(
         "a reader's effects happen exactly once",
-        wrong == 0 && twice == 0 && effects.len() == truth.len(),
-        format!("{} effects of {}, {wrong} of other messages, {twice} twice", effects.len(), truth.len()),
+        wrong == 0 && distinct.len() == effects.len() && unread == 0 && effects.len() == truth.messages.len(),
+        format!(
+            "{} effects of {}, {wrong} at wrong places, {} twice, {unread} missing",
+            effects.len(),
+            truth.messages.len(),
+            effects.len() - distinct.len()
+        ),
     );
 
-    let worked = db.query("select n from chaos.worked", &[]).await?;
-    let distinct: HashSet<i64> = worked.iter().map(|row| row.get(0)).collect();
-    let strange = distinct.iter().filter(|n| !truth.contains_key(n)).count();
-    verdict.note(
-        "pull workers complete each message exactly once",
-        worked.len() == truth.len() && distinct.len() == worked.len() && strange == 0,
-        format!("{} of {}, {} twice, {strange} of others", distinct.len(), truth.len(), worked.len() - distinct.len()),
-    );
+    for (what, table, wanted) in [
+        ("pull workers complete each message exactly once", "chaos.worked", (|_| true) as fn(i64) -> bool),
+        ("and so do those that keep the order of keys", "chaos.laned", odd),
+    ] {
+        let worked = db.query(&format!("select n from {table}"), &[]).await?;
+        let distinct: HashSet<i64> = worked.iter().map(|row| row.get(0)).collect();
+        let strange = distinct.iter().filter(|n| !truth.messages.contains_key(n) || !wanted(**n) || never(n)).count();
+        let missing: Vec<i64> = truth.due().filter(|n| wanted(*n) && !distinct.contains(n)).collect();
+        verdict.note(
+            what,
+            missing.is_empty() && distinct.len() == worked.len() && strange == 0,
+            format!(
+                "{}, {} missing {}, {} twice, {strange} of others",
+                distinct.len(),
+                missing.len(),
+                some(&missing),
+                worked.len() - distinct.len()
+            ),
+        );
+    }
 
-    let recorded: i64 = db
-        .query_one(
-            "select count(*) from (
-                select l.n, s.name from chaos.ledger l, outbox.subscription s
-                where s.name in ('main', 'far', 'work') or s.name = 'half' and l.n % 2 = 0
-                except
-                select l.n, s.name from outbox.attempt a
-                join chaos.ledger l using (message_id)
-                join outbox.subscription s on s.id = a.subscription_id
-                where a.outcome = 'completed'
-            ) unrecorded",
-            &[],
-        )
-        .await?
-        .get(0);
-    verdict.note("every delivery is in the attempt log", recorded == 0, format!("{recorded} are not"));
+    matching::judge(&mut verdict, shared, db, &truth, &positions).await?;
 
     verdict.note("nothing is stuck", stuck.is_none(), stuck.unwrap_or_else(|| "idle, nothing waits".to_owned()));
+    // Whatever it did in the first half it did in the second.
+    let (early, late) = memory.split_at(memory.len() / 2);
+    let top = |samples: &[u64]| samples.iter().max().map_or(0.0, |bytes| *bytes as f64 / f64::from(1 << 20));
+    let (early, late) = (top(early), top(late));
     verdict.note(
-        "memory of the dispatcher stays below 100 MB",
-        peak_memory < 100 << 20,
-        format!("peak {:.1} MB private", peak_memory as f64 / f64::from(1 << 20)),
+        "memory of the dispatcher is flat, below 100 MB",
+        early.max(late) < 100.0 && late < early * 1.5 + 8.0,
+        format!("at most {early:.1} MB private in the first half, {late:.1} MB in the second"),
     );
 
     // Signal 9 and 3 are ours.
@@ -264,6 +325,6 @@ pub async fn judge(
     Ok(verdict)
 }
 
-fn some(numbers: &[i64]) -> String {
+pub(crate) fn some(numbers: &[i64]) -> String {
     if numbers.is_empty() { String::new() } else { format!("({:?}...)", &numbers[..numbers.len().min(5)]) }
 }

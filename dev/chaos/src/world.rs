@@ -11,8 +11,8 @@ use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Server, Stop, connect};
 
 use crate::load::session;
-use crate::receivers::Receivers;
-use crate::schedule::{Event, Mood};
+use crate::receivers::{MOODY, Receivers};
+use crate::schedule::{ENDPOINTS, Event, Mood, PAUSABLE};
 
 /// Where the server is; changes only if its port is taken while it is down.
 #[derive(Clone, Debug)]
@@ -126,6 +126,9 @@ impl World {
         db.batch_execute(&format!("alter system set pg_outbox.max_unrecorded = {unrecorded}")).await?;
         db.batch_execute(&format!("alter system set pg_outbox.poll_interval = {poll_ms}")).await?;
         db.batch_execute("alter system set pg_outbox.push = on").await?;
+        // What is reclaimed must have been read: the reader's effects are counted.
+        db.batch_execute("alter system set pg_outbox.retain_for_cursors = on").await?;
+        db.batch_execute("alter system reset pg_outbox.message_retention").await?;
         db.batch_execute("select pg_reload_conf()").await?;
         Ok(())
     }
@@ -201,6 +204,12 @@ impl World {
                 receivers.set_mood(endpoint, Mood::Well);
                 return Ok(());
             }
+            Event::CablePulled { ms } => {
+                receivers.plug(false);
+                wait(ms).await;
+                receivers.plug(true);
+                return Ok(());
+            }
             Event::DiskFull { ms } => {
                 let Some(disk) = &self.disk else { bail!("the disk is not bounded") };
                 let ballast = disk.fill()?;
@@ -223,7 +232,7 @@ impl World {
             Event::TerminateSessions { percent } => {
                 db.execute(
                     "select pg_terminate_backend(pid) from pg_stat_activity
-                    where application_name in ('chaos producer', 'chaos reader', 'chaos worker')
+                    where application_name in ('chaos producer', 'chaos reader', 'chaos worker', 'chaos operator')
                         and hashint4(pid) & 127 < $1 * 128 / 100",
                     &[&(percent as i32)],
                 )
@@ -266,15 +275,66 @@ impl World {
                 });
             }
             Event::Resubscribe { ms } => {
-                db.batch_execute("select outbox.subscribe('guest', '{order.*}', 'guest')").await?;
+                // What is said to hold, and from which message on, is noted with it.
+                for (what, change) in [
+                    ("all", "outbox.subscribe('guest', '{order.*}', 'guest', max_attempts => 1000)"),
+                    ("even", "outbox.alter_subscription('guest', topics => '{order.even}')"),
+                    ("none", "outbox.unsubscribe('guest')"),
+                ] {
+                    db.batch_execute(&format!("insert into chaos.guest (message_id, what) select {change}, '{what}'"))
+                        .await?;
+                    wait(ms / 2).await;
+                }
+            }
+            Event::Paused { subscription, ms } => {
+                db.execute("select outbox.pause($1)", &[&PAUSABLE[subscription]]).await?;
                 wait(ms).await;
-                db.batch_execute("select outbox.unsubscribe('guest')").await?;
+                db.execute("select outbox.resume($1)", &[&PAUSABLE[subscription]]).await?;
+            }
+            Event::Disabled { endpoint, ms } => {
+                let name = MOODY[endpoint].trim_start_matches('/');
+                db.execute("select outbox.disable_endpoint($1, 'chaos')", &[&name]).await?;
+                wait(ms).await;
+                db.execute("select outbox.enable_endpoint($1)", &[&name]).await?;
             }
             Event::Rotate => {
                 for ring in ["message", "feed", "attempt", "tick", "checkpoint", "routing"] {
-                    db.execute("select outbox._rotate($1, true)", &[&ring]).await?;
+                    db.execute("select outbox.rotate($1)", &[&ring]).await?;
                 }
                 db.batch_execute("select * from outbox.maintain()").await?;
+            }
+            Event::Purge => {
+                note_own(&db).await?;
+                db.batch_execute("select outbox.rotate('message')").await?;
+                db.batch_execute("select outbox.tick()").await?;
+                wait(700).await;
+                db.batch_execute("select * from outbox.purge('completed', older_than => '1 ms')").await?;
+            }
+            Event::Retention { ms } => {
+                note_own(&db).await?;
+                db.batch_execute("select outbox.rotate('message')").await?;
+                db.batch_execute("alter system set pg_outbox.message_retention = '1s'").await?;
+                db.batch_execute("select pg_reload_conf()").await?;
+                wait(ms).await;
+                self.settings(&db, MAX_IN_FLIGHT, MAX_UNRECORDED, 500).await?;
+            }
+            Event::Ddl => {
+                db.batch_execute("drop database if exists chaos_side").await?;
+                for statement in [
+                    "create database chaos_side",
+                    "create index concurrently if not exists side on chaos.ledger (message_id)",
+                    "alter table chaos.worked add column if not exists side int",
+                    "set lock_timeout = '2s'",
+                    "vacuum full outbox.delivery",
+                    "vacuum full outbox.cancelled",
+                    "reindex table concurrently outbox.dead_letter",
+                    "drop index if exists chaos.side",
+                    "alter table chaos.worked drop column if exists side",
+                    "begin; create role chaos_side; select outbox.grant_to('chaos_side', 'admin'); rollback",
+                    "drop database chaos_side",
+                ] {
+                    db.batch_execute(statement).await?;
+                }
             }
             Event::Maintenance => {
                 for statement in [
@@ -295,21 +355,42 @@ impl World {
     /// Nothing goes wrong any more: everything is up, well and as configured; prepared transactions have ended.
     pub async fn calm(&mut self, receivers: &Receivers) -> Result<Client> {
         self.revive().await?;
-        for endpoint in 0..crate::schedule::ENDPOINTS {
+        receivers.plug(true);
+        for endpoint in 0..ENDPOINTS {
             receivers.set_mood(endpoint, Mood::Well);
         }
         let db = self.connect().await?;
         self.settings(&db, MAX_IN_FLIGHT, MAX_UNRECORDED, 500).await?;
+        db.batch_execute("select outbox.resume(name) from outbox.subscription where paused and deleted_at is null")
+            .await?;
+        // Breakers close, pauses end: the receivers are well.
+        db.batch_execute("select outbox.enable_endpoint(name) from outbox.endpoints").await?;
         for (i, row) in db.query("select gid from pg_prepared_xacts order by gid", &[]).await?.iter().enumerate() {
             let end = if i % 2 == 0 { "commit" } else { "rollback" };
             db.batch_execute(&format!("{end} prepared '{}'", row.get::<_, &str>(0))).await?;
         }
         let guest = "select 1 from outbox.subscription where name = 'guest' and deleted_at is null";
         if db.query_opt(guest, &[]).await?.is_some() {
-            db.batch_execute("select outbox.unsubscribe('guest')").await?;
+            db.batch_execute("insert into chaos.guest (message_id, what) select outbox.unsubscribe('guest'), 'none'")
+                .await?;
         }
+        // What operators moved out of the way and died over; only the mortal may leave dead letters.
+        db.batch_execute(
+            "select outbox.requeue_all('chaos', subscription => s.name, max => 100000)
+            from outbox.subscription s where s.name <> 'mortal' and s.deleted_at is null",
+        )
+        .await?;
         Ok(db)
     }
+}
+
+/// Remembers which messages are pg_outbox's own before they are reclaimed.
+pub async fn note_own(db: &Client) -> Result<()> {
+    db.batch_execute(
+        "insert into chaos.own select id from outbox.message where topic like 'outbox.%' on conflict do nothing",
+    )
+    .await?;
+    Ok(())
 }
 
 async fn pause(pid: u32, ms: u64) -> Result<()> {

@@ -1,6 +1,7 @@
 //! What the demo, the tests and the benchmarks stand on: real PostgreSQL servers, real HTTP receivers.
 
 pub mod authority;
+pub mod cable;
 pub mod dns;
 pub mod postgres;
 pub mod proxy;
@@ -9,6 +10,7 @@ pub mod tls;
 
 use std::time::{Duration, Instant};
 
+pub use cable::Cable;
 pub use postgres::{Server, Stop, connect};
 pub use receiver::{Arrival, Receiver, Reply};
 pub use tokio_postgres;

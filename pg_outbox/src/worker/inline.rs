@@ -108,7 +108,7 @@ fn route(statements: &mut Statements) -> outbox_core::Result<Box<str>> {
         config.subscriptions.iter().filter_map(|(id, s)| Some((*id, s.progress.save()?))).collect();
     subscriptions.sort_unstable_by_key(|(id, _)| *id);
     recorder.routing(&rows);
-    window.record();
+    window.record(std::iter::empty());
     recorder.checkpoint(id + 1, incarnation, &Checkpoint { routed, subscriptions });
     window.recorded();
     Ok(ticked.status)

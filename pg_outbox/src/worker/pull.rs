@@ -77,6 +77,7 @@ pub struct Window {
     count: Plan,
     pass: Plan,
     load_cancelled: Plan,
+    end_cancelled: Plan,
     notify: Plan,
     /// Subscriptions whose workers are to be notified of the rows that are being recorded.
     tell: Vec<i32>,
@@ -133,6 +134,7 @@ impl Window {
             notify: Plan::new("select outbox._notify_workers($1)", &[INT4ARRAYOID]),
             tell: Vec::new(),
             load_cancelled: Plan::new("select c.message_id from outbox.cancelled c", &[]),
+            end_cancelled: Plan::new("select outbox._end_cancelled($1, '{}')", &[INT8ARRAYOID]),
             lowest: HashMap::new(),
             counted: None,
             passed: None,
@@ -229,8 +231,20 @@ impl Window {
         self.rows.iter().filter(|r| !r.pull).map(|r| (r.subscription, r.due))
     }
 
-    /// Writes the rows. Inside the transaction of the checkpoint.
-    pub fn record(&mut self) {
+    /// Writes the rows. Inside the transaction of the checkpoint. `failed`: messages of other rows that this transaction has
+    /// made or changed. Whoever has cancelled a message meanwhile could not see its row: it is ended here.
+    pub fn record(&mut self, failed: impl Iterator<Item = i64>) {
+        self.open_rows();
+        let messages: Vec<i64> = self.rows.iter().map(|r| r.message_id).chain(failed).collect();
+        if !messages.is_empty() {
+            let ended = self.end_cancelled.execute(&[arg(messages)]).first(|row| row.int(0)).unwrap_or(0);
+            if ended > 0 {
+                self.pass_now();
+            }
+        }
+    }
+
+    fn open_rows(&mut self) {
         let rows = &self.rows;
         if !rows.is_empty() {
             let told = self.open.execute(&[

@@ -141,7 +141,7 @@ impl Engine {
             }
             recorder.routing(routing);
             order.record();
-            window.record();
+            window.record(entries.iter().filter(|e| matches!(e.fate, Fate::Failed(_))).map(|e| e.done.ticket.message_id));
             order.look();
             errands.record();
             decisions.record();

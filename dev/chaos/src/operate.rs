@@ -1,0 +1,108 @@
+//! Operators: they cancel, erase, reschedule, retry, move away and fetch back, send once more, and take leases away.
+//!
+//! What they do to a message is written to `chaos.fate`, `chaos.moved` or `chaos.resent` in the transaction that does it, so
+//! the verdict knows which outcomes match: a cancelled or erased message need not arrive, and is not tried any more.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Result;
+use outbox_harness::tokio_postgres::Client;
+
+use crate::load::{Shared, session};
+use crate::random::Random;
+
+/// One of the last messages that were committed.
+const RECENT: &str = "select l.n, l.message_id from chaos.ledger l
+    where l.n <= (select max(n) from chaos.ledger) - $1 and not exists (select from chaos.fate f where f.n = l.n)
+    order by l.n desc limit 1";
+
+/// One of the deliveries that wait, of these subscriptions.
+const WAITING: &str = "select d.id, l.n from outbox.delivery d
+    join outbox.subscription s on s.id = d.subscription_id
+    join chaos.ledger l on l.message_id = d.message_id
+    where d.state in ('pending', 'failed') and s.name = any ($1)
+    offset $2 limit 1";
+
+/// Any but the mortal's, which give up by themselves.
+const LASTING: [&str; 5] = ["main", "half", "far", "remote", "work"];
+const ORDERED: [&str; 7] = ["main", "half", "far", "remote", "work", "keyed", "lane"];
+
+/// Works until producers stop.
+pub async fn operate(shared: Arc<Shared>, seed: u64, who: u64) {
+    let mut random = Random::new(seed, 300 + who);
+    while !shared.stop.load(Ordering::Relaxed) {
+        if let Ok(db) = session(&shared.place, "chaos operator").await {
+            while !shared.stop.load(Ordering::Relaxed) {
+                // Refused (ended meanwhile, leased, reclaimed), or the session is gone.
+                if act(&db, &mut random).await.is_err() && db.batch_execute("rollback").await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(random.between(5, 80))).await;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn act(db: &Client, random: &mut Random) -> Result<()> {
+    let what = random.between(0, 99);
+    let (back, place) = (random.between(0, 3000) as i64, random.between(0, 200) as i64);
+    match what {
+        0..50 => {
+            let Some(row) = db.query_opt(RECENT, &[&back]).await? else { return Ok(()) };
+            let (n, id): (i64, i64) = (row.get(0), row.get(1));
+            let (act, fate) = if what < 30 { ("cancel", "cancelled") } else { ("erase", "erased") };
+            db.execute(
+                &format!(
+                    "with done as (select outbox.{act}($2, 'chaos', 'drawn'))
+                    insert into chaos.fate (n, what) select $1, '{fate}' from done"
+                ),
+                &[&n, &id],
+            )
+            .await?;
+        }
+        50..65 => {
+            let Some(row) = db.query_opt(WAITING, &[&&ORDERED[..], &place]).await? else { return Ok(()) };
+            db.execute(
+                "select outbox.reschedule($1, clock_timestamp() + $2 * interval '1 ms', 'chaos', priority => $3)",
+                &[&row.get::<_, i64>(0), &(random.between(0, 2000) as f64), &(random.between(0, 5) as i32)],
+            )
+            .await?;
+        }
+        65..75 => {
+            let Some(row) = db.query_opt(RECENT, &[&back]).await? else { return Ok(()) };
+            let name = *random.pick(&ORDERED);
+            db.execute("select outbox.retry($1, $2, 'chaos')", &[&row.get::<_, i64>(1), &name]).await?;
+        }
+        75..85 => {
+            let Some(row) = db.query_opt(WAITING, &[&&LASTING[..], &place]).await? else { return Ok(()) };
+            let letter: i64 = db
+                .query_one(
+                    "with moved as (select outbox.move_to_dlq($1, 'chaos', 'drawn') as id),
+                    noted as (insert into chaos.moved (n) select $2 from moved)
+                    select id from moved",
+                    &[&row.get::<_, i64>(0), &row.get::<_, i64>(1)],
+                )
+                .await?
+                .get(0);
+            tokio::time::sleep(Duration::from_millis(random.between(0, 300))).await;
+            db.execute("select outbox.requeue($1, 'chaos')", &[&letter]).await?;
+        }
+        85..93 => {
+            let Some(row) = db.query_opt(RECENT, &[&back]).await? else { return Ok(()) };
+            db.execute(
+                "with sent as (select outbox.resend($2, 'main'))
+                insert into chaos.resent (n) select $1 from sent",
+                &[&row.get::<_, i64>(0), &row.get::<_, i64>(1)],
+            )
+            .await?;
+        }
+        _ => {
+            let name = *random.pick(&["work", "lane"]);
+            db.execute("select outbox.unlock_stale('1 s', $1)", &[&name]).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! What is cancelled or erased is not delivered any more, wherever its delivery is at that moment.
+
+use outbox_harness::tokio_postgres::Client;
+use outbox_harness::{Receiver, wait_for, wait_until};
+use outbox_tests::{PATIENCE, one, outbox_harness, refused, server, settle};
+
+async fn run(db: &Client, sql: &str) {
+    db.batch_execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {}", outbox_tests::explain(&e)));
+}
+
+/// Claims one delivery of a subscription: lease, delivery, n.
+async fn claimed(db: &Client, subscription: &str) -> (i64, i64, i32) {
+    let sql = format!("select lease, delivery_id, (payload ->> 'n')::int from outbox.claim('{subscription}', 'w')");
+    wait_for("there is something to claim", PATIENCE, async || {
+        let row = db.query_opt(&sql, &[]).await.unwrap()?;
+        Some((row.get(0), row.get(1), row.get(2)))
+    })
+    .await
+}
+
+async fn enqueue(db: &Client, n: i32) -> i64 {
+    one(db, &format!("select outbox.enqueue('job.do', '{{\"n\": {n}}}', 'k')")).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_cancelled_while_a_worker_has_it_holds_up_nobody_when_it_is_given_back() {
+    let db = server().await.database("given_back").await.unwrap();
+    run(
+        &db,
+        "select outbox.subscribe('lane', '{job.#}', ordering => 'key'); select outbox.subscribe('other', '{job.#}')",
+    )
+    .await;
+    let first = enqueue(&db, 1).await;
+    enqueue(&db, 2).await;
+    let (lease, _, n) = claimed(&db, "lane").await;
+    assert_eq!(n, 1);
+    // The other subscription's delivery can be ended at once; this one is the worker's.
+    wait_until("both have their delivery", PATIENCE, async || {
+        one::<i64>(&db, &format!("select count(*) from outbox.delivery where message_id = {first}")).await == 2
+    })
+    .await;
+    assert_eq!(one::<i64>(&db, &format!("select outbox.cancel({first})")).await, 1);
+    db.execute("select outbox.release($1)", &[&lease]).await.unwrap();
+    let (lease, _, n) = claimed(&db, "lane").await;
+    assert_eq!(n, 2, "the next of the key");
+    db.execute("select outbox.complete($1)", &[&lease]).await.unwrap();
+    wait_until("both have ended as cancelled", PATIENCE, async || {
+        let sql = format!("select count(*) from outbox.attempt where message_id = {first} and outcome = 'cancelled'");
+        one::<i64>(&db, &sql).await == 2
+    })
+    .await;
+    wait_until("nothing is left of it", PATIENCE, async || {
+        one::<i64>(&db, "select count(*) from outbox._called_off").await == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_cancelled_while_the_router_is_making_its_delivery_ends() {
+    let db = server().await.database("being_made").await.unwrap();
+    // The router's transaction waits before it commits.
+    run(
+        &db,
+        "select outbox.subscribe('lane', '{job.#}', ordering => 'key');
+        select outbox.enqueue('nobody.listens', '{}')",
+    )
+    .await;
+    settle(&db).await;
+    run(
+        &db,
+        "create function public.wait() returns trigger language plpgsql security definer as $f$
+        begin
+            if not exists (select from outbox.cancelled) then
+                perform pg_sleep(1.5);
+            end if;
+            return null;
+        end $f$;
+        create constraint trigger wait after insert on outbox.delivery deferrable initially deferred for each row
+            execute function public.wait()",
+    )
+    .await;
+    let first = enqueue(&db, 1).await;
+    wait_until("the router is about to commit", PATIENCE, async || {
+        let sql = "select count(*) from pg_stat_activity
+            where backend_type = 'pg_outbox dispatcher' and datname = current_database() and wait_event = 'PgSleep'";
+        one::<i64>(&db, sql).await == 1
+    })
+    .await;
+    assert_eq!(one::<i64>(&db, &format!("select outbox.cancel({first})")).await, 0, "it sees no delivery yet");
+    enqueue(&db, 2).await;
+    let (lease, _, n) = claimed(&db, "lane").await;
+    assert_eq!(n, 2, "the next of the key");
+    db.execute("select outbox.complete($1)", &[&lease]).await.unwrap();
+    wait_until("it has ended", PATIENCE, async || {
+        let sql = format!("select count(*) from outbox.attempt where message_id = {first} and outcome = 'cancelled'");
+        one::<i64>(&db, &sql).await == 1 && one::<i64>(&db, "select count(*) from outbox.delivery").await == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_cancelled_or_erased_is_neither_replayed_nor_requeued() {
+    let receiver = Receiver::start().unwrap();
+    let db = server().await.database("not_again").await.unwrap();
+    db.execute("select outbox.create_endpoint('e', $1)", &[&receiver.url("/e")]).await.unwrap();
+    run(&db, "select outbox.subscribe('s', '{job.#}', 'e'); select outbox.subscribe('p', '{job.#}')").await;
+    let mut ids = Vec::new();
+    for n in 1..=4 {
+        ids.push(enqueue(&db, n).await);
+    }
+    settle(&db).await;
+    wait_until("all are delivered", PATIENCE, async || receiver.total() == 4).await;
+    let delivery: i64 = one(&db, &format!("select id from outbox.delivery where message_id = {}", ids[1])).await;
+    let letter: i64 = one(&db, &format!("select outbox.move_to_dlq({delivery}, 'me', 'why not')")).await;
+    run(&db, &format!("select outbox.erase({}, 'me', 'asked for')", ids[1])).await;
+    run(&db, &format!("select outbox.cancel({})", ids[2])).await;
+    assert_eq!(refused(&db, &format!("select outbox.requeue({letter}, 'me')")).await.code().code(), "OB004");
+    assert_eq!(one::<i64>(&db, "select outbox.requeue_all('me')").await, 0);
+    let replay: i64 = one(&db, "select outbox.replay('s')").await;
+    wait_until("the replay has ended", PATIENCE, async || {
+        one::<String>(&db, &format!("select state from outbox.replay where id = {replay}")).await == "completed"
+    })
+    .await;
+    let mut again: Vec<i64> = receiver.arrivals()[4..].iter().map(|a| a.json()["n"].as_i64().unwrap_or(-1)).collect();
+    again.sort_unstable();
+    assert_eq!(again, [1, 4]);
+}
