@@ -1,7 +1,11 @@
 //! What is cancelled or erased is not delivered any more, wherever its delivery is at that moment.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use outbox_harness::tokio_postgres::Client;
-use outbox_harness::{Receiver, wait_for, wait_until};
+use outbox_harness::{Receiver, Reply, wait_for, wait_until};
 use outbox_tests::{PATIENCE, one, outbox_harness, refused, server, settle};
 
 async fn run(db: &Client, sql: &str) {
@@ -96,6 +100,56 @@ async fn what_is_cancelled_while_the_router_is_making_its_delivery_ends() {
         one::<i64>(&db, &sql).await == 1 && one::<i64>(&db, "select count(*) from outbox.delivery").await == 0
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_behind_a_slow_request_can_be_cancelled_and_erased() {
+    // In the endpoint's queue, and behind its key.
+    for (name, options) in [("queued", ""), ("behind_its_key", ", ordering => 'key'")] {
+        let receiver = Receiver::start().unwrap();
+        let (open, gate) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (began, opened) = (Arc::clone(&open), Arc::clone(&gate));
+        receiver.on("/e", move |_, count| {
+            began.store(true, Ordering::SeqCst);
+            // The first request lasts until the test has seen to the others.
+            while count == 0 && !opened.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Reply::status(200)
+        });
+        let db = server().await.database(name).await.unwrap();
+        db.execute(
+            "select outbox.create_endpoint('e', $1, concurrency => 1, timeout => '60 s')",
+            &[&receiver.url("/e")],
+        )
+        .await
+        .unwrap();
+        run(&db, &format!("select outbox.subscribe('s', '{{job.#}}', 'e'{options})")).await;
+        let mut ids = Vec::new();
+        for n in 1..=4 {
+            ids.push(enqueue(&db, n).await);
+        }
+        wait_until("the first request has begun, and all are routed", PATIENCE, async || {
+            let routed = "select coalesce((select max(last_position) from outbox.routing), 0) = outbox.head()";
+            open.load(Ordering::SeqCst) && one::<bool>(&db, routed).await
+        })
+        .await;
+        run(&db, &format!("select outbox.cancel({})", ids[1])).await;
+        run(&db, &format!("select outbox.erase({}, 'me', 'asked for')", ids[2])).await;
+        wait_until("the dispatcher has seen it", PATIENCE, async || {
+            one::<i64>(&db, "select count(*) from outbox._called_off").await == 0
+        })
+        .await;
+        gate.store(true, Ordering::SeqCst);
+        wait_until("all have ended", PATIENCE, async || {
+            let sql = "select count(*) filter (where outcome = 'completed') = 2
+                and count(*) filter (where outcome = 'cancelled') = 2 from outbox.attempt";
+            one::<bool>(&db, sql).await
+        })
+        .await;
+        let arrived: Vec<i64> = receiver.arrivals().iter().map(|a| a.json()["n"].as_i64().unwrap_or(-1)).collect();
+        assert_eq!(arrived, [1, 4], "{name}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,7 +11,7 @@ use crate::receivers::{GUEST, KEYED};
 use crate::verdict::{Truth, Verdict, some};
 
 /// How long a request that was under way when its message was cancelled may have waited for its turn, and not begun.
-const LATE: &str = "30 s";
+const LATE: &str = "15 s";
 
 pub(crate) async fn judge(
     verdict: &mut Verdict,

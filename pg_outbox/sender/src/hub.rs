@@ -4,7 +4,7 @@
 //! next one of its endpoint without a detour; it waits only when its endpoint has nothing that may be sent.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -112,6 +112,7 @@ pub(crate) fn run(
                 Command::Endpoints(endpoints) => endpoints.into_iter().for_each(|endpoint| hub.configure(endpoint)),
                 Command::Jobs(jobs) => hub.submit(jobs),
                 Command::Consent(endpoint, origin) => hub.ask_consent(endpoint, origin),
+                Command::CallOff(messages) => hub.call_off(&messages),
                 Command::Pump => hub.pump_waiting(),
                 Command::Stop => hub.stopping.set(true),
             }
@@ -231,10 +232,23 @@ impl Hub {
     /// Gives back what is queued for a disabled endpoint, unsent.
     fn skip(self: &Rc<Self>, target: &Target) {
         let jobs = target.queue.borrow_mut().drain();
+        self.give_back(jobs, "the endpoint is disabled");
+    }
+
+    /// Gives back what is queued of these messages, unsent.
+    fn call_off(self: &Rc<Self>, messages: &HashSet<i64>) {
+        let targets: Vec<Rc<Target>> = self.endpoints.borrow().values().cloned().collect();
+        for target in targets {
+            let jobs = target.queue.borrow_mut().call_off(messages);
+            self.give_back(jobs, "the message was cancelled");
+        }
+    }
+
+    fn give_back(self: &Rc<Self>, jobs: Vec<Job>, why: &str) {
         self.shared.queued.fetch_sub(jobs.len(), Ordering::Relaxed);
         for job in jobs {
             self.begin(1);
-            self.report(Attempt::failed(Fault::Invalid, "the endpoint is disabled"), Load::One(job), true);
+            self.report(Attempt::failed(Fault::Invalid, why), Load::One(job), true);
         }
     }
 

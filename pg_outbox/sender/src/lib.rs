@@ -21,6 +21,7 @@ mod resolve;
 mod response;
 pub mod tls;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -234,7 +235,7 @@ pub struct Done {
     pub ticket: Ticket,
     /// Jobs of one batch have the same number here and come back one behind the other; 0: it went alone.
     pub batch: u64,
-    /// It was not sent: its endpoint is disabled, and deliveries are skipped.
+    /// It was not sent: its endpoint is disabled, and deliveries are skipped; or its message was called off.
     pub skipped: bool,
     /// When the try began, in microseconds since 1970-01-01 UTC.
     pub started_at: i64,
@@ -272,6 +273,7 @@ enum Command {
     Endpoints(Vec<Endpoint>),
     Jobs(Vec<Job>),
     Consent(i32, Box<str>),
+    CallOff(HashSet<i64>),
     Pump,
     Stop,
 }
@@ -332,6 +334,13 @@ impl Sender {
         if !jobs.is_empty() {
             self.shared.queued.fetch_add(jobs.len(), Ordering::Relaxed);
             self.command(Command::Jobs(jobs));
+        }
+    }
+
+    /// Gives back, as skipped, what is queued of these messages. A request that has begun goes on.
+    pub fn call_off(&self, message_ids: HashSet<i64>) {
+        if !message_ids.is_empty() {
+            self.command(Command::CallOff(message_ids));
         }
     }
 

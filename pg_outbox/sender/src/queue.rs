@@ -1,6 +1,6 @@
 //! An endpoint's queue: one lane per subscription, which take turns; a lane can gather its jobs into batches.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::Job;
 
@@ -90,6 +90,24 @@ impl Queue {
         self.turn.clear();
         self.len = 0;
         self.lanes.drain().flat_map(|(_, lane)| lane).map(|(job, _)| job).collect()
+    }
+
+    /// Takes out what is of these messages.
+    pub(crate) fn call_off(&mut self, messages: &HashSet<i64>) -> Vec<Job> {
+        let mut out = Vec::new();
+        for lane in self.lanes.values_mut() {
+            if lane.iter().any(|(job, _)| messages.contains(&job.ticket.message_id)) {
+                let (gone, stays) =
+                    std::mem::take(lane).into_iter().partition(|(job, _)| messages.contains(&job.ticket.message_id));
+                *lane = stays;
+                out.extend(VecDeque::into_iter(gone).map(|(job, _)| job));
+            }
+        }
+        self.lanes.retain(|_, lane| !lane.is_empty());
+        let Queue { lanes, turn, .. } = self;
+        turn.retain(|subscription| lanes.contains_key(subscription));
+        self.len -= out.len();
+        out
     }
 
     /// The next request, of at most `limit` jobs.
@@ -199,6 +217,23 @@ mod tests {
         assert_eq!(positions(queue.take(9, 0)), [7, 8, 9]);
         assert_eq!(positions(queue.take(9, 100)), [6]);
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn what_is_called_off_comes_out_and_the_rest_stays_in_order() {
+        let mut queue = Queue::default();
+        for position in 1..=4 {
+            queue.push(job(1, position, 1), 0);
+        }
+        queue.push(job(2, 2, 1), 0);
+        let mut out: Vec<i64> =
+            queue.call_off(&HashSet::from([2, 3, 9])).iter().map(|job| job.ticket.position).collect();
+        out.sort_unstable();
+        assert_eq!(out, [2, 2, 3]);
+        assert_eq!(positions(queue.take(9, 0)), [1]);
+        assert_eq!(positions(queue.take(9, 0)), [4]);
+        assert!(queue.is_empty());
+        assert_eq!(queue.take(9, 0).unwrap_err(), Nothing::Empty);
     }
 
     #[test]

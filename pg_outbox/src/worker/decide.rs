@@ -25,6 +25,11 @@ impl Decision {
         Decision::about(subscription, stored, delivery_id, "skipped", "unsubscribed", None)
     }
 
+    /// The message was cancelled while it waited for its turn.
+    pub fn cancelled(subscription: i32, stored: &Stored, delivery_id: i64) -> Decision {
+        Decision::about(subscription, stored, delivery_id, "cancelled", "cancelled", None)
+    }
+
     /// The subscription's filter could not be evaluated.
     pub fn filter_failed(subscription: i32, stored: &Stored, error: &str) -> Decision {
         Decision::about(subscription, stored, 0, "dead", "filter_failed", Some(error.into()))

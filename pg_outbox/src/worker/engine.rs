@@ -232,11 +232,14 @@ impl Engine {
             self.window.pass_now();
             self.look_for_errands = true;
             let Engine { window, order, .. } = self;
-            txn::run(|| {
-                window.load_cancelled();
+            let called_off = txn::run(|| {
+                let called_off = window.load_cancelled();
                 order.look_at_all();
-                Ok(())
+                Ok(called_off)
             })?;
+            if !self.handed.is_empty() {
+                self.sender.call_off(called_off);
+            }
         }
         // First what waits for its first delivery.
         let generation = self.slot.generation();
@@ -328,7 +331,7 @@ impl Engine {
         self.slot.look_at_deliveries.store(false, Ordering::SeqCst);
         let Engine { window, order, .. } = self;
         txn::run(|| {
-            window.load_cancelled();
+            let _ = window.load_cancelled();
             order.look_at_all();
             Ok(())
         })?;

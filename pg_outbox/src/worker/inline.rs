@@ -75,7 +75,8 @@ fn route(statements: &mut Statements) -> outbox_core::Result<Box<str>> {
             known.progress.hand_out(position);
         }
     }
-    window.load_cancelled();
+    // Nothing is under way here that could be called off.
+    let _ = window.load_cancelled();
     window.count_all(&mut config);
     let mut routed = checkpoint.routed;
     let mut rows = Vec::new();

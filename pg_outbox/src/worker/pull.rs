@@ -212,13 +212,19 @@ impl Window {
         !self.cancelled.is_empty() && self.cancelled.contains(&message_id)
     }
 
-    /// Reads which messages are cancelled. Inside a transaction.
-    pub fn load_cancelled(&mut self) {
+    /// Reads which messages are cancelled, and returns those that were not the last time. Inside a transaction.
+    pub fn load_cancelled(&mut self) -> HashSet<i64> {
         let rows = self.load_cancelled.execute(&[]);
-        self.cancelled.clear();
+        let before = std::mem::take(&mut self.cancelled);
+        let mut new = HashSet::new();
         rows.for_each(|row| {
-            self.cancelled.insert(row.int(0));
+            let id = row.int(0);
+            if !before.contains(&id) {
+                new.insert(id);
+            }
+            self.cancelled.insert(id);
         });
+        new
     }
 
     /// Rows that are not recorded yet.

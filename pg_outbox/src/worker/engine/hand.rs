@@ -53,6 +53,11 @@ impl Engine {
         let (found, _) = txn::run(|| Ok(reader.read(position - 1, position, 1)))?;
         let mut jobs = Vec::new();
         if let (Some(stored), Some(known)) = (found.first(), self.config.subscriptions.get_mut(&subscription)) {
+            if self.window.is_cancelled(stored.message.id) {
+                self.decisions.push(Decision::cancelled(subscription, stored, 0));
+                self.unrecorded_since.get_or_insert_with(Instant::now);
+                return Ok(());
+            }
             hand_out(&mut self.handed, &mut jobs, subscription, known, stored, &mut self.order, &mut self.window);
         }
         self.sender.submit(jobs);
@@ -61,7 +66,7 @@ impl Engine {
 
     /// Hands out deliveries whose time has come.
     pub(super) fn hand_out_due(&mut self) -> Result<(), String> {
-        let Engine { retries, reader, config, endpoints, handed, order, decisions, .. } = self;
+        let Engine { retries, reader, config, endpoints, handed, order, decisions, window, .. } = self;
         let time = now();
         let ready = |id: i32| {
             config.subscriptions.get(&id).is_some_and(|s| {
@@ -93,6 +98,11 @@ impl Engine {
                 retries.out(due);
                 if subscription.has_ended() {
                     decisions.push(Decision::unsubscribed(due.subscription, stored, due.id));
+                    self.unrecorded_since.get_or_insert_with(Instant::now);
+                    continue;
+                }
+                if window.is_cancelled(stored.message.id) {
+                    decisions.push(Decision::cancelled(due.subscription, stored, due.id));
                     self.unrecorded_since.get_or_insert_with(Instant::now);
                     continue;
                 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use outbox_core::policy::Outcome;
 use outbox_sender::Ticket;
 
+use super::super::decide::Decision;
 use super::super::judge::judge;
 use super::super::order::{Lane, Waiting};
 use super::super::record::{Checkpoint, EXPIRED, Entry, Fate};
@@ -48,7 +49,7 @@ impl Engine {
                 }
             };
             let fate = match fate {
-                Fate::Failed(_) if self.window.is_cancelled(ticket.message_id) => Fate::Cancelled,
+                Fate::Failed(_) | Fate::Skipped if self.window.is_cancelled(ticket.message_id) => Fate::Cancelled,
                 Fate::Failed(due) if handed.expires.is_some_and(|at| at <= due) => Fate::Dead(EXPIRED),
                 fate => fate,
             };
@@ -96,14 +97,22 @@ impl Engine {
     /// A delivery with an order has ended: the next of its key goes out.
     pub(super) fn go_on(&mut self, lane: Lane, ticket: Ticket, what: &'static str) {
         let mut jobs = Vec::new();
-        if let Some(next) = self.order.next(&lane)
-            && let Some(subscription) = self.config.subscriptions.get_mut(&lane.0)
-        {
+        while let Some(next) = self.order.next(&lane) {
+            let Some(subscription) = self.config.subscriptions.get_mut(&lane.0) else { break };
             subscription.handed -= 1;
             subscription.handed_bytes -= next.stored.message.content.len();
+            if self.window.is_cancelled(next.stored.message.id) {
+                if next.delivery_id == 0 {
+                    subscription.progress.settle(next.stored.message.position);
+                }
+                self.decisions.push(Decision::cancelled(lane.0, &next.stored, next.delivery_id));
+                self.unrecorded_since.get_or_insert_with(Instant::now);
+                continue;
+            }
             let Waiting { delivery_id, attempt, expires, run, new_id, .. } = next;
             let seat = Seat { delivery_id, attempt, expires, run, new_id };
             hand_out_as(&mut self.handed, &mut jobs, lane.0, subscription, &next.stored, seat);
+            break;
         }
         self.sender.submit(jobs);
         if what == "dead" || self.order.has_rows(&lane) {
@@ -141,7 +150,8 @@ impl Engine {
             }
             recorder.routing(routing);
             order.record();
-            window.record(entries.iter().filter(|e| matches!(e.fate, Fate::Failed(_))).map(|e| e.done.ticket.message_id));
+            window
+                .record(entries.iter().filter(|e| matches!(e.fate, Fate::Failed(_))).map(|e| e.done.ticket.message_id));
             order.look();
             errands.record();
             decisions.record();
