@@ -1073,6 +1073,8 @@ pub struct AlterEndpoint {
     pub disable_failures: Option<i32>,
     /// Argument `new_name`.
     pub new_name: Option<String>,
+    /// Argument `subscriber_type`.
+    pub subscriber_type: Option<String>,
 }
 
 /// What `outbox.alter_publisher()` takes beside what it requires; `None` is its default.
@@ -1294,6 +1296,8 @@ pub struct CreateEndpoint {
     pub disable_failures: Option<i32>,
     /// Argument `consent`.
     pub consent: Option<bool>,
+    /// Argument `subscriber_type`.
+    pub subscriber_type: Option<String>,
 }
 
 /// What `outbox.create_publisher()` takes beside what it requires; `None` is its default.
@@ -1715,7 +1719,7 @@ impl Outbox {
     /// # Errors
     /// Those of the function.
     pub async fn alter_endpoint(&self, name: &str, options: AlterEndpoint) -> Result<Option<i64>> {
-        call::single(self.call("alter_endpoint", json!({"name": name, "url": options.url, "headers": options.headers, "timeout": options.timeout.map(|d| d.as_secs_f64()), "concurrency": options.concurrency, "tenant": options.tenant, "auth": options.auth, "tls": options.tls, "rate": options.rate, "burst": options.burst, "schedule": options.schedule, "policy": options.policy, "breaker": options.breaker, "protocol": options.protocol, "compress": options.compress, "response_id": options.response_id, "keep_headers": options.keep_headers, "disable_after": options.disable_after.map(|d| d.as_secs_f64()), "disable_failures": options.disable_failures, "new_name": options.new_name}), &[]).await?)
+        call::single(self.call("alter_endpoint", json!({"name": name, "url": options.url, "headers": options.headers, "timeout": options.timeout.map(|d| d.as_secs_f64()), "concurrency": options.concurrency, "tenant": options.tenant, "auth": options.auth, "tls": options.tls, "rate": options.rate, "burst": options.burst, "schedule": options.schedule, "policy": options.policy, "breaker": options.breaker, "protocol": options.protocol, "compress": options.compress, "response_id": options.response_id, "keep_headers": options.keep_headers, "disable_after": options.disable_after.map(|d| d.as_secs_f64()), "disable_failures": options.disable_failures, "new_name": options.new_name, "subscriber_type": options.subscriber_type}), &[]).await?)
     }
 
     /// Changes a registered publisher; null leaves a value as it is, an empty template or function takes it away.
@@ -1869,7 +1873,7 @@ impl Outbox {
     /// # Errors
     /// Those of the function.
     pub async fn create_endpoint(&self, name: &str, url: &str, options: CreateEndpoint) -> Result<CreateEndpointRow> {
-        call::single(self.call("create_endpoint", json!({"name": name, "url": url, "secret": options.secret, "headers": options.headers, "timeout": options.timeout.map(|d| d.as_secs_f64()), "concurrency": options.concurrency, "tenant": options.tenant, "kind": options.kind, "auth": options.auth, "tls": options.tls, "signature": options.signature, "rate": options.rate, "burst": options.burst, "schedule": options.schedule, "policy": options.policy, "breaker": options.breaker, "protocol": options.protocol, "compress": options.compress, "response_id": options.response_id, "keep_headers": options.keep_headers, "disable_after": options.disable_after.map(|d| d.as_secs_f64()), "disable_failures": options.disable_failures, "consent": options.consent}), &[]).await?)
+        call::single(self.call("create_endpoint", json!({"name": name, "url": url, "secret": options.secret, "headers": options.headers, "timeout": options.timeout.map(|d| d.as_secs_f64()), "concurrency": options.concurrency, "tenant": options.tenant, "kind": options.kind, "auth": options.auth, "tls": options.tls, "signature": options.signature, "rate": options.rate, "burst": options.burst, "schedule": options.schedule, "policy": options.policy, "breaker": options.breaker, "protocol": options.protocol, "compress": options.compress, "response_id": options.response_id, "keep_headers": options.keep_headers, "disable_after": options.disable_after.map(|d| d.as_secs_f64()), "disable_failures": options.disable_failures, "consent": options.consent, "subscriber_type": options.subscriber_type}), &[]).await?)
     }
 
     /// Registers a producer. topic_template ("{tenant}.{topic}") or topic_function decide the topic of its messages.

@@ -38,6 +38,8 @@ create index delivery_message on outbox.delivery (message_id);
 create index delivery_run on outbox.delivery (run) where run > 0;
 -- the order of a key
 create index delivery_key on outbox.delivery (subscription_id, key, position) where key is not null;
+-- what waits behind the first of its key, to be counted
+create index delivery_blocked on outbox.delivery (subscription_id) where blocked and not pull;
 create index delivery_lease on outbox.delivery (lease) where lease is not null;
 create index delivery_expiry on outbox.delivery (expires_at) where expires_at is not null and state <> 'processing';
 comment on table outbox.delivery is

@@ -79,6 +79,11 @@ begin
         raise exception 'unknown protocol "%"', e.protocol using errcode = 'invalid_parameter_value',
             hint = 'It is auto, http1 or http2.';
     end if;
+    if e.subscriber_type is null or e.subscriber_type not in ('client', 'service') then
+        raise exception 'invalid subscriber_type' using errcode = 'invalid_parameter_value',
+            detail = format('It is %s.', coalesce(e.subscriber_type, 'null')),
+            hint = 'It is client or service.';
+    end if;
     perform outbox._check_schedule(e.schedule);
     perform outbox._check_policy(e.policy);
     perform outbox._check_breaker(e.breaker);
@@ -126,7 +131,8 @@ create function outbox.create_endpoint(
     keep_headers text[] default '{x-request-id,retry-after,location,webhook-delivery}',
     disable_after interval default '5 days',
     disable_failures int default 20,
-    consent boolean default false
+    consent boolean default false,
+    subscriber_type text default 'client'
 ) returns table (endpoint_id int, signing_secret text, message_id bigint)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -160,14 +166,17 @@ begin
     e.disable_after := disable_after;
     e.disable_failures := disable_failures;
     e.consent := case when consent then 'pending' else 'none' end;
+    e.subscriber_type := subscriber_type;
     perform outbox._check_endpoint(e);
     perform outbox._check_auth(auth);
     perform outbox._check_tls(tls);
     begin
         insert into outbox.endpoint (name, url, headers, timeout, concurrency, tenant, kind, rate, burst, schedule, policy,
-            breaker, protocol, compress, response_id, keep_headers, disable_after, disable_failures, consent)
+            breaker, protocol, compress, response_id, keep_headers, disable_after, disable_failures, consent,
+            subscriber_type)
         values (e.name, e.url, e.headers, e.timeout, e.concurrency, e.tenant, e.kind, e.rate, e.burst, e.schedule, e.policy,
-            e.breaker, e.protocol, e.compress, e.response_id, e.keep_headers, e.disable_after, e.disable_failures, e.consent)
+            e.breaker, e.protocol, e.compress, e.response_id, e.keep_headers, e.disable_after, e.disable_failures, e.consent,
+            e.subscriber_type)
         returning * into e;
     exception when unique_violation then
         raise exception 'endpoint "%" exists already', name using errcode = 'duplicate_object';
@@ -210,7 +219,8 @@ create function outbox.alter_endpoint(
     keep_headers text[] default null,
     disable_after interval default null,
     disable_failures int default null,
-    new_name text default null
+    new_name text default null,
+    subscriber_type text default null
 ) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -243,6 +253,7 @@ begin
     e.keep_headers := coalesce(keep_headers, e.keep_headers);
     e.disable_after := coalesce(disable_after, e.disable_after);
     e.disable_failures := coalesce(disable_failures, e.disable_failures);
+    e.subscriber_type := coalesce(subscriber_type, e.subscriber_type);
     perform outbox._check_name('endpoint', e.name);
     perform outbox._check_endpoint(e);
     perform outbox._check_auth(nullif(auth, 'null'));
@@ -253,7 +264,7 @@ begin
             tenant = e.tenant, rate = e.rate, burst = e.burst, schedule = e.schedule, policy = e.policy,
             breaker = e.breaker, protocol = e.protocol, compress = e.compress, response_id = e.response_id,
             keep_headers = e.keep_headers, disable_after = e.disable_after, disable_failures = e.disable_failures,
-            consent = e.consent, updated_at = clock_timestamp()
+            consent = e.consent, subscriber_type = e.subscriber_type, updated_at = clock_timestamp()
         where p.id = known;
     exception when unique_violation then
         raise exception 'endpoint "%" exists already', e.name using errcode = 'duplicate_object';

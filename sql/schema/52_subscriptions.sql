@@ -4,14 +4,39 @@
 -- message's position: whoever routes a message later, live, after a crash or in a replay, finds the same version.
 
 -- API: private
--- Refuses settings that make no sense together or that nothing could be done with. What a column alone can say is a check of
--- the table.
+-- Refuses settings that nothing could be done with.
 create function outbox._check_subscription(candidate outbox.subscription) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    wrong record;
 begin
     perform outbox._check_name('subscription', candidate.name);
+    select * into wrong
+    from (values
+        ('max_attempts', candidate.max_attempts::text, candidate.max_attempts >= 1, 'It counts the first try: at least 1.'),
+        ('max_age', candidate.max_age::text, coalesce(candidate.max_age > interval '0', true), 'It is above 0.'),
+        ('format', candidate.format,
+            candidate.format in ('raw', 'envelope', 'cloudevents', 'cloudevents_structured', 'pubsub'),
+            'It is raw, envelope, cloudevents, cloudevents_structured or pubsub.'),
+        ('batch_size', candidate.batch_size::text, candidate.batch_size between 1 and 1000, 'It is between 1 and 1000.'),
+        ('batch_wait', candidate.batch_wait::text, candidate.batch_wait between interval '0' and interval '60 s',
+            'It is between 0 and 60 seconds.'),
+        ('ordering', candidate.ordering, candidate.ordering in ('none', 'key', 'strict'), 'It is none, key or strict.'),
+        ('on_exhausted', candidate.on_exhausted, candidate.on_exhausted in ('skip', 'block'), 'It is skip or block.'),
+        ('ttl', candidate.ttl::text, coalesce(candidate.ttl > interval '0', true), 'It is above 0.'),
+        ('deadline', candidate.deadline::text, coalesce(candidate.deadline > interval '0', true), 'It is above 0.'),
+        ('notify', candidate.notify::text, candidate.notify is not null, 'It is true or false.'),
+        ('max_lag', candidate.max_lag::text, coalesce(candidate.max_lag > interval '0', true), 'It is above 0.'),
+        ('labels', candidate.labels::text, jsonb_typeof(candidate.labels) = 'object', 'It is a JSON object.')
+    ) c(setting, given, fine, hint)
+    where fine is not true
+    limit 1;
+    if found then
+        raise exception 'invalid %', wrong.setting using errcode = 'invalid_parameter_value',
+            detail = format('It is %s.', coalesce(wrong.given, 'null')), hint = wrong.hint;
+    end if;
     perform outbox._check_schedule(candidate.schedule);
     perform outbox._check_policy(candidate.policy);
     if octet_length(candidate.external_id) > 255 then

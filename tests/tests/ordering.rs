@@ -132,6 +132,52 @@ async fn a_dead_head_lets_the_next_pass_or_blocks_until_it_is_dealt_with() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_backlog_behind_failing_keys_lags_instead_of_becoming_rows() {
+    const BACKLOG: i64 = 16_000;
+    let receiver = Receiver::start().unwrap();
+    receiver.forget();
+    let broken = Arc::new(AtomicBool::new(true));
+    let state = Arc::clone(&broken);
+    receiver.on("/hook", move |_, _| Reply::status(if state.load(Ordering::SeqCst) { 500 } else { 200 }));
+    let options = ", ordering => 'key', max_attempts => 100000, schedule => '{\"delays\": [1], \"jitter\": 0}'";
+    let db = shop(server().await, "blocked", &receiver, options).await;
+    db.execute(
+        "select count(outbox.enqueue('order.x', '{}', key => 'k' || n % 100)) from generate_series(1, $1::bigint) n",
+        &[&BACKLOG],
+    )
+    .await
+    .unwrap();
+    let blocked = "select count(*) from outbox.delivery where blocked";
+    wait_until("the subscription lags with its rows full", PATIENCE, async || {
+        let lag = "select lag > 0 from outbox._subscription_lag()";
+        one::<i64>(&db, blocked).await > 9_000 && one::<bool>(&db, lag).await
+    })
+    .await;
+    wait_until("every key has failed, so nothing waits in memory", PATIENCE, async || {
+        one::<i64>(&db, "select count(*) from outbox.delivery where not blocked and state = 'failed'").await == 100
+    })
+    .await;
+    let rows: i64 = one(&db, blocked).await;
+    assert!((9_001..=10_000 + 4096).contains(&rows), "{rows} rows behind failed ones");
+    broken.store(false, Ordering::SeqCst);
+    completed(&db, BACKLOG).await;
+    let late = "select count(*) from (
+            select a.position < lag(a.position) over (partition by m.key order by a.started_at, a.position) as late
+            from outbox.attempt a join outbox.message m on m.id = a.message_id) o
+        where o.late";
+    assert_eq!(one::<i64>(&db, late).await, 0, "out of order");
+    let overlapping = "select count(*) from (
+            select a.started_at < lag(a.finished_at) over (partition by m.key order by a.position, a.started_at) as early
+            from outbox.attempt a join outbox.message m on m.id = a.message_id) o
+        where o.early";
+    assert_eq!(one::<i64>(&db, overlapping).await, 0, "two of a key at once");
+    let twice = "select count(*) - count(distinct position) from outbox.attempt where outcome = 'completed'";
+    assert_eq!(one::<i64>(&db, twice).await, 0, "delivered twice");
+    wait_until("no row is left", PATIENCE, async || one::<i64>(&db, "select count(*) from outbox.delivery").await == 0)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strict_means_one_at_a_time_and_survives_a_crash() {
     let receiver = Receiver::start().unwrap();
     receiver.on("/hook", |_, count| Reply::status(if count == 10 { 500 } else { 200 }).after(Duration::from_millis(5)));

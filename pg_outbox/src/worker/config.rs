@@ -60,6 +60,8 @@ pub struct Subscription {
     /// Jobs that are with the HTTP thread, and the bytes of their contents. Pull: about how many rows are in the window.
     pub handed: usize,
     pub handed_bytes: usize,
+    /// Push: about how many rows wait behind the first of their key.
+    pub blocked: usize,
     /// Jobs that may be with the HTTP thread while its endpoint takes little, and until when that holds (microseconds,
     /// PostgreSQL's epoch; 0: there is no such limit).
     pub limit: (usize, i64),
@@ -241,6 +243,7 @@ impl Config {
                 new.progress = before.progress;
                 new.handed = before.handed;
                 new.handed_bytes = before.handed_bytes;
+                new.blocked = before.blocked;
             }
         }
     }
@@ -265,6 +268,7 @@ impl Config {
             progress: Progress::live(),
             handed: 0,
             handed_bytes: 0,
+            blocked: 0,
             limit: (usize::MAX, 0),
         });
         subscription.endpoint = row.get(1).unwrap_or_default();

@@ -23,6 +23,7 @@ use pgrx::pg_sys::{INT8ARRAYOID, TEXTARRAYOID};
 
 use self::hand::Handed;
 pub use self::routing::{is_control, matched_as};
+use super::blocked::{self, Blocked};
 use super::config::{Config, Loader, Subscription};
 use super::consent::Consents;
 use super::decide::Decisions;
@@ -81,6 +82,7 @@ pub struct Engine {
     loader: Loader,
     recorder: Recorder,
     window: Window,
+    blocked: Blocked,
     predicates: Predicates,
     decisions: Decisions,
     tally: Tally,
@@ -128,6 +130,7 @@ impl Engine {
             loader: Loader::new(),
             recorder: Recorder::new(),
             window: Window::new(),
+            blocked: Blocked::new(),
             predicates: Predicates::new(),
             decisions: Decisions::new(),
             tally: Tally::default(),
@@ -182,7 +185,9 @@ impl Engine {
         let to_record = self.unrecorded_since.is_some();
         // A full window of rows to be claimed is nothing to do.
         // So are deliveries that a disabled endpoint or a pause holds.
-        let to_do = |s: &Subscription| !s.paused && if s.pull { pull::has_work(s) } else { s.limit.0 > 0 };
+        let to_do = |s: &Subscription| {
+            !s.paused && if s.pull { pull::has_work(s) } else { s.limit.0 > 0 && blocked::has_much_room(s) }
+        };
         let lagging = self.config.subscriptions.values().any(|s| s.progress.lag().is_some() && to_do(s));
         let busy =
             queued + in_flight + unrecorded > 0 || to_record || lagging || self.routed < self.end || self.tick_more;
@@ -228,6 +233,7 @@ impl Engine {
         let look = self.slot.look_at_deliveries.swap(false, Ordering::SeqCst);
         self.looked |= look;
         if look {
+            self.give_back_rows();
             self.retries.look_at_all(&self.config);
             self.window.pass_now();
             self.look_for_errands = true;
@@ -261,6 +267,9 @@ impl Engine {
             again |= self.routed < self.end;
         }
         if let Some(wait) = self.window.recount(&mut self.config)? {
+            pause = pause.min(wait);
+        }
+        if let Some(wait) = self.blocked.recount(&mut self.config, &self.window)? {
             pause = pause.min(wait);
         }
         again |= self.catch_up()?;
@@ -329,10 +338,11 @@ impl Engine {
         pull::recover(&mut self.config);
         // Which messages are cancelled is read before anything is handed out.
         self.slot.look_at_deliveries.store(false, Ordering::SeqCst);
-        let Engine { window, order, .. } = self;
+        let Engine { window, order, blocked, config, .. } = self;
         txn::run(|| {
             let _ = window.load_cancelled();
             order.look_at_all();
+            blocked.count_all(config);
             Ok(())
         })?;
         for (subscription, saved) in checkpoint.subscriptions {

@@ -1,5 +1,6 @@
 //! The background workers: one launcher per cluster, one dispatcher per database that has the extension.
 
+pub mod blocked;
 pub mod config;
 pub mod consent;
 pub mod counters;

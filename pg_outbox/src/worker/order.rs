@@ -4,6 +4,10 @@
 //! outbox.delivery behind it, in the transaction that records the failure: what waits for long is in the table, what waits for a
 //! moment is not. From then on every message of the key becomes a row, until there is none left.
 //!
+//! Those rows come back in order, by chains: when the first of a key is sent, the next ones wait in memory behind it again,
+//! and their rows stay blocked until it is their turn. Their number is bounded (`blocked`): a subscription that has too many
+//! lags.
+//!
 //! Invariants:
 //! * Of a key at most one delivery is with the HTTP thread.
 //! * A message is sent at once only when nothing of its key is in flight, waits here, or has a row.
@@ -118,11 +122,25 @@ impl Order {
         !std::mem::replace(&mut state.busy, true)
     }
 
-    /// Waits behind the one that is under way.
+    /// Waits behind the one that is under way, in position order.
     pub fn wait(&mut self, lane: &Lane, waiting: Waiting) {
         if let Some(state) = self.lanes.get_mut(lane) {
-            state.waiting.push_back(waiting);
+            let position = waiting.stored.message.position;
+            let place = state.waiting.iter().rposition(|w| w.stored.message.position <= position).map_or(0, |i| i + 1);
+            state.waiting.insert(place, waiting);
         }
+    }
+
+    /// Somebody may have changed rows: those that wait here go back to the table.
+    pub fn give_back_rows(&mut self) -> Vec<(i32, Waiting)> {
+        let mut given = Vec::new();
+        for (lane, state) in &mut self.lanes {
+            let (rows, rest) = std::mem::take(&mut state.waiting).into_iter().partition(|w| w.delivery_id != 0);
+            let rows: VecDeque<Waiting> = rows;
+            state.waiting = rest;
+            given.extend(rows.into_iter().map(|waiting| (lane.0, waiting)));
+        }
+        given
     }
 
     /// The one under way has ended for good: the next one, which is under way from here on.

@@ -207,6 +207,11 @@ impl Window {
         });
     }
 
+    /// Blocked rows of a pushed subscription that are not recorded yet.
+    pub fn blocked(&self, id: i32) -> usize {
+        self.rows.iter().filter(|row| !row.pull && row.subscription == id && row.key.is_some()).count()
+    }
+
     /// Whether a message is not to be delivered any more.
     pub fn is_cancelled(&self, message_id: i64) -> bool {
         !self.cancelled.is_empty() && self.cancelled.contains(&message_id)

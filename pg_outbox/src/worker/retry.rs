@@ -6,14 +6,17 @@
 
 use std::collections::HashMap;
 
-use pgrx::pg_sys::{INT4ARRAYOID, INT8ARRAYOID};
+use pgrx::pg_sys::{INT4ARRAYOID, INT4OID, INT8ARRAYOID, INT8OID, TEXTOID};
 
 use super::config::Config;
+use super::order::Lane;
 use super::route::{Reader, Stored};
 use super::txn::{Plan, arg};
 
 /// Rows of a subscription that may be with the HTTP thread.
 const SHARE: i32 = 256;
+/// Rows of a key that are taken together with its first.
+const FOLLOWERS: i32 = 64;
 
 /// A row that is due, and its message if it is still stored.
 pub struct Due {
@@ -32,6 +35,7 @@ pub struct Due {
 /// What is known of the rows that wait.
 pub struct Retries {
     plan: Plan,
+    behind: Plan,
     /// Rows that are with the HTTP thread, and their subscriptions.
     out: HashMap<i64, i32>,
     /// When to look at a subscription (microseconds, PostgreSQL's epoch); one that is not listed has no rows.
@@ -54,6 +58,15 @@ impl Retries {
                     limit s.room + 1
                 ) q",
                 &[INT4ARRAYOID, INT4ARRAYOID, INT8ARRAYOID],
+            ),
+            behind: Plan::new(
+                "select d.id, d.position, d.message_id, d.message_segment, d.attempt, d.expires_at, d.run, d.new_id,
+                    d.blocked
+                from outbox.delivery d
+                where d.subscription_id = $1 and d.key = $2 and d.position > $3
+                order by d.position
+                limit $4",
+                &[INT4OID, TEXTOID, INT8OID, INT4OID],
             ),
             out: HashMap::new(),
             next: HashMap::new(),
@@ -92,6 +105,31 @@ impl Retries {
         self.next.iter().filter(|(id, _)| ready(**id)).map(|(_, at)| *at).min()
     }
 
+    /// The rows that wait behind the one of a key that has just been taken, in order: they follow it without a look at the table
+    /// each. Inside a transaction.
+    pub fn behind(&mut self, reader: &mut Reader, lane: &Lane, position: i64, now: i64) -> Vec<Due> {
+        let Retries { behind, out, .. } = self;
+        let (mut due, mut places, mut open) = (Vec::new(), Vec::new(), true);
+        behind.execute(&[arg(lane.0), arg(&*lane.1), arg(position), arg(FOLLOWERS)]).for_each(|row| {
+            let (id, expires) = (row.int(0), row.get::<i64>(5));
+            // What cannot simply follow ends the chain.
+            open &= row.get(8).unwrap_or(false) && !out.contains_key(&id) && expires.is_none_or(|at| at > now);
+            if !open {
+                return;
+            }
+            let attempt = row.get::<i32>(4).and_then(|n| u32::try_from(n).ok()).unwrap_or(0) + 1;
+            let (run, new_id) = (row.int(6), row.get(7).unwrap_or(false));
+            due.push(Due { id, subscription: lane.0, attempt, expires, run, new_id, stored: None });
+            places.push((row.int(1), row.int(2), row.get::<i16>(3).unwrap_or_default()));
+        });
+        for (due, (position, message, segment)) in due.iter_mut().zip(places) {
+            due.stored = reader.message(position, message, segment);
+        }
+        let gone = due.iter().position(|due| due.stored.is_none());
+        due.truncate(gone.unwrap_or(due.len()));
+        due
+    }
+
     /// Takes the rows that are due at `now`, of the subscriptions that are `ready`. Inside a transaction.
     pub fn take(&mut self, reader: &mut Reader, now: i64, ready: impl Fn(i32) -> bool) -> Vec<Due> {
         let mut share: HashMap<i32, i32> = HashMap::new();
@@ -113,7 +151,7 @@ impl Retries {
         if ids.is_empty() {
             return Vec::new();
         }
-        let Retries { plan, out, next } = self;
+        let Retries { plan, out, next, .. } = self;
         ids.iter().for_each(|id| {
             next.remove(id);
         });

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use outbox_core::message::Message;
 use outbox_sender::{Job, Ticket};
 
+use super::super::blocked;
 use super::super::config::{Config, Ordering, Subscription};
 use super::super::decide::Decision;
 use super::super::order::{self, Lane, Order, Turn, Waiting};
 use super::super::pull::{self, Window};
 use super::super::record::EXPIRED;
+use super::super::retry::Due;
 use super::super::route::Stored;
 use super::super::txn::arg;
 use super::super::{now, txn};
@@ -75,7 +77,7 @@ impl Engine {
         };
         if retries.next(ready).is_some_and(|at| at <= time) {
             let due = txn::run(|| Ok(retries.take(reader, time, ready)))?;
-            let (mut jobs, mut gone) = (Vec::new(), Vec::new());
+            let (mut jobs, mut gone, mut first) = (Vec::new(), Vec::new(), Vec::new());
             for due in &due {
                 let subscription = config.subscriptions.get_mut(&due.subscription).filter(|s| !s.pull);
                 let (subscription, stored) = match (subscription, &due.stored) {
@@ -107,19 +109,34 @@ impl Engine {
                     continue;
                 }
                 let (run, new_id) = (due.run, due.new_id);
-                if let Some(lane) = order::lane(due.subscription, subscription, stored)
-                    && !order.row(&lane)
-                {
-                    subscription.handed += 1;
-                    subscription.handed_bytes += stored.message.content.len();
-                    let (stored, delivery_id, attempt) = (stored.clone(), due.id, due.attempt);
-                    order.wait(&lane, Waiting { stored, delivery_id, attempt, expires, run, new_id });
-                    continue;
+                if let Some(lane) = order::lane(due.subscription, subscription, stored) {
+                    if !order.row(&lane) {
+                        wait(order, &lane, subscription, stored, due, expires);
+                        continue;
+                    }
+                    first.push((lane, stored.message.position));
                 }
                 let seat = Seat { delivery_id: due.id, attempt: due.attempt, expires, run, new_id };
                 hand_out_as(handed, &mut jobs, due.subscription, subscription, stored, seat);
             }
             self.sender.submit(jobs);
+            if !first.is_empty() {
+                let follow = |(lane, position): &(Lane, i64)| retries.behind(reader, lane, *position, time);
+                let followers: Vec<Vec<Due>> = txn::run(|| Ok(first.iter().map(follow).collect()))?;
+                for ((lane, _), rows) in first.iter().zip(&followers) {
+                    let Some(subscription) = config.subscriptions.get_mut(&lane.0) else { continue };
+                    for due in rows {
+                        let Some(stored) = &due.stored else { break };
+                        let expires =
+                            due.expires.or_else(|| pull::expiry(subscription, stored)).filter(|_| due.run == 0);
+                        if subscription.handed_bytes >= HANDED_BYTES || expires.is_some_and(|at| at <= time) {
+                            break;
+                        }
+                        retries.out(due);
+                        wait(order, lane, subscription, stored, due, expires);
+                    }
+                }
+            }
             let bury = &mut self.bury;
             if !gone.is_empty() {
                 txn::run(|| {
@@ -134,6 +151,18 @@ impl Engine {
         Ok(())
     }
 
+    /// Rows that wait in memory for their turn go back: what is changed in the table meanwhile counts.
+    pub(super) fn give_back_rows(&mut self) {
+        for (id, waiting) in self.order.give_back_rows() {
+            if let Some(subscription) = self.config.subscriptions.get_mut(&id) {
+                subscription.handed -= 1;
+                subscription.handed_bytes -= waiting.stored.message.content.len();
+            }
+            self.retries.back(waiting.delivery_id);
+            self.retries.at(id, now());
+        }
+    }
+
     /// How long until a delivery that waits is to be looked at.
     pub(super) fn due_in(&self) -> Duration {
         let Engine { retries, config, endpoints, .. } = self;
@@ -144,6 +173,21 @@ impl Engine {
     }
 }
 
+/// A row that waits behind another of its key.
+fn wait(
+    order: &mut Order,
+    lane: &Lane,
+    subscription: &mut Subscription,
+    stored: &Stored,
+    due: &Due,
+    expires: Option<i64>,
+) {
+    subscription.handed += 1;
+    subscription.handed_bytes += stored.message.content.len();
+    let (delivery_id, attempt, run, new_id) = (due.id, due.attempt, due.run, due.new_id);
+    order.wait(lane, Waiting { stored: stored.clone(), delivery_id, attempt, expires, run, new_id });
+}
+
 pub(super) fn handed_limit(subscription: &Subscription) -> usize {
     match subscription.limit {
         (limit, until) if until != 0 && now() < until => limit,
@@ -152,7 +196,9 @@ pub(super) fn handed_limit(subscription: &Subscription) -> usize {
 }
 
 pub(super) fn has_room(subscription: &Subscription) -> bool {
-    subscription.handed < handed_limit(subscription) && subscription.handed_bytes < HANDED_BYTES
+    subscription.handed < handed_limit(subscription)
+        && subscription.handed_bytes < HANDED_BYTES
+        && blocked::has_room(subscription)
 }
 
 /// Among what is handed out together, higher priorities go first, except where a subscription asks for an order.
@@ -193,6 +239,7 @@ pub(super) fn hand_out(
             }
             Turn::Row => {
                 window.block(id, stored, lane.1, expires);
+                subscription.blocked += 1;
                 return;
             }
         }

@@ -82,6 +82,7 @@ impl Engine {
                 subscription.handed_bytes -= waiting.stored.message.content.len();
                 if waiting.delivery_id == 0 {
                     subscription.progress.settle(position);
+                    subscription.blocked += 1;
                 }
             }
             if waiting.delivery_id == 0 {

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use outbox_core::topic;
 
+use super::super::blocked;
 use super::super::config::{Routed, Subscription};
 use super::super::decide::{Decision, Decisions};
 use super::super::predicate::{Verdict, Verdicts};
@@ -107,7 +108,10 @@ impl Engine {
             true => pull::has_room(s),
             false => {
                 let limit = handed_limit(s);
-                push && limit > 0 && s.handed <= limit / 2 && s.handed_bytes <= HANDED_BYTES / 2
+                push && limit > 0
+                    && s.handed <= limit / 2
+                    && s.handed_bytes <= HANDED_BYTES / 2
+                    && blocked::has_much_room(s)
             }
         };
         let lagging = |s: &Subscription| s.progress.lag().filter(|_| ready(s));

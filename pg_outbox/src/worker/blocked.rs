@@ -1,0 +1,86 @@
+//! How many rows of a push subscription wait behind the first of their key.
+//!
+//! A subscription has about `LIMIT` of them, however long the backlog behind a failing key is: beyond that it lags, as one does
+//! whose endpoint is slow, and re-reads the feed from its position when rows have gone.
+//!
+//! The count in memory grows with each row that is made and is corrected by counting when it has reached the limit. Counting
+//! is an index scan of at most as many entries as the limit.
+
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys::{INT4OID, INT8OID};
+
+use super::config::{Config, Ordering, Subscription};
+use super::pull::Window;
+use super::txn::{self, Plan, arg};
+
+/// Rows of a subscription that wait behind the first of their key.
+const LIMIT: usize = 10_000;
+/// A subscription that lags goes on when so many have gone: reading the feed is worth it then.
+const WORTH_IT: usize = 1000;
+/// How often the rows of a full subscription are counted.
+const RECOUNT: Duration = Duration::from_millis(250);
+
+/// Whether one more row may be made.
+pub fn has_room(subscription: &Subscription) -> bool {
+    subscription.blocked < LIMIT
+}
+
+/// Whether a lagging subscription has room for a reading of the feed that is worth it.
+pub fn has_much_room(subscription: &Subscription) -> bool {
+    subscription.blocked <= LIMIT - WORTH_IT
+}
+
+/// Counts them.
+pub struct Blocked {
+    count: Plan,
+    counted: Option<Instant>,
+}
+
+impl Blocked {
+    pub const fn new() -> Blocked {
+        Blocked {
+            count: Plan::new(
+                "select count(*) from (
+                    select from outbox.delivery d where d.subscription_id = $1 and d.blocked and not d.pull limit $2
+                ) l",
+                &[INT4OID, INT8OID],
+            ),
+            counted: None,
+        }
+    }
+
+    /// Counts the rows of all that ask for an order. Inside a transaction.
+    pub fn count_all(&mut self, config: &mut Config) {
+        for (id, subscription) in &mut config.subscriptions {
+            if !subscription.pull && subscription.ordering != Ordering::None {
+                subscription.blocked = self.count(*id);
+            }
+        }
+    }
+
+    /// Counts those of subscriptions that lag because they have too many. Says when to look again; `None`: none has.
+    pub fn recount(&mut self, config: &mut Config, window: &Window) -> Result<Option<Duration>, String> {
+        let full = |s: &Subscription| !s.pull && s.progress.lag().is_some() && !has_much_room(s);
+        if !config.subscriptions.values().any(full) {
+            return Ok(None);
+        }
+        let since = self.counted.map_or(Duration::MAX, |at| at.elapsed());
+        if since < RECOUNT {
+            return Ok(Some(RECOUNT - since));
+        }
+        txn::run(|| {
+            for (id, subscription) in config.subscriptions.iter_mut().filter(|(_, s)| full(s)) {
+                subscription.blocked = self.count(*id) + window.blocked(*id);
+            }
+            Ok(())
+        })?;
+        self.counted = Some(Instant::now());
+        Ok(Some(RECOUNT))
+    }
+
+    fn count(&mut self, subscription: i32) -> usize {
+        let rows = self.count.execute(&[arg(subscription), arg(2 * LIMIT as i64)]).first(|row| row.int(0));
+        usize::try_from(rows.unwrap_or(0)).unwrap_or(0)
+    }
+}
