@@ -11,7 +11,7 @@ export const FUNCTIONS = {
     },
     alter_endpoint: {
         name: 'alter_endpoint',
-        args: [['name', 'text', false], ['url', 'text', true], ['headers', 'jsonb', true], ['timeout', 'interval', true], ['concurrency', 'int', true], ['tenant', 'text', true], ['auth', 'jsonb', true], ['tls', 'jsonb', true], ['rate', 'float8', true], ['burst', 'float8', true], ['schedule', 'jsonb', true], ['policy', 'jsonb', true], ['breaker', 'jsonb', true], ['protocol', 'text', true], ['compress', 'boolean', true], ['response_id', 'text', true], ['keep_headers', 'text[]', true], ['disable_after', 'interval', true], ['disable_failures', 'int', true], ['new_name', 'text', true]],
+        args: [['name', 'text', false], ['url', 'text', true], ['headers', 'jsonb', true], ['timeout', 'interval', true], ['concurrency', 'int', true], ['tenant', 'text', true], ['auth', 'jsonb', true], ['tls', 'jsonb', true], ['rate', 'float8', true], ['burst', 'float8', true], ['schedule', 'jsonb', true], ['policy', 'jsonb', true], ['breaker', 'jsonb', true], ['protocol', 'text', true], ['compress', 'boolean', true], ['response_id', 'text', true], ['keep_headers', 'text[]', true], ['disable_after', 'interval', true], ['disable_failures', 'int', true], ['new_name', 'text', true], ['subscriber_type', 'text', true]],
         returns: 'value',
         columns: [['alter_endpoint', 'bigint']],
     },
@@ -101,7 +101,7 @@ export const FUNCTIONS = {
     },
     create_endpoint: {
         name: 'create_endpoint',
-        args: [['name', 'text', false], ['url', 'text', false], ['secret', 'text', true], ['headers', 'jsonb', true], ['timeout', 'interval', true], ['concurrency', 'int', true], ['tenant', 'text', true], ['kind', 'text', true], ['auth', 'jsonb', true], ['tls', 'jsonb', true], ['signature', 'text', true], ['rate', 'float8', true], ['burst', 'float8', true], ['schedule', 'jsonb', true], ['policy', 'jsonb', true], ['breaker', 'jsonb', true], ['protocol', 'text', true], ['compress', 'boolean', true], ['response_id', 'text', true], ['keep_headers', 'text[]', true], ['disable_after', 'interval', true], ['disable_failures', 'int', true], ['consent', 'boolean', true]],
+        args: [['name', 'text', false], ['url', 'text', false], ['secret', 'text', true], ['headers', 'jsonb', true], ['timeout', 'interval', true], ['concurrency', 'int', true], ['tenant', 'text', true], ['kind', 'text', true], ['auth', 'jsonb', true], ['tls', 'jsonb', true], ['signature', 'text', true], ['rate', 'float8', true], ['burst', 'float8', true], ['schedule', 'jsonb', true], ['policy', 'jsonb', true], ['breaker', 'jsonb', true], ['protocol', 'text', true], ['compress', 'boolean', true], ['response_id', 'text', true], ['keep_headers', 'text[]', true], ['disable_after', 'interval', true], ['disable_failures', 'int', true], ['consent', 'boolean', true], ['subscriber_type', 'text', true]],
         returns: 'row',
         columns: [['endpoint_id', 'int'], ['signing_secret', 'text'], ['message_id', 'bigint']],
     },
@@ -1209,7 +1209,7 @@ export interface Functions {
     /** Makes data that was restored or copied here this database's own: numbers what has no position yet, in a new epoch, and lets the dispatcher push. Returns the last position */
     adopt(args?: { reason?: string | null }): Promise<number>;
     /** Changes what is given and leaves the rest; JSON null, 0 and the empty text take a setting away */
-    alterEndpoint(args: { name: string; url?: string | null; headers?: any; timeout?: Interval | null; concurrency?: number | null; tenant?: string | null; auth?: any; tls?: any; rate?: number | null; burst?: number | null; schedule?: any; policy?: any; breaker?: any; protocol?: string | null; compress?: boolean | null; responseId?: string | null; keepHeaders?: readonly string[] | null; disableAfter?: Interval | null; disableFailures?: number | null; newName?: string | null }): Promise<number>;
+    alterEndpoint(args: { name: string; url?: string | null; headers?: any; timeout?: Interval | null; concurrency?: number | null; tenant?: string | null; auth?: any; tls?: any; rate?: number | null; burst?: number | null; schedule?: any; policy?: any; breaker?: any; protocol?: string | null; compress?: boolean | null; responseId?: string | null; keepHeaders?: readonly string[] | null; disableAfter?: Interval | null; disableFailures?: number | null; newName?: string | null; subscriberType?: string | null }): Promise<number>;
     /** Changes a registered publisher; null leaves a value as it is, an empty template or function takes it away */
     alterPublisher(args: { code: string; name?: string | null; description?: string | null; active?: boolean | null; topicTemplate?: string | null; topicFunction?: string | null }): Promise<void>;
     /** Changes a subscription; null leaves a setting as it is, reset names those that go back to their default. Topics and filter hold behind the position of the message whose id is returned, pushed or pulled */
@@ -1239,7 +1239,7 @@ export interface Functions {
     /** The total for a list_messages() with limit and offset; 10,000 means at least that many */
     countMessages(args?: { tenant?: string | null; aggregateType?: string | null; aggregateId?: string | null; topic?: string | null }): Promise<number>;
     /** Makes an HTTP target. The row that is returned is the only place where the signing secret is shown. */
-    createEndpoint(args: { name: string; url: string; secret?: string | null; headers?: any; timeout?: Interval | null; concurrency?: number | null; tenant?: string | null; kind?: string | null; auth?: any; tls?: any; signature?: string | null; rate?: number | null; burst?: number | null; schedule?: any; policy?: any; breaker?: any; protocol?: string | null; compress?: boolean | null; responseId?: string | null; keepHeaders?: readonly string[] | null; disableAfter?: Interval | null; disableFailures?: number | null; consent?: boolean | null }): Promise<CreateEndpointRow>;
+    createEndpoint(args: { name: string; url: string; secret?: string | null; headers?: any; timeout?: Interval | null; concurrency?: number | null; tenant?: string | null; kind?: string | null; auth?: any; tls?: any; signature?: string | null; rate?: number | null; burst?: number | null; schedule?: any; policy?: any; breaker?: any; protocol?: string | null; compress?: boolean | null; responseId?: string | null; keepHeaders?: readonly string[] | null; disableAfter?: Interval | null; disableFailures?: number | null; consent?: boolean | null; subscriberType?: string | null }): Promise<CreateEndpointRow>;
     /** Registers a producer. topic_template ("{tenant}.{topic}") or topic_function decide the topic of its messages */
     createPublisher(args: { code: string; name?: string | null; description?: string | null; active?: boolean | null; topicTemplate?: string | null; topicFunction?: string | null }): Promise<void>;
     /** Registers a topic; needed only to describe it, to switch it off, or with pg_outbox.require_topic */

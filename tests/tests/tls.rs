@@ -342,7 +342,7 @@ async fn a_token_is_fetched_once_and_exchanged_when_it_is_refused() {
     let to = |secret: &str, credentials: &str| Endpoint {
         auth: auth(
             json!({"type": "oauth2", "token_url": authority.server.url_as(HOST, "/token"), "client_id": "client",
-            "client_secret": secret, "credentials": credentials}),
+            "client_secret": secret, "credentials": credentials, "scope": "hooks:write x", "audience": "https://api.test/"}),
         ),
         ..trusting(&receiver.url_as(HOST, "/hook"), &ca)
     };
@@ -361,7 +361,18 @@ async fn a_token_is_fetched_once_and_exchanged_when_it_is_refused() {
     assert_eq!(bench.one(&endpoint).await.0, Outcome::Status(401));
     assert_eq!(authority.asked(), 3);
     receiver.on("/hook", authority.guard());
+    // The two ways to say who asks (RFC 6749, 2.3.1): never both, and scope and audience with either.
+    let wanted = "grant_type=client_credentials&scope=hooks%3Awrite%20x&audience=https%3A%2F%2Fapi.test%2F";
+    let asked = authority.server.at("/token").pop().unwrap();
+    assert_eq!(asked.body, wanted);
+    assert!(asked.header("authorization").starts_with("Basic "));
     assert_eq!(bench.one(&to("s3cret", "body")).await.0, OK);
+    let asked = authority.server.at("/token").pop().unwrap();
+    assert_eq!(asked.body, format!("{wanted}&client_id=client&client_secret=s3cret"));
+    assert_eq!(
+        (asked.header("authorization"), asked.header("content-type")),
+        ("", "application/x-www-form-urlencoded")
+    );
     let before = authority.asked();
     for done in bench.send(&to("wr0ng", "header"), 16).await {
         assert_eq!(done.outcome, fault(Fault::Auth));

@@ -7,7 +7,9 @@ mod enqueue;
 mod held;
 mod http2;
 mod idle;
+mod isolation;
 mod latency;
+mod memory;
 mod pull;
 mod read;
 mod reclaim;
@@ -31,6 +33,10 @@ pub const ALL: &[(&str, &str, Case)] = &[
     ("sequencer", "the sequencer alone", |r| Box::pin(sequencer::run(r))),
     ("drain", "a backlog over HTTP against a bare hyper client; CPU, WAL and memory", |r| Box::pin(drain::run(r))),
     ("beside", "a backlog in batches, and beside a dead and a hanging endpoint", |r| Box::pin(beside::run(r))),
+    ("isolation", "a healthy endpoint at a fixed rate, alone and beside a hanging and a dead one", |r| {
+        Box::pin(isolation::run(r))
+    }),
+    ("memory", "memory of the dispatcher at full rate (MEMORY=seconds)", |r| Box::pin(memory::run(r))),
     ("http2", "the same backlog over HTTP/1.1 and HTTP/2, plain and encrypted", |r| Box::pin(http2::run(r))),
     ("latency", "commit to receipt, beside the price of a commit", |r| Box::pin(latency::run(r))),
     ("pull", "claim and complete against a SKIP LOCKED status table", |r| Box::pin(pull::run(r))),
