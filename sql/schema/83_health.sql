@@ -175,6 +175,30 @@ begin
     end if;
     return next;
 
+    "check" := 'endpoints';
+    state := 'ok';
+    culprit := null;
+    what_to_do := null;
+    select e.name, e.state, coalesce(e.disabled_reason, e.last_error) as why, count(*) over () as n into found
+    from outbox.endpoints e
+    where e.subscriptions > 0 and (
+        e.state in ('disabled', 'waits for consent', 'breaker open', 'breaker half_open')
+        or e.state = 'failing' and e.failing_since < clock_timestamp() - interval '5 min'
+    )
+    order by e.state <> 'disabled', e.failing_since nulls last, e.name limit 1;
+    if found.n > 0 then
+        state := 'warning';
+        culprit := format('endpoint "%s": %s', found.name, concat_ws(', ', found.state, found.why));
+        if found.n > 1 then
+            culprit := format('%s; and %s others', culprit, found.n - 1);
+        end if;
+        what_to_do := case found.state
+            when 'disabled' then 'when its receiver is well: outbox.enable_endpoint(); held deliveries catch up'
+            when 'waits for consent' then 'its receiver has to agree, or outbox.grant_consent() says that it has'
+            else 'its receiver fails; it is tried again by itself, and outbox.attempt has the answers' end;
+    end if;
+    return next;
+
     "check" := 'deliveries';
     state := 'ok';
     culprit := null;

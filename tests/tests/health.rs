@@ -48,6 +48,37 @@ async fn a_fresh_outbox_is_well_and_says_what_its_worker_does() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_takes_nothing_is_named_with_its_reason() {
+    let receiver = Receiver::start().unwrap();
+    receiver.on("/down", |_, _| Reply::status(503));
+    let db = server().await.database("endpoints_named").await.unwrap();
+    db.execute(
+        "select outbox.create_endpoint('down', $1, breaker => '{\"failures\": 1, \"open\": 600}')",
+        &[&receiver.url("/down")],
+    )
+    .await
+    .unwrap();
+    // One that nobody uses is nobody's trouble.
+    db.execute("select outbox.create_endpoint('unused', $1)", &[&receiver.url("/hook")]).await.unwrap();
+    db.batch_execute("select outbox.disable_endpoint('unused'); select outbox.subscribe('s', '{order.#}', 'down')")
+        .await
+        .unwrap();
+    assert!(!unwell(&db).await.contains_key("endpoints"));
+    db.batch_execute("select outbox.enqueue('order.a', '{}')").await.unwrap();
+    wait_until("its breaker is named", PATIENCE, async || {
+        let found = unwell(&db).await;
+        found.get("endpoints").is_some_and(|(_, who, _)| who.contains("\"down\": breaker open"))
+    })
+    .await;
+    db.batch_execute("select outbox.disable_endpoint('down', 'moving house')").await.unwrap();
+    let (state, who, advice) = unwell(&db).await.remove("endpoints").unwrap();
+    assert_eq!((state.as_str(), who.as_str()), ("warning", "endpoint \"down\": disabled, moving house"));
+    assert!(advice.contains("outbox.enable_endpoint()"), "{advice}");
+    db.batch_execute("select outbox.enable_endpoint('down')").await.unwrap();
+    assert!(!unwell(&db).await.contains_key("endpoints"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn outcomes_are_counted_exactly_and_dead_letters_are_named() {
     let receiver = Receiver::start().unwrap();
     receiver.on("/bad", |_, _| Reply::status(400));
