@@ -1,6 +1,7 @@
 //! End to end: what is committed arrives, signed, once; what is rolled back never does.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use outbox_harness::tokio_postgres::Client;
@@ -263,8 +264,12 @@ async fn enqueue_does_not_care_whether_delivery_works() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_subscription_lags_and_delays_nobody() {
+    static HURRY: AtomicBool = AtomicBool::new(false);
     let receiver = Receiver::start().unwrap();
-    receiver.on("/slow", |_, _| Reply::status(200).after(Duration::from_millis(10)));
+    receiver.on("/slow", |_, _| {
+        let pause = if HURRY.load(Ordering::Relaxed) { 0 } else { 500 };
+        Reply::status(200).after(Duration::from_millis(pause))
+    });
     let (db, _) = shop(server().await, "lagging", &receiver, 8).await;
     endpoint(&db, "slow", &receiver.url("/slow"), 32).await;
     db.batch_execute("select outbox.subscribe('slow', '{order.#}', 'slow')").await.unwrap();
@@ -276,6 +281,7 @@ async fn a_slow_subscription_lags_and_delays_nobody() {
     let slow = receiver.at("/slow").len();
     assert!(slow < 12_000, "the slow one cannot have everything yet");
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.delivery").await, 0, "slow is not exceptional");
+    HURRY.store(true, Ordering::Relaxed);
     wait_until("the slow one has everything", PATIENCE, async || receiver.at("/slow").len() == 12_000).await;
     settle(&db).await;
     let ids: HashSet<String> = receiver.at("/slow").iter().map(|a| a.webhook_id().to_owned()).collect();
