@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use outbox_harness::postgres::{Install, fresh_folder, own, root};
 use outbox_harness::tokio_postgres::Client;
@@ -129,7 +130,10 @@ fn version_without(server: &Server, left_out: &str, scripts: &mut Scripts) -> St
     }
     assert!(!update.is_empty());
     update.push_str("revoke all on all functions in schema outbox from public;\n");
-    let version = format!("before{}{}", std::process::id(), left_out.trim_end_matches(".sql").replace('_', ""));
+    // Tests that run at the same time do not share scripts: each removes its own.
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    let made = MADE.fetch_add(1, Ordering::Relaxed);
+    let version = format!("before{}x{made}{}", std::process::id(), left_out.trim_end_matches(".sql").replace('_', ""));
     scripts.add(server, &format!("pg_outbox--{version}.sql"), &old);
     scripts.add(server, &format!("pg_outbox--{version}--{CURRENT}.sql"), &update);
     version
