@@ -24,11 +24,11 @@ pub async fn run(report: &mut Report) -> Result<()> {
         results.push(measure(&server, &receiver, all, wanting).await?);
     }
     let few = results[1];
-    for ((all, wanting), rates) in SHAPES.into_iter().zip(results) {
+    for ((all, wanting), rates) in SHAPES.into_iter().zip(&results) {
         let what = format!("{all} subscriptions, {wanting} match: routed");
         report.row("routing", what, rates[0], Some(few[0]), "messages/s", None);
     }
-    for ((all, wanting), rates) in SHAPES.into_iter().zip(results).take(3) {
+    for ((all, wanting), rates) in SHAPES.into_iter().zip(&results).take(3) {
         let what = format!("{all} subscriptions, {wanting} match: delivered");
         report.row("routing", what, rates[1], Some(few[1]), "deliveries/s", None);
         report.row("routing", "  CPU of the dispatcher per delivery", rates[2], Some(few[2]), "us", None);

@@ -362,9 +362,8 @@ mod tests {
                     largest = largest.max(cost);
                     queue.push(One(NAMES[tenant], n, bytes));
                     if waiting[tenant].is_empty() {
-                        for other in 0..4 {
-                            (served[tenant][other], served[other][tenant]) = (0, 0);
-                        }
+                        served[tenant] = [0; 4];
+                        served.iter_mut().for_each(|of| of[tenant] = 0);
                     }
                     waiting[tenant].push_back((n, cost));
                     continue;

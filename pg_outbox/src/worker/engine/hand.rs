@@ -1,6 +1,7 @@
 //! Handing deliveries to the HTTP thread, for the first time and when they are due again.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,8 @@ pub(super) struct Handed {
     pub(super) enqueued_at: i64,
     /// Its key, where the subscription asks for an order.
     pub(super) lane: Option<Lane>,
+    /// It has a row in outbox.delivery.
+    row: bool,
 }
 
 /// What is known of a try beyond its message.
@@ -272,10 +275,28 @@ pub(super) fn hand_out_as(
         expires: seat.expires,
         enqueued_at: stored.message.enqueued_at,
         lane: order::lane(id, subscription, stored),
+        row: seat.delivery_id != 0,
     };
+    let bytes = entry.bytes;
+    match handed.entry((id, stored.message.position, seat.run)) {
+        Entry::Vacant(free) => {
+            free.insert(entry);
+        }
+        // History was asked for while this is on its way, which will do; a row is not what progress waits for.
+        Entry::Occupied(under_way) if seat.delivery_id == 0 => {
+            if under_way.get().row {
+                subscription.progress.settle(stored.message.position);
+            }
+            return;
+        }
+        Entry::Occupied(mut under_way) => {
+            let before = under_way.insert(entry);
+            subscription.handed -= 1;
+            subscription.handed_bytes -= before.bytes;
+        }
+    }
     subscription.handed += 1;
-    subscription.handed_bytes += entry.bytes;
-    handed.insert((id, stored.message.position, seat.run), entry);
+    subscription.handed_bytes += bytes;
     let message = if seat.new_id {
         let webhook_id = format!("{}_r{}", stored.message.webhook_id, seat.run).into();
         Arc::new(Message { webhook_id, ..Message::clone(&stored.message) })
