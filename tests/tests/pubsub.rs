@@ -247,11 +247,8 @@ async fn a_name_that_is_taken_up_again_at_once_loses_nothing() {
     let mut arrived = at(&receiver, "slow");
     arrived.dedup();
     assert_eq!(arrived, (1..=200).collect::<Vec<_>>());
-    let open: i64 = one(
-        &db,
-        "select cardinality(lag_subscriptions)::bigint from outbox.checkpoint order by id desc limit 1",
-    )
-    .await;
+    let open: i64 =
+        one(&db, "select cardinality(lag_subscriptions)::bigint from outbox.checkpoint order by id desc limit 1").await;
     assert_eq!(open, 0, "nobody is left behind");
 }
 
