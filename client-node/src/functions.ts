@@ -1194,7 +1194,7 @@ export interface Views {
     replays: ReplaysView;
     /** Topics and a filter, pushed to an endpoint or (endpoint_id null) pulled by workers */
     subscription: SubscriptionView;
-    /** Subscriptions with what was pushed: deliveries completed, failed tries, dead ones, and when the last one succeeded */
+    /** Subscriptions with what became of their deliveries, pushed or pulled: completed, failed tries, dead ones, and when the last one succeeded */
     subscription_stats: SubscriptionStatsView;
     /** Messages of each tenant that were routed, to how many subscriptions in all, and how many matched none */
     tenant_stats: TenantStatsView;

@@ -51,7 +51,9 @@ comment on table outbox.checkpoint is 'One row per transaction of the dispatcher
 comment on column outbox.checkpoint.incarnation is 'run of the dispatcher that wrote it';
 comment on column outbox.checkpoint.position is 'routed up to here: every subscription that is not listed has been dealt with up to here';
 comment on column outbox.checkpoint.lag_subscriptions is 'subscriptions that are dealt with up to lag_positions only';
-comment on column outbox.checkpoint.open_subscriptions is 'with open_positions: deliveries before those places that have no outcome yet';
+comment on column outbox.checkpoint.open_subscriptions is
+    'with open_positions: deliveries before those places that have no outcome yet; of each subscription the '
+    'first place, then distances';
 
 -- API: public
 call outbox._create_ring('routing', $$

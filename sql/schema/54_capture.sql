@@ -92,9 +92,30 @@ end
 $$;
 
 -- API: private
+-- What a capture was asked to do. The comment that says so is the table's owner's, who may have put another one in its place:
+-- then null.
+create function outbox._capture_settings(function oid) returns jsonb
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    settings jsonb := obj_description(function, 'pg_proc')::jsonb;
+begin
+    if jsonb_typeof(settings -> 'key_columns') = 'array' and jsonb_typeof(settings -> 'operations') = 'array'
+        and jsonb_typeof(settings -> 'include_old') in ('boolean', 'null')
+        and jsonb_typeof(settings -> 'replicated') in ('boolean', 'null') then
+        return settings;
+    end if;
+    return null;
+exception when data_exception or program_limit_exceeded then
+    return null;
+end
+$$;
+
+-- API: private
 -- The captured table that a trigger function of ours belongs to, and what it does.
 create view outbox._capture_function as
-select p.oid as function, p.proname as name, obj_description(p.oid, 'pg_proc')::jsonb as settings
+select p.oid as function, p.proname as name, outbox._capture_settings(p.oid) as settings
 from pg_catalog.pg_proc p
 where p.pronamespace = (select n.oid from pg_catalog.pg_namespace n where n.nspname = 'outbox')
     and p.proname ~ '^_capture_[0-9]+$' and p.prorettype = 'trigger'::regtype;
@@ -116,7 +137,7 @@ begin
         from outbox._capture_function f
         left join pg_trigger t on t.tgfoid = f.function and t.tgparentid = 0
         group by f.function, f.name
-        having coalesce(bool_or(t.tgrelid = relation and f.settings ->> 'table' is not null), false) or count(t.oid) = 0
+        having coalesce(bool_or(t.tgrelid = relation and t.tgname like 'outbox\_capture%'), false) or count(t.oid) = 0
     loop
         for i in 1 .. coalesce(cardinality(found.drops), 0) loop
             execute found.drops[i];
@@ -389,4 +410,5 @@ comment on view outbox.captures is
 insert into outbox._capability values
     ('publish', 'function outbox.capture'),
     ('publish', 'function outbox.uncapture'),
+    ('monitor', 'function outbox._capture_settings'),
     ('monitor', 'table outbox.captures');

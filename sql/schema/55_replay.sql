@@ -170,6 +170,39 @@ begin atomic
     where r.id = replay_id and r.state in ('running', 'draining');
 end;
 
+-- API: private
+-- The steps of a pull subscription's replays where no dispatcher takes them: a claim that finds nothing does. Of what the rate
+-- allowed since the replay began, a second's worth at most.
+create function outbox._replay_inline(subscription_id int) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+#variable_conflict use_variable
+declare
+    job outbox.replay;
+begin
+    for job in
+        select r.* from outbox.replay r
+        where r.subscription_id = _replay_inline.subscription_id and r.state in ('running', 'draining')
+        order by r.id
+    loop
+        begin
+            perform outbox._replay_step(job.id, least(job.rate,
+                job.rate * extract(epoch from clock_timestamp() - job.created_at) - job.matched)::int);
+        exception when data_exception or program_limit_exceeded then
+            -- A filter that cannot be evaluated: this replay's failure, not the claim's.
+            perform outbox._replay_failed(job.id, sqlerrm);
+        end;
+    end loop;
+end
+$$;
+
 -- API: public
 create function outbox.cancel_replay(replay_id bigint) returns bigint
 language plpgsql volatile security definer

@@ -243,6 +243,7 @@ begin
     -- Where no dispatcher can do it, whoever finds nothing looks for more: only in a transaction without an xid, see _tick.
     if cardinality(ids) = 0 and pg_current_xact_id_if_assigned() is null and outbox._route_inline() in ('ticked', 'idle') then
         perform outbox._pass(1000, '{}');
+        perform outbox._replay_inline(source.id);
         ids := outbox._pick(source.id, max_messages);
     end if;
     if cardinality(ids) > 0 then

@@ -62,8 +62,8 @@ begin atomic
     cross join lateral unnest(c.lag_subscriptions, c.lag_positions) l(id, "position")
     join outbox.subscription s on s.id = l.id and s.deleted_at is null
     left join lateral (
-        select min(u."position") - 1 as "position"
-        from unnest(c.open_subscriptions, c.open_positions) u(id, "position") where u.id = l.id
+        -- the first one of a subscription is a place, those behind it are distances
+        select c.open_positions[array_position(c.open_subscriptions, l.id)] - 1 as "position"
     ) o on true
     union all
     -- Begins in the past, and the dispatcher has not got to its beginning yet.

@@ -81,7 +81,8 @@ left join (
     group by 1
 ) c on c.subscription_id = s.id;
 comment on view outbox.subscription_stats is
-    'Subscriptions with what was pushed: deliveries completed, failed tries, dead ones, and when the last one succeeded';
+    'Subscriptions with what became of their deliveries, pushed or pulled: completed, failed tries, dead ones, and when the last '
+    'one succeeded';
 
 insert into outbox._capability values
     ('monitor', 'table outbox.tally_total'),

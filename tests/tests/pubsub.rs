@@ -219,6 +219,40 @@ async fn what_an_ended_subscription_has_not_got_is_logged_as_skipped() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_is_taken_up_again_at_once_loses_nothing() {
+    let receiver = Receiver::start().unwrap();
+    receiver.on("/slow", |_, _| Reply::status(200).after(std::time::Duration::from_millis(20)));
+    let db = shop("again", &receiver, &["e", "slow"]).await;
+    run(&db, "select outbox.subscribe('s', '{order.#}', 'e'), outbox.pause('s')").await;
+    enqueue(&db, 1, 4).await;
+    settle(&db).await;
+    // The router sees both at once.
+    run(&db, "begin; select outbox.unsubscribe('s'); select outbox.subscribe('s', '{order.#}', 'e'); commit").await;
+    enqueue(&db, 5, 5).await;
+    settle(&db).await;
+    assert_eq!(at(&receiver, "e"), [5]);
+    let skipped: i64 = one(&db, "select count(*) from outbox.attempt where outcome = 'skipped'").await;
+    assert_eq!(skipped, 4, "what it had not got is logged");
+
+    // With history, while a part of it is on its way.
+    run(&db, "select outbox.unsubscribe('s'), outbox.subscribe('t', '{order.#}', 'slow')").await;
+    enqueue(&db, 6, 200).await;
+    wait_until("some have arrived", PATIENCE, async || receiver.at("/slow").len() >= 20).await;
+    run(
+        &db,
+        "begin; select outbox.unsubscribe('t'); select outbox.subscribe('t', '{order.#}', 'slow', start => 'earliest'); commit",
+    )
+    .await;
+    settle(&db).await;
+    let mut arrived = at(&receiver, "slow");
+    arrived.dedup();
+    assert_eq!(arrived, (1..=200).collect::<Vec<_>>());
+    let open: i64 =
+        one(&db, "select cardinality(lag_subscriptions)::bigint from outbox.checkpoint order by id desc limit 1").await;
+    assert_eq!(open, 0, "nobody is left behind");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn filters_look_at_key_headers_aggregate_tenant_and_payload() {
     let receiver = Receiver::start().unwrap();
     let db = shop("filters", &receiver, &["e"]).await;

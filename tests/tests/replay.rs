@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Receiver, Reply, Server, Stop, wait_until};
-use outbox_tests::{PATIENCE, one, outbox_harness, refused, server, settle};
+use outbox_tests::{PATIENCE, bare_server, one, outbox_harness, refused, server, settle};
 
 async fn run(db: &Client, sql: &str) {
     db.batch_execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {}", outbox_tests::explain(&e)));
@@ -157,4 +157,43 @@ async fn a_replayed_delivery_stands_beside_the_live_one_and_is_retried() {
     assert!(claimed[1].get::<_, String>(1).ends_with(&format!("_r{pull}")));
     db.execute("select outbox.complete($1)", &[&claimed[0].get::<_, i64>(0)]).await.unwrap();
     ended(&db, pull, "completed").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_worker_claims_take_the_steps_of_a_replay() {
+    let db = bare_server().await.database("inline_replay").await.unwrap();
+    run(&db, "select outbox.subscribe('pulled', '{order.#}'), outbox.subscribe('other', '{order.#}')").await;
+    enqueue(&db, 1, 30).await;
+    let claim_all = async || {
+        let mut got: Vec<(i64, i64)> = vec![];
+        let mut empty = 0;
+        while empty < 3 {
+            let sql = "select c.lease, (c.payload ->> 'n')::bigint, c.position from outbox.claim('pulled', 'w', 100) c";
+            let rows = db.query(sql, &[]).await.unwrap();
+            got.extend(rows.iter().map(|row| (row.get::<_, i64>(1), row.get::<_, i64>(2))));
+            match rows.first() {
+                Some(row) => {
+                    db.execute("select outbox.complete($1)", &[&row.get::<_, i64>(0)]).await.unwrap();
+                }
+                None => empty += 1,
+            }
+        }
+        got.sort_unstable();
+        got
+    };
+    let first = claim_all().await;
+    assert_eq!(first.iter().map(|(n, _)| *n).collect::<Vec<_>>(), (1..=30).collect::<Vec<_>>());
+    // A part, at a rate that allows all of it after a moment.
+    let replay: i64 =
+        one(&db, &format!("select outbox.replay('pulled', {}, {}, rate => 1000)", first[4].1, first[13].1)).await;
+    let mut again = vec![];
+    wait_until("the replay has ended", PATIENCE, async || {
+        again.extend(claim_all().await);
+        one::<String>(&db, &format!("select state from outbox.replay where id = {replay}")).await == "completed"
+    })
+    .await;
+    again.sort_unstable();
+    assert_eq!(again, first[4..=13]);
+    let others: i64 = one(&db, "select count(*) from outbox.delivery d where run > 0").await;
+    assert_eq!(others, 0);
 }

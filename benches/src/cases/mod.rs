@@ -2,6 +2,7 @@
 
 mod admin;
 mod beside;
+mod capture;
 mod drain;
 mod enqueue;
 mod held;
@@ -13,7 +14,10 @@ mod memory;
 mod pull;
 mod read;
 mod reclaim;
+mod registry;
+mod replay;
 mod retained;
+mod routing;
 mod sequencer;
 
 use std::future::Future;
@@ -49,5 +53,9 @@ pub const ALL: &[(&str, &str, Case)] = &[
         Box::pin(held::run(r))
     }),
     ("retained", "a million retained messages against none (RETAINED=n for more)", |r| Box::pin(retained::run(r))),
+    ("routing", "1, 10, 1,000 and 10,000 subscriptions end to end", |r| Box::pin(routing::run(r))),
+    ("capture", "capture() against triggers written by hand", |r| Box::pin(capture::run(r))),
+    ("replay", "a replay, and live traffic beside it", |r| Box::pin(replay::run(r))),
+    ("registry", "enqueue() with registered topics and publishers only", |r| Box::pin(registry::run(r))),
     ("idle", "a server that has nothing to do", |r| Box::pin(idle::run(r))),
 ];

@@ -10,6 +10,7 @@ pub mod digest;
 pub mod dns;
 pub mod egress;
 pub mod error;
+pub mod fair;
 pub mod filter;
 pub mod format;
 pub mod headers;

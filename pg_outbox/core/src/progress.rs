@@ -63,6 +63,15 @@ impl Progress {
         }
     }
 
+    /// History is asked for: goes on behind `position`, or where it lags, whichever comes first. What is open behind that
+    /// place is met again there.
+    pub fn go_back(&mut self, position: i64) {
+        let position = self.lag.map_or(position, |at| at.min(position));
+        self.open.split_off(&(position + 1));
+        self.settled = position;
+        self.lag = Some(position);
+    }
+
     /// A position matched and is handed out. Positions come in ascending order, but for those of a checkpoint's list.
     pub fn hand_out(&mut self, position: i64) {
         if self.open.is_empty() {
@@ -79,8 +88,11 @@ impl Progress {
 
     /// The outcome of `position` is recorded together with the next checkpoint. `false` when it was not open.
     pub fn settle(&mut self, position: i64) -> bool {
-        self.settled = self.settled.max(position);
-        self.open.remove(&position)
+        let was_open = self.open.remove(&position);
+        if was_open {
+            self.settled = self.settled.max(position);
+        }
+        was_open
     }
 
     /// What the checkpoint keeps; `None`: live with nothing open, which is what holds for those it does not list.
@@ -133,6 +145,22 @@ mod tests {
         progress.hand_out(30);
         progress.settle(30);
         assert_eq!(progress.save(), Some(Saved { position: 50, open: vec![20] }));
+    }
+
+    #[test]
+    fn going_back_forgets_nothing_that_was_open_before() {
+        let mut progress = Progress::live();
+        for position in [10, 20, 30] {
+            progress.hand_out(position);
+        }
+        progress.settle(20);
+        progress.go_back(15);
+        assert_eq!(progress.save(), Some(Saved { position: 15, open: vec![10] }));
+        // An outcome of before says nothing about what lies between.
+        assert!(!progress.settle(30));
+        assert_eq!(progress.save(), Some(Saved { position: 15, open: vec![10] }));
+        progress.go_back(25);
+        assert_eq!(progress.lag(), Some(15));
     }
 
     proptest! {

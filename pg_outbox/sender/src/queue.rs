@@ -1,6 +1,11 @@
-//! An endpoint's queue: one lane per subscription, which take turns; a lane can gather its jobs into batches.
+//! An endpoint's queue: one lane per subscription, which take turns; within a lane tenants do. A lane can gather its jobs into
+//! batches: a batch is of the tenant whose turn it is, and filled up with others'.
+//!
+//! Of an ordering key at most one job is here at any time, so taking turns cannot change its order.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+
+use outbox_core::fair::{self, Fair};
 
 use crate::Job;
 
@@ -46,9 +51,26 @@ pub(crate) enum Nothing {
     NotBefore(i64),
 }
 
+#[derive(Debug)]
+struct Queued {
+    job: Job,
+    /// From when on a batch waits for more.
+    since: i64,
+}
+
+impl fair::Entry for Queued {
+    fn tenant(&self) -> Option<&str> {
+        self.job.message.extra().tenant.as_deref()
+    }
+
+    fn bytes(&self) -> usize {
+        self.job.message.content.len()
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    lanes: HashMap<i32, VecDeque<(Job, i64)>>,
+    lanes: HashMap<i32, Fair<Queued>>,
     /// Subscriptions whose lane is not empty, in turn.
     turn: VecDeque<i32>,
     len: usize,
@@ -66,7 +88,7 @@ impl Queue {
         if lane.is_empty() {
             self.turn.push_back(subscription);
         }
-        lane.push_back((job, now));
+        lane.push(Queued { job, since: now });
         self.len += 1;
     }
 
@@ -76,12 +98,14 @@ impl Queue {
         let Some(subscription) = jobs.first().map(|job| job.ticket.subscription) else { return };
         self.len += jobs.len();
         let lane = self.lanes.entry(subscription).or_default();
-        if lane.is_empty() {
-            self.turn.push_front(subscription);
+        // It is still its turn: the one behind it must not be the one that is always given back.
+        if !lane.is_empty() {
+            self.turn.retain(|other| *other != subscription);
         }
+        self.turn.push_front(subscription);
         for job in jobs.into_iter().rev() {
             // It has waited long enough to be taken once.
-            lane.push_front((job, i64::MIN));
+            lane.push_front(Queued { job, since: i64::MIN });
         }
     }
 
@@ -89,19 +113,15 @@ impl Queue {
     pub(crate) fn drain(&mut self) -> Vec<Job> {
         self.turn.clear();
         self.len = 0;
-        self.lanes.drain().flat_map(|(_, lane)| lane).map(|(job, _)| job).collect()
+        self.lanes.drain().flat_map(|(_, mut lane)| lane.drain()).map(|queued| queued.job).collect()
     }
 
     /// Takes out what is of these messages.
     pub(crate) fn call_off(&mut self, messages: &HashSet<i64>) -> Vec<Job> {
         let mut out = Vec::new();
         for lane in self.lanes.values_mut() {
-            if lane.iter().any(|(job, _)| messages.contains(&job.ticket.message_id)) {
-                let (gone, stays) =
-                    std::mem::take(lane).into_iter().partition(|(job, _)| messages.contains(&job.ticket.message_id));
-                *lane = stays;
-                out.extend(VecDeque::into_iter(gone).map(|(job, _)| job));
-            }
+            let gone = lane.extract(|queued| messages.contains(&queued.job.ticket.message_id));
+            out.extend(gone.into_iter().map(|queued| queued.job));
         }
         self.lanes.retain(|_, lane| !lane.is_empty());
         let Queue { lanes, turn, .. } = self;
@@ -116,16 +136,23 @@ impl Queue {
         for _ in 0..self.turn.len() {
             let Some(subscription) = self.turn.pop_front() else { break };
             let Some(lane) = self.lanes.get_mut(&subscription) else { continue };
-            let Some((first, since)) = lane.front() else { continue };
-            let (size, ready_at) =
-                (first.shape.batch_size.min(limit).max(1), since.saturating_add(first.shape.batch_wait.max(0)));
-            let load = if first.shape.batch_size <= 1 {
-                lane.pop_front().map(|(job, _)| Load::One(job))
-            } else if lane.len() >= size || now >= ready_at {
+            let Some(Queued { job: first, .. }) = lane.front() else { continue };
+            let (batch, wait) = (first.shape.batch_size, first.shape.batch_wait.max(0));
+            let size = batch.min(limit).max(1);
+            let load = if batch <= 1 {
+                lane.pop().map(|queued| Load::One(queued.job))
+            } else if lane.len() >= size {
                 Some(Load::Batch(gather(lane, size)))
             } else {
-                earliest = earliest.min(ready_at);
-                None
+                // Whoever has waited longest, of any tenant.
+                let since = lane.fronts().map(|queued| queued.since).min().unwrap_or(now);
+                let ready_at = since.saturating_add(wait);
+                if now >= ready_at {
+                    Some(Load::Batch(gather(lane, size)))
+                } else {
+                    earliest = earliest.min(ready_at);
+                    None
+                }
             };
             if lane.is_empty() {
                 self.lanes.remove(&subscription);
@@ -141,21 +168,21 @@ impl Queue {
     }
 }
 
-/// The jobs at the front that fit into one request.
-fn gather(lane: &mut VecDeque<(Job, i64)>, size: usize) -> Vec<Job> {
-    let mut batch: Vec<Job> = Vec::with_capacity(size.min(lane.len()));
-    let (mut low, mut high, mut bytes) = (i64::MAX, i64::MIN, 0);
-    while let Some((job, _)) = lane.front().filter(|_| batch.len() < size) {
+/// The next jobs that fit into one request.
+fn gather(lane: &mut Fair<Queued>, size: usize) -> Vec<Job> {
+    let (mut count, mut low, mut high, mut bytes, mut run) = (0, i64::MAX, i64::MIN, 0, None);
+    let taken = lane.pop_while(|Queued { job, .. }| {
         let position = job.ticket.position;
         let (l, h) = (low.min(position), high.max(position));
         bytes += job.message.content.len();
-        let fits = h - l < SPAN && bytes <= BATCH_BYTES && batch.first().is_none_or(|b| b.ticket.run == job.ticket.run);
-        if !fits && !batch.is_empty() {
-            break;
+        let fits = count < size && h - l < SPAN && bytes <= BATCH_BYTES && run.is_none_or(|run| run == job.ticket.run);
+        if !fits && count > 0 {
+            return false;
         }
-        (low, high) = (l, h);
-        batch.extend(lane.pop_front().map(|(job, _)| job));
-    }
+        (count, low, high, run) = (count + 1, l, h, Some(job.ticket.run));
+        true
+    });
+    let mut batch: Vec<Job> = taken.into_iter().map(|queued| queued.job).collect();
     batch.sort_by_key(|job| job.ticket.position);
     batch
 }
@@ -164,7 +191,7 @@ fn gather(lane: &mut VecDeque<(Job, i64)>, size: usize) -> Vec<Job> {
 mod tests {
     use std::sync::Arc;
 
-    use outbox_core::message::Message;
+    use outbox_core::message::{Extra, Message};
 
     use super::*;
     use crate::{Shape, Ticket};
@@ -183,6 +210,11 @@ mod tests {
             message: Arc::new(Message::default()),
             shape: Arc::new(Shape { batch_size, batch_wait: 100, ..Shape::default() }),
         }
+    }
+
+    fn of(tenant: &str, job: Job) -> Job {
+        let extra = Some(Box::new(Extra { tenant: Some(tenant.into()), ..Extra::default() }));
+        Job { message: Arc::new(Message { extra, ..Message::default() }), ..job }
     }
 
     fn positions(load: Result<Load, Nothing>) -> Vec<i64> {
@@ -234,6 +266,42 @@ mod tests {
         assert_eq!(positions(queue.take(9, 0)), [4]);
         assert!(queue.is_empty());
         assert_eq!(queue.take(9, 0).unwrap_err(), Nothing::Empty);
+    }
+
+    #[test]
+    fn what_is_given_back_keeps_its_turn() {
+        let mut queue = Queue::default();
+        for position in 1..=6 {
+            queue.push(job(1 + (position % 2) as i32, position, 1), 0);
+        }
+        // As under a rate: one goes out, the next finds no token.
+        let mut order = Vec::new();
+        while !queue.is_empty() {
+            order.extend(positions(queue.take(9, 0)));
+            if let Ok(load) = queue.take(9, 0) {
+                queue.give_back(load);
+            }
+        }
+        assert_eq!(order, [1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn tenants_take_turns_within_a_subscription() {
+        let mut queue = Queue::default();
+        for position in 1..=4 {
+            queue.push(of("noisy", job(1, position, 1)), 0);
+        }
+        queue.push(of("quiet", job(1, 5, 1)), 0);
+        let order: Vec<i64> = (0..5).flat_map(|_| positions(queue.take(9, 0))).collect();
+        assert_eq!(order, [1, 5, 2, 3, 4]);
+        for position in 1..=4 {
+            queue.push(of("noisy", job(1, position, 3)), 0);
+        }
+        queue.push(of("quiet", job(1, 5, 3)), 50);
+        assert_eq!(positions(queue.take(9, 0)), [1, 2, 3]);
+        // Who has waited longest says when a batch that is not full goes, whoever is next.
+        assert_eq!(queue.take(9, 99).unwrap_err(), Nothing::NotBefore(100));
+        assert_eq!(positions(queue.take(9, 100)), [4, 5]);
     }
 
     #[test]

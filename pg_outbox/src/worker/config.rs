@@ -107,6 +107,12 @@ impl Subscription {
         self.versions.iter().rfind(|v| v.position <= self.begun).is_some_and(|v| !v.active)
     }
 
+    /// It was unsubscribed after this position, whether or not it has been taken up again since.
+    pub fn ended_since(&self, position: i64) -> bool {
+        let met = self.version_at(position);
+        met.is_some_and(|i| self.versions[i + 1..].iter().any(|v| !v.active && v.position <= self.begun))
+    }
+
     /// Whether its filter may be asked.
     pub fn is_quick(&self) -> bool {
         self.slow_until.is_none_or(|until| until <= Instant::now())
@@ -125,6 +131,8 @@ pub struct Config {
     router: Router<(i32, u32)>,
     scratch: Scratch,
     found: Vec<(i32, u32)>,
+    /// From here to there so many are active.
+    active: Option<(i64, i64, usize)>,
 }
 
 /// What routing found for a message.
@@ -202,10 +210,19 @@ impl Config {
         }
     }
 
-    /// Subscriptions that are active at `position`.
-    pub fn active_at(&self, position: i64) -> usize {
+    /// Subscriptions that are active at `position`. Counted anew only where that may have changed.
+    pub fn active_at(&mut self, position: i64) -> usize {
+        if let Some((from, until, count)) = self.active
+            && (from..=until).contains(&position)
+        {
+            return count;
+        }
         let active = |s: &&Subscription| s.version_at(position).is_some_and(|i| s.versions[i].active);
-        self.subscriptions.values().filter(active).count()
+        let count = self.subscriptions.values().filter(active).count();
+        let changes = self.subscriptions.values().flat_map(|s| &s.versions).map(|v| v.position);
+        let until = changes.filter(|at| *at >= position).min().unwrap_or(i64::MAX);
+        self.active = Some((position, until, count));
+        count
     }
 
     /// Control messages up to `routed` have been routed: subscriptions that they begin start where they are to.
@@ -215,21 +232,26 @@ impl Config {
         }
         let due: Vec<(i64, i32)> = self.to_begin.iter().copied().filter(|(position, _)| *position <= routed).collect();
         self.to_begin.retain(|(position, _)| *position > routed);
+        self.active = None;
         for (position, id) in due {
             let Some(subscription) = self.subscriptions.get_mut(&id).filter(|s| s.begun < position) else { continue };
             subscription.begun = position;
             if let Some(i) = subscription.versions.iter().position(|v| v.position == position)
                 && subscription.activates(i)
             {
+                let after = subscription.versions[i].starts_after;
                 if i == 0 {
                     // It is new: whatever recovery had to assume, it has nothing yet.
                     subscription.handed = 0;
+                    subscription.progress = after.map_or_else(Progress::live, Progress::behind);
+                } else if let Some(after) = after {
+                    subscription.progress.go_back(after);
                 }
-                subscription.progress = subscription.versions[i].starts_after.map_or_else(Progress::live, |after| {
-                    let mut progress = Progress::behind(after);
-                    progress.catch_up(after, routed);
-                    progress
-                });
+                // Taken up again without history, it still has to deal with what it had not got when it was ended.
+                if let Some(after) = after {
+                    let lag = subscription.progress.lag().unwrap_or(after);
+                    subscription.progress.catch_up(lag, routed);
+                }
             }
         }
     }
@@ -251,6 +273,7 @@ impl Config {
     /// Takes a row of the loader in: a version of a subscription.
     fn take(&mut self, row: &Row, begun: i64) {
         let id: i32 = row.get(0).unwrap_or_default();
+        self.active = None;
         let subscription = self.subscriptions.entry(id).or_insert_with(|| Subscription {
             endpoint: 0,
             pull: false,

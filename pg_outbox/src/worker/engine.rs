@@ -349,9 +349,7 @@ impl Engine {
             let Some(known) = self.config.subscriptions.get_mut(&subscription) else { continue };
             known.progress = Progress::behind(saved.position);
             known.progress.catch_up(saved.position, checkpoint.routed);
-            for position in saved.open {
-                self.deliver_again(subscription, position)?;
-            }
+            self.deliver_again(subscription, &saved.open)?;
         }
         self.retries.look_at_all(&self.config);
         self.recovered = true;

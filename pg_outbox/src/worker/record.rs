@@ -3,6 +3,8 @@
 //! Everything that it writes belongs together: the checkpoint is computed from the very outcomes that are appended with it,
 //! so recovery needs nothing but the last checkpoint.
 
+use std::collections::HashMap;
+
 use outbox_core::Result;
 use outbox_core::policy::Outcome;
 use outbox_core::progress::Saved;
@@ -213,9 +215,12 @@ impl Recorder {
         for (subscription, saved) in &checkpoint.subscriptions {
             lag.push(*subscription);
             at.push(saved.position);
+            // The first place, then distances: thousands of them are next to nothing when the row is compressed.
+            let mut before = 0;
             for position in &saved.open {
                 open.push(*subscription);
-                open_at.push(*position);
+                open_at.push(*position - before);
+                before = *position;
             }
         }
         self.checkpoint.execute(&[
@@ -236,9 +241,13 @@ impl Recorder {
             let at: Vec<i64> = row.get(4).unwrap_or_default();
             let open: Vec<i32> = row.get(5).unwrap_or_default();
             let open_at: Vec<i64> = row.get(6).unwrap_or_default();
-            let of = |id: i32| open.iter().zip(&open_at).filter(|(s, _)| **s == id).map(|(_, p)| *p).collect();
-            let subscriptions =
-                lag.iter().zip(&at).map(|(id, position)| (*id, Saved { position: *position, open: of(*id) })).collect();
+            let mut places: HashMap<i32, Vec<i64>> = HashMap::new();
+            for (id, distance) in open.iter().zip(&open_at) {
+                let places = places.entry(*id).or_default();
+                places.push(places.last().unwrap_or(&0) + distance);
+            }
+            let mut saved = |id: i32, position| Saved { position, open: places.remove(&id).unwrap_or_default() };
+            let subscriptions = lag.iter().zip(&at).map(|(id, position)| (*id, saved(*id, *position))).collect();
             (row.int(0), row.int(1), Checkpoint { routed: row.int(2), subscriptions })
         })
     }

@@ -1,6 +1,7 @@
 //! Handing deliveries to the HTTP thread, for the first time and when they are due again.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use super::super::{now, txn};
 use super::Engine;
 
 /// What a subscription may have with the HTTP thread: jobs, and bytes of content. A subscription that has more lags.
-const HANDED_LIMIT: usize = 4096;
+const HANDED_LIMIT: usize = 8192;
 pub(super) const HANDED_BYTES: usize = 8 << 20;
 
 /// What is kept of a delivery while the HTTP thread has it.
@@ -34,6 +35,8 @@ pub(super) struct Handed {
     pub(super) enqueued_at: i64,
     /// Its key, where the subscription asks for an order.
     pub(super) lane: Option<Lane>,
+    /// It has a row in outbox.delivery.
+    row: bool,
 }
 
 /// What is known of a try beyond its message.
@@ -49,20 +52,27 @@ pub(super) struct Seat {
 }
 
 impl Engine {
-    /// Hands out a delivery that was in flight when the last incarnation ended.
-    pub(super) fn deliver_again(&mut self, subscription: i32, position: i64) -> Result<(), String> {
-        let reader = &mut self.reader;
-        let (found, _) = txn::run(|| Ok(reader.read(position - 1, position, 1)))?;
-        let mut jobs = Vec::new();
-        if let (Some(stored), Some(known)) = (found.first(), self.config.subscriptions.get_mut(&subscription)) {
-            if self.window.is_cancelled(stored.message.id) {
-                self.decisions.push(Decision::cancelled(subscription, stored, 0));
-                self.unrecorded_since.get_or_insert_with(Instant::now);
-                return Ok(());
+    /// Hands out what was in flight, or had been overtaken, when the last incarnation ended; positions ascend.
+    pub(super) fn deliver_again(&mut self, subscription: i32, open: &[i64]) -> Result<(), String> {
+        let mut rest = open;
+        while let (Some(first), Some(last)) = (rest.first(), rest.last()) {
+            let Engine { reader, handed, config, order, window, decisions, .. } = self;
+            let (found, upto) = txn::run(|| Ok(reader.read(first - 1, *last, 1)))?;
+            let (read, later) = rest.split_at(rest.partition_point(|position| *position <= upto.max(*first)));
+            let mut jobs = Vec::new();
+            if let Some(known) = config.subscriptions.get_mut(&subscription) {
+                for stored in found.iter().filter(|stored| read.binary_search(&stored.message.position).is_ok()) {
+                    if window.is_cancelled(stored.message.id) {
+                        decisions.push(Decision::cancelled(subscription, stored, 0));
+                        self.unrecorded_since.get_or_insert_with(Instant::now);
+                        continue;
+                    }
+                    hand_out(handed, &mut jobs, subscription, known, stored, order, window);
+                }
             }
-            hand_out(&mut self.handed, &mut jobs, subscription, known, stored, &mut self.order, &mut self.window);
+            self.sender.submit(jobs);
+            rest = later;
         }
-        self.sender.submit(jobs);
         Ok(())
     }
 
@@ -265,10 +275,28 @@ pub(super) fn hand_out_as(
         expires: seat.expires,
         enqueued_at: stored.message.enqueued_at,
         lane: order::lane(id, subscription, stored),
+        row: seat.delivery_id != 0,
     };
+    let bytes = entry.bytes;
+    match handed.entry((id, stored.message.position, seat.run)) {
+        Entry::Vacant(free) => {
+            free.insert(entry);
+        }
+        // History was asked for while this is on its way, which will do; a row is not what progress waits for.
+        Entry::Occupied(under_way) if seat.delivery_id == 0 => {
+            if under_way.get().row {
+                subscription.progress.settle(stored.message.position);
+            }
+            return;
+        }
+        Entry::Occupied(mut under_way) => {
+            let before = under_way.insert(entry);
+            subscription.handed -= 1;
+            subscription.handed_bytes -= before.bytes;
+        }
+    }
     subscription.handed += 1;
-    subscription.handed_bytes += entry.bytes;
-    handed.insert((id, stored.message.position, seat.run), entry);
+    subscription.handed_bytes += bytes;
     let message = if seat.new_id {
         let webhook_id = format!("{}_r{}", stored.message.webhook_id, seat.run).into();
         Arc::new(Message { webhook_id, ..Message::clone(&stored.message) })

@@ -33,6 +33,8 @@ impl Engine {
                 continue;
             }
             let Some(handed) = self.handed.remove(&(ticket.subscription, ticket.position, ticket.run)) else {
+                // Nobody waits for it, and there is nothing to record.
+                self.sender.recorded(1);
                 continue;
             };
             let fate = match self.config.subscriptions.get_mut(&ticket.subscription) {

@@ -200,7 +200,7 @@ fn judged(
     let decision = match verdict {
         Verdict::Later => return Taken::Full,
         Verdict::Broken(error) => Decision::filter_failed(id, stored, error),
-        _ if subscription.has_ended() => Decision::unsubscribed(id, stored, 0),
+        _ if subscription.ended_since(stored.message.position) => Decision::unsubscribed(id, stored, 0),
         _ if room => return window.take(id, subscription, stored),
         _ => return Taken::Full,
     };
