@@ -304,7 +304,7 @@ async fn pg_upgrade_keeps_everything_and_goes_on_by_itself() {
     let mut chain: Vec<Install> =
         (15..newest.major).filter_map(Install::of_major).filter(|install| is_installed(install)).collect();
     if chain.is_empty() {
-        eprintln!("skipped: `PG=16 dev/install` installs the library for 16, to upgrade from it to {}", newest.major);
+        eprintln!("skipped: `PG=16 dev/install` installs the library for 16 (`dev/setup pg15` fetches 15), to upgrade to {}", newest.major);
         return;
     }
     chain.push(newest);
