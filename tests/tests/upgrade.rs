@@ -200,7 +200,10 @@ async fn a_difference_of_any_kind_is_seen() {
 }
 
 async fn shop(db: &Client, receiver: &Receiver) {
-    db.execute("select outbox.create_endpoint('shop', $1)", &[&receiver.url("/hook")]).await.unwrap();
+    // Without the circuit breaker: what fails here is to be tried.
+    db.execute("select outbox.create_endpoint('shop', $1, breaker => '{\"failures\": 0}')", &[&receiver.url("/hook")])
+        .await
+        .unwrap();
     db.batch_execute("select outbox.subscribe('orders', '{order.#}', 'shop', max_attempts => 100)").await.unwrap();
 }
 
