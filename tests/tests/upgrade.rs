@@ -313,8 +313,7 @@ async fn inventory(server: &mut Server) -> String {
 async fn pg_upgrade_keeps_everything_and_goes_on_by_itself() {
     let newest = Install::find().unwrap();
     // From the oldest one over the others: 15, 16, 18.
-    let mut chain: Vec<Install> =
-        (15..newest.major).filter_map(Install::of_major).filter(|install| is_installed(install)).collect();
+    let mut chain: Vec<Install> = (15..newest.major).filter_map(Install::of_major).filter(is_installed).collect();
     if chain.is_empty() {
         eprintln!(
             "skipped: `PG=16 dev/install` installs the library for 16 (`dev/setup pg15` fetches 15), to upgrade to {}",
