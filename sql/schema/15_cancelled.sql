@@ -11,6 +11,16 @@ create table outbox.cancelled (
 comment on table outbox.cancelled is 'Messages that were cancelled before all their deliveries had ended';
 select pg_catalog.pg_extension_config_dump('outbox.cancelled', '');
 
+-- API: private
+-- Why a message was erased; null if it was not. Sending it again would send nothing.
+create function outbox._erased_because(message_id bigint) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select c.reason from outbox.cancelled c
+    where c.message_id = _erased_because.message_id and c.reason like 'erased: %';
+end;
+
 insert into outbox._capability values
     ('monitor', 'table outbox.cancelled');
 

@@ -67,6 +67,7 @@ declare
     last_seen bigint;
     seen int := 0;
     ordering_key text;
+    call_off text;
 begin
     made := 0;
     select r.* into job from outbox.replay r
@@ -134,6 +135,14 @@ begin
                 and not outbox._path_holds(candidate.payload, (candidate.filter ->> 'payload')::jsonpath)
             or job.filter ? 'payload'
                 and not outbox._path_holds(candidate.payload, (job.filter ->> 'payload')::jsonpath);
+        call_off := outbox._erased_because(candidate.id);
+        if call_off is not null then
+            insert into outbox.attempt (segment, position, message_id, started_at, finished_at, run, subscription_id,
+                attempt, outcome, error)
+            values (coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), candidate.place, candidate.id,
+                clock_timestamp(), clock_timestamp(), replay_id, target.id, 0, 'skipped', call_off);
+            continue;
+        end if;
         ordering_key := case target.ordering when 'key' then candidate.key when 'strict' then '' end;
         insert into outbox.delivery (subscription_id, position, message_id, message_segment, pull, state, priority, due_at,
             max_attempts, key, blocked, run, new_id)

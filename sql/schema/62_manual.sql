@@ -63,6 +63,10 @@ begin
         raise exception 'message % does not exist', message_id
             using errcode = 'OB001', detail = 'It was never committed, is not in the feed yet, or retention has removed it.';
     end if;
+    if outbox._erased_because(message_id) is not null then
+        raise exception 'message % was erased', message_id
+            using errcode = 'OB004', detail = outbox._erased_because(message_id);
+    end if;
     insert into outbox._errand (run, endpoint_id, subscription_id, message_id, message_segment, position)
     values (-2, target, known, resend.message_id, leaf, place)
     returning id into errand;

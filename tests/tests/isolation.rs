@@ -34,8 +34,10 @@ enum Step {
     RollbackPrepared,
     /// Read what is behind the last position that was read.
     Read,
-    /// The same, from a cursor that all sessions share, and confirm it: a compare-and-set.
-    Follow,
+    /// The same, from a cursor that all sessions share.
+    Look,
+    /// Confirm what was looked at: a compare-and-set.
+    Confirm,
 }
 
 use Step::*;
@@ -50,6 +52,8 @@ struct Session {
     mark: usize,
     /// What it has read: positions and ids.
     read: Vec<(i64, i64)>,
+    /// Where the cursor stood, and what was behind it.
+    looked: Option<(i64, Vec<(i64, i64)>)>,
     /// What it has read and confirmed in the open transaction.
     following: Vec<(i64, i64)>,
     in_transaction: bool,
@@ -82,6 +86,7 @@ impl World {
                 open: Vec::new(),
                 mark: 0,
                 read: Vec::new(),
+                looked: None,
                 following: Vec::new(),
                 in_transaction: false,
                 lost: false,
@@ -115,10 +120,14 @@ impl World {
                 let last = session.read.last().map_or(start, |(position, _)| *position);
                 session.read.extend(read(&session.client, last).await);
             }
-            Follow => {
+            Look => {
                 let last: i64 =
                     one(&session.client, "select position from outbox.cursor_get('shared', if_missing => 0)").await;
                 let found = read(&session.client, last.max(start)).await;
+                session.looked = Some((last, found));
+            }
+            Confirm => {
+                let Some((last, found)) = session.looked.take() else { return };
                 let Some((upto, _)) = found.last() else { return };
                 let advance = format!("select outbox.cursor_advance('shared', {upto}, expected_position => {last})");
                 if let Err(error) = session.client.batch_execute(&format!("set lock_timeout = '20ms'; {advance}")).await
@@ -194,6 +203,7 @@ impl World {
         self.effects.clear();
         for session in &mut self.sessions {
             session.read.clear();
+            session.looked = None;
         }
         let mut at = vec![0; programs.len()];
         for &who in order {
@@ -367,16 +377,16 @@ async fn readers_in_every_order_with_writers_and_ticks() {
     for writer in [PROGRAMS[0], PROGRAMS[1], PROGRAMS[2], PROGRAMS[4], PROGRAMS[6]] {
         for reader in [
             &[Read, Tick, Read, Read][..],
-            &[Tick, Follow, Read, Tick, Follow][..],
-            &[Begin, Read, Follow, Read, Commit][..],
-            &[Begin, Enqueue, Read, Follow, Abort, Read][..],
+            &[Tick, Look, Confirm, Tick, Read][..],
+            &[Begin, Read, Look, Confirm, Commit][..],
+            &[Begin, Enqueue, Read, Look, Confirm, Abort, Read][..],
         ] {
-            sets.push(vec![writer, reader, &[Tick, Follow, Read, Tick][..]]);
+            sets.push(vec![writer, reader, &[Tick, Look, Read, Confirm, Tick][..]]);
         }
     }
     interleave("readers", &sets, 25, false).await;
     // Three that follow one cursor, in transactions that overlap.
-    let follower: &[Step] = &[Tick, Begin, Read, Follow, Commit];
+    let follower: &[Step] = &[Tick, Begin, Look, Confirm, Commit];
     interleave("followers", &[vec![PROGRAMS[7], follower, follower]], 200, true).await;
 }
 

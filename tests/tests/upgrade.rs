@@ -204,7 +204,10 @@ async fn a_difference_of_any_kind_is_seen() {
 }
 
 async fn shop(db: &Client, receiver: &Receiver) {
-    db.execute("select outbox.create_endpoint('shop', $1)", &[&receiver.url("/hook")]).await.unwrap();
+    // Without the circuit breaker: what fails here is to be tried.
+    db.execute("select outbox.create_endpoint('shop', $1, breaker => '{\"failures\": 0}')", &[&receiver.url("/hook")])
+        .await
+        .unwrap();
     db.batch_execute("select outbox.subscribe('orders', '{order.#}', 'shop', max_attempts => 100)").await.unwrap();
 }
 
@@ -235,60 +238,36 @@ async fn the_library_works_on_the_older_schema_and_an_update_under_load_loses_no
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.health() where state = 'critical'").await, 0);
 }
 
-/// The library has been built for this PostgreSQL as well.
+/// The library has been built for this PostgreSQL as well, and what is installed is this schema and no older one.
 fn is_installed(install: &Install) -> bool {
-    let output = install.command("pg_config").arg("--pkglibdir").output().unwrap();
-    Path::new(String::from_utf8_lossy(&output.stdout).trim()).join("pg_outbox.so").exists()
+    let ask = |what: &str| {
+        let output = install.command("pg_config").arg(what).output().unwrap();
+        PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
+    };
+    let mut files: Vec<_> = fs::read_dir(root().join("sql/schema")).unwrap().map(|e| e.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|e| e == "sql"));
+    files.sort();
+    let schema: String = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    let installed = ask("--sharedir").join("extension").join(format!("pg_outbox--{CURRENT}.sql"));
+    ask("--pkglibdir").join("pg_outbox.so").exists() && fs::read_to_string(installed).is_ok_and(|sql| sql == schema)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pg_upgrade_keeps_everything_and_goes_on_by_itself() {
-    let (Some(old), new) = (Install::of_major(16), Install::find().unwrap()) else {
-        eprintln!("skipped: there is no PostgreSQL 16 here");
-        return;
-    };
-    if new.major <= old.major || !is_installed(&old) {
-        eprintln!(
-            "skipped: `PG=16 dev/install` installs the library for 16, to upgrade from {} to {}",
-            old.major, new.major
-        );
-        return;
-    }
-    let settings = [("shared_preload_libraries", "pg_outbox"), ("pg_outbox.poll_interval", "500ms")];
-    let receiver = Receiver::start().unwrap();
-    let mut before = Server::init(old.clone(), fresh_folder("old").unwrap(), &settings).unwrap();
-    before.run().await.unwrap();
-    let db = before.database("shop").await.unwrap();
-    shop(&db, &receiver).await;
-    db.batch_execute("select outbox.subscribe('pulled', '{order.#}')").await.unwrap();
-    enqueue(&db, 50).await;
-    settle(&db).await;
-    receiver.on("/hook", |_, _| Reply::status(503));
-    enqueue(&db, 20).await;
-    settle(&db).await;
-    db.batch_execute("select outbox.cursor_advance('reader', outbox.head() - 5)").await.unwrap();
-    let inventory = "select format('%s %s ', outbox.head(), (select count(*) from outbox.message))";
-    let had: String = one(&db, inventory).await;
-    // Committed, and not numbered.
-    let holder = before.connect("shop").await.unwrap();
-    holder.batch_execute("begin; select outbox.tick()").await.unwrap();
-    enqueue(&db, 10).await;
-    drop((db, holder));
-    before.stop(Stop::Fast).unwrap();
-    receiver.on("/hook", |_, _| Reply::status(200));
-    let total = receiver.total();
-
-    let data = fresh_folder("new").unwrap();
+/// A cluster of the newer version made of a stopped one, by pg_upgrade.
+fn pg_upgrade(old: &Install, old_data: &Path, new: &Install) -> PathBuf {
+    let data = fresh_folder(&format!("upgraded_to_{}", new.major)).unwrap();
     own(&data).unwrap();
     let mut initdb = new.command("initdb");
     initdb.args(["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"]).arg(&data);
     if new.major >= 18 {
+        // The default has changed, and both clusters must agree.
         initdb.arg("--no-data-checksums");
     }
-    assert!(initdb.output().unwrap().status.success());
-    let old_data = before.data.clone();
-    fs::write(old_data.join("pg_hba.conf"), "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n").unwrap();
-    own(&old_data).unwrap();
+    let output = initdb.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for data in [old_data, data.as_path()] {
+        fs::write(data.join("pg_hba.conf"), "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n").unwrap();
+        own(data).unwrap();
+    }
     let work = fresh_folder("pg_upgrade").unwrap();
     own(&work).unwrap();
     let output = new
@@ -299,7 +278,7 @@ async fn pg_upgrade_keeps_everything_and_goes_on_by_itself() {
         .arg("-B")
         .arg(&new.bin)
         .arg("-d")
-        .arg(&old_data)
+        .arg(old_data)
         .arg("-D")
         .arg(&data)
         .args(["-U", "postgres", "-s"])
@@ -308,26 +287,104 @@ async fn pg_upgrade_keeps_everything_and_goes_on_by_itself() {
         .unwrap();
     assert!(
         output.status.success(),
-        "{}{}",
+        "from {} to {}: {}{}",
+        old.major,
+        new.major,
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
+    data
+}
 
-    let mut after = Server::on(new, data, before.password().to_owned(), &settings);
-    after.run().await.unwrap();
-    let db = after.connect("shop").await.unwrap();
-    wait_until("the late ones have arrived", PATIENCE, async || receiver.total() >= total + 10).await;
+/// What must be the same after.
+const INVENTORY: &str =
+    "select format('head %s, messages %s, kept %s, attempts %s, deliveries %s, cursor %s, epoch %s', outbox.head(),
+    (select count(*) from outbox.message), (select count(*) from outbox._message_kept),
+    (select count(*) from outbox.attempt), (select count(*) from outbox.delivery),
+    (select position from outbox.cursor_get('reader')), (select max(epoch) from outbox.epoch))";
+
+/// Starts the server without its workers, looks, and stops it.
+async fn inventory(server: &mut Server) -> String {
+    server.set("shared_preload_libraries", "");
+    server.run().await.unwrap();
+    let found = one(&server.connect("shop").await.unwrap(), INVENTORY).await;
+    server.stop(Stop::Fast).unwrap();
+    server.set("shared_preload_libraries", "pg_outbox");
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pg_upgrade_keeps_everything_and_goes_on_by_itself() {
+    let newest = Install::find().unwrap();
+    // From the oldest one over the others: 15, 16, 18.
+    let mut chain: Vec<Install> = (15..newest.major).filter_map(Install::of_major).filter(is_installed).collect();
+    if chain.is_empty() {
+        eprintln!(
+            "skipped: `PG=16 dev/install` installs the library for 16 (`dev/setup pg15` fetches 15), to upgrade to {}",
+            newest.major
+        );
+        return;
+    }
+    chain.push(newest);
+    let settings = [("shared_preload_libraries", "pg_outbox"), ("pg_outbox.poll_interval", "500ms")];
+    let receiver = Receiver::start().unwrap();
+    let mut server = Server::init(chain[0].clone(), fresh_folder("oldest").unwrap(), &settings).unwrap();
+    server.run().await.unwrap();
+    let db = server.database("shop").await.unwrap();
+    shop(&db, &receiver).await;
+    db.batch_execute("select outbox.subscribe('pulled', '{order.#}')").await.unwrap();
+    enqueue(&db, 50).await;
     settle(&db).await;
-    let has: String =
-        one(&db, "select format('%s %s ', outbox.head() - 10, (select count(*) from outbox.message) - 10)").await;
-    assert_eq!(has, had);
-    db.batch_execute("update outbox.delivery set due_at = now() where not pull; select outbox._look_at_deliveries()")
+    db.batch_execute("select outbox.cursor_advance('reader', outbox.head() - 5)").await.unwrap();
+    drop(db);
+    let mut enqueued = 50;
+    for pair in chain.windows(2) {
+        let (old, new) = (&pair[0], &pair[1]);
+        let db = server.connect("shop").await.unwrap();
+        // A backlog: these fail and wait, ...
+        receiver.on("/hook", |_, _| Reply::status(503));
+        enqueue(&db, 20).await;
+        settle(&db).await;
+        // ... and these are committed, and not numbered.
+        let holder = server.connect("shop").await.unwrap();
+        holder.batch_execute("begin; select outbox.tick()").await.unwrap();
+        enqueue(&db, 10).await;
+        enqueued += 30;
+        server.stop(Stop::Fast).unwrap();
+        drop((db, holder));
+        let total = receiver.total();
+
+        // What is there, with nobody at work, before and after.
+        let had = inventory(&mut server).await;
+        let data = pg_upgrade(old, &server.data, new);
+        let password = server.password().to_owned();
+        server = Server::on(new.clone(), data, password, &settings);
+        assert_eq!(inventory(&mut server).await, had, "from {} to {}", old.major, new.major);
+
+        receiver.on("/hook", |_, _| Reply::status(200));
+        server.run().await.unwrap();
+        let db = server.connect("shop").await.unwrap();
+        wait_until("the late ones have arrived", PATIENCE, async || receiver.total() >= total + 10).await;
+        settle(&db).await;
+        db.batch_execute(
+            "update outbox.delivery set due_at = now() where not pull; select outbox._look_at_deliveries()",
+        )
         .await
         .unwrap();
-    wait_until("what was waiting has arrived", PATIENCE, async || receiver.total() >= total + 30).await;
-    assert_eq!(one::<i64>(&db, "select lag_positions from outbox.cursor_get('reader')").await, 15);
-    assert_eq!(one::<i64>(&db, "select count(*) from outbox.claim('pulled', 'w', 1000)").await, 80);
-    let critical: Option<String> =
-        one(&db, "select string_agg(h.culprit, ',') from outbox.health() h where h.state = 'critical'").await;
-    assert_eq!(critical, None);
+        wait_until("what was waiting has arrived", PATIENCE, async || receiver.total() >= total + 30).await;
+        settle(&db).await;
+        let behind: i64 = one(&db, "select outbox.head() - (select position from outbox.cursor_get('reader'))").await;
+        assert_eq!(one::<i64>(&db, "select lag_positions from outbox.cursor_get('reader')").await, behind);
+        let critical: Option<String> =
+            one(&db, "select string_agg(h.culprit, ',') from outbox.health() h where h.state = 'critical'").await;
+        assert_eq!(critical, None);
+    }
+    let db = server.connect("shop").await.unwrap();
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.claim('pulled', 'w', 1000)").await, enqueued);
+    let ids: i64 = one(
+        &db,
+        "select count(distinct message_id) from outbox.attempt where outcome = 'completed' and endpoint_id is not null",
+    )
+    .await;
+    assert_eq!(ids, enqueued);
 }

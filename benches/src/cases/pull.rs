@@ -53,16 +53,16 @@ pub async fn run(report: &mut Report) -> Result<()> {
 
 /// A claim that returns a token and ids, and what ends it.
 #[derive(Clone, Copy)]
-struct Api {
-    claim: &'static str,
-    complete: &'static str,
+pub struct Api {
+    pub claim: &'static str,
+    pub complete: &'static str,
 }
 
-const OURS: Api = Api {
+pub const OURS: Api = Api {
     claim: "select c.lease, c.delivery_id, c.topic, c.payload::text from outbox.claim('work', 'bench', $1) c",
     complete: "select outbox.complete($1, $2)",
 };
-const THEIRS: Api = Api {
+pub const THEIRS: Api = Api {
     claim: "update job set state = 'processing', attempt = attempt + 1, lease_until = now() + interval '60 s'
         where id = any (array(
             select id from job where state = 'pending' and due_at <= now() order by due_at, id limit $1::int
