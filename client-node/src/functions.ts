@@ -1346,7 +1346,7 @@ export interface Functions {
     resolve(args: { id: number | bigint; by: string; note?: string | null }): Promise<void>;
     /** Goes on with a paused subscription from where it stood */
     resume(args: { name: string }): Promise<number>;
-    /** Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001 there is none, OB002 it was completed, OB003 a worker has it */
+    /** Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001 there is none, OB002 it was completed, OB003 a worker has it, OB004 its message was erased or is gone */
     retry(args: { messageId: number | bigint; subscription: string; by?: string | null }): Promise<number>;
     /** Has new rows go to the next leaf now: rotated, empty (nothing to leave behind) or full (the next leaf still holds rows) */
     rotate(args?: { ring?: string | null }): Promise<string>;

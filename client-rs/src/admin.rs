@@ -2342,7 +2342,7 @@ impl Outbox {
     }
 
     /// Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001 there is
-    /// none, OB002 it was completed, OB003 a worker has it.
+    /// none, OB002 it was completed, OB003 a worker has it, OB004 its message was erased or is gone.
     ///
     /// # Errors
     /// Those of the function.

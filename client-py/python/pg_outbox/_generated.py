@@ -979,7 +979,7 @@ class AdminMethods:
 
     def retry(self, message_id: int, subscription: str, *, by: str | None = None) -> int | None:
         """Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001
-        there is none, OB002 it was completed, OB003 a worker has it.
+        there is none, OB002 it was completed, OB003 a worker has it, OB004 its message was erased or is gone.
         """
         return self._run(Call("retry", {"message_id": message_id, "subscription": subscription, "by": by}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1470,7 +1470,7 @@ class AsyncAdminMethods:
 
     async def retry(self, message_id: int, subscription: str, *, by: str | None = None) -> int | None:
         """Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001
-        there is none, OB002 it was completed, OB003 a worker has it.
+        there is none, OB002 it was completed, OB003 a worker has it, OB004 its message was erased or is gone.
         """
         return await self._arun(Call("retry", {"message_id": message_id, "subscription": subscription, "by": by}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
