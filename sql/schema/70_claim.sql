@@ -105,15 +105,16 @@ declare
     deadline timestamptz := now + source.deadline;
     until timestamptz := least(now + duration, deadline);
 begin
-    insert into outbox.lease (id, subscription_id, worker, claimed_at, expires_at, deadline_at, delivery_ids)
-    values (token, source.id, worker, now, until, deadline, ids);
     case segment {cases}
     end case;
 end
 $$;$f$, '{cases}', (
         select string_agg(replace(replace($c$
     {when} return query
-        with taken as (
+        with leased as (
+            insert into outbox.lease (id, subscription_id, worker, claimed_at, expires_at, deadline_at, delivery_ids)
+            values (token, source.id, worker, now, until, deadline, ids)
+        ), taken as (
             update outbox.delivery d
             set state = 'processing', attempt = d.attempt + 1, lease = token, updated_at = now, last_attempt_at = now,
                 first_attempt_at = coalesce(d.first_attempt_at, now)
@@ -191,12 +192,16 @@ begin
             exit when known > cardinality(marks.levels);
             level := marks.levels[known];
             if level = 99999 then
-                -- there are more, and now they are needed
+                -- There are more, and now they are needed: on from here as if nothing were known.
                 perform outbox._set_marks(subscription_id, marks.levels, marks.since, 0);
-                return;
+                marks.levels := null;
+                level := coalesce(levels[cardinality(levels)], 32768);
+                since_then := '-infinity';
+            else
+                since_then := outbox._time(marks.since[known]);
             end if;
-            since_then := outbox._time(marks.since[known]);
-        else
+        end if;
+        if marks.levels is null then
             select d.priority into level
             from outbox.delivery d
             where d.subscription_id = _pick.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
@@ -264,10 +269,18 @@ set jit = off
 as $$
 #variable_conflict use_variable
 declare
-    source outbox.subscription := outbox._pull_subscription(subscription);
+    source outbox.subscription;
     found record;
 begin
-    perform outbox._check_claim(worker, max_messages, lease);
+    -- Functions are called for what is wrong only: in a claim of one message each would be a good part of its price.
+    select * into source from outbox.subscription s where s.name = subscription and s.deleted_at is null;
+    if source.id is null or source.endpoint_id is not null then
+        source := outbox._pull_subscription(subscription);
+    end if;
+    if (octet_length(worker) between 1 and 255 and max_messages between 1 and 10000 and lease > interval '0'
+        and lease <= interval '7 days') is not true then
+        perform outbox._check_claim(worker, max_messages, lease);
+    end if;
     if source.paused then
         return;
     end if;

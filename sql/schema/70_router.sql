@@ -10,8 +10,8 @@ create table outbox._freed (
 select pg_catalog.pg_extension_config_dump('outbox._freed', '');
 
 -- API: private
--- Subscriptions that have ended while rows of them may still wait. A row that somebody had locked at that moment, that a worker
--- has, or that the router was just making is ended by a later pass.
+-- Subscriptions that have ended while rows of them may still wait. A row that somebody had locked at that moment, that a
+-- worker has, or that the router was just making is ended by a later pass.
 create table outbox._ending (
     subscription_id int not null
 );

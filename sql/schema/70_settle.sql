@@ -53,13 +53,6 @@ begin
 end
 $$;
 
--- API: private
--- The element of `results` for a delivery: parallel to delivery_ids.
-create function outbox._result_of(results jsonb, delivery_ids bigint[], delivery_id bigint) returns jsonb
-language sql immutable
-set search_path = pg_catalog, pg_temp
-return case when results is not null then results -> (array_position(delivery_ids, delivery_id) - 1) end;
-
 -- API: public
 create function outbox.complete(
     lease bigint,
@@ -77,8 +70,8 @@ as $$
 declare
     token bigint := lease;
     now timestamptz := clock_timestamp();
-    held outbox.lease := outbox._hold(lease);
-    named bigint[] := coalesce(delivery_ids, held.delivery_ids);
+    held outbox.lease;
+    named bigint[];
     done bigint[];
     ordered int[];
     keys text[];
@@ -90,9 +83,13 @@ begin
             using errcode = 'invalid_parameter_value',
                 hint = 'An element is null, the receiver''s id as a string, or an object such as {"total": 3, "succeeded": 2}.';
     end if;
+    select * into held from outbox.lease l where l.id = token for update;
     if held.id is null then
+        -- also says what is wrong with null
+        perform outbox._hold(token);
         return '{}';
     end if;
+    named := coalesce(delivery_ids, held.delivery_ids);
     -- All in one statement: most of what a small one costs is its beginning.
     with gone as (
         delete from outbox.delivery d
@@ -105,7 +102,9 @@ begin
             g.last_attempt_at, now, g.id, g.run, g.subscription_id, g.attempt, 'completed', held.worker,
             case jsonb_typeof(r) when 'string' then r #>> '{}' when 'object' then r ->> 'response_id' end,
             case when jsonb_typeof(r) = 'object' then r end
-        from gone g, lateral outbox._result_of(results, delivery_ids, g.id) r
+        from gone g, lateral (
+            select case when results is not null then results -> (array_position(delivery_ids, g.id) - 1) end
+        ) element(r)
     ), counted as (
         insert into outbox.counter (segment, subscription_id, outcome, requests, deliveries, seconds)
         select coalesce(pg_sequence_last_value('outbox._counter_segment'), 0), held.subscription_id, 'completed', count(*),
