@@ -35,7 +35,7 @@ test-core: setup ## unit and property tests, without a server
 test-regress: install ## SQL regression
 	@dev/test regress
 
-test-isolation: install ## the sequencer under interleavings
+test-isolation: install ## the sequencer under interleavings, every pair of operations on a delivery
 	@dev/test isolation
 
 test-e2e: install ## against a real server and receivers, crashes included

@@ -1,19 +1,44 @@
 """Jobs per second of procrastinate, the same work as in bench.mjs: a job that does nothing."""
 
 import asyncio
+import json
 import os
 import time
 
 import procrastinate
 
 dsn = os.environ["DSN"]
-jobs = min(int(os.environ.get("JOBS", "10000")), 4000)
+limit = float(os.environ.get("LIMIT", "2"))
 app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=dsn, max_size=24))
+done = 0
 
 
 @app.task(queue="bench", name="bench")
 async def bench(n: int) -> None:
-    pass
+    global done
+    done += 1
+
+
+async def drain(workers: int, jobs: int, most: float) -> float:
+    """Works off up to `jobs` jobs, for at most `most` seconds; jobs per second."""
+    global done
+    done = 0
+    await bench.batch_defer_async(*({"n": n} for n in range(jobs)))
+    started = time.perf_counter()
+    worker = asyncio.create_task(
+        app.run_worker_async(queues=["bench"], concurrency=workers, wait=False, listen_notify=False, install_signal_handlers=False)
+    )
+    await asyncio.wait({worker}, timeout=most)
+    rate = done / (time.perf_counter() - started)
+    if not worker.done():
+        worker.cancel()
+        await asyncio.wait({worker}, timeout=20)
+    return rate
+
+
+def note(**line: object) -> None:
+    with open(os.environ["OUT"], "a") as out:
+        out.write(json.dumps(line) + "\n")
 
 
 async def main() -> None:
@@ -23,10 +48,9 @@ async def main() -> None:
         except procrastinate.exceptions.ConnectorException:
             pass
         for workers in map(int, os.environ.get("WORKERS", "1,4,16").split(",")):
-            await bench.batch_defer_async(*({"n": n} for n in range(jobs)))
-            started = time.perf_counter()
-            await app.run_worker_async(queues=["bench"], concurrency=workers, wait=False, listen_notify=False, install_signal_handlers=False)
-            print(f"{'procrastinate':16} batch    1  workers {workers:2}  {jobs / (time.perf_counter() - started):7.0f} jobs/s")
+            rate = await drain(workers, 1000, limit)
+            print(f"{'procrastinate':16} batch    1  workers {workers:2}  {rate:7.0f} jobs/s")
+            note(system="procrastinate", batch=1, workers=workers, rate=round(rate))
 
 
 asyncio.run(main())

@@ -473,9 +473,9 @@ export const FUNCTIONS = {
     },
     stats: {
         name: 'stats',
-        args: [],
+        args: [['tenant', 'text', true]],
         returns: 'row',
-        columns: [['messages', 'bigint'], ['feed_end', 'bigint'], ['routed', 'bigint'], ['waiting', 'bigint'], ['dead_letters', 'bigint'], ['worker', 'text'], ['in_flight', 'bigint'], ['queued', 'bigint']],
+        columns: [['messages', 'bigint'], ['feed_end', 'bigint'], ['routed', 'bigint'], ['waiting', 'bigint'], ['dead_letters', 'bigint'], ['worker', 'text'], ['in_flight', 'bigint'], ['queued', 'bigint'], ['pending', 'bigint'], ['processing', 'bigint'], ['completed', 'bigint'], ['failed', 'bigint'], ['dead', 'bigint'], ['skipped', 'bigint'], ['expired', 'bigint'], ['cancelled', 'bigint'], ['total', 'bigint']],
     },
     subscribe: {
         name: 'subscribe',
@@ -850,6 +850,15 @@ export interface StatsRow {
     worker: string | null;
     inFlight: number | null;
     queued: number | null;
+    pending: number | null;
+    processing: number | null;
+    completed: number | null;
+    failed: number | null;
+    dead: number | null;
+    skipped: number | null;
+    expired: number | null;
+    cancelled: number | null;
+    total: number | null;
 }
 
 export interface VersionRow {
@@ -1346,7 +1355,7 @@ export interface Functions {
     resolve(args: { id: number | bigint; by: string; note?: string | null }): Promise<void>;
     /** Goes on with a paused subscription from where it stood */
     resume(args: { name: string }): Promise<number>;
-    /** Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001 there is none, OB002 it was completed, OB003 a worker has it */
+    /** Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001 there is none, OB002 it was completed, OB003 a worker has it, OB004 its message was erased or is gone */
     retry(args: { messageId: number | bigint; subscription: string; by?: string | null }): Promise<number>;
     /** Has new rows go to the next leaf now: rotated, empty (nothing to leave behind) or full (the next leaf still holds rows) */
     rotate(args?: { ring?: string | null }): Promise<string>;
@@ -1362,8 +1371,8 @@ export interface Functions {
     setProxy(args: { name: string; url: string; resolvesNames?: boolean | null; isDefault?: boolean | null }): Promise<number>;
     /** Messages that matched no subscription, newest first, with the reason: no subscription, filtered, inactive. topic is a pattern */
     skipped(args?: { topic?: string | null; maxMessages?: number | null; beforePosition?: number | bigint | null }): Promise<SkippedRow[]>;
-    /** Where the outbox of this database stands. worker: not preloaded, none, starting, running, push off, copied, failing */
-    stats(): Promise<StatsRow>;
+    /** Where the outbox of this database stands, and from pending on how many deliveries (of a tenant) are in each state; skipped: messages that matched nothing. worker: not preloaded, none, starting, running, push off, copied, failing */
+    stats(args?: { tenant?: string | null }): Promise<StatsRow>;
     /** Sends the messages of these topics (* one word, # any number) to an endpoint, or without one lets workers claim them; from the position of the message on whose id is returned, or from start: latest, earliest, a position or a time. A name that was unsubscribed is taken up again */
     subscribe(args: { name: string; topics: readonly string[]; endpoint?: string | null; filter?: any; maxAttempts?: number | null; maxAge?: Interval | null; schedule?: any; policy?: any; format?: string | null; batchSize?: number | null; batchWait?: Interval | null; ordering?: string | null; onExhausted?: string | null; ttl?: Interval | null; deadline?: Interval | null; notify?: boolean | null; maxLag?: Interval | null; externalId?: string | null; labels?: any; start?: string | null; url?: string | null }): Promise<number>;
     /** The first position whose message is still stored; above head() when none is. read() starts there when it starts at 0 */

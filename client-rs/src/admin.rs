@@ -607,6 +607,24 @@ pub struct StatsRow {
     pub in_flight: Option<i64>,
     /// Column `queued`.
     pub queued: Option<i64>,
+    /// Column `pending`.
+    pub pending: Option<i64>,
+    /// Column `processing`.
+    pub processing: Option<i64>,
+    /// Column `completed`.
+    pub completed: Option<i64>,
+    /// Column `failed`.
+    pub failed: Option<i64>,
+    /// Column `dead`.
+    pub dead: Option<i64>,
+    /// Column `skipped`.
+    pub skipped: Option<i64>,
+    /// Column `expired`.
+    pub expired: Option<i64>,
+    /// Column `cancelled`.
+    pub cancelled: Option<i64>,
+    /// Column `total`.
+    pub total: Option<i64>,
 }
 
 /// A row of `outbox.version()`.
@@ -1654,6 +1672,13 @@ pub struct Skipped {
     pub before_position: Option<i64>,
 }
 
+/// What `outbox.stats()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// Argument `tenant`.
+    pub tenant: Option<String>,
+}
+
 /// What `outbox.subscribe()` takes beside what it requires; `None` is its default.
 #[derive(Clone, Debug, Default)]
 pub struct Subscribe {
@@ -2342,7 +2367,7 @@ impl Outbox {
     }
 
     /// Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001 there is
-    /// none, OB002 it was completed, OB003 a worker has it.
+    /// none, OB002 it was completed, OB003 a worker has it, OB004 its message was erased or is gone.
     ///
     /// # Errors
     /// Those of the function.
@@ -2412,13 +2437,14 @@ impl Outbox {
         call::typed(self.call("skipped", json!({"topic": options.topic, "max_messages": options.max_messages, "before_position": options.before_position}), &[]).await?)
     }
 
-    /// Where the outbox of this database stands. worker: not preloaded, none, starting, running, push off, copied,
-    /// failing.
+    /// Where the outbox of this database stands, and from pending on how many deliveries (of a tenant) are in each
+    /// state; skipped: messages that matched nothing. worker: not preloaded, none, starting, running, push off,
+    /// copied, failing.
     ///
     /// # Errors
     /// Those of the function.
-    pub async fn stats(&self) -> Result<StatsRow> {
-        call::single(self.call("stats", json!({}), &[]).await?)
+    pub async fn stats(&self, options: Stats) -> Result<StatsRow> {
+        call::single(self.call("stats", json!({"tenant": options.tenant}), &[]).await?)
     }
 
     /// Sends the messages of these topics (* one word, # any number) to an endpoint, or without one lets workers

@@ -40,7 +40,6 @@ create index delivery_run on outbox.delivery (run) where run > 0;
 create index delivery_key on outbox.delivery (subscription_id, key, position) where key is not null;
 -- what waits behind the first of its key, to be counted
 create index delivery_blocked on outbox.delivery (subscription_id) where blocked and not pull;
-create index delivery_lease on outbox.delivery (lease) where lease is not null;
 create index delivery_expiry on outbox.delivery (expires_at) where expires_at is not null and state <> 'processing';
 comment on table outbox.delivery is
     'Deliveries that need a row: waiting for a retry or a time, in a pull subscription''s window, or behind their key';
@@ -69,11 +68,13 @@ create table outbox.lease (
     worker text not null,
     claimed_at timestamptz not null,
     expires_at timestamptz not null,
-    deadline_at timestamptz
+    deadline_at timestamptz,
+    delivery_ids bigint[] not null
 );
 create index lease_expiry on outbox.lease (expires_at);
 comment on table outbox.lease is 'Claimed batches; the id is the fencing token';
 comment on column outbox.lease.worker is 'who claimed; information only, the id is what counts';
+comment on column outbox.lease.delivery_ids is 'what was claimed; those it still has say so themselves (outbox.delivery.lease)';
 comment on column outbox.lease.deadline_at is 'end of the lease, however often it is extended; null: none';
 select pg_catalog.pg_extension_config_dump('outbox.lease', '');
 

@@ -415,9 +415,12 @@ begin
     where v.subscription_id = known.id order by v.version desc limit 1;
     control := outbox._next_version(known.id, name, false, version.topics, version.filter, null);
     update outbox.subscription s set deleted_at = clock_timestamp(), paused = false where s.id = known.id;
-    -- What waits is the dispatcher's to log as skipped; rows that workers claim from are ended here, those they have apart.
+    -- What waits is the dispatcher's to log as skipped; rows that workers claim from are ended here, those they have or that
+    -- are locked a little later.
     if known.endpoint_id is null then
         perform outbox._skip_deliveries(known.id, 'unsubscribed');
+        insert into outbox._ending (subscription_id) values (known.id);
+        perform outbox._look_at_deliveries();
     else
         update outbox.delivery d set due_at = clock_timestamp(), updated_at = clock_timestamp()
         where d.subscription_id = known.id and not d.pull and d.state <> 'processing';

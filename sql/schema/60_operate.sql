@@ -101,31 +101,6 @@ create function outbox._worker_slot(
 language c volatile as 'MODULE_PATHNAME', 'outbox_worker_slot';
 
 -- API: public
-create function outbox.stats() returns table (
-    messages bigint,
-    feed_end bigint,
-    routed bigint,
-    waiting bigint,
-    dead_letters bigint,
-    worker text,
-    in_flight bigint,
-    queued bigint
-)
-language sql volatile security definer
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select coalesce(pg_sequence_last_value('outbox._message_id'), 0),
-        coalesce((select t.last_position from outbox.tick t order by t.id desc limit 1), 0),
-        coalesce((select c.position from outbox.checkpoint c order by c.id desc limit 1), 0),
-        (select count(*) from outbox.delivery),
-        (select count(*) from outbox.dead_letter l where l.resolution = 'open'),
-        w.state, w.in_flight, w.queued
-    from outbox._worker_slot() w;
-end;
-comment on function outbox.stats is
-    'Where the outbox of this database stands. worker: not preloaded, none, starting, running, push off, copied, failing';
-
--- API: public
 create function outbox.version(out extension text, out library text) language c stable
 as 'MODULE_PATHNAME', 'outbox_version';
 comment on function outbox.version is 'Version of the installed objects, and of the library that is loaded';
@@ -138,7 +113,6 @@ comment on function outbox.is_terminal is 'Whether a delivery or message in this
 
 insert into outbox._capability values
     ('monitor', 'function outbox.history'),
-    ('monitor', 'function outbox.stats'),
     ('monitor', 'function outbox.version'),
     ('monitor', 'function outbox.is_terminal'),
     ('monitor', 'function outbox.webhook_id');

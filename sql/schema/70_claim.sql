@@ -80,21 +80,24 @@ end
 $$;
 
 -- API: private
--- Leases these deliveries, which the caller has locked, and returns them with their messages.
+-- Leases these deliveries, which the caller has locked, and returns them with their messages. Called with the caller's settings.
+--
+-- Looking up messages in all leaves of outbox.message costs several times as much as the rest of a claim: opening them takes
+-- longer than reading them. A claim's messages are nearly always in one leaf, so there is one statement per leaf, and
+-- one for all of them: for segment null.
+do $do$
+begin
+    execute replace($f$
 create function outbox._lease(
     source outbox.subscription,
     ids bigint[],
+    tried timestamptz[],
+    segment smallint,
     worker text,
     duration interval
 ) returns setof outbox.claimed
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off
-set enable_bitmapscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
 as $$
 declare
     token bigint := nextval('outbox._lease_id');
@@ -102,29 +105,39 @@ declare
     deadline timestamptz := now + source.deadline;
     until timestamptz := least(now + duration, deadline);
 begin
-    insert into outbox.lease (id, subscription_id, worker, claimed_at, expires_at, deadline_at)
-    values (token, source.id, worker, now, until, deadline);
-    return query
-    with taken as (
-        update outbox.delivery d
-        set state = 'processing', attempt = d.attempt + 1, lease = token, updated_at = now, last_attempt_at = now,
-            first_attempt_at = coalesce(d.first_attempt_at, now)
-        from (
-            select o.id, o.last_attempt_at from unnest(ids) i(id) join outbox.delivery o on o.id = i.id
-        ) o
-        where d.id = o.id
-        returning d.*, o.last_attempt_at as tried_at
-    )
-    select token, until, t.id, source.name, t.message_id, outbox.webhook_id(m.id, m.enqueued_at)
-            || case when t.new_id then '_r' || t.run else '' end, t.position, t.attempt,
-        coalesce(t.max_attempts, source.max_attempts), m.topic, m.key, m.payload, m.body, m.content_type, m.headers,
-        m.metadata, m.tenant, m.publisher, m.aggregate_type, m.aggregate_id, t.priority, m.enqueued_at, m.occurred_at,
-        m.deliver_at, t.expires_at, t.tried_at, t.last_error
-    from taken t
-    left join outbox.message m on m.segment = t.message_segment and m.id = t.message_id
-    order by t.priority desc, t.due_at, t.position;
+    case segment {cases}
+    end case;
 end
-$$;
+$$;$f$, '{cases}', (
+        select string_agg(replace(replace($c$
+    {when} return query
+        with leased as (
+            insert into outbox.lease (id, subscription_id, worker, claimed_at, expires_at, deadline_at, delivery_ids)
+            values (token, source.id, worker, now, until, deadline, ids)
+        ), taken as (
+            update outbox.delivery d
+            set state = 'processing', attempt = d.attempt + 1, lease = token, updated_at = now, last_attempt_at = now,
+                first_attempt_at = coalesce(d.first_attempt_at, now)
+            from unnest(ids, tried) i(id, tried_at)
+            where d.id = i.id
+            returning d.id, d.position, d.message_id, d.message_segment, d.run, d.new_id, d.attempt, d.max_attempts,
+                d.priority, d.due_at, d.expires_at, d.last_error, i.tried_at
+        )
+        select token, until, t.id, source.name, t.message_id, outbox.webhook_id(m.id, m.enqueued_at)
+                || case when t.new_id then '_r' || t.run else '' end, t.position, t.attempt,
+            coalesce(t.max_attempts, source.max_attempts), m.topic, m.key, m.payload, m.body, m.content_type, m.headers,
+            m.metadata, m.tenant, m.publisher, m.aggregate_type, m.aggregate_id, t.priority, m.enqueued_at, m.occurred_at,
+            m.deliver_at, t.expires_at, t.tried_at, t.last_error
+        from taken t
+        left join {messages} m on m.segment = t.message_segment and m.id = t.message_id
+        order by t.priority desc, t.due_at, t.position;$c$,
+            '{when}', case when leaf is null then 'else' else format('when %s then', leaf) end),
+            '{messages}', case when leaf is null then 'outbox.message' else 'outbox._message_' || lpad(leaf::text, 2, '0') end),
+            '' order by leaf nulls last)
+        from (select generate_series(0, 15) as leaf union all select null) l
+    ));
+end
+$do$;
 
 -- API: private
 -- What this session knows about the front of a subscription's index; see _pick.
@@ -137,27 +150,30 @@ returns void language c volatile strict
 as 'MODULE_PATHNAME', 'outbox_set_marks';
 
 -- API: private
--- Up to `wanted` deliveries that are due, locked.
+-- Up to `wanted` deliveries that are due, locked; when each was tried last; the leaf of their messages, null: of several.
+-- Called with the settings of claim().
 --
 -- Priorities one by one, highest first: within one, the front of the index is what is due, and what is not yet due ends the
 -- walk. A snapshot that somebody holds keeps the entries of what was worked off, and they are at the front, too. Where
 -- walking over them has become slow, the session remembers for a second which priorities there are and from where on to
 -- look in each; what has been given back or gets a new priority is then found a second later.
-create function outbox._pick(subscription_id int, wanted int) returns bigint[]
+create function outbox._pick(
+    subscription_id int,
+    wanted int,
+    out ids bigint[],
+    out tried timestamptz[],
+    out segment smallint
+)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off
-set enable_bitmapscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set enable_sort = off
-set jit = off
 as $$
 declare
     level int := 32768;
-    ids bigint[] := '{}';
     found_ids bigint[];
+    found_tried timestamptz[];
+    first_segment smallint;
+    last_segment smallint;
+    mixed boolean := false;
     last_due timestamptz;
     now timestamptz := clock_timestamp();
     marks record;
@@ -167,6 +183,8 @@ declare
     complete boolean := false;
     since_then timestamptz := '-infinity';
 begin
+    ids := '{}';
+    tried := '{}';
     marks := outbox._marks(subscription_id);
     loop
         if marks.levels is not null then
@@ -174,12 +192,16 @@ begin
             exit when known > cardinality(marks.levels);
             level := marks.levels[known];
             if level = 99999 then
-                -- there are more, and now they are needed
+                -- There are more, and now they are needed: on from here as if nothing were known.
                 perform outbox._set_marks(subscription_id, marks.levels, marks.since, 0);
-                return ids;
+                marks.levels := null;
+                level := coalesce(levels[cardinality(levels)], 32768);
+                since_then := '-infinity';
+            else
+                since_then := outbox._time(marks.since[known]);
             end if;
-            since_then := outbox._time(marks.since[known]);
-        else
+        end if;
+        if marks.levels is null then
             select d.priority into level
             from outbox.delivery d
             where d.subscription_id = _pick.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
@@ -189,9 +211,10 @@ begin
             complete := not found;
             exit when complete;
         end if;
-        select array_agg(p.id), max(p.due_at) into found_ids, last_due
+        select array_agg(p.id), array_agg(p.last_attempt_at), min(p.message_segment), max(p.message_segment), max(p.due_at)
+        into found_ids, found_tried, first_segment, last_segment, last_due
         from (
-            select d.id, d.due_at from outbox.delivery d
+            select d.id, d.due_at, d.last_attempt_at, d.message_segment from outbox.delivery d
             where d.subscription_id = _pick.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
                 and d.priority = level and d.due_at <= now and d.due_at >= since_then
                 and (d.expires_at is null or d.expires_at > now)
@@ -200,7 +223,12 @@ begin
             limit wanted - cardinality(ids)
             for update of d skip locked
         ) p;
-        ids := ids || coalesce(found_ids, '{}');
+        if found_ids is not null then
+            ids := ids || found_ids;
+            tried := tried || found_tried;
+            mixed := mixed or first_segment <> last_segment or segment <> first_segment;
+            segment := first_segment;
+        end if;
         levels := levels || level;
         -- rows become visible a little after they became due
         since := since || (extract(epoch from greatest(since_then, coalesce(last_due, now - interval '1 s'))
@@ -216,7 +244,9 @@ begin
         perform outbox._set_marks(subscription_id, case when complete then levels else levels || 99999 end,
             case when complete then since else since || 0::bigint end, 1);
     end if;
-    return ids;
+    if mixed then
+        segment := null;
+    end if;
 end
 $$;
 
@@ -229,25 +259,40 @@ create function outbox.claim(
 ) returns setof outbox.claimed
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_sort = off
+set jit = off
 as $$
 #variable_conflict use_variable
 declare
-    source outbox.subscription := outbox._pull_subscription(subscription);
-    ids bigint[];
+    source outbox.subscription;
+    found record;
 begin
-    perform outbox._check_claim(worker, max_messages, lease);
+    -- Functions are called for what is wrong only: in a claim of one message each would be a good part of its price.
+    select * into source from outbox.subscription s where s.name = subscription and s.deleted_at is null;
+    if source.id is null or source.endpoint_id is not null then
+        source := outbox._pull_subscription(subscription);
+    end if;
+    if (octet_length(worker) between 1 and 255 and max_messages between 1 and 10000 and lease > interval '0'
+        and lease <= interval '7 days') is not true then
+        perform outbox._check_claim(worker, max_messages, lease);
+    end if;
     if source.paused then
         return;
     end if;
-    ids := outbox._pick(source.id, max_messages);
+    found := outbox._pick(source.id, max_messages);
     -- Where no dispatcher can do it, whoever finds nothing looks for more: only in a transaction without an xid, see _tick.
-    if cardinality(ids) = 0 and pg_current_xact_id_if_assigned() is null and outbox._route_inline() in ('ticked', 'idle') then
+    if cardinality(found.ids) = 0 and pg_current_xact_id_if_assigned() is null and outbox._route_inline() in ('ticked', 'idle') then
         perform outbox._pass(1000, '{}');
         perform outbox._replay_inline(source.id);
-        ids := outbox._pick(source.id, max_messages);
+        found := outbox._pick(source.id, max_messages);
     end if;
-    if cardinality(ids) > 0 then
-        return query select * from outbox._lease(source, ids, worker, lease);
+    if cardinality(found.ids) > 0 then
+        return query select * from outbox._lease(source, found.ids, found.tried, found.segment, worker, lease);
     end if;
 end
 $$;
@@ -351,6 +396,13 @@ create function outbox.claim_delivery(
 ) returns setof outbox.claimed
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_sort = off
+set jit = off
 as $$
 #variable_conflict use_variable
 declare
@@ -400,7 +452,8 @@ begin
         raise exception 'delivery % is not ready', delivery_id
             using errcode = 'OB012', detail = format('It is due at %s.', wanted.due_at);
     end if;
-    return query select * from outbox._lease(source, array[delivery_id], worker, lease);
+    return query select * from outbox._lease(source, array[delivery_id], array[wanted.last_attempt_at],
+        wanted.message_segment, worker, lease);
 end
 $$;
 comment on function outbox.claim_delivery is

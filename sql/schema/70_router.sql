@@ -10,6 +10,14 @@ create table outbox._freed (
 select pg_catalog.pg_extension_config_dump('outbox._freed', '');
 
 -- API: private
+-- Subscriptions that have ended while rows of them may still wait. A row that somebody had locked at that moment, that a
+-- worker has, or that the router was just making is ended by a later pass.
+create table outbox._ending (
+    subscription_id int not null
+);
+select pg_catalog.pg_extension_config_dump('outbox._ending', '');
+
+-- API: private
 -- Rows made by the router in the transaction of its checkpoint: of pull subscriptions, and of messages whose time has not
 -- come. In a subscription with an order a row is blocked when its key has another one, or, if the subscription says so, an
 -- open dead letter.
@@ -45,6 +53,12 @@ begin atomic
         keys)
         u(pull, subscription_id, position, message_id, segment, priority, due_at, expires_at, max_attempts, key)
     on conflict (subscription_id, position, run) do nothing;
+
+    -- The router may have looked before they were cancelled.
+    insert into outbox._called_off (message_id)
+    select c.message_id from outbox.cancelled c where c.message_id = any (message_ids);
+    insert into outbox._ending (subscription_id)
+    select s.id from outbox.subscription s where s.id = any (subscription_ids) and s.deleted_at is not null;
 
     -- whose workers want to be notified
     select array_agg(s.id) from outbox.subscription s where s.id = any (subscription_ids) and s.notify;
@@ -219,6 +233,35 @@ end
 $$;
 
 -- API: private
+-- Ends rows of pull subscriptions that have ended; looks at `max` of those.
+create function outbox._clear(max int) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+    over record;
+    cleared bigint := 0;
+begin
+    for over in select e.ctid as place, e.subscription_id from outbox._ending e limit max loop
+        if exists (
+            select from outbox.subscription s
+            where s.id = over.subscription_id and s.deleted_at is not null and s.endpoint_id is null
+        ) then
+            cleared := cleared + outbox._skip_deliveries(over.subscription_id, 'unsubscribed');
+            continue when exists (select from outbox.delivery d where d.subscription_id = over.subscription_id);
+        end if;
+        delete from outbox._ending e where e.ctid = over.place;
+    end loop;
+    return cleared;
+end
+$$;
+
+-- API: private
 -- What time and workers bring about, by the router: at most `max` of each kind. more: there is more to do; soon: something
 -- is leased or about to expire, so the next pass comes soon; free: deliveries that workers can have now.
 create function outbox._pass(
@@ -247,7 +290,7 @@ begin
         where c.message_id = any (called_off)
             and not exists (select from outbox.delivery d where d.message_id = c.message_id);
     end if;
-    worked := free + outbox._expire(at, max, in_flight);
+    worked := free + outbox._expire(at, max, in_flight) + outbox._clear(max);
     free := free + outbox._promote(max);
     more := worked > 0 and (
         exists (select from outbox.lease l where l.expires_at <= at)
@@ -257,7 +300,7 @@ begin
         )
     ) or exists (select from outbox._freed);
     soon := exists (select from outbox.lease)
-        or exists (select from outbox._called_off)
+        or exists (select from outbox._called_off) or exists (select from outbox._ending)
         or exists (
             select from outbox.delivery d
             where d.expires_at is not null and d.expires_at < at + interval '10 s' and d.state <> 'processing'

@@ -5,17 +5,19 @@
 -- (outbox._freed); looking for the next one here would miss a row that the router is just inserting behind it.
 
 -- API: private
--- Locks a lease; false: it has ended or was taken back.
-create function outbox._hold(lease bigint) returns boolean
+-- Locks a lease; null: it has ended or was taken back.
+create function outbox._hold(lease bigint) returns outbox.lease
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    held outbox.lease;
 begin
     if lease is null then
         raise exception 'the lease must not be null' using errcode = 'null_value_not_allowed';
     end if;
-    perform from outbox.lease l where l.id = _hold.lease for update;
-    return found;
+    select * into held from outbox.lease l where l.id = _hold.lease for update;
+    return held;
 end
 $$;
 
@@ -31,17 +33,17 @@ begin atomic
 end;
 
 -- API: private
--- After deliveries of a lease have ended: the lease ends with its last delivery, and freed keys are made known.
-create function outbox._after(lease bigint, ordered int[], keys text[]) returns void
+-- After deliveries of a lease have ended: the lease ends with its last delivery, and freed keys are made known. Called with
+-- the caller's settings.
+create function outbox._after(held outbox.lease, ordered int[], keys text[]) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off
-set jit = off
 as $$
 begin
     delete from outbox.lease l
-    where l.id = _after.lease and not exists (select from outbox.delivery d where d.lease = _after.lease);
+    where l.id = held.id and not exists (
+        select from outbox.delivery d where d.id = any (held.delivery_ids) and d.lease = held.id
+    );
     if cardinality(keys) > 0 then
         insert into outbox._freed (subscription_id, key) select * from unnest(ordered, keys) u(s, k) where u.k is not null;
         if found then
@@ -50,13 +52,6 @@ begin
     end if;
 end
 $$;
-
--- API: private
--- The element of `results` for a delivery: parallel to delivery_ids.
-create function outbox._result_of(results jsonb, delivery_ids bigint[], delivery_id bigint) returns jsonb
-language sql immutable
-set search_path = pg_catalog, pg_temp
-return case when results is not null then results -> (array_position(delivery_ids, delivery_id) - 1) end;
 
 -- API: public
 create function outbox.complete(
@@ -75,8 +70,9 @@ as $$
 declare
     token bigint := lease;
     now timestamptz := clock_timestamp();
+    held outbox.lease;
+    named bigint[];
     done bigint[];
-    source int;
     ordered int[];
     keys text[];
 begin
@@ -87,31 +83,45 @@ begin
             using errcode = 'invalid_parameter_value',
                 hint = 'An element is null, the receiver''s id as a string, or an object such as {"total": 3, "succeeded": 2}.';
     end if;
-    if not outbox._hold(token) then
+    select * into held from outbox.lease l where l.id = token for update;
+    if held.id is null then
+        -- also says what is wrong with null
+        perform outbox._hold(token);
         return '{}';
     end if;
+    named := coalesce(delivery_ids, held.delivery_ids);
+    -- All in one statement: most of what a small one costs is its beginning.
     with gone as (
         delete from outbox.delivery d
-        where d.lease = token and (delivery_ids is null or d.id = any (delivery_ids))
-        returning *
+        where d.id = any (named) and d.lease = token
+        returning d.id, d.position, d.message_id, d.last_attempt_at, d.run, d.subscription_id, d.attempt, d.key
     ), logged as (
         insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
             subscription_id, attempt, outcome, worker, response_id, results)
         select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), g.position, g.message_id,
-            g.last_attempt_at, now, g.id, g.run, g.subscription_id, g.attempt, 'completed',
-            (select l.worker from outbox.lease l where l.id = token),
+            g.last_attempt_at, now, g.id, g.run, g.subscription_id, g.attempt, 'completed', held.worker,
             case jsonb_typeof(r) when 'string' then r #>> '{}' when 'object' then r ->> 'response_id' end,
             case when jsonb_typeof(r) = 'object' then r end
-        from gone g, lateral outbox._result_of(results, delivery_ids, g.id) r
+        from gone g, lateral (
+            select case when results is not null then results -> (array_position(delivery_ids, g.id) - 1) end
+        ) element(r)
+    ), counted as (
+        insert into outbox.counter (segment, subscription_id, outcome, requests, deliveries, seconds)
+        select coalesce(pg_sequence_last_value('outbox._counter_segment'), 0), held.subscription_id, 'completed', count(*),
+            count(*), 0
+        from gone
+        having count(*) > 0
+    ), ended as (
+        delete from outbox.lease l
+        where l.id = token and (select count(*) from gone) = cardinality(held.delivery_ids)
     )
     select array_agg(g.id order by g.position), array_agg(g.subscription_id) filter (where g.key is not null),
-        array_agg(g.key) filter (where g.key is not null), min(g.subscription_id)
-    into done, ordered, keys, source
+        array_agg(g.key) filter (where g.key is not null)
+    into done, ordered, keys
     from gone g;
-    if done is not null then
-        perform outbox._count(source, 'completed', cardinality(done));
+    if keys is not null or cardinality(done) is distinct from cardinality(held.delivery_ids) then
+        perform outbox._after(held, ordered, keys);
     end if;
-    perform outbox._after(token, ordered, keys);
     return coalesce(done, '{}');
 end
 $$;
@@ -235,7 +245,7 @@ $$;
 -- What becomes of deliveries of a held lease whose try has failed. reason: dead at once, of this; null: tried again if
 -- the budget allows.
 create function outbox._fail(
-    token bigint,
+    held outbox.lease,
     delivery_ids bigint[],
     class text,
     error text,
@@ -254,6 +264,7 @@ as $$
 #variable_conflict use_column
 declare
     now timestamptz := clock_timestamp();
+    named bigint[] := coalesce(delivery_ids, held.delivery_ids);
     done bigint[];
     dead bigint[];
     reasons text[];
@@ -269,7 +280,7 @@ begin
         from outbox.delivery d
         left join outbox.subscription s on s.id = d.subscription_id
         left join outbox.message m on m.segment = d.message_segment and m.id = d.message_id
-        where d.lease = token and (delivery_ids is null or d.id = any (delivery_ids))
+        where d.id = any (named) and d.lease = held.id
     ), judged as (
         select m.*, case
                 when _fail.reason is not null then _fail.reason
@@ -285,8 +296,7 @@ begin
         select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), j.position, j.message_id,
             j.last_attempt_at, now, j.id, j.run, j.subscription_id, j.attempt,
             case j.verdict when 'expired' then 'expired' else case when j.verdict is null then 'failed' else 'dead' end end,
-            class, error,
-            (select l.worker from outbox.lease l where l.id = token)
+            class, error, held.worker
         from judged j
     ), changed as (
         update outbox.delivery d
@@ -319,7 +329,7 @@ begin
     if dead is not null or called_off is not null then
         perform outbox._look_at_deliveries();
     end if;
-    perform outbox._after(token, null, null);
+    perform outbox._after(held, null, null);
     return coalesce(done, '{}');
 end
 $$;
@@ -341,11 +351,13 @@ create function outbox.fail(
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    held outbox.lease := outbox._hold(lease);
 begin
-    if not outbox._hold(lease) then
+    if held.id is null then
         return '{}';
     end if;
-    return outbox._fail(lease, delivery_ids, 'worker', outbox._short(error), retry_after, null);
+    return outbox._fail(held, delivery_ids, 'worker', outbox._short(error), retry_after, null);
 end
 $$;
 comment on function outbox.fail is
@@ -361,11 +373,13 @@ create function outbox.dead(
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    held outbox.lease := outbox._hold(lease);
 begin
-    if not outbox._hold(lease) then
+    if held.id is null then
         return '{}';
     end if;
-    return outbox._fail(lease, delivery_ids, 'worker', outbox._short(reason), null, 'rejected');
+    return outbox._fail(held, delivery_ids, 'worker', outbox._short(reason), null, 'rejected');
 end
 $$;
 comment on function outbox.dead is
@@ -381,7 +395,7 @@ declare
     until timestamptz;
 begin
     perform outbox._check_claim('worker', 1, duration);
-    if outbox._hold(lease) then
+    if (outbox._hold(lease)).id is not null then
         update outbox.lease l
         set expires_at = least(greatest(l.expires_at, clock_timestamp() + duration), l.deadline_at)
         where l.id = lease
@@ -410,31 +424,31 @@ set jit = off
 as $$
 #variable_conflict use_column
 declare
-    token bigint := lease;
+    held outbox.lease := outbox._hold(lease);
+    named bigint[] := coalesce(delivery_ids, held.delivery_ids);
     done bigint[];
 begin
-    if not outbox._hold(token) then
+    if held.id is null then
         return '{}';
     end if;
     with returned as (
         update outbox.delivery d
         set state = case when d.attempt <= 1 and d.last_error is null then 'pending' else 'failed' end,
             attempt = greatest(d.attempt - 1, 0), lease = null, updated_at = clock_timestamp()
-        where d.lease = token and (delivery_ids is null or d.id = any (delivery_ids))
+        where d.id = any (named) and d.lease = held.id
         returning *
     ), logged as (
         insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
             subscription_id, attempt, outcome, worker)
         select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), r.position, r.message_id,
-            r.last_attempt_at, clock_timestamp(), r.id, 0, r.subscription_id, 0, 'returned',
-            (select l.worker from outbox.lease l where l.id = token)
+            r.last_attempt_at, clock_timestamp(), r.id, 0, r.subscription_id, 0, 'returned', held.worker
         from returned r
     ), freed as (
         insert into outbox._freed (subscription_id, key)
         select r.subscription_id, r.key from returned r where r.key is not null
     )
     select array_agg(r.id order by r.position) into done from returned r;
-    perform outbox._after(token, null, null);
+    perform outbox._after(held, null, null);
     return coalesce(done, '{}');
 end
 $$;
@@ -460,7 +474,7 @@ begin
     for ended in
         select * from outbox.lease l where l.expires_at <= at order by l.expires_at limit max for update skip locked
     loop
-        deliveries := deliveries + cardinality(outbox._fail(ended.id, null,
+        deliveries := deliveries + cardinality(outbox._fail(ended, null,
             case when ended.deadline_at <= at then 'deadline' else 'lease_expired' end,
             format('worker "%s" did not say what became of it', ended.worker), interval '0', null));
         -- Also when all its deliveries are gone in some other way.
@@ -488,7 +502,7 @@ begin
         where l.claimed_at <= clock_timestamp() - older_than and (only_of is null or l.subscription_id = only_of)
         for update skip locked
     loop
-        deliveries := deliveries + cardinality(outbox._fail(ended.id, null, 'unlocked',
+        deliveries := deliveries + cardinality(outbox._fail(ended, null, 'unlocked',
             format('taken back from worker "%s" by hand', ended.worker), interval '0', null));
         delete from outbox.lease l where l.id = ended.id;
     end loop;

@@ -128,7 +128,10 @@ begin
         raise exception 'dead letter % was requeued already', letter.id
             using errcode = 'OB004', detail = format('By "%s", at %s.', letter.resolved_by, letter.resolved_at);
     end if;
-    select * into source from outbox.subscription s where s.id = letter.subscription_id;
+    -- so that it does not end meanwhile
+    select * into source from outbox.subscription s
+    where s.id = letter.subscription_id and s.deleted_at is null
+    for share;
     select * into own from outbox.message m where m.segment = letter.message_segment and m.id = letter.message_id;
     if source.id is null or own.id is null then
         raise exception 'dead letter % cannot be requeued', letter.id
@@ -206,6 +209,7 @@ begin
         join outbox.message m on m.segment = l.message_segment and m.id = l.message_id
             -- not erased
             and (m.payload is not null or m.body is not null)
+        join outbox.subscription s on s.id = l.subscription_id and s.deleted_at is null
         where l.resolution = 'open'
             and (only_of is null or l.subscription_id = only_of)
             and (reason is null or l.reason = reason)
@@ -215,6 +219,8 @@ begin
         order by l.id
         limit max
         for update of l skip locked
+        -- so that none ends meanwhile
+        for share of s
     loop
         requeued := requeued + 1;
         if not dry_run then
@@ -413,28 +419,35 @@ declare
     waiting outbox.delivery;
     letter outbox.dead_letter;
 begin
-    select * into waiting from outbox.delivery d
-    where d.message_id = message_id and d.subscription_id = source
-    order by d.position desc
-    limit 1;
-    if waiting.id is not null then
-        waiting := outbox._waiting_delivery(waiting.id);
-        update outbox.delivery d
-        set attempt = 0, due_at = clock_timestamp(), updated_at = clock_timestamp()
-        where d.id = waiting.id;
-        perform outbox._look_at_deliveries();
-        perform outbox._audit('retry', format('delivery %s', waiting.id), null,
-            jsonb_build_object('by', who, 'message_id', message_id));
-        return waiting.id;
-    end if;
-    select * into letter from outbox.dead_letter l
-    where l.message_id = message_id and l.subscription_id = source and l.resolution <> 'requeued'
-    order by l.id desc
-    limit 1
-    for update;
-    if letter.id is not null then
-        return outbox._requeue(letter, who, null);
-    end if;
+    -- It shall not end meanwhile.
+    perform from outbox.subscription s where s.id = source for share;
+    source := outbox._subscription_id(subscription);
+    -- Twice: it may become a dead letter, or a delivery again, while this waits for the lock.
+    for look in 1..2 loop
+        select * into waiting from outbox.delivery d
+        where d.message_id = message_id and d.subscription_id = source
+        order by d.position desc
+        limit 1
+        for update;
+        if waiting.id is not null then
+            waiting := outbox._waiting_delivery(waiting.id);
+            update outbox.delivery d
+            set attempt = 0, due_at = clock_timestamp(), updated_at = clock_timestamp()
+            where d.id = waiting.id;
+            perform outbox._look_at_deliveries();
+            perform outbox._audit('retry', format('delivery %s', waiting.id), null,
+                jsonb_build_object('by', who, 'message_id', message_id));
+            return waiting.id;
+        end if;
+        select * into letter from outbox.dead_letter l
+        where l.message_id = message_id and l.subscription_id = source and l.resolution <> 'requeued'
+        order by l.id desc
+        limit 1
+        for update;
+        if letter.id is not null then
+            return outbox._requeue(letter, who, null);
+        end if;
+    end loop;
     if exists (
         select from outbox._attempts_of(message_id) a
         where a.subscription_id = source and a.outcome = 'completed'
@@ -448,7 +461,7 @@ end
 $$;
 comment on function outbox.retry is
     'Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001 there is'
-    ' none, OB002 it was completed, OB003 a worker has it';
+    ' none, OB002 it was completed, OB003 a worker has it, OB004 its message was erased or is gone';
 
 -- API: public
 create function outbox.cancel(message_id bigint, by text default null, reason text default null) returns bigint

@@ -22,6 +22,8 @@ begin
         raise exception 'message % does not exist', message_id
             using errcode = 'OB001', detail = 'It was never committed, or retention has removed it.';
     end if;
+    -- What is being requeued has a delivery when this goes on.
+    perform from outbox.dead_letter l where l.message_id = message_id order by l.id for update;
     perform from outbox.delivery d where d.message_id = message_id order by d.id for update;
     select l.worker, l.expires_at into leased
     from outbox.delivery d left join outbox.lease l on l.id = d.lease

@@ -84,7 +84,60 @@ comment on view outbox.subscription_stats is
     'Subscriptions with what became of their deliveries, pushed or pulled: completed, failed tries, dead ones, and when the last '
     'one succeeded';
 
+-- API: public
+create function outbox.stats(tenant text default null) returns table (
+    messages bigint,
+    feed_end bigint,
+    routed bigint,
+    waiting bigint,
+    dead_letters bigint,
+    worker text,
+    in_flight bigint,
+    queued bigint,
+    pending bigint,
+    processing bigint,
+    completed bigint,
+    failed bigint,
+    dead bigint,
+    skipped bigint,
+    expired bigint,
+    cancelled bigint,
+    total bigint
+)
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+    with by_status as materialized (
+        select c.status, c.deliveries from outbox.count_by_status(stats.tenant) c
+        union all
+        select 'skipped', sum(t.skipped)::bigint from outbox._tallied t
+        where case when stats.tenant is null then t.kind = 'topic' else t.kind = 'tenant' and t.name = stats.tenant end
+    ), sums as (
+        select coalesce(sum(s.deliveries) filter (where s.status = 'pending'), 0)::bigint as pending,
+            coalesce(sum(s.deliveries) filter (where s.status = 'processing'), 0)::bigint as processing,
+            coalesce(sum(s.deliveries) filter (where s.status = 'completed'), 0)::bigint as completed,
+            coalesce(sum(s.deliveries) filter (where s.status = 'failed'), 0)::bigint as failed,
+            coalesce(sum(s.deliveries) filter (where s.status = 'dead'), 0)::bigint as dead,
+            coalesce(sum(s.deliveries) filter (where s.status = 'skipped'), 0)::bigint as skipped,
+            coalesce(sum(s.deliveries) filter (where s.status = 'expired'), 0)::bigint as expired,
+            coalesce(sum(s.deliveries) filter (where s.status = 'cancelled'), 0)::bigint as cancelled,
+            coalesce(sum(s.deliveries), 0)::bigint as total
+        from by_status s
+    )
+    select coalesce(pg_sequence_last_value('outbox._message_id'), 0),
+        coalesce((select t.last_position from outbox.tick t order by t.id desc limit 1), 0),
+        coalesce((select c.position from outbox.checkpoint c order by c.id desc limit 1), 0),
+        (select count(*) from outbox.delivery),
+        (select count(*) from outbox.dead_letter l where l.resolution = 'open'),
+        w.state, w.in_flight, w.queued, s.*
+    from outbox._worker_slot() w cross join sums s;
+end;
+comment on function outbox.stats is
+    'Where the outbox of this database stands, and from pending on how many deliveries (of a tenant) are in each state; skipped: '
+    'messages that matched nothing. worker: not preloaded, none, starting, running, push off, copied, failing';
+
 insert into outbox._capability values
+    ('monitor', 'function outbox.stats'),
     ('monitor', 'table outbox.tally_total'),
     ('monitor', 'table outbox.tenant_stats'),
     ('monitor', 'table outbox.topic_stats'),

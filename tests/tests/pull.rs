@@ -387,7 +387,7 @@ async fn waiting_for_work_holds_no_snapshot_and_ends_when_there_is_some() {
         one::<bool>(
             &db,
             &format!(
-                "select backend_xmin is null and wait_event is not distinct from 'Extension' from pg_stat_activity where pid = {pid}"
+                "select coalesce(backend_xmin is null and wait_event = 'Extension', false) from pg_stat_activity where pid = {pid}"
             ),
         )
         .await

@@ -11,6 +11,7 @@ mod idle;
 mod isolation;
 mod latency;
 mod memory;
+mod peers;
 mod pull;
 mod read;
 mod reclaim;
@@ -44,6 +45,7 @@ pub const ALL: &[(&str, &str, Case)] = &[
     ("http2", "the same backlog over HTTP/1.1 and HTTP/2, plain and encrypted", |r| Box::pin(http2::run(r))),
     ("latency", "commit to receipt, beside the price of a commit", |r| Box::pin(latency::run(r))),
     ("pull", "claim and complete against a SKIP LOCKED status table", |r| Box::pin(pull::run(r))),
+    ("peers", "claim and complete beside pg-boss, graphile-worker, procrastinate and PgQ", |r| Box::pin(peers::run(r))),
     ("read", "reading the feed with a cursor", |r| Box::pin(read::run(r))),
     ("reclaim", "enqueue while a segment is left and truncated (RECLAIM=n messages in it)", |r| {
         Box::pin(reclaim::run(r))

@@ -375,6 +375,15 @@ class StatsRow:
     worker: str | None
     in_flight: int | None
     queued: int | None
+    pending: int | None
+    processing: int | None
+    completed: int | None
+    failed: int | None
+    dead: int | None
+    skipped: int | None
+    expired: int | None
+    cancelled: int | None
+    total: int | None
 
 
 @dataclass(frozen=True)
@@ -979,7 +988,7 @@ class AdminMethods:
 
     def retry(self, message_id: int, subscription: str, *, by: str | None = None) -> int | None:
         """Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001
-        there is none, OB002 it was completed, OB003 a worker has it.
+        there is none, OB002 it was completed, OB003 a worker has it, OB004 its message was erased or is gone.
         """
         return self._run(Call("retry", {"message_id": message_id, "subscription": subscription, "by": by}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1017,11 +1026,12 @@ class AdminMethods:
         """
         return self._run(Call("skipped", {"topic": topic, "max_messages": max_messages, "before_position": before_position}, Shape("rows", SkippedRow, {"routed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    def stats(self) -> StatsRow:
-        """Where the outbox of this database stands. worker: not preloaded, none, starting, running, push off,
-        copied, failing.
+    def stats(self, *, tenant: str | None = None) -> StatsRow:
+        """Where the outbox of this database stands, and from pending on how many deliveries (of a tenant) are
+        in each state; skipped: messages that matched nothing. worker: not preloaded, none, starting, running,
+        push off, copied, failing.
         """
-        return self._run(Call("stats", {}, Shape("row", StatsRow, {})))  # type: ignore[no-any-return]
+        return self._run(Call("stats", {"tenant": tenant}, Shape("row", StatsRow, {})))  # type: ignore[no-any-return]
 
     def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None) -> int | None:
         """Sends the messages of these topics (* one word, # any number) to an endpoint, or without one lets
@@ -1470,7 +1480,7 @@ class AsyncAdminMethods:
 
     async def retry(self, message_id: int, subscription: str, *, by: str | None = None) -> int | None:
         """Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001
-        there is none, OB002 it was completed, OB003 a worker has it.
+        there is none, OB002 it was completed, OB003 a worker has it, OB004 its message was erased or is gone.
         """
         return await self._arun(Call("retry", {"message_id": message_id, "subscription": subscription, "by": by}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1508,11 +1518,12 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("skipped", {"topic": topic, "max_messages": max_messages, "before_position": before_position}, Shape("rows", SkippedRow, {"routed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    async def stats(self) -> StatsRow:
-        """Where the outbox of this database stands. worker: not preloaded, none, starting, running, push off,
-        copied, failing.
+    async def stats(self, *, tenant: str | None = None) -> StatsRow:
+        """Where the outbox of this database stands, and from pending on how many deliveries (of a tenant) are
+        in each state; skipped: messages that matched nothing. worker: not preloaded, none, starting, running,
+        push off, copied, failing.
         """
-        return await self._arun(Call("stats", {}, Shape("row", StatsRow, {})))  # type: ignore[no-any-return]
+        return await self._arun(Call("stats", {"tenant": tenant}, Shape("row", StatsRow, {})))  # type: ignore[no-any-return]
 
     async def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None) -> int | None:
         """Sends the messages of these topics (* one word, # any number) to an endpoint, or without one lets

@@ -15,7 +15,8 @@ select outbox.erase(:id);
 select outbox.erase(:id, reason => ' ');
 select outbox.erase(100000, reason => 'why');
 -- Not while a worker has it.
-insert into outbox.lease (id, subscription_id, worker, claimed_at, expires_at) values (1, 1, 'w1', now(), '2100-01-01');
+insert into outbox.lease (id, subscription_id, worker, claimed_at, expires_at, delivery_ids)
+values (1, 1, 'w1', now(), '2100-01-01', '{}');
 update outbox.delivery set state = 'processing', lease = 1;
 set timezone = 'UTC';
 select outbox.erase(:id, reason => 'asked for');
