@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,7 +23,7 @@ use serde_json::json;
 use tokio::sync::OnceCell;
 
 #[path = "../examples/sqlx.rs"]
-#[allow(dead_code, unreachable_pub, clippy::print_stdout, reason = "a program of its own")]
+#[allow(dead_code, unreachable_pub, reason = "a program of its own")]
 mod sqlx_example;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -292,4 +294,61 @@ async fn a_worker_and_a_reader_live_through_restarts() {
             == 0
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_and_readers_are_woken_by_the_server() {
+    let server = Server::start(&[("pg_outbox.poll_interval", "1s"), ("pg_outbox.notify_readers", "on")]).await.unwrap();
+    server.database("notify").await.unwrap();
+    let outbox = Outbox::connect(&server.dsn("notify")).await.unwrap();
+    outbox.subscribe("w", &["job"], Subscribe { notify: Some(true), ..Default::default() }).await.unwrap();
+    // They would look by themselves in ten minutes only.
+    let never = Duration::from_secs(600);
+    let handled = Arc::new(Mutex::new(0));
+    let kept = handled.clone();
+    let worker = outbox.worker("w").poll_interval(never).build(move |_: Delivery| {
+        *kept.lock().unwrap() += 1;
+        async { Ok(None) }
+    });
+    let stop = worker.stop_token();
+    let running = tokio::spawn(worker.run());
+    let mut reader = outbox.reader().topics(["job"]).poll_interval(never).build();
+    let session = outbox.session().await.unwrap();
+    for n in 0..3 {
+        Message::to("job").json(&n).unwrap().enqueue(&**session).await.unwrap();
+        wait_until("the worker was woken", PATIENCE, async || *handled.lock().unwrap() == n + 1).await;
+        let message = tokio::time::timeout(PATIENCE, reader.next()).await.unwrap().unwrap();
+        assert_eq!(message.json::<i32>().unwrap(), n);
+    }
+    stop.cancel();
+    assert_eq!(running.await.unwrap().unwrap().completed, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_example_of_the_readme_runs_until_it_is_interrupted() {
+    let readme = include_str!("../README.md");
+    let shown = readme.split("```rust,no_run\n").nth(1).unwrap().split("```").next().unwrap();
+    assert!(include_str!("../examples/readme.rs").ends_with(shown), "README.md and examples/readme.rs differ");
+
+    outbox("readme").await;
+    let db = server().await.connect("readme").await.unwrap();
+    db.batch_execute("create table orders (id bigint primary key, amount bigint)").await.unwrap();
+    let build = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "-p", "pg-outbox", "--example", "readme", "--features", "cli"])
+        .status()
+        .unwrap();
+    assert!(build.success());
+    let folder = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples");
+    let mut example = Command::new(folder.join("readme"))
+        .env("DATABASE_URL", server().await.dsn("readme"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(example.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), r#"order.created {"order": 42}"#);
+    outbox_harness::postgres::signal(example.id(), "INT").unwrap();
+    assert_eq!(lines.next().unwrap().unwrap(), "1 completed");
+    assert!(example.wait().unwrap().success());
+    let left: i64 = db.query_one("select count(*) from outbox.delivery", &[]).await.unwrap().get(0);
+    assert_eq!(left, 0);
 }
