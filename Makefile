@@ -3,7 +3,7 @@
 # PG=16 chooses the other PostgreSQL that is fetched (default 18); PG_CONFIG=/path/to/pg_config an installed one.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build install demo up down psql test test-core test-regress test-isolation test-e2e test-docs test-clients check fmt bench chaos fuzz clean
+.PHONY: help setup build install demo up down psql test test-core test-regress test-isolation test-e2e test-docs test-clients check fmt bench package chaos fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -53,8 +53,11 @@ check: setup ## formatting, lints, documentation
 fmt: setup ## format the code
 	@cargo fmt --all
 
-bench: install ## measure, side by side with what it is compared with (BENCH=name for one; BENCH=core: the core crate alone)
+bench: install ## measure, side by side with what it is compared with (BENCH=name for one; BENCH=core: the core crate, BENCH=clients: the clients)
 	@dev/bench
+
+package: setup ## make crates, wheel and npm package, and try each in a clean place; uploads nothing
+	@dev/package
 
 chaos: install ## kill, fill, cut and pause for SECONDS (60) with SEED, and compare with the ledger
 	@. dev/env && cargo run --quiet --release -p outbox-chaos

@@ -6,6 +6,7 @@
  */
 
 import { invalid, typed } from './errors.js';
+import { sleep } from './time.js';
 
 /** A value of a statement. */
 export type Value = string | null;
@@ -150,6 +151,84 @@ export async function transaction<T>(client: Executor, body: (tx: any) => Promis
         session.off('error', ignore);
         session.release(broken);
     }
+}
+
+/** Refuses a client that cannot listen, with what can be done. */
+export function checkListens(client: Executor): void {
+    const c = client as any;
+    const kind = kindOf(client);
+    const pool = kind === 'pg' && typeof c.connect === 'function' && typeof c.totalCount === 'number';
+    if (!pool && !(kind === 'postgres' && typeof c.listen === 'function')) {
+        throw invalid('this client cannot listen', { hint: 'Give a Pool of pg, or postgres; others only poll.' });
+    }
+    if (pool && (c.options?.max ?? 10) < 2) {
+        throw invalid('the pool is too small to listen', { hint: 'Listening keeps one of its connections: two are needed at least.' });
+    }
+}
+
+/**
+ * Listens on a channel until the function that is returned is called: `told` runs for every notification with this payload
+ * (undefined: any), and whenever the connection comes or goes, since what was told meanwhile is lost. Never throws.
+ */
+export function listen(
+    client: Executor,
+    channel: string,
+    payload: string | undefined,
+    told: () => void,
+    signal: AbortSignal,
+    waits: () => number,
+): void {
+    const hear = (said: string) => {
+        if (payload === undefined || said === payload) told();
+    };
+    const c = client as any;
+    if (kindOf(client) === 'postgres') {
+        // It listens again by itself where its connection is lost; the first time is up to us.
+        void (async () => {
+            while (!signal.aborted) {
+                try {
+                    const subscription = await c.listen(channel, hear, told);
+                    const end = () => void Promise.resolve(subscription.unlisten()).catch(() => {});
+                    if (signal.aborted) end();
+                    else signal.addEventListener('abort', end, { once: true });
+                    return;
+                } catch {
+                    await sleep(waits(), signal);
+                }
+            }
+        })();
+        return;
+    }
+    void (async () => {
+        while (!signal.aborted) {
+            try {
+                const session = await c.connect();
+                const broken = await new Promise<boolean>((resolve) => {
+                    const notified = (message: { payload?: string }) => hear(message.payload ?? '');
+                    const lost = () => done(true);
+                    const stopped = () => done(false);
+                    const done = (bad: boolean) => {
+                        session.off('notification', notified);
+                        session.off('end', lost);
+                        signal.removeEventListener('abort', stopped);
+                        resolve(bad);
+                    };
+                    session.on('notification', notified);
+                    session.on('error', () => {});
+                    session.on('end', lost);
+                    signal.addEventListener('abort', stopped, { once: true });
+                    session.query(`listen ${channel}`).then(told, lost);
+                });
+                // Not back into the pool: it still listens.
+                session.release(true);
+                if (!broken) return;
+                told();
+            } catch {
+                // No connection for now.
+            }
+            await sleep(waits(), signal);
+        }
+    })();
 }
 
 /** Keeps the pool's report of a broken idle connection from ending the process; returns how to undo that. */

@@ -116,6 +116,11 @@ const CONNECTION =
 const CONNECTION_TEXT =
     /^(Connection terminated|Client has encountered a connection error|timeout (exceeded|expired) when|timeout expired|Client was closed|Cannot use a pool after|Knex: Timeout acquiring)/;
 
+/** Those of TLS: no waiting makes a certificate better. */
+const TLS =
+    /^(ERR_TLS_CERT_ALTNAME_INVALID|SELF_SIGNED_CERT_IN_CHAIN|DEPTH_ZERO_SELF_SIGNED_CERT|UNABLE_TO_\w+|CERT_\w+|HOSTNAME_MISMATCH)$/;
+const TLS_TEXT = /^The server does not support SSL connections/;
+
 interface DriverError {
     message?: unknown;
     code?: unknown;
@@ -156,6 +161,13 @@ export function typed(error: unknown): unknown {
                 detail: text(e.detail),
                 hint: text(e.hint),
                 cause: error,
+            });
+        }
+        if (TLS.test(String(e.code)) || TLS_TEXT.test(String(e.message))) {
+            return errorOf(text(e.message) ?? String(e.code), '28000', {
+                cause: error,
+                codeName: 'tls_refused',
+                hint: "The authority that the server's certificate is of has to be known, and the host's name in it.",
             });
         }
         if (CONNECTION.test(String(e.code)) || CONNECTION_TEXT.test(String(e.message))) {

@@ -5,11 +5,11 @@
  * is read again. Every advance expects the cursor where this reader left it, so a second instance is noticed (ConflictError).
  */
 
-import { guard, transaction, type Executor } from './driver.js';
+import { checkListens, guard, listen, transaction, type Executor } from './driver.js';
 import { ConflictError, invalid, isRetryable } from './errors.js';
 import type { FeedMessageRow } from './functions.js';
 import { Outbox, withContent, type WithContent } from './outbox.js';
-import { Backoff, sleep } from './time.js';
+import { Backoff, Bell, sleep } from './time.js';
 
 /** A message at its position of the feed. */
 export type FeedMessage = WithContent<FeedMessageRow>;
@@ -28,6 +28,8 @@ export interface ReaderOptions {
     batchSize?: number;
     /** Seconds between looks at the end of the feed; 1 if not given. */
     pollInterval?: number;
+    /** Is woken by NOTIFY besides, where `pg_outbox.notify_readers` is on. Keeps a connection: of a Pool of pg, or one that `postgres` opens. */
+    listen?: boolean;
     /** Ends it where it has read everything, instead of waiting for more. */
     untilEnd?: boolean;
     /** Ends it; what the loop has gone on from is confirmed. */
@@ -55,6 +57,7 @@ export class Reader implements AsyncIterable<FeedMessage> {
         if (!Number.isSafeInteger(after) || after < 0) {
             throw invalid('after is not a position', { detail: `It is ${after}.`, hint: 'Positions are whole numbers; 0 is before the first.' });
         }
+        if (options.listen) checkListens(client);
         this.#client = client;
         this.#outbox = new Outbox(client);
         this.#options = options;
@@ -74,6 +77,16 @@ export class Reader implements AsyncIterable<FeedMessage> {
                 if (this.#options.signal?.aborted) return undefined;
             }
         }
+    }
+
+    /** What ends a wait at the end of the feed; the function ends the listening. */
+    #listening(): { bell: Bell; end: () => void } {
+        const bell = new Bell();
+        const ended = new AbortController();
+        if (this.#options.listen) {
+            listen(this.#client, 'outbox_feed', undefined, () => bell.ring(), ended.signal, () => this.#options.backoff?.min ?? 0.1);
+        }
+        return { bell, end: () => ended.abort() };
     }
 
     #cursor(): { consumer: string; subject?: string } | undefined {
@@ -121,6 +134,7 @@ export class Reader implements AsyncIterable<FeedMessage> {
         const { signal, pollInterval = 1, untilEnd = false } = this.#options;
         const cursor = this.#cursor();
         const unguard = guard(this.#client);
+        const { bell, end } = this.#listening();
         let saved: Place | undefined;
         let handled: Place | undefined;
         const save = async (): Promise<void> => {
@@ -161,13 +175,14 @@ export class Reader implements AsyncIterable<FeedMessage> {
                 await save();
                 if (!moved) {
                     if (untilEnd) break;
-                    await sleep(pollInterval, signal);
+                    await bell.wait(pollInterval, signal);
                 }
             }
         } finally {
             try {
                 await save();
             } finally {
+                end();
                 unguard();
             }
         }
@@ -183,6 +198,7 @@ export class Reader implements AsyncIterable<FeedMessage> {
         const cursor = this.#cursor();
         if (cursor === undefined) throw invalid('a reader that applies needs a consumer');
         const unguard = guard(this.#client);
+        const { bell, end } = this.#listening();
         let applied = 0;
         try {
             while (!signal?.aborted) {
@@ -192,7 +208,7 @@ export class Reader implements AsyncIterable<FeedMessage> {
                 if (batch === undefined) break;
                 if (batch.end.position === start.place.position) {
                     if (untilEnd) break;
-                    await sleep(pollInterval, signal);
+                    await bell.wait(pollInterval, signal);
                     continue;
                 }
                 try {
@@ -217,6 +233,7 @@ export class Reader implements AsyncIterable<FeedMessage> {
                 }
             }
         } finally {
+            end();
             unguard();
         }
         return applied;

@@ -14,6 +14,30 @@ export function sleep(seconds: number, signal?: AbortSignal): Promise<void> {
     });
 }
 
+/** A wait that somebody can end: what was told while nobody waited ends the next wait. */
+export class Bell {
+    #rung = false;
+    #end: () => void = () => {};
+
+    ring(): void {
+        this.#rung = true;
+        this.#end();
+    }
+
+    async wait(seconds: number, signal?: AbortSignal): Promise<void> {
+        if (!this.#rung) {
+            const controller = new AbortController();
+            this.#end = () => controller.abort();
+            const stop = () => controller.abort();
+            signal?.addEventListener('abort', stop, { once: true });
+            if (!signal?.aborted) await sleep(seconds, controller.signal);
+            signal?.removeEventListener('abort', stop);
+            this.#end = () => {};
+        }
+        this.#rung = false;
+    }
+}
+
 /** Waits between tries: doubled from `min` to `max` seconds, with jitter; back to `min` after a success. */
 export class Backoff {
     #wait: number;

@@ -12,12 +12,12 @@
 import { hostname } from 'node:os';
 import { randomBytes } from 'node:crypto';
 
-import { guard, type Executor } from './driver.js';
+import { checkListens, guard, listen, type Executor } from './driver.js';
 import { InvalidError, invalid, isRetryable, LeaseLostError, OutboxError } from './errors.js';
 import type { ClaimedRow } from './functions.js';
 import { Outbox, withContent, type WithContent } from './outbox.js';
 import type { Interval } from './sql.js';
-import { Backoff, sleep } from './time.js';
+import { Backoff, Bell, sleep } from './time.js';
 
 /** A claimed delivery with its message. */
 export type ClaimedMessage = WithContent<ClaimedRow>;
@@ -64,6 +64,11 @@ export interface WorkerOptions {
     lease?: number;
     /** Seconds between looks when nothing is due; 1 if not given. */
     pollInterval?: number;
+    /**
+     * Is woken by NOTIFY besides, if the subscription was made with `notify: true`. Keeps a connection: of a Pool of pg, or one
+     * that `postgres` opens.
+     */
+    listen?: boolean;
     /** Shown where the delivery is leased; host, process id and a random part if not given. */
     name?: string;
     /** Seconds that handlers may take after the worker was told to end; 30 if not given. */
@@ -132,6 +137,8 @@ export class Worker {
     readonly #untilEmpty: boolean;
     readonly #lease: number;
     readonly #pollInterval: number;
+    readonly #listen: boolean;
+    readonly #bell = new Bell();
     readonly #name: string;
     readonly #shutdownTimeout: number;
     readonly #backoff: { min: number; max: number };
@@ -161,6 +168,8 @@ export class Worker {
         this.#untilEmpty = options.untilEmpty ?? false;
         this.#lease = positive(options.lease, 60, 'lease');
         this.#pollInterval = positive(options.pollInterval, 1, 'pollInterval');
+        this.#listen = options.listen ?? false;
+        if (this.#listen) checkListens(client);
         this.#shutdownTimeout = options.shutdownTimeout === 0 ? 0 : positive(options.shutdownTimeout, 30, 'shutdownTimeout');
         this.#backoff = {
             min: positive(options.backoff?.min, 0.1, 'backoff.min'),
@@ -196,6 +205,10 @@ export class Worker {
         this.#given?.addEventListener('abort', stop, { once: true });
         const unguard = guard(this.#outbox.client);
         const beat = this.#heartbeat();
+        if (this.#listen) {
+            const ring = () => this.#bell.ring();
+            listen(this.#outbox.client, 'outbox_pull', this.#subscription, ring, this.#stopping.signal, () => this.#backoff.min);
+        }
         try {
             await this.#claimLoop();
         } finally {
@@ -234,7 +247,7 @@ export class Worker {
             backoff.reset();
             this.#take(rows);
             if (rows.length > 0) continue;
-            if (!this.#untilEmpty) await sleep(this.#pollInterval * (0.9 + Math.random() / 5), signal);
+            if (!this.#untilEmpty) await this.#bell.wait(this.#pollInterval * (0.9 + Math.random() / 5), signal);
             else if (this.#busy === 0) break;
             else await new Promise<void>((resolve) => (this.#wake = resolve));
         }

@@ -25,6 +25,13 @@ export async function startServer(settings = ['max_worker_processes=60', 'pg_out
             const { value } = await lines.next();
             if (value !== 'ok') throw new Error(`${command}: ${value}`);
         },
+        /** A command that has an answer: `tls FOLDER`. */
+        async ask(command) {
+            child.stdin.write(`${command}\n`);
+            const { value } = await lines.next();
+            if (value.startsWith('error')) throw new Error(`${command}: ${value}`);
+            return value;
+        },
         /** The connection string of a new database, with the extension in it. */
         async database({ extension = true } = {}) {
             const name = `t_${randomBytes(6).toString('hex')}`;

@@ -350,6 +350,8 @@ async fn handle(dispatch: Arc<Py<PyAny>>, delivery: Delivery) -> Handled {
 #[pyclass]
 struct Reader {
     reader: Arc<Mutex<RustReader>>,
+    consumer: Option<String>,
+    subject: String,
 }
 
 #[pymethods]
@@ -367,9 +369,9 @@ impl Reader {
         batch: i32,
         poll_interval: f64,
     ) -> PyResult<Reader> {
-        let mut builder: ReaderBuilder = core.outbox.reader().subject(subject).after(after).batch(batch);
+        let mut builder: ReaderBuilder = core.outbox.reader().subject(subject.clone()).after(after).batch(batch);
         builder = builder.poll_interval(Duration::try_from_secs_f64(poll_interval).unwrap_or_default());
-        if let Some(consumer) = consumer {
+        if let Some(consumer) = &consumer {
             builder = builder.consumer(consumer);
         }
         if let Some(topics) = topics {
@@ -378,7 +380,7 @@ impl Reader {
         if let Some(filter) = filter {
             builder = builder.filter(serde_json::from_str(&filter).map_err(|e| exception(py, &e.into()))?);
         }
-        Ok(Reader { reader: Arc::new(Mutex::new(builder.build())) })
+        Ok(Reader { reader: Arc::new(Mutex::new(builder.build())), consumer, subject })
     }
 
     fn next(&self, future: Py<PyAny>) -> PyResult<Task> {
@@ -399,6 +401,25 @@ impl Reader {
     fn advance(&self, future: Py<PyAny>, position: i64, webhook_id: String) -> PyResult<Task> {
         let reader = self.reader.clone();
         submit(future, async move { reader.lock().await.advance_to(position, &webhook_id).await }, none)
+    }
+
+    /// (confirmed position, consumer, subject, epoch): what an advance in the caller's own transaction needs.
+    fn place(&self, future: Py<PyAny>) -> PyResult<Task> {
+        let (reader, consumer, subject) = (self.reader.clone(), self.consumer.clone(), self.subject.clone());
+        let work = async move {
+            let reader = reader.lock().await;
+            Ok((reader.confirmed(), consumer, subject, reader.epoch()))
+        };
+        submit(future, work, |py, place| Ok(place.into_pyobject(py)?.into_any().unbind()))
+    }
+
+    fn committed(&self, future: Py<PyAny>, position: i64) -> PyResult<Task> {
+        let reader = self.reader.clone();
+        let work = async move {
+            reader.lock().await.committed_to(position);
+            Ok(())
+        };
+        submit(future, work, none)
     }
 
     fn record_error(&self, future: Py<PyAny>, error: String) -> PyResult<Task> {

@@ -127,16 +127,20 @@ impl Target {
     /// # Errors
     /// Kind retry if there is no connection, fatal if the server refuses.
     pub async fn connect(&self) -> Result<Client> {
-        self.open_listening(Arc::new(Notify::new())).await
+        self.open_listening(Arc::new(Notify::new()), None).await
     }
 
-    /// A session whose notifications wake somebody; so does its end.
-    pub(crate) async fn open_listening(&self, wake: Arc<Notify>) -> Result<Client> {
+    /// A session whose notifications, or those with this payload, wake somebody; so does its end.
+    pub(crate) async fn open_listening(&self, wake: Arc<Notify>, payload: Option<String>) -> Result<Client> {
         let (client, mut connection) = self.config.connect(self.tls.clone()).await?;
         tokio::spawn(async move {
             loop {
                 match poll_fn(|cx| connection.poll_message(cx)).await {
-                    Some(Ok(AsyncMessage::Notification(_))) => wake.notify_one(),
+                    Some(Ok(AsyncMessage::Notification(told))) => {
+                        if payload.as_deref().is_none_or(|payload| payload == told.payload()) {
+                            wake.notify_one();
+                        }
+                    }
                     Some(Ok(_)) => {}
                     Some(Err(_)) | None => break,
                 }

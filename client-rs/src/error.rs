@@ -204,6 +204,16 @@ impl From<tokio_postgres::Error> for Error {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
         };
+        // Waiting makes no certificate better.
+        if message.starts_with("error performing TLS handshake: ")
+            && ["invalid peer certificate", "server does not support TLS"].iter().any(|what| message.contains(what))
+        {
+            let mut mapped = Error::new("28000", message)
+                .named("tls_refused")
+                .hint("sslrootcert names the authority that the server's certificate is of; verify-full wants the host's name in it.");
+            mapped.details_mut().source = Some(Box::new(error));
+            return mapped;
+        }
         // What is neither of the server nor of the arguments is of the connection.
         let arguments = ["error serializing", "error deserializing", "invalid column", "query returned"];
         let mut mapped = if arguments.iter().any(|start| message.starts_with(start)) {

@@ -44,6 +44,7 @@ pub use error::{Error, Kind, Result};
 pub use message::{Message, NewMessage};
 pub use outbox::Outbox;
 pub use reader::Reader;
+pub use tokio_postgres;
 pub use tokio_postgres::GenericClient;
 pub use worker::Worker;
 

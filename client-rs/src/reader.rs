@@ -5,10 +5,12 @@
 //! [`Reader::advance_in`] is a compare-and-set, so of two readers that race one is refused and rolls back.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, GenericClient};
@@ -88,7 +90,8 @@ impl ReaderBuilder {
         self
     }
 
-    /// How often to look when there is nothing new; 500 ms if not set.
+    /// How often to look when there is nothing new; 500 ms if not set. With `pg_outbox.notify_readers` on, the server says so
+    /// besides.
     #[must_use]
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.poll = interval.max(Duration::from_millis(1));
@@ -100,6 +103,7 @@ impl ReaderBuilder {
         Reader {
             settings: self,
             client: None,
+            wake: Arc::default(),
             started: false,
             position: 0,
             epoch: None,
@@ -114,6 +118,7 @@ impl ReaderBuilder {
 pub struct Reader {
     settings: ReaderBuilder,
     client: Option<Client>,
+    wake: Arc<Notify>,
     started: bool,
     /// Behind what was fetched.
     position: i64,
@@ -133,7 +138,10 @@ impl Reader {
             if let Some(message) = self.poll_next_now().await? {
                 return Ok(message);
             }
-            sleep(self.settings.poll).await;
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = sleep(self.settings.poll) => {}
+            }
         }
     }
 
@@ -167,6 +175,11 @@ impl Reader {
         self.confirmed
     }
 
+    /// The epoch of the last message, or of the cursor.
+    pub fn epoch(&self) -> Option<i32> {
+        self.epoch
+    }
+
     async fn fetch(&mut self) -> Result<()> {
         let mut backoff = Backoff::default();
         loop {
@@ -184,7 +197,11 @@ impl Reader {
     async fn try_fetch(&mut self) -> Result<()> {
         let client = match &self.client {
             Some(client) if !client.is_closed() => client,
-            _ => self.client.insert(self.settings.target.connect().await?),
+            _ => {
+                let client = self.settings.target.open_listening(self.wake.clone(), None).await?;
+                client.batch_execute("listen outbox_feed").await?;
+                self.client.insert(client)
+            }
         };
         if !self.started {
             if let Some(consumer) = &self.settings.consumer {
@@ -268,7 +285,12 @@ impl Reader {
 
     /// Says that a transaction that advanced the cursor to this message has committed.
     pub fn committed(&mut self, message: &Message) {
-        self.confirmed = self.confirmed.max(message.position);
+        self.committed_to(message.position);
+    }
+
+    /// The same by the message's position.
+    pub fn committed_to(&mut self, position: i64) {
+        self.confirmed = self.confirmed.max(position);
     }
 
     /// Records why a message could not be handled; the cursor stays.

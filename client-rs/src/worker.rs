@@ -473,14 +473,19 @@ impl<H: Handler> Run<H> {
 
     async fn connect(&mut self) {
         let opened = async {
-            let client = self.settings.target.open_listening(self.wake.clone()).await?;
+            let client = self
+                .settings
+                .target
+                .open_listening(self.wake.clone(), Some(self.settings.subscription.clone()))
+                .await?;
             let claim = client
                 .prepare(
                     "select c.* from outbox.claim($1::text, $2::text, $3::int4, make_interval(secs => $4::float8)) c",
                 )
                 .await?;
             let complete = client.prepare("select outbox.complete($1::int8, $2::int8[], $3::jsonb)").await?;
-            listen(&client, &self.settings.subscription).await?;
+            // Only a subscription that was made with notify => true ever tells.
+            client.batch_execute("listen outbox_pull").await?;
             Ok::<_, Error>(Session { client, claim, complete })
         };
         match opened.await {
@@ -756,15 +761,4 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message")
-}
-
-/// Listens for work of a subscription; only one that was made with `notify => true` ever tells.
-async fn listen(client: &Client, subscription: &str) -> Result<()> {
-    let sql = "select quote_ident(outbox.notify_channel($1::text))";
-    let known = client.query_opt("select to_regprocedure('outbox.notify_channel(text)') is not null", &[]).await?;
-    if known.is_some_and(|row| row.get(0)) {
-        let channel: String = client.query_one(sql, &[&subscription]).await?.try_get(0)?;
-        client.batch_execute(&format!("listen {channel}")).await?;
-    }
-    Ok(())
 }

@@ -1,4 +1,5 @@
-//! The admin methods of the Rust and Python clients are those of the schema. `UPDATE=1` writes them anew.
+//! The admin methods of the Rust and Python clients are those of the schema, and the page of the command line
+//! is that of the program. `UPDATE=1` writes them anew.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -18,4 +19,15 @@ async fn generated_methods_match_the_schema() {
     }
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn the_page_of_the_command_line_is_what_the_program_parses() {
+    let page = outbox_harness::postgres::root().join("docs/cli.md");
+    let text = pg_outbox::cli::reference();
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&page, &text).unwrap();
+    }
+    assert!(std::fs::read_to_string(&page).unwrap_or_default() == text, "out of date: run this test with UPDATE=1");
 }

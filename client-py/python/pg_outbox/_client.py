@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from . import _core
+from ._enqueue import advance_on
 from ._generated import AdminMethods, AsyncAdminMethods
 from ._message import Delivery, Message
 from ._rows import Call, Shape, dumps
@@ -283,6 +284,16 @@ class Reader:
         """Moves the cursor to a message that has been handled."""
         _wait(lambda f: self._core.advance(f, message.position, message.webhook_id))
 
+    def advance_in(self, conn: Any, message: Message) -> Any:
+        """Moves the cursor in the transaction of `conn`, as a compare-and-set: what that transaction does with the message
+        happens once. Call committed() after its commit. ConflictError: another instance was first; roll back. On an async
+        connection the result is to be awaited."""
+        return advance_on(conn, message.position, message.webhook_id, _wait(self._core.place))
+
+    def committed(self, message: Message) -> None:
+        """Says that a transaction that moved the cursor to this message has committed."""
+        _wait(lambda f: self._core.committed(f, message.position))
+
     def record_error(self, error: str) -> None:
         """Records why a message could not be handled; the cursor stays."""
         _wait(lambda f: self._core.record_error(f, error))
@@ -308,6 +319,17 @@ class AsyncReader:
     async def advance(self, message: Message) -> None:
         """Moves the cursor to a message that has been handled."""
         await _await(lambda f: self._core.advance(f, message.position, message.webhook_id))
+
+    async def advance_in(self, conn: Any, message: Message) -> None:
+        """Moves the cursor in the transaction of `conn`, as a compare-and-set: what that transaction does with the message
+        happens once. Call committed() after its commit. ConflictError: another instance was first; roll back."""
+        done = advance_on(conn, message.position, message.webhook_id, await _await(self._core.place))
+        if inspect.isawaitable(done):
+            await done
+
+    async def committed(self, message: Message) -> None:
+        """Says that a transaction that moved the cursor to this message has committed."""
+        await _await(lambda f: self._core.committed(f, message.position))
 
     async def record_error(self, error: str) -> None:
         """Records why a message could not be handled; the cursor stays."""

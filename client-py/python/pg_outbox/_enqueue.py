@@ -42,7 +42,8 @@ def _sql(function: str, arguments: Arguments, placeholder: Callable[[int], str])
     parts = []
     for i, (name, cast, value) in enumerate(arguments):
         mark = f"cast({placeholder(i)} as {'bytea' if isinstance(value, bytes) else 'text'})"
-        parts.append(f"{name} => {mark if cast in ('text', 'bytea') else f'cast({mark} as {cast})'}")
+        # Quoted: position is a word of SQL.
+        parts.append(f'"{name}" => ' + (mark if cast in ("text", "bytea") else f"cast({mark} as {cast})"))
     return f"select outbox.{function}({', '.join(parts)})"
 
 
@@ -198,6 +199,22 @@ def _array(items: Sequence[str]) -> str:
 def set_context(conn: Any, **context: Any) -> Any:
     """Sets correlation_id, causation_id, user_id, traceparent, tracestate, tenant, publisher, metadata of what this transaction enqueues."""
     return _execute(conn, "set_context", _options(context))
+
+
+def advance_on(conn: Any, position: int, webhook_id: str, place: tuple[int, str | None, str, int | None]) -> Any:
+    """Moves a cursor in the transaction of conn; `place` is where its reader stands."""
+    confirmed, consumer, subject, epoch = place
+    if consumer is None:
+        raise InvalidError(
+            "the reader has no consumer", code="22023", name="invalid_parameter", hint="Give it one: it names the cursor."
+        )
+    arguments: Arguments = [
+        ("consumer", "text", consumer), ("subject", "text", subject), ("position", "bigint", str(position)),
+        ("delivery_id", "text", webhook_id), ("expected_position", "bigint", str(confirmed)),
+    ]
+    if epoch is not None:
+        arguments.append(("epoch", "int", str(epoch)))
+    return _execute(conn, "cursor_advance", arguments)
 
 
 def enqueued(conn: Any) -> Any:

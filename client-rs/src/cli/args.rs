@@ -20,7 +20,11 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// One screen: where everything stands, and what is wrong (exit code 1)
-    Status,
+    Status {
+        /// Seconds over which throughput is measured; 0: not at all
+        #[arg(long, default_value_t = 1.0)]
+        over: f64,
+    },
     /// The same, live; q ends it
     Top {
         /// Seconds between looks
@@ -29,6 +33,9 @@ pub(super) enum Command {
         /// Draw this many times and end
         #[arg(long)]
         count: Option<u32>,
+        /// Instead of a terminal, draw into a picture (SVG)
+        #[arg(long, value_name = "FILE")]
+        picture: Option<String>,
     },
     /// Check preloading, settings, privileges, versions, held snapshots (exit code 1 if something is wrong)
     Doctor,
@@ -104,11 +111,11 @@ pub(super) enum Command {
     /// What became of messages
     #[command(subcommand)]
     Archive(Archive),
-    /// Deliver a stretch of history again, and show how far it is
+    /// Deliver a stretch of history again, and show how far it is; Ctrl-C leaves it running (exit code 130)
     Replay {
-        /// The subscription
-        subscription: String,
-        /// Arguments of outbox.replay() by name: from_position=1 to_position=100
+        #[command(flatten)]
+        what: Replay,
+        /// Arguments of outbox.replay() by name: from_position=1 to_position=100 rate=500
         #[arg(value_parser = pair)]
         args: Vec<(String, String)>,
     },
@@ -125,6 +132,23 @@ pub(super) enum Command {
         /// The shell
         shell: Shell,
     },
+}
+
+/// What to do about replays.
+#[derive(Debug, ClapArgs)]
+#[group(id = "what", required = true, multiple = false)]
+pub(super) struct Replay {
+    /// The subscription
+    pub(super) subscription: Option<String>,
+    /// Show how far a replay is that was begun before
+    #[arg(long, value_name = "ID")]
+    pub(super) follow: Option<i64>,
+    /// End a replay
+    #[arg(long, value_name = "ID")]
+    pub(super) cancel: Option<i64>,
+    /// All replays
+    #[arg(long)]
+    pub(super) list: bool,
 }
 
 /// Further arguments of the SQL function.

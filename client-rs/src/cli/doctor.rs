@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{output, run};
+use super::{output, screen};
 use crate::error::Result;
 use crate::outbox::Outbox;
 
@@ -27,7 +27,7 @@ pub(super) async fn run(dsn: &str, json: bool) -> Result<u8> {
             let row = session
                 .query_one(
                     "select current_setting('server_version_num')::int, current_setting('server_version'), current_user::text, \
-                     current_setting('shared_preload_libraries'), pg_is_in_recovery(), \
+                     (select g.setting from pg_settings g where g.name = 'shared_preload_libraries'), pg_is_in_recovery(), \
                      coalesce((select x.extversion from pg_extension x where x.extname = 'pg_outbox'), ''), \
                      coalesce((select a.default_version from pg_available_extensions a where a.name = 'pg_outbox'), ''), \
                      (select count(*) from pg_stat_activity s where s.backend_xmin is not null and s.xact_start < now() - interval '5 min'), \
@@ -40,11 +40,18 @@ pub(super) async fn run(dsn: &str, json: bool) -> Result<u8> {
             let version: i32 = row.get(0);
             add("connection", true, format!("as {}", text(2)), "");
             add("PostgreSQL", version >= 150_000, text(1), "PostgreSQL 15 to 18 is needed");
-            let preloaded = text(3).split(',').any(|name| name.trim().trim_matches('"') == "pg_outbox");
+            // Not everybody may see it.
+            let libraries: Option<String> = row.get(3);
+            let preloaded = libraries
+                .as_deref()
+                .is_none_or(|all| all.split(',').any(|name| name.trim().trim_matches('"') == "pg_outbox"));
             add(
                 "preloading",
                 preloaded,
-                format!("shared_preload_libraries = '{}'", text(3)),
+                libraries.map_or_else(
+                    || "not visible to this role (pg_read_all_settings)".to_owned(),
+                    |all| format!("shared_preload_libraries = '{all}'"),
+                ),
                 "set shared_preload_libraries = 'pg_outbox' and restart the server: without it nothing is pushed",
             );
             let recovery: bool = row.get(4);
@@ -101,7 +108,7 @@ pub(super) async fn run(dsn: &str, json: bool) -> Result<u8> {
                 }
                 match outbox.call("health", json!({}), &[]).await {
                     Ok(rows) => {
-                        for row in run::wrong(&rows) {
+                        for row in screen::wrong(&rows) {
                             add(
                                 &output::text(&row["check"]),
                                 false,

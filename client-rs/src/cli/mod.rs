@@ -1,13 +1,18 @@
 //! The command line `outbox`.
 //!
 //! Exit codes: 0 done; 1 something is wrong (`status`, `doctor`); 2 wrong usage or invalid arguments; 3 not found; 4 conflict; 5 try
-//! again later (no connection); 6 fatal (no extension, no privilege).
+//! again later (no connection); 6 fatal (no extension, no privilege);
+//! 130 interrupted while a replay goes on.
 #![allow(clippy::print_stdout, reason = "a command line prints")]
 
 mod args;
 mod doctor;
 mod output;
+mod picture;
+mod reference;
+mod replay;
 mod run;
+mod screen;
 mod top;
 
 use std::process::ExitCode;
@@ -15,6 +20,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::error::{Error, Kind};
+
+pub use reference::reference;
 
 /// Runs the program.
 pub fn main() -> ExitCode {

@@ -1,6 +1,6 @@
 //! What each command does.
 
-use std::io::{IsTerminal, Read as _};
+use std::io::Read as _;
 use std::time::Duration;
 
 use clap::CommandFactory;
@@ -9,7 +9,8 @@ use serde_json::{Map, Value, json};
 use super::args::{
     Archive, Args, Command, Cursor, Dlq, Endpoint, Message as One, More, Registry, Ruling, Subscription,
 };
-use super::{doctor, output, top};
+use super::screen::Screen;
+use super::{doctor, output, replay, top};
 use crate::error::{Error, Result};
 use crate::message::Message;
 use crate::outbox::Outbox;
@@ -39,8 +40,11 @@ pub(super) async fn run(args: Args) -> Result<u8> {
     }
     let outbox = Outbox::connect(&dsn).await?;
     match args.command {
-        Command::Status => return status(&outbox, json).await,
-        Command::Top { every, count } => top::run(&outbox, every, count).await?,
+        Command::Status { over } => return status(&outbox, json, over).await,
+        Command::Top { every, count, picture: None } => top::run(&outbox, every, count).await?,
+        Command::Top { every, count, picture: Some(file) } => {
+            top::picture(&outbox, every, count.unwrap_or(2), &file).await?;
+        }
         Command::Tail { topics, after, count } => tail(&outbox, json, topics, after, count).await?,
         Command::Send { topic, payload, text, key, tenant, headers, idempotency_key } => {
             let payload = if payload == "-" {
@@ -172,13 +176,22 @@ pub(super) async fn run(args: Args) -> Result<u8> {
                 output::rows(
                     json,
                     &rows,
-                    &["message_id", "topic", "key", "status", "succeeded", "failed", "last_error", "processed_at"],
+                    &[
+                        "id",
+                        "topic",
+                        "key",
+                        "status",
+                        "integrations_succeeded",
+                        "integrations_failed",
+                        "last_error",
+                        "processed_at",
+                    ],
                 );
             }
             Archive::Show { id } => done(&outbox, json, "archive_get", json!({"message_id": id})).await?,
             Archive::Stats { more } => call(&outbox, json, "archive_stats", json!({}), more).await?,
         },
-        Command::Replay { subscription, args } => replay(&outbox, json, &subscription, args).await?,
+        Command::Replay { what, args } => return replay::run(&outbox, json, what, args).await,
         Command::Call { function, args } => {
             call(&outbox, json, &function, json!({}), More { set: args }).await?;
         }
@@ -201,7 +214,7 @@ fn show(json: bool, rows: Vec<Value>, what: &str, name: &str) -> Result<()> {
 }
 
 /// The arguments, with those of `--set`. A value that is JSON is taken as such, every other as text.
-fn with(args: Value, more: More) -> Value {
+pub(super) fn with(args: Value, more: More) -> Value {
     let mut map = match args {
         Value::Object(map) => map,
         _ => Map::new(),
@@ -260,91 +273,20 @@ async fn registry(outbox: &Outbox, json: bool, what: &str, command: Registry) ->
     Ok(())
 }
 
-/// What is wrong, as `health()` says it.
-pub(super) fn wrong(health: &[Value]) -> Vec<Value> {
-    health.iter().filter(|row| row["state"] != "ok").cloned().collect()
-}
-
-async fn status(outbox: &Outbox, json: bool) -> Result<u8> {
-    let screen = Screen::look(outbox).await?;
+async fn status(outbox: &Outbox, json: bool, over: f64) -> Result<u8> {
+    let mut before = None;
+    let mut screen = Screen::look(outbox, None).await?;
+    if over > 0.0 {
+        tokio::time::sleep(Duration::from_secs_f64(over.min(3600.0))).await;
+        before = Some(screen);
+        screen = Screen::look(outbox, before.as_ref()).await?;
+    }
     if json {
         println!("{}", screen.json());
     } else {
-        print!("{}", screen.text(None));
+        print!("{}", screen.text(before.as_ref()));
     }
-    let bad = screen.wrong.iter().any(|row| row["state"] != "warning");
-    Ok(u8::from(bad))
-}
-
-/// What `status` and `top` show.
-pub(super) struct Screen {
-    at: std::time::Instant,
-    stats: Value,
-    endpoints: Vec<Value>,
-    subscriptions: Vec<Value>,
-    dlq: Value,
-    wrong: Vec<Value>,
-}
-
-impl Screen {
-    pub(super) async fn look(outbox: &Outbox) -> Result<Screen> {
-        let one = async |function: &str| {
-            Ok::<Value, Error>(outbox.call(function, json!({}), &[]).await?.into_iter().next().unwrap_or(Value::Null))
-        };
-        Ok(Screen {
-            at: std::time::Instant::now(),
-            stats: one("stats").await?,
-            dlq: one("dlq_stats").await?,
-            endpoints: alive(outbox.table("endpoint", json!({}), 200, &[]).await?),
-            subscriptions: alive(outbox.table("subscription", json!({}), 200, &[]).await?),
-            wrong: wrong(&outbox.call("health", json!({}), &[]).await?),
-        })
-    }
-
-    fn json(&self) -> Value {
-        json!({
-            "stats": self.stats, "dead_letters": self.dlq, "endpoints": self.endpoints,
-            "subscriptions": self.subscriptions, "wrong": self.wrong,
-        })
-    }
-
-    /// The screen; rates are since an earlier look.
-    pub(super) fn text(&self, before: Option<&Screen>) -> String {
-        let number = |name: &str| self.stats[name].as_i64().unwrap_or(0);
-        let rate = |name: &str| {
-            before.map_or(String::new(), |old| {
-                let seconds = (self.at - old.at).as_secs_f64().max(0.001);
-                let change = number(name) - old.stats[name].as_i64().unwrap_or(0);
-                format!("  {:.0}/s", change as f64 / seconds)
-            })
-        };
-        let mut out = format!(
-            "worker      {}\nmessages    {}{}\nfeed end    {}{}\nrouted      {}{}   behind {}\nin flight   {}   queued {}   waiting {}\ndead        {} open\n\n",
-            output::text(&self.stats["worker"]),
-            number("messages"),
-            rate("messages"),
-            number("feed_end"),
-            rate("feed_end"),
-            number("routed"),
-            rate("routed"),
-            number("feed_end") - number("routed"),
-            number("in_flight"),
-            number("queued"),
-            number("waiting"),
-            number("dead_letters"),
-        );
-        out += "ENDPOINTS\n";
-        out += &output::table(&self.endpoints, &["name", "url", "active", "concurrency"]);
-        out += "\nSUBSCRIPTIONS\n";
-        out += &output::table(&self.subscriptions, &["name", "endpoint_id", "max_attempts", "ordering"]);
-        if self.wrong.is_empty() {
-            out += "\nnothing is wrong\n";
-        } else {
-            out += "\nWRONG\n";
-            out += &output::table(&self.wrong, &["check", "state", "culprit", "what_to_do"]);
-        }
-        out
-    }
+    Ok(u8::from(screen.is_bad()))
 }
 
 async fn tail(outbox: &Outbox, json: bool, topics: Vec<String>, after: Option<i64>, count: Option<u64>) -> Result<()> {
@@ -420,32 +362,4 @@ async fn listen(json: bool, address: &str, secret: Option<&str>, status: u16, co
         shown = arrivals.len();
     }
     Ok(())
-}
-
-/// Starts a replay and shows how far it is, as the view `replays` says it, until it is at its end.
-async fn replay(outbox: &Outbox, json: bool, subscription: &str, args: Vec<(String, String)>) -> Result<()> {
-    let started = outbox.call("replay", with(json!({"subscription": subscription}), More { set: args }), &[]).await?;
-    let id = started.into_iter().next().unwrap_or(Value::Null);
-    let bar = indicatif::ProgressBar::new(0);
-    if json || !std::io::stderr().is_terminal() {
-        bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
-    }
-    loop {
-        let rows = outbox.table("replays", json!({"id": id}), 1, &[]).await?;
-        let row = rows.into_iter().next().unwrap_or(Value::Null);
-        let number = |name: &str| row[name].as_u64().unwrap_or(0);
-        let before = number("from_position").saturating_sub(1);
-        bar.set_length(number("to_position").saturating_sub(before));
-        bar.set_position(number("position").saturating_sub(before));
-        if !matches!(row["state"].as_str(), Some("running" | "draining")) {
-            bar.finish_and_clear();
-            output::row(json, &row);
-            return Ok(());
-        }
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_millis(200)) => {}
-            // The replay goes on; outbox.cancel_replay() ends it.
-            _ = tokio::signal::ctrl_c() => return Ok(()),
-        }
-    }
 }

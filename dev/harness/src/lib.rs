@@ -3,6 +3,7 @@
 pub mod authority;
 pub mod cable;
 pub mod dns;
+pub mod front;
 pub mod postgres;
 pub mod proxy;
 pub mod receiver;

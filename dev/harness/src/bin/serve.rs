@@ -1,12 +1,15 @@
 //! A throwaway server for tests in other languages: prints its connection string, then obeys lines on its input.
 //!
 //! `serve [name=value ...]` starts it with the extension preloaded and these settings. Commands: `restart fast`,
-//! `restart immediate`, `stop fast`, `stop immediate`, `start`. Each is answered with `ok`, or with what went wrong. It ends,
-//! and removes everything, when its input does.
+//! `restart immediate`, `stop fast`, `stop immediate`, `start`. Each is answered with `ok`, or with what went wrong. `tls FOLDER`
+//! puts TLS in front of it, with a certificate for `localhost` whose authority is `ca.pem` in that folder (`other.pem` is
+//! another one), and is answered with the port. It ends, and removes everything, when its input does.
 
 use std::io::{BufRead, Write};
 
 use anyhow::{Context, Result, bail};
+use outbox_harness::front::Front;
+use outbox_harness::tls::Ca;
 use outbox_harness::{Server, Stop};
 
 fn say(line: &str) -> Result<()> {
@@ -23,14 +26,24 @@ fn how(word: Option<&str>) -> Result<Stop> {
     }
 }
 
-async fn obey(server: &mut Server, line: &str) -> Result<()> {
+/// Obeys; what to answer.
+async fn obey(server: &mut Server, front: &mut Option<Front>, line: &str) -> Result<String> {
     let mut words = line.split_whitespace();
     match words.next() {
-        Some("restart") => server.restart(how(words.next())?).await,
-        Some("stop") => server.stop(how(words.next())?),
-        Some("start") => server.run().await,
+        Some("restart") => server.restart(how(words.next())?).await?,
+        Some("stop") => server.stop(how(words.next())?)?,
+        Some("start") => server.run().await?,
+        Some("tls") => {
+            let folder = std::path::Path::new(words.next().context("tls where?")?);
+            let ca = Ca::new()?;
+            std::fs::write(folder.join("ca.pem"), ca.pem())?;
+            std::fs::write(folder.join("other.pem"), Ca::new()?.pem())?;
+            let started = front.insert(Front::start(&ca.issue(&["localhost"])?, server.port).await?);
+            return Ok(started.port().to_string());
+        }
         other => bail!("unknown command {other:?}"),
     }
+    Ok("ok".to_owned())
 }
 
 #[tokio::main]
@@ -43,9 +56,10 @@ async fn main() -> Result<()> {
     let preload = settings.iter().all(|(name, _)| *name != "shared_preload_libraries");
     let mut server = if preload { Server::start(&settings).await? } else { Server::start_plain(&settings).await? };
     say(&server.dsn("postgres"))?;
+    let mut front = None;
     for line in std::io::stdin().lock().lines() {
-        match obey(&mut server, &line?).await {
-            Ok(()) => say("ok")?,
+        match obey(&mut server, &mut front, &line?).await {
+            Ok(answer) => say(&answer)?,
             Err(error) => say(&format!("error: {error:#}").replace('\n', " | "))?,
         }
     }

@@ -1,0 +1,100 @@
+"""Measures the Python client for benches/clients/run: python.py DSN. Prints a JSON object per line."""
+
+import asyncio
+import json
+import os
+import sys
+import time
+
+import asyncpg
+import psycopg
+
+import pg_outbox
+from pg_outbox import _enqueue
+
+DSN = sys.argv[1]
+CALLS = int(os.environ.get("CALLS", "3000"))
+DELIVERIES = int(os.environ.get("DELIVERIES", "10000"))
+PAYLOAD = {"order": 42, "amount": 129.95}
+
+
+def say(**row):
+    print(json.dumps({"client": "python", **row}), flush=True)
+
+
+def statement(placeholder):
+    """What enqueue() sends, for the bare driver."""
+    arguments = [("topic", "text", "order.created"), ("payload", "jsonb", json.dumps(PAYLOAD)), ("key", "text", "order-42")]
+    return _enqueue._sql("enqueue", arguments, placeholder), [value for _, _, value in arguments]
+
+
+def blocking():
+    with psycopg.connect(DSN, autocommit=True) as conn:
+        sql, values = statement(lambda i: "%s")
+        best = {"bare_us": float("inf"), "ours_us": float("inf")}
+        # In turn, the best of each: whatever else the machine does hits both.
+        for _ in range(4):
+            for name, body in (
+                ("bare_us", lambda: conn.execute(sql, values).fetchone()),
+                ("ours_us", lambda: pg_outbox.enqueue(conn, "order.created", PAYLOAD, key="order-42")),
+            ):
+                started = time.perf_counter()
+                for _ in range(CALLS):
+                    body()
+                best[name] = min(best[name], (time.perf_counter() - started) / CALLS * 1e6)
+        say(case="enqueue", driver="psycopg", **best)
+
+
+async def asynchronous():
+    conn = await asyncpg.connect(DSN)
+    sql, values = statement(lambda i: f"${i + 1}")
+    best = {"bare_us": float("inf"), "ours_us": float("inf")}
+    for _ in range(4):
+        for name, body in (
+            ("bare_us", lambda: conn.fetchval(sql, *values)),
+            ("ours_us", lambda: pg_outbox.enqueue(conn, "order.created", PAYLOAD, key="order-42")),
+        ):
+            started = time.perf_counter()
+            for _ in range(CALLS):
+                await body()
+            best[name] = min(best[name], (time.perf_counter() - started) / CALLS * 1e6)
+    await conn.close()
+    say(case="enqueue", driver="asyncpg", **best)
+
+
+def fill(outbox, name, count):
+    outbox.subscribe(name, [f"bench.{name}"])
+    with psycopg.connect(DSN, autocommit=True) as conn:
+        for first in range(0, count, 1000):
+            some = [{"n": n} for n in range(first, min(first + 1000, count))]
+            pg_outbox.enqueue_many(conn, f"bench.{name}", some)
+    while (found := outbox.stats()).routed < found.feed_end:
+        time.sleep(0.01)
+
+
+def workers():
+    outbox = pg_outbox.Outbox(DSN)
+    for batch in (1, 100):
+        count = DELIVERIES // 5 if batch == 1 else DELIVERIES
+        for style in ("threads", "asyncio"):
+            name = f"python_{style}_{batch}"
+            fill(outbox, name, count)
+            worker = outbox.worker(name, concurrency=batch, batch=batch, poll_interval=0.02)
+            handled = 0
+
+            def handle(delivery):
+                nonlocal handled
+                handled += 1
+                if handled == count:
+                    worker.stop()
+
+            started = time.perf_counter()
+            report = worker.run(handle) if style == "threads" else asyncio.run(worker.arun(handle))
+            seconds = time.perf_counter() - started
+            assert report["completed"] == count, report
+            say(case="worker", style=style, batch=batch, per_second=count / seconds)
+
+
+blocking()
+asyncio.run(asynchronous())
+workers()
