@@ -2,14 +2,6 @@
 -- claim under the sequencer's lock; and what time brings about is done in its pass.
 
 -- API: private
--- Keys that have become free in subscriptions with an order; the router unblocks the next of each.
-create table outbox._freed (
-    subscription_id int not null,
-    key text not null
-);
-select pg_catalog.pg_extension_config_dump('outbox._freed', '');
-
--- API: private
 -- Rows made by the router in the transaction of its checkpoint: of pull subscriptions, and of messages whose time has not
 -- come. In a subscription with an order a row is blocked when its key has another one, or, if the subscription says so, an
 -- open dead letter.
