@@ -193,6 +193,7 @@ pub(super) fn hand_out(
             }
             Turn::Row => {
                 window.block(id, stored, lane.1, expires);
+                subscription.progress.decide(stored.message.position);
                 return;
             }
         }
