@@ -31,3 +31,11 @@ create table outbox._called_off (
     message_id bigint not null
 );
 select pg_catalog.pg_extension_config_dump('outbox._called_off', '');
+
+-- API: private
+-- Keys that have become free in subscriptions with an order; the router unblocks the next of each.
+create table outbox._freed (
+    subscription_id int not null,
+    key text not null
+);
+select pg_catalog.pg_extension_config_dump('outbox._freed', '');

@@ -216,7 +216,12 @@ begin atomic
     left join outbox.endpoint e on e.id = s.endpoint_id
     where u.outcome = 'dead';
 
-    delete from outbox.delivery d where d.id = any (delivery_ids);
+    -- what waits behind them may go on
+    with gone as (
+        delete from outbox.delivery d where d.id = any (delivery_ids) returning d.subscription_id, d.key
+    )
+    insert into outbox._freed (subscription_id, key)
+    select g.subscription_id, g.key from gone g where g.key is not null;
 
     select outbox._count_ended(subscription_ids, outcomes);
 end;

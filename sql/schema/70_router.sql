@@ -2,14 +2,6 @@
 -- claim under the sequencer's lock; and what time brings about is done in its pass.
 
 -- API: private
--- Keys that have become free in subscriptions with an order; the router unblocks the next of each.
-create table outbox._freed (
-    subscription_id int not null,
-    key text not null
-);
-select pg_catalog.pg_extension_config_dump('outbox._freed', '');
-
--- API: private
 -- Subscriptions that have ended while rows of them may still wait. A row that somebody had locked at that moment, that a
 -- worker has, or that the router was just making is ended by a later pass.
 create table outbox._ending (

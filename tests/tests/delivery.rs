@@ -447,3 +447,42 @@ async fn whoever_asks_for_everything_gets_what_people_publish() {
     settle(&db).await;
     assert_eq!(numbers(&receiver), [1]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scheduled_delivery_behind_a_queue_is_made_once_though_the_server_dies() {
+    let receiver = Receiver::start().unwrap();
+    // The first request hangs until the server is gone; what is behind it stays queued.
+    receiver.on("/hook", |_, count| Reply::status(200).after(Duration::from_secs(if count == 0 { 20 } else { 0 })));
+    let mut server = Server::start(&[("pg_outbox.poll_interval", "300ms")]).await.unwrap();
+    let (db, _) = shop(&server, "scheduled", &receiver, 1).await;
+    db.batch_execute(
+        "select outbox.enqueue('order.x', '{\"n\": 1}');
+        select outbox.enqueue('order.x', '{\"n\": 2}');
+        select outbox.enqueue('order.x', '{\"n\": 3}', deliver_at => clock_timestamp() + interval '3 s');
+        select outbox.enqueue('order.x', '{\"n\": 4}')",
+    )
+    .await
+    .unwrap();
+    wait_until("the third has its row", PATIENCE, async || {
+        one::<i64>(&db, "select count(*) from outbox.delivery where due_at > clock_timestamp()").await == 1
+    })
+    .await;
+    drop(db);
+    server.stop(Stop::Immediate).unwrap();
+    // When the feed is read again its time has come.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    server.run().await.unwrap();
+    let db = server.connect("scheduled").await.unwrap();
+    wait_until("all are delivered, and nothing is left", PATIENCE, async || {
+        let sql = "select (select count(distinct message_id) from outbox.attempt where outcome = 'completed') = 4
+            and not exists (select from outbox.delivery) and coalesce(w.idle, false) and w.unrecorded = 0
+            from outbox.worker_status() w";
+        one::<bool>(&db, sql).await
+    })
+    .await;
+    assert_eq!(
+        one::<i64>(&db, "select count(*) from outbox.attempt where outcome = 'completed'").await,
+        4,
+        "each once"
+    );
+}

@@ -2,8 +2,8 @@
 //!
 //! Triggers on the tables that it writes do it, before the row and at commit: an ERROR (three times), a termination, a
 //! SIGKILL that takes the whole server down. Nothing of it is in the product. `outbox.attempt` is written below the executor
-//! and has no triggers; it shares its transaction with `outbox.checkpoint`. Between the transactions, requests are in flight:
-//! there the receiver kills.
+//! and has no triggers: there a lock holds the transaction up until it fails or is killed. Between the transactions, requests
+//! are in flight: there the receiver kills. What the dispatcher does for pull subscriptions and for space fails as well.
 //!
 //! Afterwards everything that was committed has arrived, nothing else has, the feed has no gap; without a SIGKILL nothing
 //! arrived twice, because outcomes that could not be recorded are kept and recorded later.
@@ -283,5 +283,129 @@ async fn a_kill_between_the_transactions_loses_nothing() {
             server.log().contains(&format!("(PID {pid}) was terminated by signal 9"))
         })
         .await;
+    }
+}
+
+/// `outbox.attempt` is appended to below the executor, where no trigger fires: there the record's transaction meets a lock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outcomes_that_cannot_be_appended_are_recorded_later() {
+    let server = Server::start(&[("pg_outbox.poll_interval", "300ms")]).await.unwrap();
+    let receiver = Receiver::start().unwrap();
+    for way in [Way::Error, Way::Terminate, Way::Kill] {
+        let name = format!("append_{way:?}").to_lowercase();
+        let accepted = install(&receiver, &format!("/{name}"));
+        drop(database(&server, &name, None).await);
+        let hog = server.connect(&name).await.unwrap();
+        hog.batch_execute("begin; lock table outbox.attempt in access exclusive mode").await.unwrap();
+        work(&server, &name, &receiver.url(&format!("/{name}"))).await;
+        let db = server.connect(&name).await.unwrap();
+        let waiting = "select pid from pg_locks
+            where not granted and relation = any (array(select inhrelid from pg_inherits where inhparent = 'outbox.attempt'::regclass))
+                and database = (select oid from pg_database where datname = current_database())
+                and pid in (select pid from pg_stat_activity where backend_type = 'pg_outbox dispatcher')";
+        let pid: i32 = wait_for("the record's transaction waits for the log", PATIENCE, async || {
+            db.query_opt(waiting, &[]).await.ok()?.map(|row| row.get(0))
+        })
+        .await;
+        match way {
+            Way::Error => {
+                wait_until("it has given up", PATIENCE, async || {
+                    let sql = "select coalesce(last_error, '') from outbox.worker_status()";
+                    one::<String>(&db, sql).await.contains("lock timeout")
+                })
+                .await;
+            }
+            Way::Terminate => {
+                assert!(one::<bool>(&db, &format!("select pg_terminate_backend({pid})")).await);
+                wait_until("it is gone", PATIENCE, async || {
+                    one::<i64>(&db, &format!("select count(*) from pg_stat_activity where pid = {pid}")).await == 0
+                })
+                .await;
+            }
+            Way::Kill => postgres::signal(pid as u32, "KILL").unwrap(),
+        }
+        drop(hog);
+        // What could not be recorded before the process went is sent again.
+        verify(&server, &name, &accepted, way != Way::Error).await;
+    }
+}
+
+/// What the dispatcher does for pull subscriptions and for space, and what it writes there.
+const CHORES: [(&str, &str); 5] = [
+    ("outbox.delivery", "update"),
+    ("outbox.lease", "delete"),
+    ("outbox._freed", "delete"),
+    ("outbox.segment", "insert or update"),
+    ("outbox.job", "insert or update"),
+];
+
+/// Two keys of three messages for workers, the first of whom takes what there is and is never heard of again.
+async fn pull_work(server: &Server, name: &str) {
+    insist(
+        server,
+        name,
+        "do $$ begin
+            if not exists (select from outbox.subscription) then
+                perform outbox.subscribe('lane', '{order.#}', ordering => 'key');
+                perform outbox.enqueue('order.created', jsonb_build_object('n', n), 'key-' || n % 2) from generate_series(0, 5) n;
+                create table public.effect (n int not null, drawn serial);
+            end if;
+        end $$",
+    )
+    .await;
+    let lost = "select lease from outbox.claim('lane', 'lost', 10, '300 ms')";
+    wait_for("there is something to claim", PATIENCE, async || {
+        let db = connect(&server.dsn(name)).await.ok()?;
+        db.query(lost, &[]).await.ok()?.first().map(|_| ())
+    })
+    .await;
+    let claim = "with c as materialized (select * from outbox.claim('lane', 'w', 10, '60 s')),
+        done as (select unnest(outbox.complete((select min(lease) from c), (select array_agg(delivery_id) from c))) as id
+            where exists (select from c))
+        insert into public.effect (n) select (c.payload ->> 'n')::int from c join done on done.id = c.delivery_id";
+    wait_for("everything is worked off", PATIENCE, async || {
+        let db = connect(&server.dsn(name)).await.ok()?;
+        db.batch_execute(claim).await.ok()?;
+        let sql = "select (select count(*) from public.effect) = 6 and not exists (select from outbox.delivery)
+            and not exists (select from outbox.lease) and not exists (select from outbox._freed)";
+        db.query_one(sql, &[]).await.ok()?.get::<_, bool>(0).then_some(())
+    })
+    .await;
+    let order: Vec<i32> = wait_for("the effects can be read", PATIENCE, async || {
+        let db = connect(&server.dsn(name)).await.ok()?;
+        let rows = db.query("select n from public.effect order by n % 2, drawn", &[]).await.ok()?;
+        Some(rows.iter().map(|row| row.get(0)).collect())
+    })
+    .await;
+    assert_eq!(order, [0, 2, 4, 1, 3, 5], "{name}: each once, in the order of its key");
+}
+
+async fn has_fired(server: &Server, name: &str, way: Way) -> bool {
+    if way == Way::Kill {
+        return server.data.join(format!("fired_{name}")).exists();
+    }
+    let Ok(db) = connect(&server.dsn(name)).await else { return false };
+    db.query_one("select is_called from public.fired", &[]).await.is_ok_and(|row| row.get(0))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_in_the_router_s_and_the_maintainer_s_chores_lose_and_repeat_nothing() {
+    let settings =
+        [("pg_outbox.poll_interval", "300ms"), ("pg_outbox.retention_interval", "1s"), ("max_worker_processes", "40")];
+    let server = Server::start(&settings).await.unwrap();
+    for way in [Way::Error, Way::Kill] {
+        let names =
+            CHORES.map(|(table, _)| format!("chore_{}_{way:?}", table.trim_start_matches("outbox.")).to_lowercase());
+        for ((table, operation), name) in CHORES.into_iter().zip(&names) {
+            drop(database(&server, name, Some((table, operation, false, way))).await);
+        }
+        for name in &names {
+            pull_work(&server, name).await;
+            // Maintenance begins a little later.
+            wait_until(&format!("{name}: the failure has been injected"), PATIENCE, async || {
+                has_fired(&server, name, way).await
+            })
+            .await;
+        }
     }
 }

@@ -32,7 +32,7 @@ pub struct Shared {
 /// Most messages of one run: a bounded disk.
 const MOST: i64 = 400_000;
 /// Ordering keys; each tenth message has none.
-pub const KEYS: i64 = 50;
+pub const KEYS: i64 = 400;
 
 /// The key of a number.
 pub fn key(n: i64) -> Option<i64> {

@@ -46,7 +46,7 @@ pub(crate) async fn judge(
     let together: i64 = db
         .query_one(
             "select count(*) from (
-                select a.started_at, max(a.finished_at) over (partition by l.n % 50 order by a.started_at, a.finished_at
+                select a.started_at, max(a.finished_at) over (partition by l.n % 400 order by a.started_at, a.finished_at
                     rows between unbounded preceding and 1 preceding) as before
                 from outbox.attempt a
                 join outbox.subscription s on s.id = a.subscription_id and s.name = 'keyed'

@@ -319,21 +319,30 @@ impl World {
                 self.settings(&db, MAX_IN_FLIGHT, MAX_UNRECORDED, 500).await?;
             }
             Event::Ddl => {
-                db.batch_execute("drop database if exists chaos_side").await?;
+                // What a killed session has prepared holds locks until the end: some of it does not work out.
+                let mut refused = None;
                 for statement in [
-                    "create database chaos_side",
-                    "create index concurrently if not exists side on chaos.ledger (message_id)",
-                    "alter table chaos.worked add column if not exists side int",
                     "set lock_timeout = '2s'",
+                    "drop database if exists chaos_side",
+                    "create database chaos_side",
+                    "drop index if exists chaos.side",
+                    "create index concurrently side on chaos.ledger (message_id)",
+                    "alter table chaos.worked add column if not exists side int",
                     "vacuum full outbox.delivery",
                     "vacuum full outbox.cancelled",
                     "reindex table concurrently outbox.dead_letter",
-                    "drop index if exists chaos.side",
                     "alter table chaos.worked drop column if exists side",
                     "begin; create role chaos_side; select outbox.grant_to('chaos_side', 'admin'); rollback",
                     "drop database chaos_side",
                 ] {
-                    db.batch_execute(statement).await?;
+                    if let Err(error) = db.batch_execute(statement).await {
+                        refused = Some(anyhow::Error::from(error).context(statement));
+                        // The one with a transaction block may have left it open.
+                        db.batch_execute("rollback").await?;
+                    }
+                }
+                if let Some(error) = refused {
+                    return Err(error);
                 }
             }
             Event::Maintenance => {

@@ -11,8 +11,10 @@
 //! `Variant`s are designs that look right and are not; the model must find what is wrong with each.
 
 pub mod explore;
+pub mod reader;
 pub mod tick;
 pub mod world;
 
 pub use explore::{Found, explore};
+pub use reader::{Design, explore_reader};
 pub use world::{Scope, Variant};

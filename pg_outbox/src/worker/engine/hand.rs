@@ -250,6 +250,7 @@ pub(super) fn hand_out(
             Turn::Row => {
                 window.block(id, stored, lane.1, expires);
                 subscription.blocked += 1;
+                subscription.progress.decide(stored.message.position);
                 return;
             }
         }

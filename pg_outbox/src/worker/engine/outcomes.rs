@@ -180,6 +180,8 @@ impl Engine {
         self.tally.recorded();
         for id in self.decisions.recorded() {
             self.retries.back(id);
+            // It may have been the first of its key.
+            self.window.pass_now();
         }
         let rows_made = self.window.recorded();
         if self.order.recorded() {

@@ -201,7 +201,14 @@ fn judged(
         Verdict::Later => return Taken::Full,
         Verdict::Broken(error) => Decision::filter_failed(id, stored, error),
         _ if subscription.ended_since(stored.message.position) => Decision::unsubscribed(id, stored, 0),
-        _ if room => return window.take(id, subscription, stored),
+        _ if room => {
+            let taken = window.take(id, subscription, stored);
+            if taken == Taken::Yes && !subscription.pull {
+                // It has a row, or has ended: who goes on from the checkpoint must not find it again.
+                subscription.progress.decide(stored.message.position);
+            }
+            return taken;
+        }
         _ => return Taken::Full,
     };
     decisions.push(decision);
