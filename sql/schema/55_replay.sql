@@ -124,9 +124,10 @@ begin
     loop
         last_seen := candidate.place;
         seen := seen + 1;
-        -- what was cancelled or erased is not delivered any more
+        -- what was cancelled is not delivered any more; nor what was erased, which the log says
         continue when candidate.id is null or candidate.active is not true
             or exists (select from outbox.cancelled c where c.message_id = candidate.id)
+                and outbox._erased_because(candidate.id) is null
             or not outbox._matches(candidate.topics, candidate.filter - 'payload', candidate.topic, candidate.tenant,
                 candidate.key, candidate.aggregate_type, candidate.aggregate_id, candidate.headers)
             or not outbox._matches(null, job.filter - 'payload', candidate.topic, candidate.tenant, candidate.key,
