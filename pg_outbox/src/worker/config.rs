@@ -3,7 +3,7 @@
 //! A subscription has versions, each effective behind the position of its control message. Which version a message meets
 //! depends on the message's position alone, so what is loaded here gives the same answer live, after a crash and in a replay.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -131,8 +131,10 @@ pub struct Config {
     router: Router<(i32, u32)>,
     scratch: Scratch,
     found: Vec<(i32, u32)>,
-    /// From here to there so many are active.
-    active: Option<(i64, i64, usize)>,
+    /// How many more are active behind a position.
+    activity: BTreeMap<i64, i64>,
+    /// At this position so many are active.
+    active: (i64, i64),
 }
 
 /// What routing found for a message.
@@ -210,19 +212,16 @@ impl Config {
         }
     }
 
-    /// Subscriptions that are active at `position`. Counted anew only where that may have changed.
+    /// Subscriptions that are active at `position`. From one position to the next it costs what changed between them.
     pub fn active_at(&mut self, position: i64) -> usize {
-        if let Some((from, until, count)) = self.active
-            && (from..=until).contains(&position)
-        {
-            return count;
-        }
-        let active = |s: &&Subscription| s.version_at(position).is_some_and(|i| s.versions[i].active);
-        let count = self.subscriptions.values().filter(active).count();
-        let changes = self.subscriptions.values().flat_map(|s| &s.versions).map(|v| v.position);
-        let until = changes.filter(|at| *at >= position).min().unwrap_or(i64::MAX);
-        self.active = Some((position, until, count));
-        count
+        let (upto, count) = self.active;
+        let change = if position >= upto {
+            self.activity.range(upto..position).map(|(_, change)| change).sum::<i64>()
+        } else {
+            -self.activity.range(position..upto).map(|(_, change)| change).sum::<i64>()
+        };
+        self.active = (position, count + change);
+        usize::try_from(count + change).unwrap_or(0)
     }
 
     /// Control messages up to `routed` have been routed: subscriptions that they begin start where they are to.
@@ -232,7 +231,6 @@ impl Config {
         }
         let due: Vec<(i64, i32)> = self.to_begin.iter().copied().filter(|(position, _)| *position <= routed).collect();
         self.to_begin.retain(|(position, _)| *position > routed);
-        self.active = None;
         for (position, id) in due {
             let Some(subscription) = self.subscriptions.get_mut(&id).filter(|s| s.begun < position) else { continue };
             subscription.begun = position;
@@ -273,7 +271,6 @@ impl Config {
     /// Takes a row of the loader in: a version of a subscription.
     fn take(&mut self, row: &Row, begun: i64) {
         let id: i32 = row.get(0).unwrap_or_default();
-        self.active = None;
         let subscription = self.subscriptions.entry(id).or_insert_with(|| Subscription {
             endpoint: 0,
             pull: false,
@@ -317,6 +314,12 @@ impl Config {
         let active = row.get(5).unwrap_or(false) && filter.is_ok();
         let filter = filter.unwrap_or_default();
         self.asks_payload |= filter.payload.is_some();
+        let was_active = subscription.versions.last().is_some_and(|v| v.active);
+        let change = i64::from(active) - i64::from(was_active);
+        if change != 0 {
+            *self.activity.entry(position).or_default() += change;
+            self.active.1 += if position < self.active.0 { change } else { 0 };
+        }
         subscription.versions.push(Version { number, position, starts_after: row.get(19), until, active, filter });
         if position > subscription.begun {
             self.to_begin.push((position, id));
