@@ -63,7 +63,7 @@ chaos: install ## kill, fill, cut and pause for SECONDS (60) with SEED, and comp
 	@. dev/env && cargo run --quiet --release -p outbox-chaos
 
 fuzz: setup ## generated input against everything that reads text (CASES=n, default 200000)
-	@. dev/env && PROPTEST_CASES=$${CASES:-200000} cargo test --release -q -p outbox-core --test fuzz
+	@. dev/env && PROPTEST_CASES=$${CASES:-200000} cargo test --release -q -p pg-outbox-core --test fuzz
 
 clean: ## remove what was built, keep what was fetched
 	@cargo clean

@@ -1,7 +1,7 @@
 //! pg_outbox: a transactional outbox inside PostgreSQL.
 //!
 //! `sql/schema` decides, this crate does what SQL cannot: the fast append, the wake-up at commit, the background worker,
-//! HTTP. What needs neither PostgreSQL nor the network is in `outbox-core`.
+//! HTTP. What needs neither PostgreSQL nor the network is in `pg-outbox-core`.
 
 mod admin;
 mod append;
