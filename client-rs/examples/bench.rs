@@ -65,7 +65,7 @@ async fn worker(outbox: &Outbox, client: &Client, batch: usize, count: usize) ->
         enqueue_many(client, &topic, &some, &[]).await?;
     }
     loop {
-        let stats = outbox.stats().await?;
+        let stats = outbox.stats(Default::default()).await?;
         if stats.routed == stats.feed_end {
             break;
         }

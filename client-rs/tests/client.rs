@@ -127,7 +127,7 @@ async fn a_connection_lost_in_a_transaction_is_a_retry() {
     outbox.session().await.unwrap().execute("select pg_terminate_backend($1)", &[&pid]).await.unwrap();
     let error: Error = tx.commit().await.unwrap_err().into();
     assert_eq!(error.kind(), Kind::Retry, "{error:?}");
-    let rows = outbox.stats().await.unwrap();
+    let rows = outbox.stats(Default::default()).await.unwrap();
     assert!(rows.feed_end.unwrap_or(0) <= rows.messages.unwrap_or(0));
 }
 
