@@ -179,3 +179,23 @@ async fn what_is_cancelled_or_erased_is_neither_replayed_nor_requeued() {
     again.sort_unstable();
     assert_eq!(again, [1, 4]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_cancelled_by_the_transaction_that_enqueued_it_is_never_sent() {
+    let receiver = Receiver::start().unwrap();
+    let db = server().await.database("at_once").await.unwrap();
+    db.execute("select outbox.create_endpoint('hook', $1)", &[&receiver.url("/hook")]).await.unwrap();
+    run(&db, "select outbox.subscribe('all', '{job.#}', 'hook')").await;
+    // A prepared transaction tells nobody when it is committed: the next message brings the dispatcher to both.
+    for n in 0..10 {
+        run(&db, "begin").await;
+        let id = enqueue(&db, 2 * n).await;
+        run(&db, &format!("select outbox.cancel({id}); prepare transaction 'cancel_at_once'")).await;
+        settle(&db).await;
+        run(&db, "commit prepared 'cancel_at_once'").await;
+        enqueue(&db, 2 * n + 1).await;
+        settle(&db).await;
+    }
+    let odd: Vec<i64> = receiver.arrivals().iter().map(|a| a.json()["n"].as_i64().unwrap()).collect();
+    assert_eq!(odd, (0..10).map(|n| 2 * n + 1).collect::<Vec<i64>>());
+}

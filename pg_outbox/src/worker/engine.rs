@@ -400,13 +400,14 @@ impl Engine {
 
     /// Runs the sequencer and routes what it numbered. `false`: another session has its lock.
     fn tick(&mut self) -> Result<bool, String> {
-        let Engine { reader, end, routed, .. } = self;
+        let Engine { reader, end, routed, window, .. } = self;
         let (end_before, caught_up) = (*end, end == routed);
         let (ticked, messages) = txn::run(|| {
             let ticked = reader.tick(CHUNK);
             // The messages are read in the same transaction, and used only after it has committed.
             let messages = (caught_up && ticked.first == end_before + 1 && !ticked.ids.is_empty())
                 .then(|| reader.messages(ticked.first, &ticked.ids, &ticked.segments));
+            window.look_among(messages.as_deref().unwrap_or_default());
             Ok((ticked, messages))
         })?;
         match &*ticked.status {

@@ -77,6 +77,7 @@ pub struct Window {
     count: Plan,
     pass: Plan,
     load_cancelled: Plan,
+    cancelled_among: Plan,
     end_cancelled: Plan,
     notify: Plan,
     /// Subscriptions whose workers are to be notified of the rows that are being recorded.
@@ -134,6 +135,10 @@ impl Window {
             notify: Plan::new("select outbox._notify_workers($1)", &[INT4ARRAYOID]),
             tell: Vec::new(),
             load_cancelled: Plan::new("select c.message_id from outbox.cancelled c", &[]),
+            cancelled_among: Plan::new(
+                "select c.message_id from outbox.cancelled c where c.message_id between $1 and $2",
+                &[INT8OID, INT8OID],
+            ),
             end_cancelled: Plan::new("select outbox._end_cancelled($1, '{}')", &[INT8ARRAYOID]),
             lowest: HashMap::new(),
             counted: None,
@@ -230,6 +235,18 @@ impl Window {
             self.cancelled.insert(id);
         });
         new
+    }
+
+    /// Which of these are cancelled, in the transaction that reads them: what was cancelled by the transaction that enqueued it
+    /// can be seen before that session has told anybody.
+    pub fn look_among(&mut self, messages: &[Stored]) {
+        let ids = || messages.iter().map(|stored| stored.message.id);
+        if let (Some(from), Some(to)) = (ids().min(), ids().max()) {
+            let rows = self.cancelled_among.execute(&[arg(from), arg(to)]);
+            rows.for_each(|row| {
+                self.cancelled.insert(row.int(0));
+            });
+        }
     }
 
     /// Rows that are not recorded yet.

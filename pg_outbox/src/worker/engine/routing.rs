@@ -23,8 +23,12 @@ const READ_ROWS: i64 = 1;
 impl Engine {
     /// Routes a part of the feed that is not in memory.
     pub(super) fn route_behind(&mut self) -> Result<(), String> {
-        let Engine { reader, routed, end, .. } = self;
-        let (messages, upto) = txn::run(|| Ok(reader.read(*routed, *end, READ_ROWS)))?;
+        let Engine { reader, routed, end, window, .. } = self;
+        let (messages, upto) = txn::run(|| {
+            let (messages, upto) = reader.read(*routed, *end, READ_ROWS);
+            window.look_among(&messages);
+            Ok((messages, upto))
+        })?;
         self.route(&messages, upto)
     }
 
