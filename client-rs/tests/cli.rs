@@ -223,7 +223,7 @@ async fn every_command_does_what_it_says() {
     assert_eq!((&pushed["to"], &pushed["per_second"]), (&Value::from("down"), &Value::from(0)));
     let screen = String::from_utf8(outbox(dsn, &["status", "--over", "0"]).stdout).unwrap();
     assert!(
-        screen.contains("  breaker open  ") && screen.contains("warning: breaker open: endpoint \"down\""),
+        screen.contains("  breaker open  ") && screen.contains("warning: endpoints: endpoint \"down\": breaker open"),
         "{screen}"
     );
     let top = on_a_terminal(dsn, "top --count 2 --every 0.2");

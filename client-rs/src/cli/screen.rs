@@ -62,8 +62,7 @@ impl Screen {
                 })
             })
             .collect();
-        let mut wrong = wrong(&rows("health").await?);
-        wrong.extend(unwell(&endpoints, &wrong));
+        let wrong = wrong(&rows("health").await?);
         Ok(Screen { at, stats, dlq: first(rows("dlq_stats").await?), endpoints, subscriptions, wrong })
     }
 
@@ -126,25 +125,6 @@ impl Screen {
 /// What is wrong, as `health()` says it.
 pub(super) fn wrong(health: &[Value]) -> Vec<Value> {
     health.iter().filter(|row| row["state"] != "ok").cloned().collect()
-}
-
-/// Endpoints that nothing is sent to, and that are not named yet: a breaker is none of `health()`'s business before it lasts.
-fn unwell(endpoints: &[Value], named: &[Value]) -> Vec<Value> {
-    endpoints
-        .iter()
-        .filter_map(|row| {
-            let (name, state) = (row["name"].as_str()?, row["state"].as_str()?);
-            let known = named.iter().any(|row| row["culprit"].as_str().is_some_and(|who| who.contains(name)));
-            let what_to_do = match state {
-                _ if known => return None,
-                "breaker open" => "its deliveries wait; it is tried again by itself, and resumes when it answers",
-                "disabled" => "outbox endpoint enable, when its receiver is there again",
-                _ => return None,
-            };
-            let culprit = format!("endpoint \"{name}\"");
-            Some(json!({"check": state, "state": "warning", "culprit": culprit, "what_to_do": what_to_do}))
-        })
-        .collect()
 }
 
 fn per_second(count: i64, over: Duration) -> i64 {
