@@ -49,6 +49,10 @@ async fn one(address: SocketAddr, body: &'static str, until: Instant) -> Result<
             .header("webhook-id", "msg_2a_60a24181e4000")
             .header("webhook-timestamp", "1700000000")
             .header("webhook-signature", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=")
+            .header("outbox-position", "12345678")
+            .header("outbox-attempt", "1")
+            .header("outbox-topic", "order.0")
+            .header("outbox-key", "c-123")
             .body(Full::new(Bytes::from_static(body.as_bytes())))?;
         let response = requests.send_request(request).await?;
         response.into_body().collect().await?;

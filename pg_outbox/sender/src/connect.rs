@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::{http1, http2};
@@ -114,6 +114,8 @@ pub(crate) struct Connection {
     pub(crate) url: Url,
     pub(crate) remote: SocketAddr,
     requests: Requests,
+    /// What its requests name, once the first has been made.
+    pub(crate) target: Option<(Uri, HeaderValue)>,
     /// Requests it has served: a failure on a used one may only mean that the other side had closed it.
     pub(crate) served: usize,
 }
@@ -272,6 +274,7 @@ pub(crate) async fn connect(
             url: s.url.clone(),
             remote: s.remote,
             requests: Requests::Many(s.clone()),
+            target: None,
             // A connection that others have used may have been closed meanwhile.
             served: 1,
         })
@@ -397,7 +400,7 @@ async fn handshake(
             http1::Builder::new().max_headers(64).handshake(TokioIo::new(stream)).await.map_err(failed)?;
         Requests::One(requests, Wire { driver: Box::pin(driver), ended: false })
     };
-    Ok(Connection { generation, url: url.clone(), remote, requests, served: 0 })
+    Ok(Connection { generation, url: url.clone(), remote, requests, target: None, served: 0 })
 }
 
 /// Whether the other side says that it has not looked at the request: it may be sent again at once.

@@ -100,24 +100,28 @@ async fn exchange(
             None => None,
             Some(Auth::Header(name, value)) => Some((name.clone(), value.clone(), true)),
             Some(Auth::OAuth2(oauth2)) => {
-                let (value, new) = oauth::authorization(oauth2, endpoint, reach, settings, generation).await?;
+                let (value, new) =
+                    Box::pin(oauth::authorization(oauth2, endpoint, reach, settings, generation)).await?;
                 Some((AUTHORIZATION, value, new))
             }
         };
         let connection = match slot.as_mut() {
             Some(open) => open,
-            None => slot.insert(connect::connect(url, Way::to(endpoint, generation), reach, settings).await?),
+            // Boxed, here and above: what connecting needs (TLS above all) would make each request's future many times as large,
+            // and futures are moved.
+            None => slot.insert(Box::pin(connect::connect(url, Way::to(endpoint, generation), reach, settings)).await?),
         };
         *remote = Some(connection.remote);
-        let mut request = build(settings, endpoint, url, load, now)?;
+        let (uri, host) = match &connection.target {
+            Some(target) => target.clone(),
+            None => connection.target.insert(target(url, connection.is_http2())?).clone(),
+        };
+        let mut request = build(settings, endpoint, uri, load, now)?;
         let headers = request.headers_mut();
         if let Some((name, value, _)) = &authorization {
             headers.insert(name, value.clone());
         }
-        if connection.is_http2() {
-            *request.uri_mut() = absolute(url)?;
-        } else {
-            let host = url.host_header.parse().map_err(|_| (Fault::Invalid, "the host is malformed".to_owned()))?;
+        if !connection.is_http2() {
             headers.insert(HOST, host);
         }
         let (used, proven) = (connection.served > 0, connection.has_answered());
@@ -160,26 +164,31 @@ async fn exchange(
     }
 }
 
-fn absolute(url: &Url) -> Result<Uri, Failure> {
-    Uri::builder()
+/// What a request names: the path, or in HTTP/2 the whole URL; and the host.
+fn target(url: &Url, http2: bool) -> Result<(Uri, HeaderValue), Failure> {
+    let invalid = |what: &str| (Fault::Invalid, format!("the url's {what} is malformed"));
+    let host = url.host_header.parse().map_err(|_| invalid("host"))?;
+    let path: Uri = url.path.parse().map_err(|_| invalid("path"))?;
+    if !http2 {
+        return Ok((path, host));
+    }
+    let uri = Uri::builder()
         .scheme(if url.tls { "https" } else { "http" })
         .authority(url.host_header.as_str())
-        .path_and_query(url.path.as_str())
-        .build()
-        .map_err(|_| (Fault::Invalid, "the url is malformed".to_owned()))
+        .path_and_query(url.path.as_str());
+    Ok((uri.build().map_err(|_| invalid("host"))?, host))
 }
 
 /// The request. The users' headers come first and the protocol's own last, so that none of them can be overridden.
 fn build(
     settings: &Settings,
     endpoint: &Endpoint,
-    url: &Url,
+    uri: Uri,
     load: &Load,
     now: SystemTime,
 ) -> Result<Request<Full<Bytes>>, Failure> {
-    let path: Uri = url.path.parse().map_err(|_| (Fault::Invalid, "the url's path is malformed".to_owned()))?;
     if let Load::Ask(origin) = load {
-        return consent::request(settings, endpoint, path, origin);
+        return consent::request(settings, endpoint, uri, origin);
     }
     let jobs = load.jobs();
     let (Some(first), Some(last)) = (jobs.first(), jobs.last()) else {
@@ -236,7 +245,7 @@ fn build(
     }
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = path;
+    *request.uri_mut() = uri;
     *request.headers_mut() = map;
     Ok(request)
 }

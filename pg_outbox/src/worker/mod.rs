@@ -62,12 +62,14 @@ impl Signals {
 
 /// Sleeps until the latch is set or `timeout` has passed. Ends the process if the postmaster is gone.
 pub fn wait(timeout: Duration) {
+    // Rounded up: with a timeout of 0 ms the last part of each wait would be spent turning in circles.
+    let millis = timeout.as_micros().div_ceil(1000).min(i32::MAX as u128);
     // SAFETY: the latch is this process's own.
     unsafe {
         pg_sys::WaitLatch(
             pg_sys::MyLatch,
             (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
-            timeout.as_millis().min(i32::MAX as u128) as _,
+            millis as _,
             pg_sys::PG_WAIT_EXTENSION,
         );
         pg_sys::ResetLatch(pg_sys::MyLatch);
