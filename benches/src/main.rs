@@ -1,6 +1,6 @@
 //! `make bench`: figures as ratios within one run, on the reader's own machine.
 //!
-//! BENCH=name runs one case. Results go to target/bench as JSON and as plots.
+//! BENCH=name runs one case, BENCH=all those too that take their time. Results go to target/bench as JSON and as plots.
 
 mod bare;
 mod cases;
@@ -28,6 +28,7 @@ async fn main() -> std::process::ExitCode {
 async fn all() -> Result<()> {
     let wanted = std::env::var("BENCH").ok().or_else(|| std::env::args().nth(1));
     if let Some(name) = &wanted
+        && name != "all"
         && !cases::ALL.iter().any(|(known, ..)| known == name)
     {
         let known: Vec<&str> = cases::ALL.iter().map(|(name, ..)| *name).collect();
@@ -35,8 +36,11 @@ async fn all() -> Result<()> {
     }
     let mut report = Report::default();
     for (name, what, case) in cases::ALL {
-        // The peers are fetched from their registries: only where that is asked for.
-        if wanted.as_deref().map_or(*name != "peers", |wanted| wanted == *name) {
+        let runs = match wanted.as_deref() {
+            None => !cases::BY_NAME.contains(name),
+            Some(wanted) => wanted == "all" || wanted == *name,
+        };
+        if runs {
             println!("\n== {name}: {what}");
             let started = std::time::Instant::now();
             if let Err(error) = case(&mut report).await {

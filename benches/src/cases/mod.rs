@@ -30,6 +30,9 @@ use crate::report::Report;
 
 type Case = for<'a> fn(&'a mut Report) -> Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
+/// Only run when they are named, or with BENCH=all: `make bench` is to be done within ten minutes.
+pub const BY_NAME: &[&str] = &["memory", "peers", "reclaim", "admin", "routing", "capture", "registry"];
+
 /// Name, description, function.
 pub const ALL: &[(&str, &str, Case)] = &[
     ("enqueue", "enqueue() against a prepared INSERT into a plain table with the same columns and indexes", |r| {

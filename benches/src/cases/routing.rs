@@ -18,7 +18,8 @@ const SHAPES: [(usize, usize); 4] = [(1, 1), (10, 10), (1000, 10), (10_000, 100)
 pub async fn run(report: &mut Report) -> Result<()> {
     let receiver = Receiver::start()?;
     receiver.quiet();
-    let server = server(&[]).await?;
+    // A dispatcher for each of its databases.
+    let server = server(&[("max_worker_processes", "32")]).await?;
     let mut results = vec![];
     for (all, wanting) in SHAPES {
         results.push(measure(&server, &receiver, all, wanting).await?);
