@@ -5,8 +5,11 @@
 //! privilege. What is kept of the executor's duties: relation lock, index maintenance, unique checks, WAL, statistics. What
 //! is left out on purpose: INSERT triggers, defaults and check constraints; the logs have none.
 
+use outbox_core::Result;
 use pgrx::pg_sys;
 use pgrx::pg_sys::Datum;
+
+use crate::catalog;
 
 /// A leaf that is open for appending, with its indexes. `close` it; on ERROR PostgreSQL's resource owner does.
 pub struct Leaf {
@@ -135,6 +138,23 @@ impl Leaf {
             pg_sys::table_close(self.relation, pg_sys::NoLock as _);
         }
     }
+}
+
+/// Appends rows to the current leaf of a ring; they are made with the number of its segment. Inside a transaction.
+pub fn append_current<const N: usize>(
+    ring: &str,
+    leaves: i64,
+    rows: impl FnOnce(i16) -> Vec<[Option<Datum>; N]>,
+) -> Result<()> {
+    let segment = catalog::current_value(catalog::lookup(&format!("_{ring}_segment"))?).rem_euclid(leaves);
+    let mut leaf = Leaf::open(catalog::lookup(&format!("_{ring}_{segment:02}"))?);
+    let mut rows: Vec<([Datum; N], [bool; N])> = rows(segment as i16)
+        .into_iter()
+        .map(|columns| (columns.map(|c| c.unwrap_or(Datum::null())), columns.map(|c| c.is_none())))
+        .collect();
+    leaf.append_all(rows.iter_mut().map(|(values, nulls)| (&mut values[..], &mut nulls[..])));
+    leaf.close();
+    Ok(())
 }
 
 impl Index {

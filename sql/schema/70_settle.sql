@@ -295,7 +295,7 @@ begin
             subscription_id, attempt, outcome, error_class, error, worker)
         select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), j.position, j.message_id,
             j.last_attempt_at, now, j.id, j.run, j.subscription_id, j.attempt,
-            case j.verdict when 'expired' then 'expired' else case when j.verdict is null then 'failed' else 'dead' end end,
+            case when j.verdict is null then 'failed' when j.verdict = 'expired' then 'expired' else 'dead' end,
             class, error, held.worker
         from judged j
     ), changed as (

@@ -7,8 +7,7 @@ use anyhow::Result;
 use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Receiver, Reply, Server, wait_until};
 
-use crate::PAYLOAD;
-use crate::measure::{median, reload, server};
+use crate::measure::{fill, median, reload, routed, server};
 use crate::report::Report;
 
 const MESSAGES: i64 = 50_000;
@@ -62,16 +61,8 @@ pub async fn run(report: &mut Report) -> Result<()> {
 /// Messages per second of a backlog, until they are recorded.
 async fn drain(server: &Server, db: &Client, until: i64) -> Result<f64> {
     reload(server, "pg_outbox.push", "off").await?;
-    db.execute(
-        "select count(outbox.enqueue('order.created', $1::text::jsonb, 'c-778899')) from generate_series(1, $2)",
-        &[&PAYLOAD, &(MESSAGES as i32)],
-    )
-    .await?;
-    wait_until("the backlog is routed", Duration::from_secs(60), async || {
-        let row = db.query_one("select feed_end = messages and routed = feed_end from outbox.stats()", &[]).await;
-        row.is_ok_and(|row| row.get(0))
-    })
-    .await;
+    fill(db, MESSAGES as usize, 1).await?;
+    routed(db).await;
     reload(server, "pg_outbox.push", "on").await?;
     let started = Instant::now();
     wait_until("everything is recorded", Duration::from_secs(120), async || {

@@ -9,8 +9,7 @@ use outbox_harness::tls::{Ca, server_config};
 use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Receiver, Server, wait_until};
 
-use crate::PAYLOAD;
-use crate::measure::{median, reload, server};
+use crate::measure::{fill, median, reload, routed, server};
 use crate::report::Report;
 
 const MESSAGES: usize = 50_000;
@@ -63,16 +62,8 @@ pub async fn run(report: &mut Report) -> Result<()> {
 /// Messages per second of a backlog.
 async fn drain(server: &Server, db: &Client, receiver: &Receiver) -> Result<f64> {
     reload(server, "pg_outbox.push", "off").await?;
-    db.execute(
-        "select count(outbox.enqueue('order.created', $1::text::jsonb, 'c-778899')) from generate_series(1, $2)",
-        &[&PAYLOAD, &(MESSAGES as i32)],
-    )
-    .await?;
-    wait_until("the backlog is routed", Duration::from_secs(60), async || {
-        let row = db.query_one("select feed_end = messages and routed = feed_end from outbox.stats()", &[]).await;
-        row.is_ok_and(|row| row.get(0))
-    })
-    .await;
+    fill(db, MESSAGES, 1).await?;
+    routed(db).await;
     receiver.clear();
     reload(server, "pg_outbox.push", "on").await?;
     wait_until("the first message arrives", Duration::from_secs(10), async || receiver.total() > 0).await;

@@ -102,6 +102,18 @@ impl Subscription {
         self.versions[version].active && (version == 0 || !self.versions[version - 1].active)
     }
 
+    /// A message is with the HTTP thread, or waits in memory for its turn, from here on.
+    pub fn hold(&mut self, bytes: usize) {
+        self.handed += 1;
+        self.handed_bytes += bytes;
+    }
+
+    /// It no longer is.
+    pub fn let_go(&mut self, bytes: usize) {
+        self.handed -= 1;
+        self.handed_bytes -= bytes;
+    }
+
     /// It was unsubscribed: what it has not got is skipped.
     pub fn has_ended(&self) -> bool {
         self.versions.iter().rfind(|v| v.position <= self.begun).is_some_and(|v| !v.active)

@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 
 use outbox_core::Result;
 use pgrx::IntoDatum;
-use pgrx::pg_sys::Datum;
 
-use crate::append::Leaf;
-use crate::catalog;
+use super::now;
+use crate::append::append_current;
 
 /// Leaves of the ring `counter`.
 const LEAVES: i64 = 3;
@@ -35,16 +34,15 @@ pub fn append(deliveries: impl Iterator<Item = Counted>) -> Result<()> {
     if sums.is_empty() {
         return Ok(());
     }
-    let segment = catalog::current_value(catalog::lookup("_counter_segment")?).rem_euclid(LEAVES);
-    let mut leaf = Leaf::open(catalog::lookup(&format!("_counter_{segment:02}"))?);
-    // SAFETY: reads the clock.
-    let at = unsafe { pgrx::pg_sys::GetCurrentTimestamp() };
-    let mut rows: Vec<([Datum; 8], [bool; 8])> = sums
-        .into_iter()
-        .map(|((subscription, endpoint, outcome), (requests, deliveries, micros))| {
+    let at = now();
+    append_current("counter", LEAVES, |segment| {
+        let row = |((subscription, endpoint, outcome), (requests, deliveries, micros)): (
+            (i32, i32, &str),
+            (i64, i64, i64),
+        )| {
             let seconds = micros as f64 / 1e6;
-            let columns = [
-                (segment as i16).into_datum(),
+            [
+                segment.into_datum(),
                 subscription.into_datum(),
                 (endpoint != 0).then_some(endpoint).into_datum(),
                 outcome.into_datum(),
@@ -52,11 +50,8 @@ pub fn append(deliveries: impl Iterator<Item = Counted>) -> Result<()> {
                 deliveries.into_datum(),
                 seconds.into_datum(),
                 at.into_datum(),
-            ];
-            (columns.map(|c| c.unwrap_or(Datum::null())), columns.map(|c| c.is_none()))
-        })
-        .collect();
-    leaf.append_all(rows.iter_mut().map(|(values, nulls)| (&mut values[..], &mut nulls[..])));
-    leaf.close();
-    Ok(())
+            ]
+        };
+        sums.into_iter().map(row).collect()
+    })
 }

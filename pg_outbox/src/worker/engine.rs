@@ -277,7 +277,7 @@ impl Engine {
         if let Some(until) = lagging.filter_map(|s| s.slow_until).min() {
             pause = pause.min(until.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
         }
-        pause = pause.min(self.window.pass(self.retries.ids(), poll)?);
+        pause = pause.min(self.window.pass(|| self.retries.ids(), poll)?);
         if self.window.take_promoted() {
             self.retries.look_at_all(&self.config);
         }

@@ -32,17 +32,30 @@ pub fn lane(id: i32, subscription: &Subscription, stored: &Stored) -> Option<Lan
     }
 }
 
-/// A delivery that waits for the one before it.
-pub struct Waiting {
-    pub stored: Stored,
+/// What is known of a try beyond its message.
+pub struct Seat {
     /// Row of outbox.delivery; 0: none.
     pub delivery_id: i64,
     pub attempt: u32,
+    /// Not tried from here on (microseconds, PostgreSQL's epoch).
     pub expires: Option<i64>,
     /// 0: live; above 0: the replay of that id.
     pub run: i64,
     /// The webhook id gets the replay's suffix.
     pub new_id: bool,
+}
+
+impl Seat {
+    /// The first try of a live delivery, which has no row.
+    pub fn first(expires: Option<i64>) -> Seat {
+        Seat { delivery_id: 0, attempt: 1, expires, run: 0, new_id: false }
+    }
+}
+
+/// A delivery that waits for the one before it.
+pub struct Waiting {
+    pub stored: Stored,
+    pub seat: Seat,
 }
 
 /// What is known of a key that is not idle.
@@ -135,7 +148,7 @@ impl Order {
     pub fn give_back_rows(&mut self) -> Vec<(i32, Waiting)> {
         let mut given = Vec::new();
         for (lane, state) in &mut self.lanes {
-            let (rows, rest) = std::mem::take(&mut state.waiting).into_iter().partition(|w| w.delivery_id != 0);
+            let (rows, rest) = std::mem::take(&mut state.waiting).into_iter().partition(|w| w.seat.delivery_id != 0);
             let rows: VecDeque<Waiting> = rows;
             state.waiting = rest;
             given.extend(rows.into_iter().map(|waiting| (lane.0, waiting)));

@@ -378,7 +378,7 @@ impl Window {
     }
 
     /// Takes back expired leases, ends what has expired, unblocks keys. Says when to look again.
-    pub fn pass(&mut self, in_flight: Vec<i64>, poll: Duration) -> Result<Duration, String> {
+    pub fn pass(&mut self, in_flight: impl FnOnce() -> Vec<i64>, poll: Duration) -> Result<Duration, String> {
         let interval = if self.soon { PASS.min(poll) } else { poll };
         let since = self.passed.map_or(Duration::MAX, |at| at.elapsed());
         if since < interval {
@@ -386,7 +386,7 @@ impl Window {
         }
         let pass = &mut self.pass;
         let (more, soon, free) = txn::run(|| {
-            let rows = pass.execute(&[arg(PASS_LIMIT), arg(in_flight)]);
+            let rows = pass.execute(&[arg(PASS_LIMIT), arg(in_flight())]);
             Ok(rows
                 .first(|row| (row.get(0).unwrap_or(false), row.get(1).unwrap_or(false), row.int(2) > 0))
                 .unwrap_or_default())

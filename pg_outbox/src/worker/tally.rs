@@ -7,11 +7,10 @@ use std::collections::HashMap;
 
 use outbox_core::Result;
 use pgrx::IntoDatum;
-use pgrx::pg_sys::{self, Datum};
 
+use super::now;
 use super::route::Stored;
-use crate::append::Leaf;
-use crate::catalog;
+use crate::append::append_current;
 
 /// Leaves of the ring `tally`.
 const LEAVES: i64 = 3;
@@ -44,30 +43,24 @@ impl Tally {
         if self.topics.is_empty() {
             return Ok(());
         }
-        let segment = catalog::current_value(catalog::lookup("_tally_segment")?).rem_euclid(LEAVES);
-        let mut leaf = Leaf::open(catalog::lookup(&format!("_tally_{segment:02}"))?);
-        // SAFETY: reads the clock.
-        let at = unsafe { pg_sys::GetCurrentTimestamp() };
-        let kinds = [("tenant", &self.tenants), ("topic", &self.topics)];
-        let mut rows: Vec<([Datum; 7], [bool; 7])> = kinds
-            .into_iter()
-            .flat_map(|(kind, sums)| sums.iter().map(move |(name, sum)| (kind, name, sum)))
-            .map(|(kind, name, sum)| {
-                let columns = [
-                    (segment as i16).into_datum(),
+        let at = now();
+        append_current("tally", LEAVES, |segment| {
+            let kinds = [("tenant", &self.tenants), ("topic", &self.topics)];
+            let all =
+                kinds.into_iter().flat_map(|(kind, sums)| sums.iter().map(move |(name, sum)| (kind, &**name, sum)));
+            let row = |(kind, name, sum): (&str, &str, &Sum)| {
+                [
+                    segment.into_datum(),
                     kind.into_datum(),
-                    name.as_ref().into_datum(),
+                    name.into_datum(),
                     sum.messages.into_datum(),
                     sum.matched.into_datum(),
                     sum.skipped.into_datum(),
                     at.into_datum(),
-                ];
-                (columns.map(|c| c.unwrap_or(Datum::null())), columns.map(|c| c.is_none()))
-            })
-            .collect();
-        leaf.append_all(rows.iter_mut().map(|(values, nulls)| (&mut values[..], &mut nulls[..])));
-        leaf.close();
-        Ok(())
+                ]
+            };
+            all.map(row).collect()
+        })
     }
 
     /// The transaction has committed.

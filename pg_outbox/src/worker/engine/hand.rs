@@ -11,7 +11,7 @@ use outbox_sender::{Job, Ticket};
 use super::super::blocked;
 use super::super::config::{Config, Ordering, Subscription};
 use super::super::decide::Decision;
-use super::super::order::{self, Lane, Order, Turn, Waiting};
+use super::super::order::{self, Lane, Order, Seat, Turn, Waiting};
 use super::super::pull::{self, Window};
 use super::super::record::EXPIRED;
 use super::super::retry::Due;
@@ -37,18 +37,6 @@ pub(super) struct Handed {
     pub(super) lane: Option<Lane>,
     /// It has a row in outbox.delivery.
     row: bool,
-}
-
-/// What is known of a try beyond its message.
-pub(super) struct Seat {
-    /// Row of outbox.delivery; 0: none.
-    pub(super) delivery_id: i64,
-    pub(super) attempt: u32,
-    pub(super) expires: Option<i64>,
-    /// 0: live; above 0: the replay of that id.
-    pub(super) run: i64,
-    /// The webhook id gets the replay's suffix.
-    pub(super) new_id: bool,
 }
 
 impl Engine {
@@ -101,32 +89,31 @@ impl Engine {
                     }
                     (Some(subscription), Some(stored)) => (subscription, stored),
                 };
-                // History that is asked for again has expired long since.
-                let expires = due.expires.or_else(|| pull::expiry(subscription, stored)).filter(|_| due.run == 0);
-                if expires.is_some_and(|at| at <= time) {
+                let seat = seat(due, subscription, stored);
+                if seat.expires.is_some_and(|at| at <= time) {
                     gone.push((due.id, EXPIRED));
                     continue;
                 }
                 retries.out(due);
-                if subscription.has_ended() {
-                    decisions.push(Decision::unsubscribed(due.subscription, stored, due.id));
+                let over = if subscription.has_ended() {
+                    Some(Decision::unsubscribed(due.subscription, stored, due.id))
+                } else if window.is_cancelled(stored.message.id) {
+                    Some(Decision::cancelled(due.subscription, stored, due.id))
+                } else {
+                    None
+                };
+                if let Some(decision) = over {
+                    decisions.push(decision);
                     self.unrecorded_since.get_or_insert_with(Instant::now);
                     continue;
                 }
-                if window.is_cancelled(stored.message.id) {
-                    decisions.push(Decision::cancelled(due.subscription, stored, due.id));
-                    self.unrecorded_since.get_or_insert_with(Instant::now);
-                    continue;
-                }
-                let (run, new_id) = (due.run, due.new_id);
                 if let Some(lane) = order::lane(due.subscription, subscription, stored) {
                     if !order.row(&lane) {
-                        wait(order, &lane, subscription, stored, due, expires);
+                        wait(order, &lane, subscription, stored, seat);
                         continue;
                     }
                     first.push((lane, stored.message.position));
                 }
-                let seat = Seat { delivery_id: due.id, attempt: due.attempt, expires, run, new_id };
                 hand_out_as(handed, &mut jobs, due.subscription, subscription, stored, seat);
             }
             self.sender.submit(jobs);
@@ -137,13 +124,12 @@ impl Engine {
                     let Some(subscription) = config.subscriptions.get_mut(&lane.0) else { continue };
                     for due in rows {
                         let Some(stored) = &due.stored else { break };
-                        let expires =
-                            due.expires.or_else(|| pull::expiry(subscription, stored)).filter(|_| due.run == 0);
-                        if subscription.handed_bytes >= HANDED_BYTES || expires.is_some_and(|at| at <= time) {
+                        let seat = seat(due, subscription, stored);
+                        if subscription.handed_bytes >= HANDED_BYTES || seat.expires.is_some_and(|at| at <= time) {
                             break;
                         }
                         retries.out(due);
-                        wait(order, lane, subscription, stored, due, expires);
+                        wait(order, lane, subscription, stored, seat);
                     }
                 }
             }
@@ -165,10 +151,9 @@ impl Engine {
     pub(super) fn give_back_rows(&mut self) {
         for (id, waiting) in self.order.give_back_rows() {
             if let Some(subscription) = self.config.subscriptions.get_mut(&id) {
-                subscription.handed -= 1;
-                subscription.handed_bytes -= waiting.stored.message.content.len();
+                subscription.let_go(waiting.stored.message.content.len());
             }
-            self.retries.back(waiting.delivery_id);
+            self.retries.back(waiting.seat.delivery_id);
             self.retries.at(id, now());
         }
     }
@@ -183,19 +168,17 @@ impl Engine {
     }
 }
 
-/// A row that waits behind another of its key.
-fn wait(
-    order: &mut Order,
-    lane: &Lane,
-    subscription: &mut Subscription,
-    stored: &Stored,
-    due: &Due,
-    expires: Option<i64>,
-) {
-    subscription.handed += 1;
-    subscription.handed_bytes += stored.message.content.len();
-    let (delivery_id, attempt, run, new_id) = (due.id, due.attempt, due.run, due.new_id);
-    order.wait(lane, Waiting { stored: stored.clone(), delivery_id, attempt, expires, run, new_id });
+/// The next try of a row.
+fn seat(due: &Due, subscription: &Subscription, stored: &Stored) -> Seat {
+    // History that is asked for again has expired long since.
+    let expires = due.expires.or_else(|| pull::expiry(subscription, stored)).filter(|_| due.run == 0);
+    Seat { delivery_id: due.id, attempt: due.attempt, expires, run: due.run, new_id: due.new_id }
+}
+
+/// Waits in memory behind another of its key.
+fn wait(order: &mut Order, lane: &Lane, subscription: &mut Subscription, stored: &Stored, seat: Seat) {
+    subscription.hold(stored.message.content.len());
+    order.wait(lane, Waiting { stored: stored.clone(), seat });
 }
 
 pub(super) fn handed_limit(subscription: &Subscription) -> usize {
@@ -240,11 +223,7 @@ pub(super) fn hand_out(
             Turn::Send => {}
             Turn::Wait => {
                 subscription.progress.hand_out(stored.message.position);
-                subscription.handed += 1;
-                subscription.handed_bytes += stored.message.content.len();
-                let waiting =
-                    Waiting { stored: stored.clone(), delivery_id: 0, attempt: 1, expires, run: 0, new_id: false };
-                order.wait(&lane, waiting);
+                wait(order, &lane, subscription, stored, Seat::first(expires));
                 return;
             }
             Turn::Row => {
@@ -256,8 +235,7 @@ pub(super) fn hand_out(
         }
     }
     subscription.progress.hand_out(stored.message.position);
-    let seat = Seat { delivery_id: 0, attempt: 1, expires, run: 0, new_id: false };
-    hand_out_as(handed, jobs, id, subscription, stored, seat);
+    hand_out_as(handed, jobs, id, subscription, stored, Seat::first(expires));
 }
 
 pub(super) fn hand_out_as(
@@ -292,12 +270,10 @@ pub(super) fn hand_out_as(
         }
         Entry::Occupied(mut under_way) => {
             let before = under_way.insert(entry);
-            subscription.handed -= 1;
-            subscription.handed_bytes -= before.bytes;
+            subscription.let_go(before.bytes);
         }
     }
-    subscription.handed += 1;
-    subscription.handed_bytes += bytes;
+    subscription.hold(bytes);
     let message = if seat.new_id {
         let webhook_id = format!("{}_r{}", stored.message.webhook_id, seat.run).into();
         Arc::new(Message { webhook_id, ..Message::clone(&stored.message) })

@@ -11,7 +11,7 @@ use super::super::order::{Lane, Waiting};
 use super::super::record::{Checkpoint, EXPIRED, Entry, Fate};
 use super::super::{now, txn};
 use super::Engine;
-use super::hand::{Seat, hand_out_as};
+use super::hand::hand_out_as;
 
 impl Engine {
     /// Takes what came back from the HTTP thread and decides what becomes of each delivery.
@@ -40,8 +40,7 @@ impl Engine {
             let fate = match self.config.subscriptions.get_mut(&ticket.subscription) {
                 None => Fate::Dead("subscription_gone"),
                 Some(subscription) => {
-                    subscription.handed -= 1;
-                    subscription.handed_bytes -= handed.bytes;
+                    subscription.let_go(handed.bytes);
                     if ticket.delivery_id == 0 {
                         subscription.progress.settle(ticket.position);
                     }
@@ -78,19 +77,18 @@ impl Engine {
     /// A delivery with an order has failed: what waits behind it becomes rows.
     pub(super) fn stop_lane(&mut self, lane: Lane, ticket: Ticket, what: &'static str) {
         for waiting in self.order.stop(&lane) {
-            let position = waiting.stored.message.position;
+            let Waiting { stored, seat } = waiting;
             if let Some(subscription) = self.config.subscriptions.get_mut(&lane.0) {
-                subscription.handed -= 1;
-                subscription.handed_bytes -= waiting.stored.message.content.len();
-                if waiting.delivery_id == 0 {
-                    subscription.progress.settle(position);
+                subscription.let_go(stored.message.content.len());
+                if seat.delivery_id == 0 {
+                    subscription.progress.settle(stored.message.position);
                     subscription.blocked += 1;
                 }
             }
-            if waiting.delivery_id == 0 {
-                self.window.block(lane.0, &waiting.stored, lane.1.clone(), waiting.expires);
+            if seat.delivery_id == 0 {
+                self.window.block(lane.0, &stored, lane.1.clone(), seat.expires);
             } else {
-                self.retries.back(waiting.delivery_id);
+                self.retries.back(seat.delivery_id);
                 self.retries.at(lane.0, now());
             }
         }
@@ -100,21 +98,18 @@ impl Engine {
     /// A delivery with an order has ended: the next of its key goes out.
     pub(super) fn go_on(&mut self, lane: Lane, ticket: Ticket, what: &'static str) {
         let mut jobs = Vec::new();
-        while let Some(next) = self.order.next(&lane) {
+        while let Some(Waiting { stored, seat }) = self.order.next(&lane) {
             let Some(subscription) = self.config.subscriptions.get_mut(&lane.0) else { break };
-            subscription.handed -= 1;
-            subscription.handed_bytes -= next.stored.message.content.len();
-            if self.window.is_cancelled(next.stored.message.id) {
-                if next.delivery_id == 0 {
-                    subscription.progress.settle(next.stored.message.position);
+            subscription.let_go(stored.message.content.len());
+            if self.window.is_cancelled(stored.message.id) {
+                if seat.delivery_id == 0 {
+                    subscription.progress.settle(stored.message.position);
                 }
-                self.decisions.push(Decision::cancelled(lane.0, &next.stored, next.delivery_id));
+                self.decisions.push(Decision::cancelled(lane.0, &stored, seat.delivery_id));
                 self.unrecorded_since.get_or_insert_with(Instant::now);
                 continue;
             }
-            let Waiting { delivery_id, attempt, expires, run, new_id, .. } = next;
-            let seat = Seat { delivery_id, attempt, expires, run, new_id };
-            hand_out_as(&mut self.handed, &mut jobs, lane.0, subscription, &next.stored, seat);
+            hand_out_as(&mut self.handed, &mut jobs, lane.0, subscription, &stored, seat);
             break;
         }
         self.sender.submit(jobs);
