@@ -5,10 +5,12 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use outbox_core::schedule::{self, Schedule};
+use outbox_core::webhook_id::WebhookId;
 use outbox_core::{Code, Error};
 use pgrx::{IntoDatum, JsonB, datum::Interval, pg_sys};
 
 use crate::function::record;
+use crate::worker::route::UNIX_EPOCH;
 use crate::worker::txn::{Plan, arg};
 use crate::worker::wait;
 use crate::{pg_function, shmem};
@@ -25,6 +27,15 @@ pg_function! {
             None => Schedule::default(),
         };
         Ok(interval(schedule.jittered(attempt, seed)))
+    }
+}
+
+pg_function! {
+    /// outbox.webhook_id(message_id bigint, enqueued_at timestamptz) returns text
+    fn outbox_webhook_id(args) {
+        let message_id: i64 = args.get(0).unwrap_or_default();
+        let enqueued_at = args.datum(1).map_or(0, |at| at.value() as i64).wrapping_add(UNIX_EPOCH);
+        Ok(WebhookId { message_id, enqueued_at }.to_string().into_datum())
     }
 }
 

@@ -90,22 +90,28 @@ call outbox._create_ring('attempt', $$
     response_body text,
     positions bigint[],
     message_ids bigint[],
-    results jsonb
+    results jsonb,
+    delivery_ids bigint[]
 $$, 16, array[
+    -- The positions of a batch stay inline, and are not compressed while somebody waits for its end.
+    'alter table {table} set (toast_tuple_target = 8160)',
     'create index {leaf}_message on {table} (message_id)',
     -- the batches that a position may be in
     'create index {leaf}_batch on {table} (position) where positions is not null',
     -- tries of deliveries that have a row
     'create index {leaf}_delivery on {table} (delivery_id) where delivery_id is not null'
 ]);
-comment on table outbox.attempt is 'Append-only log: one row per HTTP request, claimed try, or decision about a delivery';
+comment on table outbox.attempt is 'Append-only log: one row per HTTP request, claimed try (or bundle of them), or decision about a delivery';
 comment on column outbox.attempt.run is '0: live; above 0: the replay of that id; -1: test; -2: manual resend';
 comment on column outbox.attempt.attempt is 'number of the try within its budget; 0: a decision without a try';
 comment on column outbox.attempt.status is 'HTTP status; null: no response';
 comment on column outbox.attempt.outcome is
     'completed, failed (is tried again), dead, expired, cancelled, skipped, returned; partial: a batch''s messages fared differently';
 comment on column outbox.attempt.positions is
-    'a batch request lists all its positions; position is the first, the last is less than 10000 behind it';
+    'a batch (a request, or a bundle that a worker completed) lists all its positions; position is the first, the last is less than '
+    '10000 behind it';
+comment on column outbox.attempt.delivery_ids is
+    'of a completed bundle, in the order of positions; delivery_id is the first, the last is less than 10000 behind it';
 comment on column outbox.attempt.results is 'partial: status and outcome of each message, in the order of positions';
 
 insert into outbox._capability values

@@ -172,11 +172,12 @@ begin
     if exists (select from outbox.attempt a where a.positions is not null) then
         place := outbox._position_of(message_id);
         return query
-        select a.segment, place, _attempts_of.message_id, a.started_at, a.finished_at, a.delivery_id, a.run,
+        select a.segment, place, _attempts_of.message_id, a.started_at, a.finished_at,
+            coalesce(a.delivery_ids[array_position(a.positions, place)], a.delivery_id), a.run,
             a.subscription_id, a.endpoint_id, a.attempt,
             coalesce((r.result ->> 'status')::smallint, a.status), coalesce(r.result ->> 'outcome', a.outcome),
             a.error_class, a.error, a.worker, a.remote_address, a.response_id, a.response_headers, a.response_body,
-            a.positions, a.message_ids, a.results
+            a.positions, a.message_ids, a.results, a.delivery_ids
         from outbox.attempt a
         cross join lateral (select a.results -> (array_position(a.positions, place) - 1) as result) r
         where a.positions is not null and a.position between place - 9999 and place and place = any (a.positions);

@@ -443,6 +443,11 @@ as $$
 declare
     skipped bigint;
 begin
+    perform outbox._unbundle(array(
+        select b.id from outbox._bundle b
+        where b.subscription_id = _skip_deliveries.subscription_id and b.lease is null
+        for update skip locked
+    ));
     with waiting as materialized (
         select d.id from outbox.delivery d
         where d.subscription_id = _skip_deliveries.subscription_id and d.state <> 'processing'

@@ -2,8 +2,8 @@
 
 -- API: public
 create function outbox.webhook_id(message_id bigint, enqueued_at timestamptz) returns text
-language sql immutable strict parallel safe
-return 'msg_' || to_hex(message_id) || '_' || to_hex((extract(epoch from enqueued_at) * 1000000)::bigint);
+language c immutable strict parallel safe
+as 'MODULE_PATHNAME', 'outbox_webhook_id';
 comment on function outbox.webhook_id is
     'What a receiver deduplicates by: the same on every attempt, restart, retry and replay of a message';
 
@@ -70,9 +70,8 @@ begin
         left join outbox.endpoint e on e.id = a.endpoint_id
         union all
         select d.due_at, 'next attempt', s.name, null, d.attempt + 1, null, d.last_error
-        from outbox.delivery d
+        from outbox._open_of(history.message_id) d
         left join outbox.subscription s on s.id = d.subscription_id
-        where d.message_id = history.message_id
         union all
         select l.dead_at, 'dead letter', s.name, null, l.attempt, l.last_status, format('%s: %s', l.reason, l.last_error)
         from outbox.dead_letter l

@@ -80,18 +80,36 @@ end
 $$;
 
 -- API: private
--- Leases these deliveries, which the caller has locked, and returns them with their messages. Called with the caller's settings.
+-- _lease: leases these deliveries, which the caller has locked, and returns them with their messages. _lease_bundles: the
+-- same for whole bundles. Called with the caller's settings.
 --
 -- Looking up messages in all leaves of outbox.message costs several times as much as the rest of a claim: opening them takes
 -- longer than reading them. A claim's messages are nearly always in one leaf, so there is one statement per leaf, and
 -- one for all of them: for segment null.
 do $do$
-begin
-    execute replace($f$
-create function outbox._lease(
+declare
+    rows constant text := $r$
+            update outbox.delivery d
+            set state = 'processing', attempt = d.attempt + 1, lease = token, updated_at = now, last_attempt_at = now,
+                first_attempt_at = coalesce(d.first_attempt_at, now)
+            from unnest(ids, tried) i(id, tried_at)
+            where d.id = i.id
+            returning d.id, d.position, d.message_id, d.message_segment, d.run, d.new_id, d.attempt, d.max_attempts,
+                d.priority, d.due_at, d.expires_at, d.last_error, i.tried_at$r$;
+    bundles constant text := $b$
+            select u.id, u.position, u.message_id, h.message_segment, 0::bigint as run, false as new_id, 1 as attempt,
+                null::int as max_attempts, 0::smallint as priority, h.due_at, null::timestamptz as expires_at,
+                null::text as last_error, null::timestamptz as tried_at
+            from held h
+            cross join lateral unnest(h.delivery_ids, h.positions, h.message_ids) u(id, position, message_id)$b$;
+    held constant text := $h$held as (
+            update outbox._bundle b set lease = token where b.id = any (bundles) returning b.*
+        ), $h$;
+    template constant text := $f$
+create function outbox.{name}(
     source outbox.subscription,
     ids bigint[],
-    tried timestamptz[],
+    {argument},
     segment smallint,
     worker text,
     duration interval
@@ -108,20 +126,14 @@ begin
     case segment {cases}
     end case;
 end
-$$;$f$, '{cases}', (
-        select string_agg(replace(replace($c$
+$$;$f$;
+    branch constant text := $c$
     {when} return query
         with leased as (
-            insert into outbox.lease (id, subscription_id, worker, claimed_at, expires_at, deadline_at, delivery_ids)
-            values (token, source.id, worker, now, until, deadline, ids)
-        ), taken as (
-            update outbox.delivery d
-            set state = 'processing', attempt = d.attempt + 1, lease = token, updated_at = now, last_attempt_at = now,
-                first_attempt_at = coalesce(d.first_attempt_at, now)
-            from unnest(ids, tried) i(id, tried_at)
-            where d.id = i.id
-            returning d.id, d.position, d.message_id, d.message_segment, d.run, d.new_id, d.attempt, d.max_attempts,
-                d.priority, d.due_at, d.expires_at, d.last_error, i.tried_at
+            insert into outbox.lease (id, subscription_id, worker, claimed_at, expires_at, deadline_at, delivery_ids,
+                bundled)
+            values (token, source.id, worker, now, until, deadline, ids, {bundled})
+        ), {held}taken as ({taken}
         )
         select token, until, t.id, source.name, t.message_id, outbox.webhook_id(m.id, m.enqueued_at)
                 || case when t.new_id then '_r' || t.run else '' end, t.position, t.attempt,
@@ -130,12 +142,25 @@ $$;$f$, '{cases}', (
             m.deliver_at, t.expires_at, t.tried_at, t.last_error
         from taken t
         left join {messages} m on m.segment = t.message_segment and m.id = t.message_id
-        order by t.priority desc, t.due_at, t.position;$c$,
-            '{when}', case when leaf is null then 'else' else format('when %s then', leaf) end),
-            '{messages}', case when leaf is null then 'outbox.message' else 'outbox._message_' || lpad(leaf::text, 2, '0') end),
+        order by t.priority desc, t.due_at, t.position;$c$;
+    kind record;
+    branches text;
+    cases text;
+begin
+    for kind in
+        select * from (values
+            ('_lease', 'tried timestamptz[]', 'false', '', rows),
+            ('_lease_bundles', 'bundles bigint[]', 'true', held, bundles)) k(name, argument, bundled, held, taken)
+    loop
+        branches := replace(replace(replace(branch, '{taken}', kind.taken), '{held}', kind.held), '{bundled}', kind.bundled);
+        select string_agg(
+            replace(replace(branches, '{when}', case when leaf is null then 'else' else format('when %s then', leaf) end),
+                '{messages}', 'outbox.' || case when leaf is null then 'message' else '_message_' || lpad(leaf::text, 2, '0') end),
             '' order by leaf nulls last)
-        from (select generate_series(0, 15) as leaf union all select null) l
-    ));
+        into cases
+        from (select generate_series(0, 15) as leaf union all select null) l;
+        execute replace(replace(replace(template, '{name}', kind.name), '{argument}', kind.argument), '{cases}', cases);
+    end loop;
 end
 $do$;
 
@@ -150,6 +175,24 @@ returns void language c volatile strict
 as 'MODULE_PATHNAME', 'outbox_set_marks';
 
 -- API: private
+-- When the first bundle became due; null: there is none. Called with the settings of claim().
+create function outbox._first_bundle(subscription_id int) returns timestamptz
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    since timestamptz := coalesce(outbox._time(((outbox._marks(-subscription_id)).since)[1]), '-infinity');
+begin
+    return (
+        select b.due_at from outbox._bundle b
+        where b.subscription_id = _first_bundle.subscription_id and b.lease is null and b.due_at >= since
+        order by b.due_at, b.id
+        limit 1
+    );
+end
+$$;
+
+-- API: private
 -- Up to `wanted` deliveries that are due, locked; when each was tried last; the leaf of their messages, null: of several.
 -- Called with the settings of claim().
 --
@@ -157,12 +200,17 @@ as 'MODULE_PATHNAME', 'outbox_set_marks';
 -- walk. A snapshot that somebody holds keeps the entries of what was worked off, and they are at the front, too. Where
 -- walking over them has become slow, the session remembers for a second which priorities there are and from where on to
 -- look in each; what has been given back or gets a new priority is then found a second later.
+--
+-- before: when the first bundle became due: of what became due later nothing is picked; infinity: there is none, or it is
+-- not looked for.
 create function outbox._pick(
     subscription_id int,
     wanted int,
+    bundles boolean,
     out ids bigint[],
     out tried timestamptz[],
-    out segment smallint
+    out segment smallint,
+    out before timestamptz
 )
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -178,6 +226,7 @@ declare
     now timestamptz := clock_timestamp();
     marks record;
     known int := 0;
+    bundles_since timestamptz;
     levels int[] := '{}';
     since bigint[] := '{}';
     complete boolean := false;
@@ -185,8 +234,12 @@ declare
 begin
     ids := '{}';
     tried := '{}';
+    before := case when not bundles then 'infinity'::timestamptz end;
     marks := outbox._marks(subscription_id);
     loop
+        if before is null and (marks.levels is not null or cardinality(levels) > 0) then
+            before := coalesce(outbox._first_bundle(subscription_id), 'infinity');
+        end if;
         if marks.levels is not null then
             known := known + 1;
             exit when known > cardinality(marks.levels);
@@ -201,7 +254,24 @@ begin
                 since_then := outbox._time(marks.since[known]);
             end if;
         end if;
-        if marks.levels is null then
+        if marks.levels is null and before is null then
+            -- Two looks in one statement: beginning one costs more than the look.
+            bundles_since := coalesce(outbox._time(((outbox._marks(-subscription_id)).since)[1]), '-infinity');
+            select (
+                select d.priority from outbox.delivery d
+                where d.subscription_id = _pick.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
+                order by d.priority desc
+                limit 1
+            ), (
+                select b.due_at from outbox._bundle b
+                where b.subscription_id = _pick.subscription_id and b.lease is null and b.due_at >= bundles_since
+                order by b.due_at, b.id
+                limit 1
+            ) into level, before;
+            before := coalesce(before, 'infinity');
+            complete := level is null;
+            exit when complete;
+        elsif marks.levels is null then
             select d.priority into level
             from outbox.delivery d
             where d.subscription_id = _pick.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
@@ -211,12 +281,15 @@ begin
             complete := not found;
             exit when complete;
         end if;
+        -- bundles have priority 0
+        exit when level < 0 and before < 'infinity';
         select array_agg(p.id), array_agg(p.last_attempt_at), min(p.message_segment), max(p.message_segment), max(p.due_at)
         into found_ids, found_tried, first_segment, last_segment, last_due
         from (
             select d.id, d.due_at, d.last_attempt_at, d.message_segment from outbox.delivery d
             where d.subscription_id = _pick.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
-                and d.priority = level and d.due_at <= now and d.due_at >= since_then
+                and d.priority = level and d.due_at <= case level when 0 then least(now, before) else now end
+                and d.due_at >= since_then
                 and (d.expires_at is null or d.expires_at > now)
                 and not exists (select from outbox.cancelled c where c.message_id = d.message_id)
             order by d.due_at, d.position
@@ -230,8 +303,8 @@ begin
             segment := first_segment;
         end if;
         levels := levels || level;
-        -- rows become visible a little after they became due
-        since := since || (extract(epoch from greatest(since_then, coalesce(last_due, now - interval '1 s'))
+        -- rows become visible a little after they became due; those behind the bundle were not looked at
+        since := since || (extract(epoch from least(before, greatest(since_then, coalesce(last_due, now - interval '1 s')))
             - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint;
         exit when cardinality(ids) >= wanted;
     end loop;
@@ -247,6 +320,92 @@ begin
     if mixed then
         segment := null;
     end if;
+end
+$$;
+
+-- API: private
+-- Rows have been made of a bundle that became due then: what this session remembers about the index shall not hide them.
+create function outbox._mark_unbundled(subscription_id int, due_at timestamptz) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    marks record := outbox._marks(subscription_id);
+    us bigint := (extract(epoch from due_at - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint;
+    place int := array_position(marks.levels, 0);
+begin
+    if place is not null then
+        marks.since[place] := least(marks.since[place], us);
+    elsif marks.levels[cardinality(marks.levels)] <> 99999 then
+        place := (select count(*) from unnest(marks.levels) l where l > 0);
+        marks.levels := marks.levels[:place] || 0 || marks.levels[place + 1 :];
+        marks.since := marks.since[:place] || us || marks.since[place + 1 :];
+    else
+        return;
+    end if;
+    perform outbox._set_marks(subscription_id, marks.levels, marks.since, -1);
+end
+$$;
+
+-- API: private
+-- Whole bundles with `wanted` deliveries or fewer, locked; the deliveries in them, and the leaf of their messages. Where the
+-- first has more, it is taken apart. Called with the settings of claim().
+create function outbox._pick_bundles(
+    subscription_id int,
+    wanted int,
+    out bundles bigint[],
+    out ids bigint[],
+    out segment smallint
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    next record;
+    started timestamptz := clock_timestamp();
+    marks record := outbox._marks(subscription_id);
+    rows_since timestamptz := coalesce(outbox._time(marks.since[array_position(marks.levels, 0)]), '-infinity');
+    rows_due timestamptz;
+    -- What _pick() does with what has become slow, under a number that no subscription has.
+    since timestamptz := coalesce(outbox._time(((outbox._marks(-subscription_id)).since)[1]), '-infinity');
+begin
+    bundles := '{}';
+    ids := '{}';
+    -- Rows that are due later come after the first bundle, but before others.
+    select d.due_at into rows_due
+    from outbox.delivery d
+    where d.subscription_id = _pick_bundles.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
+        and d.priority = 0 and d.due_at >= rows_since and d.due_at <= started
+    order by d.due_at, d.position
+    limit 1;
+    for next in
+        -- a bundle has at most 100 deliveries
+        select b.id, b.due_at, b.delivery_ids, b.message_segment,
+            exists (
+                select from outbox.cancelled c where c.message_id between lower(b.messages) and upper(b.messages)
+            ) as cancelled
+        from outbox._bundle b
+        where b.subscription_id = _pick_bundles.subscription_id and b.lease is null and b.due_at >= since
+        order by b.due_at, b.id
+        limit greatest(wanted / 100, 1)
+        for update of b skip locked
+    loop
+        if clock_timestamp() - started > interval '2 ms' then
+            perform outbox._set_marks(-subscription_id, array[0],
+                array[(extract(epoch from next.due_at - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint], 1);
+            started := 'infinity';
+        end if;
+        if next.cancelled or cardinality(ids) = 0 and cardinality(next.delivery_ids) > wanted then
+            perform outbox._unbundle(array[next.id]);
+            perform outbox._mark_unbundled(subscription_id, next.due_at);
+            continue;
+        end if;
+        exit when cardinality(ids) + cardinality(next.delivery_ids) > wanted or next.message_segment <> segment
+            or cardinality(ids) > 0 and next.due_at > rows_due;
+        segment := next.message_segment;
+        bundles := bundles || next.id;
+        ids := ids || next.delivery_ids;
+    end loop;
 end
 $$;
 
@@ -270,7 +429,8 @@ as $$
 #variable_conflict use_variable
 declare
     source outbox.subscription;
-    found record;
+    picked record;
+    bundles record;
 begin
     -- Functions are called for what is wrong only: in a claim of one message each would be a good part of its price.
     select * into source from outbox.subscription s where s.name = subscription and s.deleted_at is null;
@@ -284,15 +444,26 @@ begin
     if source.paused then
         return;
     end if;
-    found := outbox._pick(source.id, max_messages);
+    picked := outbox._pick(source.id, max_messages, true);
     -- Where no dispatcher can do it, whoever finds nothing looks for more: only in a transaction without an xid, see _tick.
-    if cardinality(found.ids) = 0 and pg_current_xact_id_if_assigned() is null and outbox._route_inline() in ('ticked', 'idle') then
+    if cardinality(picked.ids) = 0 and picked.before = 'infinity' and pg_current_xact_id_if_assigned() is null
+        and outbox._route_inline() in ('ticked', 'idle') then
         perform outbox._pass(1000, '{}');
         perform outbox._replay_inline(source.id);
-        found := outbox._pick(source.id, max_messages);
+        picked := outbox._pick(source.id, max_messages, true);
     end if;
-    if cardinality(found.ids) > 0 then
-        return query select * from outbox._lease(source, found.ids, found.tried, found.segment, worker, lease);
+    if cardinality(picked.ids) = 0 and picked.before < 'infinity' then
+        bundles := outbox._pick_bundles(source.id, max_messages);
+        if cardinality(bundles.ids) > 0 then
+            return query select *
+            from outbox._lease_bundles(source, bundles.ids, bundles.bundles, bundles.segment, worker, lease);
+            return;
+        end if;
+        -- It was taken apart, or somebody else has it.
+        picked := outbox._pick(source.id, max_messages, false);
+    end if;
+    if cardinality(picked.ids) > 0 then
+        return query select * from outbox._lease(source, picked.ids, picked.tried, picked.segment, worker, lease);
     end if;
 end
 $$;
@@ -326,6 +497,9 @@ begin
     end if;
     if pg_current_xact_id_if_assigned() is null and outbox._route_inline() in ('ticked', 'idle') then
         perform outbox._pass(1000, '{}');
+    end if;
+    if exists (select from outbox._bundle b where b.subscription_id = source.id and b.lease is null) then
+        return 'ready';
     end if;
     loop
         select d.priority into level
@@ -377,7 +551,9 @@ begin
     if ended is null then
         select a.outcome into ended
         from outbox.attempt a
-        where a.delivery_id = _raise_ended.delivery_id
+        -- a bundle's deliveries lie within 10,000
+        where a.delivery_id between _raise_ended.delivery_id - 9999 and _raise_ended.delivery_id
+            and (a.delivery_id = _raise_ended.delivery_id or _raise_ended.delivery_id = any (a.delivery_ids))
         order by a.finished_at desc
         limit 1;
     end if;
@@ -415,9 +591,17 @@ begin
     if delivery_id is null then
         raise exception 'delivery_id must not be null' using errcode = 'null_value_not_allowed';
     end if;
+    perform outbox._unbundle_delivery(delivery_id);
     select * into wanted from outbox.delivery d where d.id = delivery_id for update;
     if wanted.id is null then
-        perform outbox._raise_ended(delivery_id);
+        holder := outbox._bundle_holder(delivery_id);
+        if holder.id is null then
+            perform outbox._raise_ended(delivery_id);
+        end if;
+        wanted.subscription_id := holder.subscription_id;
+        wanted.pull := true;
+        wanted.state := 'processing';
+        wanted.lease := holder.id;
     end if;
     select * into source from outbox.subscription s where s.id = wanted.subscription_id;
     if not wanted.pull or source.id is null then

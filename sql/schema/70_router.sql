@@ -24,7 +24,7 @@ create function outbox._open_deliveries(
     expires_us bigint[],
     max_attempts int[],
     keys text[]
-) returns int[]
+) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
@@ -45,16 +45,28 @@ begin atomic
         keys)
         u(pull, subscription_id, position, message_id, segment, priority, due_at, expires_at, max_attempts, key)
     on conflict (subscription_id, position, run) do nothing;
+end;
 
+-- API: private
+-- After rows and bundles of these subscriptions and messages have been made. Returns whose workers want to be notified.
+create function outbox._opened(subscription_ids int[], message_ids bigint[]) returns int[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
     -- The router may have looked before they were cancelled.
-    insert into outbox._called_off (message_id)
-    select c.message_id from outbox.cancelled c where c.message_id = any (message_ids);
+    if exists (
+        select from outbox.cancelled c
+        where c.message_id between (select min(u) from unnest(message_ids) u) and (select max(u) from unnest(message_ids) u)
+    ) then
+        insert into outbox._called_off (message_id)
+        select c.message_id from outbox.cancelled c where c.message_id = any (message_ids);
+    end if;
     insert into outbox._ending (subscription_id)
     select s.id from outbox.subscription s where s.id = any (subscription_ids) and s.deleted_at is not null;
-
-    -- whose workers want to be notified
-    select array_agg(s.id) from outbox.subscription s where s.id = any (subscription_ids) and s.notify;
-end;
+    return array(select s.id from outbox.subscription s where s.id = any (subscription_ids) and s.notify);
+end
+$$;
 
 -- API: private
 -- Deliveries without a row that end before they were tried: expired while their subscription lagged, or cancelled.
@@ -245,7 +257,8 @@ begin
             where s.id = over.subscription_id and s.deleted_at is not null and s.endpoint_id is null
         ) then
             cleared := cleared + outbox._skip_deliveries(over.subscription_id, 'unsubscribed');
-            continue when exists (select from outbox.delivery d where d.subscription_id = over.subscription_id);
+            continue when exists (select from outbox.delivery d where d.subscription_id = over.subscription_id)
+                or exists (select from outbox._bundle b where b.subscription_id = over.subscription_id);
         end if;
         delete from outbox._ending e where e.ctid = over.place;
     end loop;
@@ -280,7 +293,7 @@ begin
         perform outbox._end_cancelled(called_off, in_flight);
         delete from outbox._called_off c
         where c.message_id = any (called_off)
-            and not exists (select from outbox.delivery d where d.message_id = c.message_id);
+            and not exists (select from outbox._open_of(c.message_id));
     end if;
     worked := free + outbox._expire(at, max, in_flight) + outbox._clear(max);
     free := free + outbox._promote(max);

@@ -53,6 +53,40 @@ begin
 end
 $$;
 
+-- API: private
+-- Ends a lease of whole bundles, with a row in the log for each bundle.
+create function outbox._complete_bundles(held outbox.lease) returns bigint[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    done bigint[];
+begin
+    with gone as (
+        delete from outbox._bundle b where b.lease = held.id returning b.*
+    ), logged as (
+        insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
+            subscription_id, attempt, outcome, worker, positions, message_ids, delivery_ids)
+        select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), g.positions[1], g.message_ids[1],
+            held.claimed_at, clock_timestamp(), g.delivery_ids[1], 0, g.subscription_id, 1, 'completed', held.worker,
+            g.positions, g.message_ids, g.delivery_ids
+        from gone g
+    ), counted as (
+        insert into outbox.counter (segment, subscription_id, outcome, requests, deliveries, seconds)
+        select coalesce(pg_sequence_last_value('outbox._counter_segment'), 0), held.subscription_id, 'completed',
+            count(*), sum(cardinality(g.positions)), 0
+        from gone g
+        having count(*) > 0
+    ), ended as (
+        delete from outbox.lease l where l.id = held.id
+    )
+    select array_agg(u.id order by g.positions[1], u.n) into done
+    from gone g
+    cross join lateral unnest(g.delivery_ids) with ordinality u(id, n);
+    return coalesce(done, '{}');
+end
+$$;
+
 -- API: public
 create function outbox.complete(
     lease bigint,
@@ -88,6 +122,13 @@ begin
         -- also says what is wrong with null
         perform outbox._hold(token);
         return '{}';
+    end if;
+    if held.bundled then
+        -- Of whole bundles, or one by one.
+        if results is null and (delivery_ids is null or delivery_ids @> held.delivery_ids) then
+            return outbox._complete_bundles(held);
+        end if;
+        perform outbox._unbundle_lease(token);
     end if;
     named := coalesce(delivery_ids, held.delivery_ids);
     -- All in one statement: most of what a small one costs is its beginning.
@@ -228,15 +269,26 @@ set enable_mergejoin = off
 set jit = off
 as $$
 declare
-    ids bigint[] := array(
+    called_off bigint[];
+    ids bigint[];
+begin
+    if not exists (
+        select from outbox.cancelled c
+        where c.message_id between (select min(u) from unnest(message_ids) u) and (select max(u) from unnest(message_ids) u)
+    ) then
+        return 0;
+    end if;
+    called_off := array(
+        select c.message_id from unnest(message_ids) u(message_id) join outbox.cancelled c on c.message_id = u.message_id
+    );
+    perform outbox._unbundle_messages(called_off, false);
+    ids := array(
         select d.id
-        from unnest(message_ids) u(message_id)
-        join outbox.cancelled c on c.message_id = u.message_id
-        join outbox.delivery d on d.message_id = c.message_id
+        from unnest(called_off) u(message_id)
+        join outbox.delivery d on d.message_id = u.message_id
         where d.state <> 'processing' and d.id <> all (in_flight)
         for update of d skip locked
     );
-begin
     return case when cardinality(ids) = 0 then 0 else outbox._drop_cancelled(ids) end;
 end
 $$;
@@ -271,6 +323,9 @@ declare
     called_off bigint[];
     source int;
 begin
+    if held.bundled then
+        perform outbox._unbundle_lease(held.id);
+    end if;
     with mine as (
         select d.*, s.max_attempts as budget, s.max_age, s.schedule, m.enqueued_at,
             now + case
@@ -430,6 +485,9 @@ declare
 begin
     if held.id is null then
         return '{}';
+    end if;
+    if held.bundled then
+        perform outbox._unbundle_lease(held.id);
     end if;
     with returned as (
         update outbox.delivery d

@@ -333,12 +333,16 @@ declare
     found outbox.delivery;
     holder outbox.lease;
 begin
+    perform outbox._unbundle_delivery(delivery_id);
     select * into found from outbox.delivery d where d.id = _waiting_delivery.delivery_id for update;
-    if found.id is null then
+    holder := case when found.id is null then outbox._bundle_holder(delivery_id) end;
+    if found.id is null and holder.id is null then
         perform outbox._raise_ended(delivery_id);
     end if;
     if found.state = 'processing' then
         select * into holder from outbox.lease l where l.id = found.lease;
+    end if;
+    if holder.id is not null or found.state = 'processing' then
         raise exception 'delivery % is leased', delivery_id
             using errcode = 'OB003', detail = format('Worker "%s" has it until %s.', holder.worker, holder.expires_at);
     end if;
@@ -424,6 +428,7 @@ begin
     source := outbox._subscription_id(subscription);
     -- Twice: it may become a dead letter, or a delivery again, while this waits for the lock.
     for look in 1..2 loop
+        perform outbox._unbundle_messages(array[message_id], true);
         select * into waiting from outbox.delivery d
         where d.message_id = message_id and d.subscription_id = source
         order by d.position desc
@@ -485,10 +490,11 @@ begin
     if exists (select from outbox.cancelled c where c.message_id = message_id) then
         raise exception 'message % was cancelled already', message_id using errcode = 'OB002';
     end if;
+    perform outbox._unbundle_messages(array[message_id], true);
     perform from outbox.delivery d where d.message_id = message_id order by d.id for update;
     select array_agg(d.id) filter (where d.state <> 'processing'), count(*) filter (where d.state = 'processing')
     into waiting, leased
-    from outbox.delivery d where d.message_id = message_id;
+    from outbox._open_of(message_id) d;
     if waiting is null then
         place := outbox._position_of(message_id);
         select r.matched[place - r.first_position + 1] into matches

@@ -39,6 +39,18 @@ left join outbox.subscription s on s.id = d.subscription_id
 left join outbox.endpoint e on e.id = s.endpoint_id
 left join outbox.lease l on l.id = d.lease
 union all
+select u.id, s.name, null, u.message_id, u.position, true, case when b.lease is null then 'pending' else 'processing' end,
+    case when b.lease is null then 0 else 1 end, s.max_attempts, 0,
+    s.max_attempts > case when b.lease is null then 0 else 1 end, 0::smallint, l.worker, l.claimed_at, l.expires_at,
+    case when b.lease is null then b.due_at end,
+    case when b.lease is null then greatest(b.due_at - clock_timestamp(), interval '0') end, null, null,
+    clock_timestamp() - b.due_at, b.lease is null and b.due_at <= clock_timestamp(), false, false, null, null, null,
+    b.due_at, coalesce(l.claimed_at, b.due_at), l.claimed_at, l.claimed_at, null
+from outbox._bundle b
+cross join lateral unnest(b.delivery_ids, b.positions, b.message_ids) u(id, position, message_id)
+left join outbox.subscription s on s.id = b.subscription_id
+left join outbox.lease l on l.id = b.lease
+union all
 select l.delivery_id, s.name, e.name, l.message_id, l.position, l.endpoint_id is null, l.state, l.attempt, s.max_attempts,
     l.attempt, false, 0::smallint, null, null, null, null, null, null, null, clock_timestamp() - l.created_at, false,
     l.state = 'expired', false, l.last_status, l.last_error_class, l.last_error, l.created_at, coalesce(l.resolved_at, l.dead_at),
@@ -57,12 +69,12 @@ left join outbox.subscription s on s.id = a.subscription_id
 left join outbox.endpoint e on e.id = a.endpoint_id
 where a.run = 0 and a.outcome in ('completed', 'cancelled') and a.positions is null
 union all
-select null, s.name, e.name, m.message_id, m.position, false, 'completed', a.attempt, s.max_attempts,
-    greatest(a.attempt - 1, 0), false, 0::smallint, null, null, null, null, null, null, null,
+select m.delivery_id, s.name, e.name, m.message_id, m.position, a.endpoint_id is null, 'completed', a.attempt, s.max_attempts,
+    greatest(a.attempt - 1, 0), false, 0::smallint, a.worker, null, null, null, null, null, null,
     clock_timestamp() - a.finished_at, false, false, false, a.status, null, null, a.started_at, a.finished_at,
     a.started_at, a.started_at, a.finished_at
 from outbox.attempt a
-cross join lateral unnest(a.message_ids, a.positions) with ordinality m(message_id, position, i)
+cross join lateral unnest(a.message_ids, a.positions, a.delivery_ids) with ordinality m(message_id, position, delivery_id, i)
 left join outbox.subscription s on s.id = a.subscription_id
 left join outbox.endpoint e on e.id = a.endpoint_id
 where a.positions is not null and a.run = 0
@@ -93,6 +105,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     waiting text;
+    open_place bigint;
     place bigint;
     matches int;
     ended int;
@@ -100,8 +113,8 @@ declare
     dead boolean;
     expired boolean;
 begin
-    select d.state into waiting
-    from outbox.delivery d where d.message_id = _message_status.message_id
+    select d.state, d.place into waiting, open_place
+    from outbox._open_of(_message_status.message_id) d
     order by array_position(array['processing', 'pending', 'failed'], d.state)
     limit 1;
     if waiting in ('processing', 'pending') then
@@ -112,9 +125,7 @@ begin
     from outbox._attempts_of(_message_status.message_id) a
     where a.run = 0
         and a.outcome in ('completed', 'dead', 'expired', 'cancelled', 'skipped');
-    place := coalesce(place, (
-        select d.position from outbox.delivery d where d.message_id = _message_status.message_id limit 1
-    ), outbox._position_of(message_id));
+    place := coalesce(place, open_place, outbox._position_of(message_id));
     matches := outbox._matched(place);
     if place is null or matches is null and not exists (select from outbox.cancelled c
         where c.message_id = _message_status.message_id) then
@@ -282,7 +293,7 @@ begin
     elsif status in ('pending', 'processing', 'failed') then
         -- what is not at its end has a row, but for what is being sent right now
         found_ids := array(
-            select distinct d.message_id from outbox.delivery d
+            select distinct d.message_id from outbox._open d
             join outbox.message m on m.segment = d.message_segment and m.id = d.message_id
             where d.state = status and (before is null or d.message_id < before)
                 and (tenant is null or m.tenant = tenant) and (topic is null or m.topic = topic)
@@ -352,7 +363,7 @@ begin atomic
     select c.status, sum(c.n)::bigint
     from (
         select d.state as status, count(*) as n
-        from outbox.delivery d
+        from outbox._open d
         where count_by_status.tenant is null or exists (
             select from outbox.message m
             where m.segment = d.message_segment and m.id = d.message_id and m.tenant = count_by_status.tenant
@@ -379,8 +390,20 @@ begin atomic
         select a.outcome, count(*)
         from outbox.message m
         join outbox.attempt a on a.message_id = m.id and a.run = 0 and a.outcome in ('completed', 'cancelled')
-        where count_by_status.tenant is not null and m.tenant = count_by_status.tenant
+        where count_by_status.tenant is not null and m.tenant = count_by_status.tenant and a.positions is null
         group by a.outcome
+        union all
+        select coalesce(u.result ->> 'outcome', u.outcome), count(*)
+        from (
+            select a.outcome, i.message_id, a.results -> (i.n::int - 1) as result
+            from outbox.attempt a
+            cross join lateral unnest(a.message_ids) with ordinality i(message_id, n)
+            where a.positions is not null and a.run = 0
+        ) u
+        join outbox.message m on m.id = u.message_id
+        where count_by_status.tenant is not null and m.tenant = count_by_status.tenant
+            and coalesce(u.result ->> 'outcome', u.outcome) in ('completed', 'cancelled')
+        group by 1
     ) c
     group by c.status
     order by c.status;

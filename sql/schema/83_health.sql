@@ -339,7 +339,7 @@ begin atomic
     select 'outbox_request_seconds_count', jsonb_build_object('endpoint', p.name), p.requests from per_endpoint p
     union all
     select 'outbox_pending', jsonb_build_object('subscription', s.name, 'state', d.state), count(*)
-    from outbox.delivery d join outbox.subscription s on s.id = d.subscription_id
+    from outbox._open d join outbox.subscription s on s.id = d.subscription_id
     group by s.name, d.state
     union all
     select 'outbox_subscription_lag_positions', jsonb_build_object('subscription', l.subscription), l.lag

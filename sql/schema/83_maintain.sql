@@ -138,6 +138,9 @@ begin
                     select m.id from outbox._message_kept m
                     where not exists (select from outbox.delivery d where d.message_id = m.id)
                         and not exists (
+                            select from outbox._bundle b where b.messages @> m.id and m.id = any (b.message_ids)
+                        )
+                        and not exists (
                             select from outbox.dead_letter l
                             where l.message_id = m.id and l.resolution in ('open', 'requeued')
                         )

@@ -196,7 +196,7 @@ declare
 begin
     ids := array(
         select u.message_id from (
-            select d.message_id from outbox.delivery d where d.message_segment = leaf
+            select d.message_id from outbox._open d where d.message_segment = leaf
             union
             select l.message_id from outbox.dead_letter l
             where l.message_segment = leaf and l.resolution in ('open', 'requeued')
@@ -206,6 +206,9 @@ begin
     if cardinality(ids) > at_most then
         return null;
     end if;
+    perform outbox._unbundle(array(
+        select b.id from outbox._bundle b where b.message_segment = leaf and b.lease is null for update
+    ));
     -- A number that a leaf has is used again every time round: older rows with it wait for messages that are kept already.
     insert into outbox._message_kept
     select (-1)::smallint, m.id, m.xid, m.enqueued_at, m.deliver_at, m.expires_at, m.occurred_at, m.max_attempts, m.priority,
@@ -215,6 +218,7 @@ begin
     where m.segment = leaf and m.id = any (ids)
     on conflict (id) do nothing;
     update outbox.delivery d set message_segment = -1 where d.message_segment = leaf and d.message_id = any (ids);
+    update outbox._bundle b set message_segment = -1 where b.message_segment = leaf;
     update outbox.dead_letter l set message_segment = -1 where l.message_segment = leaf and l.message_id = any (ids);
     return cardinality(ids);
 end

@@ -24,10 +24,11 @@ begin
     end if;
     -- What is being requeued has a delivery when this goes on.
     perform from outbox.dead_letter l where l.message_id = message_id order by l.id for update;
+    perform outbox._unbundle_messages(array[message_id], true);
     perform from outbox.delivery d where d.message_id = message_id order by d.id for update;
     select l.worker, l.expires_at into leased
-    from outbox.delivery d left join outbox.lease l on l.id = d.lease
-    where d.message_id = message_id and d.state = 'processing'
+    from outbox._open_of(message_id) d left join outbox.lease l on l.id = d.lease
+    where d.state = 'processing'
     limit 1;
     if found then
         raise exception 'message % is being delivered', message_id

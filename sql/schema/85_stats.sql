@@ -127,7 +127,7 @@ begin atomic
     select coalesce(pg_sequence_last_value('outbox._message_id'), 0),
         coalesce((select t.last_position from outbox.tick t order by t.id desc limit 1), 0),
         coalesce((select c.position from outbox.checkpoint c order by c.id desc limit 1), 0),
-        (select count(*) from outbox.delivery),
+        (select count(*) from outbox._open),
         (select count(*) from outbox.dead_letter l where l.resolution = 'open'),
         w.state, w.in_flight, w.queued, s.*
     from outbox._worker_slot() w cross join sums s;

@@ -33,12 +33,17 @@ const fn skipping(name: &'static str, call: &'static str) -> Op {
     Op { name, call, skips: true, raises: &[] }
 }
 
-const OPS: [Op; 22] = [
+const OPS: [Op; 23] = [
     // On a slow machine a session remembers for a second where to look, and would find nothing.
     skipping(
         "claim",
         "select outbox._set_marks((select source from stage.now), '{}', '{}', 0);
         select count(*) from outbox.claim('jobs', 'w')",
+    ),
+    skipping(
+        "claim two",
+        "select outbox._set_marks((select source from stage.now), '{}', '{}', 0);
+        select count(*) from outbox.claim('jobs', 'w', 2)",
     ),
     op(
         "claim_delivery",
@@ -67,8 +72,10 @@ const OPS: [Op; 22] = [
     skipping("pass of the router", ROUTE),
 ];
 
-/// Where a run begins; the second message of the key waits behind the first one.
-const BEGINNINGS: [&str; 5] = ["waiting", "failed", "leased", "overdue", "dead"];
+/// Where a run begins; the second message of the key waits behind the first one, or is in a bundle with it.
+const BEGINNINGS: [&str; 8] =
+    ["waiting", "failed", "leased", "overdue", "dead", BUNDLED, "bundle_leased", "bundle_overdue"];
+const BUNDLED: &str = "bundle";
 
 /// Makes beginnings out of a stock of routed deliveries, and tells the state of the two that a run is about.
 const STAGE: &str = "
@@ -83,6 +90,7 @@ begin
     select * into n from stage.now;
     -- what the run before has left
     delete from outbox.delivery where subscription_id = n.source;
+    delete from outbox._bundle where subscription_id = n.source;
     delete from outbox.lease where subscription_id = n.source;
     delete from outbox.dead_letter where subscription_id = n.source;
     delete from outbox._freed where subscription_id = n.source;
@@ -96,13 +104,21 @@ begin
     into n.m, n.m2, n.d from outbox.delivery where key = own;
     n.l := 0;
     n.x := 0;
-    if beginning <> 'waiting' then
+    if beginning like 'bundle%' then
+        perform outbox._open_bundle(n.source, min(message_segment),
+            (extract(epoch from clock_timestamp() - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint, array_agg(position order by position),
+            array_agg(message_id order by position))
+        from outbox.delivery where key = own;
+        delete from outbox.delivery where key = own;
+        select delivery_ids[1] into n.d from outbox._bundle;
+    end if;
+    if beginning not in ('waiting', 'bundle') then
         perform outbox._set_marks(n.source, '{}', '{}', 0);
-        select lease into n.l from outbox.claim('jobs', 'first');
+        select lease into n.l from outbox.claim('jobs', 'first', 2);
     end if;
     if beginning = 'failed' then
         perform outbox.fail(n.l, null, 'x', '0 s');
-    elsif beginning = 'overdue' then
+    elsif beginning like '%overdue' then
         update outbox.lease set expires_at = clock_timestamp() - interval '1 s' where id = n.l;
     elsif beginning = 'dead' then
         perform outbox.dead(n.l, null, 'x');
@@ -111,17 +127,24 @@ begin
     update stage.now set m = n.m, m2 = n.m2, d = n.d, l = n.l, x = n.x;
     return next n;
 end $$;
+create function stage.open(message bigint) returns table (state text, attempt int, blocked boolean, due_at timestamptz, lease bigint)
+language sql as $$
+    select d.state, d.attempt, d.blocked, d.due_at, d.lease from outbox.delivery d where d.message_id = message
+    union all
+    select o.state, o.attempt, false, o.due_at, o.lease from outbox._open_of(message) o
+    where not exists (select from outbox.delivery d where d.id = o.id)
+$$;
 -- Everything about the two, without ids and times.
 create function stage.state() returns text language plpgsql as $$ begin return (
     select string_agg(concat_ws(' ', m.n || ':',
         (select string_agg(concat_ws(' ', d.state, d.attempt, case when d.blocked then 'blocked' end,
             case when d.due_at > clock_timestamp() then 'later' end, l.worker, case when d.lease is not null and l.id is null then 'no lease' end,
             case when l.expires_at < clock_timestamp() then 'overdue' end), ' + ')
-            from outbox.delivery d left join outbox.lease l on l.id = d.lease where d.message_id = m.id),
+            from stage.open(m.id) d left join outbox.lease l on l.id = d.lease),
         (select string_agg(concat_ws(' ', x.state, x.reason, x.resolution, x.attempt), ' + ' order by x.id)
             from outbox.dead_letter x where x.message_id = m.id),
         (select 'log (' || string_agg(a.outcome || ' ' || a.attempt, ', ' order by a.outcome, a.attempt) || ')'
-            from outbox.attempt a where a.message_id = m.id),
+            from outbox._attempts_of(m.id) a),
         (select 'cancelled' from outbox.cancelled c where c.message_id = m.id),
         (select 'erased' from outbox.message o where o.id = m.id and o.payload is null)), '; ' order by m.n)
         || '; leases ' || (select count(*) from outbox.lease)
@@ -317,7 +340,7 @@ impl Run {
                                 .push(format!("{}: {} beside {} raises {result}", self.beginning, op.name, first.name));
                         }
                     }
-                    wrong.extend(broken(&outcome.2).map(|why| {
+                    wrong.extend(broken(&outcome.2, self.beginning.starts_with(BUNDLED)).map(|why| {
                         format!(
                             "{}: {} beside {} ({end}): {why}: {}",
                             self.beginning, second.name, first.name, outcome.2
@@ -340,12 +363,15 @@ fn nothing(result: &str) -> String {
 }
 
 /// What no order of anything may lead to.
-fn broken(state: &str) -> Option<&'static str> {
+fn broken(state: &str, bundle: bool) -> Option<&'static str> {
     let parts: Vec<&str> = state.split("; ").collect();
     let processing = state.matches("processing").count();
     let leases: Option<usize> = parts[2].trim_start_matches("leases ").split(',').next().and_then(|n| n.parse().ok());
-    if leases != Some(processing) {
+    if !bundle && leases != Some(processing) {
         return Some("a lease per delivery that a worker has");
+    }
+    if (processing > 0) != (leases > Some(0)) {
+        return Some("a lease without deliveries");
     }
     if state.contains("no lease") {
         return Some("leased to nobody");
@@ -365,7 +391,7 @@ fn broken(state: &str) -> Option<&'static str> {
             return Some("completed twice");
         }
     }
-    if processing > 1 {
+    if processing > 1 && !bundle {
         return Some("two of a key at a time");
     }
     None

@@ -28,6 +28,10 @@ async fn inventory(db: &Client) -> BTreeMap<String, String> {
             "dead",
             "select string_agg(format('%s %s', l.subscription_id, l.position), ',' order by l.id) from outbox.dead_letter l",
         ),
+        (
+            "bundles",
+            "select string_agg(format('%s %s %s %s', b.subscription_id, b.positions, b.delivery_ids, b.lease), ',' order by b.id) from outbox._bundle b",
+        ),
         ("leases", "select string_agg(format('%s %s', l.id, l.worker), ',' order by l.id) from outbox.lease l"),
         (
             "cursors",

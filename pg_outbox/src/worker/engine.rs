@@ -266,13 +266,14 @@ impl Engine {
             self.route_behind()?;
             again |= self.routed < self.end;
         }
-        if let Some(wait) = self.window.recount(&mut self.config)? {
-            pause = pause.min(wait);
-        }
+        self.window.recount(&mut self.config)?;
         if let Some(wait) = self.blocked.recount(&mut self.config, &self.window)? {
             pause = pause.min(wait);
         }
         again |= self.catch_up()?;
+        if let Some(wait) = self.window.recount_in(&self.config) {
+            pause = pause.min(wait.max(Duration::from_millis(1)));
+        }
         let lagging = self.config.subscriptions.values().filter(|s| s.progress.lag().is_some() && !s.is_quick());
         if let Some(until) = lagging.filter_map(|s| s.slow_until).min() {
             pause = pause.min(until.saturating_duration_since(Instant::now()) + Duration::from_millis(1));

@@ -6,13 +6,14 @@
 //!   doubles it.
 //! * A pull subscription has about `WINDOW` rows that wait for their first try, however long its backlog is: beyond that it
 //!   lags, as a slow push subscription does, and re-reads the feed when workers have made room.
+//! * A hundred of one subscription that differ in nothing but their message become one row, a bundle: see 61_bundles.sql.
 //! * What is expired or cancelled when it is its turn is recorded as that, with the same checkpoint.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::{
-    BOOLARRAYOID, INT2ARRAYOID, INT4ARRAYOID, INT4OID, INT8ARRAYOID, INT8OID, TEXTARRAYOID, TIMESTAMPTZOID,
+    BOOLARRAYOID, INT2ARRAYOID, INT2OID, INT4ARRAYOID, INT4OID, INT8ARRAYOID, INT8OID, TEXTARRAYOID, TIMESTAMPTZOID,
 };
 
 use super::config::{Config, Ordering, Subscription};
@@ -24,10 +25,16 @@ use crate::shmem;
 
 /// Rows of a subscription that wait for their first try.
 pub const WINDOW: usize = 10_000;
+/// Deliveries in a bundle; how many are enough for one behind full ones; and within how many positions they lie: who looks for one in the log relies on it.
+const BUNDLE: usize = 100;
+const BUNDLE_LEAST: usize = 20;
+const BUNDLE_SPAN: i64 = 10_000;
 /// Nobody has counted yet.
 const UNCOUNTED: usize = usize::MAX;
-/// How often a full window is looked at again, and how often expired leases are looked for while there are leases.
+/// How often a full window is looked at again: always, and when workers had emptied half of it before the last look.
 const RECOUNT: Duration = Duration::from_millis(100);
+const RECOUNT_DRAINED: Duration = Duration::from_millis(20);
+/// How often expired leases are looked for while there are leases.
 const PASS: Duration = Duration::from_secs(1);
 /// Leases taken back, deliveries expired, keys unblocked in one transaction.
 const PASS_LIMIT: i32 = 1000;
@@ -73,6 +80,8 @@ pub struct Window {
     /// Messages that are not to be delivered any more; usually empty.
     cancelled: HashSet<i64>,
     open: Plan,
+    open_bundle: Plan,
+    opened: Plan,
     end: Plan,
     count: Plan,
     pass: Plan,
@@ -85,6 +94,7 @@ pub struct Window {
     /// No row waits for its first try below these positions.
     lowest: HashMap<i32, i64>,
     counted: Option<Instant>,
+    recount_after: Duration,
     passed: Option<Instant>,
     /// The last pass saw leases, or left something undone.
     soon: bool,
@@ -113,6 +123,11 @@ impl Window {
                     TEXTARRAYOID,
                 ],
             ),
+            open_bundle: Plan::new(
+                "select outbox._open_bundle($1, $2, $3, $4, $5)",
+                &[INT4OID, INT2OID, INT8OID, INT8ARRAYOID, INT8ARRAYOID],
+            ),
+            opened: Plan::new("select outbox._opened($1, $2)", &[INT4ARRAYOID, INT8ARRAYOID]),
             end: Plan::new(
                 "select outbox._record_ended($1, $2, $3, $4, $5)",
                 &[INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, INT2ARRAYOID, TEXTARRAYOID],
@@ -121,7 +136,10 @@ impl Window {
             // wait for a retry can cost, the lowest position what the entries of rows that are gone can cost while somebody
             // holds a snapshot.
             count: Plan::new(
-                "select count(*) filter (where l.state <> 'failed' and l.due_at <= $3),
+                "select count(*) filter (where l.state = 'pending' and l.due_at <= $3) + coalesce((
+                        select sum(cardinality(b.positions)) from outbox._bundle b
+                        where b.subscription_id = $1 and b.lease is null
+                    ), 0)::bigint,
                     min(l.position) filter (where l.state = 'pending')
                 from (
                     select d.state, d.due_at, d.position from outbox.delivery d
@@ -142,6 +160,7 @@ impl Window {
             end_cancelled: Plan::new("select outbox._end_cancelled($1, '{}')", &[INT8ARRAYOID]),
             lowest: HashMap::new(),
             counted: None,
+            recount_after: RECOUNT,
             passed: None,
             soon: true,
             promoted: false,
@@ -273,9 +292,18 @@ impl Window {
     }
 
     fn open_rows(&mut self) {
-        let rows = &self.rows;
+        let (bundles, rows) = bundled(&self.rows);
+        for bundle in bundles {
+            self.open_bundle.execute(&[
+                arg(bundle[0].subscription),
+                arg(bundle[0].segment),
+                arg(bundle[0].due),
+                arg(bundle.iter().map(|r| r.position).collect::<Vec<i64>>()),
+                arg(bundle.iter().map(|r| r.message_id).collect::<Vec<i64>>()),
+            ]);
+        }
         if !rows.is_empty() {
-            let told = self.open.execute(&[
+            self.open.execute(&[
                 arg(rows.iter().map(|r| r.pull).collect::<Vec<bool>>()),
                 arg(rows.iter().map(|r| r.subscription).collect::<Vec<i32>>()),
                 arg(rows.iter().map(|r| r.position).collect::<Vec<i64>>()),
@@ -287,6 +315,11 @@ impl Window {
                 arg(rows.iter().map(|r| r.max_attempts).collect::<Vec<_>>()),
                 arg(rows.iter().map(|r| r.key.as_deref()).collect::<Vec<_>>()),
             ]);
+        }
+        if !self.rows.is_empty() {
+            let subscriptions: HashSet<i32> = self.rows.iter().map(|r| r.subscription).collect();
+            let messages: Vec<i64> = self.rows.iter().map(|r| r.message_id).collect();
+            let told = self.opened.execute(&[arg(Vec::from_iter(subscriptions)), arg(messages)]);
             self.tell = told.first(|row| row.get::<Vec<i32>>(0)).flatten().unwrap_or_default();
         }
         let ended = &self.ended;
@@ -335,31 +368,35 @@ impl Window {
         }
     }
 
-    /// Counts the rows of subscriptions whose window seems full. Says when to look again; `None`: none is.
-    pub fn recount(&mut self, config: &mut Config) -> Result<Option<Duration>, String> {
-        let full = |s: &Subscription| s.pull && s.progress.lag().is_some() && !has_room(s);
-        if !config.subscriptions.values().any(full) {
-            return Ok(None);
-        }
-        let since = self.counted.map_or(Duration::MAX, |at| at.elapsed());
+    /// Counts the rows of subscriptions whose window seems full, if it is time to.
+    pub fn recount(&mut self, config: &mut Config) -> Result<(), String> {
         // What is not recorded yet cannot be counted: it will be within milliseconds.
-        if since >= RECOUNT && self.rows.is_empty() {
-            let (count, lowest) = (&mut self.count, &mut self.lowest);
-            txn::run(|| {
-                for (id, subscription) in config.subscriptions.iter_mut().filter(|(_, s)| full(s)) {
-                    let from = lowest.get(id).copied().unwrap_or(0);
-                    let args = [arg(*id), arg(2 * WINDOW as i64), arg(now()), arg(from)];
-                    let found = count.execute(&args).first(|row| (row.int(0), row.get::<i64>(1)));
-                    let (rows, first) = found.unwrap_or_default();
-                    subscription.handed = usize::try_from(rows).unwrap_or(0);
-                    lowest.insert(*id, first.or(subscription.progress.lag()).unwrap_or(from));
-                }
-                Ok(())
-            })?;
-            self.counted = Some(Instant::now());
-            return Ok(Some(RECOUNT));
+        if self.recount_in(config) != Some(Duration::ZERO) || !self.rows.is_empty() {
+            return Ok(());
         }
-        Ok(Some(RECOUNT.saturating_sub(since).max(Duration::from_millis(1))))
+        let (count, lowest) = (&mut self.count, &mut self.lowest);
+        let mut drained = false;
+        txn::run(|| {
+            for (id, subscription) in config.subscriptions.iter_mut().filter(|(_, s)| is_full(s)) {
+                let from = lowest.get(id).copied().unwrap_or(0);
+                let args = [arg(*id), arg(2 * WINDOW as i64), arg(now()), arg(from)];
+                let found = count.execute(&args).first(|row| (row.int(0), row.get::<i64>(1)));
+                let (rows, first) = found.unwrap_or_default();
+                subscription.handed = usize::try_from(rows).unwrap_or(0);
+                drained |= subscription.handed < WINDOW / 2;
+                lowest.insert(*id, first.or(subscription.progress.lag()).unwrap_or(from));
+            }
+            Ok(())
+        })?;
+        self.counted = Some(Instant::now());
+        self.recount_after = if drained { RECOUNT_DRAINED } else { RECOUNT };
+        Ok(())
+    }
+
+    /// When to call `recount`; `None`: no window seems full.
+    pub fn recount_in(&self, config: &Config) -> Option<Duration> {
+        let since = self.counted.map_or(Duration::MAX, |at| at.elapsed());
+        config.subscriptions.values().any(is_full).then(|| self.recount_after.saturating_sub(since))
     }
 
     /// Whether the next call of `pass` does its work, however long ago the last one was.
@@ -401,6 +438,42 @@ impl Window {
     }
 }
 
+/// Which rows become bundles, and which do not.
+fn bundled(rows: &[NewRow]) -> (Vec<Vec<&NewRow>>, Vec<&NewRow>) {
+    let time = now();
+    let plain = |row: &NewRow| {
+        row.pull
+            && row.priority == 0
+            && row.due <= time
+            && row.expires.is_none()
+            && row.max_attempts.is_none()
+            && row.key.is_none()
+    };
+    let mut bundles = Vec::new();
+    let mut single = Vec::new();
+    let mut open: HashMap<(i32, i16), Vec<&NewRow>> = HashMap::new();
+    for row in rows {
+        if !plain(row) {
+            single.push(row);
+            continue;
+        }
+        let bundle = open.entry((row.subscription, row.segment)).or_default();
+        if bundle.first().is_some_and(|first| row.position - first.position >= BUNDLE_SPAN) {
+            single.append(bundle);
+        }
+        bundle.push(row);
+        if bundle.len() == BUNDLE {
+            bundles.push(std::mem::take(bundle));
+        }
+    }
+    let full: HashSet<(i32, i16)> = bundles.iter().map(|bundle| (bundle[0].subscription, bundle[0].segment)).collect();
+    for (of, rest) in open {
+        // A few are better off as rows, which workers need not take apart.
+        if full.contains(&of) && rest.len() >= BUNDLE_LEAST { bundles.push(rest) } else { single.extend(rest) }
+    }
+    (bundles, single)
+}
+
 /// When a delivery of this message expires: the message's own time, or the subscription's counted from when it could have been
 /// delivered, whichever comes first.
 pub fn expiry(subscription: &Subscription, stored: &Stored) -> Option<i64> {
@@ -418,6 +491,11 @@ fn order_key(subscription: &Subscription, stored: &Stored) -> Option<Box<str>> {
         Ordering::Key => stored.message.key.clone(),
         Ordering::Strict => Some("".into()),
     }
+}
+
+/// Whether a pull subscription lags because its window seems full.
+fn is_full(subscription: &Subscription) -> bool {
+    subscription.pull && subscription.progress.lag().is_some() && !has_room(subscription)
 }
 
 /// Whether a lagging pull subscription has room for a reading of the feed that is worth it.

@@ -283,7 +283,8 @@ mod column {
     pub const POSITIONS: usize = 19;
     pub const MESSAGE_IDS: usize = 20;
     pub const RESULTS: usize = 21;
-    pub const COUNT: usize = 22;
+    // delivery_ids is that of bundles, which workers complete
+    pub const COUNT: usize = 23;
 }
 
 /// The deliveries of each request: those of a batch come back one behind the other.

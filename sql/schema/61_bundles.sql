@@ -1,0 +1,171 @@
+-- Bundles: a hundred deliveries of a pull subscription in one row.
+--
+-- A row per delivery costs several times what its message costs: the row with its entries in four indexes, all of that again
+-- when it is claimed, and a row in the log. Where the router makes many at once, those that differ in nothing but their
+-- message (no order, priority, time or budget of their own) become one row: a worker that asks for as many claims, completes
+-- and logs them as one. Whoever needs a single one of them takes its bundle apart into rows of outbox.delivery first.
+--
+-- A bundle that a worker has is taken apart only by who holds its lease's lock; others treat all in it as leased.
+
+-- API: private
+-- Made by the router in the transaction of its checkpoint. At most 100 positions, the last less than 10000 behind the first.
+create function outbox._open_bundle(
+    subscription_id int,
+    segment smallint,
+    due_us bigint,
+    positions bigint[],
+    message_ids bigint[]
+) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    insert into outbox._bundle (subscription_id, due_at, message_segment, deliveries, messages, delivery_ids, positions,
+        message_ids)
+    select subscription_id, outbox._time(due_us), segment, int8range(d.lowest, d.highest, '[]'),
+        int8range(m.lowest, m.highest, '[]'), d.ids, positions, message_ids
+    from (
+        select array_agg(n.id) as ids, min(n.id) as lowest, max(n.id) as highest
+        from (select nextval('outbox.delivery_id_seq') as id from generate_series(1, cardinality(positions))) n
+    ) d
+    cross join (select min(u) as lowest, max(u) as highest from unnest(message_ids) u) m;
+end;
+
+-- API: private
+-- Takes bundles apart, which the caller has locked.
+create function outbox._unbundle(ids bigint[]) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set jit = off
+as $$
+begin
+    if cardinality(ids) = 0 then
+        return;
+    end if;
+    with gone as (
+        delete from outbox._bundle b where b.id = any (ids) returning b.*
+    )
+    insert into outbox.delivery (id, subscription_id, position, message_id, message_segment, pull, state, attempt, due_at,
+        lease, first_attempt_at, last_attempt_at, created_at, updated_at)
+    select u.id, g.subscription_id, u.position, u.message_id, g.message_segment, true,
+        case when g.lease is null then 'pending' else 'processing' end, case when g.lease is null then 0 else 1 end, g.due_at,
+        g.lease, l.claimed_at, l.claimed_at, g.due_at, coalesce(l.claimed_at, g.due_at)
+    from gone g
+    left join outbox.lease l on l.id = g.lease
+    cross join lateral unnest(g.delivery_ids, g.positions, g.message_ids) u(id, position, message_id);
+end
+$$;
+
+-- API: private
+-- Those of a lease that the caller has locked.
+create function outbox._unbundle_lease(token bigint) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set jit = off
+as $$
+begin
+    perform outbox._unbundle(array(select b.id from outbox._bundle b where b.lease = token for update));
+    update outbox.lease l set bundled = false where l.id = token;
+end
+$$;
+
+-- API: private
+-- Those that wait with one of these messages. wait: for who has locked one; otherwise it is left out.
+create function outbox._unbundle_messages(ids bigint[], wait boolean) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+begin
+    if wait then
+        perform outbox._unbundle(array(
+            select b.id
+            from unnest(ids) u(id) join outbox._bundle b on b.messages @> u.id and u.id = any (b.message_ids)
+            where b.lease is null
+            for update of b
+        ));
+    else
+        perform outbox._unbundle(array(
+            select b.id
+            from unnest(ids) u(id) join outbox._bundle b on b.messages @> u.id and u.id = any (b.message_ids)
+            where b.lease is null
+            for update of b skip locked
+        ));
+    end if;
+end
+$$;
+
+-- API: private
+-- The one that waits with this delivery.
+create function outbox._unbundle_delivery(delivery_id bigint) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+begin
+    perform outbox._unbundle(array(
+        select b.id from outbox._bundle b
+        where b.deliveries @> delivery_id and delivery_id = any (b.delivery_ids) and b.lease is null
+        for update
+    ));
+end
+$$;
+
+-- API: private
+-- Who has the bundle that this delivery is in; null: it is in none, or nobody has it.
+create function outbox._bundle_holder(delivery_id bigint) returns outbox.lease
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select l
+    from outbox._bundle b
+    join outbox.lease l on l.id = b.lease
+    where b.deliveries @> delivery_id and delivery_id = any (b.delivery_ids);
+end;
+
+-- API: private
+-- The deliveries of one message that have not ended, whether they have a row or are in a bundle.
+create function outbox._open_of(message_id bigint) returns table (
+    id bigint,
+    subscription_id int,
+    place bigint,
+    state text,
+    attempt int,
+    due_at timestamptz,
+    lease bigint,
+    last_error text
+)
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select d.id, d.subscription_id, d."position", d.state, d.attempt, d.due_at, d.lease, d.last_error
+    from outbox.delivery d
+    where d.message_id = _open_of.message_id
+    union all
+    select b.delivery_ids[i.n], b.subscription_id, b.positions[i.n],
+        case when b.lease is null then 'pending' else 'processing' end, case when b.lease is null then 0 else 1 end, b.due_at,
+        b.lease, null
+    from outbox._bundle b
+    cross join lateral array_position(b.message_ids, _open_of.message_id) i(n)
+    where b.messages @> _open_of.message_id and i.n is not null;
+end;
+
+-- API: private
+-- All deliveries that have not ended, for counting and listing.
+create view outbox._open as
+select d.subscription_id, d.message_id, d.message_segment, d.state from outbox.delivery d
+union all
+select b.subscription_id, u.id, b.message_segment, case when b.lease is null then 'pending' else 'processing' end
+from outbox._bundle b
+cross join lateral unnest(b.message_ids) u(id);
