@@ -84,9 +84,9 @@ impl Leaf {
     }
 
     /// Appends many rows: pages are filled and written to the WAL as a whole.
-    pub fn append_all<'a>(&mut self, rows: impl Iterator<Item = (&'a mut [Datum], &'a mut [bool])>) {
-        /// Rows that PostgreSQL is given at once.
-        const BATCH: usize = 256;
+    pub fn append_all<V: AsMut<[Datum]>, N: AsMut<[bool]>>(&mut self, rows: impl Iterator<Item = (V, N)>) {
+        /// Rows that PostgreSQL is given at once: about a page of attempts. Each needs a slot, which costs as much as a row.
+        const BATCH: usize = 64;
         let mut rows = rows.peekable();
         // SAFETY: as in `append`; slots and tuples live in the current memory context and are freed here.
         unsafe {
@@ -100,13 +100,15 @@ impl Leaf {
                     slots.push(pg_sys::MakeSingleTupleTableSlot((*self.relation).rd_att, ops));
                 }
                 for (slot, (values, nulls)) in slots.iter().zip(&mut batch) {
+                    let (values, nulls) = (values.as_mut(), nulls.as_mut());
                     let tuple =
                         pg_sys::heap_form_tuple((*self.relation).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
                     pg_sys::ExecStoreHeapTuple(tuple, *slot, true);
                 }
                 let count = batch.len() as i32;
                 pg_sys::heap_multi_insert(self.relation, slots.as_mut_ptr(), count, command, 0, std::ptr::null_mut());
-                for (slot, (values, nulls)) in slots.iter().zip(&batch) {
+                for (slot, (values, nulls)) in slots.iter().zip(&mut batch) {
+                    let (values, nulls) = (values.as_mut(), nulls.as_mut());
                     let tid = &raw mut (**slot).tts_tid;
                     for index in &self.indexes {
                         match index.shape {
@@ -148,11 +150,11 @@ pub fn append_current<const N: usize>(
 ) -> Result<()> {
     let segment = catalog::current_value(catalog::lookup(&format!("_{ring}_segment"))?).rem_euclid(leaves);
     let mut leaf = Leaf::open(catalog::lookup(&format!("_{ring}_{segment:02}"))?);
-    let mut rows: Vec<([Datum; N], [bool; N])> = rows(segment as i16)
-        .into_iter()
-        .map(|columns| (columns.map(|c| c.unwrap_or(Datum::null())), columns.map(|c| c.is_none())))
-        .collect();
-    leaf.append_all(rows.iter_mut().map(|(values, nulls)| (&mut values[..], &mut nulls[..])));
+    leaf.append_all(
+        rows(segment as i16)
+            .into_iter()
+            .map(|columns| (columns.map(|c| c.unwrap_or(Datum::null())), columns.map(|c| c.is_none()))),
+    );
     leaf.close();
     Ok(())
 }

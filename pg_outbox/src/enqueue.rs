@@ -23,7 +23,7 @@ const MAX_PRIORITY: i32 = 100;
 const MAX_METADATA: usize = 16 * 1024;
 
 /// Columns of outbox.message, in order.
-mod column {
+pub mod column {
     pub const SEGMENT: usize = 0;
     pub const ID: usize = 1;
     pub const XID: usize = 2;
@@ -150,7 +150,7 @@ fn append(rows: &mut [Row], drawn: Option<Vec<i64>>) -> Result<Vec<i64>> {
     }
     match rows {
         [row] => leaf.append(&mut row.values, &mut row.nulls),
-        _ => leaf.append_all(rows.iter_mut().map(|row| (&mut row.values[..], &mut row.nulls[..]))),
+        _ => leaf.append_all(rows.iter_mut().map(|row| (&mut row.values, &mut row.nulls))),
     }
     leaf.close();
     wake::at_commit_wake_dispatcher();

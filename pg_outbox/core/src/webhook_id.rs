@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use crate::digits;
+
 /// A webhook id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WebhookId {
@@ -17,11 +19,22 @@ pub struct WebhookId {
 
 impl fmt::Display for WebhookId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "msg_{:x}_{:x}", self.message_id, self.enqueued_at)
+        f.write_str(&self.text())
     }
 }
 
 impl WebhookId {
+    /// Its text.
+    pub fn text(self) -> Box<str> {
+        let length = "msg__".len() + digits::hex_len(self.message_id) + digits::hex_len(self.enqueued_at);
+        let mut text = String::with_capacity(length);
+        text.push_str("msg_");
+        digits::push_hex(self.message_id, &mut text);
+        text.push('_');
+        digits::push_hex(self.enqueued_at, &mut text);
+        text.into()
+    }
+
     /// Reads one; `None` when the text is none.
     pub fn parse(text: &str) -> Option<WebhookId> {
         let (id, time) = text.strip_prefix("msg_")?.split_once('_')?;

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, Uri};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::{http1, http2};
@@ -116,6 +116,8 @@ pub(crate) struct Connection {
     requests: Requests,
     /// What its requests name, once the first has been made.
     pub(crate) target: Option<(Uri, HeaderValue)>,
+    /// The memory of the last response's headers, for the next request's.
+    spare: HeaderMap,
     /// Requests it has served: a failure on a used one may only mean that the other side had closed it.
     pub(crate) served: usize,
 }
@@ -168,9 +170,22 @@ impl Connection {
         }
     }
 
+    /// A map for a request's headers, empty.
+    pub(crate) fn headers(&mut self) -> HeaderMap {
+        std::mem::take(&mut self.spare)
+    }
+
+    /// A response's headers are not needed any more. A request and its response use the same memory, which the HTTP library
+    /// passes from the one to the other.
+    pub(crate) fn recycle(&mut self, mut headers: HeaderMap) {
+        headers.clear();
+        self.spare = headers;
+    }
+
     /// Ready at once but for a connection that is still finishing the last exchange, has been closed, or is full.
     pub(crate) async fn ready(&mut self) -> hyper::Result<()> {
         match &mut self.requests {
+            Requests::One(requests, _) if requests.is_ready() => Ok(()),
             Requests::One(requests, wire) => wire.drive(requests.ready()).await,
             Requests::Many(shared) => shared.requests.ready().await,
         }
@@ -275,6 +290,7 @@ pub(crate) async fn connect(
             remote: s.remote,
             requests: Requests::Many(s.clone()),
             target: None,
+            spare: HeaderMap::new(),
             // A connection that others have used may have been closed meanwhile.
             served: 1,
         })
@@ -400,7 +416,7 @@ async fn handshake(
             http1::Builder::new().max_headers(64).handshake(TokioIo::new(stream)).await.map_err(failed)?;
         Requests::One(requests, Wire { driver: Box::pin(driver), ended: false })
     };
-    Ok(Connection { generation, url: url.clone(), remote, requests, target: None, served: 0 })
+    Ok(Connection { generation, url: url.clone(), remote, requests, target: None, spare: HeaderMap::new(), served: 0 })
 }
 
 /// Whether the other side says that it has not looked at the request: it may be sent again at once.

@@ -16,6 +16,7 @@ use crate::hub::{Hub, Target, catch_panic};
 use crate::queue::Load;
 use crate::request::{self, Attempt};
 use crate::response::clean;
+use crate::timer::Timer;
 use crate::{ConsentAnswer, Endpoint, Settings};
 
 const REQUEST_ORIGIN: HeaderName = HeaderName::from_static("webhook-request-origin");
@@ -26,8 +27,8 @@ const ALLOWED_RATE: HeaderName = HeaderName::from_static("webhook-allowed-rate")
 pub(crate) async fn ask(hub: Rc<Hub>, target: Rc<Target>, origin: Box<str>) {
     let (settings, endpoint) = (hub.settings(), target.config());
     let load = Load::Ask(origin.clone());
-    let mut connection = None;
-    let attempt = request::attempt(&mut connection, target.reach(), &settings, &endpoint, &load);
+    let (mut connection, mut timer) = (None, Timer::default());
+    let attempt = request::attempt(&mut connection, &mut timer, target.reach(), &settings, &endpoint, &load);
     let attempt = catch_panic(attempt).await.unwrap_or_else(|| Attempt::failed(Fault::Invalid, "internal error"));
     let header = |name: &HeaderName| {
         let value = attempt.reply.as_ref()?.head.get(name)?;

@@ -9,6 +9,7 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use outbox_core::policy::{Action, Fault, Outcome, health};
@@ -18,7 +19,8 @@ use crate::connect::Reach;
 use crate::gate::{Gate, Pass};
 use crate::queue::{Load, Nothing, Queue};
 use crate::request::{self, Attempt};
-use crate::{Answer, Command, Done, Endpoint, Event, Job, Mode, Saved, Settings, Shared, Ticket, consent, tls};
+use crate::timer::Timer;
+use crate::{Answer, Command, Done, Endpoint, Event, Job, Mode, Saved, Settings, Shared, consent, tls};
 
 /// The main thread is woken for outcomes when there are this many, or when the first of them is this old: it has better to do
 /// than to take them one by one, and nobody waits for an outcome to be recorded.
@@ -86,13 +88,12 @@ impl Drop for WakeAtEnd<'_> {
 
 /// The thread's main function.
 pub(crate) fn run(
-    runtime: &tokio::runtime::Runtime,
+    runtime: &tokio::runtime::LocalRuntime,
     settings: Settings,
     mut commands: mpsc::UnboundedReceiver<Command>,
     shared: Arc<Shared>,
     wake: Box<dyn Fn() + Send>,
 ) {
-    let tasks = tokio::task::LocalSet::new();
     let hub = Rc::new(Hub {
         settings: RefCell::new(Rc::new(settings)),
         endpoints: RefCell::default(),
@@ -104,7 +105,7 @@ pub(crate) fn run(
         shared,
         wake,
     });
-    tasks.block_on(runtime, async move {
+    runtime.block_on(async move {
         let _wake = WakeAtEnd(&hub);
         while let Some(command) = commands.recv().await {
             match command {
@@ -217,7 +218,8 @@ impl Hub {
                 None => {
                     self.shared.queued.fetch_sub(1, Ordering::Relaxed);
                     self.begin(1);
-                    self.report(Attempt::failed(Fault::Invalid, "the endpoint does not exist"), Load::One(job), false);
+                    let attempt = Attempt::failed(Fault::Invalid, "the endpoint does not exist");
+                    self.report(attempt, Load::One(job), false, unix_micros(SystemTime::now()));
                 }
             }
         }
@@ -246,9 +248,10 @@ impl Hub {
 
     fn give_back(self: &Rc<Self>, jobs: Vec<Job>, why: &str) {
         self.shared.queued.fetch_sub(jobs.len(), Ordering::Relaxed);
+        let now = unix_micros(SystemTime::now());
         for job in jobs {
             self.begin(1);
-            self.report(Attempt::failed(Fault::Invalid, why), Load::One(job), true);
+            self.report(Attempt::failed(Fault::Invalid, why), Load::One(job), true, now);
         }
     }
 
@@ -385,8 +388,7 @@ impl Hub {
     }
 
     /// What an outcome says about its endpoint.
-    fn learn(&self, target: &Target, attempt: &Attempt, load: &Load, probe: bool) {
-        let now = unix_micros(SystemTime::now());
+    fn learn(&self, target: &Target, attempt: &Attempt, load: &Load, probe: bool, now: i64) {
         let mut gate = target.gate.borrow_mut();
         let asked = attempt.asked().filter(|_| {
             let status = matches!(attempt.outcome, Outcome::Status(429 | 503));
@@ -405,19 +407,18 @@ impl Hub {
     }
 
     /// Hands outcomes to the main thread; the jobs are no longer in flight but unrecorded.
-    fn report(self: &Rc<Self>, attempt: Attempt, load: Load, skipped: bool) {
+    fn report(self: &Rc<Self>, attempt: Attempt, load: Load, skipped: bool, finished_at: i64) {
         let count = load.jobs().len();
         self.shared.unrecorded.fetch_add(count, Ordering::AcqRel);
-        let finished_at = unix_micros(SystemTime::now());
         let (before, after) = {
             let mut list = self.shared.done.lock().unwrap_or_else(PoisonError::into_inner);
             let before = list.len();
             match load {
-                Load::One(job) => list.push(attempt.done(job.ticket, finished_at, skipped)),
+                Load::One(job) => list.push(attempt.done(job, finished_at, skipped)),
                 Load::Ask(_) => {}
                 Load::Batch(jobs) => {
                     self.batches.set(self.batches.get() + 1);
-                    attempt.done_batch(&jobs, self.batches.get(), finished_at, &mut list);
+                    attempt.done_batch(jobs, self.batches.get(), finished_at, &mut list);
                 }
             }
             (before, list.len())
@@ -443,25 +444,29 @@ impl Hub {
 /// A connection's life: one job after the other, until there is none for a while.
 async fn serve(hub: Rc<Hub>, target: Rc<Target>, first: Work) {
     let mut connection = None;
+    let mut timer = Timer::default();
     let mut next = Some(first);
     while let Some(Work { load, probe }) = next.take() {
         let config = Rc::clone(&target.config.borrow());
         let settings = Rc::clone(&hub.settings.borrow());
-        let attempt = request::attempt(&mut connection, &target.reach, &settings, &config, &load);
+        let attempt = request::attempt(&mut connection, &mut timer, &target.reach, &settings, &config, &load);
         let attempt = catch_panic(attempt).await.unwrap_or_else(|| {
             // Nobody knows what state it is in.
             connection = None;
             Attempt::failed(Fault::Invalid, "internal error while sending; the server log has the details")
         });
         target.busy.set(target.busy.get() - 1);
-        hub.learn(&target, &attempt, &load, probe);
-        hub.report(attempt, load, false);
+        let now = unix_micros(SystemTime::now());
+        hub.learn(&target, &attempt, &load, probe, now);
+        hub.report(attempt, load, false, now);
         next = hub.take(&target);
         if probe {
             // The breaker may have closed: not only this connection goes on.
             hub.pump(&target);
         }
         if next.is_some() {
+            // There is a backlog. What comes in while nothing waits goes out at once.
+            let_others_read().await;
             continue;
         }
         if !hub.waiting.borrow().is_empty() {
@@ -485,12 +490,27 @@ async fn serve(hub: Rc<Hub>, target: Rc<Target>, first: Work) {
     }
 }
 
+/// Waits until the other connections that have something to read have read it: requests then go out in one burst, and a receiver
+/// that is quick is woken once for all of them. Waking it costs as much as sending it a request.
+async fn let_others_read() {
+    let mut waited = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        // To the end of the queue of those that are ready.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// Runs a future; `None` when it panics. A job that panics is that job's failure: it comes back like any other.
 pub(crate) async fn catch_panic<T>(work: impl Future<Output = T>) -> Option<T> {
     let mut work = std::pin::pin!(work);
     std::future::poll_fn(|cx| match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work.as_mut().poll(cx))) {
         Ok(poll) => poll.map(Some),
-        Err(_) => std::task::Poll::Ready(None),
+        Err(_) => Poll::Ready(None),
     })
     .await
 }
@@ -501,7 +521,7 @@ pub(crate) fn unix_micros(time: SystemTime) -> i64 {
 }
 
 impl Attempt {
-    fn done(self, ticket: Ticket, finished_at: i64, skipped: bool) -> Done {
+    fn done(self, job: Job, finished_at: i64, skipped: bool) -> Done {
         let status = self.reply.as_ref().map(|reply| reply.status);
         let retry_after = self.asked();
         let answer = self.reply.and_then(|reply| {
@@ -519,7 +539,8 @@ impl Attempt {
             })
         });
         Done {
-            ticket,
+            ticket: job.ticket,
+            message: Some(job.message),
             batch: 0,
             skipped,
             started_at: self.started_at,
@@ -534,13 +555,13 @@ impl Attempt {
     }
 
     /// One outcome per job: its own where the receiver gave one, else that of the request.
-    fn done_batch(mut self, jobs: &[Job], batch: u64, finished_at: i64, to: &mut Vec<Done>) {
+    fn done_batch(mut self, jobs: Vec<Job>, batch: u64, finished_at: i64, to: &mut Vec<Done>) {
         let results = self.reply.as_mut().and_then(|reply| reply.results.take());
         let Some(first) = jobs.first() else { return };
-        let whole = self.done(first.ticket, finished_at, false);
+        let whole = self.done(first.clone(), finished_at, false);
         let control = whole.answer.as_ref().and_then(|answer| answer.control);
-        for (i, job) in jobs.iter().enumerate() {
-            let mut done = Done { ticket: job.ticket, batch, answer: None, ..whole.clone() };
+        for (i, Job { ticket, message, .. }) in jobs.into_iter().enumerate() {
+            let mut done = Done { ticket, message: Some(message), batch, answer: None, ..whole.clone() };
             if i == 0 {
                 done.answer = whole.answer.clone();
             } else if control.is_some() {

@@ -19,6 +19,7 @@ mod queue;
 mod request;
 mod resolve;
 mod response;
+mod timer;
 pub mod tls;
 
 use std::collections::HashSet;
@@ -233,6 +234,8 @@ pub struct Job {
 pub struct Done {
     /// The job's ticket.
     pub ticket: Ticket,
+    /// Its message, which goes back to the thread that made it: another one gives memory back at several times the price.
+    pub message: Option<Arc<Message>>,
     /// Jobs of one batch have the same number here and come back one behind the other; 0: it went alone.
     pub batch: u64,
     /// It was not sent: its endpoint is disabled, and deliveries are skipped; or its message was called off.
@@ -309,13 +312,24 @@ impl Sender {
     /// # Errors
     /// When the operating system gives no thread or no event queue.
     pub fn start(settings: Settings, wake: impl Fn() + Send + 'static) -> std::io::Result<Sender> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let (commands, receiver) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("pg_outbox http".to_owned())
-            .spawn(move || hub::run(&runtime, settings, receiver, theirs, Box::new(wake)))?;
+        // A local runtime belongs to the thread that makes it: whether that succeeded comes back through a channel.
+        let (begun, begins) = std::sync::mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new().name("pg_outbox http".to_owned()).spawn(move || {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            let runtime = builder.enable_io().enable_time().build_local(tokio::runtime::LocalOptions::default());
+            let (runtime, result) = match runtime {
+                Ok(runtime) => (Some(runtime), Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            let _ = begun.send(result);
+            if let Some(runtime) = runtime {
+                hub::run(&runtime, settings, receiver, theirs, Box::new(wake));
+            }
+        })?;
+        begins.recv().map_err(|_| std::io::Error::other("the HTTP thread ended at its beginning"))??;
         Ok(Sender { commands, shared, thread: Some(thread) })
     }
 

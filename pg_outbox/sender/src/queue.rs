@@ -3,9 +3,10 @@
 //!
 //! Of an ordering key at most one job is here at any time, so taking turns cannot change its order.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 
 use outbox_core::fair::{self, Fair};
+use outbox_core::ids::IdMap;
 
 use crate::Job;
 
@@ -70,7 +71,7 @@ impl fair::Entry for Queued {
 
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    lanes: HashMap<i32, Fair<Queued>>,
+    lanes: IdMap<i32, Fair<Queued>>,
     /// Subscriptions whose lane is not empty, in turn.
     turn: VecDeque<i32>,
     len: usize,

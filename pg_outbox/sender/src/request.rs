@@ -10,15 +10,15 @@ use http::{HeaderMap, Method, Request, Uri};
 use http_body_util::Full;
 use outbox_core::auth::Auth;
 use outbox_core::format::{self, Rendered};
-use outbox_core::headers;
 use outbox_core::policy::{Fault, Outcome};
-use outbox_core::sign::signature_header;
 use outbox_core::url::Url;
+use outbox_core::{digits, headers, sign};
 
 use crate::connect::{self, Connection, Failure, Reach, Way, is_unprocessed};
 use crate::hub::unix_micros;
 use crate::queue::Load;
 use crate::response::{self, Reply, Wish};
+use crate::timer::Timer;
 use crate::{Endpoint, Job, Settings, consent, oauth};
 
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -48,6 +48,7 @@ pub(crate) struct Attempt {
 /// Sends `load` over `connection`, which is opened when there is none and left open when it can be used again.
 pub(crate) async fn attempt(
     connection: &mut Option<Connection>,
+    timer: &mut Timer,
     reach: &Reach,
     settings: &Settings,
     endpoint: &Endpoint,
@@ -56,9 +57,9 @@ pub(crate) async fn attempt(
     let now = SystemTime::now();
     let mut remote = None;
     let exchange = exchange(connection, reach, settings, endpoint, load, now, &mut remote);
-    let result = match tokio::time::timeout(endpoint.timeout, exchange).await {
-        Ok(result) => result,
-        Err(_) => Err((Fault::Timeout, format!("no complete response within {:?}", endpoint.timeout))),
+    let result = match timer.limit(endpoint.timeout, exchange).await {
+        Some(result) => result,
+        None => Err((Fault::Timeout, format!("no complete response within {:?}", endpoint.timeout))),
     };
     let (outcome, error, reply) = match result {
         Ok(reply) => {
@@ -116,7 +117,7 @@ async fn exchange(
             Some(target) => target.clone(),
             None => connection.target.insert(target(url, connection.is_http2())?).clone(),
         };
-        let mut request = build(settings, endpoint, uri, load, now)?;
+        let mut request = build(settings, endpoint, uri, load, now, connection.headers())?;
         let headers = request.headers_mut();
         if let Some((name, value, _)) = &authorization {
             headers.insert(name, value.clone());
@@ -186,6 +187,7 @@ fn build(
     uri: Uri,
     load: &Load,
     now: SystemTime,
+    mut map: HeaderMap,
 ) -> Result<Request<Full<Bytes>>, Failure> {
     if let Load::Ask(origin) = load {
         return consent::request(settings, endpoint, uri, origin);
@@ -194,7 +196,7 @@ fn build(
     let (Some(first), Some(last)) = (jobs.first(), jobs.last()) else {
         return Err((Fault::Invalid, "an empty batch".to_owned()));
     };
-    let mut map = HeaderMap::with_capacity(endpoint.headers.len() + 12);
+    map.reserve(endpoint.headers.len() + 12);
     for (name, value) in &endpoint.headers {
         map.append(name, value.clone());
     }
@@ -212,32 +214,30 @@ fn build(
         }
         Load::Ask(_) => return Err((Fault::Invalid, "a question has no body".to_owned())),
     };
-    let invalid = |what: &str| (Fault::Invalid, format!("{what} cannot be a header value"));
-    let timestamp = unix_micros(now) / 1_000_000;
+    let now = unix_micros(now);
+    let timestamp = now / 1_000_000;
     map.insert(USER_AGENT, settings.user_agent.clone());
     map.insert(CONTENT_TYPE, rendered.content_type);
-    map.insert(WEBHOOK_ID, id.parse().map_err(|_| invalid("the webhook id"))?);
-    map.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(timestamp));
-    let now = unix_micros(now);
+    let mut values = Values::new();
+    values.add(WEBHOOK_ID, |to| to.push_str(id));
+    values.add(WEBHOOK_TIMESTAMP, |to| digits::push(timestamp, to));
     let mut secrets = endpoint.secrets.iter().filter(|key| key.expires_at.is_none_or(|at| now < at)).peekable();
     if secrets.peek().is_some() {
-        let signature = signature_header(secrets.map(|key| &key.secret), id, timestamp, &rendered.body);
-        map.insert(WEBHOOK_SIGNATURE, signature.parse().map_err(|_| invalid("the signature"))?);
+        values.add(WEBHOOK_SIGNATURE, |to| {
+            sign::sign_all(secrets.map(|key| &key.secret), id, timestamp, &rendered.body, to);
+        });
     }
-    map.insert(OUTBOX_POSITION, HeaderValue::from(first.ticket.position));
-    map.insert(OUTBOX_ATTEMPT, HeaderValue::from(first.ticket.attempt));
+    values.add(OUTBOX_POSITION, |to| digits::push(first.ticket.position, to));
+    values.add(OUTBOX_ATTEMPT, |to| digits::push(first.ticket.attempt.into(), to));
     let one_topic = jobs.iter().all(|job| job.message.topic == first.message.topic);
     let topic = if one_topic { format::encode(&first.message.topic) } else { "*".into() };
-    map.insert(OUTBOX_TOPIC, topic.parse().map_err(|_| invalid("the topic"))?);
+    values.add(OUTBOX_TOPIC, |to| to.push_str(&topic));
     match (load, &first.message.key) {
-        (Load::Batch(jobs), _) => {
-            map.insert(OUTBOX_COUNT, HeaderValue::from(jobs.len()));
-        }
-        (Load::One(_), Some(key)) => {
-            map.insert(OUTBOX_KEY, format::encode(key).parse().map_err(|_| invalid("the key"))?);
-        }
+        (Load::Batch(jobs), _) => values.add(OUTBOX_COUNT, |to| digits::push(jobs.len() as i64, to)),
+        (Load::One(_), Some(key)) => values.add(OUTBOX_KEY, |to| to.push_str(&format::encode(key))),
         (Load::One(_) | Load::Ask(_), _) => {}
     }
+    values.insert_into(&mut map)?;
     let mut body = rendered.body;
     if endpoint.compress && body.len() >= COMPRESS_FROM {
         body = gzip(&body).map_err(|e| (Fault::Invalid, format!("compressing the body: {e}")))?;
@@ -248,6 +248,42 @@ fn build(
     *request.uri_mut() = uri;
     *request.headers_mut() = map;
     Ok(request)
+}
+
+/// Header values that differ from request to request, written one behind the other: they share their memory.
+struct Values {
+    text: String,
+    /// Names, and where their values end.
+    ends: [Option<(HeaderName, usize)>; 7],
+    count: usize,
+}
+
+impl Values {
+    fn new() -> Values {
+        Values { text: String::with_capacity(160), ends: Default::default(), count: 0 }
+    }
+
+    /// A header, whose value `write` appends.
+    fn add(&mut self, name: HeaderName, write: impl FnOnce(&mut String)) {
+        write(&mut self.text);
+        if let Some(place) = self.ends.get_mut(self.count) {
+            *place = Some((name, self.text.len()));
+            self.count += 1;
+        }
+    }
+
+    /// Sets the headers.
+    fn insert_into(self, map: &mut HeaderMap) -> Result<(), Failure> {
+        let text = Bytes::from(self.text);
+        let mut from = 0;
+        for (name, end) in self.ends.into_iter().flatten() {
+            let value = HeaderValue::from_maybe_shared(text.slice(from..end));
+            let value = value.map_err(|_| (Fault::Invalid, format!("the value of {name} cannot be a header value")))?;
+            map.insert(name, value);
+            from = end;
+        }
+        Ok(())
+    }
 }
 
 /// The message's own headers. They were checked at `enqueue`; what has become unusable since is left out.

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::{Duration, SystemTime};
 
 use http::Response;
-use http::header::{CONTENT_ENCODING, HeaderMap, RETRY_AFTER};
+use http::header::{CONTENT_ENCODING, HeaderMap, HeaderName, RETRY_AFTER};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use outbox_core::policy::{Control, Fault};
@@ -14,6 +14,8 @@ use serde_json::Value;
 use crate::connect::{Connection, Failure};
 use crate::request::describe;
 use crate::{Endpoint, ResponseId};
+
+const WEBHOOK_DELIVERY: HeaderName = HeaderName::from_static("webhook-delivery");
 
 /// Of a response at most this much is read, after decompression; a longer one costs the connection, not the delivery.
 const READ_LIMIT: usize = 64 * 1024;
@@ -141,12 +143,8 @@ pub(crate) async fn read(
             return Err((Fault::Body, format!("the response's body is not what its content-encoding says: {error}")));
         }
     }
-    let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
-    let retry_after = head
-        .headers
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| retry_after::parse(value, SystemTime::now()));
+    let header = |name: &HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok());
+    let retry_after = header(&RETRY_AFTER).and_then(|value| retry_after::parse(value, SystemTime::now()));
     let bytes = reader.into_bytes();
     let results = if success && !wish.batch.is_empty() { per_message(&bytes, wish.batch) } else { None };
     let response_id = match &endpoint.response_id {
@@ -161,18 +159,24 @@ pub(crate) async fn read(
         }
     };
     let text = (!success && !bytes.is_empty()).then(|| clean(&bytes[..bytes.len().min(KEEP_LIMIT)]));
-    Ok(Reply {
+    let mut reply = Reply {
         status,
         text,
         retry_after,
-        control: header("webhook-delivery").and_then(Control::parse),
+        control: header(&WEBHOOK_DELIVERY).and_then(Control::parse),
         response_id: response_id.map(|id: String| clean(cut(&id).as_bytes())),
         headers: selected(&head.headers, endpoint),
         results,
         body: if wish.body { bytes } else { Vec::new() },
-        head: if wish.body { head.headers } else { HeaderMap::new() },
+        head: HeaderMap::new(),
         reusable,
-    })
+    };
+    if wish.body {
+        reply.head = head.headers;
+    } else {
+        connection.recycle(head.headers);
+    }
+    Ok(reply)
 }
 
 /// What comes from outside is made text that any database takes.

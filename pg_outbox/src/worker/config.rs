@@ -3,12 +3,13 @@
 //! A subscription has versions, each effective behind the position of its control message. Which version a message meets
 //! depends on the message's position alone, so what is loaded here gives the same answer live, after a crash and in a replay.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outbox_core::filter::{Filter, Subject};
 use outbox_core::format::Format;
+use outbox_core::ids::IdMap;
 use outbox_core::pattern::Pattern;
 use outbox_core::policy::Policy;
 use outbox_core::progress::Progress;
@@ -134,7 +135,7 @@ impl Subscription {
 /// All subscriptions, compiled.
 #[derive(Default)]
 pub struct Config {
-    pub subscriptions: HashMap<i32, Subscription>,
+    pub subscriptions: IdMap<i32, Subscription>,
     /// Control messages of subscriptions that have not begun yet.
     to_begin: Vec<(i64, i32)>,
     /// Some subscription has a filter on the payload.

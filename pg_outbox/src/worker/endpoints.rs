@@ -5,11 +5,11 @@
 //!   most once a second per endpoint.
 //! * What was written is what the next incarnation goes on from.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use outbox_core::auth::Auth;
 use outbox_core::breaker::{self, State};
+use outbox_core::ids::IdMap;
 use outbox_core::proxy::Proxy;
 use outbox_core::sign::Secret;
 use outbox_core::url::Url;
@@ -54,7 +54,7 @@ pub struct Endpoints {
     load: Plan,
     write: Plan,
     disable: Plan,
-    health: HashMap<i32, Health>,
+    health: IdMap<i32, Health>,
 }
 
 impl Endpoints {
@@ -106,7 +106,7 @@ impl Endpoints {
                 ],
             ),
             disable: Plan::new("select outbox._give_up_endpoint($1, $2, $3)", &[INT4OID, TEXTOID, TEXTOID]),
-            health: HashMap::new(),
+            health: IdMap::default(),
         }
     }
 

@@ -13,10 +13,10 @@ mod hand;
 mod outcomes;
 mod routing;
 
-use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use outbox_core::ids::IdMap;
 use outbox_core::progress::Progress;
 use outbox_sender::{Done, Sender};
 use pgrx::pg_sys::{INT8ARRAYOID, TEXTARRAYOID};
@@ -109,7 +109,7 @@ pub struct Engine {
     /// The feed ends here, as far as is known.
     end: i64,
     /// Deliveries that are with the HTTP thread.
-    handed: HashMap<(i32, i64, i64), Handed>,
+    handed: IdMap<(i32, i64, i64), Handed>,
     done: Vec<Done>,
     entries: Vec<Entry>,
     routing: Vec<RoutingRow>,
@@ -151,7 +151,7 @@ impl Engine {
             checkpoint_id: 0,
             routed: 0,
             end: 0,
-            handed: HashMap::new(),
+            handed: IdMap::default(),
             done: Vec::new(),
             entries: Vec::new(),
             routing: Vec::new(),

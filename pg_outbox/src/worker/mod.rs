@@ -21,6 +21,7 @@ pub mod record;
 pub mod replay;
 pub mod retry;
 pub mod route;
+pub mod scan;
 pub mod tally;
 pub mod txn;
 

@@ -4,13 +4,14 @@
 //! so recovery needs nothing but the last checkpoint.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 
 use outbox_core::Result;
 use outbox_core::policy::Outcome;
 use outbox_core::progress::Saved;
 use outbox_sender::Done;
-use pgrx::pg_sys::{INT2ARRAYOID, INT4ARRAYOID, INT4OID, INT8ARRAYOID, INT8OID, TEXTARRAYOID};
-use pgrx::{IntoDatum, pg_sys};
+use pgrx::IntoDatum;
+use pgrx::pg_sys::{Datum, INT2ARRAYOID, INT4ARRAYOID, INT4OID, INT8ARRAYOID, INT8OID, TEXTARRAYOID};
 
 use super::counters::{self, Counted};
 use super::route::UNIX_EPOCH;
@@ -310,18 +311,41 @@ fn counted((place, entry): (usize, &Entry)) -> Counted {
 fn append_attempts(entries: &[Entry]) -> Result<()> {
     let segment = catalog::current_value(catalog::lookup("_attempt_segment")?).rem_euclid(catalog::LEAVES as i64);
     let mut leaf = Leaf::open(catalog::lookup(&format!("_attempt_{segment:02}"))?);
-    let mut rows: Vec<_> = requests(entries).map(|request| attempt_row(request, segment as i16)).collect();
-    leaf.append_all(rows.iter_mut().map(|(values, nulls)| (&mut values[..], &mut nulls[..])));
+    let mut texts = Texts::default();
+    leaf.append_all(requests(entries).map(|request| attempt_row(request, segment as i16, &mut texts)));
     leaf.close();
     Ok(())
 }
 
-fn attempt_row(request: &[Entry], segment: i16) -> ([pg_sys::Datum; column::COUNT], [bool; column::COUNT]) {
+/// Texts that rows have in common, as PostgreSQL's. They live as long as the transaction.
+#[derive(Default)]
+struct Texts {
+    outcomes: Vec<(&'static str, Option<Datum>)>,
+    addresses: HashMap<SocketAddr, Option<Datum>>,
+}
+
+impl Texts {
+    fn outcome(&mut self, outcome: &'static str) -> Option<Datum> {
+        // There are a few, and nearly always it is the first.
+        if let Some((_, datum)) = self.outcomes.iter().find(|(known, _)| *known == outcome) {
+            return *datum;
+        }
+        let datum = outcome.into_datum();
+        self.outcomes.push((outcome, datum));
+        datum
+    }
+
+    fn address(&mut self, address: SocketAddr) -> Option<Datum> {
+        *self.addresses.entry(address).or_insert_with(|| address.to_string().into_datum())
+    }
+}
+
+fn attempt_row(request: &[Entry], segment: i16, texts: &mut Texts) -> ([Datum; column::COUNT], [bool; column::COUNT]) {
     let entry = &request[0];
     let (done, ticket) = (&entry.done, &entry.done.ticket);
-    let mut values = [pg_sys::Datum::null(); column::COUNT];
+    let mut values = [Datum::null(); column::COUNT];
     let mut nulls = [true; column::COUNT];
-    let mut set = |column: usize, value: Option<pg_sys::Datum>| {
+    let mut set = |column: usize, value: Option<Datum>| {
         if let Some(value) = value {
             values[column] = value;
             nulls[column] = false;
@@ -339,12 +363,12 @@ fn attempt_row(request: &[Entry], segment: i16) -> ([pg_sys::Datum; column::COUN
     set(column::ENDPOINT_ID, ticket.endpoint.into_datum());
     set(column::ATTEMPT, (if done.skipped { 0 } else { ticket.attempt as i32 }).into_datum());
     set(column::STATUS, done.status.and_then(|code| i16::try_from(code).ok()).into_datum());
-    set(column::OUTCOME, (if same { entry.fate.outcome() } else { "partial" }).into_datum());
+    set(column::OUTCOME, texts.outcome(if same { entry.fate.outcome() } else { "partial" }));
     if same {
         set(column::ERROR_CLASS, (!done.skipped).then(|| done.outcome.class()).flatten().into_datum());
         set(column::ERROR, done.error.as_deref().into_datum());
     }
-    set(column::REMOTE_ADDRESS, done.remote.map(|r| r.to_string()).into_datum());
+    set(column::REMOTE_ADDRESS, done.remote.and_then(|address| texts.address(address)));
     if let Some(answer) = &done.answer {
         set(column::RESPONSE_ID, answer.response_id.as_deref().into_datum());
         set(column::RESPONSE_HEADERS, answer.headers.as_deref().and_then(jsonb));
@@ -365,6 +389,6 @@ fn attempt_row(request: &[Entry], segment: i16) -> ([pg_sys::Datum; column::COUN
     (values, nulls)
 }
 
-fn jsonb(text: &str) -> Option<pg_sys::Datum> {
+fn jsonb(text: &str) -> Option<Datum> {
     serde_json::from_str(text).ok().and_then(|json| pgrx::JsonB(json).into_datum())
 }

@@ -8,8 +8,10 @@ use outbox_core::message::{Extra, Message};
 use outbox_core::webhook_id::WebhookId;
 use pgrx::pg_sys::{INT4OID, INT8ARRAYOID, INT8OID};
 
+use super::scan;
 use super::txn::{Plan, Row, arg};
 use crate::catalog::LEAVES;
+use crate::enqueue::column;
 
 /// Microseconds from 1970 to 2000, PostgreSQL's epoch.
 pub const UNIX_EPOCH: i64 = 946_684_800_000_000;
@@ -64,10 +66,7 @@ macro_rules! leaf_plans {
     ($condition:literal, $types:expr, $($leaf:literal),*) => {
         [$(Plan::new(
             concat!(
-                "select m.id, m.enqueued_at, m.topic, m.key, m.payload::text, m.body, m.content_type, m.tenant,
-                    m.aggregate_type, m.aggregate_id, m.headers::text, m.max_attempts, m.priority,
-                    m.deliver_at, m.expires_at, m.metadata::text, m.publisher, m.idempotency_key, m.occurred_at
-                from outbox._message_", $leaf, " m where ", $condition
+                "select m.* from outbox._message_", $leaf, " m where ", $condition
             ),
             $types,
         )),*]
@@ -156,17 +155,17 @@ impl Reader {
             // Below 0: the message outlived its leaf.
             let leaf = if segment < 0 { LEAVES } else { segment.rem_euclid(LEAVES as i16) as usize };
             let (low, high) = (run[0], run[run.len() - 1]);
-            // A range is one walk through the index. Ids that are missing in between belong to other ticks or to nobody.
-            let rows = if high - low < 2 * run.len() as i64 {
-                self.dense[leaf].execute(&[arg(low), arg(high)])
-            } else {
-                self.sparse[leaf].execute(&[arg(run.to_vec())])
-            };
-            rows.for_each(|row| {
-                if let Ok(i) = run.binary_search(&row.int(0)) {
+            let mut take = |row: &Row| {
+                if let Ok(i) = run.binary_search(&row.int(column::ID)) {
                     found[start + i] = stored(row, segment, first + (start + i) as i64);
                 }
-            });
+            };
+            // A range is one walk through the index. Ids that are missing in between belong to other ticks or to nobody.
+            if high - low >= 2 * run.len() as i64 {
+                self.sparse[leaf].execute(&[arg(run.to_vec())]).for_each(take);
+            } else if leaf == LEAVES || !scan::messages(leaf, low, high, &mut take) {
+                self.dense[leaf].execute(&[arg(low), arg(high)]).for_each(take);
+            }
             start = end;
         }
         found.into_iter().flatten().collect()
@@ -180,19 +179,20 @@ impl Reader {
 
 /// A message as it is stored; `None` when it was erased.
 fn stored(row: &Row, segment: i16, position: i64) -> Option<Stored> {
-    let id = row.int(0);
-    let enqueued_at = row.int(1) + UNIX_EPOCH;
-    let content = row.bytes(4).or_else(|| row.bytes(5))?;
-    let headers = row.get::<&str>(10).and_then(|text| serde_json::from_str(text).ok()).map(Arc::new);
+    let id = row.int(column::ID);
+    let enqueued_at = row.int(column::ENQUEUED_AT) + UNIX_EPOCH;
+    let content = row.json(column::PAYLOAD, <[u8]>::to_vec).or_else(|| row.bytes(column::BODY))?;
+    let object = |column| row.json(column, |text| serde_json::from_slice(text).ok()).flatten();
+    let headers = object(column::HEADERS).map(Arc::new);
     let extra = Extra {
         headers: headers.clone(),
-        metadata: row.get::<&str>(15).and_then(|text| serde_json::from_str(text).ok()),
-        tenant: row.text(7),
-        aggregate_type: row.text(8),
-        aggregate_id: row.text(9),
-        publisher: row.text(16),
-        idempotency_key: row.text(17),
-        occurred_at: row.get::<i64>(18).map(|at| at + UNIX_EPOCH),
+        metadata: object(column::METADATA),
+        tenant: row.text(column::TENANT),
+        aggregate_type: row.text(column::AGGREGATE_TYPE),
+        aggregate_id: row.text(column::AGGREGATE_ID),
+        publisher: row.text(column::PUBLISHER),
+        idempotency_key: row.text(column::IDEMPOTENCY_KEY),
+        occurred_at: row.get::<i64>(column::OCCURRED_AT).map(|at| at + UNIX_EPOCH),
     };
     Some(Stored {
         segment,
@@ -200,22 +200,22 @@ fn stored(row: &Row, segment: i16, position: i64) -> Option<Stored> {
             id,
             position,
             enqueued_at,
-            topic: row.text(2).unwrap_or_default(),
-            key: row.text(3),
+            topic: row.text(column::TOPIC).unwrap_or_default(),
+            key: row.text(column::KEY),
             content: Bytes::from(content),
-            content_type: row.text(6),
-            webhook_id: WebhookId { message_id: id, enqueued_at }.to_string().into(),
+            content_type: row.text(column::CONTENT_TYPE),
+            webhook_id: WebhookId { message_id: id, enqueued_at }.text(),
             extra: (extra != Extra::default()).then(|| Box::new(extra)),
         }),
         attributes: Attributes {
-            tenant: row.text(7),
-            aggregate_type: row.text(8),
-            aggregate_id: row.text(9),
+            tenant: row.text(column::TENANT),
+            aggregate_type: row.text(column::AGGREGATE_TYPE),
+            aggregate_id: row.text(column::AGGREGATE_ID),
             headers,
-            max_attempts: row.get(11),
-            priority: row.get(12).unwrap_or_default(),
-            deliver_at: row.get(13),
-            expires_at: row.get(14),
+            max_attempts: row.get(column::MAX_ATTEMPTS),
+            priority: row.get(column::PRIORITY).unwrap_or_default(),
+            deliver_at: row.get(column::DELIVER_AT),
+            expires_at: row.get(column::EXPIRES_AT),
         },
     })
 }

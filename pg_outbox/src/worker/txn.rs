@@ -3,6 +3,7 @@
 //! Invariants: a transaction that fails is aborted before anything else happens, and its failure is a value, not an exit;
 //! no transaction is open when `run` returns; plans are prepared once per process and kept.
 
+use std::cell::Cell;
 use std::ffi::CString;
 use std::panic::AssertUnwindSafe;
 
@@ -98,6 +99,8 @@ pub struct Rows {
 pub struct Row {
     values: Vec<Datum>,
     nulls: Vec<bool>,
+    /// Where JSON becomes text.
+    text: Cell<pg_sys::StringInfo>,
 }
 
 impl Rows {
@@ -109,15 +112,9 @@ impl Rows {
         // SAFETY: SPI's table holds `count` tuples of this descriptor.
         unsafe {
             let descriptor = (*self.table).tupdesc;
-            let columns = (*descriptor).natts as usize;
-            let mut row = Row { values: vec![Datum::null(); columns], nulls: vec![true; columns] };
+            let mut row = Row::of(descriptor);
             for i in 0..self.count {
-                pg_sys::heap_deform_tuple(
-                    *(*self.table).vals.add(i),
-                    descriptor,
-                    row.values.as_mut_ptr(),
-                    row.nulls.as_mut_ptr(),
-                );
+                row.take_apart(*(*self.table).vals.add(i), descriptor);
                 f(&row);
             }
         }
@@ -137,6 +134,47 @@ impl Rows {
 }
 
 impl Row {
+    /// A buffer for rows of this descriptor.
+    ///
+    /// # Safety
+    /// The descriptor is valid.
+    pub(super) unsafe fn of(descriptor: pg_sys::TupleDesc) -> Row {
+        // SAFETY: by contract.
+        let columns = unsafe { (*descriptor).natts } as usize;
+        Row { values: vec![Datum::null(); columns], nulls: vec![true; columns], text: Cell::new(std::ptr::null_mut()) }
+    }
+
+    /// Takes a tuple apart.
+    ///
+    /// # Safety
+    /// The tuple has the descriptor that the buffer was made for, and lives as long as the row is looked at.
+    pub(super) unsafe fn take_apart(&mut self, tuple: pg_sys::HeapTuple, descriptor: pg_sys::TupleDesc) {
+        // SAFETY: by contract; the buffers have an entry per column.
+        unsafe {
+            pg_sys::heap_deform_tuple(tuple, descriptor, self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
+        }
+    }
+
+    /// Reads the text of a jsonb column, in the database's encoding.
+    pub fn json<T>(&self, i: usize, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        if self.nulls[i] {
+            return None;
+        }
+        // SAFETY: the caller says that it is jsonb; the buffer lives in the current memory context, as the row does, and
+        // nobody else has it while `read` runs.
+        unsafe {
+            let value = pg_sys::pg_detoast_datum(self.values[i].cast_mut_ptr());
+            if self.text.get().is_null() {
+                self.text.set(pg_sys::makeStringInfo());
+            }
+            let text = self.text.get();
+            pg_sys::resetStringInfo(text);
+            let size = pgrx::varsize_any(value) as i32;
+            pg_sys::JsonbToCString(text, &raw mut (*value.cast::<pg_sys::Jsonb>()).root, size);
+            Some(read(std::slice::from_raw_parts((*text).data.cast::<u8>(), (*text).len as usize)))
+        }
+    }
+
     /// Column `i`, from 0, as a Rust value; `None` for null.
     pub fn get<T: FromDatum>(&self, i: usize) -> Option<T> {
         if self.nulls[i] {

@@ -1,10 +1,10 @@
 //! Handing deliveries to the HTTP thread, for the first time and when they are due again.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use outbox_core::ids::IdMap;
 use outbox_core::message::Message;
 use outbox_sender::{Job, Ticket};
 
@@ -209,7 +209,7 @@ pub(super) fn by_priority(jobs: &mut [Job], messages: &[Stored], config: &Config
 
 /// A first delivery: the subscription's progress knows of it.
 pub(super) fn hand_out(
-    handed: &mut HashMap<(i32, i64, i64), Handed>,
+    handed: &mut IdMap<(i32, i64, i64), Handed>,
     jobs: &mut Vec<Job>,
     id: i32,
     subscription: &mut Subscription,
@@ -239,7 +239,7 @@ pub(super) fn hand_out(
 }
 
 pub(super) fn hand_out_as(
-    handed: &mut HashMap<(i32, i64, i64), Handed>,
+    handed: &mut IdMap<(i32, i64, i64), Handed>,
     jobs: &mut Vec<Job>,
     id: i32,
     subscription: &mut Subscription,

@@ -23,8 +23,9 @@ impl Engine {
         }
         let (mut stopped, mut ended) = (Vec::new(), Vec::new());
         self.sender.take_done(&mut self.done);
-        for done in self.done.drain(..) {
+        for mut done in self.done.drain(..) {
             let ticket = done.ticket;
+            done.message = None;
             if ticket.run < 0 {
                 self.errands.back(ticket.delivery_id);
                 let fate = Fate::Manual(matches!(done.outcome, Outcome::Status(200..=299)));

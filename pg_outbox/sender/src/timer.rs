@@ -1,0 +1,95 @@
+//! The time limit of a connection's requests.
+//!
+//! Registering a timer and taking it back costs about as much as signing, and hardly any request needs it. So a connection has
+//! one timer for all its requests: a request whose deadline lies behind the timer's leaves it as it is, and a timer that goes
+//! off for a request that is long over is set to the deadline of the one that runs. That is one registration per time limit.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// The timer of a connection, made at its first use.
+#[derive(Default)]
+pub(crate) struct Timer {
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// Whom it wakes; `None`: it is not registered.
+    wakes: Option<Waker>,
+}
+
+impl Timer {
+    /// Runs `work`; `None`: it did not end in time.
+    pub(crate) async fn limit<T>(&mut self, time: Duration, work: impl Future<Output = T>) -> Option<T> {
+        let deadline = Instant::now() + time;
+        let Timer { sleep, wakes } = self;
+        let sleep = sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if sleep.deadline() > deadline {
+            sleep.as_mut().reset(deadline);
+            *wakes = None;
+        }
+        let mut work = std::pin::pin!(work);
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(value) = work.as_mut().poll(cx) {
+                return Poll::Ready(Some(value));
+            }
+            loop {
+                if !sleep.is_elapsed() && wakes.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                    return Poll::Pending;
+                }
+                // Whatever the task has used up of its turn: pending is to mean registered.
+                if Pin::new(&mut tokio::task::unconstrained(&mut *sleep)).poll(cx).is_pending() {
+                    *wakes = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+                if sleep.deadline() >= deadline {
+                    return Poll::Ready(None);
+                }
+                sleep.as_mut().reset(deadline);
+                *wakes = None;
+            }
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    fn run<T>(work: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(work)
+    }
+
+    const SHORT: Duration = Duration::from_millis(20);
+    const LONG: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn a_request_that_hangs_ends_in_time_whatever_the_limit_of_the_one_before() {
+        run(async {
+            let mut timer = Timer::default();
+            assert_eq!(timer.limit(LONG, async { 1 }).await, Some(1));
+            for limit in [SHORT, 2 * SHORT, SHORT] {
+                let begun = Instant::now();
+                assert_eq!(timer.limit(limit, pending::<()>()).await, None);
+                assert!(begun.elapsed() >= limit);
+            }
+            assert_eq!(timer.limit(SHORT, async { 2 }).await, Some(2));
+        });
+    }
+
+    #[test]
+    fn a_timer_that_was_set_for_another_request_ends_none_early() {
+        run(async {
+            let mut timer = Timer::default();
+            // Registered for a request that ends at once, or while nobody looks.
+            assert_eq!(timer.limit(SHORT, tokio::time::sleep(SHORT / 4)).await, Some(()));
+            assert_eq!(timer.limit(LONG, tokio::time::sleep(2 * SHORT)).await, Some(()));
+            tokio::time::sleep(2 * SHORT).await;
+            assert_eq!(timer.limit(LONG, tokio::time::sleep(2 * SHORT)).await, Some(()));
+        });
+    }
+}

@@ -1,0 +1,50 @@
+//! Reading messages by a range of ids, below the executor.
+//!
+//! A statement would copy each row three times before it is ours, and most of what the dispatcher reads are ranges of one leaf.
+//! What is kept of the executor's duties: relation lock, snapshot, visibility. What is left out: the privilege, which is the
+//! worker's own.
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::Datum;
+
+use super::txn::Row;
+use crate::catalog;
+use crate::enqueue::column;
+
+/// Calls `f` with each message of a leaf whose id is in `low ..= high`; `false`: the leaf's index is not there to be used.
+/// Columns are those of outbox.message, from 0. Inside a transaction.
+pub fn messages(leaf: usize, low: i64, high: i64, f: &mut dyn FnMut(&Row)) -> bool {
+    let Ok(table) = catalog::lookup(&format!("_message_{leaf:02}")) else { return false };
+    // SAFETY: plain relation access; an ERROR becomes a panic in pgrx's guards, and what is open here belongs to the
+    // transaction, which is then aborted. The tuple lives until the next one is asked for.
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as _);
+        // Looked up under the lock: whoever replaces the index waits for it before the old one goes.
+        let index = catalog::lookup(&format!("_message_{leaf:02}_id"));
+        if let Ok(index) = index {
+            let mut keys: [pg_sys::ScanKeyData; 2] = std::mem::zeroed();
+            for (key, strategy, function, bound) in [
+                (0, pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_INT8GE, low),
+                (1, pg_sys::BTLessEqualStrategyNumber, pg_sys::F_INT8LE, high),
+            ] {
+                let attribute = column::ID as i16 + 1;
+                pg_sys::ScanKeyInit(&mut keys[key], attribute, strategy as u16, function.into(), Datum::from(bound));
+            }
+            let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot());
+            let scan = pg_sys::systable_beginscan(relation, index, true, snapshot, 2, keys.as_mut_ptr());
+            let mut row = Row::of((*relation).rd_att);
+            loop {
+                let tuple = pg_sys::systable_getnext(scan);
+                if tuple.is_null() {
+                    break;
+                }
+                row.take_apart(tuple, (*relation).rd_att);
+                f(&row);
+            }
+            pg_sys::systable_endscan(scan);
+            pg_sys::UnregisterSnapshot(snapshot);
+        }
+        pg_sys::table_close(relation, pg_sys::NoLock as _);
+        index.is_ok()
+    }
+}
