@@ -26,7 +26,10 @@ async function admin(run) {
     }
 }
 
-/** Runs `worker(client, index)`, which returns how many jobs it did, until `total` are done or the time is up; jobs per second. */
+/**
+ * Runs `worker(client, index)`, which returns how many jobs it completed, until `total` are done or the time is up, and then
+ * `worker.end` if there is one; jobs per second.
+ */
 async function race(workers, total, worker, most = limit) {
     const clients = [];
     for (let i = 0; i < workers; i++) {
@@ -47,6 +50,7 @@ async function race(workers, total, worker, most = limit) {
                 await sleep(1);
             }
         }
+        await worker.end?.(client, i);
     }));
     await Promise.all(clients.map((client) => client.end()));
     return done / ((last - started) / 1000 || 1);
@@ -126,10 +130,22 @@ const systems = {
                     await sleep(20);
                 }
             }),
-            step: (batch) => async (c) => {
-                const { rows } = await c.query({ name: "claim", text: "select lease, delivery_id, payload from outbox.claim('bench', 'w', $1)", values: [batch] });
-                if (rows.length > 0) await c.query({ name: "complete", text: "select outbox.complete($1)", values: [rows[0].lease] });
-                return rows.length;
+            // What a worker claimed is completed by the call that claims its next batch, and counts then.
+            step: (batch) => {
+                const held = [];
+                const worker = async (c, i) => {
+                    const done = held[i];
+                    const { rows } = await c.query({
+                        name: "next", text: "select lease, delivery_id, payload from outbox.complete_and_claim($1, 'bench', 'w', $2)",
+                        values: [done?.[0].lease, batch],
+                    });
+                    held[i] = rows.length > 0 ? rows : undefined;
+                    return done?.length ?? 0;
+                };
+                worker.end = async (c, i) => {
+                    if (held[i]) await c.query("select outbox.complete($1)", [held[i][0].lease]);
+                };
+                return worker;
             },
         });
     },

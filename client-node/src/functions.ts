@@ -87,6 +87,12 @@ export const FUNCTIONS = {
         returns: 'value',
         columns: [['complete', 'bigint[]']],
     },
+    complete_and_claim: {
+        name: 'complete_and_claim',
+        args: [['done', 'bigint', false], ['subscription', 'text', false], ['worker', 'text', false], ['max_messages', 'int', true], ['lease', 'interval', true]],
+        returns: 'rows',
+        columns: [['lease', 'bigint'], ['lease_expires_at', 'timestamptz'], ['delivery_id', 'bigint'], ['subscription', 'text'], ['message_id', 'bigint'], ['webhook_id', 'text'], ['position', 'bigint'], ['attempt', 'int'], ['max_attempts', 'int'], ['topic', 'text'], ['key', 'text'], ['payload', 'jsonb'], ['body', 'bytea'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['tenant', 'text'], ['publisher', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['priority', 'smallint'], ['enqueued_at', 'timestamptz'], ['occurred_at', 'timestamptz'], ['deliver_at', 'timestamptz'], ['expires_at', 'timestamptz'], ['last_attempt_at', 'timestamptz'], ['last_error', 'text']],
+    },
     count_by_status: {
         name: 'count_by_status',
         args: [['tenant', 'text', true]],
@@ -1243,6 +1249,8 @@ export interface Functions {
     claimDelivery(args: { deliveryId: number | bigint; worker: string; lease?: Interval | null }): Promise<ClaimedRow>;
     /** Ends deliveries of a lease as done, all of them or those that are named; returns the ids that were: what is missing was lost to another lease. results: one element per id, the receiver's id as a string or an object {total, matched, succeeded, failed, send_results} */
     complete(args: { lease: number | bigint; deliveryIds?: readonly (number | bigint)[] | null; results?: any }): Promise<number[]>;
+    /** Completes all that a lease still holds (done; null: nothing) and claims what comes next, in one transaction: both or neither. OB003: the lease is lost. No rows: ask once more without done before you wait, what was completed may have let others in */
+    completeAndClaim(args: { done: number | bigint; subscription: string; worker: string; maxMessages?: number | null; lease?: Interval | null }): Promise<ClaimedRow[]>;
     /** Deliveries in each state. Over all tenants completed and cancelled are counted since the beginning, from counters; for one tenant among what is still stored, through the tenant's index: as long as that tenant has messages */
     countByStatus(args?: { tenant?: string | null }): Promise<CountByStatusRow[]>;
     /** The total for a list_messages() with limit and offset; 10,000 means at least that many */

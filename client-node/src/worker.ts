@@ -3,6 +3,8 @@
  *
  * What has to hold:
  *   - nothing is completed that was not handled: only a handler that returned completes its delivery;
+ *   - when all that is left of a lease has been handled and the worker goes on, one call completes it and claims what comes next;
+ *     whatever the server says against that, the two are done one after the other instead;
  *   - a lease is extended as long as one of its deliveries is here; once it is lost, the handlers' signals abort and their
  *     outcomes are dropped;
  *   - trouble with the connection or the server never ends a worker; what no waiting will cure does, with a typed error;
@@ -104,7 +106,11 @@ interface Lease {
     /** Its deliveries that have no recorded outcome yet. */
     open: Map<number, Task>;
     lost: boolean;
+    /** What the server has in it is what is open here, and it was not refused yet to complete it with a claim. */
+    whole: boolean;
 }
+
+type Group = { task: Task; outcome: Outcome }[];
 
 interface Task {
     message: ClaimedMessage;
@@ -152,6 +158,10 @@ export class Worker {
     #busy = 0;
     #outcomes: { task: Task; outcome: Outcome }[] = [];
     #flushing = false;
+    /** The claim loop waits for a handler to become free. */
+    #full = false;
+    /** All that was left of a lease, handed to the claim loop to be completed with the next claim. */
+    #done: Group | undefined;
     /** After this the worker no longer waits for anything. */
     #ended = false;
     #wake: () => void = () => {};
@@ -225,32 +235,48 @@ export class Worker {
         const backoff = new Backoff(this.#backoff.min, this.#backoff.max);
         const signal = this.#stopping.signal;
         while (!signal.aborted) {
-            if (this.#queue.length > 0 || this.#busy >= this.#concurrency) {
+            const done = this.#done;
+            this.#done = undefined;
+            if (!done && (this.#queue.length > 0 || this.#busy >= this.#concurrency)) {
+                this.#full = true;
                 await new Promise<void>((resolve) => (this.#wake = resolve));
+                this.#full = false;
                 continue;
             }
-            const wanted = this.#batchSize ?? this.#concurrency - this.#busy;
+            const wanted = this.#batchSize ?? this.#concurrency - this.#busy + (done?.length ?? 0);
+            const next = {
+                subscription: this.#subscription,
+                worker: this.#name,
+                maxMessages: Math.min(wanted, 10_000),
+                lease: this.#lease,
+            };
             let rows: ClaimedRow[];
             try {
-                rows = await this.#outbox.claim({
-                    subscription: this.#subscription,
-                    worker: this.#name,
-                    maxMessages: Math.min(wanted, 10_000),
-                    lease: this.#lease,
-                });
+                if (done) rows = await this.#outbox.completeAndClaim({ done: done[0]!.task.lease.id, ...next });
+                else rows = await this.#outbox.claim(next);
             } catch (error) {
+                if (done) {
+                    // The lease is lost, or something is wrong with claiming: each call will say so by itself.
+                    if (isRetryable(error)) this.#onError(error);
+                    this.#record(done);
+                    continue;
+                }
                 if (!isRetryable(error)) throw error;
                 this.#onError(error);
                 await sleep(backoff.next(), signal);
                 continue;
             }
             backoff.reset();
+            for (const { task, outcome } of done ?? []) this.#finish(task, outcome, true);
             this.#take(rows);
-            if (rows.length > 0) continue;
+            // What was completed may have let others in: ask once more.
+            if (rows.length > 0 || done) continue;
             if (!this.#untilEmpty) await this.#bell.wait(this.#pollInterval * (0.9 + Math.random() / 5), signal);
             else if (this.#busy === 0) break;
             else await new Promise<void>((resolve) => (this.#wake = resolve));
         }
+        if (this.#done) this.#record(this.#done);
+        this.#done = undefined;
     }
 
     #take(rows: ClaimedRow[]): void {
@@ -259,7 +285,7 @@ export class Worker {
             const message = withContent(row);
             let lease = this.#leases.get(message.lease);
             if (lease === undefined) {
-                lease = { id: message.lease, open: new Map(), lost: false };
+                lease = { id: message.lease, open: new Map(), lost: false, whole: true };
                 this.#leases.set(lease.id, lease);
             }
             const task = { message, lease, abort: new AbortController() };
@@ -304,10 +330,28 @@ export class Worker {
             task.recorded?.(false);
             return;
         }
-        this.#outcomes.push({ task, outcome });
+        this.#record([{ task, outcome }]);
+    }
+
+    /** Has outcomes recorded, if that has not begun already. */
+    #record(outcomes: Group): void {
+        this.#outcomes.push(...outcomes);
         if (this.#flushing) return;
         this.#flushing = true;
         void this.#flush();
+    }
+
+    /** Leaves a group to the claim loop, if that waits, and the group is all that is left of its lease, without results to tell. */
+    #handOver(group: Group): boolean {
+        const { lease } = group[0]!.task;
+        const all = lease.whole && !lease.lost && group.length === lease.open.size;
+        const bare = group.every(({ outcome }) => outcome.kind === 'complete' && (outcome.result ?? null) === null);
+        if (!all || !bare || !this.#full || this.#done || this.#queue.length > 0 || this.#stopping.signal.aborted) return false;
+        // Only once: what does not work is recorded by itself.
+        lease.whole = false;
+        this.#done = group;
+        this.#wake();
+        return true;
     }
 
     /** Records outcomes, those that come up meanwhile together. */
@@ -318,7 +362,7 @@ export class Worker {
         while (this.#outcomes.length > 0 && !this.#ended) {
             const batch = this.#outcomes;
             this.#outcomes = [];
-            const groups = new Map<string, { task: Task; outcome: Outcome }[]>();
+            const groups = new Map<string, Group>();
             for (const one of batch) {
                 const { kind, ...rest } = one.outcome;
                 const key = `${one.task.lease.id} ${kind} ${kind === 'complete' ? '' : JSON.stringify(rest)}`;
@@ -329,8 +373,9 @@ export class Worker {
             let trouble = false;
             await Promise.all(
                 [...groups.values()].map(async (group) => {
+                    if (this.#handOver(group)) return;
                     try {
-                        const done = new Set(await this.#record(group));
+                        const done = new Set(await this.#tell(group));
                         for (const { task, outcome } of group) this.#finish(task, outcome, done.has(task.message.deliveryId));
                     } catch (error) {
                         this.#onError(error);
@@ -349,7 +394,7 @@ export class Worker {
         this.#flushing = false;
     }
 
-    #record(group: { task: Task; outcome: Outcome }[]): Promise<number[]> {
+    #tell(group: Group): Promise<number[]> {
         const { task, outcome } = group[0]!;
         const lease = task.lease.id;
         const deliveryIds = group.map((one) => one.task.message.deliveryId);
@@ -377,7 +422,7 @@ export class Worker {
     }
 
     /** The server refused the outcome itself (a result that is no JSON, a malformed interval): the try has failed. */
-    async #unrecordable(group: { task: Task; outcome: Outcome }[], error: unknown): Promise<void> {
+    async #unrecordable(group: Group, error: unknown): Promise<void> {
         for (const { task, outcome } of group) {
             const refused: Outcome = { kind: 'fail', error: `the outcome was refused: ${said(error)}` };
             const again = error instanceof InvalidError && !(outcome.kind === 'fail' && outcome.error === refused.error);
@@ -385,7 +430,7 @@ export class Worker {
             else if (again) {
                 // Which of them it was shows one by one.
                 try {
-                    this.#finish(task, outcome, (await this.#record([{ task, outcome }])).length > 0);
+                    this.#finish(task, outcome, (await this.#tell([{ task, outcome }])).length > 0);
                 } catch (one) {
                     this.#outcomes.push({ task, outcome: isRetryable(one) ? outcome : refused });
                 }
@@ -395,6 +440,7 @@ export class Worker {
 
     #finish(task: Task, outcome: Outcome, recorded: boolean): void {
         if (!recorded) {
+            task.lease.whole = false;
             this.summary.lost += 1;
             this.#onError(
                 new LeaseLostError(`the outcome of delivery ${task.message.deliveryId} came too late`, 'OB003', {

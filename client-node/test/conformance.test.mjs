@@ -5,7 +5,7 @@ import { after, before, test } from 'node:test';
 import pg from 'pg';
 
 import { enqueue, Outbox, OutboxError, Reader, Reject, RetryAfter, transaction, Verifier, Worker } from '../dist/index.mjs';
-import { startServer } from './server.mjs';
+import { startServer, waitFor } from './server.mjs';
 
 const folder = new URL('../../tests/conformance/', import.meta.url);
 const files = existsSync(folder) ? readdirSync(folder).filter((name) => name.endsWith('.json')).sort() : [];
@@ -31,8 +31,9 @@ const asMessage = (message) => ({
 
 function fill(value, saved) {
     if (typeof value === 'string' && value.startsWith('$')) {
-        assert.ok(saved.has(value.slice(1)), `nothing is saved as "${value}"`);
-        return saved.get(value.slice(1));
+        const [name, ...path] = value.slice(1).split('.');
+        assert.ok(saved.has(name), `nothing is saved as "${value}"`);
+        return path.reduce((found, key) => found[key], saved.get(name));
     }
     if (Array.isArray(value)) return value.map((item) => fill(item, saved));
     if (value !== null && typeof value === 'object') {
@@ -89,10 +90,15 @@ const OPERATIONS = {
         return new Outbox(pool).enqueueMany(messages);
     },
     async call(pool, args) {
-        only(args, ['function', 'args'], 'call');
+        only(args, ['function', 'args', 'wait'], 'call');
         const outbox = new Outbox(pool);
         assert.equal(typeof outbox[camel(args.function)], 'function', `there is no ${args.function}`);
-        return plain(await outbox[camel(args.function)](keys(args.args, camel)));
+        const call = async () => plain(await outbox[camel(args.function)](keys(args.args, camel)));
+        if (!args.wait) return call();
+        return waitFor(`${args.function} returns rows`, async () => {
+            const rows = await call();
+            return rows.length > 0 && rows;
+        });
     },
     async read(pool, args) {
         only(args, ['count', 'topics', 'filter', 'consumer', 'advance'], 'read');

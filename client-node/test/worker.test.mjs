@@ -271,6 +271,60 @@ test('what no waiting will cure ends a worker with a typed error', async (t) => 
 });
 const drainAs = (pool) => new Worker(pool, 'work', () => {}, { untilEmpty: true }).run();
 
+test('a worker that goes on completes and claims in one call', async (t) => {
+    const { pool, outbox, dsn } = await setUp(t);
+    const admin = new pg.Client(dsn);
+    await admin.connect();
+    t.after(() => admin.end());
+    await admin.query(`alter database ${new URL(dsn).pathname.slice(1)} set track_functions = 'all'`);
+    const calls = async (name) =>
+        Number((await admin.query('select coalesce(sum(calls), 0) as n from pg_stat_user_functions where funcname = $1', [name])).rows[0].n);
+    for (const [batchSize, concurrency] of [[1, 1], [5, 5], [undefined, 4]]) {
+        await enqueueMany(pool, Array.from({ length: 40 }, (_, n) => ({ topic: 'a', payload: { n } })));
+        const before = await calls('complete_and_claim');
+        // With connections of its own, which count what they called when they end.
+        const own = new pg.Pool({ connectionString: dsn });
+        own.on('error', () => {});
+        let handled = 0;
+        const worker = new Worker(
+            own,
+            'work',
+            () => {
+                handled += 1;
+                if (handled === 40) worker.stop();
+            },
+            { ...FAST, concurrency, ...(batchSize ? { batchSize } : {}) },
+        );
+        const summary = await worker.run();
+        await own.end();
+        assert.deepEqual(summary, { claimed: 40, completed: 40, failed: 0, dead: 0, released: 0, lost: 0 });
+        // All but the last of its leases.
+        await waitFor('leases are completed with a claim', async () => (await calls('complete_and_claim')) - before >= 40 / concurrency - 1);
+    }
+    assert.equal((await outbox.stats()).waiting, 0);
+});
+
+test('a lease that is lost before the next claim costs its outcome only', async (t) => {
+    const { pool, outbox } = await setUp(t);
+    await enqueueMany(pool, [0, 1, 2].map((n) => ({ topic: 'a', payload: { n } })));
+    const errors = [];
+    let handled = 0;
+    const worker = new Worker(
+        pool,
+        'work',
+        async (message) => {
+            handled += 1;
+            if (message.attempt === 1 && message.payload.n === 1) assert.equal(await outbox.unlockStale({ olderThan: 0 }), 1);
+            if (handled === 4) worker.stop();
+        },
+        { ...FAST, concurrency: 1, onError: (error) => errors.push(error) },
+    );
+    const summary = await worker.run();
+    assert.deepEqual({ completed: summary.completed, lost: summary.lost }, { completed: 3, lost: 1 });
+    assert.deepEqual(errors.map((error) => error.code), ['OB003']);
+    assert.deepEqual((await attempts(pool)).map((a) => a.outcome).sort(), ['completed', 'completed', 'completed', 'failed']);
+});
+
 test('two workers share, each delivery is handled once', async (t) => {
     const { pool, dsn } = await setUp(t);
     const sql = postgres(dsn, { max: 4, onnotice: () => {} });

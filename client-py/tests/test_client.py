@@ -89,6 +89,32 @@ def test_worker_in_threads(dsn):
     assert ("connected", "") in events
 
 
+def test_a_worker_that_goes_on_completes_and_claims_in_one_call(dsn):
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(f"alter database {conn.info.dbname} set track_functions = 'all'")
+    outbox = pg_outbox.Outbox(dsn)
+    outbox.subscribe("w", ["job.#"])
+    send(dsn, "job.run", list(range(20)))
+    worker = outbox.worker("w", concurrency=1, poll_interval=0.02)
+    handled = []
+
+    def handle(delivery):
+        handled.append(delivery.payload)
+        if len(handled) == 20:
+            worker.stop()
+
+    report = worker.run(handle)
+    assert report["completed"] == 20 and sorted(handled) == list(range(20))
+
+    def calls(function):
+        with psycopg.connect(dsn) as conn:
+            sql = "select coalesce(sum(calls), 0) from pg_stat_user_functions where funcname = %s"
+            return conn.execute(sql, [function]).fetchone()[0]
+
+    # All but the last, with which it stops.
+    until("they are completed with a claim", lambda: calls("complete_and_claim") >= 19)
+
+
 async def test_worker_in_tasks_and_cancellation(dsn):
     outbox = pg_outbox.AsyncOutbox(dsn)
     await outbox.subscribe("w", ["job.#"])

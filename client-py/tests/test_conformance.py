@@ -5,6 +5,7 @@ import collections
 import json
 import pathlib
 import threading
+import time
 
 import psycopg
 import pytest
@@ -59,7 +60,13 @@ def filled(value, saved):
         return {key: filled(item, saved) for key, item in value.items()}
     if isinstance(value, list):
         return [filled(item, saved) for item in value]
-    return saved[value[1:]] if isinstance(value, str) and value.startswith("$") else value
+    if not (isinstance(value, str) and value.startswith("$")):
+        return value
+    name, *path = value[1:].split(".")
+    value = saved[name]
+    for part in path:
+        value = value[int(part)] if part.isdigit() else value[part]
+    return value
 
 
 TYPES = {"string": str, "number": (int, float), "boolean": bool, "object": dict, "array": list}
@@ -108,8 +115,13 @@ class Runner:
         with psycopg.connect(self.dsn) as conn:
             return pg_outbox.enqueue_many(conn, topic, payloads, keys=keys)
 
-    def call(self, function, args):
-        return getattr(self.outbox, function)(**args)
+    def call(self, function, args, wait=False):
+        end = time.monotonic() + 60
+        while True:
+            result = getattr(self.outbox, function)(**args)
+            if result or not wait or time.monotonic() > end:
+                return result
+            time.sleep(0.02)
 
     def read(self, count, topics=None, filter=None, consumer=None, advance=False):
         reader = self.outbox.reader(consumer, topics=topics, filter=filter, poll_interval=0.02)

@@ -1249,6 +1249,15 @@ pub struct Complete {
     pub results: Option<Value>,
 }
 
+/// What `outbox.complete_and_claim()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct CompleteAndClaim {
+    /// Argument `max_messages`.
+    pub max_messages: Option<i32>,
+    /// Argument `lease`.
+    pub lease: Option<Duration>,
+}
+
 /// What `outbox.count_by_status()` takes beside what it requires; `None` is its default.
 #[derive(Clone, Debug, Default)]
 pub struct CountByStatus {
@@ -1873,6 +1882,22 @@ impl Outbox {
             )
             .await?,
         )
+    }
+
+    /// Completes all that a lease still holds (done; null: nothing) and claims what comes next, in one transaction:
+    /// both or neither. OB003: the lease is lost. No rows: ask once more without done before you wait, what was
+    /// completed may have let others in.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn complete_and_claim(
+        &self,
+        done: i64,
+        subscription: &str,
+        worker: &str,
+        options: CompleteAndClaim,
+    ) -> Result<Vec<Claimed>> {
+        call::typed(self.call("complete_and_claim", json!({"done": done, "subscription": subscription, "worker": worker, "max_messages": options.max_messages, "lease": options.lease.map(|d| d.as_secs_f64())}), &[]).await?)
     }
 
     /// Deliveries in each state. Over all tenants completed and cancelled are counted since the beginning, from

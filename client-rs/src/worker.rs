@@ -5,6 +5,8 @@
 //! * nothing is completed that a handler did not finish: an error, a panic and a cancelled task are failures, what was not
 //!   begun is released;
 //! * an outcome is kept until the server has taken it: a lost connection, or a restart of the server, delays it;
+//! * when all that is left of a lease has been done and the worker goes on, one call completes it and claims what comes next;
+//!   whatever the server says against that, the two are done one after the other instead;
 //! * a lease is extended while a handler runs; when it is lost, the handler's [`Delivery::lost`] says so and its outcome is
 //!   dropped: another worker has the delivery.
 
@@ -309,6 +311,8 @@ impl<H: Handler> Worker<H> {
 struct Lease {
     lost: CancellationToken,
     open: usize,
+    /// What the server has in it is what is open here.
+    whole: bool,
 }
 
 struct Pending {
@@ -321,6 +325,7 @@ struct Session {
     client: Client,
     claim: Statement,
     complete: Statement,
+    complete_and_claim: Statement,
 }
 
 struct Run<H> {
@@ -381,13 +386,16 @@ impl<H: Handler> Run<H> {
                     self.beat().await;
                     next_beat = Instant::now() + self.settings.lease / 3;
                 }
-                self.flush().await;
-                if give_up.is_none()
+                let goes_on = give_up.is_none()
                     && self.queue.is_empty()
                     && self.running.len() < self.settings.concurrency
-                    && now >= next_poll
-                {
-                    match self.claim().await {
+                    && now >= next_poll;
+                let done = if goes_on { self.done() } else { None };
+                self.flush(done).await;
+                if goes_on {
+                    match self.claim(done).await {
+                        // What was completed may have let others in: ask once more.
+                        Some(0) if done.is_some() => {}
                         Some(0) if self.settings.until_empty && self.running.is_empty() && self.pending.is_empty() => {
                             self.stop.cancel();
                             continue;
@@ -484,9 +492,15 @@ impl<H: Handler> Run<H> {
                 )
                 .await?;
             let complete = client.prepare("select outbox.complete($1::int8, $2::int8[], $3::jsonb)").await?;
+            let complete_and_claim = client
+                .prepare(
+                    "select c.* from outbox.complete_and_claim($1::int8, $2::text, $3::text, $4::int4,
+                        make_interval(secs => $5::float8)) c",
+                )
+                .await?;
             // Only a subscription that was made with notify => true ever tells.
             client.batch_execute("listen outbox_pull").await?;
-            Ok::<_, Error>(Session { client, claim, complete })
+            Ok::<_, Error>(Session { client, claim, complete, complete_and_claim })
         };
         match opened.await {
             Ok(session) => {
@@ -515,36 +529,72 @@ impl<H: Handler> Run<H> {
         }
     }
 
-    /// Claims; the number of deliveries, or nothing if it failed.
-    async fn claim(&mut self) -> Option<usize> {
+    /// A lease of which all that was left is done, without results to tell.
+    fn done(&self) -> Option<i64> {
+        let mut done: HashMap<i64, usize> = HashMap::new();
+        for pending in self.pending.iter().filter(|pending| matches!(pending.handled, Ok(None))) {
+            *done.entry(pending.lease).or_default() += 1;
+        }
+        let is_all = |id: i64, count: usize| self.leases.get(&id).is_some_and(|l| l.whole && l.open == count);
+        done.into_iter().filter(|(id, count)| is_all(*id, *count)).max_by_key(|(_, count)| *count).map(|(id, _)| id)
+    }
+
+    /// Claims, in the same call completes `done`; the number of deliveries, or nothing if it failed.
+    async fn claim(&mut self, done: Option<i64>) -> Option<usize> {
         let session = self.session.as_ref()?;
         let free = self.settings.concurrency - self.running.len();
         let wanted = if self.settings.batch == 0 { free } else { self.settings.batch };
         let wanted = i32::try_from(wanted).unwrap_or(i32::MAX);
         let lease = self.settings.lease.as_secs_f64();
-        let claimed = session
-            .client
-            .query(&session.claim, &[&self.settings.subscription, &self.settings.name, &wanted, &lease])
-            .await;
-        let rows = match claimed {
+        let settings = &self.settings;
+        let claimed = match &done {
+            None => {
+                session.client.query(&session.claim, &[&settings.subscription, &settings.name, &wanted, &lease]).await
+            }
+            Some(done) => {
+                let of = &session.complete_and_claim;
+                session.client.query(of, &[done, &settings.subscription, &settings.name, &wanted, &lease]).await
+            }
+        };
+        let rows = match claimed.map_err(Error::from) {
             Ok(rows) => rows,
+            Err(error) if done.is_some() && !passes(&error) => {
+                // The lease is lost, or there is something wrong with claiming: each call will say so by itself.
+                self.flush(None).await;
+                return None;
+            }
             Err(error) => {
-                self.failed(error.into());
+                self.failed(error);
                 return None;
             }
         };
+        if let Some(done) = done {
+            let told = self.pending.len();
+            self.pending.retain(|pending| pending.lease != done);
+            let told = told - self.pending.len();
+            self.report.completed += told as u64;
+            self.close(done, told);
+            self.backoff.reset();
+        }
         let lost = CancellationToken::new();
         let mut count = 0;
+        let mut whole = true;
         for row in &rows {
             match Delivery::from_row(row, lost.clone()) {
                 Ok(delivery) => {
-                    self.leases.entry(delivery.lease).or_insert_with(|| Lease { lost: lost.clone(), open: 0 }).open +=
-                        1;
+                    let lease = || Lease { lost: lost.clone(), open: 0, whole: true };
+                    self.leases.entry(delivery.lease).or_insert_with(lease).open += 1;
                     self.queue.push(delivery);
                     count += 1;
                 }
-                Err(error) => self.failed(error),
+                Err(error) => {
+                    whole = false;
+                    self.failed(error);
+                }
             }
+        }
+        if let Some(lease) = self.queue.last().and_then(|delivery| self.leases.get_mut(&delivery.lease)) {
+            lease.whole = whole;
         }
         // Taken from the end.
         self.queue.reverse();
@@ -592,14 +642,11 @@ impl<H: Handler> Run<H> {
         self.report.lost += (queued - self.queue.len() + outcomes - self.pending.len()) as u64;
     }
 
-    /// Tells the server what is finished: one call per lease and kind of outcome.
-    async fn flush(&mut self) {
-        if self.pending.is_empty() {
-            return;
-        }
+    /// Tells the server what is finished, but for the lease that `claim` completes: one call per lease and kind of outcome.
+    async fn flush(&mut self, but: Option<i64>) {
         let Some(session) = &self.session else { return };
         let mut groups: Vec<Group> = Vec::new();
-        for (index, pending) in self.pending.iter().enumerate() {
+        for (index, pending) in self.pending.iter().enumerate().filter(|(_, pending)| Some(pending.lease) != but) {
             let key = match &pending.handled {
                 Ok(_) => Ending::Complete,
                 Err(Failure::Retry { error, after }) => Ending::Fail(clean(error), after.map(|a| a.as_secs_f64())),
@@ -615,6 +662,9 @@ impl<H: Handler> Run<H> {
             };
             group.ids.push(pending.delivery);
             group.indexes.push(index);
+        }
+        if groups.is_empty() {
+            return;
         }
         let results: Vec<Option<Value>> = groups
             .iter()
@@ -664,6 +714,9 @@ impl<H: Handler> Run<H> {
                 Err(error) if passes(&error) => failure = Some(error),
                 Err(error) => {
                     told.extend(&group.indexes);
+                    if let Some(lease) = self.leases.get_mut(&group.lease) {
+                        lease.whole = false;
+                    }
                     (self.settings.listener)(Event::Refused(error));
                 }
             }
@@ -714,7 +767,7 @@ impl<H: Handler> Run<H> {
                 done => self.finished(done),
             }
         }
-        self.flush().await;
+        self.flush(None).await;
         self.release(by_lease).await;
     }
 

@@ -259,6 +259,102 @@ async fn a_lease_is_extended_while_its_handler_runs_and_lost_leases_are_told() {
     assert_eq!((report.completed, report.lost), (1, 1), "{report:?}");
 }
 
+/// How often a function was called in this database.
+async fn calls(outbox: &Outbox, function: &str) -> i64 {
+    let db = outbox.session().await.unwrap();
+    let sql = "select coalesce(sum(calls), 0)::bigint from pg_stat_user_functions where funcname = $1";
+    db.query_one(sql, &[&function]).await.unwrap().get(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_goes_on_completes_and_claims_in_one_call() {
+    let server = server().await;
+    let db = server.database("next").await.unwrap();
+    db.batch_execute("alter database next set track_functions = 'all'").await.unwrap();
+    let outbox = Outbox::connect(&server.dsn("next")).await.unwrap();
+    pull(&outbox, "w", &["#"], Subscribe::default()).await;
+    let session = outbox.session().await.unwrap();
+    let payloads: Vec<Value> = (0..60).map(|n| json!(n)).collect();
+    enqueue_many(&**session, "job", &payloads, &[]).await.unwrap();
+    for batch in [1, 5] {
+        let before = calls(&outbox, "complete_and_claim").await;
+        let done = Arc::new(AtomicUsize::new(0));
+        let worker = outbox.worker("w").batch(batch).concurrency(1).poll_interval(Duration::from_millis(20));
+        let seen = done.clone();
+        let worker = worker.build(move |_: Delivery| {
+            let seen = seen.clone();
+            async move {
+                seen.fetch_add(1, Ordering::SeqCst);
+                Ok(None)
+            }
+        });
+        let stop = worker.stop_token();
+        let running = tokio::spawn(worker.run());
+        wait_until("twenty are done", PATIENCE, async || done.load(Ordering::SeqCst) >= 20).await;
+        stop.cancel();
+        let report = running.await.unwrap().unwrap();
+        assert_eq!(report.completed as usize, done.load(Ordering::SeqCst), "{report:?}");
+        assert_eq!((report.failed, report.lost), (0, 0), "{report:?}");
+        // All but the last of its leases; its session tells the statistics when it ends.
+        wait_until("each lease was completed with a claim", PATIENCE, async || {
+            calls(&outbox, "complete_and_claim").await >= before + 20 / batch as i64 - 1
+        })
+        .await;
+        enqueue_many(&**session, "job", &payloads, &[]).await.unwrap();
+    }
+    let twice = "select count(*) from (select from outbox.attempt group by message_id having count(*) > 1) t";
+    assert_eq!(session.query_one(twice, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_is_lost_before_the_next_claim_costs_its_outcome_only() {
+    let outbox = Arc::new(outbox("next_lost").await);
+    pull(&outbox, "w", &["#"], Subscribe::default()).await;
+    for n in 0..3 {
+        send(&outbox, "job", &json!(n)).await;
+    }
+    let worker = {
+        let outbox = outbox.clone();
+        outbox.clone().worker("w").concurrency(1).poll_interval(Duration::from_millis(20)).build(
+            move |delivery: Delivery| {
+                let outbox = outbox.clone();
+                async move {
+                    if delivery.attempt == 1 && delivery.json::<i32>()? == 1 {
+                        outbox.unlock_stale(Duration::ZERO, Default::default()).await?;
+                    }
+                    Ok(None)
+                }
+            },
+        )
+    };
+    let stop = worker.stop_token();
+    let running = tokio::spawn(worker.run());
+    let db = outbox.session().await.unwrap();
+    wait_until("all are completed", PATIENCE, async || {
+        let sql = "select count(*) from outbox.attempt where outcome = 'completed'";
+        db.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 3
+    })
+    .await;
+    stop.cancel();
+    let report = running.await.unwrap().unwrap();
+    assert_eq!((report.completed, report.lost, report.disconnects), (3, 1, 0), "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_until_empty_goes_on_with_whom_its_last_one_kept_back() {
+    // Without a dispatcher nobody but a claim lets the next of a key in.
+    let server = Server::start_plain(&[]).await.unwrap();
+    server.database("next_empty").await.unwrap();
+    let outbox = Outbox::connect(&server.dsn("next_empty")).await.unwrap();
+    pull(&outbox, "w", &["#"], Subscribe { ordering: Some("strict".to_owned()), ..Default::default() }).await;
+    for n in 0..5 {
+        send(&outbox, "job", &json!(n)).await;
+    }
+    let worker = outbox.worker("w").concurrency(1).until_empty().build(async |_: Delivery| Ok(None));
+    let report = tokio::time::timeout(PATIENCE, worker.run()).await.unwrap().unwrap();
+    assert_eq!((report.completed, report.lost), (5, 0), "{report:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_goes_on_from_its_cursor_and_two_cannot_both_advance() {
     let outbox = outbox("reader").await;

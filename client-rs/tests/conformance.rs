@@ -86,7 +86,11 @@ async fn scenarios() {
 
 fn fill(value: &Value, saved: &HashMap<String, Value>) -> Value {
     match value {
-        Value::String(name) if name.starts_with('$') => saved[&name[1..]].clone(),
+        Value::String(path) if path.starts_with('$') => {
+            let (name, within) = path[1..].split_once('.').unwrap_or((&path[1..], ""));
+            let pointer = within.split('.').filter(|part| !part.is_empty()).map(|part| format!("/{part}"));
+            saved[name].pointer(&pointer.collect::<String>()).unwrap_or_else(|| panic!("nothing is at {path}")).clone()
+        }
         Value::Array(items) => items.iter().map(|item| fill(item, saved)).collect(),
         Value::Object(map) => {
             map.iter().map(|(key, item)| (key.clone(), fill(item, saved))).collect::<Map<_, _>>().into()
@@ -198,9 +202,15 @@ async fn run(outbox: &Outbox, what: &str, args: &Value) -> Result<Value, Error> 
         }
         "call" => {
             let function = text(args, "function").unwrap();
-            let rows = outbox.call(function, &args["args"], &[]).await?;
+            let mut rows = outbox.call(function, &args["args"], &[]).await?;
+            let until = std::time::Instant::now() + Duration::from_secs(60);
+            while rows.is_empty() && args["wait"] == true && std::time::Instant::now() < until {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                rows = outbox.call(function, &args["args"], &[]).await?;
+            }
             // What the generated methods return as one row or value.
-            let list = ["history", "cursor_list", "health", "maintain", "claim"].contains(&function);
+            let list =
+                ["history", "cursor_list", "health", "maintain", "claim", "complete_and_claim"].contains(&function);
             Ok(if list { Value::Array(rows) } else { rows.into_iter().next().unwrap_or(Value::Null) })
         }
         "read" => {

@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use outbox_harness::tokio_postgres::Client;
-use outbox_tests::{bare_server, one, outbox_harness};
+use outbox_harness::tokio_postgres::{Client, Row};
+use outbox_tests::{bare_server, explain, one, outbox_harness};
 
 const MAX_ATTEMPTS: i32 = 3;
 
@@ -87,11 +87,38 @@ async fn changed(db: &Client, model: &Model, call: &str) -> Vec<i64> {
     messages
 }
 
+/// What a claim may hand out now. The call routes what was enqueued and freed since: what follows has nothing left to route.
+async fn claimable(db: &Client, model: &Model) -> Vec<i64> {
+    db.query("select outbox._is_ready('jobs')", &[]).await.unwrap();
+    // On a slow machine a session remembers for a second where to look.
+    db.query("select outbox._set_marks(id, '{}', '{}', 0) from outbox.subscription", &[]).await.unwrap();
+    let is_due = |(id, d): &(&i64, &Delivery)| d.state == State::Due && model.is_head(**id);
+    model.deliveries.iter().filter(is_due).map(|(id, _)| *id).collect()
+}
+
+/// Takes over what a claim of up to `max` has returned, which must be of `can`.
+fn claimed(model: &mut Model, rows: &[Row], can: &[i64], max: i32) {
+    assert_eq!(rows.len(), can.len().min(max as usize), "claim of {max} among {can:?}");
+    for row in rows {
+        let (lease, id, message): (i64, i64, i64) = (row.get(0), row.get(1), row.get(2));
+        assert!(can.contains(&message), "{message} is not to be had");
+        assert!(model.ids.insert(id, message).is_none_or(|before| before == message), "one delivery per message");
+        let delivery = model.deliveries.get_mut(&message).unwrap();
+        delivery.attempt += 1;
+        delivery.tries += 1;
+        assert_eq!(row.get::<_, i32>(3), delivery.attempt);
+        delivery.state = State::Leased(lease);
+        if !model.leases.contains(&lease) {
+            model.leases.push(lease);
+        }
+    }
+}
+
 async fn step(connections: &[Client], random: &mut Random, model: &mut Model, ordered: bool) -> String {
     let db = &connections[random.below(connections.len())];
     // An old lease as often as a live one: what is lost must change nothing.
     let lease = random.pick(&model.leases.clone()).unwrap_or(999_999);
-    match random.below(12) {
+    match random.below(14) {
         0 | 1 => {
             let key = ordered.then(|| random.below(3) as u8);
             let text = key.map_or("null".to_owned(), |k| format!("'k{k}'"));
@@ -101,37 +128,12 @@ async fn step(connections: &[Client], random: &mut Random, model: &mut Model, or
         }
         2..=4 => {
             let max = 1 + random.below(4) as i32;
-            // The first call routes what was enqueued and freed since; the second one has nothing left to route.
-            db.query("select outbox._is_ready('jobs')", &[]).await.unwrap();
-            // On a slow machine a session remembers for a second where to look.
-            db.query("select outbox._set_marks(id, '{}', '{}', 0) from outbox.subscription", &[]).await.unwrap();
+            let can = claimable(db, model).await;
             let rows = db
                 .query("select lease, delivery_id, message_id, attempt from outbox.claim('jobs', 'w', $1)", &[&max])
                 .await
                 .unwrap();
-            let can: Vec<i64> = model
-                .deliveries
-                .iter()
-                .filter(|(id, d)| d.state == State::Due && model.is_head(**id))
-                .map(|(id, _)| *id)
-                .collect();
-            assert_eq!(rows.len(), can.len().min(max as usize), "claim of {max} among {can:?}");
-            for row in &rows {
-                let (lease, id, message): (i64, i64, i64) = (row.get(0), row.get(1), row.get(2));
-                assert!(can.contains(&message), "{message} is not to be had");
-                assert!(
-                    model.ids.insert(id, message).is_none_or(|before| before == message),
-                    "one delivery per message"
-                );
-                let delivery = model.deliveries.get_mut(&message).unwrap();
-                delivery.attempt += 1;
-                delivery.tries += 1;
-                assert_eq!(row.get::<_, i32>(3), delivery.attempt);
-                delivery.state = State::Leased(lease);
-                if !model.leases.contains(&lease) {
-                    model.leases.push(lease);
-                }
-            }
+            claimed(model, &rows, &can, max);
             format!("claim {}", rows.len())
         }
         5 | 6 => {
@@ -189,6 +191,29 @@ async fn step(connections: &[Client], random: &mut Random, model: &mut Model, or
                 return format!("expire {lease} {held:?}");
             }
             format!("extend {lease}")
+        }
+        11 | 12 => {
+            let max = 1 + random.below(4) as i32;
+            // Whom it keeps back is let in by the router, later.
+            let can = claimable(db, model).await;
+            let expected = model.of_lease(lease);
+            let sql = "select lease, delivery_id, message_id, attempt
+                from outbox.complete_and_claim($1, 'jobs', 'w', $2)";
+            match db.query(sql, &[&lease, &max]).await {
+                Ok(rows) => {
+                    assert!(!expected.is_empty(), "{lease} is lost");
+                    for message in &expected {
+                        model.deliveries.get_mut(message).unwrap().state = State::Completed;
+                    }
+                    claimed(model, &rows, &can, max);
+                    format!("complete {lease} {expected:?} and claim {}", rows.len())
+                }
+                Err(error) => {
+                    assert_eq!(error.code().map(|code| code.code()), Some("OB003"), "{}", explain(&error));
+                    assert!(expected.is_empty(), "{lease} has {expected:?}");
+                    format!("complete {lease} and claim: lost")
+                }
+            }
         }
         _ => {
             let all = |state: State| -> Vec<i64> {

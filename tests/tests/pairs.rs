@@ -33,7 +33,7 @@ const fn skipping(name: &'static str, call: &'static str) -> Op {
     Op { name, call, skips: true, raises: &[] }
 }
 
-const OPS: [Op; 23] = [
+const OPS: [Op; 24] = [
     // On a slow machine a session remembers for a second where to look, and would find nothing.
     skipping(
         "claim",
@@ -51,6 +51,12 @@ const OPS: [Op; 23] = [
         &["OB001", "OB002", "OB003", "OB004", "OB007", "OB010", "OB011", "OB012"],
     ),
     op("complete", "select cardinality(outbox.complete({l}))", &[]),
+    op(
+        "complete_and_claim",
+        "select outbox._set_marks((select source from stage.now), '{}', '{}', 0);
+        select count(*) from outbox.complete_and_claim({l}, 'jobs', 'w')",
+        &["OB001", "OB003"],
+    ),
     op("fail", "select cardinality(outbox.fail({l}, null, 'x', '0 s'))", &[]),
     op("fail later", "select cardinality(outbox.fail({l}, array[{d}], 'x', '1 h'))", &[]),
     op("dead", "select cardinality(outbox.dead({l}, null, 'x'))", &[]),

@@ -122,6 +122,69 @@ async fn concurrent_workers_never_get_the_same_delivery() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_that_complete_and_claim_in_one_call_do_each_delivery_once() {
+    const MESSAGES: i64 = 3000;
+    let server = server().await;
+    let db = jobs(server, "next_many", "").await;
+    enqueue(&db, MESSAGES).await;
+    settle(&db).await;
+    let mut workers = Vec::new();
+    for w in 0..6 {
+        let db = server.connect("next_many").await.unwrap();
+        workers.push(tokio::spawn(async move {
+            let mut got = Vec::new();
+            let mut done: Option<i64> = None;
+            loop {
+                let sql = "select lease, delivery_id from outbox.complete_and_claim($1, 'jobs', $2, $3)";
+                let rows = db.query(sql, &[&done, &format!("w{w}"), &(1 + 7 * w)]).await.unwrap();
+                got.extend(rows.iter().map(|row| row.get::<_, i64>(1)));
+                match rows.first() {
+                    Some(row) => done = row.get(0),
+                    None if done.is_none() => return got,
+                    None => done = None,
+                }
+            }
+        }));
+    }
+    let mut all = Vec::new();
+    for worker in workers {
+        all.extend(worker.await.unwrap());
+    }
+    assert_eq!(all.len() as i64, MESSAGES);
+    assert_eq!(all.iter().collect::<HashSet<_>>().len() as i64, MESSAGES);
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.attempt where outcome = 'completed'").await, MESSAGES);
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.lease").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_to_complete_has_not_locked_what_comes_next() {
+    let server = server().await;
+    let db = jobs(server, "next_waits", "").await;
+    enqueue(&db, 2).await;
+    settle(&db).await;
+    let held = claimed(&db, "w", 1, "60 s").await;
+    let mut operator = server.connect("next_waits").await.unwrap();
+    operator.batch_execute("set lock_timeout = '20 s'").await.unwrap();
+    let open = operator.transaction().await.unwrap();
+    let lock = "select 1 from outbox.delivery where (state = 'processing') = $1 for update";
+    open.query_one(lock, &[&true]).await.unwrap();
+    let worker = server.connect("next_waits").await.unwrap();
+    let pid: i32 = one(&worker, "select pg_backend_pid()").await;
+    let next = tokio::spawn(async move {
+        let sql = "select lease from outbox.complete_and_claim($1, 'jobs', 'w')";
+        worker.query(sql, &[&held.lease]).await.unwrap().len()
+    });
+    wait_until("the worker waits for the operator", PATIENCE, async || {
+        one(&db, &format!("select cardinality(pg_blocking_pids({pid})) > 0")).await
+    })
+    .await;
+    // The other way round the two would wait for each other.
+    open.query_one(lock, &[&false]).await.unwrap();
+    open.commit().await.unwrap();
+    assert_eq!(next.await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_waits_for_nobody() {
     let server = server().await;
     let db = jobs(server, "claim_skip", "").await;

@@ -715,6 +715,13 @@ class AdminMethods:
         """
         return self._run(Call("complete", {"lease": lease, "delivery_ids": delivery_ids, "results": results}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
+    def complete_and_claim(self, done: int, subscription: str, worker: str, *, max_messages: int | None = None, lease: timedelta | None = None) -> list[Claimed]:
+        """Completes all that a lease still holds (done; null: nothing) and claims what comes next, in one
+        transaction: both or neither. OB003: the lease is lost. No rows: ask once more without done before you
+        wait, what was completed may have let others in.
+        """
+        return self._run(Call("complete_and_claim", {"done": done, "subscription": subscription, "worker": worker, "max_messages": max_messages, "lease": lease}, Shape("rows", Claimed, {"lease_expires_at": "timestamp with time zone", "body": "bytea", "enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
     def count_by_status(self, *, tenant: str | None = None) -> list[CountByStatusRow]:
         """Deliveries in each state. Over all tenants completed and cancelled are counted since the beginning,
         from counters; for one tenant among what is still stored, through the tenant's index: as long as that
@@ -1206,6 +1213,13 @@ class AsyncAdminMethods:
         an object {total, matched, succeeded, failed, send_results}.
         """
         return await self._arun(Call("complete", {"lease": lease, "delivery_ids": delivery_ids, "results": results}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def complete_and_claim(self, done: int, subscription: str, worker: str, *, max_messages: int | None = None, lease: timedelta | None = None) -> list[Claimed]:
+        """Completes all that a lease still holds (done; null: nothing) and claims what comes next, in one
+        transaction: both or neither. OB003: the lease is lost. No rows: ask once more without done before you
+        wait, what was completed may have let others in.
+        """
+        return await self._arun(Call("complete_and_claim", {"done": done, "subscription": subscription, "worker": worker, "max_messages": max_messages, "lease": lease}, Shape("rows", Claimed, {"lease_expires_at": "timestamp with time zone", "body": "bytea", "enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def count_by_status(self, *, tenant: str | None = None) -> list[CountByStatusRow]:
         """Deliveries in each state. Over all tenants completed and cancelled are counted since the beginning,
