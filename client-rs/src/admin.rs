@@ -1537,6 +1537,8 @@ pub struct NotificationLog {
     pub max: Option<i32>,
     /// Argument `before`.
     pub before: Option<i64>,
+    /// Argument `subscription`.
+    pub subscription: Option<String>,
 }
 
 /// What `outbox.purge()` takes beside what it requires; `None` is its default.
@@ -1795,7 +1797,8 @@ impl Outbox {
     }
 
     /// What messages came to, newest first, a page at a time: give the last id as before. Each page looks at up to
-    /// 1,000 messages of the tenant, the aggregate or all.
+    /// 1,000 messages of the tenant, the aggregate or all, for those of an endpoint at 10,000: a last row without a
+    /// status holds no message but the id to go on with.
     ///
     /// # Errors
     /// Those of the function.
@@ -2216,7 +2219,8 @@ impl Outbox {
 
     /// Messages, newest first, a page at a time: give the last id as before. By tenant and by aggregate through an
     /// index; by status pending, processing, failed, dead or expired through the deliveries; topic and severity are
-    /// looked for in at most 10,000 messages, completed, cancelled and skipped in at most 1,000, per page.
+    /// looked for in at most 10,000 messages, completed, cancelled and skipped in at most 1,000, per page: a last row
+    /// without a topic holds no message but the id to go on with.
     ///
     /// # Errors
     /// Those of the function.
@@ -2262,12 +2266,13 @@ impl Outbox {
     }
 
     /// What was sent to whom: of one message, or of the latest messages of a tenant, topic or aggregate, a page at a
-    /// time (give the last message id as before).
+    /// time (give the last message id as before). With a subscription, up to max rows of it among 10,000 messages per
+    /// page. A last row without a topic code holds nothing but the id to go on with.
     ///
     /// # Errors
     /// Those of the function.
     pub async fn notification_log(&self, options: NotificationLog) -> Result<Vec<NotificationEntry>> {
-        call::typed(self.call("notification_log", json!({"message_id": options.message_id, "tenant": options.tenant, "topic": options.topic, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "max": options.max, "before": options.before}), &[]).await?)
+        call::typed(self.call("notification_log", json!({"message_id": options.message_id, "tenant": options.tenant, "topic": options.topic, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "max": options.max, "before": options.before, "subscription": options.subscription}), &[]).await?)
     }
 
     /// Holds a subscription: what is routed to it waits, nothing is sent or can be claimed, until resume(). Its

@@ -63,7 +63,9 @@ call outbox._create_ring('feed', $$
     message_ids bigint[] not null
 $$, 16, array[
     'alter table {table} alter column message_ids set storage plain',
-    'create unique index {leaf}_position on {table} (first_position)'
+    'create unique index {leaf}_position on {table} (first_position)',
+    -- where a message is: at or behind the first row that was written after it was enqueued
+    'create index {leaf}_ticked on {table} (ticked_at)'
 ]);
 comment on table outbox.feed is 'The committed order: gap-free positions, in rows of up to 960 consecutive ones';
 comment on column outbox.feed.message_segment is 'leaf of outbox.message that holds the messages of this row';

@@ -164,6 +164,10 @@ $$;
 create function outbox._attempts_of(message_id bigint) returns setof outbox.attempt
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 declare
     place bigint;

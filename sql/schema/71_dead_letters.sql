@@ -480,7 +480,6 @@ declare
     leased int;
     ended int;
     matches int;
-    place bigint;
     dropped bigint := 0;
 begin
     if not exists (select from outbox.message m where m.id = message_id) then
@@ -496,9 +495,7 @@ begin
     into waiting, leased
     from outbox._open_of(message_id) d;
     if waiting is null then
-        place := outbox._position_of(message_id);
-        select r.matched[place - r.first_position + 1] into matches
-        from outbox.routing r where place between r.first_position and r.last_position;
+        matches := outbox._matched(outbox._position_of(message_id));
         select count(distinct a.subscription_id) into ended
         from outbox._attempts_of(message_id) a
         where a.outcome in ('completed', 'dead', 'expired', 'cancelled', 'skipped');

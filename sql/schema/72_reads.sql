@@ -83,76 +83,6 @@ comment on view outbox.deliveries is
     'One message for one subscription. status: pending, processing, failed (waits for a retry), dead, expired,'
     ' completed, cancelled. next_attempt_at null: no try is planned';
 
--- API: private
--- Routing of a position: null: not routed yet; above 0: subscriptions that matched; below: why none did.
-create function outbox._matched(place bigint) returns int
-language sql stable
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select r.matched[place - r.first_position + 1]
-    from (
-        select * from outbox.routing r where r.first_position <= place order by r.first_position desc limit 1
-    ) r
-    where place <= r.last_position;
-end;
-
--- API: private
--- What a message has come to: the first of processing, pending, failed, completed, dead, expired, cancelled, skipped
--- that holds.
-create function outbox._message_status(message_id bigint) returns text
-language plpgsql stable security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    waiting text;
-    open_place bigint;
-    place bigint;
-    matches int;
-    ended int;
-    completed boolean;
-    dead boolean;
-    expired boolean;
-begin
-    select d.state, d.place into waiting, open_place
-    from outbox._open_of(_message_status.message_id) d
-    order by array_position(array['processing', 'pending', 'failed'], d.state)
-    limit 1;
-    if waiting in ('processing', 'pending') then
-        return waiting;
-    end if;
-    select count(distinct a.subscription_id), bool_or(a.outcome = 'completed'), max(a.position)
-    into ended, completed, place
-    from outbox._attempts_of(_message_status.message_id) a
-    where a.run = 0
-        and a.outcome in ('completed', 'dead', 'expired', 'cancelled', 'skipped');
-    place := coalesce(place, open_place, outbox._position_of(message_id));
-    matches := outbox._matched(place);
-    if place is null or matches is null and not exists (select from outbox.cancelled c
-        where c.message_id = _message_status.message_id) then
-        return 'pending';
-    end if;
-    -- what has neither ended nor a row is being sent, or about to be
-    if waiting is null and matches > ended then
-        return 'pending';
-    end if;
-    if waiting is not null then
-        return waiting;
-    end if;
-    if completed then
-        return 'completed';
-    end if;
-    select bool_or(l.state = 'dead'), bool_or(l.state = 'expired') into dead, expired
-    from outbox.dead_letter l where l.message_id = _message_status.message_id and l.resolution <> 'requeued';
-    return case
-        when dead then 'dead'
-        when expired then 'expired'
-        when exists (select from outbox.cancelled c where c.message_id = _message_status.message_id) then 'cancelled'
-        when ended > 0 then 'dead'
-        else 'skipped'
-    end;
-end
-$$;
-
 -- API: public
 create view outbox.messages as
 select m.id,
@@ -206,8 +136,9 @@ $$;
 comment on function outbox.get_message is 'One message with its status; OB001: it does not exist or retention has removed it';
 
 -- API: private
--- A page of message ids, newest first: by aggregate or tenant through their indexes, otherwise through that of the id.
--- What has no index (topic, severity) is looked at on the way, in at most 10,000 messages.
+-- A page of messages, newest first: by aggregate or tenant through their indexes, otherwise through that of the id. What has
+-- no index (topic, severity) is looked at on the way, in at most 10,000 messages. lowest: the last one looked at; more:
+-- there may be more behind it.
 create function outbox._page(
     tenant text,
     topic text,
@@ -215,54 +146,69 @@ create function outbox._page(
     aggregate_id text,
     severity text,
     before bigint,
-    max int
-) returns setof bigint
+    max int,
+    out ids bigint[],
+    out lowest bigint,
+    out more boolean
+)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_custom_plan
+-- Each of the queries has its index, which gives the order; planning 16 leaves costs more than reading them.
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
+set enable_bitmapscan = off
 set enable_sort = off
 set jit = off
 as $$
 #variable_conflict use_variable
 declare
-    look int := case when topic is null and severity is null then max else 10000 end;
+    filtered boolean := topic is not null or severity is not null or aggregate_id is null and aggregate_type is not null
+        or aggregate_id is not null and tenant is not null;
+    look int := case when filtered then 10000 else max end;
+    looked_at int := 0;
+    messages refcursor;
+    candidate record;
 begin
     if max is null or max not between 1 and 1000 then
         raise exception 'max must be between 1 and 1000' using errcode = 'invalid_parameter_value';
     end if;
     before := coalesce(before, 9223372036854775807);
-    if aggregate_id is not null then
-        return query
-        select w.id from (
-            select m.id, m.topic, m.headers from outbox.message m
-            where m.aggregate_id = aggregate_id and m.aggregate_type is not distinct from aggregate_type
-                and (tenant is null or m.tenant = tenant) and m.id < before
-            order by m.id desc limit look
-        ) w
-        where (topic is null or w.topic = topic) and (severity is null or w.headers ->> 'severity' = severity)
-        order by w.id desc limit max;
+    if aggregate_id is not null and aggregate_type is not null then
+        open messages no scroll for
+            select m.id, m.topic, m.tenant, m.headers, m.aggregate_type from outbox.message m
+            where m.aggregate_id = aggregate_id and m.aggregate_type = aggregate_type and m.id < before
+            order by m.id desc limit look;
+    elsif aggregate_id is not null then
+        open messages no scroll for
+            select m.id, m.topic, m.tenant, m.headers, m.aggregate_type from outbox.message m
+            where m.aggregate_id = aggregate_id and m.aggregate_type is null and m.id < before
+            order by m.id desc limit look;
     elsif tenant is not null then
-        return query
-        select w.id from (
-            select m.id, m.topic, m.headers, m.aggregate_type from outbox.message m
+        open messages no scroll for
+            select m.id, m.topic, m.tenant, m.headers, m.aggregate_type from outbox.message m
             where m.tenant = tenant and m.id < before
-            order by m.id desc limit look
-        ) w
-        where (topic is null or w.topic = topic) and (severity is null or w.headers ->> 'severity' = severity)
-            and (aggregate_type is null or w.aggregate_type = aggregate_type)
-        order by w.id desc limit max;
+            order by m.id desc limit look;
     else
-        return query
-        select w.id from (
-            select m.id, m.topic, m.headers, m.aggregate_type from outbox.message m
+        open messages no scroll for
+            select m.id, m.topic, m.tenant, m.headers, m.aggregate_type from outbox.message m
             where m.id < before
-            order by m.id desc limit look
-        ) w
-        where (topic is null or w.topic = topic) and (severity is null or w.headers ->> 'severity' = severity)
-            and (aggregate_type is null or w.aggregate_type = aggregate_type)
-        order by w.id desc limit max;
+            order by m.id desc limit look;
     end if;
+    ids := '{}';
+    loop
+        fetch messages into candidate;
+        exit when not found;
+        looked_at := looked_at + 1;
+        lowest := candidate.id;
+        if (topic is null or candidate.topic = topic) and (severity is null or candidate.headers ->> 'severity' = severity)
+            and (tenant is null or candidate.tenant = tenant)
+            and (aggregate_type is null or candidate.aggregate_type = aggregate_type) then
+            ids := ids || candidate.id;
+            exit when cardinality(ids) = max;
+        end if;
+    end loop;
+    close messages;
+    more := cardinality(ids) = max or looked_at = look;
 end
 $$;
 
@@ -280,59 +226,98 @@ create function outbox.list_messages(
 ) returns setof outbox.messages
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
 as $$
 #variable_conflict use_variable
 declare
-    found_ids bigint[];
+    look constant int := 10000;
+    wanted int := max + coalesce(skip, 0);
+    at bigint := coalesce(before, 9223372036854775807);
+    found_ids bigint[] := '{}';
+    page record;
+    looked_at int := 0;
+    unfinished bigint;
+    nothing outbox.messages;
 begin
+    if max is null or max not between 1 and 1000 then
+        raise exception 'max must be between 1 and 1000' using errcode = 'invalid_parameter_value';
+    end if;
     if status is null then
+        select * into page
+        from outbox._page(tenant, topic, aggregate_type, aggregate_id, severity, before, least(wanted, 1000));
+        found_ids := page.ids;
+        unfinished := case when page.more then page.lowest end;
+    elsif status in ('pending', 'processing', 'failed', 'dead', 'expired') then
+        -- What is in such a state has a row, but for what is being sent right now.
         found_ids := array(
-            select p from outbox._page(tenant, topic, aggregate_type, aggregate_id, severity, before,
-                least(max + coalesce(skip, 0), 1000)) p
-        );
-    elsif status in ('pending', 'processing', 'failed') then
-        -- what is not at its end has a row, but for what is being sent right now
-        found_ids := array(
-            select distinct d.message_id from outbox._open d
-            join outbox.message m on m.segment = d.message_segment and m.id = d.message_id
-            where d.state = status and (before is null or d.message_id < before)
-                and (tenant is null or m.tenant = tenant) and (topic is null or m.topic = topic)
+            select distinct w.message_id
+            from (
+                (select d.message_id, d.message_segment from outbox._open d
+                where d.state = status and d.message_id < at
+                order by d.message_id desc limit look)
+                union all
+                (select l.message_id, l.message_segment from outbox.dead_letter l
+                where l.state = status and l.resolution <> 'requeued' and l.message_id < at
+                order by l.message_id desc limit look)
+            ) w
+            join outbox.message m on m.segment = w.message_segment and m.id = w.message_id
+            where (tenant is null or m.tenant = tenant) and (topic is null or m.topic = topic)
                 and (aggregate_type is null or m.aggregate_type = aggregate_type)
                 and (aggregate_id is null or m.aggregate_id = aggregate_id)
                 and (severity is null or m.headers ->> 'severity' = severity)
-            order by d.message_id desc
-            limit max + coalesce(skip, 0)
+            order by w.message_id desc
+            limit wanted
         );
-    elsif status in ('dead', 'expired') then
-        found_ids := array(
-            select distinct l.message_id from outbox.dead_letter l
-            join outbox.message m on m.segment = l.message_segment and m.id = l.message_id
-            where l.state = status and l.resolution <> 'requeued' and (before is null or l.message_id < before)
-                and (tenant is null or m.tenant = tenant) and (topic is null or m.topic = topic)
-                and (aggregate_type is null or m.aggregate_type = aggregate_type)
-                and (aggregate_id is null or m.aggregate_id = aggregate_id)
-                and (severity is null or m.headers ->> 'severity' = severity)
-            order by l.message_id desc
-            limit max + coalesce(skip, 0)
-        );
+        if cardinality(found_ids) < wanted then
+            select max(w.message_id) into unfinished
+            from (
+                (select d.message_id from outbox._open d
+                where d.state = status and d.message_id < at
+                order by d.message_id desc limit 1 offset look - 1)
+                union all
+                (select l.message_id from outbox.dead_letter l
+                where l.state = status and l.resolution <> 'requeued' and l.message_id < at
+                order by l.message_id desc limit 1 offset look - 1)
+            ) w;
+        end if;
     else
-        found_ids := array(
-            select p from outbox._page(tenant, topic, aggregate_type, aggregate_id, severity, before, 1000) p
-            where outbox._message_status(p) = status
-            limit max + coalesce(skip, 0)
-        );
+        -- What has come to its end is known by what is in the log about it.
+        while cardinality(found_ids) < wanted and looked_at < 1000 loop
+            select * into page
+            from outbox._page(tenant, topic, aggregate_type, aggregate_id, severity, coalesce(unfinished, before), 200);
+            looked_at := looked_at + 200;
+            found_ids := found_ids || array(
+                select s.message_id from outbox._states(page.ids) s where s.status = status order by s.message_id desc
+            );
+            unfinished := case when page.more then page.lowest end;
+            exit when unfinished is null;
+        end loop;
     end if;
     return query
-    select v.*
-    from unnest(found_ids[coalesce(skip, 0) + 1 : coalesce(skip, 0) + max]) with ordinality u(id, n)
-    join outbox.messages v on v.id = u.id
-    order by u.n;
+    select v.id, v.webhook_id, s.status, v.topic, v.key, v.tenant, v.aggregate_type, v.aggregate_id, v.publisher, v.priority,
+        v.enqueued_at, v.occurred_at, v.deliver_at, v.expires_at, v.max_attempts, v.idempotency_key, v.content_type,
+        v.headers, v.metadata, v.correlation_id, v.causation_id, v.user_id, v.traceparent, v.tracestate, v.schema_version,
+        v.privacy, v.severity, v.payload, v.body
+    from outbox._states(found_ids[coalesce(skip, 0) + 1 : wanted]) s
+    join outbox.messages v on v.id = s.message_id
+    order by s.message_id desc;
+    if unfinished is not null and cardinality(found_ids) < wanted then
+        -- A row without a message says where to go on.
+        nothing.id := unfinished;
+        return next nothing;
+    end if;
 end
 $$;
 comment on function outbox.list_messages is
     'Messages, newest first, a page at a time: give the last id as before. By tenant and by aggregate through an'
     ' index; by status pending, processing, failed, dead or expired through the deliveries; topic and severity are'
-    ' looked for in at most 10,000 messages, completed, cancelled and skipped in at most 1,000, per page';
+    ' looked for in at most 10,000 messages, completed, cancelled and skipped in at most 1,000, per page: a last row without a topic'
+    ' holds no message but the id to go on with';
 
 -- API: public
 create function outbox.count_messages(

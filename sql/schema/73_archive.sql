@@ -60,20 +60,28 @@ comment on type outbox.archive_entry is
     'What a message came to. status: completed (at least one delivery), failed (none, and at least one dead or expired), skipped (nothing matched)';
 
 -- API: private
--- The entry of a message; null while something of it is open.
-create function outbox._archived(message_id bigint) returns outbox.archive_entry
+-- How the archive calls what a message has come to; null while something of it is open.
+create function outbox._archive_status(status text) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+return case when status in ('completed', 'skipped') then status
+    when status in ('dead', 'expired', 'cancelled') then 'failed' end;
+
+-- API: private
+-- The entry of a message of which nothing is open; its status as in the archive, and its position.
+create function outbox._archived(message_id bigint, status text, place bigint) returns outbox.archive_entry
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
 as $$
 declare
     own outbox.message;
-    found text := outbox._message_status(message_id);
-    place bigint;
     entry outbox.archive_entry;
 begin
-    if found not in ('completed', 'dead', 'expired', 'skipped', 'cancelled') then
-        return null;
-    end if;
     select * into own from outbox.message m where m.id = _archived.message_id;
     entry.id := own.id;
     entry.webhook_id := outbox.webhook_id(own.id, own.enqueued_at);
@@ -87,7 +95,7 @@ begin
     entry.headers := own.headers;
     entry.metadata := own.metadata;
     entry.payload := own.payload;
-    entry.status := case found when 'completed' then 'completed' when 'skipped' then 'skipped' else 'failed' end;
+    entry.status := _archived.status;
     entry.created_at := own.enqueued_at;
     entry.send_results := outbox._send_results(message_id);
     select count(*) filter (where r ->> 'status' = 'success'), count(*) filter (where r ->> 'status' = 'failed'),
@@ -95,8 +103,6 @@ begin
         (array_agg(r ->> 'error' order by r ->> 'sent_at' desc) filter (where r ->> 'error' is not null))[1]
     into entry.integrations_succeeded, entry.integrations_failed, entry.retry_count, entry.processed_at, entry.last_error
     from jsonb_array_elements(entry.send_results) r;
-    select a.position into place from outbox._attempts_of(_archived.message_id) a limit 1;
-    place := coalesce(place, outbox._position_of(message_id));
     select r.active, greatest(r.matched[place - r.first_position + 1], 0), coalesce(entry.processed_at, r.routed_at)
     into entry.integrations_total, entry.integrations_matched, entry.processed_at
     from (
@@ -112,18 +118,18 @@ language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    entry outbox.archive_entry;
+    state record;
 begin
     if not exists (select from outbox.message m where m.id = archive_get.message_id) then
         raise exception 'message % does not exist', message_id
             using errcode = 'OB001', detail = 'It was never committed, or retention has removed it.';
     end if;
-    entry := outbox._archived(message_id);
-    if entry.id is null then
+    select * into state from outbox._states(array[message_id]);
+    if outbox._archive_status(state.status) is null then
         raise exception 'message % has not come to its end', message_id
-            using errcode = 'OB001', detail = format('It is %s.', outbox._message_status(message_id));
+            using errcode = 'OB001', detail = format('It is %s.', state.status);
     end if;
-    return next entry;
+    return next outbox._archived(message_id, outbox._archive_status(state.status), state.position);
 end
 $$;
 comment on function outbox.archive_get is 'What a message came to, with the result of each delivery; OB001: no such message, or it is still open';
@@ -145,30 +151,52 @@ as $$
 #variable_conflict use_variable
 declare
     only_of int := case when endpoint is not null then outbox._endpoint_id(endpoint) end;
-    entry outbox.archive_entry;
-    found_id bigint;
+    look constant int := case when endpoint is null then 1000 else 10000 end;
+    chunk constant int := case when status is null and endpoint is null then max else 200 end;
+    looked_at int := 0;
     returned int := 0;
+    page record;
+    state record;
+    entry outbox.archive_entry;
+    unfinished bigint := before;
 begin
     if max is null or max not between 1 and 1000 then
         raise exception 'max must be between 1 and 1000' using errcode = 'invalid_parameter_value';
     end if;
-    for found_id in
-        select p from outbox._page(tenant, topic, aggregate_type, aggregate_id, null, before, 1000) p
     loop
-        exit when returned >= max;
-        continue when only_of is not null and not exists (
-            select from outbox.attempt a where a.message_id = found_id and a.endpoint_id = only_of
-        );
-        entry := outbox._archived(found_id);
-        continue when entry.id is null or entry.topic like 'outbox.%' or status is not null and entry.status <> status;
-        returned := returned + 1;
-        return next entry;
+        select * into page from outbox._page(tenant, topic, aggregate_type, aggregate_id, null, unfinished, chunk);
+        looked_at := looked_at + chunk;
+        unfinished := case when page.more then page.lowest end;
+        for state in
+            select s.message_id, outbox._archive_status(s.status) as status, s.position
+            from outbox._states(page.ids) s
+            where outbox._archive_status(s.status) is not null
+                and (status is null or outbox._archive_status(s.status) = status)
+                and (only_of is null or only_of = any (s.endpoints))
+            order by s.message_id desc
+        loop
+            entry := outbox._archived(state.message_id, state.status, state.position);
+            continue when entry.id is null or entry.topic like 'outbox.%';
+            return next entry;
+            returned := returned + 1;
+            if returned = max then
+                return;
+            end if;
+        end loop;
+        exit when unfinished is null or looked_at >= look;
     end loop;
+    if unfinished is not null then
+        -- A row without a message says where to go on.
+        entry := null;
+        entry.id := unfinished;
+        return next entry;
+    end if;
 end
 $$;
 comment on function outbox.archive_list is
-    'What messages came to, newest first, a page at a time: give the last id as before. Each page looks at up to'
-    ' 1,000 messages of the tenant, the aggregate or all';
+    'What messages came to, newest first, a page at a time: give the last id as before. Each page looks at up to 1,000 messages of'
+    ' the tenant, the aggregate or all, for those of an endpoint at 10,000: a last row without a status holds no message but the id'
+    ' to go on with';
 
 -- API: public
 create function outbox.archive_stats(
@@ -184,10 +212,8 @@ begin atomic
     select count(*) filter (where s.status = 'completed'), count(*) filter (where s.status in ('dead', 'expired', 'cancelled')),
         count(*) filter (where s.status = 'skipped'),
         count(*) filter (where s.status in ('completed', 'dead', 'expired', 'cancelled', 'skipped'))
-    from (
-        select outbox._message_status(p) as status
-        from outbox._page(archive_stats.tenant, null, null, null, null, null, 1000) p
-    ) s;
+    from outbox._page(archive_stats.tenant, null, null, null, null, null, 1000) p
+    cross join lateral outbox._states(p.ids) s;
 end;
 comment on function outbox.archive_stats is 'What the last 1,000 messages (of a tenant) came to';
 
@@ -218,49 +244,90 @@ create function outbox.notification_log(
     aggregate_type text default null,
     aggregate_id text default null,
     max int default 50,
-    before bigint default null
+    before bigint default null,
+    subscription text default null
 ) returns setof outbox.notification_entry
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
 as $$
 #variable_conflict use_variable
 declare
-    found_id bigint;
-    matched int;
+    only_of int := case when subscription is not null then outbox._subscription_id(subscription) end;
+    look constant int := case when subscription is null then 0 else 10000 end;
+    chunk constant int := case when subscription is null then max else 200 end;
+    looked_at int := 0;
+    returned int := 0;
+    found_rows int;
+    ids bigint[];
+    page record;
+    entry outbox.notification_entry;
+    unfinished bigint := before;
 begin
-    for found_id in
-        select message_id where message_id is not null
-        union all
-        select p from outbox._page(tenant, topic, aggregate_type, aggregate_id, null, before, max) p where message_id is null
     loop
-        return query
-        select m.id, d.subscription, m.key, m.topic, d.endpoint,
-            (select e.subscriber_type from outbox.endpoint e where e.name = d.endpoint order by e.id desc limit 1),
-            case when d.pull then 'pull' else 'webhook' end,
-            case when d.status = 'completed' then 'sent' when d.status in ('pending', 'processing', 'failed') then 'pending'
-                when d.status = 'cancelled' then 'skipped' else 'failed' end,
-            case when d.status = 'cancelled' then 'cancelled' end,
-            d.attempt, d.last_error, d.completed_at, m.enqueued_at
-        from outbox.message m
-        join outbox.deliveries d on d.message_id = m.id
-        where m.id = found_id
-        order by d.subscription;
-        if not found then
-            matched := outbox._matched(outbox._position_of(found_id));
-            return query
-            select m.id, null::text, m.key, m.topic, null::text, null::text, null::text,
-                case when matched <= 0 then 'skipped' else 'pending' end,
-                case matched when 0 then 'filtered' when -1 then 'no subscription on the topic' when -2 then 'filtered'
-                    when -3 then 'control message' when -4 then 'not stored any more' end,
-                0, null::text, null::timestamptz, m.enqueued_at
-            from outbox.message m
-            where m.id = found_id;
+        if message_id is not null then
+            ids := array[message_id];
+            unfinished := null;
+        else
+            select * into page from outbox._page(tenant, topic, aggregate_type, aggregate_id, null, unfinished, chunk);
+            ids := page.ids;
+            looked_at := looked_at + chunk;
+            unfinished := case when page.more then page.lowest end;
         end if;
+        return query
+        with known as materialized (
+            select o.* from outbox._outcomes(ids) o
+            where (o.source <> 'try' or o.outcome in ('completed', 'cancelled'))
+                and (only_of is null or o.subscription_id = only_of)
+        ), nobody as materialized (
+            select p.message_id, outbox._matched(p.position) as matched
+            from outbox._positions_of(array(
+                select u.id from unnest(ids) u(id)
+                where only_of is null and not exists (select from known k where k.message_id = u.id)
+            )) p
+        )
+        select m.id, s.name, m.key, m.topic, e.name, e.subscriber_type,
+            case when s.id is not null then case when r.endpoint_id is null then 'pull' else 'webhook' end end,
+            case when r.outcome = 'completed' then 'sent' when r.outcome in ('pending', 'processing', 'failed') then 'pending'
+                when r.outcome in ('cancelled', 'skipped') then 'skipped' else 'failed' end,
+            r.reason, r.attempt, r.error, case when r.outcome = 'completed' then r.finished_at end, m.enqueued_at
+        from (
+            select k.message_id, k.subscription_id, k.endpoint_id, k.outcome,
+                case when k.outcome = 'cancelled' then 'cancelled' end as reason, k.attempt, k.error, k.finished_at
+            from known k
+            union all
+            select n.message_id, null, null, case when n.matched <= 0 then 'skipped' else 'pending' end,
+                case n.matched when 0 then 'filtered' when -1 then 'no subscription on the topic' when -2 then 'filtered'
+                    when -3 then 'control message' when -4 then 'not stored any more' end,
+                0, null, null
+            from nobody n
+        ) r
+        join outbox.message m on m.id = r.message_id
+        left join outbox.subscription s on s.id = r.subscription_id
+        left join outbox.endpoint e on e.id = r.endpoint_id
+        order by m.id desc, s.name
+        -- max is a number of messages: of all subscriptions those that were looked at, of one a row for each
+        limit case when subscription is not null then max - returned end;
+        get diagnostics found_rows = row_count;
+        returned := returned + found_rows;
+        exit when unfinished is null or looked_at >= look or subscription is not null and returned >= max;
     end loop;
+    if unfinished is not null and (case when subscription is null then cardinality(ids) else returned end) < max then
+        -- A row without a message says where to go on.
+        entry.message_id := unfinished;
+        return next entry;
+    end if;
 end
 $$;
 comment on function outbox.notification_log is
-    'What was sent to whom: of one message, or of the latest messages of a tenant, topic or aggregate, a page at a time (give the last message id as before)';
+    'What was sent to whom: of one message, or of the latest messages of a tenant, topic or aggregate, a page at a time (give the last'
+    ' message id as before). With a subscription, up to max rows of it among 10,000 messages per page. A last row without a topic code'
+    ' holds nothing but the id to go on with';
 
 insert into outbox._capability values
     ('monitor', 'function outbox.archive_get'),

@@ -667,7 +667,8 @@ class AdminMethods:
 
     def archive_list(self, *, tenant: str | None = None, status: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, endpoint: str | None = None, max: int | None = None, before: int | None = None) -> list[ArchiveEntry]:
         """What messages came to, newest first, a page at a time: give the last id as before. Each page looks at
-        up to 1,000 messages of the tenant, the aggregate or all.
+        up to 1,000 messages of the tenant, the aggregate or all, for those of an endpoint at 10,000: a last row
+        without a status holds no message but the id to go on with.
         """
         return self._run(Call("archive_list", {"tenant": tenant, "status": status, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "endpoint": endpoint, "max": max, "before": before}, Shape("rows", ArchiveEntry, {"created_at": "timestamp with time zone", "processed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
@@ -887,7 +888,7 @@ class AdminMethods:
         """Messages, newest first, a page at a time: give the last id as before. By tenant and by aggregate
         through an index; by status pending, processing, failed, dead or expired through the deliveries; topic
         and severity are looked for in at most 10,000 messages, completed, cancelled and skipped in at most
-        1,000, per page.
+        1,000, per page: a last row without a topic holds no message but the id to go on with.
         """
         return self._run(Call("list_messages", {"tenant": tenant, "status": status, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "severity": severity, "max": max, "before": before, "skip": skip}, Shape("rows", Messages, {"enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "body": "bytea"})))  # type: ignore[no-any-return]
 
@@ -913,11 +914,12 @@ class AdminMethods:
         """
         return self._run(Call("move_to_dlq", {"delivery_id": delivery_id, "by": by, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def notification_log(self, *, message_id: int | None = None, tenant: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, max: int | None = None, before: int | None = None) -> list[NotificationEntry]:
+    def notification_log(self, *, message_id: int | None = None, tenant: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, max: int | None = None, before: int | None = None, subscription: str | None = None) -> list[NotificationEntry]:
         """What was sent to whom: of one message, or of the latest messages of a tenant, topic or aggregate, a
-        page at a time (give the last message id as before).
+        page at a time (give the last message id as before). With a subscription, up to max rows of it among
+        10,000 messages per page. A last row without a topic code holds nothing but the id to go on with.
         """
-        return self._run(Call("notification_log", {"message_id": message_id, "tenant": tenant, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "max": max, "before": before}, Shape("rows", NotificationEntry, {"sent_at": "timestamp with time zone", "created_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return self._run(Call("notification_log", {"message_id": message_id, "tenant": tenant, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "max": max, "before": before, "subscription": subscription}, Shape("rows", NotificationEntry, {"sent_at": "timestamp with time zone", "created_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def pause(self, name: str) -> int | None:
         """Holds a subscription: what is routed to it waits, nothing is sent or can be claimed, until resume().
@@ -1166,7 +1168,8 @@ class AsyncAdminMethods:
 
     async def archive_list(self, *, tenant: str | None = None, status: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, endpoint: str | None = None, max: int | None = None, before: int | None = None) -> list[ArchiveEntry]:
         """What messages came to, newest first, a page at a time: give the last id as before. Each page looks at
-        up to 1,000 messages of the tenant, the aggregate or all.
+        up to 1,000 messages of the tenant, the aggregate or all, for those of an endpoint at 10,000: a last row
+        without a status holds no message but the id to go on with.
         """
         return await self._arun(Call("archive_list", {"tenant": tenant, "status": status, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "endpoint": endpoint, "max": max, "before": before}, Shape("rows", ArchiveEntry, {"created_at": "timestamp with time zone", "processed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
@@ -1386,7 +1389,7 @@ class AsyncAdminMethods:
         """Messages, newest first, a page at a time: give the last id as before. By tenant and by aggregate
         through an index; by status pending, processing, failed, dead or expired through the deliveries; topic
         and severity are looked for in at most 10,000 messages, completed, cancelled and skipped in at most
-        1,000, per page.
+        1,000, per page: a last row without a topic holds no message but the id to go on with.
         """
         return await self._arun(Call("list_messages", {"tenant": tenant, "status": status, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "severity": severity, "max": max, "before": before, "skip": skip}, Shape("rows", Messages, {"enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "body": "bytea"})))  # type: ignore[no-any-return]
 
@@ -1412,11 +1415,12 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("move_to_dlq", {"delivery_id": delivery_id, "by": by, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def notification_log(self, *, message_id: int | None = None, tenant: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, max: int | None = None, before: int | None = None) -> list[NotificationEntry]:
+    async def notification_log(self, *, message_id: int | None = None, tenant: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, max: int | None = None, before: int | None = None, subscription: str | None = None) -> list[NotificationEntry]:
         """What was sent to whom: of one message, or of the latest messages of a tenant, topic or aggregate, a
-        page at a time (give the last message id as before).
+        page at a time (give the last message id as before). With a subscription, up to max rows of it among
+        10,000 messages per page. A last row without a topic code holds nothing but the id to go on with.
         """
-        return await self._arun(Call("notification_log", {"message_id": message_id, "tenant": tenant, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "max": max, "before": before}, Shape("rows", NotificationEntry, {"sent_at": "timestamp with time zone", "created_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return await self._arun(Call("notification_log", {"message_id": message_id, "tenant": tenant, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "max": max, "before": before, "subscription": subscription}, Shape("rows", NotificationEntry, {"sent_at": "timestamp with time zone", "created_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def pause(self, name: str) -> int | None:
         """Holds a subscription: what is routed to it waits, nothing is sent or can be claimed, until resume().
