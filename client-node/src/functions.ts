@@ -347,7 +347,7 @@ export const FUNCTIONS = {
     },
     notification_log: {
         name: 'notification_log',
-        args: [['message_id', 'bigint', true], ['tenant', 'text', true], ['topic', 'text', true], ['aggregate_type', 'text', true], ['aggregate_id', 'text', true], ['max', 'int', true], ['before', 'bigint', true]],
+        args: [['message_id', 'bigint', true], ['tenant', 'text', true], ['topic', 'text', true], ['aggregate_type', 'text', true], ['aggregate_id', 'text', true], ['max', 'int', true], ['before', 'bigint', true], ['subscription', 'text', true]],
         returns: 'rows',
         columns: [['message_id', 'bigint'], ['subscription', 'text'], ['identifier', 'text'], ['topic_code', 'text'], ['subscriber', 'text'], ['subscriber_type', 'text'], ['delivery_method', 'text'], ['status', 'text'], ['skipped_reason', 'text'], ['attempt', 'int'], ['error', 'text'], ['sent_at', 'timestamptz'], ['created_at', 'timestamptz']],
     },
@@ -1233,7 +1233,7 @@ export interface Functions {
     alterTopic(args: { code: string; name?: string | null; description?: string | null; active?: boolean | null }): Promise<void>;
     /** What a message came to, with the result of each delivery; OB001: no such message, or it is still open */
     archiveGet(args: { messageId: number | bigint }): Promise<ArchiveEntryRow>;
-    /** What messages came to, newest first, a page at a time: give the last id as before. Each page looks at up to 1,000 messages of the tenant, the aggregate or all */
+    /** What messages came to, newest first, a page at a time: give the last id as before. Each page looks at up to 1,000 messages of the tenant, the aggregate or all, for those of an endpoint at 10,000: a last row without a status holds no message but the id to go on with */
     archiveList(args?: { tenant?: string | null; status?: string | null; topic?: string | null; aggregateType?: string | null; aggregateId?: string | null; endpoint?: string | null; max?: number | null; before?: number | bigint | null }): Promise<ArchiveEntryRow[]>;
     /** What the last 1,000 messages (of a tenant) came to */
     archiveStats(args?: { tenant?: string | null }): Promise<ArchiveStatsRow>;
@@ -1325,7 +1325,7 @@ export interface Functions {
     ignore(args: { id: number | bigint; by: string; note?: string | null }): Promise<void>;
     /** Whether a delivery or message in this state is not tried again by itself */
     isTerminal(args: { state: string }): Promise<boolean>;
-    /** Messages, newest first, a page at a time: give the last id as before. By tenant and by aggregate through an index; by status pending, processing, failed, dead or expired through the deliveries; topic and severity are looked for in at most 10,000 messages, completed, cancelled and skipped in at most 1,000, per page */
+    /** Messages, newest first, a page at a time: give the last id as before. By tenant and by aggregate through an index; by status pending, processing, failed, dead or expired through the deliveries; topic and severity are looked for in at most 10,000 messages, completed, cancelled and skipped in at most 1,000, per page: a last row without a topic holds no message but the id to go on with */
     listMessages(args?: { tenant?: string | null; status?: string | null; topic?: string | null; aggregateType?: string | null; aggregateId?: string | null; severity?: string | null; max?: number | null; before?: number | bigint | null; skip?: number | null }): Promise<MessagesRow[]>;
     /** Rotates, reclaims and trims now whatever the settings allow, and says what it did. The dispatcher does this by itself */
     maintain(): Promise<MaintainRow[]>;
@@ -1335,8 +1335,8 @@ export interface Functions {
     metrics(): Promise<MetricsRow[]>;
     /** Makes a waiting delivery a dead letter, and returns that one's id. OB001 no such delivery, OB002 it has ended, OB003 a worker has it */
     moveToDlq(args: { deliveryId: number | bigint; by: string; reason: string }): Promise<number>;
-    /** What was sent to whom: of one message, or of the latest messages of a tenant, topic or aggregate, a page at a time (give the last message id as before) */
-    notificationLog(args?: { messageId?: number | bigint | null; tenant?: string | null; topic?: string | null; aggregateType?: string | null; aggregateId?: string | null; max?: number | null; before?: number | bigint | null }): Promise<NotificationEntryRow[]>;
+    /** What was sent to whom: of one message, or of the latest messages of a tenant, topic or aggregate, a page at a time (give the last message id as before). With a subscription, up to max rows of it among 10,000 messages per page. A last row without a topic code holds nothing but the id to go on with */
+    notificationLog(args?: { messageId?: number | bigint | null; tenant?: string | null; topic?: string | null; aggregateType?: string | null; aggregateId?: string | null; max?: number | null; before?: number | bigint | null; subscription?: string | null }): Promise<NotificationEntryRow[]>;
     /** Holds a subscription: what is routed to it waits, nothing is sent or can be claimed, until resume(). Its messages are kept */
     pause(args: { name: string }): Promise<number>;
     /** What receivers verify v1a signatures of this endpoint with, the current key first; nothing for v1 */
