@@ -89,14 +89,14 @@ create table outbox._bundle (
     subscription_id int not null,
     due_at timestamptz not null,
     message_segment smallint not null,
-    -- where to look for one; the arrays say which they are, in the order of positions
+    -- where to look for one, which may be more than it has; the arrays say which they are, in the order of positions
     deliveries int8range not null,
     messages int8range not null,
     delivery_ids bigint[] not null,
     positions bigint[] not null,
     message_ids bigint[] not null,
     lease bigint
-);
+) with (fillfactor = 70);
 alter table outbox._bundle alter column delivery_ids set storage plain, alter column positions set storage plain,
     alter column message_ids set storage plain;
 create index _bundle_ready on outbox._bundle (subscription_id, due_at, id) where lease is null;

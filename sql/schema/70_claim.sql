@@ -349,7 +349,7 @@ $$;
 
 -- API: private
 -- Whole bundles with `wanted` deliveries or fewer, locked; the deliveries in them, and the leaf of their messages. Where the
--- first has more, it is taken apart. Called with the settings of claim().
+-- first has more, what is wanted is split off, or it is taken apart if that is a few. Called with the settings of claim().
 create function outbox._pick_bundles(
     subscription_id int,
     wanted int,
@@ -362,6 +362,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     next record;
+    part bigint;
     started timestamptz := clock_timestamp();
     marks record := outbox._marks(subscription_id);
     rows_since timestamptz := coalesce(outbox._time(marks.since[array_position(marks.levels, 0)]), '-infinity');
@@ -394,6 +395,23 @@ begin
             perform outbox._set_marks(-subscription_id, array[0],
                 array[(extract(epoch from next.due_at - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint], 1);
             started := 'infinity';
+        end if;
+        if cardinality(ids) = 0 and cardinality(next.delivery_ids) > wanted and wanted >= 10 and not next.cancelled then
+            insert into outbox._bundle (subscription_id, due_at, message_segment, deliveries, messages, delivery_ids,
+                positions, message_ids)
+            select b.subscription_id, b.due_at, b.message_segment, b.deliveries, b.messages, b.delivery_ids[:wanted],
+                b.positions[:wanted], b.message_ids[:wanted]
+            from outbox._bundle b where b.id = next.id
+            returning id into part;
+            -- What has not changed are the columns that indexes are on: the new version stays in its page.
+            update outbox._bundle b
+            set delivery_ids = b.delivery_ids[wanted + 1 :], positions = b.positions[wanted + 1 :],
+                message_ids = b.message_ids[wanted + 1 :]
+            where b.id = next.id;
+            bundles := array[part];
+            ids := next.delivery_ids[:wanted];
+            segment := next.message_segment;
+            return;
         end if;
         if next.cancelled or cardinality(ids) = 0 and cardinality(next.delivery_ids) > wanted then
             perform outbox._unbundle(array[next.id]);

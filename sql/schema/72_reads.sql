@@ -1,6 +1,25 @@
 -- Reading messages and deliveries: one by id, lists page by page, counts.
 
 -- API: public
+create view outbox.attempts as
+select a.position, a.message_id, a.delivery_id, a.subscription_id, a.endpoint_id, a.run, a.attempt, a.outcome, a.status,
+    a.error_class, a.error, a.worker, a.started_at, a.finished_at, a.remote_address, a.response_id, a.response_headers,
+    a.response_body, a.results
+from outbox.attempt a
+where a.positions is null
+union all
+select m.position, m.message_id, m.delivery_id, a.subscription_id, a.endpoint_id, a.run, a.attempt,
+    coalesce(r.result ->> 'outcome', a.outcome), coalesce((r.result ->> 'status')::smallint, a.status), a.error_class, a.error,
+    a.worker, a.started_at, a.finished_at, a.remote_address, a.response_id, a.response_headers, a.response_body, null
+from outbox.attempt a
+cross join lateral unnest(a.message_ids, a.positions, a.delivery_ids) with ordinality m(message_id, position, delivery_id, i)
+cross join lateral (select a.results -> (m.i::int - 1) as result) r
+where a.positions is not null;
+comment on view outbox.attempts is
+    'The log of attempts with a row per message and try: requests and bundles with several messages are taken apart. For counting '
+    'and joining; by message use history()';
+
+-- API: public
 -- Deliveries that wait or are worked on, those that died, and those that are done, as long as the log has them.
 create view outbox.deliveries as
 select d.id,
@@ -64,21 +83,10 @@ select a.delivery_id, s.name, e.name, a.message_id, a.position, a.endpoint_id is
     greatest(a.attempt - 1, 0), false, 0::smallint, a.worker, null, null, null, null, null, null,
     clock_timestamp() - a.finished_at, false, false, false, a.status, a.error_class, a.error, a.started_at, a.finished_at,
     a.started_at, a.started_at, case a.outcome when 'completed' then a.finished_at end
-from outbox.attempt a
+from outbox.attempts a
 left join outbox.subscription s on s.id = a.subscription_id
 left join outbox.endpoint e on e.id = a.endpoint_id
-where a.run = 0 and a.outcome in ('completed', 'cancelled') and a.positions is null
-union all
-select m.delivery_id, s.name, e.name, m.message_id, m.position, a.endpoint_id is null, 'completed', a.attempt, s.max_attempts,
-    greatest(a.attempt - 1, 0), false, 0::smallint, a.worker, null, null, null, null, null, null,
-    clock_timestamp() - a.finished_at, false, false, false, a.status, null, null, a.started_at, a.finished_at,
-    a.started_at, a.started_at, a.finished_at
-from outbox.attempt a
-cross join lateral unnest(a.message_ids, a.positions, a.delivery_ids) with ordinality m(message_id, position, delivery_id, i)
-left join outbox.subscription s on s.id = a.subscription_id
-left join outbox.endpoint e on e.id = a.endpoint_id
-where a.positions is not null and a.run = 0
-    and coalesce(a.results -> (m.i::int - 1) ->> 'outcome', a.outcome) = 'completed';
+where a.run = 0 and a.outcome in ('completed', 'cancelled');
 comment on view outbox.deliveries is
     'One message for one subscription. status: pending, processing, failed (waits for a retry), dead, expired,'
     ' completed, cancelled. next_attempt_at null: no try is planned';
@@ -374,21 +382,9 @@ begin atomic
         union all
         select a.outcome, count(*)
         from outbox.message m
-        join outbox.attempt a on a.message_id = m.id and a.run = 0 and a.outcome in ('completed', 'cancelled')
-        where count_by_status.tenant is not null and m.tenant = count_by_status.tenant and a.positions is null
-        group by a.outcome
-        union all
-        select coalesce(u.result ->> 'outcome', u.outcome), count(*)
-        from (
-            select a.outcome, i.message_id, a.results -> (i.n::int - 1) as result
-            from outbox.attempt a
-            cross join lateral unnest(a.message_ids) with ordinality i(message_id, n)
-            where a.positions is not null and a.run = 0
-        ) u
-        join outbox.message m on m.id = u.message_id
+        join outbox.attempts a on a.message_id = m.id and a.run = 0 and a.outcome in ('completed', 'cancelled')
         where count_by_status.tenant is not null and m.tenant = count_by_status.tenant
-            and coalesce(u.result ->> 'outcome', u.outcome) in ('completed', 'cancelled')
-        group by 1
+        group by a.outcome
     ) c
     group by c.status
     order by c.status;
@@ -398,6 +394,7 @@ comment on function outbox.count_by_status is
     ' counters; for one tenant among what is still stored, through the tenant''s index: as long as that tenant has messages';
 
 insert into outbox._capability values
+    ('monitor', 'table outbox.attempts'),
     ('monitor', 'table outbox.deliveries'),
     ('monitor', 'table outbox.messages'),
     ('monitor', 'function outbox._message_status'),

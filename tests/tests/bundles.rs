@@ -135,6 +135,34 @@ async fn whoever_asks_for_fewer_has_a_bundle_taken_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_asks_for_ten_and_more_has_them_split_off() {
+    let db = jobs(server().await, "bundle_split", 200).await;
+    let (mut positions, mut leases) = (Vec::new(), Vec::new());
+    for (max, size, bundles) in [(30, 30, 3), (50, 50, 4), (99, 20, 4), (10, 10, 5)] {
+        let batch = claim(&db, max).await;
+        assert_eq!(batch.ids.len(), size);
+        assert_eq!(kept_as(&db).await, (bundles, 0), "after {max}");
+        positions.extend(batch.positions);
+        leases.push((batch.lease, batch.ids, batch.messages));
+    }
+    assert_eq!(positions, (positions[0]..positions[0] + 110).collect::<Vec<_>>(), "in order");
+    let message = leases[1].2[0];
+    assert_eq!(refused(&db, &format!("select outbox.cancel({message}, 'me')")).await.code().code(), "OB003");
+    // The last one of the rest is found in it, and has it taken apart.
+    let last: i64 = one(&db, "select max(id) from outbox.message where topic = 'job.do'").await;
+    assert_eq!(one::<i64>(&db, &format!("select outbox.cancel({last}, 'me')")).await, 1);
+    assert_eq!(kept_as(&db).await, (4, 89));
+    for (lease, ids, _) in &leases[1..] {
+        assert_eq!(complete(&db, *lease).await, *ids);
+    }
+    db.execute("select outbox.release($1)", &[&leases[0].0]).await.unwrap();
+    let again = claim(&db, 1000).await;
+    assert_eq!(again.ids.len(), 89 + 30);
+    assert_eq!(again.ids[..30], leases[0].1, "first what was claimed first");
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.attempt where positions is not null").await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_of_a_bundle_may_fare_differently() {
     let db = jobs(server().await, "bundle_one", 100).await;
     let batch = claim(&db, 100).await;

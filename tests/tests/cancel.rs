@@ -199,3 +199,43 @@ async fn what_is_cancelled_by_the_transaction_that_enqueued_it_is_never_sent() {
     let odd: Vec<i64> = receiver.arrivals().iter().map(|a| a.json()["n"].as_i64().unwrap()).collect();
     assert_eq!(odd, (0..10).map(|n| 2 * n + 1).collect::<Vec<i64>>());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_seen_to_be_cancelled_before_anybody_said_so_leaves_the_queue_all_the_same() {
+    let server = server().await;
+    let receiver = Receiver::start().unwrap();
+    let open = Arc::new(AtomicBool::new(false));
+    let gate = Arc::clone(&open);
+    receiver.on("/hook", move |_, _| {
+        if gate.load(Ordering::SeqCst) { Reply::status(200) } else { Reply::status(200).after(Duration::from_secs(2)) }
+    });
+    let db = server.database("seen_first").await.unwrap();
+    db.execute("select outbox.create_endpoint('hook', $1, concurrency => 1)", &[&receiver.url("/hook")]).await.unwrap();
+    run(&db, "select outbox.subscribe('all', '{job.#}', 'hook')").await;
+    enqueue(&db, 0).await;
+    wait_until("the first is under way", PATIENCE, async || receiver.total() == 1).await;
+    // An id before that of the one that is to be cancelled, committed with the cancellation: nobody is told of either.
+    run(&db, "begin").await;
+    enqueue(&db, 1).await;
+    let other = server.connect("seen_first").await.unwrap();
+    let queued = enqueue(&other, 2).await;
+    wait_until("it is in the queue", PATIENCE, async || {
+        one::<i64>(&other, "select queued from outbox._worker_slot()").await == 1
+    })
+    .await;
+    run(&db, &format!("select outbox.cancel({queued})")).await;
+    enqueue(&db, 3).await;
+    run(&db, "prepare transaction 'seen_first'").await;
+    run(&db, "commit prepared 'seen_first'").await;
+    // Brings the dispatcher to what was committed, and then to what was cancelled.
+    enqueue(&other, 4).await;
+    wait_until("the next have been read", PATIENCE, async || {
+        one::<i64>(&other, "select queued from outbox._worker_slot()").await >= 3
+    })
+    .await;
+    open.store(true, Ordering::SeqCst);
+    run(&other, "select outbox._look_at_deliveries()").await;
+    settle(&db).await;
+    let seen: Vec<i64> = receiver.arrivals().iter().map(|a| a.json()["n"].as_i64().unwrap()).collect();
+    assert_eq!(seen, [0, 1, 3, 4], "in order, without the one that was cancelled");
+}

@@ -118,7 +118,7 @@ async fn concurrent_workers_never_get_the_same_delivery() {
     }
     assert_eq!(all.len() as i64, MESSAGES);
     assert_eq!(all.iter().collect::<HashSet<_>>().len() as i64, MESSAGES);
-    assert_eq!(one::<i64>(&db, "select count(*) from outbox.attempt where outcome = 'completed'").await, MESSAGES);
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.attempts where outcome = 'completed'").await, MESSAGES);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

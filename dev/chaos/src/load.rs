@@ -278,10 +278,12 @@ pub async fn pull(shared: Arc<Shared>, seed: u64, who: u64, job: Job) {
 type Answer = Result<bool, outbox_harness::tokio_postgres::Error>;
 
 async fn batch(db: &Client, random: &mut Random, who: u64, job: Job) -> Answer {
+    // Parts of bundles, whole ones, several.
+    let most = *random.pick(&[1, 50, 50, 100, 300]);
     let rows = db
         .query(
-            "select c.lease, c.delivery_id, (c.payload ->> 'n')::bigint from outbox.claim($1, $2, 50, '2 s') c",
-            &[&job.subscription, &format!("worker {who}")],
+            "select c.lease, c.delivery_id, (c.payload ->> 'n')::bigint from outbox.claim($1, $2, $3, '2 s') c",
+            &[&job.subscription, &format!("worker {who}"), &most],
         )
         .await?;
     let Some(first) = rows.first() else { return Ok(false) };

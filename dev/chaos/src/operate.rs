@@ -19,10 +19,17 @@ const RECENT: &str = "select l.n, l.message_id from chaos.ledger l
     order by l.n desc limit 1";
 
 /// One of the deliveries that wait, of these subscriptions.
-const WAITING: &str = "select d.id, l.n from outbox.delivery d
+const WAITING: &str = "select d.id, l.n
+    from (
+        select d.id, d.subscription_id, d.message_id from outbox.delivery d where d.state in ('pending', 'failed')
+        union all
+        select u.id, b.subscription_id, u.message_id
+        from outbox._bundle b, unnest(b.delivery_ids, b.message_ids) u(id, message_id)
+        where b.lease is null
+    ) d
     join outbox.subscription s on s.id = d.subscription_id
     join chaos.ledger l on l.message_id = d.message_id
-    where d.state in ('pending', 'failed') and s.name = any ($1)
+    where s.name = any ($1)
     offset $2 limit 1";
 
 /// Any but the mortal's, which give up by themselves.

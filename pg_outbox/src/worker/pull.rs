@@ -263,7 +263,11 @@ impl Window {
         if let (Some(from), Some(to)) = (ids().min(), ids().max()) {
             let rows = self.cancelled_among.execute(&[arg(from), arg(to)]);
             rows.for_each(|row| {
-                self.cancelled.insert(row.int(0));
+                let id = row.int(0);
+                // Only these, which nobody has handed out: others are news to the sender when `load_cancelled` finds them.
+                if messages.iter().any(|stored| stored.message.id == id) {
+                    self.cancelled.insert(id);
+                }
             });
         }
     }
