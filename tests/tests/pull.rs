@@ -600,8 +600,15 @@ async fn a_claim_costs_what_it_takes_beside_a_hundred_thousand_stuck_deliveries(
             let after_claim = buffers().await;
             complete(&db, batch.lease).await;
             let after = buffers().await;
+            let held = claim(&db, "w", n, "60 s").await.unwrap();
+            let before_both = buffers().await;
+            let sql = "select lease from outbox.complete_and_claim($1, 'jobs', 'w', $2)";
+            let next = db.query(sql, &[&held.lease, &n]).await.unwrap();
+            let both = buffers().await - before_both;
+            complete(&db, next[0].get(0)).await;
             db.batch_execute("commit").await.unwrap();
-            assert_eq!(batch.ids.len() as i32, n);
+            assert_eq!((batch.ids.len() as i32, next.len() as i32), (n, n));
+            assert!(both < 2 * limit, "complete and claim of {n} touched {both} pages");
             assert!(after_claim - before < limit, "claim of {n} touched {} pages", after_claim - before);
             assert!(after - after_claim < limit, "complete of {n} touched {} pages", after - after_claim);
         }
