@@ -339,7 +339,7 @@ test('two workers share, each delivery is handled once', async (t) => {
     };
     // One on a pool of pg, one on postgres.js.
     const workers = [pool, sql].map((client) => new Worker(client, 'work', handler, { ...FAST, concurrency: 5, batchSize: 20, signal: controller.signal }).run());
-    await waitFor('everything is done', async () => (await pool.query('select 1 from outbox.attempt')).rowCount === n);
+    await waitFor('everything is done', async () => (await pool.query('select 1 from outbox.attempts')).rowCount === n);
     controller.abort();
     const summaries = await Promise.all(workers);
     assert.equal(summaries[0].completed + summaries[1].completed, n);

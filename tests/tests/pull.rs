@@ -152,7 +152,7 @@ async fn workers_that_complete_and_claim_in_one_call_do_each_delivery_once() {
     }
     assert_eq!(all.len() as i64, MESSAGES);
     assert_eq!(all.iter().collect::<HashSet<_>>().len() as i64, MESSAGES);
-    assert_eq!(one::<i64>(&db, "select count(*) from outbox.attempt where outcome = 'completed'").await, MESSAGES);
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.attempts where outcome = 'completed'").await, MESSAGES);
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.lease").await, 0);
 }
 
