@@ -540,6 +540,7 @@ export const FUNCTIONS = {
 } as const satisfies Record<string, Signature>;
 
 export const VIEWS = {
+    attempts: [['position', 'bigint'], ['message_id', 'bigint'], ['delivery_id', 'bigint'], ['subscription_id', 'int'], ['endpoint_id', 'int'], ['run', 'bigint'], ['attempt', 'int'], ['outcome', 'text'], ['status', 'smallint'], ['error_class', 'text'], ['error', 'text'], ['worker', 'text'], ['started_at', 'timestamptz'], ['finished_at', 'timestamptz'], ['remote_address', 'text'], ['response_id', 'text'], ['response_headers', 'jsonb'], ['response_body', 'text'], ['results', 'jsonb']],
     audit: [['id', 'bigint'], ['at', 'timestamptz'], ['actor', 'text'], ['action', 'text'], ['object', 'text'], ['reason', 'text'], ['detail', 'jsonb']],
     captures: [['relation', 'regclass'], ['topic', 'text'], ['key_columns', 'text[]'], ['operations', 'text[]'], ['columns', 'text[]'], ['condition', 'text'], ['include_old', 'boolean'], ['style', 'text'], ['tenant_column', 'text'], ['replicated', 'boolean'], ['uncovered_partitions', 'regclass[]'], ['function', 'regprocedure']],
     dead_letters: [['id', 'bigint'], ['delivery_id', 'bigint'], ['subscription', 'text'], ['endpoint', 'text'], ['url', 'text'], ['message_id', 'bigint'], ['webhook_id', 'text'], ['position', 'bigint'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['payload', 'jsonb'], ['body', 'bytea'], ['enqueued_at', 'timestamptz'], ['state', 'text'], ['reason', 'text'], ['attempt', 'int'], ['last_status', 'smallint'], ['error_class', 'text'], ['last_error', 'text'], ['first_attempt_at', 'timestamptz'], ['last_attempt_at', 'timestamptz'], ['created_at', 'timestamptz'], ['dead_at', 'timestamptz'], ['age', 'interval'], ['is_old', 'boolean'], ['resolution', 'text'], ['is_resolved', 'boolean'], ['resolved_at', 'timestamptz'], ['resolved_by', 'text'], ['resolution_note', 'text']],
@@ -889,6 +890,28 @@ export interface WorkerStatusRow {
     lastErrorAt: Date | null;
 }
 
+export interface AttemptsView {
+    position: number | null;
+    messageId: number | null;
+    deliveryId: number | null;
+    subscriptionId: number | null;
+    endpointId: number | null;
+    run: number | null;
+    attempt: number | null;
+    outcome: string | null;
+    status: number | null;
+    errorClass: string | null;
+    error: string | null;
+    worker: string | null;
+    startedAt: Date | null;
+    finishedAt: Date | null;
+    remoteAddress: string | null;
+    responseId: string | null;
+    responseHeaders: any;
+    responseBody: string | null;
+    results: any;
+}
+
 export interface AuditView {
     id: number;
     at: Date;
@@ -1187,6 +1210,8 @@ export interface TopicStatsView {
 
 /** The views and tables, by name. */
 export interface Views {
+    /** The log of attempts with a row per message and try: requests and bundles with several messages are taken apart. For counting and joining; by message use history() */
+    attempts: AttemptsView;
     /** What operators did that is not a message's own history: resets, deletions, adoption */
     audit: AuditView;
     /** Tables whose changes become messages. uncovered_partitions: added since; statements that name them are not seen */
