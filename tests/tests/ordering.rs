@@ -157,7 +157,12 @@ async fn a_long_backlog_behind_failing_keys_lags_instead_of_becoming_rows() {
         one::<i64>(&db, "select count(*) from outbox.delivery where not blocked and state = 'failed'").await == 100
     })
     .await;
-    let rows: i64 = one(&db, blocked).await;
+    // And so it stays, while the first of each key fails again and again.
+    let mut rows = 0;
+    for _ in 0..40 {
+        rows = rows.max(one::<i64>(&db, blocked).await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     assert!((9_001..=10_000 + 4096).contains(&rows), "{rows} rows behind failed ones");
     broken.store(false, Ordering::SeqCst);
     completed(&db, BACKLOG).await;
