@@ -397,6 +397,36 @@ async fn every_order_of_two_plain_writers_and_ticks() {
     interleave("plain_writers", &sets, 560, false).await;
 }
 
+/// Steps are whole statements: what commits between a tick's snapshot and its look at the table takes many sessions at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn commits_in_the_middle_of_ticks_are_numbered_once() {
+    const MESSAGES: i64 = 3000;
+    let server = bare_server().await;
+    let db = server.database("tick_storm").await.unwrap();
+    db.batch_execute("alter database tick_storm set synchronous_commit = off").await.unwrap();
+    let mut writers = Vec::new();
+    for _ in 0..4 {
+        let db = server.connect("tick_storm").await.unwrap();
+        writers.push(tokio::spawn(async move {
+            for _ in 0..MESSAGES {
+                db.batch_execute("select outbox.enqueue('a.b', '{}')").await.unwrap();
+            }
+        }));
+    }
+    let ticker = server.connect("tick_storm").await.unwrap();
+    while writers.iter().any(|writer| !writer.is_finished()) {
+        ticker.batch_execute("select outbox._tick_inline(1000)").await.unwrap();
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    while one::<bool>(&ticker, "select more from outbox._tick_inline(1000)").await {}
+    ticker.batch_execute("select outbox._tick_inline(1000)").await.unwrap();
+    let numbered = "select string_agg(format('%s of %s', n, d), '') from (
+        select count(*) as n, count(distinct id) as d from outbox.feed f, unnest(f.message_ids) id) x";
+    assert_eq!(one::<String>(&ticker, numbered).await, format!("{0} of {0}", 4 * MESSAGES));
+}
+
 #[tokio::test]
 async fn the_lock_is_not_waited_for() {
     let server = bare_server().await;
