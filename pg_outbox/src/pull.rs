@@ -35,7 +35,7 @@ pg_function! {
     fn outbox_webhook_id(args) {
         let message_id: i64 = args.get(0).unwrap_or_default();
         let enqueued_at = args.datum(1).map_or(0, |at| at.value() as i64).wrapping_add(UNIX_EPOCH);
-        Ok(WebhookId { message_id, enqueued_at }.to_string().into_datum())
+        Ok(WebhookId { message_id, enqueued_at }.text().into_datum())
     }
 }
 
