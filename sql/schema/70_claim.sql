@@ -312,8 +312,13 @@ begin
         -- those that were not looked at stay
         perform outbox._set_marks(subscription_id, marks.levels,
             since || marks.since[cardinality(since) + 1 : cardinality(marks.since)], -1);
-    elsif cardinality(levels) > 0
-        and clock_timestamp() - now > interval '2 ms' + cardinality(ids) * interval '0.05 ms' then
+    elsif clock_timestamp() - now > interval '2 ms' + cardinality(ids) * interval '0.05 ms' then
+        if cardinality(levels) = 0 then
+            -- Nothing but entries of what was worked off: what comes now has priority 0, as a rule.
+            levels := '{0}';
+            since := array[(extract(epoch from least(before, now - interval '1 s') - timestamptz '2000-01-01 00:00:00+00')
+                * 1000000)::bigint];
+        end if;
         perform outbox._set_marks(subscription_id, case when complete then levels else levels || 99999 end,
             case when complete then since else since || 0::bigint end, 1);
     end if;
@@ -349,10 +354,12 @@ $$;
 
 -- API: private
 -- Whole bundles with `wanted` deliveries or fewer, locked; the deliveries in them, and the leaf of their messages. Where the
--- first has more, what is wanted is split off, or it is taken apart if that is a few. Called with the settings of claim().
+-- first has more, what is wanted is split off, or it is taken apart if that is a few. first_due: when the first became due.
+-- Called with the settings of claim().
 create function outbox._pick_bundles(
     subscription_id int,
     wanted int,
+    first_due timestamptz,
     out bundles bigint[],
     out ids bigint[],
     out segment smallint
@@ -364,8 +371,6 @@ declare
     next record;
     part bigint;
     started timestamptz := clock_timestamp();
-    marks record := outbox._marks(subscription_id);
-    rows_since timestamptz := coalesce(outbox._time(marks.since[array_position(marks.levels, 0)]), '-infinity');
     rows_due timestamptz;
     -- What _pick() does with what has become slow, under a number that no subscription has.
     since timestamptz := coalesce(outbox._time(((outbox._marks(-subscription_id)).since)[1]), '-infinity');
@@ -376,7 +381,7 @@ begin
     select d.due_at into rows_due
     from outbox.delivery d
     where d.subscription_id = _pick_bundles.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
-        and d.priority = 0 and d.due_at >= rows_since and d.due_at <= started
+        and d.priority = 0 and d.due_at >= first_due and d.due_at <= started
     order by d.due_at, d.position
     limit 1;
     for next in
@@ -394,7 +399,7 @@ begin
         if clock_timestamp() - started > interval '2 ms' then
             perform outbox._set_marks(-subscription_id, array[0],
                 array[(extract(epoch from next.due_at - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint], 1);
-            started := 'infinity';
+            started := null;
         end if;
         if cardinality(ids) = 0 and cardinality(next.delivery_ids) > wanted and wanted >= 10 and not next.cancelled then
             insert into outbox._bundle (subscription_id, due_at, message_segment, deliveries, messages, delivery_ids,
@@ -471,7 +476,7 @@ begin
         picked := outbox._pick(source.id, max_messages, true);
     end if;
     if cardinality(picked.ids) = 0 and picked.before < 'infinity' then
-        bundles := outbox._pick_bundles(source.id, max_messages);
+        bundles := outbox._pick_bundles(source.id, max_messages, picked.before);
         if cardinality(bundles.ids) > 0 then
             return query select *
             from outbox._lease_bundles(source, bundles.ids, bundles.bundles, bundles.segment, worker, lease);

@@ -458,11 +458,15 @@ async fn buffers_per_tick_do_not_grow_with_the_table() {
         let node = &plan[0]["Plan"];
         node["Shared Hit Blocks"].as_i64().unwrap() + node["Shared Read Blocks"].as_i64().unwrap()
     };
-    // Plans and catalog caches are warm after a few.
-    for _ in 0..8 {
-        buffers().await;
-    }
-    let small = buffers().await;
+    // Plans and catalog caches are warm after a few; a vacuum may make one of them load them again.
+    let least = async || {
+        let mut least = i64::MAX;
+        for _ in 0..8 {
+            least = least.min(buffers().await);
+        }
+        least
+    };
+    let small = least().await;
     for _ in 0..3 {
         db.batch_execute("select count(outbox.enqueue('a.b', '{}')) from generate_series(1, 100000)").await.unwrap();
         loop {
@@ -473,10 +477,7 @@ async fn buffers_per_tick_do_not_grow_with_the_table() {
         }
     }
     db.batch_execute("analyze").await.unwrap();
-    for _ in 0..8 {
-        buffers().await;
-    }
-    let large = buffers().await;
+    let large = least().await;
     assert!(large <= small + 60, "{small} buffers on a small table, {large} on a large one");
     // In the middle of a huge commit, too.
     db.batch_execute("select count(outbox.enqueue('a.b', '{}')) from generate_series(1, 50000)").await.unwrap();
