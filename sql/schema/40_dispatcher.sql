@@ -6,6 +6,11 @@
 create function outbox._time(us bigint) returns timestamptz
 language sql immutable parallel safe
 return timestamptz '2000-01-01 00:00:00+00' + us * interval '1 microsecond';
+-- API: private
+-- the other way round; not of infinity
+create function outbox._us(at timestamptz) returns bigint
+language sql immutable parallel safe
+return (extract(epoch from at - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint;
 
 -- API: private
 -- Deliveries that failed and are tried again at due_at. delivery_id 0: there is no row yet.

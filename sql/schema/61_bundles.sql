@@ -31,6 +31,15 @@ begin atomic
 end;
 
 -- API: private
+-- Deliveries that are in bundles, one by one; messages: where to look for the bundle of one.
+create view outbox._bundled as
+select u.id, b.subscription_id, u."position", u.message_id, b.message_segment,
+    case when b.lease is null then 'pending' else 'processing' end as state, case when b.lease is null then 0 else 1 end as attempt,
+    b.due_at, b.lease, b.messages
+from outbox._bundle b
+cross join lateral unnest(b.delivery_ids, b.positions, b.message_ids) u(id, "position", message_id);
+
+-- API: private
 -- Takes bundles apart, which the caller has locked.
 create function outbox._unbundle(ids bigint[]) returns void
 language plpgsql volatile
@@ -153,12 +162,9 @@ begin atomic
     from outbox.delivery d
     where d.message_id = _open_of.message_id
     union all
-    select b.delivery_ids[i.n], b.subscription_id, b.positions[i.n],
-        case when b.lease is null then 'pending' else 'processing' end, case when b.lease is null then 0 else 1 end, b.due_at,
-        b.lease, null
-    from outbox._bundle b
-    cross join lateral array_position(b.message_ids, _open_of.message_id) i(n)
-    where b.messages @> _open_of.message_id and i.n is not null;
+    select b.id, b.subscription_id, b."position", b.state, b.attempt, b.due_at, b.lease, null
+    from outbox._bundled b
+    where b.messages @> _open_of.message_id and b.message_id = _open_of.message_id;
 end;
 
 -- API: private
@@ -166,6 +172,4 @@ end;
 create view outbox._open as
 select d.subscription_id, d.message_id, d.message_segment, d.state from outbox.delivery d
 union all
-select b.subscription_id, u.id, b.message_segment, case when b.lease is null then 'pending' else 'processing' end
-from outbox._bundle b
-cross join lateral unnest(b.message_ids) u(id);
+select b.subscription_id, b.message_id, b.message_segment, b.state from outbox._bundled b;

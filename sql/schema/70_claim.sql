@@ -175,13 +175,20 @@ returns void language c volatile strict
 as 'MODULE_PATHNAME', 'outbox_set_marks';
 
 -- API: private
+-- From where on this session looks for bundles: what _pick() does with what has become slow, under a number that no
+-- subscription has.
+create function outbox._bundles_since(subscription_id int) returns timestamptz
+language sql volatile
+return coalesce(outbox._time(((outbox._marks(-subscription_id)).since)[1]), '-infinity');
+
+-- API: private
 -- When the first bundle became due; null: there is none. Called with the settings of claim().
 create function outbox._first_bundle(subscription_id int) returns timestamptz
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    since timestamptz := coalesce(outbox._time(((outbox._marks(-subscription_id)).since)[1]), '-infinity');
+    since timestamptz := outbox._bundles_since(subscription_id);
 begin
     return (
         select b.due_at from outbox._bundle b
@@ -237,7 +244,7 @@ begin
     before := case when not bundles then 'infinity'::timestamptz end;
     marks := outbox._marks(subscription_id);
     loop
-        if before is null and (marks.levels is not null or cardinality(levels) > 0) then
+        if before is null and marks.levels is not null then
             before := coalesce(outbox._first_bundle(subscription_id), 'infinity');
         end if;
         if marks.levels is not null then
@@ -256,7 +263,7 @@ begin
         end if;
         if marks.levels is null and before is null then
             -- Two looks in one statement: beginning one costs more than the look.
-            bundles_since := coalesce(outbox._time(((outbox._marks(-subscription_id)).since)[1]), '-infinity');
+            bundles_since := outbox._bundles_since(subscription_id);
             select (
                 select d.priority from outbox.delivery d
                 where d.subscription_id = _pick.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
@@ -304,8 +311,7 @@ begin
         end if;
         levels := levels || level;
         -- rows become visible a little after they became due; those behind the bundle were not looked at
-        since := since || (extract(epoch from least(before, greatest(since_then, coalesce(last_due, now - interval '1 s')))
-            - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint;
+        since := since || outbox._us(least(before, greatest(since_then, coalesce(last_due, now - interval '1 s'))));
         exit when cardinality(ids) >= wanted;
     end loop;
     if marks.levels is not null then
@@ -316,8 +322,7 @@ begin
         if cardinality(levels) = 0 then
             -- Nothing but entries of what was worked off: what comes now has priority 0, as a rule.
             levels := '{0}';
-            since := array[(extract(epoch from least(before, now - interval '1 s') - timestamptz '2000-01-01 00:00:00+00')
-                * 1000000)::bigint];
+            since := array[outbox._us(least(before, now - interval '1 s'))];
         end if;
         perform outbox._set_marks(subscription_id, case when complete then levels else levels || 99999 end,
             case when complete then since else since || 0::bigint end, 1);
@@ -336,7 +341,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     marks record := outbox._marks(subscription_id);
-    us bigint := (extract(epoch from due_at - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint;
+    us bigint := outbox._us(due_at);
     place int := array_position(marks.levels, 0);
 begin
     if place is not null then
@@ -372,8 +377,7 @@ declare
     part bigint;
     started timestamptz := clock_timestamp();
     rows_due timestamptz;
-    -- What _pick() does with what has become slow, under a number that no subscription has.
-    since timestamptz := coalesce(outbox._time(((outbox._marks(-subscription_id)).since)[1]), '-infinity');
+    since timestamptz := outbox._bundles_since(subscription_id);
 begin
     bundles := '{}';
     ids := '{}';
@@ -397,8 +401,7 @@ begin
         for update of b skip locked
     loop
         if clock_timestamp() - started > interval '2 ms' then
-            perform outbox._set_marks(-subscription_id, array[0],
-                array[(extract(epoch from next.due_at - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint], 1);
+            perform outbox._set_marks(-subscription_id, array[0], array[outbox._us(next.due_at)], 1);
             started := null;
         end if;
         if cardinality(ids) = 0 and cardinality(next.delivery_ids) > wanted and wanted >= 10 and not next.cancelled then

@@ -272,10 +272,7 @@ declare
     called_off bigint[];
     ids bigint[];
 begin
-    if not exists (
-        select from outbox.cancelled c
-        where c.message_id between (select min(u) from unnest(message_ids) u) and (select max(u) from unnest(message_ids) u)
-    ) then
+    if not outbox._cancelled_near(message_ids) then
         return 0;
     end if;
     called_off := array(

@@ -37,11 +37,9 @@ begin
     left join outbox.subscription s on s.id = d.subscription_id
     where d.message_id = any (ids);
     return query
-    select 'row', u.id, u.place, b.subscription_id, null::int, case when b.lease is null then 'pending' else 'processing' end,
-        case when b.lease is null then 0 else 1 end, null, null::timestamptz
-    from outbox._bundle b
-    cross join lateral unnest(b.message_ids, b.positions) u(id, place)
-    join unnest(ids) i(id) on i.id = u.id
+    select 'row', b.message_id, b.position, b.subscription_id, null::int, b.state, b.attempt, null, null::timestamptz
+    from outbox._bundled b
+    join unnest(ids) i(id) on i.id = b.message_id
     where b.messages && int8range((select min(k) from unnest(ids) k), (select max(k) from unnest(ids) k), '[]');
     return query
     select 'letter', l.message_id, l.position, l.subscription_id, l.endpoint_id, l.state, l.attempt, l.last_error, l.dead_at

@@ -58,15 +58,13 @@ left join outbox.subscription s on s.id = d.subscription_id
 left join outbox.endpoint e on e.id = s.endpoint_id
 left join outbox.lease l on l.id = d.lease
 union all
-select u.id, s.name, null, u.message_id, u.position, true, case when b.lease is null then 'pending' else 'processing' end,
-    case when b.lease is null then 0 else 1 end, s.max_attempts, 0,
-    s.max_attempts > case when b.lease is null then 0 else 1 end, 0::smallint, l.worker, l.claimed_at, l.expires_at,
+select b.id, s.name, null, b.message_id, b.position, true, b.state, b.attempt, s.max_attempts, 0,
+    s.max_attempts > b.attempt, 0::smallint, l.worker, l.claimed_at, l.expires_at,
     case when b.lease is null then b.due_at end,
     case when b.lease is null then greatest(b.due_at - clock_timestamp(), interval '0') end, null, null,
     clock_timestamp() - b.due_at, b.lease is null and b.due_at <= clock_timestamp(), false, false, null, null, null,
     b.due_at, coalesce(l.claimed_at, b.due_at), l.claimed_at, l.claimed_at, null
-from outbox._bundle b
-cross join lateral unnest(b.delivery_ids, b.positions, b.message_ids) u(id, position, message_id)
+from outbox._bundled b
 left join outbox.subscription s on s.id = b.subscription_id
 left join outbox.lease l on l.id = b.lease
 union all

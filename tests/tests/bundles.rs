@@ -291,7 +291,7 @@ async fn rows_between_bundles_keep_their_place_in_a_session_that_remembers() {
 async fn what_a_session_remembers_of_the_index_hides_no_bundle() {
     let db = jobs(server().await, "bundle_marks", 100).await;
     // As if a claim had been slow a moment ago, and had seen only what waits with priority 3, or 3 and 0.
-    let now = "(extract(epoch from clock_timestamp() - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint";
+    let now = "outbox._us(clock_timestamp())";
     for (levels, since) in [("{3}", format!("array[{now}]")), ("{3, 0}", format!("array[{now}, {now}]"))] {
         settle(&db).await;
         db.batch_execute(&format!("select outbox._set_marks(id, '{levels}', {since}, 60) from outbox.subscription"))

@@ -112,7 +112,7 @@ begin
     n.x := 0;
     if beginning like 'bundle%' then
         perform outbox._open_bundle(n.source, min(message_segment),
-            (extract(epoch from clock_timestamp() - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint, array_agg(position order by position),
+            outbox._us(clock_timestamp()), array_agg(position order by position),
             array_agg(message_id order by position))
         from outbox.delivery where key = own;
         delete from outbox.delivery where key = own;

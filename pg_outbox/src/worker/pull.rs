@@ -25,9 +25,11 @@ use crate::shmem;
 
 /// Rows of a subscription that wait for their first try.
 pub const WINDOW: usize = 10_000;
-/// Deliveries in a bundle; how many are enough for one behind full ones; and within how many positions they lie: who looks for one in the log relies on it.
+/// Deliveries in a full bundle.
 const BUNDLE: usize = 100;
+/// As many are enough for one behind full ones.
 const BUNDLE_LEAST: usize = 20;
+/// Within so many positions the deliveries of a bundle lie: who looks for one in the log relies on it.
 const BUNDLE_SPAN: i64 = 10_000;
 /// Nobody has counted yet.
 const UNCOUNTED: usize = usize::MAX;
