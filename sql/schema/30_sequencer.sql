@@ -224,6 +224,8 @@ begin
     if done is not null then
         -- More than a chunk: in id order from two sources that each have an index for it. The few transactions that were
         -- there at S1 one by one; the rest, whose ids lie above floor1, by id.
+        -- `is true` keeps the second from the index on xid: with statistics of a large leaf the planner would sort the whole
+        -- rest of the difference for every chunk.
         select array_agg(c.id order by c.id), array_agg(c.segment order by c.id), count(*),
             bool_or(c.topic = 'outbox.control')
         into ids, segments, n, control
@@ -246,8 +248,8 @@ begin
                 union all
                 (select m.id, m.segment, m.topic from outbox.message m
                 where m.segment = any (scan) and m.id > greatest(done, floor1)
-                    and m.xid >= greatest(next1, pg_snapshot_xmax(s1)) and m.xid < pg_snapshot_xmax(s2)
-                    and m.xid <> all (running)
+                    and (m.xid >= greatest(next1, pg_snapshot_xmax(s1)) and m.xid < pg_snapshot_xmax(s2)
+                        and m.xid <> all (running)) is true
                 order by m.id limit chunk)
             ) u
             order by u.id limit chunk
