@@ -200,7 +200,11 @@ for (const [name, open] of [
         // They would look by themselves in ten minutes only.
         const dsn = await server.database();
         const { client, end } = open(dsn);
-        t.after(end);
+        const controller = new AbortController();
+        t.after(() => {
+            controller.abort();
+            return end();
+        });
         const outbox = new Outbox(client);
         await outbox.subscribe({ name: 'work', topics: ['job'], notify: true });
         const admin = new pg.Client(dsn);
@@ -208,7 +212,6 @@ for (const [name, open] of [
         t.after(() => admin.end());
         const handled = [];
         const read = [];
-        const controller = new AbortController();
         const options = { pollInterval: 600, listen: true, backoff: { min: 0.02, max: 0.2 }, signal: controller.signal };
         const worker = new Worker(client, 'work', (m) => void handled.push(m.payload), options).run();
         const reading = (async () => {

@@ -186,3 +186,17 @@ async fn a_waiting_reader_is_woken_by_few_notifications() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_dispatcher_numbers_in_its_first_round_is_told() {
+    let settings = [("pg_outbox.poll_interval", "60s"), ("pg_outbox.notify_readers", "on")];
+    let server = Server::start(&settings).await.unwrap();
+    let db = server.empty_database("young").await.unwrap();
+    let (listener, mut notifications) = server.listen("young").await.unwrap();
+    listener.batch_execute("listen outbox_feed").await.unwrap();
+    db.batch_execute("begin; create extension pg_outbox; select outbox.enqueue('order.created', '{}'); commit")
+        .await
+        .unwrap();
+    let told = tokio::time::timeout(PATIENCE, notifications.recv()).await.expect("told in time").unwrap();
+    assert_eq!(told.payload(), "1");
+}

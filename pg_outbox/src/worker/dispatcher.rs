@@ -9,7 +9,7 @@
 //! * The HTTP thread dies: so does it, and is started again.
 //! * Data that was restored or copied here: it ticks nothing and pushes nothing until it is adopted.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use outbox_core::egress::Egress;
@@ -113,6 +113,7 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
             engine.sender.set_settings(settings());
             engine.reload();
         }
+        let rung = rung(slot);
         let pause = match engine.round() {
             Ok(Round::Again) => Duration::ZERO,
             Ok(Round::Sleep(pause)) => pause,
@@ -145,7 +146,8 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
         }
         let pause = pause.min(maintenance.wait()).min(replays.wait());
         let pause = notifier.run(engine.end()).map_or(pause, |wait| pause.min(wait));
-        if pause.is_zero() {
+        // Besides the latch: a wait for a lock, a read or a standby since then was on the same latch, and reset it.
+        if pause.is_zero() || rung != self::rung(slot) || signals.heard() {
             // SAFETY: the latch is this process's own; whatever set it is looked at in the next round.
             unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
             pgrx::check_for_interrupts!();
@@ -258,6 +260,14 @@ fn set(name: &std::ffi::CStr, value: &std::ffi::CStr) {
     }
 }
 
+/// How often the HTTP thread has set the latch.
+static RUNG: AtomicU64 = AtomicU64::new(0);
+
+/// Changes with whatever sets the latch, signals excepted.
+fn rung(slot: &Slot) -> (u64, u64) {
+    (slot.generation(), RUNG.load(Ordering::SeqCst))
+}
+
 /// Sets this process's latch from the HTTP thread.
 fn wake_main() -> impl Fn() + Send + 'static {
     unsafe extern "C-unwind" {
@@ -268,6 +278,7 @@ fn wake_main() -> impl Fn() + Send + 'static {
     // SAFETY: MyLatch is this process's latch for as long as it lives.
     let latch = unsafe { pg_sys::MyLatch } as usize;
     move || {
+        RUNG.fetch_add(1, Ordering::SeqCst);
         // SAFETY: as above.
         unsafe { SetLatch(latch as *mut std::ffi::c_void) };
     }

@@ -116,7 +116,10 @@ pub extern "C-unwind" fn pg_outbox_launcher_main(_arg: pg_sys::Datum) {
             );
         }
         warned = exhausted;
-        wait(pause);
+        // Looking at databases may have waited on the latch, and reset it.
+        if asked == shared.launcher_generation() && !signals.heard() {
+            wait(pause);
+        }
     }
 }
 

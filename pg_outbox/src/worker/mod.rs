@@ -32,16 +32,17 @@ use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::pg_sys;
 
 /// Signals, remembered: PostgreSQL's flags are consumed by whoever looks first.
-#[derive(Default)]
 pub struct Signals {
     terminate: bool,
+    reload: bool,
 }
 
 impl Signals {
     /// Installs the handlers and unblocks signals. Threads that must not see signals have been started before.
     pub fn attach() -> Signals {
         BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
-        Signals::default()
+        // Until a worker's handlers are there SIGHUP is ignored, and its settings are those that the postmaster had at the fork.
+        Signals { terminate: false, reload: true }
     }
 
     /// Whether the process was asked to end.
@@ -50,14 +51,20 @@ impl Signals {
         self.terminate
     }
 
-    /// Reads the configuration again if it was asked for; says whether it was.
+    /// Reads the configuration again if it was asked for, and the first time; says whether it did.
     pub fn reload(&mut self) -> bool {
-        let reload = BackgroundWorker::sighup_received();
-        if reload {
+        self.reload |= BackgroundWorker::sighup_received();
+        if self.reload {
             // SAFETY: outside a transaction, on the main thread.
             unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
         }
-        reload
+        std::mem::take(&mut self.reload)
+    }
+
+    /// Whether there is something that `terminate` or `reload` would find.
+    pub fn heard(&mut self) -> bool {
+        self.reload |= BackgroundWorker::sighup_received();
+        self.reload || self.terminate()
     }
 }
 

@@ -14,22 +14,22 @@ use crate::gucs;
 /// At most one in this time.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// What has been told.
+/// What has been told: nothing by a dispatcher that has just started, whose first round may have numbered messages already.
 pub struct Notifier {
     notify: Plan,
-    told: Option<i64>,
+    told: i64,
     at: Option<Instant>,
 }
 
 impl Notifier {
     pub const fn new() -> Notifier {
-        Notifier { notify: Plan::new("select pg_notify('outbox_feed', $1::text)", &[INT8OID]), told: None, at: None }
+        Notifier { notify: Plan::new("select pg_notify('outbox_feed', $1::text)", &[INT8OID]), told: 0, at: None }
     }
 
     /// Tells that the feed ends at `end`, if that is new. `Some`: to be called again after this time.
     pub fn run(&mut self, end: i64) -> Option<Duration> {
-        if !gucs::NOTIFY_READERS.get() || self.told.is_none_or(|told| told >= end) {
-            self.told = Some(end);
+        if !gucs::NOTIFY_READERS.get() || self.told >= end {
+            self.told = end;
             return None;
         }
         let since = self.at.map_or(INTERVAL, |at| at.elapsed());
@@ -44,7 +44,7 @@ impl Notifier {
         }) {
             pgrx::log!("pg_outbox dispatcher: readers were not notified: {error}");
         }
-        self.told = Some(end);
+        self.told = end;
         self.at = Some(Instant::now());
         None
     }
