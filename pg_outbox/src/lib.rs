@@ -12,6 +12,7 @@ mod function;
 mod gucs;
 mod hooks;
 mod idempotency;
+mod marks;
 mod pull;
 mod read;
 mod registry;

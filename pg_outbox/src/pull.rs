@@ -1,7 +1,6 @@
 //! What the SQL of pull workers needs from the library.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use outbox_core::schedule::{self, Schedule};
@@ -13,7 +12,7 @@ use crate::function::record;
 use crate::worker::route::UNIX_EPOCH;
 use crate::worker::txn::{Plan, arg};
 use crate::worker::wait;
-use crate::{pg_function, shmem};
+use crate::{marks, pg_function, shmem};
 
 pg_function! {
     /// outbox._retry_wait(schedule jsonb, attempt int, message_id bigint, subscription_id int) returns interval
@@ -45,6 +44,20 @@ fn interval(wait: Duration) -> Option<pg_sys::Datum> {
 
 thread_local! {
     static IS_READY: RefCell<Plan> = const { RefCell::new(Plan::new("select outbox._is_ready($1)", &[pg_sys::TEXTOID])) };
+}
+
+/// A claim of n deliveries that takes more than this and n times that has walked over much else.
+const SLOW: Duration = Duration::from_millis(2);
+const SLOW_EACH: Duration = Duration::from_micros(50);
+
+/// A time as marks have it. Infinities are no number of microseconds; 0 stands for before everything.
+fn due(at: Option<pg_sys::Datum>) -> i64 {
+    at.map_or(0, |at| at.value() as i64).clamp(0, i64::MAX / 2)
+}
+
+/// How long marks hold after such a walk, in microseconds: walking is a fiftieth of one session's time at most.
+fn hold(walked: Duration) -> i64 {
+    50 * walked.as_micros().clamp(20_000, 1_200_000) as i64
 }
 
 /// How often a worker that waits looks by itself: for what becomes due. Without a dispatcher nobody else looks.
@@ -103,43 +116,92 @@ pg_function! {
     }
 }
 
-/// What `_pick` remembers of a subscription: priorities, from where on to look in each, and until when that holds.
-struct Marks {
-    levels: Vec<i32>,
-    since: Vec<i64>,
-    until: Instant,
-}
-
-thread_local! {
-    static MARKS: RefCell<HashMap<i32, Marks>> = RefCell::new(HashMap::new());
-}
-
 pg_function! {
     /// outbox._marks(subscription_id int, out levels int[], out since bigint[]): null when nothing is remembered.
     fn outbox_marks(args) {
-        let subscription: i32 = args.get(0).unwrap_or_default();
-        MARKS.with_borrow(|all| match all.get(&subscription).filter(|marks| marks.until > Instant::now()) {
-            Some(marks) => record(args, &[marks.levels.clone().into_datum(), marks.since.clone().into_datum()]),
+        match marks::get(args.get(0).unwrap_or_default()) {
+            Some((levels, since)) => record(args, &[levels.into_datum(), since.into_datum()]),
             None => record(args, &[None, None]),
-        })
+        }
     }
 }
 
 pg_function! {
-    /// outbox._set_marks(subscription_id int, levels int[], since bigint[], seconds double precision) returns void:
-    /// seconds below 0: until when stays.
+    /// outbox._set_marks(subscription_id int, levels int[], since bigint[], walked interval) returns void
     fn outbox_set_marks(args) {
-        let subscription: i32 = args.get(0).unwrap_or_default();
         let levels: Vec<i32> = args.get(1).unwrap_or_default();
         let since: Vec<i64> = args.get(2).unwrap_or_default();
-        let seconds: f64 = args.get(3).unwrap_or_default();
-        MARKS.with_borrow_mut(|all| {
-            let until = match all.get(&subscription) {
-                Some(marks) if seconds < 0.0 => marks.until,
-                _ => Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 60.0)),
-            };
-            all.insert(subscription, Marks { levels, since, until });
-        });
+        let walked = args.get::<Interval>(3).map_or(0, |walked| walked.as_micros());
+        let walked = Duration::from_micros(u64::try_from(walked).unwrap_or_default());
+        marks::set(args.get(0).unwrap_or_default(), &levels, &since, hold(walked));
+        Ok(None)
+    }
+}
+
+pg_function! {
+    /// outbox._slow_walk(found int) returns interval
+    fn outbox_slow_walk(args) {
+        let found = u64::try_from(args.get::<i32>(0).unwrap_or_default()).unwrap_or_default();
+        let walked = marks::walked();
+        Ok((walked > SLOW + SLOW_EACH * found as u32).then(|| interval(walked)).flatten())
+    }
+}
+
+pg_function! {
+    /// outbox._advance_marks(subscription_id int, levels int[], since bigint[]) returns void
+    fn outbox_advance_marks(args) {
+        let levels: Vec<i32> = args.get(1).unwrap_or_default();
+        let since: Vec<i64> = args.get(2).unwrap_or_default();
+        marks::advance(args.get(0).unwrap_or_default(), &levels, &since);
+        Ok(None)
+    }
+}
+
+pg_function! {
+    /// outbox._marks_of(name text, out subscription_id int, out level int, out since bigint, out bundles_since bigint)
+    fn outbox_marks_of(args) {
+        let Some(subscription) = marks::named(&args.get::<String>(0).unwrap_or_default()) else {
+            return record(args, &[None, None, None, None]);
+        };
+        let bundles = marks::get(-subscription).and_then(|(_, since)| since.first().copied());
+        let rows = marks::get(subscription).filter(|(levels, _)| levels[0] != marks::MORE);
+        let first = rows.map(|(levels, since)| (levels[0], since[0]));
+        record(args, &[
+            subscription.into_datum(),
+            first.map(|f| f.0).into_datum(),
+            first.map(|f| f.1).into_datum(),
+            bundles.into_datum(),
+        ])
+    }
+}
+
+pg_function! {
+    /// outbox._note_name(name text, subscription_id int) returns void
+    fn outbox_note_name(args) {
+        marks::note_name(args.get(0).unwrap_or_default(), args.get(1).unwrap_or_default());
+        Ok(None)
+    }
+}
+
+pg_function! {
+    /// outbox._note_one(subscription_id int, level int, due_at timestamptz, marked boolean, slow_us int) returns void
+    fn outbox_note_one(args) {
+        let (subscription, level) = (args.get(0).unwrap_or_default(), args.get(1).unwrap_or_default());
+        let due = due(args.datum(2));
+        let slow = Duration::from_micros(args.get::<i32>(4).map_or(0, |us| us.max(0) as u64));
+        if args.get(3) == Some(true) {
+            marks::advance(subscription, &[level], &[due]);
+        } else if marks::walked() >= slow {
+            marks::set(subscription, &[level, marks::MORE], &[due, 0], hold(marks::walked()));
+        }
+        Ok(None)
+    }
+}
+
+pg_function! {
+    /// outbox._put_back(subscription_id int, priority int, due_at timestamptz) returns void
+    fn outbox_put_back(args) {
+        marks::put_back(args.get(0).unwrap_or_default(), args.get(1).unwrap_or_default(), due(args.datum(2)));
         Ok(None)
     }
 }

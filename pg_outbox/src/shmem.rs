@@ -1,6 +1,6 @@
 //! What the backends, the launcher and the dispatchers share.
 //!
-//! Only atomics: nothing here is locked, so nothing can be left locked by a process that dies. All-zero memory is the valid
+//! Only atomics: nothing here is locked, so nothing can be left locked by a process that dies (but see `marks`). All-zero memory is the valid
 //! empty state. A process number can be stale (its process ended, another one has the place): waking it is then a
 //! spurious wake-up of a stranger, which every PostgreSQL process expects.
 
@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, A
 use pgrx::{pg_guard, pg_sys};
 
 use crate::gucs;
+use crate::marks::Marks;
 
 /// The start of our shared memory; `max_databases` slots follow.
 #[repr(C)]
@@ -112,6 +113,7 @@ pub struct Slot {
     pub unrecorded: AtomicI64,
     last_error_at: AtomicI64,
     last_error: [AtomicU8; 512],
+    pub marks: Marks,
 }
 
 impl Slot {

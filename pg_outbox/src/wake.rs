@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 
 use pgrx::{pg_guard, pg_sys};
 
-use crate::{hooks, shmem};
+use crate::{hooks, marks, shmem};
 
 thread_local! {
     /// Bit n: something was enqueued at nesting level n (levels from 63 on share a bit).
@@ -73,6 +73,7 @@ unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _a
         }
         XACT_EVENT_COMMIT => {
             hooks::transaction_ended();
+            marks::transaction_ended(true);
             let enqueued = ENQUEUED.take() != 0;
             let rescheduled = RESCHEDULED.take() != 0;
             let installed = INSTALLED.take() != 0;
@@ -93,6 +94,7 @@ unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _a
         }
         XACT_EVENT_ABORT | XACT_EVENT_PREPARE => {
             hooks::transaction_ended();
+            marks::transaction_ended(false);
             ENQUEUED.set(0);
             RESCHEDULED.set(0);
             INSTALLED.set(0);
@@ -110,6 +112,9 @@ unsafe extern "C-unwind" fn subtransaction_ended(
     _arg: *mut std::ffi::c_void,
 ) {
     let bit = level_bit();
+    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
+        marks::part_rolled_back();
+    }
     for cell in [&ENQUEUED, &RESCHEDULED, &INSTALLED] {
         cell.with(|levels| match event {
             pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB if levels.get() & bit != 0 => {

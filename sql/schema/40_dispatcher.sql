@@ -13,6 +13,12 @@ language sql immutable parallel safe
 return (extract(epoch from at - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint;
 
 -- API: private
+-- Tells claims that a delivery of a pull subscription, or under the negative number a bundle, can be claimed from due_at on,
+-- for the first time or again: they do not walk over what was worked off. Not for what the router has made.
+create function outbox._put_back(subscription_id int, priority int, due_at timestamptz) returns void
+language c volatile strict as 'MODULE_PATHNAME', 'outbox_put_back';
+
+-- API: private
 -- Deliveries that failed and are tried again at due_at. delivery_id 0: there is no row yet.
 create function outbox._record_failed(
     delivery_ids bigint[],

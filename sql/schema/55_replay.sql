@@ -154,6 +154,7 @@ begin
             ),
             replay_id, job.new_ids
         on conflict (subscription_id, position, run) do nothing;
+        perform outbox._put_back(target.id, candidate.priority, clock_timestamp() - interval '1 s');
         made := made + 1;
         exit when made >= allowance;
     end loop;

@@ -85,7 +85,7 @@ $$;
 --
 -- Looking up messages in all leaves of outbox.message costs several times as much as the rest of a claim: opening them takes
 -- longer than reading them. A claim's messages are nearly always in one leaf, so there is one statement per leaf, and
--- one for all of them: for segment null.
+-- one for all of them: for segment null. Rows come in the order of `ids`, through nested loops; bundles have to be sorted.
 do $do$
 declare
     rows constant text := $r$
@@ -107,7 +107,10 @@ declare
         ), $h$;
     template constant text := $f$
 create function outbox.{name}(
-    source outbox.subscription,
+    source_id int,
+    source_name text,
+    budget int,
+    deadline interval,
     ids bigint[],
     {argument},
     segment smallint,
@@ -120,8 +123,7 @@ as $$
 declare
     token bigint := nextval('outbox._lease_id');
     now timestamptz := clock_timestamp();
-    deadline timestamptz := now + source.deadline;
-    until timestamptz := least(now + duration, deadline);
+    until timestamptz := now + least(duration, deadline);
 begin
     case segment {cases}
     end case;
@@ -132,27 +134,28 @@ $$;$f$;
         with leased as (
             insert into outbox.lease (id, subscription_id, worker, claimed_at, expires_at, deadline_at, delivery_ids,
                 bundled)
-            values (token, source.id, worker, now, until, deadline, ids, {bundled})
+            values (token, source_id, worker, now, until, now + deadline, ids, {bundled})
         ), {held}taken as ({taken}
         )
-        select token, until, t.id, source.name, t.message_id, outbox.webhook_id(m.id, m.enqueued_at)
+        select token, until, t.id, source_name, t.message_id, outbox.webhook_id(m.id, m.enqueued_at)
                 || case when t.new_id then '_r' || t.run else '' end, t.position, t.attempt,
-            coalesce(t.max_attempts, source.max_attempts), m.topic, m.key, m.payload, m.body, m.content_type, m.headers,
+            coalesce(t.max_attempts, budget), m.topic, m.key, m.payload, m.body, m.content_type, m.headers,
             m.metadata, m.tenant, m.publisher, m.aggregate_type, m.aggregate_id, t.priority, m.enqueued_at, m.occurred_at,
             m.deliver_at, t.expires_at, t.tried_at, t.last_error
         from taken t
-        left join {messages} m on m.segment = t.message_segment and m.id = t.message_id
-        order by t.priority desc, t.due_at, t.position;$c$;
+        left join {messages} m on m.segment = t.message_segment and m.id = t.message_id {order};$c$;
     kind record;
     branches text;
     cases text;
 begin
     for kind in
         select * from (values
-            ('_lease', 'tried timestamptz[]', 'false', '', rows),
-            ('_lease_bundles', 'bundles bigint[]', 'true', held, bundles)) k(name, argument, bundled, held, taken)
+            ('_lease', 'tried timestamptz[]', 'false', '', rows, ''),
+            ('_lease_bundles', 'bundles bigint[]', 'true', held, bundles, 'order by t.due_at, t.position'))
+            k(name, argument, bundled, held, taken, sorted)
     loop
         branches := replace(replace(replace(branch, '{taken}', kind.taken), '{held}', kind.held), '{bundled}', kind.bundled);
+        branches := replace(branches, '{order}', kind.sorted);
         select string_agg(
             replace(replace(branches, '{when}', case when leaf is null then 'else' else format('when %s then', leaf) end),
                 '{messages}', 'outbox.' || case when leaf is null then 'message' else '_message_' || lpad(leaf::text, 2, '0') end),
@@ -165,21 +168,26 @@ end
 $do$;
 
 -- API: private
--- What this session knows about the front of a subscription's index; see _pick.
+-- What is known about the front of a subscription's index, and under its negative number of that of its bundles; see _pick
+-- and the library's `marks`. since: microseconds, see _time. In a statement before the one that claims.
 create function outbox._marks(subscription_id int, out levels int[], out since bigint[]) language c volatile strict
 as 'MODULE_PATHNAME', 'outbox_marks';
 -- API: private
--- since: microseconds, see _time. seconds: for how long; 0 forgets, below 0 changes nothing of that.
-create function outbox._set_marks(subscription_id int, levels int[], since bigint[], seconds double precision)
-returns void language c volatile strict
-as 'MODULE_PATHNAME', 'outbox_set_marks';
-
+create function outbox._set_marks(subscription_id int, levels int[], since bigint[], walked interval) returns void
+language c volatile strict as 'MODULE_PATHNAME', 'outbox_set_marks';
 -- API: private
--- From where on this session looks for bundles: what _pick() does with what has become slow, under a number that no
--- subscription has.
+create function outbox._advance_marks(subscription_id int, levels int[], since bigint[]) returns void
+language c volatile strict as 'MODULE_PATHNAME', 'outbox_advance_marks';
+-- API: private
+-- CPU time since the marks were read, if that is much for so many deliveries: a walk over what was worked off. Not the time
+-- of the clock: a claim that waits for its turn is not slow.
+create function outbox._slow_walk(found int) returns interval
+language c volatile strict as 'MODULE_PATHNAME', 'outbox_slow_walk';
+-- API: private
+-- From where on to look for bundles.
 create function outbox._bundles_since(subscription_id int) returns timestamptz
 language sql volatile
-return coalesce(outbox._time(((outbox._marks(-subscription_id)).since)[1]), '-infinity');
+return coalesce(outbox._time(nullif(((outbox._marks(-subscription_id)).since)[1], 0)), '-infinity');
 
 -- API: private
 -- When the first bundle became due; null: there is none. Called with the settings of claim().
@@ -205,8 +213,8 @@ $$;
 --
 -- Priorities one by one, highest first: within one, the front of the index is what is due, and what is not yet due ends the
 -- walk. A snapshot that somebody holds keeps the entries of what was worked off, and they are at the front, too. Where
--- walking over them has become slow, the session remembers for a second which priorities there are and from where on to
--- look in each; what has been given back or gets a new priority is then found a second later.
+-- walking over them has become slow, it is remembered which priorities there are and from where on to look in each. Whatever
+-- can be claimed again, or for the first time by another way than the router's, has to be told to _put_back().
 --
 -- before: when the first bundle became due: of what became due later nothing is picked; infinity: there is none, or it is
 -- not looked for.
@@ -253,12 +261,11 @@ begin
             level := marks.levels[known];
             if level = 99999 then
                 -- There are more, and now they are needed: on from here as if nothing were known.
-                perform outbox._set_marks(subscription_id, marks.levels, marks.since, 0);
                 marks.levels := null;
                 level := coalesce(levels[cardinality(levels)], 32768);
                 since_then := '-infinity';
             else
-                since_then := outbox._time(marks.since[known]);
+                since_then := case when marks.since[known] > 0 then outbox._time(marks.since[known]) else '-infinity' end;
             end if;
         end if;
         if marks.levels is null and before is null then
@@ -315,17 +322,15 @@ begin
         exit when cardinality(ids) >= wanted;
     end loop;
     if marks.levels is not null then
-        -- those that were not looked at stay
-        perform outbox._set_marks(subscription_id, marks.levels,
-            since || marks.since[cardinality(since) + 1 : cardinality(marks.since)], -1);
-    elsif clock_timestamp() - now > interval '2 ms' + cardinality(ids) * interval '0.05 ms' then
+        perform outbox._advance_marks(subscription_id, levels, since);
+    elsif outbox._slow_walk(cardinality(ids)) is not null then
         if cardinality(levels) = 0 then
             -- Nothing but entries of what was worked off: what comes now has priority 0, as a rule.
             levels := '{0}';
             since := array[outbox._us(least(before, now - interval '1 s'))];
         end if;
         perform outbox._set_marks(subscription_id, case when complete then levels else levels || 99999 end,
-            case when complete then since else since || 0::bigint end, 1);
+            case when complete then since else since || 0::bigint end, outbox._slow_walk(cardinality(ids)));
     end if;
     if mixed then
         segment := null;
@@ -334,26 +339,85 @@ end
 $$;
 
 -- API: private
--- Rows have been made of a bundle that became due then: what this session remembers about the index shall not hide them.
-create function outbox._mark_unbundled(subscription_id int, due_at timestamptz) returns void
+-- What _pick_one() needs to know of the subscription of this name beforehand; null: this session has not claimed from it
+-- yet. level, since, bundles_since: its marks, if there are any.
+create function outbox._marks_of(
+    name text,
+    out subscription_id int,
+    out level int,
+    out since bigint,
+    out bundles_since bigint
+) language c volatile as 'MODULE_PATHNAME', 'outbox_marks_of';
+-- API: private
+-- Tells the session which subscription has that name.
+create function outbox._note_name(name text, subscription_id int) returns void
+language c volatile strict as 'MODULE_PATHNAME', 'outbox_note_name';
+-- API: private
+-- After one delivery was found that is due since then: moves the mark on, or makes one if that took so much CPU time.
+create function outbox._note_one(subscription_id int, level int, due_at timestamptz, marked boolean, slow_us int)
+returns void language c volatile strict as 'MODULE_PATHNAME', 'outbox_note_one';
+
+-- API: private
+-- What claiming one message mostly is, in one statement: the subscription, and the delivery that _pick() would pick. No id:
+-- _pick() has to look. Called with the settings of claim().
+create function outbox._pick_one(
+    name text,
+    out source_id int,
+    out budget int,
+    out deadline interval,
+    out ids bigint[],
+    out tried timestamptz[],
+    out segment smallint
+)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    marks record := outbox._marks(subscription_id);
-    us bigint := outbox._us(due_at);
-    place int := array_position(marks.levels, 0);
+    now timestamptz := clock_timestamp();
+    marks record := outbox._marks_of(name);
+    since timestamptz := coalesce(outbox._time(nullif(marks.since, 0)), '-infinity');
+    bundles_since timestamptz := coalesce(outbox._time(nullif(marks.bundles_since, 0)), '-infinity');
+    picked record;
 begin
-    if place is not null then
-        marks.since[place] := least(marks.since[place], us);
-    elsif marks.levels[cardinality(marks.levels)] <> 99999 then
-        place := (select count(*) from unnest(marks.levels) l where l > 0);
-        marks.levels := marks.levels[:place] || 0 || marks.levels[place + 1 :];
-        marks.since := marks.since[:place] || us || marks.since[place + 1 :];
-    else
-        return;
+    select s.max_attempts, s.deadline, f.level, f.bundle_due_at, p.* into picked
+    from outbox.subscription s
+    cross join lateral (
+        select coalesce(marks.level, (
+            select d.priority from outbox.delivery d
+            where d.subscription_id = s.id and d.pull and d.state <> 'processing' and not d.blocked
+            order by d.priority desc
+            limit 1
+        )) as level, (
+            select b.due_at from outbox._bundle b
+            where b.subscription_id = s.id and b.lease is null and b.due_at >= bundles_since
+            order by b.due_at, b.id
+            limit 1
+        ) as bundle_due_at
+    ) f
+    cross join lateral (
+        select d.id, d.last_attempt_at, d.message_segment, d.due_at from outbox.delivery d
+        where d.subscription_id = s.id and d.pull and d.state <> 'processing' and not d.blocked
+            and d.priority = f.level and (f.level >= 0 or f.bundle_due_at is null)
+            and d.due_at <= case f.level when 0 then least(now, f.bundle_due_at) else now end
+            and d.due_at >= since
+            and (d.expires_at is null or d.expires_at > now)
+            and not exists (select from outbox.cancelled c where c.message_id = d.message_id)
+        order by d.due_at, d.position
+        limit 1
+        for update of d skip locked
+    ) p
+    where s.id = marks.subscription_id and s.name = _pick_one.name and s.deleted_at is null and s.endpoint_id is null
+        and not s.paused;
+    if picked.id is not null then
+        source_id := marks.subscription_id;
+        budget := picked.max_attempts;
+        deadline := picked.deadline;
+        ids := array[picked.id];
+        tried := array[picked.last_attempt_at];
+        segment := picked.message_segment;
+        perform outbox._note_one(source_id, picked.level, least(picked.due_at, picked.bundle_due_at),
+            marks.level is not null, 150);
     end if;
-    perform outbox._set_marks(subscription_id, marks.levels, marks.since, -1);
 end
 $$;
 
@@ -375,8 +439,9 @@ as $$
 declare
     next record;
     part bigint;
-    started timestamptz := clock_timestamp();
+    now timestamptz := clock_timestamp();
     rows_due timestamptz;
+    remembered boolean := false;
     since timestamptz := outbox._bundles_since(subscription_id);
 begin
     bundles := '{}';
@@ -385,7 +450,7 @@ begin
     select d.due_at into rows_due
     from outbox.delivery d
     where d.subscription_id = _pick_bundles.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
-        and d.priority = 0 and d.due_at >= first_due and d.due_at <= started
+        and d.priority = 0 and d.due_at >= first_due and d.due_at <= now
     order by d.due_at, d.position
     limit 1;
     for next in
@@ -400,10 +465,10 @@ begin
         limit greatest(wanted / 100, 1)
         for update of b skip locked
     loop
-        if clock_timestamp() - started > interval '2 ms' then
-            perform outbox._set_marks(-subscription_id, array[0], array[outbox._us(next.due_at)], 1);
-            started := null;
+        if not remembered and outbox._slow_walk(0) is not null then
+            perform outbox._set_marks(-subscription_id, array[0], array[outbox._us(next.due_at)], outbox._slow_walk(0));
         end if;
+        remembered := true;
         if cardinality(ids) = 0 and cardinality(next.delivery_ids) > wanted and wanted >= 10 and not next.cancelled then
             insert into outbox._bundle (subscription_id, due_at, message_segment, deliveries, messages, delivery_ids,
                 positions, message_ids)
@@ -416,6 +481,7 @@ begin
             set delivery_ids = b.delivery_ids[wanted + 1 :], positions = b.positions[wanted + 1 :],
                 message_ids = b.message_ids[wanted + 1 :]
             where b.id = next.id;
+            perform outbox._put_back(-subscription_id, 0, next.due_at);
             bundles := array[part];
             ids := next.delivery_ids[:wanted];
             segment := next.message_segment;
@@ -423,7 +489,6 @@ begin
         end if;
         if next.cancelled or cardinality(ids) = 0 and cardinality(next.delivery_ids) > wanted then
             perform outbox._unbundle(array[next.id]);
-            perform outbox._mark_unbundled(subscription_id, next.due_at);
             continue;
         end if;
         exit when cardinality(ids) + cardinality(next.delivery_ids) > wanted or next.message_segment <> segment
@@ -459,6 +524,15 @@ declare
     bundles record;
 begin
     -- Functions are called for what is wrong only: in a claim of one message each would be a good part of its price.
+    if max_messages = 1 and octet_length(worker) between 1 and 255 and lease between interval '1 us' and interval '7 days' then
+        picked := outbox._pick_one(subscription);
+        if picked.ids is not null then
+            return query select *
+            from outbox._lease(picked.source_id, subscription, picked.budget, picked.deadline, picked.ids, picked.tried,
+                picked.segment, worker, lease);
+            return;
+        end if;
+    end if;
     select * into source from outbox.subscription s where s.name = subscription and s.deleted_at is null;
     if source.id is null or source.endpoint_id is not null then
         source := outbox._pull_subscription(subscription);
@@ -469,6 +543,9 @@ begin
     end if;
     if source.paused then
         return;
+    end if;
+    if max_messages = 1 then
+        perform outbox._note_name(subscription, source.id);
     end if;
     picked := outbox._pick(source.id, max_messages, true);
     -- Where no dispatcher can do it, whoever finds nothing looks for more: only in a transaction without an xid, see _tick.
@@ -482,14 +559,17 @@ begin
         bundles := outbox._pick_bundles(source.id, max_messages, picked.before);
         if cardinality(bundles.ids) > 0 then
             return query select *
-            from outbox._lease_bundles(source, bundles.ids, bundles.bundles, bundles.segment, worker, lease);
+            from outbox._lease_bundles(source.id, source.name, source.max_attempts, source.deadline, bundles.ids,
+                bundles.bundles, bundles.segment, worker, lease);
             return;
         end if;
         -- It was taken apart, or somebody else has it.
         picked := outbox._pick(source.id, max_messages, false);
     end if;
     if cardinality(picked.ids) > 0 then
-        return query select * from outbox._lease(source, picked.ids, picked.tried, picked.segment, worker, lease);
+        return query select *
+        from outbox._lease(source.id, source.name, source.max_attempts, source.deadline, picked.ids, picked.tried,
+            picked.segment, worker, lease);
     end if;
 end
 $$;
@@ -619,6 +699,7 @@ begin
     end if;
     perform outbox._unbundle_delivery(delivery_id);
     select * into wanted from outbox.delivery d where d.id = delivery_id for update;
+    perform outbox._put_back(wanted.subscription_id, wanted.priority, wanted.due_at) where wanted.pull;
     if wanted.id is null then
         holder := outbox._bundle_holder(delivery_id);
         if holder.id is null then
@@ -662,7 +743,9 @@ begin
         raise exception 'delivery % is not ready', delivery_id
             using errcode = 'OB012', detail = format('It is due at %s.', wanted.due_at);
     end if;
-    return query select * from outbox._lease(source, array[delivery_id], array[wanted.last_attempt_at],
+    return query select *
+    from outbox._lease(source.id, source.name, source.max_attempts, source.deadline, array[delivery_id],
+        array[wanted.last_attempt_at],
         wanted.message_segment, worker, lease);
 end
 $$;

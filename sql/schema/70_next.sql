@@ -71,6 +71,15 @@ begin
         insert into outbox._freed (subscription_id, key) select * from unnest(ordered, keys) u(s, k);
         perform outbox._look_at_deliveries();
     end if;
+    if max_messages = 1 and octet_length(worker) between 1 and 255 and lease between interval '1 us' and interval '7 days' then
+        picked := outbox._pick_one(subscription);
+        if picked.ids is not null then
+            return query select *
+            from outbox._lease(picked.source_id, subscription, picked.budget, picked.deadline, picked.ids, picked.tried,
+                picked.segment, worker, lease);
+            return;
+        end if;
+    end if;
     select * into source from outbox.subscription s where s.name = subscription and s.deleted_at is null;
     if source.id is null or source.endpoint_id is not null then
         source := outbox._pull_subscription(subscription);
@@ -84,7 +93,9 @@ begin
     end if;
     picked := outbox._pick(source.id, max_messages, true);
     if cardinality(picked.ids) > 0 then
-        return query select * from outbox._lease(source, picked.ids, picked.tried, picked.segment, worker, lease);
+        return query select *
+        from outbox._lease(source.id, source.name, source.max_attempts, source.deadline, picked.ids, picked.tried,
+            picked.segment, worker, lease);
     elsif picked.before < 'infinity' then
         return query select * from outbox.claim(subscription, worker, max_messages, lease);
     end if;

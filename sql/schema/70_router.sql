@@ -239,9 +239,13 @@ begin
                 select from outbox.dead_letter l
                 where l.subscription_id = f.subscription_id and l.key = f.key and l.resolution = 'open'
             ))
+    ), unblocked as (
+        update outbox.delivery d set blocked = false, updated_at = clock_timestamp() from next n where d.id = n.id
+        returning d.pull, d.subscription_id, d.priority, d.due_at
     )
-    update outbox.delivery d set blocked = false, updated_at = clock_timestamp() from next n where d.id = n.id;
-    get diagnostics promoted = row_count;
+    select count(*), count(case when u.pull then outbox._put_back(u.subscription_id, u.priority, u.due_at) end)
+    into promoted
+    from unblocked u;
     return promoted;
 end
 $$;

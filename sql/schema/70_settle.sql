@@ -364,7 +364,8 @@ begin
     select array_agg(j.id order by j.position),
         array_agg(j.id) filter (where j.verdict is not null and not j.called_off),
         array_agg(j.verdict) filter (where j.verdict is not null and not j.called_off),
-        array_agg(j.id) filter (where j.called_off), min(j.subscription_id)
+        array_agg(j.id) filter (where j.called_off), min(j.subscription_id),
+        count(outbox._put_back(j.subscription_id, j.priority, j.next_at)) filter (where j.verdict is null)
     into done, dead, reasons, called_off, source
     from judged j;
     if done is not null then
@@ -502,7 +503,8 @@ begin
         insert into outbox._freed (subscription_id, key)
         select r.subscription_id, r.key from returned r where r.key is not null
     )
-    select array_agg(r.id order by r.position) into done from returned r;
+    select array_agg(r.id order by r.position), count(outbox._put_back(r.subscription_id, r.priority, r.due_at)) into done
+    from returned r;
     perform outbox._after(held, null, null);
     return coalesce(done, '{}');
 end

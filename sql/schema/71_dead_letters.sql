@@ -160,6 +160,7 @@ begin
         raise exception 'dead letter % cannot be requeued', letter.id
             using errcode = 'OB004', detail = 'Its delivery waits already.';
     end if;
+    perform outbox._put_back(letter.subscription_id, own.priority, clock_timestamp() - interval '1 min');
     perform outbox._settle_dead_letter(letter, 'requeued', by, note);
     perform outbox._look_at_deliveries();
     return delivery;
@@ -335,6 +336,7 @@ declare
 begin
     perform outbox._unbundle_delivery(delivery_id);
     select * into found from outbox.delivery d where d.id = _waiting_delivery.delivery_id for update;
+    perform outbox._put_back(found.subscription_id, found.priority, found.due_at) where found.pull;
     holder := case when found.id is null then outbox._bundle_holder(delivery_id) end;
     if found.id is null and holder.id is null then
         perform outbox._raise_ended(delivery_id);
@@ -402,6 +404,7 @@ begin
     set due_at = reschedule.due_at, priority = coalesce(reschedule.priority, d.priority),
         expires_at = coalesce(reschedule.expires_at, d.expires_at), updated_at = clock_timestamp()
     where d.id = waiting.id;
+    perform outbox._put_back(waiting.subscription_id, coalesce(reschedule.priority, waiting.priority), reschedule.due_at);
     perform outbox._look_at_deliveries();
     perform outbox._audit('reschedule', format('delivery %s', waiting.id), null,
         jsonb_build_object('by', who, 'message_id', waiting.message_id, 'from', waiting.due_at, 'to', due_at,
@@ -439,6 +442,7 @@ begin
             update outbox.delivery d
             set attempt = 0, due_at = clock_timestamp(), updated_at = clock_timestamp()
             where d.id = waiting.id;
+            perform outbox._put_back(source, waiting.priority, clock_timestamp() - interval '1 min');
             perform outbox._look_at_deliveries();
             perform outbox._audit('retry', format('delivery %s', waiting.id), null,
                 jsonb_build_object('by', who, 'message_id', message_id));

@@ -34,15 +34,15 @@ const fn skipping(name: &'static str, call: &'static str) -> Op {
 }
 
 const OPS: [Op; 24] = [
-    // On a slow machine a session remembers for a second where to look, and would find nothing.
+    // On a slow machine a session remembers where to look, and here others cannot tell it that this has changed.
     skipping(
         "claim",
-        "select outbox._set_marks((select source from stage.now), '{}', '{}', 0);
+        "select outbox._put_back((select source from stage.now), 0, '-infinity');
         select count(*) from outbox.claim('jobs', 'w')",
     ),
     skipping(
         "claim two",
-        "select outbox._set_marks((select source from stage.now), '{}', '{}', 0);
+        "select outbox._put_back((select source from stage.now), 0, '-infinity');
         select count(*) from outbox.claim('jobs', 'w', 2)",
     ),
     op(
@@ -53,7 +53,7 @@ const OPS: [Op; 24] = [
     op("complete", "select cardinality(outbox.complete({l}))", &[]),
     op(
         "complete_and_claim",
-        "select outbox._set_marks((select source from stage.now), '{}', '{}', 0);
+        "select outbox._put_back((select source from stage.now), 0, '-infinity');
         select count(*) from outbox.complete_and_claim({l}, 'jobs', 'w')",
         &["OB001", "OB003"],
     ),
@@ -119,7 +119,7 @@ begin
         select delivery_ids[1] into n.d from outbox._bundle;
     end if;
     if beginning not in ('waiting', 'bundle') then
-        perform outbox._set_marks(n.source, '{}', '{}', 0);
+        perform outbox._put_back(n.source, 0, '-infinity');
         select lease into n.l from outbox.claim('jobs', 'first', 2);
     end if;
     if beginning = 'failed' then

@@ -184,7 +184,7 @@ async fn a_difference_of_any_kind_is_seen() {
         "alter table outbox.cursor alter column created_at drop default",
         "alter table outbox._feed_07 alter column message_ids set storage extended",
         "drop index outbox._message_03_xid",
-        "alter table outbox.delivery drop constraint delivery_state_check",
+        "alter table outbox.dead_letter drop constraint dead_letter_state_check",
         "drop trigger immutable on outbox.feed",
         "alter table outbox.message disable trigger immutable",
         "alter sequence outbox._message_id cache 10",

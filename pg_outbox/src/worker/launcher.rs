@@ -215,6 +215,7 @@ fn is_free(slot: &Slot) -> bool {
 fn free(slot: &Slot) {
     slot.set_state(State::None);
     slot.forget_error();
+    slot.marks.clear();
     slot.hold_until.store(0, Ordering::SeqCst);
     slot.database.store(0, Ordering::Release);
 }

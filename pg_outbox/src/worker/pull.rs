@@ -21,7 +21,7 @@ use super::now;
 use super::record::EXPIRED;
 use super::route::{Stored, UNIX_EPOCH};
 use super::txn::{self, Plan, arg};
-use crate::shmem;
+use crate::{marks, shmem};
 
 /// Rows of a subscription that wait for their first try.
 pub const WINDOW: usize = 10_000;
@@ -342,8 +342,18 @@ impl Window {
 
     /// The transaction has committed. Says whether workers are to be told.
     pub fn recorded(&mut self) -> bool {
-        let made = self.rows.iter().any(|row| row.pull);
-        self.rows.clear();
+        // The earliest of each subscription and priority; the rows are in order of time, but for those that are due later.
+        let mut made = HashMap::new();
+        for row in self.rows.drain(..).filter(|row| row.pull) {
+            made.entry((row.subscription, i32::from(row.priority)))
+                .and_modify(|due: &mut i64| *due = row.due.min(*due))
+                .or_insert(row.due);
+        }
+        for ((subscription, level), due) in &made {
+            marks::made(*subscription, *level, *due);
+            marks::made(-subscription, *level, *due);
+        }
+        let made = !made.is_empty();
         self.ended.clear();
         made
     }
