@@ -199,6 +199,7 @@ impl Run {
         let db = server.database(&name).await.unwrap();
         db.batch_execute(&format!(
             "alter database {name} set synchronous_commit = off;
+            alter database {name} set jit = off;
             select outbox.subscribe('stock', '{{job.#}}', ordering => 'key', max_attempts => 3);
             select outbox.subscribe('jobs', '{{other}}', ordering => 'key', max_attempts => 3);"
         ))
