@@ -33,29 +33,39 @@ impl Random {
     }
 }
 
-/// Claims again and again and does all that can be done to what it gets.
-async fn work(server: &Server, database: &str, seed: u64, stop: Arc<AtomicBool>) {
+/// How a worker that claims may end instead of completing: what then happens to `{lease}`, whose first delivery is `{first}`, in
+/// a transaction that stays open for a while. Empty: the claim itself is rolled back, or a part of it, or the worker dies.
+const ENDS: [&str; 8] = [
+    "select outbox.release({lease})",
+    "select outbox.release({lease}, array[{first}]), outbox.complete({lease})",
+    "select outbox.fail({lease}, null, 'x', '0 s')",
+    "update outbox.lease set expires_at = now() where id = {lease}",
+    "select outbox.unlock_stale('0 s')",
+    "",
+    "savepoint",
+    "dies",
+];
+
+/// Claims again and again; every fourth time it does not complete.
+async fn work(server: &Server, database: &str, end: &str, seed: u64, stop: Arc<AtomicBool>) {
     let mut random = Random(seed);
     let mut db = server.connect(database).await.unwrap();
     while !stop.load(Ordering::Relaxed) {
         let max = [1, 1, 3, 20, 150][random.below(5) as usize];
         let claim = format!("select lease, delivery_id from outbox.claim('work', 'w', {max})");
-        // Some roll back what they have claimed, all of it or a part, or leave without a word.
-        match random.below(12) {
-            0 => {
-                db.batch_execute(&format!("begin; {claim}; rollback")).await.unwrap();
-                continue;
-            }
-            1 => {
-                db.batch_execute(&format!("begin; savepoint s; {claim}; rollback to s; commit")).await.unwrap();
-                continue;
-            }
-            2 => {
-                db.batch_execute(&format!("begin; {claim}")).await.unwrap();
+        let completes = random.below(4) > 0;
+        if !completes && !end.contains("lease") && !end.contains("unlock") {
+            let sql = match end {
+                "savepoint" => format!("begin; savepoint s; {claim}; select pg_sleep(0.01); rollback to s; commit"),
+                _ => format!("begin; {claim}; select pg_sleep(0.01); rollback"),
+            };
+            if end == "dies" {
+                db.batch_execute(&format!("begin; {claim}; select pg_sleep(0.01)")).await.unwrap();
                 db = server.connect(database).await.unwrap();
-                continue;
+            } else {
+                db.batch_execute(&sql).await.unwrap();
             }
-            _ => {}
+            continue;
         }
         let rows = db.query(&claim, &[]).await.unwrap();
         let Some(row) = rows.first() else {
@@ -63,59 +73,62 @@ async fn work(server: &Server, database: &str, seed: u64, stop: Arc<AtomicBool>)
             continue;
         };
         let (lease, first): (i64, i64) = (row.get(0), row.get(1));
-        let end = match random.below(10) {
-            0 => format!("select outbox.release({lease})"),
-            1 => format!("select outbox.release({lease}, array[{first}]), outbox.complete({lease})"),
-            2 => format!("select outbox.fail({lease}, array[{first}], 'x', '0 s'), outbox.complete({lease})"),
-            3 => format!("select outbox.fail({lease}, null, 'x', '0 s')"),
-            4 => format!("update outbox.lease set expires_at = now() where id = {lease}"),
-            5 => "select outbox.unlock_stale('0 s')".to_owned(),
-            _ => format!("select outbox.complete({lease})"),
-        };
-        db.batch_execute(&end).await.unwrap();
+        if completes {
+            db.query("select outbox.complete($1)", &[&lease]).await.unwrap();
+        } else {
+            let end = end.replace("{lease}", &lease.to_string()).replace("{first}", &first.to_string());
+            db.batch_execute(&format!("begin; {end}; select pg_sleep(0.01); commit")).await.unwrap();
+        }
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn nothing_is_hidden_from_workers_that_do_everything() {
-    const MESSAGES: i64 = 2000;
-    let server = server().await;
-    for ordering in ["none", "key"] {
-        let name = format!("marks_{ordering}");
-        let db = server.database(&name).await.unwrap();
-        db.batch_execute(ALWAYS).await.unwrap();
-        db.batch_execute(&format!(
-            "select outbox.subscribe('work', '{{job.#}}', ordering => '{ordering}', max_attempts => 1000000)"
-        ))
-        .await
-        .unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let workers: Vec<_> = (1..=4)
-            .map(|n| {
-                let (name, stop) = (name.clone(), Arc::clone(&stop));
-                tokio::spawn(async move { work(server, &name, 0x9E37_79B9 * n, stop).await })
-            })
-            .collect();
-        for part in 0..10 {
-            // Single ones, bundles, priorities.
+/// Messages alone, in bundles and with priorities; all of them have to be completed before a mark is forgotten by itself.
+async fn all_is_done(server: &Server, n: usize, end: &str, ordering: &str) {
+    const MESSAGES: i64 = 600;
+    let name = format!("marks_{ordering}_{n}");
+    let db = server.database(&name).await.unwrap();
+    db.batch_execute(ALWAYS).await.unwrap();
+    db.batch_execute(&format!(
+        "select outbox.subscribe('work', '{{job.#}}', ordering => '{ordering}', max_attempts => 1000000)"
+    ))
+    .await
+    .unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let workers = (1..=3).map(|k| work(server, &name, end, 0x9E37_79B9 * (k + n as u64), Arc::clone(&stop)));
+    let produce = async {
+        for part in 0..6 {
             db.execute(
-                "select count(outbox.enqueue('job.do', '{}', 'k' || n % 50, priority => case when n % 7 = $1 then n % 5 - 2 end))
+                "select count(outbox.enqueue('job.do', '{}', 'k' || n % 20, priority => case when n % 7 = $1 then n % 3 - 1 end))
                 from generate_series(1, $2::int) n",
-                &[&part, &((MESSAGES / 10) as i32)],
+                &[&part, &((MESSAGES / 6) as i32)],
             )
             .await
             .unwrap();
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let left = "select count(*) from outbox.deliveries where status <> 'completed'";
-        wait_until("all is done", PATIENCE * 2, async || one::<i64>(&db, left).await == 0).await;
-        stop.store(true, Ordering::Relaxed);
-        for worker in workers {
-            worker.await.unwrap();
-        }
         let done = "select count(*) from outbox.deliveries where status = 'completed'";
-        assert_eq!(one::<i64>(&db, done).await, MESSAGES, "with ordering {ordering}");
-    }
+        let what = format!("all is done with {end:?} and ordering {ordering}");
+        wait_until(&what, PATIENCE, async || one::<i64>(&db, done).await == MESSAGES).await;
+        stop.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(produce, together(workers));
+}
+
+/// All of them, side by side.
+async fn together(all: impl Iterator<Item = impl Future<Output = ()>>) {
+    let mut all: Vec<_> = all.map(Box::pin).collect();
+    std::future::poll_fn(|context| {
+        all.retain_mut(|one| one.as_mut().poll(context).is_pending());
+        if all.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_hidden_from_workers_whatever_ends_their_claims() {
+    let server = server().await;
+    together(ENDS.iter().enumerate().map(|(n, end)| all_is_done(server, n, end, "none"))).await;
+    together(ENDS.iter().enumerate().map(|(n, end)| all_is_done(server, n, end, "key"))).await;
 }
 
 async fn buffers(db: &Client) -> i64 {
