@@ -69,7 +69,11 @@ impl Url {
             tls,
             host,
             port,
-            path: uri.path_and_query().map_or_else(|| "/".to_owned(), |p| p.as_str().to_owned()),
+            // An empty path is sent as / (RFC 9112, 3.2.1), also before a query.
+            path: match uri.query() {
+                Some(query) => format!("{}?{query}", uri.path()),
+                None => uri.path().to_owned(),
+            },
             host_header: authority.as_str().to_ascii_lowercase(),
         })
     }
@@ -167,6 +171,11 @@ mod tests {
             (url.host.as_str(), url.port, url.path.as_str(), url.host_header.as_str()),
             ("::1", 8080, "/", "[::1]:8080")
         );
+        for (text, path) in
+            [("https://a", "/"), ("https://a/", "/"), ("https://a?token=x", "/?token=x"), ("https://a?", "/?")]
+        {
+            assert_eq!(Url::parse(text, false).unwrap().path, path, "{text}");
+        }
     }
 
     #[test]
