@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::append::Leaf;
 use crate::function::Args;
-use crate::{catalog, gucs, idempotency, pg_function, registry, wake};
+use crate::{catalog, gucs, idempotency, jsonb, pg_function, registry, wake};
 
 /// Longest key and aggregate id, in bytes.
 const MAX_KEY: usize = 1024;
@@ -21,6 +21,9 @@ const MAX_NAME: usize = 255;
 const MAX_PRIORITY: i32 = 100;
 /// Largest metadata, in bytes of its JSON.
 const MAX_METADATA: usize = 16 * 1024;
+
+/// Times that RFC 3339 can write, and to which any duration can be added (microseconds, PostgreSQL's epoch).
+const TIMES: std::ops::Range<i64> = -63_082_281_600_000_000..252_455_616_000_000_000;
 
 /// Columns of outbox.message, in order.
 pub mod column {
@@ -210,7 +213,13 @@ fn common(args: Args, first: usize) -> Result<Row> {
     }
 
     text(&mut row, column::IDEMPOTENCY_KEY, args, first + tail::IDEMPOTENCY_KEY, "idempotency_key", MAX_NAME)?;
-    let (deliver, expires) = (args.get::<i64>(first + tail::DELIVER_AT), args.get::<i64>(first + tail::EXPIRES_AT));
+    let time = |argument: usize, name: &str| match args.get::<i64>(first + argument) {
+        Some(at) if !TIMES.contains(&at) => Err(Error::invalid(format!("{name} is out of range"))
+            .hint("It is a time between the years 1 and 9999, as receivers and formats know them; null is no time.")),
+        at => Ok(at),
+    };
+    let (deliver, expires) = (time(tail::DELIVER_AT, "deliver_at")?, time(tail::EXPIRES_AT, "expires_at")?);
+    time(tail::OCCURRED_AT, "occurred_at")?;
     if expires.is_some_and(|expires| deliver.is_some_and(|deliver| expires <= deliver)) {
         return Err(Error::invalid("expires_at is not later than deliver_at"));
     }
@@ -289,12 +298,33 @@ fn content(row: &mut Row, column: usize, name: &str, datum: Datum) -> Result<()>
     // SAFETY: a varlena; its size can be told without fetching it.
     let size = unsafe { pg_sys::toast_raw_datum_size(datum) } - pg_sys::VARHDRSZ;
     let limit = gucs::MAX_PAYLOAD.get() as usize * 1024;
+    let hint = "Store it elsewhere and send a reference, or raise pg_outbox.max_payload.";
     if size > limit {
-        return Err(too_large(name, size, limit)
-            .hint("Store it elsewhere and send a reference, or raise pg_outbox.max_payload."));
+        return Err(too_large(name, size, limit).hint(hint));
+    }
+    if column == column::PAYLOAD {
+        let text = size + expansion(datum);
+        if text > limit {
+            return Err(too_large("payload as text", text, limit).hint(hint));
+        }
     }
     row.set(column, Some(datum));
     Ok(())
+}
+
+/// Bytes that a payload's text has beyond its stored form.
+fn expansion(payload: Datum) -> usize {
+    // SAFETY: a jsonb; what has to be fetched is freed again.
+    unsafe {
+        let given = payload.cast_mut_ptr();
+        let value = pg_sys::pg_detoast_datum_packed(given);
+        let bytes = std::slice::from_raw_parts(pgrx::vardata_any(value).cast::<u8>(), pgrx::varsize_any_exhdr(value));
+        let extra = jsonb::expansion(bytes);
+        if value != given {
+            pg_sys::pfree(value.cast());
+        }
+        extra
+    }
 }
 
 fn too_large(what: &str, size: usize, limit: usize) -> Error {

@@ -166,24 +166,80 @@ fn sqlstate(code: &str) -> c_int {
     code.bytes().enumerate().fold(0, |acc, (i, b)| acc + ((c_int::from(b) - 0x30) & 0x3f) * (1 << (6 * i)))
 }
 
-/// Runs `f`, and gives back an ERROR of PostgreSQL's or a panic as text instead of passing it on.
+/// An ERROR of PostgreSQL's or a panic that was caught.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Its SQLSTATE; of a panic XX000.
+    pub state: [u8; 5],
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure of our own.
+    pub fn new(message: impl Into<String>) -> Failure {
+        Failure { state: *b"XX000", message: message.into() }
+    }
+
+    /// Whether the same statement may succeed later with the same rows: a lock, a lack of space, a cancel, a shutdown.
+    pub fn is_transient(&self) -> bool {
+        match &self.state {
+            // A value that needs more memory than there is needs it the next time as well.
+            b"53200" => false,
+            [b'0', b'8', ..] | [b'2', b'5', ..] | [b'4', b'0', ..] | [b'5', b'3' | b'5' | b'7' | b'8', ..] => true,
+            _ => false,
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        let state = error.code.sqlstate().as_bytes().try_into().unwrap_or(*b"XX000");
+        Failure { state, message: error.message.to_string() }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Error {
+        Error::new(outbox_core::Code::Internal, failure.message)
+    }
+}
+
+/// Runs `f`, and gives back an ERROR of PostgreSQL's or a panic as a value instead of passing it on.
 ///
 /// The transaction is left as the ERROR left it: the caller aborts it.
-pub fn catch<T>(f: impl FnOnce() -> T) -> std::result::Result<T, String> {
-    std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(|payload| match payload.downcast::<CaughtError>() {
-        Ok(caught) => match *caught {
-            CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report.message().to_owned(),
-            CaughtError::RustPanic { ereport, .. } => format!("panic: {}", ereport.message()),
-        },
-        Err(payload) => match payload.downcast::<pg_sys::panic::ErrorReport>() {
-            Ok(report) => report.message().to_owned(),
-            Err(payload) => payload
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| payload.downcast_ref::<&str>().copied())
-                .map_or_else(|| "panic".to_owned(), |text| format!("panic: {text}")),
-        },
+pub fn catch<T>(f: impl FnOnce() -> T) -> std::result::Result<T, Failure> {
+    std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
+        let panicked = |text: &str| Failure::new(format!("panic: {text}"));
+        match payload.downcast::<CaughtError>() {
+            Ok(caught) => match *caught {
+                CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
+                    Failure { state: five(report.sql_error_code() as c_int), message: report.message().to_owned() }
+                }
+                CaughtError::RustPanic { ereport, .. } => panicked(ereport.message()),
+            },
+            Err(payload) => match payload.downcast::<pg_sys::panic::ErrorReport>() {
+                Ok(report) => Failure::new(report.message()),
+                Err(payload) => panicked(
+                    payload
+                        .downcast_ref::<String>()
+                        .map(String::as_str)
+                        .or_else(|| payload.downcast_ref::<&str>().copied())
+                        .unwrap_or("unknown"),
+                ),
+            },
+        }
     })
+}
+
+/// The characters of a SQLSTATE; the inverse of `sqlstate`.
+fn five(code: c_int) -> [u8; 5] {
+    std::array::from_fn(|i| ((code >> (6 * i)) & 0x3f) as u8 + 0x30)
 }
 
 /// Declares an SQL function in C's calling convention: the symbol and its `pg_finfo_` record.

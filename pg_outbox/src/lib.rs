@@ -12,6 +12,7 @@ mod function;
 mod gucs;
 mod hooks;
 mod idempotency;
+mod jsonb;
 mod marks;
 mod pull;
 mod read;

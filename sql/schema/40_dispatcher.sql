@@ -5,12 +5,26 @@
 -- microseconds since 2000-01-01 UTC, as the worker counts
 create function outbox._time(us bigint) returns timestamptz
 language sql immutable parallel safe
-return timestamptz '2000-01-01 00:00:00+00' + us * interval '1 microsecond';
+return case
+    when us >= 9223371331200000000 then 'infinity'::timestamptz
+    when us < -211813488000000000 then '-infinity'::timestamptz
+    else timestamptz '2000-01-01 00:00:00+00' + us * interval '1 microsecond'
+end;
 -- API: private
--- the other way round; not of infinity
+-- the other way round
 create function outbox._us(at timestamptz) returns bigint
 language sql immutable parallel safe
-return (extract(epoch from at - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint;
+return case
+    when isfinite(at) then ((extract(epoch from at) - 946684800) * 1000000)::bigint
+    when at > timestamptz '2000-01-01 00:00:00+00' then 9223372036854775807
+    when at is not null then -9223372036854775808
+end;
+-- API: private
+-- Microseconds of a duration, at most a hundred years of them: longer than anything waits, and short enough to be added to a
+-- time.
+create function outbox._duration_us(duration interval) returns bigint
+language sql immutable strict parallel safe
+return (extract(epoch from least(greatest(duration, interval '-100 years'), interval '100 years')) * 1000000)::bigint;
 
 -- API: private
 -- Tells claims that a delivery of a pull subscription, or under the negative number a bundle, can be claimed from due_at on,

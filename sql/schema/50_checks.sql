@@ -41,6 +41,27 @@ end
 $$;
 
 -- API: private
+-- Whether something can wait for so long: above 0, and at most a hundred years, so that a time and a duration can be added.
+create function outbox._is_duration(duration interval) returns boolean
+language sql immutable
+set search_path = pg_catalog, pg_temp
+return duration > interval '0' and duration <= interval '100 years';
+
+-- API: private
+-- Raises 22023 unless the time is one that every format can write and to which a duration can be added.
+create function outbox._check_time(what text, at timestamptz) returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if at < timestamptz '0001-01-01 00:00:00+00' or at >= timestamptz '10000-01-01 00:00:00+00' then
+        raise exception '% is out of range', what using errcode = 'invalid_parameter_value',
+            hint = 'It is a time between the years 1 and 9999.';
+    end if;
+end
+$$;
+
+-- API: private
 create function outbox._endpoint_id(name text) returns int
 language plpgsql stable
 set search_path = pg_catalog, pg_temp

@@ -94,9 +94,9 @@ begin
         raise exception 'invalid keep_headers' using errcode = 'invalid_parameter_value',
             hint = 'It lists at most 20 names of response headers.';
     end if;
-    if e.disable_after is null or e.disable_after <= interval '0' or e.disable_failures is null or e.disable_failures < 1 then
+    if outbox._is_duration(e.disable_after) is not true or e.disable_failures is null or e.disable_failures < 1 then
         raise exception 'invalid disable_after or disable_failures' using errcode = 'invalid_parameter_value',
-            hint = 'An endpoint is disabled after a time above 0 and at least one failure; a long time means never.';
+            hint = 'An endpoint is disabled after a time above 0 and at least one failure; 100 years, the longest, means never.';
     end if;
 end
 $$;

@@ -16,7 +16,7 @@ begin
     select * into wrong
     from (values
         ('max_attempts', candidate.max_attempts::text, candidate.max_attempts >= 1, 'It counts the first try: at least 1.'),
-        ('max_age', candidate.max_age::text, coalesce(candidate.max_age > interval '0', true), 'It is above 0.'),
+        ('max_age', candidate.max_age::text, coalesce(outbox._is_duration(candidate.max_age), true), 'It is above 0 and at most 100 years.'),
         ('format', candidate.format,
             candidate.format in ('raw', 'envelope', 'cloudevents', 'cloudevents_structured', 'pubsub'),
             'It is raw, envelope, cloudevents, cloudevents_structured or pubsub.'),
@@ -25,10 +25,10 @@ begin
             'It is between 0 and 60 seconds.'),
         ('ordering', candidate.ordering, candidate.ordering in ('none', 'key', 'strict'), 'It is none, key or strict.'),
         ('on_exhausted', candidate.on_exhausted, candidate.on_exhausted in ('skip', 'block'), 'It is skip or block.'),
-        ('ttl', candidate.ttl::text, coalesce(candidate.ttl > interval '0', true), 'It is above 0.'),
-        ('deadline', candidate.deadline::text, coalesce(candidate.deadline > interval '0', true), 'It is above 0.'),
+        ('ttl', candidate.ttl::text, coalesce(outbox._is_duration(candidate.ttl), true), 'It is above 0 and at most 100 years.'),
+        ('deadline', candidate.deadline::text, coalesce(outbox._is_duration(candidate.deadline), true), 'It is above 0 and at most 100 years.'),
         ('notify', candidate.notify::text, candidate.notify is not null, 'It is true or false.'),
-        ('max_lag', candidate.max_lag::text, coalesce(candidate.max_lag > interval '0', true), 'It is above 0.'),
+        ('max_lag', candidate.max_lag::text, coalesce(outbox._is_duration(candidate.max_lag), true), 'It is above 0 and at most 100 years.'),
         ('labels', candidate.labels::text, jsonb_typeof(candidate.labels) = 'object', 'It is a JSON object.')
     ) c(setting, given, fine, hint)
     where fine is not true

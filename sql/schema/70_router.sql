@@ -165,9 +165,8 @@ end
 $$;
 
 -- API: private
--- Unblocks the next of each key that has become free, by the router alone. With on_exhausted = block an open dead letter
--- keeps its key blocked.
-create function outbox._promote(max int) returns bigint
+-- Unblocks the next of each of these keys.
+create function outbox._promote_keys(subscriptions int[], keys text[]) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -179,22 +178,9 @@ set jit = off
 as $$
 declare
     promoted bigint := 0;
-    places tid[];
-    subscriptions int[];
-    keys text[];
     late record;
     others bigint[];
 begin
-    -- The table is as large as what was freed since the last pass.
-    places := array(select f.ctid from outbox._freed f limit max);
-    if cardinality(places) = 0 then
-        return 0;
-    end if;
-    with freed as (
-        delete from outbox._freed f where f.ctid = any (places) returning f.subscription_id, f.key
-    )
-    select array_agg(f.subscription_id), array_agg(f.key) into subscriptions, keys
-    from (select distinct f.subscription_id, f.key from freed f) f;
     -- A requeued one comes before those that have gone on without it, unless a worker has one of them. Those that a claim
     -- has locked are left alone: when it ends, the key is looked at again.
     for late in
@@ -251,6 +237,61 @@ end
 $$;
 
 -- API: private
+-- Unblocks the next of each key that has become free, by the router alone. With on_exhausted = block an open dead letter
+-- keeps its key blocked.
+create function outbox._promote(max int) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+    places tid[];
+    subscriptions int[];
+    keys text[];
+begin
+    -- The table is as large as what was freed since the last pass.
+    places := array(select f.ctid from outbox._freed f limit max);
+    if cardinality(places) = 0 then
+        return 0;
+    end if;
+    with freed as (
+        delete from outbox._freed f where f.ctid = any (places) returning f.subscription_id, f.key
+    )
+    select array_agg(f.subscription_id), array_agg(f.key) into subscriptions, keys
+    from (select distinct f.subscription_id, f.key from freed f) f;
+    return outbox._promote_keys(subscriptions, keys);
+end
+$$;
+
+-- API: private
+-- Ends the rows of a pull subscription that has ended, as many as nobody has locked.
+create function outbox._clear_one(ending int) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    cleared bigint := 0;
+begin
+    if exists (
+        select from outbox.subscription s where s.id = ending and s.deleted_at is not null and s.endpoint_id is null
+    ) then
+        cleared := outbox._skip_deliveries(ending, 'unsubscribed');
+        if exists (select from outbox.delivery d where d.subscription_id = ending)
+            or exists (select from outbox._bundle b where b.subscription_id = ending) then
+            return cleared;
+        end if;
+    end if;
+    delete from outbox._ending e where e.subscription_id = ending;
+    return cleared;
+end
+$$;
+
+-- API: private
 -- Ends rows of pull subscriptions that have ended; looks at `max` of those.
 create function outbox._clear(max int) returns bigint
 language plpgsql volatile
@@ -262,19 +303,11 @@ set enable_sort = off
 set jit = off
 as $$
 declare
-    over record;
+    ending int;
     cleared bigint := 0;
 begin
-    for over in select e.ctid as place, e.subscription_id from outbox._ending e limit max loop
-        if exists (
-            select from outbox.subscription s
-            where s.id = over.subscription_id and s.deleted_at is not null and s.endpoint_id is null
-        ) then
-            cleared := cleared + outbox._skip_deliveries(over.subscription_id, 'unsubscribed');
-            continue when exists (select from outbox.delivery d where d.subscription_id = over.subscription_id)
-                or exists (select from outbox._bundle b where b.subscription_id = over.subscription_id);
-        end if;
-        delete from outbox._ending e where e.ctid = over.place;
+    for ending in select distinct e.subscription_id from outbox._ending e limit max loop
+        cleared := cleared + outbox._clear_one(ending);
     end loop;
     return cleared;
 end
@@ -324,5 +357,76 @@ begin
             select from outbox.delivery d
             where d.expires_at is not null and d.expires_at < at + interval '10 s' and d.state <> 'processing'
         );
+end
+$$;
+
+-- API: private
+-- The same as _pass(), each lease, delivery, message, subscription and key in a subtransaction of its own, for when one of
+-- them fails. That becomes a fault and is out of the way for a minute; everything else goes on.
+create function outbox._pass_apart(max int, in_flight bigint[]) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+declare
+    at timestamptz := clock_timestamp();
+    later timestamptz := at + interval '1 minute';
+    ended outbox.lease;
+    item record;
+begin
+    for ended in
+        select * from outbox.lease l where l.expires_at <= at order by l.expires_at limit max for update skip locked
+    loop
+        begin
+            perform outbox._take_back_one(ended, at);
+        exception when others then
+            perform outbox._note_faults('{lease}', array[ended.id], '{take back}', array[sqlerrm]);
+            update outbox.lease l set expires_at = later where l.id = ended.id;
+        end;
+    end loop;
+    for item in select c.message_id from outbox._called_off c limit max loop
+        begin
+            perform outbox._end_cancelled(array[item.message_id], in_flight);
+            delete from outbox._called_off c
+            where c.message_id = item.message_id and not exists (select from outbox._open_of(c.message_id));
+        exception when others then
+            perform outbox._note_faults('{message}', array[item.message_id], '{cancel}', array[sqlerrm]);
+            delete from outbox._called_off c where c.message_id = item.message_id;
+        end;
+    end loop;
+    for item in
+        select d.id, d.message_id from outbox.delivery d
+        where d.expires_at <= at and d.state <> 'processing' and d.id <> all (in_flight)
+        order by d.expires_at
+        limit max
+        for update skip locked
+    loop
+        begin
+            perform outbox._bury(array[item.id], '{expired}', true);
+        exception when others then
+            perform outbox._note_faults('{message}', array[item.message_id], '{expire}', array[sqlerrm]);
+            update outbox.delivery d set expires_at = later where d.id = item.id;
+        end;
+    end loop;
+    for item in select distinct e.subscription_id from outbox._ending e limit max loop
+        begin
+            perform outbox._clear_one(item.subscription_id);
+        exception when others then
+            perform outbox._note_faults('{subscription}', array[item.subscription_id::bigint], '{unsubscribe}',
+                array[sqlerrm]);
+            delete from outbox._ending e where e.subscription_id = item.subscription_id;
+        end;
+    end loop;
+    for item in select distinct f.subscription_id, f.key from outbox._freed f limit max loop
+        begin
+            perform outbox._promote_keys(array[item.subscription_id], array[item.key]);
+        exception when others then
+            perform outbox._note_faults('{subscription}', array[item.subscription_id::bigint], '{unblock}', array[sqlerrm]);
+        end;
+        delete from outbox._freed f where f.subscription_id = item.subscription_id and f.key = item.key;
+    end loop;
 end
 $$;

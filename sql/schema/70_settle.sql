@@ -173,8 +173,8 @@ comment on function outbox.complete is
 
 -- API: private
 -- Deliveries that are not tried again by themselves: from outbox.delivery to outbox.dead_letter. The caller has locked them;
--- note: has the log say so, where no try has just ended.
-create function outbox._bury(ids bigint[], reasons text[], note boolean) returns bigint
+-- note: has the log say so, where no try has just ended. errors: one per delivery, where it is another than the last try's.
+create function outbox._bury(ids bigint[], reasons text[], note boolean, errors text[] default null) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -193,16 +193,17 @@ begin
         from unnest(ids, reasons) u(id, reason) join outbox.delivery d on d.id = u.id;
     end if;
     with gone as (
-        delete from outbox.delivery d using unnest(ids, reasons) u(id, reason) where d.id = u.id
-        returning d.*, u.reason, case u.reason when 'expired' then 'expired' else 'dead' end as fate
+        delete from outbox.delivery d using unnest(ids, reasons, errors) u(id, reason, error) where d.id = u.id
+        returning d.*, u.reason, u.error, case u.reason when 'expired' then 'expired' else 'dead' end as fate
     ), freed as (
         insert into outbox._freed (subscription_id, key)
         select g.subscription_id, g.key from gone g where g.key is not null
     ), logged as (
         insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
-            subscription_id, endpoint_id, attempt, outcome, error_class)
+            subscription_id, endpoint_id, attempt, outcome, error_class, error)
         select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), g.position, g.message_id,
-            clock_timestamp(), clock_timestamp(), g.id, g.run, g.subscription_id, s.endpoint_id, 0, g.fate, g.reason
+            clock_timestamp(), clock_timestamp(), g.id, g.run, g.subscription_id, s.endpoint_id, 0, g.fate, g.reason,
+            g.error
         from gone g
         left join outbox.subscription s on s.id = g.subscription_id
         where note
@@ -211,7 +212,9 @@ begin
         attempt, state, reason, key, last_status, last_error_class, last_error, url, first_attempt_at, last_attempt_at,
         created_at)
     select g.id, g.subscription_id, s.endpoint_id, g.position, g.message_id, g.message_segment, g.attempt, g.fate,
-        g.reason, g.key, g.last_status, g.last_error_class, g.last_error, e.url, g.first_attempt_at, g.last_attempt_at,
+        g.reason, g.key, g.last_status,
+        case when g.error is null then g.last_error_class else g.reason end, coalesce(g.error, g.last_error), e.url,
+        g.first_attempt_at, g.last_attempt_at,
         g.created_at
     from gone g
     left join outbox.subscription s on s.id = g.subscription_id
@@ -513,8 +516,26 @@ comment on function outbox.release is
     'Gives deliveries of a lease (null: all) back unharmed: due as before, the try does not count. Returns the ids';
 
 -- API: private
--- Takes back leases that ended before `at`, at most `max`; returns how many deliveries that were. The try counts: a worker
--- that crashes over a message does not get it for ever.
+-- Takes back a lease that has ended; returns how many deliveries that were. The try counts: a worker that crashes over a
+-- message does not get it for ever.
+create function outbox._take_back_one(ended outbox.lease, at timestamptz) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    deliveries bigint;
+begin
+    deliveries := cardinality(outbox._fail(ended, null,
+        case when ended.deadline_at <= at then 'deadline' else 'lease_expired' end,
+        format('worker "%s" did not say what became of it', ended.worker), interval '0', null));
+    -- Also when all its deliveries are gone in some other way.
+    delete from outbox.lease l where l.id = ended.id;
+    return deliveries;
+end
+$$;
+
+-- API: private
+-- Takes back leases that ended before `at`, at most `max`; returns how many deliveries that were.
 create function outbox._take_back(at timestamptz, max int) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -531,11 +552,7 @@ begin
     for ended in
         select * from outbox.lease l where l.expires_at <= at order by l.expires_at limit max for update skip locked
     loop
-        deliveries := deliveries + cardinality(outbox._fail(ended, null,
-            case when ended.deadline_at <= at then 'deadline' else 'lease_expired' end,
-            format('worker "%s" did not say what became of it', ended.worker), interval '0', null));
-        -- Also when all its deliveries are gone in some other way.
-        delete from outbox.lease l where l.id = ended.id;
+        deliveries := deliveries + outbox._take_back_one(ended, at);
     end loop;
     return deliveries;
 end

@@ -397,6 +397,8 @@ begin
     if priority not between -100 and 100 then
         raise exception 'priority must be between -100 and 100' using errcode = 'invalid_parameter_value';
     end if;
+    perform outbox._check_time('due_at', due_at);
+    perform outbox._check_time('expires_at', expires_at);
     if expires_at <= due_at then
         raise exception 'expires_at must be later than due_at' using errcode = 'invalid_parameter_value';
     end if;

@@ -264,6 +264,39 @@ begin
         culprit := format('%s open, %s of them of subscription "%s"', found.total, found.n, found.name);
         what_to_do := 'look at outbox.dead_letter: requeue what can be delivered now, resolve or ignore the rest';
     end if;
+    select l.message_id, l.reason, l.last_error into found
+    from outbox.dead_letter l
+    where l.resolution = 'open' and l.reason in ('unreadable', 'unrecordable')
+    order by l.id desc limit 1;
+    if found.message_id is not null then
+        culprit := format('%s; message %s is %s: %s', culprit, found.message_id, found.reason, left(found.last_error, 200));
+    end if;
+end
+$$;
+
+-- API: private
+create function outbox._health_faults(out state text, out culprit text, out what_to_do text)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found record;
+begin
+    select f.kind, f.id, f.step, f.error, count(*) over () as n into found
+    from outbox.fault f
+    -- Settings that cannot be read hold everything of theirs until they are mended; anything else has passed.
+    where f.step = 'load' or f.last_at > clock_timestamp() - interval '1 day'
+    order by f.step <> 'load', f.last_at desc limit 1;
+    if found.n > 0 then
+        state := case when found.step = 'load' then 'critical' else 'warning' end;
+        culprit := format('%s %s: %s: %s', found.kind, found.id, found.step, left(found.error, 200));
+        if found.n > 1 then
+            culprit := format('%s; and %s others', culprit, found.n - 1);
+        end if;
+        what_to_do := case when found.step = 'load'
+            then 'its settings cannot be read, and what is for it waits: set them again by alter_subscription() or alter_endpoint()'
+            else 'this was passed over, and everything else went on; the table outbox.fault has all of them' end;
+    end if;
 end
 $$;
 
@@ -374,6 +407,8 @@ begin atomic
         select 'deliveries', h.* from outbox._health_deliveries() h
         union all
         select 'dead letters', h.* from outbox._health_dead_letters() h
+        union all
+        select 'faults', h.* from outbox._health_faults() h
         union all
         select 'space', h.* from outbox._health_space() h
         union all

@@ -155,6 +155,68 @@ $$;
 create index dead_letter_resolved on outbox.dead_letter (resolved_at) where resolution in ('resolved', 'ignored');
 
 -- API: private
+-- Runs one job if it is due, or all the same. job null: it was not.
+create function outbox._run_job(
+    name text, everything boolean,
+    out job text, out result text, out rows bigint, out bytes bigint, out held_by text, out more boolean
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    batch constant int := 1000;
+    -- outbox.metrics() reads what has not been added up: some 20,000 rows take milliseconds.
+    counted_size constant bigint := 2 * 1024 * 1024;
+    done record;
+    trimmed record;
+    due boolean := everything or coalesce(
+        (select j.next_run_at from outbox.job j where j.job = name), '-infinity') <= clock_timestamp();
+begin
+    rows := 0;
+    bytes := 0;
+    more := false;
+    if name in ('message', 'feed', 'attempt', 'routing', 'tick', 'checkpoint') then
+        result := outbox._rotate(name, false);
+        select * into done from outbox._reclaim(name, false);
+        bytes := done.freed;
+        held_by := done.held_by;
+        more := done.result = 'reclaimed';
+        if done.result = 'reclaimed' or done.result = 'held' or result <> 'rotated' then
+            result := done.result;
+        end if;
+        if due or result in ('rotated', 'reclaimed') then
+            job := name;
+            perform outbox._note_job(job, result, rows, bytes, held_by);
+        end if;
+    elsif name = 'counters' then
+        -- Not often: the totals are rows that are updated, and somebody may hold a snapshot.
+        if due or pg_relation_size(outbox._leaf('counter', outbox._current_leaf('counter'))) >= counted_size
+            or pg_relation_size(outbox._leaf('tally', outbox._current_leaf('tally'))) >= counted_size then
+            job := name;
+            rows := outbox._roll_up() + outbox._roll_up_tally();
+            result := 'rolled up';
+            perform outbox._note_job(job, result, rows, bytes, held_by);
+        end if;
+    elsif due then
+        select * into trimmed from outbox._trimmed() t where t.job = name;
+        job := name;
+        select * into rows, bytes from outbox._trim(name, outbox._retention(trimmed.setting), batch);
+        more := rows = batch;
+        result := case
+            when rows > 0 then 'removed'
+            when trimmed.setting is not null and outbox._retention(trimmed.setting) is null then 'kept for ever'
+            else 'nothing to remove'
+        end;
+        perform outbox._note_job(job, result, rows, bytes, held_by);
+        if more then
+            update outbox.job j set next_run_at = clock_timestamp() where j.job = name;
+        end if;
+    end if;
+end
+$$;
+
+-- API: private
 -- The small tables and their settings.
 create function outbox._trimmed() returns table (job text, setting text)
 language sql immutable
@@ -174,13 +236,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    batch constant int := 1000;
-    -- outbox.metrics() reads what has not been added up: some 20,000 rows take milliseconds.
-    counted_size constant bigint := 2 * 1024 * 1024;
-    ring text;
-    done record;
-    trimmed record;
-    due timestamptz;
+    name text;
 begin
     -- Data that is not this database's own is left as it is, and so is a database into which a restore may be about to load.
     if not outbox._maintenance_lock() or not outbox._identity_is_genuine() or not exists (select from outbox.tick) then
@@ -189,54 +245,22 @@ begin
     perform outbox._note_segments();
     perform outbox._seal();
     -- Messages before the feed that names them.
-    foreach ring in array array['message', 'feed', 'attempt', 'routing', 'tick', 'checkpoint'] loop
-        job := ring;
-        rows := 0;
-        result := outbox._rotate(ring, false);
-        select * into done from outbox._reclaim(ring, false);
-        bytes := done.freed;
-        held_by := done.held_by;
-        more := done.result = 'reclaimed';
-        if done.result = 'reclaimed' or done.result = 'held' then
-            result := done.result;
-        elsif result <> 'rotated' then
-            result := done.result;
-        end if;
-        select j.next_run_at into due from outbox.job j where j.job = ring;
-        if everything or result in ('rotated', 'reclaimed') or coalesce(due, '-infinity') <= clock_timestamp() then
+    foreach name in array array['message', 'feed', 'attempt', 'routing', 'tick', 'checkpoint', 'counters'] || array(
+        select t.job from outbox._trimmed() t
+    ) loop
+        -- A job that fails says so in outbox.job, and keeps none of the others from running.
+        begin
+            select * into job, result, rows, bytes, held_by, more from outbox._run_job(name, everything);
+        exception when others then
+            job := name;
+            result := 'failed';
+            rows := 0;
+            bytes := 0;
+            held_by := sqlerrm;
+            more := false;
             perform outbox._note_job(job, result, rows, bytes, held_by);
-            return next;
-        end if;
-    end loop;
-    bytes := 0;
-    held_by := null;
-    job := 'counters';
-    select j.next_run_at into due from outbox.job j where j.job = 'counters';
-    -- Not often: the totals are rows that are updated, and somebody may hold a snapshot.
-    if everything or coalesce(due, '-infinity') <= clock_timestamp()
-        or pg_relation_size(outbox._leaf('counter', outbox._current_leaf('counter'))) >= counted_size
-        or pg_relation_size(outbox._leaf('tally', outbox._current_leaf('tally'))) >= counted_size then
-        rows := outbox._roll_up() + outbox._roll_up_tally();
-        result := 'rolled up';
-        more := false;
-        perform outbox._note_job(job, result, rows, 0, null);
-        return next;
-    end if;
-    for trimmed in select * from outbox._trimmed() loop
-        select j.next_run_at into due from outbox.job j where j.job = trimmed.job;
-        if everything or coalesce(due, '-infinity') <= clock_timestamp() then
-            job := trimmed.job;
-            select * into rows, bytes from outbox._trim(trimmed.job, outbox._retention(trimmed.setting), batch);
-            more := rows = batch;
-            result := case
-                when rows > 0 then 'removed'
-                when trimmed.setting is not null and outbox._retention(trimmed.setting) is null then 'kept for ever'
-                else 'nothing to remove'
-            end;
-            perform outbox._note_job(job, result, rows, bytes, null);
-            if more then
-                update outbox.job j set next_run_at = clock_timestamp() where j.job = trimmed.job;
-            end if;
+        end;
+        if job is not null then
             return next;
         end if;
     end loop;

@@ -12,7 +12,7 @@ use pgrx::pg_sys::{INT4OID, INT8OID};
 
 use super::config::{Config, Ordering, Subscription};
 use super::pull::Window;
-use super::txn::{self, Plan, arg};
+use super::txn::{self, Failure, Plan, arg};
 
 /// Rows of a subscription that wait behind the first of their key.
 const LIMIT: usize = 10_000;
@@ -60,7 +60,7 @@ impl Blocked {
     }
 
     /// Counts those of subscriptions that lag because they have too many. Says when to look again; `None`: none has.
-    pub fn recount(&mut self, config: &mut Config, window: &Window) -> Result<Option<Duration>, String> {
+    pub fn recount(&mut self, config: &mut Config, window: &Window) -> Result<Option<Duration>, Failure> {
         let full = |s: &Subscription| !s.pull && s.progress.lag().is_some() && !has_much_room(s);
         if !config.subscriptions.values().any(full) {
             return Ok(None);

@@ -19,8 +19,10 @@ use outbox_sender::Shape;
 use pgrx::pg_sys::INT4ARRAYOID;
 use serde_json::Value;
 
+use super::fault::apart;
 use super::predicate::{Verdict, Verdicts};
-use super::txn::{Plan, Row, arg};
+use super::route::{Stored, subject};
+use super::txn::{Failure, Plan, Row, Rows, arg};
 
 /// What a subscription matched from a position on.
 struct Version {
@@ -55,8 +57,10 @@ pub struct Subscription {
     begun: i64,
     /// What is routed to it waits.
     pub paused: bool,
-    /// Its filter took too long: it is asked again from this moment on.
+    /// Its filter is asked again from this moment on: it took too long, or others did.
     pub slow_until: Option<Instant>,
+    /// Its filter was quick when it was asked last.
+    pub filter_is_quick: bool,
     pub progress: Progress,
     /// Jobs that are with the HTTP thread, and the bytes of their contents. Pull: about how many rows are in the window.
     pub handed: usize,
@@ -89,6 +93,31 @@ impl Ordering {
 }
 
 impl Subscription {
+    /// One of which nothing is known.
+    fn new(begun: i64) -> Subscription {
+        Subscription {
+            endpoint: 0,
+            pull: false,
+            ordering: Ordering::None,
+            block: false,
+            ttl: None,
+            max_attempts: u32::MAX,
+            max_age: None,
+            schedule: Schedule::default(),
+            shape: Arc::new(Shape::default()),
+            versions: Vec::new(),
+            begun,
+            paused: false,
+            slow_until: None,
+            filter_is_quick: false,
+            progress: Progress::live(),
+            handed: 0,
+            handed_bytes: 0,
+            blocked: 0,
+            limit: (usize::MAX, 0),
+        }
+    }
+
     /// The version that a message at `position` meets: of those that hold there the newest.
     fn version_at(&self, position: i64) -> Option<usize> {
         let holds = |v: &Version| {
@@ -126,8 +155,8 @@ impl Subscription {
         met.is_some_and(|i| self.versions[i + 1..].iter().any(|v| !v.active && v.position <= self.begun))
     }
 
-    /// Whether its filter may be asked.
-    pub fn is_quick(&self) -> bool {
+    /// Whether its filter may be asked now.
+    pub fn may_be_asked(&self) -> bool {
         self.slow_until.is_none_or(|until| until <= Instant::now())
     }
 }
@@ -164,16 +193,21 @@ pub enum Routed {
 }
 
 impl Config {
-    /// Calls `matched` for each subscription that a message at `position` goes to, or may go to: see `Verdict`.
+    /// Calls `matched` for each subscription that a message goes to, or may go to: see `Verdict`. What of an unreadable message
+    /// would decide about it counts as if it matched.
     pub fn route(
         &mut self,
-        position: i64,
-        topic: &str,
-        subject: &Subject<'_>,
+        stored: &Stored,
         verdicts: &Verdicts,
         mut matched: impl FnMut(i32, &mut Subscription, &Verdict),
     ) -> Routed {
-        self.router.matches(topic, &mut self.scratch, &mut self.found);
+        let (position, topic, subject) = (stored.message.position, &*stored.message.topic, &subject(stored));
+        if topic.is_empty() {
+            let all = self.subscriptions.iter().filter_map(|(id, s)| Some((*id, s.version_at(position)? as u32)));
+            self.found = all.collect();
+        } else {
+            self.router.matches(topic, &mut self.scratch, &mut self.found);
+        }
         let (mut on_topic, mut ended, mut count) = (false, false, 0);
         for &(id, index) in &self.found {
             let Some(subscription) = self.subscriptions.get_mut(&id) else { continue };
@@ -186,9 +220,9 @@ impl Config {
                 continue;
             }
             on_topic = true;
-            if version.filter.matches(subject) {
-                let verdict =
-                    if version.filter.payload.is_none() { &Verdict::Holds } else { verdicts.of(position, id) };
+            if topic.is_empty() || version.filter.matches(subject) {
+                let decided = version.filter.payload.is_none() || stored.unreadable.is_some();
+                let verdict = if decided { &Verdict::Holds } else { verdicts.of(position, id) };
                 if *verdict != Verdict::Fails {
                     count += 1;
                     matched(id, subscription, verdict);
@@ -273,7 +307,15 @@ impl Config {
             if let Some(before) = old.subscriptions.remove(id) {
                 new.begun = before.begun;
                 new.slow_until = before.slow_until;
-                new.progress = before.progress;
+                new.filter_is_quick = before.filter_is_quick;
+                if let (true, None) = (new.paused && new.versions.is_empty(), before.progress.lag()) {
+                    // It cannot be read: from here on it lags.
+                    let from = new.progress.lag();
+                    new.progress = before.progress;
+                    from.into_iter().for_each(|position| new.progress.fall_behind(position));
+                } else {
+                    new.progress = before.progress;
+                }
                 new.handed = before.handed;
                 new.handed_bytes = before.handed_bytes;
                 new.blocked = before.blocked;
@@ -281,29 +323,23 @@ impl Config {
         }
     }
 
+    /// A subscription whose settings cannot be read: it takes nothing, and gives up nothing. It lags from `routed` on.
+    pub fn hold(&mut self, id: i32, begun: i64, routed: i64) {
+        let held = Subscription { paused: true, progress: Progress::behind(routed), ..Subscription::new(begun) };
+        self.subscriptions.insert(id, held);
+    }
+
     /// Takes a row of the loader in: a version of a subscription.
-    fn take(&mut self, row: &Row, begun: i64) {
+    ///
+    /// # Errors
+    /// Something that was checked when it was written cannot be read any more.
+    fn take(&mut self, row: &Row, begun: i64) -> Result<(), Failure> {
         let id: i32 = row.get(0).unwrap_or_default();
-        let subscription = self.subscriptions.entry(id).or_insert_with(|| Subscription {
-            endpoint: 0,
-            pull: false,
-            ordering: Ordering::None,
-            block: false,
-            ttl: None,
-            max_attempts: 1,
-            max_age: None,
-            schedule: Schedule::default(),
-            shape: Arc::new(Shape::default()),
-            versions: Vec::new(),
-            begun,
-            paused: false,
-            slow_until: None,
-            progress: Progress::live(),
-            handed: 0,
-            handed_bytes: 0,
-            blocked: 0,
-            limit: (usize::MAX, 0),
-        });
+        let (schedule, shape) = (parsed(row, 11, "schedule", Schedule::parse)?, shape(row)?);
+        let filter = parsed(row, 7, "filter", Filter::parse)?.unwrap_or_default();
+        let topics = row.get::<Vec<Option<String>>>(6).unwrap_or_default().into_iter().flatten();
+        let patterns: Vec<Pattern> = topics.map(|topic| Pattern::parse(&topic)).collect::<outbox_core::Result<_>>()?;
+        let subscription = self.subscriptions.entry(id).or_insert_with(|| Subscription::new(begun));
         subscription.endpoint = row.get(1).unwrap_or_default();
         subscription.pull = row.get::<i32>(1).is_none();
         subscription.ordering = Ordering::parse(row.get(8).unwrap_or_default());
@@ -311,21 +347,16 @@ impl Config {
         subscription.ttl = row.get(9);
         subscription.max_attempts = row.get::<i32>(2).and_then(|n| n.try_into().ok()).unwrap_or(1);
         subscription.max_age = row.get::<i64>(10).map(|us| Duration::from_micros(us.max(0).unsigned_abs()));
-        subscription.schedule = json(row, 11).and_then(|json| Schedule::parse(&json).ok()).unwrap_or_default();
-        subscription.shape = Arc::new(shape(row));
+        subscription.schedule = schedule.unwrap_or_default();
+        subscription.shape = Arc::new(shape);
         subscription.paused = row.get(17).unwrap_or(false);
         let (number, position, until) = (row.get(18).unwrap_or_default(), row.int(3), row.get(4).unwrap_or(i64::MAX));
         if let Some(known) = subscription.versions.iter_mut().find(|v| v.number == number) {
             known.until = until;
-            return;
+            return Ok(());
         }
-        // It was checked when it was written; what cannot be read any more matches nothing.
-        let filter = row.get::<&str>(7).map_or(Ok(Filter::default()), |text| {
-            serde_json::from_str(text).map_err(|_| ()).and_then(|json: Value| Filter::parse(&json).map_err(|_| ()))
-        });
         let index = u32::try_from(subscription.versions.len()).unwrap_or(u32::MAX);
-        let active = row.get(5).unwrap_or(false) && filter.is_ok();
-        let filter = filter.unwrap_or_default();
+        let active = row.get(5).unwrap_or(false);
         self.asks_payload |= filter.payload.is_some();
         let was_active = subscription.versions.last().is_some_and(|v| v.active);
         let change = i64::from(active) - i64::from(was_active);
@@ -337,11 +368,10 @@ impl Config {
         if position > subscription.begun {
             self.to_begin.push((position, id));
         }
-        for topic in row.get::<Vec<Option<String>>>(6).unwrap_or_default().into_iter().flatten() {
-            if let Ok(pattern) = Pattern::parse(&topic) {
-                self.router.insert(&pattern, (id, index));
-            }
+        for pattern in patterns {
+            self.router.insert(&pattern, (id, index));
         }
+        Ok(())
     }
 }
 
@@ -351,9 +381,9 @@ macro_rules! versions {
         "select s.id, s.endpoint_id, s.max_attempts, v.position,
             lead(v.position) over (partition by s.id order by v.version),
             v.active, v.topics, v.filter::text, s.ordering,
-            (extract(epoch from s.ttl) * 1000000)::bigint, (extract(epoch from s.max_age) * 1000000)::bigint,
+            outbox._duration_us(s.ttl), outbox._duration_us(s.max_age),
             coalesce(s.schedule, e.schedule)::text, s.policy::text, e.policy::text, s.format, s.batch_size,
-            (extract(epoch from s.batch_wait) * 1000000)::bigint, s.paused, v.version, v.starts_after, s.on_exhausted
+            outbox._duration_us(s.batch_wait), s.paused, v.version, v.starts_after, s.on_exhausted
         from outbox.subscription s
         join outbox.subscription_version v on v.subscription_id = s.id
         left join outbox.endpoint e on e.id = s.endpoint_id
@@ -365,6 +395,7 @@ macro_rules! versions {
 pub struct Loader {
     subscriptions: Plan,
     changed: Plan,
+    ids: Plan,
 }
 
 impl Loader {
@@ -372,34 +403,65 @@ impl Loader {
         Loader {
             subscriptions: Plan::new(concat!(versions!(), " order by s.id, v.version"), &[]),
             changed: Plan::new(concat!(versions!(), " and s.id = any ($1) order by s.id, v.version"), &[INT4ARRAYOID]),
+            ids: Plan::new("select s.id from outbox.subscription s order by s.id", &[]),
         }
     }
 
-    /// Reads these subscriptions anew. Inside a transaction.
-    pub fn load_changed(&mut self, config: &mut Config, ids: &[i32]) {
-        self.changed.execute(&[arg(ids.to_vec())]).for_each(|row| config.take(row, 0));
+    /// Reads these subscriptions anew; new ones have begun if their control message is not behind `begun`. Inside a transaction.
+    pub fn load_these(&mut self, config: &mut Config, ids: &[i32], begun: i64) -> outbox_core::Result<()> {
+        take_all(config, &self.changed.execute(&[arg(ids.to_vec())]), begun)
     }
 
     /// Reads everything anew. Subscriptions have begun if their control message is not behind `begun`. Inside a transaction.
-    pub fn load(&mut self, begun: i64) -> Config {
+    pub fn load(&mut self, begun: i64) -> outbox_core::Result<Config> {
         let mut config = Config::default();
-        self.subscriptions.execute(&[]).for_each(|row| config.take(row, begun));
-        config
+        take_all(&mut config, &self.subscriptions.execute(&[]), begun)?;
+        Ok(config)
+    }
+
+    /// The same, each subscription by itself: those that cannot be read are held, and given with the reason. Inside a transaction.
+    pub fn load_apart(&mut self, begun: i64, routed: i64) -> outbox_core::Result<(Config, Vec<(i32, Failure)>)> {
+        let (mut config, mut ids) = (Config::default(), Vec::new());
+        self.ids.execute(&[]).for_each(|row| ids.extend(row.get::<i32>(0)));
+        let failed = apart(&ids, &mut |ids| self.load_these(&mut Config::default(), ids, begun))?;
+        let failed: Vec<(i32, Failure)> = failed.into_iter().map(|(place, failure)| (ids[place], failure)).collect();
+        ids.retain(|id| failed.iter().all(|(other, _)| other != id));
+        self.load_these(&mut config, &ids, begun)?;
+        failed.iter().for_each(|(id, _)| config.hold(*id, begun, routed));
+        Ok((config, failed))
     }
 }
 
-fn json(row: &Row, column: usize) -> Option<Value> {
-    row.get::<&str>(column).and_then(|text| serde_json::from_str(text).ok())
+fn take_all(config: &mut Config, rows: &Rows, begun: i64) -> outbox_core::Result<()> {
+    let mut outcome = Ok(());
+    rows.for_each(|row| {
+        if outcome.is_ok() {
+            outcome = config.take(row, begun);
+        }
+    });
+    Ok(outcome?)
 }
 
-/// What the requests of a subscription look like. Everything was checked when it was written; what cannot be read any more is
-/// the default.
-fn shape(row: &Row) -> Shape {
-    let policy = |column| json(row, column).and_then(|json| Policy::parse(&json).ok()).unwrap_or_default();
-    Shape {
+/// A column that was checked when it was written.
+fn parsed<T>(
+    row: &Row,
+    column: usize,
+    what: &str,
+    parse: impl FnOnce(&Value) -> outbox_core::Result<T>,
+) -> Result<Option<T>, Failure> {
+    let Some(text) = row.get::<&str>(column) else { return Ok(None) };
+    let read = serde_json::from_str(text).map_err(|error| error.to_string());
+    let read = read.and_then(|json| parse(&json).map_err(|error| error.message));
+    read.map(Some).map_err(|error| Failure::new(format!("its {what} cannot be read: {error}")))
+}
+
+/// What the requests of a subscription look like.
+fn shape(row: &Row) -> Result<Shape, Failure> {
+    let policy = |column| parsed(row, column, "policy", Policy::parse).map(Option::unwrap_or_default);
+    Ok(Shape {
         format: row.get::<&str>(14).and_then(Format::parse).unwrap_or_default(),
         batch_size: row.get::<i32>(15).and_then(|n| n.try_into().ok()).unwrap_or(1),
         batch_wait: row.int(16),
-        policy: policy(12).over(&policy(13)),
-    }
+        policy: policy(12)?.over(&policy(13)?),
+    })
 }

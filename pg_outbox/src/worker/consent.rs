@@ -10,7 +10,8 @@ use outbox_core::policy::Outcome;
 use outbox_sender::{ConsentAnswer, Sender};
 use pgrx::pg_sys::{BOOLOID, INT4OID, TEXTOID};
 
-use super::txn::{Plan, arg};
+use super::fault::{Faults, Kind, apart};
+use super::txn::{Failure, Plan, arg};
 use super::{now, txn};
 use crate::gucs;
 
@@ -30,7 +31,7 @@ impl Consents {
     pub fn new() -> Consents {
         Consents {
             due: Plan::new(
-                "select e.id, (extract(epoch from c.next_at - '2000-01-01 00:00:00+00'::timestamptz) * 1000000)::bigint
+                "select e.id, outbox._us(c.next_at)
                 from outbox.endpoint e
                 left join outbox.endpoint_consent c on c.endpoint_id = e.id
                 where e.consent = 'pending' and e.active and e.deleted_at is null",
@@ -54,10 +55,10 @@ impl Consents {
     }
 
     /// Records answers, asks whoever is due, and says how long there is nothing to do.
-    pub fn round(&mut self, sender: &Sender) -> Result<Option<Duration>, String> {
+    pub fn round(&mut self, sender: &Sender, faults: &mut Faults) -> Result<Option<Duration>, Failure> {
         sender.take_consents(&mut self.answers);
         if !self.answers.is_empty() {
-            self.record()?;
+            self.record(faults)?;
         }
         let Some(next) = self.next.filter(|_| gucs::PUSH.get()) else { return Ok(None) };
         let time = now();
@@ -79,10 +80,10 @@ impl Consents {
         Ok(self.next.map(|at| Duration::from_micros((at - time).max(1000).unsigned_abs())))
     }
 
-    fn record(&mut self) -> Result<(), String> {
+    fn record(&mut self, faults: &mut Faults) -> Result<(), Failure> {
         let Consents { record, answers, .. } = self;
-        txn::run(|| {
-            for answer in answers.iter() {
+        let write = &mut |answers: &[ConsentAnswer]| {
+            for answer in answers {
                 let (failed, status) = match answer.outcome {
                     Outcome::Status(status @ (408 | 425 | 429 | 500..)) => (true, Some(i32::from(status))),
                     Outcome::Status(status) => (false, Some(i32::from(status))),
@@ -99,7 +100,12 @@ impl Consents {
                 ]);
             }
             Ok(())
-        })?;
+        };
+        let failed = txn::run(|| Ok(apart(answers, write)?))?;
+        for (place, failure) in failed {
+            faults.found(Kind::Endpoint, answers[place].endpoint.into(), "consent", &failure);
+        }
+        faults.write();
         for answer in self.answers.drain(..) {
             self.asking.remove(&answer.endpoint);
         }

@@ -4,8 +4,14 @@
 
 use pgrx::pg_sys::{INT2ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, TEXTARRAYOID};
 
+use super::fault::{Faults, Kind, apart};
 use super::route::Stored;
-use super::txn::{Plan, arg};
+use super::txn::{Failure, Plan, arg};
+
+/// Reason of a delivery whose message cannot be read.
+pub const UNREADABLE: &str = "unreadable";
+/// Reason of a delivery of which something could not be recorded.
+pub const UNRECORDABLE: &str = "unrecordable";
 
 /// A decision about one delivery.
 pub struct Decision {
@@ -28,6 +34,30 @@ impl Decision {
     /// The message was cancelled while it waited for its turn.
     pub fn cancelled(subscription: i32, stored: &Stored, delivery_id: i64) -> Decision {
         Decision::about(subscription, stored, delivery_id, "cancelled", "cancelled", None)
+    }
+
+    /// The message cannot be read.
+    pub fn unreadable(subscription: i32, stored: &Stored) -> Decision {
+        Decision::about(subscription, stored, 0, "dead", UNREADABLE, stored.unreadable.as_deref().map(Into::into))
+    }
+
+    /// No row could be made of it.
+    pub fn unrecordable(
+        subscription: i32,
+        (position, message_id): (i64, i64),
+        segment: i16,
+        failure: &Failure,
+    ) -> Decision {
+        Decision {
+            delivery_id: 0,
+            subscription,
+            position,
+            message_id,
+            segment,
+            outcome: "dead",
+            reason: UNRECORDABLE,
+            error: Some(failure.message.as_str().into()),
+        }
     }
 
     /// The subscription's filter could not be evaluated.
@@ -93,24 +123,40 @@ impl Decisions {
 
     /// Writes them. Inside the transaction of the checkpoint.
     pub fn record(&mut self) {
-        if self.made.is_empty() {
-            return;
+        write(&mut self.plan, &self.made);
+    }
+
+    /// The same, item by item where something fails.
+    pub fn record_apart(&mut self, faults: &mut Faults) -> Result<(), Failure> {
+        let Decisions { made, plan } = self;
+        for (place, failure) in apart(made, &mut |made| {
+            write(plan, made);
+            Ok(())
+        })? {
+            faults.found(Kind::Message, made[place].message_id, "record", &failure);
         }
-        let made = &self.made;
-        self.plan.execute(&[
-            arg(made.iter().map(|d| d.delivery_id).collect::<Vec<i64>>()),
-            arg(made.iter().map(|d| d.subscription).collect::<Vec<i32>>()),
-            arg(made.iter().map(|d| d.position).collect::<Vec<i64>>()),
-            arg(made.iter().map(|d| d.message_id).collect::<Vec<i64>>()),
-            arg(made.iter().map(|d| d.segment).collect::<Vec<i16>>()),
-            arg(made.iter().map(|d| d.outcome).collect::<Vec<_>>()),
-            arg(made.iter().map(|d| d.reason).collect::<Vec<_>>()),
-            arg(made.iter().map(|d| d.error.as_deref()).collect::<Vec<_>>()),
-        ]);
+        Ok(())
     }
 
     /// The transaction has committed. Gives the rows of outbox.delivery that are gone.
     pub fn recorded(&mut self) -> impl Iterator<Item = i64> {
         self.made.drain(..).map(|d| d.delivery_id).filter(|id| *id != 0)
     }
+}
+
+/// Writes these decisions.
+fn write(plan: &mut Plan, made: &[Decision]) {
+    if made.is_empty() {
+        return;
+    }
+    plan.execute(&[
+        arg(made.iter().map(|d| d.delivery_id).collect::<Vec<i64>>()),
+        arg(made.iter().map(|d| d.subscription).collect::<Vec<i32>>()),
+        arg(made.iter().map(|d| d.position).collect::<Vec<i64>>()),
+        arg(made.iter().map(|d| d.message_id).collect::<Vec<i64>>()),
+        arg(made.iter().map(|d| d.segment).collect::<Vec<i16>>()),
+        arg(made.iter().map(|d| d.outcome).collect::<Vec<_>>()),
+        arg(made.iter().map(|d| d.reason).collect::<Vec<_>>()),
+        arg(made.iter().map(|d| d.error.as_deref()).collect::<Vec<_>>()),
+    ]);
 }

@@ -109,6 +109,10 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
             pgrx::log!("pg_outbox dispatcher: the HTTP thread ended; starting again");
             return Leave::Failed;
         }
+        if engine.must_restart {
+            engine.shut_down(GRACE);
+            return Leave::Failed;
+        }
         if signals.reload() {
             engine.sender.set_settings(settings());
             engine.reload();
@@ -127,7 +131,7 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
                     return Leave::Absent;
                 }
                 slot.set_state(State::Failing);
-                slot.set_error(&error, now());
+                slot.set_error(&error.message, now());
                 pgrx::log!("pg_outbox dispatcher: {error}; trying again in {error_wait:?}");
                 rest(slot, signals, error_wait);
                 error_wait = (error_wait * 2).min(ERROR_WAIT_MAX);

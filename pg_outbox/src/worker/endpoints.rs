@@ -18,10 +18,11 @@ use outbox_sender::{Done, Endpoint, Event, Mode, Rate, ResponseId, Saved, Signin
 use pgrx::pg_sys::{INT4ARRAYOID, INT4OID, INT8ARRAYOID, TEXTARRAYOID, TEXTOID};
 use serde_json::Value;
 
+use super::fault::apart;
 use super::now;
 use super::record::Fate;
 use super::route::UNIX_EPOCH;
-use super::txn::{Plan, Row, arg};
+use super::txn::{Failure, Plan, Row, arg};
 use crate::gucs;
 
 /// Counts of failures are written at most this often.
@@ -52,6 +53,7 @@ struct Health {
 /// All endpoints.
 pub struct Endpoints {
     load: Plan,
+    ids: Plan,
     write: Plan,
     disable: Plan,
     health: IdMap<i32, Health>,
@@ -60,13 +62,14 @@ pub struct Endpoints {
 impl Endpoints {
     pub fn new() -> Endpoints {
         Endpoints {
+            ids: Plan::new("select e.id from outbox.endpoint e order by e.id", &[]),
             load: Plan::new(
-                "select e.id, e.url, e.headers::text, (extract(epoch from e.timeout) * 1000)::bigint, e.concurrency,
+                "select e.id, e.url, e.headers::text, outbox._duration_us(e.timeout) / 1000, e.concurrency,
                     case when e.consent = 'granted' then least(e.rate, k.allowed_rate / 60.0::float8) else e.rate end,
                     case when e.consent = 'granted' then least(e.burst, greatest(k.allowed_rate / 60.0::float8, 1))
                         else e.burst end,
                     e.breaker::text, e.protocol, e.compress, e.response_id, e.keep_headers,
-                    (extract(epoch from e.disable_after) * 1000000)::bigint, e.disable_failures,
+                    outbox._duration_us(e.disable_after), e.disable_failures,
                     e.active, e.disabled_mode, e.consent,
                     c.auth::text, c.ca, c.certificate, c.key,
                     s.breaker, s.breaker_until, s.breaker_times, s.paused_until, s.failing_since, s.failures,
@@ -77,7 +80,7 @@ impl Endpoints {
                         order by k.created_at desc
                     ),
                     array(
-                        select coalesce((extract(epoch from k.expires_at) * 1000000)::bigint, 0)
+                        select coalesce(outbox._us(k.expires_at) + 946684800000000, 0)
                         from outbox.endpoint_secret k
                         where k.endpoint_id = e.id and (k.expires_at is null or k.expires_at > now())
                         order by k.created_at desc
@@ -87,8 +90,9 @@ impl Endpoints {
                 left join outbox.endpoint_credential c on c.endpoint_id = e.id
                 left join outbox.endpoint_state s on s.endpoint_id = e.id
                 left join outbox.endpoint_consent k on k.endpoint_id = e.id
-                left join outbox.proxy p on p.name = e.proxy or e.proxy is null and p.is_default",
-                &[],
+                left join outbox.proxy p on p.name = e.proxy or e.proxy is null and p.is_default
+                where $1 is null or e.id = any ($1)",
+                &[INT4ARRAYOID],
             ),
             write: Plan::new(
                 "select outbox._record_endpoint_states($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
@@ -112,10 +116,33 @@ impl Endpoints {
 
     /// Reads all endpoints. Inside a transaction.
     pub fn load(&mut self) -> Vec<Endpoint> {
+        self.load_these(None)
+    }
+
+    /// The same, each by itself: those that cannot be read take nothing until they can be, and are given with the reason. Inside a
+    /// transaction.
+    pub fn load_apart(&mut self) -> outbox_core::Result<(Vec<Endpoint>, Vec<(i32, Failure)>)> {
+        let mut ids = Vec::new();
+        self.ids.execute(&[]).for_each(|row| ids.extend(row.get::<i32>(0)));
+        let failed = apart(&ids, &mut |ids| {
+            self.load_these(Some(ids));
+            Ok(())
+        })?;
+        let failed: Vec<(i32, Failure)> = failed.into_iter().map(|(place, failure)| (ids[place], failure)).collect();
+        ids.retain(|id| failed.iter().all(|(other, _)| other != id));
+        let mut endpoints = self.load_these(Some(&ids));
+        for (id, failure) in &failed {
+            self.health.entry(*id).or_default().mode = Mode::Hold;
+            endpoints.push(held(*id, failure));
+        }
+        Ok((endpoints, failed))
+    }
+
+    fn load_these(&mut self, ids: Option<&[i32]>) -> Vec<Endpoint> {
         let Endpoints { load, health, .. } = self;
         let plain_allowed = gucs::ALLOW_HTTP.get();
         let mut endpoints = Vec::new();
-        load.execute(&[]).for_each(|row| {
+        load.execute(&[ids.map(<[i32]>::to_vec).and_then(arg)]).for_each(|row| {
             let mut endpoint = endpoint(row, plain_allowed);
             match health.get_mut(&endpoint.id) {
                 None => {
@@ -235,10 +262,16 @@ impl Endpoints {
         self.health.values().filter(|health| health.dirty || health.disable.is_some()).map(wait).min()
     }
 
-    /// Writes what has changed. Inside a transaction; `written` follows when it has committed.
-    pub fn write(&mut self) {
+    /// The endpoints of which something is to be written.
+    pub fn changed(&self) -> Vec<i32> {
+        self.health.iter().filter(|(_, health)| health.dirty || health.disable.is_some()).map(|(id, _)| *id).collect()
+    }
+
+    /// Writes what has changed of these endpoints. Inside a transaction; `written` follows when it has committed.
+    pub fn write(&mut self, ids: &[i32]) {
         let Endpoints { write, disable, health, .. } = self;
-        let changed: Vec<(&i32, &Health)> = health.iter().filter(|(_, health)| health.dirty).collect();
+        let these: Vec<(&i32, &Health)> = ids.iter().filter_map(|id| Some((id, health.get(id)?))).collect();
+        let changed: Vec<(&i32, &Health)> = these.iter().copied().filter(|(_, health)| health.dirty).collect();
         if !changed.is_empty() {
             let times = |f: fn(&Health) -> Option<i64>| arg(changed.iter().map(|(_, h)| f(h)).collect::<Vec<_>>());
             let breaker = |h: &Health| h.saved.breaker;
@@ -266,7 +299,7 @@ impl Endpoints {
                 arg(changed.iter().map(|(_, h)| h.last_error.as_deref()).collect::<Vec<_>>()),
             ]);
         }
-        for (id, health) in health.iter() {
+        for (id, health) in these {
             if let Some((reason, detail)) = &health.disable {
                 disable.execute(&[arg(*id), arg(*reason), arg(detail.as_str())]);
             }
@@ -279,6 +312,29 @@ impl Endpoints {
             (health.dirty, health.urgent, health.disable) = (false, false, None);
             health.written = Some(Instant::now());
         }
+    }
+}
+
+/// An endpoint that cannot be read: what is for it waits.
+fn held(id: i32, failure: &Failure) -> Endpoint {
+    Endpoint {
+        id,
+        url: Err(format!("its settings cannot be read: {failure}")),
+        mode: Mode::Hold,
+        headers: Default::default(),
+        secrets: Vec::new(),
+        timeout: Duration::from_secs(15),
+        concurrency: 1,
+        rate: None,
+        breaker: breaker::Settings::default(),
+        state: Saved::default(),
+        auth: None,
+        tls: Tls::default(),
+        protocol: Protocol::default(),
+        proxy: None,
+        compress: false,
+        response_id: None,
+        keep_headers: Vec::new(),
     }
 }
 

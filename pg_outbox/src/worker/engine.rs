@@ -13,12 +13,13 @@ mod hand;
 mod outcomes;
 mod routing;
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use outbox_core::ids::IdMap;
 use outbox_core::progress::Progress;
-use outbox_sender::{Done, Sender};
+use outbox_sender::{Done, Endpoint, Sender};
 use pgrx::pg_sys::{INT8ARRAYOID, TEXTARRAYOID};
 
 use self::hand::Handed;
@@ -29,15 +30,16 @@ use super::consent::Consents;
 use super::decide::Decisions;
 use super::endpoints::Endpoints;
 use super::errand::Errands;
+use super::fault::{Faults, Kind};
 use super::order::Order;
 use super::predicate::Predicates;
 use super::pull::{self, Window};
 use super::record::{Checkpoint, Entry, Recorder, RoutingRow};
 use super::retry::Retries;
-use super::route::Reader;
+use super::route::{Reader, reading};
 use super::tally::Tally;
 use super::txn;
-use super::txn::Plan;
+use super::txn::{Failure, Plan};
 use crate::gucs;
 use crate::shmem::Slot;
 
@@ -51,6 +53,9 @@ const BUSY_TICK: usize = 64;
 const BUSY_INTERVAL: Duration = Duration::from_millis(5);
 /// Wait when another session has the sequencer's lock.
 const LOCK_WAIT: Duration = Duration::from_millis(20);
+
+/// How often settings that cannot be read are looked at again.
+const LOAD_AGAIN: Duration = Duration::from_secs(10);
 
 /// What a round came to.
 pub enum Round {
@@ -86,6 +91,7 @@ pub struct Engine {
     predicates: Predicates,
     decisions: Decisions,
     tally: Tally,
+    faults: Faults,
     bury: Plan,
     retries: Retries,
     order: Order,
@@ -96,6 +102,12 @@ pub struct Engine {
     consents: Consents,
     recovered: bool,
     reload: bool,
+    /// Subscriptions whose settings cannot be read: they lag.
+    held: HashSet<i32>,
+    /// When settings that cannot be read are looked at again.
+    load_again: Option<Instant>,
+    /// A subscription can be read again: the dispatcher is to go on from its checkpoint.
+    pub must_restart: bool,
     /// Subscriptions that are read again before the next message is routed.
     changed: Vec<i32>,
     /// Control messages up to here are known to the configuration.
@@ -134,7 +146,8 @@ impl Engine {
             predicates: Predicates::new(),
             decisions: Decisions::new(),
             tally: Tally::default(),
-            bury: Plan::new("select outbox._bury($1, $2, true)", &[INT8ARRAYOID, TEXTARRAYOID]),
+            faults: Faults::new(),
+            bury: Plan::new("select outbox._bury($1, $2, true, $3)", &[INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID]),
             retries: Retries::new(),
             order: Order::new(),
             errands: Errands::new(),
@@ -144,6 +157,9 @@ impl Engine {
             consents: Consents::new(),
             recovered: false,
             reload: false,
+            held: HashSet::new(),
+            load_again: None,
+            must_restart: false,
             changed: Vec::new(),
             horizon: 0,
             looked: false,
@@ -209,7 +225,7 @@ impl Engine {
     }
 
     /// One round.
-    pub fn round(&mut self) -> Result<Round, String> {
+    pub fn round(&mut self) -> Result<Round, Failure> {
         if !self.recovered {
             let generation = self.slot.generation();
             match self.recover()? {
@@ -227,6 +243,11 @@ impl Engine {
         }
         let poll = Duration::from_millis(gucs::POLL_INTERVAL.get() as u64);
         let mut pause = poll;
+        if let Some(at) = self.load_again {
+            self.reload |= at <= Instant::now();
+            pause = pause.min(at.saturating_duration_since(Instant::now()));
+            self.refresh()?;
+        }
         let mut again = false;
         self.take_outcomes();
 
@@ -274,7 +295,7 @@ impl Engine {
         if let Some(wait) = self.window.recount_in(&self.config) {
             pause = pause.min(wait.max(Duration::from_millis(1)));
         }
-        let lagging = self.config.subscriptions.values().filter(|s| s.progress.lag().is_some() && !s.is_quick());
+        let lagging = self.config.subscriptions.values().filter(|s| s.progress.lag().is_some() && !s.may_be_asked());
         if let Some(until) = lagging.filter_map(|s| s.slow_until).min() {
             pause = pause.min(until.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
         }
@@ -287,11 +308,16 @@ impl Engine {
             self.hand_out_due()?;
             if std::mem::take(&mut self.look_for_errands) {
                 let Engine { errands, reader, config, .. } = self;
-                let jobs = txn::run(|| Ok(errands.take(reader, config)))?;
+                let look = reading(reader, |reader| Ok(errands.look(reader, config)))?;
+                let (jobs, unsent) = errands.take(look);
                 self.sender.submit(jobs);
+                if !unsent.is_empty() {
+                    self.entries.extend(unsent);
+                    self.unrecorded_since.get_or_insert_with(Instant::now);
+                }
             }
         }
-        if let Some(wait) = self.consents.round(&self.sender)? {
+        if let Some(wait) = self.consents.round(&self.sender, &mut self.faults)? {
             pause = pause.min(wait);
         }
         match self.endpoints.write_in() {
@@ -319,7 +345,7 @@ impl Engine {
 
     /// Goes on where the last incarnation was. An outbox into which nothing has ever been enqueued is left alone: a restore
     /// may be about to load the original's rows.
-    fn recover(&mut self) -> Result<Found, String> {
+    fn recover(&mut self) -> Result<Found, Failure> {
         let Engine { reader, recorder, .. } = self;
         let ticked = txn::run(|| Ok(reader.tick(CHUNK)))?;
         self.tick_more = ticked.more;
@@ -350,6 +376,10 @@ impl Engine {
             let Some(known) = self.config.subscriptions.get_mut(&subscription) else { continue };
             known.progress = Progress::behind(saved.position);
             known.progress.catch_up(saved.position, checkpoint.routed);
+            if self.held.contains(&subscription) {
+                saved.open.iter().for_each(|position| known.progress.hand_out(*position));
+                continue;
+            }
             self.deliver_again(subscription, &saved.open)?;
         }
         self.retries.look_at_all(&self.config);
@@ -357,12 +387,22 @@ impl Engine {
         Ok(Found::Own)
     }
 
-    fn load_config(&mut self) -> Result<(), String> {
+    fn load_config(&mut self) -> Result<(), Failure> {
         // All that has been numbered by now is seen by a transaction that begins now.
         let (horizon, begun) = (self.end, if self.recovered { 0 } else { self.routed });
-        let Engine { loader, config, endpoints, .. } = self;
-        let (mut new, configured) = txn::run(|| Ok((loader.load(begun), endpoints.load())))?;
-        new.carry_over(config);
+        let Engine { loader, endpoints, .. } = self;
+        let (mut new, configured) = match txn::run(|| Ok((loader.load(begun)?, endpoints.load()))) {
+            Err(failure) if !failure.is_transient() => self.load_apart(begun)?,
+            loaded => {
+                // One that takes part again goes on from the checkpoint, as after a restart.
+                self.must_restart |= !self.held.is_empty();
+                self.faults.loaded(Kind::Subscription, &[])?;
+                self.faults.loaded(Kind::Endpoint, &[])?;
+                self.load_again = None;
+                loaded?
+            }
+        };
+        new.carry_over(&mut self.config);
         self.config = new;
         self.config.begin(self.routed);
         self.consents.look_at(configured.iter().map(|endpoint| endpoint.id));
@@ -374,17 +414,35 @@ impl Engine {
         Ok(())
     }
 
+    /// Reads the configuration without what cannot be read of it. A subscription that cannot be read lags, an endpoint takes
+    /// nothing: both are looked at again.
+    fn load_apart(&mut self, begun: i64) -> Result<(Config, Vec<Endpoint>), Failure> {
+        let Engine { loader, endpoints, routed, faults, .. } = self;
+        let loaded = txn::run(|| Ok((loader.load_apart(begun, *routed)?, endpoints.load_apart()?)))?;
+        let ((config, subscriptions), (configured, faulted)) = loaded;
+        for (kind, failed) in [(Kind::Subscription, &subscriptions), (Kind::Endpoint, &faulted)] {
+            failed.iter().for_each(|(id, failure)| faults.found(kind, (*id).into(), "load", failure));
+            faults.loaded(kind, &failed.iter().map(|(id, _)| (*id).into()).collect::<Vec<_>>())?;
+        }
+        faults.write();
+        let held: HashSet<i32> = subscriptions.iter().map(|(id, _)| *id).collect();
+        self.must_restart |= !self.held.is_subset(&held);
+        self.held = held;
+        self.load_again = Some(Instant::now() + LOAD_AGAIN);
+        Ok((config, configured))
+    }
+
     /// Reads what has changed of the configuration.
-    fn refresh(&mut self) -> Result<(), String> {
+    fn refresh(&mut self) -> Result<(), Failure> {
         if self.reload {
             return self.load_config();
         }
         if !self.changed.is_empty() {
             let Engine { loader, config, changed, .. } = self;
-            txn::run(|| {
-                loader.load_changed(config, changed);
-                Ok(())
-            })?;
+            match txn::run(|| loader.load_these(config, changed, 0)) {
+                Err(failure) if !failure.is_transient() => return self.load_config(),
+                loaded => loaded?,
+            }
             self.changed.clear();
             self.config.begin(self.routed);
             self.set_limits();
@@ -400,15 +458,15 @@ impl Engine {
     }
 
     /// Runs the sequencer and routes what it numbered. `false`: another session has its lock.
-    fn tick(&mut self) -> Result<bool, String> {
+    fn tick(&mut self) -> Result<bool, Failure> {
         let Engine { reader, end, routed, window, .. } = self;
         let (end_before, caught_up) = (*end, end == routed);
-        let (ticked, messages) = txn::run(|| {
+        let (ticked, messages) = reading(reader, |reader| {
             let ticked = reader.tick(CHUNK);
             // The messages are read in the same transaction, and used only after it has committed.
             let messages = (caught_up && ticked.first == end_before + 1 && !ticked.ids.is_empty())
                 .then(|| reader.messages(ticked.first, &ticked.ids, &ticked.segments));
-            window.look_among(messages.as_deref().unwrap_or_default());
+            window.look_among(messages.as_ref().map_or(&[], |(messages, _)| messages));
             Ok((ticked, messages))
         })?;
         match &*ticked.status {
@@ -419,14 +477,14 @@ impl Engine {
                 self.recovered = false;
                 return Ok(false);
             }
-            other => return Err(format!("the sequencer refuses: {other}")),
+            other => return Err(Failure::new(format!("the sequencer refuses: {other}"))),
         }
         self.last_tick = Some(Instant::now());
         self.last_found = ticked.ids.len();
         self.tick_more = ticked.more;
         self.end = self.end.max(ticked.last);
-        if let Some(messages) = messages {
-            self.route(&messages, ticked.last)?;
+        if let Some((messages, read)) = messages {
+            self.route(&messages, ticked.first + read as i64 - 1)?;
         }
         Ok(true)
     }

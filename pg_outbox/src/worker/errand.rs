@@ -11,8 +11,18 @@ use outbox_sender::{Job, Shape, Ticket};
 use pgrx::pg_sys::INT8ARRAYOID;
 
 use super::config::Config;
+use super::record::Entry;
 use super::route::{Reader, UNIX_EPOCH};
 use super::txn::{Plan, arg};
+
+/// What a look at the errands has found.
+pub struct Look {
+    jobs: Vec<Job>,
+    /// Those whose message cannot be read, with the reason.
+    unreadable: Vec<(Ticket, Arc<str>)>,
+    /// Those whose message or subscription is gone.
+    gone: Vec<i64>,
+}
 
 /// Errands that are out.
 pub struct Errands {
@@ -37,9 +47,11 @@ impl Errands {
         }
     }
 
-    /// The jobs of errands that are not out yet. Inside a transaction.
-    pub fn take(&mut self, reader: &mut Reader, config: &Config) -> Vec<Job> {
-        let Errands { load, out, finished, .. } = self;
+    /// Reads the errands that are not out yet. Inside a transaction; `take` follows when it has committed.
+    pub fn look(&mut self, reader: &mut Reader, config: &Config) -> Look {
+        let Errands { load, out, .. } = self;
+        let mut gone = Vec::new();
+        let mut unreadable = Vec::new();
         let (mut jobs, mut resend) = (Vec::new(), Vec::new());
         load.execute(&[arg(out.iter().copied().collect::<Vec<i64>>())]).for_each(|row| {
             let id = row.int(0);
@@ -71,6 +83,9 @@ impl Errands {
         for (ticket, segment) in resend {
             let stored = reader.message(ticket.position, ticket.message_id, segment);
             match (stored, config.subscriptions.get(&ticket.subscription)) {
+                (Some(stored), Some(_)) if stored.unreadable.is_some() => {
+                    unreadable.extend(stored.unreadable.map(|error| (ticket, error)));
+                }
                 (Some(stored), Some(subscription)) => jobs.push(Job {
                     ticket,
                     message: stored.message,
@@ -78,11 +93,23 @@ impl Errands {
                     shape: Arc::new(Shape { batch_size: 1, ..(*subscription.shape).clone() }),
                 }),
                 // The message or the subscription is gone: there is nothing to send.
-                _ => finished.push(ticket.delivery_id),
+                _ => gone.push(ticket.delivery_id),
             }
         }
-        out.extend(jobs.iter().map(|job| job.ticket.delivery_id));
-        jobs
+        Look { jobs, unreadable, gone }
+    }
+
+    /// Gives the jobs that were read, and as outcomes those that cannot be sent.
+    pub fn take(&mut self, look: Look) -> (Vec<Job>, Vec<Entry>) {
+        let Errands { out, finished, .. } = self;
+        finished.extend(look.gone);
+        out.extend(look.jobs.iter().map(|job| job.ticket.delivery_id));
+        let outcomes = look.unreadable.into_iter().map(|(ticket, error)| {
+            out.insert(ticket.delivery_id);
+            finished.push(ticket.delivery_id);
+            Entry::unsent(ticket, format!("the message cannot be read: {error}").into())
+        });
+        (look.jobs, outcomes.collect())
     }
 
     /// One came back; its row goes with the next record.

@@ -10,11 +10,12 @@ use outbox_core::progress::Progress;
 use pgrx::IntoDatum;
 
 use super::config::{Config, Loader};
+use super::decide::{Decision, Decisions};
 use super::engine::{is_control, matched_as};
 use super::predicate::{Predicates, Verdict, Verdicts};
 use super::pull::{self, Taken, Window};
 use super::record::{Checkpoint, Recorder, RoutingRow};
-use super::route::{Reader, Stored, subject};
+use super::route::{Reader, Stored, reading_inline};
 use crate::{pg_function, shmem};
 
 /// Messages numbered, and rows of the feed (of up to 960 messages) routed, by one claim.
@@ -28,6 +29,7 @@ struct Statements {
     recorder: Recorder,
     window: Window,
     predicates: Predicates,
+    decisions: Decisions,
 }
 
 thread_local! {
@@ -48,6 +50,7 @@ pg_function! {
             recorder: Recorder::new(),
             window: Window::new(),
             predicates: Predicates::inline(),
+            decisions: Decisions::new(),
         }));
         let status = route(&mut statements);
         // After an ERROR they are prepared anew: half of what the window held would be recorded twice.
@@ -59,14 +62,14 @@ pg_function! {
 }
 
 fn route(statements: &mut Statements) -> outbox_core::Result<Box<str>> {
-    let Statements { reader, loader, recorder, window, predicates } = statements;
+    let Statements { reader, loader, recorder, window, predicates, decisions } = statements;
     let ticked = reader.tick(CHUNK);
     if !matches!(&*ticked.status, "ticked" | "idle") {
         return Ok(ticked.status);
     }
     let last = recorder.last();
     let (id, incarnation, checkpoint) = last.unwrap_or((0, 0, Checkpoint { routed: 0, subscriptions: Vec::new() }));
-    let mut config = loader.load(checkpoint.routed);
+    let mut config = loader.load(checkpoint.routed)?;
     for (subscription, saved) in checkpoint.subscriptions {
         let Some(known) = config.subscriptions.get_mut(&subscription) else { continue };
         known.progress = Progress::behind(saved.position);
@@ -81,9 +84,9 @@ fn route(statements: &mut Statements) -> outbox_core::Result<Box<str>> {
     let mut routed = checkpoint.routed;
     let mut rows = Vec::new();
     if routed < ticked.last {
-        let (messages, upto) = reader.read(routed, ticked.last, ROWS);
+        let (messages, upto) = reading_inline(reader, |reader| Ok(reader.read(routed, ticked.last, ROWS)))?;
         let verdicts = predicates.examine(&mut config, &messages, |_| true);
-        rows.push(first_look(&mut config, window, &messages, &verdicts, routed, upto));
+        rows.push(first_look(&mut config, window, decisions, &messages, &verdicts, routed, upto));
         routed = upto;
     }
     let behind = |config: &Config| {
@@ -91,18 +94,19 @@ fn route(statements: &mut Statements) -> outbox_core::Result<Box<str>> {
         open.filter_map(|s| s.progress.lag()).min()
     };
     if let Some(from) = behind(&config) {
-        let (messages, upto) = reader.read(from, routed, ROWS);
+        let (messages, upto) = reading_inline(reader, |reader| Ok(reader.read(from, routed, ROWS)))?;
         let verdicts = predicates.examine(&mut config, &messages, |_| true);
         catch_up(
             &mut config,
             window,
+            decisions,
             &messages,
             &verdicts,
             if messages.is_empty() && upto == from { routed } else { upto },
             routed,
         );
     }
-    if rows.is_empty() && window.rows() == 0 {
+    if rows.is_empty() && window.rows() + decisions.len() == 0 {
         return Ok(ticked.status);
     }
     let mut subscriptions: Vec<_> =
@@ -110,15 +114,28 @@ fn route(statements: &mut Statements) -> outbox_core::Result<Box<str>> {
     subscriptions.sort_unstable_by_key(|(id, _)| *id);
     recorder.routing(&rows);
     window.record(std::iter::empty());
+    decisions.record();
     recorder.checkpoint(id + 1, incarnation, &Checkpoint { routed, subscriptions });
     window.recorded();
+    decisions.recorded().for_each(drop);
     Ok(ticked.status)
+}
+
+/// What becomes of a delivery that no worker can get: a dead letter. `false`: a worker can.
+fn decided(decisions: &mut Decisions, id: i32, stored: &Stored, verdict: &Verdict) -> bool {
+    decisions.push(match verdict {
+        _ if stored.unreadable.is_some() => Decision::unreadable(id, stored),
+        Verdict::Broken(error) => Decision::filter_failed(id, stored, error),
+        _ => return false,
+    });
+    true
 }
 
 /// Routes messages that nobody has looked at.
 fn first_look(
     config: &mut Config,
     window: &mut Window,
+    decisions: &mut Decisions,
     messages: &[Stored],
     verdicts: &Verdicts,
     from: i64,
@@ -127,17 +144,19 @@ fn first_look(
     let mut matched = vec![matched_as::GONE; usize::try_from(upto - from).unwrap_or(0)];
     for stored in messages {
         let position = stored.message.position;
-        let found =
-            config.route(position, &stored.message.topic, &subject(stored), verdicts, |id, subscription, verdict| {
-                if subscription.progress.lag().is_some() {
-                    return;
-                }
-                let open = subscription.pull && !subscription.paused && *verdict == Verdict::Holds;
-                let taken = if open { window.take(id, subscription, stored) } else { Taken::Full };
-                if taken != Taken::Yes {
-                    subscription.progress.fall_behind(position - 1);
-                }
-            });
+        let found = config.route(stored, verdicts, |id, subscription, verdict| {
+            if subscription.progress.lag().is_some() {
+                return;
+            }
+            if subscription.pull && !subscription.paused && decided(decisions, id, stored, verdict) {
+                return;
+            }
+            let open = subscription.pull && !subscription.paused && *verdict == Verdict::Holds;
+            let taken = if open { window.take(id, subscription, stored) } else { Taken::Full };
+            if taken != Taken::Yes {
+                subscription.progress.fall_behind(position - 1);
+            }
+        });
         matched[(position - from - 1) as usize] = matched_as::entry(&stored.message.topic, found);
         if is_control(stored) {
             config.begin(position);
@@ -150,6 +169,7 @@ fn first_look(
 fn catch_up(
     config: &mut Config,
     window: &mut Window,
+    decisions: &mut Decisions,
     messages: &[Stored],
     verdicts: &Verdicts,
     upto: i64,
@@ -165,8 +185,11 @@ fn catch_up(
         .collect();
     for stored in messages {
         let position = stored.message.position;
-        config.route(position, &stored.message.topic, &subject(stored), verdicts, |id, subscription, verdict| {
+        config.route(stored, verdicts, |id, subscription, verdict| {
             if !part.contains(&id) || subscription.progress.lag().is_none_or(|at| at >= position) {
+                return;
+            }
+            if decided(decisions, id, stored, verdict) {
                 return;
             }
             if *verdict != Verdict::Holds || window.take(id, subscription, stored) != Taken::Yes {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::BOOLOID;
 
-use super::txn::{self, Plan, arg};
+use super::txn::{self, Failure, Plan, arg};
 use crate::gucs;
 
 /// How often the jobs are asked what is due, at least: `pg_outbox.retention_interval` may be shorter.
@@ -18,7 +18,7 @@ const RETRY: Duration = Duration::from_secs(60);
 pub struct Maintenance {
     round: Plan,
     due: Instant,
-    said: Option<String>,
+    said: Option<Failure>,
 }
 
 impl Maintenance {

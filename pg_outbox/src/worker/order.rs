@@ -17,8 +17,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use pgrx::pg_sys::{INT4ARRAYOID, INT8ARRAYOID, TEXTARRAYOID};
 
 use super::config::{Ordering, Subscription};
+use super::fault::{Faults, Kind, apart};
 use super::route::Stored;
-use super::txn::{Plan, arg};
+use super::txn::{Failure, Plan, arg};
 
 /// A subscription and one of its keys; of a strict subscription the key is empty.
 pub type Lane = (i32, Box<str>);
@@ -184,18 +185,19 @@ impl Order {
 
     /// Records it. Inside the transaction that records the outcomes: behind them, and before rows that wait behind these keys.
     pub fn record(&mut self) {
-        if self.notes.is_empty() {
-            return;
-        }
+        write(&mut self.record, &self.notes);
+    }
+
+    /// The same, item by item where something fails.
+    pub fn record_apart(&mut self, faults: &mut Faults) -> Result<(), Failure> {
         let Order { notes, record, .. } = self;
-        let (ids, keys): (Vec<i32>, Vec<&str>) = notes.iter().map(|n| (n.lane.0, &*n.lane.1)).unzip();
-        record.execute(&[
-            arg(ids),
-            arg(notes.iter().map(|n| n.position).collect::<Vec<i64>>()),
-            arg(notes.iter().map(|n| n.message_id).collect::<Vec<i64>>()),
-            arg(keys),
-            arg(notes.iter().map(|n| n.what).collect::<Vec<_>>()),
-        ]);
+        for (place, failure) in apart(notes, &mut |notes| {
+            write(record, notes);
+            Ok(())
+        })? {
+            faults.found(Kind::Message, notes[place].message_id, "record", &failure);
+        }
+        Ok(())
     }
 
     /// Looks which of the keys still have rows. Inside the same transaction, behind everything that makes rows.
@@ -233,4 +235,19 @@ impl Order {
             rows.insert((row.get(0).unwrap_or_default(), row.text(1).unwrap_or_default()));
         });
     }
+}
+
+/// Writes what became of these deliveries.
+fn write(plan: &mut Plan, notes: &[Note]) {
+    if notes.is_empty() {
+        return;
+    }
+    let (ids, keys): (Vec<i32>, Vec<&str>) = notes.iter().map(|n| (n.lane.0, &*n.lane.1)).unzip();
+    plan.execute(&[
+        arg(ids),
+        arg(notes.iter().map(|n| n.position).collect::<Vec<i64>>()),
+        arg(notes.iter().map(|n| n.message_id).collect::<Vec<i64>>()),
+        arg(keys),
+        arg(notes.iter().map(|n| n.what).collect::<Vec<_>>()),
+    ]);
 }

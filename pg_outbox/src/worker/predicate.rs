@@ -3,19 +3,25 @@
 //! Only where a subscription has one and everything else about it matches. A path is a program of a subscriber's, so it runs
 //! under a timer; what a timer or an ERROR ends is that subscription's failure and nobody else's.
 //!
-//! Invariant: a subscription whose filter was too slow is left alone for ten times the timer, so all of them together take a
-//! tenth of the dispatcher's time at most; meanwhile it lags.
+//! Invariant: slow filters take a tenth of the dispatcher's time, all of them together. After one has been asked, only filters
+//! that are known to be quick are asked for nine times as long as it took; the subscriptions of the others lag meanwhile.
 
 use std::collections::HashMap;
 use std::ffi::c_int;
 use std::time::{Duration, Instant};
 
+use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::{self, TEXTARRAYOID, TEXTOID};
 
 use super::config::Config;
 use super::route::{Stored, subject};
-use super::txn::{self, Plan, arg};
+use super::txn::{self, Failure, Plan, arg};
 use crate::gucs;
+
+/// Longest time per payload of a filter that is quick.
+const QUICK: Duration = Duration::from_millis(1);
+/// After a slow filter the others rest for as many times as long as it took.
+const SHARE: u32 = 9;
 
 /// What a filter on the payload says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,13 +50,16 @@ pub struct Predicates {
     plan: Plan,
     /// In the transaction of a session, whose own settings bound it.
     inline: bool,
+    /// Until then only quick filters are asked.
+    rest_until: Option<Instant>,
 }
 
 /// What one subscription asks about.
 struct Question {
     path: String,
     asked: Vec<(i64, String)>,
-    quick: bool,
+    /// Whether the filter is known to be quick; `None`: it is not asked now.
+    known_quick: Option<bool>,
 }
 
 impl Predicates {
@@ -58,6 +67,7 @@ impl Predicates {
     pub const fn new() -> Predicates {
         Predicates {
             inline: false,
+            rest_until: None,
             plan: Plan::new(
                 // As outbox._path_holds says it; the path is parsed once.
                 "select array(
@@ -70,7 +80,7 @@ impl Predicates {
         }
     }
 
-    /// For a session that routes by itself, in its transaction: an ERROR is the session's.
+    /// For a session that routes by itself, in subtransactions of its own; its settings bound the time.
     pub const fn inline() -> Predicates {
         Predicates { inline: true, ..Predicates::new() }
     }
@@ -82,7 +92,7 @@ impl Predicates {
             return verdicts;
         }
         let mut questions: HashMap<(i32, String), Question> = HashMap::new();
-        for stored in messages {
+        for stored in messages.iter().filter(|stored| stored.unreadable.is_none()) {
             let position = stored.message.position;
             config.undecided(position, &stored.message.topic, &subject(stored), |id, subscription, path| {
                 if !wanted(id) {
@@ -98,60 +108,98 @@ impl Predicates {
                     .or_insert_with(|| Question {
                         path: path.to_owned(),
                         asked: Vec::new(),
-                        quick: subscription.is_quick(),
+                        known_quick: subscription.may_be_asked().then_some(subscription.filter_is_quick),
                     })
                     .asked
                     .push((position, String::from_utf8_lossy(&stored.message.content).into_owned()));
             });
         }
         for ((id, _), question) in questions {
-            if !question.quick {
-                continue;
-            }
+            let Some(known_quick) = question.known_quick else { continue };
             let timer = Duration::from_millis(gucs::FILTER_TIMEOUT.get().max(1) as u64);
-            let texts: Vec<&str> = question.asked.iter().map(|(_, text)| text.as_str()).collect();
-            if let Ok(answers) = self.evaluate(&question.path, &texts, timer) {
-                for ((position, _), holds) in question.asked.iter().zip(answers) {
-                    verdicts.0.insert((*position, id), if holds { Verdict::Holds } else { Verdict::Fails });
-                }
+            let begun = Instant::now();
+            let rest = self.rest_until.filter(|until| *until > begun);
+            if let Some(until) = rest.filter(|_| !known_quick) {
+                postpone(config, id, until);
                 continue;
             }
-            // One by one, to find out which.
-            for (position, text) in &question.asked {
-                match self.evaluate(&question.path, &[text], timer) {
-                    Ok(answers) => {
-                        let holds = answers.first().copied().unwrap_or(false);
-                        verdicts.0.insert((*position, id), if holds { Verdict::Holds } else { Verdict::Fails });
-                    }
-                    Err(error) => {
-                        verdicts.0.insert((*position, id), Verdict::Broken(error.into()));
-                        if let Some(subscription) = config.subscriptions.get_mut(&id) {
-                            subscription.slow_until = Some(Instant::now() + 10 * timer);
-                        }
-                        break;
-                    }
-                }
+            let answered = self.ask(&question, timer, rest.is_some());
+            let took = begun.elapsed();
+            let quick = answered.len() == question.asked.len() && took <= QUICK * question.asked.len() as u32;
+            if !quick && !self.inline {
+                self.rest_until = Some(Instant::now() + SHARE * took);
             }
+            let broken = answered.last().is_some_and(|(_, verdict)| matches!(verdict, Verdict::Broken(_)));
+            if broken {
+                postpone(config, id, Instant::now() + 10 * timer);
+            } else if let Some(until) = self.rest_until.filter(|_| answered.len() < question.asked.len()) {
+                postpone(config, id, until);
+            }
+            if let Some(subscription) = config.subscriptions.get_mut(&id) {
+                subscription.filter_is_quick = quick;
+            }
+            verdicts.0.extend(answered.into_iter().map(|(position, verdict)| ((position, id), verdict)));
         }
         verdicts
     }
 
-    fn evaluate(&mut self, path: &str, texts: &[&str], timer: Duration) -> Result<Vec<bool>, String> {
-        if self.inline {
-            let rows = self.plan.execute(&[arg(path), arg(texts.to_vec())]);
-            return Ok(rows.first(|row| row.get::<Vec<bool>>(0).unwrap_or_default()).unwrap_or_default());
+    /// Verdicts on the first of what is asked about, or on all of it. A filter that was quick until now has a tenth of the timer
+    /// while slow ones rest.
+    fn ask(&mut self, question: &Question, timer: Duration, in_haste: bool) -> Vec<(i64, Verdict)> {
+        let texts: Vec<&str> = question.asked.iter().map(|(_, text)| text.as_str()).collect();
+        let verdict = |holds| if holds { Verdict::Holds } else { Verdict::Fails };
+        let all = if in_haste { timer / 10 } else { timer };
+        if let Ok(answers) = self.evaluate(&question.path, &texts, all) {
+            return question
+                .asked
+                .iter()
+                .zip(answers)
+                .map(|((position, _), holds)| (*position, verdict(holds)))
+                .collect();
         }
-        let plan = &mut self.plan;
-        let answers = run_timed(timer, || {
+        let mut answered = Vec::new();
+        let begun = Instant::now();
+        // One by one, to find out which; not for longer than one may take.
+        for (position, text) in question.asked.iter().take(if in_haste { 0 } else { usize::MAX }) {
+            match self.evaluate(&question.path, &[text], timer) {
+                Ok(answers) => answered.push((*position, verdict(answers.first().copied().unwrap_or(false)))),
+                Err(failure) => {
+                    answered.push((*position, Verdict::Broken(failure.message.into())));
+                    break;
+                }
+            }
+            if begun.elapsed() >= timer {
+                break;
+            }
+        }
+        answered
+    }
+
+    fn evaluate(&mut self, path: &str, texts: &[&str], timer: Duration) -> Result<Vec<bool>, Failure> {
+        let Predicates { plan, inline, .. } = self;
+        let ask = || {
             let rows = plan.execute(&[arg(path), arg(texts.to_vec())]);
             Ok(rows.first(|row| row.get::<Vec<bool>>(0).unwrap_or_default()).unwrap_or_default())
-        })?;
-        if answers.len() == texts.len() { Ok(answers) } else { Err("a filter gave no answer".to_owned()) }
+        };
+        let answers = if *inline { txn::attempt(ask) } else { run_timed(timer, ask) };
+        if let Some(cancelled) = answers.as_ref().err().filter(|failure| *inline && failure.is_transient()) {
+            // It is the session that was cancelled, not the filter that failed.
+            pgrx::ereport!(ERROR, PgSqlErrorCode::ERRCODE_QUERY_CANCELED, cancelled.message.clone());
+        }
+        let answers = answers?;
+        if answers.len() == texts.len() { Ok(answers) } else { Err(Failure::new("a filter gave no answer")) }
+    }
+}
+
+/// The subscription's filter is not asked before `until`.
+fn postpone(config: &mut Config, id: i32, until: Instant) {
+    if let Some(subscription) = config.subscriptions.get_mut(&id) {
+        subscription.slow_until = Some(until);
     }
 }
 
 /// Runs `work` in a transaction that is cancelled when it takes longer than `timer`.
-pub fn run_timed<T>(timer: Duration, work: impl FnOnce() -> outbox_core::Result<T>) -> Result<T, String> {
+pub fn run_timed<T>(timer: Duration, work: impl FnOnce() -> outbox_core::Result<T>) -> Result<T, Failure> {
     let outcome = txn::run(|| {
         let _timer = Timer::start(timer);
         work()

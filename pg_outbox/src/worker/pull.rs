@@ -17,10 +17,12 @@ use pgrx::pg_sys::{
 };
 
 use super::config::{Config, Ordering, Subscription};
+use super::decide::{Decision, Decisions};
+use super::fault::{Faults, Kind, apart};
 use super::now;
 use super::record::EXPIRED;
 use super::route::{Stored, UNIX_EPOCH};
-use super::txn::{self, Plan, arg};
+use super::txn::{self, Failure, Plan, arg};
 use crate::{marks, shmem};
 
 /// Rows of a subscription that wait for their first try.
@@ -81,15 +83,13 @@ pub struct Window {
     ended: Vec<Ended>,
     /// Messages that are not to be delivered any more; usually empty.
     cancelled: HashSet<i64>,
-    open: Plan,
-    open_bundle: Plan,
-    opened: Plan,
-    end: Plan,
     count: Plan,
     pass: Plan,
+    pass_apart: Plan,
+    plans: RowPlans,
     load_cancelled: Plan,
     cancelled_among: Plan,
-    end_cancelled: Plan,
+    end_cancelled_of: Plan,
     notify: Plan,
     /// Subscriptions whose workers are to be notified of the rows that are being recorded.
     tell: Vec<i32>,
@@ -110,30 +110,7 @@ impl Window {
             rows: Vec::new(),
             ended: Vec::new(),
             cancelled: HashSet::new(),
-            open: Plan::new(
-                "select outbox._open_deliveries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-                &[
-                    BOOLARRAYOID,
-                    INT4ARRAYOID,
-                    INT8ARRAYOID,
-                    INT8ARRAYOID,
-                    INT2ARRAYOID,
-                    INT2ARRAYOID,
-                    INT8ARRAYOID,
-                    INT8ARRAYOID,
-                    INT4ARRAYOID,
-                    TEXTARRAYOID,
-                ],
-            ),
-            open_bundle: Plan::new(
-                "select outbox._open_bundle($1, $2, $3, $4, $5)",
-                &[INT4OID, INT2OID, INT8OID, INT8ARRAYOID, INT8ARRAYOID],
-            ),
-            opened: Plan::new("select outbox._opened($1, $2)", &[INT4ARRAYOID, INT8ARRAYOID]),
-            end: Plan::new(
-                "select outbox._record_ended($1, $2, $3, $4, $5)",
-                &[INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, INT2ARRAYOID, TEXTARRAYOID],
-            ),
+            plans: RowPlans::new(),
             // From the newest end: what is behind it has been tried, or is about to be. The limit bounds what many rows that
             // wait for a retry can cost, the lowest position what the entries of rows that are gone can cost while somebody
             // holds a snapshot.
@@ -152,6 +129,7 @@ impl Window {
                 &[INT4OID, INT8OID, TIMESTAMPTZOID, INT8OID],
             ),
             pass: Plan::new("select p.more, p.soon, p.free from outbox._pass($1, $2) p", &[INT4OID, INT8ARRAYOID]),
+            pass_apart: Plan::new("select outbox._pass_apart($1, $2)", &[INT4OID, INT8ARRAYOID]),
             notify: Plan::new("select outbox._notify_workers($1)", &[INT4ARRAYOID]),
             tell: Vec::new(),
             load_cancelled: Plan::new("select c.message_id from outbox.cancelled c", &[]),
@@ -159,7 +137,7 @@ impl Window {
                 "select c.message_id from outbox.cancelled c where c.message_id between $1 and $2",
                 &[INT8OID, INT8OID],
             ),
-            end_cancelled: Plan::new("select outbox._end_cancelled($1, '{}')", &[INT8ARRAYOID]),
+            end_cancelled_of: Plan::new("select outbox._end_cancelled($1, '{}')", &[INT8ARRAYOID]),
             lowest: HashMap::new(),
             counted: None,
             recount_after: RECOUNT,
@@ -287,56 +265,49 @@ impl Window {
     /// Writes the rows. Inside the transaction of the checkpoint. `failed`: messages of other rows that this transaction has
     /// made or changed. Whoever has cancelled a message meanwhile could not see its row: it is ended here.
     pub fn record(&mut self, failed: impl Iterator<Item = i64>) {
-        self.open_rows();
+        self.plans.open_rows(&self.rows);
+        self.tell = self.plans.opened(&self.rows);
+        self.plans.end(&self.ended);
+        self.end_cancelled(failed);
+    }
+
+    /// The same, item by item where something fails. What cannot become a row is decided: it is dead.
+    pub fn record_apart(
+        &mut self,
+        failed: impl Iterator<Item = i64>,
+        decisions: &mut Decisions,
+        faults: &mut Faults,
+    ) -> Result<(), Failure> {
+        let Window { rows, ended, plans, .. } = self;
+        let without_row = apart(rows, &mut |rows| {
+            plans.open_rows(rows);
+            Ok(())
+        })?;
+        // From the last on: what is before it keeps its place.
+        for (place, failure) in without_row.into_iter().rev() {
+            let row = rows.remove(place);
+            let of = (row.position, row.message_id);
+            decisions.push(Decision::unrecordable(row.subscription, of, row.segment, &failure));
+        }
+        for (place, failure) in apart(ended, &mut |ended| {
+            plans.end(ended);
+            Ok(())
+        })? {
+            faults.found(Kind::Message, ended[place].message_id, "record", &failure);
+        }
+        self.tell = self.plans.opened(&self.rows);
+        self.end_cancelled(failed);
+        Ok(())
+    }
+
+    /// Ends what was cancelled while its row was being made or changed.
+    fn end_cancelled(&mut self, failed: impl Iterator<Item = i64>) {
         let messages: Vec<i64> = self.rows.iter().map(|r| r.message_id).chain(failed).collect();
         if !messages.is_empty() {
-            let ended = self.end_cancelled.execute(&[arg(messages)]).first(|row| row.int(0)).unwrap_or(0);
+            let ended = self.end_cancelled_of.execute(&[arg(messages)]).first(|row| row.int(0)).unwrap_or(0);
             if ended > 0 {
                 self.pass_now();
             }
-        }
-    }
-
-    fn open_rows(&mut self) {
-        let (bundles, rows) = bundled(&self.rows);
-        for bundle in bundles {
-            self.open_bundle.execute(&[
-                arg(bundle[0].subscription),
-                arg(bundle[0].segment),
-                arg(bundle[0].due),
-                arg(bundle.iter().map(|r| r.position).collect::<Vec<i64>>()),
-                arg(bundle.iter().map(|r| r.message_id).collect::<Vec<i64>>()),
-            ]);
-        }
-        if !rows.is_empty() {
-            self.open.execute(&[
-                arg(rows.iter().map(|r| r.pull).collect::<Vec<bool>>()),
-                arg(rows.iter().map(|r| r.subscription).collect::<Vec<i32>>()),
-                arg(rows.iter().map(|r| r.position).collect::<Vec<i64>>()),
-                arg(rows.iter().map(|r| r.message_id).collect::<Vec<i64>>()),
-                arg(rows.iter().map(|r| r.segment).collect::<Vec<i16>>()),
-                arg(rows.iter().map(|r| r.priority).collect::<Vec<i16>>()),
-                arg(rows.iter().map(|r| r.due).collect::<Vec<i64>>()),
-                arg(rows.iter().map(|r| r.expires).collect::<Vec<_>>()),
-                arg(rows.iter().map(|r| r.max_attempts).collect::<Vec<_>>()),
-                arg(rows.iter().map(|r| r.key.as_deref()).collect::<Vec<_>>()),
-            ]);
-        }
-        if !self.rows.is_empty() {
-            let subscriptions: HashSet<i32> = self.rows.iter().map(|r| r.subscription).collect();
-            let messages: Vec<i64> = self.rows.iter().map(|r| r.message_id).collect();
-            let told = self.opened.execute(&[arg(Vec::from_iter(subscriptions)), arg(messages)]);
-            self.tell = told.first(|row| row.get::<Vec<i32>>(0)).flatten().unwrap_or_default();
-        }
-        let ended = &self.ended;
-        if !ended.is_empty() {
-            self.end.execute(&[
-                arg(ended.iter().map(|r| r.subscription).collect::<Vec<i32>>()),
-                arg(ended.iter().map(|r| r.position).collect::<Vec<i64>>()),
-                arg(ended.iter().map(|r| r.message_id).collect::<Vec<i64>>()),
-                arg(ended.iter().map(|r| r.segment).collect::<Vec<i16>>()),
-                arg(ended.iter().map(|r| r.outcome).collect::<Vec<_>>()),
-            ]);
         }
     }
 
@@ -360,19 +331,22 @@ impl Window {
 
     /// Wakes workers that wait for something to claim: those in `claim_wait`, and by NOTIFY those of subscriptions that ask for
     /// it, in a transaction of its own, because NOTIFY takes a lock that all committers share.
-    pub fn tell_workers(&mut self) -> Result<(), String> {
+    pub fn tell_workers(&mut self) {
         if let Some(shared) = shmem::shared() {
             // SAFETY: a constant of this process.
             shared.wake_waiters(unsafe { pgrx::pg_sys::MyDatabaseId });
         }
         if !self.tell.is_empty() {
             let (notify, tell) = (&mut self.notify, std::mem::take(&mut self.tell));
-            txn::run(|| {
+            let told = txn::run(|| {
                 notify.execute(&[arg(tell)]);
                 Ok(())
-            })?;
+            });
+            // A notification is a hint: one that fails is not repeated, workers poll as well.
+            if let Err(failure) = told {
+                pgrx::log!("pg_outbox dispatcher: workers were not notified: {failure}");
+            }
         }
-        Ok(())
     }
 
     /// Counts the rows of all pull subscriptions. Inside a transaction.
@@ -385,7 +359,7 @@ impl Window {
     }
 
     /// Counts the rows of subscriptions whose window seems full, if it is time to.
-    pub fn recount(&mut self, config: &mut Config) -> Result<(), String> {
+    pub fn recount(&mut self, config: &mut Config) -> Result<(), Failure> {
         // What is not recorded yet cannot be counted: it will be within milliseconds.
         if self.recount_in(config) != Some(Duration::ZERO) || !self.rows.is_empty() {
             return Ok(());
@@ -431,26 +405,126 @@ impl Window {
     }
 
     /// Takes back expired leases, ends what has expired, unblocks keys. Says when to look again.
-    pub fn pass(&mut self, in_flight: impl FnOnce() -> Vec<i64>, poll: Duration) -> Result<Duration, String> {
+    pub fn pass(&mut self, in_flight: impl FnOnce() -> Vec<i64>, poll: Duration) -> Result<Duration, Failure> {
         let interval = if self.soon { PASS.min(poll) } else { poll };
         let since = self.passed.map_or(Duration::MAX, |at| at.elapsed());
         if since < interval {
             return Ok(interval - since);
         }
-        let pass = &mut self.pass;
-        let (more, soon, free) = txn::run(|| {
-            let rows = pass.execute(&[arg(PASS_LIMIT), arg(in_flight())]);
+        let Window { pass, pass_apart, .. } = self;
+        let in_flight = in_flight();
+        let passed = txn::run(|| {
+            let rows = pass.execute(&[arg(PASS_LIMIT), arg(in_flight.as_slice())]);
             Ok(rows
                 .first(|row| (row.get(0).unwrap_or(false), row.get(1).unwrap_or(false), row.int(2) > 0))
                 .unwrap_or_default())
-        })?;
+        });
+        let (more, soon, free) = match passed {
+            Err(failure) if !failure.is_transient() => {
+                pgrx::log!("pg_outbox dispatcher: {failure}; looking at each lease and delivery by itself");
+                txn::run(|| {
+                    pass_apart.execute(&[arg(PASS_LIMIT), arg(in_flight.as_slice())]);
+                    Ok((false, true, true))
+                })?
+            }
+            passed => passed?,
+        };
         self.passed = (!more).then(Instant::now);
         self.soon = soon;
         if free {
             self.promoted = true;
-            self.tell_workers()?;
+            self.tell_workers();
         }
         Ok(if more { Duration::ZERO } else { PASS.min(poll) })
+    }
+}
+
+/// Statements that make rows, and end deliveries without one.
+struct RowPlans {
+    open: Plan,
+    open_bundle: Plan,
+    opened: Plan,
+    end: Plan,
+}
+
+impl RowPlans {
+    const fn new() -> RowPlans {
+        RowPlans {
+            open: Plan::new(
+                "select outbox._open_deliveries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                &[
+                    BOOLARRAYOID,
+                    INT4ARRAYOID,
+                    INT8ARRAYOID,
+                    INT8ARRAYOID,
+                    INT2ARRAYOID,
+                    INT2ARRAYOID,
+                    INT8ARRAYOID,
+                    INT8ARRAYOID,
+                    INT4ARRAYOID,
+                    TEXTARRAYOID,
+                ],
+            ),
+            open_bundle: Plan::new(
+                "select outbox._open_bundle($1, $2, $3, $4, $5)",
+                &[INT4OID, INT2OID, INT8OID, INT8ARRAYOID, INT8ARRAYOID],
+            ),
+            opened: Plan::new("select outbox._opened($1, $2)", &[INT4ARRAYOID, INT8ARRAYOID]),
+            end: Plan::new(
+                "select outbox._record_ended($1, $2, $3, $4, $5)",
+                &[INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, INT2ARRAYOID, TEXTARRAYOID],
+            ),
+        }
+    }
+
+    fn open_rows(&mut self, rows: &[NewRow]) {
+        let (bundles, rows) = bundled(rows);
+        for bundle in bundles {
+            self.open_bundle.execute(&[
+                arg(bundle[0].subscription),
+                arg(bundle[0].segment),
+                arg(bundle[0].due),
+                arg(bundle.iter().map(|r| r.position).collect::<Vec<i64>>()),
+                arg(bundle.iter().map(|r| r.message_id).collect::<Vec<i64>>()),
+            ]);
+        }
+        if !rows.is_empty() {
+            self.open.execute(&[
+                arg(rows.iter().map(|r| r.pull).collect::<Vec<bool>>()),
+                arg(rows.iter().map(|r| r.subscription).collect::<Vec<i32>>()),
+                arg(rows.iter().map(|r| r.position).collect::<Vec<i64>>()),
+                arg(rows.iter().map(|r| r.message_id).collect::<Vec<i64>>()),
+                arg(rows.iter().map(|r| r.segment).collect::<Vec<i16>>()),
+                arg(rows.iter().map(|r| r.priority).collect::<Vec<i16>>()),
+                arg(rows.iter().map(|r| r.due).collect::<Vec<i64>>()),
+                arg(rows.iter().map(|r| r.expires).collect::<Vec<_>>()),
+                arg(rows.iter().map(|r| r.max_attempts).collect::<Vec<_>>()),
+                arg(rows.iter().map(|r| r.key.as_deref()).collect::<Vec<_>>()),
+            ]);
+        }
+    }
+
+    /// After rows have been made: whose workers are to be notified, and what was cancelled meanwhile.
+    fn opened(&mut self, rows: &[NewRow]) -> Vec<i32> {
+        if rows.is_empty() {
+            return Vec::new();
+        }
+        let subscriptions: HashSet<i32> = rows.iter().map(|r| r.subscription).collect();
+        let messages: Vec<i64> = rows.iter().map(|r| r.message_id).collect();
+        let told = self.opened.execute(&[arg(Vec::from_iter(subscriptions)), arg(messages)]);
+        told.first(|row| row.get::<Vec<i32>>(0)).flatten().unwrap_or_default()
+    }
+
+    fn end(&mut self, ended: &[Ended]) {
+        if !ended.is_empty() {
+            self.end.execute(&[
+                arg(ended.iter().map(|r| r.subscription).collect::<Vec<i32>>()),
+                arg(ended.iter().map(|r| r.position).collect::<Vec<i64>>()),
+                arg(ended.iter().map(|r| r.message_id).collect::<Vec<i64>>()),
+                arg(ended.iter().map(|r| r.segment).collect::<Vec<i16>>()),
+                arg(ended.iter().map(|r| r.outcome).collect::<Vec<_>>()),
+            ]);
+        }
     }
 }
 

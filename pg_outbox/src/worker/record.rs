@@ -5,17 +5,19 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 
 use outbox_core::Result;
-use outbox_core::policy::Outcome;
+use outbox_core::policy::{Fault, Outcome};
 use outbox_core::progress::Saved;
-use outbox_sender::Done;
+use outbox_sender::{Done, Ticket};
 use pgrx::IntoDatum;
 use pgrx::pg_sys::{Datum, INT2ARRAYOID, INT4ARRAYOID, INT4OID, INT8ARRAYOID, INT8OID, TEXTARRAYOID};
 
 use super::counters::{self, Counted};
+use super::now;
 use super::route::UNIX_EPOCH;
-use super::txn::{Plan, arg};
+use super::txn::{Failure, Plan, arg};
 use crate::append::Leaf;
 use crate::catalog;
 
@@ -57,6 +59,40 @@ pub struct Entry {
     pub done: Done,
     pub segment: i16,
     pub fate: Fate,
+}
+
+impl Entry {
+    /// The outcome of a try by hand that was never with the HTTP thread: its attempt has the number 0.
+    pub fn unsent(ticket: Ticket, error: Box<str>) -> Entry {
+        let time = now() + UNIX_EPOCH;
+        let done = Done {
+            ticket: Ticket { attempt: 0, ..ticket },
+            message: None,
+            batch: 0,
+            skipped: false,
+            started_at: time,
+            finished_at: time,
+            outcome: Outcome::Fault(Fault::Invalid),
+            status: None,
+            error: Some(error),
+            retry_after: None,
+            remote: None,
+            answer: None,
+        };
+        Entry { done, segment: 0, fate: Fate::Manual(false) }
+    }
+
+    /// Leaves out what comes from the receiver, and says that it could not be recorded.
+    pub fn make_plain(&mut self, failure: &Failure) {
+        self.done.batch = 0;
+        self.done.answer = None;
+        self.done.error = Some(format!("its outcome could not be recorded: {failure}").into());
+    }
+
+    /// Whether the HTTP thread had it.
+    pub fn was_sent(&self) -> bool {
+        self.done.ticket.attempt > 0
+    }
 }
 
 /// A stretch of the feed that was routed.
@@ -147,7 +183,7 @@ impl Recorder {
             return Ok(());
         }
         append_attempts(entries)?;
-        counters::append(requests(entries).flat_map(|request| request.iter().enumerate().map(counted)))?;
+        counters::append(entries.chunk_by(of_one_request).flat_map(|request| request.iter().enumerate().map(counted)))?;
         let completed: Vec<i64> = entries
             .iter()
             .filter(|e| {
@@ -289,8 +325,20 @@ mod column {
 }
 
 /// The deliveries of each request: those of a batch come back one behind the other.
-fn requests(entries: &[Entry]) -> impl Iterator<Item = &[Entry]> {
-    entries.chunk_by(|a, b| a.done.batch != 0 && a.done.batch == b.done.batch)
+fn of_one_request(a: &Entry, b: &Entry) -> bool {
+    a.done.batch != 0 && a.done.batch == b.done.batch
+}
+
+/// Where the deliveries of each request are.
+pub fn requests(entries: &[Entry]) -> Vec<Range<usize>> {
+    let mut end = 0;
+    entries
+        .chunk_by(of_one_request)
+        .map(|request| {
+            end += request.len();
+            end - request.len()..end
+        })
+        .collect()
 }
 
 /// A delivery; the request that carried it, and its time, are counted with the first one.
@@ -312,7 +360,7 @@ fn append_attempts(entries: &[Entry]) -> Result<()> {
     let segment = catalog::current_value(catalog::lookup("_attempt_segment")?).rem_euclid(catalog::LEAVES as i64);
     let mut leaf = Leaf::open(catalog::lookup(&format!("_attempt_{segment:02}"))?);
     let mut texts = Texts::default();
-    leaf.append_all(requests(entries).map(|request| attempt_row(request, segment as i16, &mut texts)));
+    leaf.append_all(entries.chunk_by(of_one_request).map(|request| attempt_row(request, segment as i16, &mut texts)));
     leaf.close();
     Ok(())
 }

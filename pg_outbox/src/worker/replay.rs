@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys::{INT4OID, INT8OID, TEXTOID};
 
 use super::predicate::run_timed;
-use super::txn::{self, Plan, arg};
+use super::txn::{self, Failure, Plan, arg};
 use crate::gucs;
 
 /// How often a replay takes a step.
@@ -57,7 +57,7 @@ impl Replays {
     }
 
     /// Takes the steps that are due.
-    pub fn run(&mut self) -> Result<(), String> {
+    pub fn run(&mut self) -> Result<(), Failure> {
         if self.look {
             let list = &mut self.list;
             let found = txn::run(|| {
@@ -102,7 +102,7 @@ impl Replays {
                     }
                     pgrx::log!("pg_outbox dispatcher: replay {id} failed: {error}");
                     let given_up = txn::run(|| {
-                        failed.execute(&[arg(*id), arg(error.as_str())]);
+                        failed.execute(&[arg(*id), arg(&*error.message)]);
                         Ok(())
                     });
                     given_up.is_err()

@@ -32,6 +32,15 @@ pub struct Due {
     pub stored: Option<Stored>,
 }
 
+/// What a look at the rows of some subscriptions has found.
+#[derive(Default)]
+pub struct Look {
+    subscriptions: Vec<i32>,
+    due: Vec<Due>,
+    /// When the others of a subscription are due.
+    next: Vec<(i32, i64)>,
+}
+
 /// What is known of the rows that wait.
 pub struct Retries {
     plan: Plan,
@@ -130,8 +139,9 @@ impl Retries {
         due
     }
 
-    /// Takes the rows that are due at `now`, of the subscriptions that are `ready`. Inside a transaction.
-    pub fn take(&mut self, reader: &mut Reader, now: i64, ready: impl Fn(i32) -> bool) -> Vec<Due> {
+    /// Reads the rows that are due at `now`, of the subscriptions that are `ready`. Inside a transaction; `take` follows when it
+    /// has committed.
+    pub fn look(&mut self, reader: &mut Reader, now: i64, ready: impl Fn(i32) -> bool) -> Look {
         let mut share: HashMap<i32, i32> = HashMap::new();
         self.out.values().for_each(|subscription| *share.entry(*subscription).or_default() += 1);
         let (mut ids, mut rooms) = (Vec::new(), Vec::new());
@@ -149,12 +159,11 @@ impl Retries {
             rooms.push(room);
         }
         if ids.is_empty() {
-            return Vec::new();
+            return Look::default();
         }
-        let Retries { plan, out, next, .. } = self;
-        ids.iter().for_each(|id| {
-            next.remove(id);
-        });
+        let Retries { plan, out, .. } = self;
+        let subscriptions = ids.clone();
+        let mut next = Vec::new();
         let mut left: HashMap<i32, i32> = ids.iter().copied().zip(rooms.iter().copied()).collect();
         let known: Vec<i64> = out.keys().copied().collect();
         let mut due = Vec::new();
@@ -163,8 +172,7 @@ impl Retries {
             let (id, subscription, at) = (row.int(0), row.get::<i32>(1).unwrap_or_default(), row.int(6));
             let left = left.entry(subscription).or_default();
             if at > now || *left <= 0 {
-                let soonest = next.entry(subscription).or_insert(at);
-                *soonest = (*soonest).min(at);
+                next.push((subscription, at));
                 return;
             }
             *left -= 1;
@@ -176,6 +184,17 @@ impl Retries {
         for (due, (position, message, segment)) in due.iter_mut().zip(places) {
             due.stored = reader.message(position, message, segment);
         }
-        due
+        Look { subscriptions, due, next }
+    }
+
+    /// Gives what was read, and remembers when to look again.
+    pub fn take(&mut self, look: Look) -> Vec<Due> {
+        for id in &look.subscriptions {
+            self.next.remove(id);
+        }
+        for (subscription, at) in look.next {
+            self.at(subscription, at);
+        }
+        look.due
     }
 }

@@ -1,5 +1,11 @@
 //! Reading the feed: which messages are where, and what they say.
+//!
+//! Invariants:
+//! * One reading is bounded in messages and in bytes.
+//! * A message that cannot be read costs itself only. A transaction that fails is followed by one look at each message that it
+//!   has tried to read (`reading`); those that fail alone are known as unreadable from then on, and become dead letters.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,7 +15,7 @@ use outbox_core::webhook_id::WebhookId;
 use pgrx::pg_sys::{INT4OID, INT8ARRAYOID, INT8OID};
 
 use super::scan;
-use super::txn::{Plan, Row, arg};
+use super::txn::{self, Failure, Plan, Row, arg};
 use crate::catalog::LEAVES;
 use crate::enqueue::column;
 
@@ -22,6 +28,20 @@ pub struct Stored {
     pub segment: i16,
     pub message: Arc<Message>,
     pub attributes: Attributes,
+    /// Why its content cannot be read. Its topic is empty if not even that can be.
+    pub unreadable: Option<Arc<str>>,
+}
+
+/// Bytes of content that are read at once, but for the last message's: a chunk of large messages is not in memory as a whole.
+const READ_BYTES: usize = 16 << 20;
+/// Messages that are remembered as unreadable. More than these are found out anew when they are met again.
+const UNREADABLE: usize = 10_000;
+
+/// A message that cannot be read.
+struct Unreadable {
+    error: Arc<str>,
+    /// Not even what routing looks at can be.
+    wholly: bool,
 }
 
 /// What routing looks at beyond the topic.
@@ -55,6 +75,38 @@ pub struct Reader {
     feed: Plan,
     dense: [Plan; LEAVES + 1],
     sparse: [Plan; LEAVES + 1],
+    /// Position, id and segment of the messages that the current transaction has tried to read.
+    tried: Vec<(i64, i64, i16)>,
+    unreadable: HashMap<i64, Unreadable>,
+}
+
+/// Runs `work` in a transaction. When that fails because of messages that cannot be read, it runs again, and knows them as
+/// unreadable: so it must be able to.
+pub fn reading<T>(
+    reader: &mut Reader,
+    mut work: impl FnMut(&mut Reader) -> outbox_core::Result<T>,
+) -> Result<T, Failure> {
+    loop {
+        reader.tried.clear();
+        match txn::run(|| work(reader)) {
+            Err(failure) if !failure.is_transient() && txn::run(|| Ok(reader.find_unreadable()))? => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Like `reading`, in a subtransaction of the current transaction.
+pub fn reading_inline<T>(
+    reader: &mut Reader,
+    mut work: impl FnMut(&mut Reader) -> outbox_core::Result<T>,
+) -> Result<T, Failure> {
+    loop {
+        reader.tried.clear();
+        match txn::attempt(|| work(reader)) {
+            Err(failure) if !failure.is_transient() && reader.find_unreadable() => {}
+            outcome => return outcome,
+        }
+    }
 }
 
 /// One plan per leaf, and one for the messages that outlived theirs: known leaves need no partition pruning at run time.
@@ -66,7 +118,7 @@ macro_rules! leaf_plans {
     ($condition:literal, $types:expr, $($leaf:literal),*) => {
         [$(Plan::new(
             concat!(
-                "select m.* from outbox._message_", $leaf, " m where ", $condition
+                "select m.* from outbox._message_", $leaf, " m where ", $condition, " order by m.id"
             ),
             $types,
         )),*]
@@ -74,7 +126,7 @@ macro_rules! leaf_plans {
 }
 
 impl Reader {
-    pub const fn new() -> Reader {
+    pub fn new() -> Reader {
         Reader {
             tick: Plan::new(
                 "select t.status, t.first_position, t.last_position, t.more, t.message_ids, t.segments
@@ -96,6 +148,8 @@ impl Reader {
             ),
             dense: leaf_plans!("m.id between $1 and $2", &[INT8OID, INT8OID]),
             sparse: leaf_plans!("m.id = any ($1)", &[INT8ARRAYOID]),
+            tried: Vec::new(),
+            unreadable: HashMap::new(),
         }
     }
 
@@ -120,7 +174,8 @@ impl Reader {
         })
     }
 
-    /// The messages behind `after` and not behind `upto`, in order: at most `rows` rows of the feed.
+    /// The messages behind `after` and not behind `upto`, in order: at most `rows` rows of the feed. And the position up to which
+    /// they have been read.
     pub fn read(&mut self, after: i64, upto: i64, rows: i64) -> (Vec<Stored>, i64) {
         let (mut ids, mut segments, mut first, mut end) = (Vec::new(), Vec::new(), 0, after);
         self.feed.execute(&[arg(after), arg(upto), arg(rows)]).for_each(|row| {
@@ -137,14 +192,18 @@ impl Reader {
                 }
             }
         });
-        (self.messages(first, &ids, &segments), end)
+        let (messages, read) = self.messages(first, &ids, &segments);
+        (messages, if read < ids.len() { first + read as i64 - 1 } else { end })
     }
 
-    /// The messages of consecutive positions from `first` on. One that is gone (retention took it, it was erased) is left out.
-    pub fn messages(&mut self, first: i64, ids: &[i64], segments: &[i16]) -> Vec<Stored> {
+    /// The messages of consecutive positions from `first` on, and how many of the ids these are: all, or as many as there is room
+    /// for. One that is gone (retention took it, it was erased) is left out.
+    pub fn messages(&mut self, first: i64, ids: &[i64], segments: &[i16]) -> (Vec<Stored>, usize) {
+        let Reader { dense, sparse, tried, unreadable, .. } = self;
+        tried.extend((first..).zip(ids).zip(segments).map(|((position, id), segment)| (position, *id, *segment)));
         let mut found: Vec<Option<Stored>> = vec![None; ids.len()];
-        let mut start = 0;
-        while start < ids.len() {
+        let (mut start, mut bytes, mut read) = (0, 0, ids.len());
+        while start < read {
             // A run of one leaf with ascending ids: what one row of the feed is, and usually a whole tick.
             let segment = segments[start];
             let mut end = start + 1;
@@ -155,47 +214,108 @@ impl Reader {
             // Below 0: the message outlived its leaf.
             let leaf = if segment < 0 { LEAVES } else { segment.rem_euclid(LEAVES as i16) as usize };
             let (low, high) = (run[0], run[run.len() - 1]);
+            // Ids ascend, so what is left out lies behind all that is read.
             let mut take = |row: &Row| {
-                if let Ok(i) = run.binary_search(&row.int(column::ID)) {
-                    found[start + i] = stored(row, segment, first + (start + i) as i64);
+                let id = row.int(column::ID);
+                if let Ok(i) = run.binary_search(&id).map(|i| start + i)
+                    && i < read
+                {
+                    if bytes >= READ_BYTES {
+                        read = i;
+                        return;
+                    }
+                    let error = unreadable.get(&id).map(|known| Arc::clone(&known.error));
+                    found[i] = stored(row, segment, first + i as i64, error);
+                    bytes += found[i].as_ref().map_or(0, |stored| stored.message.content.len());
                 }
             };
+            let lost = |id: &i64| unreadable.get(id).is_some_and(|known| known.wholly);
             // A range is one walk through the index. Ids that are missing in between belong to other ticks or to nobody.
-            if high - low >= 2 * run.len() as i64 {
-                self.sparse[leaf].execute(&[arg(run.to_vec())]).for_each(take);
+            if !unreadable.is_empty() && run.iter().any(lost) {
+                let rest: Vec<i64> = run.iter().copied().filter(|id| !lost(id)).collect();
+                sparse[leaf].execute(&[arg(rest)]).for_each(take);
+                for (i, id) in run.iter().enumerate().filter(|(_, id)| lost(id)) {
+                    found[start + i] =
+                        unreadable.get(id).map(|known| nothing_of(*id, segment, first + (start + i) as i64, known));
+                }
+            } else if high - low >= 2 * run.len() as i64 {
+                sparse[leaf].execute(&[arg(run.to_vec())]).for_each(take);
             } else if leaf == LEAVES || !scan::messages(leaf, low, high, &mut take) {
-                self.dense[leaf].execute(&[arg(low), arg(high)]).for_each(take);
+                dense[leaf].execute(&[arg(low), arg(high)]).for_each(take);
             }
             start = end;
         }
-        found.into_iter().flatten().collect()
+        found.truncate(read);
+        (found.into_iter().flatten().collect(), read)
     }
 
     /// One message.
     pub fn message(&mut self, position: i64, id: i64, segment: i16) -> Option<Stored> {
-        self.messages(position, &[id], &[segment]).pop()
+        self.messages(position, &[id], &[segment]).0.pop()
+    }
+
+    /// Looks at each of the messages that the failed transaction has tried to read. Says whether one of them is to blame: what
+    /// could not be read is known from here on. Inside a transaction.
+    fn find_unreadable(&mut self) -> bool {
+        if self.unreadable.len() >= UNREADABLE {
+            self.unreadable.clear();
+        }
+        let mut found = false;
+        for (position, id, segment) in std::mem::take(&mut self.tried) {
+            // Once without its content, and once more without anything of it.
+            while let Err(failure) = txn::attempt(|| Ok(self.message(position, id, segment))) {
+                let known = self.unreadable.get(&id).map(|known| known.wholly);
+                if failure.is_transient() || known == Some(true) {
+                    break;
+                }
+                pgrx::log!("pg_outbox: message {id} at position {position} cannot be read: {failure}");
+                let error = match self.unreadable.remove(&id) {
+                    Some(known) => known.error,
+                    None => failure.message.into(),
+                };
+                self.unreadable.insert(id, Unreadable { error, wholly: known.is_some() });
+                found = true;
+            }
+        }
+        self.tried.clear();
+        found
     }
 }
 
-/// A message as it is stored; `None` when it was erased.
-fn stored(row: &Row, segment: i16, position: i64) -> Option<Stored> {
+/// A message of which nothing can be read.
+fn nothing_of(id: i64, segment: i16, position: i64, known: &Unreadable) -> Stored {
+    Stored {
+        segment,
+        message: Arc::new(Message { id, position, ..Message::default() }),
+        attributes: Attributes::default(),
+        unreadable: Some(Arc::clone(&known.error)),
+    }
+}
+
+/// A message as it is stored, without its content if that is known to be unreadable; `None` when it was erased.
+fn stored(row: &Row, segment: i16, position: i64, unreadable: Option<Arc<str>>) -> Option<Stored> {
     let id = row.int(column::ID);
-    let enqueued_at = row.int(column::ENQUEUED_AT) + UNIX_EPOCH;
-    let content = row.json(column::PAYLOAD, <[u8]>::to_vec).or_else(|| row.bytes(column::BODY))?;
+    let enqueued_at = row.int(column::ENQUEUED_AT).saturating_add(UNIX_EPOCH);
+    let content = match &unreadable {
+        Some(_) if row.is_null(column::PAYLOAD) && row.is_null(column::BODY) => return None,
+        Some(_) => Vec::new(),
+        None => row.json(column::PAYLOAD, <[u8]>::to_vec).or_else(|| row.bytes(column::BODY))?,
+    };
     let object = |column| row.json(column, |text| serde_json::from_slice(text).ok()).flatten();
     let headers = object(column::HEADERS).map(Arc::new);
     let extra = Extra {
         headers: headers.clone(),
-        metadata: object(column::METADATA),
+        metadata: if unreadable.is_none() { object(column::METADATA) } else { None },
         tenant: row.text(column::TENANT),
         aggregate_type: row.text(column::AGGREGATE_TYPE),
         aggregate_id: row.text(column::AGGREGATE_ID),
         publisher: row.text(column::PUBLISHER),
         idempotency_key: row.text(column::IDEMPOTENCY_KEY),
-        occurred_at: row.get::<i64>(column::OCCURRED_AT).map(|at| at + UNIX_EPOCH),
+        occurred_at: row.get::<i64>(column::OCCURRED_AT).map(|at| at.saturating_add(UNIX_EPOCH)),
     };
     Some(Stored {
         segment,
+        unreadable,
         message: Arc::new(Message {
             id,
             position,

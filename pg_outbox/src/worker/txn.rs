@@ -10,10 +10,11 @@ use std::panic::AssertUnwindSafe;
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{FromDatum, IntoDatum};
 
+pub use crate::function::Failure;
 use crate::function::catch;
 
 /// Runs `work` in a transaction of its own and commits it.
-pub fn run<T>(work: impl FnOnce() -> outbox_core::Result<T>) -> Result<T, String> {
+pub fn run<T>(work: impl FnOnce() -> outbox_core::Result<T>) -> Result<T, Failure> {
     let outcome = catch(AssertUnwindSafe(|| {
         // SAFETY: the worker has a database connection and no transaction.
         unsafe {
@@ -40,14 +41,41 @@ pub fn run<T>(work: impl FnOnce() -> outbox_core::Result<T>) -> Result<T, String
             unsafe { pg_sys::pgstat_report_stat(false) };
             return Ok(value);
         }
-        Ok(Err(error)) => error.message,
-        Err(text) => text,
+        Ok(Err(error)) => Failure::from(error),
+        Err(failure) => failure,
     };
     // SAFETY: aborts whatever is open; the error itself has been taken over.
     if let Err(second) = catch(|| unsafe { pg_sys::AbortCurrentTransaction() }) {
-        return Err(format!("{failure}; aborting it: {second}"));
+        return Err(Failure { message: format!("{failure}; aborting it: {second}"), ..failure });
     }
     Err(failure)
+}
+
+/// Runs `work` in a subtransaction of the current transaction: a failure undoes what `work` wrote, and nothing else.
+pub fn attempt<T>(work: impl FnOnce() -> outbox_core::Result<T>) -> Result<T, Failure> {
+    // SAFETY: inside a transaction; what a subtransaction changes of the session is given back, as PL/pgSQL does it.
+    let (context, owner) = unsafe {
+        let before = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(before.0);
+        before
+    };
+    let outcome = match catch(AssertUnwindSafe(work)) {
+        Ok(outcome) => outcome.map_err(Failure::from),
+        Err(failure) => Err(failure),
+    };
+    // SAFETY: as above.
+    unsafe {
+        pg_sys::MemoryContextSwitchTo(context);
+        if outcome.is_ok() {
+            pg_sys::ReleaseCurrentSubTransaction();
+        } else {
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+        }
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+    }
+    outcome
 }
 
 /// A statement that is prepared at its first use.
@@ -173,6 +201,11 @@ impl Row {
             pg_sys::JsonbToCString(text, &raw mut (*value.cast::<pg_sys::Jsonb>()).root, size);
             Some(read(std::slice::from_raw_parts((*text).data.cast::<u8>(), (*text).len as usize)))
         }
+    }
+
+    /// Whether column `i` is null.
+    pub fn is_null(&self, i: usize) -> bool {
+        self.nulls[i]
     }
 
     /// Column `i`, from 0, as a Rust value; `None` for null.

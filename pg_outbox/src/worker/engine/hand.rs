@@ -10,14 +10,14 @@ use outbox_sender::{Job, Ticket};
 
 use super::super::blocked;
 use super::super::config::{Config, Ordering, Subscription};
-use super::super::decide::Decision;
+use super::super::decide::{Decision, UNREADABLE};
+use super::super::now;
 use super::super::order::{self, Lane, Order, Seat, Turn, Waiting};
 use super::super::pull::{self, Window};
 use super::super::record::EXPIRED;
 use super::super::retry::Due;
-use super::super::route::Stored;
-use super::super::txn::arg;
-use super::super::{now, txn};
+use super::super::route::{Stored, reading};
+use super::super::txn::{self, Failure, arg};
 use super::Engine;
 
 /// What a subscription may have with the HTTP thread: jobs, and bytes of content. A subscription that has more lags.
@@ -41,21 +41,24 @@ pub(super) struct Handed {
 
 impl Engine {
     /// Hands out what was in flight, or had been overtaken, when the last incarnation ended; positions ascend.
-    pub(super) fn deliver_again(&mut self, subscription: i32, open: &[i64]) -> Result<(), String> {
+    pub(super) fn deliver_again(&mut self, subscription: i32, open: &[i64]) -> Result<(), Failure> {
         let mut rest = open;
         while let (Some(first), Some(last)) = (rest.first(), rest.last()) {
             let Engine { reader, handed, config, order, window, decisions, .. } = self;
-            let (found, upto) = txn::run(|| Ok(reader.read(first - 1, *last, 1)))?;
+            let (found, upto) = reading(reader, |reader| Ok(reader.read(first - 1, *last, 1)))?;
             let (read, later) = rest.split_at(rest.partition_point(|position| *position <= upto.max(*first)));
             let mut jobs = Vec::new();
             if let Some(known) = config.subscriptions.get_mut(&subscription) {
                 for stored in found.iter().filter(|stored| read.binary_search(&stored.message.position).is_ok()) {
                     if window.is_cancelled(stored.message.id) {
                         decisions.push(Decision::cancelled(subscription, stored, 0));
-                        self.unrecorded_since.get_or_insert_with(Instant::now);
+                    } else if stored.unreadable.is_some() {
+                        decisions.push(Decision::unreadable(subscription, stored));
+                    } else {
+                        hand_out(handed, &mut jobs, subscription, known, stored, order, window);
                         continue;
                     }
-                    hand_out(handed, &mut jobs, subscription, known, stored, order, window);
+                    self.unrecorded_since.get_or_insert_with(Instant::now);
                 }
             }
             self.sender.submit(jobs);
@@ -65,7 +68,7 @@ impl Engine {
     }
 
     /// Hands out deliveries whose time has come.
-    pub(super) fn hand_out_due(&mut self) -> Result<(), String> {
+    pub(super) fn hand_out_due(&mut self) -> Result<(), Failure> {
         let Engine { retries, reader, config, endpoints, handed, order, decisions, window, .. } = self;
         let time = now();
         let ready = |id: i32| {
@@ -74,24 +77,31 @@ impl Engine {
             })
         };
         if retries.next(ready).is_some_and(|at| at <= time) {
-            let due = txn::run(|| Ok(retries.take(reader, time, ready)))?;
-            let (mut jobs, mut gone, mut first) = (Vec::new(), Vec::new(), Vec::new());
+            let look = reading(reader, |reader| Ok(retries.look(reader, time, ready)))?;
+            let due = retries.take(look);
+            let (mut jobs, mut first) = (Vec::new(), Vec::new());
+            // Rows that become dead letters: of this reason, with this error.
+            let mut gone: Vec<(i64, &str, Option<Arc<str>>)> = Vec::new();
             for due in &due {
                 let subscription = config.subscriptions.get_mut(&due.subscription).filter(|s| !s.pull);
                 let (subscription, stored) = match (subscription, &due.stored) {
                     (None, _) => {
-                        gone.push((due.id, "subscription_gone"));
+                        gone.push((due.id, "subscription_gone", None));
                         continue;
                     }
                     (_, None) => {
-                        gone.push((due.id, "message_gone"));
+                        gone.push((due.id, "message_gone", None));
                         continue;
                     }
                     (Some(subscription), Some(stored)) => (subscription, stored),
                 };
                 let seat = seat(due, subscription, stored);
                 if seat.expires.is_some_and(|at| at <= time) {
-                    gone.push((due.id, EXPIRED));
+                    gone.push((due.id, EXPIRED, None));
+                    continue;
+                }
+                if stored.unreadable.is_some() && !window.is_cancelled(stored.message.id) {
+                    gone.push((due.id, UNREADABLE, stored.unreadable.clone()));
                     continue;
                 }
                 retries.out(due);
@@ -118,12 +128,16 @@ impl Engine {
             }
             self.sender.submit(jobs);
             if !first.is_empty() {
-                let follow = |(lane, position): &(Lane, i64)| retries.behind(reader, lane, *position, time);
-                let followers: Vec<Vec<Due>> = txn::run(|| Ok(first.iter().map(follow).collect()))?;
+                let followers: Vec<Vec<Due>> = reading(reader, |reader| {
+                    let mut follow = |(lane, position): &(Lane, i64)| retries.behind(reader, lane, *position, time);
+                    Ok(first.iter().map(&mut follow).collect())
+                })?;
                 for ((lane, _), rows) in first.iter().zip(&followers) {
                     let Some(subscription) = config.subscriptions.get_mut(&lane.0) else { continue };
                     for due in rows {
-                        let Some(stored) = &due.stored else { break };
+                        let Some(stored) = due.stored.as_ref().filter(|stored| stored.unreadable.is_none()) else {
+                            break;
+                        };
                         let seat = seat(due, subscription, stored);
                         if subscription.handed_bytes >= HANDED_BYTES || seat.expires.is_some_and(|at| at <= time) {
                             break;
@@ -137,8 +151,9 @@ impl Engine {
             if !gone.is_empty() {
                 txn::run(|| {
                     bury.execute(&[
-                        arg(gone.iter().map(|(id, _)| *id).collect::<Vec<i64>>()),
-                        arg(gone.iter().map(|(_, reason)| *reason).collect::<Vec<_>>()),
+                        arg(gone.iter().map(|(id, ..)| *id).collect::<Vec<i64>>()),
+                        arg(gone.iter().map(|(_, reason, _)| *reason).collect::<Vec<_>>()),
+                        arg(gone.iter().map(|(.., error)| error.as_deref()).collect::<Vec<_>>()),
                     ]);
                     Ok(())
                 })?;

@@ -1,15 +1,18 @@
 //! What came back from the HTTP thread: what becomes of each delivery, and the transaction that records it.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use outbox_core::policy::Outcome;
 use outbox_sender::Ticket;
 
-use super::super::decide::Decision;
+use super::super::decide::{Decision, UNRECORDABLE};
+use super::super::fault::{Kind, apart};
 use super::super::judge::judge;
+use super::super::now;
 use super::super::order::{Lane, Waiting};
-use super::super::record::{Checkpoint, EXPIRED, Entry, Fate};
-use super::super::{now, txn};
+use super::super::record::{Checkpoint, EXPIRED, Entry, Fate, requests};
+use super::super::txn::{self, Failure};
 use super::Engine;
 use super::hand::hand_out_as;
 
@@ -120,49 +123,30 @@ impl Engine {
     }
 
     /// Records outcomes, routing and checkpoint in one transaction.
-    pub(super) fn record(&mut self) -> Result<(), String> {
+    pub(super) fn record(&mut self) -> Result<(), Failure> {
         // A checkpoint behind a control message knows what that has changed.
         self.refresh()?;
         let mut subscriptions: Vec<_> =
             self.config.subscriptions.iter().filter_map(|(id, s)| Some((*id, s.progress.save()?))).collect();
         subscriptions.sort_unstable_by_key(|(id, _)| *id);
         let checkpoint = Checkpoint { routed: self.routed, subscriptions };
-        let Engine {
-            recorder,
-            entries,
-            routing,
-            checkpoint_id,
-            incarnation,
-            window,
-            endpoints,
-            order,
-            errands,
-            decisions,
-            tally,
-            ..
-        } = self;
-        let write_endpoints = endpoints.write_in() == Some(Duration::ZERO);
-        txn::run(|| {
-            recorder.outcomes(entries)?;
-            if write_endpoints {
-                endpoints.write();
+        let write_endpoints = self.endpoints.write_in() == Some(Duration::ZERO);
+        let changed = if write_endpoints { self.endpoints.changed() } else { Vec::new() };
+        let written = txn::run(|| self.write(&changed, &checkpoint));
+        match written {
+            // Something of it cannot be recorded: what that is, is charged with it.
+            Err(failure) if !failure.is_transient() => {
+                pgrx::log!("pg_outbox dispatcher: {failure}; recording each outcome by itself");
+                txn::run(|| self.write_apart(&changed, &checkpoint))?;
+                self.faults.write();
             }
-            recorder.routing(routing);
-            order.record();
-            window
-                .record(entries.iter().filter(|e| matches!(e.fate, Fate::Failed(_))).map(|e| e.done.ticket.message_id));
-            order.look();
-            errands.record();
-            decisions.record();
-            tally.record()?;
-            recorder.checkpoint(*checkpoint_id + 1, *incarnation, &checkpoint);
-            Ok(())
-        })?;
+            written => written?,
+        }
         self.checkpoint_id += 1;
         if write_endpoints {
             self.endpoints.written();
         }
-        self.sender.recorded(self.entries.len());
+        self.sender.recorded(self.entries.iter().filter(|entry| entry.was_sent()).count());
         // Not before: until then the table shows a row as it was when it was handed out.
         for entry in self.entries.iter().filter(|entry| entry.done.ticket.run >= 0) {
             self.retries.back(entry.done.ticket.delivery_id);
@@ -188,8 +172,72 @@ impl Engine {
         self.routing.clear();
         self.unrecorded_since = None;
         if rows_made {
-            self.window.tell_workers()?;
+            self.window.tell_workers();
         }
         Ok(())
     }
+
+    /// Writes everything together. Inside a transaction.
+    fn write(&mut self, changed: &[i32], checkpoint: &Checkpoint) -> outbox_core::Result<()> {
+        self.recorder.outcomes(&self.entries)?;
+        self.endpoints.write(changed);
+        self.recorder.routing(&self.routing);
+        self.order.record();
+        self.window.record(failed(&self.entries));
+        self.order.look();
+        self.errands.record();
+        self.decisions.record();
+        self.tally.record()?;
+        self.recorder.checkpoint(self.checkpoint_id + 1, self.incarnation, checkpoint);
+        Ok(())
+    }
+
+    /// Writes everything, item by item where something fails. What cannot be written in any other way is a fault. Inside a
+    /// transaction.
+    fn write_apart(&mut self, changed: &[i32], checkpoint: &Checkpoint) -> outbox_core::Result<()> {
+        let Engine { recorder, entries, endpoints, routing, order, window, decisions, errands, tally, faults, .. } =
+            self;
+        let requests = requests(entries);
+        let write = &mut |part: &[Range<usize>]| match part {
+            [first, .., last] => recorder.outcomes(&entries[first.start..last.end]),
+            [only] => recorder.outcomes(&entries[only.clone()]),
+            [] => Ok(()),
+        };
+        for (place, failure) in apart(&requests, write)? {
+            for entry in &mut entries[requests[place].clone()] {
+                entry.make_plain(&failure);
+                let plainly = txn::attempt(|| recorder.outcomes(std::slice::from_ref(entry)));
+                let Err(failure) = plainly else { continue };
+                if !matches!(entry.fate, Fate::Completed | Fate::Cancelled | Fate::Skipped | Fate::Manual(_)) {
+                    entry.fate = Fate::Dead(UNRECORDABLE);
+                    if txn::attempt(|| recorder.outcomes(std::slice::from_ref(entry))).is_ok() {
+                        continue;
+                    }
+                }
+                faults.found(Kind::Message, entry.done.ticket.message_id, "record", &failure);
+            }
+        }
+        for (place, failure) in apart(changed, &mut |ids| {
+            endpoints.write(ids);
+            Ok(())
+        })? {
+            faults.found(Kind::Endpoint, changed[place].into(), "record", &failure);
+        }
+        recorder.routing(routing);
+        order.record_apart(faults)?;
+        window.record_apart(failed(entries), decisions, faults)?;
+        order.look();
+        errands.record();
+        decisions.record_apart(faults)?;
+        if let Err(failure) = txn::attempt(|| tally.record()) {
+            pgrx::log!("pg_outbox dispatcher: some messages are not counted in the statistics: {failure}");
+        }
+        recorder.checkpoint(self.checkpoint_id + 1, self.incarnation, checkpoint);
+        Ok(())
+    }
+}
+
+/// Messages of deliveries that are tried again.
+fn failed(entries: &[Entry]) -> impl Iterator<Item = i64> {
+    entries.iter().filter(|e| matches!(e.fate, Fate::Failed(_))).map(|e| e.done.ticket.message_id)
 }

@@ -11,8 +11,8 @@ use super::super::decide::{Decision, Decisions};
 use super::super::predicate::{Verdict, Verdicts};
 use super::super::pull::{self, Taken, Window};
 use super::super::record::RoutingRow;
-use super::super::route::{Stored, subject};
-use super::super::txn;
+use super::super::route::{self, Stored};
+use super::super::txn::Failure;
 use super::Engine;
 use super::hand::{HANDED_BYTES, by_priority, hand_out, handed_limit, has_room};
 use crate::gucs;
@@ -22,9 +22,9 @@ const READ_ROWS: i64 = 1;
 
 impl Engine {
     /// Routes a part of the feed that is not in memory.
-    pub(super) fn route_behind(&mut self) -> Result<(), String> {
+    pub(super) fn route_behind(&mut self) -> Result<(), Failure> {
         let Engine { reader, routed, end, window, .. } = self;
-        let (messages, upto) = txn::run(|| {
+        let (messages, upto) = route::reading(reader, |reader| {
             let (messages, upto) = reader.read(*routed, *end, READ_ROWS);
             window.look_among(&messages);
             Ok((messages, upto))
@@ -33,7 +33,7 @@ impl Engine {
     }
 
     /// Routes messages behind `routed`, up to `upto`.
-    pub(super) fn route(&mut self, messages: &[Stored], upto: i64) -> Result<(), String> {
+    pub(super) fn route(&mut self, messages: &[Stored], upto: i64) -> Result<(), Failure> {
         let mut rest = messages;
         while self.routed < upto {
             self.refresh()?;
@@ -71,8 +71,7 @@ impl Engine {
         let mut matched = vec![matched_as::GONE; usize::try_from(upto - *routed).unwrap_or(0)];
         for stored in messages {
             let position = stored.message.position;
-            let (topic, subject) = (&stored.message.topic, subject(stored));
-            let found = config.route(position, topic, &subject, verdicts, |id, subscription, verdict| {
+            let found = config.route(stored, verdicts, |id, subscription, verdict| {
                 if subscription.progress.lag().is_some() {
                     return;
                 }
@@ -85,7 +84,7 @@ impl Engine {
             });
             let entry = matched_as::entry(&stored.message.topic, found);
             matched[(position - *routed - 1) as usize] = entry;
-            if entry != matched_as::CONTROL {
+            if entry != matched_as::CONTROL && !stored.message.topic.is_empty() {
                 tally.count(stored, entry);
             }
         }
@@ -103,11 +102,11 @@ impl Engine {
     }
 
     /// Reads the feed for the subscription that is furthest behind and can take more. Says whether there is more to do.
-    pub(super) fn catch_up(&mut self) -> Result<bool, String> {
+    pub(super) fn catch_up(&mut self) -> Result<bool, Failure> {
         let push = gucs::PUSH.get();
         // Half empty: so that each reading of the feed is worth it.
         let ready = |s: &Subscription| match s.pull {
-            _ if s.paused || !s.is_quick() => false,
+            _ if s.paused || !s.may_be_asked() => false,
             _ if s.has_ended() => true,
             true => pull::has_room(s),
             false => {
@@ -121,7 +120,7 @@ impl Engine {
         let lagging = |s: &Subscription| s.progress.lag().filter(|_| ready(s));
         let Some(start) = self.config.subscriptions.values().filter_map(lagging).min() else { return Ok(false) };
         let Engine { reader, config, handed, routed, window, order, predicates, decisions, .. } = self;
-        let (messages, upto) = txn::run(|| Ok(reader.read(start, *routed, READ_ROWS)))?;
+        let (messages, upto) = route::reading(reader, |reader| Ok(reader.read(start, *routed, READ_ROWS)))?;
         let upto = if messages.is_empty() && upto == start { *routed } else { upto };
         // Those that start within the stretch take part from where they are.
         let mut part: HashSet<i32> = config
@@ -134,8 +133,7 @@ impl Engine {
         let mut jobs = Vec::new();
         for stored in &messages {
             let position = stored.message.position;
-            let (topic, subject) = (&stored.message.topic, subject(stored));
-            config.route(position, topic, &subject, &verdicts, |id, subscription, verdict| {
+            config.route(stored, &verdicts, |id, subscription, verdict| {
                 if !part.contains(&id) || subscription.progress.lag().is_none_or(|at| at >= position) {
                     return;
                 }
@@ -202,6 +200,9 @@ fn judged(
     window: &mut Window,
 ) -> Taken {
     let decision = match verdict {
+        _ if stored.unreadable.is_some() && !subscription.ended_since(stored.message.position) => {
+            Decision::unreadable(id, stored)
+        }
         Verdict::Later => return Taken::Full,
         Verdict::Broken(error) => Decision::filter_failed(id, stored, error),
         _ if subscription.ended_since(stored.message.position) => Decision::unsubscribed(id, stored, 0),
