@@ -56,7 +56,7 @@ begin
         raise exception 'topics must not be null or empty' using errcode = 'null_value_not_allowed',
             hint = 'The pattern "#" matches every topic that is published.';
     end if;
-    perform outbox._check_pattern(t) from unnest(topics) t;
+    perform outbox._check_patterns(topics);
     perform outbox._check_filter(filter);
     if filter ? 'payload' then
         begin
