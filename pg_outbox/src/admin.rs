@@ -28,7 +28,7 @@ pg_function! {
 pg_function! {
     /// outbox._check_patterns(text[]) returns text[]
     fn outbox_check_patterns(args) {
-        let patterns: Vec<Option<&str>> = args.get(0).unwrap_or_default();
+        let patterns: Vec<Option<String>> = args.get(0).unwrap_or_default();
         Pattern::parse_all(patterns.into_iter().flatten())?;
         Ok(args.datum(0))
     }

@@ -43,7 +43,7 @@ impl Compiled {
 
     fn new(args: Args, topics: Option<&[u8]>, filter: Option<&[u8]>) -> Result<Compiled> {
         let mut router = Router::new();
-        match args.get::<Vec<Option<&str>>>(0) {
+        match args.get::<Vec<Option<String>>>(0) {
             None => {}
             Some(list) if list.is_empty() => {
                 return Err(Error::invalid("topics is an empty list, which nothing matches")

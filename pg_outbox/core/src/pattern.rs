@@ -68,9 +68,10 @@ impl Pattern {
     ///
     /// # Errors
     /// As `parse`; 54000 when there are more than 1,000 of them, or more than 64 kB.
-    pub fn parse_all<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Vec<Pattern>> {
+    pub fn parse_all<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<Vec<Pattern>> {
         let (mut patterns, mut bytes) = (Vec::new(), 0);
         for text in texts {
+            let text = text.as_ref();
             bytes += text.len();
             if patterns.len() == MAX_PATTERNS || bytes > MAX_BYTES {
                 return Err(Error::new(Code::TooLarge, "too many topic patterns")
@@ -94,10 +95,15 @@ impl Pattern {
             return false;
         }
         let topic: Vec<&str> = topic.split('.').collect();
-        wildcard::matches(&self.words, &topic, |word| *word == Word::Any, |word, found| match word {
-            Word::Exact(text) => text == found,
-            Word::One | Word::Any => true,
-        })
+        wildcard::matches(
+            &self.words,
+            &topic,
+            |word| *word == Word::Any,
+            |word, found| match word {
+                Word::Exact(text) => text == found,
+                Word::One | Word::Any => true,
+            },
+        )
     }
 }
 

@@ -48,9 +48,9 @@ mod tests {
         match pattern.split_first() {
             None => text.is_empty(),
             Some((b'#', rest)) => (0..=text.len()).any(|skip| by_definition(rest, &text[skip..])),
-            Some((piece, rest)) => {
-                text.split_first().is_some_and(|(item, more)| (*piece == b'*' || piece == item) && by_definition(rest, more))
-            }
+            Some((piece, rest)) => text
+                .split_first()
+                .is_some_and(|(item, more)| (*piece == b'*' || piece == item) && by_definition(rest, more)),
         }
     }
 
