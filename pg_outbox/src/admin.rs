@@ -26,9 +26,11 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._check_pattern(text) returns text
-    fn outbox_check_pattern(args) {
-        checked_text(args, |text| Pattern::parse(text).map(|_| ()))
+    /// outbox._check_patterns(text[]) returns text[]
+    fn outbox_check_patterns(args) {
+        let patterns: Vec<Option<String>> = args.get(0).unwrap_or_default();
+        Pattern::parse_all(patterns.into_iter().flatten())?;
+        Ok(args.datum(0))
     }
 }
 

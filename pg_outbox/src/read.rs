@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use outbox_core::filter::{Filter, Subject};
 use outbox_core::pattern::Pattern;
+use outbox_core::router::{Router, Scratch};
 use outbox_core::{Error, Result};
 use pgrx::{IntoDatum, JsonB, pg_sys};
 use serde_json::Value;
@@ -15,8 +16,10 @@ use crate::pg_function;
 struct Compiled {
     topics: Option<Vec<u8>>,
     filter: Option<Vec<u8>>,
-    patterns: Vec<Pattern>,
+    router: Router<()>,
     conditions: Filter,
+    scratch: Scratch,
+    found: Vec<()>,
 }
 
 thread_local! {
@@ -39,22 +42,32 @@ impl Compiled {
     }
 
     fn new(args: Args, topics: Option<&[u8]>, filter: Option<&[u8]>) -> Result<Compiled> {
-        let patterns = match args.get::<Vec<Option<String>>>(0) {
-            None => Vec::new(),
+        let mut router = Router::new();
+        match args.get::<Vec<Option<String>>>(0) {
+            None => {}
             Some(list) if list.is_empty() => {
                 return Err(Error::invalid("topics is an empty list, which nothing matches")
                     .hint("Null, or the pattern \"#\", is every topic."));
             }
-            Some(list) => list
-                .into_iter()
-                .map(|text| Pattern::parse(&text.ok_or_else(|| Error::invalid("topics has an entry that is null"))?))
-                .collect::<Result<_>>()?,
-        };
+            Some(list) if list.contains(&None) => return Err(Error::invalid("topics has an entry that is null")),
+            Some(list) => {
+                for pattern in Pattern::parse_all(list.into_iter().flatten())? {
+                    router.insert(&pattern, ());
+                }
+            }
+        }
         let conditions = match args.get::<JsonB>(1) {
             None => Filter::default(),
             Some(JsonB(filter)) => Filter::parse(&filter)?,
         };
-        Ok(Compiled { topics: topics.map(<[u8]>::to_vec), filter: filter.map(<[u8]>::to_vec), patterns, conditions })
+        Ok(Compiled {
+            topics: topics.map(<[u8]>::to_vec),
+            filter: filter.map(<[u8]>::to_vec),
+            router,
+            conditions,
+            scratch: Scratch::default(),
+            found: Vec::new(),
+        })
     }
 }
 
@@ -62,15 +75,19 @@ pg_function! {
     /// outbox._matches(topics text[], filter jsonb, topic, tenant, key, aggregate_type, aggregate_id, headers jsonb)
     /// returns boolean
     fn outbox_matches(args) {
+        // Statements around it may ask about each message that is stored.
+        pgrx::check_for_interrupts!();
         let (topics, filter) = (raw(args, 0), raw(args, 1));
         LAST.with_borrow_mut(|last| {
             if !last.as_ref().is_some_and(|compiled| compiled.is_for(topics, filter)) {
                 *last = Some(Compiled::new(args, topics, filter)?);
             }
-            let Some(compiled) = last else { return Ok(None) };
-            let topic: &str = args.get(2).unwrap_or_default();
-            if topics.is_some() && !compiled.patterns.iter().any(|pattern| pattern.matches(topic)) {
-                return Ok(false.into_datum());
+            let Some(Compiled { router, conditions, scratch, found, .. }) = last else { return Ok(None) };
+            if topics.is_some() {
+                router.matches(args.get(2).unwrap_or_default(), scratch, found);
+                if found.is_empty() {
+                    return Ok(false.into_datum());
+                }
             }
             let headers = match filter.and(args.get::<JsonB>(7)) {
                 Some(JsonB(Value::Object(headers))) => Some(headers),
@@ -83,7 +100,7 @@ pg_function! {
                 aggregate_id: args.get(6),
                 headers: headers.as_ref(),
             };
-            Ok(compiled.conditions.matches(&subject).into_datum())
+            Ok(conditions.matches(&subject).into_datum())
         })
     }
 }

@@ -69,8 +69,8 @@ $$, 16, array[
 comment on table outbox.routing is 'One row per routed batch: how many subscriptions matched each position';
 comment on column outbox.routing.active is 'subscriptions that were active';
 comment on column outbox.routing.matched is
-    'one entry per position: subscriptions that matched; -1 no subscription on the topic, -2 filtered, -3 control message, '
-    '-4 no longer stored, -5 only subscriptions that had ended';
+    'one entry per position: subscriptions that matched; -1 no subscription (on the topic), -2 filtered, -3 control message, '
+    '-4 no longer stored, -5 inactive (only subscriptions that had ended)';
 
 -- API: public
 create table outbox.epoch (

@@ -4,8 +4,8 @@
 -- Raise 22023 that says what is wrong; return their argument.
 create function outbox._check_url(url text) returns text language c immutable strict as 'MODULE_PATHNAME', 'outbox_check_url';
 -- API: private
-create function outbox._check_pattern(pattern text) returns text language c immutable strict
-as 'MODULE_PATHNAME', 'outbox_check_pattern';
+create function outbox._check_patterns(patterns text[]) returns text[] language c immutable strict
+as 'MODULE_PATHNAME', 'outbox_check_patterns';
 -- API: private
 create function outbox._check_filter(filter jsonb) returns jsonb language c immutable strict
 as 'MODULE_PATHNAME', 'outbox_check_filter';

@@ -56,7 +56,7 @@ begin
         raise exception 'topics must not be null or empty' using errcode = 'null_value_not_allowed',
             hint = 'The pattern "#" matches every topic that is published.';
     end if;
-    perform outbox._check_pattern(t) from unnest(topics) t;
+    perform outbox._check_patterns(topics);
     perform outbox._check_filter(filter);
     if filter ? 'payload' then
         begin
@@ -72,9 +72,9 @@ $$;
 -- API: private
 -- Whether a payload passes the SQL/JSON path of a filter: its first item is neither false nor null. So a predicate
 -- ("$.amount > 100") and a filter expression ("$.items[*] ? (@.qty > 10)") both say what one expects.
+-- Without settings of its own, so that the planner inlines it where many messages are asked about.
 create function outbox._path_holds(payload jsonb, path jsonpath) returns boolean
 language sql immutable parallel safe
-set search_path = pg_catalog, pg_temp
 return coalesce(jsonb_path_query_first(payload, path, '{}', true) not in ('false', 'null'), false);
 
 -- API: private
@@ -576,7 +576,7 @@ begin
             join outbox.message m on m.segment = f.message_segment and m.id = f.id;
             continue when message_id is null
                 or not outbox._matches(array[coalesce(topic, '#')], null, message_topic, null, null, null, null, null);
-            reason := case batch.matched[i] when -1 then 'no subscription' when -2 then 'filtered' else 'inactive' end;
+            reason := outbox._routing_reason(batch.matched[i]);
             routed_at := batch.routed_at;
             return next;
             found := found + 1;

@@ -46,16 +46,11 @@ begin
         ) f
         union all
         select r.routed_at, 'routed', null, null, null, null,
-            case r.matched[place - r.first_position + 1]
-                when -1 then 'skipped: no subscription on the topic'
-                when -2 then 'skipped: filtered'
-                when -3 then 'control message'
-                when -4 then 'skipped: the message was no longer stored'
-                when -5 then 'skipped: the subscriptions on the topic had ended'
-                else format('%s of %s subscriptions matched', r.matched[place - r.first_position + 1], r.active)
-            end
+            coalesce('skipped: ' || outbox._routing_reason(r.matched),
+                format('%s of %s subscriptions matched', r.matched, r.active))
         from (
-            select * from outbox.routing n where n.first_position <= place order by n.first_position desc limit 1
+            select n.routed_at, n.active, n.last_position, n.matched[place - n.first_position + 1] as matched
+            from outbox.routing n where n.first_position <= place order by n.first_position desc limit 1
         ) r
         where place <= r.last_position
         union all

@@ -109,6 +109,18 @@ end
 $$;
 
 -- API: private
+-- Why no subscription matched, of an entry of outbox.routing; null where one did.
+create function outbox._routing_reason(matched int) returns text
+language sql immutable parallel safe
+return case matched
+    when -1 then 'no subscription'
+    when -2 then 'filtered'
+    when -3 then 'control message'
+    when -4 then 'no longer stored'
+    when -5 then 'inactive'
+end;
+
+-- API: private
 -- The same for the positions of a page.
 create function outbox._matched_at(places bigint[]) returns table ("position" bigint, matched int)
 language plpgsql stable

@@ -302,9 +302,7 @@ begin
             from known k
             union all
             select n.message_id, null, null, case when n.matched <= 0 then 'skipped' else 'pending' end,
-                case n.matched when 0 then 'filtered' when -1 then 'no subscription on the topic' when -2 then 'filtered'
-                    when -3 then 'control message' when -4 then 'not stored any more' end,
-                0, null, null
+                outbox._routing_reason(n.matched), 0, null, null
             from nobody n
         ) r
         join outbox.message m on m.id = r.message_id

@@ -133,6 +133,7 @@ begin
     end if;
     -- Raises where an argument is malformed, although there may be nothing to read.
     perform outbox._matches(topics, filter, 'a', null, null, null, null, null);
+    perform outbox._check_routes('{#}', filter);
     path := (filter ->> 'payload')::jsonpath;
     perform outbox._check_history(after_position, epoch);
     start := case when after_position = 0 then outbox.tail() - 1 else after_position end;
@@ -169,7 +170,7 @@ begin
                 and (topics is null and filter is null
                     or outbox._matches(topics, filter, m.topic, m.tenant, m.key, m.aggregate_type, m.aggregate_id,
                         m.headers))
-                and (path is null or coalesce(jsonb_path_match(m.payload, path, '{}', true), false))
+                and (path is null or outbox._path_holds(m.payload, path))
             order by u.ord;
             get diagnostics found = row_count;
             returned := returned + found;

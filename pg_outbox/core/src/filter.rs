@@ -7,16 +7,27 @@
 
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
+use crate::wildcard;
+
+/// Most values in a filter, of all its fields.
+pub const MAX_VALUES: usize = 1000;
+/// Most bytes of them in all, with the path and the names of headers.
+pub const MAX_BYTES: usize = 64 * 1024;
+/// Most values with a wildcard, and the most bytes of one: matching takes as many steps as their length times that of what
+/// they are compared with.
+pub const MAX_GLOBS: usize = 100;
+/// Longest value with a wildcard, in bytes.
+pub const MAX_GLOB: usize = 255;
 
 /// A parsed filter. The empty one lets everything through.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     tenant: Vec<String>,
-    key: Vec<String>,
+    key: Vec<Glob>,
     aggregate_type: Vec<String>,
-    aggregate_id: Vec<String>,
-    headers: Vec<(String, Vec<String>)>,
+    aggregate_id: Vec<Glob>,
+    headers: Vec<(String, Vec<Glob>)>,
     /// The SQL/JSON path predicate, not checked here.
     pub payload: Option<String>,
 }
@@ -40,7 +51,7 @@ impl Filter {
     /// Parses a filter.
     ///
     /// # Errors
-    /// 22023 that names the field.
+    /// 22023 that names the field; 54000 when there is more in it than can be asked of each message.
     pub fn parse(json: &Value) -> Result<Filter> {
         let refuse = |what: String| {
             Error::invalid(format!("invalid filter: {what}")).hint(
@@ -54,15 +65,15 @@ impl Filter {
         for (field, value) in fields {
             match field.as_str() {
                 "tenant" => filter.tenant = strings(field, value).map_err(refuse)?,
-                "key" => filter.key = strings(field, value).map_err(refuse)?,
+                "key" => filter.key = globs(field, value).map_err(refuse)?,
                 "aggregate_type" => filter.aggregate_type = strings(field, value).map_err(refuse)?,
-                "aggregate_id" => filter.aggregate_id = strings(field, value).map_err(refuse)?,
+                "aggregate_id" => filter.aggregate_id = globs(field, value).map_err(refuse)?,
                 "headers" => {
                     let Value::Object(headers) = value else {
                         return Err(refuse("\"headers\" is not an object of header names to values".to_owned()));
                     };
                     for (name, wanted) in headers {
-                        filter.headers.push((name.clone(), strings(name, wanted).map_err(refuse)?));
+                        filter.headers.push((name.clone(), globs(name, wanted).map_err(refuse)?));
                     }
                 }
                 "payload" => match value {
@@ -72,7 +83,37 @@ impl Filter {
                 _ => return Err(refuse(format!("unknown field \"{field}\""))),
             }
         }
-        Ok(filter)
+        filter.bounded()
+    }
+
+    /// The filter, if a message can be asked all of it.
+    fn bounded(self) -> Result<Filter> {
+        let refuse = |detail: String| {
+            Error::new(Code::TooLarge, "the filter is too large")
+                .detail(detail)
+                .hint("A wildcard may say the same, or a header that the publisher sets.")
+        };
+        let globs = || [&self.key, &self.aggregate_id].into_iter().chain(self.headers.iter().map(|(_, w)| w)).flatten();
+        let exact = || self.tenant.iter().chain(&self.aggregate_type);
+        let values = exact().count() + globs().count() + self.headers.len();
+        if values > MAX_VALUES {
+            return Err(refuse(format!("It has {values} values; the limit is {MAX_VALUES}.")));
+        }
+        let bytes = exact().map(String::len).sum::<usize>()
+            + globs().map(|glob| glob.text.len()).sum::<usize>()
+            + self.headers.iter().map(|(name, _)| name.len()).sum::<usize>()
+            + self.payload.as_ref().map_or(0, String::len);
+        if bytes > MAX_BYTES {
+            return Err(refuse(format!("It has {bytes} bytes; the limit is {MAX_BYTES}.")));
+        }
+        let wild = || globs().filter(|glob| glob.pieces.is_some());
+        if wild().count() > MAX_GLOBS {
+            return Err(refuse(format!("It has {} values with a wildcard; the limit is {MAX_GLOBS}.", wild().count())));
+        }
+        if let Some(long) = wild().map(|glob| glob.text.len()).find(|length| *length > MAX_GLOB) {
+            return Err(refuse(format!("A value with a wildcard has {long} bytes; the limit is {MAX_GLOB}.")));
+        }
+        Ok(self)
     }
 
     /// Whether everything but `payload` holds.
@@ -103,37 +144,39 @@ fn strings(field: &str, value: &Value) -> std::result::Result<Vec<String>, Strin
     if list.is_empty() { Err(format!("\"{field}\" is an empty list, which nothing matches")) } else { Ok(list) }
 }
 
+fn globs(field: &str, value: &Value) -> std::result::Result<Vec<Glob>, String> {
+    Ok(strings(field, value)?.into_iter().map(Glob::new).collect())
+}
+
 fn exact(wanted: &[String], value: Option<&str>) -> bool {
     wanted.is_empty() || value.is_some_and(|value| wanted.iter().any(|w| w == value))
 }
 
-fn glob_any(wanted: &[String], value: Option<&str>) -> bool {
-    wanted.is_empty() || value.is_some_and(|value| wanted.iter().any(|pattern| glob(pattern, value)))
+fn glob_any(wanted: &[Glob], value: Option<&str>) -> bool {
+    wanted.is_empty() || value.is_some_and(|value| wanted.iter().any(|glob| glob.matches(value)))
 }
 
-/// Whether `text` matches `pattern`, in which `*` stands for any run of characters and `?` for one.
-///
-/// Linear for each `*`: only the last one is ever gone back to.
-pub fn glob(pattern: &str, text: &str) -> bool {
-    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
-    let (mut p, mut t) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        if p < pattern.len() && pattern[p] == '*' {
-            star = Some((p, t));
-            p += 1;
-        } else if p < pattern.len() && (pattern[p] == '?' || pattern[p] == text[t]) {
-            p += 1;
-            t += 1;
-        } else if let Some((at, from)) = star {
-            star = Some((at, from + 1));
-            p = at + 1;
-            t = from + 1;
-        } else {
-            return false;
-        }
+/// A value in which `*` stands for any run of characters and `?` for one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Glob {
+    text: String,
+    /// Its characters; `None`: it has no wildcard.
+    pieces: Option<Vec<char>>,
+}
+
+impl Glob {
+    /// Takes a value as it is in a filter.
+    pub fn new(text: String) -> Glob {
+        let pieces = text.contains(['*', '?']).then(|| text.chars().collect());
+        Glob { text, pieces }
     }
-    pattern[p..].iter().all(|c| *c == '*')
+
+    /// Whether it lets `text` through.
+    pub fn matches(&self, text: &str) -> bool {
+        let Some(pieces) = &self.pieces else { return self.text == text };
+        let text: Vec<char> = text.chars().collect();
+        wildcard::matches(pieces, &text, |piece| *piece == '*', |piece, c| *piece == '?' || piece == c)
+    }
 }
 
 #[cfg(test)]
@@ -156,7 +199,7 @@ mod tests {
         #[test]
         fn glob_agrees_with_its_definition(pattern in "[ab*?]{0,8}", text in "[ab]{0,8}") {
             let (p, t): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
-            prop_assert_eq!(glob(&pattern, &text), glob_reference(&p, &t));
+            prop_assert_eq!(Glob::new(pattern).matches(&text), glob_reference(&p, &t));
         }
     }
 
@@ -189,5 +232,18 @@ mod tests {
         ] {
             assert_eq!(Filter::parse(&json).unwrap_err().message, format!("invalid filter: {what}"));
         }
+    }
+
+    #[test]
+    fn a_filter_is_bounded() {
+        let parse = |json: Value| Filter::parse(&json).map(|_| ()).map_err(|error| error.code);
+        let list = |n: usize, value: &str| json!({"tenant": vec![value; n]});
+        assert_eq!(parse(list(1000, "acme")), Ok(()));
+        assert_eq!(parse(list(1001, "acme")), Err(Code::TooLarge));
+        assert_eq!(parse(list(100, &"x".repeat(700))), Err(Code::TooLarge));
+        assert_eq!(parse(json!({"payload": "1".repeat(70_000)})), Err(Code::TooLarge));
+        assert_eq!(parse(json!({"headers": {"x": "x".repeat(8192)}})), Ok(()));
+        assert_eq!(parse(json!({"headers": {"x": "x".repeat(255) + "*"}})), Err(Code::TooLarge));
+        assert_eq!(parse(json!({"key": vec!["a*"; 101]})), Err(Code::TooLarge));
     }
 }

@@ -30,6 +30,7 @@ pub mod topic_template;
 pub mod url;
 pub mod verify;
 pub mod webhook_id;
+mod wildcard;
 pub mod x509;
 
 pub use error::{Code, Error, Kind, Result, classify};

@@ -1,8 +1,14 @@
 //! Topic patterns: `*` stands for one word, `#` for zero or more, as in AMQP topic exchanges. Reserved topics (`outbox.*`) are
 //! matched only by patterns that begin with the word `outbox`: who asks for everything asks for what people published.
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::topic::{MAX_LENGTH, is_reserved, is_word_byte};
+use crate::wildcard;
+
+/// Most patterns of one subscription, or of one call.
+pub const MAX_PATTERNS: usize = 1000;
+/// Most bytes of them in all: what a message costs grows with their words times its own.
+pub const MAX_BYTES: usize = 64 * 1024;
 
 /// One word of a pattern.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -58,6 +64,25 @@ impl Pattern {
         Ok(Pattern { words })
     }
 
+    /// Parses the patterns of a subscription, or of a call.
+    ///
+    /// # Errors
+    /// As `parse`; 54000 when there are more than 1,000 of them, or more than 64 kB.
+    pub fn parse_all<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<Vec<Pattern>> {
+        let (mut patterns, mut bytes) = (Vec::new(), 0);
+        for text in texts {
+            let text = text.as_ref();
+            bytes += text.len();
+            if patterns.len() == MAX_PATTERNS || bytes > MAX_BYTES {
+                return Err(Error::new(Code::TooLarge, "too many topic patterns")
+                    .detail(format!("The limit is {MAX_PATTERNS} patterns, and {MAX_BYTES} bytes in all."))
+                    .hint("One pattern with a wildcard may say the same, or several subscriptions."));
+            }
+            patterns.push(Pattern::parse(text)?);
+        }
+        Ok(patterns)
+    }
+
     /// Its words, left to right.
     pub fn words(&self) -> &[Word] {
         &self.words
@@ -70,18 +95,15 @@ impl Pattern {
             return false;
         }
         let topic: Vec<&str> = topic.split('.').collect();
-        matches_words(&self.words, &topic)
-    }
-}
-
-fn matches_words(pattern: &[Word], topic: &[&str]) -> bool {
-    match pattern.split_first() {
-        None => topic.is_empty(),
-        Some((Word::Any, rest)) => (0..=topic.len()).any(|skip| matches_words(rest, &topic[skip..])),
-        Some((Word::One, rest)) => topic.split_first().is_some_and(|(_, more)| matches_words(rest, more)),
-        Some((Word::Exact(word), rest)) => {
-            topic.split_first().is_some_and(|(first, more)| first == word && matches_words(rest, more))
-        }
+        wildcard::matches(
+            &self.words,
+            &topic,
+            |word| *word == Word::Any,
+            |word, found| match word {
+                Word::Exact(text) => text == found,
+                Word::One | Word::Any => true,
+            },
+        )
     }
 }
 
@@ -125,6 +147,15 @@ mod tests {
         for pattern in ["", ".", "a.", ".a", "a..b", "a*", "#b", "a b", "a.ü", &"x".repeat(256)] {
             assert!(Pattern::parse(pattern).is_err(), "{pattern}");
         }
+    }
+
+    #[test]
+    fn patterns_are_bounded_together() {
+        let many = |n: usize, text: &str| Pattern::parse_all(std::iter::repeat_n(text, n)).map(|all| all.len());
+        assert_eq!(many(1000, "a.#"), Ok(1000));
+        assert_eq!(many(1001, "a.#").unwrap_err().code, Code::TooLarge);
+        assert_eq!(many(258, &"x".repeat(255)).unwrap_err().code, Code::TooLarge);
+        assert_eq!(many(2, "a..b").unwrap_err().code, Code::InvalidParameter);
     }
 
     #[test]

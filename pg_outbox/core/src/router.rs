@@ -82,27 +82,32 @@ impl<T: Copy + Ord> Router<T> {
     /// kept by the caller so that routing allocates nothing.
     pub fn matches(&self, topic: &str, scratch: &mut Scratch, found: &mut Vec<T>) {
         found.clear();
-        // A set of states, as in any simulation of a nondeterministic automaton: at most one entry per node.
+        // A set of states, as in any simulation of a nondeterministic automaton: each node at most once per word, so a
+        // message costs at most the words of its topic times those of the patterns.
         scratch.current.clear();
+        scratch.begin(self.nodes.len());
         // A reserved topic is matched by its own first word only, not by a wildcard.
         let mut literal = is_reserved(topic);
         if literal {
             scratch.current.push(0);
         } else {
-            self.enter(0, &mut scratch.current);
+            self.enter(0, scratch);
+            std::mem::swap(&mut scratch.current, &mut scratch.next);
         }
         for word in topic.split('.') {
             scratch.next.clear();
-            for &state in &scratch.current {
+            scratch.round += 1;
+            for i in 0..scratch.current.len() {
+                let state = scratch.current[i];
                 let node = &self.nodes[state];
                 if node.repeats {
-                    self.enter(state, &mut scratch.next);
+                    self.enter(state, scratch);
                 }
                 if let Some(&next) = node.exact.get(word) {
-                    self.enter(next, &mut scratch.next);
+                    self.enter(next, scratch);
                 }
                 if let Some(next) = node.one.filter(|_| !literal) {
-                    self.enter(next, &mut scratch.next);
+                    self.enter(next, scratch);
                 }
             }
             literal = false;
@@ -118,13 +123,15 @@ impl<T: Copy + Ord> Router<T> {
         found.dedup();
     }
 
-    /// Adds a state, and the one behind its `#`, which may stand for no word at all.
-    fn enter(&self, state: usize, set: &mut Vec<usize>) {
-        if !set.contains(&state) {
-            set.push(state);
-            if let Some(any) = self.nodes[state].any {
-                self.enter(any, set);
-            }
+    /// Adds a state to the next ones, and the one behind its `#`, which may stand for no word at all. Behind a `#` there is
+    /// none: runs of them are one.
+    fn enter(&self, state: usize, scratch: &mut Scratch) {
+        let mut entered = Some(state);
+        while let Some(state) = entered.filter(|state| scratch.seen[*state] != scratch.round) {
+            scratch.seen[state] = scratch.round;
+            scratch.next.push(state);
+            scratch.entered += 1;
+            entered = self.nodes[state].any;
         }
     }
 }
@@ -134,6 +141,21 @@ impl<T: Copy + Ord> Router<T> {
 pub struct Scratch {
     current: Vec<usize>,
     next: Vec<usize>,
+    /// The round in which each node was last entered.
+    seen: Vec<u64>,
+    round: u64,
+    /// Nodes entered by the last call: what it cost.
+    entered: usize,
+}
+
+impl Scratch {
+    fn begin(&mut self, nodes: usize) {
+        // Of another router, too: rounds are never used again.
+        self.seen.resize(nodes.max(self.seen.len()), 0);
+        self.next.clear();
+        self.round += 1;
+        self.entered = 0;
+    }
 }
 
 #[cfg(test)]
@@ -170,6 +192,21 @@ mod tests {
                 prop_assert_eq!(&found, &expected, "topic {}", topic);
             }
         }
+    }
+
+    /// Not a product of all ways to split the topic, nor of the patterns with one another.
+    #[test]
+    fn a_message_costs_its_words_times_those_of_the_patterns() {
+        let mut router = Router::new();
+        let patterns: Vec<String> = (1..=500).map(|i| format!("{}#.b{i}", "#.a.".repeat(i % 30 + 1))).collect();
+        for (i, pattern) in patterns.iter().enumerate() {
+            router.insert(&Pattern::parse(pattern).unwrap(), i);
+        }
+        let (mut scratch, mut found) = (Scratch::default(), Vec::new());
+        let topic = vec!["a"; 127].join(".");
+        router.matches(&topic, &mut scratch, &mut found);
+        assert!(found.is_empty());
+        assert!(scratch.entered <= 128 * router.nodes.len(), "{} entered of {}", scratch.entered, router.nodes.len());
     }
 
     #[test]

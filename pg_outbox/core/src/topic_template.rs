@@ -1,7 +1,7 @@
 //! Topics that depend on the tenant: `{tenant}.{topic}`.
 
 use crate::error::{Error, Result};
-use crate::topic::is_word_byte;
+use crate::topic::{MAX_LENGTH, is_word_byte};
 
 /// A piece of a template.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ enum Piece {
 pub struct TopicTemplate(Vec<Piece>);
 
 impl TopicTemplate {
-    /// Parses a template: characters of topics, `{tenant}` and `{topic}`; the latter must occur.
+    /// Parses a template of up to 255 bytes: characters of topics, `{tenant}` and `{topic}`; the latter must occur.
     ///
     /// # Errors
     /// 22023 with what is wrong in the detail.
@@ -26,6 +26,9 @@ impl TopicTemplate {
                 .detail(detail)
                 .hint("A template is a topic in which {tenant} and {topic} stand for those of the message: \"{tenant}.{topic}\".")
         };
+        if text.len() > MAX_LENGTH {
+            return Err(refuse(format!("The template has {} bytes; the limit is {MAX_LENGTH}.", text.len())));
+        }
         let mut pieces = Vec::new();
         let mut rest = text;
         while let Some(first) = rest.chars().next() {
@@ -87,6 +90,7 @@ mod tests {
             ("{user}.{topic}", "{user} stands for nothing."),
             ("a b.{topic}", "The character ' ' is not allowed."),
             ("}.{topic}", "The character '}' is not allowed."),
+            (&"{topic}".repeat(40), "The template has 280 bytes; the limit is 255."),
         ] {
             assert_eq!(TopicTemplate::parse(template).unwrap_err().detail.as_deref(), Some(detail), "{template}");
         }

@@ -69,9 +69,9 @@ impl Predicates {
             inline: false,
             rest_until: None,
             plan: Plan::new(
-                // As outbox._path_holds says it; the path is parsed once.
+                // The path is parsed once.
                 "select array(
-                    select coalesce(jsonb_path_query_first(u.t::jsonb, p.path, '{}', true) not in ('false', 'null'), false)
+                    select outbox._path_holds(u.t::jsonb, p.path)
                     from (select $1::jsonpath as path offset 0) p, unnest($2) with ordinality u(t, o)
                     order by u.o
                 )",
