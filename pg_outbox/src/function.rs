@@ -42,6 +42,24 @@ impl Args {
         }
     }
 
+    /// The call site.
+    pub fn site(self) -> *mut pg_sys::FmgrInfo {
+        // SAFETY: as above.
+        unsafe { (*self.0).flinfo }
+    }
+
+    /// Gives argument `i` another value.
+    pub fn replace(self, i: usize, value: Option<pg_sys::Datum>) {
+        // SAFETY: as above, the call info is valid and this call's own.
+        unsafe {
+            let count = (*self.0).nargs as usize;
+            if let Some(arg) = (*self.0).args.as_mut_slice(count).get_mut(i) {
+                arg.value = value.unwrap_or(pg_sys::Datum::null());
+                arg.isnull = value.is_none();
+            }
+        }
+    }
+
     /// Argument `i` as a Rust value.
     pub fn get<T: pgrx::FromDatum>(self, i: usize) -> Option<T> {
         // SAFETY: the SQL declaration of the function gives the argument's type, which the caller names again in `T`.

@@ -163,6 +163,10 @@ begin
     if max is null or max not between 1 and 1000 then
         raise exception 'max must be between 1 and 1000' using errcode = 'invalid_parameter_value';
     end if;
+    if status not in ('completed', 'failed', 'skipped') then
+        raise exception 'unknown status "%"', status using errcode = 'invalid_parameter_value',
+            hint = 'completed, failed or skipped.';
+    end if;
     loop
         select * into page from outbox._page(tenant, topic, aggregate_type, aggregate_id, null, unfinished, chunk);
         looked_at := looked_at + chunk;
