@@ -167,9 +167,15 @@ unsafe fn raise(report: Report) -> ! {
     }
 }
 
-/// A copy in the current memory context; a NUL inside becomes U+FFFD.
+/// Longest text of an error, in bytes: names of what was passed are in some, and those can be as long as a caller likes.
+const LONGEST: usize = 1000;
+
+/// A copy in the current memory context, of so much of a text as an error shows; a NUL inside becomes U+FFFD.
 fn palloc_cstr(text: &str) -> *mut c_char {
-    let clean = text.replace('\0', "\u{fffd}");
+    let mut clean = text[..text.floor_char_boundary(LONGEST)].replace('\0', "\u{fffd}");
+    if text.len() > LONGEST {
+        clean.push_str(" ...");
+    }
     // SAFETY: palloc gives len + 1 bytes or raises; the copy stays within them.
     unsafe {
         let to = pg_sys::palloc(clean.len() + 1).cast::<u8>();

@@ -311,7 +311,8 @@ begin
                 0, null, null
             from nobody n
         ) r
-        join outbox.message m on m.id = r.message_id
+        -- also where one message is asked for by its id
+        join outbox.message m on m.id = r.message_id and (tenant is null or m.tenant = tenant)
         left join outbox.subscription s on s.id = r.subscription_id
         left join outbox.endpoint e on e.id = r.endpoint_id
         order by m.id desc, s.name
