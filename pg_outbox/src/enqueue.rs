@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::append::Leaf;
 use crate::function::Args;
-use crate::{catalog, gucs, idempotency, jsonb, pg_function, registry, wake};
+use crate::{catalog, gucs, idempotency, jsonb, pg_function, registry, rights, wake};
 
 /// Longest key and aggregate id, in bytes.
 const MAX_KEY: usize = 1024;
@@ -211,6 +211,10 @@ fn common(args: Args, first: usize) -> Result<Row> {
     if let Some(changed) = registry::admit(topic, row.str(column::TENANT), row.str(column::PUBLISHER))? {
         row.set(column::TOPIC, changed.into_datum());
     }
+    if let Some(narrowed) = rights::narrowed(rights::PUBLISH)? {
+        let topic = row.str(column::TOPIC).unwrap_or_default();
+        narrowed.publish(topic, row.str(column::TENANT), row.str(column::PUBLISHER))?;
+    }
 
     text(&mut row, column::IDEMPOTENCY_KEY, args, first + tail::IDEMPOTENCY_KEY, "idempotency_key", MAX_NAME)?;
     let time = |argument: usize, name: &str| match args.get::<i64>(first + argument) {
@@ -231,7 +235,10 @@ fn common(args: Args, first: usize) -> Result<Row> {
         }
         row.set(column::PRIORITY, (priority as i16).into_datum());
     }
-    if let Some(attempts) = args.get::<i32>(first + tail::MAX_ATTEMPTS).filter(|n| *n > 0) {
+    if let Some(attempts) = args.get::<i32>(first + tail::MAX_ATTEMPTS) {
+        if attempts < 1 {
+            return Err(Error::invalid("max_attempts is less than 1").hint("Null leaves it to the subscription."));
+        }
         row.set(column::MAX_ATTEMPTS, attempts.into_datum());
     }
     row.set(column::OCCURRED_AT, args.datum(first + tail::OCCURRED_AT));

@@ -42,6 +42,24 @@ impl Args {
         }
     }
 
+    /// The call site.
+    pub fn site(self) -> *mut pg_sys::FmgrInfo {
+        // SAFETY: as above.
+        unsafe { (*self.0).flinfo }
+    }
+
+    /// Gives argument `i` another value.
+    pub fn replace(self, i: usize, value: Option<pg_sys::Datum>) {
+        // SAFETY: as above, the call info is valid and this call's own.
+        unsafe {
+            let count = (*self.0).nargs as usize;
+            if let Some(arg) = (*self.0).args.as_mut_slice(count).get_mut(i) {
+                arg.value = value.unwrap_or(pg_sys::Datum::null());
+                arg.isnull = value.is_none();
+            }
+        }
+    }
+
     /// Argument `i` as a Rust value.
     pub fn get<T: pgrx::FromDatum>(self, i: usize) -> Option<T> {
         // SAFETY: the SQL declaration of the function gives the argument's type, which the caller names again in `T`.
@@ -149,9 +167,15 @@ unsafe fn raise(report: Report) -> ! {
     }
 }
 
-/// A copy in the current memory context; a NUL inside becomes U+FFFD.
+/// Longest text of an error, in bytes: names of what was passed are in some, and those can be as long as a caller likes.
+const LONGEST: usize = 1000;
+
+/// A copy in the current memory context, of so much of a text as an error shows; a NUL inside becomes U+FFFD.
 fn palloc_cstr(text: &str) -> *mut c_char {
-    let clean = text.replace('\0', "\u{fffd}");
+    let mut clean = text[..text.floor_char_boundary(LONGEST)].replace('\0', "\u{fffd}");
+    if text.len() > LONGEST {
+        clean.push_str(" ...");
+    }
     // SAFETY: palloc gives len + 1 bytes or raises; the copy stays within them.
     unsafe {
         let to = pg_sys::palloc(clean.len() + 1).cast::<u8>();

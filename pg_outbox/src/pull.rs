@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use outbox_core::schedule::{self, Schedule};
 use outbox_core::webhook_id::WebhookId;
-use outbox_core::{Code, Error};
+use outbox_core::{Code, Error, digest};
 use pgrx::{IntoDatum, JsonB, datum::Interval, pg_sys};
 
 use crate::function::record;
@@ -35,6 +35,27 @@ pg_function! {
         let message_id: i64 = args.get(0).unwrap_or_default();
         let enqueued_at = args.datum(1).map_or(0, |at| at.value() as i64).wrapping_add(UNIX_EPOCH);
         Ok(WebhookId { message_id, enqueued_at }.text().into_datum())
+    }
+}
+
+pg_function! {
+    /// outbox._new_lease() returns bigint: a number that nobody can guess, and that a bigint of any client can hold.
+    fn outbox_new_lease(_args) {
+        let mut random = [0u8; 8];
+        // SAFETY: fills a buffer of this length.
+        if !unsafe { pg_sys::pg_strong_random(random.as_mut_ptr().cast(), random.len()) } {
+            return Err(Error::new(Code::Internal, "the system gives no random bytes"));
+        }
+        Ok((i64::from_ne_bytes(random) & i64::MAX).max(1).into_datum())
+    }
+}
+
+pg_function! {
+    /// outbox._lease_id(lease bigint) returns bigint: what is stored of a lease; the way back is to try them all.
+    fn outbox_lease_id(args) {
+        let lease: i64 = args.get(0).unwrap_or_default();
+        let [a, b, c, d, e, f, g, h, ..] = digest::fingerprint([Some(&lease.to_be_bytes()[..])]);
+        Ok((i64::from_be_bytes([a, b, c, d, e, f, g, h]) & i64::MAX).into_datum())
     }
 }
 

@@ -58,8 +58,12 @@ select pg_catalog.pg_extension_config_dump('outbox.delivery', '');
 select pg_catalog.pg_extension_config_dump('outbox.delivery_id_seq', '');
 
 -- API: private
-create sequence outbox._lease_id as bigint cache 1;
-select pg_catalog.pg_extension_config_dump('outbox._lease_id', '');
+-- What a worker is given when it claims: random. Whoever does not have it cannot do anything with what is leased.
+create function outbox._new_lease() returns bigint language c volatile as 'MODULE_PATHNAME', 'outbox_new_lease';
+-- API: private
+-- What is stored of it, and cannot be turned back: tables, dumps and standbys hold nothing that ends a lease.
+create function outbox._lease_id(lease bigint) returns bigint language c immutable strict
+as 'MODULE_PATHNAME', 'outbox_lease_id';
 
 -- API: public
 -- One row per claim that still holds deliveries. Its row lock comes before those of its deliveries: whoever ends a lease,
@@ -75,8 +79,8 @@ create table outbox.lease (
     bundled boolean not null default false
 );
 create index lease_expiry on outbox.lease (expires_at);
-comment on table outbox.lease is 'Claimed batches; the id is the fencing token';
-comment on column outbox.lease.worker is 'who claimed; information only, the id is what counts';
+comment on table outbox.lease is 'Claimed batches. The id is made of the fencing token, which only the worker has';
+comment on column outbox.lease.worker is 'who claimed; information only, the token is what counts';
 comment on column outbox.lease.delivery_ids is 'what was claimed; those it still has say so themselves (outbox.delivery.lease)';
 comment on column outbox.lease.bundled is 'they have no rows in outbox.delivery (yet): they were claimed as whole bundles';
 comment on column outbox.lease.deadline_at is 'end of the lease, however often it is extended; null: none';

@@ -360,8 +360,34 @@ begin
 end
 $$;
 comment on function outbox.tick is
-    'Numbers what is committed now, and returns the last position. The dispatcher does this by itself; by hand where there is none';
+    'Numbers what is committed now, and returns the last position. The dispatcher does this by itself; by hand where there is none. '
+    'Not in a transaction block or function (25001)';
+
+-- API: private
+-- Sessions of ordinary roles that keep the dispatcher waiting after the call that took the lock has returned: their
+-- transaction goes on (`select outbox.tick(), pg_sleep(3600)`, a function around it, a client that does not end its protocol's
+-- message). While a call is under way it holds the sequencer's table ACCESS SHARE as well, see the library's `entry`.
+create function outbox._overstaying() returns setof int
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select distinct l.pid
+    from pg_locks l
+    join pg_stat_activity a on a.pid = l.pid
+    join pg_class k on k.oid = l.relation
+    where l.database = outbox._database_oid() and l.granted and l.pid <> pg_backend_pid()
+        and k.relnamespace = (select s.relnamespace from pg_class s where s.oid = 'outbox._sequencer'::regclass)
+        and (l.mode = 'ExclusiveLock' and k.relname in ('_sequencer', '_maintenance') or l.mode = 'AccessExclusiveLock')
+        and not exists (
+            select from pg_locks c
+            where c.pid = l.pid and c.relation = 'outbox._sequencer'::regclass and c.mode = 'AccessShareLock'
+                and c.database = outbox._database_oid()
+        )
+        -- Has committed, and waits for a standby.
+        and a.wait_event is distinct from 'SyncRep'
+        -- What superusers and the owner do by hand is theirs to end; health() names them. Null: not a session of a role.
+        and not pg_has_role(a.usesysid, (select k.relowner from pg_class k where k.oid = 'outbox._sequencer'::regclass), 'usage');
+end;
 
 insert into outbox._capability values
-    ('admin', 'function outbox.tick'),
-    ('consume', 'function outbox.tick');
+    ('admin', 'function outbox.tick');

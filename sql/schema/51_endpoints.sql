@@ -450,7 +450,8 @@ begin
     earliest := interval '0';
     latest := interval '0';
     return next;
-    for i in 2..s.max_attempts loop
+    -- a schedule that goes on for longer than that says nothing more
+    for i in 2..least(s.max_attempts, 10000) loop
         attempt := i;
         wait := make_interval(secs => waits[i]);
         planned := planned + wait;

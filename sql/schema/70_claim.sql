@@ -90,7 +90,7 @@ do $do$
 declare
     rows constant text := $r$
             update outbox.delivery d
-            set state = 'processing', attempt = d.attempt + 1, lease = token, updated_at = now, last_attempt_at = now,
+            set state = 'processing', attempt = d.attempt + 1, lease = held_as, updated_at = now, last_attempt_at = now,
                 first_attempt_at = coalesce(d.first_attempt_at, now)
             from unnest(ids, tried) i(id, tried_at)
             where d.id = i.id
@@ -103,7 +103,7 @@ declare
             from held h
             cross join lateral unnest(h.delivery_ids, h.positions, h.message_ids) u(id, position, message_id)$b$;
     held constant text := $h$held as (
-            update outbox._bundle b set lease = token where b.id = any (bundles) returning b.*
+            update outbox._bundle b set lease = held_as where b.id = any (bundles) returning b.*
         ), $h$;
     template constant text := $f$
 create function outbox.{name}(
@@ -121,7 +121,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    token bigint := nextval('outbox._lease_id');
+    token bigint := outbox._new_lease();
+    held_as bigint := outbox._lease_id(token);
     now timestamptz := clock_timestamp();
     until timestamptz := now + least(duration, deadline);
 begin
@@ -134,7 +135,7 @@ $$;$f$;
         with leased as (
             insert into outbox.lease (id, subscription_id, worker, claimed_at, expires_at, deadline_at, delivery_ids,
                 bundled)
-            values (token, source_id, worker, now, until, now + deadline, ids, {bundled})
+            values (held_as, source_id, worker, now, until, now + deadline, ids, {bundled})
         ), {held}taken as ({taken}
         )
         select token, until, t.id, source_name, t.message_id, outbox.webhook_id(m.id, m.enqueued_at)

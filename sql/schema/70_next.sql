@@ -26,6 +26,7 @@ as $$
 #variable_conflict use_variable
 declare
     now timestamptz := clock_timestamp();
+    held_as bigint := outbox._lease_id(done);
     source outbox.subscription;
     picked record;
     ended bigint;
@@ -39,10 +40,10 @@ begin
     -- What is common is done here, in as few statements as can be: calling complete() and claim() would cost a quarter more.
     -- They do the rest.
     with held as (
-        delete from outbox.lease l where l.id = done and not l.bundled returning l.worker, l.delivery_ids
+        delete from outbox.lease l where l.id = held_as and not l.bundled returning l.worker, l.delivery_ids
     ), gone as (
         delete from outbox.delivery d using held h
-        where d.id = any (h.delivery_ids) and d.lease = done
+        where d.id = any (h.delivery_ids) and d.lease = held_as
         returning d.id, d.position, d.message_id, d.last_attempt_at, d.run, d.subscription_id, d.attempt, d.key, h.worker
     ), logged as (
         insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
@@ -62,7 +63,7 @@ begin
     into ended, ordered, keys
     from gone g;
     if ended = 0 and cardinality(outbox.complete(done)) = 0 then
-        raise exception 'lease % is lost', done
+        raise exception 'the lease is lost'
             using errcode = 'OB003',
                 detail = 'All its deliveries have ended, or it has expired and was taken back. Nothing was completed or claimed.',
                 hint = 'Another worker may do its work again; go on with outbox.claim().';

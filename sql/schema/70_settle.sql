@@ -16,7 +16,7 @@ begin
     if lease is null then
         raise exception 'the lease must not be null' using errcode = 'null_value_not_allowed';
     end if;
-    select * into held from outbox.lease l where l.id = _hold.lease for update;
+    select * into held from outbox.lease l where l.id = outbox._lease_id(_hold.lease) for update;
     return held;
 end
 $$;
@@ -102,7 +102,7 @@ set jit = off
 as $$
 #variable_conflict use_column
 declare
-    token bigint := lease;
+    token bigint := outbox._lease_id(lease);
     now timestamptz := clock_timestamp();
     held outbox.lease;
     named bigint[];
@@ -120,7 +120,7 @@ begin
     select * into held from outbox.lease l where l.id = token for update;
     if held.id is null then
         -- also says what is wrong with null
-        perform outbox._hold(token);
+        perform outbox._hold(lease);
         return '{}';
     end if;
     if held.bundled then
@@ -449,15 +449,17 @@ as $$
 #variable_conflict use_variable
 declare
     until timestamptz;
+    held outbox.lease;
 begin
     perform outbox._check_claim('worker', 1, duration);
-    if (outbox._hold(lease)).id is not null then
+    held := outbox._hold(lease);
+    if held.id is not null then
         update outbox.lease l
         set expires_at = least(greatest(l.expires_at, clock_timestamp() + duration), l.deadline_at)
-        where l.id = lease
+        where l.id = held.id
         returning l.expires_at into until;
     else
-        raise exception 'lease % is lost', lease
+        raise exception 'the lease is lost'
             using errcode = 'OB003',
                 detail = 'All its deliveries have ended, or it has expired and was taken back.',
                 hint = 'Stop the work: another worker may have it.';

@@ -253,6 +253,14 @@ begin
     if max is null or max not between 1 and 1000 then
         raise exception 'max must be between 1 and 1000' using errcode = 'invalid_parameter_value';
     end if;
+    if skip not between 0 and 10000 then
+        raise exception 'skip must be between 0 and 10000' using errcode = 'invalid_parameter_value',
+            hint = 'Pages far behind are asked for with the last id as before.';
+    end if;
+    if status not in ('pending', 'processing', 'failed', 'completed', 'dead', 'expired', 'cancelled', 'skipped') then
+        raise exception 'unknown status "%"', status using errcode = 'invalid_parameter_value',
+            hint = 'pending, processing, failed, completed, dead, expired, cancelled or skipped.';
+    end if;
     if status is null then
         select * into page
         from outbox._page(tenant, topic, aggregate_type, aggregate_id, severity, before, least(wanted, 1000));

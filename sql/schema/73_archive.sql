@@ -163,6 +163,10 @@ begin
     if max is null or max not between 1 and 1000 then
         raise exception 'max must be between 1 and 1000' using errcode = 'invalid_parameter_value';
     end if;
+    if status not in ('completed', 'failed', 'skipped') then
+        raise exception 'unknown status "%"', status using errcode = 'invalid_parameter_value',
+            hint = 'completed, failed or skipped.';
+    end if;
     loop
         select * into page from outbox._page(tenant, topic, aggregate_type, aggregate_id, null, unfinished, chunk);
         looked_at := looked_at + chunk;
@@ -305,7 +309,8 @@ begin
                 outbox._routing_reason(n.matched), 0, null, null
             from nobody n
         ) r
-        join outbox.message m on m.id = r.message_id
+        -- also where one message is asked for by its id
+        join outbox.message m on m.id = r.message_id and (tenant is null or m.tenant = tenant)
         left join outbox.subscription s on s.id = r.subscription_id
         left join outbox.endpoint e on e.id = r.endpoint_id
         order by m.id desc, s.name

@@ -180,9 +180,12 @@ async fn step(connections: &[Client], random: &mut Random, model: &mut Model, or
             assert_eq!(extended.is_ok(), !held.is_empty(), "a lease lives as long as it has deliveries");
             if random.below(2) == 0 {
                 // Time passes, for this lease.
-                db.execute("update outbox.lease set expires_at = now() - interval '1 s' where id = $1", &[&lease])
-                    .await
-                    .unwrap();
+                db.execute(
+                    "update outbox.lease set expires_at = now() - interval '1 s' where id = outbox._lease_id($1)",
+                    &[&lease],
+                )
+                .await
+                .unwrap();
                 // Whoever looks for work takes it back.
                 db.query("select outbox._is_ready('jobs')", &[]).await.unwrap();
                 for message in &held {

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use outbox_harness::tokio_postgres::{Client, Error};
 use outbox_tests::{explain, outbox_harness, server};
 
 fn pages() -> Vec<PathBuf> {
@@ -47,7 +48,7 @@ async fn examples_run() {
             db.batch_execute("create extension pg_outbox").await.unwrap();
         }
         for (info, text, line) in blocks {
-            let result = db.batch_execute(&text).await;
+            let result = run(&db, &text).await;
             match (info.as_str(), result) {
                 ("sql fails", Ok(())) => panic!("{}:{line}: should fail", page.display()),
                 ("sql fails", Err(_)) | (_, Ok(())) => {}
@@ -57,6 +58,20 @@ async fn examples_run() {
         }
     }
     assert!(ran > 5, "only {ran} examples found");
+}
+
+/// Runs a block as psql does, a statement at a time: some refuse to share a transaction.
+async fn run(db: &Client, block: &str) -> Result<(), Error> {
+    let mut statement = String::new();
+    for line in block.lines() {
+        statement.push_str(line);
+        statement.push('\n');
+        let code = line.split("--").next().unwrap_or_default().trim_end();
+        if code.ends_with(';') && statement.matches("$$").count() % 2 == 0 {
+            db.batch_execute(&std::mem::take(&mut statement)).await?;
+        }
+    }
+    db.batch_execute(&statement).await
 }
 
 /// What gucs.rs says about each setting: the comment above the variable that is its value.

@@ -188,7 +188,10 @@ async fn who_holds_the_sequencer_is_named() {
     let server = bare_server().await;
     let db = server.database("named").await.unwrap();
     let holder = server.connect("named").await.unwrap();
-    holder.batch_execute("set application_name = 'forgotten psql'; begin; select outbox.tick()").await.unwrap();
+    holder
+        .batch_execute("set application_name = 'forgotten psql'; begin; lock table outbox._sequencer in exclusive mode")
+        .await
+        .unwrap();
     let found = wait_for("it is reported", PATIENCE, async || unwell(&db).await.remove("sequencer")).await;
     let pid: i32 = one(&holder, "select pg_backend_pid()").await;
     assert!(

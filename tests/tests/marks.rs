@@ -39,7 +39,7 @@ const ENDS: [&str; 8] = [
     "select outbox.release({lease})",
     "select outbox.release({lease}, array[{first}]), outbox.complete({lease})",
     "select outbox.fail({lease}, null, 'x', '0 s')",
-    "update outbox.lease set expires_at = now() where id = {lease}",
+    "update outbox.lease set expires_at = now() where id = outbox._lease_id({lease})",
     "select outbox.unlock_stale('0 s')",
     "",
     "savepoint",

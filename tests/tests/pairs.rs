@@ -125,7 +125,7 @@ begin
     if beginning = 'failed' then
         perform outbox.fail(n.l, null, 'x', '0 s');
     elsif beginning like '%overdue' then
-        update outbox.lease set expires_at = clock_timestamp() - interval '1 s' where id = n.l;
+        update outbox.lease set expires_at = clock_timestamp() - interval '1 s' where id = outbox._lease_id(n.l);
     elsif beginning = 'dead' then
         perform outbox.dead(n.l, null, 'x');
         select max(id) into n.x from outbox.dead_letter;

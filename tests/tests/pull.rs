@@ -276,7 +276,7 @@ async fn release_gives_the_try_back_and_extend_moves_the_end() {
     assert!(
         one::<bool>(
             &db,
-            &format!("select expires_at = deadline_at and expires_at = claimed_at + interval '90 s' from outbox.lease where id = {}", batch.lease)
+            &format!("select expires_at = deadline_at and expires_at = claimed_at + interval '90 s' from outbox.lease where id = outbox._lease_id({})", batch.lease)
         )
         .await,
         "extended up to the deadline"

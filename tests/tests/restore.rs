@@ -85,7 +85,7 @@ async fn busy_database(server: &Server, name: &str, receiver: &Receiver) -> (Cli
     db.batch_execute("select outbox.cursor_advance('projection', 7)").await.unwrap();
     // Committed, but without a position: the sequencer is held up.
     let holder = server.connect(name).await.unwrap();
-    holder.batch_execute("begin; select outbox.tick()").await.unwrap();
+    holder.batch_execute("begin; lock table outbox._sequencer in exclusive mode").await.unwrap();
     db.batch_execute("select outbox.enqueue('order.created', '{\"late\": true}') from generate_series(1, 10)")
         .await
         .unwrap();

@@ -347,7 +347,7 @@ async fn pg_upgrade_keeps_everything_and_goes_on_by_itself() {
         settle(&db).await;
         // ... and these are committed, and not numbered.
         let holder = server.connect("shop").await.unwrap();
-        holder.batch_execute("begin; select outbox.tick()").await.unwrap();
+        holder.batch_execute("begin; lock table outbox._sequencer in exclusive mode").await.unwrap();
         enqueue(&db, 10).await;
         enqueued += 30;
         server.stop(Stop::Fast).unwrap();

@@ -112,6 +112,8 @@ codes! {
     NotInThisState = "55000", "object_not_in_prerequisite_state", Retry;
     /// Not in a transaction like this one.
     InvalidTransaction = "25001", "invalid_transaction", Invalid;
+    /// The caller's capability does not reach that far.
+    NotPermitted = "42501", "insufficient_privilege", Fatal;
     /// Behaviour that is not there.
     NotSupported = "0A000", "not_supported", Invalid;
     /// A bug.

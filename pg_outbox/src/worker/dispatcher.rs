@@ -17,6 +17,7 @@ use outbox_sender::{HeaderValue, Sender, Settings};
 use pgrx::{pg_guard, pg_sys};
 
 use super::engine::{Engine, Round};
+use super::evict::Evict;
 use super::maintain::Maintenance;
 use super::notify::Notifier;
 use super::replay::Replays;
@@ -99,6 +100,7 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
     let mut maintenance = Maintenance::new();
     let mut notifier = Notifier::new();
     let mut replays = Replays::new();
+    let mut evict = Evict::new();
     let mut error_wait = ERROR_WAIT;
     loop {
         if signals.terminate() || slot.retire.load(Ordering::SeqCst) {
@@ -133,12 +135,15 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
                 slot.set_state(State::Failing);
                 slot.set_error(&error.message, now());
                 pgrx::log!("pg_outbox dispatcher: {error}; trying again in {error_wait:?}");
+                // It may be a lock that was waited for.
+                evict.waited(true);
                 rest(slot, signals, error_wait);
                 error_wait = (error_wait * 2).min(ERROR_WAIT_MAX);
                 continue;
             }
         };
         error_wait = ERROR_WAIT;
+        evict.waited(engine.is_locked_out);
         slot.set_state(if gucs::PUSH.get() { State::Running } else { State::PushOff });
         engine.publish();
         maintenance.run();

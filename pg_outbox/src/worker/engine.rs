@@ -112,6 +112,8 @@ pub struct Engine {
     changed: Vec<i32>,
     /// Control messages up to here are known to the configuration.
     horizon: i64,
+    /// The last tick found the sequencer's lock taken.
+    pub is_locked_out: bool,
     /// Somebody asked to look at deliveries, or at replays.
     pub looked: bool,
     incarnation: i64,
@@ -163,6 +165,7 @@ impl Engine {
             changed: Vec::new(),
             horizon: 0,
             looked: false,
+            is_locked_out: false,
             incarnation: 0,
             checkpoint_id: 0,
             routed: 0,
@@ -349,6 +352,7 @@ impl Engine {
         let Engine { reader, recorder, .. } = self;
         let ticked = txn::run(|| Ok(reader.tick(CHUNK)))?;
         self.tick_more = ticked.more;
+        self.is_locked_out = &*ticked.status == "busy";
         match &*ticked.status {
             "copied" => return Ok(Found::Copied),
             "fresh" => return Ok(Found::Nothing),
@@ -469,6 +473,7 @@ impl Engine {
             window.look_among(messages.as_ref().map_or(&[], |(messages, _)| messages));
             Ok((ticked, messages))
         })?;
+        self.is_locked_out = &*ticked.status == "busy";
         match &*ticked.status {
             "busy" => return Ok(false),
             "ticked" | "idle" => {}

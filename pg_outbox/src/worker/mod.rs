@@ -9,6 +9,7 @@ pub mod dispatcher;
 pub mod endpoints;
 pub mod engine;
 pub mod errand;
+pub mod evict;
 pub mod fault;
 pub mod inline;
 pub mod judge;
