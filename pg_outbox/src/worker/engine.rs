@@ -128,6 +128,8 @@ pub struct Engine {
     entries: Vec<Entry>,
     routing: Vec<RoutingRow>,
     unrecorded_since: Option<Instant>,
+    /// How often recording has failed in a row.
+    record_failures: u32,
     generation: u64,
     last_tick: Option<Instant>,
     last_found: usize,
@@ -175,6 +177,7 @@ impl Engine {
             entries: Vec::new(),
             routing: Vec::new(),
             unrecorded_since: None,
+            record_failures: 0,
             generation: 0,
             last_tick: None,
             last_found: 0,

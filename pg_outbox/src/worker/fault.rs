@@ -1,11 +1,15 @@
 //! Faults: what could not be done because of one row, kept in outbox.fault for `health()`.
 //!
 //! A step of the dispatcher that fails as a whole is taken apart: `apart` finds the items that fail by themselves. They are
-//! charged with it, and the rest goes on.
+//! charged with it, and the rest goes on. What passes by itself is charged to nobody: the step is tried as a whole a few times
+//! before.
 
 use pgrx::pg_sys::{INT8ARRAYOID, TEXTARRAYOID, TEXTOID};
 
 use super::txn::{self, Failure, Plan, arg};
+
+/// Whole tries of a step in a row that fail before it is taken apart.
+pub const WHOLE_TRIES: u32 = 3;
 
 /// The kind of thing that is to blame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -18,7 +18,7 @@ use pgrx::pg_sys::{
 
 use super::config::{Config, Ordering, Subscription};
 use super::decide::{Decision, Decisions};
-use super::fault::{Faults, Kind, apart};
+use super::fault::{Faults, Kind, WHOLE_TRIES, apart};
 use super::now;
 use super::record::EXPIRED;
 use super::route::{Stored, UNIX_EPOCH};
@@ -98,6 +98,8 @@ pub struct Window {
     counted: Option<Instant>,
     recount_after: Duration,
     passed: Option<Instant>,
+    /// How often a pass has failed in a row.
+    pass_failures: u32,
     /// The last pass saw leases, or left something undone.
     soon: bool,
     /// A pass has unblocked rows since this was last asked.
@@ -142,6 +144,7 @@ impl Window {
             counted: None,
             recount_after: RECOUNT,
             passed: None,
+            pass_failures: 0,
             soon: true,
             promoted: false,
         }
@@ -411,7 +414,7 @@ impl Window {
         if since < interval {
             return Ok(interval - since);
         }
-        let Window { pass, pass_apart, .. } = self;
+        let Window { pass, pass_apart, pass_failures, .. } = self;
         let in_flight = in_flight();
         let passed = txn::run(|| {
             let rows = pass.execute(&[arg(PASS_LIMIT), arg(in_flight.as_slice())]);
@@ -419,8 +422,9 @@ impl Window {
                 .first(|row| (row.get(0).unwrap_or(false), row.get(1).unwrap_or(false), row.int(2) > 0))
                 .unwrap_or_default())
         });
+        *pass_failures = if passed.is_ok() { 0 } else { *pass_failures + 1 };
         let (more, soon, free) = match passed {
-            Err(failure) if !failure.is_transient() => {
+            Err(failure) if !failure.is_transient() && *pass_failures > WHOLE_TRIES => {
                 pgrx::log!("pg_outbox dispatcher: {failure}; looking at each lease and delivery by itself");
                 txn::run(|| {
                     pass_apart.execute(&[arg(PASS_LIMIT), arg(in_flight.as_slice())]);

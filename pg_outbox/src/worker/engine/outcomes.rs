@@ -7,7 +7,7 @@ use outbox_core::policy::Outcome;
 use outbox_sender::Ticket;
 
 use super::super::decide::{Decision, UNRECORDABLE};
-use super::super::fault::{Kind, apart};
+use super::super::fault::{Kind, WHOLE_TRIES, apart};
 use super::super::judge::judge;
 use super::super::now;
 use super::super::order::{Lane, Waiting};
@@ -133,11 +133,13 @@ impl Engine {
         let write_endpoints = self.endpoints.write_in() == Some(Duration::ZERO);
         let changed = if write_endpoints { self.endpoints.changed() } else { Vec::new() };
         let written = txn::run(|| self.write(&changed, &checkpoint));
+        self.record_failures = if written.is_ok() { 0 } else { self.record_failures + 1 };
         match written {
             // Something of it cannot be recorded: what that is, is charged with it.
-            Err(failure) if !failure.is_transient() => {
+            Err(failure) if !failure.is_transient() && self.record_failures > WHOLE_TRIES => {
                 pgrx::log!("pg_outbox dispatcher: {failure}; recording each outcome by itself");
                 txn::run(|| self.write_apart(&changed, &checkpoint))?;
+                self.record_failures = 0;
                 self.faults.write();
             }
             written => written?,
