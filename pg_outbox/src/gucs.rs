@@ -32,6 +32,9 @@ pub static TOPIC_FUNCTION: GucSetting<Option<CString>> = GucSetting::<Option<CSt
 /// Longest time that a filter's SQL/JSON path may take over a payload. 100 ms: thousands of times what a sensible one takes.
 pub static FILTER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(100);
 
+/// Set by `outbox.erase()`: rows of the logs may be changed.
+pub static ERASING: GucSetting<bool> = GucSetting::<bool>::new(false);
+
 /// What `outbox.set_context` keeps for the transaction.
 pub static CONTEXT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
@@ -356,6 +359,14 @@ pub fn init(preloading: bool) {
         GucFlags::default(),
     );
     GucRegistry::define_bool_guc(
+        c"pg_outbox.erasing",
+        c"Whether rows of the logs may be changed.",
+        c"Set by outbox.erase() for its own statements.",
+        &ERASING,
+        GucContext::Userset,
+        GucFlags::NO_SHOW_ALL | GucFlags::DISALLOW_IN_FILE,
+    );
+    GucRegistry::define_bool_guc(
         c"pg_outbox.retain_for_cursors",
         c"Whether messages are kept until every cursor on the feed has passed them.",
         c"",
@@ -363,4 +374,9 @@ pub fn init(preloading: bool) {
         GucContext::Suset,
         GucFlags::default(),
     );
+    if preloading {
+        // A setting that is not there, a slip of the pen for example, is refused instead of taken and ignored.
+        // SAFETY: a constant; only settings that no library has defined are touched.
+        unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(c"pg_outbox".as_ptr()) };
+    }
 }

@@ -114,6 +114,8 @@ unsafe extern "C-unwind" fn subtransaction_ended(
     let bit = level_bit();
     if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
         marks::part_rolled_back();
+        // SAFETY: reads a counter of the current transaction.
+        hooks::subtransaction_aborted(unsafe { pg_sys::GetCurrentTransactionNestLevel() });
     }
     for cell in [&ENQUEUED, &RESCHEDULED, &INSTALLED] {
         cell.with(|levels| match event {

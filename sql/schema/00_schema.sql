@@ -5,6 +5,17 @@
 
 \echo Use "CREATE EXTENSION pg_outbox" to load this file. \quit
 
+do $$
+begin
+    if current_setting('server_encoding') <> 'UTF8' then
+        raise exception 'pg_outbox needs a database whose encoding is UTF8' using errcode = 'feature_not_supported',
+            detail = format('The encoding of this database is %s, and messages are JSON, which is UTF-8.',
+                current_setting('server_encoding')),
+            hint = 'Make the database anew: create database ... encoding ''UTF8'' template template0.';
+    end if;
+end
+$$;
+
 -- Created here and not by the control file: a schema of this name that somebody made before is an error, not a trap.
 create schema outbox;
 comment on schema outbox is 'pg_outbox: transactional outbox, delivered over HTTP, pulled by workers or read in order';

@@ -2,13 +2,17 @@
 -- is counted.
 
 -- API: private
--- What shared memory knows of the workers; nulls where the library is not preloaded.
+-- What shared memory knows of the workers; nulls where the library is not preloaded, and of a process that does not live.
+-- lacks: the setting because of which this database has no dispatcher. seen_at: when the process last came round its loop.
 create function outbox._workers(
     out launcher_pid int,
-    out exhausted boolean,
     out started_at timestamptz,
     out last_error text,
-    out last_error_at timestamptz
+    out last_error_at timestamptz,
+    out lacks text,
+    out state_at timestamptz,
+    out seen_at timestamptz,
+    out launcher_seen_at timestamptz
 )
 language c volatile as 'MODULE_PATHNAME', 'outbox_workers';
 
@@ -90,18 +94,33 @@ begin
         state := 'critical';
         culprit := 'shared_preload_libraries';
         what_to_do := 'nothing is pushed: add pg_outbox to it and restart the server';
-    elsif shared.exhausted then
+    elsif worker.pid is null and shared.lacks is not null then
         state := 'critical';
-        culprit := 'max_worker_processes';
-        what_to_do := 'no process is free for the dispatcher: raise it (or pg_outbox.max_databases) and restart the server';
+        culprit := shared.lacks;
+        what_to_do := 'it is used up, and this database has no dispatcher: raise it and restart the server';
     elsif worker.state = 'failing' then
         state := 'critical';
         culprit := coalesce(shared.last_error, 'see the server''s log');
         what_to_do := 'the dispatcher tries again by itself; its error says what is in the way';
     elsif worker.state = 'none' then
         state := 'critical';
-        culprit := coalesce(shared.last_error, 'no dispatcher');
+        culprit := case when shared.launcher_pid is null then 'no launcher'
+            else coalesce(shared.last_error, 'no dispatcher') end;
         what_to_do := 'it starts within seconds; if it does not, the server''s log says why';
+    elsif worker.state = 'starting' and shared.state_at < clock_timestamp() - interval '30 s' then
+        state := 'critical';
+        culprit := format('the dispatcher has been starting since %s', shared.state_at::timestamptz(0));
+        what_to_do := 'pg_stat_activity and pg_locks say what it waits for; the server''s log has its errors';
+    elsif worker.state in ('running', 'push off', 'copied') and shared.seen_at < clock_timestamp() - interval '1 minute'
+        - current_setting('pg_outbox.poll_interval')::interval then
+        state := 'critical';
+        culprit := format('the dispatcher (process %s) has not come round since %s', worker.pid, shared.seen_at::timestamptz(0));
+        what_to_do := format('pg_stat_activity and pg_locks say what it waits for; select pg_terminate_backend(%s) starts it anew',
+            worker.pid);
+    elsif shared.launcher_pid is null then
+        state := 'warning';
+        culprit := 'no launcher';
+        what_to_do := 'it starts within a second; until then a dispatcher that ends is not replaced';
     elsif worker.state = 'push off' then
         state := 'warning';
         culprit := 'pg_outbox.push';
@@ -152,7 +171,25 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     found record;
+    newest smallint := coalesce(pg_sequence_last_value('outbox._message_segment'), 0);
+    age interval;
 begin
+    -- Committed, and not numbered by the last tick.
+    select clock_timestamp() - m.enqueued_at into age
+    from (select * from outbox.tick t order by t.id desc limit 1) t
+    cross join lateral (
+        select m.enqueued_at from outbox.message m
+        where m.segment = any (array[newest, (newest + 15) % 16]::smallint[])
+            and m.xid >= greatest(pg_snapshot_xmax(t.snapshot_to), t.next_to)
+        order by m.xid
+        limit 1
+    ) m
+    where outbox._identity_is_genuine() and not pg_is_in_recovery();
+    if age > interval '10 s' then
+        state := case when age > interval '1 min' then 'critical' else 'warning' end;
+        culprit := format('a message has been waiting for its position for %s', date_trunc('second', age));
+        what_to_do := 'nothing is delivered before: see the check "worker"; without a dispatcher: select outbox.tick()';
+    end if;
     select a.pid, a.usename, a.application_name, clock_timestamp() - a.xact_start as age into found
     from pg_locks l
     join pg_stat_activity a on a.pid = l.pid
@@ -240,6 +277,77 @@ begin
         state := 'warning';
         culprit := format('a delivery of subscription "%s" has been due for %s', found.name, date_trunc('second', found.age));
         what_to_do := 'retries are behind: see the check "worker", and the endpoint''s limits';
+    end if;
+end
+$$;
+
+-- API: private
+-- whether workers claim what waits for them
+create function outbox._health_workers(out state text, out culprit text, out what_to_do text)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found record;
+begin
+    if pg_is_in_recovery() then
+        return;
+    end if;
+    select s.name, clock_timestamp() - least(d.due_at, b.due_at) as age into found
+    from outbox.subscription s
+    left join lateral (
+        -- the first of each priority
+        with recursive first as (
+            (select d.priority, d.due_at from outbox.delivery d
+            where d.subscription_id = s.id and d.pull and d.state <> 'processing' and not d.blocked
+            order by d.priority, d.due_at limit 1)
+            union all
+            select n.priority, n.due_at
+            from first f
+            cross join lateral (
+                select d.priority, d.due_at from outbox.delivery d
+                where d.subscription_id = s.id and d.pull and d.state <> 'processing' and not d.blocked
+                    and d.priority > f.priority
+                order by d.priority, d.due_at limit 1
+            ) n
+        )
+        select min(f.due_at) as due_at from first f
+    ) d on true
+    left join lateral (
+        select b.due_at from outbox._bundle b
+        where b.subscription_id = s.id and b.lease is null
+        order by b.due_at limit 1
+    ) b on true
+    where s.deleted_at is null and s.endpoint_id is null and not s.paused
+        and least(d.due_at, b.due_at) < clock_timestamp() - interval '5 min'
+    order by least(d.due_at, b.due_at) limit 1;
+    if found.name is not null then
+        state := 'warning';
+        culprit := format('deliveries of subscription "%s" have waited for %s, and no worker claims them', found.name,
+            date_trunc('second', found.age));
+        what_to_do := 'start its workers, or more of them; what nobody needs: outbox.unsubscribe()';
+    end if;
+end
+$$;
+
+-- API: private
+-- whether readers follow
+create function outbox._health_cursors(out state text, out culprit text, out what_to_do text)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found record;
+begin
+    select k.consumer, k.lag_positions, clock_timestamp() - k.updated_at as age into found
+    from outbox.cursor_list(null, 'outbox') k
+    where k.lag_positions > 0 and k.lag_seconds > 3600 and k.updated_at < clock_timestamp() - interval '1 h'
+    order by k.updated_at limit 1;
+    if found.consumer is not null then
+        state := 'warning';
+        culprit := format('cursor "%s" is %s positions behind and has stood still for %s', found.consumer,
+            found.lag_positions, date_trunc('second', found.age));
+        what_to_do := 'its consumer does not read, or fails: outbox.cursor_list() has its last error; outbox.cursor_delete() ends it';
     end if;
 end
 $$;
@@ -405,6 +513,10 @@ begin atomic
         select 'endpoints', h.* from outbox._health_endpoints() h
         union all
         select 'deliveries', h.* from outbox._health_deliveries() h
+        union all
+        select 'workers', h.* from outbox._health_workers() h
+        union all
+        select 'cursors', h.* from outbox._health_cursors() h
         union all
         select 'dead letters', h.* from outbox._health_dead_letters() h
         union all
