@@ -3,7 +3,7 @@
 
 -- API: public
 create table outbox.fault (
-    kind text not null check (kind in ('message', 'subscription', 'endpoint', 'lease')),
+    kind text not null check (kind in ('message', 'subscription', 'endpoint', 'lease', 'server')),
     id bigint not null,
     step text not null,
     error text not null,
@@ -13,10 +13,11 @@ create table outbox.fault (
     primary key (kind, id, step)
 );
 comment on table outbox.fault is
-    'What the dispatcher could not do because of one message, subscription, endpoint or lease; everything else goes on';
-comment on column outbox.fault.id is 'of the message, subscription, endpoint or lease';
+    'What the dispatcher could not do because of one message, subscription, endpoint or lease, or of what this server is short of; everything else goes on';
+comment on column outbox.fault.id is 'of the message, subscription, endpoint or lease; 0: this server';
 comment on column outbox.fault.step is
-    'load (its settings cannot be read; gone when they can be again), record, consent, take back, expire, unblock';
+    'load (its settings cannot be read; gone when they can be again), record, consent, take back, expire, unblock,'
+    ' send (the endpoint''s answer kept the HTTP thread busy without end), connect (requests wait for descriptors, ports or memory)';
 comment on column outbox.fault.error is 'what PostgreSQL said';
 select pg_catalog.pg_extension_config_dump('outbox.fault', '');
 

@@ -393,16 +393,20 @@ begin
     select f.kind, f.id, f.step, f.error, count(*) over () as n into found
     from outbox.fault f
     -- Settings that cannot be read hold everything of theirs until they are mended; anything else has passed.
-    where f.step = 'load' or f.last_at > clock_timestamp() - interval '1 day'
+    where f.step = 'load' or f.last_at > clock_timestamp()
+        - case f.kind when 'server' then interval '10 min' else interval '1 day' end
     order by f.step <> 'load', f.last_at desc limit 1;
     if found.n > 0 then
         state := case when found.step = 'load' then 'critical' else 'warning' end;
-        culprit := format('%s %s: %s: %s', found.kind, found.id, found.step, left(found.error, 200));
+        culprit := concat_ws(': ', found.kind || nullif(' ' || found.id, ' 0'), found.step, left(found.error, 200));
         if found.n > 1 then
             culprit := format('%s; and %s others', culprit, found.n - 1);
         end if;
-        what_to_do := case when found.step = 'load'
+        what_to_do := case
+            when found.step = 'load'
             then 'its settings cannot be read, and what is for it waits: set them again by alter_subscription() or alter_endpoint()'
+            when found.kind = 'server'
+            then 'requests wait, no receiver is blamed: give the server more (LimitNOFILE of its service), or lower pg_outbox.max_in_flight'
             else 'this was passed over, and everything else went on; the table outbox.fault has all of them' end;
     end if;
 end

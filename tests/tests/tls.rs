@@ -47,6 +47,8 @@ impl Bench {
         dns.on(HOST, |_| vec![loopback(1)]);
         let settings = Settings {
             max_in_flight: 256,
+            max_connections: 1024,
+            connection_age: Duration::from_secs(180),
             max_unrecorded: 4096,
             egress: Egress::parse(allow).unwrap(),
             user_agent: HeaderValue::from_static("pg_outbox/test"),
@@ -461,7 +463,9 @@ async fn a_name_that_changes_its_address_leads_nowhere_else() {
     // One forbidden address among the answers is enough.
     bench.dns.on("mixed.test", |_| vec![loopback(1), loopback(2)]);
     let (outcome, error) = bench.one(&to("mixed.test")).await;
-    assert!(outcome == fault(Fault::Forbidden) && error.contains("127.0.0.2"), "{error}");
+    assert!(outcome == fault(Fault::Forbidden) && error.contains("mixed.test"), "{error}");
+    // What a name leads to inside is not for everybody who can set a url.
+    assert!(!error.contains("127.0.0"), "{error}");
     bench.dns.on("v6.test", |_| vec!["::ffff:127.0.0.2".parse().unwrap()]);
     assert_eq!(bench.one(&to("v6.test")).await.0, fault(Fault::Forbidden));
     for literal in [

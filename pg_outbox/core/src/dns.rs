@@ -8,6 +8,11 @@ const A: u16 = 1;
 const AAAA: u16 = 28;
 const CNAME: u16 = 5;
 
+/// Records of an answer that are looked at.
+const MAX_RECORDS: u16 = 256;
+/// Bytes of a name, with room for its dots.
+const MAX_NAME: usize = 256;
+
 /// The question for IPv4 (`false`) or IPv6 addresses of a name; `None` when it is no name.
 pub fn question(id: u16, name: &str, v6: bool) -> Option<Vec<u8>> {
     let mut packet = Vec::with_capacity(name.len() + 18);
@@ -62,7 +67,8 @@ pub fn answer(question: &[u8], packet: &[u8]) -> Option<Answer> {
     let mut at = 12 + asked.len();
     let mut owner = name_at(packet, 12)?;
     let mut found = Vec::new();
-    for _ in 0..count {
+    // More than a name can reasonably have; each costs a walk along its name.
+    for _ in 0..count.min(MAX_RECORDS) {
         let name = name_at(packet, at)?;
         at = skip_name(packet, at)?;
         let head = packet.get(at..at + 10)?;
@@ -97,6 +103,9 @@ fn name_at(packet: &[u8], mut at: usize) -> Option<Vec<u8>> {
             1..=63 => {
                 name.extend(packet.get(at + 1..at + 1 + length)?.iter().map(u8::to_ascii_lowercase));
                 name.push(b'.');
+                if name.len() > MAX_NAME {
+                    return None;
+                }
                 at += 1 + length;
             }
             192.. => at = (length & 63) << 8 | *packet.get(at + 1)? as usize,

@@ -315,6 +315,22 @@ pub fn encode(text: &str) -> Cow<'_, str> {
     Cow::Owned(encoded)
 }
 
+/// Text as a header value in which ASCII stays as it is: what is beyond it is percent-encoded.
+pub fn ascii(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() {
+        return Cow::Borrowed(text);
+    }
+    let mut encoded = String::with_capacity(text.len() + 16);
+    for b in text.bytes() {
+        if b.is_ascii() {
+            encoded.push(b as char);
+        } else {
+            let _ = write!(encoded, "%{b:02X}");
+        }
+    }
+    Cow::Owned(encoded)
+}
+
 /// Text as one segment of a URI's path (RFC 3986: unreserved characters stay).
 fn uri_segment(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());

@@ -32,10 +32,12 @@ pub enum Fault {
     Invalid,
     /// No token could be had from the authorisation server.
     Auth,
+    /// This machine is short of descriptors, ports or memory: nothing about the receiver. A delivery is never told of it, it waits.
+    Local,
 }
 
 impl Fault {
-    /// Every fault.
+    /// Every fault that a delivery can come to.
     pub const ALL: [Fault; 11] = [
         Fault::Dns,
         Fault::Refused,
@@ -64,6 +66,7 @@ impl Fault {
             Fault::Forbidden => "forbidden",
             Fault::Invalid => "invalid",
             Fault::Auth => "auth",
+            Fault::Local => "local",
         }
     }
 }
@@ -263,7 +266,7 @@ pub fn health(outcome: Outcome) -> Option<bool> {
         Outcome::Status(429) => None,
         Outcome::Status(408 | 500..) => Some(false),
         Outcome::Status(_) => Some(true),
-        Outcome::Fault(Fault::Forbidden | Fault::Invalid) => None,
+        Outcome::Fault(Fault::Forbidden | Fault::Invalid | Fault::Local) => None,
         Outcome::Fault(_) => Some(false),
     }
 }

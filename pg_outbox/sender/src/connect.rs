@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri};
@@ -17,16 +17,21 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use outbox_core::policy::Fault;
 use outbox_core::proxy::Proxy;
+use outbox_core::schedule::mix;
 use outbox_core::url::Url;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::meter::{Meter, Metered};
 use crate::proxy::Target;
-use crate::tls::{Client, Protocol, Tls, has_no_roots};
+use crate::tls::{self, Client, Protocol, Tls};
 use crate::{Endpoint, Settings, proxy, resolve};
 
-/// Limit of connecting to one address, and of the handshakes that follow.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The head of an HTTP/1 answer, and what is read at once.
+const HEAD_BYTES: usize = 128 * 1024;
+/// What an HTTP/2 server may send of one answer, and of all, before it is read.
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = 1 << 20;
 
 /// A fault and what to say about it.
 pub(crate) type Failure = (Fault, String);
@@ -42,6 +47,10 @@ pub(crate) struct Reach {
     shared: RefCell<Option<Shared>>,
     /// The other side has been seen to speak HTTP/1.1 only.
     one_at_a_time: Cell<bool>,
+    /// The other side speaks HTTP/2, and wants HTTP/1.1 for these requests.
+    http1_only: Cell<bool>,
+    /// The addresses that were found last; one look-up for all that wait.
+    names: tokio::sync::Mutex<Option<(Instant, Looked)>>,
     /// Whoever opens the HTTP/2 connection, or fetches a token, does it for all.
     turn: tokio::sync::Mutex<()>,
     /// A token of the authorisation server, and when it expires (microseconds since 1970).
@@ -67,8 +76,16 @@ impl Reach {
         *self.tls.borrow_mut() = None;
         *self.shared.borrow_mut() = None;
         self.one_at_a_time.set(false);
+        self.http1_only.set(false);
         *self.token.borrow_mut() = None;
         *self.no_token.borrow_mut() = None;
+    }
+
+    /// The other side refuses HTTP/2 for these requests: the next connection does not offer it.
+    pub(crate) fn use_http1(&self) {
+        self.http1_only.set(true);
+        *self.tls.borrow_mut() = None;
+        *self.shared.borrow_mut() = None;
     }
 
     /// Nobody uses it for now: the shared connection is closed.
@@ -120,10 +137,12 @@ pub(crate) struct Connection {
     spare: HeaderMap,
     /// Requests it has served: a failure on a used one may only mean that the other side had closed it.
     pub(crate) served: usize,
+    /// Not used from then on: the name may lead elsewhere.
+    expires: Instant,
 }
 
 enum Requests {
-    One(http1::SendRequest<Full<Bytes>>, Wire),
+    One(http1::SendRequest<Full<Bytes>>, Wire, Rc<Meter>),
     Many(Shared),
 }
 
@@ -136,6 +155,8 @@ struct Shared {
     requests: http2::SendRequest<Full<Bytes>>,
     /// Whether it has brought a response. The same cell for all clones, by which they are known.
     answered: Rc<Cell<bool>>,
+    expires: Instant,
+    meter: Rc<Meter>,
 }
 
 /// The future that does an HTTP/1.1 connection's work.
@@ -165,9 +186,36 @@ impl Connection {
 
     pub(crate) fn ended(&self) -> bool {
         match &self.requests {
-            Requests::One(_, wire) => wire.ended,
+            Requests::One(_, wire, _) => wire.ended,
             Requests::Many(shared) => shared.requests.is_closed(),
         }
+    }
+
+    /// Whether it is too old for another request.
+    pub(crate) fn is_old(&self) -> bool {
+        Instant::now() >= self.expires
+    }
+
+    fn meter(&self) -> &Meter {
+        match &self.requests {
+            Requests::One(_, _, meter) => meter,
+            Requests::Many(shared) => &shared.meter,
+        }
+    }
+
+    /// The status that has come, though perhaps not all of the answer's head; known of HTTP/1.
+    pub(crate) fn status(&self) -> Option<u16> {
+        self.meter().status()
+    }
+
+    /// Why the answer was given up, if it was too much.
+    pub(crate) fn excess(&self) -> Option<&'static str> {
+        self.meter().excess()
+    }
+
+    /// Whether nothing of the answer has come.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.is_http2() || self.meter().is_silent()
     }
 
     /// A map for a request's headers, empty.
@@ -185,15 +233,16 @@ impl Connection {
     /// Ready at once but for a connection that is still finishing the last exchange, has been closed, or is full.
     pub(crate) async fn ready(&mut self) -> hyper::Result<()> {
         match &mut self.requests {
-            Requests::One(requests, _) if requests.is_ready() => Ok(()),
-            Requests::One(requests, wire) => wire.drive(requests.ready()).await,
+            Requests::One(requests, ..) if requests.is_ready() => Ok(()),
+            Requests::One(requests, wire, _) => wire.drive(requests.ready()).await,
             Requests::Many(shared) => shared.requests.ready().await,
         }
     }
 
     pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        self.meter().begin(self.is_http2());
         let response = match &mut self.requests {
-            Requests::One(requests, wire) => wire.drive(requests.send_request(request)).await,
+            Requests::One(requests, wire, _) => wire.drive(requests.send_request(request)).await,
             Requests::Many(shared) => {
                 let response = shared.requests.send_request(request).await;
                 shared.answered.set(shared.answered.get() || response.is_ok());
@@ -215,7 +264,7 @@ impl Connection {
     /// The next part of a response's body.
     pub(crate) async fn frame(&mut self, body: &mut Incoming) -> Option<hyper::Result<Frame<Bytes>>> {
         match &mut self.requests {
-            Requests::One(_, wire) => wire.drive(body.frame()).await,
+            Requests::One(_, wire, _) => wire.drive(body.frame()).await,
             Requests::Many(_) => body.frame().await,
         }
     }
@@ -223,7 +272,7 @@ impl Connection {
     /// Resolves when the connection ends.
     pub(crate) async fn closed(&mut self) {
         match &mut self.requests {
-            Requests::One(_, wire) => {
+            Requests::One(_, wire, _) => {
                 if !wire.ended {
                     let _ = wire.driver.as_mut().await;
                     wire.ended = true;
@@ -253,6 +302,8 @@ pub(crate) struct Way<'a> {
     pub(crate) tls: &'a Tls,
     pub(crate) protocol: Protocol,
     pub(crate) proxy: Option<&'a Proxy>,
+    /// For connecting, to all addresses together.
+    pub(crate) timeout: Duration,
     /// Of the settings that it comes from: what is opened or learnt on an old way is not kept for the new one.
     pub(crate) generation: u64,
 }
@@ -260,17 +311,26 @@ pub(crate) struct Way<'a> {
 impl<'a> Way<'a> {
     /// An endpoint's.
     pub(crate) fn to(endpoint: &'a Endpoint, generation: u64) -> Way<'a> {
-        Way { tls: &endpoint.tls, protocol: endpoint.protocol, proxy: endpoint.proxy.as_ref(), generation }
+        Way {
+            tls: &endpoint.tls,
+            protocol: endpoint.protocol,
+            proxy: endpoint.proxy.as_ref(),
+            timeout: endpoint.timeout,
+            generation,
+        }
     }
 }
 
 /// A connection to `url`: the shared one if the endpoint has one, else a new one.
 pub(crate) async fn connect(
     url: &Url,
-    way: Way<'_>,
+    mut way: Way<'_>,
     reach: &Reach,
     settings: &Settings,
 ) -> Result<Connection, Failure> {
+    if way.protocol == Protocol::Auto && reach.http1_only.get() {
+        way.protocol = Protocol::Http1;
+    }
     let may_share = match way.protocol {
         Protocol::Auto => url.tls && !reach.one_at_a_time.get(),
         Protocol::Http1 => false,
@@ -281,7 +341,7 @@ pub(crate) async fn connect(
     }
     let shared = || {
         let mut slot = reach.shared.borrow_mut();
-        if slot.as_ref().is_some_and(|s| s.url != *url || s.requests.is_closed()) {
+        if slot.as_ref().is_some_and(|s| s.url != *url || s.requests.is_closed() || Instant::now() >= s.expires) {
             *slot = None;
         }
         slot.as_ref().filter(|s| s.generation == way.generation).map(|s| Connection {
@@ -293,6 +353,7 @@ pub(crate) async fn connect(
             spare: HeaderMap::new(),
             // A connection that others have used may have been closed meanwhile.
             served: 1,
+            expires: s.expires,
         })
     };
     if let Some(connection) = shared() {
@@ -322,8 +383,10 @@ async fn open(url: &Url, way: Way<'_>, reach: &Reach, settings: &Settings) -> Re
     let is_name = url.host.parse::<IpAddr>().is_err();
     let targets = match way.proxy {
         Some(proxy) if proxy.resolves && is_name => vec![Target::Name(&url.host, url.port)],
-        _ => resolve::vetted(url, settings).await?.into_iter().map(Target::Address).collect(),
+        _ => look_up(url, reach, settings).await?.into_iter().map(Target::Address).collect(),
     };
+    // An address that does not answer leaves time for the next one.
+    let share = way.timeout / u32::try_from(targets.len().max(1)).unwrap_or(u32::MAX);
     for target in targets {
         let attempt = async {
             let (stream, remote) = match (way.proxy, target) {
@@ -331,25 +394,54 @@ async fn open(url: &Url, way: Way<'_>, reach: &Reach, settings: &Settings) -> Re
                 (None, Target::Address(address)) => (dial(address).await?, address),
                 (None, Target::Name(..)) => return Err((Fault::Dns, format!("{target} is not resolved"))),
             };
-            handshake(url, way, reach, remote, stream).await
+            handshake(url, way, reach, settings, remote, stream).await
         };
-        match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
+        match tokio::time::timeout(share, attempt).await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(failure)) => last = failure,
             Err(_) => {
-                last = (Fault::Timeout, format!("connecting to {target} took longer than {CONNECT_TIMEOUT:?}"));
+                let by = if way.proxy.is_some() { " through the proxy" } else { "" };
+                last = (Fault::Timeout, format!("connecting to {target}{by} took longer than {share:?}"));
             }
         }
     }
     Err(last)
 }
 
-async fn dial(address: SocketAddr) -> Result<TcpStream, Failure> {
-    TcpStream::connect(address).await.map_err(|error| (io_fault(&error), format!("connecting to {address}: {error}")))
+type Looked = Result<Vec<SocketAddr>, Failure>;
+
+/// The vetted addresses of a URL. Those that ask at the same time get the same answer: however many wait, an endpoint makes one
+/// look-up at a time, of which the system's resolver has a limited number for all.
+async fn look_up(url: &Url, reach: &Reach, settings: &Settings) -> Looked {
+    if url.host.parse::<IpAddr>().is_ok() {
+        return resolve::vetted(url, settings).await;
+    }
+    let asked = Instant::now();
+    let mut kept = reach.names.lock().await;
+    if let Some((at, found)) = kept.as_ref()
+        && *at >= asked
+    {
+        return found.clone();
+    }
+    let found = resolve::vetted(url, settings).await;
+    *kept = Some((Instant::now(), found.clone()));
+    found
+}
+
+async fn dial(address: SocketAddr) -> Result<Metered, Failure> {
+    match TcpStream::connect(address).await {
+        Ok(stream) => Ok(Metered::new(stream)),
+        Err(error) => {
+            // Of IPv6, this one means that the machine has no address of it.
+            let no_port = error.kind() == io::ErrorKind::AddrNotAvailable && address.is_ipv4();
+            let fault = if no_port { Fault::Local } else { io_fault(&error) };
+            Err((fault, format!("connecting to {address}: {error}")))
+        }
+    }
 }
 
 /// A stream to `target` through the operator's proxy, and what is at its other end as far as it is known here.
-async fn through(proxy: &Proxy, target: Target<'_>, settings: &Settings) -> Result<(TcpStream, SocketAddr), Failure> {
+async fn through(proxy: &Proxy, target: Target<'_>, settings: &Settings) -> Result<(Metered, SocketAddr), Failure> {
     // The operator chose the proxy: its address is not vetted.
     let mut last = (Fault::Dns, "the proxy has no address".to_owned());
     let places = resolve::any(&proxy.host, proxy.port, settings).await;
@@ -370,10 +462,12 @@ async fn handshake(
     url: &Url,
     way: Way<'_>,
     reach: &Reach,
+    settings: &Settings,
     remote: SocketAddr,
-    stream: TcpStream,
+    stream: Metered,
 ) -> Result<Connection, Failure> {
-    let _ = stream.set_nodelay(true);
+    let meter = stream.meter();
+    let expires = Instant::now() + age(settings.connection_age, remote);
     let generation = way.generation;
     let mut http2 = way.protocol == Protocol::Http2;
     let stream = if url.tls {
@@ -386,22 +480,21 @@ async fn handshake(
         let name = rustls::pki_types::ServerName::try_from(url.host.clone())
             .map_err(|_| (Fault::Invalid, format!("\"{}\" cannot be the name in a certificate", url.host)))?;
         let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await.map_err(|e| {
-            let why = if has_no_roots(way.tls) {
-                ": this system has no trusted certificates; install its package (ca-certificates) or set SSL_CERT_FILE"
-            } else {
-                ""
-            };
-            reach.explain((Fault::Tls, format!("TLS handshake with {remote}: {e}{why}")))
+            let cure = tls::cure(&e, way.tls);
+            reach.explain((Fault::Tls, format!("TLS handshake with {remote}: {e}{cure}")))
         })?;
         http2 |= stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        Stream::Tls(Box::new(stream))
+        Layer::Tls(Box::new(stream))
     } else {
-        Stream::Plain(stream)
+        Layer::Plain(stream)
     };
+    let stream = Stream { layer: stream, watch: (!http2).then(|| Rc::clone(&meter)) };
     let failed = |e: hyper::Error| (Fault::Protocol, format!("HTTP handshake with {remote}: {e}"));
     let requests = if http2 {
         let (requests, driver) = http2::Builder::new(Local)
             .max_header_list_size(64 * 1024)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .timer(hyper_util::rt::TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(20))
             .handshake(TokioIo::new(stream))
@@ -410,13 +503,45 @@ async fn handshake(
         tokio::task::spawn_local(async move {
             let _ = driver.await;
         });
-        Requests::Many(Shared { generation, url: url.clone(), remote, requests, answered: Rc::default() })
+        Requests::Many(Shared {
+            generation,
+            url: url.clone(),
+            remote,
+            requests,
+            answered: Rc::default(),
+            expires,
+            meter,
+        })
     } else {
-        let (requests, driver) =
-            http1::Builder::new().max_headers(64).handshake(TokioIo::new(stream)).await.map_err(failed)?;
-        Requests::One(requests, Wire { driver: Box::pin(driver), ended: false })
+        // As tolerant as it can be: an answer that others can read is an answer. 100 headers are the library's own limit.
+        let (requests, driver) = http1::Builder::new()
+            .max_buf_size(HEAD_BYTES)
+            .allow_obsolete_multiline_headers_in_responses(true)
+            .allow_spaces_after_header_name_in_responses(true)
+            .ignore_invalid_headers_in_responses(true)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(failed)?;
+        Requests::One(requests, Wire { driver: Box::pin(driver), ended: false }, meter)
     };
-    Ok(Connection { generation, url: url.clone(), remote, requests, target: None, spare: HeaderMap::new(), served: 0 })
+    Ok(Connection {
+        generation,
+        url: url.clone(),
+        remote,
+        requests,
+        target: None,
+        spare: HeaderMap::new(),
+        served: 0,
+        expires,
+    })
+}
+
+/// The age that a connection may reach: a fifth more or less, so that many that were opened together do not end together.
+fn age(mean: Duration, remote: SocketAddr) -> Duration {
+    thread_local!(static COUNT: Cell<u64> = const { Cell::new(0) });
+    let count = COUNT.with(|count| count.replace(count.get().wrapping_add(1)));
+    let random = mix(count ^ u64::from(remote.port()) << 32) % 401;
+    mean.mul_f64(0.8 + random as f64 / 1000.0)
 }
 
 /// Whether the other side says that it has not looked at the request: it may be sent again at once.
@@ -435,9 +560,43 @@ pub(crate) fn is_unprocessed(error: &hyper::Error) -> bool {
     false
 }
 
+/// Whether the other side wants the request over HTTP/1.1; it has not looked at it.
+pub(crate) fn wants_http1(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        if let Some(http2) = inner.downcast_ref::<h2::Error>() {
+            return http2.is_remote() && http2.reason() == Some(h2::Reason::HTTP_1_1_REQUIRED);
+        }
+        source = inner.source();
+    }
+    false
+}
+
+/// Whether a connection broke.
+pub(crate) fn is_broken(error: &hyper::Error) -> bool {
+    if error.is_incomplete_message() {
+        return true;
+    }
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        let io = inner.downcast_ref::<io::Error>().map(io::Error::kind);
+        let io = io.or_else(|| inner.downcast_ref::<h2::Error>().and_then(|e| e.get_io()).map(io::Error::kind));
+        if let Some(kind) = io {
+            use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+            return matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof);
+        }
+        source = inner.source();
+    }
+    false
+}
+
 /// The class of an I/O error.
 pub(crate) fn io_fault(error: &std::io::Error) -> Fault {
     use std::io::ErrorKind;
+    // EMFILE, ENFILE, ENOMEM, ENOBUFS of Linux: this machine is short of something, whatever the receiver does.
+    if matches!(error.raw_os_error(), Some(24 | 23 | 12 | 105)) {
+        return Fault::Local;
+    }
     match error.kind() {
         ErrorKind::ConnectionRefused => Fault::Refused,
         ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::AddrNotAvailable => Fault::Unreachable,
@@ -448,39 +607,56 @@ pub(crate) fn io_fault(error: &std::io::Error) -> Fault {
 }
 
 /// A plain or an encrypted stream.
-pub(crate) enum Stream {
-    Plain(TcpStream),
-    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+enum Layer {
+    Plain(Metered),
+    Tls(Box<tokio_rustls::client::TlsStream<Metered>>),
+}
+
+/// The bytes of HTTP.
+pub(crate) struct Stream {
+    layer: Layer,
+    /// Looks at the answers of HTTP/1.
+    watch: Option<Rc<Meter>>,
 }
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, to),
-            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, to),
+        let Stream { layer, watch } = self.get_mut();
+        let before = to.filled().len();
+        let poll = match layer {
+            Layer::Plain(stream) => Pin::new(stream).poll_read(cx, to),
+            Layer::Tls(stream) => match Pin::new(stream).poll_read(cx, to) {
+                // Many close a connection without saying so in TLS. HTTP knows whether it was at its end.
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+                poll => poll,
+            },
+        };
+        match watch {
+            Some(meter) if matches!(poll, Poll::Ready(Ok(()))) => Poll::Ready(meter.see(&to.filled()[before..])),
+            _ => poll,
         }
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, data),
-            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, data),
+        match &mut self.get_mut().layer {
+            Layer::Plain(stream) => Pin::new(stream).poll_write(cx, data),
+            Layer::Tls(stream) => Pin::new(stream).poll_write(cx, data),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        match &mut self.get_mut().layer {
+            Layer::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Layer::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        match &mut self.get_mut().layer {
+            Layer::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Layer::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 
@@ -489,16 +665,16 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
-            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+        match &mut self.get_mut().layer {
+            Layer::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Layer::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Tls(stream) => stream.is_write_vectored(),
+        match &self.layer {
+            Layer::Plain(stream) => stream.is_write_vectored(),
+            Layer::Tls(stream) => stream.is_write_vectored(),
         }
     }
 }

@@ -7,11 +7,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
+use outbox_core::ids::IdMap;
 use outbox_core::policy::{Action, Fault, Outcome, health};
 use tokio::sync::{mpsc, oneshot};
 
@@ -20,7 +21,9 @@ use crate::gate::{Gate, Pass};
 use crate::queue::{Load, Nothing, Queue};
 use crate::request::{self, Attempt};
 use crate::timer::Timer;
-use crate::{Answer, Command, Done, Endpoint, Event, Job, Mode, Saved, Settings, Shared, consent, tls};
+use crate::{
+    Answer, Command, Done, Endpoint, Event, Job, Mode, Pulse, Saved, Settings, Shared, Shortage, Ticket, consent, tls,
+};
 
 /// The main thread is woken for outcomes when there are this many, or when the first of them is this old: it has better to do
 /// than to take them one by one, and nobody waits for an outcome to be recorded.
@@ -30,11 +33,34 @@ const WAKE_DELAY: Duration = Duration::from_millis(2);
 /// How long a connection without work is kept open.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A request that has been in flight for longer than this is overdue, and its endpoint slow.
+const OVERDUE: Duration = Duration::from_secs(1);
+
+/// How often the thread shows that it goes on, and looks for what is overdue.
+const BEAT: Duration = Duration::from_millis(250);
+
+/// Endpoints that are looked at when a place has become free, at most.
+const TURNS: usize = 32;
+
+/// Wait of a request that met a shortage of this machine.
+const SHORTAGE_WAIT: Duration = Duration::from_millis(500);
+
+/// Idle connections that are closed when something is short.
+const RELIEF: usize = 16;
+
 pub(crate) struct Hub {
     settings: RefCell<Rc<Settings>>,
     endpoints: RefCell<HashMap<i32, Rc<Target>>>,
     /// Endpoints with jobs that only the common limits hold back, in turn.
     waiting: RefCell<VecDeque<i32>>,
+    /// Those of them that were slow.
+    waiting_slow: RefCell<VecDeque<i32>>,
+    /// Connections, and what each is at.
+    flights: RefCell<IdMap<u64, Rc<Flight>>>,
+    serial: Cell<u64>,
+    /// Requests that are overdue, and requests that were sent to slow endpoints.
+    overdue: Cell<usize>,
+    slow: Cell<usize>,
     /// Requests, and the jobs in them.
     in_flight: Cell<usize>,
     flying: Cell<usize>,
@@ -53,9 +79,13 @@ pub(crate) struct Target {
     saved: Cell<Saved>,
     reach: Reach,
     busy: Cell<usize>,
-    /// Connections without work, the most recently used last.
-    idle: RefCell<Vec<oneshot::Sender<Work>>>,
+    /// It has requests that are overdue, or its last one was: of the common limits it gets a part.
+    slow: Cell<bool>,
+    /// Connections without work, the most recently used last, with the serial number of when they became so.
+    idle: RefCell<Vec<(u64, oneshot::Sender<Work>)>>,
     waiting: Cell<bool>,
+    /// No connection is opened before (microseconds since 1970): something was short.
+    short_until: Cell<i64>,
     /// When a timer will look at it again; `i64::MAX`: none does.
     timer: Cell<i64>,
 }
@@ -75,6 +105,69 @@ struct Work {
     load: Load,
     /// Its outcome decides about the breaker.
     probe: bool,
+    /// Its endpoint was slow when it was taken.
+    slow: bool,
+    /// When it was taken (microseconds since 1970).
+    at: i64,
+}
+
+/// What a connection is at.
+struct Flight {
+    target: Rc<Target>,
+    /// When its request began (microseconds since 1970); 0: it has none.
+    since: Cell<i64>,
+    overdue: Cell<bool>,
+}
+
+/// What other threads see of this one.
+#[derive(Default)]
+pub(crate) struct Heart {
+    beats: AtomicU64,
+    /// The ticket of the request that is being worked on right now; no endpoint: 0.
+    endpoint: AtomicI32,
+    subscription: AtomicI32,
+    position: AtomicI64,
+    message_id: AtomicI64,
+    delivery_id: AtomicI64,
+    attempt: AtomicU32,
+    run: AtomicI64,
+}
+
+impl Heart {
+    pub(crate) fn read(&self) -> Pulse {
+        let endpoint = self.endpoint.load(Ordering::Acquire);
+        let at = (endpoint != 0).then(|| Ticket {
+            endpoint,
+            subscription: self.subscription.load(Ordering::Relaxed),
+            position: self.position.load(Ordering::Relaxed),
+            message_id: self.message_id.load(Ordering::Relaxed),
+            delivery_id: self.delivery_id.load(Ordering::Relaxed),
+            attempt: self.attempt.load(Ordering::Relaxed),
+            run: self.run.load(Ordering::Relaxed),
+        });
+        Pulse { beats: self.beats.load(Ordering::Relaxed), at }
+    }
+
+    /// Runs `work` as that of a request.
+    async fn during<T>(&self, load: &Load, work: impl Future<Output = T>) -> T {
+        let ticket = load.jobs().first().map(|job| job.ticket);
+        let mut work = std::pin::pin!(work);
+        std::future::poll_fn(|cx| {
+            if let Some(ticket) = ticket {
+                self.subscription.store(ticket.subscription, Ordering::Relaxed);
+                self.position.store(ticket.position, Ordering::Relaxed);
+                self.message_id.store(ticket.message_id, Ordering::Relaxed);
+                self.delivery_id.store(ticket.delivery_id, Ordering::Relaxed);
+                self.attempt.store(ticket.attempt, Ordering::Relaxed);
+                self.run.store(ticket.run, Ordering::Relaxed);
+                self.endpoint.store(ticket.endpoint, Ordering::Release);
+            }
+            let poll = work.as_mut().poll(cx);
+            self.endpoint.store(0, Ordering::Release);
+            poll
+        })
+        .await
+    }
 }
 
 /// Wakes the main thread when the HTTP thread ends, however it ends.
@@ -98,6 +191,11 @@ pub(crate) fn run(
         settings: RefCell::new(Rc::new(settings)),
         endpoints: RefCell::default(),
         waiting: RefCell::default(),
+        waiting_slow: RefCell::default(),
+        flights: RefCell::default(),
+        serial: Cell::new(0),
+        overdue: Cell::new(0),
+        slow: Cell::new(0),
         in_flight: Cell::new(0),
         flying: Cell::new(0),
         batches: Cell::new(0),
@@ -107,6 +205,7 @@ pub(crate) fn run(
     });
     runtime.block_on(async move {
         let _wake = WakeAtEnd(&hub);
+        tokio::task::spawn_local(beat(Rc::clone(&hub)));
         while let Some(command) = commands.recv().await {
             match command {
                 Command::Settings(settings) => hub.set(*settings),
@@ -141,8 +240,10 @@ impl Hub {
                 queue: RefCell::default(),
                 reach: Reach::default(),
                 busy: Cell::new(0),
+                slow: Cell::new(false),
                 idle: RefCell::default(),
                 waiting: Cell::new(false),
+                short_until: Cell::new(0),
                 timer: Cell::new(i64::MAX),
             };
             self.endpoints.borrow_mut().insert(id, Rc::new(target));
@@ -257,49 +358,119 @@ impl Hub {
 
     /// Starts what an endpoint may start.
     fn pump(self: &Rc<Self>, target: &Rc<Target>) {
-        while let Some(work) = self.take(target) {
+        loop {
+            if target.short_until.get() != 0 && target.idle.borrow().is_empty() && self.is_short(target) {
+                return;
+            }
+            let Some(work) = self.take(target) else { return };
             let mut work = Some(work);
             // A connection that has just timed out no longer takes the job; then the next one, then a new one.
             while let Some(one) = work.take() {
                 let idle = target.idle.borrow_mut().pop();
                 match idle {
-                    Some(connection) => work = connection.send(one).err(),
+                    Some((_, connection)) => work = connection.send(one).err(),
                     None => {
-                        tokio::task::spawn_local(serve(Rc::clone(self), Rc::clone(target), one));
+                        let serial = self.next_serial();
+                        if self.flights.borrow().len() >= self.settings.borrow().max_connections {
+                            self.close_idle(1);
+                        }
+                        let target = Rc::clone(target);
+                        let flight = Flight { target, since: Cell::new(one.at), overdue: Cell::new(false) };
+                        let flight = Rc::new(flight);
+                        self.flights.borrow_mut().insert(serial, Rc::clone(&flight));
+                        tokio::task::spawn_local(serve(Rc::clone(self), flight, serial, one));
                     }
                 }
             }
         }
     }
 
-    /// Starts what the common limits held back, one job per endpoint in turn.
+    fn next_serial(&self) -> u64 {
+        let serial = self.serial.get() + 1;
+        self.serial.set(serial);
+        serial
+    }
+
+    /// Closes the connections that have been idle for longest.
+    fn close_idle(&self, n: usize) {
+        for _ in 0..n {
+            let endpoints = self.endpoints.borrow();
+            let oldest = endpoints.values().filter_map(|target| Some((target.idle.borrow().first()?.0, target)));
+            let Some((_, target)) = oldest.min_by_key(|(since, _)| *since) else { return };
+            // Its task sees that nobody can give it work any more.
+            target.idle.borrow_mut().remove(0);
+        }
+    }
+
+    /// Whether nothing is to be opened for an endpoint yet; then it is looked at again.
+    fn is_short(self: &Rc<Self>, target: &Rc<Target>) -> bool {
+        let (now, until) = (unix_micros(SystemTime::now()), target.short_until.get());
+        if now >= until {
+            target.short_until.set(0);
+            return false;
+        }
+        self.look_again(target, until, now);
+        true
+    }
+
+    /// Starts what the common limits held back, one job per endpoint in turn. Those that answer come first: the part of the limits
+    /// that slow ones do not get is theirs.
     fn pump_waiting(self: &Rc<Self>) {
-        let turns = self.waiting.borrow().len();
-        for _ in 0..turns {
-            if !self.has_room() {
-                return;
-            }
-            let id = self.waiting.borrow_mut().pop_front();
-            let target = id.and_then(|id| self.endpoints.borrow().get(&id).cloned());
-            if let Some(target) = target {
-                target.waiting.set(false);
-                self.pump(&target);
+        for list in [&self.waiting, &self.waiting_slow] {
+            let turns = list.borrow().len().min(TURNS);
+            for _ in 0..turns {
+                let slow = std::ptr::eq(list, &self.waiting_slow);
+                if self.room(slow, 0) == 0 {
+                    break;
+                }
+                let id = list.borrow_mut().pop_front();
+                let target = id.and_then(|id| self.endpoints.borrow().get(&id).cloned());
+                if let Some(target) = target {
+                    target.waiting.set(false);
+                    self.pump(&target);
+                }
             }
         }
     }
 
-    /// How many jobs may go out in one request now.
-    fn room(&self) -> usize {
-        let settings = self.settings.borrow();
-        if self.in_flight.get() >= settings.max_in_flight || self.stopping.get() {
+    /// How many jobs may go out in one request now to an endpoint that is slow or not and has so many requests in flight.
+    ///
+    /// However many endpoints do not answer, others are served: the slow ones get three quarters of the common limits. Of the
+    /// rest, half is for endpoints with nothing in flight. Requests that are overdue do not count against these, so that many
+    /// receivers that stop answering at the same time hold nobody up for longer than it takes to notice.
+    fn room(&self, slow: bool, busy: usize) -> usize {
+        if self.stopping.get() {
             return 0;
         }
-        let pending = self.flying.get() + self.shared.unrecorded.load(Ordering::Acquire);
-        settings.max_unrecorded.saturating_sub(pending)
+        let settings = self.settings.borrow();
+        let (all, in_flight) = (settings.max_in_flight.min(settings.max_connections), self.in_flight.get());
+        let (most, unrecorded) = (settings.max_unrecorded, self.shared.unrecorded.load(Ordering::Acquire));
+        let (may, most) = if slow {
+            let least = self.slow.get() < all / 8 && in_flight < all;
+            (least || in_flight < all - all / 4, most - most / 4)
+        } else if busy > 0 {
+            (in_flight < all - all / 8, most - most / 8)
+        } else {
+            (in_flight < (all + self.overdue.get()).min(settings.max_connections), most)
+        };
+        if may { most.saturating_sub(self.flying.get() + unrecorded) } else { 0 }
     }
 
-    fn has_room(&self) -> bool {
-        self.room() > 0
+    /// Looks for requests that are overdue.
+    fn look_for_overdue(self: &Rc<Self>) {
+        let before = unix_micros(SystemTime::now()) - OVERDUE.as_micros() as i64;
+        let mut found = false;
+        for flight in self.flights.borrow().values() {
+            let since = flight.since.get();
+            if since != 0 && since < before && !flight.overdue.replace(true) {
+                flight.target.slow.set(true);
+                self.overdue.set(self.overdue.get() + 1);
+                found = true;
+            }
+        }
+        if found {
+            self.pump_waiting();
+        }
     }
 
     /// A request with this many jobs counts as in flight from here on.
@@ -314,10 +485,12 @@ impl Hub {
         if target.busy.get() >= target.config.borrow().concurrency || target.queue.borrow().is_empty() {
             return None;
         }
-        let room = self.room();
+        let slow = target.slow.get();
+        let room = self.room(slow, target.busy.get());
         if room == 0 {
             if !target.waiting.replace(true) {
-                self.waiting.borrow_mut().push_back(target.id);
+                let list = if slow { &self.waiting_slow } else { &self.waiting };
+                list.borrow_mut().push_back(target.id);
             }
             return None;
         }
@@ -356,7 +529,52 @@ impl Hub {
         target.busy.set(target.busy.get() + 1);
         self.begin(load.jobs().len());
         self.shared.queued.fetch_sub(load.jobs().len(), Ordering::Relaxed);
-        Some(Work { load, probe })
+        if slow {
+            self.slow.set(self.slow.get() + 1);
+        }
+        Some(Work { load, probe, slow, at: now })
+    }
+
+    /// A request is over.
+    fn land(&self, flight: &Flight, attempt: &Attempt, began: i64, slow: bool, now: i64) {
+        let target = &flight.target;
+        target.busy.set(target.busy.get() - 1);
+        flight.since.set(0);
+        if slow {
+            self.slow.set(self.slow.get() - 1);
+        }
+        let late = flight.overdue.replace(false);
+        if late {
+            self.overdue.set(self.overdue.get() - 1);
+        }
+        let quick = !late && now - began < OVERDUE.as_micros() as i64;
+        target.slow.set(!quick || matches!(attempt.outcome, Outcome::Fault(Fault::Timeout)));
+    }
+
+    /// A request met a shortage of this machine: its jobs wait as if they had not been taken.
+    fn postpone(self: &Rc<Self>, target: &Rc<Target>, attempt: &Attempt, load: Load, probe: bool, now: i64) {
+        let jobs = load.jobs().len();
+        self.in_flight.set(self.in_flight.get() - 1);
+        self.flying.set(self.flying.get() - jobs);
+        self.shared.in_flight.store(self.in_flight.get(), Ordering::Release);
+        self.shared.queued.fetch_add(jobs, Ordering::Relaxed);
+        target.queue.borrow_mut().give_back(load);
+        if probe {
+            target.gate.borrow_mut().result(None, true, now);
+            self.announce(target);
+        }
+        {
+            let mut shortage = self.shared.shortage.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = shortage.as_ref().map_or(0, |known| known.count) + 1;
+            *shortage = Some(Shortage { count, error: attempt.error.clone().unwrap_or_default() });
+        }
+        (self.wake)();
+        self.close_idle(RELIEF);
+        target.short_until.set(now + SHORTAGE_WAIT.as_micros() as i64);
+        if target.config.borrow().mode == Mode::Skip {
+            self.skip(target);
+        }
+        self.pump(target);
     }
 
     /// Looks at an endpoint again at a time (microseconds since 1970).
@@ -441,22 +659,50 @@ impl Hub {
     }
 }
 
+/// Shows that the thread goes on.
+async fn beat(hub: Rc<Hub>) {
+    loop {
+        hub.shared.pulse.beats.fetch_add(1, Ordering::Relaxed);
+        hub.look_for_overdue();
+        tokio::time::sleep(BEAT).await;
+    }
+}
+
+/// A connection's place among all; it ends with its task.
+struct Seat {
+    hub: Rc<Hub>,
+    serial: u64,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.hub.flights.borrow_mut().remove(&self.serial);
+    }
+}
+
 /// A connection's life: one job after the other, until there is none for a while.
-async fn serve(hub: Rc<Hub>, target: Rc<Target>, first: Work) {
+async fn serve(hub: Rc<Hub>, flight: Rc<Flight>, serial: u64, first: Work) {
+    let _seat = Seat { hub: Rc::clone(&hub), serial };
+    let target = Rc::clone(&flight.target);
     let mut connection = None;
     let mut timer = Timer::default();
     let mut next = Some(first);
-    while let Some(Work { load, probe }) = next.take() {
+    while let Some(Work { load, probe, slow, at }) = next.take() {
+        flight.since.set(at);
         let config = Rc::clone(&target.config.borrow());
         let settings = Rc::clone(&hub.settings.borrow());
         let attempt = request::attempt(&mut connection, &mut timer, &target.reach, &settings, &config, &load);
-        let attempt = catch_panic(attempt).await.unwrap_or_else(|| {
+        let attempt = hub.shared.pulse.during(&load, catch_panic(attempt)).await.unwrap_or_else(|| {
             // Nobody knows what state it is in.
             connection = None;
             Attempt::failed(Fault::Invalid, "internal error while sending; the server log has the details")
         });
-        target.busy.set(target.busy.get() - 1);
         let now = unix_micros(SystemTime::now());
+        hub.land(&flight, &attempt, at, slow, now);
+        if attempt.outcome == Outcome::Fault(Fault::Local) {
+            hub.postpone(&target, &attempt, load, probe, now);
+            break;
+        }
         hub.learn(&target, &attempt, &load, probe, now);
         hub.report(attempt, load, false, now);
         next = hub.take(&target);
@@ -469,12 +715,12 @@ async fn serve(hub: Rc<Hub>, target: Rc<Target>, first: Work) {
             let_others_read().await;
             continue;
         }
-        if !hub.waiting.borrow().is_empty() {
+        if !hub.waiting.borrow().is_empty() || !hub.waiting_slow.borrow().is_empty() {
             hub.pump_waiting();
         }
         let Some(open) = connection.as_mut() else { return };
         let (sender, receiver) = oneshot::channel();
-        target.idle.borrow_mut().push(sender);
+        target.idle.borrow_mut().push((hub.next_serial(), sender));
         // While it is idle the connection is still driven, to notice that the other side closes it.
         next = tokio::select! {
             biased;
@@ -484,7 +730,7 @@ async fn serve(hub: Rc<Hub>, target: Rc<Target>, first: Work) {
         };
     }
     // A sender whose receiver is gone refuses the job, and `pump` takes the next connection.
-    target.idle.borrow_mut().retain(|sender| !sender.is_closed());
+    target.idle.borrow_mut().retain(|(_, sender)| !sender.is_closed());
     if target.busy.get() == 0 && target.idle.borrow().is_empty() {
         target.reach.rest();
     }
@@ -522,7 +768,7 @@ pub(crate) fn unix_micros(time: SystemTime) -> i64 {
 
 impl Attempt {
     fn done(self, job: Job, finished_at: i64, skipped: bool) -> Done {
-        let status = self.reply.as_ref().map(|reply| reply.status);
+        let status = self.reply.as_ref().map(|reply| reply.status).or(self.status);
         let retry_after = self.asked();
         let answer = self.reply.and_then(|reply| {
             let nothing = reply.text.is_none()

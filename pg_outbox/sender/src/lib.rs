@@ -6,13 +6,17 @@
 //! Invariants:
 //! * Requests in flight plus outcomes that the main thread has not yet recorded never exceed `max_unrecorded`: that is the
 //!   bound on duplicates after a crash.
-//! * Endpoints do not wait for one another: each has its own queue, connections and limits.
+//! * Endpoints do not wait for one another: each has its own queue, connections and limits, and of the common limits one that
+//!   does not answer gets a part.
+//! * What a peer sends is read within limits of bytes and time, and never for long without a look at the others.
+//! * A shortage of this machine is no failure of a receiver: what meets it waits.
 //! * Each job that was submitted comes back exactly once.
 
 mod connect;
 mod consent;
 mod gate;
 mod hub;
+mod meter;
 mod oauth;
 mod proxy;
 mod queue;
@@ -33,9 +37,9 @@ use http::{HeaderMap, HeaderName};
 use outbox_core::auth::Auth;
 use outbox_core::breaker;
 use outbox_core::egress::Egress;
-use outbox_core::format::Format;
+use outbox_core::format::{self, Format};
 use outbox_core::message::Message;
-use outbox_core::policy::{Control, Outcome, Policy};
+use outbox_core::policy::{Control, Fault, Outcome, Policy};
 use outbox_core::proxy::Proxy;
 use outbox_core::sign::Secret;
 use outbox_core::url::Url;
@@ -44,8 +48,13 @@ use tokio::sync::mpsc;
 /// What holds for all endpoints. A change takes effect with the next request.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Requests in flight over all endpoints.
+    /// Requests in flight over all endpoints. An endpoint that answers and has nothing in flight may have one beyond it while
+    /// others wait for answers for long.
     pub max_in_flight: usize,
+    /// Open connections over all endpoints, idle ones included; these are closed when others need their places.
+    pub max_connections: usize,
+    /// How old a connection becomes, about.
+    pub connection_age: Duration,
     /// Requests in flight plus outcomes not yet recorded.
     pub max_unrecorded: usize,
     /// Addresses that may be called.
@@ -271,6 +280,24 @@ pub struct Answer {
     pub control: Option<Control>,
 }
 
+/// What the HTTP thread is at, as far as another thread can see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pulse {
+    /// Changes several times a second while the thread works.
+    pub beats: u64,
+    /// The job whose request it is working on; `None`: on none.
+    pub at: Option<Ticket>,
+}
+
+/// Shortages of this machine that requests have met.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    /// Requests that wait because of it, since it was looked at.
+    pub count: u64,
+    /// What is short.
+    pub error: Box<str>,
+}
+
 enum Command {
     Settings(Box<Settings>),
     Endpoints(Vec<Endpoint>),
@@ -288,6 +315,8 @@ struct Shared {
     /// Outcomes that have been handed over or wait to be, and are not recorded.
     unrecorded: AtomicUsize,
     queued: AtomicUsize,
+    pulse: hub::Heart,
+    shortage: Mutex<Option<Shortage>>,
     done: Mutex<Vec<Done>>,
     events: Mutex<Vec<Event>>,
     consents: Mutex<Vec<ConsentAnswer>>,
@@ -386,6 +415,36 @@ impl Sender {
         }
     }
 
+    /// The failure of a job that the thread is at and will not bring back, because it is stuck there.
+    pub fn give_up(&self, ticket: Ticket, error: &str) -> Done {
+        self.shared.unrecorded.fetch_add(1, Ordering::AcqRel);
+        let now = hub::unix_micros(std::time::SystemTime::now());
+        Done {
+            ticket,
+            message: None,
+            batch: 0,
+            skipped: false,
+            started_at: now,
+            finished_at: now,
+            outcome: Outcome::Fault(Fault::Protocol),
+            status: None,
+            error: Some(error.into()),
+            retry_after: None,
+            remote: None,
+            answer: None,
+        }
+    }
+
+    /// Whether the thread goes on, and what it is at.
+    pub fn pulse(&self) -> Pulse {
+        self.shared.pulse.read()
+    }
+
+    /// Takes what requests have met of this machine's shortages.
+    pub fn take_shortage(&self) -> Option<Shortage> {
+        self.shared.shortage.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// Requests in flight.
     pub fn in_flight(&self) -> usize {
         self.shared.in_flight.load(Ordering::Relaxed)
@@ -406,14 +465,9 @@ impl Sender {
     pub fn stop(&mut self, grace: Duration) {
         self.command(Command::Stop);
         let deadline = std::time::Instant::now() + grace;
-        while self.in_flight() > 0 && std::time::Instant::now() < deadline {
+        // A thread that has not ended by then ends with the process.
+        while self.is_alive() && std::time::Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));
-        }
-        // A thread that still has requests in flight ends with the process.
-        if self.in_flight() == 0
-            && let Some(thread) = self.thread.take()
-        {
-            let _ = thread.join();
         }
     }
 
@@ -443,7 +497,7 @@ pub fn header_map<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Re
     for (name, value) in pairs {
         let name: HeaderName = name.parse().map_err(|_| format!("\"{name}\" is not a header name"))?;
         let value: HeaderValue =
-            value.parse().map_err(|_| format!("header \"{name}\" has a value that is not allowed"))?;
+            format::ascii(value).parse().map_err(|_| format!("header \"{name}\" has a value that is not allowed"))?;
         headers.append(name, value);
     }
     Ok(headers)

@@ -47,7 +47,7 @@ pub(crate) async fn authorization(
     }
     let (value, seconds) = fetch(oauth2, endpoint, settings).await.map_err(|(fault, text)| {
         let failure = match fault {
-            Fault::Forbidden => (fault, text),
+            Fault::Forbidden | Fault::Local => (fault, text),
             _ => (Fault::Auth, format!("no token from \"{}\": {text}", oauth2.token_url.host)),
         };
         let until = unix_micros(SystemTime::now() + PATIENCE);
@@ -67,7 +67,7 @@ async fn fetch(oauth2: &OAuth2, endpoint: &Endpoint, settings: &Settings) -> Res
     let url = &oauth2.token_url;
     // A private authority of the endpoint's is taken to have signed for its authorisation server too.
     let tls = Tls { ca: endpoint.tls.ca.clone(), ..Tls::default() };
-    let way = Way { tls: &tls, protocol: Protocol::Http1, proxy: endpoint.proxy.as_ref(), generation: 0 };
+    let way = Way { protocol: Protocol::Http1, tls: &tls, ..Way::to(endpoint, 0) };
     let mut connection = connect::connect(url, way, &Reach::default(), settings).await?;
     let mut request = Request::new(Full::new(oauth2.body().into()));
     *request.method_mut() = Method::POST;
@@ -81,8 +81,11 @@ async fn fetch(oauth2: &OAuth2, endpoint: &Endpoint, settings: &Settings) -> Res
     if let Some(value) = oauth2.authorization() {
         headers.insert(AUTHORIZATION, value);
     }
-    let response = connection.send(request).await.map_err(|e| failure(&e))?;
-    let reply = response::read(&mut connection, response, endpoint, Wish { batch: &[], body: true }).await?;
+    let response = connection.send(request).await.map_err(|e| failure(&e, connection.excess()))?;
+    let wish = Wish { batch: &[], body: true, head: false };
+    let mut reply = None;
+    response::read(&mut connection, response, endpoint, wish, &mut reply).await?;
+    let reply = reply.ok_or((Fault::Body, "no answer".to_owned()))?;
     if reply.status != 200 {
         // Not the body: it may repeat what was sent.
         return Err((Fault::Auth, format!("status {}", reply.status)));

@@ -12,9 +12,9 @@ use base64::engine::general_purpose::STANDARD;
 use outbox_core::policy::Fault;
 use outbox_core::proxy::{Kind, Proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use crate::connect::Failure;
+use crate::meter::Metered;
 
 /// What a proxy is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +33,7 @@ impl fmt::Display for Target<'_> {
 }
 
 /// Asks the proxy at the other end of `stream` for a tunnel to `target`.
-pub(crate) async fn tunnel(stream: &mut TcpStream, proxy: &Proxy, target: Target<'_>) -> Result<(), Failure> {
+pub(crate) async fn tunnel(stream: &mut Metered, proxy: &Proxy, target: Target<'_>) -> Result<(), Failure> {
     let result = match proxy.kind {
         Kind::Http => connect(stream, proxy, target).await,
         Kind::Socks5 => socks5(stream, proxy, target).await,
@@ -42,7 +42,7 @@ pub(crate) async fn tunnel(stream: &mut TcpStream, proxy: &Proxy, target: Target
 }
 
 /// RFC 9110, 9.3.6.
-async fn connect(stream: &mut TcpStream, proxy: &Proxy, target: Target<'_>) -> std::io::Result<()> {
+async fn connect(stream: &mut Metered, proxy: &Proxy, target: Target<'_>) -> std::io::Result<()> {
     let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
     if let Some((user, password)) = &proxy.credentials {
         let credentials = STANDARD.encode(format!("{user}:{password}"));
@@ -67,7 +67,7 @@ async fn connect(stream: &mut TcpStream, proxy: &Proxy, target: Target<'_>) -> s
 }
 
 /// RFC 1928, and RFC 1929 for user and password.
-async fn socks5(stream: &mut TcpStream, proxy: &Proxy, target: Target<'_>) -> std::io::Result<()> {
+async fn socks5(stream: &mut Metered, proxy: &Proxy, target: Target<'_>) -> std::io::Result<()> {
     let method = if proxy.credentials.is_some() { 2 } else { 0 };
     stream.write_all(&[5, 1, method]).await?;
     let mut answer = [0; 2];

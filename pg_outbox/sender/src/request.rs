@@ -14,11 +14,12 @@ use outbox_core::policy::{Fault, Outcome};
 use outbox_core::url::Url;
 use outbox_core::{digits, headers, sign};
 
-use crate::connect::{self, Connection, Failure, Reach, Way, is_unprocessed};
+use crate::connect::{self, Connection, Failure, Reach, Way, is_broken, is_unprocessed, wants_http1};
 use crate::hub::unix_micros;
 use crate::queue::Load;
 use crate::response::{self, Reply, Wish};
 use crate::timer::Timer;
+use crate::tls::Protocol;
 use crate::{Endpoint, Job, Settings, consent, oauth};
 
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -42,7 +43,21 @@ pub(crate) struct Attempt {
     pub(crate) outcome: Outcome,
     pub(crate) error: Option<Box<str>>,
     pub(crate) remote: Option<SocketAddr>,
+    /// Of an answer that could not be used.
+    pub(crate) status: Option<u16>,
     pub(crate) reply: Option<Box<Reply>>,
+}
+
+/// What is known of a try while it runs.
+#[derive(Default)]
+struct Seen {
+    remote: Option<SocketAddr>,
+    /// The request was handed to a connection.
+    sent: bool,
+    /// A status that came with less than what was needed.
+    status: Option<u16>,
+    /// An answer that decides, whatever follows.
+    reply: Option<Box<Reply>>,
 }
 
 /// Sends `load` over `connection`, which is opened when there is none and left open when it can be used again.
@@ -55,25 +70,37 @@ pub(crate) async fn attempt(
     load: &Load,
 ) -> Attempt {
     let now = SystemTime::now();
-    let mut remote = None;
-    let exchange = exchange(connection, reach, settings, endpoint, load, now, &mut remote);
-    let result = match timer.limit(endpoint.timeout, exchange).await {
-        Some(result) => result,
-        None => Err((Fault::Timeout, format!("no complete response within {:?}", endpoint.timeout))),
-    };
-    let (outcome, error, reply) = match result {
-        Ok(reply) => {
+    let mut seen = Seen::default();
+    let exchange = exchange(connection, reach, settings, endpoint, load, now, &mut seen);
+    let result = timer.limit(endpoint.timeout, exchange).await;
+    if !matches!(result, Some(Ok(())))
+        && let Some(lost) = connection.take()
+    {
+        seen.status = seen.status.or(lost.status().filter(|_| seen.sent));
+        reach.forget(&lost);
+    }
+    let Seen { remote, mut status, mut reply, .. } = seen;
+    let (outcome, error) = match (&reply, result) {
+        (Some(reply), _) => {
             let error = (!(200..300).contains(&reply.status)).then(|| format!("status {}", reply.status).into());
-            (Outcome::Status(reply.status), error, Some(Box::new(reply)))
+            (Outcome::Status(reply.status), error)
         }
-        Err((fault, text)) => {
-            if let Some(lost) = connection.take() {
-                reach.forget(&lost);
-            }
-            (Outcome::Fault(fault), Some(response::clean(text.as_bytes())), None)
+        (None, Some(Err((fault, text)))) => (Outcome::Fault(fault), Some(response::clean(text.as_bytes()))),
+        (None, Some(Ok(())) | None) => {
+            let text = match (remote, status) {
+                (None, _) => "no connection",
+                (Some(_), None) => "no response",
+                (Some(_), Some(_)) => "no complete response",
+            };
+            let through = if remote.is_none() && endpoint.proxy.is_some() { " through the proxy" } else { "" };
+            let text = format!("{text}{through} within {:?}", endpoint.timeout);
+            (Outcome::Fault(Fault::Timeout), Some(text.into()))
         }
     };
-    Attempt { started_at: unix_micros(now), outcome, error, remote, reply }
+    if matches!(outcome, Outcome::Fault(Fault::Local)) {
+        (status, reply) = (None, None);
+    }
+    Attempt { started_at: unix_micros(now), outcome, error, remote, status, reply }
 }
 
 async fn exchange(
@@ -83,19 +110,20 @@ async fn exchange(
     endpoint: &Endpoint,
     load: &Load,
     now: SystemTime,
-    remote: &mut Option<SocketAddr>,
-) -> Result<Reply, Failure> {
+    seen: &mut Seen,
+) -> Result<(), Failure> {
     let url = endpoint.url.as_ref().map_err(|e| (Fault::Invalid, e.clone()))?;
     let ids: Vec<&str> = match load {
         Load::One(_) | Load::Ask(_) => Vec::new(),
         Load::Batch(jobs) => jobs.iter().map(|job| &*job.message.webhook_id).collect(),
     };
     let handshake = matches!(load, Load::Ask(_));
-    if slot.as_ref().is_some_and(|open| open.ended() || open.url != *url || !reach.is_current(open)) {
+    let stale = |open: &Connection| open.ended() || open.url != *url || !reach.is_current(open) || open.is_old();
+    if slot.as_ref().is_some_and(stale) {
         *slot = None;
     }
     let generation = reach.generation();
-    let mut again = AGAIN;
+    let (mut again, mut broken) = (AGAIN, false);
     loop {
         let authorization = match &endpoint.auth {
             None => None,
@@ -112,7 +140,7 @@ async fn exchange(
             // and futures are moved.
             None => slot.insert(Box::pin(connect::connect(url, Way::to(endpoint, generation), reach, settings)).await?),
         };
-        *remote = Some(connection.remote);
+        seen.remote = Some(connection.remote);
         let (uri, host) = match &connection.target {
             Some(target) => target.clone(),
             None => connection.target.insert(target(url, connection.is_http2())?).clone(),
@@ -125,40 +153,58 @@ async fn exchange(
         if !connection.is_http2() {
             headers.insert(HOST, host);
         }
+        (seen.sent, seen.status) = (true, None);
         let (used, proven) = (connection.served > 0, connection.has_answered());
         let sent = match connection.ready().await {
             Ok(()) => connection.send(request).await.map_err(|error| {
-                // Closed while it was idle, or being closed: nothing was looked at, so once more on a new one.
-                let unseen = is_unprocessed(&error) || used && error.is_incomplete_message();
+                // Closed while it was idle, or being closed: nothing was looked at, so once more on a new one. A reset says
+                // no more than an end, but it is not believed twice.
+                let closed = used && !broken && connection.is_silent() && is_broken(&error);
+                broken |= closed;
+                let downgrade = endpoint.protocol == Protocol::Auto && wants_http1(&error);
+                let unseen = is_unprocessed(&error) || downgrade || closed;
                 (error, unseen)
             }),
             Err(error) => Err((error, used)),
         };
         match sent {
             Ok(response) => {
-                let wish = Wish { batch: &ids, body: handshake };
-                let reply = response::read(connection, response, endpoint, wish).await?;
-                if !reply.reusable || connection.ended() {
+                let status = response.status().as_u16();
+                seen.status = Some(status);
+                let wish = Wish { batch: &ids, body: false, head: handshake };
+                response::read(connection, response, endpoint, wish, &mut seen.reply).await?;
+                if !seen.reply.as_ref().is_some_and(|reply| reply.reusable) || connection.ended() {
                     *slot = None;
                 }
-                if let (401, Some((_, value, new))) = (reply.status, &authorization) {
+                if let (401, Some((_, value, new))) = (status, &authorization) {
                     // It may have been revoked. A token that was kept is exchanged within the try, a new one is not.
                     reach.forget_token(value);
                     if !new && again > 0 {
                         again = 0;
+                        seen.reply = None;
                         continue;
                     }
                 }
-                return Ok(reply);
+                return Ok(());
             }
-            Err((_, true)) if again > 0 => {
+            Err((error, true)) if again > 0 => {
                 again -= 1;
                 reach.forget(connection);
+                if endpoint.protocol == Protocol::Auto && wants_http1(&error) {
+                    reach.use_http1();
+                }
                 *slot = None;
             }
             Err((error, _)) => {
                 reach.forget(connection);
-                let failure = failure(&error);
+                // A head that is too much, or that cannot be read, takes nothing from the status before it.
+                if let Some(status) = connection.status().filter(|_| error.is_parse() || connection.excess().is_some())
+                {
+                    seen.reply = Some(Box::new(Reply::bare(status)));
+                    *slot = None;
+                    return Ok(());
+                }
+                let failure = failure(&error, connection.excess());
                 return Err(if proven { failure } else { reach.explain(failure) });
             }
         }
@@ -290,7 +336,9 @@ impl Values {
 fn user_headers(job: &Job, map: &mut HeaderMap) {
     for (name, value) in job.message.extra().headers.iter().flat_map(|headers| headers.iter()) {
         let name = name.parse::<HeaderName>().ok().filter(|name| !headers::is_protocol(name.as_str()));
-        if let (Some(name), Some(Ok(value))) = (name, value.as_str().map(HeaderValue::from_str)) {
+        if let (Some(name), Some(Ok(value))) =
+            (name, value.as_str().map(|value| HeaderValue::from_str(&format::ascii(value))))
+        {
             map.insert(name, value);
         }
     }
@@ -303,7 +351,10 @@ fn gzip(body: &[u8]) -> std::io::Result<Bytes> {
 }
 
 /// The fault of a request that brought no response.
-pub(crate) fn failure(error: &hyper::Error) -> Failure {
+pub(crate) fn failure(error: &hyper::Error, excess: Option<&str>) -> Failure {
+    if let Some(excess) = excess {
+        return (Fault::Protocol, format!("the answer has {excess}"));
+    }
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(inner) = source {
         if let Some(io) = inner.downcast_ref::<std::io::Error>() {
@@ -340,6 +391,7 @@ impl Attempt {
             outcome: Outcome::Fault(fault),
             error: Some(error.into()),
             remote: None,
+            status: None,
             reply: None,
         }
     }

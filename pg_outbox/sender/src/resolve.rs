@@ -15,27 +15,35 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
 use crate::Settings;
-use crate::connect::Failure;
+use crate::connect::{Failure, io_fault};
 
 /// Limit of one look-up.
 const DNS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Wait for one server's answer before it is asked again, or the next one.
 const ASK_TIMEOUT: Duration = Duration::from_millis(1500);
 
+/// Addresses of a name that are tried.
+const MAX_ADDRESSES: usize = 16;
+
 /// All addresses of a URL's host, each of them allowed.
 pub(crate) async fn vetted(url: &Url, settings: &Settings) -> Result<Vec<SocketAddr>, Failure> {
-    let addresses = any(&url.host, url.port, settings).await?;
+    let mut addresses = any(&url.host, url.port, settings).await?;
     if let Some(forbidden) = addresses.iter().find(|address| !settings.egress.allows_port(address.ip(), url.port)) {
+        let what = if settings.egress.allows(forbidden.ip()) {
+            format!("port {}", url.port)
+        } else {
+            "an address that is not public".to_owned()
+        };
         return Err((
             Fault::Forbidden,
+            // Not the address: what a name leads to inside is not for everybody who can set a url.
             format!(
-                "\"{}\" leads to {} port {}, which the operator does not allow (pg_outbox.egress_allow, egress_ports)",
-                url.host,
-                forbidden.ip(),
-                url.port
+                "\"{}\" leads to {}, which the operator does not allow (pg_outbox.egress_allow, egress_ports)",
+                url.host, what
             ),
         ));
     }
+    addresses.truncate(MAX_ADDRESSES);
     Ok(addresses)
 }
 
@@ -46,7 +54,10 @@ pub(crate) async fn any(host: &str, port: u16, settings: &Settings) -> Result<Ve
     }
     let lookup = async {
         if settings.dns.is_empty() {
-            return tokio::net::lookup_host((host, port)).await.map(Iterator::collect).map_err(|e| e.to_string());
+            return tokio::net::lookup_host((host, port)).await.map(Iterator::collect).map_err(|error| {
+                let fault = if io_fault(&error) == Fault::Local { Fault::Local } else { Fault::Dns };
+                (fault, error.to_string())
+            });
         }
         let (v4, v6) = tokio::join!(ask(host, false, &settings.dns), ask(host, true, &settings.dns));
         match (v4, v6) {
@@ -61,7 +72,7 @@ pub(crate) async fn any(host: &str, port: u16, settings: &Settings) -> Result<Ve
     };
     let found: Vec<SocketAddr> = match tokio::time::timeout(DNS_TIMEOUT, lookup).await {
         Ok(Ok(found)) => found,
-        Ok(Err(error)) => return Err((Fault::Dns, format!("resolving \"{host}\": {error}"))),
+        Ok(Err((fault, error))) => return Err((fault, format!("resolving \"{host}\": {error}"))),
         Err(_) => return Err((Fault::Dns, format!("resolving \"{host}\" took longer than {DNS_TIMEOUT:?}"))),
     };
     if found.is_empty() {
@@ -71,19 +82,26 @@ pub(crate) async fn any(host: &str, port: u16, settings: &Settings) -> Result<Ve
 }
 
 /// Asks the operator's servers, one after the other.
-async fn ask(host: &str, v6: bool, servers: &[SocketAddr]) -> Result<Vec<IpAddr>, String> {
-    let mut last = String::from("no answer");
+async fn ask(host: &str, v6: bool, servers: &[SocketAddr]) -> Result<Vec<IpAddr>, Failure> {
+    let mut last = (Fault::Dns, String::from("no answer"));
     for server in servers.iter().chain(servers) {
         // What an answer is told by: the id, the port that the system chose, and the question.
         // A new hasher's keys come from the operating system's randomness.
         let id = RandomState::new().build_hasher().finish() as u16;
-        let question = dns::question(id, host, v6).ok_or("it is not a name")?;
+        let question = dns::question(id, host, v6).ok_or((Fault::Dns, "it is not a name".to_owned()))?;
         match tokio::time::timeout(ASK_TIMEOUT, ask_one(&question, *server)).await {
             Ok(Ok(Answer::Addresses(found))) => return Ok(found),
-            Ok(Ok(Answer::Refused(code))) => last = format!("{server} answers with code {code}"),
-            Ok(Ok(Answer::Truncated)) => last = format!("{server} gives no complete answer"),
-            Ok(Err(error)) => last = format!("{server}: {error}"),
-            Err(_) => last = format!("{server} does not answer"),
+            Ok(Ok(Answer::Refused(code))) => {
+                last = (Fault::Dns, format!("{server} answers with code {code}"));
+            }
+            Ok(Ok(Answer::Truncated)) => {
+                last = (Fault::Dns, format!("{server} gives no complete answer"));
+            }
+            Ok(Err(error)) => {
+                let fault = if io_fault(&error) == Fault::Local { Fault::Local } else { Fault::Dns };
+                last = (fault, format!("{server}: {error}"));
+            }
+            Err(_) => last = (Fault::Dns, format!("{server} does not answer")),
         }
     }
     Err(last)
@@ -96,6 +114,7 @@ async fn ask_one(question: &[u8], server: SocketAddr) -> std::io::Result<Answer>
     socket.send(question).await?;
     let mut packet = vec![0; 4096];
     loop {
+        // What is no answer to the question is passed over until the time is up, and each is little work.
         let length = socket.recv(&mut packet).await?;
         match dns::answer(question, &packet[..length]) {
             Some(Answer::Truncated) => break,

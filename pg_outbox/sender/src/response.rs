@@ -21,6 +21,8 @@ const WEBHOOK_DELIVERY: HeaderName = HeaderName::from_static("webhook-delivery")
 const READ_LIMIT: usize = 64 * 1024;
 /// Of a failure's response this much is kept.
 const KEEP_LIMIT: usize = 4 * 1024;
+/// Wait for a body that decides nothing.
+const BODY_PATIENCE: Duration = Duration::from_secs(1);
 /// Of a header that is kept, and of the receiver's own id.
 const HEADER_LIMIT: usize = 512;
 
@@ -45,12 +47,14 @@ pub(crate) struct Reply {
     pub(crate) reusable: bool,
 }
 
-/// What the reader wants of a body.
+/// What the reader wants of an answer besides its status.
 pub(crate) struct Wish<'a> {
     /// Webhook ids of a batch.
     pub(crate) batch: &'a [&'a str],
-    /// The body, whatever the status.
+    /// The body, whatever the status: without it the answer is worth nothing.
     pub(crate) body: bool,
+    /// The head.
+    pub(crate) head: bool,
 }
 
 /// Takes decompressed bytes up to a limit.
@@ -73,12 +77,18 @@ impl Write for Limited {
     }
 }
 
+/// A body on its way. Of gzip the first member is read, what follows it is passed over.
 enum Reader {
     Plain(Limited),
-    Gzip(Box<flate2::write::MultiGzDecoder<Limited>>),
+    Gzip(Box<flate2::write::GzDecoder<Limited>>),
 }
 
 impl Reader {
+    fn new(keep: usize, gzip: bool) -> Reader {
+        let sink = Limited { bytes: Vec::new(), keep, total: 0 };
+        if gzip { Reader::Gzip(Box::new(flate2::write::GzDecoder::new(sink))) } else { Reader::Plain(sink) }
+    }
+
     fn sink(&self) -> &Limited {
         match self {
             Reader::Plain(sink) => sink,
@@ -86,10 +96,18 @@ impl Reader {
         }
     }
 
-    fn write(&mut self, data: &[u8]) -> std::io::Result<()> {
+    fn write(&mut self, mut data: &[u8]) -> std::io::Result<()> {
         match self {
             Reader::Plain(sink) => sink.write_all(data),
-            Reader::Gzip(decoder) => decoder.write_all(data),
+            Reader::Gzip(decoder) => {
+                while !data.is_empty() {
+                    match decoder.write(data)? {
+                        0 => break,
+                        n => data = &data[n..],
+                    }
+                }
+                Ok(())
+            }
         }
     }
 
@@ -104,79 +122,130 @@ impl Reader {
     }
 }
 
-/// Reads a response to its end, but not beyond the limit.
+impl Reply {
+    /// Nothing but a status.
+    pub(crate) fn bare(status: u16) -> Reply {
+        Reply {
+            status,
+            text: None,
+            retry_after: None,
+            control: None,
+            response_id: None,
+            headers: None,
+            results: None,
+            head: HeaderMap::new(),
+            body: Vec::new(),
+            reusable: false,
+        }
+    }
+}
+
+/// Reads a response to its end, but not beyond the limits.
+///
+/// The status decides. `seen` has the answer as soon as nothing that may still come can change what it means: then a body that
+/// is cut, malformed or never ends costs the connection and nothing else. An error is for those who need the body.
 pub(crate) async fn read(
     connection: &mut Connection,
     response: Response<Incoming>,
     endpoint: &Endpoint,
     wish: Wish<'_>,
-) -> Result<Reply, Failure> {
+    seen: &mut Option<Box<Reply>>,
+) -> Result<(), Failure> {
     let (head, mut body) = response.into_parts();
-    let status = head.status.as_u16();
     let success = head.status.is_success();
-    let by_pointer = matches!(endpoint.response_id, Some(ResponseId::Pointer(_)));
-    let whole = wish.body || by_pointer || (success && !wish.batch.is_empty());
-    let keep = if whole {
+    let header = |name: &HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok());
+    let mut reply = Reply {
+        retry_after: header(&RETRY_AFTER).and_then(|value| retry_after::parse(value, SystemTime::now())),
+        control: header(&WEBHOOK_DELIVERY).and_then(Control::parse),
+        headers: selected(&head.headers, endpoint),
+        ..Reply::bare(head.status.as_u16())
+    };
+    let pointer = match &endpoint.response_id {
+        Some(ResponseId::Header(name)) => {
+            let id = head.headers.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()));
+            reply.response_id = id.map(|id| clean(cut(&id).as_bytes()));
+            None
+        }
+        Some(ResponseId::Pointer(pointer)) => Some(pointer.as_str()),
+        None => None,
+    };
+    let needed = wish.body || success && (pointer.is_some() || !wish.batch.is_empty());
+    let gzip = head.headers.get(CONTENT_ENCODING).is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"gzip"));
+    if wish.head {
+        reply.head = head.headers;
+    } else {
+        connection.recycle(head.headers);
+    }
+    let keep = if needed || pointer.is_some() {
         READ_LIMIT
     } else if success {
         0
     } else {
         KEEP_LIMIT
     };
-    let sink = Limited { bytes: Vec::new(), keep, total: 0 };
-    let gzip = head.headers.get(CONTENT_ENCODING).is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"gzip"));
-    let mut reader =
-        if gzip { Reader::Gzip(Box::new(flate2::write::MultiGzDecoder::new(sink))) } else { Reader::Plain(sink) };
-    let mut reusable = true;
+    let mut own = None;
+    let reply = if needed { own.insert(Box::new(reply)) } else { seen.insert(Box::new(reply)) };
+    if body.is_end_stream() && keep == 0 {
+        reply.reusable = true;
+        return Ok(());
+    }
+    let mut reader = Reader::new(keep, gzip);
+    let end = collect(connection, &mut body, &mut reader);
+    let end = if needed {
+        end.await
+    } else {
+        // It would be good to have, and the connection too.
+        tokio::time::timeout(BODY_PATIENCE, end).await.unwrap_or(Ok(false))
+    };
+    let end = match end {
+        Ok(complete) => complete,
+        Err(failure) if needed => return Err(failure),
+        Err(_) => false,
+    };
+    reply.reusable = end;
+    let bytes = reader.into_bytes();
+    if success && !wish.batch.is_empty() {
+        reply.results = per_message(&bytes, wish.batch);
+    }
+    if let Some(pointer) = pointer {
+        let json = serde_json::from_slice::<Value>(&bytes).ok();
+        let id = json.as_ref().and_then(|json| match json.pointer(pointer)? {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        });
+        reply.response_id = id.map(|id| clean(cut(&id).as_bytes()));
+    }
+    reply.text = (!success && !bytes.is_empty()).then(|| clean(&bytes[..bytes.len().min(KEEP_LIMIT)]));
+    if wish.body {
+        reply.body = bytes;
+    }
+    if own.is_some() {
+        *seen = own;
+    }
+    Ok(())
+}
+
+/// Reads a body; whether it was read to its end.
+async fn collect(connection: &mut Connection, body: &mut Incoming, reader: &mut Reader) -> Result<bool, Failure> {
     while !body.is_end_stream() {
-        let frame = match connection.frame(&mut body).await {
+        let frame = match connection.frame(body).await {
             None => break,
-            Some(frame) => frame.map_err(|e| (Fault::Body, format!("reading the response: {}", describe(&e))))?,
+            Some(frame) => frame.map_err(|error| {
+                let why = connection.excess().map_or_else(|| describe(&error), |excess| format!("it has {excess}"));
+                (Fault::Body, format!("reading the response: {why}"))
+            })?,
         };
         if let Ok(data) = frame.into_data()
             && let Err(error) = reader.write(&data)
         {
-            reusable = false;
             if reader.sink().total > READ_LIMIT {
-                break;
+                return Ok(false);
             }
             return Err((Fault::Body, format!("the response's body is not what its content-encoding says: {error}")));
         }
     }
-    let header = |name: &HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok());
-    let retry_after = header(&RETRY_AFTER).and_then(|value| retry_after::parse(value, SystemTime::now()));
-    let bytes = reader.into_bytes();
-    let results = if success && !wish.batch.is_empty() { per_message(&bytes, wish.batch) } else { None };
-    let response_id = match &endpoint.response_id {
-        None => None,
-        Some(ResponseId::Header(name)) => head.headers.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into()),
-        Some(ResponseId::Pointer(pointer)) => {
-            serde_json::from_slice::<Value>(&bytes).ok().and_then(|json| match json.pointer(pointer)? {
-                Value::String(text) => Some(text.clone()),
-                Value::Number(number) => Some(number.to_string()),
-                _ => None,
-            })
-        }
-    };
-    let text = (!success && !bytes.is_empty()).then(|| clean(&bytes[..bytes.len().min(KEEP_LIMIT)]));
-    let mut reply = Reply {
-        status,
-        text,
-        retry_after,
-        control: header(&WEBHOOK_DELIVERY).and_then(Control::parse),
-        response_id: response_id.map(|id: String| clean(cut(&id).as_bytes())),
-        headers: selected(&head.headers, endpoint),
-        results,
-        body: if wish.body { bytes } else { Vec::new() },
-        head: HeaderMap::new(),
-        reusable,
-    };
-    if wish.body {
-        reply.head = head.headers;
-    } else {
-        connection.recycle(head.headers);
-    }
-    Ok(reply)
+    Ok(true)
 }
 
 /// What comes from outside is made text that any database takes.
@@ -247,8 +316,7 @@ mod tests {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
         encoder.write_all(&vec![0; 10 << 20]).unwrap();
         let bomb = encoder.finish().unwrap();
-        let sink = Limited { bytes: Vec::new(), keep: KEEP_LIMIT, total: 0 };
-        let mut reader = Reader::Gzip(Box::new(flate2::write::MultiGzDecoder::new(sink)));
+        let mut reader = Reader::new(KEEP_LIMIT, true);
         assert!(reader.write(&bomb).is_err());
         let sink = reader.sink();
         assert!(sink.total > READ_LIMIT && sink.total < 2 * READ_LIMIT && sink.bytes.len() == KEEP_LIMIT);

@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use outbox_core::x509;
-use rustls::client::ResolvesClientCert;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, WebPkiServerVerifier, verify_server_name};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, SignatureScheme};
+use rustls::{AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 /// Which HTTP an endpoint speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -118,9 +120,82 @@ impl Client {
     }
 }
 
-/// Whether nothing can be trusted because the system has no authorities.
-pub(crate) fn has_no_roots(tls: &Tls) -> bool {
-    tls.ca.is_none() && system_roots().is_empty()
+/// Trusts a server whose certificate is itself, byte for byte, among those that the endpoint gives as its `ca`: usually one that
+/// has signed itself. Name, dates and signatures count as for any other.
+#[derive(Debug)]
+struct Pinning {
+    inner: Arc<WebPkiServerVerifier>,
+    given: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for Pinning {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if !self.given.iter().any(|given| given == certificate) {
+            return self.inner.verify_server_cert(certificate, chain, name, ocsp, now);
+        }
+        let (from, until) = x509::validity(certificate).ok_or(CertificateError::BadEncoding)?;
+        let time = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        if time < from {
+            return Err(CertificateError::NotValidYet.into());
+        }
+        if time > until {
+            return Err(CertificateError::Expired.into());
+        }
+        verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+/// What helps against a failure of the handshake, to be written behind it.
+pub(crate) fn cure(error: &std::io::Error, tls: &Tls) -> &'static str {
+    let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else { return "" };
+    match error {
+        rustls::Error::InvalidCertificate(_) if tls.ca.is_none() && system_roots().is_empty() => {
+            ": this system has no trusted certificates; install its package (ca-certificates) or set SSL_CERT_FILE"
+        }
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::Other(_)) => {
+            ": give the certificate of its authority, or a self-signed one itself, as \"ca\" of the endpoint's tls"
+        }
+        rustls::Error::InvalidMessage(_) => ": the other side does not speak TLS there",
+        rustls::Error::PeerIncompatible(_)
+        | rustls::Error::AlertReceived(AlertDescription::HandshakeFailure | AlertDescription::ProtocolVersion) => {
+            ": TLS 1.3, or TLS 1.2 with ECDHE over X25519, P-256 or P-384 and AES-GCM or ChaCha20-Poly1305, is needed"
+        }
+        rustls::Error::NoApplicationProtocol
+        | rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol) => {
+            ": the server has not the HTTP version that the endpoint's \"protocol\" asks for"
+        }
+        _ => "",
+    }
 }
 
 /// Whether a certificate has expired already, and which.
@@ -147,7 +222,11 @@ fn certificates(pem: &str, what: &str) -> Result<Vec<CertificateDer<'static>>, S
     match list {
         Ok(list) if !list.is_empty() => Ok(list),
         Ok(_) => Err(format!("\"{what}\" has no certificate in PEM form")),
-        Err(error) => Err(format!("\"{what}\" is malformed: {error}")),
+        // Not what the parser says: it repeats the text, in which there may be a key.
+        Err(_) if pem.contains("\\n") => {
+            Err(format!("\"{what}\" is malformed: its line breaks are written as \\n instead of being line breaks"))
+        }
+        Err(_) => Err(format!("\"{what}\" is malformed: it is no PEM text")),
     }
 }
 
@@ -156,20 +235,24 @@ fn certificates(pem: &str, what: &str) -> Result<Vec<CertificateDer<'static>>, S
 /// # Errors
 /// Which of the texts is wrong, and how; never the text.
 pub fn client_config(tls: &Tls, protocol: Protocol) -> Result<ClientConfig, String> {
-    let roots = match &tls.ca {
-        None => system_roots(),
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?;
+    let builder = match &tls.ca {
+        None => builder.with_root_certificates(system_roots()),
         Some(pem) => {
+            let given = certificates(pem, "ca")?;
             let mut roots = RootCertStore::empty();
-            for certificate in certificates(pem, "ca")? {
-                roots.add(certificate).map_err(|e| format!("\"ca\" cannot be used: {e}"))?;
+            for certificate in &given {
+                roots.add(certificate.clone()).map_err(|e| format!("\"ca\" cannot be used: {e}"))?;
             }
-            Arc::new(roots)
+            let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+                .build()
+                .map_err(|e| format!("\"ca\" cannot be used: {e}"))?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Pinning { inner, given }))
         }
     };
-    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?
-        .with_root_certificates(roots);
     let mut config = match (&tls.certificate, &tls.key) {
         (None, None) => builder.with_no_client_auth(),
         (Some(certificate), Some(key)) => {

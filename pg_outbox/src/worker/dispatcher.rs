@@ -7,7 +7,7 @@
 //! * DROP EXTENSION: it leaves. DROP DATABASE and the like: it is asked to leave, and does.
 //! * The extension gets another owner, or the owner is renamed or loses rights: it looks again, and goes on as who owns it now.
 //! * Another dispatcher for the same database (there never should be): the lock is taken, it waits for it.
-//! * The HTTP thread dies: so does it, and is started again.
+//! * The HTTP thread dies, or does not go on: so does it, and is started again.
 //! * Data that was restored or copied here: it ticks nothing and pushes nothing until it is adopted.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,7 +23,7 @@ use super::maintain::Maintenance;
 use super::notify::Notifier;
 use super::replay::Replays;
 use super::session::{PINNED, SQL, pin, set};
-use super::{Signals, now, txn, wait};
+use super::{Signals, descriptors, now, txn, wait};
 use crate::gucs;
 use crate::shmem::{self, Slot, State};
 
@@ -35,6 +35,9 @@ const COPIED_WAIT: Duration = Duration::from_secs(5);
 /// Time for requests in flight at shutdown.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// Age at which a connection is replaced, about: a name may lead elsewhere by then.
+const CONNECTION_AGE: Duration = Duration::from_secs(180);
+
 /// The process's main function; the argument is the OID of the database.
 #[pg_guard]
 #[unsafe(no_mangle)]
@@ -44,6 +47,7 @@ pub extern "C-unwind" fn pg_outbox_dispatcher_main(database: pg_sys::Datum) {
     if slot.retire.load(Ordering::SeqCst) {
         leave(slot, Leave::Asked);
     }
+    descriptors::raise();
     // The HTTP thread is started while signals are blocked: it and its children never see one.
     let sender = Sender::start(settings(), wake_main());
     Signals::until_connected();
@@ -130,6 +134,11 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
             pgrx::log!("pg_outbox dispatcher: the HTTP thread ended; starting again");
             return Leave::Failed;
         }
+        if let Some(why) = engine.watch() {
+            slot.set_error(&why, now());
+            pgrx::log!("pg_outbox dispatcher: {why}; starting again");
+            return Leave::Failed;
+        }
         if engine.must_restart {
             engine.shut_down(GRACE);
             return Leave::Failed;
@@ -177,6 +186,7 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
             pgrx::log!("pg_outbox dispatcher: replays: {error}");
         }
         let pause = pause.min(maintenance.wait()).min(replays.wait());
+        let pause = engine.watch_in().map_or(pause, |wait| pause.min(wait));
         let pause = notifier.run(engine.end()).map_or(pause, |wait| pause.min(wait));
         // Besides the latch: a wait for a lock, a read or a standby since then was on the same latch, and reset it.
         if pause.is_zero() || rung != self::rung(slot) || signals.heard() {
@@ -320,6 +330,8 @@ fn settings() -> Settings {
     }
     Settings {
         max_in_flight: gucs::MAX_IN_FLIGHT.get() as usize,
+        max_connections: descriptors::for_connections(),
+        connection_age: CONNECTION_AGE,
         max_unrecorded: gucs::MAX_UNRECORDED.get() as usize,
         egress: egress.unwrap_or_default(),
         source: if source.is_empty() { format!("/pg_outbox/{database}") } else { source }.into(),

@@ -12,6 +12,7 @@
 mod hand;
 mod outcomes;
 mod routing;
+mod watch;
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -24,6 +25,7 @@ use pgrx::pg_sys::{INT8ARRAYOID, TEXTARRAYOID};
 
 use self::hand::Handed;
 pub use self::routing::{is_control, matched_as};
+use self::watch::Watch;
 use super::blocked::{self, Blocked};
 use super::config::{Config, Loader, Subscription};
 use super::consent::Consents;
@@ -83,6 +85,7 @@ enum Found {
 pub struct Engine {
     slot: &'static Slot,
     pub sender: Sender,
+    watch: Watch,
     reader: Reader,
     loader: Loader,
     recorder: Recorder,
@@ -142,6 +145,7 @@ impl Engine {
         Engine {
             slot,
             sender,
+            watch: Watch::new(),
             reader: Reader::new(),
             loader: Loader::new(),
             recorder: Recorder::new(),

@@ -17,6 +17,8 @@ pub enum Kind {
     Message,
     Subscription,
     Endpoint,
+    /// The machine; its id is 0.
+    Server,
 }
 
 impl Kind {
@@ -25,6 +27,7 @@ impl Kind {
             Kind::Message => "message",
             Kind::Subscription => "subscription",
             Kind::Endpoint => "endpoint",
+            Kind::Server => "server",
         }
     }
 }
@@ -63,6 +66,12 @@ impl Faults {
     pub fn found(&mut self, kind: Kind, id: i64, step: &'static str, failure: &Failure) {
         pgrx::log!("pg_outbox dispatcher: {} {id}: {step}: {failure}", kind.as_str());
         self.found.push(Fault { kind, id, step, error: failure.message.clone() });
+    }
+
+    /// Something that is not PostgreSQL failed because of this.
+    pub fn told(&mut self, kind: Kind, id: i64, step: &'static str, error: String) {
+        pgrx::log!("pg_outbox dispatcher: {}: {step}: {error}", kind.as_str());
+        self.found.push(Fault { kind, id, step, error });
     }
 
     /// All subscriptions, or all endpoints, have been loaded but those that have just been found faulted.

@@ -5,6 +5,7 @@ pub mod config;
 pub mod consent;
 pub mod counters;
 pub mod decide;
+pub mod descriptors;
 pub mod dispatcher;
 pub mod endpoints;
 pub mod engine;
