@@ -220,7 +220,11 @@ async fn nonsense_from_every_role_is_refused_and_nothing_else() {
                 *states.entry(state.to_owned()).or_default() += 1;
                 let waited = state == "57014" && function.name == "claim_wait";
                 let text = format!("{} {:?} {:?}", said.message(), said.detail(), said.hint());
-                if !(is_documented(state) || waited) || text.contains("backtrace") || text.contains(".rs:") || text.len() > 4000 {
+                if !(is_documented(state) || waited)
+                    || text.contains("backtrace")
+                    || text.contains(".rs:")
+                    || text.len() > 4000
+                {
                     wrong.push(format!("{role}: {statement}: {said:?}"));
                 }
             }
