@@ -281,7 +281,7 @@ export const FUNCTIONS = {
     },
     grant_to: {
         name: 'grant_to',
-        args: [['role', 'name', false], ['capability', 'text', false]],
+        args: [['role', 'name', false], ['capability', 'text', false], ['subscriptions', 'text[]', true], ['topics', 'text[]', true], ['tenants', 'text[]', true], ['publishers', 'text[]', true], ['consumers', 'text[]', true]],
         returns: 'nothing',
         columns: [],
     },
@@ -435,6 +435,12 @@ export const FUNCTIONS = {
         returns: 'value',
         columns: [['retry', 'bigint']],
     },
+    revoke_from: {
+        name: 'revoke_from',
+        args: [['role', 'name', false], ['capability', 'text', false]],
+        returns: 'value',
+        columns: [['revoke_from', 'boolean']],
+    },
     rotate: {
         name: 'rotate',
         args: [['ring', 'text', true]],
@@ -547,6 +553,7 @@ export const VIEWS = {
     deliveries: [['id', 'bigint'], ['subscription', 'text'], ['endpoint', 'text'], ['message_id', 'bigint'], ['position', 'bigint'], ['pull', 'boolean'], ['status', 'text'], ['attempt', 'int'], ['max_attempts', 'int'], ['retry_count', 'int'], ['can_retry', 'boolean'], ['priority', 'smallint'], ['locked_by', 'text'], ['locked_at', 'timestamptz'], ['lease_expires_at', 'timestamptz'], ['next_attempt_at', 'timestamptz'], ['retry_in', 'interval'], ['expires_at', 'timestamptz'], ['expires_in', 'interval'], ['age', 'interval'], ['is_due', 'boolean'], ['is_expired', 'boolean'], ['is_blocked', 'boolean'], ['last_status', 'smallint'], ['error_class', 'text'], ['last_error', 'text'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz'], ['processed_at', 'timestamptz'], ['last_attempt_at', 'timestamptz'], ['completed_at', 'timestamptz']],
     endpoint: [['id', 'int'], ['name', 'text'], ['url', 'text'], ['kind', 'text'], ['subscriber_type', 'text'], ['tenant', 'text'], ['headers', 'jsonb'], ['timeout', 'interval'], ['concurrency', 'int'], ['rate', 'float8'], ['burst', 'float8'], ['schedule', 'jsonb'], ['policy', 'jsonb'], ['breaker', 'jsonb'], ['protocol', 'text'], ['compress', 'boolean'], ['response_id', 'text'], ['keep_headers', 'text[]'], ['disable_after', 'interval'], ['disable_failures', 'int'], ['consent', 'text'], ['active', 'boolean'], ['disabled_mode', 'text'], ['disabled_reason', 'text'], ['disabled_at', 'timestamptz'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz'], ['deleted_at', 'timestamptz'], ['proxy', 'text']],
     endpoints: [['id', 'int'], ['name', 'text'], ['url', 'text'], ['kind', 'text'], ['tenant', 'text'], ['state', 'text'], ['disabled_mode', 'text'], ['disabled_reason', 'text'], ['disabled_at', 'timestamptz'], ['breaker', 'text'], ['breaker_until', 'timestamptz'], ['paused_until', 'timestamptz'], ['failing_since', 'timestamptz'], ['failures', 'bigint'], ['last_failure_at', 'timestamptz'], ['last_success_at', 'timestamptz'], ['last_error', 'text'], ['timeout', 'interval'], ['concurrency', 'int'], ['rate', 'float8'], ['burst', 'float8'], ['protocol', 'text'], ['subscriptions', 'bigint']],
+    grants: [['role', 'text'], ['capability', 'text'], ['subscriptions', 'text[]'], ['topics', 'text[]'], ['tenants', 'text[]'], ['publishers', 'text[]'], ['consumers', 'text[]'], ['granted_by', 'text'], ['granted_at', 'timestamptz']],
     messages: [['id', 'bigint'], ['webhook_id', 'text'], ['status', 'text'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['priority', 'smallint'], ['enqueued_at', 'timestamptz'], ['occurred_at', 'timestamptz'], ['deliver_at', 'timestamptz'], ['expires_at', 'timestamptz'], ['max_attempts', 'int'], ['idempotency_key', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['correlation_id', 'text'], ['causation_id', 'text'], ['user_id', 'text'], ['traceparent', 'text'], ['tracestate', 'text'], ['schema_version', 'text'], ['privacy', 'jsonb'], ['severity', 'text'], ['payload', 'jsonb'], ['body', 'bytea']],
     proxies: [['name', 'text'], ['url', 'text'], ['has_credentials', 'boolean'], ['resolves_names', 'boolean'], ['is_default', 'boolean'], ['endpoints', 'bigint']],
     publisher: [['code', 'text'], ['active', 'boolean'], ['topic_template', 'text'], ['topic_function', 'text'], ['name', 'text'], ['description', 'text'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz']],
@@ -1069,6 +1076,18 @@ export interface EndpointsView {
     subscriptions: number | null;
 }
 
+export interface GrantsView {
+    role: string | null;
+    capability: string | null;
+    subscriptions: string[] | null;
+    topics: string[] | null;
+    tenants: string[] | null;
+    publishers: string[] | null;
+    consumers: string[] | null;
+    grantedBy: string | null;
+    grantedAt: Date | null;
+}
+
 export interface MessagesView {
     id: number | null;
     webhookId: string | null;
@@ -1224,6 +1243,8 @@ export interface Views {
     endpoint: EndpointView;
     /** Endpoints and how they are doing: state, breaker, pause, failures */
     endpoints: EndpointsView;
+    /** Who may what by grant_to(). Null in subscriptions, topics, tenants, publishers, consumers: not narrowed. Rights that were granted by hand, and those of superusers and of the extension's owner, are not in it */
+    grants: GrantsView;
     /** Messages with the reserved keys of their metadata as columns, and what they have come to: the first of processing, pending, failed, completed (at least one delivery), dead, expired, cancelled, skipped that holds. The status is looked up per row: select by id, or use list_messages() */
     messages: MessagesView;
     /** The operator's proxies, without their credentials */
@@ -1338,8 +1359,8 @@ export interface Functions {
     getMessage(args: { messageId: number | bigint }): Promise<MessagesRow>;
     /** Takes consent as given, for receivers that gave it by other means than the handshake */
     grantConsent(args: { endpoint: string; ratePerMinute?: number | null }): Promise<number>;
-    /** Grants a role one of the capabilities publish, consume, monitor, admin */
-    grantTo(args: { role: string; capability: string }): Promise<void>;
+    /** Grants a role one of the capabilities publish, consume, observe, monitor, admin, or changes what is left of it. publish can be narrowed to topics (patterns), tenants and publishers; consume to subscriptions, topics (for read()) and consumers (of cursors), of which those that are not named are not left; monitor to tenants */
+    grantTo(args: { role: string; capability: string; subscriptions?: readonly string[] | null; topics?: readonly string[] | null; tenants?: readonly string[] | null; publishers?: readonly string[] | null; consumers?: readonly string[] | null }): Promise<void>;
     /** The last position of the feed; 0 when it is empty */
     head(): Promise<number>;
     /** One row per check: ok, warning or critical, who or what it is, and what to do. Fit for an alert on state <> 'ok' */
@@ -1390,6 +1411,8 @@ export interface Functions {
     resume(args: { name: string }): Promise<number>;
     /** Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001 there is none, OB002 it was completed, OB003 a worker has it, OB004 its message was erased or is gone */
     retry(args: { messageId: number | bigint; subscription: string; by?: string | null }): Promise<number>;
+    /** Takes a capability back from a role; what another capability of the role needs stays. false: the role did not have it by grant_to() */
+    revokeFrom(args: { role: string; capability: string }): Promise<boolean>;
     /** Has new rows go to the next leaf now: rotated, empty (nothing to leave behind) or full (the next leaf still holds rows) */
     rotate(args?: { ring?: string | null }): Promise<string>;
     /** Gives an endpoint a new secret, shown here alone; the old one signs beside it until the overlap has passed */
@@ -1410,7 +1433,7 @@ export interface Functions {
     subscribe(args: { name: string; topics: readonly string[]; endpoint?: string | null; filter?: any; maxAttempts?: number | null; maxAge?: Interval | null; schedule?: any; policy?: any; format?: string | null; batchSize?: number | null; batchWait?: Interval | null; ordering?: string | null; onExhausted?: string | null; ttl?: Interval | null; deadline?: Interval | null; notify?: boolean | null; maxLag?: Interval | null; externalId?: string | null; labels?: any; start?: string | null; url?: string | null }): Promise<number>;
     /** The first position whose message is still stored; above head() when none is. read() starts there when it starts at 0 */
     tail(): Promise<number>;
-    /** Numbers what is committed now, and returns the last position. The dispatcher does this by itself; by hand where there is none */
+    /** Numbers what is committed now, and returns the last position. The dispatcher does this by itself; by hand where there is none. Not in a transaction block or function (25001) */
     tick(): Promise<number>;
     /** Ends a capture; false: there was none */
     uncapture(args: { relation: string }): Promise<boolean>;

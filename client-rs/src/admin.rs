@@ -1490,6 +1490,21 @@ pub struct GrantConsent {
     pub rate_per_minute: Option<i32>,
 }
 
+/// What `outbox.grant_to()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct GrantTo {
+    /// Argument `subscriptions`.
+    pub subscriptions: Option<Vec<String>>,
+    /// Argument `topics`.
+    pub topics: Option<Vec<String>>,
+    /// Argument `tenants`.
+    pub tenants: Option<Vec<String>>,
+    /// Argument `publishers`.
+    pub publishers: Option<Vec<String>>,
+    /// Argument `consumers`.
+    pub consumers: Option<Vec<String>>,
+}
+
 /// What `outbox.ignore()` takes beside what it requires; `None` is its default.
 #[derive(Clone, Debug, Default)]
 pub struct Ignore {
@@ -2168,12 +2183,14 @@ impl Outbox {
         )
     }
 
-    /// Grants a role one of the capabilities publish, consume, monitor, admin.
+    /// Grants a role one of the capabilities publish, consume, observe, monitor, admin, or changes what is left of
+    /// it. publish can be narrowed to topics (patterns), tenants and publishers; consume to subscriptions, topics
+    /// (for read()) and consumers (of cursors), of which those that are not named are not left; monitor to tenants.
     ///
     /// # Errors
     /// Those of the function.
-    pub async fn grant_to(&self, role: &str, capability: &str) -> Result<()> {
-        self.call_void("grant_to", json!({"role": role, "capability": capability})).await
+    pub async fn grant_to(&self, role: &str, capability: &str, options: GrantTo) -> Result<()> {
+        self.call_void("grant_to", json!({"role": role, "capability": capability, "subscriptions": options.subscriptions, "topics": options.topics, "tenants": options.tenants, "publishers": options.publishers, "consumers": options.consumers})).await
     }
 
     /// The last position of the feed; 0 when it is empty.
@@ -2408,6 +2425,15 @@ impl Outbox {
         )
     }
 
+    /// Takes a capability back from a role; what another capability of the role needs stays. false: the role did not
+    /// have it by grant_to().
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn revoke_from(&self, role: &str, capability: &str) -> Result<Option<bool>> {
+        call::single(self.call("revoke_from", json!({"role": role, "capability": capability}), &[]).await?)
+    }
+
     /// Has new rows go to the next leaf now: rotated, empty (nothing to leave behind) or full (the next leaf still
     /// holds rows).
     ///
@@ -2497,7 +2523,7 @@ impl Outbox {
     }
 
     /// Numbers what is committed now, and returns the last position. The dispatcher does this by itself; by hand
-    /// where there is none.
+    /// where there is none. Not in a transaction block or function (25001).
     ///
     /// # Errors
     /// Those of the function.

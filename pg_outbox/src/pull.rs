@@ -1,6 +1,6 @@
 //! What the SQL of pull workers needs from the library.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
 use outbox_core::schedule::{self, Schedule};
@@ -12,7 +12,7 @@ use crate::function::record;
 use crate::worker::route::UNIX_EPOCH;
 use crate::worker::txn::{Plan, arg};
 use crate::worker::wait;
-use crate::{marks, pg_function, shmem};
+use crate::{catalog, marks, pg_function, registry, shmem};
 
 pg_function! {
     /// outbox._retry_wait(schedule jsonb, attempt int, message_id bigint, subscription_id int) returns interval
@@ -38,24 +38,77 @@ pg_function! {
     }
 }
 
+/// Random numbers that were drawn and not used yet: asking the system for each costs more than the rest of a lease.
+const DRAWN: usize = 32;
+/// Bits of a lease: what a number of JSON and of JavaScript holds. See `MISSES` for why that is enough.
+const LEASE_BITS: u32 = 53;
+/// A session may name leases that are not there so often; from then on each time takes `MISS`. Somebody who guesses with a
+/// hundred sessions while ten thousand leases are held needs months for one.
+const MISSES: u32 = 100;
+const MISS: Duration = Duration::from_millis(1);
+
 pg_function! {
-    /// outbox._new_lease() returns bigint: a number that nobody can guess, and that a bigint of any client can hold.
+    /// outbox._new_lease() returns bigint: a number that nobody can guess.
     fn outbox_new_lease(_args) {
-        let mut random = [0u8; 8];
+        thread_local!(static POOL: RefCell<Vec<i64>> = const { RefCell::new(Vec::new()) });
+        let next = || POOL.with_borrow_mut(Vec::pop);
+        if let Some(lease) = next() {
+            return Ok(lease.into_datum());
+        }
+        let mut random = [0u8; DRAWN * 8];
         // SAFETY: fills a buffer of this length.
         if !unsafe { pg_sys::pg_strong_random(random.as_mut_ptr().cast(), random.len()) } {
             return Err(Error::new(Code::Internal, "the system gives no random bytes"));
         }
-        Ok((i64::from_ne_bytes(random) & i64::MAX).max(1).into_datum())
+        POOL.with_borrow_mut(|pool| {
+            for bytes in random.chunks_exact(8) {
+                let number = bytes.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+                pool.push((number >> (64 - LEASE_BITS)).max(1).cast_signed());
+            }
+        });
+        Ok(next().into_datum())
     }
 }
 
 pg_function! {
-    /// outbox._lease_id(lease bigint) returns bigint: what is stored of a lease; the way back is to try them all.
+    /// outbox._lease_id(lease bigint) returns bigint: what is stored of a lease, made with the key of this outbox.
     fn outbox_lease_id(args) {
+        let table = catalog::lookup("_lease_key")?;
+        let key = LEASE_KEY.with_borrow(|known| known.as_ref().filter(|(of, _)| *of == table).map(|(_, key)| *key));
+        let key = match key {
+            Some(key) => key,
+            None => {
+                let mut found = None;
+                registry::scan(table, |row| found = row.bytes(0));
+                let key = found.as_deref().and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| {
+                    Error::new(Code::NotInThisState, "the key of leases is missing").hint("CREATE EXTENSION makes it.")
+                })?;
+                LEASE_KEY.set(Some((table, key)));
+                key
+            }
+        };
         let lease: i64 = args.get(0).unwrap_or_default();
-        let [a, b, c, d, e, f, g, h, ..] = digest::fingerprint([Some(&lease.to_be_bytes()[..])]);
+        let [a, b, c, d, e, f, g, h, ..] = digest::fingerprint([Some(&key[..]), Some(&lease.to_be_bytes()[..])]);
         Ok((i64::from_be_bytes([a, b, c, d, e, f, g, h]) & i64::MAX).into_datum())
+    }
+}
+
+thread_local! {
+    /// With the table that it was read from: another one after the extension was made anew.
+    static LEASE_KEY: RefCell<Option<(pg_sys::Oid, [u8; 32])>> = const { RefCell::new(None) };
+    static MISSED: Cell<u32> = const { Cell::new(0) };
+}
+
+pg_function! {
+    /// outbox._missed() returns void: this session has named a lease that is not there.
+    fn outbox_missed(_args) {
+        MISSED.set(MISSED.get().saturating_add(1));
+        if MISSED.get() > MISSES {
+            // SAFETY: a sleep too short to be interrupted; interrupts are looked at after it.
+            unsafe { pg_sys::pg_usleep(MISS.as_micros() as _) };
+            pgrx::check_for_interrupts!();
+        }
+        Ok(None)
     }
 }
 

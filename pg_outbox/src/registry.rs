@@ -210,7 +210,7 @@ fn load() -> Result<Rc<Registry>> {
     Ok(registry)
 }
 
-struct Row {
+pub struct Row {
     values: Vec<Datum>,
     nulls: Vec<bool>,
 }
@@ -221,13 +221,19 @@ impl Row {
         unsafe { <&str>::from_datum(self.values[column], self.nulls[column]) }.map(Into::into)
     }
 
+    /// A bytea column.
+    pub fn bytes(&self, column: usize) -> Option<Vec<u8>> {
+        // SAFETY: by the caller's knowledge of the table.
+        unsafe { Vec::<u8>::from_datum(self.values[column], self.nulls[column]) }
+    }
+
     fn truth(&self, column: usize) -> bool {
         !self.nulls[column] && self.values[column].value() != 0
     }
 }
 
 /// All rows of a table as they are now, whatever the transaction's snapshot and the user's rights.
-fn scan(table: Oid, mut f: impl FnMut(&Row)) {
+pub fn scan(table: Oid, mut f: impl FnMut(&Row)) {
     // SAFETY: opened, scanned and closed in the order PostgreSQL asks for; on ERROR its resource owner closes.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as _);

@@ -44,9 +44,11 @@ struct Grants {
     narrowed: bool,
     /// Who owns the outbox.
     owner: Oid,
-    /// What was found for users: rows of theirs that count, `None` where nothing is narrowed for them.
-    known: RefCell<Vec<(Oid, &'static [&'static str], Option<Rc<[usize]>>)>>,
+    known: RefCell<Vec<Known>>,
 }
+
+/// What was found for a user and capabilities: the rows that count, `None` where nothing is narrowed for him.
+type Known = (Oid, Capabilities, Option<Rc<[usize]>>);
 
 thread_local! {
     static GRANTS: RefCell<Option<Rc<Grants>>> = const { RefCell::new(None) };

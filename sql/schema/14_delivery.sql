@@ -61,9 +61,19 @@ select pg_catalog.pg_extension_config_dump('outbox.delivery_id_seq', '');
 -- What a worker is given when it claims: random. Whoever does not have it cannot do anything with what is leased.
 create function outbox._new_lease() returns bigint language c volatile as 'MODULE_PATHNAME', 'outbox_new_lease';
 -- API: private
--- What is stored of it, and cannot be turned back: tables, dumps and standbys hold nothing that ends a lease.
-create function outbox._lease_id(lease bigint) returns bigint language c immutable strict
+-- What is stored of it: tables that a monitor reads hold nothing that ends a lease.
+create function outbox._lease_id(lease bigint) returns bigint language c stable strict
 as 'MODULE_PATHNAME', 'outbox_lease_id';
+-- API: private
+-- The key that it is made with, which the owner alone can read. Not dumped: what was leased in another database is taken
+-- back in time.
+create table outbox._lease_key (
+    key bytea not null
+);
+insert into outbox._lease_key values (sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())));
+-- API: private
+-- Tells the library that somebody has named a lease that is not there: who guesses is slowed down.
+create function outbox._missed() returns void language c volatile as 'MODULE_PATHNAME', 'outbox_missed';
 
 -- API: public
 -- One row per claim that still holds deliveries. Its row lock comes before those of its deliveries: whoever ends a lease,

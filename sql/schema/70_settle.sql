@@ -17,6 +17,9 @@ begin
         raise exception 'the lease must not be null' using errcode = 'null_value_not_allowed';
     end if;
     select * into held from outbox.lease l where l.id = outbox._lease_id(_hold.lease) for update;
+    if held.id is null then
+        perform outbox._missed();
+    end if;
     return held;
 end
 $$;

@@ -74,6 +74,26 @@ begin atomic
     from place p;
 end;
 
+-- API: private
+-- The session that has had locks on what the dispatcher writes for longest: where it waits in vain, it most likely waits for
+-- that one. An administrator's open transaction, as a rule; what workers have locked the dispatcher passes over.
+create function outbox._in_the_way() returns text
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select format('session %s (%s, %s) has been in a transaction since %s', a.pid, a.usename,
+        coalesce(nullif(a.application_name, ''), '-'), a.xact_start::timestamptz(0))
+    from pg_locks l
+    join pg_stat_activity a on a.pid = l.pid
+    join pg_class k on k.oid = l.relation
+    where l.database = outbox._database_oid() and l.granted and l.mode <> 'AccessShareLock' and l.pid <> pg_backend_pid()
+        and k.relnamespace = (select s.relnamespace from pg_class s where s.oid = 'outbox._sequencer'::regclass)
+        and k.relkind in ('r', 'p') and a.xact_start < clock_timestamp() - interval '1 s'
+        and a.pid is distinct from (select s.pid from outbox._worker_slot() s)
+    order by k.relname like '\_message%', a.xact_start
+    limit 1;
+end;
+
 -- The checks of health(), one function each: nulls where all is well. A new check is a function, and a line in health().
 
 -- API: private
@@ -100,7 +120,8 @@ begin
         what_to_do := 'it is used up, and this database has no dispatcher: raise it and restart the server';
     elsif worker.state = 'failing' then
         state := 'critical';
-        culprit := coalesce(shared.last_error, 'see the server''s log');
+        culprit := coalesce(shared.last_error, 'see the server''s log')
+            || case when shared.last_error like '%lock timeout%' then coalesce(': ' || outbox._in_the_way(), '') else '' end;
         what_to_do := 'the dispatcher tries again by itself; its error says what is in the way';
     elsif worker.state = 'none' then
         state := 'critical';

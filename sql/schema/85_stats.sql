@@ -7,6 +7,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    -- Of each kind; those that were seen longest ago are one row, without a name.
+    most constant int := 10000;
     closed record;
     rolled bigint := 0;
 begin
@@ -27,6 +29,20 @@ begin
             rolled := rolled + 1;
         end if;
     end loop;
+    with old as (
+        select n.kind, n.name from (
+            select t.kind, t.name, row_number() over (partition by t.kind order by t.last_at desc, t.name) as place
+            from outbox.tally_total t where t.name <> ''
+        ) n
+        where n.place > most
+    ), gone as (
+        delete from outbox.tally_total t using old o where t.kind = o.kind and t.name = o.name returning t.*
+    )
+    insert into outbox.tally_total as t (kind, name, messages, matched, skipped, last_at)
+    select g.kind, '', sum(g.messages), sum(g.matched), sum(g.skipped), max(g.last_at) from gone g group by g.kind
+    on conflict (kind, name) do update
+    set messages = t.messages + excluded.messages, matched = t.matched + excluded.matched,
+        skipped = t.skipped + excluded.skipped, last_at = greatest(t.last_at, excluded.last_at);
     return rolled;
 end
 $$;
@@ -44,17 +60,19 @@ group by 1, 2;
 
 -- API: public
 create view outbox.tenant_stats as
-select t.name as tenant, t.messages, t.matched, t.skipped, t.last_at as last_message_at
+select nullif(t.name, '') as tenant, t.messages, t.matched, t.skipped, t.last_at as last_message_at
 from outbox._tallied t where t.kind = 'tenant';
 comment on view outbox.tenant_stats is
-    'Messages of each tenant that were routed, to how many subscriptions in all, and how many matched none';
+    'Messages of each tenant that were routed, to how many subscriptions in all, and how many matched none. Null: all that are not among the '
+    'last 10,000';
 
 -- API: public
 create view outbox.topic_stats as
-select t.name as topic, t.messages, t.matched, t.skipped, t.last_at as last_message_at
+select nullif(t.name, '') as topic, t.messages, t.matched, t.skipped, t.last_at as last_message_at
 from outbox._tallied t where t.kind = 'topic';
 comment on view outbox.topic_stats is
-    'Messages of each topic that were routed, to how many subscriptions in all, and how many matched none';
+    'Messages of each topic that were routed, to how many subscriptions in all, and how many matched none. Null: all that are not among the '
+    'last 10,000';
 
 -- API: public
 create view outbox.subscription_stats as

@@ -67,7 +67,7 @@ async fn run(db: &Client, block: &str) -> Result<(), Error> {
         statement.push_str(line);
         statement.push('\n');
         let code = line.split("--").next().unwrap_or_default().trim_end();
-        if code.ends_with(';') && statement.matches("$$").count() % 2 == 0 {
+        if code.ends_with(';') && statement.matches("$$").count().is_multiple_of(2) {
             db.batch_execute(&std::mem::take(&mut statement)).await?;
         }
     }

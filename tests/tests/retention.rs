@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use outbox_harness::{Receiver, Reply, Server, wait_until};
-use outbox_tests::{PATIENCE, one, outbox_harness, settle};
+use outbox_tests::{PATIENCE, one, outbox_harness, server, settle};
 
 /// Days become seconds: a leaf is written for a fifth of a second and kept for three.
 const SMALL: &[(&str, &str)] = &[
@@ -170,4 +170,34 @@ async fn what_a_replay_or_a_subscription_from_the_past_is_about_to_need_stays() 
     db.batch_execute(passed).await.unwrap();
     assert_eq!(held().await, "reclaimed");
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.message where topic = 'a.b'").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sums_by_tenant_and_topic_are_bounded_and_complete() {
+    let db = server().await.database("sums").await.unwrap();
+    db.batch_execute(
+        "select outbox.enqueue('one.more', '{}', tenant => 'one');
+        insert into outbox.tally_total (kind, name, messages, matched, skipped, last_at)
+        select k, k || n, 2, 1, 1, '2020-01-01'::timestamptz + n * interval '1 s'
+        from unnest('{topic,tenant}'::text[]) k, generate_series(1, 12000) n",
+    )
+    .await
+    .unwrap();
+    settle(&db).await;
+    for _ in 0..2 {
+        db.batch_execute("select * from outbox.maintain()").await.unwrap();
+        for (view, column) in [("topic_stats", "topic"), ("tenant_stats", "tenant")] {
+            let query = format!("select count(*) from outbox.{view}");
+            assert!(one::<i64>(&db, &query).await <= 10_001, "{view}");
+            let query = format!("select sum(messages)::bigint from outbox.{view}");
+            assert_eq!(one::<i64>(&db, &query).await, 24_001, "{view}");
+            // The latest are there by name, the oldest are one row.
+            let query = format!(
+                "select sum(messages)::bigint from outbox.{view} where {column} in ('one', 'one.more', '{column}12000')"
+            );
+            assert_eq!(one::<i64>(&db, &query).await, 3, "{view}");
+            let query = format!("select messages > 3900 from outbox.{view} where {column} is null");
+            assert!(one::<bool>(&db, &query).await, "{view}");
+        }
+    }
 }

@@ -858,9 +858,13 @@ class AdminMethods:
         """Takes consent as given, for receivers that gave it by other means than the handshake."""
         return self._run(Call("grant_consent", {"endpoint": endpoint, "rate_per_minute": rate_per_minute}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def grant_to(self, role: str, capability: str) -> None:
-        """Grants a role one of the capabilities publish, consume, monitor, admin."""
-        self._run(Call("grant_to", {"role": role, "capability": capability}, Shape("void", None, {})))
+    def grant_to(self, role: str, capability: str, *, subscriptions: Sequence[str] | None = None, topics: Sequence[str] | None = None, tenants: Sequence[str] | None = None, publishers: Sequence[str] | None = None, consumers: Sequence[str] | None = None) -> None:
+        """Grants a role one of the capabilities publish, consume, observe, monitor, admin, or changes what is
+        left of it. publish can be narrowed to topics (patterns), tenants and publishers; consume to
+        subscriptions, topics (for read()) and consumers (of cursors), of which those that are not named are not
+        left; monitor to tenants.
+        """
+        self._run(Call("grant_to", {"role": role, "capability": capability, "subscriptions": subscriptions, "topics": topics, "tenants": tenants, "publishers": publishers, "consumers": consumers}, Shape("void", None, {})))
 
     def head(self) -> int | None:
         """The last position of the feed; 0 when it is empty."""
@@ -1001,6 +1005,12 @@ class AdminMethods:
         """
         return self._run(Call("retry", {"message_id": message_id, "subscription": subscription, "by": by}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
+    def revoke_from(self, role: str, capability: str) -> bool | None:
+        """Takes a capability back from a role; what another capability of the role needs stays. false: the role
+        did not have it by grant_to().
+        """
+        return self._run(Call("revoke_from", {"role": role, "capability": capability}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
     def rotate(self, *, ring: str | None = None) -> str | None:
         """Has new rows go to the next leaf now: rotated, empty (nothing to leave behind) or full (the next leaf
         still holds rows).
@@ -1057,7 +1067,7 @@ class AdminMethods:
 
     def tick(self) -> int | None:
         """Numbers what is committed now, and returns the last position. The dispatcher does this by itself; by
-        hand where there is none.
+        hand where there is none. Not in a transaction block or function (25001).
         """
         return self._run(Call("tick", {}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1359,9 +1369,13 @@ class AsyncAdminMethods:
         """Takes consent as given, for receivers that gave it by other means than the handshake."""
         return await self._arun(Call("grant_consent", {"endpoint": endpoint, "rate_per_minute": rate_per_minute}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def grant_to(self, role: str, capability: str) -> None:
-        """Grants a role one of the capabilities publish, consume, monitor, admin."""
-        await self._arun(Call("grant_to", {"role": role, "capability": capability}, Shape("void", None, {})))
+    async def grant_to(self, role: str, capability: str, *, subscriptions: Sequence[str] | None = None, topics: Sequence[str] | None = None, tenants: Sequence[str] | None = None, publishers: Sequence[str] | None = None, consumers: Sequence[str] | None = None) -> None:
+        """Grants a role one of the capabilities publish, consume, observe, monitor, admin, or changes what is
+        left of it. publish can be narrowed to topics (patterns), tenants and publishers; consume to
+        subscriptions, topics (for read()) and consumers (of cursors), of which those that are not named are not
+        left; monitor to tenants.
+        """
+        await self._arun(Call("grant_to", {"role": role, "capability": capability, "subscriptions": subscriptions, "topics": topics, "tenants": tenants, "publishers": publishers, "consumers": consumers}, Shape("void", None, {})))
 
     async def head(self) -> int | None:
         """The last position of the feed; 0 when it is empty."""
@@ -1502,6 +1516,12 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("retry", {"message_id": message_id, "subscription": subscription, "by": by}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
+    async def revoke_from(self, role: str, capability: str) -> bool | None:
+        """Takes a capability back from a role; what another capability of the role needs stays. false: the role
+        did not have it by grant_to().
+        """
+        return await self._arun(Call("revoke_from", {"role": role, "capability": capability}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
     async def rotate(self, *, ring: str | None = None) -> str | None:
         """Has new rows go to the next leaf now: rotated, empty (nothing to leave behind) or full (the next leaf
         still holds rows).
@@ -1558,7 +1578,7 @@ class AsyncAdminMethods:
 
     async def tick(self) -> int | None:
         """Numbers what is committed now, and returns the last position. The dispatcher does this by itself; by
-        hand where there is none.
+        hand where there is none. Not in a transaction block or function (25001).
         """
         return await self._arun(Call("tick", {}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
