@@ -79,6 +79,93 @@ create function outbox._leaf_is_settled(leaf smallint) returns boolean language 
 as 'MODULE_PATHNAME', 'outbox_leaf_is_settled';
 
 -- API: private
+-- Of a difference that is larger than a chunk, the next messages behind `after` (null: it begins) in id order, from two sources
+-- that each have an index for it: transactions that were there at S1 one by one; the rest, whose ids lie above floor1, by id.
+--
+-- The ids are gone through in windows, each twice as wide as the one before, and neither source is read beyond its window. So
+-- the whole difference costs what is in it: a source that were read until it gave a chunk would go, for each chunk, through all
+-- that is left of the other one. A tick begins with a window that a chunk fills at best.
+create function outbox._tick_chunk(
+    chunk int,
+    after bigint,
+    s1 pg_snapshot,
+    s2 pg_snapshot,
+    next1 xid8,
+    floor1 bigint,
+    finished xid8[],
+    running xid8[],
+    scan smallint[],
+    out ids bigint[],
+    out segments smallint[],
+    out control boolean
+)
+language plpgsql volatile
+as $$
+declare
+    -- Read now: a message that S2 sees may have been drawn after floor2 was read.
+    last_id constant bigint := coalesce(pg_sequence_last_value('outbox._message_id'), 0);
+    known constant xid8[] := finished || array(
+        select g::text::xid8
+        from generate_series(pg_snapshot_xmax(s1)::text::bigint, next1::text::bigint - 1) g
+        where pg_visible_in_snapshot(g::text::xid8, s2)
+    );
+    -- the window: above low, up to high
+    low bigint := after;
+    high bigint;
+    width bigint := chunk;
+    wanted int := chunk;
+    part record;
+begin
+    ids := '{}';
+    segments := '{}';
+    control := false;
+    if low is null then
+        select least(floor1, min(l.id) - 1) into low
+        from unnest(known) k(x),
+        lateral (
+            select m.id from outbox.message m where m.segment = any (scan) and m.xid = k.x order by m.id limit 1
+        ) l;
+    end if;
+    loop
+        high := low + width;
+        -- `is true` keeps the second from the index on xid: with statistics of a large leaf the planner would sort the whole
+        -- rest of the difference for every chunk.
+        select array_agg(c.id order by c.id) as ids, array_agg(c.segment order by c.id) as segments, count(*) as n,
+            bool_or(c.topic = 'outbox.control') as control
+        into part
+        from (
+            select u.id, u.segment, u.topic
+            from (
+                (select l.id, l.segment, l.topic
+                from unnest(known) k(x),
+                lateral (
+                    select m.id, m.segment, m.topic from outbox.message m
+                    where m.segment = any (scan) and m.xid = k.x and m.id > low and m.id <= high
+                    order by m.id limit wanted
+                ) l)
+                union all
+                (select m.id, m.segment, m.topic from outbox.message m
+                where m.segment = any (scan) and m.id > greatest(low, floor1) and m.id <= high
+                    and (m.xid >= greatest(next1, pg_snapshot_xmax(s1)) and m.xid < pg_snapshot_xmax(s2)
+                        and m.xid <> all (running)) is true
+                order by m.id limit wanted)
+            ) u
+            order by u.id limit wanted
+        ) c;
+        if part.n > 0 then
+            ids := ids || part.ids;
+            segments := segments || part.segments;
+            control := control or part.control;
+            wanted := wanted - part.n;
+        end if;
+        exit when wanted = 0 or high >= last_id;
+        low := high;
+        width := 2 * width;
+    end loop;
+end
+$$;
+
+-- API: private
 -- One tick of at most `chunk` messages. Called by the dispatcher, whose session is pinned, and by _tick_inline, which pins
 -- what matters: generic plans without sequential scans. With statistics of a young table the planner would read all that is
 -- retained; a custom plan would plan 16 leaves at every tick.
@@ -222,38 +309,9 @@ begin
         end if;
     end if;
     if done is not null then
-        -- More than a chunk: in id order from two sources that each have an index for it. The few transactions that were
-        -- there at S1 one by one; the rest, whose ids lie above floor1, by id.
-        -- `is true` keeps the second from the index on xid: with statistics of a large leaf the planner would sort the whole
-        -- rest of the difference for every chunk.
-        select array_agg(c.id order by c.id), array_agg(c.segment order by c.id), count(*),
-            bool_or(c.topic = 'outbox.control')
-        into ids, segments, n, control
-        from (
-            select u.id, u.segment, u.topic
-            from (
-                (select l.id, l.segment, l.topic
-                from (
-                    select unnest(finished) as x
-                    union all
-                    select g::text::xid8 from generate_series(pg_snapshot_xmax(s1)::text::bigint,
-                        next1::text::bigint - 1) g
-                    where pg_visible_in_snapshot(g::text::xid8, s2)
-                ) f,
-                lateral (
-                    select m.id, m.segment, m.topic from outbox.message m
-                    where m.segment = any (scan) and m.xid = f.x and m.id > done
-                    order by m.id limit chunk
-                ) l)
-                union all
-                (select m.id, m.segment, m.topic from outbox.message m
-                where m.segment = any (scan) and m.id > greatest(done, floor1)
-                    and (m.xid >= greatest(next1, pg_snapshot_xmax(s1)) and m.xid < pg_snapshot_xmax(s2)
-                        and m.xid <> all (running)) is true
-                order by m.id limit chunk)
-            ) u
-            order by u.id limit chunk
-        ) c;
+        select c.ids, c.segments, c.control into ids, segments, control
+        from outbox._tick_chunk(chunk, state.done_id, s1, s2, next1, floor1, finished, running, scan) c;
+        n := cardinality(ids);
         done := case when n = chunk then ids[n] end;
         -- At the end of a large difference there may be more behind it: its S2 is as old as its first chunk.
         result.more := n = chunk or state.done_id is not null;

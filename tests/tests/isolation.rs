@@ -498,6 +498,132 @@ async fn buffers_per_tick_do_not_grow_with_the_table() {
     assert!(unknown <= chunk + 100, "{chunk} buffers for a chunk of a huge commit, {unknown} without statistics");
 }
 
+/// Buffers that ticks touch until nothing is left, in chunks of 500; every position is there afterwards.
+async fn cost_of_numbering(db: &Client) -> i64 {
+    let mut sum = 0;
+    for _ in 0..1000 {
+        let plan: serde_json::Value =
+            one(db, "explain (analyze, buffers, format json) select * from outbox._tick_inline(500)").await;
+        let node = &plan[0]["Plan"];
+        sum += node["Shared Hit Blocks"].as_i64().unwrap() + node["Shared Read Blocks"].as_i64().unwrap();
+        let left = "select done_id is not null from outbox.tick order by id desc limit 1";
+        if !one::<bool>(db, left).await {
+            return sum;
+        }
+    }
+    panic!("it does not end");
+}
+
+/// What numbering a large commit of so many messages touches, in each of several situations.
+async fn costs_of_a_large_commit(db: &Client, writers: &[Client], messages: i32) -> Vec<(&'static str, i64)> {
+    let enqueue = async |client: &Client, count: i32| {
+        let sql = format!("select count(outbox.enqueue('a.b', '{{}}')) from generate_series(1, {count})");
+        client.batch_execute(&sql).await.unwrap();
+    };
+    let run = async |client: &Client, sql: &str| client.batch_execute(sql).await.unwrap();
+    let seen = async || {
+        enqueue(db, 1).await;
+        run(db, "select outbox._tick_inline(500)").await;
+    };
+    let (writer, other) = (&writers[0], &writers[1]);
+    let mut costs = Vec::new();
+
+    enqueue(db, messages).await;
+    costs.push(("a statement that no tick has seen", cost_of_numbering(db).await));
+
+    run(writer, "begin").await;
+    enqueue(writer, 400).await;
+    seen().await;
+    enqueue(writer, messages - 400).await;
+    run(writer, "commit").await;
+    costs.push(("seen by a tick", cost_of_numbering(db).await));
+
+    run(writer, "begin").await;
+    enqueue(writer, 1).await;
+    seen().await;
+    enqueue(db, 1).await;
+    enqueue(writer, messages).await;
+    enqueue(db, 1).await;
+    run(writer, "commit").await;
+    costs.push(("with small ones at both ends", cost_of_numbering(db).await));
+
+    for (what, pieces) in [("many side by side", 10), ("many one after the other", 1)] {
+        for writer in writers {
+            run(writer, "begin").await;
+            enqueue(writer, 1).await;
+        }
+        seen().await;
+        for _ in 0..pieces {
+            for writer in writers {
+                enqueue(writer, messages / writers.len() as i32 / pieces).await;
+            }
+        }
+        for writer in writers {
+            run(writer, "commit").await;
+        }
+        costs.push((what, cost_of_numbering(db).await));
+    }
+
+    run(writer, "begin").await;
+    run(other, "begin").await;
+    enqueue(writer, 1).await;
+    enqueue(other, 1).await;
+    seen().await;
+    for _ in 0..10 {
+        enqueue(writer, messages / 10).await;
+        enqueue(other, messages / 10).await;
+    }
+    run(writer, "commit").await;
+    costs.push(("beside one as large that goes on", cost_of_numbering(db).await));
+    run(other, "commit").await;
+    costs.push(("which ends later", cost_of_numbering(db).await));
+
+    // Thin at first, among others' messages that have their positions already.
+    run(writer, "begin").await;
+    for _ in 0..10 {
+        enqueue(writer, 10).await;
+        enqueue(db, messages / 10).await;
+        cost_of_numbering(db).await;
+    }
+    enqueue(writer, messages).await;
+    run(writer, "commit").await;
+    costs.push(("thin at first", cost_of_numbering(db).await));
+    costs
+}
+
+/// A large commit costs what is in it, whatever a tick has seen of it and whoever was there at the same time.
+#[tokio::test]
+async fn numbering_a_large_commit_is_linear() {
+    const MESSAGES: i32 = 4000;
+    let server = bare_server().await;
+    let db = server.database("tick_linear").await.unwrap();
+    db.batch_execute("set synchronous_commit = off").await.unwrap();
+    let mut writers = Vec::new();
+    for _ in 0..8 {
+        writers.push(server.connect("tick_linear").await.unwrap());
+    }
+    // Plans and catalogs are warm after the first.
+    costs_of_a_large_commit(&db, &writers, MESSAGES).await;
+    let small = costs_of_a_large_commit(&db, &writers, MESSAGES).await;
+    let large = costs_of_a_large_commit(&db, &writers, 4 * MESSAGES).await;
+    for ((what, small), (_, large)) in small.iter().zip(&large) {
+        println!("{what}: {small} buffers for {MESSAGES} messages, {large} for four times as many");
+        assert!(
+            large <= &(5 * small),
+            "{what}: {small} buffers for {MESSAGES} messages, {large} for four times as many"
+        );
+    }
+    assert!(
+        large[1].1 <= 2 * large[0].1,
+        "{} buffers when no tick has seen it, {} when one has",
+        large[0].1,
+        large[1].1
+    );
+    let stored: i64 = one(&db, "select count(*) from outbox.message").await;
+    let numbered = "select count(*) || ' ' || count(distinct id) from outbox.feed f, unnest(f.message_ids) id";
+    assert_eq!(one::<String>(&db, numbered).await, format!("{stored} {stored}"));
+}
+
 /// Rows that were rolled back are not looked at again and again.
 #[tokio::test]
 async fn an_aborted_transaction_is_left_behind() {

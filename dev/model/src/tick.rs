@@ -169,7 +169,10 @@ pub fn numbered(
     }
 
     // What the reading statement sees: committed by now.
-    let visible = || world.rows.iter().filter(|r| scan & (1 << r.leaf) != 0 && world.committed(r.xid));
+    // One variant remembers by itself what has a position: it is to be wrong for its order only.
+    let fresh = |id: u8| scope.variant != Variant::NewerInBetween || !world.feed.contains(&id);
+    let visible =
+        || world.rows.iter().filter(move |r| scan & (1 << r.leaf) != 0 && world.committed(r.xid) && fresh(r.id));
     let last = world.feed.iter().copied().max().unwrap_or(0);
     let new = |r: &&crate::world::Row| match scope.variant {
         Variant::IdAboveLast => row.to.sees(r.xid) && r.id > last,
@@ -183,17 +186,38 @@ pub fn numbered(
         return (row, ids);
     }
 
-    // A large difference: two sources, each by its own index, merged by id.
-    let done = row.done.unwrap_or(0);
+    // A large difference: two sources, each by its own index, merged by id, a window of ids after the other.
     let known = |x: Xid| row.from.running.contains(&x) || (x >= row.from.xmax && x < row.next_from);
-    let by_xid = visible().filter(|r| known(r.xid) && row.to.sees(r.xid) && !row.from.sees(r.xid) && r.id > done);
-    let by_id = visible()
-        .filter(|r| r.id > done.max(row.floor_from) && r.xid >= row.next_from.max(row.from.xmax) && row.to.sees(r.xid));
-    let mut ids: Vec<u8> = match scope.variant {
-        Variant::ChunksById => by_id.map(|r| r.id).collect(),
-        _ => by_xid.chain(by_id).map(|r| r.id).collect(),
+    let by_xid = || visible().filter(|r| known(r.xid) && row.to.sees(r.xid) && !row.from.sees(r.xid));
+    let by_id = || {
+        visible().filter(|r| r.id > row.floor_from && r.xid >= row.next_from.max(row.from.xmax) && row.to.sees(r.xid))
     };
-    ids.sort_unstable();
+    let begin = match scope.variant {
+        Variant::WindowsFromFloor => row.floor_from,
+        _ => by_xid().map(|r| r.id - 1).min().map_or(row.floor_from, |low| low.min(row.floor_from)),
+    };
+    let end = if scope.variant == Variant::WindowsUptoFloor { row.floor_to } else { world.last_id };
+    let mut low = row.done.filter(|_| scope.variant != Variant::NewerInBetween).unwrap_or(begin);
+    let mut width = scope.chunk as u8;
+    let mut ids: Vec<u8> = Vec::new();
+    if scope.variant == Variant::NewerInBetween && going_on {
+        ids.extend(visible().filter(|r| seen.sees(r.xid) && !row.to.sees(r.xid)).map(|r| r.id));
+    }
+    loop {
+        let high = low.saturating_add(width);
+        let within = |r: &&crate::world::Row| r.id > low && r.id <= high;
+        let mut window: Vec<u8> = by_id().filter(within).map(|r| r.id).collect();
+        if scope.variant != Variant::ChunksById {
+            window.extend(by_xid().filter(within).map(|r| r.id));
+        }
+        window.sort_unstable();
+        ids.extend(window);
+        if ids.len() >= scope.chunk || high >= end {
+            break;
+        }
+        low = high;
+        width = width.saturating_mul(2);
+    }
     ids.truncate(scope.chunk);
     row.done = (ids.len() == scope.chunk).then(|| ids[ids.len() - 1]);
     if row.done.is_some() {

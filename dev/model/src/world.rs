@@ -31,6 +31,12 @@ pub enum Variant {
     IdBeforeXid,
     /// Forgets which transactions were running when a large difference began.
     ChunksById,
+    /// In the middle of a large difference, numbers what a fresh snapshot sees first.
+    NewerInBetween,
+    /// Begins a large difference behind the last id that was drawn before its first snapshot.
+    WindowsFromFloor,
+    /// Looks for the rest of a large difference up to the last id that was drawn before its second snapshot.
+    WindowsUptoFloor,
     /// Leaves out every leaf that is not current.
     OnlyCurrentLeaf,
     /// Producers do not look at the pointer again after they have locked a leaf.

@@ -58,6 +58,7 @@ const CHUNKS: &[&str] = &["skipped or stalled", "message"];
 fn every_wrong_design_is_caught() {
     const SKIP: &[&str] = &["skipped or stalled"];
     const TWICE: &[&str] = &["duplicate"];
+    const ORDER: &[&str] = &["message"];
     let small = |variant| Scope { ticks: 2, ..Scope::new(variant) };
     let chunks = |variant| Scope { chunk: 1, ticks: 1, ..Scope::new(variant) };
     let turning = |variant| Scope { rotations: 1, ..Scope::new(variant) };
@@ -71,6 +72,9 @@ fn every_wrong_design_is_caught() {
         (Scope { sessions: 3, ..chunks(Variant::XmaxForNext) }, CHUNKS),
         (Scope { sessions: 3, ..chunks(Variant::IdBeforeXid) }, CHUNKS),
         (Scope { sessions: 3, ..chunks(Variant::ChunksById) }, CHUNKS),
+        (Scope { messages: 2, ticks: 2, ..chunks(Variant::NewerInBetween) }, ORDER),
+        (Scope { sessions: 3, ticks: 2, ..chunks(Variant::WindowsFromFloor) }, CHUNKS),
+        (Scope { sessions: 3, ..chunks(Variant::WindowsUptoFloor) }, CHUNKS),
         (turning(Variant::OnlyCurrentLeaf), SKIP),
         (turning(Variant::NoSecondLook), SKIP),
         (turning(Variant::SettledAfterSnapshot), SKIP),
