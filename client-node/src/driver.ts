@@ -5,7 +5,9 @@
  * Every value is text, cast in the statement: so no driver's idea of types gets in between.
  */
 
-import { invalid, typed } from './errors.js';
+import { randomBytes } from 'node:crypto';
+
+import { invalid, OutboxError, typed } from './errors.js';
 import { sleep } from './time.js';
 
 /** A value of a statement. */
@@ -166,9 +168,104 @@ export function checkListens(client: Executor): void {
     }
 }
 
+/** What those who would listen are told where they cannot. */
+function deafness(): OutboxError {
+    return new OutboxError('notifications do not come through this connection: it only polls', '0A000', {
+        hint: 'A pooler that gives each transaction another session is before the server. Pool whole sessions, or connect directly.',
+    });
+}
+
+/** What it comes to within so many seconds; else false. */
+async function within(what: Promise<boolean>, seconds: number): Promise<boolean> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<boolean>((resolve) => (timer = setTimeout(resolve, seconds * 1000, false)));
+    what.catch(() => {});
+    try {
+        return await Promise.race([what, late]);
+    } finally {
+        clearTimeout(timer);
+    }
+}
+
+/** A session of its own, however the driver calls it. */
+interface Session {
+    query(text: string): Promise<{ pid?: number }[]>;
+}
+
+/** Whether two sessions each keep their process of the server: where they do not, a pooler hands those around. */
+async function keepTheirs(one: Session, other: Session): Promise<boolean> {
+    const pid = async (session: Session) => (await session.query('select pg_backend_pid() as pid'))[0]!.pid;
+    for (let i = 0; i < 3; i += 1) {
+        const ours = await pid(one);
+        await other.query('begin');
+        const shared = (await pid(other)) === ours || (await pid(one)) !== ours;
+        await other.query('rollback');
+        if (shared) return false;
+    }
+    return true;
+}
+
+const probeChannel = () => `outbox_probe_${randomBytes(8).toString('hex')}`;
+
+/** Whether what another session tells reaches this one of a pool of pg: behind a pooler it may reach nobody. */
+async function hears(pool: any, session: any): Promise<boolean> {
+    const { rows } = await session.query('select pg_backend_pid() as pid');
+    // The process that greeted is the one that answers: there is nobody between.
+    if (rows[0].pid === session.processID) return true;
+    const other = await pool.connect();
+    let used = true;
+    const channel = probeChannel();
+    let notified: (message: { channel?: string }) => void = () => {};
+    try {
+        const of = (client: any): Session => ({ query: async (text) => (await client.query(text)).rows });
+        // Without a session to spare the pooler has the other one wait.
+        if (!(await within(keepTheirs(of(session), of(other)), 3))) return false;
+        const heard = new Promise<boolean>((resolve) => {
+            notified = (message) => {
+                if (message.channel === channel) resolve(true);
+            };
+        });
+        session.on('notification', notified);
+        await session.query(`listen ${channel}`);
+        await other.query('select pg_notify($1, $2)', [channel, '']);
+        const came = await within(heard, 1);
+        await session.query(`unlisten ${channel}`);
+        used = false;
+        return came;
+    } finally {
+        session.off('notification', notified);
+        other.release(used);
+    }
+}
+
+/** The same for `postgres`, which keeps one connection for all channels. */
+async function hearsPostgres(sql: any): Promise<boolean> {
+    if (typeof sql.reserve === 'function' && (sql.options?.max ?? 1) > 1) {
+        const [one, other] = [await sql.reserve(), await sql.reserve()];
+        try {
+            const of = (reserved: any): Session => ({ query: async (text) => await reserved.unsafe(text) });
+            if (!(await within(keepTheirs(of(one), of(other)), 3))) return false;
+        } finally {
+            one.release();
+            other.release();
+        }
+    }
+    const channel = probeChannel();
+    let probed: (came: boolean) => void = () => {};
+    const heard = new Promise<boolean>((resolve) => (probed = resolve));
+    const probing = await sql.listen(channel, () => probed(true));
+    try {
+        await sql.notify(channel, '');
+        return await within(heard, 1);
+    } finally {
+        await probing.unlisten();
+    }
+}
+
 /**
  * Listens on a channel until the function that is returned is called: `told` runs for every notification with this payload
- * (undefined: any), and whenever the connection comes or goes, since what was told meanwhile is lost. Never throws.
+ * (undefined: any), and whenever the connection comes or goes, since what was told meanwhile is lost. Where notifications do not
+ * come through, `deaf` is told so once, and nobody listens. Never throws.
  */
 export function listen(
     client: Executor,
@@ -177,6 +274,7 @@ export function listen(
     told: () => void,
     signal: AbortSignal,
     waits: () => number,
+    deaf: (error: OutboxError) => void,
 ): void {
     const hear = (said: string) => {
         if (payload === undefined || said === payload) told();
@@ -187,6 +285,7 @@ export function listen(
         void (async () => {
             while (!signal.aborted) {
                 try {
+                    if (!(await hearsPostgres(c))) return deaf(deafness());
                     const subscription = await c.listen(channel, hear, told);
                     const end = () => void Promise.resolve(subscription.unlisten()).catch(() => {});
                     if (signal.aborted) end();
@@ -203,8 +302,17 @@ export function listen(
         while (!signal.aborted) {
             try {
                 const session = await c.connect();
+                const ignore = () => {};
+                session.on('error', ignore);
+                if (!(await hears(c, session).catch((error: unknown) => (session.release(true), Promise.reject(error))))) {
+                    session.off('error', ignore);
+                    session.release();
+                    return deaf(deafness());
+                }
                 const broken = await new Promise<boolean>((resolve) => {
-                    const notified = (message: { payload?: string }) => hear(message.payload ?? '');
+                    const notified = (message: { channel?: string; payload?: string }) => {
+                        if (message.channel === channel) hear(message.payload ?? '');
+                    };
                     const lost = () => done(true);
                     const stopped = () => done(false);
                     const done = (bad: boolean) => {
@@ -214,9 +322,9 @@ export function listen(
                         resolve(bad);
                     };
                     session.on('notification', notified);
-                    session.on('error', () => {});
                     session.on('end', lost);
                     signal.addEventListener('abort', stopped, { once: true });
+                    if (signal.aborted) stopped();
                     session.query(`listen ${channel}`).then(told, lost);
                 });
                 // Not back into the pool: it still listens.
