@@ -98,7 +98,7 @@ export interface WorkerSummary {
 
 type Outcome =
     | { kind: 'complete'; result: unknown }
-    | { kind: 'fail'; error: string; retryAfter?: Interval }
+    | { kind: 'fail'; error: string; retryAfter?: Interval; refused?: true }
     | { kind: 'dead'; reason: string }
     | { kind: 'release' };
 
@@ -131,9 +131,6 @@ function positive(value: number | undefined, otherwise: number, what: string, wh
 
 /** Characters of a text about a failure: more than the server keeps. */
 const MAX_TEXT = 8192;
-
-/** How the error of a try begins whose outcome was refused. */
-const REFUSED = 'the outcome was refused: ';
 
 const short = (text: unknown): string => storableText(String(text).slice(0, MAX_TEXT));
 
@@ -448,8 +445,10 @@ export class Worker {
         const lost = error instanceof LeaseLostError || error instanceof NotFoundError;
         for (const { task, outcome } of group) {
             task.lease.whole = false;
-            const refused: Outcome = { kind: 'fail', error: `${REFUSED}${short(said(error))}` };
-            const again = !lost && !(outcome.kind === 'fail' && outcome.error.startsWith(REFUSED));
+            const why = `the outcome was refused: ${short(said(error))}`;
+            const words = outcome.kind === 'fail' ? outcome.error : outcome.kind === 'dead' ? outcome.reason : undefined;
+            const refused: Outcome = { kind: 'fail', error: words === undefined ? why : `${words} (${why})`, refused: true };
+            const again = !lost && !(outcome.kind === 'fail' && outcome.refused);
             if (again && group.length === 1) this.#outcomes.push({ task, outcome: refused });
             else if (again) {
                 // Which of them it was shows one by one.

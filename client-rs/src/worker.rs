@@ -792,6 +792,11 @@ impl<H: Handler> Run<H> {
                             Told::Together | Told::Alone => {
                                 pending.told = Told::Refused;
                                 let why = format!("the outcome was refused: {}", error.report().replace('\n', "; "));
+                                let why = match &pending.handled {
+                                    Ok(_) => why,
+                                    Err(Failure::Retry { error, .. }) => format!("{error} ({why})"),
+                                    Err(Failure::Dead { reason }) => format!("{reason} ({why})"),
+                                };
                                 pending.handled = Err(Failure::retry(clean(&why)));
                             }
                         }
