@@ -187,20 +187,19 @@ async function within(what: Promise<boolean>, seconds: number): Promise<boolean>
     }
 }
 
-/** A session of its own, however the driver calls it. */
-interface Session {
-    query(text: string): Promise<{ pid?: number }[]>;
-}
+/** Asks which process of the server answers. */
+type Process = () => Promise<number>;
 
-/** Whether two sessions each keep their process of the server: where they do not, a pooler hands those around. */
-async function keepTheirs(one: Session, other: Session): Promise<boolean> {
-    const pid = async (session: Session) => (await session.query('select pg_backend_pid() as pid'))[0]!.pid;
-    for (let i = 0; i < 3; i += 1) {
-        const ours = await pid(one);
-        await other.query('begin');
-        const shared = (await pid(other)) === ours || (await pid(one)) !== ours;
-        await other.query('rollback');
-        if (shared) return false;
+const WHICH = 'select pg_backend_pid() as pid';
+
+/**
+ * Whether two sessions each keep their process of the server. Where a pooler hands those around, the next client gets the one
+ * that was used last, or longest ago. Nothing is held meanwhile, as others may look at the same time.
+ */
+async function keepTheirs(one: Process, other: Process): Promise<boolean> {
+    for (let i = 0; i < 5; i += 1) {
+        const ours = await one();
+        if ((await other()) === ours || (await one()) !== ours) return false;
     }
     return true;
 }
@@ -209,32 +208,29 @@ const probeChannel = () => `outbox_probe_${randomBytes(8).toString('hex')}`;
 
 /** Whether what another session tells reaches this one of a pool of pg: behind a pooler it may reach nobody. */
 async function hears(pool: any, session: any): Promise<boolean> {
-    const { rows } = await session.query('select pg_backend_pid() as pid');
+    const of = (client: any): Process => async () => (await client.query(WHICH)).rows[0].pid;
     // The process that greeted is the one that answers: there is nobody between.
-    if (rows[0].pid === session.processID) return true;
+    if ((await of(session)()) === session.processID) return true;
     const other = await pool.connect();
-    let used = true;
+    const kept = keepTheirs(of(session), of(other)).finally(() => other.release());
+    // A pooler without a session to spare has the other one wait.
+    if (!(await within(kept, 3))) return false;
     const channel = probeChannel();
     let notified: (message: { channel?: string }) => void = () => {};
+    const heard = new Promise<boolean>((resolve) => {
+        notified = (message) => {
+            if (message.channel === channel) resolve(true);
+        };
+    });
+    session.on('notification', notified);
     try {
-        const of = (client: any): Session => ({ query: async (text) => (await client.query(text)).rows });
-        // Without a session to spare the pooler has the other one wait.
-        if (!(await within(keepTheirs(of(session), of(other)), 3))) return false;
-        const heard = new Promise<boolean>((resolve) => {
-            notified = (message) => {
-                if (message.channel === channel) resolve(true);
-            };
-        });
-        session.on('notification', notified);
         await session.query(`listen ${channel}`);
-        await other.query('select pg_notify($1, $2)', [channel, '']);
-        const came = await within(heard, 1);
-        await session.query(`unlisten ${channel}`);
-        used = false;
-        return came;
+        // Of another session: this one is the listener's as long as it listens.
+        await pool.query('select pg_notify($1, $2)', [channel, '']);
+        return await within(heard, 1);
     } finally {
         session.off('notification', notified);
-        other.release(used);
+        await session.query(`unlisten ${channel}`);
     }
 }
 
@@ -242,13 +238,12 @@ async function hears(pool: any, session: any): Promise<boolean> {
 async function hearsPostgres(sql: any): Promise<boolean> {
     if (typeof sql.reserve === 'function' && (sql.options?.max ?? 1) > 1) {
         const [one, other] = [await sql.reserve(), await sql.reserve()];
-        try {
-            const of = (reserved: any): Session => ({ query: async (text) => await reserved.unsafe(text) });
-            if (!(await within(keepTheirs(of(one), of(other)), 3))) return false;
-        } finally {
+        const of = (reserved: any): Process => async () => (await reserved.unsafe(WHICH))[0].pid;
+        const kept = keepTheirs(of(one), of(other)).finally(() => {
             one.release();
             other.release();
-        }
+        });
+        if (!(await within(kept, 3))) return false;
     }
     const channel = probeChannel();
     let probed: (came: boolean) => void = () => {};

@@ -178,6 +178,7 @@ export function isRetryable(error: unknown): boolean {
 /** What an error says in a line, whatever it is. */
 export function said(error: unknown): string {
     try {
+        if (error instanceof OutboxError && error.detail) return `${error.name}: ${error.message}: ${error.detail}`;
         if (error instanceof Error) return `${error.name}: ${error.message}`;
         return typeof error === 'string' ? error : `a value of type ${typeof error} was thrown`;
     } catch {

@@ -181,7 +181,7 @@ def _shown(error: BaseException) -> str:
     try:
         # More than this is kept nowhere.
         return _storable(str(error)[:8192])
-    except Exception:
+    except Exception:  # noqa: BLE001 - whatever an exception's own __str__ raises
         return "it cannot be shown"
 
 

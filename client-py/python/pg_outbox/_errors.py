@@ -98,6 +98,9 @@ def from_driver(error: BaseException) -> OutboxError | None:
             message = getattr(diag, "message_primary", None) or getattr(one, "message", None) or str(one)
             detail = getattr(diag, "message_detail", None) or getattr(one, "detail", None)
             hint = getattr(diag, "message_hint", None) or getattr(one, "hint", None) or known
+            if name == "prepared_statement_lost":
+                # A driver that has a hint of its own speaks of itself only.
+                hint = known
             return make(kind, state, name, str(message), detail, hint)
         todo += [getattr(one, "orig", None), one.__cause__, one.__context__]
     return None
