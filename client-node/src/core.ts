@@ -13,17 +13,17 @@ export interface Refusal {
 }
 
 interface NativeVerifier {
+    /** Headers: webhook-id, webhook-timestamp, webhook-signature, content-encoding. Content: where it is not the body itself. */
     verify(
-        id: string | undefined,
-        timestamp: string | undefined,
-        signature: string | undefined,
+        headers: (string | undefined)[],
         body: Buffer,
+        limit: number,
         now: number,
-    ): { signedAt?: number; refusal?: Refusal };
+    ): { signedAt?: number; content?: Buffer; refusal?: Refusal };
 }
 
 interface Native {
-    classify(state: string): { name: string; kind: string };
+    classify(state: string): { name: string; kind: string; hint?: string };
     codes(): string[];
     checkTopic(text: string): Refusal | null;
     checkPattern(text: string): Refusal | null;

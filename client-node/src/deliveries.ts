@@ -2,14 +2,14 @@
 
 import type { Executor } from './driver.js';
 import { Settled, Worker, type ClaimedMessage, type HandlerContext, type WorkerOptions } from './worker.js';
-import type { Interval } from './sql.js';
+import { storable, type Interval } from './sql.js';
 
 /** A claimed delivery, and what can become of it. Each resolves to whether it was recorded: false, if the lease was lost. */
 export interface Delivery {
     message: ClaimedMessage;
     /** Aborts when the lease is lost. */
     signal: AbortSignal;
-    /** Done; `result` as a handler returns it. */
+    /** Done; `result` as a handler returns it. Rejects, and nothing is said yet, if that is no JSON. */
     complete(result?: unknown): Promise<boolean>;
     /** Failed: tried again by the subscription's schedule, or after this time. */
     fail(error: string, retryAfter?: Interval): Promise<boolean>;
@@ -42,7 +42,7 @@ export async function* deliveries(
             const delivery: Delivery = {
                 message,
                 signal,
-                complete: (result) => end({ kind: 'complete', result }),
+                complete: async (result) => end({ kind: 'complete', result: storable(result) }),
                 fail: (error, retryAfter) => end({ kind: 'fail', error, ...(retryAfter === undefined ? {} : { retryAfter }) }),
                 dead: (reason) => end({ kind: 'dead', reason }),
                 release: () => end({ kind: 'release' }),

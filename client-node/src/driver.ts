@@ -5,7 +5,9 @@
  * Every value is text, cast in the statement: so no driver's idea of types gets in between.
  */
 
-import { invalid, typed } from './errors.js';
+import { randomBytes } from 'node:crypto';
+
+import { invalid, OutboxError, typed } from './errors.js';
 import { sleep } from './time.js';
 
 /** A value of a statement. */
@@ -166,9 +168,99 @@ export function checkListens(client: Executor): void {
     }
 }
 
+/** What those who would listen are told where they cannot. */
+function deafness(): OutboxError {
+    return new OutboxError('notifications do not come through this connection: it only polls', '0A000', {
+        hint: 'A pooler that gives each transaction another session is before the server. Pool whole sessions, or connect directly.',
+    });
+}
+
+/** What it comes to within so many seconds; else false. */
+async function within(what: Promise<boolean>, seconds: number): Promise<boolean> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<boolean>((resolve) => (timer = setTimeout(resolve, seconds * 1000, false)));
+    what.catch(() => {});
+    try {
+        return await Promise.race([what, late]);
+    } finally {
+        clearTimeout(timer);
+    }
+}
+
+/** Asks which process of the server answers. */
+type Process = () => Promise<number>;
+
+const WHICH = 'select pg_backend_pid() as pid';
+
+/**
+ * Whether two sessions each keep their process of the server. Where a pooler hands those around, the next client gets the one
+ * that was used last, or longest ago. Nothing is held meanwhile, as others may look at the same time.
+ */
+async function keepTheirs(one: Process, other: Process): Promise<boolean> {
+    for (let i = 0; i < 5; i += 1) {
+        const ours = await one();
+        if ((await other()) === ours || (await one()) !== ours) return false;
+    }
+    return true;
+}
+
+const probeChannel = () => `outbox_probe_${randomBytes(8).toString('hex')}`;
+
+/** Whether what another session tells reaches this one of a pool of pg: behind a pooler it may reach nobody. */
+async function hears(pool: any, session: any): Promise<boolean> {
+    const of = (client: any): Process => async () => (await client.query(WHICH)).rows[0].pid;
+    // The process that greeted is the one that answers: there is nobody between.
+    if ((await of(session)()) === session.processID) return true;
+    const other = await pool.connect();
+    const kept = keepTheirs(of(session), of(other)).finally(() => other.release());
+    // A pooler without a session to spare has the other one wait.
+    if (!(await within(kept, 3))) return false;
+    const channel = probeChannel();
+    let notified: (message: { channel?: string }) => void = () => {};
+    const heard = new Promise<boolean>((resolve) => {
+        notified = (message) => {
+            if (message.channel === channel) resolve(true);
+        };
+    });
+    session.on('notification', notified);
+    try {
+        await session.query(`listen ${channel}`);
+        // Of another session: this one is the listener's as long as it listens.
+        await pool.query('select pg_notify($1, $2)', [channel, '']);
+        return await within(heard, 1);
+    } finally {
+        session.off('notification', notified);
+        await session.query(`unlisten ${channel}`);
+    }
+}
+
+/** The same for `postgres`, which keeps one connection for all channels. */
+async function hearsPostgres(sql: any): Promise<boolean> {
+    if (typeof sql.reserve === 'function' && (sql.options?.max ?? 1) > 1) {
+        const [one, other] = [await sql.reserve(), await sql.reserve()];
+        const of = (reserved: any): Process => async () => (await reserved.unsafe(WHICH))[0].pid;
+        const kept = keepTheirs(of(one), of(other)).finally(() => {
+            one.release();
+            other.release();
+        });
+        if (!(await within(kept, 3))) return false;
+    }
+    const channel = probeChannel();
+    let probed: (came: boolean) => void = () => {};
+    const heard = new Promise<boolean>((resolve) => (probed = resolve));
+    const probing = await sql.listen(channel, () => probed(true));
+    try {
+        await sql.notify(channel, '');
+        return await within(heard, 1);
+    } finally {
+        await probing.unlisten();
+    }
+}
+
 /**
  * Listens on a channel until the function that is returned is called: `told` runs for every notification with this payload
- * (undefined: any), and whenever the connection comes or goes, since what was told meanwhile is lost. Never throws.
+ * (undefined: any), and whenever the connection comes or goes, since what was told meanwhile is lost. Where notifications do not
+ * come through, `deaf` is told so once, and nobody listens. Never throws.
  */
 export function listen(
     client: Executor,
@@ -177,6 +269,7 @@ export function listen(
     told: () => void,
     signal: AbortSignal,
     waits: () => number,
+    deaf: (error: OutboxError) => void,
 ): void {
     const hear = (said: string) => {
         if (payload === undefined || said === payload) told();
@@ -187,6 +280,7 @@ export function listen(
         void (async () => {
             while (!signal.aborted) {
                 try {
+                    if (!(await hearsPostgres(c))) return deaf(deafness());
                     const subscription = await c.listen(channel, hear, told);
                     const end = () => void Promise.resolve(subscription.unlisten()).catch(() => {});
                     if (signal.aborted) end();
@@ -203,8 +297,17 @@ export function listen(
         while (!signal.aborted) {
             try {
                 const session = await c.connect();
+                const ignore = () => {};
+                session.on('error', ignore);
+                if (!(await hears(c, session).catch((error: unknown) => (session.release(true), Promise.reject(error))))) {
+                    session.off('error', ignore);
+                    session.release();
+                    return deaf(deafness());
+                }
                 const broken = await new Promise<boolean>((resolve) => {
-                    const notified = (message: { payload?: string }) => hear(message.payload ?? '');
+                    const notified = (message: { channel?: string; payload?: string }) => {
+                        if (message.channel === channel) hear(message.payload ?? '');
+                    };
                     const lost = () => done(true);
                     const stopped = () => done(false);
                     const done = (bad: boolean) => {
@@ -214,9 +317,9 @@ export function listen(
                         resolve(bad);
                     };
                     session.on('notification', notified);
-                    session.on('error', () => {});
                     session.on('end', lost);
                     signal.addEventListener('abort', stopped, { once: true });
+                    if (signal.aborted) stopped();
                     session.query(`listen ${channel}`).then(told, lost);
                 });
                 // Not back into the pool: it still listens.

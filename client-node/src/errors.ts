@@ -82,18 +82,10 @@ const CLASSES: Record<ErrorKind, new (message: string, code: string, fields?: Er
     fatal: FatalError,
 };
 
-const HINTS: Record<string, string> = {
-    extension_missing: 'Run "create extension pg_outbox" in this database.',
-    version_mismatch:
-        'The extension in this database is older or newer than this client: "alter extension pg_outbox update".',
-    insufficient_privilege:
-        'Have an administrator run "select outbox.grant_to(role, capability)": publish, consume, monitor or admin.',
-};
-
 /** The error class that fits a SQLSTATE. */
 export function errorOf(message: string, code: string, fields: ErrorFields = {}): OutboxError {
     const known = native.classify(code);
-    return new CLASSES[known.kind as ErrorKind](message, code, { ...fields, hint: fields.hint ?? HINTS[known.name] });
+    return new CLASSES[known.kind as ErrorKind](message, code, { ...fields, hint: fields.hint ?? known.hint });
 }
 
 /** A malformed argument (22023). */
@@ -181,4 +173,15 @@ export function typed(error: unknown): unknown {
 /** Whether the same call may work later. */
 export function isRetryable(error: unknown): boolean {
     return error instanceof OutboxError && error.kind === 'retry';
+}
+
+/** What an error says in a line, whatever it is. */
+export function said(error: unknown): string {
+    try {
+        if (error instanceof OutboxError && error.detail) return `${error.name}: ${error.message}: ${error.detail}`;
+        if (error instanceof Error) return `${error.name}: ${error.message}`;
+        return typeof error === 'string' ? error : `a value of type ${typeof error} was thrown`;
+    } catch {
+        return 'an error that cannot be shown';
+    }
 }

@@ -6,7 +6,7 @@
  */
 
 import { checkListens, guard, listen, transaction, type Executor } from './driver.js';
-import { ConflictError, invalid, isRetryable } from './errors.js';
+import { ConflictError, invalid, isRetryable, type OutboxError } from './errors.js';
 import type { FeedMessageRow } from './functions.js';
 import { Outbox, withContent, type WithContent } from './outbox.js';
 import { Backoff, Bell, sleep } from './time.js';
@@ -71,7 +71,8 @@ export class Reader implements AsyncIterable<FeedMessage> {
                 return await what();
             } catch (error) {
                 if (!isRetryable(error)) throw error;
-                this.#options.onError?.(error);
+                // Part of the isolation level `serializable`.
+                if ((error as OutboxError).code !== '40001') this.#options.onError?.(error);
                 if (this.#options.signal?.aborted) return undefined;
                 await sleep(backoff.next(), this.#options.signal);
                 if (this.#options.signal?.aborted) return undefined;
@@ -84,7 +85,9 @@ export class Reader implements AsyncIterable<FeedMessage> {
         const bell = new Bell();
         const ended = new AbortController();
         if (this.#options.listen) {
-            listen(this.#client, 'outbox_feed', undefined, () => bell.ring(), ended.signal, () => this.#options.backoff?.min ?? 0.1);
+            const waits = () => this.#options.backoff?.min ?? 0.1;
+            const deaf = (error: OutboxError) => this.#options.onError?.(error);
+            listen(this.#client, 'outbox_feed', undefined, () => bell.ring(), ended.signal, waits, deaf);
         }
         return { bell, end: () => ended.abort() };
     }
@@ -228,7 +231,7 @@ export class Reader implements AsyncIterable<FeedMessage> {
                 } catch (error) {
                     const late = (error as { code?: unknown }).code === 'OB005';
                     if (!late && !isRetryable(error)) throw error;
-                    this.#options.onError?.(error);
+                    if ((error as OutboxError).code !== '40001') this.#options.onError?.(error);
                     if (!late) await sleep(this.#options.backoff?.min ?? 0.1, signal);
                 }
             }

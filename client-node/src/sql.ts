@@ -2,7 +2,7 @@
 
 import { run, type Executor, type Statement, type Value } from './driver.js';
 import { FUNCTIONS, VIEWS, type FunctionName, type ViewName } from './functions.js';
-import { invalid } from './errors.js';
+import { invalid, said } from './errors.js';
 
 /** A length of time: seconds, or text as PostgreSQL reads it (`'5 min'`). */
 export type Interval = number | string;
@@ -25,10 +25,35 @@ export function json(value: unknown, what: string): string {
     try {
         text = JSON.stringify(value);
     } catch (cause) {
-        throw invalid(`${what} cannot be JSON`, { cause, detail: (cause as Error).message });
+        throw invalid(`${what} cannot be JSON`, { cause, detail: said(cause) });
     }
     if (text === undefined) throw invalid(`${what} cannot be JSON`, { detail: `It is ${typeof value}.` });
     return text;
+}
+
+/** Text that PostgreSQL can store, with U+FFFD for NUL and for halves of surrogate pairs. */
+export function storableText(text: string): string {
+    return text.replace(/\0|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g, '\ufffd');
+}
+
+/** More than a result says about a delivery, in bytes of JSON. */
+const MAX_RESULT = 1024 * 1024;
+
+/** A handler's result as PostgreSQL can store it: what was done is done, whatever its text has in it. Refuses what is no JSON. */
+export function storable(result: unknown): unknown {
+    if (result === undefined || result === null) return null;
+    const text = json(result, "the handler's result");
+    const size = Buffer.byteLength(text);
+    if (size > MAX_RESULT) {
+        throw invalid("the handler's result is too large", { detail: `It has ${size} bytes as JSON, and ${MAX_RESULT} are the most.` });
+    }
+    // Written by JSON.stringify: as escapes.
+    if (!/\\u(0000|d[89a-f])/.test(text)) return JSON.parse(text);
+    return JSON.parse(text, (_, value) => {
+        if (typeof value === 'string') return storableText(value);
+        if (value === null || typeof value !== 'object' || Array.isArray(value)) return value;
+        return Object.fromEntries(Object.entries(value).map(([name, of]) => [storableText(name), of]));
+    });
 }
 
 function scalar(value: unknown, type: string, what: string): Value {

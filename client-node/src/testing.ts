@@ -144,6 +144,7 @@ export async function settled(client: Executor, seconds = 30): Promise<void> {
 export interface ReceivedRequest {
     path: string;
     headers: IncomingHttpHeaders;
+    /** What was signed, if that was checked; else what arrived. */
     body: Buffer;
     /** What was verified; undefined if the signature was not, or no secret was given. */
     webhook?: Webhook;
@@ -183,10 +184,11 @@ export class FakeReceiver {
                 path: request.url ?? '/',
                 headers: request.headers,
                 body,
-                json: () => JSON.parse(body.toString('utf8')),
+                json: () => JSON.parse(received.body.toString('utf8')),
             };
             try {
                 received.webhook = receiver.#verifier?.verify(request.headers, body);
+                if (received.webhook) received.body = received.webhook.body;
             } catch (error) {
                 received.error = error as SignatureError;
             }

@@ -1,9 +1,14 @@
-/** Verification of webhooks, for plain `http`, Express, Fastify and whatever gives headers and the bytes of the body. */
+/**
+ * Verification of webhooks, for plain `http`, Express, Fastify and whatever gives headers and the bytes of the body.
+ *
+ * Of what the sender compressed (an endpoint with `compress => true`) the content is signed. It does not matter whether a
+ * framework has decompressed it on the way: the body of a verified request is what was signed.
+ */
 
 import type { IncomingMessage, ServerResponse } from 'node:http';
 
 import { native } from './core.js';
-import { invalid, refused, SignatureError } from './errors.js';
+import { InvalidError, invalid, refused, SignatureError } from './errors.js';
 
 /** Headers as node:http gives them, as `Headers` of fetch, or as a plain object. */
 export type HeadersLike = Headers | Record<string, string | string[] | undefined>;
@@ -13,7 +18,7 @@ export interface Webhook {
     /** The same on every attempt: deduplicate by it. */
     id: string;
     signedAt: Date;
-    /** What arrived, byte for byte. */
+    /** What was signed, byte for byte: what arrived, decompressed if it arrived compressed. */
     body: Buffer;
     text(): string;
     json<T = any>(): T;
@@ -42,10 +47,18 @@ function checkedSecrets(secrets: string | readonly string[]): string[] {
     return list as string[];
 }
 
+/** The answer to a request that was refused; undefined for what is not the sender's fault. */
+function answerTo(error: unknown): { status: number; body: { error: string; detail?: string } } | undefined {
+    const tooLarge = error instanceof InvalidError && error.code === '54000';
+    if (!tooLarge && !(error instanceof SignatureError)) return undefined;
+    const { message, detail } = error;
+    return { status: tooLarge ? 413 : 401, body: { error: message, ...(detail === undefined ? {} : { detail }) } };
+}
+
 export interface VerifierOptions {
     /** Seconds that the signature may be old, or ahead of our clock; 300 if not given. */
     tolerance?: number;
-    /** Bytes that are read of a request at most; 1 MiB if not given. */
+    /** Bytes that a request has at most, before and after it is decompressed; 1 MiB if not given. */
     limit?: number;
 }
 
@@ -62,11 +75,15 @@ export class Verifier {
         }
         this.#native = new native.NativeVerifier(list, tolerance);
         this.#limit = options.limit ?? 1024 * 1024;
+        if (!Number.isInteger(this.#limit) || this.#limit < 0 || this.#limit > 4_294_967_295) {
+            throw invalid('the limit is not a whole number of bytes');
+        }
     }
 
     /**
      * Checks a request. `body` is what arrived, byte for byte: not parsed JSON, which cannot be turned back into the bytes that
-     * were signed. Throws a SignatureError that says why.
+     * were signed. Gzip that is named in `content-encoding` is decompressed. Throws a SignatureError that says why, or an
+     * InvalidError with the code 54000 where a compressed body is larger than the limit.
      */
     verify(headers: HeadersLike, body: Uint8Array | string, now: Date = new Date()): Webhook {
         if (typeof body !== 'string' && !(body instanceof Uint8Array)) {
@@ -74,16 +91,16 @@ export class Verifier {
                 hint: 'Verify what arrived, before it is parsed: express.raw(), or parseAs "buffer" of Fastify.',
             });
         }
-        const bytes = Buffer.isBuffer(body) ? body : Buffer.from(body as string);
+        const arrived = Buffer.isBuffer(body) ? body : Buffer.from(body as string);
         const id = header(headers, 'webhook-id');
-        const { signedAt, refusal } = this.#native.verify(
-            id,
-            header(headers, 'webhook-timestamp'),
-            header(headers, 'webhook-signature'),
-            bytes,
+        const { signedAt, content, refusal } = this.#native.verify(
+            [id, header(headers, 'webhook-timestamp'), header(headers, 'webhook-signature'), header(headers, 'content-encoding')],
+            arrived,
+            this.#limit,
             Math.floor(now.getTime() / 1000),
         );
         if (refusal) throw refused(refusal);
+        const bytes = content ?? arrived;
         return {
             id: id!,
             signedAt: new Date(signedAt! * 1000),
@@ -101,37 +118,50 @@ export class Verifier {
 
     /** Reads the body of a request of node:http and checks it. */
     async read(request: IncomingMessage): Promise<Webhook> {
-        const chunks: Buffer[] = [];
-        let size = 0;
-        for await (const chunk of request) {
-            size += (chunk as Buffer).length;
-            if (size > this.#limit) throw invalid('the request is too large', { detail: `The limit is ${this.#limit} bytes.` });
-            chunks.push(chunk as Buffer);
-        }
-        return this.verify(request.headers, Buffer.concat(chunks));
+        return this.verify(request.headers, await this.#collect(request));
+    }
+
+    /** The body. What is too large is read to its end and forgotten: so the sender gets an answer, and not a broken connection. */
+    #collect(request: IncomingMessage): Promise<Buffer> {
+        return new Promise((resolve, reject) => {
+            if (request.readableEnded) return resolve(Buffer.alloc(0));
+            const chunks: Buffer[] = [];
+            let size = 0;
+            request.on('data', (chunk: Buffer) => {
+                size += chunk.length;
+                if (size <= this.#limit) return void chunks.push(chunk);
+                chunks.length = 0;
+                reject(new InvalidError('the request is too large', '54000', { detail: `The limit is ${this.#limit} bytes.` }));
+            });
+            request.once('end', () => resolve(Buffer.concat(chunks)));
+            request.once('error', reject);
+            request.once('close', () => reject(invalid('the request ended before its body did')));
+        });
     }
 
     /**
-     * For Express (or any `(request, response, next)`): answers 401 to what is not signed, else sets `request.webhook`. It reads
-     * the body itself, or takes what `express.raw()` has read; it must come before `express.json()`.
+     * For Express (or any `(request, response, next)`): answers 401 to what is not signed, 413 to what is too large, else sets
+     * `request.webhook`. It reads the body itself, or takes what `express.raw()` has read; it must come before `express.json()`.
      */
     middleware(): (request: IncomingMessage & WithWebhook, response: ServerResponse, next: (error?: unknown) => void) => void {
         return (request, response, next) => {
-            const read = (request as { body?: unknown }).body;
-            const checked =
-                read === undefined
-                    ? this.read(request)
-                    : Promise.resolve().then(() => this.verify(request.headers, read as Uint8Array));
+            const { body } = request as { body?: unknown };
+            // Parsers leave an object where they have read nothing.
+            const read = body instanceof Uint8Array || typeof body === 'string' || (body !== undefined && request.readableDidRead);
+            const checked = read
+                ? Promise.resolve().then(() => this.verify(request.headers, body as Uint8Array))
+                : this.read(request);
             checked.then(
                 (webhook) => {
                     request.webhook = webhook;
                     next();
                 },
                 (error: unknown) => {
-                    if (!(error instanceof SignatureError)) return next(error);
-                    response.statusCode = 401;
+                    const answer = answerTo(error);
+                    if (answer === undefined) return next(error);
+                    response.statusCode = answer.status;
                     response.setHeader('content-type', 'application/json');
-                    response.end(JSON.stringify({ error: error.message, detail: error.detail }));
+                    response.end(JSON.stringify(answer.body));
                 },
             );
         };
@@ -139,7 +169,7 @@ export class Verifier {
 
     /**
      * A plugin for Fastify: `app.register(verifier.fastify())`. In the scope in which it is registered bodies are not parsed, what
-     * is not signed is answered 401, and handlers find `request.webhook`.
+     * is not signed is answered 401, what is too large 413, and handlers find `request.webhook`.
      */
     fastify(): (app: any) => Promise<void> {
         const plugin = async (app: any) => {
@@ -152,8 +182,9 @@ export class Verifier {
                 try {
                     request.webhook = this.verify(request.headers, request.body ?? Buffer.alloc(0));
                 } catch (error) {
-                    if (!(error instanceof SignatureError)) throw error;
-                    return reply.code(401).send({ error: error.message, detail: error.detail });
+                    const answer = answerTo(error);
+                    if (answer === undefined) throw error;
+                    return reply.code(answer.status).send(answer.body);
                 }
             });
         };

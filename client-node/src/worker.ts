@@ -7,6 +7,7 @@
  *     whatever the server says against that, the two are done one after the other instead;
  *   - a lease is extended as long as one of its deliveries is here; once it is lost, the handlers' signals abort and their
  *     outcomes are dropped;
+ *   - whatever a handler returns or throws, its delivery ends: what cannot be recorded is a failure that says so;
  *   - trouble with the connection or the server never ends a worker; what no waiting will cure does, with a typed error;
  *   - at the end nothing is left leased: what was not handled is given back, and its try does not count.
  */
@@ -15,10 +16,10 @@ import { hostname } from 'node:os';
 import { randomBytes } from 'node:crypto';
 
 import { checkListens, guard, listen, type Executor } from './driver.js';
-import { InvalidError, invalid, isRetryable, LeaseLostError, OutboxError } from './errors.js';
+import { invalid, isRetryable, LeaseLostError, NotFoundError, OutboxError, said } from './errors.js';
 import type { ClaimedRow } from './functions.js';
 import { Outbox, withContent, type WithContent } from './outbox.js';
-import type { Interval } from './sql.js';
+import { storable, storableText, type Interval } from './sql.js';
 import { Backoff, Bell, sleep } from './time.js';
 
 /** A claimed delivery with its message. */
@@ -68,7 +69,7 @@ export interface WorkerOptions {
     pollInterval?: number;
     /**
      * Is woken by NOTIFY besides, if the subscription was made with `notify: true`. Keeps a connection: of a Pool of pg, or one
-     * that `postgres` opens.
+     * that `postgres` opens. Behind a pooler that does not pass notifications on it only polls, and tells `onError` so once.
      */
     listen?: boolean;
     /** Shown where the delivery is leased; host, process id and a random part if not given. */
@@ -97,7 +98,7 @@ export interface WorkerSummary {
 
 type Outcome =
     | { kind: 'complete'; result: unknown }
-    | { kind: 'fail'; error: string; retryAfter?: Interval }
+    | { kind: 'fail'; error: string; retryAfter?: Interval; refused?: true }
     | { kind: 'dead'; reason: string }
     | { kind: 'release' };
 
@@ -128,10 +129,21 @@ function positive(value: number | undefined, otherwise: number, what: string, wh
     return given;
 }
 
-const said = (error: unknown): string => {
-    if (error instanceof Error) return `${error.name}: ${error.message}`;
-    return typeof error === 'string' ? error : `a value of type ${typeof error} was thrown`;
-};
+/** Characters of a text about a failure: more than the server keeps. */
+const MAX_TEXT = 8192;
+
+const short = (text: unknown): string => storableText(String(text).slice(0, MAX_TEXT));
+
+/** What becomes of a delivery whose handler threw this. */
+function failure(error: unknown): Outcome {
+    try {
+        if (error instanceof Reject) return { kind: 'dead', reason: short(error.message) };
+        if (error instanceof RetryAfter) return { kind: 'fail', error: short(error.message), retryAfter: error.after };
+        return { kind: 'fail', error: short(said(error)) };
+    } catch {
+        return { kind: 'fail', error: 'the handler threw what cannot be shown' };
+    }
+}
 
 /** Claims from one subscription and runs a handler; see {@link Handler}. */
 export class Worker {
@@ -217,7 +229,8 @@ export class Worker {
         const beat = this.#heartbeat();
         if (this.#listen) {
             const ring = () => this.#bell.ring();
-            listen(this.#outbox.client, 'outbox_pull', this.#subscription, ring, this.#stopping.signal, () => this.#backoff.min);
+            const waits = () => this.#backoff.min;
+            listen(this.#outbox.client, 'outbox_pull', this.#subscription, ring, this.#stopping.signal, waits, this.#onError);
         }
         try {
             await this.#claimLoop();
@@ -257,12 +270,12 @@ export class Worker {
             } catch (error) {
                 if (done) {
                     // The lease is lost, or something is wrong with claiming: each call will say so by itself.
-                    if (isRetryable(error)) this.#onError(error);
+                    if (isRetryable(error)) this.#trouble(error);
                     this.#record(done);
                     continue;
                 }
                 if (!isRetryable(error)) throw error;
-                this.#onError(error);
+                this.#trouble(error);
                 await sleep(backoff.next(), signal);
                 continue;
             }
@@ -277,6 +290,11 @@ export class Worker {
         }
         if (this.#done) this.#record(this.#done);
         this.#done = undefined;
+    }
+
+    /** Tells of what went wrong, but for what is part of the isolation level `serializable` and is just tried again. */
+    #trouble(error: unknown): void {
+        if (!(error instanceof OutboxError && error.code === '40001')) this.#onError(error);
     }
 
     #take(rows: ClaimedRow[]): void {
@@ -318,13 +336,11 @@ export class Worker {
                 outcome = result.outcome;
                 task.recorded = result.recorded;
             } else {
-                outcome = { kind: 'complete', result };
+                outcome = { kind: 'complete', result: storable(result) };
             }
         } catch (error) {
             this.#onError(error, task.message);
-            if (error instanceof Reject) outcome = { kind: 'dead', reason: error.message };
-            else if (error instanceof RetryAfter) outcome = { kind: 'fail', error: error.message, retryAfter: error.after };
-            else outcome = { kind: 'fail', error: said(error) };
+            outcome = failure(error);
         }
         if (this.#ended) {
             task.recorded?.(false);
@@ -378,7 +394,7 @@ export class Worker {
                         const done = new Set(await this.#tell(group));
                         for (const { task, outcome } of group) this.#finish(task, outcome, done.has(task.message.deliveryId));
                     } catch (error) {
-                        this.#onError(error);
+                        this.#trouble(error);
                         if (isRetryable(error)) {
                             this.#outcomes.push(...group);
                             trouble = true;
@@ -411,21 +427,28 @@ export class Worker {
                 return this.#outbox.fail({
                     lease,
                     deliveryIds,
-                    error: outcome.error.replaceAll('\0', ''),
+                    error: short(outcome.error),
                     ...(outcome.retryAfter === undefined ? {} : { retryAfter: outcome.retryAfter }),
                 });
             case 'release':
                 return this.#outbox.release({ lease, deliveryIds });
             case 'dead':
-                return this.#outbox.dead({ lease, deliveryIds, reason: outcome.reason.replaceAll('\0', '') });
+                return this.#outbox.dead({ lease, deliveryIds, reason: short(outcome.reason) });
         }
     }
 
-    /** The server refused the outcome itself (a result that is no JSON, a malformed interval): the try has failed. */
+    /**
+     * The outcome itself was refused (a malformed interval, a result that the server does not take): the try has failed, and says
+     * so. Nothing stays leased for it.
+     */
     async #unrecordable(group: Group, error: unknown): Promise<void> {
+        const lost = error instanceof LeaseLostError || error instanceof NotFoundError;
         for (const { task, outcome } of group) {
-            const refused: Outcome = { kind: 'fail', error: `the outcome was refused: ${said(error)}` };
-            const again = error instanceof InvalidError && !(outcome.kind === 'fail' && outcome.error === refused.error);
+            task.lease.whole = false;
+            const why = `the outcome was refused: ${short(said(error))}`;
+            const words = outcome.kind === 'fail' ? outcome.error : outcome.kind === 'dead' ? outcome.reason : undefined;
+            const refused: Outcome = { kind: 'fail', error: words === undefined ? why : `${words} (${why})`, refused: true };
+            const again = !lost && !(outcome.kind === 'fail' && outcome.refused);
             if (again && group.length === 1) this.#outcomes.push({ task, outcome: refused });
             else if (again) {
                 // Which of them it was shows one by one.
@@ -476,7 +499,7 @@ export class Worker {
                         await this.#outbox.extend({ lease: lease.id, duration: this.#lease });
                     } catch (error) {
                         if (!this.#leases.has(lease.id)) return;
-                        this.#onError(error);
+                        this.#trouble(error);
                         if (error instanceof LeaseLostError) this.#lose(lease, error);
                     }
                 }),

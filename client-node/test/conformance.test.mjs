@@ -115,6 +115,11 @@ const OPERATIONS = {
         clearTimeout(timer);
         return seen;
     },
+    async query(pool, args) {
+        only(args, ['sql'], 'query');
+        const { rows } = await pool.query({ text: args.sql, rowMode: 'array' });
+        return rows[0][0];
+    },
     async work(pool, args) {
         only(args, ['subscription', 'count', 'concurrency', 'rules'], 'work');
         const seen = [];
@@ -128,17 +133,19 @@ const OPERATIONS = {
                     (one) => (one.key === undefined || one.key === message.key) && (one.attempt === undefined || one.attempt === message.attempt),
                 );
                 if (rule === undefined) return undefined;
-                only(rule, ['key', 'attempt', 'then', 'result', 'error', 'retry_after', 'reason'], 'rule');
+                only(rule, ['key', 'attempt', 'then', 'result', 'error', 'retry_after', 'reason', 'special'], 'rule');
+                const special = { lone_surrogate: 'half \ud800 pair', large: 'x'.repeat(3 << 20), not_json: 12345678901234567890n }[rule.special];
                 switch (rule.then) {
                     case 'complete':
-                        return rule.result;
+                        return special ?? rule.result;
                     case 'fail':
-                        if (rule.retry_after === undefined) throw new Error(rule.error);
+                        if (rule.special === 'endless_wait') throw new RetryAfter(Infinity, rule.error);
+                        if (rule.retry_after === undefined) throw new Error(special ?? rule.error);
                         throw new RetryAfter(rule.retry_after, rule.error);
                     case 'dead':
-                        throw new Reject(rule.reason);
+                        throw new Reject(special ?? rule.reason);
                     case 'throw':
-                        throw new TypeError(rule.error);
+                        throw new TypeError(special ?? rule.error);
                     default:
                         return assert.fail(`unknown rule ${rule.then}`);
                 }

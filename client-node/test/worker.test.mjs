@@ -93,7 +93,7 @@ test('exceptions become failures, RetryAfter says when, Reject is a dead letter'
     assert.deepEqual(failed, ['TypeError: boom', 'a value of type undefined was thrown', 'Error: synchronous']);
     const [letter, ...more] = await outbox.list('dead_letters', { where: { resolution: 'open', subscription: 'work' } });
     assert.equal(more.length, 0);
-    assert.equal(letter.lastError, 'malformed for good');
+    assert.equal(letter.lastError, 'malformed\ufffd for good');
     assert.equal(letter.reason, 'rejected');
     // The dead-letter workflow.
     await assert.rejects(outbox.resolve({ id: 999_999, by: 'me', note: 'x' }), NotFoundError);
@@ -102,14 +102,35 @@ test('exceptions become failures, RetryAfter says when, Reject is a dead letter'
     assert.equal(again.completed, 1);
 });
 
-test('a result that is no JSON fails the delivery instead of losing it', async (t) => {
+test('a result that is no JSON, or a throw that cannot be shown, fails the delivery at once: nothing stays leased', async (t) => {
     const { pool } = await setUp(t);
-    await enqueueMany(pool, [1, 2, 3].map((n) => ({ topic: 'a', payload: { n } })));
-    const summary = await drain(pool, 'work', (message) => (message.payload.n === 2 ? { big: 1n } : 'ok'), { swallow: true });
-    assert.equal(summary.completed, 2);
-    assert.equal(summary.failed, 1);
-    const { rows } = await pool.query('select last_error from outbox.delivery');
-    assert.match(rows[0].last_error, /^the outcome was refused: InvalidError/);
+    const circle = {};
+    circle.self = circle;
+    const outcomes = {
+        ok: () => 'ok',
+        nan: () => NaN,
+        bigint: () => ({ big: 1n }),
+        circle: () => circle,
+        function: () => () => {},
+        toJSON: () => ({ toJSON: () => { throw undefined; } }),
+        deep: () => JSON.parse('['.repeat(8000) + ']'.repeat(8000)),
+        wait: () => { throw new RetryAfter('5 parsecs', 'the words'); },
+        message: () => { throw Object.assign(new Error(), { message: Symbol('x') }); },
+        getter: () => { throw Object.defineProperty(new Error(), 'message', { get() { throw new Error('no'); } }); },
+        proxy: () => { throw new Proxy({}, { getPrototypeOf() { throw new Error('no'); } }); },
+        nothing: () => { throw null; },
+    };
+    const names = Object.keys(outcomes);
+    await enqueueMany(pool, names.map((name) => ({ topic: 'a', payload: { name }, key: name })));
+    const summary = await drain(pool, 'work', (message) => outcomes[message.payload.name](), { swallow: true });
+    assert.deepEqual([summary.completed, summary.failed, summary.lost], [2, names.length - 2, 0]);
+    const { rows } = await pool.query(`select m.key, d.state, d.last_error from outbox.delivery d join outbox.message m on m.id = d.message_id`);
+    const errors = Object.fromEntries(rows.map((row) => [row.key, row.last_error]));
+    assert.deepEqual(rows.filter((row) => row.state !== 'failed'), []);
+    for (const name of ['bigint', 'circle', 'function', 'toJSON']) assert.match(errors[name], /handler's result cannot be JSON/, name);
+    assert.match(errors.deep, /outcome was refused|cannot be JSON/);
+    assert.match(errors.wait, /^the words \(the outcome was refused: InvalidError/);
+    for (const name of ['message', 'getter', 'proxy']) assert.match(errors[name], /cannot be shown/, name);
 });
 
 test('the heartbeat keeps a lease that is shorter than the work', async (t) => {

@@ -4,6 +4,7 @@
 //! `asyncio.wrap_future` makes it awaitable. The task that is returned ends when the future is cancelled.
 #![allow(missing_docs, reason = "documented in _core.pyi and the Python modules")]
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -218,7 +219,10 @@ impl Reply {
 
     #[pyo3(signature = (error, after=None))]
     fn fail(&self, error: String, after: Option<f64>) {
-        let after = after.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
+        // Before now is now; what is no length of time is left to the schedule.
+        let after = after
+            .filter(|seconds| seconds.is_finite())
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
         self.send(Err(Failure::Retry { error, after }));
     }
 
@@ -268,6 +272,7 @@ impl Worker {
             builder = builder.on_event(move |event| {
                 let (what, text) = match event {
                     Event::Connected => ("connected", String::new()),
+                    Event::Polling => ("polling", String::new()),
                     Event::Disconnected(error) => ("disconnected", error.report()),
                     Event::LeaseLost(lease) => ("lease_lost", lease.to_string()),
                     Event::Refused(error) => ("refused", error.report()),
@@ -476,31 +481,40 @@ impl Receiver {
     }
 }
 
-/// Name and kind of a SQLSTATE.
+/// Name, kind and hint of a SQLSTATE.
 #[pyfunction]
-fn classify(state: &str) -> (&'static str, &'static str) {
+fn classify(state: &str) -> (&'static str, &'static str, Option<&'static str>) {
     let (name, kind) = pg_outbox::error::classify(state);
-    (name, kind.as_str())
+    (name, kind.as_str(), pg_outbox::error::hint(name))
 }
 
+/// Webhook id, time, and the content where that is not the body as it arrived but what it was decompressed to.
+type Checked<'py> = (String, i64, Option<Bound<'py, PyBytes>>);
+
 #[pyfunction]
-fn verify(
-    py: Python<'_>,
+fn verify<'py>(
+    py: Python<'py>,
     secrets: Vec<String>,
     tolerance: f64,
     headers: std::collections::HashMap<String, String>,
     body: &[u8],
+    limit: usize,
     now: Option<i64>,
-) -> PyResult<(String, i64)> {
+) -> PyResult<Checked<'py>> {
     let tolerance = Duration::try_from_secs_f64(tolerance).unwrap_or_default();
     let header = |name: &str| headers.get(name).map(String::as_str);
-    Verifier::with_secrets(secrets.iter().map(String::as_str), tolerance)
+    let verified = Verifier::with_secrets(secrets.iter().map(String::as_str), tolerance)
+        .map(|verifier| verifier.limit(limit))
         .and_then(|verifier| match now {
             Some(now) => verifier.verify_at(header, body, now),
             None => verifier.verify(header, body),
         })
-        .map(|verified| (verified.id, verified.timestamp))
-        .map_err(|e| exception(py, &e))
+        .map_err(|e| exception(py, &e))?;
+    let content = match &verified.body {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(content) => Some(PyBytes::new(py, content)),
+    };
+    Ok((verified.id, verified.timestamp, content))
 }
 
 #[pyfunction]

@@ -30,6 +30,11 @@ class Server:
     def dsn(self, database):
         return self.base.rsplit("/", 1)[0] + "/" + database
 
+    def pooler(self, mode, size):
+        """Puts PgBouncer before it; a function from a database's connection string to the one through it."""
+        port = int(self.command(f"pooler {mode} {size}"))
+        return lambda dsn: dsn.rsplit("@", 1)[0] + f"@127.0.0.1:{port}/" + dsn.rsplit("/", 1)[1]
+
     def empty(self):
         name = f"test_{next(self.counter)}"
         with psycopg.connect(self.dsn("postgres"), autocommit=True) as conn:

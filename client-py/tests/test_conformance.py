@@ -95,6 +95,9 @@ def match(value, expected, where):
         assert value == expected and isinstance(value, bool) == isinstance(expected, bool), f"{where}: {value!r} is not {expected!r}"
 
 
+SPECIAL = {"lone_surrogate": "half \ud800 pair", "large": "x" * (3 << 20), "not_json": float("nan")}
+
+
 class Runner:
     def __init__(self, dsn):
         self.dsn = dsn
@@ -133,6 +136,10 @@ class Runner:
             if len(found) == count:
                 return found
 
+    def query(self, sql):
+        with psycopg.connect(self.dsn) as conn:
+            return conn.execute(sql).fetchone()[0]
+
     def work(self, subscription, count, rules, concurrency=1):
         tries, lock = [], threading.Lock()
 
@@ -143,14 +150,16 @@ class Runner:
                     worker.stop()
             for rule in rules:
                 if rule.get("key", delivery.key) == delivery.key and rule.get("attempt", delivery.attempt) == delivery.attempt:
+                    special = rule.get("special")
+                    said = SPECIAL[special] if special in SPECIAL else rule.get("error", rule.get("reason"))
                     if rule["then"] == "complete":
-                        return rule.get("result")
+                        return said if special else rule.get("result")
                     if rule["then"] == "fail":
-                        raise pg_outbox.Retry(rule["error"], rule.get("retry_after"))
+                        raise pg_outbox.Retry(said, float("inf") if special == "endless_wait" else rule.get("retry_after"))
                     if rule["then"] == "dead":
-                        raise pg_outbox.Dead(rule["reason"])
+                        raise pg_outbox.Dead(said)
                     assert rule["then"] == "throw", rule
-                    raise RuntimeError(rule["error"])
+                    raise RuntimeError(said)
 
         worker = self.outbox.worker(subscription, concurrency=concurrency, poll_interval=0.02)
         worker.run(handle)
@@ -162,7 +171,7 @@ def test_scenario(path, dsn):
     runner, saved = Runner(dsn), {}
     for i, step in enumerate(json.loads(path.read_text())["steps"]):
         assert set(step) <= {"do", "args", "expect", "error", "save"}, step
-        assert step["do"] in ("enqueue", "enqueue_many", "call", "read", "work"), step
+        assert step["do"] in ("enqueue", "enqueue_many", "call", "read", "work", "query"), step
         args = filled(step["args"], saved)
         where = f"{path.stem} step {i + 1}"
         if "error" in step:

@@ -1,7 +1,11 @@
 //! Any function of the schema by its name, with named arguments as JSON and rows as JSON: what the typed methods of every
 //! client stand on.
 //!
-//! Arguments are sent as text, and encoded by the type that the server gives them; so one call serves every signature.
+//! Arguments are sent as text, and encoded by the type that the catalogue gives them; so one call serves every signature. No
+//! statement has a name: behind a pooler the next one may run in another session, where that name is unknown, or somebody
+//! else's.
+
+use std::collections::HashMap;
 
 use bytes::BytesMut;
 use serde::Serialize;
@@ -47,7 +51,8 @@ fn text_of(value: &Value, ty: &Type) -> std::result::Result<Option<String>, Fail
     if value.is_null() {
         return Ok(None);
     }
-    if *ty == Type::JSON || *ty == Type::JSONB {
+    let json = *ty == Type::JSON || *ty == Type::JSONB;
+    if json || (*ty == Type::UNKNOWN && !value.is_string()) {
         return Ok(Some(value.to_string()));
     }
     if let Kind::Array(element) = ty.kind() {
@@ -131,7 +136,7 @@ pub async fn call(
     let args = named_arguments(serde_json::to_value(args)?)?;
     let list: Vec<String> = args.iter().enumerate().map(|(i, (name, _))| format!("\"{name}\" => ${}", i + 1)).collect();
     let sql = format!("select {} from outbox.{function}({}) r", row_form(intervals)?, list.join(", "));
-    rows(client, &sql, &args).await
+    rows(client, &sql, &args, ARGUMENTS, function).await
 }
 
 /// Calls a function that returns nothing.
@@ -145,7 +150,7 @@ pub async fn call_void(client: &impl GenericClient, function: &str, args: impl S
     let args = named_arguments(serde_json::to_value(args)?)?;
     let list: Vec<String> = args.iter().enumerate().map(|(i, (name, _))| format!("\"{name}\" => ${}", i + 1)).collect();
     let sql = format!("select null::jsonb from outbox.{function}({}) r", list.join(", "));
-    rows(client, &sql, &args).await.map(|_| ())
+    rows(client, &sql, &args, ARGUMENTS, function).await.map(|_| ())
 }
 
 /// Rows of a table or view of the schema whose columns equal what `filter` says, in the order of its first column.
@@ -168,7 +173,7 @@ pub async fn table(
         sql.push_str(&format!(" {} r.\"{column}\" = ${}", if i == 0 { "where" } else { "and" }, i + 1));
     }
     sql.push_str(&format!(" order by r limit {}", limit.max(0)));
-    rows(client, &sql, &filter).await
+    rows(client, &sql, &filter, COLUMNS, name).await
 }
 
 fn row_form(intervals: &[&str]) -> Result<String> {
@@ -183,10 +188,32 @@ fn row_form(intervals: &[&str]) -> Result<String> {
     Ok(format!("to_jsonb(r) || jsonb_build_object({})", seconds.join(", ")))
 }
 
-async fn rows(client: &impl GenericClient, sql: &str, args: &[(String, Value)]) -> Result<Vec<Value>> {
-    let values: Vec<Argument<'_>> = args.iter().map(|(_, value)| Argument(value)).collect();
-    let params: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as _).collect();
-    let rows = client.query(sql, &params).await?;
+/// Names and types of a function's arguments.
+const ARGUMENTS: &str = "select a.name, a.type
+    from pg_catalog.pg_proc p,
+        unnest(coalesce(p.proallargtypes, p.proargtypes::oid[]), p.proargnames, p.proargmodes) a(type, name, mode)
+    where p.pronamespace = 'outbox'::regnamespace and p.proname = $1 and coalesce(a.mode, 'i') in ('i', 'b', 'v')";
+
+/// Names and types of a table's columns.
+const COLUMNS: &str = "select a.attname::text, a.atttypid
+    from pg_catalog.pg_attribute a join pg_catalog.pg_class c on c.oid = a.attrelid
+    where c.relnamespace = 'outbox'::regnamespace and c.relname = $1 and a.attnum > 0";
+
+async fn rows(
+    client: &impl GenericClient,
+    sql: &str,
+    args: &[(String, Value)],
+    types: &str,
+    of: &str,
+) -> Result<Vec<Value>> {
+    let known = if args.is_empty() { Vec::new() } else { client.query_typed(types, &[(&of, Type::TEXT)]).await? };
+    let known: HashMap<&str, u32> =
+        known.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_>>()?;
+    // What is not known there is for the server to refuse.
+    let type_of = |name: &str| known.get(name).and_then(|oid| Type::from_oid(*oid)).unwrap_or(Type::UNKNOWN);
+    let values: Vec<(Argument<'_>, Type)> = args.iter().map(|(name, value)| (Argument(value), type_of(name))).collect();
+    let params: Vec<(&(dyn ToSql + Sync), Type)> = values.iter().map(|(value, ty)| (value as _, ty.clone())).collect();
+    let rows = client.query_typed(sql, &params).await?;
     rows.iter().map(|row| Ok(row.try_get::<_, Option<Value>>(0)?.unwrap_or(Value::Null))).collect()
 }
 

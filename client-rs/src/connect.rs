@@ -17,10 +17,11 @@ use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::sync::Notify;
 use tokio_postgres::config::SslMode;
-use tokio_postgres::{AsyncMessage, Client, Config};
+use tokio_postgres::{AsyncMessage, Client, Config, Notification};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::error::{Error, Result};
+use crate::pooler::{is_pooled, notifies, probe_channel};
 
 /// How much a server's certificate is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,23 @@ pub struct Target {
     /// What is not TLS.
     pub config: Config,
     tls: MakeRustlsConnect,
+}
+
+/// Whether notifications reach a session behind a pooler.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Listening {
+    /// Nobody has looked yet.
+    #[default]
+    Unknown,
+    Yes,
+    No,
+}
+
+/// A session of a worker or reader.
+pub(crate) struct Opened {
+    pub(crate) client: Client,
+    /// A pooler's: another statement may run in another session of the server.
+    pub(crate) pooled: bool,
 }
 
 impl std::fmt::Debug for Target {
@@ -127,25 +145,61 @@ impl Target {
     /// # Errors
     /// Kind retry if there is no connection, fatal if the server refuses.
     pub async fn connect(&self) -> Result<Client> {
-        self.open_listening(Arc::new(Notify::new()), None).await
+        self.open(|_| {}, || {}).await
     }
 
-    /// A session whose notifications, or those with this payload, wake somebody; so does its end.
-    pub(crate) async fn open_listening(&self, wake: Arc<Notify>, payload: Option<String>) -> Result<Client> {
+    /// A session for a worker or reader, whose notifications on a channel, or those with this payload, wake somebody; so does
+    /// its end. Behind a pooler that does not pass notifications on, as `listening` then says, nobody listens, now or later.
+    pub(crate) async fn open_listening(
+        &self,
+        channel: &str,
+        payload: Option<String>,
+        wake: Arc<Notify>,
+        listening: &mut Listening,
+    ) -> Result<Opened> {
+        let heard = Arc::new(Notify::new());
+        let probe = probe_channel();
+        let (of_probe, probed, end) = (probe.clone(), heard.clone(), wake.clone());
+        let of_ours = channel.to_owned();
+        let tell = move |told: Notification| {
+            if told.channel() == of_probe {
+                probed.notify_one();
+            } else if told.channel() == of_ours && payload.as_deref().is_none_or(|payload| payload == told.payload()) {
+                wake.notify_one();
+            }
+        };
+        let client = self.open(tell, move || end.notify_one()).await?;
+        let pooled = is_pooled(&client).await?;
+        if !pooled {
+            // A statement of a worker is a transaction, and needs no more than that: what the database has by default would only
+            // have it tried again. The session is nobody else's.
+            let settings = format!("set default_transaction_isolation = 'read committed'; listen {channel}");
+            client.batch_execute(&settings).await?;
+            return Ok(Opened { client, pooled });
+        }
+        if *listening == Listening::Unknown {
+            let came = notifies(self, &client, &probe, &heard).await?;
+            *listening = if came { Listening::Yes } else { Listening::No };
+        }
+        if *listening == Listening::Yes {
+            client.batch_execute(&format!("listen {channel}")).await?;
+        }
+        Ok(Opened { client, pooled })
+    }
+
+    async fn open(
+        &self,
+        mut tell: impl FnMut(Notification) + Send + 'static,
+        end: impl FnOnce() + Send + 'static,
+    ) -> Result<Client> {
         let (client, mut connection) = self.config.connect(self.tls.clone()).await?;
         tokio::spawn(async move {
-            loop {
-                match poll_fn(|cx| connection.poll_message(cx)).await {
-                    Some(Ok(AsyncMessage::Notification(told))) => {
-                        if payload.as_deref().is_none_or(|payload| payload == told.payload()) {
-                            wake.notify_one();
-                        }
-                    }
-                    Some(Ok(_)) => {}
-                    Some(Err(_)) | None => break,
+            while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+                if let AsyncMessage::Notification(told) = message {
+                    tell(told);
                 }
             }
-            wake.notify_one();
+            end();
         });
         Ok(client)
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 pub use outbox_core::Kind;
-pub use outbox_core::error::classify;
+pub use outbox_core::error::{classify, hint};
 use outbox_core::{Code, Error as CoreError};
 use tokio_postgres::error::SqlState;
 
@@ -177,19 +177,7 @@ impl From<tokio_postgres::Error> for Error {
         if let Some(db) = error.as_db_error() {
             let state = db.code().code();
             let (name, kind) = classify(state);
-            let hint = db.hint().map(str::to_owned).or_else(|| {
-                match name {
-                    "extension_missing" => Some("Run \"create extension pg_outbox\" in this database."),
-                    "version_mismatch" => Some(
-                        "The extension in this database is older or newer than this client: \"alter extension pg_outbox update\".",
-                    ),
-                    "insufficient_privilege" => {
-                        Some("Have an administrator run \"select outbox.grant_to(role, capability)\": publish, consume, monitor or admin.")
-                    }
-                    _ => None,
-                }
-                .map(str::to_owned)
-            });
+            let hint = db.hint().or_else(|| hint(name)).map(str::to_owned);
             let details = Details {
                 code: state.to_owned(),
                 name,

@@ -33,6 +33,7 @@ pub mod connect;
 pub mod error;
 pub mod message;
 pub mod outbox;
+mod pooler;
 pub mod reader;
 #[cfg(feature = "testing")]
 pub mod testing;

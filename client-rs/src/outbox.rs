@@ -47,9 +47,9 @@ impl Outbox {
     pub async fn check(&self) -> Result<()> {
         let session = self.session().await?;
         let row = session
-            .query_opt("select extversion from pg_catalog.pg_extension where extname = 'pg_outbox'", &[])
+            .query_typed("select extversion from pg_catalog.pg_extension where extname = 'pg_outbox'", &[])
             .await?;
-        let Some(row) = row else {
+        let Some(row) = row.first() else {
             return Err(Error::new("3F000", "the extension pg_outbox is not in this database")
                 .hint("Run \"create extension pg_outbox\" in this database."));
         };

@@ -16,7 +16,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, GenericClient};
 
 use crate::call::{call, call_void};
-use crate::connect::Target;
+use crate::connect::{Listening, Target};
 use crate::error::{Error, Result};
 use crate::message::Message;
 use crate::outbox::{Backoff, passes};
@@ -91,7 +91,7 @@ impl ReaderBuilder {
     }
 
     /// How often to look when there is nothing new; 500 ms if not set. With `pg_outbox.notify_readers` on, the server says so
-    /// besides.
+    /// besides; behind a pooler that does not pass that on it only looks.
     #[must_use]
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.poll = interval.max(Duration::from_millis(1));
@@ -104,6 +104,7 @@ impl ReaderBuilder {
             settings: self,
             client: None,
             wake: Arc::default(),
+            listening: Listening::default(),
             started: false,
             position: 0,
             epoch: None,
@@ -119,6 +120,7 @@ pub struct Reader {
     settings: ReaderBuilder,
     client: Option<Client>,
     wake: Arc<Notify>,
+    listening: Listening,
     started: bool,
     /// Behind what was fetched.
     position: i64,
@@ -198,9 +200,9 @@ impl Reader {
         let client = match &self.client {
             Some(client) if !client.is_closed() => client,
             _ => {
-                let client = self.settings.target.open_listening(self.wake.clone(), None).await?;
-                client.batch_execute("listen outbox_feed").await?;
-                self.client.insert(client)
+                let target = &self.settings.target;
+                let opened = target.open_listening("outbox_feed", None, self.wake.clone(), &mut self.listening).await?;
+                self.client.insert(opened.client)
             }
         };
         if !self.started {
@@ -321,9 +323,17 @@ async fn advance(
     expected: Option<i64>,
     epoch: Option<i32>,
 ) -> Result<()> {
-    let args = json!({
-        "consumer": consumer(settings)?, "subject": settings.subject, "position": position,
-        "delivery_id": webhook_id, "expected_position": expected, "epoch": epoch,
-    });
-    call(client, "cursor_advance", args, &[]).await.map(|_| ())
+    // Not its row: the driver would look for that type, in statements that have names.
+    let sql = "select 1 from outbox.cursor_advance($1, $2, subject => $3, delivery_id => $4, expected_position => $5,
+        epoch => $6)";
+    let params: [(&(dyn ToSql + Sync), Type); 6] = [
+        (&consumer(settings)?, Type::TEXT),
+        (&position, Type::INT8),
+        (&settings.subject, Type::TEXT),
+        (&webhook_id, Type::TEXT),
+        (&expected, Type::INT8),
+        (&epoch, Type::INT4),
+    ];
+    client.query_typed(sql, &params).await?;
+    Ok(())
 }

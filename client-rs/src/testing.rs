@@ -19,6 +19,8 @@ use crate::error::{Error, Result};
 use crate::outbox::Outbox;
 use crate::verify::Verifier;
 use crate::worker::{Handler, Report};
+use outbox_core::gzip;
+use outbox_core::verify::LIMIT;
 
 /// A message that the current transaction enqueued.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,8 +41,8 @@ pub struct Enqueued {
 /// Kind fatal without that privilege.
 pub async fn enqueued(client: &impl GenericClient) -> Result<Vec<Enqueued>> {
     let sql = "select m.id, m.topic, m.key, m.payload from outbox.message m \
-        where m.xid = pg_current_xact_id_if_assigned() and m.topic !~ '^outbox\\.' order by m.id";
-    let rows = client.query(sql, &[]).await?;
+        where m.xid = pg_current_xact_id_if_assigned() and m.topic !~ '^outbox[.]' order by m.id";
+    let rows = client.query_typed(sql, &[]).await?;
     rows.iter()
         .map(|row| {
             Ok(Enqueued {
@@ -97,7 +99,7 @@ pub struct Arrival {
     pub line: String,
     /// Headers by their lower-case names.
     pub headers: Vec<(String, String)>,
-    /// The body.
+    /// The body; its content, if it arrived compressed.
     pub body: Bytes,
     /// Whether the signature is valid; `None` without a secret to check with.
     pub valid: Option<std::result::Result<(), String>>,
@@ -221,6 +223,10 @@ async fn answer(
         .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
         .collect();
     let header = |name: &str| headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+    let body = match header("content-encoding").filter(|coding| gzip::is_named(coding)) {
+        Some(_) => gzip::gunzip(&body, LIMIT).map_or(body, Bytes::from),
+        None => body,
+    };
     let verifier = lock(&shared.verifier).clone();
     let valid = verifier
         .map(|v| v.verify(header, &body).map(|_| ()).map_err(|e| e.details().detail.clone().unwrap_or_default()));

@@ -1,9 +1,13 @@
-//! Verification of what a receiver gets: Standard Webhooks, `v1` signatures.
+//! Verification of what a receiver gets: Standard Webhooks, `v1` and `v1a` signatures.
+//!
+//! Verified are the bytes that arrived, before anything parsed them. Of what the sender compressed (an endpoint with
+//! `compress => true`) the content is signed: [`Verified::body`] is that content.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use outbox_core::sign::Secret;
-use outbox_core::verify::TOLERANCE;
+use outbox_core::verify::{LIMIT, Request, TOLERANCE};
 
 use crate::error::{Error, Result};
 
@@ -11,15 +15,18 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct Verifier {
     core: outbox_core::verify::Verifier,
+    limit: usize,
 }
 
 /// What a verified request says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verified {
+pub struct Verified<'b> {
     /// The `webhook-id`: the same on every attempt; deduplicate by it.
     pub id: String,
     /// When it was signed, in seconds since 1970.
     pub timestamp: i64,
+    /// What was signed: the body, decompressed if it arrived compressed.
+    pub body: Cow<'b, [u8]>,
 }
 
 impl Verifier {
@@ -36,14 +43,24 @@ impl Verifier {
     /// # Errors
     /// 22023 for a malformed secret, or if there is none.
     pub fn with_secrets<'a>(secrets: impl IntoIterator<Item = &'a str>, tolerance: Duration) -> Result<Verifier> {
-        Ok(Verifier { core: outbox_core::verify::Verifier::new(secrets, tolerance.as_secs())? })
+        Ok(Verifier { core: outbox_core::verify::Verifier::new(secrets, tolerance.as_secs())?, limit: LIMIT })
     }
 
-    /// Checks a request: `header` gives a header by its lower-case name, `body` is what arrived, byte for byte.
+    /// How many bytes a compressed body may have, before and after it is decompressed; 1 MiB if not set. A body that is not
+    /// compressed is not limited here: it has been read already.
+    #[must_use]
+    pub fn limit(mut self, bytes: usize) -> Verifier {
+        self.limit = bytes;
+        self
+    }
+
+    /// Checks a request: `header` gives a header by its lower-case name, `body` is what arrived, byte for byte. Gzip that is
+    /// named in `content-encoding` is decompressed.
     ///
     /// # Errors
-    /// Kind invalid, name `invalid_signature`: a header is missing or malformed, the time is too far off, or no signature fits.
-    pub fn verify<'a>(&self, header: impl Fn(&str) -> Option<&'a str>, body: &[u8]) -> Result<Verified> {
+    /// Kind invalid, name `invalid_signature`: a header is missing or malformed, the time is too far off, or no signature fits;
+    /// name `too_large`: a compressed body beyond the limit.
+    pub fn verify<'h, 'b>(&self, header: impl Fn(&str) -> Option<&'h str>, body: &'b [u8]) -> Result<Verified<'b>> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         self.verify_at(header, body, i64::try_from(now).unwrap_or(i64::MAX))
     }
@@ -52,13 +69,25 @@ impl Verifier {
     ///
     /// # Errors
     /// Those of [`Verifier::verify`].
-    pub fn verify_at<'a>(&self, header: impl Fn(&str) -> Option<&'a str>, body: &[u8], now: i64) -> Result<Verified> {
-        let id = header("webhook-id");
+    pub fn verify_at<'h, 'b>(
+        &self,
+        header: impl Fn(&str) -> Option<&'h str>,
+        body: &'b [u8],
+        now: i64,
+    ) -> Result<Verified<'b>> {
+        let request = Request {
+            id: header("webhook-id"),
+            timestamp: header("webhook-timestamp"),
+            signature: header("webhook-signature"),
+            encoding: header("content-encoding"),
+            body,
+        };
         self.core
-            .verify(id, header("webhook-timestamp"), header("webhook-signature"), body, now)
-            .map(|timestamp| Verified { id: id.unwrap_or_default().to_owned(), timestamp })
+            .verify(&request, self.limit, now)
+            .map(|(timestamp, body)| Verified { id: request.id.unwrap_or_default().to_owned(), timestamp, body })
             .map_err(|refusal| {
-                Error::invalid("the signature is not valid").detail(refusal.detail()).named("invalid_signature")
+                let (code, name, message) = refusal.error();
+                Error::new(code.sqlstate(), message).detail(refusal.detail()).named(name)
             })
     }
 }

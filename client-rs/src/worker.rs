@@ -5,6 +5,8 @@
 //! * nothing is completed that a handler did not finish: an error, a panic and a cancelled task are failures, what was not
 //!   begun is released;
 //! * an outcome is kept until the server has taken it: a lost connection, or a restart of the server, delays it;
+//! * whatever a handler returns or says, its delivery ends: text that PostgreSQL cannot store is replaced, and an outcome that the
+//!   server refuses is a failure that says so;
 //! * when all that is left of a lease has been done and the worker goes on, one call completes it and claims what comes next;
 //!   whatever the server says against that, the two are done one after the other instead;
 //! * a lease is extended while a handler runs; when it is lost, the handler's [`Delivery::lost`] says so and its outcome is
@@ -21,10 +23,11 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, Statement};
 pub use tokio_util::sync::CancellationToken;
 
-use crate::connect::Target;
+use crate::connect::{Listening, Opened, Target};
 use crate::error::{Error, Kind, Result};
 use crate::message::Message;
 use crate::outbox::{Backoff, passes};
@@ -157,11 +160,13 @@ where
 pub enum Event {
     /// There is a session.
     Connected,
+    /// There is a pooler before the server that does not pass notifications on: the worker polls only. Told once.
+    Polling,
     /// The session was lost, or there is none yet; the worker tries again.
     Disconnected(Error),
     /// A lease was lost; its handlers were told.
     LeaseLost(i64),
-    /// The server refused an outcome: the lease will run out and the delivery is tried again.
+    /// The server refused an outcome: the delivery has failed, with that as its error.
     Refused(Error),
 }
 
@@ -318,14 +323,78 @@ struct Lease {
 struct Pending {
     lease: i64,
     delivery: i64,
-    handled: std::result::Result<Option<Value>, Failure>,
+    handled: Handled,
+    told: Told,
+}
+
+/// How an outcome is told to the server.
+#[derive(Clone, Copy, PartialEq)]
+enum Told {
+    /// With others of its lease.
+    Together,
+    /// By itself: one of those that it was told with was refused.
+    Alone,
+    /// By itself, as the failure that it became because it was refused.
+    Refused,
+}
+
+/// A parameter and its type.
+type Param<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// The statements that run again and again, with the types of their parameters.
+#[derive(Clone, Copy)]
+enum Hot {
+    Claim,
+    Complete,
+    CompleteAndClaim,
+}
+
+impl Hot {
+    const ALL: [(&'static str, &'static [Type]); 3] = [
+        (
+            "select c.* from outbox.claim($1, $2, $3, make_interval(secs => $4)) c",
+            &[Type::TEXT, Type::TEXT, Type::INT4, Type::FLOAT8],
+        ),
+        ("select outbox.complete($1, $2, $3)", &[Type::INT8, Type::INT8_ARRAY, Type::JSONB]),
+        (
+            "select c.* from outbox.complete_and_claim($1, $2, $3, $4, make_interval(secs => $5)) c",
+            &[Type::INT8, Type::TEXT, Type::TEXT, Type::INT4, Type::FLOAT8],
+        ),
+    ];
 }
 
 struct Session {
     client: Client,
-    claim: Statement,
-    complete: Statement,
-    complete_and_claim: Statement,
+    /// Those of [`Hot::ALL`], in a session of the worker's own: it saves a tenth of a small one. Behind a pooler no statement has
+    /// a name, as the next one may run in another session of the server, where the name is unknown or somebody else's.
+    named: Vec<Statement>,
+}
+
+impl Session {
+    async fn new(opened: Opened) -> Result<Session> {
+        let mut named = Vec::new();
+        if !opened.pooled {
+            for (sql, types) in Hot::ALL {
+                named.push(opened.client.prepare_typed(sql, types).await?);
+            }
+        }
+        Ok(Session { client: opened.client, named })
+    }
+
+    async fn hot(&self, which: Hot, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
+        Ok(match self.named.get(which as usize) {
+            Some(statement) => self.client.query(statement, values).await?,
+            None => {
+                let (sql, types) = Hot::ALL[which as usize];
+                let params: Vec<Param<'_>> = values.iter().copied().zip(types.iter().cloned()).collect();
+                self.client.query_typed(sql, &params).await?
+            }
+        })
+    }
+
+    async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>> {
+        Ok(self.client.query_typed(sql, params).await?)
+    }
 }
 
 struct Run<H> {
@@ -334,6 +403,7 @@ struct Run<H> {
     stop: CancellationToken,
     wake: Arc<Notify>,
     session: Option<Session>,
+    listening: Listening,
     backoff: Backoff,
     /// Not before this moment the server is asked again.
     next_try: Instant,
@@ -354,6 +424,7 @@ impl<H: Handler> Run<H> {
             stop: worker.stop,
             wake: Arc::new(Notify::new()),
             session: None,
+            listening: Listening::default(),
             backoff: Backoff::default(),
             next_try: Instant::now(),
             leases: HashMap::new(),
@@ -473,40 +544,34 @@ impl<H: Handler> Run<H> {
         };
         let Some((lease, delivery)) = self.tasks.remove(&id) else { return };
         if self.leases.contains_key(&lease) {
-            self.pending.push(Pending { lease, delivery, handled });
+            let handled = match handled {
+                Ok(result) => result.map_or(Ok(None), storable),
+                Err(Failure::Retry { error, after }) => Err(Failure::Retry { error: clean(&error), after }),
+                Err(Failure::Dead { reason }) => Err(Failure::Dead { reason: clean(&reason) }),
+            };
+            self.pending.push(Pending { lease, delivery, handled, told: Told::Together });
         } else {
             self.report.lost += 1;
         }
     }
 
     async fn connect(&mut self) {
+        let known = self.listening;
         let opened = async {
-            let client = self
-                .settings
-                .target
-                .open_listening(self.wake.clone(), Some(self.settings.subscription.clone()))
-                .await?;
-            let claim = client
-                .prepare(
-                    "select c.* from outbox.claim($1::text, $2::text, $3::int4, make_interval(secs => $4::float8)) c",
-                )
-                .await?;
-            let complete = client.prepare("select outbox.complete($1::int8, $2::int8[], $3::jsonb)").await?;
-            let complete_and_claim = client
-                .prepare(
-                    "select c.* from outbox.complete_and_claim($1::int8, $2::text, $3::text, $4::int4,
-                        make_interval(secs => $5::float8)) c",
-                )
-                .await?;
+            let target = &self.settings.target;
+            let payload = Some(self.settings.subscription.clone());
             // Only a subscription that was made with notify => true ever tells.
-            client.batch_execute("listen outbox_pull").await?;
-            Ok::<_, Error>(Session { client, claim, complete, complete_and_claim })
+            let opened = target.open_listening("outbox_pull", payload, self.wake.clone(), &mut self.listening).await?;
+            Session::new(opened).await
         };
         match opened.await {
             Ok(session) => {
                 self.session = Some(session);
                 self.backoff.reset();
                 (self.settings.listener)(Event::Connected);
+                if self.listening != known && self.listening == Listening::No {
+                    (self.settings.listener)(Event::Polling);
+                }
             }
             Err(error) => self.failed(error),
         }
@@ -521,7 +586,9 @@ impl<H: Handler> Run<H> {
             return;
         }
         self.next_try = Instant::now() + self.backoff.next();
-        if self.session.as_ref().is_none_or(|session| session.client.is_closed()) || error.name() == "connection_lost" {
+        if self.session.as_ref().is_none_or(|session| session.client.is_closed())
+            || ["connection_lost", "protocol_violation"].contains(&error.name())
+        {
             if self.session.take().is_some() {
                 self.report.disconnects += 1;
             }
@@ -548,15 +615,13 @@ impl<H: Handler> Run<H> {
         let lease = self.settings.lease.as_secs_f64();
         let settings = &self.settings;
         let claimed = match &done {
-            None => {
-                session.client.query(&session.claim, &[&settings.subscription, &settings.name, &wanted, &lease]).await
-            }
+            None => session.hot(Hot::Claim, &[&settings.subscription, &settings.name, &wanted, &lease]).await,
             Some(done) => {
-                let of = &session.complete_and_claim;
-                session.client.query(of, &[done, &settings.subscription, &settings.name, &wanted, &lease]).await
+                let values: [&(dyn ToSql + Sync); 5] = [done, &settings.subscription, &settings.name, &wanted, &lease];
+                session.hot(Hot::CompleteAndClaim, &values).await
             }
         };
-        let rows = match claimed.map_err(Error::from) {
+        let rows = match claimed {
             Ok(rows) => rows,
             Err(error) if done.is_some() && !passes(&error) => {
                 // The lease is lost, or there is something wrong with claiming: each call will say so by itself.
@@ -608,17 +673,11 @@ impl<H: Handler> Run<H> {
         let ids: Vec<i64> = self.leases.keys().copied().collect();
         let answers = join_all(ids.iter().map(async |id| {
             let sql = "select outbox.extend($1::int8, make_interval(secs => $2::float8))";
-            session
-                .client
-                .query_typed(
-                    sql,
-                    &[(id, tokio_postgres::types::Type::INT8), (&lease, tokio_postgres::types::Type::FLOAT8)],
-                )
-                .await
+            session.query(sql, &[(id, Type::INT8), (&lease, Type::FLOAT8)]).await
         }))
         .await;
         for (id, answer) in ids.into_iter().zip(answers) {
-            match answer.map_err(Error::from) {
+            match answer {
                 Ok(_) => {}
                 Err(error) if error.kind() == Kind::LeaseLost => self.lose(id),
                 Err(error) => {
@@ -642,20 +701,29 @@ impl<H: Handler> Run<H> {
         self.report.lost += (queued - self.queue.len() + outcomes - self.pending.len()) as u64;
     }
 
-    /// Tells the server what is finished, but for the lease that `claim` completes: one call per lease and kind of outcome.
+    /// Tells the server what is finished, but for the lease that `claim` completes.
     async fn flush(&mut self, but: Option<i64>) {
-        let Some(session) = &self.session else { return };
+        // Ends: each time round, what was refused is told by itself, or as a failure, or given up.
+        while self.tell(but).await {}
+    }
+
+    /// One call per lease and kind of outcome. Whether there is more to tell now, because something was refused.
+    async fn tell(&mut self, but: Option<i64>) -> bool {
+        let Some(session) = &self.session else { return false };
         let mut groups: Vec<Group> = Vec::new();
         for (index, pending) in self.pending.iter().enumerate().filter(|(_, pending)| Some(pending.lease) != but) {
             let key = match &pending.handled {
                 Ok(_) => Ending::Complete,
-                Err(Failure::Retry { error, after }) => Ending::Fail(clean(error), after.map(|a| a.as_secs_f64())),
-                Err(Failure::Dead { reason }) => Ending::Dead(clean(reason)),
+                Err(Failure::Retry { error, after }) => Ending::Fail(error.clone(), after.map(|a| a.as_secs_f64())),
+                Err(Failure::Dead { reason }) => Ending::Dead(reason.clone()),
             };
-            let group = match groups.iter_mut().find(|g| g.lease == pending.lease && g.ending == key) {
+            let together = pending.told == Told::Together;
+            let fits = |g: &&mut Group| together && g.together && g.lease == pending.lease && g.ending == key;
+            let group = match groups.iter_mut().find(fits) {
                 Some(group) => group,
                 None => {
-                    groups.push(Group { lease: pending.lease, ending: key, ids: Vec::new(), indexes: Vec::new() });
+                    let lease = pending.lease;
+                    groups.push(Group { lease, ending: key, together, ids: Vec::new(), indexes: Vec::new() });
                     let last = groups.len() - 1;
                     &mut groups[last]
                 }
@@ -664,7 +732,7 @@ impl<H: Handler> Run<H> {
             group.indexes.push(index);
         }
         if groups.is_empty() {
-            return;
+            return false;
         }
         let results: Vec<Option<Value>> = groups
             .iter()
@@ -678,27 +746,24 @@ impl<H: Handler> Run<H> {
             })
             .collect();
         let answers = join_all(groups.iter().zip(&results).map(async |(group, results)| {
-            let client = &session.client;
-            let row = match &group.ending {
-                Ending::Complete => client.query_one(&session.complete, &[&group.lease, &group.ids, results]).await?,
+            let (lease, ids): (Param<'_>, Param<'_>) = ((&group.lease, Type::INT8), (&group.ids, Type::INT8_ARRAY));
+            let rows = match &group.ending {
+                Ending::Complete => session.hot(Hot::Complete, &[&group.lease, &group.ids, results]).await?,
                 Ending::Fail(error, after) => {
-                    let sql = "select outbox.fail($1::int8, $2::int8[], $3::text, make_interval(secs => $4::float8))";
-                    client.query_one(sql, &[&group.lease, &group.ids, error, after]).await?
+                    let sql = "select outbox.fail($1, $2, $3, make_interval(secs => $4))";
+                    session.query(sql, &[lease, ids, (error, Type::TEXT), (after, Type::FLOAT8)]).await?
                 }
                 Ending::Dead(reason) => {
-                    client
-                        .query_one(
-                            "select outbox.dead($1::int8, $2::int8[], $3::text)",
-                            &[&group.lease, &group.ids, reason],
-                        )
-                        .await?
+                    let sql = "select outbox.dead($1, $2, $3)";
+                    session.query(sql, &[lease, ids, (reason, Type::TEXT)]).await?
                 }
             };
-            Ok::<Vec<i64>, Error>(row.try_get(0)?)
+            rows.first().map_or(Ok(Vec::new()), |row| Ok::<Vec<i64>, Error>(row.try_get(0)?))
         }))
         .await;
         let mut told: Vec<usize> = Vec::new();
         let mut failure = None;
+        let mut again = false;
         for (group, answer) in groups.iter().zip(answers) {
             match answer {
                 Ok(changed) => {
@@ -713,10 +778,30 @@ impl<H: Handler> Run<H> {
                 }
                 Err(error) if passes(&error) => failure = Some(error),
                 Err(error) => {
-                    told.extend(&group.indexes);
                     if let Some(lease) = self.leases.get_mut(&group.lease) {
                         lease.whole = false;
                     }
+                    // Which of several it was shows one by one. An outcome that nobody takes leaves a failure that says why.
+                    let lost = matches!(error.kind(), Kind::LeaseLost | Kind::NotFound);
+                    for index in &group.indexes {
+                        let pending = &mut self.pending[*index];
+                        match pending.told {
+                            _ if lost => told.push(*index),
+                            Told::Refused => told.push(*index),
+                            Told::Together if group.ids.len() > 1 => pending.told = Told::Alone,
+                            Told::Together | Told::Alone => {
+                                pending.told = Told::Refused;
+                                let why = format!("the outcome was refused: {}", error.report().replace('\n', "; "));
+                                let why = match &pending.handled {
+                                    Ok(_) => why,
+                                    Err(Failure::Retry { error, .. }) => format!("{error} ({why})"),
+                                    Err(Failure::Dead { reason }) => format!("{reason} ({why})"),
+                                };
+                                pending.handled = Err(Failure::retry(clean(&why)));
+                            }
+                        }
+                    }
+                    again |= !lost && group.indexes.iter().any(|index| !told.contains(index));
                     (self.settings.listener)(Event::Refused(error));
                 }
             }
@@ -727,8 +812,14 @@ impl<H: Handler> Run<H> {
             self.close(pending.lease, 1);
         }
         match failure {
-            Some(error) => self.failed(error),
-            None => self.backoff.reset(),
+            Some(error) => {
+                self.failed(error);
+                false
+            }
+            None => {
+                self.backoff.reset();
+                again
+            }
         }
     }
 
@@ -774,9 +865,10 @@ impl<H: Handler> Run<H> {
     async fn release(&mut self, by_lease: HashMap<i64, Vec<i64>>) {
         for (lease, ids) in by_lease {
             if let Some(session) = &self.session {
-                let sql = "select cardinality(outbox.release($1::int8, $2::int8[]))";
-                if let Ok(row) = session.client.query_one(sql, &[&lease, &ids]).await {
-                    self.report.released += u64::try_from(row.get::<_, i32>(0)).unwrap_or(0);
+                let sql = "select cardinality(outbox.release($1, $2))";
+                if let Ok(rows) = session.query(sql, &[(&lease, Type::INT8), (&ids, Type::INT8_ARRAY)]).await {
+                    let released = rows.first().and_then(|row| row.try_get::<_, Option<i32>>(0).ok().flatten());
+                    self.report.released += u64::try_from(released.unwrap_or(0)).unwrap_or(0);
                 }
             }
             // Where it could not be told, the lease runs out by itself.
@@ -788,6 +880,7 @@ impl<H: Handler> Run<H> {
 struct Group {
     lease: i64,
     ending: Ending,
+    together: bool,
     ids: Vec<i64>,
     indexes: Vec<usize>,
 }
@@ -799,12 +892,38 @@ enum Ending {
     Dead(String),
 }
 
+/// Characters of a text about a failure: more than the server keeps.
+const MAX_TEXT: usize = 8192;
+
+/// More than a result says about a delivery, in bytes of JSON.
+const MAX_RESULT: usize = 1 << 20;
+
 /// Text that PostgreSQL can store.
 fn clean(text: &str) -> String {
     if text.trim().is_empty() {
-        "the handler failed without a message".to_owned()
-    } else {
-        text.replace('\0', "\u{fffd}")
+        return "the handler failed without a message".to_owned();
+    }
+    text.chars().take(MAX_TEXT).map(|c| if c == '\0' { '\u{fffd}' } else { c }).collect()
+}
+
+/// A result that PostgreSQL can store: what was done is done, whatever its text has in it.
+fn storable(result: Value) -> Handled {
+    let size = result.to_string().len();
+    if size > MAX_RESULT {
+        return Err(Failure::retry(format!(
+            "the handler's result is too large: {size} bytes of JSON, and {MAX_RESULT} are the most"
+        )));
+    }
+    Ok(Some(without_nul(result)))
+}
+
+fn without_nul(value: Value) -> Value {
+    let clean = |text: String| if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text };
+    match value {
+        Value::String(text) => Value::String(clean(text)),
+        Value::Array(items) => items.into_iter().map(without_nul).collect(),
+        Value::Object(entries) => entries.into_iter().map(|(name, value)| (clean(name), without_nul(value))).collect(),
+        other => other,
     }
 }
 

@@ -254,14 +254,25 @@ async fn run(outbox: &Outbox, what: &str, args: &Value) -> Result<Value, Error> 
                         ending.get().unwrap().cancel();
                     }
                     async move {
+                        let special = match text(&rule, "special") {
+                            Some("lone_surrogate") => Some("half \u{fffd} pair".to_owned()),
+                            Some("large") => Some("x".repeat(3 << 20)),
+                            Some("not_json") => Some(serde_json::to_value(HashMap::from([((1, 2), 3)]))?.to_string()),
+                            Some("endless_wait") | None => None,
+                            Some(other) => panic!("unknown {other}"),
+                        };
+                        let said = |name: &str| special.clone().or(text(&rule, name).map(str::to_owned)).unwrap();
                         match rule["then"].as_str().unwrap() {
-                            "complete" => Ok(rule.get("result").cloned()),
+                            "complete" => Ok(special.clone().map(Value::String).or(rule.get("result").cloned())),
                             "fail" => Err(Failure::Retry {
-                                error: rule["error"].as_str().unwrap().to_owned(),
-                                after: rule["retry_after"].as_f64().map(Duration::from_secs_f64),
+                                error: said("error"),
+                                after: match text(&rule, "special") {
+                                    Some("endless_wait") => Some(Duration::MAX),
+                                    _ => rule["retry_after"].as_f64().map(Duration::from_secs_f64),
+                                },
                             }),
-                            "dead" => Err(Failure::dead(rule["reason"].as_str().unwrap())),
-                            "throw" => panic!("{}", rule["error"].as_str().unwrap()),
+                            "dead" => Err(Failure::dead(said("reason"))),
+                            "throw" => panic!("{}", said("error")),
                             other => panic!("unknown {other}"),
                         }
                     }
@@ -278,6 +289,11 @@ async fn run(outbox: &Outbox, what: &str, args: &Value) -> Result<Value, Error> 
                     value
                 })
                 .collect())
+        }
+        "query" => {
+            let session = outbox.session().await?;
+            let rows = session.query_typed(text(args, "sql").unwrap(), &[]).await?;
+            Ok(rows[0].get(0))
         }
         other => panic!("unknown operation {other}"),
     }

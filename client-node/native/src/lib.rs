@@ -2,6 +2,8 @@
 //!
 //! What is refused comes back as a value, not as an exception: src/core.ts makes the typed errors of it.
 
+use std::borrow::Cow;
+
 use napi::bindgen_prelude::Buffer;
 use napi_derive::napi;
 use outbox_core::pattern::Pattern;
@@ -36,7 +38,7 @@ impl From<Error> for Refusal {
     }
 }
 
-/// Symbolic name and kind of a SQLSTATE.
+/// Symbolic name, kind and hint of a SQLSTATE.
 #[napi(object)]
 #[derive(Debug)]
 pub struct Class {
@@ -44,13 +46,16 @@ pub struct Class {
     pub name: String,
     /// What can be done about it.
     pub kind: String,
+    /// What can be done, in a sentence, where that can be said.
+    pub hint: Option<String>,
 }
 
-/// Symbolic name and kind of any SQLSTATE.
+/// Symbolic name, kind and hint of any SQLSTATE.
 #[napi]
 pub fn classify(state: String) -> Class {
     let (name, kind) = outbox_core::classify(&state);
-    Class { name: name.to_owned(), kind: kind.as_str().to_owned() }
+    let hint = outbox_core::error::hint(name).map(str::to_owned);
+    Class { name: name.to_owned(), kind: kind.as_str().to_owned(), hint }
 }
 
 /// The codes that pg_outbox itself raises.
@@ -97,12 +102,14 @@ pub struct NativeVerifier {
     inner: verify::Verifier,
 }
 
-/// What a check came to: one of the two.
+/// What a check came to: when it was signed, or why it is refused.
 #[napi(object)]
-#[derive(Debug)]
+#[allow(missing_debug_implementations, reason = "a Buffer has none")]
 pub struct Verdict {
     /// When it was signed, in seconds since 1970.
     pub signed_at: Option<i64>,
+    /// What was signed, if that is not the body as it arrived but what it was decompressed to.
+    pub content: Option<Buffer>,
     /// Why it is refused.
     pub refusal: Option<Refusal>,
 }
@@ -117,28 +124,34 @@ impl NativeVerifier {
             .map_err(|error| napi::Error::from_reason(error.message))
     }
 
-    /// Checks the three headers of a request and its body.
+    /// Checks a request: its headers `webhook-id`, `webhook-timestamp`, `webhook-signature`, `content-encoding`, and its body.
     #[napi]
-    pub fn verify(
-        &self,
-        id: Option<String>,
-        timestamp: Option<String>,
-        signature: Option<String>,
-        body: Buffer,
-        now: i64,
-    ) -> Verdict {
-        match self.inner.verify(id.as_deref(), timestamp.as_deref(), signature.as_deref(), &body, now) {
-            Ok(signed_at) => Verdict { signed_at: Some(signed_at), refusal: None },
-            Err(refusal) => Verdict {
-                signed_at: None,
-                refusal: Some(Refusal {
-                    code: outbox_core::Code::InvalidParameter.sqlstate().to_owned(),
-                    name: Some("invalid_signature".to_owned()),
-                    message: "the signature is not valid".to_owned(),
-                    detail: Some(refusal.detail().into_owned()),
-                    hint: None,
-                }),
-            },
+    pub fn verify(&self, headers: Vec<Option<String>>, body: Buffer, limit: u32, now: i64) -> Verdict {
+        let header = |i: usize| headers.get(i).and_then(Option::as_deref);
+        let (id, timestamp, signature, encoding) = (header(0), header(1), header(2), header(3));
+        let request = verify::Request { id, timestamp, signature, encoding, body: &body };
+        match self.inner.verify(&request, usize::try_from(limit).unwrap_or(usize::MAX), now) {
+            Ok((signed_at, content)) => {
+                let content = match content {
+                    Cow::Borrowed(_) => None,
+                    Cow::Owned(content) => Some(content.into()),
+                };
+                Verdict { signed_at: Some(signed_at), content, refusal: None }
+            }
+            Err(refusal) => {
+                let (code, name, message) = refusal.error();
+                Verdict {
+                    signed_at: None,
+                    content: None,
+                    refusal: Some(Refusal {
+                        code: code.sqlstate().to_owned(),
+                        name: Some(name.to_owned()),
+                        message: message.to_owned(),
+                        detail: Some(refusal.detail().into_owned()),
+                        hint: None,
+                    }),
+                }
+            }
         }
     }
 }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import inspect
 import json
+import math
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,9 +21,9 @@ from ._rows import Call, Shape, dumps
 
 
 class Retry(Exception):
-    """Raised by a handler: try again, by the schedule or after so many seconds."""
+    """Raised by a handler: try again, by the schedule or after so many seconds (or a timedelta)."""
 
-    def __init__(self, error: str = "", after: float | None = None) -> None:
+    def __init__(self, error: str = "", after: float | dt.timedelta | None = None) -> None:
         super().__init__(error)
         self.after = after
 
@@ -170,10 +172,26 @@ class AsyncOutbox(_Base, AsyncAdminMethods):
         self._core.close()
 
 
+def _storable(text: str) -> str:
+    """Text without halves of surrogate pairs, which have no UTF-8 (the names of files can have them)."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _shown(error: BaseException) -> str:
+    try:
+        # More than this is kept nowhere.
+        return _storable(str(error)[:8192])
+    except Exception:  # noqa: BLE001 - whatever an exception's own __str__ raises
+        return "it cannot be shown"
+
+
+def _complete(reply: _core.Reply, result: Any) -> None:
+    reply.complete(None if result is None else _storable(dumps(result)))
+
+
 def _answer(reply: _core.Reply, run: Callable[[], Any]) -> None:
     try:
-        result = run()
-        reply.complete(None if result is None else dumps(result))
+        _complete(reply, run())
     except BaseException as error:
         _refuse(reply, error)
         if not isinstance(error, Exception):
@@ -182,13 +200,22 @@ def _answer(reply: _core.Reply, run: Callable[[], Any]) -> None:
 
 def _refuse(reply: _core.Reply, error: BaseException) -> None:
     if isinstance(error, Dead):
-        reply.dead(str(error))
+        reply.dead(_shown(error))
     elif isinstance(error, Retry):
-        reply.fail(str(error), error.after)
+        text, after = _shown(error), error.after
+        try:
+            seconds = after.total_seconds() if isinstance(after, dt.timedelta) else None if after is None else float(after)
+            wrong = seconds is not None and not math.isfinite(seconds)
+        except (TypeError, ValueError, OverflowError):
+            wrong = True
+        if wrong:
+            reply.fail(f"{text} (to be tried again after something that is no number of seconds: by the schedule instead)")
+        else:
+            reply.fail(text, seconds)
     elif isinstance(error, asyncio.CancelledError):
         reply.fail("the handler was cancelled")
     else:
-        reply.fail(f"{type(error).__name__}: {error}")
+        reply.fail(f"{_storable(type(error).__name__)}: {_shown(error)}")
 
 
 class Worker:
@@ -231,7 +258,7 @@ class Worker:
                 result = handler(delivery)
                 if inspect.isawaitable(result):
                     result = await result
-                reply.complete(None if result is None else dumps(result))
+                _complete(reply, result)
             except BaseException as error:
                 _refuse(reply, error)
                 if not isinstance(error, (Exception, asyncio.CancelledError)):

@@ -7,6 +7,7 @@ DB-API connection with the `format` style. On an async connection the result is 
 from __future__ import annotations
 
 import datetime as dt
+import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -81,20 +82,37 @@ def _execute(conn: Any, function: str, arguments: Arguments) -> Any:
     )
 
 
+# Connections whose sessions are a pooler's: PgBouncer hands the server's sessions around, and a statement that the driver names
+# (psycopg does, when it has run five times) is unknown in the next one, or another client's.
+_POOLED: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+
+
 def _psycopg(conn: Any, sql: str, values: Sequence[Any]) -> Any:
     import psycopg
     from psycopg.rows import tuple_row
 
     if isinstance(conn, (psycopg.Cursor, psycopg.AsyncCursor)):
         conn = conn.connection
+    pooled = _POOLED.get(conn)
+    if pooled is None:
+        # Known by what comes back with the first answer: the process that serves it is the one that greeted, or not.
+        sql = f"select r, pg_catalog.pg_backend_pid() from ({sql}) f(r)"
+    prepare = None if pooled is False else False
+
+    def value(row: Any) -> Any:
+        if row is None:
+            return None
+        if pooled is None:
+            _POOLED[conn] = row[1] != conn.info.backend_pid
+        return row[0]
+
     if isinstance(conn, psycopg.AsyncConnection):
 
         async def run() -> Any:
             try:
                 async with conn.cursor(row_factory=tuple_row) as cursor:
-                    await cursor.execute(sql, values)
-                    row = await cursor.fetchone()
-                    return row[0] if row else None
+                    await cursor.execute(sql, values, prepare=prepare)
+                    return value(await cursor.fetchone())
             except Exception as error:
                 _fail(error)
                 raise
@@ -102,8 +120,8 @@ def _psycopg(conn: Any, sql: str, values: Sequence[Any]) -> Any:
         return run()
     try:
         with conn.cursor(row_factory=tuple_row) as cursor:
-            cursor.execute(sql, values)
-            return cursor.fetchone()[0]
+            cursor.execute(sql, values, prepare=prepare)
+            return value(cursor.fetchone())
     except Exception as error:
         _fail(error)
         raise

@@ -75,12 +75,6 @@ _CLASSES: dict[str, type[OutboxError]] = {
     c.kind: c for c in (NotFoundError, ConflictError, InvalidError, LeaseLostError, InactiveError, RetryError, FatalError)
 }
 
-_HINTS = {
-    "extension_missing": 'Run "create extension pg_outbox" in this database.',
-    "insufficient_privilege": 'Have an administrator run "select outbox.grant_to(role, capability)".',
-}
-
-
 def make(kind: str, code: str, name: str, message: str, detail: str | None = None, hint: str | None = None) -> OutboxError:
     """The exception of a kind."""
     return _CLASSES.get(kind, FatalError)(message, code=code, name=name, detail=detail, hint=hint)
@@ -99,11 +93,14 @@ def from_driver(error: BaseException) -> OutboxError | None:
         seen.append(one)
         state = getattr(one, "sqlstate", None) or getattr(one, "pgcode", None)
         if isinstance(state, str) and len(state) == 5:
-            name, kind = _core.classify(state)
+            name, kind, known = _core.classify(state)
             diag = getattr(one, "diag", None)
             message = getattr(diag, "message_primary", None) or getattr(one, "message", None) or str(one)
             detail = getattr(diag, "message_detail", None) or getattr(one, "detail", None)
-            hint = getattr(diag, "message_hint", None) or getattr(one, "hint", None) or _HINTS.get(name)
+            hint = getattr(diag, "message_hint", None) or getattr(one, "hint", None) or known
+            if name == "prepared_statement_lost":
+                # A driver that has a hint of its own speaks of itself only.
+                hint = known
             return make(kind, state, name, str(message), detail, hint)
         todo += [getattr(one, "orig", None), one.__cause__, one.__context__]
     return None

@@ -24,8 +24,8 @@ pub(super) async fn run(dsn: &str, json: bool) -> Result<u8> {
             "check the connection string, PGHOST and PGUSER, and that the server runs",
         ),
         Ok(session) => {
-            let row = session
-                .query_one(
+            let rows = session
+                .query_typed(
                     "select current_setting('server_version_num')::int, current_setting('server_version'), current_user::text, \
                      (select g.setting from pg_settings g where g.name = 'shared_preload_libraries'), pg_is_in_recovery(), \
                      coalesce((select x.extversion from pg_extension x where x.extname = 'pg_outbox'), ''), \
@@ -36,6 +36,7 @@ pub(super) async fn run(dsn: &str, json: bool) -> Result<u8> {
                     &[],
                 )
                 .await?;
+            let row = rows.first().ok_or_else(|| crate::Error::connection("the server answered nothing"))?;
             let text = |i: usize| row.get::<_, String>(i);
             let version: i32 = row.get(0);
             add("connection", true, format!("as {}", text(2)), "");

@@ -4,6 +4,7 @@ pub mod authority;
 pub mod cable;
 pub mod dns;
 pub mod front;
+pub mod pooler;
 pub mod postgres;
 pub mod proxy;
 pub mod receiver;
@@ -12,6 +13,7 @@ pub mod tls;
 use std::time::{Duration, Instant};
 
 pub use cable::Cable;
+pub use pooler::Pooler;
 pub use postgres::{Server, Stop, connect};
 pub use receiver::{Arrival, Receiver, Reply};
 pub use tokio_postgres;

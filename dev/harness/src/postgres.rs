@@ -80,7 +80,8 @@ fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0)
 }
 
-fn as_server_user(program: &Path) -> Command {
+/// A command that runs a program as the user that PostgreSQL runs as.
+pub(crate) fn as_server_user(program: &Path) -> Command {
     if !is_root() {
         return Command::new(program);
     }

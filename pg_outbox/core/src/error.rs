@@ -138,6 +138,8 @@ pub fn classify(state: &str) -> (&'static str, Kind) {
         "57P01" | "57P02" | "57P03" => ("server_shutdown", Kind::Retry),
         "25006" => ("read_only", Kind::Retry),
         "25P02" => ("in_failed_transaction", Kind::Invalid),
+        "26000" | "42P05" => ("prepared_statement_lost", Kind::Fatal),
+        "08P01" => ("protocol_violation", Kind::Retry),
         _ => match state.get(..2).unwrap_or_default() {
             "08" => ("connection_lost", Kind::Retry),
             "28" => ("authentication_failed", Kind::Fatal),
@@ -150,6 +152,29 @@ pub fn classify(state: &str) -> (&'static str, Kind) {
             _ => ("internal", Kind::Fatal),
         },
     }
+}
+
+/// What can be done about an error that comes without a hint, by its symbolic name.
+pub fn hint(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "extension_missing" => "Run \"create extension pg_outbox\" in this database.",
+        "version_mismatch" => {
+            "The extension in this database is older or newer than this client: \"alter extension pg_outbox update\"."
+        }
+        "insufficient_privilege" => {
+            "Have an administrator run \"select outbox.grant_to(role, capability)\": publish, consume, monitor or admin."
+        }
+        "prepared_statement_lost" => {
+            "A pooler before the server gives each transaction another session, and this connection's driver names its statements: \
+             switch that off. psycopg: prepare_threshold=None. asyncpg: statement_cache_size=0. sqlx: statement_cache_capacity(0). \
+             pg: no \"name\" in queries. postgres: prepare: false. Or pool whole sessions."
+        }
+        "protocol_violation" => {
+            "A pooler before the server says this where it cannot serve a client, and a server where a pooler has mixed up the named \
+             statements of two clients: see docs/clients.md, Poolers."
+        }
+        _ => return None,
+    })
 }
 
 /// An error on its way to the caller. Lower case, no full stop, names quoted.
@@ -213,6 +238,9 @@ mod tests {
         }
         for (state, kind) in [
             ("08006", Kind::Retry),
+            ("08P01", Kind::Retry),
+            ("26000", Kind::Fatal),
+            ("42P05", Kind::Fatal),
             ("57P01", Kind::Retry),
             ("40001", Kind::Retry),
             ("53300", Kind::Retry),
@@ -226,6 +254,15 @@ mod tests {
             ("ä", Kind::Fatal),
         ] {
             assert_eq!(classify(state).1, kind, "{state}");
+        }
+    }
+
+    #[test]
+    fn what_a_pooler_causes_is_no_bug_and_says_what_to_set() {
+        for state in ["26000", "42P05", "08P01"] {
+            let (name, _) = classify(state);
+            assert_ne!(name, "internal");
+            assert!(hint(name).is_some_and(|hint| hint.contains("pooler")), "{state}");
         }
     }
 

@@ -14,6 +14,7 @@ pub mod error;
 pub mod fair;
 pub mod filter;
 pub mod format;
+pub mod gzip;
 pub mod headers;
 pub mod ids;
 pub mod message;

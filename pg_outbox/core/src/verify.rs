@@ -1,13 +1,38 @@
 //! Verification of what a receiver gets: Standard Webhooks, `v1` signatures. The clients' receivers stand on it.
+//!
+//! Signed is the content, not its coding: an endpoint with `compress => true` gets it gzipped, and a framework may have
+//! decompressed it on the way or not. So the body is taken as it is first, and decompressed where that does not fit and the
+//! request says that it is compressed. Whichever it is: what is returned is what was signed.
+//!
+//! What is cheap comes first, as anybody may send anything: headers, time, number of signatures, and only then the body.
 
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::error::Result;
-use crate::sign::Secret;
+use crate::error::{Code, Result};
+use crate::gzip;
+use crate::sign::{MAX_SIGNATURES, Secret};
 
 /// How far `webhook-timestamp` may be from now if nothing else is said, in seconds.
 pub const TOLERANCE: u64 = 300;
+
+/// How many bytes a body may have before and after it is decompressed, if nothing else is said.
+pub const LIMIT: usize = 1 << 20;
+
+/// A request, as far as it matters here.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Request<'h, 'b> {
+    /// `webhook-id`.
+    pub id: Option<&'h str>,
+    /// `webhook-timestamp`.
+    pub timestamp: Option<&'h str>,
+    /// `webhook-signature`.
+    pub signature: Option<&'h str>,
+    /// `content-encoding`.
+    pub encoding: Option<&'h str>,
+    /// What arrived, byte for byte; whether it was decompressed on its way does not matter.
+    pub body: &'b [u8],
+}
 
 /// Secrets that a signature may be of, one or, while it is rotated, several; and how old it may be.
 #[derive(Clone, Debug)]
@@ -25,17 +50,39 @@ pub enum Refusal {
     MalformedTimestamp,
     /// It was signed this many seconds away from now.
     TooFarOff(u64),
+    /// More signatures than anybody sends.
+    TooManySignatures,
     /// None of the signatures is of one of the secrets.
     NoMatch,
+    /// The body does not fit, and cannot be decompressed either.
+    NotGzip,
+    /// A compressed body that is larger than this limit, before or after.
+    TooLarge(usize),
 }
 
 impl Refusal {
+    /// SQLSTATE and symbolic name of the clients' error, and its message.
+    pub const fn error(&self) -> (Code, &'static str, &'static str) {
+        match self {
+            Refusal::TooLarge(_) => (Code::TooLarge, Code::TooLarge.name(), "the request is too large"),
+            _ => (Code::InvalidParameter, "invalid_signature", "the signature is not valid"),
+        }
+    }
+
     /// One sentence for an error's detail.
     pub fn detail(&self) -> Cow<'static, str> {
         match self {
             Refusal::Missing(name) => format!("The header \"{name}\" is missing.").into(),
             Refusal::MalformedTimestamp => "The header \"webhook-timestamp\" is not a number of seconds.".into(),
             Refusal::TooFarOff(seconds) => format!("It was signed {seconds} seconds away from now.").into(),
+            Refusal::TooManySignatures => {
+                format!("The header \"webhook-signature\" has more than {MAX_SIGNATURES} signatures.").into()
+            }
+            Refusal::NotGzip => {
+                "No signature fits the body as it arrived, and it is not one gzip member that could be decompressed."
+                    .into()
+            }
+            Refusal::TooLarge(limit) => format!("The limit is {limit} bytes, before and after decompression.").into(),
             Refusal::NoMatch => "No signature fits: another secret, or the body was changed on its way.".into(),
         }
     }
@@ -60,32 +107,40 @@ impl Verifier {
         Ok(Verifier { secrets, tolerance })
     }
 
-    /// Checks the three headers of a request and its body, byte for byte as it arrived. `now` and what is returned, when it
-    /// was signed, are seconds since 1970.
+    /// Checks a request, and returns when it was signed and the content that was. `now` and that time are seconds since 1970;
+    /// `limit` is how many bytes a body that is decompressed may have, before and after.
     ///
     /// # Errors
     /// Why it is refused.
-    pub fn verify(
+    pub fn verify<'b>(
         &self,
-        id: Option<&str>,
-        timestamp: Option<&str>,
-        signature: Option<&str>,
-        body: &[u8],
+        request: &Request<'_, 'b>,
+        limit: usize,
         now: i64,
-    ) -> std::result::Result<i64, Refusal> {
-        let id = id.ok_or(Refusal::Missing("webhook-id"))?;
-        let timestamp = timestamp.ok_or(Refusal::Missing("webhook-timestamp"))?;
-        let signature = signature.ok_or(Refusal::Missing("webhook-signature"))?;
+    ) -> std::result::Result<(i64, Cow<'b, [u8]>), Refusal> {
+        let id = request.id.ok_or(Refusal::Missing("webhook-id"))?;
+        let timestamp = request.timestamp.ok_or(Refusal::Missing("webhook-timestamp"))?;
+        let signature = request.signature.ok_or(Refusal::Missing("webhook-signature"))?;
         let signed_at: i64 = timestamp.parse().map_err(|_| Refusal::MalformedTimestamp)?;
         let off = now.abs_diff(signed_at);
         if off > self.tolerance {
             return Err(Refusal::TooFarOff(off));
         }
-        if self.secrets.iter().any(|secret| secret.verify(id, signed_at, body, signature)) {
-            Ok(signed_at)
-        } else {
-            Err(Refusal::NoMatch)
+        if signature.split(' ').nth(MAX_SIGNATURES).is_some() {
+            return Err(Refusal::TooManySignatures);
         }
+        let fits = |body: &[u8]| self.secrets.iter().any(|secret| secret.verify(id, signed_at, body, signature));
+        if fits(request.body) {
+            return Ok((signed_at, Cow::Borrowed(request.body)));
+        }
+        if !request.encoding.is_some_and(gzip::is_named) || !gzip::is_member(request.body) {
+            return Err(Refusal::NoMatch);
+        }
+        let content = gzip::gunzip(request.body, limit).map_err(|refusal| match refusal {
+            gzip::Refusal::TooLarge => Refusal::TooLarge(limit),
+            gzip::Refusal::Malformed => Refusal::NotGzip,
+        })?;
+        if fits(&content) { Ok((signed_at, Cow::Owned(content))) } else { Err(Refusal::NoMatch) }
     }
 }
 
@@ -101,35 +156,117 @@ mod tests {
         signature_header(&[Secret::parse(secret).unwrap()], "msg_1", at, b"{}")
     }
 
+    fn request<'h, 'b>(signature: &'h str, body: &'b [u8]) -> Request<'h, 'b> {
+        Request { id: Some("msg_1"), timestamp: Some("1000"), signature: Some(signature), encoding: None, body }
+    }
+
+    fn refusal(verifier: &Verifier, request: &Request<'_, '_>, now: i64) -> Option<Refusal> {
+        verifier.verify(request, LIMIT, now).err()
+    }
+
     #[test]
     fn any_of_the_secrets_will_do() {
         let verifier = Verifier::new([NEW, OLD], TOLERANCE).unwrap();
         for secret in [OLD, NEW] {
             let header = signed(secret, 1000);
-            assert_eq!(verifier.verify(Some("msg_1"), Some("1000"), Some(&header), b"{}", 1000), Ok(1000));
+            let verified = verifier.verify(&request(&header, b"{}"), LIMIT, 1000);
+            assert_eq!(verified, Ok((1000, Cow::Borrowed(&b"{}"[..]))));
         }
         let only_new = Verifier::new([NEW], TOLERANCE).unwrap();
-        let header = signed(OLD, 1000);
-        assert_eq!(only_new.verify(Some("msg_1"), Some("1000"), Some(&header), b"{}", 1000), Err(Refusal::NoMatch));
+        assert_eq!(refusal(&only_new, &request(&signed(OLD, 1000), b"{}"), 1000), Some(Refusal::NoMatch));
     }
 
     #[test]
     fn says_why_not() {
         let verifier = Verifier::new([NEW], 10).unwrap();
         let header = signed(NEW, 1000);
-        let check = |id, timestamp, signature, body: &[u8], now| verifier.verify(id, timestamp, signature, body, now);
-        let (id, at, header) = (Some("msg_1"), Some("1000"), Some(header.as_str()));
-        assert_eq!(check(id, at, header, b"{}", 1010), Ok(1000));
-        assert_eq!(check(id, at, header, b"{}", 990), Ok(1000));
-        assert_eq!(check(id, at, header, b"{}", 1011), Err(Refusal::TooFarOff(11)));
-        assert_eq!(check(id, at, header, b"{}", 989), Err(Refusal::TooFarOff(11)));
-        assert_eq!(check(id, at, header, b"{ }", 1000), Err(Refusal::NoMatch));
-        assert_eq!(check(Some("msg_2"), at, header, b"{}", 1000), Err(Refusal::NoMatch));
-        assert_eq!(check(id, Some("soon"), header, b"{}", 1000), Err(Refusal::MalformedTimestamp));
-        assert_eq!(check(None, at, header, b"{}", 1000), Err(Refusal::Missing("webhook-id")));
-        assert_eq!(check(id, None, header, b"{}", 1000), Err(Refusal::Missing("webhook-timestamp")));
-        assert_eq!(check(id, at, None, b"{}", 1000), Err(Refusal::Missing("webhook-signature")));
-        assert_eq!(check(id, Some("-9223372036854775808"), header, b"{}", i64::MAX), Err(Refusal::TooFarOff(u64::MAX)));
+        let good = request(&header, b"{}");
+        for (wrong, now, why) in [
+            (good, 1010, None),
+            (good, 990, None),
+            (good, 1011, Some(Refusal::TooFarOff(11))),
+            (good, 989, Some(Refusal::TooFarOff(11))),
+            (Request { body: b"{ }", ..good }, 1000, Some(Refusal::NoMatch)),
+            (Request { id: Some("msg_2"), ..good }, 1000, Some(Refusal::NoMatch)),
+            (Request { timestamp: Some("soon"), ..good }, 1000, Some(Refusal::MalformedTimestamp)),
+            (Request { id: None, ..good }, 1000, Some(Refusal::Missing("webhook-id"))),
+            (Request { timestamp: None, ..good }, 1000, Some(Refusal::Missing("webhook-timestamp"))),
+            (Request { signature: None, ..good }, 1000, Some(Refusal::Missing("webhook-signature"))),
+            (Request { timestamp: Some("-9223372036854775808"), ..good }, i64::MAX, Some(Refusal::TooFarOff(u64::MAX))),
+        ] {
+            assert_eq!(refusal(&verifier, &wrong, now), why, "{wrong:?} {now}");
+        }
+    }
+
+    #[test]
+    fn a_compressed_body_is_its_content_and_what_was_decompressed_on_the_way_is_fine_too() {
+        let verifier = Verifier::new([NEW], TOLERANCE).unwrap();
+        let content = br#"{"a": 1.10}"#.repeat(100);
+        let packed = gzipped(&content);
+        let header = signature_header(&[Secret::parse(NEW).unwrap()], "msg_1", 1000, &content);
+        for coding in ["gzip", " GZip ", "x-gzip"] {
+            let named = Request { encoding: Some(coding), ..request(&header, &packed) };
+            assert_eq!(verifier.verify(&named, LIMIT, 1000).unwrap().1, content, "{coding}");
+            let decompressed = Request { body: &content, ..named };
+            assert_eq!(verifier.verify(&decompressed, LIMIT, 1000).unwrap().1, content, "{coding}");
+        }
+        let named = Request { encoding: Some("gzip"), ..request(&header, &packed) };
+        for (wrong, limit, why) in [
+            // Nobody said that it is compressed, or in another way.
+            (request(&header, &packed), LIMIT, Refusal::NoMatch),
+            (Request { encoding: Some("br"), ..named }, LIMIT, Refusal::NoMatch),
+            (Request { encoding: Some("gzip, gzip"), ..named }, LIMIT, Refusal::NoMatch),
+            (Request { body: b"x", ..named }, LIMIT, Refusal::NoMatch),
+            (Request { body: &packed[..packed.len() - 1], ..named }, LIMIT, Refusal::NotGzip),
+            (Request { body: &packed.repeat(2), ..named }, LIMIT, Refusal::NotGzip),
+            (named, content.len() - 1, Refusal::TooLarge(content.len() - 1)),
+            (named, packed.len() - 1, Refusal::TooLarge(packed.len() - 1)),
+            (Request { body: &gzipped(b"another"), ..named }, LIMIT, Refusal::NoMatch),
+        ] {
+            assert_eq!(verifier.verify(&wrong, limit, 1000).unwrap_err(), why);
+        }
+        assert!(verifier.verify(&named, content.len(), 1000).is_ok());
+        // Content that is itself a gzip file: it is what was signed, whoever named a coding.
+        let header = signature_header(&[Secret::parse(NEW).unwrap()], "msg_1", 1000, &packed);
+        let file = Request { encoding: Some("gzip"), ..request(&header, &packed) };
+        assert_eq!(verifier.verify(&file, LIMIT, 1000).unwrap().1, packed);
+    }
+
+    #[test]
+    fn a_header_of_many_signatures_is_refused_before_the_body_is_read() {
+        let verifier = Verifier::new([NEW], TOLERANCE).unwrap();
+        let wrong = format!("v1,{} ", "A".repeat(43) + "=");
+        let header = |wrongs: usize| wrong.repeat(wrongs) + &signed(NEW, 1000);
+        assert_eq!(refusal(&verifier, &request(&header(15), b"{}"), 1000), None);
+        let refused = Some(Refusal::TooManySignatures);
+        assert_eq!(refusal(&verifier, &request(&header(16), b"{}"), 1000), refused);
+        assert_eq!(refusal(&verifier, &request(&header(100_000), b"{}"), 1000), refused);
+        assert_eq!(refusal(&verifier, &request(&" ".repeat(1 << 20), b"{}"), 1000), refused);
+    }
+
+    /// Ratios only: the body is hashed once, not once for each signature.
+    #[test]
+    fn sixteen_signatures_cost_what_one_does() {
+        let verifier = Verifier::new([NEW], TOLERANCE).unwrap();
+        let body = vec![7; 4 << 20];
+        let wrong = format!("v1,{}", "A".repeat(43) + "=");
+        let time = |header: &str| {
+            let one = || {
+                let begin = std::time::Instant::now();
+                assert_eq!(refusal(&verifier, &request(header, &body), 1000), Some(Refusal::NoMatch));
+                begin.elapsed()
+            };
+            (0..3).map(|_| one()).min().unwrap()
+        };
+        let (single, many) = (time(&wrong), time(&[wrong.as_str(); 16].join(" ")));
+        assert!(many < single * 4, "{many:?} for 16, {single:?} for one");
+    }
+
+    fn gzipped(content: &[u8]) -> Vec<u8> {
+        use std::io::Write as _;
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(content).unwrap();
+        encoder.finish().unwrap()
     }
 
     #[test]

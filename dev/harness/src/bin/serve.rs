@@ -3,14 +3,15 @@
 //! `serve [name=value ...]` starts it with the extension preloaded and these settings. Commands: `restart fast`,
 //! `restart immediate`, `stop fast`, `stop immediate`, `start`. Each is answered with `ok`, or with what went wrong. `tls FOLDER`
 //! puts TLS in front of it, with a certificate for `localhost` whose authority is `ca.pem` in that folder (`other.pem` is
-//! another one), and is answered with the port. It ends, and removes everything, when its input does.
+//! another one), and is answered with the port. `pooler MODE SIZE` puts PgBouncer in front of it, and is answered with its port.
+//! It ends, and removes everything, when its input does.
 
 use std::io::{BufRead, Write};
 
 use anyhow::{Context, Result, bail};
 use outbox_harness::front::Front;
 use outbox_harness::tls::Ca;
-use outbox_harness::{Server, Stop};
+use outbox_harness::{Pooler, Server, Stop};
 
 fn say(line: &str) -> Result<()> {
     let mut out = std::io::stdout();
@@ -27,7 +28,7 @@ fn how(word: Option<&str>) -> Result<Stop> {
 }
 
 /// Obeys; what to answer.
-async fn obey(server: &mut Server, front: &mut Option<Front>, line: &str) -> Result<String> {
+async fn obey(server: &mut Server, front: &mut Option<Front>, poolers: &mut Vec<Pooler>, line: &str) -> Result<String> {
     let mut words = line.split_whitespace();
     match words.next() {
         Some("restart") => server.restart(how(words.next())?).await?,
@@ -40,6 +41,14 @@ async fn obey(server: &mut Server, front: &mut Option<Front>, line: &str) -> Res
             std::fs::write(folder.join("other.pem"), Ca::new()?.pem())?;
             let started = front.insert(Front::start(&ca.issue(&["localhost"])?, server.port).await?);
             return Ok(started.port().to_string());
+        }
+        Some("pooler") => {
+            let mode = words.next().context("which mode?")?;
+            let size = words.next().context("of how many sessions?")?.parse()?;
+            let started = Pooler::start(server, mode, size).await?;
+            let port = started.port.to_string();
+            poolers.push(started);
+            return Ok(port);
         }
         other => bail!("unknown command {other:?}"),
     }
@@ -56,9 +65,9 @@ async fn main() -> Result<()> {
     let preload = settings.iter().all(|(name, _)| *name != "shared_preload_libraries");
     let mut server = if preload { Server::start(&settings).await? } else { Server::start_plain(&settings).await? };
     say(&server.dsn("postgres"))?;
-    let mut front = None;
+    let (mut front, mut poolers) = (None, Vec::new());
     for line in std::io::stdin().lock().lines() {
-        match obey(&mut server, &mut front, &line?).await {
+        match obey(&mut server, &mut front, &mut poolers, &line?).await {
             Ok(answer) => say(&answer)?,
             Err(error) => say(&format!("error: {error:#}").replace('\n', " | "))?,
         }
