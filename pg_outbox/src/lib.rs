@@ -13,6 +13,7 @@ mod function;
 mod gucs;
 mod hooks;
 mod idempotency;
+mod identity;
 mod jsonb;
 mod marks;
 mod pull;
