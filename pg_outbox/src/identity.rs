@@ -126,7 +126,8 @@ impl Function {
 
     /// The function that a text like `app.topic_of(text, text)` names. It has to name the schema, unless that is pg_catalog.
     pub fn of_two_texts(signature: &str) -> Result<Option<Function>> {
-        let parts = signature.rsplit_once('(').and_then(|(name, rest)| Some((name, rest.trim_end().strip_suffix(')')?)));
+        let parts =
+            signature.rsplit_once('(').and_then(|(name, rest)| Some((name, rest.trim_end().strip_suffix(')')?)));
         let Some((name, arguments)) = parts else { return Ok(None) };
         let text = |argument: &str| matches!(argument.trim().to_ascii_lowercase().as_str(), "text" | "pg_catalog.text");
         if arguments.split(',').count() != 2 || !arguments.split(',').all(text) {
@@ -170,8 +171,8 @@ impl Function {
         unsafe {
             let mut function = pg_sys::FmgrInfo::default();
             pg_sys::fmgr_info(self.oid, &mut function);
-            let size = size_of::<pg_sys::FunctionCallInfoBaseData>()
-                + arguments.len() * size_of::<pg_sys::NullableDatum>();
+            let size =
+                size_of::<pg_sys::FunctionCallInfoBaseData>() + arguments.len() * size_of::<pg_sys::NullableDatum>();
             let info = pg_sys::palloc0(size).cast::<pg_sys::FunctionCallInfoBaseData>();
             (*info).flinfo = &mut function;
             (*info).fncollation = collation;
@@ -256,8 +257,7 @@ fn find_private(args: Args) -> Result<Returned> {
             .hint("Index expressions, materialized views and topic functions cannot call it."));
         }
         if (*own).fn_extra.is_null() {
-            let signature: Vec<Oid> =
-                std::iter::once(pg_sys::OIDOID).chain(public.arguments.iter().copied()).collect();
+            let signature: Vec<Oid> = std::iter::once(pg_sys::OIDOID).chain(public.arguments.iter().copied()).collect();
             let private = CString::new(format!("_{name}")).map_err(|e| Error::new(Code::Internal, e.to_string()))?;
             let private = Function::named(public.schema, &private, &signature)
                 .filter(|private| private.plain && private.result == public.result)

@@ -125,8 +125,11 @@ fn call(signature: &str, owner: Option<&str>, tenant: Option<&str>, topic: &str)
         return Err(Error::invalid(format!("function \"{signature}\" is not (tenant text, topic text) returns text")));
     }
     if owner.is_some_and(|owner| !function.is_owned_by(owner)) {
-        return Err(Error::new(Code::NotPermitted, format!("topic function \"{signature}\" has another owner than when it was named"))
-            .hint("outbox.alter_publisher() names it again, for a role that has the rights of its owner."));
+        return Err(Error::new(
+            Code::NotPermitted,
+            format!("topic function \"{signature}\" has another owner than when it was named"),
+        )
+        .hint("outbox.alter_publisher() names it again, for a role that has the rights of its owner."));
     }
     run_code_of(function.owner, || {
         // SAFETY: its two arguments are text, and it returns text: the catalogue has just said so.

@@ -98,8 +98,9 @@ async fn a_condition_is_never_looked_at_with_other_rights_than_the_owners() {
     for condition in CONDITIONS {
         for style in ["change", "row", "debezium"] {
             let (before, _) = caught(&db).await;
-            let statement =
-                format!("select outbox.capture('m.t', condition => $c${condition}$c$, style => '{style}', include_old => true)");
+            let statement = format!(
+                "select outbox.capture('m.t', condition => $c${condition}$c$, style => '{style}', include_old => true)"
+            );
             // Some are refused: what counts is as whom they ran.
             let _ = mallory.batch_execute(&statement).await;
             let _ = mallory
@@ -181,12 +182,20 @@ async fn the_caller_is_the_owner_of_the_code_that_calls() {
         insert into m.bait select generate_series(1, 20)",
     )
     .await;
-    for statement in
-        ["analyze m.bait", "reindex table m.bait", "refresh materialized view m.mat", "vacuum (full, analyze) m.bait", "cluster m.bait using bait_idx_idx"]
-    {
+    for statement in [
+        "analyze m.bait",
+        "reindex table m.bait",
+        "refresh materialized view m.mat",
+        "vacuum (full, analyze) m.bait",
+        "cluster m.bait using bait_idx_idx",
+    ] {
         run(&db, statement).await;
     }
-    assert_eq!(caught(&db).await, (0, 0), "nothing of it is done within a restricted operation, not even with rights for it");
+    assert_eq!(
+        caught(&db).await,
+        (0, 0),
+        "nothing of it is done within a restricted operation, not even with rights for it"
+    );
     // A function of mallory's that others call acts with her rights.
     run(&db, "select m.definer(); set role callers_alice; select m.definer(); reset role").await;
     let held: String = one(
@@ -196,12 +205,14 @@ async fn the_caller_is_the_owner_of_the_code_that_calls() {
     .await;
     assert_eq!(held, "m.t stolen, victim {table}.{op}");
     let functions: String =
-        one(&db, "select string_agg(format('%s %s', code, topic_function), ', ' order by code) from outbox.publisher").await;
+        one(&db, "select string_agg(format('%s %s', code, topic_function), ', ' order by code) from outbox.publisher")
+            .await;
     assert_eq!(functions, "known , own m.topic(text,text)");
     let hint = refused(&mallory, "select outbox.capture('public.victim')").await;
     assert_eq!((hint.code().code(), hint.message()), ("42501", "must be owner of table public.victim"));
     // The capability is one of its own.
-    run(&db, "create role callers_plain; select outbox.grant_to('callers_plain', 'publish'); set role callers_plain").await;
+    run(&db, "create role callers_plain; select outbox.grant_to('callers_plain', 'publish'); set role callers_plain")
+        .await;
     for statement in ["select outbox.capture('m.t')", "select outbox.uncapture('m.t')"] {
         assert_eq!(refused(&db, statement).await.code().code(), "42501");
     }
@@ -315,24 +326,40 @@ async fn a_topic_function_is_what_the_catalogue_says_at_the_call() {
         ("function", "create function m.tf(text, text, text default '') returns text language sql as 'select $2'"),
         ("function", "create function m.tf(text) returns text language sql as 'select $1'"),
     ] {
-        run(&mallory, "create or replace function m.step(text, text, text) returns text language sql as 'select $2'").await;
+        run(&mallory, "create or replace function m.step(text, text, text) returns text language sql as 'select $2'")
+            .await;
         run(&mallory, "drop routine if exists m.tf").await;
         run(&mallory, other).await;
         let error = refused(&mallory, publish).await;
         assert!(["22023", "OB001"].contains(&error.code().code()), "{kind}: {error:?}");
         // By the setting as well, which any superuser may set to anything.
-        let error = refused(&db, "set pg_outbox.topic_function = 'm.tf(text, text)'; select outbox.enqueue('a.b', '{}')").await;
+        let error =
+            refused(&db, "set pg_outbox.topic_function = 'm.tf(text, text)'; select outbox.enqueue('a.b', '{}')").await;
         assert!(["22023", "OB001"].contains(&error.code().code()), "{kind}: {error:?}");
-        let error = refused(&mallory, "select outbox.create_publisher('other', topic_function => 'm.tf(text, text)')").await;
+        let error =
+            refused(&mallory, "select outbox.create_publisher('other', topic_function => 'm.tf(text, text)')").await;
         assert!(["22023", "42883"].contains(&error.code().code()), "{kind}: {error:?}");
     }
     for signature in [
-        "pg_catalog.int8pl(bigint, bigint)", "pg_catalog.textcat(text, text)", "textcat(text,text)", "textcat", "now()", "()", "(",
-        "text, text)", "m.topic(text,text", "m.topic(text, text, text)", "m..topic(text, text)", "\"m.topic(text, text)", "a.b.c.d(text, text)",
+        "pg_catalog.int8pl(bigint, bigint)",
+        "pg_catalog.textcat(text, text)",
+        "textcat(text,text)",
+        "textcat",
+        "now()",
+        "()",
+        "(",
+        "text, text)",
+        "m.topic(text,text",
+        "m.topic(text, text, text)",
+        "m..topic(text, text)",
+        "\"m.topic(text, text)",
+        "a.b.c.d(text, text)",
     ] {
         let set = format!("set pg_outbox.topic_function = '{signature}'; select outbox.enqueue('a.b', '{{}}')");
         match db.batch_execute(&set).await {
-            Ok(()) => assert!(signature.contains("textcat(") || signature.contains("m.topic(text, text)"), "{signature}"),
+            Ok(()) => {
+                assert!(signature.contains("textcat(") || signature.contains("m.topic(text, text)"), "{signature}")
+            }
             Err(error) => {
                 let error = error.as_db_error().unwrap_or_else(|| panic!("{signature}: {error}"));
                 assert!(["22023", "OB001", "42602", "42601"].contains(&error.code().code()), "{signature}: {error:?}");
@@ -342,7 +369,8 @@ async fn a_topic_function_is_what_the_catalogue_says_at_the_call() {
     run(&db, "reset pg_outbox.topic_function").await;
     // Another function that comes by the name does not lend its owner's rights.
     run(&mallory, "drop routine if exists m.tf").await;
-    run(&db, "create function m.tf(text, text) returns text language sql as $$ select 'was.' || current_user::text $$").await;
+    run(&db, "create function m.tf(text, text) returns text language sql as $$ select 'was.' || current_user::text $$")
+        .await;
     let error = refused(&mallory, publish).await;
     assert_eq!(error.code().code(), "42501", "{error:?}");
     run(&db, "select outbox.alter_publisher('tf', topic_function => 'm.tf(text, text)')").await;
@@ -351,7 +379,10 @@ async fn a_topic_function_is_what_the_catalogue_says_at_the_call() {
     // With an error of its own, the publisher gets that.
     run(&db, "create or replace function m.tf(text, text) returns text language plpgsql as $$ begin raise exception 'no' using errcode = 'OT123', detail = 'why', hint = 'so'; end $$").await;
     let error = refused(&mallory, publish).await;
-    assert_eq!((error.code().code(), error.message(), error.detail(), error.hint()), ("OT123", "no", Some("why"), Some("so")));
+    assert_eq!(
+        (error.code().code(), error.message(), error.detail(), error.hint()),
+        ("OT123", "no", Some("why"), Some("so"))
+    );
     // And can be cancelled.
     run(&db, "create or replace function m.tf(text, text) returns text language plpgsql as $$ begin perform set_config('statement_timeout', '0', false); loop null; end loop; end $$").await;
     let error = refused(&mallory, &format!("set statement_timeout = '200ms'; {publish}")).await;
@@ -361,8 +392,17 @@ async fn a_topic_function_is_what_the_catalogue_says_at_the_call() {
 
 /// Values for arguments that may name something: what they name has a trap.
 const HOSTILE: [&str; 11] = [
-    "m.t", "m.topic(text, text)", "m.checked", "public.victim", "'{x}'::m.checked[] is not null", "m.trap()",
-    "x'); select m.trap(); --", "x' || m.trap() || '", "{\"a\": \"m.trap()\"}", "{m.trap(),m.t}", "$[*] ? (m.trap())",
+    "m.t",
+    "m.topic(text, text)",
+    "m.checked",
+    "public.victim",
+    "'{x}'::m.checked[] is not null",
+    "m.trap()",
+    "x'); select m.trap(); --",
+    "x' || m.trap() || '",
+    "{\"a\": \"m.trap()\"}",
+    "{m.trap(),m.t}",
+    "$[*] ? (m.trap())",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -376,7 +416,11 @@ async fn every_function_that_takes_a_name_or_an_expression_is_attacked_by_every_
         // A member of mallory, so that it may do what she may with what is hers.
         run(&db, &format!("create role {role} login password '{password}' in role generated_mallory; select outbox.grant_to('{role}', '{capability}')")).await;
         let session = connect(&server.dsn("generated").replacen("postgres:", &format!("{role}:"), 1)).await.unwrap();
-        run(&session, "set statement_timeout = '2s'; set search_path = m, pg_catalog; create temp table message (n int)").await;
+        run(
+            &session,
+            "set statement_timeout = '2s'; set search_path = m, pg_catalog; create temp table message (n int)",
+        )
+        .await;
         let calls = session
             .query(
                 "select p.proname::text, p.prokind = 'p', a.name, a.type::regtype::text,
@@ -398,7 +442,13 @@ async fn every_function_that_takes_a_name_or_an_expression_is_attacked_by_every_
                 let mut list = others.clone();
                 list.push(format!("\"{argument}\" => ($x${value}$x$)::{kind}"));
                 // What is asked for besides its name, so that the call goes further than its first check.
-                for (name, good) in [("relation", "'m.t'"), ("topic", "'a.b'"), ("payload", "'{}'"), ("code", "'c'"), ("consumer", "'c'")] {
+                for (name, good) in [
+                    ("relation", "'m.t'"),
+                    ("topic", "'a.b'"),
+                    ("payload", "'{}'"),
+                    ("code", "'c'"),
+                    ("consumer", "'c'"),
+                ] {
                     for entry in &mut list {
                         if let Some(kind) = entry.strip_prefix(&format!("{name} => null::")) {
                             *entry = format!("{name} => {good}::{kind}");
@@ -418,12 +468,23 @@ async fn every_function_that_takes_a_name_or_an_expression_is_attacked_by_every_
         // What has been set up is used.
         let _ = owner.batch_execute("insert into m.t values (1, 'a', row(1)); delete from m.t").await;
         for publisher in ["c", "known"] {
-            let _ = session.batch_execute(&format!("select outbox.enqueue('a.b', '{{}}', publisher => '{publisher}')")).await;
+            let _ = session
+                .batch_execute(&format!("select outbox.enqueue('a.b', '{{}}', publisher => '{publisher}')"))
+                .await;
         }
         let (_, breaches) = caught(&db).await;
         assert_eq!(breaches, 0, "{role}");
     }
-    for known in ["capture(condition)", "capture(relation)", "uncapture(relation)", "create_publisher(topic_function)", "alter_publisher(topic_function)", "subscribe(filter)", "enqueue(topic)", "read(topics)"] {
+    for known in [
+        "capture(condition)",
+        "capture(relation)",
+        "uncapture(relation)",
+        "create_publisher(topic_function)",
+        "alter_publisher(topic_function)",
+        "subscribe(filter)",
+        "enqueue(topic)",
+        "read(topics)",
+    ] {
         assert!(attacked.iter().any(|call| call == known), "{known} is not among {attacked:?}");
     }
     // The mirror of the traps: the same code, run as somebody else, would have been seen.
