@@ -56,15 +56,23 @@ impl std::fmt::Debug for Tls {
 
 static SYSTEM_ROOTS: Mutex<Option<Arc<RootCertStore>>> = Mutex::new(None);
 
-/// The authorities that the system trusts; read at the first use.
+/// The authorities that the system trusts; read at the first use. None at all are not kept: their files may come, or could not
+/// be read for want of a descriptor.
 fn system_roots() -> Arc<RootCertStore> {
     let mut kept = SYSTEM_ROOTS.lock().unwrap_or_else(PoisonError::into_inner);
-    let roots = kept.get_or_insert_with(|| {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        Arc::new(roots)
-    });
-    Arc::clone(roots)
+    if let Some(roots) = kept.as_ref() {
+        return Arc::clone(roots);
+    }
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let roots = Arc::new(roots);
+    *kept = (!roots.is_empty()).then(|| Arc::clone(&roots));
+    roots
+}
+
+/// Whether nothing can be trusted because the system has no authorities.
+pub(crate) fn has_no_roots(tls: &Tls) -> bool {
+    tls.ca.is_none() && system_roots().is_empty()
 }
 
 /// They are read again when they are needed again.
@@ -179,7 +187,7 @@ impl ServerCertVerifier for Pinning {
 pub(crate) fn cure(error: &std::io::Error, tls: &Tls) -> &'static str {
     let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else { return "" };
     match error {
-        rustls::Error::InvalidCertificate(_) if tls.ca.is_none() && system_roots().is_empty() => {
+        rustls::Error::InvalidCertificate(_) if has_no_roots(tls) => {
             ": this system has no trusted certificates; install its package (ca-certificates) or set SSL_CERT_FILE"
         }
         rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::Other(_)) => {
