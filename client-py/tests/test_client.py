@@ -261,3 +261,53 @@ def test_readme_example_runs(dsn, capsys):
     exec(compile(first, "README.md", "exec"), {"dsn": dsn})
     out = capsys.readouterr().out
     assert "order.paid {'order': 42} try 1" in out and "'completed': 1" in out
+
+
+class Unshowable(Exception):
+    def __str__(self):
+        raise RuntimeError("no")
+
+
+def test_whatever_a_handler_returns_or_raises_its_delivery_ends(dsn):
+    circle: list = []
+    circle.append(circle)
+    deep: list = []
+    for _ in range(20_000):
+        deep = [deep]
+
+    def raises(error):
+        raise error
+
+    outcomes = {
+        "ok": lambda: "ok",
+        "bytes": lambda: b"\xff\x00",
+        "nan": lambda: float("nan"),
+        "infinity": lambda: {"a": [float("inf")]},
+        "object": object,
+        "circle": lambda: circle,
+        "deep": lambda: deep,
+        "huge": lambda: 10**5000,
+        "unshowable": lambda: raises(Unshowable()),
+        "after nan": lambda: raises(pg_outbox.Retry("words", float("nan"))),
+        "after text": lambda: raises(pg_outbox.Retry("words", "soon")),
+        "after much": lambda: raises(pg_outbox.Retry("words", 1e18)),
+        "after object": lambda: raises(pg_outbox.Retry("words", object())),
+    }
+    with pg_outbox.Outbox(dsn) as outbox:
+        outbox.subscribe("s", ["t.*"], max_attempts=1)
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            for key in outcomes:
+                pg_outbox.enqueue(conn, "t.x", None, key=key)
+            report = outbox.drain("s", lambda delivery: outcomes[delivery.key]())
+            assert (report["completed"], report["failed"]) == (2, len(outcomes) - 2)
+            sql = (
+                "select m.key, a.error from outbox.attempts a join outbox.message m on m.id = a.message_id"
+                " where a.outcome = 'dead'"
+            )
+            errors = dict(conn.execute(sql).fetchall())
+            assert conn.execute("select count(*) from outbox.lease").fetchone()[0] == 0
+        for key in ("nan", "infinity", "object", "circle"):
+            assert "cannot be JSON" in errors[key], errors[key]
+        assert "cannot be shown" in errors["unshowable"]
+        for key in ("after nan", "after text", "after much", "after object"):
+            assert errors[key].startswith("words"), errors[key]
