@@ -1,8 +1,8 @@
 //! The door of public functions that have to know who calls, or in what state.
 //!
 //! In a definer function the current user is the owner already, and the session's user may be somebody's victim: who calls
-//! is known only before the identity changes. So such a function is declared in C without `security definer`; the end of
-//! `sql/schema/90_privileges.sql` makes it of the one in its file, which moves into the schema `outbox_private`.
+//! is known only before the identity changes. So such a function is declared in C without `security definer`:
+//! `outbox._make_door()` makes it of the one in its file, which moves into the schema `outbox_private`.
 //! The door looks at the caller and the arguments, becomes the owner, and hands the call over as it came.
 //!
 //! Invariant: between the change of identity and its end nothing here has a destructor. An ERROR below jumps over the frame

@@ -408,3 +408,6 @@ insert into outbox._capability values
     ('monitor', 'function outbox.list_messages'),
     ('monitor', 'function outbox.count_messages'),
     ('monitor', 'function outbox.count_by_status');
+
+-- Before others depend on it.
+call outbox._make_door('count_by_status');

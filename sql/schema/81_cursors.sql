@@ -406,3 +406,6 @@ insert into outbox._capability values
     ('admin', 'function outbox.cursor_reset'),
     ('admin', 'function outbox.cursor_record_error'),
     ('admin', 'function outbox.cursor_delete');
+
+-- Before others depend on it.
+call outbox._make_door('cursor_list');

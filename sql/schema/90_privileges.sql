@@ -240,36 +240,20 @@ where (c.capability, substr(c.object, strpos(c.object, '.') + 1)) in (
     ('monitor', 'archive_stats'), ('monitor', 'notification_log'), ('monitor', 'webhook_id'), ('monitor', 'version'),
     ('monitor', 'is_terminal'));
 
--- Doors: functions that have to know who calls, or that take locks or secrets. Each moves into a schema that nobody else may
--- use, and what has its name here from now on is the library's `entry`, which looks at the caller before it becomes the owner.
--- Signature, defaults and comment stay.
-create schema outbox_private;
-comment on schema outbox_private is 'pg_outbox: what is behind functions of the schema outbox that look at their caller first';
-do $do$
+-- What takes locks that end with the transaction, or secrets, has a door as well. Those that other objects depend on got theirs
+-- in their files.
+do $$
 declare
-    door record;
+    name text;
 begin
-    for door in
-        select p.oid, p.proname, pg_get_function_arguments(p.oid) as arguments,
-            pg_get_function_identity_arguments(p.oid) as own, pg_get_function_result(p.oid) as result, p.provolatile,
-            obj_description(p.oid, 'pg_proc') as comment
-        from pg_proc p
-        where p.pronamespace = 'outbox'::regnamespace and p.proname in ('claim', 'complete_and_claim', '_is_ready',
-            'claim_delivery', 'read', 'cursor_get', 'cursor_list', 'cursor_advance', 'cursor_reset', 'cursor_record_error',
-            'cursor_delete', 'get_message', 'history', 'archive_get', 'list_messages', 'count_messages', 'count_by_status',
-            'archive_list', 'archive_stats', 'notification_log', 'create_endpoint', 'alter_endpoint', 'rotate_secret',
-            'set_proxy', 'tick', 'maintain', 'rotate', 'purge', 'adopt')
-    loop
-        execute format('alter function outbox.%I(%s) security invoker', door.proname, door.own);
-        execute format('alter function outbox.%I(%s) set schema outbox_private', door.proname, door.own);
-        execute format('create function outbox.%I(%s) returns %s language c %s as %L, %L', door.proname, door.arguments,
-            door.result, case door.provolatile when 's' then 'stable' else 'volatile' end, 'MODULE_PATHNAME', 'outbox_enter');
-        if door.comment is not null then
-            execute format('comment on function outbox.%I(%s) is %L', door.proname, door.own, door.comment);
-        end if;
+    foreach name in array array['claim', 'complete_and_claim', '_is_ready', 'claim_delivery', 'read', 'cursor_get',
+        'cursor_advance', 'cursor_reset', 'cursor_record_error', 'cursor_delete', 'get_message', 'history', 'archive_get',
+        'list_messages', 'count_messages', 'archive_list', 'archive_stats', 'notification_log', 'create_endpoint',
+        'alter_endpoint', 'rotate_secret', 'set_proxy', 'tick', 'maintain', 'rotate', 'purge', 'adopt'] loop
+        call outbox._make_door(name);
     end loop;
 end
-$do$;
+$$;
 
 revoke all on schema outbox from public;
 revoke all on all functions in schema outbox from public;

@@ -236,13 +236,16 @@ async fn step(connections: &[Client], random: &mut Random, model: &mut Model, or
 /// The database holds what the model says.
 async fn check(db: &Client, model: &Model) {
     let mut found: BTreeMap<i64, (State, i32)> = BTreeMap::new();
+    // What is stored of a lease is not the lease.
+    let stored = db.query("select outbox._lease_id(l), l from unnest($1::bigint[]) l", &[&model.leases]).await.unwrap();
+    let leases: HashMap<i64, i64> = stored.iter().map(|row| (row.get(0), row.get(1))).collect();
     for row in db
         .query("select message_id, state, lease, due_at <= clock_timestamp(), attempt from outbox.delivery", &[])
         .await
         .unwrap()
     {
         let state = match row.get::<_, Option<i64>>(2) {
-            Some(lease) => State::Leased(lease),
+            Some(id) => State::Leased(leases.get(&id).copied().unwrap_or(id)),
             None if row.get(3) => State::Due,
             None => State::Later,
         };
