@@ -166,7 +166,7 @@ pub unsafe fn call(info: pg_sys::FunctionCallInfo, body: fn(Args) -> Result<Retu
 
 thread_local! {
     /// The SQLSTATE of the last ERROR of code that is not ours. pgrx knows PostgreSQL's own, and takes all others for XX000.
-    static STATE: Cell<c_int> = const { Cell::new(0) };
+    pub static STATE: Cell<c_int> = const { Cell::new(0) };
 }
 
 /// An `ErrorContextCallback` around code that is not ours.

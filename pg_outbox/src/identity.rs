@@ -15,7 +15,7 @@ use outbox_core::{Code, Error, Result};
 use pgrx::IntoDatum;
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use crate::function::{Args, Returned, call, note_state};
+use crate::function::{Args, Returned, STATE, call, note_state};
 use crate::pg_function;
 
 /// Runs work of ours as `role`.
@@ -52,19 +52,29 @@ pub fn run_code_of<T>(owner: Oid, work: impl FnOnce() -> Result<T>) -> Result<T>
 }
 
 unsafe fn switched<T>(role: Oid, flags: u32, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    /// Takes the callback away with the frame that it is on, also when an ERROR passes.
+    struct Noted(pg_sys::ErrorContextCallback);
+    impl Drop for Noted {
+        fn drop(&mut self) {
+            // SAFETY: gives back what was there.
+            unsafe { pg_sys::error_context_stack = self.0.previous };
+        }
+    }
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
-    // SAFETY: by contract. The callback is on this frame, which an ERROR takes it away with.
+    // SAFETY: by contract.
     unsafe {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
         pg_sys::SetUserIdAndSecContext(role, context | flags as i32);
-        let mut noted = pg_sys::ErrorContextCallback {
+        let mut noted = Noted(pg_sys::ErrorContextCallback {
             previous: pg_sys::error_context_stack,
             callback: Some(note_state),
             arg: std::ptr::null_mut(),
-        };
-        pg_sys::error_context_stack = &mut noted;
+        });
+        pg_sys::error_context_stack = &raw mut noted.0;
         let outcome = work();
-        pg_sys::error_context_stack = noted.previous;
+        drop(noted);
+        // What was raised in there has been caught in there.
+        STATE.set(0);
         pg_sys::SetUserIdAndSecContext(user, context);
         outcome
     }
