@@ -84,7 +84,7 @@ declare
 begin
     select * into worker from outbox._worker_slot();
     select * into shared from outbox._workers();
-    genuine := outbox._identity_is_genuine();
+    genuine := outbox._is_own();
 
     "check" := 'worker';
     state := 'ok';
@@ -104,6 +104,10 @@ begin
         state := 'critical';
         culprit := coalesce(shared.last_error, 'see the server''s log');
         what_to_do := 'the dispatcher tries again by itself; its error says what is in the way';
+    elsif worker.state = 'copied' or not genuine then
+        state := 'critical';
+        culprit := 'copied';
+        what_to_do := 'nothing is numbered or pushed here: see the check "identity"';
     elsif worker.state = 'none' then
         state := 'critical';
         culprit := coalesce(shared.last_error, 'no dispatcher');
@@ -121,9 +125,10 @@ begin
     what_to_do := null;
     if not genuine then
         state := 'critical';
-        culprit := 'this outbox was restored or copied here from another database';
-        what_to_do := 'if this database is to push from now on: select outbox.adopt(reason => ...); if it is a copy for tests: '
-            || 'leave it, it numbers and pushes nothing';
+        culprit := coalesce(format('copied: the subscription "%s" writes it', outbox._replicated_by()),
+            'copied: this outbox was restored or copied here from another database');
+        what_to_do := 'if this database is to push from now on: select outbox.adopt(reason => ...); if it is a copy for tests or '
+            || 'readers: leave it, it numbers and pushes nothing';
     end if;
     return next;
 
@@ -149,7 +154,11 @@ begin
     where l.relation = 'outbox._sequencer'::regclass and l.database = outbox._database_oid() and l.granted
         and l.mode = 'ExclusiveLock' and a.xact_start < clock_timestamp() - interval '5 s'
     limit 1;
-    if found.pid is not null then
+    if not genuine then
+        state := 'critical';
+        culprit := 'copied';
+        what_to_do := 'nothing is numbered here: see the check "identity"';
+    elsif found.pid is not null then
         state := 'critical';
         culprit := format('session %s (%s, %s) has held its lock for %s', found.pid, found.usename,
             coalesce(nullif(found.application_name, ''), '-'), date_trunc('second', found.age));
