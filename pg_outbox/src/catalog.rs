@@ -17,6 +17,8 @@ pub struct Relations {
     pub message_id: pg_sys::Oid,
     pub message_segment: pg_sys::Oid,
     pub messages: [pg_sys::Oid; LEAVES],
+    /// A subscription of logical replication writes the messages: an id drawn here would meet one of the original's.
+    pub replicated: bool,
 }
 
 thread_local! {
@@ -34,14 +36,20 @@ pub fn relations() -> Result<Relations> {
     }
     if !REGISTERED.replace(true) {
         // SAFETY: the callback touches only this module's thread-local cell and cannot fail.
-        unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(relcache_changed), pg_sys::Datum::null()) };
+        unsafe {
+            pg_sys::CacheRegisterRelcacheCallback(Some(relcache_changed), pg_sys::Datum::null());
+            let subscriptions = pg_sys::SysCacheIdentifier::SUBSCRIPTIONRELMAP as i32;
+            pg_sys::CacheRegisterSyscacheCallback(subscriptions, Some(subscriptions_changed), pg_sys::Datum::null());
+        }
     }
     let mut messages = [pg_sys::InvalidOid; LEAVES];
     for (i, leaf) in messages.iter_mut().enumerate() {
         *leaf = lookup(&format!("_message_{i:02}"))?;
     }
-    let found =
-        Relations { message_id: lookup("_message_id")?, message_segment: lookup("_message_segment")?, messages };
+    let (message_id, message_segment) = (lookup("_message_id")?, lookup("_message_segment")?);
+    // The leaves are published, or their parent in their place.
+    let replicated = is_subscribed(lookup("message")?) || messages.iter().any(|leaf| is_subscribed(*leaf));
+    let found = Relations { message_id, message_segment, messages, replicated };
     RELATIONS.set(Some(found));
     Ok(found)
 }
@@ -66,6 +74,23 @@ pub fn lookup(name: &str) -> Result<pg_sys::Oid> {
             .hint("Run CREATE EXTENSION pg_outbox in this database."));
     }
     Ok(oid)
+}
+
+/// Whether a subscription of this database writes a table.
+fn is_subscribed(table: pg_sys::Oid) -> bool {
+    // SAFETY: one look-up in the catalog's cache, given back at once.
+    unsafe {
+        let (key, none) = (pg_sys::Datum::from(table), pg_sys::Datum::null());
+        let list =
+            pg_sys::SearchSysCacheList(pg_sys::SysCacheIdentifier::SUBSCRIPTIONRELMAP as i32, 1, key, none, none);
+        let members = (*list).n_members;
+        pg_sys::ReleaseCatCacheList(list);
+        members > 0
+    }
+}
+
+unsafe extern "C-unwind" fn subscriptions_changed(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
+    RELATIONS.set(None);
 }
 
 unsafe extern "C-unwind" fn relcache_changed(_arg: pg_sys::Datum, relation: pg_sys::Oid) {

@@ -128,6 +128,11 @@ fn append_once(rows: &mut [Row], topic: &str) -> Result<Vec<i64>> {
 /// Appends rows to the current leaf; gives their ids: new ones unless they were drawn before.
 fn append(rows: &mut [Row], drawn: Option<Vec<i64>>) -> Result<Vec<i64>> {
     let relations = catalog::relations()?;
+    if relations.replicated {
+        return Err(Error::new(Code::NotInThisState, "a subscription writes this outbox: it is a copy")
+            .detail("What is enqueued here would meet what is still to come from the original.")
+            .hint("Enqueue into the original. If this database is to take over: drop the subscription, then select outbox.adopt(reason => ...)."));
+    }
     let xid = transaction_id();
     let leaf_of = |segment: i64| relations.messages[segment.rem_euclid(catalog::LEAVES as i64) as usize];
     let mut segment = catalog::current_value(relations.message_segment);

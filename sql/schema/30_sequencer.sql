@@ -34,6 +34,44 @@ begin atomic
     from outbox._identity i;
 end;
 
+-- API: private
+-- Raises 25006 in a transaction that cannot write, and says where to write instead.
+create function outbox._check_writable(what text) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if current_setting('transaction_read_only')::boolean then
+        raise exception 'cannot execute outbox.%() in a read-only transaction', what
+            using errcode = 'read_only_sql_transaction',
+                hint = case when pg_is_in_recovery()
+                    then 'This is a standby: read here, and write to the primary, cursors too.'
+                    else 'Begin the transaction as READ WRITE.' end;
+    end if;
+end
+$$;
+
+-- API: private
+-- Whether the outbox is this database's own: its identity and the sequencer's last row were written here. What a logical copy
+-- has may be the latter only.
+create function outbox._is_own() returns boolean
+language sql volatile
+begin atomic
+    select outbox._identity_is_genuine() and coalesce((
+        select (t.xid::text::bigint & 4294967295)::text = t.xmin::text from outbox.tick t order by t.id desc limit 1
+    ), true);
+end;
+
+-- API: private
+-- The subscription (of logical replication) that writes messages here; null: none does.
+create function outbox._replicated_by() returns name
+language sql stable
+begin atomic
+    select min(s.subname) from pg_subscription_rel r join pg_subscription s on s.oid = r.srsubid
+    where r.srrelid = 'outbox.message'::regclass
+        or r.srrelid in (select i.inhrelid from pg_inherits i where i.inhparent = 'outbox.message'::regclass);
+end;
+
 create type outbox._ticked as (
     status text,
     first_position bigint,
@@ -79,12 +117,13 @@ create function outbox._leaf_is_settled(leaf smallint) returns boolean language 
 as 'MODULE_PATHNAME', 'outbox_leaf_is_settled';
 
 -- API: private
--- Of a difference that is larger than a chunk, the next messages behind `after` (null: it begins) in id order, from two sources
--- that each have an index for it: transactions that were there at S1 one by one; the rest, whose ids lie above floor1, by id.
+-- Of a difference that is larger than a chunk, the next messages behind `after` (null: it begins) in id order, from two
+-- sources that each have an index for it: transactions that were there at S1 one by one; the rest, whose ids lie above
+-- floor1, by id.
 --
--- The ids are gone through in windows, each twice as wide as the one before, and neither source is read beyond its window. So
--- the whole difference costs what is in it: a source that were read until it gave a chunk would go, for each chunk, through all
--- that is left of the other one. A tick begins with a window that a chunk fills at best.
+-- The ids are gone through in windows, each twice as wide as the one before, and neither source is read beyond its window.
+-- So the whole difference costs what is in it. A source that is read until it gives a chunk goes, for each chunk, through
+-- all that is left of the other one. A tick begins with a window that a chunk can fill.
 create function outbox._tick_chunk(
     chunk int,
     after bigint,
@@ -396,6 +435,7 @@ as $$
 declare
     ticked outbox._ticked;
 begin
+    perform outbox._check_writable('tick');
     -- Somebody else's tick takes milliseconds.
     for i in 1 .. 500 loop
         ticked := outbox._tick_inline(100000);

@@ -104,7 +104,7 @@ language plpgsql stable strict
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    low bigint := outbox.tail();
+    low bigint := outbox._tail();
     high bigint := outbox.head() + 1;
     middle bigint;
     seen record;
@@ -137,12 +137,12 @@ begin
     end if;
     perform outbox._hold_history();
     if start = 'earliest' then
-        return outbox.tail() - 1;
+        return outbox._tail() - 1;
     elsif start ~ '^[0-9]{1,18}$' then
         wanted := start::bigint;
-        if wanted < outbox.tail() then
+        if wanted < outbox._tail() then
             raise exception 'position % is no longer stored', wanted using errcode = 'OB009',
-                detail = format('The first one that is stored is %s.', outbox.tail()), hint = 'Start at "earliest".';
+                detail = format('The first one that is stored is %s.', outbox._tail()), hint = 'Start at "earliest".';
         end if;
         if wanted > outbox.head() + 1 then
             raise exception 'position % does not exist yet', wanted using errcode = 'OB009',

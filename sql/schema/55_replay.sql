@@ -26,10 +26,10 @@ declare
     new_id bigint;
 begin
     perform outbox._hold_history();
-    low := coalesce(from_position, outbox._position_at(from_time), outbox.tail());
-    if low < outbox.tail() then
+    low := coalesce(from_position, outbox._position_at(from_time), outbox._tail());
+    if low < outbox._tail() then
         raise exception 'position % is no longer stored', low using errcode = 'OB009',
-            detail = format('The first one that is stored is %s.', outbox.tail());
+            detail = format('The first one that is stored is %s.', outbox._tail());
     end if;
     if high > outbox.head() then
         raise exception 'position % does not exist yet', high using errcode = 'OB009',

@@ -15,12 +15,69 @@ begin atomic
 end;
 comment on function outbox.head is 'The last position of the feed; 0 when it is empty';
 
+-- API: private
+-- The first position that retention has not removed here.
+create function outbox._tail() returns bigint
+language sql volatile
+begin atomic
+    select coalesce(pg_sequence_last_value('outbox._reclaimed'), 0) + 1;
+end;
+
+-- API: private
+-- The first position from `lowest` on whose message is stored. In a copy that is written by logical replication sequences
+-- stay behind, and what the original has removed is simply gone: there this goes through the feed, a row at a time.
+create function outbox._first_stored(lowest bigint) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+    stretch record;
+    place bigint := lowest;
+begin
+    for stretch in
+        select f.first_position, f.last_position, f.message_segment, f.message_ids
+        from outbox.feed f
+        where f.first_position >= coalesce((
+            select p.first_position from outbox.feed p
+            where p.first_position <= lowest
+            order by p.first_position desc limit 1
+        ), 0)
+        order by f.first_position
+    loop
+        continue when stretch.last_position < lowest;
+        place := greatest(place, stretch.first_position);
+        -- All messages of a row are in one leaf, and go with it.
+        if exists (
+            select from outbox.message m
+            where m.segment = stretch.message_segment
+                and m.id = stretch.message_ids[place - stretch.first_position + 1]
+        ) then
+            return place;
+        end if;
+        -- As long as tables of the copy are filled one after the other, what is missing is still to come.
+        if exists (
+            select from pg_subscription_rel r join pg_class t on t.oid = r.srrelid
+            where t.relnamespace = 'outbox'::regnamespace and r.srsubstate <> 'r'
+        ) then
+            return lowest;
+        end if;
+        place := stretch.last_position + 1;
+    end loop;
+    return place;
+end
+$$;
+
 -- API: public
 create function outbox.tail() returns bigint
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 begin atomic
-    select coalesce(pg_sequence_last_value('outbox._reclaimed'), 0) + 1;
+    select outbox._first_stored(outbox._tail());
 end;
 comment on function outbox.tail is
     'The first position whose message is still stored; above head() when none is. read() starts there when it starts at 0';
@@ -47,6 +104,10 @@ begin
     select min(e.first_position) - 1 into history_end from outbox.epoch e where e.epoch > _check_history.epoch;
     if history_end is null and current_setting('transaction_isolation') = 'read committed' and not pg_is_in_recovery() then
         history_end := outbox.head();
+        if _check_history."position" > history_end and not outbox._is_own() then
+            -- A copy by logical replication may be behind, too.
+            return;
+        end if;
     end if;
     if _check_history."position" > history_end then
         raise exception '%', case
@@ -86,6 +147,33 @@ create type outbox.feed_message as (
     enqueued_at timestamptz
 );
 comment on type outbox.feed_message is 'A message at its position of the feed';
+
+-- API: private
+-- Raises OB009 for a position that has no message, of a read that began behind `start`. Retention announces what it removes
+-- before it does; anything else is missing because this is a copy, of which some may have been removed or not come yet.
+create function outbox._missing("position" bigint, start bigint) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    stored bigint := outbox._tail();
+    copied boolean := start >= stored - 1;
+begin
+    if copied then
+        stored := outbox._first_stored(stored);
+        if start >= stored - 1 then
+            raise exception 'position % is missing here', "position" using errcode = 'OB009',
+                detail = 'This outbox is a copy that is not complete: what comes behind was not read.',
+                hint = 'Try again when its replication has caught up, or read the original.';
+        end if;
+    end if;
+    raise exception 'position % is no longer stored', start + 1
+        using errcode = 'OB009',
+            detail = case when copied then format('This outbox is a copy: the first message in it is at position %s.', stored)
+                else format('Retention has removed the messages before position %s.', stored) end,
+            hint = format('Go on from there, without what is gone: outbox.cursor_reset(..., %s, reason => ...).', stored - 1);
+end
+$$;
 
 -- API: public
 create function outbox.read(
@@ -136,7 +224,7 @@ begin
     perform outbox._check_routes('{#}', filter);
     path := (filter ->> 'payload')::jsonpath;
     perform outbox._check_history(after_position, epoch);
-    start := case when after_position = 0 then outbox.tail() - 1 else after_position end;
+    start := case when after_position = 0 then outbox._first_stored(outbox._tail()) - 1 else after_position end;
     done := start;
     <<feed>>
     for stretch in
@@ -151,7 +239,9 @@ begin
     loop
         while done < stretch.last_position loop
             exit feed when returned >= max_messages or looked_at >= budget;
-            done := greatest(done, stretch.first_position - 1);
+            if done < stretch.first_position - 1 then
+                perform outbox._missing(done + 1, start);
+            end if;
             ids := stretch.message_ids[(done - stretch.first_position + 2)::int
                 : (done - stretch.first_position + 1)::int + least(max_messages - returned, budget - looked_at)];
             if done + 1 > epoch_end then
@@ -165,12 +255,15 @@ begin
                 m.content_type, m.headers, m.metadata, m.tenant, m.aggregate_type, m.aggregate_id, m.publisher,
                 m.idempotency_key, m.occurred_at, m.enqueued_at
             from unnest(ids) with ordinality u(id, ord)
-            join outbox.message m on m.segment = stretch.message_segment and m.id = u.id
-            where m.topic <> 'outbox.control'
-                and (topics is null and filter is null
-                    or outbox._matches(topics, filter, m.topic, m.tenant, m.key, m.aggregate_type, m.aggregate_id,
-                        m.headers))
-                and (path is null or outbox._path_holds(m.payload, path))
+            left join outbox.message m on m.segment = stretch.message_segment and m.id = u.id
+            -- What is not there raises.
+            where case when m.id is null then outbox._missing(done + u.ord, start)
+                else m.topic <> 'outbox.control'
+                    and (topics is null and filter is null
+                        or outbox._matches(topics, filter, m.topic, m.tenant, m.key, m.aggregate_type, m.aggregate_id,
+                            m.headers))
+                    and (path is null or outbox._path_holds(m.payload, path))
+                end
             order by u.ord;
             get diagnostics found = row_count;
             returned := returned + found;
@@ -179,11 +272,8 @@ begin
         end loop;
     end loop;
     -- After the messages: what was reclaimed while they were read is noticed.
-    if start < outbox.tail() - 1 then
-        raise exception 'position % is no longer stored', start + 1
-            using errcode = 'OB009',
-                detail = format('Retention has removed the messages before position %s.', outbox.tail()),
-                hint = format('Go on from there, without what is gone: outbox.cursor_reset(..., %s, reason => ...).', outbox.tail() - 1);
+    if start < outbox._tail() - 1 then
+        perform outbox._missing(start + 1, start);
     end if;
     if returned = 0 and looked_at >= budget then
         -- Nothing in a long stretch: a row without a message says where to go on.

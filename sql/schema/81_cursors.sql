@@ -219,6 +219,7 @@ declare
     advanced boolean;
     result outbox.cursor_state;
 begin
+    perform outbox._check_writable('cursor_advance');
     consumer := outbox._cursor_part('consumer', consumer);
     stream := outbox._cursor_part('stream', stream);
     subject := outbox._cursor_part('subject', subject);
@@ -291,6 +292,7 @@ declare
     c outbox.cursor;
     previous bigint;
 begin
+    perform outbox._check_writable('cursor_reset');
     consumer := outbox._cursor_part('consumer', consumer);
     stream := outbox._cursor_part('stream', stream);
     subject := outbox._cursor_part('subject', subject);
@@ -340,6 +342,7 @@ as $$
 declare
     c outbox.cursor;
 begin
+    perform outbox._check_writable('cursor_record_error');
     consumer := outbox._cursor_part('consumer', consumer);
     stream := outbox._cursor_part('stream', stream);
     subject := outbox._cursor_part('subject', subject);
@@ -373,6 +376,7 @@ as $$
 declare
     c outbox.cursor;
 begin
+    perform outbox._check_writable('cursor_delete');
     consumer := outbox._cursor_part('consumer', consumer);
     stream := outbox._cursor_part('stream', stream);
     subject := outbox._cursor_part('subject', subject);

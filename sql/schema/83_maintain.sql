@@ -239,7 +239,7 @@ declare
     name text;
 begin
     -- Data that is not this database's own is left as it is, and so is a database into which a restore may be about to load.
-    if not outbox._maintenance_lock() or not outbox._identity_is_genuine() or not exists (select from outbox.tick) then
+    if not outbox._maintenance_lock() or not outbox._is_own() or not exists (select from outbox.tick) then
         return;
     end if;
     perform outbox._note_segments();

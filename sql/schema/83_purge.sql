@@ -62,7 +62,7 @@ begin
     lock table outbox._maintenance in exclusive mode;
     perform outbox._note_segments();
     perform outbox._seal();
-    upto := outbox.tail() - 1;
+    upto := outbox._tail() - 1;
     foreach part in array coalesce(rings, '{}') loop
         -- Whole segments, oldest first.
         for oldest in

@@ -128,7 +128,7 @@ begin
             held_by := left(holders, 1000);
             return;
         end if;
-    elsif ring in ('feed', 'routing') and coalesce(oldest.last_position, 9223372036854775807) >= outbox.tail() then
+    elsif ring in ('feed', 'routing') and coalesce(oldest.last_position, 9223372036854775807) >= outbox._tail() then
         result := 'held';
         held_by := 'messages that it names are still stored';
         return;
@@ -175,7 +175,7 @@ begin
                 needed.max_lag);
         end loop;
         -- First, so that a reader whose messages vanish under it sees why.
-        perform setval('outbox._reclaimed', greatest(oldest.last_position, outbox.tail() - 1));
+        perform setval('outbox._reclaimed', greatest(oldest.last_position, outbox._tail() - 1));
     end if;
     freed := pg_total_relation_size(leaf);
     execute format('truncate only %s', leaf);

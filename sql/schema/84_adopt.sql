@@ -21,7 +21,13 @@ declare
     this_epoch int;
     part int := 1;
 begin
-    if outbox._identity_is_genuine() then
+    if outbox._replicated_by() is not null then
+        raise exception 'the subscription "%" writes this outbox', outbox._replicated_by()
+            using errcode = 'object_not_in_prerequisite_state',
+                detail = 'What is numbered here would meet what is still to come from the original.',
+                hint = 'Drop the subscription first.';
+    end if;
+    if outbox._is_own() then
         raise notice 'this outbox is this database''s own already';
         return outbox.head();
     end if;
@@ -64,6 +70,8 @@ begin
     -- A dump may have been taken while the sequence was behind, by hand for example.
     perform setval('outbox._message_id', greatest(floor2, (select max(m.id) from outbox.message m), 1));
     floor2 := greatest(floor2, coalesce((select max(m.id) from outbox.message m), 0));
+    -- A copy by logical replication has no sequences: what its original removed is gone here, too.
+    perform setval('outbox._reclaimed', outbox._first_stored(outbox._tail()) - 1);
     -- A history of its own: the original goes on with the same positions.
     this_epoch := coalesce((select max(e.epoch) from outbox.epoch e), 0) + 1;
     insert into outbox.epoch (epoch, first_position, timeline) values (this_epoch, first, outbox._timeline());

@@ -1,0 +1,217 @@
+//! Logical replication: a publication of all tables stops nothing, and a copy of the feed is a place to read from, which never
+//! skips and takes nothing for its own.
+
+use std::time::Duration;
+
+use outbox_harness::tokio_postgres::Client;
+use outbox_harness::{Receiver, Reply, Server, wait_until};
+use outbox_tests::{PATIENCE, bare_server, explain, one, outbox_harness, refused, rows, settle};
+
+/// A later table without a key would be refused its first UPDATE or DELETE wherever all tables are published.
+#[tokio::test]
+async fn every_table_says_what_identifies_its_rows() {
+    let db = bare_server().await.database("identities").await.unwrap();
+    let without = rows(
+        &db,
+        "select c.relname from pg_class c
+        where c.relnamespace = 'outbox'::regnamespace and c.relkind = 'r' and not (
+            c.relreplident = 'f'
+            or c.relreplident = 'd' and exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary)
+            or c.relreplident = 'i' and exists (select from pg_index i where i.indrelid = c.oid and i.indisreplident)
+        )",
+    )
+    .await;
+    assert!(without.is_empty(), "{without:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publication_of_all_tables_stops_nothing() {
+    let server = Server::start(&[("wal_level", "logical"), ("pg_outbox.poll_interval", "1s")]).await.unwrap();
+    let receiver = Receiver::start().unwrap();
+    receiver.on("/flaky", |_, n| if n % 2 == 0 { Reply::status(503) } else { Reply::status(200) });
+    receiver.on("/bad", |_, _| Reply::status(400));
+    let db = server.database("published").await.unwrap();
+    db.batch_execute("create publication everything for all tables").await.unwrap();
+    let run = async |sql: &str| {
+        if let Err(error) = db.batch_execute(sql).await {
+            panic!("{sql}: {}", explain(&error));
+        }
+    };
+    for path in ["good", "flaky", "bad"] {
+        let url = receiver.url(&format!("/{path}"));
+        run(&format!("select outbox.create_endpoint('{path}', '{url}', retry_schedule => '[0.05]')")).await;
+        run(&format!("select outbox.subscribe('{path}', '{{{path}.#}}', '{path}', max_attempts => 5)")).await;
+    }
+    run("select outbox.subscribe('jobs', '{job.#}', ordering => 'key'); select outbox.subscribe('plain', '{job.#}')").await;
+    run("select outbox.enqueue(t || '.x', '{}', key => 'k' || n % 3, idempotency_key => t || n)
+        from unnest('{good,flaky,bad,job}'::text[]) t, generate_series(1, 20) n")
+    .await;
+    settle(&db).await;
+    // Pull, with and without an order, one by one and together, to all ends.
+    for subscription in ["jobs", "plain"] {
+        for end in [
+            "outbox.complete(lease)",
+            "outbox.fail(lease, 'no', retryable => false)",
+            "outbox.fail(lease, 'later')",
+            "outbox.release(lease)",
+            "outbox.extend(lease, '1 min')",
+        ] {
+            wait_until("there is something to claim", PATIENCE, async || {
+                let claim = format!("select count({end}) from (select distinct lease from outbox.claim('{subscription}', 'w', 2)) c");
+                match db.query_one(&claim, &[]).await {
+                    Ok(row) => row.get::<_, i64>(0) > 0,
+                    Err(error) => panic!("{claim}: {}", explain(&error)),
+                }
+            })
+            .await;
+        }
+    }
+    run("select outbox.cancel(outbox.enqueue('good.x', '{}'))").await;
+    run("select outbox.erase(min(id), 'asked for') from outbox.message where topic = 'good.x'").await;
+    run("select outbox.requeue(id) from outbox.dead_letter where resolution = 'open' order by id limit 1").await;
+    run("select outbox.replay('good', 1)").await;
+    run("select outbox.cursor_advance('c', 1); select outbox.cursor_advance('c', 2);
+        select outbox.cursor_reset('c', 0, reason => 'x'); select outbox.cursor_delete('c', reason => 'x')")
+    .await;
+    run("select outbox.alter_endpoint('bad', concurrency => 2); select outbox.disable_endpoint('bad');
+        select outbox.enable_endpoint('bad'); select outbox.pause('plain'); select outbox.resume('plain');
+        select outbox.rotate_secret('good'); select outbox.unsubscribe('bad'); select outbox.register_topic('good.x')")
+    .await;
+    settle(&db).await;
+    // Every ring goes round and is emptied, whatever is kept of it.
+    run("alter system set pg_outbox.retention = '0'; alter system set pg_outbox.attempt_retention = '0';
+        select pg_reload_conf()")
+    .await;
+    for _ in 0..3 {
+        run("select outbox.enqueue('good.y', '{}'); select outbox.rotate(name) from outbox._ring").await;
+        settle(&db).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        run("update outbox.job set next_run_at = now(); select * from outbox.maintain()").await;
+    }
+    let reclaimed: i64 = one(&db, "select count(*) from outbox.segment where reclaimed_at is not null").await;
+    assert!(reclaimed > 0, "nothing was emptied");
+    run("select outbox.enqueue('good.z', '{}')").await;
+    settle(&db).await;
+    let worker = rows(&db, "select state, last_error from outbox.worker_status()").await;
+    assert_eq!(worker[0]["state"].as_deref(), Some("running"), "{worker:?}");
+    assert!(!server.log().contains("does not have a replica identity"), "{}", server.log());
+    for arrived in ["good", "flaky", "bad"] {
+        assert!(receiver.arrivals().iter().any(|a| a.path == format!("/{arrived}")), "{arrived}");
+    }
+}
+
+/// The tables that reading takes.
+const PUBLICATION: &str = "create publication feed for table outbox.message, outbox.feed, outbox.tick, outbox.epoch";
+
+async fn copy_of(publisher: &Server, subscriber: &Server, database: &str) -> Client {
+    let copy = subscriber.database(database).await.unwrap();
+    let dsn = publisher.dsn(database);
+    copy.batch_execute(&format!("create subscription readers connection '{dsn}' publication feed")).await.unwrap();
+    copy
+}
+
+async fn read(db: &Client, after: i64) -> Result<Vec<(i64, i64)>, String> {
+    match db.query("select position, message_id from outbox.read($1, 10000)", &[&after]).await {
+        Ok(rows) => Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect()),
+        Err(error) => Err(error.code().map_or_else(|| error.to_string(), |code| code.code().to_owned())),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_logical_copy_serves_readers_and_never_skips() {
+    let settings = [("wal_level", "logical"), ("pg_outbox.poll_interval", "1s"), ("pg_outbox.retention", "0")];
+    let publisher = Server::start(&settings).await.unwrap();
+    let subscriber = Server::start(&settings[..2]).await.unwrap();
+    let db = publisher.database("farm").await.unwrap();
+    db.batch_execute(PUBLICATION).await.unwrap();
+    let enqueue = async |count: i32| {
+        let sql = format!("select count(outbox.enqueue('a.b', jsonb_build_object('n', n))) from generate_series(1, {count}) n");
+        db.batch_execute(&sql).await.unwrap();
+        settle(&db).await;
+    };
+    enqueue(3000).await;
+    let copy = copy_of(&publisher, &subscriber, "farm").await;
+    let in_step = async || {
+        let head: i64 = one(&db, "select outbox.head()").await;
+        wait_until("the copy has it all", PATIENCE, async || one::<i64>(&copy, "select outbox.head()").await == head).await;
+    };
+    in_step().await;
+    enqueue(1000).await;
+    in_step().await;
+    let all = read(&db, 0).await.unwrap();
+    assert_eq!(all.len(), 4000);
+    assert_eq!(read(&copy, 0).await.unwrap(), all);
+    assert_eq!(read(&copy, 2500).await.unwrap(), read(&db, 2500).await.unwrap());
+
+    // It says what it is.
+    wait_until("the dispatcher knows", PATIENCE, async || {
+        one::<String>(&copy, "select worker from outbox.stats()").await == "copied"
+    })
+    .await;
+    let critical = rows(&copy, "select \"check\", culprit, what_to_do from outbox.health() where state = 'critical'").await;
+    let checks: Vec<_> = critical.iter().filter_map(|row| row["check"].clone()).collect();
+    assert_eq!(checks, ["worker", "identity", "sequencer"], "{critical:?}");
+    for row in &critical {
+        assert!(row["culprit"].as_deref().is_some_and(|culprit| culprit.starts_with("copied")), "{row:?}");
+    }
+    // Nothing is written beside what comes, in sessions from before, too.
+    let error = refused(&copy, "select outbox.enqueue('a.b', '{}')").await;
+    assert_eq!(error.code().code(), "55000", "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("outbox.adopt(")), "{error:?}");
+    assert_eq!(refused(&copy, "select outbox.adopt('too early')").await.code().code(), "55000");
+    assert_eq!(refused(&copy, "select outbox.tick()").await.code().code(), "55000");
+    assert_eq!(rows(&copy, "select * from outbox.maintain()").await.len(), 0);
+    // A copy may be behind the reader: that is no lost history.
+    assert_eq!(read(&copy, 4500).await, Ok(vec![]));
+
+    // What the original removes is refused by both, with the same place to go on from.
+    db.batch_execute("select outbox.rotate('message'); select outbox.rotate('feed')").await.unwrap();
+    enqueue(500).await;
+    wait_until("retention has taken the first ones", PATIENCE, async || {
+        db.batch_execute("update outbox.job set next_run_at = now(); select * from outbox.maintain()").await.unwrap();
+        one::<i64>(&db, "select outbox.tail()").await > 4000
+            && one::<i64>(&db, "select min(first_position) from outbox.feed").await > 4000
+    })
+    .await;
+    in_step().await;
+    wait_until("the copy has removed them, too", PATIENCE, async || {
+        one::<Option<i64>>(&copy, "select min(first_position) from outbox.feed").await.is_some_and(|first| first > 4000)
+            && one::<i64>(&copy, "select outbox.tail()").await > 4000
+    })
+    .await;
+    let tail: i64 = one(&db, "select outbox.tail()").await;
+    assert_eq!(one::<i64>(&copy, "select outbox.tail()").await, tail);
+    for after in [5, tail - 2] {
+        assert_eq!(read(&db, after).await, Err("OB009".to_owned()), "{after}");
+        assert_eq!(read(&copy, after).await, Err("OB009".to_owned()), "{after}");
+    }
+    let error = refused(&copy, "select outbox.read(5)").await;
+    assert_eq!(error.message(), "position 6 is no longer stored");
+    assert!(error.detail().is_some_and(|detail| detail.contains("copy")), "{error:?}");
+    for after in [0, tail - 1, tail + 100] {
+        assert_eq!(read(&copy, after).await, read(&db, after).await, "{after}");
+    }
+
+    // A hole, whatever made it, is not read over: neither one of messages nor one of the feed, with a filter or without.
+    let delete = |what: &str| format!("begin; set local session_replication_role = replica; delete from {what}; commit");
+    copy.batch_execute(&delete(&format!(
+        "outbox.message where id = (select message_ids[3] from outbox.feed where first_position <= {0} and last_position > {0} + 3)",
+        tail + 50
+    )))
+    .await
+    .unwrap();
+    for call in ["outbox.read(0)", "outbox.read(0, filter => '{\"key\": \"none\"}')", "outbox.read(0, topics => '{none}')"] {
+        let found: Option<i64> = one(&copy, "select min(first_position) + 2 from outbox.feed").await;
+        let error = refused(&copy, &format!("select * from {call}")).await;
+        assert_eq!(error.code().code(), "OB009", "{call}");
+        assert_eq!(error.message(), format!("position {} is missing here", found.unwrap()), "{call}");
+    }
+
+    // It takes over: without the subscription, adopted.
+    copy.batch_execute("drop subscription readers").await.unwrap();
+    let head: i64 = one(&copy, "select outbox.adopt('the original is gone')").await;
+    copy.batch_execute("select outbox.enqueue('a.b', '{}')").await.unwrap();
+    settle(&copy).await;
+    assert_eq!(one::<i64>(&copy, "select outbox.head()").await, head + 1);
+    assert_eq!(one::<i64>(&copy, "select count(*) from outbox.health() where state = 'critical'").await, 0);
+}
