@@ -7,7 +7,7 @@ use outbox_core::sign::Secret;
 use outbox_core::topic_template::TopicTemplate;
 use outbox_core::url::Url;
 use outbox_core::{Error, Result, topic};
-use pgrx::{IntoDatum, JsonB, pg_sys};
+use pgrx::{IntoDatum, pg_sys};
 
 use crate::function::{Args, Returned, record};
 use crate::{gucs, pg_function, shmem, wake};
@@ -58,7 +58,7 @@ pg_function! {
 pg_function! {
     /// outbox._check_filter(jsonb) returns jsonb
     fn outbox_check_filter(args) {
-        if let Some(JsonB(filter)) = args.get(0) {
+        if let Some(filter) = args.json(0, "filter")? {
             Filter::parse(&filter)?;
         }
         Ok(args.datum(0))
@@ -68,7 +68,7 @@ pg_function! {
 pg_function! {
     /// outbox._check_headers(jsonb) returns jsonb
     fn outbox_check_headers(args) {
-        if let Some(JsonB(headers)) = args.get(0) {
+        if let Some(headers) = args.json(0, "headers")? {
             outbox_core::headers::parse(&headers)?;
         }
         Ok(args.datum(0))

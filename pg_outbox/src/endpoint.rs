@@ -9,15 +9,15 @@ use outbox_core::sign::Secret;
 use outbox_core::{Code, Error, Result, breaker};
 use outbox_sender::ResponseId;
 use outbox_sender::tls::{Protocol, Tls, check_dates, client_config};
-use pgrx::{IntoDatum, JsonB, pg_sys};
+use pgrx::{IntoDatum, pg_sys};
 use serde_json::Value;
 
 use crate::function::{Args, Returned};
 use crate::{gucs, pg_function};
 
-/// Runs `check` on a jsonb argument and returns the argument.
-fn checked(args: Args, check: impl FnOnce(&Value) -> Result<()>) -> Result<Returned> {
-    if let Some(JsonB(json)) = args.get(0) {
+/// Runs `check` on a jsonb argument, a setting of this name, and returns the argument.
+fn checked(args: Args, name: &str, check: impl FnOnce(&Value) -> Result<()>) -> Result<Returned> {
+    if let Some(json) = args.json(0, name)? {
         check(&json)?;
     }
     Ok(args.datum(0))
@@ -48,35 +48,35 @@ pub fn tls(json: &Value) -> Result<Tls> {
 pg_function! {
     /// outbox._check_schedule(jsonb) returns jsonb
     fn outbox_check_schedule(args) {
-        checked(args, |json| Schedule::parse(json).map(|_| ()))
+        checked(args, "schedule", |json| Schedule::parse(json).map(|_| ()))
     }
 }
 
 pg_function! {
     /// outbox._check_policy(jsonb) returns jsonb
     fn outbox_check_policy(args) {
-        checked(args, |json| Policy::parse(json).map(|_| ()))
+        checked(args, "policy", |json| Policy::parse(json).map(|_| ()))
     }
 }
 
 pg_function! {
     /// outbox._check_breaker(jsonb) returns jsonb
     fn outbox_check_breaker(args) {
-        checked(args, |json| breaker::Settings::parse(json).map(|_| ()))
+        checked(args, "breaker", |json| breaker::Settings::parse(json).map(|_| ()))
     }
 }
 
 pg_function! {
     /// outbox._check_auth(jsonb) returns jsonb
     fn outbox_check_auth(args) {
-        checked(args, |json| Auth::parse(json, gucs::ALLOW_HTTP.get()).map(|_| ()))
+        checked(args, "auth", |json| Auth::parse(json, gucs::ALLOW_HTTP.get()).map(|_| ()))
     }
 }
 
 pg_function! {
     /// outbox._check_tls(jsonb) returns jsonb
     fn outbox_check_tls(args) {
-        checked(args, |json| tls(json).map(|_| ()))
+        checked(args, "tls", |json| tls(json).map(|_| ()))
     }
 }
 
@@ -121,8 +121,8 @@ pg_function! {
 pg_function! {
     /// outbox._waits(schedule jsonb, tries int) returns float8[]
     fn outbox_waits(args) {
-        let schedule = match args.get::<JsonB>(0) {
-            Some(JsonB(json)) => Schedule::parse(&json)?,
+        let schedule = match args.json(0, "schedule")? {
+            Some(json) => Schedule::parse(&json)?,
             None => Schedule::default(),
         };
         let tries = args.get::<i32>(1).unwrap_or(0).clamp(0, 10_000).unsigned_abs();

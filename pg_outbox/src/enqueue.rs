@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::append::Leaf;
 use crate::function::Args;
-use crate::{catalog, gucs, idempotency, jsonb, pg_function, registry, rights, wake};
+use crate::{catalog, gucs, idempotency, jsonb, pg_function, registry, rights, shape, wake};
 
 /// Longest key and aggregate id, in bytes.
 const MAX_KEY: usize = 1024;
@@ -21,6 +21,8 @@ const MAX_NAME: usize = 255;
 const MAX_PRIORITY: i32 = 100;
 /// Largest metadata, in bytes of its JSON.
 const MAX_METADATA: usize = 16 * 1024;
+/// Longest `pg_outbox.context`, in bytes: its metadata with every byte escaped, and what stands beside it.
+const MAX_CONTEXT: usize = 6 * MAX_METADATA + 4 * 1024;
 
 /// Times that RFC 3339 can write, and to which any duration can be added (microseconds, PostgreSQL's epoch).
 const TIMES: std::ops::Range<i64> = -63_082_281_600_000_000..252_455_616_000_000_000;
@@ -129,7 +131,7 @@ fn append(rows: &mut [Row], drawn: Option<Vec<i64>>) -> Result<Vec<i64>> {
     let xid = transaction_id();
     let leaf_of = |segment: i64| relations.messages[segment.rem_euclid(catalog::LEAVES as i64) as usize];
     let mut segment = catalog::current_value(relations.message_segment);
-    let mut leaf = Leaf::open(leaf_of(segment));
+    let mut leaf = Leaf::open(leaf_of(segment), shape::MESSAGE)?;
     loop {
         let now = catalog::current_value(relations.message_segment);
         if now == segment {
@@ -138,7 +140,7 @@ fn append(rows: &mut [Row], drawn: Option<Vec<i64>>) -> Result<Vec<i64>> {
         // Rotation moves the pointer first. Whoever has the lock and still reads the number was in time.
         leaf.close();
         segment = now;
-        leaf = Leaf::open(leaf_of(segment));
+        leaf = Leaf::open(leaf_of(segment), shape::MESSAGE)?;
     }
     // SAFETY: reads the clock.
     let enqueued_at = unsafe { pg_sys::GetCurrentTimestamp() };
@@ -188,24 +190,25 @@ fn common(args: Args, first: usize) -> Result<Row> {
     text(&mut row, column::AGGREGATE_TYPE, args, first + tail::AGGREGATE_TYPE, "aggregate_type", MAX_NAME)?;
     text(&mut row, column::AGGREGATE_ID, args, first + tail::AGGREGATE_ID, "aggregate_id", MAX_KEY)?;
     text(&mut row, column::PUBLISHER, args, first + tail::PUBLISHER, "publisher", MAX_NAME)?;
-    if let Some(datum) = args.datum(first + tail::HEADERS) {
-        headers::parse(&args.get::<JsonB>(first + tail::HEADERS).map(|j| j.0).unwrap_or_default())?;
-        row.set(column::HEADERS, Some(datum));
+    if let Some(headers) = args.json(first + tail::HEADERS, "headers")? {
+        headers::parse(&headers)?;
+        row.set(column::HEADERS, args.datum(first + tail::HEADERS));
     }
-    if let Some(datum) = args.datum(first + tail::METADATA) {
-        let Some(JsonB(metadata @ Value::Object(_))) = args.get::<JsonB>(first + tail::METADATA) else {
+    let metadata = args.json(first + tail::METADATA, "metadata")?;
+    if let Some(metadata) = &metadata {
+        if !metadata.is_object() {
             return Err(Error::invalid("metadata is not a JSON object"));
-        };
-        check_metadata(&metadata)?;
-        row.set(column::METADATA, Some(datum));
+        }
+        check_metadata(metadata)?;
+        row.set(column::METADATA, args.datum(first + tail::METADATA));
     }
     if let Some(context) = context {
-        context.fill(&mut row, args.get::<JsonB>(first + tail::METADATA).map(|j| j.0))?;
+        context.fill(&mut row, metadata)?;
     }
     if row.nulls[column::PUBLISHER]
         && let Some(publisher) = gucs::PUBLISHER.get().filter(|p| !p.is_empty())
     {
-        row.set(column::PUBLISHER, publisher.to_string_lossy().as_ref().into_datum());
+        name(&mut row, column::PUBLISHER, "publisher", &publisher.to_string_lossy())?;
     }
     let topic = args.get::<&str>(0).unwrap_or_default();
     if let Some(changed) = registry::admit(topic, row.str(column::TENANT), row.str(column::PUBLISHER))? {
@@ -251,32 +254,71 @@ struct Context(serde_json::Map<String, Value>);
 impl Context {
     fn of_transaction() -> Result<Option<Context>> {
         let Some(text) = gucs::CONTEXT.get().filter(|text| !text.is_empty()) else { return Ok(None) };
+        if text.to_bytes().len() > MAX_CONTEXT {
+            return Err(too_large("pg_outbox.context", text.to_bytes().len(), MAX_CONTEXT));
+        }
         match serde_json::from_slice(text.to_bytes()) {
             Ok(Value::Object(context)) => Ok(Some(Context(context))),
-            _ => Err(Error::invalid("pg_outbox.context is malformed").hint("It is set with outbox.set_context().")),
+            _ => Err(Context::malformed("It is not a JSON object")),
         }
+    }
+
+    /// Anybody may set it to anything.
+    fn malformed(why: &str) -> Error {
+        Error::invalid("pg_outbox.context is malformed")
+            .detail(format!("{why}."))
+            .hint("It is set with outbox.set_context().")
     }
 
     /// Fills what the call left open. Of the metadata, the call's own keys win.
     fn fill(&self, row: &mut Row, own: Option<Value>) -> Result<()> {
-        for (name, column) in [("tenant", column::TENANT), ("publisher", column::PUBLISHER)] {
-            if row.nulls[column]
-                && let Some(value) = self.0.get(name).and_then(Value::as_str)
-            {
-                row.set(column, value.into_datum());
+        for (key, column) in [("tenant", column::TENANT), ("publisher", column::PUBLISHER)] {
+            match self.0.get(key) {
+                None | Some(Value::Null) => {}
+                Some(Value::String(value)) if row.nulls[column] => name(row, column, key, value)?,
+                Some(Value::String(_)) => {}
+                Some(_) => return Err(Context::malformed(&format!("Its {key} is not a text"))),
             }
         }
-        if let Some(Value::Object(shared)) = self.0.get("metadata") {
-            let mut metadata = shared.clone();
-            if let Some(Value::Object(own)) = own {
-                metadata.extend(own);
-            }
-            let metadata = Value::Object(metadata);
-            check_metadata(&metadata)?;
-            row.set(column::METADATA, JsonB(metadata).into_datum());
+        let shared = match self.0.get("metadata") {
+            None | Some(Value::Null) => return Ok(()),
+            Some(Value::Object(shared)) => shared,
+            Some(_) => return Err(Context::malformed("Its metadata is not a JSON object")),
+        };
+        let mut metadata = shared.clone();
+        if let Some(Value::Object(own)) = own {
+            metadata.extend(own);
         }
+        let metadata = Value::Object(metadata);
+        check_metadata(&metadata)?;
+        if has_nul(&metadata) {
+            return Err(Context::malformed("Its metadata has a NUL, which jsonb cannot store"));
+        }
+        row.set(column::METADATA, JsonB(metadata).into_datum());
         Ok(())
     }
+}
+
+/// Whether a text or key somewhere in it has a NUL.
+fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(list) => list.iter().any(has_nul),
+        Value::Object(entries) => entries.iter().any(|(key, value)| key.contains('\0') || has_nul(value)),
+        _ => false,
+    }
+}
+
+/// A tenant or publisher that is no argument, which PostgreSQL would have checked: the same limits hold.
+fn name(row: &mut Row, column: usize, what: &str, value: &str) -> Result<()> {
+    if value.len() > MAX_NAME {
+        return Err(too_large(what, value.len(), MAX_NAME));
+    }
+    if value.contains('\0') {
+        return Err(Error::invalid(format!("{what} has a NUL, which no text can have")));
+    }
+    row.set(column, value.into_datum());
+    Ok(())
 }
 
 fn check_metadata(metadata: &Value) -> Result<()> {
@@ -413,6 +455,18 @@ fn array(args: Args, argument: usize) -> Option<Vec<Option<Datum>>> {
             &mut count,
         );
         Some((0..count as usize).map(|i| (!*nulls.add(i)).then(|| *elements.add(i))).collect())
+    }
+}
+
+pg_function! {
+    /// outbox._fits(payload jsonb) returns boolean: whether enqueue takes a payload of this size.
+    fn outbox_fits(args) {
+        let Some(payload) = args.datum(0) else { return Ok(None) };
+        match content(&mut Row::new(Datum::null()), column::PAYLOAD, "payload", payload) {
+            Ok(()) => Ok(true.into_datum()),
+            Err(error) if error.code == Code::TooLarge => Ok(false.into_datum()),
+            Err(error) => Err(error),
+        }
     }
 }
 

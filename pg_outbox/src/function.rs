@@ -6,12 +6,16 @@
 //! Invariant: when PostgreSQL's `errfinish` jumps out of here, no Rust frame with a destructor is between it and the
 //! caller. `call` runs the body, keeps its result, drops everything else, and raises last.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::any::Any;
+use std::cell::Cell;
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::AssertUnwindSafe;
 
 use outbox_core::{Error, Result};
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{PgLogLevel, PgSqlErrorCode};
+use serde_json::Value;
 
 /// Arguments of a call. Reading an argument that is SQL null gives `None`.
 #[derive(Clone, Copy)]
@@ -60,6 +64,26 @@ impl Args {
         }
     }
 
+    /// Argument `i`, which is declared as jsonb and called `name`.
+    ///
+    /// # Errors
+    /// 22023 for JSON that PostgreSQL stores and that cannot be worked with. The value is not shown: it may be a secret.
+    pub fn json(self, i: usize, name: &str) -> Result<Option<Value>> {
+        let Some(datum) = self.datum(i) else { return Ok(None) };
+        // SAFETY: by the SQL declaration; the text lives in the call's memory context.
+        let text = unsafe {
+            let value = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
+            let size = pgrx::varsize_any(value) as c_int;
+            let root = &raw mut (*value.cast::<pg_sys::Jsonb>()).root;
+            CStr::from_ptr(pg_sys::JsonbToCString(std::ptr::null_mut(), root, size))
+        };
+        let refuse = |_| {
+            Error::invalid(format!("{name} has JSON that cannot be used"))
+                .detail("It is nested more than 127 levels deep, or has a number beyond 1.7e308.")
+        };
+        serde_json::from_slice(text.to_bytes()).map(Some).map_err(refuse)
+    }
+
     /// Argument `i` as a Rust value.
     pub fn get<T: pgrx::FromDatum>(self, i: usize) -> Option<T> {
         // SAFETY: the SQL declaration of the function gives the argument's type, which the caller names again in `T`.
@@ -106,28 +130,65 @@ pub unsafe fn call(info: pg_sys::FunctionCallInfo, body: fn(Args) -> Result<Retu
             detail: error.detail.as_deref().map_or(std::ptr::null_mut(), palloc_cstr),
             hint: error.hint.as_deref().map_or(std::ptr::null_mut(), palloc_cstr),
         },
-        Err(payload) => match payload.downcast::<CaughtError>() {
+        Err(payload) => match caught(payload) {
             // An ERROR of PostgreSQL's goes on as it was; pgrx would put a backtrace into its detail.
-            Ok(caught) => match *caught {
-                CaughtError::PostgresError(error) | CaughtError::ErrorReport(error) => Report {
-                    state: error.sql_error_code() as c_int,
-                    message: palloc_cstr(error.message()),
-                    detail: error.detail().map_or(std::ptr::null_mut(), palloc_cstr),
-                    hint: error.hint().map_or(std::ptr::null_mut(), palloc_cstr),
+            CaughtError::PostgresError(error) | CaughtError::ErrorReport(error) => Report {
+                state: match (error.sql_error_code(), STATE.take()) {
+                    (PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, noted @ 1..) => noted,
+                    (known, _) => known as c_int,
                 },
-                panic @ CaughtError::RustPanic { .. } => {
-                    // SAFETY: nothing with a destructor is left in this frame but the payload, which is moved along.
-                    return unsafe { pg_sys::panic::pgrx_extern_c_guard(move || panic.rethrow()) };
-                }
+                message: palloc_cstr(error.message()),
+                detail: error.detail().map_or(std::ptr::null_mut(), palloc_cstr),
+                hint: error.hint().map_or(std::ptr::null_mut(), palloc_cstr),
             },
-            // SAFETY: as above.
-            Err(other) => {
-                return unsafe { pg_sys::panic::pgrx_extern_c_guard(move || std::panic::resume_unwind(other)) };
+            // The place and what it says, which may be the caller's input, are for the server's log.
+            CaughtError::RustPanic { ereport, .. } => {
+                let text = format!(
+                    "pg_outbox: internal error at {}:{}: {}",
+                    ereport.file(),
+                    ereport.line_number(),
+                    ereport.message()
+                );
+                let code = PgSqlErrorCode::ERRCODE_INTERNAL_ERROR;
+                let _ = catch(|| pgrx::ereport!(PgLogLevel::LOG_SERVER_ONLY, code, text));
+                Report {
+                    state: code as c_int,
+                    message: palloc_cstr("internal error of pg_outbox"),
+                    detail: std::ptr::null_mut(),
+                    hint: palloc_cstr("The server's log says where it happened. Please report it."),
+                }
             }
         },
     };
     // SAFETY: `report` is plain memory of PostgreSQL's; nothing else is alive in this frame.
     unsafe { raise(report) }
+}
+
+thread_local! {
+    /// The SQLSTATE of the last ERROR of code that is not ours. pgrx knows PostgreSQL's own, and takes all others for XX000.
+    pub static STATE: Cell<c_int> = const { Cell::new(0) };
+}
+
+/// An `ErrorContextCallback` around code that is not ours.
+pub unsafe extern "C-unwind" fn note_state(_arg: *mut c_void) {
+    unsafe extern "C-unwind" {
+        fn geterrcode() -> c_int;
+    }
+    // SAFETY: PostgreSQL calls this while it makes a report.
+    let state = unsafe { geterrcode() };
+    // Classes 00 to 02 are those of notices.
+    if state & 0x3f != 0 || (state >> 6) & 0x3f > 2 {
+        STATE.set(state);
+    }
+}
+
+/// What a body has ended with, with the place of a panic.
+fn caught(payload: Box<dyn Any + Send>) -> CaughtError {
+    let payload = AssertUnwindSafe(payload);
+    pgrx::PgTryBuilder::new(move || -> CaughtError { std::panic::resume_unwind({ payload }.0) })
+        .catch_rust_panic(|error| error)
+        .catch_others(|error| error)
+        .execute()
 }
 
 /// What `raise` says, in PostgreSQL's own memory.
@@ -154,7 +215,7 @@ unsafe fn raise(report: Report) -> ! {
     const FORMAT: &CStr = c"%s";
     // SAFETY: the strings are NUL-terminated and live in a memory context that outlives the call.
     unsafe {
-        errstart(pgrx::PgLogLevel::ERROR as c_int, std::ptr::null());
+        errstart(PgLogLevel::ERROR as c_int, std::ptr::null());
         errcode(report.state);
         errmsg_internal(FORMAT.as_ptr(), report.message);
         if !report.detail.is_null() {
@@ -172,7 +233,8 @@ const LONGEST: usize = 1000;
 
 /// A copy in the current memory context, of so much of a text as an error shows; a NUL inside becomes U+FFFD.
 fn palloc_cstr(text: &str) -> *mut c_char {
-    let mut clean = text[..text.floor_char_boundary(LONGEST)].replace('\0', "\u{fffd}");
+    let boundary = (0..=LONGEST.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    let mut clean = text[..boundary].replace('\0', "\u{fffd}");
     if text.len() > LONGEST {
         clean.push_str(" ...");
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use outbox_core::schedule::{self, Schedule};
 use outbox_core::webhook_id::WebhookId;
 use outbox_core::{Code, Error, digest};
-use pgrx::{IntoDatum, JsonB, datum::Interval, pg_sys};
+use pgrx::{IntoDatum, datum::Interval, pg_sys};
 
 use crate::function::record;
 use crate::worker::route::UNIX_EPOCH;
@@ -21,8 +21,8 @@ pg_function! {
         let message: i64 = args.get(2).unwrap_or_default();
         let subscription: i32 = args.get(3).unwrap_or_default();
         let seed = schedule::mix(message.cast_unsigned()) ^ subscription as u64;
-        let schedule = match args.get::<JsonB>(0) {
-            Some(JsonB(json)) => Schedule::parse(&json)?,
+        let schedule = match args.json(0, "schedule")? {
+            Some(json) => Schedule::parse(&json)?,
             None => Schedule::default(),
         };
         Ok(interval(schedule.jittered(attempt, seed)))

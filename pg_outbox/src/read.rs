@@ -6,7 +6,7 @@ use outbox_core::filter::{Filter, Subject};
 use outbox_core::pattern::Pattern;
 use outbox_core::router::{Router, Scratch};
 use outbox_core::{Error, Result};
-use pgrx::{IntoDatum, JsonB, pg_sys};
+use pgrx::{IntoDatum, pg_sys};
 use serde_json::Value;
 
 use crate::function::Args;
@@ -56,9 +56,9 @@ impl Compiled {
                 }
             }
         }
-        let conditions = match args.get::<JsonB>(1) {
+        let conditions = match args.json(1, "filter")? {
             None => Filter::default(),
-            Some(JsonB(filter)) => Filter::parse(&filter)?,
+            Some(filter) => Filter::parse(&filter)?,
         };
         Ok(Compiled {
             topics: topics.map(<[u8]>::to_vec),
@@ -89,16 +89,16 @@ pg_function! {
                     return Ok(false.into_datum());
                 }
             }
-            let headers = match filter.and(args.get::<JsonB>(7)) {
-                Some(JsonB(Value::Object(headers))) => Some(headers),
-                _ => None,
+            let headers = match filter {
+                None => None,
+                Some(_) => args.json(7, "headers")?,
             };
             let subject = Subject {
                 tenant: args.get(3),
                 key: args.get(4),
                 aggregate_type: args.get(5),
                 aggregate_id: args.get(6),
-                headers: headers.as_ref(),
+                headers: headers.as_ref().and_then(Value::as_object),
             };
             Ok(conditions.matches(&subject).into_datum())
         })

@@ -16,7 +16,8 @@ use outbox_core::{Code, Error, Result, topic};
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{FromDatum, IntoDatum};
 
-use crate::{catalog, gucs, pg_function};
+use crate::identity::{Function, run_code_of};
+use crate::{catalog, gucs, pg_function, shape};
 
 #[derive(Default)]
 struct Registry {
@@ -30,7 +31,8 @@ struct Registry {
 struct Publisher {
     active: bool,
     template: Option<TopicTemplate>,
-    function: Option<Box<str>>,
+    /// Its signature, and its owner's name when it was named.
+    function: Option<(Box<str>, Box<str>)>,
 }
 
 thread_local! {
@@ -89,12 +91,12 @@ fn topic_of(
     topic: &str,
     tenant: Option<&str>,
 ) -> Result<Option<String>> {
-    let changed = if let Some(signature) = publisher.and_then(|p| p.function.as_deref()) {
-        Some(call(signature, tenant, topic)?)
+    let changed = if let Some((signature, owner)) = publisher.and_then(|p| p.function.as_ref()) {
+        Some(call(signature, Some(owner), tenant, topic)?)
     } else if let Some(template) = publisher.and_then(|p| p.template.as_ref()) {
         template.fill(tenant, topic)
     } else if let Some(signature) = gucs::TOPIC_FUNCTION.get().filter(|s| !s.is_empty()) {
-        Some(call(&signature.to_string_lossy(), tenant, topic)?)
+        Some(call(&signature.to_string_lossy(), None, tenant, topic)?)
     } else if let Some(text) = gucs::TOPIC_TEMPLATE.get().filter(|s| !s.is_empty()) {
         let text = text.to_string_lossy();
         let mut kept = registry.shared_template.borrow_mut();
@@ -111,69 +113,33 @@ fn topic_of(
     Ok(changed)
 }
 
-/// Calls a topic function, as its owner: the publisher's rights are not lent to it.
-fn call(signature: &str, tenant: Option<&str>, topic: &str) -> Result<String> {
-    struct User(Oid, i32);
-    impl Drop for User {
-        fn drop(&mut self) {
-            // SAFETY: gives back what was there.
-            unsafe { pg_sys::SetUserIdAndSecContext(self.0, self.1) };
-        }
-    }
-    let missing = || {
+/// Calls a topic function, as its owner: the publisher's rights are not lent to it, nor are its owner's to the publisher's
+/// search path. `owner`: the role that owned it when it was named, if that is known. Another function that has come by its name
+/// since does not run with the rights of whoever owns it.
+fn call(signature: &str, owner: Option<&str>, tenant: Option<&str>, topic: &str) -> Result<String> {
+    let function = Function::of_two_texts(signature)?.ok_or_else(|| {
         Error::new(Code::NotFound, format!("topic function \"{signature}\" does not exist"))
-            .hint("It was dropped or renamed: outbox.alter_publisher() or pg_outbox.topic_function names another.")
-    };
-    // SAFETY: PostgreSQL's own ways to look up and call a function; an ERROR inside passes as a panic, and the user is given
-    // back on the way. An ERROR also aborts the (sub)transaction, which restores it as well.
-    unsafe {
-        let found = pgrx::direct_function_call::<Oid>(pg_sys::to_regprocedure, &[signature.into_datum()]);
-        let oid = found.ok_or_else(missing)?;
-        let owner = owner_of(oid).ok_or_else(missing)?;
-        let mut user = User(pg_sys::InvalidOid, 0);
-        pg_sys::GetUserIdAndSecContext(&mut user.0, &mut user.1);
-        pg_sys::SetUserIdAndSecContext(
-            owner,
-            user.1 | (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION) as i32,
-        );
-        let mut function = pg_sys::FmgrInfo::default();
-        pg_sys::fmgr_info(oid, &mut function);
-        let size = size_of::<pg_sys::FunctionCallInfoBaseData>() + 2 * size_of::<pg_sys::NullableDatum>();
-        let info = pg_sys::palloc0(size).cast::<pg_sys::FunctionCallInfoBaseData>();
-        (*info).flinfo = &mut function;
-        (*info).fncollation = pg_sys::DEFAULT_COLLATION_OID;
-        (*info).nargs = 2;
-        let args = (*info).args.as_mut_slice(2);
-        for (arg, value) in args.iter_mut().zip([tenant.and_then(IntoDatum::into_datum), topic.into_datum()]) {
-            arg.value = value.unwrap_or(Datum::null());
-            arg.isnull = value.is_none();
-        }
-        let skipped = function.fn_strict && args.iter().any(|arg| arg.isnull);
-        let result = match function.fn_addr {
-            Some(address) if !skipped => {
-                let datum = pg_sys::ffi::pg_guard_ffi_boundary(|| address(info));
-                String::from_datum(datum, (*info).isnull)
-            }
-            _ => None,
+            .hint("Write schema and types: \"app.topic_of(text, text)\". If it was dropped or renamed, outbox.alter_publisher() or pg_outbox.topic_function names another.")
+    })?;
+    if !function.returns_text() {
+        return Err(Error::invalid(format!("function \"{signature}\" is not (tenant text, topic text) returns text")));
+    }
+    if owner.is_some_and(|owner| !function.is_owned_by(owner)) {
+        return Err(Error::new(
+            Code::NotPermitted,
+            format!("topic function \"{signature}\" has another owner than when it was named"),
+        )
+        .hint("outbox.alter_publisher() names it again, for a role that has the rights of its owner."));
+    }
+    run_code_of(function.owner, || {
+        // SAFETY: its two arguments are text, and it returns text: the catalogue has just said so.
+        let result = unsafe {
+            let arguments = [tenant.and_then(IntoDatum::into_datum), topic.into_datum()];
+            let datum = function.call(pg_sys::DEFAULT_COLLATION_OID, &arguments);
+            datum.and_then(|datum| String::from_datum(datum, false))
         };
-        result.ok_or_else(|| {
-            Error::invalid(format!("topic function \"{signature}\" returned null"))
-                .detail(format!("Tenant: {}; topic: {topic}.", tenant.unwrap_or("null")))
-        })
-    }
-}
-
-fn owner_of(function: Oid) -> Option<Oid> {
-    // SAFETY: one look-up in the catalog's cache.
-    unsafe {
-        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::PROCOID as i32, Datum::from(function));
-        if tuple.is_null() {
-            return None;
-        }
-        let owner = (*pgrx::pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_proc>()).proowner;
-        pg_sys::ReleaseSysCache(tuple);
-        Some(owner)
-    }
+        result.ok_or_else(|| Error::invalid(format!("topic function \"{signature}\" returned null")))
+    })
 }
 
 /// Reads both tables.
@@ -187,22 +153,22 @@ fn load() -> Result<Rc<Registry>> {
     let changes = CHANGES.get();
     let mut registry = Registry::default();
     let [topics, publishers] = RELATIONS.get();
-    scan(topics, |row| {
+    scan(topics, shape::TOPIC, |row| {
         if let Some(code) = row.text(0) {
             registry.topics.insert(code, row.truth(1));
         }
-    });
-    scan(publishers, |row| {
+    })?;
+    scan(publishers, shape::PUBLISHER, |row| {
         if let Some(code) = row.text(0) {
             let publisher = Publisher {
                 active: row.truth(1),
                 // Checked when it was written.
                 template: row.text(2).and_then(|text| TopicTemplate::parse(&text).ok()),
-                function: row.text(3),
+                function: row.text(3).map(|signature| (signature, row.text(4).unwrap_or_default())),
             };
             registry.publishers.insert(code, publisher);
         }
-    });
+    })?;
     let registry = Rc::new(registry);
     if CHANGES.get() == changes {
         REGISTRY.set(Some(Rc::clone(&registry)));
@@ -227,10 +193,14 @@ impl Row {
 }
 
 /// All rows of a table as they are now, whatever the transaction's snapshot and the user's rights.
-fn scan(table: Oid, mut f: impl FnMut(&Row)) {
+///
+/// # Errors
+/// 55000 when it has other columns.
+fn scan(table: Oid, columns: &[Oid], mut f: impl FnMut(&Row)) -> Result<()> {
     // SAFETY: opened, scanned and closed in the order PostgreSQL asks for; on ERROR its resource owner closes.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as _);
+        shape::check(relation, columns)?;
         let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
         let scan = pg_sys::systable_beginscan(relation, pg_sys::InvalidOid, false, snapshot, 0, std::ptr::null_mut());
         let columns = (*(*relation).rd_att).natts as usize;
@@ -247,6 +217,7 @@ fn scan(table: Oid, mut f: impl FnMut(&Row)) {
         pg_sys::UnregisterSnapshot(snapshot);
         pg_sys::table_close(relation, pg_sys::AccessShareLock as _);
     }
+    Ok(())
 }
 
 unsafe extern "C-unwind" fn relcache_changed(_arg: Datum, relation: Oid) {
@@ -270,13 +241,5 @@ pg_function! {
         }
         // A trigger's null pointer, which is not SQL's null.
         Ok(Some(Datum::null()))
-    }
-}
-
-pg_function! {
-    /// outbox._outer_user() returns oid
-    fn outbox_outer_user(_args) {
-        // SAFETY: reads a variable of the session.
-        Ok(unsafe { pg_sys::GetOuterUserId() }.into_datum())
     }
 }

@@ -48,7 +48,7 @@ $$;
 -- API: private
 -- What each capability of grant_to() may use: 'function outbox.name' or 'table outbox.name'. Every file adds its own.
 create table outbox._capability (
-    capability text not null check (capability in ('publish', 'consume', 'observe', 'monitor', 'admin')),
+    capability text not null check (capability in ('publish', 'capture', 'consume', 'observe', 'monitor', 'admin')),
     object text not null,
     -- part of the capability when it is narrowed, too: the function looks at what its caller may
     narrows boolean not null default false,

@@ -22,6 +22,7 @@ create table outbox.publisher (
     active boolean not null default true,
     topic_template text,
     topic_function text,
+    topic_function_owner text,
     name text not null,
     description text,
     created_at timestamptz not null default clock_timestamp(),
@@ -32,6 +33,8 @@ comment on column outbox.publisher.code is 'what stands before the @ of a publis
 comment on column outbox.publisher.topic_template is 'its messages go to this topic: {tenant} and {topic} stand for the message''s';
 comment on column outbox.publisher.topic_function is
     'signature of a function (tenant text, topic text) returns text that gives the topic; goes before the template';
+comment on column outbox.publisher.topic_function_owner is
+    'owner of the function when it was named; with another one it is not called';
 select pg_catalog.pg_extension_config_dump('outbox.publisher', '');
 
 -- API: private

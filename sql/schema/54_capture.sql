@@ -1,19 +1,38 @@
--- Change capture: the rows that change in a table become messages, in the transaction that changes them.
+-- Change capture: the rows that change in a table become messages, in the transaction that makes them.
 --
 -- A capture is a trigger function and its triggers; there is no table of captures. What it was asked to do is the
--- function's comment, so a dump, a restore and DROP TABLE need no help. All rights stay with the table's owner: the
--- function is his, runs as him, and holds his condition.
+-- function's comment, so a dump, a restore and DROP TABLE need no help.
 --
+--   * All rights stay with the table's owner: the function is his, runs as him, and holds his condition. Nothing of his is
+--     parsed, analysed or executed with another identity: the function is made unread, given to him, and then looked at as
+--     him. Triggers are made with the caller's rights.
 --   * Statement-level triggers with transition tables: one call of enqueue_many per thousand rows. OLD and NEW rows are
 --     paired by their order, in which PostgreSQL writes both, so a change of the key does not break a pair.
+--   * The function names neither the table nor its type: a name that changes hands changes nothing.
 --   * A trigger fires for the table that the statement names. So every partition there is gets them as well: a statement
 --     fires those of one table only.
 --   * The apply worker of a subscription to another server fires no statement triggers: with `replicated`, row-level
 --     triggers that fire only there do its work.
 
 -- API: private
--- The source of the rows of one event: `source` is a transition table, or the text of a query.
-create function outbox._capture_rows(source text, relation text, all_columns boolean) returns text
+-- Parse analysis of one statement of a user's, as that user.
+create function outbox._analyse(owner oid, query text) returns void language c volatile as 'MODULE_PATHNAME', 'outbox_analyse';
+-- API: private
+-- Executes a statement of ours with a role's rights; code_of_role: as the role's own code, security-restricted.
+create function outbox._execute_as(role oid, statement text, code_of_role boolean) returns void
+language c volatile
+as 'MODULE_PATHNAME', 'outbox_execute_as';
+-- API: private
+-- The owner of a table that the caller has the rights of, after the table was locked; null: no table, or no rights.
+create function outbox._lock_owned(caller oid, relation oid) returns oid language c volatile
+as 'MODULE_PATHNAME', 'outbox_lock_owned';
+-- API: private
+-- Whether a payload is within what enqueue() takes.
+create function outbox._fits(payload jsonb) returns boolean language c stable strict as 'MODULE_PATHNAME', 'outbox_fits';
+
+-- API: private
+-- The source of the rows of one event: `source` is a table, or the text of a query.
+create function outbox._capture_rows(source text, all_columns boolean) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 return format('(select row_number() over () as outbox_i, to_jsonb(t.*) as outbox_j%s from %s t)',
@@ -22,8 +41,8 @@ return format('(select row_number() over () as outbox_i, to_jsonb(t.*) as outbox
 -- API: private
 -- The query that gives the messages of one event in arrays of up to a thousand.
 create function outbox._capture_query(
-    op text, new_source text, old_source text, relation text, schema_name text, table_name text, key_columns text[],
-    columns text[], condition text, include_old boolean, style text, tenant_column text
+    op text, new_source text, old_source text, schema_name text, table_name text, key_columns text[], columns text[],
+    condition text, include_old boolean, style text, tenant_column text, oversize text
 ) returns text
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
@@ -44,6 +63,7 @@ declare
         from unnest(key_columns) with ordinality k(c, o)) || ')' end;
     full_side text := case op when 'delete' then 'old.outbox_j' else 'new.outbox_j' end;
     payload text;
+    reference text;
     filters text[] := '{}';
 begin
     payload := case style
@@ -65,6 +85,14 @@ begin
                 format(key_text, 'old.outbox_j'), format(key_text, 'new.outbox_j'), format(key_json, 'old.outbox_j'))
             else '' end)
     end;
+    -- What is left of a payload that is too large: which row it was.
+    reference := format(key_json, full_side);
+    reference := case style
+        when 'row' then format('coalesce(%s, ''{}'')', reference)
+        when 'debezium' then format('%s || jsonb_build_object(''before'', null, ''after'', null, ''key'', %s)', payload, reference)
+        else format('jsonb_build_object(''op'', %L, ''schema'', %L, ''table'', %L, ''key'', %s)',
+            op, schema_name, table_name, reference)
+    end || ' || ''{"oversize": true}''';
     if condition is not null then
         filters := filters || format(E'(%s\n)', condition);
     end if;
@@ -72,24 +100,56 @@ begin
         filters := filters || text 'n.j is distinct from o.j';
     end if;
     return format(
-        'select c.tenant, array_agg(c.payload order by c.i) as payloads, array_agg(c.key order by c.i) as keys '
-        'from (select %s.outbox_i as i, %s as payload, %s as key, %s as tenant from %s%s%s) c '
-        'group by (c.i - 1) / 1000, c.tenant order by min(c.i)',
-        case op when 'delete' then 'old' else 'new' end,
-        payload,
-        format(key_text, full_side),
-        case when tenant_column is null then 'null::text' else format('%s ->> %L', full_side, tenant_column) end,
-        case op
-            when 'insert' then new_source || ' new cross join (select null::jsonb as outbox_j, (null::' || relation || ').*) old'
-            when 'delete' then old_source || ' old cross join (select null::jsonb as outbox_j, (null::' || relation || ').*) new'
-            else new_source || ' new join ' || old_source || ' old on old.outbox_i = new.outbox_i'
-        end,
-        -- offset 0: computed once, not wherever it is used
-        format(' cross join lateral (select %s as j offset 0) n cross join lateral (select %s as j offset 0) o',
-            format(pick, 'new'), format(pick, 'old')),
-        case when filters = '{}' then '' else ' where ' || array_to_string(filters, ' and ') end);
+        'select c.tenant, array_agg(c.payload order by c.i)%1$s as payloads, array_agg(c.key order by c.i)%1$s as keys%2$s '
+        'from (%3$s) c group by (c.i - 1) / 1000, c.tenant order by min(c.i)',
+        case oversize when 'skip' then ' filter (where c.payload is not null)' else '' end,
+        case oversize when 'skip' then ', count(*) filter (where c.payload is null) as skipped' else '' end,
+        format(
+            case oversize
+                when 'fail' then '%s'
+                when 'skip' then 'select r.i, case when outbox._fits(r.payload) then r.payload end as payload, r.key, r.tenant '
+                    'from (%s offset 0) r'
+                else 'select r.i, case when outbox._fits(r.payload) then r.payload else r.reference end as payload, r.key, '
+                    'r.tenant from (%s offset 0) r'
+            end,
+            format('select %s.outbox_i as i, %s as payload, %s as key, %s as tenant%s from %s%s%s',
+                case op when 'delete' then 'old' else 'new' end,
+                payload,
+                format(key_text, full_side),
+                case when tenant_column is null then 'null::text' else format('%s ->> %L', full_side, tenant_column) end,
+                case oversize when 'reference' then format(', %s as reference', reference) else '' end,
+                case op
+                    -- where there is no row, one of nulls stands in
+                    when 'insert' then format('%1$s new left join %1$s old on false', new_source)
+                    when 'delete' then format('%1$s old left join %1$s new on false', old_source)
+                    else format('%s new join %s old on old.outbox_i = new.outbox_i', new_source, old_source)
+                end,
+                -- offset 0: computed once, not wherever it is used
+                format(' cross join lateral (select %s as j offset 0) n cross join lateral (select %s as j offset 0) o',
+                    format(pick, 'new'), format(pick, 'old')),
+                case when filters = '{}' then '' else ' where ' || array_to_string(filters, ' and ') end)));
 end
 $$;
+
+-- API: private
+-- What the trigger function does with the messages of one event: `level` is STATEMENT or ROW.
+create function outbox._capture_branch(op text, level text, query text, topic text, relation_name text, oversize text)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+return format($body$
+    if tg_op = %L and tg_level = %L then
+        for part in %s loop
+%s            perform outbox.enqueue_many(%L, part.payloads, part.keys, headers => %L, tenant => part.tenant,
+                aggregate_type => %L);
+        end loop;
+    end if;
+$body$, upper(op), level, query, case oversize when 'skip' then
+$skipped$            if part.skipped > 0 then
+                raise warning '% changed rows of %.% make no message: they are too large', part.skipped, tg_table_schema, tg_table_name;
+            end if;
+            continue when part.payloads is null;
+$skipped$ else '' end, topic, jsonb_build_object('operation', op), relation_name);
 
 -- API: private
 -- What a capture was asked to do. The comment that says so is the table's owner's, who may have put another one in its place:
@@ -121,8 +181,32 @@ where p.pronamespace = (select n.oid from pg_catalog.pg_namespace n where n.nspn
     and p.proname ~ '^_capture_[0-9]+$' and p.prorettype = 'trigger'::regtype;
 
 -- API: private
--- Takes away triggers and functions of a capture, and functions whose tables have been dropped.
-create function outbox._drop_capture(relation regclass) returns boolean
+-- Locks a table of the caller's and gives its owner.
+create function outbox._own_table(caller oid, relation regclass) returns oid
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    owner oid;
+begin
+    if relation is null then
+        raise exception 'relation must not be null' using errcode = 'null_value_not_allowed';
+    end if;
+    owner := outbox._lock_owned(caller, relation);
+    if owner is null then
+        if not exists (select from pg_class c where c.oid = relation) then
+            raise exception 'table with OID % does not exist', relation::oid using errcode = 'undefined_table';
+        end if;
+        raise exception 'must be owner of table %', relation using errcode = 'insufficient_privilege';
+    end if;
+    return owner;
+end
+$$;
+
+-- API: private
+-- Takes away triggers and functions of a capture, and functions whose tables have been dropped. Triggers go with the caller's
+-- rights, and a function does not go before its triggers.
+create function outbox._drop_capture(caller oid, relation regclass) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -133,14 +217,14 @@ begin
     for found in
         select f.function, f.name,
             array_agg(format('drop trigger %I on %s', t.tgname, t.tgrelid::regclass)) filter (where t.oid is not null) as drops,
-            coalesce(bool_or(t.tgrelid = relation and t.tgname like 'outbox\_capture%'), false) as ours
+            coalesce(bool_or(t.tgrelid = relation and starts_with(t.tgname, 'outbox_capture')), false) as ours
         from outbox._capture_function f
         left join pg_trigger t on t.tgfoid = f.function and t.tgparentid = 0
         group by f.function, f.name
-        having coalesce(bool_or(t.tgrelid = relation and t.tgname like 'outbox\_capture%'), false) or count(t.oid) = 0
+        having coalesce(bool_or(t.tgrelid = relation and starts_with(t.tgname, 'outbox_capture')), false) or count(t.oid) = 0
     loop
         for i in 1 .. coalesce(cardinality(found.drops), 0) loop
-            execute found.drops[i];
+            perform outbox._execute_as(caller, found.drops[i], false);
         end loop;
         execute format('drop function outbox.%I()', found.name);
         gone := gone or found.ours;
@@ -150,43 +234,32 @@ end
 $$;
 
 -- API: private
--- Raises unless the session's role may act as the owner of the table.
-create function outbox._check_owner(relation regclass) returns oid
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    owner oid;
-begin
-    select c.relowner into owner from pg_class c where c.oid = relation;
-    if not pg_has_role(outbox._outer_user(), owner, 'usage') then
-        raise exception 'must be owner of table %', relation using errcode = 'insufficient_privilege';
-    end if;
-    return owner;
-end
-$$;
-
--- API: public
-create function outbox.capture(
+-- The work of capture(), as the extension's owner; `caller` is the role that called it.
+create function outbox._capture(
+    caller oid,
     relation regclass,
-    topic text default '{table}.{op}',
-    key_columns text[] default null,
-    operations text[] default '{insert,update,delete}',
-    columns text[] default null,
-    condition text default null,
-    include_old boolean default false,
-    style text default 'change',
-    tenant_column text default null,
-    replicated boolean default false
+    topic text,
+    key_columns text[],
+    operations text[],
+    columns text[],
+    condition text,
+    include_old boolean,
+    style text,
+    tenant_column text,
+    replicated boolean,
+    oversize text
 ) returns void
-language plpgsql volatile security definer
+language plpgsql volatile
 set search_path = pg_catalog, pg_temp
+set check_function_bodies = on
+set standard_conforming_strings = on
 as $$
 #variable_conflict use_variable
 declare
+    -- before anything is read of it
+    owner oid := outbox._own_table(caller, relation);
     target pg_class;
     schema_name text;
-    owner oid;
     keys text[];
     op text;
     topics jsonb := '{}';
@@ -194,25 +267,19 @@ declare
     number int;
     body text := '';
     function_name text;
+    function oid;
     member record;
+    members oid[] := '{}';
+    made int := 0;
     trigger_name text;
     all_columns boolean := condition is not null;
-    rows_new text;
-    rows_old text;
 begin
-    if relation is null then
-        raise exception 'relation must not be null' using errcode = 'null_value_not_allowed';
-    end if;
     select c.* into target from pg_class c where c.oid = relation;
-    if target.oid is null then
-        raise exception 'table with OID % does not exist', relation::oid using errcode = 'undefined_table';
-    end if;
     select n.nspname into schema_name from pg_namespace n where n.oid = target.relnamespace;
     if target.relkind not in ('r', 'p') or target.relpersistence = 't' or schema_name in ('pg_catalog', 'outbox') then
         raise exception '% cannot be captured', relation using errcode = 'wrong_object_type',
             hint = 'Ordinary and partitioned tables can, if they are neither temporary nor PostgreSQL''s or pg_outbox''s own.';
     end if;
-    owner := outbox._check_owner(relation);
     if not exists (
         select from pg_proc p
         where p.pronamespace = 'outbox'::regnamespace and p.proname = 'enqueue_many'
@@ -232,6 +299,10 @@ begin
     if style is null or style not in ('change', 'row', 'debezium') then
         raise exception 'unknown style "%"', style using errcode = 'invalid_parameter_value',
             hint = 'The styles are change, row and debezium.';
+    end if;
+    if oversize is null or oversize not in ('fail', 'skip', 'reference') then
+        raise exception 'unknown oversize "%"', oversize using errcode = 'invalid_parameter_value',
+            hint = 'A change whose payload is too large can fail, be skipped (skip) or be told without its images (reference).';
     end if;
     keys := coalesce(key_columns, array(
         select a.attname::text
@@ -253,23 +324,6 @@ begin
             replace(replace(replace(topic, '{schema}', schema_name), '{table}', target.relname), '{op}', op)));
     end loop;
 
-    if condition is not null then
-        -- Analysed, not executed: a function's body is text, and this one is dropped again.
-        begin
-            execute format('create function outbox._capture_check(new %1$s, old %1$s) returns boolean language sql as %2$L',
-                relation, format(E'select (%s\n)::boolean', condition));
-        exception when syntax_error_or_access_rule_violation or invalid_parameter_value then
-            raise exception 'invalid condition: %', sqlerrm using errcode = 'invalid_parameter_value',
-                hint = 'It is an SQL expression over new and old; names outside pg_catalog are qualified.';
-        end;
-        execute format('drop function outbox._capture_check(%1$s, %1$s)', relation);
-    end if;
-
-    perform outbox._drop_capture(relation);
-    select coalesce(max(substr(f.name, 10)::int), 0) + 1 into number from outbox._capture_function f;
-    function_name := format('outbox._capture_%s', number);
-    rows_new := outbox._capture_rows('outbox_new', relation::text, all_columns);
-    rows_old := outbox._capture_rows('outbox_old', relation::text, all_columns);
     foreach op in array operations loop
         if op = 'truncate' then
             body := body || format($body$
@@ -281,96 +335,136 @@ begin
     end if;
 $body$, topics ->> op, case style when 'debezium' then 't' else op end, schema_name, target.relname, schema_name,
                 target.relname, jsonb_build_object('operation', op), target.relname);
-        else
-            body := body || format($body$
-    if tg_op = %L then
-        for part in %s loop
-            perform outbox.enqueue_many(%L, part.payloads, part.keys, headers => %L, tenant => part.tenant,
-                aggregate_type => %L);
-        end loop;
-    end if;
-$body$, upper(op), outbox._capture_query(op, rows_new, rows_old, relation::text, schema_name, target.relname, keys, columns,
-                condition, include_old, style, tenant_column),
-                topics ->> op, jsonb_build_object('operation', op), target.relname);
-            if replicated then
-                body := replace(body, format('if tg_op = %L then', upper(op)),
-                    format('if tg_op = %L and tg_level = ''STATEMENT'' then', upper(op)));
-                body := body || format($body$
-    if tg_op = %L and tg_level = 'ROW' then
-        for part in %s loop
-            perform outbox.enqueue_many(%L, part.payloads, part.keys, headers => %L, tenant => part.tenant,
-                aggregate_type => %L);
-        end loop;
-    end if;
-$body$, upper(op), outbox._capture_query(op,
-                    outbox._capture_rows(format('jsonb_populate_record(null::%s, to_jsonb(new))', relation), relation::text,
-                        all_columns),
-                    outbox._capture_rows(format('jsonb_populate_record(null::%s, to_jsonb(old))', relation), relation::text,
-                        all_columns),
-                    relation::text, schema_name, target.relname, keys, columns, condition, include_old, style,
-                    tenant_column),
-                    topics ->> op, jsonb_build_object('operation', op), target.relname);
-            end if;
+            continue;
+        end if;
+        body := body || outbox._capture_branch(op, 'STATEMENT', outbox._capture_query(op,
+            outbox._capture_rows('outbox_new', all_columns), outbox._capture_rows('outbox_old', all_columns),
+            schema_name, target.relname, keys, columns, condition, include_old, style, tenant_column, oversize),
+            topics ->> op, target.relname, oversize);
+        if replicated then
+            body := body || outbox._capture_branch(op, 'ROW', outbox._capture_query(op,
+                outbox._capture_rows('(select (new).*)', all_columns), outbox._capture_rows('(select (old).*)', all_columns),
+                schema_name, target.relname, keys, columns, condition, include_old, style, tenant_column, oversize),
+                topics ->> op, target.relname, oversize);
         end if;
     end loop;
-    begin
-        execute format('create function %s() returns trigger language plpgsql volatile security definer '
-            'set search_path = pg_catalog, pg_temp as %L', function_name,
-            format(E'#variable_conflict use_column\ndeclare\n    part record;\nbegin%s    return null;\nend', body));
-    exception when syntax_error then
-        raise exception 'invalid condition: %', sqlerrm using errcode = 'invalid_parameter_value',
-            hint = 'It is one SQL expression over new and old.';
-    end;
+
+    perform outbox._drop_capture(caller, relation);
+    select coalesce(max(substr(f.name, 10)::int), 0) + 1 into number from outbox._capture_function f;
+    function_name := format('outbox._capture_%s', number);
+    -- Unread: from here on it is the owner's.
+    perform set_config('check_function_bodies', 'off', true);
+    execute format('create function %s() returns trigger language plpgsql volatile security definer '
+        'set search_path = pg_catalog, pg_temp set standard_conforming_strings = on set extra_float_digits = 1 '
+        'set intervalstyle = postgres set datestyle = iso, ymd set bytea_output = hex set timezone = utc as %L', function_name,
+        format(E'#variable_conflict use_column\ndeclare\n    part record;\nbegin%s    return null;\nend', body));
+    perform set_config('check_function_bodies', 'on', true);
     execute format('comment on function %s() is %L', function_name, jsonb_build_object('table', relation::text,
         'topic', topic, 'key_columns', keys, 'operations', operations, 'columns', columns, 'condition', condition,
-        'include_old', include_old, 'style', style, 'tenant_column', tenant_column, 'replicated', replicated));
+        'include_old', include_old, 'style', style, 'tenant_column', tenant_column, 'replicated', replicated,
+        'oversize', oversize));
     execute format('revoke all on function %s() from public', function_name);
+    execute format('alter function %s() depends on extension pg_outbox', function_name);
+    execute format('alter function %s() owner to %s', function_name, owner::regrole);
+    function := to_regprocedure(function_name || '()');
+
+    if condition is not null then
+        -- Literals of his types run his code.
+        begin
+            foreach op in array operations loop
+                continue when op = 'truncate';
+                perform outbox._analyse(owner, outbox._capture_query(op,
+                    outbox._capture_rows(relation::text, true), outbox._capture_rows(relation::text, true), schema_name,
+                    target.relname, keys, columns, condition, include_old, style, tenant_column, oversize));
+            end loop;
+            perform outbox._execute_as(owner, format('select pg_catalog.plpgsql_validator(%s)', function), true);
+        exception when syntax_error_or_access_rule_violation or invalid_parameter_value then
+            raise exception 'invalid condition: %', sqlerrm using errcode = 'invalid_parameter_value',
+                hint = 'It is one SQL expression over new and old; names outside pg_catalog are qualified.';
+        end;
+    end if;
 
     for member in
         select p.relid, p.isleaf from pg_partition_tree(relation) p
         union all
         select relation, true where target.relkind = 'r' and not target.relispartition
     loop
-        perform outbox._check_owner(member.relid);
+        perform outbox._own_table(caller, member.relid);
+        members := members || member.relid::oid;
         foreach op in array operations loop
             trigger_name := 'outbox_capture_' || op;
-            execute format('create trigger %I after %s on %s%s for each statement execute function %s()',
-                trigger_name, op, member.relid,
-                case op
-                    when 'insert' then ' referencing new table as outbox_new'
-                    when 'update' then ' referencing old table as outbox_old new table as outbox_new'
-                    when 'delete' then ' referencing old table as outbox_old'
-                    else ''
-                end, function_name);
-            execute format('alter trigger %I on %s depends on extension pg_outbox', trigger_name, member.relid);
+            perform outbox._execute_as(caller, statement, false)
+            from unnest(array[
+                format('create trigger %I after %s on %s%s for each statement execute function %s()',
+                    trigger_name, op, member.relid,
+                    case op
+                        when 'insert' then ' referencing new table as outbox_new'
+                        when 'update' then ' referencing old table as outbox_old new table as outbox_new'
+                        when 'delete' then ' referencing old table as outbox_old'
+                        else ''
+                    end, function_name),
+                format('alter trigger %I on %s depends on extension pg_outbox', trigger_name, member.relid)
+            ]) with ordinality s(statement, o);
+            made := made + 1;
             if replicated and op <> 'truncate' and member.isleaf then
                 trigger_name := 'outbox_capture_replicated_' || op;
-                execute format('create trigger %I after %s on %s for each row execute function %s()',
-                    trigger_name, op, member.relid, function_name);
-                execute format('alter table %s enable replica trigger %I', member.relid, trigger_name);
-                execute format('alter trigger %I on %s depends on extension pg_outbox', trigger_name, member.relid);
+                perform outbox._execute_as(caller, statement, false)
+                from unnest(array[
+                    format('create trigger %I after %s on %s for each row execute function %s()',
+                        trigger_name, op, member.relid, function_name),
+                    format('alter table %s enable replica trigger %I', member.relid, trigger_name),
+                    format('alter trigger %I on %s depends on extension pg_outbox', trigger_name, member.relid)
+                ]) with ordinality s(statement, o);
+                made := made + 1;
             end if;
         end loop;
     end loop;
-    -- Last: from here on it is the owner's.
-    execute format('alter function %s() owner to %s', function_name, owner::regrole);
-    execute format('alter function %s() depends on extension pg_outbox', function_name);
+    -- The statements had names. A schema that was renamed meanwhile may have brought them to another table.
+    if made <> (
+        select count(*) from pg_trigger t where t.tgfoid = function and t.tgparentid = 0 and t.tgrelid = any (members)
+    ) then
+        raise exception '% was renamed meanwhile', relation using errcode = 'object_not_in_prerequisite_state',
+            hint = 'Try again.';
+    end if;
 end
 $$;
-comment on function outbox.capture is
-    'Turns changes of a table''s rows into messages, in the transaction that makes them. Called again, it replaces '
-    'what it did before: do so when partitions were added. Styles: change, row, debezium';
 
 -- API: public
-create function outbox.uncapture(relation regclass) returns boolean
-language plpgsql volatile security definer
+create function outbox.capture(
+    relation regclass,
+    topic text default '{table}.{op}',
+    key_columns text[] default null,
+    operations text[] default '{insert,update,delete}',
+    columns text[] default null,
+    condition text default null,
+    include_old boolean default false,
+    style text default 'change',
+    tenant_column text default null,
+    replicated boolean default false,
+    oversize text default 'fail'
+) returns void
+language c volatile
+as 'MODULE_PATHNAME', 'outbox_with_caller';
+comment on function outbox.capture is
+    'Turns changes of a table''s rows into messages, in the transaction that makes them; the caller must own it. Called again, it '
+    'replaces what it did before: do so when partitions were added. Styles: change, row, debezium. A payload that is too large '
+    'fails the statement (oversize => fail), is skipped with a warning (skip), or is the key without images (reference)';
+
+-- API: private
+create function outbox._uncapture(caller oid, relation regclass) returns boolean
+language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform outbox._check_owner(relation);
-    return outbox._drop_capture(relation);
+    perform outbox._own_table(caller, relation);
+    return outbox._drop_capture(caller, relation);
 end
 $$;
+
+-- API: public
+create function outbox.uncapture(relation regclass) returns boolean
+language c volatile
+as 'MODULE_PATHNAME', 'outbox_with_caller';
 comment on function outbox.uncapture is 'Ends a capture; false: there was none';
 
 -- API: public
@@ -386,6 +480,7 @@ select t.tgrelid::regclass as relation,
     f.settings ->> 'style' as style,
     f.settings ->> 'tenant_column' as tenant_column,
     (f.settings ->> 'replicated')::boolean as replicated,
+    coalesce(f.settings ->> 'oversize', 'fail') as oversize,
     array(
         select p.relid from pg_catalog.pg_partition_tree(t.tgrelid) p
         where not exists (select from pg_catalog.pg_trigger o where o.tgrelid = p.relid and o.tgfoid = f.function)
@@ -408,7 +503,8 @@ comment on view outbox.captures is
     'Tables whose changes become messages. uncovered_partitions: added since; statements that name them are not seen';
 
 insert into outbox._capability values
-    ('publish', 'function outbox.capture'),
-    ('publish', 'function outbox.uncapture'),
+    ('publish', 'function outbox._fits'),
+    ('capture', 'function outbox.capture'),
+    ('capture', 'function outbox.uncapture'),
     ('monitor', 'function outbox._capture_settings'),
     ('monitor', 'table outbox.captures');

@@ -157,7 +157,7 @@ begin
                 hint = 'At most 1000 names of 1 to 255 bytes; null does not narrow.';
         end if;
         if what = 'topics' then
-            perform outbox._check_pattern(u.name) from unnest(list) u(name);
+            perform outbox._check_patterns(list);
         end if;
     end loop;
     if capability = 'consume' and coalesce(subscriptions, topics, consumers) is not null then
@@ -178,7 +178,7 @@ begin
 end
 $$;
 comment on function outbox.grant_to is
-    'Grants a role one of the capabilities publish, consume, observe, monitor, admin, or changes what is left of it. publish can be narrowed '
+    'Grants a role one of the capabilities publish, capture, consume, observe, monitor, admin, or changes what is left of it. publish can be narrowed '
     'to topics (patterns), tenants and publishers; consume to subscriptions, topics (for read()) and consumers (of cursors), of '
     'which those that are not named are not left; monitor to tenants';
 
@@ -228,7 +228,7 @@ insert into outbox._capability values
 update outbox._capability c set narrows = true
 where (c.capability, substr(c.object, strpos(c.object, '.') + 1)) in (
     ('publish', 'enqueue'), ('publish', 'enqueue_bytes'), ('publish', 'enqueue_many'), ('publish', 'set_context'),
-    ('publish', 'enqueue_notification'), ('publish', 'enqueue_event'),
+    ('publish', 'enqueue_notification'), ('publish', 'enqueue_event'), ('publish', '_fits'),
     ('consume', 'claim'), ('consume', 'claim_wait'), ('consume', '_is_ready'), ('consume', 'claim_delivery'),
     ('consume', 'complete_and_claim'), ('consume', 'read'), ('consume', 'head'), ('consume', 'tail'),
     ('consume', 'webhook_id'), ('consume', 'cursor_get'), ('consume', 'cursor_list'), ('consume', 'cursor_advance'),

@@ -128,7 +128,6 @@ pub fn classify(state: &str) -> (&'static str, Kind) {
     match state {
         "3F000" => ("extension_missing", Kind::Fatal),
         "42883" | "42P01" | "42703" => ("version_mismatch", Kind::Fatal),
-        "42501" => ("insufficient_privilege", Kind::Fatal),
         "42710" => ("duplicate_object", Kind::Conflict),
         "42704" => ("undefined_object", Kind::NotFound),
         "40001" => ("serialization_failure", Kind::Retry),

@@ -103,7 +103,7 @@ grant insert on app.t to outbox_regress_user;
 select outbox.capture('app.t');
 reset role;
 select outbox.capture('app.t');
-select outbox.grant_to('outbox_regress_owner', 'publish');
+select outbox.grant_to('outbox_regress_owner', c) from unnest('{publish,capture}'::text[]) c;
 select outbox.grant_to('outbox_regress_user', 'publish');
 set role outbox_regress_user;
 select outbox.capture('app.t');
