@@ -967,6 +967,8 @@ pub struct PublisherEntry {
     pub topic_template: Option<String>,
     /// Column `topic_function`.
     pub topic_function: Option<String>,
+    /// Column `topic_function_owner`.
+    pub topic_function_owner: Option<String>,
     /// Column `name`.
     pub name: Option<String>,
     /// Column `description`.
@@ -1222,6 +1224,8 @@ pub struct Capture {
     pub tenant_column: Option<String>,
     /// Argument `replicated`.
     pub replicated: Option<bool>,
+    /// Argument `oversize`.
+    pub oversize: Option<String>,
 }
 
 /// What `outbox.claim()` takes beside what it requires; `None` is its default.
@@ -1488,6 +1492,21 @@ pub struct Fail {
 pub struct GrantConsent {
     /// Argument `rate_per_minute`.
     pub rate_per_minute: Option<i32>,
+}
+
+/// What `outbox.grant_to()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct GrantTo {
+    /// Argument `subscriptions`.
+    pub subscriptions: Option<Vec<String>>,
+    /// Argument `topics`.
+    pub topics: Option<Vec<String>>,
+    /// Argument `tenants`.
+    pub tenants: Option<Vec<String>>,
+    /// Argument `publishers`.
+    pub publishers: Option<Vec<String>>,
+    /// Argument `consumers`.
+    pub consumers: Option<Vec<String>>,
 }
 
 /// What `outbox.ignore()` takes beside what it requires; `None` is its default.
@@ -1835,13 +1854,15 @@ impl Outbox {
         call::single(self.call("cancel_replay", json!({"replay_id": replay_id}), &[]).await?)
     }
 
-    /// Turns changes of a table's rows into messages, in the transaction that makes them. Called again, it replaces
-    /// what it did before: do so when partitions were added. Styles: change, row, debezium.
+    /// Turns changes of a table's rows into messages, in the transaction that makes them; the caller must own it.
+    /// Called again, it replaces what it did before: do so when partitions were added. Styles: change, row, debezium.
+    /// A payload that is too large fails the statement (oversize => fail), is skipped with a warning (skip), or is
+    /// the key without images (reference).
     ///
     /// # Errors
     /// Those of the function.
     pub async fn capture(&self, relation: String, options: Capture) -> Result<()> {
-        self.call_void("capture", json!({"relation": relation, "topic": options.topic, "key_columns": options.key_columns, "operations": options.operations, "columns": options.columns, "condition": options.condition, "include_old": options.include_old, "style": options.style, "tenant_column": options.tenant_column, "replicated": options.replicated})).await
+        self.call_void("capture", json!({"relation": relation, "topic": options.topic, "key_columns": options.key_columns, "operations": options.operations, "columns": options.columns, "condition": options.condition, "include_old": options.include_old, "style": options.style, "tenant_column": options.tenant_column, "replicated": options.replicated, "oversize": options.oversize})).await
     }
 
     /// Leases up to max_messages deliveries of a pull subscription that are due: highest priority first, then longest
@@ -2168,12 +2189,15 @@ impl Outbox {
         )
     }
 
-    /// Grants a role one of the capabilities publish, consume, monitor, admin.
+    /// Grants a role one of the capabilities publish, capture, consume, observe, monitor, admin, or changes what is
+    /// left of it. publish can be narrowed to topics (patterns), tenants and publishers; consume to subscriptions,
+    /// topics (for read()) and consumers (of cursors), of which those that are not named are not left; monitor to
+    /// tenants.
     ///
     /// # Errors
     /// Those of the function.
-    pub async fn grant_to(&self, role: &str, capability: &str) -> Result<()> {
-        self.call_void("grant_to", json!({"role": role, "capability": capability})).await
+    pub async fn grant_to(&self, role: &str, capability: &str, options: GrantTo) -> Result<()> {
+        self.call_void("grant_to", json!({"role": role, "capability": capability, "subscriptions": options.subscriptions, "topics": options.topics, "tenants": options.tenants, "publishers": options.publishers, "consumers": options.consumers})).await
     }
 
     /// The last position of the feed; 0 when it is empty.
@@ -2408,6 +2432,15 @@ impl Outbox {
         )
     }
 
+    /// Takes a capability back from a role; what another capability of the role needs stays. false: the role did not
+    /// have it by grant_to().
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn revoke_from(&self, role: &str, capability: &str) -> Result<Option<bool>> {
+        call::single(self.call("revoke_from", json!({"role": role, "capability": capability}), &[]).await?)
+    }
+
     /// Has new rows go to the next leaf now: rotated, empty (nothing to leave behind) or full (the next leaf still
     /// holds rows).
     ///
@@ -2497,7 +2530,7 @@ impl Outbox {
     }
 
     /// Numbers what is committed now, and returns the last position. The dispatcher does this by itself; by hand
-    /// where there is none.
+    /// where there is none. Not in a transaction block or function (25001).
     ///
     /// # Errors
     /// Those of the function.

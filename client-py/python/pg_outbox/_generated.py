@@ -579,6 +579,7 @@ class PublisherEntry:
     active: bool | None
     topic_template: str | None
     topic_function: str | None
+    topic_function_owner: str | None
     name: str | None
     description: str | None
     created_at: datetime | None
@@ -689,11 +690,13 @@ class AdminMethods:
         """
         return self._run(Call("cancel_replay", {"replay_id": replay_id}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def capture(self, relation: str, *, topic: str | None = None, key_columns: Sequence[str] | None = None, operations: Sequence[str] | None = None, columns: Sequence[str] | None = None, condition: str | None = None, include_old: bool | None = None, style: str | None = None, tenant_column: str | None = None, replicated: bool | None = None) -> None:
-        """Turns changes of a table's rows into messages, in the transaction that makes them. Called again, it
-        replaces what it did before: do so when partitions were added. Styles: change, row, debezium.
+    def capture(self, relation: str, *, topic: str | None = None, key_columns: Sequence[str] | None = None, operations: Sequence[str] | None = None, columns: Sequence[str] | None = None, condition: str | None = None, include_old: bool | None = None, style: str | None = None, tenant_column: str | None = None, replicated: bool | None = None, oversize: str | None = None) -> None:
+        """Turns changes of a table's rows into messages, in the transaction that makes them; the caller must
+        own it. Called again, it replaces what it did before: do so when partitions were added. Styles: change,
+        row, debezium. A payload that is too large fails the statement (oversize => fail), is skipped with a
+        warning (skip), or is the key without images (reference).
         """
-        self._run(Call("capture", {"relation": relation, "topic": topic, "key_columns": key_columns, "operations": operations, "columns": columns, "condition": condition, "include_old": include_old, "style": style, "tenant_column": tenant_column, "replicated": replicated}, Shape("void", None, {})))
+        self._run(Call("capture", {"relation": relation, "topic": topic, "key_columns": key_columns, "operations": operations, "columns": columns, "condition": condition, "include_old": include_old, "style": style, "tenant_column": tenant_column, "replicated": replicated, "oversize": oversize}, Shape("void", None, {})))
 
     def claim(self, subscription: str, worker: str, *, max_messages: int | None = None, lease: timedelta | None = None) -> list[Claimed]:
         """Leases up to max_messages deliveries of a pull subscription that are due: highest priority first,
@@ -858,9 +861,13 @@ class AdminMethods:
         """Takes consent as given, for receivers that gave it by other means than the handshake."""
         return self._run(Call("grant_consent", {"endpoint": endpoint, "rate_per_minute": rate_per_minute}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def grant_to(self, role: str, capability: str) -> None:
-        """Grants a role one of the capabilities publish, consume, monitor, admin."""
-        self._run(Call("grant_to", {"role": role, "capability": capability}, Shape("void", None, {})))
+    def grant_to(self, role: str, capability: str, *, subscriptions: Sequence[str] | None = None, topics: Sequence[str] | None = None, tenants: Sequence[str] | None = None, publishers: Sequence[str] | None = None, consumers: Sequence[str] | None = None) -> None:
+        """Grants a role one of the capabilities publish, capture, consume, observe, monitor, admin, or changes
+        what is left of it. publish can be narrowed to topics (patterns), tenants and publishers; consume to
+        subscriptions, topics (for read()) and consumers (of cursors), of which those that are not named are not
+        left; monitor to tenants.
+        """
+        self._run(Call("grant_to", {"role": role, "capability": capability, "subscriptions": subscriptions, "topics": topics, "tenants": tenants, "publishers": publishers, "consumers": consumers}, Shape("void", None, {})))
 
     def head(self) -> int | None:
         """The last position of the feed; 0 when it is empty."""
@@ -1001,6 +1008,12 @@ class AdminMethods:
         """
         return self._run(Call("retry", {"message_id": message_id, "subscription": subscription, "by": by}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
+    def revoke_from(self, role: str, capability: str) -> bool | None:
+        """Takes a capability back from a role; what another capability of the role needs stays. false: the role
+        did not have it by grant_to().
+        """
+        return self._run(Call("revoke_from", {"role": role, "capability": capability}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
     def rotate(self, *, ring: str | None = None) -> str | None:
         """Has new rows go to the next leaf now: rotated, empty (nothing to leave behind) or full (the next leaf
         still holds rows).
@@ -1057,7 +1070,7 @@ class AdminMethods:
 
     def tick(self) -> int | None:
         """Numbers what is committed now, and returns the last position. The dispatcher does this by itself; by
-        hand where there is none.
+        hand where there is none. Not in a transaction block or function (25001).
         """
         return self._run(Call("tick", {}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1190,11 +1203,13 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("cancel_replay", {"replay_id": replay_id}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def capture(self, relation: str, *, topic: str | None = None, key_columns: Sequence[str] | None = None, operations: Sequence[str] | None = None, columns: Sequence[str] | None = None, condition: str | None = None, include_old: bool | None = None, style: str | None = None, tenant_column: str | None = None, replicated: bool | None = None) -> None:
-        """Turns changes of a table's rows into messages, in the transaction that makes them. Called again, it
-        replaces what it did before: do so when partitions were added. Styles: change, row, debezium.
+    async def capture(self, relation: str, *, topic: str | None = None, key_columns: Sequence[str] | None = None, operations: Sequence[str] | None = None, columns: Sequence[str] | None = None, condition: str | None = None, include_old: bool | None = None, style: str | None = None, tenant_column: str | None = None, replicated: bool | None = None, oversize: str | None = None) -> None:
+        """Turns changes of a table's rows into messages, in the transaction that makes them; the caller must
+        own it. Called again, it replaces what it did before: do so when partitions were added. Styles: change,
+        row, debezium. A payload that is too large fails the statement (oversize => fail), is skipped with a
+        warning (skip), or is the key without images (reference).
         """
-        await self._arun(Call("capture", {"relation": relation, "topic": topic, "key_columns": key_columns, "operations": operations, "columns": columns, "condition": condition, "include_old": include_old, "style": style, "tenant_column": tenant_column, "replicated": replicated}, Shape("void", None, {})))
+        await self._arun(Call("capture", {"relation": relation, "topic": topic, "key_columns": key_columns, "operations": operations, "columns": columns, "condition": condition, "include_old": include_old, "style": style, "tenant_column": tenant_column, "replicated": replicated, "oversize": oversize}, Shape("void", None, {})))
 
     async def claim(self, subscription: str, worker: str, *, max_messages: int | None = None, lease: timedelta | None = None) -> list[Claimed]:
         """Leases up to max_messages deliveries of a pull subscription that are due: highest priority first,
@@ -1359,9 +1374,13 @@ class AsyncAdminMethods:
         """Takes consent as given, for receivers that gave it by other means than the handshake."""
         return await self._arun(Call("grant_consent", {"endpoint": endpoint, "rate_per_minute": rate_per_minute}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def grant_to(self, role: str, capability: str) -> None:
-        """Grants a role one of the capabilities publish, consume, monitor, admin."""
-        await self._arun(Call("grant_to", {"role": role, "capability": capability}, Shape("void", None, {})))
+    async def grant_to(self, role: str, capability: str, *, subscriptions: Sequence[str] | None = None, topics: Sequence[str] | None = None, tenants: Sequence[str] | None = None, publishers: Sequence[str] | None = None, consumers: Sequence[str] | None = None) -> None:
+        """Grants a role one of the capabilities publish, capture, consume, observe, monitor, admin, or changes
+        what is left of it. publish can be narrowed to topics (patterns), tenants and publishers; consume to
+        subscriptions, topics (for read()) and consumers (of cursors), of which those that are not named are not
+        left; monitor to tenants.
+        """
+        await self._arun(Call("grant_to", {"role": role, "capability": capability, "subscriptions": subscriptions, "topics": topics, "tenants": tenants, "publishers": publishers, "consumers": consumers}, Shape("void", None, {})))
 
     async def head(self) -> int | None:
         """The last position of the feed; 0 when it is empty."""
@@ -1502,6 +1521,12 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("retry", {"message_id": message_id, "subscription": subscription, "by": by}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
+    async def revoke_from(self, role: str, capability: str) -> bool | None:
+        """Takes a capability back from a role; what another capability of the role needs stays. false: the role
+        did not have it by grant_to().
+        """
+        return await self._arun(Call("revoke_from", {"role": role, "capability": capability}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
     async def rotate(self, *, ring: str | None = None) -> str | None:
         """Has new rows go to the next leaf now: rotated, empty (nothing to leave behind) or full (the next leaf
         still holds rows).
@@ -1558,7 +1583,7 @@ class AsyncAdminMethods:
 
     async def tick(self) -> int | None:
         """Numbers what is committed now, and returns the last position. The dispatcher does this by itself; by
-        hand where there is none.
+        hand where there is none. Not in a transaction block or function (25001).
         """
         return await self._arun(Call("tick", {}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
