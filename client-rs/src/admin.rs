@@ -967,6 +967,8 @@ pub struct PublisherEntry {
     pub topic_template: Option<String>,
     /// Column `topic_function`.
     pub topic_function: Option<String>,
+    /// Column `topic_function_owner`.
+    pub topic_function_owner: Option<String>,
     /// Column `name`.
     pub name: Option<String>,
     /// Column `description`.
@@ -1222,6 +1224,8 @@ pub struct Capture {
     pub tenant_column: Option<String>,
     /// Argument `replicated`.
     pub replicated: Option<bool>,
+    /// Argument `oversize`.
+    pub oversize: Option<String>,
 }
 
 /// What `outbox.claim()` takes beside what it requires; `None` is its default.
@@ -1850,13 +1854,15 @@ impl Outbox {
         call::single(self.call("cancel_replay", json!({"replay_id": replay_id}), &[]).await?)
     }
 
-    /// Turns changes of a table's rows into messages, in the transaction that makes them. Called again, it replaces
-    /// what it did before: do so when partitions were added. Styles: change, row, debezium.
+    /// Turns changes of a table's rows into messages, in the transaction that makes them; the caller must own it.
+    /// Called again, it replaces what it did before: do so when partitions were added. Styles: change, row, debezium.
+    /// A payload that is too large fails the statement (oversize => fail), is skipped with a warning (skip), or is
+    /// the key without images (reference).
     ///
     /// # Errors
     /// Those of the function.
     pub async fn capture(&self, relation: String, options: Capture) -> Result<()> {
-        self.call_void("capture", json!({"relation": relation, "topic": options.topic, "key_columns": options.key_columns, "operations": options.operations, "columns": options.columns, "condition": options.condition, "include_old": options.include_old, "style": options.style, "tenant_column": options.tenant_column, "replicated": options.replicated})).await
+        self.call_void("capture", json!({"relation": relation, "topic": options.topic, "key_columns": options.key_columns, "operations": options.operations, "columns": options.columns, "condition": options.condition, "include_old": options.include_old, "style": options.style, "tenant_column": options.tenant_column, "replicated": options.replicated, "oversize": options.oversize})).await
     }
 
     /// Leases up to max_messages deliveries of a pull subscription that are due: highest priority first, then longest
@@ -2183,9 +2189,10 @@ impl Outbox {
         )
     }
 
-    /// Grants a role one of the capabilities publish, consume, observe, monitor, admin, or changes what is left of
-    /// it. publish can be narrowed to topics (patterns), tenants and publishers; consume to subscriptions, topics
-    /// (for read()) and consumers (of cursors), of which those that are not named are not left; monitor to tenants.
+    /// Grants a role one of the capabilities publish, capture, consume, observe, monitor, admin, or changes what is
+    /// left of it. publish can be narrowed to topics (patterns), tenants and publishers; consume to subscriptions,
+    /// topics (for read()) and consumers (of cursors), of which those that are not named are not left; monitor to
+    /// tenants.
     ///
     /// # Errors
     /// Those of the function.

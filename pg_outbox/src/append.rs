@@ -9,7 +9,7 @@ use outbox_core::Result;
 use pgrx::pg_sys;
 use pgrx::pg_sys::Datum;
 
-use crate::catalog;
+use crate::{catalog, shape};
 
 /// A leaf that is open for appending, with its indexes. `close` it; on ERROR PostgreSQL's resource owner does.
 pub struct Leaf {
@@ -33,11 +33,15 @@ enum Shape {
 }
 
 impl Leaf {
-    /// Opens a leaf. The lock is kept until the transaction ends, as an INSERT's is.
-    pub fn open(leaf: pg_sys::Oid) -> Leaf {
+    /// Opens a leaf with these columns. The lock is kept until the transaction ends, as an INSERT's is.
+    ///
+    /// # Errors
+    /// 55000 when it has other columns.
+    pub fn open(leaf: pg_sys::Oid, columns: &[pg_sys::Oid]) -> Result<Leaf> {
         // SAFETY: plain relation access; an ERROR becomes a panic in pgrx's guards.
         unsafe {
             let relation = pg_sys::table_open(leaf, pg_sys::RowExclusiveLock as _);
+            shape::check(relation, columns)?;
             let list = pg_sys::RelationGetIndexList(relation);
             let mut indexes = Vec::with_capacity(2);
             for i in 0..(if list.is_null() { 0 } else { (*list).length }) {
@@ -59,16 +63,31 @@ impl Leaf {
                     shape: shape(info),
                 });
             }
-            Leaf { relation, indexes }
+            Ok(Leaf { relation, indexes })
+        }
+    }
+
+    /// A row as a tuple, which lives in the current memory context. Columns that were added and dropped again are null.
+    unsafe fn tuple(&self, values: &mut [Datum], nulls: &mut [bool]) -> pg_sys::HeapTuple {
+        // SAFETY: `open` has looked: the leaf has at least as many columns as the slices have entries.
+        unsafe {
+            let descriptor = (*self.relation).rd_att;
+            let columns = (*descriptor).natts as usize;
+            if columns == values.len() {
+                return pg_sys::heap_form_tuple(descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
+            }
+            let (mut values, mut nulls) = (values.to_vec(), nulls.to_vec());
+            values.resize(columns, Datum::null());
+            nulls.resize(columns, true);
+            pg_sys::heap_form_tuple(descriptor, values.as_mut_ptr(), nulls.as_mut_ptr())
         }
     }
 
     /// Appends one row; `values` and `nulls` are in column order.
     pub fn append(&mut self, values: &mut [Datum], nulls: &mut [bool]) {
-        // SAFETY: both slices have one entry per column; the tuple lives in the current memory context.
+        // SAFETY: both slices have one entry per column of ours; the tuple lives in the current memory context.
         unsafe {
-            debug_assert_eq!(values.len(), (*(*self.relation).rd_att).natts as usize);
-            let tuple = pg_sys::heap_form_tuple((*self.relation).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
+            let tuple = self.tuple(values, nulls);
             let command = pg_sys::GetCurrentCommandId(true);
             pg_sys::heap_insert(self.relation, tuple, command, 0, std::ptr::null_mut());
             let tid = &raw mut (*tuple).t_self;
@@ -101,8 +120,7 @@ impl Leaf {
                 }
                 for (slot, (values, nulls)) in slots.iter().zip(&mut batch) {
                     let (values, nulls) = (values.as_mut(), nulls.as_mut());
-                    let tuple =
-                        pg_sys::heap_form_tuple((*self.relation).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
+                    let tuple = self.tuple(values, nulls);
                     pg_sys::ExecStoreHeapTuple(tuple, *slot, true);
                 }
                 let count = batch.len() as i32;
@@ -135,6 +153,9 @@ impl Leaf {
         // SAFETY: opened by `open`, closed once because `self` is consumed.
         unsafe {
             for index in &self.indexes {
+                // A BRIN index keeps things between rows.
+                #[cfg(any(feature = "pg17", feature = "pg18"))]
+                pg_sys::index_insert_cleanup(index.relation, index.info);
                 pg_sys::index_close(index.relation, pg_sys::NoLock as _);
             }
             pg_sys::table_close(self.relation, pg_sys::NoLock as _);
@@ -146,10 +167,11 @@ impl Leaf {
 pub fn append_current<const N: usize>(
     ring: &str,
     leaves: i64,
+    columns: &[pg_sys::Oid; N],
     rows: impl FnOnce(i16) -> Vec<[Option<Datum>; N]>,
 ) -> Result<()> {
     let segment = catalog::current_value(catalog::lookup(&format!("_{ring}_segment"))?).rem_euclid(leaves);
-    let mut leaf = Leaf::open(catalog::lookup(&format!("_{ring}_{segment:02}"))?);
+    let mut leaf = Leaf::open(catalog::lookup(&format!("_{ring}_{segment:02}"))?, columns)?;
     leaf.append_all(
         rows(segment as i16)
             .into_iter()

@@ -122,6 +122,14 @@ pub fn current_value(sequence: pg_sys::Oid) -> i64 {
     // SAFETY: a sequence is one page with one tuple of a fixed layout; the page is pinned and share-locked while it is read.
     unsafe {
         let relation = pg_sys::relation_open(sequence, pg_sys::AccessShareLock as _);
+        if (*(*relation).rd_rel).relkind != pg_sys::RELKIND_SEQUENCE as std::ffi::c_char {
+            let code = pgrx::PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+            pgrx::ereport!(
+                pgrx::PgLogLevel::ERROR,
+                code,
+                "a sequence of pg_outbox has been replaced by something else"
+            );
+        }
         let buffer = pg_sys::ReadBuffer(relation, 0);
         pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as _);
         let page = pg_sys::BufferGetPage(buffer);

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::append::Leaf;
 use crate::function::Args;
-use crate::{catalog, gucs, idempotency, jsonb, pg_function, registry, rights, wake};
+use crate::{catalog, gucs, idempotency, jsonb, pg_function, registry, rights, shape, wake};
 
 /// Longest key and aggregate id, in bytes.
 const MAX_KEY: usize = 1024;
@@ -136,7 +136,7 @@ fn append(rows: &mut [Row], drawn: Option<Vec<i64>>) -> Result<Vec<i64>> {
     let xid = transaction_id();
     let leaf_of = |segment: i64| relations.messages[segment.rem_euclid(catalog::LEAVES as i64) as usize];
     let mut segment = catalog::current_value(relations.message_segment);
-    let mut leaf = Leaf::open(leaf_of(segment));
+    let mut leaf = Leaf::open(leaf_of(segment), shape::MESSAGE)?;
     loop {
         let now = catalog::current_value(relations.message_segment);
         if now == segment {
@@ -145,7 +145,7 @@ fn append(rows: &mut [Row], drawn: Option<Vec<i64>>) -> Result<Vec<i64>> {
         // Rotation moves the pointer first. Whoever has the lock and still reads the number was in time.
         leaf.close();
         segment = now;
-        leaf = Leaf::open(leaf_of(segment));
+        leaf = Leaf::open(leaf_of(segment), shape::MESSAGE)?;
     }
     // SAFETY: reads the clock.
     let enqueued_at = unsafe { pg_sys::GetCurrentTimestamp() };

@@ -258,15 +258,17 @@ fn begin_alone(site: &Site) -> Result<()> {
     Ok(())
 }
 
+// Operators are qualified: the search path is the caller's, the identity is not.
 thread_local! {
     static SUBSCRIPTION: RefCell<Plan> = const { RefCell::new(Plan::new(
-        "select s.name from outbox.subscription s where s.id = coalesce(
-            (select d.subscription_id from outbox.delivery d where d.id = $1),
-            (select b.subscription_id from outbox._bundle b where b.deliveries @> $1 and $1 = any (b.delivery_ids) limit 1))",
+        "select s.name from outbox.subscription s where s.id operator(pg_catalog.=) coalesce(
+            (select d.subscription_id from outbox.delivery d where d.id operator(pg_catalog.=) $1),
+            (select b.subscription_id from outbox._bundle b where b.deliveries operator(pg_catalog.@>) $1
+                and $1 operator(pg_catalog.=) any (b.delivery_ids) limit 1))",
         &[pg_sys::INT8OID],
     )) };
     static TENANT: RefCell<Plan> =
-        const { RefCell::new(Plan::new("select m.tenant from outbox.message m where m.id = $1", &[pg_sys::INT8OID])) };
+        const { RefCell::new(Plan::new("select m.tenant from outbox.message m where m.id operator(pg_catalog.=) $1", &[pg_sys::INT8OID])) };
 }
 
 /// What the outbox knows of an id, asked as its owner.

@@ -233,11 +233,8 @@ const LONGEST: usize = 1000;
 
 /// A copy in the current memory context, of so much of a text as an error shows; a NUL inside becomes U+FFFD.
 fn palloc_cstr(text: &str) -> *mut c_char {
-    let mut end = text.len().min(LONGEST);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    let mut clean = text[..end].replace('\0', "\u{fffd}");
+    let boundary = (0..=LONGEST.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    let mut clean = text[..boundary].replace('\0', "\u{fffd}");
     if text.len() > LONGEST {
         clean.push_str(" ...");
     }

@@ -21,6 +21,7 @@ mod read;
 mod registry;
 mod rights;
 mod sequencer;
+mod shape;
 mod shmem;
 mod wake;
 mod worker;

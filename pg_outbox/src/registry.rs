@@ -17,7 +17,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{FromDatum, IntoDatum};
 
 use crate::identity::{Function, run_code_of};
-use crate::{catalog, gucs, pg_function};
+use crate::{catalog, gucs, pg_function, shape};
 
 #[derive(Default)]
 struct Registry {
@@ -153,12 +153,12 @@ fn load() -> Result<Rc<Registry>> {
     let changes = CHANGES.get();
     let mut registry = Registry::default();
     let [topics, publishers] = RELATIONS.get();
-    scan(topics, |row| {
+    scan(topics, shape::TOPIC, |row| {
         if let Some(code) = row.text(0) {
             registry.topics.insert(code, row.truth(1));
         }
-    });
-    scan(publishers, |row| {
+    })?;
+    scan(publishers, shape::PUBLISHER, |row| {
         if let Some(code) = row.text(0) {
             let publisher = Publisher {
                 active: row.truth(1),
@@ -168,7 +168,7 @@ fn load() -> Result<Rc<Registry>> {
             };
             registry.publishers.insert(code, publisher);
         }
-    });
+    })?;
     let registry = Rc::new(registry);
     if CHANGES.get() == changes {
         REGISTRY.set(Some(Rc::clone(&registry)));
@@ -176,7 +176,7 @@ fn load() -> Result<Rc<Registry>> {
     Ok(registry)
 }
 
-pub struct Row {
+struct Row {
     values: Vec<Datum>,
     nulls: Vec<bool>,
 }
@@ -187,22 +187,20 @@ impl Row {
         unsafe { <&str>::from_datum(self.values[column], self.nulls[column]) }.map(Into::into)
     }
 
-    /// A bytea column.
-    pub fn bytes(&self, column: usize) -> Option<Vec<u8>> {
-        // SAFETY: by the caller's knowledge of the table.
-        unsafe { Vec::<u8>::from_datum(self.values[column], self.nulls[column]) }
-    }
-
     fn truth(&self, column: usize) -> bool {
         !self.nulls[column] && self.values[column].value() != 0
     }
 }
 
 /// All rows of a table as they are now, whatever the transaction's snapshot and the user's rights.
-pub fn scan(table: Oid, mut f: impl FnMut(&Row)) {
+///
+/// # Errors
+/// 55000 when it has other columns.
+fn scan(table: Oid, columns: &[Oid], mut f: impl FnMut(&Row)) -> Result<()> {
     // SAFETY: opened, scanned and closed in the order PostgreSQL asks for; on ERROR its resource owner closes.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as _);
+        shape::check(relation, columns)?;
         let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
         let scan = pg_sys::systable_beginscan(relation, pg_sys::InvalidOid, false, snapshot, 0, std::ptr::null_mut());
         let columns = (*(*relation).rd_att).natts as usize;
@@ -219,6 +217,7 @@ pub fn scan(table: Oid, mut f: impl FnMut(&Row)) {
         pg_sys::UnregisterSnapshot(snapshot);
         pg_sys::table_close(relation, pg_sys::AccessShareLock as _);
     }
+    Ok(())
 }
 
 unsafe extern "C-unwind" fn relcache_changed(_arg: Datum, relation: Oid) {

@@ -14,7 +14,7 @@ use outbox_core::{Code, Error, Result};
 use pgrx::FromDatum;
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use crate::{catalog, pg_function};
+use crate::{catalog, pg_function, shape};
 
 /// What of a capability a grant leaves. `None` in a field: everything.
 struct Grant {
@@ -239,6 +239,7 @@ fn load() -> Result<Rc<Grants>> {
     // are those of the table in sql/schema/90_privileges.sql.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as _);
+        shape::check(relation, shape::GRANT)?;
         grants.owner = (*(*relation).rd_rel).relowner;
         let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
         let scan = pg_sys::systable_beginscan(relation, pg_sys::InvalidOid, false, snapshot, 0, std::ptr::null_mut());

@@ -33,10 +33,14 @@ async fn trapped(server: &Server, name: &str, capabilities: &str) -> (Client, Cl
             create schema m authorization {role}; grant usage on schema m to public;
             create table public.victim (id int primary key, secret text);
             set role {role};
-            create function m.trap() returns boolean language plpgsql as $$
+            create function m.trap() returns boolean language plpgsql set search_path = pg_catalog as $$
             begin
                 perform nextval('public.run');
-                if current_user <> '{role}' then perform nextval('public.breach'); end if;
+                -- A caller's own statement is its own affair.
+                if current_user <> '{role}'
+                    and (current_user <> session_user or current_setting('is_superuser')::boolean) then
+                    perform nextval('public.breach');
+                end if;
                 return true;
             end $$;
             create function m.trap(text) returns boolean language sql as 'select m.trap()';
@@ -410,11 +414,45 @@ async fn every_function_that_takes_a_name_or_an_expression_is_attacked_by_every_
     let server = server().await;
     let (db, owner) = trapped(server, "generated", "{publish,capture}").await;
     let password = server.password();
+    // Operators that shadow PostgreSQL's, for whatever is looked up in the caller's search path.
+    run(
+        &db,
+        "do $do$
+        declare
+            o record;
+        begin
+            for o in
+                select row_number() over () as i, p.oprname, p.oprleft::regtype as l, p.oprright::regtype as r, p.oprresult::regtype as result
+                from pg_operator p
+                where p.oprkind = 'b' and p.oprnamespace = 'pg_catalog'::regnamespace and p.oprresult <> 0
+                    and not (p.oprname = '=' and p.oprleft = 'text'::regtype and p.oprright = 'text'::regtype) and p.oprname in ('=', '<>', '<', '>', '<=', '>=', '||', '@>', '<@', '&&', '->', '->>', '+', '-', '*', '~', '?')
+                    and p.oprleft::regtype::text ~ '^(smallint|integer|bigint|text|name|oid|boolean|jsonb|bytea|xid8|interval|timestamp with time zone|int8multirange|anymultirange|anyarray)$'
+            loop
+                execute format('create function m.shadow_%s(%s, %s) returns %s language plpgsql as '
+                    '$$ begin perform m.trap(); return $1 operator(pg_catalog.%s) $2; end $$', o.i, o.l, o.r, o.result, o.oprname);
+                execute format('create operator m.%s (leftarg = %s, rightarg = %s, function = m.shadow_%s)', o.oprname, o.l, o.r, o.i);
+            end loop;
+        end $do$;
+        select outbox.subscribe('jobs', '{a.#}'); select outbox.enqueue('a.b', '{}')",
+    )
+    .await;
+    outbox_tests::settle(&db).await;
+    let delivery: i64 = one(&db, "select id from outbox.deliveries order by id limit 1").await;
     let mut attacked: Vec<String> = Vec::new();
-    for capability in ["publish", "capture", "consume", "observe", "monitor", "admin"] {
-        let role = format!("generated_{capability}");
+    for (capability, narrowed) in [
+        ("publish", ""),
+        ("publish", ", topics => '{a.#}'"),
+        ("capture", ""),
+        ("consume", ""),
+        ("consume", ", subscriptions => '{jobs}', topics => '{a.#}', consumers => '{c}'"),
+        ("observe", ""),
+        ("monitor", ""),
+        ("monitor", ", tenants => '{acme}'"),
+        ("admin", ""),
+    ] {
+        let role = format!("generated_{capability}{}", narrowed.len().min(1));
         // A member of mallory, so that it may do what she may with what is hers.
-        run(&db, &format!("create role {role} login password '{password}' in role generated_mallory; select outbox.grant_to('{role}', '{capability}')")).await;
+        run(&db, &format!("create role {role} login password '{password}' in role generated_mallory; select outbox.grant_to('{role}', '{capability}'{narrowed})")).await;
         let session = connect(&server.dsn("generated").replacen("postgres:", &format!("{role}:"), 1)).await.unwrap();
         run(
             &session,
@@ -464,6 +502,17 @@ async fn every_function_that_takes_a_name_or_an_expression_is_attacked_by_every_
                 }
             }
             attacked.push(format!("{function}({argument})"));
+        }
+        // Where the look at a narrowed capability goes by an id.
+        for statement in [
+            format!("select outbox.claim_delivery({delivery}, 'w')"),
+            "select outbox.get_message(1)".to_owned(),
+            "select outbox.history(1)".to_owned(),
+            "select outbox.enqueue('a.b', '{}', idempotency_key => 'k')".to_owned(),
+            "call outbox.claim_wait('jobs', '1 ms')".to_owned(),
+            "select outbox.claim('jobs', 'w')".to_owned(),
+        ] {
+            let _ = session.batch_execute(&statement).await;
         }
         // What has been set up is used.
         let _ = owner.batch_execute("insert into m.t values (1, 'a', row(1)); delete from m.t").await;

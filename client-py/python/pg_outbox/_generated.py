@@ -579,6 +579,7 @@ class PublisherEntry:
     active: bool | None
     topic_template: str | None
     topic_function: str | None
+    topic_function_owner: str | None
     name: str | None
     description: str | None
     created_at: datetime | None
@@ -689,11 +690,13 @@ class AdminMethods:
         """
         return self._run(Call("cancel_replay", {"replay_id": replay_id}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def capture(self, relation: str, *, topic: str | None = None, key_columns: Sequence[str] | None = None, operations: Sequence[str] | None = None, columns: Sequence[str] | None = None, condition: str | None = None, include_old: bool | None = None, style: str | None = None, tenant_column: str | None = None, replicated: bool | None = None) -> None:
-        """Turns changes of a table's rows into messages, in the transaction that makes them. Called again, it
-        replaces what it did before: do so when partitions were added. Styles: change, row, debezium.
+    def capture(self, relation: str, *, topic: str | None = None, key_columns: Sequence[str] | None = None, operations: Sequence[str] | None = None, columns: Sequence[str] | None = None, condition: str | None = None, include_old: bool | None = None, style: str | None = None, tenant_column: str | None = None, replicated: bool | None = None, oversize: str | None = None) -> None:
+        """Turns changes of a table's rows into messages, in the transaction that makes them; the caller must
+        own it. Called again, it replaces what it did before: do so when partitions were added. Styles: change,
+        row, debezium. A payload that is too large fails the statement (oversize => fail), is skipped with a
+        warning (skip), or is the key without images (reference).
         """
-        self._run(Call("capture", {"relation": relation, "topic": topic, "key_columns": key_columns, "operations": operations, "columns": columns, "condition": condition, "include_old": include_old, "style": style, "tenant_column": tenant_column, "replicated": replicated}, Shape("void", None, {})))
+        self._run(Call("capture", {"relation": relation, "topic": topic, "key_columns": key_columns, "operations": operations, "columns": columns, "condition": condition, "include_old": include_old, "style": style, "tenant_column": tenant_column, "replicated": replicated, "oversize": oversize}, Shape("void", None, {})))
 
     def claim(self, subscription: str, worker: str, *, max_messages: int | None = None, lease: timedelta | None = None) -> list[Claimed]:
         """Leases up to max_messages deliveries of a pull subscription that are due: highest priority first,
@@ -859,8 +862,8 @@ class AdminMethods:
         return self._run(Call("grant_consent", {"endpoint": endpoint, "rate_per_minute": rate_per_minute}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def grant_to(self, role: str, capability: str, *, subscriptions: Sequence[str] | None = None, topics: Sequence[str] | None = None, tenants: Sequence[str] | None = None, publishers: Sequence[str] | None = None, consumers: Sequence[str] | None = None) -> None:
-        """Grants a role one of the capabilities publish, consume, observe, monitor, admin, or changes what is
-        left of it. publish can be narrowed to topics (patterns), tenants and publishers; consume to
+        """Grants a role one of the capabilities publish, capture, consume, observe, monitor, admin, or changes
+        what is left of it. publish can be narrowed to topics (patterns), tenants and publishers; consume to
         subscriptions, topics (for read()) and consumers (of cursors), of which those that are not named are not
         left; monitor to tenants.
         """
@@ -1200,11 +1203,13 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("cancel_replay", {"replay_id": replay_id}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def capture(self, relation: str, *, topic: str | None = None, key_columns: Sequence[str] | None = None, operations: Sequence[str] | None = None, columns: Sequence[str] | None = None, condition: str | None = None, include_old: bool | None = None, style: str | None = None, tenant_column: str | None = None, replicated: bool | None = None) -> None:
-        """Turns changes of a table's rows into messages, in the transaction that makes them. Called again, it
-        replaces what it did before: do so when partitions were added. Styles: change, row, debezium.
+    async def capture(self, relation: str, *, topic: str | None = None, key_columns: Sequence[str] | None = None, operations: Sequence[str] | None = None, columns: Sequence[str] | None = None, condition: str | None = None, include_old: bool | None = None, style: str | None = None, tenant_column: str | None = None, replicated: bool | None = None, oversize: str | None = None) -> None:
+        """Turns changes of a table's rows into messages, in the transaction that makes them; the caller must
+        own it. Called again, it replaces what it did before: do so when partitions were added. Styles: change,
+        row, debezium. A payload that is too large fails the statement (oversize => fail), is skipped with a
+        warning (skip), or is the key without images (reference).
         """
-        await self._arun(Call("capture", {"relation": relation, "topic": topic, "key_columns": key_columns, "operations": operations, "columns": columns, "condition": condition, "include_old": include_old, "style": style, "tenant_column": tenant_column, "replicated": replicated}, Shape("void", None, {})))
+        await self._arun(Call("capture", {"relation": relation, "topic": topic, "key_columns": key_columns, "operations": operations, "columns": columns, "condition": condition, "include_old": include_old, "style": style, "tenant_column": tenant_column, "replicated": replicated, "oversize": oversize}, Shape("void", None, {})))
 
     async def claim(self, subscription: str, worker: str, *, max_messages: int | None = None, lease: timedelta | None = None) -> list[Claimed]:
         """Leases up to max_messages deliveries of a pull subscription that are due: highest priority first,
@@ -1370,8 +1375,8 @@ class AsyncAdminMethods:
         return await self._arun(Call("grant_consent", {"endpoint": endpoint, "rate_per_minute": rate_per_minute}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def grant_to(self, role: str, capability: str, *, subscriptions: Sequence[str] | None = None, topics: Sequence[str] | None = None, tenants: Sequence[str] | None = None, publishers: Sequence[str] | None = None, consumers: Sequence[str] | None = None) -> None:
-        """Grants a role one of the capabilities publish, consume, observe, monitor, admin, or changes what is
-        left of it. publish can be narrowed to topics (patterns), tenants and publishers; consume to
+        """Grants a role one of the capabilities publish, capture, consume, observe, monitor, admin, or changes
+        what is left of it. publish can be narrowed to topics (patterns), tenants and publishers; consume to
         subscriptions, topics (for read()) and consumers (of cursors), of which those that are not named are not
         left; monitor to tenants.
         """

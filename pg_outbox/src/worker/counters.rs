@@ -8,6 +8,7 @@ use pgrx::IntoDatum;
 
 use super::now;
 use crate::append::append_current;
+use crate::shape;
 
 /// Leaves of the ring `counter`.
 const LEAVES: i64 = 3;
@@ -35,7 +36,7 @@ pub fn append(deliveries: impl Iterator<Item = Counted>) -> Result<()> {
         return Ok(());
     }
     let at = now();
-    append_current("counter", LEAVES, |segment| {
+    append_current("counter", LEAVES, shape::COUNTER, |segment| {
         let row = |((subscription, endpoint, outcome), (requests, deliveries, micros)): (
             (i32, i32, &str),
             (i64, i64, i64),

@@ -19,7 +19,7 @@ use super::now;
 use super::route::UNIX_EPOCH;
 use super::txn::{Failure, Plan, arg};
 use crate::append::Leaf;
-use crate::catalog;
+use crate::{catalog, shape};
 
 /// What became of a delivery.
 pub enum Fate {
@@ -358,7 +358,7 @@ fn counted((place, entry): (usize, &Entry)) -> Counted {
 /// Appends one row per request to the current leaf.
 fn append_attempts(entries: &[Entry]) -> Result<()> {
     let segment = catalog::current_value(catalog::lookup("_attempt_segment")?).rem_euclid(catalog::LEAVES as i64);
-    let mut leaf = Leaf::open(catalog::lookup(&format!("_attempt_{segment:02}"))?);
+    let mut leaf = Leaf::open(catalog::lookup(&format!("_attempt_{segment:02}"))?, shape::ATTEMPT)?;
     let mut texts = Texts::default();
     leaf.append_all(entries.chunk_by(of_one_request).map(|request| attempt_row(request, segment as i16, &mut texts)));
     leaf.close();

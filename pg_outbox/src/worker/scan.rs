@@ -10,6 +10,7 @@ use pgrx::pg_sys::Datum;
 use super::txn::Row;
 use crate::catalog;
 use crate::enqueue::column;
+use crate::shape;
 
 /// Calls `f` with each message of a leaf whose id is in `low ..= high`; `false`: the leaf's index is not there to be used.
 /// Columns are those of outbox.message, from 0. Inside a transaction.
@@ -19,9 +20,12 @@ pub fn messages(leaf: usize, low: i64, high: i64, f: &mut dyn FnMut(&Row)) -> bo
     // transaction, which is then aborted. The tuple lives until the next one is asked for.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as _);
+        // The statement that does it instead says what is wrong with the table.
+        let fits = shape::check(relation, shape::MESSAGE).is_ok();
         // Looked up under the lock: whoever replaces the index waits for it before the old one goes.
-        let index = catalog::lookup(&format!("_message_{leaf:02}_id"));
-        if let Ok(index) = index {
+        let index =
+            catalog::lookup(&format!("_message_{leaf:02}_id")).ok().filter(|index| fits && is_by_id(relation, *index));
+        if let Some(index) = index {
             let mut keys: [pg_sys::ScanKeyData; 2] = std::mem::zeroed();
             for (key, strategy, function, bound) in [
                 (0, pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_INT8GE, low),
@@ -45,6 +49,28 @@ pub fn messages(leaf: usize, low: i64, high: i64, f: &mut dyn FnMut(&Row)) -> bo
             pg_sys::UnregisterSnapshot(snapshot);
         }
         pg_sys::table_close(relation, pg_sys::NoLock as _);
-        index.is_ok()
+        index.is_some()
+    }
+}
+
+/// Whether it is an index over ids of this table: its name says so, and a name can be taken.
+unsafe fn is_by_id(table: pg_sys::Relation, index: pg_sys::Oid) -> bool {
+    // SAFETY: the table is open; an index of it stays while its lock is held.
+    unsafe {
+        let list = pg_sys::RelationGetIndexList(table);
+        let own =
+            !list.is_null() && (0..(*list).length).any(|i| (*(*list).elements.add(i as usize)).oid_value == index);
+        pg_sys::list_free(list);
+        if !own {
+            return false;
+        }
+        let index = pg_sys::index_open(index, pg_sys::AccessShareLock as _);
+        let form = (*index).rd_index;
+        let fits = (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
+            && (*form).indisvalid
+            && (*form).indkey.values.as_slice(1)[0] == column::ID as i16 + 1
+            && pg_sys::RelationGetIndexPredicate(index).is_null();
+        pg_sys::index_close(index, pg_sys::NoLock as _);
+        fits
     }
 }

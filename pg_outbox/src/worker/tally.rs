@@ -11,6 +11,7 @@ use pgrx::IntoDatum;
 use super::now;
 use super::route::Stored;
 use crate::append::append_current;
+use crate::shape;
 
 /// Leaves of the ring `tally`.
 const LEAVES: i64 = 3;
@@ -44,7 +45,7 @@ impl Tally {
             return Ok(());
         }
         let at = now();
-        append_current("tally", LEAVES, |segment| {
+        append_current("tally", LEAVES, shape::TALLY, |segment| {
             let kinds = [("tenant", &self.tenants), ("topic", &self.topics)];
             let all =
                 kinds.into_iter().flat_map(|(kind, sums)| sums.iter().map(move |(name, sum)| (kind, &**name, sum)));
