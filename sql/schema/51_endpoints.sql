@@ -351,11 +351,17 @@ begin
     update outbox.endpoint_state s set breaker = 'closed', breaker_until = null, breaker_times = 0, paused_until = null,
         failing_since = null, failures = 0, updated_at = clock_timestamp()
     where s.endpoint_id = known;
+    -- What has failed does not wait for its next try any longer; what has never been tried waits as it was asked to.
+    update outbox.delivery d set due_at = clock_timestamp(), updated_at = clock_timestamp()
+    from outbox.subscription s
+    where s.endpoint_id = known and d.subscription_id = s.id and not d.pull and not d.blocked and d.state = 'failed'
+        and d.due_at > clock_timestamp();
+    perform outbox._look_at_deliveries();
     return outbox._endpoint_changed(e, 'enabled');
 end
 $$;
 comment on function outbox.enable_endpoint is
-    'Sends again, first what has waited; breaker, pause and count of failures start afresh';
+    'Sends again, first what has waited, failed deliveries at once; breaker, pause and count of failures start afresh';
 
 -- API: public
 create function outbox.rotate_secret(name text, secret text default null, overlap interval default '24 h')

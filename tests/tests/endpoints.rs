@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use outbox_harness::tokio_postgres::Client;
-use outbox_harness::{Arrival, Receiver, Reply, Server, Stop, wait_until};
+use outbox_harness::{Arrival, Receiver, Reply, Server, Stop, postgres, wait_until};
 use outbox_tests::{PATIENCE, one, outbox_harness, server, settle};
 
 /// A database with one endpoint, made with these further arguments, and a subscription on everything below `order`.
@@ -169,6 +169,63 @@ async fn a_disabled_endpoint_holds_or_skips_and_catches_up() {
     let mut arrived = ns(&receiver.arrivals());
     arrived.sort_unstable();
     assert_eq!(arrived, (0..=20).chain([31]).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_is_enabled_again_gets_what_has_failed_at_once() {
+    let receiver = Receiver::start().unwrap();
+    receiver.on("/hook", |_, n| Reply::status(if n < 3 { 503 } else { 200 }));
+    let slow = ", schedule => '{\"delays\": [3600], \"jitter\": 0}'";
+    let db = shop(server().await, "back_off", &receiver.url("/hook"), slow, "").await;
+    for n in 1..=3 {
+        enqueue(&db, n).await;
+    }
+    db.batch_execute("select outbox.enqueue('order.later', '{\"n\": 4}', deliver_at => now() + interval '1 h')")
+        .await
+        .unwrap();
+    until(&db, "they have failed", "(select count(*) = 3 from outbox.delivery where state = 'failed')").await;
+    db.batch_execute("select outbox.disable_endpoint('shop', 'outage'); select outbox.enable_endpoint('shop')")
+        .await
+        .unwrap();
+    until(&db, "they are delivered", "(select count(*) = 3 from outbox.attempt where outcome = 'completed')").await;
+    settle(&db).await;
+    assert_eq!(receiver.total(), 6, "what is to be delivered later still is");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shortage_of_descriptors_blames_no_receiver() {
+    let receiver = Receiver::start().unwrap();
+    receiver.on("/hook", |_, _| Reply::status(200).after(Duration::from_millis(500)));
+    let db = server().await.database("descriptors").await.unwrap();
+    for n in 0..40 {
+        db.batch_execute(&format!(
+            "select outbox.create_endpoint('e{n}', '{}'); select outbox.subscribe('s{n}', '{{order.#}}', 'e{n}')",
+            receiver.url("/hook")
+        ))
+        .await
+        .unwrap();
+    }
+    enqueue(&db, 1).await;
+    until(&db, "all have it", "(select count(*) = 40 from outbox.attempt where outcome = 'completed')").await;
+    let pid: i32 = one(&db, "select pid from outbox.worker_status()").await;
+    let used = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let before = used();
+    // A reload closes their idle connections.
+    db.batch_execute("select pg_reload_conf()").await.unwrap();
+    wait_until("connections are closed", PATIENCE, async || used() + 30 <= before).await;
+    postgres::limit_descriptors(pid.try_into().unwrap(), used() + 12).unwrap();
+    for n in 2..=4 {
+        enqueue(&db, n).await;
+    }
+    until(&db, "all have all", "(select count(*) = 160 from outbox.attempt where outcome = 'completed')").await;
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.attempt where outcome <> 'completed'").await, 0);
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.endpoints where breaker <> 'closed'").await, 0);
+    until(
+        &db,
+        "health says it",
+        "(select state = 'warning' and culprit like 'server: connect: %open files%' from outbox.health() where \"check\" = 'faults')",
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

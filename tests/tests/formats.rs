@@ -87,6 +87,42 @@ async fn a_raw_request_carries_the_message_s_headers_and_its_trace() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn numbers_and_text_of_users_arrive_as_they_were_written() {
+    let receiver = Receiver::start().unwrap();
+    let (db, _) = shop("exact", &receiver, ", headers => '{\"x-shop\": \"Zoë 50%\"}'", "").await;
+    db.batch_execute(
+        "select outbox.enqueue('order.created', '{}', headers => '{\"x-name\": \"Zoë\", \"x-ascii\": \"a%20b\"}',
+            metadata => '{\"acct\": 12345678901234567890123, \"price\": 1.10, \"small\": 1e-7, \"n\": 5}')",
+    )
+    .await
+    .unwrap();
+    let arrival = first(&receiver).await;
+    for (name, value) in [
+        ("outbox-meta-acct", "12345678901234567890123"),
+        ("outbox-meta-price", "1.10"),
+        ("outbox-meta-small", "0.0000001"),
+        ("outbox-meta-n", "5"),
+        ("x-name", "Zo%C3%AB"),
+        ("x-ascii", "a%20b"),
+        ("x-shop", "Zo%C3%AB 50%"),
+    ] {
+        assert_eq!(arrival.header(name), value, "{name}");
+    }
+    receiver.clear();
+    db.batch_execute(
+        "select outbox.alter_subscription('orders', format => 'envelope');
+        select outbox.enqueue('order.created', '{}', metadata => '{\"acct\": 12345678901234567890123, \"price\": 1.10}',
+            occurred_at => '9999-12-31 23:59:59+00')",
+    )
+    .await
+    .unwrap();
+    let arrival = first(&receiver).await;
+    let body = String::from_utf8(arrival.body.to_vec()).unwrap();
+    assert!(body.contains("12345678901234567890123") && body.contains("1.10"), "{body}");
+    assert!(body.contains("\"occurred_at\":\"9999-12-31T23:59:59.000000Z\""), "{body}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_envelope_and_the_data_message_have_their_fields() {
     let receiver = Receiver::start().unwrap();
     let (db, secret) = shop("envelope", &receiver, "", ", format => 'envelope'").await;

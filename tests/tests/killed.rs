@@ -3,13 +3,13 @@
 //! Whatever was under way, the delivery is handled in the end, once, by another worker, and its attempt is the documented one: a
 //! try counts when its claim was committed; what was not committed has not happened.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
 use outbox_harness::tokio_postgres::Client;
-use outbox_harness::{Server, Stop, postgres, wait_for, wait_until};
-use outbox_tests::{outbox_harness, server};
+use outbox_harness::{Receiver, Server, Stop, postgres, wait_for, wait_until};
+use outbox_tests::{one, outbox_harness, server, settle};
 
 /// A restart after a crash may take its time.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -176,4 +176,49 @@ async fn a_backend_that_is_killed_takes_the_server_down_and_nothing_is_lost_in_a
         worker.process.wait().unwrap();
     }
     server.stop(Stop::Fast).unwrap();
+}
+
+/// Stops one thread of a process, as a debugger does; the argument is its id. It ends when the thread has ended.
+const STOP_THREAD: &str = "
+import ctypes, os, sys
+tid = int(sys.argv[1])
+if ctypes.CDLL(None).ptrace(16, tid, None, None) != 0:
+    sys.exit('refused')
+os.waitpid(tid, 0x40000000)
+print('stopped', flush=True)
+os.waitpid(tid, 0x40000000)
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dispatcher_whose_http_thread_is_stuck_is_replaced() {
+    let receiver = Receiver::start().unwrap();
+    let server = server().await;
+    let db = server.database("stuck").await.unwrap();
+    db.batch_execute(&format!(
+        "select outbox.create_endpoint('shop', '{}'); select outbox.subscribe('s', '{{order.#}}', 'shop');
+        select outbox.enqueue('order.created', '{{}}')",
+        receiver.url("/")
+    ))
+    .await
+    .unwrap();
+    wait_until("the first is there", PATIENCE, async || receiver.total() == 1).await;
+    settle(&db).await;
+    let pid: i32 = one(&db, "select pid from outbox.worker_status()").await;
+    let thread = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten().find(|thread| {
+        std::fs::read_to_string(thread.path().join("comm")).is_ok_and(|name| name.trim() == "pg_outbox http")
+    });
+    let thread = thread.expect("the HTTP thread").file_name();
+    let mut debugger =
+        Command::new("python3").args(["-c", STOP_THREAD]).arg(thread).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(debugger.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    if line.is_empty() {
+        eprintln!("this system lets no process stop another's thread (kernel.yama.ptrace_scope): not tested");
+        return;
+    }
+    db.batch_execute("select outbox.enqueue('order.created', '{}')").await.unwrap();
+    wait_until("another dispatcher sends it", PATIENCE, async || receiver.total() == 2).await;
+    assert_ne!(one::<Option<i32>>(&db, "select pid from outbox.worker_status()").await, Some(pid));
+    assert!(server.log().contains("the HTTP thread has not gone on for"));
+    debugger.wait().unwrap();
 }

@@ -359,6 +359,15 @@ pub async fn connect(dsn: &str) -> Result<Client> {
     Ok(client)
 }
 
+/// Limits the file descriptors of a server's process.
+pub fn limit_descriptors(pid: u32, most: usize) -> Result<()> {
+    let done = as_server_user(Path::new("prlimit"))
+        .args(["--pid", &pid.to_string(), &format!("--nofile={most}:{most}")])
+        .status()?;
+    anyhow::ensure!(done.success(), "prlimit: {done}");
+    Ok(())
+}
+
 /// Sends a signal to one process.
 pub fn signal(pid: u32, name: &str) -> Result<()> {
     let status = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).stderr(Stdio::null()).status()?;

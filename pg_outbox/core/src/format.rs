@@ -370,7 +370,10 @@ fn text_of<'a>(extra: &'a Extra, name: &str) -> Option<Cow<'a, str>> {
 
 /// Microseconds since 1970 as RFC 3339 in UTC. The date is computed as in Howard Hinnant's "chrono-compatible low-level date
 /// algorithms" (civil_from_days).
+///
+/// Times that RFC 3339 has no year for become the first or the last that it has.
 pub fn rfc3339(micros: i64) -> String {
+    let micros = micros.clamp(-62_167_219_200_000_000, 253_402_300_799_999_999);
     let (days, rest) = (micros.div_euclid(86_400_000_000), micros.rem_euclid(86_400_000_000));
     let z = days + 719_468;
     let era = z.div_euclid(146_097);
@@ -587,6 +590,11 @@ mod tests {
             (951_782_400_000_000, "2000-02-29T00:00:00.000000Z"),
             (-1, "1969-12-31T23:59:59.999999Z"),
             (4_102_444_799_999_999, "2099-12-31T23:59:59.999999Z"),
+            (253_402_300_799_999_999, "9999-12-31T23:59:59.999999Z"),
+            (253_402_300_800_000_000, "9999-12-31T23:59:59.999999Z"),
+            (i64::MAX, "9999-12-31T23:59:59.999999Z"),
+            (-62_167_219_200_000_001, "0000-01-01T00:00:00.000000Z"),
+            (i64::MIN, "0000-01-01T00:00:00.000000Z"),
         ] {
             assert_eq!(rfc3339(micros), text);
         }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::error::{Error, Result};
+use crate::url;
 
 /// How a proxy is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +36,8 @@ impl fmt::Debug for Proxy {
 }
 
 impl Proxy {
-    /// Reads `http://[user:password@]host:port` or `socks5://[user:password@]host:port`; empty: none.
+    /// Reads `http://[user:password@]host:port` or `socks5://[user:password@]host:port`; empty: none. User and password are
+    /// percent-decoded; a percent sign that begins no code is itself.
     ///
     /// # Errors
     /// 22023, without the text, which may have a password in it.
@@ -58,19 +60,33 @@ impl Proxy {
         let (credentials, place) = match rest.rsplit_once('@') {
             Some((credentials, place)) => {
                 let (user, password) = credentials.split_once(':').ok_or_else(refuse)?;
-                (Some((user.to_owned(), password.to_owned())), place)
+                let credentials = decoded(user).zip(decoded(password)).ok_or_else(refuse)?;
+                (Some(credentials), place)
             }
             None => (None, rest),
         };
         let (host, port) = place.rsplit_once(':').ok_or_else(refuse)?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        let port = port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(refuse)?;
+        let port = url::port(port).ok_or_else(refuse)?;
         let long = credentials.as_ref().is_some_and(|(user, password)| user.len() > 255 || password.len() > 255);
         if host.is_empty() || host.contains(['/', ' ', '@']) || long {
             return Err(refuse());
         }
         Ok(Some(Proxy { kind, host: host.to_owned(), port, credentials, resolves: false }))
     }
+}
+
+/// Percent-decoded text; `None`: it has control characters, or is not UTF-8.
+fn decoded(text: &str) -> Option<String> {
+    let (bytes, mut decoded) = (text.as_bytes(), Vec::with_capacity(text.len()));
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        let digits = bytes.get(at + 1..at + 3).filter(|d| *byte == b'%' && d.iter().all(u8::is_ascii_hexdigit));
+        let code = digits.and_then(|d| std::str::from_utf8(d).ok()).and_then(|d| u8::from_str_radix(d, 16).ok());
+        decoded.push(code.unwrap_or(*byte));
+        at += if code.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8(decoded).ok().filter(|text| !text.contains(char::is_control))
 }
 
 #[cfg(test)]
@@ -85,6 +101,18 @@ mod tests {
         assert_eq!((proxy.kind, proxy.host.as_str()), (Kind::Socks5, "::1"));
         assert_eq!(proxy.credentials, Some(("u".into(), "p@ss".into())));
         assert!(!format!("{proxy:?}").contains("p@ss"));
+        for (text, decoded) in [
+            ("us%40er:p%3Aw%2F", ("us@er", "p:w/")),
+            ("a:100%", ("a", "100%")),
+            ("a:%zz%4", ("a", "%zz%4")),
+            ("%C3%A9:%25", ("é", "%")),
+        ] {
+            let proxy = Proxy::parse(&format!("http://{text}@b:1")).unwrap().unwrap();
+            assert_eq!(proxy.credentials, Some((decoded.0.into(), decoded.1.into())), "{text}");
+        }
+        for wrong in ["http://a:%00@b:1", "http://a%0D%0A:b@b:1", "http://%ff:b@b:1", "http://b:+1"] {
+            assert!(Proxy::parse(wrong).is_err(), "{wrong}");
+        }
         assert_eq!(Proxy::parse(" ").unwrap(), None);
         for wrong in ["proxy:1", "https://a:1", "http://a", "http://a:0", "http://:1", "http://a@b:1", "http://a b:1"] {
             assert!(Proxy::parse(wrong).is_err(), "{wrong}");

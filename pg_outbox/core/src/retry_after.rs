@@ -5,12 +5,23 @@ use std::time::{Duration, SystemTime};
 /// The longest wait a receiver can ask for.
 pub const CAP: Duration = Duration::from_secs(24 * 3600);
 
-/// The wait that the header asks for, at most a day; `None` when it is malformed. A date in the past is no wait.
+/// A time that is further away than this is a mistake.
+const FAR: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// Numbers from here on are no seconds to wait but, by a common mistake, seconds since 1970.
+const EPOCH: u64 = 1_000_000_000;
+
+/// The wait that the header asks for, at most a day; `None` when it is malformed. A time in the past is no wait.
 pub fn parse(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
-        // More digits than fit are more than a day.
-        return Some(value.parse().map_or(CAP, Duration::from_secs).min(CAP));
+        let seconds = value.parse::<u64>().ok()?;
+        if seconds < EPOCH {
+            return Some(Duration::from_secs(seconds).min(CAP));
+        }
+        // Further in the future than anybody asks for: it is no time either.
+        let wait = Duration::from_secs(seconds).saturating_sub(now.duration_since(SystemTime::UNIX_EPOCH).ok()?);
+        return (wait <= FAR).then(|| wait.min(CAP));
     }
     let date = httpdate::parse_http_date(value).ok()?;
     Some(date.duration_since(now).unwrap_or_default().min(CAP))
@@ -33,7 +44,12 @@ mod tests {
             ("120", 120),
             (" 7 ", 7),
             ("86401", 86_400),
-            ("99999999999999999999999", 86_400),
+            ("999999999", 86_400),
+            // 60 seconds from now, in the past, and in two days, as seconds since 1970.
+            ("1770984060", 60),
+            ("1770984000", 0),
+            ("1000000000", 0),
+            ("1771156800", 86_400),
             ("Fri, 13 Feb 2026 12:01:00 GMT", 60),
             ("Friday, 13-Feb-26 12:01:00 GMT", 60),
             ("Fri Feb 13 12:01:00 2026", 60),
@@ -42,7 +58,7 @@ mod tests {
         ] {
             assert_eq!(parse(value, now()), Some(Duration::from_secs(seconds)), "{value}");
         }
-        for value in ["", "-1", "1.5", "soon", "13 Feb 2026"] {
+        for value in ["", "-1", "1.5", "soon", "13 Feb 2026", "99999999999", "99999999999999999999999"] {
             assert_eq!(parse(value, now()), None, "{value}");
         }
     }

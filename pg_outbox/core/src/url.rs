@@ -1,8 +1,11 @@
 //! The URL of an endpoint.
 
+use std::borrow::Cow;
+
 use http::Uri;
 
 use crate::error::{Error, Result};
+use crate::format;
 
 /// Longest URL, in bytes.
 pub const MAX_LENGTH: usize = 2048;
@@ -40,6 +43,10 @@ impl Url {
         if text.contains('#') {
             return Err(refuse("It has a fragment, which is never sent."));
         }
+        let text = ascii(text);
+        if text.len() > MAX_LENGTH {
+            return Err(refuse("It has more than 2048 bytes when what is beyond ASCII is percent-encoded."));
+        }
         let uri: Uri = text.parse().map_err(|e| refuse(&format!("It is malformed: {e}.")))?;
         let tls = match uri.scheme_str() {
             Some("https") => true,
@@ -58,25 +65,59 @@ impl Url {
         let host = host(authority.host()).map_err(refuse)?;
         // Not authority.port(): it is None for a number beyond 65535 too.
         let port = match authority.as_str().strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':')) {
-            Some(port) => match port.parse::<u16>() {
-                Ok(0) | Err(_) => return Err(refuse("Its port is not a number from 1 to 65535.")),
-                Ok(port) => port,
-            },
+            Some(port) => self::port(port).ok_or_else(|| refuse("Its port is not a number from 1 to 65535."))?,
             None if tls => 443,
             None => 80,
         };
-        Ok(Url {
-            tls,
-            host,
-            port,
-            // An empty path is sent as / (RFC 9112, 3.2.1), also before a query.
-            path: match uri.query() {
-                Some(query) => format!("{}?{query}", uri.path()),
-                None => uri.path().to_owned(),
-            },
-            host_header: authority.as_str().to_ascii_lowercase(),
-        })
+        // An empty path is sent as / (RFC 9112, 3.2.1), also before a query.
+        let path = match uri.query() {
+            Some(query) => format!("{}?{query}", uri.path()),
+            None => uri.path().to_owned(),
+        };
+        let path = target(&path).map_err(refuse)?;
+        if path.len() > MAX_LENGTH {
+            return Err(refuse("It has more than 2048 bytes when it is percent-encoded."));
+        }
+        Ok(Url { tls, host, port, path, host_header: authority.as_str().to_ascii_lowercase() })
     }
+}
+
+/// A port: digits and nothing else, from 1 to 65535.
+pub(crate) fn port(text: &str) -> Option<u16> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|port| digits && *port > 0)
+}
+
+/// The URL with what is beyond ASCII in its path and query percent-encoded, as browsers send it.
+fn ascii(text: &str) -> Cow<'_, str> {
+    let authority = text.find("://").map_or(0, |at| at + 3);
+    let path = text[authority..].find(['/', '?']).map_or(text.len(), |at| authority + at);
+    match format::ascii(&text[path..]) {
+        Cow::Borrowed(_) => Cow::Borrowed(text),
+        Cow::Owned(encoded) => Cow::Owned(text[..path].to_owned() + &encoded),
+    }
+}
+
+/// Path and query in the characters that RFC 3986 has for them, which are those that all servers take.
+fn target(text: &str) -> std::result::Result<String, &'static str> {
+    let mut target = String::with_capacity(text.len());
+    for (i, c) in text.char_indices() {
+        match c {
+            '%' => {
+                let digits = text.as_bytes().get(i + 1..i + 3);
+                if !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
+                    return Err(
+                        "It has a % that is not followed by two hexadecimal digits; the sign itself is written as %25.",
+                    );
+                }
+                target.push(c);
+            }
+            '\\' => return Err("It has a backslash, which servers read in different ways; it is written as %5C."),
+            _ if c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:@/?".contains(c) => target.push(c),
+            _ => target.push_str(&c.to_string().bytes().map(|b| format!("%{b:02X}")).collect::<String>()),
+        }
+    }
+    Ok(target)
 }
 
 /// The host of a URL: a name, or an address in its usual notation. Others (`127.1`, `0x7f000001`, `2130706433`, `0177.0.0.1`) are
@@ -191,6 +232,13 @@ mod tests {
             ("https://example.com:0/", "Its port is not a number"),
             ("https://example.com:99999/", "Its port is not a number"),
             ("https://example.com:/", "Its port is not a number"),
+            ("https://example.com:+8080/", "Its port is not a number"),
+            ("https://example.com:-1/", "Its port is not a number"),
+            ("https://example.com/%zz", "It has a % that"),
+            ("https://example.com/?a=%1", "It has a % that"),
+            ("https://example.com/%", "It has a % that"),
+            ("https://example.com/a\\b", "It has a backslash"),
+            ("https://bücher.example/", "It is malformed"),
             ("https://example.com/#a", "It has a fragment"),
             ("https://exa mple.com/", "It is malformed"),
             ("https://example.com/\r\nX: y", "It is malformed"),
@@ -203,7 +251,33 @@ mod tests {
         assert!(Url::parse(&format!("https://example.com/{}", "x".repeat(2048)), false).is_err());
     }
 
+    #[test]
+    fn what_is_sent_is_what_every_server_takes() {
+        for (text, path) in [
+            ("/café?q=é", "/caf%C3%A9?q=%C3%A9"),
+            ("?ключ", "/?%D0%BA%D0%BB%D1%8E%D1%87"),
+            ("/a%2Fb%c3", "/a%2Fb%c3"),
+            ("/a[0]|b?c[]=d", "/a%5B0%5D%7Cb?c%5B%5D=d"),
+            ("/-._~!$&'()*+,;=:@/?/?-._~!$&'()*+,;=:@", "/-._~!$&'()*+,;=:@/?/?-._~!$&'()*+,;=:@"),
+        ] {
+            assert_eq!(Url::parse(&format!("https://example.com{text}"), false).unwrap().path, path, "{text}");
+        }
+        let long = format!("https://example.com/{}", "é".repeat(500));
+        assert!(Url::parse(&long, false).is_err(), "the limit is that of what is sent");
+    }
+
     proptest! {
+        #[test]
+        fn a_path_is_refused_or_sent_in_the_characters_of_its_standard(text in "[ -~é€]{0,40}") {
+            if let Ok(url) = Url::parse(&format!("https://example.com/{text}"), false) {
+                let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%".contains(&b);
+                prop_assert!(url.path.bytes().all(plain), "{}", url.path);
+                // What is sent means the same, and is sent the same.
+                let again = Url::parse(&format!("https://example.com{}", url.path), false).unwrap();
+                prop_assert_eq!(again.path, url.path);
+            }
+        }
+
         #[test]
         fn never_panics(text: String) {
             let _ = Url::parse(&text, true);

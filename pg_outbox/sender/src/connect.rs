@@ -481,6 +481,8 @@ async fn handshake(
             .map_err(|_| (Fault::Invalid, format!("\"{}\" cannot be the name in a certificate", url.host)))?;
         let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await.map_err(|e| {
             let cure = tls::cure(&e, way.tls);
+            // They are looked for again at the next try.
+            reach.tls.borrow_mut().take_if(|_| tls::has_no_roots(way.tls));
             reach.explain((Fault::Tls, format!("TLS handshake with {remote}: {e}{cure}")))
         })?;
         http2 |= stream.get_ref().1.alpn_protocol() == Some(b"h2");

@@ -56,15 +56,23 @@ impl std::fmt::Debug for Tls {
 
 static SYSTEM_ROOTS: Mutex<Option<Arc<RootCertStore>>> = Mutex::new(None);
 
-/// The authorities that the system trusts; read at the first use.
+/// The authorities that the system trusts; read at the first use. None at all are not kept: their files may come, or could not
+/// be read for want of a descriptor.
 fn system_roots() -> Arc<RootCertStore> {
     let mut kept = SYSTEM_ROOTS.lock().unwrap_or_else(PoisonError::into_inner);
-    let roots = kept.get_or_insert_with(|| {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        Arc::new(roots)
-    });
-    Arc::clone(roots)
+    if let Some(roots) = kept.as_ref() {
+        return Arc::clone(roots);
+    }
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let roots = Arc::new(roots);
+    *kept = (!roots.is_empty()).then(|| Arc::clone(&roots));
+    roots
+}
+
+/// Whether nothing can be trusted because the system has no authorities.
+pub(crate) fn has_no_roots(tls: &Tls) -> bool {
+    tls.ca.is_none() && system_roots().is_empty()
 }
 
 /// They are read again when they are needed again.
@@ -143,10 +151,11 @@ impl ServerCertVerifier for Pinning {
         let (from, until) = x509::validity(certificate).ok_or(CertificateError::BadEncoding)?;
         let time = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         if time < from {
-            return Err(CertificateError::NotValidYet.into());
+            let not_before = unix_time(from);
+            return Err(CertificateError::NotValidYetContext { time: now, not_before }.into());
         }
         if time > until {
-            return Err(CertificateError::Expired.into());
+            return Err(CertificateError::ExpiredContext { time: now, not_after: unix_time(until) }.into());
         }
         verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
         Ok(ServerCertVerified::assertion())
@@ -175,11 +184,15 @@ impl ServerCertVerifier for Pinning {
     }
 }
 
+fn unix_time(seconds: i64) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or_default()))
+}
+
 /// What helps against a failure of the handshake, to be written behind it.
 pub(crate) fn cure(error: &std::io::Error, tls: &Tls) -> &'static str {
     let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else { return "" };
     match error {
-        rustls::Error::InvalidCertificate(_) if tls.ca.is_none() && system_roots().is_empty() => {
+        rustls::Error::InvalidCertificate(_) if has_no_roots(tls) => {
             ": this system has no trusted certificates; install its package (ca-certificates) or set SSL_CERT_FILE"
         }
         rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::Other(_)) => {
