@@ -213,7 +213,9 @@ async fn a_shortage_of_descriptors_blames_no_receiver() {
     // A reload closes their idle connections.
     db.batch_execute("select pg_reload_conf()").await.unwrap();
     wait_until("connections are closed", PATIENCE, async || used() + 30 <= before).await;
-    postgres::limit_descriptors(pid.try_into().unwrap(), used() + 12).unwrap();
+    let limit = format!("--nofile={0}:{0}", used() + 12);
+    let set = postgres::command_as_server_user("prlimit").args(["--pid", &pid.to_string(), &limit]).status().unwrap();
+    assert!(set.success());
     for n in 2..=4 {
         enqueue(&db, n).await;
     }

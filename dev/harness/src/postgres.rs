@@ -359,13 +359,9 @@ pub async fn connect(dsn: &str) -> Result<Client> {
     Ok(client)
 }
 
-/// Limits the file descriptors of a server's process.
-pub fn limit_descriptors(pid: u32, most: usize) -> Result<()> {
-    let done = as_server_user(Path::new("prlimit"))
-        .args(["--pid", &pid.to_string(), &format!("--nofile={most}:{most}")])
-        .status()?;
-    anyhow::ensure!(done.success(), "prlimit: {done}");
-    Ok(())
+/// A command that is run as the user that PostgreSQL runs as, who alone may meddle with its processes.
+pub fn command_as_server_user(program: &str) -> Command {
+    as_server_user(Path::new(program))
 }
 
 /// Sends a signal to one process.
