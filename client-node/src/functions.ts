@@ -1335,7 +1335,7 @@ export interface Functions {
     dropEndpoint(args: { name: string }): Promise<number>;
     /** Takes a proxy that no endpoint has chosen from the list; for the owner alone */
     dropProxy(args: { name: string }): Promise<number>;
-    /** Sends again, first what has waited; breaker, pause and count of failures start afresh */
+    /** Sends again, first what has waited, failed deliveries at once; breaker, pause and count of failures start afresh */
     enableEndpoint(args: { name: string }): Promise<number>;
     /** Adds a message to the outbox in the current transaction and returns its id; it is delivered if and only if the transaction commits */
     enqueue(args: { topic: string; payload: any; key?: string | null; headers?: any; metadata?: any; tenant?: string | null; aggregateType?: string | null; aggregateId?: string | null; idempotencyKey?: string | null; deliverAt?: Date | string | null; expiresAt?: Date | string | null; priority?: number | null; publisher?: string | null; maxAttempts?: number | null; occurredAt?: Date | string | null }): Promise<number>;

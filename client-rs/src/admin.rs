@@ -2124,7 +2124,7 @@ impl Outbox {
         call::single(self.call("drop_proxy", json!({"name": name}), &[]).await?)
     }
 
-    /// Sends again, first what has waited; breaker, pause and count of failures start afresh.
+    /// Sends again, first what has waited, failed deliveries at once; breaker, pause and count of failures start afresh.
     ///
     /// # Errors
     /// Those of the function.

@@ -419,7 +419,7 @@ begin
     order by f.step <> 'load', f.last_at desc limit 1;
     if found.n > 0 then
         state := case when found.step = 'load' then 'critical' else 'warning' end;
-        culprit := concat_ws(': ', found.kind || nullif(' ' || found.id, ' 0'), found.step, left(found.error, 200));
+        culprit := format('%s: %s: %s', concat_ws(' ', found.kind, nullif(found.id, 0)), found.step, left(found.error, 200));
         if found.n > 1 then
             culprit := format('%s; and %s others', culprit, found.n - 1);
         end if;

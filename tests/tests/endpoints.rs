@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use outbox_harness::tokio_postgres::Client;
-use outbox_harness::{Arrival, Receiver, Reply, Server, Stop, wait_until};
+use outbox_harness::{Arrival, Receiver, Reply, Server, Stop, postgres, wait_until};
 use outbox_tests::{PATIENCE, one, outbox_harness, server, settle};
 
 /// A database with one endpoint, made with these further arguments, and a subscription on everything below `order`.
@@ -207,13 +207,14 @@ async fn a_shortage_of_descriptors_blames_no_receiver() {
     }
     enqueue(&db, 1).await;
     until(&db, "all have it", "(select count(*) = 40 from outbox.attempt where outcome = 'completed')").await;
-    db.batch_execute("select pg_reload_conf()").await.unwrap();
     let pid: i32 = one(&db, "select pid from outbox.worker_status()").await;
-    // Their idle connections are closed by the reload.
     let used = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
-    wait_until("connections are closed", PATIENCE, async || used() < 40).await;
+    let before = used();
+    // A reload closes their idle connections.
+    db.batch_execute("select pg_reload_conf()").await.unwrap();
+    wait_until("connections are closed", PATIENCE, async || used() + 30 <= before).await;
     let limit = format!("--nofile={0}:{0}", used() + 12);
-    let set = std::process::Command::new("prlimit").args(["--pid", &pid.to_string(), &limit]).status().unwrap();
+    let set = postgres::command_as_server_user("prlimit").args(["--pid", &pid.to_string(), &limit]).status().unwrap();
     assert!(set.success());
     for n in 2..=4 {
         enqueue(&db, n).await;

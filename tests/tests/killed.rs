@@ -208,12 +208,17 @@ async fn a_dispatcher_whose_http_thread_is_stuck_is_replaced() {
         std::fs::read_to_string(thread.path().join("comm")).is_ok_and(|name| name.trim() == "pg_outbox http")
     });
     let thread = thread.expect("the HTTP thread").file_name();
-    let mut debugger =
-        Command::new("python3").args(["-c", STOP_THREAD]).arg(thread).stdout(Stdio::piped()).spawn().unwrap();
+    let mut debugger = postgres::command_as_server_user("python3")
+        .args(["-c", STOP_THREAD])
+        .arg(thread)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut line = String::new();
     BufReader::new(debugger.stdout.take().unwrap()).read_line(&mut line).unwrap();
     if line.is_empty() {
         eprintln!("this system lets no process stop another's thread (kernel.yama.ptrace_scope): not tested");
+        debugger.wait().unwrap();
         return;
     }
     db.batch_execute("select outbox.enqueue('order.created', '{}')").await.unwrap();

@@ -18,10 +18,11 @@ use outbox_tests::outbox_harness::authority::Authority;
 use outbox_tests::outbox_harness::dns::Dns;
 use outbox_tests::outbox_harness::proxy::{Kind, Proxy};
 use outbox_tests::outbox_harness::receiver::Speech;
-use outbox_tests::outbox_harness::tls::{Ca, Identity, server_config};
+use outbox_tests::outbox_harness::tls::{Ca, Identity, self_signed, server_config};
 use outbox_tests::outbox_harness::{Receiver, Reply, wait_until};
 use outbox_tests::{PATIENCE, outbox_harness};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A name that the name server of each test leads to 127.0.0.1, and that certificates are for.
 const HOST: &str = "hooks.test";
@@ -185,6 +186,85 @@ async fn a_certificate_must_be_good_for_the_name_and_now_and_of_a_trusted_author
     let url = plain.url_as(HOST, "/hook").replace("http:", "https:");
     assert_eq!(bench.one(&trusting(&url, &ca)).await.0, fault(Fault::Tls));
     assert_eq!((good.total(), expired.total(), elsewhere.total(), plain.total()), (3, 0, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_has_signed_itself_is_trusted_where_it_is_given() {
+    let mut bench = Bench::new("127.0.0.0/8");
+    let own = |identity: &Identity, url: &str| Endpoint {
+        tls: Tls { ca: Some(identity.certificate.clone()), ..Tls::default() },
+        ..endpoint(url)
+    };
+    let identity = self_signed(&[HOST], false).unwrap();
+    let server = encrypted(&identity, None, &[]);
+    assert_eq!(bench.one(&own(&identity, &server.url_as(HOST, "/hook"))).await, (OK, String::new()));
+    // A leaf can be pinned as well; another one of its authority is not it.
+    let ca = Ca::new().unwrap();
+    let (leaf, sister) = (ca.issue(&[HOST]).unwrap(), ca.issue(&[HOST]).unwrap());
+    let pinned = encrypted(&leaf, None, &[]);
+    assert_eq!(bench.one(&own(&leaf, &pinned.url_as(HOST, "/hook"))).await, (OK, String::new()));
+    let expired = self_signed(&[HOST], true).unwrap();
+    let late = encrypted(&expired, None, &[]);
+    bench.dns.on("other.test", |_| vec![loopback(1)]);
+    for (endpoint, what) in [
+        (own(&self_signed(&[HOST], false).unwrap(), &server.url_as(HOST, "/hook")), "\"ca\" of the endpoint"),
+        (own(&sister, &pinned.url_as(HOST, "/hook")), "\"ca\" of the endpoint"),
+        (own(&identity, &server.url_as("other.test", "/hook")), "not valid for"),
+        (own(&expired, &late.url_as(HOST, "/hook")), "expired"),
+    ] {
+        let (outcome, error) = bench.one(&endpoint).await;
+        assert!(outcome == fault(Fault::Tls) && error.contains(what), "{error}");
+    }
+    // Text that is one line is told so, and is not repeated.
+    let text = (identity.key + &identity.certificate).replace('\n', "\\n");
+    for tls in [
+        Tls { ca: Some(text.clone()), ..Tls::default() },
+        Tls { certificate: Some(text.clone()), key: Some(text.clone()), ..Tls::default() },
+    ] {
+        let error = outbox_sender::tls::client_config(&tls, Protocol::Auto).unwrap_err();
+        assert!(error.contains("line breaks") && error.len() < 200, "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_wants_http1_gets_it() {
+    let ca = Ca::new().unwrap();
+    let config = server_config(&ca.issue(&[HOST]).unwrap(), None, &["h2", "http/1.1"]).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{HOST}:{}/hook", listener.local_addr().unwrap().port());
+    let refused = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&refused);
+    tokio::spawn(async move {
+        let acceptor = tokio_rustls::TlsAcceptor::from(config);
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, count) = (acceptor.clone(), Arc::clone(&count));
+            tokio::spawn(async move {
+                let mut stream = acceptor.accept(stream).await.unwrap();
+                if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    while let Some(Ok((_, mut respond))) = connection.accept().await {
+                        count.fetch_add(1, Ordering::Relaxed);
+                        respond.send_reset(h2::Reason::HTTP_1_1_REQUIRED);
+                    }
+                    return;
+                }
+                let mut request = [0; 4096];
+                while stream.read(&mut request).await.is_ok_and(|n| n > 0) {
+                    if request.contains(&b'}') {
+                        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+                        request.fill(0);
+                    }
+                }
+            });
+        }
+    });
+    let mut bench = Bench::new("127.0.0.0/8");
+    for _ in 0..3 {
+        assert_eq!(bench.one(&trusting(&url, &ca)).await, (OK, String::new()));
+    }
+    assert_eq!(refused.load(Ordering::Relaxed), 1, "it is remembered");
+    let insists = Endpoint { protocol: Protocol::Http2, ..trusting(&url, &ca) };
+    assert!(matches!(bench.one(&insists).await.0, Outcome::Fault(_)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -825,7 +825,7 @@ class AdminMethods:
         return self._run(Call("drop_proxy", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def enable_endpoint(self, name: str) -> int | None:
-        """Sends again, first what has waited; breaker, pause and count of failures start afresh."""
+        """Sends again, first what has waited, failed deliveries at once; breaker, pause and count of failures start afresh."""
         return self._run(Call("enable_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def erase(self, message_id: int, *, by: str | None = None, reason: str | None = None) -> None:
@@ -1338,7 +1338,7 @@ class AsyncAdminMethods:
         return await self._arun(Call("drop_proxy", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def enable_endpoint(self, name: str) -> int | None:
-        """Sends again, first what has waited; breaker, pause and count of failures start afresh."""
+        """Sends again, first what has waited, failed deliveries at once; breaker, pause and count of failures start afresh."""
         return await self._arun(Call("enable_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def erase(self, message_id: int, *, by: str | None = None, reason: str | None = None) -> None:

@@ -360,6 +360,11 @@ pub async fn connect(dsn: &str) -> Result<Client> {
     Ok(client)
 }
 
+/// A command that is run as the user that PostgreSQL runs as, who alone may meddle with its processes.
+pub fn command_as_server_user(program: &str) -> Command {
+    as_server_user(Path::new(program))
+}
+
 /// Sends a signal to one process.
 pub fn signal(pid: u32, name: &str) -> Result<()> {
     let status = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).stderr(Stdio::null()).status()?;

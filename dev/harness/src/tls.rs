@@ -81,6 +81,18 @@ impl Ca {
     }
 }
 
+/// A certificate that has signed itself, as one line of openssl makes them: it says that it is an authority.
+pub fn self_signed(names: &[&str], expired: bool) -> Result<Identity> {
+    let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    if expired {
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2021, 1, 1);
+    }
+    let key = KeyPair::generate()?;
+    Ok(Identity { certificate: params.self_signed(&key)?.pem(), key: key.serialize_pem() })
+}
+
 /// A server's configuration: its identity, whose clients it lets in (`None`: everybody), and what it offers by ALPN.
 pub fn server_config(identity: &Identity, clients_of: Option<&Ca>, alpn: &[&str]) -> Result<Arc<ServerConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -81,6 +81,8 @@ pub(crate) struct Target {
     busy: Cell<usize>,
     /// It has requests that are overdue, or its last one was: of the common limits it gets a part.
     slow: Cell<bool>,
+    /// Its last request that ended was not answered.
+    silent: Cell<bool>,
     /// Connections without work, the most recently used last, with the serial number of when they became so.
     idle: RefCell<Vec<(u64, oneshot::Sender<Work>)>>,
     waiting: Cell<bool>,
@@ -213,7 +215,7 @@ pub(crate) fn run(
                 Command::Jobs(jobs) => hub.submit(jobs),
                 Command::Consent(endpoint, origin) => hub.ask_consent(endpoint, origin),
                 Command::CallOff(messages) => hub.call_off(&messages),
-                Command::Pump => hub.pump_waiting(),
+                Command::Pump => hub.pump_waiting(TURNS),
                 Command::Stop => hub.stopping.set(true),
             }
             if hub.stopping.get() {
@@ -241,6 +243,7 @@ impl Hub {
                 reach: Reach::default(),
                 busy: Cell::new(0),
                 slow: Cell::new(false),
+                silent: Cell::new(false),
                 idle: RefCell::default(),
                 waiting: Cell::new(false),
                 short_until: Cell::new(0),
@@ -415,9 +418,9 @@ impl Hub {
 
     /// Starts what the common limits held back, one job per endpoint in turn. Those that answer come first: the part of the limits
     /// that slow ones do not get is theirs.
-    fn pump_waiting(self: &Rc<Self>) {
+    fn pump_waiting(self: &Rc<Self>, most: usize) {
         for list in [&self.waiting, &self.waiting_slow] {
-            let turns = list.borrow().len().min(TURNS);
+            let turns = list.borrow().len().min(most);
             for _ in 0..turns {
                 let slow = std::ptr::eq(list, &self.waiting_slow);
                 if self.room(slow, 0) == 0 {
@@ -457,19 +460,14 @@ impl Hub {
     }
 
     /// Looks for requests that are overdue.
-    fn look_for_overdue(self: &Rc<Self>) {
+    fn look_for_overdue(&self) {
         let before = unix_micros(SystemTime::now()) - OVERDUE.as_micros() as i64;
-        let mut found = false;
         for flight in self.flights.borrow().values() {
             let since = flight.since.get();
             if since != 0 && since < before && !flight.overdue.replace(true) {
                 flight.target.slow.set(true);
                 self.overdue.set(self.overdue.get() + 1);
-                found = true;
             }
-        }
-        if found {
-            self.pump_waiting();
         }
     }
 
@@ -485,7 +483,8 @@ impl Hub {
         if target.busy.get() >= target.config.borrow().concurrency || target.queue.borrow().is_empty() {
             return None;
         }
-        let slow = target.slow.get();
+        // One request of an endpoint that takes its time, but answers, is not behind those that do not.
+        let slow = target.slow.get() && (target.busy.get() > 0 || target.silent.get());
         let room = self.room(slow, target.busy.get());
         if room == 0 {
             if !target.waiting.replace(true) {
@@ -548,7 +547,8 @@ impl Hub {
             self.overdue.set(self.overdue.get() - 1);
         }
         let quick = !late && now - began < OVERDUE.as_micros() as i64;
-        target.slow.set(!quick || matches!(attempt.outcome, Outcome::Fault(Fault::Timeout)));
+        target.silent.set(matches!(attempt.outcome, Outcome::Fault(Fault::Timeout)));
+        target.slow.set(!quick || target.silent.get());
     }
 
     /// A request met a shortage of this machine: its jobs wait as if they had not been taken.
@@ -664,6 +664,8 @@ async fn beat(hub: Rc<Hub>) {
     loop {
         hub.shared.pulse.beats.fetch_add(1, Ordering::Relaxed);
         hub.look_for_overdue();
+        // All that wait, once each: one that may go now can be behind any number that may not.
+        hub.pump_waiting(usize::MAX);
         tokio::time::sleep(BEAT).await;
     }
 }
@@ -716,7 +718,7 @@ async fn serve(hub: Rc<Hub>, flight: Rc<Flight>, serial: u64, first: Work) {
             continue;
         }
         if !hub.waiting.borrow().is_empty() || !hub.waiting_slow.borrow().is_empty() {
-            hub.pump_waiting();
+            hub.pump_waiting(TURNS);
         }
         let Some(open) = connection.as_mut() else { return };
         let (sender, receiver) = oneshot::channel();

@@ -151,10 +151,11 @@ impl ServerCertVerifier for Pinning {
         let (from, until) = x509::validity(certificate).ok_or(CertificateError::BadEncoding)?;
         let time = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         if time < from {
-            return Err(CertificateError::NotValidYet.into());
+            let not_before = unix_time(from);
+            return Err(CertificateError::NotValidYetContext { time: now, not_before }.into());
         }
         if time > until {
-            return Err(CertificateError::Expired.into());
+            return Err(CertificateError::ExpiredContext { time: now, not_after: unix_time(until) }.into());
         }
         verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
         Ok(ServerCertVerified::assertion())
@@ -181,6 +182,10 @@ impl ServerCertVerifier for Pinning {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.inner.supported_verify_schemes()
     }
+}
+
+fn unix_time(seconds: i64) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or_default()))
 }
 
 /// What helps against a failure of the handshake, to be written behind it.
