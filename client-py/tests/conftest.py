@@ -35,6 +35,10 @@ class Server:
         port = int(self.command(f"pooler {mode} {size}"))
         return lambda dsn: dsn.rsplit("@", 1)[0] + f"@127.0.0.1:{port}/" + dsn.rsplit("/", 1)[1]
 
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait(120)
+
     def empty(self):
         name = f"test_{next(self.counter)}"
         with psycopg.connect(self.dsn("postgres"), autocommit=True) as conn:
@@ -52,8 +56,7 @@ class Server:
 def server():
     server = Server()
     yield server
-    server.process.stdin.close()
-    server.process.wait(60)
+    server.end()
 
 
 @pytest.fixture

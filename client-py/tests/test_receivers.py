@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 import pg_outbox
+from conftest import Server
 from pg_outbox.webhooks import sign
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -67,8 +68,17 @@ def headers(body, **more):
     return {**signed, **{name.replace("_", "-"): value for name, value in more.items()}}
 
 
+@pytest.fixture(scope="module")
+def pushing():
+    """A server of these tests: what pushes has a limit of databases, and the others' make many."""
+    server = Server()
+    yield server
+    server.end()
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_receiver(name, dsn, tmp_path):
+def test_receiver(name, pushing, tmp_path):
+    dsn = pushing.database()
     (tmp_path / f"{name}_receiver.py").write_text(PROGRAMS[name])
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
