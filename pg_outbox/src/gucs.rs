@@ -56,7 +56,7 @@ pub static EGRESS_PORTS: GucSetting<Option<CString>> = GucSetting::<Option<CStri
 /// Name servers to ask instead of the system's resolver, comma-separated addresses with ports.
 pub static NAME_SERVERS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
-/// The `source` of CloudEvents. Empty: `/pg_outbox/<database>`.
+/// The `source` of CloudEvents. Empty: `/pg_outbox/<system identifier>/<database>`, which no other outbox has.
 pub static EVENT_SOURCE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
 /// Who asks receivers for consent (`WebHook-Request-Origin`): a name that they know.
@@ -278,7 +278,7 @@ pub fn init(preloading: bool) {
         ),
         (
             c"pg_outbox.event_source",
-            c"Source of CloudEvents; empty: /pg_outbox/<database>.",
+            c"Source of CloudEvents; empty: /pg_outbox/<system identifier>/<database>.",
             c"",
             &EVENT_SOURCE,
             GucFlags::default(),

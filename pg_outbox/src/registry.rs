@@ -176,7 +176,7 @@ fn load() -> Result<Rc<Registry>> {
     Ok(registry)
 }
 
-struct Row {
+pub struct Row {
     values: Vec<Datum>,
     nulls: Vec<bool>,
 }
@@ -185,6 +185,12 @@ impl Row {
     fn text(&self, column: usize) -> Option<Box<str>> {
         // SAFETY: a text column of one of the two tables.
         unsafe { <&str>::from_datum(self.values[column], self.nulls[column]) }.map(Into::into)
+    }
+
+    /// A bytea column.
+    pub fn bytes(&self, column: usize) -> Option<Vec<u8>> {
+        // SAFETY: by the caller's knowledge of the table.
+        unsafe { Vec::<u8>::from_datum(self.values[column], self.nulls[column]) }
     }
 
     fn truth(&self, column: usize) -> bool {
@@ -196,7 +202,7 @@ impl Row {
 ///
 /// # Errors
 /// 55000 when it has other columns.
-fn scan(table: Oid, columns: &[Oid], mut f: impl FnMut(&Row)) -> Result<()> {
+pub fn scan(table: Oid, columns: &[Oid], mut f: impl FnMut(&Row)) -> Result<()> {
     // SAFETY: opened, scanned and closed in the order PostgreSQL asks for; on ERROR its resource owner closes.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as _);

@@ -110,6 +110,10 @@ begin
     select * into shared from outbox._workers();
     if pg_is_in_recovery() then
         what_to_do := 'a standby has no dispatcher; it starts when the standby is promoted';
+    elsif worker.state = 'copied' or not outbox._is_own() then
+        state := 'critical';
+        culprit := 'copied';
+        what_to_do := 'nothing is numbered or pushed here: see the check "identity"';
     elsif worker.state = 'not preloaded' then
         state := 'critical';
         culprit := 'shared_preload_libraries';
@@ -157,11 +161,12 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if not outbox._identity_is_genuine() then
+    if not outbox._is_own() then
         state := 'critical';
-        culprit := 'this outbox was restored or copied here from another database';
-        what_to_do := 'if this database is to push from now on: select outbox.adopt(reason => ...); if it is a copy for tests: '
-            || 'leave it, it numbers and pushes nothing';
+        culprit := coalesce(format('copied: the subscription "%s" writes it', outbox._replicated_by()),
+            'copied: this outbox was restored or copied here from another database');
+        what_to_do := 'if this database is to push from now on: select outbox.adopt(reason => ...); if it is a copy for tests or '
+            || 'readers: leave it, it numbers and pushes nothing';
     end if;
 end
 $$;
@@ -205,8 +210,12 @@ begin
         order by m.xid
         limit 1
     ) m
-    where outbox._identity_is_genuine() and not pg_is_in_recovery();
-    if age > interval '10 s' then
+    where outbox._is_own() and not pg_is_in_recovery();
+    if not outbox._is_own() then
+        state := 'critical';
+        culprit := 'copied';
+        what_to_do := 'nothing is numbered here: see the check "identity"';
+    elsif age > interval '10 s' then
         state := case when age > interval '1 min' then 'critical' else 'warning' end;
         culprit := format('a message has been waiting for its position for %s', date_trunc('second', age));
         what_to_do := 'nothing is delivered before: see the check "worker"; without a dispatcher: select outbox.tick()';

@@ -168,3 +168,23 @@ fn human(value: &str, unit: &str) -> String {
         None => format!("{value} {unit}").trim().to_owned(),
     }
 }
+
+/// Every name that `metrics()` gives is in docs/operations.md.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_metric_is_explained() {
+    let db = server().await.database("metric_names").await.unwrap();
+    let rows = db
+        .query(
+            "select distinct m[1]
+            from regexp_matches(pg_get_functiondef('outbox.metrics()'::regprocedure), '''(outbox_[a-z_]*[a-z])''', 'g') m
+            union
+            select 'outbox_' || unnest('{expired,cancelled,skipped,returned,partial}'::text[]) || '_total'",
+            &[],
+        )
+        .await
+        .unwrap();
+    let page = fs::read_to_string(outbox_harness::postgres::root().join("docs/operations.md")).unwrap();
+    let missing: Vec<String> =
+        rows.iter().map(|row| row.get(0)).filter(|name: &String| !page.contains(&format!("`{name}`"))).collect();
+    assert!(rows.len() > 20 && missing.is_empty(), "{} names, not explained: {missing:?}", rows.len());
+}

@@ -78,6 +78,30 @@ async fn a_promoted_standby_goes_on_and_a_reader_of_what_was_lost_is_told() {
         one(&replica, "select count(*) from pg_stat_activity where backend_type like 'pg_outbox%'").await;
     assert_eq!(workers, 0);
     assert_eq!(one::<i64>(&replica, "select count(*) from outbox.health() h where h.state = 'critical'").await, 0);
+    // A reader on it keeps its cursor on the primary: here it is told so.
+    assert_eq!(one::<i64>(&replica, "select count(message_id) from outbox.read(0)").await, 30);
+    assert_eq!(one::<i64>(&replica, "select position from outbox.cursor_get('reader', if_missing => 0)").await, 0);
+    for (call, hinted) in [
+        ("outbox.cursor_advance('reader', 5)", true),
+        ("outbox.cursor_reset('reader', 0, reason => 'x')", true),
+        ("outbox.cursor_record_error('reader', 'x')", true),
+        ("outbox.cursor_delete('reader', reason => 'x')", true),
+        ("outbox.tick()", true),
+        ("outbox.enqueue('order.created', '{}')", false),
+        ("outbox.subscribe('s', '{a}')", false),
+    ] {
+        let error = refused(&replica, &format!("select {call}")).await;
+        assert_eq!(error.code().code(), "25006", "{call}: {error}");
+        if hinted {
+            assert!(error.message().starts_with("cannot execute outbox."), "{call}: {error}");
+            assert!(error.hint().is_some_and(|hint| hint.contains("primary")), "{call}: {error:?}");
+        }
+    }
+    db.batch_execute("select outbox.cursor_advance('reader', 5)").await.unwrap();
+    wait_until("the cursor is there, too", PATIENCE, async || {
+        one::<i64>(&replica, "select position from outbox.cursor_get('reader', if_missing => 0)").await == 5
+    })
+    .await;
     assert_eq!(one::<i64>(&replica, "select count(*) from outbox.read(0, 1000)").await, 30);
     assert_eq!(
         one::<i64>(&replica, "select count(*) from outbox.metrics() where name = 'outbox_feed_position'").await,

@@ -225,6 +225,12 @@ fn pubsub(message: &Message, to: &mut String) {
     object.end();
 }
 
+/// The source of a database's events when none is set: no two clusters and no two databases have the same. A valid URI
+/// reference whatever the database is called.
+pub fn default_source(system_identifier: u64, database: &str) -> String {
+    format!("/pg_outbox/{system_identifier}/{}", uri_segment(database))
+}
+
 /// The context attributes of CloudEvents 1.0 and the extensions `sequence`, `partitionkey`, distributed tracing, and ours.
 fn attributes(message: &Message, source: &str, put: &mut dyn FnMut(&str, &str)) {
     let extra = message.extra();
@@ -477,6 +483,12 @@ mod tests {
         let mut headers = HeaderMap::new();
         let rendered = single(format, message, "/pg_outbox/shop", &mut headers).unwrap();
         (serde_json::from_slice(&rendered.body).unwrap(), headers, rendered.content_type)
+    }
+
+    #[test]
+    fn the_default_source_is_a_uri_reference_of_cluster_and_database() {
+        assert_eq!(default_source(7_577_012_345_678_901_234, "shop"), "/pg_outbox/7577012345678901234/shop");
+        assert_eq!(default_source(1, "a \"b\"/c?d#é%"), "/pg_outbox/1/a%20%22b%22%2Fc%3Fd%23%C3%A9%25");
     }
 
     #[test]

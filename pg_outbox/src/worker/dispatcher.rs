@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use outbox_core::egress::Egress;
+use outbox_core::format::default_source;
 use outbox_sender::{HeaderValue, Sender, Settings};
 use pgrx::{pg_guard, pg_sys};
 
@@ -315,6 +316,8 @@ fn settings() -> Settings {
     };
     let source = text(&gucs::EVENT_SOURCE);
     let database = DATABASE.get().map(String::as_str).unwrap_or_default();
+    // SAFETY: a constant of the cluster, in shared memory.
+    let system = unsafe { pg_sys::GetSystemIdentifier() };
     let egress = Egress::parse(&text(&gucs::EGRESS_ALLOW)).and_then(|e| e.with_ports(&text(&gucs::EGRESS_PORTS)));
     // What was meant is unknown: nothing is called.
     let egress = egress.or_else(|error| {
@@ -334,7 +337,7 @@ fn settings() -> Settings {
         connection_age: CONNECTION_AGE,
         max_unrecorded: gucs::MAX_UNRECORDED.get() as usize,
         egress: egress.unwrap_or_default(),
-        source: if source.is_empty() { format!("/pg_outbox/{database}") } else { source }.into(),
+        source: if source.is_empty() { default_source(system, database) } else { source }.into(),
         dns,
         user_agent: HeaderValue::from_static(concat!("pg_outbox/", env!("CARGO_PKG_VERSION"))),
     }
