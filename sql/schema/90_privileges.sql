@@ -240,8 +240,8 @@ where (c.capability, substr(c.object, strpos(c.object, '.') + 1)) in (
     ('monitor', 'archive_stats'), ('monitor', 'notification_log'), ('monitor', 'webhook_id'), ('monitor', 'version'),
     ('monitor', 'is_terminal'));
 
--- What takes locks that end with the transaction, or secrets, has a door as well. Those that other objects depend on got theirs
--- in their files.
+-- What takes locks that end with the transaction, or secrets, has a door as well. Functions that other objects depend on got
+-- theirs in their files.
 do $$
 declare
     name text;
