@@ -12,7 +12,7 @@ use crate::function::record;
 use crate::worker::route::UNIX_EPOCH;
 use crate::worker::txn::{Plan, arg};
 use crate::worker::wait;
-use crate::{catalog, marks, pg_function, registry, shmem};
+use crate::{catalog, marks, pg_function, registry, shape, shmem};
 
 pg_function! {
     /// outbox._retry_wait(schedule jsonb, attempt int, message_id bigint, subscription_id int) returns interval
@@ -79,7 +79,7 @@ pg_function! {
             Some(key) => key,
             None => {
                 let mut found = None;
-                registry::scan(table, |row| found = row.bytes(0));
+                registry::scan(table, shape::LEASE_KEY, |row| found = row.bytes(0))?;
                 let key = found.as_deref().and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| {
                     Error::new(Code::NotInThisState, "the key of leases is missing").hint("CREATE EXTENSION makes it.")
                 })?;
