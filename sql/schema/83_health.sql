@@ -70,27 +70,21 @@ begin atomic
     from place p;
 end;
 
--- API: public
-create function outbox.health() returns table ("check" text, state text, culprit text, what_to_do text)
-language plpgsql volatile security definer
+-- The checks of health(), one function each: nulls where all is well. A new check is a function, and a line in health().
+
+-- API: private
+-- whether this database has a dispatcher that works
+create function outbox._health_worker(out state text, out culprit text, out what_to_do text)
+language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     worker record;
     shared record;
-    genuine boolean;
-    standby boolean := pg_is_in_recovery();
-    found record;
 begin
     select * into worker from outbox._worker_slot();
     select * into shared from outbox._workers();
-    genuine := outbox._identity_is_genuine();
-
-    "check" := 'worker';
-    state := 'ok';
-    culprit := null;
-    what_to_do := null;
-    if standby then
+    if pg_is_in_recovery() then
         what_to_do := 'a standby has no dispatcher; it starts when the standby is promoted';
     elsif worker.state = 'not preloaded' then
         state := 'critical';
@@ -113,36 +107,52 @@ begin
         culprit := 'pg_outbox.push';
         what_to_do := 'messages are numbered and routed, and wait until it is on';
     end if;
-    return next;
+end
+$$;
 
-    "check" := 'identity';
-    state := 'ok';
-    culprit := null;
-    what_to_do := null;
-    if not genuine then
+-- API: private
+-- whether the rows are this database's own
+create function outbox._health_identity(out state text, out culprit text, out what_to_do text)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not outbox._identity_is_genuine() then
         state := 'critical';
         culprit := 'this outbox was restored or copied here from another database';
         what_to_do := 'if this database is to push from now on: select outbox.adopt(reason => ...); if it is a copy for tests: '
             || 'leave it, it numbers and pushes nothing';
     end if;
-    return next;
+end
+$$;
 
-    "check" := 'version';
-    state := 'ok';
-    culprit := null;
-    what_to_do := null;
+-- API: private
+-- whether library and objects belong together
+create function outbox._health_version(out state text, out culprit text, out what_to_do text)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found record;
+begin
     select * into found from outbox.version();
     if found.extension is distinct from found.library then
         state := 'warning';
         culprit := format('library %s, objects %s', found.library, found.extension);
         what_to_do := 'alter extension pg_outbox update; and restart the server if the library is the older one';
     end if;
-    return next;
+end
+$$;
 
-    "check" := 'sequencer';
-    state := 'ok';
-    culprit := null;
-    what_to_do := null;
+-- API: private
+-- whether a session keeps others from numbering
+create function outbox._health_sequencer(out state text, out culprit text, out what_to_do text)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found record;
+begin
     select a.pid, a.usename, a.application_name, clock_timestamp() - a.xact_start as age into found
     from pg_locks l
     join pg_stat_activity a on a.pid = l.pid
@@ -155,13 +165,19 @@ begin
             coalesce(nullif(found.application_name, ''), '-'), date_trunc('second', found.age));
         what_to_do := format('nothing is numbered: end its transaction, or select pg_terminate_backend(%s)', found.pid);
     end if;
-    return next;
+end
+$$;
 
-    "check" := 'subscriptions';
-    state := 'ok';
-    culprit := null;
-    what_to_do := null;
-    if not standby then
+-- API: private
+-- whether a subscription is behind the feed
+create function outbox._health_subscriptions(out state text, out culprit text, out what_to_do text)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found record;
+begin
+    if not pg_is_in_recovery() then
         select l.subscription, l.lag, clock_timestamp() - l.since as age into found
         from outbox._subscription_lag() l
         where l.lag > 0 and l.since < clock_timestamp() - interval '5 min'
@@ -173,12 +189,18 @@ begin
             what_to_do := 'its receiver is slow, down or paused; its messages are kept until it has them, unless it has a max_lag';
         end if;
     end if;
-    return next;
+end
+$$;
 
-    "check" := 'endpoints';
-    state := 'ok';
-    culprit := null;
-    what_to_do := null;
+-- API: private
+-- whether an endpoint is disabled or fails
+create function outbox._health_endpoints(out state text, out culprit text, out what_to_do text)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found record;
+begin
     select e.name, e.state, coalesce(e.disabled_reason, e.last_error) as why, count(*) over () as n into found
     from outbox.endpoints e
     where e.subscriptions > 0 and (
@@ -197,28 +219,40 @@ begin
             when 'waits for consent' then 'its receiver has to agree, or outbox.grant_consent() says that it has'
             else 'its receiver fails; it is tried again by itself, and outbox.attempt has the answers' end;
     end if;
-    return next;
+end
+$$;
 
-    "check" := 'deliveries';
-    state := 'ok';
-    culprit := null;
-    what_to_do := null;
+-- API: private
+-- whether deliveries have been due for long
+create function outbox._health_deliveries(out state text, out culprit text, out what_to_do text)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found record;
+begin
     select s.name, clock_timestamp() - d.due_at as age into found
     from outbox.delivery d
     left join outbox.subscription s on s.id = d.subscription_id
     where not d.pull and not d.blocked and d.due_at < clock_timestamp() - interval '5 min'
     order by d.due_at limit 1;
-    if found.age is not null and not standby then
+    if found.age is not null and not pg_is_in_recovery() then
         state := 'warning';
         culprit := format('a delivery of subscription "%s" has been due for %s', found.name, date_trunc('second', found.age));
         what_to_do := 'retries are behind: see the check "worker", and the endpoint''s limits';
     end if;
-    return next;
+end
+$$;
 
-    "check" := 'dead letters';
-    state := 'ok';
-    culprit := null;
-    what_to_do := null;
+-- API: private
+-- whether somebody has to look at dead letters
+create function outbox._health_dead_letters(out state text, out culprit text, out what_to_do text)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found record;
+begin
     select s.name, count(*) as n, sum(count(*)) over () as total into found
     from outbox.dead_letter l
     left join outbox.subscription s on s.id = l.subscription_id
@@ -230,37 +264,55 @@ begin
         culprit := format('%s open, %s of them of subscription "%s"', found.total, found.n, found.name);
         what_to_do := 'look at outbox.dead_letter: requeue what can be delivered now, resolve or ignore the rest';
     end if;
-    return next;
+end
+$$;
 
-    "check" := 'space';
-    state := 'ok';
-    culprit := null;
-    what_to_do := null;
+-- API: private
+-- whether segments can be emptied
+create function outbox._health_space(out state text, out culprit text, out what_to_do text)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found record;
+begin
     select string_agg(format('%s: %s', j.job, j.held_by), '; ') as who into found from outbox.job j where j.held_by is not null;
     if found.who is not null then
         state := 'warning';
         culprit := found.who;
         what_to_do := 'segments that are past their retention cannot be emptied until this is gone; they grow, nothing is lost';
     end if;
-    return next;
+end
+$$;
 
-    "check" := 'maintenance';
-    state := 'ok';
-    culprit := null;
-    what_to_do := null;
+-- API: private
+-- whether the jobs run
+create function outbox._health_maintenance(out state text, out culprit text, out what_to_do text)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found record;
+begin
     select min(j.next_run_at) as due into found from outbox.job j;
-    if not standby and found.due < clock_timestamp() - interval '10 min'
+    if not pg_is_in_recovery() and found.due < clock_timestamp() - interval '10 min'
         - coalesce(outbox._retention('retention_interval'), '1 h') then
         state := 'warning';
         culprit := format('a job has been due since %s', found.due);
         what_to_do := 'the dispatcher runs them; where there is none: select * from outbox.maintain()';
     end if;
-    return next;
+end
+$$;
 
-    "check" := 'max_lag';
-    state := 'ok';
-    culprit := null;
-    what_to_do := null;
+-- API: private
+-- which subscriptions are allowed to lose messages
+create function outbox._health_max_lag(out state text, out culprit text, out what_to_do text)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found record;
+begin
     select string_agg(format('"%s" (%s)', s.name, s.max_lag), ', ') as who into found
     from outbox.subscription s where s.max_lag is not null and s.deleted_at is null;
     if found.who is not null then
@@ -268,12 +320,18 @@ begin
         culprit := 'subscription ' || found.who;
         what_to_do := 'deliveries that are older are given up when their segment goes, and logged as expired; this is a reminder';
     end if;
-    return next;
+end
+$$;
 
-    "check" := 'transactions';
-    state := 'ok';
-    culprit := null;
-    what_to_do := null;
+-- API: private
+-- whether a transaction has been open for long
+create function outbox._health_transactions(out state text, out culprit text, out what_to_do text)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found record;
+begin
     select format('session %s (%s, %s) has been in a transaction since %s', a.pid, a.usename,
         coalesce(nullif(a.application_name, ''), '-'), a.xact_start::timestamptz(0)) as who into found
     from pg_stat_activity a
@@ -291,9 +349,41 @@ begin
         culprit := found.who;
         what_to_do := 'what it has enqueued arrives when it commits; it holds back nothing else, but keeps vacuum from cleaning up';
     end if;
-    return next;
 end
 $$;
+
+-- API: public
+create function outbox.health() returns table ("check" text, state text, culprit text, what_to_do text)
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select c.name, coalesce(c.state, 'ok'), c.culprit, c.what_to_do
+    from (
+        select 'worker' as name, h.* from outbox._health_worker() h
+        union all
+        select 'identity', h.* from outbox._health_identity() h
+        union all
+        select 'version', h.* from outbox._health_version() h
+        union all
+        select 'sequencer', h.* from outbox._health_sequencer() h
+        union all
+        select 'subscriptions', h.* from outbox._health_subscriptions() h
+        union all
+        select 'endpoints', h.* from outbox._health_endpoints() h
+        union all
+        select 'deliveries', h.* from outbox._health_deliveries() h
+        union all
+        select 'dead letters', h.* from outbox._health_dead_letters() h
+        union all
+        select 'space', h.* from outbox._health_space() h
+        union all
+        select 'maintenance', h.* from outbox._health_maintenance() h
+        union all
+        select 'max_lag', h.* from outbox._health_max_lag() h
+        union all
+        select 'transactions', h.* from outbox._health_transactions() h
+    ) c;
+end;
 comment on function outbox.health is
     'One row per check: ok, warning or critical, who or what it is, and what to do. Fit for an alert on state <> ''ok''';
 
