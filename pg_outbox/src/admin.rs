@@ -10,6 +10,7 @@ use outbox_core::{Error, Result, topic};
 use pgrx::{IntoDatum, JsonB, pg_sys};
 
 use crate::function::{Args, Returned, record};
+use crate::shmem::State;
 use crate::{gucs, pg_function, shmem, wake};
 
 /// Runs `check` on a text argument and returns the argument.
@@ -96,15 +97,17 @@ pg_function! {
         use std::sync::atomic::Ordering::Relaxed;
         // SAFETY: a constant of this backend.
         let slot = shmem::shared().map(|shared| shared.slot_of(unsafe { pg_sys::MyDatabaseId }));
+        let pid = slot.flatten().and_then(|slot| slot.process.pid());
         let state = match slot {
             None => "not preloaded",
-            Some(None) => "none",
-            Some(Some(slot)) => slot.state().as_str(),
+            // What a process that is gone has left behind counts for nothing.
+            Some(Some(slot)) if slot.state() == State::Starting || pid.is_some() => slot.state().as_str(),
+            Some(_) => State::None.as_str(),
         };
         let slot = slot.flatten();
         record(args, &[
             state.into_datum(),
-            slot.map(|s| s.pid.load(Relaxed)).filter(|pid| *pid != 0).into_datum(),
+            pid.into_datum(),
             slot.map(|s| s.in_flight.load(Relaxed)).into_datum(),
             slot.map(|s| s.queued.load(Relaxed)).into_datum(),
             slot.map(|s| s.unrecorded.load(Relaxed)).into_datum(),
@@ -114,23 +117,32 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._workers(out launcher_pid int, out exhausted boolean, out started_at timestamptz, out last_error text, out
-    /// last_error_at timestamptz)
+    /// outbox._workers(out launcher_pid int, out started_at timestamptz, out last_error text, out last_error_at timestamptz,
+    /// out lacks text, out state_at timestamptz, out seen_at timestamptz, out launcher_seen_at timestamptz)
     fn outbox_workers(args) {
-        use std::sync::atomic::Ordering::Relaxed;
         let shared = shmem::shared();
         // SAFETY: a constant of this backend.
         let slot = shared.and_then(|shared| shared.slot_of(unsafe { pg_sys::MyDatabaseId }));
         let (error, at) = slot.and_then(shmem::Slot::error).unzip();
-        let started = slot.filter(|slot| slot.is_attached()).map(|slot| slot.started_at.load(Relaxed));
+        let living = slot.map(|slot| &slot.process).filter(|process| process.pid().is_some());
+        let launcher = shared.map(|shared| &shared.launcher);
+        let launcher_pid = launcher.and_then(shmem::Process::pid);
         record(args, &[
-            shared.and_then(shmem::Shared::launcher_pid).into_datum(),
-            shared.map(|shared| shared.workers_exhausted.load(Relaxed)).into_datum(),
-            started.into_datum(),
+            launcher_pid.into_datum(),
+            living.map(shmem::Process::started_at).and_then(timestamp),
             error.into_datum(),
-            at.into_datum(),
+            at.and_then(timestamp),
+            shared.filter(|_| living.is_none()).and_then(shmem::Shared::lacking).map(shmem::Limit::as_str).into_datum(),
+            slot.map(shmem::Slot::state_at).filter(|at| *at != 0).and_then(timestamp),
+            living.map(shmem::Process::seen_at).and_then(timestamp),
+            launcher.filter(|_| launcher_pid.is_some()).map(shmem::Process::seen_at).and_then(timestamp),
         ])
     }
+}
+
+/// Microseconds since PostgreSQL's epoch are what a timestamptz is.
+fn timestamp(micros: i64) -> Option<pg_sys::Datum> {
+    micros.into_datum()
 }
 
 pg_function! {

@@ -2,7 +2,8 @@
 //!
 //! Only atomics: nothing here is locked, so nothing can be left locked by a process that dies (but see `marks`). All-zero memory is the valid
 //! empty state. A process number can be stale (its process ended, another one has the place): waking it is then a
-//! spurious wake-up of a stranger, which every PostgreSQL process expects.
+//! spurious wake-up of a stranger, which every PostgreSQL process expects. Whether a process lives is asked of PostgreSQL, never
+//! of what was stored here.
 
 use std::mem::size_of;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -15,16 +16,15 @@ use crate::marks::Marks;
 /// The start of our shared memory; `max_databases` slots follow.
 #[repr(C)]
 pub struct Shared {
-    /// Process number of the launcher plus one; 0: none.
-    launcher: AtomicU32,
+    pub launcher: Process,
     /// Counted up by whatever makes the launcher look again at the list of databases.
     launcher_generation: AtomicU64,
     /// Databases in which the extension may have come or gone since the launcher looked; 0: free entry.
     probes: [AtomicU32; 32],
     /// More requests than `probes` has entries: look at all databases.
     probe_all: AtomicBool,
-    /// The launcher could not register a worker: `max_worker_processes` is used up.
-    pub workers_exhausted: AtomicBool,
+    /// The limits (see `Limit`) for which some database has no dispatcher now.
+    lacking: AtomicU32,
     waiters: [Waiter; WAITERS],
     slots: u32,
 }
@@ -42,6 +42,93 @@ struct Waiter {
     database: AtomicU32,
     /// When it was last heard of (microseconds, PostgreSQL's epoch).
     seen: AtomicI64,
+}
+
+/// One of our processes, as others see it.
+#[repr(C)]
+pub struct Process {
+    /// Process number plus one; 0: none.
+    proc: AtomicU32,
+    pid: AtomicI32,
+    started_at: AtomicI64,
+    /// When it last came round its loop (microseconds, PostgreSQL's epoch).
+    seen_at: AtomicI64,
+}
+
+impl Process {
+    /// The calling process is this one from now on. `false`: another one is, and lives.
+    fn attach(&self) -> bool {
+        let holder = self.pid.load(Ordering::SeqCst);
+        // SAFETY: MyProcPid is set once at process start.
+        let me = unsafe { pg_sys::MyProcPid };
+        if lives(holder) || self.pid.compare_exchange(holder, me, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+            return false;
+        }
+        // SAFETY: reads the clock.
+        self.started_at.store(unsafe { pg_sys::GetCurrentTimestamp() }, Ordering::SeqCst);
+        self.came_round();
+        self.proc.store(my_proc(), Ordering::SeqCst);
+        true
+    }
+
+    /// The calling process is no longer this one. Nothing happens if it was not.
+    fn detach(&self) {
+        // SAFETY: MyProcPid is set once at process start.
+        let me = unsafe { pg_sys::MyProcPid };
+        if self.pid.load(Ordering::SeqCst) == me {
+            self.proc.store(0, Ordering::SeqCst);
+            self.pid.store(0, Ordering::SeqCst);
+        }
+    }
+
+    /// Says that it is not stuck.
+    pub fn came_round(&self) {
+        // SAFETY: reads the clock.
+        self.seen_at.store(unsafe { pg_sys::GetCurrentTimestamp() }, Ordering::Relaxed);
+    }
+
+    /// Its process id, if it lives.
+    pub fn pid(&self) -> Option<i32> {
+        Some(self.pid.load(Ordering::SeqCst)).filter(|pid| lives(*pid))
+    }
+
+    pub fn started_at(&self) -> i64 {
+        self.started_at.load(Ordering::SeqCst)
+    }
+
+    pub fn seen_at(&self) -> i64 {
+        self.seen_at.load(Ordering::Relaxed)
+    }
+
+    fn wake(&self) {
+        set_latch_of(self.proc.load(Ordering::SeqCst));
+    }
+}
+
+/// Whether PostgreSQL has a process of this id. Takes a shared lock for a moment: not for callbacks.
+fn lives(pid: i32) -> bool {
+    // SAFETY: looks through the list of processes under its lock.
+    pid != 0 && unsafe { !pg_sys::BackendPidGetProc(pid).is_null() }
+}
+
+/// Why the launcher starts no dispatcher for a database that it wants to start one for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Limit {
+    /// `max_worker_processes` is used up.
+    Processes = 1,
+    /// `pg_outbox.max_databases` is used up.
+    Databases = 2,
+}
+
+impl Limit {
+    /// The setting's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Limit::Processes => "max_worker_processes",
+            Limit::Databases => "pg_outbox.max_databases",
+        }
+    }
 }
 
 /// What a dispatcher is doing, for `worker_status()`.
@@ -91,10 +178,10 @@ impl State {
 pub struct Slot {
     /// Database OID; 0: free. Written by the launcher only.
     pub database: AtomicU32,
-    /// Process number of the dispatcher plus one; 0: none.
-    proc: AtomicU32,
-    pub pid: AtomicI32,
+    pub process: Process,
     state: AtomicU32,
+    /// When `state` became what it is.
+    state_at: AtomicI64,
     /// Counted up at each commit that enqueued; the dispatcher compares, so a wake-up while it restarts is not lost.
     generation: AtomicU64,
     /// The generation up to which the dispatcher has ticked.
@@ -105,9 +192,14 @@ pub struct Slot {
     pub look_at_deliveries: AtomicBool,
     /// The dispatcher is asked to leave, for example because its database is dropped.
     pub retire: AtomicBool,
+    /// The last dispatcher left because it was asked to: that is no failure.
+    pub left: AtomicBool,
     /// The launcher starts none before this time (microseconds, PostgreSQL's epoch).
     pub hold_until: AtomicI64,
-    pub started_at: AtomicI64,
+    /// The session that asked for that.
+    pub holder: AtomicI32,
+    /// When a session that has no right to keep the dispatcher away had it leave.
+    pub sent_away_at: AtomicI64,
     pub in_flight: AtomicI64,
     pub queued: AtomicI64,
     pub unrecorded: AtomicI64,
@@ -144,7 +236,14 @@ impl Slot {
     }
 
     pub fn set_state(&self, state: State) {
-        self.state.store(state as u32, Ordering::Relaxed);
+        if self.state.swap(state as u32, Ordering::Relaxed) != state as u32 {
+            // SAFETY: reads the clock.
+            self.state_at.store(unsafe { pg_sys::GetCurrentTimestamp() }, Ordering::Relaxed);
+        }
+    }
+
+    pub fn state_at(&self) -> i64 {
+        self.state_at.load(Ordering::Relaxed)
     }
 
     pub fn generation(&self) -> u64 {
@@ -154,7 +253,7 @@ impl Slot {
     /// Makes the dispatcher look: at new messages, or at a request in this slot.
     pub fn wake(&self) {
         self.generation.fetch_add(1, Ordering::SeqCst);
-        set_latch_of(self.proc.load(Ordering::SeqCst));
+        self.process.wake();
     }
 
     /// Shows how far the dispatcher is.
@@ -169,28 +268,43 @@ impl Slot {
         self.seen.load(Ordering::SeqCst) == self.generation() && !self.busy.load(Ordering::SeqCst)
     }
 
-    /// The calling process is this slot's dispatcher from now on.
-    pub fn attach(&self) {
+    /// The calling process is this slot's dispatcher from now on, until it ends in whatever way. `false`: another one is.
+    pub fn attach(&'static self) -> bool {
+        if !self.process.attach() {
+            return false;
+        }
         self.busy.store(true, Ordering::SeqCst);
-        // SAFETY: MyProcPid is set once at process start.
-        self.pid.store(unsafe { pg_sys::MyProcPid }, Ordering::SeqCst);
-        // SAFETY: reads the clock.
-        self.started_at.store(unsafe { pg_sys::GetCurrentTimestamp() }, Ordering::Relaxed);
-        self.proc.store(my_proc(), Ordering::SeqCst);
+        // SAFETY: the slot lives as long as the server.
+        unsafe { pg_sys::before_shmem_exit(Some(dispatcher_ended), pg_sys::Datum::from(&raw const *self as usize)) };
+        true
     }
 
-    /// The calling process is no longer this slot's dispatcher.
-    pub fn detach(&self) {
-        self.proc.store(0, Ordering::SeqCst);
-        self.pid.store(0, Ordering::SeqCst);
-        self.in_flight.store(0, Ordering::Relaxed);
-        self.queued.store(0, Ordering::Relaxed);
-        self.unrecorded.store(0, Ordering::Relaxed);
+    /// Whether a dispatcher lives here now, or has been started and is about to.
+    pub fn is_occupied(&self) -> bool {
+        self.process.pid().is_some() || self.state() == State::Starting
     }
+}
 
-    /// Whether a dispatcher lives here now.
-    pub fn is_attached(&self) -> bool {
-        self.proc.load(Ordering::SeqCst) != 0
+/// A dispatcher ends: by itself, or through an error that nobody catches.
+unsafe extern "C-unwind" fn dispatcher_ended(_code: i32, slot: pg_sys::Datum) {
+    // SAFETY: the address that `attach` handed over.
+    let slot = unsafe { &*(slot.value() as *const Slot) };
+    slot.in_flight.store(0, Ordering::Relaxed);
+    slot.queued.store(0, Ordering::Relaxed);
+    slot.unrecorded.store(0, Ordering::Relaxed);
+    if slot.state() != State::Absent {
+        slot.set_state(State::None);
+    }
+    slot.process.detach();
+    // Not every launcher is told by the postmaster: it may be another one than that which started this process.
+    if let Some(shared) = shared() {
+        shared.wake_launcher();
+    }
+}
+
+unsafe extern "C-unwind" fn launcher_ended(_code: i32, _arg: pg_sys::Datum) {
+    if let Some(shared) = shared() {
+        shared.launcher.detach();
     }
 }
 
@@ -251,13 +365,34 @@ impl Shared {
         self.slots().iter().find(|slot| slot.database.load(Ordering::Acquire) == database.to_u32())
     }
 
-    pub fn attach_launcher(&self) {
-        self.launcher.store(my_proc(), Ordering::SeqCst);
+    /// Whether one more database can have a dispatcher.
+    pub fn free_slot(&self) -> Option<&'static Slot> {
+        self.slots().iter().find(|slot| slot.database.load(Ordering::Acquire) == 0)
     }
 
-    /// Process id of the launcher.
-    pub fn launcher_pid(&self) -> Option<i32> {
-        pid_of(self.launcher.load(Ordering::SeqCst))
+    /// What the launcher lacks.
+    pub fn set_lacking(&self, limits: &[Limit]) {
+        self.lacking.store(limits.iter().fold(0, |all, limit| all | *limit as u32), Ordering::Relaxed);
+    }
+
+    /// The limit because of which a database without a dispatcher has none.
+    pub fn lacking(&self) -> Option<Limit> {
+        let all = self.lacking.load(Ordering::Relaxed);
+        let lacks = |limit: Limit| all & limit as u32 != 0;
+        if lacks(Limit::Databases) && self.free_slot().is_none() {
+            return Some(Limit::Databases);
+        }
+        lacks(Limit::Processes).then_some(Limit::Processes)
+    }
+
+    /// The calling process is the launcher from now on, until it ends in whatever way. `false`: another one is.
+    pub fn attach_launcher(&self) -> bool {
+        let attached = self.launcher.attach();
+        if attached {
+            // SAFETY: the callback does atomic operations only.
+            unsafe { pg_sys::before_shmem_exit(Some(launcher_ended), pg_sys::Datum::from(0)) };
+        }
+        attached
     }
 
     pub fn launcher_generation(&self) -> u64 {
@@ -266,7 +401,7 @@ impl Shared {
 
     pub fn wake_launcher(&self) {
         self.launcher_generation.fetch_add(1, Ordering::SeqCst);
-        set_latch_of(self.launcher.load(Ordering::SeqCst));
+        self.launcher.wake();
     }
 
     /// Asks the launcher to look whether the extension is in `database`.
@@ -303,14 +438,6 @@ fn size() -> usize {
 fn my_proc() -> u32 {
     // SAFETY: MyProc points into the array that ProcGlobal names.
     unsafe { (pg_sys::MyProc.offset_from((*pg_sys::ProcGlobal).allProcs) + 1) as u32 }
-}
-
-fn pid_of(proc: u32) -> Option<i32> {
-    // SAFETY: as in `set_latch_of`.
-    unsafe {
-        let known = proc != 0 && proc <= (*pg_sys::ProcGlobal).allProcCount;
-        known.then(|| (*(*pg_sys::ProcGlobal).allProcs.add(proc as usize - 1)).pid).filter(|pid| *pid != 0)
-    }
 }
 
 fn set_latch_of(proc: u32) {

@@ -5,11 +5,12 @@
 //! * SIGKILL or a crash of the server: the next incarnation goes on from the last checkpoint.
 //! * SIGTERM: no new requests, a few seconds for those in flight, their outcomes are recorded.
 //! * DROP EXTENSION: it leaves. DROP DATABASE and the like: it is asked to leave, and does.
+//! * The extension gets another owner, or the owner is renamed or loses rights: it looks again, and goes on as who owns it now.
 //! * Another dispatcher for the same database (there never should be): the lock is taken, it waits for it.
 //! * The HTTP thread dies: so does it, and is started again.
 //! * Data that was restored or copied here: it ticks nothing and pushes nothing until it is adopted.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use outbox_core::egress::Egress;
@@ -20,6 +21,7 @@ use super::engine::{Engine, Round};
 use super::maintain::Maintenance;
 use super::notify::Notifier;
 use super::replay::Replays;
+use super::session::{PINNED, SQL, pin, set};
 use super::{Signals, now, txn, wait};
 use crate::gucs;
 use crate::shmem::{self, Slot, State};
@@ -38,29 +40,39 @@ const GRACE: Duration = Duration::from_secs(5);
 pub extern "C-unwind" fn pg_outbox_dispatcher_main(database: pg_sys::Datum) {
     let database = pg_sys::Oid::from(database.value() as u32);
     let Some(slot) = shmem::shared().and_then(|shared| shared.slot_of(database)) else { return };
+    if slot.retire.load(Ordering::SeqCst) {
+        return leave(slot, Leave::Asked);
+    }
     // The HTTP thread is started while signals are blocked: it and its children never see one.
     let sender = Sender::start(settings(), wake_main());
-    let mut signals = Signals::attach();
+    Signals::until_connected();
     // SAFETY: once, at the start of the process; the bootstrap superuser, until the owner is known.
     unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
-    slot.attach();
+    let mut signals = Signals::attach();
     pin_session();
-    let leave = match sender {
+    if !slot.attach() {
+        // SAFETY: ends the process through PostgreSQL's own clean-up.
+        unsafe { pg_sys::proc_exit(1) };
+    }
+    let why = match sender {
         Ok(sender) => live(slot, &mut signals, sender),
         Err(error) => {
             pgrx::log!("pg_outbox dispatcher: cannot start the HTTP thread: {error}");
             Leave::Failed
         }
     };
-    if leave == Leave::Absent {
-        slot.set_state(State::Absent);
+    leave(slot, why);
+}
+
+/// Ends the process; the launcher sees why. What it leaves in the slot is cleaned up by `Slot::attach`'s callback.
+fn leave(slot: &Slot, why: Leave) {
+    match why {
+        Leave::Absent => slot.set_state(State::Absent),
+        Leave::Asked => slot.left.store(true, Ordering::SeqCst),
+        Leave::Failed => {}
     }
-    slot.detach();
-    if leave == Leave::Failed {
-        // Not 0: that would mean that nothing is to be started again.
-        // SAFETY: ends the process through PostgreSQL's own clean-up.
-        unsafe { pg_sys::proc_exit(1) };
-    }
+    // SAFETY: ends the process through PostgreSQL's own clean-up.
+    unsafe { pg_sys::proc_exit(i32::from(why == Leave::Failed)) };
 }
 
 /// Why a dispatcher ends.
@@ -75,6 +87,12 @@ enum Leave {
 }
 
 fn live(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
+    // SAFETY: the callback stores a flag; both caches exist in every process.
+    unsafe {
+        for cache in [pg_sys::SysCacheIdentifier::NAMESPACEOID, pg_sys::SysCacheIdentifier::AUTHOID] {
+            pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(owner_may_have_changed), pg_sys::Datum::from(0));
+        }
+    }
     match txn::run(|| Ok(become_owner())) {
         Ok(true) => {}
         Ok(false) => return Leave::Absent,
@@ -84,6 +102,7 @@ fn live(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
         }
     }
     while !lock_database() {
+        slot.process.came_round();
         if signals.terminate() || slot.retire.load(Ordering::SeqCst) {
             return Leave::Asked;
         }
@@ -102,6 +121,8 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
     let mut error_wait = ERROR_WAIT;
     loop {
         if signals.terminate() || slot.retire.load(Ordering::SeqCst) {
+            // What could not be recorded would be sent again.
+            look_at_owner();
             engine.shut_down(GRACE);
             return Leave::Asked;
         }
@@ -109,9 +130,13 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
             pgrx::log!("pg_outbox dispatcher: the HTTP thread ended; starting again");
             return Leave::Failed;
         }
+        slot.process.came_round();
         if signals.reload() {
             engine.sender.set_settings(settings());
             engine.reload();
+        }
+        if OWNER_MAY_HAVE_CHANGED.swap(false, Ordering::Relaxed) {
+            look_at_owner();
         }
         let rung = rung(slot);
         let pause = match engine.round() {
@@ -123,7 +148,7 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
                 continue;
             }
             Err(error) => {
-                if is_gone() {
+                if !look_at_owner() {
                     return Leave::Absent;
                 }
                 slot.set_state(State::Failing);
@@ -166,13 +191,21 @@ fn rest(slot: &Slot, signals: &mut Signals, time: Duration) {
             return;
         }
         wait(left);
+        slot.process.came_round();
     }
 }
 
-/// Whether the extension has been dropped.
-fn is_gone() -> bool {
-    // SAFETY: a catalog look-up in a transaction.
-    txn::run(|| Ok(unsafe { pg_sys::get_extension_oid(c"pg_outbox".as_ptr(), true) })) == Ok(pg_sys::InvalidOid)
+/// A role or a schema has changed: the extension may have another owner, or its owner other rights.
+static OWNER_MAY_HAVE_CHANGED: AtomicBool = AtomicBool::new(false);
+
+unsafe extern "C-unwind" fn owner_may_have_changed(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
+    OWNER_MAY_HAVE_CHANGED.store(true, Ordering::Relaxed);
+}
+
+/// Goes on as who owns the extension now. `false`: it has been dropped.
+fn look_at_owner() -> bool {
+    // A failure says nothing; the next round's is said.
+    txn::run(|| Ok(become_owner())) != Ok(false)
 }
 
 /// Finds the extension, and becomes its owner. `false`: it is not here.
@@ -182,6 +215,9 @@ fn become_owner() -> bool {
         if pg_sys::get_extension_oid(c"pg_outbox".as_ptr(), true) == pg_sys::InvalidOid {
             return false;
         }
+        // The owner so far may be gone.
+        let superuser = pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID);
+        pg_sys::SetSessionAuthorization(superuser, true);
         let owner = pgrx::Spi::get_one::<pg_sys::Oid>(
             "select extowner from pg_catalog.pg_extension where extname = 'pg_outbox'",
         );
@@ -218,45 +254,14 @@ fn lock_database() -> bool {
     }
 }
 
-/// What the session must not inherit from ALTER ROLE, ALTER DATABASE or the configuration file.
 fn pin_session() {
-    for (name, value) in [
-        (c"default_transaction_isolation", c"read committed"),
-        (c"default_transaction_read_only", c"off"),
-        (c"default_transaction_deferrable", c"off"),
-        (c"search_path", c"pg_catalog, pg_temp"),
-        (c"row_security", c"on"),
-        (c"session_replication_role", c"origin"),
-        (c"jit", c"off"),
-        (c"max_parallel_workers_per_gather", c"0"),
-        // Every statement of this process has an index; see _tick in sql/schema.
-        (c"plan_cache_mode", c"force_generic_plan"),
-        (c"enable_seqscan", c"off"),
-        (c"enable_bitmapscan", c"off"),
-        (c"enable_hashjoin", c"off"),
-        (c"enable_mergejoin", c"off"),
-        // Shorter than deadlock_timeout: in a conflict with DDL it is this process that gives way.
-        (c"lock_timeout", c"500ms"),
-        (c"application_name", c"pg_outbox dispatcher"),
-    ] {
-        set(name, value);
-    }
+    pin(&PINNED);
+    pin(&SQL);
+    set(c"application_name", c"pg_outbox dispatcher");
     // Whatever is stronger than `on` stays.
     // SAFETY: an enum setting of the server.
     if unsafe { pg_sys::synchronous_commit } == pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as i32 {
         set(c"synchronous_commit", c"on");
-    }
-}
-
-fn set(name: &std::ffi::CStr, value: &std::ffi::CStr) {
-    // SAFETY: NUL-terminated constants; outside a transaction.
-    unsafe {
-        pg_sys::SetConfigOption(
-            name.as_ptr(),
-            value.as_ptr(),
-            pg_sys::GucContext::PGC_SUSET,
-            pg_sys::GucSource::PGC_S_OVERRIDE,
-        );
     }
 }
 

@@ -8,25 +8,35 @@
 //! * CREATE EXTENSION, committed or rolled back: the committing session asks for a look at its database.
 //! * DROP EXTENSION: the dispatcher notices and leaves; the database is not looked at again until it is asked for.
 //! * DROP, RENAME, CREATE ... TEMPLATE: `hooks` has the dispatcher leave and holds the slot; it comes back afterwards.
-//! * A dispatcher that fails at once, for ever: restarted after 1 s, 2 s, ... 30 s.
-//! * No free worker process: said once in the log and in `health()`, tried again every few seconds.
+//! * A dispatcher that fails at once, for ever: restarted after 1 s, 2 s, ... 30 s. One that left on request: half a second later.
+//! * No free worker process or slot: said once in the log and in `health()`, tried again every few seconds.
+//! * DROP DATABASE: the slot is free when the database is gone from the catalog, whatever its dispatcher came to.
+//! * ALLOW_CONNECTIONS false: the dispatcher that is there stays, none is started; a template is a database like others.
+//! * Its own end by SIGTERM, an ERROR or FATAL: the postmaster starts another one a second later, which takes over the
+//!   dispatchers that it finds.
+//! * pg_database is locked: it waits half a second for it, and lives with the databases that it knows.
 //! * A crash of the server: everything here starts from nothing; shared memory is new.
-//! * Template databases are never looked at: a connection there would block CREATE DATABASE.
 
 use std::collections::HashMap;
+use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use pgrx::{pg_guard, pg_sys};
 
+use super::session::{PINNED, pin};
 use super::{Signals, describe, now, wait};
 use crate::function::catch;
-use crate::shmem::{self, Shared, Slot, State};
+use crate::shmem::{self, Limit, Shared, Slot, State};
 
 /// How often the list of databases is read when nobody asks.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 const RETRY_EXHAUSTED: Duration = Duration::from_secs(5);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Before a dispatcher is started again that left on request.
+const AFTER_LEAVING: Duration = Duration::from_millis(500);
+/// For how long a limit has to be no longer in the way until it is said again in the log that it is.
+const EPISODE: Duration = Duration::from_secs(60);
 
 /// Registers the launcher; only while the server preloads libraries.
 pub fn init() {
@@ -39,29 +49,52 @@ pub fn init() {
 enum Known {
     /// The extension is not there.
     Absent,
-    /// A dispatcher was started. asked: a look was asked for since; it may have looked before that.
-    Started { handle: *mut pg_sys::BackgroundWorkerHandle, at: Instant, failures: u32, asked: bool },
-    /// To be started, not before this time.
-    Due { at: Instant, failures: u32 },
+    /// A dispatcher was started. No handle: by an earlier launcher. asked: a look was asked for since; it may have looked before
+    /// that.
+    Started { handle: Option<NonNull<pg_sys::BackgroundWorkerHandle>>, at: Instant, failures: u32, asked: bool },
+    /// To be started, not before this time; `lacks` is why it was not.
+    Due { at: Instant, failures: u32, lacks: Option<Limit> },
+}
+
+impl Known {
+    fn due() -> Known {
+        Known::Due { at: Instant::now(), failures: 0, lacks: None }
+    }
 }
 
 /// The process's main function.
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn pg_outbox_launcher_main(_arg: pg_sys::Datum) {
-    let mut signals = Signals::attach();
+    Signals::until_connected();
     // SAFETY: no database: the shared catalogs only.
     unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) };
-    let Some(shared) = shmem::shared() else { return };
-    shared.attach_launcher();
+    let mut signals = Signals::attach();
+    pin(&PINNED);
+    if let Some(shared) = shmem::shared()
+        && shared.attach_launcher()
+    {
+        launch(shared, &mut signals);
+    }
+    // Never 0, which would mean that it is not to be started again: SIGTERM comes from pg_terminate_backend() as well as from
+    // a postmaster that shuts down, which starts nothing any more.
+    // SAFETY: ends the process through PostgreSQL's own clean-up.
+    unsafe { pg_sys::proc_exit(1) };
+}
+
+fn launch(shared: &'static Shared, signals: &mut Signals) {
     let mut databases: HashMap<u32, Known> = HashMap::new();
     let mut looked = None::<Instant>;
     let mut generation = 0;
-    let mut warned = false;
+    let mut lacking = Episode::default();
+    let mut unlisted = None;
     while !signals.terminate() {
         signals.reload();
+        shared.launcher.came_round();
         let asked = shared.launcher_generation();
-        if asked != generation || looked.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL) {
+        // One that ended may have ended with its database.
+        let ended = databases.iter_mut().fold(false, |any, (oid, known)| reap(shared, *oid, known) || any);
+        if ended || asked != generation || looked.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL) {
             generation = asked;
             match shared.take_probes() {
                 Some(probes) => probes.iter().for_each(|oid| look_again(databases.get_mut(oid))),
@@ -69,53 +102,50 @@ pub extern "C-unwind" fn pg_outbox_launcher_main(_arg: pg_sys::Datum) {
             }
             match catch(list_databases) {
                 Ok(found) => {
-                    databases.retain(|oid, known| matches!(known, Known::Started { .. }) || found.contains(oid));
-                    for oid in found {
-                        databases.entry(oid).or_insert(Known::Due { at: Instant::now(), failures: 0 });
+                    unlisted = None;
+                    forget_dropped(shared, &found, &mut databases);
+                    for (oid, _) in found.iter().filter(|(_, connectable)| **connectable) {
+                        databases.entry(*oid).or_insert_with(|| adopt(shared, *oid));
                     }
                 }
                 Err(error) => {
                     // SAFETY: as in `txn::run`.
                     let _ = catch(|| unsafe { pg_sys::AbortCurrentTransaction() });
-                    pgrx::log!("pg_outbox launcher: cannot list databases: {error}");
+                    if unlisted.as_ref() != Some(&error) {
+                        pgrx::log!("pg_outbox launcher: cannot list databases: {error}; trying again");
+                        unlisted = Some(error);
+                    }
                 }
             }
             looked = Some(Instant::now());
         }
-        databases.retain(|oid, known| reap(shared, *oid, known));
-        let mut exhausted = false;
-        let mut pause = LOOK_INTERVAL;
+        let mut pause = if unlisted.is_some() { RETRY_EXHAUSTED } else { LOOK_INTERVAL };
         for (oid, known) in &mut databases {
-            if let Known::Due { at, failures } = known {
-                let failures = *failures;
-                let left = at.saturating_duration_since(Instant::now());
-                if !left.is_zero() {
-                    pause = pause.min(left);
-                } else {
-                    match start(shared, *oid) {
-                        Started::Yes(handle) => {
-                            *known = Known::Started { handle, at: Instant::now(), failures, asked: false }
-                        }
-                        Started::Later(wait) => {
-                            *at = Instant::now() + wait;
-                            pause = pause.min(wait);
-                        }
-                        Started::Exhausted => {
-                            exhausted = true;
-                            *at = Instant::now() + RETRY_EXHAUSTED;
-                            pause = pause.min(RETRY_EXHAUSTED);
-                        }
+            let Known::Due { at, failures, lacks } = known else { continue };
+            let left = at.saturating_duration_since(Instant::now());
+            let wait = if !left.is_zero() {
+                left
+            } else {
+                match start(shared, *oid) {
+                    Started::Yes(handle) => {
+                        let failures = *failures;
+                        *known = Known::Started { handle: Some(handle), at: Instant::now(), failures, asked: false };
+                        continue;
+                    }
+                    Started::Later(wait) => wait,
+                    Started::Lacking(limit) => {
+                        *lacks = Some(limit);
+                        RETRY_EXHAUSTED
                     }
                 }
-            }
+            };
+            *at = Instant::now() + wait;
+            pause = pause.min(wait);
         }
-        shared.workers_exhausted.store(exhausted, Ordering::Relaxed);
-        if exhausted && !warned {
-            pgrx::warning!(
-                "pg_outbox cannot start a dispatcher: no free worker process or slot; raise max_worker_processes or pg_outbox.max_databases"
-            );
+        if unlisted.is_some() && looked.is_some_and(|at| at.elapsed() >= RETRY_EXHAUSTED) {
+            looked = None;
         }
-        warned = exhausted;
+        lacking.now(shared, &databases);
         // Looking at databases may have waited on the latch, and reset it.
         if asked == shared.launcher_generation() && !signals.heard() {
             wait(pause);
@@ -123,66 +153,132 @@ pub extern "C-unwind" fn pg_outbox_launcher_main(_arg: pg_sys::Datum) {
     }
 }
 
+/// A time in which some database has no dispatcher because of a limit: said once in the log, however many come and go.
+#[derive(Default)]
+struct Episode {
+    last: Option<Instant>,
+}
+
+impl Episode {
+    fn now(&mut self, shared: &Shared, databases: &HashMap<u32, Known>) {
+        let lacks = |known: &Known| match known {
+            Known::Due { lacks, .. } => *lacks,
+            _ => None,
+        };
+        let limits: Vec<Limit> = databases.values().filter_map(lacks).collect();
+        shared.set_lacking(&limits);
+        let Some(limit) = limits.first() else { return };
+        if self.last.is_none_or(|at| at.elapsed() > EPISODE) {
+            let (setting, what) = match limit {
+                Limit::Processes => (limit.as_str(), "worker process"),
+                Limit::Databases => (limit.as_str(), "slot"),
+            };
+            pgrx::warning!("pg_outbox cannot start a dispatcher: no free {what}; raise {setting}");
+        }
+        self.last = Some(Instant::now());
+    }
+}
+
 /// The extension may have come to a database since somebody looked.
 fn look_again(known: Option<&mut Known>) {
     match known {
-        Some(known @ Known::Absent) => *known = Known::Due { at: Instant::now(), failures: 0 },
+        Some(known @ Known::Absent) => *known = Known::due(),
         Some(Known::Started { asked, .. }) => *asked = true,
         _ => {}
     }
 }
 
-/// Notices that a dispatcher has ended. `false`: the database can be forgotten.
-fn reap(shared: &Shared, oid: u32, known: &mut Known) -> bool {
-    let Known::Started { handle, at, failures, asked } = known else { return true };
-    let mut pid = 0;
-    // SAFETY: the handle comes from RegisterDynamicBackgroundWorker.
-    let status = unsafe { pg_sys::GetBackgroundWorkerPid(*handle, &mut pid) };
-    if status != pg_sys::BgwHandleStatus::BGWH_STOPPED {
-        return true;
+/// What is known of a database at first sight: an earlier launcher may have left a dispatcher there.
+fn adopt(shared: &Shared, oid: u32) -> Known {
+    match shared.slot_of(pg_sys::Oid::from(oid)) {
+        Some(slot) if slot.process.pid().is_some() => {
+            Known::Started { handle: None, at: Instant::now(), failures: 0, asked: false }
+        }
+        _ => Known::due(),
     }
-    // SAFETY: palloc'd by PostgreSQL, not used afterwards.
-    unsafe { pg_sys::pfree((*handle).cast()) };
+}
+
+/// Databases that are gone need no slot. One that cannot be connected to any more keeps the dispatcher that it has.
+fn forget_dropped(shared: &Shared, found: &HashMap<u32, bool>, databases: &mut HashMap<u32, Known>) {
+    databases.retain(|oid, known| matches!(known, Known::Started { .. }) || found.get(oid) == Some(&true));
+    for slot in shared.slots() {
+        let oid = slot.database.load(Ordering::Acquire);
+        let used = databases.contains_key(&oid) || slot.process.pid().is_some();
+        if oid != 0 && !used {
+            free(slot);
+        }
+    }
+}
+
+/// Notices that a dispatcher has ended; says whether one has.
+fn reap(shared: &Shared, oid: u32, known: &mut Known) -> bool {
+    let Known::Started { handle, at, failures, asked } = known else { return false };
     let slot = shared.slot_of(pg_sys::Oid::from(oid));
+    if let Some(started) = handle {
+        let mut pid = 0;
+        // SAFETY: the handle comes from RegisterDynamicBackgroundWorker.
+        let status = unsafe { pg_sys::GetBackgroundWorkerPid(started.as_ptr(), &mut pid) };
+        if status != pg_sys::BgwHandleStatus::BGWH_STOPPED {
+            return false;
+        }
+        // SAFETY: palloc'd by PostgreSQL, not used afterwards.
+        unsafe { pg_sys::pfree(started.as_ptr().cast()) };
+        *handle = None;
+    }
+    // Without a handle, or it found another one there that an earlier launcher had started.
+    if slot.is_some_and(|slot| slot.process.pid().is_some()) {
+        return false;
+    }
     let absent = slot.is_some_and(|slot| slot.state() == State::Absent);
+    let left = slot.is_some_and(|slot| slot.left.load(Ordering::SeqCst));
     // One that ran for a while and ended is restarted at once.
-    let failures = if at.elapsed() > BACKOFF_MAX { 0 } else { *failures + 1 };
+    let failures = if left || at.elapsed() > BACKOFF_MAX { 0 } else { *failures + 1 };
     if let Some(slot) = slot {
-        slot.detach();
         if absent {
             free(slot);
         } else {
             slot.set_state(State::None);
         }
     }
-    *known = if absent && *asked {
-        Known::Due { at: Instant::now(), failures: 0 }
-    } else if absent {
+    *known = if absent && !*asked {
         Known::Absent
+    } else if absent {
+        Known::due()
     } else {
-        let backoff = Duration::from_secs(1 << failures.saturating_sub(1).min(5)).min(BACKOFF_MAX);
-        Known::Due { at: Instant::now() + if failures == 0 { Duration::ZERO } else { backoff }, failures }
+        let pause = match failures {
+            // Those that asked for it need a moment for what they asked it for.
+            0 if left => AFTER_LEAVING,
+            0 => Duration::ZERO,
+            _ => Duration::from_secs(1 << (failures - 1).min(5)).min(BACKOFF_MAX),
+        };
+        let asked_to = slot.is_some_and(|slot| slot.retire.load(Ordering::SeqCst));
+        if failures <= 1 && !asked_to {
+            pgrx::log!("pg_outbox launcher: the dispatcher of database {oid} has ended; another one is started");
+        }
+        Known::Due { at: Instant::now() + pause, failures, lacks: None }
     };
     true
 }
 
 enum Started {
-    Yes(*mut pg_sys::BackgroundWorkerHandle),
+    Yes(NonNull<pg_sys::BackgroundWorkerHandle>),
     Later(Duration),
-    Exhausted,
+    Lacking(Limit),
 }
 
 /// Starts a dispatcher.
 fn start(shared: &Shared, oid: u32) -> Started {
     let database = pg_sys::Oid::from(oid);
-    let Some(slot) = shared.slot_of(database).or_else(|| shared.slots().iter().find(|slot| is_free(slot))) else {
-        return Started::Exhausted;
+    let Some(slot) = shared.slot_of(database).or_else(|| shared.free_slot()) else {
+        return Started::Lacking(Limit::Databases);
     };
+    // Before the look at the hold: a session that asks in between asks after this.
+    slot.retire.store(false, Ordering::SeqCst);
+    slot.left.store(false, Ordering::SeqCst);
     let held = slot.hold_until.load(Ordering::SeqCst) - now();
     if slot.database.load(Ordering::Acquire) == oid && held > 0 {
         return Started::Later(Duration::from_micros(held.unsigned_abs()).min(Duration::from_millis(100)));
     }
-    slot.retire.store(false, Ordering::SeqCst);
     slot.set_state(State::Starting);
     slot.database.store(oid, Ordering::Release);
     let mut worker = describe(
@@ -193,23 +289,21 @@ fn start(shared: &Shared, oid: u32) -> Started {
         pg_sys::BGW_NEVER_RESTART,
     );
     // SAFETY: MyProcPid is constant; the handle is kept until the worker has ended.
-    unsafe {
+    let handle = unsafe {
         worker.bgw_notify_pid = pg_sys::MyProcPid;
         let mut handle = std::ptr::null_mut();
         let context = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
         let registered = pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle);
         pg_sys::MemoryContextSwitchTo(context);
-        if registered {
-            Started::Yes(handle)
-        } else {
+        NonNull::new(handle).filter(|_| registered)
+    };
+    match handle {
+        Some(handle) => Started::Yes(handle),
+        None => {
             free(slot);
-            Started::Exhausted
+            Started::Lacking(Limit::Processes)
         }
     }
-}
-
-fn is_free(slot: &Slot) -> bool {
-    slot.database.load(Ordering::Acquire) == 0
 }
 
 fn free(slot: &Slot) {
@@ -217,12 +311,13 @@ fn free(slot: &Slot) {
     slot.forget_error();
     slot.marks.clear();
     slot.hold_until.store(0, Ordering::SeqCst);
+    slot.sent_away_at.store(0, Ordering::SeqCst);
     slot.database.store(0, Ordering::Release);
 }
 
-/// The databases that can be connected to and are no templates.
-fn list_databases() -> Vec<u32> {
-    let mut found = Vec::new();
+/// All databases, and whether they can be connected to.
+fn list_databases() -> HashMap<u32, bool> {
+    let mut found = HashMap::new();
     // SAFETY: a catalog scan as the autovacuum launcher does it.
     unsafe {
         pg_sys::StartTransactionCommand();
@@ -236,9 +331,7 @@ fn list_databases() -> Vec<u32> {
             }
             let form = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
             // A connection limit of -2 marks a database whose DROP was interrupted.
-            if (*form).datallowconn && !(*form).datistemplate && (*form).datconnlimit != -2 {
-                found.push((*form).oid.to_u32());
-            }
+            found.insert((*form).oid.to_u32(), (*form).datallowconn && (*form).datconnlimit != -2);
         }
         pg_sys::table_endscan(scan);
         pg_sys::table_close(relation, pg_sys::AccessShareLock as _);

@@ -22,6 +22,7 @@ pub mod replay;
 pub mod retry;
 pub mod route;
 pub mod scan;
+pub mod session;
 pub mod tally;
 pub mod txn;
 
@@ -38,6 +39,22 @@ pub struct Signals {
 }
 
 impl Signals {
+    /// Handlers for the time until there is a connection: it may wait for a lock, and SIGTERM ends that.
+    pub fn until_connected() {
+        unsafe extern "C-unwind" {
+            // Not pgrx's guarded one: it is called as a signal handler.
+            fn die(signal: i32);
+        }
+        // SAFETY: PostgreSQL's own handler, and how its own backends begin.
+        unsafe {
+            #[cfg(feature = "pg18")]
+            pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(die));
+            #[cfg(not(feature = "pg18"))]
+            pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die));
+            pg_sys::BackgroundWorkerUnblockSignals();
+        }
+    }
+
     /// Installs the handlers and unblocks signals. Threads that must not see signals have been started before.
     pub fn attach() -> Signals {
         BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
