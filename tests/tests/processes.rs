@@ -157,7 +157,7 @@ async fn health_looks_at_processes_and_not_at_what_they_said_last() {
     })
     .await;
     wait_until("it was delivered", PATIENCE, async || receiver.total() == 2).await;
-    assert_eq!(one::<f64>(&db, up).await, 1.0);
+    wait_until("it is up", PATIENCE, async || one::<f64>(&db, up).await == 1.0).await;
 
     // One that stands still in the middle of something.
     let dispatcher = wait_for_pid(&admin, Some("shop"), 0).await;
@@ -409,7 +409,6 @@ async fn the_extension_changes_hands_and_delivery_goes_on() {
         "alter role dba2 nosuperuser",
         "alter role dba2 superuser",
         "create role dba3 superuser; reassign owned by dba2 to dba3; drop role dba2",
-        "alter role dba3 nosuperuser; reassign owned by dba3 to postgres; drop role dba3",
     ] {
         for _ in 0..10 {
             enqueue(&db).await;
@@ -420,11 +419,42 @@ async fn the_extension_changes_hands_and_delivery_goes_on() {
     // In the middle of requests.
     receiver.on("/hook", |_, _| outbox_harness::Reply::status(200).after(Duration::from_millis(100)));
     db.batch_execute("select outbox.enqueue('order.created', '{}') from generate_series(1, 300)").await.unwrap();
-    db.batch_execute("create role dba4 superuser; reassign owned by postgres to dba4").await.unwrap_or_default();
+    wait_until("they are on their way", PATIENCE, async || receiver.total() > 60).await;
+    db.batch_execute("create role dba4 superuser; reassign owned by dba3 to dba4; drop role dba3").await.unwrap();
     settle(&db).await;
     assert_eq!(pid_of(&admin, Some("handed")).await, before, "the process is the same");
     let sent: i64 = one(&db, "select count(*) from outbox.message where topic like 'order.%'").await;
     assert_eq!(receiver.total() as i64, sent, "none twice");
+}
+
+/// Neither its end nor the server's waits for a standby that is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_waits_for_a_standby_does_not_keep_a_dispatcher_from_ending() {
+    let mut server = Server::start(&[]).await.unwrap();
+    let receiver = Receiver::start().unwrap();
+    let admin = server.connect("postgres").await.unwrap();
+    let db = server.database("alone").await.unwrap();
+    shop(&db, &receiver).await;
+    delivers(&db, &receiver).await;
+    for statement in [
+        "set synchronous_commit = local",
+        "alter system set synchronous_standby_names = 'nobody'",
+        "select pg_reload_conf()",
+    ] {
+        db.batch_execute(statement).await.unwrap();
+    }
+    enqueue(&db).await;
+    let waits =
+        "select count(*) from pg_stat_activity where backend_type = 'pg_outbox dispatcher' and wait_event = 'SyncRep'";
+    wait_until("it waits for the standby", PATIENCE, async || one::<i64>(&db, waits).await == 1).await;
+    let before = wait_for_pid(&admin, Some("alone"), 0).await;
+    terminate(&admin, before).await;
+    wait_for_pid(&admin, Some("alone"), before).await;
+    enqueue(&db).await;
+    wait_until("the next one waits", PATIENCE, async || one::<i64>(&db, waits).await == 1).await;
+    drop((admin, db));
+    tokio::task::block_in_place(|| server.stop(Stop::Fast)).unwrap();
+    assert!(server.pid().is_err(), "it has ended");
 }
 
 /// Every setting that a user can change, at an odd value, by ALTER DATABASE and by ALTER SYSTEM.

@@ -3,7 +3,8 @@
 //! Cases it must survive:
 //! * Its own ERRORs: the transaction is aborted, what it was about stays as it was, and it is tried again.
 //! * SIGKILL or a crash of the server: the next incarnation goes on from the last checkpoint.
-//! * SIGTERM: no new requests, a few seconds for those in flight, their outcomes are recorded.
+//! * SIGTERM: no new requests, a few seconds for those in flight, their outcomes are recorded. A commit that waits for a standby
+//!   that does not come is not waited for.
 //! * DROP EXTENSION: it leaves. DROP DATABASE and the like: it is asked to leave, and does.
 //! * The extension gets another owner, or the owner is renamed or loses rights: it looks again, and goes on as who owns it now.
 //! * Another dispatcher for the same database (there never should be): the lock is taken, it waits for it.
@@ -20,6 +21,7 @@ use pgrx::{pg_guard, pg_sys};
 use super::engine::{Engine, Round};
 use super::maintain::Maintenance;
 use super::notify::Notifier;
+use super::predicate::Timer;
 use super::replay::Replays;
 use super::session::{PINNED, SQL, pin, set};
 use super::{Signals, now, txn, wait};
@@ -33,6 +35,8 @@ const ERROR_WAIT_MAX: Duration = Duration::from_secs(10);
 const COPIED_WAIT: Duration = Duration::from_secs(5);
 /// Time for requests in flight at shutdown.
 const GRACE: Duration = Duration::from_secs(5);
+/// Time for the last outcomes to be recorded, `GRACE` included.
+const LAST_COMMIT: Duration = Duration::from_secs(15);
 
 /// The process's main function; the argument is the OID of the database.
 #[pg_guard]
@@ -123,6 +127,8 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
         if signals.terminate() || slot.retire.load(Ordering::SeqCst) {
             // What could not be recorded would be sent again.
             look_at_owner();
+            // Its commit may wait for a standby for ever.
+            let _timer = Timer::start(LAST_COMMIT);
             engine.shut_down(GRACE);
             return Leave::Asked;
         }
