@@ -21,7 +21,6 @@ use pgrx::{pg_guard, pg_sys};
 use super::engine::{Engine, Round};
 use super::maintain::Maintenance;
 use super::notify::Notifier;
-use super::predicate::Timer;
 use super::replay::Replays;
 use super::session::{PINNED, SQL, pin, set};
 use super::{Signals, now, txn, wait};
@@ -35,8 +34,6 @@ const ERROR_WAIT_MAX: Duration = Duration::from_secs(10);
 const COPIED_WAIT: Duration = Duration::from_secs(5);
 /// Time for requests in flight at shutdown.
 const GRACE: Duration = Duration::from_secs(5);
-/// Time for the last outcomes to be recorded, `GRACE` included.
-const LAST_COMMIT: Duration = Duration::from_secs(15);
 
 /// The process's main function; the argument is the OID of the database.
 #[pg_guard]
@@ -127,8 +124,6 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
         if signals.terminate() || slot.retire.load(Ordering::SeqCst) {
             // What could not be recorded would be sent again.
             look_at_owner();
-            // Its commit may wait for a standby for ever.
-            let _timer = Timer::start(LAST_COMMIT);
             engine.shut_down(GRACE);
             return Leave::Asked;
         }

@@ -64,7 +64,7 @@ impl Signals {
 
     /// Whether the process was asked to end.
     pub fn terminate(&mut self) -> bool {
-        self.terminate |= TERMINATE.load(Ordering::SeqCst);
+        self.terminate |= terminating();
         self.terminate
     }
 
@@ -88,6 +88,11 @@ impl Signals {
 /// SIGTERM has come.
 static TERMINATE: AtomicBool = AtomicBool::new(false);
 
+/// Whether the process was asked to end.
+pub fn terminating() -> bool {
+    TERMINATE.load(Ordering::SeqCst)
+}
+
 unsafe extern "C-unwind" fn asked_to_end(_signal: i32) {
     unsafe extern "C-unwind" {
         // Not pgrx's guarded one, as in `dispatcher::wake_main`.
@@ -96,7 +101,8 @@ unsafe extern "C-unwind" fn asked_to_end(_signal: i32) {
     TERMINATE.store(true, Ordering::SeqCst);
     // SAFETY: this process's own; flags that PostgreSQL's handlers set as well.
     unsafe {
-        // A commit that waits for a standby would wait for as long as there is none; it is written here.
+        // A commit that waits for a standby would wait for as long as there is none; it is committed here. `txn` sees to
+        // those that come later.
         if (*pg_sys::MyProc).syncRepState == pg_sys::SYNC_REP_WAITING as i32 {
             // PostgreSQL ends that wait with a warning.
             pg_sys::QueryCancelPending = 1;
