@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 
 /// Databases of this cluster that can have a dispatcher at once. Sizes the shared memory (a few hundred bytes each).
 pub static MAX_DATABASES: GucSetting<i32> = GucSetting::<i32>::new(64);
@@ -32,11 +32,11 @@ pub static TOPIC_FUNCTION: GucSetting<Option<CString>> = GucSetting::<Option<CSt
 /// Longest time that a filter's SQL/JSON path may take over a payload. 100 ms: thousands of times what a sensible one takes.
 pub static FILTER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(100);
 
-/// Set by `outbox.erase()`: rows of the logs may be changed.
-pub static ERASING: GucSetting<bool> = GucSetting::<bool>::new(false);
-
 /// What `outbox.set_context` keeps for the transaction.
 pub static CONTEXT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+/// Whether `outbox._refuse_change` lets rows of the logs be changed. Who may write to them at all is a matter of rights.
+pub static ERASING: GucSetting<bool> = GucSetting::<bool>::new(false);
 
 /// How long the dispatcher sleeps when nothing wakes it. Finds what no wake-up tells of: COMMIT PREPARED, a lost process.
 pub static POLL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(5000);
@@ -115,18 +115,17 @@ const DAY: i32 = 24 * HOUR;
 
 /// Defines the settings.
 pub fn init(preloading: bool) {
-    if preloading {
-        GucRegistry::define_int_guc(
-            c"pg_outbox.max_databases",
-            c"Databases that can have a dispatcher at once.",
-            c"",
-            &MAX_DATABASES,
-            1,
-            4096,
-            GucContext::Postmaster,
-            GucFlags::default(),
-        );
-    }
+    // PostgreSQL defines no setting of the postmaster's once it has started. Without preloading it means nothing, and is known.
+    GucRegistry::define_int_guc(
+        c"pg_outbox.max_databases",
+        c"Databases that can have a dispatcher at once.",
+        c"",
+        &MAX_DATABASES,
+        1,
+        4096,
+        if preloading { GucContext::Postmaster } else { GucContext::Sighup },
+        GucFlags::default(),
+    );
     GucRegistry::define_bool_guc(
         c"pg_outbox.push",
         c"Whether messages are pushed over HTTP.",
@@ -200,6 +199,14 @@ pub fn init(preloading: bool) {
         c"Values for the messages of this transaction.",
         c"Set by outbox.set_context().",
         &CONTEXT,
+        GucContext::Userset,
+        GucFlags::NO_SHOW_ALL | GucFlags::DISALLOW_IN_FILE,
+    );
+    GucRegistry::define_bool_guc(
+        c"pg_outbox.erasing",
+        c"Whether rows of the logs may be changed.",
+        c"Set by outbox.erase() and outbox.adopt() while they do it.",
+        &ERASING,
         GucContext::Userset,
         GucFlags::NO_SHOW_ALL | GucFlags::DISALLOW_IN_FILE,
     );
@@ -359,14 +366,6 @@ pub fn init(preloading: bool) {
         GucFlags::default(),
     );
     GucRegistry::define_bool_guc(
-        c"pg_outbox.erasing",
-        c"Whether rows of the logs may be changed.",
-        c"Set by outbox.erase() for its own statements.",
-        &ERASING,
-        GucContext::Userset,
-        GucFlags::NO_SHOW_ALL | GucFlags::DISALLOW_IN_FILE,
-    );
-    GucRegistry::define_bool_guc(
         c"pg_outbox.retain_for_cursors",
         c"Whether messages are kept until every cursor on the feed has passed them.",
         c"",
@@ -374,9 +373,7 @@ pub fn init(preloading: bool) {
         GucContext::Suset,
         GucFlags::default(),
     );
-    if preloading {
-        // A setting that is not there, a slip of the pen for example, is refused instead of taken and ignored.
-        // SAFETY: a constant; only settings that no library has defined are touched.
-        unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(c"pg_outbox".as_ptr()) };
-    }
+    // From here on a name that is not above is an error, and not a setting that has no effect.
+    // SAFETY: a NUL-terminated constant, while the library is loaded.
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"pg_outbox".as_ptr()) };
 }

@@ -1,17 +1,19 @@
 //! Statements that cannot run while a worker is connected to a database: the dispatcher leaves first.
 //!
-//! DROP DATABASE, ALTER DATABASE RENAME and SET TABLESPACE, CREATE DATABASE ... TEMPLATE. The slot is held for a while, so that
-//! the launcher does not start a new dispatcher in between; when the statement's transaction or subtransaction has ended, whatever
-//! came of it, the launcher looks again.
+//! DROP DATABASE, ALTER DATABASE RENAME and SET TABLESPACE, CREATE DATABASE with its template.
 //!
-//! Invariant: who has no right to the statement keeps no dispatcher away. The rights are checked before the dispatcher is asked to
-//! leave, as PostgreSQL itself checks them afterwards. Everybody who may create databases may copy a template: such a session has
-//! the dispatcher leave once in a while only, and gets PostgreSQL's own error otherwise.
+//! Nothing happens for a session that the statement would be refused to: PostgreSQL asks the same questions again. Beyond that
+//! there are two kinds of rights:
+//! * The database's owner may keep its dispatcher away. The slot is held for a while, so that the launcher does not start a
+//!   new one in between; the hold belongs to the (sub)transaction, and when that has ended, whatever came of it, the launcher
+//!   looks again.
+//! * Another role with CREATEDB may copy a template. It may have the dispatcher leave, but not hold the slot, and not again until
+//!   the next one has worked for as long as it was away: however often the statement is given, messages are delivered.
 //!
 //! Every utility statement of every session passes through here, CALL and DO and COPY among them. So the hook is no guarded
 //! Rust function: an ERROR from below jumps over its frame, which has nothing to drop, and reaches PostgreSQL as it was.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -23,16 +25,19 @@ use crate::worker::now;
 
 /// Longest time that a dispatcher is kept away.
 const HOLD: Duration = Duration::from_secs(15);
-/// How often sessions that copy a template which is not theirs have its dispatcher leave, altogether.
-const GUESTS: Duration = Duration::from_secs(60);
 /// Longest time to wait for a dispatcher to leave.
 const LEAVE: Duration = Duration::from_secs(5);
+/// How long a dispatcher works undisturbed after it was sent away by a role that does not own the database: as long as it was
+/// away, within these.
+const TURN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
 
 static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
 
 thread_local! {
-    /// The slot that this transaction holds, and at which nesting level it asked for it.
-    static HELD: Cell<Option<(&'static Slot, i32)>> = const { Cell::new(None) };
+    /// The slots that this transaction holds, each with the nesting level that it belongs to.
+    static HELD: RefCell<Vec<(&'static Slot, i32)>> = const { RefCell::new(Vec::new()) };
+    /// This transaction has changed the list of databases.
+    static CHANGED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Installs the hook; only while the server preloads libraries.
@@ -44,24 +49,44 @@ pub fn init() {
     }
 }
 
-/// Lets the dispatcher come back; called when a transaction has ended.
+/// Lets the dispatchers come back; called when a transaction has ended.
 pub fn transaction_ended() {
-    subtransaction_aborted(0);
+    release(0);
+    if CHANGED.take()
+        && let Some(shared) = shmem::shared()
+    {
+        shared.wake_launcher();
+    }
 }
 
-/// The same, when a subtransaction of this nesting level has been rolled back.
-pub fn subtransaction_aborted(level: i32) {
-    let Some((slot, _)) = HELD.get().filter(|(_, held_at)| *held_at >= level) else { return };
-    HELD.set(None);
-    // SAFETY: a constant of this process.
-    let me = unsafe { pg_sys::MyProcPid };
-    // Another session may hold it by now: that one lets it go.
-    if slot.holder.compare_exchange(me, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-        slot.hold_until.store(0, Ordering::SeqCst);
+/// The same when a subtransaction has been rolled back, or has become part of its parent.
+pub fn subtransaction_ended(level: i32, rolled_back: bool) {
+    if rolled_back {
+        release(level);
+    } else {
+        HELD.with_borrow_mut(|held| held.iter_mut().for_each(|(_, of)| *of = (*of).min(level - 1)));
+    }
+}
+
+/// Gives back what was held at this level and deeper.
+fn release(level: i32) {
+    HELD.with_borrow_mut(|held| {
+        if held.is_empty() {
+            return;
+        }
+        // SAFETY: a constant of this process.
+        let me = unsafe { pg_sys::MyProcPid };
+        held.retain(|(slot, of)| {
+            // Another session may hold it by now.
+            if *of >= level && slot.holder.compare_exchange(me, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                slot.hold_until.store(0, Ordering::SeqCst);
+            }
+            *of < level
+        });
         if let Some(shared) = shmem::shared() {
             shared.wake_launcher();
         }
-    }
+    });
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -90,117 +115,82 @@ unsafe extern "C-unwind" fn process_utility(
     }
     // SAFETY: PostgreSQL hands over valid trees; the previous hook or the standard function gets the same arguments.
     unsafe {
-        if concerns_databases((*statement).utilityStmt) {
-            pg_sys::panic::pgrx_extern_c_guard(|| make_way((*statement).utilityStmt));
+        let concerned = concerns_databases((*statement).utilityStmt);
+        if concerned {
+            let top_level = context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_TOPLEVEL;
+            pg_sys::panic::pgrx_extern_c_guard(|| make_way((*statement).utilityStmt, top_level));
         }
         let next = PREVIOUS.unwrap_or(standard_ProcessUtility);
         next(statement, query, read_only_tree, context, params, environment, destination, completion);
+        if concerned {
+            CHANGED.set(true);
+        }
     }
 }
 
-/// Whether a statement is of a kind that `database_of` has to look at.
+/// Whether a statement is of a kind that `way_for` has to look at.
 unsafe fn concerns_databases(node: *mut pg_sys::Node) -> bool {
     use pg_sys::NodeTag::{T_AlterDatabaseStmt, T_CreatedbStmt, T_DropdbStmt, T_RenameStmt};
     // SAFETY: reads a node's tag.
     matches!(unsafe { (*node).type_ }, T_DropdbStmt | T_RenameStmt | T_AlterDatabaseStmt | T_CreatedbStmt)
 }
 
+/// What a statement needs, and may have.
+struct Way {
+    slot: &'static Slot,
+    /// Whether the session may keep the dispatcher away.
+    owns: bool,
+}
+
 /// Has the dispatcher of the database that `node` is about leave, and waits for it.
-unsafe fn make_way(node: *mut pg_sys::Node) {
-    // SAFETY: as in `database_of`.
-    let Some(database) = (unsafe { database_of(node) }) else { return };
-    let Some(slot) = shmem::shared().and_then(|shared| shared.slot_of(database)) else { return };
-    // SAFETY: as in `database_of`; the catalog is read inside the statement's transaction.
-    let level = unsafe {
-        match right(node, database) {
-            Right::None => return,
-            Right::Guest if !admits_guest(slot) => return,
-            Right::Owner | Right::Guest => pg_sys::GetCurrentTransactionNestLevel(),
-        }
-    };
-    // SAFETY: a constant of this process.
-    slot.holder.store(unsafe { pg_sys::MyProcPid }, Ordering::SeqCst);
-    slot.hold_until.store(now() + HOLD.as_micros() as i64, Ordering::SeqCst);
-    HELD.set(Some((slot, level)));
+unsafe fn make_way(node: *mut pg_sys::Node, top_level: bool) {
+    // SAFETY: as in `way_for`.
+    let Some(Way { slot, owns }) = (unsafe { way_for(node, top_level) }) else { return };
+    if owns {
+        // SAFETY: constants of this process and its transaction.
+        let (me, level) = unsafe { (pg_sys::MyProcPid, pg_sys::GetCurrentTransactionNestLevel()) };
+        slot.holder.store(me, Ordering::SeqCst);
+        slot.hold_until.store(now() + HOLD.as_micros() as i64, Ordering::SeqCst);
+        HELD.with_borrow_mut(|held| held.push((slot, level)));
+    } else if !wait_for_turn(slot) {
+        return;
+    }
     slot.retire.store(true, Ordering::SeqCst);
     slot.wake();
     let deadline = Instant::now() + LEAVE;
     while slot.is_occupied() && Instant::now() < deadline {
-        pgrx::check_for_interrupts!();
-        std::thread::sleep(Duration::from_millis(5));
+        rest();
     }
 }
 
-/// What the current user has to do with a database.
-enum Right {
-    /// The statement will be refused.
-    None,
-    /// It is his, or he is a superuser.
-    Owner,
-    /// It is a template that he may copy.
-    Guest,
-}
-
-/// Whether the statement is permitted, as far as PostgreSQL asks for rights on the database.
-unsafe fn right(node: *mut pg_sys::Node, database: pg_sys::Oid) -> Right {
-    // SAFETY: looks into the catalogs' caches.
-    unsafe {
-        let user = pg_sys::GetUserId();
-        #[cfg(feature = "pg15")]
-        let owns = pg_sys::pg_database_ownercheck(database, user);
-        #[cfg(not(feature = "pg15"))]
-        let owns = pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, user);
-        let creates = pg_sys::superuser_arg(user) || may_create_databases(user);
-        match (*node).type_ {
-            pg_sys::NodeTag::T_CreatedbStmt if creates && owns => Right::Owner,
-            pg_sys::NodeTag::T_CreatedbStmt if creates && is_template(database) => Right::Guest,
-            pg_sys::NodeTag::T_RenameStmt if creates && owns => Right::Owner,
-            pg_sys::NodeTag::T_DropdbStmt | pg_sys::NodeTag::T_AlterDatabaseStmt if owns => Right::Owner,
-            _ => Right::None,
+/// Waits until the dispatcher has worked for long enough to be sent away again. `false`: there is none to be sent away, or it
+/// takes too long; PostgreSQL then finds out whether somebody is connected.
+fn wait_for_turn(slot: &Slot) -> bool {
+    let deadline = Instant::now() + TURN.1 + LEAVE;
+    while slot.is_occupied() && Instant::now() < deadline {
+        let (sent_away, started) = (slot.sent_away_at.load(Ordering::SeqCst), slot.process.started_at());
+        let away = Duration::from_micros(u64::try_from(started - sent_away).unwrap_or(0));
+        let turn = started + away.clamp(TURN.0, TURN.1).as_micros() as i64;
+        if slot.process.pid().is_some() && (sent_away == 0 || now() >= turn) {
+            // One session at a time: the others wait for their own turn.
+            return slot.sent_away_at.compare_exchange(sent_away, now(), Ordering::SeqCst, Ordering::SeqCst).is_ok();
         }
+        rest();
     }
+    false
 }
 
-/// Whether a role has CREATEDB.
-unsafe fn may_create_databases(role: pg_sys::Oid) -> bool {
-    // SAFETY: one look-up in the catalog's cache; the row's fixed part has this column.
+fn rest() {
+    pgrx::check_for_interrupts!();
+    std::thread::sleep(Duration::from_millis(5));
+}
+
+/// The database that nobody may be connected to while `node` runs, if it has a dispatcher and the statement is not refused
+/// anyway.
+unsafe fn way_for(node: *mut pg_sys::Node, top_level: bool) -> Option<Way> {
+    // SAFETY: a node's tag says what it is; the look-ups are in a transaction.
     unsafe {
-        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::AUTHOID as i32, pg_sys::Datum::from(role));
-        if tuple.is_null() {
-            return false;
-        }
-        let may = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_authid>()).rolcreatedb;
-        pg_sys::ReleaseSysCache(tuple);
-        may
-    }
-}
-
-/// Whether a database is marked as a template.
-unsafe fn is_template(database: pg_sys::Oid) -> bool {
-    // SAFETY: as above.
-    unsafe {
-        let tuple =
-            pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::DATABASEOID as i32, pg_sys::Datum::from(database));
-        if tuple.is_null() {
-            return false;
-        }
-        let template = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>()).datistemplate;
-        pg_sys::ReleaseSysCache(tuple);
-        template
-    }
-}
-
-/// Whether it is time again to make way for a session that the database does not belong to.
-fn admits_guest(slot: &Slot) -> bool {
-    let (last, time) = (slot.sent_away_at.load(Ordering::SeqCst), now());
-    (last == 0 || time - last > GUESTS.as_micros() as i64)
-        && slot.sent_away_at.compare_exchange(last, time, Ordering::SeqCst, Ordering::SeqCst).is_ok()
-}
-
-/// The database that nobody may be connected to while `node` runs.
-unsafe fn database_of(node: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
-    // SAFETY: a node's tag says what it is.
-    unsafe {
+        let mut in_a_block = true;
         let name = match (*node).type_ {
             pg_sys::NodeTag::T_DropdbStmt => (*node.cast::<pg_sys::DropdbStmt>()).dbname,
             pg_sys::NodeTag::T_RenameStmt => {
@@ -208,6 +198,7 @@ unsafe fn database_of(node: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
                 if (*rename).renameType != pg_sys::ObjectType::OBJECT_DATABASE {
                     return None;
                 }
+                in_a_block = false;
                 (*rename).subname
             }
             pg_sys::NodeTag::T_AlterDatabaseStmt => {
@@ -223,11 +214,63 @@ unsafe fn database_of(node: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
             }
             _ => return None,
         };
-        if name.is_null() {
+        // All but RENAME are refused in a transaction block, a function or a DO.
+        if name.is_null() || in_a_block && pg_sys::IsInTransactionBlock(top_level) {
             return None;
         }
-        let oid = pg_sys::get_database_oid(name, true);
-        (oid != pg_sys::InvalidOid).then_some(oid)
+        let database = pg_sys::get_database_oid(name, true);
+        let slot = shmem::shared()?.slot_of(database).filter(|_| database != pg_sys::InvalidOid)?;
+        let me = pg_sys::GetUserId();
+        let owns = owns_database(database, me);
+        let allowed = match (*node).type_ {
+            pg_sys::NodeTag::T_CreatedbStmt => may_create_databases(me) && (owns || is_template(database)),
+            pg_sys::NodeTag::T_RenameStmt => owns && may_create_databases(me),
+            _ => owns,
+        };
+        allowed.then_some(Way { slot, owns })
+    }
+}
+
+unsafe fn owns_database(database: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: catalog look-ups in a transaction.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        return pg_sys::pg_database_ownercheck(database, role);
+        #[cfg(not(feature = "pg15"))]
+        return pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, role);
+    }
+}
+
+unsafe fn may_create_databases(role: pg_sys::Oid) -> bool {
+    // SAFETY: as above; the row is copied from before it is released.
+    unsafe {
+        pg_sys::superuser_arg(role)
+            || look_up(pg_sys::SysCacheIdentifier::AUTHOID as i32, role, |row: &pg_sys::FormData_pg_authid| {
+                row.rolcreatedb
+            })
+    }
+}
+
+unsafe fn is_template(database: pg_sys::Oid) -> bool {
+    // SAFETY: as above.
+    unsafe {
+        look_up(pg_sys::SysCacheIdentifier::DATABASEOID as i32, database, |row: &pg_sys::FormData_pg_database| {
+            row.datistemplate
+        })
+    }
+}
+
+/// Reads the row of an OID; `false` if there is none.
+unsafe fn look_up<T>(cache: i32, oid: pg_sys::Oid, read: impl FnOnce(&T) -> bool) -> bool {
+    // SAFETY: the caller names the row type of the cache's table.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(oid));
+        if tuple.is_null() {
+            return false;
+        }
+        let found = read(&*pg_sys::GETSTRUCT(tuple).cast::<T>());
+        pg_sys::ReleaseSysCache(tuple);
+        found
     }
 }
 

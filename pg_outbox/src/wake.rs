@@ -112,10 +112,15 @@ unsafe extern "C-unwind" fn subtransaction_ended(
     _arg: *mut std::ffi::c_void,
 ) {
     let bit = level_bit();
+    // SAFETY: reads a counter of the current transaction.
+    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
+    match event {
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => hooks::subtransaction_ended(level, true),
+        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => hooks::subtransaction_ended(level, false),
+        _ => {}
+    }
     if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
         marks::part_rolled_back();
-        // SAFETY: reads a counter of the current transaction.
-        hooks::subtransaction_aborted(unsafe { pg_sys::GetCurrentTransactionNestLevel() });
     }
     for cell in [&ENQUEUED, &RESCHEDULED, &INSTALLED] {
         cell.with(|levels| match event {

@@ -5,13 +5,13 @@
 
 \echo Use "CREATE EXTENSION pg_outbox" to load this file. \quit
 
+-- JSON and HTTP are UTF-8, and so are the library's texts.
 do $$
 begin
     if current_setting('server_encoding') <> 'UTF8' then
-        raise exception 'pg_outbox needs a database whose encoding is UTF8' using errcode = 'feature_not_supported',
-            detail = format('The encoding of this database is %s, and messages are JSON, which is UTF-8.',
-                current_setting('server_encoding')),
-            hint = 'Make the database anew: create database ... encoding ''UTF8'' template template0.';
+        raise exception 'pg_outbox needs a database with the encoding UTF8, and this one has %', current_setting('server_encoding')
+            using errcode = 'feature_not_supported',
+                hint = 'create database ... encoding ''UTF8'' template template0';
     end if;
 end
 $$;

@@ -2,15 +2,16 @@
 -- is counted.
 
 -- API: private
--- What shared memory knows of the workers; nulls where the library is not preloaded, and of a process that does not live.
--- lacks: the setting because of which this database has no dispatcher. seen_at: when the process last came round its loop.
+-- What shared memory knows of the workers; nulls where the library is not preloaded.
 create function outbox._workers(
     out launcher_pid int,
     out started_at timestamptz,
     out last_error text,
     out last_error_at timestamptz,
+    -- the setting because of which there is no dispatcher
     out lacks text,
     out state_at timestamptz,
+    -- when dispatcher and launcher last came round their loops
     out seen_at timestamptz,
     out launcher_seen_at timestamptz
 )
@@ -45,7 +46,7 @@ begin atomic
 end;
 comment on function outbox.worker_status is
     'This database''s dispatcher: what it does, since when, how far it is, and its last error. States: not preloaded, none,'
-    ' starting, running, push off, copied, failing';
+    ' starting, running, push off, copied, failing. A process that is gone is none, whatever it did last';
 
 -- API: private
 -- How far each subscription is: its position, what waits behind it, and since when.
@@ -105,51 +106,98 @@ as $$
 declare
     worker record;
     shared record;
+    silent interval;
+    connectable boolean;
+    waits_for text;
 begin
     select * into worker from outbox._worker_slot();
     select * into shared from outbox._workers();
+    select d.datallowconn into connectable from pg_database d where d.datname = current_database();
+    silent := clock_timestamp() - shared.seen_at;
     if pg_is_in_recovery() then
         what_to_do := 'a standby has no dispatcher; it starts when the standby is promoted';
+        return;
     elsif worker.state = 'copied' or not outbox._is_own() then
         state := 'critical';
         culprit := 'copied';
         what_to_do := 'nothing is numbered or pushed here: see the check "identity"';
-    elsif worker.state = 'not preloaded' then
-        state := 'critical';
-        culprit := 'shared_preload_libraries';
-        what_to_do := 'nothing is pushed: add pg_outbox to it and restart the server';
-    elsif worker.pid is null and shared.lacks is not null then
-        state := 'critical';
-        culprit := shared.lacks;
-        what_to_do := 'it is used up, and this database has no dispatcher: raise it and restart the server';
-    elsif worker.state = 'failing' then
-        state := 'critical';
-        culprit := coalesce(shared.last_error, 'see the server''s log')
-            || case when shared.last_error like '%lock timeout%' then coalesce(': ' || outbox._in_the_way(), '') else '' end;
-        what_to_do := 'the dispatcher tries again by itself; its error says what is in the way';
-    elsif worker.state = 'none' then
-        state := 'critical';
-        culprit := case when shared.launcher_pid is null then 'no launcher'
-            else coalesce(shared.last_error, 'no dispatcher') end;
-        what_to_do := 'it starts within seconds; if it does not, the server''s log says why';
-    elsif worker.state = 'starting' and shared.state_at < clock_timestamp() - interval '30 s' then
-        state := 'critical';
-        culprit := format('the dispatcher has been starting since %s', shared.state_at::timestamptz(0));
-        what_to_do := 'pg_stat_activity and pg_locks say what it waits for; the server''s log has its errors';
-    elsif worker.state in ('running', 'push off', 'copied') and shared.seen_at < clock_timestamp() - interval '1 minute'
-        - current_setting('pg_outbox.poll_interval')::interval then
-        state := 'critical';
-        culprit := format('the dispatcher (process %s) has not come round since %s', worker.pid, shared.seen_at::timestamptz(0));
-        what_to_do := format('pg_stat_activity and pg_locks say what it waits for; select pg_terminate_backend(%s) starts it anew',
-            worker.pid);
-    elsif shared.launcher_pid is null then
-        state := 'warning';
-        culprit := 'no launcher';
-        what_to_do := 'it starts within a second; until then a dispatcher that ends is not replaced';
-    elsif worker.state = 'push off' then
+        return;
+    elsif worker.state = 'push off' and silent < interval '2 min' + current_setting('pg_outbox.poll_interval')::interval then
         state := 'warning';
         culprit := 'pg_outbox.push';
         what_to_do := 'messages are numbered and routed, and wait until it is on';
+        return;
+    end if;
+    state := 'critical';
+    if worker.state = 'not preloaded' then
+        culprit := 'shared_preload_libraries';
+        what_to_do := 'nothing is pushed: add pg_outbox to it and restart the server';
+    elsif worker.state = 'starting' and clock_timestamp() < shared.state_at + interval '30 s' then
+        state := null;
+    elsif worker.state = 'starting' then
+        culprit := format('the dispatcher has been starting for %s',
+            date_trunc('second', clock_timestamp() - shared.state_at));
+        what_to_do := 'it may wait for a lock on pg_database or on this database (pg_locks), or the server for a free process; '
+            || 'the server''s log says more';
+    elsif worker.pid is null and shared.lacks is not null then
+        culprit := shared.lacks;
+        what_to_do := case shared.lacks
+            when 'max_worker_processes' then 'no process is free for the dispatcher: raise it and restart the server'
+            else 'as many databases have a dispatcher as may have one: raise it and restart the server' end;
+    elsif worker.pid is null and shared.launcher_pid is null then
+        culprit := 'no dispatcher, and no launcher to start one';
+        what_to_do := 'the server starts the process "pg_outbox launcher" within seconds; if it does not, its log says why';
+    elsif worker.pid is null and not connectable then
+        culprit := 'this database allows no connections';
+        what_to_do := format('alter database %I allow_connections true', current_database());
+    elsif worker.pid is null then
+        culprit := coalesce(
+            case when shared.last_error_at > shared.state_at - interval '1 min' then shared.last_error end, 'no dispatcher');
+        what_to_do := 'it starts within seconds; if it does not, the server''s log says why';
+    elsif silent > interval '2 min' + current_setting('pg_outbox.poll_interval')::interval then
+        select concat_ws(' ', a.wait_event_type, a.wait_event) into waits_for
+        from pg_stat_activity a where a.pid = worker.pid;
+        culprit := format('the dispatcher (process %s) has not come round for %s', worker.pid, date_trunc('second', silent))
+            || coalesce(' and waits for ' || nullif(waits_for, ''), '');
+        what_to_do := format('pg_locks and pg_stat_activity say what is in its way; '
+            'select pg_terminate_backend(%s) starts another', worker.pid);
+    elsif worker.state = 'failing' then
+        culprit := coalesce(shared.last_error, 'see the server''s log')
+            || case when shared.last_error like '%lock timeout%' then coalesce(': ' || outbox._in_the_way(), '') else '' end;
+        what_to_do := 'the dispatcher tries again by itself; its error says what is in the way';
+    elsif worker.state in ('running', 'copied') then
+        state := null;
+    else
+        culprit := format('the dispatcher (process %s) is in the state "%s"', worker.pid, worker.state);
+        what_to_do := 'another one starts within seconds; if it does not, the server''s log says why';
+    end if;
+end
+$$;
+
+-- API: private
+-- whether somebody would start a dispatcher
+create function outbox._health_launcher(out state text, out culprit text, out what_to_do text)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    worker record;
+    shared record;
+begin
+    select * into worker from outbox._worker_slot();
+    select * into shared from outbox._workers();
+    if pg_is_in_recovery() or worker.state = 'not preloaded' then
+        return;
+    elsif shared.launcher_pid is null then
+        state := case when worker.pid is null then 'critical' else 'warning' end;
+        culprit := 'no process "pg_outbox launcher"';
+        what_to_do := 'the server starts it within seconds; if it does not, its log says why, and no dispatcher is started until then';
+    elsif shared.launcher_seen_at < clock_timestamp() - interval '3 min' then
+        state := case when worker.pid is null then 'critical' else 'warning' end;
+        culprit := format('the launcher (process %s) has not come round for %s', shared.launcher_pid,
+            date_trunc('second', clock_timestamp() - shared.launcher_seen_at));
+        what_to_do := format('no dispatcher is started until it does: see pg_locks, or select pg_terminate_backend(%s)',
+            shared.launcher_pid);
     end if;
 end
 $$;
@@ -197,40 +245,74 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     found record;
-    newest smallint := coalesce(pg_sequence_last_value('outbox._message_segment'), 0);
-    age interval;
 begin
-    -- Committed, and not numbered by the last tick.
-    select clock_timestamp() - m.enqueued_at into age
-    from (select * from outbox.tick t order by t.id desc limit 1) t
-    cross join lateral (
-        select m.enqueued_at from outbox.message m
-        where m.segment = any (array[newest, (newest + 15) % 16]::smallint[])
-            and m.xid >= greatest(pg_snapshot_xmax(t.snapshot_to), t.next_to)
-        order by m.xid
-        limit 1
-    ) m
-    where outbox._is_own() and not pg_is_in_recovery();
-    if not outbox._is_own() then
-        state := 'critical';
-        culprit := 'copied';
-        what_to_do := 'nothing is numbered here: see the check "identity"';
-    elsif age > interval '10 s' then
-        state := case when age > interval '1 min' then 'critical' else 'warning' end;
-        culprit := format('a message has been waiting for its position for %s', date_trunc('second', age));
-        what_to_do := 'nothing is delivered before: see the check "worker"; without a dispatcher: select outbox.tick()';
-    end if;
     select a.pid, a.usename, a.application_name, clock_timestamp() - a.xact_start as age into found
     from pg_locks l
     join pg_stat_activity a on a.pid = l.pid
     where l.relation = 'outbox._sequencer'::regclass and l.database = outbox._database_oid() and l.granted
         and l.mode = 'ExclusiveLock' and a.xact_start < clock_timestamp() - interval '5 s'
     limit 1;
-    if found.pid is not null then
+    if not outbox._is_own() then
+        state := 'critical';
+        culprit := 'copied';
+        what_to_do := 'nothing is numbered here: see the check "identity"';
+    elsif found.pid is not null then
         state := 'critical';
         culprit := format('session %s (%s, %s) has held its lock for %s', found.pid, found.usename,
             coalesce(nullif(found.application_name, ''), '-'), date_trunc('second', found.age));
         what_to_do := format('nothing is numbered: end its transaction, or select pg_terminate_backend(%s)', found.pid);
+    end if;
+end
+$$;
+
+-- API: private
+-- Since when the oldest message waits for its position: one that is committed and that the last tick has not seen. Null:
+-- none. Not longer than since the last tick: a transaction may have been open for long before it committed.
+create function outbox._unnumbered_since() returns timestamptz
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+    last record;
+    seen pg_snapshot;
+    oldest timestamptz;
+begin
+    select t.snapshot_to, t.done_id, t.ticked_at into last from outbox.tick t order by t.id desc limit 1;
+    if last.done_id is not null then
+        return last.ticked_at;
+    end if;
+    seen := coalesce(last.snapshot_to, (select format('%1$s:%1$s:', min(i.since))::pg_snapshot from outbox._identity i));
+    select m.enqueued_at into oldest from outbox.message m where m.xid >= pg_snapshot_xmax(seen) order by m.xid limit 1;
+    select least(oldest, min(m.enqueued_at)) into oldest
+    from pg_snapshot_xip(seen) x, outbox.message m
+    where m.xid = x;
+    return greatest(oldest, case when oldest is not null then last.ticked_at end);
+end
+$$;
+
+-- API: private
+-- whether what is committed gets its position
+create function outbox._health_numbering(out state text, out culprit text, out what_to_do text)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    age interval;
+begin
+    if pg_is_in_recovery() or not outbox._is_own() then
+        return;
+    end if;
+    age := clock_timestamp() - outbox._unnumbered_since();
+    if age > interval '30 s' + current_setting('pg_outbox.poll_interval')::interval then
+        state := 'critical';
+        culprit := format('a message has been waiting for its position for %s', date_trunc('second', age));
+        what_to_do := 'nothing behind it is delivered or read: see the checks "worker" and "sequencer"; select outbox.tick() does it '
+            || 'by hand';
     end if;
 end
 $$;
@@ -290,94 +372,93 @@ end
 $$;
 
 -- API: private
+-- Since when the oldest delivery with a row is due that nobody has taken, of each subscription that has one.
+create function outbox._due()
+returns table (subscription_id int, subscription text, pull boolean, paused boolean, since timestamptz)
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select s.id, s.name, s.endpoint_id is null, s.paused, w.since
+    from outbox.subscription s
+    cross join lateral (
+        select least(
+            (select min(d.due_at) from outbox.delivery d where d.subscription_id = s.id and not d.pull and not d.blocked),
+            (select min(d.due_at) from outbox.delivery d
+            where d.subscription_id = s.id and d.pull and d.state <> 'processing' and not d.blocked),
+            (select min(b.due_at) from outbox._bundle b where b.subscription_id = s.id and b.lease is null)) as since
+    ) w
+    where w.since <= clock_timestamp();
+end;
+
+-- API: private
 -- whether deliveries have been due for long
 create function outbox._health_deliveries(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    found record;
-begin
-    select s.name, clock_timestamp() - d.due_at as age into found
-    from outbox.delivery d
-    left join outbox.subscription s on s.id = d.subscription_id
-    where not d.pull and not d.blocked and d.due_at < clock_timestamp() - interval '5 min'
-    order by d.due_at limit 1;
-    if found.age is not null and not pg_is_in_recovery() then
-        state := 'warning';
-        culprit := format('a delivery of subscription "%s" has been due for %s', found.name, date_trunc('second', found.age));
-        what_to_do := 'retries are behind: see the check "worker", and the endpoint''s limits';
-    end if;
-end
-$$;
-
--- API: private
--- whether workers claim what waits for them
-create function outbox._health_workers(out state text, out culprit text, out what_to_do text)
-language plpgsql volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    found record;
+    late record;
+    claimed timestamptz;
 begin
     if pg_is_in_recovery() then
         return;
     end if;
-    select s.name, clock_timestamp() - least(d.due_at, b.due_at) as age into found
-    from outbox.subscription s
-    left join lateral (
-        -- the first of each priority
-        with recursive first as (
-            (select d.priority, d.due_at from outbox.delivery d
-            where d.subscription_id = s.id and d.pull and d.state <> 'processing' and not d.blocked
-            order by d.priority, d.due_at limit 1)
-            union all
-            select n.priority, n.due_at
-            from first f
-            cross join lateral (
-                select d.priority, d.due_at from outbox.delivery d
-                where d.subscription_id = s.id and d.pull and d.state <> 'processing' and not d.blocked
-                    and d.priority > f.priority
-                order by d.priority, d.due_at limit 1
-            ) n
-        )
-        select min(f.due_at) as due_at from first f
-    ) d on true
-    left join lateral (
-        select b.due_at from outbox._bundle b
-        where b.subscription_id = s.id and b.lease is null
-        order by b.due_at limit 1
-    ) b on true
-    where s.deleted_at is null and s.endpoint_id is null and not s.paused
-        and least(d.due_at, b.due_at) < clock_timestamp() - interval '5 min'
-    order by least(d.due_at, b.due_at) limit 1;
-    if found.name is not null then
-        state := 'warning';
-        culprit := format('deliveries of subscription "%s" have waited for %s, and no worker claims them', found.name,
-            date_trunc('second', found.age));
-        what_to_do := 'start its workers, or more of them; what nobody needs: outbox.unsubscribe()';
+    select d.*, count(*) over () as n into late from outbox._due() d
+    where d.since < clock_timestamp() - interval '5 min'
+    order by d.since limit 1;
+    if late.since is null then
+        return;
+    end if;
+    state := 'warning';
+    culprit := format('a delivery of subscription "%s" has been due for %s', late.subscription,
+        date_trunc('second', clock_timestamp() - late.since));
+    if not late.pull then
+        what_to_do := 'retries are behind: see the check "worker", and the endpoint''s limits';
+    else
+        select greatest(max(l.claimed_at), (
+            select t.last_attempt_at from outbox.subscription_stats t where t.id = late.subscription_id))
+        into claimed
+        from outbox.lease l where l.subscription_id = late.subscription_id;
+        if late.paused then
+            culprit := culprit || ', and is paused';
+            what_to_do := 'outbox.resume() lets workers claim again';
+        elsif claimed is null then
+            culprit := culprit || ', and no worker has ever claimed one';
+            what_to_do := 'no worker runs for it: start one, or outbox.unsubscribe() if nobody needs it';
+        elsif claimed < late.since then
+            culprit := culprit || format(', and no worker has claimed one since %s', claimed::timestamptz(0));
+            what_to_do := 'its workers are gone, or cannot reach the database: start one';
+        else
+            what_to_do := 'its workers are slower than what comes, or busy with what has a higher priority: run more of them';
+        end if;
+    end if;
+    if late.n > 1 then
+        culprit := format('%s; and %s other subscriptions', culprit, late.n - 1);
     end if;
 end
 $$;
 
 -- API: private
--- whether readers follow
+-- whether a reader of the feed stands still
 create function outbox._health_cursors(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    found record;
+    slow record;
 begin
-    select k.consumer, k.lag_positions, clock_timestamp() - k.updated_at as age into found
-    from outbox.cursor_list(null, 'outbox') k
-    where k.lag_positions > 0 and k.lag_seconds > 3600 and k.updated_at < clock_timestamp() - interval '1 h'
-    order by k.updated_at limit 1;
-    if found.consumer is not null then
+    select k.*, count(*) over () as n into slow from outbox.cursor_list(null, 'outbox') k
+    where k.lag_seconds > 3600 and k.updated_at < clock_timestamp() - interval '1 h'
+    order by k.lag_seconds desc, k.consumer limit 1;
+    if slow.n > 0 then
         state := 'warning';
-        culprit := format('cursor "%s" is %s positions behind and has stood still for %s', found.consumer,
-            found.lag_positions, date_trunc('second', found.age));
-        what_to_do := 'its consumer does not read, or fails: outbox.cursor_list() has its last error; outbox.cursor_delete() ends it';
+        culprit := format('the cursor of consumer "%s" is %s positions and %s behind, and has not moved since %s', slow.consumer,
+            slow.lag_positions, make_interval(secs => round(slow.lag_seconds)), slow.updated_at::timestamptz(0));
+        if slow.n > 1 then
+            culprit := format('%s; and %s others', culprit, slow.n - 1);
+        end if;
+        what_to_do := 'its reader is down or cannot go on: messages that it has not read are gone after their retention; '
+            || 'outbox.cursor_delete() forgets one that is needed no more';
     end if;
 end
 $$;
@@ -536,19 +617,21 @@ begin atomic
     from (
         select 'worker' as name, h.* from outbox._health_worker() h
         union all
+        select 'launcher', h.* from outbox._health_launcher() h
+        union all
         select 'identity', h.* from outbox._health_identity() h
         union all
         select 'version', h.* from outbox._health_version() h
         union all
         select 'sequencer', h.* from outbox._health_sequencer() h
         union all
+        select 'numbering', h.* from outbox._health_numbering() h
+        union all
         select 'subscriptions', h.* from outbox._health_subscriptions() h
         union all
         select 'endpoints', h.* from outbox._health_endpoints() h
         union all
         select 'deliveries', h.* from outbox._health_deliveries() h
-        union all
-        select 'workers', h.* from outbox._health_workers() h
         union all
         select 'cursors', h.* from outbox._health_cursors() h
         union all
@@ -594,7 +677,7 @@ begin atomic
         from counted c join outbox.endpoint e on e.id = c.endpoint_id
         group by e.id, e.name
     ), worker as materialized (
-        select * from outbox.worker_status()
+        select * from outbox.worker_status() s cross join lateral (select seen_at from outbox._workers()) w
     )
     select 'outbox_processed_total', n.who, n.deliveries::double precision from named n where n.outcome = 'completed'
     union all
@@ -619,6 +702,10 @@ begin atomic
     select 'outbox_subscription_lag_seconds', jsonb_build_object('subscription', l.subscription),
         coalesce(extract(epoch from clock_timestamp() - l.since), 0)
     from outbox._subscription_lag() l
+    union all
+    select 'outbox_oldest_due_seconds', jsonb_build_object('subscription', d.subscription),
+        extract(epoch from clock_timestamp() - d.since)
+    from outbox._due() d
     union all
     select 'outbox_cursor_lag_positions',
         jsonb_build_object('consumer', k.consumer, 'stream', k.stream, 'subject', k.subject), k.lag_positions
@@ -645,9 +732,13 @@ begin atomic
             ('outbox_routed_position', w.routed),
             ('outbox_tail_position', outbox.tail()),
             ('outbox_worker_up', (w.state in ('running', 'push off'))::int),
+            ('outbox_launcher_up', (w.launcher_pid is not null)::int),
+            ('outbox_worker_silent_seconds', extract(epoch from clock_timestamp() - w.seen_at)),
+            ('outbox_unnumbered_seconds', coalesce(extract(epoch from clock_timestamp() - outbox._unnumbered_since()), 0)),
             ('outbox_in_flight', coalesce(w.in_flight, 0)),
             ('outbox_queued', coalesce(w.queued, 0))
-    ) g(name, value);
+    ) g(name, value)
+    where g.value is not null;
 end;
 comment on function outbox.metrics is
     'Figures for a monitoring system. Names ending in _total and _count only grow; labels name subscription, endpoint,'

@@ -252,3 +252,63 @@ async fn unwell_named(db: &Client) -> Option<String> {
     let row = db.query_one("select last_error from outbox._workers()", &[]).await.unwrap();
     row.get(0)
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_worker_claims_and_what_no_reader_reads_is_named() {
+    let db = server().await.database("unclaimed").await.unwrap();
+    db.batch_execute("select outbox.subscribe('slow', '{slow.#}'); select outbox.subscribe('bulk', '{bulk.#}')")
+        .await
+        .unwrap();
+    db.batch_execute("select outbox.enqueue('slow.a', '1', deliver_at => clock_timestamp() + interval '1 ms')")
+        .await
+        .unwrap();
+    db.batch_execute("select outbox.enqueue('bulk.a', '1') from generate_series(1, 300)").await.unwrap();
+    settle(&db).await;
+    assert!(!unwell(&db).await.contains_key("deliveries"));
+    // So that they have been due for long.
+    for (subscription, name) in [("slow", "delivery"), ("bulk", "_bundle")] {
+        let moved = db
+            .execute(
+                &format!(
+                    "update outbox.{name} d set due_at = due_at - interval '84 min'
+                    where d.subscription_id = (select id from outbox.subscription where name = $1)"
+                ),
+                &[&subscription],
+            )
+            .await
+            .unwrap();
+        assert!(moved > 0, "{subscription}");
+        let (state, who, advice) = unwell(&db).await.remove("deliveries").unwrap();
+        assert_eq!(state, "warning");
+        assert!(who.contains(&format!("\"{subscription}\" has been due for 01:24:")), "{who}");
+        assert!(who.contains("no worker has ever claimed one") && advice.contains("start one"), "{who}: {advice}");
+        let age = metric(&db, "outbox_oldest_due_seconds", &format!(r#"{{"subscription": "{subscription}"}}"#)).await;
+        assert!((5000.0..6000.0).contains(&age), "{age}");
+        db.execute("select outbox.pause($1)", &[&subscription]).await.unwrap();
+        assert!(unwell(&db).await["deliveries"].1.contains("is paused"));
+        db.execute("select outbox.resume($1)", &[&subscription]).await.unwrap();
+        loop {
+            let sql = "select max(lease) from outbox.claim($1, 'w', 1000)";
+            let lease: Option<i64> = db.query_one(sql, &[&subscription]).await.unwrap().get(0);
+            let Some(lease) = lease else { break };
+            // Whoever works is no culprit.
+            assert!(!unwell(&db).await.get("deliveries").is_some_and(|d| d.1.contains("has ever claimed")));
+            db.execute("select outbox.complete($1)", &[&lease]).await.unwrap();
+        }
+        assert!(!unwell(&db).await.contains_key("deliveries"));
+    }
+
+    db.batch_execute("select outbox.cursor_advance('reports', 1)").await.unwrap();
+    assert!(!unwell(&db).await.contains_key("cursors"));
+    db.batch_execute("update outbox.cursor set updated_at = updated_at - interval '2 h'").await.unwrap();
+    assert!(!unwell(&db).await.contains_key("cursors"), "nothing has waited for it for long");
+    db.batch_execute(
+        "begin; set local pg_outbox.erasing = on; update outbox.feed set ticked_at = ticked_at - interval '2 h'; commit",
+    )
+    .await
+    .unwrap();
+    let (state, who, _) = unwell(&db).await.remove("cursors").unwrap();
+    assert!(state == "warning" && who.contains("\"reports\"") && who.contains(" positions and 02:00:"), "{who}");
+    db.batch_execute("select outbox.cursor_advance('reports', outbox.head())").await.unwrap();
+    assert!(!unwell(&db).await.contains_key("cursors"));
+}

@@ -263,3 +263,40 @@ async fn an_idle_dispatcher_sleeps() {
     let woken = switches() - before;
     assert!(woken < 30, "woke up {woken} times in 11 idle seconds");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_of_another_encoding_is_refused() {
+    let server = bare_server().await;
+    let admin = server.connect("postgres").await.unwrap();
+    for encoding in ["LATIN1", "SQL_ASCII", "EUC_JP"] {
+        let name = format!("encoded_{}", encoding.to_lowercase());
+        admin
+            .batch_execute(&format!("create database {name} encoding '{encoding}' locale 'C' template template0"))
+            .await
+            .unwrap();
+        let db = server.connect(&name).await.unwrap();
+        let error = db.batch_execute("create extension pg_outbox").await.unwrap_err();
+        let error = error.as_db_error().unwrap();
+        assert_eq!(error.code().code(), "0A000");
+        assert!(error.message().contains(encoding) && error.message().contains("UTF8"), "{error}");
+        assert!(error.hint().unwrap().contains("encoding 'UTF8'"), "{error}");
+        assert_eq!(one::<i64>(&db, "select count(*) from pg_namespace where nspname = 'outbox'").await, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_misspelt_setting_is_refused_with_and_without_preloading() {
+    for server in [server().await, bare_server().await] {
+        let db = server.database("misspelt").await.unwrap();
+        db.batch_execute("select outbox.version()").await.unwrap();
+        for statement in ["set pg_outbox.egress_port = '443'", "select set_config('pg_outbox.nonsense', '1', false)"] {
+            let error = db.batch_execute(statement).await.unwrap_err();
+            assert_eq!(error.as_db_error().unwrap().code().code(), "42602", "{statement}");
+        }
+        // Those that our own functions set, and the postmaster's.
+        db.batch_execute("select outbox.enqueue('a.b', '1'); select outbox.erase(1, 'test', reason => 'test')")
+            .await
+            .unwrap_or_else(|error| panic!("{error:?}"));
+        assert_eq!(one::<String>(&db, "select current_setting('pg_outbox.max_databases')").await, "64");
+    }
+}

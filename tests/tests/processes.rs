@@ -1,320 +1,571 @@
-//! The launcher and the dispatchers come back whatever ends them, nobody without rights keeps them away, and health tells the truth
-//! about processes that live and messages that wait.
+//! Launcher and dispatchers come back, whatever ends them; nobody without the right to keeps them away; and as long as they
+//! are not there, health() says so.
 
 use std::time::Duration;
 
+use outbox_harness::postgres::signal;
 use outbox_harness::tokio_postgres::Client;
-use outbox_harness::{Receiver, Server, connect, wait_until};
-use outbox_tests::{PATIENCE, one, outbox_harness, refused, settle};
+use outbox_harness::{Receiver, Server, Stop, connect, wait_for, wait_until};
+use outbox_tests::{PATIENCE, one, outbox_harness, settle};
 
-async fn start() -> Server {
-    Server::start(&[
-        ("pg_outbox.poll_interval", "1s"),
-        ("max_worker_processes", "40"),
-        ("pg_outbox.max_databases", "4"),
-    ])
-    .await
-    .unwrap()
+async fn shop(db: &Client, receiver: &Receiver) {
+    db.execute("select outbox.create_endpoint('shop', $1)", &[&receiver.url("/hook")]).await.unwrap();
+    db.batch_execute("select outbox.subscribe('orders', '{order.#}', 'shop')").await.unwrap();
 }
 
-async fn shop(server: &Server, name: &str, receiver: &Receiver) -> Client {
-    let db = server.database(name).await.unwrap();
-    db.execute("select outbox.create_endpoint('shop', $1)", &[&receiver.url("/shop")]).await.unwrap();
-    db.batch_execute("select outbox.subscribe('orders', '{order}', 'shop')").await.unwrap();
-    settle(&db).await;
-    db
+async fn enqueue(db: &Client) {
+    db.batch_execute("select outbox.enqueue('order.created', '{}')").await.unwrap();
 }
 
-/// A message arrives.
-async fn delivers(db: &Client, receiver: &Receiver) {
-    let id: i64 = one(db, "select outbox.enqueue('order', '{}')").await;
-    let webhook_id: String =
-        one(db, &format!("select outbox.webhook_id(m.id, m.enqueued_at) from outbox.message m where m.id = {id}"))
-            .await;
-    wait_until("the message arrives", PATIENCE, async || {
-        receiver.arrivals().iter().any(|arrival| arrival.webhook_id() == webhook_id)
+/// Process id of the launcher, or of a database's dispatcher; 0 when there is none.
+async fn pid_of(admin: &Client, database: Option<&str>) -> i32 {
+    let sql = "select pid from pg_stat_activity
+        where backend_type = case when $1::text is null then 'pg_outbox launcher' else 'pg_outbox dispatcher' end
+            and datname is not distinct from $1";
+    admin.query_opt(sql, &[&database]).await.unwrap().map_or(0, |row| row.get(0))
+}
+
+async fn wait_for_pid(admin: &Client, database: Option<&str>, not: i32) -> i32 {
+    wait_for("the process is there", PATIENCE, async || {
+        Some(pid_of(admin, database).await).filter(|pid| ![0, not].contains(pid))
     })
-    .await;
+    .await
 }
 
-async fn pid(db: &Client) -> Option<i32> {
-    one(db, "select pid from outbox.worker_status()").await
+/// State and culprit of one check.
+async fn check(db: &Client, name: &str) -> (String, String) {
+    let sql = r#"select state, coalesce(culprit, '') from outbox.health() where "check" = $1"#;
+    let row = db.query_one(sql, &[&name]).await.unwrap();
+    (row.get(0), row.get(1))
+}
+
+async fn delivers(db: &Client, receiver: &Receiver) {
+    let before = receiver.total();
+    enqueue(db).await;
+    wait_until("it is delivered", PATIENCE, async || receiver.total() > before).await;
+}
+
+async fn terminate(admin: &Client, pid: i32) {
+    admin.execute("select pg_terminate_backend($1)", &[&pid]).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_is_terminated_comes_back_and_health_says_so_meanwhile() {
-    let server = start().await;
+async fn a_launcher_that_was_terminated_comes_back_and_takes_over_what_it_finds() {
     let receiver = Receiver::start().unwrap();
-    let db = shop(&server, "terminated", &receiver).await;
-    let launcher = "select launcher_pid from outbox.worker_status()";
-    for kill in [
-        "select pg_terminate_backend(launcher_pid) from outbox.worker_status()",
-        "select pg_terminate_backend(pid) from outbox.worker_status()",
-        "select pg_terminate_backend(launcher_pid), pg_terminate_backend(pid) from outbox.worker_status()",
-        "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()",
-    ] {
-        let before = (one::<Option<i32>>(&db, launcher).await, pid(&db).await);
-        db.batch_execute(kill).await.unwrap();
-        wait_until("what was terminated is gone", PATIENCE, async || {
-            (one::<Option<i32>>(&db, launcher).await, pid(&db).await) != before
-        })
-        .await;
+    let server = Server::start(&[]).await.unwrap();
+    let admin = server.connect("postgres").await.unwrap();
+    let db = server.database("shop").await.unwrap();
+    shop(&db, &receiver).await;
+    delivers(&db, &receiver).await;
+    let dispatcher = wait_for_pid(&admin, Some("shop"), 0).await;
+    let mut launcher = wait_for_pid(&admin, None, 0).await;
+    for _ in 0..3 {
+        terminate(&admin, launcher).await;
+        launcher = wait_for_pid(&admin, None, launcher).await;
+        // It starts none beside the one that is there, and that one is seen as what it is.
         delivers(&db, &receiver).await;
-        wait_until("all is well again", PATIENCE, async || {
-            one::<i64>(&db, "select count(*) from outbox.health() where state <> 'ok'").await == 0
-        })
-        .await;
-        assert!(one::<Option<i32>>(&db, launcher).await.is_some(), "{kill}");
+        assert_eq!(pid_of(&admin, Some("shop")).await, dispatcher);
+        assert_eq!(one::<i32>(&db, "select pid from outbox.worker_status()").await, dispatcher);
     }
-    // Nobody there is nobody, whatever was stored: none starts while the database takes no connections.
-    let other = server.connect("postgres").await.unwrap();
-    other.batch_execute("alter database terminated allow_connections false").await.unwrap();
-    db.batch_execute("select pg_terminate_backend(pid) from outbox.worker_status()").await.unwrap();
-    wait_until("health is critical", PATIENCE, async || {
-        let state = one::<String>(&db, "select state from outbox.health() where \"check\" = 'worker'").await;
-        state == "critical" && one::<String>(&db, "select worker from outbox.stats()").await == "none"
-    })
-    .await;
-    let up: f64 = one(&db, "select value from outbox.metrics() where name = 'outbox_worker_up'").await;
-    assert_eq!(up, 0.0);
-    other.batch_execute("alter database terminated allow_connections true").await.unwrap();
-    db.batch_execute("create extension if not exists pg_outbox").await.unwrap();
-    other
-        .batch_execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity where backend_type = 'pg_outbox launcher'",
-        )
+    // A dispatcher that an earlier launcher started is replaced by the one that is there now.
+    terminate(&admin, dispatcher).await;
+    wait_for_pid(&admin, Some("shop"), dispatcher).await;
+    delivers(&db, &receiver).await;
+    // And everybody at once.
+    admin
+        .batch_execute("select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()")
         .await
         .unwrap();
+    wait_for_pid(&admin, None, launcher).await;
+    let db = server.connect("shop").await.unwrap();
+    delivers(&db, &receiver).await;
+    // A database that comes later has its dispatcher as well.
+    let later = server.database("later").await.unwrap();
+    shop(&later, &receiver).await;
+    delivers(&later, &receiver).await;
+    let messages: i64 = one(&db, "select count(*) from outbox.attempt").await;
+    settle(&db).await;
+    assert_eq!(messages, one::<i64>(&db, "select count(distinct message_id) from outbox.attempt").await, "none twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_process_takes_the_server_along_and_comes_back_with_it() {
+    let receiver = Receiver::start().unwrap();
+    let server = Server::start(&[("restart_after_crash", "on")]).await.unwrap();
+    for victim in [None, Some("shop")] {
+        let admin =
+            wait_for("the server takes connections", PATIENCE, async || server.connect("postgres").await.ok()).await;
+        let db = match victim {
+            None => server.database("shop").await.unwrap(),
+            Some(name) => server.connect(name).await.unwrap(),
+        };
+        if victim.is_none() {
+            shop(&db, &receiver).await;
+        }
+        delivers(&db, &receiver).await;
+        signal(wait_for_pid(&admin, victim, 0).await as u32, "KILL").unwrap();
+        let db = wait_for("the server is back", PATIENCE, async || {
+            let db = server.connect("shop").await.ok()?;
+            db.batch_execute("select 1").await.ok().map(|()| db)
+        })
+        .await;
+        wait_until("it can be written to", PATIENCE, async || {
+            db.is_closed() || db.batch_execute("select outbox.enqueue('order.created', '{}')").await.is_ok()
+        })
+        .await;
+        let db = wait_for("a session", PATIENCE, async || server.connect("shop").await.ok()).await;
+        delivers(&db, &receiver).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_looks_at_processes_and_not_at_what_they_said_last() {
+    let receiver = Receiver::start().unwrap();
+    let server = Server::start(&[("pg_outbox.poll_interval", "100ms")]).await.unwrap();
+    let admin = server.connect("postgres").await.unwrap();
+    let db = server.database("shop").await.unwrap();
+    shop(&db, &receiver).await;
+    delivers(&db, &receiver).await;
+    assert_eq!(check(&db, "worker").await.0, "ok");
+    assert_eq!(check(&db, "launcher").await.0, "ok");
+
+    // Nobody starts another one.
+    let launcher = wait_for_pid(&admin, None, 0).await;
+    let dispatcher = wait_for_pid(&admin, Some("shop"), 0).await;
+    signal(launcher as u32, "STOP").unwrap();
+    terminate(&admin, dispatcher).await;
+    wait_until("it is gone", PATIENCE, async || pid_of(&admin, Some("shop")).await == 0).await;
+    assert_eq!(check(&db, "worker").await, ("critical".to_owned(), "no dispatcher".to_owned()));
+    for sql in ["select worker from outbox.stats()", "select state from outbox.worker_status()"] {
+        assert_eq!(one::<String>(&db, sql).await, "none");
+    }
+    assert_eq!(one::<Option<i32>>(&db, "select pid from outbox.worker_status()").await, None);
+    let up = "select value from outbox.metrics() where name = 'outbox_worker_up'";
+    assert_eq!(one::<f64>(&db, up).await, 0.0);
+    // What is committed meanwhile is seen to wait, too.
+    enqueue(&db).await;
+    db.batch_execute("select pg_sleep(0.1)").await.unwrap();
+    let waiting = "select value from outbox.metrics() where name = 'outbox_unnumbered_seconds'";
+    assert!(one::<f64>(&db, waiting).await > 0.05);
+    wait_until("it is critical that it waits", Duration::from_secs(60), async || {
+        check(&db, "numbering").await.0 == "critical"
+    })
+    .await;
+    signal(launcher as u32, "CONT").unwrap();
+    wait_until("all is well", PATIENCE, async || {
+        check(&db, "worker").await.0 == "ok" && check(&db, "numbering").await.0 == "ok"
+    })
+    .await;
+    wait_until("it was delivered", PATIENCE, async || receiver.total() == 2).await;
+    wait_until("it is up", PATIENCE, async || one::<f64>(&db, up).await == 1.0).await;
+
+    // One that stands still in the middle of something.
+    let dispatcher = wait_for_pid(&admin, Some("shop"), 0).await;
+    signal(dispatcher as u32, "STOP").unwrap();
+    let silent = "select coalesce((select value from outbox.metrics() where name = 'outbox_worker_silent_seconds'), 0)";
+    wait_until("its silence is seen", PATIENCE, async || one::<f64>(&db, silent).await > 1.0).await;
+    signal(dispatcher as u32, "CONT").unwrap();
+    wait_until("it goes on", PATIENCE, async || one::<f64>(&db, silent).await < 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_waits_for_a_lock_can_be_ended_and_goes_on_afterwards() {
+    let receiver = Receiver::start().unwrap();
+    let mut server = Server::start(&[]).await.unwrap();
+    let admin = server.connect("postgres").await.unwrap();
+    let db = server.database("shop").await.unwrap();
+    shop(&db, &receiver).await;
+    delivers(&db, &receiver).await;
+    let dispatcher = wait_for_pid(&admin, Some("shop"), 0).await;
+    let launcher = wait_for_pid(&admin, None, 0).await;
+    let blocker = server.connect("postgres").await.unwrap();
+    blocker.batch_execute("begin; lock table pg_database in access exclusive mode").await.unwrap();
+    terminate(&admin, dispatcher).await;
+    terminate(&admin, launcher).await;
+    // Not pg_stat_activity, which reads pg_database.
+    wait_until("the old ones are gone", PATIENCE, async || {
+        let sql = "select count(*) from pg_stat_get_activity(null) where pid = any ($1)";
+        admin.query_one(sql, &[&vec![dispatcher, launcher]]).await.unwrap().get::<_, i64>(0) == 0
+    })
+    .await;
+    wait_until("it is seen", PATIENCE, async || {
+        one::<String>(&db, "select state from outbox.worker_status()").await != "running"
+    })
+    .await;
+    blocker.batch_execute("commit").await.unwrap();
+    delivers(&db, &receiver).await;
+    // And with the server.
+    blocker.batch_execute("begin; lock table pg_database in access exclusive mode").await.unwrap();
+    terminate(&admin, one(&db, "select pid from outbox.worker_status()").await).await;
+    tokio::task::block_in_place(|| server.stop(Stop::Fast)).unwrap();
+    server.run().await.unwrap();
+    let db = server.connect("shop").await.unwrap();
     delivers(&db, &receiver).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_without_rights_keeps_a_dispatcher_away() {
-    let server = start().await;
+async fn databases_come_and_go_and_their_slots_with_them() {
+    let server = Server::start(&[("pg_outbox.max_databases", "4")]).await.unwrap();
     let receiver = Receiver::start().unwrap();
-    let db = shop(&server, "prod", &receiver).await;
-    db.batch_execute("create role nobody login; create role maker login createdb; create role owner login createdb")
-        .await
-        .unwrap();
-    let dispatcher = pid(&db).await;
-    let dsn = |role: &str| {
-        server
-            .dsn("postgres")
-            .replace("postgres://postgres", &format!("postgres://{role}"))
-            .replace("postgresql://postgres", &format!("postgresql://{role}"))
-    };
-    let password = server.password().to_owned();
-    db.batch_execute(&format!("alter role nobody password '{password}'; alter role maker password '{password}'; alter role owner password '{password}'"))
-        .await
-        .unwrap();
-    for role in ["nobody", "maker"] {
-        let session = connect(&dsn(role)).await.unwrap();
-        for statement in [
-            "drop database prod",
-            "drop database if exists prod with (force)",
-            "alter database prod rename to stolen",
-            "alter database prod set tablespace pg_default",
-            "create database copy template prod",
-            "do $$ begin execute 'alter database prod rename to stolen'; exception when others then null; end $$",
-        ] {
-            let _ = session.batch_execute(statement).await;
-            assert_eq!(pid(&db).await, dispatcher, "{role}: {statement}");
+    let admin = server.connect("postgres").await.unwrap();
+    for round in 0..18 {
+        let name = format!("ci_{round}");
+        let db = server.database(&name).await.unwrap();
+        wait_for_pid(&admin, Some(&name), 0).await;
+        let launcher = pid_of(&admin, None).await;
+        match round % 6 {
+            0 => admin.batch_execute(&format!("drop database {name} with (force)")).await.unwrap(),
+            1 => {
+                // Both at once: the launcher that comes finds a slot of a database that is gone.
+                terminate(&admin, launcher).await;
+                admin.batch_execute(&format!("drop database {name} with (force)")).await.unwrap();
+            }
+            2 => {
+                admin.batch_execute(&format!("drop database {name} with (force); ")).await.unwrap();
+                admin.batch_execute(&format!("create database {name}")).await.unwrap();
+                admin.batch_execute(&format!("drop database {name}")).await.unwrap();
+            }
+            3 => {
+                drop(db);
+                wait_until("nobody is connected", PATIENCE, async || {
+                    one::<i64>(&admin, &format!("select count(*) from pg_stat_activity where datname = '{name}' and backend_type = 'client backend'")).await == 0
+                })
+                .await;
+                admin.batch_execute(&format!("alter database {name} rename to renamed")).await.unwrap();
+                admin.batch_execute("drop database renamed with (force)").await.unwrap();
+            }
+            4 => {
+                terminate(&admin, pid_of(&admin, Some(&name)).await).await;
+                admin.batch_execute(&format!("drop database {name} with (force)")).await.unwrap();
+            }
+            _ => {
+                db.batch_execute("drop extension pg_outbox").await.unwrap();
+                admin.batch_execute(&format!("drop database {name} with (force)")).await.unwrap();
+            }
         }
     }
-    // Who may copy a template has it leave now and then, and not in a loop.
-    let admin = server.connect("postgres").await.unwrap();
-    admin.batch_execute("alter database prod is_template true").await.unwrap();
-    let session = connect(&dsn("maker")).await.unwrap();
-    let mut seen = std::collections::HashSet::from([dispatcher]);
-    for n in 0..10 {
-        let _ = session.batch_execute(&format!("create database copy{n} template prod")).await;
-        seen.insert(pid(&db).await);
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    }
+    let db = server.database("last").await.unwrap();
+    shop(&db, &receiver).await;
     delivers(&db, &receiver).await;
-    seen.insert(pid(&db).await);
-    seen.remove(&None);
-    assert!(seen.len() <= 3, "{seen:?}");
-    admin.batch_execute("alter database prod is_template false; alter database prod owner to owner").await.unwrap();
-    // The owner's statements find nobody connected, and the dispatcher is back at once.
-    drop(db);
-    let session = connect(&dsn("owner")).await.unwrap();
-    wait_until("it is renamed", PATIENCE, async || {
-        session.batch_execute("alter database prod rename to renamed").await.is_ok()
-    })
-    .await;
-    let db = server.connect("renamed").await.unwrap();
-    delivers(&db, &receiver).await;
-}
+    assert_eq!(check(&db, "worker").await.0, "ok");
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn databases_that_come_and_go_leave_their_slots_to_others() {
-    let server = start().await;
-    let receiver = Receiver::start().unwrap();
-    let admin = server.connect("postgres").await.unwrap();
-    for n in 0..12 {
-        let name = format!("branch{n}");
-        let db = shop(&server, &name, &receiver).await;
-        delivers(&db, &receiver).await;
-        drop(db);
-        let force = if n % 2 == 0 { " with (force)" } else { "" };
-        wait_until("it is dropped", PATIENCE, async || {
-            admin.batch_execute(&format!("drop database {name}{force}")).await.is_ok()
-        })
-        .await;
-    }
-    // Four have one, the fifth is told by which setting it has none.
-    let mut all = Vec::new();
-    for n in 0..4 {
-        all.push(shop(&server, &format!("full{n}"), &receiver).await);
+    // The limit names itself where it is reached, and nowhere else.
+    let mut all = vec![db];
+    for n in 0..3 {
+        all.push(server.database(&format!("more_{n}")).await.unwrap());
+        wait_for_pid(&admin, Some(&format!("more_{n}")), 0).await;
     }
     let fifth = server.database("fifth").await.unwrap();
-    wait_until("the limit is named", PATIENCE, async || {
-        one::<Option<String>>(&fifth, "select culprit from outbox.health() where \"check\" = 'worker'").await.as_deref()
-            == Some("pg_outbox.max_databases")
+    wait_until("it is named", PATIENCE, async || {
+        check(&fifth, "worker").await == ("critical".to_owned(), "pg_outbox.max_databases".to_owned())
     })
     .await;
-    drop(all);
-    wait_until("one is dropped", PATIENCE, async || {
-        admin.batch_execute("drop database full0 with (force)").await.is_ok()
-    })
-    .await;
-    wait_until("the fifth has its dispatcher", PATIENCE, async || pid(&fifth).await.is_some()).await;
-    assert_eq!(server.log().matches("cannot start a dispatcher").count(), 1);
+    for db in &all {
+        assert_eq!(check(db, "worker").await.0, "ok");
+    }
+    for _ in 0..10 {
+        server.database("short").await.unwrap();
+        admin.batch_execute("drop database short with (force)").await.unwrap();
+    }
+    assert_eq!(server.log().matches("no free slot; raise pg_outbox.max_databases").count(), 1, "said once");
+    admin.batch_execute("drop database more_0 with (force)").await.unwrap();
+    wait_until("it has one", PATIENCE, async || check(&fifth, "worker").await.0 == "ok").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_owner_of_the_extension_changes_nothing_for_messages() {
-    let server = start().await;
+async fn a_database_that_allows_no_connections_for_a_while_has_its_dispatcher_back() {
+    let server = Server::start(&[]).await.unwrap();
     let receiver = Receiver::start().unwrap();
-    let db = server.empty_database("owned").await.unwrap();
-    db.batch_execute(
-        "create role dba1 superuser; create role dba2 superuser; set role dba1; create extension pg_outbox; reset role",
-    )
-    .await
-    .unwrap();
-    db.execute("select outbox.create_endpoint('shop', $1)", &[&receiver.url("/shop")]).await.unwrap();
-    db.batch_execute("select outbox.subscribe('orders', '{order}', 'shop')").await.unwrap();
+    let admin = server.connect("postgres").await.unwrap();
+    let db = server.database("shop").await.unwrap();
+    shop(&db, &receiver).await;
     delivers(&db, &receiver).await;
-    for change in [
-        "alter role dba1 rename to dba9",
-        "alter role dba9 nosuperuser",
-        "alter role dba9 superuser; reassign owned by dba9 to dba2; drop role dba9",
-        "reassign owned by dba2 to postgres; drop role dba2",
+    for (change, back) in [
+        ("allow_connections false", "allow_connections true"),
+        ("is_template true", "is_template false"),
+        ("connection limit 0", "connection limit -1"),
     ] {
+        admin.batch_execute(&format!("alter database shop {change}")).await.unwrap();
+        terminate(&admin, wait_for_pid(&admin, Some("shop"), 0).await).await;
+        if change.starts_with("allow") {
+            wait_until("it is named", PATIENCE, async || {
+                check(&db, "worker").await == ("critical".to_owned(), "this database allows no connections".to_owned())
+            })
+            .await;
+        } else {
+            delivers(&db, &receiver).await;
+        }
+        admin.batch_execute(&format!("alter database shop {back}")).await.unwrap();
+        delivers(&db, &receiver).await;
+    }
+}
+
+/// Statements that PostgreSQL refuses to a role, or that it may give as often as it likes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_without_the_right_to_keeps_a_dispatcher_away() {
+    let server = Server::start(&[]).await.unwrap();
+    let receiver = Receiver::start().unwrap();
+    let admin = server.connect("postgres").await.unwrap();
+    let db = server.database("prod").await.unwrap();
+    shop(&db, &receiver).await;
+    delivers(&db, &receiver).await;
+    admin
+        .batch_execute("create role nobody login password 'x'; create role creator login password 'x' createdb")
+        .await
+        .unwrap();
+    admin.batch_execute("create database other owner creator").await.unwrap();
+    let session = async |role: &str| {
+        let dsn = server.dsn("postgres").replace(&format!("postgres:{}@", server.password()), &format!("{role}:x@"));
+        connect(&dsn).await.unwrap()
+    };
+    let nobody = session("nobody").await;
+    let creator = session("creator").await;
+    let before = wait_for_pid(&admin, Some("prod"), 0).await;
+    let refused = async |db: &Client, statement: &str| {
+        assert!(db.batch_execute(statement).await.is_err(), "{statement}");
+    };
+    for statement in [
+        "drop database prod",
+        "drop database prod with (force)",
+        "alter database prod rename to x",
+        "alter database prod set tablespace pg_default",
+        "create database x template prod",
+        "do $$ begin execute 'drop database prod'; exception when others then null; end $$; alter database prod rename to y",
+    ] {
+        refused(&nobody, statement).await;
+        refused(&creator, statement).await;
+    }
+    // Its owner's, in a place where it is refused to everybody.
+    refused(&admin, "begin; drop database prod").await;
+    admin.batch_execute("rollback").await.unwrap();
+    refused(&admin, "do $$ begin execute 'create database x template prod'; end $$").await;
+    assert_eq!(wait_for_pid(&admin, Some("prod"), 0).await, before, "it never left");
+
+    // The owner holds it as long as the subtransaction lasts, not longer.
+    admin.batch_execute("begin; savepoint a").await.unwrap();
+    refused(&admin, "alter database prod rename to other").await;
+    admin.batch_execute("rollback to a").await.unwrap();
+    delivers(&db, &receiver).await;
+    admin.batch_execute("commit").await.unwrap();
+
+    // A template may be copied by everybody with CREATEDB, and so may be asked to leave for ever.
+    admin.batch_execute("alter database prod is_template true").await.unwrap();
+    let mut loops = Vec::new();
+    for (n, statement) in
+        ["create database postgres template prod", "create database x template prod lc_collate 'nonsense'"]
+            .into_iter()
+            .cycle()
+            .take(4)
+            .enumerate()
+    {
+        let creator = session("creator").await;
+        loops.push(tokio::spawn(async move {
+            loop {
+                assert!(creator.batch_execute(statement).await.is_err(), "{n}");
+            }
+        }));
+    }
+    for _ in 0..20 {
+        let waited = std::time::Instant::now();
+        delivers(&db, &receiver).await;
+        assert!(waited.elapsed() < Duration::from_secs(15), "{:?}", waited.elapsed());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    for one in loops {
+        assert!(!one.is_finished());
+        one.abort();
+    }
+    drop(db);
+    // And it can be copied.
+    wait_until("nobody else is connected", PATIENCE, async || {
+        one::<i64>(
+            &admin,
+            "select count(*) from pg_stat_activity where datname = 'prod' and backend_type = 'client backend'",
+        )
+        .await
+            == 0
+    })
+    .await;
+    let creator = session("creator").await;
+    for n in 0..3 {
+        creator.batch_execute(&format!("create database copy_{n} template prod")).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_extension_changes_hands_and_delivery_goes_on() {
+    let server = Server::start(&[]).await.unwrap();
+    let receiver = Receiver::start().unwrap();
+    let admin = server.connect("postgres").await.unwrap();
+    let db = server.empty_database("handed").await.unwrap();
+    db.batch_execute("create role dba1 superuser; set role dba1; create extension pg_outbox; reset role")
+        .await
+        .unwrap();
+    shop(&db, &receiver).await;
+    delivers(&db, &receiver).await;
+    let before = wait_for_pid(&admin, Some("handed"), 0).await;
+    for change in [
+        "alter role dba1 rename to dba2",
+        "alter role dba2 nosuperuser",
+        "alter role dba2 superuser",
+        "create role dba3 superuser; reassign owned by dba2 to dba3; drop role dba2",
+    ] {
+        for _ in 0..10 {
+            enqueue(&db).await;
+        }
         db.batch_execute(change).await.unwrap();
         delivers(&db, &receiver).await;
     }
+    // In the middle of requests.
+    receiver.on("/hook", |_, _| outbox_harness::Reply::status(200).after(Duration::from_millis(100)));
+    db.batch_execute("select outbox.enqueue('order.created', '{}') from generate_series(1, 300)").await.unwrap();
+    wait_until("they are on their way", PATIENCE, async || receiver.total() > 60).await;
+    db.batch_execute("create role dba4 superuser; reassign owned by dba3 to dba4; drop role dba3").await.unwrap();
     settle(&db).await;
-    let ids: Vec<String> = receiver.arrivals().iter().map(|arrival| arrival.webhook_id().to_owned()).collect();
-    let distinct: std::collections::HashSet<&String> = ids.iter().collect();
-    assert_eq!(ids.len(), distinct.len(), "nothing twice");
+    assert_eq!(pid_of(&admin, Some("handed")).await, before, "the process is the same");
+    let sent: i64 = one(&db, "select count(*) from outbox.message where topic like 'order.%'").await;
+    assert_eq!(receiver.total() as i64, sent, "none twice");
 }
 
+/// Neither its end nor the server's waits for a standby that is gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_setting_of_a_database_or_role_keeps_messages_from_being_delivered() {
-    let server = start().await;
+async fn a_commit_that_waits_for_a_standby_does_not_keep_a_dispatcher_from_ending() {
+    let mut server = Server::start(&[]).await.unwrap();
     let receiver = Receiver::start().unwrap();
-    let db = shop(&server, "odd_settings", &receiver).await;
     let admin = server.connect("postgres").await.unwrap();
-    admin.batch_execute("create role odd nologin").await.unwrap();
-    // The far end of each range, the last of each enumeration, the other of two: but for what is about all of the server.
-    let odd = admin
+    let db = server.database("alone").await.unwrap();
+    shop(&db, &receiver).await;
+    delivers(&db, &receiver).await;
+    for statement in [
+        "set synchronous_commit = local",
+        "alter system set synchronous_standby_names = 'nobody'",
+        "select pg_reload_conf()",
+    ] {
+        db.batch_execute(statement).await.unwrap();
+    }
+    enqueue(&db).await;
+    let waits =
+        "select count(*) from pg_stat_activity where backend_type = 'pg_outbox dispatcher' and wait_event = 'SyncRep'";
+    wait_until("it waits for the standby", PATIENCE, async || one::<i64>(&db, waits).await == 1).await;
+    let before = wait_for_pid(&admin, Some("alone"), 0).await;
+    terminate(&admin, before).await;
+    wait_for_pid(&admin, Some("alone"), before).await;
+    enqueue(&db).await;
+    wait_until("the next one waits", PATIENCE, async || one::<i64>(&db, waits).await == 1).await;
+    drop((admin, db));
+    tokio::task::block_in_place(|| server.stop(Stop::Fast)).unwrap();
+    assert!(server.pid().is_err(), "it has ended");
+}
+
+/// Every setting that a user can change, at an odd value, by ALTER DATABASE and by ALTER SYSTEM.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_of_a_database_do_not_reach_its_dispatcher() {
+    let server = Server::start(&[("log_min_messages", "warning")]).await.unwrap();
+    let receiver = Receiver::start().unwrap();
+    let admin = server.connect("postgres").await.unwrap();
+    let db = server.database("odd").await.unwrap();
+    db.batch_execute("create role stranger; create table own (id int)").await.unwrap();
+    shop(&db, &receiver).await;
+    delivers(&db, &receiver).await;
+    // Ours are meant for it; what is logged is about the log alone and makes much of it.
+    let settings = db
         .query(
-            "select name, case vartype
-                when 'bool' then case when boot_val = 'on' then 'off' else 'on' end
-                when 'enum' then enumvals[case when enumvals[1] = boot_val then array_length(enumvals, 1) else 1 end]
-                when 'integer' then case when name ~ 'timeout' then '5' when boot_val = min_val then least(max_val::numeric, 1000)::text else min_val end
-                when 'real' then case when boot_val = min_val then '1' else min_val end
-            end
-            from pg_settings
-            where context in ('user', 'superuser') and vartype <> 'string' and name !~ '^pg_outbox|^log_|^debug_|^trace_|^wal_|^zero_damaged|^ignore_|^allow_in_place|commit|^jit_|^track_|^backtrace|^vacuum|_flush_after|^compute_|^stats_fetch'
+            "select name, vartype, min_val, max_val, enumvals, boot_val, setting from pg_settings
+            where context in ('user', 'superuser') and name not like 'pg_outbox.%' and name not like 'log_%'
+                and name not like 'debug_print%' and name not like 'trace_%'
+                and name not in ('session_authorization', 'max_stack_depth', 'zero_damaged_pages', 'seed', 'wal_consistency_checking')
             order by name",
             &[],
         )
         .await
         .unwrap();
-    let mut set = 0;
-    let admin2 = server.connect("postgres").await.unwrap();
-    for part in odd.chunks(12) {
-        for row in part {
-            let (name, value): (String, Option<String>) = (row.get(0), row.get(1));
-            let Some(value) = value else { continue };
-            set += u32::from(
-                admin2.batch_execute(&format!("alter database odd_settings set {name} = '{value}'")).await.is_ok(),
-            );
+    let mut odd: Vec<(String, String)> = Vec::new();
+    for row in &settings {
+        let name: String = row.get(0);
+        let text = |i: usize| row.get::<_, Option<String>>(i).unwrap_or_default();
+        let boot = text(5);
+        let values: Vec<String> = match row.get::<_, &str>(1) {
+            "bool" => vec![if boot == "on" { "off" } else { "on" }.to_owned()],
+            "enum" => row.get::<_, Vec<String>>(4).into_iter().filter(|value| *value != boot).collect(),
+            "integer" | "real" => vec![text(2), text(3)],
+            _ => match name.as_str() {
+                "role" => vec!["stranger".to_owned()],
+                "search_path" => vec!["pg_temp, nowhere".to_owned(), String::new()],
+                "client_encoding" => vec!["LATIN1".to_owned()],
+                "DateStyle" => vec!["SQL, DMY".to_owned(), "German".to_owned()],
+                "TimeZone" => vec!["Asia/Kathmandu".to_owned(), "Pacific/Apia".to_owned()],
+                "restrict_nonsystem_relation_kind" => vec!["view, foreign-table".to_owned()],
+                "default_table_access_method" | "default_tablespace" | "temp_tablespaces" => continue,
+                _ => continue,
+            },
+        };
+        odd.extend(values.into_iter().map(|value| (name.clone(), value)));
+    }
+    assert!(odd.len() > 150, "{}", odd.len());
+    // Short time-outs for their own, so that each has its effect.
+    for name in [
+        "statement_timeout",
+        "lock_timeout",
+        "transaction_timeout",
+        "idle_in_transaction_session_timeout",
+        "idle_session_timeout",
+        "deadlock_timeout",
+    ] {
+        if odd.iter().any(|(known, _)| known == name) {
+            odd.push((name.to_owned(), "1".to_owned()));
         }
-        admin2
-            .batch_execute("alter database odd_settings set role = odd; alter database odd_settings set search_path = '';
-                alter database odd_settings set timezone = 'Asia/Kathmandu'; alter database odd_settings set datestyle = 'sql, dmy'")
-            .await
-            .unwrap();
-        let before = pid(&db).await;
-        db.batch_execute("select pg_terminate_backend(pid) from outbox.worker_status()").await.unwrap();
-        wait_until("another dispatcher runs", PATIENCE, async || pid(&db).await.is_some_and(|now| Some(now) != before))
-            .await;
-        delivers(&db, &receiver).await;
-        wait_until("it runs", PATIENCE, async || {
-            one::<String>(&db, "select state from outbox.worker_status()").await == "running"
-        })
-        .await;
-        admin2.batch_execute("alter database odd_settings reset all").await.unwrap();
     }
-    assert!(set > 100, "{set} settings");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_work_is_refused_at_once() {
-    let server = start().await;
-    let admin = server.connect("postgres").await.unwrap();
-    for encoding in ["LATIN1", "SQL_ASCII", "EUC_JP"] {
-        let name = format!("enc_{}", encoding.to_lowercase());
-        admin
-            .batch_execute(&format!("create database {name} encoding '{encoding}' locale 'C' template template0"))
-            .await
-            .unwrap();
-        let db = server.connect(&name).await.unwrap();
-        let error = refused(&db, "create extension pg_outbox").await;
-        assert_eq!(error.code().code(), "0A000");
-        assert!(error.message().contains("UTF8"), "{error:?}");
+    for batch in odd.chunks(12) {
+        let mut set = Vec::new();
+        for (name, value) in batch {
+            // Some are refused, for one reason or another.
+            let literal = value.replace('\'', "''");
+            let value = if name == "search_path" { literal } else { format!("'{literal}'") };
+            let value = if value.is_empty() { "''".to_owned() } else { value };
+            if admin.batch_execute(&format!("alter database odd set {name} = {value}")).await.is_ok() {
+                set.push(format!("{name} = {value}"));
+            }
+        }
+        terminate(&admin, wait_for_pid(&admin, Some("odd"), 0).await).await;
+        // Not through a session with these settings.
+        let before = receiver.total();
+        enqueue(&db).await;
+        let delivered = async {
+            while receiver.total() == before {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(PATIENCE, delivered).await.is_ok();
+        assert!(in_time, "not delivered with {set:?}\n{}", outbox_harness::postgres::tail(&server.log(), 20));
+        assert_eq!(check(&db, "worker").await.0, "ok", "{set:?}");
+        db.batch_execute("select from outbox.maintain()").await.unwrap();
+        admin.batch_execute("alter database odd reset all").await.unwrap();
     }
-    let error = refused(&admin, "set pg_outbox.egress_port = '443'").await;
-    assert_eq!(error.code().code(), "42602", "{error:?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn health_names_what_waits_for_somebody() {
-    let server = start().await;
-    let db = server.database("waits").await.unwrap();
-    db.batch_execute("select outbox.subscribe('jobs', '{job}'); select outbox.enqueue('job', '{}', priority => 3)")
-        .await
-        .unwrap();
-    settle(&db).await;
-    let check = async |name: &str| {
-        one::<String>(&db, &format!("select state from outbox.health() where \"check\" = '{name}'")).await
-    };
-    assert_eq!(check("workers").await, "ok");
-    db.batch_execute("update outbox.delivery set due_at = due_at - interval '10 min'").await.unwrap();
-    assert_eq!(check("workers").await, "warning");
-    db.batch_execute("select outbox.complete(lease) from outbox.claim('jobs', 'w', 10)").await.unwrap();
-    assert_eq!(check("workers").await, "ok");
-    // A message that is committed, and that nobody numbers.
-    assert_eq!(check("sequencer").await, "ok");
-    let admin = server.connect("postgres").await.unwrap();
-    admin.batch_execute("alter database waits allow_connections false").await.unwrap();
-    db.batch_execute("select pg_terminate_backend(pid) from outbox.worker_status()").await.unwrap();
-    wait_until("it is gone", PATIENCE, async || pid(&db).await.is_none()).await;
-    db.batch_execute("select outbox.enqueue('job', '{}'); begin; set local session_replication_role = replica;
-        update outbox.message set enqueued_at = enqueued_at - interval '2 min' where id = (select max(id) from outbox.message); commit")
-        .await
-        .unwrap();
-    assert_eq!(check("sequencer").await, "critical");
-    admin.batch_execute("alter database waits allow_connections true").await.unwrap();
-    admin
-        .batch_execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity where backend_type = 'pg_outbox launcher'",
-        )
-        .await
-        .unwrap();
-    wait_until("it is numbered", PATIENCE, async || check("sequencer").await == "ok").await;
+    // The server's own, for the launcher as well. This session has them otherwise already.
+    let _ = db.batch_execute("set transaction_timeout = 0").await;
+    db.batch_execute(
+        "set idle_session_timeout = 0; set statement_timeout = 0; set default_transaction_read_only = off",
+    )
+    .await
+    .unwrap();
+    for change in [
+        "transaction_timeout = 1",
+        "idle_session_timeout = 1",
+        "statement_timeout = 1",
+        "exit_on_error = on",
+        "default_transaction_isolation = serializable",
+        "default_transaction_read_only = on",
+    ] {
+        // One of them is not known to every version.
+        let _ = db.batch_execute(&format!("alter system set {change}")).await;
+    }
+    db.batch_execute("select pg_reload_conf()").await.unwrap();
+    for kind in ["launcher", "dispatcher"] {
+        let sql = "select pg_terminate_backend(pid) from pg_stat_activity where backend_type = 'pg_outbox ' || $1";
+        db.execute(sql, &[&kind]).await.unwrap();
+    }
+    let before = receiver.total();
+    enqueue(&db).await;
+    wait_until("it is delivered", PATIENCE, async || receiver.total() > before).await;
+    wait_until("the launcher runs", PATIENCE, async || check(&db, "launcher").await.0 == "ok").await;
 }

@@ -135,7 +135,10 @@ fn say(plan: &Plan, text: &str) {
 
 async fn set_up(db: &outbox_harness::tokio_postgres::Client, receivers: &Receivers) -> Result<()> {
     db.batch_execute(
-        "create extension pg_outbox;
+        "create role chaos_owner superuser;
+        set role chaos_owner;
+        create extension pg_outbox;
+        reset role;
         create schema chaos;
         create table chaos.ledger (n bigint primary key, message_id bigint not null);
         -- Messages that need not arrive; never: that must not.

@@ -30,6 +30,16 @@ pub enum Event {
     KillDispatcher,
     /// SIGTERM: it records what is in flight and is started again.
     TerminateDispatcher,
+    /// SIGTERM: another one takes over.
+    TerminateLauncher,
+    /// pg_terminate_backend of every process that it can be called for.
+    TerminateEverybody,
+    /// Databases with an outbox of their own come and go, in several ways.
+    Databases,
+    /// The extension gets another owner, who is renamed and loses rights.
+    Owner,
+    /// Settings of the database, odd ones, that a new dispatcher finds.
+    DatabaseSettings { ms: u64 },
     /// SIGSTOP, SIGCONT.
     PauseDispatcher { ms: u64 },
     /// SIGKILL of a session that enqueues.
@@ -90,6 +100,8 @@ impl Event {
                 | Event::PauseDispatcher { .. }
                 | Event::Restart
                 | Event::TerminateDispatcher
+                | Event::TerminateEverybody
+                | Event::DatabaseSettings { .. }
         )
     }
 }
@@ -106,6 +118,11 @@ fn deck(random: &mut Random, disk: bool) -> Vec<Event> {
         Event::KillDispatcher,
         Event::KillDispatcher,
         Event::TerminateDispatcher,
+        Event::TerminateLauncher,
+        Event::TerminateEverybody,
+        Event::Databases,
+        Event::Owner,
+        Event::DatabaseSettings { ms: random.between(200, 1500) },
         Event::PauseDispatcher { ms: random.between(100, 1500) },
         Event::KillProducer,
         Event::TerminateSessions { percent: random.between(20, 100) },

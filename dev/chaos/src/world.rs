@@ -227,6 +227,74 @@ impl World {
                 let pid = self.dispatcher(&db).await?;
                 db.execute("select pg_terminate_backend($1)", &[&(pid as i32)]).await?;
             }
+            Event::TerminateLauncher => {
+                db.batch_execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity where backend_type = 'pg_outbox launcher'",
+                )
+                .await?;
+            }
+            Event::TerminateEverybody => {
+                db.batch_execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()",
+                )
+                .await?;
+            }
+            Event::Databases => {
+                for (name, ways) in [
+                    ("chaos_a", &["drop database chaos_a with (force)"][..]),
+                    ("chaos_b", &["alter database chaos_b rename to chaos_c", "drop database chaos_c"]),
+                    (
+                        "chaos_d",
+                        &["create database chaos_e template chaos_d", "drop database chaos_e", "drop database chaos_d"],
+                    ),
+                ] {
+                    db.batch_execute(&format!("create database {name}")).await?;
+                    self.server.connect(name).await?.batch_execute("create extension pg_outbox").await?;
+                    wait(200).await;
+                    for way in ways {
+                        db.batch_execute(way).await?;
+                    }
+                }
+            }
+            Event::Owner => {
+                // The lock that each table needs comes or does not.
+                let mut refused = None;
+                for (from, to) in [("chaos_owner", "chaos_heir"), ("chaos_heir", "chaos_owner")] {
+                    for statement in [
+                        "set lock_timeout = '2s'".to_owned(),
+                        format!("create role {to} superuser; reassign owned by {from} to {to}; drop role {from}"),
+                        format!("alter role {to} rename to chaos_renamed"),
+                        format!("alter role chaos_renamed rename to {to}"),
+                        format!("alter role {to} nosuperuser"),
+                        format!("alter role {to} superuser"),
+                    ] {
+                        if let Err(error) = db.batch_execute(&statement).await {
+                            refused = Some(anyhow::Error::from(error).context(statement));
+                        }
+                    }
+                }
+                if let Some(error) = refused {
+                    return Err(error);
+                }
+            }
+            Event::DatabaseSettings { ms } => {
+                for setting in [
+                    "DateStyle = 'SQL, DMY'",
+                    "IntervalStyle = sql_standard",
+                    "bytea_output = escape",
+                    "extra_float_digits = -15",
+                    "enable_indexscan = off",
+                    "enable_nestloop = off",
+                    "work_mem = '64kB'",
+                    "TimeZone = 'Asia/Kathmandu'",
+                ] {
+                    db.batch_execute(&format!("alter database postgres set {setting}")).await?;
+                }
+                let pid = self.dispatcher(&db).await?;
+                db.execute("select pg_terminate_backend($1)", &[&(pid as i32)]).await?;
+                wait(ms).await;
+                db.batch_execute("alter database postgres reset all").await?;
+            }
             Event::PauseDispatcher { ms } => pause(self.dispatcher(&db).await?, ms).await?,
             Event::PauseProducer { ms } => pause(self.producer(&db).await?, ms).await?,
             Event::TerminateSessions { percent } => {

@@ -3,7 +3,8 @@
 //! Cases it must survive:
 //! * Its own ERRORs: the transaction is aborted, what it was about stays as it was, and it is tried again.
 //! * SIGKILL or a crash of the server: the next incarnation goes on from the last checkpoint.
-//! * SIGTERM: no new requests, a few seconds for those in flight, their outcomes are recorded.
+//! * SIGTERM: no new requests, a few seconds for those in flight, their outcomes are recorded. A commit that waits for a standby
+//!   that does not come is not waited for.
 //! * DROP EXTENSION: it leaves. DROP DATABASE and the like: it is asked to leave, and does.
 //! * The extension gets another owner, or the owner is renamed or loses rights: it looks again, and goes on as who owns it now.
 //! * Another dispatcher for the same database (there never should be): the lock is taken, it waits for it.
@@ -46,7 +47,7 @@ pub extern "C-unwind" fn pg_outbox_dispatcher_main(database: pg_sys::Datum) {
     let database = pg_sys::Oid::from(database.value() as u32);
     let Some(slot) = shmem::shared().and_then(|shared| shared.slot_of(database)) else { return };
     if slot.retire.load(Ordering::SeqCst) {
-        leave(slot, Leave::Asked);
+        return leave(slot, Leave::Asked);
     }
     descriptors::raise();
     // The HTTP thread is started while signals are blocked: it and its children never see one.
@@ -71,7 +72,7 @@ pub extern "C-unwind" fn pg_outbox_dispatcher_main(database: pg_sys::Datum) {
 }
 
 /// Ends the process; the launcher sees why. What it leaves in the slot is cleaned up by `Slot::attach`'s callback.
-fn leave(slot: &Slot, why: Leave) -> ! {
+fn leave(slot: &Slot, why: Leave) {
     match why {
         Leave::Absent => slot.set_state(State::Absent),
         Leave::Asked => slot.left.store(true, Ordering::SeqCst),
@@ -79,7 +80,6 @@ fn leave(slot: &Slot, why: Leave) -> ! {
     }
     // SAFETY: ends the process through PostgreSQL's own clean-up.
     unsafe { pg_sys::proc_exit(i32::from(why == Leave::Failed)) };
-    unreachable!()
 }
 
 /// Why a dispatcher ends.
@@ -109,6 +109,7 @@ fn live(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
         }
     }
     while !lock_database() {
+        slot.process.came_round();
         if signals.terminate() || slot.retire.load(Ordering::SeqCst) {
             return Leave::Asked;
         }
@@ -128,6 +129,8 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
     let mut error_wait = ERROR_WAIT;
     loop {
         if signals.terminate() || slot.retire.load(Ordering::SeqCst) {
+            // What could not be recorded would be sent again.
+            look_at_owner();
             engine.shut_down(GRACE);
             return Leave::Asked;
         }

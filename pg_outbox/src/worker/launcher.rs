@@ -169,10 +169,11 @@ impl Episode {
         shared.set_lacking(&limits);
         let Some(limit) = limits.first() else { return };
         if self.last.is_none_or(|at| at.elapsed() > EPISODE) {
-            let (setting, count) = (limit.as_str(), limits.len());
-            pgrx::warning!(
-                "pg_outbox cannot start a dispatcher for {count} of the databases: raise {setting}, which is used up; this is said once"
-            );
+            let (setting, what) = match limit {
+                Limit::Processes => (limit.as_str(), "worker process"),
+                Limit::Databases => (limit.as_str(), "slot"),
+            };
+            pgrx::warning!("pg_outbox cannot start a dispatcher: no free {what}; raise {setting}");
         }
         self.last = Some(Instant::now());
     }
@@ -310,6 +311,7 @@ fn free(slot: &Slot) {
     slot.forget_error();
     slot.marks.clear();
     slot.hold_until.store(0, Ordering::SeqCst);
+    slot.sent_away_at.store(0, Ordering::SeqCst);
     slot.database.store(0, Ordering::Release);
 }
 

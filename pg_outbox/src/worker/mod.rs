@@ -30,6 +30,7 @@ pub mod tally;
 pub mod txn;
 
 use std::ffi::CStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
@@ -50,24 +51,23 @@ impl Signals {
         }
         // SAFETY: PostgreSQL's own handler, and how its own backends begin.
         unsafe {
-            #[cfg(feature = "pg18")]
-            pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(die));
-            #[cfg(not(feature = "pg18"))]
-            pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die));
+            handle_sigterm(die);
             pg_sys::BackgroundWorkerUnblockSignals();
         }
     }
 
     /// Installs the handlers and unblocks signals. Threads that must not see signals have been started before.
     pub fn attach() -> Signals {
-        BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
+        // SAFETY: the handler does what a handler may do.
+        unsafe { handle_sigterm(asked_to_end) };
+        BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
         // Until a worker's handlers are there SIGHUP is ignored, and its settings are those that the postmaster had at the fork.
         Signals { terminate: false, reload: true }
     }
 
     /// Whether the process was asked to end.
     pub fn terminate(&mut self) -> bool {
-        self.terminate |= BackgroundWorker::sigterm_received();
+        self.terminate |= terminating();
         self.terminate
     }
 
@@ -85,6 +85,45 @@ impl Signals {
     pub fn heard(&mut self) -> bool {
         self.reload |= BackgroundWorker::sighup_received();
         self.reload || self.terminate()
+    }
+}
+
+/// SIGTERM has come.
+static TERMINATE: AtomicBool = AtomicBool::new(false);
+
+/// Whether the process was asked to end.
+pub fn terminating() -> bool {
+    TERMINATE.load(Ordering::SeqCst)
+}
+
+unsafe extern "C-unwind" fn asked_to_end(_signal: i32) {
+    unsafe extern "C-unwind" {
+        // Not pgrx's guarded one, as in `dispatcher::wake_main`.
+        fn SetLatch(latch: *mut std::ffi::c_void);
+    }
+    TERMINATE.store(true, Ordering::SeqCst);
+    // SAFETY: this process's own; flags that PostgreSQL's handlers set as well.
+    unsafe {
+        // A commit that waits for a standby would wait for as long as there is none; it is committed here. `txn` sees to
+        // those that come later.
+        if (*pg_sys::MyProc).syncRepState == pg_sys::SYNC_REP_WAITING as i32 {
+            // PostgreSQL ends that wait with a warning.
+            pg_sys::QueryCancelPending = 1;
+            pg_sys::InterruptPending = 1;
+        }
+        SetLatch(pg_sys::MyLatch.cast());
+    }
+}
+
+/// # Safety
+/// The handler only does what a signal handler may do.
+unsafe fn handle_sigterm(handler: unsafe extern "C-unwind" fn(i32)) {
+    // SAFETY: by contract.
+    unsafe {
+        #[cfg(feature = "pg18")]
+        pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(handler));
+        #[cfg(not(feature = "pg18"))]
+        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(handler));
     }
 }
 

@@ -211,7 +211,7 @@ pub fn run_timed<T>(timer: Duration, work: impl FnOnce() -> outbox_core::Result<
 }
 
 /// PostgreSQL's own statement timer, which background workers have to start themselves.
-struct Timer;
+pub struct Timer;
 
 /// TimeoutId of utils/timeout.h.
 const STATEMENT_TIMEOUT: c_int = 3;
@@ -222,7 +222,8 @@ unsafe extern "C-unwind" {
 }
 
 impl Timer {
-    fn start(after: Duration) -> Timer {
+    /// What can be cancelled is cancelled then, unless the timer is dropped before.
+    pub fn start(after: Duration) -> Timer {
         // SAFETY: the handler is registered in every process that has a database; it sets a flag.
         unsafe { enable_timeout_after(STATEMENT_TIMEOUT, c_int::try_from(after.as_millis()).unwrap_or(c_int::MAX)) };
         Timer

@@ -32,7 +32,7 @@ pub const PINNED: [Setting; 14] = [
 ];
 
 /// For a process that runs SQL.
-pub const SQL: [Setting; 65] = [
+pub const SQL: [Setting; 64] = [
     // Rights, triggers, what may be read.
     (c"row_security", c"on"),
     (c"session_replication_role", c"origin"),
@@ -41,7 +41,6 @@ pub const SQL: [Setting; 65] = [
     (c"check_function_bodies", c"on"),
     (c"lo_compat_privileges", c"off"),
     (c"allow_system_table_mods", c"off"),
-    (c"ignore_system_indexes", c"off"),
     // How text is read and written.
     (c"standard_conforming_strings", c"on"),
     (c"backslash_quote", c"safe_encoding"),

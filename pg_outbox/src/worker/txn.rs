@@ -6,12 +6,18 @@
 use std::cell::Cell;
 use std::ffi::CString;
 use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{FromDatum, IntoDatum};
 
+use super::predicate::Timer;
+use super::terminating;
 pub use crate::function::Failure;
 use crate::function::catch;
+
+/// How long a commit waits for a standby when the process was asked to end.
+const STANDBY: Duration = Duration::from_secs(3);
 
 /// Runs `work` in a transaction of its own and commits it.
 pub fn run<T>(work: impl FnOnce() -> outbox_core::Result<T>) -> Result<T, Failure> {
@@ -29,8 +35,8 @@ pub fn run<T>(work: impl FnOnce() -> outbox_core::Result<T>) -> Result<T, Failur
             unsafe {
                 pg_sys::SPI_finish();
                 pg_sys::PopActiveSnapshot();
-                pg_sys::CommitTransactionCommand();
             }
+            commit();
         }
         value
     }));
@@ -76,6 +82,20 @@ pub fn attempt<T>(work: impl FnOnce() -> outbox_core::Result<T>) -> Result<T, Fa
         pg_sys::CurrentResourceOwner = owner;
     }
     outcome
+}
+
+fn commit() {
+    // A process that was asked to end waits for a standby as well, but not for one that is gone. The wait then ends with a
+    // warning; the transaction is committed here.
+    let timer = terminating().then(|| Timer::start(STANDBY));
+    // SAFETY: in a transaction that `run` has started.
+    unsafe { pg_sys::CommitTransactionCommand() };
+    if timer.is_some() {
+        drop(timer);
+        // It may have fired in the last moment.
+        // SAFETY: a flag of this process; outside a transaction nothing is there to be cancelled.
+        unsafe { pg_sys::QueryCancelPending = 0 };
+    }
 }
 
 /// A statement that is prepared at its first use.
