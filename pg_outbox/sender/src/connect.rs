@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri};
@@ -138,7 +138,7 @@ pub(crate) struct Connection {
     /// Requests it has served: a failure on a used one may only mean that the other side had closed it.
     pub(crate) served: usize,
     /// Not used from then on: the name may lead elsewhere.
-    expires: Instant,
+    expires: SystemTime,
 }
 
 enum Requests {
@@ -155,7 +155,7 @@ struct Shared {
     requests: http2::SendRequest<Full<Bytes>>,
     /// Whether it has brought a response. The same cell for all clones, by which they are known.
     answered: Rc<Cell<bool>>,
-    expires: Instant,
+    expires: SystemTime,
     meter: Rc<Meter>,
 }
 
@@ -192,8 +192,8 @@ impl Connection {
     }
 
     /// Whether it is too old for another request.
-    pub(crate) fn is_old(&self) -> bool {
-        Instant::now() >= self.expires
+    pub(crate) fn is_old(&self, now: SystemTime) -> bool {
+        now >= self.expires
     }
 
     fn meter(&self) -> &Meter {
@@ -341,7 +341,7 @@ pub(crate) async fn connect(
     }
     let shared = || {
         let mut slot = reach.shared.borrow_mut();
-        if slot.as_ref().is_some_and(|s| s.url != *url || s.requests.is_closed() || Instant::now() >= s.expires) {
+        if slot.as_ref().is_some_and(|s| s.url != *url || s.requests.is_closed() || SystemTime::now() >= s.expires) {
             *slot = None;
         }
         slot.as_ref().filter(|s| s.generation == way.generation).map(|s| Connection {
@@ -467,7 +467,7 @@ async fn handshake(
     stream: Metered,
 ) -> Result<Connection, Failure> {
     let meter = stream.meter();
-    let expires = Instant::now() + age(settings.connection_age, remote);
+    let expires = SystemTime::now() + age(settings.connection_age, remote);
     let generation = way.generation;
     let mut http2 = way.protocol == Protocol::Http2;
     let stream = if url.tls {

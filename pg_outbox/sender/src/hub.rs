@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -151,9 +152,8 @@ impl Heart {
     }
 
     /// Runs `work` as that of a request.
-    async fn during<T>(&self, load: &Load, work: impl Future<Output = T>) -> T {
+    async fn during<T>(&self, load: &Load, mut work: Pin<&mut impl Future<Output = T>>) -> T {
         let ticket = load.jobs().first().map(|job| job.ticket);
-        let mut work = std::pin::pin!(work);
         std::future::poll_fn(|cx| {
             if let Some(ticket) = ticket {
                 self.subscription.store(ticket.subscription, Ordering::Relaxed);
@@ -693,8 +693,12 @@ async fn serve(hub: Rc<Hub>, flight: Rc<Flight>, serial: u64, first: Work) {
         flight.since.set(at);
         let config = Rc::clone(&target.config.borrow());
         let settings = Rc::clone(&hub.settings.borrow());
-        let attempt = request::attempt(&mut connection, &mut timer, &target.reach, &settings, &config, &load);
-        let attempt = hub.shared.pulse.during(&load, catch_panic(attempt)).await.unwrap_or_else(|| {
+        let result = {
+            // Pinned here: it is large, and would be moved by each of those that it is handed to.
+            let attempt = request::attempt(&mut connection, &mut timer, &target.reach, &settings, &config, &load);
+            catch_panic(hub.shared.pulse.during(&load, pin!(attempt))).await
+        };
+        let attempt = result.unwrap_or_else(|| {
             // Nobody knows what state it is in.
             connection = None;
             Attempt::failed(Fault::Invalid, "internal error while sending; the server log has the details")

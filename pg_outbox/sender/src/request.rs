@@ -118,7 +118,7 @@ async fn exchange(
         Load::Batch(jobs) => jobs.iter().map(|job| &*job.message.webhook_id).collect(),
     };
     let handshake = matches!(load, Load::Ask(_));
-    let stale = |open: &Connection| open.ended() || open.url != *url || !reach.is_current(open) || open.is_old();
+    let stale = |open: &Connection| open.ended() || open.url != *url || !reach.is_current(open) || open.is_old(now);
     if slot.as_ref().is_some_and(stale) {
         *slot = None;
     }

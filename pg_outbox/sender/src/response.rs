@@ -1,6 +1,8 @@
 //! What a receiver answers, read within limits.
 
+use std::future::Future as _;
 use std::io::Write;
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use http::Response;
@@ -190,12 +192,15 @@ pub(crate) async fn read(
         return Ok(());
     }
     let mut reader = Reader::new(keep, gzip);
-    let end = collect(connection, &mut body, &mut reader);
-    let end = if needed {
-        end.await
-    } else {
-        // It would be good to have, and the connection too.
-        tokio::time::timeout(BODY_PATIENCE, end).await.unwrap_or(Ok(false))
+    let end = {
+        let mut end = std::pin::pin!(collect(connection, &mut body, &mut reader));
+        // Most bodies come with their head, and a timer has its price.
+        match std::future::poll_fn(|cx| Poll::Ready(end.as_mut().poll(cx))).await {
+            Poll::Ready(end) => end,
+            Poll::Pending if needed => end.await,
+            // It would be good to have, and the connection too.
+            Poll::Pending => tokio::time::timeout(BODY_PATIENCE, end).await.unwrap_or(Ok(false)),
+        }
     };
     let end = match end {
         Ok(complete) => complete,
