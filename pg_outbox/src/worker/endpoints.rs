@@ -50,6 +50,9 @@ struct Health {
     written: Option<Instant>,
 }
 
+/// Endpoints, and the ids of those that cannot be read, with the reason.
+type Apart = (Vec<Endpoint>, Vec<(i32, Failure)>);
+
 /// All endpoints.
 pub struct Endpoints {
     load: Plan,
@@ -121,7 +124,7 @@ impl Endpoints {
 
     /// The same, each by itself: those that cannot be read take nothing until they can be, and are given with the reason. Inside a
     /// transaction.
-    pub fn load_apart(&mut self) -> outbox_core::Result<(Vec<Endpoint>, Vec<(i32, Failure)>)> {
+    pub fn load_apart(&mut self) -> outbox_core::Result<Apart> {
         let mut ids = Vec::new();
         self.ids.execute(&[]).for_each(|row| ids.extend(row.get::<i32>(0)));
         let failed = apart(&ids, &mut |ids| {
