@@ -105,7 +105,6 @@ async fn a_setting_has_the_limits_of_the_argument_it_stands_for() {
         (r#"{"metadata":{"a":[{"b":"x\u0000"}]}}"#, "22023"),
         (r#"{"metadata":[1]}"#, "22023"),
         (r#"{"tenant":5}"#, "22023"),
-        (r#"{"metadata":{"n":1e400}}"#, "22023"),
         ("[]", "22023"),
         ("{", "22023"),
     ] {
@@ -169,9 +168,9 @@ async fn json_that_cannot_be_worked_with_is_refused_in_plain_words() {
             assert!(!detail.contains(".rs") && !detail.contains("SECRET") && detail.len() < 300, "{error:?}");
         }
     }
-    for argument in ["metadata", "headers"] {
-        let error = refused(&db, &format!("select outbox.enqueue('a', '1', {argument} => '{{\"n\": 1e400}}')")).await;
-        assert_eq!(error.code().code(), "22023", "{error:?}");
-    }
+    let error = refused(&db, "select outbox.enqueue('a', '1', headers => '{\"n\": 1e400}')").await;
+    assert_eq!(error.code().code(), "22023", "{error:?}");
+    // Metadata goes on as it was written, whatever a number in it is.
+    db.batch_execute("select outbox.enqueue('a', '1', metadata => '{\"n\": 1e400}')").await.unwrap();
     assert!(asked > 30, "{asked}");
 }
