@@ -20,6 +20,20 @@ def strip(sql: str) -> str:
     return re.sub(r"'(?:[^']|'')*'", "''", sql)
 
 
+# A literal that may have backslashes says so, E'...': without, a session with standard_conforming_strings off reads another text.
+LITERAL = re.compile(r"(\w?)'((?:[^']|'')*)'")
+
+
+def backslashes(text: str) -> list[int]:
+    """The lines of literals with a backslash that are not E'...'."""
+    plain = re.sub(r"--[^\n]*", "", text)
+    return [
+        plain[: found.start()].count("\n") + 1
+        for found in LITERAL.finditer(plain)
+        if "\\" in found.group(2) and found.group(1).lower() != "e"
+    ]
+
+
 def main() -> int:
     wrong = []
     texts = {path: path.read_text() for path in sorted(pathlib.Path("sql/schema").glob("*.sql"))}
@@ -32,6 +46,8 @@ def main() -> int:
                 wrong.append(f"{path}:{number}: longer than 125 characters")
             if line != line.rstrip():
                 wrong.append(f"{path}:{number}: space at the end")
+        for number in backslashes(text):
+            wrong.append(f"{path}:{number}: a backslash in a literal without E")
         for number, line in enumerate(strip(text).splitlines(), 1):
             if found := KEYWORDS.search(line):
                 wrong.append(f"{path}:{number}: keyword in upper case: {found.group()}")

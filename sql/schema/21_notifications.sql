@@ -84,7 +84,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     -- order.created.v3 says its version itself
-    version int := coalesce(event_version, substring(event_type from '\.v([0-9]{1,6})$')::int);
+    version int := coalesce(event_version, substring(event_type from '[.]v([0-9]{1,6})$')::int);
 begin
     if event_type is null then
         raise exception 'event_type must not be null' using errcode = 'null_value_not_allowed';

@@ -63,7 +63,7 @@ begin
             perform (filter ->> 'payload')::jsonpath;
         exception when syntax_error or invalid_text_representation or data_exception then
             raise exception 'invalid filter: "payload" is not an SQL/JSON path' using errcode = 'invalid_parameter_value',
-                detail = sqlerrm, hint = 'Such as "$.amount > 100" or "$.items[*] ? (@.sku == \"A1\")".';
+                detail = sqlerrm, hint = E'Such as "$.amount > 100" or "$.items[*] ? (@.sku == \\"A1\\")".';
         end;
     end if;
 end

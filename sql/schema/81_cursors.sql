@@ -29,7 +29,7 @@ language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    part text := regexp_replace(coalesce(value, ''), '^\s+|\s+$', '', 'g');
+    part text := regexp_replace(coalesce(value, ''), '^[[:space:]]+|[[:space:]]+$', '', 'g');
 begin
     if part = '' and what <> 'subject' then
         raise exception 'invalid cursor: the % is empty', what using errcode = 'OB009',
@@ -346,7 +346,7 @@ begin
     consumer := outbox._cursor_part('consumer', consumer);
     stream := outbox._cursor_part('stream', stream);
     subject := outbox._cursor_part('subject', subject);
-    error := left(regexp_replace(coalesce(error, ''), '^\s+|\s+$', '', 'g'), 2000);
+    error := left(regexp_replace(coalesce(error, ''), '^[[:space:]]+|[[:space:]]+$', '', 'g'), 2000);
     if error = '' then
         raise exception 'an error text is required' using errcode = 'OB009';
     end if;

@@ -91,7 +91,7 @@ begin atomic
         and k.relnamespace = (select s.relnamespace from pg_class s where s.oid = 'outbox._sequencer'::regclass)
         and k.relkind in ('r', 'p') and a.xact_start < clock_timestamp() - interval '1 s'
         and a.pid is distinct from (select s.pid from outbox._worker_slot() s)
-    order by k.relname like '\_message%', a.xact_start
+    order by starts_with(k.relname, '_message'), a.xact_start
     limit 1;
 end;
 
