@@ -33,6 +33,9 @@ fn forever(stream: &mut TcpStream, bytes: &[u8], pause: Duration) -> std::io::Re
     Ok(())
 }
 
+/// What a success has instead of a class of errors: the status came, and decides.
+const DELIVERED: &str = "";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_worker_survives_what_receivers_do() {
     let bomb = {
@@ -63,7 +66,7 @@ async fn the_worker_survives_what_receivers_do() {
                 s.write_all(b"HTTP/1.1 200 OK\r\n")?;
                 forever(s, &[b'x'; 4096], Duration::ZERO)
             }),
-            "protocol",
+            DELIVERED,
         ),
         (
             "many headers",
@@ -74,7 +77,7 @@ async fn the_worker_survives_what_receivers_do() {
                 }
                 s.write_all(b"\r\n")
             }),
-            "protocol",
+            DELIVERED,
         ),
         (
             "endless body",
@@ -90,7 +93,7 @@ async fn the_worker_survives_what_receivers_do() {
                 s.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")?;
                 forever(s, b"x", tick)
             }),
-            "timeout",
+            DELIVERED,
         ),
         (
             "short body",
@@ -98,7 +101,7 @@ async fn the_worker_survives_what_receivers_do() {
                 s.write_all(b"HTTP/1.1 500 Oh\r\ncontent-length: 1000\r\n\r\nabc")?;
                 s.shutdown(std::net::Shutdown::Both)
             }),
-            "body",
+            "status",
         ),
         (
             "gzip bomb",
@@ -114,12 +117,12 @@ async fn the_worker_survives_what_receivers_do() {
                 s.write_all(short.as_bytes())?;
                 s.write_all(&[b'x'; 100])
             }),
-            "body",
+            "status",
         ),
         (
             "bad chunk",
             misbehaving(|s| s.write_all(b"HTTP/1.1 500 Oh\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nabc\r\n")),
-            "body",
+            "status",
         ),
         (
             "not text",
@@ -169,7 +172,7 @@ async fn the_worker_survives_what_receivers_do() {
             .await
             .unwrap();
         let (found, error, kept): (Option<String>, Option<String>, Option<i32>) = (row.get(0), row.get(1), row.get(2));
-        assert_eq!(found.as_deref(), Some(*class), "{name}: {error:?}");
+        assert_eq!(found.as_deref().unwrap_or(DELIVERED), *class, "{name}: {error:?}");
         // What was no text has become longer as text.
         assert!(kept.unwrap_or(0) <= 3 * 4096, "{name} kept {kept:?} bytes");
     }
