@@ -275,7 +275,9 @@ declare
 begin
     loop
         if message_id is not null then
-            ids := array[message_id];
+            ids := array(
+                select m.id from outbox.message m where m.id = message_id and (tenant is null or m.tenant = tenant)
+            );
             unfinished := null;
         else
             select * into page from outbox._page(tenant, topic, aggregate_type, aggregate_id, null, unfinished, chunk);
@@ -309,8 +311,7 @@ begin
                 outbox._routing_reason(n.matched), 0, null, null
             from nobody n
         ) r
-        -- also where one message is asked for by its id
-        join outbox.message m on m.id = r.message_id and (tenant is null or m.tenant = tenant)
+        join outbox.message m on m.id = r.message_id
         left join outbox.subscription s on s.id = r.subscription_id
         left join outbox.endpoint e on e.id = r.endpoint_id
         order by m.id desc, s.name

@@ -59,8 +59,8 @@ pub struct Subscription {
     pub paused: bool,
     /// Its filter is asked again from this moment on: it took too long, or others did.
     pub slow_until: Option<Instant>,
-    /// Its filter was quick when it was asked last.
-    pub filter_is_quick: bool,
+    /// Time that its filter took for a payload when it was asked last; `None`: it has not been asked.
+    pub filter_cost: Option<Duration>,
     pub progress: Progress,
     /// Jobs that are with the HTTP thread, and the bytes of their contents. Pull: about how many rows are in the window.
     pub handed: usize,
@@ -109,7 +109,7 @@ impl Subscription {
             begun,
             paused: false,
             slow_until: None,
-            filter_is_quick: false,
+            filter_cost: None,
             progress: Progress::live(),
             handed: 0,
             handed_bytes: 0,
@@ -307,7 +307,7 @@ impl Config {
             if let Some(before) = old.subscriptions.remove(id) {
                 new.begun = before.begun;
                 new.slow_until = before.slow_until;
-                new.filter_is_quick = before.filter_is_quick;
+                new.filter_cost = before.filter_cost;
                 if let (true, None) = (new.paused && new.versions.is_empty(), before.progress.lag()) {
                     // It cannot be read: from here on it lags.
                     let from = new.progress.lag();
