@@ -2124,7 +2124,8 @@ impl Outbox {
         call::single(self.call("drop_proxy", json!({"name": name}), &[]).await?)
     }
 
-    /// Sends again, first what has waited, failed deliveries at once; breaker, pause and count of failures start afresh.
+    /// Sends again, first what has waited, failed deliveries at once; breaker, pause and count of failures start
+    /// afresh.
     ///
     /// # Errors
     /// Those of the function.
@@ -2588,7 +2589,8 @@ impl Outbox {
     }
 
     /// This database's dispatcher: what it does, since when, how far it is, and its last error. States: not
-    /// preloaded, none, starting, running, push off, copied, failing.
+    /// preloaded, none, starting, running, push off, copied, failing. A process that is gone is none, whatever it did
+    /// last.
     ///
     /// # Errors
     /// Those of the function.

@@ -825,7 +825,9 @@ class AdminMethods:
         return self._run(Call("drop_proxy", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def enable_endpoint(self, name: str) -> int | None:
-        """Sends again, first what has waited, failed deliveries at once; breaker, pause and count of failures start afresh."""
+        """Sends again, first what has waited, failed deliveries at once; breaker, pause and count of failures
+        start afresh.
+        """
         return self._run(Call("enable_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def erase(self, message_id: int, *, by: str | None = None, reason: str | None = None) -> None:
@@ -1101,7 +1103,8 @@ class AdminMethods:
 
     def worker_status(self) -> list[WorkerStatusRow]:
         """This database's dispatcher: what it does, since when, how far it is, and its last error. States: not
-        preloaded, none, starting, running, push off, copied, failing.
+        preloaded, none, starting, running, push off, copied, failing. A process that is gone is none, whatever
+        it did last.
         """
         return self._run(Call("worker_status", {}, Shape("rows", WorkerStatusRow, {"started_at": "timestamp with time zone", "last_tick_at": "timestamp with time zone", "last_checkpoint_at": "timestamp with time zone", "last_error_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
@@ -1338,7 +1341,9 @@ class AsyncAdminMethods:
         return await self._arun(Call("drop_proxy", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def enable_endpoint(self, name: str) -> int | None:
-        """Sends again, first what has waited, failed deliveries at once; breaker, pause and count of failures start afresh."""
+        """Sends again, first what has waited, failed deliveries at once; breaker, pause and count of failures
+        start afresh.
+        """
         return await self._arun(Call("enable_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def erase(self, message_id: int, *, by: str | None = None, reason: str | None = None) -> None:
@@ -1614,7 +1619,8 @@ class AsyncAdminMethods:
 
     async def worker_status(self) -> list[WorkerStatusRow]:
         """This database's dispatcher: what it does, since when, how far it is, and its last error. States: not
-        preloaded, none, starting, running, push off, copied, failing.
+        preloaded, none, starting, running, push off, copied, failing. A process that is gone is none, whatever
+        it did last.
         """
         return await self._arun(Call("worker_status", {}, Shape("rows", WorkerStatusRow, {"started_at": "timestamp with time zone", "last_tick_at": "timestamp with time zone", "last_checkpoint_at": "timestamp with time zone", "last_error_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
