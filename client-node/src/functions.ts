@@ -65,7 +65,7 @@ export const FUNCTIONS = {
     },
     capture: {
         name: 'capture',
-        args: [['relation', 'regclass', false], ['topic', 'text', true], ['key_columns', 'text[]', true], ['operations', 'text[]', true], ['columns', 'text[]', true], ['condition', 'text', true], ['include_old', 'boolean', true], ['style', 'text', true], ['tenant_column', 'text', true], ['replicated', 'boolean', true]],
+        args: [['relation', 'regclass', false], ['topic', 'text', true], ['key_columns', 'text[]', true], ['operations', 'text[]', true], ['columns', 'text[]', true], ['condition', 'text', true], ['include_old', 'boolean', true], ['style', 'text', true], ['tenant_column', 'text', true], ['replicated', 'boolean', true], ['oversize', 'text', true]],
         returns: 'nothing',
         columns: [],
     },
@@ -548,7 +548,7 @@ export const FUNCTIONS = {
 export const VIEWS = {
     attempts: [['position', 'bigint'], ['message_id', 'bigint'], ['delivery_id', 'bigint'], ['subscription_id', 'int'], ['endpoint_id', 'int'], ['run', 'bigint'], ['attempt', 'int'], ['outcome', 'text'], ['status', 'smallint'], ['error_class', 'text'], ['error', 'text'], ['worker', 'text'], ['started_at', 'timestamptz'], ['finished_at', 'timestamptz'], ['remote_address', 'text'], ['response_id', 'text'], ['response_headers', 'jsonb'], ['response_body', 'text'], ['results', 'jsonb']],
     audit: [['id', 'bigint'], ['at', 'timestamptz'], ['actor', 'text'], ['action', 'text'], ['object', 'text'], ['reason', 'text'], ['detail', 'jsonb']],
-    captures: [['relation', 'regclass'], ['topic', 'text'], ['key_columns', 'text[]'], ['operations', 'text[]'], ['columns', 'text[]'], ['condition', 'text'], ['include_old', 'boolean'], ['style', 'text'], ['tenant_column', 'text'], ['replicated', 'boolean'], ['uncovered_partitions', 'regclass[]'], ['function', 'regprocedure']],
+    captures: [['relation', 'regclass'], ['topic', 'text'], ['key_columns', 'text[]'], ['operations', 'text[]'], ['columns', 'text[]'], ['condition', 'text'], ['include_old', 'boolean'], ['style', 'text'], ['tenant_column', 'text'], ['replicated', 'boolean'], ['oversize', 'text'], ['uncovered_partitions', 'regclass[]'], ['function', 'regprocedure']],
     dead_letters: [['id', 'bigint'], ['delivery_id', 'bigint'], ['subscription', 'text'], ['endpoint', 'text'], ['url', 'text'], ['message_id', 'bigint'], ['webhook_id', 'text'], ['position', 'bigint'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['payload', 'jsonb'], ['body', 'bytea'], ['enqueued_at', 'timestamptz'], ['state', 'text'], ['reason', 'text'], ['attempt', 'int'], ['last_status', 'smallint'], ['error_class', 'text'], ['last_error', 'text'], ['first_attempt_at', 'timestamptz'], ['last_attempt_at', 'timestamptz'], ['created_at', 'timestamptz'], ['dead_at', 'timestamptz'], ['age', 'interval'], ['is_old', 'boolean'], ['resolution', 'text'], ['is_resolved', 'boolean'], ['resolved_at', 'timestamptz'], ['resolved_by', 'text'], ['resolution_note', 'text']],
     deliveries: [['id', 'bigint'], ['subscription', 'text'], ['endpoint', 'text'], ['message_id', 'bigint'], ['position', 'bigint'], ['pull', 'boolean'], ['status', 'text'], ['attempt', 'int'], ['max_attempts', 'int'], ['retry_count', 'int'], ['can_retry', 'boolean'], ['priority', 'smallint'], ['locked_by', 'text'], ['locked_at', 'timestamptz'], ['lease_expires_at', 'timestamptz'], ['next_attempt_at', 'timestamptz'], ['retry_in', 'interval'], ['expires_at', 'timestamptz'], ['expires_in', 'interval'], ['age', 'interval'], ['is_due', 'boolean'], ['is_expired', 'boolean'], ['is_blocked', 'boolean'], ['last_status', 'smallint'], ['error_class', 'text'], ['last_error', 'text'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz'], ['processed_at', 'timestamptz'], ['last_attempt_at', 'timestamptz'], ['completed_at', 'timestamptz']],
     endpoint: [['id', 'int'], ['name', 'text'], ['url', 'text'], ['kind', 'text'], ['subscriber_type', 'text'], ['tenant', 'text'], ['headers', 'jsonb'], ['timeout', 'interval'], ['concurrency', 'int'], ['rate', 'float8'], ['burst', 'float8'], ['schedule', 'jsonb'], ['policy', 'jsonb'], ['breaker', 'jsonb'], ['protocol', 'text'], ['compress', 'boolean'], ['response_id', 'text'], ['keep_headers', 'text[]'], ['disable_after', 'interval'], ['disable_failures', 'int'], ['consent', 'text'], ['active', 'boolean'], ['disabled_mode', 'text'], ['disabled_reason', 'text'], ['disabled_at', 'timestamptz'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz'], ['deleted_at', 'timestamptz'], ['proxy', 'text']],
@@ -556,7 +556,7 @@ export const VIEWS = {
     grants: [['role', 'text'], ['capability', 'text'], ['subscriptions', 'text[]'], ['topics', 'text[]'], ['tenants', 'text[]'], ['publishers', 'text[]'], ['consumers', 'text[]'], ['granted_by', 'text'], ['granted_at', 'timestamptz']],
     messages: [['id', 'bigint'], ['webhook_id', 'text'], ['status', 'text'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['priority', 'smallint'], ['enqueued_at', 'timestamptz'], ['occurred_at', 'timestamptz'], ['deliver_at', 'timestamptz'], ['expires_at', 'timestamptz'], ['max_attempts', 'int'], ['idempotency_key', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['correlation_id', 'text'], ['causation_id', 'text'], ['user_id', 'text'], ['traceparent', 'text'], ['tracestate', 'text'], ['schema_version', 'text'], ['privacy', 'jsonb'], ['severity', 'text'], ['payload', 'jsonb'], ['body', 'bytea']],
     proxies: [['name', 'text'], ['url', 'text'], ['has_credentials', 'boolean'], ['resolves_names', 'boolean'], ['is_default', 'boolean'], ['endpoints', 'bigint']],
-    publisher: [['code', 'text'], ['active', 'boolean'], ['topic_template', 'text'], ['topic_function', 'text'], ['name', 'text'], ['description', 'text'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz']],
+    publisher: [['code', 'text'], ['active', 'boolean'], ['topic_template', 'text'], ['topic_function', 'text'], ['topic_function_owner', 'text'], ['name', 'text'], ['description', 'text'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz']],
     replays: [['id', 'bigint'], ['subscription', 'text'], ['state', 'text'], ['from_position', 'bigint'], ['to_position', 'bigint'], ['position', 'bigint'], ['percent', 'numeric'], ['matched', 'bigint'], ['waiting', 'bigint'], ['rate', 'int'], ['new_ids', 'boolean'], ['filter', 'jsonb'], ['error', 'text'], ['created_at', 'timestamptz'], ['created_by', 'text'], ['finished_at', 'timestamptz']],
     subscription: [['id', 'int'], ['name', 'text'], ['endpoint_id', 'int'], ['max_attempts', 'int'], ['max_age', 'interval'], ['schedule', 'jsonb'], ['policy', 'jsonb'], ['format', 'text'], ['batch_size', 'int'], ['batch_wait', 'interval'], ['ordering', 'text'], ['on_exhausted', 'text'], ['ttl', 'interval'], ['deadline', 'interval'], ['notify', 'boolean'], ['max_lag', 'interval'], ['external_id', 'text'], ['labels', 'jsonb'], ['paused', 'boolean'], ['created_at', 'timestamptz'], ['deleted_at', 'timestamptz']],
     subscription_stats: [['id', 'int'], ['name', 'text'], ['external_id', 'text'], ['endpoint', 'text'], ['active', 'boolean'], ['paused', 'boolean'], ['created_at', 'timestamptz'], ['deleted_at', 'timestamptz'], ['topics', 'text[]'], ['filter', 'jsonb'], ['labels', 'jsonb'], ['completed', 'bigint'], ['failed', 'bigint'], ['dead', 'bigint'], ['last_delivery_at', 'timestamptz'], ['last_attempt_at', 'timestamptz']],
@@ -940,6 +940,7 @@ export interface CapturesView {
     style: string | null;
     tenantColumn: string | null;
     replicated: boolean | null;
+    oversize: string | null;
     uncoveredPartitions: string[] | null;
     function: string | null;
 }
@@ -1134,6 +1135,7 @@ export interface PublisherView {
     active: boolean;
     topicTemplate: string | null;
     topicFunction: string | null;
+    topicFunctionOwner: string | null;
     name: string;
     description: string | null;
     createdAt: Date;
@@ -1257,11 +1259,11 @@ export interface Views {
     subscription: SubscriptionView;
     /** Subscriptions with what became of their deliveries, pushed or pulled: completed, failed tries, dead ones, and when the last one succeeded */
     subscription_stats: SubscriptionStatsView;
-    /** Messages of each tenant that were routed, to how many subscriptions in all, and how many matched none */
+    /** Messages of each tenant that were routed, to how many subscriptions in all, and how many matched none. Null: all that are not among the last 10,000 */
     tenant_stats: TenantStatsView;
     /** Registered topics; an inactive one refuses messages */
     topic: TopicView;
-    /** Messages of each topic that were routed, to how many subscriptions in all, and how many matched none */
+    /** Messages of each topic that were routed, to how many subscriptions in all, and how many matched none. Null: all that are not among the last 10,000 */
     topic_stats: TopicStatsView;
 }
 
@@ -1287,8 +1289,8 @@ export interface Functions {
     cancel(args: { messageId: number | bigint; by?: string | null; reason?: string | null }): Promise<number>;
     /** Ends a replay; returns how many deliveries that were waiting it cancelled. What is in flight ends by itself */
     cancelReplay(args: { replayId: number | bigint }): Promise<number>;
-    /** Turns changes of a table's rows into messages, in the transaction that makes them. Called again, it replaces what it did before: do so when partitions were added. Styles: change, row, debezium */
-    capture(args: { relation: string; topic?: string | null; keyColumns?: readonly string[] | null; operations?: readonly string[] | null; columns?: readonly string[] | null; condition?: string | null; includeOld?: boolean | null; style?: string | null; tenantColumn?: string | null; replicated?: boolean | null }): Promise<void>;
+    /** Turns changes of a table's rows into messages, in the transaction that makes them; the caller must own it. Called again, it replaces what it did before: do so when partitions were added. Styles: change, row, debezium. A payload that is too large fails the statement (oversize => fail), is skipped with a warning (skip), or is the key without images (reference) */
+    capture(args: { relation: string; topic?: string | null; keyColumns?: readonly string[] | null; operations?: readonly string[] | null; columns?: readonly string[] | null; condition?: string | null; includeOld?: boolean | null; style?: string | null; tenantColumn?: string | null; replicated?: boolean | null; oversize?: string | null }): Promise<void>;
     /** Leases up to max_messages deliveries of a pull subscription that are due: highest priority first, then longest due, then in order. No other worker gets them until the lease ends. Commit before the work starts: that is what counts the try */
     claim(args: { subscription: string; worker: string; maxMessages?: number | null; lease?: Interval | null }): Promise<ClaimedRow[]>;
     /** Leases one delivery. Raises what stands in the way: OB001 no such delivery, OB002 ended, OB003 leased, OB004 pushed, OB007 the subscription has ended, OB010 expired, OB011 no tries left, OB012 not due or behind its key */
@@ -1359,7 +1361,7 @@ export interface Functions {
     getMessage(args: { messageId: number | bigint }): Promise<MessagesRow>;
     /** Takes consent as given, for receivers that gave it by other means than the handshake */
     grantConsent(args: { endpoint: string; ratePerMinute?: number | null }): Promise<number>;
-    /** Grants a role one of the capabilities publish, consume, observe, monitor, admin, or changes what is left of it. publish can be narrowed to topics (patterns), tenants and publishers; consume to subscriptions, topics (for read()) and consumers (of cursors), of which those that are not named are not left; monitor to tenants */
+    /** Grants a role one of the capabilities publish, capture, consume, observe, monitor, admin, or changes what is left of it. publish can be narrowed to topics (patterns), tenants and publishers; consume to subscriptions, topics (for read()) and consumers (of cursors), of which those that are not named are not left; monitor to tenants */
     grantTo(args: { role: string; capability: string; subscriptions?: readonly string[] | null; topics?: readonly string[] | null; tenants?: readonly string[] | null; publishers?: readonly string[] | null; consumers?: readonly string[] | null }): Promise<void>;
     /** The last position of the feed; 0 when it is empty */
     head(): Promise<number>;
@@ -1445,6 +1447,6 @@ export interface Functions {
     version(): Promise<VersionRow>;
     /** What a receiver deduplicates by: the same on every attempt, restart, retry and replay of a message */
     webhookId(args: { messageId: number | bigint; enqueuedAt: Date | string }): Promise<string>;
-    /** This database's dispatcher: what it does, since when, how far it is, and its last error. States: not preloaded, none, starting, running, push off, copied, failing */
+    /** This database's dispatcher: what it does, since when, how far it is, and its last error. States: not preloaded, none, starting, running, push off, copied, failing. A process that is gone is none, whatever it did last */
     workerStatus(): Promise<WorkerStatusRow[]>;
 }
