@@ -528,3 +528,52 @@ async fn statistics_are_sums_that_survive_the_roll_up() {
     }
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.tally_total").await, 4);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_captured_row_that_is_too_large_fails_is_skipped_or_is_a_reference() {
+    let db = server().await.database("oversize").await.unwrap();
+    db.batch_execute(
+        "create table doc (id int primary key, small int, body text);
+        create function large() returns text language sql as $$ select repeat(md5('x'), 10000) $$",
+    )
+    .await
+    .unwrap();
+    let captured = async || {
+        one::<String>(
+            &db,
+            "select coalesce(string_agg(concat(m.payload ->> 'op', ' ', m.key, case when m.payload ? 'oversize' then ' reference' end),
+                ', ' order by m.id), '')
+            from outbox.message m where m.topic like 'doc.%'",
+        )
+        .await
+    };
+    let writes = "insert into doc values (1, 1, 'a'), (2, 1, large()), (3, 1, 'c'); update doc set small = 2 where id = 2; \
+        delete from doc where id = 2; delete from doc";
+    db.batch_execute("select outbox.capture('doc')").await.unwrap();
+    assert_eq!(refused(&db, "insert into doc values (1, 1, 'a'), (2, 1, large())").await.code().code(), "54000");
+    assert_eq!(captured().await, "");
+    for (style, kept) in [("skip", ""), ("reference", "insert 2 reference, update 2 reference, delete 2 reference")] {
+        db.batch_execute(&format!("select outbox.capture('doc', oversize => '{style}'); {writes}")).await.unwrap();
+        let all = captured().await;
+        assert!(all.contains("insert 1, ") && all.contains("delete 3"), "{style}: {all}");
+        let two: Vec<&str> = all.split(", ").filter(|what| what.contains(" 2")).collect();
+        assert_eq!(two.join(", "), kept, "{style}: {all}");
+    }
+    // Images do not depend on who writes.
+    db.batch_execute(
+        "create table value (id int primary key, f float8, i interval, b bytea, t timestamptz);
+        select outbox.capture('value');
+        set extra_float_digits = 0; set intervalstyle = 'sql_standard'; set bytea_output = 'escape'; set timezone = 'Asia/Kathmandu';
+        insert into value values (1, 0.1::float8 + 0.2::float8, '1 day 02:03:00', '\\x00ff', '2026-01-02 03:04:05+00');
+        reset all;
+        insert into value values (2, 0.1::float8 + 0.2::float8, '1 day 02:03:00', '\\x00ff', '2026-01-02 03:04:05+00')",
+    )
+    .await
+    .unwrap();
+    let same: i64 = one(
+        &db,
+        "select count(distinct (m.payload -> 'new') - 'id') from outbox.message m where m.topic = 'value.insert'",
+    )
+    .await;
+    assert_eq!(same, 1);
+}
