@@ -91,7 +91,8 @@ async fn a_publication_of_all_tables_stops_nothing() {
     .await;
     settle(&db).await;
     // Every ring goes round and is emptied, whatever is kept of it.
-    wait_until("every ring has gone round", PATIENCE, async || {
+    // Maintenance comes round every ten seconds.
+    wait_until("every ring has gone round", 4 * PATIENCE, async || {
         run("select outbox.enqueue('good.y', '{}')").await;
         for ring in ["message", "feed", "attempt", "routing", "tick", "checkpoint", "counter", "tally"] {
             run(&format!("select outbox.rotate('{ring}')")).await;
