@@ -305,7 +305,13 @@ pub fn catch<T>(f: impl FnOnce() -> T) -> std::result::Result<T, Failure> {
         match payload.downcast::<CaughtError>() {
             Ok(caught) => match *caught {
                 CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
-                    Failure { state: five(report.sql_error_code() as c_int), message: report.message().to_owned() }
+                    let mut state = five(report.sql_error_code() as c_int);
+                    // Memory that all processes share (the lock table) has run out: another session may have taken it.
+                    // The error of a process's own memory has a detail with the size that was asked for.
+                    if &state == b"53200" && report.detail().is_none() {
+                        state = *b"53000";
+                    }
+                    Failure { state, message: report.message().to_owned() }
                 }
                 CaughtError::RustPanic { ereport, .. } => panicked(ereport.message()),
             },

@@ -456,3 +456,35 @@ async fn a_lease_that_cannot_be_taken_back_keeps_no_other() {
     .await;
     goes_on(&db, &receiver, 3).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_table_of_locks_is_charged_to_nobody() {
+    let receiver = Receiver::start().unwrap();
+    // A failure is delivered again soon, so that what is large is read one by one.
+    receiver.on("/shop", |_, n| Reply::status(if n == 0 { 503 } else { 200 }));
+    let settings = [("pg_outbox.poll_interval", "1s"), ("max_connections", "12"), ("max_locks_per_transaction", "10")];
+    let server = Server::start(&settings).await.unwrap();
+    let db = shop(&server, "locks", &receiver).await;
+    let hog = server.connect("locks").await.unwrap();
+    // What the commit needs is locked before.
+    db.batch_execute(
+        "begin; select outbox.enqueue('order.fine', jsonb_build_object('n', n)) from generate_series(1, 20) n",
+    )
+    .await
+    .unwrap();
+    let full = refused(&hog, "select pg_advisory_lock(n) from generate_series(1, 1000000) n").await;
+    assert_eq!(full.code().code(), "53200", "{full}");
+    db.batch_execute("commit").await.unwrap();
+    let tries = |server: &Server| {
+        server.log().lines().filter(|line| line.contains("out of shared memory") && line.contains("dispatcher")).count()
+    };
+    wait_until("the dispatcher has failed often", PATIENCE, async || tries(&server) > 8).await;
+    drop(hog);
+    wait_until("all arrive", PATIENCE, async || {
+        (1..=20).all(|n| receiver.at("/shop").iter().any(|arrival| arrival.json()["n"] == n))
+    })
+    .await;
+    settle(&db).await;
+    let charged = "select (select count(*) from outbox.dead_letter) + (select count(*) from outbox.fault where kind <> 'server')";
+    assert_eq!(one::<i64>(&db, charged).await, 0, "{:?}", rows(&db, "select kind, error from outbox.fault").await);
+}
