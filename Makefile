@@ -9,61 +9,61 @@ help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: ## fetch PostgreSQL 18 and 16 and libclang into .cache (once)
-	@dev/setup
+	@scripts/setup
 
 install: setup ## build the extension and install it into the chosen PostgreSQL
-	@dev/install
+	@scripts/install
 
 demo: install ## watch committed messages arrive at an HTTP receiver
-	@. dev/env && cargo run --quiet --release -p outbox-harness --bin demo
+	@. scripts/env && cargo run --quiet --release -p outbox-harness --bin demo
 
 up: install ## start a development server; prints its DSN
-	@. dev/env && cargo run --quiet --release -p outbox-harness --bin dev -- up
+	@. scripts/env && cargo run --quiet --release -p outbox-harness --bin dev -- up
 
 down: setup ## stop the development server and remove its data
-	@. dev/env && cargo run --quiet --release -p outbox-harness --bin dev -- down
+	@. scripts/env && cargo run --quiet --release -p outbox-harness --bin dev -- down
 
 psql: ## a session on the development server
-	@. dev/env && "$$(dirname $$PG_CONFIG)/psql" "$$(cat .dsn)"
+	@. scripts/env && "$$(dirname $$PG_CONFIG)/psql" "$$(cat .dsn)"
 
 test: install ## run all tests
-	@dev/test
+	@scripts/test
 
 test-core: setup ## unit and property tests, without a server
-	@dev/test core
+	@scripts/test core
 
 test-regress: install ## SQL regression
-	@dev/test regress
+	@scripts/test regress
 
 test-isolation: install ## the sequencer under interleavings, every pair of operations on a delivery
-	@dev/test isolation
+	@scripts/test isolation
 
 test-e2e: install ## against a real server and receivers, crashes included
-	@dev/test e2e
+	@scripts/test e2e
 
 test-docs: install ## every example of README and docs
-	@dev/test docs
+	@scripts/test docs
 
 test-clients: install ## Rust, Python and Node clients, the command line
-	@dev/test clients
+	@scripts/test clients
 
 check: setup ## formatting, lints, documentation
-	@dev/check
+	@scripts/check
 
 fmt: setup ## format the code
 	@cargo fmt --all
 
 bench: install ## measure, side by side with what it is compared with (BENCH=name for one; BENCH=core: the core crate, BENCH=clients: the clients)
-	@dev/bench
+	@scripts/bench
 
 package: setup ## make crates, wheel and npm package, and try each in a clean place; uploads nothing
-	@dev/package
+	@scripts/package
 
 chaos: install ## kill, fill, cut and pause for SECONDS (60) with SEED, and compare with the ledger
-	@. dev/env && cargo run --quiet --release -p outbox-chaos
+	@. scripts/env && cargo run --quiet --release -p outbox-chaos
 
 fuzz: setup ## generated input against everything that reads text (CASES=n, default 200000)
-	@. dev/env && PROPTEST_CASES=$${CASES:-200000} cargo test --release -q -p pg-outbox-core --test fuzz
+	@. scripts/env && PROPTEST_CASES=$${CASES:-200000} cargo test --release -q -p pg-outbox-core --test fuzz
 
 clean: ## remove what was built, keep what was fetched
 	@cargo clean

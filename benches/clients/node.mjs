@@ -1,7 +1,7 @@
 // Measures the Node client for benches/clients/run: node.mjs DSN. Prints a JSON object per line.
 import { createRequire } from 'node:module';
 
-const require = createRequire(new URL('../../client-node/package.json', import.meta.url));
+const require = createRequire(new URL('../../clients/node/package.json', import.meta.url));
 const pg = require('pg');
 const postgres = require('postgres');
 const { enqueue, enqueueMany, enqueueStatement, Outbox, Worker } = require('./dist/index.js');

@@ -1,4 +1,4 @@
-//! What the tiers in `tests/tests` share.
+//! Helpers that the tiers of tests share.
 //!
 //! One server per test program, one database per test: tests run side by side and see nothing of one another.
 

@@ -1,0 +1,365 @@
+//! What each command does.
+
+use std::io::Read as _;
+use std::time::Duration;
+
+use clap::CommandFactory;
+use serde_json::{Map, Value, json};
+
+use crate::args::{
+    Archive, Args, Command, Cursor, Dlq, Endpoint, Message as One, More, Registry, Ruling, Subscription,
+};
+use crate::screen::Screen;
+use crate::{doctor, output, replay, top};
+use pg_outbox::error::{Error, Result};
+use pg_outbox::message::Message;
+use pg_outbox::outbox::Outbox;
+use pg_outbox::testing::Receiver;
+use pg_outbox::verify::Verifier;
+
+const ENDPOINT: &[&str] = &["name", "url", "active", "concurrency", "timeout", "tenant", "created_at"];
+const SUBSCRIPTION: &[&str] = &["id", "name", "endpoint_id", "max_attempts", "ordering", "format", "created_at"];
+const DEAD: &[&str] =
+    &["id", "subscription", "topic", "message_id", "attempt", "reason", "last_error", "dead_at", "resolution"];
+
+/// Runs one command; its exit code.
+pub(super) async fn run(args: Args) -> Result<u8> {
+    let json = args.json;
+    let dsn = args.dsn.clone().unwrap_or_default();
+    match args.command {
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "outbox", &mut std::io::stdout());
+            return Ok(0);
+        }
+        Command::Listen { address, secret, status, count } => {
+            listen(json, &address, secret.as_deref(), status, count).await?;
+            return Ok(0);
+        }
+        Command::Doctor => return doctor::run(&dsn, json).await,
+        _ => {}
+    }
+    let outbox = Outbox::connect(&dsn).await?;
+    match args.command {
+        Command::Status { over } => return status(&outbox, json, over).await,
+        Command::Top { every, count, picture: None } => top::run(&outbox, every, count).await?,
+        Command::Top { every, count, picture: Some(file) } => {
+            top::picture(&outbox, every, count.unwrap_or(2), &file).await?;
+        }
+        Command::Tail { topics, after, count } => tail(&outbox, json, topics, after, count).await?,
+        Command::Send { topic, payload, text, key, tenant, headers, idempotency_key } => {
+            let payload = if payload == "-" {
+                let mut all = String::new();
+                std::io::stdin().read_to_string(&mut all).map_err(|e| Error::invalid(e.to_string()))?;
+                all
+            } else {
+                payload
+            };
+            let mut message = Message::to(topic);
+            message =
+                if text { message.text(payload) } else { message.json(&serde_json::from_str::<Value>(&payload)?)? };
+            for (name, value) in headers {
+                message = message.header(name, value);
+            }
+            message = key.into_iter().fold(message, |m, key| m.key(key));
+            message = tenant.into_iter().fold(message, |m, tenant| m.tenant(tenant));
+            message = idempotency_key.into_iter().fold(message, |m, key| m.idempotency_key(key));
+            let session = outbox.session().await?;
+            let id = message.enqueue(&**session).await?;
+            output::row(json, &if json { json!({"message_id": id}) } else { json!(id) });
+        }
+        Command::Endpoint(command) => match command {
+            Endpoint::List => {
+                output::rows(json, &alive(outbox.table("endpoint", json!({}), 10_000, &[]).await?), ENDPOINT)
+            }
+            Endpoint::Show { name } => {
+                show(json, alive(outbox.table("endpoint", json!({"name": name}), 10, &[]).await?), "endpoint", &name)?
+            }
+            Endpoint::Create { name, url, more } => {
+                call(&outbox, json, "create_endpoint", json!({"name": name, "url": url}), more).await?
+            }
+            Endpoint::Enable { name } => done(&outbox, json, "enable_endpoint", json!({"name": name})).await?,
+            Endpoint::Disable { name, more } => {
+                call(&outbox, json, "disable_endpoint", json!({"name": name}), more).await?
+            }
+            Endpoint::RotateSecret { name, more } => {
+                call(&outbox, json, "rotate_secret", json!({"name": name}), more).await?
+            }
+            Endpoint::Drop { name } => done(&outbox, json, "drop_endpoint", json!({"name": name})).await?,
+        },
+        Command::Subscription(command) => match command {
+            Subscription::List => {
+                output::rows(json, &alive(outbox.table("subscription", json!({}), 10_000, &[]).await?), SUBSCRIPTION)
+            }
+            Subscription::Show { name } => {
+                show(
+                    json,
+                    alive(outbox.table("subscription", json!({"name": name}), 10, &[]).await?),
+                    "subscription",
+                    &name,
+                )?;
+            }
+            Subscription::Create { name, topics, endpoint, more } => {
+                call(&outbox, json, "subscribe", json!({"name": name, "topics": topics, "endpoint": endpoint}), more)
+                    .await?;
+            }
+            Subscription::Pause { name } => done(&outbox, json, "pause", json!({"name": name})).await?,
+            Subscription::Resume { name } => done(&outbox, json, "resume", json!({"name": name})).await?,
+            Subscription::Drop { name } => done(&outbox, json, "unsubscribe", json!({"name": name})).await?,
+        },
+        Command::Dlq(command) => match command {
+            Dlq::List { all, limit } => {
+                let filter = if all { json!({}) } else { json!({"resolution": "open"}) };
+                output::rows(json, &outbox.table("dead_letters", filter, limit, &[]).await?, DEAD);
+            }
+            Dlq::Show { id } => show(
+                json,
+                outbox.table("dead_letters", json!({"id": id}), 1, &[]).await?,
+                "dead letter",
+                &id.to_string(),
+            )?,
+            Dlq::Stats => done(&outbox, json, "dlq_stats", json!({})).await?,
+            Dlq::Requeue { of } => rule(&outbox, json, "requeue", of).await?,
+            Dlq::Resolve { of } => rule(&outbox, json, "resolve", of).await?,
+            Dlq::Ignore { of } => rule(&outbox, json, "ignore", of).await?,
+        },
+        Command::Cursor(command) => match command {
+            Cursor::List => output::rows(
+                json,
+                &outbox.call("cursor_list", json!({}), &[]).await?,
+                &[
+                    "consumer",
+                    "stream",
+                    "subject",
+                    "position",
+                    "lag_positions",
+                    "lag_seconds",
+                    "last_error",
+                    "updated_at",
+                ],
+            ),
+            Cursor::Show { consumer, more } => {
+                call(&outbox, json, "cursor_get", json!({"consumer": consumer}), more).await?
+            }
+            Cursor::Reset { consumer, position, reason, more } => {
+                call(
+                    &outbox,
+                    json,
+                    "cursor_reset",
+                    json!({"consumer": consumer, "position": position, "reason": reason}),
+                    more,
+                )
+                .await?;
+            }
+            Cursor::Delete { consumer, reason, more } => {
+                void(&outbox, json, "cursor_delete", with(json!({"consumer": consumer, "reason": reason}), more))
+                    .await?;
+            }
+        },
+        Command::Message(command) => match command {
+            One::Show { id } => {
+                let rows = outbox.call("history", json!({"message_id": id}), &[]).await?;
+                output::rows(json, &rows, &["at", "what", "subscription", "endpoint", "attempt", "status", "detail"]);
+            }
+            One::Cancel { id, more } => call(&outbox, json, "cancel", json!({"message_id": id}), more).await?,
+            One::Retry { id, subscription, more } => {
+                call(&outbox, json, "retry", json!({"message_id": id, "subscription": subscription}), more).await?;
+            }
+            One::Erase { id, by, reason } => {
+                void(&outbox, json, "erase", json!({"message_id": id, "by": by, "reason": reason})).await?
+            }
+        },
+        Command::Topic(command) => registry(&outbox, json, "topic", command).await?,
+        Command::Publisher(command) => registry(&outbox, json, "publisher", command).await?,
+        Command::Archive(command) => match command {
+            Archive::List { more } => {
+                let rows = outbox.call("archive_list", with(json!({}), more), &[]).await?;
+                output::rows(
+                    json,
+                    &rows,
+                    &[
+                        "id",
+                        "topic",
+                        "key",
+                        "status",
+                        "integrations_succeeded",
+                        "integrations_failed",
+                        "last_error",
+                        "processed_at",
+                    ],
+                );
+            }
+            Archive::Show { id } => done(&outbox, json, "archive_get", json!({"message_id": id})).await?,
+            Archive::Stats { more } => call(&outbox, json, "archive_stats", json!({}), more).await?,
+        },
+        Command::Replay { what, args } => return replay::run(&outbox, json, what, args).await,
+        Command::Call { function, args } => {
+            call(&outbox, json, &function, json!({}), More { set: args }).await?;
+        }
+        Command::Completions { .. } | Command::Listen { .. } | Command::Doctor => {}
+    }
+    Ok(0)
+}
+
+/// Without those that were dropped.
+fn alive(rows: Vec<Value>) -> Vec<Value> {
+    rows.into_iter().filter(|row| row["deleted_at"].is_null()).collect()
+}
+
+fn show(json: bool, rows: Vec<Value>, what: &str, name: &str) -> Result<()> {
+    match rows.first() {
+        Some(row) => output::row(json, row),
+        None => return Err(Error::new("OB001", format!("{what} \"{name}\" does not exist"))),
+    }
+    Ok(())
+}
+
+/// The arguments, with those of `--set`. A value that is JSON is taken as such, every other as text.
+pub(super) fn with(args: Value, more: More) -> Value {
+    let mut map = match args {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    };
+    for (name, value) in more.set {
+        let value = serde_json::from_str(&value).unwrap_or(Value::String(value));
+        map.insert(name, value);
+    }
+    Value::Object(map)
+}
+
+async fn call(outbox: &Outbox, json: bool, function: &str, args: Value, more: More) -> Result<()> {
+    done(outbox, json, function, with(args, more)).await
+}
+
+async fn done(outbox: &Outbox, json: bool, function: &str, args: Value) -> Result<()> {
+    let rows = outbox.call(function, args, &[]).await?;
+    match rows.as_slice() {
+        [one] => output::row(json, one),
+        many => output::rows(json, many, &[]),
+    }
+    Ok(())
+}
+
+async fn void(outbox: &Outbox, json: bool, function: &str, args: Value) -> Result<()> {
+    outbox.call_void(function, args).await?;
+    output::row(json, &if json { json!({"done": true}) } else { json!("done") });
+    Ok(())
+}
+
+async fn rule(outbox: &Outbox, json: bool, function: &str, of: Ruling) -> Result<()> {
+    for id in of.ids {
+        outbox.call_void(function, json!({"id": id, "by": of.by, "note": of.note})).await?;
+        output::row(
+            json,
+            &if json { json!({"id": id, "done": function}) } else { json!(format!("{id}: {function} done")) },
+        );
+    }
+    Ok(())
+}
+
+async fn registry(outbox: &Outbox, json: bool, what: &str, command: Registry) -> Result<()> {
+    match command {
+        Registry::List => output::rows(
+            json,
+            &outbox.table(what, json!({}), 10_000, &[]).await?,
+            &["code", "name", "description", "active", "created_at"],
+        ),
+        Registry::Create { code, more } => {
+            void(outbox, json, &format!("create_{what}"), with(json!({"code": code}), more)).await?
+        }
+        Registry::Alter { code, more } => {
+            void(outbox, json, &format!("alter_{what}"), with(json!({"code": code}), more)).await?
+        }
+    }
+    Ok(())
+}
+
+async fn status(outbox: &Outbox, json: bool, over: f64) -> Result<u8> {
+    let mut before = None;
+    let mut screen = Screen::look(outbox, None).await?;
+    if over > 0.0 {
+        tokio::time::sleep(Duration::from_secs_f64(over.min(3600.0))).await;
+        before = Some(screen);
+        screen = Screen::look(outbox, before.as_ref()).await?;
+    }
+    if json {
+        println!("{}", screen.json());
+    } else {
+        print!("{}", screen.text(before.as_ref()));
+    }
+    Ok(u8::from(screen.is_bad()))
+}
+
+async fn tail(outbox: &Outbox, json: bool, topics: Vec<String>, after: Option<i64>, count: Option<u64>) -> Result<()> {
+    let after = match after {
+        Some(position) => position,
+        None => outbox.call("head", json!({}), &[]).await?.first().and_then(Value::as_i64).unwrap_or(0),
+    };
+    let mut builder = outbox.reader().after(after).poll_interval(Duration::from_millis(200));
+    if !topics.is_empty() {
+        builder = builder.topics(topics);
+    }
+    let mut reader = builder.build();
+    let mut left = count.unwrap_or(u64::MAX);
+    while left > 0 {
+        let message = tokio::select! {
+            message = reader.next() => message?,
+            _ = tokio::signal::ctrl_c() => return Ok(()),
+        };
+        left -= 1;
+        let content = message.text().map_or_else(|_| message.base64(), str::to_owned);
+        if json {
+            let mut row = serde_json::to_value(&message)?;
+            row["payload"] = message.payload.as_deref().map_or(Ok(Value::Null), serde_json::from_str)?;
+            row["body"] = message.body.as_ref().map_or(Value::Null, |_| Value::String(message.base64()));
+            println!("{row}");
+        } else {
+            println!(
+                "{:>8}  {}  {}  {}",
+                message.position,
+                message.topic,
+                message.key.as_deref().unwrap_or("-"),
+                content
+            );
+        }
+    }
+    Ok(())
+}
+
+async fn listen(json: bool, address: &str, secret: Option<&str>, status: u16, count: Option<usize>) -> Result<()> {
+    let receiver = Receiver::start(address).await?;
+    receiver.answer(status);
+    if let Some(secret) = secret {
+        receiver.verify_with(Verifier::new(secret)?);
+    }
+    eprintln!("listening on {}", receiver.url("/"));
+    let mut shown = 0;
+    while count.is_none_or(|count| shown < count) {
+        let arrivals = tokio::select! {
+            arrivals = receiver.wait_for(shown + 1) => arrivals,
+            _ = tokio::signal::ctrl_c() => return Ok(()),
+        };
+        for arrival in arrivals.iter().skip(shown) {
+            let signature = match &arrival.valid {
+                None => "not checked".to_owned(),
+                Some(Ok(())) => "valid".to_owned(),
+                Some(Err(why)) => format!("NOT VALID: {why}"),
+            };
+            let body = String::from_utf8_lossy(&arrival.body);
+            if json {
+                let headers: Map<String, Value> = arrival.headers.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
+                println!(
+                    "{}",
+                    json!({"request": arrival.line, "headers": headers, "body": body, "signature": signature})
+                );
+            } else {
+                println!(
+                    "{}  {}  signature {signature}\n{body}\n",
+                    arrival.line,
+                    arrival.header("webhook-id").unwrap_or("-")
+                );
+            }
+        }
+        shown = arrivals.len();
+    }
+    Ok(())
+}

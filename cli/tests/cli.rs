@@ -1,0 +1,308 @@
+//! The program `outbox` against a real server.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use outbox_harness::{Server, wait_until};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn outbox(dsn: &str, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_outbox")).args(args).env("DATABASE_URL", dsn).output().unwrap()
+}
+
+fn json(dsn: &str, args: &[&str]) -> Vec<Value> {
+    let mut all = vec!["--json"];
+    all.extend(args);
+    let output = outbox(dsn, &all);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn code(dsn: &str, args: &[&str]) -> (i32, String) {
+    let output = outbox(dsn, args);
+    (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands() {
+    let server = Server::start(&[("pg_outbox.poll_interval", "1s")]).await.unwrap();
+    server.database("cli").await.unwrap();
+    server.empty_database("bare").await.unwrap();
+    let dsn = &server.dsn("cli");
+
+    // A receiver that ends after one request; what is pushed to it arrives and verifies.
+    let port = outbox_harness::postgres::free_port().unwrap();
+    let made = json(dsn, &["endpoint", "create", "here", &format!("http://127.0.0.1:{port}/hook")]);
+    let secret = made[0]["signing_secret"].as_str().unwrap();
+    let listener = Command::new(env!("CARGO_BIN_EXE_outbox"))
+        .args(["--json", "listen", "-n", "1", "--address", &format!("127.0.0.1:{port}"), "--secret", secret])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    json(dsn, &["subscription", "create", "orders", "order.#", "--endpoint", "here"]);
+    json(dsn, &["subscription", "create", "work", "job.*", "--set", "max_attempts=3"]);
+    let sent = json(dsn, &["send", "order.created", r#"{"a": 1}"#, "--key", "k", "--header", "x-a=1"]);
+    let id = sent[0]["message_id"].as_i64().unwrap().to_string();
+    let heard = listener.wait_with_output().unwrap();
+    let arrival: Value = serde_json::from_slice(&heard.stdout).unwrap();
+    assert_eq!((arrival["signature"].as_str(), arrival["headers"]["x-a"].as_str()), (Some("valid"), Some("1")));
+
+    let tailed = json(dsn, &["tail", "order.*", "--after", "0", "-n", "1"]);
+    assert_eq!(tailed[0]["payload"]["a"], 1);
+    assert!(json(dsn, &["message", "show", &id]).iter().any(|row| row["what"] == "enqueued"));
+    assert_eq!(json(dsn, &["endpoint", "list"]).len(), 1);
+    assert_eq!(json(dsn, &["subscription", "list"]).len(), 2);
+    assert_eq!(json(dsn, &["subscription", "show", "work"])[0]["max_attempts"], 3);
+    json(dsn, &["topic", "create", "order.created"]);
+    assert_eq!(json(dsn, &["topic", "list"])[0]["code"], "order.created");
+    json(dsn, &["call", "cursor_advance", "consumer=c", "position=3", "stream=mine"]);
+    assert_eq!(json(dsn, &["cursor", "list"])[0]["position"], 3);
+    json(dsn, &["cursor", "reset", "c", "1", "--reason", "again", "--set", "stream=mine"]);
+    assert_eq!(json(dsn, &["cursor", "show", "c", "--set", "stream=mine"])[0]["position"], 1);
+    json(dsn, &["cursor", "delete", "c", "--reason", "done", "--set", "stream=mine"]);
+    assert_eq!(json(dsn, &["dlq", "list"]).len(), 0);
+    assert_eq!(json(dsn, &["dlq", "stats"])[0]["total"], 0);
+
+    let status = outbox(dsn, &["status", "--over", "0"]);
+    let screen = String::from_utf8(status.stdout).unwrap();
+    assert!(screen.contains("worker      running") && screen.contains("orders"), "{screen}");
+    let doctor = outbox(dsn, &["--json", "doctor"]);
+    assert!(String::from_utf8(doctor.stdout).unwrap().contains(r#""check":"preloading""#));
+    let doctor = outbox(&server.dsn("bare"), &["doctor"]);
+    assert_eq!(doctor.status.code(), Some(1));
+    assert!(String::from_utf8(doctor.stdout).unwrap().contains("create extension pg_outbox"));
+
+    assert_eq!(code(dsn, &["nonsense"]).0, 2);
+    assert_eq!(code(dsn, &["send", "bad topic", "1"]).0, 2);
+    assert_eq!(code(dsn, &["send", "a", "{not json"]).0, 2);
+    assert_eq!(code(dsn, &["message", "show", "424242"]).0, 3);
+    assert_eq!(code(dsn, &["endpoint", "show", "none"]).0, 3);
+    assert_eq!(code(dsn, &["subscription", "create", "work", "a"]).0, 4);
+    assert_eq!(code("postgresql://u@127.0.0.1:1/d", &["status"]).0, 5);
+    let (exit, text) = code(&server.dsn("bare"), &["status"]);
+    assert!(exit == 6 && text.contains("create extension pg_outbox"), "{text}");
+    let (_, text) = code(dsn, &["--json", "message", "show", "424242"]);
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["error"]["code"], "OB001");
+
+    // PG* instead of a connection string.
+    let output = Command::new(env!("CARGO_BIN_EXE_outbox"))
+        .args(["--json", "endpoint", "list"])
+        .env_remove("DATABASE_URL")
+        .envs([("PGHOST", "127.0.0.1"), ("PGUSER", "postgres"), ("PGDATABASE", "cli")])
+        .envs([("PGPORT", server.port.to_string()), ("PGPASSWORD", server.password().to_owned())])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(outbox("", &["completions", shell]).stdout.len() > 1000);
+    }
+}
+
+/// Rows of a statement as JSON, to compare with what the program says.
+async fn ask(server: &Server, sql: &str) -> Value {
+    let db = server.connect("more").await.unwrap();
+    let row = db.query_one(&format!("select coalesce(jsonb_agg(to_jsonb(q)), '[]') from ({sql}) q"), &[]).await;
+    row.unwrap().get(0)
+}
+
+/// The same program on a terminal of 110 columns; what it drew.
+fn on_a_terminal(dsn: &str, args: &str) -> String {
+    let command = format!("stty cols 110 rows 40; '{}' {args}", env!("CARGO_BIN_EXE_outbox"));
+    let output = Command::new("script")
+        .args(["-qefc", &command, "/dev/null"])
+        .env("DATABASE_URL", dsn)
+        .env("TERM", "xterm")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_command_does_what_it_says() {
+    let server = Server::start(&[("pg_outbox.poll_interval", "1s")]).await.unwrap();
+    server.database("more").await.unwrap();
+    let dsn = &server.dsn("more");
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+
+    // Dead letters, by hand: claimed and buried.
+    json(dsn, &["subscription", "create", "work", "job.*", "--set", "max_attempts=3"]);
+    for n in 0..4 {
+        json(
+            dsn,
+            &["send", "job.run", &format!("{{\"n\": {n}}}"), "--tenant", "t", "--idempotency-key", &format!("k{n}")],
+        );
+    }
+    let again = json(dsn, &["send", "job.run", "{\"n\": 3}", "--tenant", "t", "--idempotency-key", "k3"]);
+    assert_eq!(
+        ask(&server, "select count(*) n from outbox.message where topic = 'job.run'").await[0]["n"],
+        4,
+        "{again:?}"
+    );
+    assert_eq!(code(dsn, &["send", "job.run", "{\"n\": 9}", "--tenant", "t", "--idempotency-key", "k3"]).0, 4);
+    let mut claimed = Vec::new();
+    wait_until("all are claimed", PATIENCE, async || {
+        claimed.extend(json(dsn, &["call", "claim", "subscription=work", "worker=cli", "max_messages=10"]));
+        claimed.len() == 4
+    })
+    .await;
+    for row in &claimed {
+        let (lease, id) = (format!("lease={}", row["lease"]), format!("delivery_ids=[{}]", row["delivery_id"]));
+        json(dsn, &["call", "dead", &lease, &id, "reason=broken"]);
+    }
+    let dead = json(dsn, &["dlq", "list"]);
+    assert_eq!(dead.len(), 4);
+    assert_eq!(json(dsn, &["dlq", "list", "--limit", "2"]).len(), 2);
+    let ids: Vec<String> = dead.iter().map(|row| row["id"].to_string()).collect();
+    assert_eq!(text(&json(dsn, &["dlq", "show", &ids[0]])[0]["last_error"]), "broken");
+    assert_eq!(json(dsn, &["dlq", "requeue", &ids[0], "--by", "ann", "--note", "fixed"])[0]["done"], "requeue");
+    assert_eq!(json(dsn, &["dlq", "resolve", &ids[1], &ids[2], "--by", "ann", "--note", "by hand"]).len(), 2);
+    json(dsn, &["dlq", "ignore", &ids[3], "--by", "ann", "--note", "never mind"]);
+    assert_eq!(json(dsn, &["dlq", "list"]).len(), 0);
+    let all = json(dsn, &["dlq", "list", "--all"]);
+    let mut states: Vec<String> = all.iter().map(|row| text(&row["resolution"])).collect();
+    states.sort();
+    assert_eq!(states, ["ignored", "requeued", "resolved", "resolved"]);
+    assert_eq!(code(dsn, &["dlq", "requeue", "4242", "--by", "ann"]).0, 3);
+    assert_eq!(code(dsn, &["dlq", "resolve", &ids[1], "--by", "ann"]).0, 4, "it is resolved already");
+    assert_eq!(code(dsn, &["dlq", "show", "4242"]).0, 3);
+
+    // Messages: cancelled, tried again, erased.
+    let requeued = dead[0]["message_id"].to_string();
+    json(dsn, &["message", "retry", &requeued, "work"]);
+    json(dsn, &["message", "cancel", &requeued, "--set", "by=ann", "--set", "reason=no longer needed"]);
+    assert!(json(dsn, &["message", "show", &requeued]).iter().any(|row| text(&row["what"]).contains("cancel")));
+    assert_eq!(code(dsn, &["message", "cancel", "424242"]).0, 3);
+    assert_eq!(code(dsn, &["message", "retry", &requeued, "none"]).0, 3);
+    json(dsn, &["message", "erase", &requeued, "--by", "ann", "--reason", "asked for"]);
+    let erased = format!("select payload from outbox.message where id = {requeued}");
+    assert!(!ask(&server, &erased).await.to_string().contains("\"n\""));
+    assert_eq!(code(dsn, &["message", "erase", "424242", "--reason", "x"]).0, 3);
+    assert_eq!(code(dsn, &["message", "erase", &requeued]).0, 2, "a reason is required");
+
+    // Registries and the archive.
+    json(dsn, &["publisher", "create", "shop", "--set", "name=The shop"]);
+    json(dsn, &["publisher", "alter", "shop", "--set", "active=false"]);
+    assert_eq!(json(dsn, &["publisher", "list"])[0]["active"], false);
+    json(dsn, &["topic", "create", "bill.made", "--set", "description=A bill"]);
+    json(dsn, &["topic", "alter", "bill.made", "--set", "active=false"]);
+    assert_eq!(code(dsn, &["send", "bill.made", "1"]).0, 4, "inactive");
+    assert_eq!(code(dsn, &["topic", "create", "bad topic"]).0, 2);
+    let archived = json(dsn, &["archive", "list", "--set", "tenant=t"]);
+    assert!(archived.iter().any(|row| row["id"].as_i64() == requeued.parse().ok()), "{archived:?}");
+    assert_eq!(json(dsn, &["archive", "show", &requeued])[0]["id"].to_string(), requeued);
+    assert!(!json(dsn, &["archive", "stats"]).is_empty());
+    assert_eq!(code(dsn, &["archive", "show", "424242"]).0, 3);
+
+    // Endpoints and subscriptions, and an endpoint that nobody is behind: its breaker opens, and the screens say so.
+    let port = outbox_harness::postgres::free_port().unwrap();
+    let url = format!("http://127.0.0.1:{port}/");
+    json(dsn, &["endpoint", "create", "down", &url, "--set", r#"breaker={"failures": 2, "open": 600}"#]);
+    assert_eq!(json(dsn, &["endpoint", "show", "down"])[0]["url"], url.as_str());
+    let rotated = json(dsn, &["endpoint", "rotate-secret", "down"]);
+    assert!(rotated[0].to_string().contains("whsec_"), "{rotated:?}");
+    json(dsn, &["subscription", "create", "pushed", "push.#", "--endpoint", "down", "--set", "max_attempts=9"]);
+    for n in 0..4 {
+        json(dsn, &["send", "push.it", &n.to_string()]);
+    }
+    wait_until("the breaker is open", PATIENCE, async || {
+        ask(&server, "select breaker from outbox.endpoints").await[0]["breaker"] == "open"
+    })
+    .await;
+    let status = outbox(dsn, &["--json", "status", "--over", "0.1"]);
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["endpoints"][0]["state"], "breaker open");
+    let pushed = status["subscriptions"].as_array().unwrap().iter().find(|row| row["name"] == "pushed").unwrap();
+    assert_eq!((&pushed["to"], &pushed["per_second"]), (&Value::from("down"), &Value::from(0)));
+    let screen = String::from_utf8(outbox(dsn, &["status", "--over", "0"]).stdout).unwrap();
+    assert!(
+        screen.contains("  breaker open  ") && screen.contains("warning: endpoints: endpoint \"down\": breaker open"),
+        "{screen}"
+    );
+    let top = on_a_terminal(dsn, "top --count 2 --every 0.2");
+    // Blanks are movements of the cursor there.
+    assert!(["outbox", "breaker", "SUBSCRIPTIONS"].iter().all(|word| top.contains(word)), "{top}");
+    let picture = std::env::temp_dir().join(format!("outbox-top-{}.svg", std::process::id()));
+    json(dsn, &["top", "--every", "0.1", "--picture", picture.to_str().unwrap()]);
+    let svg = std::fs::read_to_string(&picture).unwrap();
+    std::fs::remove_file(&picture).unwrap();
+    assert!(svg.contains("breaker open") && svg.contains("outbox top") && svg.contains("#ff6b68"));
+    json(dsn, &["subscription", "pause", "pushed"]);
+    assert_eq!(json(dsn, &["subscription", "show", "pushed"])[0]["paused"], true);
+    json(dsn, &["subscription", "resume", "pushed"]);
+    json(dsn, &["endpoint", "disable", "down", "--set", "reason=moved"]);
+    assert_eq!(json(dsn, &["endpoint", "show", "down"])[0]["active"], false);
+    json(dsn, &["endpoint", "enable", "down"]);
+    json(dsn, &["subscription", "drop", "pushed"]);
+    json(dsn, &["endpoint", "drop", "down"]);
+    assert_eq!(code(dsn, &["endpoint", "drop", "down"]).0, 3);
+    assert_eq!(json(dsn, &["endpoint", "list"]).len(), 0);
+    assert_eq!(json(dsn, &["subscription", "list"]).len(), 1);
+    assert_eq!(code(dsn, &["endpoint", "create", "bad", "ftp://x"]).0, 2);
+
+    // Where the server is comes from the flag first.
+    assert_eq!(code("postgresql://u@127.0.0.1:1/d", &["--dsn", dsn, "endpoint", "list"]).0, 0);
+    assert_eq!(code(dsn, &["--dsn", "postgresql://u:geheim@h:notaport/d", "status"]).0, 2);
+    assert!(!code(dsn, &["--dsn", "postgresql://u:geheim@h:notaport/d", "status"]).1.contains("geheim"));
+    let stranger = server.connect("more").await.unwrap();
+    stranger.batch_execute("create role stranger_of_cli login password 'x'").await.unwrap();
+    let theirs = dsn.replace(&format!("postgres:{}", server.password()), "stranger_of_cli:x");
+    let (exit, said) = code(&theirs, &["send", "a", "1"]);
+    assert!(exit == 6 && said.contains("grant_to"), "{said}");
+    let (exit, _) = code(&theirs, &["doctor"]);
+    assert_eq!(exit, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_is_shown_left_alone_and_ended() {
+    let server = Server::start(&[("pg_outbox.poll_interval", "1s")]).await.unwrap();
+    let db = server.database("more").await.unwrap();
+    let dsn = &server.dsn("more");
+    let receiver = outbox_harness::Receiver::start().unwrap();
+    json(dsn, &["endpoint", "create", "here", &receiver.url("/")]);
+    json(dsn, &["subscription", "create", "s", "job", "--endpoint", "here"]);
+    let sent = "select count(*) from outbox.enqueue_many('job', (select array_agg(to_jsonb(i)) from generate_series(1, 300) i)) n";
+    db.execute(sent, &[]).await.unwrap();
+    wait_until("all are delivered", PATIENCE, async || receiver.arrivals().len() == 300).await;
+
+    let shown = on_a_terminal(dsn, "replay s rate=300");
+    assert!(shown.contains("replay 1  [") && shown.contains("positions"), "{shown}");
+    assert!(receiver.arrivals().len() >= 600, "it ends when everything is delivered");
+    let done = json(dsn, &["replay", "s", "from_position=1", "to_position=10", "rate=1000"]);
+    assert_eq!((done[0]["state"].as_str(), done[0]["waiting"].as_i64()), (Some("completed"), Some(0)));
+
+    let watching = Command::new(env!("CARGO_BIN_EXE_outbox"))
+        .args(["replay", "s", "rate=5"])
+        .env("DATABASE_URL", dsn)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let position =
+        async || ask(&server, "select position from outbox.replays where id = 3").await[0]["position"].as_i64();
+    wait_until("the slow one has begun", PATIENCE, async || position().await.is_some_and(|at| at > 0)).await;
+    outbox_harness::postgres::signal(watching.id(), "INT").unwrap();
+    let left = watching.wait_with_output().unwrap();
+    let said = String::from_utf8(left.stderr).unwrap();
+    assert_eq!(left.status.code(), Some(130), "{said}");
+    assert!(said.contains("replay 3 goes on") && said.contains("outbox replay --cancel 3"), "{said}");
+    let at = position().await;
+    wait_until("it goes on without anybody watching", PATIENCE, async || position().await > at).await;
+    assert_eq!(json(dsn, &["replay", "--cancel", "3"])[0]["id"], 3);
+    let (exit, _) = code(dsn, &["replay", "--follow", "3"]);
+    assert_eq!(exit, 1, "it was cancelled");
+    let states: Vec<Value> = json(dsn, &["replay", "--list"]).into_iter().map(|row| row["state"].clone()).collect();
+    assert_eq!(states, ["completed", "completed", "cancelled"]);
+    assert_eq!(code(dsn, &["replay", "--cancel", "3"]).0, 4);
+    assert_eq!(code(dsn, &["replay", "--cancel", "99"]).0, 3);
+    assert_eq!(code(dsn, &["replay", "--follow", "99"]).0, 3);
+    assert_eq!(code(dsn, &["replay", "none"]).0, 3);
+    assert_eq!(code(dsn, &["replay", "s", "to_position=100000"]).0, 2, "it does not exist yet");
+    assert_eq!(code(dsn, &["replay"]).0, 2);
+}

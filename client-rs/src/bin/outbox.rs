@@ -1,7 +1,0 @@
-//! The command line of pg_outbox.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    pg_outbox::cli::main()
-}

@@ -1,0 +1,64 @@
+"""A real server for the whole run; a database of its own for each test."""
+
+import itertools
+import os
+import pathlib
+import subprocess
+
+import psycopg
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+
+
+class Server:
+    def __init__(self):
+        self.process = subprocess.Popen(
+            ["cargo", "run", "--quiet", "-p", "outbox-harness", "--bin", "serve", "--", "pg_outbox.poll_interval=1s",
+             "max_worker_processes=60"], cwd=ROOT, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True, env={**os.environ, "RUST_BACKTRACE": "0"},
+        )
+        self.base = self.process.stdout.readline().strip()
+        assert self.base.startswith("postgresql://"), self.base
+        self.counter = itertools.count()
+
+    def command(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def dsn(self, database):
+        return self.base.rsplit("/", 1)[0] + "/" + database
+
+    def pooler(self, mode, size):
+        """Puts PgBouncer before it; a function from a database's connection string to the one through it."""
+        port = int(self.command(f"pooler {mode} {size}"))
+        return lambda dsn: dsn.rsplit("@", 1)[0] + f"@127.0.0.1:{port}/" + dsn.rsplit("/", 1)[1]
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait(120)
+
+    def empty(self):
+        name = f"test_{next(self.counter)}"
+        with psycopg.connect(self.dsn("postgres"), autocommit=True) as conn:
+            conn.execute(f"create database {name}")
+        return self.dsn(name)
+
+    def database(self):
+        dsn = self.empty()
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            conn.execute("create extension pg_outbox")
+        return dsn
+
+
+@pytest.fixture(scope="session")
+def server():
+    server = Server()
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def dsn(server):
+    return server.database()

@@ -1,0 +1,2666 @@
+//! A method for each public function of the schema. Made by `tools/gen/clients.py` from the catalogue: do not edit.
+//!
+//! What a function requires is an argument; the rest are fields of its options. An interval that comes back is in
+//! seconds.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::call;
+use crate::error::Result;
+use crate::outbox::Outbox;
+
+/// A row of type `outbox.archive_entry`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ArchiveEntry {
+    /// Column `id`.
+    pub id: Option<i64>,
+    /// Column `webhook_id`.
+    pub webhook_id: Option<String>,
+    /// Column `tenant`.
+    pub tenant: Option<String>,
+    /// Column `topic`.
+    pub topic: Option<String>,
+    /// Column `key`.
+    pub key: Option<String>,
+    /// Column `aggregate_type`.
+    pub aggregate_type: Option<String>,
+    /// Column `aggregate_id`.
+    pub aggregate_id: Option<String>,
+    /// Column `publisher`.
+    pub publisher: Option<String>,
+    /// Column `severity`.
+    pub severity: Option<String>,
+    /// Column `headers`.
+    pub headers: Option<Value>,
+    /// Column `metadata`.
+    pub metadata: Option<Value>,
+    /// Column `payload`.
+    pub payload: Option<Value>,
+    /// Column `status`.
+    pub status: Option<String>,
+    /// Column `integrations_total`.
+    pub integrations_total: Option<i32>,
+    /// Column `integrations_matched`.
+    pub integrations_matched: Option<i32>,
+    /// Column `integrations_succeeded`.
+    pub integrations_succeeded: Option<i32>,
+    /// Column `integrations_failed`.
+    pub integrations_failed: Option<i32>,
+    /// Column `send_results`.
+    pub send_results: Option<Value>,
+    /// Column `last_error`.
+    pub last_error: Option<String>,
+    /// Column `retry_count`.
+    pub retry_count: Option<i32>,
+    /// Column `created_at`.
+    pub created_at: Option<DateTime<Utc>>,
+    /// Column `processed_at`.
+    pub processed_at: Option<DateTime<Utc>>,
+}
+
+/// A row of `outbox.archive_stats()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ArchiveStatsRow {
+    /// Column `completed`.
+    pub completed: Option<i64>,
+    /// Column `failed`.
+    pub failed: Option<i64>,
+    /// Column `skipped`.
+    pub skipped: Option<i64>,
+    /// Column `total`.
+    pub total: Option<i64>,
+}
+
+/// A row of type `outbox.claimed`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Claimed {
+    /// Column `lease`.
+    pub lease: Option<i64>,
+    /// Column `lease_expires_at`.
+    pub lease_expires_at: Option<DateTime<Utc>>,
+    /// Column `delivery_id`.
+    pub delivery_id: Option<i64>,
+    /// Column `subscription`.
+    pub subscription: Option<String>,
+    /// Column `message_id`.
+    pub message_id: Option<i64>,
+    /// Column `webhook_id`.
+    pub webhook_id: Option<String>,
+    /// Column `position`.
+    pub position: Option<i64>,
+    /// Column `attempt`.
+    pub attempt: Option<i32>,
+    /// Column `max_attempts`.
+    pub max_attempts: Option<i32>,
+    /// Column `topic`.
+    pub topic: Option<String>,
+    /// Column `key`.
+    pub key: Option<String>,
+    /// Column `payload`.
+    pub payload: Option<Value>,
+    /// Column `body`.
+    pub body: Option<String>,
+    /// Column `content_type`.
+    pub content_type: Option<String>,
+    /// Column `headers`.
+    pub headers: Option<Value>,
+    /// Column `metadata`.
+    pub metadata: Option<Value>,
+    /// Column `tenant`.
+    pub tenant: Option<String>,
+    /// Column `publisher`.
+    pub publisher: Option<String>,
+    /// Column `aggregate_type`.
+    pub aggregate_type: Option<String>,
+    /// Column `aggregate_id`.
+    pub aggregate_id: Option<String>,
+    /// Column `priority`.
+    pub priority: Option<i32>,
+    /// Column `enqueued_at`.
+    pub enqueued_at: Option<DateTime<Utc>>,
+    /// Column `occurred_at`.
+    pub occurred_at: Option<DateTime<Utc>>,
+    /// Column `deliver_at`.
+    pub deliver_at: Option<DateTime<Utc>>,
+    /// Column `expires_at`.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Column `last_attempt_at`.
+    pub last_attempt_at: Option<DateTime<Utc>>,
+    /// Column `last_error`.
+    pub last_error: Option<String>,
+}
+
+/// A row of `outbox.count_by_status()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct CountByStatusRow {
+    /// Column `status`.
+    pub status: Option<String>,
+    /// Column `deliveries`.
+    pub deliveries: Option<i64>,
+}
+
+/// A row of `outbox.create_endpoint()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct CreateEndpointRow {
+    /// Column `endpoint_id`.
+    pub endpoint_id: Option<i32>,
+    /// Column `signing_secret`.
+    pub signing_secret: Option<String>,
+    /// Column `message_id`.
+    pub message_id: Option<i64>,
+}
+
+/// A row of type `outbox.cursor_state`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct CursorState {
+    /// Column `consumer`.
+    pub consumer: Option<String>,
+    /// Column `stream`.
+    pub stream: Option<String>,
+    /// Column `subject`.
+    pub subject: Option<String>,
+    /// Column `position`.
+    pub position: Option<i64>,
+    /// Column `epoch`.
+    pub epoch: Option<i32>,
+    /// Column `last_delivery_id`.
+    pub last_delivery_id: Option<String>,
+    /// Column `last_delivered_at`.
+    pub last_delivered_at: Option<DateTime<Utc>>,
+    /// Column `last_error`.
+    pub last_error: Option<String>,
+    /// Column `updated_at`.
+    pub updated_at: Option<DateTime<Utc>>,
+    /// Column `lag_positions`.
+    pub lag_positions: Option<i64>,
+    /// Column `lag_seconds`.
+    pub lag_seconds: Option<f64>,
+    /// Column `advanced`.
+    pub advanced: Option<bool>,
+}
+
+/// A row of type `outbox.dead_letters`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct DeadLetters {
+    /// Column `id`.
+    pub id: Option<i64>,
+    /// Column `delivery_id`.
+    pub delivery_id: Option<i64>,
+    /// Column `subscription`.
+    pub subscription: Option<String>,
+    /// Column `endpoint`.
+    pub endpoint: Option<String>,
+    /// Column `url`.
+    pub url: Option<String>,
+    /// Column `message_id`.
+    pub message_id: Option<i64>,
+    /// Column `webhook_id`.
+    pub webhook_id: Option<String>,
+    /// Column `position`.
+    pub position: Option<i64>,
+    /// Column `topic`.
+    pub topic: Option<String>,
+    /// Column `key`.
+    pub key: Option<String>,
+    /// Column `tenant`.
+    pub tenant: Option<String>,
+    /// Column `aggregate_type`.
+    pub aggregate_type: Option<String>,
+    /// Column `aggregate_id`.
+    pub aggregate_id: Option<String>,
+    /// Column `publisher`.
+    pub publisher: Option<String>,
+    /// Column `content_type`.
+    pub content_type: Option<String>,
+    /// Column `headers`.
+    pub headers: Option<Value>,
+    /// Column `metadata`.
+    pub metadata: Option<Value>,
+    /// Column `payload`.
+    pub payload: Option<Value>,
+    /// Column `body`.
+    pub body: Option<String>,
+    /// Column `enqueued_at`.
+    pub enqueued_at: Option<DateTime<Utc>>,
+    /// Column `state`.
+    pub state: Option<String>,
+    /// Column `reason`.
+    pub reason: Option<String>,
+    /// Column `attempt`.
+    pub attempt: Option<i32>,
+    /// Column `last_status`.
+    pub last_status: Option<i32>,
+    /// Column `error_class`.
+    pub error_class: Option<String>,
+    /// Column `last_error`.
+    pub last_error: Option<String>,
+    /// Column `first_attempt_at`.
+    pub first_attempt_at: Option<DateTime<Utc>>,
+    /// Column `last_attempt_at`.
+    pub last_attempt_at: Option<DateTime<Utc>>,
+    /// Column `created_at`.
+    pub created_at: Option<DateTime<Utc>>,
+    /// Column `dead_at`.
+    pub dead_at: Option<DateTime<Utc>>,
+    /// Column `age`.
+    pub age: Option<f64>,
+    /// Column `is_old`.
+    pub is_old: Option<bool>,
+    /// Column `resolution`.
+    pub resolution: Option<String>,
+    /// Column `is_resolved`.
+    pub is_resolved: Option<bool>,
+    /// Column `resolved_at`.
+    pub resolved_at: Option<DateTime<Utc>>,
+    /// Column `resolved_by`.
+    pub resolved_by: Option<String>,
+    /// Column `resolution_note`.
+    pub resolution_note: Option<String>,
+}
+
+/// A row of `outbox.describe_schedule()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct DescribeScheduleRow {
+    /// Column `attempt`.
+    pub attempt: Option<i32>,
+    /// Column `wait`.
+    pub wait: Option<f64>,
+    /// Column `planned`.
+    pub planned: Option<f64>,
+    /// Column `earliest`.
+    pub earliest: Option<f64>,
+    /// Column `latest`.
+    pub latest: Option<f64>,
+}
+
+/// A row of `outbox.dlq_stats()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct DlqStatsRow {
+    /// Column `total`.
+    pub total: Option<i64>,
+    /// Column `unresolved`.
+    pub unresolved: Option<i64>,
+    /// Column `resolved`.
+    pub resolved: Option<i64>,
+    /// Column `oldest_age_seconds`.
+    pub oldest_age_seconds: Option<f64>,
+    /// Column `newest_age_seconds`.
+    pub newest_age_seconds: Option<f64>,
+    /// Column `top_failure_reason`.
+    pub top_failure_reason: Option<String>,
+    /// Column `per_subscription`.
+    pub per_subscription: Option<Value>,
+    /// Column `last_updated`.
+    pub last_updated: Option<DateTime<Utc>>,
+}
+
+/// A row of `outbox.explain_routing()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ExplainRoutingRow {
+    /// Column `subscription`.
+    pub subscription: Option<String>,
+    /// Column `matches`.
+    pub matches: Option<bool>,
+    /// Column `reason`.
+    pub reason: Option<String>,
+    /// Column `version`.
+    pub version: Option<i32>,
+}
+
+/// A row of type `outbox.messages`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Messages {
+    /// Column `id`.
+    pub id: Option<i64>,
+    /// Column `webhook_id`.
+    pub webhook_id: Option<String>,
+    /// Column `status`.
+    pub status: Option<String>,
+    /// Column `topic`.
+    pub topic: Option<String>,
+    /// Column `key`.
+    pub key: Option<String>,
+    /// Column `tenant`.
+    pub tenant: Option<String>,
+    /// Column `aggregate_type`.
+    pub aggregate_type: Option<String>,
+    /// Column `aggregate_id`.
+    pub aggregate_id: Option<String>,
+    /// Column `publisher`.
+    pub publisher: Option<String>,
+    /// Column `priority`.
+    pub priority: Option<i32>,
+    /// Column `enqueued_at`.
+    pub enqueued_at: Option<DateTime<Utc>>,
+    /// Column `occurred_at`.
+    pub occurred_at: Option<DateTime<Utc>>,
+    /// Column `deliver_at`.
+    pub deliver_at: Option<DateTime<Utc>>,
+    /// Column `expires_at`.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Column `max_attempts`.
+    pub max_attempts: Option<i32>,
+    /// Column `idempotency_key`.
+    pub idempotency_key: Option<String>,
+    /// Column `content_type`.
+    pub content_type: Option<String>,
+    /// Column `headers`.
+    pub headers: Option<Value>,
+    /// Column `metadata`.
+    pub metadata: Option<Value>,
+    /// Column `correlation_id`.
+    pub correlation_id: Option<String>,
+    /// Column `causation_id`.
+    pub causation_id: Option<String>,
+    /// Column `user_id`.
+    pub user_id: Option<String>,
+    /// Column `traceparent`.
+    pub traceparent: Option<String>,
+    /// Column `tracestate`.
+    pub tracestate: Option<String>,
+    /// Column `schema_version`.
+    pub schema_version: Option<String>,
+    /// Column `privacy`.
+    pub privacy: Option<Value>,
+    /// Column `severity`.
+    pub severity: Option<String>,
+    /// Column `payload`.
+    pub payload: Option<Value>,
+    /// Column `body`.
+    pub body: Option<String>,
+}
+
+/// A row of `outbox.health()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct HealthRow {
+    /// Column `check`.
+    pub check: Option<String>,
+    /// Column `state`.
+    pub state: Option<String>,
+    /// Column `culprit`.
+    pub culprit: Option<String>,
+    /// Column `what_to_do`.
+    pub what_to_do: Option<String>,
+}
+
+/// A row of `outbox.history()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct HistoryRow {
+    /// Column `at`.
+    pub at: Option<DateTime<Utc>>,
+    /// Column `what`.
+    pub what: Option<String>,
+    /// Column `subscription`.
+    pub subscription: Option<String>,
+    /// Column `endpoint`.
+    pub endpoint: Option<String>,
+    /// Column `attempt`.
+    pub attempt: Option<i32>,
+    /// Column `status`.
+    pub status: Option<i32>,
+    /// Column `detail`.
+    pub detail: Option<String>,
+}
+
+/// A row of `outbox.maintain()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct MaintainRow {
+    /// Column `job`.
+    pub job: Option<String>,
+    /// Column `result`.
+    pub result: Option<String>,
+    /// Column `rows`.
+    pub rows: Option<i64>,
+    /// Column `bytes`.
+    pub bytes: Option<i64>,
+    /// Column `held_by`.
+    pub held_by: Option<String>,
+}
+
+/// A row of `outbox.manual_result()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ManualResultRow {
+    /// Column `state`.
+    pub state: Option<String>,
+    /// Column `started_at`.
+    pub started_at: Option<DateTime<Utc>>,
+    /// Column `finished_at`.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// Column `status`.
+    pub status: Option<i32>,
+    /// Column `error`.
+    pub error: Option<String>,
+    /// Column `response_body`.
+    pub response_body: Option<String>,
+}
+
+/// A row of `outbox.metrics()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct MetricsRow {
+    /// Column `name`.
+    pub name: Option<String>,
+    /// Column `labels`.
+    pub labels: Option<Value>,
+    /// Column `value`.
+    pub value: Option<f64>,
+}
+
+/// A row of type `outbox.notification_entry`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct NotificationEntry {
+    /// Column `message_id`.
+    pub message_id: Option<i64>,
+    /// Column `subscription`.
+    pub subscription: Option<String>,
+    /// Column `identifier`.
+    pub identifier: Option<String>,
+    /// Column `topic_code`.
+    pub topic_code: Option<String>,
+    /// Column `subscriber`.
+    pub subscriber: Option<String>,
+    /// Column `subscriber_type`.
+    pub subscriber_type: Option<String>,
+    /// Column `delivery_method`.
+    pub delivery_method: Option<String>,
+    /// Column `status`.
+    pub status: Option<String>,
+    /// Column `skipped_reason`.
+    pub skipped_reason: Option<String>,
+    /// Column `attempt`.
+    pub attempt: Option<i32>,
+    /// Column `error`.
+    pub error: Option<String>,
+    /// Column `sent_at`.
+    pub sent_at: Option<DateTime<Utc>>,
+    /// Column `created_at`.
+    pub created_at: Option<DateTime<Utc>>,
+}
+
+/// A row of `outbox.public_keys()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct PublicKeysRow {
+    /// Column `public_key`.
+    pub public_key: Option<String>,
+    /// Column `created_at`.
+    pub created_at: Option<DateTime<Utc>>,
+    /// Column `expires_at`.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// A row of `outbox.purge()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct PurgeRow {
+    /// Column `rows`.
+    pub rows: Option<i64>,
+    /// Column `bytes`.
+    pub bytes: Option<i64>,
+}
+
+/// A row of type `outbox.feed_message`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct FeedMessage {
+    /// Column `position`.
+    pub position: Option<i64>,
+    /// Column `epoch`.
+    pub epoch: Option<i32>,
+    /// Column `message_id`.
+    pub message_id: Option<i64>,
+    /// Column `webhook_id`.
+    pub webhook_id: Option<String>,
+    /// Column `topic`.
+    pub topic: Option<String>,
+    /// Column `key`.
+    pub key: Option<String>,
+    /// Column `payload`.
+    pub payload: Option<Value>,
+    /// Column `body`.
+    pub body: Option<String>,
+    /// Column `content_type`.
+    pub content_type: Option<String>,
+    /// Column `headers`.
+    pub headers: Option<Value>,
+    /// Column `metadata`.
+    pub metadata: Option<Value>,
+    /// Column `tenant`.
+    pub tenant: Option<String>,
+    /// Column `aggregate_type`.
+    pub aggregate_type: Option<String>,
+    /// Column `aggregate_id`.
+    pub aggregate_id: Option<String>,
+    /// Column `publisher`.
+    pub publisher: Option<String>,
+    /// Column `idempotency_key`.
+    pub idempotency_key: Option<String>,
+    /// Column `occurred_at`.
+    pub occurred_at: Option<DateTime<Utc>>,
+    /// Column `enqueued_at`.
+    pub enqueued_at: Option<DateTime<Utc>>,
+}
+
+/// A row of `outbox.rotate_secret()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct RotateSecretRow {
+    /// Column `signing_secret`.
+    pub signing_secret: Option<String>,
+    /// Column `message_id`.
+    pub message_id: Option<i64>,
+}
+
+/// A row of `outbox.skipped()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct SkippedRow {
+    /// Column `position`.
+    pub position: Option<i64>,
+    /// Column `message_id`.
+    pub message_id: Option<i64>,
+    /// Column `message_topic`.
+    pub message_topic: Option<String>,
+    /// Column `reason`.
+    pub reason: Option<String>,
+    /// Column `routed_at`.
+    pub routed_at: Option<DateTime<Utc>>,
+}
+
+/// A row of `outbox.stats()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct StatsRow {
+    /// Column `messages`.
+    pub messages: Option<i64>,
+    /// Column `feed_end`.
+    pub feed_end: Option<i64>,
+    /// Column `routed`.
+    pub routed: Option<i64>,
+    /// Column `waiting`.
+    pub waiting: Option<i64>,
+    /// Column `dead_letters`.
+    pub dead_letters: Option<i64>,
+    /// Column `worker`.
+    pub worker: Option<String>,
+    /// Column `in_flight`.
+    pub in_flight: Option<i64>,
+    /// Column `queued`.
+    pub queued: Option<i64>,
+    /// Column `pending`.
+    pub pending: Option<i64>,
+    /// Column `processing`.
+    pub processing: Option<i64>,
+    /// Column `completed`.
+    pub completed: Option<i64>,
+    /// Column `failed`.
+    pub failed: Option<i64>,
+    /// Column `dead`.
+    pub dead: Option<i64>,
+    /// Column `skipped`.
+    pub skipped: Option<i64>,
+    /// Column `expired`.
+    pub expired: Option<i64>,
+    /// Column `cancelled`.
+    pub cancelled: Option<i64>,
+    /// Column `total`.
+    pub total: Option<i64>,
+}
+
+/// A row of `outbox.version()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct VersionRow {
+    /// Column `extension`.
+    pub extension: Option<String>,
+    /// Column `library`.
+    pub library: Option<String>,
+}
+
+/// A row of `outbox.worker_status()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct WorkerStatusRow {
+    /// Column `state`.
+    pub state: Option<String>,
+    /// Column `pid`.
+    pub pid: Option<i32>,
+    /// Column `started_at`.
+    pub started_at: Option<DateTime<Utc>>,
+    /// Column `launcher_pid`.
+    pub launcher_pid: Option<i32>,
+    /// Column `in_flight`.
+    pub in_flight: Option<i64>,
+    /// Column `queued`.
+    pub queued: Option<i64>,
+    /// Column `unrecorded`.
+    pub unrecorded: Option<i64>,
+    /// Column `idle`.
+    pub idle: Option<bool>,
+    /// Column `feed_end`.
+    pub feed_end: Option<i64>,
+    /// Column `routed`.
+    pub routed: Option<i64>,
+    /// Column `last_tick_at`.
+    pub last_tick_at: Option<DateTime<Utc>>,
+    /// Column `last_checkpoint_at`.
+    pub last_checkpoint_at: Option<DateTime<Utc>>,
+    /// Column `last_error`.
+    pub last_error: Option<String>,
+    /// Column `last_error_at`.
+    pub last_error_at: Option<DateTime<Utc>>,
+}
+
+/// A row of `outbox.audit`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct AuditEntry {
+    /// Column `id`.
+    pub id: Option<i64>,
+    /// Column `at`.
+    pub at: Option<DateTime<Utc>>,
+    /// Column `actor`.
+    pub actor: Option<String>,
+    /// Column `action`.
+    pub action: Option<String>,
+    /// Column `object`.
+    pub object: Option<String>,
+    /// Column `reason`.
+    pub reason: Option<String>,
+    /// Column `detail`.
+    pub detail: Option<Value>,
+}
+
+/// A row of `outbox.dead_letter`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct DeadLetterEntry {
+    /// Column `id`.
+    pub id: Option<i64>,
+    /// Column `delivery_id`.
+    pub delivery_id: Option<i64>,
+    /// Column `subscription_id`.
+    pub subscription_id: Option<i32>,
+    /// Column `endpoint_id`.
+    pub endpoint_id: Option<i32>,
+    /// Column `position`.
+    pub position: Option<i64>,
+    /// Column `message_id`.
+    pub message_id: Option<i64>,
+    /// Column `message_segment`.
+    pub message_segment: Option<i32>,
+    /// Column `attempt`.
+    pub attempt: Option<i32>,
+    /// Column `state`.
+    pub state: Option<String>,
+    /// Column `reason`.
+    pub reason: Option<String>,
+    /// Column `key`.
+    pub key: Option<String>,
+    /// Column `last_status`.
+    pub last_status: Option<i32>,
+    /// Column `last_error_class`.
+    pub last_error_class: Option<String>,
+    /// Column `last_error`.
+    pub last_error: Option<String>,
+    /// Column `url`.
+    pub url: Option<String>,
+    /// Column `first_attempt_at`.
+    pub first_attempt_at: Option<DateTime<Utc>>,
+    /// Column `last_attempt_at`.
+    pub last_attempt_at: Option<DateTime<Utc>>,
+    /// Column `created_at`.
+    pub created_at: Option<DateTime<Utc>>,
+    /// Column `dead_at`.
+    pub dead_at: Option<DateTime<Utc>>,
+    /// Column `resolution`.
+    pub resolution: Option<String>,
+    /// Column `resolved_at`.
+    pub resolved_at: Option<DateTime<Utc>>,
+    /// Column `resolved_by`.
+    pub resolved_by: Option<String>,
+    /// Column `resolution_note`.
+    pub resolution_note: Option<String>,
+}
+
+/// A row of `outbox.dead_letters`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct DeadLettersEntry {
+    /// Column `id`.
+    pub id: Option<i64>,
+    /// Column `delivery_id`.
+    pub delivery_id: Option<i64>,
+    /// Column `subscription`.
+    pub subscription: Option<String>,
+    /// Column `endpoint`.
+    pub endpoint: Option<String>,
+    /// Column `url`.
+    pub url: Option<String>,
+    /// Column `message_id`.
+    pub message_id: Option<i64>,
+    /// Column `webhook_id`.
+    pub webhook_id: Option<String>,
+    /// Column `position`.
+    pub position: Option<i64>,
+    /// Column `topic`.
+    pub topic: Option<String>,
+    /// Column `key`.
+    pub key: Option<String>,
+    /// Column `tenant`.
+    pub tenant: Option<String>,
+    /// Column `aggregate_type`.
+    pub aggregate_type: Option<String>,
+    /// Column `aggregate_id`.
+    pub aggregate_id: Option<String>,
+    /// Column `publisher`.
+    pub publisher: Option<String>,
+    /// Column `content_type`.
+    pub content_type: Option<String>,
+    /// Column `headers`.
+    pub headers: Option<Value>,
+    /// Column `metadata`.
+    pub metadata: Option<Value>,
+    /// Column `payload`.
+    pub payload: Option<Value>,
+    /// Column `body`.
+    pub body: Option<String>,
+    /// Column `enqueued_at`.
+    pub enqueued_at: Option<DateTime<Utc>>,
+    /// Column `state`.
+    pub state: Option<String>,
+    /// Column `reason`.
+    pub reason: Option<String>,
+    /// Column `attempt`.
+    pub attempt: Option<i32>,
+    /// Column `last_status`.
+    pub last_status: Option<i32>,
+    /// Column `error_class`.
+    pub error_class: Option<String>,
+    /// Column `last_error`.
+    pub last_error: Option<String>,
+    /// Column `first_attempt_at`.
+    pub first_attempt_at: Option<DateTime<Utc>>,
+    /// Column `last_attempt_at`.
+    pub last_attempt_at: Option<DateTime<Utc>>,
+    /// Column `created_at`.
+    pub created_at: Option<DateTime<Utc>>,
+    /// Column `dead_at`.
+    pub dead_at: Option<DateTime<Utc>>,
+    /// Column `age`.
+    pub age: Option<f64>,
+    /// Column `is_old`.
+    pub is_old: Option<bool>,
+    /// Column `resolution`.
+    pub resolution: Option<String>,
+    /// Column `is_resolved`.
+    pub is_resolved: Option<bool>,
+    /// Column `resolved_at`.
+    pub resolved_at: Option<DateTime<Utc>>,
+    /// Column `resolved_by`.
+    pub resolved_by: Option<String>,
+    /// Column `resolution_note`.
+    pub resolution_note: Option<String>,
+}
+
+/// A row of `outbox.deliveries`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct DeliveriesEntry {
+    /// Column `id`.
+    pub id: Option<i64>,
+    /// Column `subscription`.
+    pub subscription: Option<String>,
+    /// Column `endpoint`.
+    pub endpoint: Option<String>,
+    /// Column `message_id`.
+    pub message_id: Option<i64>,
+    /// Column `position`.
+    pub position: Option<i64>,
+    /// Column `pull`.
+    pub pull: Option<bool>,
+    /// Column `status`.
+    pub status: Option<String>,
+    /// Column `attempt`.
+    pub attempt: Option<i32>,
+    /// Column `max_attempts`.
+    pub max_attempts: Option<i32>,
+    /// Column `retry_count`.
+    pub retry_count: Option<i32>,
+    /// Column `can_retry`.
+    pub can_retry: Option<bool>,
+    /// Column `priority`.
+    pub priority: Option<i32>,
+    /// Column `locked_by`.
+    pub locked_by: Option<String>,
+    /// Column `locked_at`.
+    pub locked_at: Option<DateTime<Utc>>,
+    /// Column `lease_expires_at`.
+    pub lease_expires_at: Option<DateTime<Utc>>,
+    /// Column `next_attempt_at`.
+    pub next_attempt_at: Option<DateTime<Utc>>,
+    /// Column `retry_in`.
+    pub retry_in: Option<f64>,
+    /// Column `expires_at`.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Column `expires_in`.
+    pub expires_in: Option<f64>,
+    /// Column `age`.
+    pub age: Option<f64>,
+    /// Column `is_due`.
+    pub is_due: Option<bool>,
+    /// Column `is_expired`.
+    pub is_expired: Option<bool>,
+    /// Column `is_blocked`.
+    pub is_blocked: Option<bool>,
+    /// Column `last_status`.
+    pub last_status: Option<i32>,
+    /// Column `error_class`.
+    pub error_class: Option<String>,
+    /// Column `last_error`.
+    pub last_error: Option<String>,
+    /// Column `created_at`.
+    pub created_at: Option<DateTime<Utc>>,
+    /// Column `updated_at`.
+    pub updated_at: Option<DateTime<Utc>>,
+    /// Column `processed_at`.
+    pub processed_at: Option<DateTime<Utc>>,
+    /// Column `last_attempt_at`.
+    pub last_attempt_at: Option<DateTime<Utc>>,
+    /// Column `completed_at`.
+    pub completed_at: Option<DateTime<Utc>>,
+}
+
+/// A row of `outbox.endpoint`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct EndpointEntry {
+    /// Column `id`.
+    pub id: Option<i32>,
+    /// Column `name`.
+    pub name: Option<String>,
+    /// Column `url`.
+    pub url: Option<String>,
+    /// Column `kind`.
+    pub kind: Option<String>,
+    /// Column `subscriber_type`.
+    pub subscriber_type: Option<String>,
+    /// Column `tenant`.
+    pub tenant: Option<String>,
+    /// Column `headers`.
+    pub headers: Option<Value>,
+    /// Column `timeout`.
+    pub timeout: Option<f64>,
+    /// Column `concurrency`.
+    pub concurrency: Option<i32>,
+    /// Column `rate`.
+    pub rate: Option<f64>,
+    /// Column `burst`.
+    pub burst: Option<f64>,
+    /// Column `schedule`.
+    pub schedule: Option<Value>,
+    /// Column `policy`.
+    pub policy: Option<Value>,
+    /// Column `breaker`.
+    pub breaker: Option<Value>,
+    /// Column `protocol`.
+    pub protocol: Option<String>,
+    /// Column `compress`.
+    pub compress: Option<bool>,
+    /// Column `response_id`.
+    pub response_id: Option<String>,
+    /// Column `keep_headers`.
+    pub keep_headers: Option<Vec<String>>,
+    /// Column `disable_after`.
+    pub disable_after: Option<f64>,
+    /// Column `disable_failures`.
+    pub disable_failures: Option<i32>,
+    /// Column `consent`.
+    pub consent: Option<String>,
+    /// Column `active`.
+    pub active: Option<bool>,
+    /// Column `disabled_mode`.
+    pub disabled_mode: Option<String>,
+    /// Column `disabled_reason`.
+    pub disabled_reason: Option<String>,
+    /// Column `disabled_at`.
+    pub disabled_at: Option<DateTime<Utc>>,
+    /// Column `created_at`.
+    pub created_at: Option<DateTime<Utc>>,
+    /// Column `updated_at`.
+    pub updated_at: Option<DateTime<Utc>>,
+    /// Column `deleted_at`.
+    pub deleted_at: Option<DateTime<Utc>>,
+    /// Column `proxy`.
+    pub proxy: Option<String>,
+}
+
+/// A row of `outbox.publisher`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct PublisherEntry {
+    /// Column `code`.
+    pub code: Option<String>,
+    /// Column `active`.
+    pub active: Option<bool>,
+    /// Column `topic_template`.
+    pub topic_template: Option<String>,
+    /// Column `topic_function`.
+    pub topic_function: Option<String>,
+    /// Column `topic_function_owner`.
+    pub topic_function_owner: Option<String>,
+    /// Column `name`.
+    pub name: Option<String>,
+    /// Column `description`.
+    pub description: Option<String>,
+    /// Column `created_at`.
+    pub created_at: Option<DateTime<Utc>>,
+    /// Column `updated_at`.
+    pub updated_at: Option<DateTime<Utc>>,
+}
+
+/// A row of `outbox.subscription`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct SubscriptionEntry {
+    /// Column `id`.
+    pub id: Option<i32>,
+    /// Column `name`.
+    pub name: Option<String>,
+    /// Column `endpoint_id`.
+    pub endpoint_id: Option<i32>,
+    /// Column `max_attempts`.
+    pub max_attempts: Option<i32>,
+    /// Column `max_age`.
+    pub max_age: Option<f64>,
+    /// Column `schedule`.
+    pub schedule: Option<Value>,
+    /// Column `policy`.
+    pub policy: Option<Value>,
+    /// Column `format`.
+    pub format: Option<String>,
+    /// Column `batch_size`.
+    pub batch_size: Option<i32>,
+    /// Column `batch_wait`.
+    pub batch_wait: Option<f64>,
+    /// Column `ordering`.
+    pub ordering: Option<String>,
+    /// Column `on_exhausted`.
+    pub on_exhausted: Option<String>,
+    /// Column `ttl`.
+    pub ttl: Option<f64>,
+    /// Column `deadline`.
+    pub deadline: Option<f64>,
+    /// Column `notify`.
+    pub notify: Option<bool>,
+    /// Column `max_lag`.
+    pub max_lag: Option<f64>,
+    /// Column `external_id`.
+    pub external_id: Option<String>,
+    /// Column `labels`.
+    pub labels: Option<Value>,
+    /// Column `paused`.
+    pub paused: Option<bool>,
+    /// Column `created_at`.
+    pub created_at: Option<DateTime<Utc>>,
+    /// Column `deleted_at`.
+    pub deleted_at: Option<DateTime<Utc>>,
+}
+
+/// A row of `outbox.topic`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct TopicEntry {
+    /// Column `code`.
+    pub code: Option<String>,
+    /// Column `active`.
+    pub active: Option<bool>,
+    /// Column `name`.
+    pub name: Option<String>,
+    /// Column `description`.
+    pub description: Option<String>,
+    /// Column `created_at`.
+    pub created_at: Option<DateTime<Utc>>,
+    /// Column `updated_at`.
+    pub updated_at: Option<DateTime<Utc>>,
+}
+
+/// What `outbox.adopt()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Adopt {
+    /// Argument `reason`.
+    pub reason: Option<String>,
+}
+
+/// What `outbox.alter_endpoint()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct AlterEndpoint {
+    /// Argument `url`.
+    pub url: Option<String>,
+    /// Argument `headers`.
+    pub headers: Option<Value>,
+    /// Argument `timeout`.
+    pub timeout: Option<Duration>,
+    /// Argument `concurrency`.
+    pub concurrency: Option<i32>,
+    /// Argument `tenant`.
+    pub tenant: Option<String>,
+    /// Argument `auth`.
+    pub auth: Option<Value>,
+    /// Argument `tls`.
+    pub tls: Option<Value>,
+    /// Argument `rate`.
+    pub rate: Option<f64>,
+    /// Argument `burst`.
+    pub burst: Option<f64>,
+    /// Argument `schedule`.
+    pub schedule: Option<Value>,
+    /// Argument `policy`.
+    pub policy: Option<Value>,
+    /// Argument `breaker`.
+    pub breaker: Option<Value>,
+    /// Argument `protocol`.
+    pub protocol: Option<String>,
+    /// Argument `compress`.
+    pub compress: Option<bool>,
+    /// Argument `response_id`.
+    pub response_id: Option<String>,
+    /// Argument `keep_headers`.
+    pub keep_headers: Option<Vec<String>>,
+    /// Argument `disable_after`.
+    pub disable_after: Option<Duration>,
+    /// Argument `disable_failures`.
+    pub disable_failures: Option<i32>,
+    /// Argument `new_name`.
+    pub new_name: Option<String>,
+    /// Argument `subscriber_type`.
+    pub subscriber_type: Option<String>,
+}
+
+/// What `outbox.alter_publisher()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct AlterPublisher {
+    /// Argument `name`.
+    pub name: Option<String>,
+    /// Argument `description`.
+    pub description: Option<String>,
+    /// Argument `active`.
+    pub active: Option<bool>,
+    /// Argument `topic_template`.
+    pub topic_template: Option<String>,
+    /// Argument `topic_function`.
+    pub topic_function: Option<String>,
+}
+
+/// What `outbox.alter_subscription()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct AlterSubscription {
+    /// Argument `topics`.
+    pub topics: Option<Vec<String>>,
+    /// Argument `filter`.
+    pub filter: Option<Value>,
+    /// Argument `endpoint`.
+    pub endpoint: Option<String>,
+    /// Argument `max_attempts`.
+    pub max_attempts: Option<i32>,
+    /// Argument `max_age`.
+    pub max_age: Option<Duration>,
+    /// Argument `schedule`.
+    pub schedule: Option<Value>,
+    /// Argument `policy`.
+    pub policy: Option<Value>,
+    /// Argument `format`.
+    pub format: Option<String>,
+    /// Argument `batch_size`.
+    pub batch_size: Option<i32>,
+    /// Argument `batch_wait`.
+    pub batch_wait: Option<Duration>,
+    /// Argument `ordering`.
+    pub ordering: Option<String>,
+    /// Argument `on_exhausted`.
+    pub on_exhausted: Option<String>,
+    /// Argument `ttl`.
+    pub ttl: Option<Duration>,
+    /// Argument `deadline`.
+    pub deadline: Option<Duration>,
+    /// Argument `notify`.
+    pub notify: Option<bool>,
+    /// Argument `max_lag`.
+    pub max_lag: Option<Duration>,
+    /// Argument `external_id`.
+    pub external_id: Option<String>,
+    /// Argument `labels`.
+    pub labels: Option<Value>,
+    /// Argument `reset`.
+    pub reset: Option<Vec<String>>,
+}
+
+/// What `outbox.alter_topic()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct AlterTopic {
+    /// Argument `name`.
+    pub name: Option<String>,
+    /// Argument `description`.
+    pub description: Option<String>,
+    /// Argument `active`.
+    pub active: Option<bool>,
+}
+
+/// What `outbox.archive_list()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct ArchiveList {
+    /// Argument `tenant`.
+    pub tenant: Option<String>,
+    /// Argument `status`.
+    pub status: Option<String>,
+    /// Argument `topic`.
+    pub topic: Option<String>,
+    /// Argument `aggregate_type`.
+    pub aggregate_type: Option<String>,
+    /// Argument `aggregate_id`.
+    pub aggregate_id: Option<String>,
+    /// Argument `endpoint`.
+    pub endpoint: Option<String>,
+    /// Argument `max`.
+    pub max: Option<i32>,
+    /// Argument `before`.
+    pub before: Option<i64>,
+}
+
+/// What `outbox.archive_stats()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct ArchiveStats {
+    /// Argument `tenant`.
+    pub tenant: Option<String>,
+}
+
+/// What `outbox.cancel()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel {
+    /// Argument `by`.
+    pub by: Option<String>,
+    /// Argument `reason`.
+    pub reason: Option<String>,
+}
+
+/// What `outbox.capture()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Capture {
+    /// Argument `topic`.
+    pub topic: Option<String>,
+    /// Argument `key_columns`.
+    pub key_columns: Option<Vec<String>>,
+    /// Argument `operations`.
+    pub operations: Option<Vec<String>>,
+    /// Argument `columns`.
+    pub columns: Option<Vec<String>>,
+    /// Argument `condition`.
+    pub condition: Option<String>,
+    /// Argument `include_old`.
+    pub include_old: Option<bool>,
+    /// Argument `style`.
+    pub style: Option<String>,
+    /// Argument `tenant_column`.
+    pub tenant_column: Option<String>,
+    /// Argument `replicated`.
+    pub replicated: Option<bool>,
+    /// Argument `oversize`.
+    pub oversize: Option<String>,
+}
+
+/// What `outbox.claim()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Claim {
+    /// Argument `max_messages`.
+    pub max_messages: Option<i32>,
+    /// Argument `lease`.
+    pub lease: Option<Duration>,
+}
+
+/// What `outbox.claim_delivery()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct ClaimDelivery {
+    /// Argument `lease`.
+    pub lease: Option<Duration>,
+}
+
+/// What `outbox.complete()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Complete {
+    /// Argument `delivery_ids`.
+    pub delivery_ids: Option<Vec<i64>>,
+    /// Argument `results`.
+    pub results: Option<Value>,
+}
+
+/// What `outbox.complete_and_claim()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct CompleteAndClaim {
+    /// Argument `max_messages`.
+    pub max_messages: Option<i32>,
+    /// Argument `lease`.
+    pub lease: Option<Duration>,
+}
+
+/// What `outbox.count_by_status()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct CountByStatus {
+    /// Argument `tenant`.
+    pub tenant: Option<String>,
+}
+
+/// What `outbox.count_messages()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct CountMessages {
+    /// Argument `tenant`.
+    pub tenant: Option<String>,
+    /// Argument `aggregate_type`.
+    pub aggregate_type: Option<String>,
+    /// Argument `aggregate_id`.
+    pub aggregate_id: Option<String>,
+    /// Argument `topic`.
+    pub topic: Option<String>,
+}
+
+/// What `outbox.create_endpoint()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct CreateEndpoint {
+    /// Argument `secret`.
+    pub secret: Option<String>,
+    /// Argument `headers`.
+    pub headers: Option<Value>,
+    /// Argument `timeout`.
+    pub timeout: Option<Duration>,
+    /// Argument `concurrency`.
+    pub concurrency: Option<i32>,
+    /// Argument `tenant`.
+    pub tenant: Option<String>,
+    /// Argument `kind`.
+    pub kind: Option<String>,
+    /// Argument `auth`.
+    pub auth: Option<Value>,
+    /// Argument `tls`.
+    pub tls: Option<Value>,
+    /// Argument `signature`.
+    pub signature: Option<String>,
+    /// Argument `rate`.
+    pub rate: Option<f64>,
+    /// Argument `burst`.
+    pub burst: Option<f64>,
+    /// Argument `schedule`.
+    pub schedule: Option<Value>,
+    /// Argument `policy`.
+    pub policy: Option<Value>,
+    /// Argument `breaker`.
+    pub breaker: Option<Value>,
+    /// Argument `protocol`.
+    pub protocol: Option<String>,
+    /// Argument `compress`.
+    pub compress: Option<bool>,
+    /// Argument `response_id`.
+    pub response_id: Option<String>,
+    /// Argument `keep_headers`.
+    pub keep_headers: Option<Vec<String>>,
+    /// Argument `disable_after`.
+    pub disable_after: Option<Duration>,
+    /// Argument `disable_failures`.
+    pub disable_failures: Option<i32>,
+    /// Argument `consent`.
+    pub consent: Option<bool>,
+    /// Argument `subscriber_type`.
+    pub subscriber_type: Option<String>,
+}
+
+/// What `outbox.create_publisher()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct CreatePublisher {
+    /// Argument `name`.
+    pub name: Option<String>,
+    /// Argument `description`.
+    pub description: Option<String>,
+    /// Argument `active`.
+    pub active: Option<bool>,
+    /// Argument `topic_template`.
+    pub topic_template: Option<String>,
+    /// Argument `topic_function`.
+    pub topic_function: Option<String>,
+}
+
+/// What `outbox.create_topic()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct CreateTopic {
+    /// Argument `name`.
+    pub name: Option<String>,
+    /// Argument `description`.
+    pub description: Option<String>,
+    /// Argument `active`.
+    pub active: Option<bool>,
+}
+
+/// What `outbox.cursor_advance()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct CursorAdvance {
+    /// Argument `stream`.
+    pub stream: Option<String>,
+    /// Argument `subject`.
+    pub subject: Option<String>,
+    /// Argument `delivery_id`.
+    pub delivery_id: Option<String>,
+    /// Argument `delivered_at`.
+    pub delivered_at: Option<DateTime<Utc>>,
+    /// Argument `expected_position`.
+    pub expected_position: Option<i64>,
+    /// Argument `epoch`.
+    pub epoch: Option<i32>,
+}
+
+/// What `outbox.cursor_delete()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct CursorDelete {
+    /// Argument `stream`.
+    pub stream: Option<String>,
+    /// Argument `subject`.
+    pub subject: Option<String>,
+}
+
+/// What `outbox.cursor_get()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct CursorGet {
+    /// Argument `stream`.
+    pub stream: Option<String>,
+    /// Argument `subject`.
+    pub subject: Option<String>,
+    /// Argument `if_missing`.
+    pub if_missing: Option<i64>,
+}
+
+/// What `outbox.cursor_list()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct CursorList {
+    /// Argument `consumer`.
+    pub consumer: Option<String>,
+    /// Argument `stream`.
+    pub stream: Option<String>,
+    /// Argument `subject`.
+    pub subject: Option<String>,
+    /// Argument `max_cursors`.
+    pub max_cursors: Option<i32>,
+}
+
+/// What `outbox.cursor_record_error()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct CursorRecordError {
+    /// Argument `stream`.
+    pub stream: Option<String>,
+    /// Argument `subject`.
+    pub subject: Option<String>,
+}
+
+/// What `outbox.cursor_reset()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct CursorReset {
+    /// Argument `stream`.
+    pub stream: Option<String>,
+    /// Argument `subject`.
+    pub subject: Option<String>,
+    /// Argument `delivery_id`.
+    pub delivery_id: Option<String>,
+    /// Argument `delivered_at`.
+    pub delivered_at: Option<DateTime<Utc>>,
+}
+
+/// What `outbox.delete_dead_letter()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct DeleteDeadLetter {
+    /// Argument `note`.
+    pub note: Option<String>,
+}
+
+/// What `outbox.disable_endpoint()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct DisableEndpoint {
+    /// Argument `reason`.
+    pub reason: Option<String>,
+    /// Argument `mode`.
+    pub mode: Option<String>,
+}
+
+/// What `outbox.erase()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Erase {
+    /// Argument `by`.
+    pub by: Option<String>,
+    /// Argument `reason`.
+    pub reason: Option<String>,
+}
+
+/// What `outbox.explain_routing()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct ExplainRouting {
+    /// Argument `payload`.
+    pub payload: Option<Value>,
+    /// Argument `key`.
+    pub key: Option<String>,
+    /// Argument `headers`.
+    pub headers: Option<Value>,
+    /// Argument `tenant`.
+    pub tenant: Option<String>,
+    /// Argument `aggregate_type`.
+    pub aggregate_type: Option<String>,
+    /// Argument `aggregate_id`.
+    pub aggregate_id: Option<String>,
+    /// Argument `at_position`.
+    pub at_position: Option<i64>,
+}
+
+/// What `outbox.extend()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Extend {
+    /// Argument `duration`.
+    pub duration: Option<Duration>,
+}
+
+/// What `outbox.fail()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Fail {
+    /// Argument `retry_after`.
+    pub retry_after: Option<Duration>,
+}
+
+/// What `outbox.grant_consent()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct GrantConsent {
+    /// Argument `rate_per_minute`.
+    pub rate_per_minute: Option<i32>,
+}
+
+/// What `outbox.grant_to()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct GrantTo {
+    /// Argument `subscriptions`.
+    pub subscriptions: Option<Vec<String>>,
+    /// Argument `topics`.
+    pub topics: Option<Vec<String>>,
+    /// Argument `tenants`.
+    pub tenants: Option<Vec<String>>,
+    /// Argument `publishers`.
+    pub publishers: Option<Vec<String>>,
+    /// Argument `consumers`.
+    pub consumers: Option<Vec<String>>,
+}
+
+/// What `outbox.ignore()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Ignore {
+    /// Argument `note`.
+    pub note: Option<String>,
+}
+
+/// What `outbox.list_messages()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct ListMessages {
+    /// Argument `tenant`.
+    pub tenant: Option<String>,
+    /// Argument `status`.
+    pub status: Option<String>,
+    /// Argument `topic`.
+    pub topic: Option<String>,
+    /// Argument `aggregate_type`.
+    pub aggregate_type: Option<String>,
+    /// Argument `aggregate_id`.
+    pub aggregate_id: Option<String>,
+    /// Argument `severity`.
+    pub severity: Option<String>,
+    /// Argument `max`.
+    pub max: Option<i32>,
+    /// Argument `before`.
+    pub before: Option<i64>,
+    /// Argument `skip`.
+    pub skip: Option<i32>,
+}
+
+/// What `outbox.notification_log()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct NotificationLog {
+    /// Argument `message_id`.
+    pub message_id: Option<i64>,
+    /// Argument `tenant`.
+    pub tenant: Option<String>,
+    /// Argument `topic`.
+    pub topic: Option<String>,
+    /// Argument `aggregate_type`.
+    pub aggregate_type: Option<String>,
+    /// Argument `aggregate_id`.
+    pub aggregate_id: Option<String>,
+    /// Argument `max`.
+    pub max: Option<i32>,
+    /// Argument `before`.
+    pub before: Option<i64>,
+    /// Argument `subscription`.
+    pub subscription: Option<String>,
+}
+
+/// What `outbox.purge()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Purge {
+    /// Argument `include_unresolved`.
+    pub include_unresolved: Option<bool>,
+    /// Argument `dry_run`.
+    pub dry_run: Option<bool>,
+}
+
+/// What `outbox.read()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Read {
+    /// Argument `max_messages`.
+    pub max_messages: Option<i32>,
+    /// Argument `topics`.
+    pub topics: Option<Vec<String>>,
+    /// Argument `filter`.
+    pub filter: Option<Value>,
+    /// Argument `epoch`.
+    pub epoch: Option<i32>,
+}
+
+/// What `outbox.release()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Release {
+    /// Argument `delivery_ids`.
+    pub delivery_ids: Option<Vec<i64>>,
+}
+
+/// What `outbox.replay()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Replay {
+    /// Argument `from_position`.
+    pub from_position: Option<i64>,
+    /// Argument `to_position`.
+    pub to_position: Option<i64>,
+    /// Argument `filter`.
+    pub filter: Option<Value>,
+    /// Argument `new_ids`.
+    pub new_ids: Option<bool>,
+    /// Argument `rate`.
+    pub rate: Option<i32>,
+    /// Argument `from_time`.
+    pub from_time: Option<DateTime<Utc>>,
+    /// Argument `to_time`.
+    pub to_time: Option<DateTime<Utc>>,
+}
+
+/// What `outbox.requeue()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Requeue {
+    /// Argument `note`.
+    pub note: Option<String>,
+}
+
+/// What `outbox.requeue_all()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct RequeueAll {
+    /// Argument `subscription`.
+    pub subscription: Option<String>,
+    /// Argument `reason`.
+    pub reason: Option<String>,
+    /// Argument `topic`.
+    pub topic: Option<String>,
+    /// Argument `dead_after`.
+    pub dead_after: Option<DateTime<Utc>>,
+    /// Argument `dead_before`.
+    pub dead_before: Option<DateTime<Utc>>,
+    /// Argument `note`.
+    pub note: Option<String>,
+    /// Argument `max`.
+    pub max: Option<i32>,
+    /// Argument `dry_run`.
+    pub dry_run: Option<bool>,
+}
+
+/// What `outbox.reschedule()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Reschedule {
+    /// Argument `priority`.
+    pub priority: Option<i32>,
+    /// Argument `expires_at`.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// What `outbox.resolve()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Resolve {
+    /// Argument `note`.
+    pub note: Option<String>,
+}
+
+/// What `outbox.retry()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Retry {
+    /// Argument `by`.
+    pub by: Option<String>,
+}
+
+/// What `outbox.rotate()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Rotate {
+    /// Argument `ring`.
+    pub ring: Option<String>,
+}
+
+/// What `outbox.rotate_secret()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct RotateSecret {
+    /// Argument `secret`.
+    pub secret: Option<String>,
+    /// Argument `overlap`.
+    pub overlap: Option<Duration>,
+}
+
+/// What `outbox.send_test()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct SendTest {
+    /// Argument `payload`.
+    pub payload: Option<Value>,
+}
+
+/// What `outbox.set_proxy()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct SetProxy {
+    /// Argument `resolves_names`.
+    pub resolves_names: Option<bool>,
+    /// Argument `is_default`.
+    pub is_default: Option<bool>,
+}
+
+/// What `outbox.skipped()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Skipped {
+    /// Argument `topic`.
+    pub topic: Option<String>,
+    /// Argument `max_messages`.
+    pub max_messages: Option<i32>,
+    /// Argument `before_position`.
+    pub before_position: Option<i64>,
+}
+
+/// What `outbox.stats()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// Argument `tenant`.
+    pub tenant: Option<String>,
+}
+
+/// What `outbox.subscribe()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct Subscribe {
+    /// Argument `endpoint`.
+    pub endpoint: Option<String>,
+    /// Argument `filter`.
+    pub filter: Option<Value>,
+    /// Argument `max_attempts`.
+    pub max_attempts: Option<i32>,
+    /// Argument `max_age`.
+    pub max_age: Option<Duration>,
+    /// Argument `schedule`.
+    pub schedule: Option<Value>,
+    /// Argument `policy`.
+    pub policy: Option<Value>,
+    /// Argument `format`.
+    pub format: Option<String>,
+    /// Argument `batch_size`.
+    pub batch_size: Option<i32>,
+    /// Argument `batch_wait`.
+    pub batch_wait: Option<Duration>,
+    /// Argument `ordering`.
+    pub ordering: Option<String>,
+    /// Argument `on_exhausted`.
+    pub on_exhausted: Option<String>,
+    /// Argument `ttl`.
+    pub ttl: Option<Duration>,
+    /// Argument `deadline`.
+    pub deadline: Option<Duration>,
+    /// Argument `notify`.
+    pub notify: Option<bool>,
+    /// Argument `max_lag`.
+    pub max_lag: Option<Duration>,
+    /// Argument `external_id`.
+    pub external_id: Option<String>,
+    /// Argument `labels`.
+    pub labels: Option<Value>,
+    /// Argument `start`.
+    pub start: Option<String>,
+    /// Argument `url`.
+    pub url: Option<String>,
+}
+
+/// What `outbox.unlock_stale()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct UnlockStale {
+    /// Argument `subscription`.
+    pub subscription: Option<String>,
+}
+
+impl Outbox {
+    /// Makes data that was restored or copied here this database's own: numbers what has no position yet, in a new
+    /// epoch, and lets the dispatcher push. Returns the last position.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn adopt(&self, options: Adopt) -> Result<Option<i64>> {
+        call::single(self.call("adopt", json!({"reason": options.reason}), &[]).await?)
+    }
+
+    /// Changes what is given and leaves the rest; JSON null, 0 and the empty text take a setting away.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn alter_endpoint(&self, name: &str, options: AlterEndpoint) -> Result<Option<i64>> {
+        call::single(self.call("alter_endpoint", json!({"name": name, "url": options.url, "headers": options.headers, "timeout": options.timeout.map(|d| d.as_secs_f64()), "concurrency": options.concurrency, "tenant": options.tenant, "auth": options.auth, "tls": options.tls, "rate": options.rate, "burst": options.burst, "schedule": options.schedule, "policy": options.policy, "breaker": options.breaker, "protocol": options.protocol, "compress": options.compress, "response_id": options.response_id, "keep_headers": options.keep_headers, "disable_after": options.disable_after.map(|d| d.as_secs_f64()), "disable_failures": options.disable_failures, "new_name": options.new_name, "subscriber_type": options.subscriber_type}), &[]).await?)
+    }
+
+    /// Changes a registered publisher; null leaves a value as it is, an empty template or function takes it away.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn alter_publisher(&self, code: &str, options: AlterPublisher) -> Result<()> {
+        self.call_void("alter_publisher", json!({"code": code, "name": options.name, "description": options.description, "active": options.active, "topic_template": options.topic_template, "topic_function": options.topic_function})).await
+    }
+
+    /// Changes a subscription; null leaves a setting as it is, reset names those that go back to their default.
+    /// Topics and filter hold behind the position of the message whose id is returned, pushed or pulled.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn alter_subscription(&self, name: &str, options: AlterSubscription) -> Result<Option<i64>> {
+        call::single(self.call("alter_subscription", json!({"name": name, "topics": options.topics, "filter": options.filter, "endpoint": options.endpoint, "max_attempts": options.max_attempts, "max_age": options.max_age.map(|d| d.as_secs_f64()), "schedule": options.schedule, "policy": options.policy, "format": options.format, "batch_size": options.batch_size, "batch_wait": options.batch_wait.map(|d| d.as_secs_f64()), "ordering": options.ordering, "on_exhausted": options.on_exhausted, "ttl": options.ttl.map(|d| d.as_secs_f64()), "deadline": options.deadline.map(|d| d.as_secs_f64()), "notify": options.notify, "max_lag": options.max_lag.map(|d| d.as_secs_f64()), "external_id": options.external_id, "labels": options.labels, "reset": options.reset}), &[]).await?)
+    }
+
+    /// Changes a registered topic; null leaves a value as it is. An inactive topic refuses messages (OB007) from the
+    /// commit on.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn alter_topic(&self, code: &str, options: AlterTopic) -> Result<()> {
+        self.call_void(
+            "alter_topic",
+            json!({"code": code, "name": options.name, "description": options.description, "active": options.active}),
+        )
+        .await
+    }
+
+    /// What a message came to, with the result of each delivery; OB001: no such message, or it is still open.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn archive_get(&self, message_id: i64) -> Result<ArchiveEntry> {
+        call::single(self.call("archive_get", json!({"message_id": message_id}), &[]).await?)
+    }
+
+    /// What messages came to, newest first, a page at a time: give the last id as before. Each page looks at up to
+    /// 1,000 messages of the tenant, the aggregate or all, for those of an endpoint at 10,000: a last row without a
+    /// status holds no message but the id to go on with.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn archive_list(&self, options: ArchiveList) -> Result<Vec<ArchiveEntry>> {
+        call::typed(self.call("archive_list", json!({"tenant": options.tenant, "status": options.status, "topic": options.topic, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "endpoint": options.endpoint, "max": options.max, "before": options.before}), &[]).await?)
+    }
+
+    /// What the last 1,000 messages (of a tenant) came to.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn archive_stats(&self, options: ArchiveStats) -> Result<ArchiveStatsRow> {
+        call::single(self.call("archive_stats", json!({"tenant": options.tenant}), &[]).await?)
+    }
+
+    /// Ends what of a message is not delivered yet; what a worker or a request has is not tried again if it fails.
+    /// Returns how many waiting deliveries that ended. OB001 no such message, OB002 nothing is left to cancel, OB003
+    /// all that is left is leased.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn cancel(&self, message_id: i64, options: Cancel) -> Result<Option<i64>> {
+        call::single(
+            self.call("cancel", json!({"message_id": message_id, "by": options.by, "reason": options.reason}), &[])
+                .await?,
+        )
+    }
+
+    /// Ends a replay; returns how many deliveries that were waiting it cancelled. What is in flight ends by itself.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn cancel_replay(&self, replay_id: i64) -> Result<Option<i64>> {
+        call::single(self.call("cancel_replay", json!({"replay_id": replay_id}), &[]).await?)
+    }
+
+    /// Turns changes of a table's rows into messages, in the transaction that makes them; the caller must own it.
+    /// Called again, it replaces what it did before: do so when partitions were added. Styles: change, row, debezium.
+    /// A payload that is too large fails the statement (oversize => fail), is skipped with a warning (skip), or is
+    /// the key without images (reference).
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn capture(&self, relation: String, options: Capture) -> Result<()> {
+        self.call_void("capture", json!({"relation": relation, "topic": options.topic, "key_columns": options.key_columns, "operations": options.operations, "columns": options.columns, "condition": options.condition, "include_old": options.include_old, "style": options.style, "tenant_column": options.tenant_column, "replicated": options.replicated, "oversize": options.oversize})).await
+    }
+
+    /// Leases up to max_messages deliveries of a pull subscription that are due: highest priority first, then longest
+    /// due, then in order. No other worker gets them until the lease ends. Commit before the work starts: that is
+    /// what counts the try.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn claim(&self, subscription: &str, worker: &str, options: Claim) -> Result<Vec<Claimed>> {
+        call::typed(self.call("claim", json!({"subscription": subscription, "worker": worker, "max_messages": options.max_messages, "lease": options.lease.map(|d| d.as_secs_f64())}), &[]).await?)
+    }
+
+    /// Leases one delivery. Raises what stands in the way: OB001 no such delivery, OB002 ended, OB003 leased, OB004
+    /// pushed, OB007 the subscription has ended, OB010 expired, OB011 no tries left, OB012 not due or behind its key.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn claim_delivery(&self, delivery_id: i64, worker: &str, options: ClaimDelivery) -> Result<Claimed> {
+        call::single(
+            self.call(
+                "claim_delivery",
+                json!({"delivery_id": delivery_id, "worker": worker, "lease": options.lease.map(|d| d.as_secs_f64())}),
+                &[],
+            )
+            .await?,
+        )
+    }
+
+    /// Ends deliveries of a lease as done, all of them or those that are named; returns the ids that were: what is
+    /// missing was lost to another lease. results: one element per id, the receiver's id as a string or an object
+    /// {total, matched, succeeded, failed, send_results}.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn complete(&self, lease: i64, options: Complete) -> Result<Vec<i64>> {
+        call::single(
+            self.call(
+                "complete",
+                json!({"lease": lease, "delivery_ids": options.delivery_ids, "results": options.results}),
+                &[],
+            )
+            .await?,
+        )
+    }
+
+    /// Completes all that a lease still holds (done; null: nothing) and claims what comes next, in one transaction:
+    /// both or neither. OB003: the lease is lost. No rows: ask once more without done before you wait, what was
+    /// completed may have let others in.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn complete_and_claim(
+        &self,
+        done: i64,
+        subscription: &str,
+        worker: &str,
+        options: CompleteAndClaim,
+    ) -> Result<Vec<Claimed>> {
+        call::typed(self.call("complete_and_claim", json!({"done": done, "subscription": subscription, "worker": worker, "max_messages": options.max_messages, "lease": options.lease.map(|d| d.as_secs_f64())}), &[]).await?)
+    }
+
+    /// Deliveries in each state. Over all tenants completed and cancelled are counted since the beginning, from
+    /// counters; for one tenant among what is still stored, through the tenant's index: as long as that tenant has
+    /// messages.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn count_by_status(&self, options: CountByStatus) -> Result<Vec<CountByStatusRow>> {
+        call::typed(self.call("count_by_status", json!({"tenant": options.tenant}), &[]).await?)
+    }
+
+    /// The total for a list_messages() with limit and offset; 10,000 means at least that many.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn count_messages(&self, options: CountMessages) -> Result<Option<i64>> {
+        call::single(self.call("count_messages", json!({"tenant": options.tenant, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "topic": options.topic}), &[]).await?)
+    }
+
+    /// Makes an HTTP target. The row that is returned is the only place where the signing secret is shown.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn create_endpoint(&self, name: &str, url: &str, options: CreateEndpoint) -> Result<CreateEndpointRow> {
+        call::single(self.call("create_endpoint", json!({"name": name, "url": url, "secret": options.secret, "headers": options.headers, "timeout": options.timeout.map(|d| d.as_secs_f64()), "concurrency": options.concurrency, "tenant": options.tenant, "kind": options.kind, "auth": options.auth, "tls": options.tls, "signature": options.signature, "rate": options.rate, "burst": options.burst, "schedule": options.schedule, "policy": options.policy, "breaker": options.breaker, "protocol": options.protocol, "compress": options.compress, "response_id": options.response_id, "keep_headers": options.keep_headers, "disable_after": options.disable_after.map(|d| d.as_secs_f64()), "disable_failures": options.disable_failures, "consent": options.consent, "subscriber_type": options.subscriber_type}), &[]).await?)
+    }
+
+    /// Registers a producer. topic_template ("{tenant}.{topic}") or topic_function decide the topic of its messages.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn create_publisher(&self, code: &str, options: CreatePublisher) -> Result<()> {
+        self.call_void("create_publisher", json!({"code": code, "name": options.name, "description": options.description, "active": options.active, "topic_template": options.topic_template, "topic_function": options.topic_function})).await
+    }
+
+    /// Registers a topic; needed only to describe it, to switch it off, or with pg_outbox.require_topic.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn create_topic(&self, code: &str, options: CreateTopic) -> Result<()> {
+        self.call_void(
+            "create_topic",
+            json!({"code": code, "name": options.name, "description": options.description, "active": options.active}),
+        )
+        .await
+    }
+
+    /// Confirms everything up to a position. Equal to where the cursor stands: advanced is false. With
+    /// expected_position it is a compare-and-set (OB005 when another instance was first).
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn cursor_advance(&self, consumer: &str, position: i64, options: CursorAdvance) -> Result<CursorState> {
+        call::single(self.call("cursor_advance", json!({"consumer": consumer, "position": position, "stream": options.stream, "subject": options.subject, "delivery_id": options.delivery_id, "delivered_at": options.delivered_at, "expected_position": options.expected_position, "epoch": options.epoch}), &[]).await?)
+    }
+
+    /// Removes a cursor; the reason is required (OB006) and kept in outbox.audit.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn cursor_delete(&self, consumer: &str, reason: &str, options: CursorDelete) -> Result<()> {
+        self.call_void(
+            "cursor_delete",
+            json!({"consumer": consumer, "reason": reason, "stream": options.stream, "subject": options.subject}),
+        )
+        .await
+    }
+
+    /// A consumer's cursor; OB001 when there is none, unless if_missing says which position to show then.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn cursor_get(&self, consumer: &str, options: CursorGet) -> Result<CursorState> {
+        call::single(self.call("cursor_get", json!({"consumer": consumer, "stream": options.stream, "subject": options.subject, "if_missing": options.if_missing}), &[]).await?)
+    }
+
+    /// Cursors by stream, subject and consumer; null selects all; max_cursors 0: no limit.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn cursor_list(&self, options: CursorList) -> Result<Vec<CursorState>> {
+        call::typed(self.call("cursor_list", json!({"consumer": options.consumer, "stream": options.stream, "subject": options.subject, "max_cursors": options.max_cursors}), &[]).await?)
+    }
+
+    /// Notes what went wrong (at most 2000 characters of it) without moving the cursor; makes it at 0 if there is
+    /// none.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn cursor_record_error(
+        &self,
+        consumer: &str,
+        error: &str,
+        options: CursorRecordError,
+    ) -> Result<CursorState> {
+        call::single(
+            self.call(
+                "cursor_record_error",
+                json!({"consumer": consumer, "error": error, "stream": options.stream, "subject": options.subject}),
+                &[],
+            )
+            .await?,
+        )
+    }
+
+    /// Moves a cursor anywhere, back as well; makes it if there is none. The reason is required (OB006) and kept in
+    /// outbox.audit.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn cursor_reset(
+        &self,
+        consumer: &str,
+        position: i64,
+        reason: &str,
+        options: CursorReset,
+    ) -> Result<CursorState> {
+        call::single(self.call("cursor_reset", json!({"consumer": consumer, "position": position, "reason": reason, "stream": options.stream, "subject": options.subject, "delivery_id": options.delivery_id, "delivered_at": options.delivered_at}), &[]).await?)
+    }
+
+    /// Ends deliveries of a lease (null: all) as dead letters at once: no try will help. Returns the ids that were
+    /// changed.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn dead(&self, lease: i64, delivery_ids: &[i64], reason: &str) -> Result<Vec<i64>> {
+        call::single(
+            self.call("dead", json!({"lease": lease, "delivery_ids": delivery_ids, "reason": reason}), &[]).await?,
+        )
+    }
+
+    /// Open dead letters that died longer ago than this.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn dead_letters_older_than(&self, age: Duration) -> Result<Vec<DeadLetters>> {
+        call::typed(self.call("dead_letters_older_than", json!({"age": age.as_secs_f64()}), &["age"]).await?)
+    }
+
+    /// Removes a dead letter, in whatever state; what it was is kept in outbox.audit.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn delete_dead_letter(&self, id: i64, by: &str, options: DeleteDeadLetter) -> Result<()> {
+        self.call_void("delete_dead_letter", json!({"id": id, "by": by, "note": options.note})).await
+    }
+
+    /// When the tries of a subscription are made, counted from the first: planned, and with the least and the most
+    /// jitter.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn describe_schedule(&self, subscription: &str) -> Result<Vec<DescribeScheduleRow>> {
+        call::typed(
+            self.call(
+                "describe_schedule",
+                json!({"subscription": subscription}),
+                &["wait", "planned", "earliest", "latest"],
+            )
+            .await?,
+        )
+    }
+
+    /// Sends nothing to an endpoint until enable_endpoint(). hold: deliveries wait; skip: they are recorded as
+    /// skipped.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn disable_endpoint(&self, name: &str, options: DisableEndpoint) -> Result<Option<i64>> {
+        call::single(
+            self.call("disable_endpoint", json!({"name": name, "reason": options.reason, "mode": options.mode}), &[])
+                .await?,
+        )
+    }
+
+    /// Dead letters in numbers: ages are those of open ones, in seconds; per_subscription: name to total and
+    /// unresolved.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn dlq_stats(&self) -> Result<DlqStatsRow> {
+        call::single(self.call("dlq_stats", json!({}), &[]).await?)
+    }
+
+    /// Removes an endpoint that no subscription uses, with its secrets; what waits for a retry there is recorded as
+    /// skipped.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn drop_endpoint(&self, name: &str) -> Result<Option<i64>> {
+        call::single(self.call("drop_endpoint", json!({"name": name}), &[]).await?)
+    }
+
+    /// Takes a proxy that no endpoint has chosen from the list; for the owner alone.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn drop_proxy(&self, name: &str) -> Result<Option<i64>> {
+        call::single(self.call("drop_proxy", json!({"name": name}), &[]).await?)
+    }
+
+    /// Sends again, first what has waited, failed deliveries at once; breaker, pause and count of failures start
+    /// afresh.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn enable_endpoint(&self, name: &str) -> Result<Option<i64>> {
+        call::single(self.call("enable_endpoint", json!({"name": name}), &[]).await?)
+    }
+
+    /// Removes what a message says (payload, body, headers, metadata, responses) and ends what of it is not delivered
+    /// yet; ids, positions and counts stay. The reason is required (OB006). OB003 while a worker has it.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn erase(&self, message_id: i64, options: Erase) -> Result<()> {
+        self.call_void("erase", json!({"message_id": message_id, "by": options.by, "reason": options.reason})).await
+    }
+
+    /// Which subscriptions a message would match, and why others would not; at_position: which did at that place.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn explain_routing(&self, topic: &str, options: ExplainRouting) -> Result<Vec<ExplainRoutingRow>> {
+        call::typed(self.call("explain_routing", json!({"topic": topic, "payload": options.payload, "key": options.key, "headers": options.headers, "tenant": options.tenant, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "at_position": options.at_position}), &[]).await?)
+    }
+
+    /// Moves the end of a lease to this long from now, but not beyond the subscription's deadline; returns it. OB003:
+    /// the lease is lost.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn extend(&self, lease: i64, options: Extend) -> Result<Option<DateTime<Utc>>> {
+        call::single(
+            self.call("extend", json!({"lease": lease, "duration": options.duration.map(|d| d.as_secs_f64())}), &[])
+                .await?,
+        )
+    }
+
+    /// Ends a try of deliveries of a lease (null: of all) as failed: tried again after retry_after, else by the
+    /// subscription's schedule; dead letters after the last try. Returns the ids that were changed.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn fail(&self, lease: i64, delivery_ids: &[i64], error: &str, options: Fail) -> Result<Vec<i64>> {
+        call::single(self.call("fail", json!({"lease": lease, "delivery_ids": delivery_ids, "error": error, "retry_after": options.retry_after.map(|d| d.as_secs_f64())}), &[]).await?)
+    }
+
+    /// One message with its status; OB001: it does not exist or retention has removed it.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn get_message(&self, message_id: i64) -> Result<Messages> {
+        call::single(self.call("get_message", json!({"message_id": message_id}), &[]).await?)
+    }
+
+    /// Takes consent as given, for receivers that gave it by other means than the handshake.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn grant_consent(&self, endpoint: &str, options: GrantConsent) -> Result<Option<i64>> {
+        call::single(
+            self.call("grant_consent", json!({"endpoint": endpoint, "rate_per_minute": options.rate_per_minute}), &[])
+                .await?,
+        )
+    }
+
+    /// Grants a role one of the capabilities publish, capture, consume, observe, monitor, admin, or changes what is
+    /// left of it. publish can be narrowed to topics (patterns), tenants and publishers; consume to subscriptions,
+    /// topics (for read()) and consumers (of cursors), of which those that are not named are not left; monitor to
+    /// tenants.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn grant_to(&self, role: &str, capability: &str, options: GrantTo) -> Result<()> {
+        self.call_void("grant_to", json!({"role": role, "capability": capability, "subscriptions": options.subscriptions, "topics": options.topics, "tenants": options.tenants, "publishers": options.publishers, "consumers": options.consumers})).await
+    }
+
+    /// The last position of the feed; 0 when it is empty.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn head(&self) -> Result<Option<i64>> {
+        call::single(self.call("head", json!({}), &[]).await?)
+    }
+
+    /// One row per check: ok, warning or critical, who or what it is, and what to do. Fit for an alert on state \<>
+    /// 'ok'.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn health(&self) -> Result<Vec<HealthRow>> {
+        call::typed(self.call("health", json!({}), &[]).await?)
+    }
+
+    /// Everything that happened to one message, in order of time.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn history(&self, message_id: i64) -> Result<Vec<HistoryRow>> {
+        call::typed(self.call("history", json!({"message_id": message_id}), &[]).await?)
+    }
+
+    /// Marks an open dead letter as not worth dealing with; OB004: it is not open.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn ignore(&self, id: i64, by: &str, options: Ignore) -> Result<()> {
+        self.call_void("ignore", json!({"id": id, "by": by, "note": options.note})).await
+    }
+
+    /// Whether a delivery or message in this state is not tried again by itself.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn is_terminal(&self, state: &str) -> Result<Option<bool>> {
+        call::single(self.call("is_terminal", json!({"state": state}), &[]).await?)
+    }
+
+    /// Messages, newest first, a page at a time: give the last id as before. By tenant and by aggregate through an
+    /// index; by status pending, processing, failed, dead or expired through the deliveries; topic and severity are
+    /// looked for in at most 10,000 messages, completed, cancelled and skipped in at most 1,000, per page: a last row
+    /// without a topic holds no message but the id to go on with.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn list_messages(&self, options: ListMessages) -> Result<Vec<Messages>> {
+        call::typed(self.call("list_messages", json!({"tenant": options.tenant, "status": options.status, "topic": options.topic, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "severity": options.severity, "max": options.max, "before": options.before, "skip": options.skip}), &[]).await?)
+    }
+
+    /// Rotates, reclaims and trims now whatever the settings allow, and says what it did. The dispatcher does this by
+    /// itself.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn maintain(&self) -> Result<Vec<MaintainRow>> {
+        call::typed(self.call("maintain", json!({}), &[]).await?)
+    }
+
+    /// What came of send_test() or resend(): waiting, completed or failed.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn manual_result(&self, id: i64) -> Result<Vec<ManualResultRow>> {
+        call::typed(self.call("manual_result", json!({"id": id}), &[]).await?)
+    }
+
+    /// Figures for a monitoring system. Names ending in _total and _count only grow; labels name subscription,
+    /// endpoint, state, consumer, ring. _enqueued_total counts what was rolled back as well.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn metrics(&self) -> Result<Vec<MetricsRow>> {
+        call::typed(self.call("metrics", json!({}), &[]).await?)
+    }
+
+    /// Makes a waiting delivery a dead letter, and returns that one's id. OB001 no such delivery, OB002 it has ended,
+    /// OB003 a worker has it.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn move_to_dlq(&self, delivery_id: i64, by: &str, reason: &str) -> Result<Option<i64>> {
+        call::single(
+            self.call("move_to_dlq", json!({"delivery_id": delivery_id, "by": by, "reason": reason}), &[]).await?,
+        )
+    }
+
+    /// What was sent to whom: of one message, or of the latest messages of a tenant, topic or aggregate, a page at a
+    /// time (give the last message id as before). With a subscription, up to max rows of it among 10,000 messages per
+    /// page. A last row without a topic code holds nothing but the id to go on with.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn notification_log(&self, options: NotificationLog) -> Result<Vec<NotificationEntry>> {
+        call::typed(self.call("notification_log", json!({"message_id": options.message_id, "tenant": options.tenant, "topic": options.topic, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "max": options.max, "before": options.before, "subscription": options.subscription}), &[]).await?)
+    }
+
+    /// Holds a subscription: what is routed to it waits, nothing is sent or can be claimed, until resume(). Its
+    /// messages are kept.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn pause(&self, name: &str) -> Result<Option<i64>> {
+        call::single(self.call("pause", json!({"name": name}), &[]).await?)
+    }
+
+    /// What receivers verify v1a signatures of this endpoint with, the current key first; nothing for v1.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn public_keys(&self, endpoint: &str) -> Result<Vec<PublicKeysRow>> {
+        call::typed(self.call("public_keys", json!({"endpoint": endpoint}), &[]).await?)
+    }
+
+    /// Removes what is older than an interval, by hand: completed (messages), attempts, archive (messages with their
+    /// attempts and routing; rows are messages), dead_letters, idempotency. Logs go in whole segments. Never what is
+    /// still needed; null, zero or below: for ever; dry_run says what it would be.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn purge(&self, what: &str, older_than: Duration, options: Purge) -> Result<PurgeRow> {
+        call::single(self.call("purge", json!({"what": what, "older_than": older_than.as_secs_f64(), "include_unresolved": options.include_unresolved, "dry_run": options.dry_run}), &[]).await?)
+    }
+
+    /// Messages behind a position (0: from the first that is stored), in order; go on behind the last row. A row
+    /// whose message_id is null holds no message: nothing matched up to there. With the epoch in which the position
+    /// was read, a lost history is noticed (OB009).
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn read(&self, after_position: i64, options: Read) -> Result<Vec<FeedMessage>> {
+        call::typed(self.call("read", json!({"after_position": after_position, "max_messages": options.max_messages, "topics": options.topics, "filter": options.filter, "epoch": options.epoch}), &[]).await?)
+    }
+
+    /// Gives deliveries of a lease (null: all) back unharmed: due as before, the try does not count. Returns the ids.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn release(&self, lease: i64, options: Release) -> Result<Vec<i64>> {
+        call::single(self.call("release", json!({"lease": lease, "delivery_ids": options.delivery_ids}), &[]).await?)
+    }
+
+    /// Delivers again what a subscription matched between two positions (or times), at most rate messages per second
+    /// beside live traffic; returns the replay's id. The webhook ids are the same unless new_ids.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn replay(&self, subscription: &str, options: Replay) -> Result<Option<i64>> {
+        call::single(self.call("replay", json!({"subscription": subscription, "from_position": options.from_position, "to_position": options.to_position, "filter": options.filter, "new_ids": options.new_ids, "rate": options.rate, "from_time": options.from_time, "to_time": options.to_time}), &[]).await?)
+    }
+
+    /// Asks the receiver whether it wants our messages, by the CloudEvents webhook handshake; until it does,
+    /// deliveries wait.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn request_consent(&self, endpoint: &str) -> Result<Option<i64>> {
+        call::single(self.call("request_consent", json!({"endpoint": endpoint}), &[]).await?)
+    }
+
+    /// Makes the delivery of a dead letter due now, with all its tries; the receiver sees the same webhook id.
+    /// Returns the delivery's id. OB004: requeued already, or the message is gone.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn requeue(&self, id: i64, by: &str, options: Requeue) -> Result<Option<i64>> {
+        call::single(self.call("requeue", json!({"id": id, "by": by, "note": options.note}), &[]).await?)
+    }
+
+    /// Requeues up to max open dead letters, oldest first: of a subscription, reason, topic, time. dry_run only
+    /// counts. Returns how many.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn requeue_all(&self, by: &str, options: RequeueAll) -> Result<Option<i64>> {
+        call::single(self.call("requeue_all", json!({"by": by, "subscription": options.subscription, "reason": options.reason, "topic": options.topic, "dead_after": options.dead_after, "dead_before": options.dead_before, "note": options.note, "max": options.max, "dry_run": options.dry_run}), &[]).await?)
+    }
+
+    /// Changes when a waiting delivery is tried, its priority and its end. OB001 no such delivery, OB002 it has
+    /// ended, OB003 a worker has it.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn reschedule(
+        &self,
+        delivery_id: i64,
+        due_at: DateTime<Utc>,
+        by: &str,
+        options: Reschedule,
+    ) -> Result<()> {
+        self.call_void("reschedule", json!({"delivery_id": delivery_id, "due_at": due_at, "by": by, "priority": options.priority, "expires_at": options.expires_at})).await
+    }
+
+    /// Sends one message once more to one subscription, whatever became of it: one try outside its budget, under the
+    /// same webhook id; manual_result() shows what came of it.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn resend(&self, message_id: i64, subscription: &str) -> Result<Option<i64>> {
+        call::single(self.call("resend", json!({"message_id": message_id, "subscription": subscription}), &[]).await?)
+    }
+
+    /// Marks an open dead letter as dealt with in another way; OB004: it is not open.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn resolve(&self, id: i64, by: &str, options: Resolve) -> Result<()> {
+        self.call_void("resolve", json!({"id": id, "by": by, "note": options.note})).await
+    }
+
+    /// Goes on with a paused subscription from where it stood.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn resume(&self, name: &str) -> Result<Option<i64>> {
+        call::single(self.call("resume", json!({"name": name}), &[]).await?)
+    }
+
+    /// Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001 there is
+    /// none, OB002 it was completed, OB003 a worker has it, OB004 its message was erased or is gone.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn retry(&self, message_id: i64, subscription: &str, options: Retry) -> Result<Option<i64>> {
+        call::single(
+            self.call("retry", json!({"message_id": message_id, "subscription": subscription, "by": options.by}), &[])
+                .await?,
+        )
+    }
+
+    /// Takes a capability back from a role; what another capability of the role needs stays. false: the role did not
+    /// have it by grant_to().
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn revoke_from(&self, role: &str, capability: &str) -> Result<Option<bool>> {
+        call::single(self.call("revoke_from", json!({"role": role, "capability": capability}), &[]).await?)
+    }
+
+    /// Has new rows go to the next leaf now: rotated, empty (nothing to leave behind) or full (the next leaf still
+    /// holds rows).
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn rotate(&self, options: Rotate) -> Result<Option<String>> {
+        call::single(self.call("rotate", json!({"ring": options.ring}), &[]).await?)
+    }
+
+    /// Gives an endpoint a new secret, shown here alone; the old one signs beside it until the overlap has passed.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn rotate_secret(&self, name: &str, options: RotateSecret) -> Result<RotateSecretRow> {
+        call::single(
+            self.call(
+                "rotate_secret",
+                json!({"name": name, "secret": options.secret, "overlap": options.overlap.map(|d| d.as_secs_f64())}),
+                &[],
+            )
+            .await?,
+        )
+    }
+
+    /// Sends a test message (topic outbox.test), signed as any other, to an endpoint when the transaction commits;
+    /// manual_result() shows what came of it.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn send_test(&self, endpoint: &str, options: SendTest) -> Result<Option<i64>> {
+        call::single(self.call("send_test", json!({"endpoint": endpoint, "payload": options.payload}), &[]).await?)
+    }
+
+    /// Chooses one of the operator's proxies for an endpoint; null: the default one, if there is one.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn set_endpoint_proxy(&self, endpoint: &str, proxy: &str) -> Result<Option<i64>> {
+        call::single(self.call("set_endpoint_proxy", json!({"endpoint": endpoint, "proxy": proxy}), &[]).await?)
+    }
+
+    /// Lists or changes a proxy; url null: no proxy. In no capability: for the owner of the extension and superusers
+    /// alone.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn set_proxy(&self, name: &str, url: &str, options: SetProxy) -> Result<Option<i64>> {
+        call::single(self.call("set_proxy", json!({"name": name, "url": url, "resolves_names": options.resolves_names, "is_default": options.is_default}), &[]).await?)
+    }
+
+    /// Messages that matched no subscription, newest first, with the reason: no subscription, filtered, inactive.
+    /// topic is a pattern.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn skipped(&self, options: Skipped) -> Result<Vec<SkippedRow>> {
+        call::typed(self.call("skipped", json!({"topic": options.topic, "max_messages": options.max_messages, "before_position": options.before_position}), &[]).await?)
+    }
+
+    /// Where the outbox of this database stands, and from pending on how many deliveries (of a tenant) are in each
+    /// state; skipped: messages that matched nothing. worker: not preloaded, none, starting, running, push off,
+    /// copied, failing.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn stats(&self, options: Stats) -> Result<StatsRow> {
+        call::single(self.call("stats", json!({"tenant": options.tenant}), &[]).await?)
+    }
+
+    /// Sends the messages of these topics (* one word, # any number) to an endpoint, or without one lets workers
+    /// claim them; from the position of the message on whose id is returned, or from start: latest, earliest, a
+    /// position or a time. A name that was unsubscribed is taken up again.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn subscribe(&self, name: &str, topics: &[&str], options: Subscribe) -> Result<Option<i64>> {
+        call::single(self.call("subscribe", json!({"name": name, "topics": topics, "endpoint": options.endpoint, "filter": options.filter, "max_attempts": options.max_attempts, "max_age": options.max_age.map(|d| d.as_secs_f64()), "schedule": options.schedule, "policy": options.policy, "format": options.format, "batch_size": options.batch_size, "batch_wait": options.batch_wait.map(|d| d.as_secs_f64()), "ordering": options.ordering, "on_exhausted": options.on_exhausted, "ttl": options.ttl.map(|d| d.as_secs_f64()), "deadline": options.deadline.map(|d| d.as_secs_f64()), "notify": options.notify, "max_lag": options.max_lag.map(|d| d.as_secs_f64()), "external_id": options.external_id, "labels": options.labels, "start": options.start, "url": options.url}), &[]).await?)
+    }
+
+    /// The first position whose message is still stored; above head() when none is. read() starts there when it
+    /// starts at 0.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn tail(&self) -> Result<Option<i64>> {
+        call::single(self.call("tail", json!({}), &[]).await?)
+    }
+
+    /// Numbers what is committed now, and returns the last position. The dispatcher does this by itself; by hand
+    /// where there is none. Not in a transaction block or function (25001).
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn tick(&self) -> Result<Option<i64>> {
+        call::single(self.call("tick", json!({}), &[]).await?)
+    }
+
+    /// Ends a capture; false: there was none.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn uncapture(&self, relation: String) -> Result<Option<bool>> {
+        call::single(self.call("uncapture", json!({"relation": relation}), &[]).await?)
+    }
+
+    /// Takes leases back that were claimed longer ago than this, whatever their end; returns how many deliveries are
+    /// free again.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn unlock_stale(&self, older_than: Duration, options: UnlockStale) -> Result<Option<i64>> {
+        call::single(
+            self.call(
+                "unlock_stale",
+                json!({"older_than": older_than.as_secs_f64(), "subscription": options.subscription}),
+                &[],
+            )
+            .await?,
+        )
+    }
+
+    /// Ends a subscription at the position of the message whose id is returned; what it has not got by then is logged
+    /// as skipped. It stays in the table, with deleted_at set.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn unsubscribe(&self, name: &str) -> Result<Option<i64>> {
+        call::single(self.call("unsubscribe", json!({"name": name}), &[]).await?)
+    }
+
+    /// Version of the installed objects, and of the library that is loaded.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn version(&self) -> Result<VersionRow> {
+        call::single(self.call("version", json!({}), &[]).await?)
+    }
+
+    /// What a receiver deduplicates by: the same on every attempt, restart, retry and replay of a message.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn webhook_id(&self, message_id: i64, enqueued_at: DateTime<Utc>) -> Result<Option<String>> {
+        call::single(self.call("webhook_id", json!({"message_id": message_id, "enqueued_at": enqueued_at}), &[]).await?)
+    }
+
+    /// This database's dispatcher: what it does, since when, how far it is, and its last error. States: not
+    /// preloaded, none, starting, running, push off, copied, failing. A process that is gone is none, whatever it did
+    /// last.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn worker_status(&self) -> Result<Vec<WorkerStatusRow>> {
+        call::typed(self.call("worker_status", json!({}), &[]).await?)
+    }
+
+    /// Rows of `outbox.audit` whose columns equal those of `filter` (an object; null: all), at most `limit`.
+    ///
+    /// # Errors
+    /// 22023 for an unknown column.
+    pub async fn audit(&self, filter: &Value, limit: i64) -> Result<Vec<AuditEntry>> {
+        call::typed(self.table("audit", filter, limit, &[]).await?)
+    }
+
+    /// Rows of `outbox.dead_letter` whose columns equal those of `filter` (an object; null: all), at most `limit`.
+    ///
+    /// # Errors
+    /// 22023 for an unknown column.
+    pub async fn dead_letter_rows(&self, filter: &Value, limit: i64) -> Result<Vec<DeadLetterEntry>> {
+        call::typed(self.table("dead_letter", filter, limit, &[]).await?)
+    }
+
+    /// Rows of `outbox.dead_letters` whose columns equal those of `filter` (an object; null: all), at most `limit`.
+    ///
+    /// # Errors
+    /// 22023 for an unknown column.
+    pub async fn dead_letters(&self, filter: &Value, limit: i64) -> Result<Vec<DeadLettersEntry>> {
+        call::typed(self.table("dead_letters", filter, limit, &["age"]).await?)
+    }
+
+    /// Rows of `outbox.deliveries` whose columns equal those of `filter` (an object; null: all), at most `limit`.
+    ///
+    /// # Errors
+    /// 22023 for an unknown column.
+    pub async fn deliveries(&self, filter: &Value, limit: i64) -> Result<Vec<DeliveriesEntry>> {
+        call::typed(self.table("deliveries", filter, limit, &["retry_in", "expires_in", "age"]).await?)
+    }
+
+    /// Rows of `outbox.endpoint` whose columns equal those of `filter` (an object; null: all), at most `limit`.
+    ///
+    /// # Errors
+    /// 22023 for an unknown column.
+    pub async fn endpoints(&self, filter: &Value, limit: i64) -> Result<Vec<EndpointEntry>> {
+        call::typed(self.table("endpoint", filter, limit, &["timeout", "disable_after"]).await?)
+    }
+
+    /// Rows of `outbox.publisher` whose columns equal those of `filter` (an object; null: all), at most `limit`.
+    ///
+    /// # Errors
+    /// 22023 for an unknown column.
+    pub async fn publishers(&self, filter: &Value, limit: i64) -> Result<Vec<PublisherEntry>> {
+        call::typed(self.table("publisher", filter, limit, &[]).await?)
+    }
+
+    /// Rows of `outbox.subscription` whose columns equal those of `filter` (an object; null: all), at most `limit`.
+    ///
+    /// # Errors
+    /// 22023 for an unknown column.
+    pub async fn subscriptions(&self, filter: &Value, limit: i64) -> Result<Vec<SubscriptionEntry>> {
+        call::typed(
+            self.table("subscription", filter, limit, &["max_age", "batch_wait", "ttl", "deadline", "max_lag"]).await?,
+        )
+    }
+
+    /// Rows of `outbox.topic` whose columns equal those of `filter` (an object; null: all), at most `limit`.
+    ///
+    /// # Errors
+    /// 22023 for an unknown column.
+    pub async fn topics(&self, filter: &Value, limit: i64) -> Result<Vec<TopicEntry>> {
+        call::typed(self.table("topic", filter, limit, &[]).await?)
+    }
+}

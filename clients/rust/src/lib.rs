@@ -1,0 +1,54 @@
+//! Client of [pg_outbox](https://github.com/pg-outbox/pg_outbox), the transactional outbox inside PostgreSQL.
+//!
+//! Enqueuing joins the caller's own transaction: it takes any [`GenericClient`], a `tokio_postgres` transaction above all.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use pg_outbox::{Message, Outbox};
+//!
+//! let outbox = Outbox::connect("postgresql://app@localhost/shop").await?;
+//! let mut session = outbox.session().await?;
+//! let tx = session.transaction().await?;
+//! tx.execute("insert into orders (id, amount) values (42, 129.95)", &[]).await?;
+//! let message = Message::to("order.created").key("order-42").json(&serde_json::json!({"order": 42}))?;
+//! message.enqueue(&*tx).await?;
+//! tx.commit().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`message`] | [`Message`], its builder [`NewMessage`], plain `(sql, params)` for other drivers |
+//! | [`outbox`] | [`Outbox`]: pool, sessions, calls of any function of the schema by name |
+//! | [`admin`] | a method with typed arguments and rows for each public SQL function |
+//! | [`worker`] | [`Worker`]: claims, handles, completes; survives restarts of the server |
+//! | [`reader`] | [`Reader`]: the feed in its order, with a durable cursor |
+//! | [`verify`] | [`verify::Verifier`]: signatures of Standard Webhooks, for receivers |
+//! | [`error`] | [`Error`]: seven kinds that say what to do |
+//! | `testing` | for tests of applications: assertions, `drain`, a fake receiver (feature `testing`) |
+
+pub mod admin;
+pub mod call;
+pub mod connect;
+pub mod error;
+pub mod message;
+pub mod outbox;
+mod pooler;
+pub mod reader;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod verify;
+pub mod worker;
+
+pub use chrono;
+pub use error::{Error, Kind, Result};
+pub use message::{Message, NewMessage};
+pub use outbox::Outbox;
+pub use reader::Reader;
+pub use tokio_postgres;
+pub use tokio_postgres::GenericClient;
+pub use worker::Worker;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,70 @@
+"""The form of the SQL in sql/schema: what a reviewer would otherwise have to say each time."""
+
+import pathlib
+import re
+import sys
+
+KEYWORDS = re.compile(
+    r"\b(SELECT|INSERT|UPDATE|DELETE|FROM|WHERE|CREATE|TABLE|FUNCTION|RETURNS|LANGUAGE|BEGIN|END|IF|THEN|ELSE|AND|OR|NOT|"
+    r"NULL|DEFAULT|SET|INTO|VALUES|ORDER|GROUP|BY|LIMIT|JOIN|LEFT|ON|AS|RETURN|DECLARE|EXECUTE|GRANT|REVOKE)\b"
+)
+OBJECT = re.compile(
+    r"^create (?:or replace )?(function|procedure|table|view|type)\s+(outbox\.[a-z0-9_]+)|^call outbox\._create_ring\('([a-z_]+)'",
+    re.M,
+)
+
+
+def strip(sql: str) -> str:
+    """Without comments, psql commands and string literals; bodies between $$ stay."""
+    sql = re.sub(r"--[^\n]*|^\\[^\n]*", "", sql, flags=re.M)
+    return re.sub(r"'(?:[^']|'')*'", "''", sql)
+
+
+# A literal that may have backslashes says so, E'...': without, a session with standard_conforming_strings off reads another text.
+LITERAL = re.compile(r"(\w?)'((?:[^']|'')*)'")
+
+
+def backslashes(text: str) -> list[int]:
+    """The lines of literals with a backslash that are not E'...'."""
+    plain = re.sub(r"--[^\n]*", "", text)
+    return [
+        plain[: found.start()].count("\n") + 1
+        for found in LITERAL.finditer(plain)
+        if "\\" in found.group(2) and found.group(1).lower() != "e"
+    ]
+
+
+def main() -> int:
+    wrong = []
+    texts = {path: path.read_text() for path in sorted(pathlib.Path("sql/schema").rglob("*.sql"))}
+    everything = "\n".join(texts.values())
+    for path, text in texts.items():
+        for number, line in enumerate(text.splitlines(), 1):
+            if "\t" in line:
+                wrong.append(f"{path}:{number}: a tab")
+            if len(line) > 160 or (len(line) > 125 and "comment on" not in line and "'" not in line):
+                wrong.append(f"{path}:{number}: longer than 125 characters")
+            if line != line.rstrip():
+                wrong.append(f"{path}:{number}: space at the end")
+        for number in backslashes(text):
+            wrong.append(f"{path}:{number}: a backslash in a literal without E")
+        for number, line in enumerate(strip(text).splitlines(), 1):
+            if found := KEYWORDS.search(line):
+                wrong.append(f"{path}:{number}: keyword in upper case: {found.group()}")
+        for found in OBJECT.finditer(text):
+            kind = found.group(1) or "table"
+            name = found.group(2) or f"outbox.{found.group(3)}"
+            private = name.split(".")[1].startswith("_")
+            # The marker stands above the object; comments and other objects of the same kind may be in between.
+            before = text[: found.start()]
+            marker = before.rfind("-- API: ")
+            said = before[marker:].splitlines()[0] if marker >= 0 else ""
+            if said != f"-- API: {'private' if private else 'public'}" and kind != "type":
+                wrong.append(f"{path}: {name} is not marked -- API: {'private' if private else 'public'}")
+            if not private and f"comment on {kind} {name} " not in everything:
+                wrong.append(f"{path}: {name} has no `comment on`")
+    print("\n".join(wrong), file=sys.stderr, end="\n" if wrong else "")
+    return 1 if wrong else 0
+
+
+sys.exit(main())

@@ -1,0 +1,45 @@
+-- What endpoints, subscriptions and the like have in common: names, lookups, checks.
+
+-- API: private
+-- Raise 22023 that says what is wrong; return their argument.
+create function outbox._check_url(url text) returns text language c immutable strict as 'MODULE_PATHNAME', 'outbox_check_url';
+
+-- API: private
+create function outbox._check_patterns(patterns text[]) returns text[] language c immutable strict
+as 'MODULE_PATHNAME', 'outbox_check_patterns';
+
+-- API: private
+create function outbox._check_filter(filter jsonb) returns jsonb language c immutable strict
+as 'MODULE_PATHNAME', 'outbox_check_filter';
+
+-- API: private
+create function outbox._check_secret(secret text) returns text language c immutable strict
+as 'MODULE_PATHNAME', 'outbox_check_secret';
+
+-- API: private
+create function outbox._check_headers(headers jsonb) returns jsonb language c immutable strict
+as 'MODULE_PATHNAME', 'outbox_check_headers';
+
+-- API: private
+-- Enqueues one of pg_outbox's own messages, below the reserved word of the topics.
+create function outbox._enqueue_own(topic text, payload jsonb) returns bigint language c volatile strict
+as 'MODULE_PATHNAME', 'outbox_enqueue_own';
+
+-- API: private
+-- Names of endpoints, subscriptions and the like: 1 to 100 characters, none of them a control character.
+create function outbox._check_name(kind text, name text) returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if name is null then
+        raise exception 'the name of the % must not be null', kind using errcode = 'null_value_not_allowed';
+    end if;
+    if name !~ '^[^[:cntrl:]]{1,100}$' or name <> btrim(name) then
+        raise exception 'malformed name of the %', kind
+            using errcode = 'invalid_parameter_value',
+                hint = 'A name has 1 to 100 characters, no control characters, and no spaces around it.';
+    end if;
+    return name;
+end
+$$;

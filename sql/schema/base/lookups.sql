@@ -1,0 +1,35 @@
+-- Names to ids, with the error that every function raises for a name that is unknown.
+
+-- API: private
+create function outbox._endpoint_id(name text) returns int
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found_id int;
+begin
+    select e.id into found_id from outbox.endpoint e where e.name = _endpoint_id.name and e.deleted_at is null;
+    if found_id is null then
+        raise exception 'endpoint "%" does not exist', name
+            using errcode = 'OB001', hint = 'outbox.create_endpoint() makes one; the table outbox.endpoint lists them.';
+    end if;
+    return found_id;
+end
+$$;
+
+-- API: private
+create function outbox._subscription_id(name text) returns int
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found_id int;
+begin
+    select s.id into found_id from outbox.subscription s where s.name = _subscription_id.name and s.deleted_at is null;
+    if found_id is null then
+        raise exception 'subscription "%" does not exist', name
+            using errcode = 'OB001', hint = 'outbox.subscribe() makes one; the table outbox.subscription lists them.';
+    end if;
+    return found_id;
+end
+$$;

@@ -1,0 +1,37 @@
+-- Rings: fixed sets of partitions that are filled one after another and emptied whole.
+
+-- API: private
+-- One row per ring (outbox.message, outbox.feed, outbox.attempt, ...): its number of leaves, and the sequence that names
+-- the leaf that is written now. A sequence and not a table: it is read in a microsecond, it changes at once for
+-- everybody, and a held snapshot leaves no dead rows behind it.
+create table outbox._ring (
+    name text primary key,
+    leaves smallint not null,
+    current_leaf regclass not null
+);
+
+-- API: private
+-- Makes one ring: a parent partitioned by `segment`, its leaves for ever, and its pointer. Called only by the install
+-- script: there is no DDL at run time, because ATTACH and DROP lock the parent and queue every producer behind one open
+-- transaction.
+create procedure outbox._create_ring(ring text, columns text, leaves int, indexes text[])
+language plpgsql
+as $$
+declare
+    leaf text;
+    ddl text;
+begin
+    execute format('create table outbox.%I (segment smallint not null, %s) partition by list (segment)', ring, columns);
+    execute format('create sequence outbox.%I as smallint minvalue 0 start 0 cache 1', '_' || ring || '_segment');
+    for i in 0 .. leaves - 1 loop
+        leaf := format('_%s_%s', ring, lpad(i::text, 2, '0'));
+        execute format('create table outbox.%I partition of outbox.%I for values in (%s)', leaf, ring, i);
+        foreach ddl in array indexes loop
+            execute replace(replace(ddl, '{leaf}', leaf), '{table}', format('outbox.%I', leaf));
+        end loop;
+        perform pg_catalog.pg_extension_config_dump(format('outbox.%I', leaf)::regclass, '');
+    end loop;
+    perform pg_catalog.pg_extension_config_dump(format('outbox.%I', '_' || ring || '_segment')::regclass, '');
+    insert into outbox._ring values (ring, leaves, format('outbox.%I', '_' || ring || '_segment')::regclass);
+end
+$$;

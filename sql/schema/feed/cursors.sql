@@ -1,0 +1,415 @@
+-- What consumers do with their cursors.
+--
+-- A cursor only moves forward, and says where it is: an advance to a smaller position, or to the same one with another
+-- delivery id, is refused. With expected_position it is a compare-and-set. Moving back is a reset, which takes a reason.
+
+-- API: public
+create type outbox.cursor_state as (
+    consumer text,
+    stream text,
+    subject text,
+    "position" bigint,
+    epoch int,
+    last_delivery_id text,
+    last_delivered_at timestamptz,
+    last_error text,
+    updated_at timestamptz,
+    lag_positions bigint,
+    lag_seconds double precision,
+    advanced boolean
+);
+comment on type outbox.cursor_state is
+    'A cursor. Lag: positions of the feed behind it, and for how long the first of them has been there; null on'
+    ' streams other than "outbox". advanced: whether cursor_advance() moved it; null elsewhere';
+
+-- API: private
+-- A part of a cursor's key: without spaces around it, of 1 to 255 characters; the subject may be empty.
+create function outbox._cursor_part(what text, value text) returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    part text := regexp_replace(coalesce(value, ''), '^[[:space:]]+|[[:space:]]+$', '', 'g');
+begin
+    if part = '' and what <> 'subject' then
+        raise exception 'invalid cursor: the % is empty', what using errcode = 'OB009',
+            hint = 'A cursor is named by its consumer, its stream ("outbox" is the feed) and its subject, which may be empty.';
+    end if;
+    if length(part) > 255 or part ~ '[[:cntrl:]]' then
+        raise exception 'invalid cursor: malformed %', what using errcode = 'OB009',
+            detail = format('It has %s characters.', length(part)),
+            hint = 'At most 255 characters, and no control characters.';
+    end if;
+    return part;
+end
+$$;
+
+-- API: private
+-- A row with its lag: one look at the state, one at the row of the feed that holds the next position.
+create function outbox._cursor_state(c outbox.cursor) returns outbox.cursor_state
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    result outbox.cursor_state;
+    feed_end bigint;
+begin
+    result.consumer := c.consumer;
+    result.stream := c.stream;
+    result.subject := c.subject;
+    result."position" := c."position";
+    result.epoch := c.epoch;
+    result.last_delivery_id := c.last_delivery_id;
+    result.last_delivered_at := c.last_delivered_at;
+    result.last_error := c.last_error;
+    result.updated_at := c.updated_at;
+    if c.stream = 'outbox' then
+        feed_end := outbox.head();
+        result.lag_positions := greatest(feed_end - c."position", 0);
+        result.lag_seconds := 0;
+        if result.lag_positions > 0 then
+            result.lag_seconds := greatest(extract(epoch from clock_timestamp() - coalesce(
+                (select f.ticked_at from outbox.feed f where f.first_position <= c."position" + 1
+                order by f.first_position desc limit 1),
+                -- the feed itself begins later
+                (select f.ticked_at from outbox.feed f order by f.first_position limit 1)
+            )), 0);
+        end if;
+    end if;
+    return result;
+end
+$$;
+
+-- API: private
+create function outbox._cursor_missing(consumer text, stream text, subject text) returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception 'cursor of consumer "%" on stream "%" does not exist', consumer, stream
+        using errcode = 'OB001',
+            detail = format('The subject is "%s".', subject),
+            hint = 'The first outbox.cursor_advance() makes it; outbox.cursor_list() shows those there are.';
+end
+$$;
+
+-- API: private
+-- The cursor; nulls if there is none. By its newest version, backwards through the index.
+create function outbox._cursor_row(consumer text, stream text, subject text) returns outbox.cursor
+language sql stable
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+begin atomic
+    select * from outbox.cursor k
+    where k.consumer = _cursor_row.consumer and k.stream = _cursor_row.stream and k.subject = _cursor_row.subject
+    order by k.version desc
+    limit 1;
+end;
+
+-- API: private
+-- The same, locked; made at 0 if there is none and `make`. `c."position"` is what it was.
+create function outbox._cursor_lock(consumer text, stream text, subject text, make boolean) returns outbox.cursor
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+as $$
+declare
+    c outbox.cursor;
+begin
+    loop
+        select * into c from outbox.cursor k
+        where k.consumer = _cursor_lock.consumer and k.stream = _cursor_lock.stream and k.subject = _cursor_lock.subject
+        order by k.version desc
+        limit 1
+        for update;
+        exit when c.consumer is not null or not make;
+        -- Waits for whoever is making or deleting it.
+        insert into outbox._cursor_key (stream, subject, consumer) values (stream, subject, consumer)
+        on conflict do nothing;
+        if found then
+            insert into outbox.cursor (consumer, stream, subject, "position", epoch)
+            values (consumer, stream, subject, 0,
+                case when stream = 'outbox' then (select max(e.epoch) from outbox.epoch e) end);
+        end if;
+    end loop;
+    return c;
+end
+$$;
+
+-- API: public
+create function outbox.cursor_get(
+    consumer text,
+    stream text default 'outbox',
+    subject text default '',
+    if_missing bigint default null
+) returns outbox.cursor_state
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    c outbox.cursor;
+begin
+    consumer := outbox._cursor_part('consumer', consumer);
+    stream := outbox._cursor_part('stream', stream);
+    subject := outbox._cursor_part('subject', subject);
+    c := outbox._cursor_row(consumer, stream, subject);
+    if c.consumer is null then
+        if if_missing is null then
+            perform outbox._cursor_missing(consumer, stream, subject);
+        end if;
+        c.consumer := consumer;
+        c.stream := stream;
+        c.subject := subject;
+        c."position" := if_missing;
+    end if;
+    return outbox._cursor_state(c);
+end
+$$;
+comment on function outbox.cursor_get is
+    'A consumer''s cursor; OB001 when there is none, unless if_missing says which position to show then';
+
+-- API: public
+create function outbox.cursor_list(
+    consumer text default null,
+    stream text default null,
+    subject text default null,
+    max_cursors int default 0
+) returns setof outbox.cursor_state
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select s.*
+    from (
+        select * from outbox._cursor_key k
+        where (cursor_list.consumer is null or k.consumer = btrim(cursor_list.consumer))
+            and (cursor_list.stream is null or k.stream = btrim(cursor_list.stream))
+            and (cursor_list.subject is null or k.subject = btrim(cursor_list.subject))
+        order by k.stream, k.subject, k.consumer
+        limit nullif(greatest(cursor_list.max_cursors, 0), 0)
+    ) k
+    cross join lateral outbox._cursor_row(k.consumer, k.stream, k.subject) c
+    cross join lateral outbox._cursor_state(c) s
+    order by k.stream, k.subject, k.consumer;
+end;
+comment on function outbox.cursor_list is
+    'Cursors by stream, subject and consumer; null selects all; max_cursors 0: no limit';
+
+-- API: public
+create function outbox.cursor_advance(
+    consumer text,
+    "position" bigint,
+    stream text default 'outbox',
+    subject text default '',
+    delivery_id text default null,
+    delivered_at timestamptz default null,
+    expected_position bigint default null,
+    epoch int default null
+) returns outbox.cursor_state
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+#variable_conflict use_variable
+declare
+    c outbox.cursor;
+    advanced boolean;
+    result outbox.cursor_state;
+begin
+    perform outbox._check_writable('cursor_advance');
+    consumer := outbox._cursor_part('consumer', consumer);
+    stream := outbox._cursor_part('stream', stream);
+    subject := outbox._cursor_part('subject', subject);
+    if "position" is null or "position" <= 0 then
+        raise exception 'invalid position' using errcode = 'OB009',
+            detail = format('It is %s.', coalesce("position"::text, 'null')),
+            hint = 'A cursor is advanced to the position of a message, which is above 0.';
+    end if;
+    c := outbox._cursor_lock(consumer, stream, subject, true);
+    if stream = 'outbox' then
+        perform outbox._check_history("position", epoch);
+        perform outbox._check_history(c."position", c.epoch);
+    end if;
+    if expected_position is not null and c."position" <> expected_position then
+        raise exception 'cursor of consumer "%" stands at %, not at %', consumer, c."position", expected_position
+            using errcode = 'OB005',
+                detail = format('{"expected": %s, "actual": %s}', expected_position, c."position"),
+                hint = 'Another instance was there first: roll back, and go on from the cursor.';
+    end if;
+    if "position" < c."position" then
+        raise exception 'cursor of consumer "%" stands at % and cannot go back to %', consumer, c."position", "position"
+            using errcode = 'OB005',
+                detail = format('{"requested": %s, "actual": %s}', "position", c."position"),
+                hint = 'outbox.cursor_reset() moves a cursor back.';
+    end if;
+    advanced := "position" > c."position";
+    if not advanced and delivery_id is not null and c.last_delivery_id is not null
+        and delivery_id <> c.last_delivery_id then
+        raise exception 'cursor of consumer "%" has position % with another delivery id', consumer, "position"
+            using errcode = 'OB005',
+                detail = format('It was "%s" and is "%s" now.', c.last_delivery_id, delivery_id),
+                hint = 'Two histories claim the same position. outbox.cursor_reset() decides for one.';
+    end if;
+    if advanced then
+        update outbox.cursor k
+        set version = nextval('outbox._cursor_version'), "position" = cursor_advance."position",
+            epoch = case when stream = 'outbox' then (select max(e.epoch) from outbox.epoch e) end,
+            last_delivery_id = delivery_id,
+            last_delivered_at = coalesce(delivered_at, clock_timestamp()),
+            last_error = null,
+            updated_at = clock_timestamp()
+        where k.consumer = c.consumer and k.stream = c.stream and k.subject = c.subject and k.version = c.version
+        returning * into c;
+    end if;
+    result := outbox._cursor_state(c);
+    result.advanced := advanced;
+    return result;
+end
+$$;
+comment on function outbox.cursor_advance is
+    'Confirms everything up to a position. Equal to where the cursor stands: advanced is false. With'
+    ' expected_position it is a compare-and-set (OB005 when another instance was first)';
+
+-- API: public
+create function outbox.cursor_reset(
+    consumer text,
+    "position" bigint,
+    reason text,
+    stream text default 'outbox',
+    subject text default '',
+    delivery_id text default null,
+    delivered_at timestamptz default null
+) returns outbox.cursor_state
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+#variable_conflict use_variable
+declare
+    c outbox.cursor;
+    previous bigint;
+begin
+    perform outbox._check_writable('cursor_reset');
+    consumer := outbox._cursor_part('consumer', consumer);
+    stream := outbox._cursor_part('stream', stream);
+    subject := outbox._cursor_part('subject', subject);
+    if "position" is null or "position" < 0 then
+        raise exception 'invalid position' using errcode = 'OB009',
+            detail = format('It is %s.', coalesce("position"::text, 'null')),
+            hint = 'A cursor is reset to 0 (before the first message) or to a position.';
+    end if;
+    if coalesce(btrim(reason), '') = '' then
+        raise exception 'a reason is required' using errcode = 'OB006',
+            hint = 'It is kept in outbox.audit, with who reset the cursor, from where and to where.';
+    end if;
+    if stream = 'outbox' then
+        perform outbox._check_history("position", null);
+    end if;
+    c := outbox._cursor_lock(consumer, stream, subject, true);
+    previous := c."position";
+    update outbox.cursor k
+    set version = nextval('outbox._cursor_version'), "position" = cursor_reset."position",
+        epoch = case when stream = 'outbox' then (select max(e.epoch) from outbox.epoch e) end,
+        last_delivery_id = delivery_id,
+        last_delivered_at = delivered_at,
+        last_error = null,
+        updated_at = clock_timestamp()
+    where k.consumer = c.consumer and k.stream = c.stream and k.subject = c.subject and k.version = c.version
+    returning * into c;
+    perform outbox._audit('cursor_reset', format('cursor %s/%s/%s', stream, subject, consumer), btrim(reason),
+        jsonb_build_object('from', previous, 'to', "position"));
+    return outbox._cursor_state(c);
+end
+$$;
+comment on function outbox.cursor_reset is
+    'Moves a cursor anywhere, back as well; makes it if there is none. The reason is required (OB006) and kept in outbox.audit';
+
+-- API: public
+create function outbox.cursor_record_error(
+    consumer text,
+    error text,
+    stream text default 'outbox',
+    subject text default ''
+) returns outbox.cursor_state
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+#variable_conflict use_variable
+declare
+    c outbox.cursor;
+begin
+    perform outbox._check_writable('cursor_record_error');
+    consumer := outbox._cursor_part('consumer', consumer);
+    stream := outbox._cursor_part('stream', stream);
+    subject := outbox._cursor_part('subject', subject);
+    error := left(regexp_replace(coalesce(error, ''), '^[[:space:]]+|[[:space:]]+$', '', 'g'), 2000);
+    if error = '' then
+        raise exception 'an error text is required' using errcode = 'OB009';
+    end if;
+    c := outbox._cursor_lock(consumer, stream, subject, true);
+    update outbox.cursor k
+    set version = nextval('outbox._cursor_version'), last_error = error, updated_at = clock_timestamp()
+    where k.consumer = c.consumer and k.stream = c.stream and k.subject = c.subject and k.version = c.version
+    returning * into c;
+    return outbox._cursor_state(c);
+end
+$$;
+comment on function outbox.cursor_record_error is
+    'Notes what went wrong (at most 2000 characters of it) without moving the cursor; makes it at 0 if there is none';
+
+-- API: public
+create function outbox.cursor_delete(
+    consumer text,
+    reason text,
+    stream text default 'outbox',
+    subject text default ''
+) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+#variable_conflict use_variable
+declare
+    c outbox.cursor;
+begin
+    perform outbox._check_writable('cursor_delete');
+    consumer := outbox._cursor_part('consumer', consumer);
+    stream := outbox._cursor_part('stream', stream);
+    subject := outbox._cursor_part('subject', subject);
+    if coalesce(btrim(reason), '') = '' then
+        raise exception 'a reason is required' using errcode = 'OB006',
+            hint = 'It is kept in outbox.audit, with who deleted the cursor and where it stood.';
+    end if;
+    c := outbox._cursor_lock(consumer, stream, subject, false);
+    if c.consumer is null then
+        perform outbox._cursor_missing(consumer, stream, subject);
+    end if;
+    delete from outbox.cursor k
+    where k.consumer = c.consumer and k.stream = c.stream and k.subject = c.subject and k.version = c.version;
+    delete from outbox._cursor_key k where k.consumer = c.consumer and k.stream = c.stream and k.subject = c.subject;
+    perform outbox._audit('cursor_delete', format('cursor %s/%s/%s', stream, subject, consumer), btrim(reason),
+        jsonb_build_object('from', c."position"));
+end
+$$;
+comment on function outbox.cursor_delete is 'Removes a cursor; the reason is required (OB006) and kept in outbox.audit';
+
+-- Before others depend on it.
+call outbox._make_door('cursor_list');
+
+insert into outbox._capability values
+    ('consume', 'function outbox.cursor_get'),
+    ('consume', 'function outbox.cursor_list'),
+    ('consume', 'function outbox.cursor_advance'),
+    ('consume', 'function outbox.cursor_reset'),
+    ('consume', 'function outbox.cursor_record_error'),
+    ('consume', 'function outbox.cursor_delete'),
+    ('monitor', 'function outbox.cursor_get'),
+    ('monitor', 'function outbox.cursor_list'),
+    ('admin', 'function outbox.cursor_advance'),
+    ('admin', 'function outbox.cursor_reset'),
+    ('admin', 'function outbox.cursor_record_error'),
+    ('admin', 'function outbox.cursor_delete');

@@ -1,0 +1,132 @@
+-- The two ends of the feed, its epochs, and the check that a position is within them.
+
+-- API: private
+-- Up to this position messages may have been reclaimed. A sequence: it is read as it is now, not as it was when the reader's
+-- snapshot was taken, so a reader notices that a leaf was truncated under it.
+create sequence outbox._reclaimed as bigint minvalue 0 start 0 cache 1;
+select pg_catalog.pg_extension_config_dump('outbox._reclaimed', '');
+
+-- API: public
+create function outbox.head() returns bigint
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select coalesce((select t.last_position from outbox.tick t order by t.id desc limit 1), 0);
+end;
+comment on function outbox.head is 'The last position of the feed; 0 when it is empty';
+
+-- API: private
+-- The first position that retention has not removed here.
+create function outbox._tail() returns bigint
+language sql volatile
+begin atomic
+    select coalesce(pg_sequence_last_value('outbox._reclaimed'), 0) + 1;
+end;
+
+-- API: private
+-- The first position from `lowest` on whose message is stored. In a copy that is written by logical replication sequences
+-- stay behind, and what the original has removed is simply gone: there this goes through the feed, a row at a time.
+create function outbox._first_stored(lowest bigint) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+    stretch record;
+    place bigint := lowest;
+begin
+    for stretch in
+        select f.first_position, f.last_position, f.message_segment, f.message_ids
+        from outbox.feed f
+        where f.first_position >= coalesce((
+            select p.first_position from outbox.feed p
+            where p.first_position <= lowest
+            order by p.first_position desc limit 1
+        ), 0)
+        order by f.first_position
+    loop
+        continue when stretch.last_position < lowest;
+        place := greatest(place, stretch.first_position);
+        -- All messages of a row are in one leaf, and go with it.
+        if exists (
+            select from outbox.message m
+            where m.segment = stretch.message_segment
+                and m.id = stretch.message_ids[place - stretch.first_position + 1]
+        ) then
+            return place;
+        end if;
+        -- As long as tables of the copy are filled one after the other, what is missing is still to come.
+        if exists (
+            select from pg_subscription_rel r join pg_class t on t.oid = r.srrelid
+            where t.relnamespace = 'outbox'::regnamespace and r.srsubstate <> 'r'
+        ) then
+            return lowest;
+        end if;
+        place := stretch.last_position + 1;
+    end loop;
+    return place;
+end
+$$;
+
+-- API: public
+create function outbox.tail() returns bigint
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select outbox._first_stored(outbox._tail());
+end;
+comment on function outbox.tail is
+    'The first position whose message is still stored; above head() when none is. read() starts there when it starts at 0';
+
+-- API: private
+-- The epoch that a position belongs to.
+create function outbox._epoch_of("position" bigint) returns int
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select e.epoch from outbox.epoch e where e.first_position <= _epoch_of."position" order by e.epoch desc limit 1;
+end;
+
+-- API: private
+-- Raises OB009 if a position that a reader remembers is not a place in this history: it is behind the end of the feed, or of
+-- the epoch in which it was read. A snapshot that may be old, and a standby that may be behind, cannot tell the former.
+create function outbox._check_history("position" bigint, epoch int) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    history_end bigint;
+begin
+    select min(e.first_position) - 1 into history_end from outbox.epoch e where e.epoch > _check_history.epoch;
+    if history_end is null and current_setting('transaction_isolation') = 'read committed' and not pg_is_in_recovery() then
+        history_end := outbox.head();
+        if _check_history."position" > history_end and not outbox._is_own() then
+            -- A copy by logical replication may be behind, too.
+            return;
+        end if;
+    end if;
+    if _check_history."position" > history_end then
+        raise exception '%', case
+                when _check_history.epoch is null
+                    then format('position %s is behind the end of the feed', _check_history."position")
+                else format('history diverged: position %s was never reached in epoch %s', _check_history."position",
+                    _check_history.epoch)
+            end
+            using errcode = 'OB009',
+                detail = format('The end is position %s. What a reader saw behind it was lost, as in a failover to a'
+                    ' standby that had not received it.', history_end),
+                hint = format('Decide what to do about the messages behind %1$s, then go on from there:'
+                    ' outbox.cursor_reset(..., %1$s, reason => ...).', history_end);
+    end if;
+end
+$$;
+
+insert into outbox._capability values
+    ('consume', 'function outbox.head'),
+    ('consume', 'function outbox.tail'),
+    ('monitor', 'function outbox.head'),
+    ('monitor', 'function outbox.tail');

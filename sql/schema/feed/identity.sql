@@ -1,0 +1,59 @@
+-- Whether this database is the one that the outbox was made in: a copy that was restored elsewhere writes and pushes nothing.
+
+-- API: private
+create function outbox._timeline() returns int language c volatile as 'MODULE_PATHNAME', 'outbox_timeline';
+
+-- API: private
+create function outbox._database_oid() returns oid language c stable as 'MODULE_PATHNAME', 'outbox_database_oid';
+
+-- API: private
+-- the current transaction's id, a subtransaction's own if it is one: what a row that it inserts has as xmin
+create function outbox._row_xid() returns xid8 language c volatile as 'MODULE_PATHNAME', 'outbox_row_xid';
+
+-- API: private
+-- false: the rows were restored or copied here from another database, or are being restored just now
+create function outbox._identity_is_genuine() returns boolean
+language sql volatile
+begin atomic
+    select coalesce(
+        bool_and((i.xid::text::bigint & 4294967295)::text = i.xmin::text and i.database = outbox._database_oid()), false)
+    from outbox._identity i;
+end;
+
+-- API: private
+-- Raises 25006 in a transaction that cannot write, and says where to write instead.
+create function outbox._check_writable(what text) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if current_setting('transaction_read_only')::boolean then
+        raise exception 'cannot execute outbox.%() in a read-only transaction', what
+            using errcode = 'read_only_sql_transaction',
+                hint = case when pg_is_in_recovery()
+                    then 'This is a standby: read here, and write to the primary, cursors too.'
+                    else 'Begin the transaction as READ WRITE.' end;
+    end if;
+end
+$$;
+
+-- API: private
+-- Whether the outbox is this database's own: its identity and the sequencer's last row were written here. What a logical copy
+-- has may be the latter only.
+create function outbox._is_own() returns boolean
+language sql volatile
+begin atomic
+    select outbox._identity_is_genuine() and coalesce((
+        select (t.xid::text::bigint & 4294967295)::text = t.xmin::text from outbox.tick t order by t.id desc limit 1
+    ), true);
+end;
+
+-- API: private
+-- The subscription (of logical replication) that writes messages here; null: none does.
+create function outbox._replicated_by() returns name
+language sql stable
+begin atomic
+    select min(s.subname) from pg_subscription_rel r join pg_subscription s on s.oid = r.srsubid
+    where r.srrelid = 'outbox.message'::regclass
+        or r.srrelid in (select i.inhrelid from pg_inherits i where i.inhparent = 'outbox.message'::regclass);
+end;

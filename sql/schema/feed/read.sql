@@ -1,0 +1,167 @@
+-- Reading the feed in order. A position once read never changes its message, and never gets a smaller neighbour later.
+
+-- API: public
+create type outbox.feed_message as (
+    "position" bigint,
+    epoch int,
+    message_id bigint,
+    webhook_id text,
+    topic text,
+    key text,
+    payload jsonb,
+    body bytea,
+    content_type text,
+    headers jsonb,
+    metadata jsonb,
+    tenant text,
+    aggregate_type text,
+    aggregate_id text,
+    publisher text,
+    idempotency_key text,
+    occurred_at timestamptz,
+    enqueued_at timestamptz
+);
+comment on type outbox.feed_message is 'A message at its position of the feed';
+
+-- API: private
+-- Raises OB009 for a position that has no message, of a read that began behind `start`. Retention announces what it removes
+-- before it does; anything else is missing because this is a copy, of which some may have been removed or not come yet.
+create function outbox._missing("position" bigint, start bigint) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    stored bigint := outbox._tail();
+    copied boolean := start >= stored - 1;
+begin
+    if copied then
+        stored := outbox._first_stored(stored);
+        if start >= stored - 1 then
+            raise exception 'position % is missing here', "position" using errcode = 'OB009',
+                detail = 'This outbox is a copy that is not complete: what comes behind was not read.',
+                hint = 'Try again when its replication has caught up, or read the original.';
+        end if;
+    end if;
+    raise exception 'position % is no longer stored', start + 1
+        using errcode = 'OB009',
+            detail = case when copied then format('This outbox is a copy: the first message in it is at position %s.', stored)
+                else format('Retention has removed the messages before position %s.', stored) end,
+            hint = format('Go on from there, without what is gone: outbox.cursor_reset(..., %s, reason => ...).', stored - 1);
+end
+$$;
+
+-- API: public
+create function outbox.read(
+    after_position bigint,
+    max_messages int default 100,
+    topics text[] default null,
+    filter jsonb default null,
+    epoch int default null
+) returns setof outbox.feed_message
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+-- Everything has an index, whatever the statistics of a young table say.
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+#variable_conflict use_variable
+declare
+    -- Positions looked at in one call: a filter that nothing passes must not read all that is retained.
+    budget constant int := greatest(10000, max_messages);
+    done bigint;
+    start bigint;
+    path jsonpath;
+    stretch record;
+    ids bigint[];
+    this_epoch int;
+    epoch_end bigint := 0;
+    looked_at int := 0;
+    returned int := 0;
+    found int;
+    nothing outbox.feed_message;
+begin
+    if after_position is null or after_position < 0 then
+        raise exception 'invalid position' using errcode = 'OB009',
+            detail = format('It is %s.', coalesce(after_position::text, 'null')),
+            hint = 'A position is 0 (before the first message) or what a message that was read has as its position.';
+    end if;
+    if max_messages is null or max_messages not between 1 and 10000 then
+        raise exception 'invalid max_messages' using errcode = 'invalid_parameter_value',
+            detail = format('It is %s.', coalesce(max_messages::text, 'null')),
+            hint = 'Between 1 and 10000 messages can be read at once.';
+    end if;
+    -- Raises where an argument is malformed, although there may be nothing to read.
+    perform outbox._matches(topics, filter, 'a', null, null, null, null, null);
+    perform outbox._check_routes('{#}', filter);
+    path := (filter ->> 'payload')::jsonpath;
+    perform outbox._check_history(after_position, epoch);
+    start := case when after_position = 0 then outbox._first_stored(outbox._tail()) - 1 else after_position end;
+    done := start;
+    <<feed>>
+    for stretch in
+        select f.first_position, f.last_position, f.message_segment, f.message_ids
+        from outbox.feed f
+        where f.first_position >= coalesce((
+            select p.first_position from outbox.feed p
+            where p.first_position <= done + 1
+            order by p.first_position desc limit 1
+        ), 0)
+        order by f.first_position
+    loop
+        while done < stretch.last_position loop
+            exit feed when returned >= max_messages or looked_at >= budget;
+            if done < stretch.first_position - 1 then
+                perform outbox._missing(done + 1, start);
+            end if;
+            ids := stretch.message_ids[(done - stretch.first_position + 2)::int
+                : (done - stretch.first_position + 1)::int + least(max_messages - returned, budget - looked_at)];
+            if done + 1 > epoch_end then
+                this_epoch := outbox._epoch_of(done + 1);
+                select coalesce(min(e.first_position) - 1, 9223372036854775807) into epoch_end
+                from outbox.epoch e where e.epoch > this_epoch;
+            end if;
+            ids := ids[:least(epoch_end - done, cardinality(ids))::int];
+            return query
+            select done + u.ord, this_epoch, m.id, outbox.webhook_id(m.id, m.enqueued_at), m.topic, m.key, m.payload, m.body,
+                m.content_type, m.headers, m.metadata, m.tenant, m.aggregate_type, m.aggregate_id, m.publisher,
+                m.idempotency_key, m.occurred_at, m.enqueued_at
+            from unnest(ids) with ordinality u(id, ord)
+            left join outbox.message m on m.segment = stretch.message_segment and m.id = u.id
+            -- What is not there raises.
+            where case when m.id is null then outbox._missing(done + u.ord, start)
+                else m.topic <> 'outbox.control'
+                    and (topics is null and filter is null
+                        or outbox._matches(topics, filter, m.topic, m.tenant, m.key, m.aggregate_type, m.aggregate_id,
+                            m.headers))
+                    and (path is null or outbox._path_holds(m.payload, path))
+                end
+            order by u.ord;
+            get diagnostics found = row_count;
+            returned := returned + found;
+            looked_at := looked_at + cardinality(ids);
+            done := done + cardinality(ids);
+        end loop;
+    end loop;
+    -- After the messages: what was reclaimed while they were read is noticed.
+    if start < outbox._tail() - 1 then
+        perform outbox._missing(start + 1, start);
+    end if;
+    if returned = 0 and looked_at >= budget then
+        -- Nothing in a long stretch: a row without a message says where to go on.
+        nothing."position" := done;
+        nothing.epoch := outbox._epoch_of(done);
+        return next nothing;
+    end if;
+end
+$$;
+comment on function outbox.read is
+    'Messages behind a position (0: from the first that is stored), in order; go on behind the last row. A row whose'
+    ' message_id is null holds no message: nothing matched up to there. With the epoch in which the position was read, a lost history is noticed (OB009)';
+
+insert into outbox._capability values
+    ('consume', 'function outbox.read'),
+    ('admin', 'function outbox.read');

@@ -1,0 +1,436 @@
+-- The sequencer: gives committed messages their positions, in order, without gaps, skips or stalls.
+--
+-- A tick takes the messages that its snapshot S2 sees and the tick before, with S1, did not, ordered by message id, and
+-- numbers them on from the last position. What has to hold:
+--
+--   * the lock comes first, S2 in a statement after it: a snapshot older than the lock would miss what the predecessor
+--     saw, and number it again;
+--   * rows are tested against S1 and that S2, because every later statement sees more;
+--   * the transaction has no xid yet: a snapshot never lists its own transaction as running, so a tick after a write
+--     would count its own unfinished transaction as finished and skip what it enqueues later;
+--   * the transaction is not prepared afterwards (the library refuses): the lock would outlive the session.
+
+-- API: private
+create function outbox._sequencer_lock() returns boolean language c volatile as 'MODULE_PATHNAME', 'outbox_sequencer_lock';
+
+-- API: private
+-- the first transaction id that is not assigned yet
+create function outbox._next_xid() returns xid8 language c volatile as 'MODULE_PATHNAME', 'outbox_next_xid';
+
+create type outbox._ticked as (
+    status text,
+    first_position bigint,
+    last_position bigint,
+    more boolean,
+    message_ids bigint[],
+    segments smallint[]
+);
+comment on type outbox._ticked is
+    'status: ticked, idle (nothing new), fresh (nothing ever), busy (another session ticks), refused (the transaction has an xid), copied (not genuine)';
+
+-- API: private
+-- Writes the feed's rows for messages in order: up to 960 in a row, one leaf of messages per row.
+create function outbox._feed(after bigint, ids bigint[], segments smallint[]) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    target smallint := coalesce(pg_sequence_last_value('outbox._feed_segment'), 0);
+    total int := cardinality(ids);
+    runs int[] := array(
+        select o from generate_series(2, total) o where segments[o] <> segments[o - 1]
+    ) || (total + 1);
+    first int := 1;
+    last int;
+    stop int;
+begin
+    foreach stop in array runs loop
+        while first < stop loop
+            last := least(first + 959, stop - 1);
+            insert into outbox.feed (segment, first_position, last_position, ticked_at, message_segment, message_ids)
+            values (target, after + first, after + last, clock_timestamp(), segments[first], ids[first:last]);
+            first := last + 1;
+        end loop;
+    end loop;
+end
+$$;
+
+-- API: private
+-- Whether a leaf that is no longer written to gets no more rows: nobody has its lock. Whoever takes it later reads the
+-- pointer again and goes to the current one, so every row in it is of a transaction that has ended.
+create function outbox._leaf_is_settled(leaf smallint) returns boolean language c volatile
+as 'MODULE_PATHNAME', 'outbox_leaf_is_settled';
+
+-- API: private
+-- Of a difference that is larger than a chunk, the next messages behind `after` (null: it begins) in id order, from two
+-- sources that each have an index for it: transactions that were there at S1 one by one; the rest, whose ids lie above
+-- floor1, by id.
+--
+-- The ids are gone through in windows, each twice as wide as the one before, and neither source is read beyond its window.
+-- So the whole difference costs what is in it. A source that is read until it gives a chunk goes, for each chunk, through
+-- all that is left of the other one. A tick begins with a window that a chunk can fill.
+create function outbox._tick_chunk(
+    chunk int,
+    after bigint,
+    s1 pg_snapshot,
+    s2 pg_snapshot,
+    next1 xid8,
+    floor1 bigint,
+    finished xid8[],
+    running xid8[],
+    scan smallint[],
+    out ids bigint[],
+    out segments smallint[],
+    out control boolean
+)
+language plpgsql volatile
+as $$
+declare
+    -- Read now: a message that S2 sees may have been drawn after floor2 was read.
+    last_id constant bigint := coalesce(pg_sequence_last_value('outbox._message_id'), 0);
+    known constant xid8[] := finished || array(
+        select g::text::xid8
+        from generate_series(pg_snapshot_xmax(s1)::text::bigint, next1::text::bigint - 1) g
+        where pg_visible_in_snapshot(g::text::xid8, s2)
+    );
+    -- the window: above low, up to high
+    low bigint := after;
+    high bigint;
+    width bigint := chunk;
+    wanted int := chunk;
+    part record;
+begin
+    ids := '{}';
+    segments := '{}';
+    control := false;
+    if low is null then
+        select least(floor1, min(l.id) - 1) into low
+        from unnest(known) k(x),
+        lateral (
+            select m.id from outbox.message m where m.segment = any (scan) and m.xid = k.x order by m.id limit 1
+        ) l;
+    end if;
+    loop
+        high := low + width;
+        -- `is true` keeps the second from the index on xid: with statistics of a large leaf the planner would sort the whole
+        -- rest of the difference for every chunk.
+        select array_agg(c.id order by c.id) as ids, array_agg(c.segment order by c.id) as segments, count(*) as n,
+            bool_or(c.topic = 'outbox.control') as control
+        into part
+        from (
+            select u.id, u.segment, u.topic
+            from (
+                (select l.id, l.segment, l.topic
+                from unnest(known) k(x),
+                lateral (
+                    select m.id, m.segment, m.topic from outbox.message m
+                    where m.segment = any (scan) and m.xid = k.x and m.id > low and m.id <= high
+                    order by m.id limit wanted
+                ) l)
+                union all
+                (select m.id, m.segment, m.topic from outbox.message m
+                where m.segment = any (scan) and m.id > greatest(low, floor1) and m.id <= high
+                    and (m.xid >= greatest(next1, pg_snapshot_xmax(s1)) and m.xid < pg_snapshot_xmax(s2)
+                        and m.xid <> all (running)) is true
+                order by m.id limit wanted)
+            ) u
+            order by u.id limit wanted
+        ) c;
+        if part.n > 0 then
+            ids := ids || part.ids;
+            segments := segments || part.segments;
+            control := control or part.control;
+            wanted := wanted - part.n;
+        end if;
+        exit when wanted = 0 or high >= last_id;
+        low := high;
+        width := 2 * width;
+    end loop;
+end
+$$;
+
+-- API: private
+-- One tick of at most `chunk` messages. Called by the dispatcher, whose session is pinned, and by _tick_inline, which pins
+-- what matters: generic plans without sequential scans. With statistics of a young table the planner would read all that is
+-- retained; a custom plan would plan 16 leaves at every tick.
+create function outbox._tick(chunk int) returns outbox._ticked
+language plpgsql volatile
+as $$
+declare
+    state record;
+    since xid8;
+    s1 pg_snapshot;
+    s2 pg_snapshot;
+    next1 xid8;
+    next2 xid8;
+    floor1 bigint;
+    floor2 bigint;
+    done bigint;
+    finished xid8[];        -- running in S1, finished in S2
+    running xid8[];         -- running in S2
+    above xid8[];           -- with below, open intervals: what S1 did not know and is finished in S2
+    below xid8[];
+    ids bigint[];
+    segments smallint[];
+    n int;
+    control boolean;
+    last_position bigint;
+    this_leaf smallint;
+    scan smallint[];        -- leaves to look into
+    next_scan smallint[];   -- and those that the next tick has to look into
+    settled smallint[] := '{}';
+    passed smallint[];
+    this_epoch int;
+    this_timeline int := outbox._timeline();
+    result outbox._ticked;
+begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'the sequencer runs at isolation level read committed only'
+            using errcode = 'invalid_transaction_state',
+                detail = format('This transaction is %s: its snapshot may be older than a lock it waited for.',
+                    current_setting('transaction_isolation'));
+    end if;
+    if pg_current_xact_id_if_assigned() is not null then
+        result.status := 'refused';
+        return result;
+    end if;
+    if not outbox._sequencer_lock() then
+        result.status := 'busy';
+        return result;
+    end if;
+    if current_setting('synchronous_commit') = 'off' then
+        -- not a SET clause of the function: that would be undone before the commit
+        perform set_config('synchronous_commit', 'on', true);
+    end if;
+    if not outbox._identity_is_genuine() then
+        result.status := 'copied';
+        return result;
+    end if;
+
+    -- The state proves itself as well: a restore may load it before it loads the identity.
+    select t.*, t.xmin::text = (t.xid::text::bigint & 4294967295)::text as own into state
+    from outbox.tick t order by t.id desc limit 1;
+    if not state.own then
+        result.status := 'copied';
+        return result;
+    end if;
+    if state.id is null then
+        select min(i.since) into since from outbox._identity i;
+    end if;
+    result.more := false;
+    last_position := coalesce(state.last_position, 0);
+    result.first_position := last_position + 1;
+    result.last_position := last_position;
+    if state.done_id is null then
+        s1 := coalesce(state.snapshot_to, format('%1$s:%1$s:', since)::pg_snapshot);
+        next1 := coalesce(state.next_to, since);
+        floor1 := coalesce(state.floor_to, 0);
+        scan := coalesce(state.leaves, array(select generate_series(0, 15)));
+        -- At the first tick it is not known which leaf was current: none counts as left.
+        if cardinality(scan) > 1 and state.leaf is not null then
+            -- Before S2: the rows of a leaf that is settled now are all seen by this tick.
+            settled := array(
+                select l from unnest(scan) l where l is distinct from state.leaf and outbox._leaf_is_settled(l)
+            );
+        end if;
+        -- In this order: a transaction from next2 on draws its message ids after floor2 was read.
+        floor2 := coalesce(pg_sequence_last_value('outbox._message_id'), 0);
+        next2 := outbox._next_xid();
+        select pg_current_snapshot() into s2;
+        -- After S2: whatever S2 sees was written to a leaf that was current by now.
+        this_leaf := coalesce(pg_sequence_last_value('outbox._message_segment'), 0);
+        -- and all leaves in between
+        passed := case
+            when state.leaf is null then array[this_leaf]
+            when this_leaf <> state.leaf then array(
+                select (state.leaf + i) % 16 from generate_series(1, (this_leaf - state.leaf + 16) % 16) i
+            )
+        end;
+        scan := scan || passed;
+        next_scan := array(select l from unnest(scan) l where not l = any (settled)) || passed;
+    else
+        -- in the middle of a large difference: between the same snapshots, on from done_id
+        s1 := state.snapshot_from;
+        s2 := state.snapshot_to;
+        next1 := state.next_from;
+        next2 := state.next_to;
+        floor1 := state.floor_from;
+        floor2 := state.floor_to;
+        done := state.done_id;
+        scan := state.leaves;
+        next_scan := scan;
+        this_leaf := state.leaf;
+    end if;
+    running := array(select pg_snapshot_xip(s2));
+    finished := array(select x from pg_snapshot_xip(s1) x where pg_visible_in_snapshot(x, s2));
+
+    if done is null then
+        select array_agg(b.x), array_agg(b.next) into above, below
+        from (
+            select e.x, lead(e.x, 1, pg_snapshot_xmax(s2)) over (order by e.x) as next
+            from (
+                select (pg_snapshot_xmax(s1)::text::bigint - 1)::text::xid8 as x
+                union all
+                select r from unnest(running) r where r >= pg_snapshot_xmax(s1)
+            ) e
+        ) b;
+        -- Unsorted, and one more than a chunk to see that there is more: an `order by id limit` would walk the whole table.
+        select array_agg(c.id order by c.id), array_agg(c.segment order by c.id), count(*),
+            bool_or(c.topic = 'outbox.control')
+        into ids, segments, n, control
+        from (
+            (select m.id, m.segment, m.topic
+            from unnest(finished) f, outbox.message m
+            where m.segment = any (scan) and m.xid = f)
+            union all
+            (select m.id, m.segment, m.topic
+            from unnest(above, below) b(above, below), outbox.message m
+            where m.segment = any (scan) and m.xid > b.above and m.xid < b.below)
+            limit chunk + 1
+        ) c;
+        if n > chunk then
+            done := 0;
+        end if;
+    end if;
+    if done is not null then
+        select c.ids, c.segments, c.control into ids, segments, control
+        from outbox._tick_chunk(chunk, state.done_id, s1, s2, next1, floor1, finished, running, scan) c;
+        n := cardinality(ids);
+        done := case when n = chunk then ids[n] end;
+        -- At the end of a large difference there may be more behind it: its S2 is as old as its first chunk.
+        result.more := n = chunk or state.done_id is not null;
+    end if;
+
+    if state.id is null then
+        if n = 0 then
+            -- A restore may be about to load the original's rows: none may be in their way.
+            result.status := 'fresh';
+            return result;
+        elsif ids[n] > pg_sequence_last_value('outbox._message_id') then
+            -- Ids that were never drawn here: it is loading them.
+            result.status := 'copied';
+            return result;
+        end if;
+    end if;
+
+    -- Nothing new: the state moves on now and then, so that what was rolled back is not looked at for ever, but not for
+    -- this tick's own xid alone, or an idle database would tick itself along. Nor does it wait where leaves are concerned: one
+    -- that need not be looked into any more can be reclaimed.
+    if n = 0 and state.done_id is null and this_timeline = state.timeline
+        and passed is null and cardinality(settled) = 0
+        and (cardinality(finished) = 0
+                and pg_snapshot_xmax(s2)::text::bigint - pg_snapshot_xmax(s1)::text::bigint <= 1
+            or clock_timestamp() < state.ticked_at + interval '1 s') then
+        result.status := 'idle';
+        return result;
+    end if;
+
+    this_epoch := coalesce(state.epoch, 1);
+    if state.id is null or this_timeline <> state.timeline then
+        this_epoch := coalesce(state.epoch + 1, 1);
+        insert into outbox.epoch (epoch, first_position, timeline) values (this_epoch, last_position + 1, this_timeline);
+    end if;
+    if n > 0 then
+        perform outbox._feed(last_position, ids, segments);
+    end if;
+    if control then
+        update outbox.subscription_version v
+        set position = last_position + u.ord
+        from unnest(ids) with ordinality u(id, ord)
+        where v.control_message_id = u.id and v.position is null;
+    end if;
+    insert into outbox.tick (segment, id, xid, epoch, timeline, first_position, last_position, done_id, ticked_at,
+        next_from, next_to, floor_from, floor_to, leaf, leaves, snapshot_from, snapshot_to)
+    values (coalesce(pg_sequence_last_value('outbox._tick_segment'), 0), coalesce(state.id, 0) + 1, outbox._row_xid(),
+        this_epoch, this_timeline, last_position + 1, last_position + n, done, clock_timestamp(),
+        next1, next2, floor1, floor2, this_leaf,
+        array(select distinct l from unnest(case when done is null then next_scan else scan end) l), s1, s2);
+
+    result.status := case when n > 0 then 'ticked' else 'idle' end;
+    result.last_position := last_position + n;
+    result.message_ids := ids;
+    result.segments := segments;
+    return result;
+end
+$$;
+
+-- API: private
+-- A tick in any session. The settings are part of the plans' meaning: see _tick.
+create function outbox._tick_inline(chunk int) returns outbox._ticked
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set max_parallel_workers_per_gather = 0
+as $$
+begin
+    return outbox._tick(chunk);
+end
+$$;
+
+-- API: public
+create function outbox.tick() returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    ticked outbox._ticked;
+begin
+    perform outbox._check_writable('tick');
+    -- Somebody else's tick takes milliseconds.
+    for i in 1 .. 500 loop
+        ticked := outbox._tick_inline(100000);
+        exit when ticked.status <> 'busy';
+        perform pg_sleep(0.01);
+    end loop;
+    case ticked.status
+        when 'refused' then
+            raise exception 'this transaction has written something' using errcode = 'active_sql_transaction',
+                hint = 'Call outbox.tick() in a transaction of its own.';
+        when 'busy' then
+            raise exception 'another session has the sequencer' using errcode = 'lock_not_available',
+                hint = 'outbox.health() names it.';
+        when 'copied' then
+            raise exception 'this outbox was restored or copied here' using errcode = 'object_not_in_prerequisite_state',
+                hint = 'outbox.adopt() makes it this database''s own.';
+        else
+            return ticked.last_position;
+    end case;
+end
+$$;
+comment on function outbox.tick is
+    'Numbers what is committed now, and returns the last position. The dispatcher does this by itself; by hand where there is none. '
+    'Not in a transaction block or function (25001)';
+
+-- API: private
+-- Sessions of ordinary roles that keep the dispatcher waiting after the call that took the lock has returned: their
+-- transaction goes on (`select outbox.tick(), pg_sleep(3600)`, a function around it, a client that does not end its protocol's
+-- message). While a call is under way it holds the sequencer's table ACCESS SHARE as well, see the library's `entry`.
+create function outbox._overstaying() returns setof int
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select distinct l.pid
+    from pg_locks l
+    join pg_stat_activity a on a.pid = l.pid
+    join pg_class k on k.oid = l.relation
+    where l.database = outbox._database_oid() and l.granted and l.pid <> pg_backend_pid()
+        and k.relnamespace = (select s.relnamespace from pg_class s where s.oid = 'outbox._sequencer'::regclass)
+        and (l.mode = 'ExclusiveLock' and k.relname in ('_sequencer', '_maintenance') or l.mode = 'AccessExclusiveLock')
+        and not exists (
+            select from pg_locks c
+            where c.pid = l.pid and c.relation = 'outbox._sequencer'::regclass and c.mode = 'AccessShareLock'
+                and c.database = outbox._database_oid()
+        )
+        -- Has committed, and waits for a standby.
+        and a.wait_event is distinct from 'SyncRep'
+        -- What superusers and the owner do by hand is theirs to end; health() names them. Null: not a session of a role.
+        and not pg_has_role(a.usesysid, (select k.relowner from pg_class k where k.oid = 'outbox._sequencer'::regclass), 'usage');
+end;
+
+insert into outbox._capability values
+    ('admin', 'function outbox.tick');

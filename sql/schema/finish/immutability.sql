@@ -1,0 +1,22 @@
+-- Logs are append-only for every role, the owner included.
+
+-- API: private
+-- Logs are immutable for everybody, the owner included.
+create function outbox._refuse_change() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- What nothing waits with any more; what outbox.erase() empties.
+    if tg_table_name = '_message_kept' and tg_op = 'DELETE' then
+        return old;
+    elsif tg_op = 'UPDATE' and current_setting('pg_outbox.erasing', true) = 'on' then
+        return new;
+    end if;
+    raise exception 'rows of "%.%" cannot be changed', tg_table_schema, tg_table_name
+        using errcode = 'insufficient_privilege', detail = 'Messages, feed and attempts are append-only logs.';
+end
+$$;
+create trigger immutable before update or delete on outbox.message for each row execute function outbox._refuse_change();
+create trigger immutable before update or delete on outbox.feed for each row execute function outbox._refuse_change();
+create trigger immutable before update or delete on outbox.attempt for each row execute function outbox._refuse_change();

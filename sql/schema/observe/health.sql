@@ -1,0 +1,48 @@
+-- What an operator asks: is it well, and if not, who is it? Every figure is one of a state table or of shared memory: no log
+-- is counted.
+
+-- API: public
+create function outbox.health() returns table ("check" text, state text, culprit text, what_to_do text)
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select c.name, coalesce(c.state, 'ok'), c.culprit, c.what_to_do
+    from (
+        select 'worker' as name, h.* from outbox._health_worker() h
+        union all
+        select 'launcher', h.* from outbox._health_launcher() h
+        union all
+        select 'identity', h.* from outbox._health_identity() h
+        union all
+        select 'version', h.* from outbox._health_version() h
+        union all
+        select 'sequencer', h.* from outbox._health_sequencer() h
+        union all
+        select 'numbering', h.* from outbox._health_numbering() h
+        union all
+        select 'subscriptions', h.* from outbox._health_subscriptions() h
+        union all
+        select 'endpoints', h.* from outbox._health_endpoints() h
+        union all
+        select 'deliveries', h.* from outbox._health_deliveries() h
+        union all
+        select 'cursors', h.* from outbox._health_cursors() h
+        union all
+        select 'dead letters', h.* from outbox._health_dead_letters() h
+        union all
+        select 'faults', h.* from outbox._health_faults() h
+        union all
+        select 'space', h.* from outbox._health_space() h
+        union all
+        select 'maintenance', h.* from outbox._health_maintenance() h
+        union all
+        select 'max_lag', h.* from outbox._health_max_lag() h
+        union all
+        select 'transactions', h.* from outbox._health_transactions() h
+    ) c;
+end;
+comment on function outbox.health is
+    'One row per check: ok, warning or critical, who or what it is, and what to do. Fit for an alert on state <> ''ok''';
+
+insert into outbox._capability values
+    ('monitor', 'function outbox.health');

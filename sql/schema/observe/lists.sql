@@ -1,0 +1,283 @@
+-- Reading messages and deliveries: one by id, lists page by page, counts.
+
+-- API: public
+create function outbox.get_message(message_id bigint) returns setof outbox.messages
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query select * from outbox.messages m where m.id = get_message.message_id;
+    if not found then
+        raise exception 'message % does not exist', message_id
+            using errcode = 'OB001', detail = 'It was never committed, or retention has removed it.';
+    end if;
+end
+$$;
+comment on function outbox.get_message is 'One message with its status; OB001: it does not exist or retention has removed it';
+
+-- API: private
+-- A page of messages, newest first: by aggregate or tenant through their indexes, otherwise through that of the id. What has
+-- no index (topic, severity) is looked at on the way, in at most 10,000 messages. lowest: the last one looked at; more:
+-- there may be more behind it.
+create function outbox._page(
+    tenant text,
+    topic text,
+    aggregate_type text,
+    aggregate_id text,
+    severity text,
+    before bigint,
+    max int,
+    out ids bigint[],
+    out lowest bigint,
+    out more boolean
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+-- Each of the queries has its index, which gives the order; planning 16 leaves costs more than reading them.
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
+as $$
+#variable_conflict use_variable
+declare
+    filtered boolean := topic is not null or severity is not null or aggregate_id is null and aggregate_type is not null
+        or aggregate_id is not null and tenant is not null;
+    look int := case when filtered then 10000 else max end;
+    looked_at int := 0;
+    messages refcursor;
+    candidate record;
+begin
+    if max is null or max not between 1 and 1000 then
+        raise exception 'max must be between 1 and 1000' using errcode = 'invalid_parameter_value';
+    end if;
+    before := coalesce(before, 9223372036854775807);
+    if aggregate_id is not null and aggregate_type is not null then
+        open messages no scroll for
+            select m.id, m.topic, m.tenant, m.headers, m.aggregate_type from outbox.message m
+            where m.aggregate_id = aggregate_id and m.aggregate_type = aggregate_type and m.id < before
+            order by m.id desc limit look;
+    elsif aggregate_id is not null then
+        open messages no scroll for
+            select m.id, m.topic, m.tenant, m.headers, m.aggregate_type from outbox.message m
+            where m.aggregate_id = aggregate_id and m.aggregate_type is null and m.id < before
+            order by m.id desc limit look;
+    elsif tenant is not null then
+        open messages no scroll for
+            select m.id, m.topic, m.tenant, m.headers, m.aggregate_type from outbox.message m
+            where m.tenant = tenant and m.id < before
+            order by m.id desc limit look;
+    else
+        open messages no scroll for
+            select m.id, m.topic, m.tenant, m.headers, m.aggregate_type from outbox.message m
+            where m.id < before
+            order by m.id desc limit look;
+    end if;
+    ids := '{}';
+    loop
+        fetch messages into candidate;
+        exit when not found;
+        looked_at := looked_at + 1;
+        lowest := candidate.id;
+        if (topic is null or candidate.topic = topic) and (severity is null or candidate.headers ->> 'severity' = severity)
+            and (tenant is null or candidate.tenant = tenant)
+            and (aggregate_type is null or candidate.aggregate_type = aggregate_type) then
+            ids := ids || candidate.id;
+            exit when cardinality(ids) = max;
+        end if;
+    end loop;
+    close messages;
+    more := cardinality(ids) = max or looked_at = look;
+end
+$$;
+
+-- API: public
+create function outbox.list_messages(
+    tenant text default null,
+    status text default null,
+    topic text default null,
+    aggregate_type text default null,
+    aggregate_id text default null,
+    severity text default null,
+    max int default 50,
+    before bigint default null,
+    skip int default 0
+) returns setof outbox.messages
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+#variable_conflict use_variable
+declare
+    look constant int := 10000;
+    wanted int := max + coalesce(skip, 0);
+    at bigint := coalesce(before, 9223372036854775807);
+    found_ids bigint[] := '{}';
+    page record;
+    looked_at int := 0;
+    unfinished bigint;
+    nothing outbox.messages;
+begin
+    if max is null or max not between 1 and 1000 then
+        raise exception 'max must be between 1 and 1000' using errcode = 'invalid_parameter_value';
+    end if;
+    if skip not between 0 and 10000 then
+        raise exception 'skip must be between 0 and 10000' using errcode = 'invalid_parameter_value',
+            hint = 'Pages far behind are asked for with the last id as before.';
+    end if;
+    if status not in ('pending', 'processing', 'failed', 'completed', 'dead', 'expired', 'cancelled', 'skipped') then
+        raise exception 'unknown status "%"', status using errcode = 'invalid_parameter_value',
+            hint = 'pending, processing, failed, completed, dead, expired, cancelled or skipped.';
+    end if;
+    if status is null then
+        select * into page
+        from outbox._page(tenant, topic, aggregate_type, aggregate_id, severity, before, least(wanted, 1000));
+        found_ids := page.ids;
+        unfinished := case when page.more then page.lowest end;
+    elsif status in ('pending', 'processing', 'failed', 'dead', 'expired') then
+        -- What is in such a state has a row, but for what is being sent right now.
+        found_ids := array(
+            select distinct w.message_id
+            from (
+                (select d.message_id, d.message_segment from outbox._open d
+                where d.state = status and d.message_id < at
+                order by d.message_id desc limit look)
+                union all
+                (select l.message_id, l.message_segment from outbox.dead_letter l
+                where l.state = status and l.resolution <> 'requeued' and l.message_id < at
+                order by l.message_id desc limit look)
+            ) w
+            join outbox.message m on m.segment = w.message_segment and m.id = w.message_id
+            where (tenant is null or m.tenant = tenant) and (topic is null or m.topic = topic)
+                and (aggregate_type is null or m.aggregate_type = aggregate_type)
+                and (aggregate_id is null or m.aggregate_id = aggregate_id)
+                and (severity is null or m.headers ->> 'severity' = severity)
+            order by w.message_id desc
+            limit wanted
+        );
+        if cardinality(found_ids) < wanted then
+            select max(w.message_id) into unfinished
+            from (
+                (select d.message_id from outbox._open d
+                where d.state = status and d.message_id < at
+                order by d.message_id desc limit 1 offset look - 1)
+                union all
+                (select l.message_id from outbox.dead_letter l
+                where l.state = status and l.resolution <> 'requeued' and l.message_id < at
+                order by l.message_id desc limit 1 offset look - 1)
+            ) w;
+        end if;
+    else
+        -- What has come to its end is known by what is in the log about it.
+        while cardinality(found_ids) < wanted and looked_at < 1000 loop
+            select * into page
+            from outbox._page(tenant, topic, aggregate_type, aggregate_id, severity, coalesce(unfinished, before), 200);
+            looked_at := looked_at + 200;
+            found_ids := found_ids || array(
+                select s.message_id from outbox._states(page.ids) s where s.status = status order by s.message_id desc
+            );
+            unfinished := case when page.more then page.lowest end;
+            exit when unfinished is null;
+        end loop;
+    end if;
+    return query
+    select v.id, v.webhook_id, s.status, v.topic, v.key, v.tenant, v.aggregate_type, v.aggregate_id, v.publisher, v.priority,
+        v.enqueued_at, v.occurred_at, v.deliver_at, v.expires_at, v.max_attempts, v.idempotency_key, v.content_type,
+        v.headers, v.metadata, v.correlation_id, v.causation_id, v.user_id, v.traceparent, v.tracestate, v.schema_version,
+        v.privacy, v.severity, v.payload, v.body
+    from outbox._states(found_ids[coalesce(skip, 0) + 1 : wanted]) s
+    join outbox.messages v on v.id = s.message_id
+    order by s.message_id desc;
+    if unfinished is not null and cardinality(found_ids) < wanted then
+        -- A row without a message says where to go on.
+        nothing.id := unfinished;
+        return next nothing;
+    end if;
+end
+$$;
+comment on function outbox.list_messages is
+    'Messages, newest first, a page at a time: give the last id as before. By tenant and by aggregate through an'
+    ' index; by status pending, processing, failed, dead or expired through the deliveries; topic and severity are'
+    ' looked for in at most 10,000 messages, completed, cancelled and skipped in at most 1,000, per page: a last row without a topic'
+    ' holds no message but the id to go on with';
+
+-- API: public
+create function outbox.count_messages(
+    tenant text default null,
+    aggregate_type text default null,
+    aggregate_id text default null,
+    topic text default null
+) returns bigint
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select count(*) from (
+        select m.topic from outbox.message m
+        where (count_messages.tenant is null or m.tenant = count_messages.tenant)
+            and (count_messages.aggregate_type is null or m.aggregate_type = count_messages.aggregate_type)
+            and (count_messages.aggregate_id is null or m.aggregate_id = count_messages.aggregate_id)
+            and (count_messages.topic is null or m.topic = count_messages.topic)
+        limit 10000
+    ) m;
+end;
+comment on function outbox.count_messages is 'The total for a list_messages() with limit and offset; 10,000 means at least that many';
+
+-- API: public
+create function outbox.count_by_status(tenant text default null) returns table (status text, deliveries bigint)
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select c.status, sum(c.n)::bigint
+    from (
+        select d.state as status, count(*) as n
+        from outbox._open d
+        where count_by_status.tenant is null or exists (
+            select from outbox.message m
+            where m.segment = d.message_segment and m.id = d.message_id and m.tenant = count_by_status.tenant
+        )
+        group by d.state
+        union all
+        select l.state, count(*)
+        from outbox.dead_letter l
+        where l.resolution <> 'requeued' and (count_by_status.tenant is null or exists (
+            select from outbox.message m
+            where m.segment = l.message_segment and m.id = l.message_id and m.tenant = count_by_status.tenant
+        ))
+        group by l.state
+        union all
+        select t.outcome, sum(t.deliveries)
+        from (
+            select c.outcome, c.deliveries from outbox.counter_total c
+            union all
+            select c.outcome, c.deliveries from outbox.counter c
+        ) t
+        where count_by_status.tenant is null and t.outcome in ('completed', 'cancelled')
+        group by t.outcome
+        union all
+        select a.outcome, count(*)
+        from outbox.message m
+        join outbox.attempts a on a.message_id = m.id and a.run = 0 and a.outcome in ('completed', 'cancelled')
+        where count_by_status.tenant is not null and m.tenant = count_by_status.tenant
+        group by a.outcome
+    ) c
+    group by c.status
+    order by c.status;
+end;
+comment on function outbox.count_by_status is
+    'Deliveries in each state. Over all tenants completed and cancelled are counted since the beginning, from'
+    ' counters; for one tenant among what is still stored, through the tenant''s index: as long as that tenant has messages';
+
+-- Before others depend on it.
+call outbox._make_door('count_by_status');
+
+insert into outbox._capability values
+    ('monitor', 'function outbox.get_message'),
+    ('monitor', 'function outbox.list_messages'),
+    ('monitor', 'function outbox.count_messages'),
+    ('monitor', 'function outbox.count_by_status');

@@ -1,0 +1,114 @@
+-- Statistics of subscriptions, tenants and topics: sums that were kept while it happened. Nothing here counts the log.
+
+-- API: private
+create view outbox._tallied as
+select u.kind, u.name, sum(u.messages)::bigint as messages, sum(u.matched)::bigint as matched,
+    sum(u.skipped)::bigint as skipped, max(u.last_at) as last_at
+from (
+    select t.kind, t.name, t.messages, t.matched, t.skipped, t.last_at from outbox.tally_total t
+    union all
+    select c.kind, c.name, c.messages, c.matched, c.skipped, c.last_at from outbox.tally c
+) u
+group by 1, 2;
+
+-- API: public
+create view outbox.tenant_stats as
+select nullif(t.name, '') as tenant, t.messages, t.matched, t.skipped, t.last_at as last_message_at
+from outbox._tallied t where t.kind = 'tenant';
+comment on view outbox.tenant_stats is
+    'Messages of each tenant that were routed, to how many subscriptions in all, and how many matched none. Null: all that are not among the '
+    'last 10,000';
+
+-- API: public
+create view outbox.topic_stats as
+select nullif(t.name, '') as topic, t.messages, t.matched, t.skipped, t.last_at as last_message_at
+from outbox._tallied t where t.kind = 'topic';
+comment on view outbox.topic_stats is
+    'Messages of each topic that were routed, to how many subscriptions in all, and how many matched none. Null: all that are not among the '
+    'last 10,000';
+
+-- API: public
+create view outbox.subscription_stats as
+select s.id, s.name, s.external_id, e.name as endpoint, s.deleted_at is null as active, s.paused, s.created_at, s.deleted_at,
+    v.topics, v.filter, s.labels,
+    coalesce(c.completed, 0)::bigint as completed, coalesce(c.failed, 0)::bigint as failed,
+    coalesce(c.dead, 0)::bigint as dead, c.last_delivery_at, c.last_attempt_at
+from outbox.subscription s
+left join outbox.endpoint e on e.id = s.endpoint_id
+left join lateral (
+    select o.topics, o.filter from outbox.subscription_version o
+    where o.subscription_id = s.id order by o.version desc limit 1
+) v on true
+left join (
+    select u.subscription_id, sum(u.deliveries) filter (where u.outcome = 'completed') as completed,
+        sum(u.deliveries) filter (where u.outcome = 'failed') as failed,
+        sum(u.deliveries) filter (where u.outcome = 'dead') as dead,
+        max(u.last_at) filter (where u.outcome = 'completed') as last_delivery_at, max(u.last_at) as last_attempt_at
+    from (
+        select t.subscription_id, t.outcome, t.deliveries, t.last_at from outbox.counter_total t
+        union all
+        select c.subscription_id, c.outcome, c.deliveries, c.last_at from outbox.counter c
+    ) u
+    group by 1
+) c on c.subscription_id = s.id;
+comment on view outbox.subscription_stats is
+    'Subscriptions with what became of their deliveries, pushed or pulled: completed, failed tries, dead ones, and when the last '
+    'one succeeded';
+
+-- API: public
+create function outbox.stats(tenant text default null) returns table (
+    messages bigint,
+    feed_end bigint,
+    routed bigint,
+    waiting bigint,
+    dead_letters bigint,
+    worker text,
+    in_flight bigint,
+    queued bigint,
+    pending bigint,
+    processing bigint,
+    completed bigint,
+    failed bigint,
+    dead bigint,
+    skipped bigint,
+    expired bigint,
+    cancelled bigint,
+    total bigint
+)
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+    with by_status as materialized (
+        select c.status, c.deliveries from outbox.count_by_status(stats.tenant) c
+        union all
+        select 'skipped', sum(t.skipped)::bigint from outbox._tallied t
+        where case when stats.tenant is null then t.kind = 'topic' else t.kind = 'tenant' and t.name = stats.tenant end
+    ), sums as (
+        select coalesce(sum(s.deliveries) filter (where s.status = 'pending'), 0)::bigint as pending,
+            coalesce(sum(s.deliveries) filter (where s.status = 'processing'), 0)::bigint as processing,
+            coalesce(sum(s.deliveries) filter (where s.status = 'completed'), 0)::bigint as completed,
+            coalesce(sum(s.deliveries) filter (where s.status = 'failed'), 0)::bigint as failed,
+            coalesce(sum(s.deliveries) filter (where s.status = 'dead'), 0)::bigint as dead,
+            coalesce(sum(s.deliveries) filter (where s.status = 'skipped'), 0)::bigint as skipped,
+            coalesce(sum(s.deliveries) filter (where s.status = 'expired'), 0)::bigint as expired,
+            coalesce(sum(s.deliveries) filter (where s.status = 'cancelled'), 0)::bigint as cancelled,
+            coalesce(sum(s.deliveries), 0)::bigint as total
+        from by_status s
+    )
+    select coalesce(pg_sequence_last_value('outbox._message_id'), 0),
+        coalesce((select t.last_position from outbox.tick t order by t.id desc limit 1), 0),
+        coalesce((select c.position from outbox.checkpoint c order by c.id desc limit 1), 0),
+        (select count(*) from outbox._open),
+        (select count(*) from outbox.dead_letter l where l.resolution = 'open'),
+        w.state, w.in_flight, w.queued, s.*
+    from outbox._worker_slot() w cross join sums s;
+end;
+comment on function outbox.stats is
+    'Where the outbox of this database stands, and from pending on how many deliveries (of a tenant) are in each state; skipped: '
+    'messages that matched nothing. worker: not preloaded, none, starting, running, push off, copied, failing';
+
+insert into outbox._capability values
+    ('monitor', 'function outbox.stats'),
+    ('monitor', 'table outbox.tenant_stats'),
+    ('monitor', 'table outbox.topic_stats'),
+    ('monitor', 'table outbox.subscription_stats');

@@ -1,0 +1,60 @@
+-- Cancelling a message: nothing more of it is delivered.
+
+-- API: public
+create function outbox.cancel(message_id bigint, by text default null, reason text default null) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    who text := coalesce(nullif(btrim(by), ''), session_user);
+    waiting bigint[];
+    leased int;
+    ended int;
+    matches int;
+    dropped bigint := 0;
+begin
+    if not exists (select from outbox.message m where m.id = message_id) then
+        raise exception 'message % does not exist', message_id
+            using errcode = 'OB001', detail = 'It was never committed, or retention has removed it.';
+    end if;
+    if exists (select from outbox.cancelled c where c.message_id = message_id) then
+        raise exception 'message % was cancelled already', message_id using errcode = 'OB002';
+    end if;
+    perform outbox._unbundle_messages(array[message_id], true);
+    perform from outbox.delivery d where d.message_id = message_id order by d.id for update;
+    select array_agg(d.id) filter (where d.state <> 'processing'), count(*) filter (where d.state = 'processing')
+    into waiting, leased
+    from outbox._open_of(message_id) d;
+    if waiting is null then
+        matches := outbox._matched(outbox._position_of(message_id));
+        select count(distinct a.subscription_id) into ended
+        from outbox._attempts_of(message_id) a
+        where a.outcome in ('completed', 'dead', 'expired', 'cancelled', 'skipped');
+        if leased > 0 and ended + leased >= matches then
+            raise exception 'message % is being delivered', message_id
+                using errcode = 'OB003', detail = format('Workers have %s of its deliveries.', leased);
+        end if;
+        if ended + leased >= matches or matches < 0 then
+            raise exception 'message % has been dealt with', message_id
+                using errcode = 'OB002', detail = case when matches <= 0 then 'No subscription matched it.'
+                    else format('All %s deliveries have ended.', matches) end;
+        end if;
+    end if;
+    insert into outbox.cancelled (message_id, cancelled_by, reason) values (message_id, who, reason);
+    insert into outbox._called_off values (message_id);
+    if waiting is not null then
+        dropped := outbox._drop_cancelled(waiting);
+    end if;
+    perform outbox._look_at_deliveries();
+    perform outbox._audit('cancel', format('message %s', message_id), reason,
+        jsonb_build_object('by', who, 'deliveries', dropped));
+    return dropped;
+end
+$$;
+comment on function outbox.cancel is
+    'Ends what of a message is not delivered yet; what a worker or a request has is not tried again if it fails.'
+    ' Returns how many waiting deliveries that ended. OB001 no such message, OB002 nothing is left to cancel, OB003 all that is left is leased';
+
+insert into outbox._capability values
+    ('admin', 'function outbox.cancel');

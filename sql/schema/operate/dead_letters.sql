@@ -1,0 +1,212 @@
+-- Dead letters and the life of a delivery in an operator's hands: requeue, retry, resolve, cancel, reschedule.
+--
+-- What each of these functions changes is on record in outbox.audit. `by` is who asked for it; the role that was logged in
+-- is recorded beside it.
+
+-- API: public
+create view outbox.dead_letters as
+select l.id,
+    l.delivery_id,
+    s.name as subscription,
+    e.name as endpoint,
+    l.url,
+    l.message_id,
+    outbox.webhook_id(m.id, m.enqueued_at) as webhook_id,
+    l.position,
+    m.topic,
+    m.key,
+    m.tenant,
+    m.aggregate_type,
+    m.aggregate_id,
+    m.publisher,
+    m.content_type,
+    m.headers,
+    m.metadata,
+    m.payload,
+    m.body,
+    m.enqueued_at,
+    l.state,
+    l.reason,
+    l.attempt,
+    l.last_status,
+    l.last_error_class as error_class,
+    l.last_error,
+    l.first_attempt_at,
+    l.last_attempt_at,
+    l.created_at,
+    l.dead_at,
+    clock_timestamp() - l.dead_at as age,
+    clock_timestamp() - l.dead_at
+        > coalesce(nullif(current_setting('pg_outbox.dead_letter_old_after', true), ''), '1d')::interval as is_old,
+    l.resolution,
+    l.resolution in ('resolved', 'ignored', 'requeued') as is_resolved,
+    l.resolved_at,
+    l.resolved_by,
+    l.resolution_note
+from outbox.dead_letter l
+left join outbox.subscription s on s.id = l.subscription_id
+left join outbox.endpoint e on e.id = l.endpoint_id
+left join outbox.message m on m.segment = l.message_segment and m.id = l.message_id;
+comment on view outbox.dead_letters is
+    'Deliveries that are not tried again by themselves, with their message; resolution is open until somebody has dealt with it';
+
+-- API: public
+create function outbox.dead_letters_older_than(age interval) returns setof outbox.dead_letters
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select * from outbox.dead_letters l
+    where l.resolution = 'open' and l.dead_at < clock_timestamp() - dead_letters_older_than.age
+    order by l.id;
+end;
+comment on function outbox.dead_letters_older_than is 'Open dead letters that died longer ago than this';
+
+-- API: private
+create function outbox._check_by(by text) returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if by is null or btrim(by) = '' then
+        raise exception 'who asks for it must be given' using errcode = 'invalid_parameter_value',
+            hint = 'The parameter "by" is kept in outbox.audit: a person, a ticket, a program.';
+    end if;
+    return btrim(by);
+end
+$$;
+
+-- API: private
+-- Locks a dead letter. OB001: there is none.
+create function outbox._dead_letter(id bigint) returns outbox.dead_letter
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found outbox.dead_letter;
+begin
+    select * into found from outbox.dead_letter l where l.id = _dead_letter.id for update;
+    if found.id is null then
+        raise exception 'dead letter % does not exist', id
+            using errcode = 'OB001', hint = 'The view outbox.dead_letters lists them.';
+    end if;
+    return found;
+end
+$$;
+
+-- API: private
+-- Marks a dead letter. Its key may go on, where it was blocked.
+create function outbox._settle_dead_letter(letter outbox.dead_letter, resolution text, by text, note text) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update outbox.dead_letter l
+    set resolution = _settle_dead_letter.resolution, resolved_at = clock_timestamp(), resolved_by = by,
+        resolution_note = note
+    where l.id = letter.id;
+    if letter.key is not null then
+        insert into outbox._freed (subscription_id, key) values (letter.subscription_id, letter.key);
+        perform outbox._look_at_deliveries();
+    end if;
+    perform outbox._audit(resolution, format('dead letter %s', letter.id), note,
+        jsonb_build_object('by', by, 'message_id', letter.message_id, 'subscription_id', letter.subscription_id));
+end
+$$;
+
+-- API: private
+create function outbox._close(id bigint, resolution text, by text, note text) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    letter outbox.dead_letter := outbox._dead_letter(id);
+    who text := outbox._check_by(by);
+begin
+    if letter.resolution <> 'open' then
+        raise exception 'dead letter % is not open', id
+            using errcode = 'OB004',
+                detail = format('It was %s by "%s", at %s.', letter.resolution, letter.resolved_by, letter.resolved_at);
+    end if;
+    perform outbox._settle_dead_letter(letter, resolution, who, note);
+end
+$$;
+
+-- API: public
+create function outbox.resolve(id bigint, by text, note text default null) returns void
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select outbox._close(id, 'resolved', by, note);
+end;
+comment on function outbox.resolve is 'Marks an open dead letter as dealt with in another way; OB004: it is not open';
+
+-- API: public
+create function outbox.ignore(id bigint, by text, note text default null) returns void
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select outbox._close(id, 'ignored', by, note);
+end;
+comment on function outbox.ignore is 'Marks an open dead letter as not worth dealing with; OB004: it is not open';
+
+-- API: public
+create function outbox.delete_dead_letter(id bigint, by text, note text default null) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    letter outbox.dead_letter := outbox._dead_letter(id);
+begin
+    perform outbox._settle_dead_letter(letter, 'ignored', outbox._check_by(by), note);
+    delete from outbox.dead_letter l where l.id = delete_dead_letter.id;
+    perform outbox._audit('delete_dead_letter', format('dead letter %s', id), note, jsonb_build_object('by', by) || to_jsonb(letter));
+end
+$$;
+comment on function outbox.delete_dead_letter is 'Removes a dead letter, in whatever state; what it was is kept in outbox.audit';
+
+-- API: public
+create function outbox.dlq_stats(
+    out total bigint,
+    out unresolved bigint,
+    out resolved bigint,
+    out oldest_age_seconds double precision,
+    out newest_age_seconds double precision,
+    out top_failure_reason text,
+    out per_subscription jsonb,
+    out last_updated timestamptz
+)
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+    with by_reason as materialized (
+        select l.subscription_id, l.reason, count(*) as n, count(*) filter (where l.resolution = 'open') as open,
+            min(l.dead_at) filter (where l.resolution = 'open') as oldest,
+            max(l.dead_at) filter (where l.resolution = 'open') as newest
+        from outbox.dead_letter l
+        group by l.subscription_id, l.reason
+    )
+    select coalesce(sum(r.n), 0)::bigint, coalesce(sum(r.open), 0)::bigint, coalesce(sum(r.n - r.open), 0)::bigint,
+        extract(epoch from clock_timestamp() - min(r.oldest))::double precision,
+        extract(epoch from clock_timestamp() - max(r.newest))::double precision,
+        (select t.reason from by_reason t where t.open > 0 group by t.reason order by sum(t.open) desc, t.reason limit 1),
+        coalesce((
+            select jsonb_object_agg(coalesce(s.name || case when s.deleted_at is null then '' else ' (ended ' || s.id || ')' end,
+                p.subscription_id::text), jsonb_build_object('total', p.n, 'unresolved', p.open))
+            from (
+                select b.subscription_id, sum(b.n) as n, sum(b.open) as open from by_reason b group by b.subscription_id
+            ) p
+            left join outbox.subscription s on s.id = p.subscription_id
+        ), '{}'),
+        clock_timestamp()
+    from by_reason r;
+end;
+comment on function outbox.dlq_stats is
+    'Dead letters in numbers: ages are those of open ones, in seconds; per_subscription: name to total and unresolved';
+
+insert into outbox._capability values
+    ('monitor', 'table outbox.dead_letters'),
+    ('monitor', 'function outbox.dead_letters_older_than'),
+    ('monitor', 'function outbox.dlq_stats'),
+    ('admin', 'function outbox.resolve'),
+    ('admin', 'function outbox.ignore'),
+    ('admin', 'function outbox.delete_dead_letter');

@@ -1,0 +1,126 @@
+-- Dead letters that are to be delivered after all.
+
+-- API: private
+-- The delivery of a dead letter is due now, its budget anew, under its old id. What else of its key waits, waits for it.
+create function outbox._requeue(letter outbox.dead_letter, by text, note text) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    source outbox.subscription;
+    own outbox.message;
+    delivery bigint;
+begin
+    if letter.resolution = 'requeued' then
+        raise exception 'dead letter % was requeued already', letter.id
+            using errcode = 'OB004', detail = format('By "%s", at %s.', letter.resolved_by, letter.resolved_at);
+    end if;
+    -- so that it does not end meanwhile
+    select * into source from outbox.subscription s
+    where s.id = letter.subscription_id and s.deleted_at is null
+    for share;
+    select * into own from outbox.message m where m.segment = letter.message_segment and m.id = letter.message_id;
+    if source.id is null or own.id is null then
+        raise exception 'dead letter % cannot be requeued', letter.id
+            using errcode = 'OB004', detail = case when source.id is null
+                then 'Its subscription does not exist any more.' else 'Its message is no longer stored.' end;
+    end if;
+    if own.payload is null and own.body is null then
+        raise exception 'dead letter % cannot be requeued', letter.id
+            using errcode = 'OB004', detail = 'Its message has been erased.';
+    end if;
+    delete from outbox.cancelled c where c.message_id = letter.message_id;
+    insert into outbox.delivery (id, subscription_id, position, message_id, message_segment, pull, state, blocked, priority,
+        max_attempts, due_at, expires_at, key, first_attempt_at, last_attempt_at, last_status, last_error_class,
+        last_error, created_at)
+    values (coalesce(letter.delivery_id, nextval('outbox.delivery_id_seq')), letter.subscription_id, letter.position,
+        letter.message_id, letter.message_segment, source.endpoint_id is null, 'pending',
+        -- the router unblocks it when nothing else of its key is under way
+        letter.key is not null, own.priority,
+        own.max_attempts, clock_timestamp(),
+        -- what has expired once would expire again
+        'infinity', letter.key, letter.first_attempt_at, letter.last_attempt_at, letter.last_status,
+        letter.last_error_class, letter.last_error, letter.created_at)
+    on conflict (subscription_id, position, run) do nothing
+    returning id into delivery;
+    if delivery is null then
+        raise exception 'dead letter % cannot be requeued', letter.id
+            using errcode = 'OB004', detail = 'Its delivery waits already.';
+    end if;
+    perform outbox._put_back(letter.subscription_id, own.priority, clock_timestamp() - interval '1 min');
+    perform outbox._settle_dead_letter(letter, 'requeued', by, note);
+    perform outbox._look_at_deliveries();
+    return delivery;
+end
+$$;
+
+-- API: public
+create function outbox.requeue(id bigint, by text, note text default null) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return outbox._requeue(outbox._dead_letter(id), outbox._check_by(by), note);
+end
+$$;
+comment on function outbox.requeue is
+    'Makes the delivery of a dead letter due now, with all its tries; the receiver sees the same webhook id. Returns'
+    ' the delivery''s id. OB004: requeued already, or the message is gone';
+
+-- API: public
+create function outbox.requeue_all(
+    by text,
+    subscription text default null,
+    reason text default null,
+    topic text default null,
+    dead_after timestamptz default null,
+    dead_before timestamptz default null,
+    note text default null,
+    max int default 1000,
+    dry_run boolean default false
+) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    who text := outbox._check_by(by);
+    only_of int := case when subscription is not null then outbox._subscription_id(subscription) end;
+    letter outbox.dead_letter;
+    requeued bigint := 0;
+begin
+    if max is null or max not between 1 and 100000 then
+        raise exception 'max must be between 1 and 100000' using errcode = 'invalid_parameter_value';
+    end if;
+    for letter in
+        select l.* from outbox.dead_letter l
+        join outbox.message m on m.segment = l.message_segment and m.id = l.message_id
+            -- not erased
+            and (m.payload is not null or m.body is not null)
+        join outbox.subscription s on s.id = l.subscription_id and s.deleted_at is null
+        where l.resolution = 'open'
+            and (only_of is null or l.subscription_id = only_of)
+            and (reason is null or l.reason = reason)
+            and (topic is null or m.topic = topic)
+            and (dead_after is null or l.dead_at >= dead_after)
+            and (dead_before is null or l.dead_at < dead_before)
+        order by l.id
+        limit max
+        for update of l skip locked
+        -- so that none ends meanwhile
+        for share of s
+    loop
+        requeued := requeued + 1;
+        if not dry_run then
+            perform outbox._requeue(letter, who, note);
+        end if;
+    end loop;
+    return requeued;
+end
+$$;
+comment on function outbox.requeue_all is
+    'Requeues up to max open dead letters, oldest first: of a subscription, reason, topic, time. dry_run only counts. Returns how many';
+
+insert into outbox._capability values
+    ('admin', 'function outbox.requeue'),
+    ('admin', 'function outbox.requeue_all');

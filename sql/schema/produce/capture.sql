@@ -1,0 +1,392 @@
+-- Change capture: the rows that change in a table become messages, in the transaction that makes them.
+--
+-- A capture is a trigger function and its triggers; there is no table of captures. What it was asked to do is the
+-- function's comment, so a dump, a restore and DROP TABLE need no help.
+--
+--   * All rights stay with the table's owner: the function is his, runs as him, and holds his condition. Nothing of his is
+--     parsed, analysed or executed with another identity: the function is made unread, given to him, and then looked at as
+--     him. Triggers are made with the caller's rights.
+--   * Statement-level triggers with transition tables: one call of enqueue_many per thousand rows. OLD and NEW rows are
+--     paired by their order, in which PostgreSQL writes both, so a change of the key does not break a pair.
+--   * The function names neither the table nor its type: a name that changes hands changes nothing.
+--   * A trigger fires for the table that the statement names. So every partition there is gets them as well: a statement
+--     fires those of one table only.
+--   * The apply worker of a subscription to another server fires no statement triggers: with `replicated`, row-level
+--     triggers that fire only there do its work.
+
+-- API: private
+-- Parse analysis of one statement of a user's, as that user.
+create function outbox._analyse(owner oid, query text) returns void language c volatile as 'MODULE_PATHNAME', 'outbox_analyse';
+
+-- API: private
+-- Executes a statement of ours with a role's rights; code_of_role: as the role's own code, security-restricted.
+create function outbox._execute_as(role oid, statement text, code_of_role boolean) returns void
+language c volatile
+as 'MODULE_PATHNAME', 'outbox_execute_as';
+
+-- API: private
+-- The owner of a table that the caller has the rights of, after the table was locked; null: no table, or no rights.
+create function outbox._lock_owned(caller oid, relation oid) returns oid language c volatile
+as 'MODULE_PATHNAME', 'outbox_lock_owned';
+
+-- API: private
+-- Whether a payload is within what enqueue() takes.
+create function outbox._fits(payload jsonb) returns boolean language c stable strict as 'MODULE_PATHNAME', 'outbox_fits';
+
+-- API: private
+-- What a capture was asked to do. The comment that says so is the table's owner's, who may have put another one in its place:
+-- then null.
+create function outbox._capture_settings(function oid) returns jsonb
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    settings jsonb := obj_description(function, 'pg_proc')::jsonb;
+begin
+    if jsonb_typeof(settings -> 'key_columns') = 'array' and jsonb_typeof(settings -> 'operations') = 'array'
+        and jsonb_typeof(settings -> 'include_old') in ('boolean', 'null')
+        and jsonb_typeof(settings -> 'replicated') in ('boolean', 'null') then
+        return settings;
+    end if;
+    return null;
+exception when data_exception or program_limit_exceeded then
+    return null;
+end
+$$;
+
+-- API: private
+-- The captured table that a trigger function of ours belongs to, and what it does.
+create view outbox._capture_function as
+select p.oid as function, p.proname as name, outbox._capture_settings(p.oid) as settings
+from pg_catalog.pg_proc p
+where p.pronamespace = (select n.oid from pg_catalog.pg_namespace n where n.nspname = 'outbox')
+    and p.proname ~ '^_capture_[0-9]+$' and p.prorettype = 'trigger'::regtype;
+
+-- API: private
+-- Locks a table of the caller's and gives its owner.
+create function outbox._own_table(caller oid, relation regclass) returns oid
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    owner oid;
+begin
+    if relation is null then
+        raise exception 'relation must not be null' using errcode = 'null_value_not_allowed';
+    end if;
+    owner := outbox._lock_owned(caller, relation);
+    if owner is null then
+        if not exists (select from pg_class c where c.oid = relation) then
+            raise exception 'table with OID % does not exist', relation::oid using errcode = 'undefined_table';
+        end if;
+        raise exception 'must be owner of table %', relation using errcode = 'insufficient_privilege';
+    end if;
+    return owner;
+end
+$$;
+
+-- API: private
+-- Takes away triggers and functions of a capture, and functions whose tables have been dropped. Triggers go with the caller's
+-- rights, and a function does not go before its triggers.
+create function outbox._drop_capture(caller oid, relation regclass) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found record;
+    gone boolean := false;
+begin
+    for found in
+        select f.function, f.name,
+            array_agg(format('drop trigger %I on %s', t.tgname, t.tgrelid::regclass)) filter (where t.oid is not null) as drops,
+            coalesce(bool_or(t.tgrelid = relation and starts_with(t.tgname, 'outbox_capture')), false) as ours
+        from outbox._capture_function f
+        left join pg_trigger t on t.tgfoid = f.function and t.tgparentid = 0
+        group by f.function, f.name
+        having coalesce(bool_or(t.tgrelid = relation and starts_with(t.tgname, 'outbox_capture')), false) or count(t.oid) = 0
+    loop
+        for i in 1 .. coalesce(cardinality(found.drops), 0) loop
+            perform outbox._execute_as(caller, found.drops[i], false);
+        end loop;
+        execute format('drop function outbox.%I()', found.name);
+        gone := gone or found.ours;
+    end loop;
+    return gone;
+end
+$$;
+
+-- API: private
+-- The work of capture(), as the extension's owner; `caller` is the role that called it.
+create function outbox._capture(
+    caller oid,
+    relation regclass,
+    topic text,
+    key_columns text[],
+    operations text[],
+    columns text[],
+    condition text,
+    include_old boolean,
+    style text,
+    tenant_column text,
+    replicated boolean,
+    oversize text
+) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set check_function_bodies = on
+set standard_conforming_strings = on
+as $$
+#variable_conflict use_variable
+declare
+    -- before anything is read of it
+    owner oid := outbox._own_table(caller, relation);
+    target pg_class;
+    schema_name text;
+    keys text[];
+    op text;
+    topics jsonb := '{}';
+    unknown text;
+    number int;
+    body text := '';
+    function_name text;
+    function oid;
+    member record;
+    members oid[] := '{}';
+    made int := 0;
+    trigger_name text;
+    all_columns boolean := condition is not null;
+begin
+    select c.* into target from pg_class c where c.oid = relation;
+    select n.nspname into schema_name from pg_namespace n where n.oid = target.relnamespace;
+    if target.relkind not in ('r', 'p') or target.relpersistence = 't' or schema_name in ('pg_catalog', 'outbox') then
+        raise exception '% cannot be captured', relation using errcode = 'wrong_object_type',
+            hint = 'Ordinary and partitioned tables can, if they are neither temporary nor PostgreSQL''s or pg_outbox''s own.';
+    end if;
+    if not exists (
+        select from pg_proc p
+        where p.pronamespace = 'outbox'::regnamespace and p.proname = 'enqueue_many'
+            and has_function_privilege(owner, p.oid, 'execute')
+    ) or not has_schema_privilege(owner, 'outbox', 'usage') then
+        raise exception 'role "%" may not enqueue', owner::regrole using errcode = 'insufficient_privilege',
+            detail = 'A capture enqueues with the rights of the table''s owner.',
+            hint = format('select outbox.grant_to(%L, ''publish'')', owner::regrole);
+    end if;
+
+    if operations is null or operations = '{}' or exists (
+        select from unnest(operations) o where o is null or o not in ('insert', 'update', 'delete', 'truncate')
+    ) then
+        raise exception 'invalid operations' using errcode = 'invalid_parameter_value',
+            hint = 'The operations are insert, update, delete and truncate.';
+    end if;
+    if style is null or style not in ('change', 'row', 'debezium') then
+        raise exception 'unknown style "%"', style using errcode = 'invalid_parameter_value',
+            hint = 'The styles are change, row and debezium.';
+    end if;
+    if oversize is null or oversize not in ('fail', 'skip', 'reference') then
+        raise exception 'unknown oversize "%"', oversize using errcode = 'invalid_parameter_value',
+            hint = 'A change whose payload is too large can fail, be skipped (skip) or be told without its images (reference).';
+    end if;
+    keys := coalesce(key_columns, array(
+        select a.attname::text
+        from pg_index i, unnest(i.indkey::int[]) with ordinality k(attnum, o)
+        join pg_attribute a on a.attrelid = relation and a.attnum = k.attnum
+        where i.indrelid = relation and i.indisprimary
+        order by k.o
+    ));
+    select c into unknown
+    from unnest(keys || columns || tenant_column) c
+    where c is not null and not exists (
+        select from pg_attribute a where a.attrelid = relation and a.attname = c and a.attnum > 0 and not a.attisdropped
+    );
+    if unknown is not null then
+        raise exception 'column "%" of table % does not exist', unknown, relation using errcode = 'undefined_column';
+    end if;
+    foreach op in array operations loop
+        topics := topics || jsonb_build_object(op, outbox._check_topic(
+            replace(replace(replace(topic, '{schema}', schema_name), '{table}', target.relname), '{op}', op)));
+    end loop;
+
+    foreach op in array operations loop
+        if op = 'truncate' then
+            body := body || format($body$
+    if tg_op = 'TRUNCATE' then
+        perform outbox.enqueue(%L, jsonb_build_object('op', %L, 'schema', %L, 'table', %L) || case
+            when tg_table_schema = %L and tg_table_name = %L then '{}'
+            else jsonb_build_object('partition', format('%%I.%%I', tg_table_schema, tg_table_name)) end,
+            headers => %L, aggregate_type => %L);
+    end if;
+$body$, topics ->> op, case style when 'debezium' then 't' else op end, schema_name, target.relname, schema_name,
+                target.relname, jsonb_build_object('operation', op), target.relname);
+            continue;
+        end if;
+        body := body || outbox._capture_branch(op, 'STATEMENT', outbox._capture_query(op,
+            outbox._capture_rows('outbox_new', all_columns), outbox._capture_rows('outbox_old', all_columns),
+            schema_name, target.relname, keys, columns, condition, include_old, style, tenant_column, oversize),
+            topics ->> op, target.relname, oversize);
+        if replicated then
+            body := body || outbox._capture_branch(op, 'ROW', outbox._capture_query(op,
+                outbox._capture_rows('(select (new).*)', all_columns), outbox._capture_rows('(select (old).*)', all_columns),
+                schema_name, target.relname, keys, columns, condition, include_old, style, tenant_column, oversize),
+                topics ->> op, target.relname, oversize);
+        end if;
+    end loop;
+
+    perform outbox._drop_capture(caller, relation);
+    select coalesce(max(substr(f.name, 10)::int), 0) + 1 into number from outbox._capture_function f;
+    function_name := format('outbox._capture_%s', number);
+    -- Unread: from here on it is the owner's.
+    perform set_config('check_function_bodies', 'off', true);
+    execute format('create function %s() returns trigger language plpgsql volatile security definer '
+        'set search_path = pg_catalog, pg_temp set standard_conforming_strings = on set extra_float_digits = 1 '
+        'set intervalstyle = postgres set datestyle = iso, ymd set bytea_output = hex set timezone = utc as %L', function_name,
+        format(E'#variable_conflict use_column\ndeclare\n    part record;\nbegin%s    return null;\nend', body));
+    perform set_config('check_function_bodies', 'on', true);
+    execute format('comment on function %s() is %L', function_name, jsonb_build_object('table', relation::text,
+        'topic', topic, 'key_columns', keys, 'operations', operations, 'columns', columns, 'condition', condition,
+        'include_old', include_old, 'style', style, 'tenant_column', tenant_column, 'replicated', replicated,
+        'oversize', oversize));
+    execute format('revoke all on function %s() from public', function_name);
+    execute format('alter function %s() depends on extension pg_outbox', function_name);
+    execute format('alter function %s() owner to %s', function_name, owner::regrole);
+    function := to_regprocedure(function_name || '()');
+
+    if condition is not null then
+        -- Literals of his types run his code.
+        begin
+            foreach op in array operations loop
+                continue when op = 'truncate';
+                perform outbox._analyse(owner, outbox._capture_query(op,
+                    outbox._capture_rows(relation::text, true), outbox._capture_rows(relation::text, true), schema_name,
+                    target.relname, keys, columns, condition, include_old, style, tenant_column, oversize));
+            end loop;
+            perform outbox._execute_as(owner, format('select pg_catalog.plpgsql_validator(%s)', function), true);
+        exception when syntax_error_or_access_rule_violation or invalid_parameter_value then
+            raise exception 'invalid condition: %', sqlerrm using errcode = 'invalid_parameter_value',
+                hint = 'It is one SQL expression over new and old; names outside pg_catalog are qualified.';
+        end;
+    end if;
+
+    for member in
+        select p.relid, p.isleaf from pg_partition_tree(relation) p
+        union all
+        select relation, true where target.relkind = 'r' and not target.relispartition
+    loop
+        perform outbox._own_table(caller, member.relid);
+        members := members || member.relid::oid;
+        foreach op in array operations loop
+            trigger_name := 'outbox_capture_' || op;
+            perform outbox._execute_as(caller, statement, false)
+            from unnest(array[
+                format('create trigger %I after %s on %s%s for each statement execute function %s()',
+                    trigger_name, op, member.relid,
+                    case op
+                        when 'insert' then ' referencing new table as outbox_new'
+                        when 'update' then ' referencing old table as outbox_old new table as outbox_new'
+                        when 'delete' then ' referencing old table as outbox_old'
+                        else ''
+                    end, function_name),
+                format('alter trigger %I on %s depends on extension pg_outbox', trigger_name, member.relid)
+            ]) with ordinality s(statement, o);
+            made := made + 1;
+            if replicated and op <> 'truncate' and member.isleaf then
+                trigger_name := 'outbox_capture_replicated_' || op;
+                perform outbox._execute_as(caller, statement, false)
+                from unnest(array[
+                    format('create trigger %I after %s on %s for each row execute function %s()',
+                        trigger_name, op, member.relid, function_name),
+                    format('alter table %s enable replica trigger %I', member.relid, trigger_name),
+                    format('alter trigger %I on %s depends on extension pg_outbox', trigger_name, member.relid)
+                ]) with ordinality s(statement, o);
+                made := made + 1;
+            end if;
+        end loop;
+    end loop;
+    -- The statements had names. A schema that was renamed meanwhile may have brought them to another table.
+    if made <> (
+        select count(*) from pg_trigger t where t.tgfoid = function and t.tgparentid = 0 and t.tgrelid = any (members)
+    ) then
+        raise exception '% was renamed meanwhile', relation using errcode = 'object_not_in_prerequisite_state',
+            hint = 'Try again.';
+    end if;
+end
+$$;
+
+-- API: public
+create function outbox.capture(
+    relation regclass,
+    topic text default '{table}.{op}',
+    key_columns text[] default null,
+    operations text[] default '{insert,update,delete}',
+    columns text[] default null,
+    condition text default null,
+    include_old boolean default false,
+    style text default 'change',
+    tenant_column text default null,
+    replicated boolean default false,
+    oversize text default 'fail'
+) returns void
+language c volatile
+as 'MODULE_PATHNAME', 'outbox_with_caller';
+comment on function outbox.capture is
+    'Turns changes of a table''s rows into messages, in the transaction that makes them; the caller must own it. Called again, it '
+    'replaces what it did before: do so when partitions were added. Styles: change, row, debezium. A payload that is too large '
+    'fails the statement (oversize => fail), is skipped with a warning (skip), or is the key without images (reference)';
+
+-- API: private
+create function outbox._uncapture(caller oid, relation regclass) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform outbox._own_table(caller, relation);
+    return outbox._drop_capture(caller, relation);
+end
+$$;
+
+-- API: public
+create function outbox.uncapture(relation regclass) returns boolean
+language c volatile
+as 'MODULE_PATHNAME', 'outbox_with_caller';
+comment on function outbox.uncapture is 'Ends a capture; false: there was none';
+
+-- API: public
+create view outbox.captures as
+select t.tgrelid::regclass as relation,
+    f.settings ->> 'topic' as topic,
+    array(select jsonb_array_elements_text(f.settings -> 'key_columns')) as key_columns,
+    array(select jsonb_array_elements_text(f.settings -> 'operations')) as operations,
+    case when jsonb_typeof(f.settings -> 'columns') = 'array'
+        then array(select jsonb_array_elements_text(f.settings -> 'columns')) end as columns,
+    f.settings ->> 'condition' as condition,
+    (f.settings ->> 'include_old')::boolean as include_old,
+    f.settings ->> 'style' as style,
+    f.settings ->> 'tenant_column' as tenant_column,
+    (f.settings ->> 'replicated')::boolean as replicated,
+    coalesce(f.settings ->> 'oversize', 'fail') as oversize,
+    array(
+        select p.relid from pg_catalog.pg_partition_tree(t.tgrelid) p
+        where not exists (select from pg_catalog.pg_trigger o where o.tgrelid = p.relid and o.tgfoid = f.function)
+    ) as uncovered_partitions,
+    f.function::regprocedure as function
+from outbox._capture_function f
+join lateral (
+    select g.tgrelid
+    from pg_catalog.pg_trigger g
+    where g.tgfoid = f.function
+        -- the table it was asked for: the one above all others that have its triggers
+        and not exists (
+            select from pg_catalog.pg_inherits i
+            join pg_catalog.pg_trigger o on o.tgrelid = i.inhparent and o.tgfoid = f.function
+            where i.inhrelid = g.tgrelid
+        )
+    limit 1
+) t on true;
+comment on view outbox.captures is
+    'Tables whose changes become messages. uncovered_partitions: added since; statements that name them are not seen';
+
+insert into outbox._capability values
+    ('publish', 'function outbox._fits'),
+    ('capture', 'function outbox.capture'),
+    ('capture', 'function outbox.uncapture'),
+    ('monitor', 'function outbox._capture_settings'),
+    ('monitor', 'table outbox.captures');

@@ -1,0 +1,122 @@
+-- The source of the trigger function that captures a table: capture() checks and installs the text that is made here.
+
+-- API: private
+-- The source of the rows of one event: `source` is a table, or the text of a query.
+create function outbox._capture_rows(source text, all_columns boolean) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+return format('(select row_number() over () as outbox_i, to_jsonb(t.*) as outbox_j%s from %s t)',
+    case when all_columns then ', t.*' else '' end, source);
+
+-- API: private
+-- The query that gives the messages of one event in arrays of up to a thousand.
+create function outbox._capture_query(
+    op text, new_source text, old_source text, schema_name text, table_name text, key_columns text[], columns text[],
+    condition text, include_old boolean, style text, tenant_column text, oversize text
+) returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    pick constant text := case when columns is null then '%s.outbox_j' else format(
+        '(select coalesce(jsonb_object_agg(e.key, e.value), ''{}'') from jsonb_each(%%s.outbox_j) e where e.key = any (%s))',
+        replace(quote_literal(columns), '%', '%%')) end;
+    side text := case op when 'delete' then 'o' else 'n' end;   -- whose key and tenant
+    key_text text := case cardinality(key_columns)
+        when 0 then 'null::text'
+        when 1 then format('%s ->> %s', '%1$s', replace(quote_literal(key_columns[1]), '%', '%%'))
+        else 'concat_ws(''/'', ' || (select string_agg(format('%s ->> %s', '%1$s', replace(quote_literal(c), '%', '%%')), ', ' order by o)
+            from unnest(key_columns) with ordinality k(c, o)) || ')'
+    end;
+    key_json text := case when cardinality(key_columns) = 0 then 'null::jsonb' else 'jsonb_build_object(' || (
+        select string_agg(format('%2$s, %1$s -> %2$s', '%1$s', replace(quote_literal(c), '%', '%%')), ', ' order by o)
+        from unnest(key_columns) with ordinality k(c, o)) || ')' end;
+    full_side text := case op when 'delete' then 'old.outbox_j' else 'new.outbox_j' end;
+    payload text;
+    reference text;
+    filters text[] := '{}';
+begin
+    payload := case style
+        when 'row' then side || '.j'
+        when 'debezium' then format(
+            'jsonb_build_object(''before'', %s, ''after'', %s, ''source'', jsonb_build_object(''db'', current_database(), '
+            '''schema'', %L, ''table'', %L), ''op'', %L, ''ts_ms'', floor(extract(epoch from clock_timestamp()) * 1000)::bigint)',
+            case when op <> 'insert' and (include_old or op = 'delete') then 'o.j' else 'null::jsonb' end,
+            case when op <> 'delete' then 'n.j' else 'null::jsonb' end,
+            schema_name, table_name, case op when 'insert' then 'c' when 'update' then 'u' else 'd' end)
+        else format('jsonb_build_object(''op'', %L, ''schema'', %L, ''table'', %L, ''key'', %s%s%s%s)%s',
+            op, schema_name, table_name, format(key_json, full_side),
+            case when op <> 'delete' then ', ''new'', n.j' else '' end,
+            case when op = 'delete' or op = 'update' and include_old then ', ''old'', o.j' else '' end,
+            case when op = 'update' then ', ''changed'', to_jsonb(array(select e.key from jsonb_each(n.j) e '
+                'where o.j -> e.key is distinct from e.value order by e.key))' else '' end,
+            case when op = 'update' and cardinality(key_columns) > 0 then format(
+                ' || case when %s is distinct from %s then jsonb_build_object(''old_key'', %s) else ''{}'' end',
+                format(key_text, 'old.outbox_j'), format(key_text, 'new.outbox_j'), format(key_json, 'old.outbox_j'))
+            else '' end)
+    end;
+    -- What is left of a payload that is too large: which row it was.
+    reference := format(key_json, full_side);
+    reference := case style
+        when 'row' then format('coalesce(%s, ''{}'')', reference)
+        when 'debezium' then format('%s || jsonb_build_object(''before'', null, ''after'', null, ''key'', %s)', payload, reference)
+        else format('jsonb_build_object(''op'', %L, ''schema'', %L, ''table'', %L, ''key'', %s)',
+            op, schema_name, table_name, reference)
+    end || ' || ''{"oversize": true}''';
+    if condition is not null then
+        filters := filters || format(E'(%s\n)', condition);
+    end if;
+    if op = 'update' and columns is not null then
+        filters := filters || text 'n.j is distinct from o.j';
+    end if;
+    return format(
+        'select c.tenant, array_agg(c.payload order by c.i)%1$s as payloads, array_agg(c.key order by c.i)%1$s as keys%2$s '
+        'from (%3$s) c group by (c.i - 1) / 1000, c.tenant order by min(c.i)',
+        case oversize when 'skip' then ' filter (where c.payload is not null)' else '' end,
+        case oversize when 'skip' then ', count(*) filter (where c.payload is null) as skipped' else '' end,
+        format(
+            case oversize
+                when 'fail' then '%s'
+                when 'skip' then 'select r.i, case when outbox._fits(r.payload) then r.payload end as payload, r.key, r.tenant '
+                    'from (%s offset 0) r'
+                else 'select r.i, case when outbox._fits(r.payload) then r.payload else r.reference end as payload, r.key, '
+                    'r.tenant from (%s offset 0) r'
+            end,
+            format('select %s.outbox_i as i, %s as payload, %s as key, %s as tenant%s from %s%s%s',
+                case op when 'delete' then 'old' else 'new' end,
+                payload,
+                format(key_text, full_side),
+                case when tenant_column is null then 'null::text' else format('%s ->> %L', full_side, tenant_column) end,
+                case oversize when 'reference' then format(', %s as reference', reference) else '' end,
+                case op
+                    -- where there is no row, one of nulls stands in
+                    when 'insert' then format('%1$s new left join %1$s old on false', new_source)
+                    when 'delete' then format('%1$s old left join %1$s new on false', old_source)
+                    else format('%s new join %s old on old.outbox_i = new.outbox_i', new_source, old_source)
+                end,
+                -- offset 0: computed once, not wherever it is used
+                format(' cross join lateral (select %s as j offset 0) n cross join lateral (select %s as j offset 0) o',
+                    format(pick, 'new'), format(pick, 'old')),
+                case when filters = '{}' then '' else ' where ' || array_to_string(filters, ' and ') end)));
+end
+$$;
+
+-- API: private
+-- What the trigger function does with the messages of one event: `level` is STATEMENT or ROW.
+create function outbox._capture_branch(op text, level text, query text, topic text, relation_name text, oversize text)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+return format($body$
+    if tg_op = %L and tg_level = %L then
+        for part in %s loop
+%s            perform outbox.enqueue_many(%L, part.payloads, part.keys, headers => %L, tenant => part.tenant,
+                aggregate_type => %L);
+        end loop;
+    end if;
+$body$, upper(op), level, query, case oversize when 'skip' then
+$skipped$            if part.skipped > 0 then
+                raise warning '% changed rows of %.% make no message: they are too large', part.skipped, tg_table_schema, tg_table_name;
+            end if;
+            continue when part.payloads is null;
+$skipped$ else '' end, topic, jsonb_build_object('operation', op), relation_name);

@@ -1,0 +1,127 @@
+-- Claiming: workers lease deliveries that are due, and wait until there are some.
+--
+-- A claim walks an index from the front of what is due and skips what is locked: it waits for nobody, and its cost is
+-- that of the rows it takes. The settings of each function are part of that: with the statistics of a young table the
+-- planner would read and sort all of it.
+
+-- API: private
+-- The subscription that workers may claim from.
+create function outbox._pull_subscription(name text) returns outbox.subscription
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found outbox.subscription;
+begin
+    select * into found from outbox.subscription s where s.name = _pull_subscription.name and s.deleted_at is null;
+    if found.id is null then
+        raise exception 'subscription "%" does not exist', name
+            using errcode = 'OB001', hint = 'outbox.subscribe() makes one; the table outbox.subscription lists them.';
+    end if;
+    if found.endpoint_id is not null then
+        raise exception 'subscription "%" is pushed to an endpoint', name
+            using errcode = 'OB004', hint = 'Workers claim from subscriptions that were made without an endpoint.';
+    end if;
+    return found;
+end
+$$;
+
+-- API: private
+create function outbox._check_claim(worker text, max_messages int, lease interval) returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if worker is null or worker = '' or octet_length(worker) > 255 then
+        raise exception 'malformed name of the worker'
+            using errcode = 'invalid_parameter_value', hint = 'It has 1 to 255 bytes; a host name and a process id are good.';
+    end if;
+    if max_messages is null or max_messages not between 1 and 10000 then
+        raise exception 'max_messages must be between 1 and 10000' using errcode = 'invalid_parameter_value';
+    end if;
+    if lease is null or lease <= interval '0' or lease > interval '7 days' then
+        raise exception 'the lease must be longer than nothing and at most 7 days' using errcode = 'invalid_parameter_value';
+    end if;
+end
+$$;
+
+-- API: public
+create function outbox.claim(
+    subscription text,
+    worker text,
+    max_messages int default 1,
+    lease interval default '60 s'
+) returns setof outbox.claimed
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_sort = off
+set jit = off
+as $$
+#variable_conflict use_variable
+declare
+    source outbox.subscription;
+    picked record;
+    bundles record;
+begin
+    -- Functions are called for what is wrong only: in a claim of one message each would be a good part of its price.
+    if max_messages = 1 and octet_length(worker) between 1 and 255 and lease between interval '1 us' and interval '7 days' then
+        picked := outbox._pick_one(subscription);
+        if picked.ids is not null then
+            return query select *
+            from outbox._lease(picked.source_id, subscription, picked.budget, picked.deadline, picked.ids, picked.tried,
+                picked.segment, worker, lease);
+            return;
+        end if;
+    end if;
+    select * into source from outbox.subscription s where s.name = subscription and s.deleted_at is null;
+    if source.id is null or source.endpoint_id is not null then
+        source := outbox._pull_subscription(subscription);
+    end if;
+    if (octet_length(worker) between 1 and 255 and max_messages between 1 and 10000 and lease > interval '0'
+        and lease <= interval '7 days') is not true then
+        perform outbox._check_claim(worker, max_messages, lease);
+    end if;
+    if source.paused then
+        return;
+    end if;
+    if max_messages = 1 then
+        perform outbox._note_name(subscription, source.id);
+    end if;
+    picked := outbox._pick(source.id, max_messages, true);
+    -- Where no dispatcher can do it, whoever finds nothing looks for more: only in a transaction without an xid, see _tick.
+    if cardinality(picked.ids) = 0 and picked.before = 'infinity' and pg_current_xact_id_if_assigned() is null
+        and outbox._route_inline() in ('ticked', 'idle') then
+        perform outbox._pass(1000, '{}');
+        perform outbox._replay_inline(source.id);
+        picked := outbox._pick(source.id, max_messages, true);
+    end if;
+    if cardinality(picked.ids) = 0 and picked.before < 'infinity' then
+        bundles := outbox._pick_bundles(source.id, max_messages, picked.before);
+        if cardinality(bundles.ids) > 0 then
+            return query select *
+            from outbox._lease_bundles(source.id, source.name, source.max_attempts, source.deadline, bundles.ids,
+                bundles.bundles, bundles.segment, worker, lease);
+            return;
+        end if;
+        -- It was taken apart, or somebody else has it.
+        picked := outbox._pick(source.id, max_messages, false);
+    end if;
+    if cardinality(picked.ids) > 0 then
+        return query select *
+        from outbox._lease(source.id, source.name, source.max_attempts, source.deadline, picked.ids, picked.tried,
+            picked.segment, worker, lease);
+    end if;
+end
+$$;
+comment on function outbox.claim is
+    'Leases up to max_messages deliveries of a pull subscription that are due: highest priority first, then longest '
+    'due, then in order. No other worker gets them until the lease ends. Commit before the work starts: that is what '
+    'counts the try';
+
+insert into outbox._capability values
+    ('consume', 'function outbox.claim');

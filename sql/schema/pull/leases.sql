@@ -1,0 +1,124 @@
+-- Taking a lease on deliveries that were picked: one function per leaf, each with a plan of its own.
+
+-- API: public
+create type outbox.claimed as (
+    lease bigint,
+    lease_expires_at timestamptz,
+    delivery_id bigint,
+    subscription text,
+    message_id bigint,
+    webhook_id text,
+    position bigint,
+    attempt int,
+    max_attempts int,
+    topic text,
+    key text,
+    payload jsonb,
+    body bytea,
+    content_type text,
+    headers jsonb,
+    metadata jsonb,
+    tenant text,
+    publisher text,
+    aggregate_type text,
+    aggregate_id text,
+    priority smallint,
+    enqueued_at timestamptz,
+    occurred_at timestamptz,
+    deliver_at timestamptz,
+    expires_at timestamptz,
+    last_attempt_at timestamptz,
+    last_error text
+);
+comment on type outbox.claimed is
+    'A delivery that a worker has leased, with its message; last_attempt_at and last_error are those of the try '
+    'before';
+
+-- API: private
+-- _lease: leases these deliveries, which the caller has locked, and returns them with their messages. _lease_bundles: the
+-- same for whole bundles. Called with the caller's settings.
+--
+-- Looking up messages in all leaves of outbox.message costs several times as much as the rest of a claim: opening them takes
+-- longer than reading them. A claim's messages are nearly always in one leaf, so there is one statement per leaf, and
+-- one for all of them: for segment null. Rows come in the order of `ids`, through nested loops; bundles have to be sorted.
+do $do$
+declare
+    rows constant text := $r$
+            update outbox.delivery d
+            set state = 'processing', attempt = d.attempt + 1, lease = held_as, updated_at = now, last_attempt_at = now,
+                first_attempt_at = coalesce(d.first_attempt_at, now)
+            from unnest(ids, tried) i(id, tried_at)
+            where d.id = i.id
+            returning d.id, d.position, d.message_id, d.message_segment, d.run, d.new_id, d.attempt, d.max_attempts,
+                d.priority, d.due_at, d.expires_at, d.last_error, i.tried_at$r$;
+    bundles constant text := $b$
+            select u.id, u.position, u.message_id, h.message_segment, 0::bigint as run, false as new_id, 1 as attempt,
+                null::int as max_attempts, 0::smallint as priority, h.due_at, null::timestamptz as expires_at,
+                null::text as last_error, null::timestamptz as tried_at
+            from held h
+            cross join lateral unnest(h.delivery_ids, h.positions, h.message_ids) u(id, position, message_id)$b$;
+    held constant text := $h$held as (
+            update outbox._bundle b set lease = held_as where b.id = any (bundles) returning b.*
+        ), $h$;
+    template constant text := $f$
+create function outbox.{name}(
+    source_id int,
+    source_name text,
+    budget int,
+    deadline interval,
+    ids bigint[],
+    {argument},
+    segment smallint,
+    worker text,
+    duration interval
+) returns setof outbox.claimed
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    token bigint := outbox._new_lease();
+    held_as bigint := outbox._lease_id(token);
+    now timestamptz := clock_timestamp();
+    until timestamptz := now + least(duration, deadline);
+begin
+    case segment {cases}
+    end case;
+end
+$$;$f$;
+    branch constant text := $c$
+    {when} return query
+        with leased as (
+            insert into outbox.lease (id, subscription_id, worker, claimed_at, expires_at, deadline_at, delivery_ids,
+                bundled)
+            values (held_as, source_id, worker, now, until, now + deadline, ids, {bundled})
+        ), {held}taken as ({taken}
+        )
+        select token, until, t.id, source_name, t.message_id, outbox.webhook_id(m.id, m.enqueued_at)
+                || case when t.new_id then '_r' || t.run else '' end, t.position, t.attempt,
+            coalesce(t.max_attempts, budget), m.topic, m.key, m.payload, m.body, m.content_type, m.headers,
+            m.metadata, m.tenant, m.publisher, m.aggregate_type, m.aggregate_id, t.priority, m.enqueued_at, m.occurred_at,
+            m.deliver_at, t.expires_at, t.tried_at, t.last_error
+        from taken t
+        left join {messages} m on m.segment = t.message_segment and m.id = t.message_id {order};$c$;
+    kind record;
+    branches text;
+    cases text;
+begin
+    for kind in
+        select * from (values
+            ('_lease', 'tried timestamptz[]', 'false', '', rows, ''),
+            ('_lease_bundles', 'bundles bigint[]', 'true', held, bundles, 'order by t.due_at, t.position'))
+            k(name, argument, bundled, held, taken, sorted)
+    loop
+        branches := replace(replace(replace(branch, '{taken}', kind.taken), '{held}', kind.held), '{bundled}', kind.bundled);
+        branches := replace(branches, '{order}', kind.sorted);
+        select string_agg(
+            replace(replace(branches, '{when}', case when leaf is null then 'else' else format('when %s then', leaf) end),
+                '{messages}', 'outbox.' || case when leaf is null then 'message' else '_message_' || lpad(leaf::text, 2, '0') end),
+            '' order by leaf nulls last)
+        into cases
+        from (select generate_series(0, 15) as leaf union all select null) l;
+        execute replace(replace(replace(template, '{name}', kind.name), '{argument}', kind.argument), '{cases}', cases);
+    end loop;
+end
+$do$;

@@ -1,0 +1,202 @@
+-- What the dispatcher writes besides its bulk appends: the exceptions. Each function takes parallel arrays, one entry per
+-- delivery, and is called in the transaction that also appends the attempts and the checkpoint.
+
+-- API: private
+-- Tells claims that a delivery of a pull subscription, or under the negative number a bundle, can be claimed from due_at on,
+-- for the first time or again: they do not walk over what was worked off. Not for what the router has made.
+create function outbox._put_back(subscription_id int, priority int, due_at timestamptz) returns void
+language c volatile strict as 'MODULE_PATHNAME', 'outbox_put_back';
+
+-- API: private
+-- Deliveries that failed and are tried again at due_at. delivery_id 0: there is no row yet.
+create function outbox._record_failed(
+    delivery_ids bigint[],
+    subscription_ids int[],
+    positions bigint[],
+    message_ids bigint[],
+    segments smallint[],
+    attempts int[],
+    due_us bigint[],
+    started_us bigint[],
+    statuses smallint[],
+    classes text[],
+    errors text[]
+) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    insert into outbox.delivery as d (subscription_id, position, message_id, message_segment, state, attempt, due_at,
+        first_attempt_at, last_attempt_at, last_status, last_error_class, last_error)
+    select u.subscription_id, u.position, u.message_id, u.segment, 'failed', u.attempt, outbox._time(u.due_at),
+        outbox._time(u.started_at), outbox._time(u.started_at), u.status, u.class, u.error
+    from unnest(delivery_ids, subscription_ids, positions, message_ids, segments, attempts, due_us, started_us, statuses,
+        classes, errors)
+        u(delivery_id, subscription_id, position, message_id, segment, attempt, due_at, started_at, status, class, error)
+    where u.delivery_id = 0
+    on conflict (subscription_id, position, run) do update
+    set state = 'failed', attempt = excluded.attempt, due_at = excluded.due_at, last_attempt_at = excluded.last_attempt_at,
+        last_status = excluded.last_status, last_error_class = excluded.last_error_class,
+        last_error = excluded.last_error, updated_at = clock_timestamp();
+
+    update outbox.delivery d
+    set state = 'failed', attempt = u.attempt, due_at = outbox._time(u.due_at),
+        first_attempt_at = coalesce(d.first_attempt_at, outbox._time(u.started_at)),
+        last_attempt_at = outbox._time(u.started_at), last_status = u.status, last_error_class = u.class,
+        last_error = u.error, updated_at = clock_timestamp()
+    from unnest(delivery_ids, attempts, due_us, started_us, statuses, classes, errors)
+        u(delivery_id, attempt, due_at, started_at, status, class, error)
+    where d.id = u.delivery_id;
+end;
+
+-- API: private
+-- Deliveries that are not tried again by themselves.
+create function outbox._record_dead(
+    delivery_ids bigint[],
+    subscription_ids int[],
+    endpoint_ids int[],
+    positions bigint[],
+    message_ids bigint[],
+    segments smallint[],
+    attempts int[],
+    started_us bigint[],
+    reasons text[],
+    statuses smallint[],
+    classes text[],
+    errors text[]
+) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    insert into outbox.dead_letter (delivery_id, subscription_id, endpoint_id, position, message_id, message_segment,
+        attempt, state, reason, last_status, last_error_class, last_error, url, first_attempt_at, last_attempt_at,
+        created_at)
+    select nullif(u.delivery_id, 0), u.subscription_id, u.endpoint_id, u.position, u.message_id,
+        -- the message may have been kept while it was in flight
+        coalesce(d.message_segment, u.segment), u.attempt,
+        case u.reason when 'expired' then 'expired' else 'dead' end, u.reason, u.status, u.class, u.error, e.url,
+        coalesce(d.first_attempt_at, outbox._time(u.started_at)), outbox._time(u.started_at),
+        coalesce(d.created_at, clock_timestamp())
+    from unnest(delivery_ids, subscription_ids, endpoint_ids, positions, message_ids, segments, attempts, started_us,
+        reasons, statuses, classes, errors)
+        u(delivery_id, subscription_id, endpoint_id, position, message_id, segment, attempt, started_at, reason, status,
+            class, error)
+    left join outbox.delivery d on d.id = u.delivery_id
+    left join outbox.endpoint e on e.id = u.endpoint_id
+    -- an operator may have made it a dead letter, or cancelled it, while it was in flight
+    where u.delivery_id = 0 or d.id is not null;
+
+    delete from outbox.delivery d where d.id = any (delivery_ids);
+end;
+
+-- API: private
+-- Deliveries with a row that have come to their end.
+create function outbox._record_completed(delivery_ids bigint[]) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    delete from outbox.delivery d where d.id = any (delivery_ids);
+
+    update outbox.dead_letter l
+    set resolution = 'resolved', resolved_at = clock_timestamp(), resolved_by = 'pg_outbox',
+        resolution_note = 'delivered by a try that was in flight'
+    where l.delivery_id = any (delivery_ids) and l.resolution = 'open';
+end;
+
+-- API: private
+-- How endpoints are doing. Times are microseconds as _time() takes them.
+create function outbox._record_endpoint_states(
+    endpoint_ids int[],
+    breakers text[],
+    until_us bigint[],
+    times int[],
+    paused_us bigint[],
+    failing_us bigint[],
+    failures bigint[],
+    success_us bigint[],
+    failure_us bigint[],
+    errors text[]
+) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    insert into outbox.endpoint_state as s (endpoint_id, breaker, breaker_until, breaker_times, paused_until, failing_since,
+        failures, last_success_at, last_failure_at, last_error)
+    select u.endpoint_id, u.breaker, outbox._time(u.until), u.times, outbox._time(u.paused), outbox._time(u.failing),
+        u.failures, outbox._time(u.success), outbox._time(u.failure), u.error
+    from unnest(endpoint_ids, breakers, until_us, times, paused_us, failing_us, failures, success_us, failure_us, errors)
+        u(endpoint_id, breaker, until, times, paused, failing, failures, success, failure, error)
+    on conflict (endpoint_id) do update
+    set breaker = excluded.breaker, breaker_until = excluded.breaker_until, breaker_times = excluded.breaker_times,
+        paused_until = excluded.paused_until, failing_since = excluded.failing_since, failures = excluded.failures,
+        last_success_at = excluded.last_success_at, last_failure_at = excluded.last_failure_at,
+        last_error = excluded.last_error, updated_at = clock_timestamp();
+end;
+
+-- API: private
+-- Disables an endpoint that has failed for too long, or that asked for it, and says so as a message.
+create function outbox._give_up_endpoint(endpoint_id int, reason text, detail text) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    e outbox.endpoint;
+    s outbox.endpoint_state;
+begin
+    update outbox.endpoint p set active = false, disabled_mode = 'hold', disabled_reason = format('%s: %s', reason, detail),
+        disabled_at = clock_timestamp(), updated_at = clock_timestamp()
+    where p.id = _give_up_endpoint.endpoint_id and p.active and p.deleted_at is null
+    returning * into e;
+    if e.id is null then
+        return;
+    end if;
+    select * into s from outbox.endpoint_state t where t.endpoint_id = e.id;
+    perform outbox._enqueue_own('outbox.endpoint.disabled', jsonb_build_object(
+        'endpoint', e.name, 'endpoint_id', e.id, 'tenant', e.tenant, 'url', e.url, 'reason', reason, 'detail', detail,
+        'failures', s.failures, 'failing_since', s.failing_since, 'disabled_at', e.disabled_at));
+    perform outbox._enqueue_own('outbox.control',
+        jsonb_build_object('endpoint', e.id, 'name', e.name, 'change', 'disabled'));
+end
+$$;
+
+-- What the dispatcher decided about deliveries without a try: skipped, or dead.
+create function outbox._record_decisions(
+    delivery_ids bigint[],
+    subscription_ids int[],
+    positions bigint[],
+    message_ids bigint[],
+    segments smallint[],
+    outcomes text[],
+    reasons text[],
+    errors text[]
+) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run, subscription_id,
+        endpoint_id, attempt, outcome, error_class, error)
+    select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), u.position, u.message_id, clock_timestamp(),
+        clock_timestamp(), nullif(u.delivery_id, 0), 0, u.subscription_id, s.endpoint_id, 0, u.outcome, u.reason,
+        coalesce(u.error, u.reason)
+    from unnest(delivery_ids, subscription_ids, positions, message_ids, outcomes, reasons, errors)
+        u(delivery_id, subscription_id, position, message_id, outcome, reason, error)
+    left join outbox.subscription s on s.id = u.subscription_id;
+
+    insert into outbox.dead_letter (delivery_id, subscription_id, endpoint_id, position, message_id, message_segment,
+        attempt, reason, last_error_class, last_error, url, created_at)
+    select nullif(u.delivery_id, 0), u.subscription_id, s.endpoint_id, u.position, u.message_id, u.segment, 0, u.reason,
+        u.reason, u.error, e.url, clock_timestamp()
+    from unnest(delivery_ids, subscription_ids, positions, message_ids, segments, outcomes, reasons, errors)
+        u(delivery_id, subscription_id, position, message_id, segment, outcome, reason, error)
+    left join outbox.subscription s on s.id = u.subscription_id
+    left join outbox.endpoint e on e.id = s.endpoint_id
+    where u.outcome = 'dead';
+
+    -- what waits behind them may go on
+    with gone as (
+        delete from outbox.delivery d where d.id = any (delivery_ids) returning d.subscription_id, d.key
+    )
+    insert into outbox._freed (subscription_id, key)
+    select g.subscription_id, g.key from gone g where g.key is not null;
+
+    select outbox._count_ended(subscription_ids, outcomes);
+end;

@@ -1,0 +1,69 @@
+-- Secrets and keys that sign an endpoint's requests.
+
+-- API: private
+create function outbox._new_secret(ed25519 boolean) returns text language c volatile strict
+as 'MODULE_PATHNAME', 'outbox_new_secret';
+
+-- API: private
+create function outbox._public_key(secret text) returns text language c immutable strict
+as 'MODULE_PATHNAME', 'outbox_public_key';
+
+-- API: public
+create function outbox.rotate_secret(name text, secret text default null, overlap interval default '24 h')
+returns table (signing_secret text, message_id bigint)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    known int := outbox._endpoint_id(name);
+    e outbox.endpoint;
+    moment timestamptz := clock_timestamp();
+    ed25519 boolean;
+begin
+    if overlap is null or overlap < interval '0' or overlap > interval '30 days' then
+        raise exception 'invalid overlap' using errcode = 'invalid_parameter_value',
+            hint = 'The old secret signs beside the new one for at least 0 and at most 30 days.';
+    end if;
+    select * into e from outbox.endpoint p where p.id = known for update;
+    -- The new one is of the kind of the one in force.
+    select starts_with(k.secret, 'whsk_') into ed25519
+    from outbox.endpoint_secret k where k.endpoint_id = known order by k.created_at desc limit 1;
+    signing_secret := coalesce(outbox._check_secret(secret), outbox._new_secret(coalesce(ed25519, false)));
+    update outbox.endpoint_secret k set expires_at = least(k.expires_at, moment + overlap) where k.endpoint_id = known;
+    insert into outbox.endpoint_secret (endpoint_id, created_at, secret) values (known, moment, signing_secret);
+    -- At most five old ones.
+    delete from outbox.endpoint_secret k
+    where k.endpoint_id = known and (
+        k.expires_at <= moment
+        or k.created_at < (
+            select min(l.created_at) from (
+                select o.created_at from outbox.endpoint_secret o
+                where o.endpoint_id = known order by o.created_at desc limit 6
+            ) l
+        )
+    );
+    message_id := outbox._endpoint_changed(e, 'secret rotated');
+    return next;
+end
+$$;
+comment on function outbox.rotate_secret is
+    'Gives an endpoint a new secret, shown here alone; the old one signs beside it until the overlap has passed';
+
+-- API: public
+create function outbox.public_keys(endpoint text)
+returns table (public_key text, created_at timestamptz, expires_at timestamptz)
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select outbox._public_key(k.secret), k.created_at, k.expires_at
+    from outbox.endpoint_secret k
+    where k.endpoint_id = outbox._endpoint_id(endpoint) and outbox._public_key(k.secret) is not null
+    order by k.created_at desc;
+end;
+comment on function outbox.public_keys is
+    'What receivers verify v1a signatures of this endpoint with, the current key first; nothing for v1';
+
+insert into outbox._capability values
+    ('admin', 'function outbox.rotate_secret'),
+    ('monitor', 'function outbox.public_keys');

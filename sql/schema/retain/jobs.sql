@@ -1,0 +1,175 @@
+-- Maintenance: the jobs that rotate, reclaim and trim, each with a setting of its own; by the dispatcher or by hand.
+--
+--   * One session at a time, with a lock that is not waited for.
+--   * Rings lose whole leaves. Small tables lose bounded batches of rows, by an index.
+
+-- API: private
+-- Whoever rotates, reclaims and trims has it, until the transaction ends; does not wait.
+create function outbox._maintenance_lock() returns boolean language c volatile
+as 'MODULE_PATHNAME', 'outbox_maintenance_lock';
+
+-- API: private
+-- Notes a job's run.
+create function outbox._note_job(job text, result text, rows bigint, bytes bigint, held_by text) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    insert into outbox.job as j (job, last_run_at, next_run_at, result, rows, bytes, held_by)
+    values (_note_job.job, clock_timestamp(), clock_timestamp() + coalesce(outbox._retention('retention_interval'), '1 h'),
+        _note_job.result, _note_job.rows, _note_job.bytes, _note_job.held_by)
+    on conflict (job) do update
+    set last_run_at = excluded.last_run_at, next_run_at = excluded.next_run_at, result = excluded.result,
+        rows = case when excluded.rows > 0 then excluded.rows else j.rows end,
+        bytes = case when excluded.bytes > 0 then excluded.bytes else j.bytes end,
+        held_by = excluded.held_by;
+end;
+
+-- API: private
+-- Runs one job if it is due, or all the same. job null: it was not.
+create function outbox._run_job(
+    name text, everything boolean,
+    out job text, out result text, out rows bigint, out bytes bigint, out held_by text, out more boolean
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    batch constant int := 1000;
+    -- outbox.metrics() reads what has not been added up: some 20,000 rows take milliseconds.
+    counted_size constant bigint := 2 * 1024 * 1024;
+    done record;
+    trimmed record;
+    due boolean := everything or coalesce(
+        (select j.next_run_at from outbox.job j where j.job = name), '-infinity') <= clock_timestamp();
+begin
+    rows := 0;
+    bytes := 0;
+    more := false;
+    if name in ('message', 'feed', 'attempt', 'routing', 'tick', 'checkpoint') then
+        result := outbox._rotate(name, false);
+        select * into done from outbox._reclaim(name, false);
+        bytes := done.freed;
+        held_by := done.held_by;
+        more := done.result = 'reclaimed';
+        if done.result = 'reclaimed' or done.result = 'held' or result <> 'rotated' then
+            result := done.result;
+        end if;
+        if due or result in ('rotated', 'reclaimed') then
+            job := name;
+            perform outbox._note_job(job, result, rows, bytes, held_by);
+        end if;
+    elsif name = 'counters' then
+        -- Not often: the totals are rows that are updated, and somebody may hold a snapshot.
+        if due or pg_relation_size(outbox._leaf('counter', outbox._current_leaf('counter'))) >= counted_size
+            or pg_relation_size(outbox._leaf('tally', outbox._current_leaf('tally'))) >= counted_size then
+            job := name;
+            rows := outbox._roll_up() + outbox._roll_up_tally();
+            result := 'rolled up';
+            perform outbox._note_job(job, result, rows, bytes, held_by);
+        end if;
+    elsif due then
+        select * into trimmed from outbox._trimmed() t where t.job = name;
+        job := name;
+        select * into rows, bytes from outbox._trim(name, outbox._retention(trimmed.setting), batch);
+        more := rows = batch;
+        result := case
+            when rows > 0 then 'removed'
+            when trimmed.setting is not null and outbox._retention(trimmed.setting) is null then 'kept for ever'
+            else 'nothing to remove'
+        end;
+        perform outbox._note_job(job, result, rows, bytes, held_by);
+        if more then
+            update outbox.job j set next_run_at = clock_timestamp() where j.job = name;
+        end if;
+    end if;
+end
+$$;
+
+-- API: private
+-- The small tables and their settings.
+create function outbox._trimmed() returns table (job text, setting text)
+language sql immutable
+set search_path = pg_catalog, pg_temp
+begin atomic
+    values ('dead_letters', 'dead_letter_retention'), ('unresolved_dead_letters', 'unresolved_dead_letter_retention'),
+        ('idempotency', 'idempotency_window'), ('audit', 'audit_retention'), ('cancelled', 'message_retention'), ('kept', null);
+end;
+
+-- API: private
+-- One round of maintenance. `everything`: without regard to when a job is due next. Returns what it did; `more` where a job
+-- has more to do than one round does. No rows: another session maintains.
+create function outbox._maintain(everything boolean)
+returns table (job text, result text, rows bigint, bytes bigint, held_by text, more boolean)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    name text;
+begin
+    -- Data that is not this database's own is left as it is, and so is a database into which a restore may be about to load.
+    if not outbox._maintenance_lock() or not outbox._is_own() or not exists (select from outbox.tick) then
+        return;
+    end if;
+    perform outbox._note_segments();
+    perform outbox._seal();
+    -- Messages before the feed that names them.
+    foreach name in array array['message', 'feed', 'attempt', 'routing', 'tick', 'checkpoint', 'counters'] || array(
+        select t.job from outbox._trimmed() t
+    ) loop
+        -- A job that fails says so in outbox.job, and keeps none of the others from running.
+        begin
+            select * into job, result, rows, bytes, held_by, more from outbox._run_job(name, everything);
+        exception when others then
+            job := name;
+            result := 'failed';
+            rows := 0;
+            bytes := 0;
+            held_by := sqlerrm;
+            more := false;
+            perform outbox._note_job(job, result, rows, bytes, held_by);
+        end;
+        if job is not null then
+            return next;
+        end if;
+    end loop;
+end
+$$;
+
+-- API: public
+create function outbox.maintain() returns table (job text, result text, rows bigint, bytes bigint, held_by text)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '5s'
+as $$
+declare
+    done record;
+    again boolean;
+begin
+    if pg_current_xact_id_if_assigned() is null then
+        -- so that what the sequencer has yet to pass does not hold space
+        perform outbox._tick_inline(100000);
+    end if;
+    for i in 1 .. 10000 loop
+        again := false;
+        for done in select * from outbox._maintain(true) loop
+            again := again or done.more;
+            if i = 1 or done.more or done.rows > 0 then
+                job := done.job;
+                result := done.result;
+                rows := done.rows;
+                bytes := done.bytes;
+                held_by := done.held_by;
+                return next;
+            end if;
+        end loop;
+        exit when not again;
+    end loop;
+end
+$$;
+comment on function outbox.maintain is
+    'Rotates, reclaims and trims now whatever the settings allow, and says what it did. The dispatcher does this by itself';
+
+insert into outbox._capability values
+    ('admin', 'function outbox.maintain');

@@ -1,0 +1,186 @@
+-- Reclaim: what empties the oldest leaf of a ring, and who keeps it.
+--
+--   * A leaf is emptied by TRUNCATE, whose lock is taken without waiting: nobody queues behind it. It works under any
+--     snapshot that somebody holds.
+--   * Before a leaf of messages goes, everybody must be behind it: the dispatcher, each subscription, replays. The few
+--     messages that a delivery or dead letter waits with are copied to _message_kept.
+--   * The feed outlives the messages that it names; routing outlives them as well.
+
+-- API: private
+-- Takes ACCESS EXCLUSIVE on a leaf until the transaction ends, without waiting for it.
+create function outbox._lock_leaf(leaf regclass) returns boolean language c volatile strict
+as 'MODULE_PATHNAME', 'outbox_lock_leaf';
+
+-- API: private
+-- Tries for a fifth of a second. Never queues: whoever queues for this lock makes everybody else queue behind it.
+create function outbox._lock_leaf_patiently(leaf regclass) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    for i in 1 .. 20 loop
+        if outbox._lock_leaf(leaf) then
+            return true;
+        end if;
+        perform pg_sleep(0.01);
+    end loop;
+    return false;
+end
+$$;
+
+-- API: private
+-- Empties the oldest leaf of a ring, if it may go. Returns what it did or what keeps it.
+create function outbox._reclaim(ring text, ignore_age boolean, out result text, out freed bigint, out held_by text)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    -- Above this the leaf stays: copying would no longer be "a few".
+    keep_limit constant int := 100000;
+    oldest outbox.segment;
+    leaf regclass;
+    retention interval := outbox._ring_retention(ring);
+    holders text;
+    copied bigint;
+    needed record;
+begin
+    freed := 0;
+    select * into oldest from outbox.segment s
+    where s.ring = ring and s.closed_at is not null and s.reclaimed_at is null
+    order by s.closed_at limit 1;
+    if oldest.ring is null then
+        result := 'nothing to reclaim';
+        return;
+    end if;
+    leaf := outbox._leaf(ring, oldest.leaf);
+    if not ignore_age and (retention is null or clock_timestamp() < oldest.closed_at + retention) then
+        result := case when retention is null then 'kept for ever' else 'not yet' end;
+        return;
+    end if;
+    if ring = 'message' then
+        if oldest.last_position is null then
+            result := 'held';
+            held_by := coalesce('the sequencer has not passed it: ' || outbox._lock_holders(leaf),
+                'the sequencer has not passed it');
+            return;
+        end if;
+        select string_agg(n.holder || ' at position ' || n."position", ', ' order by n."position") into holders
+        from outbox._needed() n
+        where n."position" < oldest.last_position
+            and (n.max_lag is null or oldest.closed_at > clock_timestamp() - n.max_lag);
+        if holders is not null then
+            result := 'held';
+            held_by := left(holders, 1000);
+            return;
+        end if;
+    elsif ring in ('feed', 'routing') and coalesce(oldest.last_position, 9223372036854775807) >= outbox._tail() then
+        result := 'held';
+        held_by := 'messages that it names are still stored';
+        return;
+    elsif ring = 'tick' and (select t.segment from outbox.tick t order by t.id desc limit 1) = oldest.leaf
+        or ring = 'checkpoint' and (select c.segment from outbox.checkpoint c order by c.id desc limit 1) = oldest.leaf then
+        result := 'not yet';
+        return;
+    end if;
+    -- Before the leaf's own lock, which must not be held while waiting for anything.
+    if ring in ('tick', 'feed') and not outbox._sequencer_lock() then
+        result := 'not yet';
+        return;
+    end if;
+    if ring = 'message' then
+        -- Also before: it may wait for a worker that is claiming.
+        copied := outbox._keep_messages(oldest.leaf, keep_limit);
+        if copied is null then
+            result := 'held';
+            held_by := format('more than %s deliveries and dead letters that wait', keep_limit);
+            return;
+        end if;
+    end if;
+    if not outbox._lock_leaf_patiently(leaf) then
+        result := 'held';
+        held_by := coalesce(outbox._lock_holders(leaf), 'a session that reads it');
+        return;
+    end if;
+    -- Nothing is written to it any more; what the last row is, is looked at again with the lock.
+    if ring = 'tick' and (select t.segment from outbox.tick t order by t.id desc limit 1) = oldest.leaf
+        or ring = 'checkpoint' and (select c.segment from outbox.checkpoint c order by c.id desc limit 1) = oldest.leaf then
+        result := 'not yet';
+        return;
+    end if;
+    if ring = 'message' then
+        -- A replay may have made new ones meanwhile.
+        if outbox._keep_messages(oldest.leaf, 0) is null then
+            result := 'not yet';
+            return;
+        end if;
+        for needed in
+            select * from outbox._needed() n where n."position" < oldest.last_position and n.subscription_id is not null
+        loop
+            perform outbox._record_lag_expired(needed.subscription_id, needed."position" + 1, oldest.last_position,
+                needed.max_lag);
+        end loop;
+        -- First, so that a reader whose messages vanish under it sees why.
+        perform setval('outbox._reclaimed', greatest(oldest.last_position, outbox._tail() - 1));
+    end if;
+    freed := pg_total_relation_size(leaf);
+    execute format('truncate only %s', leaf);
+    update outbox.segment s set reclaimed_at = clock_timestamp(), kept = copied
+    where s.ring = ring and s.leaf = oldest.leaf;
+    result := 'reclaimed';
+end
+$$;
+
+-- API: private
+-- Copies what deliveries and dead letters wait with; null when it is more than `at_most`.
+create function outbox._keep_messages(leaf smallint, at_most int) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    ids bigint[];
+begin
+    ids := array(
+        select u.message_id from (
+            select d.message_id from outbox._open d where d.message_segment = leaf
+            union
+            select l.message_id from outbox.dead_letter l
+            where l.message_segment = leaf and l.resolution in ('open', 'requeued')
+        ) u
+        limit at_most + 1
+    );
+    if cardinality(ids) > at_most then
+        return null;
+    end if;
+    perform outbox._unbundle(array(
+        select b.id from outbox._bundle b where b.message_segment = leaf and b.lease is null for update
+    ));
+    -- A number that a leaf has is used again every time round: older rows with it wait for messages that are kept already.
+    insert into outbox._message_kept
+    select (-1)::smallint, m.id, m.xid, m.enqueued_at, m.deliver_at, m.expires_at, m.occurred_at, m.max_attempts, m.priority,
+        m.topic, m.key, m.tenant, m.aggregate_type, m.aggregate_id, m.publisher, m.idempotency_key, m.content_type,
+        m.headers, m.metadata, m.payload, m.body
+    from outbox.message m
+    where m.segment = leaf and m.id = any (ids)
+    on conflict (id) do nothing;
+    update outbox.delivery d set message_segment = -1 where d.message_segment = leaf and d.message_id = any (ids);
+    update outbox._bundle b set message_segment = -1 where b.message_segment = leaf;
+    update outbox.dead_letter l set message_segment = -1 where l.message_segment = leaf and l.message_id = any (ids);
+    return cardinality(ids);
+end
+$$;
+
+-- API: private
+-- One row in the log for a stretch of the feed that a subscription with a max_lag has missed.
+create function outbox._record_lag_expired(subscription_id int, from_position bigint, to_position bigint, max_lag interval)
+returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    insert into outbox.attempt (segment, "position", message_id, started_at, finished_at, run, subscription_id, attempt,
+        outcome, error_class, error, results)
+    values (outbox._current_leaf('attempt'), from_position, 0, clock_timestamp(), clock_timestamp(), 0, subscription_id, 0,
+        'expired', 'max_lag', format('positions %s to %s: older than the subscription''s max_lag of %s', from_position,
+            to_position, max_lag),
+        jsonb_build_object('from', from_position, 'to', to_position));
+end;

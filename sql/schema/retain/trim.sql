@@ -1,0 +1,177 @@
+-- Small tables lose bounded batches of old rows; leaves of counters are added to totals before they are emptied.
+
+-- API: private
+-- Adds a leaf of counters to the totals and empties it.
+create function outbox._roll_up() returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    closed record;
+    rolled bigint := 0;
+begin
+    perform outbox._rotate('counter', true);
+    for closed in
+        select s.leaf from outbox.segment s where s.ring = 'counter' and s.closed_at is not null and s.reclaimed_at is null
+    loop
+        if outbox._lock_leaf_patiently(outbox._leaf('counter', closed.leaf)) then
+            with sums as (
+                select c.subscription_id, coalesce(c.endpoint_id, 0) as endpoint_id, c.outcome,
+                    sum(c.requests)::bigint as requests, sum(c.deliveries)::bigint as deliveries, sum(c.seconds) as seconds,
+                    max(c.last_at) as last_at
+                from outbox.counter c where c.segment = closed.leaf
+                group by 1, 2, 3
+            )
+            insert into outbox.counter_total as t
+            select * from sums
+            on conflict (subscription_id, endpoint_id, outcome) do update
+            set requests = t.requests + excluded.requests, deliveries = t.deliveries + excluded.deliveries,
+                seconds = t.seconds + excluded.seconds, last_at = greatest(t.last_at, excluded.last_at);
+            execute format('truncate only %s', outbox._leaf('counter', closed.leaf));
+            update outbox.segment s set reclaimed_at = clock_timestamp() where s.ring = 'counter' and s.leaf = closed.leaf;
+            rolled := rolled + 1;
+        end if;
+    end loop;
+    return rolled;
+end
+$$;
+
+-- API: private
+-- Removes at most `batch` rows of what a small table has had for longer than `older_than`; null: for ever. bytes: what
+-- the rows took; vacuum makes the space free for others.
+create function outbox._trim(what text, older_than interval, batch int, out rows bigint, out bytes bigint)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    before timestamptz := clock_timestamp() - older_than;
+begin
+    rows := 0;
+    bytes := 0;
+    if older_than is null and what <> 'kept' then
+        return;
+    end if;
+    case what
+        when 'dead_letters' then
+            with gone as (
+                delete from outbox.dead_letter l
+                where l.id = any (array(
+                    select d.id from outbox.dead_letter d
+                    where d.resolution in ('resolved', 'ignored') and d.resolved_at < before
+                    order by d.resolved_at limit batch
+                ))
+                returning pg_column_size(l) as size
+            )
+            select count(*), coalesce(sum(g.size), 0) into rows, bytes from gone g;
+        when 'unresolved_dead_letters' then
+            with gone as (
+                delete from outbox.dead_letter l
+                where l.id = any (array(
+                    select d.id from outbox.dead_letter d
+                    where d.resolution in ('open', 'requeued') and d.dead_at < before
+                    order by d.dead_at limit batch
+                ))
+                returning pg_column_size(l) as size
+            )
+            select count(*), coalesce(sum(g.size), 0) into rows, bytes from gone g;
+        when 'idempotency' then
+            with gone as (
+                delete from outbox._idempotency i
+                where i.key = any (array(
+                    select o.key from outbox._idempotency o
+                    where o.remembered_at < before
+                    order by o.remembered_at limit batch
+                    -- a producer may be taking one up again
+                    for update skip locked
+                ))
+                returning pg_column_size(i) as size
+            )
+            select count(*), coalesce(sum(g.size), 0) into rows, bytes from gone g;
+        when 'audit' then
+            with gone as (
+                delete from outbox.audit a
+                where a.id = any (array(select b.id from outbox.audit b where b.at < before order by b.id limit batch))
+                returning pg_column_size(a) as size
+            )
+            select count(*), coalesce(sum(g.size), 0) into rows, bytes from gone g;
+        when 'cancelled' then
+            with gone as (
+                delete from outbox.cancelled c
+                where c.message_id = any (array(
+                    select k.message_id from outbox.cancelled k
+                    where k.cancelled_at < before
+                        and not exists (select from outbox.message m where m.id = k.message_id)
+                    limit batch
+                ))
+                returning pg_column_size(c) as size
+            )
+            select count(*), coalesce(sum(g.size), 0) into rows, bytes from gone g;
+        when 'kept' then
+            -- what nothing waits with any more
+            with gone as (
+                delete from outbox._message_kept k
+                where k.id = any (array(
+                    select m.id from outbox._message_kept m
+                    where not exists (select from outbox.delivery d where d.message_id = m.id)
+                        and not exists (
+                            select from outbox._bundle b where b.messages @> m.id and m.id = any (b.message_ids)
+                        )
+                        and not exists (
+                            select from outbox.dead_letter l
+                            where l.message_id = m.id and l.resolution in ('open', 'requeued')
+                        )
+                    limit batch
+                ))
+                returning pg_column_size(k) as size
+            )
+            select count(*), coalesce(sum(g.size), 0) into rows, bytes from gone g;
+    end case;
+end
+$$;
+
+-- API: private
+-- Adds the leaves of outbox.tally that are no longer written to the totals and empties them.
+create function outbox._roll_up_tally() returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    -- Of each kind; those that were seen longest ago are one row, without a name.
+    most constant int := 10000;
+    closed record;
+    rolled bigint := 0;
+begin
+    perform outbox._rotate('tally', true);
+    for closed in
+        select s.leaf from outbox.segment s where s.ring = 'tally' and s.closed_at is not null and s.reclaimed_at is null
+    loop
+        if outbox._lock_leaf_patiently(outbox._leaf('tally', closed.leaf)) then
+            insert into outbox.tally_total as t (kind, name, messages, matched, skipped, last_at)
+            select c.kind, c.name, sum(c.messages), sum(c.matched), sum(c.skipped), max(c.last_at)
+            from outbox.tally c where c.segment = closed.leaf
+            group by 1, 2
+            on conflict (kind, name) do update
+            set messages = t.messages + excluded.messages, matched = t.matched + excluded.matched,
+                skipped = t.skipped + excluded.skipped, last_at = greatest(t.last_at, excluded.last_at);
+            execute format('truncate only %s', outbox._leaf('tally', closed.leaf));
+            update outbox.segment s set reclaimed_at = clock_timestamp() where s.ring = 'tally' and s.leaf = closed.leaf;
+            rolled := rolled + 1;
+        end if;
+    end loop;
+    with old as (
+        select n.kind, n.name from (
+            select t.kind, t.name, row_number() over (partition by t.kind order by t.last_at desc, t.name) as place
+            from outbox.tally_total t where t.name <> ''
+        ) n
+        where n.place > most
+    ), gone as (
+        delete from outbox.tally_total t using old o where t.kind = o.kind and t.name = o.name returning t.*
+    )
+    insert into outbox.tally_total as t (kind, name, messages, matched, skipped, last_at)
+    select g.kind, '', sum(g.messages), sum(g.matched), sum(g.skipped), max(g.last_at) from gone g group by g.kind
+    on conflict (kind, name) do update
+    set messages = t.messages + excluded.messages, matched = t.matched + excluded.matched,
+        skipped = t.skipped + excluded.skipped, last_at = greatest(t.last_at, excluded.last_at);
+    return rolled;
+end
+$$;

@@ -1,0 +1,98 @@
+-- The router's side of pull: it alone makes deliveries and unblocks the next of a key, be it the dispatcher or an inline
+-- claim under the sequencer's lock; and what time brings about is done in its pass.
+
+-- API: private
+-- Rows made by the router in the transaction of its checkpoint: of pull subscriptions, and of messages whose time has not
+-- come. In a subscription with an order a row is blocked when its key has another one, or, if the subscription says so, an
+-- open dead letter.
+create function outbox._open_deliveries(
+    pull boolean[],
+    subscription_ids int[],
+    positions bigint[],
+    message_ids bigint[],
+    segments smallint[],
+    priorities smallint[],
+    due_us bigint[],
+    expires_us bigint[],
+    max_attempts int[],
+    keys text[]
+) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    insert into outbox.delivery (pull, subscription_id, position, message_id, message_segment, state, priority, due_at,
+        expires_at, max_attempts, key, blocked)
+    select u.pull, u.subscription_id, u.position, u.message_id, u.segment, 'pending', u.priority, outbox._time(u.due_at),
+        outbox._time(u.expires_at), u.max_attempts, u.key,
+        u.key is not null and (
+            lag(u.position) over (partition by u.subscription_id, u.key order by u.position) is not null
+            or exists (select from outbox.delivery d where d.subscription_id = u.subscription_id and d.key = u.key)
+            or exists (
+                select from outbox.dead_letter l
+                where l.subscription_id = u.subscription_id and l.key = u.key and l.resolution = 'open'
+                    and (select s.on_exhausted from outbox.subscription s where s.id = u.subscription_id) = 'block'
+            )
+        )
+    from unnest(pull, subscription_ids, positions, message_ids, segments, priorities, due_us, expires_us, max_attempts,
+        keys)
+        u(pull, subscription_id, position, message_id, segment, priority, due_at, expires_at, max_attempts, key)
+    on conflict (subscription_id, position, run) do nothing;
+end;
+
+-- API: private
+-- Whether any message between the first and the last of these is cancelled: one look, where looking for each would take
+-- longer than all the rest.
+create function outbox._cancelled_near(message_ids bigint[]) returns boolean
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select exists (
+        select from outbox.cancelled c
+        where c.message_id between (select min(u) from unnest(message_ids) u) and (select max(u) from unnest(message_ids) u)
+    );
+end;
+
+-- API: private
+-- After rows and bundles of these subscriptions and messages have been made. Returns whose workers want to be notified.
+create function outbox._opened(subscription_ids int[], message_ids bigint[]) returns int[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- The router may have looked before they were cancelled.
+    if outbox._cancelled_near(message_ids) then
+        insert into outbox._called_off (message_id)
+        select c.message_id from outbox.cancelled c where c.message_id = any (message_ids);
+    end if;
+    insert into outbox._ending (subscription_id)
+    select s.id from outbox.subscription s where s.id = any (subscription_ids) and s.deleted_at is not null;
+    return array(select s.id from outbox.subscription s where s.id = any (subscription_ids) and s.notify);
+end
+$$;
+
+-- API: private
+-- The wait after try number `attempt` of a delivery, with jitter, from a schedule as subscribe() takes it; null:
+-- the default.
+create function outbox._retry_wait(schedule jsonb, attempt int, message_id bigint, subscription_id int) returns interval
+language c volatile as 'MODULE_PATHNAME', 'outbox_retry_wait';
+
+-- API: private
+-- Ticks and routes where no dispatcher can: the library is not preloaded. In a transaction without an xid.
+create function outbox._route_inline() returns text language c volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as 'MODULE_PATHNAME', 'outbox_route_inline';
+
+-- API: private
+-- Tells workers that listen on outbox_pull that there is something to claim; the payload is the subscription's name.
+create function outbox._notify_workers(subscription_ids int[]) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select pg_notify('outbox_pull', s.name) from outbox.subscription s where s.id = any (subscription_ids);
+end;

@@ -1,0 +1,41 @@
+-- Subscriptions that have ended, and the deliveries that end with them.
+
+-- API: private
+-- Subscriptions that have ended while rows of them may still wait. A row that somebody had locked at that moment, that a
+-- worker has, or that the router was just making is ended by a later pass.
+create table outbox._ending (
+    subscription_id int not null
+);
+select pg_catalog.pg_extension_config_dump('outbox._ending', '');
+
+-- API: private
+-- Deliveries without a row that end before they were tried: expired while their subscription lagged, or cancelled.
+create function outbox._record_ended(
+    subscription_ids int[],
+    positions bigint[],
+    message_ids bigint[],
+    segments smallint[],
+    outcomes text[]
+) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    insert into outbox.attempt (segment, position, message_id, started_at, finished_at, run, subscription_id, endpoint_id,
+        attempt, outcome)
+    select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), u.position, u.message_id, clock_timestamp(),
+        clock_timestamp(), 0, u.subscription_id, s.endpoint_id, 0, u.outcome
+    from unnest(subscription_ids, positions, message_ids, outcomes) u(subscription_id, position, message_id, outcome)
+    left join outbox.subscription s on s.id = u.subscription_id;
+
+    insert into outbox.dead_letter (subscription_id, endpoint_id, position, message_id, message_segment, attempt, state,
+        reason, url, created_at)
+    select u.subscription_id, s.endpoint_id, u.position, u.message_id, u.segment, 0, 'expired', 'expired', e.url,
+        clock_timestamp()
+    from unnest(subscription_ids, positions, message_ids, segments, outcomes)
+        u(subscription_id, position, message_id, segment, outcome)
+    left join outbox.subscription s on s.id = u.subscription_id
+    left join outbox.endpoint e on e.id = s.endpoint_id
+    where u.outcome = 'expired';
+
+    select outbox._count_ended(subscription_ids, outcomes);
+end;

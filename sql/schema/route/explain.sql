@@ -1,0 +1,97 @@
+-- Why a message was routed, or was not.
+
+-- API: public
+create function outbox.explain_routing(
+    topic text,
+    payload jsonb default null,
+    key text default null,
+    headers jsonb default null,
+    tenant text default null,
+    aggregate_type text default null,
+    aggregate_id text default null,
+    at_position bigint default null
+) returns table (subscription text, matches boolean, reason text, version int)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+begin
+    perform outbox._check_topic(topic);
+    return query
+    select s.name, e.why is null, case
+            when e.why is not null then e.why
+            when s.paused then 'matches; paused: delivered when it is resumed'
+            else 'matches'
+        end, v.version
+    from outbox.subscription s
+    -- The newest version that holds at the position; without one, the newest there is.
+    join lateral (
+        select o.* from outbox.subscription_version o
+        where o.subscription_id = s.id
+            and (at_position is null or o.position is not null and coalesce(o.starts_after, o.position) < at_position)
+        order by o.version desc limit 1
+    ) v on true
+    cross join lateral (
+        select outbox._refused_by(v.filter, tenant, key, aggregate_type, aggregate_id, headers) as fields
+    ) f
+    cross join lateral (
+        select case
+            when not outbox._matches(v.topics, null, topic, null, null, null, null, null) then 'topic'
+            when not v.active then 'inactive'
+            when f.fields is not null then 'filter: ' || f.fields
+            when v.filter ? 'payload' and not outbox._path_holds(payload, (v.filter ->> 'payload')::jsonpath)
+                then 'filter: payload'
+        end as why
+    ) e
+    where s.deleted_at is null or at_position is not null
+    order by s.name, s.id;
+end
+$$;
+comment on function outbox.explain_routing is
+    'Which subscriptions a message would match, and why others would not; at_position: which did at that place';
+
+-- API: public
+create function outbox.skipped(topic text default null, max_messages int default 100, before_position bigint default null)
+returns table ("position" bigint, message_id bigint, message_topic text, reason text, routed_at timestamptz)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    batch record;
+    found int := 0;
+begin
+    for batch in
+        select r.* from outbox.routing r
+        where r.first_position < coalesce(before_position, 9223372036854775807)
+        order by r.first_position desc
+    loop
+        for i in reverse cardinality(batch.matched) .. 1 loop
+            continue when batch.matched[i] not in (-1, -2, -5);
+            position := batch.first_position + i - 1;
+            continue when position >= before_position;
+            select m.id, m.topic into message_id, message_topic
+            from (
+                select f.message_segment, f.message_ids[position - f.first_position + 1] as id
+                from outbox.feed f where f.first_position <= position order by f.first_position desc limit 1
+            ) f
+            join outbox.message m on m.segment = f.message_segment and m.id = f.id;
+            continue when message_id is null
+                or not outbox._matches(array[coalesce(topic, '#')], null, message_topic, null, null, null, null, null);
+            reason := outbox._routing_reason(batch.matched[i]);
+            routed_at := batch.routed_at;
+            return next;
+            found := found + 1;
+            if found >= max_messages then
+                return;
+            end if;
+        end loop;
+    end loop;
+end
+$$;
+comment on function outbox.skipped is
+    'Messages that matched no subscription, newest first, with the reason: no subscription, filtered, inactive. topic is a pattern';
+
+insert into outbox._capability values
+    ('monitor', 'function outbox.explain_routing'),
+    ('monitor', 'function outbox.skipped');

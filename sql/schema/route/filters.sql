@@ -1,0 +1,67 @@
+-- Filters: which messages of its topics a subscription takes.
+
+-- API: private
+-- Whether a message is on one of the topics and passes the filter, its SQL/JSON path apart. Topics null: all.
+create function outbox._matches(
+    topics text[],
+    filter jsonb,
+    topic text,
+    tenant text,
+    key text,
+    aggregate_type text,
+    aggregate_id text,
+    headers jsonb
+) returns boolean
+language c immutable parallel safe
+as 'MODULE_PATHNAME', 'outbox_matches';
+
+-- API: private
+create function outbox._check_routes(topics text[], filter jsonb) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if topics is null or cardinality(topics) = 0 or array_position(topics, null) is not null then
+        raise exception 'topics must not be null or empty' using errcode = 'null_value_not_allowed',
+            hint = 'The pattern "#" matches every topic that is published.';
+    end if;
+    perform outbox._check_patterns(topics);
+    perform outbox._check_filter(filter);
+    if filter ? 'payload' then
+        begin
+            perform (filter ->> 'payload')::jsonpath;
+        exception when syntax_error or invalid_text_representation or data_exception then
+            raise exception 'invalid filter: "payload" is not an SQL/JSON path' using errcode = 'invalid_parameter_value',
+                detail = sqlerrm, hint = E'Such as "$.amount > 100" or "$.items[*] ? (@.sku == \\"A1\\")".';
+        end;
+    end if;
+end
+$$;
+
+-- API: private
+-- Whether a payload passes the SQL/JSON path of a filter: its first item is neither false nor null. So a predicate
+-- ("$.amount > 100") and a filter expression ("$.items[*] ? (@.qty > 10)") both say what one expects.
+-- Without settings of its own, so that the planner inlines it where many messages are asked about.
+create function outbox._path_holds(payload jsonb, path jsonpath) returns boolean
+language sql immutable parallel safe
+return coalesce(jsonb_path_query_first(payload, path, '{}', true) not in ('false', 'null'), false);
+
+-- API: private
+-- Which glob, name or value of a filter refuses a message; null: it passes all but the payload's path.
+create function outbox._refused_by(
+    filter jsonb,
+    tenant text,
+    key text,
+    aggregate_type text,
+    aggregate_id text,
+    headers jsonb
+) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+return (
+    select string_agg(f.key, ', ' order by f.key)
+    from jsonb_each(coalesce(filter, '{}')) f
+    where f.key <> 'payload'
+        and not outbox._matches(null, jsonb_build_object(f.key, f.value), 'any', tenant, _refused_by.key, aggregate_type,
+            aggregate_id, headers)
+);

@@ -1,0 +1,191 @@
+-- The router's pass: what time brings about, and what other sessions left to the router.
+
+-- API: private
+-- Deliveries whose time is over become dead letters of state `expired`. in_flight: rows that the dispatcher has sent.
+create function outbox._expire(at timestamptz, max int, in_flight bigint[]) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+    ids bigint[] := array(
+        select d.id from outbox.delivery d
+        where d.expires_at <= at and d.state <> 'processing' and d.id <> all (in_flight)
+        order by d.expires_at
+        limit max
+        for update skip locked
+    );
+begin
+    if cardinality(ids) = 0 then
+        return 0;
+    end if;
+    return outbox._bury(ids, array_fill('expired'::text, array[cardinality(ids)]), true);
+end
+$$;
+
+-- API: private
+-- Ends the rows of a pull subscription that has ended, as many as nobody has locked.
+create function outbox._clear_one(ending int) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    cleared bigint := 0;
+begin
+    if exists (
+        select from outbox.subscription s where s.id = ending and s.deleted_at is not null and s.endpoint_id is null
+    ) then
+        cleared := outbox._skip_deliveries(ending, 'unsubscribed');
+        if exists (select from outbox.delivery d where d.subscription_id = ending)
+            or exists (select from outbox._bundle b where b.subscription_id = ending) then
+            return cleared;
+        end if;
+    end if;
+    delete from outbox._ending e where e.subscription_id = ending;
+    return cleared;
+end
+$$;
+
+-- API: private
+-- Ends rows of pull subscriptions that have ended; looks at `max` of those.
+create function outbox._clear(max int) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+    ending int;
+    cleared bigint := 0;
+begin
+    for ending in select distinct e.subscription_id from outbox._ending e limit max loop
+        cleared := cleared + outbox._clear_one(ending);
+    end loop;
+    return cleared;
+end
+$$;
+
+-- API: private
+-- What time and workers bring about, by the router: at most `max` of each kind. more: there is more to do; soon: something
+-- is leased or about to expire, so the next pass comes soon; free: deliveries that workers can have now.
+create function outbox._pass(
+    max int,
+    in_flight bigint[],
+    out more boolean,
+    out soon boolean,
+    out free bigint
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+declare
+    at timestamptz := clock_timestamp();
+    worked bigint;
+    called_off bigint[] := array(select c.message_id from outbox._called_off c limit max);
+begin
+    free := outbox._take_back(at, max);
+    if cardinality(called_off) > 0 then
+        perform outbox._end_cancelled(called_off, in_flight);
+        delete from outbox._called_off c
+        where c.message_id = any (called_off)
+            and not exists (select from outbox._open_of(c.message_id));
+    end if;
+    worked := free + outbox._expire(at, max, in_flight) + outbox._clear(max);
+    free := free + outbox._promote(max);
+    more := worked > 0 and (
+        exists (select from outbox.lease l where l.expires_at <= at)
+        or exists (
+            select from outbox.delivery d
+            where d.expires_at <= at and d.state <> 'processing' and d.id <> all (in_flight)
+        )
+    ) or exists (select from outbox._freed);
+    soon := exists (select from outbox.lease)
+        or exists (select from outbox._called_off) or exists (select from outbox._ending)
+        or exists (
+            select from outbox.delivery d
+            where d.expires_at is not null and d.expires_at < at + interval '10 s' and d.state <> 'processing'
+        );
+end
+$$;
+
+-- API: private
+-- The same as _pass(), each lease, delivery, message, subscription and key in a subtransaction of its own, for when one of
+-- them fails. That becomes a fault and is out of the way for a minute; everything else goes on.
+create function outbox._pass_apart(max int, in_flight bigint[]) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+declare
+    at timestamptz := clock_timestamp();
+    later timestamptz := at + interval '1 minute';
+    ended outbox.lease;
+    item record;
+begin
+    for ended in
+        select * from outbox.lease l where l.expires_at <= at order by l.expires_at limit max for update skip locked
+    loop
+        begin
+            perform outbox._take_back_one(ended, at);
+        exception when others then
+            perform outbox._note_faults('{lease}', array[ended.id], '{take back}', array[sqlerrm]);
+            update outbox.lease l set expires_at = later where l.id = ended.id;
+        end;
+    end loop;
+    for item in select c.message_id from outbox._called_off c limit max loop
+        begin
+            perform outbox._end_cancelled(array[item.message_id], in_flight);
+            delete from outbox._called_off c
+            where c.message_id = item.message_id and not exists (select from outbox._open_of(c.message_id));
+        exception when others then
+            perform outbox._note_faults('{message}', array[item.message_id], '{cancel}', array[sqlerrm]);
+            delete from outbox._called_off c where c.message_id = item.message_id;
+        end;
+    end loop;
+    for item in
+        select d.id, d.message_id from outbox.delivery d
+        where d.expires_at <= at and d.state <> 'processing' and d.id <> all (in_flight)
+        order by d.expires_at
+        limit max
+        for update skip locked
+    loop
+        begin
+            perform outbox._bury(array[item.id], '{expired}', true);
+        exception when others then
+            perform outbox._note_faults('{message}', array[item.message_id], '{expire}', array[sqlerrm]);
+            update outbox.delivery d set expires_at = later where d.id = item.id;
+        end;
+    end loop;
+    for item in select distinct e.subscription_id from outbox._ending e limit max loop
+        begin
+            perform outbox._clear_one(item.subscription_id);
+        exception when others then
+            perform outbox._note_faults('{subscription}', array[item.subscription_id::bigint], '{unsubscribe}',
+                array[sqlerrm]);
+            delete from outbox._ending e where e.subscription_id = item.subscription_id;
+        end;
+    end loop;
+    for item in select distinct f.subscription_id, f.key from outbox._freed f limit max loop
+        begin
+            perform outbox._promote_keys(array[item.subscription_id], array[item.key]);
+        exception when others then
+            perform outbox._note_faults('{subscription}', array[item.subscription_id::bigint], '{unblock}', array[sqlerrm]);
+        end;
+        delete from outbox._freed f where f.subscription_id = item.subscription_id and f.key = item.key;
+    end loop;
+end
+$$;

@@ -1,0 +1,61 @@
+-- Where in the history a subscription starts.
+
+-- API: private
+-- The first position that was numbered at or after a time. The feed's rows ascend in both.
+create function outbox._position_at(at timestamptz) returns bigint
+language plpgsql stable strict
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    low bigint := outbox._tail();
+    high bigint := outbox.head() + 1;
+    middle bigint;
+    seen record;
+begin
+    while low < high loop
+        middle := (low + high) / 2;
+        select f.ticked_at, f.last_position into seen
+        from outbox.feed f where f.first_position <= middle order by f.first_position desc limit 1;
+        if seen.ticked_at >= at then
+            high := middle;
+        else
+            low := greatest(middle, coalesce(seen.last_position, middle)) + 1;
+        end if;
+    end loop;
+    return high;
+end
+$$;
+
+-- API: private
+-- What `start` means: null for latest, else the position behind which a subscription begins.
+create function outbox._start(start text) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    wanted bigint;
+begin
+    if start is null or start = 'latest' then
+        return null;
+    end if;
+    perform outbox._hold_history();
+    if start = 'earliest' then
+        return outbox._tail() - 1;
+    elsif start ~ '^[0-9]{1,18}$' then
+        wanted := start::bigint;
+        if wanted < outbox._tail() then
+            raise exception 'position % is no longer stored', wanted using errcode = 'OB009',
+                detail = format('The first one that is stored is %s.', outbox._tail()), hint = 'Start at "earliest".';
+        end if;
+        if wanted > outbox.head() + 1 then
+            raise exception 'position % does not exist yet', wanted using errcode = 'OB009',
+                detail = format('The feed ends at %s.', outbox.head()), hint = 'Start at "latest".';
+        end if;
+        return wanted - 1;
+    end if;
+    return outbox._position_at(start::timestamptz) - 1;
+exception when invalid_datetime_format or datetime_field_overflow then
+    raise exception 'invalid start "%"', start using errcode = 'invalid_parameter_value',
+        hint = 'It is latest, earliest, a position (the first to be delivered) or a time.';
+end
+$$;

@@ -1,0 +1,395 @@
+-- Subscriptions: who gets what.
+--
+-- A change to a subscription writes an immutable version and a control message in one transaction, and takes effect at that
+-- message's position: whoever routes a message later, live, after a crash or in a replay, finds the same version.
+
+-- API: private
+-- Refuses settings that nothing could be done with.
+create function outbox._check_subscription(candidate outbox.subscription) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    wrong record;
+begin
+    perform outbox._check_name('subscription', candidate.name);
+    select * into wrong
+    from (values
+        ('max_attempts', candidate.max_attempts::text, candidate.max_attempts >= 1, 'It counts the first try: at least 1.'),
+        ('max_age', candidate.max_age::text, coalesce(outbox._is_duration(candidate.max_age), true), 'It is above 0 and at most 100 years.'),
+        ('format', candidate.format,
+            candidate.format in ('raw', 'envelope', 'cloudevents', 'cloudevents_structured', 'pubsub'),
+            'It is raw, envelope, cloudevents, cloudevents_structured or pubsub.'),
+        ('batch_size', candidate.batch_size::text, candidate.batch_size between 1 and 1000, 'It is between 1 and 1000.'),
+        ('batch_wait', candidate.batch_wait::text, candidate.batch_wait between interval '0' and interval '60 s',
+            'It is between 0 and 60 seconds.'),
+        ('ordering', candidate.ordering, candidate.ordering in ('none', 'key', 'strict'), 'It is none, key or strict.'),
+        ('on_exhausted', candidate.on_exhausted, candidate.on_exhausted in ('skip', 'block'), 'It is skip or block.'),
+        ('ttl', candidate.ttl::text, coalesce(outbox._is_duration(candidate.ttl), true), 'It is above 0 and at most 100 years.'),
+        ('deadline', candidate.deadline::text, coalesce(outbox._is_duration(candidate.deadline), true), 'It is above 0 and at most 100 years.'),
+        ('notify', candidate.notify::text, candidate.notify is not null, 'It is true or false.'),
+        ('max_lag', candidate.max_lag::text, coalesce(outbox._is_duration(candidate.max_lag), true), 'It is above 0 and at most 100 years.'),
+        ('labels', candidate.labels::text, jsonb_typeof(candidate.labels) = 'object', 'It is a JSON object.')
+    ) c(setting, given, fine, hint)
+    where fine is not true
+    limit 1;
+    if found then
+        raise exception 'invalid %', wrong.setting using errcode = 'invalid_parameter_value',
+            detail = format('It is %s.', coalesce(wrong.given, 'null')), hint = wrong.hint;
+    end if;
+    perform outbox._check_schedule(candidate.schedule);
+    perform outbox._check_policy(candidate.policy);
+    if octet_length(candidate.external_id) > 255 then
+        raise exception 'external_id is too large' using errcode = 'program_limit_exceeded',
+            detail = format('It has %s bytes; the limit is 255.', octet_length(candidate.external_id));
+    end if;
+end
+$$;
+
+-- API: private
+-- Writes the next version of a subscription and its control message; the caller has locked the subscription's row.
+create function outbox._next_version(
+    subscription_id int,
+    name text,
+    active boolean,
+    topics text[],
+    filter jsonb,
+    starts_after bigint
+) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    next int;
+    control bigint;
+begin
+    select coalesce(max(v.version), 0) + 1 into next
+    from outbox.subscription_version v where v.subscription_id = _next_version.subscription_id;
+    control := outbox._enqueue_own('outbox.control',
+        jsonb_build_object('subscription', subscription_id, 'name', name, 'version', next));
+    insert into outbox.subscription_version (subscription_id, version, control_message_id, active, topics, filter,
+        starts_after)
+    values (subscription_id, next, control, active, topics, filter, starts_after);
+    return control;
+end
+$$;
+
+-- API: public
+create function outbox.subscribe(
+    name text,
+    topics text[],
+    endpoint text default null,
+    filter jsonb default null,
+    max_attempts int default 12,
+    max_age interval default null,
+    schedule jsonb default null,
+    policy jsonb default null,
+    format text default 'raw',
+    batch_size int default 1,
+    batch_wait interval default '0',
+    ordering text default 'none',
+    on_exhausted text default 'skip',
+    ttl interval default null,
+    deadline interval default null,
+    notify boolean default false,
+    max_lag interval default null,
+    external_id text default null,
+    labels jsonb default '{}',
+    start text default 'latest',
+    url text default null
+) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    candidate outbox.subscription;
+    target int;
+    starts_after bigint := outbox._start(start);
+begin
+    perform outbox._check_name('subscription', name);
+    perform outbox._check_routes(topics, filter);
+    if url is not null then
+        if endpoint is not null then
+            raise exception 'endpoint and url exclude each other' using errcode = 'invalid_parameter_value',
+                hint = 'With url, an endpoint of the subscription''s name is created.';
+        end if;
+        perform outbox.create_endpoint(name, url);
+        endpoint := name;
+    end if;
+    if endpoint is not null then
+        target := outbox._endpoint_id(endpoint);
+    end if;
+    -- A name that was used before gets its old row, and so its history; the row's settings are all new.
+    select s.* into candidate from outbox.subscription s
+    where s.name = subscribe.name order by s.deleted_at is null desc, s.id desc limit 1 for update;
+    if candidate.id is not null and candidate.deleted_at is null then
+        raise exception 'subscription "%" exists already', name using errcode = 'duplicate_object',
+            hint = 'outbox.alter_subscription() changes it, outbox.unsubscribe() ends it.';
+    end if;
+    candidate.name := name;
+    candidate.endpoint_id := target;
+    candidate.max_attempts := case when max_attempts > 0 then max_attempts else 12 end;
+    candidate.max_age := max_age;
+    candidate.schedule := schedule;
+    candidate.policy := policy;
+    candidate.format := format;
+    candidate.batch_size := batch_size;
+    candidate.batch_wait := batch_wait;
+    candidate.ordering := ordering;
+    candidate.on_exhausted := on_exhausted;
+    candidate.ttl := ttl;
+    candidate.deadline := deadline;
+    candidate.notify := notify;
+    candidate.max_lag := max_lag;
+    candidate.external_id := external_id;
+    candidate.labels := coalesce(labels, '{}');
+    perform outbox._check_subscription(candidate);
+    if candidate.id is null then
+        begin
+            insert into outbox.subscription (name, endpoint_id, max_attempts, max_age, schedule, policy, format, batch_size,
+                batch_wait, ordering, on_exhausted, ttl, deadline, notify, max_lag, external_id, labels)
+            values (name, candidate.endpoint_id, candidate.max_attempts, max_age, schedule, policy, format, batch_size,
+                batch_wait, ordering, on_exhausted, ttl, deadline, notify, max_lag, external_id, candidate.labels)
+            returning id into candidate.id;
+        exception when unique_violation then
+            raise exception 'subscription "%" exists already', name using errcode = 'duplicate_object',
+                hint = 'outbox.alter_subscription() changes it, outbox.unsubscribe() ends it.';
+        end;
+    else
+        perform outbox._store_subscription(candidate);
+        update outbox.subscription s set deleted_at = null, paused = false where s.id = candidate.id;
+    end if;
+    return outbox._next_version(candidate.id, name, true, topics, filter, starts_after);
+end
+$$;
+comment on function outbox.subscribe is
+    'Sends the messages of these topics (* one word, # any number) to an endpoint, or without one lets workers claim '
+    'them; from the position of the message on whose id is returned, or from start: latest, earliest, a position or a time. A '
+    'name that was unsubscribed is taken up again';
+
+-- API: private
+-- Writes a subscription's settings.
+create function outbox._store_subscription(candidate outbox.subscription) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    update outbox.subscription s
+    set endpoint_id = candidate.endpoint_id, max_attempts = candidate.max_attempts, max_age = candidate.max_age,
+        schedule = candidate.schedule, policy = candidate.policy, format = candidate.format,
+        batch_size = candidate.batch_size, batch_wait = candidate.batch_wait, ordering = candidate.ordering,
+        on_exhausted = candidate.on_exhausted, ttl = candidate.ttl, deadline = candidate.deadline,
+        notify = candidate.notify, max_lag = candidate.max_lag, external_id = candidate.external_id,
+        labels = candidate.labels
+    where s.id = candidate.id;
+end;
+
+-- API: private
+-- The row of a subscription that is not deleted, locked: one change at a time.
+create function outbox._lock_subscription(name text) returns outbox.subscription
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found_id int := outbox._subscription_id(name);
+    locked outbox.subscription;
+begin
+    select * into locked from outbox.subscription s where s.id = found_id for update;
+    if locked.deleted_at is not null then
+        perform outbox._subscription_id(name);
+    end if;
+    return locked;
+end
+$$;
+
+-- API: public
+create function outbox.alter_subscription(
+    name text,
+    topics text[] default null,
+    filter jsonb default null,
+    endpoint text default null,
+    max_attempts int default null,
+    max_age interval default null,
+    schedule jsonb default null,
+    policy jsonb default null,
+    format text default null,
+    batch_size int default null,
+    batch_wait interval default null,
+    ordering text default null,
+    on_exhausted text default null,
+    ttl interval default null,
+    deadline interval default null,
+    notify boolean default null,
+    max_lag interval default null,
+    external_id text default null,
+    labels jsonb default null,
+    reset text[] default '{}'
+) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    changed outbox.subscription := outbox._lock_subscription(name);
+    fresh outbox.subscription;
+    version outbox.subscription_version;
+    field text;
+begin
+    select v.* into version from outbox.subscription_version v
+    where v.subscription_id = changed.id order by v.version desc limit 1;
+    foreach field in array coalesce(reset, '{}') loop
+        case field
+            when 'filter' then version.filter := null;
+            when 'max_attempts' then changed.max_attempts := 12;
+            when 'max_age' then changed.max_age := null;
+            when 'schedule' then changed.schedule := null;
+            when 'policy' then changed.policy := null;
+            when 'ttl' then changed.ttl := null;
+            when 'deadline' then changed.deadline := null;
+            when 'max_lag' then changed.max_lag := null;
+            when 'external_id' then changed.external_id := null;
+            when 'labels' then changed.labels := '{}';
+            else
+                raise exception 'setting "%" cannot be reset', field using errcode = 'invalid_parameter_value',
+                    hint = 'These can: filter, max_attempts, max_age, schedule, policy, ttl, deadline, max_lag, external_id, labels.';
+        end case;
+    end loop;
+    if endpoint is not null then
+        if changed.endpoint_id is null then
+            raise exception 'subscription "%" is pulled by workers', name using errcode = 'OB004',
+                hint = 'Unsubscribe it, and subscribe again with an endpoint.';
+        end if;
+        changed.endpoint_id := outbox._endpoint_id(endpoint);
+    end if;
+    version.topics := coalesce(topics, version.topics);
+    version.filter := coalesce(filter, version.filter);
+    perform outbox._check_routes(version.topics, version.filter);
+    changed.max_attempts := case when max_attempts <= 0 then 12 else coalesce(max_attempts, changed.max_attempts) end;
+    changed.max_age := coalesce(max_age, changed.max_age);
+    changed.schedule := coalesce(schedule, changed.schedule);
+    changed.policy := coalesce(policy, changed.policy);
+    changed.format := coalesce(format, changed.format);
+    changed.batch_size := coalesce(batch_size, changed.batch_size);
+    changed.batch_wait := coalesce(batch_wait, changed.batch_wait);
+    changed.ordering := coalesce(ordering, changed.ordering);
+    changed.on_exhausted := coalesce(on_exhausted, changed.on_exhausted);
+    changed.ttl := coalesce(ttl, changed.ttl);
+    changed.deadline := coalesce(deadline, changed.deadline);
+    changed.notify := coalesce(notify, changed.notify);
+    changed.max_lag := coalesce(max_lag, changed.max_lag);
+    changed.external_id := coalesce(external_id, changed.external_id);
+    changed.labels := coalesce(labels, changed.labels);
+    perform outbox._check_subscription(changed);
+    perform outbox._store_subscription(changed);
+    return outbox._next_version(changed.id, name, version.active, version.topics, version.filter, null);
+end
+$$;
+comment on function outbox.alter_subscription is
+    'Changes a subscription; null leaves a setting as it is, reset names those that go back to their default. Topics and filter '
+    'hold behind the position of the message whose id is returned, pushed or pulled';
+
+-- API: public
+create function outbox.unsubscribe(name text) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    known outbox.subscription := outbox._lock_subscription(name);
+    version outbox.subscription_version;
+    control bigint;
+begin
+    select v.* into version from outbox.subscription_version v
+    where v.subscription_id = known.id order by v.version desc limit 1;
+    control := outbox._next_version(known.id, name, false, version.topics, version.filter, null);
+    update outbox.subscription s set deleted_at = clock_timestamp(), paused = false where s.id = known.id;
+    -- What waits is the dispatcher's to log as skipped; rows that workers claim from are ended here, those they have or that
+    -- are locked a little later.
+    if known.endpoint_id is null then
+        perform outbox._skip_deliveries(known.id, 'unsubscribed');
+        insert into outbox._ending (subscription_id) values (known.id);
+        perform outbox._look_at_deliveries();
+    else
+        update outbox.delivery d set due_at = clock_timestamp(), updated_at = clock_timestamp()
+        where d.subscription_id = known.id and not d.pull and d.state <> 'processing';
+        perform outbox._look_at_deliveries();
+    end if;
+    return control;
+end
+$$;
+comment on function outbox.unsubscribe is
+    'Ends a subscription at the position of the message whose id is returned; what it has not got by then is logged as skipped. '
+    'It stays in the table, with deleted_at set';
+
+-- API: private
+-- Ends the deliveries of a subscription that no worker has, with an entry in the log for each.
+create function outbox._skip_deliveries(subscription_id int, reason text) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    skipped bigint;
+begin
+    perform outbox._unbundle(array(
+        select b.id from outbox._bundle b
+        where b.subscription_id = _skip_deliveries.subscription_id and b.lease is null
+        for update skip locked
+    ));
+    with waiting as materialized (
+        select d.id from outbox.delivery d
+        where d.subscription_id = _skip_deliveries.subscription_id and d.state <> 'processing'
+        for update skip locked
+    ), gone as (
+        delete from outbox.delivery d using waiting w where d.id = w.id returning d.*
+    )
+    insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run, subscription_id,
+        attempt, outcome, error)
+    select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), g.position, g.message_id, clock_timestamp(),
+        clock_timestamp(), g.id, g.run, g.subscription_id, 0, 'skipped', reason
+    from gone g;
+    get diagnostics skipped = row_count;
+    perform outbox._count_ended(array_fill(subscription_id, array[skipped::int]),
+        array_fill('skipped'::text, array[skipped::int]));
+    return skipped;
+end
+$$;
+
+-- API: private
+create function outbox._set_paused(name text, paused boolean) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    known outbox.subscription := outbox._lock_subscription(name);
+begin
+    update outbox.subscription s set paused = _set_paused.paused where s.id = known.id;
+    perform outbox._look_at_deliveries();
+    return outbox._enqueue_own('outbox.control',
+        jsonb_build_object('subscription', known.id, 'name', name, 'paused', paused));
+end
+$$;
+
+-- API: public
+create function outbox.pause(name text) returns bigint
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+return outbox._set_paused(name, true);
+comment on function outbox.pause is
+    'Holds a subscription: what is routed to it waits, nothing is sent or can be claimed, until resume(). Its messages are kept';
+
+-- API: public
+create function outbox.resume(name text) returns bigint
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+return outbox._set_paused(name, false);
+comment on function outbox.resume is 'Goes on with a paused subscription from where it stood';
+
+insert into outbox._capability values
+    ('admin', 'function outbox.subscribe'),
+    ('admin', 'function outbox.alter_subscription'),
+    ('admin', 'function outbox.unsubscribe'),
+    ('admin', 'function outbox.pause'),
+    ('admin', 'function outbox.resume');

@@ -1,0 +1,73 @@
+-- Counters: outcomes of deliveries, and messages by tenant and topic, appended by the dispatcher and summed by maintenance.
+
+-- API: public
+-- What is counted: one row per recorded batch, subscription and outcome. A leaf is added to counter_total and
+-- truncated in one transaction, so every row is counted once.
+call outbox._create_ring('counter', $$
+    subscription_id int not null,
+    endpoint_id int,
+    outcome text not null,
+    requests bigint not null,
+    deliveries bigint not null,
+    seconds double precision not null,
+    last_at timestamptz not null default clock_timestamp()
+$$, 3, array[]::text[]);
+comment on table outbox.counter is 'What was counted and is not in counter_total yet; see outbox.metrics()';
+
+-- API: public
+create table outbox.counter_total (
+    subscription_id int not null,
+    endpoint_id int not null,
+    outcome text not null,
+    requests bigint not null,
+    deliveries bigint not null,
+    seconds double precision not null,
+    last_at timestamptz not null,
+    primary key (subscription_id, endpoint_id, outcome)
+);
+comment on table outbox.counter_total is 'Sums of outcomes, up to the last time they were added up; outbox.metrics() adds the rest';
+comment on column outbox.counter_total.endpoint_id is '0: none';
+comment on column outbox.counter_total.seconds is 'time that the requests took, added up';
+select pg_catalog.pg_extension_config_dump('outbox.counter_total', '');
+
+-- API: private
+-- Counts deliveries that end without a try: expired, cancelled, skipped, dead by decision.
+create function outbox._count_ended(subscription_ids int[], outcomes text[]) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    insert into outbox.counter (segment, subscription_id, endpoint_id, outcome, requests, deliveries, seconds)
+    select coalesce(pg_sequence_last_value('outbox._counter_segment'), 0), u.subscription_id, s.endpoint_id, u.outcome, 0,
+        count(*), 0
+    from unnest(subscription_ids, outcomes) u(subscription_id, outcome)
+    left join outbox.subscription s on s.id = u.subscription_id
+    group by u.subscription_id, s.endpoint_id, u.outcome;
+end;
+
+-- API: public
+call outbox._create_ring('tally', $$
+    kind text not null,
+    name text not null,
+    messages bigint not null,
+    matched bigint not null,
+    skipped bigint not null,
+    last_at timestamptz not null
+$$, 3, array[]::text[]);
+comment on table outbox.tally is 'What was routed and is not in tally_total yet, by tenant and by topic; see outbox.tenant_stats and topic_stats';
+
+-- API: public
+create table outbox.tally_total (
+    kind text not null,
+    name text not null,
+    messages bigint not null,
+    matched bigint not null,
+    skipped bigint not null,
+    last_at timestamptz not null,
+    primary key (kind, name)
+);
+comment on table outbox.tally_total is 'Sums of what was routed, up to the last time it was added up';
+select pg_catalog.pg_extension_config_dump('outbox.tally_total', '');
+
+insert into outbox._capability values
+    ('monitor', 'table outbox.counter_total'),
+    ('monitor', 'table outbox.tally_total');

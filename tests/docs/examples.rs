@@ -1,0 +1,190 @@
+//! Every SQL example of the README and of docs/ runs, in order, in a database of its own per file. A block that is marked
+//! ```sql fails must fail.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use outbox_harness::tokio_postgres::{Client, Error};
+use outbox_tests::{explain, outbox_harness, server};
+
+fn pages() -> Vec<PathBuf> {
+    let root = outbox_harness::postgres::root();
+    let mut found = vec![root.join("README.md")];
+    found.extend(fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+    found.retain(|path| path.extension().is_some_and(|e| e == "md"));
+    found.sort();
+    found
+}
+
+/// The fenced blocks whose info string begins with `sql`: info string, text, line.
+fn blocks(page: &Path) -> Vec<(String, String, usize)> {
+    let mut found = Vec::new();
+    let mut open: Option<(String, String, usize)> = None;
+    for (number, line) in fs::read_to_string(page).unwrap().lines().enumerate() {
+        match (&mut open, line.strip_prefix("```")) {
+            (None, Some(info)) => open = Some((info.to_owned(), String::new(), number + 1)),
+            (Some(_), Some(_)) => found.extend(open.take()),
+            (Some((_, text, _)), None) => {
+                text.push_str(line);
+                text.push('\n');
+            }
+            (None, None) => {}
+        }
+    }
+    found.retain(|(info, _, _)| info == "sql" || info.starts_with("sql "));
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn examples_run() {
+    let mut ran = 0;
+    for (i, page) in pages().iter().enumerate() {
+        let blocks = blocks(page);
+        if blocks.is_empty() {
+            continue;
+        }
+        let db = server().await.empty_database(&format!("docs_{i}")).await.unwrap();
+        if !blocks[0].1.contains("create extension pg_outbox") {
+            db.batch_execute("create extension pg_outbox").await.unwrap();
+        }
+        for (info, text, line) in blocks {
+            let result = run(&db, &text).await;
+            match (info.as_str(), result) {
+                ("sql fails", Ok(())) => panic!("{}:{line}: should fail", page.display()),
+                ("sql fails", Err(_)) | (_, Ok(())) => {}
+                (_, Err(error)) => panic!("{}:{line}: {}\n{text}", page.display(), explain(&error)),
+            }
+            ran += 1;
+        }
+    }
+    assert!(ran > 5, "only {ran} examples found");
+}
+
+/// Runs a block as psql does, a statement at a time: some refuse to share a transaction.
+async fn run(db: &Client, block: &str) -> Result<(), Error> {
+    let mut statement = String::new();
+    for line in block.lines() {
+        statement.push_str(line);
+        statement.push('\n');
+        let code = line.split("--").next().unwrap_or_default().trim_end();
+        if code.ends_with(';') && statement.matches("$$").count().is_multiple_of(2) {
+            db.batch_execute(&std::mem::take(&mut statement)).await?;
+        }
+    }
+    db.batch_execute(&statement).await
+}
+
+/// What gucs.rs says about each setting: the comment above the variable that is its value.
+fn reasons() -> std::collections::BTreeMap<String, String> {
+    let source = fs::read_to_string(outbox_harness::postgres::root().join("extension/src/gucs.rs")).unwrap();
+    let mut comments = std::collections::BTreeMap::new();
+    let mut comment = String::new();
+    for line in source.lines() {
+        if let Some(text) = line.strip_prefix("/// ") {
+            comment.push_str(if comment.is_empty() { "" } else { " " });
+            comment.push_str(text);
+        } else {
+            if let Some(name) = line.strip_prefix("pub static ").and_then(|rest| rest.split(':').next()) {
+                comments.insert(name.to_owned(), comment.clone());
+            }
+            comment.clear();
+        }
+    }
+    // c"pg_outbox.name", texts, &VARIABLE
+    let mut found = std::collections::BTreeMap::new();
+    for part in source.split("c\"pg_outbox.").skip(1) {
+        let name = part.split('"').next().unwrap_or_default();
+        let variable: String = part
+            .split_once('&')
+            .map_or("", |(_, rest)| rest)
+            .chars()
+            .take_while(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || *c == '_')
+            .collect();
+        let reason = comments.get(&variable).cloned().unwrap_or_default();
+        assert!(!reason.is_empty(), "pg_outbox.{name}: {variable} has no comment in gucs.rs");
+        found.insert(format!("pg_outbox.{name}"), reason);
+    }
+    found
+}
+
+/// docs/settings.md is made from what the server and gucs.rs say. UPDATE=1 writes it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_setting_is_listed_with_its_reason() {
+    let db = server().await.connect("postgres").await.unwrap();
+    let query =
+        "select name, boot_val, unit, vartype, min_val, max_val, context, current_setting(name) from pg_settings
+        where name like 'pg\\_outbox.%' order by name";
+    // The defaults as people write them: this session's values are the server's, so they are set to the default first.
+    db.batch_execute("select set_config(name, boot_val, false) from pg_settings where name like 'pg\\_outbox.%' and context in ('user', 'superuser')")
+        .await
+        .unwrap();
+    let reasons = reasons();
+    let mut page = String::from(
+        "# Settings\n\n<!-- Made by the test every_setting_is_listed_with_its_reason from extension/src/gucs.rs: UPDATE=1 scripts/test docs -->\n\n\
+        `superuser`: by ALTER SYSTEM, ALTER DATABASE, ALTER ROLE or SET; the dispatcher takes what is set for its database when it\n\
+        starts. `sighup`: in the configuration file, takes effect at reload. `postmaster`: at restart. `user`: by anybody for his session.\n\n\
+        | setting | default | range | change | what, and why this default |\n|---|---|---|---|---|\n",
+    );
+    let found = db.query(query, &[]).await.unwrap();
+    for row in &found {
+        let text = |i: usize| row.get::<_, Option<String>>(i).unwrap_or_default();
+        let (name, unit) = (text(0), text(2));
+        let default = match (text(3).as_str(), text(1)) {
+            (_, value) if value.is_empty() => "empty".to_owned(),
+            ("integer", value) => human(&value, &unit),
+            (_, value) => value,
+        };
+        let range = if text(3) == "integer" {
+            format!("{} .. {}", human(&text(4), &unit), human(&text(5), &unit))
+        } else {
+            text(3)
+        };
+        let reason = reasons.get(&name).unwrap_or_else(|| panic!("{name} is not in gucs.rs"));
+        page.push_str(&format!("| `{name}` | {default} | {range} | {} | {reason} |\n", text(6)));
+    }
+    assert!(found.len() >= 20, "only {} settings", found.len());
+    let path = outbox_harness::postgres::root().join("docs/settings.md");
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&path, &page).unwrap();
+    }
+    let written = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(written, page, "docs/settings.md is out of date: UPDATE=1 scripts/test docs writes it");
+}
+
+/// A value of a unit in the largest unit that divides it.
+fn human(value: &str, unit: &str) -> String {
+    let Ok(number) = value.parse::<i64>() else { return value.to_owned() };
+    let steps: &[(i64, &str)] = match unit {
+        "s" => &[(86_400, "d"), (3600, "h"), (60, "min"), (1, "s")],
+        "ms" => &[(60_000, "min"), (1000, "s"), (1, "ms")],
+        "kB" => &[(1024 * 1024, "GB"), (1024, "MB"), (1, "kB")],
+        _ => &[],
+    };
+    if number <= 0 {
+        return value.to_owned();
+    }
+    match steps.iter().find(|(size, _)| number % size == 0) {
+        Some((size, name)) => format!("{} {name}", number / size),
+        None => format!("{value} {unit}").trim().to_owned(),
+    }
+}
+
+/// Every name that `metrics()` gives is in docs/operations.md.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_metric_is_explained() {
+    let db = server().await.database("metric_names").await.unwrap();
+    let rows = db
+        .query(
+            "select distinct m[1]
+            from regexp_matches(pg_get_functiondef('outbox.metrics()'::regprocedure), '''(outbox_[a-z_]*[a-z])''', 'g') m
+            union
+            select 'outbox_' || unnest('{expired,cancelled,skipped,returned,partial}'::text[]) || '_total'",
+            &[],
+        )
+        .await
+        .unwrap();
+    let page = fs::read_to_string(outbox_harness::postgres::root().join("docs/operations.md")).unwrap();
+    let missing: Vec<String> =
+        rows.iter().map(|row| row.get(0)).filter(|name: &String| !page.contains(&format!("`{name}`"))).collect();
+    assert!(rows.len() > 20 && missing.is_empty(), "{} names, not explained: {missing:?}", rows.len());
+}

@@ -1,0 +1,10 @@
+mod altered;
+mod failover;
+mod lifecycle;
+mod processes;
+mod replication;
+mod restore;
+mod retention;
+mod rights;
+mod upgrade;
+mod usercode;

@@ -1,0 +1,7 @@
+mod bundles;
+mod cancel;
+mod dead_letters;
+mod delivery;
+mod marks;
+mod ordering;
+mod pull;

@@ -1,0 +1,6 @@
+mod access;
+mod endpoints;
+mod formats;
+mod hostile;
+mod nasty;
+mod tls;

@@ -1,0 +1,3 @@
+mod cursors;
+mod health;
+mod reads;

@@ -1,0 +1,5 @@
+mod agreement;
+mod fairness;
+mod matching;
+mod pubsub;
+mod replay;

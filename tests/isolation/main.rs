@@ -1,0 +1,4 @@
+//! Interleavings: real sessions, step by step, in every order that matters.
+
+mod pairs;
+mod sequencer;
