@@ -10,13 +10,13 @@ KEYWORDS = re.compile(
 )
 OBJECT = re.compile(
     r"^create (?:or replace )?(function|procedure|table|view|type)\s+(outbox\.[a-z0-9_]+)|^call outbox\._create_ring\('([a-z_]+)'",
-    re.M,
+    re.MULTILINE,
 )
 
 
 def strip(sql: str) -> str:
     """Without comments, psql commands and string literals; bodies between $$ stay."""
-    sql = re.sub(r"--[^\n]*|^\\[^\n]*", "", sql, flags=re.M)
+    sql = re.sub(r"--[^\n]*|^\\[^\n]*", "", sql, flags=re.MULTILINE)
     return re.sub(r"'(?:[^']|'')*'", "''", sql)
 
 

@@ -7,9 +7,8 @@ import sys
 import time
 
 import asyncpg
-import psycopg
-
 import pg_outbox
+import psycopg
 from pg_outbox import _enqueue
 
 DSN = sys.argv[1]
@@ -82,7 +81,7 @@ def workers():
             worker = outbox.worker(name, concurrency=batch, batch=batch, poll_interval=0.02)
             handled = 0
 
-            def handle(delivery):
+            def handle(delivery, count=count, worker=worker):
                 nonlocal handled
                 handled += 1
                 if handled == count:

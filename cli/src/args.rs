@@ -94,8 +94,8 @@ pub(super) enum Command {
     #[command(subcommand)]
     Subscription(Subscription),
     /// Dead letters
-    #[command(subcommand)]
-    Dlq(Dlq),
+    #[command(subcommand, alias = "dlq")]
+    DeadLetter(DeadLetter),
     /// Cursors of readers
     #[command(subcommand)]
     Cursor(Cursor),
@@ -216,7 +216,7 @@ pub(super) enum Subscription {
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Dlq {
+pub(super) enum DeadLetter {
     /// Those that are open, the oldest first
     List {
         /// Resolved ones too
@@ -232,28 +232,28 @@ pub(super) enum Dlq {
     /// Try again
     Requeue {
         #[command(flatten)]
-        of: Ruling,
+        of: DeadLetterAction,
     },
     /// Mark as dealt with
     Resolve {
         #[command(flatten)]
-        of: Ruling,
+        of: DeadLetterAction,
     },
     /// Mark as not to be dealt with
     Ignore {
         #[command(flatten)]
-        of: Ruling,
+        of: DeadLetterAction,
     },
 }
 
 /// Which dead letters, by whom and why.
 #[derive(Debug, ClapArgs)]
-pub(super) struct Ruling {
+pub(super) struct DeadLetterAction {
     #[arg(required = true)]
     pub(super) ids: Vec<i64>,
     /// Who decides
     #[arg(long, env = "USER", default_value = "outbox")]
-    pub(super) by: String,
+    pub(super) actor: String,
     /// Why
     #[arg(long)]
     pub(super) note: Option<String>,
@@ -311,7 +311,7 @@ pub(super) enum Message {
     Erase {
         id: i64,
         #[arg(long, env = "USER", default_value = "outbox")]
-        by: String,
+        actor: String,
         #[arg(long)]
         reason: String,
     },

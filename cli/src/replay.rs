@@ -17,7 +17,7 @@ use pg_outbox::outbox::Outbox;
 const INTERRUPTED: u8 = 130;
 
 const COLUMNS: &[&str] = &[
-    "id",
+    "replay_id",
     "subscription",
     "state",
     "from_position",
@@ -32,14 +32,14 @@ const COLUMNS: &[&str] = &[
 /// Does what was asked; its exit code.
 pub(super) async fn run(outbox: &Outbox, json: bool, what: Replay, args: Vec<(String, String)>) -> Result<u8> {
     if what.list {
-        output::rows(json, &outbox.table("replays", json!({}), 10_000, &[]).await?, COLUMNS);
+        output::rows(json, &outbox.table("replay_status", json!({}), 10_000, &[]).await?, COLUMNS);
         return Ok(0);
     }
     if let Some(id) = what.cancel {
         let cancelled = outbox.call("cancel_replay", json!({"replay_id": id}), &[]).await?;
         let count = cancelled.first().cloned().unwrap_or(Value::Null);
         let text = format!("replay {id} is cancelled, with {count} deliveries that were waiting");
-        output::row(json, &if json { json!({"id": id, "cancelled": count}) } else { json!(text) });
+        output::row(json, &if json { json!({"replay_id": id, "cancelled": count}) } else { json!(text) });
         return Ok(0);
     }
     let id = match (what.follow, what.subscription) {
@@ -69,7 +69,7 @@ async fn follow(outbox: &Outbox, json: bool, id: i64) -> Result<u8> {
     let interrupt = tokio::signal::ctrl_c();
     tokio::pin!(interrupt);
     loop {
-        let rows = outbox.table("replays", json!({"id": id}), 1, &[]).await?;
+        let rows = outbox.table("replay_status", json!({"replay_id": id}), 1, &[]).await?;
         let Some(row) = rows.into_iter().next() else {
             return Err(Error::new("OB001", format!("replay {id} does not exist")).hint("outbox replay --list"));
         };

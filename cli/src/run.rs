@@ -7,7 +7,8 @@ use clap::CommandFactory;
 use serde_json::{Map, Value, json};
 
 use crate::args::{
-    Archive, Args, Command, Cursor, Dlq, Endpoint, Message as One, More, Registry, Ruling, Subscription,
+    Archive, Args, Command, Cursor, DeadLetter, DeadLetterAction, Endpoint, Message as One, More, Registry,
+    Subscription,
 };
 use crate::screen::Screen;
 use crate::{doctor, output, replay, top};
@@ -19,8 +20,17 @@ use pg_outbox::verify::Verifier;
 
 const ENDPOINT: &[&str] = &["name", "url", "active", "concurrency", "timeout", "tenant", "created_at"];
 const SUBSCRIPTION: &[&str] = &["id", "name", "endpoint_id", "max_attempts", "ordering", "format", "created_at"];
-const DEAD: &[&str] =
-    &["id", "subscription", "topic", "message_id", "attempt", "reason", "last_error", "dead_at", "resolution"];
+const DEAD: &[&str] = &[
+    "dead_letter_id",
+    "subscription",
+    "topic",
+    "message_id",
+    "attempt",
+    "reason",
+    "last_error",
+    "dead_at",
+    "resolution",
+];
 
 /// Runs one command; its exit code.
 pub(super) async fn run(args: Args) -> Result<u8> {
@@ -102,25 +112,27 @@ pub(super) async fn run(args: Args) -> Result<u8> {
                 call(&outbox, json, "subscribe", json!({"name": name, "topics": topics, "endpoint": endpoint}), more)
                     .await?;
             }
-            Subscription::Pause { name } => done(&outbox, json, "pause", json!({"name": name})).await?,
-            Subscription::Resume { name } => done(&outbox, json, "resume", json!({"name": name})).await?,
+            Subscription::Pause { name } => done(&outbox, json, "pause_subscription", json!({"name": name})).await?,
+            Subscription::Resume { name } => done(&outbox, json, "resume_subscription", json!({"name": name})).await?,
             Subscription::Drop { name } => done(&outbox, json, "unsubscribe", json!({"name": name})).await?,
         },
-        Command::Dlq(command) => match command {
-            Dlq::List { all, limit } => {
+        Command::DeadLetter(command) => match command {
+            DeadLetter::List { all, limit } => {
                 let filter = if all { json!({}) } else { json!({"resolution": "open"}) };
-                output::rows(json, &outbox.table("dead_letters", filter, limit, &[]).await?, DEAD);
+                output::rows(json, &outbox.table("dead_letter_status", filter, limit, &[]).await?, DEAD);
             }
-            Dlq::Show { id } => show(
+            DeadLetter::Show { id } => show(
                 json,
-                outbox.table("dead_letters", json!({"id": id}), 1, &[]).await?,
+                outbox.table("dead_letter_status", json!({"dead_letter_id": id}), 1, &[]).await?,
                 "dead letter",
                 &id.to_string(),
             )?,
-            Dlq::Stats => done(&outbox, json, "dlq_stats", json!({})).await?,
-            Dlq::Requeue { of } => rule(&outbox, json, "requeue", of).await?,
-            Dlq::Resolve { of } => rule(&outbox, json, "resolve", of).await?,
-            Dlq::Ignore { of } => rule(&outbox, json, "ignore", of).await?,
+            DeadLetter::Stats => done(&outbox, json, "dead_letter_stats", json!({})).await?,
+            DeadLetter::Requeue { of } => dead_letter_action(&outbox, json, "requeue", "requeue", of).await?,
+            DeadLetter::Resolve { of } => {
+                dead_letter_action(&outbox, json, "resolve", "resolve_dead_letter", of).await?
+            }
+            DeadLetter::Ignore { of } => dead_letter_action(&outbox, json, "ignore", "ignore_dead_letter", of).await?,
         },
         Command::Cursor(command) => match command {
             Cursor::List => output::rows(
@@ -164,8 +176,8 @@ pub(super) async fn run(args: Args) -> Result<u8> {
             One::Retry { id, subscription, more } => {
                 call(&outbox, json, "retry", json!({"message_id": id, "subscription": subscription}), more).await?;
             }
-            One::Erase { id, by, reason } => {
-                void(&outbox, json, "erase", json!({"message_id": id, "by": by, "reason": reason})).await?
+            One::Erase { id, actor, reason } => {
+                void(&outbox, json, "erase", json!({"message_id": id, "actor": actor, "reason": reason})).await?
             }
         },
         Command::Topic(command) => registry(&outbox, json, "topic", command).await?,
@@ -245,12 +257,18 @@ async fn void(outbox: &Outbox, json: bool, function: &str, args: Value) -> Resul
     Ok(())
 }
 
-async fn rule(outbox: &Outbox, json: bool, function: &str, of: Ruling) -> Result<()> {
+async fn dead_letter_action(
+    outbox: &Outbox,
+    json: bool,
+    action: &str,
+    function: &str,
+    of: DeadLetterAction,
+) -> Result<()> {
     for id in of.ids {
-        outbox.call_void(function, json!({"id": id, "by": of.by, "note": of.note})).await?;
+        outbox.call_void(function, json!({"dead_letter_id": id, "actor": of.actor, "note": of.note})).await?;
         output::row(
             json,
-            &if json { json!({"id": id, "done": function}) } else { json!(format!("{id}: {function} done")) },
+            &if json { json!({"dead_letter_id": id, "done": action}) } else { json!(format!("{id}: {action} done")) },
         );
     }
     Ok(())

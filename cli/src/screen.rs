@@ -31,7 +31,7 @@ impl Screen {
         let at = Instant::now();
         let metrics = Metrics::read(&rows("metrics").await?);
         let endpoints: Vec<Value> = outbox
-            .table("endpoints", json!({}), 1000, &[])
+            .table("endpoint_status", json!({}), 1000, &[])
             .await?
             .into_iter()
             .filter(|row| row["state"] != "dropped")
@@ -63,7 +63,7 @@ impl Screen {
             })
             .collect();
         let wrong = wrong(&rows("health").await?);
-        Ok(Screen { at, stats, dlq: first(rows("dlq_stats").await?), endpoints, subscriptions, wrong })
+        Ok(Screen { at, stats, dlq: first(rows("dead_letter_stats").await?), endpoints, subscriptions, wrong })
     }
 
     /// Whether something is worse than a warning.

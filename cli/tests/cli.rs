@@ -159,28 +159,28 @@ async fn every_command_does_what_it_says() {
     let dead = json(dsn, &["dlq", "list"]);
     assert_eq!(dead.len(), 4);
     assert_eq!(json(dsn, &["dlq", "list", "--limit", "2"]).len(), 2);
-    let ids: Vec<String> = dead.iter().map(|row| row["id"].to_string()).collect();
-    assert_eq!(text(&json(dsn, &["dlq", "show", &ids[0]])[0]["last_error"]), "broken");
-    assert_eq!(json(dsn, &["dlq", "requeue", &ids[0], "--by", "ann", "--note", "fixed"])[0]["done"], "requeue");
-    assert_eq!(json(dsn, &["dlq", "resolve", &ids[1], &ids[2], "--by", "ann", "--note", "by hand"]).len(), 2);
-    json(dsn, &["dlq", "ignore", &ids[3], "--by", "ann", "--note", "never mind"]);
+    let ids: Vec<String> = dead.iter().map(|row| row["dead_letter_id"].to_string()).collect();
+    assert_eq!(text(&json(dsn, &["dead-letter", "show", &ids[0]])[0]["last_error"]), "broken");
+    assert_eq!(json(dsn, &["dlq", "requeue", &ids[0], "--actor", "ann", "--note", "fixed"])[0]["done"], "requeue");
+    assert_eq!(json(dsn, &["dlq", "resolve", &ids[1], &ids[2], "--actor", "ann", "--note", "by hand"]).len(), 2);
+    json(dsn, &["dlq", "ignore", &ids[3], "--actor", "ann", "--note", "never mind"]);
     assert_eq!(json(dsn, &["dlq", "list"]).len(), 0);
     let all = json(dsn, &["dlq", "list", "--all"]);
     let mut states: Vec<String> = all.iter().map(|row| text(&row["resolution"])).collect();
     states.sort();
     assert_eq!(states, ["ignored", "requeued", "resolved", "resolved"]);
-    assert_eq!(code(dsn, &["dlq", "requeue", "4242", "--by", "ann"]).0, 3);
-    assert_eq!(code(dsn, &["dlq", "resolve", &ids[1], "--by", "ann"]).0, 4, "it is resolved already");
-    assert_eq!(code(dsn, &["dlq", "show", "4242"]).0, 3);
+    assert_eq!(code(dsn, &["dlq", "requeue", "4242", "--actor", "ann"]).0, 3);
+    assert_eq!(code(dsn, &["dlq", "resolve", &ids[1], "--actor", "ann"]).0, 4, "it is resolved already");
+    assert_eq!(code(dsn, &["dead-letter", "show", "4242"]).0, 3);
 
     // Messages: cancelled, tried again, erased.
     let requeued = dead[0]["message_id"].to_string();
     json(dsn, &["message", "retry", &requeued, "work"]);
-    json(dsn, &["message", "cancel", &requeued, "--set", "by=ann", "--set", "reason=no longer needed"]);
+    json(dsn, &["message", "cancel", &requeued, "--set", "actor=ann", "--set", "reason=no longer needed"]);
     assert!(json(dsn, &["message", "show", &requeued]).iter().any(|row| text(&row["what"]).contains("cancel")));
     assert_eq!(code(dsn, &["message", "cancel", "424242"]).0, 3);
     assert_eq!(code(dsn, &["message", "retry", &requeued, "none"]).0, 3);
-    json(dsn, &["message", "erase", &requeued, "--by", "ann", "--reason", "asked for"]);
+    json(dsn, &["message", "erase", &requeued, "--actor", "ann", "--reason", "asked for"]);
     let erased = format!("select payload from outbox.message where id = {requeued}");
     assert!(!ask(&server, &erased).await.to_string().contains("\"n\""));
     assert_eq!(code(dsn, &["message", "erase", "424242", "--reason", "x"]).0, 3);
@@ -212,7 +212,7 @@ async fn every_command_does_what_it_says() {
         json(dsn, &["send", "push.it", &n.to_string()]);
     }
     wait_until("the breaker is open", PATIENCE, async || {
-        ask(&server, "select breaker from outbox.endpoints").await[0]["breaker"] == "open"
+        ask(&server, "select breaker from outbox.endpoint_status").await[0]["breaker"] == "open"
     })
     .await;
     let status = outbox(dsn, &["--json", "status", "--over", "0.1"]);
@@ -284,8 +284,9 @@ async fn a_replay_is_shown_left_alone_and_ended() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let position =
-        async || ask(&server, "select position from outbox.replays where id = 3").await[0]["position"].as_i64();
+    let position = async || {
+        ask(&server, "select position from outbox.replay_status where replay_id = 3").await[0]["position"].as_i64()
+    };
     wait_until("the slow one has begun", PATIENCE, async || position().await.is_some_and(|at| at > 0)).await;
     outbox_harness::postgres::signal(watching.id(), "INT").unwrap();
     let left = watching.wait_with_output().unwrap();
@@ -294,7 +295,7 @@ async fn a_replay_is_shown_left_alone_and_ended() {
     assert!(said.contains("replay 3 goes on") && said.contains("outbox replay --cancel 3"), "{said}");
     let at = position().await;
     wait_until("it goes on without anybody watching", PATIENCE, async || position().await > at).await;
-    assert_eq!(json(dsn, &["replay", "--cancel", "3"])[0]["id"], 3);
+    assert_eq!(json(dsn, &["replay", "--cancel", "3"])[0]["replay_id"], 3);
     let (exit, _) = code(dsn, &["replay", "--follow", "3"]);
     assert_eq!(exit, 1, "it was cancelled");
     let states: Vec<Value> = json(dsn, &["replay", "--list"]).into_iter().map(|row| row["state"].clone()).collect();

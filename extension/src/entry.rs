@@ -75,7 +75,7 @@ const DOORS: [Door; 29] = [
     gated("archive_get", rights::MONITOR, Gate::Message, c"message_id"),
     gated("list_messages", rights::MONITOR, Gate::Tenant, c"tenant"),
     gated("count_messages", rights::MONITOR, Gate::Tenant, c"tenant"),
-    gated("count_by_status", rights::FIGURES, Gate::Tenant, c"tenant"),
+    gated("count_by_state", rights::FIGURES, Gate::Tenant, c"tenant"),
     gated("archive_list", rights::MONITOR, Gate::Tenant, c"tenant"),
     gated("archive_stats", rights::MONITOR, Gate::Tenant, c"tenant"),
     gated("notification_log", rights::MONITOR, Gate::Tenant, c"tenant"),

@@ -104,7 +104,7 @@ pub static NOTIFY_READERS: GucSetting<bool> = GucSetting::<bool>::new(false);
 /// the disk.
 pub static RETAIN_FOR_CURSORS: GucSetting<bool> = GucSetting::<bool>::new(false);
 
-/// From which age on `outbox.dead_letters` shows an entry as old. A day: somebody should have looked by then.
+/// From which age on `outbox.dead_letter_status` shows an entry as old. A day: somebody should have looked by then.
 pub static DEAD_LETTER_OLD_AFTER: GucSetting<i32> = GucSetting::<i32>::new(DAY);
 
 /// How long an idempotency key is remembered. 7 days: longer than anybody retries a request.

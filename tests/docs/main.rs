@@ -1,4 +1,5 @@
 //! Documentation is what the code does: every example runs, and pages that are generated are up to date.
 
 mod examples;
+mod names;
 mod reference;

@@ -12,16 +12,19 @@ use crate::report::{Goal, Report};
 /// Name and statement. $1: a message id. In the full database pages are taken from the middle of what is retained.
 const PAGES: &[(&str, &str)] = &[
     ("one entry of the archive", "select * from outbox.archive_get($1::bigint)"),
-    ("messages of a tenant", "select * from outbox.archive_list(tenant => 't-7', before => $1::bigint + 1, max => 50)"),
+    (
+        "messages of a tenant",
+        "select * from outbox.archive_list(tenant => 't-7', before => $1::bigint + 1, max_rows => 50)",
+    ),
     (
         "messages of an aggregate",
-        "select * from outbox.archive_list(aggregate_type => 'order', aggregate_id => 'a-7', before => $1::bigint + 1, max => 50)",
+        "select * from outbox.archive_list(aggregate_type => 'order', aggregate_id => 'a-7', before => $1::bigint + 1, max_rows => 50)",
     ),
     (
         "messages of an endpoint",
-        "select * from outbox.archive_list(endpoint => 'e0', before => $1::bigint + 1, max => 50)",
+        "select * from outbox.archive_list(endpoint => 'e0', before => $1::bigint + 1, max_rows => 50)",
     ),
-    ("a page of the archive", "select * from outbox.archive_list(before => $1::bigint + 1, max => 50)"),
+    ("a page of the archive", "select * from outbox.archive_list(before => $1::bigint + 1, max_rows => 50)"),
     ("what the last 1,000 came to", "select * from outbox.archive_stats() where $1::bigint > 0"),
     ("counts of a tenant", "select * from outbox.tenant_stats where tenant = 't-7' and $1::bigint > 0"),
     ("counts of all subscriptions", "select * from outbox.subscription_stats where $1::bigint > 0"),

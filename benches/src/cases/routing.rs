@@ -41,7 +41,11 @@ pub async fn run(report: &mut Report) -> Result<()> {
 async fn measure(server: &Server, receiver: &Receiver, all: usize, wanting: usize) -> Result<[f64; 3]> {
     // Nobody sends while all are paused: what is left is to number the messages and to find out who gets them.
     let db = prepare(server, &format!("routed{all}"), receiver, all, wanting).await?;
-    db.execute("select count(outbox.pause('s' || n)) from generate_series(1, $1::int) n", &[&(all as i32)]).await?;
+    db.execute(
+        "select count(outbox.pause_subscription('s' || n)) from generate_series(1, $1::int) n",
+        &[&(all as i32)],
+    )
+    .await?;
     routed(&db).await;
     let mut rates = vec![];
     for _ in 0..3 {

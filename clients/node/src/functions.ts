@@ -41,7 +41,7 @@ export const FUNCTIONS = {
     },
     archive_list: {
         name: 'archive_list',
-        args: [['tenant', 'text', true], ['status', 'text', true], ['topic', 'text', true], ['aggregate_type', 'text', true], ['aggregate_id', 'text', true], ['endpoint', 'text', true], ['max', 'int', true], ['before', 'bigint', true]],
+        args: [['tenant', 'text', true], ['status', 'text', true], ['topic', 'text', true], ['aggregate_type', 'text', true], ['aggregate_id', 'text', true], ['endpoint', 'text', true], ['max_rows', 'int', true], ['before', 'bigint', true]],
         returns: 'rows',
         columns: [['id', 'bigint'], ['webhook_id', 'text'], ['tenant', 'text'], ['topic', 'text'], ['key', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['severity', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['payload', 'jsonb'], ['status', 'text'], ['integrations_total', 'int'], ['integrations_matched', 'int'], ['integrations_succeeded', 'int'], ['integrations_failed', 'int'], ['send_results', 'jsonb'], ['last_error', 'text'], ['retry_count', 'int'], ['created_at', 'timestamptz'], ['processed_at', 'timestamptz']],
     },
@@ -53,7 +53,7 @@ export const FUNCTIONS = {
     },
     cancel: {
         name: 'cancel',
-        args: [['message_id', 'bigint', false], ['by', 'text', true], ['reason', 'text', true]],
+        args: [['message_id', 'bigint', false], ['actor', 'text', true], ['reason', 'text', true]],
         returns: 'value',
         columns: [['cancel', 'bigint']],
     },
@@ -93,11 +93,11 @@ export const FUNCTIONS = {
         returns: 'rows',
         columns: [['lease', 'bigint'], ['lease_expires_at', 'timestamptz'], ['delivery_id', 'bigint'], ['subscription', 'text'], ['message_id', 'bigint'], ['webhook_id', 'text'], ['position', 'bigint'], ['attempt', 'int'], ['max_attempts', 'int'], ['topic', 'text'], ['key', 'text'], ['payload', 'jsonb'], ['body', 'bytea'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['tenant', 'text'], ['publisher', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['priority', 'smallint'], ['enqueued_at', 'timestamptz'], ['occurred_at', 'timestamptz'], ['deliver_at', 'timestamptz'], ['expires_at', 'timestamptz'], ['last_attempt_at', 'timestamptz'], ['last_error', 'text']],
     },
-    count_by_status: {
-        name: 'count_by_status',
+    count_by_state: {
+        name: 'count_by_state',
         args: [['tenant', 'text', true]],
         returns: 'rows',
-        columns: [['status', 'text'], ['deliveries', 'bigint']],
+        columns: [['state', 'text'], ['deliveries', 'bigint']],
     },
     count_messages: {
         name: 'count_messages',
@@ -143,7 +143,7 @@ export const FUNCTIONS = {
     },
     cursor_list: {
         name: 'cursor_list',
-        args: [['consumer', 'text', true], ['stream', 'text', true], ['subject', 'text', true], ['max_cursors', 'int', true]],
+        args: [['consumer', 'text', true], ['stream', 'text', true], ['subject', 'text', true], ['max_rows', 'int', true]],
         returns: 'rows',
         columns: [['consumer', 'text'], ['stream', 'text'], ['subject', 'text'], ['position', 'bigint'], ['epoch', 'int'], ['last_delivery_id', 'text'], ['last_delivered_at', 'timestamptz'], ['last_error', 'text'], ['updated_at', 'timestamptz'], ['lag_positions', 'bigint'], ['lag_seconds', 'float8'], ['advanced', 'boolean']],
     },
@@ -165,15 +165,21 @@ export const FUNCTIONS = {
         returns: 'value',
         columns: [['dead', 'bigint[]']],
     },
+    dead_letter_stats: {
+        name: 'dead_letter_stats',
+        args: [],
+        returns: 'row',
+        columns: [['total', 'bigint'], ['unresolved', 'bigint'], ['resolved', 'bigint'], ['oldest_age_seconds', 'float8'], ['newest_age_seconds', 'float8'], ['top_failure_reason', 'text'], ['per_subscription', 'jsonb'], ['last_updated', 'timestamptz']],
+    },
     dead_letters_older_than: {
         name: 'dead_letters_older_than',
-        args: [['age', 'interval', false]],
+        args: [['older_than', 'interval', false]],
         returns: 'rows',
-        columns: [['id', 'bigint'], ['delivery_id', 'bigint'], ['subscription', 'text'], ['endpoint', 'text'], ['url', 'text'], ['message_id', 'bigint'], ['webhook_id', 'text'], ['position', 'bigint'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['payload', 'jsonb'], ['body', 'bytea'], ['enqueued_at', 'timestamptz'], ['state', 'text'], ['reason', 'text'], ['attempt', 'int'], ['last_status', 'smallint'], ['error_class', 'text'], ['last_error', 'text'], ['first_attempt_at', 'timestamptz'], ['last_attempt_at', 'timestamptz'], ['created_at', 'timestamptz'], ['dead_at', 'timestamptz'], ['age', 'interval'], ['is_old', 'boolean'], ['resolution', 'text'], ['is_resolved', 'boolean'], ['resolved_at', 'timestamptz'], ['resolved_by', 'text'], ['resolution_note', 'text']],
+        columns: [['dead_letter_id', 'bigint'], ['delivery_id', 'bigint'], ['subscription', 'text'], ['endpoint', 'text'], ['url', 'text'], ['message_id', 'bigint'], ['webhook_id', 'text'], ['position', 'bigint'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['payload', 'jsonb'], ['body', 'bytea'], ['enqueued_at', 'timestamptz'], ['state', 'text'], ['reason', 'text'], ['attempt', 'int'], ['last_status', 'smallint'], ['error_class', 'text'], ['last_error', 'text'], ['first_attempt_at', 'timestamptz'], ['last_attempt_at', 'timestamptz'], ['created_at', 'timestamptz'], ['dead_at', 'timestamptz'], ['age', 'interval'], ['is_old', 'boolean'], ['resolution', 'text'], ['is_resolved', 'boolean'], ['resolved_at', 'timestamptz'], ['resolved_by', 'text'], ['resolution_note', 'text']],
     },
     delete_dead_letter: {
         name: 'delete_dead_letter',
-        args: [['id', 'bigint', false], ['by', 'text', false], ['note', 'text', true]],
+        args: [['dead_letter_id', 'bigint', false], ['actor', 'text', true], ['note', 'text', true]],
         returns: 'nothing',
         columns: [],
     },
@@ -188,12 +194,6 @@ export const FUNCTIONS = {
         args: [['name', 'text', false], ['reason', 'text', true], ['mode', 'text', true]],
         returns: 'value',
         columns: [['disable_endpoint', 'bigint']],
-    },
-    dlq_stats: {
-        name: 'dlq_stats',
-        args: [],
-        returns: 'row',
-        columns: [['total', 'bigint'], ['unresolved', 'bigint'], ['resolved', 'bigint'], ['oldest_age_seconds', 'float8'], ['newest_age_seconds', 'float8'], ['top_failure_reason', 'text'], ['per_subscription', 'jsonb'], ['last_updated', 'timestamptz']],
     },
     drop_endpoint: {
         name: 'drop_endpoint',
@@ -245,7 +245,7 @@ export const FUNCTIONS = {
     },
     erase: {
         name: 'erase',
-        args: [['message_id', 'bigint', false], ['by', 'text', true], ['reason', 'text', true]],
+        args: [['message_id', 'bigint', false], ['actor', 'text', true], ['reason', 'text', true]],
         returns: 'nothing',
         columns: [],
     },
@@ -271,7 +271,7 @@ export const FUNCTIONS = {
         name: 'get_message',
         args: [['message_id', 'bigint', false]],
         returns: 'row',
-        columns: [['id', 'bigint'], ['webhook_id', 'text'], ['status', 'text'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['priority', 'smallint'], ['enqueued_at', 'timestamptz'], ['occurred_at', 'timestamptz'], ['deliver_at', 'timestamptz'], ['expires_at', 'timestamptz'], ['max_attempts', 'int'], ['idempotency_key', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['correlation_id', 'text'], ['causation_id', 'text'], ['user_id', 'text'], ['traceparent', 'text'], ['tracestate', 'text'], ['schema_version', 'text'], ['privacy', 'jsonb'], ['severity', 'text'], ['payload', 'jsonb'], ['body', 'bytea']],
+        columns: [['message_id', 'bigint'], ['webhook_id', 'text'], ['state', 'text'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['priority', 'smallint'], ['enqueued_at', 'timestamptz'], ['occurred_at', 'timestamptz'], ['deliver_at', 'timestamptz'], ['expires_at', 'timestamptz'], ['max_attempts', 'int'], ['idempotency_key', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['correlation_id', 'text'], ['causation_id', 'text'], ['user_id', 'text'], ['traceparent', 'text'], ['tracestate', 'text'], ['schema_version', 'text'], ['privacy', 'jsonb'], ['severity', 'text'], ['payload', 'jsonb'], ['body', 'bytea']],
     },
     grant_consent: {
         name: 'grant_consent',
@@ -303,9 +303,9 @@ export const FUNCTIONS = {
         returns: 'rows',
         columns: [['at', 'timestamptz'], ['what', 'text'], ['subscription', 'text'], ['endpoint', 'text'], ['attempt', 'int'], ['status', 'smallint'], ['detail', 'text']],
     },
-    ignore: {
-        name: 'ignore',
-        args: [['id', 'bigint', false], ['by', 'text', false], ['note', 'text', true]],
+    ignore_dead_letter: {
+        name: 'ignore_dead_letter',
+        args: [['dead_letter_id', 'bigint', false], ['actor', 'text', true], ['note', 'text', true]],
         returns: 'nothing',
         columns: [],
     },
@@ -317,9 +317,9 @@ export const FUNCTIONS = {
     },
     list_messages: {
         name: 'list_messages',
-        args: [['tenant', 'text', true], ['status', 'text', true], ['topic', 'text', true], ['aggregate_type', 'text', true], ['aggregate_id', 'text', true], ['severity', 'text', true], ['max', 'int', true], ['before', 'bigint', true], ['skip', 'int', true]],
+        args: [['tenant', 'text', true], ['state', 'text', true], ['topic', 'text', true], ['aggregate_type', 'text', true], ['aggregate_id', 'text', true], ['severity', 'text', true], ['max_messages', 'int', true], ['before', 'bigint', true], ['skip', 'int', true]],
         returns: 'rows',
-        columns: [['id', 'bigint'], ['webhook_id', 'text'], ['status', 'text'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['priority', 'smallint'], ['enqueued_at', 'timestamptz'], ['occurred_at', 'timestamptz'], ['deliver_at', 'timestamptz'], ['expires_at', 'timestamptz'], ['max_attempts', 'int'], ['idempotency_key', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['correlation_id', 'text'], ['causation_id', 'text'], ['user_id', 'text'], ['traceparent', 'text'], ['tracestate', 'text'], ['schema_version', 'text'], ['privacy', 'jsonb'], ['severity', 'text'], ['payload', 'jsonb'], ['body', 'bytea']],
+        columns: [['message_id', 'bigint'], ['webhook_id', 'text'], ['state', 'text'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['priority', 'smallint'], ['enqueued_at', 'timestamptz'], ['occurred_at', 'timestamptz'], ['deliver_at', 'timestamptz'], ['expires_at', 'timestamptz'], ['max_attempts', 'int'], ['idempotency_key', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['correlation_id', 'text'], ['causation_id', 'text'], ['user_id', 'text'], ['traceparent', 'text'], ['tracestate', 'text'], ['schema_version', 'text'], ['privacy', 'jsonb'], ['severity', 'text'], ['payload', 'jsonb'], ['body', 'bytea']],
     },
     maintain: {
         name: 'maintain',
@@ -329,7 +329,7 @@ export const FUNCTIONS = {
     },
     manual_result: {
         name: 'manual_result',
-        args: [['id', 'bigint', false]],
+        args: [['manual_send_id', 'bigint', false]],
         returns: 'rows',
         columns: [['state', 'text'], ['started_at', 'timestamptz'], ['finished_at', 'timestamptz'], ['status', 'smallint'], ['error', 'text'], ['response_body', 'text']],
     },
@@ -339,23 +339,23 @@ export const FUNCTIONS = {
         returns: 'rows',
         columns: [['name', 'text'], ['labels', 'jsonb'], ['value', 'float8']],
     },
-    move_to_dlq: {
-        name: 'move_to_dlq',
-        args: [['delivery_id', 'bigint', false], ['by', 'text', false], ['reason', 'text', false]],
+    move_to_dead_letters: {
+        name: 'move_to_dead_letters',
+        args: [['delivery_id', 'bigint', false], ['reason', 'text', false], ['actor', 'text', true]],
         returns: 'value',
-        columns: [['move_to_dlq', 'bigint']],
+        columns: [['move_to_dead_letters', 'bigint']],
     },
     notification_log: {
         name: 'notification_log',
-        args: [['message_id', 'bigint', true], ['tenant', 'text', true], ['topic', 'text', true], ['aggregate_type', 'text', true], ['aggregate_id', 'text', true], ['max', 'int', true], ['before', 'bigint', true], ['subscription', 'text', true]],
+        args: [['message_id', 'bigint', true], ['tenant', 'text', true], ['topic', 'text', true], ['aggregate_type', 'text', true], ['aggregate_id', 'text', true], ['max_rows', 'int', true], ['before', 'bigint', true], ['subscription', 'text', true]],
         returns: 'rows',
         columns: [['message_id', 'bigint'], ['subscription', 'text'], ['identifier', 'text'], ['topic_code', 'text'], ['subscriber', 'text'], ['subscriber_type', 'text'], ['delivery_method', 'text'], ['status', 'text'], ['skipped_reason', 'text'], ['attempt', 'int'], ['error', 'text'], ['sent_at', 'timestamptz'], ['created_at', 'timestamptz']],
     },
-    pause: {
-        name: 'pause',
+    pause_subscription: {
+        name: 'pause_subscription',
         args: [['name', 'text', false]],
         returns: 'value',
-        columns: [['pause', 'bigint']],
+        columns: [['pause_subscription', 'bigint']],
     },
     public_keys: {
         name: 'public_keys',
@@ -395,19 +395,19 @@ export const FUNCTIONS = {
     },
     requeue: {
         name: 'requeue',
-        args: [['id', 'bigint', false], ['by', 'text', false], ['note', 'text', true]],
+        args: [['dead_letter_id', 'bigint', false], ['actor', 'text', true], ['note', 'text', true]],
         returns: 'value',
         columns: [['requeue', 'bigint']],
     },
     requeue_all: {
         name: 'requeue_all',
-        args: [['by', 'text', false], ['subscription', 'text', true], ['reason', 'text', true], ['topic', 'text', true], ['dead_after', 'timestamptz', true], ['dead_before', 'timestamptz', true], ['note', 'text', true], ['max', 'int', true], ['dry_run', 'boolean', true]],
+        args: [['actor', 'text', true], ['subscription', 'text', true], ['reason', 'text', true], ['topic', 'text', true], ['dead_after', 'timestamptz', true], ['dead_before', 'timestamptz', true], ['note', 'text', true], ['max_rows', 'int', true], ['dry_run', 'boolean', true]],
         returns: 'value',
         columns: [['requeue_all', 'bigint']],
     },
     reschedule: {
         name: 'reschedule',
-        args: [['delivery_id', 'bigint', false], ['due_at', 'timestamptz', false], ['by', 'text', false], ['priority', 'int', true], ['expires_at', 'timestamptz', true]],
+        args: [['delivery_id', 'bigint', false], ['due_at', 'timestamptz', false], ['actor', 'text', true], ['priority', 'int', true], ['expires_at', 'timestamptz', true]],
         returns: 'nothing',
         columns: [],
     },
@@ -417,21 +417,21 @@ export const FUNCTIONS = {
         returns: 'value',
         columns: [['resend', 'bigint']],
     },
-    resolve: {
-        name: 'resolve',
-        args: [['id', 'bigint', false], ['by', 'text', false], ['note', 'text', true]],
+    resolve_dead_letter: {
+        name: 'resolve_dead_letter',
+        args: [['dead_letter_id', 'bigint', false], ['actor', 'text', true], ['note', 'text', true]],
         returns: 'nothing',
         columns: [],
     },
-    resume: {
-        name: 'resume',
+    resume_subscription: {
+        name: 'resume_subscription',
         args: [['name', 'text', false]],
         returns: 'value',
-        columns: [['resume', 'bigint']],
+        columns: [['resume_subscription', 'bigint']],
     },
     retry: {
         name: 'retry',
-        args: [['message_id', 'bigint', false], ['subscription', 'text', false], ['by', 'text', true]],
+        args: [['message_id', 'bigint', false], ['subscription', 'text', false], ['actor', 'text', true]],
         returns: 'value',
         columns: [['retry', 'bigint']],
     },
@@ -479,7 +479,7 @@ export const FUNCTIONS = {
     },
     skipped: {
         name: 'skipped',
-        args: [['topic', 'text', true], ['max_messages', 'int', true], ['before_position', 'bigint', true]],
+        args: [['topic', 'text', true], ['max_messages', 'int', true], ['before', 'bigint', true]],
         returns: 'rows',
         columns: [['position', 'bigint'], ['message_id', 'bigint'], ['message_topic', 'text'], ['reason', 'text'], ['routed_at', 'timestamptz']],
     },
@@ -546,20 +546,20 @@ export const FUNCTIONS = {
 } as const satisfies Record<string, Signature>;
 
 export const VIEWS = {
-    attempts: [['position', 'bigint'], ['message_id', 'bigint'], ['delivery_id', 'bigint'], ['subscription_id', 'int'], ['endpoint_id', 'int'], ['run', 'bigint'], ['attempt', 'int'], ['outcome', 'text'], ['status', 'smallint'], ['error_class', 'text'], ['error', 'text'], ['worker', 'text'], ['started_at', 'timestamptz'], ['finished_at', 'timestamptz'], ['remote_address', 'text'], ['response_id', 'text'], ['response_headers', 'jsonb'], ['response_body', 'text'], ['results', 'jsonb']],
+    attempt_log: [['position', 'bigint'], ['message_id', 'bigint'], ['delivery_id', 'bigint'], ['subscription_id', 'int'], ['endpoint_id', 'int'], ['run', 'bigint'], ['attempt', 'int'], ['outcome', 'text'], ['status', 'smallint'], ['error_class', 'text'], ['error', 'text'], ['worker', 'text'], ['started_at', 'timestamptz'], ['finished_at', 'timestamptz'], ['remote_address', 'text'], ['response_id', 'text'], ['response_headers', 'jsonb'], ['response_body', 'text'], ['results', 'jsonb']],
     audit: [['id', 'bigint'], ['at', 'timestamptz'], ['actor', 'text'], ['action', 'text'], ['object', 'text'], ['reason', 'text'], ['detail', 'jsonb']],
     captures: [['relation', 'regclass'], ['topic', 'text'], ['key_columns', 'text[]'], ['operations', 'text[]'], ['columns', 'text[]'], ['condition', 'text'], ['include_old', 'boolean'], ['style', 'text'], ['tenant_column', 'text'], ['replicated', 'boolean'], ['oversize', 'text'], ['uncovered_partitions', 'regclass[]'], ['function', 'regprocedure']],
-    dead_letters: [['id', 'bigint'], ['delivery_id', 'bigint'], ['subscription', 'text'], ['endpoint', 'text'], ['url', 'text'], ['message_id', 'bigint'], ['webhook_id', 'text'], ['position', 'bigint'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['payload', 'jsonb'], ['body', 'bytea'], ['enqueued_at', 'timestamptz'], ['state', 'text'], ['reason', 'text'], ['attempt', 'int'], ['last_status', 'smallint'], ['error_class', 'text'], ['last_error', 'text'], ['first_attempt_at', 'timestamptz'], ['last_attempt_at', 'timestamptz'], ['created_at', 'timestamptz'], ['dead_at', 'timestamptz'], ['age', 'interval'], ['is_old', 'boolean'], ['resolution', 'text'], ['is_resolved', 'boolean'], ['resolved_at', 'timestamptz'], ['resolved_by', 'text'], ['resolution_note', 'text']],
-    deliveries: [['id', 'bigint'], ['subscription', 'text'], ['endpoint', 'text'], ['message_id', 'bigint'], ['position', 'bigint'], ['pull', 'boolean'], ['status', 'text'], ['attempt', 'int'], ['max_attempts', 'int'], ['retry_count', 'int'], ['can_retry', 'boolean'], ['priority', 'smallint'], ['locked_by', 'text'], ['locked_at', 'timestamptz'], ['lease_expires_at', 'timestamptz'], ['next_attempt_at', 'timestamptz'], ['retry_in', 'interval'], ['expires_at', 'timestamptz'], ['expires_in', 'interval'], ['age', 'interval'], ['is_due', 'boolean'], ['is_expired', 'boolean'], ['is_blocked', 'boolean'], ['last_status', 'smallint'], ['error_class', 'text'], ['last_error', 'text'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz'], ['processed_at', 'timestamptz'], ['last_attempt_at', 'timestamptz'], ['completed_at', 'timestamptz']],
+    dead_letter_status: [['dead_letter_id', 'bigint'], ['delivery_id', 'bigint'], ['subscription', 'text'], ['endpoint', 'text'], ['url', 'text'], ['message_id', 'bigint'], ['webhook_id', 'text'], ['position', 'bigint'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['payload', 'jsonb'], ['body', 'bytea'], ['enqueued_at', 'timestamptz'], ['state', 'text'], ['reason', 'text'], ['attempt', 'int'], ['last_status', 'smallint'], ['error_class', 'text'], ['last_error', 'text'], ['first_attempt_at', 'timestamptz'], ['last_attempt_at', 'timestamptz'], ['created_at', 'timestamptz'], ['dead_at', 'timestamptz'], ['age', 'interval'], ['is_old', 'boolean'], ['resolution', 'text'], ['is_resolved', 'boolean'], ['resolved_at', 'timestamptz'], ['resolved_by', 'text'], ['resolution_note', 'text']],
+    delivery_status: [['delivery_id', 'bigint'], ['subscription', 'text'], ['endpoint', 'text'], ['message_id', 'bigint'], ['position', 'bigint'], ['pull', 'boolean'], ['state', 'text'], ['attempt', 'int'], ['max_attempts', 'int'], ['retry_count', 'int'], ['can_retry', 'boolean'], ['priority', 'smallint'], ['locked_by', 'text'], ['locked_at', 'timestamptz'], ['lease_expires_at', 'timestamptz'], ['next_attempt_at', 'timestamptz'], ['retry_in', 'interval'], ['expires_at', 'timestamptz'], ['expires_in', 'interval'], ['age', 'interval'], ['is_due', 'boolean'], ['is_expired', 'boolean'], ['is_blocked', 'boolean'], ['last_status', 'smallint'], ['error_class', 'text'], ['last_error', 'text'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz'], ['processed_at', 'timestamptz'], ['last_attempt_at', 'timestamptz'], ['completed_at', 'timestamptz']],
     endpoint: [['id', 'int'], ['name', 'text'], ['url', 'text'], ['kind', 'text'], ['subscriber_type', 'text'], ['tenant', 'text'], ['headers', 'jsonb'], ['timeout', 'interval'], ['concurrency', 'int'], ['rate', 'float8'], ['burst', 'float8'], ['schedule', 'jsonb'], ['policy', 'jsonb'], ['breaker', 'jsonb'], ['protocol', 'text'], ['compress', 'boolean'], ['response_id', 'text'], ['keep_headers', 'text[]'], ['disable_after', 'interval'], ['disable_failures', 'int'], ['consent', 'text'], ['active', 'boolean'], ['disabled_mode', 'text'], ['disabled_reason', 'text'], ['disabled_at', 'timestamptz'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz'], ['deleted_at', 'timestamptz'], ['proxy', 'text']],
-    endpoints: [['id', 'int'], ['name', 'text'], ['url', 'text'], ['kind', 'text'], ['tenant', 'text'], ['state', 'text'], ['disabled_mode', 'text'], ['disabled_reason', 'text'], ['disabled_at', 'timestamptz'], ['breaker', 'text'], ['breaker_until', 'timestamptz'], ['paused_until', 'timestamptz'], ['failing_since', 'timestamptz'], ['failures', 'bigint'], ['last_failure_at', 'timestamptz'], ['last_success_at', 'timestamptz'], ['last_error', 'text'], ['timeout', 'interval'], ['concurrency', 'int'], ['rate', 'float8'], ['burst', 'float8'], ['protocol', 'text'], ['subscriptions', 'bigint']],
+    endpoint_status: [['endpoint_id', 'int'], ['name', 'text'], ['url', 'text'], ['kind', 'text'], ['tenant', 'text'], ['state', 'text'], ['disabled_mode', 'text'], ['disabled_reason', 'text'], ['disabled_at', 'timestamptz'], ['breaker', 'text'], ['breaker_until', 'timestamptz'], ['paused_until', 'timestamptz'], ['failing_since', 'timestamptz'], ['failures', 'bigint'], ['last_failure_at', 'timestamptz'], ['last_success_at', 'timestamptz'], ['last_error', 'text'], ['timeout', 'interval'], ['concurrency', 'int'], ['rate', 'float8'], ['burst', 'float8'], ['protocol', 'text'], ['subscriptions', 'bigint']],
     grants: [['role', 'text'], ['capability', 'text'], ['subscriptions', 'text[]'], ['topics', 'text[]'], ['tenants', 'text[]'], ['publishers', 'text[]'], ['consumers', 'text[]'], ['granted_by', 'text'], ['granted_at', 'timestamptz']],
-    messages: [['id', 'bigint'], ['webhook_id', 'text'], ['status', 'text'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['priority', 'smallint'], ['enqueued_at', 'timestamptz'], ['occurred_at', 'timestamptz'], ['deliver_at', 'timestamptz'], ['expires_at', 'timestamptz'], ['max_attempts', 'int'], ['idempotency_key', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['correlation_id', 'text'], ['causation_id', 'text'], ['user_id', 'text'], ['traceparent', 'text'], ['tracestate', 'text'], ['schema_version', 'text'], ['privacy', 'jsonb'], ['severity', 'text'], ['payload', 'jsonb'], ['body', 'bytea']],
-    proxies: [['name', 'text'], ['url', 'text'], ['has_credentials', 'boolean'], ['resolves_names', 'boolean'], ['is_default', 'boolean'], ['endpoints', 'bigint']],
+    message_status: [['message_id', 'bigint'], ['webhook_id', 'text'], ['state', 'text'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['priority', 'smallint'], ['enqueued_at', 'timestamptz'], ['occurred_at', 'timestamptz'], ['deliver_at', 'timestamptz'], ['expires_at', 'timestamptz'], ['max_attempts', 'int'], ['idempotency_key', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['correlation_id', 'text'], ['causation_id', 'text'], ['user_id', 'text'], ['traceparent', 'text'], ['tracestate', 'text'], ['schema_version', 'text'], ['privacy', 'jsonb'], ['severity', 'text'], ['payload', 'jsonb'], ['body', 'bytea']],
+    proxy_list: [['name', 'text'], ['url', 'text'], ['has_credentials', 'boolean'], ['resolves_names', 'boolean'], ['is_default', 'boolean'], ['endpoints', 'bigint']],
     publisher: [['code', 'text'], ['active', 'boolean'], ['topic_template', 'text'], ['topic_function', 'text'], ['topic_function_owner', 'text'], ['name', 'text'], ['description', 'text'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz']],
-    replays: [['id', 'bigint'], ['subscription', 'text'], ['state', 'text'], ['from_position', 'bigint'], ['to_position', 'bigint'], ['position', 'bigint'], ['percent', 'numeric'], ['matched', 'bigint'], ['waiting', 'bigint'], ['rate', 'int'], ['new_ids', 'boolean'], ['filter', 'jsonb'], ['error', 'text'], ['created_at', 'timestamptz'], ['created_by', 'text'], ['finished_at', 'timestamptz']],
+    replay_status: [['replay_id', 'bigint'], ['subscription', 'text'], ['state', 'text'], ['from_position', 'bigint'], ['to_position', 'bigint'], ['position', 'bigint'], ['percent', 'numeric'], ['matched', 'bigint'], ['waiting', 'bigint'], ['rate', 'int'], ['new_ids', 'boolean'], ['filter', 'jsonb'], ['error', 'text'], ['created_at', 'timestamptz'], ['created_by', 'text'], ['finished_at', 'timestamptz']],
     subscription: [['id', 'int'], ['name', 'text'], ['endpoint_id', 'int'], ['max_attempts', 'int'], ['max_age', 'interval'], ['schedule', 'jsonb'], ['policy', 'jsonb'], ['format', 'text'], ['batch_size', 'int'], ['batch_wait', 'interval'], ['ordering', 'text'], ['on_exhausted', 'text'], ['ttl', 'interval'], ['deadline', 'interval'], ['notify', 'boolean'], ['max_lag', 'interval'], ['external_id', 'text'], ['labels', 'jsonb'], ['paused', 'boolean'], ['created_at', 'timestamptz'], ['deleted_at', 'timestamptz']],
-    subscription_stats: [['id', 'int'], ['name', 'text'], ['external_id', 'text'], ['endpoint', 'text'], ['active', 'boolean'], ['paused', 'boolean'], ['created_at', 'timestamptz'], ['deleted_at', 'timestamptz'], ['topics', 'text[]'], ['filter', 'jsonb'], ['labels', 'jsonb'], ['completed', 'bigint'], ['failed', 'bigint'], ['dead', 'bigint'], ['last_delivery_at', 'timestamptz'], ['last_attempt_at', 'timestamptz']],
+    subscription_stats: [['subscription_id', 'int'], ['name', 'text'], ['external_id', 'text'], ['endpoint', 'text'], ['active', 'boolean'], ['paused', 'boolean'], ['created_at', 'timestamptz'], ['deleted_at', 'timestamptz'], ['topics', 'text[]'], ['filter', 'jsonb'], ['labels', 'jsonb'], ['completed', 'bigint'], ['failed', 'bigint'], ['dead', 'bigint'], ['last_delivery_at', 'timestamptz'], ['last_attempt_at', 'timestamptz']],
     tenant_stats: [['tenant', 'text'], ['messages', 'bigint'], ['matched', 'bigint'], ['skipped', 'bigint'], ['last_message_at', 'timestamptz']],
     topic: [['code', 'text'], ['active', 'boolean'], ['name', 'text'], ['description', 'text'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz']],
     topic_stats: [['topic', 'text'], ['messages', 'bigint'], ['matched', 'bigint'], ['skipped', 'bigint'], ['last_message_at', 'timestamptz']],
@@ -630,8 +630,8 @@ export interface ClaimedRow {
     lastError: string | null;
 }
 
-export interface CountByStatusRow {
-    status: string | null;
+export interface CountByStateRow {
+    state: string | null;
     deliveries: number | null;
 }
 
@@ -656,8 +656,19 @@ export interface CursorStateRow {
     advanced: boolean | null;
 }
 
-export interface DeadLettersRow {
-    id: number | null;
+export interface DeadLetterStatsRow {
+    total: number | null;
+    unresolved: number | null;
+    resolved: number | null;
+    oldestAgeSeconds: number | null;
+    newestAgeSeconds: number | null;
+    topFailureReason: string | null;
+    perSubscription: any;
+    lastUpdated: Date | null;
+}
+
+export interface DeadLetterStatusRow {
+    deadLetterId: number | null;
     deliveryId: number | null;
     subscription: string | null;
     endpoint: string | null;
@@ -704,17 +715,6 @@ export interface DescribeScheduleRow {
     latest: number | null;
 }
 
-export interface DlqStatsRow {
-    total: number | null;
-    unresolved: number | null;
-    resolved: number | null;
-    oldestAgeSeconds: number | null;
-    newestAgeSeconds: number | null;
-    topFailureReason: string | null;
-    perSubscription: any;
-    lastUpdated: Date | null;
-}
-
 export interface ExplainRoutingRow {
     subscription: string | null;
     matches: boolean | null;
@@ -722,10 +722,10 @@ export interface ExplainRoutingRow {
     version: number | null;
 }
 
-export interface MessagesRow {
-    id: number | null;
+export interface MessageStatusRow {
+    messageId: number | null;
     webhookId: string | null;
-    status: string | null;
+    state: string | null;
     topic: string | null;
     key: string | null;
     tenant: string | null;
@@ -897,7 +897,7 @@ export interface WorkerStatusRow {
     lastErrorAt: Date | null;
 }
 
-export interface AttemptsView {
+export interface AttemptLogView {
     position: number | null;
     messageId: number | null;
     deliveryId: number | null;
@@ -945,8 +945,8 @@ export interface CapturesView {
     function: string | null;
 }
 
-export interface DeadLettersView {
-    id: number | null;
+export interface DeadLetterStatusView {
+    deadLetterId: number | null;
     deliveryId: number | null;
     subscription: string | null;
     endpoint: string | null;
@@ -985,14 +985,14 @@ export interface DeadLettersView {
     resolutionNote: string | null;
 }
 
-export interface DeliveriesView {
-    id: number | null;
+export interface DeliveryStatusView {
+    deliveryId: number | null;
     subscription: string | null;
     endpoint: string | null;
     messageId: number | null;
     position: number | null;
     pull: boolean | null;
-    status: string | null;
+    state: string | null;
     attempt: number | null;
     maxAttempts: number | null;
     retryCount: number | null;
@@ -1051,8 +1051,8 @@ export interface EndpointView {
     proxy: string | null;
 }
 
-export interface EndpointsView {
-    id: number | null;
+export interface EndpointStatusView {
+    endpointId: number | null;
     name: string | null;
     url: string | null;
     kind: string | null;
@@ -1089,10 +1089,10 @@ export interface GrantsView {
     grantedAt: Date | null;
 }
 
-export interface MessagesView {
-    id: number | null;
+export interface MessageStatusView {
+    messageId: number | null;
     webhookId: string | null;
-    status: string | null;
+    state: string | null;
     topic: string | null;
     key: string | null;
     tenant: string | null;
@@ -1121,7 +1121,7 @@ export interface MessagesView {
     body: Buffer | null;
 }
 
-export interface ProxiesView {
+export interface ProxyListView {
     name: string | null;
     url: string | null;
     hasCredentials: boolean | null;
@@ -1142,8 +1142,8 @@ export interface PublisherView {
     updatedAt: Date;
 }
 
-export interface ReplaysView {
-    id: number | null;
+export interface ReplayStatusView {
+    replayId: number | null;
     subscription: string | null;
     state: string | null;
     fromPosition: number | null;
@@ -1186,7 +1186,7 @@ export interface SubscriptionView {
 }
 
 export interface SubscriptionStatsView {
-    id: number | null;
+    subscriptionId: number | null;
     name: string | null;
     externalId: string | null;
     endpoint: string | null;
@@ -1232,29 +1232,29 @@ export interface TopicStatsView {
 /** The views and tables, by name. */
 export interface Views {
     /** The log of attempts with a row per message and try: requests and bundles with several messages are taken apart. For counting and joining; by message use history() */
-    attempts: AttemptsView;
+    attempt_log: AttemptLogView;
     /** What operators did that is not a message's own history: resets, deletions, adoption */
     audit: AuditView;
     /** Tables whose changes become messages. uncovered_partitions: added since; statements that name them are not seen */
     captures: CapturesView;
     /** Deliveries that are not tried again by themselves, with their message; resolution is open until somebody has dealt with it */
-    dead_letters: DeadLettersView;
-    /** One message for one subscription. status: pending, processing, failed (waits for a retry), dead, expired, completed, cancelled. next_attempt_at null: no try is planned */
-    deliveries: DeliveriesView;
+    dead_letter_status: DeadLetterStatusView;
+    /** One message for one subscription. state: pending, processing, failed (waits for a retry), dead, expired, completed, cancelled. next_attempt_at null: no try is planned */
+    delivery_status: DeliveryStatusView;
     /** An HTTP target: URL, headers, limits */
     endpoint: EndpointView;
     /** Endpoints and how they are doing: state, breaker, pause, failures */
-    endpoints: EndpointsView;
+    endpoint_status: EndpointStatusView;
     /** Who may what by grant_to(). Null in subscriptions, topics, tenants, publishers, consumers: not narrowed. Rights that were granted by hand, and those of superusers and of the extension's owner, are not in it */
     grants: GrantsView;
-    /** Messages with the reserved keys of their metadata as columns, and what they have come to: the first of processing, pending, failed, completed (at least one delivery), dead, expired, cancelled, skipped that holds. The status is looked up per row: select by id, or use list_messages() */
-    messages: MessagesView;
+    /** Messages with the reserved keys of their metadata as columns, and what they have come to: the first of processing, pending, failed, completed (at least one delivery), dead, expired, cancelled, skipped that holds. The state is looked up per row: select by message_id, or use list_messages() */
+    message_status: MessageStatusView;
     /** The operator's proxies, without their credentials */
-    proxies: ProxiesView;
+    proxy_list: ProxyListView;
     /** Registered producers; an inactive one may not enqueue */
     publisher: PublisherView;
     /** Replays and how far they are: position and percent of what was looked at, matched, waiting */
-    replays: ReplaysView;
+    replay_status: ReplayStatusView;
     /** Topics and a filter, pushed to an endpoint or (endpoint_id null) pulled by workers */
     subscription: SubscriptionView;
     /** Subscriptions with what became of their deliveries, pushed or pulled: completed, failed tries, dead ones, and when the last one succeeded */
@@ -1282,11 +1282,11 @@ export interface Functions {
     /** What a message came to, with the result of each delivery; OB001: no such message, or it is still open */
     archiveGet(args: { messageId: number | bigint }): Promise<ArchiveEntryRow>;
     /** What messages came to, newest first, a page at a time: give the last id as before. Each page looks at up to 1,000 messages of the tenant, the aggregate or all, for those of an endpoint at 10,000: a last row without a status holds no message but the id to go on with */
-    archiveList(args?: { tenant?: string | null; status?: string | null; topic?: string | null; aggregateType?: string | null; aggregateId?: string | null; endpoint?: string | null; max?: number | null; before?: number | bigint | null }): Promise<ArchiveEntryRow[]>;
+    archiveList(args?: { tenant?: string | null; status?: string | null; topic?: string | null; aggregateType?: string | null; aggregateId?: string | null; endpoint?: string | null; maxRows?: number | null; before?: number | bigint | null }): Promise<ArchiveEntryRow[]>;
     /** What the last 1,000 messages (of a tenant) came to */
     archiveStats(args?: { tenant?: string | null }): Promise<ArchiveStatsRow>;
     /** Ends what of a message is not delivered yet; what a worker or a request has is not tried again if it fails. Returns how many waiting deliveries that ended. OB001 no such message, OB002 nothing is left to cancel, OB003 all that is left is leased */
-    cancel(args: { messageId: number | bigint; by?: string | null; reason?: string | null }): Promise<number>;
+    cancel(args: { messageId: number | bigint; actor?: string | null; reason?: string | null }): Promise<number>;
     /** Ends a replay; returns how many deliveries that were waiting it cancelled. What is in flight ends by itself */
     cancelReplay(args: { replayId: number | bigint }): Promise<number>;
     /** Turns changes of a table's rows into messages, in the transaction that makes them; the caller must own it. Called again, it replaces what it did before: do so when partitions were added. Styles: change, row, debezium. A payload that is too large fails the statement (oversize => fail), is skipped with a warning (skip), or is the key without images (reference) */
@@ -1300,7 +1300,7 @@ export interface Functions {
     /** Completes all that a lease still holds (done; null: nothing) and claims what comes next, in one transaction: both or neither. OB003: the lease is lost. No rows: ask once more without done before you wait, what was completed may have let others in */
     completeAndClaim(args: { done: number | bigint; subscription: string; worker: string; maxMessages?: number | null; lease?: Interval | null }): Promise<ClaimedRow[]>;
     /** Deliveries in each state. Over all tenants completed and cancelled are counted since the beginning, from counters; for one tenant among what is still stored, through the tenant's index: as long as that tenant has messages */
-    countByStatus(args?: { tenant?: string | null }): Promise<CountByStatusRow[]>;
+    countByState(args?: { tenant?: string | null }): Promise<CountByStateRow[]>;
     /** The total for a list_messages() with limit and offset; 10,000 means at least that many */
     countMessages(args?: { tenant?: string | null; aggregateType?: string | null; aggregateId?: string | null; topic?: string | null }): Promise<number>;
     /** Makes an HTTP target. The row that is returned is the only place where the signing secret is shown. */
@@ -1315,24 +1315,24 @@ export interface Functions {
     cursorDelete(args: { consumer: string; reason: string; stream?: string | null; subject?: string | null }): Promise<void>;
     /** A consumer's cursor; OB001 when there is none, unless if_missing says which position to show then */
     cursorGet(args: { consumer: string; stream?: string | null; subject?: string | null; ifMissing?: number | bigint | null }): Promise<CursorStateRow>;
-    /** Cursors by stream, subject and consumer; null selects all; max_cursors 0: no limit */
-    cursorList(args?: { consumer?: string | null; stream?: string | null; subject?: string | null; maxCursors?: number | null }): Promise<CursorStateRow[]>;
+    /** Cursors by stream, subject and consumer; null selects all; max_rows 0: no limit */
+    cursorList(args?: { consumer?: string | null; stream?: string | null; subject?: string | null; maxRows?: number | null }): Promise<CursorStateRow[]>;
     /** Notes what went wrong (at most 2000 characters of it) without moving the cursor; makes it at 0 if there is none */
     cursorRecordError(args: { consumer: string; error: string; stream?: string | null; subject?: string | null }): Promise<CursorStateRow>;
     /** Moves a cursor anywhere, back as well; makes it if there is none. The reason is required (OB006) and kept in outbox.audit */
     cursorReset(args: { consumer: string; position: number | bigint; reason: string; stream?: string | null; subject?: string | null; deliveryId?: string | null; deliveredAt?: Date | string | null }): Promise<CursorStateRow>;
     /** Ends deliveries of a lease (null: all) as dead letters at once: no try will help. Returns the ids that were changed */
     dead(args: { lease: number | bigint; deliveryIds: readonly (number | bigint)[] | null; reason: string }): Promise<number[]>;
+    /** Dead letters in numbers: ages are those of open ones, in seconds; per_subscription: name to total and unresolved */
+    deadLetterStats(): Promise<DeadLetterStatsRow>;
     /** Open dead letters that died longer ago than this */
-    deadLettersOlderThan(args: { age: Interval }): Promise<DeadLettersRow[]>;
+    deadLettersOlderThan(args: { olderThan: Interval }): Promise<DeadLetterStatusRow[]>;
     /** Removes a dead letter, in whatever state; what it was is kept in outbox.audit */
-    deleteDeadLetter(args: { id: number | bigint; by: string; note?: string | null }): Promise<void>;
+    deleteDeadLetter(args: { deadLetterId: number | bigint; actor?: string | null; note?: string | null }): Promise<void>;
     /** When the tries of a subscription are made, counted from the first: planned, and with the least and the most jitter */
     describeSchedule(args: { subscription: string }): Promise<DescribeScheduleRow[]>;
     /** Sends nothing to an endpoint until enable_endpoint(). hold: deliveries wait; skip: they are recorded as skipped */
     disableEndpoint(args: { name: string; reason?: string | null; mode?: string | null }): Promise<number>;
-    /** Dead letters in numbers: ages are those of open ones, in seconds; per_subscription: name to total and unresolved */
-    dlqStats(): Promise<DlqStatsRow>;
     /** Removes an endpoint that no subscription uses, with its secrets; what waits for a retry there is recorded as skipped */
     dropEndpoint(args: { name: string }): Promise<number>;
     /** Takes a proxy that no endpoint has chosen from the list; for the owner alone */
@@ -1350,15 +1350,15 @@ export interface Functions {
     /** Enqueues a notification (title, body, severity, url) on the topic event_type; severity is also a header, for filters. severity: critical, high, medium, low, info, none */
     enqueueNotification(args: { tenant: string; eventType: string; title: string; body?: string | null; severity?: string | null; url?: string | null; aggregateType?: string | null; aggregateId?: string | null; metadata?: any; maxAttempts?: number | null; scheduledAt?: Date | string | null; key?: string | null; idempotencyKey?: string | null; publisher?: string | null }): Promise<number>;
     /** Removes what a message says (payload, body, headers, metadata, responses) and ends what of it is not delivered yet; ids, positions and counts stay. The reason is required (OB006). OB003 while a worker has it */
-    erase(args: { messageId: number | bigint; by?: string | null; reason?: string | null }): Promise<void>;
+    erase(args: { messageId: number | bigint; actor?: string | null; reason?: string | null }): Promise<void>;
     /** Which subscriptions a message would match, and why others would not; at_position: which did at that place */
     explainRouting(args: { topic: string; payload?: any; key?: string | null; headers?: any; tenant?: string | null; aggregateType?: string | null; aggregateId?: string | null; atPosition?: number | bigint | null }): Promise<ExplainRoutingRow[]>;
     /** Moves the end of a lease to this long from now, but not beyond the subscription's deadline; returns it. OB003: the lease is lost */
     extend(args: { lease: number | bigint; duration?: Interval | null }): Promise<Date>;
     /** Ends a try of deliveries of a lease (null: of all) as failed: tried again after retry_after, else by the subscription's schedule; dead letters after the last try. Returns the ids that were changed */
     fail(args: { lease: number | bigint; deliveryIds: readonly (number | bigint)[] | null; error: string; retryAfter?: Interval | null }): Promise<number[]>;
-    /** One message with its status; OB001: it does not exist or retention has removed it */
-    getMessage(args: { messageId: number | bigint }): Promise<MessagesRow>;
+    /** One message with its state; OB001: it does not exist or retention has removed it */
+    getMessage(args: { messageId: number | bigint }): Promise<MessageStatusRow>;
     /** Takes consent as given, for receivers that gave it by other means than the handshake */
     grantConsent(args: { endpoint: string; ratePerMinute?: number | null }): Promise<number>;
     /** Grants a role one of the capabilities publish, capture, consume, observe, monitor, admin, or changes what is left of it. publish can be narrowed to topics (patterns), tenants and publishers; consume to subscriptions, topics (for read()) and consumers (of cursors), of which those that are not named are not left; monitor to tenants */
@@ -1370,23 +1370,23 @@ export interface Functions {
     /** Everything that happened to one message, in order of time */
     history(args: { messageId: number | bigint }): Promise<HistoryRow[]>;
     /** Marks an open dead letter as not worth dealing with; OB004: it is not open */
-    ignore(args: { id: number | bigint; by: string; note?: string | null }): Promise<void>;
+    ignoreDeadLetter(args: { deadLetterId: number | bigint; actor?: string | null; note?: string | null }): Promise<void>;
     /** Whether a delivery or message in this state is not tried again by itself */
     isTerminal(args: { state: string }): Promise<boolean>;
-    /** Messages, newest first, a page at a time: give the last id as before. By tenant and by aggregate through an index; by status pending, processing, failed, dead or expired through the deliveries; topic and severity are looked for in at most 10,000 messages, completed, cancelled and skipped in at most 1,000, per page: a last row without a topic holds no message but the id to go on with */
-    listMessages(args?: { tenant?: string | null; status?: string | null; topic?: string | null; aggregateType?: string | null; aggregateId?: string | null; severity?: string | null; max?: number | null; before?: number | bigint | null; skip?: number | null }): Promise<MessagesRow[]>;
+    /** Messages, newest first, a page at a time: give the last id as before. By tenant and by aggregate through an index; by state pending, processing, failed, dead or expired through the deliveries; topic and severity are looked for in at most 10,000 messages, completed, cancelled and skipped in at most 1,000, per page: a last row without a topic holds no message but the id to go on with */
+    listMessages(args?: { tenant?: string | null; state?: string | null; topic?: string | null; aggregateType?: string | null; aggregateId?: string | null; severity?: string | null; maxMessages?: number | null; before?: number | bigint | null; skip?: number | null }): Promise<MessageStatusRow[]>;
     /** Rotates, reclaims and trims now whatever the settings allow, and says what it did. The dispatcher does this by itself */
     maintain(): Promise<MaintainRow[]>;
     /** What came of send_test() or resend(): waiting, completed or failed */
-    manualResult(args: { id: number | bigint }): Promise<ManualResultRow[]>;
+    manualResult(args: { manualSendId: number | bigint }): Promise<ManualResultRow[]>;
     /** Figures for a monitoring system. Names ending in _total and _count only grow; labels name subscription, endpoint, state, consumer, ring. _enqueued_total counts what was rolled back as well */
     metrics(): Promise<MetricsRow[]>;
     /** Makes a waiting delivery a dead letter, and returns that one's id. OB001 no such delivery, OB002 it has ended, OB003 a worker has it */
-    moveToDlq(args: { deliveryId: number | bigint; by: string; reason: string }): Promise<number>;
-    /** What was sent to whom: of one message, or of the latest messages of a tenant, topic or aggregate, a page at a time (give the last message id as before). With a subscription, up to max rows of it among 10,000 messages per page. A last row without a topic code holds nothing but the id to go on with */
-    notificationLog(args?: { messageId?: number | bigint | null; tenant?: string | null; topic?: string | null; aggregateType?: string | null; aggregateId?: string | null; max?: number | null; before?: number | bigint | null; subscription?: string | null }): Promise<NotificationEntryRow[]>;
+    moveToDeadLetters(args: { deliveryId: number | bigint; reason: string; actor?: string | null }): Promise<number>;
+    /** What was sent to whom: of one message, or of the latest messages of a tenant, topic or aggregate, a page at a time (give the last message id as before). With a subscription, up to max_rows rows of it among 10,000 messages per page. A last row without a topic code holds nothing but the id to go on with */
+    notificationLog(args?: { messageId?: number | bigint | null; tenant?: string | null; topic?: string | null; aggregateType?: string | null; aggregateId?: string | null; maxRows?: number | null; before?: number | bigint | null; subscription?: string | null }): Promise<NotificationEntryRow[]>;
     /** Holds a subscription: what is routed to it waits, nothing is sent or can be claimed, until resume(). Its messages are kept */
-    pause(args: { name: string }): Promise<number>;
+    pauseSubscription(args: { name: string }): Promise<number>;
     /** What receivers verify v1a signatures of this endpoint with, the current key first; nothing for v1 */
     publicKeys(args: { endpoint: string }): Promise<PublicKeysRow[]>;
     /** Removes what is older than an interval, by hand: completed (messages), attempts, archive (messages with their attempts and routing; rows are messages), dead_letters, idempotency. Logs go in whole segments. Never what is still needed; null, zero or below: for ever; dry_run says what it would be */
@@ -1400,19 +1400,19 @@ export interface Functions {
     /** Asks the receiver whether it wants our messages, by the CloudEvents webhook handshake; until it does, deliveries wait */
     requestConsent(args: { endpoint: string }): Promise<number>;
     /** Makes the delivery of a dead letter due now, with all its tries; the receiver sees the same webhook id. Returns the delivery's id. OB004: requeued already, or the message is gone */
-    requeue(args: { id: number | bigint; by: string; note?: string | null }): Promise<number>;
-    /** Requeues up to max open dead letters, oldest first: of a subscription, reason, topic, time. dry_run only counts. Returns how many */
-    requeueAll(args: { by: string; subscription?: string | null; reason?: string | null; topic?: string | null; deadAfter?: Date | string | null; deadBefore?: Date | string | null; note?: string | null; max?: number | null; dryRun?: boolean | null }): Promise<number>;
+    requeue(args: { deadLetterId: number | bigint; actor?: string | null; note?: string | null }): Promise<number>;
+    /** Requeues up to max_rows open dead letters, oldest first: of a subscription, reason, topic, time. dry_run only counts. Returns how many */
+    requeueAll(args?: { actor?: string | null; subscription?: string | null; reason?: string | null; topic?: string | null; deadAfter?: Date | string | null; deadBefore?: Date | string | null; note?: string | null; maxRows?: number | null; dryRun?: boolean | null }): Promise<number>;
     /** Changes when a waiting delivery is tried, its priority and its end. OB001 no such delivery, OB002 it has ended, OB003 a worker has it */
-    reschedule(args: { deliveryId: number | bigint; dueAt: Date | string; by: string; priority?: number | null; expiresAt?: Date | string | null }): Promise<void>;
+    reschedule(args: { deliveryId: number | bigint; dueAt: Date | string; actor?: string | null; priority?: number | null; expiresAt?: Date | string | null }): Promise<void>;
     /** Sends one message once more to one subscription, whatever became of it: one try outside its budget, under the same webhook id; manual_result() shows what came of it */
     resend(args: { messageId: number | bigint; subscription: string }): Promise<number>;
     /** Marks an open dead letter as dealt with in another way; OB004: it is not open */
-    resolve(args: { id: number | bigint; by: string; note?: string | null }): Promise<void>;
+    resolveDeadLetter(args: { deadLetterId: number | bigint; actor?: string | null; note?: string | null }): Promise<void>;
     /** Goes on with a paused subscription from where it stood */
-    resume(args: { name: string }): Promise<number>;
+    resumeSubscription(args: { name: string }): Promise<number>;
     /** Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001 there is none, OB002 it was completed, OB003 a worker has it, OB004 its message was erased or is gone */
-    retry(args: { messageId: number | bigint; subscription: string; by?: string | null }): Promise<number>;
+    retry(args: { messageId: number | bigint; subscription: string; actor?: string | null }): Promise<number>;
     /** Takes a capability back from a role; what another capability of the role needs stays. false: the role did not have it by grant_to() */
     revokeFrom(args: { role: string; capability: string }): Promise<boolean>;
     /** Has new rows go to the next leaf now: rotated, empty (nothing to leave behind) or full (the next leaf still holds rows) */
@@ -1428,7 +1428,7 @@ export interface Functions {
     /** Lists or changes a proxy; url null: no proxy. In no capability: for the owner of the extension and superusers alone */
     setProxy(args: { name: string; url: string; resolvesNames?: boolean | null; isDefault?: boolean | null }): Promise<number>;
     /** Messages that matched no subscription, newest first, with the reason: no subscription, filtered, inactive. topic is a pattern */
-    skipped(args?: { topic?: string | null; maxMessages?: number | null; beforePosition?: number | bigint | null }): Promise<SkippedRow[]>;
+    skipped(args?: { topic?: string | null; maxMessages?: number | null; before?: number | bigint | null }): Promise<SkippedRow[]>;
     /** Where the outbox of this database stands, and from pending on how many deliveries (of a tenant) are in each state; skipped: messages that matched nothing. worker: not preloaded, none, starting, running, push off, copied, failing */
     stats(args?: { tenant?: string | null }): Promise<StatsRow>;
     /** Sends the messages of these topics (* one word, # any number) to an endpoint, or without one lets workers claim them; from the position of the message on whose id is returned, or from start: latest, earliest, a position or a time. A name that was unsubscribed is taken up again */

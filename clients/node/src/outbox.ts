@@ -56,7 +56,7 @@ export class Outbox {
         return enqueueMany(this.client, messages);
     }
 
-    /** Rows of a view or table of the schema: `list('dead_letters', { where: { resolution: 'open' }, limit: 20 })`. */
+    /** Rows of a view or table of the schema: `list('dead_letter_status', { where: { resolution: 'open' }, limit: 20 })`. */
     list<V extends ViewName>(view: V, options?: ViewOptions<Views[V]>): Promise<Views[V][]> {
         return rowsOf(this.client, view, options);
     }

@@ -157,7 +157,7 @@ test('the fake receiver verifies, answers what it is told, and is waited for', a
     const { signingSecret } = await outbox.createEndpoint({ name: 'shop', url: receiver.url });
     receiver.secrets = signingSecret;
     await outbox.subscribe({ name: 'shop', topics: ['order.*'], endpoint: 'shop', schedule: [0.05] });
-    receiver.answer((request) => (receiver.requests.length === 0 ? { status: 503, headers: { 'retry-after': '0' } } : { status: 200 }));
+    receiver.answer(() => (receiver.requests.length === 0 ? { status: 503, headers: { 'retry-after': '0' } } : { status: 200 }));
     await enqueue(pool, { topic: 'order.created', payload: { order: 1 } });
     const [first, second] = await receiver.waitFor(2);
     assert.deepEqual(first.json(), { order: 1 });

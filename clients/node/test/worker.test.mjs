@@ -91,13 +91,13 @@ test('exceptions become failures, RetryAfter says when, Reject is a dead letter'
     assert.equal(errors.length, 5);
     const failed = (await pool.query('select last_error from outbox.delivery order by position')).rows.map((row) => row.last_error);
     assert.deepEqual(failed, ['TypeError: boom', 'a value of type undefined was thrown', 'Error: synchronous']);
-    const [letter, ...more] = await outbox.list('dead_letters', { where: { resolution: 'open', subscription: 'work' } });
+    const [letter, ...more] = await outbox.list('dead_letter_status', { where: { resolution: 'open', subscription: 'work' } });
     assert.equal(more.length, 0);
     assert.equal(letter.lastError, 'malformed\ufffd for good');
     assert.equal(letter.reason, 'rejected');
     // The dead-letter workflow.
-    await assert.rejects(outbox.resolve({ id: 999_999, by: 'me', note: 'x' }), NotFoundError);
-    await outbox.requeue({ id: letter.id, by: 'me', note: 'fixed' });
+    await assert.rejects(outbox.resolveDeadLetter({ deadLetterId: 999_999, actor: 'me', note: 'x' }), NotFoundError);
+    await outbox.requeue({ deadLetterId: letter.deadLetterId, actor: 'me', note: 'fixed' });
     const again = await drain(pool, 'work', (message) => assert.equal(message.payload.what, 'rejects'));
     assert.equal(again.completed, 1);
 });
@@ -360,7 +360,7 @@ test('two workers share, each delivery is handled once', async (t) => {
     };
     // One on a pool of pg, one on postgres.js.
     const workers = [pool, sql].map((client) => new Worker(client, 'work', handler, { ...FAST, concurrency: 5, batchSize: 20, signal: controller.signal }).run());
-    await waitFor('everything is done', async () => (await pool.query('select 1 from outbox.attempts')).rowCount === n);
+    await waitFor('everything is done', async () => (await pool.query('select 1 from outbox.attempt_log')).rowCount === n);
     controller.abort();
     const summaries = await Promise.all(workers);
     assert.equal(summaries[0].completed + summaries[1].completed, n);

@@ -8,10 +8,9 @@ import sys
 import threading
 import time
 
+import pg_outbox
 import psycopg
 import pytest
-
-import pg_outbox
 from pg_outbox.testing import Receiver
 
 
@@ -257,7 +256,7 @@ def test_readme_example_runs(dsn, capsys):
     import re
 
     text = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
-    first = re.search(r"```python\n(.*?)```", text, re.S).group(1)
+    first = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
     exec(compile(first, "README.md", "exec"), {"dsn": dsn})
     out = capsys.readouterr().out
     assert "order.paid {'order': 42} try 1" in out and "'completed': 1" in out
@@ -301,7 +300,7 @@ def test_whatever_a_handler_returns_or_raises_its_delivery_ends(dsn):
             report = outbox.drain("s", lambda delivery: outcomes[delivery.key]())
             assert (report["completed"], report["failed"]) == (2, len(outcomes) - 2)
             sql = (
-                "select m.key, a.error from outbox.attempts a join outbox.message m on m.id = a.message_id"
+                "select m.key, a.error from outbox.attempt_log a join outbox.message m on m.id = a.message_id"
                 " where a.outcome = 'dead'"
             )
             errors = dict(conn.execute(sql).fetchall())

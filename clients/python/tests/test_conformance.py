@@ -1,16 +1,13 @@
 """The suite that all clients run: tests/conformance."""
 
-import base64
-import collections
 import json
 import pathlib
 import threading
 import time
 
+import pg_outbox
 import psycopg
 import pytest
-
-import pg_outbox
 
 FOLDER = pathlib.Path(__file__).resolve().parents[3] / "tests/conformance"
 SCENARIOS = sorted(p for p in FOLDER.glob("*.json") if p.name != "signatures.json")

@@ -4,21 +4,20 @@ import dataclasses
 import datetime as dt
 
 import asyncpg
+import pg_outbox
 import psycopg
 import pydantic
 import pytest
 import sqlalchemy as sa
+from pg_outbox.testing import assert_enqueued, enqueued
 from psycopg.rows import dict_row
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-import pg_outbox
-from pg_outbox.testing import assert_enqueued, enqueued
-
-OPTIONS = dict(
-    key="order-1", headers={"x-a": "1"}, metadata={"user_id": "u"}, tenant="t", aggregate_type="order", aggregate_id="1",
-    deliver_at=dt.datetime(2020, 1, 1, tzinfo=dt.timezone.utc),
-)
+OPTIONS = {
+    "key": "order-1", "headers": {"x-a": "1"}, "metadata": {"user_id": "u"}, "tenant": "t", "aggregate_type": "order", "aggregate_id": "1",
+    "deliver_at": dt.datetime(2020, 1, 1, tzinfo=dt.timezone.utc),
+}
 
 
 def topics(dsn):

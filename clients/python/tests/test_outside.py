@@ -8,14 +8,13 @@ import sys
 import threading
 
 import asyncpg
+import pg_outbox
 import psycopg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 from test_client import send, until
-
-import pg_outbox
 
 
 def secure(dsn, port, host, **parameters):
@@ -108,7 +107,7 @@ def test_malformed_content_fails_its_own_delivery_only(dsn):
     thread = threading.Thread(target=lambda: reports.append(worker.run(lambda delivery: seen.append(delivery.json()["n"]))))
     thread.start()
     with psycopg.connect(dsn, autocommit=True) as conn:
-        dead = lambda: conn.execute("select count(*) from outbox.dead_letter").fetchone()[0]  # noqa: E731
+        dead = lambda: conn.execute("select count(*) from outbox.dead_letter").fetchone()[0]
         until("three are dead and one is done", lambda: dead() == 3 and len(seen) == 1)
         worker.stop()
         thread.join(60)

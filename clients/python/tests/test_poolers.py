@@ -6,11 +6,10 @@ import threading
 import time
 
 import asyncpg
+import pg_outbox
 import psycopg
 import pytest
 import sqlalchemy
-
-import pg_outbox
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,9 @@ import time
 import urllib.error
 import urllib.request
 
+import pg_outbox
 import psycopg
 import pytest
-
-import pg_outbox
 from conftest import Server
 from pg_outbox.webhooks import sign
 
@@ -105,7 +104,7 @@ def check(url, dsn, out):
             before = len(printed(out))
             for payload, content_type in BODIES:
                 pg_outbox.enqueue(conn, endpoint, payload, content_type=content_type)
-            attempts = f"""select a.outcome, a.status, a.response_body from outbox.attempts a
+            attempts = f"""select a.outcome, a.status, a.response_body from outbox.attempt_log a
                 join outbox.message m on m.id = a.message_id where m.topic = '{endpoint}'"""
             wait_for("all were tried", lambda: len(conn.execute(attempts).fetchall()) == len(BODIES))
             assert [row for row in conn.execute(attempts) if row[0] != "completed"] == []

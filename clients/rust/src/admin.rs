@@ -137,12 +137,12 @@ pub struct Claimed {
     pub last_error: Option<String>,
 }
 
-/// A row of `outbox.count_by_status()`.
+/// A row of `outbox.count_by_state()`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
-pub struct CountByStatusRow {
-    /// Column `status`.
-    pub status: Option<String>,
+pub struct CountByStateRow {
+    /// Column `state`.
+    pub state: Option<String>,
     /// Column `deliveries`.
     pub deliveries: Option<i64>,
 }
@@ -189,12 +189,34 @@ pub struct CursorState {
     pub advanced: Option<bool>,
 }
 
-/// A row of type `outbox.dead_letters`.
+/// A row of `outbox.dead_letter_stats()`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
-pub struct DeadLetters {
-    /// Column `id`.
-    pub id: Option<i64>,
+pub struct DeadLetterStatsRow {
+    /// Column `total`.
+    pub total: Option<i64>,
+    /// Column `unresolved`.
+    pub unresolved: Option<i64>,
+    /// Column `resolved`.
+    pub resolved: Option<i64>,
+    /// Column `oldest_age_seconds`.
+    pub oldest_age_seconds: Option<f64>,
+    /// Column `newest_age_seconds`.
+    pub newest_age_seconds: Option<f64>,
+    /// Column `top_failure_reason`.
+    pub top_failure_reason: Option<String>,
+    /// Column `per_subscription`.
+    pub per_subscription: Option<Value>,
+    /// Column `last_updated`.
+    pub last_updated: Option<DateTime<Utc>>,
+}
+
+/// A row of type `outbox.dead_letter_status`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct DeadLetterStatus {
+    /// Column `dead_letter_id`.
+    pub dead_letter_id: Option<i64>,
     /// Column `delivery_id`.
     pub delivery_id: Option<i64>,
     /// Column `subscription`.
@@ -285,28 +307,6 @@ pub struct DescribeScheduleRow {
     pub latest: Option<f64>,
 }
 
-/// A row of `outbox.dlq_stats()`.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct DlqStatsRow {
-    /// Column `total`.
-    pub total: Option<i64>,
-    /// Column `unresolved`.
-    pub unresolved: Option<i64>,
-    /// Column `resolved`.
-    pub resolved: Option<i64>,
-    /// Column `oldest_age_seconds`.
-    pub oldest_age_seconds: Option<f64>,
-    /// Column `newest_age_seconds`.
-    pub newest_age_seconds: Option<f64>,
-    /// Column `top_failure_reason`.
-    pub top_failure_reason: Option<String>,
-    /// Column `per_subscription`.
-    pub per_subscription: Option<Value>,
-    /// Column `last_updated`.
-    pub last_updated: Option<DateTime<Utc>>,
-}
-
 /// A row of `outbox.explain_routing()`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -321,16 +321,16 @@ pub struct ExplainRoutingRow {
     pub version: Option<i32>,
 }
 
-/// A row of type `outbox.messages`.
+/// A row of type `outbox.message_status`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
-pub struct Messages {
-    /// Column `id`.
-    pub id: Option<i64>,
+pub struct MessageStatus {
+    /// Column `message_id`.
+    pub message_id: Option<i64>,
     /// Column `webhook_id`.
     pub webhook_id: Option<String>,
-    /// Column `status`.
-    pub status: Option<String>,
+    /// Column `state`.
+    pub state: Option<String>,
     /// Column `topic`.
     pub topic: Option<String>,
     /// Column `key`.
@@ -743,12 +743,12 @@ pub struct DeadLetterEntry {
     pub resolution_note: Option<String>,
 }
 
-/// A row of `outbox.dead_letters`.
+/// A row of `outbox.dead_letter_status`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
-pub struct DeadLettersEntry {
-    /// Column `id`.
-    pub id: Option<i64>,
+pub struct DeadLetterStatusEntry {
+    /// Column `dead_letter_id`.
+    pub dead_letter_id: Option<i64>,
     /// Column `delivery_id`.
     pub delivery_id: Option<i64>,
     /// Column `subscription`.
@@ -823,12 +823,12 @@ pub struct DeadLettersEntry {
     pub resolution_note: Option<String>,
 }
 
-/// A row of `outbox.deliveries`.
+/// A row of `outbox.delivery_status`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
-pub struct DeliveriesEntry {
-    /// Column `id`.
-    pub id: Option<i64>,
+pub struct DeliveryStatusEntry {
+    /// Column `delivery_id`.
+    pub delivery_id: Option<i64>,
     /// Column `subscription`.
     pub subscription: Option<String>,
     /// Column `endpoint`.
@@ -839,8 +839,8 @@ pub struct DeliveriesEntry {
     pub position: Option<i64>,
     /// Column `pull`.
     pub pull: Option<bool>,
-    /// Column `status`.
-    pub status: Option<String>,
+    /// Column `state`.
+    pub state: Option<String>,
     /// Column `attempt`.
     pub attempt: Option<i32>,
     /// Column `max_attempts`.
@@ -1181,8 +1181,8 @@ pub struct ArchiveList {
     pub aggregate_id: Option<String>,
     /// Argument `endpoint`.
     pub endpoint: Option<String>,
-    /// Argument `max`.
-    pub max: Option<i32>,
+    /// Argument `max_rows`.
+    pub max_rows: Option<i32>,
     /// Argument `before`.
     pub before: Option<i64>,
 }
@@ -1197,8 +1197,8 @@ pub struct ArchiveStats {
 /// What `outbox.cancel()` takes beside what it requires; `None` is its default.
 #[derive(Clone, Debug, Default)]
 pub struct Cancel {
-    /// Argument `by`.
-    pub by: Option<String>,
+    /// Argument `actor`.
+    pub actor: Option<String>,
     /// Argument `reason`.
     pub reason: Option<String>,
 }
@@ -1262,9 +1262,9 @@ pub struct CompleteAndClaim {
     pub lease: Option<Duration>,
 }
 
-/// What `outbox.count_by_status()` takes beside what it requires; `None` is its default.
+/// What `outbox.count_by_state()` takes beside what it requires; `None` is its default.
 #[derive(Clone, Debug, Default)]
-pub struct CountByStatus {
+pub struct CountByState {
     /// Argument `tenant`.
     pub tenant: Option<String>,
 }
@@ -1403,8 +1403,8 @@ pub struct CursorList {
     pub stream: Option<String>,
     /// Argument `subject`.
     pub subject: Option<String>,
-    /// Argument `max_cursors`.
-    pub max_cursors: Option<i32>,
+    /// Argument `max_rows`.
+    pub max_rows: Option<i32>,
 }
 
 /// What `outbox.cursor_record_error()` takes beside what it requires; `None` is its default.
@@ -1432,6 +1432,8 @@ pub struct CursorReset {
 /// What `outbox.delete_dead_letter()` takes beside what it requires; `None` is its default.
 #[derive(Clone, Debug, Default)]
 pub struct DeleteDeadLetter {
+    /// Argument `actor`.
+    pub actor: Option<String>,
     /// Argument `note`.
     pub note: Option<String>,
 }
@@ -1448,8 +1450,8 @@ pub struct DisableEndpoint {
 /// What `outbox.erase()` takes beside what it requires; `None` is its default.
 #[derive(Clone, Debug, Default)]
 pub struct Erase {
-    /// Argument `by`.
-    pub by: Option<String>,
+    /// Argument `actor`.
+    pub actor: Option<String>,
     /// Argument `reason`.
     pub reason: Option<String>,
 }
@@ -1509,9 +1511,11 @@ pub struct GrantTo {
     pub consumers: Option<Vec<String>>,
 }
 
-/// What `outbox.ignore()` takes beside what it requires; `None` is its default.
+/// What `outbox.ignore_dead_letter()` takes beside what it requires; `None` is its default.
 #[derive(Clone, Debug, Default)]
-pub struct Ignore {
+pub struct IgnoreDeadLetter {
+    /// Argument `actor`.
+    pub actor: Option<String>,
     /// Argument `note`.
     pub note: Option<String>,
 }
@@ -1521,8 +1525,8 @@ pub struct Ignore {
 pub struct ListMessages {
     /// Argument `tenant`.
     pub tenant: Option<String>,
-    /// Argument `status`.
-    pub status: Option<String>,
+    /// Argument `state`.
+    pub state: Option<String>,
     /// Argument `topic`.
     pub topic: Option<String>,
     /// Argument `aggregate_type`.
@@ -1531,12 +1535,19 @@ pub struct ListMessages {
     pub aggregate_id: Option<String>,
     /// Argument `severity`.
     pub severity: Option<String>,
-    /// Argument `max`.
-    pub max: Option<i32>,
+    /// Argument `max_messages`.
+    pub max_messages: Option<i32>,
     /// Argument `before`.
     pub before: Option<i64>,
     /// Argument `skip`.
     pub skip: Option<i32>,
+}
+
+/// What `outbox.move_to_dead_letters()` takes beside what it requires; `None` is its default.
+#[derive(Clone, Debug, Default)]
+pub struct MoveToDeadLetters {
+    /// Argument `actor`.
+    pub actor: Option<String>,
 }
 
 /// What `outbox.notification_log()` takes beside what it requires; `None` is its default.
@@ -1552,8 +1563,8 @@ pub struct NotificationLog {
     pub aggregate_type: Option<String>,
     /// Argument `aggregate_id`.
     pub aggregate_id: Option<String>,
-    /// Argument `max`.
-    pub max: Option<i32>,
+    /// Argument `max_rows`.
+    pub max_rows: Option<i32>,
     /// Argument `before`.
     pub before: Option<i64>,
     /// Argument `subscription`.
@@ -1611,6 +1622,8 @@ pub struct Replay {
 /// What `outbox.requeue()` takes beside what it requires; `None` is its default.
 #[derive(Clone, Debug, Default)]
 pub struct Requeue {
+    /// Argument `actor`.
+    pub actor: Option<String>,
     /// Argument `note`.
     pub note: Option<String>,
 }
@@ -1618,6 +1631,8 @@ pub struct Requeue {
 /// What `outbox.requeue_all()` takes beside what it requires; `None` is its default.
 #[derive(Clone, Debug, Default)]
 pub struct RequeueAll {
+    /// Argument `actor`.
+    pub actor: Option<String>,
     /// Argument `subscription`.
     pub subscription: Option<String>,
     /// Argument `reason`.
@@ -1630,8 +1645,8 @@ pub struct RequeueAll {
     pub dead_before: Option<DateTime<Utc>>,
     /// Argument `note`.
     pub note: Option<String>,
-    /// Argument `max`.
-    pub max: Option<i32>,
+    /// Argument `max_rows`.
+    pub max_rows: Option<i32>,
     /// Argument `dry_run`.
     pub dry_run: Option<bool>,
 }
@@ -1639,15 +1654,19 @@ pub struct RequeueAll {
 /// What `outbox.reschedule()` takes beside what it requires; `None` is its default.
 #[derive(Clone, Debug, Default)]
 pub struct Reschedule {
+    /// Argument `actor`.
+    pub actor: Option<String>,
     /// Argument `priority`.
     pub priority: Option<i32>,
     /// Argument `expires_at`.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// What `outbox.resolve()` takes beside what it requires; `None` is its default.
+/// What `outbox.resolve_dead_letter()` takes beside what it requires; `None` is its default.
 #[derive(Clone, Debug, Default)]
-pub struct Resolve {
+pub struct ResolveDeadLetter {
+    /// Argument `actor`.
+    pub actor: Option<String>,
     /// Argument `note`.
     pub note: Option<String>,
 }
@@ -1655,8 +1674,8 @@ pub struct Resolve {
 /// What `outbox.retry()` takes beside what it requires; `None` is its default.
 #[derive(Clone, Debug, Default)]
 pub struct Retry {
-    /// Argument `by`.
-    pub by: Option<String>,
+    /// Argument `actor`.
+    pub actor: Option<String>,
 }
 
 /// What `outbox.rotate()` takes beside what it requires; `None` is its default.
@@ -1698,8 +1717,8 @@ pub struct Skipped {
     pub topic: Option<String>,
     /// Argument `max_messages`.
     pub max_messages: Option<i32>,
-    /// Argument `before_position`.
-    pub before_position: Option<i64>,
+    /// Argument `before`.
+    pub before: Option<i64>,
 }
 
 /// What `outbox.stats()` takes beside what it requires; `None` is its default.
@@ -1822,7 +1841,7 @@ impl Outbox {
     /// # Errors
     /// Those of the function.
     pub async fn archive_list(&self, options: ArchiveList) -> Result<Vec<ArchiveEntry>> {
-        call::typed(self.call("archive_list", json!({"tenant": options.tenant, "status": options.status, "topic": options.topic, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "endpoint": options.endpoint, "max": options.max, "before": options.before}), &[]).await?)
+        call::typed(self.call("archive_list", json!({"tenant": options.tenant, "status": options.status, "topic": options.topic, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "endpoint": options.endpoint, "max_rows": options.max_rows, "before": options.before}), &[]).await?)
     }
 
     /// What the last 1,000 messages (of a tenant) came to.
@@ -1841,8 +1860,12 @@ impl Outbox {
     /// Those of the function.
     pub async fn cancel(&self, message_id: i64, options: Cancel) -> Result<Option<i64>> {
         call::single(
-            self.call("cancel", json!({"message_id": message_id, "by": options.by, "reason": options.reason}), &[])
-                .await?,
+            self.call(
+                "cancel",
+                json!({"message_id": message_id, "actor": options.actor, "reason": options.reason}),
+                &[],
+            )
+            .await?,
         )
     }
 
@@ -1930,8 +1953,8 @@ impl Outbox {
     ///
     /// # Errors
     /// Those of the function.
-    pub async fn count_by_status(&self, options: CountByStatus) -> Result<Vec<CountByStatusRow>> {
-        call::typed(self.call("count_by_status", json!({"tenant": options.tenant}), &[]).await?)
+    pub async fn count_by_state(&self, options: CountByState) -> Result<Vec<CountByStateRow>> {
+        call::typed(self.call("count_by_state", json!({"tenant": options.tenant}), &[]).await?)
     }
 
     /// The total for a list_messages() with limit and offset; 10,000 means at least that many.
@@ -1999,12 +2022,12 @@ impl Outbox {
         call::single(self.call("cursor_get", json!({"consumer": consumer, "stream": options.stream, "subject": options.subject, "if_missing": options.if_missing}), &[]).await?)
     }
 
-    /// Cursors by stream, subject and consumer; null selects all; max_cursors 0: no limit.
+    /// Cursors by stream, subject and consumer; null selects all; max_rows 0: no limit.
     ///
     /// # Errors
     /// Those of the function.
     pub async fn cursor_list(&self, options: CursorList) -> Result<Vec<CursorState>> {
-        call::typed(self.call("cursor_list", json!({"consumer": options.consumer, "stream": options.stream, "subject": options.subject, "max_cursors": options.max_cursors}), &[]).await?)
+        call::typed(self.call("cursor_list", json!({"consumer": options.consumer, "stream": options.stream, "subject": options.subject, "max_rows": options.max_rows}), &[]).await?)
     }
 
     /// Notes what went wrong (at most 2000 characters of it) without moving the cursor; makes it at 0 if there is
@@ -2054,20 +2077,35 @@ impl Outbox {
         )
     }
 
+    /// Dead letters in numbers: ages are those of open ones, in seconds; per_subscription: name to total and
+    /// unresolved.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn dead_letter_stats(&self) -> Result<DeadLetterStatsRow> {
+        call::single(self.call("dead_letter_stats", json!({}), &[]).await?)
+    }
+
     /// Open dead letters that died longer ago than this.
     ///
     /// # Errors
     /// Those of the function.
-    pub async fn dead_letters_older_than(&self, age: Duration) -> Result<Vec<DeadLetters>> {
-        call::typed(self.call("dead_letters_older_than", json!({"age": age.as_secs_f64()}), &["age"]).await?)
+    pub async fn dead_letters_older_than(&self, older_than: Duration) -> Result<Vec<DeadLetterStatus>> {
+        call::typed(
+            self.call("dead_letters_older_than", json!({"older_than": older_than.as_secs_f64()}), &["age"]).await?,
+        )
     }
 
     /// Removes a dead letter, in whatever state; what it was is kept in outbox.audit.
     ///
     /// # Errors
     /// Those of the function.
-    pub async fn delete_dead_letter(&self, id: i64, by: &str, options: DeleteDeadLetter) -> Result<()> {
-        self.call_void("delete_dead_letter", json!({"id": id, "by": by, "note": options.note})).await
+    pub async fn delete_dead_letter(&self, dead_letter_id: i64, options: DeleteDeadLetter) -> Result<()> {
+        self.call_void(
+            "delete_dead_letter",
+            json!({"dead_letter_id": dead_letter_id, "actor": options.actor, "note": options.note}),
+        )
+        .await
     }
 
     /// When the tries of a subscription are made, counted from the first: planned, and with the least and the most
@@ -2096,15 +2134,6 @@ impl Outbox {
             self.call("disable_endpoint", json!({"name": name, "reason": options.reason, "mode": options.mode}), &[])
                 .await?,
         )
-    }
-
-    /// Dead letters in numbers: ages are those of open ones, in seconds; per_subscription: name to total and
-    /// unresolved.
-    ///
-    /// # Errors
-    /// Those of the function.
-    pub async fn dlq_stats(&self) -> Result<DlqStatsRow> {
-        call::single(self.call("dlq_stats", json!({}), &[]).await?)
     }
 
     /// Removes an endpoint that no subscription uses, with its secrets; what waits for a retry there is recorded as
@@ -2139,7 +2168,8 @@ impl Outbox {
     /// # Errors
     /// Those of the function.
     pub async fn erase(&self, message_id: i64, options: Erase) -> Result<()> {
-        self.call_void("erase", json!({"message_id": message_id, "by": options.by, "reason": options.reason})).await
+        self.call_void("erase", json!({"message_id": message_id, "actor": options.actor, "reason": options.reason}))
+            .await
     }
 
     /// Which subscriptions a message would match, and why others would not; at_position: which did at that place.
@@ -2171,11 +2201,11 @@ impl Outbox {
         call::single(self.call("fail", json!({"lease": lease, "delivery_ids": delivery_ids, "error": error, "retry_after": options.retry_after.map(|d| d.as_secs_f64())}), &[]).await?)
     }
 
-    /// One message with its status; OB001: it does not exist or retention has removed it.
+    /// One message with its state; OB001: it does not exist or retention has removed it.
     ///
     /// # Errors
     /// Those of the function.
-    pub async fn get_message(&self, message_id: i64) -> Result<Messages> {
+    pub async fn get_message(&self, message_id: i64) -> Result<MessageStatus> {
         call::single(self.call("get_message", json!({"message_id": message_id}), &[]).await?)
     }
 
@@ -2230,8 +2260,12 @@ impl Outbox {
     ///
     /// # Errors
     /// Those of the function.
-    pub async fn ignore(&self, id: i64, by: &str, options: Ignore) -> Result<()> {
-        self.call_void("ignore", json!({"id": id, "by": by, "note": options.note})).await
+    pub async fn ignore_dead_letter(&self, dead_letter_id: i64, options: IgnoreDeadLetter) -> Result<()> {
+        self.call_void(
+            "ignore_dead_letter",
+            json!({"dead_letter_id": dead_letter_id, "actor": options.actor, "note": options.note}),
+        )
+        .await
     }
 
     /// Whether a delivery or message in this state is not tried again by itself.
@@ -2243,14 +2277,14 @@ impl Outbox {
     }
 
     /// Messages, newest first, a page at a time: give the last id as before. By tenant and by aggregate through an
-    /// index; by status pending, processing, failed, dead or expired through the deliveries; topic and severity are
+    /// index; by state pending, processing, failed, dead or expired through the deliveries; topic and severity are
     /// looked for in at most 10,000 messages, completed, cancelled and skipped in at most 1,000, per page: a last row
     /// without a topic holds no message but the id to go on with.
     ///
     /// # Errors
     /// Those of the function.
-    pub async fn list_messages(&self, options: ListMessages) -> Result<Vec<Messages>> {
-        call::typed(self.call("list_messages", json!({"tenant": options.tenant, "status": options.status, "topic": options.topic, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "severity": options.severity, "max": options.max, "before": options.before, "skip": options.skip}), &[]).await?)
+    pub async fn list_messages(&self, options: ListMessages) -> Result<Vec<MessageStatus>> {
+        call::typed(self.call("list_messages", json!({"tenant": options.tenant, "state": options.state, "topic": options.topic, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "severity": options.severity, "max_messages": options.max_messages, "before": options.before, "skip": options.skip}), &[]).await?)
     }
 
     /// Rotates, reclaims and trims now whatever the settings allow, and says what it did. The dispatcher does this by
@@ -2266,8 +2300,8 @@ impl Outbox {
     ///
     /// # Errors
     /// Those of the function.
-    pub async fn manual_result(&self, id: i64) -> Result<Vec<ManualResultRow>> {
-        call::typed(self.call("manual_result", json!({"id": id}), &[]).await?)
+    pub async fn manual_result(&self, manual_send_id: i64) -> Result<Vec<ManualResultRow>> {
+        call::typed(self.call("manual_result", json!({"manual_send_id": manual_send_id}), &[]).await?)
     }
 
     /// Figures for a monitoring system. Names ending in _total and _count only grow; labels name subscription,
@@ -2284,20 +2318,30 @@ impl Outbox {
     ///
     /// # Errors
     /// Those of the function.
-    pub async fn move_to_dlq(&self, delivery_id: i64, by: &str, reason: &str) -> Result<Option<i64>> {
+    pub async fn move_to_dead_letters(
+        &self,
+        delivery_id: i64,
+        reason: &str,
+        options: MoveToDeadLetters,
+    ) -> Result<Option<i64>> {
         call::single(
-            self.call("move_to_dlq", json!({"delivery_id": delivery_id, "by": by, "reason": reason}), &[]).await?,
+            self.call(
+                "move_to_dead_letters",
+                json!({"delivery_id": delivery_id, "reason": reason, "actor": options.actor}),
+                &[],
+            )
+            .await?,
         )
     }
 
     /// What was sent to whom: of one message, or of the latest messages of a tenant, topic or aggregate, a page at a
-    /// time (give the last message id as before). With a subscription, up to max rows of it among 10,000 messages per
-    /// page. A last row without a topic code holds nothing but the id to go on with.
+    /// time (give the last message id as before). With a subscription, up to max_rows rows of it among 10,000
+    /// messages per page. A last row without a topic code holds nothing but the id to go on with.
     ///
     /// # Errors
     /// Those of the function.
     pub async fn notification_log(&self, options: NotificationLog) -> Result<Vec<NotificationEntry>> {
-        call::typed(self.call("notification_log", json!({"message_id": options.message_id, "tenant": options.tenant, "topic": options.topic, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "max": options.max, "before": options.before, "subscription": options.subscription}), &[]).await?)
+        call::typed(self.call("notification_log", json!({"message_id": options.message_id, "tenant": options.tenant, "topic": options.topic, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "max_rows": options.max_rows, "before": options.before, "subscription": options.subscription}), &[]).await?)
     }
 
     /// Holds a subscription: what is routed to it waits, nothing is sent or can be claimed, until resume(). Its
@@ -2305,8 +2349,8 @@ impl Outbox {
     ///
     /// # Errors
     /// Those of the function.
-    pub async fn pause(&self, name: &str) -> Result<Option<i64>> {
-        call::single(self.call("pause", json!({"name": name}), &[]).await?)
+    pub async fn pause_subscription(&self, name: &str) -> Result<Option<i64>> {
+        call::single(self.call("pause_subscription", json!({"name": name}), &[]).await?)
     }
 
     /// What receivers verify v1a signatures of this endpoint with, the current key first; nothing for v1.
@@ -2368,17 +2412,24 @@ impl Outbox {
     ///
     /// # Errors
     /// Those of the function.
-    pub async fn requeue(&self, id: i64, by: &str, options: Requeue) -> Result<Option<i64>> {
-        call::single(self.call("requeue", json!({"id": id, "by": by, "note": options.note}), &[]).await?)
+    pub async fn requeue(&self, dead_letter_id: i64, options: Requeue) -> Result<Option<i64>> {
+        call::single(
+            self.call(
+                "requeue",
+                json!({"dead_letter_id": dead_letter_id, "actor": options.actor, "note": options.note}),
+                &[],
+            )
+            .await?,
+        )
     }
 
-    /// Requeues up to max open dead letters, oldest first: of a subscription, reason, topic, time. dry_run only
+    /// Requeues up to max_rows open dead letters, oldest first: of a subscription, reason, topic, time. dry_run only
     /// counts. Returns how many.
     ///
     /// # Errors
     /// Those of the function.
-    pub async fn requeue_all(&self, by: &str, options: RequeueAll) -> Result<Option<i64>> {
-        call::single(self.call("requeue_all", json!({"by": by, "subscription": options.subscription, "reason": options.reason, "topic": options.topic, "dead_after": options.dead_after, "dead_before": options.dead_before, "note": options.note, "max": options.max, "dry_run": options.dry_run}), &[]).await?)
+    pub async fn requeue_all(&self, options: RequeueAll) -> Result<Option<i64>> {
+        call::single(self.call("requeue_all", json!({"actor": options.actor, "subscription": options.subscription, "reason": options.reason, "topic": options.topic, "dead_after": options.dead_after, "dead_before": options.dead_before, "note": options.note, "max_rows": options.max_rows, "dry_run": options.dry_run}), &[]).await?)
     }
 
     /// Changes when a waiting delivery is tried, its priority and its end. OB001 no such delivery, OB002 it has
@@ -2386,14 +2437,8 @@ impl Outbox {
     ///
     /// # Errors
     /// Those of the function.
-    pub async fn reschedule(
-        &self,
-        delivery_id: i64,
-        due_at: DateTime<Utc>,
-        by: &str,
-        options: Reschedule,
-    ) -> Result<()> {
-        self.call_void("reschedule", json!({"delivery_id": delivery_id, "due_at": due_at, "by": by, "priority": options.priority, "expires_at": options.expires_at})).await
+    pub async fn reschedule(&self, delivery_id: i64, due_at: DateTime<Utc>, options: Reschedule) -> Result<()> {
+        self.call_void("reschedule", json!({"delivery_id": delivery_id, "due_at": due_at, "actor": options.actor, "priority": options.priority, "expires_at": options.expires_at})).await
     }
 
     /// Sends one message once more to one subscription, whatever became of it: one try outside its budget, under the
@@ -2409,16 +2454,20 @@ impl Outbox {
     ///
     /// # Errors
     /// Those of the function.
-    pub async fn resolve(&self, id: i64, by: &str, options: Resolve) -> Result<()> {
-        self.call_void("resolve", json!({"id": id, "by": by, "note": options.note})).await
+    pub async fn resolve_dead_letter(&self, dead_letter_id: i64, options: ResolveDeadLetter) -> Result<()> {
+        self.call_void(
+            "resolve_dead_letter",
+            json!({"dead_letter_id": dead_letter_id, "actor": options.actor, "note": options.note}),
+        )
+        .await
     }
 
     /// Goes on with a paused subscription from where it stood.
     ///
     /// # Errors
     /// Those of the function.
-    pub async fn resume(&self, name: &str) -> Result<Option<i64>> {
-        call::single(self.call("resume", json!({"name": name}), &[]).await?)
+    pub async fn resume_subscription(&self, name: &str) -> Result<Option<i64>> {
+        call::single(self.call("resume_subscription", json!({"name": name}), &[]).await?)
     }
 
     /// Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001 there is
@@ -2428,8 +2477,12 @@ impl Outbox {
     /// Those of the function.
     pub async fn retry(&self, message_id: i64, subscription: &str, options: Retry) -> Result<Option<i64>> {
         call::single(
-            self.call("retry", json!({"message_id": message_id, "subscription": subscription, "by": options.by}), &[])
-                .await?,
+            self.call(
+                "retry",
+                json!({"message_id": message_id, "subscription": subscription, "actor": options.actor}),
+                &[],
+            )
+            .await?,
         )
     }
 
@@ -2498,7 +2551,14 @@ impl Outbox {
     /// # Errors
     /// Those of the function.
     pub async fn skipped(&self, options: Skipped) -> Result<Vec<SkippedRow>> {
-        call::typed(self.call("skipped", json!({"topic": options.topic, "max_messages": options.max_messages, "before_position": options.before_position}), &[]).await?)
+        call::typed(
+            self.call(
+                "skipped",
+                json!({"topic": options.topic, "max_messages": options.max_messages, "before": options.before}),
+                &[],
+            )
+            .await?,
+        )
     }
 
     /// Where the outbox of this database stands, and from pending on how many deliveries (of a tenant) are in each
@@ -2614,20 +2674,20 @@ impl Outbox {
         call::typed(self.table("dead_letter", filter, limit, &[]).await?)
     }
 
-    /// Rows of `outbox.dead_letters` whose columns equal those of `filter` (an object; null: all), at most `limit`.
+    /// Rows of `outbox.dead_letter_status` whose columns equal those of `filter` (an object; null: all), at most `limit`.
     ///
     /// # Errors
     /// 22023 for an unknown column.
-    pub async fn dead_letters(&self, filter: &Value, limit: i64) -> Result<Vec<DeadLettersEntry>> {
-        call::typed(self.table("dead_letters", filter, limit, &["age"]).await?)
+    pub async fn dead_letter_status(&self, filter: &Value, limit: i64) -> Result<Vec<DeadLetterStatusEntry>> {
+        call::typed(self.table("dead_letter_status", filter, limit, &["age"]).await?)
     }
 
-    /// Rows of `outbox.deliveries` whose columns equal those of `filter` (an object; null: all), at most `limit`.
+    /// Rows of `outbox.delivery_status` whose columns equal those of `filter` (an object; null: all), at most `limit`.
     ///
     /// # Errors
     /// 22023 for an unknown column.
-    pub async fn deliveries(&self, filter: &Value, limit: i64) -> Result<Vec<DeliveriesEntry>> {
-        call::typed(self.table("deliveries", filter, limit, &["retry_in", "expires_in", "age"]).await?)
+    pub async fn delivery_status(&self, filter: &Value, limit: i64) -> Result<Vec<DeliveryStatusEntry>> {
+        call::typed(self.table("delivery_status", filter, limit, &["retry_in", "expires_in", "age"]).await?)
     }
 
     /// Rows of `outbox.endpoint` whose columns equal those of `filter` (an object; null: all), at most `limit`.

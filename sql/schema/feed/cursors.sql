@@ -177,7 +177,7 @@ create function outbox.cursor_list(
     consumer text default null,
     stream text default null,
     subject text default null,
-    max_cursors int default 0
+    max_rows int default 0
 ) returns setof outbox.cursor_state
 language sql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -189,14 +189,14 @@ begin atomic
             and (cursor_list.stream is null or k.stream = btrim(cursor_list.stream))
             and (cursor_list.subject is null or k.subject = btrim(cursor_list.subject))
         order by k.stream, k.subject, k.consumer
-        limit nullif(greatest(cursor_list.max_cursors, 0), 0)
+        limit nullif(greatest(cursor_list.max_rows, 0), 0)
     ) k
     cross join lateral outbox._cursor_row(k.consumer, k.stream, k.subject) c
     cross join lateral outbox._cursor_state(c) s
     order by k.stream, k.subject, k.consumer;
 end;
 comment on function outbox.cursor_list is
-    'Cursors by stream, subject and consumer; null selects all; max_cursors 0: no limit';
+    'Cursors by stream, subject and consumer; null selects all; max_rows 0: no limit';
 
 -- API: public
 create function outbox.cursor_advance(

@@ -193,8 +193,8 @@ insert into outbox._capability values
     ('observe', 'function outbox.metrics'),
     ('observe', 'function outbox.worker_status'),
     ('observe', 'function outbox.stats'),
-    ('observe', 'function outbox.count_by_status'),
-    ('observe', 'function outbox.dlq_stats'),
+    ('observe', 'function outbox.count_by_state'),
+    ('observe', 'function outbox.dead_letter_stats'),
     ('observe', 'function outbox.head'),
     ('observe', 'function outbox.tail'),
     ('observe', 'function outbox.version'),
@@ -216,7 +216,7 @@ where (c.capability, substr(c.object, strpos(c.object, '.') + 1)) in (
     -- They take a lease, which only that worker has who claimed.
     ('consume', 'complete'), ('consume', 'fail'), ('consume', 'dead'), ('consume', 'extend'), ('consume', 'release'),
     ('monitor', 'get_message'), ('monitor', 'history'), ('monitor', 'archive_get'), ('monitor', 'list_messages'),
-    ('monitor', 'count_messages'), ('monitor', 'count_by_status'), ('monitor', 'archive_list'),
+    ('monitor', 'count_messages'), ('monitor', 'count_by_state'), ('monitor', 'archive_list'),
     ('monitor', 'archive_stats'), ('monitor', 'notification_log'), ('monitor', 'webhook_id'), ('monitor', 'version'),
     ('monitor', 'is_terminal'));
 

@@ -142,7 +142,7 @@ create function outbox.archive_list(
     aggregate_type text default null,
     aggregate_id text default null,
     endpoint text default null,
-    max int default 50,
+    max_rows int default 50,
     before bigint default null
 ) returns setof outbox.archive_entry
 language plpgsql stable security definer
@@ -152,7 +152,7 @@ as $$
 declare
     only_of int := case when endpoint is not null then outbox._endpoint_id(endpoint) end;
     look constant int := case when endpoint is null then 1000 else 10000 end;
-    chunk constant int := case when status is null and endpoint is null then max else 200 end;
+    chunk constant int := case when status is null and endpoint is null then max_rows else 200 end;
     looked_at int := 0;
     returned int := 0;
     page record;
@@ -160,8 +160,8 @@ declare
     entry outbox.archive_entry;
     unfinished bigint := before;
 begin
-    if max is null or max not between 1 and 1000 then
-        raise exception 'max must be between 1 and 1000' using errcode = 'invalid_parameter_value';
+    if max_rows is null or max_rows not between 1 and 1000 then
+        raise exception 'max_rows must be between 1 and 1000' using errcode = 'invalid_parameter_value';
     end if;
     if status not in ('completed', 'failed', 'skipped') then
         raise exception 'unknown status "%"', status using errcode = 'invalid_parameter_value',
@@ -183,7 +183,7 @@ begin
             continue when entry.id is null or entry.topic like 'outbox.%';
             return next entry;
             returned := returned + 1;
-            if returned = max then
+            if returned = max_rows then
                 return;
             end if;
         end loop;

@@ -254,7 +254,7 @@ declare
     found record;
 begin
     select e.name, e.state, coalesce(e.disabled_reason, e.last_error) as why, count(*) over () as n into found
-    from outbox.endpoints e
+    from outbox.endpoint_status e
     where e.subscriptions > 0 and (
         e.state in ('disabled', 'waits for consent', 'breaker open', 'breaker half_open')
         or e.state = 'failing' and e.failing_since < clock_timestamp() - interval '5 min'
@@ -324,7 +324,7 @@ begin
         from outbox.lease l where l.subscription_id = late.subscription_id;
         if late.paused then
             culprit := culprit || ', and is paused';
-            what_to_do := 'outbox.resume() lets workers claim again';
+            what_to_do := 'outbox.resume_subscription() lets workers claim again';
         elsif claimed is null then
             culprit := culprit || ', and no worker has ever claimed one';
             what_to_do := 'no worker runs for it: start one, or outbox.unsubscribe() if nobody needs it';

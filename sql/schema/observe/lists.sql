@@ -1,19 +1,19 @@
 -- Reading messages and deliveries: one by id, lists page by page, counts.
 
 -- API: public
-create function outbox.get_message(message_id bigint) returns setof outbox.messages
+create function outbox.get_message(message_id bigint) returns setof outbox.message_status
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return query select * from outbox.messages m where m.id = get_message.message_id;
+    return query select * from outbox.message_status m where m.message_id = get_message.message_id;
     if not found then
         raise exception 'message % does not exist', message_id
             using errcode = 'OB001', detail = 'It was never committed, or retention has removed it.';
     end if;
 end
 $$;
-comment on function outbox.get_message is 'One message with its status; OB001: it does not exist or retention has removed it';
+comment on function outbox.get_message is 'One message with its state; OB001: it does not exist or retention has removed it';
 
 -- API: private
 -- A page of messages, newest first: by aggregate or tenant through their indexes, otherwise through that of the id. What has
@@ -95,15 +95,15 @@ $$;
 -- API: public
 create function outbox.list_messages(
     tenant text default null,
-    status text default null,
+    state text default null,
     topic text default null,
     aggregate_type text default null,
     aggregate_id text default null,
     severity text default null,
-    max int default 50,
+    max_messages int default 50,
     before bigint default null,
     skip int default 0
-) returns setof outbox.messages
+) returns setof outbox.message_status
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -116,41 +116,41 @@ as $$
 #variable_conflict use_variable
 declare
     look constant int := 10000;
-    wanted int := max + coalesce(skip, 0);
+    wanted int := max_messages + coalesce(skip, 0);
     at bigint := coalesce(before, 9223372036854775807);
     found_ids bigint[] := '{}';
     page record;
     looked_at int := 0;
     unfinished bigint;
-    nothing outbox.messages;
+    nothing outbox.message_status;
 begin
-    if max is null or max not between 1 and 1000 then
-        raise exception 'max must be between 1 and 1000' using errcode = 'invalid_parameter_value';
+    if max_messages is null or max_messages not between 1 and 1000 then
+        raise exception 'max_messages must be between 1 and 1000' using errcode = 'invalid_parameter_value';
     end if;
     if skip not between 0 and 10000 then
         raise exception 'skip must be between 0 and 10000' using errcode = 'invalid_parameter_value',
             hint = 'Pages far behind are asked for with the last id as before.';
     end if;
-    if status not in ('pending', 'processing', 'failed', 'completed', 'dead', 'expired', 'cancelled', 'skipped') then
-        raise exception 'unknown status "%"', status using errcode = 'invalid_parameter_value',
+    if state not in ('pending', 'processing', 'failed', 'completed', 'dead', 'expired', 'cancelled', 'skipped') then
+        raise exception 'unknown state "%"', state using errcode = 'invalid_parameter_value',
             hint = 'pending, processing, failed, completed, dead, expired, cancelled or skipped.';
     end if;
-    if status is null then
+    if state is null then
         select * into page
         from outbox._page(tenant, topic, aggregate_type, aggregate_id, severity, before, least(wanted, 1000));
         found_ids := page.ids;
         unfinished := case when page.more then page.lowest end;
-    elsif status in ('pending', 'processing', 'failed', 'dead', 'expired') then
+    elsif state in ('pending', 'processing', 'failed', 'dead', 'expired') then
         -- What is in such a state has a row, but for what is being sent right now.
         found_ids := array(
             select distinct w.message_id
             from (
                 (select d.message_id, d.message_segment from outbox._open d
-                where d.state = status and d.message_id < at
+                where d.state = state and d.message_id < at
                 order by d.message_id desc limit look)
                 union all
                 (select l.message_id, l.message_segment from outbox.dead_letter l
-                where l.state = status and l.resolution <> 'requeued' and l.message_id < at
+                where l.state = state and l.resolution <> 'requeued' and l.message_id < at
                 order by l.message_id desc limit look)
             ) w
             join outbox.message m on m.segment = w.message_segment and m.id = w.message_id
@@ -165,11 +165,11 @@ begin
             select max(w.message_id) into unfinished
             from (
                 (select d.message_id from outbox._open d
-                where d.state = status and d.message_id < at
+                where d.state = state and d.message_id < at
                 order by d.message_id desc limit 1 offset look - 1)
                 union all
                 (select l.message_id from outbox.dead_letter l
-                where l.state = status and l.resolution <> 'requeued' and l.message_id < at
+                where l.state = state and l.resolution <> 'requeued' and l.message_id < at
                 order by l.message_id desc limit 1 offset look - 1)
             ) w;
         end if;
@@ -180,30 +180,30 @@ begin
             from outbox._page(tenant, topic, aggregate_type, aggregate_id, severity, coalesce(unfinished, before), 200);
             looked_at := looked_at + 200;
             found_ids := found_ids || array(
-                select s.message_id from outbox._states(page.ids) s where s.status = status order by s.message_id desc
+                select s.message_id from outbox._states(page.ids) s where s.status = state order by s.message_id desc
             );
             unfinished := case when page.more then page.lowest end;
             exit when unfinished is null;
         end loop;
     end if;
     return query
-    select v.id, v.webhook_id, s.status, v.topic, v.key, v.tenant, v.aggregate_type, v.aggregate_id, v.publisher, v.priority,
+    select v.message_id, v.webhook_id, s.status, v.topic, v.key, v.tenant, v.aggregate_type, v.aggregate_id, v.publisher, v.priority,
         v.enqueued_at, v.occurred_at, v.deliver_at, v.expires_at, v.max_attempts, v.idempotency_key, v.content_type,
         v.headers, v.metadata, v.correlation_id, v.causation_id, v.user_id, v.traceparent, v.tracestate, v.schema_version,
         v.privacy, v.severity, v.payload, v.body
     from outbox._states(found_ids[coalesce(skip, 0) + 1 : wanted]) s
-    join outbox.messages v on v.id = s.message_id
+    join outbox.message_status v on v.message_id = s.message_id
     order by s.message_id desc;
     if unfinished is not null and cardinality(found_ids) < wanted then
         -- A row without a message says where to go on.
-        nothing.id := unfinished;
+        nothing.message_id := unfinished;
         return next nothing;
     end if;
 end
 $$;
 comment on function outbox.list_messages is
     'Messages, newest first, a page at a time: give the last id as before. By tenant and by aggregate through an'
-    ' index; by status pending, processing, failed, dead or expired through the deliveries; topic and severity are'
+    ' index; by state pending, processing, failed, dead or expired through the deliveries; topic and severity are'
     ' looked for in at most 10,000 messages, completed, cancelled and skipped in at most 1,000, per page: a last row without a topic'
     ' holds no message but the id to go on with';
 
@@ -229,25 +229,25 @@ end;
 comment on function outbox.count_messages is 'The total for a list_messages() with limit and offset; 10,000 means at least that many';
 
 -- API: public
-create function outbox.count_by_status(tenant text default null) returns table (status text, deliveries bigint)
+create function outbox.count_by_state(tenant text default null) returns table (state text, deliveries bigint)
 language sql stable security definer
 set search_path = pg_catalog, pg_temp
 begin atomic
-    select c.status, sum(c.n)::bigint
+    select c.state, sum(c.n)::bigint
     from (
-        select d.state as status, count(*) as n
+        select d.state, count(*) as n
         from outbox._open d
-        where count_by_status.tenant is null or exists (
+        where count_by_state.tenant is null or exists (
             select from outbox.message m
-            where m.segment = d.message_segment and m.id = d.message_id and m.tenant = count_by_status.tenant
+            where m.segment = d.message_segment and m.id = d.message_id and m.tenant = count_by_state.tenant
         )
         group by d.state
         union all
         select l.state, count(*)
         from outbox.dead_letter l
-        where l.resolution <> 'requeued' and (count_by_status.tenant is null or exists (
+        where l.resolution <> 'requeued' and (count_by_state.tenant is null or exists (
             select from outbox.message m
-            where m.segment = l.message_segment and m.id = l.message_id and m.tenant = count_by_status.tenant
+            where m.segment = l.message_segment and m.id = l.message_id and m.tenant = count_by_state.tenant
         ))
         group by l.state
         union all
@@ -257,27 +257,27 @@ begin atomic
             union all
             select c.outcome, c.deliveries from outbox.counter c
         ) t
-        where count_by_status.tenant is null and t.outcome in ('completed', 'cancelled')
+        where count_by_state.tenant is null and t.outcome in ('completed', 'cancelled')
         group by t.outcome
         union all
         select a.outcome, count(*)
         from outbox.message m
-        join outbox.attempts a on a.message_id = m.id and a.run = 0 and a.outcome in ('completed', 'cancelled')
-        where count_by_status.tenant is not null and m.tenant = count_by_status.tenant
+        join outbox.attempt_log a on a.message_id = m.id and a.run = 0 and a.outcome in ('completed', 'cancelled')
+        where count_by_state.tenant is not null and m.tenant = count_by_state.tenant
         group by a.outcome
     ) c
-    group by c.status
-    order by c.status;
+    group by c.state
+    order by c.state;
 end;
-comment on function outbox.count_by_status is
+comment on function outbox.count_by_state is
     'Deliveries in each state. Over all tenants completed and cancelled are counted since the beginning, from'
     ' counters; for one tenant among what is still stored, through the tenant''s index: as long as that tenant has messages';
 
 -- Before others depend on it.
-call outbox._make_door('count_by_status');
+call outbox._make_door('count_by_state');
 
 insert into outbox._capability values
     ('monitor', 'function outbox.get_message'),
     ('monitor', 'function outbox.list_messages'),
     ('monitor', 'function outbox.count_messages'),
-    ('monitor', 'function outbox.count_by_status');
+    ('monitor', 'function outbox.count_by_state');

@@ -26,7 +26,7 @@ create function outbox.notification_log(
     topic text default null,
     aggregate_type text default null,
     aggregate_id text default null,
-    max int default 50,
+    max_rows int default 50,
     before bigint default null,
     subscription text default null
 ) returns setof outbox.notification_entry
@@ -43,7 +43,7 @@ as $$
 declare
     only_of int := case when subscription is not null then outbox._subscription_id(subscription) end;
     look constant int := case when subscription is null then 0 else 10000 end;
-    chunk constant int := case when subscription is null then max else 200 end;
+    chunk constant int := case when subscription is null then max_rows else 200 end;
     looked_at int := 0;
     returned int := 0;
     found_rows int;
@@ -94,13 +94,13 @@ begin
         left join outbox.subscription s on s.id = r.subscription_id
         left join outbox.endpoint e on e.id = r.endpoint_id
         order by m.id desc, s.name
-        -- max is a number of messages: of all subscriptions those that were looked at, of one a row for each
-        limit case when subscription is not null then max - returned end;
+        -- max_rows is a number of messages: of all subscriptions those that were looked at, of one a row for each
+        limit case when subscription is not null then max_rows - returned end;
         get diagnostics found_rows = row_count;
         returned := returned + found_rows;
-        exit when unfinished is null or looked_at >= look or subscription is not null and returned >= max;
+        exit when unfinished is null or looked_at >= look or subscription is not null and returned >= max_rows;
     end loop;
-    if unfinished is not null and (case when subscription is null then cardinality(ids) else returned end) < max then
+    if unfinished is not null and (case when subscription is null then cardinality(ids) else returned end) < max_rows then
         -- A row without a message says where to go on.
         entry.message_id := unfinished;
         return next entry;
@@ -109,7 +109,7 @@ end
 $$;
 comment on function outbox.notification_log is
     'What was sent to whom: of one message, or of the latest messages of a tenant, topic or aggregate, a page at a time (give the last'
-    ' message id as before). With a subscription, up to max rows of it among 10,000 messages per page. A last row without a topic code'
+    ' message id as before). With a subscription, up to max_rows rows of it among 10,000 messages per page. A last row without a topic code'
     ' holds nothing but the id to go on with';
 
 insert into outbox._capability values

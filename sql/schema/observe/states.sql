@@ -151,14 +151,14 @@ end
 $$;
 
 -- API: private
-create function outbox._message_status(message_id bigint) returns text
+create function outbox._message_state(message_id bigint) returns text
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return (select s.status from outbox._states(array[_message_status.message_id]) s);
+    return (select s.status from outbox._states(array[_message_state.message_id]) s);
 end
 $$;
 
 insert into outbox._capability values
-    ('monitor', 'function outbox._message_status');
+    ('monitor', 'function outbox._message_state');

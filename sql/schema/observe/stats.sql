@@ -29,7 +29,7 @@ comment on view outbox.topic_stats is
 
 -- API: public
 create view outbox.subscription_stats as
-select s.id, s.name, s.external_id, e.name as endpoint, s.deleted_at is null as active, s.paused, s.created_at, s.deleted_at,
+select s.id as subscription_id, s.name, s.external_id, e.name as endpoint, s.deleted_at is null as active, s.paused, s.created_at, s.deleted_at,
     v.topics, v.filter, s.labels,
     coalesce(c.completed, 0)::bigint as completed, coalesce(c.failed, 0)::bigint as failed,
     coalesce(c.dead, 0)::bigint as dead, c.last_delivery_at, c.last_attempt_at
@@ -79,19 +79,19 @@ language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 begin atomic
     with by_status as materialized (
-        select c.status, c.deliveries from outbox.count_by_status(stats.tenant) c
+        select c.state, c.deliveries from outbox.count_by_state(stats.tenant) c
         union all
         select 'skipped', sum(t.skipped)::bigint from outbox._tallied t
         where case when stats.tenant is null then t.kind = 'topic' else t.kind = 'tenant' and t.name = stats.tenant end
     ), sums as (
-        select coalesce(sum(s.deliveries) filter (where s.status = 'pending'), 0)::bigint as pending,
-            coalesce(sum(s.deliveries) filter (where s.status = 'processing'), 0)::bigint as processing,
-            coalesce(sum(s.deliveries) filter (where s.status = 'completed'), 0)::bigint as completed,
-            coalesce(sum(s.deliveries) filter (where s.status = 'failed'), 0)::bigint as failed,
-            coalesce(sum(s.deliveries) filter (where s.status = 'dead'), 0)::bigint as dead,
-            coalesce(sum(s.deliveries) filter (where s.status = 'skipped'), 0)::bigint as skipped,
-            coalesce(sum(s.deliveries) filter (where s.status = 'expired'), 0)::bigint as expired,
-            coalesce(sum(s.deliveries) filter (where s.status = 'cancelled'), 0)::bigint as cancelled,
+        select coalesce(sum(s.deliveries) filter (where s.state = 'pending'), 0)::bigint as pending,
+            coalesce(sum(s.deliveries) filter (where s.state = 'processing'), 0)::bigint as processing,
+            coalesce(sum(s.deliveries) filter (where s.state = 'completed'), 0)::bigint as completed,
+            coalesce(sum(s.deliveries) filter (where s.state = 'failed'), 0)::bigint as failed,
+            coalesce(sum(s.deliveries) filter (where s.state = 'dead'), 0)::bigint as dead,
+            coalesce(sum(s.deliveries) filter (where s.state = 'skipped'), 0)::bigint as skipped,
+            coalesce(sum(s.deliveries) filter (where s.state = 'expired'), 0)::bigint as expired,
+            coalesce(sum(s.deliveries) filter (where s.state = 'cancelled'), 0)::bigint as cancelled,
             coalesce(sum(s.deliveries), 0)::bigint as total
         from by_status s
     )

@@ -1,7 +1,7 @@
 -- Messages, deliveries and attempts as views: one row each, with names instead of ids.
 
 -- API: public
-create view outbox.attempts as
+create view outbox.attempt_log as
 select a.position, a.message_id, a.delivery_id, a.subscription_id, a.endpoint_id, a.run, a.attempt, a.outcome, a.status,
     a.error_class, a.error, a.worker, a.started_at, a.finished_at, a.remote_address, a.response_id, a.response_headers,
     a.response_body, a.results
@@ -15,20 +15,20 @@ from outbox.attempt a
 cross join lateral unnest(a.message_ids, a.positions, a.delivery_ids) with ordinality m(message_id, position, delivery_id, i)
 cross join lateral (select a.results -> (m.i::int - 1) as result) r
 where a.positions is not null;
-comment on view outbox.attempts is
+comment on view outbox.attempt_log is
     'The log of attempts with a row per message and try: requests and bundles with several messages are taken apart. For counting '
     'and joining; by message use history()';
 
 -- API: public
 -- Deliveries that wait or are worked on, those that died, and those that are done, as long as the log has them.
-create view outbox.deliveries as
-select d.id,
+create view outbox.delivery_status as
+select d.id as delivery_id,
     s.name as subscription,
     e.name as endpoint,
     d.message_id,
     d.position,
     d.pull,
-    d.state as status,
+    d.state,
     d.attempt,
     coalesce(d.max_attempts, s.max_attempts) as max_attempts,
     greatest(d.attempt - case d.state when 'processing' then 1 else 0 end, 0) as retry_count,
@@ -81,19 +81,19 @@ select a.delivery_id, s.name, e.name, a.message_id, a.position, a.endpoint_id is
     greatest(a.attempt - 1, 0), false, 0::smallint, a.worker, null, null, null, null, null, null,
     clock_timestamp() - a.finished_at, false, false, false, a.status, a.error_class, a.error, a.started_at, a.finished_at,
     a.started_at, a.started_at, case a.outcome when 'completed' then a.finished_at end
-from outbox.attempts a
+from outbox.attempt_log a
 left join outbox.subscription s on s.id = a.subscription_id
 left join outbox.endpoint e on e.id = a.endpoint_id
 where a.run = 0 and a.outcome in ('completed', 'cancelled');
-comment on view outbox.deliveries is
-    'One message for one subscription. status: pending, processing, failed (waits for a retry), dead, expired,'
+comment on view outbox.delivery_status is
+    'One message for one subscription. state: pending, processing, failed (waits for a retry), dead, expired,'
     ' completed, cancelled. next_attempt_at null: no try is planned';
 
 -- API: public
-create view outbox.messages as
-select m.id,
+create view outbox.message_status as
+select m.id as message_id,
     outbox.webhook_id(m.id, m.enqueued_at) as webhook_id,
-    outbox._message_status(m.id) as status,
+    outbox._message_state(m.id) as state,
     m.topic,
     m.key,
     m.tenant,
@@ -121,12 +121,12 @@ select m.id,
     m.payload,
     m.body
 from outbox.message m;
-comment on view outbox.messages is
+comment on view outbox.message_status is
     'Messages with the reserved keys of their metadata as columns, and what they have come to: the first of'
     ' processing, pending, failed, completed (at least one delivery), dead, expired, cancelled, skipped that holds.'
-    ' The status is looked up per row: select by id, or use list_messages()';
+    ' The state is looked up per row: select by message_id, or use list_messages()';
 
 insert into outbox._capability values
-    ('monitor', 'table outbox.attempts'),
-    ('monitor', 'table outbox.deliveries'),
-    ('monitor', 'table outbox.messages');
+    ('monitor', 'table outbox.attempt_log'),
+    ('monitor', 'table outbox.delivery_status'),
+    ('monitor', 'table outbox.message_status');

@@ -1,13 +1,13 @@
 -- Cancelling a message: nothing more of it is delivered.
 
 -- API: public
-create function outbox.cancel(message_id bigint, by text default null, reason text default null) returns bigint
+create function outbox.cancel(message_id bigint, actor text default session_user, reason text default null) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    who text := coalesce(nullif(btrim(by), ''), session_user);
+    who text := outbox._check_actor(actor);
     waiting bigint[];
     leased int;
     ended int;
@@ -48,7 +48,7 @@ begin
     end if;
     perform outbox._look_at_deliveries();
     perform outbox._audit('cancel', format('message %s', message_id), reason,
-        jsonb_build_object('by', who, 'deliveries', dropped));
+        jsonb_build_object('actor', who, 'deliveries', dropped));
     return dropped;
 end
 $$;

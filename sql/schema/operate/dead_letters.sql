@@ -1,11 +1,11 @@
 -- Dead letters and the life of a delivery in an operator's hands: requeue, retry, resolve, cancel, reschedule.
 --
--- What each of these functions changes is on record in outbox.audit. `by` is who asked for it; the role that was logged in
+-- What each of these functions changes is on record in outbox.audit. `actor` is who asked for it; the role that was logged in
 -- is recorded beside it.
 
 -- API: public
-create view outbox.dead_letters as
-select l.id,
+create view outbox.dead_letter_status as
+select l.id as dead_letter_id,
     l.delivery_id,
     s.name as subscription,
     e.name as endpoint,
@@ -47,31 +47,31 @@ from outbox.dead_letter l
 left join outbox.subscription s on s.id = l.subscription_id
 left join outbox.endpoint e on e.id = l.endpoint_id
 left join outbox.message m on m.segment = l.message_segment and m.id = l.message_id;
-comment on view outbox.dead_letters is
+comment on view outbox.dead_letter_status is
     'Deliveries that are not tried again by themselves, with their message; resolution is open until somebody has dealt with it';
 
 -- API: public
-create function outbox.dead_letters_older_than(age interval) returns setof outbox.dead_letters
+create function outbox.dead_letters_older_than(older_than interval) returns setof outbox.dead_letter_status
 language sql stable security definer
 set search_path = pg_catalog, pg_temp
 begin atomic
-    select * from outbox.dead_letters l
-    where l.resolution = 'open' and l.dead_at < clock_timestamp() - dead_letters_older_than.age
-    order by l.id;
+    select * from outbox.dead_letter_status l
+    where l.resolution = 'open' and l.dead_at < clock_timestamp() - dead_letters_older_than.older_than
+    order by l.dead_letter_id;
 end;
 comment on function outbox.dead_letters_older_than is 'Open dead letters that died longer ago than this';
 
 -- API: private
-create function outbox._check_by(by text) returns text
-language plpgsql immutable
+create function outbox._check_actor(actor text) returns text
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if by is null or btrim(by) = '' then
-        raise exception 'who asks for it must be given' using errcode = 'invalid_parameter_value',
-            hint = 'The parameter "by" is kept in outbox.audit: a person, a ticket, a program.';
+    if btrim(actor) = '' then
+        raise exception 'actor must not be empty' using errcode = 'invalid_parameter_value',
+            hint = 'The actor is kept in outbox.audit: a person, a ticket, a program. The default is the session''s user.';
     end if;
-    return btrim(by);
+    return coalesce(btrim(actor), session_user);
 end
 $$;
 
@@ -87,7 +87,7 @@ begin
     select * into found from outbox.dead_letter l where l.id = _dead_letter.id for update;
     if found.id is null then
         raise exception 'dead letter % does not exist', id
-            using errcode = 'OB001', hint = 'The view outbox.dead_letters lists them.';
+            using errcode = 'OB001', hint = 'The view outbox.dead_letter_status lists them.';
     end if;
     return found;
 end
@@ -95,13 +95,13 @@ $$;
 
 -- API: private
 -- Marks a dead letter. Its key may go on, where it was blocked.
-create function outbox._settle_dead_letter(letter outbox.dead_letter, resolution text, by text, note text) returns void
+create function outbox._settle_dead_letter(letter outbox.dead_letter, resolution text, actor text, note text) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     update outbox.dead_letter l
-    set resolution = _settle_dead_letter.resolution, resolved_at = clock_timestamp(), resolved_by = by,
+    set resolution = _settle_dead_letter.resolution, resolved_at = clock_timestamp(), resolved_by = actor,
         resolution_note = note
     where l.id = letter.id;
     if letter.key is not null then
@@ -109,18 +109,18 @@ begin
         perform outbox._look_at_deliveries();
     end if;
     perform outbox._audit(resolution, format('dead letter %s', letter.id), note,
-        jsonb_build_object('by', by, 'message_id', letter.message_id, 'subscription_id', letter.subscription_id));
+        jsonb_build_object('actor', actor, 'message_id', letter.message_id, 'subscription_id', letter.subscription_id));
 end
 $$;
 
 -- API: private
-create function outbox._close(id bigint, resolution text, by text, note text) returns void
+create function outbox._close(id bigint, resolution text, actor text, note text) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     letter outbox.dead_letter := outbox._dead_letter(id);
-    who text := outbox._check_by(by);
+    who text := outbox._check_actor(actor);
 begin
     if letter.resolution <> 'open' then
         raise exception 'dead letter % is not open', id
@@ -132,40 +132,40 @@ end
 $$;
 
 -- API: public
-create function outbox.resolve(id bigint, by text, note text default null) returns void
+create function outbox.resolve_dead_letter(dead_letter_id bigint, actor text default session_user, note text default null) returns void
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 begin atomic
-    select outbox._close(id, 'resolved', by, note);
+    select outbox._close(dead_letter_id, 'resolved', actor, note);
 end;
-comment on function outbox.resolve is 'Marks an open dead letter as dealt with in another way; OB004: it is not open';
+comment on function outbox.resolve_dead_letter is 'Marks an open dead letter as dealt with in another way; OB004: it is not open';
 
 -- API: public
-create function outbox.ignore(id bigint, by text, note text default null) returns void
+create function outbox.ignore_dead_letter(dead_letter_id bigint, actor text default session_user, note text default null) returns void
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 begin atomic
-    select outbox._close(id, 'ignored', by, note);
+    select outbox._close(dead_letter_id, 'ignored', actor, note);
 end;
-comment on function outbox.ignore is 'Marks an open dead letter as not worth dealing with; OB004: it is not open';
+comment on function outbox.ignore_dead_letter is 'Marks an open dead letter as not worth dealing with; OB004: it is not open';
 
 -- API: public
-create function outbox.delete_dead_letter(id bigint, by text, note text default null) returns void
+create function outbox.delete_dead_letter(dead_letter_id bigint, actor text default session_user, note text default null) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    letter outbox.dead_letter := outbox._dead_letter(id);
+    letter outbox.dead_letter := outbox._dead_letter(dead_letter_id);
 begin
-    perform outbox._settle_dead_letter(letter, 'ignored', outbox._check_by(by), note);
-    delete from outbox.dead_letter l where l.id = delete_dead_letter.id;
-    perform outbox._audit('delete_dead_letter', format('dead letter %s', id), note, jsonb_build_object('by', by) || to_jsonb(letter));
+    perform outbox._settle_dead_letter(letter, 'ignored', outbox._check_actor(actor), note);
+    delete from outbox.dead_letter l where l.id = dead_letter_id;
+    perform outbox._audit('delete_dead_letter', format('dead letter %s', dead_letter_id), note, jsonb_build_object('actor', actor) || to_jsonb(letter));
 end
 $$;
 comment on function outbox.delete_dead_letter is 'Removes a dead letter, in whatever state; what it was is kept in outbox.audit';
 
 -- API: public
-create function outbox.dlq_stats(
+create function outbox.dead_letter_stats(
     out total bigint,
     out unresolved bigint,
     out resolved bigint,
@@ -200,13 +200,13 @@ begin atomic
         clock_timestamp()
     from by_reason r;
 end;
-comment on function outbox.dlq_stats is
+comment on function outbox.dead_letter_stats is
     'Dead letters in numbers: ages are those of open ones, in seconds; per_subscription: name to total and unresolved';
 
 insert into outbox._capability values
-    ('monitor', 'table outbox.dead_letters'),
+    ('monitor', 'table outbox.dead_letter_status'),
     ('monitor', 'function outbox.dead_letters_older_than'),
-    ('monitor', 'function outbox.dlq_stats'),
-    ('admin', 'function outbox.resolve'),
-    ('admin', 'function outbox.ignore'),
+    ('monitor', 'function outbox.dead_letter_stats'),
+    ('admin', 'function outbox.resolve_dead_letter'),
+    ('admin', 'function outbox.ignore_dead_letter'),
     ('admin', 'function outbox.delete_dead_letter');

@@ -1,14 +1,14 @@
 -- Erasing what a message says, for whoever has the right to be forgotten.
 
 -- API: public
-create function outbox.erase(message_id bigint, by text default null, reason text default null) returns void
+create function outbox.erase(message_id bigint, actor text default session_user, reason text default null) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '5s'
 as $$
 #variable_conflict use_variable
 declare
-    who text := coalesce(nullif(btrim(by), ''), session_user);
+    who text := outbox._check_actor(actor);
     stored outbox.message;
     leased record;
     waiting bigint[];
@@ -55,7 +55,7 @@ begin
     update outbox.dead_letter l set last_error = null where l.message_id = message_id;
     perform outbox._look_at_deliveries();
     perform outbox._audit('erase', format('message %s', message_id), btrim(reason),
-        jsonb_build_object('by', who, 'deliveries', cardinality(waiting)));
+        jsonb_build_object('actor', who, 'deliveries', cardinality(waiting)));
 end
 $$;
 comment on function outbox.erase is

@@ -2,7 +2,7 @@
 
 -- API: private
 -- The delivery of a dead letter is due now, its budget anew, under its old id. What else of its key waits, waits for it.
-create function outbox._requeue(letter outbox.dead_letter, by text, note text) returns bigint
+create function outbox._requeue(letter outbox.dead_letter, actor text, note text) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -48,19 +48,19 @@ begin
             using errcode = 'OB004', detail = 'Its delivery waits already.';
     end if;
     perform outbox._put_back(letter.subscription_id, own.priority, clock_timestamp() - interval '1 min');
-    perform outbox._settle_dead_letter(letter, 'requeued', by, note);
+    perform outbox._settle_dead_letter(letter, 'requeued', actor, note);
     perform outbox._look_at_deliveries();
     return delivery;
 end
 $$;
 
 -- API: public
-create function outbox.requeue(id bigint, by text, note text default null) returns bigint
+create function outbox.requeue(dead_letter_id bigint, actor text default session_user, note text default null) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return outbox._requeue(outbox._dead_letter(id), outbox._check_by(by), note);
+    return outbox._requeue(outbox._dead_letter(dead_letter_id), outbox._check_actor(actor), note);
 end
 $$;
 comment on function outbox.requeue is
@@ -69,14 +69,14 @@ comment on function outbox.requeue is
 
 -- API: public
 create function outbox.requeue_all(
-    by text,
+    actor text default session_user,
     subscription text default null,
     reason text default null,
     topic text default null,
     dead_after timestamptz default null,
     dead_before timestamptz default null,
     note text default null,
-    max int default 1000,
+    max_rows int default 1000,
     dry_run boolean default false
 ) returns bigint
 language plpgsql volatile security definer
@@ -84,13 +84,13 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    who text := outbox._check_by(by);
+    who text := outbox._check_actor(actor);
     only_of int := case when subscription is not null then outbox._subscription_id(subscription) end;
     letter outbox.dead_letter;
     requeued bigint := 0;
 begin
-    if max is null or max not between 1 and 100000 then
-        raise exception 'max must be between 1 and 100000' using errcode = 'invalid_parameter_value';
+    if max_rows is null or max_rows not between 1 and 100000 then
+        raise exception 'max_rows must be between 1 and 100000' using errcode = 'invalid_parameter_value';
     end if;
     for letter in
         select l.* from outbox.dead_letter l
@@ -105,7 +105,7 @@ begin
             and (dead_after is null or l.dead_at >= dead_after)
             and (dead_before is null or l.dead_at < dead_before)
         order by l.id
-        limit max
+        limit max_rows
         for update of l skip locked
         -- so that none ends meanwhile
         for share of s
@@ -119,7 +119,7 @@ begin
 end
 $$;
 comment on function outbox.requeue_all is
-    'Requeues up to max open dead letters, oldest first: of a subscription, reason, topic, time. dry_run only counts. Returns how many';
+    'Requeues up to max_rows open dead letters, oldest first: of a subscription, reason, topic, time. dry_run only counts. Returns how many';
 
 insert into outbox._capability values
     ('admin', 'function outbox.requeue'),

@@ -29,34 +29,34 @@ end
 $$;
 
 -- API: public
-create function outbox.move_to_dlq(delivery_id bigint, by text, reason text) returns bigint
+create function outbox.move_to_dead_letters(delivery_id bigint, reason text, actor text default session_user) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    who text := outbox._check_by(by);
+    who text := outbox._check_actor(actor);
     waiting outbox.delivery := outbox._waiting_delivery(delivery_id);
     letter bigint;
 begin
     update outbox.delivery d
-    set last_error_class = 'moved', last_error = outbox._short(coalesce(move_to_dlq.reason, 'moved by ' || who))
+    set last_error_class = 'moved', last_error = outbox._short(coalesce(move_to_dead_letters.reason, 'moved by ' || who))
     where d.id = waiting.id;
     perform outbox._bury(array[waiting.id], array['moved'], true);
     perform outbox._look_at_deliveries();
     select max(l.id) into letter from outbox.dead_letter l where l.delivery_id = waiting.id;
-    perform outbox._audit('move_to_dlq', format('delivery %s', waiting.id), reason,
-        jsonb_build_object('by', who, 'message_id', waiting.message_id, 'dead_letter', letter));
+    perform outbox._audit('move_to_dead_letters', format('delivery %s', waiting.id), reason,
+        jsonb_build_object('actor', who, 'message_id', waiting.message_id, 'dead_letter', letter));
     return letter;
 end
 $$;
-comment on function outbox.move_to_dlq is
+comment on function outbox.move_to_dead_letters is
     'Makes a waiting delivery a dead letter, and returns that one''s id. OB001 no such delivery, OB002 it has ended, OB003 a worker has it';
 
 -- API: public
 create function outbox.reschedule(
     delivery_id bigint,
     due_at timestamptz,
-    by text,
+    actor text default session_user,
     priority int default null,
     expires_at timestamptz default null
 ) returns void
@@ -64,7 +64,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    who text := outbox._check_by(by);
+    who text := outbox._check_actor(actor);
     waiting outbox.delivery := outbox._waiting_delivery(delivery_id);
 begin
     if due_at is null then
@@ -85,7 +85,7 @@ begin
     perform outbox._put_back(waiting.subscription_id, coalesce(reschedule.priority, waiting.priority), reschedule.due_at);
     perform outbox._look_at_deliveries();
     perform outbox._audit('reschedule', format('delivery %s', waiting.id), null,
-        jsonb_build_object('by', who, 'message_id', waiting.message_id, 'from', waiting.due_at, 'to', due_at,
+        jsonb_build_object('actor', who, 'message_id', waiting.message_id, 'from', waiting.due_at, 'to', due_at,
             'priority', priority, 'expires_at', expires_at));
 end
 $$;
@@ -93,14 +93,14 @@ comment on function outbox.reschedule is
     'Changes when a waiting delivery is tried, its priority and its end. OB001 no such delivery, OB002 it has ended, OB003 a worker has it';
 
 -- API: public
-create function outbox.retry(message_id bigint, subscription text, by text default null) returns bigint
+create function outbox.retry(message_id bigint, subscription text, actor text default session_user) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
     source int := outbox._subscription_id(subscription);
-    who text := coalesce(by, session_user);
+    who text := outbox._check_actor(actor);
     waiting outbox.delivery;
     letter outbox.dead_letter;
 begin
@@ -123,7 +123,7 @@ begin
             perform outbox._put_back(source, waiting.priority, clock_timestamp() - interval '1 min');
             perform outbox._look_at_deliveries();
             perform outbox._audit('retry', format('delivery %s', waiting.id), null,
-                jsonb_build_object('by', who, 'message_id', message_id));
+                jsonb_build_object('actor', who, 'message_id', message_id));
             return waiting.id;
         end if;
         select * into letter from outbox.dead_letter l
@@ -151,6 +151,6 @@ comment on function outbox.retry is
     ' none, OB002 it was completed, OB003 a worker has it, OB004 its message was erased or is gone';
 
 insert into outbox._capability values
-    ('admin', 'function outbox.move_to_dlq'),
+    ('admin', 'function outbox.move_to_dead_letters'),
     ('admin', 'function outbox.reschedule'),
     ('admin', 'function outbox.retry');

@@ -80,7 +80,7 @@ begin
     end if;
     if source.paused then
         raise exception 'subscription "%" is paused', source.name
-            using errcode = 'OB007', hint = 'outbox.resume() lets workers claim from it again.';
+            using errcode = 'OB007', hint = 'outbox.resume_subscription() lets workers claim from it again.';
     end if;
     if wanted.state = 'processing' then
         select * into holder from outbox.lease l where l.id = wanted.lease;

@@ -265,8 +265,8 @@ comment on function outbox.enable_endpoint is
     'Sends again, first what has waited, failed deliveries at once; breaker, pause and count of failures start afresh';
 
 -- API: public
-create view outbox.endpoints as
-select e.id, e.name, e.url, e.kind, e.tenant,
+create view outbox.endpoint_status as
+select e.id as endpoint_id, e.name, e.url, e.kind, e.tenant,
     case when e.deleted_at is not null then 'dropped'
         when not e.active then 'disabled'
         when e.consent in ('pending', 'refused') then 'waits for consent'
@@ -279,7 +279,7 @@ select e.id, e.name, e.url, e.kind, e.tenant,
     (select count(*) from outbox.subscription u where u.endpoint_id = e.id and u.deleted_at is null) as subscriptions
 from outbox.endpoint e
 left join outbox.endpoint_state s on s.endpoint_id = e.id;
-comment on view outbox.endpoints is 'Endpoints and how they are doing: state, breaker, pause, failures';
+comment on view outbox.endpoint_status is 'Endpoints and how they are doing: state, breaker, pause, failures';
 
 insert into outbox._capability values
     ('admin', 'function outbox.create_endpoint'),
@@ -287,4 +287,4 @@ insert into outbox._capability values
     ('admin', 'function outbox.drop_endpoint'),
     ('admin', 'function outbox.disable_endpoint'),
     ('admin', 'function outbox.enable_endpoint'),
-    ('monitor', 'table outbox.endpoints');
+    ('monitor', 'table outbox.endpoint_status');

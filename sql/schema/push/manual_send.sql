@@ -79,7 +79,7 @@ comment on function outbox.resend is
     'webhook id; manual_result() shows what came of it';
 
 -- API: public
-create function outbox.manual_result(id bigint)
+create function outbox.manual_result(manual_send_id bigint)
 returns table (state text, started_at timestamptz, finished_at timestamptz, status smallint, error text, response_body text)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -88,7 +88,7 @@ begin
     return query
     select a.outcome, a.started_at, a.finished_at, a.status, a.error, a.response_body
     from outbox.attempt a
-    where a.delivery_id = manual_result.id and a.run in (-1, -2)
+    where a.delivery_id = manual_result.manual_send_id and a.run in (-1, -2)
     order by a.started_at desc
     limit 1;
     if found then
@@ -96,9 +96,9 @@ begin
     end if;
     return query
     select 'waiting', null::timestamptz, null::timestamptz, null::smallint, null::text, null::text
-    from outbox._errand e where e.id = manual_result.id;
+    from outbox._errand e where e.id = manual_result.manual_send_id;
     if not found then
-        raise exception 'nothing was sent by hand under the number %', id using errcode = 'OB001';
+        raise exception 'nothing was sent by hand under the number %', manual_send_id using errcode = 'OB001';
     end if;
 end
 $$;

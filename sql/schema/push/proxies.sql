@@ -68,7 +68,7 @@ begin
     delete from outbox.proxy p where p.name = drop_proxy.name;
     if not found then
         raise exception 'proxy "%" does not exist', name
-            using errcode = 'OB001', hint = 'The view outbox.proxies lists them.';
+            using errcode = 'OB001', hint = 'The view outbox.proxy_list lists them.';
     end if;
     return outbox._enqueue_own('outbox.control', jsonb_build_object('proxy', name, 'change', 'dropped'));
 end
@@ -86,7 +86,7 @@ begin
     if proxy is not null and not exists (select from outbox.proxy p where p.name = set_endpoint_proxy.proxy) then
         raise exception 'proxy "%" does not exist', proxy using errcode = 'OB001',
             detail = 'An endpoint can only use a proxy that the operator has listed.',
-            hint = 'The view outbox.proxies lists them.';
+            hint = 'The view outbox.proxy_list lists them.';
     end if;
     update outbox.endpoint e set proxy = set_endpoint_proxy.proxy, updated_at = clock_timestamp() where e.id = known;
     return outbox._enqueue_own('outbox.control', jsonb_build_object('endpoint', known, 'name', endpoint, 'change', 'proxy'));
@@ -96,12 +96,12 @@ comment on function outbox.set_endpoint_proxy is
     'Chooses one of the operator''s proxies for an endpoint; null: the default one, if there is one';
 
 -- API: public
-create view outbox.proxies as
+create view outbox.proxy_list as
 select p.name, regexp_replace(p.url, '//.*@', '//') as url, p.url like '%@%' as has_credentials, p.resolves_names, p.is_default,
     (select count(*) from outbox.endpoint e where e.proxy = p.name and e.deleted_at is null) as endpoints
 from outbox.proxy p;
-comment on view outbox.proxies is 'The operator''s proxies, without their credentials';
+comment on view outbox.proxy_list is 'The operator''s proxies, without their credentials';
 
 insert into outbox._capability values
-    ('monitor', 'table outbox.proxies'),
+    ('monitor', 'table outbox.proxy_list'),
     ('admin', 'function outbox.set_endpoint_proxy');

@@ -51,7 +51,7 @@ comment on function outbox.explain_routing is
     'Which subscriptions a message would match, and why others would not; at_position: which did at that place';
 
 -- API: public
-create function outbox.skipped(topic text default null, max_messages int default 100, before_position bigint default null)
+create function outbox.skipped(topic text default null, max_messages int default 100, before bigint default null)
 returns table ("position" bigint, message_id bigint, message_topic text, reason text, routed_at timestamptz)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -63,13 +63,13 @@ declare
 begin
     for batch in
         select r.* from outbox.routing r
-        where r.first_position < coalesce(before_position, 9223372036854775807)
+        where r.first_position < coalesce(before, 9223372036854775807)
         order by r.first_position desc
     loop
         for i in reverse cardinality(batch.matched) .. 1 loop
             continue when batch.matched[i] not in (-1, -2, -5);
             position := batch.first_position + i - 1;
-            continue when position >= before_position;
+            continue when position >= before;
             select m.id, m.topic into message_id, message_topic
             from (
                 select f.message_segment, f.message_ids[position - f.first_position + 1] as id

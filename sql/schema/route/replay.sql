@@ -230,7 +230,7 @@ begin
             raise exception 'replay % has ended', replay_id using errcode = 'OB004';
         end if;
         raise exception 'replay % does not exist', replay_id
-            using errcode = 'OB001', hint = 'The view outbox.replays lists them.';
+            using errcode = 'OB001', hint = 'The view outbox.replay_status lists them.';
     end if;
     with gone as (
         delete from outbox.delivery d where d.run = replay_id and d.run > 0 and d.state <> 'processing' returning d.*
@@ -250,17 +250,17 @@ comment on function outbox.cancel_replay is
     'Ends a replay; returns how many deliveries that were waiting it cancelled. What is in flight ends by itself';
 
 -- API: public
-create view outbox.replays as
-select r.id, s.name as subscription, r.state, r.from_position, r.to_position, r.position,
+create view outbox.replay_status as
+select r.id as replay_id, s.name as subscription, r.state, r.from_position, r.to_position, r.position,
     round(100.0 * (r.position - r.from_position + 1) / greatest(r.to_position - r.from_position + 1, 1), 1) as percent,
     r.matched,
     (select count(*) from outbox.delivery d where d.run = r.id and d.run > 0) as waiting,
     r.rate, r.new_ids, r.filter, r.error, r.created_at, r.created_by, r.finished_at
 from outbox.replay r
 join outbox.subscription s on s.id = r.subscription_id;
-comment on view outbox.replays is 'Replays and how far they are: position and percent of what was looked at, matched, waiting';
+comment on view outbox.replay_status is 'Replays and how far they are: position and percent of what was looked at, matched, waiting';
 
 insert into outbox._capability values
     ('admin', 'function outbox.replay'),
     ('admin', 'function outbox.cancel_replay'),
-    ('monitor', 'table outbox.replays');
+    ('monitor', 'table outbox.replay_status');

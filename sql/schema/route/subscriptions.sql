@@ -373,23 +373,23 @@ end
 $$;
 
 -- API: public
-create function outbox.pause(name text) returns bigint
+create function outbox.pause_subscription(name text) returns bigint
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 return outbox._set_paused(name, true);
-comment on function outbox.pause is
+comment on function outbox.pause_subscription is
     'Holds a subscription: what is routed to it waits, nothing is sent or can be claimed, until resume(). Its messages are kept';
 
 -- API: public
-create function outbox.resume(name text) returns bigint
+create function outbox.resume_subscription(name text) returns bigint
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 return outbox._set_paused(name, false);
-comment on function outbox.resume is 'Goes on with a paused subscription from where it stood';
+comment on function outbox.resume_subscription is 'Goes on with a paused subscription from where it stood';
 
 insert into outbox._capability values
     ('admin', 'function outbox.subscribe'),
     ('admin', 'function outbox.alter_subscription'),
     ('admin', 'function outbox.unsubscribe'),
-    ('admin', 'function outbox.pause'),
-    ('admin', 'function outbox.resume');
+    ('admin', 'function outbox.pause_subscription'),
+    ('admin', 'function outbox.resume_subscription');

@@ -18,7 +18,7 @@ create table outbox.replay (
     finished_at timestamptz
 );
 create index replay_open on outbox.replay (id) where state in ('running', 'draining');
-comment on table outbox.replay is 'Replays of history; the view outbox.replays shows how far they are';
+comment on table outbox.replay is 'Replays of history; the view outbox.replay_status shows how far they are';
 comment on column outbox.replay.state is
     'running: reads history; draining: all of it is on its way; completed; cancelled; failed, with the error';
 comment on column outbox.replay.position is 'looked at up to here';

@@ -75,12 +75,12 @@ async fn indexes_of_every_kind_may_be_added_and_the_dispatcher_survives_what_was
     run(&db, "select outbox.enqueue('a.b', jsonb_build_object('i', i)) from generate_series(1, 500) i").await;
     run(&db, "select outbox.enqueue_many('a.b', array_agg(to_jsonb(i))) from generate_series(1, 500) i").await;
     settle(&db).await;
-    assert_eq!(one::<i64>(&db, "select count(*) from outbox.deliveries").await, 1000);
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.delivery_status").await, 1000);
     // Another index under the name of ours is not taken for it.
     run(&db, "drop index outbox._message_00_id; create index _message_00_id on outbox._message_00 (priority)").await;
     run(&db, "select outbox.enqueue('a.c', '{}')").await;
     settle(&db).await;
-    assert_eq!(one::<i64>(&db, "select count(*) from outbox.deliveries").await, 1001);
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.delivery_status").await, 1001);
     // Attempts, counters and tallies are written by the dispatcher.
     run(&db, "alter table outbox.tally add column extra int; alter table outbox.counter add column extra int").await;
     run(&db, "select outbox.enqueue('a.d', '{}')").await;
@@ -90,7 +90,7 @@ async fn indexes_of_every_kind_may_be_added_and_the_dispatcher_survives_what_was
     .await;
     run(&db, "alter table outbox.tally drop column extra; alter table outbox.counter drop column extra").await;
     settle(&db).await;
-    assert_eq!(one::<i64>(&db, "select count(*) from outbox.deliveries").await, 1002);
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.delivery_status").await, 1002);
     assert!(!server().await.log().contains("terminated by signal"));
 }
 

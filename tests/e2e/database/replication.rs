@@ -79,14 +79,14 @@ async fn a_publication_of_all_tables_stops_nothing() {
     }
     run("select outbox.cancel(outbox.enqueue('good.x', '{}'))").await;
     run("select outbox.erase(min(id), reason => 'asked for') from outbox.message where topic = 'good.x'").await;
-    run("select outbox.requeue(id, by => 'me') from outbox.dead_letter where resolution = 'open' order by id limit 1")
+    run("select outbox.requeue(id, actor => 'me') from outbox.dead_letter where resolution = 'open' order by id limit 1")
         .await;
     run("select outbox.replay('good', 1)").await;
     run("select outbox.cursor_advance('c', 1); select outbox.cursor_advance('c', 2);
         select outbox.cursor_reset('c', 0, reason => 'x'); select outbox.cursor_delete('c', reason => 'x')")
     .await;
     run("select outbox.alter_endpoint('bad', concurrency => 2); select outbox.disable_endpoint('bad');
-        select outbox.enable_endpoint('bad'); select outbox.pause('plain'); select outbox.resume('plain');
+        select outbox.enable_endpoint('bad'); select outbox.pause_subscription('plain'); select outbox.resume_subscription('plain');
         select outbox.rotate_secret('good'); select outbox.unsubscribe('bad'); select outbox.create_topic('good.x')")
     .await;
     settle(&db).await;

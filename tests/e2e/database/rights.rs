@@ -46,7 +46,7 @@ async fn leases_cannot_be_guessed_nor_read_from_a_table() {
         let claim = format!("select distinct lease from outbox.claim('jobs', 'w', {most})");
         leases.push(db.query_one(&claim, &[]).await.unwrap().get(0));
     }
-    let held: i64 = one(&db, "select count(*) from outbox.deliveries where status = 'processing'").await;
+    let held: i64 = one(&db, "select count(*) from outbox.delivery_status where state = 'processing'").await;
     assert!(held >= 120, "{held}");
 
     // What a thief may try: numbers near those he has seen, small ones, and all that is stored.
@@ -231,7 +231,11 @@ async fn a_capability_reaches_as_far_as_it_was_granted() {
     db.batch_execute("set role narrow_member").await.unwrap();
     let other: i64 = {
         db.batch_execute("reset role").await.unwrap();
-        let id = one(&db, "select id from outbox.deliveries where subscription = 'other' order by id limit 1").await;
+        let id = one(
+            &db,
+            "select delivery_id from outbox.delivery_status where subscription = 'other' order by delivery_id limit 1",
+        )
+        .await;
         db.batch_execute("set role narrow_member").await.unwrap();
         id
     };
@@ -265,16 +269,16 @@ async fn a_capability_reaches_as_far_as_it_was_granted() {
 
     // monitor
     db.batch_execute("set role narrow_desk").await.unwrap();
-    let ids = "select id::text from outbox.list_messages('acme')";
+    let ids = "select message_id::text from outbox.list_messages('acme')";
     assert_eq!(texts(&db, ids).await.len(), 1);
-    let own: i64 = one(&db, "select id from outbox.list_messages('acme')").await;
+    let own: i64 = one(&db, "select message_id from outbox.list_messages('acme')").await;
     assert!(one::<i64>(&db, &format!("select count(*) from outbox.history({own})")).await > 1);
     let foreign = own + 2;
     for statement in [
         "select outbox.list_messages()".to_owned(),
         "select outbox.list_messages('zeta')".to_owned(),
         "select outbox.count_messages(topic => 'job.a')".to_owned(),
-        "select outbox.count_by_status('zeta')".to_owned(),
+        "select outbox.count_by_state('zeta')".to_owned(),
         "select outbox.archive_list()".to_owned(),
         "select outbox.archive_stats('zeta')".to_owned(),
         "select outbox.notification_log(tenant => 'zeta')".to_owned(),
@@ -286,9 +290,9 @@ async fn a_capability_reaches_as_far_as_it_was_granted() {
         "select outbox.stats()".to_owned(),
         "select outbox.health()".to_owned(),
         "table outbox.message".to_owned(),
-        "table outbox.messages".to_owned(),
-        "table outbox.deliveries".to_owned(),
-        "table outbox.dead_letters".to_owned(),
+        "table outbox.message_status".to_owned(),
+        "table outbox.delivery_status".to_owned(),
+        "table outbox.dead_letter_status".to_owned(),
         "table outbox.grants".to_owned(),
     ] {
         assert_eq!(code(&db, &statement).await, "42501", "{statement}");

@@ -437,7 +437,7 @@ async fn every_function_that_takes_a_name_or_an_expression_is_attacked_by_every_
     )
     .await;
     outbox_tests::settle(&db).await;
-    let delivery: i64 = one(&db, "select id from outbox.deliveries order by id limit 1").await;
+    let delivery: i64 = one(&db, "select delivery_id from outbox.delivery_status order by delivery_id limit 1").await;
     let mut attacked: Vec<String> = Vec::new();
     for (capability, narrowed) in [
         ("publish", ""),

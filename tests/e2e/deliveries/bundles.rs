@@ -73,11 +73,11 @@ async fn kept_as(db: &Client) -> (i64, i64) {
 async fn many_at_once_are_claimed_completed_and_logged_as_one() {
     let db = jobs(server().await, "bundle_whole", 210).await;
     assert_eq!(kept_as(&db).await, (2, 10));
-    let count = "select deliveries from outbox.count_by_status() where status = 'pending'";
+    let count = "select deliveries from outbox.count_by_state() where state = 'pending'";
     assert_eq!(one::<i64>(&db, count).await, 210);
     assert_eq!(one::<i64>(&db, "select waiting from outbox.stats()").await, 210);
     assert_eq!(
-        one::<i64>(&db, "select count(*) from outbox.deliveries where status = 'pending' and is_due").await,
+        one::<i64>(&db, "select count(*) from outbox.delivery_status where state = 'pending' and is_due").await,
         210
     );
 
@@ -88,14 +88,17 @@ async fn many_at_once_are_claimed_completed_and_logged_as_one() {
     assert!(first.attempts.iter().all(|attempt| *attempt == 1));
     assert_eq!(kept_as(&db).await, (2, 10), "no row was made of them");
     let (message, id) = (first.messages[7], first.ids[7]);
-    let status = format!("select status from outbox.get_message({message})");
+    let status = format!("select state from outbox.get_message({message})");
     assert_eq!(one::<String>(&db, &status).await, "processing");
-    assert_eq!(one::<String>(&db, &format!("select locked_by from outbox.deliveries where id = {id}")).await, "w");
+    assert_eq!(
+        one::<String>(&db, &format!("select locked_by from outbox.delivery_status where delivery_id = {id}")).await,
+        "w"
+    );
     for call in [
         format!("select outbox.erase({message}, 'me', 'x')"),
         format!("select outbox.cancel({message}, 'me')"),
         format!("select outbox.claim_delivery({id}, 'other')"),
-        format!("select outbox.move_to_dlq({id}, 'me', 'x')"),
+        format!("select outbox.move_to_dead_letters({id}, 'x', 'me')"),
         format!("select outbox.reschedule({id}, now(), 'me')"),
     ] {
         assert_eq!(refused(&db, &call).await.code().code(), "OB003", "{call}");
@@ -110,11 +113,13 @@ async fn many_at_once_are_claimed_completed_and_logged_as_one() {
     let history = format!("select count(*) from outbox.history({message}) where what = 'completed'");
     assert_eq!(one::<i64>(&db, &history).await, 1);
     assert_eq!(one::<String>(&db, &format!("select status from outbox.archive_get({message})")).await, "completed");
-    let of_id = format!("select message_id from outbox.deliveries where id = {id} and status = 'completed' and pull");
+    let of_id = format!(
+        "select message_id from outbox.delivery_status where delivery_id = {id} and state = 'completed' and pull"
+    );
     assert_eq!(one::<i64>(&db, &of_id).await, message);
     assert_eq!(refused(&db, &format!("select outbox.claim_delivery({id}, 'w')")).await.code().code(), "OB002");
     for tenant in ["null", "'t'"] {
-        let count = format!("select deliveries from outbox.count_by_status({tenant}) where status = 'completed'");
+        let count = format!("select deliveries from outbox.count_by_state({tenant}) where state = 'completed'");
         assert_eq!(one::<i64>(&db, &count).await, BUNDLE, "of tenant {tenant}");
     }
 
@@ -127,7 +132,7 @@ async fn many_at_once_are_claimed_completed_and_logged_as_one() {
     assert_eq!(complete(&db, rest.lease).await.len() + complete(&db, last.lease).await.len(), 110);
     assert_eq!(kept_as(&db).await, (0, 0));
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.lease").await, 0);
-    let done: i64 = one(&db, "select deliveries from outbox.count_by_status() where status = 'completed'").await;
+    let done: i64 = one(&db, "select deliveries from outbox.count_by_state() where state = 'completed'").await;
     assert_eq!(done, 210);
 }
 
@@ -228,13 +233,13 @@ async fn operators_reach_into_bundles() {
     let db = jobs(server().await, "bundle_operators", 600).await;
     let first: i64 = one(&db, "select min(id) from outbox.message where topic = 'job.do'").await;
     let delivery = async |n: i64| {
-        let of = format!("select id from outbox.deliveries where message_id = {}", first + n);
+        let of = format!("select delivery_id from outbox.delivery_status where message_id = {}", first + n);
         one::<i64>(&db, &of).await
     };
     assert_eq!(one::<i64>(&db, &format!("select outbox.cancel({}, 'me')", first + 50)).await, 1);
     db.batch_execute(&format!("select outbox.erase({}, 'me', 'gdpr')", first + 150)).await.unwrap();
     let (moved, later) = (delivery(250).await, delivery(350).await);
-    db.batch_execute(&format!("select outbox.move_to_dlq({moved}, 'me', 'by hand')")).await.unwrap();
+    db.batch_execute(&format!("select outbox.move_to_dead_letters({moved}, 'by hand', 'me')")).await.unwrap();
     db.batch_execute(&format!("select outbox.reschedule({later}, now() + interval '1 h', 'me')")).await.unwrap();
     let retried = one::<i64>(&db, &format!("select outbox.retry({}, 'jobs', 'me')", first + 450)).await;
     assert_eq!(retried, delivery(450).await);
@@ -356,7 +361,7 @@ async fn workers_of_all_sizes_share_a_backlog() {
     }
     assert_eq!(all.len() as i64, MESSAGES, "each once");
     assert_eq!(all.iter().collect::<HashSet<_>>().len() as i64, MESSAGES);
-    let done: i64 = one(&db, "select deliveries from outbox.count_by_status() where status = 'completed'").await;
+    let done: i64 = one(&db, "select deliveries from outbox.count_by_state() where state = 'completed'").await;
     assert_eq!(done, MESSAGES);
     assert_eq!(kept_as(&db).await, (0, 0));
 }

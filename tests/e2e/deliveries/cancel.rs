@@ -165,7 +165,7 @@ async fn what_is_cancelled_or_erased_is_neither_replayed_nor_requeued() {
     settle(&db).await;
     wait_until("all are delivered", PATIENCE, async || receiver.total() == 4).await;
     let delivery: i64 = one(&db, &format!("select id from outbox.delivery where message_id = {}", ids[1])).await;
-    let letter: i64 = one(&db, &format!("select outbox.move_to_dlq({delivery}, 'me', 'why not')")).await;
+    let letter: i64 = one(&db, &format!("select outbox.move_to_dead_letters({delivery}, 'why not', 'me')")).await;
     run(&db, &format!("select outbox.erase({}, 'me', 'asked for')", ids[1])).await;
     run(&db, &format!("select outbox.cancel({})", ids[2])).await;
     assert_eq!(refused(&db, &format!("select outbox.requeue({letter}, 'me')")).await.code().code(), "OB004");

@@ -53,7 +53,7 @@ async fn a_dead_letter_is_requeued_with_all_its_tries_and_the_same_id() {
     let before: String =
         one(&db, &format!("select outbox.webhook_id(id, enqueued_at) from outbox.message where id = {message}")).await;
     db.execute("select outbox.fail($1, null, 'no luck')", &[&lease]).await.unwrap();
-    let letter = rows(&db, "select *, payload::text as content from outbox.dead_letters").await.remove(0);
+    let letter = rows(&db, "select *, payload::text as content from outbox.dead_letter_status").await.remove(0);
     for (column, value) in [
         ("subscription", "jobs"),
         ("topic", "job.do"),
@@ -69,7 +69,7 @@ async fn a_dead_letter_is_requeued_with_all_its_tries_and_the_same_id() {
     ] {
         assert_eq!(letter[column].as_deref(), Some(value), "{column}");
     }
-    let id: i64 = one(&db, "select id from outbox.dead_letters").await;
+    let id: i64 = one(&db, "select dead_letter_id from outbox.dead_letter_status").await;
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.dead_letters_older_than('1 day')").await, 0);
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.dead_letters_older_than('0 s')").await, 1);
 
@@ -77,14 +77,14 @@ async fn a_dead_letter_is_requeued_with_all_its_tries_and_the_same_id() {
     assert_eq!(code(&db, &format!("select outbox.requeue({id}, '')")).await, "22023");
     let delivery: i64 = one(&db, &format!("select outbox.requeue({id}, 'me', 'fixed')")).await;
     assert_eq!(code(&db, &format!("select outbox.requeue({id}, 'me')")).await, "OB004");
-    assert_eq!(code(&db, &format!("select outbox.resolve({id}, 'me')")).await, "OB004");
+    assert_eq!(code(&db, &format!("select outbox.resolve_dead_letter({id}, 'me')")).await, "OB004");
     let row = db
         .query_one("select lease, webhook_id, attempt, delivery_id from outbox.claim('jobs', 'w')", &[])
         .await
         .unwrap();
     assert_eq!((row.get::<_, String>(1), row.get::<_, i32>(2), row.get::<_, i64>(3)), (before, 1, delivery));
     let audit =
-        rows(&db, "select action, reason, detail ->> 'by' as who from outbox.audit where action = 'requeued'").await;
+        rows(&db, "select action, reason, detail ->> 'actor' as who from outbox.audit where action = 'requeued'").await;
     assert_eq!(audit[0]["reason"].as_deref(), Some("fixed"));
     assert_eq!(audit[0]["who"].as_deref(), Some("me"));
     let lease: i64 = row.get(0);
@@ -103,34 +103,35 @@ async fn the_workflow_of_dead_letters_is_counted_and_audited() {
     settle(&db).await;
     db.batch_execute(
         "select outbox.dead((select min(lease) from outbox.claim('jobs', 'w', 4)), null, 'poison');
-        select outbox.move_to_dlq((select id from outbox.delivery), 'me', 'stuck')",
+        select outbox.move_to_dead_letters((select id from outbox.delivery), 'stuck', 'me')",
     )
     .await
     .unwrap();
-    let stats = rows(&db, "select *, per_subscription -> 'jobs' ->> 'unresolved' as jobs from outbox.dlq_stats()")
-        .await
-        .remove(0);
+    let stats =
+        rows(&db, "select *, per_subscription -> 'jobs' ->> 'unresolved' as jobs from outbox.dead_letter_stats()")
+            .await
+            .remove(0);
     assert_eq!((stats["total"].as_deref(), stats["unresolved"].as_deref()), (Some("5"), Some("5")));
     assert_eq!((stats["top_failure_reason"].as_deref(), stats["jobs"].as_deref()), (Some("rejected"), Some("5")));
     assert!(stats["oldest_age_seconds"].as_deref().unwrap().parse::<f64>().unwrap() < 3600.0);
     let ids: Vec<i64> = one(&db, "select array_agg(id order by id) from outbox.dead_letter").await;
-    db.execute("select outbox.resolve($1, 'me', 'by hand')", &[&ids[0]]).await.unwrap();
-    db.execute("select outbox.ignore($1, 'me')", &[&ids[1]]).await.unwrap();
+    db.execute("select outbox.resolve_dead_letter($1, 'me', 'by hand')", &[&ids[0]]).await.unwrap();
+    db.execute("select outbox.ignore_dead_letter($1, 'me')", &[&ids[1]]).await.unwrap();
     db.execute("select outbox.delete_dead_letter($1, 'me', 'gone')", &[&ids[2]]).await.unwrap();
-    assert_eq!(code(&db, &format!("select outbox.ignore({}, 'me')", ids[0])).await, "OB004");
-    assert_eq!(code(&db, &format!("select outbox.ignore({}, 'me')", ids[2])).await, "OB001");
+    assert_eq!(code(&db, &format!("select outbox.ignore_dead_letter({}, 'me')", ids[0])).await, "OB004");
+    assert_eq!(code(&db, &format!("select outbox.ignore_dead_letter({}, 'me')", ids[2])).await, "OB001");
     assert_eq!(one::<i64>(&db, "select outbox.requeue_all('me', dry_run => true)").await, 2);
     assert_eq!(one::<i64>(&db, "select outbox.requeue_all('me', reason => 'moved', topic => 'job.do')").await, 1);
     assert_eq!(one::<i64>(&db, "select outbox.requeue_all('me', subscription => 'jobs')").await, 1);
     assert_eq!(one::<i64>(&db, "select outbox.requeue_all('me')").await, 0);
-    let stats = rows(&db, "select * from outbox.dlq_stats()").await.remove(0);
+    let stats = rows(&db, "select * from outbox.dead_letter_stats()").await.remove(0);
     assert_eq!((stats["total"].as_deref(), stats["resolved"].as_deref()), (Some("4"), Some("4")));
     let actions: String = one(
         &db,
-        "select string_agg(distinct action, ' ' order by action) from outbox.audit where detail ->> 'by' = 'me'",
+        "select string_agg(distinct action, ' ' order by action) from outbox.audit where detail ->> 'actor' = 'me'",
     )
     .await;
-    assert_eq!(actions, "delete_dead_letter ignored move_to_dlq requeued resolved");
+    assert_eq!(actions, "delete_dead_letter ignored move_to_dead_letters requeued resolved");
     settle(&db).await;
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.claim('jobs', 'w', 10)").await, 2);
 }
@@ -141,7 +142,7 @@ async fn a_leased_delivery_is_left_alone_and_an_ended_one_says_so() {
     enqueue(&db, "").await;
     let (lease, ..) = claimed(&db).await;
     let id: i64 = one(&db, "select id from outbox.delivery").await;
-    let error = refused(&db, &format!("select outbox.move_to_dlq({id}, 'me', 'x')")).await;
+    let error = refused(&db, &format!("select outbox.move_to_dead_letters({id}, 'x', 'me')")).await;
     assert_eq!(error.code().code(), "OB003");
     assert!(error.detail().unwrap().contains("\"w\""));
     assert_eq!(code(&db, &format!("select outbox.reschedule({id}, now(), 'me')")).await, "OB003");
@@ -151,7 +152,7 @@ async fn a_leased_delivery_is_left_alone_and_an_ended_one_says_so() {
     assert_eq!(one::<i16>(&db, "select priority from outbox.delivery").await, 5);
     db.execute("select outbox.complete($1)", &[&lease]).await.unwrap();
     assert_eq!(code(&db, &format!("select outbox.reschedule({id}, now(), 'me')")).await, "OB002");
-    assert_eq!(code(&db, "select outbox.move_to_dlq(999999, 'me', 'x')").await, "OB001");
+    assert_eq!(code(&db, "select outbox.move_to_dead_letters(999999, 'x', 'me')").await, "OB001");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -231,7 +232,7 @@ async fn what_expires_is_recorded_and_never_silently_dropped() {
     // A requeued one does not expire again.
     let letter: i64 = one(
         &db,
-        &format!("select l.id from outbox.dead_letters l where l.message_id = {late} and subscription = 'pulled'"),
+        &format!("select l.dead_letter_id from outbox.dead_letter_status l where l.message_id = {late} and subscription = 'pulled'"),
     )
     .await;
     db.execute("select outbox.requeue($1, 'me')", &[&letter]).await.unwrap();

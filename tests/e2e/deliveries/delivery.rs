@@ -253,7 +253,7 @@ async fn enqueue_does_not_care_whether_delivery_works() {
     }
     wait_until("the failures are recorded, and the breaker is open", PATIENCE, async || {
         one::<i64>(&db, "select count(*) from outbox.attempt where error_class = 'refused'").await >= 10
-            && one::<String>(&db, "select breaker from outbox.endpoints").await == "open"
+            && one::<String>(&db, "select breaker from outbox.endpoint_status").await == "open"
     })
     .await;
     // All are accounted for: they have failed and wait, or have not been tried.

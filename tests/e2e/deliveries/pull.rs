@@ -118,7 +118,7 @@ async fn concurrent_workers_never_get_the_same_delivery() {
     }
     assert_eq!(all.len() as i64, MESSAGES);
     assert_eq!(all.iter().collect::<HashSet<_>>().len() as i64, MESSAGES);
-    assert_eq!(one::<i64>(&db, "select count(*) from outbox.attempts where outcome = 'completed'").await, MESSAGES);
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.attempt_log where outcome = 'completed'").await, MESSAGES);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -152,7 +152,7 @@ async fn workers_that_complete_and_claim_in_one_call_do_each_delivery_once() {
     }
     assert_eq!(all.len() as i64, MESSAGES);
     assert_eq!(all.iter().collect::<HashSet<_>>().len() as i64, MESSAGES);
-    assert_eq!(one::<i64>(&db, "select count(*) from outbox.attempts where outcome = 'completed'").await, MESSAGES);
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.attempt_log where outcome = 'completed'").await, MESSAGES);
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.lease").await, 0);
 }
 
@@ -313,9 +313,9 @@ async fn claiming_one_delivery_says_what_stands_in_its_way() {
     enqueue(&db, 1).await;
     settle(&db).await;
     let left: i64 = one(&db, "select max(id) from outbox.delivery").await;
-    db.batch_execute("select outbox.pause('jobs')").await.unwrap();
+    db.batch_execute("select outbox.pause_subscription('jobs')").await.unwrap();
     assert_eq!(code(&db, left).await, "OB007");
-    db.batch_execute("select outbox.resume('jobs'); select outbox.unsubscribe('jobs')").await.unwrap();
+    db.batch_execute("select outbox.resume_subscription('jobs'); select outbox.unsubscribe('jobs')").await.unwrap();
     assert_eq!(code(&db, left).await, "OB002", "what waited was skipped");
     db.batch_execute(
         "select outbox.create_endpoint('e', 'https://example.com'); select outbox.subscribe('pushed', '{x}', 'e');

@@ -305,12 +305,12 @@ async fn proxies_are_the_operators_choice() {
         assert_eq!((error.code().code(), error.message()), ("22023", "malformed proxy"));
         assert!(!format!("{:?}{:?}", error.detail(), error.hint()).contains("hunter2"));
     }
-    let shown: String = one(&db, "select string_agg(url, ' ') from outbox.proxies").await;
+    let shown: String = one(&db, "select string_agg(url, ' ') from outbox.proxy_list").await;
     assert!(!shown.contains("s3cret") && shown.contains("socks5://127.0.0.1"), "{shown}");
     db.batch_execute("create role shopkeeper; select outbox.grant_to('shopkeeper', 'admin'); set role shopkeeper")
         .await
         .unwrap();
-    db.batch_execute("select outbox.set_endpoint_proxy('shop', null); select * from outbox.proxies").await.unwrap();
+    db.batch_execute("select outbox.set_endpoint_proxy('shop', null); select * from outbox.proxy_list").await.unwrap();
     for statement in [
         "select outbox.set_proxy('mine', 'http://a:1')",
         "select outbox.drop_proxy('second')",

@@ -96,7 +96,7 @@ async fn retry_after_pauses_the_endpoint_and_what_is_not_sent_spends_no_attempt(
         for n in 0..20 {
             enqueue(&db, n).await;
         }
-        until(&db, "the pause is visible", "(select state = 'paused' from outbox.endpoints)").await;
+        until(&db, "the pause is visible", "(select state = 'paused' from outbox.endpoint_status)").await;
         until(&db, "all are delivered", "(select count(*) = 20 from outbox.attempt where outcome = 'completed')").await;
         let arrivals = receiver.at(path);
         assert_eq!(arrivals.len(), 21, "one was tried twice");
@@ -148,7 +148,7 @@ async fn a_disabled_endpoint_holds_or_skips_and_catches_up() {
     }
     settle(&db).await;
     assert_eq!(receiver.total(), 1);
-    let state: String = one(&db, "select state || ': ' || disabled_reason from outbox.endpoints").await;
+    let state: String = one(&db, "select state || ': ' || disabled_reason from outbox.endpoint_status").await;
     assert_eq!(state, "disabled: maintenance");
     db.batch_execute("select outbox.enable_endpoint('shop')").await.unwrap();
     until(&db, "what was held is delivered", "(select count(*) = 21 from outbox.attempt where outcome = 'completed')")
@@ -221,7 +221,7 @@ async fn a_shortage_of_descriptors_blames_no_receiver() {
     }
     until(&db, "all have all", "(select count(*) = 160 from outbox.attempt where outcome = 'completed')").await;
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.attempt where outcome <> 'completed'").await, 0);
-    assert_eq!(one::<i64>(&db, "select count(*) from outbox.endpoints where breaker <> 'closed'").await, 0);
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.endpoint_status where breaker <> 'closed'").await, 0);
     until(
         &db,
         "health says it",
@@ -273,7 +273,7 @@ async fn gone_and_long_failures_disable_and_say_so() {
     )
     .await;
     assert_eq!(dead, "abort refused, asks refused, gone refused");
-    assert_eq!(one::<String>(&db, "select state from outbox.endpoints where name = 'abort'").await, "failing");
+    assert_eq!(one::<String>(&db, "select state from outbox.endpoint_status where name = 'abort'").await, "failing");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -258,13 +258,13 @@ async fn a_batch_is_one_request_and_one_row_and_can_fare_differently() {
         format!("select string_agg(what, ' ' order by at) from outbox.history({third}) where attempt is not null");
     assert_eq!(one::<String>(&db, &history).await, "failed completed");
     assert_eq!(one::<String>(&db, &format!("select outbox._message_status({third})")).await, "completed");
-    let completed = "select count(distinct message_id) from outbox.deliveries where status = 'completed'";
+    let completed = "select count(distinct message_id) from outbox.delivery_status where state = 'completed'";
     assert_eq!(one::<i64>(&db, completed).await, 25);
     // In lists, too.
     for list in [
-        "outbox.list_messages(status => 'completed', max => 100) where topic not like 'outbox.%'",
-        "outbox.archive_list(endpoint => 'shop', status => 'completed', max => 100)",
-        "outbox.notification_log(subscription => 'orders', max => 100) where status = 'sent'",
+        "outbox.list_messages(state => 'completed', max_messages => 100) where topic not like 'outbox.%'",
+        "outbox.archive_list(endpoint => 'shop', status => 'completed', max_rows => 100)",
+        "outbox.notification_log(subscription => 'orders', max_rows => 100) where status = 'sent'",
     ] {
         assert_eq!(one::<i64>(&db, &format!("select count(*) from {list}")).await, 25, "{list}");
     }

@@ -284,9 +284,9 @@ async fn what_no_worker_claims_and_what_no_reader_reads_is_named() {
         assert!(who.contains("no worker has ever claimed one") && advice.contains("start one"), "{who}: {advice}");
         let age = metric(&db, "outbox_oldest_due_seconds", &format!(r#"{{"subscription": "{subscription}"}}"#)).await;
         assert!((5000.0..6000.0).contains(&age), "{age}");
-        db.execute("select outbox.pause($1)", &[&subscription]).await.unwrap();
+        db.execute("select outbox.pause_subscription($1)", &[&subscription]).await.unwrap();
         assert!(unwell(&db).await["deliveries"].1.contains("is paused"));
-        db.execute("select outbox.resume($1)", &[&subscription]).await.unwrap();
+        db.execute("select outbox.resume_subscription($1)", &[&subscription]).await.unwrap();
         loop {
             let sql = "select max(lease) from outbox.claim($1, 'w', 1000)";
             let lease: Option<i64> = db.query_one(sql, &[&subscription]).await.unwrap().get(0);

@@ -9,16 +9,16 @@ const PAGES: &[&str] = &[
     "select * from outbox.history($1)",
     "select * from outbox.get_message($1)",
     "select * from outbox.archive_get($1)",
-    "select * from outbox.list_messages(before => $1 + 1, max => 20)",
-    "select * from outbox.list_messages(tenant => 't-3', before => $1 + 1, max => 20)",
-    "select * from outbox.list_messages(aggregate_type => 'order', aggregate_id => 'a-3', before => $1 + 1, max => 20)",
-    "select * from outbox.list_messages(aggregate_id => 'b-3', before => $1 + 1, max => 20)",
-    "select * from outbox.archive_list(before => $1 + 1, max => 20)",
-    "select * from outbox.archive_list(tenant => 't-3', before => $1 + 1, max => 20)",
-    "select * from outbox.archive_list(endpoint => 'e', before => $1 + 1, max => 20)",
+    "select * from outbox.list_messages(before => $1 + 1, max_messages => 20)",
+    "select * from outbox.list_messages(tenant => 't-3', before => $1 + 1, max_messages => 20)",
+    "select * from outbox.list_messages(aggregate_type => 'order', aggregate_id => 'a-3', before => $1 + 1, max_messages => 20)",
+    "select * from outbox.list_messages(aggregate_id => 'b-3', before => $1 + 1, max_messages => 20)",
+    "select * from outbox.archive_list(before => $1 + 1, max_rows => 20)",
+    "select * from outbox.archive_list(tenant => 't-3', before => $1 + 1, max_rows => 20)",
+    "select * from outbox.archive_list(endpoint => 'e', before => $1 + 1, max_rows => 20)",
     "select * from outbox.notification_log($1)",
-    "select * from outbox.notification_log(before => $1 + 1, max => 20)",
-    "select * from outbox.notification_log(subscription => 'e', before => $1 + 1, max => 20)",
+    "select * from outbox.notification_log(before => $1 + 1, max_rows => 20)",
+    "select * from outbox.notification_log(subscription => 'e', before => $1 + 1, max_rows => 20)",
 ];
 
 async fn enqueue(db: &Client, topic: &str, messages: i64) {
@@ -107,8 +107,8 @@ async fn lists_of_an_endpoint_or_a_subscription_are_read_to_their_end() {
     settle(&db).await;
     // As a client reads it: behind the last row, whether it holds something or says where to go on.
     for (list, id, topic) in [
-        ("outbox.archive_list(endpoint => 'rare', max => 2", "id", "topic"),
-        ("outbox.notification_log(subscription => 'rare', max => 2", "message_id", "topic_code"),
+        ("outbox.archive_list(endpoint => 'rare', max_rows => 2", "id", "topic"),
+        ("outbox.notification_log(subscription => 'rare', max_rows => 2", "message_id", "topic_code"),
     ] {
         let (mut found, mut pages, mut before) = (Vec::new(), 0, "null".to_owned());
         loop {

@@ -200,7 +200,7 @@ async fn patterns_of_many_wildcards_are_answered_at_once() {
     assert_eq!(ask(read, &[&filter]).await, 0);
     db.batch_execute("select outbox.replay('s', 1)").await.unwrap();
     outbox_harness::wait_until("the replay has ended", PATIENCE, async || {
-        one::<String>(&db, "select max(state) from outbox.replays").await == "completed"
+        one::<String>(&db, "select max(state) from outbox.replay_status").await == "completed"
     })
     .await;
 }

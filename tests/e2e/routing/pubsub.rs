@@ -151,7 +151,7 @@ async fn a_paused_subscription_gets_everything_when_it_is_resumed() {
     enqueue(&db, 0, 2).await;
     settle(&db).await;
     let tries = receiver.at("/e").len();
-    run(&db, "select outbox.pause('s'), outbox.pause('pulled')").await;
+    run(&db, "select outbox.pause_subscription('s'), outbox.pause_subscription('pulled')").await;
     enqueue(&db, 3, 50).await;
     // A retry that comes due is held as well.
     run(
@@ -166,7 +166,7 @@ async fn a_paused_subscription_gets_everything_when_it_is_resumed() {
     let reason: String =
         one(&db, "select reason from outbox.explain_routing('order.created') where subscription = 's'").await;
     assert!(reason.contains("paused"), "{reason}");
-    run(&db, "select outbox.resume('s'), outbox.resume('pulled')").await;
+    run(&db, "select outbox.resume_subscription('s'), outbox.resume_subscription('pulled')").await;
     settle(&db).await;
     wait_until("the retry is sent", PATIENCE, async || receiver.at("/e").len() == tries + 49).await;
     let mut arrived = at(&receiver, "e");
@@ -183,7 +183,7 @@ async fn what_an_ended_subscription_has_not_got_is_logged_as_skipped() {
     run(&db, "select outbox.subscribe('s', '{order.#}', 'e'), outbox.subscribe('pulled', '{order.#}')").await;
     enqueue(&db, 1, 1).await;
     settle(&db).await;
-    run(&db, "select outbox.pause('s')").await;
+    run(&db, "select outbox.pause_subscription('s')").await;
     enqueue(&db, 2, 4).await;
     settle(&db).await;
     run(&db, "select outbox.unsubscribe('s'), outbox.unsubscribe('pulled')").await;
@@ -223,7 +223,7 @@ async fn a_name_that_is_taken_up_again_at_once_loses_nothing() {
     let receiver = Receiver::start().unwrap();
     receiver.on("/slow", |_, _| Reply::status(200).after(std::time::Duration::from_millis(20)));
     let db = shop("again", &receiver, &["e", "slow"]).await;
-    run(&db, "select outbox.subscribe('s', '{order.#}', 'e'), outbox.pause('s')").await;
+    run(&db, "select outbox.subscribe('s', '{order.#}', 'e'), outbox.pause_subscription('s')").await;
     enqueue(&db, 1, 4).await;
     settle(&db).await;
     // The router sees both at once.

@@ -69,7 +69,7 @@ async fn history_comes_again_with_the_same_ids_beside_live_traffic() {
         one(&db, &format!("select count(*) from outbox.attempt where run = {replay} and outcome = 'completed'")).await;
     assert_eq!(logged, 33);
     let progress: String =
-        one(&db, "select state || ' ' || percent || ' ' || matched || ' ' || waiting from outbox.replays").await;
+        one(&db, "select state || ' ' || percent || ' ' || matched || ' ' || waiting from outbox.replay_status").await;
     assert_eq!(progress, "completed 100.0 33 0");
 
     let renamed: i64 = one(&db, &format!("select outbox.replay('s', {low}, {low}, new_ids => true)")).await;

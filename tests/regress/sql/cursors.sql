@@ -42,7 +42,7 @@ select position, last_error, advanced from outbox.cursor_advance('billing', 5);
 select position from outbox.cursor_reset('billing', 0, 'from the start');
 select outbox.cursor_reset('billing', 11, 'too far');
 select stream, subject, consumer, position, lag_positions from outbox.cursor_list();
-select consumer from outbox.cursor_list(stream => 'outbox', max_cursors => 2);
+select consumer from outbox.cursor_list(stream => 'outbox', max_rows => 2);
 select stream from outbox.cursor_list('billing');
 select outbox.cursor_delete('billing', 'moved away', 'elsewhere');
 select outbox.cursor_delete('billing', 'moved away', 'elsewhere');

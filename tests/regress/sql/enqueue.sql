@@ -108,6 +108,6 @@ delete from outbox.feed;
 -- What means nothing is refused, not taken for something else.
 select outbox.enqueue('a.b', '{}', max_attempts => 0);
 select outbox.enqueue_many('a.b', '{1}', max_attempts => -1);
-select count(*) from outbox.list_messages(status => 'nosuch');
+select count(*) from outbox.list_messages(state => 'nosuch');
 select count(*) from outbox.list_messages(skip => -1);
 select count(*) from outbox.archive_list(status => 'dead');

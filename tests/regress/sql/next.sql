@@ -35,10 +35,10 @@ select min(lease) as third, jsonb_agg(payload order by position) as got from out
 \echo :got
 table counts;
 -- A paused subscription: it completes, and there is nothing to claim.
-select outbox.pause('jobs') is not null as paused;
+select outbox.pause_subscription('jobs') is not null as paused;
 select count(*) from outbox.complete_and_claim(:third, 'jobs', 'w');
 table counts;
-select outbox.resume('jobs') is not null as resumed;
+select outbox.resume_subscription('jobs') is not null as resumed;
 -- Of a key one at a time: whom the first keeps back is let in by the next call, which has nothing to complete. The two
 -- subscriptions need not be the same.
 select count(*) from (select outbox.enqueue('step.do', to_jsonb(n), 'k') from generate_series(1, 2) n) e;

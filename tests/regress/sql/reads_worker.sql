@@ -14,29 +14,29 @@ begin
     end loop;
 end
 $$;
-select topic, status from outbox.list_messages(tenant => 't1');
+select topic, state from outbox.list_messages(tenant => 't1');
 select outbox.complete(lease, array[delivery_id], '["their-1"]') is not null as done
 from outbox.claim('jobs', 'w', 1) where topic = 'job.a';
 select outbox.fail(lease, null, 'broken') is not null as failed from outbox.claim('jobs', 'w', 1) where topic = 'job.b';
-select topic, status, correlation_id, schema_version, severity from outbox.list_messages() where topic not like 'outbox.%';
-select topic from outbox.list_messages(max => 2);
-select topic from outbox.list_messages(max => 1, skip => 1);
+select topic, state, correlation_id, schema_version, severity from outbox.list_messages() where topic not like 'outbox.%';
+select topic from outbox.list_messages(max_messages => 2);
+select topic from outbox.list_messages(max_messages => 1, skip => 1);
 select topic from outbox.list_messages(before => (select max(id) from outbox.message));
-select topic from outbox.list_messages(status => 'dead');
-select topic from outbox.list_messages(status => 'pending');
-select topic from outbox.list_messages(status => 'completed');
-select topic from outbox.list_messages(status => 'skipped') where topic not like 'outbox.%';
+select topic from outbox.list_messages(state => 'dead');
+select topic from outbox.list_messages(state => 'pending');
+select topic from outbox.list_messages(state => 'completed');
+select topic from outbox.list_messages(state => 'skipped') where topic not like 'outbox.%';
 select topic from outbox.list_messages(aggregate_type => 'order', aggregate_id => '7');
 select topic from outbox.list_messages(severity => 'high', topic => 'job.a');
 select outbox.count_messages(tenant => 't1');
-select topic, status from outbox.get_message((select min(id) from outbox.message where topic = 'job.a'));
+select topic, state from outbox.get_message((select min(id) from outbox.message where topic = 'job.a'));
 select outbox.get_message(999999);
-select * from outbox.list_messages(max => 0);
-select subscription, status, attempt, retry_count, can_retry, next_attempt_at is not null as planned, is_due,
+select * from outbox.list_messages(max_messages => 0);
+select subscription, state, attempt, retry_count, can_retry, next_attempt_at is not null as planned, is_due,
     completed_at is not null as completed, last_error
-from outbox.deliveries order by position;
-select * from outbox.count_by_status();
-select * from outbox.count_by_status('t1');
+from outbox.delivery_status order by position;
+select * from outbox.count_by_state();
+select * from outbox.count_by_state('t1');
 select topic, status, integrations_total, integrations_matched, integrations_succeeded, integrations_failed, retry_count,
     last_error, processed_at is not null as processed,
     (select jsonb_agg(jsonb_build_object('name', r -> 'integration_name', 'status', r -> 'status', 'id', r -> 'message_id'))

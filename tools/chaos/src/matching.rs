@@ -48,7 +48,7 @@ pub(crate) async fn judge(
             "select count(*) from (
                 select a.started_at, max(a.finished_at) over (partition by l.n % 400 order by a.started_at, a.finished_at
                     rows between unbounded preceding and 1 preceding) as before
-                from outbox.attempts a
+                from outbox.attempt_log a
                 join outbox.subscription s on s.id = a.subscription_id and s.name = 'keyed'
                 join chaos.ledger l using (message_id)
                 where a.attempt > 0 and a.run = 0 and l.n % 10 <> 0
@@ -66,7 +66,7 @@ pub(crate) async fn judge(
                 where (s.name in ('main', 'far', 'work', 'keyed') or s.name = 'half' and l.n % 2 = 0
                     or s.name in ('remote', 'lane') and l.n % 2 <> 0) and l.n not in (select f.n from chaos.fate f)
                 except
-                select l.n, s.name from outbox.attempts a
+                select l.n, s.name from outbox.attempt_log a
                 join chaos.ledger l using (message_id)
                 join outbox.subscription s on s.id = a.subscription_id
                 where a.outcome = 'completed'
@@ -84,7 +84,7 @@ pub(crate) async fn judge(
                 where f.what <> 'erased' and (s.name in ('main', 'far', 'work', 'keyed', 'mortal')
                     or s.name = 'half' and f.n % 2 = 0 or s.name in ('remote', 'lane') and f.n % 2 <> 0)
                 except
-                select f.n, s.name from outbox.attempts a
+                select f.n, s.name from outbox.attempt_log a
                 join chaos.ledger l using (message_id)
                 join chaos.fate f using (n)
                 join outbox.subscription s on s.id = a.subscription_id
@@ -107,7 +107,7 @@ pub(crate) async fn judge(
                 "select l.n, s.name, extract(epoch from max(a.started_at - f.at))::float8
                 from chaos.fate f
                 join chaos.ledger l using (n)
-                join outbox.attempts a using (message_id)
+                join outbox.attempt_log a using (message_id)
                 join outbox.subscription s on s.id = a.subscription_id
                 where a.attempt > 0 and a.run = 0 and a.started_at > f.at + interval '{LATE}'
                     and f.n not in (select n from chaos.moved)
@@ -161,7 +161,7 @@ async fn guest(
     let unplaced = rows.len() - changes.len();
     let rows = db
         .query(
-            "select distinct l.n from outbox.attempts a
+            "select distinct l.n from outbox.attempt_log a
             join chaos.ledger l using (message_id)
             join outbox.subscription s on s.id = a.subscription_id and s.name = 'guest'
             where a.outcome in ('completed', 'skipped', 'cancelled', 'dead')",
@@ -222,7 +222,7 @@ async fn left_behind(verdict: &mut Verdict, db: &Client) -> Result<()> {
             from outbox.checkpoint c order by c.id desc limit 1",
         ),
         ("positions not routed", "select outbox.head() - s.routed from outbox.stats() s"),
-        ("open breakers", "select count(*) from outbox.endpoints where breaker <> 'closed'"),
+        ("open breakers", "select count(*) from outbox.endpoint_status where breaker <> 'closed'"),
         ("critical checks", "select count(*) from outbox.health() h where h.state = 'critical'"),
     ] {
         let count: i64 = db.query_one(query, &[]).await?.get(0);

@@ -87,7 +87,7 @@ async fn act(db: &Client, random: &mut Random) -> Result<()> {
             let Some(row) = db.query_opt(WAITING, &[&&LASTING[..], &place]).await? else { return Ok(()) };
             let letter: i64 = db
                 .query_one(
-                    "with moved as (select outbox.move_to_dlq($1, 'chaos', 'drawn') as id),
+                    "with moved as (select outbox.move_to_dead_letters($1, 'drawn', 'chaos') as id),
                     noted as (insert into chaos.moved (n) select $2 from moved)
                     select id from moved",
                     &[&row.get::<_, i64>(0), &row.get::<_, i64>(1)],

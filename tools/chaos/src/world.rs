@@ -355,9 +355,9 @@ impl World {
                 }
             }
             Event::Paused { subscription, ms } => {
-                db.execute("select outbox.pause($1)", &[&PAUSABLE[subscription]]).await?;
+                db.execute("select outbox.pause_subscription($1)", &[&PAUSABLE[subscription]]).await?;
                 wait(ms).await;
-                db.execute("select outbox.resume($1)", &[&PAUSABLE[subscription]]).await?;
+                db.execute("select outbox.resume_subscription($1)", &[&PAUSABLE[subscription]]).await?;
             }
             Event::Disabled { endpoint, ms } => {
                 let name = MOODY[endpoint].trim_start_matches('/');
@@ -438,10 +438,12 @@ impl World {
         }
         let db = self.connect().await?;
         self.settings(&db, MAX_IN_FLIGHT, MAX_UNRECORDED, 500).await?;
-        db.batch_execute("select outbox.resume(name) from outbox.subscription where paused and deleted_at is null")
-            .await?;
+        db.batch_execute(
+            "select outbox.resume_subscription(name) from outbox.subscription where paused and deleted_at is null",
+        )
+        .await?;
         // Breakers close, pauses end: the receivers are well.
-        db.batch_execute("select outbox.enable_endpoint(name) from outbox.endpoints").await?;
+        db.batch_execute("select outbox.enable_endpoint(name) from outbox.endpoint_status").await?;
         for (i, row) in db.query("select gid from pg_prepared_xacts order by gid", &[]).await?.iter().enumerate() {
             let end = if i % 2 == 0 { "commit" } else { "rollback" };
             db.batch_execute(&format!("{end} prepared '{}'", row.get::<_, &str>(0))).await?;
@@ -453,7 +455,7 @@ impl World {
         }
         // What operators moved out of the way and died over; only the mortal may leave dead letters.
         db.batch_execute(
-            "select outbox.requeue_all('chaos', subscription => s.name, max => 100000)
+            "select outbox.requeue_all('chaos', subscription => s.name, max_rows => 100000)
             from outbox.subscription s where s.name <> 'mortal' and s.deleted_at is null",
         )
         .await?;

@@ -45,12 +45,12 @@ export async function admin(): Promise<void> {
     await outbox.subscribe({ name: 'shop', topics: ['order.#'], endpoint: 'shop', ttl: '1 day' });
     const head: number = await outbox.head();
     const at: Date | null = (await outbox.cursorGet({ consumer: 'c' })).updatedAt;
-    const letters = await outbox.list('dead_letters', { where: { resolution: 'open' }, orderBy: 'deadAt', descending: true, limit: 5 });
+    const letters = await outbox.list('dead_letter_status', { where: { resolution: 'open' }, orderBy: 'deadAt', descending: true, limit: 5 });
     const error: string | null | undefined = letters[0]?.lastError;
     // @ts-expect-error an argument is missing
     await outbox.createEndpoint({ name: 'x' });
     // @ts-expect-error no such column
-    await outbox.list('dead_letters', { orderBy: 'nothing' });
+    await outbox.list('dead_letter_status', { orderBy: 'nothing' });
     void [secret, head, at, error];
 }
 

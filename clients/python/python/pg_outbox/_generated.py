@@ -82,10 +82,10 @@ class Claimed:
 
 
 @dataclass(frozen=True)
-class CountByStatusRow:
-    """A row of outbox.count_by_status."""
+class CountByStateRow:
+    """A row of outbox.count_by_state."""
 
-    status: str | None
+    state: str | None
     deliveries: int | None
 
 
@@ -117,10 +117,24 @@ class CursorState:
 
 
 @dataclass(frozen=True)
-class DeadLetters:
-    """A row of outbox.dead_letters."""
+class DeadLetterStatsRow:
+    """A row of outbox.dead_letter_stats."""
 
-    id: int | None
+    total: int | None
+    unresolved: int | None
+    resolved: int | None
+    oldest_age_seconds: float | None
+    newest_age_seconds: float | None
+    top_failure_reason: str | None
+    per_subscription: Any | None
+    last_updated: datetime | None
+
+
+@dataclass(frozen=True)
+class DeadLetterStatus:
+    """A row of outbox.dead_letter_status."""
+
+    dead_letter_id: int | None
     delivery_id: int | None
     subscription: str | None
     endpoint: str | None
@@ -171,20 +185,6 @@ class DescribeScheduleRow:
 
 
 @dataclass(frozen=True)
-class DlqStatsRow:
-    """A row of outbox.dlq_stats."""
-
-    total: int | None
-    unresolved: int | None
-    resolved: int | None
-    oldest_age_seconds: float | None
-    newest_age_seconds: float | None
-    top_failure_reason: str | None
-    per_subscription: Any | None
-    last_updated: datetime | None
-
-
-@dataclass(frozen=True)
 class ExplainRoutingRow:
     """A row of outbox.explain_routing."""
 
@@ -195,12 +195,12 @@ class ExplainRoutingRow:
 
 
 @dataclass(frozen=True)
-class Messages:
-    """A row of outbox.messages."""
+class MessageStatus:
+    """A row of outbox.message_status."""
 
-    id: int | None
+    message_id: int | None
     webhook_id: str | None
-    status: str | None
+    state: str | None
     topic: str | None
     key: str | None
     tenant: str | None
@@ -457,10 +457,10 @@ class DeadLetterEntry:
 
 
 @dataclass(frozen=True)
-class DeadLettersEntry:
-    """A row of outbox.dead_letters."""
+class DeadLetterStatusEntry:
+    """A row of outbox.dead_letter_status."""
 
-    id: int | None
+    dead_letter_id: int | None
     delivery_id: int | None
     subscription: str | None
     endpoint: str | None
@@ -500,16 +500,16 @@ class DeadLettersEntry:
 
 
 @dataclass(frozen=True)
-class DeliveriesEntry:
-    """A row of outbox.deliveries."""
+class DeliveryStatusEntry:
+    """A row of outbox.delivery_status."""
 
-    id: int | None
+    delivery_id: int | None
     subscription: str | None
     endpoint: str | None
     message_id: int | None
     position: int | None
     pull: bool | None
-    status: str | None
+    state: str | None
     attempt: int | None
     max_attempts: int | None
     retry_count: int | None
@@ -666,23 +666,23 @@ class AdminMethods:
         """
         return self._run(Call("archive_get", {"message_id": message_id}, Shape("row", ArchiveEntry, {"created_at": "timestamp with time zone", "processed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    def archive_list(self, *, tenant: str | None = None, status: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, endpoint: str | None = None, max: int | None = None, before: int | None = None) -> list[ArchiveEntry]:
+    def archive_list(self, *, tenant: str | None = None, status: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, endpoint: str | None = None, max_rows: int | None = None, before: int | None = None) -> list[ArchiveEntry]:
         """What messages came to, newest first, a page at a time: give the last id as before. Each page looks at
         up to 1,000 messages of the tenant, the aggregate or all, for those of an endpoint at 10,000: a last row
         without a status holds no message but the id to go on with.
         """
-        return self._run(Call("archive_list", {"tenant": tenant, "status": status, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "endpoint": endpoint, "max": max, "before": before}, Shape("rows", ArchiveEntry, {"created_at": "timestamp with time zone", "processed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return self._run(Call("archive_list", {"tenant": tenant, "status": status, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "endpoint": endpoint, "max_rows": max_rows, "before": before}, Shape("rows", ArchiveEntry, {"created_at": "timestamp with time zone", "processed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def archive_stats(self, *, tenant: str | None = None) -> ArchiveStatsRow:
         """What the last 1,000 messages (of a tenant) came to."""
         return self._run(Call("archive_stats", {"tenant": tenant}, Shape("row", ArchiveStatsRow, {})))  # type: ignore[no-any-return]
 
-    def cancel(self, message_id: int, *, by: str | None = None, reason: str | None = None) -> int | None:
+    def cancel(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> int | None:
         """Ends what of a message is not delivered yet; what a worker or a request has is not tried again if it
         fails. Returns how many waiting deliveries that ended. OB001 no such message, OB002 nothing is left to
         cancel, OB003 all that is left is leased.
         """
-        return self._run(Call("cancel", {"message_id": message_id, "by": by, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return self._run(Call("cancel", {"message_id": message_id, "actor": actor, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def cancel_replay(self, replay_id: int) -> int | None:
         """Ends a replay; returns how many deliveries that were waiting it cancelled. What is in flight ends by
@@ -726,12 +726,12 @@ class AdminMethods:
         """
         return self._run(Call("complete_and_claim", {"done": done, "subscription": subscription, "worker": worker, "max_messages": max_messages, "lease": lease}, Shape("rows", Claimed, {"lease_expires_at": "timestamp with time zone", "body": "bytea", "enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    def count_by_status(self, *, tenant: str | None = None) -> list[CountByStatusRow]:
+    def count_by_state(self, *, tenant: str | None = None) -> list[CountByStateRow]:
         """Deliveries in each state. Over all tenants completed and cancelled are counted since the beginning,
         from counters; for one tenant among what is still stored, through the tenant's index: as long as that
         tenant has messages.
         """
-        return self._run(Call("count_by_status", {"tenant": tenant}, Shape("rows", CountByStatusRow, {})))  # type: ignore[no-any-return]
+        return self._run(Call("count_by_state", {"tenant": tenant}, Shape("rows", CountByStateRow, {})))  # type: ignore[no-any-return]
 
     def count_messages(self, *, tenant: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, topic: str | None = None) -> int | None:
         """The total for a list_messages() with limit and offset; 10,000 means at least that many."""
@@ -766,9 +766,9 @@ class AdminMethods:
         """A consumer's cursor; OB001 when there is none, unless if_missing says which position to show then."""
         return self._run(Call("cursor_get", {"consumer": consumer, "stream": stream, "subject": subject, "if_missing": if_missing}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    def cursor_list(self, *, consumer: str | None = None, stream: str | None = None, subject: str | None = None, max_cursors: int | None = None) -> list[CursorState]:
-        """Cursors by stream, subject and consumer; null selects all; max_cursors 0: no limit."""
-        return self._run(Call("cursor_list", {"consumer": consumer, "stream": stream, "subject": subject, "max_cursors": max_cursors}, Shape("rows", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+    def cursor_list(self, *, consumer: str | None = None, stream: str | None = None, subject: str | None = None, max_rows: int | None = None) -> list[CursorState]:
+        """Cursors by stream, subject and consumer; null selects all; max_rows 0: no limit."""
+        return self._run(Call("cursor_list", {"consumer": consumer, "stream": stream, "subject": subject, "max_rows": max_rows}, Shape("rows", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def cursor_record_error(self, consumer: str, error: str, *, stream: str | None = None, subject: str | None = None) -> CursorState:
         """Notes what went wrong (at most 2000 characters of it) without moving the cursor; makes it at 0 if
@@ -788,13 +788,19 @@ class AdminMethods:
         """
         return self._run(Call("dead", {"lease": lease, "delivery_ids": delivery_ids, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def dead_letters_older_than(self, age: timedelta) -> list[DeadLetters]:
-        """Open dead letters that died longer ago than this."""
-        return self._run(Call("dead_letters_older_than", {"age": age}, Shape("rows", DeadLetters, {"body": "bytea", "enqueued_at": "timestamp with time zone", "first_attempt_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone", "created_at": "timestamp with time zone", "dead_at": "timestamp with time zone", "age": "interval", "resolved_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+    def dead_letter_stats(self) -> DeadLetterStatsRow:
+        """Dead letters in numbers: ages are those of open ones, in seconds; per_subscription: name to total and
+        unresolved.
+        """
+        return self._run(Call("dead_letter_stats", {}, Shape("row", DeadLetterStatsRow, {"last_updated": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    def delete_dead_letter(self, id: int, by: str, *, note: str | None = None) -> None:
+    def dead_letters_older_than(self, older_than: timedelta) -> list[DeadLetterStatus]:
+        """Open dead letters that died longer ago than this."""
+        return self._run(Call("dead_letters_older_than", {"older_than": older_than}, Shape("rows", DeadLetterStatus, {"body": "bytea", "enqueued_at": "timestamp with time zone", "first_attempt_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone", "created_at": "timestamp with time zone", "dead_at": "timestamp with time zone", "age": "interval", "resolved_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
+    def delete_dead_letter(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> None:
         """Removes a dead letter, in whatever state; what it was is kept in outbox.audit."""
-        self._run(Call("delete_dead_letter", {"id": id, "by": by, "note": note}, Shape("void", None, {})))
+        self._run(Call("delete_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
     def describe_schedule(self, subscription: str) -> list[DescribeScheduleRow]:
         """When the tries of a subscription are made, counted from the first: planned, and with the least and
@@ -807,12 +813,6 @@ class AdminMethods:
         as skipped.
         """
         return self._run(Call("disable_endpoint", {"name": name, "reason": reason, "mode": mode}, Shape("value", None, {})))  # type: ignore[no-any-return]
-
-    def dlq_stats(self) -> DlqStatsRow:
-        """Dead letters in numbers: ages are those of open ones, in seconds; per_subscription: name to total and
-        unresolved.
-        """
-        return self._run(Call("dlq_stats", {}, Shape("row", DlqStatsRow, {"last_updated": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def drop_endpoint(self, name: str) -> int | None:
         """Removes an endpoint that no subscription uses, with its secrets; what waits for a retry there is
@@ -830,12 +830,12 @@ class AdminMethods:
         """
         return self._run(Call("enable_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def erase(self, message_id: int, *, by: str | None = None, reason: str | None = None) -> None:
+    def erase(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> None:
         """Removes what a message says (payload, body, headers, metadata, responses) and ends what of it is not
         delivered yet; ids, positions and counts stay. The reason is required (OB006). OB003 while a worker has
         it.
         """
-        self._run(Call("erase", {"message_id": message_id, "by": by, "reason": reason}, Shape("void", None, {})))
+        self._run(Call("erase", {"message_id": message_id, "actor": actor, "reason": reason}, Shape("void", None, {})))
 
     def explain_routing(self, topic: str, *, payload: Any | None = None, key: str | None = None, headers: Any | None = None, tenant: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, at_position: int | None = None) -> list[ExplainRoutingRow]:
         """Which subscriptions a message would match, and why others would not; at_position: which did at that
@@ -855,9 +855,9 @@ class AdminMethods:
         """
         return self._run(Call("fail", {"lease": lease, "delivery_ids": delivery_ids, "error": error, "retry_after": retry_after}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def get_message(self, message_id: int) -> Messages:
-        """One message with its status; OB001: it does not exist or retention has removed it."""
-        return self._run(Call("get_message", {"message_id": message_id}, Shape("row", Messages, {"enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "body": "bytea"})))  # type: ignore[no-any-return]
+    def get_message(self, message_id: int) -> MessageStatus:
+        """One message with its state; OB001: it does not exist or retention has removed it."""
+        return self._run(Call("get_message", {"message_id": message_id}, Shape("row", MessageStatus, {"enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "body": "bytea"})))  # type: ignore[no-any-return]
 
     def grant_consent(self, endpoint: str, *, rate_per_minute: int | None = None) -> int | None:
         """Takes consent as given, for receivers that gave it by other means than the handshake."""
@@ -885,21 +885,21 @@ class AdminMethods:
         """Everything that happened to one message, in order of time."""
         return self._run(Call("history", {"message_id": message_id}, Shape("rows", HistoryRow, {"at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    def ignore(self, id: int, by: str, *, note: str | None = None) -> None:
+    def ignore_dead_letter(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> None:
         """Marks an open dead letter as not worth dealing with; OB004: it is not open."""
-        self._run(Call("ignore", {"id": id, "by": by, "note": note}, Shape("void", None, {})))
+        self._run(Call("ignore_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
     def is_terminal(self, state: str) -> bool | None:
         """Whether a delivery or message in this state is not tried again by itself."""
         return self._run(Call("is_terminal", {"state": state}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def list_messages(self, *, tenant: str | None = None, status: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, severity: str | None = None, max: int | None = None, before: int | None = None, skip: int | None = None) -> list[Messages]:
+    def list_messages(self, *, tenant: str | None = None, state: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, severity: str | None = None, max_messages: int | None = None, before: int | None = None, skip: int | None = None) -> list[MessageStatus]:
         """Messages, newest first, a page at a time: give the last id as before. By tenant and by aggregate
-        through an index; by status pending, processing, failed, dead or expired through the deliveries; topic
+        through an index; by state pending, processing, failed, dead or expired through the deliveries; topic
         and severity are looked for in at most 10,000 messages, completed, cancelled and skipped in at most
         1,000, per page: a last row without a topic holds no message but the id to go on with.
         """
-        return self._run(Call("list_messages", {"tenant": tenant, "status": status, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "severity": severity, "max": max, "before": before, "skip": skip}, Shape("rows", Messages, {"enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "body": "bytea"})))  # type: ignore[no-any-return]
+        return self._run(Call("list_messages", {"tenant": tenant, "state": state, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "severity": severity, "max_messages": max_messages, "before": before, "skip": skip}, Shape("rows", MessageStatus, {"enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "body": "bytea"})))  # type: ignore[no-any-return]
 
     def maintain(self) -> list[MaintainRow]:
         """Rotates, reclaims and trims now whatever the settings allow, and says what it did. The dispatcher
@@ -907,9 +907,9 @@ class AdminMethods:
         """
         return self._run(Call("maintain", {}, Shape("rows", MaintainRow, {})))  # type: ignore[no-any-return]
 
-    def manual_result(self, id: int) -> list[ManualResultRow]:
+    def manual_result(self, manual_send_id: int) -> list[ManualResultRow]:
         """What came of send_test() or resend(): waiting, completed or failed."""
-        return self._run(Call("manual_result", {"id": id}, Shape("rows", ManualResultRow, {"started_at": "timestamp with time zone", "finished_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return self._run(Call("manual_result", {"manual_send_id": manual_send_id}, Shape("rows", ManualResultRow, {"started_at": "timestamp with time zone", "finished_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def metrics(self) -> list[MetricsRow]:
         """Figures for a monitoring system. Names ending in _total and _count only grow; labels name
@@ -917,24 +917,24 @@ class AdminMethods:
         """
         return self._run(Call("metrics", {}, Shape("rows", MetricsRow, {})))  # type: ignore[no-any-return]
 
-    def move_to_dlq(self, delivery_id: int, by: str, reason: str) -> int | None:
+    def move_to_dead_letters(self, delivery_id: int, reason: str, *, actor: str | None = None) -> int | None:
         """Makes a waiting delivery a dead letter, and returns that one's id. OB001 no such delivery, OB002 it
         has ended, OB003 a worker has it.
         """
-        return self._run(Call("move_to_dlq", {"delivery_id": delivery_id, "by": by, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return self._run(Call("move_to_dead_letters", {"delivery_id": delivery_id, "reason": reason, "actor": actor}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def notification_log(self, *, message_id: int | None = None, tenant: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, max: int | None = None, before: int | None = None, subscription: str | None = None) -> list[NotificationEntry]:
+    def notification_log(self, *, message_id: int | None = None, tenant: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, max_rows: int | None = None, before: int | None = None, subscription: str | None = None) -> list[NotificationEntry]:
         """What was sent to whom: of one message, or of the latest messages of a tenant, topic or aggregate, a
-        page at a time (give the last message id as before). With a subscription, up to max rows of it among
-        10,000 messages per page. A last row without a topic code holds nothing but the id to go on with.
+        page at a time (give the last message id as before). With a subscription, up to max_rows rows of it
+        among 10,000 messages per page. A last row without a topic code holds nothing but the id to go on with.
         """
-        return self._run(Call("notification_log", {"message_id": message_id, "tenant": tenant, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "max": max, "before": before, "subscription": subscription}, Shape("rows", NotificationEntry, {"sent_at": "timestamp with time zone", "created_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return self._run(Call("notification_log", {"message_id": message_id, "tenant": tenant, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "max_rows": max_rows, "before": before, "subscription": subscription}, Shape("rows", NotificationEntry, {"sent_at": "timestamp with time zone", "created_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    def pause(self, name: str) -> int | None:
+    def pause_subscription(self, name: str) -> int | None:
         """Holds a subscription: what is routed to it waits, nothing is sent or can be claimed, until resume().
         Its messages are kept.
         """
-        return self._run(Call("pause", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return self._run(Call("pause_subscription", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def public_keys(self, endpoint: str) -> list[PublicKeysRow]:
         """What receivers verify v1a signatures of this endpoint with, the current key first; nothing for v1."""
@@ -972,23 +972,23 @@ class AdminMethods:
         """
         return self._run(Call("request_consent", {"endpoint": endpoint}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def requeue(self, id: int, by: str, *, note: str | None = None) -> int | None:
+    def requeue(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> int | None:
         """Makes the delivery of a dead letter due now, with all its tries; the receiver sees the same webhook
         id. Returns the delivery's id. OB004: requeued already, or the message is gone.
         """
-        return self._run(Call("requeue", {"id": id, "by": by, "note": note}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return self._run(Call("requeue", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def requeue_all(self, by: str, *, subscription: str | None = None, reason: str | None = None, topic: str | None = None, dead_after: datetime | None = None, dead_before: datetime | None = None, note: str | None = None, max: int | None = None, dry_run: bool | None = None) -> int | None:
-        """Requeues up to max open dead letters, oldest first: of a subscription, reason, topic, time. dry_run
-        only counts. Returns how many.
+    def requeue_all(self, *, actor: str | None = None, subscription: str | None = None, reason: str | None = None, topic: str | None = None, dead_after: datetime | None = None, dead_before: datetime | None = None, note: str | None = None, max_rows: int | None = None, dry_run: bool | None = None) -> int | None:
+        """Requeues up to max_rows open dead letters, oldest first: of a subscription, reason, topic, time.
+        dry_run only counts. Returns how many.
         """
-        return self._run(Call("requeue_all", {"by": by, "subscription": subscription, "reason": reason, "topic": topic, "dead_after": dead_after, "dead_before": dead_before, "note": note, "max": max, "dry_run": dry_run}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return self._run(Call("requeue_all", {"actor": actor, "subscription": subscription, "reason": reason, "topic": topic, "dead_after": dead_after, "dead_before": dead_before, "note": note, "max_rows": max_rows, "dry_run": dry_run}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def reschedule(self, delivery_id: int, due_at: datetime, by: str, *, priority: int | None = None, expires_at: datetime | None = None) -> None:
+    def reschedule(self, delivery_id: int, due_at: datetime, *, actor: str | None = None, priority: int | None = None, expires_at: datetime | None = None) -> None:
         """Changes when a waiting delivery is tried, its priority and its end. OB001 no such delivery, OB002 it
         has ended, OB003 a worker has it.
         """
-        self._run(Call("reschedule", {"delivery_id": delivery_id, "due_at": due_at, "by": by, "priority": priority, "expires_at": expires_at}, Shape("void", None, {})))
+        self._run(Call("reschedule", {"delivery_id": delivery_id, "due_at": due_at, "actor": actor, "priority": priority, "expires_at": expires_at}, Shape("void", None, {})))
 
     def resend(self, message_id: int, subscription: str) -> int | None:
         """Sends one message once more to one subscription, whatever became of it: one try outside its budget,
@@ -996,19 +996,19 @@ class AdminMethods:
         """
         return self._run(Call("resend", {"message_id": message_id, "subscription": subscription}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def resolve(self, id: int, by: str, *, note: str | None = None) -> None:
+    def resolve_dead_letter(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> None:
         """Marks an open dead letter as dealt with in another way; OB004: it is not open."""
-        self._run(Call("resolve", {"id": id, "by": by, "note": note}, Shape("void", None, {})))
+        self._run(Call("resolve_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
-    def resume(self, name: str) -> int | None:
+    def resume_subscription(self, name: str) -> int | None:
         """Goes on with a paused subscription from where it stood."""
-        return self._run(Call("resume", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return self._run(Call("resume_subscription", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def retry(self, message_id: int, subscription: str, *, by: str | None = None) -> int | None:
+    def retry(self, message_id: int, subscription: str, *, actor: str | None = None) -> int | None:
         """Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001
         there is none, OB002 it was completed, OB003 a worker has it, OB004 its message was erased or is gone.
         """
-        return self._run(Call("retry", {"message_id": message_id, "subscription": subscription, "by": by}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return self._run(Call("retry", {"message_id": message_id, "subscription": subscription, "actor": actor}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def revoke_from(self, role: str, capability: str) -> bool | None:
         """Takes a capability back from a role; what another capability of the role needs stays. false: the role
@@ -1044,11 +1044,11 @@ class AdminMethods:
         """
         return self._run(Call("set_proxy", {"name": name, "url": url, "resolves_names": resolves_names, "is_default": is_default}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def skipped(self, *, topic: str | None = None, max_messages: int | None = None, before_position: int | None = None) -> list[SkippedRow]:
+    def skipped(self, *, topic: str | None = None, max_messages: int | None = None, before: int | None = None) -> list[SkippedRow]:
         """Messages that matched no subscription, newest first, with the reason: no subscription, filtered,
         inactive. topic is a pattern.
         """
-        return self._run(Call("skipped", {"topic": topic, "max_messages": max_messages, "before_position": before_position}, Shape("rows", SkippedRow, {"routed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return self._run(Call("skipped", {"topic": topic, "max_messages": max_messages, "before": before}, Shape("rows", SkippedRow, {"routed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def stats(self, *, tenant: str | None = None) -> StatsRow:
         """Where the outbox of this database stands, and from pending on how many deliveries (of a tenant) are
@@ -1116,13 +1116,13 @@ class AdminMethods:
         """Rows of outbox.dead_letter whose columns equal those of filter."""
         return self._run(Call("dead_letter", dict(filter or {}), Shape("rows", DeadLetterEntry, {"first_attempt_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone", "created_at": "timestamp with time zone", "dead_at": "timestamp with time zone", "resolved_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
 
-    def dead_letters(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[DeadLettersEntry]:
-        """Rows of outbox.dead_letters whose columns equal those of filter."""
-        return self._run(Call("dead_letters", dict(filter or {}), Shape("rows", DeadLettersEntry, {"body": "bytea", "enqueued_at": "timestamp with time zone", "first_attempt_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone", "created_at": "timestamp with time zone", "dead_at": "timestamp with time zone", "age": "interval", "resolved_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
+    def dead_letter_status(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[DeadLetterStatusEntry]:
+        """Rows of outbox.dead_letter_status whose columns equal those of filter."""
+        return self._run(Call("dead_letter_status", dict(filter or {}), Shape("rows", DeadLetterStatusEntry, {"body": "bytea", "enqueued_at": "timestamp with time zone", "first_attempt_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone", "created_at": "timestamp with time zone", "dead_at": "timestamp with time zone", "age": "interval", "resolved_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
 
-    def deliveries(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[DeliveriesEntry]:
-        """Rows of outbox.deliveries whose columns equal those of filter."""
-        return self._run(Call("deliveries", dict(filter or {}), Shape("rows", DeliveriesEntry, {"locked_at": "timestamp with time zone", "lease_expires_at": "timestamp with time zone", "next_attempt_at": "timestamp with time zone", "retry_in": "interval", "expires_at": "timestamp with time zone", "expires_in": "interval", "age": "interval", "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "processed_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone", "completed_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
+    def delivery_status(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[DeliveryStatusEntry]:
+        """Rows of outbox.delivery_status whose columns equal those of filter."""
+        return self._run(Call("delivery_status", dict(filter or {}), Shape("rows", DeliveryStatusEntry, {"locked_at": "timestamp with time zone", "lease_expires_at": "timestamp with time zone", "next_attempt_at": "timestamp with time zone", "retry_in": "interval", "expires_at": "timestamp with time zone", "expires_in": "interval", "age": "interval", "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "processed_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone", "completed_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
 
     def endpoints(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[EndpointEntry]:
         """Rows of outbox.endpoint whose columns equal those of filter."""
@@ -1182,23 +1182,23 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("archive_get", {"message_id": message_id}, Shape("row", ArchiveEntry, {"created_at": "timestamp with time zone", "processed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    async def archive_list(self, *, tenant: str | None = None, status: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, endpoint: str | None = None, max: int | None = None, before: int | None = None) -> list[ArchiveEntry]:
+    async def archive_list(self, *, tenant: str | None = None, status: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, endpoint: str | None = None, max_rows: int | None = None, before: int | None = None) -> list[ArchiveEntry]:
         """What messages came to, newest first, a page at a time: give the last id as before. Each page looks at
         up to 1,000 messages of the tenant, the aggregate or all, for those of an endpoint at 10,000: a last row
         without a status holds no message but the id to go on with.
         """
-        return await self._arun(Call("archive_list", {"tenant": tenant, "status": status, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "endpoint": endpoint, "max": max, "before": before}, Shape("rows", ArchiveEntry, {"created_at": "timestamp with time zone", "processed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return await self._arun(Call("archive_list", {"tenant": tenant, "status": status, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "endpoint": endpoint, "max_rows": max_rows, "before": before}, Shape("rows", ArchiveEntry, {"created_at": "timestamp with time zone", "processed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def archive_stats(self, *, tenant: str | None = None) -> ArchiveStatsRow:
         """What the last 1,000 messages (of a tenant) came to."""
         return await self._arun(Call("archive_stats", {"tenant": tenant}, Shape("row", ArchiveStatsRow, {})))  # type: ignore[no-any-return]
 
-    async def cancel(self, message_id: int, *, by: str | None = None, reason: str | None = None) -> int | None:
+    async def cancel(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> int | None:
         """Ends what of a message is not delivered yet; what a worker or a request has is not tried again if it
         fails. Returns how many waiting deliveries that ended. OB001 no such message, OB002 nothing is left to
         cancel, OB003 all that is left is leased.
         """
-        return await self._arun(Call("cancel", {"message_id": message_id, "by": by, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return await self._arun(Call("cancel", {"message_id": message_id, "actor": actor, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def cancel_replay(self, replay_id: int) -> int | None:
         """Ends a replay; returns how many deliveries that were waiting it cancelled. What is in flight ends by
@@ -1242,12 +1242,12 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("complete_and_claim", {"done": done, "subscription": subscription, "worker": worker, "max_messages": max_messages, "lease": lease}, Shape("rows", Claimed, {"lease_expires_at": "timestamp with time zone", "body": "bytea", "enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    async def count_by_status(self, *, tenant: str | None = None) -> list[CountByStatusRow]:
+    async def count_by_state(self, *, tenant: str | None = None) -> list[CountByStateRow]:
         """Deliveries in each state. Over all tenants completed and cancelled are counted since the beginning,
         from counters; for one tenant among what is still stored, through the tenant's index: as long as that
         tenant has messages.
         """
-        return await self._arun(Call("count_by_status", {"tenant": tenant}, Shape("rows", CountByStatusRow, {})))  # type: ignore[no-any-return]
+        return await self._arun(Call("count_by_state", {"tenant": tenant}, Shape("rows", CountByStateRow, {})))  # type: ignore[no-any-return]
 
     async def count_messages(self, *, tenant: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, topic: str | None = None) -> int | None:
         """The total for a list_messages() with limit and offset; 10,000 means at least that many."""
@@ -1282,9 +1282,9 @@ class AsyncAdminMethods:
         """A consumer's cursor; OB001 when there is none, unless if_missing says which position to show then."""
         return await self._arun(Call("cursor_get", {"consumer": consumer, "stream": stream, "subject": subject, "if_missing": if_missing}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    async def cursor_list(self, *, consumer: str | None = None, stream: str | None = None, subject: str | None = None, max_cursors: int | None = None) -> list[CursorState]:
-        """Cursors by stream, subject and consumer; null selects all; max_cursors 0: no limit."""
-        return await self._arun(Call("cursor_list", {"consumer": consumer, "stream": stream, "subject": subject, "max_cursors": max_cursors}, Shape("rows", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+    async def cursor_list(self, *, consumer: str | None = None, stream: str | None = None, subject: str | None = None, max_rows: int | None = None) -> list[CursorState]:
+        """Cursors by stream, subject and consumer; null selects all; max_rows 0: no limit."""
+        return await self._arun(Call("cursor_list", {"consumer": consumer, "stream": stream, "subject": subject, "max_rows": max_rows}, Shape("rows", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def cursor_record_error(self, consumer: str, error: str, *, stream: str | None = None, subject: str | None = None) -> CursorState:
         """Notes what went wrong (at most 2000 characters of it) without moving the cursor; makes it at 0 if
@@ -1304,13 +1304,19 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("dead", {"lease": lease, "delivery_ids": delivery_ids, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def dead_letters_older_than(self, age: timedelta) -> list[DeadLetters]:
-        """Open dead letters that died longer ago than this."""
-        return await self._arun(Call("dead_letters_older_than", {"age": age}, Shape("rows", DeadLetters, {"body": "bytea", "enqueued_at": "timestamp with time zone", "first_attempt_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone", "created_at": "timestamp with time zone", "dead_at": "timestamp with time zone", "age": "interval", "resolved_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+    async def dead_letter_stats(self) -> DeadLetterStatsRow:
+        """Dead letters in numbers: ages are those of open ones, in seconds; per_subscription: name to total and
+        unresolved.
+        """
+        return await self._arun(Call("dead_letter_stats", {}, Shape("row", DeadLetterStatsRow, {"last_updated": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    async def delete_dead_letter(self, id: int, by: str, *, note: str | None = None) -> None:
+    async def dead_letters_older_than(self, older_than: timedelta) -> list[DeadLetterStatus]:
+        """Open dead letters that died longer ago than this."""
+        return await self._arun(Call("dead_letters_older_than", {"older_than": older_than}, Shape("rows", DeadLetterStatus, {"body": "bytea", "enqueued_at": "timestamp with time zone", "first_attempt_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone", "created_at": "timestamp with time zone", "dead_at": "timestamp with time zone", "age": "interval", "resolved_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
+    async def delete_dead_letter(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> None:
         """Removes a dead letter, in whatever state; what it was is kept in outbox.audit."""
-        await self._arun(Call("delete_dead_letter", {"id": id, "by": by, "note": note}, Shape("void", None, {})))
+        await self._arun(Call("delete_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
     async def describe_schedule(self, subscription: str) -> list[DescribeScheduleRow]:
         """When the tries of a subscription are made, counted from the first: planned, and with the least and
@@ -1323,12 +1329,6 @@ class AsyncAdminMethods:
         as skipped.
         """
         return await self._arun(Call("disable_endpoint", {"name": name, "reason": reason, "mode": mode}, Shape("value", None, {})))  # type: ignore[no-any-return]
-
-    async def dlq_stats(self) -> DlqStatsRow:
-        """Dead letters in numbers: ages are those of open ones, in seconds; per_subscription: name to total and
-        unresolved.
-        """
-        return await self._arun(Call("dlq_stats", {}, Shape("row", DlqStatsRow, {"last_updated": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def drop_endpoint(self, name: str) -> int | None:
         """Removes an endpoint that no subscription uses, with its secrets; what waits for a retry there is
@@ -1346,12 +1346,12 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("enable_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def erase(self, message_id: int, *, by: str | None = None, reason: str | None = None) -> None:
+    async def erase(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> None:
         """Removes what a message says (payload, body, headers, metadata, responses) and ends what of it is not
         delivered yet; ids, positions and counts stay. The reason is required (OB006). OB003 while a worker has
         it.
         """
-        await self._arun(Call("erase", {"message_id": message_id, "by": by, "reason": reason}, Shape("void", None, {})))
+        await self._arun(Call("erase", {"message_id": message_id, "actor": actor, "reason": reason}, Shape("void", None, {})))
 
     async def explain_routing(self, topic: str, *, payload: Any | None = None, key: str | None = None, headers: Any | None = None, tenant: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, at_position: int | None = None) -> list[ExplainRoutingRow]:
         """Which subscriptions a message would match, and why others would not; at_position: which did at that
@@ -1371,9 +1371,9 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("fail", {"lease": lease, "delivery_ids": delivery_ids, "error": error, "retry_after": retry_after}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def get_message(self, message_id: int) -> Messages:
-        """One message with its status; OB001: it does not exist or retention has removed it."""
-        return await self._arun(Call("get_message", {"message_id": message_id}, Shape("row", Messages, {"enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "body": "bytea"})))  # type: ignore[no-any-return]
+    async def get_message(self, message_id: int) -> MessageStatus:
+        """One message with its state; OB001: it does not exist or retention has removed it."""
+        return await self._arun(Call("get_message", {"message_id": message_id}, Shape("row", MessageStatus, {"enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "body": "bytea"})))  # type: ignore[no-any-return]
 
     async def grant_consent(self, endpoint: str, *, rate_per_minute: int | None = None) -> int | None:
         """Takes consent as given, for receivers that gave it by other means than the handshake."""
@@ -1401,21 +1401,21 @@ class AsyncAdminMethods:
         """Everything that happened to one message, in order of time."""
         return await self._arun(Call("history", {"message_id": message_id}, Shape("rows", HistoryRow, {"at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    async def ignore(self, id: int, by: str, *, note: str | None = None) -> None:
+    async def ignore_dead_letter(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> None:
         """Marks an open dead letter as not worth dealing with; OB004: it is not open."""
-        await self._arun(Call("ignore", {"id": id, "by": by, "note": note}, Shape("void", None, {})))
+        await self._arun(Call("ignore_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
     async def is_terminal(self, state: str) -> bool | None:
         """Whether a delivery or message in this state is not tried again by itself."""
         return await self._arun(Call("is_terminal", {"state": state}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def list_messages(self, *, tenant: str | None = None, status: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, severity: str | None = None, max: int | None = None, before: int | None = None, skip: int | None = None) -> list[Messages]:
+    async def list_messages(self, *, tenant: str | None = None, state: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, severity: str | None = None, max_messages: int | None = None, before: int | None = None, skip: int | None = None) -> list[MessageStatus]:
         """Messages, newest first, a page at a time: give the last id as before. By tenant and by aggregate
-        through an index; by status pending, processing, failed, dead or expired through the deliveries; topic
+        through an index; by state pending, processing, failed, dead or expired through the deliveries; topic
         and severity are looked for in at most 10,000 messages, completed, cancelled and skipped in at most
         1,000, per page: a last row without a topic holds no message but the id to go on with.
         """
-        return await self._arun(Call("list_messages", {"tenant": tenant, "status": status, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "severity": severity, "max": max, "before": before, "skip": skip}, Shape("rows", Messages, {"enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "body": "bytea"})))  # type: ignore[no-any-return]
+        return await self._arun(Call("list_messages", {"tenant": tenant, "state": state, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "severity": severity, "max_messages": max_messages, "before": before, "skip": skip}, Shape("rows", MessageStatus, {"enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "body": "bytea"})))  # type: ignore[no-any-return]
 
     async def maintain(self) -> list[MaintainRow]:
         """Rotates, reclaims and trims now whatever the settings allow, and says what it did. The dispatcher
@@ -1423,9 +1423,9 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("maintain", {}, Shape("rows", MaintainRow, {})))  # type: ignore[no-any-return]
 
-    async def manual_result(self, id: int) -> list[ManualResultRow]:
+    async def manual_result(self, manual_send_id: int) -> list[ManualResultRow]:
         """What came of send_test() or resend(): waiting, completed or failed."""
-        return await self._arun(Call("manual_result", {"id": id}, Shape("rows", ManualResultRow, {"started_at": "timestamp with time zone", "finished_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return await self._arun(Call("manual_result", {"manual_send_id": manual_send_id}, Shape("rows", ManualResultRow, {"started_at": "timestamp with time zone", "finished_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def metrics(self) -> list[MetricsRow]:
         """Figures for a monitoring system. Names ending in _total and _count only grow; labels name
@@ -1433,24 +1433,24 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("metrics", {}, Shape("rows", MetricsRow, {})))  # type: ignore[no-any-return]
 
-    async def move_to_dlq(self, delivery_id: int, by: str, reason: str) -> int | None:
+    async def move_to_dead_letters(self, delivery_id: int, reason: str, *, actor: str | None = None) -> int | None:
         """Makes a waiting delivery a dead letter, and returns that one's id. OB001 no such delivery, OB002 it
         has ended, OB003 a worker has it.
         """
-        return await self._arun(Call("move_to_dlq", {"delivery_id": delivery_id, "by": by, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return await self._arun(Call("move_to_dead_letters", {"delivery_id": delivery_id, "reason": reason, "actor": actor}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def notification_log(self, *, message_id: int | None = None, tenant: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, max: int | None = None, before: int | None = None, subscription: str | None = None) -> list[NotificationEntry]:
+    async def notification_log(self, *, message_id: int | None = None, tenant: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, max_rows: int | None = None, before: int | None = None, subscription: str | None = None) -> list[NotificationEntry]:
         """What was sent to whom: of one message, or of the latest messages of a tenant, topic or aggregate, a
-        page at a time (give the last message id as before). With a subscription, up to max rows of it among
-        10,000 messages per page. A last row without a topic code holds nothing but the id to go on with.
+        page at a time (give the last message id as before). With a subscription, up to max_rows rows of it
+        among 10,000 messages per page. A last row without a topic code holds nothing but the id to go on with.
         """
-        return await self._arun(Call("notification_log", {"message_id": message_id, "tenant": tenant, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "max": max, "before": before, "subscription": subscription}, Shape("rows", NotificationEntry, {"sent_at": "timestamp with time zone", "created_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return await self._arun(Call("notification_log", {"message_id": message_id, "tenant": tenant, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "max_rows": max_rows, "before": before, "subscription": subscription}, Shape("rows", NotificationEntry, {"sent_at": "timestamp with time zone", "created_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    async def pause(self, name: str) -> int | None:
+    async def pause_subscription(self, name: str) -> int | None:
         """Holds a subscription: what is routed to it waits, nothing is sent or can be claimed, until resume().
         Its messages are kept.
         """
-        return await self._arun(Call("pause", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return await self._arun(Call("pause_subscription", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def public_keys(self, endpoint: str) -> list[PublicKeysRow]:
         """What receivers verify v1a signatures of this endpoint with, the current key first; nothing for v1."""
@@ -1488,23 +1488,23 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("request_consent", {"endpoint": endpoint}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def requeue(self, id: int, by: str, *, note: str | None = None) -> int | None:
+    async def requeue(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> int | None:
         """Makes the delivery of a dead letter due now, with all its tries; the receiver sees the same webhook
         id. Returns the delivery's id. OB004: requeued already, or the message is gone.
         """
-        return await self._arun(Call("requeue", {"id": id, "by": by, "note": note}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return await self._arun(Call("requeue", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def requeue_all(self, by: str, *, subscription: str | None = None, reason: str | None = None, topic: str | None = None, dead_after: datetime | None = None, dead_before: datetime | None = None, note: str | None = None, max: int | None = None, dry_run: bool | None = None) -> int | None:
-        """Requeues up to max open dead letters, oldest first: of a subscription, reason, topic, time. dry_run
-        only counts. Returns how many.
+    async def requeue_all(self, *, actor: str | None = None, subscription: str | None = None, reason: str | None = None, topic: str | None = None, dead_after: datetime | None = None, dead_before: datetime | None = None, note: str | None = None, max_rows: int | None = None, dry_run: bool | None = None) -> int | None:
+        """Requeues up to max_rows open dead letters, oldest first: of a subscription, reason, topic, time.
+        dry_run only counts. Returns how many.
         """
-        return await self._arun(Call("requeue_all", {"by": by, "subscription": subscription, "reason": reason, "topic": topic, "dead_after": dead_after, "dead_before": dead_before, "note": note, "max": max, "dry_run": dry_run}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return await self._arun(Call("requeue_all", {"actor": actor, "subscription": subscription, "reason": reason, "topic": topic, "dead_after": dead_after, "dead_before": dead_before, "note": note, "max_rows": max_rows, "dry_run": dry_run}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def reschedule(self, delivery_id: int, due_at: datetime, by: str, *, priority: int | None = None, expires_at: datetime | None = None) -> None:
+    async def reschedule(self, delivery_id: int, due_at: datetime, *, actor: str | None = None, priority: int | None = None, expires_at: datetime | None = None) -> None:
         """Changes when a waiting delivery is tried, its priority and its end. OB001 no such delivery, OB002 it
         has ended, OB003 a worker has it.
         """
-        await self._arun(Call("reschedule", {"delivery_id": delivery_id, "due_at": due_at, "by": by, "priority": priority, "expires_at": expires_at}, Shape("void", None, {})))
+        await self._arun(Call("reschedule", {"delivery_id": delivery_id, "due_at": due_at, "actor": actor, "priority": priority, "expires_at": expires_at}, Shape("void", None, {})))
 
     async def resend(self, message_id: int, subscription: str) -> int | None:
         """Sends one message once more to one subscription, whatever became of it: one try outside its budget,
@@ -1512,19 +1512,19 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("resend", {"message_id": message_id, "subscription": subscription}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def resolve(self, id: int, by: str, *, note: str | None = None) -> None:
+    async def resolve_dead_letter(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> None:
         """Marks an open dead letter as dealt with in another way; OB004: it is not open."""
-        await self._arun(Call("resolve", {"id": id, "by": by, "note": note}, Shape("void", None, {})))
+        await self._arun(Call("resolve_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
-    async def resume(self, name: str) -> int | None:
+    async def resume_subscription(self, name: str) -> int | None:
         """Goes on with a paused subscription from where it stood."""
-        return await self._arun(Call("resume", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return await self._arun(Call("resume_subscription", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def retry(self, message_id: int, subscription: str, *, by: str | None = None) -> int | None:
+    async def retry(self, message_id: int, subscription: str, *, actor: str | None = None) -> int | None:
         """Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001
         there is none, OB002 it was completed, OB003 a worker has it, OB004 its message was erased or is gone.
         """
-        return await self._arun(Call("retry", {"message_id": message_id, "subscription": subscription, "by": by}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return await self._arun(Call("retry", {"message_id": message_id, "subscription": subscription, "actor": actor}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def revoke_from(self, role: str, capability: str) -> bool | None:
         """Takes a capability back from a role; what another capability of the role needs stays. false: the role
@@ -1560,11 +1560,11 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("set_proxy", {"name": name, "url": url, "resolves_names": resolves_names, "is_default": is_default}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def skipped(self, *, topic: str | None = None, max_messages: int | None = None, before_position: int | None = None) -> list[SkippedRow]:
+    async def skipped(self, *, topic: str | None = None, max_messages: int | None = None, before: int | None = None) -> list[SkippedRow]:
         """Messages that matched no subscription, newest first, with the reason: no subscription, filtered,
         inactive. topic is a pattern.
         """
-        return await self._arun(Call("skipped", {"topic": topic, "max_messages": max_messages, "before_position": before_position}, Shape("rows", SkippedRow, {"routed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return await self._arun(Call("skipped", {"topic": topic, "max_messages": max_messages, "before": before}, Shape("rows", SkippedRow, {"routed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def stats(self, *, tenant: str | None = None) -> StatsRow:
         """Where the outbox of this database stands, and from pending on how many deliveries (of a tenant) are
@@ -1632,13 +1632,13 @@ class AsyncAdminMethods:
         """Rows of outbox.dead_letter whose columns equal those of filter."""
         return await self._arun(Call("dead_letter", dict(filter or {}), Shape("rows", DeadLetterEntry, {"first_attempt_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone", "created_at": "timestamp with time zone", "dead_at": "timestamp with time zone", "resolved_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
 
-    async def dead_letters(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[DeadLettersEntry]:
-        """Rows of outbox.dead_letters whose columns equal those of filter."""
-        return await self._arun(Call("dead_letters", dict(filter or {}), Shape("rows", DeadLettersEntry, {"body": "bytea", "enqueued_at": "timestamp with time zone", "first_attempt_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone", "created_at": "timestamp with time zone", "dead_at": "timestamp with time zone", "age": "interval", "resolved_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
+    async def dead_letter_status(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[DeadLetterStatusEntry]:
+        """Rows of outbox.dead_letter_status whose columns equal those of filter."""
+        return await self._arun(Call("dead_letter_status", dict(filter or {}), Shape("rows", DeadLetterStatusEntry, {"body": "bytea", "enqueued_at": "timestamp with time zone", "first_attempt_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone", "created_at": "timestamp with time zone", "dead_at": "timestamp with time zone", "age": "interval", "resolved_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
 
-    async def deliveries(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[DeliveriesEntry]:
-        """Rows of outbox.deliveries whose columns equal those of filter."""
-        return await self._arun(Call("deliveries", dict(filter or {}), Shape("rows", DeliveriesEntry, {"locked_at": "timestamp with time zone", "lease_expires_at": "timestamp with time zone", "next_attempt_at": "timestamp with time zone", "retry_in": "interval", "expires_at": "timestamp with time zone", "expires_in": "interval", "age": "interval", "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "processed_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone", "completed_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
+    async def delivery_status(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[DeliveryStatusEntry]:
+        """Rows of outbox.delivery_status whose columns equal those of filter."""
+        return await self._arun(Call("delivery_status", dict(filter or {}), Shape("rows", DeliveryStatusEntry, {"locked_at": "timestamp with time zone", "lease_expires_at": "timestamp with time zone", "next_attempt_at": "timestamp with time zone", "retry_in": "interval", "expires_at": "timestamp with time zone", "expires_in": "interval", "age": "interval", "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "processed_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone", "completed_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
 
     async def endpoints(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[EndpointEntry]:
         """Rows of outbox.endpoint whose columns equal those of filter."""
