@@ -32,7 +32,7 @@ async fn a_thing_has_one_public_name() {
     assert_eq!(found(&db, bare_ids).await, none, "an id says of what it is the id");
     let old_words = "select p.proname || '(' || n || ')' as name from pg_proc p, unnest(p.proargnames) n
         where p.pronamespace = 'outbox'::regnamespace and p.proname !~ '^_'
-            and n in ('id', 'by', 'max', 'age', 'limit', 'before', 'max_rows', 'why')";
+            and n in ('id', 'by', 'max', 'age', 'limit', 'before_position', 'max_cursors', 'why')";
     assert_eq!(found(&db, old_words).await, none, "actor, max_messages, max_rows, older_than, before");
     let commands = "select p.proname as name from pg_proc p
         where p.pronamespace = 'outbox'::regnamespace and p.proname !~ '^_'
