@@ -1,4 +1,4 @@
--- Cancels a message: none of its deliveries that still wait is made.
+-- Cancels a message: its deliveries that are still waiting are ended.
 
 -- API: public
 create function outbox.cancel(message_id bigint, by text default null, reason text default null) returns bigint
