@@ -60,9 +60,9 @@ end
 $$;
 
 -- API: private
--- Whether no more rows can come to a leaf that is no longer the current one: nobody has its lock. A session that takes the
--- lock later reads the pointer again and goes to the current leaf. So every row in a settled leaf is of a transaction that
--- has ended.
+-- Whether no more rows can be written to a leaf that is no longer the current one: no session has its lock. A session that
+-- takes the lock later reads the pointer again and goes to the current leaf. So every row in a settled leaf is of a
+-- transaction that has ended.
 create function outbox._leaf_is_settled(leaf smallint) returns boolean language c volatile
 as 'MODULE_PATHNAME', 'outbox_leaf_is_settled';
 
@@ -320,9 +320,9 @@ begin
         end if;
     end if;
 
-    -- Nothing new. The state is still written now and then, so that transactions that were rolled back are not looked at for
-    -- ever. But it is not written for the xid of this tick alone, or an idle database would tick because of its own ticks.
-    -- It is written at once when leaves have changed, because a leaf that need not be read any more can be reclaimed.
+    -- Nothing new. The state is still written now and then, so that transactions that were rolled back are not read again
+    -- for ever. But it is not written for the xid of this tick alone, or an idle database would tick because of its own
+    -- ticks. It is written at once when leaves have changed, because a leaf that need not be read any more can be reclaimed.
     if n = 0 and state.done_id is null and this_timeline = state.timeline
         and passed is null and cardinality(settled) = 0
         and (cardinality(finished) = 0

@@ -193,7 +193,7 @@ insert into outbox._capability values
     ('admin', 'function outbox.grant_to'),
     ('admin', 'function outbox.revoke_from'),
     ('monitor', 'table outbox.grants'),
-    -- Numbers and states: no payload, header, metadata, key, error text or URL.
+    -- Numbers and states: no payload, header, metadata, key or URL, and no error text other than those in health().
     ('observe', 'function outbox.health'),
     ('observe', 'function outbox.metrics'),
     ('observe', 'function outbox.worker_status'),

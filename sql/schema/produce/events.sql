@@ -124,10 +124,10 @@ end
 $$;
 comment on function outbox.enqueue_event is
     'Enqueues a business event on the topic event_type and returns the message id. key: default aggregate_id. '
-    'event_version (default: the number in a topic that ends in .v<number>), correlation_id, and the privacy flags (pii, '
-    'pii_fields, consent) are stored in the reserved metadata keys schema_version, correlation_id and privacy. producer: '
-    'the publisher. scheduled_for: not delivered before. Errors: 22004 event_type is null, 22023 event_version is below 1 '
-    'or metadata is not a JSON object, and those of enqueue()';
+    'event_version (default: the number of a topic that ends like order.created.v3), correlation_id, and the privacy flags '
+    '(pii, pii_fields, consent) are stored in the reserved metadata keys schema_version, correlation_id and privacy. '
+    'producer: the publisher. scheduled_for: not delivered before. Errors: 22004 event_type is null, 22023 event_version '
+    'is below 1 or metadata is not a JSON object, and those of enqueue()';
 
 insert into outbox._capability values
     ('publish', 'function outbox.enqueue_notification'),

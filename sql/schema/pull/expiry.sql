@@ -2,7 +2,7 @@
 
 -- API: private
 -- Takes back one expired lease, which the caller has locked, and returns the number of its deliveries. The attempt counts,
--- so a message that crashes its workers is not handed out for ever.
+-- so a message that crashes its workers is not claimed for ever.
 create function outbox._take_back_one(ended outbox.lease, at timestamptz) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp

@@ -244,7 +244,7 @@ declare
 begin
     bundles := '{}';
     ids := '{}';
-    -- Rows that became due after the first bundle are handed out after it, but before later bundles.
+    -- Rows that became due after the first bundle are claimed after it, but before later bundles.
     select d.due_at into rows_due
     from outbox.delivery d
     where d.subscription_id = _pick_bundles.subscription_id and d.pull and d.state <> 'processing' and not d.blocked

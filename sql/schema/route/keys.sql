@@ -18,8 +18,8 @@ declare
     others bigint[];
 begin
     -- A requeued delivery comes before the later deliveries of its key that went on without it, so these are blocked again,
-    -- unless a worker has one of them. Deliveries that a claim has locked are left alone: when that lease ends, the key is
-    -- looked at again.
+    -- unless a worker has one of them. Deliveries that a claim has locked are left alone: when that lease ends, the router
+    -- checks the key again.
     for late in
         select n.id, u.subscription_id, u.key
         from unnest(subscriptions, keys) u(subscription_id, key)
