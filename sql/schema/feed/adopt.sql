@@ -108,11 +108,11 @@ end
 $$;
 comment on function outbox.adopt is
     'Makes data that was restored or copied here this database''s own. Gives positions, in a new epoch, to the messages '
-    'that have none, and lets the dispatcher push. Returns the last position; if the outbox is this database''s own '
-    'already, only that. reason (default null) is stored in outbox.audit. Not in a transaction block or function. Errors: '
-    '25001 in such a transaction or not at isolation level read committed, 55000 a subscription of logical replication '
-    'writes this outbox, 55P03 another session keeps the sequencer for 5 s, or a leaf''s lock was not available within 30 '
-    's';
+    'that have none, and lets the dispatcher push. Returns the last position. If the outbox is this database''s own '
+    'already, nothing is changed. reason (default null) is stored in outbox.audit. Not in a transaction block or function. '
+    'Errors: 25001 in such a transaction or not at isolation level read committed, 55000 a subscription of logical '
+    'replication writes this outbox, 55P03 another session keeps the sequencer for 5 s, or a leaf''s lock was not '
+    'available within 30 s';
 
 insert into outbox._capability values
     ('admin', 'function outbox.adopt');

@@ -172,10 +172,9 @@ begin
 end
 $$;
 comment on function outbox.maintain is
-    'Rotates, reclaims and trims now as far as the retention settings allow, and returns a row for each job that did '
-    'something. The dispatcher does this by itself, every pg_outbox.retention_interval (1 hour by default). Not in a '
-    'transaction block or function. Errors: 25001 in such a transaction. A job that fails has the result "failed" and its '
-    'error in held_by';
+    'Rotates, reclaims and trims now as far as the retention settings allow, and returns what each job did. The dispatcher '
+    'does this by itself, every pg_outbox.retention_interval (1 hour by default). Not in a transaction block or function. '
+    'Errors: 25001 in such a transaction. A job that fails has the result "failed" and its error in held_by';
 
 insert into outbox._capability values
     ('admin', 'function outbox.maintain');

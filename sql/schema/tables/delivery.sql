@@ -59,8 +59,8 @@ comment on column outbox.delivery.attempt is 'attempts so far within the budget'
 comment on column outbox.delivery.max_attempts is 'the message''s own budget; null: the subscription''s';
 comment on column outbox.delivery.key is 'ordering key; null where the subscription has no order';
 comment on column outbox.delivery.expires_at is
-    'after this time it is recorded as expired; null for pushed deliveries, whose expiry the message and the subscription '
-    'determine';
+    'after this time it is recorded as expired; null: never; for pushed deliveries null, and the message and the '
+    'subscription determine the expiry';
 comment on column outbox.delivery.lease is 'id of the lease; set while a worker has the delivery';
 select pg_catalog.pg_extension_config_dump('outbox.delivery', '');
 select pg_catalog.pg_extension_config_dump('outbox.delivery_id_seq', '');

@@ -107,7 +107,8 @@ $$, 16, array[
 comment on table outbox.attempt is
     'Append-only log: one row per HTTP request, per attempt of a worker (or bundle of them), or per decision about a '
     'delivery';
-comment on column outbox.attempt.run is '0: live; above 0: id of the replay; -1: test; -2: manual send';
+comment on column outbox.attempt.run is
+    '0: live; above 0: id of the replay; -1: test message; -2: resend (both are manual sends)';
 comment on column outbox.attempt.attempt is 'number of the attempt within its budget; 0: a decision without an attempt';
 comment on column outbox.attempt.status is 'HTTP status; null: no response';
 comment on column outbox.attempt.outcome is
@@ -121,7 +122,7 @@ comment on column outbox.attempt.delivery_ids is
     'less than 10000 after it';
 comment on column outbox.attempt.results is
     'with outcome partial: status and outcome of each message, in the order of positions; for a worker''s delivery: the '
-    'result that it passed to complete()';
+    'result object that it passed to complete(); with error_class max_lag: the first and the last position';
 
 insert into outbox._capability values
     ('monitor', 'table outbox.message'),
