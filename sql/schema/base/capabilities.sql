@@ -1,23 +1,26 @@
--- Capabilities: which objects a role may use that has one. Every file adds its own objects to the list.
+-- Capabilities: the objects that a role with a capability may use. Every file adds its own objects to the list.
 
 -- API: private
--- What each capability of grant_to() may use: 'function outbox.name' or 'table outbox.name'. Every file adds its own.
+-- The objects of each capability of grant_to(): 'function outbox.name' or 'table outbox.name'.
 create table outbox._capability (
     capability text not null check (capability in ('publish', 'capture', 'consume', 'observe', 'monitor', 'admin')),
     object text not null,
-    -- part of the capability when it is narrowed, too: the function looks at what its caller may
+    -- true: also part of the capability when it is narrowed, because the function checks what its caller may use
     narrows boolean not null default false,
     primary key (capability, object)
 );
 
--- What is behind doors, see below.
+-- The functions that are called through a door, see _make_door() below.
 create schema outbox_private;
-comment on schema outbox_private is 'pg_outbox: what is behind functions of the schema outbox that look at their caller first';
+comment on schema outbox_private is
+    'pg_outbox: functions that are called only through functions of the same name in the schema outbox, which check their '
+    'caller first';
 
 -- API: private
--- Gives a function a door: for those that have to know who calls. It moves into a schema that nobody else may use, and what
--- has its name from now on is the library's `entry`, which looks at the caller and the arguments before it becomes the owner.
--- Signature, defaults and comment stay. Called only by the install script.
+-- Puts a door before a function that has to know its caller. The function moves to a schema that no other role may use. The
+-- function that has its name from now on is the library's `entry`, which checks the caller and the arguments before it
+-- becomes the owner and calls the moved function. Signature, defaults and comment stay the same. Called only by the install
+-- script.
 create procedure outbox._make_door(name text)
 language plpgsql
 as $$

@@ -1,7 +1,7 @@
--- What endpoints, subscriptions and the like have in common: names, lookups, checks.
+-- Checks of names, URLs, patterns, filters, secrets and headers.
 
 -- API: private
--- Raise 22023 that says what is wrong; return their argument.
+-- This function and the next four return their argument, or raise 22023 with the reason.
 create function outbox._check_url(url text) returns text language c immutable strict as 'MODULE_PATHNAME', 'outbox_check_url';
 
 -- API: private
@@ -21,12 +21,13 @@ create function outbox._check_headers(headers jsonb) returns jsonb language c im
 as 'MODULE_PATHNAME', 'outbox_check_headers';
 
 -- API: private
--- Enqueues one of pg_outbox's own messages, below the reserved word of the topics.
+-- Enqueues one of pg_outbox's own messages, whose topic begins with the reserved word "outbox".
 create function outbox._enqueue_own(topic text, payload jsonb) returns bigint language c volatile strict
 as 'MODULE_PATHNAME', 'outbox_enqueue_own';
 
 -- API: private
--- Names of endpoints, subscriptions and the like: 1 to 100 characters, none of them a control character.
+-- Checks and returns a name of an endpoint, a subscription, a topic or a publisher: 1 to 100 characters, no control
+-- characters, no spaces around it. Raises 22004 or 22023.
 create function outbox._check_name(kind text, name text) returns text
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp

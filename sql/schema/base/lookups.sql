@@ -1,4 +1,4 @@
--- Names to ids, with the error that every function raises for a name that is unknown.
+-- Looks up ids by name, and raises OB001 for an unknown name.
 
 -- API: private
 create function outbox._endpoint_id(name text) returns int

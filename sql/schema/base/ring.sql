@@ -1,9 +1,9 @@
--- Rings: fixed sets of partitions that are filled one after another and emptied whole.
+-- Rings: fixed sets of partitions (leaves) that are filled one after another, and emptied as a whole.
 
 -- API: private
--- One row per ring (outbox.message, outbox.feed, outbox.attempt, ...): its number of leaves, and the sequence that names
--- the leaf that is written now. A sequence and not a table: it is read in a microsecond, it changes at once for
--- everybody, and a held snapshot leaves no dead rows behind it.
+-- One row per ring (outbox.message, outbox.feed, outbox.attempt, ...): its number of leaves, and the sequence whose value is
+-- the number of the leaf that is written now. It is a sequence and not a table, because a sequence is read in a microsecond,
+-- its change is visible to all sessions at once, and it leaves no dead rows while a session holds a snapshot.
 create table outbox._ring (
     name text primary key,
     leaves smallint not null,
@@ -11,9 +11,9 @@ create table outbox._ring (
 );
 
 -- API: private
--- Makes one ring: a parent partitioned by `segment`, its leaves for ever, and its pointer. Called only by the install
--- script: there is no DDL at run time, because ATTACH and DROP lock the parent and queue every producer behind one open
--- transaction.
+-- Creates one ring: a parent that is partitioned by `segment`, all its leaves, and its pointer. Called only by the install
+-- script. There is no DDL at run time, because ATTACH and DROP lock the parent, and would queue every producer after one
+-- open transaction.
 create procedure outbox._create_ring(ring text, columns text, leaves int, indexes text[])
 language plpgsql
 as $$

@@ -1,11 +1,11 @@
--- The schema and what everything else stands on.
+-- The schema outbox, and the conditions for installing it.
 --
--- Names: objects that start with `_` are private. Every other object is public, has a `comment on`, and keeps its
--- signature: it grows by defaulted named parameters, never by an overload.
+-- Names: objects that start with `_` are private. Every other object is public, has a `comment on`, and keeps its signature:
+-- it gets new named parameters with defaults, but never an overload.
 
 \echo Use "CREATE EXTENSION pg_outbox" to load this file. \quit
 
--- JSON and HTTP are UTF-8, and so are the library's texts.
+-- JSON and HTTP use UTF-8, and the library's texts are UTF-8 too.
 do $$
 begin
     if current_setting('server_encoding') <> 'UTF8' then
@@ -16,6 +16,7 @@ begin
 end
 $$;
 
--- Created here and not by the control file: a schema of this name that somebody made before is an error, not a trap.
+-- The schema is created here and not by the control file, so that a schema of this name that somebody created before causes
+-- an error and cannot be a trap.
 create schema outbox;
 comment on schema outbox is 'pg_outbox: transactional outbox, delivered over HTTP, pulled by workers or read in order';

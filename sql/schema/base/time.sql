@@ -1,7 +1,7 @@
 -- Times and durations: conversions, and the range that is accepted.
 
 -- API: private
--- microseconds since 2000-01-01 UTC, as the worker counts
+-- Converts microseconds since 2000-01-01 UTC, the unit that the dispatcher uses, to a timestamptz.
 create function outbox._time(us bigint) returns timestamptz
 language sql immutable parallel safe
 return case
@@ -11,7 +11,7 @@ return case
 end;
 
 -- API: private
--- the other way round
+-- Converts a timestamptz to microseconds since 2000-01-01 UTC.
 create function outbox._us(at timestamptz) returns bigint
 language sql immutable parallel safe
 return case
@@ -21,21 +21,22 @@ return case
 end;
 
 -- API: private
--- Microseconds of a duration, at most a hundred years of them: longer than anything waits, and short enough to be added to a
--- time.
+-- The microseconds of a duration, limited to 100 years. This is longer than anything waits, and short enough to be added to
+-- a time.
 create function outbox._duration_us(duration interval) returns bigint
 language sql immutable strict parallel safe
 return (extract(epoch from least(greatest(duration, interval '-100 years'), interval '100 years')) * 1000000)::bigint;
 
 -- API: private
--- Whether something can wait for so long: above 0, and at most a hundred years, so that a time and a duration can be added.
+-- Whether a duration is valid as a wait: above 0, and at most 100 years, so that it can be added to a time.
 create function outbox._is_duration(duration interval) returns boolean
 language sql immutable
 set search_path = pg_catalog, pg_temp
 return duration > interval '0' and duration <= interval '100 years';
 
 -- API: private
--- Raises 22023 unless the time is one that every format can write and to which a duration can be added.
+-- Raises 22023 for a time outside the years 1 to 9999. Every format can write a time in this range, and a duration can be
+-- added to it.
 create function outbox._check_time(what text, at timestamptz) returns void
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp

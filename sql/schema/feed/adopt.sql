@@ -1,4 +1,4 @@
--- Making restored or copied data this database's own.
+-- Adoption: makes restored or copied data this database's own.
 
 -- API: public
 create function outbox.adopt(reason text default null) returns bigint
@@ -35,7 +35,7 @@ begin
         raise exception 'adopt() takes a transaction of its own' using errcode = 'active_sql_transaction',
             detail = 'It numbers what its snapshot sees, as the sequencer does: at isolation level read committed, before anything is written.';
     end if;
-    -- The sequencer's lock before the snapshot; the message ids before both.
+    -- The sequencer's lock is taken before the snapshot, and the last message id is read before the snapshot too.
     for i in 1 .. 500 loop
         exit when outbox._sequencer_lock();
         if i = 500 then
@@ -43,14 +43,15 @@ begin
         end if;
         perform pg_sleep(0.01);
     end loop;
-    -- Restored messages have transaction ids of another cluster, which this one may reach some day: they must be in a leaf
-    -- that no tick looks into any more. So new messages go to the next leaf, if that is empty.
+    -- Restored messages have transaction ids of another cluster, and this cluster may reach those ids some day. So they must
+    -- be in a leaf that no tick reads any more. New messages go to the next leaf, if that leaf is empty.
     if pg_relation_size(outbox._leaf('message', left_leaf)) > 0
         and pg_relation_size(outbox._leaf('message', (left_leaf + 1) % 16)) = 0 then
         perform setval('outbox._message_segment', (left_leaf + 1) % 16);
     end if;
     this_leaf := outbox._current_leaf('message');
-    -- Whoever has written to the old one is waited for; whoever comes later reads the pointer again.
+    -- Waits for the transactions that have written to the old leaf. A transaction that begins to write later reads the
+    -- pointer again.
     execute format('lock table %s in share mode', outbox._leaf('message', left_leaf));
     floor2 := coalesce(pg_sequence_last_value('outbox._message_id'), 0);
     next2 := outbox._next_xid();
@@ -62,17 +63,17 @@ begin
     select array_agg(m.id order by m.id), array_agg(m.segment order by m.id) into ids, segments
     from outbox.message m
     where m.segment >= 0
-        -- rows that a local transaction is writing just now are for the next tick
+        -- rows that a local transaction is writing now are left to the next tick
         and (m.segment <> this_leaf or this_leaf = left_leaf or pg_visible_in_snapshot(m.xid, s2))
         and not exists (
             select from (select unnest(f.message_ids) as id from outbox.feed f) known where known.id = m.id
         );
-    -- A dump may have been taken while the sequence was behind, by hand for example.
+    -- A dump, for example one made by hand, may hold an older value of the sequence than the messages need.
     perform setval('outbox._message_id', greatest(floor2, (select max(m.id) from outbox.message m), 1));
     floor2 := greatest(floor2, coalesce((select max(m.id) from outbox.message m), 0));
-    -- A copy by logical replication has no sequences: what its original removed is gone here, too.
+    -- Logical replication does not copy sequences. Messages that the original had removed are missing here too.
     perform setval('outbox._reclaimed', outbox._first_stored(outbox._tail()) - 1);
-    -- A history of its own: the original goes on with the same positions.
+    -- A new epoch, because the original goes on to use the same positions.
     this_epoch := coalesce((select max(e.epoch) from outbox.epoch e), 0) + 1;
     insert into outbox.epoch (epoch, first_position, timeline) values (this_epoch, first, outbox._timeline());
     while part <= coalesce(cardinality(ids), 0) loop
@@ -85,7 +86,7 @@ begin
     from unnest(ids) with ordinality u(id, ord)
     where v.control_message_id = u.id and v.position is null;
     if this_leaf = left_leaf and exists (select from outbox.message m where m.segment = left_leaf) then
-        -- No empty leaf: here the foreign transaction ids have to go.
+        -- There was no empty leaf, so the foreign transaction ids in this one have to be overwritten.
         perform set_config('pg_outbox.erasing', 'on', true);
         update outbox.message m set xid = '3' where m.segment = left_leaf and m.xid >= pg_snapshot_xmin(s2);
         perform set_config('pg_outbox.erasing', 'off', true);
@@ -106,8 +107,12 @@ begin
 end
 $$;
 comment on function outbox.adopt is
-    'Makes data that was restored or copied here this database''s own: numbers what has no position yet, in a new epoch, and lets'
-    ' the dispatcher push. Returns the last position';
+    'Makes data that was restored or copied here this database''s own. Gives positions, in a new epoch, to the messages '
+    'that have none, and lets the dispatcher push. Returns the last position. If the outbox is this database''s own '
+    'already, nothing is changed. reason (default null) is stored in outbox.audit. Not in a transaction block or function. '
+    'Errors: 25001 in such a transaction or not at isolation level read committed, 55000 a subscription of logical '
+    'replication writes this outbox, 55P03 another session keeps the sequencer for 5 s, or a leaf''s lock was not '
+    'available within 30 s';
 
 insert into outbox._capability values
     ('admin', 'function outbox.adopt');

@@ -1,7 +1,8 @@
--- What consumers do with their cursors.
+-- Cursors: how consumers store the position up to which they have read.
 --
--- A cursor only moves forward, and says where it is: an advance to a smaller position, or to the same one with another
--- delivery id, is refused. With expected_position it is a compare-and-set. Moving back is a reset, which takes a reason.
+-- A cursor only moves forward: an advance to a smaller position, or to the same position with another delivery id, is
+-- refused. With expected_position, an advance is a compare-and-set. Moving a cursor back is a reset, which requires a
+-- reason.
 
 -- API: public
 create type outbox.cursor_state as (
@@ -19,11 +20,13 @@ create type outbox.cursor_state as (
     advanced boolean
 );
 comment on type outbox.cursor_state is
-    'A cursor. Lag: positions of the feed behind it, and for how long the first of them has been there; null on'
-    ' streams other than "outbox". advanced: whether cursor_advance() moved it; null elsewhere';
+    'A cursor. lag_positions: how many positions of the feed come after the cursor. lag_seconds: for how many seconds the '
+    'first of them has been in the feed; 0 when there is none. Both are null on streams other than "outbox". advanced: '
+    'whether cursor_advance() moved the cursor; null in the results of other functions';
 
 -- API: private
--- A part of a cursor's key: without spaces around it, of 1 to 255 characters; the subject may be empty.
+-- Checks and returns a part of a cursor's key: spaces around it are removed, and it has 1 to 255 characters, none of them a
+-- control character. The subject may be empty. Raises OB009.
 create function outbox._cursor_part(what text, value text) returns text
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
@@ -45,7 +48,7 @@ end
 $$;
 
 -- API: private
--- A row with its lag: one look at the state, one at the row of the feed that holds the next position.
+-- Returns a cursor with its lag. Reads the sequencer's last row, and the row of the feed that holds the next position.
 create function outbox._cursor_state(c outbox.cursor) returns outbox.cursor_state
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -71,7 +74,7 @@ begin
             result.lag_seconds := greatest(extract(epoch from clock_timestamp() - coalesce(
                 (select f.ticked_at from outbox.feed f where f.first_position <= c."position" + 1
                 order by f.first_position desc limit 1),
-                -- the feed itself begins later
+                -- the next position is no longer stored
                 (select f.ticked_at from outbox.feed f order by f.first_position limit 1)
             )), 0);
         end if;
@@ -94,7 +97,7 @@ end
 $$;
 
 -- API: private
--- The cursor; nulls if there is none. By its newest version, backwards through the index.
+-- Returns the cursor; all columns are null if there is none. Reads the index backwards from the newest version.
 create function outbox._cursor_row(consumer text, stream text, subject text) returns outbox.cursor
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -109,7 +112,8 @@ begin atomic
 end;
 
 -- API: private
--- The same, locked; made at 0 if there is none and `make`. `c."position"` is what it was.
+-- Returns the cursor and locks its row. If there is none and `make` is true, creates it at position 0; its epoch is the
+-- newest one on the stream "outbox" and null on others.
 create function outbox._cursor_lock(consumer text, stream text, subject text, make boolean) returns outbox.cursor
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -127,7 +131,7 @@ begin
         limit 1
         for update;
         exit when c.consumer is not null or not make;
-        -- Waits for whoever is making or deleting it.
+        -- Waits for a session that is creating or deleting this cursor.
         insert into outbox._cursor_key (stream, subject, consumer) values (stream, subject, consumer)
         on conflict do nothing;
         if found then
@@ -170,7 +174,9 @@ begin
 end
 $$;
 comment on function outbox.cursor_get is
-    'A consumer''s cursor; OB001 when there is none, unless if_missing says which position to show then';
+    'Returns a consumer''s cursor. stream is "outbox" (the feed) by default, subject is empty by default. Errors: OB001 '
+    'there is no such cursor; with if_missing, the result shows that position instead (nothing is stored). OB009 a name is '
+    'malformed';
 
 -- API: public
 create function outbox.cursor_list(
@@ -196,7 +202,8 @@ begin atomic
     order by k.stream, k.subject, k.consumer;
 end;
 comment on function outbox.cursor_list is
-    'Cursors by stream, subject and consumer; null selects all; max_rows 0: no limit';
+    'Lists cursors in the order of stream, subject and consumer. consumer, stream, subject: only those equal to the value; '
+    'null: all. max_rows: at most so many rows; 0 (the default): no limit';
 
 -- API: public
 create function outbox.cursor_advance(
@@ -270,8 +277,12 @@ begin
 end
 $$;
 comment on function outbox.cursor_advance is
-    'Confirms everything up to a position. Equal to where the cursor stands: advanced is false. With'
-    ' expected_position it is a compare-and-set (OB005 when another instance was first)';
+    'Confirms that a consumer has read everything up to a position, and creates the cursor if there is none. At the '
+    'position where the cursor stands already, nothing changes, and advanced is false. delivery_id identifies the '
+    'delivery, and delivered_at (default: now) says when it was made. expected_position makes the call a compare-and-set. '
+    'epoch: the epoch in which the position was read. Errors: OB005 the position is smaller than the cursor''s, the same '
+    'position has another delivery id, or the cursor is not at expected_position; OB009 a name is malformed, the position '
+    'is below 1, after the end of the feed, or in a history that was lost; 25006 the transaction is read-only';
 
 -- API: public
 create function outbox.cursor_reset(
@@ -325,7 +336,9 @@ begin
 end
 $$;
 comment on function outbox.cursor_reset is
-    'Moves a cursor anywhere, back as well; makes it if there is none. The reason is required (OB006) and kept in outbox.audit';
+    'Moves a cursor to any position from 0 on, back as well, and creates the cursor if there is none. The reason is stored '
+    'in outbox.audit. Errors: OB006 the reason is empty, OB009 a name is malformed or the position is negative or after '
+    'the end of the feed, 25006 the transaction is read-only';
 
 -- API: public
 create function outbox.cursor_record_error(
@@ -359,7 +372,9 @@ begin
 end
 $$;
 comment on function outbox.cursor_record_error is
-    'Notes what went wrong (at most 2000 characters of it) without moving the cursor; makes it at 0 if there is none';
+    'Stores an error text (its first 2000 characters) as the cursor''s last_error without moving the cursor; creates the '
+    'cursor at position 0 if there is none. The next advance or reset clears last_error. Errors: OB009 the text is empty '
+    'or a name is malformed, 25006 the transaction is read-only';
 
 -- API: public
 create function outbox.cursor_delete(
@@ -395,9 +410,11 @@ begin
         jsonb_build_object('from', c."position"));
 end
 $$;
-comment on function outbox.cursor_delete is 'Removes a cursor; the reason is required (OB006) and kept in outbox.audit';
+comment on function outbox.cursor_delete is
+    'Deletes a cursor. The reason is stored in outbox.audit. Errors: OB001 there is no such cursor, OB006 the reason is '
+    'empty, OB009 a name is malformed, 25006 the transaction is read-only';
 
--- Before others depend on it.
+-- The door is made here, before other objects depend on the function.
 call outbox._make_door('cursor_list');
 
 insert into outbox._capability values

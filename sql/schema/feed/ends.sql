@@ -1,8 +1,8 @@
 -- The two ends of the feed, its epochs, and the check that a position is within them.
 
 -- API: private
--- Up to this position messages may have been reclaimed. A sequence: it is read as it is now, not as it was when the reader's
--- snapshot was taken, so a reader notices that a leaf was truncated under it.
+-- Messages up to this position may have been reclaimed. This is a sequence, because a sequence is read as it is now and not
+-- as of the reader's snapshot. So a reader notices that a leaf was truncated while it read.
 create sequence outbox._reclaimed as bigint minvalue 0 start 0 cache 1;
 select pg_catalog.pg_extension_config_dump('outbox._reclaimed', '');
 
@@ -13,10 +13,10 @@ set search_path = pg_catalog, pg_temp
 begin atomic
     select coalesce((select t.last_position from outbox.tick t order by t.id desc limit 1), 0);
 end;
-comment on function outbox.head is 'The last position of the feed; 0 when it is empty';
+comment on function outbox.head is 'Returns the last position of the feed; 0 when the feed is empty';
 
 -- API: private
--- The first position that retention has not removed here.
+-- The first position after those that retention has removed here.
 create function outbox._tail() returns bigint
 language sql volatile
 begin atomic
@@ -24,8 +24,9 @@ begin atomic
 end;
 
 -- API: private
--- The first position from `lowest` on whose message is stored. In a copy that is written by logical replication sequences
--- stay behind, and what the original has removed is simply gone: there this goes through the feed, a row at a time.
+-- The first position from `lowest` on whose message is stored. In a copy that logical replication writes, sequences are not
+-- updated, and messages that the original has removed are missing without notice. There the function has to go through the
+-- feed, row by row.
 create function outbox._first_stored(lowest bigint) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -51,7 +52,7 @@ begin
     loop
         continue when stretch.last_position < lowest;
         place := greatest(place, stretch.first_position);
-        -- All messages of a row are in one leaf, and go with it.
+        -- All messages of a row of the feed are in one leaf, and are removed together.
         if exists (
             select from outbox.message m
             where m.segment = stretch.message_segment
@@ -59,7 +60,7 @@ begin
         ) then
             return place;
         end if;
-        -- As long as tables of the copy are filled one after the other, what is missing is still to come.
+        -- While the tables of a copy are still filled one after another, a missing message is still to come.
         if exists (
             select from pg_subscription_rel r join pg_class t on t.oid = r.srrelid
             where t.relnamespace = 'outbox'::regnamespace and r.srsubstate <> 'r'
@@ -80,7 +81,8 @@ begin atomic
     select outbox._first_stored(outbox._tail());
 end;
 comment on function outbox.tail is
-    'The first position whose message is still stored; above head() when none is. read() starts there when it starts at 0';
+    'Returns the first position whose message is still stored, or head() + 1 when none is. read() starts there when '
+    'after_position is 0';
 
 -- API: private
 -- The epoch that a position belongs to.
@@ -92,8 +94,9 @@ begin atomic
 end;
 
 -- API: private
--- Raises OB009 if a position that a reader remembers is not a place in this history: it is behind the end of the feed, or of
--- the epoch in which it was read. A snapshot that may be old, and a standby that may be behind, cannot tell the former.
+-- Raises OB009 if a position that a reader remembers is not in this history: it is after the end of the feed, or after the
+-- end of the epoch in which it was read. The end of the feed is checked only at READ COMMITTED and outside recovery, because
+-- an older snapshot or a standby may not see the end yet.
 create function outbox._check_history("position" bigint, epoch int) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -105,7 +108,7 @@ begin
     if history_end is null and current_setting('transaction_isolation') = 'read committed' and not pg_is_in_recovery() then
         history_end := outbox.head();
         if _check_history."position" > history_end and not outbox._is_own() then
-            -- A copy by logical replication may be behind, too.
+            -- A copy that logical replication writes may not have received the position yet.
             return;
         end if;
     end if;

@@ -1,4 +1,5 @@
--- Whether this database is the one that the outbox was made in: a copy that was restored elsewhere writes and pushes nothing.
+-- The identity of an outbox: whether this database is the one that it was created in. An outbox that was restored or copied
+-- to another database writes and pushes nothing until it is adopted.
 
 -- API: private
 create function outbox._timeline() returns int language c volatile as 'MODULE_PATHNAME', 'outbox_timeline';
@@ -7,11 +8,12 @@ create function outbox._timeline() returns int language c volatile as 'MODULE_PA
 create function outbox._database_oid() returns oid language c stable as 'MODULE_PATHNAME', 'outbox_database_oid';
 
 -- API: private
--- the current transaction's id, a subtransaction's own if it is one: what a row that it inserts has as xmin
+-- The id of the current transaction, or of the current subtransaction. An id is assigned if there is none. It is the xmin of
+-- the rows that are inserted now.
 create function outbox._row_xid() returns xid8 language c volatile as 'MODULE_PATHNAME', 'outbox_row_xid';
 
 -- API: private
--- false: the rows were restored or copied here from another database, or are being restored just now
+-- False: the rows of _identity were restored or copied here from another database, or a restore is still running.
 create function outbox._identity_is_genuine() returns boolean
 language sql volatile
 begin atomic
@@ -21,7 +23,7 @@ begin atomic
 end;
 
 -- API: private
--- Raises 25006 in a transaction that cannot write, and says where to write instead.
+-- Raises 25006 in a read-only transaction, with a hint where to write.
 create function outbox._check_writable(what text) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -38,8 +40,8 @@ end
 $$;
 
 -- API: private
--- Whether the outbox is this database's own: its identity and the sequencer's last row were written here. What a logical copy
--- has may be the latter only.
+-- Whether the outbox is this database's own: both its identity and the sequencer's last row were written here. A logical
+-- copy may bring the sequencer's rows without the identity.
 create function outbox._is_own() returns boolean
 language sql volatile
 begin atomic
@@ -49,7 +51,7 @@ begin atomic
 end;
 
 -- API: private
--- The subscription (of logical replication) that writes messages here; null: none does.
+-- The subscription of logical replication that writes messages here; null: none does.
 create function outbox._replicated_by() returns name
 language sql stable
 begin atomic

@@ -1,13 +1,14 @@
--- Where messages are in the feed. The feed has no index on message ids: a message is in a row that was written after it was
--- enqueued, and nearly always in the first of those.
+-- Positions of messages. The feed has no index on message ids. But the row of the feed that holds a message was written
+-- after the message was enqueued, and nearly always it is the first row written since then.
 
 -- API: private
--- Position of a message; null: not numbered yet, or no longer stored. What is read lies between the call of enqueue() and
--- the tick after its commit.
+-- The position of a message; null: it has none yet, or is no longer stored. Reads the rows of the feed from the call of
+-- enqueue() to the tick that followed the commit.
 create function outbox._position_of(message_id bigint) returns bigint
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
--- Everything has an index, whatever the statistics of a young table say; planning 16 leaves costs more than reading them.
+-- Every query has an index, whatever the statistics of a young table say. The generic plan is kept because planning 16
+-- leaves costs more than reading them.
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_bitmapscan = off
@@ -22,7 +23,7 @@ begin
     select m.enqueued_at, m.xid into own from outbox.message m where m.id = message_id;
     select r.first_position + array_position(r.message_ids, message_id) - 1 into place
     from (
-        -- one by one, and no further than to the row that has it
+        -- row by row, and no further than the row that has the message
         select f.first_position, f.last_position, f.message_ids from outbox.feed f
         where f.ticked_at >= own.enqueued_at
         order by f.ticked_at
@@ -35,7 +36,7 @@ begin
         select pg_visible_in_snapshot(own.xid, t.snapshot_to) and t.done_id is null
         from outbox.tick t order by t.id desc limit 1
     ) then
-        -- Numbered, but not since it was enqueued: the clock was set back.
+        -- It has a position, but in a row whose ticked_at is earlier than enqueued_at: the clock was set back.
         select f.first_position + array_position(f.message_ids, message_id) - 1 into place
         from outbox.feed f
         where f.message_ids[1] <= message_id and f.message_ids[f.last_position - f.first_position + 1] >= message_id
@@ -47,7 +48,8 @@ end
 $$;
 
 -- API: private
--- Positions of messages, those of the ones that have any. Messages of a page are near one another: one walk finds most.
+-- The positions of those messages that have one. The messages of a page are close to one another, so one scan finds most of
+-- them.
 create function outbox._positions_of(ids bigint[]) returns table (message_id bigint, "position" bigint)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp

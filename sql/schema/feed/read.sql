@@ -1,4 +1,5 @@
--- Reading the feed in order. A position once read never changes its message, and never gets a smaller neighbour later.
+-- Reading the feed in order. The message at a position never changes, and once a position has been read, no message gets a
+-- smaller one.
 
 -- API: public
 create type outbox.feed_message as (
@@ -21,11 +22,12 @@ create type outbox.feed_message as (
     occurred_at timestamptz,
     enqueued_at timestamptz
 );
-comment on type outbox.feed_message is 'A message at its position of the feed';
+comment on type outbox.feed_message is 'A message at its position in the feed';
 
 -- API: private
--- Raises OB009 for a position that has no message, of a read that began behind `start`. Retention announces what it removes
--- before it does; anything else is missing because this is a copy, of which some may have been removed or not come yet.
+-- Raises OB009 for a position without a message. start: where the read began, exclusive. Retention moves tail() before it
+-- removes messages. A message that is missing for any other reason is missing because this is a copy: the original has
+-- removed it, or replication has not brought it yet.
 create function outbox._missing("position" bigint, start bigint) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -60,7 +62,7 @@ create function outbox.read(
 ) returns setof outbox.feed_message
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
--- Everything has an index, whatever the statistics of a young table say.
+-- Every query has an index, whatever the statistics of a young table say.
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_bitmapscan = off
@@ -70,7 +72,7 @@ set jit = off
 as $$
 #variable_conflict use_variable
 declare
-    -- Positions looked at in one call: a filter that nothing passes must not read all that is retained.
+    -- Positions looked at in one call: a filter that nothing passes must not read everything that is retained.
     budget constant int := greatest(10000, max_messages);
     done bigint;
     start bigint;
@@ -94,7 +96,7 @@ begin
             detail = format('It is %s.', coalesce(max_messages::text, 'null')),
             hint = 'Between 1 and 10000 messages can be read at once.';
     end if;
-    -- Raises where an argument is malformed, although there may be nothing to read.
+    -- Raises errors for malformed arguments, even if there is nothing to read.
     perform outbox._matches(topics, filter, 'a', null, null, null, null, null);
     perform outbox._check_routes('{#}', filter);
     path := (filter ->> 'payload')::jsonpath;
@@ -131,7 +133,7 @@ begin
                 m.idempotency_key, m.occurred_at, m.enqueued_at
             from unnest(ids) with ordinality u(id, ord)
             left join outbox.message m on m.segment = stretch.message_segment and m.id = u.id
-            -- What is not there raises.
+            -- A missing message raises an error.
             where case when m.id is null then outbox._missing(done + u.ord, start)
                 else m.topic <> 'outbox.control'
                     and (topics is null and filter is null
@@ -146,12 +148,12 @@ begin
             done := done + cardinality(ids);
         end loop;
     end loop;
-    -- After the messages: what was reclaimed while they were read is noticed.
+    -- Checked after the messages were read, to notice a leaf that was reclaimed meanwhile.
     if start < outbox._tail() - 1 then
         perform outbox._missing(start + 1, start);
     end if;
     if returned = 0 and looked_at >= budget then
-        -- Nothing in a long stretch: a row without a message says where to go on.
+        -- None of these positions matched: a row without a message says where to continue.
         nothing."position" := done;
         nothing.epoch := outbox._epoch_of(done);
         return next nothing;
@@ -159,8 +161,13 @@ begin
 end
 $$;
 comment on function outbox.read is
-    'Messages behind a position (0: from the first that is stored), in order; go on behind the last row. A row whose'
-    ' message_id is null holds no message: nothing matched up to there. With the epoch in which the position was read, a lost history is noticed (OB009)';
+    'Returns up to max_messages (default 100; 1 to 10000) messages after a position (exclusive; 0: from the first one that '
+    'is stored), in order. Continue after the position of the last row. topics (patterns) and filter select as in a '
+    'subscription; null: all. Control messages of pg_outbox are not returned. A call looks at no more than 10000 '
+    'positions, or max_messages if that is more. If none of them matches, the result is one row whose message_id is null '
+    'and whose position says where to continue. epoch: the epoch in which after_position was read, so that a lost history '
+    'is noticed. Errors: OB009 the position is malformed, no longer stored, after the end of the feed, or in a history '
+    'that was lost; 22023 another argument is malformed';
 
 insert into outbox._capability values
     ('consume', 'function outbox.read'),

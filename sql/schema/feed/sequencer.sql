@@ -1,20 +1,22 @@
--- The sequencer: gives committed messages their positions, in order, without gaps, skips or stalls.
+-- The sequencer: gives positions to committed messages, in order, without gaps, skips or stalls.
 --
--- A tick takes the messages that its snapshot S2 sees and the tick before, with S1, did not, ordered by message id, and
--- numbers them on from the last position. What has to hold:
+-- A tick takes the messages that its snapshot S2 sees and that S1, the snapshot of the tick before, did not see. It orders
+-- them by message id and numbers them from the last position on. Four rules make this correct:
 --
---   * the lock comes first, S2 in a statement after it: a snapshot older than the lock would miss what the predecessor
---     saw, and number it again;
---   * rows are tested against S1 and that S2, because every later statement sees more;
---   * the transaction has no xid yet: a snapshot never lists its own transaction as running, so a tick after a write
---     would count its own unfinished transaction as finished and skip what it enqueues later;
---   * the transaction is not prepared afterwards (the library refuses): the lock would outlive the session.
+-- - The lock comes first, and S2 in a later statement. A snapshot that is older than the lock would not see what the
+--   predecessor has numbered, and the tick would number it again.
+-- - Rows are tested against S1 and this S2, because every later statement sees more.
+-- - The transaction has no xid yet. A snapshot never lists its own transaction as running. So a tick after a write would
+--   count its own unfinished transaction as finished, and the messages that this transaction enqueues later would be
+--   skipped.
+-- - The transaction is not prepared afterwards; the library refuses PREPARE TRANSACTION. The lock would outlive the session.
 
 -- API: private
+-- Takes the sequencer's lock until the end of the transaction, without waiting. False: another session has the lock.
 create function outbox._sequencer_lock() returns boolean language c volatile as 'MODULE_PATHNAME', 'outbox_sequencer_lock';
 
 -- API: private
--- the first transaction id that is not assigned yet
+-- The first transaction id that is not assigned yet.
 create function outbox._next_xid() returns xid8 language c volatile as 'MODULE_PATHNAME', 'outbox_next_xid';
 
 create type outbox._ticked as (
@@ -26,10 +28,12 @@ create type outbox._ticked as (
     segments smallint[]
 );
 comment on type outbox._ticked is
-    'status: ticked, idle (nothing new), fresh (nothing ever), busy (another session ticks), refused (the transaction has an xid), copied (not genuine)';
+    'status: ticked, idle (nothing new), fresh (there has never been a message), busy (another session ticks), refused '
+    '(the transaction has an xid), copied (the identity is not genuine)';
 
 -- API: private
--- Writes the feed's rows for messages in order: up to 960 in a row, one leaf of messages per row.
+-- Writes rows of the feed for messages in their order, with the positions after `after`. A row holds up to 960 messages, all
+-- of one leaf.
 create function outbox._feed(after bigint, ids bigint[], segments smallint[]) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -56,19 +60,20 @@ end
 $$;
 
 -- API: private
--- Whether a leaf that is no longer written to gets no more rows: nobody has its lock. Whoever takes it later reads the
--- pointer again and goes to the current one, so every row in it is of a transaction that has ended.
+-- Whether no more rows can be written to a leaf that is no longer the current one: no session has its lock. A session that
+-- takes the lock later reads the pointer again and goes to the current leaf. So every row in a settled leaf is of a
+-- transaction that has ended.
 create function outbox._leaf_is_settled(leaf smallint) returns boolean language c volatile
 as 'MODULE_PATHNAME', 'outbox_leaf_is_settled';
 
 -- API: private
--- Of a difference that is larger than a chunk, the next messages behind `after` (null: it begins) in id order, from two
--- sources that each have an index for it: transactions that were there at S1 one by one; the rest, whose ids lie above
--- floor1, by id.
+-- Returns the next chunk of a difference that is larger than a chunk: its messages after `after` in id order (null: from the
+-- beginning). They come from two sources, and each has an index for its order. Messages of transactions that had begun at S1
+-- are read transaction by transaction. All other messages have ids above floor1 and are read by id.
 --
--- The ids are gone through in windows, each twice as wide as the one before, and neither source is read beyond its window.
--- So the whole difference costs what is in it. A source that is read until it gives a chunk goes, for each chunk, through
--- all that is left of the other one. A tick begins with a window that a chunk can fill.
+-- The ids are read in windows, each twice as wide as the one before, and neither source is read beyond the window. So the
+-- cost of the whole difference is the number of its messages. If each source were read until it gives a chunk, every chunk
+-- would read all remaining messages of the other source. The first window of a tick is as wide as a chunk.
 create function outbox._tick_chunk(
     chunk int,
     after bigint,
@@ -86,7 +91,7 @@ create function outbox._tick_chunk(
 language plpgsql volatile
 as $$
 declare
-    -- Read now: a message that S2 sees may have been drawn after floor2 was read.
+    -- Read now, because a message that S2 sees may have drawn its id after floor2 was read.
     last_id constant bigint := coalesce(pg_sequence_last_value('outbox._message_id'), 0);
     known constant xid8[] := finished || array(
         select g::text::xid8
@@ -112,8 +117,8 @@ begin
     end if;
     loop
         high := low + width;
-        -- `is true` keeps the second from the index on xid: with statistics of a large leaf the planner would sort the whole
-        -- rest of the difference for every chunk.
+        -- `is true` keeps the second query off the index on xid. With the statistics of a large leaf, the planner would sort
+        -- the whole rest of the difference for every chunk.
         select array_agg(c.id order by c.id) as ids, array_agg(c.segment order by c.id) as segments, count(*) as n,
             bool_or(c.topic = 'outbox.control') as control
         into part
@@ -150,9 +155,9 @@ end
 $$;
 
 -- API: private
--- One tick of at most `chunk` messages. Called by the dispatcher, whose session is pinned, and by _tick_inline, which pins
--- what matters: generic plans without sequential scans. With statistics of a young table the planner would read all that is
--- retained; a custom plan would plan 16 leaves at every tick.
+-- Makes one tick of at most `chunk` messages. Called by the dispatcher, which sets its plan settings for the session, and by
+-- _tick_inline, which sets those that matter: generic plans without sequential scans. With the statistics of a young table,
+-- the planner would read everything that is retained. A custom plan would plan 16 leaves at every tick.
 create function outbox._tick(chunk int) returns outbox._ticked
 language plpgsql volatile
 as $$
@@ -166,9 +171,9 @@ declare
     floor1 bigint;
     floor2 bigint;
     done bigint;
-    finished xid8[];        -- running in S1, finished in S2
+    finished xid8[];        -- running in S1, ended in S2
     running xid8[];         -- running in S2
-    above xid8[];           -- with below, open intervals: what S1 did not know and is finished in S2
+    above xid8[];           -- with below, open intervals of transactions that S1 did not know and that have ended in S2
     below xid8[];
     ids bigint[];
     segments smallint[];
@@ -176,8 +181,8 @@ declare
     control boolean;
     last_position bigint;
     this_leaf smallint;
-    scan smallint[];        -- leaves to look into
-    next_scan smallint[];   -- and those that the next tick has to look into
+    scan smallint[];        -- leaves that this tick reads
+    next_scan smallint[];   -- leaves that the next tick has to read
     settled smallint[] := '{}';
     passed smallint[];
     this_epoch int;
@@ -199,7 +204,7 @@ begin
         return result;
     end if;
     if current_setting('synchronous_commit') = 'off' then
-        -- not a SET clause of the function: that would be undone before the commit
+        -- not a SET clause of the function, because that would be undone before the commit
         perform set_config('synchronous_commit', 'on', true);
     end if;
     if not outbox._identity_is_genuine() then
@@ -207,7 +212,7 @@ begin
         return result;
     end if;
 
-    -- The state proves itself as well: a restore may load it before it loads the identity.
+    -- The last row has to be genuine too: a restore may load it before it loads the identity.
     select t.*, t.xmin::text = (t.xid::text::bigint & 4294967295)::text as own into state
     from outbox.tick t order by t.id desc limit 1;
     if not state.own then
@@ -226,9 +231,9 @@ begin
         next1 := coalesce(state.next_to, since);
         floor1 := coalesce(state.floor_to, 0);
         scan := coalesce(state.leaves, array(select generate_series(0, 15)));
-        -- At the first tick it is not known which leaf was current: none counts as left.
+        -- At the first tick the leaf that was current before is not known, so no leaf counts as settled.
         if cardinality(scan) > 1 and state.leaf is not null then
-            -- Before S2: the rows of a leaf that is settled now are all seen by this tick.
+            -- Before S2: this tick sees all rows of a leaf that is settled now.
             settled := array(
                 select l from unnest(scan) l where l is distinct from state.leaf and outbox._leaf_is_settled(l)
             );
@@ -237,9 +242,9 @@ begin
         floor2 := coalesce(pg_sequence_last_value('outbox._message_id'), 0);
         next2 := outbox._next_xid();
         select pg_current_snapshot() into s2;
-        -- After S2: whatever S2 sees was written to a leaf that was current by now.
+        -- After S2: every message that S2 sees was written to a leaf that has become current by now.
         this_leaf := coalesce(pg_sequence_last_value('outbox._message_segment'), 0);
-        -- and all leaves in between
+        -- the leaves that became current since the last tick
         passed := case
             when state.leaf is null then array[this_leaf]
             when this_leaf <> state.leaf then array(
@@ -249,7 +254,7 @@ begin
         scan := scan || passed;
         next_scan := array(select l from unnest(scan) l where not l = any (settled)) || passed;
     else
-        -- in the middle of a large difference: between the same snapshots, on from done_id
+        -- in the middle of a large difference: between the same snapshots, from done_id on
         s1 := state.snapshot_from;
         s2 := state.snapshot_to;
         next1 := state.next_from;
@@ -274,7 +279,8 @@ begin
                 select r from unnest(running) r where r >= pg_snapshot_xmax(s1)
             ) e
         ) b;
-        -- Unsorted, and one more than a chunk to see that there is more: an `order by id limit` would walk the whole table.
+        -- Unsorted, because an `order by id limit` would read the whole table. One row more than a chunk shows that there is
+        -- more.
         select array_agg(c.id order by c.id), array_agg(c.segment order by c.id), count(*),
             bool_or(c.topic = 'outbox.control')
         into ids, segments, n, control
@@ -297,25 +303,26 @@ begin
         from outbox._tick_chunk(chunk, state.done_id, s1, s2, next1, floor1, finished, running, scan) c;
         n := cardinality(ids);
         done := case when n = chunk then ids[n] end;
-        -- At the end of a large difference there may be more behind it: its S2 is as old as its first chunk.
+        -- After the last chunk of a large difference there may be newer messages, because its S2 is as old as the first
+        -- chunk.
         result.more := n = chunk or state.done_id is not null;
     end if;
 
     if state.id is null then
         if n = 0 then
-            -- A restore may be about to load the original's rows: none may be in their way.
+            -- A restore may be about to load the rows of the original, and no row may conflict with them.
             result.status := 'fresh';
             return result;
         elsif ids[n] > pg_sequence_last_value('outbox._message_id') then
-            -- Ids that were never drawn here: it is loading them.
+            -- These ids were never drawn here: a restore is loading the messages.
             result.status := 'copied';
             return result;
         end if;
     end if;
 
-    -- Nothing new: the state moves on now and then, so that what was rolled back is not looked at for ever, but not for
-    -- this tick's own xid alone, or an idle database would tick itself along. Nor does it wait where leaves are concerned: one
-    -- that need not be looked into any more can be reclaimed.
+    -- Nothing new. The state is still written now and then, so that transactions that were rolled back are not read again
+    -- for ever. But it is not written for the xid of this tick alone, or an idle database would tick because of its own
+    -- ticks. It is written at once when leaves have changed, because a leaf that need not be read any more can be reclaimed.
     if n = 0 and state.done_id is null and this_timeline = state.timeline
         and passed is null and cardinality(settled) = 0
         and (cardinality(finished) = 0
@@ -355,7 +362,7 @@ end
 $$;
 
 -- API: private
--- A tick in any session. The settings are part of the plans' meaning: see _tick.
+-- Makes a tick in any session. The settings are needed for the right plans, see _tick.
 create function outbox._tick_inline(chunk int) returns outbox._ticked
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -381,7 +388,7 @@ declare
     ticked outbox._ticked;
 begin
     perform outbox._check_writable('tick');
-    -- Somebody else's tick takes milliseconds.
+    -- A tick of another session takes milliseconds.
     for i in 1 .. 500 loop
         ticked := outbox._tick_inline(100000);
         exit when ticked.status <> 'busy';
@@ -403,13 +410,16 @@ begin
 end
 $$;
 comment on function outbox.tick is
-    'Numbers what is committed now, and returns the last position. The dispatcher does this by itself; by hand where there is none. '
-    'Not in a transaction block or function (25001)';
+    'Gives positions to the messages that are committed now (at most 100000 of them), and returns the last position. The '
+    'dispatcher does this by itself; call the function where there is no dispatcher. Not in a transaction block or '
+    'function. Errors: 25001 in such a transaction, 25006 the transaction is read-only, 55000 the outbox was restored or '
+    'copied here and is not adopted, 55P03 another session keeps the sequencer for 5 s';
 
 -- API: private
--- Sessions of ordinary roles that keep the dispatcher waiting after the call that took the lock has returned: their
--- transaction goes on (`select outbox.tick(), pg_sleep(3600)`, a function around it, a client that does not end its protocol's
--- message). While a call is under way it holds the sequencer's table ACCESS SHARE as well, see the library's `entry`.
+-- Returns the sessions of ordinary roles that keep the dispatcher waiting although their call has returned. The call took a
+-- lock, and the transaction goes on (`select outbox.tick(), pg_sleep(3600)`, a function around the call, a client that does
+-- not finish its protocol message). During a call the session also holds the table _sequencer in mode ACCESS SHARE, see the
+-- library's module `entry`.
 create function outbox._overstaying() returns setof int
 language sql volatile
 set search_path = pg_catalog, pg_temp
@@ -426,9 +436,9 @@ begin atomic
             where c.pid = l.pid and c.relation = 'outbox._sequencer'::regclass and c.mode = 'AccessShareLock'
                 and c.database = outbox._database_oid()
         )
-        -- Has committed, and waits for a standby.
+        -- The session has committed, and waits for a standby.
         and a.wait_event is distinct from 'SyncRep'
-        -- What superusers and the owner do by hand is theirs to end; health() names them. Null: not a session of a role.
+        -- Sessions of superusers and of the owner are left to them, and health() names them. A null is no session of a role.
         and not pg_has_role(a.usesysid, (select k.relowner from pg_class k where k.oid = 'outbox._sequencer'::regclass), 'usage');
 end;
 

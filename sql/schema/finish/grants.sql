@@ -1,8 +1,8 @@
--- Who may what. Nothing is granted to PUBLIC; roles get capabilities.
+-- Privileges: nothing is granted to PUBLIC; roles get capabilities.
 
 -- API: private
--- What grant_to() has granted. A role is known by name and oid: renaming keeps the one, a restore into another cluster the
--- other. Null in an array's place: not narrowed.
+-- The grants of grant_to(). A role is identified by name or oid: renaming keeps the oid, a restore into another cluster
+-- keeps the name. An array that is null does not narrow the capability.
 create table outbox._grant (
     role text not null,
     role_oid oid not null,
@@ -19,7 +19,7 @@ create table outbox._grant (
 select pg_catalog.pg_extension_config_dump('outbox._grant', '');
 
 -- API: private
--- Has every session look anew when this transaction commits.
+-- Makes every session read the grants again when this transaction commits.
 create function outbox._grants_changed() returns trigger language c volatile as 'MODULE_PATHNAME', 'outbox_grants_changed';
 create trigger grants_changed after insert or update or delete or truncate on outbox._grant
     for each statement execute function outbox._grants_changed();
@@ -31,10 +31,12 @@ select r.rolname::text as role, g.capability, g.subscriptions, g.topics, g.tenan
 from outbox._grant g
 join pg_roles r on r.oid = g.role_oid or r.rolname = g.role and not exists (select from pg_roles o where o.oid = g.role_oid);
 comment on view outbox.grants is
-    'Who may what by grant_to(). Null in subscriptions, topics, tenants, publishers, consumers: not narrowed. Rights that were granted by '
-    'hand, and those of superusers and of the extension''s owner, are not in it';
+    'Capabilities that roles have by grant_to(). Null in subscriptions, topics, tenants, publishers or consumers: not '
+    'narrowed. Privileges that were granted with GRANT, and those of superusers and of the extension''s owner, are not '
+    'listed';
 
 -- API: private
+-- Returns the oid of the role. Raises 42704 or 22023 for an unknown role or capability.
 create function outbox._check_grant(role name, capability text) returns oid
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -56,19 +58,19 @@ end
 $$;
 
 -- API: private
--- Objects of a capability. narrowed: of those only the ones that look at what their caller may.
+-- The objects of a capability. narrowed: only those whose functions check what their caller may use.
 create function outbox._objects(capability text, narrowed boolean) returns setof text
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
     select distinct c.object from outbox._capability c
-    -- an admin sees everything
+    -- admin includes monitor
     where (c.capability = _objects.capability or _objects.capability = 'admin' and c.capability = 'monitor')
         and (c.narrows or not narrowed);
 end;
 
 -- API: private
--- Makes a role's privileges on the objects of a capability what its rows in outbox._grant say.
+-- Grants and revokes a role's privileges on the objects of a capability so that they agree with its rows in outbox._grant.
 create function outbox._set_privileges(role name, capability text) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -140,7 +142,7 @@ begin
         end if;
     end loop;
     if capability = 'consume' and coalesce(subscriptions, topics, consumers) is not null then
-        -- What is not named is not left.
+        -- Kinds that are not named are not allowed.
         subscriptions := coalesce(subscriptions, '{}');
         topics := coalesce(topics, '{}');
         consumers := coalesce(consumers, '{}');
@@ -157,9 +159,11 @@ begin
 end
 $$;
 comment on function outbox.grant_to is
-    'Grants a role one of the capabilities publish, capture, consume, observe, monitor, admin, or changes what is left of it. publish can be narrowed '
-    'to topics (patterns), tenants and publishers; consume to subscriptions, topics (for read()) and consumers (of cursors), of '
-    'which those that are not named are not left; monitor to tenants';
+    'Grants a role a capability (publish, capture, consume, observe, monitor or admin), or replaces an earlier grant of '
+    'it. publish can be narrowed to topics (patterns), tenants and publishers; monitor to tenants. consume can be narrowed '
+    'to subscriptions, topics (patterns, for read()) and consumers (of cursors); if one of these is given, those that are '
+    'not given allow nothing. null: not narrowed. A list has at most 1000 names of 1 to 255 bytes. Errors: 42704 no such '
+    'role, 22023 the capability is unknown or cannot be narrowed like this, or a list is malformed';
 
 -- API: public
 create function outbox.revoke_from(role name, capability text) returns boolean
@@ -182,13 +186,14 @@ begin
 end
 $$;
 comment on function outbox.revoke_from is
-    'Takes a capability back from a role; what another capability of the role needs stays. false: the role did not have it by grant_to()';
+    'Revokes a capability from a role. Privileges that another capability of the role needs stay. Returns false if the '
+    'role did not have the capability by grant_to(). Errors: 42704 no such role, 22023 unknown capability';
 
 insert into outbox._capability values
     ('admin', 'function outbox.grant_to'),
     ('admin', 'function outbox.revoke_from'),
     ('monitor', 'table outbox.grants'),
-    -- Figures and states: no payload, header, metadata, key, error text or URL.
+    -- Numbers and states: no payload, header, metadata, key or URL, and no error text other than those in health().
     ('observe', 'function outbox.health'),
     ('observe', 'function outbox.metrics'),
     ('observe', 'function outbox.worker_status'),
@@ -213,15 +218,15 @@ where (c.capability, substr(c.object, strpos(c.object, '.') + 1)) in (
     ('consume', 'complete_and_claim'), ('consume', 'read'), ('consume', 'head'), ('consume', 'tail'),
     ('consume', 'webhook_id'), ('consume', 'cursor_get'), ('consume', 'cursor_list'), ('consume', 'cursor_advance'),
     ('consume', 'cursor_reset'), ('consume', 'cursor_record_error'), ('consume', 'cursor_delete'),
-    -- They take a lease, which only that worker has who claimed.
+    -- These take a lease, which only the worker that claimed has.
     ('consume', 'complete'), ('consume', 'fail'), ('consume', 'dead'), ('consume', 'extend'), ('consume', 'release'),
     ('monitor', 'get_message'), ('monitor', 'history'), ('monitor', 'archive_get'), ('monitor', 'list_messages'),
     ('monitor', 'count_messages'), ('monitor', 'count_by_state'), ('monitor', 'archive_list'),
     ('monitor', 'archive_stats'), ('monitor', 'notification_log'), ('monitor', 'webhook_id'), ('monitor', 'version'),
     ('monitor', 'is_terminal'));
 
--- What takes locks that end with the transaction, or secrets, has a door as well. Functions that other objects depend on got
--- theirs in their files.
+-- Functions that take locks that end with the transaction, or that take secrets, get a door as well. Functions that other
+-- objects depend on got theirs in their files.
 do $$
 declare
     name text;

@@ -1,13 +1,13 @@
--- Logs are append-only for every role, the owner included.
+-- Immutability: the logs are append-only for every role, the owner included.
 
 -- API: private
--- Logs are immutable for everybody, the owner included.
+-- Refuses updates and deletes of rows of the logs, for every role.
 create function outbox._refuse_change() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- What nothing waits with any more; what outbox.erase() empties.
+    -- Exceptions: retained messages that are not needed any more are deleted, and outbox.erase() updates rows.
     if tg_table_name = '_message_kept' and tg_op = 'DELETE' then
         return old;
     elsif tg_op = 'UPDATE' and current_setting('pg_outbox.erasing', true) = 'on' then

@@ -1,6 +1,7 @@
--- Publications. A table that is published for updates and deletes has to say what identifies its rows, or PostgreSQL refuses
--- both: CREATE PUBLICATION ... FOR ALL TABLES would stop the dispatcher. It costs nothing until wal_level is logical and a
--- row is updated or deleted, so every table has an identity, also those that are only inserted into.
+-- Publications: replica identities. A table that is published for updates and deletes needs a replica identity, or
+-- PostgreSQL refuses both. Then CREATE PUBLICATION ... FOR ALL TABLES would stop the dispatcher. A replica identity costs
+-- nothing until wal_level is logical and a row is updated or deleted. So every table has one, even if rows are only inserted
+-- into it.
 
 do $$
 declare
@@ -16,7 +17,8 @@ begin
             select from pg_catalog.pg_index i where i.indrelid = c.oid and i.indisprimary
         )
     loop
-        -- Without a unique index the whole row: short or few rows, and the log of attempts, which only erase() changes.
+        -- Without a unique index the identity is the whole row. These tables have short or few rows, except for the attempt
+        -- log, which only erase() updates.
         execute pg_catalog.format('alter table %s replica identity ', bare.name)
             || case when bare.key is null then 'full' else pg_catalog.format('using index %I', bare.key) end;
     end loop;

@@ -1,8 +1,8 @@
--- The archive: what each message came to, with the result of every delivery; and the log of notifications, per message and
--- subscription. Both are derived from the routing rows and the log of attempts: nothing is written for them.
+-- The archive: the final status of each message, with the result of every delivery. It is derived from the routing rows and
+-- the attempt log; nothing is written for it.
 
 -- API: private
--- Last word of each subscription on a message: its ended deliveries with their last try.
+-- The final result of each subscription for a message: its ended deliveries, with their last attempt.
 create function outbox._send_results(message_id bigint) returns jsonb
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -24,7 +24,7 @@ begin atomic
         select distinct on (a.subscription_id) a.*
         from outbox._attempts_of(_send_results.message_id) a
         where a.run = 0 and a.outcome <> 'returned'
-        -- a decision without a try says less than the try before it, unless it ended the delivery
+        -- a completed attempt takes precedence; otherwise the last entry
         order by a.subscription_id, a.outcome = 'completed' desc, a.finished_at desc
     ) r
     left join outbox.subscription s on s.id = r.subscription_id
@@ -57,10 +57,13 @@ create type outbox.archive_entry as (
     processed_at timestamptz
 );
 comment on type outbox.archive_entry is
-    'What a message came to. status: completed (at least one delivery), failed (none, and at least one dead or expired), skipped (nothing matched)';
+    'The final status of a message. status: completed (at least one delivery completed), failed (none, and at least one is '
+    'dead, expired or cancelled), skipped (nothing matched). integrations_total: subscriptions that were active; '
+    'integrations_matched: those that matched; integrations_succeeded and integrations_failed: results. send_results: a '
+    'JSON array with one object per subscription. retry_count: attempts after the first ones';
 
 -- API: private
--- How the archive calls what a message has come to; null while something of it is open.
+-- The archive's status for the status of a message; null while a delivery of the message is open.
 create function outbox._archive_status(status text) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
@@ -68,7 +71,7 @@ return case when status in ('completed', 'skipped') then status
     when status in ('dead', 'expired', 'cancelled') then 'failed' end;
 
 -- API: private
--- The entry of a message of which nothing is open; its status as in the archive, and its position.
+-- The entry of a message without open deliveries. status: the archive's status; place: the position of the message.
 create function outbox._archived(message_id bigint, status text, place bigint) returns outbox.archive_entry
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -132,7 +135,9 @@ begin
     return next outbox._archived(message_id, outbox._archive_status(state.status), state.position);
 end
 $$;
-comment on function outbox.archive_get is 'What a message came to, with the result of each delivery; OB001: no such message, or it is still open';
+comment on function outbox.archive_get is
+    'Returns the final status of a message, with the result of each delivery. Errors: OB001 no such message, or a delivery '
+    'of it is still open';
 
 -- API: public
 create function outbox.archive_list(
@@ -190,7 +195,7 @@ begin
         exit when unfinished is null or looked_at >= look;
     end loop;
     if unfinished is not null then
-        -- A row without a message says where to go on.
+        -- A row without a message says where to continue.
         entry := null;
         entry.id := unfinished;
         return next entry;
@@ -198,9 +203,10 @@ begin
 end
 $$;
 comment on function outbox.archive_list is
-    'What messages came to, newest first, a page at a time: give the last id as before. Each page looks at up to 1,000 messages of'
-    ' the tenant, the aggregate or all, for those of an endpoint at 10,000: a last row without a status holds no message but the id'
-    ' to go on with';
+    'Returns entries of the archive, newest first, up to max_rows (default 50; 1 to 1000) in a page. Pass the last id of a page '
+    'as before to get the next one. status: completed, failed or skipped. A page looks at up to 1,000 messages of the '
+    'tenant or aggregate (or of all), and with endpoint at up to 10,000. If it ends there, its last row has no status, and '
+    'only the id to continue with. Errors: 22023 max_rows is out of range or status is unknown, OB001 no such endpoint';
 
 -- API: public
 create function outbox.archive_stats(
@@ -219,7 +225,9 @@ begin atomic
     from outbox._page(archive_stats.tenant, null, null, null, null, null, 1000) p
     cross join lateral outbox._states(p.ids) s;
 end;
-comment on function outbox.archive_stats is 'What the last 1,000 messages (of a tenant) came to';
+comment on function outbox.archive_stats is
+    'Returns how many of the last 1,000 messages (of a tenant; null: of all) have completed, failed (dead, expired or '
+    'cancelled) or were skipped. total: the sum';
 
 insert into outbox._capability values
     ('monitor', 'function outbox.archive_get'),

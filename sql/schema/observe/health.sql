@@ -1,5 +1,5 @@
--- What an operator asks: is it well, and if not, who is it? Every figure is one of a state table or of shared memory: no log
--- is counted.
+-- The health report: whether all is well, and if not, what the cause is. Every value is from a state table or from shared
+-- memory; no log is counted.
 
 -- API: public
 create function outbox.health() returns table ("check" text, state text, culprit text, what_to_do text)
@@ -42,7 +42,8 @@ begin atomic
     ) c;
 end;
 comment on function outbox.health is
-    'One row per check: ok, warning or critical, who or what it is, and what to do. Fit for an alert on state <> ''ok''';
+    'Returns one row per check. state: ok, warning or critical. culprit: the object, session or setting that is the cause. '
+    'what_to_do: what an operator can do. Suited to an alert on state <> ''ok''';
 
 insert into outbox._capability values
     ('monitor', 'function outbox.health');

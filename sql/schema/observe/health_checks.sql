@@ -1,7 +1,8 @@
--- The checks of health(), one function each: nulls where all is well. A new check is a function, and a row in health().
+-- The checks of health(), one function each. A function returns nulls if all is well. A new check is a function and a row in
+-- health().
 
 -- API: private
--- whether this database has a dispatcher that works
+-- Whether this database has a dispatcher that works.
 create function outbox._health_worker(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -78,7 +79,7 @@ end
 $$;
 
 -- API: private
--- whether somebody would start a dispatcher
+-- Whether there is a launcher that would start a dispatcher.
 create function outbox._health_launcher(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -106,7 +107,7 @@ end
 $$;
 
 -- API: private
--- whether the rows are this database's own
+-- Whether the rows are this database's own.
 create function outbox._health_identity(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -123,7 +124,7 @@ end
 $$;
 
 -- API: private
--- whether library and objects belong together
+-- Whether the library and the installed objects are of the same version.
 create function outbox._health_version(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -141,7 +142,7 @@ end
 $$;
 
 -- API: private
--- whether a session keeps others from numbering
+-- Whether a session keeps the sequencer from giving positions.
 create function outbox._health_sequencer(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -169,8 +170,8 @@ end
 $$;
 
 -- API: private
--- Since when the oldest message waits for its position: one that is committed and that the last tick has not seen. Null:
--- none. Not longer than since the last tick: a transaction may have been open for long before it committed.
+-- Since when the oldest committed message that the last tick has not seen waits for its position. Null: there is none. The
+-- result is never earlier than the last tick, because a transaction may have been open for long before it committed.
 create function outbox._unnumbered_since() returns timestamptz
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -199,7 +200,7 @@ end
 $$;
 
 -- API: private
--- whether what is committed gets its position
+-- Whether committed messages get their positions.
 create function outbox._health_numbering(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -221,7 +222,7 @@ end
 $$;
 
 -- API: private
--- whether a subscription is behind the feed
+-- Whether a subscription lags behind the feed.
 create function outbox._health_subscriptions(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -245,7 +246,7 @@ end
 $$;
 
 -- API: private
--- whether an endpoint is disabled or fails
+-- Whether an endpoint is disabled, waits for consent or fails.
 create function outbox._health_endpoints(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -275,7 +276,8 @@ end
 $$;
 
 -- API: private
--- Since when the oldest delivery with a row is due that nobody has taken, of each subscription that has one.
+-- Since when the oldest due delivery of a subscription, with a row or in a bundle, has been waiting. Only subscriptions that
+-- have one are returned.
 create function outbox._due()
 returns table (subscription_id int, subscription text, pull boolean, paused boolean, since timestamptz)
 language sql volatile
@@ -294,7 +296,7 @@ begin atomic
 end;
 
 -- API: private
--- whether deliveries have been due for long
+-- Whether deliveries have been due for a long time.
 create function outbox._health_deliveries(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -342,7 +344,7 @@ end
 $$;
 
 -- API: private
--- whether a reader of the feed stands still
+-- Whether the cursor of a reader does not move any more.
 create function outbox._health_cursors(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -367,7 +369,7 @@ end
 $$;
 
 -- API: private
--- whether somebody has to look at dead letters
+-- Whether there are open dead letters.
 create function outbox._health_dead_letters(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -397,6 +399,7 @@ end
 $$;
 
 -- API: private
+-- Whether the dispatcher has recorded faults.
 create function outbox._health_faults(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -406,7 +409,7 @@ declare
 begin
     select f.kind, f.id, f.step, f.error, count(*) over () as n into found
     from outbox.fault f
-    -- Settings that cannot be read hold everything of theirs until they are mended; anything else has passed.
+    -- Settings that cannot be read hold all of their deliveries until they are corrected; any other fault is over.
     where f.step = 'load' or f.last_at > clock_timestamp()
         - case f.kind when 'server' then interval '10 min' else interval '1 day' end
     order by f.step <> 'load', f.last_at desc limit 1;
@@ -427,7 +430,7 @@ end
 $$;
 
 -- API: private
--- whether segments can be emptied
+-- Whether leaves can be emptied.
 create function outbox._health_space(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -445,7 +448,7 @@ end
 $$;
 
 -- API: private
--- whether the jobs run
+-- Whether the maintenance jobs run.
 create function outbox._health_maintenance(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -464,7 +467,7 @@ end
 $$;
 
 -- API: private
--- which subscriptions are allowed to lose messages
+-- Which subscriptions may lose messages, because they have a max_lag.
 create function outbox._health_max_lag(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -483,7 +486,7 @@ end
 $$;
 
 -- API: private
--- whether a transaction has been open for long
+-- Whether a transaction has been open for a long time.
 create function outbox._health_transactions(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp

@@ -1,8 +1,8 @@
--- The life of one message: each thing that happened to it, in order.
+-- The history of one message: its events in order.
 
 -- API: private
--- The attempts of one message. The request of a batch is one row of all its messages: here it is one of this message, with
--- the outcome that this message had. The positions of a batch lie within 10,000 (see the sender's queue).
+-- The attempts of one message. A request with a batch of messages is one row of the attempt log. Here it is a row of this
+-- message, with the outcome of this message. The positions of a batch are at most 9999 apart (see the sender's queue).
 create function outbox._attempts_of(message_id bigint) returns setof outbox.attempt
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -43,7 +43,8 @@ create function outbox.history(message_id bigint) returns table (
 )
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
--- Everything has an index, whatever the statistics of a young table say; planning 16 leaves costs more than reading them.
+-- Every query has an index, whatever the statistics of a young table say. The generic plan is kept because planning 16
+-- leaves costs more than reading them.
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_bitmapscan = off
@@ -96,7 +97,9 @@ begin
     order by h.at, h.what <> 'enqueued', h.what <> 'numbered', h.what <> 'routed';
 end
 $$;
-comment on function outbox.history is 'Everything that happened to one message, in order of time';
+comment on function outbox.history is
+    'Returns the events of one message in order of time. what: enqueued, numbered (with its position), routed, the outcome '
+    'of an attempt, next attempt, dead letter. Errors: OB001 no such message';
 
 insert into outbox._capability values
     ('monitor', 'function outbox.history');

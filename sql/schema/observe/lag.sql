@@ -1,7 +1,8 @@
--- How far subscriptions are behind, and what keeps the order from going on.
+-- Lag: how far subscriptions are behind the feed, and which session blocks the dispatcher.
 
 -- API: private
--- How far each subscription is: its position, what waits behind it, and since when.
+-- The position of each subscription, its lag in positions, and since when the first message after its position has been in
+-- the feed (null: no lag).
 create function outbox._subscription_lag()
 returns table (subscription_id int, subscription text, "position" bigint, lag bigint, since timestamptz)
 language sql stable
@@ -28,8 +29,9 @@ begin atomic
 end;
 
 -- API: private
--- The session that has had locks on what the dispatcher writes for longest: where it waits in vain, it most likely waits for
--- that one. An administrator's open transaction, as a rule; what workers have locked the dispatcher passes over.
+-- The session that has held locks on the tables of the dispatcher for longest. If the dispatcher waits for a lock in vain,
+-- it most likely waits for that session. Usually this is an open transaction of an administrator, because the dispatcher
+-- skips rows that workers have locked.
 create function outbox._in_the_way() returns text
 language sql volatile
 set search_path = pg_catalog, pg_temp

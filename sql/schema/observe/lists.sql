@@ -1,4 +1,4 @@
--- Reading messages and deliveries: one by id, lists page by page, counts.
+-- Reads of messages: one by id, lists page by page, counts.
 
 -- API: public
 create function outbox.get_message(message_id bigint) returns setof outbox.message_status
@@ -13,12 +13,13 @@ begin
     end if;
 end
 $$;
-comment on function outbox.get_message is 'One message with its state; OB001: it does not exist or retention has removed it';
+comment on function outbox.get_message is
+    'Returns one message with its state. Errors: OB001 no such message, or retention has removed it';
 
 -- API: private
--- A page of messages, newest first: by aggregate or tenant through their indexes, otherwise through that of the id. What has
--- no index (topic, severity) is looked at on the way, in at most 10,000 messages. lowest: the last one looked at; more:
--- there may be more behind it.
+-- Returns a page of messages, newest first. An aggregate or a tenant is found by its index; otherwise messages are read by
+-- id. Conditions without an index (topic, severity) are checked for at most 10,000 messages. lowest: the last message that
+-- was looked at. more: there may be more messages below it.
 create function outbox._page(
     tenant text,
     topic text,
@@ -33,7 +34,8 @@ create function outbox._page(
 )
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
--- Each of the queries has its index, which gives the order; planning 16 leaves costs more than reading them.
+-- Each query has an index that gives the order. The generic plan is kept because planning 16 leaves costs more than reading
+-- them.
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_bitmapscan = off
@@ -141,7 +143,7 @@ begin
         found_ids := page.ids;
         unfinished := case when page.more then page.lowest end;
     elsif state in ('pending', 'processing', 'failed', 'dead', 'expired') then
-        -- What is in such a state has a row, but for what is being sent right now.
+        -- A delivery in such a state has a row, unless it is being sent right now.
         found_ids := array(
             select distinct w.message_id
             from (
@@ -174,7 +176,7 @@ begin
             ) w;
         end if;
     else
-        -- What has come to its end is known by what is in the log about it.
+        -- The final status is known from the attempt log.
         while cardinality(found_ids) < wanted and looked_at < 1000 loop
             select * into page
             from outbox._page(tenant, topic, aggregate_type, aggregate_id, severity, coalesce(unfinished, before), 200);
@@ -195,17 +197,18 @@ begin
     join outbox.message_status v on v.message_id = s.message_id
     order by s.message_id desc;
     if unfinished is not null and cardinality(found_ids) < wanted then
-        -- A row without a message says where to go on.
+        -- A row without a message says where to continue.
         nothing.message_id := unfinished;
         return next nothing;
     end if;
 end
 $$;
 comment on function outbox.list_messages is
-    'Messages, newest first, a page at a time: give the last id as before. By tenant and by aggregate through an'
-    ' index; by state pending, processing, failed, dead or expired through the deliveries; topic and severity are'
-    ' looked for in at most 10,000 messages, completed, cancelled and skipped in at most 1,000, per page: a last row without a topic'
-    ' holds no message but the id to go on with';
+    'Returns messages, newest first, up to max_messages (default 50; 1 to 1000) in a page. Pass the last id of a page as before to '
+    'get the next one; skip (0 to 10000) leaves out the first ones. Tenant and aggregate use an index, and status pending, '
+    'processing, failed, dead or expired uses the deliveries. In a page, topic and severity are checked for at most 10,000 '
+    'messages, and status completed, cancelled or skipped for at most 1,000. If a page ends there, its last row has no '
+    'topic, and only the id to continue with. Errors: 22023 max_messages or skip is out of range, or status is unknown';
 
 -- API: public
 create function outbox.count_messages(
@@ -226,7 +229,8 @@ begin atomic
         limit 10000
     ) m;
 end;
-comment on function outbox.count_messages is 'The total for a list_messages() with limit and offset; 10,000 means at least that many';
+comment on function outbox.count_messages is
+    'Returns the number of messages (of a tenant, an aggregate, a topic; null: of all). 10,000 means at least 10,000';
 
 -- API: public
 create function outbox.count_by_state(tenant text default null) returns table (state text, deliveries bigint)
@@ -270,10 +274,11 @@ begin atomic
     order by c.state;
 end;
 comment on function outbox.count_by_state is
-    'Deliveries in each state. Over all tenants completed and cancelled are counted since the beginning, from'
-    ' counters; for one tenant among what is still stored, through the tenant''s index: as long as that tenant has messages';
+    'Returns the number of deliveries in each state. For all tenants (null), completed and cancelled are counted since the '
+    'beginning, from counters. For one tenant they are counted among the messages that are still stored, which takes '
+    'longer the more messages that tenant has';
 
--- Before others depend on it.
+-- The door is made here, before other objects depend on the function.
 call outbox._make_door('count_by_state');
 
 insert into outbox._capability values

@@ -1,4 +1,4 @@
--- Figures for a monitoring system.
+-- Metrics for a monitoring system.
 
 -- API: public
 create function outbox.metrics() returns table (name text, labels jsonb, value double precision)
@@ -90,8 +90,9 @@ begin atomic
     where g.value is not null;
 end;
 comment on function outbox.metrics is
-    'Figures for a monitoring system. Names ending in _total and _count only grow; labels name subscription, endpoint,'
-    ' state, consumer, ring. _enqueued_total counts what was rolled back as well';
+    'Returns metrics for a monitoring system. Names that end in _total, _sum or _count only grow; all others are current '
+    'values, in the unit that the name says (seconds, positions, bytes). labels names the subscription, endpoint, state, '
+    'consumer, stream, subject or ring. outbox_enqueued_total also counts messages that were rolled back';
 
 insert into outbox._capability values
     ('monitor', 'function outbox.metrics');

@@ -1,4 +1,5 @@
--- The log of notifications: one row per notification and recipient.
+-- The notification log: one row per message and recipient. It is derived from the routing rows and the attempt log; nothing
+-- is written for it.
 
 -- API: public
 create type outbox.notification_entry as (
@@ -17,7 +18,8 @@ create type outbox.notification_entry as (
     created_at timestamptz
 );
 comment on type outbox.notification_entry is
-    'A message and a subscription. identifier is the key; delivery_method webhook or pull; status pending, sent, failed, skipped (with the reason)';
+    'A message and a subscription. identifier: the key. topic_code: the topic. subscriber: the endpoint. delivery_method: '
+    'webhook or pull. status: pending, sent, failed, or skipped (with skipped_reason)';
 
 -- API: public
 create function outbox.notification_log(
@@ -94,23 +96,26 @@ begin
         left join outbox.subscription s on s.id = r.subscription_id
         left join outbox.endpoint e on e.id = r.endpoint_id
         order by m.id desc, s.name
-        -- max_rows is a number of messages: of all subscriptions those that were looked at, of one a row for each
+        -- without a subscription, max_rows is the number of messages, with a row for each subscription; with one, it is the
+        -- number of rows
         limit case when subscription is not null then max_rows - returned end;
         get diagnostics found_rows = row_count;
         returned := returned + found_rows;
         exit when unfinished is null or looked_at >= look or subscription is not null and returned >= max_rows;
     end loop;
     if unfinished is not null and (case when subscription is null then cardinality(ids) else returned end) < max_rows then
-        -- A row without a message says where to go on.
+        -- A row without a message says where to continue.
         entry.message_id := unfinished;
         return next entry;
     end if;
 end
 $$;
 comment on function outbox.notification_log is
-    'What was sent to whom: of one message, or of the latest messages of a tenant, topic or aggregate, a page at a time (give the last'
-    ' message id as before). With a subscription, up to max_rows rows of it among 10,000 messages per page. A last row without a topic code'
-    ' holds nothing but the id to go on with';
+    'Returns which messages were sent to whom: of one message, or of the latest messages of a tenant, topic or aggregate, '
+    'up to max_rows (default 50; 1 to 1000) messages in a page. Pass the last message_id of a page as before to get the next '
+    'one. With subscription, up to max_rows rows of that subscription, among 10,000 messages per page. If a page ends there, '
+    'its last row has no topic_code, and only the id to continue with. Errors: 22023 max_rows is out of range, OB001 no such '
+    'subscription';
 
 insert into outbox._capability values
     ('monitor', 'function outbox.notification_log');

@@ -1,12 +1,13 @@
--- What messages have come to, a page of them at a time: from the rows that wait, the dead letters, the log of attempts and
--- the routing. Nothing here reads more of the log than what belongs to the messages that are asked for.
+-- The status of messages, a page of them at a time. It is derived from the waiting rows, the dead letters, the attempt log
+-- and the routing. These functions read only the entries of the log that belong to the messages in question.
 --
--- Settings are pinned, whatever the caller's are: everything has an index, whatever the statistics of a young table say, and
--- planning 16 leaves costs more than reading them; what was read is joined by hash.
+-- Plan settings are set here, whatever the caller's are. Every query has an index, whatever the statistics of a young table
+-- say. The generic plan is kept because planning 16 leaves costs more than reading them. Rows that were read are joined by
+-- hash.
 
 -- API: private
--- What is known of each delivery of some messages. source: row (it waits or is worked on), letter (a dead letter), try (how
--- it ended, from the log; not that of a replay).
+-- Returns what is stored about each delivery of some messages. source: row (it waits or is worked on), letter (a dead
+-- letter), or try (its final outcome from the attempt log, without replays).
 create function outbox._outcomes(ids bigint[])
 returns table (
     source text,
@@ -51,8 +52,8 @@ begin
     where a.message_id = any (ids) and a.positions is null and a.run = 0
         and a.outcome in ('completed', 'dead', 'expired', 'cancelled', 'skipped');
     if exists (select from outbox.attempt a where a.positions is not null) then
-        -- The positions of a batch lie within 10,000 (see the sender's queue). Where those of several messages overlap, the
-        -- batches are read once.
+        -- The positions of a batch are at most 9999 apart (see the sender's queue). Where the ranges of several messages
+        -- overlap, the batches are read once.
         return query
         with placed as materialized (
             select p.message_id as id, p.position as place, lag(p.position) over (order by p.position) as before
@@ -80,8 +81,9 @@ end
 $$;
 
 -- API: private
--- What each of some messages has come to: the first of processing, pending, failed, completed, dead, expired, cancelled,
--- skipped that holds. With its position and its routing (see _matched), and whom its deliveries are for.
+-- Returns the status of each of some messages: the first of processing, pending, failed, completed, dead, expired,
+-- cancelled, skipped that holds. Also returns its position, its routing (see _matched), and the subscriptions and endpoints
+-- of its deliveries.
 create function outbox._states(ids bigint[])
 returns table (
     message_id bigint,
@@ -104,7 +106,7 @@ as $$
 begin
     return query
     with known as materialized (
-        -- one row per delivery
+        -- one row per message and subscription
         select o.message_id, o.subscription_id, max(o.position) as position, max(o.endpoint_id) as endpoint_id,
             min(array_position(array['processing', 'pending', 'failed'], o.outcome)) filter (where o.source = 'row') as waits,
             bool_or(o.source = 'try') as ended,
@@ -134,7 +136,7 @@ begin
             when r.waits = 1 then 'processing'
             when r.waits = 2 then 'pending'
             when (r.place is null or m.matched is null) and not r.cancelled then 'pending'
-            -- what has neither ended nor a row is being sent, or about to be
+            -- a delivery that has no row and has not ended is being sent, or about to be sent
             when r.waits is null and m.matched > r.ended then 'pending'
             when r.waits = 3 then 'failed'
             when r.completed then 'completed'
@@ -151,6 +153,7 @@ end
 $$;
 
 -- API: private
+-- The status of one message, see _states().
 create function outbox._message_state(message_id bigint) returns text
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp

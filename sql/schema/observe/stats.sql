@@ -1,4 +1,5 @@
--- Statistics of subscriptions, tenants and topics: sums that were kept while it happened. Nothing here counts the log.
+-- Statistics of subscriptions, tenants and topics, from sums that are kept as messages are routed and delivered. No log is
+-- counted here.
 
 -- API: private
 create view outbox._tallied as
@@ -16,16 +17,16 @@ create view outbox.tenant_stats as
 select nullif(t.name, '') as tenant, t.messages, t.matched, t.skipped, t.last_at as last_message_at
 from outbox._tallied t where t.kind = 'tenant';
 comment on view outbox.tenant_stats is
-    'Messages of each tenant that were routed, to how many subscriptions in all, and how many matched none. Null: all that are not among the '
-    'last 10,000';
+    'Routed messages of each tenant. matched: how many subscriptions they matched in all; skipped: messages that matched '
+    'none. The row with tenant null sums up all tenants that are not among the 10,000 seen last';
 
 -- API: public
 create view outbox.topic_stats as
 select nullif(t.name, '') as topic, t.messages, t.matched, t.skipped, t.last_at as last_message_at
 from outbox._tallied t where t.kind = 'topic';
 comment on view outbox.topic_stats is
-    'Messages of each topic that were routed, to how many subscriptions in all, and how many matched none. Null: all that are not among the '
-    'last 10,000';
+    'Routed messages of each topic. matched: how many subscriptions they matched in all; skipped: messages that matched '
+    'none. The row with topic null sums up all topics that are not among the 10,000 seen last';
 
 -- API: public
 create view outbox.subscription_stats as
@@ -52,8 +53,8 @@ left join (
     group by 1
 ) c on c.subscription_id = s.id;
 comment on view outbox.subscription_stats is
-    'Subscriptions with what became of their deliveries, pushed or pulled: completed, failed tries, dead ones, and when the last '
-    'one succeeded';
+    'Subscriptions with the outcomes of their deliveries, pushed or pulled: completed, failed attempts, and dead. '
+    'last_delivery_at: the last completed one; last_attempt_at: the last outcome of any kind';
 
 -- API: public
 create function outbox.stats(tenant text default null) returns table (
@@ -104,8 +105,10 @@ begin atomic
     from outbox._worker_slot() w cross join sums s;
 end;
 comment on function outbox.stats is
-    'Where the outbox of this database stands, and from pending on how many deliveries (of a tenant) are in each state; skipped: '
-    'messages that matched nothing. worker: not preloaded, none, starting, running, push off, copied, failing';
+    'Returns the state of this database''s outbox. messages: the last message id; feed_end and routed: positions; waiting: '
+    'deliveries that have not ended; dead_letters: open ones. worker: not preloaded, none, starting, running, push off, '
+    'copied or failing. From pending on: the number of deliveries in each state (of a tenant; null: of all); skipped: '
+    'messages that matched nothing';
 
 insert into outbox._capability values
     ('monitor', 'function outbox.stats'),

@@ -16,11 +16,12 @@ cross join lateral unnest(a.message_ids, a.positions, a.delivery_ids) with ordin
 cross join lateral (select a.results -> (m.i::int - 1) as result) r
 where a.positions is not null;
 comment on view outbox.attempt_log is
-    'The log of attempts with a row per message and try: requests and bundles with several messages are taken apart. For counting '
-    'and joining; by message use history()';
+    'The attempt log with one row per message and attempt: requests and bundles with several messages are split into rows. '
+    'For counting and joining; use history() for one message';
 
 -- API: public
--- Deliveries that wait or are worked on, those that died, and those that are done, as long as the log has them.
+-- Deliveries that wait or are worked on, dead letters, and completed or cancelled ones as long as they are in the attempt
+-- log.
 create view outbox.delivery_status as
 select d.id as delivery_id,
     s.name as subscription,
@@ -86,8 +87,8 @@ left join outbox.subscription s on s.id = a.subscription_id
 left join outbox.endpoint e on e.id = a.endpoint_id
 where a.run = 0 and a.outcome in ('completed', 'cancelled');
 comment on view outbox.delivery_status is
-    'One message for one subscription. state: pending, processing, failed (waits for a retry), dead, expired,'
-    ' completed, cancelled. next_attempt_at null: no try is planned';
+    'Deliveries: one message for one subscription. state: pending, processing, failed (waits for a retry), dead, expired, '
+    'completed, cancelled. next_attempt_at null: no attempt is planned';
 
 -- API: public
 create view outbox.message_status as
@@ -122,9 +123,9 @@ select m.id as message_id,
     m.body
 from outbox.message m;
 comment on view outbox.message_status is
-    'Messages with the reserved keys of their metadata as columns, and what they have come to: the first of'
-    ' processing, pending, failed, completed (at least one delivery), dead, expired, cancelled, skipped that holds.'
-    ' The state is looked up per row: select by message_id, or use list_messages()';
+    'Messages, with the reserved keys of their metadata as columns, and their state: the first of processing, pending, '
+    'failed, completed (at least one delivery), dead, expired, cancelled, skipped that holds. The status is looked up row '
+    'by row: select by id, or use list_messages()';
 
 insert into outbox._capability values
     ('monitor', 'table outbox.attempt_log'),

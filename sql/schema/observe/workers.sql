@@ -1,11 +1,12 @@
--- The processes and pull workers of this database, as shared memory and the leases show them.
+-- The background processes of this database, as shared memory shows them.
 
 -- API: private
--- Has the dispatcher look at outbox.delivery when this transaction commits.
+-- Makes the dispatcher read outbox.delivery when this transaction commits.
 create function outbox._look_at_deliveries() returns void language c volatile as 'MODULE_PATHNAME', 'outbox_look_at_deliveries';
 
 -- API: private
--- idle: everything that was committed with a wake-up has been ticked, routed, sent and recorded
+-- The state of the dispatcher. idle: everything that was committed with a wake-up has been ticked, routed, sent and
+-- recorded.
 create function outbox._worker_slot(
     out state text,
     out pid int,
@@ -17,16 +18,16 @@ create function outbox._worker_slot(
 language c volatile as 'MODULE_PATHNAME', 'outbox_worker_slot';
 
 -- API: private
--- What shared memory knows of the workers; nulls where the library is not preloaded.
+-- Data of the dispatcher and the launcher in shared memory; nulls where the library is not preloaded.
 create function outbox._workers(
     out launcher_pid int,
     out started_at timestamptz,
     out last_error text,
     out last_error_at timestamptz,
-    -- the setting because of which there is no dispatcher
+    -- the setting that is too low for a dispatcher
     out lacks text,
     out state_at timestamptz,
-    -- when dispatcher and launcher last came round their loops
+    -- when dispatcher and launcher last went through their loops
     out seen_at timestamptz,
     out launcher_seen_at timestamptz
 )
@@ -60,8 +61,10 @@ begin atomic
     left join (select * from outbox.checkpoint c order by c.id desc limit 1) c on true;
 end;
 comment on function outbox.worker_status is
-    'This database''s dispatcher: what it does, since when, how far it is, and its last error. States: not preloaded, none,'
-    ' starting, running, push off, copied, failing. A process that is gone is none, whatever it did last';
+    'Returns the state of this database''s dispatcher, how far it is, and its last error. state: not preloaded, none '
+    '(there is no such process), starting, running, push off, copied or failing. in_flight: requests; queued and '
+    'unrecorded: deliveries. idle: everything that was committed has been routed, sent and recorded. feed_end and routed: '
+    'positions';
 
 insert into outbox._capability values
     ('monitor', 'function outbox.worker_status');

@@ -1,4 +1,4 @@
--- Cancelling a message: nothing more of it is delivered.
+-- Cancels a message: its deliveries that are still waiting are ended.
 
 -- API: public
 create function outbox.cancel(message_id bigint, actor text default session_user, reason text default null) returns bigint
@@ -53,8 +53,10 @@ begin
 end
 $$;
 comment on function outbox.cancel is
-    'Ends what of a message is not delivered yet; what a worker or a request has is not tried again if it fails.'
-    ' Returns how many waiting deliveries that ended. OB001 no such message, OB002 nothing is left to cancel, OB003 all that is left is leased';
+    'Cancels a message: ends its deliveries that are still waiting, and returns how many were ended. A delivery that a '
+    'worker has or that is in flight is not tried again if it fails. by (default: session_user) and reason are stored in '
+    'outbox.audit. Errors: OB001 no such message, OB002 it was cancelled already or nothing is left to cancel, OB003 all '
+    'remaining deliveries are leased';
 
 insert into outbox._capability values
     ('admin', 'function outbox.cancel');

@@ -1,7 +1,7 @@
--- Dead letters and the life of a delivery in an operator's hands: requeue, retry, resolve, cancel, reschedule.
+-- Dead letters: the operator's view of them, and the ways to close them.
 --
--- What each of these functions changes is on record in outbox.audit. `actor` is who asked for it; the role that was logged in
--- is recorded beside it.
+-- Every change by these functions is recorded in outbox.audit. `by` names who asked for the change; the role that was logged
+-- in is recorded too.
 
 -- API: public
 create view outbox.dead_letter_status as
@@ -48,7 +48,9 @@ left join outbox.subscription s on s.id = l.subscription_id
 left join outbox.endpoint e on e.id = l.endpoint_id
 left join outbox.message m on m.segment = l.message_segment and m.id = l.message_id;
 comment on view outbox.dead_letter_status is
-    'Deliveries that are not tried again by themselves, with their message; resolution is open until somebody has dealt with it';
+    'Deliveries that ended without success and are not tried again by themselves, with their message. resolution: open '
+    'until an operator requeues, resolves or ignores the dead letter. is_old: older than pg_outbox.dead_letter_old_after '
+    '(1 day by default)';
 
 -- API: public
 create function outbox.dead_letters_older_than(older_than interval) returns setof outbox.dead_letter_status
@@ -59,9 +61,11 @@ begin atomic
     where l.resolution = 'open' and l.dead_at < clock_timestamp() - dead_letters_older_than.older_than
     order by l.dead_letter_id;
 end;
-comment on function outbox.dead_letters_older_than is 'Open dead letters that died longer ago than this';
+comment on function outbox.dead_letters_older_than is
+    'Returns the open dead letters that became dead letters longer ago than age, oldest first';
 
 -- API: private
+-- Returns `by` without spaces around it. Raises 22023 if it is null or empty.
 create function outbox._check_actor(actor text) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -76,7 +80,7 @@ end
 $$;
 
 -- API: private
--- Locks a dead letter. OB001: there is none.
+-- Locks and returns a dead letter. Raises OB001 if there is none.
 create function outbox._dead_letter(id bigint) returns outbox.dead_letter
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -94,7 +98,7 @@ end
 $$;
 
 -- API: private
--- Marks a dead letter. Its key may go on, where it was blocked.
+-- Sets the resolution of a dead letter. If it blocked its key, the key may go on.
 create function outbox._settle_dead_letter(letter outbox.dead_letter, resolution text, actor text, note text) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -114,6 +118,7 @@ end
 $$;
 
 -- API: private
+-- Sets the resolution of an open dead letter. Raises OB004 if it is not open.
 create function outbox._close(id bigint, resolution text, actor text, note text) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -138,7 +143,9 @@ set search_path = pg_catalog, pg_temp
 begin atomic
     select outbox._close(dead_letter_id, 'resolved', actor, note);
 end;
-comment on function outbox.resolve_dead_letter is 'Marks an open dead letter as dealt with in another way; OB004: it is not open';
+comment on function outbox.resolve_dead_letter is
+    'Marks an open dead letter as resolved by other means. by and note are stored with it and in outbox.audit. Errors: '
+    'OB001 no such dead letter, OB004 it is not open, 22023 by is null or empty';
 
 -- API: public
 create function outbox.ignore_dead_letter(dead_letter_id bigint, actor text default session_user, note text default null) returns void
@@ -147,7 +154,9 @@ set search_path = pg_catalog, pg_temp
 begin atomic
     select outbox._close(dead_letter_id, 'ignored', actor, note);
 end;
-comment on function outbox.ignore_dead_letter is 'Marks an open dead letter as not worth dealing with; OB004: it is not open';
+comment on function outbox.ignore_dead_letter is
+    'Marks an open dead letter as ignored, because it is not worth an action. by and note are stored with it and in '
+    'outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 by is null or empty';
 
 -- API: public
 create function outbox.delete_dead_letter(dead_letter_id bigint, actor text default session_user, note text default null) returns void
@@ -162,7 +171,9 @@ begin
     perform outbox._audit('delete_dead_letter', format('dead letter %s', dead_letter_id), note, jsonb_build_object('actor', actor) || to_jsonb(letter));
 end
 $$;
-comment on function outbox.delete_dead_letter is 'Removes a dead letter, in whatever state; what it was is kept in outbox.audit';
+comment on function outbox.delete_dead_letter is
+    'Deletes a dead letter, whatever its resolution. Its row is stored in outbox.audit. Errors: OB001 no such dead letter, '
+    '22023 by is null or empty';
 
 -- API: public
 create function outbox.dead_letter_stats(
@@ -201,7 +212,9 @@ begin atomic
     from by_reason r;
 end;
 comment on function outbox.dead_letter_stats is
-    'Dead letters in numbers: ages are those of open ones, in seconds; per_subscription: name to total and unresolved';
+    'Returns numbers of dead letters. total: all; unresolved: open ones; resolved: all others. oldest_age_seconds, '
+    'newest_age_seconds and top_failure_reason are those of open ones, and null if there are none. per_subscription: '
+    '{name: {"total", "unresolved"}}';
 
 insert into outbox._capability values
     ('monitor', 'table outbox.dead_letter_status'),

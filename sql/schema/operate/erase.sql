@@ -1,4 +1,4 @@
--- Erasing what a message says, for whoever has the right to be forgotten.
+-- Erases the content of a message, for example on a request under a data protection law.
 
 -- API: public
 create function outbox.erase(message_id bigint, actor text default session_user, reason text default null) returns void
@@ -22,7 +22,7 @@ begin
         raise exception 'message % does not exist', message_id
             using errcode = 'OB001', detail = 'It was never committed, or retention has removed it.';
     end if;
-    -- What is being requeued has a delivery when this goes on.
+    -- Waits for a session that requeues one of the dead letters: its delivery then exists.
     perform from outbox.dead_letter l where l.message_id = message_id order by l.id for update;
     perform outbox._unbundle_messages(array[message_id], true);
     perform from outbox.delivery d where d.message_id = message_id order by d.id for update;
@@ -35,20 +35,21 @@ begin
             using errcode = 'OB003', detail = format('Worker "%s" has it until %s.', leased.worker, leased.expires_at),
                 hint = 'Erase it when the worker is done, or take the lease back with outbox.unlock_stale().';
     end if;
-    -- Nobody gets it any more: neither what waits, nor a subscription that lags, nor a replay.
+    -- The message is not delivered any more: not by waiting deliveries, not to a subscription that lags, and not by a
+    -- replay.
     insert into outbox.cancelled (message_id, cancelled_by, reason) values (message_id, who, 'erased: ' || btrim(reason))
     on conflict on constraint cancelled_pkey do update set reason = excluded.reason;
     insert into outbox._called_off values (message_id);
     delete from outbox._errand e where e.message_id = message_id;
     waiting := array(select d.id from outbox.delivery d where d.message_id = message_id);
     perform outbox._drop_cancelled(waiting);
-    -- The one change that rows of the logs may see. Ids, positions, times and counts stay.
+    -- The only change that rows of the logs may undergo. Ids, positions, times and counts stay.
     perform set_config('pg_outbox.erasing', 'on', true);
     update outbox.message m set payload = null, body = null, headers = null, metadata = null
     where m.segment = stored.segment and m.id = message_id;
     update outbox.attempt a set response_body = null, response_headers = null, results = null, error = null
     where a.message_id = message_id;
-    -- A request with several messages is found under its first one only.
+    -- The row of a request with several messages has only the first of them as its message_id.
     update outbox.attempt a set response_body = null, response_headers = null, results = null, error = null
     where a.message_ids is not null and message_id = any (a.message_ids);
     perform set_config('pg_outbox.erasing', 'off', true);
@@ -59,8 +60,10 @@ begin
 end
 $$;
 comment on function outbox.erase is
-    'Removes what a message says (payload, body, headers, metadata, responses) and ends what of it is not delivered yet; ids,'
-    ' positions and counts stay. The reason is required (OB006). OB003 while a worker has it';
+    'Erases the content of a message (payload, body, headers, metadata, and in the attempt log responses, results and '
+    'errors) and ends its waiting deliveries. Ids, topic, key, positions and counts stay. The message cannot be requeued, '
+    'resent or replayed any more. by (default: session_user) and reason are stored in outbox.audit. Errors: OB001 no such '
+    'message, OB003 a worker has a delivery of it, OB006 the reason is empty, 55P03 a lock was not available within 5 s';
 
 insert into outbox._capability values
     ('admin', 'function outbox.erase');

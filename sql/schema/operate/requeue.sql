@@ -1,7 +1,8 @@
--- Dead letters that are to be delivered after all.
+-- Requeues dead letters: makes their deliveries due again.
 
 -- API: private
--- The delivery of a dead letter is due now, its budget anew, under its old id. What else of its key waits, waits for it.
+-- Makes the delivery of a dead letter due now, with a new budget of attempts and its old id. Later deliveries of its key
+-- wait for it. Raises OB004 if that is not possible.
 create function outbox._requeue(letter outbox.dead_letter, actor text, note text) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -15,7 +16,7 @@ begin
         raise exception 'dead letter % was requeued already', letter.id
             using errcode = 'OB004', detail = format('By "%s", at %s.', letter.resolved_by, letter.resolved_at);
     end if;
-    -- so that it does not end meanwhile
+    -- locked, so that the subscription does not end meanwhile
     select * into source from outbox.subscription s
     where s.id = letter.subscription_id and s.deleted_at is null
     for share;
@@ -35,10 +36,10 @@ begin
         last_error, created_at)
     values (coalesce(letter.delivery_id, nextval('outbox.delivery_id_seq')), letter.subscription_id, letter.position,
         letter.message_id, letter.message_segment, source.endpoint_id is null, 'pending',
-        -- the router unblocks it when nothing else of its key is under way
+        -- the router unblocks it when no other delivery of its key is under way
         letter.key is not null, own.priority,
         own.max_attempts, clock_timestamp(),
-        -- what has expired once would expire again
+        -- an expired delivery would expire again
         'infinity', letter.key, letter.first_attempt_at, letter.last_attempt_at, letter.last_status,
         letter.last_error_class, letter.last_error, letter.created_at)
     on conflict (subscription_id, position, run) do nothing
@@ -64,8 +65,10 @@ begin
 end
 $$;
 comment on function outbox.requeue is
-    'Makes the delivery of a dead letter due now, with all its tries; the receiver sees the same webhook id. Returns'
-    ' the delivery''s id. OB004: requeued already, or the message is gone';
+    'Makes the delivery of a dead letter due now, with all its attempts again, and returns the id of the delivery. The '
+    'receiver gets the same webhook id. A requeued delivery does not expire, and a cancelled message is not cancelled any '
+    'more. Errors: OB001 no such dead letter, OB004 it was requeued already, its subscription has ended, or its message is '
+    'gone or erased, 22023 by is null or empty';
 
 -- API: public
 create function outbox.requeue_all(
@@ -107,7 +110,7 @@ begin
         order by l.id
         limit max_rows
         for update of l skip locked
-        -- so that none ends meanwhile
+        -- locked, so that no subscription ends meanwhile
         for share of s
     loop
         requeued := requeued + 1;
@@ -119,7 +122,10 @@ begin
 end
 $$;
 comment on function outbox.requeue_all is
-    'Requeues up to max_rows open dead letters, oldest first: of a subscription, reason, topic, time. dry_run only counts. Returns how many';
+    'Requeues up to max_rows (default 1000; 1 to 100000) open dead letters, oldest first, and returns how many. subscription, '
+    'reason, topic, dead_after (inclusive) and dead_before (exclusive) select them; null: all. dry_run: only counts. Dead '
+    'letters that cannot be requeued are left out. Errors: OB001 no such subscription, 22023 max_rows is out of range, or by is '
+    'null or empty';
 
 insert into outbox._capability values
     ('admin', 'function outbox.requeue'),

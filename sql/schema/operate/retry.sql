@@ -1,7 +1,7 @@
--- Waiting deliveries: retried now, at another time, or moved to the dead letters.
+-- Commands on waiting deliveries: retry now, reschedule, or move to the dead letters.
 
 -- API: private
--- Locks a delivery that waits, for an operator. OB001: there is none; OB002: it has ended; OB003: a worker has it.
+-- Locks and returns a waiting delivery. Raises OB001 if there is none, OB002 if it has ended, OB003 if a worker has it.
 create function outbox._waiting_delivery(delivery_id bigint) returns outbox.delivery
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -50,7 +50,9 @@ begin
 end
 $$;
 comment on function outbox.move_to_dead_letters is
-    'Makes a waiting delivery a dead letter, and returns that one''s id. OB001 no such delivery, OB002 it has ended, OB003 a worker has it';
+    'Moves a waiting delivery to the dead letters, with the reason "moved" and the argument reason as its last_error. '
+    'Returns the id of the dead letter. Errors: OB001 no such delivery, OB002 it has ended, OB003 a worker has it, 22023 '
+    'by is null or empty';
 
 -- API: public
 create function outbox.reschedule(
@@ -90,7 +92,9 @@ begin
 end
 $$;
 comment on function outbox.reschedule is
-    'Changes when a waiting delivery is tried, its priority and its end. OB001 no such delivery, OB002 it has ended, OB003 a worker has it';
+    'Changes when a waiting delivery is due, and optionally its priority (-100 to 100) and its expiry; null leaves these '
+    'as they are. Errors: OB001 no such delivery, OB002 it has ended, OB003 a worker has it, 22004 due_at is null, 22023 a '
+    'value is out of range, or by is null or empty';
 
 -- API: public
 create function outbox.retry(message_id bigint, subscription text, actor text default session_user) returns bigint
@@ -104,10 +108,10 @@ declare
     waiting outbox.delivery;
     letter outbox.dead_letter;
 begin
-    -- It shall not end meanwhile.
+    -- The lock keeps the subscription from ending meanwhile.
     perform from outbox.subscription s where s.id = source for share;
     source := outbox._subscription_id(subscription);
-    -- Twice: it may become a dead letter, or a delivery again, while this waits for the lock.
+    -- Two rounds: the delivery may become a dead letter, or the dead letter a delivery, while this waits for the lock.
     for look in 1..2 loop
         perform outbox._unbundle_messages(array[message_id], true);
         select * into waiting from outbox.delivery d
@@ -147,8 +151,10 @@ begin
 end
 $$;
 comment on function outbox.retry is
-    'Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001 there is'
-    ' none, OB002 it was completed, OB003 a worker has it, OB004 its message was erased or is gone';
+    'Makes a waiting, failed, dead or expired delivery of a message to a subscription due now, with its attempts counted '
+    'from 0 again. Returns the id of the delivery. by: default session_user. Errors: OB001 no such subscription, or there '
+    'is no such delivery (not matched, not routed yet, or in its first attempt); OB002 it was completed; OB003 a worker '
+    'has it; OB004 its message was erased or is gone';
 
 insert into outbox._capability values
     ('admin', 'function outbox.move_to_dead_letters'),

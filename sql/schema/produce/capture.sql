@@ -1,41 +1,44 @@
--- Change capture: the rows that change in a table become messages, in the transaction that makes them.
+-- Change capture: changes of a table's rows become messages, in the transaction that makes the changes.
 --
--- A capture is a trigger function and its triggers; there is no table of captures. What it was asked to do is the
--- function's comment, so a dump, a restore and DROP TABLE need no help.
+-- A capture is a trigger function and its triggers; there is no table of captures. The settings of the capture are in the
+-- function's comment. So a dump, a restore and DROP TABLE need no special handling.
 --
---   * All rights stay with the table's owner: the function is his, runs as him, and holds his condition. Nothing of his is
---     parsed, analysed or executed with another identity: the function is made unread, given to him, and then looked at as
---     him. Triggers are made with the caller's rights.
---   * Statement-level triggers with transition tables: one call of enqueue_many per thousand rows. OLD and NEW rows are
---     paired by their order, in which PostgreSQL writes both, so a change of the key does not break a pair.
---   * The function names neither the table nor its type: a name that changes hands changes nothing.
---   * A trigger fires for the table that the statement names. So every partition there is gets them as well: a statement
---     fires those of one table only.
---   * The apply worker of a subscription to another server fires no statement triggers: with `replicated`, row-level
---     triggers that fire only there do its work.
+-- - All rights stay with the table's owner: the owner owns the function, the function runs as its owner, and the owner's
+--   condition is part of it. None of the owner's code is parsed, analysed or executed with another identity: the function is
+--   created without being checked, given to the owner, and then checked as the owner. Triggers are created with the rights
+--   of the caller.
+-- - The triggers are statement-level triggers with transition tables: one call of enqueue_many() per thousand rows. OLD and
+--   NEW rows are paired by their order, because PostgreSQL appends both for each row. So a change of the key does not break
+--   a pair.
+-- - The function contains neither the table's name nor its type, so a name that moves to another table changes nothing.
+-- - A statement fires the triggers of the table that it names, and of no other. So every existing partition gets the
+--   triggers too.
+-- - The apply worker of logical replication fires no statement triggers. With `replicated`, row-level triggers that fire
+--   only there do the same work.
 
 -- API: private
--- Parse analysis of one statement of a user's, as that user.
+-- Runs parse analysis of a statement that contains a role's code, as that role.
 create function outbox._analyse(owner oid, query text) returns void language c volatile as 'MODULE_PATHNAME', 'outbox_analyse';
 
 -- API: private
--- Executes a statement of ours with a role's rights; code_of_role: as the role's own code, security-restricted.
+-- Executes a statement of pg_outbox with the rights of a role. code_of_role: as if the role executed its own code, in a
+-- security-restricted operation.
 create function outbox._execute_as(role oid, statement text, code_of_role boolean) returns void
 language c volatile
 as 'MODULE_PATHNAME', 'outbox_execute_as';
 
 -- API: private
--- The owner of a table that the caller has the rights of, after the table was locked; null: no table, or no rights.
+-- Locks a table and returns its owner. Null: there is no such table, or the caller does not have the rights of its owner.
 create function outbox._lock_owned(caller oid, relation oid) returns oid language c volatile
 as 'MODULE_PATHNAME', 'outbox_lock_owned';
 
 -- API: private
--- Whether a payload is within what enqueue() takes.
+-- Whether a payload is not too large for enqueue().
 create function outbox._fits(payload jsonb) returns boolean language c stable strict as 'MODULE_PATHNAME', 'outbox_fits';
 
 -- API: private
--- What a capture was asked to do. The comment that says so is the table's owner's, who may have put another one in its place:
--- then null.
+-- The settings of a capture, from the function's comment. The comment belongs to the table's owner, who may have replaced
+-- it; then the result is null.
 create function outbox._capture_settings(function oid) returns jsonb
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -55,7 +58,7 @@ end
 $$;
 
 -- API: private
--- The captured table that a trigger function of ours belongs to, and what it does.
+-- The trigger functions of captures, with their settings.
 create view outbox._capture_function as
 select p.oid as function, p.proname as name, outbox._capture_settings(p.oid) as settings
 from pg_catalog.pg_proc p
@@ -63,7 +66,7 @@ where p.pronamespace = (select n.oid from pg_catalog.pg_namespace n where n.nspn
     and p.proname ~ '^_capture_[0-9]+$' and p.prorettype = 'trigger'::regtype;
 
 -- API: private
--- Locks a table of the caller's and gives its owner.
+-- Locks a table of the caller and returns its owner. Raises 22004, 42P01 or 42501.
 create function outbox._own_table(caller oid, relation regclass) returns oid
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -86,8 +89,9 @@ end
 $$;
 
 -- API: private
--- Takes away triggers and functions of a capture, and functions whose tables have been dropped. Triggers go with the caller's
--- rights, and a function does not go before its triggers.
+-- Drops the triggers and the function of a table's capture, and functions whose tables have been dropped. Triggers are
+-- dropped with the rights of the caller, and a function is dropped after its triggers. Returns whether the table had a
+-- capture.
 create function outbox._drop_capture(caller oid, relation regclass) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -116,7 +120,7 @@ end
 $$;
 
 -- API: private
--- The work of capture(), as the extension's owner; `caller` is the role that called it.
+-- Does the work of capture() as the extension's owner. `caller` is the role that called it.
 create function outbox._capture(
     caller oid,
     relation regclass,
@@ -138,7 +142,7 @@ set standard_conforming_strings = on
 as $$
 #variable_conflict use_variable
 declare
-    -- before anything is read of it
+    -- locked before anything of the table is read
     owner oid := outbox._own_table(caller, relation);
     target pg_class;
     schema_name text;
@@ -234,7 +238,7 @@ $body$, topics ->> op, case style when 'debezium' then 't' else op end, schema_n
     perform outbox._drop_capture(caller, relation);
     select coalesce(max(substr(f.name, 10)::int), 0) + 1 into number from outbox._capture_function f;
     function_name := format('outbox._capture_%s', number);
-    -- Unread: from here on it is the owner's.
+    -- The body is not checked here; from here on the function belongs to the table's owner.
     perform set_config('check_function_bodies', 'off', true);
     execute format('create function %s() returns trigger language plpgsql volatile security definer '
         'set search_path = pg_catalog, pg_temp set standard_conforming_strings = on set extra_float_digits = 1 '
@@ -251,7 +255,7 @@ $body$, topics ->> op, case style when 'debezium' then 't' else op end, schema_n
     function := to_regprocedure(function_name || '()');
 
     if condition is not null then
-        -- Literals of his types run his code.
+        -- Literals of the owner's types run the owner's code.
         begin
             foreach op in array operations loop
                 continue when op = 'truncate';
@@ -301,7 +305,7 @@ $body$, topics ->> op, case style when 'debezium' then 't' else op end, schema_n
             end if;
         end loop;
     end loop;
-    -- The statements had names. A schema that was renamed meanwhile may have brought them to another table.
+    -- The statements above used names. If a schema was renamed meanwhile, they may have reached another table.
     if made <> (
         select count(*) from pg_trigger t where t.tgfoid = function and t.tgparentid = 0 and t.tgrelid = any (members)
     ) then
@@ -328,11 +332,19 @@ create function outbox.capture(
 language c volatile
 as 'MODULE_PATHNAME', 'outbox_with_caller';
 comment on function outbox.capture is
-    'Turns changes of a table''s rows into messages, in the transaction that makes them; the caller must own it. Called again, it '
-    'replaces what it did before: do so when partitions were added. Styles: change, row, debezium. A payload that is too large '
-    'fails the statement (oversize => fail), is skipped with a warning (skip), or is the key without images (reference)';
+    'Turns changes of a table''s rows into messages, in the transaction that makes the changes. The caller must own the '
+    'table, and the owner needs the capability publish. A second call replaces the capture; call again after partitions '
+    'were added. topic: may contain {schema}, {table} and {op}. key_columns: columns of the message''s key (null: the '
+    'primary key). operations: of insert, update, delete and truncate. columns: only these in the images (null: all). '
+    'condition: an SQL expression over new and old. include_old: updates contain the old image too. style: change, row or '
+    'debezium. tenant_column: column with the tenant. replicated: also capture changes that logical replication applies. '
+    'oversize, for a payload that is too large: fail (the statement fails), skip (no message, with a warning) or reference '
+    '(the key without images). Errors: 42501 the caller is not the owner, the owner may not enqueue, or the call is within '
+    'a security-restricted operation; 42809 the relation cannot be captured; 42703 no such column; 22023 another argument '
+    'is malformed; 55000 the table''s schema was renamed meanwhile';
 
 -- API: private
+-- Does the work of uncapture() as the extension's owner. `caller` is the role that called it.
 create function outbox._uncapture(caller oid, relation regclass) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -347,7 +359,9 @@ $$;
 create function outbox.uncapture(relation regclass) returns boolean
 language c volatile
 as 'MODULE_PATHNAME', 'outbox_with_caller';
-comment on function outbox.uncapture is 'Ends a capture; false: there was none';
+comment on function outbox.uncapture is
+    'Drops the capture of a table, which the caller must own. Returns false if there was none. Errors: 42501 the caller is '
+    'not the owner, or the call is within a security-restricted operation';
 
 -- API: public
 create view outbox.captures as
@@ -373,7 +387,7 @@ join lateral (
     select g.tgrelid
     from pg_catalog.pg_trigger g
     where g.tgfoid = f.function
-        -- the table it was asked for: the one above all others that have its triggers
+        -- the table that capture() was called for: no parent of it has these triggers
         and not exists (
             select from pg_catalog.pg_inherits i
             join pg_catalog.pg_trigger o on o.tgrelid = i.inhparent and o.tgfoid = f.function
@@ -382,7 +396,8 @@ join lateral (
     limit 1
 ) t on true;
 comment on view outbox.captures is
-    'Tables whose changes become messages. uncovered_partitions: added since; statements that name them are not seen';
+    'Tables whose changes become messages, with the settings of capture(). uncovered_partitions: partitions that were '
+    'added since; statements that name them directly are not captured';
 
 insert into outbox._capability values
     ('publish', 'function outbox._fits'),

@@ -1,7 +1,7 @@
--- The source of the trigger function that captures a table: capture() checks and installs the text that is made here.
+-- Generates the source of the trigger function that captures a table. capture() installs and checks it.
 
 -- API: private
--- The source of the rows of one event: `source` is a table, or the text of a query.
+-- The SQL text that reads the rows of one event. `source` is a table, or the text of a query.
 create function outbox._capture_rows(source text, all_columns boolean) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
@@ -9,7 +9,7 @@ return format('(select row_number() over () as outbox_i, to_jsonb(t.*) as outbox
     case when all_columns then ', t.*' else '' end, source);
 
 -- API: private
--- The query that gives the messages of one event in arrays of up to a thousand.
+-- The SQL text of the query that returns the messages of one event, in arrays of up to 1000.
 create function outbox._capture_query(
     op text, new_source text, old_source text, schema_name text, table_name text, key_columns text[], columns text[],
     condition text, include_old boolean, style text, tenant_column text, oversize text
@@ -21,7 +21,7 @@ declare
     pick constant text := case when columns is null then '%s.outbox_j' else format(
         '(select coalesce(jsonb_object_agg(e.key, e.value), ''{}'') from jsonb_each(%%s.outbox_j) e where e.key = any (%s))',
         replace(quote_literal(columns), '%', '%%')) end;
-    side text := case op when 'delete' then 'o' else 'n' end;   -- whose key and tenant
+    side text := case op when 'delete' then 'o' else 'n' end;   -- the image that style row sends
     key_text text := case cardinality(key_columns)
         when 0 then 'null::text'
         when 1 then format('%s ->> %s', '%1$s', replace(quote_literal(key_columns[1]), '%', '%%'))
@@ -55,7 +55,7 @@ begin
                 format(key_text, 'old.outbox_j'), format(key_text, 'new.outbox_j'), format(key_json, 'old.outbox_j'))
             else '' end)
     end;
-    -- What is left of a payload that is too large: which row it was.
+    -- Replaces a payload that is too large: identifies the row.
     reference := format(key_json, full_side);
     reference := case style
         when 'row' then format('coalesce(%s, ''{}'')', reference)
@@ -89,12 +89,12 @@ begin
                 case when tenant_column is null then 'null::text' else format('%s ->> %L', full_side, tenant_column) end,
                 case oversize when 'reference' then format(', %s as reference', reference) else '' end,
                 case op
-                    -- where there is no row, one of nulls stands in
+                    -- a row of nulls stands in where there is no row
                     when 'insert' then format('%1$s new left join %1$s old on false', new_source)
                     when 'delete' then format('%1$s old left join %1$s new on false', old_source)
                     else format('%s new join %s old on old.outbox_i = new.outbox_i', new_source, old_source)
                 end,
-                -- offset 0: computed once, not wherever it is used
+                -- offset 0: computed once, and not at every use
                 format(' cross join lateral (select %s as j offset 0) n cross join lateral (select %s as j offset 0) o',
                     format(pick, 'new'), format(pick, 'old')),
                 case when filters = '{}' then '' else ' where ' || array_to_string(filters, ' and ') end)));
@@ -102,7 +102,7 @@ end
 $$;
 
 -- API: private
--- What the trigger function does with the messages of one event: `level` is STATEMENT or ROW.
+-- The branch of the trigger function for the messages of one event. `level` is STATEMENT or ROW.
 create function outbox._capture_branch(op text, level text, query text, topic text, relation_name text, oversize text)
 returns text
 language sql immutable

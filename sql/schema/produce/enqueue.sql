@@ -1,4 +1,4 @@
--- Producing: everything here writes rows in the caller's own transaction and does nothing else.
+-- Producing: the functions of this file write rows in the caller's own transaction, and do nothing else.
 
 -- API: public
 create function outbox.enqueue(
@@ -21,7 +21,15 @@ create function outbox.enqueue(
 language c volatile
 as 'MODULE_PATHNAME', 'outbox_enqueue';
 comment on function outbox.enqueue is
-    'Adds a message to the outbox in the current transaction and returns its id; it is delivered if and only if the transaction commits';
+    'Adds a message to the outbox in the current transaction and returns its id. The message is delivered if and only if '
+    'the transaction commits. topic: dot-separated words, at most 255 bytes. payload: at most pg_outbox.max_payload (256 '
+    'kB by default). key: ordering key. headers and metadata: JSON objects. deliver_at: not delivered before (null: at '
+    'once); expires_at: not delivered after (null: never). priority: -100 to 100, higher goes first. max_attempts: null '
+    'leaves it to the subscription. occurred_at: null means now. idempotency_key: a second call with the same key, tenant, '
+    'topic and content returns the id of the first. Errors: 22004 topic or payload is null, 22023 a value is malformed, '
+    '54000 a value is too large, OB001 the topic or publisher has to be registered and is not, OB007 it is inactive, OB008 '
+    'the idempotency key was used with another content, 42501 the caller''s capability does not allow it, 55000 this '
+    'outbox is a copy that logical replication writes, 25006 the transaction is read-only';
 
 -- API: public
 create function outbox.enqueue_bytes(
@@ -45,7 +53,8 @@ create function outbox.enqueue_bytes(
 language c volatile
 as 'MODULE_PATHNAME', 'outbox_enqueue_bytes';
 comment on function outbox.enqueue_bytes is
-    'Like enqueue, for bytes or text that are stored, signed and sent unchanged';
+    'Like enqueue(), for a body of bytes or text, which is stored, signed and sent unchanged. content_type: its media type '
+    '(default application/octet-stream). Errors are those of enqueue()';
 
 -- API: public
 create function outbox.enqueue_many(
@@ -68,7 +77,9 @@ create function outbox.enqueue_many(
 language c volatile
 as 'MODULE_PATHNAME', 'outbox_enqueue_many';
 comment on function outbox.enqueue_many is
-    'Like enqueue, for many payloads at once; keys has one entry per payload, everything else holds for all; returns the ids in order';
+    'Like enqueue(), for many payloads at once. keys has one entry per payload (null: no keys); all other arguments hold '
+    'for every message. Returns the ids in the order of the payloads. An idempotency_key names the whole call. Errors are '
+    'those of enqueue(), and 22023 when payloads and keys have different lengths';
 
 -- API: public
 create function outbox.set_context(
@@ -102,14 +113,17 @@ begin
 end
 $$;
 comment on function outbox.set_context is
-    'Sets tenant, publisher and metadata of the messages that this transaction enqueues from now on; arguments of enqueue win';
+    'Sets tenant, publisher and metadata for the messages that this transaction enqueues after the call; it replaces an '
+    'earlier context. Arguments of enqueue() take precedence. correlation_id, causation_id, user_id, traceparent and '
+    'tracestate become keys of the metadata. Errors: 22023 metadata is not a JSON object';
 
 -- API: public
 create function outbox.webhook_id(message_id bigint, enqueued_at timestamptz) returns text
 language c immutable strict parallel safe
 as 'MODULE_PATHNAME', 'outbox_webhook_id';
 comment on function outbox.webhook_id is
-    'What a receiver deduplicates by: the same on every attempt, restart, retry and replay of a message';
+    'Returns the webhook id of a message, by which receivers deduplicate. It is the same for every attempt, restart, retry '
+    'and replay (unless the replay asked for new ids)';
 
 insert into outbox._capability values
     ('publish', 'function outbox.enqueue'),

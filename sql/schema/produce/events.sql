@@ -1,4 +1,4 @@
--- Typed ways to enqueue: notifications and business events. Thin: they build what enqueue() takes.
+-- Notifications and business events: functions with typed parameters that build the arguments of enqueue().
 
 -- API: public
 create function outbox.enqueue_notification(
@@ -56,8 +56,11 @@ begin
 end
 $$;
 comment on function outbox.enqueue_notification is
-    'Enqueues a notification (title, body, severity, url) on the topic event_type; severity is also a header, for filters. '
-    'severity: critical, high, medium, low, info, none';
+    'Enqueues a notification on the topic event_type and returns the message id. The payload is a JSON object {event_type, '
+    'title, body, severity, metadata, tenant, url, aggregate_type, aggregate_id}. severity (critical, high, medium, low, '
+    'info, none; default info) is also a header, by which subscriptions can filter. key: default aggregate_id. '
+    'scheduled_at: not delivered before. Errors: 22004 event_type is null, 22023 title is empty, the severity is unknown '
+    'or metadata is not a JSON object, and those of enqueue()';
 
 -- API: public
 create function outbox.enqueue_event(
@@ -83,7 +86,7 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    -- order.created.v3 says its version itself
+    -- a topic such as order.created.v3 contains the version
     version int := coalesce(event_version, substring(event_type from '[.]v([0-9]{1,6})$')::int);
 begin
     if event_type is null then
@@ -120,7 +123,11 @@ begin
 end
 $$;
 comment on function outbox.enqueue_event is
-    'Enqueues a business event on the topic event_type; version, correlation id and privacy flags go to the reserved metadata keys';
+    'Enqueues a business event on the topic event_type and returns the message id. key: default aggregate_id. '
+    'event_version (default: the number of a topic that ends like order.created.v3), correlation_id, and the privacy flags '
+    '(pii, pii_fields, consent) are stored in the reserved metadata keys schema_version, correlation_id and privacy. '
+    'producer: the publisher. scheduled_for: not delivered before. Errors: 22004 event_type is null, 22023 event_version '
+    'is below 1 or metadata is not a JSON object, and those of enqueue()';
 
 insert into outbox._capability values
     ('publish', 'function outbox.enqueue_notification'),

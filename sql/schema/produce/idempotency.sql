@@ -1,8 +1,8 @@
 -- Idempotent enqueue: one row per key, remembered for pg_outbox.idempotency_window.
 --
--- A producer without a key never comes here. One with a key pays one insert, and takes up to two forgotten keys away:
--- the table is as large as what the window holds, and a job takes away what is left when they stop coming. Two transactions
--- with one key: the second waits for the first.
+-- A producer without a key never gets here. A producer with a key pays for one insert, and deletes up to two expired keys.
+-- So the table is as large as the number of keys in the window, and a job deletes the rest when no more keys come. If two
+-- transactions use the same key, the second waits for the first.
 
 -- API: private
 create table outbox._idempotency (
@@ -12,14 +12,14 @@ create table outbox._idempotency (
     remembered_at timestamptz not null default clock_timestamp()
 );
 create index _idempotency_remembered on outbox._idempotency (remembered_at);
-comment on column outbox._idempotency.key is 'fingerprint of tenant, topic and key';
+comment on column outbox._idempotency.key is 'fingerprint of tenant, topic and idempotency key';
 comment on column outbox._idempotency.content is 'fingerprint of payload or body, content type and ordering key';
 select pg_catalog.pg_extension_config_dump('outbox._idempotency', '');
 
 -- API: private
--- Remembers a key. known null: it is new; otherwise the ids of the messages that were enqueued with it, and whether with
--- the same content (the library raises what is to be raised: it knows our SQLSTATEs). Called by enqueue
--- alone, as the owner.
+-- Remembers a key. known null: the key is new. Otherwise known has the ids of the messages that were enqueued with it, and
+-- same says whether they had the same content. The library raises the error, because it knows the SQLSTATEs. Called only by
+-- enqueue, as the owner.
 create function outbox._remember(
     key bytea,
     content bytea,
@@ -34,7 +34,7 @@ set enable_seqscan = off
 set jit = off
 as $$
 declare
-    -- zero or below: for ever
+    -- zero or below: remembered for ever
     limit_at timestamptz := case when window_seconds > 0 then clock_timestamp() - make_interval(secs => window_seconds)
         else '-infinity' end;
     before outbox._idempotency;
@@ -55,7 +55,7 @@ begin
             return;
         end if;
         select * into before from outbox._idempotency i where i.key = _remember.key;
-        -- whoever had it may have forgotten it meanwhile
+        -- another session may have deleted the key meanwhile
         continue when before.key is null;
         if before.remembered_at < limit_at then
             update outbox._idempotency i

@@ -1,7 +1,7 @@
--- Registering topics and publishers.
+-- Registers topics and publishers.
 
 -- API: private
--- Raise 22023 that says what is wrong; return their argument.
+-- This function and the next one return their argument, or raise 22023 with the reason.
 create function outbox._check_topic(topic text) returns text language c immutable strict as 'MODULE_PATHNAME', 'outbox_check_topic';
 
 -- API: private
@@ -9,7 +9,8 @@ create function outbox._check_topic_template(template text) returns text languag
 as 'MODULE_PATHNAME', 'outbox_check_topic_template';
 
 -- API: private
--- The qualified signature of a topic function, and its owner. It runs as its owner, so its namer must have the owner's rights.
+-- Returns the qualified signature of a topic function, and its owner. The function runs as its owner, so the caller must
+-- have the owner's rights.
 create function outbox._check_topic_function(caller oid, inout signature text, out owner text)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -61,7 +62,10 @@ exception when unique_violation then
         using errcode = 'duplicate_object', hint = 'outbox.alter_topic() changes it.';
 end
 $$;
-comment on function outbox.create_topic is 'Registers a topic; needed only to describe it, to switch it off, or with pg_outbox.require_topic';
+comment on function outbox.create_topic is
+    'Registers a topic. Registration is needed only to describe a topic, to switch it off, or with '
+    'pg_outbox.require_topic. name: default code. Errors: 22004 code is null, 22023 a value is malformed, 42710 the topic '
+    'is registered already';
 
 -- API: public
 create function outbox.alter_topic(
@@ -87,10 +91,11 @@ begin
 end
 $$;
 comment on function outbox.alter_topic is
-    'Changes a registered topic; null leaves a value as it is. An inactive topic refuses messages (OB007) from the commit on';
+    'Changes a registered topic; null leaves a value as it is. From the commit on, messages of an inactive topic are '
+    'refused (OB007). Errors: OB001 the topic is not registered, 22023 the name is malformed';
 
 -- API: private
--- The work of create_publisher(), as the extension's owner; `caller` is the role that called it.
+-- Does the work of create_publisher() as the extension's owner. `caller` is the role that called it.
 create function outbox._create_publisher(
     caller oid,
     code text,
@@ -131,10 +136,14 @@ create function outbox.create_publisher(
 language c volatile
 as 'MODULE_PATHNAME', 'outbox_with_caller';
 comment on function outbox.create_publisher is
-    'Registers a producer. topic_template ("{tenant}.{topic}") or topic_function decide the topic of its messages';
+    'Registers a publisher. code has no "@" and stands for all publishers "code@version". name: default code. '
+    'topic_template (such as "{tenant}.{topic}") or topic_function (the signature of a function (tenant text, topic text) '
+    'returns text) determines the topic of its messages. Errors: 22004 code is null, 22023 a value is malformed, 42710 the '
+    'publisher is registered already, 42883 no such function, 42501 the caller does not have the rights of the function''s '
+    'owner';
 
 -- API: private
--- The work of alter_publisher(), as the extension's owner; `caller` is the role that called it.
+-- Does the work of alter_publisher() as the extension's owner. `caller` is the role that called it.
 create function outbox._alter_publisher(
     caller oid,
     code text,
@@ -182,7 +191,10 @@ create function outbox.alter_publisher(
 language c volatile
 as 'MODULE_PATHNAME', 'outbox_with_caller';
 comment on function outbox.alter_publisher is
-    'Changes a registered publisher; null leaves a value as it is, an empty template or function takes it away';
+    'Changes a registered publisher; null leaves a value as it is, and an empty topic_template or topic_function removes '
+    'it. From the commit on, messages of an inactive publisher are refused (OB007). Errors: OB001 the publisher is not '
+    'registered, 22023 a value is malformed, 42883 no such function, 42501 the caller does not have the rights of the '
+    'function''s owner';
 
 insert into outbox._capability values
     ('admin', 'function outbox.create_topic'),

@@ -1,14 +1,17 @@
--- Bundles: a hundred deliveries of a pull subscription in one row.
+-- Bundles: up to a hundred deliveries of a pull subscription in one row.
 --
--- A row per delivery costs several times what its message costs: the row with its entries in four indexes, all of that again
--- when it is claimed, and a row in the log. Where the router makes many at once, those that differ in nothing but their
--- message (no order, priority, time or budget of their own) become one row: a worker that asks for as many claims, completes
--- and logs them as one. Whoever needs a single one of them takes its bundle apart into rows of outbox.delivery first.
+-- A row per delivery costs several times as much as the message: the row has entries in four indexes, all of them are
+-- written again when the row is claimed, and each delivery adds a row to the attempt log. Where the router makes many
+-- deliveries at once, it puts those that differ only in their message (no order, priority, time or budget of their own) into
+-- one row. A worker that asks for that many deliveries claims, completes and logs a bundle as one row. A session that needs
+-- a single delivery of a bundle first splits the bundle into rows of outbox.delivery.
 --
--- A bundle that a worker has is taken apart only by who holds its lease's lock; others treat all in it as leased.
+-- Only the session that has locked the lease may split a leased bundle. All other sessions treat every delivery of the
+-- bundle as leased.
 
 -- API: private
--- Made by the router in the transaction of its checkpoint. At most 100 positions, the last less than 10000 behind the first.
+-- Stores one bundle. The router calls this in the transaction of its checkpoint. A bundle has at most 100 positions, and the
+-- last position is less than 10000 after the first.
 create function outbox._open_bundle(
     subscription_id int,
     segment smallint,
@@ -31,7 +34,8 @@ begin atomic
 end;
 
 -- API: private
--- Deliveries that are in bundles, one by one; messages: where to look for the bundle of one.
+-- The deliveries in bundles, one row each. messages: the range of message ids of the bundle, with which the index finds the
+-- bundle of a message.
 create view outbox._bundled as
 select u.id, b.subscription_id, u."position", u.message_id, b.message_segment,
     case when b.lease is null then 'pending' else 'processing' end as state, case when b.lease is null then 0 else 1 end as attempt,
@@ -40,7 +44,7 @@ from outbox._bundle b
 cross join lateral unnest(b.delivery_ids, b.positions, b.message_ids) u(id, "position", message_id);
 
 -- API: private
--- Takes bundles apart, which the caller has locked.
+-- Splits bundles into rows of outbox.delivery. The caller has locked the bundles.
 create function outbox._unbundle(ids bigint[]) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -69,7 +73,7 @@ end
 $$;
 
 -- API: private
--- Those of a lease that the caller has locked.
+-- Splits the bundles of a lease that the caller has locked.
 create function outbox._unbundle_lease(token bigint) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -84,7 +88,8 @@ end
 $$;
 
 -- API: private
--- Those that wait with one of these messages. wait: for who has locked one; otherwise it is left out.
+-- Splits the waiting (not leased) bundles that contain one of these messages. wait: true waits for a bundle that another
+-- session has locked, false skips that bundle.
 create function outbox._unbundle_messages(ids bigint[], wait boolean) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -115,7 +120,7 @@ end
 $$;
 
 -- API: private
--- The one that waits with this delivery.
+-- Splits the waiting (not leased) bundle that contains this delivery.
 create function outbox._unbundle_delivery(delivery_id bigint) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -134,7 +139,7 @@ end
 $$;
 
 -- API: private
--- Who has the bundle that this delivery is in; null: it is in none, or nobody has it.
+-- The lease of the bundle that contains this delivery. Null: the delivery is in no bundle, or its bundle is not leased.
 create function outbox._bundle_holder(delivery_id bigint) returns outbox.lease
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -146,7 +151,7 @@ begin atomic
 end;
 
 -- API: private
--- The deliveries of one message that have not ended, whether they have a row or are in a bundle.
+-- The deliveries of one message that have not ended, both those with a row of their own and those in bundles.
 create function outbox._open_of(message_id bigint) returns table (
     id bigint,
     subscription_id int,
@@ -170,7 +175,7 @@ begin atomic
 end;
 
 -- API: private
--- All deliveries that have not ended, for counting and listing.
+-- All deliveries that have not ended, both those with a row of their own and those in bundles. For counts and lists.
 create view outbox._open as
 select d.subscription_id, d.message_id, d.message_segment, d.state from outbox.delivery d
 union all

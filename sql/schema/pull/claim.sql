@@ -1,11 +1,11 @@
--- Claiming: workers lease deliveries that are due, and wait until there are some.
+-- Claiming: workers lease deliveries that are due.
 --
--- A claim walks an index from the front of what is due and skips what is locked: it waits for nobody, and its cost is
--- that of the rows it takes. The settings of each function are part of that: with the statistics of a young table the
--- planner would read and sort all of it.
+-- A claim scans an index from the first delivery that is due and skips locked rows. So a claim waits for no other session,
+-- and its cost is that of the rows that it takes. The plan settings of each function are part of that: with the statistics
+-- of a young table, the planner would read and sort every delivery that is due.
 
 -- API: private
--- The subscription that workers may claim from.
+-- Returns the pull subscription of this name. Raises OB001 if there is none, and OB004 if it is pushed to an endpoint.
 create function outbox._pull_subscription(name text) returns outbox.subscription
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -68,7 +68,8 @@ declare
     picked record;
     bundles record;
 begin
-    -- Functions are called for what is wrong only: in a claim of one message each would be a good part of its price.
+    -- The checks are inlined, and a function is called only to raise the error: in a claim of one message, a call is a good
+    -- part of the cost.
     if max_messages = 1 and octet_length(worker) between 1 and 255 and lease between interval '1 us' and interval '7 days' then
         picked := outbox._pick_one(subscription);
         if picked.ids is not null then
@@ -93,7 +94,8 @@ begin
         perform outbox._note_name(subscription, source.id);
     end if;
     picked := outbox._pick(source.id, max_messages, true);
-    -- Where no dispatcher can do it, whoever finds nothing looks for more: only in a transaction without an xid, see _tick.
+    -- Without a dispatcher, a claim that finds nothing ticks and routes by itself. Only a transaction without an xid may do
+    -- that, see _tick.
     if cardinality(picked.ids) = 0 and picked.before = 'infinity' and pg_current_xact_id_if_assigned() is null
         and outbox._route_inline() in ('ticked', 'idle') then
         perform outbox._pass(1000, '{}');
@@ -108,7 +110,7 @@ begin
                 bundles.bundles, bundles.segment, worker, lease);
             return;
         end if;
-        -- It was taken apart, or somebody else has it.
+        -- The bundle was split, or another session has it.
         picked := outbox._pick(source.id, max_messages, false);
     end if;
     if cardinality(picked.ids) > 0 then
@@ -119,9 +121,12 @@ begin
 end
 $$;
 comment on function outbox.claim is
-    'Leases up to max_messages deliveries of a pull subscription that are due: highest priority first, then longest '
-    'due, then in order. No other worker gets them until the lease ends. Commit before the work starts: that is what '
-    'counts the try';
+    'Leases up to max_messages (default 1; 1 to 10000) due deliveries of a pull subscription to a worker (a name of 1 to '
+    '255 bytes). The lease lasts for the duration lease (default 60 s, at most 7 days), and no longer than the '
+    'subscription''s deadline. The order is: highest priority, then longest due, then position. Returns one row of type '
+    'outbox.claimed for each delivery, and no rows when nothing is due or the subscription is paused. No other worker gets '
+    'these deliveries until the lease ends. Commit before the work starts: the commit makes the attempt count. Errors: '
+    'OB001 no such subscription, OB004 it is pushed to an endpoint, 22023 an argument is out of range';
 
 insert into outbox._capability values
     ('consume', 'function outbox.claim');

@@ -1,7 +1,8 @@
 -- Claiming one delivery by its id.
 
 -- API: private
--- Raises why a delivery is not there: OB002 it has ended, OB001 it never was or is forgotten.
+-- Raises the reason why a delivery does not exist: OB002 if it has ended; OB001 if it never existed or its history is no
+-- longer stored.
 create function outbox._raise_ended(delivery_id bigint) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -17,7 +18,7 @@ begin
     if ended is null then
         select a.outcome into ended
         from outbox.attempt a
-        -- a bundle's deliveries lie within 10,000
+        -- the delivery ids of a bundle are at most 9999 apart
         where a.delivery_id between _raise_ended.delivery_id - 9999 and _raise_ended.delivery_id
             and (a.delivery_id = _raise_ended.delivery_id or _raise_ended.delivery_id = any (a.delivery_ids))
         order by a.finished_at desc
@@ -110,8 +111,11 @@ begin
 end
 $$;
 comment on function outbox.claim_delivery is
-    'Leases one delivery. Raises what stands in the way: OB001 no such delivery, OB002 ended, OB003 leased, OB004 '
-    'pushed, OB007 the subscription has ended, OB010 expired, OB011 no tries left, OB012 not due or behind its key';
+    'Leases one delivery to a worker, like claim(), and returns one row of type outbox.claimed. Raises an error when the '
+    'delivery cannot be claimed: OB001 no such delivery, OB002 it has ended, OB003 it is leased, OB004 it is pushed to an '
+    'endpoint, OB007 the subscription has ended or is paused, OB010 it has expired, OB011 no attempts left, OB012 it is '
+    'not due, or it waits for another delivery of its key. Other errors: 22004 delivery_id is null, 22023 worker or lease '
+    'is out of range';
 
 insert into outbox._capability values
     ('consume', 'function outbox.claim_delivery');

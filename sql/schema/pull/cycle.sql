@@ -1,9 +1,11 @@
--- A worker's cycle in one call: what it has done ends, what comes next is claimed.
+-- A worker's cycle in one call: completes a lease and claims the next deliveries.
 --
--- Completing comes first. A claim waits for nobody, so whoever waits here, for the lease or for a delivery that an operator
--- has locked, has not locked anything new yet; the other way round two sessions could wait for each other. It also means
--- that such a claim never ticks and routes inline, which only a transaction without an xid may: a call without `done` does,
--- and that is what follows when nothing was found.
+-- The function completes first and claims afterwards. A claim waits for nothing, but completing may wait, for the lease or
+-- for a delivery that an operator has locked. In this order, the session has not locked any new delivery while it waits; in
+-- the opposite order two sessions could wait for each other.
+--
+-- Because the claim follows a write, it never ticks and routes inline: only a transaction without an xid may do that. A call
+-- without `done` may, so a worker that found nothing makes such a call next.
 
 -- API: public
 create function outbox.complete_and_claim(
@@ -37,8 +39,8 @@ begin
         return query select * from outbox.claim(subscription, worker, max_messages, lease);
         return;
     end if;
-    -- What is common is done here, in as few statements as can be: calling complete() and claim() would cost a quarter more.
-    -- They do the rest.
+    -- The common case is done here in as few statements as possible, because calling complete() and claim() would cost a
+    -- quarter more. Those two functions handle all other cases.
     with held as (
         delete from outbox.lease l where l.id = held_as and not l.bundled returning l.worker, l.delivery_ids
     ), gone as (
@@ -103,9 +105,10 @@ begin
 end
 $$;
 comment on function outbox.complete_and_claim is
-    'Completes all that a lease still holds (done; null: nothing) and claims what comes next, in one transaction: both or '
-    'neither. OB003: the lease is lost. No rows: ask once more without done before you wait, what was completed may have '
-    'let others in';
+    'Completes all deliveries that the lease done still holds (null: completes nothing), and claims the next deliveries '
+    'like claim(), in one transaction: both take effect, or neither. Defaults and ranges are those of claim(). When no '
+    'rows are returned, call it once more with done null before waiting, because the deliveries that were completed may '
+    'have held others back. Errors: OB003 the lease is lost (nothing was completed or claimed), and those of claim()';
 
 insert into outbox._capability values
     ('consume', 'function outbox.complete_and_claim');

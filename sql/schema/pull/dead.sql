@@ -1,8 +1,11 @@
--- Deliveries that end without success: moved to the dead letters, dropped because their message was cancelled.
+-- Deliveries that end without success: moved to the dead letters, or dropped because their message was cancelled.
 
 -- API: private
--- Deliveries that are not tried again by themselves: from outbox.delivery to outbox.dead_letter. The caller has locked them;
--- note: has the log say so, where no try has just ended. errors: one per delivery, where it is another than the last try's.
+-- Moves deliveries from outbox.delivery to outbox.dead_letter and returns how many. The caller has locked the deliveries.
+--
+-- - reasons: one per delivery, dead_letter.reason.
+-- - note: true writes an entry to the attempt log and counts the outcome. Pass true where no attempt has just ended.
+-- - errors: one per delivery, where the error differs from that of the last attempt.
 create function outbox._bury(ids bigint[], reasons text[], note boolean, errors text[] default null) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -54,7 +57,8 @@ end
 $$;
 
 -- API: private
--- Ends deliveries of cancelled messages. The caller has locked them.
+-- Ends deliveries of cancelled messages, with an entry in the attempt log for each, and returns how many. The caller has
+-- locked the deliveries.
 create function outbox._drop_cancelled(ids bigint[]) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -88,8 +92,9 @@ end
 $$;
 
 -- API: private
--- Ends what waits of those messages that are cancelled, by the router: whoever cancelled could not see what the router had
--- not committed. in_flight: rows that the dispatcher has sent; what a claim has just locked is left for later, too.
+-- Ends the waiting deliveries of those messages that are cancelled. Called by the router, because cancel() could not see the
+-- deliveries that the router had not committed. in_flight: ids of the deliveries that the dispatcher has sent, which are
+-- left alone. Deliveries that a claim has just locked are skipped too, and ended in a later pass.
 create function outbox._end_cancelled(message_ids bigint[], in_flight bigint[]) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -123,7 +128,8 @@ end
 $$;
 
 -- API: private
--- Text from outside, as it is kept: 4 kB are enough to see what happened.
+-- Shortens a text from outside for storage: a text of more than 4096 bytes is cut to its first 1000 characters, which is
+-- enough to see what happened.
 create function outbox._short(message text) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp

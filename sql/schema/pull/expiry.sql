@@ -1,8 +1,8 @@
--- Leases that have expired: their deliveries are taken back.
+-- Expired leases: their deliveries are taken back.
 
 -- API: private
--- Takes back a lease that has ended; returns how many deliveries that were. The try counts: a worker that crashes over a
--- message does not get it for ever.
+-- Takes back one expired lease, which the caller has locked, and returns the number of its deliveries. The attempt counts,
+-- so a message that crashes its workers is not claimed for ever.
 create function outbox._take_back_one(ended outbox.lease, at timestamptz) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -13,14 +13,14 @@ begin
     deliveries := cardinality(outbox._fail(ended, null,
         case when ended.deadline_at <= at then 'deadline' else 'lease_expired' end,
         format('worker "%s" did not say what became of it', ended.worker), interval '0', null));
-    -- Also when all its deliveries are gone in some other way.
+    -- The lease ends even if all its deliveries have ended in some other way.
     delete from outbox.lease l where l.id = ended.id;
     return deliveries;
 end
 $$;
 
 -- API: private
--- Takes back leases that ended before `at`, at most `max`; returns how many deliveries that were.
+-- Takes back at most `max` leases that expired at or before `at`, and returns the number of their deliveries.
 create function outbox._take_back(at timestamptz, max int) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -69,8 +69,10 @@ begin
 end
 $$;
 comment on function outbox.unlock_stale is
-    'Takes leases back that were claimed longer ago than this, whatever their end; returns how many deliveries are '
-    'free again';
+    'Takes back every lease that was claimed at least older_than ago, even if the lease has not expired; subscription '
+    'null: of all subscriptions. Leases that another session has locked are skipped. The attempt counts as failed, and the '
+    'deliveries are due again at once, or dead letters after their last attempt. Returns the number of deliveries. Errors: '
+    '22023 older_than is null or negative, OB001 no such subscription';
 
 insert into outbox._capability values
     ('admin', 'function outbox.unlock_stale');

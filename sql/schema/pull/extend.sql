@@ -1,4 +1,4 @@
--- Keeping a lease for longer, and giving it back unused.
+-- Extending a lease, and giving deliveries back unused.
 
 -- API: public
 create function outbox.extend(lease bigint, duration interval default '60 s') returns timestamptz
@@ -27,8 +27,9 @@ begin
 end
 $$;
 comment on function outbox.extend is
-    'Moves the end of a lease to this long from now, but not beyond the subscription''s deadline; returns it. OB003: '
-    'the lease is lost';
+    'Extends a lease so that it ends duration (default 60 s, at most 7 days) from now, but not after the deadline of its '
+    'claim. Never shortens the lease. Returns the new end. Errors: OB003 the lease is lost, 22004 lease is null, 22023 '
+    'duration is out of range';
 
 -- API: public
 create function outbox.release(lease bigint, delivery_ids bigint[] default null) returns bigint[]
@@ -74,7 +75,9 @@ begin
 end
 $$;
 comment on function outbox.release is
-    'Gives deliveries of a lease (null: all) back unharmed: due as before, the try does not count. Returns the ids';
+    'Gives deliveries of a lease (delivery_ids null: all) back unharmed: they are due as before, and the attempt does not '
+    'count. Returns the ids that were given back, in the order of positions; an empty array when the lease is lost. '
+    'Errors: 22004 lease is null';
 
 insert into outbox._capability values
     ('consume', 'function outbox.extend'),

@@ -1,34 +1,42 @@
--- Claim hints: where the scan for the next delivery starts, per subscription and priority. Kept in shared memory.
+-- Claim hints: where the index scan of a claim starts, per subscription and priority. They are in shared memory, and the
+-- library's module `marks` describes them.
 
 -- API: private
--- What is known about the front of a subscription's index, and under its negative number of that of its bundles; see _pick
--- and the library's `marks`. since: microseconds, see _time. In a statement before the one that claims.
+-- Returns the claim hints of a subscription, or of its bundles when subscription_id is negative, see _pick. levels:
+-- priorities, highest first; 99999 at the end: there are lower ones, which were not scanned. since: for each priority, the
+-- due time where the scan starts, in microseconds as in _time. Null: there are no hints, or this session shall scan from the
+-- start. Called in a statement before the one that claims, so that the hints are older than the snapshot of the claim.
 create function outbox._marks(subscription_id int, out levels int[], out since bigint[]) language c volatile strict
 as 'MODULE_PATHNAME', 'outbox_marks';
 
 -- API: private
+-- Sets the hints after a slow scan from the start. walked: CPU time of the scan; the hints hold for 50 times as long,
+-- between 1 and 60 seconds, without shared memory for 1 second.
 create function outbox._set_marks(subscription_id int, levels int[], since bigint[], walked interval) returns void
 language c volatile strict as 'MODULE_PATHNAME', 'outbox_set_marks';
 
 -- API: private
+-- Advances the hints to where a claim has ended, unless a delivery became claimable since the claim began.
 create function outbox._advance_marks(subscription_id int, levels int[], since bigint[]) returns void
 language c volatile strict as 'MODULE_PATHNAME', 'outbox_advance_marks';
 
 -- API: private
--- CPU time since the marks were read, if that is much for so many deliveries: a walk over what was worked off. Not the time
--- of the clock: a claim that waits for its turn is not slow.
+-- CPU time since the hints were read, if that is much for the number of deliveries found (more than 2 ms, and 50 µs for each
+-- delivery): the scan has read many entries of deliveries that have ended. Null: the scan was fast. CPU time and not elapsed
+-- time, because a claim that waits for its turn is not slow.
 create function outbox._slow_walk(found int) returns interval
 language c volatile strict as 'MODULE_PATHNAME', 'outbox_slow_walk';
 
 -- API: private
--- From where on to look for bundles.
+-- The due time at which a scan for bundles starts.
 create function outbox._bundles_since(subscription_id int) returns timestamptz
 language sql volatile
 return coalesce(outbox._time(nullif(((outbox._marks(-subscription_id)).since)[1], 0)), '-infinity');
 
 -- API: private
--- What _pick_one() needs to know of the subscription of this name beforehand; null: this session has not claimed from it
--- yet. level, since, bundles_since: its marks, if there are any.
+-- The subscription id that this session remembers for a name, and the hints of that subscription; see _pick_one().
+-- subscription_id null: this session has not claimed from the subscription yet. level, since: the first hint of its
+-- deliveries, bundles_since: that of its bundles; null: there are none.
 create function outbox._marks_of(
     name text,
     out subscription_id int,
@@ -38,11 +46,12 @@ create function outbox._marks_of(
 ) language c volatile as 'MODULE_PATHNAME', 'outbox_marks_of';
 
 -- API: private
--- Tells the session which subscription has that name.
+-- Tells this session the id of the subscription that has this name.
 create function outbox._note_name(name text, subscription_id int) returns void
 language c volatile strict as 'MODULE_PATHNAME', 'outbox_note_name';
 
 -- API: private
--- After one delivery was found that is due since then: moves the mark on, or makes one if that took so much CPU time.
+-- Called after one delivery was found. due_at: when it became due. marked: there were hints. If so, advances the hint of
+-- this priority; otherwise sets a hint if the scan took at least slow_us microseconds of CPU time.
 create function outbox._note_one(subscription_id int, level int, due_at timestamptz, marked boolean, slow_us int)
 returns void language c volatile strict as 'MODULE_PATHNAME', 'outbox_note_one';

@@ -1,4 +1,4 @@
--- Taking a lease on deliveries that were picked: one function per leaf, each with a plan of its own.
+-- Leasing deliveries that were picked: one branch per leaf of outbox.message, each with a plan of its own.
 
 -- API: public
 create type outbox.claimed as (
@@ -31,16 +31,17 @@ create type outbox.claimed as (
     last_error text
 );
 comment on type outbox.claimed is
-    'A delivery that a worker has leased, with its message; last_attempt_at and last_error are those of the try '
-    'before';
+    'A delivery that a worker has leased, with its message. lease is the token that complete(), fail(), dead(), extend() '
+    'and release() take. last_attempt_at and last_error are those of the attempt before this one';
 
 -- API: private
--- _lease: leases these deliveries, which the caller has locked, and returns them with their messages. _lease_bundles: the
--- same for whole bundles. Called with the caller's settings.
+-- _lease() leases deliveries that the caller has locked, and returns them with their messages. _lease_bundles() does the
+-- same for whole bundles. Both are called with the settings of the caller.
 --
--- Looking up messages in all leaves of outbox.message costs several times as much as the rest of a claim: opening them takes
--- longer than reading them. A claim's messages are nearly always in one leaf, so there is one statement per leaf, and
--- one for all of them: for segment null. Rows come in the order of `ids`, through nested loops; bundles have to be sorted.
+-- To look up messages in all leaves of outbox.message costs several times as much as the rest of a claim, because opening
+-- the leaves takes longer than reading them. The messages of a claim are nearly always in one leaf. So each function has one
+-- statement per leaf, and one for all leaves, which is used when segment is null. Rows are returned in the order of `ids`,
+-- through nested loops; those of bundles have to be sorted.
 do $do$
 declare
     rows constant text := $r$

@@ -1,11 +1,12 @@
--- What becomes of leased deliveries: completed, failed, dead, released, extended, taken back.
+-- Outcomes of leased deliveries: completed, failed or dead.
 --
--- A lease's row is locked before its deliveries: an outcome, an extension and the taking back of a lease exclude one
--- another, so a worker whose lease is gone changes nothing. What ends a delivery only says which keys it has freed
--- (outbox._freed); looking for the next one here would miss a row that the router is just inserting behind it.
+-- The row of a lease is locked before the rows of its deliveries. So an outcome, an extension and the taking back of a lease
+-- exclude one another, and a worker whose lease is gone cannot change anything. A function that ends a delivery only notes
+-- the key that is free now (outbox._freed), and the router unblocks the next delivery of that key. Looking for the next
+-- delivery here would miss a row that the router is just inserting.
 
 -- API: private
--- Locks a lease; null: it has ended or was taken back.
+-- Locks and returns a lease. Null: the lease has ended or was taken back. Raises 22004 when `lease` is null.
 create function outbox._hold(lease bigint) returns outbox.lease
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -25,7 +26,7 @@ end
 $$;
 
 -- API: private
--- Counts outcomes of pulled deliveries, as the dispatcher counts those it sends; see outbox.counter.
+-- Adds outcomes of pull deliveries to outbox.counter, as the dispatcher does for the deliveries that it sends.
 create function outbox._count(subscription_id int, outcome text, deliveries bigint) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
@@ -36,8 +37,8 @@ begin atomic
 end;
 
 -- API: private
--- After deliveries of a lease have ended: the lease ends with its last delivery, and freed keys are made known. Called with
--- the caller's settings.
+-- Called after deliveries of a lease have ended: deletes the lease if no delivery is left, and notes the freed keys. Called
+-- with the settings of the caller.
 create function outbox._after(held outbox.lease, ordered int[], keys text[]) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -57,7 +58,8 @@ end
 $$;
 
 -- API: private
--- Ends a lease of whole bundles, with a row in the log for each bundle.
+-- Completes all bundles of a lease and ends the lease, with one row in the attempt log for each bundle. Returns the delivery
+-- ids.
 create function outbox._complete_bundles(held outbox.lease) returns bigint[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -122,19 +124,20 @@ begin
     end if;
     select * into held from outbox.lease l where l.id = token for update;
     if held.id is null then
-        -- also says what is wrong with null
+        -- raises the error for null
         perform outbox._hold(lease);
         return '{}';
     end if;
     if held.bundled then
-        -- Of whole bundles, or one by one.
+        -- Whole bundles are completed as such; otherwise the bundles are split, and their deliveries are completed one by
+        -- one.
         if results is null and (delivery_ids is null or delivery_ids @> held.delivery_ids) then
             return outbox._complete_bundles(held);
         end if;
         perform outbox._unbundle_lease(token);
     end if;
     named := coalesce(delivery_ids, held.delivery_ids);
-    -- All in one statement: most of what a small one costs is its beginning.
+    -- One statement, because starting a statement is most of the cost of a small one.
     with gone as (
         delete from outbox.delivery d
         where d.id = any (named) and d.lease = token
@@ -170,13 +173,16 @@ begin
 end
 $$;
 comment on function outbox.complete is
-    'Ends deliveries of a lease as done, all of them or those that are named; returns the ids that were: what is '
-    'missing was lost to another lease. results: one element per id, the receiver''s id as a string or an object '
-    '{total, matched, succeeded, failed, send_results}';
+    'Ends deliveries of a lease (delivery_ids null: all that it holds) as completed. Returns their ids, in the order of '
+    'positions. An id that is missing had ended or was lost to another lease; the array is empty when the lease is lost. '
+    'results: a JSON array with one element per element of delivery_ids, which the attempt log stores. An element is null, '
+    'the receiver''s id as a string, or an object {total, matched, succeeded, failed, send_results}. Errors: 22004 lease '
+    'is null, 22023 results does not have one element per delivery id';
 
 -- API: private
--- What becomes of deliveries of a held lease whose try has failed. reason: dead at once, of this; null: tried again if
--- the budget allows.
+-- Records a failed attempt of deliveries of a locked lease. delivery_ids null: of all its deliveries. reason: makes them
+-- dead letters at once, with this reason. reason null: they are tried again if their budget, max_age and expiry allow.
+-- Returns the ids of the changed deliveries.
 create function outbox._fail(
     held outbox.lease,
     delivery_ids bigint[],
@@ -241,7 +247,7 @@ begin
         from judged j
         where d.id = j.id
     ), freed as (
-        -- an earlier one of its key may have been requeued meanwhile
+        -- an earlier delivery of its key may have been requeued meanwhile
         insert into outbox._freed (subscription_id, key)
         select j.subscription_id, j.key from judged j where j.key is not null and j.verdict is null
     )
@@ -291,8 +297,11 @@ begin
 end
 $$;
 comment on function outbox.fail is
-    'Ends a try of deliveries of a lease (null: of all) as failed: tried again after retry_after, else by the '
-    'subscription''s schedule; dead letters after the last try. Returns the ids that were changed';
+    'Records a failed attempt of deliveries of a lease (delivery_ids null: of all that it holds). A delivery is tried '
+    'again after retry_after (null: after the wait that the subscription''s schedule says). A delivery becomes a dead '
+    'letter after its last attempt, or when the next attempt would be later than max_age or the expiry allow. An error of '
+    'more than 4096 bytes is cut to its first 1000 characters. Returns the ids that were changed; an empty array when the '
+    'lease is lost. Errors: 22004 lease is null';
 
 -- API: public
 create function outbox.dead(
@@ -313,7 +322,9 @@ begin
 end
 $$;
 comment on function outbox.dead is
-    'Ends deliveries of a lease (null: all) as dead letters at once: no try will help. Returns the ids that were changed';
+    'Ends deliveries of a lease (delivery_ids null: all that it holds) as dead letters at once, because no further attempt '
+    'will help. The dead letter has the reason "rejected", and the argument reason as its last_error. Returns the ids that '
+    'were changed; an empty array when the lease is lost. Errors: 22004 lease is null';
 
 insert into outbox._capability values
     ('consume', 'function outbox.complete'),

@@ -1,7 +1,7 @@
--- Picking: which deliveries are next, in the order of priority and time.
+-- Picking: which deliveries are next, in the order of priority and due time.
 
 -- API: private
--- When the first bundle became due; null: there is none. Called with the settings of claim().
+-- When the first bundle became due; null: there is no bundle. Called with the settings of claim().
 create function outbox._first_bundle(subscription_id int) returns timestamptz
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -19,16 +19,19 @@ end
 $$;
 
 -- API: private
--- Up to `wanted` deliveries that are due, locked; when each was tried last; the leaf of their messages, null: of several.
--- Called with the settings of claim().
+-- Picks and locks up to `wanted` due deliveries. Returns their ids, when each was tried last, and the leaf of their messages
+-- (null: they are in several leaves). Called with the settings of claim().
 --
--- Priorities one by one, highest first: within one, the front of the index is what is due, and what is not yet due ends the
--- walk. A snapshot that somebody holds keeps the entries of what was worked off, and they are at the front, too. Where
--- walking over them has become slow, it is remembered which priorities there are and from where on to look in each. Whatever
--- can be claimed again, or for the first time by another way than the router's, has to be told to _put_back().
+-- The function scans the priorities one by one, highest first. Within a priority, the start of the index holds the
+-- deliveries that are due, and the first delivery that is not yet due ends the scan. While some session holds a snapshot,
+-- the index keeps the entries of deliveries that have ended, and they are at the start too. When scanning past them has
+-- become slow, the function stores claim hints: which priorities there are, and the due time where the scan of each starts.
+-- Therefore _put_back() has to be called for every delivery that becomes claimable again, or becomes claimable for the first
+-- time by other means than the router.
 --
--- before: when the first bundle became due: of what became due later nothing is picked; infinity: there is none, or it is
--- not looked for.
+-- bundles: whether bundles are considered. before: when the first bundle became due; infinity: there is no bundle, or
+-- bundles are not considered. Bundles have priority 0. So of the deliveries with priority 0, only those that became due no
+-- later than the first bundle are picked, and deliveries with a lower priority are not picked.
 create function outbox._pick(
     subscription_id int,
     wanted int,
@@ -71,7 +74,7 @@ begin
             exit when known > cardinality(marks.levels);
             level := marks.levels[known];
             if level = 99999 then
-                -- There are more, and now they are needed: on from here as if nothing were known.
+                -- There are lower priorities, and now they are needed: the scan goes on from here as if there were no hints.
                 marks.levels := null;
                 level := coalesce(levels[cardinality(levels)], 32768);
                 since_then := '-infinity';
@@ -80,7 +83,7 @@ begin
             end if;
         end if;
         if marks.levels is null and before is null then
-            -- Two looks in one statement: beginning one costs more than the look.
+            -- One statement for both queries, because starting a statement costs more than either of them.
             bundles_since := outbox._bundles_since(subscription_id);
             select (
                 select d.priority from outbox.delivery d
@@ -128,7 +131,7 @@ begin
             segment := first_segment;
         end if;
         levels := levels || level;
-        -- rows become visible a little after they became due; those behind the bundle were not looked at
+        -- A row becomes visible a little after it became due. Rows that became due after the first bundle were not scanned.
         since := since || outbox._us(least(before, greatest(since_then, coalesce(last_due, now - interval '1 s'))));
         exit when cardinality(ids) >= wanted;
     end loop;
@@ -136,7 +139,7 @@ begin
         perform outbox._advance_marks(subscription_id, levels, since);
     elsif outbox._slow_walk(cardinality(ids)) is not null then
         if cardinality(levels) = 0 then
-            -- Nothing but entries of what was worked off: what comes now has priority 0, as a rule.
+            -- The index holds only entries of deliveries that have ended. New deliveries usually have priority 0.
             levels := '{0}';
             since := array[outbox._us(least(before, now - interval '1 s'))];
         end if;
@@ -150,8 +153,9 @@ end
 $$;
 
 -- API: private
--- What claiming one message mostly is, in one statement: the subscription, and the delivery that _pick() would pick. No id:
--- _pick() has to look. Called with the settings of claim().
+-- Picks one delivery in one statement, which covers most claims of one message: finds the subscription by name, and picks
+-- the delivery that _pick() would pick. When no id is returned, the caller has to call _pick(). Called with the settings of
+-- claim().
 create function outbox._pick_one(
     name text,
     out source_id int,
@@ -214,9 +218,11 @@ end
 $$;
 
 -- API: private
--- Whole bundles with `wanted` deliveries or fewer, locked; the deliveries in them, and the leaf of their messages. Where the
--- first has more, what is wanted is split off, or it is taken apart if that is a few. first_due: when the first became due.
--- Called with the settings of claim().
+-- Picks and locks whole bundles with up to `wanted` deliveries together. Returns the bundles, their deliveries, and the leaf
+-- of their messages. If the first bundle has more deliveries than wanted, the wanted ones are split off as a bundle of their
+-- own; if fewer than 10 are wanted, the bundle is split into rows instead, and nothing is returned for it. A bundle that may
+-- contain a cancelled message is split into rows too. first_due: when the first bundle became due. Called with the settings
+-- of claim().
 create function outbox._pick_bundles(
     subscription_id int,
     wanted int,
@@ -238,7 +244,7 @@ declare
 begin
     bundles := '{}';
     ids := '{}';
-    -- Rows that are due later come after the first bundle, but before others.
+    -- Rows that became due after the first bundle are claimed after it, but before later bundles.
     select d.due_at into rows_due
     from outbox.delivery d
     where d.subscription_id = _pick_bundles.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
@@ -268,7 +274,7 @@ begin
                 b.positions[:wanted], b.message_ids[:wanted]
             from outbox._bundle b where b.id = next.id
             returning id into part;
-            -- What has not changed are the columns that indexes are on: the new version stays in its page.
+            -- No indexed column changes, so the new version stays on its page (HOT).
             update outbox._bundle b
             set delivery_ids = b.delivery_ids[wanted + 1 :], positions = b.positions[wanted + 1 :],
                 message_ids = b.message_ids[wanted + 1 :]

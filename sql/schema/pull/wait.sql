@@ -1,7 +1,8 @@
 -- Waiting for deliveries without polling.
 
 -- API: private
--- Whether there is something to claim: ready, empty; missing, pushed: that is no subscription to claim from.
+-- Returns whether there is a delivery to claim: ready or empty; missing: there is no such subscription; pushed: the
+-- subscription is pushed to an endpoint.
 create function outbox._is_ready(subscription text) returns text
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -60,7 +61,10 @@ create procedure outbox.claim_wait(
 language c
 as 'MODULE_PATHNAME', 'outbox_claim_wait';
 comment on procedure outbox.claim_wait is
-    'Returns when there is something to claim, or after the timeout: then claim(). Holds no snapshot while it waits; not in a transaction block';
+    'Waits until there is a delivery to claim, or until the timeout (default 30 s, at most 24 hours). ready: true when '
+    'there is one, so that claim() is worth calling; false after the timeout. Holds no snapshot while it waits. Errors: '
+    '25001 in a transaction block or function, OB001 no such subscription, OB004 it is pushed to an endpoint, 22004 '
+    'subscription is null';
 
 insert into outbox._capability values
     ('consume', 'procedure outbox.claim_wait'),

@@ -1,9 +1,9 @@
--- Consent: CloudEvents' validation handshake of HTTP webhooks (OPTIONS, WebHook-Request-Origin, WebHook-Allowed-Origin,
+-- Consent: the CloudEvents validation handshake of HTTP webhooks (OPTIONS, WebHook-Request-Origin, WebHook-Allowed-Origin,
 -- WebHook-Allowed-Rate).
 --
--- An endpoint that needs consent holds its deliveries until the receiver has said that it wants them. The dispatcher
--- asks; whoever does not answer is asked again after 1 minute, doubling to an hour, for a day; an answer that does not
--- allow us is final, until request_consent() or grant_consent().
+-- An endpoint that needs consent holds its deliveries until the receiver has agreed to get them. The dispatcher sends the
+-- request. If there is no answer, it repeats the request after 1 minute, doubling up to 1 hour, for a day. An answer that
+-- does not allow our origin is final, until request_consent() or grant_consent().
 
 -- API: public
 create table outbox.endpoint_consent (
@@ -18,15 +18,17 @@ create table outbox.endpoint_consent (
     granted_by text,
     detail text
 );
-comment on table outbox.endpoint_consent is 'Validation handshakes: when receivers were asked, and what they answered';
-comment on column outbox.endpoint_consent.next_at is 'when the receiver is asked next; null: there is an answer';
-comment on column outbox.endpoint_consent.asked is 'requests since consent was requested';
-comment on column outbox.endpoint_consent.allowed_rate is 'requests per minute that the receiver allows; null: it named no limit';
-comment on column outbox.endpoint_consent.granted_by is 'the role that gave consent in the receiver''s place; null: the receiver';
+comment on table outbox.endpoint_consent is 'Consent handshakes: when receivers were asked, and their answers';
+comment on column outbox.endpoint_consent.next_at is 'when the receiver is asked next; null: it is not asked again';
+comment on column outbox.endpoint_consent.asked is 'number of requests since consent was requested';
+comment on column outbox.endpoint_consent.allowed_rate is
+    'requests per minute that the receiver allows; null: no limit was named';
+comment on column outbox.endpoint_consent.granted_by is
+    'role that called grant_consent(); null: the receiver''s own answer, or none yet';
 select pg_catalog.pg_extension_config_dump('outbox.endpoint_consent', '');
 
 -- API: private
--- The receiver is to be asked, from the beginning.
+-- Starts the handshake of an endpoint from the beginning.
 create function outbox._start_consent(endpoint int) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
@@ -51,7 +53,8 @@ begin
 end
 $$;
 comment on function outbox.request_consent is
-    'Asks the receiver whether it wants our messages, by the CloudEvents webhook handshake; until it does, deliveries wait';
+    'Asks the receiver of an endpoint for consent with the CloudEvents webhook handshake, whatever its earlier answer was. '
+    'Deliveries wait until it agrees. Returns the id of a control message. Errors: OB001 no such endpoint';
 
 -- API: public
 create function outbox.grant_consent(endpoint text, rate_per_minute int default null) returns bigint
@@ -76,10 +79,13 @@ begin
 end
 $$;
 comment on function outbox.grant_consent is
-    'Takes consent as given, for receivers that gave it by other means than the handshake';
+    'Records that the receiver has given its consent by other means than the handshake. rate_per_minute: requests per '
+    'minute that it allows; null: no limit. Returns the id of a control message. Errors: OB001 no such endpoint, 22023 '
+    'rate_per_minute is below 1';
 
 -- API: private
--- What a handshake came to; called by the dispatcher. `failed`: there was no answer, or one that says nothing (5xx, 429).
+-- Records the result of a handshake request; called by the dispatcher. `failed`: there was no answer, or one that does not
+-- decide (5xx, 429).
 create function outbox._record_consent(
     endpoint int, origin text, failed boolean, status int, allowed_origin text, allowed_rate text, detail text
 ) returns void
@@ -93,7 +99,7 @@ declare
     answer text;
 begin
     select * into e from outbox.endpoint p where p.id = endpoint and p.consent = 'pending' and p.deleted_at is null for update;
-    -- Decided by hand meanwhile.
+    -- Consent was granted, or the endpoint dropped, meanwhile.
     if e.id is null then
         return;
     end if;

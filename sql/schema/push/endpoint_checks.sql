@@ -1,7 +1,7 @@
--- The values of an endpoint: each function raises 22023 that names the value which is wrong.
+-- Checks of an endpoint's settings. Each function raises 22023 and names the setting that is invalid.
 
 -- API: private
--- Raise 22023 that names the entry; return their argument.
+-- This function and the next five return their argument, or raise 22023 that names the invalid entry.
 create function outbox._check_schedule(schedule jsonb) returns jsonb language c immutable strict
 as 'MODULE_PATHNAME', 'outbox_check_schedule';
 
@@ -26,7 +26,7 @@ create function outbox._check_response_id(rule text) returns text language c imm
 as 'MODULE_PATHNAME', 'outbox_check_response_id';
 
 -- API: private
--- What is wrong with the settings of an endpoint, if anything, is raised.
+-- Raises 22004 or 22023 for the first invalid setting of an endpoint.
 create function outbox._check_endpoint(e outbox.endpoint) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp

@@ -1,8 +1,10 @@
--- Endpoints: where pushed messages go.
+-- Endpoints: the destinations of pushed messages.
 --
--- Each change writes a control message in its transaction: the dispatcher reads the endpoints again when it routes it.
+-- Each change writes a control message in its transaction. The dispatcher reads the endpoints again when it routes that
+-- message.
 
 -- API: private
+-- Writes the control message of a change, and returns its id.
 create function outbox._endpoint_changed(e outbox.endpoint, what text) returns bigint
 language sql volatile
 set search_path = pg_catalog, pg_temp
@@ -97,7 +99,15 @@ begin
 end
 $$;
 comment on function outbox.create_endpoint is
-    'Makes an HTTP target. The row that is returned is the only place where the signing secret is shown.';
+    'Creates an endpoint (an HTTP destination) and returns its id, its signing secret, and the id of a control message. '
+    'The signing secret is shown nowhere else. secret: null makes a new one. signature: v1 (HMAC-SHA256, the default) or '
+    'v1a (ed25519). timeout: above 0, at most 60 s (default 15 s). concurrency: 1 to 1024 requests in flight (default 8). '
+    'rate: requests per second (null: no limit). headers: a JSON object without credentials. auth: {"type": "basic", '
+    '"bearer", "header" or "oauth2", ...}. tls: {"ca", "certificate", "key"} as PEM texts. schedule: waits between '
+    'attempts, such as [5, 30, "2 min"] or {"base": 5, "factor": 2, "cap": "1 h", "jitter": 0.2}. policy: such as {"404": '
+    '"retry", "4xx": "dead"}. consent: true holds deliveries until the receiver agrees. The other settings are described '
+    'at the columns of outbox.endpoint. Errors: 42710 the endpoint exists already, 22004 name or url is null, 22023 a '
+    'setting is malformed or out of range';
 
 -- API: public
 create function outbox.alter_endpoint(
@@ -133,7 +143,7 @@ declare
 begin
     select * into e from outbox.endpoint p where p.id = known for update;
     e.name := coalesce(new_name, e.name);
-    -- Another URL is another receiver, whose consent nobody has yet.
+    -- Another URL is another receiver, which has not given its consent.
     if e.consent <> 'none' and url <> e.url then
         e.consent := 'pending';
         perform outbox._start_consent(known);
@@ -183,7 +193,10 @@ begin
 end
 $$;
 comment on function outbox.alter_endpoint is
-    'Changes what is given and leaves the rest; JSON null, 0 and the empty text take a setting away';
+    'Changes the settings of an endpoint; null leaves a setting as it is. JSON null (auth, tls, schedule, policy, '
+    'breaker), 0 (rate, burst) and an empty text (tenant, response_id) remove a setting. A new URL needs a new consent if '
+    'the endpoint asks for consent. Returns the id of a control message. Errors: OB001 no such endpoint, 42710 new_name '
+    'exists already, 22023 a setting is malformed or out of range';
 
 -- API: public
 create function outbox.drop_endpoint(name text) returns bigint
@@ -211,7 +224,9 @@ begin
 end
 $$;
 comment on function outbox.drop_endpoint is
-    'Removes an endpoint that no subscription uses, with its secrets; what waits for a retry there is recorded as skipped';
+    'Drops an endpoint that no subscription uses, and deletes its secrets and credentials. Deliveries that wait for a '
+    'retry are recorded as skipped. Returns the id of a control message. Errors: OB001 no such endpoint, OB004 a '
+    'subscription uses it';
 
 -- API: public
 create function outbox.disable_endpoint(name text, reason text default null, mode text default 'hold') returns bigint
@@ -234,7 +249,8 @@ begin
 end
 $$;
 comment on function outbox.disable_endpoint is
-    'Sends nothing to an endpoint until enable_endpoint(). hold: deliveries wait; skip: they are recorded as skipped';
+    'Stops sending to an endpoint until enable_endpoint(). mode: hold (the default) keeps deliveries waiting, skip records '
+    'them as skipped. Returns the id of a control message. Errors: OB001 no such endpoint, 22023 unknown mode';
 
 -- API: public
 create function outbox.enable_endpoint(name text) returns bigint
@@ -252,7 +268,7 @@ begin
     update outbox.endpoint_state s set breaker = 'closed', breaker_until = null, breaker_times = 0, paused_until = null,
         failing_since = null, failures = 0, updated_at = clock_timestamp()
     where s.endpoint_id = known;
-    -- What has failed does not wait for its next try any longer; what has never been tried waits as it was asked to.
+    -- Failed deliveries do not wait for their next attempt any longer. Deliveries without an attempt keep their due time.
     update outbox.delivery d set due_at = clock_timestamp(), updated_at = clock_timestamp()
     from outbox.subscription s
     where s.endpoint_id = known and d.subscription_id = s.id and not d.pull and not d.blocked and d.state = 'failed'
@@ -262,7 +278,8 @@ begin
 end
 $$;
 comment on function outbox.enable_endpoint is
-    'Sends again, first what has waited, failed deliveries at once; breaker, pause and count of failures start afresh';
+    'Resumes sending to an endpoint. Failed deliveries are due at once. The circuit breaker closes, a pause ends, and the '
+    'count of failures is reset. Returns the id of a control message. Errors: OB001 no such endpoint';
 
 -- API: public
 create view outbox.endpoint_status as
@@ -279,7 +296,8 @@ select e.id as endpoint_id, e.name, e.url, e.kind, e.tenant,
     (select count(*) from outbox.subscription u where u.endpoint_id = e.id and u.deleted_at is null) as subscriptions
 from outbox.endpoint e
 left join outbox.endpoint_state s on s.endpoint_id = e.id;
-comment on view outbox.endpoint_status is 'Endpoints and how they are doing: state, breaker, pause, failures';
+comment on view outbox.endpoint_status is
+    'Endpoints and their state: active, failing, breaker open or half_open, paused, waits for consent, disabled or dropped';
 
 insert into outbox._capability values
     ('admin', 'function outbox.create_endpoint'),

@@ -1,8 +1,8 @@
--- Push subscriptions with an order: what the dispatcher writes about their keys.
+-- Push subscriptions with an order: the records that the dispatcher writes about their keys.
 
 -- API: private
--- What became of deliveries: `failed` has a row that is tried again, `dead` is a dead letter, `ended` neither. A key that
--- has rows may go on behind what is not tried again.
+-- Records the keys of deliveries that have an outcome. whats: `failed` has a row that is tried again, `dead` is a dead
+-- letter, `ended` is neither. If a delivery is not tried again, and its key has rows, the next row may go on.
 create function outbox._record_lanes(
     subscription_ids int[],
     positions bigint[],
@@ -33,7 +33,7 @@ begin atomic
 end;
 
 -- API: private
--- Which of these keys have rows, or a dead letter that blocks them.
+-- Returns those of these keys that have rows, or a dead letter that blocks the key.
 create function outbox._keys_with_rows(subscription_ids int[], keys text[]) returns table (subscription_id int, key text)
 language sql volatile
 set search_path = pg_catalog, pg_temp
@@ -49,7 +49,7 @@ begin atomic
 end;
 
 -- API: private
--- The same of all push subscriptions.
+-- Returns the keys of all push subscriptions that have rows, or a dead letter that blocks the key.
 create function outbox._all_keys_with_rows() returns table (subscription_id int, key text)
 language sql volatile
 set search_path = pg_catalog, pg_temp

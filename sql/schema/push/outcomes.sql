@@ -1,14 +1,15 @@
--- What the dispatcher writes besides its bulk appends: the exceptions. Each function takes parallel arrays, one entry per
--- delivery, and is called in the transaction that also appends the attempts and the checkpoint.
+-- Outcomes that the dispatcher writes in addition to its bulk appends: the exceptions. Each function takes parallel arrays
+-- with one entry per delivery. It is called in the transaction that also appends the attempts and the checkpoint.
 
 -- API: private
--- Tells claims that a delivery of a pull subscription, or under the negative number a bundle, can be claimed from due_at on,
--- for the first time or again: they do not walk over what was worked off. Not for what the router has made.
+-- Lowers the claim hints: a delivery of a pull subscription can be claimed from due_at on, for the first time or again. With
+-- a negative subscription_id it is a bundle of that subscription. Without this call, claims would start their scan after the
+-- delivery. Not called for deliveries that the router has made.
 create function outbox._put_back(subscription_id int, priority int, due_at timestamptz) returns void
 language c volatile strict as 'MODULE_PATHNAME', 'outbox_put_back';
 
 -- API: private
--- Deliveries that failed and are tried again at due_at. delivery_id 0: there is no row yet.
+-- Records deliveries that failed and are tried again at due_at. delivery_id 0: the delivery has no row yet.
 create function outbox._record_failed(
     delivery_ids bigint[],
     subscription_ids int[],
@@ -49,7 +50,7 @@ begin atomic
 end;
 
 -- API: private
--- Deliveries that are not tried again by themselves.
+-- Records deliveries that become dead letters. delivery_id 0: the delivery has no row.
 create function outbox._record_dead(
     delivery_ids bigint[],
     subscription_ids int[],
@@ -71,7 +72,7 @@ begin atomic
         attempt, state, reason, last_status, last_error_class, last_error, url, first_attempt_at, last_attempt_at,
         created_at)
     select nullif(u.delivery_id, 0), u.subscription_id, u.endpoint_id, u.position, u.message_id,
-        -- the message may have been kept while it was in flight
+        -- the message may have been retained, and its leaf truncated, while it was in flight
         coalesce(d.message_segment, u.segment), u.attempt,
         case u.reason when 'expired' then 'expired' else 'dead' end, u.reason, u.status, u.class, u.error, e.url,
         coalesce(d.first_attempt_at, outbox._time(u.started_at)), outbox._time(u.started_at),
@@ -82,14 +83,15 @@ begin atomic
             class, error)
     left join outbox.delivery d on d.id = u.delivery_id
     left join outbox.endpoint e on e.id = u.endpoint_id
-    -- an operator may have made it a dead letter, or cancelled it, while it was in flight
+    -- an operator may have moved it to the dead letters, or cancelled it, while it was in flight
     where u.delivery_id = 0 or d.id is not null;
 
     delete from outbox.delivery d where d.id = any (delivery_ids);
 end;
 
 -- API: private
--- Deliveries with a row that have come to their end.
+-- Deletes the rows of deliveries that have ended. A dead letter that an operator made of one while it was in flight is
+-- resolved.
 create function outbox._record_completed(delivery_ids bigint[]) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
@@ -103,7 +105,7 @@ begin atomic
 end;
 
 -- API: private
--- How endpoints are doing. Times are microseconds as _time() takes them.
+-- Records the state of endpoints. Times are in microseconds, as _time() takes them.
 create function outbox._record_endpoint_states(
     endpoint_ids int[],
     breakers text[],
@@ -133,7 +135,8 @@ begin atomic
 end;
 
 -- API: private
--- Disables an endpoint that has failed for too long, or that asked for it, and says so as a message.
+-- Disables an endpoint that has failed for too long, or whose receiver asked for it, and enqueues a message about it on the
+-- topic outbox.endpoint.disabled.
 create function outbox._give_up_endpoint(endpoint_id int, reason text, detail text) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -158,7 +161,8 @@ begin
 end
 $$;
 
--- What the dispatcher decided about deliveries without a try: skipped, or dead.
+-- API: private
+-- Records deliveries that the dispatcher ended without an attempt: skipped, or dead. delivery_id 0: the delivery has no row.
 create function outbox._record_decisions(
     delivery_ids bigint[],
     subscription_ids int[],
@@ -191,7 +195,7 @@ begin atomic
     left join outbox.endpoint e on e.id = s.endpoint_id
     where u.outcome = 'dead';
 
-    -- what waits behind them may go on
+    -- later deliveries of their keys may go on
     with gone as (
         delete from outbox.delivery d where d.id = any (delivery_ids) returning d.subscription_id, d.key
     )

@@ -1,8 +1,8 @@
--- Proxies: the ways out that the operator lists. An endpoint takes the default one, or one that is chosen for it from
--- the list; nobody else can name a proxy of his own.
+-- Proxies: the operator's list. An endpoint uses the default proxy, or one from the list that was chosen for it. No other
+-- role can name a proxy.
 --
--- A table and not a setting: a proxy's URL may hold a password, and PostgreSQL writes the values of settings that a
--- reload changes to the server's log.
+-- The list is a table and not a setting. A proxy's URL may contain a password, and when a reload changes a setting,
+-- PostgreSQL writes its value to the server's log.
 
 -- API: public
 create table outbox.proxy (
@@ -13,17 +13,24 @@ create table outbox.proxy (
     updated_at timestamptz not null default clock_timestamp()
 );
 create unique index proxy_default on outbox.proxy (is_default) where is_default;
-comment on table outbox.proxy is 'The operator''s list of proxies; readable by the owner alone, because a URL may hold a password';
-comment on column outbox.proxy.url is 'http://[user:password@]host:port (CONNECT) or socks5://...; null: no proxy, straight to the receiver';
-comment on column outbox.proxy.resolves_names is 'the proxy is told names and decides itself what may be called; else it is told vetted addresses';
-comment on column outbox.proxy.is_default is 'for the endpoints that nothing else is chosen for';
+comment on table outbox.proxy is
+    'The operator''s list of proxies; readable by the owner alone, because a URL may contain a password';
+comment on column outbox.proxy.url is
+    'http://[user:password@]host:port (CONNECT) or socks5://...; null: no proxy, requests go directly to the receiver';
+comment on column outbox.proxy.resolves_names is
+    'true: the proxy gets host names, and decides which addresses may be called; false: it gets addresses that were '
+    'checked here';
+comment on column outbox.proxy.is_default is 'true: used by the endpoints for which no proxy was chosen';
 select pg_catalog.pg_extension_config_dump('outbox.proxy', '');
 
--- No foreign key: a restore fills the tables in any order. An endpoint whose proxy is gone calls nobody.
+-- There is no foreign key, because a restore fills the tables in any order. An endpoint whose proxy does not exist sends
+-- nothing.
 alter table outbox.endpoint add column proxy text;
-comment on column outbox.endpoint.proxy is 'one of the operator''s proxies; null: the default one, if there is one';
+comment on column outbox.endpoint.proxy is
+    'name of one of the operator''s proxies; null: the default proxy, if there is one';
 
 -- API: private
+-- Returns its argument, or raises 22023 for a URL that is not that of a proxy.
 create function outbox._check_proxy(url text) returns text language c immutable strict
 as 'MODULE_PATHNAME', 'outbox_check_proxy';
 
@@ -48,7 +55,10 @@ begin
 end
 $$;
 comment on function outbox.set_proxy is
-    'Lists or changes a proxy; url null: no proxy. In no capability: for the owner of the extension and superusers alone';
+    'Adds a proxy to the list, or changes it. url: http://[user:password@]host:port or socks5://...; null: no proxy. '
+    'is_default: there is one default, so the former one loses this property. Returns the id of a control message. Only '
+    'for the owner of the extension and superusers; it is in no capability. Errors: 22004 name is null, 22023 name or url '
+    'is malformed';
 
 -- API: public
 create function outbox.drop_proxy(name text) returns bigint
@@ -73,7 +83,9 @@ begin
     return outbox._enqueue_own('outbox.control', jsonb_build_object('proxy', name, 'change', 'dropped'));
 end
 $$;
-comment on function outbox.drop_proxy is 'Takes a proxy that no endpoint has chosen from the list; for the owner alone';
+comment on function outbox.drop_proxy is
+    'Removes a proxy from the list. Returns the id of a control message. Only for the owner of the extension and '
+    'superusers; it is in no capability. Errors: OB001 no such proxy, OB004 an endpoint uses it';
 
 -- API: public
 create function outbox.set_endpoint_proxy(endpoint text, proxy text) returns bigint
@@ -93,14 +105,16 @@ begin
 end
 $$;
 comment on function outbox.set_endpoint_proxy is
-    'Chooses one of the operator''s proxies for an endpoint; null: the default one, if there is one';
+    'Chooses one of the operator''s proxies for an endpoint; null: the default proxy, if there is one. Returns the id of a '
+    'control message. Errors: OB001 no such endpoint or proxy';
 
 -- API: public
 create view outbox.proxy_list as
 select p.name, regexp_replace(p.url, '//.*@', '//') as url, p.url like '%@%' as has_credentials, p.resolves_names, p.is_default,
     (select count(*) from outbox.endpoint e where e.proxy = p.name and e.deleted_at is null) as endpoints
 from outbox.proxy p;
-comment on view outbox.proxy_list is 'The operator''s proxies, without their credentials';
+comment on view outbox.proxy_list is
+    'The operator''s proxies, without their credentials; endpoints: how many endpoints have chosen the proxy';
 
 insert into outbox._capability values
     ('monitor', 'table outbox.proxy_list'),

@@ -1,7 +1,7 @@
--- Retry schedules, as a person reads them.
+-- Retry schedules in readable form.
 
 -- API: private
--- The jitter of a schedule, and behind it the first `tries` waits, in seconds.
+-- The jitter of a schedule (first element), followed by the first `tries` waits in seconds.
 create function outbox._waits(schedule jsonb, tries int) returns float8[] language c immutable
 as 'MODULE_PATHNAME', 'outbox_waits';
 
@@ -25,7 +25,7 @@ begin
     earliest := interval '0';
     latest := interval '0';
     return next;
-    -- a schedule that goes on for longer than that says nothing more
+    -- a longer list would tell nothing more
     for i in 2..least(s.max_attempts, 10000) loop
         attempt := i;
         wait := make_interval(secs => waits[i]);
@@ -38,7 +38,9 @@ begin
 end
 $$;
 comment on function outbox.describe_schedule is
-    'When the tries of a subscription are made, counted from the first: planned, and with the least and the most jitter';
+    'Returns one row per attempt of a subscription (10000 at most). wait: time after the attempt before. planned, earliest '
+    'and latest: time after the first attempt, without jitter, with the least and with the most jitter. The list ends at '
+    'max_age. Errors: OB001 no such subscription';
 
 insert into outbox._capability values
     ('monitor', 'function outbox.describe_schedule');

@@ -1,4 +1,4 @@
--- Secrets and keys that sign an endpoint's requests.
+-- Secrets and keys that sign the requests to an endpoint.
 
 -- API: private
 create function outbox._new_secret(ed25519 boolean) returns text language c volatile strict
@@ -26,13 +26,13 @@ begin
             hint = 'The old secret signs beside the new one for at least 0 and at most 30 days.';
     end if;
     select * into e from outbox.endpoint p where p.id = known for update;
-    -- The new one is of the kind of the one in force.
+    -- The new secret is of the same kind (v1 or v1a) as the current one.
     select starts_with(k.secret, 'whsk_') into ed25519
     from outbox.endpoint_secret k where k.endpoint_id = known order by k.created_at desc limit 1;
     signing_secret := coalesce(outbox._check_secret(secret), outbox._new_secret(coalesce(ed25519, false)));
     update outbox.endpoint_secret k set expires_at = least(k.expires_at, moment + overlap) where k.endpoint_id = known;
     insert into outbox.endpoint_secret (endpoint_id, created_at, secret) values (known, moment, signing_secret);
-    -- At most five old ones.
+    -- At most five old secrets are kept.
     delete from outbox.endpoint_secret k
     where k.endpoint_id = known and (
         k.expires_at <= moment
@@ -48,7 +48,9 @@ begin
 end
 $$;
 comment on function outbox.rotate_secret is
-    'Gives an endpoint a new secret, shown here alone; the old one signs beside it until the overlap has passed';
+    'Gives an endpoint a new secret, and returns it with the id of a control message; it is shown nowhere else. secret: '
+    'null makes a new one. The old secret signs too until overlap has passed (default 24 h, 0 to 30 days). Errors: OB001 '
+    'no such endpoint, 22023 secret or overlap is invalid';
 
 -- API: public
 create function outbox.public_keys(endpoint text)
@@ -62,7 +64,8 @@ begin atomic
     order by k.created_at desc;
 end;
 comment on function outbox.public_keys is
-    'What receivers verify v1a signatures of this endpoint with, the current key first; nothing for v1';
+    'Returns the public keys with which receivers verify v1a signatures of an endpoint, the current one first; no rows for '
+    'v1. Errors: OB001 no such endpoint';
 
 insert into outbox._capability values
     ('admin', 'function outbox.rotate_secret'),

@@ -1,7 +1,7 @@
--- Who keeps a leaf from being emptied.
+-- Holders: sessions and consumers that keep a leaf from being emptied.
 
 -- API: private
--- Who keeps a leaf from being truncated: for job.held_by and health().
+-- The sessions whose locks keep a leaf from being truncated, as text for job.held_by and health().
 create function outbox._lock_holders(leaf regclass) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -17,7 +17,8 @@ begin atomic
 end;
 
 -- API: private
--- Who still needs messages behind a position, deliveries that have a row apart: those are kept one by one.
+-- The holders that still need messages after a position: the dispatcher, subscriptions, replays and cursors. Deliveries that
+-- have a row are not among them, because their messages are retained one by one.
 create function outbox._needed() returns table (holder text, "position" bigint, max_lag interval, subscription_id int)
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -25,7 +26,7 @@ begin atomic
     with last as materialized (
         select * from outbox.checkpoint c order by c.id desc limit 1
     )
-    -- Not routed yet, while there is anybody to be routed to.
+    -- Messages that are not routed yet are needed while there is a subscription.
     select 'the dispatcher', coalesce((select c."position" from last c), 0), null::interval, null::int
     where exists (select from outbox.subscription s where s.deleted_at is null)
     union all
@@ -34,11 +35,11 @@ begin atomic
     cross join lateral unnest(c.lag_subscriptions, c.lag_positions) l(id, "position")
     join outbox.subscription s on s.id = l.id and s.deleted_at is null
     left join lateral (
-        -- the first one of a subscription is a place, those behind it are distances
+        -- the first entry of a subscription is a position, the following ones are distances
         select c.open_positions[array_position(c.open_subscriptions, l.id)] - 1 as "position"
     ) o on true
     union all
-    -- Begins in the past, and the dispatcher has not got to its beginning yet.
+    -- The subscription begins in the past, and the dispatcher has not routed its control message yet.
     select format('subscription "%s"', s.name), v.starts_after, s.max_lag, s.id
     from outbox.subscription_version v
     join outbox.subscription s on s.id = v.subscription_id and s.deleted_at is null

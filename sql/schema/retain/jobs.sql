@@ -1,15 +1,17 @@
--- Maintenance: the jobs that rotate, reclaim and trim, each with a setting of its own; by the dispatcher or by hand.
+-- Maintenance: the jobs that rotate, reclaim and trim. Each has a setting of its own. The dispatcher runs them, or
+-- maintain().
 --
---   * One session at a time, with a lock that is not waited for.
---   * Rings lose whole leaves. Small tables lose bounded batches of rows, by an index.
+-- - One session runs them at a time; it holds a lock that no session waits for.
+-- - From rings whole leaves are removed. From small tables bounded batches of rows are removed, by an index.
 
 -- API: private
--- Whoever rotates, reclaims and trims has it, until the transaction ends; does not wait.
+-- Takes the lock of the session that rotates, reclaims and trims, until the transaction ends; does not wait. False: another
+-- session has it.
 create function outbox._maintenance_lock() returns boolean language c volatile
 as 'MODULE_PATHNAME', 'outbox_maintenance_lock';
 
 -- API: private
--- Notes a job's run.
+-- Records a run of a job.
 create function outbox._note_job(job text, result text, rows bigint, bytes bigint, held_by text) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
@@ -25,7 +27,7 @@ begin atomic
 end;
 
 -- API: private
--- Runs one job if it is due, or all the same. job null: it was not.
+-- Runs one job if it is due; with `everything`, also if it is not. job null: it was not due.
 create function outbox._run_job(
     name text, everything boolean,
     out job text, out result text, out rows bigint, out bytes bigint, out held_by text, out more boolean
@@ -36,7 +38,7 @@ as $$
 #variable_conflict use_variable
 declare
     batch constant int := 1000;
-    -- outbox.metrics() reads what has not been added up: some 20,000 rows take milliseconds.
+    -- outbox.metrics() reads the rows that have not been added up: about 20,000 rows take milliseconds.
     counted_size constant bigint := 2 * 1024 * 1024;
     done record;
     trimmed record;
@@ -60,7 +62,7 @@ begin
             perform outbox._note_job(job, result, rows, bytes, held_by);
         end if;
     elsif name = 'counters' then
-        -- Not often: the totals are rows that are updated, and somebody may hold a snapshot.
+        -- Not often: the totals are rows that are updated, and a session may hold a snapshot.
         if due or pg_relation_size(outbox._leaf('counter', outbox._current_leaf('counter'))) >= counted_size
             or pg_relation_size(outbox._leaf('tally', outbox._current_leaf('tally'))) >= counted_size then
             job := name;
@@ -87,7 +89,7 @@ end
 $$;
 
 -- API: private
--- The small tables and their settings.
+-- The jobs that trim small tables, and their settings.
 create function outbox._trimmed() returns table (job text, setting text)
 language sql immutable
 set search_path = pg_catalog, pg_temp
@@ -97,8 +99,9 @@ begin atomic
 end;
 
 -- API: private
--- One round of maintenance. `everything`: without regard to when a job is due next. Returns what it did; `more` where a job
--- has more to do than one round does. No rows: another session maintains.
+-- One round of maintenance. `everything`: runs all jobs, whether they are due or not. Returns a row per job that ran; more:
+-- the job has more to do than one round does. No rows: another session maintains, or this outbox is not this database's own,
+-- or it has never ticked.
 create function outbox._maintain(everything boolean)
 returns table (job text, result text, rows bigint, bytes bigint, held_by text, more boolean)
 language plpgsql volatile
@@ -108,17 +111,17 @@ as $$
 declare
     name text;
 begin
-    -- Data that is not this database's own is left as it is, and so is a database into which a restore may be about to load.
+    -- Data that is not this database's own is left alone, and so is a database into which a restore may be about to load.
     if not outbox._maintenance_lock() or not outbox._is_own() or not exists (select from outbox.tick) then
         return;
     end if;
     perform outbox._note_segments();
     perform outbox._seal();
-    -- Messages before the feed that names them.
+    -- Messages are reclaimed before the rows of the feed that contain their ids.
     foreach name in array array['message', 'feed', 'attempt', 'routing', 'tick', 'checkpoint', 'counters'] || array(
         select t.job from outbox._trimmed() t
     ) loop
-        -- A job that fails says so in outbox.job, and keeps none of the others from running.
+        -- A job that fails is recorded in outbox.job, and the other jobs still run.
         begin
             select * into job, result, rows, bytes, held_by, more from outbox._run_job(name, everything);
         exception when others then
@@ -148,7 +151,7 @@ declare
     again boolean;
 begin
     if pg_current_xact_id_if_assigned() is null then
-        -- so that what the sequencer has yet to pass does not hold space
+        -- so that a leaf that the sequencer has not passed yet does not hold space
         perform outbox._tick_inline(100000);
     end if;
     for i in 1 .. 10000 loop
@@ -169,7 +172,9 @@ begin
 end
 $$;
 comment on function outbox.maintain is
-    'Rotates, reclaims and trims now whatever the settings allow, and says what it did. The dispatcher does this by itself';
+    'Rotates, reclaims and trims now as far as the retention settings allow, and returns what each job did. The dispatcher '
+    'does this by itself, every pg_outbox.retention_interval (1 hour by default). Not in a transaction block or function. '
+    'Errors: 25001 in such a transaction. A job that fails has the result "failed" and its error in held_by';
 
 insert into outbox._capability values
     ('admin', 'function outbox.maintain');

@@ -1,10 +1,10 @@
--- Purging by hand: what is older than an interval, now.
+-- Purging by hand: removes rows that are older than an interval, now.
 --
--- The archive has no rows of its own: an entry is a message with its attempts and its routing. So what is purged of the
--- archive is all of these, and the retention of an entry is that of its message.
+-- The archive has no rows of its own: an entry is a message with its attempts and its routing. So purging the archive
+-- removes all of these, and the retention of an entry is that of its message.
 
 -- API: private
--- Rows of a leaf: an estimate once it has been analyzed, which autovacuum does.
+-- The number of rows of a leaf. This is an estimate once the leaf has been analyzed, which autovacuum does.
 create function outbox._leaf_rows(leaf regclass) returns bigint
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -36,7 +36,7 @@ set lock_timeout = '5s'
 as $$
 #variable_conflict use_variable
 declare
-    -- Messages before the feed that names them.
+    -- Messages are purged before the rows of the feed that contain their ids.
     rings text[] := case what when 'completed' then '{message}' when 'attempts' then '{attempt}'
         when 'archive' then '{message,attempt,routing,feed}' end;
     tables text[] := case what when 'idempotency' then '{idempotency}'
@@ -56,7 +56,7 @@ begin
             hint = 'What can be purged: completed, attempts, archive, dead_letters, idempotency.';
     end if;
     if older_than is null or older_than <= interval '0' then
-        -- as everywhere: for ever
+        -- null, zero or below means for ever, as in the settings
         return;
     end if;
     lock table outbox._maintenance in exclusive mode;
@@ -64,7 +64,7 @@ begin
     perform outbox._seal();
     upto := outbox._tail() - 1;
     foreach part in array coalesce(rings, '{}') loop
-        -- Whole segments, oldest first.
+        -- Whole leaves, oldest first.
         for oldest in
             select * from outbox.segment s
             where s.ring = part and s.closed_at <= before and s.reclaimed_at is null
@@ -87,7 +87,7 @@ begin
                 exit when done.result <> 'reclaimed';
                 bytes := bytes + done.freed;
             end if;
-            -- An entry of the archive is one message.
+            -- An entry of the archive is one message, so rows counts messages only.
             if what <> 'archive' or part = 'message' then
                 rows := rows + found_rows;
             end if;
@@ -116,9 +116,12 @@ begin
 end
 $$;
 comment on function outbox.purge is
-    'Removes what is older than an interval, by hand: completed (messages), attempts, archive (messages with their attempts and'
-    ' routing; rows are messages), dead_letters, idempotency. Logs go in whole segments. Never what is still needed;'
-    ' null, zero or below: for ever; dry_run says what it would be';
+    'Removes rows that are older than older_than, and returns how many rows and bytes. what: completed (messages), '
+    'attempts, archive (messages with their attempts and routing; rows counts messages), dead_letters (resolved or ignored '
+    'ones; include_unresolved: all), idempotency. Rows of logs are removed leaf by leaf, and only if the whole leaf is old '
+    'enough. Rows that are still needed are never removed. older_than null, zero or below removes nothing. dry_run: '
+    'returns the numbers without removing anything. Numbers of rows in leaves may be estimates. Not in a transaction block '
+    'or function. Errors: 22023 what is unknown, 25001 in such a transaction, 55P03 a lock was not available within 5 s';
 
 insert into outbox._capability values
     ('admin', 'function outbox.purge');

@@ -1,18 +1,19 @@
--- Reclaim: what empties the oldest leaf of a ring, and who keeps it.
+-- Reclaim: empties the oldest leaf of a ring, or returns what keeps it.
 --
---   * A leaf is emptied by TRUNCATE, whose lock is taken without waiting: nobody queues behind it. It works under any
---     snapshot that somebody holds.
---   * Before a leaf of messages goes, everybody must be behind it: the dispatcher, each subscription, replays. The few
---     messages that a delivery or dead letter waits with are copied to _message_kept.
---   * The feed outlives the messages that it names; routing outlives them as well.
+-- - A leaf is emptied with TRUNCATE, and the lock is taken without waiting, so no session queues after it. TRUNCATE frees
+--   the space whichever snapshots are held.
+-- - Before a leaf of messages is emptied, all of its consumers must have passed it: the dispatcher, each subscription, and
+--   replays. The few messages that a delivery or a dead letter still needs are copied to _message_kept.
+-- - The rows of the feed and of routing outlive the messages that they refer to.
 
 -- API: private
--- Takes ACCESS EXCLUSIVE on a leaf until the transaction ends, without waiting for it.
+-- Takes ACCESS EXCLUSIVE on a leaf until the transaction ends, without waiting. False: the lock is not available.
 create function outbox._lock_leaf(leaf regclass) returns boolean language c volatile strict
 as 'MODULE_PATHNAME', 'outbox_lock_leaf';
 
 -- API: private
--- Tries for a fifth of a second. Never queues: whoever queues for this lock makes everybody else queue behind it.
+-- Tries to take that lock for a fifth of a second, without queueing: a session that queues for this lock makes all other
+-- sessions queue after it.
 create function outbox._lock_leaf_patiently(leaf regclass) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -29,14 +30,15 @@ end
 $$;
 
 -- API: private
--- Empties the oldest leaf of a ring, if it may go. Returns what it did or what keeps it.
+-- Empties the oldest closed leaf of a ring if that is allowed. Returns what was done (result, freed bytes) or what keeps the
+-- leaf (held_by). ignore_age: regardless of the retention.
 create function outbox._reclaim(ring text, ignore_age boolean, out result text, out freed bigint, out held_by text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    -- Above this the leaf stays: copying would no longer be "a few".
+    -- If more messages than this are needed, the leaf stays: copying them would be too much.
     keep_limit constant int := 100000;
     oldest outbox.segment;
     leaf regclass;
@@ -83,13 +85,13 @@ begin
         result := 'not yet';
         return;
     end if;
-    -- Before the leaf's own lock, which must not be held while waiting for anything.
+    -- Taken before the leaf's own lock, because no session may wait for anything while it holds that lock.
     if ring in ('tick', 'feed') and not outbox._sequencer_lock() then
         result := 'not yet';
         return;
     end if;
     if ring = 'message' then
-        -- Also before: it may wait for a worker that is claiming.
+        -- Also before the leaf's lock, because this may wait for a worker that is claiming.
         copied := outbox._keep_messages(oldest.leaf, keep_limit);
         if copied is null then
             result := 'held';
@@ -102,14 +104,14 @@ begin
         held_by := coalesce(outbox._lock_holders(leaf), 'a session that reads it');
         return;
     end if;
-    -- Nothing is written to it any more; what the last row is, is looked at again with the lock.
+    -- Nothing is written to the leaf any more. With the lock, it is checked again whether the last row is in it.
     if ring = 'tick' and (select t.segment from outbox.tick t order by t.id desc limit 1) = oldest.leaf
         or ring = 'checkpoint' and (select c.segment from outbox.checkpoint c order by c.id desc limit 1) = oldest.leaf then
         result := 'not yet';
         return;
     end if;
     if ring = 'message' then
-        -- A replay may have made new ones meanwhile.
+        -- A replay may have made new deliveries meanwhile.
         if outbox._keep_messages(oldest.leaf, 0) is null then
             result := 'not yet';
             return;
@@ -120,7 +122,7 @@ begin
             perform outbox._record_lag_expired(needed.subscription_id, needed."position" + 1, oldest.last_position,
                 needed.max_lag);
         end loop;
-        -- First, so that a reader whose messages vanish under it sees why.
+        -- Before TRUNCATE, so that a reader whose messages disappear while it reads notices it.
         perform setval('outbox._reclaimed', greatest(oldest.last_position, outbox._tail() - 1));
     end if;
     freed := pg_total_relation_size(leaf);
@@ -132,7 +134,8 @@ end
 $$;
 
 -- API: private
--- Copies what deliveries and dead letters wait with; null when it is more than `at_most`.
+-- Copies the messages of a leaf that deliveries and dead letters still need to _message_kept, and returns how many. Null:
+-- there are more than `at_most`, and nothing was copied.
 create function outbox._keep_messages(leaf smallint, at_most int) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -155,7 +158,8 @@ begin
     perform outbox._unbundle(array(
         select b.id from outbox._bundle b where b.message_segment = leaf and b.lease is null for update
     ));
-    -- A number that a leaf has is used again every time round: older rows with it wait for messages that are kept already.
+    -- A leaf's number is used again each time the ring reaches it. So older deliveries with this number may wait, but their
+    -- messages are retained already.
     insert into outbox._message_kept
     select (-1)::smallint, m.id, m.xid, m.enqueued_at, m.deliver_at, m.expires_at, m.occurred_at, m.max_attempts, m.priority,
         m.topic, m.key, m.tenant, m.aggregate_type, m.aggregate_id, m.publisher, m.idempotency_key, m.content_type,
@@ -171,7 +175,7 @@ end
 $$;
 
 -- API: private
--- One row in the log for a stretch of the feed that a subscription with a max_lag has missed.
+-- Writes one row to the attempt log for the positions that a subscription with a max_lag has missed.
 create function outbox._record_lag_expired(subscription_id int, from_position bigint, to_position bigint, max_lag interval)
 returns void
 language sql volatile

@@ -1,12 +1,13 @@
--- Segments: which leaf of a ring is written, and when the pointer moves on.
+-- Rotation: which leaf of a ring is written, and when the pointer moves on.
 --
---   * A ring's pointer moves on when the current leaf has been written for its share of the retention, or is larger than
---     pg_outbox.segment_size, or by rotate(). It moves to an empty leaf only: if there is none, the current one grows.
---   * The pointer never leaves an empty leaf, and a leaf is emptied only after the sequencer has passed it. So between two
---     ticks the pointer cannot come round.
+-- - A ring's pointer moves on when the current leaf has been written for its share of the retention, or is larger than
+--   pg_outbox.segment_size, or by rotate(). The pointer moves only to an empty leaf. If the next leaf is not empty, the
+--   current one keeps growing.
+-- - The pointer never leaves an empty leaf, and a leaf is emptied only after the sequencer has passed it. So between two
+--   ticks the pointer cannot go round the ring.
 
 -- API: private
--- A setting of time; null when it is zero or negative: for ever.
+-- The value of a retention setting; null when it is zero or negative, which means for ever.
 create function outbox._retention(setting text) returns interval
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -22,6 +23,7 @@ end
 $$;
 
 -- API: private
+-- The retention of a ring; null: for ever.
 create function outbox._ring_retention(ring text) returns interval
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -37,21 +39,22 @@ begin atomic
 end;
 
 -- API: private
+-- The table of a leaf.
 create function outbox._leaf(ring text, leaf int) returns regclass
 language sql stable
 set search_path = pg_catalog, pg_temp
 return format('outbox._%s_%s', ring, lpad(leaf::text, 2, '0'))::regclass;
 
 -- API: private
--- The leaf that is written now.
+-- The number of the leaf that is written now.
 create function outbox._current_leaf(ring text) returns smallint
 language sql volatile
 set search_path = pg_catalog, pg_temp
 return coalesce(pg_sequence_last_value(format('outbox._%s_segment', ring)::regclass), 0)::smallint;
 
 -- API: private
--- Makes outbox.segment agree with the pointers, which are not transactional: a transaction that moved one and then failed
--- has moved it all the same.
+-- Makes outbox.segment agree with the pointers. Pointers are not transactional: if a transaction moves a pointer and then
+-- fails, the pointer stays moved.
 create function outbox._note_segments() returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
@@ -70,8 +73,8 @@ begin atomic
 end;
 
 -- API: private
--- Moves a ring's pointer if it is time, or `now_` says so. What happened: rotated, not yet, empty (nothing was written to the
--- current leaf), full (the next leaf still holds rows).
+-- Moves a ring's pointer to the next leaf if it is time, or if `now_` is true. Returns rotated, not yet, empty (nothing was
+-- written to the current leaf) or full (the next leaf still holds rows).
 create function outbox._rotate(ring text, now_ boolean) returns text
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -91,7 +94,7 @@ begin
         return 'empty';
     end if;
     select s.opened_at into since from outbox.segment s where s.ring = ring and s.leaf = current;
-    -- Two leaves of the ring are not part of the retention: the one that is written and the one that is next.
+    -- Two leaves of the ring do not count for the retention: the one that is written, and the next one.
     share := outbox._ring_retention(ring) / (leaves - 2);
     size_limit := coalesce(pg_size_bytes(current_setting('pg_outbox.segment_size', true)), 0);
     if not (
@@ -105,7 +108,7 @@ begin
         return 'full';
     end if;
     if ring = 'feed' and not outbox._sequencer_lock() then
-        -- A tick that has read the pointer would write behind the position that is noted below.
+        -- A tick that has already read the pointer would write rows with positions after the one noted below.
         return 'not yet';
     end if;
     perform setval(format('outbox._%s_segment', ring)::regclass, next);
@@ -118,8 +121,9 @@ end
 $$;
 
 -- API: private
--- Closed leaves of messages get the position behind which nothing of theirs lies, once the sequencer has passed them: of the
--- last row of the feed that names them, which is near the end of the feed now. If it is not, the end will do.
+-- Sets last_position of closed leaves of messages, once the sequencer has passed them. It is the last position of the last
+-- row of the feed that refers to the leaf. That row is near the end of the feed at this time; if it is not among the last
+-- 10000 rows, the end of the feed is used.
 create function outbox._seal() returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -147,7 +151,7 @@ begin
         state.last_position)
     where s.ring = 'message' and s.closed_at is not null and s.last_position is null
         and s.leaf <> all (state.leaves)
-        -- nor one that was written since that tick
+        -- and the leaf was not written to since that tick
         and (s.leaf - state.leaf + 16) % 16 > (current - state.leaf + 16) % 16;
 end
 $$;
@@ -169,7 +173,10 @@ begin
 end
 $$;
 comment on function outbox.rotate is
-    'Has new rows go to the next leaf now: rotated, empty (nothing to leave behind) or full (the next leaf still holds rows)';
+    'Makes new rows of a ring (default message) go to the next leaf from now on. Returns rotated, empty (nothing was '
+    'written to the current leaf), full (the next leaf still holds rows), or not yet (the sequencer is busy). Not in a '
+    'transaction block or function. Errors: OB001 no such ring, 25001 in such a transaction, 55P03 a lock was not '
+    'available within 5 s';
 
 insert into outbox._capability values
     ('admin', 'function outbox.rotate');

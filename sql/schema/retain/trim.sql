@@ -1,7 +1,8 @@
--- Small tables lose bounded batches of old rows; leaves of counters are added to totals before they are emptied.
+-- Trimming: removes bounded batches of old rows from small tables, and adds leaves of counters to totals before they are
+-- emptied.
 
 -- API: private
--- Adds a leaf of counters to the totals and empties it.
+-- Adds the closed leaves of outbox.counter to the totals and empties them. Returns how many leaves.
 create function outbox._roll_up() returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -37,8 +38,8 @@ end
 $$;
 
 -- API: private
--- Removes at most `batch` rows of what a small table has had for longer than `older_than`; null: for ever. bytes: what
--- the rows took; vacuum makes the space free for others.
+-- Removes at most `batch` rows that a small table has had for longer than `older_than`; null: they are retained for ever.
+-- rows: how many were removed. bytes: the size of the rows; vacuum makes their space available again.
 create function outbox._trim(what text, older_than interval, batch int, out rows bigint, out bytes bigint)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -81,7 +82,7 @@ begin
                     select o.key from outbox._idempotency o
                     where o.remembered_at < before
                     order by o.remembered_at limit batch
-                    -- a producer may be taking one up again
+                    -- a producer may be using one of them again
                     for update skip locked
                 ))
                 returning pg_column_size(i) as size
@@ -107,7 +108,7 @@ begin
             )
             select count(*), coalesce(sum(g.size), 0) into rows, bytes from gone g;
         when 'kept' then
-            -- what nothing waits with any more
+            -- retained messages that no delivery or dead letter needs any more
             with gone as (
                 delete from outbox._message_kept k
                 where k.id = any (array(
@@ -130,13 +131,13 @@ end
 $$;
 
 -- API: private
--- Adds the leaves of outbox.tally that are no longer written to the totals and empties them.
+-- Adds the closed leaves of outbox.tally to the totals and empties them. Returns how many leaves.
 create function outbox._roll_up_tally() returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    -- Of each kind; those that were seen longest ago are one row, without a name.
+    -- Names of each kind that are kept. The others, which were seen longest ago, are added up in one row with an empty name.
     most constant int := 10000;
     closed record;
     rolled bigint := 0;

@@ -1,10 +1,10 @@
--- The router's side of pull: it alone makes deliveries and unblocks the next of a key, be it the dispatcher or an inline
--- claim under the sequencer's lock; and what time brings about is done in its pass.
+-- Deliveries made by the router. Only the router makes deliveries and unblocks the next delivery of a key. The router runs
+-- in the dispatcher, or in an inline claim under the sequencer's lock.
 
 -- API: private
--- Rows made by the router in the transaction of its checkpoint: of pull subscriptions, and of messages whose time has not
--- come. In a subscription with an order a row is blocked when its key has another one, or, if the subscription says so, an
--- open dead letter.
+-- Inserts delivery rows; the router calls this in the transaction of its checkpoint. The rows are those of pull
+-- subscriptions, and those of messages that are not due yet. In a subscription with an order, a row is blocked when its key
+-- has another row. With on_exhausted = block, an open dead letter of its key blocks it too.
 create function outbox._open_deliveries(
     pull boolean[],
     subscription_ids int[],
@@ -40,8 +40,8 @@ begin atomic
 end;
 
 -- API: private
--- Whether any message between the first and the last of these is cancelled: one look, where looking for each would take
--- longer than all the rest.
+-- Whether any message between the smallest and the largest of these ids is cancelled. One query for the range, because a
+-- query for each id would take longer than the rest of the pass.
 create function outbox._cancelled_near(message_ids bigint[]) returns boolean
 language sql volatile
 set search_path = pg_catalog, pg_temp
@@ -53,13 +53,14 @@ begin atomic
 end;
 
 -- API: private
--- After rows and bundles of these subscriptions and messages have been made. Returns whose workers want to be notified.
+-- Called after rows and bundles of these subscriptions and messages were made. Returns the subscriptions whose workers are
+-- to be notified.
 create function outbox._opened(subscription_ids int[], message_ids bigint[]) returns int[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- The router may have looked before they were cancelled.
+    -- The router may have checked for cancelled messages before these were cancelled.
     if outbox._cancelled_near(message_ids) then
         insert into outbox._called_off (message_id)
         select c.message_id from outbox.cancelled c where c.message_id = any (message_ids);
@@ -71,13 +72,14 @@ end
 $$;
 
 -- API: private
--- The wait after try number `attempt` of a delivery, with jitter, from a schedule as subscribe() takes it; null:
--- the default.
+-- The wait after attempt number `attempt` of a delivery, with jitter. schedule: as subscribe() takes it; null: the default
+-- schedule.
 create function outbox._retry_wait(schedule jsonb, attempt int, message_id bigint, subscription_id int) returns interval
 language c volatile as 'MODULE_PATHNAME', 'outbox_retry_wait';
 
 -- API: private
--- Ticks and routes where no dispatcher can: the library is not preloaded. In a transaction without an xid.
+-- Ticks and routes where there is no dispatcher, because the library is not preloaded. Only in a transaction without an xid.
+-- Returns the status of the tick (see _ticked), or `dispatched` if the library is preloaded.
 create function outbox._route_inline() returns text language c volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -89,7 +91,8 @@ set jit = off
 as 'MODULE_PATHNAME', 'outbox_route_inline';
 
 -- API: private
--- Tells workers that listen on outbox_pull that there is something to claim; the payload is the subscription's name.
+-- Notifies workers that listen on the channel outbox_pull that there is something to claim. The payload is the name of the
+-- subscription.
 create function outbox._notify_workers(subscription_ids int[]) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp

@@ -1,15 +1,16 @@
--- Subscriptions that have ended, and the deliveries that end with them.
+-- Ended subscriptions, and deliveries that end before they were tried.
 
 -- API: private
--- Subscriptions that have ended while rows of them may still wait. A row that somebody had locked at that moment, that a
--- worker has, or that the router was just making is ended by a later pass.
+-- Pull subscriptions that have ended and may still have deliveries. A delivery that another session had locked at that
+-- moment, that a worker has, or that the router was just making is ended by a later pass.
 create table outbox._ending (
     subscription_id int not null
 );
 select pg_catalog.pg_extension_config_dump('outbox._ending', '');
 
 -- API: private
--- Deliveries without a row that end before they were tried: expired while their subscription lagged, or cancelled.
+-- Records deliveries that have no row and end before they were tried: they expired while their subscription lagged, or were
+-- cancelled. outcomes: expired or cancelled; an expired delivery becomes a dead letter.
 create function outbox._record_ended(
     subscription_ids int[],
     positions bigint[],

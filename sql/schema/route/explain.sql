@@ -1,4 +1,4 @@
--- Why a message was routed, or was not.
+-- Explanations: why a message was routed to a subscription, or was not.
 
 -- API: public
 create function outbox.explain_routing(
@@ -24,7 +24,7 @@ begin
             else 'matches'
         end, v.version
     from outbox.subscription s
-    -- The newest version that holds at the position; without one, the newest there is.
+    -- The newest version that holds at the position; without a position, the newest version.
     join lateral (
         select o.* from outbox.subscription_version o
         where o.subscription_id = s.id
@@ -48,7 +48,10 @@ begin
 end
 $$;
 comment on function outbox.explain_routing is
-    'Which subscriptions a message would match, and why others would not; at_position: which did at that place';
+    'Returns, for each subscription, whether a message with these properties would match it, and the reason. reason: '
+    'matches (with a note if the subscription is paused), topic, inactive, filter with the fields that refuse the message, '
+    'or filter: payload. The answer is that of the newest version of each subscription; with at_position, that of the '
+    'version that held at the position, ended subscriptions included. Errors: 22023 topic is malformed';
 
 -- API: public
 create function outbox.skipped(topic text default null, max_messages int default 100, before bigint default null)
@@ -90,7 +93,9 @@ begin
 end
 $$;
 comment on function outbox.skipped is
-    'Messages that matched no subscription, newest first, with the reason: no subscription, filtered, inactive. topic is a pattern';
+    'Messages that matched no subscription, newest first, with the reason: no subscription, filtered, or inactive (all '
+    'subscriptions on the topic had ended). topic is a pattern (null: all). At most max_messages rows (default 100). '
+    'before is exclusive; pass the last position of a page to get the next page';
 
 insert into outbox._capability values
     ('monitor', 'function outbox.explain_routing'),

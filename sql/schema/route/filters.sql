@@ -1,7 +1,8 @@
--- Filters: which messages of its topics a subscription takes.
+-- Filters: which messages of its topics a subscription receives.
 
 -- API: private
--- Whether a message is on one of the topics and passes the filter, its SQL/JSON path apart. Topics null: all.
+-- Whether the topic of a message matches one of the patterns, and the message passes the filter. The filter's SQL/JSON path
+-- (payload) is not evaluated. topics null: every topic matches.
 create function outbox._matches(
     topics text[],
     filter jsonb,
@@ -16,6 +17,7 @@ language c immutable parallel safe
 as 'MODULE_PATHNAME', 'outbox_matches';
 
 -- API: private
+-- Raises 22004 or 22023 for topics or a filter that a subscription cannot have.
 create function outbox._check_routes(topics text[], filter jsonb) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -39,15 +41,16 @@ end
 $$;
 
 -- API: private
--- Whether a payload passes the SQL/JSON path of a filter: its first item is neither false nor null. So a predicate
--- ("$.amount > 100") and a filter expression ("$.items[*] ? (@.qty > 10)") both say what one expects.
--- Without settings of its own, so that the planner inlines it where many messages are asked about.
+-- Whether a payload passes the SQL/JSON path of a filter: the first item that the path returns is neither false nor null. So
+-- both a predicate ("$.amount > 100") and a filter expression ("$.items[*] ? (@.qty > 10)") work as expected. The function
+-- has no settings of its own, so that the planner inlines it in queries over many messages.
 create function outbox._path_holds(payload jsonb, path jsonpath) returns boolean
 language sql immutable parallel safe
 return coalesce(jsonb_path_query_first(payload, path, '{}', true) not in ('false', 'null'), false);
 
 -- API: private
--- Which glob, name or value of a filter refuses a message; null: it passes all but the payload's path.
+-- The fields of a filter that refuse a message, as a list; null: all fields except payload, which is not evaluated, accept
+-- it.
 create function outbox._refused_by(
     filter jsonb,
     tenant text,

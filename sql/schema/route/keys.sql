@@ -1,7 +1,7 @@
--- Order within a key: the next delivery of a key that has become free.
+-- Order within a key: unblocks the next delivery of a key that is free again.
 
 -- API: private
--- Unblocks the next of each of these keys.
+-- Unblocks the next delivery of each of these keys, and returns how many were unblocked.
 create function outbox._promote_keys(subscriptions int[], keys text[]) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -17,8 +17,9 @@ declare
     late record;
     others bigint[];
 begin
-    -- A requeued one comes before those that have gone on without it, unless a worker has one of them. Those that a claim
-    -- has locked are left alone: when it ends, the key is looked at again.
+    -- A requeued delivery comes before the later deliveries of its key that went on without it, so these are blocked again,
+    -- unless a worker has one of them. Deliveries that a claim has locked are left alone: when that lease ends, the router
+    -- checks the key again.
     for late in
         select n.id, u.subscription_id, u.key
         from unnest(subscriptions, keys) u(subscription_id, key)
@@ -52,7 +53,7 @@ begin
             limit 1
         ) n
         where n.blocked
-            -- one at a time
+            -- one delivery per key at a time
             and not exists (
                 select from outbox.delivery o
                 where o.subscription_id = f.subscription_id and o.key = f.key and not o.blocked
@@ -73,8 +74,8 @@ end
 $$;
 
 -- API: private
--- Unblocks the next of each key that has become free, by the router alone. With on_exhausted = block an open dead letter
--- keeps its key blocked.
+-- Unblocks the next delivery of up to `max` keys in outbox._freed. Called only by the router. With on_exhausted = block, an
+-- open dead letter keeps its key blocked.
 create function outbox._promote(max int) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -90,7 +91,7 @@ declare
     subscriptions int[];
     keys text[];
 begin
-    -- The table is as large as what was freed since the last pass.
+    -- The table holds only the keys that were freed since the last pass.
     places := array(select f.ctid from outbox._freed f limit max);
     if cardinality(places) = 0 then
         return 0;

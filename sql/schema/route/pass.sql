@@ -1,7 +1,9 @@
--- The router's pass: what time brings about, and what other sessions left to the router.
+-- The router's pass: takes back expired leases, expires deliveries, unblocks keys, and finishes the work that other sessions
+-- left to the router.
 
 -- API: private
--- Deliveries whose time is over become dead letters of state `expired`. in_flight: rows that the dispatcher has sent.
+-- Moves up to `max` deliveries that expired at or before `at` to the dead letters, with the state `expired`. in_flight: ids
+-- of the deliveries that the dispatcher has sent, which are left alone. Returns how many were moved.
 create function outbox._expire(at timestamptz, max int, in_flight bigint[]) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -28,7 +30,8 @@ end
 $$;
 
 -- API: private
--- Ends the rows of a pull subscription that has ended, as many as nobody has locked.
+-- Ends the deliveries of an ended pull subscription, except those that a worker has or another session has locked. When none
+-- is left, the subscription is removed from outbox._ending. Returns how many deliveries were ended.
 create function outbox._clear_one(ending int) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -51,7 +54,7 @@ end
 $$;
 
 -- API: private
--- Ends rows of pull subscriptions that have ended; looks at `max` of those.
+-- Ends deliveries of up to `max` ended pull subscriptions, and returns how many.
 create function outbox._clear(max int) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -73,8 +76,11 @@ end
 $$;
 
 -- API: private
--- What time and workers bring about, by the router: at most `max` of each kind. more: there is more to do; soon: something
--- is leased or about to expire, so the next pass comes soon; free: deliveries that workers can have now.
+-- One pass of the router, with at most `max` items of each kind.
+--
+-- - more: there is more to do now.
+-- - soon: something is leased, about to expire within 10 s, cancelled or ending, so the next pass should come soon.
+-- - free: number of deliveries that workers can claim again.
 create function outbox._pass(
     max int,
     in_flight bigint[],
@@ -120,8 +126,10 @@ end
 $$;
 
 -- API: private
--- The same as _pass(), each lease, delivery, message, subscription and key in a subtransaction of its own, for when one of
--- them fails. That becomes a fault and is out of the way for a minute; everything else goes on.
+-- Does the work of _pass() with each lease, delivery, message, subscription and key in a subtransaction of its own. Called
+-- after _pass() has failed. An item that fails is recorded in outbox.fault, and everything else goes on. A lease or an
+-- expiry that failed is tried again after a minute. A cancellation, the end of a subscription or the unblocking of a key
+-- that failed is not tried again by itself.
 create function outbox._pass_apart(max int, in_flight bigint[]) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp

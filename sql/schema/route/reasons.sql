@@ -1,7 +1,8 @@
--- What the router decided for a position, and the reason as text.
+-- The routing decision for a position, and its reason as text.
 
 -- API: private
--- Routing of a position: null: not routed yet; above 0: subscriptions that matched; below: why none did.
+-- The routing decision for a position. Null: not routed yet, or no longer stored; 1 and above: number of subscriptions that
+-- matched; below 0: the reason why none matched, see _routing_reason().
 create function outbox._matched(place bigint) returns int
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -22,7 +23,7 @@ end
 $$;
 
 -- API: private
--- Why no subscription matched, of an entry of outbox.routing; null where one did.
+-- The reason why no subscription matched, for an entry of outbox.routing.matched; null if one did.
 create function outbox._routing_reason(matched int) returns text
 language sql immutable parallel safe
 return case matched
@@ -34,7 +35,7 @@ return case matched
 end;
 
 -- API: private
--- The same for the positions of a page.
+-- The routing decisions for the positions of a page, see _matched().
 create function outbox._matched_at(places bigint[]) returns table ("position" bigint, matched int)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp

@@ -1,8 +1,9 @@
--- Replay: history again, for one subscription.
+-- Replay: delivers history again to one subscription.
 --
--- A replayed delivery is a row of outbox.delivery whose run is the replay's id: it is sent or claimed, retried, paused and
--- buried as others are, beside the live delivery of the same message. Rows are made at the replay's rate and never more than a
--- thousand ahead, in the transaction that moves its position: a crash neither loses nor doubles one.
+-- A replayed delivery is a row of outbox.delivery whose run is the replay's id. It is sent or claimed, retried, paused and
+-- dead-lettered like any other, independently of the live delivery of the same message. Rows are made at the replay's rate,
+-- and at most 1000 wait. They are made in the transaction that moves the replay's position, so a crash neither loses nor
+-- duplicates a row.
 
 -- API: public
 create function outbox.replay(
@@ -48,11 +49,17 @@ begin
 end
 $$;
 comment on function outbox.replay is
-    'Delivers again what a subscription matched between two positions (or times), at most rate messages per second beside live '
-    'traffic; returns the replay''s id. The webhook ids are the same unless new_ids';
+    'Delivers again the messages that a subscription matched between two positions, both included, and returns the id of '
+    'the replay. Which messages matched is decided by the versions that held at those positions. from_position: default '
+    'tail(); to_position: default head(). from_time and to_time (exclusive) are used where a position is null, and refer '
+    'to the time when a message got its position. filter: narrows the messages further. new_ids (default false): webhook '
+    'ids get the suffix _r and the id of the replay. rate (default 200; 1 to 10000): messages per second at most, in '
+    'addition to live traffic. The view outbox.replay_status shows the progress. Errors: OB001 no such subscription, OB009 a '
+    'position is no longer stored or does not exist yet, 22023 rate or filter is invalid';
 
 -- API: private
--- One step of a replay: up to `allowance` rows. state: as the replay's, or waiting (a thousand rows are not delivered yet).
+-- Makes up to `allowance` rows of a replay. state: the replay's state after the step; gone: it has ended, or another session
+-- works on it; waiting: 1000 of its rows are not delivered yet. made: number of rows.
 create function outbox._replay_step(replay_id bigint, allowance int, out state text, out made int)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -124,7 +131,8 @@ begin
     loop
         last_seen := candidate.place;
         seen := seen + 1;
-        -- what was cancelled is not delivered any more; nor what was erased, which the log says
+        -- A cancelled message is not delivered any more. An erased message is not delivered either, but the attempt log has
+        -- an entry for it.
         continue when candidate.id is null or candidate.active is not true
             or exists (select from outbox.cancelled c where c.message_id = candidate.id)
                 and outbox._erased_because(candidate.id) is null
@@ -173,6 +181,7 @@ end
 $$;
 
 -- API: private
+-- Ends a replay that has not ended as failed, with this error.
 create function outbox._replay_failed(replay_id bigint, error text) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
@@ -182,8 +191,9 @@ begin atomic
 end;
 
 -- API: private
--- The steps of a pull subscription's replays where no dispatcher takes them: a claim that finds nothing does. Of what the rate
--- allowed since the replay began, a second's worth at most.
+-- Takes the next step of a pull subscription's replays where there is no dispatcher. Called by a claim that finds nothing. A
+-- step makes as many rows as the rate has allowed since the replay began and were not made yet, and at most as many as in
+-- one second.
 create function outbox._replay_inline(subscription_id int) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -207,7 +217,7 @@ begin
             perform outbox._replay_step(job.id, least(job.rate,
                 job.rate * extract(epoch from clock_timestamp() - job.created_at) - job.matched)::int);
         exception when data_exception or program_limit_exceeded then
-            -- A filter that cannot be evaluated: this replay's failure, not the claim's.
+            -- The filter cannot be evaluated. This ends the replay as failed, but not the claim.
             perform outbox._replay_failed(job.id, sqlerrm);
         end;
     end loop;
@@ -247,7 +257,8 @@ begin
 end
 $$;
 comment on function outbox.cancel_replay is
-    'Ends a replay; returns how many deliveries that were waiting it cancelled. What is in flight ends by itself';
+    'Cancels a replay, and returns the number of waiting deliveries that were cancelled. Deliveries that are leased or in '
+    'flight end by themselves. Errors: OB001 no such replay, OB004 it has ended';
 
 -- API: public
 create view outbox.replay_status as
@@ -258,7 +269,9 @@ select r.id as replay_id, s.name as subscription, r.state, r.from_position, r.to
     r.rate, r.new_ids, r.filter, r.error, r.created_at, r.created_by, r.finished_at
 from outbox.replay r
 join outbox.subscription s on s.id = r.subscription_id;
-comment on view outbox.replay_status is 'Replays and how far they are: position and percent of what was looked at, matched, waiting';
+comment on view outbox.replay_status is
+    'Replays and their progress. position: the last position that was read; percent: the part of the positions that was '
+    'read; matched: deliveries that were made; waiting: those of them that have not ended';
 
 insert into outbox._capability values
     ('admin', 'function outbox.replay'),

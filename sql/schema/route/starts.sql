@@ -1,7 +1,8 @@
--- Where in the history a subscription starts.
+-- Start positions: where in the history a subscription starts.
 
 -- API: private
--- The first position that was numbered at or after a time. The feed's rows ascend in both.
+-- The first position that was given to a message at or after a time. Positions and ticked_at ascend together in the feed, so
+-- this is a binary search. Returns head() + 1 if there is none.
 create function outbox._position_at(at timestamptz) returns bigint
 language plpgsql stable strict
 set search_path = pg_catalog, pg_temp
@@ -27,7 +28,8 @@ end
 $$;
 
 -- API: private
--- What `start` means: null for latest, else the position behind which a subscription begins.
+-- The position after which a subscription with this `start` begins; null for latest. Pins the history until the transaction
+-- ends. Raises OB009 for a position that is not stored, and 22023 for a malformed value.
 create function outbox._start(start text) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp

@@ -1,10 +1,11 @@
--- Subscriptions: who gets what.
+-- Subscriptions: which messages are delivered to which endpoint or workers.
 --
--- A change to a subscription writes an immutable version and a control message in one transaction, and takes effect at that
--- message's position: whoever routes a message later, live, after a crash or in a replay, finds the same version.
+-- A change to a subscription writes an immutable version and a control message in one transaction. It takes effect at the
+-- position of that message. So routing finds the same version for a position whenever it runs: live, after a crash, or in a
+-- replay.
 
 -- API: private
--- Refuses settings that nothing could be done with.
+-- Raises 22023 or 54000 for settings that are out of range or malformed.
 create function outbox._check_subscription(candidate outbox.subscription) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -47,7 +48,8 @@ end
 $$;
 
 -- API: private
--- Writes the next version of a subscription and its control message; the caller has locked the subscription's row.
+-- Writes the next version of a subscription and its control message, and returns the id of that message. The caller has
+-- locked the subscription's row.
 create function outbox._next_version(
     subscription_id int,
     name text,
@@ -121,7 +123,7 @@ begin
     if endpoint is not null then
         target := outbox._endpoint_id(endpoint);
     end if;
-    -- A name that was used before gets its old row, and so its history; the row's settings are all new.
+    -- A name that was used before gets its old row, and with it its history. All settings of the row are overwritten.
     select s.* into candidate from outbox.subscription s
     where s.name = subscribe.name order by s.deleted_at is null desc, s.id desc limit 1 for update;
     if candidate.id is not null and candidate.deleted_at is null then
@@ -165,12 +167,17 @@ begin
 end
 $$;
 comment on function outbox.subscribe is
-    'Sends the messages of these topics (* one word, # any number) to an endpoint, or without one lets workers claim '
-    'them; from the position of the message on whose id is returned, or from start: latest, earliest, a position or a time. A '
-    'name that was unsubscribed is taken up again';
+    'Creates a subscription: the messages of these topics (patterns; * is one word, # any number of words) are sent to an '
+    'endpoint, or claimed by workers if there is neither endpoint nor url. url: creates an endpoint with the '
+    'subscription''s name. filter: further conditions on a message. The other settings are described at the columns of '
+    'outbox.subscription; max_attempts null or below 1 means 12. start: latest (the default: messages after the control '
+    'message whose id is returned), earliest, a position (the first to be delivered) or a time. A name that was '
+    'unsubscribed is taken up again, with its old id. Returns the id of the control message. Errors: OB001 no such '
+    'endpoint, OB009 the start position is not stored or does not exist yet, 42710 the subscription exists already, 22004 '
+    'topics is null or empty, 22023 a setting is malformed or out of range, 54000 a text is too long';
 
 -- API: private
--- Writes a subscription's settings.
+-- Overwrites a subscription's settings.
 create function outbox._store_subscription(candidate outbox.subscription) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
@@ -186,7 +193,7 @@ begin atomic
 end;
 
 -- API: private
--- The row of a subscription that is not deleted, locked: one change at a time.
+-- Returns the row of a subscription that has not ended, and locks it, so that there is one change at a time. Raises OB001.
 create function outbox._lock_subscription(name text) returns outbox.subscription
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -286,8 +293,11 @@ begin
 end
 $$;
 comment on function outbox.alter_subscription is
-    'Changes a subscription; null leaves a setting as it is, reset names those that go back to their default. Topics and filter '
-    'hold behind the position of the message whose id is returned, pushed or pulled';
+    'Changes the settings of a subscription; null leaves a setting as it is. reset: names of settings that go back to '
+    'their default (filter, max_attempts, max_age, schedule, policy, ttl, deadline, max_lag, external_id, labels). Topics '
+    'and filter hold for the positions after the control message whose id is returned. Errors: OB001 no such subscription '
+    'or endpoint, OB004 endpoint for a subscription that is pulled by workers, 22023 a setting is malformed or out of '
+    'range, 54000 a text is too long';
 
 -- API: public
 create function outbox.unsubscribe(name text) returns bigint
@@ -304,8 +314,8 @@ begin
     where v.subscription_id = known.id order by v.version desc limit 1;
     control := outbox._next_version(known.id, name, false, version.topics, version.filter, null);
     update outbox.subscription s set deleted_at = clock_timestamp(), paused = false where s.id = known.id;
-    -- What waits is the dispatcher's to log as skipped; rows that workers claim from are ended here, those they have or that
-    -- are locked a little later.
+    -- The dispatcher logs the waiting deliveries of a pushed subscription as skipped. Those of a pull subscription are ended
+    -- here; those that a worker has or another session has locked are ended by a later pass of the router.
     if known.endpoint_id is null then
         perform outbox._skip_deliveries(known.id, 'unsubscribed');
         insert into outbox._ending (subscription_id) values (known.id);
@@ -319,11 +329,13 @@ begin
 end
 $$;
 comment on function outbox.unsubscribe is
-    'Ends a subscription at the position of the message whose id is returned; what it has not got by then is logged as skipped. '
-    'It stays in the table, with deleted_at set';
+    'Ends a subscription at the position of the control message whose id is returned. Messages that were not delivered by '
+    'then are logged as skipped, with the reason unsubscribed. The row stays in outbox.subscription with deleted_at set. '
+    'Errors: OB001 no such subscription';
 
 -- API: private
--- Ends the deliveries of a subscription that no worker has, with an entry in the log for each.
+-- Ends the deliveries of a subscription that no worker has, with an entry in the attempt log for each. Deliveries that
+-- another session has locked are left alone. Returns how many were ended.
 create function outbox._skip_deliveries(subscription_id int, reason text) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -357,6 +369,7 @@ end
 $$;
 
 -- API: private
+-- Pauses or resumes a subscription, and returns the id of a control message.
 create function outbox._set_paused(name text, paused boolean) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -378,14 +391,17 @@ language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 return outbox._set_paused(name, true);
 comment on function outbox.pause_subscription is
-    'Holds a subscription: what is routed to it waits, nothing is sent or can be claimed, until resume(). Its messages are kept';
+    'Pauses a subscription until resume(): messages are still routed to it and retained, but nothing is sent or can be '
+    'claimed. Returns the id of a control message. Errors: OB001 no such subscription';
 
 -- API: public
 create function outbox.resume_subscription(name text) returns bigint
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 return outbox._set_paused(name, false);
-comment on function outbox.resume_subscription is 'Goes on with a paused subscription from where it stood';
+comment on function outbox.resume_subscription is
+    'Resumes a paused subscription where it stopped. Returns the id of a control message. Errors: OB001 no such '
+    'subscription';
 
 insert into outbox._capability values
     ('admin', 'function outbox.subscribe'),

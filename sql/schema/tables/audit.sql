@@ -1,4 +1,4 @@
--- The log of what operators did.
+-- The audit log: actions of operators that are not part of a message's own history.
 
 -- API: public
 create table outbox.audit (
@@ -10,8 +10,9 @@ create table outbox.audit (
     reason text,
     detail jsonb
 );
-comment on table outbox.audit is 'What operators did that is not a message''s own history: resets, deletions, adoption';
-comment on column outbox.audit.actor is 'role that was logged in, whatever role it had set';
+comment on table outbox.audit is
+    'Actions of operators that are not part of a message''s own history: resets, deletions, grants, adoption';
+comment on column outbox.audit.actor is 'role that the session logged in as (session_user), whichever role was set';
 select pg_catalog.pg_extension_config_dump('outbox.audit', '');
 select pg_catalog.pg_extension_config_dump('outbox.audit_id_seq', '');
 

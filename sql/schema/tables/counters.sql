@@ -1,8 +1,8 @@
--- Counters: outcomes of deliveries, and messages by tenant and topic, appended by the dispatcher and summed by maintenance.
+-- Counters: outcomes of deliveries, and messages by tenant and by topic. Rows are appended, and maintenance adds them up.
 
 -- API: public
--- What is counted: one row per recorded batch, subscription and outcome. A leaf is added to counter_total and
--- truncated in one transaction, so every row is counted once.
+-- One row per recorded batch, subscription and outcome. A leaf is added to counter_total and truncated in one transaction,
+-- so every row is counted once.
 call outbox._create_ring('counter', $$
     subscription_id int not null,
     endpoint_id int,
@@ -12,7 +12,7 @@ call outbox._create_ring('counter', $$
     seconds double precision not null,
     last_at timestamptz not null default clock_timestamp()
 $$, 3, array[]::text[]);
-comment on table outbox.counter is 'What was counted and is not in counter_total yet; see outbox.metrics()';
+comment on table outbox.counter is 'Outcomes that are not in counter_total yet; see outbox.metrics()';
 
 -- API: public
 create table outbox.counter_total (
@@ -25,13 +25,14 @@ create table outbox.counter_total (
     last_at timestamptz not null,
     primary key (subscription_id, endpoint_id, outcome)
 );
-comment on table outbox.counter_total is 'Sums of outcomes, up to the last time they were added up; outbox.metrics() adds the rest';
-comment on column outbox.counter_total.endpoint_id is '0: none';
-comment on column outbox.counter_total.seconds is 'time that the requests took, added up';
+comment on table outbox.counter_total is
+    'Sums of outcomes, up to the last time they were added up; outbox.metrics() adds the rows of outbox.counter';
+comment on column outbox.counter_total.endpoint_id is '0: no endpoint (pull)';
+comment on column outbox.counter_total.seconds is 'total duration of the requests, in seconds';
 select pg_catalog.pg_extension_config_dump('outbox.counter_total', '');
 
 -- API: private
--- Counts deliveries that end without a try: expired, cancelled, skipped, dead by decision.
+-- Counts deliveries that end without an attempt: expired, cancelled, skipped, or dead by a decision.
 create function outbox._count_ended(subscription_ids int[], outcomes text[]) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
@@ -53,7 +54,9 @@ call outbox._create_ring('tally', $$
     skipped bigint not null,
     last_at timestamptz not null
 $$, 3, array[]::text[]);
-comment on table outbox.tally is 'What was routed and is not in tally_total yet, by tenant and by topic; see outbox.tenant_stats and topic_stats';
+comment on table outbox.tally is
+    'Routed messages by tenant and by topic that are not in tally_total yet; see the views outbox.tenant_stats and '
+    'outbox.topic_stats';
 
 -- API: public
 create table outbox.tally_total (
@@ -65,7 +68,8 @@ create table outbox.tally_total (
     last_at timestamptz not null,
     primary key (kind, name)
 );
-comment on table outbox.tally_total is 'Sums of what was routed, up to the last time it was added up';
+comment on table outbox.tally_total is
+    'Sums of routed messages by tenant and by topic, up to the last time they were added up';
 select pg_catalog.pg_extension_config_dump('outbox.tally_total', '');
 
 insert into outbox._capability values

@@ -1,8 +1,9 @@
--- Cursors: how far consumers have confirmed. And the log of what operators did.
+-- Cursors: the positions that consumers have confirmed.
 --
--- A cursor moves often, and while somebody holds a snapshot nothing that it was before can be cleaned up. Each move has a
--- version, drawn from a sequence, which is the end of the primary key: whoever looks for a cursor comes from the newest and
--- meets none of the dead ones, however many there are. That a consumer has one cursor is what _cursor_key is for.
+-- A cursor moves often, and while some session holds a snapshot, no old version of its row can be cleaned up. Therefore each
+-- move gets a version number from a sequence, and the version is the last column of the primary key. A look-up reads the
+-- index from the newest version and meets no dead entries, however many there are. The table _cursor_key makes sure that a
+-- consumer has one cursor.
 
 -- API: private
 create sequence outbox._cursor_version as bigint cache 1;
@@ -24,10 +25,12 @@ create table outbox.cursor (
     primary key (stream, subject, consumer, version)
 );
 comment on table outbox.cursor is 'A consumer''s confirmed position in a stream; see cursor_get()';
-comment on column outbox.cursor.stream is '"outbox" is the feed; any other name is the consumer''s own, its positions are stored as they are';
-comment on column outbox.cursor.subject is 'what of the stream: a part, a tenant, a user; empty: all of it';
-comment on column outbox.cursor.epoch is 'of the feed when the position was set; null on other streams';
-comment on column outbox.cursor.version is 'another one with every change';
+comment on column outbox.cursor.stream is
+    '"outbox" is the feed; any other name is the consumer''s own, and its positions are stored as they are';
+comment on column outbox.cursor.subject is
+    'part of the stream that the consumer reads, such as a tenant or a user; empty: all of it';
+comment on column outbox.cursor.epoch is 'epoch of the feed when the position was set; null on other streams';
+comment on column outbox.cursor.version is 'number of the last change; higher with each change';
 select pg_catalog.pg_extension_config_dump('outbox.cursor', '');
 
 -- API: private

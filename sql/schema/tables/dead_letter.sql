@@ -31,15 +31,17 @@ create index dead_letter_delivery on outbox.dead_letter (delivery_id) where deli
 create index dead_letter_subscription on outbox.dead_letter (subscription_id, id);
 create index dead_letter_open on outbox.dead_letter (id) where resolution = 'open';
 
--- what blocks a key
+-- open dead letters that block a key
 create index dead_letter_key on outbox.dead_letter (subscription_id, key) where key is not null and resolution = 'open';
-comment on table outbox.dead_letter is 'Deliveries that are not tried again by themselves; see the view dead_letters';
+comment on table outbox.dead_letter is
+    'Deliveries that ended without success and are not tried again by themselves; see the view dead_letters';
 comment on column outbox.dead_letter.state is 'dead; expired: it was not delivered in time';
 comment on column outbox.dead_letter.reason is
-    'max_attempts, max_age, refused, rejected (by the worker), expired, moved (by an operator), message_gone, subscription_gone, ...';
-comment on column outbox.dead_letter.url is 'of the endpoint when it died';
-comment on column outbox.dead_letter.key is 'ordering key; set where the subscription asks for an order';
-comment on column outbox.dead_letter.resolution is 'open until somebody requeues, resolves or ignores it';
+    'max_attempts, max_age, refused, rejected (by the worker), expired, moved (by an operator), message_gone, '
+    'subscription_gone, ...';
+comment on column outbox.dead_letter.url is 'URL of the endpoint when the delivery ended';
+comment on column outbox.dead_letter.key is 'ordering key; null where the subscription has no order';
+comment on column outbox.dead_letter.resolution is 'open until an operator requeues, resolves or ignores it';
 select pg_catalog.pg_extension_config_dump('outbox.dead_letter', '');
 select pg_catalog.pg_extension_config_dump('outbox.dead_letter_id_seq', '');
 create index dead_letter_resolved on outbox.dead_letter (resolved_at) where resolution in ('resolved', 'ignored');

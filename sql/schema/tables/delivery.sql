@@ -1,4 +1,4 @@
--- Deliveries that need a row, leases, and dead letters.
+-- Deliveries that need a row of their own.
 
 -- API: public
 create table outbox.delivery (
@@ -9,7 +9,8 @@ create table outbox.delivery (
     message_id bigint not null,
     message_segment smallint not null,
     pull boolean not null default false,
-    -- pending, processing or failed; no constraint: getting one ready is a sixth of what leasing a delivery costs
+    -- pending, processing or failed. There is no check constraint, because preparing one is a sixth of the cost of leasing a
+    -- delivery.
     state text not null,
     blocked boolean not null default false,
     priority smallint not null default 0,
@@ -30,35 +31,37 @@ create table outbox.delivery (
     unique (subscription_id, position, run)
 );
 
--- what the dispatcher sends
+-- deliveries that the dispatcher sends
 create index delivery_due on outbox.delivery (subscription_id, due_at) where not pull and not blocked;
 
--- what claim() hands out: one walk per priority
+-- deliveries that claim() leases: one index scan per priority
 create index delivery_ready on outbox.delivery (subscription_id, priority, due_at, position)
     where pull and state <> 'processing' and not blocked;
 create index delivery_message on outbox.delivery (message_id);
 
--- what a replay has not delivered yet
+-- deliveries of a replay that have not ended
 create index delivery_run on outbox.delivery (run) where run > 0;
 
 -- the order of a key
 create index delivery_key on outbox.delivery (subscription_id, key, position) where key is not null;
 
--- what waits behind the first of its key, to be counted
+-- counts the deliveries that wait for another one of their key
 create index delivery_blocked on outbox.delivery (subscription_id) where blocked and not pull;
 create index delivery_expiry on outbox.delivery (expires_at) where expires_at is not null and state <> 'processing';
 comment on table outbox.delivery is
-    'Deliveries that need a row of their own: waiting for a retry or a time, in a pull subscription''s window, or behind their key. '
-    'The view deliveries shows all';
-comment on column outbox.delivery.run is '0: live; above 0: the replay of that id';
-comment on column outbox.delivery.new_id is 'its webhook id has the replay''s suffix';
-comment on column outbox.delivery.pull is 'claimed by workers; otherwise sent by the dispatcher';
+    'Deliveries that need a row of their own: they wait for a retry or a due time, are in a pull subscription''s window, '
+    'or wait for another delivery of their key. The view deliveries shows all deliveries';
+comment on column outbox.delivery.run is '0: live; above 0: id of the replay';
+comment on column outbox.delivery.new_id is 'its webhook id has the suffix of the replay';
+comment on column outbox.delivery.pull is 'true: claimed by workers; false: sent by the dispatcher';
 comment on column outbox.delivery.blocked is 'waits for another delivery of its key';
-comment on column outbox.delivery.attempt is 'tries so far in this budget';
+comment on column outbox.delivery.attempt is 'attempts so far within the budget';
 comment on column outbox.delivery.max_attempts is 'the message''s own budget; null: the subscription''s';
-comment on column outbox.delivery.key is 'ordering key; set where the subscription asks for an order';
-comment on column outbox.delivery.expires_at is 'recorded as expired after this; null for pushed ones: what the message and the subscription say';
-comment on column outbox.delivery.lease is 'set while a worker has it';
+comment on column outbox.delivery.key is 'ordering key; null where the subscription has no order';
+comment on column outbox.delivery.expires_at is
+    'after this time it is recorded as expired; null: never; for pushed deliveries null, and the message and the '
+    'subscription determine the expiry';
+comment on column outbox.delivery.lease is 'id of the lease; set while a worker has the delivery';
 select pg_catalog.pg_extension_config_dump('outbox.delivery', '');
 select pg_catalog.pg_extension_config_dump('outbox.delivery_id_seq', '');
 

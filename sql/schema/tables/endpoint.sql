@@ -1,4 +1,4 @@
--- Endpoints: the HTTP targets.
+-- Endpoints: the destinations of pushed deliveries, and their secrets, credentials and state.
 
 -- API: public
 create table outbox.endpoint (
@@ -32,24 +32,33 @@ create table outbox.endpoint (
     deleted_at timestamptz
 );
 create unique index endpoint_name on outbox.endpoint (name) where deleted_at is null;
-comment on table outbox.endpoint is 'An HTTP target: URL, headers, limits';
-comment on column outbox.endpoint.kind is 'transport; shown as the provider of a send result';
-comment on column outbox.endpoint.subscriber_type is 'client or service; shown in the log of notifications';
-comment on column outbox.endpoint.headers is 'sent with every request; header name to text; credentials belong into auth';
-comment on column outbox.endpoint.timeout is 'for a whole request, connecting and reading the response included';
-comment on column outbox.endpoint.concurrency is 'requests in flight at once';
+comment on table outbox.endpoint is 'An HTTP destination: URL, headers, limits';
+comment on column outbox.endpoint.kind is 'type of transport; shown as the provider of a send result';
+comment on column outbox.endpoint.subscriber_type is 'client or service; shown in notification_log()';
+comment on column outbox.endpoint.headers is
+    'headers sent with every request, as a JSON object of header name to text; credentials belong in auth';
+comment on column outbox.endpoint.timeout is 'limit for a whole request, including connecting and reading the response';
+comment on column outbox.endpoint.concurrency is 'requests in flight at the same time';
 comment on column outbox.endpoint.rate is 'requests per second; null: no limit';
-comment on column outbox.endpoint.burst is 'requests at once after a pause; null: as many as in a second';
-comment on column outbox.endpoint.schedule is 'waits between tries, for subscriptions that have none of their own';
-comment on column outbox.endpoint.policy is 'what a status or a network error means, below what a subscription says';
-comment on column outbox.endpoint.breaker is 'when the circuit breaker opens: failures, ratio, min_results, window, open, open_max';
-comment on column outbox.endpoint.protocol is 'auto: what TLS negotiates; http1; http2';
-comment on column outbox.endpoint.compress is 'bodies are sent gzipped';
-comment on column outbox.endpoint.response_id is 'where the receiver''s own message id is: a header name, or a JSON pointer into the body';
-comment on column outbox.endpoint.keep_headers is 'response headers that the attempt log keeps';
-comment on column outbox.endpoint.disable_after is 'disabled when it has failed for this long, and disable_failures times, without a success';
-comment on column outbox.endpoint.consent is 'validation handshake of CloudEvents webhooks: nothing is sent before it is granted';
-comment on column outbox.endpoint.disabled_mode is 'hold: deliveries wait; skip: they are recorded as skipped';
+comment on column outbox.endpoint.burst is 'requests that may be sent at once after a pause; null: as many as in one second';
+comment on column outbox.endpoint.schedule is
+    'waits between attempts, for subscriptions without a schedule of their own; null: the default schedule';
+comment on column outbox.endpoint.policy is
+    'outcomes of HTTP statuses and network errors; the policy of a subscription takes precedence';
+comment on column outbox.endpoint.breaker is
+    'when the circuit breaker opens: failures, ratio, min_results, and in seconds window, open, open_max; null: the '
+    'defaults';
+comment on column outbox.endpoint.protocol is 'auto: HTTP/2 if TLS negotiates it, otherwise HTTP/1.1; http1; http2';
+comment on column outbox.endpoint.compress is 'true: request bodies are sent with gzip';
+comment on column outbox.endpoint.response_id is
+    'where the receiver''s own message id is in the response: a header name, or a JSON pointer into the body';
+comment on column outbox.endpoint.keep_headers is 'response headers that the attempt log stores';
+comment on column outbox.endpoint.disable_after is
+    'the endpoint is disabled when it has failed for this long, and disable_failures times, without a success in between';
+comment on column outbox.endpoint.consent is
+    'state of the CloudEvents validation handshake (none: there is none to make); nothing is sent before it is granted';
+comment on column outbox.endpoint.disabled_mode is
+    'while disabled: hold keeps deliveries waiting, skip records them as skipped';
 select pg_catalog.pg_extension_config_dump('outbox.endpoint', '');
 select pg_catalog.pg_extension_config_dump('outbox.endpoint_id_seq', '');
 
@@ -61,7 +70,7 @@ create table outbox.endpoint_secret (
     secret text not null,
     primary key (endpoint_id, created_at)
 );
-comment on table outbox.endpoint_secret is 'Signing secrets; readable by the owner alone';
+comment on table outbox.endpoint_secret is 'Signing secrets of endpoints; readable by the owner alone';
 select pg_catalog.pg_extension_config_dump('outbox.endpoint_secret', '');
 
 -- API: public
@@ -72,11 +81,11 @@ create table outbox.endpoint_credential (
     certificate text,
     key text
 );
-comment on table outbox.endpoint_credential is 'Authentication and certificates; readable by the owner alone';
+comment on table outbox.endpoint_credential is 'Authentication and certificates of endpoints; readable by the owner alone';
 select pg_catalog.pg_extension_config_dump('outbox.endpoint_credential', '');
 
 -- API: public
--- Written when something changes and at most once a second per endpoint: a success on the happy path writes nothing.
+-- Written when the state changes, at most once a second per endpoint. A success while nothing is wrong writes nothing.
 create table outbox.endpoint_state (
     endpoint_id int primary key,
     breaker text not null default 'closed' check (breaker in ('closed', 'open', 'half_open')),
@@ -90,13 +99,15 @@ create table outbox.endpoint_state (
     last_error text,
     updated_at timestamptz not null default clock_timestamp()
 );
-comment on table outbox.endpoint_state is 'How endpoints are doing; written by the dispatcher when that changes';
-comment on column outbox.endpoint_state.breaker_until is 'open: when the next probe goes out';
-comment on column outbox.endpoint_state.breaker_times is 'openings without a success in between';
-comment on column outbox.endpoint_state.paused_until is 'the receiver asked for a pause (Retry-After)';
-comment on column outbox.endpoint_state.failing_since is 'first failure since the last success; null: the last request succeeded';
-comment on column outbox.endpoint_state.failures is 'failures since the last success';
-comment on column outbox.endpoint_state.last_success_at is 'success that ended the last series of failures';
+comment on table outbox.endpoint_state is
+    'Health of endpoints: circuit breaker, pauses and failures; written by the dispatcher when it changes';
+comment on column outbox.endpoint_state.breaker_until is 'while the breaker is open: when the next probe is sent';
+comment on column outbox.endpoint_state.breaker_times is 'how often the breaker has opened since the last success';
+comment on column outbox.endpoint_state.paused_until is 'end of a pause that the receiver asked for (Retry-After)';
+comment on column outbox.endpoint_state.failing_since is
+    'time of the first failure since the last success; null: the last request succeeded';
+comment on column outbox.endpoint_state.failures is 'number of failures since the last success';
+comment on column outbox.endpoint_state.last_success_at is 'time of the success that ended the last series of failures';
 select pg_catalog.pg_extension_config_dump('outbox.endpoint_state', '');
 
 insert into outbox._capability values

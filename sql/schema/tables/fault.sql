@@ -1,5 +1,5 @@
--- What the dispatcher could not do because of one row. A delivery becomes a dead letter; what has none is here, so that
--- health() can name it. Everything else goes on.
+-- Faults: steps of the dispatcher that failed because of one row. A delivery that fails becomes a dead letter; a fault that
+-- has no delivery is recorded here, so that health() can report it. All other work goes on.
 
 -- API: public
 create table outbox.fault (
@@ -13,16 +13,18 @@ create table outbox.fault (
     primary key (kind, id, step)
 );
 comment on table outbox.fault is
-    'What the dispatcher could not do because of one message, subscription, endpoint or lease, or of what this server is short of; everything else goes on';
-comment on column outbox.fault.id is 'of the message, subscription, endpoint or lease; 0: this server';
+    'Steps of the dispatcher that failed because of one message, subscription, endpoint or lease, or because this server '
+    'lacks a resource; all other work goes on';
+comment on column outbox.fault.id is 'id of the message, subscription, endpoint or lease; 0: this server';
 comment on column outbox.fault.step is
-    'load (its settings cannot be read; gone when they can be again), record, consent, take back, expire, unblock,'
-    ' send (the endpoint''s answer kept the HTTP thread busy without end), connect (requests wait for descriptors, ports or memory)';
-comment on column outbox.fault.error is 'what PostgreSQL said';
+    'load (its settings cannot be read; the row is deleted when they can be read again), record, consent, take back, '
+    'cancel, expire, unsubscribe, unblock, send (the endpoint''s answer kept the HTTP thread busy without end), connect '
+    '(requests wait for descriptors, ports or memory)';
+comment on column outbox.fault.error is 'error message, its first 1000 characters';
 select pg_catalog.pg_extension_config_dump('outbox.fault', '');
 
 -- API: private
--- Notes faults: one row per kind, id and step, however often they come.
+-- Records faults: one row per kind, id and step, which counts how often the fault has occurred.
 create function outbox._note_faults(kinds text[], ids bigint[], steps text[], errors text[]) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
@@ -35,7 +37,8 @@ begin atomic
 end;
 
 -- API: private
--- The settings of all subscriptions and endpoints but these can be read.
+-- Deletes the `load` faults of a kind (subscription or endpoint), except those of these ids: all other settings could be
+-- read.
 create function outbox._loaded(kind text, faulted bigint[]) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp

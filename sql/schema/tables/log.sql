@@ -1,5 +1,5 @@
--- The three append-only logs: message, feed, attempt. Rows are never updated or deleted; space comes back a leaf at a
--- time, by TRUNCATE.
+-- The three append-only logs: message, feed, attempt. Rows are never updated or deleted (outbox.erase() empties some
+-- columns). Space is reclaimed one leaf at a time, with TRUNCATE.
 
 -- API: private
 create sequence outbox._message_id as bigint cache 1;
@@ -30,31 +30,32 @@ call outbox._create_ring('message', $$
 $$, 16, array[
     -- the sequencer's candidates
     'create index {leaf}_xid on {table} (xid, id)',
-    -- one message, and the messages of a stretch of the feed
+    -- look-up of one message, and of the messages of a row of the feed
     'create unique index {leaf}_id on {table} (id)',
-    -- lists; nothing for messages that have neither
+    -- lists by tenant and by aggregate; messages without these have no entry
     'create index {leaf}_tenant on {table} (tenant, id) where tenant is not null',
     'create index {leaf}_aggregate on {table} (aggregate_id, aggregate_type, id) where aggregate_id is not null'
 ]);
 comment on table outbox.message is 'One immutable row per enqueued message, in a ring of 16 leaves';
-comment on column outbox.message.segment is 'leaf of the ring';
-comment on column outbox.message.id is 'number of the message; not its place in the order, which is the position in the feed';
-comment on column outbox.message.xid is 'transaction that enqueued it; meaningless in a restored copy';
+comment on column outbox.message.segment is 'leaf of the ring that holds the row; -1: retained after its leaf was truncated';
+comment on column outbox.message.id is
+    'number of the message; the order of messages is that of their positions in the feed, not of this number';
+comment on column outbox.message.xid is 'transaction that enqueued it; without meaning in a restored copy';
 comment on column outbox.message.enqueued_at is 'when enqueue() was called';
-comment on column outbox.message.deliver_at is 'not to be delivered before; null: at once';
-comment on column outbox.message.expires_at is 'not to be delivered after; null: never expires';
-comment on column outbox.message.occurred_at is 'when it happened in the business; null: enqueued_at';
-comment on column outbox.message.max_attempts is 'tries including the first; null: what the subscription says';
-comment on column outbox.message.priority is 'higher goes first among deliveries that are due; 0 by default';
-comment on column outbox.message.topic is 'dot-separated name it is published to';
+comment on column outbox.message.deliver_at is 'not delivered before this time; null: delivered at once';
+comment on column outbox.message.expires_at is 'not delivered after this time; null: never expires';
+comment on column outbox.message.occurred_at is 'when the business event happened; null: enqueued_at';
+comment on column outbox.message.max_attempts is 'number of attempts, including the first; null: that of the subscription';
+comment on column outbox.message.priority is 'among due deliveries, higher goes first; -100 to 100, 0 by default';
+comment on column outbox.message.topic is 'dot-separated name that the message is published to';
 comment on column outbox.message.key is 'ordering key and identifier';
-comment on column outbox.message.payload is 'JSON payload; null when body is set, or when it was erased';
-comment on column outbox.message.body is 'bytes to be delivered unchanged; their type is in content_type';
+comment on column outbox.message.payload is 'JSON payload; null when body is set or the message was erased';
+comment on column outbox.message.body is 'bytes that are delivered unchanged; content_type says what they are';
 
 -- API: public
--- A row holds up to 960 consecutive positions: message_ids[1] is at first_position, the next at first_position + 1, and so
--- on. Within a row the ids ascend and all messages are in one leaf. Eight bytes per message instead of a row and two index
--- entries, and the array stays inline (storage plain, a row fits a page).
+-- A row holds up to 960 consecutive positions: message_ids[1] is at first_position, message_ids[2] at first_position + 1,
+-- and so on. Within a row the ids ascend, and all messages are in one leaf. This takes 8 bytes per message instead of a row
+-- and two index entries. The array stays inline (storage plain), and a row fits a page.
 call outbox._create_ring('feed', $$
     first_position bigint not null,
     last_position bigint not null,
@@ -64,10 +65,10 @@ call outbox._create_ring('feed', $$
 $$, 16, array[
     'alter table {table} alter column message_ids set storage plain',
     'create unique index {leaf}_position on {table} (first_position)',
-    -- where a message is: at or behind the first row that was written after it was enqueued
+    -- finds a message: it is in the first row written after it was enqueued, or in a later one
     'create index {leaf}_ticked on {table} (ticked_at)'
 ]);
-comment on table outbox.feed is 'The committed order: gap-free positions, in rows of up to 960 consecutive ones';
+comment on table outbox.feed is 'The committed order: gap-free positions, up to 960 consecutive ones in a row';
 comment on column outbox.feed.message_segment is 'leaf of outbox.message that holds the messages of this row';
 
 -- API: public
@@ -95,26 +96,33 @@ call outbox._create_ring('attempt', $$
     results jsonb,
     delivery_ids bigint[]
 $$, 16, array[
-    -- The positions of a batch stay inline, and are not compressed while somebody waits for its end.
+    -- The positions of a batch stay inline, and are not compressed while a session waits for the commit.
     'alter table {table} set (toast_tuple_target = 8160)',
     'create index {leaf}_message on {table} (message_id)',
-    -- the batches that a position may be in
+    -- batches that may contain a position
     'create index {leaf}_batch on {table} (position) where positions is not null',
-    -- tries of deliveries that have a row
+    -- attempts of deliveries that have a row
     'create index {leaf}_delivery on {table} (delivery_id) where delivery_id is not null'
 ]);
-comment on table outbox.attempt is 'Append-only log: one row per HTTP request, claimed try (or bundle of them), or decision about a delivery';
-comment on column outbox.attempt.run is '0: live; above 0: the replay of that id; -1: test; -2: manual resend';
-comment on column outbox.attempt.attempt is 'number of the try within its budget; 0: a decision without a try';
+comment on table outbox.attempt is
+    'Append-only log: one row per HTTP request, per attempt of a worker (or bundle of them), or per decision about a '
+    'delivery';
+comment on column outbox.attempt.run is
+    '0: live; above 0: id of the replay; -1: test message; -2: resend (both are manual sends)';
+comment on column outbox.attempt.attempt is 'number of the attempt within its budget; 0: a decision without an attempt';
 comment on column outbox.attempt.status is 'HTTP status; null: no response';
 comment on column outbox.attempt.outcome is
-    'completed, failed (is tried again), dead, expired, cancelled, skipped, returned; partial: a batch''s messages fared differently';
+    'completed, failed (is tried again), dead, expired, cancelled, skipped, returned; partial: the messages of a batch had '
+    'different outcomes';
 comment on column outbox.attempt.positions is
-    'a batch (a request, or a bundle that a worker completed) lists all its positions; position is the first, the last is less than '
-    '10000 behind it';
+    'all positions of a batch (a request, or a bundle that a worker completed); the column position is the first of them, '
+    'and the last is less than 10000 after it';
 comment on column outbox.attempt.delivery_ids is
-    'of a completed bundle, in the order of positions; delivery_id is the first, the last is less than 10000 behind it';
-comment on column outbox.attempt.results is 'partial: status and outcome of each message, in the order of positions';
+    'all deliveries of a completed bundle, in the order of positions; delivery_id is the first of them, and the last is '
+    'less than 10000 after it';
+comment on column outbox.attempt.results is
+    'with outcome partial: status and outcome of each message, in the order of positions; for a worker''s delivery: the '
+    'result object that it passed to complete(); with error_class max_lag: the first and the last position';
 
 insert into outbox._capability values
     ('monitor', 'table outbox.message'),

@@ -1,5 +1,5 @@
--- Topics and publishers that are known by name. Registering is optional: a topic that is not listed can be published to
--- unless pg_outbox.require_topic says otherwise, and so for publishers.
+-- Registered topics and publishers. Registration is optional: messages of a topic that is not registered are accepted unless
+-- pg_outbox.require_topic is on, and those of a publisher unless pg_outbox.require_publisher is on.
 
 -- API: public
 create table outbox.topic (
@@ -10,10 +10,10 @@ create table outbox.topic (
     created_at timestamptz not null default clock_timestamp(),
     updated_at timestamptz not null default clock_timestamp()
 );
-comment on table outbox.topic is 'Registered topics; an inactive one refuses messages';
-comment on column outbox.topic.code is 'what is passed to enqueue(), before a topic function or template is applied';
-comment on column outbox.topic.active is 'false: enqueue() raises OB007; what was accepted before is delivered';
-comment on column outbox.topic.name is 'for people';
+comment on table outbox.topic is 'Registered topics; messages of an inactive one are refused';
+comment on column outbox.topic.code is 'topic that is passed to enqueue(), before a topic function or template is applied';
+comment on column outbox.topic.active is 'false: enqueue() raises OB007; messages that were accepted before are delivered';
+comment on column outbox.topic.name is 'display name';
 select pg_catalog.pg_extension_config_dump('outbox.topic', '');
 
 -- API: public
@@ -28,17 +28,19 @@ create table outbox.publisher (
     created_at timestamptz not null default clock_timestamp(),
     updated_at timestamptz not null default clock_timestamp()
 );
-comment on table outbox.publisher is 'Registered producers; an inactive one may not enqueue';
-comment on column outbox.publisher.code is 'what stands before the @ of a publisher "name@version"';
-comment on column outbox.publisher.topic_template is 'its messages go to this topic: {tenant} and {topic} stand for the message''s';
+comment on table outbox.publisher is 'Registered publishers; an inactive one may not enqueue';
+comment on column outbox.publisher.code is 'name of the publisher: the part before the @ of "name@version"';
+comment on column outbox.publisher.topic_template is
+    'topic that its messages go to, with {tenant} and {topic} replaced by those of the message';
 comment on column outbox.publisher.topic_function is
-    'signature of a function (tenant text, topic text) returns text that gives the topic; goes before the template';
+    'signature of a function (tenant text, topic text) returns text that returns the topic; takes precedence over the '
+    'template';
 comment on column outbox.publisher.topic_function_owner is
-    'owner of the function when it was named; with another one it is not called';
+    'owner of the function when it was set here; if the owner is another one now, the function is not called';
 select pg_catalog.pg_extension_config_dump('outbox.publisher', '');
 
 -- API: private
--- Every backend keeps both tables in memory. This invalidates what they hold, when and only when the change commits.
+-- Every backend keeps both tables in memory. This trigger invalidates those copies if and when the change commits.
 create function outbox._registry_changed() returns trigger language c volatile as 'MODULE_PATHNAME', 'outbox_registry_changed';
 create trigger registry_changed after insert or update or delete or truncate on outbox.topic
     for each statement execute function outbox._registry_changed();

@@ -1,4 +1,4 @@
--- Replays: stretches of history on their way to a subscription again.
+-- Replays: ranges of positions that are delivered to a subscription again.
 
 -- API: public
 create table outbox.replay (
@@ -18,13 +18,14 @@ create table outbox.replay (
     finished_at timestamptz
 );
 create index replay_open on outbox.replay (id) where state in ('running', 'draining');
-comment on table outbox.replay is 'Replays of history; the view outbox.replay_status shows how far they are';
+comment on table outbox.replay is 'Replays of history; the view outbox.replay_status shows their progress';
 comment on column outbox.replay.state is
-    'running: reads history; draining: all of it is on its way; completed; cancelled; failed, with the error';
-comment on column outbox.replay.position is 'looked at up to here';
-comment on column outbox.replay.matched is 'messages that were put on their way again';
-comment on column outbox.replay.new_ids is 'the webhook ids get the suffix _r and the replay''s id';
-comment on column outbox.replay.rate is 'messages per second at most';
+    'running: reads history; draining: all its deliveries are made, and some have not ended; completed; cancelled; failed, '
+    'with the error';
+comment on column outbox.replay.position is 'last position that was read';
+comment on column outbox.replay.matched is 'number of deliveries that were made';
+comment on column outbox.replay.new_ids is 'true: webhook ids get the suffix _r and the id of the replay';
+comment on column outbox.replay.rate is 'messages per second, at most';
 select pg_catalog.pg_extension_config_dump('outbox.replay', '');
 select pg_catalog.pg_extension_config_dump('outbox.replay_id_seq', '');
 

@@ -1,4 +1,5 @@
--- Segments: when each leaf of a ring was written, and what became of it. The few messages that outlive their leaf. Jobs.
+-- Segments: when each leaf of a ring was written, and when it was reclaimed. Retained messages, which outlive their leaf.
+-- Maintenance jobs.
 
 -- API: public
 create table outbox.segment (
@@ -11,19 +12,24 @@ create table outbox.segment (
     kept bigint,
     primary key (ring, leaf)
 );
-comment on table outbox.segment is 'The leaves of the rings: one row per leaf, written anew each time round';
-comment on column outbox.segment.closed_at is 'when the ring''s pointer moved on; null: it is written now';
-comment on column outbox.segment.last_position is 'nothing in it lies behind this position; null: not known yet';
-comment on column outbox.segment.kept is 'messages that were copied before it was truncated, because a delivery or dead letter waits with them';
+comment on table outbox.segment is
+    'The leaves of the rings: one row per leaf, overwritten each time the ring reaches the leaf again';
+comment on column outbox.segment.closed_at is
+    'when the ring''s pointer moved on to the next leaf; null: this leaf is written now';
+comment on column outbox.segment.last_position is 'no row of the leaf has a position after this one; null: not known yet';
+comment on column outbox.segment.kept is
+    'messages that were copied to the retained ones before the leaf was truncated, because a delivery or a dead letter '
+    'needed them';
 select pg_catalog.pg_extension_config_dump('outbox.segment', '');
 
 -- API: private
--- Messages whose leaf was truncated while a delivery or a dead letter still needed them. One more leaf of outbox.message:
--- found wherever a message is looked for by id. Deliveries that point to it have message_segment -1.
+-- Retained messages: a delivery or a dead letter still needed them when their leaf was truncated. They are one more leaf of
+-- outbox.message, so every look-up of a message by id finds them. Deliveries that point to a retained message have
+-- message_segment -1.
 create table outbox._message_kept partition of outbox.message for values in (-1);
 
--- The indexes of the other leaves: one without them would make the planner pay for a sequential scan wherever it looks into
--- all of them.
+-- The same indexes as on the other leaves: without one of them, the planner would add the cost of a sequential scan of this
+-- leaf to every query over all leaves.
 create index _message_kept_xid on outbox._message_kept (xid, id);
 create unique index _message_kept_id on outbox._message_kept (id);
 create index _message_kept_tenant on outbox._message_kept (tenant, id) where tenant is not null;
@@ -32,12 +38,13 @@ create index _message_kept_aggregate on outbox._message_kept (aggregate_id, aggr
 select pg_catalog.pg_extension_config_dump('outbox._message_kept', '');
 
 -- API: private
--- Never holds a row. Its lock belongs to whoever rotates, reclaims and trims.
+-- Never holds a row. The session that rotates, reclaims or trims holds its lock.
 create table outbox._maintenance ();
 
 -- API: private
--- What is stored now stays until the transaction ends: for whoever is about to need it, and is not seen to need it before it
--- commits. Waits while somebody reclaims, which is milliseconds; reclaiming itself waits for nobody.
+-- Pins the history: messages that are stored now stay until the transaction ends. For a session that needs history, and
+-- whose need is not visible to others before it commits. Waits for a session that is reclaiming, which takes milliseconds;
+-- reclaiming itself does not wait for this lock.
 create function outbox._hold_history() returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -57,9 +64,11 @@ create table outbox.job (
     bytes bigint not null default 0,
     held_by text
 );
-comment on table outbox.job is 'Maintenance: when each job ran last, what it did, when it runs next, and what keeps it from freeing space';
-comment on column outbox.job.rows is 'removed by the last run that removed something; of a truncated leaf they are not counted';
-comment on column outbox.job.bytes is 'freed by the last run that freed something';
+comment on table outbox.job is
+    'Maintenance jobs: when each job ran last, its result, when it runs next, and what prevents it from freeing space';
+comment on column outbox.job.rows is
+    'rows removed by the last run that removed any; rows of a truncated leaf are not counted';
+comment on column outbox.job.bytes is 'bytes freed by the last run that freed any';
 select pg_catalog.pg_extension_config_dump('outbox.job', '');
 
 insert into outbox._capability values

@@ -1,5 +1,6 @@
--- State that changes with every batch is written as new rows and read as "the last one": updated in place, five rows
--- would leave tens of thousands of dead ones behind them under a held snapshot.
+-- State of the sequencer, the dispatcher and the router. State that changes with every batch is written as new rows, and the
+-- last row is the current state. If it were updated in place, five rows would leave tens of thousands of dead ones while a
+-- session holds a snapshot.
 
 -- API: public
 call outbox._create_ring('tick', $$
@@ -22,17 +23,21 @@ call outbox._create_ring('tick', $$
 $$, 3, array[
     'create unique index {leaf}_id on {table} (id)'
 ]);
-comment on table outbox.tick is 'One row per tick of the sequencer that numbered messages; the last one is the state';
-comment on column outbox.tick.xid is 'of the transaction that inserted the row; another one in a restored copy';
-comment on column outbox.tick.epoch is 'history the positions belong to; a new one begins on a new timeline';
-comment on column outbox.tick.last_position is 'the feed ends here; below first_position when the tick found nothing';
-comment on column outbox.tick.snapshot_from is 'what the tick before had seen';
-comment on column outbox.tick.snapshot_to is 'what this one has seen; the next one takes the difference';
-comment on column outbox.tick.done_id is 'not null: the difference was larger than a chunk, and is numbered up to this message id';
+comment on table outbox.tick is
+    'One row per tick of the sequencer that numbered messages; the last row is the sequencer''s state';
+comment on column outbox.tick.xid is 'transaction that inserted the row; in a restored copy the row has another xmin';
+comment on column outbox.tick.epoch is 'epoch of the positions; a new one begins on a new timeline';
+comment on column outbox.tick.last_position is
+    'last position of the feed; first_position - 1 when the tick numbered nothing';
+comment on column outbox.tick.snapshot_from is 'snapshot of the tick before';
+comment on column outbox.tick.snapshot_to is
+    'snapshot of this tick; the next tick numbers the messages that this snapshot does not see';
+comment on column outbox.tick.done_id is
+    'not null: the messages between the two snapshots were more than a chunk, and are numbered up to this message id';
 comment on column outbox.tick.next_to is 'first transaction id that was not assigned when snapshot_to was taken';
 comment on column outbox.tick.leaf is 'leaf that messages were written to when snapshot_to was taken';
-comment on column outbox.tick.leaves is 'leaves in which the next tick may find messages that this one did not';
-comment on column outbox.tick.floor_to is 'transactions from next_to on draw message ids above this';
+comment on column outbox.tick.leaves is 'leaves in which the next tick may find new messages';
+comment on column outbox.tick.floor_to is 'transactions from next_to on draw message ids above this one';
 
 -- API: public
 call outbox._create_ring('checkpoint', $$
@@ -47,13 +52,16 @@ call outbox._create_ring('checkpoint', $$
 $$, 3, array[
     'create unique index {leaf}_id on {table} (id)'
 ]);
-comment on table outbox.checkpoint is 'One row per transaction of the dispatcher; the last one says where it stands';
-comment on column outbox.checkpoint.incarnation is 'run of the dispatcher that wrote it';
-comment on column outbox.checkpoint.position is 'routed up to here: every subscription that is not listed has been dealt with up to here';
-comment on column outbox.checkpoint.lag_subscriptions is 'subscriptions that are dealt with up to lag_positions only';
+comment on table outbox.checkpoint is
+    'One row per transaction of the dispatcher (or of an inline claim); the last row is the current state';
+comment on column outbox.checkpoint.incarnation is 'number of the dispatcher''s run that wrote the row';
+comment on column outbox.checkpoint.position is
+    'routed up to here; a subscription that is not in lag_subscriptions has been served up to here';
+comment on column outbox.checkpoint.lag_subscriptions is
+    'subscriptions that have been served only up to their entry in lag_positions';
 comment on column outbox.checkpoint.open_subscriptions is
-    'with open_positions: deliveries before those places that have no outcome yet; of each subscription the '
-    'first place, then distances';
+    'with open_positions: deliveries up to those positions that have no outcome yet, one entry each. The first entry of a '
+    'subscription in open_positions is a position, and each further one is the distance from the position before';
 
 -- API: public
 call outbox._create_ring('routing', $$
@@ -66,11 +74,11 @@ $$, 16, array[
     'alter table {table} alter column matched set storage plain',
     'create unique index {leaf}_position on {table} (first_position)'
 ]);
-comment on table outbox.routing is 'One row per routed batch: how many subscriptions matched each position';
-comment on column outbox.routing.active is 'subscriptions that were active';
+comment on table outbox.routing is 'One row per routed batch: the number of subscriptions that matched at each position';
+comment on column outbox.routing.active is 'number of subscriptions that were active';
 comment on column outbox.routing.matched is
-    'one entry per position: subscriptions that matched; -1 no subscription (on the topic), -2 filtered, -3 control message, '
-    '-4 no longer stored, -5 inactive (only subscriptions that had ended)';
+    'one entry per position: the number of subscriptions that matched; -1 no subscription (on the topic), -2 filtered, -3 '
+    'control message, -4 no longer stored, -5 inactive (all subscriptions on the topic had ended)';
 
 -- API: public
 create table outbox.epoch (
@@ -79,21 +87,22 @@ create table outbox.epoch (
     timeline int not null,
     started_at timestamptz not null default clock_timestamp()
 );
-comment on table outbox.epoch is 'Histories: after a failover that lost the end of the feed, positions go on in a new epoch';
+comment on table outbox.epoch is
+    'Epochs of the feed: after a failover that may have lost the end of the feed, positions continue in a new epoch';
 select pg_catalog.pg_extension_config_dump('outbox.epoch', '');
 
 -- API: private
--- Whether this is the database that the rows were written in. A row holds the id of the transaction that inserted it: a
--- restore or a copy by any logical means gives it another xmin, CREATE DATABASE ... TEMPLATE another database. A crash,
--- VACUUM, promotion, point-in-time recovery and pg_upgrade keep both.
+-- Shows whether this is the database in which the rows were written. A row holds the id of the transaction that inserted it.
+-- A restore or any logical copy gives the row another xmin, and CREATE DATABASE ... TEMPLATE gives the database another OID.
+-- A crash, VACUUM, promotion, point-in-time recovery and pg_upgrade keep both.
 --
--- CREATE EXTENSION inserts the first row (at the end of the install script), and a restore adds the original's to it: the outbox
--- is this database's own if every row is genuine. So a dump always brings a row along, and while a restore is still running
--- nothing of it can be taken for messages that were enqueued here.
+-- CREATE EXTENSION inserts the first row (at the end of the install script), and a restore adds the row of the original. The
+-- outbox is this database's own if every row is genuine. So a dump always brings a row along, and while a restore is still
+-- running, none of its messages can be taken for messages that were enqueued here.
 create table outbox._identity (
-    -- of the (sub)transaction that inserted the row
+    -- id of the (sub)transaction that inserted the row
     xid xid8 not null,
-    -- no message was enqueued here by an older one
+    -- no message was enqueued here by a transaction with a smaller id
     since xid8 not null,
     database oid not null,
     created_at timestamptz not null default clock_timestamp()
@@ -101,7 +110,8 @@ create table outbox._identity (
 select pg_catalog.pg_extension_config_dump('outbox._identity', '');
 
 -- API: private
--- Never holds a row. Its lock is the sequencer's: nobody but the owner can take it, an advisory key anybody could.
+-- Never holds a row. Its lock is the sequencer's lock. Only the owner can take the lock of this table, whereas any role
+-- could take an advisory lock.
 create table outbox._sequencer ();
 
 insert into outbox._capability values

@@ -25,22 +25,33 @@ create table outbox.subscription (
     deleted_at timestamptz
 );
 create unique index subscription_name on outbox.subscription (name) where deleted_at is null;
-comment on column outbox.subscription.max_attempts is 'tries, the first included; a message''s own value wins';
-comment on column outbox.subscription.max_age is 'no retry begins later than this after the message was enqueued; null: no limit';
-comment on column outbox.subscription.schedule is 'waits between tries, see describe_schedule(); null: the endpoint''s, else the default';
-comment on column outbox.subscription.policy is 'what a status or a network error means; null: the endpoint''s, else the default';
-comment on column outbox.subscription.format is 'what a request looks like: raw, envelope, cloudevents, cloudevents_structured, pubsub';
+comment on column outbox.subscription.max_attempts is
+    'number of attempts, including the first; a message''s own value takes precedence';
+comment on column outbox.subscription.max_age is
+    'no retry begins later than this after the message was enqueued; null: no limit';
+comment on column outbox.subscription.schedule is
+    'waits between attempts, see describe_schedule(); null: the endpoint''s schedule, or the default';
+comment on column outbox.subscription.policy is
+    'outcomes of HTTP statuses and network errors; null: the endpoint''s policy, or the default';
+comment on column outbox.subscription.format is
+    'format of a request: raw, envelope, cloudevents, cloudevents_structured, pubsub';
 comment on column outbox.subscription.batch_size is 'messages per request; above 1 the body is a JSON array';
 comment on column outbox.subscription.batch_wait is 'longest time that a message waits for its batch to fill';
-comment on column outbox.subscription.ordering is 'none; key: one at a time per key, in position order; strict: one at a time';
-comment on column outbox.subscription.on_exhausted is 'with an order, after the last try: skip lets the next pass, block waits for an operator';
-comment on column outbox.subscription.ttl is 'a delivery expires this long after the later of enqueue and deliver_at; null: never';
-comment on column outbox.subscription.deadline is 'longest time from a claim to its outcome, whatever is extended; null: no limit';
-comment on column outbox.subscription.notify is 'pull: NOTIFY waiting workers when there is work';
-comment on column outbox.subscription.max_lag is 'deliveries older than this are recorded as expired when space is reclaimed; null: space is kept';
-comment on column outbox.subscription.paused is 'what is routed to it waits for resume()';
-comment on column outbox.subscription.external_id is 'the subscriber''s own id for it';
-comment on table outbox.subscription is 'Topics and a filter, pushed to an endpoint or (endpoint_id null) pulled by workers';
+comment on column outbox.subscription.ordering is
+    'none; key: one delivery per key at a time, in the order of positions; strict: one delivery at a time';
+comment on column outbox.subscription.on_exhausted is
+    'with an order, after the last attempt: skip lets the next delivery pass, block waits for an operator';
+comment on column outbox.subscription.ttl is
+    'a delivery expires this long after the later of enqueued_at and deliver_at; null: never';
+comment on column outbox.subscription.deadline is
+    'pull: longest time from a claim to its outcome, however often the lease is extended; null: no limit';
+comment on column outbox.subscription.notify is 'pull: workers that LISTEN on outbox_pull are notified when there is work';
+comment on column outbox.subscription.max_lag is
+    'deliveries older than this are recorded as expired when space is reclaimed; null: their space is not reclaimed';
+comment on column outbox.subscription.paused is 'true: deliveries wait for resume()';
+comment on column outbox.subscription.external_id is 'the subscriber''s own id for the subscription';
+comment on table outbox.subscription is
+    'Topics and a filter; their messages are pushed to an endpoint, or pulled by workers if endpoint_id is null';
 select pg_catalog.pg_extension_config_dump('outbox.subscription', '');
 select pg_catalog.pg_extension_config_dump('outbox.subscription_id_seq', '');
 
@@ -60,11 +71,13 @@ create table outbox.subscription_version (
 );
 create index subscription_version_unplaced on outbox.subscription_version (control_message_id) where position is null;
 comment on table outbox.subscription_version is
-    'What a subscription matches, from a position on; which version matched a message is a function of its position';
+    'Topics and filter of a subscription, from a position on. The position of a message determines which version matched '
+    'it';
 comment on column outbox.subscription_version.position is
-    'of its control message, set by the tick that numbers it: the version holds for the positions after it';
+    'position of its control message, set by the tick that numbers that message; the version holds for the positions after '
+    'it';
 comment on column outbox.subscription_version.starts_after is
-    'not null: the subscription was begun here with history, and the version holds for the positions after this one';
+    'not null: the subscription was created here with history, and the version holds for the positions after this one';
 select pg_catalog.pg_extension_config_dump('outbox.subscription_version', '');
 
 insert into outbox._capability values
