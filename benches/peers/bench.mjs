@@ -120,7 +120,7 @@ const systems = {
             await c.query("select outbox.subscribe('bench', '{bench.#}') where not exists (select from outbox.subscription where name = 'bench')");
         });
         await cells("pg_outbox", {
-            tables: "outbox.(delivery|lease|dead_letter|_freed|_attempt_[0-9]+|_counter_[0-9]+|tick|checkpoint|_tick_[0-9]+|_checkpoint_[0-9]+)$",
+            tables: "outbox.(delivery|lease|dead_letter|_freed_key|_attempt_[0-9]+|_counter_[0-9]+|tick|checkpoint|_tick_[0-9]+|_checkpoint_[0-9]+)$",
             fill: (n) => admin(async (c) => {
                 await c.query("select outbox.enqueue_many('bench.job', array(select jsonb_build_object('n', n) from generate_series(1, $1::int) n))", [n]);
                 // until the router has made deliveries of them

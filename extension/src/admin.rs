@@ -85,8 +85,8 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._look_at_deliveries() returns void
-    fn outbox_look_at_deliveries(_args) {
+    /// outbox._deliveries_changed() returns void
+    fn outbox_deliveries_changed(_args) {
         wake::at_commit_look_at_deliveries();
         Ok(None)
     }

@@ -97,7 +97,7 @@ pub static RETENTION_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(HOUR);
 /// come to an end of the ring, and then the last one grows: so this is no limit on space.
 pub static SEGMENT_SIZE: GucSetting<i32> = GucSetting::<i32>::new(0);
 
-/// Whether the dispatcher sends NOTIFY outbox_feed when the feed has grown. Off: nobody pays for what nobody listens to.
+/// Whether the dispatcher sends NOTIFY outbox_append_to_feed when the feed has grown. Off: nobody pays for what nobody listens to.
 pub static NOTIFY_READERS: GucSetting<bool> = GucSetting::<bool>::new(false);
 
 /// Whether messages are kept until every cursor on the feed has passed them. Off: a consumer that is gone for good would fill
@@ -360,7 +360,7 @@ pub fn init(preloading: bool) {
     GucRegistry::define_bool_guc(
         c"pg_outbox.notify_readers",
         c"Whether readers of the feed are notified when it has grown.",
-        c"NOTIFY outbox_feed with the last position, at most twenty times a second.",
+        c"NOTIFY outbox_append_to_feed with the last position, at most twenty times a second.",
         &NOTIFY_READERS,
         GucContext::Suset,
         GucFlags::default(),

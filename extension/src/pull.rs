@@ -100,8 +100,8 @@ thread_local! {
 }
 
 pg_function! {
-    /// outbox._missed() returns void: this session has named a lease that is not there.
-    fn outbox_missed(_args) {
+    /// outbox._note_unknown_lease() returns void: this session has named a lease that is not there.
+    fn outbox_note_unknown_lease(_args) {
         MISSED.set(MISSED.get().saturating_add(1));
         if MISSED.get() > MISSES {
             // SAFETY: a sleep too short to be interrupted; interrupts are looked at after it.
@@ -191,8 +191,8 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._marks(subscription_id int, out levels int[], out since bigint[]): null when nothing is remembered.
-    fn outbox_marks(args) {
+    /// outbox._claim_hints(subscription_id int, out levels int[], out since bigint[]): null when nothing is remembered.
+    fn outbox_claim_hints(args) {
         match marks::get(args.get(0).unwrap_or_default()) {
             Some((levels, since)) => record(args, &[levels.into_datum(), since.into_datum()]),
             None => record(args, &[None, None]),
@@ -201,8 +201,8 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._set_marks(subscription_id int, levels int[], since bigint[], walked interval) returns void
-    fn outbox_set_marks(args) {
+    /// outbox._set_claim_hints(subscription_id int, levels int[], since bigint[], walked interval) returns void
+    fn outbox_set_claim_hints(args) {
         let levels: Vec<i32> = args.get(1).unwrap_or_default();
         let since: Vec<i64> = args.get(2).unwrap_or_default();
         let walked = args.get::<Interval>(3).map_or(0, |walked| walked.as_micros());
@@ -222,8 +222,8 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._advance_marks(subscription_id int, levels int[], since bigint[]) returns void
-    fn outbox_advance_marks(args) {
+    /// outbox._advance_claim_hints(subscription_id int, levels int[], since bigint[]) returns void
+    fn outbox_advance_claim_hints(args) {
         let levels: Vec<i32> = args.get(1).unwrap_or_default();
         let since: Vec<i64> = args.get(2).unwrap_or_default();
         marks::advance(args.get(0).unwrap_or_default(), &levels, &since);
@@ -232,8 +232,8 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._marks_of(name text, out subscription_id int, out level int, out since bigint, out bundles_since bigint)
-    fn outbox_marks_of(args) {
+    /// outbox._claim_hints_of(name text, out subscription_id int, out level int, out since bigint, out bundles_since bigint)
+    fn outbox_claim_hints_of(args) {
         let Some(subscription) = marks::named(&args.get::<String>(0).unwrap_or_default()) else {
             return record(args, &[None, None, None, None]);
         };
@@ -258,8 +258,8 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._note_one(subscription_id int, level int, due_at timestamptz, marked boolean, slow_us int) returns void
-    fn outbox_note_one(args) {
+    /// outbox._note_claim(subscription_id int, level int, due_at timestamptz, marked boolean, slow_us int) returns void
+    fn outbox_note_claim(args) {
         let (subscription, level) = (args.get(0).unwrap_or_default(), args.get(1).unwrap_or_default());
         let due = due(args.datum(2));
         let slow = Duration::from_micros(args.get::<i32>(4).map_or(0, |us| us.max(0) as u64));
@@ -273,8 +273,8 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._put_back(subscription_id int, priority int, due_at timestamptz) returns void
-    fn outbox_put_back(args) {
+    /// outbox._lower_claim_hint(subscription_id int, priority int, due_at timestamptz) returns void
+    fn outbox_lower_claim_hint(args) {
         marks::put_back(args.get(0).unwrap_or_default(), args.get(1).unwrap_or_default(), due(args.datum(2)));
         Ok(None)
     }

@@ -37,12 +37,12 @@ const OPS: [Op; 24] = [
     // On a slow machine a session remembers where to look, and here others cannot tell it that this has changed.
     skipping(
         "claim",
-        "select outbox._put_back((select source from stage.now), 0, '-infinity');
+        "select outbox._lower_claim_hint((select source from stage.now), 0, '-infinity');
         select count(*) from outbox.claim('jobs', 'w')",
     ),
     skipping(
         "claim two",
-        "select outbox._put_back((select source from stage.now), 0, '-infinity');
+        "select outbox._lower_claim_hint((select source from stage.now), 0, '-infinity');
         select count(*) from outbox.claim('jobs', 'w', 2)",
     ),
     op(
@@ -53,7 +53,7 @@ const OPS: [Op; 24] = [
     op("complete", "select cardinality(outbox.complete({l}))", &[]),
     op(
         "complete_and_claim",
-        "select outbox._put_back((select source from stage.now), 0, '-infinity');
+        "select outbox._lower_claim_hint((select source from stage.now), 0, '-infinity');
         select count(*) from outbox.complete_and_claim({l}, 'jobs', 'w')",
         &["OB001", "OB003"],
     ),
@@ -99,7 +99,7 @@ begin
     delete from outbox._bundle where subscription_id = n.source;
     delete from outbox.lease where subscription_id = n.source;
     delete from outbox.dead_letter where subscription_id = n.source;
-    delete from outbox._freed where subscription_id = n.source;
+    delete from outbox._freed_key where subscription_id = n.source;
     update outbox.subscription set paused = false, deleted_at = null, max_attempts = 3 where id = n.source;
     select key into own from outbox.delivery order by id limit 1;
     if own is null then
@@ -119,7 +119,7 @@ begin
         select delivery_ids[1] into n.d from outbox._bundle;
     end if;
     if beginning not in ('waiting', 'bundle') then
-        perform outbox._put_back(n.source, 0, '-infinity');
+        perform outbox._lower_claim_hint(n.source, 0, '-infinity');
         select lease into n.l from outbox.claim('jobs', 'first', 2);
     end if;
     if beginning = 'failed' then
@@ -191,7 +191,7 @@ type Outcome = (String, String, String);
 
 /// What the router does between the calls, once.
 const ROUTE: &str = "select count(*) from (
-    select case when outbox._route_inline() in ('ticked', 'idle') then (outbox._pass(1000, '{}')).free end) p";
+    select case when outbox._route_inline() in ('ticked', 'idle') then (outbox._router_pass(1000, '{}')).free end) p";
 
 impl Run {
     async fn new(server: &Server, beginning: &'static str) -> Run {

@@ -66,7 +66,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
     for _ in 0..ROUNDS {
         // Time has passed for what is not written any more, and the sequencer has.
         wait_until("a leaf is sealed", LONG, async || {
-            let seal = "select outbox._seal()";
+            let seal = "select outbox._seal_leaves()";
             let sealed = "select count(*) from outbox.segment where ring = 'message' and last_position is not null
                 and closed_at is not null and reclaimed_at is null";
             let _ = db.execute(seal, &[]).await;

@@ -155,7 +155,7 @@ impl Engine {
             decisions: Decisions::new(),
             tally: Tally::default(),
             faults: Faults::new(),
-            bury: Plan::new("select outbox._bury($1, $2, true, $3)", &[INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID]),
+            bury: Plan::new("select outbox._dead_letter_deliveries($1, $2, true, $3)", &[INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID]),
             retries: Retries::new(),
             order: Order::new(),
             errands: Errands::new(),

@@ -38,10 +38,10 @@ impl Errands {
             load: Plan::new(
                 "select e.id, e.run, e.endpoint_id, e.subscription_id, e.message_id, e.message_segment, e.position,
                     e.payload::text, e.created_at
-                from outbox._errand e where e.id <> all ($1) order by e.id limit 100",
+                from outbox._manual_send e where e.id <> all ($1) order by e.id limit 100",
                 &[INT8ARRAYOID],
             ),
-            delete: Plan::new("delete from outbox._errand e where e.id = any ($1)", &[INT8ARRAYOID]),
+            delete: Plan::new("delete from outbox._manual_send e where e.id = any ($1)", &[INT8ARRAYOID]),
             out: HashSet::new(),
             finished: Vec::new(),
         }

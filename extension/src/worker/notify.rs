@@ -1,4 +1,4 @@
-//! Tells readers of the feed that there is more: NOTIFY outbox_feed with the last position, when `pg_outbox.notify_readers` is
+//! Tells readers of the feed that there is more: NOTIFY outbox_append_to_feed with the last position, when `pg_outbox.notify_readers` is
 //! on.
 //!
 //! By the dispatcher, in a transaction of its own: a NOTIFY takes a lock at commit that the whole cluster shares, so producers
@@ -23,7 +23,7 @@ pub struct Notifier {
 
 impl Notifier {
     pub const fn new() -> Notifier {
-        Notifier { notify: Plan::new("select pg_notify('outbox_feed', $1::text)", &[INT8OID]), told: 0, at: None }
+        Notifier { notify: Plan::new("select pg_notify('outbox_append_to_feed', $1::text)", &[INT8OID]), told: 0, at: None }
     }
 
     /// Tells that the feed ends at `end`, if that is new. `Some`: to be called again after this time.

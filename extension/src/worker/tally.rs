@@ -13,7 +13,7 @@ use super::route::Stored;
 use crate::append::append_current;
 use crate::shape;
 
-/// Leaves of the ring `tally`.
+/// Leaves of the ring `message_counter`.
 const LEAVES: i64 = 3;
 
 #[derive(Default)]
@@ -45,7 +45,7 @@ impl Tally {
             return Ok(());
         }
         let at = now();
-        append_current("tally", LEAVES, shape::TALLY, |segment| {
+        append_current("message_counter", LEAVES, shape::TALLY, |segment| {
             let kinds = [("tenant", &self.tenants), ("topic", &self.topics)];
             let all =
                 kinds.into_iter().flat_map(|(kind, sums)| sums.iter().map(move |(name, sum)| (kind, &**name, sum)));

@@ -77,7 +77,7 @@ begin
     this_epoch := coalesce((select max(e.epoch) from outbox.epoch e), 0) + 1;
     insert into outbox.epoch (epoch, first_position, timeline) values (this_epoch, first, outbox._timeline());
     while part <= coalesce(cardinality(ids), 0) loop
-        perform outbox._feed(after, ids[part:part + chunk - 1], segments[part:part + chunk - 1]);
+        perform outbox._append_to_feed(after, ids[part:part + chunk - 1], segments[part:part + chunk - 1]);
         after := after + least(chunk, cardinality(ids) - part + 1);
         part := part + chunk;
     end loop;
@@ -102,7 +102,7 @@ begin
     perform outbox._audit('adopt', format('database %s', current_database()), reason,
         jsonb_build_object('epoch', this_epoch, 'numbered', after - first + 1, 'last_position', after));
     -- wakes the dispatcher
-    perform outbox._look_at_deliveries();
+    perform outbox._deliveries_changed();
     return after;
 end
 $$;

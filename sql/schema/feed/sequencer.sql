@@ -34,7 +34,7 @@ comment on type outbox._ticked is
 -- API: private
 -- Writes rows of the feed for messages in their order, with the positions after `after`. A row holds up to 960 messages, all
 -- of one leaf.
-create function outbox._feed(after bigint, ids bigint[], segments smallint[]) returns void
+create function outbox._append_to_feed(after bigint, ids bigint[], segments smallint[]) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -338,7 +338,7 @@ begin
         insert into outbox.epoch (epoch, first_position, timeline) values (this_epoch, last_position + 1, this_timeline);
     end if;
     if n > 0 then
-        perform outbox._feed(last_position, ids, segments);
+        perform outbox._append_to_feed(last_position, ids, segments);
     end if;
     if control then
         update outbox.subscription_version v

@@ -8,7 +8,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     -- Exceptions: retained messages that are not needed any more are deleted, and outbox.erase() updates rows.
-    if tg_table_name = '_message_kept' and tg_op = 'DELETE' then
+    if tg_table_name = '_message_retained' and tg_op = 'DELETE' then
         return old;
     elsif tg_op = 'UPDATE' and current_setting('pg_outbox.erasing', true) = 'on' then
         return new;

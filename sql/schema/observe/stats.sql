@@ -2,20 +2,20 @@
 -- counted here.
 
 -- API: private
-create view outbox._tallied as
+create view outbox._message_counts as
 select u.kind, u.name, sum(u.messages)::bigint as messages, sum(u.matched)::bigint as matched,
     sum(u.skipped)::bigint as skipped, max(u.last_at) as last_at
 from (
-    select t.kind, t.name, t.messages, t.matched, t.skipped, t.last_at from outbox.tally_total t
+    select t.kind, t.name, t.messages, t.matched, t.skipped, t.last_at from outbox.message_counter_total t
     union all
-    select c.kind, c.name, c.messages, c.matched, c.skipped, c.last_at from outbox.tally c
+    select c.kind, c.name, c.messages, c.matched, c.skipped, c.last_at from outbox.message_counter c
 ) u
 group by 1, 2;
 
 -- API: public
 create view outbox.tenant_stats as
 select nullif(t.name, '') as tenant, t.messages, t.matched, t.skipped, t.last_at as last_message_at
-from outbox._tallied t where t.kind = 'tenant';
+from outbox._message_counts t where t.kind = 'tenant';
 comment on view outbox.tenant_stats is
     'Routed messages of each tenant. matched: how many subscriptions they matched in all; skipped: messages that matched '
     'none. The row with tenant null sums up all tenants that are not among the 10,000 seen last';
@@ -23,7 +23,7 @@ comment on view outbox.tenant_stats is
 -- API: public
 create view outbox.topic_stats as
 select nullif(t.name, '') as topic, t.messages, t.matched, t.skipped, t.last_at as last_message_at
-from outbox._tallied t where t.kind = 'topic';
+from outbox._message_counts t where t.kind = 'topic';
 comment on view outbox.topic_stats is
     'Routed messages of each topic. matched: how many subscriptions they matched in all; skipped: messages that matched '
     'none. The row with topic null sums up all topics that are not among the 10,000 seen last';
@@ -82,7 +82,7 @@ begin atomic
     with by_status as materialized (
         select c.state, c.deliveries from outbox.count_by_state(stats.tenant) c
         union all
-        select 'skipped', sum(t.skipped)::bigint from outbox._tallied t
+        select 'skipped', sum(t.skipped)::bigint from outbox._message_counts t
         where case when stats.tenant is null then t.kind = 'topic' else t.kind = 'tenant' and t.name = stats.tenant end
     ), sums as (
         select coalesce(sum(s.deliveries) filter (where s.state = 'pending'), 0)::bigint as pending,

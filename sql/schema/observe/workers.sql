@@ -2,7 +2,7 @@
 
 -- API: private
 -- Makes the dispatcher read outbox.delivery when this transaction commits.
-create function outbox._look_at_deliveries() returns void language c volatile as 'MODULE_PATHNAME', 'outbox_look_at_deliveries';
+create function outbox._deliveries_changed() returns void language c volatile as 'MODULE_PATHNAME', 'outbox_deliveries_changed';
 
 -- API: private
 -- The state of the dispatcher. idle: everything that was committed with a wake-up has been ticked, routed, sent and

@@ -42,11 +42,11 @@ begin
         end if;
     end if;
     insert into outbox.cancelled (message_id, cancelled_by, reason) values (message_id, who, reason);
-    insert into outbox._called_off values (message_id);
+    insert into outbox._cancelled_lately values (message_id);
     if waiting is not null then
         dropped := outbox._drop_cancelled(waiting);
     end if;
-    perform outbox._look_at_deliveries();
+    perform outbox._deliveries_changed();
     perform outbox._audit('cancel', format('message %s', message_id), reason,
         jsonb_build_object('actor', who, 'deliveries', dropped));
     return dropped;

@@ -109,8 +109,8 @@ begin
         resolution_note = note
     where l.id = letter.id;
     if letter.key is not null then
-        insert into outbox._freed (subscription_id, key) values (letter.subscription_id, letter.key);
-        perform outbox._look_at_deliveries();
+        insert into outbox._freed_key (subscription_id, key) values (letter.subscription_id, letter.key);
+        perform outbox._deliveries_changed();
     end if;
     perform outbox._audit(resolution, format('dead letter %s', letter.id), note,
         jsonb_build_object('actor', actor, 'message_id', letter.message_id, 'subscription_id', letter.subscription_id));
@@ -119,7 +119,7 @@ $$;
 
 -- API: private
 -- Sets the resolution of an open dead letter. Raises OB004 if it is not open.
-create function outbox._close(id bigint, resolution text, actor text, note text) returns void
+create function outbox._settle_open(id bigint, resolution text, actor text, note text) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -141,7 +141,7 @@ create function outbox.resolve_dead_letter(dead_letter_id bigint, actor text def
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 begin atomic
-    select outbox._close(dead_letter_id, 'resolved', actor, note);
+    select outbox._settle_open(dead_letter_id, 'resolved', actor, note);
 end;
 comment on function outbox.resolve_dead_letter is
     'Marks an open dead letter as resolved by other means. by and note are stored with it and in outbox.audit. Errors: '
@@ -152,7 +152,7 @@ create function outbox.ignore_dead_letter(dead_letter_id bigint, actor text defa
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 begin atomic
-    select outbox._close(dead_letter_id, 'ignored', actor, note);
+    select outbox._settle_open(dead_letter_id, 'ignored', actor, note);
 end;
 comment on function outbox.ignore_dead_letter is
     'Marks an open dead letter as ignored, because it is not worth an action. by and note are stored with it and in '

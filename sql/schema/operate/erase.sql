@@ -39,8 +39,8 @@ begin
     -- replay.
     insert into outbox.cancelled (message_id, cancelled_by, reason) values (message_id, who, 'erased: ' || btrim(reason))
     on conflict on constraint cancelled_pkey do update set reason = excluded.reason;
-    insert into outbox._called_off values (message_id);
-    delete from outbox._errand e where e.message_id = message_id;
+    insert into outbox._cancelled_lately values (message_id);
+    delete from outbox._manual_send e where e.message_id = message_id;
     waiting := array(select d.id from outbox.delivery d where d.message_id = message_id);
     perform outbox._drop_cancelled(waiting);
     -- The only change that rows of the logs may undergo. Ids, positions, times and counts stay.
@@ -54,7 +54,7 @@ begin
     where a.message_ids is not null and message_id = any (a.message_ids);
     perform set_config('pg_outbox.erasing', 'off', true);
     update outbox.dead_letter l set last_error = null where l.message_id = message_id;
-    perform outbox._look_at_deliveries();
+    perform outbox._deliveries_changed();
     perform outbox._audit('erase', format('message %s', message_id), btrim(reason),
         jsonb_build_object('actor', who, 'deliveries', cardinality(waiting)));
 end

@@ -48,9 +48,9 @@ begin
         raise exception 'dead letter % cannot be requeued', letter.id
             using errcode = 'OB004', detail = 'Its delivery waits already.';
     end if;
-    perform outbox._put_back(letter.subscription_id, own.priority, clock_timestamp() - interval '1 min');
+    perform outbox._lower_claim_hint(letter.subscription_id, own.priority, clock_timestamp() - interval '1 min');
     perform outbox._settle_dead_letter(letter, 'requeued', actor, note);
-    perform outbox._look_at_deliveries();
+    perform outbox._deliveries_changed();
     return delivery;
 end
 $$;

@@ -12,7 +12,7 @@ declare
 begin
     perform outbox._unbundle_delivery(delivery_id);
     select * into found from outbox.delivery d where d.id = _waiting_delivery.delivery_id for update;
-    perform outbox._put_back(found.subscription_id, found.priority, found.due_at) where found.pull;
+    perform outbox._lower_claim_hint(found.subscription_id, found.priority, found.due_at) where found.pull;
     holder := case when found.id is null then outbox._bundle_holder(delivery_id) end;
     if found.id is null and holder.id is null then
         perform outbox._raise_ended(delivery_id);
@@ -39,10 +39,10 @@ declare
     letter bigint;
 begin
     update outbox.delivery d
-    set last_error_class = 'moved', last_error = outbox._short(coalesce(move_to_dead_letters.reason, 'moved by ' || who))
+    set last_error_class = 'moved', last_error = outbox._shorten(coalesce(move_to_dead_letters.reason, 'moved by ' || who))
     where d.id = waiting.id;
-    perform outbox._bury(array[waiting.id], array['moved'], true);
-    perform outbox._look_at_deliveries();
+    perform outbox._dead_letter_deliveries(array[waiting.id], array['moved'], true);
+    perform outbox._deliveries_changed();
     select max(l.id) into letter from outbox.dead_letter l where l.delivery_id = waiting.id;
     perform outbox._audit('move_to_dead_letters', format('delivery %s', waiting.id), reason,
         jsonb_build_object('actor', who, 'message_id', waiting.message_id, 'dead_letter', letter));
@@ -84,8 +84,8 @@ begin
     set due_at = reschedule.due_at, priority = coalesce(reschedule.priority, d.priority),
         expires_at = coalesce(reschedule.expires_at, d.expires_at), updated_at = clock_timestamp()
     where d.id = waiting.id;
-    perform outbox._put_back(waiting.subscription_id, coalesce(reschedule.priority, waiting.priority), reschedule.due_at);
-    perform outbox._look_at_deliveries();
+    perform outbox._lower_claim_hint(waiting.subscription_id, coalesce(reschedule.priority, waiting.priority), reschedule.due_at);
+    perform outbox._deliveries_changed();
     perform outbox._audit('reschedule', format('delivery %s', waiting.id), null,
         jsonb_build_object('actor', who, 'message_id', waiting.message_id, 'from', waiting.due_at, 'to', due_at,
             'priority', priority, 'expires_at', expires_at));
@@ -124,8 +124,8 @@ begin
             update outbox.delivery d
             set attempt = 0, due_at = clock_timestamp(), updated_at = clock_timestamp()
             where d.id = waiting.id;
-            perform outbox._put_back(source, waiting.priority, clock_timestamp() - interval '1 min');
-            perform outbox._look_at_deliveries();
+            perform outbox._lower_claim_hint(source, waiting.priority, clock_timestamp() - interval '1 min');
+            perform outbox._deliveries_changed();
             perform outbox._audit('retry', format('delivery %s', waiting.id), null,
                 jsonb_build_object('actor', who, 'message_id', message_id));
             return waiting.id;

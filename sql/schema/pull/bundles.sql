@@ -56,7 +56,7 @@ begin
     if cardinality(ids) = 0 then
         return;
     end if;
-    perform outbox._put_back(b.subscription_id, 0, b.due_at)
+    perform outbox._lower_claim_hint(b.subscription_id, 0, b.due_at)
     from outbox._bundle b where b.id = any (ids) and b.lease is null;
     with gone as (
         delete from outbox._bundle b where b.id = any (ids) returning b.*

@@ -98,7 +98,7 @@ begin
     -- that, see _tick.
     if cardinality(picked.ids) = 0 and picked.before = 'infinity' and pg_current_xact_id_if_assigned() is null
         and outbox._route_inline() in ('ticked', 'idle') then
-        perform outbox._pass(1000, '{}');
+        perform outbox._router_pass(1000, '{}');
         perform outbox._replay_inline(source.id);
         picked := outbox._pick(source.id, max_messages, true);
     end if;

@@ -60,7 +60,7 @@ begin
     end if;
     perform outbox._unbundle_delivery(delivery_id);
     select * into wanted from outbox.delivery d where d.id = delivery_id for update;
-    perform outbox._put_back(wanted.subscription_id, wanted.priority, wanted.due_at) where wanted.pull;
+    perform outbox._lower_claim_hint(wanted.subscription_id, wanted.priority, wanted.due_at) where wanted.pull;
     if wanted.id is null then
         holder := outbox._bundle_holder(delivery_id);
         if holder.id is null then

@@ -71,8 +71,8 @@ begin
                 hint = 'Another worker may do its work again; go on with outbox.claim().';
     end if;
     if keys is not null then
-        insert into outbox._freed (subscription_id, key) select * from unnest(ordered, keys) u(s, k);
-        perform outbox._look_at_deliveries();
+        insert into outbox._freed_key (subscription_id, key) select * from unnest(ordered, keys) u(s, k);
+        perform outbox._deliveries_changed();
     end if;
     if max_messages = 1 and octet_length(worker) between 1 and 255 and lease between interval '1 us' and interval '7 days' then
         picked := outbox._pick_one(subscription);

@@ -6,7 +6,7 @@
 -- - reasons: one per delivery, dead_letter.reason.
 -- - note: true writes an entry to the attempt log and counts the outcome. Pass true where no attempt has just ended.
 -- - errors: one per delivery, where the error differs from that of the last attempt.
-create function outbox._bury(ids bigint[], reasons text[], note boolean, errors text[] default null) returns bigint
+create function outbox._dead_letter_deliveries(ids bigint[], reasons text[], note boolean, errors text[] default null) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -28,7 +28,7 @@ begin
         delete from outbox.delivery d using unnest(ids, reasons, errors) u(id, reason, error) where d.id = u.id
         returning d.*, u.reason, u.error, case u.reason when 'expired' then 'expired' else 'dead' end as fate
     ), freed as (
-        insert into outbox._freed (subscription_id, key)
+        insert into outbox._freed_key (subscription_id, key)
         select g.subscription_id, g.key from gone g where g.key is not null
     ), logged as (
         insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
@@ -77,7 +77,7 @@ begin
     with gone as (
         delete from outbox.delivery d where d.id = any (ids) returning *
     ), freed as (
-        insert into outbox._freed (subscription_id, key)
+        insert into outbox._freed_key (subscription_id, key)
         select g.subscription_id, g.key from gone g where g.key is not null
     )
     insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
@@ -130,7 +130,7 @@ $$;
 -- API: private
 -- Shortens a text from outside for storage: a text of more than 4096 bytes is cut to its first 1000 characters, which is
 -- enough to see what happened.
-create function outbox._short(message text) returns text
+create function outbox._shorten(message text) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 return case when octet_length(message) > 4096 then left(message, 1000) || ' ...' else message end;

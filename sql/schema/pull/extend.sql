@@ -11,7 +11,7 @@ declare
     held outbox.lease;
 begin
     perform outbox._check_claim('worker', 1, duration);
-    held := outbox._hold(lease);
+    held := outbox._lock_lease(lease);
     if held.id is not null then
         update outbox.lease l
         set expires_at = least(greatest(l.expires_at, clock_timestamp() + duration), l.deadline_at)
@@ -42,7 +42,7 @@ set jit = off
 as $$
 #variable_conflict use_column
 declare
-    held outbox.lease := outbox._hold(lease);
+    held outbox.lease := outbox._lock_lease(lease);
     named bigint[] := coalesce(delivery_ids, held.delivery_ids);
     done bigint[];
 begin
@@ -65,12 +65,12 @@ begin
             r.last_attempt_at, clock_timestamp(), r.id, 0, r.subscription_id, 0, 'returned', held.worker
         from returned r
     ), freed as (
-        insert into outbox._freed (subscription_id, key)
+        insert into outbox._freed_key (subscription_id, key)
         select r.subscription_id, r.key from returned r where r.key is not null
     )
-    select array_agg(r.id order by r.position), count(outbox._put_back(r.subscription_id, r.priority, r.due_at)) into done
+    select array_agg(r.id order by r.position), count(outbox._lower_claim_hint(r.subscription_id, r.priority, r.due_at)) into done
     from returned r;
-    perform outbox._after(held, null, null);
+    perform outbox._free_keys(held, null, null);
     return coalesce(done, '{}');
 end
 $$;

@@ -6,19 +6,19 @@
 -- priorities, highest first; 99999 at the end: there are lower ones, which were not scanned. since: for each priority, the
 -- due time where the scan starts, in microseconds as in _time. Null: there are no hints, or this session shall scan from the
 -- start. Called in a statement before the one that claims, so that the hints are older than the snapshot of the claim.
-create function outbox._marks(subscription_id int, out levels int[], out since bigint[]) language c volatile strict
-as 'MODULE_PATHNAME', 'outbox_marks';
+create function outbox._claim_hints(subscription_id int, out levels int[], out since bigint[]) language c volatile strict
+as 'MODULE_PATHNAME', 'outbox_claim_hints';
 
 -- API: private
 -- Sets the hints after a slow scan from the start. walked: CPU time of the scan; the hints hold for 50 times as long,
 -- between 1 and 60 seconds, without shared memory for 1 second.
-create function outbox._set_marks(subscription_id int, levels int[], since bigint[], walked interval) returns void
-language c volatile strict as 'MODULE_PATHNAME', 'outbox_set_marks';
+create function outbox._set_claim_hints(subscription_id int, levels int[], since bigint[], walked interval) returns void
+language c volatile strict as 'MODULE_PATHNAME', 'outbox_set_claim_hints';
 
 -- API: private
 -- Advances the hints to where a claim has ended, unless a delivery became claimable since the claim began.
-create function outbox._advance_marks(subscription_id int, levels int[], since bigint[]) returns void
-language c volatile strict as 'MODULE_PATHNAME', 'outbox_advance_marks';
+create function outbox._advance_claim_hints(subscription_id int, levels int[], since bigint[]) returns void
+language c volatile strict as 'MODULE_PATHNAME', 'outbox_advance_claim_hints';
 
 -- API: private
 -- CPU time since the hints were read, if that is much for the number of deliveries found (more than 2 ms, and 50 µs for each
@@ -31,19 +31,19 @@ language c volatile strict as 'MODULE_PATHNAME', 'outbox_slow_walk';
 -- The due time at which a scan for bundles starts.
 create function outbox._bundles_since(subscription_id int) returns timestamptz
 language sql volatile
-return coalesce(outbox._time(nullif(((outbox._marks(-subscription_id)).since)[1], 0)), '-infinity');
+return coalesce(outbox._time(nullif(((outbox._claim_hints(-subscription_id)).since)[1], 0)), '-infinity');
 
 -- API: private
 -- The subscription id that this session remembers for a name, and the hints of that subscription; see _pick_one().
 -- subscription_id null: this session has not claimed from the subscription yet. level, since: the first hint of its
 -- deliveries, bundles_since: that of its bundles; null: there are none.
-create function outbox._marks_of(
+create function outbox._claim_hints_of(
     name text,
     out subscription_id int,
     out level int,
     out since bigint,
     out bundles_since bigint
-) language c volatile as 'MODULE_PATHNAME', 'outbox_marks_of';
+) language c volatile as 'MODULE_PATHNAME', 'outbox_claim_hints_of';
 
 -- API: private
 -- Tells this session the id of the subscription that has this name.
@@ -53,5 +53,5 @@ language c volatile strict as 'MODULE_PATHNAME', 'outbox_note_name';
 -- API: private
 -- Called after one delivery was found. due_at: when it became due. marked: there were hints. If so, advances the hint of
 -- this priority; otherwise sets a hint if the scan took at least slow_us microseconds of CPU time.
-create function outbox._note_one(subscription_id int, level int, due_at timestamptz, marked boolean, slow_us int)
-returns void language c volatile strict as 'MODULE_PATHNAME', 'outbox_note_one';
+create function outbox._note_claim(subscription_id int, level int, due_at timestamptz, marked boolean, slow_us int)
+returns void language c volatile strict as 'MODULE_PATHNAME', 'outbox_note_claim';

@@ -2,12 +2,12 @@
 --
 -- The row of a lease is locked before the rows of its deliveries. So an outcome, an extension and the taking back of a lease
 -- exclude one another, and a worker whose lease is gone cannot change anything. A function that ends a delivery only notes
--- the key that is free now (outbox._freed), and the router unblocks the next delivery of that key. Looking for the next
+-- the key that is free now (outbox._freed_key), and the router unblocks the next delivery of that key. Looking for the next
 -- delivery here would miss a row that the router is just inserting.
 
 -- API: private
 -- Locks and returns a lease. Null: the lease has ended or was taken back. Raises 22004 when `lease` is null.
-create function outbox._hold(lease bigint) returns outbox.lease
+create function outbox._lock_lease(lease bigint) returns outbox.lease
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -17,9 +17,9 @@ begin
     if lease is null then
         raise exception 'the lease must not be null' using errcode = 'null_value_not_allowed';
     end if;
-    select * into held from outbox.lease l where l.id = outbox._lease_id(_hold.lease) for update;
+    select * into held from outbox.lease l where l.id = outbox._lease_id(_lock_lease.lease) for update;
     if held.id is null then
-        perform outbox._missed();
+        perform outbox._note_unknown_lease();
     end if;
     return held;
 end
@@ -39,7 +39,7 @@ end;
 -- API: private
 -- Called after deliveries of a lease have ended: deletes the lease if no delivery is left, and notes the freed keys. Called
 -- with the settings of the caller.
-create function outbox._after(held outbox.lease, ordered int[], keys text[]) returns void
+create function outbox._free_keys(held outbox.lease, ordered int[], keys text[]) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -49,9 +49,9 @@ begin
         select from outbox.delivery d where d.id = any (held.delivery_ids) and d.lease = held.id
     );
     if cardinality(keys) > 0 then
-        insert into outbox._freed (subscription_id, key) select * from unnest(ordered, keys) u(s, k) where u.k is not null;
+        insert into outbox._freed_key (subscription_id, key) select * from unnest(ordered, keys) u(s, k) where u.k is not null;
         if found then
-            perform outbox._look_at_deliveries();
+            perform outbox._deliveries_changed();
         end if;
     end if;
 end
@@ -125,7 +125,7 @@ begin
     select * into held from outbox.lease l where l.id = token for update;
     if held.id is null then
         -- raises the error for null
-        perform outbox._hold(lease);
+        perform outbox._lock_lease(lease);
         return '{}';
     end if;
     if held.bundled then
@@ -167,7 +167,7 @@ begin
     into done, ordered, keys
     from gone g;
     if keys is not null or cardinality(done) is distinct from cardinality(held.delivery_ids) then
-        perform outbox._after(held, ordered, keys);
+        perform outbox._free_keys(held, ordered, keys);
     end if;
     return coalesce(done, '{}');
 end
@@ -248,14 +248,14 @@ begin
         where d.id = j.id
     ), freed as (
         -- an earlier delivery of its key may have been requeued meanwhile
-        insert into outbox._freed (subscription_id, key)
+        insert into outbox._freed_key (subscription_id, key)
         select j.subscription_id, j.key from judged j where j.key is not null and j.verdict is null
     )
     select array_agg(j.id order by j.position),
         array_agg(j.id) filter (where j.verdict is not null and not j.called_off),
         array_agg(j.verdict) filter (where j.verdict is not null and not j.called_off),
         array_agg(j.id) filter (where j.called_off), min(j.subscription_id),
-        count(outbox._put_back(j.subscription_id, j.priority, j.next_at)) filter (where j.verdict is null)
+        count(outbox._lower_claim_hint(j.subscription_id, j.priority, j.next_at)) filter (where j.verdict is null)
     into done, dead, reasons, called_off, source
     from judged j;
     if done is not null then
@@ -264,15 +264,15 @@ begin
         perform outbox._count(source, 'expired', cardinality(array_positions(reasons, 'expired')));
     end if;
     if dead is not null then
-        perform outbox._bury(dead, reasons, false);
+        perform outbox._dead_letter_deliveries(dead, reasons, false);
     end if;
     if called_off is not null then
         perform outbox._drop_cancelled(called_off);
     end if;
     if dead is not null or called_off is not null then
-        perform outbox._look_at_deliveries();
+        perform outbox._deliveries_changed();
     end if;
-    perform outbox._after(held, null, null);
+    perform outbox._free_keys(held, null, null);
     return coalesce(done, '{}');
 end
 $$;
@@ -288,12 +288,12 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    held outbox.lease := outbox._hold(lease);
+    held outbox.lease := outbox._lock_lease(lease);
 begin
     if held.id is null then
         return '{}';
     end if;
-    return outbox._fail(held, delivery_ids, 'worker', outbox._short(error), retry_after, null);
+    return outbox._fail(held, delivery_ids, 'worker', outbox._shorten(error), retry_after, null);
 end
 $$;
 comment on function outbox.fail is
@@ -313,12 +313,12 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    held outbox.lease := outbox._hold(lease);
+    held outbox.lease := outbox._lock_lease(lease);
 begin
     if held.id is null then
         return '{}';
     end if;
-    return outbox._fail(held, delivery_ids, 'worker', outbox._short(reason), null, 'rejected');
+    return outbox._fail(held, delivery_ids, 'worker', outbox._shorten(reason), null, 'rejected');
 end
 $$;
 comment on function outbox.dead is

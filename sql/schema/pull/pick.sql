@@ -26,7 +26,7 @@ $$;
 -- deliveries that are due, and the first delivery that is not yet due ends the scan. While some session holds a snapshot,
 -- the index keeps the entries of deliveries that have ended, and they are at the start too. When scanning past them has
 -- become slow, the function stores claim hints: which priorities there are, and the due time where the scan of each starts.
--- Therefore _put_back() has to be called for every delivery that becomes claimable again, or becomes claimable for the first
+-- Therefore _lower_claim_hint() has to be called for every delivery that becomes claimable again, or becomes claimable for the first
 -- time by other means than the router.
 --
 -- bundles: whether bundles are considered. before: when the first bundle became due; infinity: there is no bundle, or
@@ -64,7 +64,7 @@ begin
     ids := '{}';
     tried := '{}';
     before := case when not bundles then 'infinity'::timestamptz end;
-    marks := outbox._marks(subscription_id);
+    marks := outbox._claim_hints(subscription_id);
     loop
         if before is null and marks.levels is not null then
             before := coalesce(outbox._first_bundle(subscription_id), 'infinity');
@@ -136,14 +136,14 @@ begin
         exit when cardinality(ids) >= wanted;
     end loop;
     if marks.levels is not null then
-        perform outbox._advance_marks(subscription_id, levels, since);
+        perform outbox._advance_claim_hints(subscription_id, levels, since);
     elsif outbox._slow_walk(cardinality(ids)) is not null then
         if cardinality(levels) = 0 then
             -- The index holds only entries of deliveries that have ended. New deliveries usually have priority 0.
             levels := '{0}';
             since := array[outbox._us(least(before, now - interval '1 s'))];
         end if;
-        perform outbox._set_marks(subscription_id, case when complete then levels else levels || 99999 end,
+        perform outbox._set_claim_hints(subscription_id, case when complete then levels else levels || 99999 end,
             case when complete then since else since || 0::bigint end, outbox._slow_walk(cardinality(ids)));
     end if;
     if mixed then
@@ -170,7 +170,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     now timestamptz := clock_timestamp();
-    marks record := outbox._marks_of(name);
+    marks record := outbox._claim_hints_of(name);
     since timestamptz := coalesce(outbox._time(nullif(marks.since, 0)), '-infinity');
     bundles_since timestamptz := coalesce(outbox._time(nullif(marks.bundles_since, 0)), '-infinity');
     picked record;
@@ -211,7 +211,7 @@ begin
         ids := array[picked.id];
         tried := array[picked.last_attempt_at];
         segment := picked.message_segment;
-        perform outbox._note_one(source_id, picked.level, least(picked.due_at, picked.bundle_due_at),
+        perform outbox._note_claim(source_id, picked.level, least(picked.due_at, picked.bundle_due_at),
             marks.level is not null, 150);
     end if;
 end
@@ -264,7 +264,7 @@ begin
         for update of b skip locked
     loop
         if not remembered and outbox._slow_walk(0) is not null then
-            perform outbox._set_marks(-subscription_id, array[0], array[outbox._us(next.due_at)], outbox._slow_walk(0));
+            perform outbox._set_claim_hints(-subscription_id, array[0], array[outbox._us(next.due_at)], outbox._slow_walk(0));
         end if;
         remembered := true;
         if cardinality(ids) = 0 and cardinality(next.delivery_ids) > wanted and wanted >= 10 and not next.cancelled then
@@ -279,7 +279,7 @@ begin
             set delivery_ids = b.delivery_ids[wanted + 1 :], positions = b.positions[wanted + 1 :],
                 message_ids = b.message_ids[wanted + 1 :]
             where b.id = next.id;
-            perform outbox._put_back(-subscription_id, 0, next.due_at);
+            perform outbox._lower_claim_hint(-subscription_id, 0, next.due_at);
             bundles := array[part];
             ids := next.delivery_ids[:wanted];
             segment := next.message_segment;

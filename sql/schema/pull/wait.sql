@@ -25,7 +25,7 @@ begin
         return 'pushed';
     end if;
     if pg_current_xact_id_if_assigned() is null and outbox._route_inline() in ('ticked', 'idle') then
-        perform outbox._pass(1000, '{}');
+        perform outbox._router_pass(1000, '{}');
     end if;
     if exists (select from outbox._bundle b where b.subscription_id = source.id and b.lease is null) then
         return 'ready';

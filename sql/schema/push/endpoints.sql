@@ -273,7 +273,7 @@ begin
     from outbox.subscription s
     where s.endpoint_id = known and d.subscription_id = s.id and not d.pull and not d.blocked and d.state = 'failed'
         and d.due_at > clock_timestamp();
-    perform outbox._look_at_deliveries();
+    perform outbox._deliveries_changed();
     return outbox._endpoint_changed(e, 'enabled');
 end
 $$;

@@ -25,7 +25,7 @@ begin atomic
     where u.what = 'dead' and l.message_id = u.message_id and l.subscription_id = u.subscription_id
         and l.position = u.position and l.resolution = 'open';
 
-    insert into outbox._freed (subscription_id, key)
+    insert into outbox._freed_key (subscription_id, key)
     select distinct u.subscription_id, u.key
     from unnest(subscription_ids, keys, whats) u(subscription_id, key, what)
     where u.what <> 'failed'

@@ -5,8 +5,8 @@
 -- Lowers the claim hints: a delivery of a pull subscription can be claimed from due_at on, for the first time or again. With
 -- a negative subscription_id it is a bundle of that subscription. Without this call, claims would start their scan after the
 -- delivery. Not called for deliveries that the router has made.
-create function outbox._put_back(subscription_id int, priority int, due_at timestamptz) returns void
-language c volatile strict as 'MODULE_PATHNAME', 'outbox_put_back';
+create function outbox._lower_claim_hint(subscription_id int, priority int, due_at timestamptz) returns void
+language c volatile strict as 'MODULE_PATHNAME', 'outbox_lower_claim_hint';
 
 -- API: private
 -- Records deliveries that failed and are tried again at due_at. delivery_id 0: the delivery has no row yet.
@@ -199,7 +199,7 @@ begin atomic
     with gone as (
         delete from outbox.delivery d where d.id = any (delivery_ids) returning d.subscription_id, d.key
     )
-    insert into outbox._freed (subscription_id, key)
+    insert into outbox._freed_key (subscription_id, key)
     select g.subscription_id, g.key from gone g where g.key is not null;
 
     select outbox._count_ended(subscription_ids, outcomes);

@@ -64,9 +64,9 @@ begin
     elsif name = 'counters' then
         -- Not often: the totals are rows that are updated, and a session may hold a snapshot.
         if due or pg_relation_size(outbox._leaf('counter', outbox._current_leaf('counter'))) >= counted_size
-            or pg_relation_size(outbox._leaf('tally', outbox._current_leaf('tally'))) >= counted_size then
+            or pg_relation_size(outbox._leaf('message_counter', outbox._current_leaf('message_counter'))) >= counted_size then
             job := name;
-            rows := outbox._roll_up() + outbox._roll_up_tally();
+            rows := outbox._roll_up() + outbox._roll_up_message_counters();
             result := 'rolled up';
             perform outbox._note_job(job, result, rows, bytes, held_by);
         end if;
@@ -116,7 +116,7 @@ begin
         return;
     end if;
     perform outbox._note_segments();
-    perform outbox._seal();
+    perform outbox._seal_leaves();
     -- Messages are reclaimed before the rows of the feed that contain their ids.
     foreach name in array array['message', 'feed', 'attempt', 'routing', 'tick', 'checkpoint', 'counters'] || array(
         select t.job from outbox._trimmed() t

@@ -61,7 +61,7 @@ begin
     end if;
     lock table outbox._maintenance in exclusive mode;
     perform outbox._note_segments();
-    perform outbox._seal();
+    perform outbox._seal_leaves();
     upto := outbox._tail() - 1;
     foreach part in array coalesce(rings, '{}') loop
         -- Whole leaves, oldest first.

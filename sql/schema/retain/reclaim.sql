@@ -92,7 +92,7 @@ begin
     end if;
     if ring = 'message' then
         -- Also before the leaf's lock, because this may wait for a worker that is claiming.
-        copied := outbox._keep_messages(oldest.leaf, keep_limit);
+        copied := outbox._retain_messages(oldest.leaf, keep_limit);
         if copied is null then
             result := 'held';
             held_by := format('more than %s deliveries and dead letters that wait', keep_limit);
@@ -112,7 +112,7 @@ begin
     end if;
     if ring = 'message' then
         -- A replay may have made new deliveries meanwhile.
-        if outbox._keep_messages(oldest.leaf, 0) is null then
+        if outbox._retain_messages(oldest.leaf, 0) is null then
             result := 'not yet';
             return;
         end if;
@@ -136,7 +136,7 @@ $$;
 -- API: private
 -- Copies the messages of a leaf that deliveries and dead letters still need to _message_kept, and returns how many. Null:
 -- there are more than `at_most`, and nothing was copied.
-create function outbox._keep_messages(leaf smallint, at_most int) returns bigint
+create function outbox._retain_messages(leaf smallint, at_most int) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -160,7 +160,7 @@ begin
     ));
     -- A leaf's number is used again each time the ring reaches it. So older deliveries with this number may wait, but their
     -- messages are retained already.
-    insert into outbox._message_kept
+    insert into outbox._message_retained
     select (-1)::smallint, m.id, m.xid, m.enqueued_at, m.deliver_at, m.expires_at, m.occurred_at, m.max_attempts, m.priority,
         m.topic, m.key, m.tenant, m.aggregate_type, m.aggregate_id, m.publisher, m.idempotency_key, m.content_type,
         m.headers, m.metadata, m.payload, m.body

@@ -124,7 +124,7 @@ $$;
 -- Sets last_position of closed leaves of messages, once the sequencer has passed them. It is the last position of the last
 -- row of the feed that refers to the leaf. That row is near the end of the feed at this time; if it is not among the last
 -- 10000 rows, the end of the feed is used.
-create function outbox._seal() returns void
+create function outbox._seal_leaves() returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$

@@ -110,9 +110,9 @@ begin
         when 'kept' then
             -- retained messages that no delivery or dead letter needs any more
             with gone as (
-                delete from outbox._message_kept k
+                delete from outbox._message_retained k
                 where k.id = any (array(
-                    select m.id from outbox._message_kept m
+                    select m.id from outbox._message_retained m
                     where not exists (select from outbox.delivery d where d.message_id = m.id)
                         and not exists (
                             select from outbox._bundle b where b.messages @> m.id and m.id = any (b.message_ids)
@@ -131,8 +131,8 @@ end
 $$;
 
 -- API: private
--- Adds the closed leaves of outbox.tally to the totals and empties them. Returns how many leaves.
-create function outbox._roll_up_tally() returns bigint
+-- Adds the closed leaves of outbox.message_counter to the totals and empties them. Returns how many leaves.
+create function outbox._roll_up_message_counters() returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -142,33 +142,33 @@ declare
     closed record;
     rolled bigint := 0;
 begin
-    perform outbox._rotate('tally', true);
+    perform outbox._rotate('message_counter', true);
     for closed in
-        select s.leaf from outbox.segment s where s.ring = 'tally' and s.closed_at is not null and s.reclaimed_at is null
+        select s.leaf from outbox.segment s where s.ring = 'message_counter' and s.closed_at is not null and s.reclaimed_at is null
     loop
-        if outbox._lock_leaf_patiently(outbox._leaf('tally', closed.leaf)) then
-            insert into outbox.tally_total as t (kind, name, messages, matched, skipped, last_at)
+        if outbox._lock_leaf_patiently(outbox._leaf('message_counter', closed.leaf)) then
+            insert into outbox.message_counter_total as t (kind, name, messages, matched, skipped, last_at)
             select c.kind, c.name, sum(c.messages), sum(c.matched), sum(c.skipped), max(c.last_at)
-            from outbox.tally c where c.segment = closed.leaf
+            from outbox.message_counter c where c.segment = closed.leaf
             group by 1, 2
             on conflict (kind, name) do update
             set messages = t.messages + excluded.messages, matched = t.matched + excluded.matched,
                 skipped = t.skipped + excluded.skipped, last_at = greatest(t.last_at, excluded.last_at);
-            execute format('truncate only %s', outbox._leaf('tally', closed.leaf));
-            update outbox.segment s set reclaimed_at = clock_timestamp() where s.ring = 'tally' and s.leaf = closed.leaf;
+            execute format('truncate only %s', outbox._leaf('message_counter', closed.leaf));
+            update outbox.segment s set reclaimed_at = clock_timestamp() where s.ring = 'message_counter' and s.leaf = closed.leaf;
             rolled := rolled + 1;
         end if;
     end loop;
     with old as (
         select n.kind, n.name from (
             select t.kind, t.name, row_number() over (partition by t.kind order by t.last_at desc, t.name) as place
-            from outbox.tally_total t where t.name <> ''
+            from outbox.message_counter_total t where t.name <> ''
         ) n
         where n.place > most
     ), gone as (
-        delete from outbox.tally_total t using old o where t.kind = o.kind and t.name = o.name returning t.*
+        delete from outbox.message_counter_total t using old o where t.kind = o.kind and t.name = o.name returning t.*
     )
-    insert into outbox.tally_total as t (kind, name, messages, matched, skipped, last_at)
+    insert into outbox.message_counter_total as t (kind, name, messages, matched, skipped, last_at)
     select g.kind, '', sum(g.messages), sum(g.matched), sum(g.skipped), max(g.last_at) from gone g group by g.kind
     on conflict (kind, name) do update
     set messages = t.messages + excluded.messages, matched = t.matched + excluded.matched,

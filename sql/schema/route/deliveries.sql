@@ -55,17 +55,17 @@ end;
 -- API: private
 -- Called after rows and bundles of these subscriptions and messages were made. Returns the subscriptions whose workers are
 -- to be notified.
-create function outbox._opened(subscription_ids int[], message_ids bigint[]) returns int[]
+create function outbox._subscriptions_with_deliveries(subscription_ids int[], message_ids bigint[]) returns int[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     -- The router may have checked for cancelled messages before these were cancelled.
     if outbox._cancelled_near(message_ids) then
-        insert into outbox._called_off (message_id)
+        insert into outbox._cancelled_lately (message_id)
         select c.message_id from outbox.cancelled c where c.message_id = any (message_ids);
     end if;
-    insert into outbox._ending (subscription_id)
+    insert into outbox._ended_subscription (subscription_id)
     select s.id from outbox.subscription s where s.id = any (subscription_ids) and s.deleted_at is not null;
     return array(select s.id from outbox.subscription s where s.id = any (subscription_ids) and s.notify);
 end

@@ -3,10 +3,10 @@
 -- API: private
 -- Pull subscriptions that have ended and may still have deliveries. A delivery that another session had locked at that
 -- moment, that a worker has, or that the router was just making is ended by a later pass.
-create table outbox._ending (
+create table outbox._ended_subscription (
     subscription_id int not null
 );
-select pg_catalog.pg_extension_config_dump('outbox._ending', '');
+select pg_catalog.pg_extension_config_dump('outbox._ended_subscription', '');
 
 -- API: private
 -- Records deliveries that have no row and end before they were tried: they expired while their subscription lagged, or were

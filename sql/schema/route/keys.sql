@@ -2,7 +2,7 @@
 
 -- API: private
 -- Unblocks the next delivery of each of these keys, and returns how many were unblocked.
-create function outbox._promote_keys(subscriptions int[], keys text[]) returns bigint
+create function outbox._unblock_named_keys(subscriptions int[], keys text[]) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -66,7 +66,7 @@ begin
         update outbox.delivery d set blocked = false, updated_at = clock_timestamp() from next n where d.id = n.id
         returning d.pull, d.subscription_id, d.priority, d.due_at
     )
-    select count(*), count(case when u.pull then outbox._put_back(u.subscription_id, u.priority, u.due_at) end)
+    select count(*), count(case when u.pull then outbox._lower_claim_hint(u.subscription_id, u.priority, u.due_at) end)
     into promoted
     from unblocked u;
     return promoted;
@@ -74,9 +74,9 @@ end
 $$;
 
 -- API: private
--- Unblocks the next delivery of up to `max` keys in outbox._freed. Called only by the router. With on_exhausted = block, an
+-- Unblocks the next delivery of up to `max` keys in outbox._freed_key. Called only by the router. With on_exhausted = block, an
 -- open dead letter keeps its key blocked.
-create function outbox._promote(max int) returns bigint
+create function outbox._unblock_keys(max int) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -92,15 +92,15 @@ declare
     keys text[];
 begin
     -- The table holds only the keys that were freed since the last pass.
-    places := array(select f.ctid from outbox._freed f limit max);
+    places := array(select f.ctid from outbox._freed_key f limit max);
     if cardinality(places) = 0 then
         return 0;
     end if;
     with freed as (
-        delete from outbox._freed f where f.ctid = any (places) returning f.subscription_id, f.key
+        delete from outbox._freed_key f where f.ctid = any (places) returning f.subscription_id, f.key
     )
     select array_agg(f.subscription_id), array_agg(f.key) into subscriptions, keys
     from (select distinct f.subscription_id, f.key from freed f) f;
-    return outbox._promote_keys(subscriptions, keys);
+    return outbox._unblock_named_keys(subscriptions, keys);
 end
 $$;

@@ -25,14 +25,14 @@ begin
     if cardinality(ids) = 0 then
         return 0;
     end if;
-    return outbox._bury(ids, array_fill('expired'::text, array[cardinality(ids)]), true);
+    return outbox._dead_letter_deliveries(ids, array_fill('expired'::text, array[cardinality(ids)]), true);
 end
 $$;
 
 -- API: private
 -- Ends the deliveries of an ended pull subscription, except those that a worker has or another session has locked. When none
--- is left, the subscription is removed from outbox._ending. Returns how many deliveries were ended.
-create function outbox._clear_one(ending int) returns bigint
+-- is left, the subscription is removed from outbox._ended_subscription. Returns how many deliveries were ended.
+create function outbox._end_one_subscription(ending int) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -48,14 +48,14 @@ begin
             return cleared;
         end if;
     end if;
-    delete from outbox._ending e where e.subscription_id = ending;
+    delete from outbox._ended_subscription e where e.subscription_id = ending;
     return cleared;
 end
 $$;
 
 -- API: private
 -- Ends deliveries of up to `max` ended pull subscriptions, and returns how many.
-create function outbox._clear(max int) returns bigint
+create function outbox._end_subscriptions(max int) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -68,8 +68,8 @@ declare
     ending int;
     cleared bigint := 0;
 begin
-    for ending in select distinct e.subscription_id from outbox._ending e limit max loop
-        cleared := cleared + outbox._clear_one(ending);
+    for ending in select distinct e.subscription_id from outbox._ended_subscription e limit max loop
+        cleared := cleared + outbox._end_one_subscription(ending);
     end loop;
     return cleared;
 end
@@ -81,7 +81,7 @@ $$;
 -- - more: there is more to do now.
 -- - soon: something is leased, about to expire within 10 s, cancelled or ending, so the next pass should come soon.
 -- - free: number of deliveries that workers can claim again.
-create function outbox._pass(
+create function outbox._router_pass(
     max int,
     in_flight bigint[],
     out more boolean,
@@ -98,26 +98,26 @@ as $$
 declare
     at timestamptz := clock_timestamp();
     worked bigint;
-    called_off bigint[] := array(select c.message_id from outbox._called_off c limit max);
+    called_off bigint[] := array(select c.message_id from outbox._cancelled_lately c limit max);
 begin
     free := outbox._take_back(at, max);
     if cardinality(called_off) > 0 then
         perform outbox._end_cancelled(called_off, in_flight);
-        delete from outbox._called_off c
+        delete from outbox._cancelled_lately c
         where c.message_id = any (called_off)
             and not exists (select from outbox._open_of(c.message_id));
     end if;
-    worked := free + outbox._expire(at, max, in_flight) + outbox._clear(max);
-    free := free + outbox._promote(max);
+    worked := free + outbox._expire(at, max, in_flight) + outbox._end_subscriptions(max);
+    free := free + outbox._unblock_keys(max);
     more := worked > 0 and (
         exists (select from outbox.lease l where l.expires_at <= at)
         or exists (
             select from outbox.delivery d
             where d.expires_at <= at and d.state <> 'processing' and d.id <> all (in_flight)
         )
-    ) or exists (select from outbox._freed);
+    ) or exists (select from outbox._freed_key);
     soon := exists (select from outbox.lease)
-        or exists (select from outbox._called_off) or exists (select from outbox._ending)
+        or exists (select from outbox._cancelled_lately) or exists (select from outbox._ended_subscription)
         or exists (
             select from outbox.delivery d
             where d.expires_at is not null and d.expires_at < at + interval '10 s' and d.state <> 'processing'
@@ -126,11 +126,11 @@ end
 $$;
 
 -- API: private
--- Does the work of _pass() with each lease, delivery, message, subscription and key in a subtransaction of its own. Called
--- after _pass() has failed. An item that fails is recorded in outbox.fault, and everything else goes on. A lease or an
+-- Does the work of _router_pass() with each lease, delivery, message, subscription and key in a subtransaction of its own. Called
+-- after _router_pass() has failed. An item that fails is recorded in outbox.fault, and everything else goes on. A lease or an
 -- expiry that failed is tried again after a minute. A cancellation, the end of a subscription or the unblocking of a key
 -- that failed is not tried again by itself.
-create function outbox._pass_apart(max int, in_flight bigint[]) returns void
+create function outbox._router_pass_apart(max int, in_flight bigint[]) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -154,14 +154,14 @@ begin
             update outbox.lease l set expires_at = later where l.id = ended.id;
         end;
     end loop;
-    for item in select c.message_id from outbox._called_off c limit max loop
+    for item in select c.message_id from outbox._cancelled_lately c limit max loop
         begin
             perform outbox._end_cancelled(array[item.message_id], in_flight);
-            delete from outbox._called_off c
+            delete from outbox._cancelled_lately c
             where c.message_id = item.message_id and not exists (select from outbox._open_of(c.message_id));
         exception when others then
             perform outbox._note_faults('{message}', array[item.message_id], '{cancel}', array[sqlerrm]);
-            delete from outbox._called_off c where c.message_id = item.message_id;
+            delete from outbox._cancelled_lately c where c.message_id = item.message_id;
         end;
     end loop;
     for item in
@@ -172,28 +172,28 @@ begin
         for update skip locked
     loop
         begin
-            perform outbox._bury(array[item.id], '{expired}', true);
+            perform outbox._dead_letter_deliveries(array[item.id], '{expired}', true);
         exception when others then
             perform outbox._note_faults('{message}', array[item.message_id], '{expire}', array[sqlerrm]);
             update outbox.delivery d set expires_at = later where d.id = item.id;
         end;
     end loop;
-    for item in select distinct e.subscription_id from outbox._ending e limit max loop
+    for item in select distinct e.subscription_id from outbox._ended_subscription e limit max loop
         begin
-            perform outbox._clear_one(item.subscription_id);
+            perform outbox._end_one_subscription(item.subscription_id);
         exception when others then
             perform outbox._note_faults('{subscription}', array[item.subscription_id::bigint], '{unsubscribe}',
                 array[sqlerrm]);
-            delete from outbox._ending e where e.subscription_id = item.subscription_id;
+            delete from outbox._ended_subscription e where e.subscription_id = item.subscription_id;
         end;
     end loop;
-    for item in select distinct f.subscription_id, f.key from outbox._freed f limit max loop
+    for item in select distinct f.subscription_id, f.key from outbox._freed_key f limit max loop
         begin
-            perform outbox._promote_keys(array[item.subscription_id], array[item.key]);
+            perform outbox._unblock_named_keys(array[item.subscription_id], array[item.key]);
         exception when others then
             perform outbox._note_faults('{subscription}', array[item.subscription_id::bigint], '{unblock}', array[sqlerrm]);
         end;
-        delete from outbox._freed f where f.subscription_id = item.subscription_id and f.key = item.key;
+        delete from outbox._freed_key f where f.subscription_id = item.subscription_id and f.key = item.key;
     end loop;
 end
 $$;

@@ -26,7 +26,7 @@ declare
     high bigint := coalesce(to_position, outbox._position_at(to_time) - 1, outbox.head());
     new_id bigint;
 begin
-    perform outbox._hold_history();
+    perform outbox._pin_history();
     low := coalesce(from_position, outbox._position_at(from_time), outbox._tail());
     if low < outbox._tail() then
         raise exception 'position % is no longer stored', low using errcode = 'OB009',
@@ -44,7 +44,7 @@ begin
     insert into outbox.replay (subscription_id, from_position, to_position, filter, new_ids, rate, position)
     values (known, low, high, filter, coalesce(new_ids, false), rate, low - 1)
     returning id into new_id;
-    perform outbox._look_at_deliveries();
+    perform outbox._deliveries_changed();
     return new_id;
 end
 $$;
@@ -162,7 +162,7 @@ begin
             ),
             replay_id, job.new_ids
         on conflict (subscription_id, position, run) do nothing;
-        perform outbox._put_back(target.id, candidate.priority, clock_timestamp() - interval '1 s');
+        perform outbox._lower_claim_hint(target.id, candidate.priority, clock_timestamp() - interval '1 s');
         made := made + 1;
         exit when made >= allowance;
     end loop;
@@ -175,7 +175,7 @@ begin
     update outbox.replay r set position = last_seen, matched = r.matched + made, state = _replay_step.state
     where r.id = replay_id;
     if made > 0 then
-        perform outbox._look_at_deliveries();
+        perform outbox._deliveries_changed();
     end if;
 end
 $$;

@@ -40,7 +40,7 @@ begin
     if start is null or start = 'latest' then
         return null;
     end if;
-    perform outbox._hold_history();
+    perform outbox._pin_history();
     if start = 'earliest' then
         return outbox._tail() - 1;
     elsif start ~ '^[0-9]{1,18}$' then

@@ -318,12 +318,12 @@ begin
     -- here; those that a worker has or another session has locked are ended by a later pass of the router.
     if known.endpoint_id is null then
         perform outbox._skip_deliveries(known.id, 'unsubscribed');
-        insert into outbox._ending (subscription_id) values (known.id);
-        perform outbox._look_at_deliveries();
+        insert into outbox._ended_subscription (subscription_id) values (known.id);
+        perform outbox._deliveries_changed();
     else
         update outbox.delivery d set due_at = clock_timestamp(), updated_at = clock_timestamp()
         where d.subscription_id = known.id and not d.pull and d.state <> 'processing';
-        perform outbox._look_at_deliveries();
+        perform outbox._deliveries_changed();
     end if;
     return control;
 end
@@ -379,7 +379,7 @@ declare
     known outbox.subscription := outbox._lock_subscription(name);
 begin
     update outbox.subscription s set paused = _set_paused.paused where s.id = known.id;
-    perform outbox._look_at_deliveries();
+    perform outbox._deliveries_changed();
     return outbox._enqueue_own('outbox.control',
         jsonb_build_object('subscription', known.id, 'name', name, 'paused', paused));
 end

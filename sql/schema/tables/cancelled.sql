@@ -25,18 +25,18 @@ end;
 -- API: private
 -- Messages that were cancelled lately. A delivery that the router is just making, that is in flight or leased cannot be
 -- ended by the session that cancels. The router ends it as soon as it can, and then deletes the entry; see _pass.
-create table outbox._called_off (
+create table outbox._cancelled_lately (
     message_id bigint not null
 );
-select pg_catalog.pg_extension_config_dump('outbox._called_off', '');
+select pg_catalog.pg_extension_config_dump('outbox._cancelled_lately', '');
 
 -- API: private
 -- Keys that have become free in subscriptions with an order. The router unblocks the next delivery of each key.
-create table outbox._freed (
+create table outbox._freed_key (
     subscription_id int not null,
     key text not null
 );
-select pg_catalog.pg_extension_config_dump('outbox._freed', '');
+select pg_catalog.pg_extension_config_dump('outbox._freed_key', '');
 
 insert into outbox._capability values
     ('monitor', 'table outbox.cancelled');

@@ -46,7 +46,7 @@ begin atomic
 end;
 
 -- API: public
-call outbox._create_ring('tally', $$
+call outbox._create_ring('message_counter', $$
     kind text not null,
     name text not null,
     messages bigint not null,
@@ -54,12 +54,12 @@ call outbox._create_ring('tally', $$
     skipped bigint not null,
     last_at timestamptz not null
 $$, 3, array[]::text[]);
-comment on table outbox.tally is
+comment on table outbox.message_counter is
     'Routed messages by tenant and by topic that are not in tally_total yet; see the views outbox.tenant_stats and '
     'outbox.topic_stats';
 
 -- API: public
-create table outbox.tally_total (
+create table outbox.message_counter_total (
     kind text not null,
     name text not null,
     messages bigint not null,
@@ -68,10 +68,10 @@ create table outbox.tally_total (
     last_at timestamptz not null,
     primary key (kind, name)
 );
-comment on table outbox.tally_total is
+comment on table outbox.message_counter_total is
     'Sums of routed messages by tenant and by topic, up to the last time they were added up';
-select pg_catalog.pg_extension_config_dump('outbox.tally_total', '');
+select pg_catalog.pg_extension_config_dump('outbox.message_counter_total', '');
 
 insert into outbox._capability values
     ('monitor', 'table outbox.counter_total'),
-    ('monitor', 'table outbox.tally_total');
+    ('monitor', 'table outbox.message_counter_total');

@@ -22,7 +22,7 @@ insert into outbox._lease_key values (sha256(uuid_send(gen_random_uuid()) || uui
 -- API: private
 -- Notes that this session has named a lease that does not exist. After 100 of these, each further one sleeps for 1 ms, so
 -- that guessing is slow.
-create function outbox._missed() returns void language c volatile as 'MODULE_PATHNAME', 'outbox_missed';
+create function outbox._note_unknown_lease() returns void language c volatile as 'MODULE_PATHNAME', 'outbox_note_unknown_lease';
 
 -- API: public
 -- One row per claim that still holds deliveries. A session that ends, extends or takes back a lease locks this row before

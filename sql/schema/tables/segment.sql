@@ -26,16 +26,16 @@ select pg_catalog.pg_extension_config_dump('outbox.segment', '');
 -- Retained messages: a delivery or a dead letter still needed them when their leaf was truncated. They are one more leaf of
 -- outbox.message, so every look-up of a message by id finds them. Deliveries that point to a retained message have
 -- message_segment -1.
-create table outbox._message_kept partition of outbox.message for values in (-1);
+create table outbox._message_retained partition of outbox.message for values in (-1);
 
 -- The same indexes as on the other leaves: without one of them, the planner would add the cost of a sequential scan of this
 -- leaf to every query over all leaves.
-create index _message_kept_xid on outbox._message_kept (xid, id);
-create unique index _message_kept_id on outbox._message_kept (id);
-create index _message_kept_tenant on outbox._message_kept (tenant, id) where tenant is not null;
-create index _message_kept_aggregate on outbox._message_kept (aggregate_id, aggregate_type, id)
+create index _message_retained_xid on outbox._message_retained (xid, id);
+create unique index _message_retained_id on outbox._message_retained (id);
+create index _message_retained_tenant on outbox._message_retained (tenant, id) where tenant is not null;
+create index _message_retained_aggregate on outbox._message_retained (aggregate_id, aggregate_type, id)
     where aggregate_id is not null;
-select pg_catalog.pg_extension_config_dump('outbox._message_kept', '');
+select pg_catalog.pg_extension_config_dump('outbox._message_retained', '');
 
 -- API: private
 -- Never holds a row. The session that rotates, reclaims or trims holds its lock.
@@ -45,7 +45,7 @@ create table outbox._maintenance ();
 -- Pins the history: messages that are stored now stay until the transaction ends. For a session that needs history, and
 -- whose need is not visible to others before it commits. Waits for a session that is reclaiming, which takes milliseconds;
 -- reclaiming itself does not wait for this lock.
-create function outbox._hold_history() returns void
+create function outbox._pin_history() returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$

@@ -94,7 +94,7 @@ async fn a_publication_of_all_tables_stops_nothing() {
     // Maintenance comes round every ten seconds.
     wait_until("every ring has gone round", 4 * PATIENCE, async || {
         run("select outbox.enqueue('good.y', '{}')").await;
-        for ring in ["message", "feed", "attempt", "routing", "tick", "checkpoint", "counter", "tally"] {
+        for ring in ["message", "feed", "attempt", "routing", "tick", "checkpoint", "counter", "message_counter"] {
             run(&format!("select outbox.rotate('{ring}')")).await;
         }
         let left = "select count(*) from outbox._ring r where not exists (

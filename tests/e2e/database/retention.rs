@@ -90,7 +90,7 @@ async fn segments_come_and_go_under_load_and_a_held_snapshot() {
     // Nothing that is needed goes; what is kept is found.
     assert_eq!(one::<i16>(&db, "select message_segment from outbox.delivery").await, -1);
     holder.batch_execute("commit").await.unwrap();
-    db.batch_execute("update outbox.delivery set due_at = clock_timestamp(); select outbox._look_at_deliveries()")
+    db.batch_execute("update outbox.delivery set due_at = clock_timestamp(); select outbox._deliveries_changed()")
         .await
         .unwrap();
     wait_until("the late one has arrived", PATIENCE, async || {
@@ -98,7 +98,7 @@ async fn segments_come_and_go_under_load_and_a_held_snapshot() {
     })
     .await;
     wait_until("nothing is kept any more", PATIENCE, async || {
-        one::<i64>(&db, "select count(*) from outbox._message_kept").await == 0
+        one::<i64>(&db, "select count(*) from outbox._message_retained").await == 0
     })
     .await;
 }
@@ -177,7 +177,7 @@ async fn sums_by_tenant_and_topic_are_bounded_and_complete() {
     let db = server().await.database("sums").await.unwrap();
     db.batch_execute(
         "select outbox.enqueue('one.more', '{}', tenant => 'one');
-        insert into outbox.tally_total (kind, name, messages, matched, skipped, last_at)
+        insert into outbox.message_counter_total (kind, name, messages, matched, skipped, last_at)
         select k, k || n, 2, 1, 1, '2020-01-01'::timestamptz + n * interval '1 s'
         from unnest('{topic,tenant}'::text[]) k, generate_series(1, 12000) n",
     )

@@ -295,7 +295,7 @@ fn pg_upgrade(old: &Install, old_data: &Path, new: &Install) -> PathBuf {
 /// What must be the same after.
 const INVENTORY: &str =
     "select format('head %s, messages %s, kept %s, attempts %s, deliveries %s, cursor %s, epoch %s', outbox.head(),
-    (select count(*) from outbox.message), (select count(*) from outbox._message_kept),
+    (select count(*) from outbox.message), (select count(*) from outbox._message_retained),
     (select count(*) from outbox.attempt), (select count(*) from outbox.delivery),
     (select position from outbox.cursor_get('reader')), (select max(epoch) from outbox.epoch))";
 
@@ -363,7 +363,7 @@ async fn pg_upgrade_keeps_everything_and_goes_on_by_itself() {
         wait_until("the late ones have arrived", PATIENCE, async || receiver.total() >= total + 10).await;
         settle(&db).await;
         db.batch_execute(
-            "update outbox.delivery set due_at = now() where not pull; select outbox._look_at_deliveries()",
+            "update outbox.delivery set due_at = now() where not pull; select outbox._deliveries_changed()",
         )
         .await
         .unwrap();

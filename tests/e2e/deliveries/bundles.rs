@@ -56,10 +56,10 @@ async fn complete(db: &Client, lease: i64) -> Vec<i64> {
 /// As if a claim had been slow and had walked up to there: others look from there on.
 async fn remember(db: &Client, levels: &str, since: &str) {
     let set = |levels: &str, since: &str| {
-        format!("select outbox._set_marks(id, '{levels}', {since}, '1 h') from outbox.subscription;")
+        format!("select outbox._set_claim_hints(id, '{levels}', {since}, '1 h') from outbox.subscription;")
     };
     let (noticed, walked) = (set("{99999}", "'{0}'"), set(levels, since));
-    db.batch_execute(&format!("{noticed} begin; select outbox._marks(id) from outbox.subscription; {walked} commit"))
+    db.batch_execute(&format!("{noticed} begin; select outbox._claim_hints(id) from outbox.subscription; {walked} commit"))
         .await
         .unwrap();
 }
@@ -407,11 +407,11 @@ async fn messages_of_a_waiting_bundle_outlive_their_leaf() {
     assert_eq!(leased.ids.len() as i64, BUNDLE);
     assert_eq!(kept_as(&db).await.0, 3, "one of them leased");
     let leaf: i16 = one(&db, "select min(message_segment) from outbox._bundle").await;
-    let kept: i64 = one(&db, &format!("select outbox._keep_messages({leaf}::smallint, 1000)")).await;
+    let kept: i64 = one(&db, &format!("select outbox._retain_messages({leaf}::smallint, 1000)")).await;
     assert_eq!(kept, 300);
     db.batch_execute(&format!("truncate outbox._message_{leaf:02}")).await.unwrap();
     db.batch_execute("select outbox.maintain()").await.unwrap();
-    assert_eq!(one::<i64>(&db, "select count(*) from outbox._message_kept").await, 300);
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox._message_retained").await, 300);
     db.execute("select outbox.release($1)", &[&leased.lease]).await.unwrap();
     let mut got = HashSet::new();
     for _ in 0..10 {

@@ -54,7 +54,7 @@ async fn what_is_cancelled_while_a_worker_has_it_holds_up_nobody_when_it_is_give
     })
     .await;
     wait_until("nothing is left of it", PATIENCE, async || {
-        one::<i64>(&db, "select count(*) from outbox._called_off").await == 0
+        one::<i64>(&db, "select count(*) from outbox._cancelled_lately").await == 0
     })
     .await;
 }
@@ -137,7 +137,7 @@ async fn what_waits_behind_a_slow_request_can_be_cancelled_and_erased() {
         run(&db, &format!("select outbox.cancel({})", ids[1])).await;
         run(&db, &format!("select outbox.erase({}, 'me', 'asked for')", ids[2])).await;
         wait_until("the dispatcher has seen it", PATIENCE, async || {
-            one::<i64>(&db, "select count(*) from outbox._called_off").await == 0
+            one::<i64>(&db, "select count(*) from outbox._cancelled_lately").await == 0
         })
         .await;
         gate.store(true, Ordering::SeqCst);
@@ -234,7 +234,7 @@ async fn what_is_seen_to_be_cancelled_before_anybody_said_so_leaves_the_queue_al
     })
     .await;
     open.store(true, Ordering::SeqCst);
-    run(&other, "select outbox._look_at_deliveries()").await;
+    run(&other, "select outbox._deliveries_changed()").await;
     settle(&db).await;
     let seen: Vec<i64> = receiver.arrivals().iter().map(|a| a.json()["n"].as_i64().unwrap()).collect();
     assert_eq!(seen, [0, 1, 3, 4], "in order, without the one that was cancelled");

@@ -126,7 +126,7 @@ async fn a_failure_is_retried_with_the_same_id_until_it_succeeds() {
         };
         assert_eq!((state.as_str(), i64::from(tries)), ("failed", attempt));
         // The wait of the schedule is seconds to minutes: not what this test is about.
-        db.batch_execute("update outbox.delivery set due_at = clock_timestamp(); select outbox._look_at_deliveries()")
+        db.batch_execute("update outbox.delivery set due_at = clock_timestamp(); select outbox._deliveries_changed()")
             .await
             .unwrap();
     }
@@ -429,7 +429,7 @@ async fn a_retry_is_sent_once_however_often_the_deliveries_are_looked_at() {
     db.batch_execute("update outbox.delivery set due_at = clock_timestamp()").await.unwrap();
     // Between an outcome and its record there is nothing in the table that says so.
     wait_until("all have been retried", PATIENCE, async || {
-        db.batch_execute("select outbox._look_at_deliveries()").await.unwrap();
+        db.batch_execute("select outbox._deliveries_changed()").await.unwrap();
         one::<i64>(&db, "select count(*) from outbox.delivery").await == 0
     })
     .await;

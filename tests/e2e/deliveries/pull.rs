@@ -539,7 +539,7 @@ async fn a_dead_head_lets_the_next_pass_or_blocks_as_the_subscription_says() {
             .await;
         } else {
             wait_until("the key was looked at", PATIENCE, async || {
-                one::<i64>(&db, "select count(*) from outbox._freed").await == 0
+                one::<i64>(&db, "select count(*) from outbox._freed_key").await == 0
             })
             .await;
             assert!(claim(&db, "w", 10, "60 s").await.is_none());
@@ -585,7 +585,7 @@ async fn a_claim_costs_what_it_takes_beside_a_hundred_thousand_stuck_deliveries(
         one(
             &db,
             "select coalesce(sum(pg_stat_get_xact_blocks_fetched(c.oid)), 0)::bigint from pg_class c
-            where c.relnamespace = 'outbox'::regnamespace and c.relname ~ '^(delivery|lease|_?dead|_freed)'",
+            where c.relnamespace = 'outbox'::regnamespace and c.relname ~ '^(delivery|lease|_?dead|_freed_key)'",
         )
         .await
     };

@@ -91,7 +91,7 @@ async fn changed(db: &Client, model: &Model, call: &str) -> Vec<i64> {
 async fn claimable(db: &Client, model: &Model) -> Vec<i64> {
     db.query("select outbox._is_ready('jobs')", &[]).await.unwrap();
     // On a slow machine a session remembers where to look; without shared memory others cannot tell it that this has changed.
-    db.query("select outbox._put_back(id, 0, '-infinity') from outbox.subscription", &[]).await.unwrap();
+    db.query("select outbox._lower_claim_hint(id, 0, '-infinity') from outbox.subscription", &[]).await.unwrap();
     let is_due = |(id, d): &(&i64, &Delivery)| d.state == State::Due && model.is_head(**id);
     model.deliveries.iter().filter(is_due).map(|(id, _)| *id).collect()
 }

@@ -158,7 +158,7 @@ async fn verify(server: &Server, name: &str, accepted: &Accepted, duplicates_all
         // The waits of the schedule are not what this is about.
         db.batch_execute(
             "update outbox.delivery set due_at = clock_timestamp() where state = 'failed';
-            select outbox._look_at_deliveries()",
+            select outbox._deliveries_changed()",
         )
         .await
         .ok()?;
@@ -334,7 +334,7 @@ async fn outcomes_that_cannot_be_appended_are_recorded_later() {
 const CHORES: [(&str, &str); 5] = [
     ("outbox.delivery", "update"),
     ("outbox.lease", "delete"),
-    ("outbox._freed", "delete"),
+    ("outbox._freed_key", "delete"),
     ("outbox.segment", "insert or update"),
     ("outbox.job", "insert or update"),
 ];
@@ -367,7 +367,7 @@ async fn pull_work(server: &Server, name: &str) {
         let db = connect(&server.dsn(name)).await.ok()?;
         db.batch_execute(claim).await.ok()?;
         let sql = "select (select count(*) from public.effect) = 6 and not exists (select from outbox.delivery)
-            and not exists (select from outbox.lease) and not exists (select from outbox._freed)";
+            and not exists (select from outbox.lease) and not exists (select from outbox._freed_key)";
         db.query_one(sql, &[]).await.ok()?.get::<_, bool>(0).then_some(())
     })
     .await;

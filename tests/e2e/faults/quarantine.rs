@@ -182,7 +182,7 @@ const WRITES: [(&str, &str); 6] = [
     ("outbox.delivery", "delete"),
     ("outbox.dead_letter", "insert"),
     ("outbox._bundle", "insert"),
-    ("outbox._freed", "insert"),
+    ("outbox._freed_key", "insert"),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -201,7 +201,7 @@ async fn a_row_that_cannot_be_written_is_charged_and_the_rest_goes_on() {
             row := case when tg_op = 'DELETE' then old else new end;
             if to_jsonb(row) ->> 'message_id' in (select id::text from public.marked)
                 or to_jsonb(row) -> 'message_ids' @> any (select to_jsonb(array[id]) from public.marked)
-                or tg_table_name = '_freed' and to_jsonb(row) ->> 'key' = 'marked' then
+                or tg_table_name = '_freed_key' and to_jsonb(row) ->> 'key' = 'marked' then
                 if (select backend_type from pg_stat_activity where pid = pg_backend_pid()) = 'pg_outbox dispatcher' then
                     raise exception 'injected' using errcode = 'data_exception';
                 end if;

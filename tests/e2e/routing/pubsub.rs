@@ -156,7 +156,7 @@ async fn a_paused_subscription_gets_everything_when_it_is_resumed() {
     // A retry that comes due is held as well.
     run(
         &db,
-        "update outbox.delivery set due_at = clock_timestamp() where not pull; select outbox._look_at_deliveries()",
+        "update outbox.delivery set due_at = clock_timestamp() where not pull; select outbox._deliveries_changed()",
     )
     .await;
     settle(&db).await;
@@ -524,9 +524,9 @@ async fn statistics_are_sums_that_survive_the_roll_up() {
         assert_eq!(row[0]["completed"].as_deref(), Some(n(100).to_string().as_str()));
         assert_eq!(row[0]["known"].as_deref(), Some("t"));
         // A leaf is added to the totals and emptied; the sums stay.
-        run(&db, "select outbox._roll_up(), outbox._roll_up_tally()").await;
+        run(&db, "select outbox._roll_up(), outbox._roll_up_message_counters()").await;
     }
-    assert_eq!(one::<i64>(&db, "select count(*) from outbox.tally_total").await, 4);
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.message_counter_total").await, 4);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -208,8 +208,8 @@ async fn left_behind(verdict: &mut Verdict, db: &Client) -> Result<()> {
     for (what, query) in [
         ("deliveries", "select count(*) from outbox.delivery"),
         ("leases", "select count(*) from outbox.lease"),
-        ("errands", "select count(*) from outbox._errand"),
-        ("freed keys", "select count(*) from outbox._freed"),
+        ("errands", "select count(*) from outbox._manual_send"),
+        ("freed keys", "select count(*) from outbox._freed_key"),
         (
             "dead letters that nobody expects",
             "select count(*) from outbox.dead_letter l

@@ -106,7 +106,7 @@ pub async fn settle(shared: &Shared, db: &Client, patience: Duration) -> Result<
         // The schedule's waits are minutes: not what this is about.
         db.batch_execute(
             "update outbox.delivery set due_at = clock_timestamp() where state = 'failed' and due_at > clock_timestamp();
-            select outbox._look_at_deliveries()",
+            select outbox._deliveries_changed()",
         )
         .await?;
         let truth = Truth::load(db).await?;
