@@ -194,8 +194,8 @@ pub enum Routed {
 }
 
 impl Config {
-    /// Calls `matched` for each subscription that a message goes to, or may go to: see `Verdict`. Attributes that cannot be
-    /// read of an unreadable message count as a match.
+    /// Calls `matched` for each subscription that a message goes to, or may go to: see `Verdict`. The parts of an
+    /// unreadable message that cannot be read (topic, attributes, payload) count as a match.
     pub fn route(
         &mut self,
         stored: &Stored,

@@ -1,6 +1,6 @@
 //! The transaction that records results: attempts, exceptions, routing, checkpoint.
 //!
-//! All of it belongs together: the checkpoint is computed from the very outcomes that are appended with it, so recovery
+//! These writes belong together: the checkpoint is computed from the very outcomes that are appended with it, so recovery
 //! needs nothing but the last checkpoint.
 
 use std::collections::HashMap;

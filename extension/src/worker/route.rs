@@ -32,7 +32,7 @@ pub struct Stored {
     pub unreadable: Option<Arc<str>>,
 }
 
-/// Bytes of content that are read at once, without the last message: a chunk of large messages is never in memory as a
+/// Bytes of content that are read at once, not counting the last message: a chunk of large messages is never in memory as a
 /// whole.
 const READ_BYTES: usize = 16 << 20;
 /// Messages that are remembered as unreadable. Beyond this number all are forgotten, and found again when they are read
@@ -66,7 +66,7 @@ pub struct Ticked {
     pub first: i64,
     pub last: i64,
     pub more: bool,
-    /// Ids of the messages at positions `first..=last`, and their segments.
+    /// Ids of the messages at positions `first..=last`, ascending, and their segments.
     pub ids: Vec<i64>,
     pub segments: Vec<i16>,
 }
