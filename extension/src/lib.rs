@@ -1,7 +1,7 @@
 //! pg_outbox: a transactional outbox inside PostgreSQL.
 //!
-//! `sql/schema` decides; this crate does what SQL cannot: the fast append, the wake-up at commit, the background workers,
-//! HTTP. Code that needs neither PostgreSQL nor the network is in `pg-outbox-core`.
+//! `sql/schema` decides; this crate provides the parts that SQL cannot: the fast append, the wake-up at commit, the
+//! background workers, HTTP. Code that needs neither PostgreSQL nor the network is in `pg-outbox-core`.
 
 mod admin;
 mod append;

@@ -44,7 +44,8 @@ thread_local! {
 /// Checks that a message may be published. Returns its topic if that differs from the caller's.
 ///
 /// # Errors
-/// OB007: topic or publisher inactive; OB001: not registered although registration is required.
+/// OB007: topic or publisher inactive; OB001: not registered although registration is required; 22004: no publisher although
+/// registration is required.
 pub fn admit(topic: &str, tenant: Option<&str>, publisher: Option<&str>) -> Result<Option<String>> {
     let registry = match REGISTRY.with_borrow(|kept| kept.clone()) {
         Some(kept) => kept,

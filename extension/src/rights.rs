@@ -107,7 +107,7 @@ pub fn narrowed(capabilities: Capabilities) -> Result<Option<Narrowed>> {
 
 impl Grants {
     /// The rows that apply to a user. `None` if one of them is not narrowed, if there are none (the rights were granted by
-    /// hand), or if the user owns the outbox.
+    /// hand), or if the user is a superuser or has the owner's rights.
     fn of(&self, user: Oid, capabilities: Capabilities) -> Option<Rc<[usize]>> {
         // SAFETY: look-ups in the catalog's caches.
         let member = |role| unsafe { pg_sys::has_privs_of_role(user, role) };

@@ -1,4 +1,4 @@
-//! Decides what becomes of a delivery after an attempt.
+//! Decides the fate of a delivery after an attempt.
 
 use std::time::Duration;
 

@@ -66,7 +66,7 @@ struct State {
     waiting: VecDeque<Waiting>,
 }
 
-/// What to do with a message.
+/// The action for a message.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Turn {
     /// Send it.
@@ -115,7 +115,7 @@ impl Order {
         }
     }
 
-    /// Decides what to do with a message that is seen for the first time.
+    /// Decides the action for a message that is seen for the first time.
     pub fn first(&mut self, lane: &Lane) -> Turn {
         if self.rows.contains(lane) {
             return Turn::Row;

@@ -68,7 +68,7 @@ struct Ended {
     outcome: &'static str,
 }
 
-/// What became of a message that matched a subscription.
+/// The result for a message that matched a subscription.
 #[derive(PartialEq, Eq, Clone, Copy)]
 pub enum Taken {
     /// The delivery has a row, or has ended.

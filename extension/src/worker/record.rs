@@ -21,7 +21,7 @@ use super::txn::{Failure, Plan, arg};
 use crate::append::Leaf;
 use crate::{catalog, shape};
 
-/// What becomes of a delivery after an attempt.
+/// The fate of a delivery after an attempt.
 pub enum Fate {
     Completed,
     /// To be retried at this time (microseconds, PostgreSQL's epoch).
