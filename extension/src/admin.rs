@@ -1,5 +1,5 @@
-//! SQL functions that check what an administrator writes, with the same code that later uses it, and that show what only
-//! the library knows.
+//! SQL functions that check an administrator's input, with the same code that later uses it, and functions that show the
+//! state that only the library knows.
 
 use outbox_core::filter::Filter;
 use outbox_core::pattern::Pattern;
@@ -102,7 +102,7 @@ pg_function! {
         let pid = slot.flatten().and_then(|slot| slot.process.pid());
         let state = match slot {
             None => "not preloaded",
-            // What a process that is gone has left behind counts for nothing.
+            // The state that a dead process has left behind does not count.
             Some(Some(slot)) if slot.state() == State::Starting || pid.is_some() => slot.state().as_str(),
             Some(_) => State::None.as_str(),
         };
@@ -142,7 +142,7 @@ pg_function! {
     }
 }
 
-/// Microseconds since PostgreSQL's epoch are what a timestamptz is.
+/// Makes a timestamptz, which is stored as microseconds since PostgreSQL's epoch.
 fn timestamp(micros: i64) -> Option<pg_sys::Datum> {
     micros.into_datum()
 }
@@ -150,7 +150,7 @@ fn timestamp(micros: i64) -> Option<pg_sys::Datum> {
 pg_function! {
     /// outbox.version(out extension text, out library text)
     fn outbox_version(args) {
-        // Read only: anything else takes a transaction id, which a standby has not.
+        // Read-only, because anything else needs a transaction id, which a standby does not have.
         let installed = pgrx::Spi::connect(|client| {
             let query = "select extversion from pg_catalog.pg_extension where extname = 'pg_outbox'";
             client.select(query, Some(1), &[])?.first().get_one::<String>()

@@ -1,9 +1,10 @@
 //! Appends rows to a leaf of an append-only log, below the executor.
 //!
-//! An INSERT statement opens the parent, plans nothing new but sets up an executor, routes the tuple and checks privileges:
-//! several times what the row itself costs. The leaf is known here, the rows are ours, and the function that appends is the
-//! privilege. What is kept of the executor's duties: relation lock, index maintenance, unique checks, WAL, statistics. What
-//! is left out on purpose: INSERT triggers, defaults and check constraints; the logs have none.
+//! An INSERT statement opens the parent, sets up an executor even if nothing has to be planned again, routes the tuple and
+//! checks privileges. Together this costs several times as much as the row itself. Here the leaf is known, the rows are the
+//! extension's own, and the right to call the function is the privilege. Of the executor's duties this code fulfils the
+//! relation lock, index maintenance, unique checks, WAL and statistics. It leaves out INSERT triggers, defaults and check
+//! constraints on purpose: the logs have none.
 
 use outbox_core::Result;
 use pgrx::pg_sys;
@@ -11,7 +12,7 @@ use pgrx::pg_sys::Datum;
 
 use crate::{catalog, shape};
 
-/// A leaf that is open for appending, with its indexes. `close` it; on ERROR PostgreSQL's resource owner does.
+/// A leaf that is open for appending, with its indexes. `close` closes it; on ERROR PostgreSQL's resource owner does.
 pub struct Leaf {
     relation: pg_sys::Relation,
     indexes: Vec<Index>,
@@ -26,17 +27,17 @@ struct Index {
 
 /// How an index takes its values from a row.
 enum Shape {
-    /// Plain columns, all rows; or only rows in which the given column is not null.
+    /// Plain columns, for all rows or only for rows in which the given column is not null.
     Columns { not_null: Option<usize> },
-    /// Anything else that somebody added: evaluated by PostgreSQL.
+    /// Any other index that a user has added. PostgreSQL evaluates it.
     General,
 }
 
 impl Leaf {
-    /// Opens a leaf with these columns. The lock is kept until the transaction ends, as an INSERT's is.
+    /// Opens a leaf with these columns. The lock is held until the transaction ends, like that of an INSERT.
     ///
     /// # Errors
-    /// 55000 when it has other columns.
+    /// 55000 if the leaf has other columns.
     pub fn open(leaf: pg_sys::Oid, columns: &[pg_sys::Oid]) -> Result<Leaf> {
         // SAFETY: plain relation access; an ERROR becomes a panic in pgrx's guards.
         unsafe {
@@ -67,9 +68,9 @@ impl Leaf {
         }
     }
 
-    /// A row as a tuple, which lives in the current memory context. Columns that were added and dropped again are null.
+    /// Makes a tuple of a row, in the current memory context. Columns that were added and dropped again are null.
     unsafe fn tuple(&self, values: &mut [Datum], nulls: &mut [bool]) -> pg_sys::HeapTuple {
-        // SAFETY: `open` has looked: the leaf has at least as many columns as the slices have entries.
+        // SAFETY: `open` has checked that the leaf has at least as many columns as the slices have entries.
         unsafe {
             let descriptor = (*self.relation).rd_att;
             let columns = (*descriptor).natts as usize;
@@ -102,9 +103,9 @@ impl Leaf {
         }
     }
 
-    /// Appends many rows: pages are filled and written to the WAL as a whole.
+    /// Appends many rows. Whole pages are filled and written to the WAL at once.
     pub fn append_all<V: AsMut<[Datum]>, N: AsMut<[bool]>>(&mut self, rows: impl Iterator<Item = (V, N)>) {
-        /// Rows that PostgreSQL is given at once: about a page of attempts. Each needs a slot, which costs as much as a row.
+        /// Rows that PostgreSQL gets at once: about a page of attempts. Each row needs a slot, which costs as much as a row.
         const BATCH: usize = 64;
         let mut rows = rows.peekable();
         // SAFETY: as in `append`; slots and tuples live in the current memory context and are freed here.
@@ -153,7 +154,7 @@ impl Leaf {
         // SAFETY: opened by `open`, closed once because `self` is consumed.
         unsafe {
             for index in &self.indexes {
-                // A BRIN index keeps things between rows.
+                // A BRIN index keeps state between rows.
                 #[cfg(any(feature = "pg17", feature = "pg18"))]
                 pg_sys::index_insert_cleanup(index.relation, index.info);
                 pg_sys::index_close(index.relation, pg_sys::NoLock as _);
@@ -163,7 +164,8 @@ impl Leaf {
     }
 }
 
-/// Appends rows to the current leaf of a ring; they are made with the number of its segment. Inside a transaction.
+/// Appends rows to the current leaf of a ring. `rows` makes them with the number of the current segment. Inside a
+/// transaction.
 pub fn append_current<const N: usize>(
     ring: &str,
     leaves: i64,
@@ -205,7 +207,7 @@ impl Index {
     unsafe fn insert_general(&self, table: pg_sys::Relation, tuple: pg_sys::HeapTuple) {
         let mut keys = [Datum::null(); pg_sys::INDEX_MAX_KEYS as usize];
         let mut key_nulls = [false; pg_sys::INDEX_MAX_KEYS as usize];
-        // SAFETY: what ExecInsertIndexTuples does, for one index.
+        // SAFETY: does the same as ExecInsertIndexTuples, for one index.
         unsafe {
             let estate = pg_sys::CreateExecutorState();
             let slot = pg_sys::MakeSingleTupleTableSlot((*table).rd_att, &raw const pg_sys::TTSOpsHeapTuple);
@@ -247,7 +249,7 @@ impl Index {
     }
 }
 
-/// Recognises an index over plain columns, with no predicate or `column is not null` as predicate.
+/// Recognises an index over plain columns that has no predicate, or `column is not null` as its predicate.
 unsafe fn shape(info: *mut pg_sys::IndexInfo) -> Shape {
     // SAFETY: PostgreSQL built `info`; node tags are checked before a cast.
     unsafe {

@@ -1,7 +1,7 @@
 //! OIDs of the extension's own relations, looked up once per backend.
 //!
-//! Invariant: an entry is dropped as soon as PostgreSQL says that its relation changed, so DROP EXTENSION followed by
-//! CREATE EXTENSION in one session is seen. The callback only clears: it may run where nothing may fail.
+//! Invariant: an entry is dropped as soon as PostgreSQL announces a change of its relation, so a session notices DROP
+//! EXTENSION followed by CREATE EXTENSION. The callback only clears the cache: it may run where nothing is allowed to fail.
 
 use std::cell::{Cell, RefCell};
 
@@ -11,13 +11,13 @@ use pgrx::pg_sys;
 /// Leaves of a log's ring.
 pub const LEAVES: usize = 16;
 
-/// What `enqueue` needs to know.
+/// The relations that `enqueue` needs.
 #[derive(Clone, Copy)]
 pub struct Relations {
     pub message_id: pg_sys::Oid,
     pub message_segment: pg_sys::Oid,
     pub messages: [pg_sys::Oid; LEAVES],
-    /// A subscription of logical replication writes the messages: an id drawn here would meet one of the original's.
+    /// A subscription of logical replication writes the messages: an id drawn here would collide with one of the original.
     pub replicated: bool,
 }
 
@@ -26,10 +26,10 @@ thread_local! {
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The relations of this database's outbox.
+/// Returns the relations of this database's outbox.
 ///
 /// # Errors
-/// 55000 when the extension is not installed here (its library can be loaded without).
+/// 55000 if the extension is not installed in this database (its library can be loaded without it).
 pub fn relations() -> Result<Relations> {
     if let Some(found) = RELATIONS.with_borrow(|cached| *cached) {
         return Ok(found);
@@ -47,21 +47,21 @@ pub fn relations() -> Result<Relations> {
         *leaf = lookup(&format!("_message_{i:02}"))?;
     }
     let (message_id, message_segment) = (lookup("_message_id")?, lookup("_message_segment")?);
-    // The leaves are published, or their parent in their place.
+    // A publication contains the leaves, or their parent in their place.
     let replicated = is_subscribed(lookup("message")?) || messages.iter().any(|leaf| is_subscribed(*leaf));
     let found = Relations { message_id, message_segment, messages, replicated };
     RELATIONS.set(Some(found));
     Ok(found)
 }
 
-/// The OID of `outbox.<name>`.
+/// Returns the OID of `outbox.<name>`.
 ///
 /// # Errors
-/// 55000 when there is none.
+/// 55000 if there is no such relation.
 pub fn lookup(name: &str) -> Result<pg_sys::Oid> {
     let c_name = std::ffi::CString::new(name).map_err(|e| Error::new(Code::Internal, e.to_string()))?;
     // SAFETY: both names are NUL-terminated; a missing schema or relation gives InvalidOid. Outside a transaction the
-    // catalog cannot be read at all.
+    // catalog cannot be read, which is checked first.
     let oid = unsafe {
         if !pg_sys::IsTransactionState() {
             return Err(Error::new(Code::Internal, "catalog look-up outside a transaction"));
@@ -78,7 +78,7 @@ pub fn lookup(name: &str) -> Result<pg_sys::Oid> {
 
 /// Whether a subscription of this database writes a table.
 fn is_subscribed(table: pg_sys::Oid) -> bool {
-    // SAFETY: one look-up in the catalog's cache, given back at once.
+    // SAFETY: one look-up in the catalog's cache, released at once.
     unsafe {
         let (key, none) = (pg_sys::Datum::from(table), pg_sys::Datum::null());
         let list =
@@ -111,13 +111,13 @@ unsafe extern "C-unwind" {
     fn nextval_internal(relation: pg_sys::Oid, check_permissions: bool) -> i64;
 }
 
-/// Draws the next value of a sequence, whoever the current user is.
+/// Draws the next value of a sequence, regardless of the current user's rights.
 pub fn next_value(sequence: pg_sys::Oid) -> i64 {
     // SAFETY: an ERROR inside becomes a panic at this boundary.
     unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| nextval_internal(sequence, false)) }
 }
 
-/// The value a sequence stands at, read from its page: no privilege, no snapshot, no transaction.
+/// Reads the current value of a sequence from its page. This needs no privilege, no snapshot and no transaction.
 pub fn current_value(sequence: pg_sys::Oid) -> i64 {
     // SAFETY: a sequence is one page with one tuple of a fixed layout; the page is pinned and share-locked while it is read.
     unsafe {

@@ -1,5 +1,5 @@
-//! SQL functions that check and describe what an endpoint and its subscriptions say about delivery, with the code that later
-//! uses it.
+//! SQL functions that check and describe the delivery settings of endpoints and subscriptions, with the same code that later
+//! uses them.
 
 use outbox_core::auth::Auth;
 use outbox_core::policy::Policy;
@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::function::{Args, Returned};
 use crate::{gucs, pg_function};
 
-/// Runs `check` on a jsonb argument, a setting of this name, and returns the argument.
+/// Runs `check` on a jsonb argument, which is the setting `name`, and returns the argument.
 fn checked(args: Args, name: &str, check: impl FnOnce(&Value) -> Result<()>) -> Result<Returned> {
     if let Some(json) = args.json(0, name)? {
         check(&json)?;
@@ -23,7 +23,7 @@ fn checked(args: Args, name: &str, check: impl FnOnce(&Value) -> Result<()>) -> 
     Ok(args.datum(0))
 }
 
-/// Reads an endpoint's `tls`: PEM texts `ca`, `certificate` and `key`.
+/// Parses an endpoint's `tls`: PEM texts `ca`, `certificate` and `key`.
 pub fn tls(json: &Value) -> Result<Tls> {
     let refuse = |what: &str| {
         Error::invalid(format!("invalid tls: {what}"))

@@ -1,8 +1,10 @@
-//! `outbox.enqueue` and its siblings: rows in the message log, in the caller's transaction.
+//! `outbox.enqueue` and its siblings: they append rows to the message log, in the caller's transaction.
 //!
-//! Invariants: it never waits for delivery and never reads its state; the transaction id is assigned before the message id is
-//! drawn, both inside the call; the leaf's number is read again after the leaf was locked, so that a leaf which nobody has
-//! locked after it was left gets no more rows.
+//! Invariants:
+//! * `enqueue` never waits for delivery and never reads its state.
+//! * The transaction id is assigned before the message id is drawn, both inside the call.
+//! * The number of the leaf is read again after the leaf was locked. So a leaf that is no longer current, and that nobody
+//!   has locked, gets no more rows.
 
 use outbox_core::{Code, Error, Result, digest, headers, topic};
 use pgrx::pg_sys::{self, Datum};
@@ -17,14 +19,14 @@ use crate::{catalog, gucs, idempotency, jsonb, pg_function, registry, rights, sh
 const MAX_KEY: usize = 1024;
 /// Longest tenant, aggregate type, publisher, idempotency key and content type, in bytes.
 const MAX_NAME: usize = 255;
-/// Priorities are few, because a claim looks at them one by one.
+/// Bounds of the priority. Priorities are few, because a claim looks at them one by one.
 const MAX_PRIORITY: i32 = 100;
 /// Largest metadata, in bytes of its JSON.
 const MAX_METADATA: usize = 16 * 1024;
-/// Longest `pg_outbox.context`, in bytes: its metadata with every byte escaped, and what stands beside it.
+/// Longest `pg_outbox.context`, in bytes: the largest metadata with every byte escaped, and the other fields.
 const MAX_CONTEXT: usize = 6 * MAX_METADATA + 4 * 1024;
 
-/// Times that RFC 3339 can write, and to which any duration can be added (microseconds, PostgreSQL's epoch).
+/// Times that RFC 3339 can express, and to which any duration can be added (microseconds, PostgreSQL's epoch).
 const TIMES: std::ops::Range<i64> = -63_082_281_600_000_000..252_455_616_000_000_000;
 
 /// Columns of outbox.message, in order.
@@ -61,7 +63,7 @@ struct Row {
 }
 
 impl Row {
-    /// A row of this topic; everything else is null.
+    /// A row of this topic, with priority 0. All other columns are null.
     fn new(topic: Datum) -> Row {
         let mut row = Row { values: [Datum::null(); column::COUNT], nulls: [true; column::COUNT] };
         row.set(column::TOPIC, Some(topic));
@@ -71,7 +73,7 @@ impl Row {
 
     /// A text column.
     fn str(&self, column: usize) -> Option<&str> {
-        // SAFETY: only asked of text columns; the datum lives in the call's memory context.
+        // SAFETY: only called for text columns; the datum lives in the call's memory context.
         unsafe { <&str>::from_datum(self.values[column], self.nulls[column]) }
     }
 
@@ -84,13 +86,13 @@ impl Row {
 
     /// The bytes of a value of variable length.
     fn bytes(&self, column: usize) -> Option<Vec<u8>> {
-        // SAFETY: a varlena, which is fetched if it has to be.
+        // SAFETY: a varlena, which is detoasted if necessary.
         let bytes: Option<&[u8]> = unsafe { FromDatum::from_datum(self.values[column], self.nulls[column]) };
         bytes.map(<[u8]>::to_vec)
     }
 }
 
-/// The transaction's id. Assigned before a message id is drawn.
+/// The transaction's id, which is assigned if there is none. Called before a message id is drawn.
 fn transaction_id() -> pg_sys::FullTransactionId {
     // SAFETY: plain calls into PostgreSQL; ERRORs become panics in pgrx's guards.
     unsafe {
@@ -100,8 +102,8 @@ fn transaction_id() -> pg_sys::FullTransactionId {
     }
 }
 
-/// Appends rows that may carry an idempotency key (the same one): once, however often it is called with it. Gives the ids of
-/// the messages, the first ones' if they are there already.
+/// Appends rows that may carry an idempotency key (all the same one). With a key they are appended once, however often it is
+/// used. Returns the ids of the messages; if they exist already, those of the first call.
 fn append_once(rows: &mut [Row], topic: &str) -> Result<Vec<i64>> {
     let Some(first) = rows.first().filter(|row| !row.nulls[column::IDEMPOTENCY_KEY]) else {
         return append(rows, None);
@@ -125,7 +127,7 @@ fn append_once(rows: &mut [Row], topic: &str) -> Result<Vec<i64>> {
     }
 }
 
-/// Appends rows to the current leaf; gives their ids: new ones unless they were drawn before.
+/// Appends rows to the current leaf and returns their ids, which are new unless they are given as `drawn`.
 fn append(rows: &mut [Row], drawn: Option<Vec<i64>>) -> Result<Vec<i64>> {
     let relations = catalog::relations()?;
     if relations.replicated {
@@ -142,7 +144,8 @@ fn append(rows: &mut [Row], drawn: Option<Vec<i64>>) -> Result<Vec<i64>> {
         if now == segment {
             break;
         }
-        // Rotation moves the pointer first. Whoever has the lock and still reads the number was in time.
+        // Rotation moves the pointer first; the lock of the old leaf is looked at only then. A transaction that has the lock
+        // and still reads the old number was in time.
         leaf.close();
         segment = now;
         leaf = Leaf::open(leaf_of(segment), shape::MESSAGE)?;
@@ -167,7 +170,7 @@ fn append(rows: &mut [Row], drawn: Option<Vec<i64>>) -> Result<Vec<i64>> {
     Ok(ids)
 }
 
-/// Where an argument that all siblings have is, counted from the first of them (`key`).
+/// Index of an argument that all siblings have, counted from the first of these arguments (`key`).
 mod tail {
     pub const KEY: usize = 0;
     pub const HEADERS: usize = 1;
@@ -184,7 +187,7 @@ mod tail {
     pub const OCCURRED_AT: usize = 12;
 }
 
-/// The row of a call, without its content: `args` has the topic at 0 and the common arguments from `first` on.
+/// Makes the row of a call, without its content. `args` has the topic at 0 and the common arguments from `first` on.
 fn common(args: Args, first: usize) -> Result<Row> {
     let topic_datum = args.datum(0).ok_or_else(|| null("topic"))?;
     topic::validate(args.get::<&str>(0).unwrap_or_default())?;
@@ -253,7 +256,7 @@ fn common(args: Args, first: usize) -> Result<Row> {
     Ok(row)
 }
 
-/// What `outbox.set_context` keeps for the transaction.
+/// The values that `outbox.set_context` has set for the transaction.
 struct Context(serde_json::Map<String, Value>);
 
 impl Context {
@@ -268,14 +271,14 @@ impl Context {
         }
     }
 
-    /// Anybody may set it to anything.
+    /// The error for a malformed context: any user can set `pg_outbox.context` to any text.
     fn malformed(why: &str) -> Error {
         Error::invalid("pg_outbox.context is malformed")
             .detail(format!("{why}."))
             .hint("It is set with outbox.set_context().")
     }
 
-    /// Fills what the call left open. Of the metadata, the call's own keys win.
+    /// Fills the columns that the call left open. In the metadata, the call's own keys take precedence.
     fn fill(&self, row: &mut Row, own: Option<Value>) -> Result<()> {
         for (key, column) in [("tenant", column::TENANT), ("publisher", column::PUBLISHER)] {
             match self.0.get(key) {
@@ -304,7 +307,7 @@ impl Context {
     }
 }
 
-/// Whether a text or key somewhere in it has a NUL.
+/// Whether a text or key anywhere in a value has a NUL.
 fn has_nul(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains('\0'),
@@ -314,7 +317,7 @@ fn has_nul(value: &Value) -> bool {
     }
 }
 
-/// A tenant or publisher that is no argument, which PostgreSQL would have checked: the same limits hold.
+/// Sets a tenant or publisher that is not an argument. PostgreSQL has not checked it, and the limits of arguments apply.
 fn name(row: &mut Row, column: usize, what: &str, value: &str) -> Result<()> {
     if value.len() > MAX_NAME {
         return Err(too_large(what, value.len(), MAX_NAME));
@@ -334,10 +337,10 @@ fn check_metadata(metadata: &Value) -> Result<()> {
     Ok(())
 }
 
-/// A text argument of limited length.
+/// Sets a column from a text argument of limited length.
 fn text(row: &mut Row, column: usize, args: Args, argument: usize, name: &str, limit: usize) -> Result<()> {
     if let Some(datum) = args.datum(argument) {
-        // SAFETY: declared as text; its size can be told without fetching it.
+        // SAFETY: declared as text; its size is known without detoasting it.
         let size = unsafe { pg_sys::toast_raw_datum_size(datum) } - pg_sys::VARHDRSZ;
         if size > limit {
             return Err(too_large(name, size, limit));
@@ -347,9 +350,9 @@ fn text(row: &mut Row, column: usize, args: Args, argument: usize, name: &str, l
     Ok(())
 }
 
-/// A payload or body of limited size.
+/// Sets a payload or body of limited size.
 fn content(row: &mut Row, column: usize, name: &str, datum: Datum) -> Result<()> {
-    // SAFETY: a varlena; its size can be told without fetching it.
+    // SAFETY: a varlena; its size is known without detoasting it.
     let size = unsafe { pg_sys::toast_raw_datum_size(datum) } - pg_sys::VARHDRSZ;
     let limit = gucs::MAX_PAYLOAD.get() as usize * 1024;
     let hint = "Store it elsewhere and send a reference, or raise pg_outbox.max_payload.";
@@ -366,9 +369,9 @@ fn content(row: &mut Row, column: usize, name: &str, datum: Datum) -> Result<()>
     Ok(())
 }
 
-/// Bytes that a payload's text has beyond its stored form.
+/// Bytes by which a payload's text can exceed its stored form.
 fn expansion(payload: Datum) -> usize {
-    // SAFETY: a jsonb; what has to be fetched is freed again.
+    // SAFETY: a jsonb; a detoasted copy is freed again.
     unsafe {
         let given = payload.cast_mut_ptr();
         let value = pg_sys::pg_detoast_datum_packed(given);
@@ -442,7 +445,7 @@ pg_function! {
     }
 }
 
-/// The elements of an array argument of a type of variable length, as datums.
+/// The elements of an array argument whose element type has variable length, as datums.
 fn array(args: Args, argument: usize) -> Option<Vec<Option<Datum>>> {
     let datum = args.datum(argument)?;
     let (mut elements, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
@@ -464,7 +467,7 @@ fn array(args: Args, argument: usize) -> Option<Vec<Option<Datum>>> {
 }
 
 pg_function! {
-    /// outbox._fits(payload jsonb) returns boolean: whether enqueue takes a payload of this size.
+    /// outbox._fits(payload jsonb) returns boolean: whether enqueue accepts a payload of this size.
     fn outbox_fits(args) {
         let Some(payload) = args.datum(0) else { return Ok(None) };
         match content(&mut Row::new(Datum::null()), column::PAYLOAD, "payload", payload) {
@@ -476,7 +479,8 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._enqueue_own(topic text, payload jsonb) returns bigint: pg_outbox's own messages, below the reserved word.
+    /// outbox._enqueue_own(topic text, payload jsonb) returns bigint: enqueues a message of pg_outbox itself, whose topic
+    /// begins with the reserved word.
     fn outbox_enqueue_own(args) {
         topic::validate_form(args.get::<&str>(0).unwrap_or_default())?;
         let mut row = Row::new(args.datum(0).ok_or_else(|| null("topic"))?);

@@ -1,12 +1,13 @@
-//! The door of public functions that have to know who calls, or in what state.
+//! Entry of public functions that have to know their caller, or the state of its transaction.
 //!
-//! In a definer function the current user is the owner already, and the session's user may be somebody's victim: who calls
-//! is known only before the identity changes. So such a function is declared in C without `security definer`:
-//! `outbox._make_door()` makes it of the one in its file, which moves into the schema `outbox_private`.
-//! The door looks at the caller and the arguments, becomes the owner, and hands the call over as it came.
+//! Inside a SECURITY DEFINER function the current user is already the owner, and the session's user may be the victim of an
+//! attack. So the caller is known only before the identity changes. Such a function is therefore declared in C without
+//! `security definer`: `outbox._make_door()` makes this entry (a "door") of the function in its file, which moves into the
+//! schema `outbox_private`. The door checks the caller and the arguments, becomes the owner, and passes the call on
+//! unchanged.
 //!
-//! Invariant: between the change of identity and its end nothing here has a destructor. An ERROR below jumps over the frame
-//! of `outbox_enter`, keeps its context, and the (sub)transaction's abort gives the identity back.
+//! Invariant: between the change of identity and its end, no value here has a destructor. An ERROR below jumps over the
+//! frame of `outbox_enter` and keeps its context; the abort of the (sub)transaction restores the identity.
 
 use std::cell::RefCell;
 use std::ffi::{CStr, c_int, c_void};
@@ -20,29 +21,29 @@ use crate::function::{Args, Returned, call};
 use crate::rights::{self, Capabilities};
 use crate::worker::txn::{Plan, arg};
 
-/// What an argument has to be, where the caller's capability is narrowed.
+/// The kind of argument that is checked if the caller's capability is narrowed.
 #[derive(Clone, Copy, PartialEq)]
 enum Gate {
     Subscription,
-    /// The id of a delivery: its subscription.
+    /// The id of a delivery; its subscription is checked.
     Delivery,
     Consumer,
     Topics,
     Tenant,
-    /// The id of a message: its tenant.
+    /// The id of a message; its tenant is checked.
     Message,
 }
 
-/// What the door does for a function.
+/// The checks and changes that the door of a function makes.
 #[derive(Clone, Copy)]
 struct Door {
     name: &'static str,
     capabilities: Capabilities,
-    /// What to look at, and the argument.
+    /// The kind of the argument to check, and its name.
     gate: Option<(Gate, &'static CStr)>,
-    /// Its arguments hold secrets: no error below shows the statement in the server's log.
+    /// The arguments hold secrets: no error below shows the statement in the server's log.
     secret: bool,
-    /// It takes locks that end with the transaction: it takes one of its own.
+    /// The function takes locks that end with the transaction, so it needs a transaction of its own.
     alone: bool,
 }
 
@@ -90,27 +91,27 @@ const DOORS: [Door; 29] = [
     alone("adopt"),
 ];
 
-/// What a call site keeps, in the memory that its `FmgrInfo` lives in.
+/// The data of a call site, in the memory in which its `FmgrInfo` lives.
 struct Site {
     function: pg_sys::FmgrInfo,
     owner: Oid,
     door: Door,
-    /// Where the argument of the gate is.
+    /// Index of the argument that the gate checks.
     argument: usize,
-    /// The relation whose lock says that the call is under way.
+    /// The relation whose lock shows that the call is running.
     sequencer: Oid,
 }
 
-/// outbox.claim(...) and others, see `DOORS`.
+/// outbox.claim(...) and others: see `DOORS`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn outbox_enter(info: pg_sys::FunctionCallInfo) -> Datum {
     unsafe extern "C-unwind" {
-        // Not pgrx's guarded ones: see the invariant.
+        // These are not pgrx's guarded functions: see the invariant.
         fn SetUserIdAndSecContext(user: Oid, context: c_int);
         fn UnlockRelationOid(relation: Oid, mode: c_int);
     }
-    // SAFETY: PostgreSQL calls this with a valid call info, whose flinfo is the call site's. `call` raises what `find` and
-    // `admit` refuse; after that only plain values are alive.
+    // SAFETY: PostgreSQL calls this with a valid call info, whose flinfo is the call site's. `call` raises the errors of
+    // `find` and `admit`; after that only plain values are alive.
     unsafe {
         let own = (*info).flinfo;
         if (*own).fn_extra.is_null() {
@@ -152,7 +153,7 @@ const _: () = {
     }
 };
 
-/// Keeps the statement, which holds what was passed, out of the log of an ERROR.
+/// Keeps the statement, which contains the arguments, out of the log of an ERROR.
 unsafe extern "C-unwind" fn hide_statement(_arg: *mut c_void) {
     unsafe extern "C-unwind" {
         fn errhidestmt(hide: bool) -> c_int;
@@ -161,10 +162,10 @@ unsafe extern "C-unwind" fn hide_statement(_arg: *mut c_void) {
     unsafe { errhidestmt(true) };
 }
 
-/// Looks up what is behind the door.
+/// Looks up the function behind the door.
 fn find(args: Args) -> Result<Returned> {
     let missing = |what: &str| Error::new(Code::Internal, format!("there is nothing behind the function: {what}"));
-    // SAFETY: look-ups in the catalog's caches; what is kept is allocated where the call site lives, and has no destructor.
+    // SAFETY: look-ups in the catalog's caches. The site is allocated where the call site lives, and has no destructor.
     unsafe {
         let own = args.site();
         let oid = (*own).fn_oid;
@@ -211,9 +212,9 @@ fn find(args: Args) -> Result<Returned> {
     Ok(None)
 }
 
-/// Whether the caller may, as things are.
+/// Checks that the caller may make this call, in the present state of its transaction.
 fn admit(args: Args) -> Result<Returned> {
-    // SAFETY: `find` has put it there.
+    // SAFETY: `find` has stored the site.
     let site = unsafe { &*(*args.site()).fn_extra.cast::<Site>() };
     if site.door.alone {
         begin_alone(site)?;
@@ -237,9 +238,9 @@ fn admit(args: Args) -> Result<Returned> {
     Ok(None)
 }
 
-/// Sees to it that the transaction ends with the call, and lets the dispatcher see that the call is under way.
+/// Ensures that the transaction ends with the call, and shows the dispatcher that the call is running.
 fn begin_alone(site: &Site) -> Result<()> {
-    // SAFETY: reads the state of the transaction; SPI answers whether it has a caller before it looks at the name.
+    // SAFETY: reads the state of the transaction. SPI tells whether it has a caller before it looks at the name.
     let nested = unsafe {
         pg_sys::IsTransactionBlock()
             || pg_sys::IsSubTransaction()
@@ -253,12 +254,13 @@ fn begin_alone(site: &Site) -> Result<()> {
         .detail("It takes locks that others would wait for until that transaction ends.")
         .hint("Call it by itself, with autocommit."));
     }
-    // SAFETY: conflicts with nothing that is held for long; given back when the call ends, or with the transaction.
+    // SAFETY: the lock conflicts with none that is held for long. It is released when the call ends, or with the
+    // transaction.
     unsafe { pg_sys::LockRelationOid(site.sequencer, pg_sys::AccessShareLock as _) };
     Ok(())
 }
 
-// Operators are qualified: the search path is the caller's, the identity is not.
+// Operators are qualified, because the search path is the caller's while the identity is not.
 thread_local! {
     static SUBSCRIPTION: RefCell<Plan> = const { RefCell::new(Plan::new(
         "select s.name from outbox.subscription s where s.id operator(pg_catalog.=) coalesce(
@@ -271,9 +273,9 @@ thread_local! {
         const { RefCell::new(Plan::new("select m.tenant from outbox.message m where m.id operator(pg_catalog.=) $1", &[pg_sys::INT8OID])) };
 }
 
-/// What the outbox knows of an id, asked as its owner.
+/// Looks up an id in the outbox with the owner's rights.
 fn looked_up(owner: Oid, plan: &'static std::thread::LocalKey<RefCell<Plan>>, id: Option<i64>) -> Option<String> {
-    // SAFETY: as in `idempotency::remember`: an ERROR resets user and SPI with the (sub)transaction it aborts.
+    // SAFETY: as in `idempotency::remember`, an ERROR resets user and SPI with the (sub)transaction that it aborts.
     unsafe {
         let (mut user, mut context) = (pg_sys::InvalidOid, 0);
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);

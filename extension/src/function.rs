@@ -1,10 +1,10 @@
-//! How a Rust function becomes an SQL function.
+//! Makes SQL functions of Rust functions.
 //!
-//! The functions are declared by hand in `sql/schema` (`language c`), so there is no generated SQL to compare with, and
-//! errors carry SQLSTATEs of our own class: pgrx's own reporting maps a SQLSTATE it does not know to XX000.
+//! The functions are declared by hand in `sql/schema` (`language c`), so no SQL is generated. Errors carry SQLSTATEs of the
+//! extension's own class, which pgrx's error reporting would map to XX000.
 //!
-//! Invariant: when PostgreSQL's `errfinish` jumps out of here, no Rust frame with a destructor is between it and the
-//! caller. `call` runs the body, keeps its result, drops everything else, and raises last.
+//! Invariant: when PostgreSQL's `errfinish` jumps out of here, no Rust frame with a destructor is between it and the caller.
+//! `call` runs the body, keeps its result, drops everything else, and raises the error last.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -17,14 +17,14 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 use serde_json::Value;
 
-/// Arguments of a call. Reading an argument that is SQL null gives `None`.
+/// Arguments of a call. An argument that is SQL null reads as `None`.
 #[derive(Clone, Copy)]
 pub struct Args(pg_sys::FunctionCallInfo);
 
 impl Args {
-    /// The datum of argument `i`, counted from 0; `None` when it is null or was not passed.
+    /// The datum of argument `i`, counted from 0; `None` if it is null or was not passed.
     pub fn datum(self, i: usize) -> Option<pg_sys::Datum> {
-        // SAFETY: PostgreSQL hands over a valid call info with `nargs` arguments.
+        // SAFETY: PostgreSQL passes a valid call info with `nargs` arguments.
         unsafe {
             let info = &*self.0;
             if i >= info.nargs as usize {
@@ -52,7 +52,7 @@ impl Args {
         unsafe { (*self.0).flinfo }
     }
 
-    /// Gives argument `i` another value.
+    /// Replaces the value of argument `i`.
     pub fn replace(self, i: usize, value: Option<pg_sys::Datum>) {
         // SAFETY: as above, the call info is valid and this call's own.
         unsafe {
@@ -67,7 +67,8 @@ impl Args {
     /// Argument `i`, which is declared as jsonb and called `name`.
     ///
     /// # Errors
-    /// 22023 for JSON that PostgreSQL stores and that cannot be worked with. The value is not shown: it may be a secret.
+    /// 22023 for JSON that PostgreSQL can store but this code cannot read. The error does not show the value, which may be a
+    /// secret.
     pub fn json(self, i: usize, name: &str) -> Result<Option<Value>> {
         let Some(datum) = self.datum(i) else { return Ok(None) };
         // SAFETY: by the SQL declaration; the text lives in the call's memory context.
@@ -91,10 +92,10 @@ impl Args {
     }
 }
 
-/// What a function returns: a datum, or SQL null.
+/// The result of a function: a datum, or SQL null.
 pub type Returned = Option<pg_sys::Datum>;
 
-/// A row of the function's declared type.
+/// Builds a row of the function's declared type.
 pub fn record(args: Args, columns: &[Option<pg_sys::Datum>]) -> Result<Returned> {
     let mut values: Vec<pg_sys::Datum> = columns.iter().map(|c| c.unwrap_or(pg_sys::Datum::null())).collect();
     let mut nulls: Vec<bool> = columns.iter().map(Option::is_none).collect();
@@ -111,7 +112,7 @@ pub fn record(args: Args, columns: &[Option<pg_sys::Datum>]) -> Result<Returned>
     }
 }
 
-/// Runs the body of an SQL function and turns an error of ours, an ERROR of PostgreSQL's or a panic into an ERROR.
+/// Runs the body of an SQL function, and turns an error of ours, an ERROR of PostgreSQL or a panic into an ERROR.
 ///
 /// # Safety
 /// Only as the whole body of a function that PostgreSQL calls.
@@ -131,7 +132,7 @@ pub unsafe fn call(info: pg_sys::FunctionCallInfo, body: fn(Args) -> Result<Retu
             hint: error.hint.as_deref().map_or(std::ptr::null_mut(), palloc_cstr),
         },
         Err(payload) => match caught(payload) {
-            // An ERROR of PostgreSQL's goes on as it was; pgrx would put a backtrace into its detail.
+            // An ERROR of PostgreSQL is passed on as it was. pgrx would add a backtrace to its detail.
             CaughtError::PostgresError(error) | CaughtError::ErrorReport(error) => Report {
                 state: match (error.sql_error_code(), STATE.take()) {
                     (PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, noted @ 1..) => noted,
@@ -141,7 +142,7 @@ pub unsafe fn call(info: pg_sys::FunctionCallInfo, body: fn(Args) -> Result<Retu
                 detail: error.detail().map_or(std::ptr::null_mut(), palloc_cstr),
                 hint: error.hint().map_or(std::ptr::null_mut(), palloc_cstr),
             },
-            // The place and what it says, which may be the caller's input, are for the server's log.
+            // The place and the text of a panic go to the server's log only: the text may contain the caller's input.
             CaughtError::RustPanic { ereport, .. } => {
                 let text = format!(
                     "pg_outbox: internal error at {}:{}: {}",
@@ -160,12 +161,13 @@ pub unsafe fn call(info: pg_sys::FunctionCallInfo, body: fn(Args) -> Result<Retu
             }
         },
     };
-    // SAFETY: `report` is plain memory of PostgreSQL's; nothing else is alive in this frame.
+    // SAFETY: `report` is plain memory of PostgreSQL; nothing else is alive in this frame.
     unsafe { raise(report) }
 }
 
 thread_local! {
-    /// The SQLSTATE of the last ERROR of code that is not ours. pgrx knows PostgreSQL's own, and takes all others for XX000.
+    /// The SQLSTATE of the last ERROR in code that is not ours. pgrx knows PostgreSQL's own SQLSTATEs, and takes all others
+    /// for XX000.
     pub static STATE: Cell<c_int> = const { Cell::new(0) };
 }
 
@@ -182,7 +184,7 @@ pub unsafe extern "C-unwind" fn note_state(_arg: *mut c_void) {
     }
 }
 
-/// What a body has ended with, with the place of a panic.
+/// The error that ended a body, with the place of a panic.
 fn caught(payload: Box<dyn Any + Send>) -> CaughtError {
     let payload = AssertUnwindSafe(payload);
     pgrx::PgTryBuilder::new(move || -> CaughtError { std::panic::resume_unwind({ payload }.0) })
@@ -191,7 +193,7 @@ fn caught(payload: Box<dyn Any + Send>) -> CaughtError {
         .execute()
 }
 
-/// What `raise` says, in PostgreSQL's own memory.
+/// The error that `raise` reports, in PostgreSQL's memory.
 struct Report {
     state: c_int,
     message: *mut c_char,
@@ -228,10 +230,10 @@ unsafe fn raise(report: Report) -> ! {
     }
 }
 
-/// Longest text of an error, in bytes: names of what was passed are in some, and those can be as long as a caller likes.
+/// Longest text of an error, in bytes. Some errors contain names that the caller passed, which can be of any length.
 const LONGEST: usize = 1000;
 
-/// A copy in the current memory context, of so much of a text as an error shows; a NUL inside becomes U+FFFD.
+/// Copies a text into the current memory context, up to the length that an error shows. A NUL inside becomes U+FFFD.
 fn palloc_cstr(text: &str) -> *mut c_char {
     let boundary = (0..=LONGEST.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
     let mut clean = text[..boundary].replace('\0', "\u{fffd}");
@@ -252,10 +254,10 @@ fn sqlstate(code: &str) -> c_int {
     code.bytes().enumerate().fold(0, |acc, (i, b)| acc + ((c_int::from(b) - 0x30) & 0x3f) * (1 << (6 * i)))
 }
 
-/// An ERROR of PostgreSQL's or a panic that was caught.
+/// An ERROR of PostgreSQL or a panic that was caught.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// Its SQLSTATE; of a panic XX000.
+    /// The SQLSTATE; XX000 for a panic.
     pub state: [u8; 5],
     pub message: String,
 }
@@ -266,7 +268,8 @@ impl Failure {
         Failure { state: *b"XX000", message: message.into() }
     }
 
-    /// Whether the same statement may succeed later with the same rows: a lock, a lack of space, a cancel, a shutdown.
+    /// Whether the same statement may succeed later with the same rows, after a lock, a lack of space, a cancel or a
+    /// shutdown.
     pub fn is_transient(&self) -> bool {
         match &self.state {
             // A value that needs more memory than there is needs it the next time as well.
@@ -296,9 +299,9 @@ impl From<Failure> for Error {
     }
 }
 
-/// Runs `f`, and gives back an ERROR of PostgreSQL's or a panic as a value instead of passing it on.
+/// Runs `f`, and returns an ERROR of PostgreSQL or a panic as a value instead of passing it on.
 ///
-/// The transaction is left as the ERROR left it: the caller aborts it.
+/// The transaction stays as the ERROR left it: the caller has to abort it.
 pub fn catch<T>(f: impl FnOnce() -> T) -> std::result::Result<T, Failure> {
     std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
         let panicked = |text: &str| Failure::new(format!("panic: {text}"));
@@ -306,8 +309,8 @@ pub fn catch<T>(f: impl FnOnce() -> T) -> std::result::Result<T, Failure> {
             Ok(caught) => match *caught {
                 CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
                     let mut state = five(report.sql_error_code() as c_int);
-                    // Memory that all processes share (the lock table) has run out: another session may have taken it.
-                    // The error of a process's own memory has a detail with the size that was asked for.
+                    // The memory that all processes share (the lock table) has run out, perhaps taken by another session. An
+                    // error about a process's own memory differs: it has a detail with the requested size.
                     if &state == b"53200" && report.detail().is_none() {
                         state = *b"53000";
                     }

@@ -1,113 +1,121 @@
-//! Every setting: what it does, unit, range, when a change takes effect, and why its default is what it is.
+//! Every setting: meaning, unit, range, when a change takes effect, and the reason for its default.
 
 use std::ffi::CString;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 
-/// Databases of this cluster that can have a dispatcher at once. Sizes the shared memory (a few hundred bytes each).
+/// Databases of this cluster that can have a dispatcher at once. Determines the size of the shared memory (about 17 kB
+/// each).
 pub static MAX_DATABASES: GucSetting<i32> = GucSetting::<i32>::new(64);
 
-/// Whether messages are pushed over HTTP. The guard for physical copies (a standby promoted for a test), which cannot be
-/// told from the original from inside.
+/// Whether messages are pushed over HTTP. Switch it off for a physical copy (a standby promoted for a test): from inside,
+/// such a copy cannot be told from the original.
 pub static PUSH: GucSetting<bool> = GucSetting::<bool>::new(true);
 
-/// Largest payload or body that `enqueue` takes. 256 kB: the size webhook receivers commonly accept.
+/// Largest payload or body that `enqueue` accepts. 256 kB: receivers of webhooks commonly accept this size.
 pub static MAX_PAYLOAD: GucSetting<i32> = GucSetting::<i32>::new(256);
 
-/// Registered producer a message belongs to when `enqueue` is not told; set it per role, database or session.
+/// Registered publisher of a message when the call of `enqueue` names none. Set it per role, database or session.
 pub static PUBLISHER: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
-/// Whether `enqueue` takes registered topics only. Off: registering describes topics, and is no hurdle to begin with.
+/// Whether `enqueue` accepts registered topics only. Off: a registration describes a topic, and one can start without it.
 pub static REQUIRE_TOPIC: GucSetting<bool> = GucSetting::<bool>::new(false);
 
-/// Whether `enqueue` takes registered publishers only.
+/// Whether `enqueue` accepts registered publishers only.
 pub static REQUIRE_PUBLISHER: GucSetting<bool> = GucSetting::<bool>::new(false);
 
-/// Topic of the messages whose publisher has no template or function of its own, like `{tenant}.{topic}`.
+/// Topic template, like `{tenant}.{topic}`, for messages whose publisher has no template or function of its own.
 pub static TOPIC_TEMPLATE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
-/// Signature of a function `(tenant text, topic text) returns text`; goes before the template.
+/// Signature of a function `(tenant text, topic text) returns text`. The function takes precedence over the template.
 pub static TOPIC_FUNCTION: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
-/// Longest time that a filter's SQL/JSON path may take over a payload. 100 ms: thousands of times what a sensible one takes.
+/// Longest time that a filter's SQL/JSON path may take for one payload. 100 ms: thousands of times what a sensible path
+/// takes.
 pub static FILTER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(100);
 
-/// What `outbox.set_context` keeps for the transaction.
+/// The values that `outbox.set_context` has set for the transaction.
 pub static CONTEXT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
-/// Whether `outbox._refuse_change` lets rows of the logs be changed. Who may write to them at all is a matter of rights.
+/// Whether `outbox._refuse_change` allows changes of rows in the logs. The privilege to write to the logs is checked apart
+/// from this.
 pub static ERASING: GucSetting<bool> = GucSetting::<bool>::new(false);
 
-/// How long the dispatcher sleeps when nothing wakes it. Finds what no wake-up tells of: COMMIT PREPARED, a lost process.
+/// How long the dispatcher sleeps when nothing wakes it. This poll finds messages without a wake-up: those of COMMIT
+/// PREPARED, or of a session that died between its commit and the wake-up.
 pub static POLL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(5000);
 
-/// Requests in flight plus outcomes not yet recorded; sending stops there. This is the bound on duplicates after a crash.
+/// Requests in flight plus outcomes not yet recorded. At this number sending stops, so it bounds the duplicates after a
+/// crash.
 pub static MAX_UNRECORDED: GucSetting<i32> = GucSetting::<i32>::new(4096);
 
-/// Requests in flight over all endpoints of a database.
+/// Requests in flight, over all endpoints of a database.
 pub static MAX_IN_FLIGHT: GucSetting<i32> = GucSetting::<i32>::new(256);
 
-/// Networks that may be called although they are not public, comma-separated. Empty: public addresses only.
+/// Networks that may be called although they are not public, comma-separated. Empty: only public addresses.
 pub static EGRESS_ALLOW: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
-/// Ports that may be called, comma-separated. Empty: any.
+/// Ports that may be called, comma-separated. Empty: all ports.
 pub static EGRESS_PORTS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
-/// Name servers to ask instead of the system's resolver, comma-separated addresses with ports.
+/// Name servers to ask instead of the system's resolver: comma-separated addresses with ports.
 pub static NAME_SERVERS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
 /// The `source` of CloudEvents. Empty: `/pg_outbox/<system identifier>/<database>`, which no other outbox has.
 pub static EVENT_SOURCE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
-/// Who asks receivers for consent (`WebHook-Request-Origin`): a name that they know.
+/// Name under which receivers are asked for consent (`WebHook-Request-Origin`). Receivers have to know this name.
 pub static CONSENT_ORIGIN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"pg_outbox"));
 
-/// Whether endpoints may have `http://` URLs. Off: a signature proves who sent a message, not that nobody read it.
+/// Whether endpoints may have `http://` URLs. Off: a signature proves the sender of a message, but does not keep it secret.
 pub static ALLOW_HTTP: GucSetting<bool> = GucSetting::<bool>::new(false);
 
-/// How long messages are kept after they were enqueued, in whole segments of a fourteenth of it. 7 days: a week-end and a
-/// bank holiday to notice that a consumer stands still, and room for replays.
+/// How long messages are retained after they were enqueued. They are removed a partition at a time, and a partition covers a
+/// fourteenth of this time. 7 days: a weekend and a bank holiday to notice that a consumer has stopped, and room for
+/// replays.
 pub static MESSAGE_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * DAY);
 
-/// How long the order of messages is kept that are gone: which position had which id. 30 days, like the attempts.
+/// How long the position of a message is remembered after the message itself is deleted. 30 days, like the attempts.
 pub static FEED_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(30 * DAY);
 
-/// How long the log of attempts and of routing is kept. 30 days: what support is asked about.
+/// How long the logs of attempts and of routing are retained. 30 days: support questions go back that far.
 pub static ATTEMPT_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(30 * DAY);
 
-/// How long dead letters are kept after they were resolved or ignored.
+/// How long dead letters are retained after they were resolved or ignored.
 pub static DEAD_LETTER_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(90 * DAY);
 
-/// How long dead letters are kept that nobody has resolved. For ever: they are somebody's lost deliveries.
+/// How long unresolved dead letters are retained. For ever: each of them is a lost delivery.
 pub static UNRESOLVED_DEAD_LETTER_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(0);
 
-/// How long outbox.audit keeps what operators did.
+/// How long `outbox.audit` retains the actions of operators.
 pub static AUDIT_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(365 * DAY);
 
-/// How long rows of outbox.tick are kept; the last one always is. An hour: they serve the analysis of incidents only.
+/// How long rows of outbox.tick are retained; the last row always is. An hour: the rows only serve the analysis of
+/// incidents.
 pub static TICK_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(HOUR);
 
-/// How long rows of outbox.checkpoint are kept; the last one always is.
+/// How long rows of outbox.checkpoint are retained; the last row always is.
 pub static CHECKPOINT_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(HOUR);
 
 /// How often each retention job runs.
 pub static RETENTION_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(HOUR);
 
-/// Size at which a leaf of a log is left before its time; 0: by time only. Leaves that are full before the retention is over
-/// come to an end of the ring, and then the last one grows: so this is no limit on space.
+/// Size at which a partition of a log is closed early; 0: partitions are closed by time only. Not a limit on disk space:
+/// when all partitions are full before the retention is over, the last one grows.
 pub static SEGMENT_SIZE: GucSetting<i32> = GucSetting::<i32>::new(0);
 
-/// Whether the dispatcher sends NOTIFY outbox_append_to_feed when the feed has grown. Off: nobody pays for what nobody listens to.
+/// Whether the dispatcher sends NOTIFY outbox_append_to_feed when the feed has grown. Off: without listeners it would be a useless
+/// cost.
 pub static NOTIFY_READERS: GucSetting<bool> = GucSetting::<bool>::new(false);
 
-/// Whether messages are kept until every cursor on the feed has passed them. Off: a consumer that is gone for good would fill
-/// the disk.
+/// Whether messages are retained until every cursor on the feed has passed them. Off: a consumer that never returns would
+/// fill the disk.
 pub static RETAIN_FOR_CURSORS: GucSetting<bool> = GucSetting::<bool>::new(false);
 
-/// From which age on `outbox.dead_letter_status` shows an entry as old. A day: somebody should have looked by then.
+/// Age from which `outbox.dead_letter_status` shows an entry as old. A day: an operator should have looked at it by then.
 pub static DEAD_LETTER_OLD_AFTER: GucSetting<i32> = GucSetting::<i32>::new(DAY);
 
-/// How long an idempotency key is remembered. 7 days: longer than anybody retries a request.
+/// How long an idempotency key is remembered. 7 days: longer than any caller retries a request.
 pub static IDEMPOTENCY_WINDOW: GucSetting<i32> = GucSetting::<i32>::new(7 * DAY);
 
 const HOUR: i32 = 3600;
@@ -115,7 +123,8 @@ const DAY: i32 = 24 * HOUR;
 
 /// Defines the settings.
 pub fn init(preloading: bool) {
-    // PostgreSQL defines no setting of the postmaster's once it has started. Without preloading it means nothing, and is known.
+    // After its start, PostgreSQL accepts no new setting of the postmaster. Without preloading this setting has no effect,
+    // but its name is known.
     GucRegistry::define_int_guc(
         c"pg_outbox.max_databases",
         c"Databases that can have a dispatcher at once.",
@@ -373,7 +382,7 @@ pub fn init(preloading: bool) {
         GucContext::Suset,
         GucFlags::default(),
     );
-    // From here on a name that is not above is an error, and not a setting that has no effect.
+    // From here on an unknown name with this prefix is an error, and not a setting without effect.
     // SAFETY: a NUL-terminated constant, while the library is loaded.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"pg_outbox".as_ptr()) };
 }

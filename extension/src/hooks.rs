@@ -1,17 +1,19 @@
-//! Statements that cannot run while a worker is connected to a database: the dispatcher leaves first.
+//! Statements that cannot run while a dispatcher is connected to a database: the dispatcher leaves first.
 //!
-//! DROP DATABASE, ALTER DATABASE RENAME and SET TABLESPACE, CREATE DATABASE with its template.
+//! They are DROP DATABASE, ALTER DATABASE RENAME and SET TABLESPACE, and CREATE DATABASE with its template.
 //!
-//! Nothing happens for a session that the statement would be refused to: PostgreSQL asks the same questions again. Beyond that
-//! there are two kinds of rights:
+//! Nothing happens for a session whose statement PostgreSQL would refuse: this code asks the same questions before. Beyond
+//! that there are two kinds of rights:
 //! * The database's owner may keep its dispatcher away. The slot is held for a while, so that the launcher does not start a
-//!   new one in between; the hold belongs to the (sub)transaction, and when that has ended, whatever came of it, the launcher
-//!   looks again.
-//! * Another role with CREATEDB may copy a template. It may have the dispatcher leave, but not hold the slot, and not again until
-//!   the next one has worked for as long as it was away: however often the statement is given, messages are delivered.
+//!   new dispatcher in between. The hold belongs to the (sub)transaction; when that has ended, committed or not, the
+//!   launcher looks again.
+//! * Another role with CREATEDB may copy a template. It may make the dispatcher leave, but it may not hold the slot, and it
+//!   may not send the dispatcher away again before the next one has worked for as long as the last one was away. So messages
+//!   are delivered however often the statement is given.
 //!
-//! Every utility statement of every session passes through here, CALL and DO and COPY among them. So the hook is no guarded
-//! Rust function: an ERROR from below jumps over its frame, which has nothing to drop, and reaches PostgreSQL as it was.
+//! Every utility statement of every session passes through this hook, including CALL, DO and COPY. So the hook is not a
+//! guarded Rust function: an ERROR from below jumps over its frame, which has nothing to drop, and reaches PostgreSQL
+//! unchanged.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
@@ -27,14 +29,14 @@ use crate::worker::now;
 const HOLD: Duration = Duration::from_secs(15);
 /// Longest time to wait for a dispatcher to leave.
 const LEAVE: Duration = Duration::from_secs(5);
-/// How long a dispatcher works undisturbed after it was sent away by a role that does not own the database: as long as it was
-/// away, within these.
+/// How long a dispatcher works undisturbed after a role that does not own the database has sent it away: as long as it was
+/// away, but within these bounds.
 const TURN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
 
 static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
 
 thread_local! {
-    /// The slots that this transaction holds, each with the nesting level that it belongs to.
+    /// The slots that this transaction holds, each with the nesting level of its hold.
     static HELD: RefCell<Vec<(&'static Slot, i32)>> = const { RefCell::new(Vec::new()) };
     /// This transaction has changed the list of databases.
     static CHANGED: Cell<bool> = const { Cell::new(false) };
@@ -49,7 +51,7 @@ pub fn init() {
     }
 }
 
-/// Lets the dispatchers come back; called when a transaction has ended.
+/// Lets the dispatchers return. Called when a transaction has ended.
 pub fn transaction_ended() {
     release(0);
     if CHANGED.take()
@@ -59,7 +61,7 @@ pub fn transaction_ended() {
     }
 }
 
-/// The same when a subtransaction has been rolled back, or has become part of its parent.
+/// Ends the holds of a subtransaction that was rolled back, or gives them to its parent.
 pub fn subtransaction_ended(level: i32, rolled_back: bool) {
     if rolled_back {
         release(level);
@@ -68,7 +70,7 @@ pub fn subtransaction_ended(level: i32, rolled_back: bool) {
     }
 }
 
-/// Gives back what was held at this level and deeper.
+/// Ends the holds of this nesting level and of deeper ones.
 fn release(level: i32) {
     HELD.with_borrow_mut(|held| {
         if held.is_empty() {
@@ -77,7 +79,7 @@ fn release(level: i32) {
         // SAFETY: a constant of this process.
         let me = unsafe { pg_sys::MyProcPid };
         held.retain(|(slot, of)| {
-            // Another session may hold it by now.
+            // Another session may hold the slot by now.
             if *of >= level && slot.holder.compare_exchange(me, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
                 slot.hold_until.store(0, Ordering::SeqCst);
             }
@@ -101,7 +103,7 @@ unsafe extern "C-unwind" fn process_utility(
     completion: *mut pg_sys::QueryCompletion,
 ) {
     unsafe extern "C-unwind" {
-        // Not pgrx's guarded one: see above.
+        // This is not pgrx's guarded function: see above.
         fn standard_ProcessUtility(
             statement: *mut pg_sys::PlannedStmt,
             query: *const std::ffi::c_char,
@@ -113,7 +115,7 @@ unsafe extern "C-unwind" fn process_utility(
             completion: *mut pg_sys::QueryCompletion,
         );
     }
-    // SAFETY: PostgreSQL hands over valid trees; the previous hook or the standard function gets the same arguments.
+    // SAFETY: PostgreSQL passes valid trees; the previous hook or the standard function gets the same arguments.
     unsafe {
         let concerned = concerns_databases((*statement).utilityStmt);
         if concerned {
@@ -135,14 +137,14 @@ unsafe fn concerns_databases(node: *mut pg_sys::Node) -> bool {
     matches!(unsafe { (*node).type_ }, T_DropdbStmt | T_RenameStmt | T_AlterDatabaseStmt | T_CreatedbStmt)
 }
 
-/// What a statement needs, and may have.
+/// The slot that a statement needs free of a dispatcher, and the session's right to it.
 struct Way {
     slot: &'static Slot,
     /// Whether the session may keep the dispatcher away.
     owns: bool,
 }
 
-/// Has the dispatcher of the database that `node` is about leave, and waits for it.
+/// Makes the dispatcher of the database that `node` is about leave, and waits for it.
 unsafe fn make_way(node: *mut pg_sys::Node, top_level: bool) {
     // SAFETY: as in `way_for`.
     let Some(Way { slot, owns }) = (unsafe { way_for(node, top_level) }) else { return };
@@ -163,8 +165,8 @@ unsafe fn make_way(node: *mut pg_sys::Node, top_level: bool) {
     }
 }
 
-/// Waits until the dispatcher has worked for long enough to be sent away again. `false`: there is none to be sent away, or it
-/// takes too long; PostgreSQL then finds out whether somebody is connected.
+/// Waits until the dispatcher has worked long enough to be sent away again. Returns `false` if there is no dispatcher, or if
+/// it takes too long; PostgreSQL then finds out whether somebody is connected.
 fn wait_for_turn(slot: &Slot) -> bool {
     let deadline = Instant::now() + TURN.1 + LEAVE;
     while slot.is_occupied() && Instant::now() < deadline {
@@ -172,7 +174,7 @@ fn wait_for_turn(slot: &Slot) -> bool {
         let away = Duration::from_micros(u64::try_from(started - sent_away).unwrap_or(0));
         let turn = started + away.clamp(TURN.0, TURN.1).as_micros() as i64;
         if slot.process.pid().is_some() && (sent_away == 0 || now() >= turn) {
-            // One session at a time: the others wait for their own turn.
+            // One session at a time may send the dispatcher away. The others wait for their own turn.
             return slot.sent_away_at.compare_exchange(sent_away, now(), Ordering::SeqCst, Ordering::SeqCst).is_ok();
         }
         rest();
@@ -185,10 +187,10 @@ fn rest() {
     std::thread::sleep(Duration::from_millis(5));
 }
 
-/// The database that nobody may be connected to while `node` runs, if it has a dispatcher and the statement is not refused
-/// anyway.
+/// The database to which no process may be connected while `node` runs, if it has a dispatcher and the statement would not
+/// be refused anyway.
 unsafe fn way_for(node: *mut pg_sys::Node, top_level: bool) -> Option<Way> {
-    // SAFETY: a node's tag says what it is; the look-ups are in a transaction.
+    // SAFETY: a node's tag gives its type; the look-ups are in a transaction.
     unsafe {
         let mut in_a_block = true;
         let name = match (*node).type_ {
@@ -214,7 +216,7 @@ unsafe fn way_for(node: *mut pg_sys::Node, top_level: bool) -> Option<Way> {
             }
             _ => return None,
         };
-        // All but RENAME are refused in a transaction block, a function or a DO.
+        // All these statements but RENAME are refused in a transaction block, a function or a DO.
         if name.is_null() || in_a_block && pg_sys::IsInTransactionBlock(top_level) {
             return None;
         }
@@ -242,7 +244,7 @@ unsafe fn owns_database(database: pg_sys::Oid, role: pg_sys::Oid) -> bool {
 }
 
 unsafe fn may_create_databases(role: pg_sys::Oid) -> bool {
-    // SAFETY: as above; the row is copied from before it is released.
+    // SAFETY: as above; the values are copied before the row is released.
     unsafe {
         pg_sys::superuser_arg(role)
             || look_up(pg_sys::SysCacheIdentifier::AUTHOID as i32, role, |row: &pg_sys::FormData_pg_authid| {
@@ -260,7 +262,7 @@ unsafe fn is_template(database: pg_sys::Oid) -> bool {
     }
 }
 
-/// Reads the row of an OID; `false` if there is none.
+/// Reads the catalog row with this OID. Returns `false` if there is none.
 unsafe fn look_up<T>(cache: i32, oid: pg_sys::Oid, read: impl FnOnce(&T) -> bool) -> bool {
     // SAFETY: the caller names the row type of the cache's table.
     unsafe {

@@ -14,14 +14,15 @@ thread_local! {
     };
 }
 
-/// Remembers that `ids` were enqueued with a key. Gives the ids of the messages that had it before, if it is not new.
+/// Remembers that `ids` were enqueued with a key. If the key is not new, returns the ids of the messages that were enqueued
+/// with it.
 ///
 /// # Errors
-/// OB008 when it was used with another content.
+/// OB008 if the key was used with another content.
 pub fn remember(key: [u8; 32], content: [u8; 32], ids: &[i64]) -> Result<Option<Vec<i64>>> {
     let table = catalog::lookup("_idempotency")?;
-    // SAFETY: the table's owner is the extension's. The function that is called pins its search path; the statement has no
-    // operator that a search path could redirect. An ERROR resets user and SPI with the (sub)transaction it aborts.
+    // SAFETY: the table's owner is the extension's. The called function pins its search path, and the statement has no
+    // operator that a search path could redirect. An ERROR resets user and SPI with the (sub)transaction that it aborts.
     unsafe {
         let relation = pg_sys::relation_open(table, pg_sys::AccessShareLock as _);
         let owner = (*(*relation).rd_rel).relowner;

@@ -1,13 +1,16 @@
-//! Whose rights code runs with. Every call of a user's function and every look at a user's expression passes through here, and
-//! so does every step of ours that needs other rights than the caller's.
+//! The rights with which code runs. Every call of a user's function and every analysis of a user's expression goes through
+//! this file, and so does every step of the extension that needs other rights than the caller's.
 //!
 //! Invariants:
-//! - A user's code runs as its owner, as a security-restricted operation, with `search_path` pinned and in a GUC nest level of
-//!   its own: the caller's path puts nothing in its way, and no setting of its survives the call.
-//! - A function's signature is read from the catalogue at each call; a Datum is taken for what the catalogue says it is.
-//! - The acting role is the current user. The session's role and the outer user are a victim's inside ANALYZE, REINDEX or
-//!   somebody's SECURITY DEFINER function.
-//! - Identity and settings are given back when the work returns. When an ERROR passes, the abort of the (sub)transaction does it.
+//! - A user's code runs as its owner, as a security-restricted operation, with `search_path` pinned and in a GUC nest level
+//! of
+//!   its own. So the caller's path cannot redirect it, and no setting that it makes survives the call.
+//! - A function's signature is read from the catalogue at each call. A Datum has the type that the catalogue gives.
+//! - The acting role is the current user. Inside ANALYZE, REINDEX or another role's SECURITY DEFINER function, the session's
+//!   role and the outer user may be those of a victim.
+//! - Identity and settings are restored when the work returns. If an ERROR passes, the abort of the (sub)transaction
+//! restores
+//!   them.
 
 use std::ffi::{CStr, CString, c_char, c_int};
 
@@ -18,19 +21,19 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use crate::function::{Args, Returned, STATE, call, note_state};
 use crate::pg_function;
 
-/// Runs work of ours as `role`.
+/// Runs work of the extension as `role`.
 ///
 /// # Safety
-/// The work is not a user's: no code of his is called or looked at, and names in it do not depend on `search_path`.
+/// The work calls and analyses no user's code, and the names in it do not depend on `search_path`.
 pub unsafe fn run_as<T>(role: Oid, work: impl FnOnce() -> Result<T>) -> Result<T> {
     // SAFETY: reads and sets variables of the session.
     unsafe { switched(role, pg_sys::SECURITY_LOCAL_USERID_CHANGE, work) }
 }
 
-/// Runs a user's code, or what looks at it, as its owner.
+/// Runs a user's code, or an analysis of it, as its owner.
 pub fn run_code_of<T>(owner: Oid, work: impl FnOnce() -> Result<T>) -> Result<T> {
     pgrx::check_for_interrupts!();
-    // SAFETY: what PostgreSQL does around an index expression: the nest level ends where it began.
+    // SAFETY: PostgreSQL does the same around an index expression. The nest level ends where it began.
     unsafe {
         switched(owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION, || {
             let level = pg_sys::NewGUCNestLevel();
@@ -52,11 +55,11 @@ pub fn run_code_of<T>(owner: Oid, work: impl FnOnce() -> Result<T>) -> Result<T>
 }
 
 unsafe fn switched<T>(role: Oid, flags: u32, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    /// Takes the callback away with the frame that it is on, also when an ERROR passes.
+    /// Removes the callback together with the frame that it is on, also when an ERROR passes.
     struct Noted(pg_sys::ErrorContextCallback);
     impl Drop for Noted {
         fn drop(&mut self) {
-            // SAFETY: gives back what was there.
+            // SAFETY: restores the previous value.
             unsafe { pg_sys::error_context_stack = self.0.previous };
         }
     }
@@ -73,14 +76,14 @@ unsafe fn switched<T>(role: Oid, flags: u32, work: impl FnOnce() -> Result<T>) -
         pg_sys::error_context_stack = &raw mut noted.0;
         let outcome = work();
         drop(noted);
-        // What was raised in there has been caught in there.
+        // An ERROR that was raised in the work and caught there no longer counts.
         STATE.set(0);
         pg_sys::SetUserIdAndSecContext(user, context);
         outcome
     }
 }
 
-/// What the catalogue says of a function.
+/// A function, as the catalogue describes it.
 pub struct Function {
     oid: Oid,
     name: CString,
@@ -88,14 +91,14 @@ pub struct Function {
     pub owner: Oid,
     arguments: Vec<Oid>,
     result: Oid,
-    /// Neither a procedure, an aggregate, a window function nor one that returns a set.
+    /// It is no procedure, aggregate or window function, and returns no set.
     plain: bool,
 }
 
 impl Function {
-    /// `None`: it is not there.
+    /// Reads the function with this OID; `None` if there is none.
     fn of(oid: Oid) -> Option<Function> {
-        // SAFETY: one look-up in the catalogue's cache; what is kept is copied before the entry is given back.
+        // SAFETY: one look-up in the catalogue's cache. The values are copied before the entry is released.
         unsafe {
             let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::PROCOID as i32, Datum::from(oid));
             if tuple.is_null() {
@@ -117,9 +120,9 @@ impl Function {
         }
     }
 
-    /// The function of this schema, name and arguments, whatever `search_path` and the current user's rights are.
+    /// Finds the function of this schema, name and arguments, regardless of `search_path` and the current user's rights.
     fn named(schema: Oid, name: &CStr, arguments: &[Oid]) -> Option<Function> {
-        // SAFETY: one look-up in the catalogue's cache; the key lives until it is done.
+        // SAFETY: one look-up in the catalogue's cache; the key lives until the look-up is done.
         let oid = unsafe {
             let key = pg_sys::buildoidvector(arguments.as_ptr(), arguments.len() as i32);
             pg_sys::GetSysCacheOid(
@@ -134,7 +137,8 @@ impl Function {
         (oid != pg_sys::InvalidOid).then(|| Function::of(oid)).flatten()
     }
 
-    /// The function that a text like `app.topic_of(text, text)` names. It has to name the schema, unless that is pg_catalog.
+    /// Finds the function that a text like `app.topic_of(text, text)` names. The text has to name the schema, unless that is
+    /// pg_catalog.
     pub fn of_two_texts(signature: &str) -> Result<Option<Function>> {
         let parts =
             signature.rsplit_once('(').and_then(|(name, rest)| Some((name, rest.trim_end().strip_suffix(')')?)));
@@ -144,7 +148,7 @@ impl Function {
             return Ok(None);
         }
         let name = CString::new(name).map_err(|e| Error::invalid(e.to_string()))?;
-        // SAFETY: takes a name apart; the parts live in the current memory context.
+        // SAFETY: splits a name; its parts live in the current memory context.
         unsafe {
             #[cfg(feature = "pg15")]
             let list = pg_sys::stringToQualifiedNameList(name.as_ptr());
@@ -158,12 +162,12 @@ impl Function {
         }
     }
 
-    /// Whether it is a plain function that returns text.
+    /// Whether this is a plain function that returns text.
     pub fn returns_text(&self) -> bool {
         self.plain && self.result == pg_sys::TEXTOID
     }
 
-    /// Whether a role of this name owns it.
+    /// Whether a role of this name owns the function.
     pub fn is_owned_by(&self, role: &str) -> bool {
         // SAFETY: one look-up in the catalogue's cache; a role that is gone has no name.
         unsafe {
@@ -172,10 +176,10 @@ impl Function {
         }
     }
 
-    /// Calls it with the current user's identity; strict functions give null for a null.
+    /// Calls the function with the current user's identity. A strict function returns null for a null argument.
     ///
     /// # Safety
-    /// The arguments are of its types.
+    /// The arguments have the types of the function's parameters.
     pub unsafe fn call(&self, collation: Oid, arguments: &[Option<Datum>]) -> Option<Datum> {
         // SAFETY: PostgreSQL's own way to call a function; an ERROR inside passes as a panic.
         unsafe {
@@ -201,25 +205,25 @@ impl Function {
     }
 }
 
-/// What a call site of `outbox_with_caller` keeps, in the memory that its `FmgrInfo` lives in.
+/// The data of a call site of `outbox_with_caller`, in the memory in which its `FmgrInfo` lives.
 struct Site {
     function: pg_sys::FmgrInfo,
     owner: Oid,
 }
 
-/// A public function of any signature whose work a private one does: `outbox.x(...)` calls `outbox._x(caller oid, ...)` as the
-/// owner of `outbox.x`. SECURITY DEFINER would not say who calls.
+/// The body of public functions, of any signature, that a private function implements: `outbox.x(...)` calls
+/// `outbox._x(caller oid, ...)` as the owner of `outbox.x`. SECURITY DEFINER would hide the caller.
 ///
-/// As in `entry.rs`, nothing here has a destructor while the private function runs: an ERROR in it keeps its SQLSTATE and
-/// context, and the (sub)transaction's abort gives the identity back.
+/// As in `entry.rs`, no value here has a destructor while the private function runs. An ERROR in it keeps its SQLSTATE and
+/// context, and the abort of the (sub)transaction restores the identity.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn outbox_with_caller(info: pg_sys::FunctionCallInfo) -> Datum {
     unsafe extern "C-unwind" {
-        // Not pgrx's guarded one.
+        // This is not pgrx's guarded function.
         fn SetUserIdAndSecContext(user: Oid, context: c_int);
     }
-    // SAFETY: PostgreSQL calls this with a valid call info; `call` raises what `find_private` refuses. The private function has
-    // the arguments of this one after an OID: `find_private` has looked.
+    // SAFETY: PostgreSQL calls this with a valid call info; `call` raises the errors of `find_private`. The private function
+    // has the arguments of this one after an OID: `find_private` has checked that.
     unsafe {
         call(info, find_private);
         let site = (*(*info).flinfo).fn_extra.cast::<Site>();
@@ -251,10 +255,11 @@ const _: () = {
     }
 };
 
-/// Looks up the function behind a public one, if the latter may be called here.
+/// Looks up the private function of a public one, if the public one may be called here.
 fn find_private(args: Args) -> Result<Returned> {
     let missing = || Error::new(Code::Internal, "the function is declared without its private namesake");
-    // SAFETY: the call site of a function that PostgreSQL calls; what is kept lives as long as it and has no destructor.
+    // SAFETY: the call site of a function that PostgreSQL calls. The stored data lives as long as the call site and has no
+    // destructor.
     unsafe {
         let own = args.site();
         let public = Function::of((*own).fn_oid).ok_or_else(missing)?;
@@ -288,12 +293,12 @@ fn text_argument<'a>(args: Args, i: usize) -> Result<&'a CStr> {
 }
 
 pg_function! {
-    /// outbox._analyse(owner oid, query text) returns void: parse analysis of one statement of a user's, by its owner. It calls
-    /// input functions of literals, and with them CHECK constraints of domains.
+    /// outbox._analyse(owner oid, query text) returns void: parse analysis of one statement of a user, with that user's
+    /// rights. The analysis calls input functions of literals, and with them CHECK constraints of domains.
     fn outbox_analyse(args) {
         let query = text_argument(args, 1)?;
         run_code_of(args.get(0).unwrap_or(pg_sys::InvalidOid), || {
-            // SAFETY: SPI in the order it asks for; an ERROR ends it with the (sub)transaction.
+            // SAFETY: SPI calls in the required order; an ERROR ends SPI with the (sub)transaction.
             unsafe {
                 pg_sys::SPI_connect();
                 let plan = pg_sys::SPI_prepare(query.as_ptr(), 0, std::ptr::null_mut());
@@ -307,13 +312,13 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._execute_as(role oid, statement text, code_of_role boolean) returns void: a statement of ours with the rights of
-    /// that role; or one that runs or looks at code of his.
+    /// outbox._execute_as(role oid, statement text, code_of_role boolean) returns void: runs a statement of the extension
+    /// with the rights of that role. With `code_of_role`, the statement runs or analyses code of the role.
     fn outbox_execute_as(args) {
         let statement = text_argument(args, 1)?;
         let role = args.get(0).unwrap_or(pg_sys::InvalidOid);
         let execute = || {
-            // SAFETY: SPI in the order it asks for; an ERROR ends it with the (sub)transaction.
+            // SAFETY: SPI calls in the required order; an ERROR ends SPI with the (sub)transaction.
             let code = unsafe {
                 pg_sys::SPI_connect();
                 let code = pg_sys::SPI_execute(statement.as_ptr(), false, 0);
@@ -325,25 +330,25 @@ pg_function! {
         if args.get(2) == Some(true) {
             return run_code_of(role, execute);
         }
-        // SAFETY: called by functions of ours alone, which pin their search path.
+        // SAFETY: only called by the extension's own functions, which pin their search path.
         unsafe { run_as(role, execute) }
     }
 }
 
 pg_function! {
-    /// outbox._lock_owned(caller oid, relation oid) returns oid: the owner of a table that the caller may act as the owner of,
-    /// locked as CREATE TRIGGER locks it; null: there is no such table, or he may not.
+    /// outbox._lock_owned(caller oid, relation oid) returns oid: locks a table as CREATE TRIGGER does, and returns its
+    /// owner, if the caller may act as that owner. Null: there is no such table, or the caller may not.
     fn outbox_lock_owned(args) {
         let (caller, relation): (Oid, Oid) =
             (args.get(0).unwrap_or(pg_sys::InvalidOid), args.get(1).unwrap_or(pg_sys::InvalidOid));
         let Some(_) = owner_for(caller, relation) else { return Ok(None) };
-        // SAFETY: an OID that is no relation any more is no error for the lock manager. Locked, it keeps its owner.
+        // SAFETY: an OID that is no longer a relation is no error for the lock manager. A locked table keeps its owner.
         unsafe { pg_sys::LockRelationOid(relation, pg_sys::ShareRowExclusiveLock as _) };
         Ok(owner_for(caller, relation).and_then(IntoDatum::into_datum))
     }
 }
 
-/// The owner of a relation, if `caller` has his rights.
+/// The owner of a relation, if `caller` has the rights of that owner.
 fn owner_for(caller: Oid, relation: Oid) -> Option<Oid> {
     // SAFETY: look-ups in the catalogue's cache.
     unsafe {

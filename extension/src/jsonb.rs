@@ -1,12 +1,12 @@
-//! How large the text of a jsonb can be, told from the stored form without making the text.
+//! Computes how large the text of a jsonb is at most, from the stored form and without making the text.
 //!
-//! Everything in a jsonb is stored in about as many bytes as its text has, but for numbers: 1e131071 is stored in a few bytes. The
-//! layout is that of `utils/jsonb.h` and `numeric.c` of PostgreSQL, the same from 15 to 18.
+//! A jsonb is stored in about as many bytes as its text has, except for numbers: 1e131071 is stored in a few bytes. The
+//! layout is that of `utils/jsonb.h` and `numeric.c` of PostgreSQL, and is the same from 15 to 18.
 
-/// Bytes that the text of the numbers of a jsonb has beyond their stored form. `root` is the value without its length word.
+/// Bytes by which the text of a jsonb's numbers can exceed their stored form. `root` is the value without its length word.
 pub fn expansion(root: &[u8]) -> usize {
     let mut extra = 0usize;
-    // Not recursive: documents may be thousands of levels deep.
+    // Not recursive, because documents may be thousands of levels deep.
     let mut containers = vec![root];
     while let Some(container) = containers.pop() {
         let Some(header) = word(container, 0) else { continue };
@@ -43,16 +43,16 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-/// Characters of a stored numeric's text, at most.
+/// Most characters that the text of a stored numeric can have.
 fn digits(value: &[u8]) -> Option<usize> {
-    // A length word of one byte or of four.
+    // The length word has one byte or four.
     let short_length =
         if cfg!(target_endian = "little") { value.first()? & 1 == 1 } else { value.first()? & 0x80 != 0 };
     let body = value.get(if short_length { 1 } else { 4 }..)?;
     let half = |at: usize| Some(u16::from_ne_bytes(body.get(at..at + 2)?.try_into().ok()?));
     let header = half(0)?;
     let (weight, scale) = match header & 0xc000 {
-        // Not a number, and infinities: no JSON has them.
+        // NaN and infinities, which JSON does not have.
         0xc000 => return None,
         0x8000 => {
             let weight = (header & 0x3f) as i32 - if header & 0x40 != 0 { 0x40 } else { 0 };

@@ -1,7 +1,7 @@
 //! pg_outbox: a transactional outbox inside PostgreSQL.
 //!
-//! `sql/schema` decides, this crate does what SQL cannot: the fast append, the wake-up at commit, the background worker,
-//! HTTP. What needs neither PostgreSQL nor the network is in `pg-outbox-core`.
+//! `sql/schema` decides; this crate provides the parts that SQL cannot: the fast append, the wake-up at commit, the
+//! background workers, HTTP. Code that needs neither PostgreSQL nor the network is in `pg-outbox-core`.
 
 mod admin;
 mod append;
@@ -31,7 +31,7 @@ use pgrx::{pg_guard, pg_sys};
 pgrx::pg_module_magic!();
 
 /// Called by PostgreSQL when the library is loaded: by the postmaster if it is in `shared_preload_libraries`, otherwise by
-/// the first backend that calls a function of ours. Without preloading everything works but push.
+/// the first backend that calls a function of the library. Without preloading everything works except push.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     // SAFETY: constants of the server's start-up.

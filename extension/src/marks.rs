@@ -1,13 +1,15 @@
-//! From where on workers look for what they can claim.
+//! Claim hints ("marks" in the code): where a claim starts its index scan, per subscription and priority.
 //!
-//! A claim walks an index from the front of what is due. A snapshot that somebody holds keeps the entries of what was worked
-//! off, and they are at the front: after an hour there are millions. Where that walk has become slow, one session after
-//! another does not repeat it: where it ended is remembered per priority, for all sessions of the database. One session walks
-//! again now and then, and whenever it is in doubt what is there: when a transaction that had claimed was rolled back.
+//! A claim scans an index from the earliest due time on. While somebody holds an old snapshot, the entries of finished
+//! deliveries stay in the index, in front of the others: after an hour there are millions. Such a scan is slow, and every
+//! claim would repeat it. So the place where a slow scan ended is remembered per priority, for all sessions of the database.
+//! One session at a time scans from the start again ("walks"): now and then, and whenever a transaction that had claimed was
+//! rolled back.
 //!
-//! What comes to stand before a mark moves it back (`put_back`), at the end of its transaction, when others see it. Whoever
-//! moves a mark on has looked with a snapshot, and must not hide what was put back after it: therefore a walk takes over what
-//! was put back since it began, and a claim moves a mark on only if nothing was.
+//! A delivery that becomes claimable before a hint lowers the hint (`put_back`) at the end of its transaction, when other
+//! sessions see the delivery. A session that advances a hint has scanned with a snapshot, and must not hide deliveries that
+//! were put back after that snapshot. Therefore a walk takes over everything that was put back since it began, and a claim
+//! advances a hint only if nothing was put back since the claim began.
 
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::HashMap;
@@ -18,18 +20,18 @@ use pgrx::pg_sys;
 
 use crate::shmem;
 
-/// Priorities that are told apart; a subscription that uses more at once is not remembered.
+/// Priorities that are told apart. A subscription with more priorities at once gets no hints.
 const LEVELS: usize = 8;
-/// Subscriptions of a database, and their bundles, that are remembered at once.
+/// Places for the hints of a database: one for a subscription, and one for its bundles.
 const PLACES: usize = 64;
-/// In a list of levels: there are lower ones, which were not looked at.
+/// The last entry of a list of levels, if there are lower levels that were not scanned.
 pub const MORE: i32 = 99_999;
-/// How long marks hold without shared memory, where others cannot move them back (microseconds).
+/// How long hints hold without shared memory, where other sessions cannot lower them (microseconds).
 const ALONE: i64 = 1_000_000;
-/// A session that walks is given this long before another one does (microseconds).
+/// How long other sessions wait for a session that walks, before another one does (microseconds).
 const WALK: i64 = 10_000_000;
 
-/// Times by priority.
+/// Due times by priority.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Levels {
@@ -45,7 +47,7 @@ impl Levels {
         self.levels[..self.count as usize].iter().position(|known| *known == level)
     }
 
-    /// The earlier of two; false: there is no room.
+    /// Adds a level, or lowers its time to `due`. Returns `false` if there is no room for another level.
     fn lower(&mut self, level: i32, due: i64) -> bool {
         let count = self.count as usize;
         if let Some(place) = self.place(level) {
@@ -53,7 +55,7 @@ impl Levels {
         } else if count == LEVELS {
             return false;
         } else {
-            // from the highest to the lowest
+            // From the highest level to the lowest.
             let place = self.levels[..count].iter().position(|known| *known < level).unwrap_or(count);
             self.levels.copy_within(place..count, place + 1);
             self.due.copy_within(place..count, place + 1);
@@ -64,22 +66,22 @@ impl Levels {
     }
 }
 
-/// What is known of a subscription or, under the negative number, of its bundles. All zero: nothing.
+/// The hints of a subscription or, under the negative id, of its bundles. All-zero memory is the empty state.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Front {
     subscription: i32,
-    /// The session that walks, and until when others wait for that (microseconds, PostgreSQL's epoch).
+    /// The session that walks, and the time until which others wait for it (microseconds, PostgreSQL's epoch).
     walker: i32,
     walking: i64,
-    /// Until when the marks hold.
+    /// The time until which the hints hold.
     until: i64,
-    /// Counted up when something was put back that a claim under way may not have seen.
+    /// Increases when a delivery was put back that a running claim may not have seen.
     version: u64,
     marks: Levels,
-    /// There are lower levels than those of the marks.
+    /// There are lower levels than those of the hints.
     more: bool,
-    /// What was put back since the walk began; `lost`: more than there is room for.
+    /// Levels that were put back since the walk began. `lost`: there were more than there is room for.
     since_walk: Levels,
     lost: bool,
 }
@@ -112,10 +114,10 @@ impl Front {
     }
 }
 
-/// Room for one.
+/// A place for the hints of one subscription, or of its bundles.
 #[repr(C)]
 struct Place {
-    /// Held for some dozen instructions.
+    /// A spin lock, held for some dozen instructions.
     locked: AtomicBool,
     front: UnsafeCell<Front>,
 }
@@ -124,7 +126,8 @@ struct Place {
 unsafe impl Sync for Place {}
 
 impl Place {
-    /// `patient`: the holder may have been interrupted; others give up before that is over, and do without.
+    /// Calls `change` under the lock. A holder may be interrupted by the scheduler. With `patient`, this waits until that is
+    /// over; without, it gives up earlier and returns `None`.
     fn with<T>(&self, patient: bool, change: impl FnOnce(&mut Front) -> T) -> Option<T> {
         for turn in 1..if patient { 60_000 } else { 10_000 } {
             if self.locked.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok() {
@@ -144,12 +147,12 @@ impl Place {
     }
 }
 
-/// The marks of a database.
+/// The hints of a database.
 #[repr(C)]
 pub struct Marks([Place; PLACES]);
 
 impl Marks {
-    /// They are another database's from now on.
+    /// Removes all hints: the slot becomes another database's.
     pub fn clear(&self) {
         for place in &self.0 {
             place.with(true, Front::forget);
@@ -157,30 +160,30 @@ impl Marks {
     }
 }
 
-/// Those of a process without shared memory.
+/// The hints of a process without shared memory.
 static OWN: Marks =
     Marks([const { Place { locked: AtomicBool::new(false), front: UnsafeCell::new(Front::NONE) } }; PLACES]);
 
-/// What the transaction has done.
+/// The claims and put-backs of the current transaction.
 struct Transaction {
-    /// Subscription, priority and time of what it has put back; the earliest of each.
+    /// Subscription, priority and due time of deliveries that were put back; the earliest time of each.
     put_back: Vec<(i32, i32, i64)>,
-    /// What it may have claimed from.
+    /// Subscriptions that the transaction may have claimed from.
     claimed: Vec<i32>,
 }
 
 thread_local! {
     static TRANSACTION: RefCell<Transaction> =
         const { RefCell::new(Transaction { put_back: Vec::new(), claimed: Vec::new() }) };
-    /// When, in CPU time, this session began to look.
+    /// CPU time at which this session began its scan.
     static BEGAN: Cell<i64> = const { Cell::new(0) };
-    /// Subscriptions that this session has claimed from, by name. They may have been renamed since, or ended.
+    /// Subscriptions that this session has claimed from, by name. A subscription may have been renamed since, or have ended.
     static NAMES: RefCell<HashMap<String, i32>> = RefCell::new(HashMap::new());
     /// The versions that this session has seen last.
     static SEEN: RefCell<HashMap<i32, u64>> = RefCell::new(HashMap::new());
 }
 
-/// Where a subscription's marks are, and whether other sessions see them.
+/// The place of a subscription's hints, and whether other sessions share it.
 fn place(subscription: i32) -> (&'static Place, bool) {
     // SAFETY: a constant of this process.
     let slot = shmem::shared().and_then(|shared| shared.slot_of(unsafe { pg_sys::MyDatabaseId }));
@@ -206,12 +209,12 @@ fn cpu() -> i64 {
     clock()
 }
 
-/// CPU time since this session began to look.
+/// CPU time since this session began its scan.
 pub fn walked() -> Duration {
     Duration::from_micros((cpu() - BEGAN.get()).unsigned_abs())
 }
 
-/// This transaction claims from there, now.
+/// Notes that this transaction claims from the subscription, and starts the measurement.
 fn claims(subscription: i32) {
     BEGAN.set(cpu());
     TRANSACTION.with_borrow_mut(|transaction| {
@@ -226,12 +229,13 @@ pub fn named(name: &str) -> Option<i32> {
     NAMES.with_borrow(|names| names.get(name).copied())
 }
 
-/// The subscription has this name.
+/// Notes the name of a subscription.
 pub fn note_name(name: String, subscription: i32) {
     NAMES.with_borrow_mut(|names| names.insert(name, subscription));
 }
 
-/// Levels and marks of a subscription, before the snapshot of the statement that claims is taken. `None`: walk from the front.
+/// Levels and times of a subscription's hints, read before the claiming statement takes its snapshot. `None`: scan from the
+/// start.
 pub fn get(subscription: i32) -> Option<(Vec<i32>, Vec<i64>)> {
     claims(subscription);
     let (place, _) = place(subscription);
@@ -258,7 +262,8 @@ pub fn get(subscription: i32) -> Option<(Vec<i32>, Vec<i64>)> {
     Some((levels, since))
 }
 
-/// After a slow walk: these marks, for so many microseconds. Of a session that was not the one to walk: the next shall.
+/// Called after a slow scan from the start: sets the hints for `hold` microseconds. If this session was not the walker, the
+/// next claim walks.
 pub fn set(subscription: i32, levels: &[i32], since: &[i64], hold: i64) {
     let more = levels.last() == Some(&MORE);
     let (place, shared) = place(subscription);
@@ -279,13 +284,13 @@ pub fn set(subscription: i32, levels: &[i32], since: &[i64], hold: i64) {
         } else if front.subscription == subscription {
             front.until = 0;
         } else if now >= front.until && now >= front.walking {
-            // The marks, none, hide nothing until somebody has walked.
+            // No hints yet: claims scan from the start until one session has walked.
             *front = Front { subscription, more: true, version: front.version, ..Front::NONE };
         }
     });
 }
 
-/// After a claim: moves the marks on to where it has ended, if nothing was put back since it began.
+/// Called after a claim: advances the hints to where its scan ended, if nothing was put back since it began.
 pub fn advance(subscription: i32, levels: &[i32], since: &[i64]) {
     let seen = SEEN.with_borrow(|seen| seen.get(&subscription).copied());
     place(subscription).0.with(false, |front| {
@@ -308,8 +313,9 @@ fn apply(subscription: i32, level: i32, due: i64) {
     });
 }
 
-/// A delivery, or with the negative number a bundle, that can be claimed from `due` on: for this session at once, for others
-/// when the transaction ends. Also one that this transaction has locked, which claims have skipped meanwhile.
+/// Notes a delivery, or with the negative id a bundle, that can be claimed from `due` on. The hint is lowered at once,
+/// for this session, and again when the transaction ends, for the others. This includes a delivery that this transaction
+/// has locked: claims have skipped it meanwhile.
 pub fn put_back(subscription: i32, level: i32, due: i64) {
     let earlier = TRANSACTION.with_borrow_mut(|transaction| {
         let known = transaction.put_back.iter_mut().find(|known| (known.0, known.1) == (subscription, level));
@@ -330,8 +336,9 @@ pub fn put_back(subscription: i32, level: i32, due: i64) {
     }
 }
 
-/// The router has committed deliveries that are due from `due` on. What it made before was due earlier, so no claim has found
-/// anything behind them, unless that is a while ago: a claim that finds nothing looks on from a second ago.
+/// Called when the router has committed deliveries that are due from `due` on. Usually no running claim can advance the
+/// hint past them, because everything that it can have found was due earlier. But a claim that finds nothing sets the hint
+/// to a second ago. So if `due` is more than half a second ago, the version increases, as for other deliveries.
 pub fn made(subscription: i32, level: i32, due: i64) {
     place(subscription).0.with(true, |front| {
         front.version += u64::from(now() - due > 500_000);
@@ -341,7 +348,7 @@ pub fn made(subscription: i32, level: i32, due: i64) {
     });
 }
 
-/// At the end of every transaction. Nothing in it fails.
+/// Called at the end of every transaction. Nothing in it can fail.
 pub fn transaction_ended(committed: bool) {
     TRANSACTION.with_borrow_mut(|transaction| {
         for (subscription, level, due) in transaction.put_back.drain(..) {
@@ -352,7 +359,7 @@ pub fn transaction_ended(committed: bool) {
         }
         for subscription in transaction.claimed.drain(..) {
             place(subscription).0.with(true, |front| {
-                // It walked, and that was not slow.
+                // This session was the walker, and its walk was not slow.
                 if front.subscription == subscription && front.walker == me() {
                     front.forget();
                 }
@@ -361,12 +368,13 @@ pub fn transaction_ended(committed: bool) {
     });
 }
 
-/// A part of the transaction was rolled back.
+/// Called when a subtransaction was rolled back.
 pub fn part_rolled_back() {
     TRANSACTION.with_borrow(|transaction| doubt(&transaction.claimed));
 }
 
-/// What was claimed of these is back, and others may have set marks behind it.
+/// Distrusts the hints of these subscriptions: their deliveries are claimable again, and other sessions may have
+/// set hints after it.
 fn doubt(claimed: &[i32]) {
     for subscription in claimed {
         place(*subscription).0.with(true, |front| {

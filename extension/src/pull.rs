@@ -1,4 +1,4 @@
-//! What the SQL of pull workers needs from the library.
+//! Functions that the SQL of pull workers calls.
 
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
@@ -38,17 +38,17 @@ pg_function! {
     }
 }
 
-/// Random numbers that were drawn and not used yet: asking the system for each costs more than the rest of a lease.
+/// Number of leases drawn at once: asking the system for random bytes costs more than the rest of a lease.
 const DRAWN: usize = 32;
-/// Bits of a lease: what a number of JSON and of JavaScript holds. See `MISSES` for why that is enough.
+/// Bits of a lease: as many as a JSON number, and a number in JavaScript, holds exactly. `MISSES` says why that is enough.
 const LEASE_BITS: u32 = 53;
-/// A session may name leases that are not there so often; from then on each time takes `MISS`. Somebody who guesses with a
-/// hundred sessions while ten thousand leases are held needs months for one.
+/// How often a session may name a lease that does not exist. From then on each time takes `MISS`. An attacker who guesses in
+/// a hundred sessions, while ten thousand leases are held, needs months to find one.
 const MISSES: u32 = 100;
 const MISS: Duration = Duration::from_millis(1);
 
 pg_function! {
-    /// outbox._new_lease() returns bigint: a number that nobody can guess.
+    /// outbox._new_lease() returns bigint: a number that cannot be guessed.
     fn outbox_new_lease(_args) {
         thread_local!(static POOL: RefCell<Vec<i64>> = const { RefCell::new(Vec::new()) });
         let next = || POOL.with_borrow_mut(Vec::pop);
@@ -71,7 +71,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._lease_id(lease bigint) returns bigint: what is stored of a lease, made with the key of this outbox.
+    /// outbox._lease_id(lease bigint) returns bigint: the hash of a lease that is stored, made with the key of this outbox.
     fn outbox_lease_id(args) {
         let table = catalog::lookup("_lease_key")?;
         let key = LEASE_KEY.with_borrow(|known| known.as_ref().filter(|(of, _)| *of == table).map(|(_, key)| *key));
@@ -94,17 +94,17 @@ pg_function! {
 }
 
 thread_local! {
-    /// With the table that it was read from: another one after the extension was made anew.
+    /// The key, and the table that it was read from. The table is another one after the extension was created again.
     static LEASE_KEY: RefCell<Option<(pg_sys::Oid, [u8; 32])>> = const { RefCell::new(None) };
     static MISSED: Cell<u32> = const { Cell::new(0) };
 }
 
 pg_function! {
-    /// outbox._note_unknown_lease() returns void: this session has named a lease that is not there.
+    /// outbox._note_unknown_lease() returns void: this session has named a lease that does not exist.
     fn outbox_note_unknown_lease(_args) {
         MISSED.set(MISSED.get().saturating_add(1));
         if MISSED.get() > MISSES {
-            // SAFETY: a sleep too short to be interrupted; interrupts are looked at after it.
+            // SAFETY: the sleep is too short to need an interrupt; interrupts are checked after it.
             unsafe { pg_sys::pg_usleep(MISS.as_micros() as _) };
             pgrx::check_for_interrupts!();
         }
@@ -120,21 +120,23 @@ thread_local! {
     static IS_READY: RefCell<Plan> = const { RefCell::new(Plan::new("select outbox._is_ready($1)", &[pg_sys::TEXTOID])) };
 }
 
-/// A claim of n deliveries that takes more than this and n times that has walked over much else.
+/// A claim of n deliveries is slow if it takes more CPU time than `SLOW` plus n times `SLOW_EACH`: then it has scanned many
+/// entries that were of no use.
 const SLOW: Duration = Duration::from_millis(2);
 const SLOW_EACH: Duration = Duration::from_micros(50);
 
-/// A time as marks have it. Infinities are no number of microseconds; 0 stands for before everything.
+/// A due time as claim hints store it. Infinity is no number of microseconds; 0 stands for the time before everything.
 fn due(at: Option<pg_sys::Datum>) -> i64 {
     at.map_or(0, |at| at.value() as i64).clamp(0, i64::MAX / 2)
 }
 
-/// How long marks hold after such a walk, in microseconds: walking is a fiftieth of one session's time at most.
+/// How long hints hold after a scan that took this CPU time, in microseconds. So scans from the start take at most a
+/// fiftieth of one session's time.
 fn hold(walked: Duration) -> i64 {
     50 * walked.as_micros().clamp(20_000, 1_200_000) as i64
 }
 
-/// How often a worker that waits looks by itself: for what becomes due. Without a dispatcher nobody else looks.
+/// How often a waiting worker looks by itself for deliveries that become due. Without a dispatcher no other process looks.
 const LOOK: Duration = Duration::from_millis(1000);
 const LOOK_ALONE: Duration = Duration::from_millis(200);
 
@@ -152,7 +154,7 @@ pg_function! {
         // SAFETY: this is the procedure's whole body; an ERROR ends SPI with the transaction.
         unsafe { pg_sys::SPI_connect_ext(pg_sys::SPI_OPT_NONATOMIC as i32) };
         let ready = loop {
-            // Registered before it looks: a wake-up in between is not lost.
+            // The session registers before it looks, so a wake-up in between is not lost.
             if let Some(shared) = shmem::shared() {
                 // SAFETY: a constant of this backend.
                 shared.wait_here(unsafe { pg_sys::MyDatabaseId });
@@ -177,7 +179,7 @@ pg_function! {
             if ready || left.is_zero() {
                 break ready;
             }
-            // SAFETY: not atomic, so a commit is allowed. It gives the snapshot back.
+            // SAFETY: the context is not atomic, so a commit is allowed. It releases the snapshot.
             unsafe { pg_sys::SPI_commit() };
             wait(left.min(if shmem::shared().is_some() { LOOK } else { LOOK_ALONE }));
         };
@@ -191,7 +193,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._claim_hints(subscription_id int, out levels int[], out since bigint[]): null when nothing is remembered.
+    /// outbox._claim_hints(subscription_id int, out levels int[], out since bigint[]): null if there are no claim hints.
     fn outbox_claim_hints(args) {
         match marks::get(args.get(0).unwrap_or_default()) {
             Some((levels, since)) => record(args, &[levels.into_datum(), since.into_datum()]),

@@ -1,4 +1,4 @@
-//! What reading the feed in SQL (`sql/schema/feed/read.sql`) takes from the library: the matching that routing uses.
+//! The matching of topics and filters for reading the feed in SQL (`sql/schema/feed/read.sql`). Routing uses the same code.
 
 use std::cell::RefCell;
 
@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::function::Args;
 use crate::pg_function;
 
-/// Topics and filter of the last call, compiled: a reader asks about many messages with the same ones.
+/// Topics and filter of the last call, compiled: a reader asks about many messages with the same topics and filter.
 struct Compiled {
     topics: Option<Vec<u8>>,
     filter: Option<Vec<u8>>,
@@ -29,7 +29,7 @@ thread_local! {
 /// The bytes of an argument of variable length.
 fn raw<'a>(args: Args, argument: usize) -> Option<&'a [u8]> {
     let datum = args.datum(argument)?;
-    // SAFETY: a varlena; detoasted it lives as long as the call.
+    // SAFETY: a varlena; the detoasted value lives as long as the call.
     unsafe {
         let value = pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr());
         Some(std::slice::from_raw_parts(value.cast::<u8>(), pgrx::varsize_any(value)))
@@ -75,7 +75,7 @@ pg_function! {
     /// outbox._matches(topics text[], filter jsonb, topic, tenant, key, aggregate_type, aggregate_id, headers jsonb)
     /// returns boolean
     fn outbox_matches(args) {
-        // Statements around it may ask about each message that is stored.
+        // The calling statement may ask about every stored message.
         pgrx::check_for_interrupts!();
         let (topics, filter) = (raw(args, 0), raw(args, 1));
         LAST.with_borrow_mut(|last| {

@@ -1,11 +1,11 @@
-//! Registered topics and publishers, as `enqueue` asks for them: from memory, never with a query per message.
+//! Registered topics and publishers, as `enqueue` needs them: from memory, never with a query per message.
 //!
-//! Both tables are read as a whole when they are first needed, with a snapshot taken at that moment, and kept until a change
-//! of them commits: a trigger sends a relcache invalidation of the table, which reaches every backend at the latest when its
-//! next transaction begins.
+//! Both tables are read as a whole when they are first needed, with a snapshot taken at that moment, and cached until a
+//! change of them commits. A trigger sends a relcache invalidation of the table, which reaches every backend at the latest
+//! when its next transaction begins.
 //!
-//! Invariant: what is kept was read after the last invalidation. A transaction's own snapshot would not do: under REPEATABLE
-//! READ it is older than an invalidation that was already taken.
+//! Invariant: the cached rows were read after the last invalidation. A transaction's own snapshot would not do: under
+//! REPEATABLE READ it is older than an invalidation that has already been processed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -21,17 +21,17 @@ use crate::{catalog, gucs, pg_function, shape};
 
 #[derive(Default)]
 struct Registry {
-    /// Code to active.
+    /// Topic codes, and whether each is active.
     topics: HashMap<Box<str>, bool>,
     publishers: HashMap<Box<str>, Publisher>,
-    /// `pg_outbox.topic_template` as it was parsed last.
+    /// `pg_outbox.topic_template` as it was last parsed.
     shared_template: RefCell<Option<(Box<str>, TopicTemplate)>>,
 }
 
 struct Publisher {
     active: bool,
     template: Option<TopicTemplate>,
-    /// Its signature, and its owner's name when it was named.
+    /// Signature of the topic function, and the name of the role that owned it when it was registered.
     function: Option<(Box<str>, Box<str>)>,
 }
 
@@ -41,10 +41,11 @@ thread_local! {
     static CHANGES: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Checks that a message may be published, and gives its topic when it is another than the caller's.
+/// Checks that a message may be published. Returns its topic if that differs from the caller's.
 ///
 /// # Errors
-/// OB007: topic or publisher inactive; OB001: not registered although that is required.
+/// OB007: topic or publisher inactive; OB001: not registered although registration is required; 22004: no publisher although
+/// registration is required.
 pub fn admit(topic: &str, tenant: Option<&str>, publisher: Option<&str>) -> Result<Option<String>> {
     let registry = match REGISTRY.with_borrow(|kept| kept.clone()) {
         Some(kept) => kept,
@@ -84,7 +85,7 @@ pub fn admit(topic: &str, tenant: Option<&str>, publisher: Option<&str>) -> Resu
     topic_of(&registry, known, topic, tenant)
 }
 
-/// The topic that a publisher's or the database's function or template gives.
+/// The topic that a function or template of the publisher or of the database gives.
 fn topic_of(
     registry: &Registry,
     publisher: Option<&Publisher>,
@@ -113,9 +114,9 @@ fn topic_of(
     Ok(changed)
 }
 
-/// Calls a topic function, as its owner: the publisher's rights are not lent to it, nor are its owner's to the publisher's
-/// search path. `owner`: the role that owned it when it was named, if that is known. Another function that has come by its name
-/// since does not run with the rights of whoever owns it.
+/// Calls a topic function as its owner. So the function does not get the publisher's rights, and the publisher's search path
+/// does not get the owner's. `owner` is the role that owned the function when it was registered, if that is known. If
+/// another function has taken the name since, it does not run with the rights of its owner.
 fn call(signature: &str, owner: Option<&str>, tenant: Option<&str>, topic: &str) -> Result<String> {
     let function = Function::of_two_texts(signature)?.ok_or_else(|| {
         Error::new(Code::NotFound, format!("topic function \"{signature}\" does not exist"))
@@ -132,7 +133,7 @@ fn call(signature: &str, owner: Option<&str>, tenant: Option<&str>, topic: &str)
         .hint("outbox.alter_publisher() names it again, for a role that has the rights of its owner."));
     }
     run_code_of(function.owner, || {
-        // SAFETY: its two arguments are text, and it returns text: the catalogue has just said so.
+        // SAFETY: the catalogue has just said that both arguments and the result are text.
         let result = unsafe {
             let arguments = [tenant.and_then(IntoDatum::into_datum), topic.into_datum()];
             let datum = function.call(pg_sys::DEFAULT_COLLATION_OID, &arguments);
@@ -162,7 +163,7 @@ fn load() -> Result<Rc<Registry>> {
         if let Some(code) = row.text(0) {
             let publisher = Publisher {
                 active: row.truth(1),
-                // Checked when it was written.
+                // The template was checked when it was written.
                 template: row.text(2).and_then(|text| TopicTemplate::parse(&text).ok()),
                 function: row.text(3).map(|signature| (signature, row.text(4).unwrap_or_default())),
             };
@@ -189,7 +190,7 @@ impl Row {
 
     /// A bytea column.
     pub fn bytes(&self, column: usize) -> Option<Vec<u8>> {
-        // SAFETY: by the caller's knowledge of the table.
+        // SAFETY: the caller knows the table's columns.
         unsafe { Vec::<u8>::from_datum(self.values[column], self.nulls[column]) }
     }
 
@@ -198,12 +199,12 @@ impl Row {
     }
 }
 
-/// All rows of a table as they are now, whatever the transaction's snapshot and the user's rights.
+/// Calls `f` with all rows of a table as they are now, regardless of the transaction's snapshot and the user's rights.
 ///
 /// # Errors
-/// 55000 when it has other columns.
+/// 55000 if the table has other columns.
 pub fn scan(table: Oid, columns: &[Oid], mut f: impl FnMut(&Row)) -> Result<()> {
-    // SAFETY: opened, scanned and closed in the order PostgreSQL asks for; on ERROR its resource owner closes.
+    // SAFETY: opened, scanned and closed in the order that PostgreSQL requires; on ERROR its resource owner closes.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as _);
         shape::check(relation, columns)?;
@@ -230,7 +231,7 @@ unsafe extern "C-unwind" fn relcache_changed(_arg: Datum, relation: Oid) {
     if relation == pg_sys::InvalidOid || RELATIONS.get().contains(&relation) {
         CHANGES.set(CHANGES.get() + 1);
         REGISTRY.with(|kept| {
-            // Never borrowed while PostgreSQL runs.
+            // The cell is never borrowed while PostgreSQL's code runs.
             if let Ok(mut kept) = kept.try_borrow_mut() {
                 *kept = None;
             }
@@ -242,10 +243,10 @@ pg_function! {
     /// outbox._registry_changed() returns trigger
     fn outbox_registry_changed(_args) {
         for name in ["topic", "publisher"] {
-            // SAFETY: queues messages that go out when the transaction commits.
+            // SAFETY: queues messages that are sent when the transaction commits.
             unsafe { pg_sys::CacheInvalidateRelcacheByRelid(catalog::lookup(name)?) };
         }
-        // A trigger's null pointer, which is not SQL's null.
+        // A trigger returns a null pointer, which is not SQL's null.
         Ok(Some(Datum::null()))
     }
 }

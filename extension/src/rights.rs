@@ -1,10 +1,10 @@
-//! What a role that has a capability may use it for: `outbox.grant_to(role, capability, subscriptions => ...)`.
+//! The limits within which a role may use a capability: `outbox.grant_to(role, capability, subscriptions => ...)`.
 //!
-//! `outbox._grant` is read as a whole when it is first needed, and kept until it or a membership changes, as in
-//! `registry.rs`. Where no grant is narrowed, which is the rule, a check is the look at one flag.
+//! `outbox._grant` is read as a whole when it is first needed, and cached until the table or a membership changes, as in
+//! `registry.rs`. Usually no grant is narrowed; then a check reads one flag.
 //!
-//! Who asks is the current user when PostgreSQL calls the function, before any change of identity of ours: in a definer
-//! function of somebody's, or in an index expression that somebody else evaluates, it is the owner of that code.
+//! The caller is the current user at the moment PostgreSQL calls the function, before the extension changes the identity. In
+//! a SECURITY DEFINER function, or in an index expression that another role evaluates, that is the owner of that code.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -16,7 +16,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::{catalog, pg_function, shape};
 
-/// What of a capability a grant leaves. `None` in a field: everything.
+/// A grant of a capability, and its limits. `None` in a field: no limit.
 struct Grant {
     roles: [Option<Oid>; 2],
     capability: Box<str>,
@@ -40,14 +40,14 @@ impl Grant {
 #[derive(Default)]
 struct Grants {
     rows: Vec<Grant>,
-    /// Whether any of them is narrowed.
+    /// Whether any grant is narrowed.
     narrowed: bool,
-    /// Who owns the outbox.
+    /// The owner of the outbox.
     owner: Oid,
     known: RefCell<Vec<Known>>,
 }
 
-/// What was found for a user and capabilities: the rows that count, `None` where nothing is narrowed for him.
+/// The result for a user and capabilities: the rows that apply; `None` if nothing is narrowed for that user.
 type Known = (Oid, Capabilities, Option<Rc<[usize]>>);
 
 thread_local! {
@@ -61,23 +61,23 @@ pub type Capabilities = &'static [&'static str];
 
 pub const PUBLISH: Capabilities = &["publish"];
 pub const CONSUME: Capabilities = &["consume"];
-/// What consumers, monitors and administrators share.
+/// The capabilities of consumers, monitors and administrators.
 pub const CURSORS: Capabilities = &["consume", "monitor", "admin"];
 pub const READ: Capabilities = &["consume", "admin"];
-/// An administrator sees what a monitor sees.
+/// An administrator sees everything that a monitor sees.
 pub const MONITOR: Capabilities = &["monitor", "admin"];
 pub const FIGURES: Capabilities = &["observe", "monitor", "admin"];
 
-/// The narrowed grants of the current user for something that is part of these capabilities.
+/// The narrowed grants of the current user for one of these capabilities.
 pub struct Narrowed {
     grants: Rc<Grants>,
     rows: Rc<[usize]>,
 }
 
-/// `None`: all of it may be used. The current user is the caller.
+/// Returns the narrowed grants of the current user, who is the caller; `None` if nothing is narrowed.
 ///
 /// # Errors
-/// 55000 where the extension is not installed.
+/// 55000 if the extension is not installed.
 pub fn narrowed(capabilities: Capabilities) -> Result<Option<Narrowed>> {
     let grants = match GRANTS.with_borrow(|kept| kept.clone()) {
         Some(kept) => kept,
@@ -94,7 +94,7 @@ pub fn narrowed(capabilities: Capabilities) -> Result<Option<Narrowed>> {
         None => {
             let rows = grants.of(user, capabilities);
             let mut known = grants.known.borrow_mut();
-            // A session that changes its role without end shall not grow without end.
+            // A session that keeps changing its role must not grow without end.
             if known.len() >= 100 {
                 known.clear();
             }
@@ -106,8 +106,8 @@ pub fn narrowed(capabilities: Capabilities) -> Result<Option<Narrowed>> {
 }
 
 impl Grants {
-    /// The rows that hold for a user; `None`: one of them is whole, there are none (the rights were granted by hand), or the
-    /// outbox is the user's.
+    /// The rows that apply to a user. `None` if one of them is not narrowed, if there are none (the rights were granted by
+    /// hand), or if the user is a superuser or has the owner's rights.
     fn of(&self, user: Oid, capabilities: Capabilities) -> Option<Rc<[usize]>> {
         // SAFETY: look-ups in the catalog's caches.
         let member = |role| unsafe { pg_sys::has_privs_of_role(user, role) };
@@ -137,7 +137,7 @@ impl Narrowed {
     }
 
     /// # Errors
-    /// 42501 if a message like this may not be published.
+    /// 42501 if the message may not be published.
     pub fn publish(&self, topic: &str, tenant: Option<&str>, publisher: Option<&str>) -> Result<()> {
         if self.any(|grant| {
             grant.topics.as_ref().is_none_or(|topics| topics.iter().any(|(_, pattern)| pattern.matches(topic)))
@@ -153,7 +153,7 @@ impl Narrowed {
     }
 
     /// # Errors
-    /// 42501 if the subscription may not be worked off.
+    /// 42501 if the subscription may not be used.
     pub fn subscription(&self, name: Option<&str>) -> Result<()> {
         if self.any(|grant| has(&grant.subscriptions, name)) {
             return Ok(());
@@ -175,7 +175,7 @@ impl Narrowed {
     }
 
     /// # Errors
-    /// 42501 if messages of this tenant may not be seen; null is all tenants.
+    /// 42501 if messages of this tenant may not be seen. Null means all tenants.
     pub fn tenant(&self, name: Option<&str>) -> Result<()> {
         if self.any(|grant| has(&grant.tenants, name)) {
             return Ok(());
@@ -186,10 +186,10 @@ impl Narrowed {
         ))
     }
 
-    /// The patterns to read with: those that were asked for, or all that are left.
+    /// The patterns to read with: the requested ones, or all patterns of the grants.
     ///
     /// # Errors
-    /// 42501 where one of them is neither a pattern of the grant nor a topic that one of those matches.
+    /// 42501 if a requested entry is neither a pattern of a grant nor a topic that such a pattern matches.
     pub fn topics(&self, asked: Option<&[String]>) -> Result<Vec<String>> {
         let left = || self.rows.iter().filter_map(|i| self.grants.rows[*i].topics.as_ref()).flatten();
         let refused = || {
@@ -235,8 +235,8 @@ fn load() -> Result<Rc<Grants>> {
     RELATION.set(table);
     let changes = CHANGES.get();
     let mut grants = Grants::default();
-    // SAFETY: opened, scanned and closed in the order PostgreSQL asks for; on ERROR its resource owner closes. The columns
-    // are those of the table in sql/schema/finish/grants.sql.
+    // SAFETY: opened, scanned and closed in the order that PostgreSQL requires; on ERROR its resource owner closes. The
+    // columns are those of the table in sql/schema/finish/grants.sql.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as _);
         shape::check(relation, shape::GRANT)?;
@@ -257,7 +257,7 @@ fn load() -> Result<Rc<Grants>> {
                 roles: roles_of(&name, Oid::from_datum(values[1], nulls[1])),
                 capability: String::from_datum(values[2], nulls[2]).unwrap_or_default().into(),
                 subscriptions: texts(3),
-                // Checked when they were written.
+                // The patterns were checked when they were written.
                 topics: texts(4).map(|list| {
                     list.into_iter().filter_map(|text| Pattern::parse(&text).ok().map(|p| (text, p))).collect()
                 }),
@@ -267,7 +267,7 @@ fn load() -> Result<Rc<Grants>> {
             };
             if grant.is_whole() && grant.roles[0].is_some() && grant.roles[1].is_some_and(|o| Some(o) != grant.roles[0])
             {
-                // It is not clear whose it is: nobody's.
+                // Name and OID are those of different roles: the grant applies to neither.
                 grant.roles = [None, None];
             }
             grants.narrowed |= !grant.is_whole();
@@ -284,8 +284,8 @@ fn load() -> Result<Rc<Grants>> {
     Ok(grants)
 }
 
-/// Roles by the name and by the oid that one had when it was granted something. Renaming keeps the oid, a restore into
-/// another cluster the name: what narrows a grant holds for both, so that neither widens it.
+/// The roles that now have the name, and the OID, that the role had when the grant was made. Renaming a role keeps its OID;
+/// a restore into another cluster keeps its name. A narrowed grant applies to both roles, so that neither change widens it.
 fn roles_of(name: &str, oid: Option<Oid>) -> [Option<Oid>; 2] {
     let name = std::ffi::CString::new(name).unwrap_or_default();
     // SAFETY: look-ups in the catalog's cache.
@@ -301,7 +301,7 @@ fn roles_of(name: &str, oid: Option<Oid>) -> [Option<Oid>; 2] {
 fn forget() {
     CHANGES.set(CHANGES.get() + 1);
     GRANTS.with(|kept| {
-        // Never borrowed while PostgreSQL runs.
+        // The cell is never borrowed while PostgreSQL's code runs.
         if let Ok(mut kept) = kept.try_borrow_mut() {
             *kept = None;
         }
@@ -321,9 +321,9 @@ unsafe extern "C-unwind" fn roles_changed(_arg: Datum, _cache: i32, _hash: u32) 
 pg_function! {
     /// outbox._grants_changed() returns trigger
     fn outbox_grants_changed(_args) {
-        // SAFETY: queues a message that goes out when the transaction commits.
+        // SAFETY: queues a message that is sent when the transaction commits.
         unsafe { pg_sys::CacheInvalidateRelcacheByRelid(catalog::lookup("_grant")?) };
-        // A trigger's null pointer, which is not SQL's null.
+        // A trigger returns a null pointer, which is not SQL's null.
         Ok(Some(Datum::null()))
     }
 }

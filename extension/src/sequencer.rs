@@ -1,4 +1,4 @@
-//! What the sequencer in SQL (`sql/schema/feed/sequencer.sql`) cannot do in SQL.
+//! Functions that the sequencer in SQL (`sql/schema/feed/sequencer.sql`) needs and SQL cannot provide.
 
 use pgrx::{IntoDatum, pg_sys};
 
@@ -18,7 +18,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._next_xid() returns xid8: the first transaction id that is not assigned yet.
+    /// outbox._next_xid() returns xid8: the first transaction id that is not yet assigned.
     fn outbox_next_xid(_args) {
         // SAFETY: reads shared memory under its own lock.
         Ok(Some(pg_sys::Datum::from(unsafe { pg_sys::ReadNextFullTransactionId() }.value)))
@@ -34,10 +34,10 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._timeline() returns int: the timeline that WAL is written on.
+    /// outbox._timeline() returns int: the timeline on which WAL is written.
     fn outbox_timeline(_args) {
         let mut timeline: pg_sys::TimeLineID = 0;
-        // SAFETY: called outside recovery only: in recovery nothing can be ticked.
+        // SAFETY: called outside recovery only; in recovery no tick is possible.
         unsafe { pg_sys::GetFlushRecPtr(&mut timeline) };
         Ok((timeline as i32).into_datum())
     }
@@ -56,7 +56,7 @@ pg_function! {
     fn outbox_leaf_is_settled(args) {
         let leaf = args.get::<i16>(0).unwrap_or_default().rem_euclid(catalog::LEAVES as i16);
         let relation = catalog::relations()?.messages[leaf as usize];
-        // SAFETY: SHARE conflicts with the lock of whoever has written or writes; it is given back at once.
+        // SAFETY: SHARE conflicts with the lock of every transaction that writes or has written; it is released at once.
         unsafe {
             let free = pg_sys::ConditionalLockRelationOid(relation, pg_sys::ShareLock as _);
             if free {
@@ -68,20 +68,20 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._lock_leaf(leaf regclass) returns boolean: ACCESS EXCLUSIVE until the transaction ends, without waiting.
+    /// outbox._lock_leaf(leaf regclass) returns boolean: takes ACCESS EXCLUSIVE until the transaction ends, without waiting.
     fn outbox_lock_leaf(args) {
         let leaf = args.get::<pg_sys::Oid>(0).unwrap_or(pg_sys::InvalidOid);
-        // SAFETY: an OID that is no relation is no error for the lock manager. Never waits.
+        // SAFETY: an OID that is no relation is no error for the lock manager. The call never waits.
         let locked = unsafe { pg_sys::ConditionalLockRelationOid(leaf, pg_sys::AccessExclusiveLock as _) };
         Ok(locked.into_datum())
     }
 }
 
 pg_function! {
-    /// outbox._maintenance_lock() returns boolean: until the transaction ends, without waiting.
+    /// outbox._maintenance_lock() returns boolean: takes maintenance's lock until the transaction ends, without waiting.
     fn outbox_maintenance_lock(_args) {
         let relation = catalog::lookup("_maintenance")?;
-        // SAFETY: EXCLUSIVE conflicts with itself, and with no reader: pg_dump does not stop it.
+        // SAFETY: EXCLUSIVE conflicts with itself and with no reader, so pg_dump does not stop it.
         let locked = unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::ExclusiveLock as _) };
         Ok(locked.into_datum())
     }

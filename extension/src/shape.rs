@@ -1,5 +1,5 @@
-//! The columns of tables that are read or written below the executor. Nothing there looks at types: a value is taken for what it
-//! should be. So a table that somebody has altered is refused when it is opened.
+//! The columns of tables that are read or written below the executor. That code checks no types, so a table that a user has
+//! altered is refused when it is opened.
 
 use outbox_core::{Code, Error, Result};
 use pgrx::pg_sys::{self, Oid};
@@ -76,11 +76,11 @@ pub const GRANT: &[Oid] = &[
     TIMESTAMPTZOID,
 ];
 
-/// Checks that an open table has these columns in this order. Columns behind them are all right once they are dropped:
-/// that is how an ALTER TABLE is taken back.
+/// Checks that an open table has these columns in this order. Further columns must have been dropped: an ALTER TABLE can be
+/// taken back in this way.
 ///
 /// # Errors
-/// 55000 when it has others.
+/// 55000 if the table has other columns.
 ///
 /// # Safety
 /// The relation is open.

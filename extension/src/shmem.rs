@@ -1,9 +1,9 @@
-//! What the backends, the launcher and the dispatchers share.
+//! Shared memory of the backends, the launcher and the dispatchers.
 //!
-//! Only atomics: nothing here is locked, so nothing can be left locked by a process that dies (but see `marks`). All-zero memory is the valid
-//! empty state. A process number can be stale (its process ended, another one has the place): waking it is then a
-//! spurious wake-up of a stranger, which every PostgreSQL process expects. Whether a process lives is asked of PostgreSQL, never
-//! of what was stored here.
+//! It consists of atomics. Nothing here is locked (except in `marks`), so a process that dies leaves no lock behind.
+//! All-zero memory is the valid empty state. A process number can be stale, if its process has ended and another one has its
+//! place. Waking it is then a spurious wake-up of another process, which every PostgreSQL process expects. Whether a process
+//! lives is asked of PostgreSQL, never of the values stored here.
 
 use std::mem::size_of;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -13,25 +13,25 @@ use pgrx::{pg_guard, pg_sys};
 use crate::gucs;
 use crate::marks::Marks;
 
-/// The start of our shared memory; `max_databases` slots follow.
+/// The start of the shared memory; `max_databases` slots follow.
 #[repr(C)]
 pub struct Shared {
     pub launcher: Process,
-    /// Counted up by whatever makes the launcher look again at the list of databases.
+    /// Increases whenever the launcher has to look at the list of databases again.
     launcher_generation: AtomicU64,
-    /// Databases in which the extension may have come or gone since the launcher looked; 0: free entry.
+    /// Databases in which the extension may have been created or dropped since the launcher looked; 0: free entry.
     probes: [AtomicU32; 32],
-    /// More requests than `probes` has entries: look at all databases.
+    /// There were more requests than `probes` has entries: the launcher has to look at all databases.
     probe_all: AtomicBool,
-    /// The limits (see `Limit`) for which some database has no dispatcher now.
+    /// The limits (see `Limit`) because of which some database has no dispatcher now.
     lacking: AtomicU32,
     waiters: [Waiter; WAITERS],
     slots: u32,
 }
 
-/// Sessions in claim_wait that are woken when there is something to claim; more than this look once a second.
+/// Sessions in claim_wait that are woken when there is something to claim. Sessions beyond this number look once a second.
 const WAITERS: usize = 256;
-/// A waiter that was not heard of for this long (microseconds) is gone: it ended without giving its place back.
+/// A waiter that has not registered again for this long (microseconds) is gone: it ended without giving its place back.
 const WAITER_GONE: i64 = 5_000_000;
 
 /// One session in claim_wait.
@@ -40,23 +40,23 @@ struct Waiter {
     /// Process number plus one; 0: free.
     proc: AtomicU32,
     database: AtomicU32,
-    /// When it was last heard of (microseconds, PostgreSQL's epoch).
+    /// When the session last registered (microseconds, PostgreSQL's epoch).
     seen: AtomicI64,
 }
 
-/// One of our processes, as others see it.
+/// The launcher or a dispatcher, as other processes see it.
 #[repr(C)]
 pub struct Process {
     /// Process number plus one; 0: none.
     proc: AtomicU32,
     pid: AtomicI32,
     started_at: AtomicI64,
-    /// When it last came round its loop (microseconds, PostgreSQL's epoch).
+    /// When the process last completed its loop (microseconds, PostgreSQL's epoch).
     seen_at: AtomicI64,
 }
 
 impl Process {
-    /// The calling process is this one from now on. `false`: another one is, and lives.
+    /// Makes the calling process this one. Returns `false` if another process has the place and lives.
     fn attach(&self) -> bool {
         let holder = self.pid.load(Ordering::SeqCst);
         // SAFETY: MyProcPid is set once at process start.
@@ -71,7 +71,7 @@ impl Process {
         true
     }
 
-    /// The calling process is no longer this one. Nothing happens if it was not.
+    /// Removes the calling process. Does nothing if another process has the place.
     fn detach(&self) {
         // SAFETY: MyProcPid is set once at process start.
         let me = unsafe { pg_sys::MyProcPid };
@@ -81,13 +81,13 @@ impl Process {
         }
     }
 
-    /// Says that it is not stuck.
+    /// Shows that the process is not stuck.
     pub fn came_round(&self) {
         // SAFETY: reads the clock.
         self.seen_at.store(unsafe { pg_sys::GetCurrentTimestamp() }, Ordering::Relaxed);
     }
 
-    /// Its process id, if it lives.
+    /// The process id, if the process lives.
     pub fn pid(&self) -> Option<i32> {
         Some(self.pid.load(Ordering::SeqCst)).filter(|pid| lives(*pid))
     }
@@ -105,13 +105,13 @@ impl Process {
     }
 }
 
-/// Whether PostgreSQL has a process of this id. Takes a shared lock for a moment: not for callbacks.
+/// Whether PostgreSQL has a process with this id. Takes a shared lock for a moment, so it must not be called in callbacks.
 fn lives(pid: i32) -> bool {
     // SAFETY: looks through the list of processes under its lock.
     pid != 0 && unsafe { !pg_sys::BackendPidGetProc(pid).is_null() }
 }
 
-/// Why the launcher starts no dispatcher for a database that it wants to start one for.
+/// Why the launcher cannot start a dispatcher for a database that should have one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Limit {
@@ -131,21 +131,21 @@ impl Limit {
     }
 }
 
-/// What a dispatcher is doing, for `worker_status()`.
+/// The state of a dispatcher, for `worker_status()`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum State {
-    /// Nobody there.
+    /// There is no dispatcher.
     None = 0,
-    /// Connecting, reading its checkpoint.
+    /// The dispatcher connects and reads its checkpoint.
     Starting = 1,
-    /// Ticks, routes and pushes.
+    /// The dispatcher ticks, routes and pushes.
     Running = 2,
-    /// Ticks and routes; `pg_outbox.push` is off.
+    /// The dispatcher ticks and routes; `pg_outbox.push` is off.
     PushOff = 3,
-    /// The data came here by a restore or a copy: waits for `outbox.adopt()`.
+    /// The data was restored or copied here: the dispatcher waits for `outbox.adopt()`.
     Copied = 4,
-    /// Its last transaction failed; it tries again.
+    /// The last transaction failed and will be repeated.
     Failing = 5,
     /// The extension is not in this database.
     Absent = 6,
@@ -173,32 +173,33 @@ impl State {
     }
 }
 
-/// One database that has a dispatcher.
+/// A place for one database that has a dispatcher.
 #[repr(C)]
 pub struct Slot {
     /// Database OID; 0: free. Written by the launcher only.
     pub database: AtomicU32,
     pub process: Process,
     state: AtomicU32,
-    /// When `state` became what it is.
+    /// When `state` last changed.
     state_at: AtomicI64,
-    /// Counted up at each commit that enqueued; the dispatcher compares, so a wake-up while it restarts is not lost.
+    /// Increases at each commit that enqueued. The dispatcher compares it with its last value, so a wake-up during its
+    /// restart is not lost.
     generation: AtomicU64,
     /// The generation up to which the dispatcher has ticked.
     seen: AtomicU64,
-    /// The dispatcher has something to route, to send, to hear of or to record.
+    /// The dispatcher has something to route, to send or to record, or requests in flight.
     busy: AtomicBool,
-    /// Rows of outbox.delivery have changed in a way that the dispatcher cannot know.
+    /// Rows of outbox.delivery have changed in a way that the dispatcher cannot know by itself.
     pub look_at_deliveries: AtomicBool,
-    /// The dispatcher is asked to leave, for example because its database is dropped.
+    /// The dispatcher is asked to leave, for example because its database is to be dropped.
     pub retire: AtomicBool,
-    /// The last dispatcher left because it was asked to: that is no failure.
+    /// The last dispatcher left because it was asked to. That is no failure.
     pub left: AtomicBool,
-    /// The launcher starts none before this time (microseconds, PostgreSQL's epoch).
+    /// The launcher starts no dispatcher before this time (microseconds, PostgreSQL's epoch).
     pub hold_until: AtomicI64,
-    /// The session that asked for that.
+    /// The session that has set `hold_until`.
     pub holder: AtomicI32,
-    /// When a session that has no right to keep the dispatcher away had it leave.
+    /// When a session that may not keep the dispatcher away last made it leave.
     pub sent_away_at: AtomicI64,
     pub in_flight: AtomicI64,
     pub queued: AtomicI64,
@@ -209,7 +210,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Keeps an error for `health()`. A reader may see half of an older one: it is text for people.
+    /// Stores an error for `health()`. A reader may see a mixture with an older text: the text is for people only.
     pub fn set_error(&self, error: &str, at: i64) {
         let bytes = error.as_bytes();
         for (i, cell) in self.last_error.iter().enumerate() {
@@ -218,7 +219,7 @@ impl Slot {
         self.last_error_at.store(at, Ordering::Relaxed);
     }
 
-    /// The slot is another database's from now on.
+    /// Removes the error: the slot becomes another database's.
     pub fn forget_error(&self) {
         self.last_error_at.store(0, Ordering::Relaxed);
     }
@@ -250,7 +251,7 @@ impl Slot {
         self.generation.load(Ordering::SeqCst)
     }
 
-    /// Makes the dispatcher look: at new messages, or at a request in this slot.
+    /// Makes the dispatcher look for new messages, or for a request in this slot.
     pub fn wake(&self) {
         self.generation.fetch_add(1, Ordering::SeqCst);
         self.process.wake();
@@ -262,13 +263,14 @@ impl Slot {
         self.seen.store(seen, Ordering::SeqCst);
     }
 
-    /// Whether the dispatcher has nothing to do: all that was committed with a wake-up has been ticked, routed, sent and
-    /// recorded.
+    /// Whether the dispatcher has nothing to do: everything that was committed with a wake-up has been ticked, routed, sent
+    /// and recorded.
     pub fn is_idle(&self) -> bool {
         self.seen.load(Ordering::SeqCst) == self.generation() && !self.busy.load(Ordering::SeqCst)
     }
 
-    /// The calling process is this slot's dispatcher from now on, until it ends in whatever way. `false`: another one is.
+    /// Makes the calling process this slot's dispatcher until it ends, in whatever way. Returns `false` if another process
+    /// is the dispatcher.
     pub fn attach(&'static self) -> bool {
         if !self.process.attach() {
             return false;
@@ -279,13 +281,13 @@ impl Slot {
         true
     }
 
-    /// Whether a dispatcher lives here now, or has been started and is about to.
+    /// Whether a dispatcher lives here, or has been started and will live soon.
     pub fn is_occupied(&self) -> bool {
         self.process.pid().is_some() || self.state() == State::Starting
     }
 }
 
-/// A dispatcher ends: by itself, or through an error that nobody catches.
+/// Called when a dispatcher ends, also through an error that is not caught.
 unsafe extern "C-unwind" fn dispatcher_ended(_code: i32, slot: pg_sys::Datum) {
     // SAFETY: the address that `attach` handed over.
     let slot = unsafe { &*(slot.value() as *const Slot) };
@@ -296,7 +298,7 @@ unsafe extern "C-unwind" fn dispatcher_ended(_code: i32, slot: pg_sys::Datum) {
         slot.set_state(State::None);
     }
     slot.process.detach();
-    // Not every launcher is told by the postmaster: it may be another one than that which started this process.
+    // The postmaster notifies only the launcher that started this process, and there may be another launcher by now.
     if let Some(shared) = shared() {
         shared.wake_launcher();
     }
@@ -310,7 +312,7 @@ unsafe extern "C-unwind" fn launcher_ended(_code: i32, _arg: pg_sys::Datum) {
 
 static SHARED: AtomicPtr<Shared> = AtomicPtr::new(std::ptr::null_mut());
 
-/// The shared memory; `None` when the library is not in `shared_preload_libraries`.
+/// The shared memory; `None` if the library is not in `shared_preload_libraries`.
 pub fn shared() -> Option<&'static Shared> {
     // SAFETY: set once, to memory that lives as long as the server.
     unsafe { SHARED.load(Ordering::Relaxed).as_ref() }
@@ -326,7 +328,7 @@ impl Shared {
         }
     }
 
-    /// The calling session waits for something to claim in this database.
+    /// Registers the calling session as waiting for something to claim in this database.
     pub fn wait_here(&self, database: pg_sys::Oid) {
         // SAFETY: reads the clock.
         let (me, now) = (my_proc(), unsafe { pg_sys::GetCurrentTimestamp() });
@@ -343,7 +345,7 @@ impl Shared {
         }
     }
 
-    /// The calling session no longer waits.
+    /// Ends the registration of the calling session.
     pub fn wait_no_more(&self) {
         let me = my_proc();
         for waiter in &self.waiters {
@@ -365,17 +367,17 @@ impl Shared {
         self.slots().iter().find(|slot| slot.database.load(Ordering::Acquire) == database.to_u32())
     }
 
-    /// Whether one more database can have a dispatcher.
+    /// A free slot, if one more database can have a dispatcher.
     pub fn free_slot(&self) -> Option<&'static Slot> {
         self.slots().iter().find(|slot| slot.database.load(Ordering::Acquire) == 0)
     }
 
-    /// What the launcher lacks.
+    /// Stores the limits that the launcher has met.
     pub fn set_lacking(&self, limits: &[Limit]) {
         self.lacking.store(limits.iter().fold(0, |all, limit| all | *limit as u32), Ordering::Relaxed);
     }
 
-    /// The limit because of which a database without a dispatcher has none.
+    /// The limit because of which some database has no dispatcher; `None` if there is no such limit any more.
     pub fn lacking(&self) -> Option<Limit> {
         let all = self.lacking.load(Ordering::Relaxed);
         let lacks = |limit: Limit| all & limit as u32 != 0;
@@ -385,7 +387,8 @@ impl Shared {
         lacks(Limit::Processes).then_some(Limit::Processes)
     }
 
-    /// The calling process is the launcher from now on, until it ends in whatever way. `false`: another one is.
+    /// Makes the calling process the launcher until it ends, in whatever way. Returns `false` if another process is the
+    /// launcher.
     pub fn attach_launcher(&self) -> bool {
         let attached = self.launcher.attach();
         if attached {
@@ -418,7 +421,7 @@ impl Shared {
         self.wake_launcher();
     }
 
-    /// The databases to look at; `None` for all of them.
+    /// Takes the databases to look at; `None`: all of them.
     pub fn take_probes(&self) -> Option<Vec<u32>> {
         let taken: Vec<u32> =
             self.probes.iter().map(|entry| entry.swap(0, Ordering::SeqCst)).filter(|oid| *oid != 0).collect();

@@ -1,11 +1,12 @@
-//! The wake-up at commit: what a transaction did that a worker must know when, and only when, it has committed.
+//! The wake-up at commit: it tells the launcher and the dispatcher about a transaction when, and only when, the transaction
+//! has committed.
 //!
-//! `enqueue` sets a bit that belongs to the current subtransaction; rolling back to a savepoint clears it, releasing the
-//! savepoint hands it to the parent, COMMIT publishes it, ABORT and PREPARE clear it. COMMIT PREPARED runs in a session that
-//! knows nothing of this: the dispatcher's slow poll finds those messages.
+//! `enqueue` sets a bit that belongs to the current subtransaction. Rolling back to a savepoint clears the bit, releasing
+//! the savepoint gives it to the parent, COMMIT publishes it, ABORT and PREPARE clear it. COMMIT PREPARED runs in a session
+//! that knows nothing of the bit: the dispatcher's slow poll finds those messages.
 //!
-//! The callbacks run where an ERROR would bring down the server: they do atomic operations and set latches, nothing else.
-//! The one exception is PRE_PREPARE, where refusing is allowed.
+//! The callbacks run where an ERROR would bring down the server, so they do atomic operations and set latches, nothing else.
+//! The one exception is PRE_PREPARE, where an ERROR is allowed.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
@@ -15,11 +16,11 @@ use pgrx::{pg_guard, pg_sys};
 use crate::{hooks, marks, shmem};
 
 thread_local! {
-    /// Bit n: something was enqueued at nesting level n (levels from 63 on share a bit).
+    /// Bit n: something was enqueued at nesting level n. Levels from 63 on share a bit.
     static ENQUEUED: Cell<u64> = const { Cell::new(0) };
     /// The same for a CREATE or ALTER EXTENSION that the launcher has to look at.
     static INSTALLED: Cell<u64> = const { Cell::new(0) };
-    /// The same for changes to rows of outbox.delivery.
+    /// The same for changes of rows of outbox.delivery.
     static RESCHEDULED: Cell<u64> = const { Cell::new(0) };
     /// This transaction holds the sequencer's lock.
     static TICKED: Cell<bool> = const { Cell::new(false) };
@@ -40,7 +41,7 @@ pub fn at_commit_probe_database() {
     INSTALLED.set(INSTALLED.get() | level_bit());
 }
 
-/// Refuses PREPARE TRANSACTION from now on in this transaction.
+/// Makes this transaction refuse PREPARE TRANSACTION.
 pub fn refuse_prepare() {
     TICKED.set(true);
 }
@@ -125,7 +126,7 @@ unsafe extern "C-unwind" fn subtransaction_ended(
     for cell in [&ENQUEUED, &RESCHEDULED, &INSTALLED] {
         cell.with(|levels| match event {
             pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB if levels.get() & bit != 0 => {
-                // The deepest levels share a bit, which then stays: at worst one spurious wake-up.
+                // The deepest levels share a bit, which therefore stays: at worst there is one spurious wake-up.
                 let kept = if bit == 1 << 63 { levels.get() } else { levels.get() & !bit };
                 levels.set(kept | bit >> 1);
             }

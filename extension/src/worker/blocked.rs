@@ -1,10 +1,10 @@
-//! How many rows of a push subscription wait behind the first of their key.
+//! Counts the rows of a push subscription that wait for the first of their key.
 //!
-//! A subscription has about `LIMIT` of them, however long the backlog behind a failing key is: beyond that it lags, as one does
-//! whose endpoint is slow, and re-reads the feed from its position when rows have gone.
+//! A subscription has about `LIMIT` of these rows, however long the backlog of a failing key is. Beyond that it lags, as a
+//! subscription with a slow endpoint does, and re-reads the feed from its position when rows have gone.
 //!
-//! The count in memory grows with each row that is made and is corrected by counting when it has reached the limit. Counting
-//! is an index scan of at most as many entries as the limit.
+//! The count in memory grows with each row that is made. When it has reached the limit, it is corrected by counting.
+//! Counting is an index scan of at most twice as many entries as the limit.
 
 use std::time::{Duration, Instant};
 
@@ -14,9 +14,9 @@ use super::config::{Config, Ordering, Subscription};
 use super::pull::Window;
 use super::txn::{self, Failure, Plan, arg};
 
-/// Rows of a subscription that wait behind the first of their key.
+/// Rows of a subscription that may wait for the first of their key.
 const LIMIT: usize = 10_000;
-/// A subscription that lags goes on when so many have gone: reading the feed is worth it then.
+/// A lagging subscription continues when there is room for this many rows: then a reading of the feed is worth its cost.
 const WORTH_IT: usize = 1000;
 /// How often the rows of a full subscription are counted.
 const RECOUNT: Duration = Duration::from_millis(250);
@@ -26,12 +26,12 @@ pub fn has_room(subscription: &Subscription) -> bool {
     subscription.blocked < LIMIT
 }
 
-/// Whether a lagging subscription has room for a reading of the feed that is worth it.
+/// Whether a lagging subscription has enough room to make a reading of the feed worth its cost.
 pub fn has_much_room(subscription: &Subscription) -> bool {
     subscription.blocked <= LIMIT - WORTH_IT
 }
 
-/// Counts them.
+/// Counts blocked rows.
 pub struct Blocked {
     count: Plan,
     counted: Option<Instant>,
@@ -50,7 +50,7 @@ impl Blocked {
         }
     }
 
-    /// Counts the rows of all that ask for an order. Inside a transaction.
+    /// Counts the rows of all ordered push subscriptions. Inside a transaction.
     pub fn count_all(&mut self, config: &mut Config) {
         for (id, subscription) in &mut config.subscriptions {
             if !subscription.pull && subscription.ordering != Ordering::None {
@@ -59,7 +59,8 @@ impl Blocked {
         }
     }
 
-    /// Counts those of subscriptions that lag because they have too many. Says when to look again; `None`: none has.
+    /// Counts the rows of subscriptions that lag because they have too many. Returns the time until the next count; `None`
+    /// if there is no such subscription.
     pub fn recount(&mut self, config: &mut Config, window: &Window) -> Result<Option<Duration>, Failure> {
         let full = |s: &Subscription| !s.pull && s.progress.lag().is_some() && !has_much_room(s);
         if !config.subscriptions.values().any(full) {

@@ -1,7 +1,7 @@
-//! Subscriptions and endpoints, as the dispatcher needs them.
+//! Subscriptions, as the dispatcher needs them, and the routing decision.
 //!
-//! A subscription has versions, each effective behind the position of its control message. Which version a message meets
-//! depends on the message's position alone, so what is loaded here gives the same answer live, after a crash and in a replay.
+//! A subscription has versions, each effective after the position of its control message. The version that a message meets
+//! depends on the message's position alone. So the configuration gives the same answer live, after a crash and in a replay.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,14 +24,14 @@ use super::predicate::{Verdict, Verdicts};
 use super::route::{Stored, subject};
 use super::txn::{Failure, Plan, Row, Rows, arg};
 
-/// What a subscription matched from a position on.
+/// A version of a subscription: its filter, and the positions for which it holds.
 struct Version {
     number: i32,
-    /// Position of its control message.
+    /// Position of the control message.
     position: i64,
-    /// The subscription was begun here with history: the version holds for the positions behind this one.
+    /// The subscription begins here with history: the version holds for the positions after this one.
     starts_after: Option<i64>,
-    /// Position of the next version's; `i64::MAX`: still in force.
+    /// Position of the next version's control message; `i64::MAX`: the version is still in force.
     until: i64,
     active: bool,
     filter: Filter,
@@ -40,35 +40,36 @@ struct Version {
 /// One subscription.
 pub struct Subscription {
     pub endpoint: i32,
-    /// Claimed by workers: what is routed becomes rows of outbox.delivery.
+    /// Workers claim the deliveries: routed messages become rows of outbox.delivery.
     pub pull: bool,
     pub ordering: Ordering,
-    /// A dead delivery of a key holds up the next.
+    /// A dead delivery blocks the later ones of its key.
     pub block: bool,
-    /// Its deliveries expire this many microseconds after the later of enqueue and deliver_at.
+    /// Deliveries expire this many microseconds after the later of enqueue and `deliver_at`.
     pub ttl: Option<i64>,
     pub max_attempts: u32,
-    /// No retry begins later than this after the message was enqueued.
+    /// No retry begins when the message is older than this, counted from its enqueue.
     pub max_age: Option<Duration>,
     pub schedule: Schedule,
     pub shape: Arc<Shape>,
     versions: Vec<Version>,
-    /// Versions up to here have begun.
+    /// Versions up to this position have begun.
     begun: i64,
-    /// What is routed to it waits.
+    /// Routed messages wait.
     pub paused: bool,
-    /// Its filter is asked again from this moment on: it took too long, or others did.
+    /// The filter is not evaluated before this time: it took too long, or another filter did.
     pub slow_until: Option<Instant>,
-    /// Time that its filter took for a payload when it was asked last; `None`: it has not been asked.
+    /// Time per payload of the last evaluation of the filter; `None`: it has not been evaluated.
     pub filter_cost: Option<Duration>,
     pub progress: Progress,
-    /// Jobs that are with the HTTP thread, and the bytes of their contents. Pull: about how many rows are in the window.
+    /// Push: jobs in flight or waiting in memory for their turn, and the bytes of their contents. Pull: approximate number
+    /// of rows in the window.
     pub handed: usize,
     pub handed_bytes: usize,
-    /// Push: about how many rows wait behind the first of their key.
+    /// Push: approximate number of rows that wait for the first of their key.
     pub blocked: usize,
-    /// Jobs that may be with the HTTP thread while its endpoint takes little, and until when that holds (microseconds,
-    /// PostgreSQL's epoch; 0: there is no such limit).
+    /// Jobs that may be with the HTTP thread while the endpoint takes little, and the time until which this limit holds
+    /// (microseconds, PostgreSQL's epoch; 0: no limit).
     pub limit: (usize, i64),
 }
 
@@ -76,7 +77,7 @@ pub struct Subscription {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ordering {
     None,
-    /// Those of a key.
+    /// Those of the same key.
     Key,
     /// All.
     Strict,
@@ -93,7 +94,7 @@ impl Ordering {
 }
 
 impl Subscription {
-    /// One of which nothing is known.
+    /// A subscription with default settings and no version.
     fn new(begun: i64) -> Subscription {
         Subscription {
             endpoint: 0,
@@ -118,7 +119,7 @@ impl Subscription {
         }
     }
 
-    /// The version that a message at `position` meets: of those that hold there the newest.
+    /// Index of the version that a message at `position` meets: the newest of those that hold there.
     fn version_at(&self, position: i64) -> Option<usize> {
         let holds = |v: &Version| {
             let after = v.starts_after.filter(|_| v.position <= self.begun).unwrap_or(v.position);
@@ -127,35 +128,35 @@ impl Subscription {
         self.versions.iter().rposition(holds)
     }
 
-    /// Whether the version at this place is the beginning of the subscription, or its end was before.
+    /// Whether this version starts the subscription: it is active, and the first one or the successor of an inactive one.
     fn activates(&self, version: usize) -> bool {
         self.versions[version].active && (version == 0 || !self.versions[version - 1].active)
     }
 
-    /// A message is with the HTTP thread, or waits in memory for its turn, from here on.
+    /// Notes that a message is in flight, or waits in memory for its turn.
     pub fn hold(&mut self, bytes: usize) {
         self.handed += 1;
         self.handed_bytes += bytes;
     }
 
-    /// It no longer is.
+    /// Notes that a message is neither in flight nor waiting in memory any more.
     pub fn let_go(&mut self, bytes: usize) {
         self.handed -= 1;
         self.handed_bytes -= bytes;
     }
 
-    /// It was unsubscribed: what it has not got is skipped.
+    /// Whether the subscription has been unsubscribed. Messages that it has not got are skipped.
     pub fn has_ended(&self) -> bool {
         self.versions.iter().rfind(|v| v.position <= self.begun).is_some_and(|v| !v.active)
     }
 
-    /// It was unsubscribed after this position, whether or not it has been taken up again since.
+    /// Whether the subscription was unsubscribed after this position, even if it has been subscribed again since.
     pub fn ended_since(&self, position: i64) -> bool {
         let met = self.version_at(position);
         met.is_some_and(|i| self.versions[i + 1..].iter().any(|v| !v.active && v.position <= self.begun))
     }
 
-    /// Whether its filter may be asked now.
+    /// Whether the filter may be evaluated now.
     pub fn may_be_asked(&self) -> bool {
         self.slow_until.is_none_or(|until| until <= Instant::now())
     }
@@ -165,36 +166,36 @@ impl Subscription {
 #[derive(Default)]
 pub struct Config {
     pub subscriptions: IdMap<i32, Subscription>,
-    /// Control messages of subscriptions that have not begun yet.
+    /// Position and subscription of control messages that have not taken effect yet.
     to_begin: Vec<(i64, i32)>,
     /// Some subscription has a filter on the payload.
     pub asks_payload: bool,
-    /// Owner: subscription and index of the version.
+    /// Maps topics to owners: a subscription and the index of its version.
     router: Router<(i32, u32)>,
     scratch: Scratch,
     found: Vec<(i32, u32)>,
-    /// How many more are active behind a position.
+    /// By position, the change in the number of active subscriptions.
     activity: BTreeMap<i64, i64>,
-    /// At this position so many are active.
+    /// A position, and the number of subscriptions that are active there.
     active: (i64, i64),
 }
 
-/// What routing found for a message.
+/// The result of routing a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Routed {
     /// No subscription has the topic at this position.
     NoSubscription,
-    /// The filters of all that have it refuse it.
+    /// The filters of all subscriptions that have the topic reject the message.
     Filtered,
-    /// All that have it had ended.
+    /// All subscriptions that have the topic had ended.
     Inactive,
-    /// This many match.
+    /// This many subscriptions match.
     Matched(u32),
 }
 
 impl Config {
-    /// Calls `matched` for each subscription that a message goes to, or may go to: see `Verdict`. What of an unreadable message
-    /// would decide about it counts as if it matched.
+    /// Calls `matched` for each subscription that a message goes to, or may go to: see `Verdict`. The parts of an
+    /// unreadable message that cannot be read (topic, attributes, payload) count as a match.
     pub fn route(
         &mut self,
         stored: &Stored,
@@ -259,7 +260,8 @@ impl Config {
         }
     }
 
-    /// Subscriptions that are active at `position`. From one position to the next it costs what changed between them.
+    /// Number of subscriptions that are active at `position`. The cost is that of the changes between the last position
+    /// asked for and this one.
     pub fn active_at(&mut self, position: i64) -> usize {
         let (upto, count) = self.active;
         let change = if position >= upto {
@@ -271,7 +273,7 @@ impl Config {
         usize::try_from(count + change).unwrap_or(0)
     }
 
-    /// Control messages up to `routed` have been routed: subscriptions that they begin start where they are to.
+    /// Called when control messages up to `routed` have been routed: the versions that they announce begin.
     pub fn begin(&mut self, routed: i64) {
         if self.to_begin.iter().all(|(position, _)| *position > routed) {
             return;
@@ -286,13 +288,14 @@ impl Config {
             {
                 let after = subscription.versions[i].starts_after;
                 if i == 0 {
-                    // It is new: whatever recovery had to assume, it has nothing yet.
+                    // The subscription is new: it has no jobs and no rows yet, even if recovery had to assume others.
                     subscription.handed = 0;
                     subscription.progress = after.map_or_else(Progress::live, Progress::behind);
                 } else if let Some(after) = after {
                     subscription.progress.go_back(after);
                 }
-                // Taken up again without history, it still has to deal with what it had not got when it was ended.
+                // A subscription that is taken up again without history keeps its lag: it still has to handle the messages
+                // that it had not got when it ended.
                 if let Some(after) = after {
                     let lag = subscription.progress.lag().unwrap_or(after);
                     subscription.progress.catch_up(lag, routed);
@@ -301,7 +304,7 @@ impl Config {
         }
     }
 
-    /// Takes over what the subscriptions of `old` have come to.
+    /// Takes over the state of the subscriptions of `old`.
     pub fn carry_over(&mut self, old: &mut Config) {
         for (id, new) in &mut self.subscriptions {
             if let Some(before) = old.subscriptions.remove(id) {
@@ -309,7 +312,7 @@ impl Config {
                 new.slow_until = before.slow_until;
                 new.filter_cost = before.filter_cost;
                 if let (true, None) = (new.paused && new.versions.is_empty(), before.progress.lag()) {
-                    // It cannot be read: from here on it lags.
+                    // The subscription has become unreadable, and lags from here on.
                     let from = new.progress.lag();
                     new.progress = before.progress;
                     from.into_iter().for_each(|position| new.progress.fall_behind(position));
@@ -323,16 +326,16 @@ impl Config {
         }
     }
 
-    /// A subscription whose settings cannot be read: it takes nothing, and gives up nothing. It lags from `routed` on.
+    /// Adds a subscription whose settings cannot be read. It takes nothing and loses nothing: it lags from `routed` on.
     pub fn hold(&mut self, id: i32, begun: i64, routed: i64) {
         let held = Subscription { paused: true, progress: Progress::behind(routed), ..Subscription::new(begun) };
         self.subscriptions.insert(id, held);
     }
 
-    /// Takes a row of the loader in: a version of a subscription.
+    /// Adds a row of the loader: a version of a subscription.
     ///
     /// # Errors
-    /// Something that was checked when it was written cannot be read any more.
+    /// A value that was checked when it was written cannot be parsed any more.
     fn take(&mut self, row: &Row, begun: i64) -> Result<(), Failure> {
         let id: i32 = row.get(0).unwrap_or_default();
         let (schedule, shape) = (parsed(row, 11, "schedule", Schedule::parse)?, shape(row)?);
@@ -375,7 +378,7 @@ impl Config {
     }
 }
 
-/// One row per version that has its position.
+/// One row per version that has a position.
 macro_rules! versions {
     () => {
         "select s.id, s.endpoint_id, s.max_attempts, v.position,
@@ -407,19 +410,21 @@ impl Loader {
         }
     }
 
-    /// Reads these subscriptions anew; new ones have begun if their control message is not behind `begun`. Inside a transaction.
+    /// Reads these subscriptions again. A new subscription has begun if its control message is at most at `begun`. Inside a
+    /// transaction.
     pub fn load_these(&mut self, config: &mut Config, ids: &[i32], begun: i64) -> outbox_core::Result<()> {
         take_all(config, &self.changed.execute(&[arg(ids.to_vec())]), begun)
     }
 
-    /// Reads everything anew. Subscriptions have begun if their control message is not behind `begun`. Inside a transaction.
+    /// Reads everything again. A subscription has begun if its control message is at most at `begun`. Inside a transaction.
     pub fn load(&mut self, begun: i64) -> outbox_core::Result<Config> {
         let mut config = Config::default();
         take_all(&mut config, &self.subscriptions.execute(&[]), begun)?;
         Ok(config)
     }
 
-    /// The same, each subscription by itself: those that cannot be read are held, and given with the reason. Inside a transaction.
+    /// Reads everything again, each subscription by itself. Subscriptions that cannot be read are held, and returned with
+    /// the reason. Inside a transaction.
     pub fn load_apart(&mut self, begun: i64, routed: i64) -> outbox_core::Result<(Config, Vec<(i32, Failure)>)> {
         let (mut config, mut ids) = (Config::default(), Vec::new());
         self.ids.execute(&[]).for_each(|row| ids.extend(row.get::<i32>(0)));
@@ -442,7 +447,7 @@ fn take_all(config: &mut Config, rows: &Rows, begun: i64) -> outbox_core::Result
     Ok(outcome?)
 }
 
-/// A column that was checked when it was written.
+/// Parses a column that was checked when it was written.
 fn parsed<T>(
     row: &Row,
     column: usize,
@@ -455,7 +460,7 @@ fn parsed<T>(
     read.map(Some).map_err(|error| Failure::new(format!("its {what} cannot be read: {error}")))
 }
 
-/// What the requests of a subscription look like.
+/// The form of a subscription's requests.
 fn shape(row: &Row) -> Result<Shape, Failure> {
     let policy = |column| parsed(row, column, "policy", Policy::parse).map(Option::unwrap_or_default);
     Ok(Shape {

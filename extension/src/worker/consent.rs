@@ -1,7 +1,7 @@
-//! Consent of receivers: which endpoints are to be asked, and what they answer.
+//! Consent of receivers: asks endpoints for it and records their answers.
 //!
-//! The state is in `outbox.endpoint_consent`; `_record_consent` in `sql/schema/push/consents.sql` decides what an answer means. An
-//! endpoint is asked by one request at a time; an answer that cannot be recorded is asked for again.
+//! The state is in `outbox.endpoint_consent`; `_record_consent` in `sql/schema/push/consents.sql` decides what an answer
+//! means. An endpoint is asked by one request at a time. If an answer cannot be recorded, the endpoint is asked again.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use super::txn::{Failure, Plan, arg};
 use super::{now, txn};
 use crate::gucs;
 
-/// The handshakes of a database.
+/// The consent requests of a database.
 pub struct Consents {
     due: Plan,
     record: Plan,
-    /// When to look at the table (microseconds, PostgreSQL's epoch); `None`: nothing waits there.
+    /// When to look at the table (microseconds, PostgreSQL's epoch); `None`: no endpoint waits there.
     next: Option<i64>,
     asking: HashSet<i32>,
-    /// Endpoints that the HTTP thread knows. The table may have newer ones, which it could not ask.
+    /// Endpoints that the HTTP thread knows. The table may have newer ones, which the thread could not ask.
     known: HashSet<i32>,
     answers: Vec<ConsentAnswer>,
 }
@@ -48,13 +48,13 @@ impl Consents {
         }
     }
 
-    /// The HTTP thread has got these endpoints.
+    /// Called when the HTTP thread has received these endpoints.
     pub fn look_at(&mut self, endpoints: impl Iterator<Item = i32>) {
         self.known = endpoints.collect();
         self.next = Some(i64::MIN);
     }
 
-    /// Records answers, asks whoever is due, and says how long there is nothing to do.
+    /// Records answers and asks the endpoints that are due. Returns the time until the next one is due.
     pub fn round(&mut self, sender: &Sender, faults: &mut Faults) -> Result<Option<Duration>, Failure> {
         sender.take_consents(&mut self.answers);
         if !self.answers.is_empty() {
@@ -114,7 +114,7 @@ impl Consents {
     }
 }
 
-/// Who asks.
+/// The name under which the dispatcher asks.
 fn origin() -> String {
     gucs::CONSENT_ORIGIN.get().map_or_else(|| "pg_outbox".to_owned(), |origin| origin.to_string_lossy().into_owned())
 }

@@ -1,5 +1,5 @@
 //! Counters for `outbox.metrics()`: one row per recorded batch, subscription, endpoint and outcome, in the transaction that
-//! records the outcomes themselves. So they are exact, and nothing ever counts the log.
+//! records the outcomes themselves. So the counters are exact, and nothing ever counts the log.
 
 use std::collections::BTreeMap;
 
@@ -18,10 +18,10 @@ pub struct Counted {
     pub subscription: i32,
     pub endpoint: i32,
     pub outcome: &'static str,
-    /// Requests: 0 where another delivery of the same request is counted with it, or nothing was sent.
+    /// Number of requests. It is 0 if the request is counted with another delivery, or if no request was sent.
     pub requests: i64,
     pub deliveries: i64,
-    /// How long the request took, in microseconds.
+    /// Duration of the request, in microseconds.
     pub micros: i64,
 }
 

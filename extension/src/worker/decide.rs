@@ -1,6 +1,6 @@
-//! What becomes of a delivery without a try: it is skipped, or dead.
+//! Deliveries that end without an attempt: skipped, cancelled, or dead.
 //!
-//! Invariant: decisions are recorded in the transaction of the checkpoint that says that their positions were looked at.
+//! Invariant: decisions are recorded in the transaction of the checkpoint that covers their positions.
 
 use pgrx::pg_sys::{INT2ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, TEXTARRAYOID};
 
@@ -10,7 +10,7 @@ use super::txn::{Failure, Plan, arg};
 
 /// Reason of a delivery whose message cannot be read.
 pub const UNREADABLE: &str = "unreadable";
-/// Reason of a delivery of which something could not be recorded.
+/// Reason of a delivery that could not be recorded as it was.
 pub const UNRECORDABLE: &str = "unrecordable";
 
 /// A decision about one delivery.
@@ -41,7 +41,7 @@ impl Decision {
         Decision::about(subscription, stored, 0, "dead", UNREADABLE, stored.unreadable.as_deref().map(Into::into))
     }
 
-    /// No row could be made of it.
+    /// No row could be made for the delivery.
     pub fn unrecordable(
         subscription: i32,
         (position, message_id): (i64, i64),
@@ -116,17 +116,17 @@ impl Decisions {
         self.made.push(decision);
     }
 
-    /// How many there are.
+    /// Number of unrecorded decisions.
     pub fn len(&self) -> usize {
         self.made.len()
     }
 
-    /// Writes them. Inside the transaction of the checkpoint.
+    /// Writes the decisions. Inside the transaction of the checkpoint.
     pub fn record(&mut self) {
         write(&mut self.plan, &self.made);
     }
 
-    /// The same, item by item where something fails.
+    /// Writes the decisions, and item by item where something fails.
     pub fn record_apart(&mut self, faults: &mut Faults) -> Result<(), Failure> {
         let Decisions { made, plan } = self;
         for (place, failure) in apart(made, &mut |made| {
@@ -138,7 +138,7 @@ impl Decisions {
         Ok(())
     }
 
-    /// The transaction has committed. Gives the rows of outbox.delivery that are gone.
+    /// Called when the transaction has committed. Returns the ids of the rows of outbox.delivery that are gone.
     pub fn recorded(&mut self) -> impl Iterator<Item = i64> {
         self.made.drain(..).map(|d| d.delivery_id).filter(|id| *id != 0)
     }

@@ -1,18 +1,18 @@
-//! The file descriptors of a dispatcher: each connection takes one, and so do the files of PostgreSQL in the same process.
+//! The file descriptors of a dispatcher: each connection takes one, and so do PostgreSQL's files in the same process.
 
-/// Connections at most, however many descriptors there are.
+/// Most connections, however many descriptors there are.
 const MOST: usize = 65_536;
 
-/// Raises the limit of this process as far as it may be: a service is usually started with 1024, and may have more.
+/// Raises the limit of this process to its hard limit. A service is usually started with a limit of 1024, and may have more.
 pub fn raise() {
     if let Some(mut limit) = limit().filter(|limit| limit.rlim_cur < limit.rlim_max) {
         limit.rlim_cur = limit.rlim_max;
-        // SAFETY: reads the structure. Where it is refused the old limit stays.
+        // SAFETY: reads the structure. If the call is refused, the old limit stays.
         unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
     }
 }
 
-/// How many of them connections may take: three quarters.
+/// Number of descriptors that connections may take: three quarters of all.
 pub fn for_connections() -> usize {
     let all = limit().and_then(|limit| usize::try_from(limit.rlim_cur).ok()).unwrap_or(1024);
     (all - all / 4).clamp(16, MOST)

@@ -1,15 +1,16 @@
-//! The dispatcher process: one per database. This file is its life, `engine` is what it does.
+//! The dispatcher process, one per database. This file is the life of the process; `engine` does the work.
 //!
 //! Cases it must survive:
-//! * Its own ERRORs: the transaction is aborted, what it was about stays as it was, and it is tried again.
-//! * SIGKILL or a crash of the server: the next incarnation goes on from the last checkpoint.
-//! * SIGTERM: no new requests, a few seconds for those in flight, their outcomes are recorded. A commit that waits for a standby
-//!   that does not come is not waited for.
-//! * DROP EXTENSION: it leaves. DROP DATABASE and the like: it is asked to leave, and does.
-//! * The extension gets another owner, or the owner is renamed or loses rights: it looks again, and goes on as who owns it now.
-//! * Another dispatcher for the same database (there never should be): the lock is taken, it waits for it.
-//! * The HTTP thread dies, or does not go on: so does it, and is started again.
-//! * Data that was restored or copied here: it ticks nothing and pushes nothing until it is adopted.
+//! * An ERROR of its own: the transaction is aborted, its rows stay as they were, and the work is repeated.
+//! * SIGKILL or a crash of the server: the next incarnation continues from the last checkpoint.
+//! * SIGTERM: no new requests start, requests in flight get a few seconds, and their outcomes are recorded. A commit then
+//!   waits for a standby that does not answer for three seconds at most.
+//! * DROP EXTENSION: the dispatcher leaves. DROP DATABASE and similar statements ask the dispatcher to leave, and it does.
+//! * The extension gets another owner, or the owner is renamed or loses rights: the dispatcher reads the owner again and
+//!   continues as the current owner.
+//! * A second dispatcher of this database (there should never be one) waits until the first has released the advisory lock.
+//! * If the HTTP thread dies or is stuck, the process exits and the launcher restarts it.
+//! * Data that was restored or copied here is neither ticked nor pushed until it is adopted.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -29,18 +30,18 @@ use super::{Signals, descriptors, now, txn, wait};
 use crate::gucs;
 use crate::shmem::{self, Slot, State};
 
-/// Wait after a failed transaction; doubles up to the maximum.
+/// Pause after a failed transaction. The pause doubles with each failure, up to the maximum.
 const ERROR_WAIT: Duration = Duration::from_millis(100);
 const ERROR_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How often a dispatcher looks whether copied data has been adopted.
+/// How often a dispatcher checks whether copied data has been adopted.
 const COPIED_WAIT: Duration = Duration::from_secs(5);
-/// Time for requests in flight at shutdown.
+/// How long a shutdown waits for requests in flight.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Age at which a connection is replaced, about: a name may lead elsewhere by then.
+/// Approximate age at which a connection is replaced: its host name may resolve to another address by then.
 const CONNECTION_AGE: Duration = Duration::from_secs(180);
 
-/// The process's main function; the argument is the OID of the database.
+/// The process's main function. The argument is the OID of the database.
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn pg_outbox_dispatcher_main(database: pg_sys::Datum) {
@@ -50,10 +51,10 @@ pub extern "C-unwind" fn pg_outbox_dispatcher_main(database: pg_sys::Datum) {
         return leave(slot, Leave::Asked);
     }
     descriptors::raise();
-    // The HTTP thread is started while signals are blocked: it and its children never see one.
+    // The HTTP thread starts while signals are blocked, so neither it nor its children ever receive a signal.
     let sender = Sender::start(settings(), wake_main());
     Signals::until_connected();
-    // SAFETY: once, at the start of the process; the bootstrap superuser, until the owner is known.
+    // SAFETY: called once, at the start of the process; the role is the bootstrap superuser until the owner is known.
     unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
     let mut signals = Signals::attach();
     pin_session();
@@ -71,7 +72,7 @@ pub extern "C-unwind" fn pg_outbox_dispatcher_main(database: pg_sys::Datum) {
     leave(slot, why);
 }
 
-/// Ends the process; the launcher sees why. What it leaves in the slot is cleaned up by `Slot::attach`'s callback.
+/// Ends the process and tells the launcher why. The callback of `Slot::attach` cleans up the rest of the slot.
 fn leave(slot: &Slot, why: Leave) {
     match why {
         Leave::Absent => slot.set_state(State::Absent),
@@ -87,9 +88,9 @@ fn leave(slot: &Slot, why: Leave) {
 enum Leave {
     /// The extension is not in this database.
     Absent,
-    /// It was asked to.
+    /// The dispatcher was asked to leave.
     Asked,
-    /// It cannot go on.
+    /// The dispatcher cannot continue.
     Failed,
 }
 
@@ -118,7 +119,7 @@ fn live(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
     run(slot, signals, sender)
 }
 
-/// The process's life after it has its lock.
+/// Runs the dispatcher once the process holds its lock.
 fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
     sender.set_settings(settings());
     let mut engine = Engine::new(slot, sender);
@@ -129,7 +130,7 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
     let mut error_wait = ERROR_WAIT;
     loop {
         if signals.terminate() || slot.retire.load(Ordering::SeqCst) {
-            // What could not be recorded would be sent again.
+            // Requests whose outcome could not be recorded would be sent again, so the owner has to be current.
             look_at_owner();
             engine.shut_down(GRACE);
             return Leave::Asked;
@@ -171,7 +172,7 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
                 slot.set_state(State::Failing);
                 slot.set_error(&error.message, now());
                 pgrx::log!("pg_outbox dispatcher: {error}; trying again in {error_wait:?}");
-                // It may be a lock that was waited for.
+                // The round may have waited for a lock.
                 evict.waited(true);
                 rest(slot, signals, error_wait);
                 error_wait = (error_wait * 2).min(ERROR_WAIT_MAX);
@@ -192,9 +193,10 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
         let pause = pause.min(maintenance.wait()).min(replays.wait());
         let pause = engine.watch_in().map_or(pause, |wait| pause.min(wait));
         let pause = notifier.run(engine.end()).map_or(pause, |wait| pause.min(wait));
-        // Besides the latch: a wait for a lock, a read or a standby since then was on the same latch, and reset it.
+        // A wait for a lock, a read or a standby uses, and resets, the same latch. So the latch alone does not tell whether
+        // there is new work; `rung` does.
         if pause.is_zero() || rung != self::rung(slot) || signals.heard() {
-            // SAFETY: the latch is this process's own; whatever set it is looked at in the next round.
+            // SAFETY: the latch is this process's own; the next round looks at everything that can set it.
             unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
             pgrx::check_for_interrupts!();
         } else {
@@ -203,7 +205,8 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
     }
 }
 
-/// Sleeps whatever sets the latch: producers do so all the time, and must not turn a failure into a busy loop.
+/// Sleeps for the whole time even when the latch is set: producers set it all the time, and must not turn a failure into a
+/// busy loop.
 fn rest(slot: &Slot, signals: &mut Signals, time: Duration) {
     let until = Instant::now() + time;
     while !signals.terminate() && !slot.retire.load(Ordering::SeqCst) {
@@ -216,27 +219,27 @@ fn rest(slot: &Slot, signals: &mut Signals, time: Duration) {
     }
 }
 
-/// A role or a schema has changed: the extension may have another owner, or its owner other rights.
+/// Set when a role or a schema has changed: the extension may have another owner, or its owner other rights.
 static OWNER_MAY_HAVE_CHANGED: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C-unwind" fn owner_may_have_changed(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
     OWNER_MAY_HAVE_CHANGED.store(true, Ordering::Relaxed);
 }
 
-/// Goes on as who owns the extension now. `false`: it has been dropped.
+/// Continues as the current owner of the extension. Returns `false` if the extension has been dropped.
 fn look_at_owner() -> bool {
-    // A failure says nothing; the next round's is said.
+    // A failure here is not reported: the next round meets and reports it.
     txn::run(|| Ok(become_owner())) != Ok(false)
 }
 
-/// Finds the extension, and becomes its owner. `false`: it is not here.
+/// Finds the extension and becomes its owner. Returns `false` if the extension is not in this database.
 fn become_owner() -> bool {
     // SAFETY: reads one row of pg_extension; inside a transaction.
     unsafe {
         if pg_sys::get_extension_oid(c"pg_outbox".as_ptr(), true) == pg_sys::InvalidOid {
             return false;
         }
-        // The owner so far may be gone.
+        // The previous owner may have been dropped.
         let superuser = pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID);
         pg_sys::SetSessionAuthorization(superuser, true);
         let owner = pgrx::Spi::get_one::<pg_sys::Oid>(
@@ -256,8 +259,8 @@ fn become_owner() -> bool {
     }
 }
 
-/// Takes the lock that one dispatcher per database holds for life. An advisory lock of a class that SQL's functions cannot
-/// name: unlike other session locks it survives an ERROR, and ends with the process.
+/// Takes the lock that one dispatcher per database holds for life. It is an advisory lock of a class that no SQL function
+/// can name. Unlike other session locks it survives an ERROR; it ends with the process.
 fn lock_database() -> bool {
     // SAFETY: a lock tag on the stack.
     unsafe {
@@ -265,7 +268,7 @@ fn lock_database() -> bool {
             locktag_field1: pg_sys::MyDatabaseId.to_u32(),
             locktag_field2: u32::from_be_bytes(*b"pgob"),
             locktag_field3: 0,
-            // SQL's have 1 or 2 here.
+            // The advisory locks of SQL functions have 1 or 2 here.
             locktag_field4: 0x0b0b,
             locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
             locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
@@ -279,7 +282,7 @@ fn pin_session() {
     pin(&PINNED);
     pin(&SQL);
     set(c"application_name", c"pg_outbox dispatcher");
-    // Whatever is stronger than `on` stays.
+    // A value stronger than `on` stays.
     // SAFETY: an enum setting of the server.
     if unsafe { pg_sys::synchronous_commit } == pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as i32 {
         set(c"synchronous_commit", c"on");
@@ -289,7 +292,7 @@ fn pin_session() {
 /// How often the HTTP thread has set the latch.
 static RUNG: AtomicU64 = AtomicU64::new(0);
 
-/// Changes with whatever sets the latch, signals excepted.
+/// Changes whenever a backend wakes the dispatcher or the HTTP thread sets the latch. Signals do not count.
 fn rung(slot: &Slot) -> (u64, u64) {
     (slot.generation(), RUNG.load(Ordering::SeqCst))
 }
@@ -297,8 +300,8 @@ fn rung(slot: &Slot) -> (u64, u64) {
 /// Sets this process's latch from the HTTP thread.
 fn wake_main() -> impl Fn() + Send + 'static {
     unsafe extern "C-unwind" {
-        // Not pgrx's guarded one, which panics on any thread but the main one. SetLatch raises nothing and is made to be
-        // called from signal handlers, so it is safe from another thread as well.
+        // This is not pgrx's guarded SetLatch, which panics on any thread but the main one. SetLatch raises no error and may
+        // be called from signal handlers, so it is safe from another thread as well.
         fn SetLatch(latch: *mut std::ffi::c_void);
     }
     // SAFETY: MyLatch is this process's latch for as long as it lives.
@@ -322,7 +325,7 @@ fn settings() -> Settings {
     // SAFETY: a constant of the cluster, in shared memory.
     let system = unsafe { pg_sys::GetSystemIdentifier() };
     let egress = Egress::parse(&text(&gucs::EGRESS_ALLOW)).and_then(|e| e.with_ports(&text(&gucs::EGRESS_PORTS)));
-    // What was meant is unknown: nothing is called.
+    // A malformed setting could mean anything, so nothing is called.
     let egress = egress.or_else(|error| {
         pgrx::log!("pg_outbox dispatcher: nothing is called: {error}");
         Egress::default().with_ports("0")

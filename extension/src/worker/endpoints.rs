@@ -1,9 +1,9 @@
-//! Endpoints as the dispatcher sees them: their configuration, how they are doing, and when they are given up.
+//! Endpoints, as the dispatcher needs them: their configuration, their health, and when they are disabled.
 //!
 //! Invariants:
-//! * A success while nothing is wrong writes nothing. Changes of breaker and pause are written at once, counts of failures at
-//!   most once a second per endpoint.
-//! * What was written is what the next incarnation goes on from.
+//! * A success while nothing is wrong writes nothing. Changes of breaker and pause are written at once, counts of failures
+//!   at most once a second per endpoint.
+//! * The next incarnation continues from the state that was written.
 
 use std::time::{Duration, Instant};
 
@@ -28,10 +28,11 @@ use crate::gucs;
 /// Counts of failures are written at most this often.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a subscription may have with the HTTP thread while its endpoint takes nothing.
+/// Jobs that a subscription may have with the HTTP thread while its endpoint's breaker is not closed, or the endpoint is
+/// paused.
 pub const LIMITED: usize = 64;
 
-/// How one endpoint is doing. Times are microseconds of PostgreSQL's epoch.
+/// The health of one endpoint. Times are microseconds, PostgreSQL's epoch.
 #[derive(Default)]
 struct Health {
     mode: Mode,
@@ -43,14 +44,14 @@ struct Health {
     last_error: Option<Box<str>>,
     disable_after: i64,
     disable_failures: i64,
-    /// Why it is to be disabled.
+    /// Why the endpoint is to be disabled: reason and detail.
     disable: Option<(&'static str, String)>,
     dirty: bool,
     urgent: bool,
     written: Option<Instant>,
 }
 
-/// Endpoints, and the ids of those that cannot be read, with the reason.
+/// Endpoints, and the ids of the unreadable ones with the reason.
 type Apart = (Vec<Endpoint>, Vec<(i32, Failure)>);
 
 /// All endpoints.
@@ -122,8 +123,8 @@ impl Endpoints {
         self.load_these(None)
     }
 
-    /// The same, each by itself: those that cannot be read take nothing until they can be, and are given with the reason. Inside a
-    /// transaction.
+    /// Reads all endpoints, each by itself. Unreadable endpoints take nothing until they can be read, and are returned with
+    /// the reason. Inside a transaction.
     pub fn load_apart(&mut self) -> outbox_core::Result<Apart> {
         let mut ids = Vec::new();
         self.ids.execute(&[]).for_each(|row| ids.extend(row.get::<i32>(0)));
@@ -163,7 +164,7 @@ impl Endpoints {
                 Some(known) => {
                     endpoint.state = known.saved;
                     if known.mode != Mode::Active && endpoint.mode == Mode::Active {
-                        // Switched on: the count starts afresh. The HTTP thread closes its breaker.
+                        // The endpoint was enabled: the count starts again. The HTTP thread closes the breaker.
                         (known.failing_since, known.failures, known.disable) = (None, 0, None);
                         known.dirty = true;
                     }
@@ -179,8 +180,8 @@ impl Endpoints {
         endpoints
     }
 
-    /// Jobs that a subscription of this endpoint may have with the HTTP thread, and until when that holds (`i64::MAX`: until
-    /// the endpoint changes; 0: no limit of its own).
+    /// Jobs that a subscription of this endpoint may have with the HTTP thread, and the time until which this limit holds
+    /// (`i64::MAX`: until the endpoint changes; 0: no limit).
     pub fn limit(&self, endpoint: i32) -> (usize, i64) {
         match self.health.get(&endpoint) {
             Some(health) if health.mode == Mode::Hold => (0, i64::MAX),
@@ -190,7 +191,7 @@ impl Endpoints {
         }
     }
 
-    /// Whether a retry that is due may be handed out.
+    /// Whether a retry that is due may be sent to this endpoint.
     pub fn accepts(&self, endpoint: i32, now: i64) -> bool {
         self.health.get(&endpoint).is_none_or(|health| {
             let open = matches!(health.saved.breaker, State::Open { until, .. } if until - UNIX_EPOCH > now);
@@ -198,7 +199,7 @@ impl Endpoints {
         })
     }
 
-    /// When a closed breaker or a pause opens by itself, if that is to come.
+    /// When the next open breaker ends its wait, or the next pause ends; `None` if there is neither.
     pub fn opens_at(&self, now: i64) -> Option<i64> {
         let times = self.health.values().filter(|health| health.mode == Mode::Active).flat_map(|health| {
             let open = match health.saved.breaker {
@@ -210,7 +211,7 @@ impl Endpoints {
         times.flatten().map(|at| at - UNIX_EPOCH).filter(|at| *at > now).min()
     }
 
-    /// The HTTP thread says that an endpoint's state has changed.
+    /// Takes over a change of an endpoint's state from the HTTP thread.
     pub fn event(&mut self, event: Event) {
         if let Some(health) = self.health.get_mut(&event.endpoint) {
             health.saved = event.state;
@@ -219,7 +220,7 @@ impl Endpoints {
         }
     }
 
-    /// What a try says about its endpoint.
+    /// Updates an endpoint's health from the outcome of an attempt.
     pub fn note(&mut self, done: &Done, fate: &Fate, disable: bool) {
         let Some(health) = self.health.get_mut(&done.ticket.endpoint) else { return };
         let at = done.finished_at - UNIX_EPOCH;
@@ -255,7 +256,7 @@ impl Endpoints {
         }
     }
 
-    /// When the next write is due; zero: now.
+    /// The time until the next write; zero if it is due, `None` if there is nothing to write.
     pub fn write_in(&self) -> Option<Duration> {
         let wait = |health: &Health| match health.written {
             _ if health.urgent || health.disable.is_some() => Duration::ZERO,
@@ -265,12 +266,12 @@ impl Endpoints {
         self.health.values().filter(|health| health.dirty || health.disable.is_some()).map(wait).min()
     }
 
-    /// The endpoints of which something is to be written.
+    /// The endpoints that have changes to write.
     pub fn changed(&self) -> Vec<i32> {
         self.health.iter().filter(|(_, health)| health.dirty || health.disable.is_some()).map(|(id, _)| *id).collect()
     }
 
-    /// Writes what has changed of these endpoints. Inside a transaction; `written` follows when it has committed.
+    /// Writes the changes of these endpoints. Inside a transaction; `written` is called when it has committed.
     pub fn write(&mut self, ids: &[i32]) {
         let Endpoints { write, disable, health, .. } = self;
         let these: Vec<(&i32, &Health)> = ids.iter().filter_map(|id| Some((id, health.get(id)?))).collect();
@@ -309,7 +310,7 @@ impl Endpoints {
         }
     }
 
-    /// What `write` wrote has been committed.
+    /// Notes that the changes have been committed.
     pub fn written(&mut self) {
         for health in self.health.values_mut().filter(|health| health.dirty || health.disable.is_some()) {
             (health.dirty, health.urgent, health.disable) = (false, false, None);
@@ -318,7 +319,7 @@ impl Endpoints {
     }
 }
 
-/// An endpoint that cannot be read: what is for it waits.
+/// A stand-in for an unreadable endpoint. Its deliveries wait.
 fn held(id: i32, failure: &Failure) -> Endpoint {
     Endpoint {
         id,
@@ -341,7 +342,8 @@ fn held(id: i32, failure: &Failure) -> Endpoint {
     }
 }
 
-/// An endpoint from its row. Whatever cannot be used is what its deliveries die of, with the reason.
+/// Builds an endpoint from its row. If a setting is unusable, the endpoint's deliveries become dead letters with that
+/// reason.
 fn endpoint(row: &Row, plain_allowed: bool) -> Endpoint {
     let json = |i: usize| row.get::<&str>(i).and_then(|text| serde_json::from_str::<Value>(text).ok());
     let mut wrong = None;

@@ -1,13 +1,14 @@
-//! What the dispatcher does: tick, route, hand out, record.
+//! The dispatcher's work: tick, route, send, record.
 //!
-//! Three short transactions, never one around the network: tick and read; nothing open while requests run; record. `route`
-//! reads, `record` writes, `config` knows who gets what, `outbox-sender` talks to receivers. Here: the round, recovery,
-//! configuration and the tick; in `engine/`: routing, handing out, outcomes.
+//! Transactions are short, and none is open while requests run: one ticks and reads, a later one records. `route` reads the
+//! feed, `record` writes outcomes, `config` knows which subscription gets which message, and `outbox-sender` talks to
+//! receivers. This file has the round, recovery, the configuration and the tick; `engine/` has routing, sending and
+//! outcomes.
 //!
 //! Invariants:
-//! * Nothing is sent before the tick that numbered it has committed.
-//! * An outcome counts as settled in memory at once, and in the database together with the checkpoint that says so.
-//! * A failed transaction changes nothing in memory that the next round cannot do again.
+//! * No message is sent before the tick that numbered it has committed.
+//! * An outcome is settled in memory at once, and in the database together with the checkpoint that contains it.
+//! * A failed transaction changes nothing in memory that the next round cannot repeat.
 
 mod hand;
 mod outcomes;
@@ -45,39 +46,40 @@ use super::txn::{Failure, Plan};
 use crate::gucs;
 use crate::shmem::Slot;
 
-/// Messages numbered by one tick, and read at once.
+/// Messages that one tick numbers and one transaction reads.
 const CHUNK: i32 = 1000;
 /// Outcomes are recorded when there are this many, or after `RECORD_DELAY`.
 const RECORD_BATCH: usize = 2000;
 const RECORD_DELAY: Duration = Duration::from_millis(5);
-/// After a tick that found many messages the next one waits: a busy database is ticked about 200 times a second.
+/// After a tick that found at least `BUSY_TICK` messages, the next tick waits for `BUSY_INTERVAL`. So a busy database is
+/// ticked about 200 times a second.
 const BUSY_TICK: usize = 64;
 const BUSY_INTERVAL: Duration = Duration::from_millis(5);
-/// Wait when another session has the sequencer's lock.
+/// Pause when another session holds the sequencer's lock.
 const LOCK_WAIT: Duration = Duration::from_millis(20);
 
-/// How often settings that cannot be read are looked at again.
+/// How often unreadable settings are read again.
 const LOAD_AGAIN: Duration = Duration::from_secs(10);
 
-/// What a round came to.
+/// The result of a round.
 pub enum Round {
     /// There is more to do.
     Again,
-    /// Nothing to do for this long, unless something sets the latch.
+    /// There is nothing to do for this long, unless something sets the latch.
     Sleep(Duration),
-    /// The data is not this database's own.
+    /// The data was copied from another database.
     Copied,
 }
 
-/// What there is to go on with.
+/// The data that recovery has found.
 enum Found {
-    /// This database's own.
+    /// The data is this database's own.
     Own,
-    /// Another database's.
+    /// The data was copied from another database.
     Copied,
-    /// Nothing yet.
+    /// There is no data yet.
     Nothing,
-    /// Another session has the sequencer.
+    /// Another session holds the sequencer's lock.
     Busy,
 }
 
@@ -105,27 +107,27 @@ pub struct Engine {
     consents: Consents,
     recovered: bool,
     reload: bool,
-    /// Subscriptions whose settings cannot be read: they lag.
+    /// Subscriptions whose settings cannot be read. They lag.
     held: HashSet<i32>,
-    /// When settings that cannot be read are looked at again.
+    /// When unreadable settings are read again.
     load_again: Option<Instant>,
-    /// A subscription can be read again: the dispatcher is to go on from its checkpoint.
+    /// An unreadable subscription can be read again: the dispatcher has to continue from its checkpoint.
     pub must_restart: bool,
-    /// Subscriptions that are read again before the next message is routed.
+    /// Subscriptions to read again before the next message is routed.
     changed: Vec<i32>,
-    /// Control messages up to here are known to the configuration.
+    /// The configuration includes all control messages up to this position.
     horizon: i64,
-    /// The last tick found the sequencer's lock taken.
+    /// Whether the last tick found the sequencer's lock taken.
     pub is_locked_out: bool,
-    /// Somebody asked to look at deliveries, or at replays.
+    /// A session has asked the dispatcher to look at deliveries, or at replays.
     pub looked: bool,
     incarnation: i64,
     checkpoint_id: i64,
-    /// The feed is routed up to here.
+    /// Position up to which the feed is routed.
     routed: i64,
-    /// The feed ends here, as far as is known.
+    /// Last known position of the feed.
     end: i64,
-    /// Deliveries that are with the HTTP thread.
+    /// Deliveries in flight: the HTTP thread has them.
     handed: IdMap<(i32, i64, i64), Handed>,
     done: Vec<Done>,
     entries: Vec<Entry>,
@@ -136,7 +138,7 @@ pub struct Engine {
     generation: u64,
     last_tick: Option<Instant>,
     last_found: usize,
-    /// The last tick left more to be numbered.
+    /// The last tick left messages that it has not numbered.
     tick_more: bool,
 }
 
@@ -189,19 +191,19 @@ impl Engine {
         }
     }
 
-    /// Reads the configuration again before the next message is routed.
+    /// Has the configuration read again before the next message is routed.
     pub fn reload(&mut self) {
         self.reload = true;
     }
 
-    /// The feed's last position, as far as is known.
+    /// The last known position of the feed.
     pub fn end(&self) -> i64 {
         self.end
     }
 
     /// Shows the state to other sessions.
     pub fn publish(&self) {
-        // In the order in which a delivery passes through them, so that none is missed.
+        // The counts are read in the order in which a delivery passes through them, so no delivery is missed.
         let queued = self.sender.queued();
         let in_flight = self.sender.in_flight();
         let unrecorded = self.sender.unrecorded();
@@ -209,8 +211,8 @@ impl Engine {
         self.slot.in_flight.store(in_flight as i64, Ordering::Relaxed);
         self.slot.unrecorded.store(unrecorded as i64, Ordering::Relaxed);
         let to_record = self.unrecorded_since.is_some();
-        // A full window of rows to be claimed is nothing to do.
-        // So are deliveries that a disabled endpoint or a pause holds.
+        // A lagging subscription is no work for the dispatcher while its pull window is full, its endpoint takes nothing, it
+        // is paused, or too many of its rows wait for their key.
         let to_do = |s: &Subscription| {
             !s.paused && if s.pull { pull::has_work(s) } else { s.limit.0 > 0 && blocked::has_much_room(s) }
         };
@@ -220,7 +222,7 @@ impl Engine {
         self.slot.publish(self.generation, busy);
     }
 
-    /// Ends what is in flight and records it.
+    /// Stops the HTTP thread within `grace` and records the outcomes.
     pub fn shut_down(&mut self, grace: Duration) {
         if !self.recovered {
             return;
@@ -234,7 +236,7 @@ impl Engine {
         }
     }
 
-    /// One round.
+    /// Runs one round.
     pub fn round(&mut self) -> Result<Round, Failure> {
         if !self.recovered {
             let generation = self.slot.generation();
@@ -278,7 +280,7 @@ impl Engine {
                 self.sender.call_off(called_off);
             }
         }
-        // First what waits for its first delivery.
+        // New messages come first: they wait for their first attempt.
         let generation = self.slot.generation();
         let since_tick = self.last_tick.map_or(Duration::MAX, |at| at.elapsed());
         if !self.tick_more && self.last_found >= BUSY_TICK && since_tick < BUSY_INTERVAL {
@@ -341,7 +343,7 @@ impl Engine {
             let age = since.elapsed();
             if self.entries.len() + self.window.rows() + self.decisions.len() >= RECORD_BATCH || age >= RECORD_DELAY {
                 self.record()?;
-                // Keys that have been freed go on at once.
+                // Keys that the record has unblocked continue at once.
                 again |= self.window.passes_now();
             } else {
                 pause = pause.min(RECORD_DELAY - age);
@@ -353,8 +355,8 @@ impl Engine {
         Ok(if again { Round::Again } else { Round::Sleep(pause) })
     }
 
-    /// Goes on where the last incarnation was. An outbox into which nothing has ever been enqueued is left alone: a restore
-    /// may be about to load the original's rows.
+    /// Continues from the last checkpoint. An outbox in which nothing was ever enqueued is left alone: a restore may be
+    /// about to load the original's rows.
     fn recover(&mut self) -> Result<Found, Failure> {
         let Engine { reader, recorder, .. } = self;
         let ticked = txn::run(|| Ok(reader.tick(CHUNK)))?;
@@ -374,7 +376,7 @@ impl Engine {
         self.routed = checkpoint.routed;
         self.load_config()?;
         pull::recover(&mut self.config);
-        // Which messages are cancelled is read before anything is handed out.
+        // Cancelled messages are read before any message is sent.
         self.slot.look_at_deliveries.store(false, Ordering::SeqCst);
         let Engine { window, order, blocked, config, .. } = self;
         txn::run(|| {
@@ -399,13 +401,14 @@ impl Engine {
     }
 
     fn load_config(&mut self) -> Result<(), Failure> {
-        // All that has been numbered by now is seen by a transaction that begins now.
+        // A transaction that begins now sees everything that has been numbered so far.
         let (horizon, begun) = (self.end, if self.recovered { 0 } else { self.routed });
         let Engine { loader, endpoints, .. } = self;
         let (mut new, configured) = match txn::run(|| Ok((loader.load(begun)?, endpoints.load()))) {
             Err(failure) if !failure.is_transient() => self.load_apart(begun)?,
             loaded => {
-                // One that takes part again goes on from the checkpoint, as after a restart.
+                // A subscription that was unreadable and can be read again continues from the checkpoint, as after a
+                // restart.
                 self.must_restart |= !self.held.is_empty();
                 self.faults.loaded(Kind::Subscription, &[])?;
                 self.faults.loaded(Kind::Endpoint, &[])?;
@@ -425,8 +428,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Reads the configuration without what cannot be read of it. A subscription that cannot be read lags, an endpoint takes
-    /// nothing: both are looked at again.
+    /// Reads the configuration item by item. An unreadable subscription lags and an unreadable endpoint takes nothing; both
+    /// are read again after `LOAD_AGAIN`.
     fn load_apart(&mut self, begun: i64) -> Result<(Config, Vec<Endpoint>), Failure> {
         let Engine { loader, endpoints, routed, faults, .. } = self;
         let loaded = txn::run(|| Ok((loader.load_apart(begun, *routed)?, endpoints.load_apart()?)))?;
@@ -443,7 +446,7 @@ impl Engine {
         Ok((config, configured))
     }
 
-    /// Reads what has changed of the configuration.
+    /// Reads the changed parts of the configuration.
     fn refresh(&mut self) -> Result<(), Failure> {
         if self.reload {
             return self.load_config();
@@ -461,14 +464,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Subscriptions may have as much with the HTTP thread as their endpoints take.
+    /// Limits the jobs that a subscription may have with the HTTP thread to the number that its endpoint takes.
     fn set_limits(&mut self) {
         for subscription in self.config.subscriptions.values_mut() {
             subscription.limit = self.endpoints.limit(subscription.endpoint);
         }
     }
 
-    /// Runs the sequencer and routes what it numbered. `false`: another session has its lock.
+    /// Runs the sequencer and routes the messages that it numbered. Returns `false` if another session holds the sequencer's
+    /// lock, or if the data turns out to be copied.
     fn tick(&mut self) -> Result<bool, Failure> {
         let Engine { reader, end, routed, window, .. } = self;
         let (end_before, caught_up) = (*end, end == routed);
@@ -484,7 +488,7 @@ impl Engine {
         match &*ticked.status {
             "busy" => return Ok(false),
             "ticked" | "idle" => {}
-            // Restored over what was here.
+            // Another database's data was restored over this one's.
             "copied" => {
                 self.recovered = false;
                 return Ok(false);

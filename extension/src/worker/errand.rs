@@ -1,6 +1,6 @@
-//! What an operator has sent by hand: one try each, beside all deliveries.
+//! Manual sends: messages that an operator sends by hand, one attempt each, independent of all deliveries.
 //!
-//! An errand is a row until its outcome is recorded: a crash repeats it.
+//! A manual send is a row (an errand) until its outcome is recorded, so a crash repeats it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use super::record::Entry;
 use super::route::{Reader, UNIX_EPOCH};
 use super::txn::{Plan, arg};
 
-/// What a look at the errands has found.
+/// The manual sends that `look` has read.
 pub struct Look {
     jobs: Vec<Job>,
-    /// Those whose message cannot be read, with the reason.
+    /// Manual sends whose message cannot be read, with the reason.
     unreadable: Vec<(Ticket, Arc<str>)>,
-    /// Those whose message or subscription is gone.
+    /// Manual sends whose message or subscription is gone.
     gone: Vec<i64>,
 }
 
-/// Errands that are out.
+/// Manual sends in flight.
 pub struct Errands {
     load: Plan,
     delete: Plan,
@@ -47,7 +47,7 @@ impl Errands {
         }
     }
 
-    /// Reads the errands that are not out yet. Inside a transaction; `take` follows when it has committed.
+    /// Reads the manual sends that are not in flight yet. Inside a transaction; `take` is called when it has committed.
     pub fn look(&mut self, reader: &mut Reader, config: &Config) -> Look {
         let Errands { load, out, .. } = self;
         let mut gone = Vec::new();
@@ -89,7 +89,7 @@ impl Errands {
                 (Some(stored), Some(subscription)) => jobs.push(Job {
                     ticket,
                     message: stored.message,
-                    // Alone, even where deliveries go in batches.
+                    // A manual send has a request of its own, even if the subscription's deliveries go in batches.
                     shape: Arc::new(Shape { batch_size: 1, ..(*subscription.shape).clone() }),
                 }),
                 // The message or the subscription is gone: there is nothing to send.
@@ -99,7 +99,7 @@ impl Errands {
         Look { jobs, unreadable, gone }
     }
 
-    /// Gives the jobs that were read, and as outcomes those that cannot be sent.
+    /// Returns the jobs of a look, and outcomes for the manual sends that cannot be sent.
     pub fn take(&mut self, look: Look) -> (Vec<Job>, Vec<Entry>) {
         let Errands { out, finished, .. } = self;
         finished.extend(look.gone);
@@ -112,19 +112,19 @@ impl Errands {
         (look.jobs, outcomes.collect())
     }
 
-    /// One came back; its row goes with the next record.
+    /// Notes that a manual send has come back. The next record deletes its row.
     pub fn back(&mut self, id: i64) {
         self.finished.push(id);
     }
 
-    /// Inside the transaction that records the outcomes.
+    /// Deletes the rows of finished manual sends. Inside the transaction that records the outcomes.
     pub fn record(&mut self) {
         if !self.finished.is_empty() {
             self.delete.execute(&[arg(self.finished.clone())]);
         }
     }
 
-    /// The transaction has committed.
+    /// Called when the transaction has committed.
     pub fn recorded(&mut self) {
         for id in self.finished.drain(..) {
             self.out.remove(&id);

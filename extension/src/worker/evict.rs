@@ -1,9 +1,9 @@
-//! Nobody keeps the dispatcher waiting with a lock of ours that outlives its call.
+//! Terminates sessions that keep the dispatcher waiting for one of the extension's locks after their call has ended.
 //!
-//! `tick()`, `maintain()` and others take locks that must be held until the transaction commits, and refuse to run where it
-//! will not end with the call. There are ways around that (`select outbox.tick(), pg_sleep(3600)`), so a session of an
-//! ordinary role that still has such a lock seconds after its call has returned is terminated, as PostgreSQL terminates what
-//! stands in the way of a standby's recovery. Its own work is a tick, which is done again.
+//! `tick()`, `maintain()` and others take locks that must be held until the transaction commits. They refuse to run in a
+//! transaction that does not end with the call, but there are ways around that (`select outbox.tick(), pg_sleep(3600)`). So
+//! a session of an ordinary role that still holds such a lock seconds after its call has returned is terminated, as
+//! PostgreSQL terminates sessions that are in the way of a standby's recovery. The work lost is a tick, which is repeated.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use pgrx::pg_sys;
 
 use super::txn::{self, Plan};
 
-/// How long the dispatcher waits for a lock before it looks who has it.
+/// How long the dispatcher waits for a lock before it looks for the holder.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 pub struct Evict {
@@ -25,7 +25,7 @@ impl Evict {
         Evict { since: None, plan: RefCell::new(Plan::new("select outbox._overstaying()", &[])) }
     }
 
-    /// Tells whether the round that has just ended had to wait for somebody's lock.
+    /// Notes whether the round that has just ended had to wait for another session's lock.
     pub fn waited(&mut self, waited: bool) {
         if !waited {
             self.since = None;
@@ -48,13 +48,13 @@ impl Evict {
     }
 }
 
-/// Ends a session, as `pg_terminate_backend` does for who may call it.
+/// Ends a session, as `pg_terminate_backend` does for a role that may call it.
 fn terminate(pid: i32) {
     unsafe extern "C" {
         fn kill(pid: i32, signal: i32) -> i32;
     }
     const SIGTERM: i32 = 15;
-    // SAFETY: a process that is a backend of this server just now; the signal is how PostgreSQL ends one.
+    // SAFETY: the process is a backend of this server at this moment; PostgreSQL ends backends with this signal.
     let sent = unsafe { !pg_sys::BackendPidGetProc(pid).is_null() && kill(pid, SIGTERM) == 0 };
     if sent {
         pgrx::log!(

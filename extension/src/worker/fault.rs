@@ -1,17 +1,17 @@
-//! Faults: what could not be done because of one row, kept in outbox.fault for `health()`.
+//! Faults: failures that one row has caused, stored in outbox.fault for `health()`.
 //!
-//! A step of the dispatcher that fails as a whole is taken apart: `apart` finds the items that fail by themselves. They are
-//! charged with it, and the rest goes on. What passes by itself is charged to nobody: the step is tried as a whole a few times
-//! before.
+//! When a step of the dispatcher fails as a whole, it is taken apart: `apart` finds the items that fail by themselves. The
+//! fault is charged to them, and the rest goes on. The step is attempted as a whole a few times before that, so a failure
+//! that passes by itself is charged to no item.
 
 use pgrx::pg_sys::{INT8ARRAYOID, TEXTARRAYOID, TEXTOID};
 
 use super::txn::{self, Failure, Plan, arg};
 
-/// Whole tries of a step in a row that fail before it is taken apart.
+/// Attempts of a whole step that fail in a row before it is taken apart.
 pub const WHOLE_TRIES: u32 = 3;
 
-/// The kind of thing that is to blame.
+/// The kind of item that a fault is charged to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     Message,
@@ -45,7 +45,7 @@ pub struct Faults {
     found: Vec<Fault>,
     note: Plan,
     loaded: Plan,
-    /// Whether the last loading of subscriptions and of endpoints had faults; it is not known at first.
+    /// Whether the last loading of subscriptions, and of endpoints, had faults. At first both count as faulted.
     load_faulted: [bool; 2],
 }
 
@@ -62,19 +62,19 @@ impl Faults {
         }
     }
 
-    /// Something failed because of this.
+    /// Notes that a step failed because of this item.
     pub fn found(&mut self, kind: Kind, id: i64, step: &'static str, failure: &Failure) {
         pgrx::log!("pg_outbox dispatcher: {} {id}: {step}: {failure}", kind.as_str());
         self.found.push(Fault { kind, id, step, error: failure.message.clone() });
     }
 
-    /// Something that is not PostgreSQL failed because of this.
+    /// Notes that a step outside PostgreSQL failed because of this item.
     pub fn told(&mut self, kind: Kind, id: i64, step: &'static str, error: String) {
         pgrx::log!("pg_outbox dispatcher: {}: {step}: {error}", kind.as_str());
         self.found.push(Fault { kind, id, step, error });
     }
 
-    /// All subscriptions, or all endpoints, have been loaded but those that have just been found faulted.
+    /// Called when all subscriptions, or all endpoints, have been loaded except the `faulted` ones.
     pub fn loaded(&mut self, kind: Kind, faulted: &[i64]) -> Result<(), Failure> {
         let before = &mut self.load_faulted[usize::from(kind == Kind::Endpoint)];
         if std::mem::replace(before, !faulted.is_empty()) {
@@ -87,7 +87,7 @@ impl Faults {
         Ok(())
     }
 
-    /// Writes what was found, in a transaction of its own. A failure is tried again with the next.
+    /// Writes the faults in a transaction of its own. If that fails, the next call writes them.
     pub fn write(&mut self) {
         if self.found.is_empty() {
             return;
@@ -109,11 +109,11 @@ impl Faults {
     }
 }
 
-/// Runs `work` on all items, in a subtransaction; when that fails, on each half, and so on. Gives the items that fail by
-/// themselves, by their place. Inside a transaction.
+/// Runs `work` on all items in a subtransaction; if that fails, on each half, and so on. Returns the items that fail by
+/// themselves, by index. Inside a transaction.
 ///
 /// # Errors
-/// A failure that is not an item's: what to do about it is to try the transaction again.
+/// A failure that no item has caused: the caller has to repeat the transaction.
 pub fn apart<T>(
     items: &[T],
     work: &mut dyn FnMut(&[T]) -> outbox_core::Result<()>,

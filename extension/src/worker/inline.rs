@@ -1,8 +1,9 @@
-//! Routing without a worker: where the library is not preloaded, a claim that finds nothing ticks and routes by itself.
+//! Routing without a dispatcher: where the library is not preloaded, a claim or `claim_wait` that finds nothing ticks and
+//! routes by itself.
 //!
-//! The tick takes the sequencer's lock until the transaction ends, so one session at a time is the router. It goes on from
-//! the last checkpoint, as a dispatcher does, and writes the next one: pull subscriptions get their rows, pushed ones lag
-//! until there is a dispatcher that can send.
+//! The tick takes the sequencer's lock until the transaction ends, so only one session at a time routes. The session
+//! continues from the last checkpoint, as a dispatcher does, and writes the next one. Pull subscriptions get their rows;
+//! push subscriptions lag until there is a dispatcher that can send.
 
 use std::cell::RefCell;
 
@@ -18,7 +19,7 @@ use super::record::{Checkpoint, Recorder, RoutingRow};
 use super::route::{Reader, Stored, reading_inline};
 use crate::{pg_function, shmem};
 
-/// Messages numbered, and rows of the feed (of up to 960 messages) routed, by one claim.
+/// Messages that one claim numbers, and rows of the feed (of up to 960 messages each) that it routes.
 const CHUNK: i32 = 1000;
 const ROWS: i64 = 2;
 
@@ -37,7 +38,7 @@ thread_local! {
 }
 
 pg_function! {
-    /// outbox._route_inline() returns text: what the sequencer says, or `dispatched` where a dispatcher does this.
+    /// outbox._route_inline() returns text: the status of the tick, or `dispatched` if a dispatcher does this.
     fn outbox_route_inline(_args) {
         if shmem::shared().is_some() {
             return Ok("dispatched".into_datum());
@@ -53,7 +54,7 @@ pg_function! {
             decisions: Decisions::new(),
         }));
         let status = route(&mut statements);
-        // After an ERROR they are prepared anew: half of what the window held would be recorded twice.
+        // After an ERROR they are made again, with an empty window: rows that are left in it would be recorded twice.
         STATEMENTS.set(Some(statements));
         // SAFETY: connected above; results are copied before.
         unsafe { pgrx::pg_sys::SPI_finish() };
@@ -78,7 +79,7 @@ fn route(statements: &mut Statements) -> outbox_core::Result<Box<str>> {
             known.progress.hand_out(position);
         }
     }
-    // Nothing is under way here that could be called off.
+    // Nothing is in flight here that would have to be recalled.
     let _ = window.load_cancelled();
     window.count_all(&mut config);
     let mut routed = checkpoint.routed;
@@ -121,7 +122,7 @@ fn route(statements: &mut Statements) -> outbox_core::Result<Box<str>> {
     Ok(ticked.status)
 }
 
-/// What becomes of a delivery that no worker can get: a dead letter. `false`: a worker can.
+/// Decides about a delivery that no worker can get: it becomes a dead letter. Returns `false` if a worker can get it.
 fn decided(decisions: &mut Decisions, id: i32, stored: &Stored, verdict: &Verdict) -> bool {
     decisions.push(match verdict {
         _ if stored.unreadable.is_some() => Decision::unreadable(id, stored),
@@ -131,7 +132,7 @@ fn decided(decisions: &mut Decisions, id: i32, stored: &Stored, verdict: &Verdic
     true
 }
 
-/// Routes messages that nobody has looked at.
+/// Routes messages for the first time.
 fn first_look(
     config: &mut Config,
     window: &mut Window,
@@ -165,7 +166,7 @@ fn first_look(
     RoutingRow { first: from + 1, active: i32::try_from(config.active_at(upto)).unwrap_or(i32::MAX), matched }
 }
 
-/// Gives pull subscriptions that lag what they can take.
+/// Gives lagging pull subscriptions the messages that they have room for.
 fn catch_up(
     config: &mut Config,
     window: &mut Window,

@@ -1,4 +1,4 @@
-//! What becomes of a delivery whose try has come back.
+//! Decides the fate of a delivery after an attempt.
 
 use std::time::Duration;
 
@@ -11,21 +11,21 @@ use super::now;
 use super::record::Fate;
 use super::route::UNIX_EPOCH;
 
-/// A verdict.
+/// The decision.
 pub struct Verdict {
     pub fate: Fate,
     /// The endpoint is to be disabled: the policy or the receiver says so.
     pub disable: bool,
 }
 
-/// Judges an outcome. `enqueued_at`: of the message, in microseconds since 1970.
+/// Decides about an outcome. `enqueued_at` is the message's, in microseconds since 1970.
 pub fn judge(done: &Done, subscription: &Subscription, max_attempts: u32, enqueued_at: i64) -> Verdict {
     if done.skipped {
         return Verdict { fate: Fate::Skipped, disable: false };
     }
     let age = Duration::from_micros((done.finished_at - enqueued_at).max(0).unsigned_abs());
     let budget = Budget { attempt: done.ticket.attempt, max_attempts, age, max_age: subscription.max_age };
-    // The messages of a batch are tried again together.
+    // The messages of a batch are retried together.
     let what = if done.batch != 0 { done.batch } else { done.ticket.message_id.cast_unsigned() };
     let seed = mix(what) ^ done.ticket.subscription as u64;
     let control = done.answer.as_ref().and_then(|answer| answer.control);

@@ -1,21 +1,25 @@
-//! The launcher: keeps one dispatcher running in each database that has the extension.
+//! The launcher keeps one dispatcher running in each database that has the extension.
 //!
-//! It knows the databases from the shared catalog and has no database of its own, so it blocks no DROP or CREATE DATABASE.
-//! Whether the extension is there only a process inside a database can tell: the dispatcher that is started looks, and
-//! leaves if it is not.
+//! It reads the list of databases from the shared catalog and is connected to no database, so it blocks no DROP or CREATE
+//! DATABASE. Only a process inside a database can tell whether the extension is there. So the launcher starts a dispatcher,
+//! which leaves if the extension is absent.
 //!
 //! Cases it must survive:
-//! * CREATE EXTENSION, committed or rolled back: the committing session asks for a look at its database.
-//! * DROP EXTENSION: the dispatcher notices and leaves; the database is not looked at again until it is asked for.
-//! * DROP, RENAME, CREATE ... TEMPLATE: `hooks` has the dispatcher leave and holds the slot; it comes back afterwards.
-//! * A dispatcher that fails at once, for ever: restarted after 1 s, 2 s, ... 30 s. One that left on request: half a second later.
-//! * No free worker process or slot: said once in the log and in `health()`, tried again every few seconds.
-//! * DROP DATABASE: the slot is free when the database is gone from the catalog, whatever its dispatcher came to.
-//! * ALLOW_CONNECTIONS false: the dispatcher that is there stays, none is started; a template is a database like others.
-//! * Its own end by SIGTERM, an ERROR or FATAL: the postmaster starts another one a second later, which takes over the
-//!   dispatchers that it finds.
-//! * pg_database is locked: it waits half a second for it, and lives with the databases that it knows.
-//! * A crash of the server: everything here starts from nothing; shared memory is new.
+//! * CREATE EXTENSION, committed or rolled back: the committing session asks the launcher to look at its database.
+//! * DROP EXTENSION: the dispatcher notices and leaves. The launcher does not look at the database again until it is asked
+//!   to.
+//! * DROP, RENAME, CREATE ... TEMPLATE: `hooks` makes the dispatcher leave and holds the slot; the dispatcher returns
+//!   afterwards.
+//! * A dispatcher that always fails at once is restarted after 1 s, 2 s, ... 30 s. A dispatcher that left on request is
+//!   restarted after half a second.
+//! * No free background worker or slot: the launcher says so once in the log and in `health()`, and tries again every few
+//!   seconds.
+//! * DROP DATABASE: the slot is freed when the database is gone from the catalog, however its dispatcher ended.
+//! * ALLOW_CONNECTIONS false: a running dispatcher stays, but none is started. A template is a database like others.
+//! * Its own end by SIGTERM, an ERROR or FATAL: a second later the postmaster starts another launcher, which takes over the
+//!   running dispatchers.
+//! * A lock on pg_database: the launcher waits half a second for it, and continues with the databases that it knows.
+//! * A crash of the server: everything here starts from nothing, with new shared memory.
 
 use std::collections::HashMap;
 use std::ptr::NonNull;
@@ -29,13 +33,13 @@ use super::{Signals, describe, now, wait};
 use crate::function::catch;
 use crate::shmem::{self, Limit, Shared, Slot, State};
 
-/// How often the list of databases is read when nobody asks.
+/// How often the list of databases is read when no session asks for it.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 const RETRY_EXHAUSTED: Duration = Duration::from_secs(5);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// Before a dispatcher is started again that left on request.
+/// Pause before a dispatcher that left on request is started again.
 const AFTER_LEAVING: Duration = Duration::from_millis(500);
-/// For how long a limit has to be no longer in the way until it is said again in the log that it is.
+/// A lack is logged again only after there was none for this long.
 const EPISODE: Duration = Duration::from_secs(60);
 
 /// Registers the launcher; only while the server preloads libraries.
@@ -45,14 +49,14 @@ pub fn init() {
     unsafe { pg_sys::RegisterBackgroundWorker(&mut worker) };
 }
 
-/// What the launcher knows about a database.
+/// The launcher's data about a database.
 enum Known {
-    /// The extension is not there.
+    /// The extension is not in the database.
     Absent,
-    /// A dispatcher was started. No handle: by an earlier launcher. asked: a look was asked for since; it may have looked before
-    /// that.
+    /// A dispatcher was started. `handle` is `None` if an earlier launcher started it. `asked`: a look was requested after
+    /// the start, and the dispatcher may have looked before that.
     Started { handle: Option<NonNull<pg_sys::BackgroundWorkerHandle>>, at: Instant, failures: u32, asked: bool },
-    /// To be started, not before this time; `lacks` is why it was not.
+    /// A dispatcher is to be started, not before `at`. `lacks`: the limit that prevented the last start.
     Due { at: Instant, failures: u32, lacks: Option<Limit> },
 }
 
@@ -76,8 +80,8 @@ pub extern "C-unwind" fn pg_outbox_launcher_main(_arg: pg_sys::Datum) {
     {
         launch(shared, &mut signals);
     }
-    // Never 0, which would mean that it is not to be started again: SIGTERM comes from pg_terminate_backend() as well as from
-    // a postmaster that shuts down, which starts nothing any more.
+    // Never 0, which would mean that the launcher is not to be started again. SIGTERM comes from pg_terminate_backend() as
+    // well as from a postmaster that shuts down; in a shutdown the postmaster restarts nothing.
     // SAFETY: ends the process through PostgreSQL's own clean-up.
     unsafe { pg_sys::proc_exit(1) };
 }
@@ -92,7 +96,7 @@ fn launch(shared: &'static Shared, signals: &mut Signals) {
         signals.reload();
         shared.launcher.came_round();
         let asked = shared.launcher_generation();
-        // One that ended may have ended with its database.
+        // A dispatcher that ended may have ended with its database.
         let ended = databases.iter_mut().fold(false, |any, (oid, known)| reap(shared, *oid, known) || any);
         if ended || asked != generation || looked.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL) {
             generation = asked;
@@ -146,14 +150,15 @@ fn launch(shared: &'static Shared, signals: &mut Signals) {
             looked = None;
         }
         lacking.now(shared, &databases);
-        // Looking at databases may have waited on the latch, and reset it.
+        // Listing the databases may have waited on the latch, and reset it.
         if asked == shared.launcher_generation() && !signals.heard() {
             wait(pause);
         }
     }
 }
 
-/// A time in which some database has no dispatcher because of a limit: said once in the log, however many come and go.
+/// A period in which some database has no dispatcher because of a limit. It is logged once, however many databases come and
+/// go.
 #[derive(Default)]
 struct Episode {
     last: Option<Instant>,
@@ -179,7 +184,7 @@ impl Episode {
     }
 }
 
-/// The extension may have come to a database since somebody looked.
+/// Notes that the extension may have been created in a database since the last look.
 fn look_again(known: Option<&mut Known>) {
     match known {
         Some(known @ Known::Absent) => *known = Known::due(),
@@ -188,7 +193,7 @@ fn look_again(known: Option<&mut Known>) {
     }
 }
 
-/// What is known of a database at first sight: an earlier launcher may have left a dispatcher there.
+/// The initial state of a database. An earlier launcher may have left a dispatcher there.
 fn adopt(shared: &Shared, oid: u32) -> Known {
     match shared.slot_of(pg_sys::Oid::from(oid)) {
         Some(slot) if slot.process.pid().is_some() => {
@@ -198,7 +203,7 @@ fn adopt(shared: &Shared, oid: u32) -> Known {
     }
 }
 
-/// Databases that are gone need no slot. One that cannot be connected to any more keeps the dispatcher that it has.
+/// Frees the slots of dropped databases. A database that no longer allows connections keeps its dispatcher.
 fn forget_dropped(shared: &Shared, found: &HashMap<u32, bool>, databases: &mut HashMap<u32, Known>) {
     databases.retain(|oid, known| matches!(known, Known::Started { .. }) || found.get(oid) == Some(&true));
     for slot in shared.slots() {
@@ -210,7 +215,7 @@ fn forget_dropped(shared: &Shared, found: &HashMap<u32, bool>, databases: &mut H
     }
 }
 
-/// Notices that a dispatcher has ended; says whether one has.
+/// Notices that a dispatcher has ended. Returns whether it has.
 fn reap(shared: &Shared, oid: u32, known: &mut Known) -> bool {
     let Known::Started { handle, at, failures, asked } = known else { return false };
     let slot = shared.slot_of(pg_sys::Oid::from(oid));
@@ -225,13 +230,13 @@ fn reap(shared: &Shared, oid: u32, known: &mut Known) -> bool {
         unsafe { pg_sys::pfree(started.as_ptr().cast()) };
         *handle = None;
     }
-    // Without a handle, or it found another one there that an earlier launcher had started.
+    // There is no handle, or the dispatcher found another one there, which an earlier launcher had started.
     if slot.is_some_and(|slot| slot.process.pid().is_some()) {
         return false;
     }
     let absent = slot.is_some_and(|slot| slot.state() == State::Absent);
     let left = slot.is_some_and(|slot| slot.left.load(Ordering::SeqCst));
-    // One that ran for a while and ended is restarted at once.
+    // A dispatcher that ran for a while and then ended is restarted at once.
     let failures = if left || at.elapsed() > BACKOFF_MAX { 0 } else { *failures + 1 };
     if let Some(slot) = slot {
         if absent {
@@ -246,7 +251,7 @@ fn reap(shared: &Shared, oid: u32, known: &mut Known) -> bool {
         Known::due()
     } else {
         let pause = match failures {
-            // Those that asked for it need a moment for what they asked it for.
+            // The session that asked the dispatcher to leave needs a moment for its own work.
             0 if left => AFTER_LEAVING,
             0 => Duration::ZERO,
             _ => Duration::from_secs(1 << (failures - 1).min(5)).min(BACKOFF_MAX),
@@ -272,7 +277,7 @@ fn start(shared: &Shared, oid: u32) -> Started {
     let Some(slot) = shared.slot_of(database).or_else(|| shared.free_slot()) else {
         return Started::Lacking(Limit::Databases);
     };
-    // Before the look at the hold: a session that asks in between asks after this.
+    // Reset before the hold is read: a request that arrives in between is not lost.
     slot.retire.store(false, Ordering::SeqCst);
     slot.left.store(false, Ordering::SeqCst);
     let held = slot.hold_until.load(Ordering::SeqCst) - now();
@@ -288,7 +293,7 @@ fn start(shared: &Shared, oid: u32) -> Started {
         oid,
         pg_sys::BGW_NEVER_RESTART,
     );
-    // SAFETY: MyProcPid is constant; the handle is kept until the worker has ended.
+    // SAFETY: MyProcPid is constant; the handle is kept until the dispatcher has ended.
     let handle = unsafe {
         worker.bgw_notify_pid = pg_sys::MyProcPid;
         let mut handle = std::ptr::null_mut();
@@ -315,7 +320,7 @@ fn free(slot: &Slot) {
     slot.database.store(0, Ordering::Release);
 }
 
-/// All databases, and whether they can be connected to.
+/// Lists all databases, and whether they allow connections.
 fn list_databases() -> HashMap<u32, bool> {
     let mut found = HashMap::new();
     // SAFETY: a catalog scan as the autovacuum launcher does it.

@@ -1,6 +1,6 @@
-//! Maintenance by the dispatcher: what `outbox._maintain` decides, every few seconds, in transactions of its own.
+//! Maintenance by the dispatcher: runs `outbox._maintain` every few seconds, in transactions of its own.
 //!
-//! Invariant: a failure here is said in the log, once per kind, and never keeps messages from being delivered.
+//! Invariant: a failure here is logged, once per kind, and never stops deliveries.
 
 use std::time::{Duration, Instant};
 
@@ -9,9 +9,9 @@ use pgrx::pg_sys::BOOLOID;
 use super::txn::{self, Failure, Plan, arg};
 use crate::gucs;
 
-/// How often the jobs are asked what is due, at least: `pg_outbox.retention_interval` may be shorter.
+/// Longest time between two rounds; `pg_outbox.retention_interval` may be shorter.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// After a failure.
+/// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(60);
 
 /// Runs maintenance when it is due.
@@ -22,7 +22,7 @@ pub struct Maintenance {
 }
 
 impl Maintenance {
-    /// The first round is due one interval after the start: first come the messages that wait.
+    /// The first round is due one interval after the start: waiting messages come first.
     pub fn new() -> Maintenance {
         Maintenance {
             round: Plan::new("select coalesce(bool_or(m.more), false) from outbox._maintain($1) m", &[BOOLOID]),
@@ -36,7 +36,7 @@ impl Maintenance {
         self.due.saturating_duration_since(Instant::now())
     }
 
-    /// Does a round if it is due. Work that is left is done in the next call, so that deliveries come in between.
+    /// Runs a round if it is due. Remaining work is done in the next call, so that deliveries are handled in between.
     pub fn run(&mut self) {
         if !self.wait().is_zero() {
             return;

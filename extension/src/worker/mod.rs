@@ -36,32 +36,33 @@ use std::time::Duration;
 use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::pg_sys;
 
-/// Signals, remembered: PostgreSQL's flags are consumed by whoever looks first.
+/// The signals that have arrived. They are remembered here, because reading PostgreSQL's own flags clears them.
 pub struct Signals {
     terminate: bool,
     reload: bool,
 }
 
 impl Signals {
-    /// Handlers for the time until there is a connection: it may wait for a lock, and SIGTERM ends that.
+    /// Installs the handlers for the time until there is a connection. Connecting may wait for a lock, and SIGTERM ends that
+    /// wait.
     pub fn until_connected() {
         unsafe extern "C-unwind" {
-            // Not pgrx's guarded one: it is called as a signal handler.
+            // This is not pgrx's guarded function: it is called as a signal handler.
             fn die(signal: i32);
         }
-        // SAFETY: PostgreSQL's own handler, and how its own backends begin.
+        // SAFETY: PostgreSQL's own handler, installed in the way of its own backends.
         unsafe {
             handle_sigterm(die);
             pg_sys::BackgroundWorkerUnblockSignals();
         }
     }
 
-    /// Installs the handlers and unblocks signals. Threads that must not see signals have been started before.
+    /// Installs the handlers and unblocks signals. Threads that must not receive signals have been started before.
     pub fn attach() -> Signals {
-        // SAFETY: the handler does what a handler may do.
+        // SAFETY: the handler does only what a signal handler may do.
         unsafe { handle_sigterm(asked_to_end) };
         BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
-        // Until a worker's handlers are there SIGHUP is ignored, and its settings are those that the postmaster had at the fork.
+        // SIGHUP was ignored until now, and the settings are those that the postmaster had at the fork.
         Signals { terminate: false, reload: true }
     }
 
@@ -71,7 +72,7 @@ impl Signals {
         self.terminate
     }
 
-    /// Reads the configuration again if it was asked for, and the first time; says whether it did.
+    /// Reads the configuration file if a SIGHUP asked for it, and at the first call. Returns whether it did.
     pub fn reload(&mut self) -> bool {
         self.reload |= BackgroundWorker::sighup_received();
         if self.reload {
@@ -81,14 +82,14 @@ impl Signals {
         std::mem::take(&mut self.reload)
     }
 
-    /// Whether there is something that `terminate` or `reload` would find.
+    /// Whether `terminate` or `reload` would find a signal.
     pub fn heard(&mut self) -> bool {
         self.reload |= BackgroundWorker::sighup_received();
         self.reload || self.terminate()
     }
 }
 
-/// SIGTERM has come.
+/// Set by SIGTERM.
 static TERMINATE: AtomicBool = AtomicBool::new(false);
 
 /// Whether the process was asked to end.
@@ -98,14 +99,14 @@ pub fn terminating() -> bool {
 
 unsafe extern "C-unwind" fn asked_to_end(_signal: i32) {
     unsafe extern "C-unwind" {
-        // Not pgrx's guarded one, as in `dispatcher::wake_main`.
+        // This is not pgrx's guarded function, as in `dispatcher::wake_main`.
         fn SetLatch(latch: *mut std::ffi::c_void);
     }
     TERMINATE.store(true, Ordering::SeqCst);
-    // SAFETY: this process's own; flags that PostgreSQL's handlers set as well.
+    // SAFETY: this process's own structures, and flags that PostgreSQL's handlers set as well.
     unsafe {
-        // A commit that waits for a standby would wait for as long as there is none; it is committed here. `txn` sees to
-        // those that come later.
+        // A commit would wait for a standby as long as there is none. It is already committed on this server. `txn` limits
+        // the waits of later commits.
         if (*pg_sys::MyProc).syncRepState == pg_sys::SYNC_REP_WAITING as i32 {
             // PostgreSQL ends that wait with a warning.
             pg_sys::QueryCancelPending = 1;
@@ -129,7 +130,7 @@ unsafe fn handle_sigterm(handler: unsafe extern "C-unwind" fn(i32)) {
 
 /// Sleeps until the latch is set or `timeout` has passed. Ends the process if the postmaster is gone.
 pub fn wait(timeout: Duration) {
-    // Rounded up: with a timeout of 0 ms the last part of each wait would be spent turning in circles.
+    // Rounded up: a timeout of 0 ms would make a busy loop of the last part of each wait.
     let millis = timeout.as_micros().div_ceil(1000).min(i32::MAX as u128);
     // SAFETY: the latch is this process's own.
     unsafe {
@@ -150,17 +151,17 @@ pub fn now() -> i64 {
     unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
-/// What a worker is, for `RegisterBackgroundWorker`.
+/// Builds the description of a process for `RegisterBackgroundWorker`.
 pub fn describe(name: &str, kind: &CStr, function: &CStr, arg: u32, restart_seconds: i32) -> pg_sys::BackgroundWorker {
     let mut worker = pg_sys::BackgroundWorker {
         bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as i32,
-        // A standby has neither: they start when it is promoted.
+        // A standby has neither launcher nor dispatchers. They start when it is promoted.
         bgw_start_time: pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished,
         bgw_restart_time: restart_seconds,
         bgw_main_arg: pg_sys::Datum::from(arg),
         ..Default::default()
     };
-    // Names over 95 bytes are cut badly by PostgreSQL itself.
+    // `copy` cuts long names at a character. PostgreSQL cuts a name of more than 95 bytes anywhere.
     copy(&mut worker.bgw_name, name.as_bytes());
     copy(&mut worker.bgw_type, kind.to_bytes());
     copy(&mut worker.bgw_library_name, b"pg_outbox");

@@ -1,8 +1,8 @@
-//! Tells readers of the feed that there is more: NOTIFY outbox_append_to_feed with the last position, when `pg_outbox.notify_readers` is
-//! on.
+//! Tells readers of the feed about new messages: NOTIFY outbox_append_to_feed with the last position, when `pg_outbox.notify_readers`
+//! is on.
 //!
-//! By the dispatcher, in a transaction of its own: a NOTIFY takes a lock at commit that the whole cluster shares, so producers
-//! never send one, and here many messages share one.
+//! The dispatcher sends the NOTIFY in a transaction of its own, because a NOTIFY takes a lock at commit that the whole
+//! cluster shares. So producers never send one, and many messages share one.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,11 @@ use pgrx::pg_sys::INT8OID;
 use super::txn::{self, Plan, arg};
 use crate::gucs;
 
-/// At most one in this time.
+/// Shortest time between two notifications.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// What has been told: nothing by a dispatcher that has just started, whose first round may have numbered messages already.
+/// The last position that readers were told of. A new dispatcher has told none: its first round may already have numbered
+/// messages.
 pub struct Notifier {
     notify: Plan,
     told: i64,
@@ -26,7 +27,7 @@ impl Notifier {
         Notifier { notify: Plan::new("select pg_notify('outbox_append_to_feed', $1::text)", &[INT8OID]), told: 0, at: None }
     }
 
-    /// Tells that the feed ends at `end`, if that is new. `Some`: to be called again after this time.
+    /// Notifies readers that the feed ends at `end`, if that is new. Returns the time after which it must be called again.
     pub fn run(&mut self, end: i64) -> Option<Duration> {
         if !gucs::NOTIFY_READERS.get() || self.told >= end {
             self.told = end;
@@ -37,7 +38,7 @@ impl Notifier {
             return Some(INTERVAL - since);
         }
         let Notifier { notify, .. } = self;
-        // A notification is a hint: one that fails is not repeated, readers poll as well.
+        // A notification is a hint: a failed one is not repeated, because readers poll as well.
         if let Err(error) = txn::run(|| {
             notify.execute(&[arg(end)]);
             Ok(())

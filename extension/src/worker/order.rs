@@ -1,16 +1,15 @@
-//! Push subscriptions with an order: one delivery of a key at a time, in position order.
+//! Ordered push subscriptions: one delivery of a key at a time, in position order.
 //!
-//! While the first of a key is under way, those behind it wait in memory. When it fails they become blocked rows of
-//! outbox.delivery behind it, in the transaction that records the failure: what waits for long is in the table, what waits for a
-//! moment is not. From then on every message of the key becomes a row, until there is none left.
+//! While the first delivery of a key is in flight, later ones of the key wait in memory. If it fails, they become blocked
+//! rows of outbox.delivery, in the transaction that records the failure: a long wait is in the table, a short one in memory.
+//! From then on every message of the key becomes a row, until the key has no rows left.
 //!
-//! Those rows come back in order, by chains: when the first of a key is sent, the next ones wait in memory behind it again,
-//! and their rows stay blocked until it is their turn. Their number is bounded (`blocked`): a subscription that has too many
-//! lags.
+//! These rows are sent in order, in chains: when the first row of a key is sent, the next ones wait in memory again, and
+//! stay blocked in the table until their turn. Their number is bounded (`blocked`): a subscription with too many rows lags.
 //!
 //! Invariants:
-//! * Of a key at most one delivery is with the HTTP thread.
-//! * A message is sent at once only when nothing of its key is in flight, waits here, or has a row.
+//! * At most one delivery of a key is in flight.
+//! * A message is sent at once only if no other delivery of its key is in flight, waits here, or has a row.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -21,10 +20,10 @@ use super::fault::{Faults, Kind, apart};
 use super::route::Stored;
 use super::txn::{Failure, Plan, arg};
 
-/// A subscription and one of its keys; of a strict subscription the key is empty.
+/// A subscription and one of its keys. The key of a strict subscription is empty.
 pub type Lane = (i32, Box<str>);
 
-/// The lane of a message of this subscription; `None`: it waits for no other.
+/// The lane of a message for this subscription; `None` if the message waits for no other.
 pub fn lane(id: i32, subscription: &Subscription, stored: &Stored) -> Option<Lane> {
     match subscription.ordering {
         Ordering::None => None,
@@ -33,21 +32,21 @@ pub fn lane(id: i32, subscription: &Subscription, stored: &Stored) -> Option<Lan
     }
 }
 
-/// What is known of a try beyond its message.
+/// The attributes of an attempt, without its message.
 pub struct Seat {
     /// Row of outbox.delivery; 0: none.
     pub delivery_id: i64,
     pub attempt: u32,
-    /// Not tried from here on (microseconds, PostgreSQL's epoch).
+    /// No attempt starts at or after this time (microseconds, PostgreSQL's epoch).
     pub expires: Option<i64>,
-    /// 0: live; above 0: the replay of that id.
+    /// 0: live; above 0: the id of the replay.
     pub run: i64,
     /// The webhook id gets the replay's suffix.
     pub new_id: bool,
 }
 
 impl Seat {
-    /// The first try of a live delivery, which has no row.
+    /// The first attempt of a live delivery, which has no row.
     pub fn first(expires: Option<i64>) -> Seat {
         Seat { delivery_id: 0, attempt: 1, expires, run: 0, new_id: false }
     }
@@ -59,22 +58,22 @@ pub struct Waiting {
     pub seat: Seat,
 }
 
-/// What is known of a key that is not idle.
+/// The state of a key that is not idle.
 #[derive(Default)]
 struct State {
-    /// One of it is with the HTTP thread.
+    /// A delivery of the key is in flight.
     busy: bool,
     waiting: VecDeque<Waiting>,
 }
 
-/// What to do with a message.
+/// The action for a message.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Turn {
     /// Send it.
     Send,
-    /// It waits in memory behind the one that is under way.
+    /// Let it wait in memory for the delivery in flight.
     Wait,
-    /// It becomes a row behind others of its key.
+    /// Make it a row, after others of its key.
     Row,
 }
 
@@ -84,13 +83,13 @@ pub struct Order {
     /// Keys that have rows, or a dead letter that blocks them.
     rows: HashSet<Lane>,
     record: Plan,
-    /// What has happened to deliveries with a lane since the last record.
+    /// Results of ordered deliveries since the last record.
     notes: Vec<Note>,
     remaining: Plan,
     all: Plan,
 }
 
-/// What became of a delivery with a lane.
+/// The result of an ordered delivery.
 struct Note {
     lane: Lane,
     position: i64,
@@ -116,7 +115,7 @@ impl Order {
         }
     }
 
-    /// Whose turn it is when a message is seen for the first time.
+    /// Decides the action for a message that is seen for the first time.
     pub fn first(&mut self, lane: &Lane) -> Turn {
         if self.rows.contains(lane) {
             return Turn::Row;
@@ -129,14 +128,14 @@ impl Order {
         Turn::Send
     }
 
-    /// Whether a row that is due may be sent now.
+    /// Whether a row that is due may be sent now. If so, the key is busy from then on.
     pub fn row(&mut self, lane: &Lane) -> bool {
         self.rows.insert(lane.clone());
         let state = self.lanes.entry(lane.clone()).or_default();
         !std::mem::replace(&mut state.busy, true)
     }
 
-    /// Waits behind the one that is under way, in position order.
+    /// Queues a delivery for the one in flight, in position order.
     pub fn wait(&mut self, lane: &Lane, waiting: Waiting) {
         if let Some(state) = self.lanes.get_mut(lane) {
             let position = waiting.stored.message.position;
@@ -145,7 +144,7 @@ impl Order {
         }
     }
 
-    /// Somebody may have changed rows: those that wait here go back to the table.
+    /// Removes the waiting deliveries that have rows, to give them back to the table: a session may have changed the rows.
     pub fn give_back_rows(&mut self) -> Vec<(i32, Waiting)> {
         let mut given = Vec::new();
         for (lane, state) in &mut self.lanes {
@@ -157,7 +156,7 @@ impl Order {
         given
     }
 
-    /// The one under way has ended for good: the next one, which is under way from here on.
+    /// Called when the delivery in flight has ended for good. Returns the next one, which counts as in flight from then on.
     pub fn next(&mut self, lane: &Lane) -> Option<Waiting> {
         let state = self.lanes.get_mut(lane)?;
         let next = state.waiting.pop_front();
@@ -167,7 +166,8 @@ impl Order {
         next
     }
 
-    /// The one under way will be tried again, or blocks its key: what waits behind it becomes rows.
+    /// Called when the delivery in flight will be retried, or blocks its key. Returns the waiting deliveries, which become
+    /// rows.
     pub fn stop(&mut self, lane: &Lane) -> VecDeque<Waiting> {
         self.rows.insert(lane.clone());
         self.lanes.remove(lane).map(|state| state.waiting).unwrap_or_default()
@@ -178,17 +178,18 @@ impl Order {
         self.rows.contains(lane)
     }
 
-    /// What became of a delivery, to be recorded: `failed`, `dead` or `ended`.
+    /// Notes the result of a delivery for the next record: `failed`, `dead` or `ended`.
     pub fn note(&mut self, lane: Lane, position: i64, message_id: i64, what: &'static str) {
         self.notes.push(Note { lane, position, message_id, what });
     }
 
-    /// Records it. Inside the transaction that records the outcomes: behind them, and before rows that wait behind these keys.
+    /// Records the results. Inside the transaction that records the outcomes: after the outcomes, and before the rows that
+    /// wait for these keys.
     pub fn record(&mut self) {
         write(&mut self.record, &self.notes);
     }
 
-    /// The same, item by item where something fails.
+    /// Records the results, and item by item where something fails.
     pub fn record_apart(&mut self, faults: &mut Faults) -> Result<(), Failure> {
         let Order { notes, record, .. } = self;
         for (place, failure) in apart(notes, &mut |notes| {
@@ -200,7 +201,7 @@ impl Order {
         Ok(())
     }
 
-    /// Looks which of the keys still have rows. Inside the same transaction, behind everything that makes rows.
+    /// Reads which of the keys still have rows. Inside the same transaction, after everything that makes rows.
     pub fn look(&mut self) {
         if self.notes.is_empty() {
             return;
@@ -220,14 +221,14 @@ impl Order {
         }
     }
 
-    /// The transaction has committed. Says whether keys have been freed.
+    /// Called when the transaction has committed. Returns whether keys have been freed.
     pub fn recorded(&mut self) -> bool {
         let freed = self.notes.iter().any(|note| note.what != "failed");
         self.notes.clear();
         freed
     }
 
-    /// Looks at all keys: somebody else may have changed rows or dead letters. Inside a transaction.
+    /// Reads all keys that have rows: other sessions may have changed rows or dead letters. Inside a transaction.
     pub fn look_at_all(&mut self) {
         self.rows.clear();
         let rows = &mut self.rows;
@@ -237,7 +238,7 @@ impl Order {
     }
 }
 
-/// Writes what became of these deliveries.
+/// Writes the results of these deliveries.
 fn write(plan: &mut Plan, notes: &[Note]) {
     if notes.is_empty() {
         return;

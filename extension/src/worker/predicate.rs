@@ -1,10 +1,11 @@
 //! Filters on the payload: SQL/JSON path predicates, which PostgreSQL evaluates.
 //!
-//! Only where a subscription has one and everything else about it matches. A path is a program of a subscriber's, so it runs
-//! under a timer; what a timer or an ERROR ends is that subscription's failure and nobody else's.
+//! A path is evaluated only where a subscription has one and all other conditions match. It is a program written by a
+//! subscriber, so it runs under a timer. When the timer or an ERROR ends the evaluation, only that subscription is affected.
 //!
-//! Invariant: slow filters take a tenth of the dispatcher's time, all of them together. After one has been asked, only filters
-//! that are known to be quick are asked for nine times as long as it took; the subscriptions of the others lag meanwhile.
+//! Invariant: all slow filters together take a tenth of the dispatcher's time. After a filter was evaluated that took long,
+//! only filters known to be quick are evaluated for nine times as long as it took; the subscriptions of the other filters
+//! lag meanwhile.
 
 use std::collections::HashMap;
 use std::ffi::c_int;
@@ -18,28 +19,28 @@ use super::route::{Stored, subject};
 use super::txn::{self, Failure, Plan, arg};
 use crate::gucs;
 
-/// Longest time per payload of a filter that is quick.
+/// Longest time per payload of a quick filter.
 const QUICK: Duration = Duration::from_millis(1);
-/// After a slow filter the others rest for as many times as long as it took.
+/// After a slow filter, the other filters rest for this many times as long as it took.
 const SHARE: u32 = 9;
 
-/// What a filter on the payload says.
+/// The result of a filter on the payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Holds,
     Fails,
-    /// It could not be evaluated: the message is a dead letter of that subscription.
+    /// The filter could not be evaluated: the message becomes a dead letter of that subscription.
     Broken(Box<str>),
-    /// It was not asked: later.
+    /// The filter was not evaluated yet, and will be later.
     Later,
 }
 
-/// Verdicts on a stretch of the feed.
+/// Verdicts on consecutive messages of the feed.
 #[derive(Default)]
 pub struct Verdicts(HashMap<(i64, i32), Verdict>);
 
 impl Verdicts {
-    /// What was said about the message at `position` for a subscription.
+    /// The verdict on the message at `position` for a subscription.
     pub fn of(&self, position: i64, subscription: i32) -> &Verdict {
         self.0.get(&(position, subscription)).unwrap_or(&Verdict::Later)
     }
@@ -48,29 +49,29 @@ impl Verdicts {
 /// Evaluates filters.
 pub struct Predicates {
     plan: Plan,
-    /// In the transaction of a session, whose own settings bound it.
+    /// Whether it runs in a session's own transaction, where the session's settings bound the time.
     inline: bool,
-    /// Until then only quick filters are asked.
+    /// Until this time only quick filters are evaluated.
     rest_until: Option<Instant>,
 }
 
-/// What one subscription asks about.
+/// The payloads that one filter is evaluated on.
 struct Question {
     path: String,
     asked: Vec<(i64, String)>,
     may_be_asked: bool,
-    /// Time that the filter took for a payload when it was asked last.
+    /// Time per payload of the last evaluation.
     cost: Option<Duration>,
 }
 
 impl Predicates {
-    /// For the dispatcher: in transactions of its own, under a timer.
+    /// For the dispatcher: evaluates in transactions of its own, under a timer.
     pub const fn new() -> Predicates {
         Predicates {
             inline: false,
             rest_until: None,
             plan: Plan::new(
-                // The path is parsed once.
+                // The path is parsed once for all payloads.
                 "select array(
                     select outbox._path_holds(u.t::jsonb, p.path)
                     from (select $1::jsonpath as path offset 0) p, unnest($2) with ordinality u(t, o)
@@ -81,12 +82,12 @@ impl Predicates {
         }
     }
 
-    /// For a session that routes by itself, in subtransactions of its own; its settings bound the time.
+    /// For a session that routes by itself: evaluates in subtransactions; the session's settings bound the time.
     pub const fn inline() -> Predicates {
         Predicates { inline: true, ..Predicates::new() }
     }
 
-    /// Asks all filters on payloads that matter for these messages and that `wanted` names.
+    /// Evaluates all filters on payloads that matter for these messages, of the subscriptions for which `wanted` is true.
     pub fn examine(&mut self, config: &mut Config, messages: &[Stored], wanted: impl Fn(i32) -> bool) -> Verdicts {
         let mut verdicts = Verdicts::default();
         if !config.asks_payload {
@@ -99,7 +100,7 @@ impl Predicates {
                 if !wanted(id) {
                     return;
                 }
-                // Bytes are no JSON payload, whatever their type says.
+                // A body of bytes is no JSON payload, whatever its content type says.
                 if stored.message.content_type.is_some() {
                     verdicts.0.insert((position, id), Verdict::Fails);
                     return;
@@ -116,7 +117,7 @@ impl Predicates {
                     .push((position, String::from_utf8_lossy(&stored.message.content).into_owned()));
             });
         }
-        // The cheapest first: what is asked behind a slow one has to wait.
+        // The cheapest filters come first: filters after a slow one have to wait.
         let mut questions: Vec<((i32, String), Question)> =
             questions.into_iter().filter(|(_, question)| question.may_be_asked).collect();
         questions.sort_by_key(|(_, question)| question.cost.unwrap_or(QUICK));
@@ -149,8 +150,8 @@ impl Predicates {
         verdicts
     }
 
-    /// Verdicts on the first of what is asked about, or on all of it. A filter that was quick until now has a quarter of the timer
-    /// while slow ones rest.
+    /// Returns verdicts on all payloads, or on the first of them. While slow filters rest, a filter that was quick until now
+    /// gets a quarter of the timer.
     fn ask(&mut self, question: &Question, timer: Duration, in_haste: bool) -> Vec<(i64, Verdict)> {
         let texts: Vec<&str> = question.asked.iter().map(|(_, text)| text.as_str()).collect();
         let verdict = |holds| if holds { Verdict::Holds } else { Verdict::Fails };
@@ -165,7 +166,7 @@ impl Predicates {
         }
         let mut answered = Vec::new();
         let begun = Instant::now();
-        // One by one, to find out which; not for longer than one may take.
+        // One by one, to find the payload that fails, and in total not longer than one payload may take.
         for (position, text) in question.asked.iter().take(if in_haste { 0 } else { usize::MAX }) {
             match self.evaluate(&question.path, &[text], timer) {
                 Ok(answers) => answered.push((*position, verdict(answers.first().copied().unwrap_or(false)))),
@@ -189,7 +190,7 @@ impl Predicates {
         };
         let answers = if *inline { txn::attempt(ask) } else { run_timed(timer, ask) };
         if let Some(cancelled) = answers.as_ref().err().filter(|failure| *inline && failure.is_transient()) {
-            // It is the session that was cancelled, not the filter that failed.
+            // The session was cancelled; the filter did not fail.
             pgrx::ereport!(ERROR, PgSqlErrorCode::ERRCODE_QUERY_CANCELED, cancelled.message.clone());
         }
         let answers = answers?;
@@ -197,7 +198,7 @@ impl Predicates {
     }
 }
 
-/// The subscription's filter is not asked before `until`.
+/// Postpones the evaluation of a subscription's filter until `until`.
 fn postpone(config: &mut Config, id: i32, until: Instant) {
     if let Some(subscription) = config.subscriptions.get_mut(&id) {
         subscription.slow_until = Some(until);
@@ -210,7 +211,7 @@ pub fn run_timed<T>(timer: Duration, work: impl FnOnce() -> outbox_core::Result<
         let _timer = Timer::start(timer);
         work()
     });
-    // It may have fired in the last moment.
+    // The timer may have fired at the last moment.
     // SAFETY: a flag of this process; outside a transaction nothing is there to be cancelled.
     unsafe { pg_sys::QueryCancelPending = 0 };
     outcome
@@ -228,7 +229,7 @@ unsafe extern "C-unwind" {
 }
 
 impl Timer {
-    /// What can be cancelled is cancelled then, unless the timer is dropped before.
+    /// Starts the timer. It cancels the current statement after `after`, unless it is dropped before.
     pub fn start(after: Duration) -> Timer {
         // SAFETY: the handler is registered in every process that has a database; it sets a flag.
         unsafe { enable_timeout_after(STATEMENT_TIMEOUT, c_int::try_from(after.as_millis()).unwrap_or(c_int::MAX)) };

@@ -1,13 +1,14 @@
-//! Rows of outbox.delivery that the router makes: those of pull subscriptions, which workers claim, and those of messages whose
-//! time has not come.
+//! Rows of outbox.delivery that the router makes: rows of pull subscriptions, which workers claim, rows of messages whose
+//! `deliver_at` is in the future, and rows that wait for the first of their key.
 //!
 //! Invariants:
-//! * A row is made in the transaction of the checkpoint that says that its position was looked at: a crash neither loses nor
-//!   doubles it.
-//! * A pull subscription has about `WINDOW` rows that wait for their first try, however long its backlog is: beyond that it
-//!   lags, as a slow push subscription does, and re-reads the feed when workers have made room.
-//! * A hundred of one subscription that differ in nothing but their message become one row, a bundle: see pull/bundles.sql.
-//! * What is expired or cancelled when it is its turn is recorded as that, with the same checkpoint.
+//! * A row is made in the transaction of the checkpoint that covers its position, so a crash neither loses nor doubles the
+//!   row.
+//! * A pull subscription has about `WINDOW` rows that wait for their first attempt, however long its backlog is. Beyond that
+//!   it lags, as a slow push subscription does, and re-reads the feed when workers have made room.
+//! * A hundred rows of one subscription that differ in nothing but their message become one row, a bundle: see
+//!   pull/bundles.sql.
+//! * A delivery that is expired or cancelled when the router reaches it is recorded as such, with the same checkpoint.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -25,25 +26,26 @@ use super::route::{Stored, UNIX_EPOCH};
 use super::txn::{self, Failure, Plan, arg};
 use crate::{marks, shmem};
 
-/// Rows of a subscription that wait for their first try.
+/// Rows of a subscription that may wait for their first attempt.
 pub const WINDOW: usize = 10_000;
 /// Deliveries in a full bundle.
 const BUNDLE: usize = 100;
-/// As many are enough for one behind full ones.
+/// Minimum size of the last, partial bundle.
 const BUNDLE_LEAST: usize = 20;
-/// Within so many positions the deliveries of a bundle lie: who looks for one in the log relies on it.
+/// The positions of a bundle's deliveries differ by less than this. The search for a bundle in the attempt log relies on it.
 const BUNDLE_SPAN: i64 = 10_000;
-/// Nobody has counted yet.
+/// The rows of the window have not been counted yet.
 const UNCOUNTED: usize = usize::MAX;
-/// How often a full window is looked at again: always, and when workers had emptied half of it before the last look.
+/// How often the rows of a full window are counted. The second interval applies while the last count has found less than
+/// half a window, because workers are emptying it.
 const RECOUNT: Duration = Duration::from_millis(100);
 const RECOUNT_DRAINED: Duration = Duration::from_millis(20);
-/// How often expired leases are looked for while there are leases.
+/// How often the router looks for expired leases while there are leases.
 const PASS: Duration = Duration::from_secs(1);
-/// Leases taken back, deliveries expired, keys unblocked in one transaction.
+/// Most leases taken back, deliveries expired and keys unblocked in one transaction, each.
 const PASS_LIMIT: i32 = 1000;
 
-/// A row of outbox.delivery to be.
+/// A row of outbox.delivery that is to be made.
 struct NewRow {
     pull: bool,
     subscription: i32,
@@ -57,7 +59,7 @@ struct NewRow {
     key: Option<Box<str>>,
 }
 
-/// A delivery that ended before it was tried.
+/// A delivery that ended before its first attempt.
 struct Ended {
     subscription: i32,
     position: i64,
@@ -66,22 +68,22 @@ struct Ended {
     outcome: &'static str,
 }
 
-/// What became of a match.
+/// The result for a message that matched a subscription.
 #[derive(PartialEq, Eq, Clone, Copy)]
 pub enum Taken {
-    /// It is dealt with: a row, or an end.
+    /// The delivery has a row, or has ended.
     Yes,
     /// The window is full: the subscription falls behind.
     Full,
-    /// It is to be sent now.
+    /// The delivery is to be sent now.
     Send,
 }
 
-/// Rows to be made, and what the dispatcher knows about pull subscriptions.
+/// Rows that are to be made, and the dispatcher's data about pull subscriptions.
 pub struct Window {
     rows: Vec<NewRow>,
     ended: Vec<Ended>,
-    /// Messages that are not to be delivered any more; usually empty.
+    /// Messages that must not be delivered any more; usually empty.
     cancelled: HashSet<i64>,
     count: Plan,
     pass: Plan,
@@ -93,16 +95,16 @@ pub struct Window {
     notify: Plan,
     /// Subscriptions whose workers are to be notified of the rows that are being recorded.
     tell: Vec<i32>,
-    /// No row waits for its first try below these positions.
+    /// By subscription, the position below which no row waits for its first attempt.
     lowest: HashMap<i32, i64>,
     counted: Option<Instant>,
     recount_after: Duration,
     passed: Option<Instant>,
     /// How often a pass has failed in a row.
     pass_failures: u32,
-    /// The last pass saw leases, or left something undone.
+    /// The last pass saw leases, or left work undone.
     soon: bool,
-    /// A pass has unblocked rows since this was last asked.
+    /// A pass has freed rows (taken back or unblocked) since `take_promoted` was last called.
     promoted: bool,
 }
 
@@ -113,9 +115,9 @@ impl Window {
             ended: Vec::new(),
             cancelled: HashSet::new(),
             plans: RowPlans::new(),
-            // From the newest end: what is behind it has been tried, or is about to be. The limit bounds what many rows that
-            // wait for a retry can cost, the lowest position what the entries of rows that are gone can cost while somebody
-            // holds a snapshot.
+            // The count starts at the newest position: rows below the window have been attempted, or are about to be. The
+            // limit bounds the cost of many rows that wait for a retry. The lowest position bounds the cost of index entries
+            // whose rows are gone, while somebody holds an old snapshot.
             count: Plan::new(
                 "select count(*) filter (where l.state = 'pending' and l.due_at <= $3) + coalesce((
                         select sum(cardinality(b.positions)) from outbox._bundle b
@@ -150,7 +152,7 @@ impl Window {
         }
     }
 
-    /// Deals with a match: makes a row of it, or ends it, or leaves it to be sent.
+    /// Handles a match: makes a row, or ends the delivery, or leaves the delivery to be sent.
     pub fn take(&mut self, id: i32, subscription: &mut Subscription, stored: &Stored) -> Taken {
         let (message, attributes) = (&stored.message, &stored.attributes);
         let time = now();
@@ -179,7 +181,7 @@ impl Window {
                 }
                 subscription.handed += 1;
             }
-            // What is not due yet is outside the window.
+            // A delivery that is not due yet does not count in the window.
             Some(_) => {}
         }
         self.rows.push(NewRow {
@@ -197,7 +199,7 @@ impl Window {
         Taken::Yes
     }
 
-    /// Makes a blocked row of a pushed message that waits behind others of its key.
+    /// Makes a blocked row for a delivery of a push subscription that waits for others of its key.
     pub fn block(&mut self, id: i32, stored: &Stored, key: Box<str>, expires: Option<i64>) {
         let (message, attributes) = (&stored.message, &stored.attributes);
         self.rows.push(NewRow {
@@ -214,17 +216,17 @@ impl Window {
         });
     }
 
-    /// Blocked rows of a pushed subscription that are not recorded yet.
+    /// Number of unrecorded blocked rows of a push subscription.
     pub fn blocked(&self, id: i32) -> usize {
         self.rows.iter().filter(|row| !row.pull && row.subscription == id && row.key.is_some()).count()
     }
 
-    /// Whether a message is not to be delivered any more.
+    /// Whether a message must not be delivered any more.
     pub fn is_cancelled(&self, message_id: i64) -> bool {
         !self.cancelled.is_empty() && self.cancelled.contains(&message_id)
     }
 
-    /// Reads which messages are cancelled, and returns those that were not the last time. Inside a transaction.
+    /// Reads the cancelled messages and returns those that were not cancelled the last time. Inside a transaction.
     pub fn load_cancelled(&mut self) -> HashSet<i64> {
         let rows = self.load_cancelled.execute(&[]);
         let before = std::mem::take(&mut self.cancelled);
@@ -239,15 +241,16 @@ impl Window {
         new
     }
 
-    /// Which of these are cancelled, in the transaction that reads them: what was cancelled by the transaction that enqueued it
-    /// can be seen before that session has told anybody.
+    /// Notes which of these messages are cancelled, in the transaction that reads them. A message that was cancelled by the
+    /// transaction that enqueued it is visible before that session has woken the dispatcher.
     pub fn look_among(&mut self, messages: &[Stored]) {
         let ids = || messages.iter().map(|stored| stored.message.id);
         if let (Some(from), Some(to)) = (ids().min(), ids().max()) {
             let rows = self.cancelled_among.execute(&[arg(from), arg(to)]);
             rows.for_each(|row| {
                 let id = row.int(0);
-                // Only these, which nobody has handed out: others are news to the sender when `load_cancelled` finds them.
+                // Only these messages, none of which has been sent: `load_cancelled` has to report others to the sender as
+                // new.
                 if messages.iter().any(|stored| stored.message.id == id) {
                     self.cancelled.insert(id);
                 }
@@ -255,18 +258,19 @@ impl Window {
         }
     }
 
-    /// Rows that are not recorded yet.
+    /// Number of rows, and of deliveries that ended without a row, that are not recorded yet.
     pub fn rows(&self) -> usize {
         self.rows.len() + self.ended.len()
     }
 
-    /// Subscription and time of the rows that are to be pushed.
+    /// Subscription and due time of the unrecorded rows that are to be pushed.
     pub fn pushed(&self) -> impl Iterator<Item = (i32, i64)> {
         self.rows.iter().filter(|r| !r.pull).map(|r| (r.subscription, r.due))
     }
 
-    /// Writes the rows. Inside the transaction of the checkpoint. `failed`: messages of other rows that this transaction has
-    /// made or changed. Whoever has cancelled a message meanwhile could not see its row: it is ended here.
+    /// Writes the rows. Inside the transaction of the checkpoint. `failed` names the messages of other rows that this
+    /// transaction has made or changed. A session that cancelled a message meanwhile could not see its row, so the row is
+    /// ended here.
     pub fn record(&mut self, failed: impl Iterator<Item = i64>) {
         self.plans.open_rows(&self.rows);
         self.tell = self.plans.opened(&self.rows);
@@ -274,7 +278,7 @@ impl Window {
         self.end_cancelled(failed);
     }
 
-    /// The same, item by item where something fails. What cannot become a row is decided: it is dead.
+    /// Writes the rows, and item by item where something fails. A delivery whose row cannot be made becomes a dead letter.
     pub fn record_apart(
         &mut self,
         failed: impl Iterator<Item = i64>,
@@ -286,7 +290,7 @@ impl Window {
             plans.open_rows(rows);
             Ok(())
         })?;
-        // From the last on: what is before it keeps its place.
+        // From the last to the first, so that removing a row does not move the ones that are still to be removed.
         for (place, failure) in without_row.into_iter().rev() {
             let row = rows.remove(place);
             let of = (row.position, row.message_id);
@@ -303,7 +307,7 @@ impl Window {
         Ok(())
     }
 
-    /// Ends what was cancelled while its row was being made or changed.
+    /// Ends deliveries that were cancelled while their rows were being made or changed.
     fn end_cancelled(&mut self, failed: impl Iterator<Item = i64>) {
         let messages: Vec<i64> = self.rows.iter().map(|r| r.message_id).chain(failed).collect();
         if !messages.is_empty() {
@@ -314,9 +318,10 @@ impl Window {
         }
     }
 
-    /// The transaction has committed. Says whether workers are to be told.
+    /// Called when the transaction has committed. Returns whether there are rows for workers.
     pub fn recorded(&mut self) -> bool {
-        // The earliest of each subscription and priority; the rows are in order of time, but for those that are due later.
+        // The earliest due time of each subscription and priority. Rows are in order of time, except those that are due
+        // later.
         let mut made = HashMap::new();
         for row in self.rows.drain(..).filter(|row| row.pull) {
             made.entry((row.subscription, i32::from(row.priority)))
@@ -332,8 +337,8 @@ impl Window {
         made
     }
 
-    /// Wakes workers that wait for something to claim: those in `claim_wait`, and by NOTIFY those of subscriptions that ask for
-    /// it, in a transaction of its own, because NOTIFY takes a lock that all committers share.
+    /// Wakes workers that wait for something to claim: sessions in `claim_wait` directly, and workers of subscriptions that
+    /// ask for it by NOTIFY. The NOTIFY has a transaction of its own, because it takes a lock that all committers share.
     pub fn tell_workers(&mut self) {
         if let Some(shared) = shmem::shared() {
             // SAFETY: a constant of this process.
@@ -345,7 +350,7 @@ impl Window {
                 notify.execute(&[arg(tell)]);
                 Ok(())
             });
-            // A notification is a hint: one that fails is not repeated, workers poll as well.
+            // A notification is a hint: a failed one is not repeated, because workers poll as well.
             if let Err(failure) = told {
                 pgrx::log!("pg_outbox dispatcher: workers were not notified: {failure}");
             }
@@ -361,9 +366,9 @@ impl Window {
         }
     }
 
-    /// Counts the rows of subscriptions whose window seems full, if it is time to.
+    /// Counts the rows of subscriptions whose window seems full, if a count is due.
     pub fn recount(&mut self, config: &mut Config) -> Result<(), Failure> {
-        // What is not recorded yet cannot be counted: it will be within milliseconds.
+        // Rows that are not recorded yet cannot be counted. They will be recorded within milliseconds.
         if self.recount_in(config) != Some(Duration::ZERO) || !self.rows.is_empty() {
             return Ok(());
         }
@@ -386,7 +391,7 @@ impl Window {
         Ok(())
     }
 
-    /// When to call `recount`; `None`: no window seems full.
+    /// Returns when `recount` is due; `None` if no window seems full.
     pub fn recount_in(&self, config: &Config) -> Option<Duration> {
         let since = self.counted.map_or(Duration::MAX, |at| at.elapsed());
         config.subscriptions.values().any(is_full).then(|| self.recount_after.saturating_sub(since))
@@ -397,17 +402,18 @@ impl Window {
         self.passed.is_none()
     }
 
-    /// Has the next call of `pass` do its work at once.
+    /// Makes the next call of `pass` do its work at once.
     pub fn pass_now(&mut self) {
         self.passed = None;
     }
 
-    /// Whether rows have been unblocked since this was last asked.
+    /// Whether a pass has freed rows since the last call.
     pub fn take_promoted(&mut self) -> bool {
         std::mem::take(&mut self.promoted)
     }
 
-    /// Takes back expired leases, ends what has expired, unblocks keys. Says when to look again.
+    /// Takes back expired leases, ends expired and cancelled deliveries, and unblocks keys. `in_flight` gives the ids of the
+    /// rows that the HTTP thread has. Returns the time until the next pass.
     pub fn pass(&mut self, in_flight: impl FnOnce() -> Vec<i64>, poll: Duration) -> Result<Duration, Failure> {
         let interval = if self.soon { PASS.min(poll) } else { poll };
         let since = self.passed.map_or(Duration::MAX, |at| at.elapsed());
@@ -443,7 +449,7 @@ impl Window {
     }
 }
 
-/// Statements that make rows, and end deliveries without one.
+/// Statements that make rows, and end deliveries without a row.
 struct RowPlans {
     open: Plan,
     open_bundle: Plan,
@@ -508,7 +514,7 @@ impl RowPlans {
         }
     }
 
-    /// After rows have been made: whose workers are to be notified, and what was cancelled meanwhile.
+    /// Called after rows have been made. Returns the subscriptions whose workers are to be notified.
     fn opened(&mut self, rows: &[NewRow]) -> Vec<i32> {
         if rows.is_empty() {
             return Vec::new();
@@ -532,7 +538,7 @@ impl RowPlans {
     }
 }
 
-/// Which rows become bundles, and which do not.
+/// Splits the rows into bundles and single rows.
 fn bundled(rows: &[NewRow]) -> (Vec<Vec<&NewRow>>, Vec<&NewRow>) {
     let time = now();
     let plain = |row: &NewRow| {
@@ -562,14 +568,14 @@ fn bundled(rows: &[NewRow]) -> (Vec<Vec<&NewRow>>, Vec<&NewRow>) {
     }
     let full: HashSet<(i32, i16)> = bundles.iter().map(|bundle| (bundle[0].subscription, bundle[0].segment)).collect();
     for (of, rest) in open {
-        // A few are better off as rows, which workers need not take apart.
+        // A few rows are better as single rows, which workers need not take apart.
         if full.contains(&of) && rest.len() >= BUNDLE_LEAST { bundles.push(rest) } else { single.extend(rest) }
     }
     (bundles, single)
 }
 
-/// When a delivery of this message expires: the message's own time, or the subscription's counted from when it could have been
-/// delivered, whichever comes first.
+/// When a delivery of this message expires: at the message's own time, or at the end of the subscription's ttl, whichever
+/// comes first. The ttl counts from the time when the message could have been delivered.
 pub fn expiry(subscription: &Subscription, stored: &Stored) -> Option<i64> {
     let attributes = &stored.attributes;
     let enqueued = stored.message.enqueued_at - UNIX_EPOCH;
@@ -577,7 +583,7 @@ pub fn expiry(subscription: &Subscription, stored: &Stored) -> Option<i64> {
     attributes.expires_at.into_iter().chain(subscription.ttl.map(|ttl| from.saturating_add(ttl))).min()
 }
 
-/// What the delivery is ordered by, among those that workers claim.
+/// The key by which a pull delivery is ordered.
 fn order_key(subscription: &Subscription, stored: &Stored) -> Option<Box<str>> {
     match subscription.ordering {
         _ if !subscription.pull => None,
@@ -592,19 +598,19 @@ fn is_full(subscription: &Subscription) -> bool {
     subscription.pull && subscription.progress.lag().is_some() && !has_room(subscription)
 }
 
-/// Whether a lagging pull subscription has room for a reading of the feed that is worth it.
+/// Whether the window has enough room to make a reading of the feed worth its cost.
 pub fn has_room(subscription: &Subscription) -> bool {
     subscription.handed <= WINDOW - 1000
 }
 
-/// After a restart nobody knows how full the windows are: full, until they are counted.
+/// After a restart the windows have not been counted, and count as full until then.
 pub fn recover(config: &mut Config) {
     for subscription in config.subscriptions.values_mut().filter(|s| s.pull) {
         subscription.handed = UNCOUNTED;
     }
 }
 
-/// Whether a lagging pull subscription is more than a full window: there is something to do for the dispatcher.
+/// Whether a lagging pull subscription is work for the dispatcher: its window has room, or has not been counted yet.
 pub fn has_work(subscription: &Subscription) -> bool {
     has_room(subscription) || subscription.handed == UNCOUNTED
 }

@@ -1,7 +1,7 @@
-//! The transaction that records what happened: attempts, exceptions, routing, checkpoint.
+//! The transaction that records results: attempts, exceptions, routing, checkpoint.
 //!
-//! Everything that it writes belongs together: the checkpoint is computed from the very outcomes that are appended with it,
-//! so recovery needs nothing but the last checkpoint.
+//! These writes belong together: the checkpoint is computed from the very outcomes that are appended with it, so recovery
+//! needs nothing but the last checkpoint.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -21,22 +21,22 @@ use super::txn::{Failure, Plan, arg};
 use crate::append::Leaf;
 use crate::{catalog, shape};
 
-/// What became of a delivery.
+/// The fate of a delivery after an attempt.
 pub enum Fate {
     Completed,
-    /// Tried again at this time (microseconds, PostgreSQL's epoch).
+    /// To be retried at this time (microseconds, PostgreSQL's epoch).
     Failed(i64),
     Dead(&'static str),
-    /// Failed, and its message was cancelled meanwhile.
+    /// Failed, and the message was cancelled meanwhile.
     Cancelled,
-    /// A try by hand, and whether it succeeded: no delivery changes.
+    /// A manual send, and whether it succeeded. No delivery changes.
     Manual(bool),
-    /// Not tried: its endpoint is disabled, and deliveries are skipped.
+    /// Not attempted: the endpoint is disabled, and skips its deliveries.
     Skipped,
 }
 
 impl Fate {
-    /// Its name in the log.
+    /// The outcome's name in the attempt log.
     pub fn outcome(&self) -> &'static str {
         match self {
             Fate::Completed => "completed",
@@ -51,7 +51,7 @@ impl Fate {
     }
 }
 
-/// Reason and outcome of a delivery whose time is over.
+/// Reason and outcome of an expired delivery.
 pub const EXPIRED: &str = "expired";
 
 /// One outcome, ready to be recorded.
@@ -62,7 +62,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The outcome of a try by hand that was never with the HTTP thread: its attempt has the number 0.
+    /// The outcome of a manual send that never reached the HTTP thread. Its attempt has the number 0.
     pub fn unsent(ticket: Ticket, error: Box<str>) -> Entry {
         let time = now() + UNIX_EPOCH;
         let done = Done {
@@ -82,27 +82,27 @@ impl Entry {
         Entry { done, segment: 0, fate: Fate::Manual(false) }
     }
 
-    /// Leaves out what comes from the receiver, and says that it could not be recorded.
+    /// Removes the receiver's data from the outcome, and notes that it could not be recorded.
     pub fn make_plain(&mut self, failure: &Failure) {
         self.done.batch = 0;
         self.done.answer = None;
         self.done.error = Some(format!("its outcome could not be recorded: {failure}").into());
     }
 
-    /// Whether the HTTP thread had it.
+    /// Whether the HTTP thread had the delivery.
     pub fn was_sent(&self) -> bool {
         self.done.ticket.attempt > 0
     }
 }
 
-/// A stretch of the feed that was routed.
+/// The routing of consecutive positions of the feed.
 pub struct RoutingRow {
     pub first: i64,
     pub active: i32,
     pub matched: Vec<i16>,
 }
 
-/// Where the dispatcher stands.
+/// How far the dispatcher has routed, and how far each subscription is.
 pub struct Checkpoint {
     pub routed: i64,
     pub subscriptions: Vec<(i32, Saved)>,
@@ -239,7 +239,7 @@ impl Recorder {
     /// Writes the routing rows. Inside a transaction.
     pub fn routing(&mut self, rows: &[RoutingRow]) {
         for row in rows {
-            // A row stays inline in a page.
+            // With 960 entries a row still fits into a page, without TOAST.
             for (i, part) in row.matched.chunks(960).enumerate() {
                 self.routing.execute(&[arg(row.first + 960 * i as i64), arg(row.active), arg(part.to_vec())]);
             }
@@ -252,7 +252,7 @@ impl Recorder {
         for (subscription, saved) in &checkpoint.subscriptions {
             lag.push(*subscription);
             at.push(saved.position);
-            // The first place, then distances: thousands of them are next to nothing when the row is compressed.
+            // The first position, then differences: compressed, thousands of them take next to no space.
             let mut before = 0;
             for position in &saved.open {
                 open.push(*subscription);
@@ -271,7 +271,7 @@ impl Recorder {
         ]);
     }
 
-    /// The last checkpoint: its id, its incarnation and itself.
+    /// Reads the last checkpoint. Returns its id, its incarnation and its content.
     pub fn last(&mut self) -> Option<(i64, i64, Checkpoint)> {
         self.last.execute(&[]).first(|row| {
             let lag: Vec<i32> = row.get(3).unwrap_or_default();
@@ -320,16 +320,16 @@ mod column {
     pub const POSITIONS: usize = 19;
     pub const MESSAGE_IDS: usize = 20;
     pub const RESULTS: usize = 21;
-    // delivery_ids is that of bundles, which workers complete
+    // `delivery_ids` is set for bundles only, which workers complete.
     pub const COUNT: usize = 23;
 }
 
-/// The deliveries of each request: those of a batch come back one behind the other.
+/// Whether two deliveries were sent in one request. The deliveries of a batch come back in succession.
 fn of_one_request(a: &Entry, b: &Entry) -> bool {
     a.done.batch != 0 && a.done.batch == b.done.batch
 }
 
-/// Where the deliveries of each request are.
+/// The range of entries of each request.
 pub fn requests(entries: &[Entry]) -> Vec<Range<usize>> {
     let mut end = 0;
     entries
@@ -341,7 +341,7 @@ pub fn requests(entries: &[Entry]) -> Vec<Range<usize>> {
         .collect()
 }
 
-/// A delivery; the request that carried it, and its time, are counted with the first one.
+/// Counts a delivery. The request, and its duration, are counted with the first delivery of the request.
 fn counted((place, entry): (usize, &Entry)) -> Counted {
     let (done, ticket) = (&entry.done, &entry.done.ticket);
     let request = place == 0 && !done.skipped;
@@ -365,7 +365,7 @@ fn append_attempts(entries: &[Entry]) -> Result<()> {
     Ok(())
 }
 
-/// Texts that rows have in common, as PostgreSQL's. They live as long as the transaction.
+/// Texts that several rows share, as PostgreSQL datums. They live as long as the transaction.
 #[derive(Default)]
 struct Texts {
     outcomes: Vec<(&'static str, Option<Datum>)>,
@@ -374,7 +374,7 @@ struct Texts {
 
 impl Texts {
     fn outcome(&mut self, outcome: &'static str) -> Option<Datum> {
-        // There are a few, and nearly always it is the first.
+        // There are only a few outcomes, and the first one is nearly always the right one.
         if let Some((_, datum)) = self.outcomes.iter().find(|(known, _)| *known == outcome) {
             return *datum;
         }

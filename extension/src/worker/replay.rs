@@ -1,6 +1,7 @@
-//! Replays: a few rows of outbox.delivery at a time, at the rate of each. `outbox._replay_step` decides, this keeps the time.
+//! Replays: makes a few rows of outbox.delivery at a time, at the rate of each replay. `outbox._replay_step` decides; this
+//! file keeps the time.
 //!
-//! Invariant: a step is a transaction of its own, and one that fails costs its replay only.
+//! Invariant: a step is a transaction of its own, and a failed step affects only its replay.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -13,10 +14,10 @@ use crate::gucs;
 
 /// How often a replay takes a step.
 const INTERVAL: Duration = Duration::from_millis(50);
-/// Failures in a row after which a replay is given up: one may be a lock that was not to be had.
+/// Failures in a row after which a replay is given up. A single failure may be a lock that was not available.
 const FAILURES: u32 = 5;
 
-/// Replays that are going on.
+/// Running replays.
 pub struct Replays {
     list: Plan,
     step: Plan,
@@ -34,7 +35,7 @@ struct Job {
 }
 
 impl Replays {
-    /// Looks for replays that were going on before.
+    /// Finds the replays that were running before.
     pub fn new() -> Replays {
         Replays {
             list: Plan::new("select r.id, r.rate from outbox.replay r where r.state in ('running', 'draining')", &[]),
@@ -46,7 +47,7 @@ impl Replays {
         }
     }
 
-    /// There may be a new one.
+    /// Has the table of replays read again: there may be a new one.
     pub fn look(&mut self) {
         self.look = true;
     }
@@ -77,7 +78,7 @@ impl Replays {
         self.stepped = Instant::now();
         let Replays { step, failed, jobs, .. } = self;
         jobs.retain(|id, job| {
-            // Saved up for a second at most.
+            // An allowance is saved up for one second at most.
             job.allowance = (job.allowance + job.rate * job.at.elapsed().as_secs_f64()).min(job.rate);
             job.at = Instant::now();
             if job.allowance < 1.0 {

@@ -1,8 +1,9 @@
 //! Rows of outbox.delivery that the dispatcher sends when they are due.
 //!
 //! Invariants:
-//! * A row is with the HTTP thread at most once.
-//! * Subscriptions do not wait for one another: each has its own share, and one whose endpoint takes nothing is not looked at.
+//! * A row is in flight at most once.
+//! * Subscriptions do not wait for one another: each has a share of its own, and a subscription whose endpoint takes nothing
+//!   is skipped.
 
 use std::collections::HashMap;
 
@@ -13,9 +14,9 @@ use super::order::Lane;
 use super::route::{Reader, Stored};
 use super::txn::{Plan, arg};
 
-/// Rows of a subscription that may be with the HTTP thread.
+/// Rows of a subscription that may be in flight.
 const SHARE: i32 = 256;
-/// Rows of a key that are taken together with its first.
+/// Rows of a key that are taken together with the first one.
 const FOLLOWERS: i32 = 64;
 
 /// A row that is due, and its message if it is still stored.
@@ -23,31 +24,31 @@ pub struct Due {
     pub id: i64,
     pub subscription: i32,
     pub attempt: u32,
-    /// Not tried from here on (microseconds, PostgreSQL's epoch).
+    /// No attempt starts at or after this time (microseconds, PostgreSQL's epoch).
     pub expires: Option<i64>,
-    /// 0: live; above 0: the replay of that id.
+    /// 0: live; above 0: the id of the replay.
     pub run: i64,
-    /// Its webhook id has the replay's suffix.
+    /// The webhook id gets the replay's suffix.
     pub new_id: bool,
     pub stored: Option<Stored>,
 }
 
-/// What a look at the rows of some subscriptions has found.
+/// The due rows of some subscriptions, as `look` has read them.
 #[derive(Default)]
 pub struct Look {
     subscriptions: Vec<i32>,
     due: Vec<Due>,
-    /// When the others of a subscription are due.
+    /// Subscription and due time of rows that are not taken now.
     next: Vec<(i32, i64)>,
 }
 
-/// What is known of the rows that wait.
+/// The rows that wait for an attempt.
 pub struct Retries {
     plan: Plan,
     behind: Plan,
-    /// Rows that are with the HTTP thread, and their subscriptions.
+    /// Rows in flight, and their subscriptions.
     out: HashMap<i64, i32>,
-    /// When to look at a subscription (microseconds, PostgreSQL's epoch); one that is not listed has no rows.
+    /// When to look at a subscription (microseconds, PostgreSQL's epoch). A subscription that is not listed has no rows.
     next: HashMap<i32, i64>,
 }
 
@@ -82,46 +83,46 @@ impl Retries {
         }
     }
 
-    /// There may be rows that nobody told of.
+    /// Has the rows of all push subscriptions looked at: the table may have rows that the dispatcher does not know of.
     pub fn look_at_all(&mut self, config: &Config) {
         let pushed = config.subscriptions.iter().filter(|(_, subscription)| !subscription.pull);
         self.next.extend(pushed.map(|(id, _)| (*id, i64::MIN)));
     }
 
-    /// A row of this subscription is due at `at`.
+    /// Notes that a row of this subscription is due at `at`.
     pub fn at(&mut self, subscription: i32, at: i64) {
         let next = self.next.entry(subscription).or_insert(at);
         *next = (*next).min(at);
     }
 
-    /// A row is with the HTTP thread from here on.
+    /// Notes that a row is in flight.
     pub fn out(&mut self, due: &Due) {
         self.out.insert(due.id, due.subscription);
     }
 
-    /// The rows that are with the HTTP thread.
+    /// The rows in flight.
     pub fn ids(&self) -> Vec<i64> {
         self.out.keys().copied().collect()
     }
 
-    /// A row came back.
+    /// Notes that a row is no longer in flight.
     pub fn back(&mut self, row: i64) {
         self.out.remove(&row);
     }
 
-    /// When the next row is due, of the subscriptions that are `ready`.
+    /// When the next row of the subscriptions that are `ready` is due.
     pub fn next(&self, ready: impl Fn(i32) -> bool) -> Option<i64> {
         self.next.iter().filter(|(id, _)| ready(**id)).map(|(_, at)| *at).min()
     }
 
-    /// The rows that wait behind the one of a key that has just been taken, in order: they follow it without a look at the table
-    /// each. Inside a transaction.
+    /// Reads the rows that come after the row of a key that has just been taken, in order. They follow that row without a
+    /// look at the table for each. Inside a transaction.
     pub fn behind(&mut self, reader: &mut Reader, lane: &Lane, position: i64, now: i64) -> Vec<Due> {
         let Retries { behind, out, .. } = self;
         let (mut due, mut places, mut open) = (Vec::new(), Vec::new(), true);
         behind.execute(&[arg(lane.0), arg(&*lane.1), arg(position), arg(FOLLOWERS)]).for_each(|row| {
             let (id, expires) = (row.int(0), row.get::<i64>(5));
-            // What cannot simply follow ends the chain.
+            // A row that cannot follow ends the chain.
             open &= row.get(8).unwrap_or(false) && !out.contains_key(&id) && expires.is_none_or(|at| at > now);
             if !open {
                 return;
@@ -139,8 +140,8 @@ impl Retries {
         due
     }
 
-    /// Reads the rows that are due at `now`, of the subscriptions that are `ready`. Inside a transaction; `take` follows when it
-    /// has committed.
+    /// Reads the rows of the subscriptions that are `ready` and due at `now`. Inside a transaction; `take` is called when
+    /// the transaction has committed.
     pub fn look(&mut self, reader: &mut Reader, now: i64, ready: impl Fn(i32) -> bool) -> Look {
         let mut share: HashMap<i32, i32> = HashMap::new();
         self.out.values().for_each(|subscription| *share.entry(*subscription).or_default() += 1);
@@ -151,7 +152,7 @@ impl Retries {
                 continue;
             }
             if room <= 0 {
-                // What comes back asks again.
+                // The share is used up; the subscription is looked at again in 100 ms, or when a row comes back.
                 *at = now + 100_000;
                 continue;
             }
@@ -187,7 +188,7 @@ impl Retries {
         Look { subscriptions, due, next }
     }
 
-    /// Gives what was read, and remembers when to look again.
+    /// Returns the due rows of a look, and notes when to look again.
     pub fn take(&mut self, look: Look) -> Vec<Due> {
         for id in &look.subscriptions {
             self.next.remove(id);

@@ -1,9 +1,9 @@
-//! Reading the feed: which messages are where, and what they say.
+//! Reads the feed and the messages in it.
 //!
 //! Invariants:
 //! * One reading is bounded in messages and in bytes.
-//! * A message that cannot be read costs itself only. A transaction that fails is followed by one look at each message that it
-//!   has tried to read (`reading`); those that fail alone are known as unreadable from then on, and become dead letters.
+//! * An unreadable message affects no other message. When a transaction fails, each message that it has tried to read is
+//!   read by itself (`reading`). The messages that fail then are known as unreadable from then on, and become dead letters.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,29 +22,31 @@ use crate::enqueue::column;
 /// Microseconds from 1970 to 2000, PostgreSQL's epoch.
 pub const UNIX_EPOCH: i64 = 946_684_800_000_000;
 
-/// A message and where it is stored.
+/// A message and its segment.
 #[derive(Clone)]
 pub struct Stored {
     pub segment: i16,
     pub message: Arc<Message>,
     pub attributes: Attributes,
-    /// Why its content cannot be read. Its topic is empty if not even that can be.
+    /// Why the content cannot be read. If the topic cannot be read either, it is empty.
     pub unreadable: Option<Arc<str>>,
 }
 
-/// Bytes of content that are read at once, but for the last message's: a chunk of large messages is not in memory as a whole.
+/// Bytes of content that are read at once, not counting the last message: a chunk of large messages is never in memory as a
+/// whole.
 const READ_BYTES: usize = 16 << 20;
-/// Messages that are remembered as unreadable. More than these are found out anew when they are met again.
+/// Messages that are remembered as unreadable. Beyond this number all are forgotten, and found again when they are read
+/// again.
 const UNREADABLE: usize = 10_000;
 
 /// A message that cannot be read.
 struct Unreadable {
     error: Arc<str>,
-    /// Not even what routing looks at can be.
+    /// The attributes that routing needs cannot be read either.
     wholly: bool,
 }
 
-/// What routing looks at beyond the topic.
+/// The attributes that routing looks at, beyond the topic.
 #[derive(Clone, Default)]
 pub struct Attributes {
     pub tenant: Option<Box<str>>,
@@ -58,13 +60,13 @@ pub struct Attributes {
     pub expires_at: Option<i64>,
 }
 
-/// What a tick did.
+/// The result of a tick.
 pub struct Ticked {
     pub status: Box<str>,
     pub first: i64,
     pub last: i64,
     pub more: bool,
-    /// Ids of the messages at first ..= last, ascending, and their leaves.
+    /// Ids of the messages at positions `first..=last`, ascending, and their segments.
     pub ids: Vec<i64>,
     pub segments: Vec<i16>,
 }
@@ -80,8 +82,8 @@ pub struct Reader {
     unreadable: HashMap<i64, Unreadable>,
 }
 
-/// Runs `work` in a transaction. When that fails because of messages that cannot be read, it runs again, and knows them as
-/// unreadable: so it must be able to.
+/// Runs `work` in a transaction. If the transaction fails because of unreadable messages, they are noted and `work` runs
+/// again, so it must be repeatable.
 pub fn reading<T>(
     reader: &mut Reader,
     mut work: impl FnMut(&mut Reader) -> outbox_core::Result<T>,
@@ -95,7 +97,7 @@ pub fn reading<T>(
     }
 }
 
-/// Like `reading`, in a subtransaction of the current transaction.
+/// Does the same as `reading`, in a subtransaction of the current transaction.
 pub fn reading_inline<T>(
     reader: &mut Reader,
     mut work: impl FnMut(&mut Reader) -> outbox_core::Result<T>,
@@ -109,7 +111,8 @@ pub fn reading_inline<T>(
     }
 }
 
-/// One plan per leaf, and one for the messages that outlived theirs: known leaves need no partition pruning at run time.
+/// One plan per leaf, and one for the retained messages that outlived their leaf: a statement on one leaf needs no partition
+/// pruning at run time.
 macro_rules! leaf_plans {
     ($condition:literal, $types:expr) => {
         leaf_plans!($condition, $types, "00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "12",
@@ -174,8 +177,8 @@ impl Reader {
         })
     }
 
-    /// The messages behind `after` and not behind `upto`, in order: at most `rows` rows of the feed. And the position up to which
-    /// they have been read.
+    /// Reads the messages after `after` up to `upto`, in order, from at most `rows` rows of the feed. Returns them, and the
+    /// position up to which they have been read.
     pub fn read(&mut self, after: i64, upto: i64, rows: i64) -> (Vec<Stored>, i64) {
         let (mut ids, mut segments, mut first, mut end) = (Vec::new(), Vec::new(), 0, after);
         self.feed.execute(&[arg(after), arg(upto), arg(rows)]).for_each(|row| {
@@ -196,25 +199,25 @@ impl Reader {
         (messages, if read < ids.len() { first + read as i64 - 1 } else { end })
     }
 
-    /// The messages of consecutive positions from `first` on, and how many of the ids these are: all, or as many as there is room
-    /// for. One that is gone (retention took it, it was erased) is left out.
+    /// Reads the messages of consecutive positions from `first` on. Returns them, and the number of ids that have been read:
+    /// all, or as many as `READ_BYTES` allows. A message that is gone (removed by retention, or erased) is left out.
     pub fn messages(&mut self, first: i64, ids: &[i64], segments: &[i16]) -> (Vec<Stored>, usize) {
         let Reader { dense, sparse, tried, unreadable, .. } = self;
         tried.extend((first..).zip(ids).zip(segments).map(|((position, id), segment)| (position, *id, *segment)));
         let mut found: Vec<Option<Stored>> = vec![None; ids.len()];
         let (mut start, mut bytes, mut read) = (0, 0, ids.len());
         while start < read {
-            // A run of one leaf with ascending ids: what one row of the feed is, and usually a whole tick.
+            // A run is a stretch of one segment with ascending ids: one row of the feed is one, and usually a whole tick.
             let segment = segments[start];
             let mut end = start + 1;
             while end < ids.len() && segments[end] == segment && ids[end] > ids[end - 1] {
                 end += 1;
             }
             let run = &ids[start..end];
-            // Below 0: the message outlived its leaf.
+            // A negative segment: the message outlived its leaf.
             let leaf = if segment < 0 { LEAVES } else { segment.rem_euclid(LEAVES as i16) as usize };
             let (low, high) = (run[0], run[run.len() - 1]);
-            // Ids ascend, so what is left out lies behind all that is read.
+            // Ids ascend, so everything that is left out comes after everything that is read.
             let mut take = |row: &Row| {
                 let id = row.int(column::ID);
                 if let Ok(i) = run.binary_search(&id).map(|i| start + i)
@@ -230,7 +233,7 @@ impl Reader {
                 }
             };
             let lost = |id: &i64| unreadable.get(id).is_some_and(|known| known.wholly);
-            // A range is one walk through the index. Ids that are missing in between belong to other ticks or to nobody.
+            // A range is one walk through the index. Ids missing in between belong to other ticks, or to no message.
             if !unreadable.is_empty() && run.iter().any(lost) {
                 let rest: Vec<i64> = run.iter().copied().filter(|id| !lost(id)).collect();
                 sparse[leaf].execute(&[arg(rest)]).for_each(take);
@@ -249,20 +252,20 @@ impl Reader {
         (found.into_iter().flatten().collect(), read)
     }
 
-    /// One message.
+    /// Reads one message.
     pub fn message(&mut self, position: i64, id: i64, segment: i16) -> Option<Stored> {
         self.messages(position, &[id], &[segment]).0.pop()
     }
 
-    /// Looks at each of the messages that the failed transaction has tried to read. Says whether one of them is to blame: what
-    /// could not be read is known from here on. Inside a transaction.
+    /// Reads each message that the failed transaction has tried to read, by itself, and notes the unreadable ones. Returns
+    /// whether there are any. Inside a transaction.
     fn find_unreadable(&mut self) -> bool {
         if self.unreadable.len() >= UNREADABLE {
             self.unreadable.clear();
         }
         let mut found = false;
         for (position, id, segment) in std::mem::take(&mut self.tried) {
-            // Once without its content, and once more without anything of it.
+            // First without the content, then without any part of the message.
             while let Err(failure) = txn::attempt(|| Ok(self.message(position, id, segment))) {
                 let known = self.unreadable.get(&id).map(|known| known.wholly);
                 if failure.is_transient() || known == Some(true) {
@@ -292,7 +295,7 @@ fn nothing_of(id: i64, segment: i16, position: i64, known: &Unreadable) -> Store
     }
 }
 
-/// A message as it is stored, without its content if that is known to be unreadable; `None` when it was erased.
+/// A message as it is stored, without its content if that is known to be unreadable. Returns `None` for an erased message.
 fn stored(row: &Row, segment: i16, position: i64, unreadable: Option<Arc<str>>) -> Option<Stored> {
     let id = row.int(column::ID);
     let enqueued_at = row.int(column::ENQUEUED_AT).saturating_add(UNIX_EPOCH);
@@ -340,7 +343,7 @@ fn stored(row: &Row, segment: i16, position: i64, unreadable: Option<Arc<str>>) 
     })
 }
 
-/// What filters look at.
+/// The attributes that filters look at.
 pub fn subject(stored: &Stored) -> Subject<'_> {
     let attributes = &stored.attributes;
     Subject {

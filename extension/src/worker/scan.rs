@@ -1,8 +1,8 @@
-//! Reading messages by a range of ids, below the executor.
+//! Reads messages by a range of ids, below the executor.
 //!
-//! A statement would copy each row three times before it is ours, and most of what the dispatcher reads are ranges of one leaf.
-//! What is kept of the executor's duties: relation lock, snapshot, visibility. What is left out: the privilege, which is the
-//! worker's own.
+//! A statement would copy each row three times before the dispatcher has it, and most reads of the dispatcher are ranges of
+//! one leaf. This code takes over three duties of the executor: the relation lock, the snapshot and visibility. It does not
+//! check privileges, because its callers run with the rights of the extension's owner.
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::Datum;
@@ -12,17 +12,17 @@ use crate::catalog;
 use crate::enqueue::column;
 use crate::shape;
 
-/// Calls `f` with each message of a leaf whose id is in `low ..= high`; `false`: the leaf's index is not there to be used.
+/// Calls `f` with each message of a leaf whose id is in `low..=high`. Returns `false` if the leaf's index cannot be used.
 /// Columns are those of outbox.message, from 0. Inside a transaction.
 pub fn messages(leaf: usize, low: i64, high: i64, f: &mut dyn FnMut(&Row)) -> bool {
     let Ok(table) = catalog::lookup(&format!("_message_{leaf:02}")) else { return false };
-    // SAFETY: plain relation access; an ERROR becomes a panic in pgrx's guards, and what is open here belongs to the
-    // transaction, which is then aborted. The tuple lives until the next one is asked for.
+    // SAFETY: plain relation access. An ERROR becomes a panic in pgrx's guards; everything opened here belongs to the
+    // transaction, which is then aborted. The tuple lives until the next one is fetched.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as _);
-        // The statement that does it instead says what is wrong with the table.
+        // If the table has another shape, the statement that is used instead reports what is wrong with it.
         let fits = shape::check(relation, shape::MESSAGE).is_ok();
-        // Looked up under the lock: whoever replaces the index waits for it before the old one goes.
+        // Looked up under the lock: a session that replaces the index waits for this lock before it drops the old index.
         let index =
             catalog::lookup(&format!("_message_{leaf:02}_id")).ok().filter(|index| fits && is_by_id(relation, *index));
         if let Some(index) = index {
@@ -53,9 +53,9 @@ pub fn messages(leaf: usize, low: i64, high: i64, f: &mut dyn FnMut(&Row)) -> bo
     }
 }
 
-/// Whether it is an index over ids of this table: its name says so, and a name can be taken.
+/// Whether it is a valid index on the ids of this table. The name alone proves nothing, because a name can be taken.
 unsafe fn is_by_id(table: pg_sys::Relation, index: pg_sys::Oid) -> bool {
-    // SAFETY: the table is open; an index of it stays while its lock is held.
+    // SAFETY: the table is open; its indexes stay while its lock is held.
     unsafe {
         let list = pg_sys::RelationGetIndexList(table);
         let own =

@@ -1,8 +1,9 @@
-//! What a worker's session must not inherit from ALTER ROLE, ALTER DATABASE, ALTER SYSTEM or the configuration file.
+//! Settings that a background worker must not inherit from ALTER ROLE, ALTER DATABASE, ALTER SYSTEM or the configuration
+//! file.
 //!
-//! A worker is nobody's session: a setting that somebody chose for people or applications (a short time-out, another role,
-//! another notation of numbers) must neither end it nor change what it reads and writes. What is about the server and not
-//! about the session stays as it is set: what is logged and counted, how WAL is written, memory for sorting.
+//! A background worker is nobody's session. A setting that was chosen for people or applications (a short time-out, another
+//! role, another number format) must neither end it nor change what it reads and writes. Settings of the server stay as they
+//! are: logging and statistics, how WAL is written, memory for sorting.
 
 use std::ffi::CStr;
 
@@ -10,18 +11,18 @@ use pgrx::pg_sys;
 
 type Setting = (&'static CStr, &'static CStr);
 
-/// For every worker.
+/// For every background worker.
 pub const PINNED: [Setting; 14] = [
-    // Another role than the worker's own.
+    // The process keeps its own role.
     (c"role", c"none"),
-    // An ERROR is the end of a transaction, not of the process.
+    // An ERROR ends a transaction, not the process.
     (c"exit_on_error", c"off"),
     (c"transaction_timeout", c"0"),
     (c"statement_timeout", c"0"),
     (c"idle_in_transaction_session_timeout", c"0"),
     (c"idle_session_timeout", c"0"),
     (c"client_connection_check_interval", c"0"),
-    // Shorter than deadlock_timeout: in a conflict with DDL it is this process that gives way.
+    // Shorter than deadlock_timeout: in a conflict with DDL this process gives way.
     (c"lock_timeout", c"500ms"),
     (c"deadlock_timeout", c"1s"),
     (c"default_transaction_isolation", c"read committed"),
@@ -33,7 +34,7 @@ pub const PINNED: [Setting; 14] = [
 
 /// For a process that runs SQL.
 pub const SQL: [Setting; 64] = [
-    // Rights, triggers, what may be read.
+    // Rights, triggers, visibility of rows.
     (c"row_security", c"on"),
     (c"session_replication_role", c"origin"),
     (c"event_triggers", c"on"),
@@ -64,7 +65,7 @@ pub const SQL: [Setting; 64] = [
     (c"plpgsql.extra_warnings", c"none"),
     (c"plpgsql.variable_conflict", c"error"),
     (c"plpgsql.check_asserts", c"on"),
-    // Where things are put.
+    // Where objects and files are stored.
     (c"default_tablespace", c""),
     (c"temp_tablespaces", c""),
     (c"default_table_access_method", c"heap"),
@@ -103,7 +104,7 @@ pub const SQL: [Setting; 64] = [
     (c"debug_parallel_query", c"off"),
 ];
 
-/// Sets those that this version of PostgreSQL knows. One that it refuses is said in the log, and no reason not to work.
+/// Sets the settings that this version of PostgreSQL knows. A setting that it refuses is logged, and the process goes on.
 pub fn pin(settings: &[Setting]) {
     for (name, value) in settings {
         set(name, value);
@@ -113,7 +114,7 @@ pub fn pin(settings: &[Setting]) {
 pub fn set(name: &CStr, value: &CStr) {
     // SAFETY: NUL-terminated constants; outside a transaction.
     unsafe {
-        // A name with a dot is that of a module that is loaded when it is needed.
+        // A name with a dot belongs to a module that is loaded when it is needed.
         if !name.to_bytes().contains(&b'.') && pg_sys::GetConfigOption(name.as_ptr(), true, false).is_null() {
             return;
         }

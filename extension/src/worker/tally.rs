@@ -1,7 +1,7 @@
-//! Sums of what was routed, by tenant and by topic, for the statistics.
+//! Message counters by tenant and by topic, for the statistics.
 //!
-//! Invariant: they are appended in the transaction of the checkpoint that has passed the positions they count, so they are
-//! exact, and reading them never counts the log.
+//! Invariant: the sums are appended in the transaction of the checkpoint that has passed the positions they count. So they
+//! are exact, and reading them never counts the log.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,7 @@ struct Sum {
     skipped: i64,
 }
 
-/// What has been routed since the last checkpoint.
+/// Sums of the messages that have been routed since the last checkpoint.
 #[derive(Default)]
 pub struct Tally {
     tenants: HashMap<Box<str>, Sum>,
@@ -31,7 +31,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Counts a message that matched so many subscriptions.
+    /// Counts a message. `matched` is the message's entry of outbox.routing.
     pub fn count(&mut self, stored: &Stored, matched: i16) {
         add(&mut self.topics, &stored.message.topic, matched);
         if let Some(tenant) = &stored.attributes.tenant {
@@ -64,7 +64,7 @@ impl Tally {
         })
     }
 
-    /// The transaction has committed.
+    /// Called when the transaction has committed.
     pub fn recorded(&mut self) {
         self.tenants.clear();
         self.topics.clear();
@@ -72,7 +72,7 @@ impl Tally {
 }
 
 fn add(sums: &mut HashMap<Box<str>, Sum>, name: &str, matched: i16) {
-    // Looked up by reference first: the name is copied once per checkpoint, not once per message.
+    // The key is looked up by reference first, so that the name is copied once per checkpoint, not once per message.
     if !sums.contains_key(name) {
         sums.insert(name.into(), Sum::default());
     }

@@ -1,7 +1,7 @@
-//! A worker's transactions, and statements in them.
+//! Transactions of a background worker, and statements in them.
 //!
-//! Invariants: a transaction that fails is aborted before anything else happens, and its failure is a value, not an exit;
-//! no transaction is open when `run` returns; plans are prepared once per process and kept.
+//! Invariants: a failed transaction is aborted before anything else happens, and its failure is a value, not an exit; no
+//! transaction is open when `run` returns; plans are prepared once per process and saved.
 
 use std::cell::Cell;
 use std::ffi::CString;
@@ -22,7 +22,7 @@ const STANDBY: Duration = Duration::from_secs(3);
 /// Runs `work` in a transaction of its own and commits it.
 pub fn run<T>(work: impl FnOnce() -> outbox_core::Result<T>) -> Result<T, Failure> {
     let outcome = catch(AssertUnwindSafe(|| {
-        // SAFETY: the worker has a database connection and no transaction.
+        // SAFETY: the process has a database connection and no transaction.
         unsafe {
             pg_sys::SetCurrentStatementStartTimestamp();
             pg_sys::StartTransactionCommand();
@@ -42,7 +42,7 @@ pub fn run<T>(work: impl FnOnce() -> outbox_core::Result<T>) -> Result<T, Failur
     }));
     let failure = match outcome {
         Ok(Ok(value)) => {
-            // Without this autovacuum would never see that the worker's tables change.
+            // Without this, autovacuum would never see that the dispatcher's tables change.
             // SAFETY: outside a transaction.
             unsafe { pg_sys::pgstat_report_stat(false) };
             return Ok(value);
@@ -57,9 +57,9 @@ pub fn run<T>(work: impl FnOnce() -> outbox_core::Result<T>) -> Result<T, Failur
     Err(failure)
 }
 
-/// Runs `work` in a subtransaction of the current transaction: a failure undoes what `work` wrote, and nothing else.
+/// Runs `work` in a subtransaction of the current transaction. A failure undoes the writes of `work`, and nothing else.
 pub fn attempt<T>(work: impl FnOnce() -> outbox_core::Result<T>) -> Result<T, Failure> {
-    // SAFETY: inside a transaction; what a subtransaction changes of the session is given back, as PL/pgSQL does it.
+    // SAFETY: inside a transaction. The memory context and resource owner are restored afterwards, as in PL/pgSQL.
     let (context, owner) = unsafe {
         let before = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
@@ -85,14 +85,14 @@ pub fn attempt<T>(work: impl FnOnce() -> outbox_core::Result<T>) -> Result<T, Fa
 }
 
 fn commit() {
-    // A process that was asked to end waits for a standby as well, but not for one that is gone. The wait then ends with a
-    // warning; the transaction is committed here.
+    // A process that was asked to end waits for a standby for a limited time. The wait then ends with a warning; the
+    // transaction is committed on this server.
     let timer = terminating().then(|| Timer::start(STANDBY));
     // SAFETY: in a transaction that `run` has started.
     unsafe { pg_sys::CommitTransactionCommand() };
     if timer.is_some() {
         drop(timer);
-        // It may have fired in the last moment.
+        // The timer may have fired at the last moment.
         // SAFETY: a flag of this process; outside a transaction nothing is there to be cancelled.
         unsafe { pg_sys::QueryCancelPending = 0 };
     }
@@ -110,7 +110,7 @@ impl Plan {
         Plan { sql, types, plan: std::ptr::null_mut() }
     }
 
-    /// Executes it; `args` has one entry per parameter.
+    /// Executes the statement; `args` has one entry per parameter.
     pub fn execute(&mut self, args: &[Option<Datum>]) -> Rows {
         debug_assert_eq!(args.len(), self.types.len());
         // SAFETY: inside `run`; the argument types are those the plan was prepared with.
@@ -143,11 +143,11 @@ pub struct Rows {
     count: usize,
 }
 
-/// One row, taken apart.
+/// One row, as columns.
 pub struct Row {
     values: Vec<Datum>,
     nulls: Vec<bool>,
-    /// Where JSON becomes text.
+    /// Buffer in which JSON becomes text.
     text: Cell<pg_sys::StringInfo>,
 }
 
@@ -168,7 +168,7 @@ impl Rows {
         }
     }
 
-    /// The first row as a value.
+    /// Reads the first row; `None` if there is none.
     pub fn first<T>(&self, f: impl FnOnce(&Row) -> T) -> Option<T> {
         let mut f = Some(f);
         let mut first = None;
@@ -192,10 +192,10 @@ impl Row {
         Row { values: vec![Datum::null(); columns], nulls: vec![true; columns], text: Cell::new(std::ptr::null_mut()) }
     }
 
-    /// Takes a tuple apart.
+    /// Reads the columns of a tuple.
     ///
     /// # Safety
-    /// The tuple has the descriptor that the buffer was made for, and lives as long as the row is looked at.
+    /// The tuple has the descriptor that the buffer was made for, and lives as long as the row is read.
     pub(super) unsafe fn take_apart(&mut self, tuple: pg_sys::HeapTuple, descriptor: pg_sys::TupleDesc) {
         // SAFETY: by contract; the buffers have an entry per column.
         unsafe {
@@ -208,8 +208,8 @@ impl Row {
         if self.nulls[i] {
             return None;
         }
-        // SAFETY: the caller says that it is jsonb; the buffer lives in the current memory context, as the row does, and
-        // nobody else has it while `read` runs.
+        // SAFETY: the caller names a jsonb column. The buffer lives in the current memory context, as the row does, and
+        // nothing else uses it while `read` runs.
         unsafe {
             let value = pg_sys::pg_detoast_datum(self.values[i].cast_mut_ptr());
             if self.text.get().is_null() {
@@ -247,7 +247,7 @@ impl Row {
         self.get::<&[u8]>(i).map(<[u8]>::to_vec)
     }
 
-    /// A bigint column that is not null.
+    /// A bigint column that is not null; a null reads as 0.
     pub fn int(&self, i: usize) -> i64 {
         self.get(i).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! Handing deliveries to the HTTP thread, for the first time and when they are due again.
+//! Sending deliveries: first attempts, and rows that are due. "Sending" here means handing a job to the HTTP thread.
 
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
@@ -20,27 +20,29 @@ use super::super::route::{Stored, reading};
 use super::super::txn::{self, Failure, arg};
 use super::Engine;
 
-/// What a subscription may have with the HTTP thread: jobs, and bytes of content. A subscription that has more lags.
+/// Limits of the jobs that a subscription may have with the HTTP thread, and of the bytes of their contents. A subscription
+/// that reaches a limit lags.
 const HANDED_LIMIT: usize = 8192;
 pub(super) const HANDED_BYTES: usize = 8 << 20;
 
-/// What is kept of a delivery while the HTTP thread has it.
+/// The dispatcher's data about a delivery in flight.
 pub(super) struct Handed {
     pub(super) segment: i16,
     pub(super) bytes: usize,
     pub(super) max_attempts: u32,
-    /// Not tried again from here on.
+    /// No attempt starts at or after this time.
     pub(super) expires: Option<i64>,
-    /// Of the message, in microseconds since 1970.
+    /// When the message was enqueued, in microseconds since 1970.
     pub(super) enqueued_at: i64,
-    /// Its key, where the subscription asks for an order.
+    /// The message's key, if the subscription is ordered.
     pub(super) lane: Option<Lane>,
-    /// It has a row in outbox.delivery.
+    /// The delivery has a row in outbox.delivery.
     row: bool,
 }
 
 impl Engine {
-    /// Hands out what was in flight, or had been overtaken, when the last incarnation ended; positions ascend.
+    /// Sends the open positions of the last checkpoint again: their deliveries had no outcome when the last incarnation
+    /// ended, but a later position had one. Positions ascend.
     pub(super) fn deliver_again(&mut self, subscription: i32, open: &[i64]) -> Result<(), Failure> {
         let mut rest = open;
         while let (Some(first), Some(last)) = (rest.first(), rest.last()) {
@@ -67,7 +69,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Hands out deliveries whose time has come.
+    /// Sends the rows that are due.
     pub(super) fn hand_out_due(&mut self) -> Result<(), Failure> {
         let Engine { retries, reader, config, endpoints, handed, order, decisions, window, .. } = self;
         let time = now();
@@ -80,7 +82,7 @@ impl Engine {
             let look = reading(reader, |reader| Ok(retries.look(reader, time, ready)))?;
             let due = retries.take(look);
             let (mut jobs, mut first) = (Vec::new(), Vec::new());
-            // Rows that become dead letters: of this reason, with this error.
+            // Rows that become dead letters: id, reason, error.
             let mut gone: Vec<(i64, &str, Option<Arc<str>>)> = Vec::new();
             for due in &due {
                 let subscription = config.subscriptions.get_mut(&due.subscription).filter(|s| !s.pull);
@@ -162,7 +164,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Rows that wait in memory for their turn go back: what is changed in the table meanwhile counts.
+    /// Gives rows that wait in memory for their turn back to the table, so that changes made there meanwhile take effect.
     pub(super) fn give_back_rows(&mut self) {
         for (id, waiting) in self.order.give_back_rows() {
             if let Some(subscription) = self.config.subscriptions.get_mut(&id) {
@@ -173,7 +175,7 @@ impl Engine {
         }
     }
 
-    /// How long until a delivery that waits is to be looked at.
+    /// How long until a waiting delivery has to be looked at.
     pub(super) fn due_in(&self) -> Duration {
         let Engine { retries, config, endpoints, .. } = self;
         let time = now();
@@ -183,14 +185,14 @@ impl Engine {
     }
 }
 
-/// The next try of a row.
+/// The next attempt of a row.
 fn seat(due: &Due, subscription: &Subscription, stored: &Stored) -> Seat {
-    // History that is asked for again has expired long since.
+    // A replayed delivery does not expire: the messages of a replay are often older than the ttl.
     let expires = due.expires.or_else(|| pull::expiry(subscription, stored)).filter(|_| due.run == 0);
     Seat { delivery_id: due.id, attempt: due.attempt, expires, run: due.run, new_id: due.new_id }
 }
 
-/// Waits in memory behind another of its key.
+/// Puts a delivery into the queue, in memory, of its key.
 fn wait(order: &mut Order, lane: &Lane, subscription: &mut Subscription, stored: &Stored, seat: Seat) {
     subscription.hold(stored.message.content.len());
     order.wait(lane, Waiting { stored: stored.clone(), seat });
@@ -209,7 +211,7 @@ pub(super) fn has_room(subscription: &Subscription) -> bool {
         && blocked::has_room(subscription)
 }
 
-/// Among what is handed out together, higher priorities go first, except where a subscription asks for an order.
+/// Sorts jobs that are sent together by priority, highest first. The jobs of ordered subscriptions stay in their order.
 pub(super) fn by_priority(jobs: &mut [Job], messages: &[Stored], config: &Config) {
     if messages.iter().all(|m| m.attributes.priority == 0) {
         return;
@@ -222,7 +224,7 @@ pub(super) fn by_priority(jobs: &mut [Job], messages: &[Stored], config: &Config
     });
 }
 
-/// A first delivery: the subscription's progress knows of it.
+/// Sends a delivery for the first time, and tells the subscription's progress about it.
 pub(super) fn hand_out(
     handed: &mut IdMap<(i32, i64, i64), Handed>,
     jobs: &mut Vec<Job>,
@@ -276,7 +278,8 @@ pub(super) fn hand_out_as(
         Entry::Vacant(free) => {
             free.insert(entry);
         }
-        // History was asked for while this is on its way, which will do; a row is not what progress waits for.
+        // A subscription was taken up again with history that covers a delivery in flight; that delivery counts. Outcomes of
+        // rows settle no position, so a delivery in flight that has a row settles it now.
         Entry::Occupied(under_way) if seat.delivery_id == 0 => {
             if under_way.get().row {
                 subscription.progress.settle(stored.message.position);

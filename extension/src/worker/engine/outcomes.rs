@@ -1,4 +1,4 @@
-//! What came back from the HTTP thread: what becomes of each delivery, and the transaction that records it.
+//! Outcomes that came back from the HTTP thread, and the transaction that records them.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use super::Engine;
 use super::hand::hand_out_as;
 
 impl Engine {
-    /// Takes what came back from the HTTP thread and decides what becomes of each delivery.
+    /// Takes the outcomes from the HTTP thread and decides the fate of each delivery.
     pub(super) fn take_outcomes(&mut self) {
         let events = self.sender.take_events();
         if !events.is_empty() {
@@ -37,7 +37,7 @@ impl Engine {
                 continue;
             }
             let Some(handed) = self.handed.remove(&(ticket.subscription, ticket.position, ticket.run)) else {
-                // Nobody waits for it, and there is nothing to record.
+                // No delivery waits for this outcome, so there is nothing to record.
                 self.sender.recorded(1);
                 continue;
             };
@@ -78,7 +78,8 @@ impl Engine {
         }
     }
 
-    /// A delivery with an order has failed: what waits behind it becomes rows.
+    /// Handles a delivery of an ordered subscription that will be retried, or that blocks its key as a dead letter: the
+    /// deliveries that wait for it in memory become rows.
     pub(super) fn stop_lane(&mut self, lane: Lane, ticket: Ticket, what: &'static str) {
         for waiting in self.order.stop(&lane) {
             let Waiting { stored, seat } = waiting;
@@ -99,7 +100,7 @@ impl Engine {
         self.order.note(lane, ticket.position, ticket.message_id, what);
     }
 
-    /// A delivery with an order has ended: the next of its key goes out.
+    /// Handles a delivery of an ordered subscription that has ended: the next one of its key is sent.
     pub(super) fn go_on(&mut self, lane: Lane, ticket: Ticket, what: &'static str) {
         let mut jobs = Vec::new();
         while let Some(Waiting { stored, seat }) = self.order.next(&lane) {
@@ -124,7 +125,7 @@ impl Engine {
 
     /// Records outcomes, routing and checkpoint in one transaction.
     pub(super) fn record(&mut self) -> Result<(), Failure> {
-        // A checkpoint behind a control message knows what that has changed.
+        // A checkpoint that includes a control message must include the change that the message announces.
         self.refresh()?;
         let mut subscriptions: Vec<_> =
             self.config.subscriptions.iter().filter_map(|(id, s)| Some((*id, s.progress.save()?))).collect();
@@ -135,7 +136,7 @@ impl Engine {
         let written = txn::run(|| self.write(&changed, &checkpoint));
         self.record_failures = if written.is_ok() { 0 } else { self.record_failures + 1 };
         match written {
-            // Something of it cannot be recorded: what that is, is charged with it.
+            // An item cannot be recorded. Recording one by one finds the item and charges the failure to it.
             Err(failure) if !failure.is_transient() && self.record_failures > WHOLE_TRIES => {
                 pgrx::log!("pg_outbox dispatcher: {failure}; recording each outcome by itself");
                 txn::run(|| self.write_apart(&changed, &checkpoint))?;
@@ -149,7 +150,7 @@ impl Engine {
             self.endpoints.written();
         }
         self.sender.recorded(self.entries.iter().filter(|entry| entry.was_sent()).count());
-        // Not before: until then the table shows a row as it was when it was handed out.
+        // Rows come back only now: until the commit, the table shows a row as it was when it was sent.
         for entry in self.entries.iter().filter(|entry| entry.done.ticket.run >= 0) {
             self.retries.back(entry.done.ticket.delivery_id);
             if let Fate::Failed(due) = entry.fate {
@@ -162,7 +163,7 @@ impl Engine {
         self.tally.recorded();
         for id in self.decisions.recorded() {
             self.retries.back(id);
-            // It may have been the first of its key.
+            // The row may have been the first of its key.
             self.window.pass_now();
         }
         let rows_made = self.window.recorded();
@@ -194,8 +195,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Writes everything, item by item where something fails. What cannot be written in any other way is a fault. Inside a
-    /// transaction.
+    /// Writes everything, and item by item where something fails. An item that cannot be written in any form becomes a
+    /// fault. Inside a transaction.
     fn write_apart(&mut self, changed: &[i32], checkpoint: &Checkpoint) -> outbox_core::Result<()> {
         let Engine { recorder, entries, endpoints, routing, order, window, decisions, errands, tally, faults, .. } =
             self;
@@ -239,7 +240,7 @@ impl Engine {
     }
 }
 
-/// Messages of deliveries that are tried again.
+/// Messages of the deliveries that will be retried.
 fn failed(entries: &[Entry]) -> impl Iterator<Item = i64> {
     entries.iter().filter(|e| matches!(e.fate, Fate::Failed(_))).map(|e| e.done.ticket.message_id)
 }

@@ -1,4 +1,4 @@
-//! From the feed to the subscriptions: routing what was numbered, and subscriptions that catch up.
+//! From the feed to the subscriptions: routing of newly numbered messages, and catching up of subscriptions that lag.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -17,7 +17,7 @@ use super::Engine;
 use super::hand::{HANDED_BYTES, by_priority, hand_out, handed_limit, has_room};
 use crate::gucs;
 
-/// Rows of the feed (of up to 960 messages) read at once.
+/// Rows of the feed (of up to 960 messages each) that are read at once.
 const READ_ROWS: i64 = 1;
 
 impl Engine {
@@ -32,12 +32,12 @@ impl Engine {
         self.route(&messages, upto)
     }
 
-    /// Routes messages behind `routed`, up to `upto`.
+    /// Routes messages after `routed`, up to `upto`.
     pub(super) fn route(&mut self, messages: &[Stored], upto: i64) -> Result<(), Failure> {
         let mut rest = messages;
         while self.routed < upto {
             self.refresh()?;
-            // Up to the next change of the configuration, which holds for what comes behind it.
+            // A part ends with a control message, because the change holds for the positions after it.
             let control = rest.iter().position(is_control);
             let (part, stop) = match control {
                 Some(i) => (&rest[..=i], rest[i].message.position),
@@ -48,7 +48,7 @@ impl Engine {
             if control.is_some() {
                 self.config.begin(stop);
                 if stop > self.horizon {
-                    // All changes of this stretch at once: each holds from its own position on.
+                    // All changes in these messages are read at once: each takes effect at its own position.
                     let behind = rest[part.len() - 1..].iter().filter(|stored| is_control(stored));
                     for id in behind.map(changed_subscription) {
                         match id {
@@ -101,10 +101,11 @@ impl Engine {
         self.unrecorded_since.get_or_insert_with(Instant::now);
     }
 
-    /// Reads the feed for the subscription that is furthest behind and can take more. Says whether there is more to do.
+    /// Reads the feed for the subscription that lags most among those that can take more. Returns whether there is more to
+    /// do.
     pub(super) fn catch_up(&mut self) -> Result<bool, Failure> {
         let push = gucs::PUSH.get();
-        // Half empty: so that each reading of the feed is worth it.
+        // A pushed subscription is read for when it is at most half full, so that a reading of the feed is worth its cost.
         let ready = |s: &Subscription| match s.pull {
             _ if s.paused || !s.may_be_asked() => false,
             _ if s.has_ended() => true,
@@ -122,7 +123,7 @@ impl Engine {
         let Engine { reader, config, handed, routed, window, order, predicates, decisions, .. } = self;
         let (messages, upto) = route::reading(reader, |reader| Ok(reader.read(start, *routed, READ_ROWS)))?;
         let upto = if messages.is_empty() && upto == start { *routed } else { upto };
-        // Those that start within the stretch take part from where they are.
+        // Subscriptions whose position is within the read part join in from their position on.
         let mut part: HashSet<i32> = config
             .subscriptions
             .iter()
@@ -162,7 +163,7 @@ impl Engine {
     }
 }
 
-/// Entries of outbox.routing: how many subscriptions matched, or why none did.
+/// Entries of outbox.routing: the number of subscriptions that matched, or a negative code for why none did.
 pub mod matched_as {
     use super::{Routed, topic};
 
@@ -172,7 +173,7 @@ pub mod matched_as {
     pub const GONE: i16 = -4;
     pub const INACTIVE: i16 = -5;
 
-    /// The entry of a message that was routed.
+    /// The entry of a routed message.
     pub fn entry(of: &str, found: Routed) -> i16 {
         match found {
             _ if of == topic::CONTROL => CONTROL,
@@ -189,7 +190,7 @@ pub fn is_control(stored: &Stored) -> bool {
     &*stored.message.topic == topic::CONTROL
 }
 
-/// What becomes of a message that a subscription matches, before anything is handed out.
+/// Decides about a message that matches a subscription, before it is sent.
 fn judged(
     decisions: &mut Decisions,
     id: i32,
@@ -209,7 +210,7 @@ fn judged(
         _ if room => {
             let taken = window.take(id, subscription, stored);
             if taken == Taken::Yes && !subscription.pull {
-                // It has a row, or has ended: who goes on from the checkpoint must not find it again.
+                // The delivery has a row, or has ended: recovery from the checkpoint must not send it again.
                 subscription.progress.decide(stored.message.position);
             }
             return taken;
@@ -221,7 +222,7 @@ fn judged(
     Taken::Yes
 }
 
-/// The subscription that a control message is about; `None`: something else.
+/// The subscription that a control message is about; `None` if the message is about something else.
 fn changed_subscription(stored: &Stored) -> Option<i32> {
     let content: serde_json::Value = serde_json::from_slice(&stored.message.content).ok()?;
     i32::try_from(content.get("subscription")?.as_i64()?).ok()

@@ -1,16 +1,16 @@
-//! Watching the HTTP thread: that it goes on, and what it is short of.
+//! Watches the HTTP thread: whether it makes progress, and which resource it is short of.
 
 use std::time::{Duration, Instant};
 
 use super::super::fault::Kind;
 use super::Engine;
 
-/// A thread that shows no sign of life for this long is stuck: its steps take milliseconds.
+/// A thread without a sign of life for this long is stuck: its steps take milliseconds.
 const STUCK: Duration = Duration::from_secs(15);
-/// Wait between two looks, at least.
+/// Shortest time between two checks.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// What is known of the HTTP thread.
+/// The dispatcher's view of the HTTP thread.
 pub struct Watch {
     beats: u64,
     looked: Instant,
@@ -22,8 +22,8 @@ impl Watch {
         Watch { beats: 0, looked: Instant::now(), silent: Duration::ZERO }
     }
 
-    /// Notes a look; whether the thread is stuck. A look counts for two intervals at most: a process that was stopped has not
-    /// looked for long, and its thread could not go on either.
+    /// Notes a check and returns whether the thread is stuck. A check counts for two intervals at most: a process that was
+    /// stopped has not checked for a long time, and its thread could not make progress either.
     fn look(&mut self, beats: u64, now: Instant) -> bool {
         let since = now.saturating_duration_since(self.looked);
         self.looked = now;
@@ -34,14 +34,14 @@ impl Watch {
 }
 
 impl Engine {
-    /// When the next look is due, while there is something that can be stuck.
+    /// When the next check is due; `None` while the thread has nothing that it could be stuck with.
     pub fn watch_in(&self) -> Option<Duration> {
         let idle = self.sender.in_flight() + self.sender.queued() == 0;
         (!idle).then(|| LOOK.saturating_sub(self.watch.looked.elapsed()))
     }
 
-    /// Looks at the HTTP thread. `Some`: it is stuck, and this process is to be started again; the endpoint that it is stuck at
-    /// is charged with it.
+    /// Checks the HTTP thread. Returns a text if the thread is stuck: the process then has to be restarted. The endpoint
+    /// that the thread is stuck at is charged with the fault.
     pub fn watch(&mut self) -> Option<String> {
         if self.watch.looked.elapsed() < LOOK {
             return None;
@@ -59,7 +59,8 @@ impl Engine {
         let Some(ticket) = pulse.at else { return Some(error) };
         self.faults.told(Kind::Endpoint, ticket.endpoint.into(), "send", error.clone());
         self.faults.write();
-        // What is not recorded goes out again, and must not stop the thread again at once.
+        // Unrecorded requests are sent again. The outcome of this one is recorded, so that it does not stop the next thread
+        // at once.
         self.done.push(self.sender.give_up(ticket, &error));
         self.take_outcomes();
         if let Err(failure) = self.record() {
