@@ -3,27 +3,11 @@
 //! `sql/schema` decides; this crate provides the parts that SQL cannot: the fast append, the wake-up at commit, the
 //! background workers, HTTP. Code that needs neither PostgreSQL nor the network is in `pg-outbox-core`.
 
-mod admin;
-mod append;
-mod catalog;
-mod endpoint;
-mod enqueue;
-mod entry;
-mod function;
-mod gucs;
-mod hooks;
-mod idempotency;
-mod identity;
-mod jsonb;
-mod marks;
-mod pull;
-mod read;
-mod registry;
-mod rights;
-mod sequencer;
-mod shape;
-mod shmem;
-mod wake;
+mod dispatch;
+mod pg;
+mod settings;
+mod shared;
+mod sql;
 mod worker;
 
 use pgrx::{pg_guard, pg_sys};
@@ -37,11 +21,11 @@ pub extern "C-unwind" fn _PG_init() {
     // SAFETY: constants of the server's start-up.
     let (preloading, upgrading) =
         unsafe { (pg_sys::process_shared_preload_libraries_in_progress, pg_sys::IsBinaryUpgrade) };
-    gucs::init(preloading);
-    wake::init();
+    settings::init(preloading);
+    shared::wake::init();
     if preloading && !upgrading {
-        shmem::init();
-        hooks::init();
+        shared::shmem::init();
+        pg::hooks::init();
         worker::launcher::init();
     }
 }

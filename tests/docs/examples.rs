@@ -74,9 +74,9 @@ async fn run(db: &Client, block: &str) -> Result<(), Error> {
     db.batch_execute(&statement).await
 }
 
-/// What gucs.rs says about each setting: the comment above the variable that is its value.
+/// What settings.rs says about each setting: the comment above the variable that is its value.
 fn reasons() -> std::collections::BTreeMap<String, String> {
-    let source = fs::read_to_string(outbox_harness::postgres::root().join("extension/src/gucs.rs")).unwrap();
+    let source = fs::read_to_string(outbox_harness::postgres::root().join("extension/src/settings.rs")).unwrap();
     let mut comments = std::collections::BTreeMap::new();
     let mut comment = String::new();
     for line in source.lines() {
@@ -101,13 +101,13 @@ fn reasons() -> std::collections::BTreeMap<String, String> {
             .take_while(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || *c == '_')
             .collect();
         let reason = comments.get(&variable).cloned().unwrap_or_default();
-        assert!(!reason.is_empty(), "pg_outbox.{name}: {variable} has no comment in gucs.rs");
+        assert!(!reason.is_empty(), "pg_outbox.{name}: {variable} has no comment in settings.rs");
         found.insert(format!("pg_outbox.{name}"), reason);
     }
     found
 }
 
-/// docs/settings.md is made from what the server and gucs.rs say. UPDATE=1 writes it.
+/// docs/settings.md is made from what the server and settings.rs say. UPDATE=1 writes it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_setting_is_listed_with_its_reason() {
     let db = server().await.connect("postgres").await.unwrap();
@@ -120,7 +120,7 @@ async fn every_setting_is_listed_with_its_reason() {
         .unwrap();
     let reasons = reasons();
     let mut page = String::from(
-        "# Settings\n\n<!-- Made by the test every_setting_is_listed_with_its_reason from extension/src/gucs.rs: UPDATE=1 scripts/test docs -->\n\n\
+        "# Settings\n\n<!-- Made by the test every_setting_is_listed_with_its_reason from extension/src/settings.rs: UPDATE=1 scripts/test docs -->\n\n\
         `superuser`: by ALTER SYSTEM, ALTER DATABASE, ALTER ROLE or SET; the dispatcher takes what is set for its database when it\n\
         starts. `sighup`: in the configuration file, takes effect at reload. `postmaster`: at restart. `user`: by anybody for his session.\n\n\
         | setting | default | range | change | what, and why this default |\n|---|---|---|---|---|\n",
@@ -139,7 +139,7 @@ async fn every_setting_is_listed_with_its_reason() {
         } else {
             text(3)
         };
-        let reason = reasons.get(&name).unwrap_or_else(|| panic!("{name} is not in gucs.rs"));
+        let reason = reasons.get(&name).unwrap_or_else(|| panic!("{name} is not in settings.rs"));
         page.push_str(&format!("| `{name}` | {default} | {range} | {} | {reason} |\n", text(6)));
     }
     assert!(found.len() >= 20, "only {} settings", found.len());

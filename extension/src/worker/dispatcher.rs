@@ -20,15 +20,25 @@ use outbox_core::format::default_source;
 use outbox_sender::{HeaderValue, Sender, Settings};
 use pgrx::{pg_guard, pg_sys};
 
-use super::engine::{Engine, Round};
-use super::evict::Evict;
-use super::maintain::Maintenance;
-use super::notify::Notifier;
-use super::replay::Replays;
-use super::session::{PINNED, SQL, pin, set};
-use super::{Signals, descriptors, now, txn, wait};
-use crate::gucs;
-use crate::shmem::{self, Slot, State};
+use super::Signals;
+use crate::dispatch::engine::Engine;
+use crate::dispatch::engine::Round;
+use crate::dispatch::outcome::replay::Replays;
+use crate::pg::txn;
+use crate::settings;
+use crate::shared::shmem;
+use crate::shared::shmem::Slot;
+use crate::shared::shmem::State;
+use crate::worker::descriptors;
+use crate::worker::evict::Evict;
+use crate::worker::maintain::Maintenance;
+use crate::worker::notify::Notifier;
+use crate::worker::now;
+use crate::worker::session::PINNED;
+use crate::worker::session::SQL;
+use crate::worker::session::pin;
+use crate::worker::session::set;
+use crate::worker::wait;
 
 /// Pause after a failed transaction. The pause doubles with each failure, up to the maximum.
 const ERROR_WAIT: Duration = Duration::from_millis(100);
@@ -181,7 +191,7 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
         };
         error_wait = ERROR_WAIT;
         evict.waited(engine.is_locked_out);
-        slot.set_state(if gucs::PUSH.get() { State::Running } else { State::PushOff });
+        slot.set_state(if settings::PUSH.get() { State::Running } else { State::PushOff });
         engine.publish();
         maintenance.run();
         if std::mem::take(&mut engine.looked) {
@@ -320,28 +330,29 @@ fn settings() -> Settings {
     let text = |setting: &pgrx::GucSetting<Option<std::ffi::CString>>| {
         setting.get().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
     };
-    let source = text(&gucs::EVENT_SOURCE);
+    let source = text(&settings::EVENT_SOURCE);
     let database = DATABASE.get().map(String::as_str).unwrap_or_default();
     // SAFETY: a constant of the cluster, in shared memory.
     let system = unsafe { pg_sys::GetSystemIdentifier() };
-    let egress = Egress::parse(&text(&gucs::EGRESS_ALLOW)).and_then(|e| e.with_ports(&text(&gucs::EGRESS_PORTS)));
+    let egress =
+        Egress::parse(&text(&settings::EGRESS_ALLOW)).and_then(|e| e.with_ports(&text(&settings::EGRESS_PORTS)));
     // A malformed setting could mean anything, so nothing is called.
     let egress = egress.or_else(|error| {
         pgrx::log!("pg_outbox dispatcher: nothing is called: {error}");
         Egress::default().with_ports("0")
     });
     let mut dns = Vec::new();
-    for server in text(&gucs::NAME_SERVERS).split(',').map(str::trim).filter(|server| !server.is_empty()) {
+    for server in text(&settings::NAME_SERVERS).split(',').map(str::trim).filter(|server| !server.is_empty()) {
         match server.parse().or_else(|_| server.parse().map(|ip: std::net::IpAddr| (ip, 53).into())) {
             Ok(address) => dns.push(address),
             Err(_) => pgrx::log!("pg_outbox dispatcher: malformed name server \"{server}\""),
         }
     }
     Settings {
-        max_in_flight: gucs::MAX_IN_FLIGHT.get() as usize,
+        max_in_flight: settings::MAX_IN_FLIGHT.get() as usize,
         max_connections: descriptors::for_connections(),
         connection_age: CONNECTION_AGE,
-        max_unrecorded: gucs::MAX_UNRECORDED.get() as usize,
+        max_unrecorded: settings::MAX_UNRECORDED.get() as usize,
         egress: egress.unwrap_or_default(),
         source: if source.is_empty() { default_source(system, database) } else { source }.into(),
         dns,

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
-use super::txn::{self, Plan};
+use crate::pg::txn;
+use crate::pg::txn::Plan;
 
 /// How long the dispatcher waits for a lock before it looks for the holder.
 const PATIENCE: Duration = Duration::from_secs(2);

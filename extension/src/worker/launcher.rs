@@ -28,10 +28,18 @@ use std::time::{Duration, Instant};
 
 use pgrx::{pg_guard, pg_sys};
 
-use super::session::{PINNED, pin};
-use super::{Signals, describe, now, wait};
-use crate::function::catch;
-use crate::shmem::{self, Limit, Shared, Slot, State};
+use super::Signals;
+use crate::pg::function::catch;
+use crate::shared::shmem;
+use crate::shared::shmem::Limit;
+use crate::shared::shmem::Shared;
+use crate::shared::shmem::Slot;
+use crate::shared::shmem::State;
+use crate::worker::describe;
+use crate::worker::now;
+use crate::worker::session::PINNED;
+use crate::worker::session::pin;
+use crate::worker::wait;
 
 /// How often the list of databases is read when no session asks for it.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);

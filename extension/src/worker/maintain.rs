@@ -6,8 +6,11 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::BOOLOID;
 
-use super::txn::{self, Failure, Plan, arg};
-use crate::gucs;
+use crate::pg::txn;
+use crate::pg::txn::Failure;
+use crate::pg::txn::Plan;
+use crate::pg::txn::arg;
+use crate::settings;
 
 /// Longest time between two rounds; `pg_outbox.retention_interval` may be shorter.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -59,5 +62,5 @@ impl Maintenance {
 }
 
 fn interval() -> Duration {
-    INTERVAL.min(Duration::from_secs(gucs::RETENTION_INTERVAL.get().unsigned_abs().into()))
+    INTERVAL.min(Duration::from_secs(settings::RETENTION_INTERVAL.get().unsigned_abs().into()))
 }

@@ -1,33 +1,13 @@
 //! The background workers: one launcher per cluster, one dispatcher per database that has the extension.
 
-pub mod blocked;
-pub mod config;
-pub mod consent;
-pub mod counters;
-pub mod decide;
 pub mod descriptors;
 pub mod dispatcher;
-pub mod endpoints;
-pub mod engine;
-pub mod errand;
 pub mod evict;
 pub mod fault;
-pub mod inline;
-pub mod judge;
 pub mod launcher;
 pub mod maintain;
 pub mod notify;
-pub mod order;
-pub mod predicate;
-pub mod pull;
-pub mod record;
-pub mod replay;
-pub mod retry;
-pub mod route;
-pub mod scan;
 pub mod session;
-pub mod tally;
-pub mod txn;
 
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, Ordering};

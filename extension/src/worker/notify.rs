@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::INT8OID;
 
-use super::txn::{self, Plan, arg};
-use crate::gucs;
+use crate::pg::txn;
+use crate::pg::txn::Plan;
+use crate::pg::txn::arg;
+use crate::settings;
 
 /// Shortest time between two notifications.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -24,12 +26,16 @@ pub struct Notifier {
 
 impl Notifier {
     pub const fn new() -> Notifier {
-        Notifier { notify: Plan::new("select pg_notify('outbox_append_to_feed', $1::text)", &[INT8OID]), told: 0, at: None }
+        Notifier {
+            notify: Plan::new("select pg_notify('outbox_append_to_feed', $1::text)", &[INT8OID]),
+            told: 0,
+            at: None,
+        }
     }
 
     /// Notifies readers that the feed ends at `end`, if that is new. Returns the time after which it must be called again.
     pub fn run(&mut self, end: i64) -> Option<Duration> {
-        if !gucs::NOTIFY_READERS.get() || self.told >= end {
+        if !settings::NOTIFY_READERS.get() || self.told >= end {
             self.told = end;
             return None;
         }

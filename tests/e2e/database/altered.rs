@@ -82,13 +82,18 @@ async fn indexes_of_every_kind_may_be_added_and_the_dispatcher_survives_what_was
     settle(&db).await;
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.delivery_status").await, 1001);
     // Attempts, counters and tallies are written by the dispatcher.
-    run(&db, "alter table outbox.message_counter add column extra int; alter table outbox.counter add column extra int").await;
+    run(
+        &db,
+        "alter table outbox.message_counter add column extra int; alter table outbox.counter add column extra int",
+    )
+    .await;
     run(&db, "select outbox.enqueue('a.d', '{}')").await;
     outbox_harness::wait_until("the dispatcher says what is wrong", PATIENCE, async || {
         server().await.log().contains("has been altered")
     })
     .await;
-    run(&db, "alter table outbox.message_counter drop column extra; alter table outbox.counter drop column extra").await;
+    run(&db, "alter table outbox.message_counter drop column extra; alter table outbox.counter drop column extra")
+        .await;
     settle(&db).await;
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.delivery_status").await, 1002);
     assert!(!server().await.log().contains("terminated by signal"));

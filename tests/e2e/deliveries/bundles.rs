@@ -59,9 +59,11 @@ async fn remember(db: &Client, levels: &str, since: &str) {
         format!("select outbox._set_claim_hints(id, '{levels}', {since}, '1 h') from outbox.subscription;")
     };
     let (noticed, walked) = (set("{99999}", "'{0}'"), set(levels, since));
-    db.batch_execute(&format!("{noticed} begin; select outbox._claim_hints(id) from outbox.subscription; {walked} commit"))
-        .await
-        .unwrap();
+    db.batch_execute(&format!(
+        "{noticed} begin; select outbox._claim_hints(id) from outbox.subscription; {walked} commit"
+    ))
+    .await
+    .unwrap();
 }
 
 /// Bundles, and rows of single deliveries.

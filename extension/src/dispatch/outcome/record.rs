@@ -1,0 +1,446 @@
+//! The transaction that records results: attempts, exceptions, routing, checkpoint.
+//!
+//! These writes belong together: the checkpoint is computed from the very outcomes that are appended with it, so recovery
+//! needs nothing but the last checkpoint.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use outbox_core::Result;
+use outbox_core::policy::{Fault, Outcome};
+use outbox_core::progress::Saved;
+use outbox_sender::{Done, Ticket};
+use pgrx::IntoDatum;
+use pgrx::pg_sys::{Datum, INT2ARRAYOID, INT4ARRAYOID, INT4OID, INT8ARRAYOID, INT8OID, TEXTARRAYOID};
+
+use crate::dispatch::feed::UNIX_EPOCH;
+use crate::dispatch::outcome::counters;
+use crate::dispatch::outcome::counters::Counted;
+use crate::pg::append::Leaf;
+use crate::pg::catalog;
+use crate::pg::shape;
+use crate::pg::txn::Failure;
+use crate::pg::txn::Plan;
+use crate::pg::txn::arg;
+use crate::worker::now;
+
+/// The fate of a delivery after an attempt.
+pub enum Fate {
+    Completed,
+    /// To be retried at this time (microseconds, PostgreSQL's epoch).
+    Failed(i64),
+    Dead(&'static str),
+    /// Failed, and the message was cancelled meanwhile.
+    Cancelled,
+    /// A manual send, and whether it succeeded. No delivery changes.
+    Manual(bool),
+    /// Not attempted: the endpoint is disabled, and skips its deliveries.
+    Skipped,
+}
+
+impl Fate {
+    /// The outcome's name in the attempt log.
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Fate::Completed => "completed",
+            Fate::Failed(_) => "failed",
+            Fate::Dead(EXPIRED) => EXPIRED,
+            Fate::Dead(_) => "dead",
+            Fate::Cancelled => "cancelled",
+            Fate::Skipped => "skipped",
+            Fate::Manual(true) => "completed",
+            Fate::Manual(false) => "failed",
+        }
+    }
+}
+
+/// Reason and outcome of an expired delivery.
+pub const EXPIRED: &str = "expired";
+
+/// One outcome, ready to be recorded.
+pub struct Entry {
+    pub done: Done,
+    pub segment: i16,
+    pub fate: Fate,
+}
+
+impl Entry {
+    /// The outcome of a manual send that never reached the HTTP thread. Its attempt has the number 0.
+    pub fn unsent(ticket: Ticket, error: Box<str>) -> Entry {
+        let time = now() + UNIX_EPOCH;
+        let done = Done {
+            ticket: Ticket { attempt: 0, ..ticket },
+            message: None,
+            batch: 0,
+            skipped: false,
+            started_at: time,
+            finished_at: time,
+            outcome: Outcome::Fault(Fault::Invalid),
+            status: None,
+            error: Some(error),
+            retry_after: None,
+            remote: None,
+            answer: None,
+        };
+        Entry { done, segment: 0, fate: Fate::Manual(false) }
+    }
+
+    /// Removes the receiver's data from the outcome, and notes that it could not be recorded.
+    pub fn make_plain(&mut self, failure: &Failure) {
+        self.done.batch = 0;
+        self.done.answer = None;
+        self.done.error = Some(format!("its outcome could not be recorded: {failure}").into());
+    }
+
+    /// Whether the HTTP thread had the delivery.
+    pub fn was_sent(&self) -> bool {
+        self.done.ticket.attempt > 0
+    }
+}
+
+/// The routing of consecutive positions of the feed.
+pub struct RoutingRow {
+    pub first: i64,
+    pub active: i32,
+    pub matched: Vec<i16>,
+}
+
+/// How far the dispatcher has routed, and how far each subscription is.
+pub struct Checkpoint {
+    pub routed: i64,
+    pub subscriptions: Vec<(i32, Saved)>,
+}
+
+/// Statements that record.
+pub struct Recorder {
+    failed: Plan,
+    dead: Plan,
+    completed: Plan,
+    routing: Plan,
+    checkpoint: Plan,
+    last: Plan,
+}
+
+impl Recorder {
+    pub const fn new() -> Recorder {
+        Recorder {
+            failed: Plan::new(
+                "select outbox._record_failed($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                &[
+                    INT8ARRAYOID,
+                    INT4ARRAYOID,
+                    INT8ARRAYOID,
+                    INT8ARRAYOID,
+                    INT2ARRAYOID,
+                    INT4ARRAYOID,
+                    INT8ARRAYOID,
+                    INT8ARRAYOID,
+                    INT2ARRAYOID,
+                    TEXTARRAYOID,
+                    TEXTARRAYOID,
+                ],
+            ),
+            dead: Plan::new(
+                "select outbox._record_dead($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+                &[
+                    INT8ARRAYOID,
+                    INT4ARRAYOID,
+                    INT4ARRAYOID,
+                    INT8ARRAYOID,
+                    INT8ARRAYOID,
+                    INT2ARRAYOID,
+                    INT4ARRAYOID,
+                    INT8ARRAYOID,
+                    TEXTARRAYOID,
+                    INT2ARRAYOID,
+                    TEXTARRAYOID,
+                    TEXTARRAYOID,
+                ],
+            ),
+            completed: Plan::new("select outbox._record_completed($1)", &[INT8ARRAYOID]),
+            routing: Plan::new(
+                "insert into outbox.routing (segment, first_position, last_position, routed_at, active, matched)
+                values (coalesce(pg_sequence_last_value('outbox._routing_segment'), 0), $1, $1 + cardinality($3) - 1,
+                    clock_timestamp(), $2, $3)",
+                &[INT8OID, INT4OID, INT2ARRAYOID],
+            ),
+            checkpoint: Plan::new(
+                "insert into outbox.checkpoint (segment, id, incarnation, position, written_at, lag_subscriptions,
+                    lag_positions, open_subscriptions, open_positions)
+                values (coalesce(pg_sequence_last_value('outbox._checkpoint_segment'), 0), $1, $2, $3, clock_timestamp(),
+                    $4, $5, $6, $7)",
+                &[INT8OID, INT8OID, INT8OID, INT4ARRAYOID, INT8ARRAYOID, INT4ARRAYOID, INT8ARRAYOID],
+            ),
+            last: Plan::new(
+                "select c.id, c.incarnation, c.position, c.lag_subscriptions, c.lag_positions, c.open_subscriptions,
+                    c.open_positions
+                from outbox.checkpoint c order by c.id desc limit 1",
+                &[],
+            ),
+        }
+    }
+
+    /// Writes the attempts and exceptions. Inside a transaction.
+    pub fn outcomes(&mut self, entries: &[Entry]) -> Result<()> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        append_attempts(entries)?;
+        counters::append(entries.chunk_by(of_one_request).flat_map(|request| request.iter().enumerate().map(counted)))?;
+        let completed: Vec<i64> = entries
+            .iter()
+            .filter(|e| {
+                matches!(e.fate, Fate::Completed | Fate::Cancelled | Fate::Skipped) && e.done.ticket.delivery_id != 0
+            })
+            .map(|e| e.done.ticket.delivery_id)
+            .collect();
+        if !completed.is_empty() {
+            self.completed.execute(&[arg(completed)]);
+        }
+        let failed: Vec<(&Entry, i64)> =
+            entries.iter().filter_map(|e| if let Fate::Failed(due) = e.fate { Some((e, due)) } else { None }).collect();
+        if !failed.is_empty() {
+            let column = |f: fn(&Entry) -> i64| arg(failed.iter().map(|(e, _)| f(e)).collect::<Vec<i64>>());
+            self.failed.execute(&[
+                column(|e| e.done.ticket.delivery_id),
+                arg(failed.iter().map(|(e, _)| e.done.ticket.subscription).collect::<Vec<i32>>()),
+                column(|e| e.done.ticket.position),
+                column(|e| e.done.ticket.message_id),
+                arg(failed.iter().map(|(e, _)| e.segment).collect::<Vec<i16>>()),
+                arg(failed.iter().map(|(e, _)| e.done.ticket.attempt as i32).collect::<Vec<i32>>()),
+                arg(failed.iter().map(|(_, due)| *due).collect::<Vec<i64>>()),
+                column(|e| e.done.started_at - UNIX_EPOCH),
+                arg(failed.iter().map(|(e, _)| status(&e.done)).collect::<Vec<_>>()),
+                arg(failed.iter().map(|(e, _)| e.done.outcome.class()).collect::<Vec<_>>()),
+                arg(failed.iter().map(|(e, _)| e.done.error.as_deref()).collect::<Vec<_>>()),
+            ]);
+        }
+        let dead: Vec<(&Entry, &'static str)> = entries
+            .iter()
+            .filter_map(|e| if let Fate::Dead(reason) = e.fate { Some((e, reason)) } else { None })
+            .collect();
+        if !dead.is_empty() {
+            let column = |f: fn(&Entry) -> i64| arg(dead.iter().map(|(e, _)| f(e)).collect::<Vec<i64>>());
+            self.dead.execute(&[
+                column(|e| e.done.ticket.delivery_id),
+                arg(dead.iter().map(|(e, _)| e.done.ticket.subscription).collect::<Vec<i32>>()),
+                arg(dead.iter().map(|(e, _)| e.done.ticket.endpoint).collect::<Vec<i32>>()),
+                column(|e| e.done.ticket.position),
+                column(|e| e.done.ticket.message_id),
+                arg(dead.iter().map(|(e, _)| e.segment).collect::<Vec<i16>>()),
+                arg(dead.iter().map(|(e, _)| e.done.ticket.attempt as i32).collect::<Vec<i32>>()),
+                column(|e| e.done.started_at - UNIX_EPOCH),
+                arg(dead.iter().map(|(_, reason)| *reason).collect::<Vec<_>>()),
+                arg(dead.iter().map(|(e, _)| status(&e.done)).collect::<Vec<_>>()),
+                arg(dead.iter().map(|(e, _)| e.done.outcome.class()).collect::<Vec<_>>()),
+                arg(dead.iter().map(|(e, _)| e.done.error.as_deref()).collect::<Vec<_>>()),
+            ]);
+        }
+        Ok(())
+    }
+
+    /// Writes the routing rows. Inside a transaction.
+    pub fn routing(&mut self, rows: &[RoutingRow]) {
+        for row in rows {
+            // With 960 entries a row still fits into a page, without TOAST.
+            for (i, part) in row.matched.chunks(960).enumerate() {
+                self.routing.execute(&[arg(row.first + 960 * i as i64), arg(row.active), arg(part.to_vec())]);
+            }
+        }
+    }
+
+    /// Writes a checkpoint. Inside a transaction.
+    pub fn checkpoint(&mut self, id: i64, incarnation: i64, checkpoint: &Checkpoint) {
+        let (mut lag, mut at, mut open, mut open_at) = (vec![], vec![], vec![], vec![]);
+        for (subscription, saved) in &checkpoint.subscriptions {
+            lag.push(*subscription);
+            at.push(saved.position);
+            // The first position, then differences: compressed, thousands of them take next to no space.
+            let mut before = 0;
+            for position in &saved.open {
+                open.push(*subscription);
+                open_at.push(*position - before);
+                before = *position;
+            }
+        }
+        self.checkpoint.execute(&[
+            arg(id),
+            arg(incarnation),
+            arg(checkpoint.routed),
+            arg(lag),
+            arg(at),
+            arg(open),
+            arg(open_at),
+        ]);
+    }
+
+    /// Reads the last checkpoint. Returns its id, its incarnation and its content.
+    pub fn last(&mut self) -> Option<(i64, i64, Checkpoint)> {
+        self.last.execute(&[]).first(|row| {
+            let lag: Vec<i32> = row.get(3).unwrap_or_default();
+            let at: Vec<i64> = row.get(4).unwrap_or_default();
+            let open: Vec<i32> = row.get(5).unwrap_or_default();
+            let open_at: Vec<i64> = row.get(6).unwrap_or_default();
+            let mut places: HashMap<i32, Vec<i64>> = HashMap::new();
+            for (id, distance) in open.iter().zip(&open_at) {
+                let places = places.entry(*id).or_default();
+                places.push(places.last().unwrap_or(&0) + distance);
+            }
+            let mut saved = |id: i32, position| Saved { position, open: places.remove(&id).unwrap_or_default() };
+            let subscriptions = lag.iter().zip(&at).map(|(id, position)| (*id, saved(*id, *position))).collect();
+            (row.int(0), row.int(1), Checkpoint { routed: row.int(2), subscriptions })
+        })
+    }
+}
+
+fn status(done: &Done) -> Option<i16> {
+    match done.outcome {
+        Outcome::Status(code) => i16::try_from(code).ok(),
+        Outcome::Fault(_) => None,
+    }
+}
+
+/// Columns of outbox.attempt, in order.
+mod column {
+    pub const SEGMENT: usize = 0;
+    pub const POSITION: usize = 1;
+    pub const MESSAGE_ID: usize = 2;
+    pub const STARTED_AT: usize = 3;
+    pub const FINISHED_AT: usize = 4;
+    pub const DELIVERY_ID: usize = 5;
+    pub const RUN: usize = 6;
+    pub const SUBSCRIPTION_ID: usize = 7;
+    pub const ENDPOINT_ID: usize = 8;
+    pub const ATTEMPT: usize = 9;
+    pub const STATUS: usize = 10;
+    pub const OUTCOME: usize = 11;
+    pub const ERROR_CLASS: usize = 12;
+    pub const ERROR: usize = 13;
+    pub const REMOTE_ADDRESS: usize = 15;
+    pub const RESPONSE_ID: usize = 16;
+    pub const RESPONSE_HEADERS: usize = 17;
+    pub const RESPONSE_BODY: usize = 18;
+    pub const POSITIONS: usize = 19;
+    pub const MESSAGE_IDS: usize = 20;
+    pub const RESULTS: usize = 21;
+    // `delivery_ids` is set for bundles only, which workers complete.
+    pub const COUNT: usize = 23;
+}
+
+/// Whether two deliveries were sent in one request. The deliveries of a batch come back in succession.
+fn of_one_request(a: &Entry, b: &Entry) -> bool {
+    a.done.batch != 0 && a.done.batch == b.done.batch
+}
+
+/// The range of entries of each request.
+pub fn requests(entries: &[Entry]) -> Vec<Range<usize>> {
+    let mut end = 0;
+    entries
+        .chunk_by(of_one_request)
+        .map(|request| {
+            end += request.len();
+            end - request.len()..end
+        })
+        .collect()
+}
+
+/// Counts a delivery. The request, and its duration, are counted with the first delivery of the request.
+fn counted((place, entry): (usize, &Entry)) -> Counted {
+    let (done, ticket) = (&entry.done, &entry.done.ticket);
+    let request = place == 0 && !done.skipped;
+    Counted {
+        subscription: ticket.subscription,
+        endpoint: ticket.endpoint,
+        outcome: entry.fate.outcome(),
+        requests: request.into(),
+        deliveries: 1,
+        micros: if request { done.finished_at - done.started_at } else { 0 },
+    }
+}
+
+/// Appends one row per request to the current leaf.
+fn append_attempts(entries: &[Entry]) -> Result<()> {
+    let segment = catalog::current_value(catalog::lookup("_attempt_segment")?).rem_euclid(catalog::LEAVES as i64);
+    let mut leaf = Leaf::open(catalog::lookup(&format!("_attempt_{segment:02}"))?, shape::ATTEMPT)?;
+    let mut texts = Texts::default();
+    leaf.append_all(entries.chunk_by(of_one_request).map(|request| attempt_row(request, segment as i16, &mut texts)));
+    leaf.close();
+    Ok(())
+}
+
+/// Texts that several rows share, as PostgreSQL datums. They live as long as the transaction.
+#[derive(Default)]
+struct Texts {
+    outcomes: Vec<(&'static str, Option<Datum>)>,
+    addresses: HashMap<SocketAddr, Option<Datum>>,
+}
+
+impl Texts {
+    fn outcome(&mut self, outcome: &'static str) -> Option<Datum> {
+        // There are only a few outcomes, and the first one is nearly always the right one.
+        if let Some((_, datum)) = self.outcomes.iter().find(|(known, _)| *known == outcome) {
+            return *datum;
+        }
+        let datum = outcome.into_datum();
+        self.outcomes.push((outcome, datum));
+        datum
+    }
+
+    fn address(&mut self, address: SocketAddr) -> Option<Datum> {
+        *self.addresses.entry(address).or_insert_with(|| address.to_string().into_datum())
+    }
+}
+
+fn attempt_row(request: &[Entry], segment: i16, texts: &mut Texts) -> ([Datum; column::COUNT], [bool; column::COUNT]) {
+    let entry = &request[0];
+    let (done, ticket) = (&entry.done, &entry.done.ticket);
+    let mut values = [Datum::null(); column::COUNT];
+    let mut nulls = [true; column::COUNT];
+    let mut set = |column: usize, value: Option<Datum>| {
+        if let Some(value) = value {
+            values[column] = value;
+            nulls[column] = false;
+        }
+    };
+    let same = request.iter().all(|other| other.fate.outcome() == entry.fate.outcome());
+    set(column::SEGMENT, segment.into_datum());
+    set(column::POSITION, ticket.position.into_datum());
+    set(column::MESSAGE_ID, ticket.message_id.into_datum());
+    set(column::STARTED_AT, (done.started_at - UNIX_EPOCH).into_datum());
+    set(column::FINISHED_AT, (done.finished_at - UNIX_EPOCH).into_datum());
+    set(column::DELIVERY_ID, (ticket.delivery_id != 0).then_some(ticket.delivery_id).into_datum());
+    set(column::RUN, ticket.run.into_datum());
+    set(column::SUBSCRIPTION_ID, (ticket.subscription != 0).then_some(ticket.subscription).into_datum());
+    set(column::ENDPOINT_ID, ticket.endpoint.into_datum());
+    set(column::ATTEMPT, (if done.skipped { 0 } else { ticket.attempt as i32 }).into_datum());
+    set(column::STATUS, done.status.and_then(|code| i16::try_from(code).ok()).into_datum());
+    set(column::OUTCOME, texts.outcome(if same { entry.fate.outcome() } else { "partial" }));
+    if same {
+        set(column::ERROR_CLASS, (!done.skipped).then(|| done.outcome.class()).flatten().into_datum());
+        set(column::ERROR, done.error.as_deref().into_datum());
+    }
+    set(column::REMOTE_ADDRESS, done.remote.and_then(|address| texts.address(address)));
+    if let Some(answer) = &done.answer {
+        set(column::RESPONSE_ID, answer.response_id.as_deref().into_datum());
+        set(column::RESPONSE_HEADERS, answer.headers.as_deref().and_then(jsonb));
+        set(column::RESPONSE_BODY, answer.body.as_deref().into_datum());
+    }
+    if done.batch != 0 {
+        let list = |f: fn(&Entry) -> i64| request.iter().map(f).collect::<Vec<i64>>();
+        set(column::POSITIONS, list(|e| e.done.ticket.position).into_datum());
+        set(column::MESSAGE_IDS, list(|e| e.done.ticket.message_id).into_datum());
+        if !same {
+            let results: Vec<serde_json::Value> = request
+                .iter()
+                .map(|e| serde_json::json!({"status": status(&e.done), "outcome": e.fate.outcome()}))
+                .collect();
+            set(column::RESULTS, pgrx::JsonB(serde_json::Value::Array(results)).into_datum());
+        }
+    }
+    (values, nulls)
+}
+
+fn jsonb(text: &str) -> Option<Datum> {
+    serde_json::from_str(text).ok().and_then(|json| pgrx::JsonB(json).into_datum())
+}

@@ -1,0 +1,42 @@
+//! Decides the fate of a delivery after an attempt.
+
+use std::time::Duration;
+
+use outbox_core::policy::{Action, Budget, Control, Decision, decide};
+use outbox_core::schedule::mix;
+use outbox_sender::Done;
+
+use crate::dispatch::feed::UNIX_EPOCH;
+use crate::dispatch::outcome::record::Fate;
+use crate::dispatch::subscriptions::Subscription;
+use crate::worker::now;
+
+/// The decision.
+pub struct Verdict {
+    pub fate: Fate,
+    /// The endpoint is to be disabled: the policy or the receiver says so.
+    pub disable: bool,
+}
+
+/// Decides about an outcome. `enqueued_at` is the message's, in microseconds since 1970.
+pub fn judge(done: &Done, subscription: &Subscription, max_attempts: u32, enqueued_at: i64) -> Verdict {
+    if done.skipped {
+        return Verdict { fate: Fate::Skipped, disable: false };
+    }
+    let age = Duration::from_micros((done.finished_at - enqueued_at).max(0).unsigned_abs());
+    let budget = Budget { attempt: done.ticket.attempt, max_attempts, age, max_age: subscription.max_age };
+    // The messages of a batch are retried together.
+    let what = if done.batch != 0 { done.batch } else { done.ticket.message_id.cast_unsigned() };
+    let seed = mix(what) ^ done.ticket.subscription as u64;
+    let control = done.answer.as_ref().and_then(|answer| answer.control);
+    let action = Control::apply(control, subscription.shape.policy.action(done.outcome));
+    let fate = match decide(action, done.outcome, budget, &subscription.schedule, done.retry_after, seed) {
+        Decision::Completed => Fate::Completed,
+        Decision::Retry(wait) => {
+            let wait = i64::try_from(wait.as_micros()).unwrap_or(i64::MAX / 4);
+            Fate::Failed((done.finished_at - UNIX_EPOCH).min(now()) + wait)
+        }
+        Decision::Dead(reason) => Fate::Dead(reason.as_str()),
+    };
+    Verdict { fate, disable: action == Action::Disable || control == Some(Control::Disable) }
+}

@@ -1,0 +1,478 @@
+//! Subscriptions, as the dispatcher needs them, and the routing decision.
+//!
+//! A subscription has versions, each effective after the position of its control message. The version that a message meets
+//! depends on the message's position alone. So the configuration gives the same answer live, after a crash and in a replay.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use outbox_core::filter::{Filter, Subject};
+use outbox_core::format::Format;
+use outbox_core::ids::IdMap;
+use outbox_core::pattern::Pattern;
+use outbox_core::policy::Policy;
+use outbox_core::progress::Progress;
+use outbox_core::router::{Router, Scratch};
+use outbox_core::schedule::Schedule;
+use outbox_sender::Shape;
+use pgrx::pg_sys::INT4ARRAYOID;
+use serde_json::Value;
+
+use crate::dispatch::feed::Stored;
+use crate::dispatch::feed::subject;
+use crate::dispatch::payload_filter::Verdict;
+use crate::dispatch::payload_filter::Verdicts;
+use crate::pg::txn::Failure;
+use crate::pg::txn::Plan;
+use crate::pg::txn::Row;
+use crate::pg::txn::Rows;
+use crate::pg::txn::arg;
+use crate::worker::fault::apart;
+
+/// A version of a subscription: its filter, and the positions for which it holds.
+struct Version {
+    number: i32,
+    /// Position of the control message.
+    position: i64,
+    /// The subscription begins here with history: the version holds for the positions after this one.
+    starts_after: Option<i64>,
+    /// Position of the next version's control message; `i64::MAX`: the version is still in force.
+    until: i64,
+    active: bool,
+    filter: Filter,
+}
+
+/// One subscription.
+pub struct Subscription {
+    pub endpoint: i32,
+    /// Workers claim the deliveries: routed messages become rows of outbox.delivery.
+    pub pull: bool,
+    pub ordering: Ordering,
+    /// A dead delivery blocks the later ones of its key.
+    pub block: bool,
+    /// Deliveries expire this many microseconds after the later of enqueue and `deliver_at`.
+    pub ttl: Option<i64>,
+    pub max_attempts: u32,
+    /// No retry begins when the message is older than this, counted from its enqueue.
+    pub max_age: Option<Duration>,
+    pub schedule: Schedule,
+    pub shape: Arc<Shape>,
+    versions: Vec<Version>,
+    /// Versions up to this position have begun.
+    begun: i64,
+    /// Routed messages wait.
+    pub paused: bool,
+    /// The filter is not evaluated before this time: it took too long, or another filter did.
+    pub slow_until: Option<Instant>,
+    /// Time per payload of the last evaluation of the filter; `None`: it has not been evaluated.
+    pub filter_cost: Option<Duration>,
+    pub progress: Progress,
+    /// Push: jobs in flight or waiting in memory for their turn, and the bytes of their contents. Pull: approximate number
+    /// of rows in the window.
+    pub handed: usize,
+    pub handed_bytes: usize,
+    /// Push: approximate number of rows that wait for the first of their key.
+    pub blocked: usize,
+    /// Jobs that may be with the HTTP thread while the endpoint takes little, and the time until which this limit holds
+    /// (microseconds, PostgreSQL's epoch; 0: no limit).
+    pub limit: (usize, i64),
+}
+
+/// Which deliveries of a subscription wait for one another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ordering {
+    None,
+    /// Those of the same key.
+    Key,
+    /// All.
+    Strict,
+}
+
+impl Ordering {
+    fn parse(text: &str) -> Ordering {
+        match text {
+            "key" => Ordering::Key,
+            "strict" => Ordering::Strict,
+            _ => Ordering::None,
+        }
+    }
+}
+
+impl Subscription {
+    /// A subscription with default settings and no version.
+    fn new(begun: i64) -> Subscription {
+        Subscription {
+            endpoint: 0,
+            pull: false,
+            ordering: Ordering::None,
+            block: false,
+            ttl: None,
+            max_attempts: u32::MAX,
+            max_age: None,
+            schedule: Schedule::default(),
+            shape: Arc::new(Shape::default()),
+            versions: Vec::new(),
+            begun,
+            paused: false,
+            slow_until: None,
+            filter_cost: None,
+            progress: Progress::live(),
+            handed: 0,
+            handed_bytes: 0,
+            blocked: 0,
+            limit: (usize::MAX, 0),
+        }
+    }
+
+    /// Index of the version that a message at `position` meets: the newest of those that hold there.
+    fn version_at(&self, position: i64) -> Option<usize> {
+        let holds = |v: &Version| {
+            let after = v.starts_after.filter(|_| v.position <= self.begun).unwrap_or(v.position);
+            position > after && position <= v.until
+        };
+        self.versions.iter().rposition(holds)
+    }
+
+    /// Whether this version starts the subscription: it is active, and the first one or the successor of an inactive one.
+    fn activates(&self, version: usize) -> bool {
+        self.versions[version].active && (version == 0 || !self.versions[version - 1].active)
+    }
+
+    /// Notes that a message is in flight, or waits in memory for its turn.
+    pub fn hold(&mut self, bytes: usize) {
+        self.handed += 1;
+        self.handed_bytes += bytes;
+    }
+
+    /// Notes that a message is neither in flight nor waiting in memory any more.
+    pub fn let_go(&mut self, bytes: usize) {
+        self.handed -= 1;
+        self.handed_bytes -= bytes;
+    }
+
+    /// Whether the subscription has been unsubscribed. Messages that it has not got are skipped.
+    pub fn has_ended(&self) -> bool {
+        self.versions.iter().rfind(|v| v.position <= self.begun).is_some_and(|v| !v.active)
+    }
+
+    /// Whether the subscription was unsubscribed after this position, even if it has been subscribed again since.
+    pub fn ended_since(&self, position: i64) -> bool {
+        let met = self.version_at(position);
+        met.is_some_and(|i| self.versions[i + 1..].iter().any(|v| !v.active && v.position <= self.begun))
+    }
+
+    /// Whether the filter may be evaluated now.
+    pub fn may_be_asked(&self) -> bool {
+        self.slow_until.is_none_or(|until| until <= Instant::now())
+    }
+}
+
+/// All subscriptions, compiled.
+#[derive(Default)]
+pub struct Config {
+    pub subscriptions: IdMap<i32, Subscription>,
+    /// Position and subscription of control messages that have not taken effect yet.
+    to_begin: Vec<(i64, i32)>,
+    /// Some subscription has a filter on the payload.
+    pub asks_payload: bool,
+    /// Maps topics to owners: a subscription and the index of its version.
+    router: Router<(i32, u32)>,
+    scratch: Scratch,
+    found: Vec<(i32, u32)>,
+    /// By position, the change in the number of active subscriptions.
+    activity: BTreeMap<i64, i64>,
+    /// A position, and the number of subscriptions that are active there.
+    active: (i64, i64),
+}
+
+/// The result of routing a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Routed {
+    /// No subscription has the topic at this position.
+    NoSubscription,
+    /// The filters of all subscriptions that have the topic reject the message.
+    Filtered,
+    /// All subscriptions that have the topic had ended.
+    Inactive,
+    /// This many subscriptions match.
+    Matched(u32),
+}
+
+impl Config {
+    /// Calls `matched` for each subscription that a message goes to, or may go to: see `Verdict`. The parts of an
+    /// unreadable message that cannot be read (topic, attributes, payload) count as a match.
+    pub fn route(
+        &mut self,
+        stored: &Stored,
+        verdicts: &Verdicts,
+        mut matched: impl FnMut(i32, &mut Subscription, &Verdict),
+    ) -> Routed {
+        let (position, topic, subject) = (stored.message.position, &*stored.message.topic, &subject(stored));
+        if topic.is_empty() {
+            let all = self.subscriptions.iter().filter_map(|(id, s)| Some((*id, s.version_at(position)? as u32)));
+            self.found = all.collect();
+        } else {
+            self.router.matches(topic, &mut self.scratch, &mut self.found);
+        }
+        let (mut on_topic, mut ended, mut count) = (false, false, 0);
+        for &(id, index) in &self.found {
+            let Some(subscription) = self.subscriptions.get_mut(&id) else { continue };
+            if subscription.version_at(position) != Some(index as usize) {
+                continue;
+            }
+            let version = &subscription.versions[index as usize];
+            if !version.active {
+                ended = true;
+                continue;
+            }
+            on_topic = true;
+            if topic.is_empty() || version.filter.matches(subject) {
+                let decided = version.filter.payload.is_none() || stored.unreadable.is_some();
+                let verdict = if decided { &Verdict::Holds } else { verdicts.of(position, id) };
+                if *verdict != Verdict::Fails {
+                    count += 1;
+                    matched(id, subscription, verdict);
+                }
+            }
+        }
+        match (count, on_topic, ended) {
+            (0, true, _) => Routed::Filtered,
+            (0, false, true) => Routed::Inactive,
+            (0, false, false) => Routed::NoSubscription,
+            (n, _, _) => Routed::Matched(n),
+        }
+    }
+
+    /// Calls `ask` for each subscription whose filter on the payload decides whether it gets a message.
+    pub fn undecided(
+        &mut self,
+        position: i64,
+        topic: &str,
+        subject: &Subject<'_>,
+        mut ask: impl FnMut(i32, &mut Subscription, &str),
+    ) {
+        self.router.matches(topic, &mut self.scratch, &mut self.found);
+        for &(id, index) in &self.found {
+            let Some(subscription) = self.subscriptions.get_mut(&id) else { continue };
+            if subscription.version_at(position) != Some(index as usize) {
+                continue;
+            }
+            let version = &subscription.versions[index as usize];
+            let Some(path) = version.filter.payload.clone().filter(|_| version.active) else { continue };
+            if version.filter.matches(subject) {
+                ask(id, subscription, &path);
+            }
+        }
+    }
+
+    /// Number of subscriptions that are active at `position`. The cost is that of the changes between the last position
+    /// asked for and this one.
+    pub fn active_at(&mut self, position: i64) -> usize {
+        let (upto, count) = self.active;
+        let change = if position >= upto {
+            self.activity.range(upto..position).map(|(_, change)| change).sum::<i64>()
+        } else {
+            -self.activity.range(position..upto).map(|(_, change)| change).sum::<i64>()
+        };
+        self.active = (position, count + change);
+        usize::try_from(count + change).unwrap_or(0)
+    }
+
+    /// Called when control messages up to `routed` have been routed: the versions that they announce begin.
+    pub fn begin(&mut self, routed: i64) {
+        if self.to_begin.iter().all(|(position, _)| *position > routed) {
+            return;
+        }
+        let due: Vec<(i64, i32)> = self.to_begin.iter().copied().filter(|(position, _)| *position <= routed).collect();
+        self.to_begin.retain(|(position, _)| *position > routed);
+        for (position, id) in due {
+            let Some(subscription) = self.subscriptions.get_mut(&id).filter(|s| s.begun < position) else { continue };
+            subscription.begun = position;
+            if let Some(i) = subscription.versions.iter().position(|v| v.position == position)
+                && subscription.activates(i)
+            {
+                let after = subscription.versions[i].starts_after;
+                if i == 0 {
+                    // The subscription is new: it has no jobs and no rows yet, even if recovery had to assume others.
+                    subscription.handed = 0;
+                    subscription.progress = after.map_or_else(Progress::live, Progress::behind);
+                } else if let Some(after) = after {
+                    subscription.progress.go_back(after);
+                }
+                // A subscription that is taken up again without history keeps its lag: it still has to handle the messages
+                // that it had not got when it ended.
+                if let Some(after) = after {
+                    let lag = subscription.progress.lag().unwrap_or(after);
+                    subscription.progress.catch_up(lag, routed);
+                }
+            }
+        }
+    }
+
+    /// Takes over the state of the subscriptions of `old`.
+    pub fn carry_over(&mut self, old: &mut Config) {
+        for (id, new) in &mut self.subscriptions {
+            if let Some(before) = old.subscriptions.remove(id) {
+                new.begun = before.begun;
+                new.slow_until = before.slow_until;
+                new.filter_cost = before.filter_cost;
+                if let (true, None) = (new.paused && new.versions.is_empty(), before.progress.lag()) {
+                    // The subscription has become unreadable, and lags from here on.
+                    let from = new.progress.lag();
+                    new.progress = before.progress;
+                    from.into_iter().for_each(|position| new.progress.fall_behind(position));
+                } else {
+                    new.progress = before.progress;
+                }
+                new.handed = before.handed;
+                new.handed_bytes = before.handed_bytes;
+                new.blocked = before.blocked;
+            }
+        }
+    }
+
+    /// Adds a subscription whose settings cannot be read. It takes nothing and loses nothing: it lags from `routed` on.
+    pub fn hold(&mut self, id: i32, begun: i64, routed: i64) {
+        let held = Subscription { paused: true, progress: Progress::behind(routed), ..Subscription::new(begun) };
+        self.subscriptions.insert(id, held);
+    }
+
+    /// Adds a row of the loader: a version of a subscription.
+    ///
+    /// # Errors
+    /// A value that was checked when it was written cannot be parsed any more.
+    fn take(&mut self, row: &Row, begun: i64) -> Result<(), Failure> {
+        let id: i32 = row.get(0).unwrap_or_default();
+        let (schedule, shape) = (parsed(row, 11, "schedule", Schedule::parse)?, shape(row)?);
+        let filter = parsed(row, 7, "filter", Filter::parse)?.unwrap_or_default();
+        let topics = row.get::<Vec<Option<String>>>(6).unwrap_or_default().into_iter().flatten();
+        let patterns: Vec<Pattern> = topics.map(|topic| Pattern::parse(&topic)).collect::<outbox_core::Result<_>>()?;
+        let subscription = self.subscriptions.entry(id).or_insert_with(|| Subscription::new(begun));
+        subscription.endpoint = row.get(1).unwrap_or_default();
+        subscription.pull = row.get::<i32>(1).is_none();
+        subscription.ordering = Ordering::parse(row.get(8).unwrap_or_default());
+        subscription.block = row.get(20) == Some("block");
+        subscription.ttl = row.get(9);
+        subscription.max_attempts = row.get::<i32>(2).and_then(|n| n.try_into().ok()).unwrap_or(1);
+        subscription.max_age = row.get::<i64>(10).map(|us| Duration::from_micros(us.max(0).unsigned_abs()));
+        subscription.schedule = schedule.unwrap_or_default();
+        subscription.shape = Arc::new(shape);
+        subscription.paused = row.get(17).unwrap_or(false);
+        let (number, position, until) = (row.get(18).unwrap_or_default(), row.int(3), row.get(4).unwrap_or(i64::MAX));
+        if let Some(known) = subscription.versions.iter_mut().find(|v| v.number == number) {
+            known.until = until;
+            return Ok(());
+        }
+        let index = u32::try_from(subscription.versions.len()).unwrap_or(u32::MAX);
+        let active = row.get(5).unwrap_or(false);
+        self.asks_payload |= filter.payload.is_some();
+        let was_active = subscription.versions.last().is_some_and(|v| v.active);
+        let change = i64::from(active) - i64::from(was_active);
+        if change != 0 {
+            *self.activity.entry(position).or_default() += change;
+            self.active.1 += if position < self.active.0 { change } else { 0 };
+        }
+        subscription.versions.push(Version { number, position, starts_after: row.get(19), until, active, filter });
+        if position > subscription.begun {
+            self.to_begin.push((position, id));
+        }
+        for pattern in patterns {
+            self.router.insert(&pattern, (id, index));
+        }
+        Ok(())
+    }
+}
+
+/// One row per version that has a position.
+macro_rules! versions {
+    () => {
+        "select s.id, s.endpoint_id, s.max_attempts, v.position,
+            lead(v.position) over (partition by s.id order by v.version),
+            v.active, v.topics, v.filter::text, s.ordering,
+            outbox._duration_us(s.ttl), outbox._duration_us(s.max_age),
+            coalesce(s.schedule, e.schedule)::text, s.policy::text, e.policy::text, s.format, s.batch_size,
+            outbox._duration_us(s.batch_wait), s.paused, v.version, v.starts_after, s.on_exhausted
+        from outbox.subscription s
+        join outbox.subscription_version v on v.subscription_id = s.id
+        left join outbox.endpoint e on e.id = s.endpoint_id
+        where v.position is not null"
+    };
+}
+
+/// Statements that read the configuration.
+pub struct Loader {
+    subscriptions: Plan,
+    changed: Plan,
+    ids: Plan,
+}
+
+impl Loader {
+    pub const fn new() -> Loader {
+        Loader {
+            subscriptions: Plan::new(concat!(versions!(), " order by s.id, v.version"), &[]),
+            changed: Plan::new(concat!(versions!(), " and s.id = any ($1) order by s.id, v.version"), &[INT4ARRAYOID]),
+            ids: Plan::new("select s.id from outbox.subscription s order by s.id", &[]),
+        }
+    }
+
+    /// Reads these subscriptions again. A new subscription has begun if its control message is at most at `begun`. Inside a
+    /// transaction.
+    pub fn load_these(&mut self, config: &mut Config, ids: &[i32], begun: i64) -> outbox_core::Result<()> {
+        take_all(config, &self.changed.execute(&[arg(ids.to_vec())]), begun)
+    }
+
+    /// Reads everything again. A subscription has begun if its control message is at most at `begun`. Inside a transaction.
+    pub fn load(&mut self, begun: i64) -> outbox_core::Result<Config> {
+        let mut config = Config::default();
+        take_all(&mut config, &self.subscriptions.execute(&[]), begun)?;
+        Ok(config)
+    }
+
+    /// Reads everything again, each subscription by itself. Subscriptions that cannot be read are held, and returned with
+    /// the reason. Inside a transaction.
+    pub fn load_apart(&mut self, begun: i64, routed: i64) -> outbox_core::Result<(Config, Vec<(i32, Failure)>)> {
+        let (mut config, mut ids) = (Config::default(), Vec::new());
+        self.ids.execute(&[]).for_each(|row| ids.extend(row.get::<i32>(0)));
+        let failed = apart(&ids, &mut |ids| self.load_these(&mut Config::default(), ids, begun))?;
+        let failed: Vec<(i32, Failure)> = failed.into_iter().map(|(place, failure)| (ids[place], failure)).collect();
+        ids.retain(|id| failed.iter().all(|(other, _)| other != id));
+        self.load_these(&mut config, &ids, begun)?;
+        failed.iter().for_each(|(id, _)| config.hold(*id, begun, routed));
+        Ok((config, failed))
+    }
+}
+
+fn take_all(config: &mut Config, rows: &Rows, begun: i64) -> outbox_core::Result<()> {
+    let mut outcome = Ok(());
+    rows.for_each(|row| {
+        if outcome.is_ok() {
+            outcome = config.take(row, begun);
+        }
+    });
+    Ok(outcome?)
+}
+
+/// Parses a column that was checked when it was written.
+fn parsed<T>(
+    row: &Row,
+    column: usize,
+    what: &str,
+    parse: impl FnOnce(&Value) -> outbox_core::Result<T>,
+) -> Result<Option<T>, Failure> {
+    let Some(text) = row.get::<&str>(column) else { return Ok(None) };
+    let read = serde_json::from_str(text).map_err(|error| error.to_string());
+    let read = read.and_then(|json| parse(&json).map_err(|error| error.message));
+    read.map(Some).map_err(|error| Failure::new(format!("its {what} cannot be read: {error}")))
+}
+
+/// The form of a subscription's requests.
+fn shape(row: &Row) -> Result<Shape, Failure> {
+    let policy = |column| parsed(row, column, "policy", Policy::parse).map(Option::unwrap_or_default);
+    Ok(Shape {
+        format: row.get::<&str>(14).and_then(Format::parse).unwrap_or_default(),
+        batch_size: row.get::<i32>(15).and_then(|n| n.try_into().ok()).unwrap_or(1),
+        batch_wait: row.int(16),
+        policy: policy(12)?.over(&policy(13)?),
+    })
+}

@@ -1,0 +1,11 @@
+//! PostgreSQL's own interfaces: function calls, transactions, appends and scans below the executor, catalogue, hooks.
+
+pub mod append;
+pub mod catalog;
+pub mod function;
+pub mod hooks;
+pub mod identity;
+pub mod jsonb;
+pub mod scan;
+pub mod shape;
+pub mod txn;

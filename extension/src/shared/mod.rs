@@ -1,0 +1,5 @@
+//! Shared memory: slots of dispatchers, claim hints, wake-ups.
+
+pub mod claim_hints;
+pub mod shmem;
+pub mod wake;

@@ -1,0 +1,12 @@
+//! The functions of the schema that are written in Rust, by topic.
+
+pub mod admin;
+pub mod checks;
+pub mod claim;
+pub mod enqueue;
+pub mod entry;
+pub mod idempotency;
+pub mod matching;
+pub mod registry;
+pub mod rights;
+pub mod sequencer;
