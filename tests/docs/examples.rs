@@ -74,35 +74,26 @@ async fn run(db: &Client, block: &str) -> Result<(), Error> {
     db.batch_execute(&statement).await
 }
 
-/// What settings.rs says about each setting: the comment above the variable that is its value.
+/// The reason of each setting: the doc comment above its line in settings.rs.
 fn reasons() -> std::collections::BTreeMap<String, String> {
     let source = fs::read_to_string(outbox_harness::postgres::root().join("extension/src/settings.rs")).unwrap();
-    let mut comments = std::collections::BTreeMap::new();
+    let mut found = std::collections::BTreeMap::new();
     let mut comment = String::new();
-    for line in source.lines() {
+    for line in source.lines().map(str::trim_start) {
         if let Some(text) = line.strip_prefix("/// ") {
             comment.push_str(if comment.is_empty() { "" } else { " " });
             comment.push_str(text);
         } else {
-            if let Some(name) = line.strip_prefix("pub static ").and_then(|rest| rest.split(':').next()) {
-                comments.insert(name.to_owned(), comment.clone());
+            // NAME "name": ...
+            let mut words = line.split('"');
+            if let (Some(_), Some(name), Some(rest)) = (words.next(), words.next(), words.next())
+                && rest.starts_with(": ")
+                && !comment.is_empty()
+            {
+                found.insert(format!("pg_outbox.{name}"), comment.clone());
             }
             comment.clear();
         }
-    }
-    // c"pg_outbox.name", texts, &VARIABLE
-    let mut found = std::collections::BTreeMap::new();
-    for part in source.split("c\"pg_outbox.").skip(1) {
-        let name = part.split('"').next().unwrap_or_default();
-        let variable: String = part
-            .split_once('&')
-            .map_or("", |(_, rest)| rest)
-            .chars()
-            .take_while(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || *c == '_')
-            .collect();
-        let reason = comments.get(&variable).cloned().unwrap_or_default();
-        assert!(!reason.is_empty(), "pg_outbox.{name}: {variable} has no comment in settings.rs");
-        found.insert(format!("pg_outbox.{name}"), reason);
     }
     found
 }
@@ -122,8 +113,8 @@ async fn every_setting_is_listed_with_its_reason() {
     let mut page = String::from(
         "# Settings\n\n<!-- Made by the test every_setting_is_listed_with_its_reason from extension/src/settings.rs: UPDATE=1 scripts/test docs -->\n\n\
         `superuser`: by ALTER SYSTEM, ALTER DATABASE, ALTER ROLE or SET; the dispatcher takes what is set for its database when it\n\
-        starts. `sighup`: in the configuration file, takes effect at reload. `postmaster`: at restart. `user`: by anybody for his session.\n\n\
-        | setting | default | range | change | what, and why this default |\n|---|---|---|---|---|\n",
+        starts. `sighup`: in the configuration file, takes effect at reload. `postmaster`: at restart. `user`: any role, for its own session.\n\n\
+        | setting | default | range | change | meaning, and reason for the default |\n|---|---|---|---|---|\n",
     );
     let found = db.query(query, &[]).await.unwrap();
     for row in &found {

@@ -87,7 +87,7 @@ export class Reader implements AsyncIterable<FeedMessage> {
         if (this.#options.listen) {
             const waits = () => this.#options.backoff?.min ?? 0.1;
             const deaf = (error: OutboxError) => this.#options.onError?.(error);
-            listen(this.#client, 'outbox_append_to_feed', undefined, () => bell.ring(), ended.signal, waits, deaf);
+            listen(this.#client, 'outbox_feed', undefined, () => bell.ring(), ended.signal, waits, deaf);
         }
         return { bell, end: () => ended.abort() };
     }

@@ -1779,8 +1779,12 @@ pub struct UnlockStale {
 }
 
 impl Outbox {
-    /// Makes data that was restored or copied here this database's own: numbers what has no position yet, in a new
-    /// epoch, and lets the dispatcher push. Returns the last position.
+    /// Makes data that was restored or copied here this database's own. Gives positions, in a new epoch, to the
+    /// messages that have none, and lets the dispatcher push. Returns the last position. If the outbox is this
+    /// database's own already, nothing is changed. reason (default null) is stored in outbox.audit. Not in a
+    /// transaction block or function. Errors: 25001 in such a transaction or not at isolation level read committed,
+    /// 55000 a subscription of logical replication writes this outbox, 55P03 another session keeps the sequencer for
+    /// 5 s, or a leaf's lock was not available within 30 s.
     ///
     /// # Errors
     /// Those of the function.
@@ -1788,7 +1792,10 @@ impl Outbox {
         call::single(self.call("adopt", json!({"reason": options.reason}), &[]).await?)
     }
 
-    /// Changes what is given and leaves the rest; JSON null, 0 and the empty text take a setting away.
+    /// Changes the settings of an endpoint; null leaves a setting as it is. JSON null (auth, tls, schedule, policy,
+    /// breaker), 0 (rate, burst) and an empty text (tenant, response_id) remove a setting. A new URL needs a new
+    /// consent if the endpoint asks for consent. Returns the id of a control message. Errors: OB001 no such endpoint,
+    /// 42710 new_name exists already, 22023 a setting is malformed or out of range.
     ///
     /// # Errors
     /// Those of the function.
@@ -1796,7 +1803,10 @@ impl Outbox {
         call::single(self.call("alter_endpoint", json!({"name": name, "url": options.url, "headers": options.headers, "timeout": options.timeout.map(|d| d.as_secs_f64()), "concurrency": options.concurrency, "tenant": options.tenant, "auth": options.auth, "tls": options.tls, "rate": options.rate, "burst": options.burst, "schedule": options.schedule, "policy": options.policy, "breaker": options.breaker, "protocol": options.protocol, "compress": options.compress, "response_id": options.response_id, "keep_headers": options.keep_headers, "disable_after": options.disable_after.map(|d| d.as_secs_f64()), "disable_failures": options.disable_failures, "new_name": options.new_name, "subscriber_type": options.subscriber_type}), &[]).await?)
     }
 
-    /// Changes a registered publisher; null leaves a value as it is, an empty template or function takes it away.
+    /// Changes a registered publisher; null leaves a value as it is, and an empty topic_template or topic_function
+    /// removes it. From the commit on, messages of an inactive publisher are refused (OB007). Errors: OB001 the
+    /// publisher is not registered, 22023 a value is malformed, 42883 no such function, 42501 the caller does not
+    /// have the rights of the function's owner.
     ///
     /// # Errors
     /// Those of the function.
@@ -1804,8 +1814,11 @@ impl Outbox {
         self.call_void("alter_publisher", json!({"code": code, "name": options.name, "description": options.description, "active": options.active, "topic_template": options.topic_template, "topic_function": options.topic_function})).await
     }
 
-    /// Changes a subscription; null leaves a setting as it is, reset names those that go back to their default.
-    /// Topics and filter hold behind the position of the message whose id is returned, pushed or pulled.
+    /// Changes the settings of a subscription; null leaves a setting as it is. reset: names of settings that go back
+    /// to their default (filter, max_attempts, max_age, schedule, policy, ttl, deadline, max_lag, external_id,
+    /// labels). Topics and filter hold for the positions after the control message whose id is returned. Errors:
+    /// OB001 no such subscription or endpoint, OB004 endpoint for a subscription that is pulled by workers, 22023 a
+    /// setting is malformed or out of range, 54000 a text is too long.
     ///
     /// # Errors
     /// Those of the function.
@@ -1813,8 +1826,8 @@ impl Outbox {
         call::single(self.call("alter_subscription", json!({"name": name, "topics": options.topics, "filter": options.filter, "endpoint": options.endpoint, "max_attempts": options.max_attempts, "max_age": options.max_age.map(|d| d.as_secs_f64()), "schedule": options.schedule, "policy": options.policy, "format": options.format, "batch_size": options.batch_size, "batch_wait": options.batch_wait.map(|d| d.as_secs_f64()), "ordering": options.ordering, "on_exhausted": options.on_exhausted, "ttl": options.ttl.map(|d| d.as_secs_f64()), "deadline": options.deadline.map(|d| d.as_secs_f64()), "notify": options.notify, "max_lag": options.max_lag.map(|d| d.as_secs_f64()), "external_id": options.external_id, "labels": options.labels, "reset": options.reset}), &[]).await?)
     }
 
-    /// Changes a registered topic; null leaves a value as it is. An inactive topic refuses messages (OB007) from the
-    /// commit on.
+    /// Changes a registered topic; null leaves a value as it is. From the commit on, messages of an inactive topic
+    /// are refused (OB007). Errors: OB001 the topic is not registered, 22023 the name is malformed.
     ///
     /// # Errors
     /// Those of the function.
@@ -1826,7 +1839,8 @@ impl Outbox {
         .await
     }
 
-    /// What a message came to, with the result of each delivery; OB001: no such message, or it is still open.
+    /// Returns the final status of a message, with the result of each delivery. Errors: OB001 no such message, or a
+    /// delivery of it is still open.
     ///
     /// # Errors
     /// Those of the function.
@@ -1834,9 +1848,11 @@ impl Outbox {
         call::single(self.call("archive_get", json!({"message_id": message_id}), &[]).await?)
     }
 
-    /// What messages came to, newest first, a page at a time: give the last id as before. Each page looks at up to
-    /// 1,000 messages of the tenant, the aggregate or all, for those of an endpoint at 10,000: a last row without a
-    /// status holds no message but the id to go on with.
+    /// Returns entries of the archive, newest first, up to max_rows (default 50; 1 to 1000) in a page. Pass the last
+    /// id of a page as before to get the next one. status: completed, failed or skipped. A page looks at up to 1,000
+    /// messages of the tenant or aggregate (or of all), and with endpoint at up to 10,000. If it ends there, its last
+    /// row has no status, and only the id to continue with. Errors: 22023 max_rows is out of range or status is
+    /// unknown, OB001 no such endpoint.
     ///
     /// # Errors
     /// Those of the function.
@@ -1844,7 +1860,8 @@ impl Outbox {
         call::typed(self.call("archive_list", json!({"tenant": options.tenant, "status": options.status, "topic": options.topic, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "endpoint": options.endpoint, "max_rows": options.max_rows, "before": options.before}), &[]).await?)
     }
 
-    /// What the last 1,000 messages (of a tenant) came to.
+    /// Returns how many of the last 1,000 messages (of a tenant; null: of all) have completed, failed (dead, expired
+    /// or cancelled) or were skipped. total: the sum.
     ///
     /// # Errors
     /// Those of the function.
@@ -1852,9 +1869,10 @@ impl Outbox {
         call::single(self.call("archive_stats", json!({"tenant": options.tenant}), &[]).await?)
     }
 
-    /// Ends what of a message is not delivered yet; what a worker or a request has is not tried again if it fails.
-    /// Returns how many waiting deliveries that ended. OB001 no such message, OB002 nothing is left to cancel, OB003
-    /// all that is left is leased.
+    /// Cancels a message: ends its deliveries that are still waiting, and returns how many were ended. A delivery
+    /// that a worker has or that is in flight is not tried again if it fails. by (default: session_user) and reason
+    /// are stored in outbox.audit. Errors: OB001 no such message, OB002 it was cancelled already or nothing is left
+    /// to cancel, OB003 all remaining deliveries are leased.
     ///
     /// # Errors
     /// Those of the function.
@@ -1869,7 +1887,8 @@ impl Outbox {
         )
     }
 
-    /// Ends a replay; returns how many deliveries that were waiting it cancelled. What is in flight ends by itself.
+    /// Cancels a replay, and returns the number of waiting deliveries that were cancelled. Deliveries that are leased
+    /// or in flight end by themselves. Errors: OB001 no such replay, OB004 it has ended.
     ///
     /// # Errors
     /// Those of the function.
@@ -1877,10 +1896,17 @@ impl Outbox {
         call::single(self.call("cancel_replay", json!({"replay_id": replay_id}), &[]).await?)
     }
 
-    /// Turns changes of a table's rows into messages, in the transaction that makes them; the caller must own it.
-    /// Called again, it replaces what it did before: do so when partitions were added. Styles: change, row, debezium.
-    /// A payload that is too large fails the statement (oversize => fail), is skipped with a warning (skip), or is
-    /// the key without images (reference).
+    /// Turns changes of a table's rows into messages, in the transaction that makes the changes. The caller must own
+    /// the table, and the owner needs the capability publish. A second call replaces the capture; call again after
+    /// partitions were added. topic: may contain {schema}, {table} and {op}. key_columns: columns of the message's
+    /// key (null: the primary key). operations: of insert, update, delete and truncate. columns: only these in the
+    /// images (null: all). condition: an SQL expression over new and old. include_old: updates contain the old image
+    /// too. style: change, row or debezium. tenant_column: column with the tenant. replicated: also capture changes
+    /// that logical replication applies. oversize, for a payload that is too large: fail (the statement fails), skip
+    /// (no message, with a warning) or reference (the key without images). Errors: 42501 the caller is not the owner,
+    /// the owner may not enqueue, or the call is within a security-restricted operation; 42809 the relation cannot be
+    /// captured; 42703 no such column; 22023 another argument is malformed; 55000 the table's schema was renamed
+    /// meanwhile.
     ///
     /// # Errors
     /// Those of the function.
@@ -1888,9 +1914,13 @@ impl Outbox {
         self.call_void("capture", json!({"relation": relation, "topic": options.topic, "key_columns": options.key_columns, "operations": options.operations, "columns": options.columns, "condition": options.condition, "include_old": options.include_old, "style": options.style, "tenant_column": options.tenant_column, "replicated": options.replicated, "oversize": options.oversize})).await
     }
 
-    /// Leases up to max_messages deliveries of a pull subscription that are due: highest priority first, then longest
-    /// due, then in order. No other worker gets them until the lease ends. Commit before the work starts: that is
-    /// what counts the try.
+    /// Leases up to max_messages (default 1; 1 to 10000) due deliveries of a pull subscription to a worker (a name of
+    /// 1 to 255 bytes). The lease lasts for the duration lease (default 60 s, at most 7 days), and no longer than the
+    /// subscription's deadline. The order is: highest priority, then longest due, then position. Returns one row of
+    /// type outbox.claimed for each delivery, and no rows when nothing is due or the subscription is paused. No other
+    /// worker gets these deliveries until the lease ends. Commit before the work starts: the commit makes the attempt
+    /// count. Errors: OB001 no such subscription, OB004 it is pushed to an endpoint, 22023 an argument is out of
+    /// range.
     ///
     /// # Errors
     /// Those of the function.
@@ -1898,8 +1928,11 @@ impl Outbox {
         call::typed(self.call("claim", json!({"subscription": subscription, "worker": worker, "max_messages": options.max_messages, "lease": options.lease.map(|d| d.as_secs_f64())}), &[]).await?)
     }
 
-    /// Leases one delivery. Raises what stands in the way: OB001 no such delivery, OB002 ended, OB003 leased, OB004
-    /// pushed, OB007 the subscription has ended, OB010 expired, OB011 no tries left, OB012 not due or behind its key.
+    /// Leases one delivery to a worker, like claim(), and returns one row of type outbox.claimed. Raises an error
+    /// when the delivery cannot be claimed: OB001 no such delivery, OB002 it has ended, OB003 it is leased, OB004 it
+    /// is pushed to an endpoint, OB007 the subscription has ended or is paused, OB010 it has expired, OB011 no
+    /// attempts left, OB012 it is not due, or it waits for another delivery of its key. Other errors: 22004
+    /// delivery_id is null, 22023 worker or lease is out of range.
     ///
     /// # Errors
     /// Those of the function.
@@ -1914,9 +1947,11 @@ impl Outbox {
         )
     }
 
-    /// Ends deliveries of a lease as done, all of them or those that are named; returns the ids that were: what is
-    /// missing was lost to another lease. results: one element per id, the receiver's id as a string or an object
-    /// {total, matched, succeeded, failed, send_results}.
+    /// Ends deliveries of a lease (delivery_ids null: all that it holds) as completed. Returns their ids, in the
+    /// order of positions. An id that is missing had ended or was lost to another lease; the array is empty when the
+    /// lease is lost. results: a JSON array with one element per element of delivery_ids, which the attempt log
+    /// stores. An element is null, the receiver's id as a string, or an object {total, matched, succeeded, failed,
+    /// send_results}. Errors: 22004 lease is null, 22023 results does not have one element per delivery id.
     ///
     /// # Errors
     /// Those of the function.
@@ -1931,9 +1966,11 @@ impl Outbox {
         )
     }
 
-    /// Completes all that a lease still holds (done; null: nothing) and claims what comes next, in one transaction:
-    /// both or neither. OB003: the lease is lost. No rows: ask once more without done before you wait, what was
-    /// completed may have let others in.
+    /// Completes all deliveries that the lease done still holds (null: completes nothing), and claims the next
+    /// deliveries like claim(), in one transaction: both take effect, or neither. Defaults and ranges are those of
+    /// claim(). When no rows are returned, call it once more with done null before waiting, because the deliveries
+    /// that were completed may have held others back. Errors: OB003 the lease is lost (nothing was completed or
+    /// claimed), and those of claim().
     ///
     /// # Errors
     /// Those of the function.
@@ -1947,9 +1984,9 @@ impl Outbox {
         call::typed(self.call("complete_and_claim", json!({"done": done, "subscription": subscription, "worker": worker, "max_messages": options.max_messages, "lease": options.lease.map(|d| d.as_secs_f64())}), &[]).await?)
     }
 
-    /// Deliveries in each state. Over all tenants completed and cancelled are counted since the beginning, from
-    /// counters; for one tenant among what is still stored, through the tenant's index: as long as that tenant has
-    /// messages.
+    /// Returns the number of deliveries in each state. For all tenants (null), completed and cancelled are counted
+    /// since the beginning, from counters. For one tenant they are counted among the messages that are still stored,
+    /// which takes longer the more messages that tenant has.
     ///
     /// # Errors
     /// Those of the function.
@@ -1957,7 +1994,8 @@ impl Outbox {
         call::typed(self.call("count_by_state", json!({"tenant": options.tenant}), &[]).await?)
     }
 
-    /// The total for a list_messages() with limit and offset; 10,000 means at least that many.
+    /// Returns the number of messages (of a tenant, an aggregate, a topic; null: of all). 10,000 means at least
+    /// 10,000.
     ///
     /// # Errors
     /// Those of the function.
@@ -1965,7 +2003,15 @@ impl Outbox {
         call::single(self.call("count_messages", json!({"tenant": options.tenant, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "topic": options.topic}), &[]).await?)
     }
 
-    /// Makes an HTTP target. The row that is returned is the only place where the signing secret is shown.
+    /// Creates an endpoint (an HTTP destination) and returns its id, its signing secret, and the id of a control
+    /// message. The signing secret is shown nowhere else. secret: null makes a new one. signature: v1 (HMAC-SHA256,
+    /// the default) or v1a (ed25519). timeout: above 0, at most 60 s (default 15 s). concurrency: 1 to 1024 requests
+    /// in flight (default 8). rate: requests per second (null: no limit). headers: a JSON object without credentials.
+    /// auth: {"type": "basic", "bearer", "header" or "oauth2", ...}. tls: {"ca", "certificate", "key"} as PEM texts.
+    /// schedule: waits between attempts, such as \[5, 30, "2 min"] or {"base": 5, "factor": 2, "cap": "1 h", "jitter":
+    /// 0.2}. policy: such as {"404": "retry", "4xx": "dead"}. consent: true holds deliveries until the receiver
+    /// agrees. The other settings are described at the columns of outbox.endpoint. Errors: 42710 the endpoint exists
+    /// already, 22004 name or url is null, 22023 a setting is malformed or out of range.
     ///
     /// # Errors
     /// Those of the function.
@@ -1973,7 +2019,11 @@ impl Outbox {
         call::single(self.call("create_endpoint", json!({"name": name, "url": url, "secret": options.secret, "headers": options.headers, "timeout": options.timeout.map(|d| d.as_secs_f64()), "concurrency": options.concurrency, "tenant": options.tenant, "kind": options.kind, "auth": options.auth, "tls": options.tls, "signature": options.signature, "rate": options.rate, "burst": options.burst, "schedule": options.schedule, "policy": options.policy, "breaker": options.breaker, "protocol": options.protocol, "compress": options.compress, "response_id": options.response_id, "keep_headers": options.keep_headers, "disable_after": options.disable_after.map(|d| d.as_secs_f64()), "disable_failures": options.disable_failures, "consent": options.consent, "subscriber_type": options.subscriber_type}), &[]).await?)
     }
 
-    /// Registers a producer. topic_template ("{tenant}.{topic}") or topic_function decide the topic of its messages.
+    /// Registers a publisher. code has no "@" and stands for all publishers "code@version". name: default code.
+    /// topic_template (such as "{tenant}.{topic}") or topic_function (the signature of a function (tenant text, topic
+    /// text) returns text) determines the topic of its messages. Errors: 22004 code is null, 22023 a value is
+    /// malformed, 42710 the publisher is registered already, 42883 no such function, 42501 the caller does not have
+    /// the rights of the function's owner.
     ///
     /// # Errors
     /// Those of the function.
@@ -1981,7 +2031,9 @@ impl Outbox {
         self.call_void("create_publisher", json!({"code": code, "name": options.name, "description": options.description, "active": options.active, "topic_template": options.topic_template, "topic_function": options.topic_function})).await
     }
 
-    /// Registers a topic; needed only to describe it, to switch it off, or with pg_outbox.require_topic.
+    /// Registers a topic. Registration is needed only to describe a topic, to switch it off, or with
+    /// pg_outbox.require_topic. name: default code. Errors: 22004 code is null, 22023 a value is malformed, 42710 the
+    /// topic is registered already.
     ///
     /// # Errors
     /// Those of the function.
@@ -1993,8 +2045,13 @@ impl Outbox {
         .await
     }
 
-    /// Confirms everything up to a position. Equal to where the cursor stands: advanced is false. With
-    /// expected_position it is a compare-and-set (OB005 when another instance was first).
+    /// Confirms that a consumer has read everything up to a position, and creates the cursor if there is none. At the
+    /// position where the cursor stands already, nothing changes, and advanced is false. delivery_id identifies the
+    /// delivery, and delivered_at (default: now) says when it was made. expected_position makes the call a
+    /// compare-and-set. epoch: the epoch in which the position was read. Errors: OB005 the position is smaller than
+    /// the cursor's, the same position has another delivery id, or the cursor is not at expected_position; OB009 a
+    /// name is malformed, the position is below 1, after the end of the feed, or in a history that was lost; 25006
+    /// the transaction is read-only.
     ///
     /// # Errors
     /// Those of the function.
@@ -2002,7 +2059,8 @@ impl Outbox {
         call::single(self.call("cursor_advance", json!({"consumer": consumer, "position": position, "stream": options.stream, "subject": options.subject, "delivery_id": options.delivery_id, "delivered_at": options.delivered_at, "expected_position": options.expected_position, "epoch": options.epoch}), &[]).await?)
     }
 
-    /// Removes a cursor; the reason is required (OB006) and kept in outbox.audit.
+    /// Deletes a cursor. The reason is stored in outbox.audit. Errors: OB001 there is no such cursor, OB006 the
+    /// reason is empty, OB009 a name is malformed, 25006 the transaction is read-only.
     ///
     /// # Errors
     /// Those of the function.
@@ -2014,7 +2072,9 @@ impl Outbox {
         .await
     }
 
-    /// A consumer's cursor; OB001 when there is none, unless if_missing says which position to show then.
+    /// Returns a consumer's cursor. stream is "outbox" (the feed) by default, subject is empty by default. Errors:
+    /// OB001 there is no such cursor; with if_missing, the result shows that position instead (nothing is stored).
+    /// OB009 a name is malformed.
     ///
     /// # Errors
     /// Those of the function.
@@ -2022,7 +2082,8 @@ impl Outbox {
         call::single(self.call("cursor_get", json!({"consumer": consumer, "stream": options.stream, "subject": options.subject, "if_missing": options.if_missing}), &[]).await?)
     }
 
-    /// Cursors by stream, subject and consumer; null selects all; max_rows 0: no limit.
+    /// Lists cursors in the order of stream, subject and consumer. consumer, stream, subject: only those equal to the
+    /// value; null: all. max_rows: at most so many rows; 0 (the default): no limit.
     ///
     /// # Errors
     /// Those of the function.
@@ -2030,8 +2091,9 @@ impl Outbox {
         call::typed(self.call("cursor_list", json!({"consumer": options.consumer, "stream": options.stream, "subject": options.subject, "max_rows": options.max_rows}), &[]).await?)
     }
 
-    /// Notes what went wrong (at most 2000 characters of it) without moving the cursor; makes it at 0 if there is
-    /// none.
+    /// Stores an error text (its first 2000 characters) as the cursor's last_error without moving the cursor; creates
+    /// the cursor at position 0 if there is none. The next advance or reset clears last_error. Errors: OB009 the text
+    /// is empty or a name is malformed, 25006 the transaction is read-only.
     ///
     /// # Errors
     /// Those of the function.
@@ -2051,8 +2113,9 @@ impl Outbox {
         )
     }
 
-    /// Moves a cursor anywhere, back as well; makes it if there is none. The reason is required (OB006) and kept in
-    /// outbox.audit.
+    /// Moves a cursor to any position from 0 on, back as well, and creates the cursor if there is none. The reason is
+    /// stored in outbox.audit. Errors: OB006 the reason is empty, OB009 a name is malformed or the position is
+    /// negative or after the end of the feed, 25006 the transaction is read-only.
     ///
     /// # Errors
     /// Those of the function.
@@ -2066,8 +2129,9 @@ impl Outbox {
         call::single(self.call("cursor_reset", json!({"consumer": consumer, "position": position, "reason": reason, "stream": options.stream, "subject": options.subject, "delivery_id": options.delivery_id, "delivered_at": options.delivered_at}), &[]).await?)
     }
 
-    /// Ends deliveries of a lease (null: all) as dead letters at once: no try will help. Returns the ids that were
-    /// changed.
+    /// Ends deliveries of a lease (delivery_ids null: all that it holds) as dead letters at once, because no further
+    /// attempt will help. The dead letter has the reason "rejected", and the argument reason as its last_error.
+    /// Returns the ids that were changed; an empty array when the lease is lost. Errors: 22004 lease is null.
     ///
     /// # Errors
     /// Those of the function.
@@ -2077,8 +2141,9 @@ impl Outbox {
         )
     }
 
-    /// Dead letters in numbers: ages are those of open ones, in seconds; per_subscription: name to total and
-    /// unresolved.
+    /// Returns numbers of dead letters. total: all; unresolved: open ones; resolved: all others. oldest_age_seconds,
+    /// newest_age_seconds and top_failure_reason are those of open ones, and null if there are none.
+    /// per_subscription: {name: {"total", "unresolved"}}.
     ///
     /// # Errors
     /// Those of the function.
@@ -2086,7 +2151,7 @@ impl Outbox {
         call::single(self.call("dead_letter_stats", json!({}), &[]).await?)
     }
 
-    /// Open dead letters that died longer ago than this.
+    /// Returns the open dead letters that became dead letters longer ago than age, oldest first.
     ///
     /// # Errors
     /// Those of the function.
@@ -2096,7 +2161,8 @@ impl Outbox {
         )
     }
 
-    /// Removes a dead letter, in whatever state; what it was is kept in outbox.audit.
+    /// Deletes a dead letter, whatever its resolution. Its row is stored in outbox.audit. Errors: OB001 no such dead
+    /// letter, 22023 by is null or empty.
     ///
     /// # Errors
     /// Those of the function.
@@ -2108,8 +2174,9 @@ impl Outbox {
         .await
     }
 
-    /// When the tries of a subscription are made, counted from the first: planned, and with the least and the most
-    /// jitter.
+    /// Returns one row per attempt of a subscription (10000 at most). wait: time after the attempt before. planned,
+    /// earliest and latest: time after the first attempt, without jitter, with the least and with the most jitter.
+    /// The list ends at max_age. Errors: OB001 no such subscription.
     ///
     /// # Errors
     /// Those of the function.
@@ -2124,8 +2191,9 @@ impl Outbox {
         )
     }
 
-    /// Sends nothing to an endpoint until enable_endpoint(). hold: deliveries wait; skip: they are recorded as
-    /// skipped.
+    /// Stops sending to an endpoint until enable_endpoint(). mode: hold (the default) keeps deliveries waiting, skip
+    /// records them as skipped. Returns the id of a control message. Errors: OB001 no such endpoint, 22023 unknown
+    /// mode.
     ///
     /// # Errors
     /// Those of the function.
@@ -2136,8 +2204,9 @@ impl Outbox {
         )
     }
 
-    /// Removes an endpoint that no subscription uses, with its secrets; what waits for a retry there is recorded as
-    /// skipped.
+    /// Drops an endpoint that no subscription uses, and deletes its secrets and credentials. Deliveries that wait for
+    /// a retry are recorded as skipped. Returns the id of a control message. Errors: OB001 no such endpoint, OB004 a
+    /// subscription uses it.
     ///
     /// # Errors
     /// Those of the function.
@@ -2145,7 +2214,8 @@ impl Outbox {
         call::single(self.call("drop_endpoint", json!({"name": name}), &[]).await?)
     }
 
-    /// Takes a proxy that no endpoint has chosen from the list; for the owner alone.
+    /// Removes a proxy from the list. Returns the id of a control message. Only for the owner of the extension and
+    /// superusers; it is in no capability. Errors: OB001 no such proxy, OB004 an endpoint uses it.
     ///
     /// # Errors
     /// Those of the function.
@@ -2153,8 +2223,8 @@ impl Outbox {
         call::single(self.call("drop_proxy", json!({"name": name}), &[]).await?)
     }
 
-    /// Sends again, first what has waited, failed deliveries at once; breaker, pause and count of failures start
-    /// afresh.
+    /// Resumes sending to an endpoint. Failed deliveries are due at once. The circuit breaker closes, a pause ends,
+    /// and the count of failures is reset. Returns the id of a control message. Errors: OB001 no such endpoint.
     ///
     /// # Errors
     /// Those of the function.
@@ -2162,8 +2232,11 @@ impl Outbox {
         call::single(self.call("enable_endpoint", json!({"name": name}), &[]).await?)
     }
 
-    /// Removes what a message says (payload, body, headers, metadata, responses) and ends what of it is not delivered
-    /// yet; ids, positions and counts stay. The reason is required (OB006). OB003 while a worker has it.
+    /// Erases the content of a message (payload, body, headers, metadata, and in the attempt log responses, results
+    /// and errors) and ends its waiting deliveries. Ids, topic, key, positions and counts stay. The message cannot be
+    /// requeued, resent or replayed any more. by (default: session_user) and reason are stored in outbox.audit.
+    /// Errors: OB001 no such message, OB003 a worker has a delivery of it, OB006 the reason is empty, 55P03 a lock
+    /// was not available within 5 s.
     ///
     /// # Errors
     /// Those of the function.
@@ -2172,7 +2245,11 @@ impl Outbox {
             .await
     }
 
-    /// Which subscriptions a message would match, and why others would not; at_position: which did at that place.
+    /// Returns, for each subscription, whether a message with these properties would match it, and the reason.
+    /// reason: matches (with a note if the subscription is paused), topic, inactive, filter with the fields that
+    /// refuse the message, or filter: payload. The answer is that of the newest version of each subscription; with
+    /// at_position, that of the version that held at the position, ended subscriptions included. Errors: 22023 topic
+    /// is malformed.
     ///
     /// # Errors
     /// Those of the function.
@@ -2180,8 +2257,9 @@ impl Outbox {
         call::typed(self.call("explain_routing", json!({"topic": topic, "payload": options.payload, "key": options.key, "headers": options.headers, "tenant": options.tenant, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "at_position": options.at_position}), &[]).await?)
     }
 
-    /// Moves the end of a lease to this long from now, but not beyond the subscription's deadline; returns it. OB003:
-    /// the lease is lost.
+    /// Extends a lease so that it ends duration (default 60 s, at most 7 days) from now, but not after the deadline
+    /// of its claim. Never shortens the lease. Returns the new end. Errors: OB003 the lease is lost, 22004 lease is
+    /// null, 22023 duration is out of range.
     ///
     /// # Errors
     /// Those of the function.
@@ -2192,8 +2270,11 @@ impl Outbox {
         )
     }
 
-    /// Ends a try of deliveries of a lease (null: of all) as failed: tried again after retry_after, else by the
-    /// subscription's schedule; dead letters after the last try. Returns the ids that were changed.
+    /// Records a failed attempt of deliveries of a lease (delivery_ids null: of all that it holds). A delivery is
+    /// tried again after retry_after (null: after the wait that the subscription's schedule says). A delivery becomes
+    /// a dead letter after its last attempt, or when the next attempt would be later than max_age or the expiry
+    /// allow. An error of more than 4096 bytes is cut to its first 1000 characters. Returns the ids that were
+    /// changed; an empty array when the lease is lost. Errors: 22004 lease is null.
     ///
     /// # Errors
     /// Those of the function.
@@ -2201,7 +2282,7 @@ impl Outbox {
         call::single(self.call("fail", json!({"lease": lease, "delivery_ids": delivery_ids, "error": error, "retry_after": options.retry_after.map(|d| d.as_secs_f64())}), &[]).await?)
     }
 
-    /// One message with its state; OB001: it does not exist or retention has removed it.
+    /// Returns one message with its state. Errors: OB001 no such message, or retention has removed it.
     ///
     /// # Errors
     /// Those of the function.
@@ -2209,7 +2290,9 @@ impl Outbox {
         call::single(self.call("get_message", json!({"message_id": message_id}), &[]).await?)
     }
 
-    /// Takes consent as given, for receivers that gave it by other means than the handshake.
+    /// Records that the receiver has given its consent by other means than the handshake. rate_per_minute: requests
+    /// per minute that it allows; null: no limit. Returns the id of a control message. Errors: OB001 no such
+    /// endpoint, 22023 rate_per_minute is below 1.
     ///
     /// # Errors
     /// Those of the function.
@@ -2220,10 +2303,12 @@ impl Outbox {
         )
     }
 
-    /// Grants a role one of the capabilities publish, capture, consume, observe, monitor, admin, or changes what is
-    /// left of it. publish can be narrowed to topics (patterns), tenants and publishers; consume to subscriptions,
-    /// topics (for read()) and consumers (of cursors), of which those that are not named are not left; monitor to
-    /// tenants.
+    /// Grants a role a capability (publish, capture, consume, observe, monitor or admin), or replaces an earlier
+    /// grant of it. publish can be narrowed to topics (patterns), tenants and publishers; monitor to tenants. consume
+    /// can be narrowed to subscriptions, topics (patterns, for read()) and consumers (of cursors); if one of these is
+    /// given, those that are not given allow nothing. null: not narrowed. A list has at most 1000 names of 1 to 255
+    /// bytes. Errors: 42704 no such role, 22023 the capability is unknown or cannot be narrowed like this, or a list
+    /// is malformed.
     ///
     /// # Errors
     /// Those of the function.
@@ -2231,7 +2316,7 @@ impl Outbox {
         self.call_void("grant_to", json!({"role": role, "capability": capability, "subscriptions": options.subscriptions, "topics": options.topics, "tenants": options.tenants, "publishers": options.publishers, "consumers": options.consumers})).await
     }
 
-    /// The last position of the feed; 0 when it is empty.
+    /// Returns the last position of the feed; 0 when the feed is empty.
     ///
     /// # Errors
     /// Those of the function.
@@ -2239,8 +2324,8 @@ impl Outbox {
         call::single(self.call("head", json!({}), &[]).await?)
     }
 
-    /// One row per check: ok, warning or critical, who or what it is, and what to do. Fit for an alert on state \<>
-    /// 'ok'.
+    /// Returns one row per check. state: ok, warning or critical. culprit: the object, session or setting that is the
+    /// cause. what_to_do: what an operator can do. Suited to an alert on state \<> 'ok'.
     ///
     /// # Errors
     /// Those of the function.
@@ -2248,7 +2333,8 @@ impl Outbox {
         call::typed(self.call("health", json!({}), &[]).await?)
     }
 
-    /// Everything that happened to one message, in order of time.
+    /// Returns the events of one message in order of time. what: enqueued, numbered (with its position), routed, the
+    /// outcome of an attempt, next attempt, dead letter. Errors: OB001 no such message.
     ///
     /// # Errors
     /// Those of the function.
@@ -2256,7 +2342,8 @@ impl Outbox {
         call::typed(self.call("history", json!({"message_id": message_id}), &[]).await?)
     }
 
-    /// Marks an open dead letter as not worth dealing with; OB004: it is not open.
+    /// Marks an open dead letter as ignored, because it is not worth an action. by and note are stored with it and in
+    /// outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 by is null or empty.
     ///
     /// # Errors
     /// Those of the function.
@@ -2268,7 +2355,8 @@ impl Outbox {
         .await
     }
 
-    /// Whether a delivery or message in this state is not tried again by itself.
+    /// Returns whether a delivery or message in this state is not tried again by itself: true for completed, dead,
+    /// skipped, expired and cancelled.
     ///
     /// # Errors
     /// Those of the function.
@@ -2276,10 +2364,12 @@ impl Outbox {
         call::single(self.call("is_terminal", json!({"state": state}), &[]).await?)
     }
 
-    /// Messages, newest first, a page at a time: give the last id as before. By tenant and by aggregate through an
-    /// index; by state pending, processing, failed, dead or expired through the deliveries; topic and severity are
-    /// looked for in at most 10,000 messages, completed, cancelled and skipped in at most 1,000, per page: a last row
-    /// without a topic holds no message but the id to go on with.
+    /// Returns messages, newest first, up to max_messages (default 50; 1 to 1000) in a page. Pass the last id of a
+    /// page as before to get the next one; skip (0 to 10000) leaves out the first ones. Tenant and aggregate use an
+    /// index, and status pending, processing, failed, dead or expired uses the deliveries. In a page, topic and
+    /// severity are checked for at most 10,000 messages, and status completed, cancelled or skipped for at most
+    /// 1,000. If a page ends there, its last row has no topic, and only the id to continue with. Errors: 22023
+    /// max_messages or skip is out of range, or status is unknown.
     ///
     /// # Errors
     /// Those of the function.
@@ -2287,8 +2377,10 @@ impl Outbox {
         call::typed(self.call("list_messages", json!({"tenant": options.tenant, "state": options.state, "topic": options.topic, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "severity": options.severity, "max_messages": options.max_messages, "before": options.before, "skip": options.skip}), &[]).await?)
     }
 
-    /// Rotates, reclaims and trims now whatever the settings allow, and says what it did. The dispatcher does this by
-    /// itself.
+    /// Rotates, reclaims and trims now as far as the retention settings allow, and returns what each job did. The
+    /// dispatcher does this by itself, every pg_outbox.retention_interval (1 hour by default). Not in a transaction
+    /// block or function. Errors: 25001 in such a transaction. A job that fails has the result "failed" and its error
+    /// in held_by.
     ///
     /// # Errors
     /// Those of the function.
@@ -2296,7 +2388,8 @@ impl Outbox {
         call::typed(self.call("maintain", json!({}), &[]).await?)
     }
 
-    /// What came of send_test() or resend(): waiting, completed or failed.
+    /// Returns the result of send_test() or resend(). state: waiting, completed or failed; the other columns are null
+    /// while it waits. Errors: OB001 no such id.
     ///
     /// # Errors
     /// Those of the function.
@@ -2304,8 +2397,10 @@ impl Outbox {
         call::typed(self.call("manual_result", json!({"manual_send_id": manual_send_id}), &[]).await?)
     }
 
-    /// Figures for a monitoring system. Names ending in _total and _count only grow; labels name subscription,
-    /// endpoint, state, consumer, ring. _enqueued_total counts what was rolled back as well.
+    /// Returns metrics for a monitoring system. Names that end in _total, _sum or _count only grow; all others are
+    /// current values, in the unit that the name says (seconds, positions, bytes). labels names the subscription,
+    /// endpoint, state, consumer, stream, subject or ring. outbox_enqueued_total also counts messages that were
+    /// rolled back.
     ///
     /// # Errors
     /// Those of the function.
@@ -2313,8 +2408,9 @@ impl Outbox {
         call::typed(self.call("metrics", json!({}), &[]).await?)
     }
 
-    /// Makes a waiting delivery a dead letter, and returns that one's id. OB001 no such delivery, OB002 it has ended,
-    /// OB003 a worker has it.
+    /// Moves a waiting delivery to the dead letters, with the reason "moved" and the argument reason as its
+    /// last_error. Returns the id of the dead letter. Errors: OB001 no such delivery, OB002 it has ended, OB003 a
+    /// worker has it, 22023 by is null or empty.
     ///
     /// # Errors
     /// Those of the function.
@@ -2334,9 +2430,11 @@ impl Outbox {
         )
     }
 
-    /// What was sent to whom: of one message, or of the latest messages of a tenant, topic or aggregate, a page at a
-    /// time (give the last message id as before). With a subscription, up to max_rows rows of it among 10,000
-    /// messages per page. A last row without a topic code holds nothing but the id to go on with.
+    /// Returns which messages were sent to whom: of one message, or of the latest messages of a tenant, topic or
+    /// aggregate, up to max_rows (default 50; 1 to 1000) messages in a page. Pass the last message_id of a page as
+    /// before to get the next one. With subscription, up to max_rows rows of that subscription, among 10,000 messages
+    /// per page. If a page ends there, its last row has no topic_code, and only the id to continue with. Errors:
+    /// 22023 max_rows is out of range, OB001 no such subscription.
     ///
     /// # Errors
     /// Those of the function.
@@ -2344,8 +2442,8 @@ impl Outbox {
         call::typed(self.call("notification_log", json!({"message_id": options.message_id, "tenant": options.tenant, "topic": options.topic, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "max_rows": options.max_rows, "before": options.before, "subscription": options.subscription}), &[]).await?)
     }
 
-    /// Holds a subscription: what is routed to it waits, nothing is sent or can be claimed, until resume(). Its
-    /// messages are kept.
+    /// Pauses a subscription until resume(): messages are still routed to it and retained, but nothing is sent or can
+    /// be claimed. Returns the id of a control message. Errors: OB001 no such subscription.
     ///
     /// # Errors
     /// Those of the function.
@@ -2353,7 +2451,8 @@ impl Outbox {
         call::single(self.call("pause_subscription", json!({"name": name}), &[]).await?)
     }
 
-    /// What receivers verify v1a signatures of this endpoint with, the current key first; nothing for v1.
+    /// Returns the public keys with which receivers verify v1a signatures of an endpoint, the current one first; no
+    /// rows for v1. Errors: OB001 no such endpoint.
     ///
     /// # Errors
     /// Those of the function.
@@ -2361,9 +2460,13 @@ impl Outbox {
         call::typed(self.call("public_keys", json!({"endpoint": endpoint}), &[]).await?)
     }
 
-    /// Removes what is older than an interval, by hand: completed (messages), attempts, archive (messages with their
-    /// attempts and routing; rows are messages), dead_letters, idempotency. Logs go in whole segments. Never what is
-    /// still needed; null, zero or below: for ever; dry_run says what it would be.
+    /// Removes rows that are older than older_than, and returns how many rows and bytes. what: completed (messages),
+    /// attempts, archive (messages with their attempts and routing; rows counts messages), dead_letters (resolved or
+    /// ignored ones; include_unresolved: all), idempotency. Rows of logs are removed leaf by leaf, and only if the
+    /// whole leaf is old enough. Rows that are still needed are never removed. older_than null, zero or below removes
+    /// nothing. dry_run: returns the numbers without removing anything. Numbers of rows in leaves may be estimates.
+    /// Not in a transaction block or function. Errors: 22023 what is unknown, 25001 in such a transaction, 55P03 a
+    /// lock was not available within 5 s.
     ///
     /// # Errors
     /// Those of the function.
@@ -2371,9 +2474,13 @@ impl Outbox {
         call::single(self.call("purge", json!({"what": what, "older_than": older_than.as_secs_f64(), "include_unresolved": options.include_unresolved, "dry_run": options.dry_run}), &[]).await?)
     }
 
-    /// Messages behind a position (0: from the first that is stored), in order; go on behind the last row. A row
-    /// whose message_id is null holds no message: nothing matched up to there. With the epoch in which the position
-    /// was read, a lost history is noticed (OB009).
+    /// Returns up to max_messages (default 100; 1 to 10000) messages after a position (exclusive; 0: from the first
+    /// one that is stored), in order. Continue after the position of the last row. topics (patterns) and filter
+    /// select as in a subscription; null: all. Control messages of pg_outbox are not returned. A call looks at no
+    /// more than 10000 positions, or max_messages if that is more. If none of them matches, the result is one row
+    /// whose message_id is null and whose position says where to continue. epoch: the epoch in which after_position
+    /// was read, so that a lost history is noticed. Errors: OB009 the position is malformed, no longer stored, after
+    /// the end of the feed, or in a history that was lost; 22023 another argument is malformed.
     ///
     /// # Errors
     /// Those of the function.
@@ -2381,7 +2488,9 @@ impl Outbox {
         call::typed(self.call("read", json!({"after_position": after_position, "max_messages": options.max_messages, "topics": options.topics, "filter": options.filter, "epoch": options.epoch}), &[]).await?)
     }
 
-    /// Gives deliveries of a lease (null: all) back unharmed: due as before, the try does not count. Returns the ids.
+    /// Gives deliveries of a lease (delivery_ids null: all) back unharmed: they are due as before, and the attempt
+    /// does not count. Returns the ids that were given back, in the order of positions; an empty array when the lease
+    /// is lost. Errors: 22004 lease is null.
     ///
     /// # Errors
     /// Those of the function.
@@ -2389,8 +2498,14 @@ impl Outbox {
         call::single(self.call("release", json!({"lease": lease, "delivery_ids": options.delivery_ids}), &[]).await?)
     }
 
-    /// Delivers again what a subscription matched between two positions (or times), at most rate messages per second
-    /// beside live traffic; returns the replay's id. The webhook ids are the same unless new_ids.
+    /// Delivers again the messages that a subscription matched between two positions, both included, and returns the
+    /// id of the replay. Which messages matched is decided by the versions that held at those positions.
+    /// from_position: default tail(); to_position: default head(). from_time and to_time (exclusive) are used where a
+    /// position is null, and refer to the time when a message got its position. filter: narrows the messages further.
+    /// new_ids (default false): webhook ids get the suffix _r and the id of the replay. rate (default 200; 1 to
+    /// 10000): messages per second at most, in addition to live traffic. The view outbox.replay_status shows the
+    /// progress. Errors: OB001 no such subscription, OB009 a position is no longer stored or does not exist yet,
+    /// 22023 rate or filter is invalid.
     ///
     /// # Errors
     /// Those of the function.
@@ -2398,8 +2513,9 @@ impl Outbox {
         call::single(self.call("replay", json!({"subscription": subscription, "from_position": options.from_position, "to_position": options.to_position, "filter": options.filter, "new_ids": options.new_ids, "rate": options.rate, "from_time": options.from_time, "to_time": options.to_time}), &[]).await?)
     }
 
-    /// Asks the receiver whether it wants our messages, by the CloudEvents webhook handshake; until it does,
-    /// deliveries wait.
+    /// Asks the receiver of an endpoint for consent with the CloudEvents webhook handshake, whatever its earlier
+    /// answer was. Deliveries wait until it agrees. Returns the id of a control message. Errors: OB001 no such
+    /// endpoint.
     ///
     /// # Errors
     /// Those of the function.
@@ -2407,8 +2523,10 @@ impl Outbox {
         call::single(self.call("request_consent", json!({"endpoint": endpoint}), &[]).await?)
     }
 
-    /// Makes the delivery of a dead letter due now, with all its tries; the receiver sees the same webhook id.
-    /// Returns the delivery's id. OB004: requeued already, or the message is gone.
+    /// Makes the delivery of a dead letter due now, with all its attempts again, and returns the id of the delivery.
+    /// The receiver gets the same webhook id. A requeued delivery does not expire, and a cancelled message is not
+    /// cancelled any more. Errors: OB001 no such dead letter, OB004 it was requeued already, its subscription has
+    /// ended, or its message is gone or erased, 22023 by is null or empty.
     ///
     /// # Errors
     /// Those of the function.
@@ -2423,8 +2541,10 @@ impl Outbox {
         )
     }
 
-    /// Requeues up to max_rows open dead letters, oldest first: of a subscription, reason, topic, time. dry_run only
-    /// counts. Returns how many.
+    /// Requeues up to max_rows (default 1000; 1 to 100000) open dead letters, oldest first, and returns how many.
+    /// subscription, reason, topic, dead_after (inclusive) and dead_before (exclusive) select them; null: all.
+    /// dry_run: only counts. Dead letters that cannot be requeued are left out. Errors: OB001 no such subscription,
+    /// 22023 max_rows is out of range, or by is null or empty.
     ///
     /// # Errors
     /// Those of the function.
@@ -2432,8 +2552,9 @@ impl Outbox {
         call::single(self.call("requeue_all", json!({"actor": options.actor, "subscription": options.subscription, "reason": options.reason, "topic": options.topic, "dead_after": options.dead_after, "dead_before": options.dead_before, "note": options.note, "max_rows": options.max_rows, "dry_run": options.dry_run}), &[]).await?)
     }
 
-    /// Changes when a waiting delivery is tried, its priority and its end. OB001 no such delivery, OB002 it has
-    /// ended, OB003 a worker has it.
+    /// Changes when a waiting delivery is due, and optionally its priority (-100 to 100) and its expiry; null leaves
+    /// these as they are. Errors: OB001 no such delivery, OB002 it has ended, OB003 a worker has it, 22004 due_at is
+    /// null, 22023 a value is out of range, or by is null or empty.
     ///
     /// # Errors
     /// Those of the function.
@@ -2441,8 +2562,10 @@ impl Outbox {
         self.call_void("reschedule", json!({"delivery_id": delivery_id, "due_at": due_at, "actor": options.actor, "priority": options.priority, "expires_at": options.expires_at})).await
     }
 
-    /// Sends one message once more to one subscription, whatever became of it: one try outside its budget, under the
-    /// same webhook id; manual_result() shows what came of it.
+    /// Sends a message once more to a pushed subscription, whatever the state of its delivery: one attempt outside
+    /// the budget, with the same webhook id. Returns the id for manual_result(). Errors: OB001 no such subscription,
+    /// or the message is not stored or not in the feed yet; OB004 the subscription is pulled by workers, or the
+    /// message was erased.
     ///
     /// # Errors
     /// Those of the function.
@@ -2450,7 +2573,8 @@ impl Outbox {
         call::single(self.call("resend", json!({"message_id": message_id, "subscription": subscription}), &[]).await?)
     }
 
-    /// Marks an open dead letter as dealt with in another way; OB004: it is not open.
+    /// Marks an open dead letter as resolved by other means. by and note are stored with it and in outbox.audit.
+    /// Errors: OB001 no such dead letter, OB004 it is not open, 22023 by is null or empty.
     ///
     /// # Errors
     /// Those of the function.
@@ -2462,7 +2586,8 @@ impl Outbox {
         .await
     }
 
-    /// Goes on with a paused subscription from where it stood.
+    /// Resumes a paused subscription where it stopped. Returns the id of a control message. Errors: OB001 no such
+    /// subscription.
     ///
     /// # Errors
     /// Those of the function.
@@ -2470,8 +2595,10 @@ impl Outbox {
         call::single(self.call("resume_subscription", json!({"name": name}), &[]).await?)
     }
 
-    /// Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001 there is
-    /// none, OB002 it was completed, OB003 a worker has it, OB004 its message was erased or is gone.
+    /// Makes a waiting, failed, dead or expired delivery of a message to a subscription due now, with its attempts
+    /// counted from 0 again. Returns the id of the delivery. by: default session_user. Errors: OB001 no such
+    /// subscription, or there is no such delivery (not matched, not routed yet, or in its first attempt); OB002 it
+    /// was completed; OB003 a worker has it; OB004 its message was erased or is gone.
     ///
     /// # Errors
     /// Those of the function.
@@ -2486,8 +2613,8 @@ impl Outbox {
         )
     }
 
-    /// Takes a capability back from a role; what another capability of the role needs stays. false: the role did not
-    /// have it by grant_to().
+    /// Revokes a capability from a role. Privileges that another capability of the role needs stay. Returns false if
+    /// the role did not have the capability by grant_to(). Errors: 42704 no such role, 22023 unknown capability.
     ///
     /// # Errors
     /// Those of the function.
@@ -2495,8 +2622,10 @@ impl Outbox {
         call::single(self.call("revoke_from", json!({"role": role, "capability": capability}), &[]).await?)
     }
 
-    /// Has new rows go to the next leaf now: rotated, empty (nothing to leave behind) or full (the next leaf still
-    /// holds rows).
+    /// Makes new rows of a ring (default message) go to the next leaf from now on. Returns rotated, empty (nothing
+    /// was written to the current leaf), full (the next leaf still holds rows), or not yet (the sequencer is busy).
+    /// Not in a transaction block or function. Errors: OB001 no such ring, 25001 in such a transaction, 55P03 a lock
+    /// was not available within 5 s.
     ///
     /// # Errors
     /// Those of the function.
@@ -2504,7 +2633,9 @@ impl Outbox {
         call::single(self.call("rotate", json!({"ring": options.ring}), &[]).await?)
     }
 
-    /// Gives an endpoint a new secret, shown here alone; the old one signs beside it until the overlap has passed.
+    /// Gives an endpoint a new secret, and returns it with the id of a control message; it is shown nowhere else.
+    /// secret: null makes a new one. The old secret signs too until overlap has passed (default 24 h, 0 to 30 days).
+    /// Errors: OB001 no such endpoint, 22023 secret or overlap is invalid.
     ///
     /// # Errors
     /// Those of the function.
@@ -2519,8 +2650,8 @@ impl Outbox {
         )
     }
 
-    /// Sends a test message (topic outbox.test), signed as any other, to an endpoint when the transaction commits;
-    /// manual_result() shows what came of it.
+    /// Sends a test message (topic outbox.test, signed like any other) to an endpoint, once the transaction commits.
+    /// Returns the id for manual_result(). Errors: OB001 no such endpoint, 22004 payload is null.
     ///
     /// # Errors
     /// Those of the function.
@@ -2528,7 +2659,8 @@ impl Outbox {
         call::single(self.call("send_test", json!({"endpoint": endpoint, "payload": options.payload}), &[]).await?)
     }
 
-    /// Chooses one of the operator's proxies for an endpoint; null: the default one, if there is one.
+    /// Chooses one of the operator's proxies for an endpoint; null: the default proxy, if there is one. Returns the
+    /// id of a control message. Errors: OB001 no such endpoint or proxy.
     ///
     /// # Errors
     /// Those of the function.
@@ -2536,8 +2668,10 @@ impl Outbox {
         call::single(self.call("set_endpoint_proxy", json!({"endpoint": endpoint, "proxy": proxy}), &[]).await?)
     }
 
-    /// Lists or changes a proxy; url null: no proxy. In no capability: for the owner of the extension and superusers
-    /// alone.
+    /// Adds a proxy to the list, or changes it. url: http://\[user:password@]host:port or socks5://...; null: no
+    /// proxy. is_default: there is one default, so the former one loses this property. Returns the id of a control
+    /// message. Only for the owner of the extension and superusers; it is in no capability. Errors: 22004 name is
+    /// null, 22023 name or url is malformed.
     ///
     /// # Errors
     /// Those of the function.
@@ -2545,8 +2679,9 @@ impl Outbox {
         call::single(self.call("set_proxy", json!({"name": name, "url": url, "resolves_names": options.resolves_names, "is_default": options.is_default}), &[]).await?)
     }
 
-    /// Messages that matched no subscription, newest first, with the reason: no subscription, filtered, inactive.
-    /// topic is a pattern.
+    /// Messages that matched no subscription, newest first, with the reason: no subscription, filtered, or inactive
+    /// (all subscriptions on the topic had ended). topic is a pattern (null: all). At most max_messages rows (default
+    /// 100). before is exclusive; pass the last position of a page to get the next page.
     ///
     /// # Errors
     /// Those of the function.
@@ -2561,9 +2696,10 @@ impl Outbox {
         )
     }
 
-    /// Where the outbox of this database stands, and from pending on how many deliveries (of a tenant) are in each
-    /// state; skipped: messages that matched nothing. worker: not preloaded, none, starting, running, push off,
-    /// copied, failing.
+    /// Returns the state of this database's outbox. messages: the last message id; feed_end and routed: positions;
+    /// waiting: deliveries that have not ended; dead_letters: open ones. worker: not preloaded, none, starting,
+    /// running, push off, copied or failing. From pending on: the number of deliveries in each state (of a tenant;
+    /// null: of all); skipped: messages that matched nothing.
     ///
     /// # Errors
     /// Those of the function.
@@ -2571,9 +2707,15 @@ impl Outbox {
         call::single(self.call("stats", json!({"tenant": options.tenant}), &[]).await?)
     }
 
-    /// Sends the messages of these topics (* one word, # any number) to an endpoint, or without one lets workers
-    /// claim them; from the position of the message on whose id is returned, or from start: latest, earliest, a
-    /// position or a time. A name that was unsubscribed is taken up again.
+    /// Creates a subscription: the messages of these topics (patterns; * is one word, # any number of words) are sent
+    /// to an endpoint, or claimed by workers if there is neither endpoint nor url. url: creates an endpoint with the
+    /// subscription's name. filter: further conditions on a message. The other settings are described at the columns
+    /// of outbox.subscription; max_attempts null or below 1 means 12. start: latest (the default: messages after the
+    /// control message whose id is returned), earliest, a position (the first to be delivered) or a time. A name that
+    /// was unsubscribed is taken up again, with its old id. Returns the id of the control message. Errors: OB001 no
+    /// such endpoint, OB009 the start position is not stored or does not exist yet, 42710 the subscription exists
+    /// already, 22004 topics is null or empty, 22023 a setting is malformed or out of range, 54000 a text is too
+    /// long.
     ///
     /// # Errors
     /// Those of the function.
@@ -2581,8 +2723,8 @@ impl Outbox {
         call::single(self.call("subscribe", json!({"name": name, "topics": topics, "endpoint": options.endpoint, "filter": options.filter, "max_attempts": options.max_attempts, "max_age": options.max_age.map(|d| d.as_secs_f64()), "schedule": options.schedule, "policy": options.policy, "format": options.format, "batch_size": options.batch_size, "batch_wait": options.batch_wait.map(|d| d.as_secs_f64()), "ordering": options.ordering, "on_exhausted": options.on_exhausted, "ttl": options.ttl.map(|d| d.as_secs_f64()), "deadline": options.deadline.map(|d| d.as_secs_f64()), "notify": options.notify, "max_lag": options.max_lag.map(|d| d.as_secs_f64()), "external_id": options.external_id, "labels": options.labels, "start": options.start, "url": options.url}), &[]).await?)
     }
 
-    /// The first position whose message is still stored; above head() when none is. read() starts there when it
-    /// starts at 0.
+    /// Returns the first position whose message is still stored, or head() + 1 when none is. read() starts there when
+    /// after_position is 0.
     ///
     /// # Errors
     /// Those of the function.
@@ -2590,8 +2732,10 @@ impl Outbox {
         call::single(self.call("tail", json!({}), &[]).await?)
     }
 
-    /// Numbers what is committed now, and returns the last position. The dispatcher does this by itself; by hand
-    /// where there is none. Not in a transaction block or function (25001).
+    /// Gives positions to the messages that are committed now (at most 100000 of them), and returns the last
+    /// position. The dispatcher does this by itself; call the function where there is no dispatcher. Not in a
+    /// transaction block or function. Errors: 25001 in such a transaction, 25006 the transaction is read-only, 55000
+    /// the outbox was restored or copied here and is not adopted, 55P03 another session keeps the sequencer for 5 s.
     ///
     /// # Errors
     /// Those of the function.
@@ -2599,7 +2743,8 @@ impl Outbox {
         call::single(self.call("tick", json!({}), &[]).await?)
     }
 
-    /// Ends a capture; false: there was none.
+    /// Drops the capture of a table, which the caller must own. Returns false if there was none. Errors: 42501 the
+    /// caller is not the owner, or the call is within a security-restricted operation.
     ///
     /// # Errors
     /// Those of the function.
@@ -2607,8 +2752,10 @@ impl Outbox {
         call::single(self.call("uncapture", json!({"relation": relation}), &[]).await?)
     }
 
-    /// Takes leases back that were claimed longer ago than this, whatever their end; returns how many deliveries are
-    /// free again.
+    /// Takes back every lease that was claimed at least older_than ago, even if the lease has not expired;
+    /// subscription null: of all subscriptions. Leases that another session has locked are skipped. The attempt
+    /// counts as failed, and the deliveries are due again at once, or dead letters after their last attempt. Returns
+    /// the number of deliveries. Errors: 22023 older_than is null or negative, OB001 no such subscription.
     ///
     /// # Errors
     /// Those of the function.
@@ -2623,8 +2770,9 @@ impl Outbox {
         )
     }
 
-    /// Ends a subscription at the position of the message whose id is returned; what it has not got by then is logged
-    /// as skipped. It stays in the table, with deleted_at set.
+    /// Ends a subscription at the position of the control message whose id is returned. Messages that were not
+    /// delivered by then are logged as skipped, with the reason unsubscribed. The row stays in outbox.subscription
+    /// with deleted_at set. Errors: OB001 no such subscription.
     ///
     /// # Errors
     /// Those of the function.
@@ -2632,7 +2780,7 @@ impl Outbox {
         call::single(self.call("unsubscribe", json!({"name": name}), &[]).await?)
     }
 
-    /// Version of the installed objects, and of the library that is loaded.
+    /// Returns the version of the installed objects (extension), and that of the library that is loaded.
     ///
     /// # Errors
     /// Those of the function.
@@ -2640,7 +2788,8 @@ impl Outbox {
         call::single(self.call("version", json!({}), &[]).await?)
     }
 
-    /// What a receiver deduplicates by: the same on every attempt, restart, retry and replay of a message.
+    /// Returns the webhook id of a message, by which receivers deduplicate. It is the same for every attempt,
+    /// restart, retry and replay (unless the replay asked for new ids).
     ///
     /// # Errors
     /// Those of the function.
@@ -2648,9 +2797,10 @@ impl Outbox {
         call::single(self.call("webhook_id", json!({"message_id": message_id, "enqueued_at": enqueued_at}), &[]).await?)
     }
 
-    /// This database's dispatcher: what it does, since when, how far it is, and its last error. States: not
-    /// preloaded, none, starting, running, push off, copied, failing. A process that is gone is none, whatever it did
-    /// last.
+    /// Returns the state of this database's dispatcher, how far it is, and its last error. state: not preloaded, none
+    /// (there is no such process), starting, running, push off, copied or failing. in_flight: requests; queued and
+    /// unrecorded: deliveries. idle: everything that was committed has been routed, sent and recorded. feed_end and
+    /// routed: positions.
     ///
     /// # Errors
     /// Those of the function.

@@ -202,7 +202,7 @@ impl Reader {
             _ => {
                 let target = &self.settings.target;
                 let opened = target
-                    .open_listening("outbox_append_to_feed", None, self.wake.clone(), &mut self.listening)
+                    .open_listening("outbox_feed", None, self.wake.clone(), &mut self.listening)
                     .await?;
                 self.client.insert(opened.client)
             }

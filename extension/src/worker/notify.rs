@@ -1,4 +1,4 @@
-//! Tells readers of the feed about new messages: NOTIFY outbox_append_to_feed with the last position, when `pg_outbox.notify_readers`
+//! Tells readers of the feed about new messages: NOTIFY outbox_feed with the last position, when `pg_outbox.notify_readers`
 //! is on.
 //!
 //! The dispatcher sends the NOTIFY in a transaction of its own, because a NOTIFY takes a lock at commit that the whole
@@ -27,7 +27,7 @@ pub struct Notifier {
 impl Notifier {
     pub const fn new() -> Notifier {
         Notifier {
-            notify: Plan::new("select pg_notify('outbox_append_to_feed', $1::text)", &[INT8OID]),
+            notify: Plan::new("select pg_notify('outbox_feed', $1::text)", &[INT8OID]),
             told: 0,
             at: None,
         }

@@ -146,7 +146,7 @@ async fn a_waiting_reader_is_woken_by_few_notifications() {
     })
     .await;
     let (listener, mut notifications) = server.listen("notified").await.unwrap();
-    listener.batch_execute("listen outbox_append_to_feed").await.unwrap();
+    listener.batch_execute("listen outbox_feed").await.unwrap();
     const MESSAGES: i64 = 1000;
     let producers: Vec<_> = (0..2)
         .map(|_| {
@@ -193,7 +193,7 @@ async fn what_a_dispatcher_numbers_in_its_first_round_is_told() {
     let server = Server::start(&settings).await.unwrap();
     let db = server.empty_database("young").await.unwrap();
     let (listener, mut notifications) = server.listen("young").await.unwrap();
-    listener.batch_execute("listen outbox_append_to_feed").await.unwrap();
+    listener.batch_execute("listen outbox_feed").await.unwrap();
     db.batch_execute("begin; create extension pg_outbox; select outbox.enqueue('order.created', '{}'); commit")
         .await
         .unwrap();

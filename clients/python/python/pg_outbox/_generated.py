@@ -632,479 +632,649 @@ class AdminMethods:
         raise NotImplementedError
 
     def adopt(self, *, reason: str | None = None) -> int | None:
-        """Makes data that was restored or copied here this database's own: numbers what has no position yet, in
-        a new epoch, and lets the dispatcher push. Returns the last position.
+        """Makes data that was restored or copied here this database's own. Gives positions, in a new epoch, to
+        the messages that have none, and lets the dispatcher push. Returns the last position. If the outbox is
+        this database's own already, nothing is changed. reason (default null) is stored in outbox.audit. Not in
+        a transaction block or function. Errors: 25001 in such a transaction or not at isolation level read
+        committed, 55000 a subscription of logical replication writes this outbox, 55P03 another session keeps
+        the sequencer for 5 s, or a leaf's lock was not available within 30 s.
         """
         return self._run(Call("adopt", {"reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def alter_endpoint(self, name: str, *, url: str | None = None, headers: Any | None = None, timeout: timedelta | None = None, concurrency: int | None = None, tenant: str | None = None, auth: Any | None = None, tls: Any | None = None, rate: float | None = None, burst: float | None = None, schedule: Any | None = None, policy: Any | None = None, breaker: Any | None = None, protocol: str | None = None, compress: bool | None = None, response_id: str | None = None, keep_headers: Sequence[str] | None = None, disable_after: timedelta | None = None, disable_failures: int | None = None, new_name: str | None = None, subscriber_type: str | None = None) -> int | None:
-        """Changes what is given and leaves the rest; JSON null, 0 and the empty text take a setting away."""
+        """Changes the settings of an endpoint; null leaves a setting as it is. JSON null (auth, tls, schedule,
+        policy, breaker), 0 (rate, burst) and an empty text (tenant, response_id) remove a setting. A new URL
+        needs a new consent if the endpoint asks for consent. Returns the id of a control message. Errors: OB001
+        no such endpoint, 42710 new_name exists already, 22023 a setting is malformed or out of range.
+        """
         return self._run(Call("alter_endpoint", {"name": name, "url": url, "headers": headers, "timeout": timeout, "concurrency": concurrency, "tenant": tenant, "auth": auth, "tls": tls, "rate": rate, "burst": burst, "schedule": schedule, "policy": policy, "breaker": breaker, "protocol": protocol, "compress": compress, "response_id": response_id, "keep_headers": keep_headers, "disable_after": disable_after, "disable_failures": disable_failures, "new_name": new_name, "subscriber_type": subscriber_type}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def alter_publisher(self, code: str, *, name: str | None = None, description: str | None = None, active: bool | None = None, topic_template: str | None = None, topic_function: str | None = None) -> None:
-        """Changes a registered publisher; null leaves a value as it is, an empty template or function takes it
-        away.
+        """Changes a registered publisher; null leaves a value as it is, and an empty topic_template or
+        topic_function removes it. From the commit on, messages of an inactive publisher are refused (OB007).
+        Errors: OB001 the publisher is not registered, 22023 a value is malformed, 42883 no such function, 42501
+        the caller does not have the rights of the function's owner.
         """
         self._run(Call("alter_publisher", {"code": code, "name": name, "description": description, "active": active, "topic_template": topic_template, "topic_function": topic_function}, Shape("void", None, {})))
 
     def alter_subscription(self, name: str, *, topics: Sequence[str] | None = None, filter: Any | None = None, endpoint: str | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, reset: Sequence[str] | None = None) -> int | None:
-        """Changes a subscription; null leaves a setting as it is, reset names those that go back to their
-        default. Topics and filter hold behind the position of the message whose id is returned, pushed or
-        pulled.
+        """Changes the settings of a subscription; null leaves a setting as it is. reset: names of settings that
+        go back to their default (filter, max_attempts, max_age, schedule, policy, ttl, deadline, max_lag,
+        external_id, labels). Topics and filter hold for the positions after the control message whose id is
+        returned. Errors: OB001 no such subscription or endpoint, OB004 endpoint for a subscription that is
+        pulled by workers, 22023 a setting is malformed or out of range, 54000 a text is too long.
         """
         return self._run(Call("alter_subscription", {"name": name, "topics": topics, "filter": filter, "endpoint": endpoint, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "reset": reset}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def alter_topic(self, code: str, *, name: str | None = None, description: str | None = None, active: bool | None = None) -> None:
-        """Changes a registered topic; null leaves a value as it is. An inactive topic refuses messages (OB007)
-        from the commit on.
+        """Changes a registered topic; null leaves a value as it is. From the commit on, messages of an inactive
+        topic are refused (OB007). Errors: OB001 the topic is not registered, 22023 the name is malformed.
         """
         self._run(Call("alter_topic", {"code": code, "name": name, "description": description, "active": active}, Shape("void", None, {})))
 
     def archive_get(self, message_id: int) -> ArchiveEntry:
-        """What a message came to, with the result of each delivery; OB001: no such message, or it is still
-        open.
+        """Returns the final status of a message, with the result of each delivery. Errors: OB001 no such
+        message, or a delivery of it is still open.
         """
         return self._run(Call("archive_get", {"message_id": message_id}, Shape("row", ArchiveEntry, {"created_at": "timestamp with time zone", "processed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def archive_list(self, *, tenant: str | None = None, status: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, endpoint: str | None = None, max_rows: int | None = None, before: int | None = None) -> list[ArchiveEntry]:
-        """What messages came to, newest first, a page at a time: give the last id as before. Each page looks at
-        up to 1,000 messages of the tenant, the aggregate or all, for those of an endpoint at 10,000: a last row
-        without a status holds no message but the id to go on with.
+        """Returns entries of the archive, newest first, up to max_rows (default 50; 1 to 1000) in a page. Pass
+        the last id of a page as before to get the next one. status: completed, failed or skipped. A page looks
+        at up to 1,000 messages of the tenant or aggregate (or of all), and with endpoint at up to 10,000. If it
+        ends there, its last row has no status, and only the id to continue with. Errors: 22023 max_rows is out
+        of range or status is unknown, OB001 no such endpoint.
         """
         return self._run(Call("archive_list", {"tenant": tenant, "status": status, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "endpoint": endpoint, "max_rows": max_rows, "before": before}, Shape("rows", ArchiveEntry, {"created_at": "timestamp with time zone", "processed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def archive_stats(self, *, tenant: str | None = None) -> ArchiveStatsRow:
-        """What the last 1,000 messages (of a tenant) came to."""
+        """Returns how many of the last 1,000 messages (of a tenant; null: of all) have completed, failed (dead,
+        expired or cancelled) or were skipped. total: the sum.
+        """
         return self._run(Call("archive_stats", {"tenant": tenant}, Shape("row", ArchiveStatsRow, {})))  # type: ignore[no-any-return]
 
     def cancel(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> int | None:
-        """Ends what of a message is not delivered yet; what a worker or a request has is not tried again if it
-        fails. Returns how many waiting deliveries that ended. OB001 no such message, OB002 nothing is left to
-        cancel, OB003 all that is left is leased.
+        """Cancels a message: ends its deliveries that are still waiting, and returns how many were ended. A
+        delivery that a worker has or that is in flight is not tried again if it fails. by (default:
+        session_user) and reason are stored in outbox.audit. Errors: OB001 no such message, OB002 it was
+        cancelled already or nothing is left to cancel, OB003 all remaining deliveries are leased.
         """
         return self._run(Call("cancel", {"message_id": message_id, "actor": actor, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def cancel_replay(self, replay_id: int) -> int | None:
-        """Ends a replay; returns how many deliveries that were waiting it cancelled. What is in flight ends by
-        itself.
+        """Cancels a replay, and returns the number of waiting deliveries that were cancelled. Deliveries that
+        are leased or in flight end by themselves. Errors: OB001 no such replay, OB004 it has ended.
         """
         return self._run(Call("cancel_replay", {"replay_id": replay_id}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def capture(self, relation: str, *, topic: str | None = None, key_columns: Sequence[str] | None = None, operations: Sequence[str] | None = None, columns: Sequence[str] | None = None, condition: str | None = None, include_old: bool | None = None, style: str | None = None, tenant_column: str | None = None, replicated: bool | None = None, oversize: str | None = None) -> None:
-        """Turns changes of a table's rows into messages, in the transaction that makes them; the caller must
-        own it. Called again, it replaces what it did before: do so when partitions were added. Styles: change,
-        row, debezium. A payload that is too large fails the statement (oversize => fail), is skipped with a
-        warning (skip), or is the key without images (reference).
+        """Turns changes of a table's rows into messages, in the transaction that makes the changes. The caller
+        must own the table, and the owner needs the capability publish. A second call replaces the capture; call
+        again after partitions were added. topic: may contain {schema}, {table} and {op}. key_columns: columns
+        of the message's key (null: the primary key). operations: of insert, update, delete and truncate.
+        columns: only these in the images (null: all). condition: an SQL expression over new and old.
+        include_old: updates contain the old image too. style: change, row or debezium. tenant_column: column
+        with the tenant. replicated: also capture changes that logical replication applies. oversize, for a
+        payload that is too large: fail (the statement fails), skip (no message, with a warning) or reference
+        (the key without images). Errors: 42501 the caller is not the owner, the owner may not enqueue, or the
+        call is within a security-restricted operation; 42809 the relation cannot be captured; 42703 no such
+        column; 22023 another argument is malformed; 55000 the table's schema was renamed meanwhile.
         """
         self._run(Call("capture", {"relation": relation, "topic": topic, "key_columns": key_columns, "operations": operations, "columns": columns, "condition": condition, "include_old": include_old, "style": style, "tenant_column": tenant_column, "replicated": replicated, "oversize": oversize}, Shape("void", None, {})))
 
     def claim(self, subscription: str, worker: str, *, max_messages: int | None = None, lease: timedelta | None = None) -> list[Claimed]:
-        """Leases up to max_messages deliveries of a pull subscription that are due: highest priority first,
-        then longest due, then in order. No other worker gets them until the lease ends. Commit before the work
-        starts: that is what counts the try.
+        """Leases up to max_messages (default 1; 1 to 10000) due deliveries of a pull subscription to a worker
+        (a name of 1 to 255 bytes). The lease lasts for the duration lease (default 60 s, at most 7 days), and
+        no longer than the subscription's deadline. The order is: highest priority, then longest due, then
+        position. Returns one row of type outbox.claimed for each delivery, and no rows when nothing is due or
+        the subscription is paused. No other worker gets these deliveries until the lease ends. Commit before
+        the work starts: the commit makes the attempt count. Errors: OB001 no such subscription, OB004 it is
+        pushed to an endpoint, 22023 an argument is out of range.
         """
         return self._run(Call("claim", {"subscription": subscription, "worker": worker, "max_messages": max_messages, "lease": lease}, Shape("rows", Claimed, {"lease_expires_at": "timestamp with time zone", "body": "bytea", "enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def claim_delivery(self, delivery_id: int, worker: str, *, lease: timedelta | None = None) -> Claimed:
-        """Leases one delivery. Raises what stands in the way: OB001 no such delivery, OB002 ended, OB003
-        leased, OB004 pushed, OB007 the subscription has ended, OB010 expired, OB011 no tries left, OB012 not
-        due or behind its key.
+        """Leases one delivery to a worker, like claim(), and returns one row of type outbox.claimed. Raises an
+        error when the delivery cannot be claimed: OB001 no such delivery, OB002 it has ended, OB003 it is
+        leased, OB004 it is pushed to an endpoint, OB007 the subscription has ended or is paused, OB010 it has
+        expired, OB011 no attempts left, OB012 it is not due, or it waits for another delivery of its key. Other
+        errors: 22004 delivery_id is null, 22023 worker or lease is out of range.
         """
         return self._run(Call("claim_delivery", {"delivery_id": delivery_id, "worker": worker, "lease": lease}, Shape("row", Claimed, {"lease_expires_at": "timestamp with time zone", "body": "bytea", "enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def complete(self, lease: int, *, delivery_ids: Sequence[int] | None = None, results: Any | None = None) -> list[int]:
-        """Ends deliveries of a lease as done, all of them or those that are named; returns the ids that were:
-        what is missing was lost to another lease. results: one element per id, the receiver's id as a string or
-        an object {total, matched, succeeded, failed, send_results}.
+        """Ends deliveries of a lease (delivery_ids null: all that it holds) as completed. Returns their ids, in
+        the order of positions. An id that is missing had ended or was lost to another lease; the array is empty
+        when the lease is lost. results: a JSON array with one element per element of delivery_ids, which the
+        attempt log stores. An element is null, the receiver's id as a string, or an object {total, matched,
+        succeeded, failed, send_results}. Errors: 22004 lease is null, 22023 results does not have one element
+        per delivery id.
         """
         return self._run(Call("complete", {"lease": lease, "delivery_ids": delivery_ids, "results": results}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def complete_and_claim(self, done: int, subscription: str, worker: str, *, max_messages: int | None = None, lease: timedelta | None = None) -> list[Claimed]:
-        """Completes all that a lease still holds (done; null: nothing) and claims what comes next, in one
-        transaction: both or neither. OB003: the lease is lost. No rows: ask once more without done before you
-        wait, what was completed may have let others in.
+        """Completes all deliveries that the lease done still holds (null: completes nothing), and claims the
+        next deliveries like claim(), in one transaction: both take effect, or neither. Defaults and ranges are
+        those of claim(). When no rows are returned, call it once more with done null before waiting, because
+        the deliveries that were completed may have held others back. Errors: OB003 the lease is lost (nothing
+        was completed or claimed), and those of claim().
         """
         return self._run(Call("complete_and_claim", {"done": done, "subscription": subscription, "worker": worker, "max_messages": max_messages, "lease": lease}, Shape("rows", Claimed, {"lease_expires_at": "timestamp with time zone", "body": "bytea", "enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def count_by_state(self, *, tenant: str | None = None) -> list[CountByStateRow]:
-        """Deliveries in each state. Over all tenants completed and cancelled are counted since the beginning,
-        from counters; for one tenant among what is still stored, through the tenant's index: as long as that
-        tenant has messages.
+        """Returns the number of deliveries in each state. For all tenants (null), completed and cancelled are
+        counted since the beginning, from counters. For one tenant they are counted among the messages that are
+        still stored, which takes longer the more messages that tenant has.
         """
         return self._run(Call("count_by_state", {"tenant": tenant}, Shape("rows", CountByStateRow, {})))  # type: ignore[no-any-return]
 
     def count_messages(self, *, tenant: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, topic: str | None = None) -> int | None:
-        """The total for a list_messages() with limit and offset; 10,000 means at least that many."""
+        """Returns the number of messages (of a tenant, an aggregate, a topic; null: of all). 10,000 means at
+        least 10,000.
+        """
         return self._run(Call("count_messages", {"tenant": tenant, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "topic": topic}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def create_endpoint(self, name: str, url: str, *, secret: str | None = None, headers: Any | None = None, timeout: timedelta | None = None, concurrency: int | None = None, tenant: str | None = None, kind: str | None = None, auth: Any | None = None, tls: Any | None = None, signature: str | None = None, rate: float | None = None, burst: float | None = None, schedule: Any | None = None, policy: Any | None = None, breaker: Any | None = None, protocol: str | None = None, compress: bool | None = None, response_id: str | None = None, keep_headers: Sequence[str] | None = None, disable_after: timedelta | None = None, disable_failures: int | None = None, consent: bool | None = None, subscriber_type: str | None = None) -> CreateEndpointRow:
-        """Makes an HTTP target. The row that is returned is the only place where the signing secret is
-        shown."""
+        """Creates an endpoint (an HTTP destination) and returns its id, its signing secret, and the id of a
+        control message. The signing secret is shown nowhere else. secret: null makes a new one. signature: v1
+        (HMAC-SHA256, the default) or v1a (ed25519). timeout: above 0, at most 60 s (default 15 s). concurrency:
+        1 to 1024 requests in flight (default 8). rate: requests per second (null: no limit). headers: a JSON
+        object without credentials. auth: {"type": "basic", "bearer", "header" or "oauth2", ...}. tls: {"ca",
+        "certificate", "key"} as PEM texts. schedule: waits between attempts, such as [5, 30, "2 min"] or
+        {"base": 5, "factor": 2, "cap": "1 h", "jitter": 0.2}. policy: such as {"404": "retry", "4xx": "dead"}.
+        consent: true holds deliveries until the receiver agrees. The other settings are described at the
+        columns of outbox.endpoint. Errors: 42710 the endpoint exists already, 22004 name or url is null, 22023
+        a setting is malformed or out of range.
+        """
         return self._run(Call("create_endpoint", {"name": name, "url": url, "secret": secret, "headers": headers, "timeout": timeout, "concurrency": concurrency, "tenant": tenant, "kind": kind, "auth": auth, "tls": tls, "signature": signature, "rate": rate, "burst": burst, "schedule": schedule, "policy": policy, "breaker": breaker, "protocol": protocol, "compress": compress, "response_id": response_id, "keep_headers": keep_headers, "disable_after": disable_after, "disable_failures": disable_failures, "consent": consent, "subscriber_type": subscriber_type}, Shape("row", CreateEndpointRow, {})))  # type: ignore[no-any-return]
 
     def create_publisher(self, code: str, *, name: str | None = None, description: str | None = None, active: bool | None = None, topic_template: str | None = None, topic_function: str | None = None) -> None:
-        """Registers a producer. topic_template ("{tenant}.{topic}") or topic_function decide the topic of its
-        messages.
+        """Registers a publisher. code has no "@" and stands for all publishers "code@version". name: default
+        code. topic_template (such as "{tenant}.{topic}") or topic_function (the signature of a function (tenant
+        text, topic text) returns text) determines the topic of its messages. Errors: 22004 code is null, 22023
+        a value is malformed, 42710 the publisher is registered already, 42883 no such function, 42501 the
+        caller does not have the rights of the function's owner.
         """
         self._run(Call("create_publisher", {"code": code, "name": name, "description": description, "active": active, "topic_template": topic_template, "topic_function": topic_function}, Shape("void", None, {})))
 
     def create_topic(self, code: str, *, name: str | None = None, description: str | None = None, active: bool | None = None) -> None:
-        """Registers a topic; needed only to describe it, to switch it off, or with pg_outbox.require_topic."""
+        """Registers a topic. Registration is needed only to describe a topic, to switch it off, or with
+        pg_outbox.require_topic. name: default code. Errors: 22004 code is null, 22023 a value is malformed,
+        42710 the topic is registered already.
+        """
         self._run(Call("create_topic", {"code": code, "name": name, "description": description, "active": active}, Shape("void", None, {})))
 
     def cursor_advance(self, consumer: str, position: int, *, stream: str | None = None, subject: str | None = None, delivery_id: str | None = None, delivered_at: datetime | None = None, expected_position: int | None = None, epoch: int | None = None) -> CursorState:
-        """Confirms everything up to a position. Equal to where the cursor stands: advanced is false. With
-        expected_position it is a compare-and-set (OB005 when another instance was first).
+        """Confirms that a consumer has read everything up to a position, and creates the cursor if there is
+        none. At the position where the cursor stands already, nothing changes, and advanced is false.
+        delivery_id identifies the delivery, and delivered_at (default: now) says when it was made.
+        expected_position makes the call a compare-and-set. epoch: the epoch in which the position was read.
+        Errors: OB005 the position is smaller than the cursor's, the same position has another delivery id, or
+        the cursor is not at expected_position; OB009 a name is malformed, the position is below 1, after the
+        end of the feed, or in a history that was lost; 25006 the transaction is read-only.
         """
         return self._run(Call("cursor_advance", {"consumer": consumer, "position": position, "stream": stream, "subject": subject, "delivery_id": delivery_id, "delivered_at": delivered_at, "expected_position": expected_position, "epoch": epoch}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def cursor_delete(self, consumer: str, reason: str, *, stream: str | None = None, subject: str | None = None) -> None:
-        """Removes a cursor; the reason is required (OB006) and kept in outbox.audit."""
+        """Deletes a cursor. The reason is stored in outbox.audit. Errors: OB001 there is no such cursor, OB006
+        the reason is empty, OB009 a name is malformed, 25006 the transaction is read-only.
+        """
         self._run(Call("cursor_delete", {"consumer": consumer, "reason": reason, "stream": stream, "subject": subject}, Shape("void", None, {})))
 
     def cursor_get(self, consumer: str, *, stream: str | None = None, subject: str | None = None, if_missing: int | None = None) -> CursorState:
-        """A consumer's cursor; OB001 when there is none, unless if_missing says which position to show then."""
+        """Returns a consumer's cursor. stream is "outbox" (the feed) by default, subject is empty by default.
+        Errors: OB001 there is no such cursor; with if_missing, the result shows that position instead (nothing
+        is stored). OB009 a name is malformed.
+        """
         return self._run(Call("cursor_get", {"consumer": consumer, "stream": stream, "subject": subject, "if_missing": if_missing}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def cursor_list(self, *, consumer: str | None = None, stream: str | None = None, subject: str | None = None, max_rows: int | None = None) -> list[CursorState]:
-        """Cursors by stream, subject and consumer; null selects all; max_rows 0: no limit."""
+        """Lists cursors in the order of stream, subject and consumer. consumer, stream, subject: only those
+        equal to the value; null: all. max_rows: at most so many rows; 0 (the default): no limit.
+        """
         return self._run(Call("cursor_list", {"consumer": consumer, "stream": stream, "subject": subject, "max_rows": max_rows}, Shape("rows", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def cursor_record_error(self, consumer: str, error: str, *, stream: str | None = None, subject: str | None = None) -> CursorState:
-        """Notes what went wrong (at most 2000 characters of it) without moving the cursor; makes it at 0 if
-        there is none.
+        """Stores an error text (its first 2000 characters) as the cursor's last_error without moving the
+        cursor; creates the cursor at position 0 if there is none. The next advance or reset clears last_error.
+        Errors: OB009 the text is empty or a name is malformed, 25006 the transaction is read-only.
         """
         return self._run(Call("cursor_record_error", {"consumer": consumer, "error": error, "stream": stream, "subject": subject}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def cursor_reset(self, consumer: str, position: int, reason: str, *, stream: str | None = None, subject: str | None = None, delivery_id: str | None = None, delivered_at: datetime | None = None) -> CursorState:
-        """Moves a cursor anywhere, back as well; makes it if there is none. The reason is required (OB006) and
-        kept in outbox.audit.
+        """Moves a cursor to any position from 0 on, back as well, and creates the cursor if there is none. The
+        reason is stored in outbox.audit. Errors: OB006 the reason is empty, OB009 a name is malformed or the
+        position is negative or after the end of the feed, 25006 the transaction is read-only.
         """
         return self._run(Call("cursor_reset", {"consumer": consumer, "position": position, "reason": reason, "stream": stream, "subject": subject, "delivery_id": delivery_id, "delivered_at": delivered_at}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def dead(self, lease: int, delivery_ids: Sequence[int], reason: str) -> list[int]:
-        """Ends deliveries of a lease (null: all) as dead letters at once: no try will help. Returns the ids
-        that were changed.
+        """Ends deliveries of a lease (delivery_ids null: all that it holds) as dead letters at once, because no
+        further attempt will help. The dead letter has the reason "rejected", and the argument reason as its
+        last_error. Returns the ids that were changed; an empty array when the lease is lost. Errors: 22004
+        lease is null.
         """
         return self._run(Call("dead", {"lease": lease, "delivery_ids": delivery_ids, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def dead_letter_stats(self) -> DeadLetterStatsRow:
-        """Dead letters in numbers: ages are those of open ones, in seconds; per_subscription: name to total and
-        unresolved.
+        """Returns numbers of dead letters. total: all; unresolved: open ones; resolved: all others.
+        oldest_age_seconds, newest_age_seconds and top_failure_reason are those of open ones, and null if there
+        are none. per_subscription: {name: {"total", "unresolved"}}.
         """
         return self._run(Call("dead_letter_stats", {}, Shape("row", DeadLetterStatsRow, {"last_updated": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def dead_letters_older_than(self, older_than: timedelta) -> list[DeadLetterStatus]:
-        """Open dead letters that died longer ago than this."""
+        """Returns the open dead letters that became dead letters longer ago than age, oldest first."""
         return self._run(Call("dead_letters_older_than", {"older_than": older_than}, Shape("rows", DeadLetterStatus, {"body": "bytea", "enqueued_at": "timestamp with time zone", "first_attempt_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone", "created_at": "timestamp with time zone", "dead_at": "timestamp with time zone", "age": "interval", "resolved_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def delete_dead_letter(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> None:
-        """Removes a dead letter, in whatever state; what it was is kept in outbox.audit."""
+        """Deletes a dead letter, whatever its resolution. Its row is stored in outbox.audit. Errors: OB001 no
+        such dead letter, 22023 by is null or empty.
+        """
         self._run(Call("delete_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
     def describe_schedule(self, subscription: str) -> list[DescribeScheduleRow]:
-        """When the tries of a subscription are made, counted from the first: planned, and with the least and
-        the most jitter.
+        """Returns one row per attempt of a subscription (10000 at most). wait: time after the attempt before.
+        planned, earliest and latest: time after the first attempt, without jitter, with the least and with the
+        most jitter. The list ends at max_age. Errors: OB001 no such subscription.
         """
         return self._run(Call("describe_schedule", {"subscription": subscription}, Shape("rows", DescribeScheduleRow, {"wait": "interval", "planned": "interval", "earliest": "interval", "latest": "interval"})))  # type: ignore[no-any-return]
 
     def disable_endpoint(self, name: str, *, reason: str | None = None, mode: str | None = None) -> int | None:
-        """Sends nothing to an endpoint until enable_endpoint(). hold: deliveries wait; skip: they are recorded
-        as skipped.
+        """Stops sending to an endpoint until enable_endpoint(). mode: hold (the default) keeps deliveries
+        waiting, skip records them as skipped. Returns the id of a control message. Errors: OB001 no such
+        endpoint, 22023 unknown mode.
         """
         return self._run(Call("disable_endpoint", {"name": name, "reason": reason, "mode": mode}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def drop_endpoint(self, name: str) -> int | None:
-        """Removes an endpoint that no subscription uses, with its secrets; what waits for a retry there is
-        recorded as skipped.
+        """Drops an endpoint that no subscription uses, and deletes its secrets and credentials. Deliveries that
+        wait for a retry are recorded as skipped. Returns the id of a control message. Errors: OB001 no such
+        endpoint, OB004 a subscription uses it.
         """
         return self._run(Call("drop_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def drop_proxy(self, name: str) -> int | None:
-        """Takes a proxy that no endpoint has chosen from the list; for the owner alone."""
+        """Removes a proxy from the list. Returns the id of a control message. Only for the owner of the
+        extension and superusers; it is in no capability. Errors: OB001 no such proxy, OB004 an endpoint uses
+        it.
+        """
         return self._run(Call("drop_proxy", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def enable_endpoint(self, name: str) -> int | None:
-        """Sends again, first what has waited, failed deliveries at once; breaker, pause and count of failures
-        start afresh.
+        """Resumes sending to an endpoint. Failed deliveries are due at once. The circuit breaker closes, a
+        pause ends, and the count of failures is reset. Returns the id of a control message. Errors: OB001 no
+        such endpoint.
         """
         return self._run(Call("enable_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def erase(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> None:
-        """Removes what a message says (payload, body, headers, metadata, responses) and ends what of it is not
-        delivered yet; ids, positions and counts stay. The reason is required (OB006). OB003 while a worker has
-        it.
+        """Erases the content of a message (payload, body, headers, metadata, and in the attempt log responses,
+        results and errors) and ends its waiting deliveries. Ids, topic, key, positions and counts stay. The
+        message cannot be requeued, resent or replayed any more. by (default: session_user) and reason are
+        stored in outbox.audit. Errors: OB001 no such message, OB003 a worker has a delivery of it, OB006 the
+        reason is empty, 55P03 a lock was not available within 5 s.
         """
         self._run(Call("erase", {"message_id": message_id, "actor": actor, "reason": reason}, Shape("void", None, {})))
 
     def explain_routing(self, topic: str, *, payload: Any | None = None, key: str | None = None, headers: Any | None = None, tenant: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, at_position: int | None = None) -> list[ExplainRoutingRow]:
-        """Which subscriptions a message would match, and why others would not; at_position: which did at that
-        place.
+        """Returns, for each subscription, whether a message with these properties would match it, and the
+        reason. reason: matches (with a note if the subscription is paused), topic, inactive, filter with the
+        fields that refuse the message, or filter: payload. The answer is that of the newest version of each
+        subscription; with at_position, that of the version that held at the position, ended subscriptions
+        included. Errors: 22023 topic is malformed.
         """
         return self._run(Call("explain_routing", {"topic": topic, "payload": payload, "key": key, "headers": headers, "tenant": tenant, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "at_position": at_position}, Shape("rows", ExplainRoutingRow, {})))  # type: ignore[no-any-return]
 
     def extend(self, lease: int, *, duration: timedelta | None = None) -> datetime | None:
-        """Moves the end of a lease to this long from now, but not beyond the subscription's deadline; returns
-        it. OB003: the lease is lost.
+        """Extends a lease so that it ends duration (default 60 s, at most 7 days) from now, but not after the
+        deadline of its claim. Never shortens the lease. Returns the new end. Errors: OB003 the lease is lost,
+        22004 lease is null, 22023 duration is out of range.
         """
         return self._run(Call("extend", {"lease": lease, "duration": duration}, Shape("value", None, {"": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def fail(self, lease: int, delivery_ids: Sequence[int], error: str, *, retry_after: timedelta | None = None) -> list[int]:
-        """Ends a try of deliveries of a lease (null: of all) as failed: tried again after retry_after, else by
-        the subscription's schedule; dead letters after the last try. Returns the ids that were changed.
+        """Records a failed attempt of deliveries of a lease (delivery_ids null: of all that it holds). A
+        delivery is tried again after retry_after (null: after the wait that the subscription's schedule says).
+        A delivery becomes a dead letter after its last attempt, or when the next attempt would be later than
+        max_age or the expiry allow. An error of more than 4096 bytes is cut to its first 1000 characters.
+        Returns the ids that were changed; an empty array when the lease is lost. Errors: 22004 lease is null.
         """
         return self._run(Call("fail", {"lease": lease, "delivery_ids": delivery_ids, "error": error, "retry_after": retry_after}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def get_message(self, message_id: int) -> MessageStatus:
-        """One message with its state; OB001: it does not exist or retention has removed it."""
+        """Returns one message with its state. Errors: OB001 no such message, or retention has removed it."""
         return self._run(Call("get_message", {"message_id": message_id}, Shape("row", MessageStatus, {"enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "body": "bytea"})))  # type: ignore[no-any-return]
 
     def grant_consent(self, endpoint: str, *, rate_per_minute: int | None = None) -> int | None:
-        """Takes consent as given, for receivers that gave it by other means than the handshake."""
+        """Records that the receiver has given its consent by other means than the handshake. rate_per_minute:
+        requests per minute that it allows; null: no limit. Returns the id of a control message. Errors: OB001
+        no such endpoint, 22023 rate_per_minute is below 1.
+        """
         return self._run(Call("grant_consent", {"endpoint": endpoint, "rate_per_minute": rate_per_minute}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def grant_to(self, role: str, capability: str, *, subscriptions: Sequence[str] | None = None, topics: Sequence[str] | None = None, tenants: Sequence[str] | None = None, publishers: Sequence[str] | None = None, consumers: Sequence[str] | None = None) -> None:
-        """Grants a role one of the capabilities publish, capture, consume, observe, monitor, admin, or changes
-        what is left of it. publish can be narrowed to topics (patterns), tenants and publishers; consume to
-        subscriptions, topics (for read()) and consumers (of cursors), of which those that are not named are not
-        left; monitor to tenants.
+        """Grants a role a capability (publish, capture, consume, observe, monitor or admin), or replaces an
+        earlier grant of it. publish can be narrowed to topics (patterns), tenants and publishers; monitor to
+        tenants. consume can be narrowed to subscriptions, topics (patterns, for read()) and consumers (of
+        cursors); if one of these is given, those that are not given allow nothing. null: not narrowed. A list
+        has at most 1000 names of 1 to 255 bytes. Errors: 42704 no such role, 22023 the capability is unknown or
+        cannot be narrowed like this, or a list is malformed.
         """
         self._run(Call("grant_to", {"role": role, "capability": capability, "subscriptions": subscriptions, "topics": topics, "tenants": tenants, "publishers": publishers, "consumers": consumers}, Shape("void", None, {})))
 
     def head(self) -> int | None:
-        """The last position of the feed; 0 when it is empty."""
+        """Returns the last position of the feed; 0 when the feed is empty."""
         return self._run(Call("head", {}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def health(self) -> list[HealthRow]:
-        """One row per check: ok, warning or critical, who or what it is, and what to do. Fit for an alert on
-        state <> 'ok'.
+        """Returns one row per check. state: ok, warning or critical. culprit: the object, session or setting
+        that is the cause. what_to_do: what an operator can do. Suited to an alert on state <> 'ok'.
         """
         return self._run(Call("health", {}, Shape("rows", HealthRow, {})))  # type: ignore[no-any-return]
 
     def history(self, message_id: int) -> list[HistoryRow]:
-        """Everything that happened to one message, in order of time."""
+        """Returns the events of one message in order of time. what: enqueued, numbered (with its position),
+        routed, the outcome of an attempt, next attempt, dead letter. Errors: OB001 no such message.
+        """
         return self._run(Call("history", {"message_id": message_id}, Shape("rows", HistoryRow, {"at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def ignore_dead_letter(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> None:
-        """Marks an open dead letter as not worth dealing with; OB004: it is not open."""
+        """Marks an open dead letter as ignored, because it is not worth an action. by and note are stored with
+        it and in outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 by is null or
+        empty.
+        """
         self._run(Call("ignore_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
     def is_terminal(self, state: str) -> bool | None:
-        """Whether a delivery or message in this state is not tried again by itself."""
+        """Returns whether a delivery or message in this state is not tried again by itself: true for completed,
+        dead, skipped, expired and cancelled.
+        """
         return self._run(Call("is_terminal", {"state": state}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def list_messages(self, *, tenant: str | None = None, state: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, severity: str | None = None, max_messages: int | None = None, before: int | None = None, skip: int | None = None) -> list[MessageStatus]:
-        """Messages, newest first, a page at a time: give the last id as before. By tenant and by aggregate
-        through an index; by state pending, processing, failed, dead or expired through the deliveries; topic
-        and severity are looked for in at most 10,000 messages, completed, cancelled and skipped in at most
-        1,000, per page: a last row without a topic holds no message but the id to go on with.
+        """Returns messages, newest first, up to max_messages (default 50; 1 to 1000) in a page. Pass the last
+        id of a page as before to get the next one; skip (0 to 10000) leaves out the first ones. Tenant and
+        aggregate use an index, and status pending, processing, failed, dead or expired uses the deliveries. In
+        a page, topic and severity are checked for at most 10,000 messages, and status completed, cancelled or
+        skipped for at most 1,000. If a page ends there, its last row has no topic, and only the id to continue
+        with. Errors: 22023 max_messages or skip is out of range, or status is unknown.
         """
         return self._run(Call("list_messages", {"tenant": tenant, "state": state, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "severity": severity, "max_messages": max_messages, "before": before, "skip": skip}, Shape("rows", MessageStatus, {"enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "body": "bytea"})))  # type: ignore[no-any-return]
 
     def maintain(self) -> list[MaintainRow]:
-        """Rotates, reclaims and trims now whatever the settings allow, and says what it did. The dispatcher
-        does this by itself.
+        """Rotates, reclaims and trims now as far as the retention settings allow, and returns what each job
+        did. The dispatcher does this by itself, every pg_outbox.retention_interval (1 hour by default). Not in
+        a transaction block or function. Errors: 25001 in such a transaction. A job that fails has the result
+        "failed" and its error in held_by.
         """
         return self._run(Call("maintain", {}, Shape("rows", MaintainRow, {})))  # type: ignore[no-any-return]
 
     def manual_result(self, manual_send_id: int) -> list[ManualResultRow]:
-        """What came of send_test() or resend(): waiting, completed or failed."""
+        """Returns the result of send_test() or resend(). state: waiting, completed or failed; the other columns
+        are null while it waits. Errors: OB001 no such id.
+        """
         return self._run(Call("manual_result", {"manual_send_id": manual_send_id}, Shape("rows", ManualResultRow, {"started_at": "timestamp with time zone", "finished_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def metrics(self) -> list[MetricsRow]:
-        """Figures for a monitoring system. Names ending in _total and _count only grow; labels name
-        subscription, endpoint, state, consumer, ring. _enqueued_total counts what was rolled back as well.
+        """Returns metrics for a monitoring system. Names that end in _total, _sum or _count only grow; all
+        others are current values, in the unit that the name says (seconds, positions, bytes). labels names the
+        subscription, endpoint, state, consumer, stream, subject or ring. outbox_enqueued_total also counts
+        messages that were rolled back.
         """
         return self._run(Call("metrics", {}, Shape("rows", MetricsRow, {})))  # type: ignore[no-any-return]
 
     def move_to_dead_letters(self, delivery_id: int, reason: str, *, actor: str | None = None) -> int | None:
-        """Makes a waiting delivery a dead letter, and returns that one's id. OB001 no such delivery, OB002 it
-        has ended, OB003 a worker has it.
+        """Moves a waiting delivery to the dead letters, with the reason "moved" and the argument reason as its
+        last_error. Returns the id of the dead letter. Errors: OB001 no such delivery, OB002 it has ended, OB003
+        a worker has it, 22023 by is null or empty.
         """
         return self._run(Call("move_to_dead_letters", {"delivery_id": delivery_id, "reason": reason, "actor": actor}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def notification_log(self, *, message_id: int | None = None, tenant: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, max_rows: int | None = None, before: int | None = None, subscription: str | None = None) -> list[NotificationEntry]:
-        """What was sent to whom: of one message, or of the latest messages of a tenant, topic or aggregate, a
-        page at a time (give the last message id as before). With a subscription, up to max_rows rows of it
-        among 10,000 messages per page. A last row without a topic code holds nothing but the id to go on with.
+        """Returns which messages were sent to whom: of one message, or of the latest messages of a tenant,
+        topic or aggregate, up to max_rows (default 50; 1 to 1000) messages in a page. Pass the last message_id
+        of a page as before to get the next one. With subscription, up to max_rows rows of that subscription,
+        among 10,000 messages per page. If a page ends there, its last row has no topic_code, and only the id to
+        continue with. Errors: 22023 max_rows is out of range, OB001 no such subscription.
         """
         return self._run(Call("notification_log", {"message_id": message_id, "tenant": tenant, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "max_rows": max_rows, "before": before, "subscription": subscription}, Shape("rows", NotificationEntry, {"sent_at": "timestamp with time zone", "created_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def pause_subscription(self, name: str) -> int | None:
-        """Holds a subscription: what is routed to it waits, nothing is sent or can be claimed, until resume().
-        Its messages are kept.
+        """Pauses a subscription until resume(): messages are still routed to it and retained, but nothing is
+        sent or can be claimed. Returns the id of a control message. Errors: OB001 no such subscription.
         """
         return self._run(Call("pause_subscription", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def public_keys(self, endpoint: str) -> list[PublicKeysRow]:
-        """What receivers verify v1a signatures of this endpoint with, the current key first; nothing for v1."""
+        """Returns the public keys with which receivers verify v1a signatures of an endpoint, the current one
+        first; no rows for v1. Errors: OB001 no such endpoint.
+        """
         return self._run(Call("public_keys", {"endpoint": endpoint}, Shape("rows", PublicKeysRow, {"created_at": "timestamp with time zone", "expires_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def purge(self, what: str, older_than: timedelta, *, include_unresolved: bool | None = None, dry_run: bool | None = None) -> PurgeRow:
-        """Removes what is older than an interval, by hand: completed (messages), attempts, archive (messages
-        with their attempts and routing; rows are messages), dead_letters, idempotency. Logs go in whole
-        segments. Never what is still needed; null, zero or below: for ever; dry_run says what it would be.
+        """Removes rows that are older than older_than, and returns how many rows and bytes. what: completed
+        (messages), attempts, archive (messages with their attempts and routing; rows counts messages),
+        dead_letters (resolved or ignored ones; include_unresolved: all), idempotency. Rows of logs are removed
+        leaf by leaf, and only if the whole leaf is old enough. Rows that are still needed are never removed.
+        older_than null, zero or below removes nothing. dry_run: returns the numbers without removing anything.
+        Numbers of rows in leaves may be estimates. Not in a transaction block or function. Errors: 22023 what
+        is unknown, 25001 in such a transaction, 55P03 a lock was not available within 5 s.
         """
         return self._run(Call("purge", {"what": what, "older_than": older_than, "include_unresolved": include_unresolved, "dry_run": dry_run}, Shape("row", PurgeRow, {})))  # type: ignore[no-any-return]
 
     def read(self, after_position: int, *, max_messages: int | None = None, topics: Sequence[str] | None = None, filter: Any | None = None, epoch: int | None = None) -> list[FeedMessage]:
-        """Messages behind a position (0: from the first that is stored), in order; go on behind the last row. A
-        row whose message_id is null holds no message: nothing matched up to there. With the epoch in which the
-        position was read, a lost history is noticed (OB009).
+        """Returns up to max_messages (default 100; 1 to 10000) messages after a position (exclusive; 0: from
+        the first one that is stored), in order. Continue after the position of the last row. topics (patterns)
+        and filter select as in a subscription; null: all. Control messages of pg_outbox are not returned. A
+        call looks at no more than 10000 positions, or max_messages if that is more. If none of them matches,
+        the result is one row whose message_id is null and whose position says where to continue. epoch: the
+        epoch in which after_position was read, so that a lost history is noticed. Errors: OB009 the position is
+        malformed, no longer stored, after the end of the feed, or in a history that was lost; 22023 another
+        argument is malformed.
         """
         return self._run(Call("read", {"after_position": after_position, "max_messages": max_messages, "topics": topics, "filter": filter, "epoch": epoch}, Shape("rows", FeedMessage, {"body": "bytea", "occurred_at": "timestamp with time zone", "enqueued_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def release(self, lease: int, *, delivery_ids: Sequence[int] | None = None) -> list[int]:
-        """Gives deliveries of a lease (null: all) back unharmed: due as before, the try does not count. Returns
-        the ids.
+        """Gives deliveries of a lease (delivery_ids null: all) back unharmed: they are due as before, and the
+        attempt does not count. Returns the ids that were given back, in the order of positions; an empty array
+        when the lease is lost. Errors: 22004 lease is null.
         """
         return self._run(Call("release", {"lease": lease, "delivery_ids": delivery_ids}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def replay(self, subscription: str, *, from_position: int | None = None, to_position: int | None = None, filter: Any | None = None, new_ids: bool | None = None, rate: int | None = None, from_time: datetime | None = None, to_time: datetime | None = None) -> int | None:
-        """Delivers again what a subscription matched between two positions (or times), at most rate messages
-        per second beside live traffic; returns the replay's id. The webhook ids are the same unless new_ids.
+        """Delivers again the messages that a subscription matched between two positions, both included, and
+        returns the id of the replay. Which messages matched is decided by the versions that held at those
+        positions. from_position: default tail(); to_position: default head(). from_time and to_time (exclusive)
+        are used where a position is null, and refer to the time when a message got its position. filter:
+        narrows the messages further. new_ids (default false): webhook ids get the suffix _r and the id of the
+        replay. rate (default 200; 1 to 10000): messages per second at most, in addition to live traffic. The
+        view outbox.replay_status shows the progress. Errors: OB001 no such subscription, OB009 a position is no
+        longer stored or does not exist yet, 22023 rate or filter is invalid.
         """
         return self._run(Call("replay", {"subscription": subscription, "from_position": from_position, "to_position": to_position, "filter": filter, "new_ids": new_ids, "rate": rate, "from_time": from_time, "to_time": to_time}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def request_consent(self, endpoint: str) -> int | None:
-        """Asks the receiver whether it wants our messages, by the CloudEvents webhook handshake; until it does,
-        deliveries wait.
+        """Asks the receiver of an endpoint for consent with the CloudEvents webhook handshake, whatever its
+        earlier answer was. Deliveries wait until it agrees. Returns the id of a control message. Errors: OB001
+        no such endpoint.
         """
         return self._run(Call("request_consent", {"endpoint": endpoint}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def requeue(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> int | None:
-        """Makes the delivery of a dead letter due now, with all its tries; the receiver sees the same webhook
-        id. Returns the delivery's id. OB004: requeued already, or the message is gone.
+        """Makes the delivery of a dead letter due now, with all its attempts again, and returns the id of the
+        delivery. The receiver gets the same webhook id. A requeued delivery does not expire, and a cancelled
+        message is not cancelled any more. Errors: OB001 no such dead letter, OB004 it was requeued already, its
+        subscription has ended, or its message is gone or erased, 22023 by is null or empty.
         """
         return self._run(Call("requeue", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def requeue_all(self, *, actor: str | None = None, subscription: str | None = None, reason: str | None = None, topic: str | None = None, dead_after: datetime | None = None, dead_before: datetime | None = None, note: str | None = None, max_rows: int | None = None, dry_run: bool | None = None) -> int | None:
-        """Requeues up to max_rows open dead letters, oldest first: of a subscription, reason, topic, time.
-        dry_run only counts. Returns how many.
+        """Requeues up to max_rows (default 1000; 1 to 100000) open dead letters, oldest first, and returns how
+        many. subscription, reason, topic, dead_after (inclusive) and dead_before (exclusive) select them; null:
+        all. dry_run: only counts. Dead letters that cannot be requeued are left out. Errors: OB001 no such
+        subscription, 22023 max_rows is out of range, or by is null or empty.
         """
         return self._run(Call("requeue_all", {"actor": actor, "subscription": subscription, "reason": reason, "topic": topic, "dead_after": dead_after, "dead_before": dead_before, "note": note, "max_rows": max_rows, "dry_run": dry_run}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def reschedule(self, delivery_id: int, due_at: datetime, *, actor: str | None = None, priority: int | None = None, expires_at: datetime | None = None) -> None:
-        """Changes when a waiting delivery is tried, its priority and its end. OB001 no such delivery, OB002 it
-        has ended, OB003 a worker has it.
+        """Changes when a waiting delivery is due, and optionally its priority (-100 to 100) and its expiry;
+        null leaves these as they are. Errors: OB001 no such delivery, OB002 it has ended, OB003 a worker has
+        it, 22004 due_at is null, 22023 a value is out of range, or by is null or empty.
         """
         self._run(Call("reschedule", {"delivery_id": delivery_id, "due_at": due_at, "actor": actor, "priority": priority, "expires_at": expires_at}, Shape("void", None, {})))
 
     def resend(self, message_id: int, subscription: str) -> int | None:
-        """Sends one message once more to one subscription, whatever became of it: one try outside its budget,
-        under the same webhook id; manual_result() shows what came of it.
+        """Sends a message once more to a pushed subscription, whatever the state of its delivery: one attempt
+        outside the budget, with the same webhook id. Returns the id for manual_result(). Errors: OB001 no such
+        subscription, or the message is not stored or not in the feed yet; OB004 the subscription is pulled by
+        workers, or the message was erased.
         """
         return self._run(Call("resend", {"message_id": message_id, "subscription": subscription}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def resolve_dead_letter(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> None:
-        """Marks an open dead letter as dealt with in another way; OB004: it is not open."""
+        """Marks an open dead letter as resolved by other means. by and note are stored with it and in
+        outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 by is null or empty.
+        """
         self._run(Call("resolve_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
     def resume_subscription(self, name: str) -> int | None:
-        """Goes on with a paused subscription from where it stood."""
+        """Resumes a paused subscription where it stopped. Returns the id of a control message. Errors: OB001 no
+        such subscription.
+        """
         return self._run(Call("resume_subscription", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def retry(self, message_id: int, subscription: str, *, actor: str | None = None) -> int | None:
-        """Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001
-        there is none, OB002 it was completed, OB003 a worker has it, OB004 its message was erased or is gone.
+        """Makes a waiting, failed, dead or expired delivery of a message to a subscription due now, with its
+        attempts counted from 0 again. Returns the id of the delivery. by: default session_user. Errors: OB001
+        no such subscription, or there is no such delivery (not matched, not routed yet, or in its first
+        attempt); OB002 it was completed; OB003 a worker has it; OB004 its message was erased or is gone.
         """
         return self._run(Call("retry", {"message_id": message_id, "subscription": subscription, "actor": actor}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def revoke_from(self, role: str, capability: str) -> bool | None:
-        """Takes a capability back from a role; what another capability of the role needs stays. false: the role
-        did not have it by grant_to().
+        """Revokes a capability from a role. Privileges that another capability of the role needs stay. Returns
+        false if the role did not have the capability by grant_to(). Errors: 42704 no such role, 22023 unknown
+        capability.
         """
         return self._run(Call("revoke_from", {"role": role, "capability": capability}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def rotate(self, *, ring: str | None = None) -> str | None:
-        """Has new rows go to the next leaf now: rotated, empty (nothing to leave behind) or full (the next leaf
-        still holds rows).
+        """Makes new rows of a ring (default message) go to the next leaf from now on. Returns rotated, empty
+        (nothing was written to the current leaf), full (the next leaf still holds rows), or not yet (the
+        sequencer is busy). Not in a transaction block or function. Errors: OB001 no such ring, 25001 in such a
+        transaction, 55P03 a lock was not available within 5 s.
         """
         return self._run(Call("rotate", {"ring": ring}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def rotate_secret(self, name: str, *, secret: str | None = None, overlap: timedelta | None = None) -> RotateSecretRow:
-        """Gives an endpoint a new secret, shown here alone; the old one signs beside it until the overlap has
-        passed.
+        """Gives an endpoint a new secret, and returns it with the id of a control message; it is shown nowhere
+        else. secret: null makes a new one. The old secret signs too until overlap has passed (default 24 h, 0
+        to 30 days). Errors: OB001 no such endpoint, 22023 secret or overlap is invalid.
         """
         return self._run(Call("rotate_secret", {"name": name, "secret": secret, "overlap": overlap}, Shape("row", RotateSecretRow, {})))  # type: ignore[no-any-return]
 
     def send_test(self, endpoint: str, *, payload: Any | None = None) -> int | None:
-        """Sends a test message (topic outbox.test), signed as any other, to an endpoint when the transaction
-        commits; manual_result() shows what came of it.
+        """Sends a test message (topic outbox.test, signed like any other) to an endpoint, once the transaction
+        commits. Returns the id for manual_result(). Errors: OB001 no such endpoint, 22004 payload is null.
         """
         return self._run(Call("send_test", {"endpoint": endpoint, "payload": payload}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def set_endpoint_proxy(self, endpoint: str, proxy: str) -> int | None:
-        """Chooses one of the operator's proxies for an endpoint; null: the default one, if there is one."""
+        """Chooses one of the operator's proxies for an endpoint; null: the default proxy, if there is one.
+        Returns the id of a control message. Errors: OB001 no such endpoint or proxy.
+        """
         return self._run(Call("set_endpoint_proxy", {"endpoint": endpoint, "proxy": proxy}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def set_proxy(self, name: str, url: str, *, resolves_names: bool | None = None, is_default: bool | None = None) -> int | None:
-        """Lists or changes a proxy; url null: no proxy. In no capability: for the owner of the extension and
-        superusers alone.
+        """Adds a proxy to the list, or changes it. url: http://[user:password@]host:port or socks5://...; null:
+        no proxy. is_default: there is one default, so the former one loses this property. Returns the id of a
+        control message. Only for the owner of the extension and superusers; it is in no capability. Errors:
+        22004 name is null, 22023 name or url is malformed.
         """
         return self._run(Call("set_proxy", {"name": name, "url": url, "resolves_names": resolves_names, "is_default": is_default}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def skipped(self, *, topic: str | None = None, max_messages: int | None = None, before: int | None = None) -> list[SkippedRow]:
-        """Messages that matched no subscription, newest first, with the reason: no subscription, filtered,
-        inactive. topic is a pattern.
+        """Messages that matched no subscription, newest first, with the reason: no subscription, filtered, or
+        inactive (all subscriptions on the topic had ended). topic is a pattern (null: all). At most
+        max_messages rows (default 100). before is exclusive; pass the last position of a page to get the next
+        page.
         """
         return self._run(Call("skipped", {"topic": topic, "max_messages": max_messages, "before": before}, Shape("rows", SkippedRow, {"routed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def stats(self, *, tenant: str | None = None) -> StatsRow:
-        """Where the outbox of this database stands, and from pending on how many deliveries (of a tenant) are
-        in each state; skipped: messages that matched nothing. worker: not preloaded, none, starting, running,
-        push off, copied, failing.
+        """Returns the state of this database's outbox. messages: the last message id; feed_end and routed:
+        positions; waiting: deliveries that have not ended; dead_letters: open ones. worker: not preloaded,
+        none, starting, running, push off, copied or failing. From pending on: the number of deliveries in each
+        state (of a tenant; null: of all); skipped: messages that matched nothing.
         """
         return self._run(Call("stats", {"tenant": tenant}, Shape("row", StatsRow, {})))  # type: ignore[no-any-return]
 
     def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None) -> int | None:
-        """Sends the messages of these topics (* one word, # any number) to an endpoint, or without one lets
-        workers claim them; from the position of the message on whose id is returned, or from start: latest,
-        earliest, a position or a time. A name that was unsubscribed is taken up again.
+        """Creates a subscription: the messages of these topics (patterns; * is one word, # any number of words)
+        are sent to an endpoint, or claimed by workers if there is neither endpoint nor url. url: creates an
+        endpoint with the subscription's name. filter: further conditions on a message. The other settings are
+        described at the columns of outbox.subscription; max_attempts null or below 1 means 12. start: latest
+        (the default: messages after the control message whose id is returned), earliest, a position (the first
+        to be delivered) or a time. A name that was unsubscribed is taken up again, with its old id. Returns the
+        id of the control message. Errors: OB001 no such endpoint, OB009 the start position is not stored or
+        does not exist yet, 42710 the subscription exists already, 22004 topics is null or empty, 22023 a
+        setting is malformed or out of range, 54000 a text is too long.
         """
         return self._run(Call("subscribe", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "url": url}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def tail(self) -> int | None:
-        """The first position whose message is still stored; above head() when none is. read() starts there when
-        it starts at 0.
+        """Returns the first position whose message is still stored, or head() + 1 when none is. read() starts
+        there when after_position is 0.
         """
         return self._run(Call("tail", {}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def tick(self) -> int | None:
-        """Numbers what is committed now, and returns the last position. The dispatcher does this by itself; by
-        hand where there is none. Not in a transaction block or function (25001).
+        """Gives positions to the messages that are committed now (at most 100000 of them), and returns the last
+        position. The dispatcher does this by itself; call the function where there is no dispatcher. Not in a
+        transaction block or function. Errors: 25001 in such a transaction, 25006 the transaction is read-only,
+        55000 the outbox was restored or copied here and is not adopted, 55P03 another session keeps the
+        sequencer for 5 s.
         """
         return self._run(Call("tick", {}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def uncapture(self, relation: str) -> bool | None:
-        """Ends a capture; false: there was none."""
+        """Drops the capture of a table, which the caller must own. Returns false if there was none. Errors:
+        42501 the caller is not the owner, or the call is within a security-restricted operation.
+        """
         return self._run(Call("uncapture", {"relation": relation}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def unlock_stale(self, older_than: timedelta, *, subscription: str | None = None) -> int | None:
-        """Takes leases back that were claimed longer ago than this, whatever their end; returns how many
-        deliveries are free again.
+        """Takes back every lease that was claimed at least older_than ago, even if the lease has not expired;
+        subscription null: of all subscriptions. Leases that another session has locked are skipped. The attempt
+        counts as failed, and the deliveries are due again at once, or dead letters after their last attempt.
+        Returns the number of deliveries. Errors: 22023 older_than is null or negative, OB001 no such
+        subscription.
         """
         return self._run(Call("unlock_stale", {"older_than": older_than, "subscription": subscription}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def unsubscribe(self, name: str) -> int | None:
-        """Ends a subscription at the position of the message whose id is returned; what it has not got by then
-        is logged as skipped. It stays in the table, with deleted_at set.
+        """Ends a subscription at the position of the control message whose id is returned. Messages that were
+        not delivered by then are logged as skipped, with the reason unsubscribed. The row stays in
+        outbox.subscription with deleted_at set. Errors: OB001 no such subscription.
         """
         return self._run(Call("unsubscribe", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def version(self) -> VersionRow:
-        """Version of the installed objects, and of the library that is loaded."""
+        """Returns the version of the installed objects (extension), and that of the library that is loaded."""
         return self._run(Call("version", {}, Shape("row", VersionRow, {})))  # type: ignore[no-any-return]
 
     def webhook_id(self, message_id: int, enqueued_at: datetime) -> str | None:
-        """What a receiver deduplicates by: the same on every attempt, restart, retry and replay of a
-        message."""
+        """Returns the webhook id of a message, by which receivers deduplicate. It is the same for every
+        attempt, restart, retry and replay (unless the replay asked for new ids).
+        """
         return self._run(Call("webhook_id", {"message_id": message_id, "enqueued_at": enqueued_at}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def worker_status(self) -> list[WorkerStatusRow]:
-        """This database's dispatcher: what it does, since when, how far it is, and its last error. States: not
-        preloaded, none, starting, running, push off, copied, failing. A process that is gone is none, whatever
-        it did last.
+        """Returns the state of this database's dispatcher, how far it is, and its last error. state: not
+        preloaded, none (there is no such process), starting, running, push off, copied or failing. in_flight:
+        requests; queued and unrecorded: deliveries. idle: everything that was committed has been routed, sent
+        and recorded. feed_end and routed: positions.
         """
         return self._run(Call("worker_status", {}, Shape("rows", WorkerStatusRow, {"started_at": "timestamp with time zone", "last_tick_at": "timestamp with time zone", "last_checkpoint_at": "timestamp with time zone", "last_error_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
@@ -1148,479 +1318,649 @@ class AsyncAdminMethods:
         raise NotImplementedError
 
     async def adopt(self, *, reason: str | None = None) -> int | None:
-        """Makes data that was restored or copied here this database's own: numbers what has no position yet, in
-        a new epoch, and lets the dispatcher push. Returns the last position.
+        """Makes data that was restored or copied here this database's own. Gives positions, in a new epoch, to
+        the messages that have none, and lets the dispatcher push. Returns the last position. If the outbox is
+        this database's own already, nothing is changed. reason (default null) is stored in outbox.audit. Not in
+        a transaction block or function. Errors: 25001 in such a transaction or not at isolation level read
+        committed, 55000 a subscription of logical replication writes this outbox, 55P03 another session keeps
+        the sequencer for 5 s, or a leaf's lock was not available within 30 s.
         """
         return await self._arun(Call("adopt", {"reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def alter_endpoint(self, name: str, *, url: str | None = None, headers: Any | None = None, timeout: timedelta | None = None, concurrency: int | None = None, tenant: str | None = None, auth: Any | None = None, tls: Any | None = None, rate: float | None = None, burst: float | None = None, schedule: Any | None = None, policy: Any | None = None, breaker: Any | None = None, protocol: str | None = None, compress: bool | None = None, response_id: str | None = None, keep_headers: Sequence[str] | None = None, disable_after: timedelta | None = None, disable_failures: int | None = None, new_name: str | None = None, subscriber_type: str | None = None) -> int | None:
-        """Changes what is given and leaves the rest; JSON null, 0 and the empty text take a setting away."""
+        """Changes the settings of an endpoint; null leaves a setting as it is. JSON null (auth, tls, schedule,
+        policy, breaker), 0 (rate, burst) and an empty text (tenant, response_id) remove a setting. A new URL
+        needs a new consent if the endpoint asks for consent. Returns the id of a control message. Errors: OB001
+        no such endpoint, 42710 new_name exists already, 22023 a setting is malformed or out of range.
+        """
         return await self._arun(Call("alter_endpoint", {"name": name, "url": url, "headers": headers, "timeout": timeout, "concurrency": concurrency, "tenant": tenant, "auth": auth, "tls": tls, "rate": rate, "burst": burst, "schedule": schedule, "policy": policy, "breaker": breaker, "protocol": protocol, "compress": compress, "response_id": response_id, "keep_headers": keep_headers, "disable_after": disable_after, "disable_failures": disable_failures, "new_name": new_name, "subscriber_type": subscriber_type}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def alter_publisher(self, code: str, *, name: str | None = None, description: str | None = None, active: bool | None = None, topic_template: str | None = None, topic_function: str | None = None) -> None:
-        """Changes a registered publisher; null leaves a value as it is, an empty template or function takes it
-        away.
+        """Changes a registered publisher; null leaves a value as it is, and an empty topic_template or
+        topic_function removes it. From the commit on, messages of an inactive publisher are refused (OB007).
+        Errors: OB001 the publisher is not registered, 22023 a value is malformed, 42883 no such function, 42501
+        the caller does not have the rights of the function's owner.
         """
         await self._arun(Call("alter_publisher", {"code": code, "name": name, "description": description, "active": active, "topic_template": topic_template, "topic_function": topic_function}, Shape("void", None, {})))
 
     async def alter_subscription(self, name: str, *, topics: Sequence[str] | None = None, filter: Any | None = None, endpoint: str | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, reset: Sequence[str] | None = None) -> int | None:
-        """Changes a subscription; null leaves a setting as it is, reset names those that go back to their
-        default. Topics and filter hold behind the position of the message whose id is returned, pushed or
-        pulled.
+        """Changes the settings of a subscription; null leaves a setting as it is. reset: names of settings that
+        go back to their default (filter, max_attempts, max_age, schedule, policy, ttl, deadline, max_lag,
+        external_id, labels). Topics and filter hold for the positions after the control message whose id is
+        returned. Errors: OB001 no such subscription or endpoint, OB004 endpoint for a subscription that is
+        pulled by workers, 22023 a setting is malformed or out of range, 54000 a text is too long.
         """
         return await self._arun(Call("alter_subscription", {"name": name, "topics": topics, "filter": filter, "endpoint": endpoint, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "reset": reset}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def alter_topic(self, code: str, *, name: str | None = None, description: str | None = None, active: bool | None = None) -> None:
-        """Changes a registered topic; null leaves a value as it is. An inactive topic refuses messages (OB007)
-        from the commit on.
+        """Changes a registered topic; null leaves a value as it is. From the commit on, messages of an inactive
+        topic are refused (OB007). Errors: OB001 the topic is not registered, 22023 the name is malformed.
         """
         await self._arun(Call("alter_topic", {"code": code, "name": name, "description": description, "active": active}, Shape("void", None, {})))
 
     async def archive_get(self, message_id: int) -> ArchiveEntry:
-        """What a message came to, with the result of each delivery; OB001: no such message, or it is still
-        open.
+        """Returns the final status of a message, with the result of each delivery. Errors: OB001 no such
+        message, or a delivery of it is still open.
         """
         return await self._arun(Call("archive_get", {"message_id": message_id}, Shape("row", ArchiveEntry, {"created_at": "timestamp with time zone", "processed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def archive_list(self, *, tenant: str | None = None, status: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, endpoint: str | None = None, max_rows: int | None = None, before: int | None = None) -> list[ArchiveEntry]:
-        """What messages came to, newest first, a page at a time: give the last id as before. Each page looks at
-        up to 1,000 messages of the tenant, the aggregate or all, for those of an endpoint at 10,000: a last row
-        without a status holds no message but the id to go on with.
+        """Returns entries of the archive, newest first, up to max_rows (default 50; 1 to 1000) in a page. Pass
+        the last id of a page as before to get the next one. status: completed, failed or skipped. A page looks
+        at up to 1,000 messages of the tenant or aggregate (or of all), and with endpoint at up to 10,000. If it
+        ends there, its last row has no status, and only the id to continue with. Errors: 22023 max_rows is out
+        of range or status is unknown, OB001 no such endpoint.
         """
         return await self._arun(Call("archive_list", {"tenant": tenant, "status": status, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "endpoint": endpoint, "max_rows": max_rows, "before": before}, Shape("rows", ArchiveEntry, {"created_at": "timestamp with time zone", "processed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def archive_stats(self, *, tenant: str | None = None) -> ArchiveStatsRow:
-        """What the last 1,000 messages (of a tenant) came to."""
+        """Returns how many of the last 1,000 messages (of a tenant; null: of all) have completed, failed (dead,
+        expired or cancelled) or were skipped. total: the sum.
+        """
         return await self._arun(Call("archive_stats", {"tenant": tenant}, Shape("row", ArchiveStatsRow, {})))  # type: ignore[no-any-return]
 
     async def cancel(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> int | None:
-        """Ends what of a message is not delivered yet; what a worker or a request has is not tried again if it
-        fails. Returns how many waiting deliveries that ended. OB001 no such message, OB002 nothing is left to
-        cancel, OB003 all that is left is leased.
+        """Cancels a message: ends its deliveries that are still waiting, and returns how many were ended. A
+        delivery that a worker has or that is in flight is not tried again if it fails. by (default:
+        session_user) and reason are stored in outbox.audit. Errors: OB001 no such message, OB002 it was
+        cancelled already or nothing is left to cancel, OB003 all remaining deliveries are leased.
         """
         return await self._arun(Call("cancel", {"message_id": message_id, "actor": actor, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def cancel_replay(self, replay_id: int) -> int | None:
-        """Ends a replay; returns how many deliveries that were waiting it cancelled. What is in flight ends by
-        itself.
+        """Cancels a replay, and returns the number of waiting deliveries that were cancelled. Deliveries that
+        are leased or in flight end by themselves. Errors: OB001 no such replay, OB004 it has ended.
         """
         return await self._arun(Call("cancel_replay", {"replay_id": replay_id}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def capture(self, relation: str, *, topic: str | None = None, key_columns: Sequence[str] | None = None, operations: Sequence[str] | None = None, columns: Sequence[str] | None = None, condition: str | None = None, include_old: bool | None = None, style: str | None = None, tenant_column: str | None = None, replicated: bool | None = None, oversize: str | None = None) -> None:
-        """Turns changes of a table's rows into messages, in the transaction that makes them; the caller must
-        own it. Called again, it replaces what it did before: do so when partitions were added. Styles: change,
-        row, debezium. A payload that is too large fails the statement (oversize => fail), is skipped with a
-        warning (skip), or is the key without images (reference).
+        """Turns changes of a table's rows into messages, in the transaction that makes the changes. The caller
+        must own the table, and the owner needs the capability publish. A second call replaces the capture; call
+        again after partitions were added. topic: may contain {schema}, {table} and {op}. key_columns: columns
+        of the message's key (null: the primary key). operations: of insert, update, delete and truncate.
+        columns: only these in the images (null: all). condition: an SQL expression over new and old.
+        include_old: updates contain the old image too. style: change, row or debezium. tenant_column: column
+        with the tenant. replicated: also capture changes that logical replication applies. oversize, for a
+        payload that is too large: fail (the statement fails), skip (no message, with a warning) or reference
+        (the key without images). Errors: 42501 the caller is not the owner, the owner may not enqueue, or the
+        call is within a security-restricted operation; 42809 the relation cannot be captured; 42703 no such
+        column; 22023 another argument is malformed; 55000 the table's schema was renamed meanwhile.
         """
         await self._arun(Call("capture", {"relation": relation, "topic": topic, "key_columns": key_columns, "operations": operations, "columns": columns, "condition": condition, "include_old": include_old, "style": style, "tenant_column": tenant_column, "replicated": replicated, "oversize": oversize}, Shape("void", None, {})))
 
     async def claim(self, subscription: str, worker: str, *, max_messages: int | None = None, lease: timedelta | None = None) -> list[Claimed]:
-        """Leases up to max_messages deliveries of a pull subscription that are due: highest priority first,
-        then longest due, then in order. No other worker gets them until the lease ends. Commit before the work
-        starts: that is what counts the try.
+        """Leases up to max_messages (default 1; 1 to 10000) due deliveries of a pull subscription to a worker
+        (a name of 1 to 255 bytes). The lease lasts for the duration lease (default 60 s, at most 7 days), and
+        no longer than the subscription's deadline. The order is: highest priority, then longest due, then
+        position. Returns one row of type outbox.claimed for each delivery, and no rows when nothing is due or
+        the subscription is paused. No other worker gets these deliveries until the lease ends. Commit before
+        the work starts: the commit makes the attempt count. Errors: OB001 no such subscription, OB004 it is
+        pushed to an endpoint, 22023 an argument is out of range.
         """
         return await self._arun(Call("claim", {"subscription": subscription, "worker": worker, "max_messages": max_messages, "lease": lease}, Shape("rows", Claimed, {"lease_expires_at": "timestamp with time zone", "body": "bytea", "enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def claim_delivery(self, delivery_id: int, worker: str, *, lease: timedelta | None = None) -> Claimed:
-        """Leases one delivery. Raises what stands in the way: OB001 no such delivery, OB002 ended, OB003
-        leased, OB004 pushed, OB007 the subscription has ended, OB010 expired, OB011 no tries left, OB012 not
-        due or behind its key.
+        """Leases one delivery to a worker, like claim(), and returns one row of type outbox.claimed. Raises an
+        error when the delivery cannot be claimed: OB001 no such delivery, OB002 it has ended, OB003 it is
+        leased, OB004 it is pushed to an endpoint, OB007 the subscription has ended or is paused, OB010 it has
+        expired, OB011 no attempts left, OB012 it is not due, or it waits for another delivery of its key. Other
+        errors: 22004 delivery_id is null, 22023 worker or lease is out of range.
         """
         return await self._arun(Call("claim_delivery", {"delivery_id": delivery_id, "worker": worker, "lease": lease}, Shape("row", Claimed, {"lease_expires_at": "timestamp with time zone", "body": "bytea", "enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def complete(self, lease: int, *, delivery_ids: Sequence[int] | None = None, results: Any | None = None) -> list[int]:
-        """Ends deliveries of a lease as done, all of them or those that are named; returns the ids that were:
-        what is missing was lost to another lease. results: one element per id, the receiver's id as a string or
-        an object {total, matched, succeeded, failed, send_results}.
+        """Ends deliveries of a lease (delivery_ids null: all that it holds) as completed. Returns their ids, in
+        the order of positions. An id that is missing had ended or was lost to another lease; the array is empty
+        when the lease is lost. results: a JSON array with one element per element of delivery_ids, which the
+        attempt log stores. An element is null, the receiver's id as a string, or an object {total, matched,
+        succeeded, failed, send_results}. Errors: 22004 lease is null, 22023 results does not have one element
+        per delivery id.
         """
         return await self._arun(Call("complete", {"lease": lease, "delivery_ids": delivery_ids, "results": results}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def complete_and_claim(self, done: int, subscription: str, worker: str, *, max_messages: int | None = None, lease: timedelta | None = None) -> list[Claimed]:
-        """Completes all that a lease still holds (done; null: nothing) and claims what comes next, in one
-        transaction: both or neither. OB003: the lease is lost. No rows: ask once more without done before you
-        wait, what was completed may have let others in.
+        """Completes all deliveries that the lease done still holds (null: completes nothing), and claims the
+        next deliveries like claim(), in one transaction: both take effect, or neither. Defaults and ranges are
+        those of claim(). When no rows are returned, call it once more with done null before waiting, because
+        the deliveries that were completed may have held others back. Errors: OB003 the lease is lost (nothing
+        was completed or claimed), and those of claim().
         """
         return await self._arun(Call("complete_and_claim", {"done": done, "subscription": subscription, "worker": worker, "max_messages": max_messages, "lease": lease}, Shape("rows", Claimed, {"lease_expires_at": "timestamp with time zone", "body": "bytea", "enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def count_by_state(self, *, tenant: str | None = None) -> list[CountByStateRow]:
-        """Deliveries in each state. Over all tenants completed and cancelled are counted since the beginning,
-        from counters; for one tenant among what is still stored, through the tenant's index: as long as that
-        tenant has messages.
+        """Returns the number of deliveries in each state. For all tenants (null), completed and cancelled are
+        counted since the beginning, from counters. For one tenant they are counted among the messages that are
+        still stored, which takes longer the more messages that tenant has.
         """
         return await self._arun(Call("count_by_state", {"tenant": tenant}, Shape("rows", CountByStateRow, {})))  # type: ignore[no-any-return]
 
     async def count_messages(self, *, tenant: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, topic: str | None = None) -> int | None:
-        """The total for a list_messages() with limit and offset; 10,000 means at least that many."""
+        """Returns the number of messages (of a tenant, an aggregate, a topic; null: of all). 10,000 means at
+        least 10,000.
+        """
         return await self._arun(Call("count_messages", {"tenant": tenant, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "topic": topic}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def create_endpoint(self, name: str, url: str, *, secret: str | None = None, headers: Any | None = None, timeout: timedelta | None = None, concurrency: int | None = None, tenant: str | None = None, kind: str | None = None, auth: Any | None = None, tls: Any | None = None, signature: str | None = None, rate: float | None = None, burst: float | None = None, schedule: Any | None = None, policy: Any | None = None, breaker: Any | None = None, protocol: str | None = None, compress: bool | None = None, response_id: str | None = None, keep_headers: Sequence[str] | None = None, disable_after: timedelta | None = None, disable_failures: int | None = None, consent: bool | None = None, subscriber_type: str | None = None) -> CreateEndpointRow:
-        """Makes an HTTP target. The row that is returned is the only place where the signing secret is
-        shown."""
+        """Creates an endpoint (an HTTP destination) and returns its id, its signing secret, and the id of a
+        control message. The signing secret is shown nowhere else. secret: null makes a new one. signature: v1
+        (HMAC-SHA256, the default) or v1a (ed25519). timeout: above 0, at most 60 s (default 15 s). concurrency:
+        1 to 1024 requests in flight (default 8). rate: requests per second (null: no limit). headers: a JSON
+        object without credentials. auth: {"type": "basic", "bearer", "header" or "oauth2", ...}. tls: {"ca",
+        "certificate", "key"} as PEM texts. schedule: waits between attempts, such as [5, 30, "2 min"] or
+        {"base": 5, "factor": 2, "cap": "1 h", "jitter": 0.2}. policy: such as {"404": "retry", "4xx": "dead"}.
+        consent: true holds deliveries until the receiver agrees. The other settings are described at the
+        columns of outbox.endpoint. Errors: 42710 the endpoint exists already, 22004 name or url is null, 22023
+        a setting is malformed or out of range.
+        """
         return await self._arun(Call("create_endpoint", {"name": name, "url": url, "secret": secret, "headers": headers, "timeout": timeout, "concurrency": concurrency, "tenant": tenant, "kind": kind, "auth": auth, "tls": tls, "signature": signature, "rate": rate, "burst": burst, "schedule": schedule, "policy": policy, "breaker": breaker, "protocol": protocol, "compress": compress, "response_id": response_id, "keep_headers": keep_headers, "disable_after": disable_after, "disable_failures": disable_failures, "consent": consent, "subscriber_type": subscriber_type}, Shape("row", CreateEndpointRow, {})))  # type: ignore[no-any-return]
 
     async def create_publisher(self, code: str, *, name: str | None = None, description: str | None = None, active: bool | None = None, topic_template: str | None = None, topic_function: str | None = None) -> None:
-        """Registers a producer. topic_template ("{tenant}.{topic}") or topic_function decide the topic of its
-        messages.
+        """Registers a publisher. code has no "@" and stands for all publishers "code@version". name: default
+        code. topic_template (such as "{tenant}.{topic}") or topic_function (the signature of a function (tenant
+        text, topic text) returns text) determines the topic of its messages. Errors: 22004 code is null, 22023
+        a value is malformed, 42710 the publisher is registered already, 42883 no such function, 42501 the
+        caller does not have the rights of the function's owner.
         """
         await self._arun(Call("create_publisher", {"code": code, "name": name, "description": description, "active": active, "topic_template": topic_template, "topic_function": topic_function}, Shape("void", None, {})))
 
     async def create_topic(self, code: str, *, name: str | None = None, description: str | None = None, active: bool | None = None) -> None:
-        """Registers a topic; needed only to describe it, to switch it off, or with pg_outbox.require_topic."""
+        """Registers a topic. Registration is needed only to describe a topic, to switch it off, or with
+        pg_outbox.require_topic. name: default code. Errors: 22004 code is null, 22023 a value is malformed,
+        42710 the topic is registered already.
+        """
         await self._arun(Call("create_topic", {"code": code, "name": name, "description": description, "active": active}, Shape("void", None, {})))
 
     async def cursor_advance(self, consumer: str, position: int, *, stream: str | None = None, subject: str | None = None, delivery_id: str | None = None, delivered_at: datetime | None = None, expected_position: int | None = None, epoch: int | None = None) -> CursorState:
-        """Confirms everything up to a position. Equal to where the cursor stands: advanced is false. With
-        expected_position it is a compare-and-set (OB005 when another instance was first).
+        """Confirms that a consumer has read everything up to a position, and creates the cursor if there is
+        none. At the position where the cursor stands already, nothing changes, and advanced is false.
+        delivery_id identifies the delivery, and delivered_at (default: now) says when it was made.
+        expected_position makes the call a compare-and-set. epoch: the epoch in which the position was read.
+        Errors: OB005 the position is smaller than the cursor's, the same position has another delivery id, or
+        the cursor is not at expected_position; OB009 a name is malformed, the position is below 1, after the
+        end of the feed, or in a history that was lost; 25006 the transaction is read-only.
         """
         return await self._arun(Call("cursor_advance", {"consumer": consumer, "position": position, "stream": stream, "subject": subject, "delivery_id": delivery_id, "delivered_at": delivered_at, "expected_position": expected_position, "epoch": epoch}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def cursor_delete(self, consumer: str, reason: str, *, stream: str | None = None, subject: str | None = None) -> None:
-        """Removes a cursor; the reason is required (OB006) and kept in outbox.audit."""
+        """Deletes a cursor. The reason is stored in outbox.audit. Errors: OB001 there is no such cursor, OB006
+        the reason is empty, OB009 a name is malformed, 25006 the transaction is read-only.
+        """
         await self._arun(Call("cursor_delete", {"consumer": consumer, "reason": reason, "stream": stream, "subject": subject}, Shape("void", None, {})))
 
     async def cursor_get(self, consumer: str, *, stream: str | None = None, subject: str | None = None, if_missing: int | None = None) -> CursorState:
-        """A consumer's cursor; OB001 when there is none, unless if_missing says which position to show then."""
+        """Returns a consumer's cursor. stream is "outbox" (the feed) by default, subject is empty by default.
+        Errors: OB001 there is no such cursor; with if_missing, the result shows that position instead (nothing
+        is stored). OB009 a name is malformed.
+        """
         return await self._arun(Call("cursor_get", {"consumer": consumer, "stream": stream, "subject": subject, "if_missing": if_missing}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def cursor_list(self, *, consumer: str | None = None, stream: str | None = None, subject: str | None = None, max_rows: int | None = None) -> list[CursorState]:
-        """Cursors by stream, subject and consumer; null selects all; max_rows 0: no limit."""
+        """Lists cursors in the order of stream, subject and consumer. consumer, stream, subject: only those
+        equal to the value; null: all. max_rows: at most so many rows; 0 (the default): no limit.
+        """
         return await self._arun(Call("cursor_list", {"consumer": consumer, "stream": stream, "subject": subject, "max_rows": max_rows}, Shape("rows", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def cursor_record_error(self, consumer: str, error: str, *, stream: str | None = None, subject: str | None = None) -> CursorState:
-        """Notes what went wrong (at most 2000 characters of it) without moving the cursor; makes it at 0 if
-        there is none.
+        """Stores an error text (its first 2000 characters) as the cursor's last_error without moving the
+        cursor; creates the cursor at position 0 if there is none. The next advance or reset clears last_error.
+        Errors: OB009 the text is empty or a name is malformed, 25006 the transaction is read-only.
         """
         return await self._arun(Call("cursor_record_error", {"consumer": consumer, "error": error, "stream": stream, "subject": subject}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def cursor_reset(self, consumer: str, position: int, reason: str, *, stream: str | None = None, subject: str | None = None, delivery_id: str | None = None, delivered_at: datetime | None = None) -> CursorState:
-        """Moves a cursor anywhere, back as well; makes it if there is none. The reason is required (OB006) and
-        kept in outbox.audit.
+        """Moves a cursor to any position from 0 on, back as well, and creates the cursor if there is none. The
+        reason is stored in outbox.audit. Errors: OB006 the reason is empty, OB009 a name is malformed or the
+        position is negative or after the end of the feed, 25006 the transaction is read-only.
         """
         return await self._arun(Call("cursor_reset", {"consumer": consumer, "position": position, "reason": reason, "stream": stream, "subject": subject, "delivery_id": delivery_id, "delivered_at": delivered_at}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def dead(self, lease: int, delivery_ids: Sequence[int], reason: str) -> list[int]:
-        """Ends deliveries of a lease (null: all) as dead letters at once: no try will help. Returns the ids
-        that were changed.
+        """Ends deliveries of a lease (delivery_ids null: all that it holds) as dead letters at once, because no
+        further attempt will help. The dead letter has the reason "rejected", and the argument reason as its
+        last_error. Returns the ids that were changed; an empty array when the lease is lost. Errors: 22004
+        lease is null.
         """
         return await self._arun(Call("dead", {"lease": lease, "delivery_ids": delivery_ids, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def dead_letter_stats(self) -> DeadLetterStatsRow:
-        """Dead letters in numbers: ages are those of open ones, in seconds; per_subscription: name to total and
-        unresolved.
+        """Returns numbers of dead letters. total: all; unresolved: open ones; resolved: all others.
+        oldest_age_seconds, newest_age_seconds and top_failure_reason are those of open ones, and null if there
+        are none. per_subscription: {name: {"total", "unresolved"}}.
         """
         return await self._arun(Call("dead_letter_stats", {}, Shape("row", DeadLetterStatsRow, {"last_updated": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def dead_letters_older_than(self, older_than: timedelta) -> list[DeadLetterStatus]:
-        """Open dead letters that died longer ago than this."""
+        """Returns the open dead letters that became dead letters longer ago than age, oldest first."""
         return await self._arun(Call("dead_letters_older_than", {"older_than": older_than}, Shape("rows", DeadLetterStatus, {"body": "bytea", "enqueued_at": "timestamp with time zone", "first_attempt_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone", "created_at": "timestamp with time zone", "dead_at": "timestamp with time zone", "age": "interval", "resolved_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def delete_dead_letter(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> None:
-        """Removes a dead letter, in whatever state; what it was is kept in outbox.audit."""
+        """Deletes a dead letter, whatever its resolution. Its row is stored in outbox.audit. Errors: OB001 no
+        such dead letter, 22023 by is null or empty.
+        """
         await self._arun(Call("delete_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
     async def describe_schedule(self, subscription: str) -> list[DescribeScheduleRow]:
-        """When the tries of a subscription are made, counted from the first: planned, and with the least and
-        the most jitter.
+        """Returns one row per attempt of a subscription (10000 at most). wait: time after the attempt before.
+        planned, earliest and latest: time after the first attempt, without jitter, with the least and with the
+        most jitter. The list ends at max_age. Errors: OB001 no such subscription.
         """
         return await self._arun(Call("describe_schedule", {"subscription": subscription}, Shape("rows", DescribeScheduleRow, {"wait": "interval", "planned": "interval", "earliest": "interval", "latest": "interval"})))  # type: ignore[no-any-return]
 
     async def disable_endpoint(self, name: str, *, reason: str | None = None, mode: str | None = None) -> int | None:
-        """Sends nothing to an endpoint until enable_endpoint(). hold: deliveries wait; skip: they are recorded
-        as skipped.
+        """Stops sending to an endpoint until enable_endpoint(). mode: hold (the default) keeps deliveries
+        waiting, skip records them as skipped. Returns the id of a control message. Errors: OB001 no such
+        endpoint, 22023 unknown mode.
         """
         return await self._arun(Call("disable_endpoint", {"name": name, "reason": reason, "mode": mode}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def drop_endpoint(self, name: str) -> int | None:
-        """Removes an endpoint that no subscription uses, with its secrets; what waits for a retry there is
-        recorded as skipped.
+        """Drops an endpoint that no subscription uses, and deletes its secrets and credentials. Deliveries that
+        wait for a retry are recorded as skipped. Returns the id of a control message. Errors: OB001 no such
+        endpoint, OB004 a subscription uses it.
         """
         return await self._arun(Call("drop_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def drop_proxy(self, name: str) -> int | None:
-        """Takes a proxy that no endpoint has chosen from the list; for the owner alone."""
+        """Removes a proxy from the list. Returns the id of a control message. Only for the owner of the
+        extension and superusers; it is in no capability. Errors: OB001 no such proxy, OB004 an endpoint uses
+        it.
+        """
         return await self._arun(Call("drop_proxy", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def enable_endpoint(self, name: str) -> int | None:
-        """Sends again, first what has waited, failed deliveries at once; breaker, pause and count of failures
-        start afresh.
+        """Resumes sending to an endpoint. Failed deliveries are due at once. The circuit breaker closes, a
+        pause ends, and the count of failures is reset. Returns the id of a control message. Errors: OB001 no
+        such endpoint.
         """
         return await self._arun(Call("enable_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def erase(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> None:
-        """Removes what a message says (payload, body, headers, metadata, responses) and ends what of it is not
-        delivered yet; ids, positions and counts stay. The reason is required (OB006). OB003 while a worker has
-        it.
+        """Erases the content of a message (payload, body, headers, metadata, and in the attempt log responses,
+        results and errors) and ends its waiting deliveries. Ids, topic, key, positions and counts stay. The
+        message cannot be requeued, resent or replayed any more. by (default: session_user) and reason are
+        stored in outbox.audit. Errors: OB001 no such message, OB003 a worker has a delivery of it, OB006 the
+        reason is empty, 55P03 a lock was not available within 5 s.
         """
         await self._arun(Call("erase", {"message_id": message_id, "actor": actor, "reason": reason}, Shape("void", None, {})))
 
     async def explain_routing(self, topic: str, *, payload: Any | None = None, key: str | None = None, headers: Any | None = None, tenant: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, at_position: int | None = None) -> list[ExplainRoutingRow]:
-        """Which subscriptions a message would match, and why others would not; at_position: which did at that
-        place.
+        """Returns, for each subscription, whether a message with these properties would match it, and the
+        reason. reason: matches (with a note if the subscription is paused), topic, inactive, filter with the
+        fields that refuse the message, or filter: payload. The answer is that of the newest version of each
+        subscription; with at_position, that of the version that held at the position, ended subscriptions
+        included. Errors: 22023 topic is malformed.
         """
         return await self._arun(Call("explain_routing", {"topic": topic, "payload": payload, "key": key, "headers": headers, "tenant": tenant, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "at_position": at_position}, Shape("rows", ExplainRoutingRow, {})))  # type: ignore[no-any-return]
 
     async def extend(self, lease: int, *, duration: timedelta | None = None) -> datetime | None:
-        """Moves the end of a lease to this long from now, but not beyond the subscription's deadline; returns
-        it. OB003: the lease is lost.
+        """Extends a lease so that it ends duration (default 60 s, at most 7 days) from now, but not after the
+        deadline of its claim. Never shortens the lease. Returns the new end. Errors: OB003 the lease is lost,
+        22004 lease is null, 22023 duration is out of range.
         """
         return await self._arun(Call("extend", {"lease": lease, "duration": duration}, Shape("value", None, {"": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def fail(self, lease: int, delivery_ids: Sequence[int], error: str, *, retry_after: timedelta | None = None) -> list[int]:
-        """Ends a try of deliveries of a lease (null: of all) as failed: tried again after retry_after, else by
-        the subscription's schedule; dead letters after the last try. Returns the ids that were changed.
+        """Records a failed attempt of deliveries of a lease (delivery_ids null: of all that it holds). A
+        delivery is tried again after retry_after (null: after the wait that the subscription's schedule says).
+        A delivery becomes a dead letter after its last attempt, or when the next attempt would be later than
+        max_age or the expiry allow. An error of more than 4096 bytes is cut to its first 1000 characters.
+        Returns the ids that were changed; an empty array when the lease is lost. Errors: 22004 lease is null.
         """
         return await self._arun(Call("fail", {"lease": lease, "delivery_ids": delivery_ids, "error": error, "retry_after": retry_after}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def get_message(self, message_id: int) -> MessageStatus:
-        """One message with its state; OB001: it does not exist or retention has removed it."""
+        """Returns one message with its state. Errors: OB001 no such message, or retention has removed it."""
         return await self._arun(Call("get_message", {"message_id": message_id}, Shape("row", MessageStatus, {"enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "body": "bytea"})))  # type: ignore[no-any-return]
 
     async def grant_consent(self, endpoint: str, *, rate_per_minute: int | None = None) -> int | None:
-        """Takes consent as given, for receivers that gave it by other means than the handshake."""
+        """Records that the receiver has given its consent by other means than the handshake. rate_per_minute:
+        requests per minute that it allows; null: no limit. Returns the id of a control message. Errors: OB001
+        no such endpoint, 22023 rate_per_minute is below 1.
+        """
         return await self._arun(Call("grant_consent", {"endpoint": endpoint, "rate_per_minute": rate_per_minute}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def grant_to(self, role: str, capability: str, *, subscriptions: Sequence[str] | None = None, topics: Sequence[str] | None = None, tenants: Sequence[str] | None = None, publishers: Sequence[str] | None = None, consumers: Sequence[str] | None = None) -> None:
-        """Grants a role one of the capabilities publish, capture, consume, observe, monitor, admin, or changes
-        what is left of it. publish can be narrowed to topics (patterns), tenants and publishers; consume to
-        subscriptions, topics (for read()) and consumers (of cursors), of which those that are not named are not
-        left; monitor to tenants.
+        """Grants a role a capability (publish, capture, consume, observe, monitor or admin), or replaces an
+        earlier grant of it. publish can be narrowed to topics (patterns), tenants and publishers; monitor to
+        tenants. consume can be narrowed to subscriptions, topics (patterns, for read()) and consumers (of
+        cursors); if one of these is given, those that are not given allow nothing. null: not narrowed. A list
+        has at most 1000 names of 1 to 255 bytes. Errors: 42704 no such role, 22023 the capability is unknown or
+        cannot be narrowed like this, or a list is malformed.
         """
         await self._arun(Call("grant_to", {"role": role, "capability": capability, "subscriptions": subscriptions, "topics": topics, "tenants": tenants, "publishers": publishers, "consumers": consumers}, Shape("void", None, {})))
 
     async def head(self) -> int | None:
-        """The last position of the feed; 0 when it is empty."""
+        """Returns the last position of the feed; 0 when the feed is empty."""
         return await self._arun(Call("head", {}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def health(self) -> list[HealthRow]:
-        """One row per check: ok, warning or critical, who or what it is, and what to do. Fit for an alert on
-        state <> 'ok'.
+        """Returns one row per check. state: ok, warning or critical. culprit: the object, session or setting
+        that is the cause. what_to_do: what an operator can do. Suited to an alert on state <> 'ok'.
         """
         return await self._arun(Call("health", {}, Shape("rows", HealthRow, {})))  # type: ignore[no-any-return]
 
     async def history(self, message_id: int) -> list[HistoryRow]:
-        """Everything that happened to one message, in order of time."""
+        """Returns the events of one message in order of time. what: enqueued, numbered (with its position),
+        routed, the outcome of an attempt, next attempt, dead letter. Errors: OB001 no such message.
+        """
         return await self._arun(Call("history", {"message_id": message_id}, Shape("rows", HistoryRow, {"at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def ignore_dead_letter(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> None:
-        """Marks an open dead letter as not worth dealing with; OB004: it is not open."""
+        """Marks an open dead letter as ignored, because it is not worth an action. by and note are stored with
+        it and in outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 by is null or
+        empty.
+        """
         await self._arun(Call("ignore_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
     async def is_terminal(self, state: str) -> bool | None:
-        """Whether a delivery or message in this state is not tried again by itself."""
+        """Returns whether a delivery or message in this state is not tried again by itself: true for completed,
+        dead, skipped, expired and cancelled.
+        """
         return await self._arun(Call("is_terminal", {"state": state}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def list_messages(self, *, tenant: str | None = None, state: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, severity: str | None = None, max_messages: int | None = None, before: int | None = None, skip: int | None = None) -> list[MessageStatus]:
-        """Messages, newest first, a page at a time: give the last id as before. By tenant and by aggregate
-        through an index; by state pending, processing, failed, dead or expired through the deliveries; topic
-        and severity are looked for in at most 10,000 messages, completed, cancelled and skipped in at most
-        1,000, per page: a last row without a topic holds no message but the id to go on with.
+        """Returns messages, newest first, up to max_messages (default 50; 1 to 1000) in a page. Pass the last
+        id of a page as before to get the next one; skip (0 to 10000) leaves out the first ones. Tenant and
+        aggregate use an index, and status pending, processing, failed, dead or expired uses the deliveries. In
+        a page, topic and severity are checked for at most 10,000 messages, and status completed, cancelled or
+        skipped for at most 1,000. If a page ends there, its last row has no topic, and only the id to continue
+        with. Errors: 22023 max_messages or skip is out of range, or status is unknown.
         """
         return await self._arun(Call("list_messages", {"tenant": tenant, "state": state, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "severity": severity, "max_messages": max_messages, "before": before, "skip": skip}, Shape("rows", MessageStatus, {"enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "body": "bytea"})))  # type: ignore[no-any-return]
 
     async def maintain(self) -> list[MaintainRow]:
-        """Rotates, reclaims and trims now whatever the settings allow, and says what it did. The dispatcher
-        does this by itself.
+        """Rotates, reclaims and trims now as far as the retention settings allow, and returns what each job
+        did. The dispatcher does this by itself, every pg_outbox.retention_interval (1 hour by default). Not in
+        a transaction block or function. Errors: 25001 in such a transaction. A job that fails has the result
+        "failed" and its error in held_by.
         """
         return await self._arun(Call("maintain", {}, Shape("rows", MaintainRow, {})))  # type: ignore[no-any-return]
 
     async def manual_result(self, manual_send_id: int) -> list[ManualResultRow]:
-        """What came of send_test() or resend(): waiting, completed or failed."""
+        """Returns the result of send_test() or resend(). state: waiting, completed or failed; the other columns
+        are null while it waits. Errors: OB001 no such id.
+        """
         return await self._arun(Call("manual_result", {"manual_send_id": manual_send_id}, Shape("rows", ManualResultRow, {"started_at": "timestamp with time zone", "finished_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def metrics(self) -> list[MetricsRow]:
-        """Figures for a monitoring system. Names ending in _total and _count only grow; labels name
-        subscription, endpoint, state, consumer, ring. _enqueued_total counts what was rolled back as well.
+        """Returns metrics for a monitoring system. Names that end in _total, _sum or _count only grow; all
+        others are current values, in the unit that the name says (seconds, positions, bytes). labels names the
+        subscription, endpoint, state, consumer, stream, subject or ring. outbox_enqueued_total also counts
+        messages that were rolled back.
         """
         return await self._arun(Call("metrics", {}, Shape("rows", MetricsRow, {})))  # type: ignore[no-any-return]
 
     async def move_to_dead_letters(self, delivery_id: int, reason: str, *, actor: str | None = None) -> int | None:
-        """Makes a waiting delivery a dead letter, and returns that one's id. OB001 no such delivery, OB002 it
-        has ended, OB003 a worker has it.
+        """Moves a waiting delivery to the dead letters, with the reason "moved" and the argument reason as its
+        last_error. Returns the id of the dead letter. Errors: OB001 no such delivery, OB002 it has ended, OB003
+        a worker has it, 22023 by is null or empty.
         """
         return await self._arun(Call("move_to_dead_letters", {"delivery_id": delivery_id, "reason": reason, "actor": actor}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def notification_log(self, *, message_id: int | None = None, tenant: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, max_rows: int | None = None, before: int | None = None, subscription: str | None = None) -> list[NotificationEntry]:
-        """What was sent to whom: of one message, or of the latest messages of a tenant, topic or aggregate, a
-        page at a time (give the last message id as before). With a subscription, up to max_rows rows of it
-        among 10,000 messages per page. A last row without a topic code holds nothing but the id to go on with.
+        """Returns which messages were sent to whom: of one message, or of the latest messages of a tenant,
+        topic or aggregate, up to max_rows (default 50; 1 to 1000) messages in a page. Pass the last message_id
+        of a page as before to get the next one. With subscription, up to max_rows rows of that subscription,
+        among 10,000 messages per page. If a page ends there, its last row has no topic_code, and only the id to
+        continue with. Errors: 22023 max_rows is out of range, OB001 no such subscription.
         """
         return await self._arun(Call("notification_log", {"message_id": message_id, "tenant": tenant, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "max_rows": max_rows, "before": before, "subscription": subscription}, Shape("rows", NotificationEntry, {"sent_at": "timestamp with time zone", "created_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def pause_subscription(self, name: str) -> int | None:
-        """Holds a subscription: what is routed to it waits, nothing is sent or can be claimed, until resume().
-        Its messages are kept.
+        """Pauses a subscription until resume(): messages are still routed to it and retained, but nothing is
+        sent or can be claimed. Returns the id of a control message. Errors: OB001 no such subscription.
         """
         return await self._arun(Call("pause_subscription", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def public_keys(self, endpoint: str) -> list[PublicKeysRow]:
-        """What receivers verify v1a signatures of this endpoint with, the current key first; nothing for v1."""
+        """Returns the public keys with which receivers verify v1a signatures of an endpoint, the current one
+        first; no rows for v1. Errors: OB001 no such endpoint.
+        """
         return await self._arun(Call("public_keys", {"endpoint": endpoint}, Shape("rows", PublicKeysRow, {"created_at": "timestamp with time zone", "expires_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def purge(self, what: str, older_than: timedelta, *, include_unresolved: bool | None = None, dry_run: bool | None = None) -> PurgeRow:
-        """Removes what is older than an interval, by hand: completed (messages), attempts, archive (messages
-        with their attempts and routing; rows are messages), dead_letters, idempotency. Logs go in whole
-        segments. Never what is still needed; null, zero or below: for ever; dry_run says what it would be.
+        """Removes rows that are older than older_than, and returns how many rows and bytes. what: completed
+        (messages), attempts, archive (messages with their attempts and routing; rows counts messages),
+        dead_letters (resolved or ignored ones; include_unresolved: all), idempotency. Rows of logs are removed
+        leaf by leaf, and only if the whole leaf is old enough. Rows that are still needed are never removed.
+        older_than null, zero or below removes nothing. dry_run: returns the numbers without removing anything.
+        Numbers of rows in leaves may be estimates. Not in a transaction block or function. Errors: 22023 what
+        is unknown, 25001 in such a transaction, 55P03 a lock was not available within 5 s.
         """
         return await self._arun(Call("purge", {"what": what, "older_than": older_than, "include_unresolved": include_unresolved, "dry_run": dry_run}, Shape("row", PurgeRow, {})))  # type: ignore[no-any-return]
 
     async def read(self, after_position: int, *, max_messages: int | None = None, topics: Sequence[str] | None = None, filter: Any | None = None, epoch: int | None = None) -> list[FeedMessage]:
-        """Messages behind a position (0: from the first that is stored), in order; go on behind the last row. A
-        row whose message_id is null holds no message: nothing matched up to there. With the epoch in which the
-        position was read, a lost history is noticed (OB009).
+        """Returns up to max_messages (default 100; 1 to 10000) messages after a position (exclusive; 0: from
+        the first one that is stored), in order. Continue after the position of the last row. topics (patterns)
+        and filter select as in a subscription; null: all. Control messages of pg_outbox are not returned. A
+        call looks at no more than 10000 positions, or max_messages if that is more. If none of them matches,
+        the result is one row whose message_id is null and whose position says where to continue. epoch: the
+        epoch in which after_position was read, so that a lost history is noticed. Errors: OB009 the position is
+        malformed, no longer stored, after the end of the feed, or in a history that was lost; 22023 another
+        argument is malformed.
         """
         return await self._arun(Call("read", {"after_position": after_position, "max_messages": max_messages, "topics": topics, "filter": filter, "epoch": epoch}, Shape("rows", FeedMessage, {"body": "bytea", "occurred_at": "timestamp with time zone", "enqueued_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def release(self, lease: int, *, delivery_ids: Sequence[int] | None = None) -> list[int]:
-        """Gives deliveries of a lease (null: all) back unharmed: due as before, the try does not count. Returns
-        the ids.
+        """Gives deliveries of a lease (delivery_ids null: all) back unharmed: they are due as before, and the
+        attempt does not count. Returns the ids that were given back, in the order of positions; an empty array
+        when the lease is lost. Errors: 22004 lease is null.
         """
         return await self._arun(Call("release", {"lease": lease, "delivery_ids": delivery_ids}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def replay(self, subscription: str, *, from_position: int | None = None, to_position: int | None = None, filter: Any | None = None, new_ids: bool | None = None, rate: int | None = None, from_time: datetime | None = None, to_time: datetime | None = None) -> int | None:
-        """Delivers again what a subscription matched between two positions (or times), at most rate messages
-        per second beside live traffic; returns the replay's id. The webhook ids are the same unless new_ids.
+        """Delivers again the messages that a subscription matched between two positions, both included, and
+        returns the id of the replay. Which messages matched is decided by the versions that held at those
+        positions. from_position: default tail(); to_position: default head(). from_time and to_time (exclusive)
+        are used where a position is null, and refer to the time when a message got its position. filter:
+        narrows the messages further. new_ids (default false): webhook ids get the suffix _r and the id of the
+        replay. rate (default 200; 1 to 10000): messages per second at most, in addition to live traffic. The
+        view outbox.replay_status shows the progress. Errors: OB001 no such subscription, OB009 a position is no
+        longer stored or does not exist yet, 22023 rate or filter is invalid.
         """
         return await self._arun(Call("replay", {"subscription": subscription, "from_position": from_position, "to_position": to_position, "filter": filter, "new_ids": new_ids, "rate": rate, "from_time": from_time, "to_time": to_time}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def request_consent(self, endpoint: str) -> int | None:
-        """Asks the receiver whether it wants our messages, by the CloudEvents webhook handshake; until it does,
-        deliveries wait.
+        """Asks the receiver of an endpoint for consent with the CloudEvents webhook handshake, whatever its
+        earlier answer was. Deliveries wait until it agrees. Returns the id of a control message. Errors: OB001
+        no such endpoint.
         """
         return await self._arun(Call("request_consent", {"endpoint": endpoint}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def requeue(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> int | None:
-        """Makes the delivery of a dead letter due now, with all its tries; the receiver sees the same webhook
-        id. Returns the delivery's id. OB004: requeued already, or the message is gone.
+        """Makes the delivery of a dead letter due now, with all its attempts again, and returns the id of the
+        delivery. The receiver gets the same webhook id. A requeued delivery does not expire, and a cancelled
+        message is not cancelled any more. Errors: OB001 no such dead letter, OB004 it was requeued already, its
+        subscription has ended, or its message is gone or erased, 22023 by is null or empty.
         """
         return await self._arun(Call("requeue", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def requeue_all(self, *, actor: str | None = None, subscription: str | None = None, reason: str | None = None, topic: str | None = None, dead_after: datetime | None = None, dead_before: datetime | None = None, note: str | None = None, max_rows: int | None = None, dry_run: bool | None = None) -> int | None:
-        """Requeues up to max_rows open dead letters, oldest first: of a subscription, reason, topic, time.
-        dry_run only counts. Returns how many.
+        """Requeues up to max_rows (default 1000; 1 to 100000) open dead letters, oldest first, and returns how
+        many. subscription, reason, topic, dead_after (inclusive) and dead_before (exclusive) select them; null:
+        all. dry_run: only counts. Dead letters that cannot be requeued are left out. Errors: OB001 no such
+        subscription, 22023 max_rows is out of range, or by is null or empty.
         """
         return await self._arun(Call("requeue_all", {"actor": actor, "subscription": subscription, "reason": reason, "topic": topic, "dead_after": dead_after, "dead_before": dead_before, "note": note, "max_rows": max_rows, "dry_run": dry_run}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def reschedule(self, delivery_id: int, due_at: datetime, *, actor: str | None = None, priority: int | None = None, expires_at: datetime | None = None) -> None:
-        """Changes when a waiting delivery is tried, its priority and its end. OB001 no such delivery, OB002 it
-        has ended, OB003 a worker has it.
+        """Changes when a waiting delivery is due, and optionally its priority (-100 to 100) and its expiry;
+        null leaves these as they are. Errors: OB001 no such delivery, OB002 it has ended, OB003 a worker has
+        it, 22004 due_at is null, 22023 a value is out of range, or by is null or empty.
         """
         await self._arun(Call("reschedule", {"delivery_id": delivery_id, "due_at": due_at, "actor": actor, "priority": priority, "expires_at": expires_at}, Shape("void", None, {})))
 
     async def resend(self, message_id: int, subscription: str) -> int | None:
-        """Sends one message once more to one subscription, whatever became of it: one try outside its budget,
-        under the same webhook id; manual_result() shows what came of it.
+        """Sends a message once more to a pushed subscription, whatever the state of its delivery: one attempt
+        outside the budget, with the same webhook id. Returns the id for manual_result(). Errors: OB001 no such
+        subscription, or the message is not stored or not in the feed yet; OB004 the subscription is pulled by
+        workers, or the message was erased.
         """
         return await self._arun(Call("resend", {"message_id": message_id, "subscription": subscription}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def resolve_dead_letter(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> None:
-        """Marks an open dead letter as dealt with in another way; OB004: it is not open."""
+        """Marks an open dead letter as resolved by other means. by and note are stored with it and in
+        outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 by is null or empty.
+        """
         await self._arun(Call("resolve_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
     async def resume_subscription(self, name: str) -> int | None:
-        """Goes on with a paused subscription from where it stood."""
+        """Resumes a paused subscription where it stopped. Returns the id of a control message. Errors: OB001 no
+        such subscription.
+        """
         return await self._arun(Call("resume_subscription", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def retry(self, message_id: int, subscription: str, *, actor: str | None = None) -> int | None:
-        """Makes a failed, waiting, dead or expired delivery of a message due now, its tries counted anew. OB001
-        there is none, OB002 it was completed, OB003 a worker has it, OB004 its message was erased or is gone.
+        """Makes a waiting, failed, dead or expired delivery of a message to a subscription due now, with its
+        attempts counted from 0 again. Returns the id of the delivery. by: default session_user. Errors: OB001
+        no such subscription, or there is no such delivery (not matched, not routed yet, or in its first
+        attempt); OB002 it was completed; OB003 a worker has it; OB004 its message was erased or is gone.
         """
         return await self._arun(Call("retry", {"message_id": message_id, "subscription": subscription, "actor": actor}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def revoke_from(self, role: str, capability: str) -> bool | None:
-        """Takes a capability back from a role; what another capability of the role needs stays. false: the role
-        did not have it by grant_to().
+        """Revokes a capability from a role. Privileges that another capability of the role needs stay. Returns
+        false if the role did not have the capability by grant_to(). Errors: 42704 no such role, 22023 unknown
+        capability.
         """
         return await self._arun(Call("revoke_from", {"role": role, "capability": capability}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def rotate(self, *, ring: str | None = None) -> str | None:
-        """Has new rows go to the next leaf now: rotated, empty (nothing to leave behind) or full (the next leaf
-        still holds rows).
+        """Makes new rows of a ring (default message) go to the next leaf from now on. Returns rotated, empty
+        (nothing was written to the current leaf), full (the next leaf still holds rows), or not yet (the
+        sequencer is busy). Not in a transaction block or function. Errors: OB001 no such ring, 25001 in such a
+        transaction, 55P03 a lock was not available within 5 s.
         """
         return await self._arun(Call("rotate", {"ring": ring}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def rotate_secret(self, name: str, *, secret: str | None = None, overlap: timedelta | None = None) -> RotateSecretRow:
-        """Gives an endpoint a new secret, shown here alone; the old one signs beside it until the overlap has
-        passed.
+        """Gives an endpoint a new secret, and returns it with the id of a control message; it is shown nowhere
+        else. secret: null makes a new one. The old secret signs too until overlap has passed (default 24 h, 0
+        to 30 days). Errors: OB001 no such endpoint, 22023 secret or overlap is invalid.
         """
         return await self._arun(Call("rotate_secret", {"name": name, "secret": secret, "overlap": overlap}, Shape("row", RotateSecretRow, {})))  # type: ignore[no-any-return]
 
     async def send_test(self, endpoint: str, *, payload: Any | None = None) -> int | None:
-        """Sends a test message (topic outbox.test), signed as any other, to an endpoint when the transaction
-        commits; manual_result() shows what came of it.
+        """Sends a test message (topic outbox.test, signed like any other) to an endpoint, once the transaction
+        commits. Returns the id for manual_result(). Errors: OB001 no such endpoint, 22004 payload is null.
         """
         return await self._arun(Call("send_test", {"endpoint": endpoint, "payload": payload}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def set_endpoint_proxy(self, endpoint: str, proxy: str) -> int | None:
-        """Chooses one of the operator's proxies for an endpoint; null: the default one, if there is one."""
+        """Chooses one of the operator's proxies for an endpoint; null: the default proxy, if there is one.
+        Returns the id of a control message. Errors: OB001 no such endpoint or proxy.
+        """
         return await self._arun(Call("set_endpoint_proxy", {"endpoint": endpoint, "proxy": proxy}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def set_proxy(self, name: str, url: str, *, resolves_names: bool | None = None, is_default: bool | None = None) -> int | None:
-        """Lists or changes a proxy; url null: no proxy. In no capability: for the owner of the extension and
-        superusers alone.
+        """Adds a proxy to the list, or changes it. url: http://[user:password@]host:port or socks5://...; null:
+        no proxy. is_default: there is one default, so the former one loses this property. Returns the id of a
+        control message. Only for the owner of the extension and superusers; it is in no capability. Errors:
+        22004 name is null, 22023 name or url is malformed.
         """
         return await self._arun(Call("set_proxy", {"name": name, "url": url, "resolves_names": resolves_names, "is_default": is_default}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def skipped(self, *, topic: str | None = None, max_messages: int | None = None, before: int | None = None) -> list[SkippedRow]:
-        """Messages that matched no subscription, newest first, with the reason: no subscription, filtered,
-        inactive. topic is a pattern.
+        """Messages that matched no subscription, newest first, with the reason: no subscription, filtered, or
+        inactive (all subscriptions on the topic had ended). topic is a pattern (null: all). At most
+        max_messages rows (default 100). before is exclusive; pass the last position of a page to get the next
+        page.
         """
         return await self._arun(Call("skipped", {"topic": topic, "max_messages": max_messages, "before": before}, Shape("rows", SkippedRow, {"routed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def stats(self, *, tenant: str | None = None) -> StatsRow:
-        """Where the outbox of this database stands, and from pending on how many deliveries (of a tenant) are
-        in each state; skipped: messages that matched nothing. worker: not preloaded, none, starting, running,
-        push off, copied, failing.
+        """Returns the state of this database's outbox. messages: the last message id; feed_end and routed:
+        positions; waiting: deliveries that have not ended; dead_letters: open ones. worker: not preloaded,
+        none, starting, running, push off, copied or failing. From pending on: the number of deliveries in each
+        state (of a tenant; null: of all); skipped: messages that matched nothing.
         """
         return await self._arun(Call("stats", {"tenant": tenant}, Shape("row", StatsRow, {})))  # type: ignore[no-any-return]
 
     async def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None) -> int | None:
-        """Sends the messages of these topics (* one word, # any number) to an endpoint, or without one lets
-        workers claim them; from the position of the message on whose id is returned, or from start: latest,
-        earliest, a position or a time. A name that was unsubscribed is taken up again.
+        """Creates a subscription: the messages of these topics (patterns; * is one word, # any number of words)
+        are sent to an endpoint, or claimed by workers if there is neither endpoint nor url. url: creates an
+        endpoint with the subscription's name. filter: further conditions on a message. The other settings are
+        described at the columns of outbox.subscription; max_attempts null or below 1 means 12. start: latest
+        (the default: messages after the control message whose id is returned), earliest, a position (the first
+        to be delivered) or a time. A name that was unsubscribed is taken up again, with its old id. Returns the
+        id of the control message. Errors: OB001 no such endpoint, OB009 the start position is not stored or
+        does not exist yet, 42710 the subscription exists already, 22004 topics is null or empty, 22023 a
+        setting is malformed or out of range, 54000 a text is too long.
         """
         return await self._arun(Call("subscribe", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "url": url}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def tail(self) -> int | None:
-        """The first position whose message is still stored; above head() when none is. read() starts there when
-        it starts at 0.
+        """Returns the first position whose message is still stored, or head() + 1 when none is. read() starts
+        there when after_position is 0.
         """
         return await self._arun(Call("tail", {}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def tick(self) -> int | None:
-        """Numbers what is committed now, and returns the last position. The dispatcher does this by itself; by
-        hand where there is none. Not in a transaction block or function (25001).
+        """Gives positions to the messages that are committed now (at most 100000 of them), and returns the last
+        position. The dispatcher does this by itself; call the function where there is no dispatcher. Not in a
+        transaction block or function. Errors: 25001 in such a transaction, 25006 the transaction is read-only,
+        55000 the outbox was restored or copied here and is not adopted, 55P03 another session keeps the
+        sequencer for 5 s.
         """
         return await self._arun(Call("tick", {}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def uncapture(self, relation: str) -> bool | None:
-        """Ends a capture; false: there was none."""
+        """Drops the capture of a table, which the caller must own. Returns false if there was none. Errors:
+        42501 the caller is not the owner, or the call is within a security-restricted operation.
+        """
         return await self._arun(Call("uncapture", {"relation": relation}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def unlock_stale(self, older_than: timedelta, *, subscription: str | None = None) -> int | None:
-        """Takes leases back that were claimed longer ago than this, whatever their end; returns how many
-        deliveries are free again.
+        """Takes back every lease that was claimed at least older_than ago, even if the lease has not expired;
+        subscription null: of all subscriptions. Leases that another session has locked are skipped. The attempt
+        counts as failed, and the deliveries are due again at once, or dead letters after their last attempt.
+        Returns the number of deliveries. Errors: 22023 older_than is null or negative, OB001 no such
+        subscription.
         """
         return await self._arun(Call("unlock_stale", {"older_than": older_than, "subscription": subscription}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def unsubscribe(self, name: str) -> int | None:
-        """Ends a subscription at the position of the message whose id is returned; what it has not got by then
-        is logged as skipped. It stays in the table, with deleted_at set.
+        """Ends a subscription at the position of the control message whose id is returned. Messages that were
+        not delivered by then are logged as skipped, with the reason unsubscribed. The row stays in
+        outbox.subscription with deleted_at set. Errors: OB001 no such subscription.
         """
         return await self._arun(Call("unsubscribe", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def version(self) -> VersionRow:
-        """Version of the installed objects, and of the library that is loaded."""
+        """Returns the version of the installed objects (extension), and that of the library that is loaded."""
         return await self._arun(Call("version", {}, Shape("row", VersionRow, {})))  # type: ignore[no-any-return]
 
     async def webhook_id(self, message_id: int, enqueued_at: datetime) -> str | None:
-        """What a receiver deduplicates by: the same on every attempt, restart, retry and replay of a
-        message."""
+        """Returns the webhook id of a message, by which receivers deduplicate. It is the same for every
+        attempt, restart, retry and replay (unless the replay asked for new ids).
+        """
         return await self._arun(Call("webhook_id", {"message_id": message_id, "enqueued_at": enqueued_at}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def worker_status(self) -> list[WorkerStatusRow]:
-        """This database's dispatcher: what it does, since when, how far it is, and its last error. States: not
-        preloaded, none, starting, running, push off, copied, failing. A process that is gone is none, whatever
-        it did last.
+        """Returns the state of this database's dispatcher, how far it is, and its last error. state: not
+        preloaded, none (there is no such process), starting, running, push off, copied or failing. in_flight:
+        requests; queued and unrecorded: deliveries. idle: everything that was committed has been routed, sent
+        and recorded. feed_end and routed: positions.
         """
         return await self._arun(Call("worker_status", {}, Shape("rows", WorkerStatusRow, {"started_at": "timestamp with time zone", "last_tick_at": "timestamp with time zone", "last_checkpoint_at": "timestamp with time zone", "last_error_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
