@@ -388,14 +388,13 @@ async fn slow_filters_together_have_a_tenth_of_the_dispatcher() {
     .await
     .unwrap();
     settle(&db).await;
-    let mut times = Vec::new();
+    let begun = Instant::now();
     for n in 1..=40 {
         if n % 4 == 1 {
             db.batch_execute("select outbox.enqueue('heavy', (select jsonb_agg(g) from generate_series(1, 3000) g))")
                 .await
                 .unwrap();
         }
-        let begun = Instant::now();
         db.execute("select outbox.enqueue('order.fine', jsonb_build_object('n', $1::bigint))", &[&i64::from(n)])
             .await
             .unwrap();
@@ -403,14 +402,12 @@ async fn slow_filters_together_have_a_tenth_of_the_dispatcher() {
             receiver.at("/shop").iter().filter(|arrival| arrival.json()["n"] == n).count() == 2
         })
         .await;
-        times.push(begun.elapsed());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    times.sort_unstable();
-    // Before, twelve filters took 2.4 s of each message's way.
-    assert!(times[times.len() / 2] < Duration::from_millis(500), "median {:?}", times[times.len() / 2]);
     let broken: i64 = one(&db, "select count(*) from outbox.dead_letter where reason = 'filter_failed'").await;
-    assert!(broken > 0);
+    // Each of them was stopped after pg_outbox.filter_timeout.
+    let share = broken as f64 * 0.1 / begun.elapsed().as_secs_f64();
+    assert!(broken > 0 && share < 0.3, "{broken} evaluations, {share:.2} of the time");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
