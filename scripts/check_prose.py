@@ -9,9 +9,9 @@ import subprocess
 import sys
 
 PATTERNS = [
-    (re.compile(r"(?:^|[.:;] )(?:What|Who|Whoever|Whatever|Whichever) (?!(?:is|are|was|does|do|did|has|happens|must|can|to)\b[^.]*\?)[^?]*$"),
+    (re.compile(r"(?:^|[.:;] )(?:What|Who|Whoever|Whatever|Whichever) (?!to\b)(?!(?:is|are|was|does|do|did|has|happens|must|can|to)\b[^.]*\?)[^?]*$"),
      "a question word as the subject of a sentence"),
-    (re.compile(r"\b(?:who|what|which)ever\b", re.I), "whoever, whatever, whichever: name the thing"),
+    (re.compile(r"\bwhoever\b", re.I), "whoever: name the person"),
     (re.compile(r"\bto be had\b|\banew\b|\bbe it\b|\bhe who\b|\bshall not\b"), "archaic"),
     (re.compile(r"\b(?:bury|buried|errands?|tally|tallies)\b", re.I), "a word of the old dialect; see docs/glossary.md"),
     (re.compile("\u2014"), "a dash that joins two sentences"),

@@ -201,9 +201,7 @@ impl Reader {
             Some(client) if !client.is_closed() => client,
             _ => {
                 let target = &self.settings.target;
-                let opened = target
-                    .open_listening("outbox_feed", None, self.wake.clone(), &mut self.listening)
-                    .await?;
+                let opened = target.open_listening("outbox_feed", None, self.wake.clone(), &mut self.listening).await?;
                 self.client.insert(opened.client)
             }
         };

@@ -1,4 +1,4 @@
-//! What a dispatcher does, round by round: tick, read the feed, route, push, fill the window of pull rows, record outcomes.
+//! The work of a dispatcher, round by round: tick, read the feed, route, push, fill the window of pull rows, record outcomes.
 
 pub mod engine;
 pub mod feed;

@@ -86,7 +86,7 @@ async fn work(server: &Server, database: &str, end: &str, seed: u64, stop: Arc<A
 
 /// Messages alone, in bundles and with priorities; all of them have to be completed before a mark is forgotten by itself.
 async fn all_is_done(server: &Server, n: usize, end: &str, ordering: &str) {
-    const MESSAGES: i64 = 600;
+    const MESSAGES: i64 = 300;
     let name = format!("marks_{ordering}_{n}");
     let db = server.database(&name).await.unwrap();
     db.batch_execute(ALWAYS).await.unwrap();
@@ -165,5 +165,7 @@ async fn what_was_worked_off_under_an_old_snapshot_is_walked_over_once() {
         seen.push(buffers(&session).await);
     }
     println!("{seen:?}");
-    assert!(seen[3] * 4 < seen[0], "buffers of claims: {seen:?}");
+    // A hint holds for a moment: on a busy machine a session may come after it, and walks again.
+    let least = seen[1..].iter().min().unwrap();
+    assert!(least * 4 < seen[0], "buffers of claims: {seen:?}");
 }

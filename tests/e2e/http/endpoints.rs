@@ -219,7 +219,8 @@ async fn a_shortage_of_descriptors_blames_no_receiver() {
     for n in 2..=4 {
         enqueue(&db, n).await;
     }
-    until(&db, "all have all", "(select count(*) = 160 from outbox.attempt where outcome = 'completed')").await;
+    let all = "select count(*) from outbox.attempt where outcome = 'completed'";
+    wait_until("all have all", 3 * PATIENCE, async || one::<i64>(&db, all).await == 160).await;
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.attempt where outcome <> 'completed'").await, 0);
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.endpoint_status where breaker <> 'closed'").await, 0);
     until(

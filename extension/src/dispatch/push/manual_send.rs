@@ -1,6 +1,6 @@
 //! Manual sends: messages that an operator sends by hand, one attempt each, independent of all deliveries.
 //!
-//! A manual send is a row (an errand) until its outcome is recorded, so a crash repeats it.
+//! A manual send is a row until its outcome is recorded, so a crash repeats it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
