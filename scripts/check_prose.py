@@ -11,9 +11,9 @@ import sys
 PATTERNS = [
     (re.compile(r"(?:^|[.:;] )(?:What|Who|Whoever|Whatever|Whichever) (?!to\b)(?!(?:is|are|was|does|do|did|has|happens|must|can|to)\b[^.]*\?)[^?]*$"),
      "a question word as the subject of a sentence"),
-    (re.compile(r"\bwhoever\b", re.I), "whoever: name the person"),
+    (re.compile(r"\bwhoever\b", re.IGNORECASE), "whoever: name the person"),
     (re.compile(r"\bto be had\b|\banew\b|\bbe it\b|\bhe who\b|\bshall not\b"), "archaic"),
-    (re.compile(r"\b(?:bury|buried|errands?|tally|tallies)\b", re.I), "a word of the old dialect; see docs/glossary.md"),
+    (re.compile(r"\b(?:bury|buried|errands?|tally|tallies)\b", re.IGNORECASE), "a word of the old dialect; see docs/glossary.md"),
     (re.compile("\u2014"), "a dash that joins two sentences"),
 ]
 MARKS = {

@@ -189,10 +189,10 @@ begin
         end loop;
     end if;
     return query
-    select v.message_id, v.webhook_id, s.status, v.topic, v.key, v.tenant, v.aggregate_type, v.aggregate_id, v.publisher, v.priority,
-        v.enqueued_at, v.occurred_at, v.deliver_at, v.expires_at, v.max_attempts, v.idempotency_key, v.content_type,
-        v.headers, v.metadata, v.correlation_id, v.causation_id, v.user_id, v.traceparent, v.tracestate, v.schema_version,
-        v.privacy, v.severity, v.payload, v.body
+    select v.message_id, v.webhook_id, s.status, v.topic, v.key, v.tenant, v.aggregate_type, v.aggregate_id, v.publisher,
+        v.priority, v.enqueued_at, v.occurred_at, v.deliver_at, v.expires_at, v.max_attempts, v.idempotency_key,
+        v.content_type, v.headers, v.metadata, v.correlation_id, v.causation_id, v.user_id, v.traceparent, v.tracestate,
+        v.schema_version, v.privacy, v.severity, v.payload, v.body
     from outbox._states(found_ids[coalesce(skip, 0) + 1 : wanted]) s
     join outbox.message_status v on v.message_id = s.message_id
     order by s.message_id desc;

@@ -30,7 +30,8 @@ comment on view outbox.topic_stats is
 
 -- API: public
 create view outbox.subscription_stats as
-select s.id as subscription_id, s.name, s.external_id, e.name as endpoint, s.deleted_at is null as active, s.paused, s.created_at, s.deleted_at,
+select s.id as subscription_id, s.name, s.external_id, e.name as endpoint, s.deleted_at is null as active, s.paused,
+    s.created_at, s.deleted_at,
     v.topics, v.filter, s.labels,
     coalesce(c.completed, 0)::bigint as completed, coalesce(c.failed, 0)::bigint as failed,
     coalesce(c.dead, 0)::bigint as dead, c.last_delivery_at, c.last_attempt_at

@@ -137,7 +137,11 @@ end
 $$;
 
 -- API: public
-create function outbox.resolve_dead_letter(dead_letter_id bigint, actor text default session_user, note text default null) returns void
+create function outbox.resolve_dead_letter(
+    dead_letter_id bigint,
+    actor text default session_user,
+    note text default null
+) returns void
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 begin atomic
@@ -148,7 +152,11 @@ comment on function outbox.resolve_dead_letter is
     'OB001 no such dead letter, OB004 it is not open, 22023 by is null or empty';
 
 -- API: public
-create function outbox.ignore_dead_letter(dead_letter_id bigint, actor text default session_user, note text default null) returns void
+create function outbox.ignore_dead_letter(
+    dead_letter_id bigint,
+    actor text default session_user,
+    note text default null
+) returns void
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 begin atomic
@@ -159,7 +167,11 @@ comment on function outbox.ignore_dead_letter is
     'outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 by is null or empty';
 
 -- API: public
-create function outbox.delete_dead_letter(dead_letter_id bigint, actor text default session_user, note text default null) returns void
+create function outbox.delete_dead_letter(
+    dead_letter_id bigint,
+    actor text default session_user,
+    note text default null
+) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$

@@ -84,7 +84,8 @@ begin
     set due_at = reschedule.due_at, priority = coalesce(reschedule.priority, d.priority),
         expires_at = coalesce(reschedule.expires_at, d.expires_at), updated_at = clock_timestamp()
     where d.id = waiting.id;
-    perform outbox._lower_claim_hint(waiting.subscription_id, coalesce(reschedule.priority, waiting.priority), reschedule.due_at);
+    perform outbox._lower_claim_hint(waiting.subscription_id, coalesce(reschedule.priority, waiting.priority),
+        reschedule.due_at);
     perform outbox._deliveries_changed();
     perform outbox._audit('reschedule', format('delivery %s', waiting.id), null,
         jsonb_build_object('actor', who, 'message_id', waiting.message_id, 'from', waiting.due_at, 'to', due_at,

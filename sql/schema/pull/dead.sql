@@ -6,7 +6,12 @@
 -- - reasons: one per delivery, dead_letter.reason.
 -- - note: true writes an entry to the attempt log and counts the outcome. Pass true where no attempt has just ended.
 -- - errors: one per delivery, where the error differs from that of the last attempt.
-create function outbox._dead_letter_deliveries(ids bigint[], reasons text[], note boolean, errors text[] default null) returns bigint
+create function outbox._dead_letter_deliveries(
+    ids bigint[],
+    reasons text[],
+    note boolean,
+    errors text[] default null
+) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan

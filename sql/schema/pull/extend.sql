@@ -68,7 +68,8 @@ begin
         insert into outbox._freed_key (subscription_id, key)
         select r.subscription_id, r.key from returned r where r.key is not null
     )
-    select array_agg(r.id order by r.position), count(outbox._lower_claim_hint(r.subscription_id, r.priority, r.due_at)) into done
+    select array_agg(r.id order by r.position), count(outbox._lower_claim_hint(r.subscription_id, r.priority, r.due_at))
+    into done
     from returned r;
     perform outbox._free_keys(held, null, null);
     return coalesce(done, '{}');

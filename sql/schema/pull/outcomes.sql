@@ -49,7 +49,8 @@ begin
         select from outbox.delivery d where d.id = any (held.delivery_ids) and d.lease = held.id
     );
     if cardinality(keys) > 0 then
-        insert into outbox._freed_key (subscription_id, key) select * from unnest(ordered, keys) u(s, k) where u.k is not null;
+        insert into outbox._freed_key (subscription_id, key)
+        select * from unnest(ordered, keys) u(s, k) where u.k is not null;
         if found then
             perform outbox._deliveries_changed();
         end if;

@@ -26,8 +26,8 @@ $$;
 -- deliveries that are due, and the first delivery that is not yet due ends the scan. While some session holds a snapshot,
 -- the index keeps the entries of deliveries that have ended, and they are at the start too. When scanning past them has
 -- become slow, the function stores claim hints: which priorities there are, and the due time where the scan of each starts.
--- Therefore _lower_claim_hint() has to be called for every delivery that becomes claimable again, or becomes claimable for the first
--- time by other means than the router.
+-- Therefore _lower_claim_hint() has to be called for every delivery that becomes claimable again, or becomes claimable
+-- for the first time by other means than the router.
 --
 -- bundles: whether bundles are considered. before: when the first bundle became due; infinity: there is no bundle, or
 -- bundles are not considered. Bundles have priority 0. So of the deliveries with priority 0, only those that became due no
@@ -264,7 +264,8 @@ begin
         for update of b skip locked
     loop
         if not remembered and outbox._slow_walk(0) is not null then
-            perform outbox._set_claim_hints(-subscription_id, array[0], array[outbox._us(next.due_at)], outbox._slow_walk(0));
+            perform outbox._set_claim_hints(-subscription_id, array[0], array[outbox._us(next.due_at)],
+                outbox._slow_walk(0));
         end if;
         remembered := true;
         if cardinality(ids) = 0 and cardinality(next.delivery_ids) > wanted and wanted >= 10 and not next.cancelled then

@@ -74,8 +74,8 @@ end
 $$;
 
 -- API: private
--- Unblocks the next delivery of up to `max` keys in outbox._freed_key. Called only by the router. With on_exhausted = block, an
--- open dead letter keeps its key blocked.
+-- Unblocks the next delivery of up to `max` keys in outbox._freed_key. Called only by the router. With on_exhausted =
+-- block, an open dead letter keeps its key blocked.
 create function outbox._unblock_keys(max int) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp

@@ -126,10 +126,10 @@ end
 $$;
 
 -- API: private
--- Does the work of _router_pass() with each lease, delivery, message, subscription and key in a subtransaction of its own. Called
--- after _router_pass() has failed. An item that fails is recorded in outbox.fault, and everything else goes on. A lease or an
--- expiry that failed is tried again after a minute. A cancellation, the end of a subscription or the unblocking of a key
--- that failed is not tried again by itself.
+-- Does the work of _router_pass() with each lease, delivery, message, subscription and key in a subtransaction of its
+-- own. Called after _router_pass() has failed. An item that fails is recorded in outbox.fault, and everything else goes
+-- on. A lease or an expiry that failed is tried again after a minute. A cancellation, the end of a subscription or the
+-- unblocking of a key that failed is not tried again by itself.
 create function outbox._router_pass_apart(max int, in_flight bigint[]) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
