@@ -140,7 +140,7 @@ fn append(rows: &mut [Row], drawn: Option<Vec<i64>>) -> Result<Vec<i64>> {
     let relations = catalog::relations()?;
     if relations.replicated {
         return Err(Error::new(Code::NotInThisState, "a subscription writes this outbox: it is a copy")
-            .detail("What is enqueued here would meet what is still to come from the original.")
+            .detail("A message id drawn here would collide with an id that the original still sends.")
             .hint("Enqueue into the original. If this database is to take over: drop the subscription, then select outbox.adopt(reason => ...)."));
     }
     let xid = transaction_id();

@@ -24,7 +24,7 @@ begin
     if outbox._replicated_by() is not null then
         raise exception 'the subscription "%" writes this outbox', outbox._replicated_by()
             using errcode = 'object_not_in_prerequisite_state',
-                detail = 'What is numbered here would meet what is still to come from the original.',
+                detail = 'A position given here would collide with a position that the original still sends.',
                 hint = 'Drop the subscription first.';
     end if;
     if outbox._is_own() then
@@ -33,7 +33,7 @@ begin
     end if;
     if current_setting('transaction_isolation') <> 'read committed' or pg_current_xact_id_if_assigned() is not null then
         raise exception 'adopt() takes a transaction of its own' using errcode = 'active_sql_transaction',
-            detail = 'It numbers what its snapshot sees, as the sequencer does: at isolation level read committed, before anything is written.';
+            detail = 'adopt() numbers the messages that its snapshot sees: call it at isolation level read committed, before anything is written.';
     end if;
     -- The sequencer's lock is taken before the snapshot, and the last message id is read before the snapshot too.
     for i in 1 .. 500 loop

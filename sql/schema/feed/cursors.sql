@@ -314,7 +314,7 @@ begin
     end if;
     if coalesce(btrim(reason), '') = '' then
         raise exception 'a reason is required' using errcode = 'OB006',
-            hint = 'It is kept in outbox.audit, with who reset the cursor, from where and to where.';
+            hint = 'The reason is kept in outbox.audit, with the role that reset the cursor and both positions.';
     end if;
     if stream = 'outbox' then
         perform outbox._check_history("position", null);
@@ -397,7 +397,7 @@ begin
     subject := outbox._cursor_part('subject', subject);
     if coalesce(btrim(reason), '') = '' then
         raise exception 'a reason is required' using errcode = 'OB006',
-            hint = 'It is kept in outbox.audit, with who deleted the cursor and where it stood.';
+            hint = 'The reason is kept in outbox.audit, with the role that deleted the cursor and its position.';
     end if;
     c := outbox._cursor_lock(consumer, stream, subject, false);
     if c.consumer is null then

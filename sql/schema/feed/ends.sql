@@ -115,14 +115,14 @@ begin
     if _check_history."position" > history_end then
         raise exception '%', case
                 when _check_history.epoch is null
-                    then format('position %s is behind the end of the feed', _check_history."position")
+                    then format('position %s is after the end of the feed', _check_history."position")
                 else format('history diverged: position %s was never reached in epoch %s', _check_history."position",
                     _check_history.epoch)
             end
             using errcode = 'OB009',
-                detail = format('The end is position %s. What a reader saw behind it was lost, as in a failover to a'
+                detail = format('The end is position %s. Messages that a reader saw after it were lost, as in a failover to a'
                     ' standby that had not received it.', history_end),
-                hint = format('Decide what to do about the messages behind %1$s, then go on from there:'
+                hint = format('Decide about the effects of messages after %1$s, then go on from there:'
                     ' outbox.cursor_reset(..., %1$s, reason => ...).', history_end);
     end if;
 end

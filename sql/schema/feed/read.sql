@@ -40,7 +40,7 @@ begin
         stored := outbox._first_stored(stored);
         if start >= stored - 1 then
             raise exception 'position % is missing here', "position" using errcode = 'OB009',
-                detail = 'This outbox is a copy that is not complete: what comes behind was not read.',
+                detail = 'This outbox is a copy that is not complete: messages after that position were not read.',
                 hint = 'Try again when its replication has caught up, or read the original.';
         end if;
     end if;
@@ -48,7 +48,7 @@ begin
         using errcode = 'OB009',
             detail = case when copied then format('This outbox is a copy: the first message in it is at position %s.', stored)
                 else format('Retention has removed the messages before position %s.', stored) end,
-            hint = format('Go on from there, without what is gone: outbox.cursor_reset(..., %s, reason => ...).', stored - 1);
+            hint = format('Go on from there, without the messages that are gone: outbox.cursor_reset(..., %s, reason => ...).', stored - 1);
 end
 $$;
 
@@ -89,7 +89,7 @@ begin
     if after_position is null or after_position < 0 then
         raise exception 'invalid position' using errcode = 'OB009',
             detail = format('It is %s.', coalesce(after_position::text, 'null')),
-            hint = 'A position is 0 (before the first message) or what a message that was read has as its position.';
+            hint = 'A position is 0 (before the first message) or the position of a message that was read.';
     end if;
     if max_messages is null or max_messages not between 1 and 10000 then
         raise exception 'invalid max_messages' using errcode = 'invalid_parameter_value',

@@ -129,7 +129,7 @@ begin
     end if;
     select * into state from outbox._states(array[message_id]);
     if outbox._archive_status(state.status) is null then
-        raise exception 'message % has not come to its end', message_id
+        raise exception 'message % still has deliveries that have not ended', message_id
             using errcode = 'OB001', detail = format('It is %s.', state.status);
     end if;
     return next outbox._archived(message_id, outbox._archive_status(state.status), state.position);

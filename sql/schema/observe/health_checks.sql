@@ -63,12 +63,12 @@ begin
         from pg_stat_activity a where a.pid = worker.pid;
         culprit := format('the dispatcher (process %s) has not come round for %s', worker.pid, date_trunc('second', silent))
             || coalesce(' and waits for ' || nullif(waits_for, ''), '');
-        what_to_do := format('pg_locks and pg_stat_activity say what is in its way; '
+        what_to_do := format('pg_locks and pg_stat_activity show the session that blocks it; '
             'select pg_terminate_backend(%s) starts another', worker.pid);
     elsif worker.state = 'failing' then
         culprit := coalesce(shared.last_error, 'see the server''s log')
             || case when shared.last_error like '%lock timeout%' then coalesce(': ' || outbox._in_the_way(), '') else '' end;
-        what_to_do := 'the dispatcher tries again by itself; its error says what is in the way';
+        what_to_do := 'the dispatcher tries again by itself; its last error is in worker_status()';
     elsif worker.state in ('running', 'copied') then
         state := null;
     else
@@ -215,7 +215,7 @@ begin
     if age > interval '30 s' + current_setting('pg_outbox.poll_interval')::interval then
         state := 'critical';
         culprit := format('a message has been waiting for its position for %s', date_trunc('second', age));
-        what_to_do := 'nothing behind it is delivered or read: see the checks "worker" and "sequencer"; select outbox.tick() does it '
+        what_to_do := 'no message after it is delivered or read: see the checks "worker" and "sequencer"; select outbox.tick() does it '
             || 'by hand';
     end if;
 end
@@ -239,7 +239,7 @@ begin
             state := 'warning';
             culprit := format('subscription "%s" is %s positions and %s behind', found.subscription, found.lag,
                 date_trunc('second', found.age));
-            what_to_do := 'its receiver is slow, down or paused; its messages are kept until it has them, unless it has a max_lag';
+            what_to_do := 'its receiver is slow, down or paused; its messages are retained until they are delivered, unless it has a max_lag';
         end if;
     end if;
 end
@@ -334,7 +334,7 @@ begin
             culprit := culprit || format(', and no worker has claimed one since %s', claimed::timestamptz(0));
             what_to_do := 'its workers are gone, or cannot reach the database: start one';
         else
-            what_to_do := 'its workers are slower than what comes, or busy with what has a higher priority: run more of them';
+            what_to_do := 'its workers are slower than its producers, or busy with deliveries of a higher priority: run more workers';
         end if;
     end if;
     if late.n > 1 then
@@ -386,7 +386,7 @@ begin
     if found.n > 0 then
         state := 'warning';
         culprit := format('%s open, %s of them of subscription "%s"', found.total, found.n, found.name);
-        what_to_do := 'look at outbox.dead_letter: requeue what can be delivered now, resolve or ignore the rest';
+        what_to_do := 'see outbox.dead_letter_status: requeue the dead letters that can be delivered now, resolve or ignore the others';
     end if;
     select l.message_id, l.reason, l.last_error into found
     from outbox.dead_letter l
@@ -509,7 +509,7 @@ begin
     if found.who is not null then
         state := 'warning';
         culprit := found.who;
-        what_to_do := 'what it has enqueued arrives when it commits; it holds back nothing else, but keeps vacuum from cleaning up';
+        what_to_do := 'its own messages arrive when it commits; it holds back no other message, but keeps vacuum from cleaning up';
     end if;
 end
 $$;

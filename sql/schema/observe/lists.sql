@@ -131,7 +131,7 @@ begin
     end if;
     if skip not between 0 and 10000 then
         raise exception 'skip must be between 0 and 10000' using errcode = 'invalid_parameter_value',
-            hint = 'Pages far behind are asked for with the last id as before.';
+            hint = 'For pages further on, pass the last id of a page as before.';
     end if;
     if state not in ('pending', 'processing', 'failed', 'completed', 'dead', 'expired', 'cancelled', 'skipped') then
         raise exception 'unknown state "%"', state using errcode = 'invalid_parameter_value',

@@ -36,7 +36,7 @@ begin
                 using errcode = 'OB003', detail = format('Workers have %s of its deliveries.', leased);
         end if;
         if ended + leased >= matches or matches < 0 then
-            raise exception 'message % has been dealt with', message_id
+            raise exception 'message % has no delivery left to cancel', message_id
                 using errcode = 'OB002', detail = case when matches <= 0 then 'No subscription matched it.'
                     else format('All %s deliveries have ended.', matches) end;
         end if;

@@ -15,7 +15,7 @@ declare
 begin
     if coalesce(btrim(reason), '') = '' then
         raise exception 'a reason is required' using errcode = 'OB006',
-            hint = 'It is kept in outbox.audit and outbox.cancelled, with who erased the message.';
+            hint = 'The reason is kept in outbox.audit and outbox.cancelled, with the actor.';
     end if;
     select * into stored from outbox.message m where m.id = message_id;
     if stored.id is null then

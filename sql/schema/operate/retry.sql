@@ -148,7 +148,7 @@ begin
             hint = 'resend() delivers it once more.';
     end if;
     raise exception 'message % has no delivery for subscription "%" that could be retried', message_id, subscription
-        using errcode = 'OB001', detail = 'It did not match, it is not routed yet, or its first try is under way.';
+        using errcode = 'OB001', detail = 'It did not match, it is not routed yet, or its first attempt is in flight.';
 end
 $$;
 comment on function outbox.retry is

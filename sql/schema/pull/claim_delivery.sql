@@ -93,7 +93,7 @@ begin
             using errcode = 'OB010', detail = format('It expired at %s.', wanted.expires_at);
     end if;
     if wanted.attempt >= coalesce(wanted.max_attempts, source.max_attempts) then
-        raise exception 'delivery % has no tries left', delivery_id
+        raise exception 'delivery % has no attempts left', delivery_id
             using errcode = 'OB011', detail = format('It was tried %s times.', wanted.attempt);
     end if;
     if wanted.blocked then

@@ -19,7 +19,7 @@ select position, advanced from outbox.cursor_advance('billing', 5, expected_posi
 select outbox.cursor_advance('billing', 5, expected_position => 3);
 select last_delivered_at at time zone 'UTC' as at from outbox.cursor_get('billing');
 select position, advanced from outbox.cursor_advance('new one', 1, expected_position => 0);
--- Not behind the end of the feed; other streams are the consumer's own.
+-- Not after the end of the feed; other streams are the consumer's own.
 select outbox.cursor_advance('billing', 11);
 select position, epoch, lag_positions, lag_seconds from outbox.cursor_advance('billing', 1000000, 'elsewhere');
 select position, lag_positions, lag_seconds from outbox.cursor_advance('billing', 10);

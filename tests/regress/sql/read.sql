@@ -47,7 +47,7 @@ select outbox.read(0, topics => '{}');
 select outbox.read(0, topics => '{"a..b"}');
 select outbox.read(0, filter => '{"colour": "red"}');
 select outbox.read(0, filter => '{"payload": "$.n >"}');
--- A history that was lost: what the reader saw behind the end of its epoch is not there.
+-- A history that was lost: messages that the reader saw after the end of its epoch is not there.
 insert into outbox.epoch (epoch, first_position, timeline) values (2, 10000, 2);
 select position, epoch from outbox.read(9998, 2);
 select outbox.read(9999, 1, epoch => 1) is not null;
