@@ -120,7 +120,7 @@ pub fn reading_inline<T>(
 macro_rules! leaf_plans {
     ($condition:literal, $types:expr) => {
         leaf_plans!($condition, $types, "00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "12",
-            "13", "14", "15", "kept")
+            "13", "14", "15", "retained")
     };
     ($condition:literal, $types:expr, $($leaf:literal),*) => {
         [$(Plan::new(

@@ -3,7 +3,7 @@
 -- - A leaf is emptied with TRUNCATE, and the lock is taken without waiting, so no session queues after it. TRUNCATE frees
 --   the space whichever snapshots are held.
 -- - Before a leaf of messages is emptied, all of its consumers must have passed it: the dispatcher, each subscription, and
---   replays. The few messages that a delivery or a dead letter still needs are copied to _message_kept.
+--   replays. The few messages that a delivery or a dead letter still needs are copied to _message_retained.
 -- - The rows of the feed and of routing outlive the messages that they refer to.
 
 -- API: private
@@ -134,7 +134,7 @@ end
 $$;
 
 -- API: private
--- Copies the messages of a leaf that deliveries and dead letters still need to _message_kept, and returns how many. Null:
+-- Copies the messages of a leaf that deliveries and dead letters still need to _message_retained, and returns how many. Null:
 -- there are more than `at_most`, and nothing was copied.
 create function outbox._retain_messages(leaf smallint, at_most int) returns bigint
 language plpgsql volatile
