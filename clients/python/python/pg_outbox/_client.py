@@ -81,8 +81,8 @@ class _Base:
         until_empty: bool = False,
         on_event: Callable[[str, str], None] | None = None,
     ) -> Worker:
-        """Creates a worker on a pull subscription. Times are in seconds. With batch 0, a claim takes as many deliveries as
-        handlers are free."""
+        """Creates a worker on a pull subscription. Times are in seconds. With batch 0, a claim takes as many deliveries
+        as handlers are free."""
         return Worker(
             _core.Worker(self._core, subscription, name, concurrency, batch, lease, poll_interval, grace, until_empty, on_event),
             concurrency,
@@ -98,8 +98,8 @@ class _Base:
         )
 
     def drain(self, subscription: str, handler: Callable[[Delivery], Any]) -> dict[str, int]:
-        """Handles the deliveries that are in a pull subscription now and returns the counts. For tests: no other worker has to
-        run."""
+        """Handles the deliveries that are in a pull subscription now and returns the counts. For tests: no other worker
+        has to run."""
         return self.worker(subscription, concurrency=1, until_empty=True).run(handler)
 
 
@@ -124,8 +124,8 @@ class Outbox(_Base, AdminMethods):
         self, consumer: str | None = None, *, subject: str = "", topics: Sequence[str] | None = None,
         filter: Mapping[str, Any] | None = None, after: int = 0, batch: int = 100, poll_interval: float = 0.5,
     ) -> Reader:
-        """Creates a reader of the feed that continues from the cursor of a consumer. Without a consumer the position is not
-        stored."""
+        """Creates a reader of the feed that continues from the cursor of a consumer. Without a consumer the position is
+        not stored."""
         return Reader(self._reader(consumer, subject, topics, filter, after, batch, poll_interval))
 
     def close(self) -> None:
@@ -158,8 +158,8 @@ class AsyncOutbox(_Base, AsyncAdminMethods):
         self, consumer: str | None = None, *, subject: str = "", topics: Sequence[str] | None = None,
         filter: Mapping[str, Any] | None = None, after: int = 0, batch: int = 100, poll_interval: float = 0.5,
     ) -> AsyncReader:
-        """Creates a reader of the feed that continues from the cursor of a consumer. Without a consumer the position is not
-        stored."""
+        """Creates a reader of the feed that continues from the cursor of a consumer. Without a consumer the position is
+        not stored."""
         return AsyncReader(self._reader(consumer, subject, topics, filter, after, batch, poll_interval))
 
     async def close(self) -> None:
@@ -223,22 +223,22 @@ def _refuse(reply: _core.Reply, error: BaseException) -> None:
 
 
 class Worker:
-    """Claims, handles and completes deliveries. The return value of a handler (None, text or JSON) is the result, an exception
-    is a failure. With Retry(error, after) and Dead(reason) a handler decides what happens next. The worker survives restarts
-    of the server."""
+    """Claims, handles and completes deliveries. The return value of a handler (None, text or JSON) is the result, an
+    exception is a failure. With Retry(error, after) and Dead(reason) a handler decides what happens next. The worker
+    survives restarts of the server."""
 
     def __init__(self, core: _core.Worker, concurrency: int) -> None:
         self._core = core
         self._concurrency = concurrency
 
     def stop(self) -> None:
-        """Ends the worker gracefully: running handlers are finished, other deliveries are released. May be called from any
-        thread."""
+        """Ends the worker gracefully: running handlers are finished, other deliveries are released. May be called from
+        any thread."""
         self._core.stop()
 
     def run(self, handler: Callable[[Delivery], Any]) -> dict[str, int]:
-        """Works until it is stopped, with handlers in threads, and returns the counts. Ctrl-C stops the worker gracefully and
-        then raises KeyboardInterrupt."""
+        """Works until it is stopped, with handlers in threads, and returns the counts. Ctrl-C stops the worker
+        gracefully and then raises KeyboardInterrupt."""
         with ThreadPoolExecutor(self._concurrency, thread_name_prefix="outbox-handler") as pool:
 
             def dispatch(raw: dict[str, Any], reply: _core.Reply) -> None:
@@ -254,8 +254,8 @@ class Worker:
                 raise
 
     async def arun(self, handler: Callable[[Delivery], Awaitable[Any] | Any]) -> dict[str, int]:
-        """Works until it is stopped, with handlers as asyncio tasks. A task whose lease is lost is cancelled. When this call is
-        cancelled, the worker is first stopped gracefully."""
+        """Works until it is stopped, with handlers as asyncio tasks. A task whose lease is lost is cancelled. When this
+        call is cancelled, the worker is first stopped gracefully."""
         loop = asyncio.get_running_loop()
         running: set[asyncio.Task[None]] = set()
 
@@ -318,9 +318,9 @@ class Reader:
         _wait(lambda f: self._core.advance(f, message.position, message.webhook_id))
 
     def advance_in(self, conn: Any, message: Message) -> Any:
-        """Moves the cursor in the transaction of `conn`, as a compare-and-set, so that the effects of that transaction happen
-        once. Call committed() after the commit. Raises ConflictError if another instance was first; the caller has to roll
-        back then. On an async connection the result has to be awaited."""
+        """Moves the cursor in the transaction of `conn`, as a compare-and-set, so that the effects of that transaction
+        happen once. Call committed() after the commit. Raises ConflictError if another instance was first; the caller
+        has to roll back then. On an async connection the result has to be awaited."""
         return advance_on(conn, message.position, message.webhook_id, _wait(self._core.place))
 
     def committed(self, message: Message) -> None:
@@ -354,9 +354,9 @@ class AsyncReader:
         await _await(lambda f: self._core.advance(f, message.position, message.webhook_id))
 
     async def advance_in(self, conn: Any, message: Message) -> None:
-        """Moves the cursor in the transaction of `conn`, as a compare-and-set, so that the effects of that transaction happen
-        once. Call committed() after the commit. Raises ConflictError if another instance was first; the caller has to roll
-        back then."""
+        """Moves the cursor in the transaction of `conn`, as a compare-and-set, so that the effects of that transaction
+        happen once. Call committed() after the commit. Raises ConflictError if another instance was first; the caller
+        has to roll back then."""
         done = advance_on(conn, message.position, message.webhook_id, await _await(self._core.place))
         if inspect.isawaitable(done):
             await done

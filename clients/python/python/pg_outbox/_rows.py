@@ -13,8 +13,8 @@ from uuid import UUID
 
 
 class Shape:
-    """Describes how the answer of a function is read: its kind, the class of its rows, and the columns whose type JSON cannot
-    express."""
+    """Describes how the answer of a function is read: its kind, the class of its rows, and the columns whose type JSON
+    cannot express."""
 
     def __init__(self, kind: str, row: type[Any] | None, columns: Mapping[str, str]) -> None:
         self.kind = kind

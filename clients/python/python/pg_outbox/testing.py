@@ -17,8 +17,8 @@ __all__ = ["Arrival", "Receiver", "assert_enqueued", "contains", "enqueued"]
 
 
 def contains(value: Any, part: Any) -> bool:
-    """Returns whether value contains part. A dict contains another one if it contains all of its keys and values. Other values
-    must be equal."""
+    """Returns whether value contains part. A dict contains another one if it contains all of its keys and values. Other
+    values must be equal."""
     if isinstance(value, dict) and isinstance(part, dict):
         return all(key in value and contains(value[key], item) for key, item in part.items())
     return bool(value == part)

@@ -47,9 +47,9 @@ def verify(
     secret: str | list[str] | tuple[str, ...], headers: Mapping[str, str], body: bytes | str, *, tolerance: float = 300.0,
     limit: int = 1024 * 1024, now: int | None = None,
 ) -> Verified:
-    """Checks the headers of a request and its body, byte for byte as it arrived, with one secret, or with several while a
-    secret is rotated. If `Content-Encoding` names gzip (endpoints with `compress => true`), the body is decompressed. `limit`
-    is the largest size of a compressed body in bytes, before and after decompression. Raises InvalidError (name
+    """Checks the headers of a request and its body, byte for byte as it arrived, with one secret, or with several while
+    a secret is rotated. If `Content-Encoding` names gzip (endpoints with `compress => true`), the body is decompressed.
+    `limit` is the largest size of a compressed body in bytes, before and after decompression. Raises InvalidError (name
     invalid_signature or too_large)."""
     secrets = [secret] if isinstance(secret, str) else list(secret)
     lower = {str(name).lower(): str(value) for name, value in headers.items()}
