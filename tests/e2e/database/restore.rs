@@ -210,7 +210,7 @@ async fn restored_in_every_format_it_waits_for_adoption_and_goes_on() {
     }
     holder.batch_execute("rollback").await.unwrap();
     settle(&db).await;
-    // The original is in its first epoch still.
+    // The original is still in its first epoch.
     assert_eq!(one::<i32>(&db, "select max(epoch) from outbox.epoch").await, 1);
 }
 
