@@ -1,4 +1,4 @@
-"""The form of the SQL in sql/schema: what a reviewer would otherwise have to say each time."""
+"""Checks the form of the SQL in sql/schema, so that reviewers need not."""
 
 import pathlib
 import re
@@ -15,17 +15,18 @@ OBJECT = re.compile(
 
 
 def strip(sql: str) -> str:
-    """Without comments, psql commands and string literals; bodies between $$ stay."""
+    """Removes comments, psql commands and string literals. Bodies between $$ stay."""
     sql = re.sub(r"--[^\n]*|^\\[^\n]*", "", sql, flags=re.MULTILINE)
     return re.sub(r"'(?:[^']|'')*'", "''", sql)
 
 
-# A literal that may have backslashes says so, E'...': without, a session with standard_conforming_strings off reads another text.
+# A literal with a backslash must be written as E'...'. Otherwise a session with standard_conforming_strings = off reads
+# another text.
 LITERAL = re.compile(r"(\w?)'((?:[^']|'')*)'")
 
 
 def backslashes(text: str) -> list[int]:
-    """The lines of literals with a backslash that are not E'...'."""
+    """Returns the lines of literals that have a backslash and are not written as E'...'."""
     plain = re.sub(r"--[^\n]*", "", text)
     return [
         plain[: found.start()].count("\n") + 1
@@ -55,7 +56,7 @@ def main() -> int:
             kind = found.group(1) or "table"
             name = found.group(2) or f"outbox.{found.group(3)}"
             private = name.split(".")[1].startswith("_")
-            # The marker stands above the object; comments and other objects of the same kind may be in between.
+            # The marker is above the object. Comments and other objects with the same marker may be in between.
             before = text[: found.start()]
             marker = before.rfind("-- API: ")
             said = before[marker:].splitlines()[0] if marker >= 0 else ""

@@ -29,7 +29,7 @@ for (const [driver, bare, ours] of [
     ['postgres', () => sql.unsafe(text, values), () => enqueue(sql, message)],
 ]) {
     const best = { bare: Infinity, ours: Infinity };
-    // In turn, the best of each: whatever else the machine does hits both.
+    // Both are measured in turn and the best of each counts, because other load on the machine affects both.
     for (let round = 0; round < 4; round += 1) {
         best.bare = Math.min(best.bare, await microseconds(bare));
         best.ours = Math.min(best.ours, await microseconds(ours));

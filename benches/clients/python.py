@@ -31,7 +31,7 @@ def blocking():
     with psycopg.connect(DSN, autocommit=True) as conn:
         sql, values = statement(lambda i: "%s")
         best = {"bare_us": float("inf"), "ours_us": float("inf")}
-        # In turn, the best of each: whatever else the machine does hits both.
+        # Both are measured in turn and the best of each counts, because other load on the machine affects both.
         for _ in range(4):
             for name, body in (
                 ("bare_us", lambda: conn.execute(sql, values).fetchone()),

@@ -1,5 +1,5 @@
-// claim + complete per second of pg_outbox, pg-boss, graphile-worker and PgQ, each through the driver `pg`: the same work, a job
-// that does nothing. Every cell ends after LIMIT seconds. See ./run.
+// Measures claim and complete per second of pg_outbox, pg-boss, graphile-worker and PgQ, each through the driver `pg`.
+// The work is the same, jobs that do nothing. Every cell ends after LIMIT seconds. See ./run.
 import pg from "pg";
 import { appendFileSync } from "node:fs";
 import { performance } from "node:perf_hooks";
@@ -27,8 +27,8 @@ async function admin(run) {
 }
 
 /**
- * Runs `worker(client, index)`, which returns how many jobs it completed, until `total` are done or the time is up, and then
- * `worker.end` if there is one; jobs per second.
+ * Runs `worker(client, index)`, which returns how many jobs it completed, until `total` jobs are done or the time is up,
+ * and then `worker.end` if there is one. Returns the jobs per second.
  */
 async function race(workers, total, worker, most = limit) {
     const clients = [];
@@ -61,7 +61,7 @@ function report(system, batch, workers, rate, extra = {}) {
     note({ system, batch, workers, rate: Math.round(rate), ...extra });
 }
 
-/** Size and dead rows of a system's tables. */
+/** Reports the size and the dead rows of a system's tables. */
 async function sizes(system, pattern, when) {
     const { rows } = await admin(async (c) => {
         await c.query("select pg_stat_clear_snapshot()");
@@ -74,7 +74,10 @@ async function sizes(system, pattern, when) {
     note({ system, when, bytes, dead });
 }
 
-/** A system: `fill(n, batch)` makes jobs, `step(batch)` gives what a worker does once, `tables` names what is measured. */
+/**
+ * Measures a system: `fill(n, batch)` creates jobs, `step(batch)` returns a worker's step, `tables` names the measured
+ * tables.
+ */
 const cells = async (system, { fill, step, tables, after = async () => {} }) => {
     if (snapshot > 0) return held(system, { fill, step, tables });
     for (const batch of batches) {
@@ -88,7 +91,7 @@ const cells = async (system, { fill, step, tables, after = async () => {} }) => 
     await sizes(system, tables, "after");
 };
 
-/** Rounds of batch 100 with 4 workers, for SNAPSHOT seconds beside a session that holds a snapshot. */
+/** Runs rounds of batch 100 with 4 workers, for SNAPSHOT seconds beside a session that holds a snapshot. */
 async function held(system, { fill, step, tables }) {
     const holder = new pg.Client(dsn);
     await holder.connect();
@@ -123,14 +126,14 @@ const systems = {
             tables: "outbox.(delivery|lease|dead_letter|_freed_key|_attempt_[0-9]+|_counter_[0-9]+|tick|checkpoint|_tick_[0-9]+|_checkpoint_[0-9]+)$",
             fill: (n) => admin(async (c) => {
                 await c.query("select outbox.enqueue_many('bench.job', array(select jsonb_build_object('n', n) from generate_series(1, $1::int) n))", [n]);
-                // until the router has made deliveries of them
+                // Wait until the router has created the deliveries.
                 for (let i = 0; i < 200; i++) {
                     const { rows } = await c.query("select feed_end = messages and routed = feed_end or waiting >= 10000 as ready from outbox.stats()");
                     if (rows[0].ready) break;
                     await sleep(20);
                 }
             }),
-            // What a worker claimed is completed by the call that claims its next batch, and counts then.
+            // The call that claims the next batch completes the previous one. A batch counts when it is completed.
             step: (batch) => {
                 const held = [];
                 const worker = async (c, i) => {
@@ -218,8 +221,8 @@ const systems = {
         }
         await utils.release();
     },
-    // A PgQ batch is what lies between two ticks, and a consumer has one batch at a time: `batch` events per tick, and a queue for
-    // each worker.
+    // A PgQ batch is the events between two ticks, and a consumer has one batch at a time. So there are `batch` events
+    // per tick and one queue for each worker.
     async pgq() {
         await admin((c) => c.query("create extension if not exists pgq"));
         const queue = (i) => `bench_${i}`;
@@ -233,7 +236,7 @@ const systems = {
         await cells("PgQ", {
             tables: "^pgq\\.",
             fill: async (total, batch, workers) => admin(async (c) => {
-                // a tick takes some milliseconds: fewer of them where batches are small
+                // A tick takes some milliseconds, so there are fewer ticks if batches are small.
                 const ticks = Math.min(Math.ceil(total / batch / workers), batch === 1 ? 200 : 100);
                 for (let t = 0; t < ticks; t++) {
                     for (let i = 0; i < workers; i++) {

@@ -1,4 +1,4 @@
-"""Jobs per second of procrastinate, the same work as in bench.mjs: a job that does nothing."""
+"""Measures the jobs per second of procrastinate. The work is the same as in bench.mjs, jobs that do nothing."""
 
 import asyncio
 import json

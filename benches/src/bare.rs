@@ -1,5 +1,5 @@
-//! A bare hyper client: the limit that pushed deliveries are compared with. One thread, keep-alive connections, the same
-//! method, headers and body size, no database, no signature.
+//! A bare hyper client, whose rate is the upper limit that pushed deliveries are compared with. It has one thread,
+//! keep-alive connections, and the same method, headers and body size, but no database and no signature.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use std::net::SocketAddr;
 use tokio::net::TcpStream;
 
-/// Requests per second over `connections`, for `time`.
+/// Sends requests over `connections` for `time`, and returns the requests per second.
 pub fn run(address: SocketAddr, connections: usize, body: &'static str, time: Duration) -> Result<f64> {
     let thread = std::thread::spawn(move || -> Result<f64> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

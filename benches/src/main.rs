@@ -1,6 +1,7 @@
-//! `make bench`: figures as ratios within one run, on the reader's own machine.
+//! `make bench`: measures ratios within one run, on the reader's machine.
 //!
-//! BENCH=name runs one case, BENCH=all those too that take their time. Results go to target/bench as JSON and as plots.
+//! BENCH=name runs one case. BENCH=all also runs the cases that take long. Results are written to target/bench as JSON
+//! and as plots.
 
 mod bare;
 mod cases;
@@ -11,7 +12,7 @@ mod report;
 use anyhow::Result;
 use report::Report;
 
-/// A payload of about 250 bytes, like the ones that people send.
+/// A typical payload of about 250 bytes.
 pub const PAYLOAD: &str = r#"{"order_id": 12345, "customer": "c-778899", "amount": 129.95, "currency": "EUR", "items": [{"sku": "ABC-1", "qty": 2}, {"sku": "DEF-9", "qty": 1}], "address": {"street": "Main 1", "city": "Bern", "zip": "3000"}, "note": "please ring twice"}"#;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,4 @@
-//! What the cases measure with.
+//! The measuring tools of the cases.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -10,22 +10,22 @@ use tokio::process::Command;
 
 use crate::PAYLOAD;
 
-/// Patience with a busy machine.
+/// The longest wait for an event on a busy machine.
 pub const LONG: Duration = Duration::from_secs(180);
 
-/// A server that is set up as one that is meant to be fast.
+/// Starts a server with settings for speed.
 pub async fn server(extra: &[(&str, &str)]) -> Result<Server> {
     let mut settings = vec![("shared_buffers", "512MB"), ("max_wal_size", "8GB"), ("autovacuum_naptime", "10s")];
     settings.extend_from_slice(extra);
     Server::start(&settings).await
 }
 
-/// The same without the library preloaded: nothing ticks by itself.
+/// Starts a server without the library preloaded, so that no dispatcher ticks.
 pub async fn plain_server() -> Result<Server> {
     Server::start_plain(&[("shared_buffers", "512MB"), ("max_wal_size", "8GB")]).await
 }
 
-/// Runs pgbench with a script and returns its transactions per second.
+/// Runs pgbench with a script and returns the transactions per second.
 pub async fn pgbench(
     server: &Server,
     database: &str,
@@ -63,7 +63,7 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// A database with endpoints at a receiver and one subscription each; topic `order.<i>` goes to endpoint i.
+/// Creates a database with endpoints at a receiver and one subscription for each. The topic `order.<i>` goes to endpoint i.
 pub async fn prepare(
     server: &Server,
     database: &str,
@@ -89,7 +89,7 @@ pub async fn prepare(
     Ok(db)
 }
 
-/// Enqueues in one transaction, spread over the topics of `endpoints`.
+/// Enqueues messages in one transaction, spread over the topics of `endpoints`.
 pub async fn fill(db: &Client, messages: usize, endpoints: u32) -> Result<()> {
     db.execute(
         "select count(outbox.enqueue('order.' || n % $3, $1::text::jsonb, 'c-' || n % 1000)) from generate_series(1, $2) n",
@@ -107,7 +107,7 @@ pub async fn reload(server: &Server, name: &str, value: &str) -> Result<()> {
     Ok(())
 }
 
-/// Waits until everything that was committed has been routed.
+/// Waits until all committed messages have been routed.
 pub async fn routed(db: &Client) {
     wait_until("the backlog is routed", LONG, async || {
         let row = db.query_one("select feed_end = messages and routed = feed_end from outbox.stats()", &[]).await;
@@ -116,7 +116,7 @@ pub async fn routed(db: &Client) {
     .await;
 }
 
-/// Waits until nothing is in flight or unrecorded.
+/// Waits until no request is in flight and no outcome is unrecorded.
 pub async fn idle(db: &Client) {
     wait_until("the outbox has nothing to do", LONG, async || {
         let row = db.query_one("select coalesce(idle, false) from outbox._worker_slot()", &[]).await;
@@ -125,7 +125,7 @@ pub async fn idle(db: &Client) {
     .await;
 }
 
-/// Process id of a database's dispatcher.
+/// Returns the process id of a database's dispatcher.
 pub async fn dispatcher(db: &Client) -> Result<u32> {
     let row = db
         .query_one(
@@ -136,7 +136,7 @@ pub async fn dispatcher(db: &Client) -> Result<u32> {
     Ok(row.get::<_, i32>(0) as u32)
 }
 
-/// Processor time of a process so far, in microseconds (all threads).
+/// Returns the processor time of all threads of a process so far, in microseconds.
 pub fn cpu(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
@@ -145,14 +145,14 @@ pub fn cpu(pid: u32) -> f64 {
     (ticks(11) + ticks(12)) * 1e4
 }
 
-/// A figure of /proc/pid/status.
+/// Returns a number from /proc/pid/status.
 pub fn status(pid: u32, name: &str) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find(|l| l.starts_with(name)).unwrap_or_default();
     line.split_whitespace().nth(1).and_then(|v| v.parse().ok()).unwrap_or(0.0)
 }
 
-/// Voluntary context switches of all threads: how often a process went to sleep and woke up.
+/// Returns the voluntary context switches of all threads, which show how often the process went to sleep and woke up.
 pub fn wakeups(pid: u32) -> f64 {
     let mut sum = 0.0;
     for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
@@ -163,13 +163,13 @@ pub fn wakeups(pid: u32) -> f64 {
     sum
 }
 
-/// Bytes of WAL so far.
+/// Returns the number of bytes of WAL so far.
 pub async fn wal(db: &Client) -> Result<f64> {
     let row = db.query_one("select (pg_current_wal_insert_lsn() - '0/0')::float8", &[]).await?;
     Ok(row.get(0))
 }
 
-/// Rate of something that happens between now and when `done` holds.
+/// Returns the rate of `count` events between now and the moment at which `done` returns true.
 pub async fn rate_until(count: f64, what: &str, done: impl AsyncFnMut() -> bool) -> f64 {
     let started = Instant::now();
     wait_until(what, LONG, done).await;

@@ -1,4 +1,4 @@
-//! Plots as SVG, without anything that draws.
+//! Plots as SVG, written without a drawing library.
 
 use std::fmt::Write;
 
@@ -12,7 +12,7 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// Horizontal bars: ours above what it is compared with, each row on a scale of its own.
+/// Draws horizontal bars. The bar of pg_outbox is above the bar of the comparison, and each row has a scale of its own.
 pub fn bars(title: &str, rows: &[&Row]) -> String {
     let (width, left, step) = (860.0, 380.0, 34.0);
     let height = 50.0 + step * rows.len() as f64;
@@ -42,7 +42,7 @@ pub fn bars(title: &str, rows: &[&Row]) -> String {
     svg + "</svg>\n"
 }
 
-/// Cumulative distributions on a logarithmic axis.
+/// Draws cumulative distributions on a logarithmic axis.
 pub fn distributions(all: &[Histogram]) -> String {
     let (width, height, left, bottom) = (860.0, 420.0, 60.0, 380.0);
     let low = all.iter().map(|h| quantile(&h.values, 0.001)).fold(f64::INFINITY, f64::min).max(0.01).log10().floor();

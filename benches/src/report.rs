@@ -1,4 +1,4 @@
-//! What was measured: printed as a table, written as JSON and as plots.
+//! The results: printed as a table, and written as JSON and as plots.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ pub struct Row {
     pub ours: f64,
     pub theirs: Option<f64>,
     pub unit: &'static str,
-    /// What the project wants of the ratio (`ours / theirs`), or of the figure where there is nothing to compare with.
+    /// The goal for the ratio (`ours / theirs`), or for the value if there is no comparison.
     pub goal: Option<Goal>,
 }
 
@@ -50,7 +50,7 @@ impl Row {
 #[derive(Clone, Debug)]
 pub struct Histogram {
     pub name: String,
-    /// Sorted.
+    /// The sorted values.
     pub values: Vec<f64>,
 }
 
@@ -77,7 +77,7 @@ impl Report {
         self.rows.push(row);
     }
 
-    /// Prints everything once more and writes the files.
+    /// Prints all rows once more and writes the files.
     pub fn finish(&self) -> Result<()> {
         let folder = folder();
         fs::create_dir_all(&folder)?;
@@ -124,7 +124,7 @@ impl Report {
     }
 }
 
-/// Where the files go; ignored by git.
+/// Returns the folder of the files. Git ignores it.
 pub fn folder() -> PathBuf {
     outbox_harness::postgres::root().join("target/bench")
 }
@@ -147,7 +147,7 @@ fn number(value: f64) -> String {
     }
 }
 
-/// The `q` quantile of sorted values.
+/// Returns the `q` quantile of sorted values.
 pub fn quantile(sorted: &[f64], q: f64) -> f64 {
     if sorted.is_empty() { f64::NAN } else { sorted[((sorted.len() - 1) as f64 * q).round() as usize] }
 }

@@ -1,16 +1,16 @@
-//! What can be said on the command line.
+//! The arguments of the command line. The doc comments of this file are the texts of `--help` and of docs/cli.md.
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use clap_complete::Shell;
 
-/// Looks at and operates the transactional outbox of a PostgreSQL database.
+/// Inspect and operate the transactional outbox of a PostgreSQL database
 #[derive(Debug, Parser)]
 #[command(name = "outbox", version, about, max_term_width = 100)]
 pub(super) struct Args {
-    /// Connection string; else PGHOST, PGUSER, ... say it
+    /// Connection string; without it, PGHOST, PGUSER and the other libpq variables are used
     #[arg(short, long, global = true, env = "DATABASE_URL", hide_env_values = true)]
     pub(super) dsn: Option<String>,
-    /// Print JSON: one value per line
+    /// Print JSON, one value per line
     #[arg(long, global = true)]
     pub(super) json: bool,
     #[command(subcommand)]
@@ -19,34 +19,34 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// One screen: where everything stands, and what is wrong (exit code 1)
+    /// Show the state of the outbox on one screen (exit code 1 if a health check is critical)
     Status {
-        /// Seconds over which throughput is measured; 0: not at all
+        /// Seconds over which throughput is measured; 0 switches the measurement off
         #[arg(long, default_value_t = 1.0)]
         over: f64,
     },
-    /// The same, live; q ends it
+    /// Show the status screen live; q quits
     Top {
-        /// Seconds between looks
+        /// Seconds between refreshes
         #[arg(long, default_value_t = 1.0)]
         every: f64,
-        /// Draw this many times and end
+        /// Refresh this many times, then quit
         #[arg(long)]
         count: Option<u32>,
-        /// Instead of a terminal, draw into a picture (SVG)
+        /// Write the last screen to this file as a picture (SVG) instead of drawing on the terminal
         #[arg(long, value_name = "FILE")]
         picture: Option<String>,
     },
-    /// Check preloading, settings, privileges, versions, held snapshots (exit code 1 if something is wrong)
+    /// Check preloading, settings, privileges, versions and held snapshots (exit code 1 if something is wrong)
     Doctor,
-    /// Follow the feed
+    /// Follow the feed and print its messages
     Tail {
-        /// Topics (* one word, # any number); all if none is given
+        /// Topic patterns (* matches one word, # any number of words); without a pattern, all topics
         topics: Vec<String>,
-        /// Begin behind this position; 0: from the first that is stored
+        /// Start after this position (0: at the first stored message); without it, at the end of the feed
         #[arg(long)]
         after: Option<i64>,
-        /// End after so many messages
+        /// Stop after this many messages
         #[arg(short = 'n', long)]
         count: Option<u64>,
     },
@@ -54,9 +54,9 @@ pub(super) enum Command {
     Send {
         /// The topic
         topic: String,
-        /// The payload, JSON; - reads it from the standard input
+        /// The payload as JSON; - reads it from the standard input
         payload: String,
-        /// Send the payload as it is, as text
+        /// Send the payload unchanged, as text instead of JSON
         #[arg(long)]
         text: bool,
         /// The ordering key
@@ -65,88 +65,88 @@ pub(super) enum Command {
         /// The tenant
         #[arg(long)]
         tenant: Option<String>,
-        /// A header, name=value
+        /// A header, name=value; may be repeated
         #[arg(long = "header", value_parser = pair)]
         headers: Vec<(String, String)>,
-        /// The same key, topic and tenant with the same content is enqueued once
+        /// Idempotency key: a message with the same key, topic, tenant and content is enqueued only once
         #[arg(long)]
         idempotency_key: Option<String>,
     },
-    /// Receive webhooks here: print them and check their signatures
+    /// Receive webhooks: print the requests and check their signatures
     Listen {
-        /// Where to listen
+        /// Address and port to listen on
         #[arg(long, default_value = "127.0.0.1:8080")]
         address: String,
         /// The signing secret (whsec_...)
         #[arg(long, env = "OUTBOX_SECRET", hide_env_values = true)]
         secret: Option<String>,
-        /// The status to answer with
+        /// The HTTP status to answer with
         #[arg(long, default_value_t = 200)]
         status: u16,
-        /// End after so many requests
+        /// Stop after this many requests
         #[arg(short = 'n', long)]
         count: Option<usize>,
     },
-    /// HTTP targets
+    /// Manage endpoints, the destinations that messages are pushed to
     #[command(subcommand)]
     Endpoint(Endpoint),
-    /// Who gets what
+    /// Manage subscriptions, which send the messages of some topics to an endpoint or to workers
     #[command(subcommand)]
     Subscription(Subscription),
-    /// Dead letters
+    /// Manage dead letters, the deliveries that are not retried automatically any more
     #[command(subcommand, alias = "dlq")]
     DeadLetter(DeadLetter),
-    /// Cursors of readers
+    /// Manage the cursors of readers
     #[command(subcommand)]
     Cursor(Cursor),
-    /// One message
+    /// Show, cancel, retry or erase one message
     #[command(subcommand)]
     Message(Message),
-    /// Registered topics
+    /// Manage the registered topics
     #[command(subcommand)]
     Topic(Registry),
-    /// Registered publishers
+    /// Manage the registered publishers
     #[command(subcommand)]
     Publisher(Registry),
-    /// What became of messages
+    /// Show the results of messages that are finished
     #[command(subcommand)]
     Archive(Archive),
-    /// Deliver a stretch of history again, and show how far it is; Ctrl-C leaves it running (exit code 130)
+    /// Deliver a range of history again and show the progress; Ctrl-C leaves the replay running (exit code 130)
     Replay {
         #[command(flatten)]
         what: Replay,
-        /// Arguments of outbox.replay() by name: from_position=1 to_position=100 rate=500
+        /// Arguments of outbox.replay() by name, for example from_position=1 to_position=100 rate=500
         #[arg(value_parser = pair)]
         args: Vec<(String, String)>,
     },
-    /// Call any function of the schema: outbox call cancel message_id=42
+    /// Call any function of the schema, for example: outbox call cancel message_id=42
     Call {
-        /// The function
+        /// The name of the function, without the schema
         function: String,
-        /// Arguments by name; a value that is JSON is taken as such
+        /// Arguments by name, name=value; a value that parses as JSON is passed as JSON, any other as text
         #[arg(value_parser = pair)]
         args: Vec<(String, String)>,
     },
-    /// Print a completion script
+    /// Print a shell completion script
     Completions {
         /// The shell
         shell: Shell,
     },
 }
 
-/// What to do about replays.
+/// Starts, follows, cancels or lists replays.
 #[derive(Debug, ClapArgs)]
 #[group(id = "what", required = true, multiple = false)]
 pub(super) struct Replay {
-    /// The subscription
+    /// The subscription whose messages are delivered again
     pub(super) subscription: Option<String>,
-    /// Show how far a replay is that was begun before
+    /// Show the progress of a replay that was started earlier
     #[arg(long, value_name = "ID")]
     pub(super) follow: Option<i64>,
-    /// End a replay
+    /// Cancel a replay
     #[arg(long, value_name = "ID")]
     pub(super) cancel: Option<i64>,
-    /// All replays
+    /// List all replays
     #[arg(long)]
     pub(super) list: bool,
 }
@@ -161,128 +161,130 @@ pub(super) struct More {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Endpoint {
-    /// All of them
+    /// List all endpoints
     List,
-    /// One of them
+    /// Show one endpoint
     Show { name: String },
-    /// Make one; shows its signing secret, once
+    /// Create an endpoint; its signing secret is shown only this once
     Create {
         name: String,
         url: String,
         #[command(flatten)]
         more: More,
     },
-    /// Switch on
+    /// Switch an endpoint on
     Enable { name: String },
-    /// Switch off: deliveries wait
+    /// Switch an endpoint off; its deliveries wait, or are skipped with --set mode=skip
     Disable {
         name: String,
         #[command(flatten)]
         more: More,
     },
-    /// New signing secret; the old one goes on for a while
+    /// Give an endpoint a new signing secret; the old secret also signs until the overlap has passed
     RotateSecret {
         name: String,
         #[command(flatten)]
         more: More,
     },
-    /// Remove
+    /// Remove an endpoint that no subscription uses
     Drop { name: String },
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Subscription {
-    /// All of them
+    /// List all subscriptions
     List,
-    /// One of them
+    /// Show one subscription
     Show { name: String },
-    /// Make one; without --endpoint it is for workers
+    /// Create a subscription; without --endpoint, workers claim its messages
     Create {
         name: String,
-        /// Topics (* one word, # any number)
+        /// Topic patterns (* matches one word, # any number of words)
         #[arg(required = true)]
         topics: Vec<String>,
+        /// The endpoint that the messages are pushed to
         #[arg(long)]
         endpoint: Option<String>,
         #[command(flatten)]
         more: More,
     },
-    /// Hold deliveries
+    /// Pause a subscription; its deliveries wait
     Pause { name: String },
-    /// Go on
+    /// Resume a paused subscription where it stopped
     Resume { name: String },
-    /// End it
+    /// End a subscription
     Drop { name: String },
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum DeadLetter {
-    /// Those that are open, the oldest first
+    /// List the open dead letters, oldest first
     List {
-        /// Resolved ones too
+        /// Include the dead letters that are no longer open
         #[arg(long)]
         all: bool,
+        /// List at most this many
         #[arg(long, default_value_t = 50)]
         limit: i64,
     },
-    /// One of them
+    /// Show one dead letter
     Show { id: i64 },
-    /// Counts, ages, the most frequent reason
+    /// Show counts, ages and the most frequent reason
     Stats,
-    /// Try again
+    /// Deliver dead letters again, with a new count of attempts
     Requeue {
         #[command(flatten)]
         of: DeadLetterAction,
     },
-    /// Mark as dealt with
+    /// Mark dead letters as dealt with in another way
     Resolve {
         #[command(flatten)]
         of: DeadLetterAction,
     },
-    /// Mark as not to be dealt with
+    /// Mark dead letters as not worth dealing with
     Ignore {
         #[command(flatten)]
         of: DeadLetterAction,
     },
 }
 
-/// Which dead letters, by whom and why.
+/// The dead letters of a decision, and who decides for which reason.
 #[derive(Debug, ClapArgs)]
 pub(super) struct DeadLetterAction {
     #[arg(required = true)]
     pub(super) ids: Vec<i64>,
-    /// Who decides
+    /// The person who decides, for the record
     #[arg(long, env = "USER", default_value = "outbox")]
     pub(super) actor: String,
-    /// Why
+    /// The reason, for the record
     #[arg(long)]
     pub(super) note: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Cursor {
-    /// All of them
+    /// List all cursors
     List,
-    /// One of them
+    /// Show one cursor
     Show {
         consumer: String,
         #[command(flatten)]
         more: More,
     },
-    /// Move it, in either direction
+    /// Move a cursor to a position, forwards or backwards
     Reset {
         consumer: String,
         position: i64,
-        /// Why; it is kept
+        /// The reason; it is recorded in outbox.audit
         #[arg(long)]
         reason: String,
         #[command(flatten)]
         more: More,
     },
-    /// Forget it
+    /// Delete a cursor
     Delete {
         consumer: String,
-        /// Why; it is kept
+        /// The reason; it is recorded in outbox.audit
         #[arg(long)]
         reason: String,
         #[command(flatten)]
@@ -292,26 +294,28 @@ pub(super) enum Cursor {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Message {
-    /// Everything that happened to it
+    /// Show everything that happened to a message
     Show { id: i64 },
-    /// Not to be delivered where it has not been yet
+    /// Cancel the deliveries of a message that are not finished yet
     Cancel {
         id: i64,
         #[command(flatten)]
         more: More,
     },
-    /// A waiting or dead delivery now, its count over
+    /// Make a failed, waiting, dead or expired delivery due now and reset its attempt count
     Retry {
         id: i64,
         subscription: String,
         #[command(flatten)]
         more: More,
     },
-    /// Remove its content
+    /// Remove the content of a message
     Erase {
         id: i64,
+        /// The person who erases, for the record
         #[arg(long, env = "USER", default_value = "outbox")]
         actor: String,
+        /// The reason; it is recorded in outbox.audit
         #[arg(long)]
         reason: String,
     },
@@ -319,15 +323,15 @@ pub(super) enum Message {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Registry {
-    /// All of them
+    /// List all entries
     List,
-    /// Register one
+    /// Add an entry
     Create {
         code: String,
         #[command(flatten)]
         more: More,
     },
-    /// Change one
+    /// Change an entry
     Alter {
         code: String,
         #[command(flatten)]
@@ -337,14 +341,14 @@ pub(super) enum Registry {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Archive {
-    /// The latest, or those that --set selects
+    /// List the latest finished messages, or those that --set selects
     List {
         #[command(flatten)]
         more: More,
     },
-    /// One message
+    /// Show one finished message
     Show { id: i64 },
-    /// Counts
+    /// Count the results of the last 1,000 messages
     Stats {
         #[command(flatten)]
         more: More,

@@ -1,4 +1,4 @@
-//! What can be wrong with an installation, looked at from a client.
+//! Checks an installation from a client's side.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use crate::{output, screen};
 use pg_outbox::error::Result;
 use pg_outbox::outbox::Outbox;
 
-/// Looks at everything; 1 if something is wrong.
+/// Runs all checks and prints them. Returns exit code 1 if something is wrong.
 pub(super) async fn run(dsn: &str, json: bool) -> Result<u8> {
     let mut found: Vec<Value> = Vec::new();
     let mut add = |check: &str, ok: bool, seen: String, what_to_do: &str| {
@@ -41,7 +41,7 @@ pub(super) async fn run(dsn: &str, json: bool) -> Result<u8> {
             let version: i32 = row.get(0);
             add("connection", true, format!("as {}", text(2)), "");
             add("PostgreSQL", version >= 150_000, text(1), "PostgreSQL 15 to 18 is needed");
-            // Not everybody may see it.
+            // Only roles with pg_read_all_settings see this setting; for any other role it is null.
             let libraries: Option<String> = row.get(3);
             let preloaded = libraries
                 .as_deref()

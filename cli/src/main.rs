@@ -1,8 +1,15 @@
 //! The command line `outbox`.
 //!
-//! Exit codes: 0 done; 1 something is wrong (`status`, `doctor`); 2 wrong usage or invalid arguments; 3 not found; 4 conflict; 5 try
-//! again later (no connection); 6 fatal (no extension, no privilege);
-//! 130 interrupted while a replay goes on.
+//! Exit codes:
+//!
+//! - 0: done.
+//! - 1: `doctor` found something wrong, `status` found a critical health check, or a replay failed or was cancelled.
+//! - 2: wrong usage or invalid arguments.
+//! - 3: not found.
+//! - 4: conflict.
+//! - 5: try again later (no connection).
+//! - 6: fatal (no extension, no privilege).
+//! - 130: interrupted while a replay goes on.
 #![allow(clippy::print_stdout, reason = "a command line prints")]
 
 mod args;

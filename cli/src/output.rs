@@ -1,8 +1,8 @@
-//! Rows as tables, or as JSON.
+//! Prints rows as tables or as JSON.
 
 use serde_json::Value;
 
-/// Prints rows: JSON, one per line, or a table of these columns (none: all).
+/// Prints rows as JSON, one per line, or as a table of `columns` (all columns if `columns` is empty).
 pub(super) fn rows(json: bool, rows: &[Value], columns: &[&str]) {
     if json {
         for row in rows {
@@ -13,7 +13,7 @@ pub(super) fn rows(json: bool, rows: &[Value], columns: &[&str]) {
     print!("{}", table(rows, columns));
 }
 
-/// Prints one row: JSON, or a line per column.
+/// Prints one row as JSON, or with one line per column.
 pub(super) fn row(json: bool, row: &Value) {
     match row {
         _ if json => println!("{row}"),
@@ -27,7 +27,7 @@ pub(super) fn row(json: bool, row: &Value) {
     }
 }
 
-/// A value for people.
+/// Formats a value for a human reader.
 pub(super) fn text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -36,7 +36,7 @@ pub(super) fn text(value: &Value) -> String {
     }
 }
 
-/// Rows as a table with a head line.
+/// Formats rows as a table with a header line.
 pub(super) fn table(rows: &[Value], columns: &[&str]) -> String {
     let mut names: Vec<String> = columns.iter().map(|name| (*name).to_owned()).collect();
     if let (true, Some(Value::Object(first))) = (names.is_empty(), rows.first()) {

@@ -1,4 +1,4 @@
-//! A terminal's screen as a picture (SVG): for the documentation, from what the program really draws.
+//! Renders a terminal screen as a picture (SVG). The documentation shows the program's real output this way.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use pg_outbox::error::{Error, Result};
 const WIDTH: f32 = 8.4;
 const HEIGHT: f32 = 18.0;
 
-/// Draws on a screen of so many columns and lines, and returns it.
+/// Draws on a screen of `columns` by `lines` characters and returns the screen as SVG.
 pub(super) fn svg(columns: u16, lines: u16, draw: impl FnOnce(&mut Frame<'_>)) -> Result<String> {
     let failed = |error: String| Error::invalid(format!("cannot draw: {error}"));
     let mut terminal = Terminal::new(TestBackend::new(columns, lines)).map_err(|e| failed(e.to_string()))?;
@@ -36,7 +36,7 @@ pub(super) fn svg(columns: u16, lines: u16, draw: impl FnOnce(&mut Frame<'_>)) -
             }
             let weight =
                 if style.add_modifier.contains(Modifier::BOLD) { " font-weight=\"bold\"" } else { Default::default() };
-            // The length keeps columns in line whatever font is at hand.
+            // `textLength` keeps columns aligned in any font.
             let _ = writeln!(
                 out,
                 "<text xml:space=\"preserve\" x=\"{:.1}\" y=\"{:.1}\" textLength=\"{:.1}\" fill=\"{}\"{weight}>{}</text>",

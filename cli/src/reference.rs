@@ -1,4 +1,4 @@
-//! The page of the documentation that lists the commands: made from what the program parses.
+//! Generates docs/cli.md, the page that lists the commands, from the definitions that the program parses.
 
 use std::fmt::Write as _;
 
@@ -30,7 +30,7 @@ The connection comes from `--dsn`, else from `DATABASE_URL`, else from `PGHOST`,
 ![outbox top](top.svg)
 ";
 
-/// The page, in Markdown.
+/// The page in Markdown.
 fn reference() -> String {
     let mut out = HEAD.to_owned();
     let mut program = Args::command();
@@ -86,7 +86,7 @@ fn usage(out: &mut String, command: &Command, name: &str) {
     }
 }
 
-/// An argument as it is typed.
+/// An argument as a user types it.
 fn form(arg: &Arg) -> String {
     let values: Vec<String> = arg.get_value_names().unwrap_or_default().iter().map(ToString::to_string).collect();
     let value = values.first().cloned().unwrap_or_else(|| arg.get_id().to_string().to_uppercase());

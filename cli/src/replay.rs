@@ -1,6 +1,6 @@
-//! Replays: begin one and watch it, or watch, list and end those that there are.
+//! The command `replay`: starts a replay and follows it, or follows, lists or cancels existing replays.
 //!
-//! A replay is work of the server: whoever watches may leave, and it goes on.
+//! The server does the work of a replay. A program that follows the replay may exit; the replay goes on.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::{output, run};
 use pg_outbox::error::{Error, Result};
 use pg_outbox::outbox::Outbox;
 
-/// Exit code of a program that was interrupted.
+/// The exit code of an interrupted program.
 const INTERRUPTED: u8 = 130;
 
 const COLUMNS: &[&str] = &[
@@ -29,7 +29,7 @@ const COLUMNS: &[&str] = &[
     "rate",
 ];
 
-/// Does what was asked; its exit code.
+/// Runs the command and returns its exit code.
 pub(super) async fn run(outbox: &Outbox, json: bool, what: Replay, args: Vec<(String, String)>) -> Result<u8> {
     if what.list {
         output::rows(json, &outbox.table("replay_status", json!({}), 10_000, &[]).await?, COLUMNS);
@@ -53,7 +53,7 @@ pub(super) async fn run(outbox: &Outbox, json: bool, what: Replay, args: Vec<(St
     follow(outbox, json, id).await
 }
 
-/// Shows how far a replay is, until it is at its end.
+/// Shows the progress of a replay until the replay has ended.
 async fn follow(outbox: &Outbox, json: bool, id: i64) -> Result<u8> {
     let bar = ProgressBar::new(0);
     bar.set_style(
@@ -65,7 +65,7 @@ async fn follow(outbox: &Outbox, json: bool, id: i64) -> Result<u8> {
     if json || !std::io::stderr().is_terminal() {
         bar.set_draw_target(ProgressDrawTarget::hidden());
     }
-    // From here on, so that nobody is ended by an interrupt between two looks.
+    // Registered before the loop: an interrupt between two polls would otherwise kill the program without the hint.
     let interrupt = tokio::signal::ctrl_c();
     tokio::pin!(interrupt);
     loop {

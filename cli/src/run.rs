@@ -1,4 +1,4 @@
-//! What each command does.
+//! Runs the commands.
 
 use std::io::Read as _;
 use std::time::Duration;
@@ -32,7 +32,7 @@ const DEAD: &[&str] = &[
     "resolution",
 ];
 
-/// Runs one command; its exit code.
+/// Runs one command and returns its exit code.
 pub(super) async fn run(args: Args) -> Result<u8> {
     let json = args.json;
     let dsn = args.dsn.clone().unwrap_or_default();
@@ -212,7 +212,7 @@ pub(super) async fn run(args: Args) -> Result<u8> {
     Ok(0)
 }
 
-/// Without those that were dropped.
+/// The rows that are not dropped (`deleted_at` is null).
 fn alive(rows: Vec<Value>) -> Vec<Value> {
     rows.into_iter().filter(|row| row["deleted_at"].is_null()).collect()
 }
@@ -225,7 +225,7 @@ fn show(json: bool, rows: Vec<Value>, what: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The arguments, with those of `--set`. A value that is JSON is taken as such, every other as text.
+/// Adds the arguments of `--set` to `args`. A value that parses as JSON is passed as JSON, any other value as text.
 pub(super) fn with(args: Value, more: More) -> Value {
     let mut map = match args {
         Value::Object(map) => map,

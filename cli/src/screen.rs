@@ -1,4 +1,4 @@
-//! What `status` and `top` show: where everything stands, and what is wrong.
+//! The screen of `status` and `top`: throughput, endpoints, subscriptions and failed health checks.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use pg_outbox::outbox::Outbox;
 const ENDPOINTS: &[&str] = &["name", "url", "state", "failures", "last_error"];
 const SUBSCRIPTIONS: &[&str] = &["name", "to", "completed", "per_second", "behind", "waiting", "dead"];
 
-/// One look at an outbox.
+/// The state of an outbox at one moment.
 pub(super) struct Screen {
     at: Instant,
     stats: Value,
@@ -23,7 +23,7 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// Looks; rates are since an earlier look.
+    /// Reads the state. Rates are computed since `before`.
     pub(super) async fn look(outbox: &Outbox, before: Option<&Screen>) -> Result<Screen> {
         let rows = async |function: &str| outbox.call(function, json!({}), &[]).await;
         let first = |rows: Vec<Value>| rows.into_iter().next().unwrap_or(Value::Null);
@@ -66,12 +66,12 @@ impl Screen {
         Ok(Screen { at, stats, dlq: first(rows("dead_letter_stats").await?), endpoints, subscriptions, wrong })
     }
 
-    /// Whether something is worse than a warning.
+    /// Returns whether a health check is worse than a warning.
     pub(super) fn is_bad(&self) -> bool {
         self.wrong.iter().any(|row| row["state"] != "warning")
     }
 
-    /// Everything, for programs.
+    /// The whole state as JSON, for programs.
     pub(super) fn json(&self) -> Value {
         json!({
             "stats": self.stats, "dead_letters": self.dlq, "endpoints": self.endpoints,
@@ -79,7 +79,7 @@ impl Screen {
         })
     }
 
-    /// The screen; rates are since an earlier look.
+    /// The screen as text. Rates are computed since `before`.
     pub(super) fn text(&self, before: Option<&Screen>) -> String {
         let number = |name: &str| self.stats[name].as_i64().unwrap_or(0);
         let rate = |name: &str| {
@@ -122,7 +122,7 @@ impl Screen {
     }
 }
 
-/// What is wrong, as `health()` says it.
+/// The rows of `health()` that are not ok.
 pub(super) fn wrong(health: &[Value]) -> Vec<Value> {
     health.iter().filter(|row| row["state"] != "ok").cloned().collect()
 }
@@ -131,7 +131,7 @@ fn per_second(count: i64, over: Duration) -> i64 {
     (count as f64 / over.as_secs_f64().max(0.001)).round() as i64
 }
 
-/// The figures of `metrics()` by name and subscription, added up over other labels.
+/// The values of `metrics()` by name and subscription, summed over the other labels.
 struct Metrics(BTreeMap<(String, String), f64>);
 
 impl Metrics {

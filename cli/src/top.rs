@@ -1,4 +1,4 @@
-//! The live screen.
+//! The command `top`: the screen of `status`, refreshed until the user quits.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::screen::Screen;
 use pg_outbox::error::{Error, Result};
 use pg_outbox::outbox::Outbox;
 
-/// Draws until q, Escape or Ctrl-C, or so many times.
+/// Draws until the user presses q, Escape or Ctrl-C, or `count` times.
 pub(super) async fn run(outbox: &Outbox, every: f64, count: Option<u32>) -> Result<()> {
     let mut terminal = ratatui::try_init().map_err(|e| Error::invalid(format!("no terminal: {e}")))?;
     let ended = live(&mut terminal, outbox, Duration::from_secs_f64(every.clamp(0.1, 3600.0)), count).await;
@@ -21,7 +21,7 @@ pub(super) async fn run(outbox: &Outbox, every: f64, count: Option<u32>) -> Resu
     ended
 }
 
-/// Looks `count` times and writes the last screen as a picture (SVG).
+/// Reads the state `count` times and writes the last screen to `file` as a picture (SVG).
 pub(super) async fn picture(outbox: &Outbox, every: f64, count: u32, file: &str) -> Result<()> {
     let mut before = None;
     let mut text = String::new();
@@ -37,7 +37,7 @@ pub(super) async fn picture(outbox: &Outbox, every: f64, count: u32, file: &str)
     std::fs::write(file, svg).map_err(|e| Error::invalid(format!("cannot write \"{file}\"")).detail(e.to_string()))
 }
 
-/// The screen's text in its frame.
+/// Draws the text of the screen inside a border.
 fn show(frame: &mut Frame<'_>, text: &str) {
     let lines: Vec<Line<'_>> =
         text.lines().map(|line| Line::from(Span::styled(line.to_owned(), style(line)))).collect();
@@ -71,7 +71,7 @@ async fn live(
     let mut before: Option<Screen> = None;
     let mut drawn = 0;
     loop {
-        // A server that restarts is shown as such, and looked at again.
+        // While the server restarts, the screen shows the error; the next refresh tries again.
         let text = match Screen::look(outbox, before.as_ref()).await {
             Ok(screen) => {
                 let text = screen.text(before.as_ref());

@@ -1,5 +1,5 @@
-//! Every SQL example of the README and of docs/ runs, in order, in a database of its own per file. A block that is marked
-//! ```sql fails must fail.
+//! Runs every SQL example of the README and of docs/, in order, in one database per file. A block that is marked ```sql
+//! fails must fail. Also checks the page of settings and the list of metrics.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ fn pages() -> Vec<PathBuf> {
     found
 }
 
-/// The fenced blocks whose info string begins with `sql`: info string, text, line.
+/// Returns the fenced blocks whose info string begins with `sql`, as info string, text and line.
 fn blocks(page: &Path) -> Vec<(String, String, usize)> {
     let mut found = Vec::new();
     let mut open: Option<(String, String, usize)> = None;
@@ -60,7 +60,7 @@ async fn examples_run() {
     assert!(ran > 5, "only {ran} examples found");
 }
 
-/// Runs a block as psql does, a statement at a time: some refuse to share a transaction.
+/// Runs a block one statement at a time, as psql does, because some statements cannot run in a transaction block.
 async fn run(db: &Client, block: &str) -> Result<(), Error> {
     let mut statement = String::new();
     for line in block.lines() {
@@ -74,7 +74,7 @@ async fn run(db: &Client, block: &str) -> Result<(), Error> {
     db.batch_execute(&statement).await
 }
 
-/// The reason of each setting: the doc comment above its line in settings.rs.
+/// Returns the reason for each setting from settings.rs: the doc comment above its line.
 fn reasons() -> std::collections::BTreeMap<String, String> {
     let source = fs::read_to_string(outbox_harness::postgres::root().join("extension/src/settings.rs")).unwrap();
     let mut found = std::collections::BTreeMap::new();
@@ -98,14 +98,15 @@ fn reasons() -> std::collections::BTreeMap<String, String> {
     found
 }
 
-/// docs/settings.md is made from what the server and settings.rs say. UPDATE=1 writes it.
+/// docs/settings.md is generated from the server's settings and from settings.rs. UPDATE=1 writes it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_setting_is_listed_with_its_reason() {
     let db = server().await.connect("postgres").await.unwrap();
     let query =
         "select name, boot_val, unit, vartype, min_val, max_val, context, current_setting(name) from pg_settings
         where name like 'pg\\_outbox.%' order by name";
-    // The defaults as people write them: this session's values are the server's, so they are set to the default first.
+    // The page shows the defaults in a readable form. This session has the server's values, so they are first set to the
+    // default.
     db.batch_execute("select set_config(name, boot_val, false) from pg_settings where name like 'pg\\_outbox.%' and context in ('user', 'superuser')")
         .await
         .unwrap();
@@ -142,7 +143,7 @@ async fn every_setting_is_listed_with_its_reason() {
     assert_eq!(written, page, "docs/settings.md is out of date: UPDATE=1 scripts/test docs writes it");
 }
 
-/// A value of a unit in the largest unit that divides it.
+/// Formats a value with a unit in the largest unit that divides it.
 fn human(value: &str, unit: &str) -> String {
     let Ok(number) = value.parse::<i64>() else { return value.to_owned() };
     let steps: &[(i64, &str)] = match unit {
@@ -160,7 +161,7 @@ fn human(value: &str, unit: &str) -> String {
     }
 }
 
-/// Every name that `metrics()` gives is in docs/operations.md.
+/// Every name that `metrics()` returns is in docs/operations.md.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_metric_is_explained() {
     let db = server().await.database("metric_names").await.unwrap();

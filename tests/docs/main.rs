@@ -1,4 +1,4 @@
-//! Documentation is what the code does: every example runs, and pages that are generated are up to date.
+//! Checks that the documentation matches the code: every example runs, and generated pages are up to date.
 
 mod examples;
 mod names;

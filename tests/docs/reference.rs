@@ -1,5 +1,5 @@
-//! docs/sql.md is generated from the installed extension: what is written next to each object is what the reader sees.
-//! `UPDATE=1` rewrites it. Everything public has a comment.
+//! Generates docs/sql.md from the comments on the objects of the installed extension, and checks that the file is current.
+//! `UPDATE=1` writes it. Also checks that every public object has a comment.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use outbox_core::error::Code;
 use outbox_harness::postgres::{root, schema_files};
 use outbox_tests::{bare_server, outbox_harness, rows};
 
-/// The chapters: folders of sql/schema, and their titles.
+/// The chapters: the folders of sql/schema and their titles.
 const CHAPTERS: [(&str, &str); 9] = [
     ("produce", "Produce"),
     ("route", "Route"),
@@ -22,7 +22,7 @@ const CHAPTERS: [(&str, &str); 9] = [
     ("finish", "Privileges"),
 ];
 
-/// Name of a public function to the folder that it is in.
+/// Returns the folder of each public function, by the function's name.
 fn homes() -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for path in schema_files().unwrap() {
@@ -45,7 +45,7 @@ fn text<'a>(row: &'a BTreeMap<String, Option<String>>, column: &str) -> &'a str 
     row[column].as_deref().unwrap_or("")
 }
 
-/// Arguments as a person writes them: no casts of defaults, short names of types.
+/// Formats arguments in a readable form, without casts of defaults and with short names of types.
 fn plain(arguments: &str) -> String {
     let (mut found, mut rest) = (String::new(), arguments);
     while let Some(at) = rest.find("::") {

@@ -1,15 +1,16 @@
-//! End to end: real servers, receivers and crashes. A folder is a tier; scripts/test runs its files one after another, because
-//! the tests of one file share a server.
+//! End-to-end tests with real servers, receivers and crashes. scripts/test runs the files one after another, because the
+//! tests of one file share a server.
 
-/// The extension in a database: installed, altered, restored, upgraded, its processes and its rights. On each PostgreSQL.
+/// The extension in a database: installing, altering, restoring and upgrading it, its processes and its rights. Runs on each
+/// PostgreSQL.
 mod database;
-/// The life of a delivery, pushed and pulled. On each PostgreSQL.
+/// The life of pushed and pulled deliveries. Runs on each PostgreSQL.
 mod deliveries;
-/// Faults of every kind, at every moment: crashes, kills, random calls, rows that cannot be read or written.
+/// Faults of every kind, at every moment: crashes, kills, random calls, and rows that cannot be read or written.
 mod faults;
-/// Requests: endpoints and what they say, receivers and what they do.
+/// HTTP: the settings of endpoints, requests, and the behaviour of receivers.
 mod http;
-/// The feed, lists and figures. On each PostgreSQL.
+/// The feed, lists and statistics. Runs on each PostgreSQL.
 mod reading;
-/// Which message goes where. On each PostgreSQL.
+/// The routing of messages to subscriptions. Runs on each PostgreSQL.
 mod routing;

@@ -1,12 +1,13 @@
-//! Every ordered pair of what may happen to one delivery, side by side: the first in a transaction that stays open while the
-//! second one comes, and then commits or rolls back.
+//! Runs every ordered pair of operations on one delivery side by side. The first operation runs in a transaction that
+//! stays open while the second operation starts, and then commits or rolls back.
 //!
-//! Nothing is said per pair. What a pair may come to is measured: the same two, one after the other, in both orders, from the
-//! same beginning (and the second alone, where the first rolls back). What came of them side by side, results and state, has
-//! to be one of these. So no delivery is lost, leased or completed twice, no try forgotten and no key unblocked twice that
-//! would not be without concurrency, and every error is one that the function is documented to raise, never a deadlock.
+//! There are no expectations per pair. The allowed outcomes of a pair are measured: the two operations run one after the
+//! other, in both orders, from the same initial state (and the second operation alone, if the first rolls back). The
+//! outcome of the concurrent run, results and state, must be one of these. Concurrency therefore causes no lost delivery,
+//! no second lease or completion, no forgotten attempt and no key that is unblocked twice. Every error is one that the
+//! function is documented to raise, and never a deadlock.
 //!
-//! Operations that take what nobody has locked, instead of waiting for it, may also find nothing: `Op::skips`.
+//! Operations that skip locked rows instead of waiting for them may also find nothing (`Op::skips`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -15,13 +16,13 @@ use outbox_harness::Server;
 use outbox_harness::tokio_postgres::{Client, SimpleQueryMessage};
 use outbox_tests::{PATIENCE, explain, one, outbox_harness};
 
-/// What may happen. Placeholders: {d} delivery, {m} message, {l} lease, {x} dead letter of the pair that a run is about.
+/// An operation. Placeholders: {d} delivery, {m} message, {l} lease, {x} dead letter of the pair of deliveries of a run.
 struct Op {
     name: &'static str,
     call: &'static str,
-    /// It passes over what somebody has locked.
+    /// Whether the operation skips locked rows.
     skips: bool,
-    /// What it is documented to raise (docs/pull.md, Errors).
+    /// The errors that it is documented to raise (docs/pull.md, Errors).
     raises: &'static [&'static str],
 }
 
@@ -34,7 +35,8 @@ const fn skipping(name: &'static str, call: &'static str) -> Op {
 }
 
 const OPS: [Op; 24] = [
-    // On a slow machine a session remembers where to look, and here others cannot tell it that this has changed.
+    // On a slow machine a session has a claim hint. Without the library preloaded, other sessions cannot lower it, so it
+    // is lowered here.
     skipping(
         "claim",
         "select outbox._lower_claim_hint((select source from stage.now), 0, '-infinity');
@@ -78,12 +80,12 @@ const OPS: [Op; 24] = [
     skipping("pass of the router", ROUTE),
 ];
 
-/// Where a run begins; the second message of the key waits behind the first one, or is in a bundle with it.
+/// The initial states of a run. The second message of the key waits for the first one, or is in a bundle with it.
 const BEGINNINGS: [&str; 8] =
     ["waiting", "failed", "leased", "overdue", "dead", BUNDLED, "bundle_leased", "bundle_overdue"];
 const BUNDLED: &str = "bundle";
 
-/// Makes beginnings out of a stock of routed deliveries, and tells the state of the two that a run is about.
+/// Creates initial states from a stock of routed deliveries, and shows the state of the two deliveries of a run.
 const STAGE: &str = "
 create schema stage;
 create table stage.now (m bigint, m2 bigint, d bigint, l bigint, x bigint, source int);
@@ -159,7 +161,7 @@ create function stage.state() returns text language plpgsql as $$ begin return (
     from (select 1 as n, m as id from stage.now union all select 2, m2 from stage.now) m
 ); end $$;";
 
-/// What a call came to: its one value, or the SQLSTATE.
+/// Returns the result of a call: its single value, or the SQLSTATE.
 async fn call(db: &Client, sql: &str) -> String {
     match db.simple_query(sql).await {
         Ok(messages) => messages
@@ -172,7 +174,7 @@ async fn call(db: &Client, sql: &str) -> String {
             .unwrap_or_default(),
         Err(error) => {
             let error = error.as_db_error().unwrap_or_else(|| panic!("{sql}: {error}"));
-            // What is not a code of ours is a mistake in any case: say all of it.
+            // A code that is not pg_outbox's own is a fault in any case, so the whole error is shown.
             if error.code().code().starts_with("OB") { error.code().code().to_owned() } else { format!("{error:?}") }
         }
     }
@@ -186,10 +188,10 @@ struct Run {
     watcher: Client,
 }
 
-/// Results of the first and second operation, and the state in the end.
+/// The results of the first and the second operation, and the final state.
 type Outcome = (String, String, String);
 
-/// What the router does between the calls, once.
+/// One round of the router between the calls.
 const ROUTE: &str = "select count(*) from (
     select case when outbox._route_inline() in ('ticked', 'idle') then (outbox._router_pass(1000, '{}')).free end) p";
 
@@ -212,7 +214,7 @@ impl Run {
         Run { beginning, first, second, second_pid, watcher }
     }
 
-    /// A fresh pair of deliveries in the state to begin with; the calls with their ids.
+    /// Creates a fresh pair of deliveries in the initial state, and returns the calls with the ids filled in.
     async fn begin(&self, ops: &[&Op]) -> Vec<String> {
         let begun = self.watcher.query_opt("select m, d, l, x from stage.begin($1)", &[&self.beginning]).await;
         let row = match begun.unwrap_or_else(|e| panic!("{}: {}", self.beginning, explain(&e))) {
@@ -240,7 +242,7 @@ impl Run {
             .collect()
     }
 
-    /// The state in the end, once the router has looked at it.
+    /// Returns the final state, after a round of the router.
     async fn end(&self) -> String {
         call(&self.watcher, ROUTE).await;
         one(&self.watcher, "select stage.state()").await
@@ -263,7 +265,7 @@ impl Run {
         (first, second, self.end().await)
     }
 
-    /// The second while the first is open; whether it had to wait for it.
+    /// Runs the second operation while the first is open. Also returns whether the second had to wait.
     async fn side_by_side(&self, first: &Op, second: &Op, end: &str) -> (Outcome, bool) {
         let calls = self.begin(&[first, second]).await;
         self.first.batch_execute("begin").await.unwrap();
@@ -289,7 +291,7 @@ impl Run {
         ((first, second, self.end().await), blocked)
     }
 
-    /// Every pair; what is wrong, and how many pairs were seen and how many waited.
+    /// Runs every pair. Returns what is wrong, how many pairs ran, and how many of them waited.
     async fn all(&self) -> (Vec<String>, usize, usize) {
         let mut wrong = Vec::new();
         let (mut seen, mut waited) = (0, 0);
@@ -308,7 +310,7 @@ impl Run {
             }
         }
         for (i, first) in OPS.iter().enumerate() {
-            // What raises ends its transaction; there is nothing beside which the second one could come.
+            // An error ends the transaction, so there is no open transaction for the second operation.
             if is_error(&alone[i].0) {
                 continue;
             }
@@ -364,12 +366,12 @@ fn is_error(result: &str) -> bool {
     result.starts_with("OB") || result.starts_with("DbError")
 }
 
-/// What an operation returns that found nothing.
+/// Returns the result of an operation that found nothing.
 fn nothing(result: &str) -> String {
     if result == "1" { "0".to_owned() } else { result.to_owned() }
 }
 
-/// What no order of anything may lead to.
+/// Returns the fault of a state that no order of operations may lead to, if it has one.
 fn broken(state: &str, bundle: bool) -> Option<&'static str> {
     let parts: Vec<&str> = state.split("; ").collect();
     let processing = state.matches("processing").count();
@@ -407,7 +409,7 @@ fn broken(state: &str, bundle: bool) -> Option<&'static str> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn side_by_side_is_as_one_after_the_other() {
     let started = Instant::now();
-    // Nothing here is about a crash.
+    // These tests do not crash the server, so fsync is off.
     let server: &'static Server = Box::leak(Box::new(Server::start_plain(&[("fsync", "off")]).await.unwrap()));
     let runs = BEGINNINGS.map(|beginning| tokio::spawn(async move { Run::new(server, beginning).await.all().await }));
     let (mut wrong, mut seen, mut waited) = (Vec::new(), 0, 0);

@@ -1,10 +1,11 @@
-//! The sequencer under interleavings: real sessions, every order of their steps.
+//! The sequencer under interleavings: real sessions in every order of their steps.
 //!
-//! A program is what one session does: it may tick before, within and after its transaction, take an xid, draw an id, insert,
-//! roll back to a savepoint, commit, abort, prepare. For each set of programs every interleaving runs (or a seeded sample
-//! where there are too many), with ticks of one, two and many messages. Afterwards the feed must hold exactly the committed
-//! messages, each once, without a gap, and a message that was enqueued after another one had been committed must come behind
-//! it. What readers saw on the way, with and without a transaction and a cursor, must be a beginning of that.
+//! A program is the list of steps of one session. A session may tick before, within and after its transaction, take an
+//! xid, draw an id, insert, roll back to a savepoint, commit, abort and prepare. For each set of programs every
+//! interleaving runs (or a seeded sample, if there are too many), with ticks of one, two and many messages. Afterwards
+//! the feed must contain exactly the committed messages, each once and without a gap. A message that was enqueued after
+//! another message had been committed must come after that message. The messages that readers saw meanwhile, with and
+//! without a transaction and a cursor, must be a prefix of the feed.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,13 +18,13 @@ use outbox_tests::{bare_server, explain, one, refused};
 enum Step {
     Tick,
     Begin,
-    /// Take the transaction id.
+    /// Assign the transaction id.
     Xid,
     /// Draw a message id.
     Draw,
     /// Insert the message whose id was drawn.
     Insert,
-    /// All three at once, as callers do.
+    /// All three steps at once, as callers do.
     Enqueue,
     Savepoint,
     RollbackTo,
@@ -32,32 +33,32 @@ enum Step {
     Prepare,
     CommitPrepared,
     RollbackPrepared,
-    /// Read what is behind the last position that was read.
+    /// Read the messages after the last position that was read.
     Read,
-    /// The same, from a cursor that all sessions share.
+    /// Read the messages after the position of a cursor that all sessions share.
     Look,
-    /// Confirm what was looked at: a compare-and-set.
+    /// Advance that cursor over the messages of the last `Look`, as a compare-and-set.
     Confirm,
 }
 
 use Step::*;
 
-/// What a session knows while a run goes on.
+/// The state of a session during a run.
 struct Session {
     client: Client,
     name: String,
     drawn: Option<(i64, usize)>,
-    /// Messages of the open transaction, with the moment of their insertion; savepoint mark.
+    /// The messages of the open transaction, with the moments of their insertion.
     open: Vec<(i64, usize)>,
     mark: usize,
-    /// What it has read: positions and ids.
+    /// The positions and ids that it has read.
     read: Vec<(i64, i64)>,
-    /// Where the cursor stood, and what was behind it.
+    /// The position of the cursor at the last `Look`, and the messages after it.
     looked: Option<(i64, Vec<(i64, i64)>)>,
-    /// What it has read and confirmed in the open transaction.
+    /// The messages that it has confirmed in the open transaction.
     following: Vec<(i64, i64)>,
     in_transaction: bool,
-    /// Its transaction has failed: somebody else moved the cursor.
+    /// Whether its transaction has failed, because another session moved the cursor.
     lost: bool,
 }
 
@@ -65,11 +66,11 @@ struct World {
     sessions: Vec<Session>,
     chunk: i32,
     moment: usize,
-    /// Message id to the moments of insertion and commit.
+    /// The moments of insertion and commit of each message id.
     committed: HashMap<i64, (usize, usize)>,
-    /// Where the feed ended when the run began.
+    /// The end of the feed at the beginning of the run.
     start: i64,
-    /// What took effect once, with the shared cursor.
+    /// The messages that were confirmed with the shared cursor.
     effects: Vec<(i64, i64)>,
 }
 
@@ -133,7 +134,7 @@ impl World {
                 if let Err(error) = session.client.batch_execute(&format!("set lock_timeout = '20ms'; {advance}")).await
                 {
                     let code = error.code().unwrap_or_else(|| panic!("{error}")).code().to_owned();
-                    // Another session has moved it, or is about to.
+                    // Another session has moved the cursor, or is about to.
                     assert!(["OB005", "55P03"].contains(&code.as_str()), "{}", explain(&error));
                     session.lost = session.in_transaction;
                     return;
@@ -145,7 +146,8 @@ impl World {
                 }
             }
             Xid => run("select pg_current_xact_id()").await,
-            // A message's life begins here: what commits between this and the insertion is concurrent with it.
+            // A message begins when its id is drawn. Transactions that commit between this and the insertion are
+            // concurrent with it.
             Draw => session.drawn = Some((one(&session.client, "select nextval('outbox._message_id')").await, moment)),
             Insert => {
                 let (id, drawn) = session.drawn.take().expect("an id was drawn");
@@ -194,7 +196,7 @@ impl World {
         }
     }
 
-    /// Runs the programs in the order that `order` gives, then ticks until nothing is left and checks the feed.
+    /// Runs the programs in the given order, then ticks until nothing is left, and checks the feed.
     async fn run(&mut self, programs: &[&[Step]], order: &[usize]) {
         let before: i64 =
             one(&self.sessions[0].client, "select coalesce(max(last_position), 0) from outbox.feed").await;
@@ -235,7 +237,7 @@ impl World {
         for (i, (position, _)) in feed.iter().enumerate() {
             assert_eq!(*position, before + 1 + i as i64, "a gap: {}", context());
         }
-        // Readers never missed one, and no position has had another message.
+        // Readers missed no message, and no position had another message.
         for session in &self.sessions {
             assert_eq!(
                 session.read[..],
@@ -259,14 +261,14 @@ impl World {
     }
 }
 
-/// What can be read behind a position now.
+/// Returns the messages that can be read after a position now.
 async fn read(client: &Client, after: i64) -> Vec<(i64, i64)> {
     let rows = client.query("select position, message_id from outbox.read($1)", &[&after]).await;
     let rows = rows.unwrap_or_else(|e| panic!("read: {}", explain(&e)));
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
-/// Every order in which programs of these lengths can be interleaved, or a sample of them.
+/// Returns every order in which programs of these lengths can be interleaved, or a sample of `most` orders.
 fn orders(lengths: &[usize], most: usize) -> Vec<Vec<usize>> {
     fn all(left: &mut Vec<usize>, now: &mut Vec<usize>, found: &mut Vec<Vec<usize>>, limit: usize) {
         if found.len() > limit {
@@ -291,7 +293,7 @@ fn orders(lengths: &[usize], most: usize) -> Vec<Vec<usize>> {
     if found.len() <= most {
         return found;
     }
-    // Too many: a sample by a fixed seed.
+    // There are too many orders, so a sample is drawn with a fixed seed.
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = |n: usize| {
         seed ^= seed << 13;
@@ -311,7 +313,7 @@ fn orders(lengths: &[usize], most: usize) -> Vec<Vec<usize>> {
         .collect()
 }
 
-/// What a session may do: each way to end, with and without ticks of its own.
+/// The programs of a session: every way to end a transaction, with and without ticks of its own.
 const PROGRAMS: &[&[Step]] = &[
     &[Begin, Xid, Draw, Insert, Commit],
     &[Begin, Xid, Draw, Insert, Abort],
@@ -327,7 +329,7 @@ const PROGRAMS: &[&[Step]] = &[
 async fn interleave(database: &str, sets: &[Vec<&'static [Step]>], most: usize, open_writer: bool) {
     let size = sets[0].len();
     let mut world = World::new(database, size).await;
-    // An unrelated transaction with an old snapshot and an xid must hold nobody back.
+    // An unrelated transaction with an old snapshot and an xid must not delay any message.
     let writer = bare_server().await.connect(database).await.unwrap();
     if open_writer {
         for sql in [
@@ -341,7 +343,7 @@ async fn interleave(database: &str, sets: &[Vec<&'static [Step]>], most: usize, 
     for (set, programs) in sets.iter().enumerate() {
         let lengths: Vec<usize> = programs.iter().map(|p| p.len()).collect();
         for (i, order) in orders(&lengths, most).iter().enumerate() {
-            // Ticks of one message take the path of large differences at once.
+            // Ticks of one message use the code for large differences from the first message on.
             world.chunk = [1, 2, 1000][(i + set) % 3];
             world.run(programs, order).await;
         }
@@ -385,19 +387,20 @@ async fn readers_in_every_order_with_writers_and_ticks() {
         }
     }
     interleave("readers", &sets, 25, false).await;
-    // Three that follow one cursor, in transactions that overlap.
+    // Several sessions follow one cursor in overlapping transactions.
     let follower: &[Step] = &[Tick, Begin, Look, Confirm, Commit];
     interleave("followers", &[vec![PROGRAMS[7], follower, follower]], 200, true).await;
 }
 
 #[tokio::test]
 async fn every_order_of_two_plain_writers_and_ticks() {
-    // Small enough to be exhaustive: 5 + 5 + 2 steps would be 16,632 orders; two writers and one tick are 2,772.
+    // Each writer enqueues in one step, so that all 560 orders can run.
     let sets = vec![vec![&[Begin, Enqueue, Commit][..], &[Begin, Enqueue, Commit][..], &[Tick, Tick][..]]];
     interleave("plain_writers", &sets, 560, false).await;
 }
 
-/// Steps are whole statements: what commits between a tick's snapshot and its look at the table takes many sessions at once.
+/// Interleavings run whole statements as steps. Commits between a tick's snapshot and its reading of the table need many
+/// sessions at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn commits_in_the_middle_of_ticks_are_numbered_once() {
     const MESSAGES: i64 = 3000;
@@ -446,7 +449,7 @@ async fn a_transaction_that_ticked_cannot_be_prepared() {
     assert_eq!(*error.code(), SqlState::FEATURE_NOT_SUPPORTED);
 }
 
-/// A tick looks at what is new, however much is retained.
+/// A tick reads only new messages, regardless of how many messages are retained.
 #[tokio::test]
 async fn buffers_per_tick_do_not_grow_with_the_table() {
     let db = bare_server().await.database("tick_buffers").await.unwrap();
@@ -458,7 +461,8 @@ async fn buffers_per_tick_do_not_grow_with_the_table() {
         let node = &plan[0]["Plan"];
         node["Shared Hit Blocks"].as_i64().unwrap() + node["Shared Read Blocks"].as_i64().unwrap()
     };
-    // Plans and catalog caches are warm after a few; a vacuum may make one of them load them again.
+    // Plans and catalog caches are warm after a few ticks, but a vacuum may make a tick load them again. So the least
+    // value counts.
     let least = async || {
         let mut least = i64::MAX;
         for _ in 0..8 {
@@ -479,14 +483,14 @@ async fn buffers_per_tick_do_not_grow_with_the_table() {
     db.batch_execute("analyze").await.unwrap();
     let large = least().await;
     assert!(large <= small + 60, "{small} buffers on a small table, {large} on a large one");
-    // In the middle of a huge commit, too.
+    // The same holds in the middle of a huge commit.
     db.batch_execute("select count(outbox.enqueue('a.b', '{}')) from generate_series(1, 50000)").await.unwrap();
     assert!(one::<bool>(&db, "select more from outbox._tick_inline(100)").await);
     let chunk = buffers().await;
-    // A visit of index and heap per message of the chunk, and nothing for the 49,000 others.
+    // The chunk costs visits of index and heap for its own messages, and nothing for the other 49,000 or so.
     assert!(chunk <= small + 1500, "{small} buffers on a small table, {chunk} for a chunk of a huge commit");
-    // With what the planner knows of a leaf of ten million that was vacuumed and not analyzed, too: another index looks
-    // better then, and would sort all the others for every chunk.
+    // The same holds with the statistics of a leaf of ten million rows that was vacuumed and not analyzed. Another index
+    // would look better to the planner then, and every chunk would sort all remaining messages.
     db.batch_execute(
         "set effective_cache_size = '8kB'; set random_page_cost = 8;
         delete from pg_statistic where starelid = 'outbox._message_00'::regclass;
@@ -498,7 +502,7 @@ async fn buffers_per_tick_do_not_grow_with_the_table() {
     assert!(unknown <= chunk + 100, "{chunk} buffers for a chunk of a huge commit, {unknown} without statistics");
 }
 
-/// Buffers that ticks touch until nothing is left, in chunks of 500; every position is there afterwards.
+/// Returns the number of buffers that ticks touch until a large commit is numbered, in chunks of 500.
 async fn cost_of_numbering(db: &Client) -> i64 {
     let mut sum = 0;
     for _ in 0..1000 {
@@ -514,7 +518,7 @@ async fn cost_of_numbering(db: &Client) -> i64 {
     panic!("it does not end");
 }
 
-/// What numbering a large commit of so many messages touches, in each of several situations.
+/// Returns the number of buffers for numbering a large commit of `messages` messages, in each of several situations.
 async fn costs_of_a_large_commit(db: &Client, writers: &[Client], messages: i32) -> Vec<(&'static str, i64)> {
     let enqueue = async |client: &Client, count: i32| {
         let sql = format!("select count(outbox.enqueue('a.b', '{{}}')) from generate_series(1, {count})");
@@ -578,7 +582,7 @@ async fn costs_of_a_large_commit(db: &Client, writers: &[Client], messages: i32)
     run(other, "commit").await;
     costs.push(("which ends later", cost_of_numbering(db).await));
 
-    // Thin at first, among others' messages that have their positions already.
+    // The commit's first messages are sparse, among messages of other transactions that have their positions already.
     run(writer, "begin").await;
     for _ in 0..10 {
         enqueue(writer, 10).await;
@@ -591,11 +595,12 @@ async fn costs_of_a_large_commit(db: &Client, writers: &[Client], messages: i32)
     costs
 }
 
-/// A large commit costs what is in it, whatever a tick has seen of it and whoever was there at the same time.
+/// The cost of a large commit is proportional to its messages, regardless of what a tick has already seen of it and of
+/// concurrent transactions.
 #[tokio::test]
 async fn numbering_a_large_commit_is_linear() {
     const MESSAGES: i32 = 4000;
-    // Its own: transactions of other tests would be looked at one by one as well.
+    // A server of its own, because transactions of other tests would be checked one by one as well.
     let server = outbox_harness::Server::start_plain(&[]).await.unwrap();
     let db = server.database("tick_linear").await.unwrap();
     db.batch_execute("set synchronous_commit = off").await.unwrap();
@@ -603,7 +608,7 @@ async fn numbering_a_large_commit_is_linear() {
     for _ in 0..8 {
         writers.push(server.connect("tick_linear").await.unwrap());
     }
-    // Plans and catalogs are warm after the first.
+    // The first run warms up plans and catalogs.
     costs_of_a_large_commit(&db, &writers, MESSAGES).await;
     let small = costs_of_a_large_commit(&db, &writers, MESSAGES).await;
     let large = costs_of_a_large_commit(&db, &writers, 4 * MESSAGES).await;
@@ -625,11 +630,11 @@ async fn numbering_a_large_commit_is_linear() {
     assert_eq!(one::<String>(&db, numbered).await, format!("{stored} {stored}"));
 }
 
-/// Rows that were rolled back are not looked at again and again.
+/// Rows that were rolled back are not read again by every tick.
 #[tokio::test]
 async fn an_aborted_transaction_is_left_behind() {
     let db = bare_server().await.database("tick_aborted").await.unwrap();
-    // Before the first message there is no state to move.
+    // Before the first message there is no state that could move on.
     db.batch_execute("select outbox.enqueue('a.b', '{}')").await.unwrap();
     db.batch_execute("select outbox._tick_inline(10)").await.unwrap();
     db.batch_execute(

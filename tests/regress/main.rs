@@ -1,5 +1,6 @@
-//! SQL regression: each `regress/sql/*.sql` runs through psql in a database of its own, and prints what is in
-//! `regress/expected`. `UPDATE=1 make test-regress` writes the expectations anew: read the difference before you commit it.
+//! SQL regression tests: each `regress/sql/*.sql` runs through psql in a database of its own, and its output must equal
+//! the file in `regress/expected`. `UPDATE=1 make test-regress` writes the expected files again. Read the difference
+//! before you commit it.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +16,7 @@ async fn scripts_print_what_is_expected() {
     let mut wrong = Vec::new();
     for script in scripts {
         let name = script.file_stem().unwrap().to_string_lossy().into_owned();
-        // What a dispatcher would change at any moment is tested without one.
+        // Tests run without a dispatcher, which could change the results at any moment, unless their name ends with _worker.
         let server = if name.ends_with("_worker") { server().await } else { bare_server().await };
         let printed = run(server, &name, &script).await;
         assert!(!printed.contains("create extension pg_outbox;\nERROR"), "{name}: {printed}");
@@ -56,7 +57,7 @@ async fn run(server: &Server, name: &str, script: &Path) -> String {
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped());
-    // One stream, so that errors stand where they happened.
+    // Output and errors go to one stream, so that errors appear in the right place.
     let mut wrapped = tokio::process::Command::new("sh");
     wrapped
         .arg("-c")
@@ -70,6 +71,6 @@ async fn run(server: &Server, name: &str, script: &Path) -> String {
         let _ = tokio::io::AsyncWriteExt::write_all(&mut stdin, &sql).await;
     });
     let printed = String::from_utf8_lossy(&child.wait_with_output().await.unwrap().stdout).into_owned();
-    // SQLSTATEs are ours to promise, places in PostgreSQL's source are not.
+    // The expected files contain SQLSTATEs, but not locations in PostgreSQL's source.
     printed.lines().filter(|line| !line.starts_with("LOCATION:")).map(|line| format!("{line}\n")).collect()
 }

@@ -1,6 +1,7 @@
-//! Helpers that the tiers of tests share.
+//! Helpers that all tiers of tests share.
 //!
-//! One server per test program, one database per test: tests run side by side and see nothing of one another.
+//! Each test program has one server, and each test has a database of its own. Tests run side by side and do not see one
+//! another.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,10 +13,10 @@ use tokio::sync::OnceCell;
 
 pub use outbox_harness;
 
-/// Longest wait for something that normally takes milliseconds. Long, because the machine may be busy.
+/// The longest wait for an event that normally takes milliseconds. It is long because the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The server of this test program, with the extension preloaded.
+/// Returns the server of this test program, with the extension preloaded.
 pub async fn server() -> &'static Server {
     static SERVER: OnceCell<Server> = OnceCell::const_new();
     SERVER
@@ -25,13 +26,13 @@ pub async fn server() -> &'static Server {
         .await
 }
 
-/// The server of this test program without the library preloaded: nothing ticks but the test.
+/// Returns the server of this test program without the library preloaded, on which only the test itself ticks.
 pub async fn bare_server() -> &'static Server {
     static SERVER: OnceCell<Server> = OnceCell::const_new();
     SERVER.get_or_init(async || Server::start_plain(&[]).await.expect("a server")).await
 }
 
-/// Waits until everything that is committed has been routed, sent and recorded.
+/// Waits until all committed messages have been routed, sent and recorded.
 pub async fn settle(db: &Client) {
     wait_until("the outbox has nothing to do", PATIENCE, async || {
         let row = db.query_one("select idle from outbox._worker_slot()", &[]).await;
@@ -40,7 +41,7 @@ pub async fn settle(db: &Client) {
     .await;
 }
 
-/// One value of one row.
+/// Returns the value of a query with one row and one column.
 pub async fn one<T>(db: &Client, query: &str) -> T
 where
     T: for<'a> outbox_harness::tokio_postgres::types::FromSql<'a>,
@@ -49,7 +50,7 @@ where
     row.get(0)
 }
 
-/// The error of a statement that must fail.
+/// Runs a statement that must fail, and returns its error.
 pub async fn refused(db: &Client, statement: &str) -> DbError {
     match db.simple_query(statement).await {
         Ok(_) => panic!("not refused: {statement}"),
@@ -57,12 +58,12 @@ pub async fn refused(db: &Client, statement: &str) -> DbError {
     }
 }
 
-/// An error with all that PostgreSQL says about it.
+/// Formats an error with all its fields from PostgreSQL.
 pub fn explain(error: &Error) -> String {
     error.as_db_error().map_or_else(|| error.to_string(), |e| format!("{e:?}"))
 }
 
-/// The rows of a simple query, as maps of column names to text.
+/// Runs a simple query and returns its rows as maps of column names to text.
 pub async fn rows(db: &Client, query: &str) -> Vec<BTreeMap<String, Option<String>>> {
     let messages = db.simple_query(query).await.unwrap_or_else(|e| panic!("{query}: {}", explain(&e)));
     messages

@@ -1,7 +1,7 @@
-"""Reads requests of the worker, one JSON object per line, and writes what others' code says of each, one per line.
+"""Reads requests of the dispatcher, one JSON object per line, and writes the verdict of third-party code on each, one per line.
 
-{"secret", "headers", "body" (base64)}: does standardwebhooks verify it? The payload, or the error.
-{"event": true, "headers", "body"}: what the CloudEvents SDK reads: attributes and data of one event.
+{"secret", "headers", "body" (base64)}: verified by standardwebhooks. The answer is {"verified": true}, or the error.
+{"headers", "body"}: read by the CloudEvents SDK. The answer has the attributes and the data of one event.
 """
 
 import base64

@@ -1,5 +1,6 @@
-//! The worker's requests, verifierd by others' code in other languages: `standardwebhooks` for Python and Node, and the CloudEvents
-//! project's SDKs for both. `scripts/setup verifiers` fetches them; the Rust ones verifier in formats.rs.
+//! Verifies the dispatcher's requests with third-party code in other languages: `standardwebhooks` for Python and Node,
+//! and the CloudEvents project's SDKs for both. `scripts/setup verifiers` downloads them. formats.rs uses the Rust
+//! versions.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -13,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-/// A process that reads requests and says what it thinks of them.
+/// A process that reads requests and writes its verdict on each.
 struct Verifier {
     name: &'static str,
     child: Child,
@@ -25,7 +26,7 @@ impl Verifier {
     fn start(name: &'static str, program: &str, script: &str) -> Verifier {
         let root = outbox_harness::postgres::root();
         let cache = root.join(".cache/verifiers");
-        // Node looks for packages beside the script.
+        // Node looks for packages beside the script, so the script is copied there.
         let script = if name == "node" {
             let copy = cache.join("verifier.mjs");
             std::fs::copy(root.join(script), &copy).expect("scripts/setup verifiers");
@@ -77,7 +78,7 @@ fn verifiers() -> [Verifier; 2] {
     ]
 }
 
-/// The request exactly as it arrived.
+/// Returns the request for a verifier, exactly as it arrived.
 fn question(arrival: &Arrival, secret: Option<&str>) -> Value {
     let headers: Map<String, Value> =
         arrival.headers.iter().map(|(name, value)| (name.to_string(), json!(value.to_str().unwrap()))).collect();
@@ -127,14 +128,14 @@ async fn the_standardwebhooks_packages_verify_deliveries_before_and_after_a_rota
         assert!(!verifier.verifies(&second, &before), "{}: a secret that did not exist then", verifier.name);
         assert!(!verifier.verifies(&first, &forged), "{}: another body", verifier.name);
         assert!(!verifier.verifies(&first, &late), "{}: an old time", verifier.name);
-        // In the overlap who has either secret is served.
+        // During the overlap, receivers with either secret can verify.
         assert!(
             verifier.verifies(&first, &after) && verifier.verifies(&second, &after),
             "{}: two secrets",
             verifier.name
         );
     }
-    // The overlap is over: the old one does not sign any more.
+    // After the overlap the old secret does not sign any more.
     db.batch_execute("select outbox.rotate_secret('shop', overlap => '0')").await.unwrap();
     db.batch_execute(secrets).await.unwrap();
     let last = arrived(&receiver, 3).await.remove(2);
@@ -143,7 +144,7 @@ async fn the_standardwebhooks_packages_verify_deliveries_before_and_after_a_rota
     }
 }
 
-/// What docs/receivers.md says of these packages; our own verifiers take every body.
+/// docs/receivers.md says that these packages verify only JSON bodies. pg_outbox's own verifiers accept every body.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_standardwebhooks_packages_of_npm_and_pypi_verify_json_only() {
     let receiver = Receiver::start().unwrap();
@@ -191,7 +192,7 @@ async fn the_cloudevents_sdks_read_binary_structured_and_batched_deliveries() {
         for verifier in &mut verifiers {
             assert!(verifier.verifies(&secret, &arrival), "{}: {format}", verifier.name);
             if batch > 1 && verifier.name == "python" {
-                // This SDK has no reader of batches.
+                // This SDK cannot read batches.
                 continue;
             }
             let events = verifier.events(&arrival);
@@ -210,7 +211,7 @@ async fn the_cloudevents_sdks_read_binary_structured_and_batched_deliveries() {
                 ] {
                     assert_eq!(attributes[name], value, "{what}");
                 }
-                // Not every SDK decodes header values, as the HTTP binding says to.
+                // Not every SDK decodes header values, although the HTTP binding requires it.
                 let subject = attributes["subject"].as_str().unwrap().replace("%C3%A4", "ä").replace("%20", " ");
                 assert_eq!(subject, format!("käse {n}"), "{what}");
                 let time = attributes["time"].as_str().unwrap();

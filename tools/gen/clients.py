@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Writes the typed admin methods of the Rust and Python clients from the catalogue of a server that has the extension.
 
-    tools/gen/clients.py PSQL DSN            write them
-    tools/gen/clients.py PSQL DSN --check    say which file is out of date, and fail
+    tools/gen/clients.py PSQL DSN            write the files
+    tools/gen/clients.py PSQL DSN --check    fail if a file is out of date, and name it
 
-The SQL is the one truth: names, arguments, defaults, columns and comments come from it.
+The SQL is the only source: names, arguments, defaults, columns and comments come from the catalogue.
 """
 
 import json
@@ -14,14 +14,14 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
-# They belong in the caller's own transaction: each client has them by hand.
+# These functions belong in the caller's transaction, so each client has hand-written versions of them.
 BY_HAND = {"enqueue", "enqueue_bytes", "enqueue_many", "enqueue_notification", "enqueue_event", "set_context"}
-# Return one row although they are declared to return a table.
+# Functions that return one row although they are declared to return a table.
 SINGLE = {
     "create_endpoint", "stats", "dead_letter_stats", "claim_delivery", "version", "rotate_secret", "archive_get", "archive_stats",
     "get_message",
 }
-# Tables and views that are read row by row: name -> method.
+# Tables and views that get a method which returns their rows: name -> method.
 TABLES = {
     "endpoint": "endpoints", "subscription": "subscriptions", "topic": "topics", "publisher": "publishers",
     "delivery_status": "delivery_status", "dead_letter_status": "dead_letter_status", "dead_letter": "dead_letter_rows", "audit": "audit",
@@ -98,7 +98,7 @@ def py_type(kind):
 
 
 def shape(f):
-    """void, row, rows, value or values; and the name of the row's type."""
+    """Returns the kind of the result (void, row, rows, value or values) and the name of the row's type."""
     if f["returns"] == "void":
         return "void", None
     if f["columns"]:
@@ -183,7 +183,7 @@ def rust(model):
         elif row:
             ret = row if kind == "row" else f"Vec<{row}>"
         else:
-            # A function that may return null says so by an option.
+            # A single value is an Option, because the function may return null.
             inner = rust_type(f["returns"])
             ret = f"Vec<{inner}>" if kind == "values" else (inner if f["returns"].endswith("[]") else f"Option<{inner}>")
         iv = json.dumps(intervals(f["columns"]))

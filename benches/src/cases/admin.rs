@@ -1,4 +1,4 @@
-//! What people look at while it runs: a page of each view of the past, on an empty system and beside what is retained.
+//! The pages that operators look at: a page of each view of the past, on an empty system and beside retained messages.
 
 use std::time::Instant;
 
@@ -9,7 +9,8 @@ use crate::PAYLOAD;
 use crate::measure::{fill, idle, median, prepare, routed, server};
 use crate::report::{Goal, Report};
 
-/// Name and statement. $1: a message id. In the full database pages are taken from the middle of what is retained.
+/// The name and the statement of each page. $1 is a message id. In the full database, pages come from the middle of the
+/// retained messages.
 const PAGES: &[(&str, &str)] = &[
     ("one entry of the archive", "select * from outbox.archive_get($1::bigint)"),
     (
@@ -42,14 +43,14 @@ pub async fn run(report: &mut Report) -> Result<()> {
     let mut results = vec![];
     for (name, pile) in [("empty", 0), ("full", retained)] {
         let db = prepare(&server, name, &receiver, 1, 64, "").await?;
-        // The first page, of messages that were delivered.
+        // The messages of the pages, which are delivered.
         enqueue(&db, "order.0", 1000).await?;
         idle(&db).await;
         let id: i64 = db.query_one("select max(message_id) from outbox.attempt", &[]).await?.get(0);
         let mut left = pile;
         while left > 0 {
             let part = left.min(250_000);
-            // What is read is delivered; the pile beside it is numbered, routed and kept.
+            // No subscription matches the retained messages. They are numbered and routed.
             enqueue(&db, "other.0", part).await?;
             routed(&db).await;
             left -= part;
@@ -63,7 +64,8 @@ pub async fn run(report: &mut Report) -> Result<()> {
         results.push(times(&db, id).await?);
     }
     for (i, (what, _)) in PAGES.iter().enumerate() {
-        // Milliseconds are noise below a few; ten times that of an empty one would be a scan.
+        // Below 5 milliseconds the ratio is noise. A page that needs a scan would take many times as long as in an empty
+        // database.
         report.row(
             "admin",
             format!("{what} beside {retained}; empty"),

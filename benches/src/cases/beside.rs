@@ -1,5 +1,5 @@
-//! A backlog in single requests, in batches of 100, and in single requests beside an endpoint that is dead and one that hangs.
-//! The ways take turns, and ratios are those of one round.
+//! The delivery of a backlog in single requests, in batches of 100, and in single requests beside a dead endpoint and a
+//! hanging endpoint. The three ways take turns, and ratios are computed within one round.
 
 use std::time::{Duration, Instant};
 
@@ -58,7 +58,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Messages per second of a backlog, until they are recorded.
+/// Returns the messages per second of a backlog, until all outcomes are recorded.
 async fn drain(server: &Server, db: &Client, until: i64) -> Result<f64> {
     reload(server, "pg_outbox.push", "off").await?;
     fill(db, MESSAGES as usize, 1).await?;

@@ -1,11 +1,11 @@
-//! Change capture against triggers written by hand.
+//! Change capture compared with hand-written triggers.
 
 use anyhow::Result;
 
 use crate::measure::{median, pgbench, plain_server};
 use crate::report::Report;
 
-/// The same table three times: captured, with a trigger that fills a plain table, with one that calls enqueue.
+/// The same table three times: captured, with a trigger that fills a plain table, and with a trigger that calls enqueue.
 const TABLES: &str = "
     create table captured (id bigserial primary key, customer text, total numeric, status text, note text);
     create table plain (like captured including all);
@@ -90,7 +90,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
                 rows - 1
             )
         };
-        // One client: two that update the same rows wait for each other.
+        // Updates use one client, because two clients that update the same rows wait for each other.
         compare(&server, report, format!("update of {rows} row(s)"), rows, update).await?;
     }
     Ok(())
@@ -112,7 +112,8 @@ async fn compare(
             rates.push(pgbench(server, "bench", &script(table), clients, 2, options).await? * f64::from(rows));
         }
         ours.push(rates[0]);
-        // The ratio of neighbours: a busy moment of the machine hits all of them.
+        // The ratio is computed from measurements next to each other, because a busy moment of the machine affects all of
+        // them.
         plain.push(rates[0] / rates[1]);
         calling.push(rates[0] / rates[2]);
     }

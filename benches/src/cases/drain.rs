@@ -1,4 +1,4 @@
-//! A backlog over HTTP: the dispatcher against a bare client, which shares the machine with the receiver just like it.
+//! The delivery of a backlog over HTTP, compared with a bare client. Both share the machine with the receiver.
 
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,8 @@ pub async fn run(report: &mut Report) -> Result<()> {
             wait_until("the first message arrives", Duration::from_secs(20), async || receiver.total() > 0).await;
             let started = Instant::now();
             wait_until("everything is delivered", LONG, async || receiver.total() >= messages / requests_per).await;
-            // Batches may be smaller than they may be at most: the end is when everything is recorded.
+            // Batches may be smaller than their maximum, so the number of requests is not known. For batches the
+            // measurement ends when everything is recorded.
             let arrived = started.elapsed().as_secs_f64();
             idle(&db).await;
             let took = if requests_per > 1 { started.elapsed().as_secs_f64() } else { arrived };

@@ -1,4 +1,4 @@
-//! The price of `enqueue` for the transaction that calls it.
+//! The cost of `enqueue` for the transaction that calls it.
 
 use anyhow::Result;
 
@@ -7,7 +7,7 @@ use crate::measure::{median, pgbench, plain_server};
 use crate::report::{Goal, Report};
 
 pub async fn run(report: &mut Report) -> Result<()> {
-    // Without the worker: the cost of the call alone.
+    // Without a dispatcher, so that only the call is measured.
     let server = plain_server().await?;
     let db = server.database("bench").await?;
     db.batch_execute(
@@ -42,7 +42,8 @@ pub async fn run(report: &mut Report) -> Result<()> {
                     b.push(y);
                     ratios.push(x / y);
                 }
-                // The ratio of neighbours: a busy moment of the machine hits both sides.
+                // The ratio is computed from measurements next to each other, because a busy moment of the machine
+                // affects both.
                 let (a, ratio) = (median(a), median(ratios));
                 let goal = (clients == 4 && per == 1).then_some(Goal::AtLeast(if sync == "on" { 0.95 } else { 0.85 }));
                 let what = format!("sync {sync}, {clients:>2} clients, {per:>2} per transaction");

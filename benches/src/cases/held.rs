@@ -1,4 +1,5 @@
-//! An old snapshot beside steady traffic. A status table keeps every dead row version and index entry; appends do not care.
+//! An old snapshot beside steady traffic. With a status table, every dead row version and index entry stays. Append-only
+//! tables are not affected.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -78,7 +79,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// What the database holds besides the logs, which grow with every message and are truncated.
+/// The sizes of the database without the logs, which grow with every message and are truncated.
 struct Size {
     dead: f64,
     catalogue: f64,
@@ -89,7 +90,7 @@ struct Size {
 impl Size {
     async fn of(db: &Client) -> Result<Size> {
         db.batch_execute("select pg_stat_clear_snapshot(), pg_stat_force_next_flush()").await?;
-        // Statistics of other sessions arrive within a second.
+        // The statistics of other sessions arrive within a second.
         tokio::time::sleep(Duration::from_millis(1500)).await;
         let row = db
             .query_one(
@@ -116,7 +117,7 @@ impl Size {
     }
 }
 
-/// Rows for what has grown without and under the snapshot.
+/// Adds rows for the growth without and with the snapshot.
 fn grown(report: &mut Report, title: &str, growth: &[Size]) {
     let (free, held) = (&growth[0], &growth[1]);
     report.row("held", format!("{title}: dead tuples; without"), held.dead, Some(free.dead), "rows", None);
@@ -130,7 +131,7 @@ fn grown(report: &mut Report, title: &str, growth: &[Size]) {
     }
 }
 
-/// A session with an old snapshot.
+/// Opens a session that holds an old snapshot, if `held`.
 async fn hold(server: &Server, database: &str, held: bool) -> Result<Option<Client>> {
     if !held {
         return Ok(None);
@@ -140,12 +141,12 @@ async fn hold(server: &Server, database: &str, held: bool) -> Result<Option<Clie
     Ok(Some(db))
 }
 
-/// What nothing grows in need not run for long.
+/// Returns the duration of a measurement. Without a snapshot nothing grows, so a minute is enough.
 fn span(length: Duration, held: bool) -> Duration {
     if held { length } else { length.min(Duration::from_secs(60)) }
 }
 
-/// One way to have workers.
+/// An implementation of a work queue.
 #[derive(Clone, Copy)]
 struct Way {
     name: &'static str,
@@ -169,11 +170,11 @@ const THEIRS: Way = Way {
     insert: "insert into job (topic, payload, key) values ('order.0', $1::text::jsonb, 'k')",
     api: pull::THEIRS,
 };
-/// Messages per claim.
+/// The number of messages per claim.
 const BATCH: i32 = 10;
 
-/// Inserts at the rate; four workers claim and complete. The sorted times of the claims of the last quarter, and how many a
-/// second were done in it.
+/// Inserts at the rate while four workers claim and complete. Returns, for the last quarter of the time, the sorted times
+/// of the claims and the completed messages per second.
 async fn work(server: &Server, database: &str, length: Duration, way: Way) -> Result<(Vec<f64>, f64)> {
     let started = Instant::now();
     let stop = Arc::new(AtomicBool::new(false));

@@ -1,5 +1,5 @@
-//! The same backlog over HTTP/1.1 and HTTP/2, plain and encrypted, against the same receiver. The ways take turns, and ratios
-//! are those of one round: whatever else the machine does meets all of them.
+//! The delivery of the same backlog over HTTP/1.1 and HTTP/2, plain and encrypted, to the same kind of receiver. The ways
+//! take turns, and ratios are computed within one round, because other load on the machine affects all ways.
 
 use std::time::{Duration, Instant};
 
@@ -59,7 +59,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Messages per second of a backlog.
+/// Returns the messages per second of a backlog.
 async fn drain(server: &Server, db: &Client, receiver: &Receiver) -> Result<f64> {
     reload(server, "pg_outbox.push", "off").await?;
     fill(db, MESSAGES, 1).await?;

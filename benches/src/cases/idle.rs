@@ -1,4 +1,4 @@
-//! Nothing to do: how much that takes.
+//! The cost of a server that has nothing to do.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
     db.batch_execute("select outbox.enqueue('order.0', '{}')").await?;
     idle(&db).await;
     let pid = dispatcher(&db).await?;
-    // What follows a burst (connections that are closed, a last checkpoint) is over by then.
+    // The work after a burst (closing connections, a last checkpoint) is over after this wait.
     tokio::time::sleep(Duration::from_secs(6)).await;
     let (cpu0, wake0, wal0) = (cpu(pid), wakeups(pid), wal(&db).await?);
     tokio::time::sleep(Duration::from_secs_f64(SECONDS)).await;

@@ -1,5 +1,5 @@
-//! A healthy endpoint at a fixed rate: alone, beside one that hangs, beside one that is dead. All of them subscribe to the same
-//! messages. The ways take turns; medians of the rounds.
+//! A healthy endpoint at a fixed rate: alone, beside a hanging endpoint, and beside a dead endpoint. All endpoints
+//! subscribe to the same messages. The three ways take turns, and the results are medians of the rounds.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::report::{Goal, Report, quantile};
 
 const RATE: u32 = 1000;
 const ROUNDS: usize = 3;
-/// How long the hanging one takes to answer.
+/// How long the hanging endpoint takes to answer.
 const HANGS: Duration = Duration::from_secs(2);
 
 pub async fn run(report: &mut Report) -> Result<()> {
@@ -36,7 +36,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
         }
         databases.push(db);
     }
-    // Per way and round: the rate that was reached, the median delay, and the 99th percentile.
+    // For each way and round: the reached rate, the median delay, and the 99th percentile.
     let mut rounds: Vec<Vec<[f64; 3]>> = vec![Vec::new(); ways.len()];
     for _ in 0..ROUNDS {
         for (i, found) in rounds.iter_mut().enumerate() {
@@ -56,7 +56,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
     }
     for ((name, _), db) in ways.iter().zip(&databases).skip(1) {
         let (rows, waiting) = of_other(db).await?;
-        // What is in flight, or was tried before the breaker opened.
+        // Rows exist only for requests in flight and for attempts before the breaker opened.
         let goal = Some(Goal::AtMost(100.0));
         report.row("isolation", format!("rows of the other, {name}"), rows, None, "rows", goal);
         report.row("isolation", format!("messages that wait for the other, {name}"), waiting, None, "messages", None);
@@ -64,7 +64,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Rows that the other subscription has in outbox.delivery, and the messages that it has not been given.
+/// Returns the rows of the other subscription in outbox.delivery, and the number of messages by which it lags.
 async fn of_other(db: &Client) -> Result<(f64, f64)> {
     let rows = "select count(*)::float8 from outbox.delivery d join outbox.subscription s on s.id = d.subscription_id
         where s.name = 'other'";

@@ -1,4 +1,4 @@
-//! Commit to receipt at fixed rates.
+//! The time from commit to receipt at fixed rates.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,7 +15,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
     db.batch_execute("create table probe (n int)").await?;
     let insert = db.prepare("insert into probe values (1)").await?;
     for rate in [100u32, 1000, 10_000] {
-        // The price of a commit in the same minute.
+        // The time of a commit in the same minute.
         let mut commits = vec![];
         for _ in 0..200 {
             let at = Instant::now();
@@ -35,11 +35,12 @@ pub async fn run(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Sorted delays in ms between the moment a session knew of its commit and the arrival, and the rate that was reached.
+/// Enqueues at a rate. Returns the sorted delays in ms between the moment at which a session knew of its commit and the
+/// arrival, and the reached rate.
 pub async fn at_rate(server: &Server, database: &str, receiver: &Receiver, rate: u32) -> Result<(Vec<f64>, f64)> {
     receiver.clear();
     let count = (rate * 5).min(20_000);
-    // Enough sessions that one commit after the other does not limit the rate.
+    // There are enough sessions, so that the time of a commit does not limit the rate.
     let sessions = (rate / 250).clamp(4, 40);
     let started = Instant::now() + Duration::from_millis(200);
     let (tx, mut rx) = tokio::sync::mpsc::unbounded_channel();
@@ -75,7 +76,7 @@ pub async fn at_rate(server: &Server, database: &str, receiver: &Receiver, rate:
         .iter()
         .map(|arrival| {
             let n = arrival.json()["n"].as_u64().unwrap_or(0) as usize;
-            // The receiver may be faster than the answer to the session that committed.
+            // The message may arrive before the session gets the answer to its commit.
             arrival.at.duration_since(committed[n]).map_or(0.0, |d| d.as_secs_f64() * 1e3)
         })
         .collect();

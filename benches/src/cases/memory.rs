@@ -1,4 +1,5 @@
-//! Private memory of the dispatcher at full rate: MEMORY=seconds (20), 100 samples, and the slope of their second half.
+//! The private memory of the dispatcher at full rate. It is sampled 100 times during MEMORY seconds (default 20), and the
+//! slope of the second half is computed.
 
 use std::time::{Duration, Instant};
 
@@ -9,16 +10,16 @@ use crate::measure::{dispatcher, fill, prepare, server, status};
 use crate::report::{Goal, Report};
 
 const SAMPLES: u32 = 100;
-/// Messages that are enqueued in one transaction, whenever fewer than twice as many wait.
+/// The number of messages that are enqueued in one transaction, whenever fewer than twice as many wait.
 const CHUNK: usize = 10_000;
-/// A slope is one of memory, and not of noise, when it was measured for this long.
+/// Only a slope that was measured for at least this long shows growth and not noise.
 const LONG_RUN: Duration = Duration::from_secs(300);
 
 pub async fn run(report: &mut Report) -> Result<()> {
     let length = Duration::from_secs(std::env::var("MEMORY").ok().and_then(|n| n.parse().ok()).unwrap_or(20));
     let receiver = Receiver::start()?;
     receiver.quiet();
-    // Space comes round within the run, as it does over days.
+    // Retention is so short that segments are reclaimed within the run, as they are over days in production.
     let retention = [
         ("pg_outbox.message_retention", "60s"),
         ("pg_outbox.attempt_retention", "60s"),
@@ -64,7 +65,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Of the straight line with the least squares.
+/// Returns the slope of the line of least squares.
 fn slope(points: &[(f64, f64)]) -> f64 {
     let n = points.len() as f64;
     let (mx, my) = (points.iter().map(|p| p.0).sum::<f64>() / n, points.iter().map(|p| p.1).sum::<f64>() / n);

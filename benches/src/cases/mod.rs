@@ -1,4 +1,4 @@
-//! The cases. Each starts servers of its own, measures both sides in turn, and takes medians.
+//! The cases. Each case starts its own servers, measures both sides in turn, and takes medians.
 
 mod admin;
 mod beside;
@@ -30,10 +30,10 @@ use crate::report::Report;
 
 type Case = for<'a> fn(&'a mut Report) -> Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
-/// Only run when they are named, or with BENCH=all: `make bench` is to be done within ten minutes.
+/// Cases that run only if they are named, or with BENCH=all, because `make bench` should take less than ten minutes.
 pub const BY_NAME: &[&str] = &["memory", "peers", "reclaim", "admin", "routing", "capture", "registry"];
 
-/// Name, description, function.
+/// The name, description and function of each case.
 pub const ALL: &[(&str, &str, Case)] = &[
     ("enqueue", "enqueue() against a prepared INSERT into a plain table with the same columns and indexes", |r| {
         Box::pin(enqueue::run(r))

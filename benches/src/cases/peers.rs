@@ -1,4 +1,4 @@
-//! Job queues that people use instead, beside pg_outbox: `benches/peers/run`, on a server of this case's own.
+//! Other job queues beside pg_outbox: runs `benches/peers/run` on a server of its own.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
     }
     let text = std::fs::read_to_string(folder().join("peers.json")).context("its results")?;
     let results: Value = serde_json::from_str(&text)?;
-    // The best peer of each cell; graphile-worker's local queue of 500 stands beside our batches of 100.
+    // The best peer of each cell. graphile-worker's local queue of 500 is compared with batches of 100.
     let mut cells: BTreeMap<(i64, i64), (f64, f64, String)> = BTreeMap::new();
     for line in results["rates"].as_array().context("rates")? {
         let number = |name: &str| line[name].as_i64().with_context(|| format!("{name} of {line}"));

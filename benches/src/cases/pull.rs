@@ -1,5 +1,5 @@
-//! Workers: claim and complete, against the status table with SKIP LOCKED that people write themselves (pinned to its index,
-//! deleted on completion).
+//! Workers that claim and complete, compared with a typical hand-written status table with SKIP LOCKED. The plan of the
+//! status table's query is pinned to its index, and its rows are deleted on completion.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::PAYLOAD;
 use crate::measure::{fill, routed, server};
 use crate::report::Report;
 
-/// The status table that is compared with.
+/// The status table of the comparison.
 pub const STATUS_TABLE: &str = "create table job (
     id bigint generated always as identity primary key, state text not null default 'pending', attempt int not null default 0,
     due_at timestamptz not null default clock_timestamp(), lease_until timestamptz, topic text not null, key text,
@@ -37,7 +37,8 @@ pub async fn run(report: &mut Report) -> Result<()> {
             .await?;
             db.batch_execute("vacuum analyze job").await?;
             let theirs = drain(&server, workers, batch, THEIRS).await?;
-            // No goal: the table knows no log, no order, no dead letters. Those who do are in the case `peers`.
+            // There is no goal, because the status table has no log, no order and no dead letters. The case `peers`
+            // compares with queues that have them.
             report.row(
                 "pull",
                 format!("{workers:>2} workers, batch {batch:>3}"),
@@ -51,7 +52,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// A claim that returns a token and ids, and what ends it.
+/// A claim that returns a token and ids, and the statement that completes it.
 #[derive(Clone, Copy)]
 pub struct Api {
     pub claim: &'static str,
@@ -104,7 +105,7 @@ async fn drain(server: &Server, workers: usize, batch: i32, api: Api) -> Result<
         last = last.max(at);
     }
     let rate = done as f64 / (last - started).as_secs_f64();
-    // What is left belongs to the next measurement's backlog: taken away.
+    // The remaining messages are removed, so that they are not part of the next measurement's backlog.
     let db = server.connect("bench").await?;
     if api.claim == THEIRS.claim {
         db.batch_execute("truncate job").await?;

@@ -1,4 +1,4 @@
-//! Readers: pages of the feed, with and without the cursor that follows it.
+//! Readers: pages of the feed, compared with pages of a plain table by id.
 
 use std::time::Instant;
 

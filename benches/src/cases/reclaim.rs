@@ -1,4 +1,4 @@
-//! Space comes back under load: how long an enqueue takes while a leaf is left, sealed and truncated, and while nothing is.
+//! Reclaiming under load: how long an enqueue takes while a leaf is rotated, sealed and truncated, and at other times.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,13 +16,13 @@ const SESSIONS: u32 = 8;
 const ROUNDS: usize = 5;
 
 pub async fn run(report: &mut Report) -> Result<()> {
-    // Messages per leaf that is truncated.
+    // The number of messages in each leaf that is truncated.
     let messages: i32 = std::env::var("RECLAIM").ok().and_then(|n| n.parse().ok()).unwrap_or(200_000);
     let receiver = Receiver::start()?;
     receiver.quiet();
     let server = server(&[]).await?;
     let db = prepare(&server, "bench", &receiver, 1, 64, "").await?;
-    // Each leaf is one that has been written to its end, and is old.
+    // Fills one leaf per round.
     for _ in 0..ROUNDS {
         let mut left = messages;
         while left > 0 {
@@ -50,7 +50,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
             let mut times = vec![];
             let mut n = k;
             while !stop.load(Ordering::Relaxed) {
-                // From when it was due: what had to wait behind a slow one counts.
+                // The time counts from when the enqueue was due, so the wait for a slow enqueue before it is included.
                 let due = started + Duration::from_secs_f64(f64::from(n) / f64::from(RATE));
                 tokio::time::sleep_until(due.into()).await;
                 session.execute(&enqueue, &[&PAYLOAD]).await?;
@@ -64,7 +64,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
     let mut busy = vec![];
     let mut truncations = vec![];
     for _ in 0..ROUNDS {
-        // Time has passed for what is not written any more, and the sequencer has.
+        // A leaf is sealed when the sequencer has passed it and no transaction writes to it any more.
         wait_until("a leaf is sealed", LONG, async || {
             let seal = "select outbox._seal_leaves()";
             let sealed = "select count(*) from outbox.segment where ring = 'message' and last_position is not null
@@ -80,7 +80,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
             &[],
         )
         .await?;
-        // The dispatcher may be at it; then it is tried again.
+        // The dispatcher may hold the lock for maintenance. Then the call is repeated.
         let from = Instant::now();
         db.execute("select outbox.rotate()", &[]).await?;
         let mut took = 0.0;

@@ -1,4 +1,4 @@
-//! What it costs `enqueue` to take registered topics and publishers only.
+//! The cost for `enqueue` of accepting only registered topics and publishers.
 
 use anyhow::Result;
 

@@ -1,4 +1,4 @@
-//! A replay: how fast it is, and what live traffic notices of it.
+//! The speed of a replay, and its effect on live traffic.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
         let before = history.total();
         let (beside, reached) = at_rate(&server, "bench", &live, LIVE).await?;
         let replayed = history.total() - before;
-        // It may have been through before the live traffic was.
+        // The replay may have ended before the live traffic did.
         let _ = db.execute("select outbox.cancel_replay($1)", &[&id]).await;
         idle(&db).await;
         let what = format!("live at {LIVE}/s beside a replay at {rate}/s ({replayed} meanwhile)");

@@ -1,4 +1,4 @@
-//! What is kept must not cost: the same work on an empty system and beside a pile of old messages.
+//! Retained messages must not slow anything down: the same work on an empty system and beside many old messages.
 
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
         let mut left = pile;
         while left > 0 {
             let part = left.min(500_000);
-            // Nobody wants them: they are numbered, routed and kept.
+            // No subscription matches these messages. They are numbered, routed and retained.
             db.execute(
                 "select count(outbox.enqueue('other.' || n % 100, $1::text::jsonb, 'c-' || n % 1000))
                 from generate_series(1, $2) n",
@@ -62,7 +62,7 @@ async fn work(
     for _ in 0..3 {
         const MESSAGES: usize = 60_000;
         reload(server, "pg_outbox.push", "off").await?;
-        // The ticks of one commit, by their own record of when they were: between the first and the last of them.
+        // The rate of the ticks of one commit, from the recorded times of the first and the last tick.
         let before: i64 = db.query_one("select outbox.head()", &[]).await?.get(0);
         fill(db, MESSAGES, 1).await?;
         routed(db).await;

@@ -1,4 +1,4 @@
-//! Ticks without anything else: numbering what one transaction enqueued, and what others see meanwhile.
+//! The sequencer alone: the rate of numbering the messages of one transaction, and the time of an enqueue meanwhile.
 
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
         let mut numbered = 0i64;
         let mut n = 0;
         loop {
-            // As the dispatcher does: chunks of a thousand, a transaction each.
+            // Chunks of a thousand messages, each in a transaction, as in the dispatcher.
             let row = db
                 .query_one(
                     "select t.status, t.last_position - t.first_position + 1, t.more from outbox._tick_inline(1000) t",

@@ -1,4 +1,4 @@
-//! Linker settings for a Node addon.
+//! Sets the linker options of a Node addon.
 
 fn main() {
     napi_build::setup();

@@ -1,5 +1,5 @@
-// Measures: the overhead of a call against the bare driver, and a worker's throughput at batch 1 and 100; with --restarts ten
-// restarts of the server under a worker. `npm run bench`.
+// Measures the overhead of a call over the bare driver, and the throughput of a worker at batch sizes 1 and 100. With
+// --restarts it also restarts the server ten times under a worker. Run it with `npm run bench`.
 import pg from 'pg';
 import postgres from 'postgres';
 import { enqueue, enqueueMany, enqueueStatement, Outbox, Worker } from '../dist/index.mjs';
@@ -25,7 +25,7 @@ const client = await pool.connect();
 const sql = postgres(dsn, { max: 1, onnotice: () => {} });
 const { text, values } = enqueueStatement(message);
 const N = Number(process.env.N ?? 3000);
-// Alternating rounds, the best of each: the machine is shared.
+// The rounds alternate and the best of each counts, because the machine is shared.
 const best = {};
 const cases = {
     'pg, bare driver': () => client.query(text, values),
@@ -60,7 +60,7 @@ await pool.end();
 await server.end();
 
 if (process.argv.includes('--restarts')) {
-    // What was committed must survive a crash here, so commits are synchronous.
+    // Committed messages must survive a crash here, so commits are synchronous.
     const server = await startServer(['max_worker_processes=60']);
     const pool = new pg.Pool({ connectionString: await server.database(), max: 12 });
     pool.on('error', () => {});

@@ -17,16 +17,16 @@ if (!process.argv.includes('--no-native')) {
     const glibc = process.report.getReport().header.glibcVersionRuntime;
     const libc = process.platform === 'linux' ? (glibc ? '-gnu' : '-musl') : '';
     const addon = `${here}native/pg-outbox.${process.platform}-${process.arch}${libc}.node`;
-    // A process that has the old one loaded keeps it.
+    // Removed first, so that a process that has loaded the old addon keeps it.
     rmSync(addon, { force: true });
     copyFileSync(`${target}/release/${library}`, addon);
-    // Debug information is of no use to those who install it.
+    // Users of the package do not need debug information.
     if (process.platform === 'linux') run('strip', ['--strip-unneeded', addon]);
 }
 
 rmSync(`${here}dist`, { recursive: true, force: true });
 run(process.execPath, [`${here}node_modules/typescript/bin/tsc`, '-p', here]);
-// One instance of everything, whichever way it is imported: the ES modules only pass on what the others export.
+// The ES modules only re-export the CommonJS modules, so there is one instance of each module for both kinds of import.
 for (const entry of ['index', 'testing']) {
     writeFileSync(`${here}dist/${entry}.mjs`, `export * from './${entry}.js';\n`);
     writeFileSync(`${here}dist/${entry}.d.mts`, `export * from './${entry}.js';\n`);

@@ -6,24 +6,25 @@ import { startServer } from '../test/server.mjs';
 
 const target = new URL('../src/functions.ts', import.meta.url);
 
-// Columns that are never null although a composite type or a view cannot say so.
+// Columns that are never null, although a composite type or a view cannot declare this.
 const NOT_NULL = new Set([
     'lease', 'lease_expires_at', 'delivery_id', 'message_id', 'webhook_id', 'position', 'epoch', 'attempt', 'max_attempts', 'topic',
     'priority', 'enqueued_at', 'subscription',
 ]);
 const NOT_NULL_IN = new Set(['claimed', 'feed_message']);
 
-// Functions that return one row although they are declared to return a table: the list of the other clients' generator.
+// Functions that return one row although they are declared to return a table. The list is that of the other clients'
+// generator.
 const single = new Set(
     [.../^SINGLE = \{([^}]*)\}/m.exec(readFileSync(new URL('../../../tools/gen/clients.py', import.meta.url), 'utf8'))[1].matchAll(/"(\w+)"/g)].map(
         (match) => match[1],
     ),
 );
 
-// A function whose arguments are of these types is not for clients.
+// A function with arguments of these types is not for clients.
 const INTERNAL = new Set(['trigger', 'event_trigger', 'internal', 'cstring']);
 const TABLES = ['endpoint', 'subscription', 'topic', 'publisher', 'audit'];
-// Secrets are shown once, by the functions that make them.
+// Secrets are shown only once, by the functions that create them.
 const HIDDEN = new Set(['secret']);
 
 const tsTypes = {

@@ -1,4 +1,4 @@
-// Builds, runs all tests one file after the other, and ends with a line that scripts/test counts.
+// Builds the client, runs all test files one after the other, and ends with a line that scripts/test reads.
 import { execFileSync, spawn } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -14,7 +14,7 @@ const files = readdirSync(`${here}test`).filter((name) => name.endsWith('.test.m
 for (const file of files.sort()) {
     const lines = [];
     const child = spawn(process.execPath, ['--test', '--test-reporter=tap', `${here}test/${file}`], { cwd: here, stdio: ['ignore', 'pipe', 'inherit'] });
-    // A test that hangs is a failure, not the end of the day.
+    // A test file that hangs is killed after 300 s and counts as a failure.
     const timer = setTimeout(() => child.kill('SIGKILL'), 300_000);
     child.stdout.setEncoding('utf8').on('data', (text) => lines.push(text));
     const code = await new Promise((resolve) => child.once('close', resolve));

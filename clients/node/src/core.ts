@@ -1,9 +1,9 @@
-/** The native part: decisions of the Rust core crate, the same as in the extension and the other clients. */
+/** The native part: the decisions of the Rust core crate, which the extension and the other clients also use. */
 
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** The fields of an error, as the core gives them. */
+/** The fields of an error of the core. */
 export interface Refusal {
     code: string;
     name?: string;
@@ -13,7 +13,10 @@ export interface Refusal {
 }
 
 interface NativeVerifier {
-    /** Headers: webhook-id, webhook-timestamp, webhook-signature, content-encoding. Content: where it is not the body itself. */
+    /**
+     * Checks a request. The headers are webhook-id, webhook-timestamp, webhook-signature and content-encoding. `content`
+     * is set if the signed content is not the body itself but the decompressed body.
+     */
     verify(
         headers: (string | undefined)[],
         body: Buffer,
@@ -33,7 +36,7 @@ interface Native {
     NativeVerifier: new (secrets: string[], tolerance: number) => NativeVerifier;
 }
 
-/** The name of the addon for a platform: `pg-outbox.linux-x64-gnu.node`. */
+/** Returns the name of the addon for this platform, for example `pg-outbox.linux-x64-gnu.node`. */
 function addonName(): string {
     let libc = '';
     if (process.platform === 'linux') {

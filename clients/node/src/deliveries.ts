@@ -1,29 +1,35 @@
-/** Claimed deliveries as an async iterator, for those who rather write a loop than a handler. */
+/** Claimed deliveries as an async iterator, for a loop instead of a handler. */
 
 import type { Executor } from './driver.js';
 import { Settled, Worker, type ClaimedMessage, type HandlerContext, type WorkerOptions } from './worker.js';
 import { storable, type Interval } from './sql.js';
 
-/** A claimed delivery, and what can become of it. Each resolves to whether it was recorded: false, if the lease was lost. */
+/**
+ * A claimed delivery with the methods that end it. Each method resolves to whether the outcome was recorded. It is false
+ * if the lease was lost.
+ */
 export interface Delivery {
     message: ClaimedMessage;
     /** Aborts when the lease is lost. */
     signal: AbortSignal;
-    /** Done; `result` as a handler returns it. Rejects, and nothing is said yet, if that is no JSON. */
+    /**
+     * Completes the delivery; `result` is as for a handler. Rejects without recording an outcome if `result` cannot be
+     * JSON.
+     */
     complete(result?: unknown): Promise<boolean>;
-    /** Failed: tried again by the subscription's schedule, or after this time. */
+    /** Fails the delivery. It is retried on the subscription's schedule, or after this time. */
     fail(error: string, retryAfter?: Interval): Promise<boolean>;
-    /** No try will help: a dead letter at once. */
+    /** Dead-letters the delivery at once, because no further attempt will help. */
     dead(reason: string): Promise<boolean>;
-    /** Given back unharmed: the try does not count. */
+    /** Gives the delivery back. The attempt does not count. */
     release(): Promise<boolean>;
 }
 
 /**
  * `for await (const delivery of deliveries(pool, 'invoices', { signal })) { ...; await delivery.complete(); }`
  *
- * A delivery on which the loop goes on, or which it leaves, without an outcome has failed: nothing is completed that was not
- * said to be. Leaving the loop ends the worker behind it; what was claimed and not yet seen is given back.
+ * A delivery without an outcome fails when the loop continues or ends, so only deliveries that the loop completes are
+ * completed. Leaving the loop ends its worker. Deliveries that were claimed and not yet seen are given back.
  */
 export async function* deliveries(
     client: Executor,
@@ -47,12 +53,12 @@ export async function* deliveries(
                 dead: (reason) => end({ kind: 'dead', reason }),
                 release: () => end({ kind: 'release' }),
             };
-            // A second outcome changes nothing: `end` gives the first one's answer.
+            // A second outcome changes nothing, because `end` returns the answer of the first.
             settle.set(delivery, (reason) => end({ kind: 'fail', error: reason }));
             ready.push(delivery);
             wake();
         });
-    // One at a time is what a loop does; more are claimed ahead only if asked for.
+    // A loop handles one delivery at a time. More deliveries are claimed ahead only on request.
     const worker = new Worker(client, subscription, handler, { concurrency: 1, ...options });
     const running = worker.run().finally(() => {
         ended = true;

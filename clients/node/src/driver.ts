@@ -1,8 +1,9 @@
 /**
- * Running a statement on what the caller has: a connection, a transaction or a pool of `pg`, `postgres`, Knex, Drizzle,
- * Prisma or anything with `query(text, values)`. Nothing here opens, commits or closes anything unless it says so.
+ * Runs statements on the caller's client: a connection, a transaction or a pool of `pg`, `postgres`, Knex, Drizzle,
+ * Prisma or any object with `query(text, values)`. No function here opens, commits or closes anything unless its comment
+ * says so.
  *
- * Every value is text, cast in the statement: so no driver's idea of types gets in between.
+ * Every value is sent as text and cast in the statement, so the type conversions of the drivers do not matter.
  */
 
 import { randomBytes } from 'node:crypto';
@@ -13,7 +14,7 @@ import { sleep } from './time.js';
 /** A value of a statement. */
 export type Value = string | null;
 
-/** A statement with `$1`, `$2`, ... each used once and in order. */
+/** A statement in which `$1`, `$2`, ... are each used once and in order. */
 export interface Statement {
     text: string;
     values: Value[];
@@ -22,27 +23,27 @@ export interface Statement {
 /** A row as an object of texts. */
 export type TextRow = Record<string, string | null>;
 
-/** `pg` (Client, PoolClient, Pool), PGlite, TypeORM and everything else with this method. */
+/** `pg` (Client, PoolClient, Pool), PGlite, TypeORM and all other clients with this method. */
 export interface PgLike {
     query(text: string, values?: any[]): Promise<any>;
 }
-/** `postgres`: `sql`, or the transaction that `sql.begin` gives. */
+/** `postgres`: `sql`, or the transaction that `sql.begin` passes. */
 export interface PostgresJsLike {
     unsafe(text: string, values?: any[]): PromiseLike<any>;
 }
-/** Knex, or a transaction of it. */
+/** Knex, or a Knex transaction. */
 export interface KnexLike {
     raw(text: string, values?: any): PromiseLike<any>;
 }
-/** Drizzle on PostgreSQL: a database, or a transaction of it. */
+/** Drizzle on PostgreSQL: a database, or a transaction. */
 export interface DrizzleLike {
     execute(query: any): PromiseLike<any>;
 }
-/** Prisma: a client, or an interactive transaction of it. */
+/** Prisma: a client, or an interactive transaction. */
 export interface PrismaLike {
     $queryRawUnsafe(text: string, ...values: any[]): PromiseLike<any>;
 }
-/** What statements can be run on. Given a transaction, they are part of it. */
+/** A client on which statements can run. If it is a transaction, the statements are part of that transaction. */
 export type Executor = PgLike | PostgresJsLike | KnexLike | DrizzleLike | PrismaLike;
 
 type Kind = 'prisma' | 'postgres' | 'knex' | 'drizzle' | 'pg';
@@ -80,7 +81,7 @@ async function drizzleQuery(statement: Statement): Promise<unknown> {
     return sql(Object.assign([...parts], { raw: parts }) as unknown as TemplateStringsArray, ...statement.values);
 }
 
-/** Runs a statement and returns its rows; what goes wrong comes as an OutboxError. */
+/** Runs a statement and returns its rows. Errors are thrown as OutboxError. */
 export async function run(client: Executor, statement: Statement): Promise<TextRow[]> {
     const { text, values } = statement;
     const kind = kindOf(client);
@@ -109,8 +110,8 @@ export async function run(client: Executor, statement: Statement): Promise<TextR
 }
 
 /**
- * Runs `body` in a transaction that is begun here: of a `pg` Pool, of `postgres`, Knex, Drizzle or Prisma. It commits if
- * `body` returns and rolls back if it throws.
+ * Begins a transaction on a `pg` Pool, on `postgres`, Knex, Drizzle or Prisma and runs `body` in it. The transaction
+ * commits if `body` returns and rolls back if `body` throws.
  */
 export async function transaction<T>(client: Executor, body: (tx: any) => Promise<T>): Promise<T> {
     const c = client as any;
@@ -137,7 +138,7 @@ export async function transaction<T>(client: Executor, body: (tx: any) => Promis
     } catch (error) {
         throw typed(error);
     }
-    // A connection that breaks while the body does other things must not end the process.
+    // A connection that breaks while the body does other work must not end the process.
     const ignore = () => {};
     session.on('error', ignore);
     let broken: Error | undefined;
@@ -155,7 +156,7 @@ export async function transaction<T>(client: Executor, body: (tx: any) => Promis
     }
 }
 
-/** Refuses a client that cannot listen, with what can be done. */
+/** Throws an error with a hint if a client cannot listen. */
 export function checkListens(client: Executor): void {
     const c = client as any;
     const kind = kindOf(client);
@@ -168,14 +169,14 @@ export function checkListens(client: Executor): void {
     }
 }
 
-/** What those who would listen are told where they cannot. */
+/** Returns the error for a client that does not get notifications. */
 function deafness(): OutboxError {
     return new OutboxError('notifications do not come through this connection: it only polls', '0A000', {
         hint: 'A pooler that gives each transaction another session is before the server. Pool whole sessions, or connect directly.',
     });
 }
 
-/** What it comes to within so many seconds; else false. */
+/** Returns the result of `what`, or false if there is none within this many seconds. */
 async function within(what: Promise<boolean>, seconds: number): Promise<boolean> {
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<boolean>((resolve) => (timer = setTimeout(resolve, seconds * 1000, false)));
@@ -187,14 +188,15 @@ async function within(what: Promise<boolean>, seconds: number): Promise<boolean>
     }
 }
 
-/** Asks which process of the server answers. */
+/** Returns the process id of the backend that answers. */
 type Process = () => Promise<number>;
 
 const WHICH = 'select pg_backend_pid() as pid';
 
 /**
- * Whether two sessions each keep their process of the server. Where a pooler hands those around, the next client gets the one
- * that was used last, or longest ago. Nothing is held meanwhile, as others may look at the same time.
+ * Returns whether two sessions each keep their backend. If a pooler shares backends between clients, the next client gets
+ * the backend that was used last, or longest ago. No backend is held during the check, because other clients may make the
+ * same check at the same time.
  */
 async function keepTheirs(one: Process, other: Process): Promise<boolean> {
     for (let i = 0; i < 5; i += 1) {
@@ -206,14 +208,17 @@ async function keepTheirs(one: Process, other: Process): Promise<boolean> {
 
 const probeChannel = () => `outbox_probe_${randomBytes(8).toString('hex')}`;
 
-/** Whether what another session tells reaches this one of a pool of pg: behind a pooler it may reach nobody. */
+/**
+ * Returns whether notifications of another session reach this session of a pg pool. Behind a pooler they may reach
+ * nobody.
+ */
 async function hears(pool: any, session: any): Promise<boolean> {
     const of = (client: any): Process => async () => (await client.query(WHICH)).rows[0].pid;
-    // The process that greeted is the one that answers: there is nobody between.
+    // If the backend that answers is the one that the greeting named, there is no pooler.
     if ((await of(session)()) === session.processID) return true;
     const other = await pool.connect();
     const kept = keepTheirs(of(session), of(other)).finally(() => other.release());
-    // A pooler without a session to spare has the other one wait.
+    // If the pooler has no free session, the other connection waits.
     if (!(await within(kept, 3))) return false;
     const channel = probeChannel();
     let notified: (message: { channel?: string }) => void = () => {};
@@ -225,7 +230,7 @@ async function hears(pool: any, session: any): Promise<boolean> {
     session.on('notification', notified);
     try {
         await session.query(`listen ${channel}`);
-        // Of another session: this one is the listener's as long as it listens.
+        // Another session sends the notification, because this session is in use while it listens.
         await pool.query('select pg_notify($1, $2)', [channel, '']);
         return await within(heard, 1);
     } finally {
@@ -234,7 +239,7 @@ async function hears(pool: any, session: any): Promise<boolean> {
     }
 }
 
-/** The same for `postgres`, which keeps one connection for all channels. */
+/** Returns whether notifications reach a client of `postgres`, which uses one connection for all channels. */
 async function hearsPostgres(sql: any): Promise<boolean> {
     if (typeof sql.reserve === 'function' && (sql.options?.max ?? 1) > 1) {
         const [one, other] = [await sql.reserve(), await sql.reserve()];
@@ -258,9 +263,9 @@ async function hearsPostgres(sql: any): Promise<boolean> {
 }
 
 /**
- * Listens on a channel until the function that is returned is called: `told` runs for every notification with this payload
- * (undefined: any), and whenever the connection comes or goes, since what was told meanwhile is lost. Where notifications do not
- * come through, `deaf` is told so once, and nobody listens. Never throws.
+ * Listens on a channel until `signal` aborts. `told` is called for every notification with this payload (undefined: any
+ * payload), and whenever the connection is opened or lost, because notifications in between are lost. If notifications do
+ * not come through, `deaf` is called once and listening ends. Never throws.
  */
 export function listen(
     client: Executor,
@@ -276,7 +281,7 @@ export function listen(
     };
     const c = client as any;
     if (kindOf(client) === 'postgres') {
-        // It listens again by itself where its connection is lost; the first time is up to us.
+        // `postgres` listens again by itself after a lost connection. Only the first call has to be retried here.
         void (async () => {
             while (!signal.aborted) {
                 try {
@@ -322,19 +327,19 @@ export function listen(
                     if (signal.aborted) stopped();
                     session.query(`listen ${channel}`).then(told, lost);
                 });
-                // Not back into the pool: it still listens.
+                // The session is not returned to the pool, because it still listens.
                 session.release(true);
                 if (!broken) return;
                 told();
             } catch {
-                // No connection for now.
+                // There is no connection for now.
             }
             await sleep(waits(), signal);
         }
     })();
 }
 
-/** Keeps the pool's report of a broken idle connection from ending the process; returns how to undo that. */
+/** Keeps the error event of a broken idle connection from ending the process. Returns a function that undoes this. */
 export function guard(client: Executor): () => void {
     const c = client as any;
     if (kindOf(client) !== 'pg' || typeof c.on !== 'function') return () => {};

@@ -1,31 +1,34 @@
-/** Typed errors. The SQLSTATE decides, never the text. */
+/**
+ * Typed errors. The SQLSTATE decides on the class. Errors of a connection that have neither a SQLSTATE nor a code are
+ * recognised by their text.
+ */
 
 import { native, type Refusal } from './core.js';
 
 /** What a caller can do about an error. */
 export type ErrorKind = 'not_found' | 'conflict' | 'invalid' | 'lease_lost' | 'inactive' | 'retry' | 'fatal';
 
-/** What is known about an error beside its message. */
+/** The fields of an error beside its message. */
 export interface ErrorFields {
     detail?: string;
     hint?: string;
     cause?: unknown;
-    /** Another symbolic name than that of the code. */
+    /** The symbolic name, if it differs from the name of the code. */
     codeName?: string;
 }
 
-/** The base of everything this package throws. */
+/** The base class of all errors of this package. */
 export class OutboxError extends Error {
     override name = 'OutboxError';
-    /** The SQLSTATE; for what happened outside of the server, the SQLSTATE that says the same. */
+    /** The SQLSTATE. An error outside of the server has the SQLSTATE with the same meaning. */
     readonly code: string;
-    /** The symbolic name of the code, the same in every client: `lease_lost`, `idempotency_conflict`, ... */
+    /** The symbolic name of the code (`lease_lost`, `idempotency_conflict`, ...), which is the same in every client. */
     readonly codeName: string;
-    /** What can be done about it. */
+    /** The kind, which says what a caller can do. */
     readonly kind: ErrorKind;
-    /** What is needed to see it. */
+    /** Facts that help to find the cause. */
     readonly detail?: string;
-    /** What can be done, in a sentence. */
+    /** Advice on what to do, in a sentence. */
     readonly hint?: string;
 
     constructor(message: string, code: string, fields: ErrorFields = {}) {
@@ -39,35 +42,37 @@ export class OutboxError extends Error {
     }
 }
 
-/** No object of that name or id. */
+/** The named object does not exist. */
 export class NotFoundError extends OutboxError {
     override name = 'NotFoundError';
 }
-/** The object is there, but not in a state in which this can be done. */
+/** The object exists, but its state does not allow this call. */
 export class ConflictError extends OutboxError {
     override name = 'ConflictError';
 }
-/** The arguments are wrong; the same call will never work. */
+/** The arguments are wrong. The same call will never succeed. */
 export class InvalidError extends OutboxError {
     override name = 'InvalidError';
 }
-/** The lease is not, or no longer, held by the caller: stop the work, another worker may have it. */
+/**
+ * The caller does not hold the lease, or holds it no longer. It should stop the work, because another worker may have it.
+ */
 export class LeaseLostError extends OutboxError {
     override name = 'LeaseLostError';
 }
-/** Topic, publisher, endpoint or subscription is switched off. */
+/** The topic, publisher, endpoint or subscription is switched off. */
 export class InactiveError extends OutboxError {
     override name = 'InactiveError';
 }
-/** The same call may work later: the connection was lost, the server restarts, a lock was busy. */
+/** The same call may succeed later: the connection was lost, the server restarts, or a lock was busy. */
 export class RetryError extends OutboxError {
     override name = 'RetryError';
 }
-/** Nothing that can be done at run time: no extension, no privilege, another version. */
+/** The caller can do nothing at run time: the extension or a privilege is missing, or the versions do not match. */
 export class FatalError extends OutboxError {
     override name = 'FatalError';
 }
-/** A request that was not signed with one of the secrets, or too long ago. */
+/** A request was not signed with one of the secrets, or too long ago. */
 export class SignatureError extends InvalidError {
     override name = 'SignatureError';
 }
@@ -82,18 +87,18 @@ const CLASSES: Record<ErrorKind, new (message: string, code: string, fields?: Er
     fatal: FatalError,
 };
 
-/** The error class that fits a SQLSTATE. */
+/** Creates the error of the class that fits a SQLSTATE. */
 export function errorOf(message: string, code: string, fields: ErrorFields = {}): OutboxError {
     const known = native.classify(code);
     return new CLASSES[known.kind as ErrorKind](message, code, { ...fields, hint: fields.hint ?? known.hint });
 }
 
-/** A malformed argument (22023). */
+/** Creates an error for a malformed argument (22023). */
 export function invalid(message: string, fields: ErrorFields = {}): InvalidError {
     return new InvalidError(message, '22023', fields);
 }
 
-/** The error of something that the core refused. */
+/** Creates the error of a refusal by the core. */
 export function refused(refusal: Refusal): OutboxError {
     const fields = { detail: refusal.detail, hint: refusal.hint, codeName: refusal.name };
     return refusal.name === 'invalid_signature'
@@ -101,14 +106,14 @@ export function refused(refusal: Refusal): OutboxError {
         : errorOf(refusal.message, refusal.code, fields);
 }
 
-/** Codes of Node and of the drivers that mean: there is no connection, for now. */
+/** Codes of Node and of the drivers for a missing connection. */
 const CONNECTION =
     /^(ECONN\w+|EPIPE|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|EAI_AGAIN|ENOTFOUND|CONNECTION_\w+|CONNECT_TIMEOUT|P1001|P1002|P1008|P1017|P2024)$/;
-/** pg and its pool say these without a code. */
+/** Texts of pg and its pool for a missing connection. These errors have no code. */
 const CONNECTION_TEXT =
     /^(Connection terminated|Client has encountered a connection error|timeout (exceeded|expired) when|timeout expired|Client was closed|Cannot use a pool after|Knex: Timeout acquiring)/;
 
-/** Those of TLS: no waiting makes a certificate better. */
+/** Codes of TLS. Retrying does not help against an invalid certificate. */
 const TLS =
     /^(ERR_TLS_CERT_ALTNAME_INVALID|SELF_SIGNED_CERT_IN_CHAIN|DEPTH_ZERO_SELF_SIGNED_CERT|UNABLE_TO_\w+|CERT_\w+|HOSTNAME_MISMATCH)$/;
 const TLS_TEXT = /^The server does not support SSL connections/;
@@ -134,8 +139,8 @@ const state = (value: unknown): string | undefined =>
         : undefined;
 
 /**
- * Makes a typed error of whatever a driver or an ORM threw: it looks for the SQLSTATE in the error, its causes, and where
- * Prisma keeps it. What has none and is not about the connection comes back as it is.
+ * Converts an error of a driver or an ORM to a typed error. The SQLSTATE is looked for in the error, in its causes, and
+ * where Prisma stores it. An error that has none and is not about the connection is returned unchanged.
  */
 export function typed(error: unknown): unknown {
     if (error instanceof OutboxError) return error;
@@ -170,12 +175,12 @@ export function typed(error: unknown): unknown {
     return error;
 }
 
-/** Whether the same call may work later. */
+/** Returns whether the same call may succeed later. */
 export function isRetryable(error: unknown): boolean {
     return error instanceof OutboxError && error.kind === 'retry';
 }
 
-/** What an error says in a line, whatever it is. */
+/** Describes any thrown value in one line. */
 export function said(error: unknown): string {
     try {
         if (error instanceof OutboxError && error.detail) return `${error.name}: ${error.message}: ${error.detail}`;

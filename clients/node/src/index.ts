@@ -1,4 +1,4 @@
-/** The Node client of pg_outbox. */
+/** The Node client of pg_outbox, the transactional outbox inside PostgreSQL. */
 
 export { enqueue, enqueueMany, Outbox } from './outbox.js';
 export type { WithContent } from './outbox.js';

@@ -1,31 +1,31 @@
-/** Messages: how they are made, and how they come back. */
+/** Messages to enqueue, and the content of messages that were read or claimed. */
 
 import { callStatement, json } from './sql.js';
 import { invalid } from './errors.js';
 import type { Statement } from './driver.js';
 
-/** A message to enqueue. Either `payload` or `body` is needed; everything else may be left out. */
+/** A message to enqueue. `topic` and either `payload` or `body` are required; all other fields are optional. */
 export interface NewMessage<T = unknown> {
-    /** Dot-separated: `order.payment.completed`. */
+    /** The topic, words separated by dots: `order.payment.completed`. */
     topic: string;
-    /** Anything JSON. */
+    /** A value that can be written as JSON. */
     payload?: T;
     /** Bytes or text that are stored, signed and sent unchanged, instead of a payload. */
     body?: Uint8Array | string;
-    /** Of `body`; `application/octet-stream` for bytes and `text/plain; charset=utf-8` for text if not given. */
+    /** The type of `body`. The default is `application/octet-stream` for bytes and `text/plain; charset=utf-8` for text. */
     contentType?: string;
-    /** Ordering key and identifier. */
+    /** The ordering key, which also identifies the subject of the message. */
     key?: string;
     headers?: Record<string, string>;
     metadata?: Record<string, unknown>;
     tenant?: string;
     aggregateType?: string;
     aggregateId?: string;
-    /** The same key with the same content gives the first message's id; with another content, a ConflictError. */
+    /** A repeated key with the same content returns the first message's id. With another content it is a ConflictError. */
     idempotencyKey?: string;
     deliverAt?: Date | string;
     expiresAt?: Date | string;
-    /** Higher first; 0 if not given. */
+    /** Workers get messages of higher priority first. The default is 0. */
     priority?: number;
     publisher?: string;
     maxAttempts?: number;
@@ -57,38 +57,38 @@ export class MessageBuilder {
         this.#fields = { topic };
     }
 
-    /** The payload, as JSON. */
+    /** Sets the payload, as JSON. */
     json(payload: unknown): this {
         const { body: _body, contentType: _type, ...rest } = this.#fields;
         this.#fields = { ...rest, payload };
         return this;
     }
 
-    /** Text that is stored, signed and sent unchanged. */
+    /** Sets a body of text, which is stored, signed and sent unchanged. */
     text(body: string, contentType?: string): this {
         const { payload: _payload, ...rest } = this.#fields;
         this.#fields = { ...rest, body, contentType };
         return this;
     }
 
-    /** Bytes that are stored, signed and sent unchanged. */
+    /** Sets a body of bytes, which are stored, signed and sent unchanged. */
     bytes(body: Uint8Array, contentType?: string): this {
         const { payload: _payload, ...rest } = this.#fields;
         this.#fields = { ...rest, body, contentType };
         return this;
     }
 
-    /** Bytes, given as base64. */
+    /** Sets a body of bytes, given as base64. */
     base64(body: string, contentType?: string): this {
         return this.bytes(Buffer.from(body, 'base64'), contentType);
     }
 
-    /** The ordering key and identifier. */
+    /** Sets the ordering key, which also identifies the subject of the message. */
     key(key: string): this {
         return this.with({ key });
     }
 
-    /** A header of the message. */
+    /** Sets a header of the message. */
     header(name: string, value: string): this {
         return this.with({ headers: { ...this.#fields.headers, [name]: value } });
     }
@@ -98,24 +98,24 @@ export class MessageBuilder {
         return this.with({ metadata: { ...this.#fields.metadata, [name]: value } });
     }
 
-    /** An entry of the metadata. */
+    /** Returns an entry of the metadata. */
     get(name: string): unknown {
         return this.#fields.metadata?.[name];
     }
 
-    /** Everything else: tenant, deliverAt, idempotencyKey, ... */
+    /** Sets all other fields: tenant, deliverAt, idempotencyKey, ... */
     with(options: Omit<NewMessage, 'topic'>): this {
         this.#fields = { ...this.#fields, ...options };
         return this;
     }
 
-    /** The message. */
+    /** Returns the message. */
     build(): NewMessage {
         return { ...this.#fields };
     }
 }
 
-/** Begins a message. */
+/** Creates a message builder. */
 export function message(topic: string): MessageBuilder {
     return new MessageBuilder(topic);
 }
@@ -132,8 +132,8 @@ function checked(given: NewMessage | MessageBuilder): NewMessage {
 }
 
 /**
- * The statement that enqueues a message and returns its `id`, for drivers that this package does not know: run it in your
- * transaction. Every value is text or null.
+ * Returns the statement that enqueues a message and returns its `id`, for drivers that this package does not know. Run it in
+ * your transaction. Every value is text or null.
  */
 export function enqueueStatement(given: NewMessage | MessageBuilder): Statement {
     const m = checked(given);
@@ -150,7 +150,7 @@ export function enqueueStatement(given: NewMessage | MessageBuilder): Statement 
     } else {
         if (m.payload === undefined) throw invalid('a message needs a payload or a body');
         if (m.contentType !== undefined) throw invalid('contentType is of a body; a payload is JSON');
-        // JSON null is a payload, SQL null is not.
+        // JSON null is a payload, but SQL null is not.
         const payload = m.payload === null ? new Null() : m.payload;
         statement = callStatement('enqueue', { topic: m.topic, payload, ...options });
     }
@@ -163,7 +163,7 @@ class Null {
     }
 }
 
-/** The statement that enqueues many messages with payloads and returns their ids in order, one row each. */
+/** Returns the statement that enqueues many messages with payloads and returns their ids in order, one row each. */
 export function enqueueManyStatement(given: readonly (NewMessage | MessageBuilder)[]): Statement {
     const list = given.map((one, i) => {
         const m = checked(one);
@@ -197,14 +197,14 @@ export function enqueueManyStatement(given: readonly (NewMessage | MessageBuilde
     };
 }
 
-/** What a message that came back can do, whether it was claimed or read. */
+/** The methods of a message that was claimed or read. */
 export class Content {
     declare payload: unknown;
     declare body: Buffer | null;
     declare contentType: string | null;
     declare metadata: Record<string, unknown> | null;
 
-    /** The payload; of a body, what its text is as JSON. */
+    /** Returns the payload, or the body parsed as JSON. */
     json<T = any>(): T {
         if (this.body === null) return this.payload as T;
         try {
@@ -214,22 +214,22 @@ export class Content {
         }
     }
 
-    /** The body as text; of a payload, its JSON. */
+    /** Returns the body as text, or the payload as JSON text. */
     text(): string {
         return this.body === null ? JSON.stringify(this.payload) : this.body.toString('utf8');
     }
 
-    /** The body; of a payload, its JSON in UTF-8. */
+    /** Returns the body, or the payload as JSON in UTF-8. */
     bytes(): Buffer {
         return this.body ?? Buffer.from(this.text());
     }
 
-    /** The same as base64. */
+    /** Returns the content in base64. */
     base64(): string {
         return this.bytes().toString('base64');
     }
 
-    /** An entry of the metadata. */
+    /** Returns an entry of the metadata. */
     get(name: string): unknown {
         return this.metadata?.[name];
     }

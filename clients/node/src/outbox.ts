@@ -1,4 +1,4 @@
-/** The client: enqueue, and every function of the schema by its name. */
+/** The client: `enqueue`, and every function of the schema as a method. */
 
 import { run, type Executor } from './driver.js';
 import { FUNCTIONS, type FunctionName, type Functions, type ViewName, type Views } from './functions.js';
@@ -6,8 +6,8 @@ import { Content, enqueueManyStatement, enqueueStatement, MessageBuilder, type N
 import { call, camel, rowsOf, type ViewOptions } from './sql.js';
 
 /**
- * Enqueues a message and returns its id. Given a transaction (of `pg`, `postgres`, Knex, Drizzle or Prisma) it is part of it:
- * the message is delivered if and only if that transaction commits.
+ * Enqueues a message and returns its id. If `client` is a transaction (of `pg`, `postgres`, Knex, Drizzle or Prisma), the
+ * message is delivered if and only if that transaction commits.
  */
 export async function enqueue<T = unknown>(client: Executor, message: NewMessage<T> | MessageBuilder): Promise<number> {
     const rows = await run(client, enqueueStatement(message));
@@ -21,7 +21,7 @@ export async function enqueueMany(client: Executor, messages: readonly (NewMessa
     return rows.map((row) => Number(row.id));
 }
 
-/** A message that was claimed or read: its columns, and json(), text(), bytes(), base64() of what it carries. */
+/** A message that was claimed or read: its columns, and json(), text(), bytes() and base64() for its content. */
 export type WithContent<Row> = Row & Content;
 
 /** Gives a row the methods of a message. */
@@ -30,18 +30,18 @@ export function withContent<Row extends object>(row: Row): WithContent<Row> {
 }
 
 /**
- * Everything the schema `outbox` offers, on a client, pool or transaction: `new Outbox(pool).createEndpoint({ ... })`. Times
- * come as Date, lengths of time as seconds, ids and positions as numbers.
+ * All functions of the schema `outbox`, on a client, pool or transaction: `new Outbox(pool).createEndpoint({ ... })`.
+ * Times are returned as Date, durations as seconds, ids and positions as numbers.
  */
 export class Outbox {
-    /** What statements run on. */
+    /** The client on which statements run. */
     readonly client: Executor;
 
     constructor(client: Executor) {
         this.client = client;
     }
 
-    /** The same on another client: `outbox.with(tx)` takes part in that transaction. */
+    /** Returns an Outbox on another client. `outbox.with(tx)` takes part in that transaction. */
     with(client: Executor): Outbox {
         return new Outbox(client);
     }
@@ -56,13 +56,13 @@ export class Outbox {
         return enqueueMany(this.client, messages);
     }
 
-    /** Rows of a view or table of the schema: `list('dead_letter_status', { where: { resolution: 'open' }, limit: 20 })`. */
+    /** Returns rows of a view or table: `list('dead_letters', { where: { resolution: 'open' }, limit: 20 })`. */
     list<V extends ViewName>(view: V, options?: ViewOptions<Views[V]>): Promise<Views[V][]> {
         return rowsOf(this.client, view, options);
     }
 }
 
-/** The functions of the schema as methods; `enqueue` and `enqueueMany` take messages instead. */
+/** The functions of the schema as methods. `enqueue` and `enqueueMany` take messages instead of arguments. */
 export interface Outbox extends Omit<Functions, 'enqueue' | 'enqueueMany' | 'enqueueBytes'> {}
 
 for (const name of Object.keys(FUNCTIONS) as FunctionName[]) {

@@ -1,8 +1,9 @@
 /**
- * Following the feed, in order, with a cursor in the database.
+ * Follows the feed in order, with a cursor in the database.
  *
- * A cursor is only advanced over what the loop has gone on from: a message in whose body the loop was left, or that threw,
- * is read again. Every advance expects the cursor where this reader left it, so a second instance is noticed (ConflictError).
+ * The cursor advances over a message only when the loop continues after it. A message in whose body the loop was left, or
+ * whose body threw, is read again. Every advance expects the cursor where this reader left it, so a second instance is
+ * detected (ConflictError).
  */
 
 import { checkListens, guard, listen, transaction, type Executor } from './driver.js';
@@ -15,32 +16,38 @@ import { Backoff, Bell, sleep } from './time.js';
 export type FeedMessage = WithContent<FeedMessageRow>;
 
 export interface ReaderOptions {
-    /** The name of the cursor. Without one, nothing is remembered. */
+    /** The name of the cursor. Without it the position is not stored. */
     consumer?: string;
-    /** Of the cursor; empty if not given. */
+    /** The subject of the cursor. The default is empty. */
     subject?: string;
-    /** Where to begin if there is no cursor yet, exclusive; 0, the beginning, if not given. */
+    /** The position after which to begin if there is no cursor yet. The default is 0, the beginning. */
     after?: number;
-    /** Patterns: `*` one word, `#` any number. */
+    /** Topic patterns: `*` matches one word, `#` any number of words. */
     topics?: string[];
     filter?: Record<string, unknown>;
-    /** Messages per read; 100 if not given. */
+    /** The number of messages per read. The default is 100. */
     batchSize?: number;
-    /** Seconds between looks at the end of the feed; 1 if not given. */
+    /** Seconds between polls at the end of the feed. The default is 1. */
     pollInterval?: number;
-    /** Is woken by NOTIFY besides, where `pg_outbox.notify_readers` is on. Keeps a connection: of a Pool of pg, or one that `postgres` opens. */
+    /**
+     * Lets NOTIFY wake the reader, if `pg_outbox.notify_readers` is on. This uses a connection all the time: one of a pg
+     * Pool, or one that `postgres` opens.
+     */
     listen?: boolean;
-    /** Ends it where it has read everything, instead of waiting for more. */
+    /** Ends the reader at the end of the feed, instead of waiting for more messages. */
     untilEnd?: boolean;
-    /** Ends it; what the loop has gone on from is confirmed. */
+    /** Ends the reader. Messages after which the loop has continued are confirmed. */
     signal?: AbortSignal;
-    /** Seconds between tries when server or connection fail: from and to; 0.1 and 30 if not given. */
+    /**
+     * The shortest and longest wait in seconds between attempts when server or connection fail. The defaults are 0.1 and
+     * 30.
+     */
     backoff?: { min?: number; max?: number };
-    /** Told about trouble that waiting cures. */
+    /** Called for errors after which the reader tries again. */
     onError?: (error: unknown) => void;
 }
 
-/** A place in the feed. */
+/** A position in the feed, with its epoch. */
 interface Place {
     position: number;
     epoch: number | null;
@@ -63,7 +70,7 @@ export class Reader implements AsyncIterable<FeedMessage> {
         this.#options = options;
     }
 
-    /** Tries until it works, or until the signal (then undefined). */
+    /** Repeats `what` until it succeeds. Returns undefined if the signal aborts first. */
     async #patiently<T>(what: () => Promise<T>): Promise<T | undefined> {
         const backoff = new Backoff(this.#options.backoff?.min ?? 0.1, this.#options.backoff?.max ?? 30);
         for (;;) {
@@ -71,7 +78,7 @@ export class Reader implements AsyncIterable<FeedMessage> {
                 return await what();
             } catch (error) {
                 if (!isRetryable(error)) throw error;
-                // Part of the isolation level `serializable`.
+                // A serialization failure is normal at the isolation level `serializable` and is not reported.
                 if ((error as OutboxError).code !== '40001') this.#options.onError?.(error);
                 if (this.#options.signal?.aborted) return undefined;
                 await sleep(backoff.next(), this.#options.signal);
@@ -80,7 +87,7 @@ export class Reader implements AsyncIterable<FeedMessage> {
         }
     }
 
-    /** What ends a wait at the end of the feed; the function ends the listening. */
+    /** Returns a bell that ends a wait at the end of the feed, and a function that ends listening. */
     #listening(): { bell: Bell; end: () => void } {
         const bell = new Bell();
         const ended = new AbortController();
@@ -98,8 +105,8 @@ export class Reader implements AsyncIterable<FeedMessage> {
     }
 
     /**
-     * Where to begin, and where the cursor stands: 0 if it is not there yet, whatever `after` says. Both from one look: between
-     * two, another instance may advance it.
+     * Returns the position to begin at, and the position of the cursor (0 if it does not exist yet, regardless of
+     * `after`). Both come from one call, because another instance may advance the cursor between two calls.
      */
     async #start(): Promise<{ place: Place; known: number } | undefined> {
         const after = this.#options.after ?? 0;
@@ -108,11 +115,11 @@ export class Reader implements AsyncIterable<FeedMessage> {
         const state = await this.#patiently(() => this.#outbox.cursorGet({ ...cursor, ifMissing: 0 }));
         if (state === undefined) return undefined;
         const known = state.position ?? 0;
-        // Only a cursor that exists was ever updated.
+        // A cursor that does not exist has no time of update.
         return { place: { position: state.updatedAt === null ? after : known, epoch: state.epoch }, known };
     }
 
-    /** What follows a place: messages, and where to go on behind them. */
+    /** Reads the messages after a position, and the position after which to continue. */
     async #next(place: Place): Promise<{ messages: FeedMessage[]; end: Place } | undefined> {
         const { topics, filter, batchSize } = this.#options;
         const rows = await this.#patiently(() =>
@@ -127,7 +134,7 @@ export class Reader implements AsyncIterable<FeedMessage> {
         if (rows === undefined) return undefined;
         const last = rows.at(-1);
         return {
-            // A row without a message only says where to go on.
+            // A row without a message only says after which position to continue.
             messages: rows.filter((row) => (row.messageId as number | null) !== null).map(withContent),
             end: last === undefined ? place : { position: last.position, epoch: last.epoch },
         };
@@ -192,9 +199,10 @@ export class Reader implements AsyncIterable<FeedMessage> {
     }
 
     /**
-     * Effectively once, where the effect is in this database: runs `effect` with a batch of messages in a transaction that also
-     * advances the cursor. Two instances cannot both do a batch: the one that is late rolls back, and goes on from the cursor.
-     * Works on a Pool of pg, on `postgres`, Knex, Drizzle or Prisma; `effect` gets their transaction.
+     * Runs `effect` with a batch of messages in a transaction that also advances the cursor, so that effects in this
+     * database happen effectively once. Two instances cannot both handle a batch: the later one rolls back and continues
+     * from the cursor. Works on a pg Pool, on `postgres`, Knex, Drizzle or Prisma. `effect` gets their transaction.
+     * Returns the number of messages.
      */
     async apply(effect: (tx: any, messages: FeedMessage[]) => Promise<void>): Promise<number> {
         const { signal, pollInterval = 1, untilEnd = false } = this.#options;
@@ -216,7 +224,7 @@ export class Reader implements AsyncIterable<FeedMessage> {
                 }
                 try {
                     await transaction(this.#client, async (tx) => {
-                        // First: another instance waits here, and then sees that it is late.
+                        // This comes first, so that another instance waits here and then sees that it is late.
                         const { position, epoch } = batch.end;
                         const state = await this.#outbox.with(tx).cursorAdvance({
                             ...cursor,

@@ -1,25 +1,25 @@
-/** Between JavaScript and SQL: names, arguments and columns. */
+/** Converts names, arguments and columns between JavaScript and SQL. */
 
 import { run, type Executor, type Statement, type Value } from './driver.js';
 import { FUNCTIONS, VIEWS, type FunctionName, type ViewName } from './functions.js';
 import { invalid, said } from './errors.js';
 
-/** A length of time: seconds, or text as PostgreSQL reads it (`'5 min'`). */
+/** A duration: a number of seconds, or text in PostgreSQL's form (`'5 min'`). */
 export type Interval = number | string;
 
-/** What is generated for each function: arguments with their types, and what it returns. */
+/** The generated description of a function: its arguments with their types, and its result. */
 export interface Signature {
     name: string;
-    /** Name, type, and whether it may be left out. */
+    /** Name, type, and whether the argument is optional. */
     args: readonly (readonly [string, string, boolean])[];
     returns: 'rows' | 'row' | 'value' | 'values' | 'nothing';
-    /** Columns and their types; of a value, its type. */
+    /** The columns and their types, or the type of a single value. */
     columns: readonly (readonly [string, string])[];
 }
 
 export const camel = (name: string): string => name.replace(/_([a-z0-9])/g, (_, c: string) => c.toUpperCase());
 
-/** JSON text of a value; refuses what JSON cannot hold. */
+/** Returns the JSON text of a value. Throws an error for values that JSON cannot express. */
 export function json(value: unknown, what: string): string {
     let text: string | undefined;
     try {
@@ -31,15 +31,18 @@ export function json(value: unknown, what: string): string {
     return text;
 }
 
-/** Text that PostgreSQL can store, with U+FFFD for NUL and for halves of surrogate pairs. */
+/** Replaces NUL and lone surrogates by U+FFFD, so that PostgreSQL can store the text. */
 export function storableText(text: string): string {
     return text.replace(/\0|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g, '\ufffd');
 }
 
-/** More than a result says about a delivery, in bytes of JSON. */
+/** The largest size of a handler's result, in bytes of JSON. */
 const MAX_RESULT = 1024 * 1024;
 
-/** A handler's result as PostgreSQL can store it: what was done is done, whatever its text has in it. Refuses what is no JSON. */
+/**
+ * Converts a handler's result so that PostgreSQL can store it. Characters that PostgreSQL cannot store are replaced. A
+ * result that is too large or cannot be JSON throws an error.
+ */
 export function storable(result: unknown): unknown {
     if (result === undefined || result === null) return null;
     const text = json(result, "the handler's result");
@@ -47,7 +50,7 @@ export function storable(result: unknown): unknown {
     if (size > MAX_RESULT) {
         throw invalid("the handler's result is too large", { detail: `It has ${size} bytes as JSON, and ${MAX_RESULT} are the most.` });
     }
-    // Written by JSON.stringify: as escapes.
+    // JSON.stringify writes these characters as escapes.
     if (!/\\u(0000|d[89a-f])/.test(text)) return JSON.parse(text);
     return JSON.parse(text, (_, value) => {
         if (typeof value === 'string') return storableText(value);
@@ -86,7 +89,7 @@ function scalar(value: unknown, type: string, what: string): Value {
     }
 }
 
-/** An argument as text, and how the statement casts it. */
+/** Returns an argument as text, and the cast of its placeholder in the statement. */
 export function argument(value: unknown, type: string, what: string): { value: Value; cast: (n: string) => string } {
     if (type.endsWith('[]') && value !== null && value !== undefined) {
         if (!Array.isArray(value)) throw invalid(`${what} is not a list`);
@@ -100,7 +103,7 @@ export function argument(value: unknown, type: string, what: string): { value: V
     return { value: scalar(value, type, what), cast: (n) => (type === 'text' ? `${n}::text` : `${n}::text::${type}`) };
 }
 
-/** A value of a column, from the JSON of its row. */
+/** Converts the value of a column from the JSON of its row. */
 function back(value: unknown, type: string): unknown {
     if (value === null || value === undefined) return null;
     if (type === 'timestamptz') {
@@ -116,7 +119,7 @@ function back(value: unknown, type: string): unknown {
 const selected = ([name, type]: readonly [string, string]): string =>
     type === 'interval' ? `extract(epoch from r."${name}")::float8 as "${name}"` : `r."${name}"`;
 
-/** A row from its JSON: camelCase names, times as Date, intervals as seconds, bytes as Buffer. */
+/** Converts a row from its JSON: names become camelCase, times Date, intervals seconds, and bytes Buffer. */
 function row(text: string, columns: Signature['columns']): Record<string, unknown> {
     const parsed = JSON.parse(text) as Record<string, unknown>;
     const result: Record<string, unknown> = {};
@@ -140,7 +143,7 @@ function prepare(name: FunctionName): Prepared {
     return known;
 }
 
-/** The statement that calls a function of the schema with named arguments; those that are undefined are left out. */
+/** Returns the statement that calls a function of the schema with named arguments. Undefined arguments are left out. */
 export function callStatement(name: FunctionName, args: object = {}): Statement {
     const { signature, byName } = prepare(name);
     const given = args as Record<string, unknown>;
@@ -156,7 +159,7 @@ export function callStatement(name: FunctionName, args: object = {}): Statement 
         if (given[key] === undefined) continue;
         const { value, cast } = argument(given[key], arg[1], key);
         values.push(value);
-        // Quoted: "position" is a word of SQL.
+        // Quoted, because "position" is a keyword of SQL.
         parts.push(`"${arg[0]}" => ${cast(`$${values.length}`)}`);
     }
     for (const [key, arg] of byName) {
@@ -203,18 +206,18 @@ export async function call(client: Executor, name: FunctionName, args: object = 
     }
 }
 
-/** How rows of a view are chosen. */
+/** The selection and order of the rows of a view. */
 export interface ViewOptions<Row> {
-    /** Columns that must have these values; null: that are null. */
+    /** The values that columns must have. Null selects rows in which the column is null. */
     where?: { [K in keyof Row]?: Row[K] };
     orderBy?: keyof Row & string;
     descending?: boolean;
-    /** 100 if not given. */
+    /** The largest number of rows. The default is 100. */
     limit?: number;
     offset?: number;
 }
 
-/** Rows of a view or table of the schema. */
+/** Returns rows of a view or table of the schema. */
 export async function rowsOf(client: Executor, view: ViewName, options: ViewOptions<any> = {}): Promise<any[]> {
     const columns: Signature['columns'] | undefined = VIEWS[view];
     if (columns === undefined) {

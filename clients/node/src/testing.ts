@@ -1,4 +1,7 @@
-/** Helpers for your own tests: what was enqueued, working it off inline, and a receiver of webhooks. */
+/**
+ * Helpers for tests of applications: the messages that were enqueued, a worker that runs inline, and a receiver of
+ * webhooks.
+ */
 
 import { createServer, type IncomingHttpHeaders, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -12,7 +15,7 @@ import { sleep } from './time.js';
 import { Verifier, type Webhook } from './webhooks.js';
 import { Worker, type Handler, type WorkerOptions, type WorkerSummary } from './worker.js';
 
-/** A message of this transaction. */
+/** A message that the current transaction has enqueued. */
 export type EnqueuedMessage = WithContent<{
     id: number;
     topic: string;
@@ -26,7 +29,7 @@ export type EnqueuedMessage = WithContent<{
     publisher: string | null;
 }>;
 
-/** What to look for. A payload matches if it has at least these properties. */
+/** The properties of an expected message. A payload matches if it has at least these properties. */
 export interface Expected {
     topic?: string;
     key?: string;
@@ -35,7 +38,10 @@ export interface Expected {
     headers?: Record<string, string>;
 }
 
-/** The messages that the transaction of this client has enqueued so far. Needs to read the table outbox.message. */
+/**
+ * Returns the messages that the transaction of this client has enqueued so far. The role needs the right to read the table
+ * outbox.message.
+ */
 export async function enqueuedMessages(tx: Executor): Promise<EnqueuedMessage[]> {
     const rows = await run(tx, {
         text:
@@ -60,7 +66,7 @@ function includes(actual: unknown, expected: unknown): boolean {
     );
 }
 
-/** Asserts that the transaction of this client has enqueued a message like this, and returns the first. */
+/** Asserts that the transaction of this client has enqueued a message like this, and returns the first one. */
 export async function assertEnqueued(tx: Executor, expected: Expected): Promise<EnqueuedMessage> {
     const messages = await enqueuedMessages(tx);
     const found = messages.find((message) => includes(message, expected));
@@ -87,13 +93,13 @@ export async function assertNotEnqueued(tx: Executor, expected: Expected = {}): 
 }
 
 export interface DrainOptions extends WorkerOptions {
-    /** Failures are not thrown: look at the summary. */
+    /** Does not throw failures. The summary counts them. */
     swallow?: boolean;
 }
 
 /**
- * Works off what is due in a pull subscription, here and now, and returns when nothing is: no worker is needed, and failures
- * are thrown. It works with and without the library preloaded.
+ * Handles the deliveries that are due in a pull subscription and returns when none is left. No other worker is needed.
+ * Failures are thrown. It works with and without the library preloaded.
  */
 export async function drain(
     client: Executor,
@@ -104,7 +110,7 @@ export async function drain(
     let first: unknown;
     const total: WorkerSummary = { claimed: 0, completed: 0, failed: 0, dead: 0, released: 0, lost: 0 };
     for (;;) {
-        // What was completed may have freed the next of its key.
+        // A completed delivery may have unblocked the next delivery of its key.
         await settled(client);
         const worker = new Worker(client, subscription, handler, {
             ...options,
@@ -121,7 +127,7 @@ export async function drain(
     }
 }
 
-/** Waits until everything that is committed is numbered and routed; ticks itself where no dispatcher does. */
+/** Waits until all committed messages are numbered and routed. Without a dispatcher it calls tick() itself. */
 export async function settled(client: Executor, seconds = 30): Promise<void> {
     const outbox = new Outbox(client);
     const deadline = Date.now() + seconds * 1000;
@@ -144,16 +150,16 @@ export async function settled(client: Executor, seconds = 30): Promise<void> {
 export interface ReceivedRequest {
     path: string;
     headers: IncomingHttpHeaders;
-    /** What was signed, if that was checked; else what arrived. */
+    /** The signed content if the signature was verified, else the body as it arrived. */
     body: Buffer;
-    /** What was verified; undefined if the signature was not, or no secret was given. */
+    /** The verified request. Undefined if the signature is not valid, or if there is no secret. */
     webhook?: Webhook;
-    /** Why it was not. */
+    /** Why the signature is not valid. */
     error?: SignatureError;
     json<T = any>(): T;
 }
 
-/** What a receiver answers. */
+/** The answer of a receiver. */
 export interface Answer {
     status?: number;
     headers?: Record<string, string>;
@@ -162,7 +168,7 @@ export interface Answer {
     delay?: number;
 }
 
-/** A receiver of webhooks: a real HTTP server on loopback that keeps what arrives and answers what it is told to. */
+/** A receiver of webhooks: a real HTTP server on loopback that stores the requests and answers as configured. */
 export class FakeReceiver {
     readonly requests: ReceivedRequest[] = [];
     #answer: (request: ReceivedRequest) => Answer = () => ({});
@@ -171,7 +177,7 @@ export class FakeReceiver {
 
     private constructor(readonly server: Server) {}
 
-    /** Starts one; with secrets it verifies what arrives. */
+    /** Starts a receiver. With secrets it verifies the requests. */
     static async start(secrets?: string | string[]): Promise<FakeReceiver> {
         const server = createServer();
         const receiver = new FakeReceiver(server);
@@ -206,17 +212,17 @@ export class FakeReceiver {
         return receiver;
     }
 
-    /** The secrets to verify with; they are known only once the endpoint is made. */
+    /** Sets the secrets for the verification. They are known only after the endpoint has been created. */
     set secrets(secrets: string | string[]) {
         this.#verifier = new Verifier(secrets);
     }
 
-    /** Its address, to give to `createEndpoint`. */
+    /** The URL of the receiver, for `createEndpoint`. */
     get url(): string {
         return `http://127.0.0.1:${(this.server.address() as AddressInfo).port}/`;
     }
 
-    /** What it answers from now on: a status, an answer, or a function of the request. */
+    /** Sets the answer from now on: a status, an answer, or a function of the request. */
     answer(answer: number | Answer | ((request: ReceivedRequest) => Answer)): void {
         if (typeof answer === 'number') this.#answer = () => ({ status: answer });
         else this.#answer = typeof answer === 'function' ? answer : () => answer;
@@ -234,7 +240,7 @@ export class FakeReceiver {
         return this.requests.slice(0, count);
     }
 
-    /** Ends it. */
+    /** Stops the receiver. */
     async stop(): Promise<void> {
         this.server.closeAllConnections();
         await new Promise((resolve) => this.server.close(resolve));

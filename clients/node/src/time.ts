@@ -1,6 +1,6 @@
-/** Waiting, and going on after trouble. */
+/** Helpers for waiting and retrying. */
 
-/** Waits, or until the signal. */
+/** Waits this many seconds, or until the signal aborts. */
 export function sleep(seconds: number, signal?: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
         if (signal?.aborted) return resolve();
@@ -14,7 +14,7 @@ export function sleep(seconds: number, signal?: AbortSignal): Promise<void> {
     });
 }
 
-/** A wait that somebody can end: what was told while nobody waited ends the next wait. */
+/** A wait that ring() ends. A ring() while nothing waits ends the next wait at once. */
 export class Bell {
     #rung = false;
     #end: () => void = () => {};
@@ -38,7 +38,7 @@ export class Bell {
     }
 }
 
-/** Waits between tries: doubled from `min` to `max` seconds, with jitter; back to `min` after a success. */
+/** The waits between attempts. They double from `min` to `max` seconds, with jitter. reset() returns to `min`. */
 export class Backoff {
     #wait: number;
     constructor(
@@ -47,7 +47,7 @@ export class Backoff {
     ) {
         this.#wait = min;
     }
-    /** The next wait, in seconds. */
+    /** Returns the next wait, in seconds. */
     next(): number {
         const wait = this.#wait;
         this.#wait = Math.min(wait * 2, this.max);
@@ -58,7 +58,10 @@ export class Backoff {
     }
 }
 
-/** A signal that SIGINT or SIGTERM abort, for the graceful end of workers and readers; a second one ends the process. */
+/**
+ * Returns a signal that SIGINT or SIGTERM aborts, for a graceful end of workers and readers. A second one ends the
+ * process.
+ */
 export function shutdownSignal(): AbortSignal {
     const controller = new AbortController();
     for (const name of ['SIGINT', 'SIGTERM'] as const) {

@@ -1,8 +1,10 @@
 /**
- * Verification of webhooks, for plain `http`, Express, Fastify and whatever gives headers and the bytes of the body.
+ * Verifies webhooks, for plain `http`, Express, Fastify and all frameworks that provide the headers and the bytes of the
+ * body.
  *
- * Of what the sender compressed (an endpoint with `compress => true`) the content is signed. It does not matter whether a
- * framework has decompressed it on the way: the body of a verified request is what was signed.
+ * If the sender compresses the body (an endpoint with `compress => true`), the signature covers the content before
+ * compression. It does not matter whether a framework has decompressed the body: the body of a verified request is the
+ * signed content.
  */
 
 import type { IncomingMessage, ServerResponse } from 'node:http';
@@ -10,21 +12,21 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { native } from './core.js';
 import { InvalidError, invalid, refused, SignatureError } from './errors.js';
 
-/** Headers as node:http gives them, as `Headers` of fetch, or as a plain object. */
+/** Headers as in node:http, as `Headers` of fetch, or as a plain object. */
 export type HeadersLike = Headers | Record<string, string | string[] | undefined>;
 
-/** A request that was verified. */
+/** A verified request. */
 export interface Webhook {
-    /** The same on every attempt: deduplicate by it. */
+    /** The webhook id. It is the same on every attempt, so receivers deduplicate by it. */
     id: string;
     signedAt: Date;
-    /** What was signed, byte for byte: what arrived, decompressed if it arrived compressed. */
+    /** The signed content, byte for byte: the body, decompressed if it arrived compressed. */
     body: Buffer;
     text(): string;
     json<T = any>(): T;
 }
 
-/** A request whose signature was checked by {@link Verifier.middleware} has it as `webhook`. */
+/** A request whose signature was checked by {@link Verifier.middleware}. */
 export interface WithWebhook {
     webhook?: Webhook;
 }
@@ -47,7 +49,7 @@ function checkedSecrets(secrets: string | readonly string[]): string[] {
     return list as string[];
 }
 
-/** The answer to a request that was refused; undefined for what is not the sender's fault. */
+/** Returns the answer to a refused request. Undefined if the error is not the sender's fault. */
 function answerTo(error: unknown): { status: number; body: { error: string; detail?: string } } | undefined {
     const tooLarge = error instanceof InvalidError && error.code === '54000';
     if (!tooLarge && !(error instanceof SignatureError)) return undefined;
@@ -56,13 +58,13 @@ function answerTo(error: unknown): { status: number; body: { error: string; deta
 }
 
 export interface VerifierOptions {
-    /** Seconds that the signature may be old, or ahead of our clock; 300 if not given. */
+    /** The largest age of a signature in seconds, and how far it may be ahead of the local clock. The default is 300. */
     tolerance?: number;
-    /** Bytes that a request has at most, before and after it is decompressed; 1 MiB if not given. */
+    /** The largest size of a request in bytes, before and after decompression. The default is 1 MiB. */
     limit?: number;
 }
 
-/** Checks Standard Webhooks signatures with one secret or, while it is rotated, several. */
+/** Checks Standard Webhooks signatures with one secret, or with several while a secret is rotated. */
 export class Verifier {
     readonly #native: InstanceType<typeof native.NativeVerifier>;
     readonly #limit: number;
@@ -81,9 +83,10 @@ export class Verifier {
     }
 
     /**
-     * Checks a request. `body` is what arrived, byte for byte: not parsed JSON, which cannot be turned back into the bytes that
-     * were signed. Gzip that is named in `content-encoding` is decompressed. Throws a SignatureError that says why, or an
-     * InvalidError with the code 54000 where a compressed body is larger than the limit.
+     * Checks a request. `body` is the body as it arrived, byte for byte, and not parsed JSON, which cannot be converted
+     * back to the signed bytes. If `content-encoding` names gzip, the body is decompressed. Throws a SignatureError that
+     * says why the request is refused, or an InvalidError with the code 54000 if a compressed body is larger than the
+     * limit.
      */
     verify(headers: HeadersLike, body: Uint8Array | string, now: Date = new Date()): Webhook {
         if (typeof body !== 'string' && !(body instanceof Uint8Array)) {
@@ -121,7 +124,7 @@ export class Verifier {
         return this.verify(request.headers, await this.#collect(request));
     }
 
-    /** The body. What is too large is read to its end and forgotten: so the sender gets an answer, and not a broken connection. */
+    /** Reads the body. A body that is too large is read to its end and dropped, so that the sender gets an answer. */
     #collect(request: IncomingMessage): Promise<Buffer> {
         return new Promise((resolve, reject) => {
             if (request.readableEnded) return resolve(Buffer.alloc(0));
@@ -140,13 +143,14 @@ export class Verifier {
     }
 
     /**
-     * For Express (or any `(request, response, next)`): answers 401 to what is not signed, 413 to what is too large, else sets
-     * `request.webhook`. It reads the body itself, or takes what `express.raw()` has read; it must come before `express.json()`.
+     * Returns a middleware for Express (or any `(request, response, next)`). It answers 401 if the signature is not valid
+     * and 413 if the request is too large, else it sets `request.webhook`. It reads the body itself, or uses the body
+     * that `express.raw()` has read. It must come before `express.json()`.
      */
     middleware(): (request: IncomingMessage & WithWebhook, response: ServerResponse, next: (error?: unknown) => void) => void {
         return (request, response, next) => {
             const { body } = request as { body?: unknown };
-            // Parsers leave an object where they have read nothing.
+            // A parser that has read nothing leaves an empty object as the body.
             const read = body instanceof Uint8Array || typeof body === 'string' || (body !== undefined && request.readableDidRead);
             const checked = read
                 ? Promise.resolve().then(() => this.verify(request.headers, body as Uint8Array))
@@ -168,8 +172,9 @@ export class Verifier {
     }
 
     /**
-     * A plugin for Fastify: `app.register(verifier.fastify())`. In the scope in which it is registered bodies are not parsed, what
-     * is not signed is answered 401, what is too large 413, and handlers find `request.webhook`.
+     * Returns a plugin for Fastify: `app.register(verifier.fastify())`. In the scope in which it is registered, bodies
+     * are not parsed, requests without a valid signature are answered 401, requests that are too large 413, and handlers
+     * find `request.webhook`.
      */
     fastify(): (app: any) => Promise<void> {
         const plugin = async (app: any) => {
@@ -188,17 +193,17 @@ export class Verifier {
                 }
             });
         };
-        // Of the scope in which it is registered, not of one of its own.
+        // The plugin applies to the scope in which it is registered, not to a scope of its own.
         return Object.assign(plugin, { [Symbol.for('skip-override')]: true });
     }
 }
 
-/** The `webhook-signature` of a body, for tests of receivers: one signature per secret. */
+/** Returns the `webhook-signature` of a body with one signature per secret, for tests of receivers. */
 export function sign(secrets: string | readonly string[], id: string, signedAt: Date, body: Uint8Array | string): string {
     return native.sign(checkedSecrets(secrets), id, Math.floor(signedAt.getTime() / 1000), Buffer.from(body as string))!;
 }
 
-/** Throws if a topic cannot be published to: the check of `enqueue`, before there is a connection. */
+/** Throws if a topic cannot be published to. This is the check of `enqueue`, without a connection. */
 export function checkTopic(topic: string): void {
     const refusal = native.checkTopic(topic);
     if (refusal) throw refused(refusal);
@@ -210,7 +215,10 @@ export function checkPattern(pattern: string): void {
     if (refusal) throw refused(refusal);
 }
 
-/** Whether a topic matches a pattern (`*` one word, `#` any number), as subscriptions decide it. */
+/**
+ * Returns whether a topic matches a pattern (`*` matches one word, `#` any number of words), by the rules of
+ * subscriptions.
+ */
 export function topicMatches(pattern: string, topic: string): boolean {
     checkPattern(pattern);
     return native.matches(pattern, topic);

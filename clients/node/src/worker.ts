@@ -1,15 +1,17 @@
 /**
- * Pull workers: they claim deliveries, hand them to a handler, and say what became of each.
+ * Pull workers: they claim deliveries, pass them to a handler, and report the outcomes.
  *
- * What has to hold:
- *   - nothing is completed that was not handled: only a handler that returned completes its delivery;
- *   - when all that is left of a lease has been handled and the worker goes on, one call completes it and claims what comes next;
- *     whatever the server says against that, the two are done one after the other instead;
- *   - a lease is extended as long as one of its deliveries is here; once it is lost, the handlers' signals abort and their
- *     outcomes are dropped;
- *   - whatever a handler returns or throws, its delivery ends: what cannot be recorded is a failure that says so;
- *   - trouble with the connection or the server never ends a worker; what no waiting will cure does, with a typed error;
- *   - at the end nothing is left leased: what was not handled is given back, and its try does not count.
+ * Invariants:
+ *   - Only a handler that returned completes its delivery.
+ *   - When the last deliveries of a lease are handled and the worker goes on, one call completes them and claims the next
+ *     deliveries. If the server refuses this call, completing and claiming are separate calls.
+ *   - A lease is extended as long as the worker has one of its deliveries. When the lease is lost, the signals of its
+ *     handlers abort and their outcomes are dropped.
+ *   - Every delivery ends, regardless of what its handler returns or throws. An outcome that cannot be recorded becomes a
+ *     failure that says so.
+ *   - Errors of the connection or the server that may pass never end a worker. Errors that retrying does not solve end it
+ *     with a typed error.
+ *   - At the end no delivery stays leased. Deliveries that were not handled are given back, and their attempts do not count.
  */
 
 import { hostname } from 'node:os';
@@ -25,27 +27,28 @@ import { Backoff, Bell, sleep } from './time.js';
 /** A claimed delivery with its message. */
 export type ClaimedMessage = WithContent<ClaimedRow>;
 
-/** What a handler may know and do beside its message. */
+/** The context of a handler's call. */
 export interface HandlerContext {
-    /** Aborts when the lease is lost, or when the worker ends and has waited long enough: stop the work. */
+    /** Aborts when the lease is lost, or when the worker ends and has waited long enough. The handler should stop then. */
     signal: AbortSignal;
-    /** Moves the end of the lease by hand; the worker does so by itself. */
+    /** Extends the lease. The worker also extends it automatically. */
     extend(duration?: Interval): Promise<Date>;
 }
 
 /**
- * Does the work of a delivery. Returning completes it, with what is returned as its result (the receiver's id as a string,
- * or an object such as `{ total: 3, succeeded: 2 }`). Throwing fails it: it is tried again by the subscription's schedule;
- * throw RetryAfter to say when, and Reject if no try will help.
+ * Does the work of a delivery. Returning completes the delivery. The return value is its result (the receiver's id as a
+ * string, or an object such as `{ total: 3, succeeded: 2 }`). Throwing fails the delivery, and it is retried on the
+ * subscription's schedule. Throw RetryAfter to set the time of the next attempt, or Reject if no further attempt will
+ * help.
  */
 export type Handler = (message: ClaimedMessage, context: HandlerContext) => unknown;
 
-/** Thrown by a handler: no try will help; the delivery becomes a dead letter at once. */
+/** Thrown by a handler if no further attempt will help. The delivery is dead-lettered at once. */
 export class Reject extends Error {
     override name = 'Reject';
 }
 
-/** Thrown by a handler: try again after this time. */
+/** Thrown by a handler to have the delivery retried after this time. */
 export class RetryAfter extends Error {
     override name = 'RetryAfter';
     constructor(
@@ -57,42 +60,49 @@ export class RetryAfter extends Error {
 }
 
 export interface WorkerOptions {
-    /** Handlers at a time; 10 if not given. */
+    /** The largest number of handlers that run at once. The default is 10. */
     concurrency?: number;
-    /** Deliveries per claim; as many as there are free handlers if not given. More than that are claimed ahead. */
+    /** The number of deliveries per claim. The default is the number of free handlers. More deliveries are claimed ahead. */
     batchSize?: number;
-    /** Ends the worker once nothing is due. */
+    /** Ends the worker when no delivery is due. */
     untilEmpty?: boolean;
-    /** Seconds of a lease, extended when a third of it is over; 60 if not given. */
+    /** The duration of a lease in seconds. The default is 60. It is extended when a third of it is over. */
     lease?: number;
-    /** Seconds between looks when nothing is due; 1 if not given. */
+    /** Seconds between polls when no delivery is due. The default is 1. */
     pollInterval?: number;
     /**
-     * Is woken by NOTIFY besides, if the subscription was made with `notify: true`. Keeps a connection: of a Pool of pg, or one
-     * that `postgres` opens. Behind a pooler that does not pass notifications on it only polls, and tells `onError` so once.
+     * Lets NOTIFY wake the worker, if the subscription was created with `notify: true`. This uses a connection all the
+     * time: one of a pg Pool, or one that `postgres` opens. Behind a pooler that does not pass notifications on, the
+     * worker only polls and calls `onError` once.
      */
     listen?: boolean;
-    /** Shown where the delivery is leased; host, process id and a random part if not given. */
+    /** The name that is shown with leases. The default is host name, process id and a random part. */
     name?: string;
-    /** Seconds that handlers may take after the worker was told to end; 30 if not given. */
+    /** Seconds that handlers have to finish after the worker was stopped. The default is 30. */
     shutdownTimeout?: number;
     /** Ends the worker gracefully. */
     signal?: AbortSignal;
-    /** Seconds between tries when server or connection fail: from and to; 0.1 and 30 if not given. */
+    /**
+     * The shortest and longest wait in seconds between attempts when server or connection fail. The defaults are 0.1 and
+     * 30.
+     */
     backoff?: { min?: number; max?: number };
-    /** Told about everything that went wrong: handlers' errors, lost leases, the server. It must not throw. */
+    /** Called for all errors: of handlers, lost leases, and the server. It must not throw. */
     onError?: (error: unknown, message?: ClaimedMessage) => void;
 }
 
-/** What a worker did. */
+/** The counts of a worker. */
 export interface WorkerSummary {
     claimed: number;
     completed: number;
     failed: number;
     dead: number;
-    /** Given back unhandled. */
+    /** Deliveries that were given back unhandled. */
     released: number;
-    /** Handled, but the lease was lost before the outcome was recorded: somebody else does it again. */
+    /**
+     * Deliveries that were handled but whose lease was lost before the outcome was recorded. Another worker handles them
+     * again.
+     */
     lost: number;
 }
 
@@ -104,10 +114,13 @@ type Outcome =
 
 interface Lease {
     id: number;
-    /** Its deliveries that have no recorded outcome yet. */
+    /** The deliveries of the lease that have no recorded outcome yet. */
     open: Map<number, Task>;
     lost: boolean;
-    /** What the server has in it is what is open here, and it was not refused yet to complete it with a claim. */
+    /**
+     * Whether the deliveries of the lease on the server are exactly those in `open`, and completing the lease with a
+     * claim was not tried yet.
+     */
     whole: boolean;
 }
 
@@ -117,7 +130,7 @@ interface Task {
     message: ClaimedMessage;
     lease: Lease;
     abort: AbortController;
-    /** Told what became of the outcome: whether it was recorded. */
+    /** Called with whether the outcome was recorded. */
     recorded?: (done: boolean) => void;
 }
 
@@ -129,12 +142,12 @@ function positive(value: number | undefined, otherwise: number, what: string, wh
     return given;
 }
 
-/** Characters of a text about a failure: more than the server keeps. */
+/** The largest number of characters of a failure's text. The server stores fewer. */
 const MAX_TEXT = 8192;
 
 const short = (text: unknown): string => storableText(String(text).slice(0, MAX_TEXT));
 
-/** What becomes of a delivery whose handler threw this. */
+/** Returns the outcome of a delivery whose handler threw this value. */
 function failure(error: unknown): Outcome {
     try {
         if (error instanceof Reject) return { kind: 'dead', reason: short(error.message) };
@@ -166,15 +179,15 @@ export class Worker {
 
     readonly #leases = new Map<number, Lease>();
     readonly #queue: Task[] = [];
-    /** Handlers that run, and outcomes that are not recorded. */
+    /** The number of running handlers and of outcomes that are not recorded. */
     #busy = 0;
     #outcomes: { task: Task; outcome: Outcome }[] = [];
     #flushing = false;
-    /** The claim loop waits for a handler to become free. */
+    /** Whether the claim loop waits for a free handler. */
     #full = false;
-    /** All that was left of a lease, handed to the claim loop to be completed with the next claim. */
+    /** The last deliveries of a lease, which the claim loop completes with the next claim. */
     #done: Group | undefined;
-    /** After this the worker no longer waits for anything. */
+    /** Set when the worker does not wait for handlers any more. */
     #ended = false;
     #wake: () => void = () => {};
     #running = false;
@@ -203,21 +216,21 @@ export class Worker {
             try {
                 report(error, message);
             } catch {
-                // Whoever listens must not end the worker.
+                // An error of the listener must not end the worker.
             }
         };
         if (options.signal) this.#given = options.signal;
     }
 
-    /** Ends it gracefully: `run()` returns once what was begun has ended. */
+    /** Stops the worker gracefully. `run()` returns when the running handlers have ended. */
     stop(): void {
         this.#stopping.abort();
         this.#wake();
     }
 
     /**
-     * Works until it is stopped, and says what it did. Rejects with what no waiting will cure: no such subscription, no
-     * privilege, no extension.
+     * Works until it is stopped, and returns the counts. Rejects with errors that retrying does not solve: the
+     * subscription, a privilege or the extension is missing.
      */
     async run(): Promise<WorkerSummary> {
         if (this.#running) throw invalid('the worker runs already');
@@ -269,7 +282,7 @@ export class Worker {
                 else rows = await this.#outbox.claim(next);
             } catch (error) {
                 if (done) {
-                    // The lease is lost, or something is wrong with claiming: each call will say so by itself.
+                    // The lease is lost or claiming fails. The separate calls will show which.
                     if (isRetryable(error)) this.#trouble(error);
                     this.#record(done);
                     continue;
@@ -282,7 +295,7 @@ export class Worker {
             backoff.reset();
             for (const { task, outcome } of done ?? []) this.#finish(task, outcome, true);
             this.#take(rows);
-            // What was completed may have let others in: ask once more.
+            // The completion may have unblocked other deliveries, so claim once more.
             if (rows.length > 0 || done) continue;
             if (!this.#untilEmpty) await this.#bell.wait(this.#pollInterval * (0.9 + Math.random() / 5), signal);
             else if (this.#busy === 0) break;
@@ -292,7 +305,10 @@ export class Worker {
         this.#done = undefined;
     }
 
-    /** Tells of what went wrong, but for what is part of the isolation level `serializable` and is just tried again. */
+    /**
+     * Reports an error, unless it is a serialization failure, which is normal at the level `serializable` and is just
+     * retried.
+     */
     #trouble(error: unknown): void {
         if (!(error instanceof OutboxError && error.code === '40001')) this.#onError(error);
     }
@@ -313,7 +329,7 @@ export class Worker {
         this.#pump();
     }
 
-    /** Starts handlers. */
+    /** Starts handlers for queued deliveries. */
     #pump(): void {
         while (!this.#stopping.signal.aborted && this.#busy < this.#concurrency) {
             const task = this.#queue.shift();
@@ -349,7 +365,7 @@ export class Worker {
         this.#record([{ task, outcome }]);
     }
 
-    /** Has outcomes recorded, if that has not begun already. */
+    /** Adds outcomes to be recorded, and starts recording if it is not running. */
     #record(outcomes: Group): void {
         this.#outcomes.push(...outcomes);
         if (this.#flushing) return;
@@ -357,23 +373,26 @@ export class Worker {
         void this.#flush();
     }
 
-    /** Leaves a group to the claim loop, if that waits, and the group is all that is left of its lease, without results to tell. */
+    /**
+     * Leaves a group to the claim loop, if the loop waits and the group is all that is open of its lease, without
+     * results. Returns whether it did.
+     */
     #handOver(group: Group): boolean {
         const { lease } = group[0]!.task;
         const all = lease.whole && !lease.lost && group.length === lease.open.size;
         const bare = group.every(({ outcome }) => outcome.kind === 'complete' && (outcome.result ?? null) === null);
         if (!all || !bare || !this.#full || this.#done || this.#queue.length > 0 || this.#stopping.signal.aborted) return false;
-        // Only once: what does not work is recorded by itself.
+        // Only once. If the call fails, the outcomes are recorded separately.
         lease.whole = false;
         this.#done = group;
         this.#wake();
         return true;
     }
 
-    /** Records outcomes, those that come up meanwhile together. */
+    /** Records outcomes. Outcomes that arrive in the meantime are recorded together. */
     async #flush(): Promise<void> {
         const backoff = new Backoff(this.#backoff.min, this.#backoff.max);
-        // What ends in this turn of the event loop is recorded together.
+        // Outcomes of this turn of the event loop are recorded together.
         await new Promise((resolve) => setImmediate(resolve));
         while (this.#outcomes.length > 0 && !this.#ended) {
             const batch = this.#outcomes;
@@ -438,8 +457,8 @@ export class Worker {
     }
 
     /**
-     * The outcome itself was refused (a malformed interval, a result that the server does not take): the try has failed, and says
-     * so. Nothing stays leased for it.
+     * Handles an outcome that the server refused (a malformed interval, or a result that it does not accept). The attempt
+     * fails with an error that says so, and the delivery does not stay leased.
      */
     async #unrecordable(group: Group, error: unknown): Promise<void> {
         const lost = error instanceof LeaseLostError || error instanceof NotFoundError;
@@ -451,7 +470,7 @@ export class Worker {
             const again = !lost && !(outcome.kind === 'fail' && outcome.refused);
             if (again && group.length === 1) this.#outcomes.push({ task, outcome: refused });
             else if (again) {
-                // Which of them it was shows one by one.
+                // Reporting the outcomes one by one shows which of them is refused.
                 try {
                     this.#finish(task, outcome, (await this.#tell([{ task, outcome }])).length > 0);
                 } catch (one) {
@@ -486,11 +505,11 @@ export class Worker {
         if (task.lease.open.size === 0) this.#leases.delete(task.lease.id);
     }
 
-    /** Extends what is held, until everything has ended. */
+    /** Extends the leases until all deliveries have ended. */
     async #heartbeat(): Promise<void> {
         const signal = this.#stopping.signal;
         while (!this.#ended && !(signal.aborted && this.#leases.size === 0)) {
-            // After the stop it still beats, but notices soon when there is nothing left to beat for.
+            // After the stop, leases are still extended, but the loop soon notices when none is left.
             if (signal.aborted) await this.#sleepWhileBusy(this.#lease / 3);
             else await sleep(this.#lease / 3, signal);
             await Promise.all(
@@ -525,7 +544,10 @@ export class Worker {
         this.#wake();
     }
 
-    /** Gives back what was not begun, waits for what was, and gives back what does not end in time. */
+    /**
+     * Gives back deliveries that were not begun, waits for running handlers, and gives back deliveries that do not end in
+     * time.
+     */
     async #windDown(): Promise<void> {
         const waiting = this.#queue.splice(0);
         await this.#giveBack(waiting);
@@ -550,7 +572,7 @@ export class Worker {
                     const deliveryIds = group.map((task) => task.message.deliveryId);
                     this.summary.released += (await this.#outbox.release({ lease: lease.id, deliveryIds })).length;
                 } catch (error) {
-                    // The lease runs out by itself.
+                    // The lease expires by itself.
                     this.#onError(error);
                 }
                 for (const task of group) {
@@ -562,7 +584,7 @@ export class Worker {
     }
 }
 
-/** An outcome that was decided outside of the handler; see deliveries.ts. */
+/** An outcome that was decided outside of the handler (see deliveries.ts). */
 export class Settled {
     constructor(
         readonly outcome: Outcome,

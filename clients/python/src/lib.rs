@@ -1,7 +1,7 @@
-//! The native core of the Python client: thin over the Rust client.
+//! The native core of the Python client, a thin layer over the Rust client.
 //!
-//! Every call takes a `concurrent.futures.Future`, runs on the one runtime and resolves it: blocking code waits on it,
-//! `asyncio.wrap_future` makes it awaitable. The task that is returned ends when the future is cancelled.
+//! Every call takes a `concurrent.futures.Future`, runs on the only runtime and resolves the future. Blocking code waits on
+//! the future; `asyncio.wrap_future` makes it awaitable. The returned task ends when the future is cancelled.
 #![allow(missing_docs, reason = "documented in _core.pyi and the Python modules")]
 
 use std::borrow::Cow;
@@ -35,7 +35,7 @@ fn runtime() -> PyResult<&'static Runtime> {
         .ok_or_else(|| PyRuntimeError::new_err("no runtime"))
 }
 
-/// The exception of an error: `_errors.make` chooses the class.
+/// Creates the Python exception of an error. `_errors.make` chooses the class.
 fn exception(py: Python<'_>, error: &Error) -> PyErr {
     let d = error.details();
     let made = py.import("pg_outbox._errors").and_then(|module| {
@@ -62,7 +62,7 @@ impl Task {
     }
 }
 
-/// Runs `work` and resolves the future with what `convert` makes of its result.
+/// Runs `work` and resolves the future with its result, converted by `convert`.
 fn submit<T: Send + 'static>(
     future: Py<PyAny>,
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
@@ -75,7 +75,7 @@ fn submit<T: Send + 'static>(
                 Ok(value) => convert(py, value),
                 Err(error) => Err(exception(py, &error)),
             };
-            // A future that was cancelled in between refuses both, and nobody waits for it.
+            // A future that was cancelled in the meantime refuses both, and no caller waits for it.
             let _ = match outcome {
                 Ok(value) => future.call_method1(py, "set_result", (value,)),
                 Err(error) => future.call_method1(py, "set_exception", (error,)),
@@ -116,7 +116,7 @@ fn message_dict<'py>(py: Python<'py>, message: &Message) -> PyResult<Bound<'py, 
     Ok(dict)
 }
 
-/// Times cross as microseconds since 1970.
+/// Times are passed to Python as microseconds since 1970.
 mod pg_outbox_time {
     pub(crate) type Time = pg_outbox::chrono::DateTime<pg_outbox::chrono::Utc>;
 }
@@ -193,7 +193,7 @@ impl Core {
     }
 }
 
-/// How Python answers for one delivery.
+/// The object through which Python reports the outcome of one delivery.
 #[pyclass]
 struct Reply {
     answer: std::sync::Mutex<Option<oneshot::Sender<Handled>>>,
@@ -219,7 +219,7 @@ impl Reply {
 
     #[pyo3(signature = (error, after=None))]
     fn fail(&self, error: String, after: Option<f64>) {
-        // Before now is now; what is no length of time is left to the schedule.
+        // A negative wait counts as 0. For a value that is not a length of time, the schedule decides.
         let after = after
             .filter(|seconds| seconds.is_finite())
             .and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
@@ -287,7 +287,7 @@ impl Worker {
         Worker { builder, stop: CancellationToken::new() }
     }
 
-    /// Runs; `dispatch(delivery, reply)` begins to handle and returns a callable that cancels, or None.
+    /// Runs the worker. `dispatch(delivery, reply)` starts the handler and returns a callable that cancels it, or None.
     fn run(&self, future: Py<PyAny>, dispatch: Py<PyAny>) -> PyResult<Task> {
         let dispatch = Arc::new(dispatch);
         let worker = self.builder.clone().build(move |delivery: Delivery| handle(dispatch.clone(), delivery));
@@ -334,7 +334,7 @@ async fn handle(dispatch: Arc<Py<PyAny>>, delivery: Delivery) -> Handled {
     });
     match cancel {
         Ok(cancel) => {
-            // Not in this task: at the end of the grace it is ended at once.
+            // In a task of its own, because this task is aborted at the end of the grace period.
             tokio::spawn(async move {
                 tokio::select! {
                     biased;
@@ -408,7 +408,7 @@ impl Reader {
         submit(future, async move { reader.lock().await.advance_to(position, &webhook_id).await }, none)
     }
 
-    /// (confirmed position, consumer, subject, epoch): what an advance in the caller's own transaction needs.
+    /// Returns (confirmed position, consumer, subject, epoch), which an advance in the caller's transaction needs.
     fn place(&self, future: Py<PyAny>) -> PyResult<Task> {
         let (reader, consumer, subject) = (self.reader.clone(), self.consumer.clone(), self.subject.clone());
         let work = async move {
@@ -459,7 +459,8 @@ impl Receiver {
         Ok(())
     }
 
-    /// (request line, headers as JSON, body, "" | "valid" | why not) of each arrival, when there are `count`.
+    /// Waits for `count` arrivals and returns for each (request line, headers as JSON, body, validity). The validity is "",
+    /// "valid", or the reason why the signature is not valid.
     fn wait_for(&self, future: Py<PyAny>, count: usize) -> PyResult<Task> {
         let receiver = self.receiver.clone();
         submit(future, async move { Ok(receiver.wait_for(count).await) }, |py, arrivals| {
@@ -481,14 +482,14 @@ impl Receiver {
     }
 }
 
-/// Name, kind and hint of a SQLSTATE.
+/// Returns name, kind and hint of a SQLSTATE.
 #[pyfunction]
 fn classify(state: &str) -> (&'static str, &'static str, Option<&'static str>) {
     let (name, kind) = pg_outbox::error::classify(state);
     (name, kind.as_str(), pg_outbox::error::hint(name))
 }
 
-/// Webhook id, time, and the content where that is not the body as it arrived but what it was decompressed to.
+/// Webhook id, time, and the decompressed content if the body arrived compressed.
 type Checked<'py> = (String, i64, Option<Bound<'py, PyBytes>>);
 
 #[pyfunction]

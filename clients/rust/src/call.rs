@@ -1,9 +1,9 @@
-//! Any function of the schema by its name, with named arguments as JSON and rows as JSON: what the typed methods of every
-//! client stand on.
+//! Calls any function of the schema by its name, with named arguments as JSON and rows as JSON. The typed methods of all
+//! clients use this module.
 //!
-//! Arguments are sent as text, and encoded by the type that the catalogue gives them; so one call serves every signature. No
-//! statement has a name: behind a pooler the next one may run in another session, where that name is unknown, or somebody
-//! else's.
+//! Arguments are sent as text, in the form of the type that the catalogue has for them. One function can therefore make
+//! calls of every signature. No statement has a name, because behind a pooler the next statement may run in another
+//! session, where the name is unknown or belongs to another client.
 
 use std::collections::HashMap;
 
@@ -16,10 +16,10 @@ use tokio_postgres::types::{Format, IsNull, Kind, ToSql, Type, to_sql_checked};
 
 use crate::error::{Error, Result};
 
-/// A JSON value as an argument of whatever type the server expects.
+/// A JSON value as an argument of the type that the server expects.
 ///
-/// `json` takes it as it is; arrays take arrays; an `interval` takes a number of seconds; a `bytea` takes base64; the rest is
-/// PostgreSQL's own text form.
+/// An argument of type `json` or `jsonb` takes any value. An array takes an array, an `interval` a number of seconds, and a
+/// `bytea` base64. All other types take PostgreSQL's own text form.
 #[derive(Debug)]
 pub struct Argument<'a>(pub &'a Value);
 
@@ -62,7 +62,7 @@ fn text_of(value: &Value, ty: &Type) -> std::result::Result<Option<String>, Fail
             if i > 0 {
                 text.push(',');
             }
-            // In an array of JSON, null is a JSON value.
+            // In an array of JSON, null is a JSON value and not an SQL null.
             let json = *element == Type::JSON || *element == Type::JSONB;
             match if json { Some(item.to_string()) } else { text_of(item, element)? } {
                 None => text.push_str("NULL"),
@@ -97,7 +97,7 @@ fn text_of(value: &Value, ty: &Type) -> std::result::Result<Option<String>, Fail
     }))
 }
 
-/// Whether a text can stand in a statement as a name.
+/// Returns whether a text can be used as a name in a statement.
 fn is_name(text: &str) -> bool {
     !text.is_empty()
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
@@ -108,7 +108,7 @@ fn named_arguments(args: Value) -> Result<Vec<(String, Value)>> {
     match args {
         Value::Null => Ok(Vec::new()),
         Value::Object(map) => {
-            // An argument that is null is one that was not given.
+            // A null argument counts as an argument that was not given.
             let given: Vec<_> = map.into_iter().filter(|(_, value)| !value.is_null()).collect();
             match given.iter().find(|(name, _)| !is_name(name)) {
                 Some((name, _)) => Err(Error::invalid(format!("malformed argument name \"{name}\""))),
@@ -119,11 +119,11 @@ fn named_arguments(args: Value) -> Result<Vec<(String, Value)>> {
     }
 }
 
-/// Calls `outbox.<function>` with named arguments (an object; `null` ones are left out) and returns its rows: an object per
-/// row of a table function, else the value. Intervals named in `intervals` come as seconds.
+/// Calls `outbox.<function>` with named arguments (an object, in which `null` arguments are left out) and returns its
+/// rows. A row is an object for a table function, else the value. Intervals named in `intervals` are returned in seconds.
 ///
 /// # Errors
-/// Those of the function; 42883 (kind fatal) if there is none like it.
+/// Those of the function; 42883 (kind fatal) if no function has this name and these arguments.
 pub async fn call(
     client: &impl GenericClient,
     function: &str,
@@ -153,10 +153,11 @@ pub async fn call_void(client: &impl GenericClient, function: &str, args: impl S
     rows(client, &sql, &args, ARGUMENTS, function).await.map(|_| ())
 }
 
-/// Rows of a table or view of the schema whose columns equal what `filter` says, in the order of its first column.
+/// Returns rows of a table or view of the schema whose columns equal the values in `filter`. The rows are sorted by their
+/// columns, the first column first.
 ///
 /// # Errors
-/// 22023 for malformed names; what PostgreSQL says.
+/// 22023 for malformed names; the errors of PostgreSQL.
 pub async fn table(
     client: &impl GenericClient,
     name: &str,
@@ -188,13 +189,13 @@ fn row_form(intervals: &[&str]) -> Result<String> {
     Ok(format!("to_jsonb(r) || jsonb_build_object({})", seconds.join(", ")))
 }
 
-/// Names and types of a function's arguments.
+/// The query for the names and types of a function's arguments.
 const ARGUMENTS: &str = "select a.name, a.type
     from pg_catalog.pg_proc p,
         unnest(coalesce(p.proallargtypes, p.proargtypes::oid[]), p.proargnames, p.proargmodes) a(type, name, mode)
     where p.pronamespace = 'outbox'::regnamespace and p.proname = $1 and coalesce(a.mode, 'i') in ('i', 'b', 'v')";
 
-/// Names and types of a table's columns.
+/// The query for the names and types of a table's columns.
 const COLUMNS: &str = "select a.attname::text, a.atttypid
     from pg_catalog.pg_attribute a join pg_catalog.pg_class c on c.oid = a.attrelid
     where c.relnamespace = 'outbox'::regnamespace and c.relname = $1 and a.attnum > 0";
@@ -209,7 +210,7 @@ async fn rows(
     let known = if args.is_empty() { Vec::new() } else { client.query_typed(types, &[(&of, Type::TEXT)]).await? };
     let known: HashMap<&str, u32> =
         known.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_>>()?;
-    // What is not known there is for the server to refuse.
+    // Arguments that the catalogue does not know are sent too, so that the server refuses them.
     let type_of = |name: &str| known.get(name).and_then(|oid| Type::from_oid(*oid)).unwrap_or(Type::UNKNOWN);
     let values: Vec<(Argument<'_>, Type)> = args.iter().map(|(name, value)| (Argument(value), type_of(name))).collect();
     let params: Vec<(&(dyn ToSql + Sync), Type)> = values.iter().map(|(value, ty)| (value as _, ty.clone())).collect();
@@ -217,12 +218,12 @@ async fn rows(
     rows.iter().map(|row| Ok(row.try_get::<_, Option<Value>>(0)?.unwrap_or(Value::Null))).collect()
 }
 
-/// The rows as `T`.
+/// Converts rows to `T`.
 pub(crate) fn typed<T: DeserializeOwned>(rows: Vec<Value>) -> Result<Vec<T>> {
     rows.into_iter().map(one_typed).collect()
 }
 
-/// A value as `T`.
+/// Converts a value to `T`.
 pub(crate) fn one_typed<T: DeserializeOwned>(value: Value) -> Result<T> {
     serde_json::from_value(value).map_err(|error| {
         Error::new("42883", "the server's answer does not have the expected form")
@@ -231,7 +232,7 @@ pub(crate) fn one_typed<T: DeserializeOwned>(value: Value) -> Result<T> {
     })
 }
 
-/// The only row as `T`.
+/// Converts the first row, or null if there is none, to `T`.
 pub(crate) fn single<T: DeserializeOwned>(rows: Vec<Value>) -> Result<T> {
     one_typed(rows.into_iter().next().unwrap_or(Value::Null))
 }

@@ -1,8 +1,8 @@
-//! Connection strings, TLS, sessions.
+//! Connection strings, TLS and sessions.
 //!
-//! A string is what libpq takes (`postgresql://...` or `key=value ...`), `sslmode=verify-ca|verify-full` and `sslrootcert`
-//! included. What it leaves out comes from the environment: `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`, `PGDATABASE`,
-//! `PGSSLMODE`, `PGSSLROOTCERT`, `PGAPPNAME`.
+//! A connection string has the form that libpq takes (`postgresql://...` or `key=value ...`), including
+//! `sslmode=verify-ca|verify-full` and `sslrootcert`. Missing parameters come from the environment: `PGHOST`, `PGPORT`,
+//! `PGUSER`, `PGPASSWORD`, `PGDATABASE`, `PGSSLMODE`, `PGSSLROOTCERT` and `PGAPPNAME`.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -23,21 +23,21 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::error::{Error, Result};
 use crate::pooler::{is_pooled, notifies, probe_channel};
 
-/// How much a server's certificate is looked at.
+/// The checks of a server's certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trust {
-    /// Encryption only, as libpq does for `prefer` and `require`.
+    /// No checks, encryption only, as in libpq for `prefer` and `require`.
     Nobody,
-    /// Signed by a root.
+    /// The certificate must be signed by a root.
     Ca,
-    /// Signed by a root, and of this host.
+    /// The certificate must be signed by a root and must be valid for the host.
     Host,
 }
 
-/// Where to connect, and how.
+/// The settings of a connection.
 #[derive(Clone)]
 pub struct Target {
-    /// What is not TLS.
+    /// All settings except those of TLS.
     pub config: Config,
     tls: MakeRustlsConnect,
 }
@@ -45,7 +45,7 @@ pub struct Target {
 /// Whether notifications reach a session behind a pooler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Listening {
-    /// Nobody has looked yet.
+    /// This has not been checked yet.
     #[default]
     Unknown,
     Yes,
@@ -55,7 +55,7 @@ pub(crate) enum Listening {
 /// A session of a worker or reader.
 pub(crate) struct Opened {
     pub(crate) client: Client,
-    /// A pooler's: another statement may run in another session of the server.
+    /// Whether the session goes through a pooler. Each statement may then run in another session of the server.
     pub(crate) pooled: bool,
 }
 
@@ -66,10 +66,10 @@ impl std::fmt::Debug for Target {
 }
 
 impl Target {
-    /// Reads a connection string; an empty one is what the environment says.
+    /// Reads a connection string. With an empty string, all parameters come from the environment.
     ///
     /// # Errors
-    /// 22023 if it is malformed, without showing it: it may hold a password.
+    /// 22023 if the string is malformed. The error does not show the string, because it may contain a password.
     pub fn parse(dsn: &str) -> Result<Target> {
         let (dsn, mode) = take(dsn, "sslmode");
         let (dsn, root) = take(&dsn, "sslrootcert");
@@ -109,7 +109,7 @@ impl Target {
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(Duration::from_secs(10));
         }
-        // A server that vanished without a word is noticed within half a minute.
+        // The loss of a server that does not close the connection is noticed within half a minute.
         config
             .keepalives_idle(Duration::from_secs(15))
             .keepalives_interval(Duration::from_secs(5))
@@ -140,16 +140,17 @@ impl Target {
         Ok(Target { config, tls })
     }
 
-    /// A session of one's own.
+    /// Opens a session outside of the pool.
     ///
     /// # Errors
-    /// Kind retry if there is no connection, fatal if the server refuses.
+    /// Kind retry if there is no connection, fatal if the server refuses it.
     pub async fn connect(&self) -> Result<Client> {
         self.open(|_| {}, || {}).await
     }
 
-    /// A session for a worker or reader, whose notifications on a channel, or those with this payload, wake somebody; so does
-    /// its end. Behind a pooler that does not pass notifications on, as `listening` then says, nobody listens, now or later.
+    /// Opens a session for a worker or reader. Notifications on `channel` (if `payload` is set, only those with this
+    /// payload) and the end of the session wake `wake`. If a pooler does not pass notifications on, `listening` becomes
+    /// `No` and this session and later ones do not listen.
     pub(crate) async fn open_listening(
         &self,
         channel: &str,
@@ -171,8 +172,8 @@ impl Target {
         let client = self.open(tell, move || end.notify_one()).await?;
         let pooled = is_pooled(&client).await?;
         if !pooled {
-            // A statement of a worker is a transaction, and needs no more than that: what the database has by default would only
-            // have it tried again. The session is nobody else's.
+            // Each statement of a worker is a transaction, for which read committed is enough. A stricter default of the
+            // database would only cause serialization failures. No other client uses the session, so it may be changed.
             let settings = format!("set default_transaction_isolation = 'read committed'; listen {channel}");
             client.batch_execute(&settings).await?;
             return Ok(Opened { client, pooled });
@@ -204,7 +205,7 @@ impl Target {
         Ok(client)
     }
 
-    /// A pool of at most `size` sessions.
+    /// Creates a pool of at most `size` sessions.
     pub(crate) fn pool(&self, size: usize) -> Result<deadpool_postgres::Pool> {
         let manager = deadpool_postgres::Manager::new(self.config.clone(), self.tls.clone());
         deadpool_postgres::Pool::builder(manager)
@@ -214,7 +215,7 @@ impl Target {
     }
 }
 
-/// Takes a parameter that tokio-postgres does not know out of a connection string.
+/// Removes a parameter that tokio-postgres does not know from a connection string, and returns its value.
 fn take(dsn: &str, name: &str) -> (String, Option<String>) {
     let mut found = None;
     let mut rest = Vec::new();
@@ -276,7 +277,7 @@ fn tls_config(trust: Trust, root: Option<&str>) -> Result<ClientConfig> {
     })
 }
 
-/// The levels below `verify-full`.
+/// Verifies certificates for the levels below `verify-full`.
 #[derive(Debug)]
 struct Lenient {
     trust: Trust,

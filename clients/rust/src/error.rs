@@ -1,4 +1,7 @@
-//! One enum; its variants say what a caller can do. The SQLSTATE decides, never the text.
+//! The errors of this crate. The variants of [`Error`] say what a caller can do.
+//!
+//! The SQLSTATE of the server decides on the variant. Errors without a SQLSTATE (of the connection, TLS or the arguments)
+//! are classified by the text of `tokio_postgres`, which keeps the kind of its errors private.
 
 use std::fmt;
 
@@ -10,44 +13,44 @@ use tokio_postgres::error::SqlState;
 /// The result of everything in this crate that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What went wrong, by what can be done about it.
+/// An error, by what a caller can do about it.
 #[derive(Debug)]
 pub enum Error {
-    /// The named object is not there.
+    /// The named object does not exist.
     NotFound(Box<Details>),
-    /// The object is there, but not in a state in which this can be done.
+    /// The object exists, but its state does not allow this call.
     Conflict(Box<Details>),
-    /// The arguments are wrong; the same call will never work.
+    /// The arguments are wrong. The same call will never succeed.
     Invalid(Box<Details>),
-    /// The lease is not, or no longer, held by the caller.
+    /// The caller does not hold the lease, or holds it no longer.
     LeaseLost(Box<Details>),
-    /// Topic, publisher, endpoint or subscription is switched off.
+    /// The topic, publisher, endpoint or subscription is switched off.
     Inactive(Box<Details>),
-    /// The same call may work later: the connection was lost, the server restarts, a lock was busy.
+    /// The same call may succeed later: the connection was lost, the server restarts, or a lock was busy.
     Retry(Box<Details>),
-    /// Nothing a caller can do at run time: no extension, no privilege, another version.
+    /// The caller can do nothing at run time: the extension or a privilege is missing, or the versions do not match.
     Fatal(Box<Details>),
 }
 
-/// What is known about an error.
+/// The properties of an error.
 #[derive(Debug)]
 pub struct Details {
-    /// The SQLSTATE; for what happened outside of the server, the SQLSTATE that says the same.
+    /// The SQLSTATE. An error outside of the server has the SQLSTATE with the same meaning.
     pub code: String,
-    /// The symbolic name of the code, the same in every client.
+    /// The symbolic name of the code, which is the same in every client.
     pub name: &'static str,
-    /// One line: what is wrong.
+    /// One line that says what is wrong.
     pub message: String,
-    /// What is needed to see it.
+    /// Facts that help to find the cause.
     pub detail: Option<String>,
-    /// What can be done.
+    /// Advice on what to do.
     pub hint: Option<String>,
-    /// The error underneath.
+    /// The underlying error.
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
-    /// An error of a code.
+    /// Creates an error with a SQLSTATE.
     pub fn new(code: &str, message: impl Into<String>) -> Error {
         let (name, kind) = classify(code);
         Error::from_details(
@@ -56,12 +59,12 @@ impl Error {
         )
     }
 
-    /// A malformed value (22023).
+    /// Creates an error for a malformed value (22023).
     pub fn invalid(message: impl Into<String>) -> Error {
         Error::new(Code::InvalidParameter.sqlstate(), message)
     }
 
-    /// The connection is gone or could not be made (08006).
+    /// Creates an error for a connection that was lost or could not be opened (08006).
     pub fn connection(message: impl Into<String>) -> Error {
         Error::new(SqlState::CONNECTION_FAILURE.code(), message)
     }
@@ -79,7 +82,7 @@ impl Error {
         }
     }
 
-    /// Everything known about it.
+    /// Returns the properties of the error.
     pub fn details(&self) -> &Details {
         match self {
             Error::NotFound(d)
@@ -104,7 +107,7 @@ impl Error {
         }
     }
 
-    /// What can be done about it.
+    /// Returns the kind, which says what a caller can do.
     pub fn kind(&self) -> Kind {
         match self {
             Error::NotFound(_) => Kind::NotFound,
@@ -117,12 +120,12 @@ impl Error {
         }
     }
 
-    /// The SQLSTATE.
+    /// Returns the SQLSTATE.
     pub fn code(&self) -> &str {
         &self.details().code
     }
 
-    /// The symbolic name of the code.
+    /// Returns the symbolic name of the code.
     pub fn name(&self) -> &'static str {
         self.details().name
     }
@@ -146,7 +149,7 @@ impl Error {
         self
     }
 
-    /// Message, detail and hint, a line each.
+    /// Returns message, detail and hint, each on a line of its own.
     pub fn report(&self) -> String {
         let details = self.details();
         let mut text = format!("{} ({} {})", details.message, details.code, details.name);
@@ -192,7 +195,7 @@ impl From<tokio_postgres::Error> for Error {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
         };
-        // Waiting makes no certificate better.
+        // Retrying does not help against an invalid certificate.
         if message.starts_with("error performing TLS handshake: ")
             && ["invalid peer certificate", "server does not support TLS"].iter().any(|what| message.contains(what))
         {
@@ -202,7 +205,7 @@ impl From<tokio_postgres::Error> for Error {
             mapped.details_mut().source = Some(Box::new(error));
             return mapped;
         }
-        // What is neither of the server nor of the arguments is of the connection.
+        // An error that comes neither from the server nor from the arguments comes from the connection.
         let arguments = ["error serializing", "error deserializing", "invalid column", "query returned"];
         let mut mapped = if arguments.iter().any(|start| message.starts_with(start)) {
             Error::invalid(message)

@@ -1,6 +1,6 @@
-//! Client of [pg_outbox](https://github.com/pg-outbox/pg_outbox), the transactional outbox inside PostgreSQL.
+//! The client of [pg_outbox](https://github.com/pg-outbox/pg_outbox), the transactional outbox inside PostgreSQL.
 //!
-//! Enqueuing joins the caller's own transaction: it takes any [`GenericClient`], a `tokio_postgres` transaction above all.
+//! Enqueuing joins the caller's transaction. It takes any [`GenericClient`], usually a `tokio_postgres` transaction.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,16 +16,16 @@
 //! # Ok(()) }
 //! ```
 //!
-//! | module | what is in it |
+//! | module | content |
 //! |---|---|
-//! | [`message`] | [`Message`], its builder [`NewMessage`], plain `(sql, params)` for other drivers |
-//! | [`outbox`] | [`Outbox`]: pool, sessions, calls of any function of the schema by name |
+//! | [`message`] | [`Message`], its builder [`NewMessage`], and plain `(sql, params)` for other drivers |
+//! | [`outbox`] | [`Outbox`]: a pool, sessions, and calls of any function of the schema by name |
 //! | [`admin`] | a method with typed arguments and rows for each public SQL function |
-//! | [`worker`] | [`Worker`]: claims, handles, completes; survives restarts of the server |
-//! | [`reader`] | [`Reader`]: the feed in its order, with a durable cursor |
-//! | [`verify`] | [`verify::Verifier`]: signatures of Standard Webhooks, for receivers |
-//! | [`error`] | [`Error`]: seven kinds that say what to do |
-//! | `testing` | for tests of applications: assertions, `drain`, a fake receiver (feature `testing`) |
+//! | [`worker`] | [`Worker`]: claims, handles and completes deliveries; survives restarts of the server |
+//! | [`reader`] | [`Reader`]: reads the feed in order, with a durable cursor |
+//! | [`verify`] | [`verify::Verifier`]: verifies signatures of Standard Webhooks, for receivers |
+//! | [`error`] | [`Error`]: seven kinds of errors that say what a caller can do |
+//! | `testing` | assertions, `drain` and a test receiver, for tests of applications (feature `testing`) |
 
 pub mod admin;
 pub mod call;

@@ -1,4 +1,4 @@
-//! Messages: how they are made, and how they come back.
+//! Messages: [`NewMessage`] builds a message to enqueue, [`Message`] is a message that was read or claimed.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,8 @@ use tokio_postgres::{GenericClient, Row};
 
 use crate::error::{Error, Result};
 
-/// One value of a plain statement: text, bytes, or null. Casts in the statement give it its type, so every driver can send it.
+/// One value of a plain statement: text or bytes. Casts in the statement give the value its type, so every driver can
+/// send it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Param {
     /// Sent as `text`.
@@ -50,13 +51,13 @@ impl ToSql for Param {
     to_sql_checked!();
 }
 
-/// JSON as its text: numbers keep all their digits on the way through.
+/// JSON as text, so that numbers keep all their digits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct JsonText(pub(crate) String);
 
 impl<'a> FromSql<'a> for JsonText {
     fn from_sql(ty: &Type, raw: &'a [u8]) -> std::result::Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-        // The binary form of jsonb is a version byte and the text.
+        // The binary form of jsonb is a version byte followed by the text.
         let text = if *ty == Type::JSONB { raw.get(1..).unwrap_or_default() } else { raw };
         Ok(JsonText(std::str::from_utf8(text)?.to_owned()))
     }
@@ -71,7 +72,7 @@ enum Content {
     Bytes { body: Vec<u8>, content_type: String },
 }
 
-/// A message that has not been enqueued yet. [`Message::to`] begins one.
+/// A message that has not been enqueued yet. [`Message::to`] creates one.
 #[must_use = "a message is enqueued by `enqueue`"]
 pub struct NewMessage {
     topic: String,
@@ -82,29 +83,29 @@ pub struct NewMessage {
 }
 
 impl std::fmt::Debug for NewMessage {
-    /// Without payload and headers: they may be confidential.
+    /// Shows the topic only, because payload and headers may be confidential.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("NewMessage").field("topic", &self.topic).finish_non_exhaustive()
     }
 }
 
 impl NewMessage {
-    /// The payload, as JSON.
+    /// Sets the payload, as JSON.
     ///
     /// # Errors
-    /// 22023 if it cannot be JSON.
+    /// 22023 if the value cannot be written as JSON.
     pub fn json(mut self, payload: &(impl Serialize + ?Sized)) -> Result<NewMessage> {
         self.content = Content::Json(serde_json::to_string(payload)?);
         Ok(self)
     }
 
-    /// Bytes that are stored, signed and sent unchanged.
+    /// Sets a body of bytes, which are stored, signed and sent unchanged.
     pub fn bytes(mut self, body: impl Into<Vec<u8>>, content_type: &str) -> NewMessage {
         self.content = Content::Bytes { body: body.into(), content_type: content_type.to_owned() };
         self
     }
 
-    /// Text that is stored, signed and sent unchanged.
+    /// Sets a body of text, which is stored, signed and sent unchanged.
     pub fn text(self, body: impl Into<String>) -> NewMessage {
         self.bytes(body.into(), "text/plain; charset=utf-8")
     }
@@ -115,12 +116,12 @@ impl NewMessage {
         self
     }
 
-    /// The ordering key.
+    /// Sets the ordering key.
     pub fn key(self, key: impl Into<String>) -> NewMessage {
         self.option("key", "text", key.into())
     }
 
-    /// A header that is sent with the message.
+    /// Sets a header that is sent with the message.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> NewMessage {
         self.headers.insert(name.into(), Value::String(value.into()));
         self
@@ -132,57 +133,58 @@ impl NewMessage {
         self
     }
 
-    /// An entry of the metadata.
+    /// Returns an entry of the metadata.
     pub fn get_metadata(&self, name: &str) -> Option<&Value> {
         self.metadata.get(name)
     }
 
-    /// The tenant.
+    /// Sets the tenant.
     pub fn tenant(self, tenant: impl Into<String>) -> NewMessage {
         self.option("tenant", "text", tenant.into())
     }
 
-    /// What it is about.
+    /// Sets type and id of the aggregate that the message is about.
     pub fn aggregate(self, kind: impl Into<String>, id: impl Into<String>) -> NewMessage {
         self.option("aggregate_type", "text", kind.into()).option("aggregate_id", "text", id.into())
     }
 
-    /// The same tenant, topic and key with the same content gives the first message's id.
+    /// Sets the idempotency key. Enqueuing the same content with the same tenant, topic and key again returns the id of the
+    /// first message.
     pub fn idempotency_key(self, key: impl Into<String>) -> NewMessage {
         self.option("idempotency_key", "text", key.into())
     }
 
-    /// Not before this time.
+    /// Sets the time before which the message is not delivered.
     pub fn deliver_at(self, at: DateTime<Utc>) -> NewMessage {
         self.option("deliver_at", "timestamptz", at.to_rfc3339())
     }
 
-    /// Not after this time.
+    /// Sets the time after which the message is not delivered any more.
     pub fn expires_at(self, at: DateTime<Utc>) -> NewMessage {
         self.option("expires_at", "timestamptz", at.to_rfc3339())
     }
 
-    /// When the event happened, if not now.
+    /// Sets the time at which the event happened, if not now.
     pub fn occurred_at(self, at: DateTime<Utc>) -> NewMessage {
         self.option("occurred_at", "timestamptz", at.to_rfc3339())
     }
 
-    /// Workers get higher ones first.
+    /// Sets the priority. Workers get messages of higher priority first.
     pub fn priority(self, priority: i32) -> NewMessage {
         self.option("priority", "int", priority.to_string())
     }
 
-    /// Tries, the first included; wins over the subscription's.
+    /// Sets the largest number of attempts, including the first. It overrides the setting of the subscription.
     pub fn max_attempts(self, tries: i32) -> NewMessage {
         self.option("max_attempts", "int", tries.to_string())
     }
 
-    /// The registered producer.
+    /// Sets the registered publisher.
     pub fn publisher(self, publisher: impl Into<String>) -> NewMessage {
         self.option("publisher", "text", publisher.into())
     }
 
-    /// A statement and its parameters (`$1`, `$2`, ...), for any driver; it returns the id.
+    /// Returns a statement and its parameters (`$1`, `$2`, ...) for any driver. The statement returns the message's id.
     ///
     /// ```
     /// use pg_outbox::message::{Message, Param};
@@ -224,8 +226,8 @@ impl NewMessage {
     /// and only if that transaction commits.
     ///
     /// # Errors
-    /// What [`enqueue`](https://github.com/pg-outbox/pg_outbox) refuses: malformed topics, content that is too large, inactive
-    /// publishers, an idempotency key with another content.
+    /// Those of [`enqueue`](https://github.com/pg-outbox/pg_outbox): a malformed topic, content that is too large, an
+    /// inactive publisher, or an idempotency key that was used with another content.
     pub async fn enqueue(self, client: &impl GenericClient) -> Result<i64> {
         let (sql, params) = self.sql();
         let typed: Vec<(&(dyn ToSql + Sync), Type)> = params
@@ -238,7 +240,8 @@ impl NewMessage {
     }
 }
 
-/// Enqueues many payloads of one topic in one statement; returns their ids in order. `keys` is empty or has one per payload.
+/// Enqueues many payloads of one topic in one statement and returns their ids in order. `keys` is empty or has one key per
+/// payload.
 ///
 /// # Errors
 /// Those of [`NewMessage::enqueue`].
@@ -254,45 +257,45 @@ pub async fn enqueue_many<T: Serialize>(
     crate::call::single(crate::call::call(client, "enqueue_many", args, &[]).await?)
 }
 
-/// A message as it comes back: from a worker's claim or a reader.
+/// A message from a worker's claim or a reader.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Message {
-    /// Its id.
+    /// The id.
     pub message_id: i64,
-    /// What a receiver deduplicates by: the same on every attempt and in every replay.
+    /// The webhook id, by which a receiver deduplicates. It is the same on every attempt and in every replay.
     pub webhook_id: String,
-    /// Its place in the feed.
+    /// The position in the feed.
     pub position: i64,
     /// The topic it was published to.
     pub topic: String,
     /// The ordering key.
     pub key: Option<String>,
-    /// The payload's JSON text, if it is a JSON message.
+    /// The JSON text of the payload. `None` for a message with a body of bytes.
     pub payload: Option<String>,
-    /// The body, if it is a message of bytes.
+    /// The body. `None` for a message with a JSON payload.
     pub body: Option<Vec<u8>>,
     /// The content type of the body.
     pub content_type: Option<String>,
-    /// Headers, an object.
+    /// The headers, an object.
     pub headers: Option<Value>,
-    /// Metadata, an object.
+    /// The metadata, an object.
     pub metadata: Option<Value>,
     /// The tenant.
     pub tenant: Option<String>,
-    /// The kind of what it is about.
+    /// The type of the aggregate that the message is about.
     pub aggregate_type: Option<String>,
-    /// The id of what it is about.
+    /// The id of the aggregate that the message is about.
     pub aggregate_id: Option<String>,
-    /// The registered producer.
+    /// The registered publisher.
     pub publisher: Option<String>,
-    /// When it happened.
+    /// When the event happened.
     pub occurred_at: Option<DateTime<Utc>>,
-    /// When it was enqueued.
+    /// When the message was enqueued.
     pub enqueued_at: DateTime<Utc>,
 }
 
 impl Message {
-    /// Begins a message to a topic; its payload is JSON `null` until it is set.
+    /// Creates a message to a topic. Its payload is JSON `null` until it is set.
     pub fn to(topic: impl Into<String>) -> NewMessage {
         NewMessage {
             topic: topic.into(),
@@ -303,23 +306,23 @@ impl Message {
         }
     }
 
-    /// The content as `T`: of the payload, or of a body that is JSON.
+    /// Returns the content as `T`, from the payload or from a body that is JSON.
     ///
     /// # Errors
-    /// 22023 if it is not JSON, or not of that form.
+    /// 22023 if the content is not JSON, or does not have the form of `T`.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
         Ok(serde_json::from_slice(self.bytes())?)
     }
 
-    /// The content as text.
+    /// Returns the content as text.
     ///
     /// # Errors
-    /// 22023 if it is not UTF-8.
+    /// 22023 if the content is not UTF-8.
     pub fn text(&self) -> Result<&str> {
         std::str::from_utf8(self.bytes()).map_err(|_| Error::invalid("the body is not UTF-8"))
     }
 
-    /// The content as bytes: what an endpoint would get in the format `raw`.
+    /// Returns the content as bytes, as an endpoint gets it in the format `raw`.
     pub fn bytes(&self) -> &[u8] {
         match (&self.payload, &self.body) {
             (Some(payload), _) => payload.as_bytes(),
@@ -328,17 +331,17 @@ impl Message {
         }
     }
 
-    /// The content in base64.
+    /// Returns the content in base64.
     pub fn base64(&self) -> String {
         STANDARD.encode(self.bytes())
     }
 
-    /// An entry of the metadata.
+    /// Returns an entry of the metadata.
     pub fn get_metadata(&self, name: &str) -> Option<&Value> {
         self.metadata.as_ref()?.get(name)
     }
 
-    /// From a row that has these columns.
+    /// Reads a message from a row that has these columns.
     pub(crate) fn from_row(row: &Row) -> Result<Message> {
         Ok(Message {
             message_id: row.try_get("message_id")?,

@@ -1,4 +1,4 @@
-//! [`Outbox`]: a pool of sessions and what is done with them.
+//! [`Outbox`]: a pool of sessions, and the calls that use it.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -9,10 +9,10 @@ use crate::error::{Error, Kind, Result};
 use crate::reader::ReaderBuilder;
 use crate::worker::WorkerBuilder;
 
-/// A pooled session; it goes back to the pool when it is dropped. `session.transaction()` begins a transaction.
+/// A session of the pool. Dropping it returns it to the pool. `session.transaction()` begins a transaction.
 pub type Session = deadpool_postgres::Object;
 
-/// The outbox of one database. Cheap to clone.
+/// The outbox of one database. It is cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Outbox {
     target: Target,
@@ -20,17 +20,18 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Connects, and checks that there is an outbox. See [`connect`](crate::connect) for what a connection string may hold.
+    /// Connects and checks that the database has an outbox. [`connect`](crate::connect) describes connection strings.
     ///
     /// # Errors
-    /// Kind retry: no connection; fatal: no extension (`extension_missing`), no privilege, wrong password.
+    /// Kind retry: there is no connection. Kind fatal: the extension is missing (`extension_missing`), a privilege is
+    /// missing, or the password is wrong.
     pub async fn connect(dsn: &str) -> Result<Outbox> {
         let outbox = Outbox::lazy(dsn, 8)?;
         outbox.check().await?;
         Ok(outbox)
     }
 
-    /// The same without connecting yet, with a pool of at most `pool_size` sessions.
+    /// Creates an outbox without connecting yet, with a pool of at most `pool_size` sessions.
     ///
     /// # Errors
     /// 22023 for a malformed connection string.
@@ -40,7 +41,7 @@ impl Outbox {
         Ok(Outbox { target, pool })
     }
 
-    /// Checks that the extension is there, in a version that this client knows.
+    /// Checks that the extension is installed, in a version that this client supports.
     ///
     /// # Errors
     /// Kind fatal, `extension_missing` or `version_mismatch`.
@@ -63,7 +64,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// A session of the pool.
+    /// Returns a session of the pool.
     ///
     /// # Errors
     /// Kind retry if there is no connection.
@@ -71,7 +72,7 @@ impl Outbox {
         Ok(self.pool.get().await?)
     }
 
-    /// Where this outbox is.
+    /// Returns the connection settings of this outbox.
     pub fn target(&self) -> &Target {
         &self.target
     }
@@ -94,7 +95,7 @@ impl Outbox {
         call::call_void(&**session, function, args).await
     }
 
-    /// Rows of a table or view of the schema; see [`call::table`].
+    /// Returns rows of a table or view of the schema; see [`call::table`].
     ///
     /// # Errors
     /// 22023 for malformed names.
@@ -109,23 +110,23 @@ impl Outbox {
         call::table(&**session, name, filter, limit, intervals).await
     }
 
-    /// Begins a worker on a pull subscription.
+    /// Returns a builder for a worker on a pull subscription.
     pub fn worker(&self, subscription: impl Into<String>) -> WorkerBuilder {
         WorkerBuilder::new(self.target.clone(), subscription.into())
     }
 
-    /// Begins a reader of the feed.
+    /// Returns a builder for a reader of the feed.
     pub fn reader(&self) -> ReaderBuilder {
         ReaderBuilder::new(self.target.clone())
     }
 
-    /// Closes the pool. Workers and readers have sessions of their own.
+    /// Closes the pool. Workers and readers have sessions of their own and go on.
     pub fn close(&self) {
         self.pool.close();
     }
 }
 
-/// Waits between tries to connect again: doubling from 50 ms to 5 s, less a random part.
+/// The waits between attempts to reconnect. They double from 50 ms to 5 s, and up to half of each is subtracted at random.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     failures: u32,
@@ -135,7 +136,7 @@ impl Backoff {
     pub(crate) fn next(&mut self) -> std::time::Duration {
         let most = 50u64.saturating_mul(1 << self.failures.min(10)).min(5_000);
         self.failures += 1;
-        // The clock's nanoseconds are random enough to keep a fleet from coming back in step.
+        // The clock's nanoseconds are random enough to keep many clients from reconnecting at the same time.
         let noise = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |now| u64::from(now.subsec_nanos()) / 1000);
@@ -147,7 +148,7 @@ impl Backoff {
     }
 }
 
-/// Whether going on later makes sense.
+/// Returns whether the same call may succeed later.
 pub(crate) fn passes(error: &Error) -> bool {
     error.kind() == Kind::Retry
 }

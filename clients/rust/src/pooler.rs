@@ -1,7 +1,7 @@
-//! Whether a session is one's own, or a pooler's (PgBouncer and the like) that hands the server's sessions around.
+//! Detects poolers (PgBouncer and the like) that share the server's sessions between clients.
 //!
-//! Nothing has to be configured. A server greets with the number of the process that serves the session, and a pooler with one
-//! of its own making; so the process that answers is asked for its number.
+//! No configuration is needed. A server greets a client with the process id of the session's backend. A pooler greets with a
+//! number that it makes up. The client therefore asks the backend that answers for its process id and compares the two.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -20,31 +20,32 @@ use tokio_postgres::types::Type;
 use crate::connect::Target;
 use crate::error::Result;
 
-/// Whether the process behind this session is another than the one that greeted.
+/// Returns whether the backend of this session is another one than the greeting named.
 pub(crate) async fn is_pooled(client: &Client) -> Result<bool> {
     Ok(backend(client).await? != greeted(client).await)
 }
 
-/// The process that answers.
+/// Returns the process id of the backend that answers.
 async fn backend(client: &Client) -> Result<Option<i32>> {
     let rows = client.query_typed("select pg_backend_pid()", &[]).await?;
     Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
 }
 
-/// The process that the greeting named. tokio-postgres tells it in requests to cancel only, so one is written to memory.
+/// Returns the process id that the greeting named. tokio-postgres shows it only in cancel requests, so such a request is
+/// written to memory and read from there.
 async fn greeted(client: &Client) -> Option<i32> {
     let (near, mut far) = tokio::io::duplex(64);
-    // Where TLS is required it is asked for first: "S" is yes.
+    // If TLS is required, the client asks for it first. "S" is the answer yes.
     far.write_all(b"S").await.ok()?;
     client.cancel_token().cancel_query_raw(near, Memory).await.ok()?;
     let mut written = Vec::new();
     far.read_to_end(&mut written).await.ok()?;
-    // Length, code, process, secret.
+    // The request consists of length, code, process id and secret.
     let [.., a, b, c, d, _, _, _, _] = written[..] else { return None };
     Some(i32::from_be_bytes([a, b, c, d]))
 }
 
-/// "TLS" of a stream that nobody else can read.
+/// Stands in for TLS on a stream in memory, which needs no encryption.
 struct Memory;
 
 struct Stream(DuplexStream);
@@ -85,33 +86,36 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// The name of a channel that nobody else uses. Another client may get what is said on it: a pooler has many on one session.
+/// Returns the name of a channel that no other client uses. Another client may still get its notifications, because a pooler
+/// lets many clients use one session.
 pub(crate) fn probe_channel() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     format!("outbox_probe_{}_{now}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Whether notifications come through a pooler to this session: in its session mode they do, in others somebody else gets
-/// them. `heard` is told of what comes on the channel. Where this cannot be found out within seconds they do not.
+/// Returns whether notifications reach this session through a pooler. In a pooler's session mode they do; in other modes
+/// another client may get them. `heard` is notified of notifications on `channel`. If the answer cannot be found within
+/// three seconds, it is no.
 pub(crate) async fn notifies(target: &Target, client: &Client, channel: &str, heard: &Notify) -> Result<bool> {
     let found = async {
         let other = target.connect().await?;
-        // Most poolers show it by themselves: the next client gets the session that was used last, or longest ago. Then nobody's
-        // session is left listening. Nothing is held meanwhile, as others may look at the same time.
+        // Most poolers can be recognised without LISTEN, because the next client gets the session that was used last, or
+        // longest ago. Then no session of another client is left listening. No session is held during the check, because
+        // other clients may make the same check at the same time.
         for _ in 0..5 {
             let ours = backend(client).await?;
             if backend(&other).await? == ours || backend(client).await? != ours {
                 return Ok(false);
             }
         }
-        // Said by another session: its own is told in any case.
+        // Another session sends the notification, because the sending session gets it in any case.
         client.batch_execute(&format!("listen {channel}")).await?;
         other.query_typed("select pg_notify($1, '')", &[(&channel, Type::TEXT)]).await?;
         let came = tokio::time::timeout(Duration::from_secs(1), heard.notified()).await.is_ok();
         client.batch_execute(&format!("unlisten {channel}")).await?;
         Ok(came)
     };
-    // A pooler without a session to spare has the second one wait.
+    // If the pooler has no free session, the second connection waits.
     tokio::time::timeout(Duration::from_secs(3), found).await.unwrap_or(Ok(false))
 }

@@ -1,8 +1,8 @@
-//! Readers of the feed: every message in its order, from a durable cursor.
+//! Readers of the feed. A reader returns every message in order, from a durable cursor.
 //!
-//! A reader delivers at least once: it goes on from its cursor, and the cursor moves when [`Reader::advance`] says so. Effects
-//! in the same database happen effectively once if the cursor is advanced in the transaction of the effect:
-//! [`Reader::advance_in`] is a compare-and-set, so of two readers that race one is refused and rolls back.
+//! A reader delivers at least once. It continues from its cursor, and the cursor moves only when [`Reader::advance`] is
+//! called. Effects in the same database happen effectively once if the cursor is advanced in the transaction of the
+//! effect. [`Reader::advance_in`] is a compare-and-set, so if two readers race, one of them is refused and rolls back.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::message::Message;
 use crate::outbox::{Backoff, passes};
 
-/// Settings of a reader.
+/// The settings of a reader.
 #[derive(Clone, Debug)]
 pub struct ReaderBuilder {
     target: Target,
@@ -48,57 +48,58 @@ impl ReaderBuilder {
         }
     }
 
-    /// The consumer whose cursor it reads from. Without one nothing is remembered.
+    /// Sets the consumer whose cursor the reader uses. Without a consumer the position is not stored.
     #[must_use]
     pub fn consumer(mut self, consumer: impl Into<String>) -> Self {
         self.consumer = Some(consumer.into());
         self
     }
 
-    /// The subject of the cursor: one consumer may have several.
+    /// Sets the subject of the cursor. One consumer may have cursors for several subjects.
     #[must_use]
     pub fn subject(mut self, subject: impl Into<String>) -> Self {
         self.subject = subject.into();
         self
     }
 
-    /// Only these topics (`*` one word, `#` any number).
+    /// Reads only these topics (`*` matches one word, `#` any number of words).
     #[must_use]
     pub fn topics<T: Into<String>>(mut self, topics: impl IntoIterator<Item = T>) -> Self {
         self.topics = Some(topics.into_iter().map(Into::into).collect());
         self
     }
 
-    /// Only what passes this filter.
+    /// Reads only messages that match this filter.
     #[must_use]
     pub fn filter(mut self, filter: Value) -> Self {
         self.filter = Some(filter);
         self
     }
 
-    /// Messages per read; 100 if not set.
+    /// Sets the number of messages per read, from 1 to 10,000. The default is 100.
     #[must_use]
     pub fn batch(mut self, messages: i32) -> Self {
         self.batch = messages.clamp(1, 10_000);
         self
     }
 
-    /// Where to begin when there is no cursor: behind this position; 0, the first that is stored, if not set.
+    /// Sets the position after which a reader without a cursor begins. The default is 0, which begins at the first stored
+    /// message.
     #[must_use]
     pub fn after(mut self, position: i64) -> Self {
         self.after = position;
         self
     }
 
-    /// How often to look when there is nothing new; 500 ms if not set. With `pg_outbox.notify_readers` on, the server says so
-    /// besides; behind a pooler that does not pass that on it only looks.
+    /// Sets the interval of polls while there is nothing new. The default is 500 ms. If `pg_outbox.notify_readers` is on,
+    /// the server also notifies the reader of new messages, unless a pooler does not pass notifications on.
     #[must_use]
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.poll = interval.max(Duration::from_millis(1));
         self
     }
 
-    /// Makes the reader; it connects when it is first read from.
+    /// Creates the reader. It connects at the first read.
     pub fn build(self) -> Reader {
         Reader {
             settings: self,
@@ -122,19 +123,20 @@ pub struct Reader {
     wake: Arc<Notify>,
     listening: Listening,
     started: bool,
-    /// Behind what was fetched.
+    /// The position up to which messages were fetched.
     position: i64,
     epoch: Option<i32>,
-    /// What the cursor says.
+    /// The position of the cursor.
     confirmed: i64,
     buffer: VecDeque<(Message, Option<i32>)>,
 }
 
 impl Reader {
-    /// The next message; waits until there is one. Lost connections are waited out.
+    /// Returns the next message. Waits until there is one, and reconnects after a lost connection.
     ///
     /// # Errors
-    /// What waiting does not help: `invalid_cursor` when the position is no longer stored or history diverged, no privilege.
+    /// Errors that retrying does not solve: `invalid_cursor` if the position is no longer stored or the history has
+    /// diverged, or a missing privilege.
     pub async fn next(&mut self) -> Result<Message> {
         loop {
             if let Some(message) = self.poll_next_now().await? {
@@ -147,7 +149,7 @@ impl Reader {
         }
     }
 
-    /// The next message if there is one now.
+    /// Returns the next message if there is one now.
     ///
     /// # Errors
     /// Those of [`Reader::next`].
@@ -161,7 +163,7 @@ impl Reader {
         }))
     }
 
-    /// Messages for ever, as a stream.
+    /// Returns an endless stream of messages. It ends after the first error.
     pub fn into_stream(self) -> impl Stream<Item = Result<Message>> {
         futures_util::stream::unfold(Some(self), |state| async move {
             let mut reader = state?;
@@ -172,12 +174,12 @@ impl Reader {
         })
     }
 
-    /// The position that the cursor has confirmed.
+    /// Returns the position up to which the cursor has confirmed messages.
     pub fn confirmed(&self) -> i64 {
         self.confirmed
     }
 
-    /// The epoch of the last message, or of the cursor.
+    /// Returns the epoch of the last message, or of the cursor.
     pub fn epoch(&self) -> Option<i32> {
         self.epoch
     }
@@ -219,7 +221,7 @@ impl Reader {
             self.confirmed = self.position;
             self.started = true;
         }
-        // A row of a filter is text; null is none.
+        // The filter is sent as text. Null means no filter.
         let filter = self.settings.filter.as_ref().map(Value::to_string);
         let epoch = self.epoch;
         let params: [(&(dyn ToSql + Sync), Type); 5] = [
@@ -233,7 +235,7 @@ impl Reader {
         for row in rows {
             self.position = row.try_get("position")?;
             let epoch = row.try_get("epoch")?;
-            // A row without a message only says where to go on.
+            // A row without a message only says after which position to continue.
             if row.try_get::<_, Option<i64>>("message_id")?.is_some() {
                 self.buffer.push_back((Message::from_row(&row)?, epoch));
             }
@@ -244,12 +246,12 @@ impl Reader {
     /// Moves the cursor to a message that has been handled.
     ///
     /// # Errors
-    /// `non_monotonic_cursor` if another instance was there first; 22023 without a consumer.
+    /// `non_monotonic_cursor` if another instance was first; 22023 without a consumer.
     pub async fn advance(&mut self, message: &Message) -> Result<()> {
         self.advance_to(message.position, &message.webhook_id).await
     }
 
-    /// The same by the message's position and webhook id.
+    /// Moves the cursor as [`Reader::advance`] does, by the message's position and webhook id.
     ///
     /// # Errors
     /// Those of [`Reader::advance`].
@@ -261,7 +263,7 @@ impl Reader {
                     Some(client) if !client.is_closed() => client,
                     _ => self.client.insert(self.settings.target.connect().await?),
                 };
-                // Not a compare-and-set: an advance whose answer was lost may be repeated.
+                // This is not a compare-and-set, so an advance whose answer was lost may be repeated.
                 advance(client, &self.settings, (position, webhook_id), None, self.epoch).await
             };
             match tried.await {
@@ -277,25 +279,25 @@ impl Reader {
         Ok(())
     }
 
-    /// The same in the caller's transaction, as a compare-and-set. Call [`Reader::committed`] after its commit.
+    /// Moves the cursor in the caller's transaction, as a compare-and-set. Call [`Reader::committed`] after the commit.
     ///
     /// # Errors
-    /// `non_monotonic_cursor` if another instance was there first: roll back.
+    /// `non_monotonic_cursor` if another instance was first. The caller has to roll back.
     pub async fn advance_in(&self, client: &impl GenericClient, message: &Message) -> Result<()> {
         advance(client, &self.settings, (message.position, &message.webhook_id), Some(self.confirmed), self.epoch).await
     }
 
-    /// Says that a transaction that advanced the cursor to this message has committed.
+    /// Tells the reader that a transaction has committed that advanced the cursor to this message.
     pub fn committed(&mut self, message: &Message) {
         self.committed_to(message.position);
     }
 
-    /// The same by the message's position.
+    /// Does the same as [`Reader::committed`], by the message's position.
     pub fn committed_to(&mut self, position: i64) {
         self.confirmed = self.confirmed.max(position);
     }
 
-    /// Records why a message could not be handled; the cursor stays.
+    /// Records why a message could not be handled. The cursor does not move.
     ///
     /// # Errors
     /// 22023 without a consumer.
@@ -323,7 +325,7 @@ async fn advance(
     expected: Option<i64>,
     epoch: Option<i32>,
 ) -> Result<()> {
-    // Not its row: the driver would look for that type, in statements that have names.
+    // The function's row is not selected, because the driver would look up its type with named statements.
     let sql = "select 1 from outbox.cursor_advance($1, $2, subject => $3, delivery_id => $4, expected_position => $5,
         epoch => $6)";
     let params: [(&(dyn ToSql + Sync), Type); 6] = [

@@ -1,4 +1,5 @@
-//! For tests of applications: what a transaction enqueued, the outbox run inline, a receiver of webhooks.
+//! Helpers for tests of applications: the messages that a transaction enqueued, a worker that runs inline, and a receiver of
+//! webhooks.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -25,17 +26,18 @@ use outbox_core::verify::LIMIT;
 /// A message that the current transaction enqueued.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Enqueued {
-    /// Its id.
+    /// The id.
     pub id: i64,
-    /// Its topic.
+    /// The topic.
     pub topic: String,
-    /// Its key.
+    /// The ordering key.
     pub key: Option<String>,
-    /// Its payload; null for a message of bytes.
+    /// The payload. Null for a message of bytes.
     pub payload: Value,
 }
 
-/// What the current transaction has enqueued so far, in order. Needs to read `outbox.message`: tests run as its owner.
+/// Returns the messages that the current transaction has enqueued so far, in order. The role needs the right to read
+/// `outbox.message`, so tests usually run as its owner.
 ///
 /// # Errors
 /// Kind fatal without that privilege.
@@ -58,7 +60,7 @@ pub async fn enqueued(client: &impl GenericClient) -> Result<Vec<Enqueued>> {
 /// Checks that the current transaction has enqueued a message to `topic` whose payload contains `payload`, and returns it.
 ///
 /// # Errors
-/// Kind not_found, with what was enqueued instead in the detail.
+/// Kind not_found if there is no such message. The detail lists the messages that were enqueued instead.
 pub async fn assert_enqueued(client: &impl GenericClient, topic: &str, payload: &Value) -> Result<Enqueued> {
     let all = enqueued(client).await?;
     if let Some(found) = all.iter().find(|m| m.topic == topic && contains(&m.payload, payload)) {
@@ -74,7 +76,8 @@ pub async fn assert_enqueued(client: &impl GenericClient, topic: &str, payload: 
     ))
 }
 
-/// Whether `value` has everything that `part` has: keys of objects, else equal.
+/// Returns whether `value` contains `part`. An object contains another one if it contains all of its keys and values. Other
+/// values must be equal.
 pub fn contains(value: &Value, part: &Value) -> bool {
     match (value, part) {
         (Value::Object(value), Value::Object(part)) => {
@@ -84,7 +87,8 @@ pub fn contains(value: &Value, part: &Value) -> bool {
     }
 }
 
-/// Handles what is in a pull subscription now, without a worker beside, and returns what was done.
+/// Handles the deliveries that are in a pull subscription now, with a worker that ends when none is left. Returns its
+/// counts.
 ///
 /// # Errors
 /// Those of [`Worker::run`](crate::Worker::run).
@@ -92,21 +96,21 @@ pub async fn drain<H: Handler>(outbox: &Outbox, subscription: &str, handler: H) 
     outbox.worker(subscription).concurrency(1).until_empty().build(handler).run().await
 }
 
-/// One request as it arrived.
+/// A request that arrived.
 #[derive(Clone, Debug)]
 pub struct Arrival {
     /// Method and path.
     pub line: String,
     /// Headers by their lower-case names.
     pub headers: Vec<(String, String)>,
-    /// The body; its content, if it arrived compressed.
+    /// The body. If it arrived compressed, the decompressed content.
     pub body: Bytes,
-    /// Whether the signature is valid; `None` without a secret to check with.
+    /// Whether the signature is valid. `None`: there is no secret to check it with.
     pub valid: Option<std::result::Result<(), String>>,
 }
 
 impl Arrival {
-    /// A header by its lower-case name.
+    /// Returns a header by its lower-case name.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
@@ -133,10 +137,10 @@ impl std::fmt::Debug for Receiver {
 }
 
 impl Receiver {
-    /// Starts one; port 0 takes a free one. Everything is answered with 200.
+    /// Starts a receiver. Port 0 chooses a free port. All requests are answered with 200.
     ///
     /// # Errors
-    /// Kind retry if the address is taken.
+    /// Kind retry if the address is in use.
     pub async fn start(address: &str) -> Result<Receiver> {
         let listener = TcpListener::bind(address)
             .await
@@ -152,12 +156,12 @@ impl Receiver {
         Ok(Receiver { address, shared, task })
     }
 
-    /// Where it listens.
+    /// Returns the address on which the receiver listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The URL of a path on it.
+    /// Returns the URL of a path on the receiver.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
@@ -167,17 +171,17 @@ impl Receiver {
         *lock(&self.shared.status) = status;
     }
 
-    /// Checks signatures from now on; what is not valid is answered with 401.
+    /// Checks signatures from now on. Requests with an invalid signature are answered with 401.
     pub fn verify_with(&self, verifier: Verifier) {
         *lock(&self.shared.verifier) = Some(verifier);
     }
 
-    /// What has arrived so far.
+    /// Returns the requests that have arrived so far.
     pub fn arrivals(&self) -> Vec<Arrival> {
         lock(&self.shared.arrivals).clone()
     }
 
-    /// Waits until `count` requests have arrived in all.
+    /// Waits until `count` requests have arrived in all, and returns them.
     pub async fn wait_for(&self, count: usize) -> Vec<Arrival> {
         loop {
             let notified = self.shared.arrived.notified();
@@ -196,7 +200,7 @@ impl Drop for Receiver {
     }
 }
 
-/// The lock of a value that is whole whatever panicked while it was held.
+/// Locks a value. A panic of another holder is ignored, because the value is consistent at all times.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -1,16 +1,16 @@
-//! Pull workers: claim, handle, complete.
+//! Pull workers: they claim, handle and complete deliveries.
 //!
-//! One loop owns the session and all state; handlers run as tasks beside it. What has to hold:
+//! One loop owns the session and all state. Handlers run as tasks beside the loop. Invariants:
 //!
-//! * nothing is completed that a handler did not finish: an error, a panic and a cancelled task are failures, what was not
-//!   begun is released;
-//! * an outcome is kept until the server has taken it: a lost connection, or a restart of the server, delays it;
-//! * whatever a handler returns or says, its delivery ends: text that PostgreSQL cannot store is replaced, and an outcome that the
-//!   server refuses is a failure that says so;
-//! * when all that is left of a lease has been done and the worker goes on, one call completes it and claims what comes next;
-//!   whatever the server says against that, the two are done one after the other instead;
-//! * a lease is extended while a handler runs; when it is lost, the handler's [`Delivery::lost`] says so and its outcome is
-//!   dropped: another worker has the delivery.
+//! * Only deliveries that a handler has finished are completed. An error, a panic and a cancelled task are failures.
+//!   Deliveries whose handler has not begun are released.
+//! * An outcome is retained until the server has taken it. A lost connection or a restart of the server only delays it.
+//! * Every delivery ends, regardless of what its handler returns. Text that PostgreSQL cannot store is replaced, and an
+//!   outcome that the server refuses becomes a failure that says so.
+//! * When the last deliveries of a lease are done and the worker goes on, one call completes them and claims the next
+//!   deliveries. If the server refuses this call, completing and claiming are separate calls.
+//! * A lease is extended while a handler runs. When it is lost, the handler's [`Delivery::lost`] says so and the outcome is
+//!   dropped, because another worker may have the delivery.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -35,27 +35,27 @@ use crate::outbox::{Backoff, passes};
 /// A message that this worker has leased. Dereferences to the [`Message`].
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    /// The lease it belongs to.
+    /// The lease of the delivery.
     pub lease: i64,
-    /// When the lease ended when it was claimed; it is extended while the handler runs.
+    /// The end of the lease as of the claim. The lease is extended while the handler runs.
     pub lease_expires_at: DateTime<Utc>,
-    /// The delivery's id.
+    /// The id of the delivery.
     pub delivery_id: i64,
     /// The subscription.
     pub subscription: String,
-    /// Which try this is, from 1.
+    /// The number of this attempt, from 1.
     pub attempt: i32,
-    /// Tries in all.
+    /// The largest number of attempts.
     pub max_attempts: i32,
-    /// Its priority.
+    /// The priority.
     pub priority: i16,
-    /// Not before this time.
+    /// The time before which the message is not delivered.
     pub deliver_at: Option<DateTime<Utc>>,
-    /// Not after this time.
+    /// The time after which the message is not delivered.
     pub expires_at: Option<DateTime<Utc>>,
-    /// When the try before began.
+    /// When the previous attempt began.
     pub last_attempt_at: Option<DateTime<Utc>>,
-    /// What became of the try before.
+    /// The error of the previous attempt.
     pub last_error: Option<String>,
     /// The message.
     pub message: Message,
@@ -71,12 +71,13 @@ impl std::ops::Deref for Delivery {
 }
 
 impl Delivery {
-    /// Cancelled when the lease is lost or the worker gives up waiting at shutdown: stop, the outcome will not count.
+    /// Returns a token that is cancelled when the lease is lost, or when the worker stops waiting at shutdown. The handler
+    /// should stop then, because its outcome will not count.
     pub fn lost(&self) -> &CancellationToken {
         &self.lost
     }
 
-    /// From a row of `claim` or `claim_delivery`.
+    /// Reads a delivery from a row of `claim` or `claim_delivery`.
     pub(crate) fn from_row(row: &Row, lost: CancellationToken) -> Result<Delivery> {
         Ok(Delivery {
             lease: row.try_get("lease")?,
@@ -96,35 +97,35 @@ impl Delivery {
     }
 }
 
-/// What a handler says when it did not do it.
+/// The failure of a handler.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Failure {
-    /// Try again: by the subscription's schedule, or after this time.
+    /// The delivery is retried, on the subscription's schedule or after a given time.
     Retry {
-        /// What went wrong; kept with the attempt.
+        /// The error. It is stored with the attempt.
         error: String,
-        /// When to try again; `None`: by the schedule.
+        /// The wait before the next attempt. `None`: the schedule decides.
         after: Option<Duration>,
     },
-    /// No try will help: to the dead letters.
+    /// No further attempt will help. The delivery is dead-lettered.
     Dead {
-        /// Why; kept with the dead letter.
+        /// The reason. It is stored with the dead letter.
         reason: String,
     },
 }
 
 impl Failure {
-    /// Try again by the schedule.
+    /// Creates a failure that is retried on the schedule.
     pub fn retry(error: impl ToString) -> Failure {
         Failure::Retry { error: error.to_string(), after: None }
     }
 
-    /// Try again after this time.
+    /// Creates a failure that is retried after this time.
     pub fn retry_after(error: impl ToString, after: Duration) -> Failure {
         Failure::Retry { error: error.to_string(), after: Some(after) }
     }
 
-    /// No try will help.
+    /// Creates a failure that is dead-lettered.
     pub fn dead(reason: impl ToString) -> Failure {
         Failure::Dead { reason: reason.to_string() }
     }
@@ -136,12 +137,12 @@ impl<E: std::error::Error> From<E> for Failure {
     }
 }
 
-/// What a handler returns: a result for the attempt log (the receiver's id as a string, or an object), or a failure.
+/// The return value of a handler: a result for the attempt log (the receiver's id as a string, or an object), or a failure.
 pub type Handled = std::result::Result<Option<Value>, Failure>;
 
-/// Does the work for one delivery. Every `Fn(Delivery) -> impl Future<Output = Handled>` is one.
+/// Does the work for one delivery. Every `Fn(Delivery) -> impl Future<Output = Handled>` is a handler.
 pub trait Handler: Send + Sync + 'static {
-    /// Does it. A panic is a failure.
+    /// Handles a delivery. A panic is a failure.
     fn handle(&self, delivery: Delivery) -> impl Future<Output = Handled> + Send;
 }
 
@@ -155,33 +156,33 @@ where
     }
 }
 
-/// What a worker tells about itself, for logs.
+/// An event in the life of a worker, for logs.
 #[derive(Debug)]
 pub enum Event {
-    /// There is a session.
+    /// The worker has a session.
     Connected,
-    /// There is a pooler before the server that does not pass notifications on: the worker polls only. Told once.
+    /// A pooler in front of the server does not pass notifications on, so the worker only polls. Reported once.
     Polling,
-    /// The session was lost, or there is none yet; the worker tries again.
+    /// The session was lost, or could not be opened. The worker tries again.
     Disconnected(Error),
-    /// A lease was lost; its handlers were told.
+    /// A lease was lost. Its handlers have been told.
     LeaseLost(i64),
-    /// The server refused an outcome: the delivery has failed, with that as its error.
+    /// The server refused an outcome. The delivery fails with this error.
     Refused(Error),
 }
 
-/// What a worker did.
+/// The counts of a worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Completed.
+    /// Deliveries that were completed.
     pub completed: u64,
-    /// Failed, to be tried again or dead after the last try.
+    /// Deliveries that failed. They are retried, or dead-lettered after the last attempt.
     pub failed: u64,
-    /// Dead by the handler's word.
+    /// Deliveries that the handler dead-lettered.
     pub dead: u64,
-    /// Given back without a try: at shutdown.
+    /// Deliveries that were given back at shutdown without an attempt.
     pub released: u64,
-    /// Handled, but the lease was lost before the server knew.
+    /// Deliveries whose lease was lost before the server knew the outcome.
     pub lost: u64,
     /// Sessions that were lost.
     pub disconnects: u64,
@@ -189,7 +190,7 @@ pub struct Report {
 
 type Listener = Arc<dyn Fn(Event) + Send + Sync>;
 
-/// Settings of a worker.
+/// The settings of a worker.
 #[derive(Clone)]
 pub struct WorkerBuilder {
     target: Target,
@@ -228,63 +229,63 @@ impl WorkerBuilder {
         }
     }
 
-    /// The worker's name in views and logs; host and process id if not set.
+    /// Sets the worker's name in views and logs. The default is the host name and the process id.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// Handlers at once; 8 if not set.
+    /// Sets the largest number of handlers that run at once. The default is 8.
     #[must_use]
     pub fn concurrency(mut self, handlers: usize) -> Self {
         self.concurrency = handlers.max(1);
         self
     }
 
-    /// Deliveries per claim; as many as handlers at once if not set.
+    /// Sets the number of deliveries per claim. The default is the number of free handlers.
     #[must_use]
     pub fn batch(mut self, deliveries: usize) -> Self {
         self.batch = deliveries.min(10_000);
         self
     }
 
-    /// How long a lease lasts without a sign of life; 60 s if not set. It is extended after each third of it.
+    /// Sets the duration of a lease. The default is 60 s. The worker extends its leases after each third of this time.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease.max(Duration::from_millis(100));
         self
     }
 
-    /// How often to look when there is nothing to do; 1 s if not set.
+    /// Sets the interval of polls while there is nothing to do. The default is 1 s.
     #[must_use]
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.poll = interval.max(Duration::from_millis(1));
         self
     }
 
-    /// How long handlers may take to finish at shutdown; 30 s if not set.
+    /// Sets the time that handlers have to finish at shutdown. The default is 30 s.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// Ends when there is nothing to claim.
+    /// Lets the worker end when there is nothing to claim.
     #[must_use]
     pub fn until_empty(mut self) -> Self {
         self.until_empty = true;
         self
     }
 
-    /// Is told what happens to the worker.
+    /// Sets a listener for the events of the worker.
     #[must_use]
     pub fn on_event(mut self, listener: impl Fn(Event) + Send + Sync + 'static) -> Self {
         self.listener = Arc::new(listener);
         self
     }
 
-    /// Makes the worker. Nothing happens before [`Worker::run`].
+    /// Creates the worker. It does nothing before [`Worker::run`].
     pub fn build<H: Handler>(self, handler: H) -> Worker<H> {
         Worker { settings: self, handler: Arc::new(handler), stop: CancellationToken::new() }
     }
@@ -299,15 +300,16 @@ pub struct Worker<H> {
 }
 
 impl<H: Handler> Worker<H> {
-    /// Cancel it to have the worker end gracefully.
+    /// Returns a token. Cancelling it lets the worker end gracefully.
     pub fn stop_token(&self) -> CancellationToken {
         self.stop.clone()
     }
 
-    /// Works until it is stopped. Lost connections and restarts of the server are waited out.
+    /// Works until it is stopped. The worker reconnects after lost connections and restarts of the server.
     ///
     /// # Errors
-    /// What waiting does not help: no such subscription, no privilege, no extension. Handlers that run are finished first.
+    /// Errors that retrying does not solve: the subscription, a privilege or the extension is missing. Running handlers are
+    /// finished first.
     pub async fn run(self) -> Result<Report> {
         Run::new(self).run().await
     }
@@ -316,7 +318,7 @@ impl<H: Handler> Worker<H> {
 struct Lease {
     lost: CancellationToken,
     open: usize,
-    /// What the server has in it is what is open here.
+    /// Whether the deliveries of the lease on the server are exactly those that are open here.
     whole: bool,
 }
 
@@ -327,21 +329,21 @@ struct Pending {
     told: Told,
 }
 
-/// How an outcome is told to the server.
+/// How an outcome is reported to the server.
 #[derive(Clone, Copy, PartialEq)]
 enum Told {
-    /// With others of its lease.
+    /// Together with other outcomes of the lease.
     Together,
-    /// By itself: one of those that it was told with was refused.
+    /// Alone, because the server refused a call with several outcomes.
     Alone,
-    /// By itself, as the failure that it became because it was refused.
+    /// Alone and as a failure, because the server refused the outcome itself.
     Refused,
 }
 
 /// A parameter and its type.
 type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
-/// The statements that run again and again, with the types of their parameters.
+/// The statements that run most often, with the types of their parameters.
 #[derive(Clone, Copy)]
 enum Hot {
     Claim,
@@ -365,8 +367,9 @@ impl Hot {
 
 struct Session {
     client: Client,
-    /// Those of [`Hot::ALL`], in a session of the worker's own: it saves a tenth of a small one. Behind a pooler no statement has
-    /// a name, as the next one may run in another session of the server, where the name is unknown or somebody else's.
+    /// The prepared statements of [`Hot::ALL`], if the session is the worker's own. Preparing saves a tenth of the time of a
+    /// small statement. Behind a pooler no statement has a name, because the next statement may run in another session of
+    /// the server, where the name is unknown or belongs to another client.
     named: Vec<Statement>,
 }
 
@@ -405,7 +408,7 @@ struct Run<H> {
     session: Option<Session>,
     listening: Listening,
     backoff: Backoff,
-    /// Not before this moment the server is asked again.
+    /// The server is not called again before this moment.
     next_try: Instant,
     leases: HashMap<i64, Lease>,
     queue: Vec<Delivery>,
@@ -465,7 +468,7 @@ impl<H: Handler> Run<H> {
                 self.flush(done).await;
                 if goes_on {
                     match self.claim(done).await {
-                        // What was completed may have let others in: ask once more.
+                        // The completion may have unblocked other deliveries, so claim once more.
                         Some(0) if done.is_some() => {}
                         Some(0) if self.settings.until_empty && self.running.is_empty() && self.pending.is_empty() => {
                             self.stop.cancel();
@@ -505,7 +508,7 @@ impl<H: Handler> Run<H> {
                 biased;
                 Some(done) = self.running.join_next_with_id() => {
                     self.finished(done);
-                    // Let all that are ready be told to the server together.
+                    // All finished handlers are collected, so that their outcomes are reported together.
                     while let Some(done) = self.running.try_join_next_with_id() {
                         self.finished(done);
                     }
@@ -560,7 +563,7 @@ impl<H: Handler> Run<H> {
         let opened = async {
             let target = &self.settings.target;
             let payload = Some(self.settings.subscription.clone());
-            // Only a subscription that was made with notify => true ever tells.
+            // Only a subscription that was created with notify => true sends notifications.
             let opened = target.open_listening("outbox_pull", payload, self.wake.clone(), &mut self.listening).await?;
             Session::new(opened).await
         };
@@ -577,11 +580,11 @@ impl<H: Handler> Run<H> {
         }
     }
 
-    /// After an error of the server or the connection: wait and go on, or end.
+    /// Handles an error of the server or of the connection: the worker waits and goes on, or ends.
     fn failed(&mut self, error: Error) {
         if !passes(&error) {
             self.failure.get_or_insert(error);
-            // What is finished still gets its chance.
+            // Finished outcomes are still reported once more.
             self.next_try = Instant::now();
             return;
         }
@@ -596,7 +599,7 @@ impl<H: Handler> Run<H> {
         }
     }
 
-    /// A lease of which all that was left is done, without results to tell.
+    /// Returns a lease whose remaining deliveries are all done and have no results to report.
     fn done(&self) -> Option<i64> {
         let mut done: HashMap<i64, usize> = HashMap::new();
         for pending in self.pending.iter().filter(|pending| matches!(pending.handled, Ok(None))) {
@@ -606,7 +609,8 @@ impl<H: Handler> Run<H> {
         done.into_iter().filter(|(id, count)| is_all(*id, *count)).max_by_key(|(_, count)| *count).map(|(id, _)| id)
     }
 
-    /// Claims, in the same call completes `done`; the number of deliveries, or nothing if it failed.
+    /// Claims deliveries and completes the lease `done` in the same call. Returns the number of claimed deliveries, or
+    /// `None` if the call failed.
     async fn claim(&mut self, done: Option<i64>) -> Option<usize> {
         let session = self.session.as_ref()?;
         let free = self.settings.concurrency - self.running.len();
@@ -624,7 +628,7 @@ impl<H: Handler> Run<H> {
         let rows = match claimed {
             Ok(rows) => rows,
             Err(error) if done.is_some() && !passes(&error) => {
-                // The lease is lost, or there is something wrong with claiming: each call will say so by itself.
+                // The lease is lost or claiming fails. The separate calls will show which.
                 self.flush(None).await;
                 return None;
             }
@@ -661,12 +665,12 @@ impl<H: Handler> Run<H> {
         if let Some(lease) = self.queue.last().and_then(|delivery| self.leases.get_mut(&delivery.lease)) {
             lease.whole = whole;
         }
-        // Taken from the end.
+        // Deliveries are taken from the end of the queue.
         self.queue.reverse();
         Some(count)
     }
 
-    /// Extends every lease that has work.
+    /// Extends all leases that have open deliveries.
     async fn beat(&mut self) {
         let Some(session) = &self.session else { return };
         let lease = self.settings.lease.as_secs_f64();
@@ -688,7 +692,7 @@ impl<H: Handler> Run<H> {
         }
     }
 
-    /// The server says that a lease is not ours any more.
+    /// Drops a lease that the worker does not hold any more.
     fn lose(&mut self, id: i64) {
         if let Some(lease) = self.leases.remove(&id) {
             lease.lost.cancel();
@@ -701,13 +705,14 @@ impl<H: Handler> Run<H> {
         self.report.lost += (queued - self.queue.len() + outcomes - self.pending.len()) as u64;
     }
 
-    /// Tells the server what is finished, but for the lease that `claim` completes.
+    /// Reports the finished outcomes to the server, except those of the lease that `claim` completes.
     async fn flush(&mut self, but: Option<i64>) {
-        // Ends: each time round, what was refused is told by itself, or as a failure, or given up.
+        // The loop ends, because in each round a refused outcome is reported alone, or as a failure, or is given up.
         while self.tell(but).await {}
     }
 
-    /// One call per lease and kind of outcome. Whether there is more to tell now, because something was refused.
+    /// Makes one call per lease and kind of outcome. Returns whether there is more to report now, because the server refused
+    /// an outcome.
     async fn tell(&mut self, but: Option<i64>) -> bool {
         let Some(session) = &self.session else { return false };
         let mut groups: Vec<Group> = Vec::new();
@@ -781,7 +786,8 @@ impl<H: Handler> Run<H> {
                     if let Some(lease) = self.leases.get_mut(&group.lease) {
                         lease.whole = false;
                     }
-                    // Which of several it was shows one by one. An outcome that nobody takes leaves a failure that says why.
+                    // Reporting outcomes one by one shows which of several is refused. A refused outcome becomes a failure
+                    // that says why.
                     let lost = matches!(error.kind(), Kind::LeaseLost | Kind::NotFound);
                     for index in &group.indexes {
                         let pending = &mut self.pending[*index];
@@ -832,7 +838,7 @@ impl<H: Handler> Run<H> {
         }
     }
 
-    /// Gives back what was claimed and not begun.
+    /// Releases the deliveries that were claimed and whose handlers have not begun.
     async fn release_queue(&mut self) {
         let mut by_lease: HashMap<i64, Vec<i64>> = HashMap::new();
         for delivery in self.queue.drain(..) {
@@ -841,7 +847,7 @@ impl<H: Handler> Run<H> {
         self.release(by_lease).await;
     }
 
-    /// The grace is over: handlers are cancelled, and what they had is given back.
+    /// Cancels the handlers at the end of the grace period and releases their deliveries.
     async fn abort(&mut self) {
         for lease in self.leases.values() {
             lease.lost.cancel();
@@ -871,7 +877,7 @@ impl<H: Handler> Run<H> {
                     self.report.released += u64::try_from(released.unwrap_or(0)).unwrap_or(0);
                 }
             }
-            // Where it could not be told, the lease runs out by itself.
+            // If the release could not be reported, the lease expires.
             self.close(lease, ids.len());
         }
     }
@@ -892,13 +898,13 @@ enum Ending {
     Dead(String),
 }
 
-/// Characters of a text about a failure: more than the server keeps.
+/// The largest number of characters of a failure's text. The server stores fewer.
 const MAX_TEXT: usize = 8192;
 
-/// More than a result says about a delivery, in bytes of JSON.
+/// The largest size of a handler's result, in bytes of JSON.
 const MAX_RESULT: usize = 1 << 20;
 
-/// Text that PostgreSQL can store.
+/// Replaces and truncates text so that PostgreSQL can store it.
 fn clean(text: &str) -> String {
     if text.trim().is_empty() {
         return "the handler failed without a message".to_owned();
@@ -906,7 +912,7 @@ fn clean(text: &str) -> String {
     text.chars().take(MAX_TEXT).map(|c| if c == '\0' { '\u{fffd}' } else { c }).collect()
 }
 
-/// A result that PostgreSQL can store: what was done is done, whatever its text has in it.
+/// Replaces NUL characters in a result so that PostgreSQL can store it. A result that is too large becomes a failure.
 fn storable(result: Value) -> Handled {
     let size = result.to_string().len();
     if size > MAX_RESULT {

@@ -1,4 +1,4 @@
-//! What a delivery costs before it reaches the network: signature, body and headers, address policy.
+//! The cost of a delivery before it reaches the network: signature, body and headers, and address policy.
 
 #![allow(missing_docs, reason = "criterion's macros make functions without documentation")]
 #![allow(clippy::unwrap_used, reason = "benchmark")]
@@ -19,13 +19,13 @@ const SIZES: [usize; 2] = [256, 4096];
 const ID: &str = "msg_2a_60a24181e4000";
 const TIME: i64 = 1_700_000_000;
 
-/// JSON of exactly this size.
+/// Returns a JSON payload of exactly this size.
 fn payload(bytes: usize) -> String {
     let frame = r#"{"order_id": 12345, "note": ""}"#;
     frame.replace(r#""note": """#, &format!(r#""note": "{}""#, "x".repeat(bytes - frame.len())))
 }
 
-/// A message with what a traced producer of several tenants gives it.
+/// Returns a message with the fields that a producer sets that has tracing and several tenants.
 fn message(bytes: usize) -> Message {
     let object = |value: Value| value.as_object().cloned();
     Message {

@@ -1,6 +1,6 @@
-//! Who gets a message, with 1 to 10,000 subscriptions of which one in a hundred matches.
+//! The cost of routing a message, with 1 to 10,000 subscriptions of which one in a hundred matches.
 //!
-//! `topics`: patterns of all kinds decide. `filters`: all subscriptions want the topic, and a filter on the tenant decides.
+//! `topics`: patterns of all kinds decide. `filters`: all subscriptions match the topic, and a filter on the tenant decides.
 
 use std::hint::black_box;
 
@@ -11,7 +11,7 @@ use outbox_core::router::{Router, Scratch};
 use serde_json::json;
 
 const SUBSCRIPTIONS: [usize; 4] = [1, 100, 1_000, 10_000];
-/// One in so many matches.
+/// One subscription in this many matches.
 const GROUPS: usize = 100;
 
 fn router(patterns: impl Iterator<Item = String>) -> Router<(i32, u32)> {

@@ -1,6 +1,6 @@
-//! How an endpoint is authenticated to, besides signatures: what its `auth` says.
+//! The `auth` of an endpoint: how requests authenticate to it, in addition to their signatures.
 //!
-//! `Debug` shows no secret, and errors name the entry, never its value.
+//! `Debug` shows no secret, and errors name an entry but never its value.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ use crate::url::Url;
 /// A way to authenticate.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Auth {
-    /// The same header with every request: basic, bearer, or one of the endpoint's own.
+    /// The same header with every request: basic, bearer, or a header that the endpoint defines.
     Header(HeaderName, HeaderValue),
     /// A token from an authorisation server.
     OAuth2(Box<OAuth2>),
@@ -34,9 +34,9 @@ impl fmt::Debug for Auth {
 /// The client credentials grant (RFC 6749, 4.4).
 #[derive(Clone, PartialEq, Eq)]
 pub struct OAuth2 {
-    /// Where tokens come from.
+    /// The URL that issues tokens.
     pub token_url: Url,
-    /// Credentials in the body instead of basic authentication (RFC 6749, 2.3.1).
+    /// Send the credentials in the body instead of as basic authentication (RFC 6749, 2.3.1).
     pub in_body: bool,
     client_id: String,
     client_secret: String,
@@ -85,7 +85,8 @@ impl OAuth2 {
     }
 }
 
-/// A token and how long it is good for, in seconds, from an authorisation server's answer (RFC 6749, 5.1).
+/// Reads the token and its lifetime in seconds from an authorisation server's answer (RFC 6749, 5.1). An answer without
+/// `expires_in` counts as 300 seconds.
 pub fn token(body: &[u8]) -> std::result::Result<(HeaderValue, u64), &'static str> {
     let json: Value = serde_json::from_slice(body).map_err(|_| "the answer is not JSON")?;
     let token = json.get("access_token").and_then(Value::as_str).ok_or("the answer has no access_token")?;
@@ -98,9 +99,13 @@ pub fn token(body: &[u8]) -> std::result::Result<(HeaderValue, u64), &'static st
 }
 
 impl Auth {
-    /// Reads an endpoint's `auth`: `{"type": "basic", "username", "password"}`, `{"type": "bearer", "token"}`,
-    /// `{"type": "header", "name", "value"}`, or `{"type": "oauth2", "token_url", "client_id", "client_secret"}` with `scope`,
-    /// `audience` and `credentials` (`header` or `body`) if needed.
+    /// Reads the `auth` of an endpoint, which has one of these forms:
+    ///
+    /// - `{"type": "basic", "username", "password"}`
+    /// - `{"type": "bearer", "token"}`
+    /// - `{"type": "header", "name", "value"}`
+    /// - `{"type": "oauth2", "token_url", "client_id", "client_secret"}`, and optionally `scope`, `audience` and
+    ///   `credentials` (`header`, the default, or `body`)
     ///
     /// # Errors
     /// 22023 that names the entry.

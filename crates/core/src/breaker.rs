@@ -1,31 +1,34 @@
-//! The circuit breaker of an endpoint: when it is worth calling.
+//! The circuit breaker of an endpoint.
 //!
-//! Closed: everything is sent. Open: nothing is, for a while that doubles from opening to opening. Then half-open: one request
-//! goes out as a probe; its success closes the breaker, its failure opens it again. What is not sent spends no attempt.
-//! Times are microseconds since 1970-01-01 UTC and come in as arguments.
+//! - Closed: all requests are sent.
+//! - Open: no request is sent. The breaker stays open for a time that doubles from opening to opening.
+//! - Half-open: one request is in flight as a probe. Its success closes the breaker, its failure opens the breaker again.
+//!
+//! A delivery that the breaker holds back uses up no attempt. Times are microseconds since 1970-01-01 UTC and are passed as
+//! arguments.
 
 use serde_json::Value;
 
 use crate::error::{Error, Result};
 
 const SECOND: i64 = 1_000_000;
-/// Parts of the window: old results leave it a part at a time.
+/// Number of parts of the window. Old results leave the window one part at a time.
 const SLICES: usize = 10;
 
 /// When a breaker opens, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
-    /// Opens after this many failures in a row; 0: the breaker is off.
+    /// The breaker opens after this many failures in a row. 0 switches the breaker off.
     pub in_row: u32,
-    /// Opens at this share of failures in the window.
+    /// The breaker opens when at least this share of the results in the window are failures ...
     pub ratio: f64,
-    /// But not below this many results.
+    /// ... and the window has at least this many results.
     pub min_results: u32,
     /// Length of the window, in microseconds.
     pub window: i64,
-    /// How long it stays open the first time.
+    /// How long the breaker stays open the first time, in microseconds.
     pub open: i64,
-    /// And at most.
+    /// The longest time that the breaker stays open, in microseconds.
     pub open_max: i64,
 }
 
@@ -43,8 +46,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Reads what an endpoint says otherwise than the defaults: `failures` in a row (0 switches the breaker off), `ratio`,
-    /// `min_results`, and in seconds `window`, `open`, `open_max`.
+    /// Reads the settings of an endpoint that differ from the defaults: `failures` in a row (0 switches the breaker off),
+    /// `ratio`, `min_results`, and in seconds `window`, `open` and `open_max`.
     ///
     /// # Errors
     /// 22023 that names the entry.
@@ -80,22 +83,22 @@ impl Settings {
     }
 }
 
-/// The state that other sessions see and a restart keeps.
+/// The state that other sessions see and that survives a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum State {
     /// Everything is sent.
     #[default]
     Closed,
-    /// Nothing is sent before `until`; opened `times` times in a row.
+    /// Nothing is sent before `until`. The breaker has opened `times` times in a row.
     Open {
-        /// When the probe may go out.
+        /// The time from which the probe may be sent.
         until: i64,
-        /// Openings without a success in between, from 1.
+        /// The number of openings without a success in between, from 1.
         times: u32,
     },
-    /// One request is out to see how things are.
+    /// One request is in flight as a probe.
     HalfOpen {
-        /// As above.
+        /// The number of openings without a success in between, from 1.
         times: u32,
     },
 }
@@ -111,16 +114,16 @@ impl State {
     }
 }
 
-/// Whether a request may go out.
+/// Whether a request may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
     /// Yes.
     Send,
-    /// Yes, and it is the probe.
+    /// Yes, as the probe.
     Probe,
     /// Not before this time.
     NotBefore(i64),
-    /// Not before the probe is back.
+    /// Not before the probe has a result.
     AfterProbe,
 }
 
@@ -141,7 +144,8 @@ pub struct Breaker {
 }
 
 impl Breaker {
-    /// A breaker that goes on from a state; a probe that was out when it was lost goes out again.
+    /// Creates a breaker that continues from a saved state. A probe that was in flight when the state was saved is sent
+    /// again.
     pub fn new(settings: Settings, state: State) -> Breaker {
         let state = match state {
             State::HalfOpen { times } => State::Open { until: 0, times },
@@ -150,12 +154,12 @@ impl Breaker {
         Breaker { settings, state, in_row: 0, slices: [Slice::default(); SLICES] }
     }
 
-    /// Its state.
+    /// Returns the state.
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// Other settings; the state stays.
+    /// Changes the settings. The state stays, unless the new settings switch the breaker off.
     pub fn configure(&mut self, settings: Settings) {
         self.settings = settings;
         if settings.in_row == 0 {
@@ -163,12 +167,12 @@ impl Breaker {
         }
     }
 
-    /// Everything is sent from now on.
+    /// Closes the breaker and forgets all results.
     pub fn close(&mut self) {
         *self = Breaker::new(self.settings, State::Closed);
     }
 
-    /// Whether a request may go out now, without anything changing.
+    /// Returns whether a request may be sent now. Does not change the state.
     pub fn gate(&self, now: i64) -> Gate {
         match self.state {
             State::Closed => Gate::Send,
@@ -178,21 +182,22 @@ impl Breaker {
         }
     }
 
-    /// The probe goes out.
+    /// Records that the probe is sent.
     pub fn probe(&mut self) {
         if let State::Open { times, .. } = self.state {
             self.state = State::HalfOpen { times };
         }
     }
 
-    /// The probe came back without saying anything about the endpoint: another one is sent.
+    /// Records that the probe's result says nothing about the endpoint. Another probe may be sent at once.
     pub fn probe_again(&mut self, now: i64) {
         if let State::HalfOpen { times } = self.state {
             self.state = State::Open { until: now, times };
         }
     }
 
-    /// A request came back. `probe`: it was sent as one. What was sent before the breaker opened changes nothing.
+    /// Records the result of a request; `probe` says whether the request was the probe. Results of requests that were sent
+    /// before the breaker opened change nothing.
     pub fn result(&mut self, ok: bool, probe: bool, now: i64) {
         match (self.state, ok) {
             (State::HalfOpen { .. }, true) if probe => self.close(),
@@ -248,7 +253,7 @@ mod tests {
         b.result(false, false, 9);
         let until = 9 + 30 * SECOND;
         assert_eq!(b.gate(10), Gate::NotBefore(until));
-        // What was in flight when it opened changes nothing, whatever comes of it.
+        // The results of requests that were in flight when the breaker opened change nothing.
         b.result(true, false, 11);
         b.result(false, false, 11);
         assert_eq!(b.gate(until - 1), Gate::NotBefore(until));
@@ -322,7 +327,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens, it never waits for a probe that is not out, and always opens for a bounded time.
+        /// The breaker never waits for a probe that is not in flight, and is never open for longer than its limit.
         #[test]
         fn never_stuck(results in prop::collection::vec((any::<bool>(), 0i64..40 * SECOND), 1..300)) {
             let mut b = breaker();

@@ -1,24 +1,24 @@
-//! A token bucket: how many requests an endpoint gets per second, and how many at once after a pause.
+//! A token bucket. It limits how many requests an endpoint gets per second, and how many at once after a pause.
 
 /// A bucket. Times are microseconds of any clock that does not go back.
 #[derive(Clone, Copy, Debug)]
 pub struct Bucket {
     /// Tokens per second.
     rate: f64,
-    /// Tokens it holds at most.
+    /// The largest number of tokens in the bucket.
     burst: f64,
     tokens: f64,
     at: i64,
 }
 
 impl Bucket {
-    /// A full bucket.
+    /// Creates a full bucket.
     pub fn new(rate: f64, burst: f64, now: i64) -> Bucket {
         let burst = burst.max(1.0);
         Bucket { rate, burst, tokens: burst, at: now }
     }
 
-    /// Other limits; what it holds stays, as far as it fits.
+    /// Changes the limits. The tokens in the bucket stay, up to the new `burst`.
     pub fn configure(&mut self, rate: f64, burst: f64, now: i64) {
         self.refill(now);
         self.rate = rate;
@@ -35,7 +35,7 @@ impl Bucket {
     /// Takes a token.
     ///
     /// # Errors
-    /// The time at which there will be one.
+    /// The time at which the next token will be available.
     pub fn take(&mut self, now: i64) -> Result<(), i64> {
         self.refill(now);
         if self.tokens >= 1.0 {
@@ -43,7 +43,7 @@ impl Bucket {
             return Ok(());
         }
         let wait = (1.0 - self.tokens) / self.rate * 1e6;
-        // Rounded up: at that time the token is there.
+        // Rounded up, so that the token is available at that time.
         Err(self.at.saturating_add(wait.ceil().min(1e15) as i64 + 1))
     }
 }

@@ -1,9 +1,9 @@
-//! Fingerprints of contents, for telling whether two messages are the same.
+//! Fingerprints of message contents. Two messages with the same fingerprint have the same content.
 
 use sha2::{Digest, Sha256};
 
-/// SHA-256 over the parts. Each is preceded by its length, so that moving a byte from one to the next changes it; an absent
-/// part differs from an empty one.
+/// Returns the SHA-256 hash of the parts. The length of each part is hashed before the part, so that moving a byte from one
+/// part to the next changes the hash. An absent part and an empty part have different hashes.
 pub fn fingerprint<'a>(parts: impl IntoIterator<Item = Option<&'a [u8]>>) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in parts {

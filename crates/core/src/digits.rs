@@ -1,6 +1,6 @@
-//! Numbers as text where the machinery of `fmt` is what would take the time.
+//! Writes numbers as text on hot paths, where `fmt` would take most of the time.
 
-/// Decimal digits of `n`.
+/// Returns the decimal digits of `n`, with a minus sign if `n` is negative.
 pub fn of(n: i64, buffer: &mut [u8; 20]) -> &[u8] {
     let mut at = buffer.len();
     let mut rest = n.unsigned_abs();
@@ -30,7 +30,7 @@ pub fn push_hex(n: i64, to: &mut String) {
     to.extend((0..hex_len(n)).rev().map(|i| char::from(b"0123456789abcdef"[(bits >> (4 * i) & 15) as usize])));
 }
 
-/// How many these are.
+/// Returns the number of digits that `push_hex` appends.
 pub fn hex_len(n: i64) -> usize {
     (u64::BITS - n.leading_zeros()).div_ceil(4).max(1) as usize
 }

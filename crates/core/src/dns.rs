@@ -1,6 +1,6 @@
-//! DNS messages (RFC 1035): a question for the addresses of a name, and what an answer says.
+//! DNS messages (RFC 1035), as far as a stub resolver needs them: questions for the addresses of a name, and their answers.
 //!
-//! Only what a stub resolver needs. Answers come from outside: nothing in them is trusted to be well-formed.
+//! Answers come from outside and may be malformed in any way.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,12 +8,13 @@ const A: u16 = 1;
 const AAAA: u16 = 28;
 const CNAME: u16 = 5;
 
-/// Records of an answer that are looked at.
+/// The largest number of records of an answer that are read.
 const MAX_RECORDS: u16 = 256;
-/// Bytes of a name, with room for its dots.
+/// The largest number of bytes of a name, with its dots.
 const MAX_NAME: usize = 256;
 
-/// The question for IPv4 (`false`) or IPv6 addresses of a name; `None` when it is no name.
+/// Returns the question for the IPv4 addresses of a name, or with `v6` for its IPv6 addresses. `None` if `name` is not a
+/// valid name.
 pub fn question(id: u16, name: &str, v6: bool) -> Option<Vec<u8>> {
     let mut packet = Vec::with_capacity(name.len() + 18);
     packet.extend_from_slice(&id.to_be_bytes());
@@ -32,21 +33,21 @@ pub fn question(id: u16, name: &str, v6: bool) -> Option<Vec<u8>> {
     (packet.len() <= 12 + 255 + 4).then_some(packet)
 }
 
-/// What an answer says.
+/// The content of an answer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// These addresses, perhaps none.
+    /// The addresses of the name. The list is empty if the name has none or does not exist (code 3).
     Addresses(Vec<IpAddr>),
-    /// It did not fit: ask again over TCP.
+    /// The answer did not fit into the packet. The question has to be asked again over TCP.
     Truncated,
-    /// The server says no; its code (3: the name does not exist).
+    /// The server refused to answer, with this code.
     Refused(u8),
 }
 
-/// Reads an answer to `question`; `None` when it is not one.
+/// Reads an answer to `question`. `None` if `packet` is not an answer to it.
 pub fn answer(question: &[u8], packet: &[u8]) -> Option<Answer> {
     let flags = packet.get(2..4)?;
-    // The same id, the same question, and marked as an answer.
+    // An answer has the same id, the same question, and the flag of an answer.
     if packet.get(..2) != question.get(..2) || flags[0] & 0x80 == 0 {
         return None;
     }
@@ -67,7 +68,7 @@ pub fn answer(question: &[u8], packet: &[u8]) -> Option<Answer> {
     let mut at = 12 + asked.len();
     let mut owner = name_at(packet, 12)?;
     let mut found = Vec::new();
-    // More than a name can reasonably have; each costs a walk along its name.
+    // The limit is more than a name reasonably has. Each record costs a walk along its name.
     for _ in 0..count.min(MAX_RECORDS) {
         let name = name_at(packet, at)?;
         at = skip_name(packet, at)?;
@@ -76,7 +77,7 @@ pub fn answer(question: &[u8], packet: &[u8]) -> Option<Answer> {
         let start = at + 10;
         let data = packet.get(start..start + length)?;
         at = start + length;
-        // The chain of aliases comes in order; what belongs to another name is ignored.
+        // The chain of aliases is in order. Records of other names are ignored.
         if name != owner {
             continue;
         }
@@ -92,10 +93,10 @@ pub fn answer(question: &[u8], packet: &[u8]) -> Option<Answer> {
     Some(Answer::Addresses(found))
 }
 
-/// The name at an offset, lower case, following pointers.
+/// Reads the name at an offset, in lower case. Pointers are followed.
 fn name_at(packet: &[u8], mut at: usize) -> Option<Vec<u8>> {
     let mut name = Vec::new();
-    // A pointer can lead into a circle.
+    // Bounded, because pointers can form a cycle.
     for _ in 0..128 {
         let length = *packet.get(at)? as usize;
         match length {
@@ -151,7 +152,7 @@ mod tests {
         let q = question(7, "Hooks.example.com", false).unwrap();
         let direct = reply(&q, &[(&[0xc0, 12], A, &[1, 2, 3, 4])]);
         assert_eq!(answer(&q, &direct), Some(Answer::Addresses(vec!["1.2.3.4".parse().unwrap()])));
-        // hooks.example.com is an alias of b.example.com; an address of a third name does not count.
+        // hooks.example.com is an alias of b.example.com. The address of a third name is ignored.
         let target = b"\x01b\xc0\x12";
         let alias = reply(
             &q,

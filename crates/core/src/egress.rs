@@ -1,13 +1,14 @@
-//! Which addresses may be called.
+//! The addresses that may be called.
 //!
-//! Only public unicast addresses, unless the operator lists a network. An IPv4 address inside an IPv6 one (mapped, or of the
-//! well-known NAT64 prefix, through which hosts without IPv4 reach the IPv4 internet) is judged as what it is.
+//! Only public unicast addresses may be called, unless the operator lists a network. An IPv4 address inside an IPv6 address
+//! is checked as an IPv4 address. This covers IPv4-mapped addresses and the well-known NAT64 prefix, through which hosts
+//! without IPv4 reach the IPv4 internet.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::error::{Error, Result};
 
-/// A network: `10.0.0.0/8`, `fd00::/8`, or one address.
+/// A network, for example `10.0.0.0/8` or `fd00::/8`, or a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
@@ -33,7 +34,7 @@ impl Network {
         if prefix > longest { Err(refuse()) } else { Ok(Network { address, prefix }) }
     }
 
-    /// Whether `address` is in it. IPv4-mapped addresses count as IPv4.
+    /// Returns whether the network contains `address`. IPv4-mapped addresses count as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         let shift4 = 32 - u32::from(self.prefix.min(32));
         let shift6 = 128 - u32::from(self.prefix);
@@ -45,11 +46,11 @@ impl Network {
     }
 }
 
-/// The operator's rules.
+/// The operator's rules for outgoing connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Egress {
     allow: Vec<Network>,
-    /// Empty: any.
+    /// Ranges of ports that may be called. Empty: any port.
     ports: Vec<(u16, u16)>,
 }
 
@@ -63,7 +64,7 @@ impl Egress {
         Ok(Egress { allow: allow.collect::<Result<_>>()?, ports: Vec::new() })
     }
 
-    /// The same, and only ports of this comma-separated list (`443, 8000-8999`); empty: any port.
+    /// Restricts the ports to this comma-separated list (`443, 8000-8999`). An empty list allows any port.
     ///
     /// # Errors
     /// 22023 that names the malformed entry.
@@ -82,13 +83,13 @@ impl Egress {
         Ok(self)
     }
 
-    /// Whether this port of `address` may be called.
+    /// Returns whether this port of `address` may be called.
     pub fn allows_port(&self, address: IpAddr, port: u16) -> bool {
         let allowed = self.ports.is_empty() || self.ports.iter().any(|(low, high)| (*low..=*high).contains(&port));
         allowed && self.allows(address)
     }
 
-    /// Whether `address` may be called.
+    /// Returns whether `address` may be called.
     pub fn allows(&self, address: IpAddr) -> bool {
         self.allow.iter().any(|network| network.contains(address)) || is_public(address)
     }
@@ -102,7 +103,7 @@ const fn v6(a: u16, b: u16, c: u16, prefix: u8) -> Network {
     Network { address: IpAddr::V6(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0)), prefix }
 }
 
-/// The special-purpose registries of IANA (RFC 6890 and its updates): what is not globally reachable unicast.
+/// The networks that are not globally reachable unicast, from IANA's special-purpose registries (RFC 6890 and its updates).
 const FORBIDDEN: &[Network] = &[
     v4(0, 0, 0, 0, 8),        // this network
     v4(10, 0, 0, 0, 8),       // private
@@ -136,7 +137,7 @@ const FORBIDDEN: &[Network] = &[
     v6(0xff00, 0, 0, 8),      // multicast
 ];
 
-/// Whether an address is public unicast.
+/// Returns whether an address is public unicast.
 pub fn is_public(address: IpAddr) -> bool {
     let address = match address.to_canonical() {
         IpAddr::V6(v6) => embedded_v4(v6).map_or(IpAddr::V6(v6), IpAddr::V4),
@@ -145,7 +146,7 @@ pub fn is_public(address: IpAddr) -> bool {
     !FORBIDDEN.iter().any(|network| network.contains(address))
 }
 
-/// The IPv4 address that an address of the well-known NAT64 prefix leads to (RFC 6052).
+/// Returns the IPv4 address inside an address of the well-known NAT64 prefix (RFC 6052).
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let bits = address.to_bits();
     (bits >> 32 == 0x0064_ff9b_0000_0000_0000_0000).then(|| Ipv4Addr::from_bits((bits & 0xffff_ffff) as u32))

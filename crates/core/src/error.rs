@@ -1,6 +1,7 @@
-//! The one table of errors: SQLSTATE, symbolic name and kind.
+//! The table of all errors, with SQLSTATE, symbolic name and kind.
 //!
-//! Clients map the code, never the text. The OB codes are ours; a standard SQLSTATE is used where one says it exactly.
+//! Clients map the code, never the text. The OB codes belong to pg_outbox. A standard SQLSTATE is used where one has exactly
+//! the right meaning.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,24 +9,24 @@ use std::fmt;
 /// What a caller can do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// The named object is not there.
+    /// The named object does not exist.
     NotFound,
-    /// The object is there, but not in a state in which this can be done.
+    /// The object exists, but its state does not allow this call.
     Conflict,
-    /// The arguments are wrong; the same call will never work.
+    /// The arguments are wrong. The same call will never succeed.
     Invalid,
-    /// The lease is not (or no longer) held by the caller.
+    /// The caller does not hold the lease, or holds it no longer.
     LeaseLost,
-    /// Topic, publisher, endpoint or subscription is switched off.
+    /// The topic, publisher, endpoint or subscription is switched off.
     Inactive,
-    /// The same call may work later.
+    /// The same call may succeed later.
     Retry,
-    /// Nothing a caller can do.
+    /// The caller can do nothing about the error.
     Fatal,
 }
 
 impl Kind {
-    /// The kind's name as the clients show it.
+    /// Returns the name of the kind as the clients show it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Kind::NotFound => "not_found",
@@ -49,27 +50,27 @@ macro_rules! codes {
             /// Every code, in the order of the table.
             pub const ALL: &'static [Code] = &[$(Code::$variant,)*];
 
-            /// The five characters of the SQLSTATE.
+            /// Returns the five characters of the SQLSTATE.
             pub const fn sqlstate(self) -> &'static str {
                 match self { $(Code::$variant => $state,)* }
             }
 
-            /// The symbolic name, the same in every client.
+            /// Returns the symbolic name, which is the same in every client.
             pub const fn name(self) -> &'static str {
                 match self { $(Code::$variant => $name,)* }
             }
 
-            /// When it is raised, in a sentence.
+            /// Returns a sentence that says when the error is raised.
             pub const fn meaning(self) -> &'static str {
                 match self { $(Code::$variant => $doc,)* }
             }
 
-            /// What a caller can do about it.
+            /// Returns the kind, which says what a caller can do.
             pub const fn kind(self) -> Kind {
                 match self { $(Code::$variant => Kind::$kind,)* }
             }
 
-            /// The code of a SQLSTATE, if it is one of ours.
+            /// Returns the code of a SQLSTATE, if pg_outbox raises it.
             pub fn from_sqlstate(state: &str) -> Option<Code> {
                 match state { $($state => Some(Code::$variant),)* _ => None }
             }
@@ -78,21 +79,21 @@ macro_rules! codes {
 }
 
 codes! {
-    /// No object of that name or id.
+    /// No object has this name or id.
     NotFound = "OB001", "not_found", NotFound;
-    /// The delivery was completed already.
+    /// The delivery has ended already, or nothing is left to cancel.
     AlreadyProcessed = "OB002", "already_processed", Conflict;
-    /// The delivery is leased to somebody else, or the lease was lost.
+    /// The delivery is leased to another worker, or the lease was lost.
     Leased = "OB003", "leased", LeaseLost;
-    /// The state does not allow this transition.
+    /// The object's state does not allow this change.
     InvalidTransition = "OB004", "invalid_transition", Conflict;
-    /// A cursor would go backwards or fork.
+    /// A cursor would move backwards or fork.
     NonMonotonicCursor = "OB005", "non_monotonic_cursor", Conflict;
-    /// A cursor is reset without a reason.
+    /// Resetting or deleting a cursor and erasing a message require a reason.
     ResetReasonRequired = "OB006", "reset_reason_required", Invalid;
     /// The publisher or topic is inactive.
     Inactive = "OB007", "inactive", Inactive;
-    /// The idempotency key was used with another content.
+    /// The idempotency key was used before with another content.
     IdempotencyConflict = "OB008", "idempotency_conflict", Conflict;
     /// A cursor or position is malformed, or belongs to a history that was lost.
     InvalidCursor = "OB009", "invalid_cursor", Invalid;
@@ -102,25 +103,25 @@ codes! {
     MaxAttempts = "OB011", "max_attempts", Conflict;
     /// The delivery is not due yet.
     NotReady = "OB012", "not_ready", Retry;
-    /// A value that is malformed.
+    /// A value is malformed.
     InvalidParameter = "22023", "invalid_parameter", Invalid;
-    /// A value that must not be null.
+    /// A value is null that must not be null.
     NullNotAllowed = "22004", "null_not_allowed", Invalid;
-    /// Larger than a limit allows.
+    /// A value is larger than its limit.
     TooLarge = "54000", "too_large", Invalid;
-    /// Not in this state of the server or the transaction.
+    /// The state of the server or of the transaction does not allow the call.
     NotInThisState = "55000", "object_not_in_prerequisite_state", Retry;
-    /// Not in a transaction like this one.
+    /// The call is not possible in a transaction of this kind.
     InvalidTransaction = "25001", "invalid_transaction", Invalid;
-    /// The caller's capability does not reach that far.
+    /// The caller's capabilities do not allow the call.
     NotPermitted = "42501", "insufficient_privilege", Fatal;
-    /// Behaviour that is not there.
+    /// The behaviour is not supported.
     NotSupported = "0A000", "not_supported", Invalid;
-    /// A bug.
+    /// An internal error: a bug.
     Internal = "XX000", "internal", Fatal;
 }
 
-/// Symbolic name and kind of any SQLSTATE that a caller of pg_outbox can meet: of ours, and of PostgreSQL's own.
+/// Returns the symbolic name and the kind of a SQLSTATE. The SQLSTATE may be one of pg_outbox or one of PostgreSQL.
 pub fn classify(state: &str) -> (&'static str, Kind) {
     if let Some(code) = Code::from_sqlstate(state) {
         return (code.name(), code.kind());
@@ -153,7 +154,7 @@ pub fn classify(state: &str) -> (&'static str, Kind) {
     }
 }
 
-/// What can be done about an error that comes without a hint, by its symbolic name.
+/// Returns a hint for an error that has none, by its symbolic name.
 pub fn hint(name: &str) -> Option<&'static str> {
     Some(match name {
         "extension_missing" => "Run \"create extension pg_outbox\" in this database.",
@@ -176,26 +177,26 @@ pub fn hint(name: &str) -> Option<&'static str> {
     })
 }
 
-/// An error on its way to the caller. Lower case, no full stop, names quoted.
+/// An error. Its message is in lower case and without a full stop; names are quoted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     /// The SQLSTATE.
     pub code: Code,
-    /// One line: what is wrong.
+    /// One line that says what is wrong.
     pub message: String,
-    /// What the caller needs to see it.
+    /// Facts that help the caller to find the cause.
     pub detail: Option<String>,
-    /// What the caller can do.
+    /// Advice for the caller.
     pub hint: Option<Cow<'static, str>>,
 }
 
 impl Error {
-    /// An error with a message only.
+    /// Creates an error with a message only.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), detail: None, hint: None }
     }
 
-    /// A malformed value (22023).
+    /// Creates an error for a malformed value (22023).
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(Code::InvalidParameter, message)
     }
@@ -223,7 +224,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The result of everything in this crate that can be refused.
+/// The result of functions in this crate that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
 
 #[cfg(test)]

@@ -1,24 +1,25 @@
-//! A queue in which tenants take turns: one that has thousands waiting does not hold up one that has a few.
+//! A queue in which tenants take turns. A tenant with thousands of waiting entries does not hold up a tenant with a few.
 //!
-//! Start-time fair queueing: each tenant has a mark, the sum of what it has been served, and the one with the lowest is next.
-//! A tenant that comes in starts at the lowest mark of those that wait, so having been idle earns nothing. Unlike a deficit
-//! round robin it needs no quantum, and a large message costs no rounds in which nothing is served.
+//! The algorithm is start-time fair queueing. Each tenant has a mark, the sum of the costs of its served entries. The tenant
+//! with the lowest mark is next. A tenant that enters the queue starts at the lowest mark of the waiting tenants, so having
+//! been idle earns nothing. Unlike deficit round robin, the algorithm needs no quantum, and a large message costs no rounds
+//! in which nothing is served.
 //!
 //! Invariants:
-//! * What one tenant enqueued comes out in that order.
-//! * While two tenants have something waiting, what they were served differs by at most one message of each.
-//! * Where nobody has a tenant, it is a plain queue. What is remembered of a tenant goes with its last entry.
+//! * The entries of one tenant leave the queue in the order in which they entered.
+//! * While two tenants both have entries waiting, the costs served to them differ by at most one message of each.
+//! * If no entry has a tenant, the queue is a plain queue. The state of a tenant is dropped with its last entry.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-/// What an entry costs at least, in bytes: a request has a price of its own.
+/// The minimum cost of an entry, in bytes. A request costs something regardless of its size.
 pub const REQUEST: usize = 4096;
 
-/// What waits in the queue.
+/// An entry of the queue.
 pub trait Entry {
-    /// Whose it is.
+    /// Returns the tenant of the entry.
     fn tenant(&self) -> Option<&str>;
-    /// How large it is.
+    /// Returns the size of the entry in bytes.
     fn bytes(&self) -> usize;
 }
 
@@ -26,13 +27,14 @@ fn cost(entry: &impl Entry) -> u64 {
     entry.bytes().max(REQUEST) as u64
 }
 
-/// When a tenant's turn comes: its mark, and for equal marks who got it first.
+/// The order of the turns: the mark of a tenant, and a number that decides between equal marks (the tenant that got its mark
+/// first is first).
 type Mark = (u64, u64);
 
 /// A queue of `T` by tenant.
 #[derive(Debug)]
 pub struct Fair<T> {
-    /// Entries without a tenant, who are a tenant together.
+    /// Entries without a tenant. Together they count as one tenant.
     plain: VecDeque<T>,
     plain_mark: Mark,
     /// Tenants that have entries, by mark.
@@ -56,12 +58,12 @@ impl<T> Default for Fair<T> {
 }
 
 impl<T: Entry> Fair<T> {
-    /// Entries in it.
+    /// Returns the number of entries.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is none.
+    /// Returns whether the queue has no entries.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -72,7 +74,7 @@ impl<T: Entry> Fair<T> {
         self.lane(&entry).push_back(entry);
     }
 
-    /// Puts back what was popped last: its tenant is not charged for it.
+    /// Puts back the entry that was popped last. Its tenant is not charged for the entry.
     pub fn push_front(&mut self, entry: T) {
         self.len += 1;
         let cost = cost(&entry);
@@ -86,7 +88,7 @@ impl<T: Entry> Fair<T> {
         if let Some(mark) = self.marks.get_mut(tenant)
             && let Some(mut lane) = self.turn.remove(mark)
         {
-            // Of equal marks it is the first, unless two tenants are put back to the same one.
+            // The number 0 makes this tenant the first of equal marks, unless another tenant was put back to the same mark.
             let mut new = refund(*mark);
             while self.turn.contains_key(&new) {
                 new.1 += 1;
@@ -97,7 +99,7 @@ impl<T: Entry> Fair<T> {
         }
     }
 
-    /// The next entry.
+    /// Returns the next entry.
     pub fn front(&self) -> Option<&T> {
         let lane = match self.turn.first_key_value() {
             Some((mark, (_, lane))) if self.plain.is_empty() || *mark < self.plain_mark => lane,
@@ -106,7 +108,7 @@ impl<T: Entry> Fair<T> {
         lane.front()
     }
 
-    /// The first entry of each tenant.
+    /// Returns the first entry of each tenant.
     pub fn fronts(&self) -> impl Iterator<Item = &T> {
         let lanes = self.turn.values().map(|(_, lane)| lane).chain([&self.plain]);
         lanes.filter_map(VecDeque::front)
@@ -119,17 +121,18 @@ impl<T: Entry> Fair<T> {
         taken
     }
 
-    /// Takes from the tenant whose turn it is while `wanted` says so and it has entries, then from the next one.
+    /// Takes entries while `wanted` returns true: first the entries of the tenant whose turn it is, then those of the next
+    /// tenant.
     pub fn pop_while(&mut self, mut wanted: impl FnMut(&T) -> bool) -> Vec<T> {
         let mut taken = Vec::new();
         self.serve(|value, _| wanted(value), |value| taken.push(value));
         taken
     }
 
-    /// `wanted` is asked with how many have been taken.
+    /// Takes entries while `wanted` returns true. `wanted` gets the entry and the number of entries taken so far.
     fn serve(&mut self, mut wanted: impl FnMut(&T, usize) -> bool, mut taken: impl FnMut(T)) {
         let mut n = 0;
-        // Takes what is wanted of one lane; `Err`: that was all.
+        // Takes the wanted entries of one lane and returns their cost. `Err`: an entry was not wanted, so taking ends here.
         let mut take = |lane: &mut VecDeque<T>| {
             let mut sum = 0;
             while let Some(entry) = lane.front() {
@@ -179,7 +182,7 @@ impl<T: Entry> Fair<T> {
         self.len -= served;
     }
 
-    /// Takes out what `wanted` names; the rest stays as it is.
+    /// Takes out the entries for which `wanted` returns true. The other entries and the turns stay unchanged.
     pub fn extract(&mut self, mut wanted: impl FnMut(&T) -> bool) -> Vec<T> {
         let mut out = Vec::new();
         let mut sift = |lane: &mut VecDeque<T>| {
@@ -204,7 +207,7 @@ impl<T: Entry> Fair<T> {
         out
     }
 
-    /// Takes everything out, in no particular order.
+    /// Takes out all entries, in no particular order.
     pub fn drain(&mut self) -> Vec<T> {
         let Fair { plain, turn, .. } = std::mem::take(self);
         plain.into_iter().chain(turn.into_values().flat_map(|(_, lane)| lane)).collect()
@@ -215,7 +218,8 @@ impl<T: Entry> Fair<T> {
         (at, self.marked)
     }
 
-    /// The lowest mark of those that wait; where nobody does, those that come start equal whatever it is.
+    /// Returns the lowest mark of the waiting tenants. If no tenant waits, the value does not matter: all tenants that enter
+    /// start equal.
     fn lowest(&self) -> u64 {
         let tenants = self.turn.first_key_value().map(|(mark, _)| mark.0);
         let plain = (!self.plain.is_empty()).then_some(self.plain_mark.0);
@@ -249,7 +253,7 @@ mod tests {
 
     type Named = Option<&'static str>;
 
-    /// Tenant, number, size.
+    /// An entry with tenant, number and size.
     #[derive(Debug, Clone, Copy, PartialEq)]
     struct One(Named, usize, usize);
 
@@ -293,7 +297,7 @@ mod tests {
         assert_eq!([next(&mut q), next(&mut q)], [1, 2]);
         q.push(One(Some("b"), 10, 0));
         assert_eq!([next(&mut q), next(&mut q)], [3, 10]);
-        // It takes no two turns in a row by going and coming.
+        // Leaving and entering again does not give a tenant two turns in a row.
         q.push(One(Some("b"), 11, 0));
         assert_eq!([next(&mut q), next(&mut q)], [4, 11]);
     }
@@ -336,7 +340,7 @@ mod tests {
         assert_eq!(batch(3), [10, 11, 3]);
     }
 
-    /// Tenants a, b, c and none; how large; or take one.
+    /// A step pushes an entry of a tenant (a, b, c or none) with a size, or (`None`) pops an entry.
     fn steps() -> impl Strategy<Value = Vec<Option<(usize, usize)>>> {
         prop::collection::vec(
             prop::option::weighted(0.6, (0usize..4, prop_oneof![Just(0usize), 0usize..50_000])),
@@ -345,14 +349,14 @@ mod tests {
     }
 
     proptest! {
-        /// Nothing is lost or doubled, each tenant's come in order, and while two of them wait without a break neither gets
-        /// more than one entry of each ahead of the other.
+        /// No entry is lost or duplicated, and the entries of each tenant come in order. While two tenants wait without a
+        /// break, neither gets ahead of the other by more than one entry of each.
         #[test]
         fn nobody_is_starved(steps in steps()) {
             const NAMES: [Named; 4] = [Some("a"), Some("b"), Some("c"), None];
             let mut queue = Fair::default();
             let mut waiting: [VecDeque<(usize, u64)>; 4] = Default::default();
-            // What two tenants got since both have been waiting.
+            // `served[a][b]`: the cost served to tenant a since both a and b have been waiting.
             let mut served = [[0u64; 4]; 4];
             let mut largest = 0u64;
             let rest = steps.len();
@@ -375,7 +379,7 @@ mod tests {
                 let tenant = NAMES.iter().position(|name| *name == one.0).unwrap();
                 let (expected, cost) = waiting[tenant][0];
                 prop_assert_eq!(expected, one.1);
-                // Put back, it comes again.
+                // An entry that is put back is the next entry again.
                 if n % 3 == 0 {
                     queue.push_front(one);
                     prop_assert_eq!(queue.pop(), Some(one));

@@ -1,26 +1,27 @@
-//! What a subscription asks for beyond its topics.
+//! The filter of a subscription: conditions on messages in addition to its topics.
 //!
-//! As JSON: `{"tenant": "acme", "key": ["order-*", "user-1"], "aggregate_type": "order", "aggregate_id": "4*",
-//! "headers": {"severity": "critical"}, "payload": "$.amount > 100"}`. All conditions must hold; of a list one must.
-//! Key, aggregate id and headers take globs (`*` any run of characters, `?` one), tenant and aggregate type are exact.
-//! `payload` is an SQL/JSON path predicate, which PostgreSQL evaluates.
+//! A filter is a JSON object: `{"tenant": "acme", "key": ["order-*", "user-1"], "aggregate_type": "order",
+//! "aggregate_id": "4*", "headers": {"severity": "critical"}, "payload": "$.amount > 100"}`. All conditions must hold. A
+//! list of values holds if one of its values matches. Key, aggregate id and headers take globs (`*` stands for any run of
+//! characters, `?` for one character). Tenant and aggregate type are compared exactly. `payload` is an SQL/JSON path
+//! predicate, which PostgreSQL evaluates.
 
 use serde_json::{Map, Value};
 
 use crate::error::{Code, Error, Result};
 use crate::wildcard;
 
-/// Most values in a filter, of all its fields.
+/// The largest number of values in all fields of a filter.
 pub const MAX_VALUES: usize = 1000;
-/// Most bytes of them in all, with the path and the names of headers.
+/// The largest number of bytes of all values together, including the path and the names of headers.
 pub const MAX_BYTES: usize = 64 * 1024;
-/// Most values with a wildcard, and the most bytes of one: matching takes as many steps as their length times that of what
-/// they are compared with.
+/// The largest number of values with a wildcard. Matching such a value takes up to its length times the length of the
+/// compared text in steps, so the number and the length of these values are limited.
 pub const MAX_GLOBS: usize = 100;
-/// Longest value with a wildcard, in bytes.
+/// The largest length of a value with a wildcard, in bytes.
 pub const MAX_GLOB: usize = 255;
 
-/// A parsed filter. The empty one lets everything through.
+/// A parsed filter. The empty filter matches every message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     tenant: Vec<String>,
@@ -28,22 +29,22 @@ pub struct Filter {
     aggregate_type: Vec<String>,
     aggregate_id: Vec<Glob>,
     headers: Vec<(String, Vec<Glob>)>,
-    /// The SQL/JSON path predicate, not checked here.
+    /// The SQL/JSON path predicate. This crate does not check it.
     pub payload: Option<String>,
 }
 
-/// What a filter looks at.
+/// The fields of a message that a filter compares.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Subject<'a> {
-    /// Tenant of the message.
+    /// The tenant.
     pub tenant: Option<&'a str>,
-    /// Its key.
+    /// The ordering key.
     pub key: Option<&'a str>,
-    /// Its aggregate type.
+    /// The aggregate type.
     pub aggregate_type: Option<&'a str>,
-    /// Its aggregate id.
+    /// The aggregate id.
     pub aggregate_id: Option<&'a str>,
-    /// Its headers, a flat JSON object of strings.
+    /// The headers, a flat JSON object of strings.
     pub headers: Option<&'a Map<String, Value>>,
 }
 
@@ -51,7 +52,7 @@ impl Filter {
     /// Parses a filter.
     ///
     /// # Errors
-    /// 22023 that names the field; 54000 when there is more in it than can be asked of each message.
+    /// 22023 that names the field; 54000 if the filter is too large to be evaluated for each message.
     pub fn parse(json: &Value) -> Result<Filter> {
         let refuse = |what: String| {
             Error::invalid(format!("invalid filter: {what}")).hint(
@@ -86,7 +87,7 @@ impl Filter {
         filter.bounded()
     }
 
-    /// The filter, if a message can be asked all of it.
+    /// Returns the filter if it is within the limits.
     fn bounded(self) -> Result<Filter> {
         let refuse = |detail: String| {
             Error::new(Code::TooLarge, "the filter is too large")
@@ -116,7 +117,7 @@ impl Filter {
         Ok(self)
     }
 
-    /// Whether everything but `payload` holds.
+    /// Returns whether all conditions except `payload` hold.
     pub fn matches(&self, subject: &Subject<'_>) -> bool {
         exact(&self.tenant, subject.tenant)
             && glob_any(&self.key, subject.key)
@@ -160,18 +161,18 @@ fn glob_any(wanted: &[Glob], value: Option<&str>) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Glob {
     text: String,
-    /// Its characters; `None`: it has no wildcard.
+    /// The characters of the value. `None` if the value has no wildcard.
     pieces: Option<Vec<char>>,
 }
 
 impl Glob {
-    /// Takes a value as it is in a filter.
+    /// Creates a glob from a value of a filter.
     pub fn new(text: String) -> Glob {
         let pieces = text.contains(['*', '?']).then(|| text.chars().collect());
         Glob { text, pieces }
     }
 
-    /// Whether it lets `text` through.
+    /// Returns whether `text` matches.
     pub fn matches(&self, text: &str) -> bool {
         let Some(pieces) = &self.pieces else { return self.text == text };
         let text: Vec<char> = text.chars().collect();

@@ -1,8 +1,12 @@
-//! What a request looks like: its body, its type and its own headers, for one message or for a batch.
+//! The formats of a request: its body, its content type and its own headers, for one message or for a batch.
 //!
-//! `raw`: the payload is the body. `envelope`: a JSON object around it. `cloudevents`: CloudEvents 1.0 in HTTP binary mode,
-//! `cloudevents_structured`: the JSON event format. `pubsub`: the DataMessage of publish/subscribe services. A batch is a JSON
-//! array of the same things (`application/cloudevents-batch+json` for CloudEvents).
+//! - `raw`: the payload is the body.
+//! - `envelope`: the body is a JSON object that contains the payload.
+//! - `cloudevents`: CloudEvents 1.0 in HTTP binary mode.
+//! - `cloudevents_structured`: CloudEvents 1.0 in the JSON event format.
+//! - `pubsub`: the DataMessage of publish/subscribe services.
+//!
+//! A batch is a JSON array of elements of the same format (`application/cloudevents-batch+json` for CloudEvents).
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -15,17 +19,17 @@ use serde_json::{Map, Value};
 
 use crate::message::{Extra, Message};
 
-/// The form of a request.
+/// The format of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Format {
     /// The payload is the body.
     #[default]
     Raw,
-    /// A JSON object with the payload in it.
+    /// The body is a JSON object that contains the payload.
     Envelope,
-    /// CloudEvents, attributes as headers.
+    /// CloudEvents with the attributes as headers.
     CloudEvents,
-    /// CloudEvents, attributes in the body.
+    /// CloudEvents with the attributes in the body.
     CloudEventsStructured,
     /// A DataMessage.
     PubSub,
@@ -45,22 +49,22 @@ impl Format {
     }
 }
 
-/// A request without what belongs to the connection and the signature.
+/// A request without the parts that belong to the connection and to the signature.
 #[derive(Debug)]
 pub struct Rendered {
     /// The body.
     pub body: Bytes,
-    /// Its type.
+    /// The content type of the body.
     pub content_type: HeaderValue,
 }
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// Renders one message; `headers` gets the headers that belong to the format and the message. `source` is what CloudEvents
-/// say they come from.
+/// Renders one message. Headers that belong to the format and to the message are added to `headers`. `source` is the
+/// `source` attribute of CloudEvents.
 ///
 /// # Errors
-/// What cannot be sent, in words.
+/// A text that says why the message cannot be sent.
 pub fn single(format: Format, message: &Message, source: &str, headers: &mut HeaderMap) -> Result<Rendered, String> {
     trace_headers(message, headers);
     match format {
@@ -110,13 +114,13 @@ pub fn batch<'a>(format: Format, messages: impl Iterator<Item = &'a Message>, so
     Rendered { body: body.into(), content_type }
 }
 
-/// The webhook id of a batch: the same for the same messages.
+/// Returns the webhook id of a batch. The same messages always have the same id.
 pub fn batch_id(first: &Message, last: &Message, count: usize) -> String {
     let tail = last.webhook_id.strip_prefix("msg_").unwrap_or(&last.webhook_id);
     format!("{}_{tail}_{count}", first.webhook_id.replacen("msg_", "batch_", 1))
 }
 
-/// The content as it is.
+/// Renders the content unchanged.
 fn verbatim(message: &Message) -> Result<Rendered, String> {
     let content_type = match message.content_type.as_deref() {
         None => JSON,
@@ -125,7 +129,7 @@ fn verbatim(message: &Message) -> Result<Rendered, String> {
     Ok(Rendered { body: message.content.clone(), content_type })
 }
 
-/// One message as a JSON value.
+/// Appends one message as a JSON value.
 fn element(format: Format, message: &Message, source: &str, to: &mut String) {
     match format {
         Format::Raw => {
@@ -146,7 +150,8 @@ fn element(format: Format, message: &Message, source: &str, to: &mut String) {
     }
 }
 
-/// The content as JSON text, if it is JSON: a payload always, a body when its type says so and it is well-formed.
+/// Returns the content as JSON text if the content is JSON. A payload is always JSON. A body counts as JSON if its content
+/// type says so and its text is well-formed.
 fn json_content(message: &Message) -> Option<Cow<'_, str>> {
     let text = std::str::from_utf8(&message.content);
     match message.content_type.as_deref() {
@@ -161,8 +166,9 @@ fn json_content(message: &Message) -> Option<Cow<'_, str>> {
     }
 }
 
-/// Seeds' envelope: event, schema_version, idempotency_key, trace_id, correlation_id, tenant_id, occurred_at, producer,
-/// privacy, payload, metadata. What is unknown is left out; `metadata` holds what has no field of its own.
+/// Appends a message as an envelope with the fields event, schema_version, idempotency_key, trace_id, correlation_id,
+/// tenant_id, occurred_at, producer, privacy, payload and metadata. Fields without a value are left out. `metadata` holds
+/// the entries of the message's metadata that have no field of their own.
 fn envelope(message: &Message, to: &mut String) {
     const OWN: [&str; 4] = ["schema_version", "correlation_id", "traceparent", "privacy"];
     let extra = message.extra();
@@ -176,7 +182,7 @@ fn envelope(message: &Message, to: &mut String) {
     object.text("occurred_at", &rfc3339(extra.occurred_at.unwrap_or(message.enqueued_at)));
     object.option("producer", extra.publisher.as_deref());
     let given = extra.metadata.as_ref();
-    // {pii, fields, consent}, as enqueue_event() writes it.
+    // enqueue_event() writes the metadata entry "privacy" as {pii, fields, consent}.
     let mut privacy = given.and_then(|m| m.get("privacy")).and_then(Value::as_object).cloned().unwrap_or_default();
     privacy.entry("pii").or_insert(Value::Bool(false));
     object.raw("privacy", &Value::Object(privacy).to_string());
@@ -199,7 +205,7 @@ fn envelope(message: &Message, to: &mut String) {
     object.end();
 }
 
-/// Seeds' DataMessage: the content is base64, headers are its attributes.
+/// Appends a message as a DataMessage. The content is base64-encoded; the headers become attributes.
 fn pubsub(message: &Message, to: &mut String) {
     let extra = message.extra();
     let mut object = Object::begin(to);
@@ -225,13 +231,14 @@ fn pubsub(message: &Message, to: &mut String) {
     object.end();
 }
 
-/// The source of a database's events when none is set: no two clusters and no two databases have the same. A valid URI
-/// reference whatever the database is called.
+/// Returns the default source of a database's events. No two clusters and no two databases have the same source. The
+/// source is a valid URI reference for every name of a database.
 pub fn default_source(system_identifier: u64, database: &str) -> String {
     format!("/pg_outbox/{system_identifier}/{}", uri_segment(database))
 }
 
-/// The context attributes of CloudEvents 1.0 and the extensions `sequence`, `partitionkey`, distributed tracing, and ours.
+/// Emits the context attributes of CloudEvents 1.0, the extensions `sequence`, `partitionkey` and distributed tracing,
+/// and the extensions of pg_outbox.
 fn attributes(message: &Message, source: &str, put: &mut dyn FnMut(&str, &str)) {
     let extra = message.extra();
     put("specversion", "1.0");
@@ -260,7 +267,7 @@ fn attributes(message: &Message, source: &str, put: &mut dyn FnMut(&str, &str)) 
     option("causationid", text_of(extra, "causation_id"));
 }
 
-/// Control characters are not allowed in CloudEvents' strings.
+/// Removes control characters, which CloudEvents does not allow in strings.
 fn clean(text: &str) -> Cow<'_, str> {
     if text.chars().any(char::is_control) {
         Cow::Owned(text.chars().filter(|c| !c.is_control()).collect())
@@ -269,7 +276,7 @@ fn clean(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Trace of the transaction that enqueued, unless the message's own headers say otherwise.
+/// Adds the trace headers of the transaction that enqueued the message, unless the message has these headers itself.
 fn trace_headers(message: &Message, headers: &mut HeaderMap) {
     let extra = message.extra();
     if extra.metadata.is_none() {
@@ -284,7 +291,7 @@ fn trace_headers(message: &Message, headers: &mut HeaderMap) {
     }
 }
 
-/// Key, tenant and the scalar entries of the metadata, as `outbox-meta-<name>`.
+/// Adds the scalar entries of the metadata as headers `outbox-meta-<name>`.
 fn metadata_headers(extra: &Extra, headers: &mut HeaderMap) {
     for (name, value) in extra.metadata.iter().flatten() {
         if matches!(name.as_str(), "traceparent" | "tracestate") {
@@ -296,15 +303,15 @@ fn metadata_headers(extra: &Extra, headers: &mut HeaderMap) {
             _ => continue,
         };
         let name = HeaderName::try_from(format!("outbox-meta-{}", name.replace('_', "-").to_ascii_lowercase()));
-        // Others' limits on a request's head are commonly 8 kB or more in all.
+        // Servers commonly limit the head of a request to 8 kB or more in all, so long values are left out.
         if let (Ok(name), true, Ok(value)) = (name, text.len() <= 1024, HeaderValue::from_str(&encode(&text))) {
             headers.insert(name, value);
         }
     }
 }
 
-/// Text as a header value: what is not printable ASCII, space, quote and percent sign are percent-encoded (CloudEvents HTTP
-/// binding, 3.1.3.2).
+/// Encodes text as a header value. Space, quote, percent sign and all bytes that are not printable ASCII are percent-encoded
+/// (CloudEvents HTTP binding, 3.1.3.2).
 pub fn encode(text: &str) -> Cow<'_, str> {
     let plain = |b: u8| (0x21..=0x7e).contains(&b) && b != b'"' && b != b'%';
     if text.bytes().all(plain) {
@@ -321,7 +328,7 @@ pub fn encode(text: &str) -> Cow<'_, str> {
     Cow::Owned(encoded)
 }
 
-/// Text as a header value in which ASCII stays as it is: what is beyond it is percent-encoded.
+/// Encodes text as a header value. ASCII stays unchanged; all other bytes are percent-encoded.
 pub fn ascii(text: &str) -> Cow<'_, str> {
     if text.is_ascii() {
         return Cow::Borrowed(text);
@@ -337,7 +344,7 @@ pub fn ascii(text: &str) -> Cow<'_, str> {
     Cow::Owned(encoded)
 }
 
-/// Text as one segment of a URI's path (RFC 3986: unreserved characters stay).
+/// Encodes text as one segment of a URI's path (RFC 3986). Unreserved characters, `@` and `:` stay unchanged.
 fn uri_segment(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for b in text.bytes() {
@@ -350,7 +357,8 @@ fn uri_segment(text: &str) -> String {
     encoded
 }
 
-/// The version of the payload's schema: what the metadata says, else the `.vN` at the end of the topic, else 1.
+/// Returns the version of the payload's schema: the `schema_version` of the metadata, else the `.vN` at the end of the
+/// topic, else 1.
 fn schema_version(message: &Message) -> u64 {
     let given = message.extra().metadata.as_ref().and_then(|m| m.get("schema_version"));
     let given = given.and_then(|v| v.as_u64().or_else(|| v.as_str()?.trim_start_matches('v').parse().ok()));
@@ -358,14 +366,14 @@ fn schema_version(message: &Message) -> u64 {
     given.or_else(suffix).unwrap_or(1)
 }
 
-/// The trace id of a W3C traceparent.
+/// Returns the trace id of a W3C traceparent.
 fn trace_id(extra: &Extra) -> Option<&str> {
     let parent = extra.metadata.as_ref()?.get("traceparent")?.as_str()?;
     let id = parent.split('-').nth(1)?;
     (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
 }
 
-/// An entry of the metadata as text.
+/// Returns an entry of the metadata as text.
 fn text_of<'a>(extra: &'a Extra, name: &str) -> Option<Cow<'a, str>> {
     match extra.metadata.as_ref()?.get(name)? {
         Value::String(text) => Some(Cow::Borrowed(text)),
@@ -374,10 +382,10 @@ fn text_of<'a>(extra: &'a Extra, name: &str) -> Option<Cow<'a, str>> {
     }
 }
 
-/// Microseconds since 1970 as RFC 3339 in UTC. The date is computed as in Howard Hinnant's "chrono-compatible low-level date
-/// algorithms" (civil_from_days).
+/// Formats microseconds since 1970 as RFC 3339 in UTC. The date is computed as in Howard Hinnant's "chrono-compatible
+/// low-level date algorithms" (civil_from_days).
 ///
-/// Times that RFC 3339 has no year for become the first or the last that it has.
+/// Times before or after the years that RFC 3339 can express become the first or the last time that it can express.
 pub fn rfc3339(micros: i64) -> String {
     let micros = micros.clamp(-62_167_219_200_000_000, 253_402_300_799_999_999);
     let (days, rest) = (micros.div_euclid(86_400_000_000), micros.rem_euclid(86_400_000_000));
@@ -399,12 +407,12 @@ pub fn rfc3339(micros: i64) -> String {
     )
 }
 
-/// JSON text of a string.
+/// Returns a string as JSON text.
 fn string(text: &str) -> String {
     Value::String(text.to_owned()).to_string()
 }
 
-/// Writes a JSON object without an intermediate tree: the payload goes in as the text it is stored as.
+/// Writes a JSON object without an intermediate tree. The payload is copied as the text that is stored.
 struct Object<'a> {
     to: &'a mut String,
     empty: bool,

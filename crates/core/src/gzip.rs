@@ -1,30 +1,31 @@
-//! Decompression of what strangers send: at most so many bytes in and out, and one member only.
+//! Decompression of untrusted gzip data. The sizes before and after are limited, and only one member is accepted.
 
 use std::io::Read as _;
 
 /// Why a body was not decompressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// More bytes than the limit, compressed or not.
+    /// The data is larger than the limit, before or after decompression.
     TooLarge,
-    /// It is not one whole gzip member and nothing else.
+    /// The data is not exactly one whole gzip member.
     Malformed,
 }
 
-/// Whether this is the name of the coding in `Content-Encoding`.
+/// Returns whether a value of `Content-Encoding` names gzip.
 pub fn is_named(coding: &str) -> bool {
     ["gzip", "x-gzip"].iter().any(|name| coding.trim().eq_ignore_ascii_case(name))
 }
 
-/// Whether this begins like a gzip member.
+/// Returns whether the data begins like a gzip member.
 pub fn is_member(data: &[u8]) -> bool {
     data.starts_with(&[0x1f, 0x8b])
 }
 
-/// The content of the one member that `data` is. The work is linear in the two sizes, which `limit` bounds.
+/// Returns the content of `data`, which must be one gzip member. The work is linear in the sizes before and after, which
+/// `limit` bounds.
 ///
 /// # Errors
-/// Why it is refused.
+/// The reason why the data is refused.
 pub fn gunzip(data: &[u8], limit: usize) -> Result<Vec<u8>, Refusal> {
     if data.len() > limit {
         return Err(Refusal::TooLarge);
@@ -36,7 +37,7 @@ pub fn gunzip(data: &[u8], limit: usize) -> Result<Vec<u8>, Refusal> {
     if content.len() > limit {
         return Err(Refusal::TooLarge);
     }
-    // A second member may be one of very many, and nobody who signs sends two.
+    // A second member may be followed by very many more, and no signing sender sends two.
     if !member.into_inner().is_empty() {
         return Err(Refusal::Malformed);
     }
@@ -68,7 +69,7 @@ mod tests {
         assert_eq!(gunzip(&member(&[0; 1000]), 1000).unwrap().len(), 1000);
         // 100 MB in 100 kB.
         assert_eq!(gunzip(&member(&vec![0; 100 << 20]), 1 << 20), Err(Refusal::TooLarge));
-        // Empty members are few bytes each and no content.
+        // Empty members have few bytes each and no content.
         assert_eq!(gunzip(&member(b"").repeat(100_000), 1 << 20), Err(Refusal::TooLarge));
         assert_eq!(gunzip(&member(b"").repeat(1000), 1 << 20), Err(Refusal::Malformed));
     }

@@ -1,16 +1,16 @@
-//! Headers that users give: of an endpoint, and of a message.
+//! Headers that users define, for an endpoint or for a message.
 
 use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
 
-/// Headers of one object, and the bytes of one value.
+/// The largest number of headers of one endpoint or message.
 pub const MAX_COUNT: usize = 64;
-/// Longest value, in bytes.
+/// The largest size of a header's value, in bytes.
 pub const MAX_VALUE: usize = 8 * 1024;
 
-/// Whether a header belongs to the protocol, which writes it itself: users' values of it are never sent.
+/// Returns whether a header belongs to the protocol. The sender writes such a header itself and never sends a user's value.
 pub fn is_protocol(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     matches!(
@@ -31,7 +31,8 @@ pub fn is_protocol(name: &str) -> bool {
 /// Reads headers from a JSON object of names to strings.
 ///
 /// # Errors
-/// 22023 that names the header: when it is no header name, belongs to the protocol, or its value would break HTTP.
+/// 22023 that names the header, if its name is not a header name, if it belongs to the protocol, or if its value would break
+/// HTTP.
 pub fn parse(json: &Value) -> Result<Vec<(HeaderName, HeaderValue)>> {
     let refuse = |what: String| Error::invalid(format!("invalid headers: {what}"));
     let Value::Object(entries) = json else {
@@ -63,7 +64,7 @@ pub fn parse(json: &Value) -> Result<Vec<(HeaderName, HeaderValue)>> {
     Ok(headers)
 }
 
-/// Checks the content type of a body: `type/subtype`, with parameters if there are any.
+/// Checks the content type of a body, `type/subtype` with optional parameters.
 ///
 /// # Errors
 /// 22023.

@@ -1,28 +1,28 @@
-//! Maps whose keys are numbers of our own making: ids and positions.
+//! Maps whose keys are ids and positions.
 //!
-//! Nobody outside chooses them, so the hash need not withstand anybody, and looking one up for each delivery costs next to
-//! nothing.
+//! pg_outbox itself assigns these numbers, so the hash need not resist an attacker. A fast hash makes the look-up for each
+//! delivery cost next to nothing.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// A map by ids.
+/// A map whose keys are ids.
 pub type IdMap<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
 
-/// Mixes numbers by multiplication.
+/// A hasher that mixes numbers by multiplication.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct IdHasher(u64);
 
 impl IdHasher {
     fn mix(&mut self, n: u64) {
-        // 2^64 divided by the golden ratio: neighbouring numbers end far apart.
+        // 2^64 divided by the golden ratio: neighbouring numbers get hashes that are far apart.
         self.0 = (self.0.rotate_left(23) ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 }
 
 impl Hasher for IdHasher {
     fn finish(&self) -> u64 {
-        // A map takes its place from the lowest bits, which depend on the fewest of the number's.
+        // A map chooses the bucket by the lowest bits, which depend on the fewest bits of the number.
         self.0 ^ self.0 >> 32
     }
 
@@ -63,10 +63,10 @@ mod tests {
             for subscription in [1i32, 2, 1000] {
                 let hashes: Vec<u64> =
                     (0..4096i64).map(|i| build.hash_one((subscription, 5_000_000 + i * step, 0i64))).collect();
-                // What a table of 8192 places looks at: the lowest bits, and the seven highest.
+                // A table of 8192 buckets uses the lowest bits, and the seven highest.
                 let places: HashSet<u64> = hashes.iter().map(|hash| hash & 8191).collect();
                 let tags: HashSet<u64> = hashes.iter().map(|hash| hash >> 57).collect();
-                // By chance it is 8192 (1 - 1/sqrt(e)), which is 3223.
+                // Random hashes would fill 8192 (1 - 1/sqrt(e)) buckets, which is 3223.
                 assert!(places.len() > 2500, "{step}: {} places", places.len());
                 assert_eq!(tags.len(), 128, "{step}");
             }

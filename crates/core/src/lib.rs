@@ -1,7 +1,7 @@
-//! Pure logic of pg_outbox: everything that can be decided without PostgreSQL and without the network.
+//! The pure logic of pg_outbox: all decisions that need neither PostgreSQL nor the network.
 //!
-//! The extension, the clients and the benchmarks share it. Nothing here does I/O or reads a clock: times come in as
-//! arguments, randomness as a seed.
+//! The extension, the clients and the benchmarks share this crate. No function here does I/O or reads a clock: times are
+//! passed as arguments, and randomness as a seed.
 
 pub mod auth;
 pub mod breaker;

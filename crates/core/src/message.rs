@@ -1,4 +1,4 @@
-//! A message as its receivers see it.
+//! A message as receivers see it.
 
 use std::sync::Arc;
 
@@ -8,9 +8,9 @@ use serde_json::{Map, Value};
 /// One stored message. It never changes, so all of its deliveries share it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Message {
-    /// Number of the message.
+    /// Id of the message.
     pub id: i64,
-    /// Place in the committed order.
+    /// Position in the committed order.
     pub position: i64,
     /// When it was enqueued, in microseconds since 1970-01-01 UTC.
     pub enqueued_at: i64,
@@ -20,36 +20,36 @@ pub struct Message {
     pub key: Option<Box<str>>,
     /// JSON text of the payload, or the bytes of the body.
     pub content: Bytes,
-    /// Type of the bytes; `None`: the content is a JSON payload.
+    /// Content type of the body. `None`: the content is a JSON payload.
     pub content_type: Option<Box<str>>,
-    /// The webhook id, the same on every attempt.
+    /// The webhook id, which is the same on every attempt.
     pub webhook_id: Box<str>,
-    /// What few messages have.
+    /// Fields that few messages have.
     pub extra: Option<Box<Extra>>,
 }
 
-/// What a message can have besides its content.
+/// The optional fields of a message.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Extra {
     /// Headers for receivers.
     pub headers: Option<Arc<Map<String, Value>>>,
-    /// Correlation, trace, and whatever else the producer said about it.
+    /// Correlation, trace, and any other metadata of the producer.
     pub metadata: Option<Map<String, Value>>,
     /// Tenant.
     pub tenant: Option<Box<str>>,
-    /// What it is about: type.
+    /// Type of the aggregate that the message is about.
     pub aggregate_type: Option<Box<str>>,
-    /// And id.
+    /// Id of the aggregate that the message is about.
     pub aggregate_id: Option<Box<str>>,
-    /// Producer.
+    /// Publisher.
     pub publisher: Option<Box<str>>,
     /// The producer's own key for deduplication.
     pub idempotency_key: Option<Box<str>>,
-    /// When it happened, in microseconds since 1970-01-01 UTC.
+    /// When the event happened, in microseconds since 1970-01-01 UTC.
     pub occurred_at: Option<i64>,
 }
 
-/// Of a message that has nothing of it.
+/// The optional fields of a message that has none of them.
 static NO_EXTRA: Extra = Extra {
     headers: None,
     metadata: None,
@@ -62,7 +62,7 @@ static NO_EXTRA: Extra = Extra {
 };
 
 impl Message {
-    /// What it has besides its content.
+    /// Returns the optional fields of the message.
     pub fn extra(&self) -> &Extra {
         self.extra.as_deref().unwrap_or(&NO_EXTRA)
     }

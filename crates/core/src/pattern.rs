@@ -1,13 +1,16 @@
-//! Topic patterns: `*` stands for one word, `#` for zero or more, as in AMQP topic exchanges. Reserved topics (`outbox.*`) are
-//! matched only by patterns that begin with the word `outbox`: who asks for everything asks for what people published.
+//! Topic patterns: `*` stands for one word, `#` for zero or more words, as in AMQP topic exchanges.
+//!
+//! Reserved topics (`outbox.*`) are matched only by patterns that begin with the word `outbox`. A subscription to all topics
+//! (`#`) therefore gets only the messages that applications published.
 
 use crate::error::{Code, Error, Result};
 use crate::topic::{MAX_LENGTH, is_reserved, is_word_byte};
 use crate::wildcard;
 
-/// Most patterns of one subscription, or of one call.
+/// The largest number of patterns of one subscription, or of one call.
 pub const MAX_PATTERNS: usize = 1000;
-/// Most bytes of them in all: what a message costs grows with their words times its own.
+/// The largest number of bytes of all these patterns. The cost of routing a message grows with the words of the patterns
+/// times the words of its topic.
 pub const MAX_BYTES: usize = 64 * 1024;
 
 /// One word of a pattern.
@@ -21,7 +24,7 @@ pub enum Word {
     Any,
 }
 
-/// A parsed pattern. Runs of `#` are one `#`: `a.#.#` means what `a.#` means.
+/// A parsed pattern. A run of `#` is stored as one `#`, because `a.#.#` means the same as `a.#`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pattern {
     words: Vec<Word>,
@@ -31,8 +34,8 @@ impl Pattern {
     /// Parses a pattern of 1 to 255 bytes.
     ///
     /// # Errors
-    /// 22023 when it is empty, has an empty word, a character that topics do not have, or a wildcard that is only part of
-    /// a word.
+    /// 22023 if the pattern is empty, has an empty word, a character that topics cannot have, or a wildcard that is only a
+    /// part of a word.
     pub fn parse(text: &str) -> Result<Pattern> {
         let refuse = |detail: String| {
             Error::invalid(format!("malformed topic pattern \"{}\"", text.chars().take(64).collect::<String>()))
@@ -67,7 +70,7 @@ impl Pattern {
     /// Parses the patterns of a subscription, or of a call.
     ///
     /// # Errors
-    /// As `parse`; 54000 when there are more than 1,000 of them, or more than 64 kB.
+    /// As `parse`; 54000 if there are more than 1,000 patterns, or more than 64 kB of patterns.
     pub fn parse_all<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<Vec<Pattern>> {
         let (mut patterns, mut bytes) = (Vec::new(), 0);
         for text in texts {
@@ -83,13 +86,13 @@ impl Pattern {
         Ok(patterns)
     }
 
-    /// Its words, left to right.
+    /// Returns the words, left to right.
     pub fn words(&self) -> &[Word] {
         &self.words
     }
 
-    /// Whether a well-formed topic matches. The router's automaton does this for many patterns at once; this is the
-    /// definition.
+    /// Returns whether a well-formed topic matches. This function is the definition; the automaton of the router matches
+    /// many patterns at once.
     pub fn matches(&self, topic: &str) -> bool {
         if is_reserved(topic) && !matches!(self.words.first(), Some(Word::Exact(_))) {
             return false;

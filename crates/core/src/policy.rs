@@ -1,4 +1,4 @@
-//! What the outcome of a request means: the rules as data, and the decision.
+//! The rules that map the outcome of a request to an action, and the decision on the delivery.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::schedule::Schedule;
 
-/// Why a request brought no response, or one that could not be used.
+/// Why a request got no response, or no usable response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// The name did not resolve.
     Dns,
-    /// Nobody listens.
+    /// The connection was refused: no process listens on the port.
     Refused,
     /// The connection broke.
     Reset,
@@ -30,14 +30,15 @@ pub enum Fault {
     Forbidden,
     /// The endpoint's URL, headers or secrets cannot be used, or the message cannot be rendered.
     Invalid,
-    /// No token could be had from the authorisation server.
+    /// The authorisation server gave no token.
     Auth,
-    /// This machine is short of descriptors, ports or memory: nothing about the receiver. A delivery is never told of it, it waits.
+    /// This machine is short of descriptors, ports or memory. The fault says nothing about the receiver and is never an
+    /// attempt of a delivery: the delivery waits.
     Local,
 }
 
 impl Fault {
-    /// Every fault that a delivery can come to.
+    /// Every fault that can be the outcome of an attempt.
     pub const ALL: [Fault; 11] = [
         Fault::Dns,
         Fault::Refused,
@@ -52,7 +53,7 @@ impl Fault {
         Fault::Auth,
     ];
 
-    /// The name in the attempt log and in a policy.
+    /// Returns the name in the attempt log and in a policy.
     pub const fn as_str(self) -> &'static str {
         match self {
             Fault::Dns => "dns",
@@ -71,7 +72,7 @@ impl Fault {
     }
 }
 
-/// What a try came to.
+/// The outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// A response with this status.
@@ -81,7 +82,8 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The class in the attempt log: `status` with the code beside it, `redirect`, or the fault's name. None for 2xx.
+    /// Returns the class in the attempt log: `status` (the code is in another column), `redirect`, or the name of the fault.
+    /// `None` for 2xx.
     pub fn class(self) -> Option<&'static str> {
         match self {
             Outcome::Status(200..=299) => None,
@@ -92,20 +94,20 @@ impl Outcome {
     }
 }
 
-/// What a rule says.
+/// The action of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Delivered.
+    /// The delivery is completed.
     Success,
-    /// Try again on the schedule.
+    /// The delivery is retried on its schedule.
     Retry,
-    /// Try again a few times, for a deployment that is under way; then dead.
+    /// The delivery is retried a few times, enough for a deployment that is under way. Then it is dead-lettered.
     RetryBriefly,
-    /// Try again, and leave the endpoint alone for as long as it asks.
+    /// The delivery is retried, and the endpoint gets no requests for as long as it asks for.
     Throttle,
-    /// Dead at once.
+    /// The delivery is dead-lettered at once.
     Dead,
-    /// Dead at once, and the endpoint is disabled.
+    /// The delivery is dead-lettered at once, and the endpoint is disabled.
     Disable,
 }
 
@@ -124,10 +126,10 @@ impl Action {
     }
 }
 
-/// Tries, the first included, that `RetryBriefly` allows.
+/// The number of attempts, including the first, that `RetryBriefly` allows.
 pub const BRIEF_ATTEMPTS: u32 = 5;
 
-/// What an endpoint says otherwise than the defaults.
+/// The rules of an endpoint or subscription that differ from the defaults.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     codes: Vec<(u16, Action)>,
@@ -174,7 +176,7 @@ impl Policy {
         Ok(policy)
     }
 
-    /// This policy, and where it says nothing, what `below` says of the same entry.
+    /// Returns this policy, completed with the entries of `below` that this policy does not have.
     #[must_use]
     pub fn over(mut self, below: &Policy) -> Policy {
         fn add<K: Copy + PartialEq>(to: &mut Vec<(K, Action)>, from: &[(K, Action)]) {
@@ -191,7 +193,7 @@ impl Policy {
         self
     }
 
-    /// The action for an outcome: what the overrides say of the code, then of its class, then the defaults.
+    /// Returns the action for an outcome. A rule for the code comes first, then a rule for its class, then the defaults.
     pub fn action(&self, outcome: Outcome) -> Action {
         match outcome {
             Outcome::Status(code) => find(&self.codes, code)
@@ -208,8 +210,8 @@ fn find(table: &[(u16, Action)], key: u16) -> Option<Action> {
     table.iter().find(|(known, _)| *known == key).map(|(_, action)| *action)
 }
 
-/// 2xx alone is success; redirects are never followed; what a receiver refuses for good is dead at once (Standard
-/// Webhooks, CloudEvents HTTP webhooks).
+/// Returns the default action for a status (Standard Webhooks, CloudEvents HTTP webhooks). Only 2xx is a success. Redirects
+/// are never followed. A delivery that the receiver refuses permanently is dead-lettered at once.
 fn default_for_status(code: u16) -> Action {
     match code {
         200..=299 => Action::Success,
@@ -229,17 +231,17 @@ fn default_for_fault(fault: Fault) -> Action {
     }
 }
 
-/// What a receiver can ask for with the response header `webhook-delivery`, whatever the status.
+/// A request of the receiver in the response header `webhook-delivery`. It counts with every status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
-    /// Never send this message again.
+    /// The receiver wants no further attempt of this message.
     AbortMessage,
-    /// Never send this message again, and nothing else either.
+    /// The receiver wants no further attempt of this message and no other messages: the endpoint is disabled.
     Disable,
 }
 
 impl Control {
-    /// Reads the header's value; what is unknown is ignored.
+    /// Reads the header's value. Unknown values are ignored.
     pub fn parse(value: &str) -> Option<Control> {
         match value.trim().to_ascii_lowercase().as_str() {
             "abort-message" => Some(Control::AbortMessage),
@@ -248,7 +250,7 @@ impl Control {
         }
     }
 
-    /// The action for a try whose rule says `action`: a delivery that succeeded stays delivered.
+    /// Combines the header with the `action` of the rule for this attempt. A delivery that succeeded stays delivered.
     pub fn apply(this: Option<Control>, action: Action) -> Action {
         match (this, action) {
             (_, Action::Success) | (None, _) => action,
@@ -259,8 +261,8 @@ impl Control {
     }
 }
 
-/// What a try says about its endpoint, for the breaker: `Some(true)` it works, `Some(false)` it does not, `None` nothing (it
-/// was not called, or it asked for a pause).
+/// Returns what an attempt says about the endpoint, for the breaker. `Some(true)`: the endpoint works. `Some(false)`: it
+/// does not work. `None`: nothing, because the endpoint was not called or asked for a pause.
 pub fn health(outcome: Outcome) -> Option<bool> {
     match outcome {
         Outcome::Status(429) => None,
@@ -271,34 +273,34 @@ pub fn health(outcome: Outcome) -> Option<bool> {
     }
 }
 
-/// What becomes of a delivery after a try.
+/// The decision on a delivery after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Decision {
-    /// Delivered.
+    /// The delivery is completed.
     Completed,
-    /// Another try after this wait.
+    /// Another attempt follows after this wait.
     Retry(Duration),
-    /// No further try.
+    /// No further attempt follows.
     Dead(DeadReason),
 }
 
-/// Why a delivery is dead.
+/// Why a delivery is dead-lettered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeadReason {
-    /// All tries are used up.
+    /// All attempts are used up.
     MaxAttempts,
-    /// It is too old for another try.
+    /// The message is too old for another attempt.
     MaxAge,
     /// The receiver refused it, or the policy says so.
     Refused,
     /// The endpoint must not be called.
     Forbidden,
-    /// It cannot be sent at all.
+    /// The message cannot be sent at all.
     Invalid,
 }
 
 impl DeadReason {
-    /// The reason in the dead letter.
+    /// Returns the reason in the dead letter.
     pub const fn as_str(self) -> &'static str {
         match self {
             DeadReason::MaxAttempts => "max_attempts",
@@ -313,18 +315,18 @@ impl DeadReason {
 /// The budget of a delivery.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    /// The try that was just made, from 1.
+    /// The number of the attempt that has just ended, from 1.
     pub attempt: u32,
-    /// Tries including the first.
+    /// The largest number of attempts, including the first.
     pub max_attempts: u32,
     /// Time since the message was enqueued.
     pub age: Duration,
-    /// Longest time since then at which another try may start.
+    /// The largest age of the message at which another attempt may start.
     pub max_age: Option<Duration>,
 }
 
-/// Decides what becomes of a delivery. `asked` is the wait that the receiver asked for (Retry-After), which is never
-/// shortened; `seed` gives the jitter.
+/// Decides on a delivery after an attempt. `asked` is the wait that the receiver asked for (Retry-After); this wait is never
+/// shortened. `seed` determines the jitter.
 pub fn decide(
     action: Action,
     outcome: Outcome,

@@ -1,70 +1,73 @@
-//! How far a subscription has been dealt with, in a form that fits a checkpoint.
+//! The progress of a subscription, in a form that fits into a checkpoint.
 //!
-//! The dispatcher routes the feed up to a position, the same for all subscriptions. A subscription that keeps up is *live*:
-//! it stands there too. One that does not *lags*: it has a position of its own and re-reads the feed from there.
+//! The dispatcher routes the feed up to a position, which is the same for all subscriptions. A subscription that keeps up is
+//! *live*: its own position is the same. A subscription that does not keep up *lags*: it has a position of its own and
+//! re-reads the feed from there.
 //!
-//! Deliveries are handed out in position order and end in any order. The checkpoint keeps, for each subscription that needs
-//! it, a position before which everything but a short list has its outcome recorded; recovery delivers the list and goes on
-//! behind the position. What was handed out but never sent lies behind it, so the list is as short as the requests that were
-//! in flight.
+//! Deliveries are queued for sending in the order of positions and end in any order. For each subscription that needs it,
+//! the checkpoint stores a position and a short list. Every delivery up to the position has a recorded outcome, except the
+//! deliveries in the list. Recovery delivers the list and continues after the position. Deliveries that were queued but
+//! never sent are after the position, so the list is no longer than the number of requests that were in flight.
 
 use std::collections::BTreeSet;
 
 /// Progress of one subscription.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Looked at up to here; `None`: live.
+    /// The position up to which the feed was read for this subscription. `None`: the subscription is live.
     lag: Option<i64>,
-    /// Handed out, no outcome recorded.
+    /// Positions of deliveries that were queued for sending and have no recorded outcome.
     open: BTreeSet<i64>,
-    /// Everything up to here has its outcome but what is in `open`; nothing behind it that matched has one.
+    /// Every matching position up to here has an outcome, except those in `open`. No matching position after it has one.
     settled: i64,
 }
 
-/// What a checkpoint keeps of it.
+/// The entry of a subscription in a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Saved {
-    /// Go on behind this position.
+    /// Recovery continues after this position ...
     pub position: i64,
-    /// And deliver these, which do not lie behind it.
+    /// ... and also delivers these positions, none of which is after it.
     pub open: Vec<i64>,
 }
 
 impl Progress {
-    /// Live, nothing open.
+    /// Creates the progress of a live subscription with no open deliveries.
     pub fn live() -> Progress {
         Progress::default()
     }
 
-    /// Lags: goes on behind `position`.
+    /// Creates the progress of a lagging subscription that continues after `position`.
     pub fn behind(position: i64) -> Progress {
         Progress { lag: Some(position), open: BTreeSet::new(), settled: position }
     }
 
-    /// Looked at up to this position; `None`: live.
+    /// Returns the position up to which the feed was read for this subscription, or `None` if the subscription is live.
     pub fn lag(&self) -> Option<i64> {
         self.lag
     }
 
-    /// Handed out and without an outcome.
+    /// Returns the number of deliveries that were queued for sending and have no outcome.
     pub fn open(&self) -> usize {
         self.open.len()
     }
 
-    /// The subscription cannot take more: it goes on behind `position` later.
+    /// Lets the subscription lag: it cannot take more deliveries now, and continues after `position` later.
     pub fn fall_behind(&mut self, position: i64) {
         self.lag = Some(position);
     }
 
-    /// Everything up to `position` was looked at; from `routed` on the subscription is live.
+    /// Records that a lagging subscription has read the feed up to `position`. The subscription becomes live if `position`
+    /// has reached `routed`.
     pub fn catch_up(&mut self, position: i64, routed: i64) {
         if self.lag.is_some() {
             self.lag = (position < routed).then_some(position);
         }
     }
 
-    /// History is asked for: goes on behind `position`, or where it lags, whichever comes first. What is open behind that
-    /// place is met again there.
+    /// Moves the subscription back, because history is requested. It continues after `position` or after the position at
+    /// which it lags, whichever is lower. Open deliveries after that position are forgotten, because the subscription meets
+    /// them again.
     pub fn go_back(&mut self, position: i64) {
         let position = self.lag.map_or(position, |at| at.min(position));
         self.open.split_off(&(position + 1));
@@ -72,7 +75,8 @@ impl Progress {
         self.lag = Some(position);
     }
 
-    /// A position matched and is handed out. Positions come in ascending order, but for those of a checkpoint's list.
+    /// Records that the delivery of a matching position is queued for sending. Positions come in ascending order, except
+    /// those of a checkpoint's list.
     pub fn hand_out(&mut self, position: i64) {
         if self.open.is_empty() {
             self.settled = self.settled.max(position - 1);
@@ -80,13 +84,14 @@ impl Progress {
         self.open.insert(position);
     }
 
-    /// A position matched and has its outcome without having been handed out.
+    /// Records that a matching position has an outcome without having been queued for sending.
     pub fn decide(&mut self, position: i64) {
         self.hand_out(position);
         self.settle(position);
     }
 
-    /// The outcome of `position` is recorded together with the next checkpoint. `false` when it was not open.
+    /// Records that the outcome of `position` is written together with the next checkpoint. Returns `false` if the position
+    /// was not open.
     pub fn settle(&mut self, position: i64) -> bool {
         let was_open = self.open.remove(&position);
         if was_open {
@@ -95,12 +100,13 @@ impl Progress {
         was_open
     }
 
-    /// What the checkpoint keeps; `None`: live with nothing open, which is what holds for those it does not list.
+    /// Returns the entry for the checkpoint. `None`: the subscription is live with no open deliveries. This is the state of
+    /// every subscription that a checkpoint does not list.
     pub fn save(&self) -> Option<Saved> {
         if self.open.is_empty() {
             return self.lag.map(|position| Saved { position, open: Vec::new() });
         }
-        // What matched behind the highest settled position is open: going on from there finds it again.
+        // All matching positions after the highest settled position are open. Continuing from there finds them again.
         Some(Saved { position: self.settled, open: self.open.range(..=self.settled).copied().collect() })
     }
 }
@@ -156,7 +162,7 @@ mod tests {
         progress.settle(20);
         progress.go_back(15);
         assert_eq!(progress.save(), Some(Saved { position: 15, open: vec![10] }));
-        // An outcome of before says nothing about what lies between.
+        // An outcome from before the move says nothing about the positions in between.
         assert!(!progress.settle(30));
         assert_eq!(progress.save(), Some(Saved { position: 15, open: vec![10] }));
         progress.go_back(25);
@@ -164,8 +170,8 @@ mod tests {
     }
 
     proptest! {
-        /// However often the process dies: every matching position is recorded in the end, and none is handed out again once
-        /// it was recorded.
+        /// However often the process dies, every matching position is recorded in the end, and no position is queued again
+        /// after it was recorded.
         #[test]
         fn recovery_delivers_exactly_what_has_no_outcome(
             matching in prop::collection::btree_set(1i64..200, 0..60),
@@ -192,7 +198,7 @@ mod tests {
                 }
                 let mut handed: Vec<i64> = from.open;
                 let mut next = matching.partition_point(|p| *p <= from.position);
-                // Then life goes on until the next crash.
+                // The process works until the next crash.
                 for (hand_out, settle) in rounds {
                     for position in matching[next..].iter().take(hand_out) {
                         prop_assert!(!recorded.contains(position), "{} again", position);
@@ -200,7 +206,7 @@ mod tests {
                         handed.push(*position);
                     }
                     next = (next + hand_out).min(matching.len());
-                    // Looked at: up to just before the next match.
+                    // The feed was read up to the position before the next match.
                     routed = matching.get(next).map_or(200, |p| p - 1);
                     if lags {
                         progress.fall_behind(routed);

@@ -1,14 +1,14 @@
-//! A proxy that the operator has set: its URL, taken apart.
+//! The URL of a proxy that the operator has set.
 
 use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::url;
 
-/// How a proxy is spoken to.
+/// The protocol of a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// HTTP's CONNECT.
+    /// CONNECT over HTTP.
     Http,
     /// SOCKS 5 (RFC 1928).
     Socks5,
@@ -19,13 +19,14 @@ pub enum Kind {
 pub struct Proxy {
     /// Protocol.
     pub kind: Kind,
-    /// Name or address.
+    /// Host name or address.
     pub host: String,
     /// Port.
     pub port: u16,
     /// User and password.
     pub credentials: Option<(String, String)>,
-    /// It is told names and resolves them itself, so that it decides what may be called; otherwise it is told vetted addresses.
+    /// Whether the proxy gets host names and resolves them itself, so that the proxy decides which addresses may be called.
+    /// Otherwise it gets addresses that were checked here.
     pub resolves: bool,
 }
 
@@ -36,11 +37,11 @@ impl fmt::Debug for Proxy {
 }
 
 impl Proxy {
-    /// Reads `http://[user:password@]host:port` or `socks5://[user:password@]host:port`; empty: none. User and password are
-    /// percent-decoded; a percent sign that begins no code is itself.
+    /// Reads `http://[user:password@]host:port` or `socks5://[user:password@]host:port`. An empty text means no proxy. User
+    /// and password are percent-decoded; a percent sign without two hexadecimal digits stays unchanged.
     ///
     /// # Errors
-    /// 22023, without the text, which may have a password in it.
+    /// 22023. The text is not in the error, because it may contain a password.
     pub fn parse(text: &str) -> Result<Option<Proxy>> {
         let text = text.trim();
         if text.is_empty() {
@@ -76,7 +77,7 @@ impl Proxy {
     }
 }
 
-/// Percent-decoded text; `None`: it has control characters, or is not UTF-8.
+/// Decodes percent-encoded text. `None` if the result has control characters or is not UTF-8.
 fn decoded(text: &str) -> Option<String> {
     let (bytes, mut decoded) = (text.as_bytes(), Vec::with_capacity(text.len()));
     let mut at = 0;

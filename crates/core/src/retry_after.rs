@@ -1,17 +1,18 @@
-//! The `Retry-After` header (RFC 9110, section 10.2.3): seconds, or a date.
+//! The `Retry-After` header (RFC 9110, section 10.2.3): a number of seconds or a date.
 
 use std::time::{Duration, SystemTime};
 
-/// The longest wait a receiver can ask for.
+/// The longest wait that a receiver can ask for.
 pub const CAP: Duration = Duration::from_secs(24 * 3600);
 
-/// A time that is further away than this is a mistake.
+/// A time given as seconds since 1970 that is further away than this is a mistake.
 const FAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// Numbers from here on are no seconds to wait but, by a common mistake, seconds since 1970.
+/// Numbers from here on are not seconds to wait but, by a common mistake, seconds since 1970.
 const EPOCH: u64 = 1_000_000_000;
 
-/// The wait that the header asks for, at most a day; `None` when it is malformed. A time in the past is no wait.
+/// Returns the wait that the header asks for, at most a day. `None` if the value is malformed. A time in the past is a
+/// wait of zero.
 pub fn parse(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
@@ -19,7 +20,7 @@ pub fn parse(value: &str, now: SystemTime) -> Option<Duration> {
         if seconds < EPOCH {
             return Some(Duration::from_secs(seconds).min(CAP));
         }
-        // Further in the future than anybody asks for: it is no time either.
+        // A time further in the future than `FAR` is malformed.
         let wait = Duration::from_secs(seconds).saturating_sub(now.duration_since(SystemTime::UNIX_EPOCH).ok()?);
         return (wait <= FAR).then(|| wait.min(CAP));
     }

@@ -1,12 +1,12 @@
-//! Which subscriptions a topic matches: all patterns compiled into one trie, so that the cost of a message depends on its
-//! topic and on what matches, not on how many subscriptions there are.
+//! Finds the subscriptions that a topic matches. All patterns are compiled into one trie, so that the cost of a message
+//! depends on its topic and on the matching patterns, not on the number of subscriptions.
 
 use std::collections::HashMap;
 
 use crate::pattern::{Pattern, Word};
 use crate::topic::is_reserved;
 
-/// A trie over the words of patterns. `T` says what a pattern belongs to.
+/// A trie over the words of patterns. `T` identifies the owner of a pattern.
 #[derive(Clone, Debug)]
 pub struct Router<T> {
     nodes: Vec<Node<T>>,
@@ -18,9 +18,9 @@ struct Node<T> {
     exact: HashMap<Box<str>, usize>,
     one: Option<usize>,
     any: Option<usize>,
-    /// Patterns that end here.
+    /// The owners of the patterns that end here.
     ends: Vec<T>,
-    /// This node was reached by `#`: it also stays here for any further word.
+    /// Whether the node is reached by `#`. Then it also matches any further word.
     repeats: bool,
 }
 
@@ -37,17 +37,17 @@ impl<T: Copy + Ord> Default for Router<T> {
 }
 
 impl<T: Copy + Ord> Router<T> {
-    /// A router that matches nothing.
+    /// Creates a router that matches nothing.
     pub fn new() -> Self {
         Router { nodes: vec![Node::new(false)], patterns: 0 }
     }
 
-    /// Patterns in it.
+    /// Returns the number of patterns.
     pub fn len(&self) -> usize {
         self.patterns
     }
 
-    /// Whether it has no pattern.
+    /// Returns whether the router has no pattern.
     pub fn is_empty(&self) -> bool {
         self.patterns == 0
     }
@@ -78,15 +78,15 @@ impl<T: Copy + Ord> Router<T> {
         self.patterns += 1;
     }
 
-    /// The owners of all patterns that match `topic`, ascending, each once. `found` is cleared first; it and `scratch` are
-    /// kept by the caller so that routing allocates nothing.
+    /// Writes the owners of all patterns that match `topic` to `found`, ascending, each once. `found` is cleared first. The
+    /// caller reuses `found` and `scratch` so that routing allocates nothing.
     pub fn matches(&self, topic: &str, scratch: &mut Scratch, found: &mut Vec<T>) {
         found.clear();
-        // A set of states, as in any simulation of a nondeterministic automaton: each node at most once per word, so a
-        // message costs at most the words of its topic times those of the patterns.
+        // This simulates a nondeterministic automaton with a set of states. Each node is entered at most once per word, so a
+        // message costs at most the number of words in its topic times the number of words in the patterns.
         scratch.current.clear();
         scratch.begin(self.nodes.len());
-        // A reserved topic is matched by its own first word only, not by a wildcard.
+        // The first word of a reserved topic is matched only by the word itself, not by a wildcard.
         let mut literal = is_reserved(topic);
         if literal {
             scratch.current.push(0);
@@ -123,8 +123,8 @@ impl<T: Copy + Ord> Router<T> {
         found.dedup();
     }
 
-    /// Adds a state to the next ones, and the one behind its `#`, which may stand for no word at all. Behind a `#` there is
-    /// none: runs of them are one.
+    /// Adds a state to the next states, and also the state after its `#`, because `#` may stand for no word at all. A `#` is
+    /// never followed by another `#`, because a run of `#` is stored as one.
     fn enter(&self, state: usize, scratch: &mut Scratch) {
         let mut entered = Some(state);
         while let Some(state) = entered.filter(|state| scratch.seen[*state] != scratch.round) {
@@ -136,7 +136,7 @@ impl<T: Copy + Ord> Router<T> {
     }
 }
 
-/// Buffers that `Router::matches` works in.
+/// The buffers of `Router::matches`.
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
     current: Vec<usize>,
@@ -144,7 +144,7 @@ pub struct Scratch {
     /// The round in which each node was last entered.
     seen: Vec<u64>,
     round: u64,
-    /// Nodes entered by the last call: what it cost.
+    /// The number of nodes that the last call entered, which is its cost.
     entered: usize,
 }
 
@@ -194,7 +194,7 @@ mod tests {
         }
     }
 
-    /// Not a product of all ways to split the topic, nor of the patterns with one another.
+    /// The cost does not grow with the number of ways to split the topic, nor with the product of the patterns.
     #[test]
     fn a_message_costs_its_words_times_those_of_the_patterns() {
         let mut router = Router::new();

@@ -1,4 +1,4 @@
-//! When a delivery is tried again.
+//! The retry schedule of a delivery.
 
 use std::time::Duration;
 
@@ -6,10 +6,11 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 
-/// Longest wait between two tries.
+/// The longest wait between two attempts.
 pub const MAX_DELAY: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Twelve tries over about three days: quick at first, for a restart; slow at the end, for a weekend.
+/// The waits between twelve attempts over about three days. The first waits are short, for a receiver that restarts. The
+/// last waits are long, for a receiver that is down over a weekend.
 pub const DEFAULT_LADDER: [Duration; 11] = [
     Duration::from_secs(5),
     Duration::from_secs(30),
@@ -24,16 +25,17 @@ pub const DEFAULT_LADDER: [Duration; 11] = [
     Duration::from_secs(24 * 3600),
 ];
 
-/// Tries including the first, when nobody says otherwise.
+/// The default number of attempts, including the first.
 pub const DEFAULT_MAX_ATTEMPTS: u32 = 12;
 
-/// Share by which a wait is lengthened or shortened at random, so that what failed together is not tried together.
+/// The share by which a wait is lengthened or shortened at random, so that deliveries that failed together are not retried
+/// together.
 pub const DEFAULT_JITTER: f64 = 0.2;
 
-/// Longest wait of an exponential schedule that does not say.
+/// The longest wait of an exponential schedule without `cap`.
 pub const DEFAULT_CAP: Duration = Duration::from_secs(24 * 3600);
 
-/// A wait: seconds as a number, or a number with a unit.
+/// Reads a wait, which is a number of seconds or a text of a number and a unit.
 fn wait(value: &Value) -> Option<Duration> {
     let seconds = match value {
         Value::Number(n) => n.as_f64()?,
@@ -54,14 +56,14 @@ fn wait(value: &Value) -> Option<Duration> {
     (seconds >= 0.0 && seconds <= MAX_DELAY.as_secs_f64()).then(|| Duration::from_secs_f64(seconds))
 }
 
-/// The waits between tries.
+/// The waits between attempts.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Delays {
-    /// The wait after the first try, after the second, and so on; the last one repeats.
+    /// The wait after the first attempt, after the second attempt, and so on. The last wait repeats.
     Ladder(Vec<Duration>),
-    /// `base * factor^(n - 1)` after the n-th try, at most `cap`.
+    /// The wait after the n-th attempt is `base * factor^(n - 1)`, at most `cap`.
     Exponential {
-        /// Wait after the first try.
+        /// Wait after the first attempt.
         base: Duration,
         /// At least 1.
         factor: f64,
@@ -86,10 +88,10 @@ impl Default for Schedule {
 }
 
 impl Schedule {
-    /// A schedule of fixed waits.
+    /// Creates a schedule of fixed waits.
     ///
     /// # Errors
-    /// 22023 when there is none, or one is longer than 30 days, or the jitter is not between 0 and 1.
+    /// 22023 if the list is empty, if a wait is longer than 30 days, or if the jitter is not between 0 and 1.
     pub fn ladder(delays: Vec<Duration>, jitter: f64) -> Result<Schedule> {
         if delays.is_empty() {
             return Err(
@@ -102,10 +104,10 @@ impl Schedule {
         Schedule { delays: Delays::Ladder(delays), jitter }.checked()
     }
 
-    /// A schedule whose waits grow by a factor.
+    /// Creates a schedule whose waits grow by a factor.
     ///
     /// # Errors
-    /// 22023 when a value is out of its range.
+    /// 22023 if a value is out of its range.
     pub fn exponential(base: Duration, factor: f64, cap: Duration, jitter: f64) -> Result<Schedule> {
         if base.is_zero() {
             return Err(Error::invalid("invalid retry schedule: \"base\" must be positive"));
@@ -119,9 +121,13 @@ impl Schedule {
         Schedule { delays: Delays::Exponential { base, factor, cap }, jitter }.checked()
     }
 
-    /// Reads a schedule: an array of waits (`[5, 30, "2 min"]`), an object with such an array and a jitter
-    /// (`{"delays": [5, 30], "jitter": 0.1}`), or one that grows (`{"base": 5, "factor": 2, "cap": "1 h", "jitter": 0.2}`).
-    /// A wait is a number of seconds, or a number and a unit: s, min, h or d.
+    /// Reads a schedule, which has one of these forms:
+    ///
+    /// - an array of waits, `[5, 30, "2 min"]`
+    /// - an object with such an array and a jitter, `{"delays": [5, 30], "jitter": 0.1}`
+    /// - an object of growing waits, `{"base": 5, "factor": 2, "cap": "1 h", "jitter": 0.2}`
+    ///
+    /// A wait is a number of seconds, or a number and a unit (s, min, h or d).
     ///
     /// # Errors
     /// 22023 that names the entry.
@@ -177,7 +183,7 @@ impl Schedule {
         }
     }
 
-    /// The wait after try number `attempt` (from 1), without jitter.
+    /// Returns the wait after attempt number `attempt` (from 1), without jitter.
     pub fn delay(&self, attempt: u32) -> Duration {
         let n = attempt.max(1) - 1;
         match &self.delays {
@@ -189,9 +195,9 @@ impl Schedule {
         }
     }
 
-    /// The wait after try number `attempt`, with the jitter that `seed` gives.
+    /// Returns the wait after attempt number `attempt`, with the jitter that `seed` determines.
     pub fn jittered(&self, attempt: u32, seed: u64) -> Duration {
-        // The top 53 bits as a number in 0 .. 1.
+        // The top 53 bits as a number from 0 to 1 (exclusive).
         let unit = (mix(seed ^ u64::from(attempt)) >> 11) as f64 / (1u64 << 53) as f64;
         self.delay(attempt).mul_f64(1.0 + self.jitter * (2.0 * unit - 1.0))
     }

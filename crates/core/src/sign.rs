@@ -1,5 +1,5 @@
-//! Signatures of Standard Webhooks (<https://www.standardwebhooks.com>) over `id.timestamp.body`: `v1`, HMAC-SHA256, and
-//! `v1a`, ed25519.
+//! Signatures of Standard Webhooks (<https://www.standardwebhooks.com>) over `id.timestamp.body`: `v1` is HMAC-SHA256, `v1a`
+//! is ed25519.
 
 use std::fmt;
 
@@ -12,24 +12,25 @@ use sha2::Sha256;
 use crate::digits;
 use crate::error::{Error, Result};
 
-/// What a symmetric secret starts with.
+/// The prefix of a symmetric secret.
 pub const SECRET_PREFIX: &str = "whsec_";
 
-/// What a private ed25519 key starts with, and a public one.
+/// The prefix of a private ed25519 key.
 pub const PRIVATE_PREFIX: &str = "whsk_";
-/// See above.
+/// The prefix of a public ed25519 key.
 pub const PUBLIC_PREFIX: &str = "whpk_";
 
-/// Signatures that are looked at in one header. A sender signs with its current secret and with those that it rotates out.
+/// The largest number of signatures that are checked in one header. A sender signs with its current secret and with the
+/// secrets that it rotates out.
 pub const MAX_SIGNATURES: usize = 16;
 
-/// A secret, ready to sign with. `Debug` does not show it.
+/// A secret that is ready to sign. `Debug` does not show the secret.
 #[derive(Clone)]
 pub struct Secret(Key);
 
 #[derive(Clone)]
 enum Key {
-    /// The HMAC state after the key has been absorbed: a clone of it signs, and the key is hashed once.
+    /// The HMAC state after the key has been absorbed. Each signature uses a clone of it, so the key is hashed once.
     Symmetric(Hmac<Sha256>),
     /// An ed25519 key.
     Private(Box<SigningKey>),
@@ -42,8 +43,8 @@ impl fmt::Debug for Secret {
 }
 
 impl Secret {
-    /// Reads `whsec_` followed by the base64 of 24 to 64 bytes, or `whsk_` followed by the base64 of an ed25519 key: its seed
-    /// of 32 bytes, and the public key behind it or not.
+    /// Reads `whsec_` followed by the base64 of 24 to 64 bytes, or `whsk_` followed by the base64 of an ed25519 key. The
+    /// key is a seed of 32 bytes, optionally followed by the public key.
     ///
     /// # Errors
     /// 22023. The secret is not in the error.
@@ -77,14 +78,14 @@ impl Secret {
         Ok(Secret(Key::Private(Box::new(private))))
     }
 
-    /// A symmetric secret from raw bytes.
+    /// Creates a symmetric secret from raw bytes.
     pub fn from_key(key: &[u8]) -> Secret {
-        // HMAC takes keys of any length: `new_from_slice` cannot fail for it.
+        // HMAC takes keys of any length, so `new_from_slice` cannot fail.
         let keyed = <Hmac<Sha256> as Mac>::new_from_slice(key);
         Secret(Key::Symmetric(keyed.unwrap_or_else(|_| unreachable!("HMAC takes keys of any length"))))
     }
 
-    /// The text of a new secret from random bytes: `whsec_`, or for `asymmetric` `whsk_`.
+    /// Returns the text of a new secret from random bytes. It starts with `whsec_`, or if `asymmetric` with `whsk_`.
     pub fn generate(random: &[u8; 32], asymmetric: bool) -> String {
         if !asymmetric {
             return format!("{SECRET_PREFIX}{}", STANDARD.encode(random));
@@ -93,7 +94,8 @@ impl Secret {
         format!("{PRIVATE_PREFIX}{}", STANDARD.encode(private.to_keypair_bytes()))
     }
 
-    /// What receivers of a private key's signatures verify with, as `whpk_<base64>`; `None` for a symmetric secret.
+    /// Returns the public key with which receivers verify the signatures of a private key, as `whpk_<base64>`. `None` for a
+    /// symmetric secret.
     pub fn public_key(&self) -> Option<String> {
         match &self.0 {
             Key::Symmetric(_) => None,
@@ -101,12 +103,12 @@ impl Secret {
         }
     }
 
-    /// Appends `v1,<base64>` or `v1a,<base64>` to `to`: the signature over the exact bytes that are sent.
+    /// Appends the signature, `v1,<base64>` or `v1a,<base64>`, to `to`. It covers the exact bytes that are sent.
     pub fn sign_into(&self, id: &str, timestamp: i64, body: &[u8], to: &mut String) {
         match &self.0 {
             Key::Symmetric(keyed) => {
                 to.push_str("v1,");
-                // 32 bytes are 44 characters: no buffer for any length is needed.
+                // The base64 of 32 bytes has 44 characters, so a fixed buffer suffices.
                 let mut text = [0; 44];
                 let written = STANDARD.encode_slice(mac(keyed, id, timestamp, body).finalize().into_bytes(), &mut text);
                 to.push_str(written.ok().and_then(|n| std::str::from_utf8(&text[..n]).ok()).unwrap_or_default());
@@ -118,8 +120,9 @@ impl Secret {
         }
     }
 
-    /// Whether one of the space-separated signatures in `header` is ours, in constant time for each. The body is read once,
-    /// whatever the header has, and signatures behind the first [`MAX_SIGNATURES`] are not looked at.
+    /// Returns whether one of the space-separated signatures in `header` was made with this secret. Each comparison takes
+    /// constant time. The body is hashed once, regardless of the number of signatures, and signatures after the first
+    /// [`MAX_SIGNATURES`] are ignored.
     pub fn verify(&self, id: &str, timestamp: i64, body: &[u8], header: &str) -> bool {
         let signatures = |version: &'static str| {
             header
@@ -162,7 +165,8 @@ fn signed_bytes(id: &str, timestamp: i64, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The `webhook-signature` header: one signature per secret, the current one first.
+/// Returns the `webhook-signature` header with one signature per secret, in the order of the secrets (the current secret
+/// comes first).
 pub fn signature_header<'a>(
     secrets: impl IntoIterator<Item = &'a Secret>,
     id: &str,
@@ -174,7 +178,7 @@ pub fn signature_header<'a>(
     header
 }
 
-/// Appends the same to `to`.
+/// Appends the `webhook-signature` header to `to`.
 pub fn sign_all<'a>(
     secrets: impl IntoIterator<Item = &'a Secret>,
     id: &str,

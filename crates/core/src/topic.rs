@@ -1,28 +1,30 @@
-//! Topic names: dot-separated words, `order.payment.completed`.
+//! Topic names. A topic is a list of words separated by dots, for example `order.payment.completed`.
 
 use crate::error::{Error, Result};
 
-/// Longest topic, in bytes.
+/// The largest length of a topic, in bytes.
 pub const MAX_LENGTH: usize = 255;
 
-/// The topic of the messages that make a change to a subscription take effect at a position.
+/// The topic of control messages. The position of such a message is the position at which a change to a subscription takes
+/// effect.
 pub const CONTROL: &str = "outbox.control";
 
-/// Whether a byte may stand in a word of a topic: ASCII letters, digits, `_`, `-`, `:` and `/`.
+/// Returns whether a byte is allowed in a word of a topic. ASCII letters, digits, `_`, `-`, `:` and `/` are.
 pub(crate) const fn is_word_byte(b: u8) -> bool {
     b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b':' | b'/')
 }
 
-/// Whether pg_outbox keeps a topic for itself: everything below the word `outbox`.
+/// Returns whether a topic is reserved for pg_outbox. The word `outbox` and all topics below it are.
 pub fn is_reserved(topic: &str) -> bool {
     topic == "outbox" || topic.starts_with("outbox.")
 }
 
-/// Checks a topic that somebody publishes to: 1 to 255 bytes, non-empty words of ASCII letters, digits, `_`, `-`, `:`
-/// and `/`, separated by single dots, not below the reserved word `outbox`.
+/// Checks a topic that an application publishes to. A topic has 1 to 255 bytes. Its non-empty words consist of ASCII
+/// letters, digits, `_`, `-`, `:` and `/` and are separated by single dots. The topic must not be the reserved word
+/// `outbox` or below it.
 ///
 /// # Errors
-/// 22023 with what is wrong in the detail.
+/// 22023; the detail says what is wrong.
 pub fn validate(topic: &str) -> Result<()> {
     validate_form(topic)?;
     if is_reserved(topic) {
@@ -33,12 +35,12 @@ pub fn validate(topic: &str) -> Result<()> {
     Ok(())
 }
 
-/// Checks the form of a topic, reserved or not.
+/// Checks the form of a topic, which may be reserved.
 ///
 /// # Errors
-/// 22023 with what is wrong in the detail.
+/// 22023; the detail says what is wrong.
 pub fn validate_form(topic: &str) -> Result<()> {
-    // The common case first, without building anything.
+    // The common case comes first and allocates nothing.
     let mut word = 0;
     let well_formed = topic.len() <= MAX_LENGTH
         && topic.bytes().all(|b| {

@@ -1,4 +1,4 @@
-//! Topics that depend on the tenant: `{tenant}.{topic}`.
+//! Templates for topics that depend on the tenant, for example `{tenant}.{topic}`.
 
 use crate::error::{Error, Result};
 use crate::topic::{MAX_LENGTH, is_word_byte};
@@ -11,15 +11,16 @@ enum Piece {
     Topic,
 }
 
-/// A parsed template: what it is made of, left to right.
+/// A parsed template, as a list of pieces from left to right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicTemplate(Vec<Piece>);
 
 impl TopicTemplate {
-    /// Parses a template of up to 255 bytes: characters of topics, `{tenant}` and `{topic}`; the latter must occur.
+    /// Parses a template of up to 255 bytes. A template consists of characters of topics, `{tenant}` and `{topic}`;
+    /// `{topic}` must occur.
     ///
     /// # Errors
-    /// 22023 with what is wrong in the detail.
+    /// 22023; the detail says what is wrong.
     pub fn parse(text: &str) -> Result<TopicTemplate> {
         let refuse = |detail: String| {
             Error::invalid(format!("malformed topic template \"{}\"", text.chars().take(64).collect::<String>()))
@@ -55,7 +56,7 @@ impl TopicTemplate {
         Ok(TopicTemplate(pieces))
     }
 
-    /// The topic of a message. `None`: the template asks for a tenant, and the message has none.
+    /// Returns the topic of a message. `None` if the template contains `{tenant}` and the message has no tenant.
     pub fn fill(&self, tenant: Option<&str>, topic: &str) -> Option<String> {
         let mut filled = String::new();
         for piece in &self.0 {

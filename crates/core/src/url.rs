@@ -7,32 +7,32 @@ use http::Uri;
 use crate::error::{Error, Result};
 use crate::format;
 
-/// Longest URL, in bytes.
+/// The largest length of a URL, in bytes.
 pub const MAX_LENGTH: usize = 2048;
 
-/// An endpoint's URL, taken apart.
+/// The parsed URL of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Url {
-    /// `https`, not `http`.
+    /// Whether the scheme is `https` and not `http`.
     pub tls: bool,
-    /// Name or address, without the brackets of an IPv6 address and without a trailing dot.
+    /// Host name or address, without the brackets of an IPv6 address and without a trailing dot.
     pub host: String,
-    /// Port; the scheme's own when the URL has none.
+    /// Port. If the URL has none, the default port of the scheme.
     pub port: u16,
-    /// What the request line names: path and query.
+    /// Path and query, as sent in the request line.
     pub path: String,
     /// The `Host` header.
     pub host_header: String,
 }
 
 impl Url {
-    /// Parses `https://host[:port][/path][?query]`, or `http://` where `plain_allowed`.
+    /// Parses `https://host[:port][/path][?query]`. `http://` is accepted only if `plain_allowed`.
     ///
     /// # Errors
-    /// 22023 with what is wrong in the detail.
+    /// 22023; the detail says what is wrong.
     pub fn parse(text: &str, plain_allowed: bool) -> Result<Url> {
         let refuse = |detail: &str| {
-            // Without the user info, which may be a password.
+            // The error does not contain the URL, because its user info may be a password.
             Error::invalid("invalid url")
                 .detail(detail.to_owned())
                 .hint("A url looks like https://example.com/hooks/orders.")
@@ -63,13 +63,13 @@ impl Url {
                 .hint("Credentials belong into the endpoint's authentication."));
         }
         let host = host(authority.host()).map_err(refuse)?;
-        // Not authority.port(): it is None for a number beyond 65535 too.
+        // authority.port() is not used, because it is also None for a number above 65535.
         let port = match authority.as_str().strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':')) {
             Some(port) => self::port(port).ok_or_else(|| refuse("Its port is not a number from 1 to 65535."))?,
             None if tls => 443,
             None => 80,
         };
-        // An empty path is sent as / (RFC 9112, 3.2.1), also before a query.
+        // An empty path is sent as /, also before a query (RFC 9112, 3.2.1).
         let path = match uri.query() {
             Some(query) => format!("{}?{query}", uri.path()),
             None => uri.path().to_owned(),
@@ -82,13 +82,13 @@ impl Url {
     }
 }
 
-/// A port: digits and nothing else, from 1 to 65535.
+/// Parses a port, a number from 1 to 65535 written in digits only.
 pub(crate) fn port(text: &str) -> Option<u16> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     text.parse().ok().filter(|port| digits && *port > 0)
 }
 
-/// The URL with what is beyond ASCII in its path and query percent-encoded, as browsers send it.
+/// Percent-encodes the non-ASCII characters of path and query, as browsers do.
 fn ascii(text: &str) -> Cow<'_, str> {
     let authority = text.find("://").map_or(0, |at| at + 3);
     let path = text[authority..].find(['/', '?']).map_or(text.len(), |at| authority + at);
@@ -98,7 +98,7 @@ fn ascii(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Path and query in the characters that RFC 3986 has for them, which are those that all servers take.
+/// Encodes path and query in the characters that RFC 3986 allows. All servers accept these characters.
 fn target(text: &str) -> std::result::Result<String, &'static str> {
     let mut target = String::with_capacity(text.len());
     for (i, c) in text.char_indices() {
@@ -120,8 +120,9 @@ fn target(text: &str) -> std::result::Result<String, &'static str> {
     Ok(target)
 }
 
-/// The host of a URL: a name, or an address in its usual notation. Others (`127.1`, `0x7f000001`, `2130706433`, `0177.0.0.1`) are
-/// refused: whoever resolves them, a library or a proxy, may read another address than we do.
+/// Checks and normalises the host of a URL, which is a name or an address in its usual notation. Other notations of
+/// addresses (`127.1`, `0x7f000001`, `2130706433`, `0177.0.0.1`) are refused, because a library or a proxy that resolves
+/// them may read another address than this crate.
 fn host(text: &str) -> std::result::Result<String, &'static str> {
     if let Some(bracketed) = text.strip_prefix('[') {
         let address = bracketed.strip_suffix(']').and_then(|inner| inner.parse::<std::net::Ipv6Addr>().ok());
@@ -272,7 +273,7 @@ mod tests {
             if let Ok(url) = Url::parse(&format!("https://example.com/{text}"), false) {
                 let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%".contains(&b);
                 prop_assert!(url.path.bytes().all(plain), "{}", url.path);
-                // What is sent means the same, and is sent the same.
+                // The encoded path parses again, to the same path.
                 let again = Url::parse(&format!("https://example.com{}", url.path), false).unwrap();
                 prop_assert_eq!(again.path, url.path);
             }

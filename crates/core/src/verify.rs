@@ -1,10 +1,12 @@
-//! Verification of what a receiver gets: Standard Webhooks, `v1` signatures. The clients' receivers stand on it.
+//! Verifies the requests that a receiver gets (Standard Webhooks, `v1` signatures). The verifiers of all clients use this
+//! module.
 //!
-//! Signed is the content, not its coding: an endpoint with `compress => true` gets it gzipped, and a framework may have
-//! decompressed it on the way or not. So the body is taken as it is first, and decompressed where that does not fit and the
-//! request says that it is compressed. Whichever it is: what is returned is what was signed.
+//! The signature covers the content before compression. An endpoint with `compress => true` gets a gzipped body, and a web
+//! framework may have decompressed it. The signature is therefore checked against the body as it arrived first. If it
+//! does not match and the request says that its body is compressed, the body is decompressed and checked again. In both
+//! cases the returned content is the content that was signed.
 //!
-//! What is cheap comes first, as anybody may send anything: headers, time, number of signatures, and only then the body.
+//! Requests are untrusted, so the cheap checks come first: headers, time and number of signatures before the body.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,13 +15,13 @@ use crate::error::{Code, Result};
 use crate::gzip;
 use crate::sign::{MAX_SIGNATURES, Secret};
 
-/// How far `webhook-timestamp` may be from now if nothing else is said, in seconds.
+/// The default for the largest distance of `webhook-timestamp` from the current time, in seconds.
 pub const TOLERANCE: u64 = 300;
 
-/// How many bytes a body may have before and after it is decompressed, if nothing else is said.
+/// The default for the largest size of a body before and after decompression, in bytes.
 pub const LIMIT: usize = 1 << 20;
 
-/// A request, as far as it matters here.
+/// The parts of a request that are needed for the verification.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Request<'h, 'b> {
     /// `webhook-id`.
@@ -30,38 +32,38 @@ pub struct Request<'h, 'b> {
     pub signature: Option<&'h str>,
     /// `content-encoding`.
     pub encoding: Option<&'h str>,
-    /// What arrived, byte for byte; whether it was decompressed on its way does not matter.
+    /// The body, byte for byte as it arrived. It may have been decompressed on its way.
     pub body: &'b [u8],
 }
 
-/// Secrets that a signature may be of, one or, while it is rotated, several; and how old it may be.
+/// Verifies requests with one or more secrets (several while a secret is rotated) and a limit on the age of a signature.
 #[derive(Clone, Debug)]
 pub struct Verifier {
     secrets: Vec<Secret>,
     tolerance: u64,
 }
 
-/// Why a request was refused. It says nothing about the secrets, and nothing of the body.
+/// Why a request was refused. The reason contains nothing of the secrets and nothing of the body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// A header that is needed is not there.
+    /// A required header is missing.
     Missing(&'static str),
     /// `webhook-timestamp` is not a number of seconds.
     MalformedTimestamp,
-    /// It was signed this many seconds away from now.
+    /// `webhook-timestamp` is this many seconds away from the current time.
     TooFarOff(u64),
-    /// More signatures than anybody sends.
+    /// The header has more signatures than any sender adds.
     TooManySignatures,
-    /// None of the signatures is of one of the secrets.
+    /// None of the signatures was made with one of the secrets.
     NoMatch,
-    /// The body does not fit, and cannot be decompressed either.
+    /// No signature matches the body as it arrived, and the body cannot be decompressed.
     NotGzip,
-    /// A compressed body that is larger than this limit, before or after.
+    /// The compressed body is larger than this limit, before or after decompression.
     TooLarge(usize),
 }
 
 impl Refusal {
-    /// SQLSTATE and symbolic name of the clients' error, and its message.
+    /// Returns the SQLSTATE, the symbolic name and the message of the error that clients raise.
     pub const fn error(&self) -> (Code, &'static str, &'static str) {
         match self {
             Refusal::TooLarge(_) => (Code::TooLarge, Code::TooLarge.name(), "the request is too large"),
@@ -69,7 +71,7 @@ impl Refusal {
         }
     }
 
-    /// One sentence for an error's detail.
+    /// Returns one sentence for the detail of an error.
     pub fn detail(&self) -> Cow<'static, str> {
         match self {
             Refusal::Missing(name) => format!("The header \"{name}\" is missing.").into(),
@@ -95,10 +97,10 @@ impl fmt::Display for Refusal {
 }
 
 impl Verifier {
-    /// A verifier for these secrets (`whsec_...`).
+    /// Creates a verifier for these secrets (`whsec_...`). `tolerance` is in seconds.
     ///
     /// # Errors
-    /// 22023 for a malformed secret, or if there is none; the secret is not in the error.
+    /// 22023 if a secret is malformed or if there is none. The error does not contain the secret.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a str>, tolerance: u64) -> Result<Verifier> {
         let secrets = secrets.into_iter().map(Secret::parse).collect::<Result<Vec<_>>>()?;
         if secrets.is_empty() {
@@ -107,11 +109,11 @@ impl Verifier {
         Ok(Verifier { secrets, tolerance })
     }
 
-    /// Checks a request, and returns when it was signed and the content that was. `now` and that time are seconds since 1970;
-    /// `limit` is how many bytes a body that is decompressed may have, before and after.
+    /// Checks a request and returns the time at which it was signed and the signed content. `now` and the returned time are
+    /// seconds since 1970. `limit` is the largest size of a compressed body, before and after decompression, in bytes.
     ///
     /// # Errors
-    /// Why it is refused.
+    /// The reason why the request is refused.
     pub fn verify<'b>(
         &self,
         request: &Request<'_, 'b>,
@@ -212,7 +214,7 @@ mod tests {
         }
         let named = Request { encoding: Some("gzip"), ..request(&header, &packed) };
         for (wrong, limit, why) in [
-            // Nobody said that it is compressed, or in another way.
+            // The request does not say that the body is compressed, or names another coding.
             (request(&header, &packed), LIMIT, Refusal::NoMatch),
             (Request { encoding: Some("br"), ..named }, LIMIT, Refusal::NoMatch),
             (Request { encoding: Some("gzip, gzip"), ..named }, LIMIT, Refusal::NoMatch),
@@ -226,7 +228,7 @@ mod tests {
             assert_eq!(verifier.verify(&wrong, limit, 1000).unwrap_err(), why);
         }
         assert!(verifier.verify(&named, content.len(), 1000).is_ok());
-        // Content that is itself a gzip file: it is what was signed, whoever named a coding.
+        // The content is itself a gzip file. It was signed as such, so it is returned as such even if a coding is named.
         let header = signature_header(&[Secret::parse(NEW).unwrap()], "msg_1", 1000, &packed);
         let file = Request { encoding: Some("gzip"), ..request(&header, &packed) };
         assert_eq!(verifier.verify(&file, LIMIT, 1000).unwrap().1, packed);
@@ -244,7 +246,7 @@ mod tests {
         assert_eq!(refusal(&verifier, &request(&" ".repeat(1 << 20), b"{}"), 1000), refused);
     }
 
-    /// Ratios only: the body is hashed once, not once for each signature.
+    /// The body is hashed once, not once for each signature. Only the ratio of the times is compared.
     #[test]
     fn sixteen_signatures_cost_what_one_does() {
         let verifier = Verifier::new([NEW], TOLERANCE).unwrap();

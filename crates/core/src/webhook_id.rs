@@ -1,8 +1,8 @@
-//! The webhook id: what a receiver deduplicates by.
+//! The webhook id, by which a receiver deduplicates.
 //!
-//! `msg_<id>_<time>`: the message's id and its `enqueued_at` in microseconds since 1970, both in lower-case hexadecimal.
-//! Both never change, so the id is the same on every attempt, restart, retry and replay; the time keeps it distinct should
-//! ids ever be drawn again after a restore.
+//! Its form is `msg_<id>_<time>`: the message's id and its `enqueued_at` in microseconds since 1970, both in lower-case
+//! hexadecimal. Neither changes, so the webhook id is the same on every attempt, restart, retry and replay. The time
+//! keeps it distinct if message ids are drawn again after a restore.
 
 use std::fmt;
 
@@ -24,7 +24,7 @@ impl fmt::Display for WebhookId {
 }
 
 impl WebhookId {
-    /// Its text.
+    /// Returns the text of the webhook id.
     pub fn text(self) -> Box<str> {
         let length = "msg__".len() + digits::hex_len(self.message_id) + digits::hex_len(self.enqueued_at);
         let mut text = String::with_capacity(length);
@@ -35,10 +35,10 @@ impl WebhookId {
         text.into()
     }
 
-    /// Reads one; `None` when the text is none.
+    /// Reads a webhook id. `None` if the text is not a webhook id.
     pub fn parse(text: &str) -> Option<WebhookId> {
         let (id, time) = text.strip_prefix("msg_")?.split_once('_')?;
-        // The sign is in the bits, as SQL's to_hex has it.
+        // The sign is in the bits, as in SQL's to_hex.
         let read = |hex: &str| {
             (!hex.is_empty() && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
                 .then(|| u64::from_str_radix(hex, 16).ok())

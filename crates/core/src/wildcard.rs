@@ -1,10 +1,10 @@
-//! Matching with wildcards, of words in a topic and of characters in a value.
+//! Matching with wildcards, for the words of a topic and for the characters of a value.
 //!
-//! Invariant: the number of steps is at most the length of the pattern times that of the text, whatever is in them. Only the
-//! last run is ever gone back to: what matched before it would match again.
+//! Invariant: the number of steps is at most the length of the pattern times the length of the text. Matching only ever goes
+//! back to the last run, because the part of the pattern before that run would match again.
 
-/// Whether `text` matches `pattern`. A piece that `is_run` stands for any number of items, any other piece for one item that
-/// it `fits`.
+/// Returns whether `text` matches `pattern`. A piece for which `is_run` is true stands for any number of items. Any other
+/// piece stands for one item for which `fits` is true.
 pub(crate) fn matches<P, T>(
     pattern: &[P],
     text: &[T],
@@ -12,7 +12,7 @@ pub(crate) fn matches<P, T>(
     fits: impl Fn(&P, &T) -> bool,
 ) -> bool {
     let (mut p, mut t) = (0, 0);
-    // The piece behind the last run, and the item that it was tried at.
+    // The piece after the last run, and the item at which it was tried.
     let mut retry: Option<(usize, usize)> = None;
     while t < text.len() {
         match (pattern.get(p), retry) {
@@ -43,7 +43,7 @@ mod tests {
 
     use super::*;
 
-    /// `*` and `#` by definition: every way of splitting the text.
+    /// The definition of `*` and `#`, which tries every way to split the text.
     fn by_definition(pattern: &[u8], text: &[u8]) -> bool {
         match pattern.split_first() {
             None => text.is_empty(),
@@ -54,7 +54,7 @@ mod tests {
         }
     }
 
-    /// The answer, and how many pieces were looked at.
+    /// The answer and the number of steps.
     fn counted(pattern: &[u8], text: &[u8]) -> (bool, usize) {
         let steps = Cell::new(0);
         let step = || steps.set(steps.get() + 1);
@@ -79,7 +79,7 @@ mod tests {
             prop_assert!(steps <= bound(pattern, text), "{} steps", steps);
         }
 
-        // As long as topics and values are; the definition would not end here.
+        // Patterns and texts as long as real topics and values, for which the definition would take forever.
         #[test]
         fn long_ones_take_few_steps(piece in "[ab*#]{1,8}", times in 1usize..30, tail in "[ab*#]{0,4}", text in "a{0,200}b?a{0,50}") {
             let pattern = piece.repeat(times) + &tail;

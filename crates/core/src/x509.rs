@@ -1,11 +1,12 @@
-//! When a certificate is valid: the one thing of X.509 that TLS libraries do not check of a client's own certificates.
+//! The validity period of a certificate. TLS libraries do not check it for a client's own certificates.
 
-/// Not before and not after, in seconds since 1970-01-01 UTC; `None`: it is not a certificate in DER.
+/// Returns the times "not before" and "not after" of a certificate, in seconds since 1970-01-01 UTC. `None` if `der` is
+/// not a certificate in DER.
 pub fn validity(der: &[u8]) -> Option<(i64, i64)> {
     const SEQUENCE: u8 = 0x30;
     let (certificate, _) = element(der, SEQUENCE)?;
     let (mut fields, _) = element(certificate, SEQUENCE)?;
-    // The version, which is left out when it is the first.
+    // The version, which is left out for version 1.
     if let Some((_, rest)) = element(fields, 0xa0) {
         fields = rest;
     }
@@ -19,7 +20,7 @@ pub fn validity(der: &[u8]) -> Option<(i64, i64)> {
     Some((from, until))
 }
 
-/// The content of the element at the beginning, which must have this tag, and what follows it.
+/// Returns the content of the first element, which must have this tag, and the data after the element.
 fn element(data: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (&found, rest) = data.split_first()?;
     let (&first, rest) = rest.split_first()?;
@@ -35,7 +36,7 @@ fn element(data: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     (found == tag).then_some((content, rest))
 }
 
-/// A UTCTime or a GeneralizedTime, both in the one form that certificates may use (RFC 5280, 4.1.2.5).
+/// Reads a UTCTime or a GeneralizedTime, both in the only form that certificates may use (RFC 5280, 4.1.2.5).
 fn time(data: &[u8]) -> Option<(i64, &[u8])> {
     let (text, rest) = element(data, 0x17).or_else(|| element(data, 0x18))?;
     let (&zone, digits) = text.split_last()?;
@@ -53,7 +54,7 @@ fn time(data: &[u8]) -> Option<(i64, &[u8])> {
     };
     let part = |i: usize| number(&rest_of_digits[2 * i..2 * i + 2]);
     let (month, day) = (part(0), part(1));
-    // Days since 1970 of a date of the Gregorian calendar, with years that begin in March.
+    // The days since 1970 of a date in the Gregorian calendar, counted in years that begin in March.
     let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
     Some((days * 86_400 + part(2) * 3600 + part(3) * 60 + part(4), rest))
@@ -65,7 +66,7 @@ mod tests {
 
     use super::*;
 
-    /// The beginning of a certificate, as far as it is read.
+    /// The beginning of a certificate, up to the end of the validity period.
     fn certificate(version: bool, from: &str, until: &str) -> Vec<u8> {
         let tlv = |tag: u8, content: &[u8]| {
             let mut all = vec![tag, 0x82, (content.len() >> 8) as u8, content.len() as u8];

@@ -1,7 +1,7 @@
-//! Everything that reads text from outside, against generated input: nothing panics, what is accepted means what an
-//! independent definition says, and what is written is read back.
+//! Tests of all parsers of untrusted text with generated input. No parser panics, accepted text means what an independent
+//! definition says, and written text is read back unchanged.
 //!
-//! A short run is part of `make test`; `make fuzz CASES=1000000` is the long one. The generators mix noise with pieces of
+//! A short run is part of `make test`. `make fuzz CASES=1000000` is the long run. The generators mix noise with pieces of
 //! the real grammar, so that most inputs get past the first check.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -17,7 +17,7 @@ use outbox_core::{headers, retry_after, topic};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-/// Text made of pieces of a grammar and of noise.
+/// Generates text from pieces of a grammar and from noise.
 fn mixed(pieces: &'static [&'static str]) -> impl Strategy<Value = String> {
     let piece =
         prop_oneof![6 => prop::sample::select(pieces).prop_map(str::to_owned), 1 => ".{0,3}", 1 => "[!-~]{1,4}"];
@@ -39,7 +39,7 @@ fn json_value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Topic patterns by definition: all ways of splitting.
+/// The definition of topic patterns, which tries all ways to split the topic.
 fn pattern_by_definition(pattern: &[&str], topic: &[&str]) -> bool {
     let mut reach = vec![false; topic.len() + 1];
     reach[0] = true;
@@ -78,7 +78,7 @@ proptest! {
         if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) {
             let meant = match digits.parse::<u64>() {
                 Ok(seconds @ ..1_000_000_000) => Some(seconds),
-                // A time, but not one that is more than a year away.
+                // The number is a time, unless that time is more than a year away.
                 Ok(time) => Some(time.saturating_sub(1_770_000_000)).filter(|wait| *wait <= 366 * 86_400),
                 Err(_) => None,
             };
@@ -105,7 +105,7 @@ proptest! {
                 prop_assert!(url.path.starts_with('/') && !url.path.contains(['#', ' ', '\r', '\n']), "{}", url.path);
                 prop_assert!(!url.host_header.contains(['@', '\r', '\n', ' ']));
                 prop_assert!(url.port > 0);
-                // What is put together from the parts means the same.
+                // A URL that is built from the parts means the same.
                 let host = if url.host.contains(':') { format!("[{}]", url.host) } else { url.host.clone() };
                 let scheme = if url.tls { "https" } else { "http" };
                 let again = Url::parse(&format!("{scheme}://{host}:{}{}", url.port, url.path), plain).unwrap();
@@ -123,7 +123,7 @@ proptest! {
         if special {
             prop_assert!(!is_public(v4.into()), "{v4}");
         }
-        // However it is dressed up.
+        // An IPv6 address that contains a forbidden IPv4 address is forbidden too.
         for dressed in [v4.to_ipv6_mapped(), Ipv6Addr::from(0x0064_ff9b_u128 << 96 | u128::from(bits))] {
             prop_assert!(is_public(v4.into()) || !is_public(dressed.into()), "{dressed}");
         }
@@ -170,7 +170,7 @@ proptest! {
         if topic::validate(&text).is_ok() {
             prop_assert!(!topic::is_reserved(&text) && !text.is_empty() && text.len() <= 255);
             prop_assert!(text.split('.').all(|word| !word.is_empty() && !word.contains(['*', '#', ' '])));
-            // A topic is a pattern that matches itself.
+            // A topic is also a pattern, which matches the topic.
             prop_assert!(Pattern::parse(&text).unwrap().matches(&text));
         }
     }

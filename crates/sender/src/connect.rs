@@ -1,4 +1,5 @@
-//! From a URL to a connection: a vetted address, a proxy if there is one, TLS, HTTP.
+//! Opens connections: resolves and checks the address, goes through a proxy if there is one, and performs the handshakes of
+//! TLS and HTTP.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -27,50 +28,51 @@ use crate::proxy::Target;
 use crate::tls::{self, Client, Protocol, Tls};
 use crate::{Endpoint, Settings, proxy, resolve};
 
-/// The head of an HTTP/1 answer, and what is read at once.
+/// The largest size of the head of an HTTP/1 answer, and of one read.
 const HEAD_BYTES: usize = 128 * 1024;
-/// What an HTTP/2 server may send of one answer, and of all, before it is read.
+/// The number of bytes of one answer that an HTTP/2 server may send before they are read.
 const STREAM_WINDOW: u32 = 128 * 1024;
+/// The number of bytes of all answers that an HTTP/2 server may send before they are read.
 const CONNECTION_WINDOW: u32 = 1 << 20;
 
-/// A fault and what to say about it.
+/// A fault and its description.
 pub(crate) type Failure = (Fault, String);
 
-/// What the requests of one endpoint share to reach it.
+/// The state that the requests of one endpoint share to reach it.
 #[derive(Default)]
 pub(crate) struct Reach {
-    /// Counts the changes of where the endpoint leads.
+    /// Counts the changes of the settings that determine where requests go.
     generation: Cell<u64>,
-    /// Built at the first use.
+    /// The TLS configuration, built at the first use.
     tls: RefCell<Option<Result<Client, String>>>,
-    /// The HTTP/2 connection that all requests run over.
+    /// The HTTP/2 connection that all requests share.
     shared: RefCell<Option<Shared>>,
-    /// The other side has been seen to speak HTTP/1.1 only.
+    /// Whether the server has been seen to speak HTTP/1.1 only.
     one_at_a_time: Cell<bool>,
-    /// The other side speaks HTTP/2, and wants HTTP/1.1 for these requests.
+    /// Whether the server speaks HTTP/2 but wants HTTP/1.1 for these requests.
     http1_only: Cell<bool>,
-    /// The addresses that were found last; one look-up for all that wait.
+    /// The addresses that were found last, and when. All requests that wait share one look-up.
     names: tokio::sync::Mutex<Option<(Instant, Looked)>>,
-    /// Whoever opens the HTTP/2 connection, or fetches a token, does it for all.
+    /// Held while a request opens the HTTP/2 connection or fetches a token for all requests.
     turn: tokio::sync::Mutex<()>,
     /// A token of the authorisation server, and when it expires (microseconds since 1970).
     pub(crate) token: RefCell<Option<(HeaderValue, i64)>>,
-    /// Why there was none the last time, and until when that is the answer to all who ask.
+    /// The failure of the last request for a token, and the time until which all requests get this failure.
     pub(crate) no_token: RefCell<Option<(Failure, i64)>>,
 }
 
 impl Reach {
-    /// The number of the settings that hold now.
+    /// Returns the generation of the current settings.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.get()
     }
 
-    /// Whether a connection leads where the endpoint leads now.
+    /// Returns whether a connection was opened with the current settings.
     pub(crate) fn is_current(&self, connection: &Connection) -> bool {
         connection.generation == self.generation.get()
     }
 
-    /// Forgets everything: the endpoint leads elsewhere now.
+    /// Forgets all state, because the settings have changed where requests go.
     pub(crate) fn reset(&self) {
         self.generation.set(self.generation.get() + 1);
         *self.tls.borrow_mut() = None;
@@ -81,19 +83,19 @@ impl Reach {
         *self.no_token.borrow_mut() = None;
     }
 
-    /// The other side refuses HTTP/2 for these requests: the next connection does not offer it.
+    /// Lets the next connection offer HTTP/1.1 only, because the server refuses HTTP/2 for these requests.
     pub(crate) fn use_http1(&self) {
         self.http1_only.set(true);
         *self.tls.borrow_mut() = None;
         *self.shared.borrow_mut() = None;
     }
 
-    /// Nobody uses it for now: the shared connection is closed.
+    /// Closes the shared connection, because no request uses it for now.
     pub(crate) fn rest(&self) {
         *self.shared.borrow_mut() = None;
     }
 
-    /// New requests get a connection of their own instead of this one; what runs over it goes on.
+    /// Removes a connection that is shared, so that new requests open another one. Requests that run over it go on.
     pub(crate) fn forget(&self, connection: &Connection) {
         if let Requests::Many(used) = &connection.requests {
             let mut slot = self.shared.borrow_mut();
@@ -103,7 +105,8 @@ impl Reach {
         }
     }
 
-    /// A failure of the first request of a connection, with what the TLS handshake has to do with it.
+    /// Explains the failure of a connection's first request. If the server asked for a client certificate in the TLS
+    /// handshake, the failure becomes a TLS fault that says so.
     pub(crate) fn explain(&self, (fault, text): Failure) -> Failure {
         let tls = self.tls.borrow();
         match (fault, tls.as_ref().and_then(|tls| tls.as_ref().ok()?.refusal())) {
@@ -112,7 +115,7 @@ impl Reach {
         }
     }
 
-    /// A token that was refused is not used again, unless there is another one already.
+    /// Forgets a token that was refused, unless another token has replaced it already.
     pub(crate) fn forget_token(&self, refused: &HeaderValue) {
         let mut slot = self.token.borrow_mut();
         if slot.as_ref().is_some_and(|(value, _)| value == refused) {
@@ -131,13 +134,14 @@ pub(crate) struct Connection {
     pub(crate) url: Url,
     pub(crate) remote: SocketAddr,
     requests: Requests,
-    /// What its requests name, once the first has been made.
+    /// The request target and the `Host` header, set by the first request.
     pub(crate) target: Option<(Uri, HeaderValue)>,
-    /// The memory of the last response's headers, for the next request's.
+    /// The memory of the last response's headers, which the next request reuses.
     spare: HeaderMap,
-    /// Requests it has served: a failure on a used one may only mean that the other side had closed it.
+    /// The number of requests that were sent over it. A failure on a used connection may only mean that the server had
+    /// closed the connection.
     pub(crate) served: usize,
-    /// Not used from then on: the name may lead elsewhere.
+    /// The time from which the connection is no longer used, because the name may have another address by then.
     expires: SystemTime,
 }
 
@@ -146,20 +150,20 @@ enum Requests {
     Many(Shared),
 }
 
-/// An HTTP/2 connection; a task of its own drives it.
+/// An HTTP/2 connection. A task of its own drives it.
 #[derive(Clone)]
 struct Shared {
     generation: u64,
     url: Url,
     remote: SocketAddr,
     requests: http2::SendRequest<Full<Bytes>>,
-    /// Whether it has brought a response. The same cell for all clones, by which they are known.
+    /// Whether the connection has brought a response. All clones share this cell, which also identifies them.
     answered: Rc<Cell<bool>>,
     expires: SystemTime,
     meter: Rc<Meter>,
 }
 
-/// The future that does an HTTP/1.1 connection's work.
+/// The future that drives an HTTP/1.1 connection.
 struct Wire {
     driver: Pin<Box<http1::Connection<TokioIo<Stream>, Full<Bytes>>>>,
     ended: bool,
@@ -191,7 +195,7 @@ impl Connection {
         }
     }
 
-    /// Whether it is too old for another request.
+    /// Returns whether the connection is too old for another request.
     pub(crate) fn is_old(&self, now: SystemTime) -> bool {
         now >= self.expires
     }
@@ -203,34 +207,35 @@ impl Connection {
         }
     }
 
-    /// The status that has come, though perhaps not all of the answer's head; known of HTTP/1.
+    /// Returns the status of an HTTP/1 answer, as soon as it has arrived. The rest of the answer's head may be missing.
     pub(crate) fn status(&self) -> Option<u16> {
         self.meter().status()
     }
 
-    /// Why the answer was given up, if it was too much.
+    /// Returns why the answer was given up, if it exceeded a limit.
     pub(crate) fn excess(&self) -> Option<&'static str> {
         self.meter().excess()
     }
 
-    /// Whether nothing of the answer has come.
+    /// Returns whether no byte of the answer has arrived. Always true for HTTP/2.
     pub(crate) fn is_silent(&self) -> bool {
         self.is_http2() || self.meter().is_silent()
     }
 
-    /// A map for a request's headers, empty.
+    /// Returns an empty map for the headers of a request.
     pub(crate) fn headers(&mut self) -> HeaderMap {
         std::mem::take(&mut self.spare)
     }
 
-    /// A response's headers are not needed any more. A request and its response use the same memory, which the HTTP library
-    /// passes from the one to the other.
+    /// Takes back the memory of a response's headers. A request and its response use the same memory, because the HTTP
+    /// library passes it from the request to the response.
     pub(crate) fn recycle(&mut self, mut headers: HeaderMap) {
         headers.clear();
         self.spare = headers;
     }
 
-    /// Ready at once but for a connection that is still finishing the last exchange, has been closed, or is full.
+    /// Waits until the connection can take a request. This is immediate unless the connection is still finishing the last
+    /// exchange, has been closed, or is full.
     pub(crate) async fn ready(&mut self) -> hyper::Result<()> {
         match &mut self.requests {
             Requests::One(requests, ..) if requests.is_ready() => Ok(()),
@@ -253,7 +258,7 @@ impl Connection {
         response
     }
 
-    /// Whether it has brought a response before.
+    /// Returns whether the connection has brought a response before.
     pub(crate) fn has_answered(&self) -> bool {
         match &self.requests {
             Requests::One(..) => self.served > 0,
@@ -261,7 +266,7 @@ impl Connection {
         }
     }
 
-    /// The next part of a response's body.
+    /// Returns the next frame of a response's body.
     pub(crate) async fn frame(&mut self, body: &mut Incoming) -> Option<hyper::Result<Frame<Bytes>>> {
         match &mut self.requests {
             Requests::One(_, wire, _) => wire.drive(body.frame()).await,
@@ -278,7 +283,7 @@ impl Connection {
                     wire.ended = true;
                 }
             }
-            // Another task drives it, and a request that finds it closed opens another.
+            // Another task drives the connection, and a request that finds it closed opens another one.
             Requests::Many(_) => std::future::pending().await,
         }
     }
@@ -296,20 +301,20 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
     }
 }
 
-/// What leads to an endpoint besides its URL.
+/// The settings that determine, beside the URL, how an endpoint is reached.
 #[derive(Clone, Copy)]
 pub(crate) struct Way<'a> {
     pub(crate) tls: &'a Tls,
     pub(crate) protocol: Protocol,
     pub(crate) proxy: Option<&'a Proxy>,
-    /// For connecting, to all addresses together.
+    /// The time limit for connecting, over all addresses together.
     pub(crate) timeout: Duration,
-    /// Of the settings that it comes from: what is opened or learnt on an old way is not kept for the new one.
+    /// The generation of these settings. Connections and facts from an old generation are not reused for a new one.
     pub(crate) generation: u64,
 }
 
 impl<'a> Way<'a> {
-    /// An endpoint's.
+    /// Returns the settings of an endpoint.
     pub(crate) fn to(endpoint: &'a Endpoint, generation: u64) -> Way<'a> {
         Way {
             tls: &endpoint.tls,
@@ -321,7 +326,7 @@ impl<'a> Way<'a> {
     }
 }
 
-/// A connection to `url`: the shared one if the endpoint has one, else a new one.
+/// Returns a connection to `url`: the shared connection if the endpoint has one, else a new connection.
 pub(crate) async fn connect(
     url: &Url,
     mut way: Way<'_>,
@@ -351,7 +356,7 @@ pub(crate) async fn connect(
             requests: Requests::Many(s.clone()),
             target: None,
             spare: HeaderMap::new(),
-            // A connection that others have used may have been closed meanwhile.
+            // Not 0: a connection that other requests have used may have been closed meanwhile.
             served: 1,
             expires: s.expires,
         })
@@ -385,7 +390,7 @@ async fn open(url: &Url, way: Way<'_>, reach: &Reach, settings: &Settings) -> Re
         Some(proxy) if proxy.resolves && is_name => vec![Target::Name(&url.host, url.port)],
         _ => look_up(url, reach, settings).await?.into_iter().map(Target::Address).collect(),
     };
-    // An address that does not answer leaves time for the next one.
+    // Each address gets a share of the time, so that an address that does not answer leaves time for the next address.
     let share = way.timeout / u32::try_from(targets.len().max(1)).unwrap_or(u32::MAX);
     for target in targets {
         let attempt = async {
@@ -410,8 +415,9 @@ async fn open(url: &Url, way: Way<'_>, reach: &Reach, settings: &Settings) -> Re
 
 type Looked = Result<Vec<SocketAddr>, Failure>;
 
-/// The vetted addresses of a URL. Those that ask at the same time get the same answer: however many wait, an endpoint makes one
-/// look-up at a time, of which the system's resolver has a limited number for all.
+/// Returns the checked addresses of a URL. Requests that ask at the same time share one answer, so an endpoint makes one
+/// look-up at a time regardless of how many requests wait. The system's resolver runs a limited number of look-ups for all
+/// endpoints.
 async fn look_up(url: &Url, reach: &Reach, settings: &Settings) -> Looked {
     if url.host.parse::<IpAddr>().is_ok() {
         return resolve::vetted(url, settings).await;
@@ -432,7 +438,7 @@ async fn dial(address: SocketAddr) -> Result<Metered, Failure> {
     match TcpStream::connect(address).await {
         Ok(stream) => Ok(Metered::new(stream)),
         Err(error) => {
-            // Of IPv6, this one means that the machine has no address of it.
+            // With IPv6, this error means that the machine has no IPv6 address.
             let no_port = error.kind() == io::ErrorKind::AddrNotAvailable && address.is_ipv4();
             let fault = if no_port { Fault::Local } else { io_fault(&error) };
             Err((fault, format!("connecting to {address}: {error}")))
@@ -440,9 +446,10 @@ async fn dial(address: SocketAddr) -> Result<Metered, Failure> {
     }
 }
 
-/// A stream to `target` through the operator's proxy, and what is at its other end as far as it is known here.
+/// Opens a stream to `target` through the operator's proxy. Returns the stream and the address of the target, or the address
+/// of the proxy if the proxy resolves the name.
 async fn through(proxy: &Proxy, target: Target<'_>, settings: &Settings) -> Result<(Metered, SocketAddr), Failure> {
-    // The operator chose the proxy: its address is not vetted.
+    // The operator chose the proxy, so its address is not checked.
     let mut last = (Fault::Dns, "the proxy has no address".to_owned());
     let places = resolve::any(&proxy.host, proxy.port, settings).await;
     for place in places.map_err(|(fault, text)| (fault, format!("the proxy: {text}")))? {
@@ -481,7 +488,7 @@ async fn handshake(
             .map_err(|_| (Fault::Invalid, format!("\"{}\" cannot be the name in a certificate", url.host)))?;
         let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await.map_err(|e| {
             let cure = tls::cure(&e, way.tls);
-            // They are looked for again at the next try.
+            // The system's authorities are looked for again at the next attempt.
             reach.tls.borrow_mut().take_if(|_| tls::has_no_roots(way.tls));
             reach.explain((Fault::Tls, format!("TLS handshake with {remote}: {e}{cure}")))
         })?;
@@ -515,7 +522,8 @@ async fn handshake(
             meter,
         })
     } else {
-        // As tolerant as it can be: an answer that others can read is an answer. 100 headers are the library's own limit.
+        // As tolerant as possible, because an answer that other clients accept counts as an answer. The library's own limit
+        // is 100 headers.
         let (requests, driver) = http1::Builder::new()
             .max_buf_size(HEAD_BYTES)
             .allow_obsolete_multiline_headers_in_responses(true)
@@ -538,7 +546,8 @@ async fn handshake(
     })
 }
 
-/// The age that a connection may reach: a fifth more or less, so that many that were opened together do not end together.
+/// Returns the age that a connection may reach: the mean plus or minus a fifth at random, so that connections that were
+/// opened together do not end together.
 fn age(mean: Duration, remote: SocketAddr) -> Duration {
     thread_local!(static COUNT: Cell<u64> = const { Cell::new(0) });
     let count = COUNT.with(|count| count.replace(count.get().wrapping_add(1)));
@@ -546,7 +555,7 @@ fn age(mean: Duration, remote: SocketAddr) -> Duration {
     mean.mul_f64(0.8 + random as f64 / 1000.0)
 }
 
-/// Whether the other side says that it has not looked at the request: it may be sent again at once.
+/// Returns whether the error says that the server has not processed the request. Such a request may be sent again at once.
 pub(crate) fn is_unprocessed(error: &hyper::Error) -> bool {
     if error.is_canceled() {
         return true;
@@ -554,7 +563,7 @@ pub(crate) fn is_unprocessed(error: &hyper::Error) -> bool {
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
         if let Some(http2) = inner.downcast_ref::<h2::Error>() {
-            // Streams that a GOAWAY leaves out end with its error; those that it counts in end as usual.
+            // Streams after the last stream of a GOAWAY end with its error. The streams before it end as usual.
             return http2.is_remote() && (http2.is_go_away() || http2.reason() == Some(h2::Reason::REFUSED_STREAM));
         }
         source = inner.source();
@@ -562,7 +571,7 @@ pub(crate) fn is_unprocessed(error: &hyper::Error) -> bool {
     false
 }
 
-/// Whether the other side wants the request over HTTP/1.1; it has not looked at it.
+/// Returns whether the server wants the request over HTTP/1.1. It has not processed the request then.
 pub(crate) fn wants_http1(error: &hyper::Error) -> bool {
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
@@ -574,7 +583,7 @@ pub(crate) fn wants_http1(error: &hyper::Error) -> bool {
     false
 }
 
-/// Whether a connection broke.
+/// Returns whether the error is a broken connection.
 pub(crate) fn is_broken(error: &hyper::Error) -> bool {
     if error.is_incomplete_message() {
         return true;
@@ -592,10 +601,10 @@ pub(crate) fn is_broken(error: &hyper::Error) -> bool {
     false
 }
 
-/// The class of an I/O error.
+/// Returns the fault of an I/O error.
 pub(crate) fn io_fault(error: &std::io::Error) -> Fault {
     use std::io::ErrorKind;
-    // EMFILE, ENFILE, ENOMEM, ENOBUFS of Linux: this machine is short of something, whatever the receiver does.
+    // EMFILE, ENFILE, ENOMEM and ENOBUFS on Linux: this machine is short of something, regardless of the receiver.
     if matches!(error.raw_os_error(), Some(24 | 23 | 12 | 105)) {
         return Fault::Local;
     }
@@ -614,10 +623,10 @@ enum Layer {
     Tls(Box<tokio_rustls::client::TlsStream<Metered>>),
 }
 
-/// The bytes of HTTP.
+/// The byte stream below HTTP.
 pub(crate) struct Stream {
     layer: Layer,
-    /// Looks at the answers of HTTP/1.
+    /// Scans the answers of HTTP/1. `None` for HTTP/2.
     watch: Option<Rc<Meter>>,
 }
 
@@ -628,7 +637,7 @@ impl AsyncRead for Stream {
         let poll = match layer {
             Layer::Plain(stream) => Pin::new(stream).poll_read(cx, to),
             Layer::Tls(stream) => match Pin::new(stream).poll_read(cx, to) {
-                // Many close a connection without saying so in TLS. HTTP knows whether it was at its end.
+                // Many servers close a connection without TLS's close_notify. HTTP knows whether the answer was complete.
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
                 poll => poll,
             },

@@ -1,6 +1,7 @@
-//! The validation handshake of CloudEvents webhooks: whether an endpoint wants deliveries.
+//! The validation handshake of CloudEvents webhooks, which asks whether an endpoint wants deliveries.
 //!
-//! It goes past the endpoint's queue and gate, which are closed until there is consent, over a connection of its own.
+//! The request bypasses the endpoint's queue and gate, which are closed until there is consent. It uses a connection of its
+//! own.
 
 use std::rc::Rc;
 use std::sync::PoisonError;
@@ -23,7 +24,7 @@ const REQUEST_ORIGIN: HeaderName = HeaderName::from_static("webhook-request-orig
 const ALLOWED_ORIGIN: HeaderName = HeaderName::from_static("webhook-allowed-origin");
 const ALLOWED_RATE: HeaderName = HeaderName::from_static("webhook-allowed-rate");
 
-/// Asks, and leaves the answer for the main thread.
+/// Asks an endpoint and leaves the answer for the main thread.
 pub(crate) async fn ask(hub: Rc<Hub>, target: Rc<Target>, origin: Box<str>) {
     let (settings, endpoint) = (hub.settings(), target.config());
     let load = Load::Ask(origin.clone());
@@ -46,7 +47,7 @@ pub(crate) async fn ask(hub: Rc<Hub>, target: Rc<Target>, origin: Box<str>) {
     hub.wake();
 }
 
-/// The request.
+/// Builds the request.
 pub(crate) fn request(
     settings: &Settings,
     endpoint: &Endpoint,

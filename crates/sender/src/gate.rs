@@ -1,4 +1,5 @@
-//! When an endpoint may be called: switched on, not paused, its breaker closed, its rate not used up.
+//! Decides when an endpoint may be called: it must be active and not paused, its breaker must be closed, and its rate must
+//! not be used up.
 
 use outbox_core::breaker::{self, Breaker};
 use outbox_core::bucket::Bucket;
@@ -14,14 +15,14 @@ pub(crate) struct Gate {
     bucket: Option<Bucket>,
 }
 
-/// What the gate says to a request.
+/// The answer of the gate to a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Pass {
-    /// Go; `probe`: its outcome decides about the breaker.
+    /// The request may be sent. With `probe` its outcome decides whether the breaker closes.
     Go { probe: bool },
-    /// Ask again at this time.
+    /// The request may not be sent before this time.
     NotBefore(i64),
-    /// Something else has to happen first.
+    /// The request may not be sent before the endpoint is active, or the probe has a result.
     Closed,
 }
 
@@ -35,7 +36,7 @@ impl Gate {
         }
     }
 
-    /// Other settings. An endpoint that is switched on again starts afresh.
+    /// Changes the settings. An endpoint that becomes active again starts with a closed breaker and without a pause.
     pub(crate) fn configure(&mut self, endpoint: &Endpoint, now: i64) {
         self.breaker.configure(endpoint.breaker);
         if self.mode != Mode::Active && endpoint.mode == Mode::Active {
@@ -50,7 +51,7 @@ impl Gate {
         }
     }
 
-    /// Whether anything may go out, as far as the endpoint's own state says; takes nothing.
+    /// Returns whether the endpoint's own state allows a request. Takes no token of the rate.
     pub(crate) fn look(&self, now: i64) -> Pass {
         if self.mode != Mode::Active {
             return Pass::Closed;
@@ -71,17 +72,17 @@ impl Gate {
         self.bucket.as_mut().map_or(Ok(()), |bucket| bucket.take(now))
     }
 
-    /// The request that is about to go out is the probe.
+    /// Records that the next request is the probe.
     pub(crate) fn probe(&mut self) {
         self.breaker.probe();
     }
 
-    /// Nothing goes out before `until`.
+    /// Sends no request before `until`.
     pub(crate) fn pause(&mut self, until: i64) {
         self.paused_until = self.paused_until.max(until);
     }
 
-    /// A request came back; `None`: it says nothing about the endpoint.
+    /// Records the result of a request. `None`: the result says nothing about the endpoint.
     pub(crate) fn result(&mut self, ok: Option<bool>, probe: bool, now: i64) {
         match ok {
             Some(ok) => self.breaker.result(ok, probe, now),
@@ -90,7 +91,7 @@ impl Gate {
         }
     }
 
-    /// What other sessions see and a restart keeps.
+    /// Returns the state that other sessions see and that survives a restart.
     pub(crate) fn saved(&self) -> Saved {
         Saved { breaker: self.breaker.state(), paused_until: self.paused_until }
     }

@@ -1,7 +1,8 @@
-//! The queues of all endpoints, and who sends next.
+//! The queues of all endpoints, and the choice of the next request.
 //!
-//! One thread, one runtime: plain cells instead of locks. A connection task takes a job, sends it, reports, and takes the
-//! next one of its endpoint without a detour; it waits only when its endpoint has nothing that may be sent.
+//! All tasks run on one thread and one runtime, so plain cells replace locks. The task of a connection takes a job, sends
+//! it, reports the outcome and directly takes the next job of its endpoint. It waits only if its endpoint has no job that
+//! may be sent.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -26,9 +27,10 @@ use crate::{
     Answer, Command, Done, Endpoint, Event, Job, Mode, Pulse, Saved, Settings, Shared, Shortage, Ticket, consent, tls,
 };
 
-/// The main thread is woken for outcomes when there are this many, or when the first of them is this old: it has better to do
-/// than to take them one by one, and nobody waits for an outcome to be recorded.
+/// The main thread is woken when there are this many outcomes, or when the first outcome is `WAKE_DELAY` old. Taking
+/// outcomes one by one would cost the main thread more, and no request waits for an outcome to be recorded.
 const WAKE_BATCH: usize = 512;
+/// See `WAKE_BATCH`.
 const WAKE_DELAY: Duration = Duration::from_millis(2);
 
 /// How long a connection without work is kept open.
@@ -37,33 +39,35 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A request that has been in flight for longer than this is overdue, and its endpoint slow.
 const OVERDUE: Duration = Duration::from_secs(1);
 
-/// How often the thread shows that it goes on, and looks for what is overdue.
+/// The interval at which the thread shows that it is alive, and looks for overdue requests.
 const BEAT: Duration = Duration::from_millis(250);
 
-/// Endpoints that are looked at when a place has become free, at most.
+/// The largest number of waiting endpoints that are checked when a request has ended.
 const TURNS: usize = 32;
 
-/// Wait of a request that met a shortage of this machine.
+/// The wait of a request that met a shortage of this machine.
 const SHORTAGE_WAIT: Duration = Duration::from_millis(500);
 
-/// Idle connections that are closed when something is short.
+/// The number of idle connections that are closed on a shortage of this machine.
 const RELIEF: usize = 16;
 
 pub(crate) struct Hub {
     settings: RefCell<Rc<Settings>>,
     endpoints: RefCell<HashMap<i32, Rc<Target>>>,
-    /// Endpoints with jobs that only the common limits hold back, in turn.
+    /// Endpoints whose jobs are held back only by the common limits, in the order of their turns.
     waiting: RefCell<VecDeque<i32>>,
-    /// Those of them that were slow.
+    /// The same for endpoints that were slow.
     waiting_slow: RefCell<VecDeque<i32>>,
-    /// Connections, and what each is at.
+    /// All connections and their current requests.
     flights: RefCell<IdMap<u64, Rc<Flight>>>,
     serial: Cell<u64>,
-    /// Requests that are overdue, and requests that were sent to slow endpoints.
+    /// The number of overdue requests.
     overdue: Cell<usize>,
+    /// The number of requests in flight that were sent to slow endpoints.
     slow: Cell<usize>,
-    /// Requests, and the jobs in them.
+    /// The number of requests in flight.
     in_flight: Cell<usize>,
+    /// The number of jobs in flight.
     flying: Cell<usize>,
     batches: Cell<u64>,
     stopping: Cell<bool>,
@@ -71,7 +75,7 @@ pub(crate) struct Hub {
     wake: Box<dyn Fn() + Send>,
 }
 
-/// One endpoint: its configuration, its queue, its connections.
+/// An endpoint with its configuration, its queue and its connections.
 pub(crate) struct Target {
     id: i32,
     config: RefCell<Rc<Endpoint>>,
@@ -80,16 +84,17 @@ pub(crate) struct Target {
     saved: Cell<Saved>,
     reach: Reach,
     busy: Cell<usize>,
-    /// It has requests that are overdue, or its last one was: of the common limits it gets a part.
+    /// Whether the endpoint has overdue requests, or its last request was overdue. A slow endpoint gets only a part of the
+    /// common limits.
     slow: Cell<bool>,
-    /// Its last request that ended was not answered.
+    /// Whether the last request that ended got no answer.
     silent: Cell<bool>,
-    /// Connections without work, the most recently used last, with the serial number of when they became so.
+    /// Idle connections, the most recently used last, each with the serial number of the moment at which it became idle.
     idle: RefCell<Vec<(u64, oneshot::Sender<Work>)>>,
     waiting: Cell<bool>,
-    /// No connection is opened before (microseconds since 1970): something was short.
+    /// No connection is opened before this time (microseconds since 1970), because this machine had a shortage.
     short_until: Cell<i64>,
-    /// When a timer will look at it again; `i64::MAX`: none does.
+    /// The time at which a timer will pump the endpoint again. `i64::MAX`: no timer is set.
     timer: Cell<i64>,
 }
 
@@ -103,30 +108,30 @@ impl Target {
     }
 }
 
-/// A request on its way to a connection.
+/// A request that was taken from its queue for a connection.
 struct Work {
     load: Load,
-    /// Its outcome decides about the breaker.
+    /// Whether the request is the probe, whose outcome decides whether the breaker closes.
     probe: bool,
-    /// Its endpoint was slow when it was taken.
+    /// Whether the endpoint was slow when the request was taken.
     slow: bool,
-    /// When it was taken (microseconds since 1970).
+    /// When the request was taken (microseconds since 1970).
     at: i64,
 }
 
-/// What a connection is at.
+/// The current request of a connection.
 struct Flight {
     target: Rc<Target>,
-    /// When its request began (microseconds since 1970); 0: it has none.
+    /// When the request began (microseconds since 1970). 0: the connection has no request.
     since: Cell<i64>,
     overdue: Cell<bool>,
 }
 
-/// What other threads see of this one.
+/// The state of this thread that other threads can see.
 #[derive(Default)]
 pub(crate) struct Heart {
     beats: AtomicU64,
-    /// The ticket of the request that is being worked on right now; no endpoint: 0.
+    /// The ticket of the request that the thread is working on right now. Endpoint 0: none.
     endpoint: AtomicI32,
     subscription: AtomicI32,
     position: AtomicI64,
@@ -151,7 +156,7 @@ impl Heart {
         Pulse { beats: self.beats.load(Ordering::Relaxed), at }
     }
 
-    /// Runs `work` as that of a request.
+    /// Runs `work` and shows the ticket of its request while `work` is polled.
     async fn during<T>(&self, load: &Load, mut work: Pin<&mut impl Future<Output = T>>) -> T {
         let ticket = load.jobs().first().map(|job| job.ticket);
         std::future::poll_fn(|cx| {
@@ -172,7 +177,7 @@ impl Heart {
     }
 }
 
-/// Wakes the main thread when the HTTP thread ends, however it ends.
+/// Wakes the main thread when the HTTP thread ends for any reason.
 struct WakeAtEnd<'a>(&'a Hub);
 
 impl Drop for WakeAtEnd<'_> {
@@ -260,7 +265,7 @@ impl Hub {
             || before.proxy != config.proxy
             || before.auth != config.auth
         {
-            // Idle connections may lead to the old place; busy ones see the change at their next request.
+            // Idle connections may lead to the old server. Busy connections see the change at their next request.
             target.idle.borrow_mut().clear();
             target.reach.reset();
         }
@@ -272,7 +277,8 @@ impl Hub {
         self.pump(&target);
     }
 
-    /// What was vetted by other rules, or trusted by other authorities, is not used again.
+    /// Replaces the settings. Connections that were checked by the old rules, or trusted by the old authorities, are not
+    /// used again.
     fn set(&self, settings: Settings) {
         tls::forget_system_roots();
         *self.settings.borrow_mut() = Rc::new(settings);
@@ -335,13 +341,13 @@ impl Hub {
         }
     }
 
-    /// Gives back what is queued for a disabled endpoint, unsent.
+    /// Returns the queued jobs of a disabled endpoint unsent.
     fn skip(self: &Rc<Self>, target: &Target) {
         let jobs = target.queue.borrow_mut().drain();
         self.give_back(jobs, "the endpoint is disabled");
     }
 
-    /// Gives back what is queued of these messages, unsent.
+    /// Returns the queued jobs of these messages unsent.
     fn call_off(self: &Rc<Self>, messages: &HashSet<i64>) {
         let targets: Vec<Rc<Target>> = self.endpoints.borrow().values().cloned().collect();
         for target in targets {
@@ -359,7 +365,7 @@ impl Hub {
         }
     }
 
-    /// Starts what an endpoint may start.
+    /// Starts all requests of an endpoint that may be sent now.
     fn pump(self: &Rc<Self>, target: &Rc<Target>) {
         loop {
             if target.short_until.get() != 0 && target.idle.borrow().is_empty() && self.is_short(target) {
@@ -367,7 +373,8 @@ impl Hub {
             }
             let Some(work) = self.take(target) else { return };
             let mut work = Some(work);
-            // A connection that has just timed out no longer takes the job; then the next one, then a new one.
+            // A connection that has just timed out no longer takes the job. Then the next idle connection gets it, and at
+            // last a new connection.
             while let Some(one) = work.take() {
                 let idle = target.idle.borrow_mut().pop();
                 match idle {
@@ -394,18 +401,18 @@ impl Hub {
         serial
     }
 
-    /// Closes the connections that have been idle for longest.
+    /// Closes the `n` connections that have been idle for longest.
     fn close_idle(&self, n: usize) {
         for _ in 0..n {
             let endpoints = self.endpoints.borrow();
             let oldest = endpoints.values().filter_map(|target| Some((target.idle.borrow().first()?.0, target)));
             let Some((_, target)) = oldest.min_by_key(|(since, _)| *since) else { return };
-            // Its task sees that nobody can give it work any more.
+            // The task of the connection sees that its sender is gone, and ends.
             target.idle.borrow_mut().remove(0);
         }
     }
 
-    /// Whether nothing is to be opened for an endpoint yet; then it is looked at again.
+    /// Returns whether no connection may be opened for an endpoint yet. In that case a timer pumps the endpoint again later.
     fn is_short(self: &Rc<Self>, target: &Rc<Target>) -> bool {
         let (now, until) = (unix_micros(SystemTime::now()), target.short_until.get());
         if now >= until {
@@ -416,8 +423,8 @@ impl Hub {
         true
     }
 
-    /// Starts what the common limits held back, one job per endpoint in turn. Those that answer come first: the part of the limits
-    /// that slow ones do not get is theirs.
+    /// Starts jobs that the common limits held back, of up to `most` endpoints in turn. Endpoints that answer come first,
+    /// because the part of the limits that slow endpoints do not get is reserved for them.
     fn pump_waiting(self: &Rc<Self>, most: usize) {
         for list in [&self.waiting, &self.waiting_slow] {
             let turns = list.borrow().len().min(most);
@@ -436,11 +443,13 @@ impl Hub {
         }
     }
 
-    /// How many jobs may go out in one request now to an endpoint that is slow or not and has so many requests in flight.
+    /// Returns how many jobs may be sent in one request now, to an endpoint that is `slow` or not and has `busy` requests in
+    /// flight.
     ///
-    /// However many endpoints do not answer, others are served: the slow ones get three quarters of the common limits. Of the
-    /// rest, half is for endpoints with nothing in flight. Requests that are overdue do not count against these, so that many
-    /// receivers that stop answering at the same time hold nobody up for longer than it takes to notice.
+    /// Other endpoints are served regardless of how many endpoints do not answer, because slow endpoints get at most three
+    /// quarters of the common limits. Half of the rest is reserved for endpoints with no request in flight. Overdue requests
+    /// do not count against such endpoints. When many receivers stop answering at the same time, they therefore hold up
+    /// other endpoints only until their requests are overdue.
     fn room(&self, slow: bool, busy: usize) -> usize {
         if self.stopping.get() {
             return 0;
@@ -459,7 +468,7 @@ impl Hub {
         if may { most.saturating_sub(self.flying.get() + unrecorded) } else { 0 }
     }
 
-    /// Looks for requests that are overdue.
+    /// Marks requests that have become overdue, and their endpoints as slow.
     fn look_for_overdue(&self) {
         let before = unix_micros(SystemTime::now()) - OVERDUE.as_micros() as i64;
         for flight in self.flights.borrow().values() {
@@ -471,19 +480,19 @@ impl Hub {
         }
     }
 
-    /// A request with this many jobs counts as in flight from here on.
+    /// Counts a request with this many jobs as in flight.
     fn begin(&self, jobs: usize) {
         self.in_flight.set(self.in_flight.get() + 1);
         self.flying.set(self.flying.get() + jobs);
         self.shared.in_flight.store(self.in_flight.get(), Ordering::Relaxed);
     }
 
-    /// The endpoint's next request, if it may be sent now.
+    /// Takes the endpoint's next request, if it may be sent now.
     fn take(self: &Rc<Self>, target: &Rc<Target>) -> Option<Work> {
         if target.busy.get() >= target.config.borrow().concurrency || target.queue.borrow().is_empty() {
             return None;
         }
-        // One request of an endpoint that takes its time, but answers, is not behind those that do not.
+        // The first request of an endpoint that is slow but answers does not wait behind endpoints that do not answer.
         let slow = target.slow.get() && (target.busy.get() > 0 || target.silent.get());
         let room = self.room(slow, target.busy.get());
         if room == 0 {
@@ -534,7 +543,7 @@ impl Hub {
         Some(Work { load, probe, slow, at: now })
     }
 
-    /// A request is over.
+    /// Records that a request has ended, and whether its endpoint is slow.
     fn land(&self, flight: &Flight, attempt: &Attempt, began: i64, slow: bool, now: i64) {
         let target = &flight.target;
         target.busy.set(target.busy.get() - 1);
@@ -551,7 +560,7 @@ impl Hub {
         target.slow.set(!quick || target.silent.get());
     }
 
-    /// A request met a shortage of this machine: its jobs wait as if they had not been taken.
+    /// Puts back the jobs of a request that met a shortage of this machine. They wait as if they had not been taken.
     fn postpone(self: &Rc<Self>, target: &Rc<Target>, attempt: &Attempt, load: Load, probe: bool, now: i64) {
         let jobs = load.jobs().len();
         self.in_flight.set(self.in_flight.get() - 1);
@@ -577,14 +586,14 @@ impl Hub {
         self.pump(target);
     }
 
-    /// Looks at an endpoint again at a time (microseconds since 1970).
+    /// Pumps an endpoint again at a time (microseconds since 1970).
     fn look_again(self: &Rc<Self>, target: &Rc<Target>, at: i64, now: i64) {
         if target.timer.get() <= at {
             return;
         }
         target.timer.set(at);
         let (hub, target) = (Rc::clone(self), Rc::clone(target));
-        // The system's clock may be set: look at least once a minute.
+        // The system's clock may be set, so the timer fires at least once a minute.
         let wait = Duration::from_micros((at - now).clamp(0, 60_000_000).unsigned_abs());
         tokio::task::spawn_local(async move {
             tokio::time::sleep(wait).await;
@@ -605,7 +614,7 @@ impl Hub {
         }
     }
 
-    /// What an outcome says about its endpoint.
+    /// Applies an outcome to the state of its endpoint: a pause that the receiver asked for, or a result for the breaker.
     fn learn(&self, target: &Target, attempt: &Attempt, load: &Load, probe: bool, now: i64) {
         let mut gate = target.gate.borrow_mut();
         let asked = attempt.asked().filter(|_| {
@@ -624,7 +633,7 @@ impl Hub {
         self.announce(target);
     }
 
-    /// Hands outcomes to the main thread; the jobs are no longer in flight but unrecorded.
+    /// Hands outcomes to the main thread. The jobs are no longer in flight but count as unrecorded.
     fn report(self: &Rc<Self>, attempt: Attempt, load: Load, skipped: bool, finished_at: i64) {
         let count = load.jobs().len();
         self.shared.unrecorded.fetch_add(count, Ordering::AcqRel);
@@ -645,7 +654,7 @@ impl Hub {
         self.flying.set(self.flying.get() - count);
         self.shared.in_flight.store(self.in_flight.get(), Ordering::Release);
         let settings = self.settings.borrow();
-        // Nothing more may be sent before these are recorded.
+        // No more requests may be sent before these outcomes are recorded.
         let full = self.flying.get() + self.shared.unrecorded.load(Ordering::Acquire) >= settings.max_unrecorded;
         if (before < WAKE_BATCH && after >= WAKE_BATCH) || full {
             (self.wake)();
@@ -659,18 +668,18 @@ impl Hub {
     }
 }
 
-/// Shows that the thread goes on.
+/// Shows regularly that the thread is alive, and finds overdue requests.
 async fn beat(hub: Rc<Hub>) {
     loop {
         hub.shared.pulse.beats.fetch_add(1, Ordering::Relaxed);
         hub.look_for_overdue();
-        // All that wait, once each: one that may go now can be behind any number that may not.
+        // All waiting endpoints are checked once each. One that may send now can be after any number that may not.
         hub.pump_waiting(usize::MAX);
         tokio::time::sleep(BEAT).await;
     }
 }
 
-/// A connection's place among all; it ends with its task.
+/// The entry of a connection in `flights`. It is removed when the task of the connection ends.
 struct Seat {
     hub: Rc<Hub>,
     serial: u64,
@@ -682,7 +691,7 @@ impl Drop for Seat {
     }
 }
 
-/// A connection's life: one job after the other, until there is none for a while.
+/// The task of a connection. It sends one request after the other until there is none for `IDLE_TIMEOUT`.
 async fn serve(hub: Rc<Hub>, flight: Rc<Flight>, serial: u64, first: Work) {
     let _seat = Seat { hub: Rc::clone(&hub), serial };
     let target = Rc::clone(&flight.target);
@@ -694,12 +703,12 @@ async fn serve(hub: Rc<Hub>, flight: Rc<Flight>, serial: u64, first: Work) {
         let config = Rc::clone(&target.config.borrow());
         let settings = Rc::clone(&hub.settings.borrow());
         let result = {
-            // Pinned here: it is large, and would be moved by each of those that it is handed to.
+            // Pinned here, because the future is large and each function that takes it would move it.
             let attempt = request::attempt(&mut connection, &mut timer, &target.reach, &settings, &config, &load);
             catch_panic(hub.shared.pulse.during(&load, pin!(attempt))).await
         };
         let attempt = result.unwrap_or_else(|| {
-            // Nobody knows what state it is in.
+            // The state of the connection is unknown after a panic.
             connection = None;
             Attempt::failed(Fault::Invalid, "internal error while sending; the server log has the details")
         });
@@ -713,11 +722,11 @@ async fn serve(hub: Rc<Hub>, flight: Rc<Flight>, serial: u64, first: Work) {
         hub.report(attempt, load, false, now);
         next = hub.take(&target);
         if probe {
-            // The breaker may have closed: not only this connection goes on.
+            // The breaker may have closed, so other connections may continue as well.
             hub.pump(&target);
         }
         if next.is_some() {
-            // There is a backlog. What comes in while nothing waits goes out at once.
+            // Only with a backlog: without one, a job is sent at once.
             let_others_read().await;
             continue;
         }
@@ -727,7 +736,7 @@ async fn serve(hub: Rc<Hub>, flight: Rc<Flight>, serial: u64, first: Work) {
         let Some(open) = connection.as_mut() else { return };
         let (sender, receiver) = oneshot::channel();
         target.idle.borrow_mut().push((hub.next_serial(), sender));
-        // While it is idle the connection is still driven, to notice that the other side closes it.
+        // An idle connection is still driven, to notice that the server closes it.
         next = tokio::select! {
             biased;
             work = receiver => work.ok(),
@@ -735,29 +744,29 @@ async fn serve(hub: Rc<Hub>, flight: Rc<Flight>, serial: u64, first: Work) {
             () = tokio::time::sleep(IDLE_TIMEOUT) => None,
         };
     }
-    // A sender whose receiver is gone refuses the job, and `pump` takes the next connection.
+    // If a sender stays in the list whose receiver is gone, it refuses the job and `pump` takes the next connection.
     target.idle.borrow_mut().retain(|(_, sender)| !sender.is_closed());
     if target.busy.get() == 0 && target.idle.borrow().is_empty() {
         target.reach.rest();
     }
 }
 
-/// Waits until the other connections that have something to read have read it: requests then go out in one burst, and a receiver
-/// that is quick is woken once for all of them. Waking it costs as much as sending it a request.
+/// Waits until all other connections that have data to read have read it. Requests are then sent in one burst, and a quick
+/// receiver is woken once for all of them. Waking a receiver costs as much as sending it a request.
 async fn let_others_read() {
     let mut waited = false;
     std::future::poll_fn(|cx| {
         if std::mem::replace(&mut waited, true) {
             return Poll::Ready(());
         }
-        // To the end of the queue of those that are ready.
+        // The task goes to the end of the queue of ready tasks.
         cx.waker().wake_by_ref();
         Poll::Pending
     })
     .await;
 }
 
-/// Runs a future; `None` when it panics. A job that panics is that job's failure: it comes back like any other.
+/// Runs a future. `None` if it panics. The panic counts as a failure of the job, which comes back like any other job.
 pub(crate) async fn catch_panic<T>(work: impl Future<Output = T>) -> Option<T> {
     let mut work = std::pin::pin!(work);
     std::future::poll_fn(|cx| match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work.as_mut().poll(cx))) {
@@ -767,7 +776,7 @@ pub(crate) async fn catch_panic<T>(work: impl Future<Output = T>) -> Option<T> {
     .await
 }
 
-/// Microseconds since 1970-01-01 UTC.
+/// Converts a time to microseconds since 1970-01-01 UTC.
 pub(crate) fn unix_micros(time: SystemTime) -> i64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
 }
@@ -806,7 +815,7 @@ impl Attempt {
         }
     }
 
-    /// One outcome per job: its own where the receiver gave one, else that of the request.
+    /// Adds one outcome per job: the job's own outcome if the receiver gave one, else the outcome of the request.
     fn done_batch(mut self, jobs: Vec<Job>, batch: u64, finished_at: i64, to: &mut Vec<Done>) {
         let results = self.reply.as_mut().and_then(|reply| reply.results.take());
         let Some(first) = jobs.first() else { return };

@@ -1,16 +1,16 @@
-//! The HTTP side of the dispatcher: queues, connections and requests, on one thread of its own.
+//! The HTTP side of the dispatcher: queues, connections and requests, on a thread of its own.
 //!
-//! The dispatcher's main thread talks to PostgreSQL, this thread talks to receivers, and values cross between them: jobs in
-//! one direction, outcomes in the other. Nothing here knows PostgreSQL, so nothing here can call into it.
+//! The dispatcher's main thread talks to PostgreSQL and this thread talks to receivers. Only values cross between the
+//! threads: jobs in one direction, outcomes in the other. This crate does not know PostgreSQL, so it cannot call into it.
 //!
 //! Invariants:
-//! * Requests in flight plus outcomes that the main thread has not yet recorded never exceed `max_unrecorded`: that is the
+//! * Requests in flight plus outcomes that the main thread has not yet recorded never exceed `max_unrecorded`. This is the
 //!   bound on duplicates after a crash.
-//! * Endpoints do not wait for one another: each has its own queue, connections and limits, and of the common limits one that
-//!   does not answer gets a part.
-//! * What a peer sends is read within limits of bytes and time, and never for long without a look at the others.
-//! * A shortage of this machine is no failure of a receiver: what meets it waits.
-//! * Each job that was submitted comes back exactly once.
+//! * Endpoints do not wait for one another. Each endpoint has its own queue, connections and limits, and endpoints that do
+//!   not answer get only a part of the common limits.
+//! * Data from a peer is read within limits of bytes and time, and never for long before other connections get their turn.
+//! * A shortage of this machine is not a failure of a receiver. Requests that meet a shortage wait.
+//! * Each submitted job comes back exactly once.
 
 mod connect;
 mod consent;
@@ -45,55 +45,56 @@ use outbox_core::sign::Secret;
 use outbox_core::url::Url;
 use tokio::sync::mpsc;
 
-/// What holds for all endpoints. A change takes effect with the next request.
+/// Settings that apply to all endpoints. A change takes effect with the next request.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Requests in flight over all endpoints. An endpoint that answers and has nothing in flight may have one beyond it while
-    /// others wait for answers for long.
+    /// The largest number of requests in flight over all endpoints. An endpoint that answers and has no request in flight
+    /// may send one request beyond the limit while requests of other endpoints are overdue.
     pub max_in_flight: usize,
-    /// Open connections over all endpoints, idle ones included; these are closed when others need their places.
+    /// The largest number of open connections over all endpoints, including idle connections. Idle connections are closed
+    /// when other endpoints need connections.
     pub max_connections: usize,
-    /// How old a connection becomes, about.
+    /// The mean age at which a connection is no longer used.
     pub connection_age: Duration,
-    /// Requests in flight plus outcomes not yet recorded.
+    /// The largest number of requests in flight plus outcomes not yet recorded.
     pub max_unrecorded: usize,
     /// Addresses that may be called.
     pub egress: Egress,
-    /// Sent as `user-agent`.
+    /// The value of the `user-agent` header.
     pub user_agent: HeaderValue,
-    /// What CloudEvents say they come from.
+    /// The `source` attribute of CloudEvents.
     pub source: Arc<str>,
-    /// Name servers to ask instead of the system's resolver.
+    /// Name servers that are asked instead of the system's resolver.
     pub dns: Vec<SocketAddr>,
 }
 
-/// What may be sent to an endpoint.
+/// Whether requests may be sent to an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Mode {
-    /// Everything.
+    /// Requests are sent.
     #[default]
     Active,
-    /// Nothing; what is queued waits.
+    /// No requests are sent. Queued jobs wait.
     Hold,
-    /// Nothing; what is queued comes back unsent.
+    /// No requests are sent. Queued jobs come back unsent.
     Skip,
 }
 
-/// A limit of requests over time.
+/// A limit on the rate of requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
     /// Requests per second.
     pub per_second: f64,
-    /// Requests at once after a pause.
+    /// Requests that may be sent at once after a pause.
     pub burst: f64,
 }
 
-/// State of an endpoint that survives a restart.
+/// The state of an endpoint that survives a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Saved {
-    /// Its breaker.
+    /// The state of the breaker.
     pub breaker: breaker::State,
-    /// The receiver asked for a pause until then (microseconds since 1970-01-01 UTC).
+    /// The end of the pause that the receiver asked for (microseconds since 1970-01-01 UTC).
     pub paused_until: i64,
 }
 
@@ -102,16 +103,16 @@ pub struct Saved {
 pub struct Event {
     /// The endpoint.
     pub endpoint: i32,
-    /// Its state now.
+    /// The new state.
     pub state: Saved,
 }
 
-/// Where the receiver's own id of a message is found.
+/// The place in a response where the receiver's own id of a message is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResponseId {
     /// In a header of the response.
     Header(HeaderName),
-    /// In its JSON body (RFC 6901).
+    /// At a JSON pointer (RFC 6901) in the body.
     Pointer(String),
 }
 
@@ -119,7 +120,7 @@ impl ResponseId {
     /// Reads a rule: a JSON pointer begins with a slash, a header name does not.
     ///
     /// # Errors
-    /// When it is neither.
+    /// If the text is neither a JSON pointer nor a header name.
     pub fn parse(text: &str) -> Result<ResponseId, String> {
         if text.starts_with('/') {
             return Ok(ResponseId::Pointer(text.to_owned()));
@@ -130,77 +131,77 @@ impl ResponseId {
     }
 }
 
-/// A secret and how long it signs.
+/// A secret and the time until which it signs.
 #[derive(Clone, Debug)]
 pub struct SigningKey {
     /// The secret.
     pub secret: Secret,
-    /// Microseconds since 1970-01-01 UTC; `None`: for good.
+    /// Microseconds since 1970-01-01 UTC. `None`: the secret does not expire.
     pub expires_at: Option<i64>,
 }
 
-/// One endpoint's configuration.
+/// The configuration of an endpoint.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// Its id.
+    /// The id.
     pub id: i32,
-    /// Where to; an error is what every delivery dies of until it is mended.
+    /// The URL. If it is an error, every delivery fails with this text until the configuration is corrected.
     pub url: Result<Url, String>,
-    /// What may be sent.
+    /// Whether requests may be sent.
     pub mode: Mode,
-    /// Sent with every request, below the protocol's own headers.
+    /// Headers of every request. The protocol's own headers take precedence.
     pub headers: HeaderMap,
-    /// Signing secrets, the current one first.
+    /// Signing secrets, the current secret first.
     pub secrets: Vec<SigningKey>,
-    /// For a whole request, the response's body included.
+    /// Time limit of a whole request, including the response's body.
     pub timeout: Duration,
-    /// Requests in flight at once.
+    /// The largest number of requests in flight.
     pub concurrency: usize,
-    /// Requests over time.
+    /// The limit on the rate of requests.
     pub rate: Option<Rate>,
-    /// When the breaker opens.
+    /// The settings of the breaker.
     pub breaker: breaker::Settings,
-    /// State to go on from, when the endpoint is new here.
+    /// The state from which a new endpoint continues.
     pub state: Saved,
-    /// Authentication besides the signature.
+    /// Authentication in addition to the signature.
     pub auth: Option<Auth>,
-    /// Certificates.
+    /// Certificates and keys.
     pub tls: tls::Tls,
     /// HTTP version.
     pub protocol: tls::Protocol,
-    /// The operator's proxy that its requests go through.
+    /// The operator's proxy for requests to this endpoint.
     pub proxy: Option<Proxy>,
-    /// Bodies are sent gzipped.
+    /// Whether bodies are sent gzipped.
     pub compress: bool,
-    /// Where the receiver's own id of a message is.
+    /// The place of the receiver's own id of a message.
     pub response_id: Option<ResponseId>,
-    /// Response headers that are kept.
+    /// Response headers that are stored.
     pub keep_headers: Vec<HeaderName>,
 }
 
-/// What the requests of a subscription look like.
+/// The properties of the requests of a subscription.
 #[derive(Clone, Debug, Default)]
 pub struct Shape {
     /// Format.
     pub format: Format,
-    /// Messages per request.
+    /// The largest number of messages in a request.
     pub batch_size: usize,
-    /// Longest wait for a batch to fill, in microseconds.
+    /// The longest wait for a batch to fill, in microseconds.
     pub batch_wait: i64,
-    /// What outcomes mean.
+    /// The rules that map outcomes to actions.
     pub policy: Policy,
 }
 
-/// What came of a validation handshake.
+/// The result of a validation handshake.
 #[derive(Clone, Debug)]
 pub struct ConsentAnswer {
     /// The endpoint that was asked.
     pub endpoint: i32,
-    /// Who asked.
+    /// The origin that asked.
     pub origin: Box<str>,
     /// Status or fault.
     pub outcome: Outcome,
-    /// What went wrong, in words.
+    /// A description of the error.
     pub error: Option<Box<str>>,
     /// `WebHook-Allowed-Origin`.
     pub allowed_origin: Option<Box<str>>,
@@ -208,66 +209,68 @@ pub struct ConsentAnswer {
     pub allowed_rate: Option<Box<str>>,
 }
 
-/// What a job is about, as the main thread needs it back.
+/// The identity of a job. It comes back to the main thread with the outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
-    /// Subscription it is for.
+    /// Id of the subscription.
     pub subscription: i32,
-    /// Endpoint it goes to.
+    /// Id of the endpoint.
     pub endpoint: i32,
     /// Position of the message.
     pub position: i64,
-    /// The message.
+    /// Id of the message.
     pub message_id: i64,
-    /// Row in `outbox.delivery`; 0: none.
+    /// Id of the row in `outbox.delivery`. 0: the delivery has no row.
     pub delivery_id: i64,
-    /// Number of this try, from 1.
+    /// Number of this attempt, from 1.
     pub attempt: u32,
-    /// 0: live.
+    /// The run of the delivery. 0: live; above 0: the replay of that id; -1: test; -2: manual resend.
     pub run: i64,
 }
 
 /// One message to one endpoint.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// What it is about.
+    /// The identity of the job.
     pub ticket: Ticket,
-    /// What to send.
+    /// The message to send.
     pub message: Arc<Message>,
-    /// In which form.
+    /// The properties of the request.
     pub shape: Arc<Shape>,
 }
 
-/// What came of a job.
+/// The outcome of a job.
 #[derive(Clone, Debug)]
 pub struct Done {
     /// The job's ticket.
     pub ticket: Ticket,
-    /// Its message, which goes back to the thread that made it: another one gives memory back at several times the price.
+    /// The message of the job. The thread that allocated it frees it, because freeing memory on another thread takes several
+    /// times as long.
     pub message: Option<Arc<Message>>,
-    /// Jobs of one batch have the same number here and come back one behind the other; 0: it went alone.
+    /// The number of the batch. The jobs of a batch have the same number and come back one after the other. 0: the job was
+    /// sent alone.
     pub batch: u64,
-    /// It was not sent: its endpoint is disabled, and deliveries are skipped; or its message was called off.
+    /// Whether the job was not sent, because its endpoint is disabled in mode skip or its message was cancelled.
     pub skipped: bool,
-    /// When the try began, in microseconds since 1970-01-01 UTC.
+    /// When the attempt began, in microseconds since 1970-01-01 UTC.
     pub started_at: i64,
-    /// When it ended.
+    /// When the attempt ended, in microseconds since 1970-01-01 UTC.
     pub finished_at: i64,
-    /// Status or fault; of a batch, that of this message.
+    /// Status or fault. In a batch, the status or fault of this message.
     pub outcome: Outcome,
     /// Status of the response.
     pub status: Option<u16>,
-    /// What went wrong, in words.
+    /// A description of the error.
     pub error: Option<Box<str>>,
     /// The wait that the receiver asked for.
     pub retry_after: Option<Duration>,
-    /// Address that was called.
+    /// The address that was called.
     pub remote: Option<SocketAddr>,
-    /// What else the response said; of a batch, its first job has it.
+    /// Further data from the response. In a batch, the first job has it.
     pub answer: Option<Box<Answer>>,
 }
 
-/// What few responses have.
+/// The parts of a response that few responses have.
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
     /// The beginning of a failure's body.
@@ -276,25 +279,25 @@ pub struct Answer {
     pub response_id: Option<Box<str>>,
     /// Selected headers, as a JSON object.
     pub headers: Option<Box<str>>,
-    /// What the receiver asks to be done.
+    /// The request of the receiver in the header `webhook-delivery`.
     pub control: Option<Control>,
 }
 
-/// What the HTTP thread is at, as far as another thread can see.
+/// The activity of the HTTP thread, as far as another thread can see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pulse {
-    /// Changes several times a second while the thread works.
+    /// A counter that changes several times a second while the thread is alive.
     pub beats: u64,
-    /// The job whose request it is working on; `None`: on none.
+    /// The job whose request the thread is working on at this moment, if any.
     pub at: Option<Ticket>,
 }
 
-/// Shortages of this machine that requests have met.
+/// A shortage of this machine that requests have met.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shortage {
-    /// Requests that wait because of it, since it was looked at.
+    /// The number of requests that met a shortage since `take_shortage` was last called.
     pub count: u64,
-    /// What is short.
+    /// The error of the last of these requests.
     pub error: Box<str>,
 }
 
@@ -308,11 +311,11 @@ enum Command {
     Stop,
 }
 
-/// Counters that both threads read, and the outcomes on their way back.
+/// Counters that both threads read, and outcomes that the main thread has not taken yet.
 #[derive(Default)]
 struct Shared {
     in_flight: AtomicUsize,
-    /// Outcomes that have been handed over or wait to be, and are not recorded.
+    /// The number of outcomes that are not recorded, whether the main thread has taken them or not.
     unrecorded: AtomicUsize,
     queued: AtomicUsize,
     pulse: hub::Heart,
@@ -322,7 +325,7 @@ struct Shared {
     consents: Mutex<Vec<ConsentAnswer>>,
 }
 
-/// Handle of the HTTP thread. Dropping it stops the thread.
+/// The handle of the HTTP thread. Dropping it stops the thread.
 pub struct Sender {
     commands: mpsc::UnboundedSender<Command>,
     shared: Arc<Shared>,
@@ -336,15 +339,15 @@ impl std::fmt::Debug for Sender {
 }
 
 impl Sender {
-    /// Starts the thread. `wake` is called on it when outcomes are there to be taken; it must be quick and not block.
+    /// Starts the thread. The thread calls `wake` when outcomes can be taken. `wake` must be quick and must not block.
     ///
     /// # Errors
-    /// When the operating system gives no thread or no event queue.
+    /// If the operating system provides no thread or no event queue.
     pub fn start(settings: Settings, wake: impl Fn() + Send + 'static) -> std::io::Result<Sender> {
         let (commands, receiver) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
-        // A local runtime belongs to the thread that makes it: whether that succeeded comes back through a channel.
+        // A local runtime belongs to the thread that creates it. A channel reports whether that succeeded.
         let (begun, begins) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name("pg_outbox http".to_owned()).spawn(move || {
             let mut builder = tokio::runtime::Builder::new_current_thread();
@@ -367,12 +370,12 @@ impl Sender {
         self.command(Command::Settings(Box::new(settings)));
     }
 
-    /// Replaces the configuration of these endpoints; others stay.
+    /// Replaces the configuration of these endpoints. Other endpoints stay unchanged.
     pub fn set_endpoints(&self, endpoints: Vec<Endpoint>) {
         self.command(Command::Endpoints(endpoints));
     }
 
-    /// Queues jobs. Their endpoints have been configured before.
+    /// Queues jobs. Their endpoints must have been configured before.
     pub fn submit(&self, jobs: Vec<Job>) {
         if !jobs.is_empty() {
             self.shared.queued.fetch_add(jobs.len(), Ordering::Relaxed);
@@ -380,34 +383,35 @@ impl Sender {
         }
     }
 
-    /// Gives back, as skipped, what is queued of these messages. A request that has begun goes on.
+    /// Recalls the queued jobs of these messages, which come back as skipped. Requests that have begun go on.
     pub fn call_off(&self, message_ids: HashSet<i64>) {
         if !message_ids.is_empty() {
             self.command(Command::CallOff(message_ids));
         }
     }
 
-    /// Takes the outcomes that have come in.
+    /// Takes the outcomes that have arrived.
     pub fn take_done(&self, into: &mut Vec<Done>) {
         into.append(&mut self.shared.done.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Takes the changes of endpoints' states that have come in.
+    /// Takes the changes of endpoints' states that have arrived.
     pub fn take_events(&self) -> Vec<Event> {
         std::mem::take(&mut *self.shared.events.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Asks an endpoint, whatever its mode, whether deliveries are welcome; the answer can be taken later.
+    /// Asks an endpoint whether it wants deliveries, regardless of its mode. The answer can be taken later with
+    /// `take_consents`.
     pub fn ask_consent(&self, endpoint: i32, origin: &str) {
         self.command(Command::Consent(endpoint, origin.into()));
     }
 
-    /// Takes the answers that have come in.
+    /// Takes the answers to `ask_consent` that have arrived.
     pub fn take_consents(&self, into: &mut Vec<ConsentAnswer>) {
         into.append(&mut self.shared.consents.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// `n` outcomes that were taken have been recorded durably.
+    /// Reports that `n` outcomes that were taken have been recorded durably.
     pub fn recorded(&self, n: usize) {
         if n > 0 {
             self.shared.unrecorded.fetch_sub(n, Ordering::AcqRel);
@@ -415,7 +419,7 @@ impl Sender {
         }
     }
 
-    /// The failure of a job that the thread is at and will not bring back, because it is stuck there.
+    /// Returns a failure for the job on which the thread is stuck, because the thread will not bring it back.
     pub fn give_up(&self, ticket: Ticket, error: &str) -> Done {
         self.shared.unrecorded.fetch_add(1, Ordering::AcqRel);
         let now = hub::unix_micros(std::time::SystemTime::now());
@@ -435,49 +439,49 @@ impl Sender {
         }
     }
 
-    /// Whether the thread goes on, and what it is at.
+    /// Returns whether the thread is alive and which job it is working on.
     pub fn pulse(&self) -> Pulse {
         self.shared.pulse.read()
     }
 
-    /// Takes what requests have met of this machine's shortages.
+    /// Takes the shortage that requests have met since the last call, if any.
     pub fn take_shortage(&self) -> Option<Shortage> {
         self.shared.shortage.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Requests in flight.
+    /// Returns the number of requests in flight.
     pub fn in_flight(&self) -> usize {
         self.shared.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Jobs that wait for their turn.
+    /// Returns the number of jobs that wait for their turn.
     pub fn queued(&self) -> usize {
         self.shared.queued.load(Ordering::Relaxed)
     }
 
-    /// Outcomes that are not recorded, taken or not.
+    /// Returns the number of outcomes that are not recorded, taken or not.
     pub fn unrecorded(&self) -> usize {
         self.shared.unrecorded.load(Ordering::Acquire)
     }
 
-    /// Starts no further request and waits until those in flight have ended, at most `grace`; their outcomes can be taken
-    /// afterwards. What was queued does not come back.
+    /// Starts no further request and waits at most `grace` for the requests in flight to end. Their outcomes can be taken
+    /// afterwards. Queued jobs do not come back.
     pub fn stop(&mut self, grace: Duration) {
         self.command(Command::Stop);
         let deadline = std::time::Instant::now() + grace;
-        // A thread that has not ended by then ends with the process.
+        // A thread that has not ended by the deadline ends with the process.
         while self.is_alive() && std::time::Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
 
-    /// Whether the thread is alive. When it is not, nothing that was submitted will come back.
+    /// Returns whether the thread is alive. If it is not, no submitted job will come back.
     pub fn is_alive(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
     fn command(&self, command: Command) {
-        // Fails only when the thread is gone, which `is_alive` tells.
+        // This fails only if the thread has ended, which `is_alive` reports.
         let _ = self.commands.send(command);
     }
 }
@@ -488,10 +492,10 @@ impl Drop for Sender {
     }
 }
 
-/// Headers from pairs of names and values.
+/// Creates headers from pairs of names and values.
 ///
 /// # Errors
-/// The first name or value that HTTP does not allow.
+/// A text about the first name or value that HTTP does not allow.
 pub fn header_map<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     for (name, value) in pairs {

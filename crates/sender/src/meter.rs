@@ -1,11 +1,12 @@
-//! What a peer can make this thread do: bytes are counted below TLS and HTTP, which loop over whatever comes.
+//! Limits the work that a peer can cause on this thread. The bytes are counted below TLS and HTTP, because the libraries for
+//! TLS and HTTP loop over all data that arrives.
 //!
 //! Invariants:
-//! * A connection reads at most so many bytes for each request that was sent over it, whatever they are: heads, interim
-//!   answers, frames without content, records without data.
-//! * After a few kilobytes without a pause the task yields, behind the event queue: a peer whose bytes never end costs other
-//!   connections a fraction of a millisecond per turn.
-//! * The status of an HTTP/1 answer is known as soon as it has come, also when the library then refuses the answer.
+//! * For each request that was sent over it, a connection reads at most a fixed number of bytes. All bytes count: heads,
+//!   interim answers, frames without content and records without data.
+//! * After a few kilobytes without a pause, the task yields until the event queue has been polled. A peer whose bytes never
+//!   end costs other connections a fraction of a millisecond per turn.
+//! * The status of an HTTP/1 answer is known as soon as it has arrived, even if the library then refuses the answer.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -17,21 +18,21 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Bytes of one answer: head, interim answers, body and their encryption.
+/// The largest number of bytes of one answer, including head, interim answers, body and their encryption.
 pub(crate) const ANSWER_BYTES: usize = 512 * 1024;
-/// An HTTP/2 connection's requests may run at once: what they may bring together, at most.
+/// The largest number of bytes of all concurrent answers on an HTTP/2 connection.
 const SHARED_BYTES: usize = 64 << 20;
-/// Bytes that are read without a pause.
+/// The number of bytes that are read without a pause.
 const TURN: usize = 16 * 1024;
-/// Interim answers (1xx) to one request.
+/// The largest number of interim answers (1xx) to one request.
 const INTERIM: usize = 16;
 
-/// Counts what one connection reads.
+/// Counts the bytes that one connection reads.
 #[derive(Debug)]
 pub(crate) struct Meter {
     left: Cell<usize>,
     turn: Cell<usize>,
-    /// Why it reads no more.
+    /// The limit that was exceeded, after which the connection reads no more.
     excess: Cell<Option<&'static str>>,
     scan: RefCell<Scan>,
 }
@@ -46,7 +47,7 @@ impl Meter {
         })
     }
 
-    /// A request is about to be sent, alone or beside others.
+    /// Allows the bytes of another answer, before a request is sent. `shared`: other requests run at the same time.
     pub(crate) fn begin(&self, shared: bool) {
         if shared {
             self.left.set(self.left.get().saturating_add(ANSWER_BYTES).min(SHARED_BYTES));
@@ -56,22 +57,22 @@ impl Meter {
         }
     }
 
-    /// Whether nothing of an HTTP/1 answer has come.
+    /// Returns whether no byte of an HTTP/1 answer has arrived.
     pub(crate) fn is_silent(&self) -> bool {
         !self.scan.borrow().begun
     }
 
-    /// The status of the HTTP/1 answer, if it has come.
+    /// Returns the status of the HTTP/1 answer, if it has arrived.
     pub(crate) fn status(&self) -> Option<u16> {
         self.scan.borrow().status
     }
 
-    /// Why the answer was not read to its end, if it was too much.
+    /// Returns the limit because of which the answer was not read to its end, if any.
     pub(crate) fn excess(&self) -> Option<&'static str> {
         self.excess.get()
     }
 
-    /// Looks at bytes of an HTTP/1 answer.
+    /// Scans bytes of an HTTP/1 answer.
     pub(crate) fn see(&self, data: &[u8]) -> io::Result<()> {
         let mut scan = self.scan.borrow_mut();
         scan.see(data);
@@ -103,9 +104,9 @@ enum Place {
     /// In a status line.
     #[default]
     Line,
-    /// Behind the status of an interim answer; `true`: at the beginning of a line.
+    /// After the status of an interim answer. `true`: at the beginning of a line.
     Interim(bool),
-    /// Behind a status, or in what has none.
+    /// After the final status, or in data that has no status.
     Over,
 }
 
@@ -178,7 +179,7 @@ impl AsyncRead for Metered {
         }
         if meter.turn.get() >= TURN {
             meter.turn.set(0);
-            // Wakes this task when the event queue has been looked at, so that a busy peer does not keep others from it.
+            // Wakes this task after the event queue has been polled, so that a busy peer does not block other connections.
             if std::pin::pin!(tokio::task::yield_now()).poll(cx).is_pending() {
                 return Poll::Pending;
             }

@@ -1,4 +1,5 @@
-//! Tokens of the client credentials grant: fetched when they are needed, kept until shortly before they expire.
+//! Tokens of the client credentials grant. A token is fetched when a request needs it and is reused until shortly before it
+//! expires.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,13 +16,13 @@ use crate::response::{self, Wish};
 use crate::tls::{Protocol, Tls};
 use crate::{Endpoint, Settings};
 
-/// A token is not used when it expires within this time.
+/// A token that expires within this time is not used.
 const MARGIN: Duration = Duration::from_secs(15);
 
-/// A server that gave no token is not asked again within this time: not by each request that waits for one.
+/// A server that gave no token is not asked again within this time, so that not every waiting request asks it.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The `authorization` header with a token that is good now, and whether it is new.
+/// Returns the `authorization` header with a valid token, and whether the token was fetched just now.
 pub(crate) async fn authorization(
     oauth2: &OAuth2,
     endpoint: &Endpoint,
@@ -36,7 +37,7 @@ pub(crate) async fn authorization(
     if let Some(value) = kept() {
         return Ok((value, false));
     }
-    // One request for all that wait.
+    // One request fetches the token for all requests that wait.
     let _turn = reach.turn().await;
     if let Some(value) = kept() {
         return Ok((value, false));
@@ -56,7 +57,7 @@ pub(crate) async fn authorization(
     })?;
     let good_for = Duration::from_secs(seconds.min(86_400)).saturating_sub(MARGIN).max(Duration::from_secs(1));
     let until = unix_micros(SystemTime::now() + good_for);
-    // The endpoint may have got other credentials meanwhile.
+    // The endpoint may have other credentials by now.
     if generation == reach.generation() {
         *reach.token.borrow_mut() = Some((value.clone(), until));
     }
@@ -65,7 +66,7 @@ pub(crate) async fn authorization(
 
 async fn fetch(oauth2: &OAuth2, endpoint: &Endpoint, settings: &Settings) -> Result<(HeaderValue, u64), Failure> {
     let url = &oauth2.token_url;
-    // A private authority of the endpoint's is taken to have signed for its authorisation server too.
+    // The endpoint's private certificate authority is also trusted for its authorisation server.
     let tls = Tls { ca: endpoint.tls.ca.clone(), ..Tls::default() };
     let way = Way { protocol: Protocol::Http1, tls: &tls, ..Way::to(endpoint, 0) };
     let mut connection = connect::connect(url, way, &Reach::default(), settings).await?;
@@ -87,7 +88,7 @@ async fn fetch(oauth2: &OAuth2, endpoint: &Endpoint, settings: &Settings) -> Res
     response::read(&mut connection, response, endpoint, wish, &mut reply).await?;
     let reply = reply.ok_or((Fault::Body, "no answer".to_owned()))?;
     if reply.status != 200 {
-        // Not the body: it may repeat what was sent.
+        // The error does not contain the body, because the body may repeat the credentials.
         return Err((Fault::Auth, format!("status {}", reply.status)));
     }
     auth::token(&reply.body).map_err(|text| (Fault::Auth, text.to_owned()))

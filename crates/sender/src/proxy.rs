@@ -1,8 +1,9 @@
-//! Through the operator's proxy.
+//! Opens tunnels through the operator's proxy.
 //!
-//! The proxy is told the vetted address, not the name: what was vetted is what it connects to. Only where the operator says that
-//! the proxy resolves names itself is it told the name, and then it decides what may be called. TLS runs through the tunnel:
-//! the certificate is verified against the URL's name either way, and the proxy sees no request.
+//! The proxy gets the checked address, not the host name, so it connects to exactly the address that was checked. If the
+//! operator says that the proxy resolves names itself, the proxy gets the name and decides which addresses may be called.
+//! TLS runs through the tunnel. In both cases the certificate is verified against the host name of the URL, and the proxy
+//! sees no request.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::connect::Failure;
 use crate::meter::Metered;
 
-/// What a proxy is asked for.
+/// The target of a tunnel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Target<'a> {
     Address(SocketAddr),
@@ -41,7 +42,7 @@ pub(crate) async fn tunnel(stream: &mut Metered, proxy: &Proxy, target: Target<'
     result.map_err(|error| (Fault::Unreachable, format!("the proxy opens no tunnel to {target}: {error}")))
 }
 
-/// RFC 9110, 9.3.6.
+/// Opens a tunnel with CONNECT (RFC 9110, 9.3.6).
 async fn connect(stream: &mut Metered, proxy: &Proxy, target: Target<'_>) -> std::io::Result<()> {
     let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
     if let Some((user, password)) = &proxy.credentials {
@@ -50,7 +51,7 @@ async fn connect(stream: &mut Metered, proxy: &Proxy, target: Target<'_>) -> std
     }
     request.push_str("\r\n");
     stream.write_all(request.as_bytes()).await?;
-    // A byte at a time: what comes behind the head belongs to the tunnel.
+    // The head is read one byte at a time, because the bytes after it belong to the tunnel.
     let mut head = Vec::with_capacity(256);
     while !head.ends_with(b"\r\n\r\n") {
         if head.len() > 8192 {
@@ -66,7 +67,7 @@ async fn connect(stream: &mut Metered, proxy: &Proxy, target: Target<'_>) -> std
     Err(std::io::Error::other(format!("status {shown}")))
 }
 
-/// RFC 1928, and RFC 1929 for user and password.
+/// Opens a tunnel with SOCKS 5 (RFC 1928, and RFC 1929 for user and password).
 async fn socks5(stream: &mut Metered, proxy: &Proxy, target: Target<'_>) -> std::io::Result<()> {
     let method = if proxy.credentials.is_some() { 2 } else { 0 };
     stream.write_all(&[5, 1, method]).await?;

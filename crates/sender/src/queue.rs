@@ -1,7 +1,8 @@
-//! An endpoint's queue: one lane per subscription, which take turns; within a lane tenants do. A lane can gather its jobs into
-//! batches: a batch is of the tenant whose turn it is, and filled up with others'.
+//! The queue of an endpoint. It has one lane per subscription. The lanes take turns, and so do the tenants within a lane. A
+//! lane can gather its jobs into batches. A batch takes the jobs of the tenant whose turn it is, and is filled up with the
+//! jobs of the next tenants.
 //!
-//! Of an ordering key at most one job is here at any time, so taking turns cannot change its order.
+//! At most one job per ordering key is in the queue at any time, so taking turns cannot change the order of a key.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -10,18 +11,18 @@ use outbox_core::ids::IdMap;
 
 use crate::Job;
 
-/// The positions of a batch lie within this distance, so that the log of requests can be searched by position.
+/// The positions of a batch are within this distance, so that the log of requests can be searched by position.
 const SPAN: i64 = 10_000;
-/// Contents of a batch, in bytes.
+/// The largest size of the contents of a batch, in bytes.
 const BATCH_BYTES: usize = 4 << 20;
 
-/// What goes out in one request.
+/// The content of one request.
 #[derive(Debug)]
 pub(crate) enum Load {
     One(Job),
-    /// In position order, at least one.
+    /// At least one job, in the order of positions.
     Batch(Vec<Job>),
-    /// Not a delivery but the question, asked by this origin, whether any are welcome.
+    /// A validation handshake, in which this origin asks whether the endpoint wants deliveries.
     Ask(Box<str>),
 }
 
@@ -43,7 +44,7 @@ impl Load {
     }
 }
 
-/// Why there is nothing to be taken.
+/// Why no request can be taken.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Nothing {
     /// The queue is empty.
@@ -55,7 +56,7 @@ pub(crate) enum Nothing {
 #[derive(Debug)]
 struct Queued {
     job: Job,
-    /// From when on a batch waits for more.
+    /// The time from which a batch waits for more jobs.
     since: i64,
 }
 
@@ -82,7 +83,7 @@ impl Queue {
         self.len == 0
     }
 
-    /// `now` counts from here for a batch.
+    /// Appends a job. A batch waits from `now` on.
     pub(crate) fn push(&mut self, job: Job, now: i64) {
         let subscription = job.ticket.subscription;
         let lane = self.lanes.entry(subscription).or_default();
@@ -93,31 +94,32 @@ impl Queue {
         self.len += 1;
     }
 
-    /// Puts a request that was taken back to the front.
+    /// Puts a request that was taken back at the front.
     pub(crate) fn give_back(&mut self, load: Load) {
         let jobs = load.into_jobs();
         let Some(subscription) = jobs.first().map(|job| job.ticket.subscription) else { return };
         self.len += jobs.len();
         let lane = self.lanes.entry(subscription).or_default();
-        // It is still its turn: the one behind it must not be the one that is always given back.
+        // It is still the turn of this subscription. Otherwise the next subscription could always be the one that is put
+        // back.
         if !lane.is_empty() {
             self.turn.retain(|other| *other != subscription);
         }
         self.turn.push_front(subscription);
         for job in jobs.into_iter().rev() {
-            // It has waited long enough to be taken once.
+            // The job has already waited long enough to be taken.
             lane.push_front(Queued { job, since: i64::MIN });
         }
     }
 
-    /// Everything, in no particular order.
+    /// Takes out all jobs, in no particular order.
     pub(crate) fn drain(&mut self) -> Vec<Job> {
         self.turn.clear();
         self.len = 0;
         self.lanes.drain().flat_map(|(_, mut lane)| lane.drain()).map(|queued| queued.job).collect()
     }
 
-    /// Takes out what is of these messages.
+    /// Takes out the jobs of these messages.
     pub(crate) fn call_off(&mut self, messages: &HashSet<i64>) -> Vec<Job> {
         let mut out = Vec::new();
         for lane in self.lanes.values_mut() {
@@ -131,7 +133,7 @@ impl Queue {
         out
     }
 
-    /// The next request, of at most `limit` jobs.
+    /// Takes the next request, with at most `limit` jobs.
     pub(crate) fn take(&mut self, limit: usize, now: i64) -> Result<Load, Nothing> {
         let mut earliest = i64::MAX;
         for _ in 0..self.turn.len() {
@@ -145,7 +147,7 @@ impl Queue {
             } else if lane.len() >= size {
                 Some(Load::Batch(gather(lane, size)))
             } else {
-                // Whoever has waited longest, of any tenant.
+                // The job of any tenant that has waited longest decides.
                 let since = lane.fronts().map(|queued| queued.since).min().unwrap_or(now);
                 let ready_at = since.saturating_add(wait);
                 if now >= ready_at {
@@ -169,7 +171,7 @@ impl Queue {
     }
 }
 
-/// The next jobs that fit into one request.
+/// Takes the next jobs that fit into one request.
 fn gather(lane: &mut Fair<Queued>, size: usize) -> Vec<Job> {
     let (mut count, mut low, mut high, mut bytes, mut run) = (0, i64::MAX, i64::MIN, 0, None);
     let taken = lane.pop_while(|Queued { job, .. }| {
@@ -240,7 +242,7 @@ mod tests {
         queue.push(job(1, 1, 3), 0);
         queue.push(job(1, 2, 3), 50);
         assert_eq!(queue.take(9, 99).unwrap_err(), Nothing::NotBefore(100));
-        // A lane that gathers holds up no other.
+        // A lane that gathers a batch does not hold up other lanes.
         queue.push(job(2, 7, 1), 0);
         assert_eq!(positions(queue.take(9, 99)), [7]);
         assert_eq!(positions(queue.take(9, 100)), [1, 2]);
@@ -275,7 +277,7 @@ mod tests {
         for position in 1..=6 {
             queue.push(job(1 + (position % 2) as i32, position, 1), 0);
         }
-        // As under a rate: one goes out, the next finds no token.
+        // As under a rate limit: one job is sent, and the next finds no token.
         let mut order = Vec::new();
         while !queue.is_empty() {
             order.extend(positions(queue.take(9, 0)));
@@ -300,7 +302,7 @@ mod tests {
         }
         queue.push(of("quiet", job(1, 5, 3)), 50);
         assert_eq!(positions(queue.take(9, 0)), [1, 2, 3]);
-        // Who has waited longest says when a batch that is not full goes, whoever is next.
+        // The job that has waited longest decides when a partial batch is sent, not the job that is next.
         assert_eq!(queue.take(9, 99).unwrap_err(), Nothing::NotBefore(100));
         assert_eq!(positions(queue.take(9, 100)), [4, 5]);
     }

@@ -1,4 +1,4 @@
-//! One try: build the request, sign it, send it.
+//! One attempt: builds, signs and sends the request.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -31,36 +31,36 @@ const OUTBOX_TOPIC: HeaderName = HeaderName::from_static("outbox-topic");
 const OUTBOX_KEY: HeaderName = HeaderName::from_static("outbox-key");
 const OUTBOX_COUNT: HeaderName = HeaderName::from_static("outbox-count");
 
-/// Bodies below this are not worth compressing.
+/// Bodies with fewer bytes are not worth compressing.
 const COMPRESS_FROM: usize = 512;
 
-/// Requests that were not looked at are sent again within a try this often.
+/// How often a request that the server has not processed is sent again within one attempt.
 const AGAIN: u32 = 3;
 
-/// What came of a try.
+/// The result of an attempt.
 pub(crate) struct Attempt {
     pub(crate) started_at: i64,
     pub(crate) outcome: Outcome,
     pub(crate) error: Option<Box<str>>,
     pub(crate) remote: Option<SocketAddr>,
-    /// Of an answer that could not be used.
+    /// The status of an answer that could not be used.
     pub(crate) status: Option<u16>,
     pub(crate) reply: Option<Box<Reply>>,
 }
 
-/// What is known of a try while it runs.
+/// The facts about an attempt that are known while it runs.
 #[derive(Default)]
 struct Seen {
     remote: Option<SocketAddr>,
-    /// The request was handed to a connection.
+    /// Whether the request was passed to a connection.
     sent: bool,
-    /// A status that came with less than what was needed.
+    /// The status of an answer whose required body has not arrived.
     status: Option<u16>,
-    /// An answer that decides, whatever follows.
+    /// An answer that decides, regardless of what follows.
     reply: Option<Box<Reply>>,
 }
 
-/// Sends `load` over `connection`, which is opened when there is none and left open when it can be used again.
+/// Sends `load` over `connection`. A connection is opened if there is none, and stays open if it can be used again.
 pub(crate) async fn attempt(
     connection: &mut Option<Connection>,
     timer: &mut Timer,
@@ -136,8 +136,8 @@ async fn exchange(
         };
         let connection = match slot.as_mut() {
             Some(open) => open,
-            // Boxed, here and above: what connecting needs (TLS above all) would make each request's future many times as large,
-            // and futures are moved.
+            // Boxed, here and above. The state for connecting (mostly TLS) would make the future of each request many
+            // times as large, and futures are moved.
             None => slot.insert(Box::pin(connect::connect(url, Way::to(endpoint, generation), reach, settings)).await?),
         };
         seen.remote = Some(connection.remote);
@@ -157,8 +157,9 @@ async fn exchange(
         let (used, proven) = (connection.served > 0, connection.has_answered());
         let sent = match connection.ready().await {
             Ok(()) => connection.send(request).await.map_err(|error| {
-                // Closed while it was idle, or being closed: nothing was looked at, so once more on a new one. A reset says
-                // no more than an end, but it is not believed twice.
+                // The connection was closed while it was idle, or was just being closed. The server has processed
+                // nothing, so the request is sent once more on a new connection. A reset says no more than an end, so
+                // only one such failure is taken as proof.
                 let closed = used && !broken && connection.is_silent() && is_broken(&error);
                 broken |= closed;
                 let downgrade = endpoint.protocol == Protocol::Auto && wants_http1(&error);
@@ -177,7 +178,7 @@ async fn exchange(
                     *slot = None;
                 }
                 if let (401, Some((_, value, new))) = (status, &authorization) {
-                    // It may have been revoked. A token that was kept is exchanged within the try, a new one is not.
+                    // The token may have been revoked. A reused token is replaced within the attempt, a new token is not.
                     reach.forget_token(value);
                     if !new && again > 0 {
                         again = 0;
@@ -197,7 +198,7 @@ async fn exchange(
             }
             Err((error, _)) => {
                 reach.forget(connection);
-                // A head that is too much, or that cannot be read, takes nothing from the status before it.
+                // The status counts even if the rest of the head exceeds a limit or cannot be parsed.
                 if let Some(status) = connection.status().filter(|_| error.is_parse() || connection.excess().is_some())
                 {
                     seen.reply = Some(Box::new(Reply::bare(status)));
@@ -211,7 +212,7 @@ async fn exchange(
     }
 }
 
-/// What a request names: the path, or in HTTP/2 the whole URL; and the host.
+/// Returns the request target (the path, or in HTTP/2 the whole URL) and the host.
 fn target(url: &Url, http2: bool) -> Result<(Uri, HeaderValue), Failure> {
     let invalid = |what: &str| (Fault::Invalid, format!("the url's {what} is malformed"));
     let host = url.host_header.parse().map_err(|_| invalid("host"))?;
@@ -226,7 +227,7 @@ fn target(url: &Url, http2: bool) -> Result<(Uri, HeaderValue), Failure> {
     Ok((uri.build().map_err(|_| invalid("host"))?, host))
 }
 
-/// The request. The users' headers come first and the protocol's own last, so that none of them can be overridden.
+/// Builds the request. The users' headers are set first and the protocol's headers last, so that users cannot override them.
 fn build(
     settings: &Settings,
     endpoint: &Endpoint,
@@ -296,10 +297,10 @@ fn build(
     Ok(request)
 }
 
-/// Header values that differ from request to request, written one behind the other: they share their memory.
+/// Header values that differ from request to request. They are written one after the other and share their memory.
 struct Values {
     text: String,
-    /// Names, and where their values end.
+    /// The names of the headers, and the ends of their values in `text`.
     ends: [Option<(HeaderName, usize)>; 7],
     count: usize,
 }
@@ -309,7 +310,7 @@ impl Values {
         Values { text: String::with_capacity(160), ends: Default::default(), count: 0 }
     }
 
-    /// A header, whose value `write` appends.
+    /// Adds a header, whose value `write` appends.
     fn add(&mut self, name: HeaderName, write: impl FnOnce(&mut String)) {
         write(&mut self.text);
         if let Some(place) = self.ends.get_mut(self.count) {
@@ -332,7 +333,7 @@ impl Values {
     }
 }
 
-/// The message's own headers. They were checked at `enqueue`; what has become unusable since is left out.
+/// Adds the message's own headers. `enqueue` has checked them. Headers that have become unusable since then are left out.
 fn user_headers(job: &Job, map: &mut HeaderMap) {
     for (name, value) in job.message.extra().headers.iter().flat_map(|headers| headers.iter()) {
         let name = name.parse::<HeaderName>().ok().filter(|name| !headers::is_protocol(name.as_str()));
@@ -350,7 +351,7 @@ fn gzip(body: &[u8]) -> std::io::Result<Bytes> {
     encoder.finish().map(Bytes::from)
 }
 
-/// The fault of a request that brought no response.
+/// Returns the failure of a request that got no response.
 pub(crate) fn failure(error: &hyper::Error, excess: Option<&str>) -> Failure {
     if let Some(excess) = excess {
         return (Fault::Protocol, format!("the answer has {excess}"));
@@ -372,7 +373,7 @@ pub(crate) fn failure(error: &hyper::Error, excess: Option<&str>) -> Failure {
     (fault, describe(error))
 }
 
-/// An error with its causes, in one line.
+/// Describes an error with its causes, in one line.
 pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -396,7 +397,7 @@ impl Attempt {
         }
     }
 
-    /// How long nothing is to be sent, if the receiver asked for it.
+    /// Returns the pause that the receiver asked for, if any.
     pub(crate) fn asked(&self) -> Option<Duration> {
         self.reply.as_ref().and_then(|reply| reply.retry_after)
     }

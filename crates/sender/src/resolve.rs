@@ -1,7 +1,7 @@
-//! From a name to addresses that may be called.
+//! Resolves host names to addresses that may be called.
 //!
-//! The name is resolved once, and what was vetted is what is connected to: there is no second look-up that could answer
-//! otherwise. One forbidden address among the answers refuses the name.
+//! The name is resolved once, and the connection goes to an address that was checked. There is no second look-up that could
+//! give another answer. If one of the addresses is forbidden, the name is refused.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -17,15 +17,15 @@ use tokio::net::{TcpStream, UdpSocket};
 use crate::Settings;
 use crate::connect::{Failure, io_fault};
 
-/// Limit of one look-up.
+/// The time limit of one look-up.
 const DNS_TIMEOUT: Duration = Duration::from_secs(5);
-/// Wait for one server's answer before it is asked again, or the next one.
+/// The wait for a server's answer before the next server, or the same server, is asked.
 const ASK_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// Addresses of a name that are tried.
+/// The largest number of addresses of a name that are tried.
 const MAX_ADDRESSES: usize = 16;
 
-/// All addresses of a URL's host, each of them allowed.
+/// Returns the addresses of a URL's host. Fails if one of them is forbidden.
 pub(crate) async fn vetted(url: &Url, settings: &Settings) -> Result<Vec<SocketAddr>, Failure> {
     let mut addresses = any(&url.host, url.port, settings).await?;
     if let Some(forbidden) = addresses.iter().find(|address| !settings.egress.allows_port(address.ip(), url.port)) {
@@ -36,7 +36,7 @@ pub(crate) async fn vetted(url: &Url, settings: &Settings) -> Result<Vec<SocketA
         };
         return Err((
             Fault::Forbidden,
-            // Not the address: what a name leads to inside is not for everybody who can set a url.
+            // The error does not contain the address, because not everybody who can set a URL may learn internal addresses.
             format!(
                 "\"{}\" leads to {}, which the operator does not allow (pg_outbox.egress_allow, egress_ports)",
                 url.host, what
@@ -47,7 +47,7 @@ pub(crate) async fn vetted(url: &Url, settings: &Settings) -> Result<Vec<SocketA
     Ok(addresses)
 }
 
-/// All addresses of a host.
+/// Returns all addresses of a host.
 pub(crate) async fn any(host: &str, port: u16, settings: &Settings) -> Result<Vec<SocketAddr>, Failure> {
     if let Ok(literal) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(literal, port)]);
@@ -81,12 +81,12 @@ pub(crate) async fn any(host: &str, port: u16, settings: &Settings) -> Result<Ve
     Ok(found)
 }
 
-/// Asks the operator's servers, one after the other.
+/// Asks the operator's name servers one after the other, twice.
 async fn ask(host: &str, v6: bool, servers: &[SocketAddr]) -> Result<Vec<IpAddr>, Failure> {
     let mut last = (Fault::Dns, String::from("no answer"));
     for server in servers.iter().chain(servers) {
-        // What an answer is told by: the id, the port that the system chose, and the question.
-        // A new hasher's keys come from the operating system's randomness.
+        // An answer is recognised by the id, the port that the system chose, and the question. The id is random, because the
+        // keys of a new hasher come from the operating system's random numbers.
         let id = RandomState::new().build_hasher().finish() as u16;
         let question = dns::question(id, host, v6).ok_or((Fault::Dns, "it is not a name".to_owned()))?;
         match tokio::time::timeout(ASK_TIMEOUT, ask_one(&question, *server)).await {
@@ -114,7 +114,7 @@ async fn ask_one(question: &[u8], server: SocketAddr) -> std::io::Result<Answer>
     socket.send(question).await?;
     let mut packet = vec![0; 4096];
     loop {
-        // What is no answer to the question is passed over until the time is up, and each is little work.
+        // Packets that do not answer the question are ignored until the time is up. Each costs little work.
         let length = socket.recv(&mut packet).await?;
         match dns::answer(question, &packet[..length]) {
             Some(Answer::Truncated) => break,

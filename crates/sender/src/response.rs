@@ -1,4 +1,4 @@
-//! What a receiver answers, read within limits.
+//! Reads the response of a receiver within limits.
 
 use std::future::Future as _;
 use std::io::Write;
@@ -19,47 +19,48 @@ use crate::{Endpoint, ResponseId};
 
 const WEBHOOK_DELIVERY: HeaderName = HeaderName::from_static("webhook-delivery");
 
-/// Of a response at most this much is read, after decompression; a longer one costs the connection, not the delivery.
+/// The number of bytes of a response that are read, after decompression. A longer response closes the connection but does
+/// not change the outcome of the delivery.
 const READ_LIMIT: usize = 64 * 1024;
-/// Of a failure's response this much is kept.
+/// The number of bytes of a failure's response that are stored.
 const KEEP_LIMIT: usize = 4 * 1024;
-/// Wait for a body that decides nothing.
+/// The wait for a body that does not affect the outcome.
 const BODY_PATIENCE: Duration = Duration::from_secs(1);
-/// Of a header that is kept, and of the receiver's own id.
+/// The largest size of a stored header, and of the receiver's own id, in bytes.
 const HEADER_LIMIT: usize = 512;
 
 /// A response.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
-    /// Kept text: of failures.
+    /// The beginning of the body, for failures.
     pub(crate) text: Option<Box<str>>,
     pub(crate) retry_after: Option<Duration>,
     pub(crate) control: Option<Control>,
     pub(crate) response_id: Option<Box<str>>,
     /// Selected headers, as JSON text.
     pub(crate) headers: Option<Box<str>>,
-    /// What it says about each message of a batch.
+    /// The status of each message of a batch.
     pub(crate) results: Option<Vec<u16>>,
-    /// The whole head, where it is asked for.
+    /// The whole head, if requested.
     pub(crate) head: HeaderMap,
-    /// The body as bytes, where it is asked for.
+    /// The body as bytes, if requested.
     pub(crate) body: Vec<u8>,
-    /// The connection can be used again.
+    /// Whether the connection can be used again.
     pub(crate) reusable: bool,
 }
 
-/// What the reader wants of an answer besides its status.
+/// The parts of an answer that the caller needs in addition to its status.
 pub(crate) struct Wish<'a> {
-    /// Webhook ids of a batch.
+    /// Webhook ids of the messages of a batch.
     pub(crate) batch: &'a [&'a str],
-    /// The body, whatever the status: without it the answer is worth nothing.
+    /// Whether the body is needed with every status. An answer without it is useless then.
     pub(crate) body: bool,
-    /// The head.
+    /// Whether the head is needed.
     pub(crate) head: bool,
 }
 
-/// Takes decompressed bytes up to a limit.
+/// Collects decompressed bytes up to a limit.
 struct Limited {
     bytes: Vec<u8>,
     keep: usize,
@@ -79,7 +80,7 @@ impl Write for Limited {
     }
 }
 
-/// A body on its way. Of gzip the first member is read, what follows it is passed over.
+/// A body that is being read. For gzip the first member is read, and the data after it is ignored.
 enum Reader {
     Plain(Limited),
     Gzip(Box<flate2::write::GzDecoder<Limited>>),
@@ -125,7 +126,7 @@ impl Reader {
 }
 
 impl Reply {
-    /// Nothing but a status.
+    /// Creates a reply that has only a status.
     pub(crate) fn bare(status: u16) -> Reply {
         Reply {
             status,
@@ -144,8 +145,9 @@ impl Reply {
 
 /// Reads a response to its end, but not beyond the limits.
 ///
-/// The status decides. `seen` has the answer as soon as nothing that may still come can change what it means: then a body that
-/// is cut, malformed or never ends costs the connection and nothing else. An error is for those who need the body.
+/// The status decides the outcome. `seen` is set as soon as no further data can change the meaning of the answer. From then
+/// on, a body that is truncated, malformed or endless costs only the connection. Errors are returned only if the caller
+/// needs the body.
 pub(crate) async fn read(
     connection: &mut Connection,
     response: Response<Incoming>,
@@ -194,11 +196,11 @@ pub(crate) async fn read(
     let mut reader = Reader::new(keep, gzip);
     let end = {
         let mut end = std::pin::pin!(collect(connection, &mut body, &mut reader));
-        // Most bodies come with their head, and a timer has its price.
+        // Most bodies arrive with their head, and a timer has a cost, so the body is polled once before a timer is set.
         match std::future::poll_fn(|cx| Poll::Ready(end.as_mut().poll(cx))).await {
             Poll::Ready(end) => end,
             Poll::Pending if needed => end.await,
-            // It would be good to have, and the connection too.
+            // The body is useful, and reading it to its end keeps the connection reusable, but neither is required.
             Poll::Pending => tokio::time::timeout(BODY_PATIENCE, end).await.unwrap_or(Ok(false)),
         }
     };
@@ -231,7 +233,7 @@ pub(crate) async fn read(
     Ok(())
 }
 
-/// Reads a body; whether it was read to its end.
+/// Reads a body. Returns whether it was read to its end.
 async fn collect(connection: &mut Connection, body: &mut Incoming, reader: &mut Reader) -> Result<bool, Failure> {
     while !body.is_end_stream() {
         let frame = match connection.frame(body).await {
@@ -253,7 +255,7 @@ async fn collect(connection: &mut Connection, body: &mut Incoming, reader: &mut 
     Ok(true)
 }
 
-/// What comes from outside is made text that any database takes.
+/// Converts bytes from outside to text that every database accepts (valid Unicode without NUL characters).
 pub(crate) fn clean(bytes: &[u8]) -> Box<str> {
     String::from_utf8_lossy(bytes).replace('\0', "\u{fffd}").into()
 }
@@ -266,7 +268,7 @@ fn cut(text: &str) -> &str {
     &text[..end]
 }
 
-/// The headers that the endpoint keeps.
+/// Returns the headers that the endpoint stores, as JSON text.
 fn selected(headers: &HeaderMap, endpoint: &Endpoint) -> Option<Box<str>> {
     let mut kept = serde_json::Map::new();
     for name in &endpoint.keep_headers {
@@ -278,14 +280,17 @@ fn selected(headers: &HeaderMap, endpoint: &Endpoint) -> Option<Box<str>> {
     (!kept.is_empty()).then(|| Value::Object(kept).to_string().into())
 }
 
-/// The status of each message of a batch, if the answer has one for each: an array of statuses or of objects with a
-/// `status`, in the order of the request, itself or as `results`; or a list of those that failed, by webhook id, as
-/// `batchItemFailures` (`[{"itemIdentifier": "msg_..."}]`): what is not in it has succeeded.
+/// Returns the status of each message of a batch, if the answer has one of these forms:
+///
+/// - an array of statuses, or of objects with a `status`, in the order of the request
+/// - an object with such an array as `results`
+/// - an object with the webhook ids of the failed messages as `batchItemFailures` (`[{"itemIdentifier": "msg_..."}]`);
+///   all other messages have succeeded
 fn per_message(body: &[u8], ids: &[&str]) -> Option<Vec<u16>> {
     let json: Value = serde_json::from_slice(body).ok()?;
     if let Some(failures) = json.get("batchItemFailures").and_then(Value::as_array) {
         let failed: Vec<&str> = failures.iter().filter_map(|f| f.get("itemIdentifier")?.as_str()).collect();
-        // An identifier that is none of ours means that nothing is known of any of them.
+        // An unknown identifier makes the whole list unreliable, so all messages count as failed.
         let all_known = failed.len() == failures.len() && failed.iter().all(|f| ids.contains(f));
         let status = |id: &&str| if !all_known || failed.contains(id) { 500 } else { 200 };
         return Some(ids.iter().map(status).collect());

@@ -1,8 +1,9 @@
 //! The time limit of a connection's requests.
 //!
-//! Registering a timer and taking it back costs about as much as signing, and hardly any request needs it. So a connection has
-//! one timer for all its requests: a request whose deadline lies behind the timer's leaves it as it is, and a timer that goes
-//! off for a request that is long over is set to the deadline of the one that runs. That is one registration per time limit.
+//! Registering and removing a timer costs about as much as signing, and hardly any request needs its timer. A connection
+//! therefore has one timer for all its requests. A request whose deadline is after the timer's deadline leaves the timer
+//! unchanged. When the timer fires for a request that has ended long ago, it is set to the deadline of the running request.
+//! The timer is therefore registered only once per time limit.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,16 +12,16 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// The timer of a connection, made at its first use.
+/// The timer of a connection, created at its first use.
 #[derive(Default)]
 pub(crate) struct Timer {
     sleep: Option<Pin<Box<Sleep>>>,
-    /// Whom it wakes; `None`: it is not registered.
+    /// The waker that the timer wakes. `None`: the timer is not registered.
     wakes: Option<Waker>,
 }
 
 impl Timer {
-    /// Runs `work`; `None`: it did not end in time.
+    /// Runs `work`. `None` if it did not end within `time`.
     pub(crate) async fn limit<T>(&mut self, time: Duration, work: impl Future<Output = T>) -> Option<T> {
         let deadline = Instant::now() + time;
         let Timer { sleep, wakes } = self;
@@ -35,7 +36,7 @@ impl Timer {
             if let Poll::Ready(value) = work.as_mut().poll(cx) {
                 return Poll::Ready(Some(value));
             }
-            // The clock, not the timer: a thread that is kept busy is late in looking at its timers.
+            // The clock decides, not the timer, because a busy thread polls its timers late.
             if std::mem::replace(&mut polled, true) && Instant::now() >= deadline {
                 return Poll::Ready(None);
             }
@@ -43,7 +44,7 @@ impl Timer {
                 if !sleep.is_elapsed() && wakes.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                     return Poll::Pending;
                 }
-                // Whatever the task has used up of its turn: pending is to mean registered.
+                // Unconstrained, so that pending always means registered, even if the task has used up its budget.
                 if Pin::new(&mut tokio::task::unconstrained(&mut *sleep)).poll(cx).is_pending() {
                     *wakes = Some(cx.waker().clone());
                     return Poll::Pending;
@@ -90,7 +91,7 @@ mod tests {
     fn a_timer_that_was_set_for_another_request_ends_none_early() {
         run(async {
             let mut timer = Timer::default();
-            // Registered for a request that ends at once, or while nobody looks.
+            // The timer is registered for a request that ends before its limit, and fires while no request runs.
             assert_eq!(timer.limit(SHORT, tokio::time::sleep(SHORT / 4)).await, Some(()));
             assert_eq!(timer.limit(LONG, tokio::time::sleep(2 * SHORT)).await, Some(()));
             tokio::time::sleep(2 * SHORT).await;

@@ -1,4 +1,4 @@
-//! TLS settings of an endpoint: whom to trust, what to show, which HTTP to ask for.
+//! The TLS settings of an endpoint: trusted authorities, client certificate and HTTP version.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,20 +13,20 @@ use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use rustls::{AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-/// Which HTTP an endpoint speaks.
+/// The HTTP version of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Protocol {
-    /// What TLS negotiates: HTTP/2 if the other side has it. HTTP/1.1 without TLS.
+    /// With TLS, the version that TLS negotiates: HTTP/2 if the server supports it. Without TLS, HTTP/1.1.
     #[default]
     Auto,
     /// HTTP/1.1.
     Http1,
-    /// HTTP/2, with prior knowledge where there is no TLS.
+    /// HTTP/2; without TLS with prior knowledge.
     Http2,
 }
 
 impl Protocol {
-    /// Reads the name.
+    /// Reads the name of a protocol.
     pub fn parse(text: &str) -> Option<Protocol> {
         Some(match text {
             "auto" => Protocol::Auto,
@@ -37,14 +37,14 @@ impl Protocol {
     }
 }
 
-/// Certificates and keys, PEM text. `Debug` shows none of it.
+/// Certificates and keys as PEM text. `Debug` shows none of them.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// Authorities to trust instead of the system's.
+    /// Authorities that are trusted instead of the system's.
     pub ca: Option<String>,
     /// The client's certificate, followed by its chain.
     pub certificate: Option<String>,
-    /// The certificate's key.
+    /// The private key of the client's certificate.
     pub key: Option<String>,
 }
 
@@ -56,8 +56,8 @@ impl std::fmt::Debug for Tls {
 
 static SYSTEM_ROOTS: Mutex<Option<Arc<RootCertStore>>> = Mutex::new(None);
 
-/// The authorities that the system trusts; read at the first use. None at all are not kept: their files may come, or could not
-/// be read for want of a descriptor.
+/// Returns the authorities that the system trusts. They are read at the first use. An empty list is not cached, because the
+/// files may appear later, or could not be read for lack of a file descriptor.
 fn system_roots() -> Arc<RootCertStore> {
     let mut kept = SYSTEM_ROOTS.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(roots) = kept.as_ref() {
@@ -70,17 +70,17 @@ fn system_roots() -> Arc<RootCertStore> {
     roots
 }
 
-/// Whether nothing can be trusted because the system has no authorities.
+/// Returns whether no certificate can be trusted, because the endpoint has no `ca` and the system has no authorities.
 pub(crate) fn has_no_roots(tls: &Tls) -> bool {
     tls.ca.is_none() && system_roots().is_empty()
 }
 
-/// They are read again when they are needed again.
+/// Forgets the system's authorities. They are read again when they are needed.
 pub(crate) fn forget_system_roots() {
     *SYSTEM_ROOTS.lock().unwrap_or_else(PoisonError::into_inner) = None;
 }
 
-/// Shows the endpoint's certificate, if it has one, and notes that a server asked for one.
+/// Presents the endpoint's client certificate, if it has one, and records that the server asked for one.
 #[derive(Debug)]
 struct Noting {
     inner: Arc<dyn ResolvesClientCert>,
@@ -98,7 +98,7 @@ impl ResolvesClientCert for Noting {
     }
 }
 
-/// The configuration of an endpoint's connections.
+/// The TLS configuration of an endpoint's connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     pub(crate) config: Arc<ClientConfig>,
@@ -106,7 +106,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Builds it; the error says which of the texts is wrong.
+    /// Builds the configuration. The error says which of the texts is wrong.
     pub(crate) fn new(tls: &Tls, protocol: Protocol) -> Result<Client, String> {
         let mut config = client_config(tls, protocol)?;
         let asked = Arc::new(AtomicBool::new(false));
@@ -115,8 +115,8 @@ impl Client {
         Ok(Client { config: Arc::new(config), asked })
     }
 
-    /// What the server thinks of our certificate, if it has asked for one and then ends the connection: a server that speaks
-    /// TLS 1.3 refuses it after the handshake, and its reason may be lost with the connection.
+    /// Returns a text about the client certificate, if the server has asked for one and then ends the connection. With TLS
+    /// 1.3 a server refuses the certificate after the handshake, and its reason may be lost with the connection.
     pub(crate) fn refusal(&self) -> Option<&'static str> {
         self.asked.load(Ordering::Relaxed).then(|| {
             if self.config.client_auth_cert_resolver.has_certs() {
@@ -128,8 +128,8 @@ impl Client {
     }
 }
 
-/// Trusts a server whose certificate is itself, byte for byte, among those that the endpoint gives as its `ca`: usually one that
-/// has signed itself. Name, dates and signatures count as for any other.
+/// Trusts a server whose certificate is, byte for byte, one of the certificates in the endpoint's `ca`. Usually this is a
+/// self-signed certificate. Name, dates and signatures are checked as for any other certificate.
 #[derive(Debug)]
 struct Pinning {
     inner: Arc<WebPkiServerVerifier>,
@@ -188,7 +188,7 @@ fn unix_time(seconds: i64) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or_default()))
 }
 
-/// What helps against a failure of the handshake, to be written behind it.
+/// Returns advice on a failure of the handshake, to be appended to its text.
 pub(crate) fn cure(error: &std::io::Error, tls: &Tls) -> &'static str {
     let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else { return "" };
     match error {
@@ -211,10 +211,10 @@ pub(crate) fn cure(error: &std::io::Error, tls: &Tls) -> &'static str {
     }
 }
 
-/// Whether a certificate has expired already, and which.
+/// Checks that no certificate has expired.
 ///
 /// # Errors
-/// The entry and the day.
+/// A text with the entry and the date of the expired certificate.
 pub fn check_dates(tls: &Tls, now: SystemTime) -> Result<(), String> {
     let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
     for (what, pem) in [("ca", &tls.ca), ("certificate", &tls.certificate)] {
@@ -235,7 +235,7 @@ fn certificates(pem: &str, what: &str) -> Result<Vec<CertificateDer<'static>>, S
     match list {
         Ok(list) if !list.is_empty() => Ok(list),
         Ok(_) => Err(format!("\"{what}\" has no certificate in PEM form")),
-        // Not what the parser says: it repeats the text, in which there may be a key.
+        // The parser's error is not shown, because it repeats the text, which may contain a key.
         Err(_) if pem.contains("\\n") => {
             Err(format!("\"{what}\" is malformed: its line breaks are written as \\n instead of being line breaks"))
         }
@@ -246,7 +246,7 @@ fn certificates(pem: &str, what: &str) -> Result<Vec<CertificateDer<'static>>, S
 /// Builds the configuration.
 ///
 /// # Errors
-/// Which of the texts is wrong, and how; never the text.
+/// A message that says which of the texts is wrong and how. It never contains the text.
 pub fn client_config(tls: &Tls, protocol: Protocol) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))

@@ -134,8 +134,8 @@ end
 $$;
 
 -- API: private
--- Copies the messages of a leaf that deliveries and dead letters still need to _message_retained, and returns how many. Null:
--- there are more than `at_most`, and nothing was copied.
+-- Copies the messages of a leaf that deliveries and dead letters still need to _message_retained, and returns how many.
+-- Null: there are more than `at_most`, and nothing was copied.
 create function outbox._retain_messages(leaf smallint, at_most int) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp

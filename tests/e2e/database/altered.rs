@@ -1,4 +1,4 @@
-//! Tables that somebody has altered, and values that come in by another way than an argument: both are refused in plain words.
+//! Altered tables, and values that do not come from an argument, are refused with a clear error.
 
 use outbox_harness::tokio_postgres::Client;
 use outbox_tests::{PATIENCE, bare_server, explain, one, outbox_harness, refused, server, settle};
@@ -27,7 +27,7 @@ async fn a_table_that_was_altered_is_refused_until_that_is_taken_back() {
         ("_grant", "add column extra text", "drop column extra"),
         ("_grant", "alter role type name", "alter role type text"),
     ] {
-        // Views stand in the way of some.
+        // PostgreSQL refuses some of these changes, because a view depends on the column.
         if db.batch_execute(&format!("alter table outbox.{table} {change}")).await.is_err() {
             continue;
         }
@@ -37,7 +37,7 @@ async fn a_table_that_was_altered_is_refused_until_that_is_taken_back() {
             assert_eq!(error.code().code(), "55000", "{table} {change}: {error:?}");
             assert!(error.message().contains(table) && error.hint().is_some(), "{error:?}");
         }
-        // A column that was added and dropped is still there, dropped.
+        // An added and dropped column stays in the catalog as a dropped column.
         run(&db, &format!("alter table outbox.{table} {back}")).await;
         run(&db, enqueue).await;
         run(&db, "select outbox.enqueue_many('a.b', '{1,2}')").await;
@@ -47,7 +47,7 @@ async fn a_table_that_was_altered_is_refused_until_that_is_taken_back() {
         one::<i64>(&db, "select count(*) from outbox.message where tenant = 'acme' or payload <> '{}'").await,
         one::<i64>(&db, "select count(*) from outbox.message").await
     );
-    // The same with a sequence.
+    // A table in the place of a sequence is refused, too.
     run(
         &db,
         "begin; alter sequence outbox._message_segment rename to gone; create table outbox._message_segment (n bigint)",
@@ -76,12 +76,12 @@ async fn indexes_of_every_kind_may_be_added_and_the_dispatcher_survives_what_was
     run(&db, "select outbox.enqueue_many('a.b', array_agg(to_jsonb(i))) from generate_series(1, 500) i").await;
     settle(&db).await;
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.delivery_status").await, 1000);
-    // Another index under the name of ours is not taken for it.
+    // Another index that has the name of an outbox index is not used in its place.
     run(&db, "drop index outbox._message_00_id; create index _message_00_id on outbox._message_00 (priority)").await;
     run(&db, "select outbox.enqueue('a.c', '{}')").await;
     settle(&db).await;
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.delivery_status").await, 1001);
-    // Attempts, counters and tallies are written by the dispatcher.
+    // The dispatcher writes attempts, counters and the message counters.
     run(
         &db,
         "alter table outbox.message_counter add column extra int; alter table outbox.counter add column extra int",
@@ -165,7 +165,7 @@ async fn json_that_cannot_be_worked_with_is_refused_in_plain_words() {
             };
             let statement = format!("select * from outbox.{function}({others}\"{argument}\" => {json})");
             asked += 1;
-            // Some only store it.
+            // Some functions only store the value.
             let Err(error) = db.batch_execute(&statement).await else { continue };
             let error = error.as_db_error().unwrap_or_else(|| panic!("{statement}: {error}")).clone();
             assert_ne!(error.code().code(), "XX000", "{statement}: {error:?}");
@@ -175,7 +175,7 @@ async fn json_that_cannot_be_worked_with_is_refused_in_plain_words() {
     }
     let error = refused(&db, "select outbox.enqueue('a', '1', headers => '{\"n\": 1e400}')").await;
     assert_eq!(error.code().code(), "22023", "{error:?}");
-    // Metadata goes on as it was written, whatever a number in it is.
+    // Metadata is passed on as it was written, with any number in it.
     db.batch_execute("select outbox.enqueue('a', '1', metadata => '{\"n\": 1e400}')").await.unwrap();
     assert!(asked > 30, "{asked}");
 }

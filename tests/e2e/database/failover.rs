@@ -1,4 +1,5 @@
-//! Standby, promotion, point-in-time recovery: it starts by itself, loses nothing that was there, and says what was not.
+//! Standby, promotion and point-in-time recovery. The dispatcher starts by itself, no recovered message is lost, and readers
+//! of lost positions are told.
 
 use std::fs;
 
@@ -10,7 +11,7 @@ use outbox_tests::{PATIENCE, one, outbox_harness, refused, settle};
 const SETTINGS: &[(&str, &str)] = &[("shared_preload_libraries", "pg_outbox"), ("pg_outbox.poll_interval", "500ms")];
 
 async fn shop(db: &Client, receiver: &Receiver) {
-    // Without the circuit breaker: what fails here is to be tried.
+    // The circuit breaker is off, so that failing deliveries go on being attempted.
     db.execute("select outbox.create_endpoint('shop', $1, breaker => '{\"failures\": 0}')", &[&receiver.url("/hook")])
         .await
         .unwrap();
@@ -33,7 +34,7 @@ fn numbers(receiver: &Receiver) -> Vec<i64> {
     all
 }
 
-/// A copy of a running server's data folder.
+/// Takes a base backup of a running server.
 fn base_backup(server: &Server, name: &str, more: &[&str]) -> std::path::PathBuf {
     let data = fresh_folder(name).unwrap();
     own(&data).unwrap();
@@ -62,7 +63,7 @@ async fn a_promoted_standby_goes_on_and_a_reader_of_what_was_lost_is_told() {
     let mut standby = Server::on(primary.install.clone(), data, primary.password().to_owned(), SETTINGS);
     standby.run().await.unwrap();
     let replica = standby.connect("shop").await.unwrap();
-    // These are committed, and their deliveries fail for now.
+    // These messages are committed, and their deliveries fail for now.
     receiver.on("/hook", |_, _| Reply::status(503));
     enqueue(&db, 21, 30).await;
     settle(&db).await;
@@ -73,12 +74,12 @@ async fn a_promoted_standby_goes_on_and_a_reader_of_what_was_lost_is_told() {
     })
     .await;
 
-    // Read-only and quiet: no worker, no alarm; it can be read from.
+    // The standby is read-only. It has no dispatcher and raises no alarm, and readers can use it.
     let workers: i64 =
         one(&replica, "select count(*) from pg_stat_activity where backend_type like 'pg_outbox%'").await;
     assert_eq!(workers, 0);
     assert_eq!(one::<i64>(&replica, "select count(*) from outbox.health() h where h.state = 'critical'").await, 0);
-    // A reader on it keeps its cursor on the primary: here it is told so.
+    // A reader of the standby keeps its cursor on the primary, and the error says so.
     assert_eq!(one::<i64>(&replica, "select count(message_id) from outbox.read(0)").await, 30);
     assert_eq!(one::<i64>(&replica, "select position from outbox.cursor_get('reader', if_missing => 0)").await, 0);
     for (call, hinted) in [
@@ -110,7 +111,7 @@ async fn a_promoted_standby_goes_on_and_a_reader_of_what_was_lost_is_told() {
     assert_eq!(refused(&replica, "select outbox.enqueue('order.created', '{}')").await.code().code(), "25006");
     assert_eq!(refused(&replica, "select outbox.cursor_advance('r', 1)").await.code().code(), "25006");
 
-    // The connection breaks; the primary goes on, is read from, and dies.
+    // The connection to the standby breaks. The primary goes on, serves a reader, and crashes.
     replica.batch_execute("alter system set primary_conninfo = 'host=127.0.0.1 port=1'").await.unwrap();
     replica.batch_execute("select pg_reload_conf()").await.unwrap();
     wait_until("nothing is received any more", PATIENCE, async || {
@@ -134,7 +135,7 @@ async fn a_promoted_standby_goes_on_and_a_reader_of_what_was_lost_is_told() {
         one::<String>(&db, "select state from outbox.worker_status()").await == "running"
     })
     .await;
-    // What was committed before the break and failed then, arrives.
+    // The deliveries that failed before the break arrive.
     db.batch_execute("update outbox.delivery set due_at = now(); select outbox._deliveries_changed()").await.unwrap();
     wait_until("the waiting ones have arrived", PATIENCE, async || receiver.total() >= before + 10).await;
     let critical: Option<String> = one(
@@ -149,18 +150,18 @@ async fn a_promoted_standby_goes_on_and_a_reader_of_what_was_lost_is_told() {
     .await;
     assert_eq!(one::<i64>(&db, "select first_position from outbox.epoch where epoch = 2").await, common + 1);
 
-    // The lost positions are used again, by other messages: a reader that was there is refused, with its epoch at once ...
+    // Other messages will get the lost positions. A reader that passes its epoch is refused at once, ...
     let error = refused(&db, &format!("select outbox.read({lost}, epoch => 1)")).await;
     assert_eq!(error.code().code(), "OB009");
     assert!(error.hint().unwrap_or_default().contains(&common.to_string()), "{error:?}");
     enqueue(&db, 41, 60).await;
     settle(&db).await;
-    // ... and also when the new history has passed it, when the position alone tells nothing any more.
+    // ... and also after the new history has passed its position, when the position alone tells nothing any more.
     assert!(one::<i64>(&db, "select outbox.head()").await > lost);
     assert_eq!(refused(&db, &format!("select outbox.read({lost}, epoch => 1)")).await.code().code(), "OB009");
     let error = refused(&db, &format!("select outbox.cursor_advance('outside', {lost}, epoch => 1)")).await;
     assert_eq!(error.code().code(), "OB009");
-    // Where the histories part it goes on.
+    // A reader that restarts at the last common position goes on.
     let row = db
         .query_one("select min(position), min(epoch), (array_agg(payload->>'n' order by position))[1] from outbox.read($1, epoch => 1)", &[&common])
         .await

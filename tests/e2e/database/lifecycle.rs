@@ -1,4 +1,5 @@
-//! The workers' life: extensions and databases that come and go, errors, restarts.
+//! Launcher and dispatcher when extensions and databases are created, dropped, renamed and copied, after errors, and after
+//! restarts.
 
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ async fn enqueue(db: &Client, count: i32) {
     .unwrap();
 }
 
-/// Process id of the dispatcher of a database; 0 when there is none.
+/// Returns the process id of the dispatcher of a database, or 0 if there is none.
 async fn dispatcher(server: &Server, database: &str) -> i32 {
     let db = server.connect("postgres").await.unwrap();
     let row = db
@@ -83,7 +84,7 @@ async fn drop_extension_while_busy_ends_the_dispatcher_and_create_brings_it_back
         enqueue(&db, 2000).await;
         let before = receiver.total();
         wait_until("it is busy", PATIENCE, async || receiver.total() > before + 20).await;
-        // Must neither deadlock nor wait for the dispatcher.
+        // DROP EXTENSION must neither deadlock nor wait for the dispatcher.
         db.batch_execute("drop extension pg_outbox").await.unwrap();
         wait_for_none(server, "dropped_extension").await;
         assert!(!one::<bool>(&db, "select exists (select from pg_namespace where nspname = 'outbox')").await);
@@ -91,7 +92,7 @@ async fn drop_extension_while_busy_ends_the_dispatcher_and_create_brings_it_back
         wait_for_dispatcher(server, "dropped_extension").await;
         assert!(receiver.total() < 2000 * (round + 1), "nothing is sent for an extension that is gone");
     }
-    // Rolled back, the dispatcher goes on.
+    // The dispatcher goes on after a DROP EXTENSION that was rolled back.
     shop(&db, &receiver).await;
     db.batch_execute("begin; drop extension pg_outbox; rollback").await.unwrap();
     let before = receiver.total();
@@ -122,7 +123,7 @@ async fn databases_are_dropped_renamed_and_copied_while_busy() {
         enqueue(&db, 1000).await;
         wait_until("it is busy", PATIENCE, async || receiver.total() > before + 20).await;
         drop(db);
-        // The session's end takes a moment; the dispatcher's must not take longer.
+        // A session takes a moment to end. The dispatcher gets no more time than that.
         wait_until("the session has ended", PATIENCE, async || {
             one::<i64>(
                 &admin,
@@ -136,7 +137,7 @@ async fn databases_are_dropped_renamed_and_copied_while_busy() {
         .await;
         admin.batch_execute(statement).await.unwrap();
     }
-    // What still exists goes on where it was, under its new name; the copy does not push.
+    // The renamed database and the original go on where they were. The copy does not push.
     let renamed = server.connect("busy_1_renamed").await.unwrap();
     let original = server.connect("busy_2").await.unwrap();
     for db in [&renamed, &original] {
@@ -159,7 +160,7 @@ async fn an_error_in_a_transaction_is_survived() {
     enqueue(&db, 1).await;
     settle(&db).await;
     let before = wait_for_dispatcher(server, "own_errors").await;
-    // The dispatcher cannot write attempts: its lock timeout ends the transaction again and again.
+    // The dispatcher cannot write attempts. Its lock timeout ends the transaction repeatedly.
     let blocker = server.connect("own_errors").await.unwrap();
     blocker.batch_execute("begin; lock table outbox.attempt in access exclusive mode").await.unwrap();
     enqueue(&db, 50).await;
@@ -210,7 +211,7 @@ async fn no_free_worker_process_is_said_and_survived() {
     let mut server = Server::start(&[("max_worker_processes", "2")]).await.unwrap();
     let db = server.database("exhausted_a").await.unwrap();
     let other = server.database("exhausted_b").await.unwrap();
-    // The launcher and one dispatcher fill both places; the second database's has none.
+    // The launcher and one dispatcher take both worker processes, and the second database gets no dispatcher.
     wait_until("the log says so", PATIENCE, async || server.log().contains("no free worker process")).await;
     enqueue(&db, 1).await;
     enqueue(&other, 1).await;
@@ -221,7 +222,7 @@ async fn no_free_worker_process_is_said_and_survived() {
     wait_for_dispatcher(&server, "exhausted_b").await;
 }
 
-/// Errors of utility statements pass through our hook as they are.
+/// The utility hook passes errors of utility statements on unchanged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn errors_keep_their_sqlstate_below_the_utility_hook() {
     let db = server().await.empty_database("utility_errors").await.unwrap();
@@ -255,11 +256,11 @@ async fn an_idle_dispatcher_sleeps() {
         let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
     };
-    // Let caches and the first polls pass.
+    // Caches are filled and the first polls happen before the count begins.
     tokio::time::sleep(Duration::from_secs(6)).await;
     let before = switches();
     tokio::time::sleep(Duration::from_secs(11)).await;
-    // Two polls of 5 seconds, with a few waits inside each transaction.
+    // With a poll interval of 5 seconds there are two polls, with a few waits in each transaction.
     let woken = switches() - before;
     assert!(woken < 30, "woke up {woken} times in 11 idle seconds");
 }
@@ -293,7 +294,7 @@ async fn a_misspelt_setting_is_refused_with_and_without_preloading() {
             let error = db.batch_execute(statement).await.unwrap_err();
             assert_eq!(error.as_db_error().unwrap().code().code(), "42602", "{statement}");
         }
-        // Those that our own functions set, and the postmaster's.
+        // The settings that outbox functions set themselves are accepted, and postmaster settings can be read.
         db.batch_execute("select outbox.enqueue('a.b', '1'); select outbox.erase(1, 'test', reason => 'test')")
             .await
             .unwrap_or_else(|error| panic!("{error:?}"));

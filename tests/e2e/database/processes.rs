@@ -1,5 +1,5 @@
-//! Launcher and dispatchers come back, whatever ends them; nobody without the right to keeps them away; and as long as they
-//! are not there, health() says so.
+//! Launcher and dispatchers return however they ended, roles without the right cannot keep them away, and health() reports
+//! their absence.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ async fn enqueue(db: &Client) {
     db.batch_execute("select outbox.enqueue('order.created', '{}')").await.unwrap();
 }
 
-/// Process id of the launcher, or of a database's dispatcher; 0 when there is none.
+/// Returns the process id of the launcher, or of a database's dispatcher, or 0 if there is none.
 async fn pid_of(admin: &Client, database: Option<&str>) -> i32 {
     let sql = "select pid from pg_stat_activity
         where backend_type = case when $1::text is null then 'pg_outbox launcher' else 'pg_outbox dispatcher' end
@@ -32,7 +32,7 @@ async fn wait_for_pid(admin: &Client, database: Option<&str>, not: i32) -> i32 {
     .await
 }
 
-/// State and culprit of one check.
+/// Returns the state and the culprit of one check.
 async fn check(db: &Client, name: &str) -> (String, String) {
     let sql = r#"select state, coalesce(culprit, '') from outbox.health() where "check" = $1"#;
     let row = db.query_one(sql, &[&name]).await.unwrap();
@@ -62,16 +62,16 @@ async fn a_launcher_that_was_terminated_comes_back_and_takes_over_what_it_finds(
     for _ in 0..3 {
         terminate(&admin, launcher).await;
         launcher = wait_for_pid(&admin, None, launcher).await;
-        // It starts none beside the one that is there, and that one is seen as what it is.
+        // The new launcher starts no second dispatcher, and worker_status() still shows the first one.
         delivers(&db, &receiver).await;
         assert_eq!(pid_of(&admin, Some("shop")).await, dispatcher);
         assert_eq!(one::<i32>(&db, "select pid from outbox.worker_status()").await, dispatcher);
     }
-    // A dispatcher that an earlier launcher started is replaced by the one that is there now.
+    // The new launcher replaces a dispatcher that an earlier launcher started.
     terminate(&admin, dispatcher).await;
     wait_for_pid(&admin, Some("shop"), dispatcher).await;
     delivers(&db, &receiver).await;
-    // And everybody at once.
+    // All processes are terminated at once.
     admin
         .batch_execute("select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()")
         .await
@@ -79,7 +79,7 @@ async fn a_launcher_that_was_terminated_comes_back_and_takes_over_what_it_finds(
     wait_for_pid(&admin, None, launcher).await;
     let db = server.connect("shop").await.unwrap();
     delivers(&db, &receiver).await;
-    // A database that comes later has its dispatcher as well.
+    // A database that is created later gets its dispatcher as well.
     let later = server.database("later").await.unwrap();
     shop(&later, &receiver).await;
     delivers(&later, &receiver).await;
@@ -129,7 +129,7 @@ async fn health_looks_at_processes_and_not_at_what_they_said_last() {
     assert_eq!(check(&db, "worker").await.0, "ok");
     assert_eq!(check(&db, "launcher").await.0, "ok");
 
-    // Nobody starts another one.
+    // The stopped launcher does not start another dispatcher.
     let launcher = wait_for_pid(&admin, None, 0).await;
     let dispatcher = wait_for_pid(&admin, Some("shop"), 0).await;
     signal(launcher as u32, "STOP").unwrap();
@@ -142,7 +142,7 @@ async fn health_looks_at_processes_and_not_at_what_they_said_last() {
     assert_eq!(one::<Option<i32>>(&db, "select pid from outbox.worker_status()").await, None);
     let up = "select value from outbox.metrics() where name = 'outbox_worker_up'";
     assert_eq!(one::<f64>(&db, up).await, 0.0);
-    // What is committed meanwhile is seen to wait, too.
+    // The waiting time of messages that are committed meanwhile is reported, too.
     enqueue(&db).await;
     db.batch_execute("select pg_sleep(0.1)").await.unwrap();
     let waiting = "select value from outbox.metrics() where name = 'outbox_unnumbered_seconds'";
@@ -159,7 +159,7 @@ async fn health_looks_at_processes_and_not_at_what_they_said_last() {
     wait_until("it was delivered", PATIENCE, async || receiver.total() == 2).await;
     wait_until("it is up", PATIENCE, async || one::<f64>(&db, up).await == 1.0).await;
 
-    // One that stands still in the middle of something.
+    // A dispatcher stands still.
     let dispatcher = wait_for_pid(&admin, Some("shop"), 0).await;
     signal(dispatcher as u32, "STOP").unwrap();
     let silent = "select coalesce((select value from outbox.metrics() where name = 'outbox_worker_silent_seconds'), 0)";
@@ -182,7 +182,7 @@ async fn a_start_that_waits_for_a_lock_can_be_ended_and_goes_on_afterwards() {
     blocker.batch_execute("begin; lock table pg_database in access exclusive mode").await.unwrap();
     terminate(&admin, dispatcher).await;
     terminate(&admin, launcher).await;
-    // Not pg_stat_activity, which reads pg_database.
+    // The view pg_stat_activity reads pg_database, which is locked.
     wait_until("the old ones are gone", PATIENCE, async || {
         let sql = "select count(*) from pg_stat_get_activity(null) where pid = any ($1)";
         admin.query_one(sql, &[&vec![dispatcher, launcher]]).await.unwrap().get::<_, i64>(0) == 0
@@ -194,7 +194,7 @@ async fn a_start_that_waits_for_a_lock_can_be_ended_and_goes_on_afterwards() {
     .await;
     blocker.batch_execute("commit").await.unwrap();
     delivers(&db, &receiver).await;
-    // And with the server.
+    // The server is stopped while a dispatcher waits for the lock.
     blocker.batch_execute("begin; lock table pg_database in access exclusive mode").await.unwrap();
     terminate(&admin, one(&db, "select pid from outbox.worker_status()").await).await;
     tokio::task::block_in_place(|| server.stop(Stop::Fast)).unwrap();
@@ -216,7 +216,7 @@ async fn databases_come_and_go_and_their_slots_with_them() {
         match round % 6 {
             0 => admin.batch_execute(&format!("drop database {name} with (force)")).await.unwrap(),
             1 => {
-                // Both at once: the launcher that comes finds a slot of a database that is gone.
+                // The next launcher finds a slot of a dropped database.
                 terminate(&admin, launcher).await;
                 admin.batch_execute(&format!("drop database {name} with (force)")).await.unwrap();
             }
@@ -249,7 +249,7 @@ async fn databases_come_and_go_and_their_slots_with_them() {
     delivers(&db, &receiver).await;
     assert_eq!(check(&db, "worker").await.0, "ok");
 
-    // The limit names itself where it is reached, and nowhere else.
+    // Health names the limit only in the database that gets no slot.
     let mut all = vec![db];
     for n in 0..3 {
         all.push(server.database(&format!("more_{n}")).await.unwrap());
@@ -300,7 +300,7 @@ async fn a_database_that_allows_no_connections_for_a_while_has_its_dispatcher_ba
     }
 }
 
-/// Statements that PostgreSQL refuses to a role, or that it may give as often as it likes.
+/// Statements that PostgreSQL refuses to a role, and statements that fail and that a role may repeat without end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_without_the_right_to_keeps_a_dispatcher_away() {
     let server = Server::start(&[]).await.unwrap();
@@ -335,20 +335,20 @@ async fn nobody_without_the_right_to_keeps_a_dispatcher_away() {
         refused(&nobody, statement).await;
         refused(&creator, statement).await;
     }
-    // Its owner's, in a place where it is refused to everybody.
+    // A superuser issues these statements inside a transaction or a DO block, where PostgreSQL refuses them to everybody.
     refused(&admin, "begin; drop database prod").await;
     admin.batch_execute("rollback").await.unwrap();
     refused(&admin, "do $$ begin execute 'create database x template prod'; end $$").await;
     assert_eq!(wait_for_pid(&admin, Some("prod"), 0).await, before, "it never left");
 
-    // The owner holds it as long as the subtransaction lasts, not longer.
+    // The owner keeps the dispatcher away until the end of the subtransaction, not longer.
     admin.batch_execute("begin; savepoint a").await.unwrap();
     refused(&admin, "alter database prod rename to other").await;
     admin.batch_execute("rollback to a").await.unwrap();
     delivers(&db, &receiver).await;
     admin.batch_execute("commit").await.unwrap();
 
-    // A template may be copied by everybody with CREATEDB, and so may be asked to leave for ever.
+    // Every role with CREATEDB may copy a template, and so may ask its dispatcher to leave without end.
     admin.batch_execute("alter database prod is_template true").await.unwrap();
     let mut loops = Vec::new();
     for (n, statement) in
@@ -376,7 +376,7 @@ async fn nobody_without_the_right_to_keeps_a_dispatcher_away() {
         one.abort();
     }
     drop(db);
-    // And it can be copied.
+    // The template can be copied.
     wait_until("nobody else is connected", PATIENCE, async || {
         one::<i64>(
             &admin,
@@ -416,7 +416,7 @@ async fn the_extension_changes_hands_and_delivery_goes_on() {
         db.batch_execute(change).await.unwrap();
         delivers(&db, &receiver).await;
     }
-    // In the middle of requests.
+    // The owner changes in the middle of requests.
     receiver.on("/hook", |_, _| outbox_harness::Reply::status(200).after(Duration::from_millis(100)));
     db.batch_execute("select outbox.enqueue('order.created', '{}') from generate_series(1, 300)").await.unwrap();
     wait_until("they are on their way", PATIENCE, async || receiver.total() > 60).await;
@@ -427,7 +427,7 @@ async fn the_extension_changes_hands_and_delivery_goes_on() {
     assert_eq!(receiver.total() as i64, sent, "none twice");
 }
 
-/// Neither its end nor the server's waits for a standby that is gone.
+/// Neither the end of the dispatcher nor the stop of the server waits for a standby that is gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_waits_for_a_standby_does_not_keep_a_dispatcher_from_ending() {
     let mut server = Server::start(&[]).await.unwrap();
@@ -457,7 +457,7 @@ async fn a_commit_that_waits_for_a_standby_does_not_keep_a_dispatcher_from_endin
     assert!(server.pid().is_err(), "it has ended");
 }
 
-/// Every setting that a user can change, at an odd value, by ALTER DATABASE and by ALTER SYSTEM.
+/// Sets every setting that a user can change to an odd value with ALTER DATABASE, and some with ALTER SYSTEM.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn settings_of_a_database_do_not_reach_its_dispatcher() {
     let server = Server::start(&[("log_min_messages", "warning")]).await.unwrap();
@@ -467,7 +467,7 @@ async fn settings_of_a_database_do_not_reach_its_dispatcher() {
     db.batch_execute("create role stranger; create table own (id int)").await.unwrap();
     shop(&db, &receiver).await;
     delivers(&db, &receiver).await;
-    // Ours are meant for it; what is logged is about the log alone and makes much of it.
+    // The extension's own settings are meant for the dispatcher. The logging settings only concern the log, and enlarge it.
     let settings = db
         .query(
             "select name, vartype, min_val, max_val, enumvals, boot_val, setting from pg_settings
@@ -502,7 +502,7 @@ async fn settings_of_a_database_do_not_reach_its_dispatcher() {
         odd.extend(values.into_iter().map(|value| (name.clone(), value)));
     }
     assert!(odd.len() > 150, "{}", odd.len());
-    // Short time-outs for their own, so that each has its effect.
+    // The loop above takes the smallest and the largest value, so the short time-outs are added here.
     for name in [
         "statement_timeout",
         "lock_timeout",
@@ -518,7 +518,7 @@ async fn settings_of_a_database_do_not_reach_its_dispatcher() {
     for batch in odd.chunks(12) {
         let mut set = Vec::new();
         for (name, value) in batch {
-            // Some are refused, for one reason or another.
+            // PostgreSQL refuses some of the values.
             let literal = value.replace('\'', "''");
             let value = if name == "search_path" { literal } else { format!("'{literal}'") };
             let value = if value.is_empty() { "''".to_owned() } else { value };
@@ -527,7 +527,7 @@ async fn settings_of_a_database_do_not_reach_its_dispatcher() {
             }
         }
         terminate(&admin, wait_for_pid(&admin, Some("odd"), 0).await).await;
-        // Not through a session with these settings.
+        // This session is older than the settings, so it does not have them.
         let before = receiver.total();
         enqueue(&db).await;
         let delivered = async {
@@ -541,7 +541,7 @@ async fn settings_of_a_database_do_not_reach_its_dispatcher() {
         db.batch_execute("select from outbox.maintain()").await.unwrap();
         admin.batch_execute("alter database odd reset all").await.unwrap();
     }
-    // The server's own, for the launcher as well. This session has them otherwise already.
+    // Settings of the whole server reach the launcher as well. This session overrides them first.
     let _ = db.batch_execute("set transaction_timeout = 0").await;
     db.batch_execute(
         "set idle_session_timeout = 0; set statement_timeout = 0; set default_transaction_read_only = off",
@@ -556,7 +556,7 @@ async fn settings_of_a_database_do_not_reach_its_dispatcher() {
         "default_transaction_isolation = serializable",
         "default_transaction_read_only = on",
     ] {
-        // One of them is not known to every version.
+        // Versions before PostgreSQL 17 do not know transaction_timeout.
         let _ = db.batch_execute(&format!("alter system set {change}")).await;
     }
     db.batch_execute("select pg_reload_conf()").await.unwrap();

@@ -1,11 +1,12 @@
-//! Logical replication: a publication of all tables stops nothing, and a copy of the feed is a place to read from, which never
-//! skips and takes nothing for its own.
+//! Logical replication. A publication of all tables prevents no write. Readers can read from a logical copy of the feed: the
+//! copy never skips a position and never takes itself for the original.
 
 use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Receiver, Reply, Server, wait_until};
 use outbox_tests::{PATIENCE, bare_server, explain, one, outbox_harness, refused, rows, settle};
 
-/// A later table without a key would be refused its first UPDATE or DELETE wherever all tables are published.
+/// Every table has a replica identity. Without one, PostgreSQL would refuse UPDATE and DELETE on a table wherever all tables
+/// are published.
 #[tokio::test]
 async fn every_table_says_what_identifies_its_rows() {
     let db = bare_server().await.database("identities").await.unwrap();
@@ -54,7 +55,7 @@ async fn a_publication_of_all_tables_stops_nothing() {
         from unnest('{good,flaky,bad,job}'::text[]) t, generate_series(1, 20) n")
     .await;
     settle(&db).await;
-    // Pull, with and without an order, one by one and together, to all ends.
+    // Workers claim with and without ordering, and end their deliveries in every way.
     for subscription in ["jobs", "plain"] {
         for end in [
             "outbox.complete(lease)",
@@ -90,8 +91,7 @@ async fn a_publication_of_all_tables_stops_nothing() {
         select outbox.rotate_secret('good'); select outbox.unsubscribe('bad'); select outbox.create_topic('good.x')")
     .await;
     settle(&db).await;
-    // Every ring goes round and is emptied, whatever is kept of it.
-    // Maintenance comes round every ten seconds.
+    // Every ring is rotated and reclaimed. Maintenance runs every ten seconds.
     wait_until("every ring has gone round", 4 * PATIENCE, async || {
         run("select outbox.enqueue('good.y', '{}')").await;
         for ring in ["message", "feed", "attempt", "routing", "tick", "checkpoint", "counter", "message_counter"] {
@@ -112,7 +112,7 @@ async fn a_publication_of_all_tables_stops_nothing() {
     }
 }
 
-/// The tables that reading takes.
+/// Publishes the tables that readers need.
 const PUBLICATION: &str = "create publication feed for table outbox.message, outbox.feed, outbox.tick, outbox.epoch";
 
 async fn copy_of(publisher: &Server, subscriber: &Server, database: &str) -> Client {
@@ -153,7 +153,7 @@ async fn a_logical_copy_serves_readers_and_never_skips() {
         })
         .await;
     };
-    // While it is filled, table by table, it gives nothing or all that it was asked for.
+    // The copy is filled table by table. Meanwhile, a read returns nothing, fails, or begins at the requested position.
     wait_until("the copy has been filled", PATIENCE, async || match read(&copy, 0).await {
         Ok(all) => {
             assert!(all.is_empty() || all[0].0 == 1, "begins at {:?}", all[0]);
@@ -173,7 +173,7 @@ async fn a_logical_copy_serves_readers_and_never_skips() {
     assert!(read(&copy, 0).await.unwrap() == all);
     assert!(read(&copy, 2500).await == read(&db, 2500).await);
 
-    // It says what it is.
+    // The copy reports that it is a copy.
     wait_until("the dispatcher knows", PATIENCE, async || {
         one::<String>(&copy, "select worker from outbox.stats()").await == "copied"
     })
@@ -185,17 +185,17 @@ async fn a_logical_copy_serves_readers_and_never_skips() {
     for row in &critical {
         assert!(row["culprit"].as_deref().is_some_and(|culprit| culprit.starts_with("copied")), "{row:?}");
     }
-    // Nothing is written beside what comes, in sessions from before, too.
+    // Local writes are refused while replicated rows arrive, in older sessions, too.
     let error = refused(&copy, "select outbox.enqueue('a.b', '{}')").await;
     assert_eq!(error.code().code(), "55000", "{error}");
     assert!(error.hint().is_some_and(|hint| hint.contains("outbox.adopt(")), "{error:?}");
     assert_eq!(refused(&copy, "select outbox.adopt('too early')").await.code().code(), "55000");
     assert_eq!(refused(&copy, "select outbox.tick()").await.code().code(), "55000");
     assert_eq!(rows(&copy, "select * from outbox.maintain()").await.len(), 0);
-    // A copy may be behind the reader: that is no lost history.
+    // A copy may lag behind the reader. Such a position is not reported as lost history.
     assert_eq!(read(&copy, 4500).await, Ok(vec![]));
 
-    // What the original removes is refused by both, with the same place to go on from.
+    // Both refuse positions that the original has removed, and name the same position to go on from.
     for statement in [
         "set pg_outbox.message_retention = '1s'; set pg_outbox.feed_retention = '1s'; set pg_outbox.retention_interval = '1s'",
         "select outbox.rotate('message')",
@@ -229,7 +229,7 @@ async fn a_logical_copy_serves_readers_and_never_skips() {
         assert!(read(&copy, after).await == read(&db, after).await, "{after}");
     }
 
-    // A hole, whatever made it, is not read over: neither one of messages nor one of the feed, with a filter or without.
+    // A read fails at a missing message and does not skip it, with or without a filter.
     let delete =
         |what: &str| format!("begin; set local session_replication_role = replica; delete from {what}; commit");
     copy.batch_execute(&delete(&format!(
@@ -247,7 +247,7 @@ async fn a_logical_copy_serves_readers_and_never_skips() {
         assert_eq!(error.message(), format!("position {} is missing here", found.unwrap()), "{call}");
     }
 
-    // It takes over: without the subscription, adopted.
+    // The subscription is dropped, the copy is adopted, and takes over.
     copy.batch_execute("drop subscription readers").await.unwrap();
     let head: i64 = one(&copy, "select outbox.adopt('the original is gone')").await;
     copy.batch_execute("select outbox.enqueue('a.b', '{}')").await.unwrap();

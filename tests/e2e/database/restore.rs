@@ -1,4 +1,4 @@
-//! Dump and restore, copies: nothing is lost, no position is used twice, and a copy pushes nothing until it is adopted.
+//! Dumps, restores and copies lose nothing and use no position twice. A copy pushes nothing until it is adopted.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Receiver, Reply, Server, wait_until};
 use outbox_tests::{PATIENCE, one, outbox_harness, rows, server, settle};
 
-/// Everything that a restore must bring along, as text.
+/// Returns everything that a restore must bring along, as text.
 async fn inventory(db: &Client) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     for (what, query) in [
@@ -53,7 +53,7 @@ async fn inventory(db: &Client) -> BTreeMap<String, String> {
     all
 }
 
-/// A database in the middle of everything: delivered, failed, dead, leased, read, and not yet numbered.
+/// Creates a database that has delivered, failed, dead, leased, read, and not yet numbered messages.
 async fn busy_database(server: &Server, name: &str, receiver: &Receiver) -> (Client, Client) {
     receiver.on("/flaky", |_, _| Reply::status(503));
     receiver.on("/bad", |_, _| Reply::status(400));
@@ -83,7 +83,7 @@ async fn busy_database(server: &Server, name: &str, receiver: &Receiver) -> (Cli
     .await;
     db.batch_execute("select * from outbox.claim('pulled', 'w1', 2, '1 h')").await.unwrap();
     db.batch_execute("select outbox.cursor_advance('projection', 7)").await.unwrap();
-    // Committed, but without a position: the sequencer is held up.
+    // These messages are committed and get no position, because the sequencer is locked out.
     let holder = server.connect(name).await.unwrap();
     holder.batch_execute("begin; lock table outbox._sequencer in exclusive mode").await.unwrap();
     db.batch_execute("select outbox.enqueue('order.created', '{\"late\": true}') from generate_series(1, 10)")
@@ -92,26 +92,26 @@ async fn busy_database(server: &Server, name: &str, receiver: &Receiver) -> (Cli
     (db, holder)
 }
 
-/// Arrivals at the endpoint that answers 200.
+/// Counts the arrivals at the endpoint that answers 200.
 fn good(receiver: &Receiver) -> usize {
     receiver.arrivals().iter().filter(|a| a.path == "/good").count()
 }
 
-/// The copy waits, says so, and after adopt() goes on where the original was.
+/// Checks that the copy waits and reports it, and that it goes on after adopt() where the original was.
 async fn waits_and_is_adopted(copy: &Client, original: &BTreeMap<String, String>, receiver: &Receiver) {
     assert_eq!(&inventory(copy).await, original);
     wait_until("the copy knows what it is", PATIENCE, async || {
         one::<String>(copy, "select state from outbox.worker_status()").await == "copied"
     })
     .await;
-    // The original is alive, and goes on retrying: what counts is what the copy does.
+    // The original is alive and goes on retrying, so the attempts are counted in the copy.
     let tries = "select count(*) from outbox.attempt";
     let (before, tried) = (good(receiver), one::<i64>(copy, tries).await);
     let found =
         rows(copy, "select h.check, h.state, what_to_do from outbox.health() h where h.check = 'identity'").await;
     assert_eq!(found[0]["state"].as_deref(), Some("critical"));
     assert!(found[0]["what_to_do"].as_deref().unwrap_or_default().contains("outbox.adopt("));
-    // Neither what is due nor what is new is sent, nor numbered, nor removed.
+    // The copy neither sends due deliveries, nor numbers new messages, nor removes anything.
     copy.batch_execute("update outbox.delivery set due_at = now() where not pull").await.unwrap();
     copy.batch_execute("select outbox.enqueue('order.created', '{\"local\": true}')").await.unwrap();
     let head: i64 = one(copy, "select outbox.head()").await;
@@ -124,7 +124,7 @@ async fn waits_and_is_adopted(copy: &Client, original: &BTreeMap<String, String>
     assert_eq!(one::<i64>(copy, "select outbox.adopt('test')").await, head + 11, "ten late ones and the local one");
     settle(copy).await;
     wait_until("the eleven have arrived", PATIENCE, async || good(receiver) == good_before + 11).await;
-    // No position twice, no message twice, every message one position.
+    // No position and no message appears twice, and every message has a position.
     let gaps: i64 = one(
         copy,
         "select count(*) from (select first_position, lag(last_position, 1, 0::bigint) over (order by first_position) as before
@@ -141,7 +141,7 @@ async fn waits_and_is_adopted(copy: &Client, original: &BTreeMap<String, String>
             .await;
     assert_eq!(without, 0);
     assert_eq!(one::<i32>(copy, "select max(epoch) from outbox.epoch").await, 2);
-    // It goes on: retries, new messages, workers, cursors.
+    // New messages, workers and cursors go on.
     copy.batch_execute("select outbox.enqueue('order.created', '{}') from generate_series(1, 5)").await.unwrap();
     settle(copy).await;
     wait_until("new ones arrive", PATIENCE, async || good(receiver) == good_before + 16).await;
@@ -160,7 +160,7 @@ fn run(server: &Server, program: &str, arguments: &[&str]) {
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A file that the server's user may write.
+/// Returns the path of a file that the server's user may write.
 fn scratch(name: &str) -> PathBuf {
     outbox_harness::postgres::fresh_folder("dump").unwrap().join(name)
 }
@@ -177,13 +177,13 @@ async fn restored_in_every_format_it_waits_for_adoption_and_goes_on() {
     run(server, "pg_dump", &["-f", plain.to_str().unwrap(), &dsn]);
     run(server, "pg_dump", &["-Fc", "-f", custom.to_str().unwrap(), &dsn]);
 
-    // Into another database of the same cluster, in parallel, while its dispatcher is alive from the first moment.
+    // The target is another database of the same cluster, whose dispatcher may start at any moment of the parallel restore.
     drop(server.empty_database("restored_beside").await.unwrap());
     let target = server.dsn("restored_beside");
     run(server, "pg_restore", &["-j", "4", "-d", &target, custom.to_str().unwrap()]);
     waits_and_is_adopted(&server.connect("restored_beside").await.unwrap(), &original, &receiver).await;
 
-    // Into a fresh cluster, whose transaction ids are those that the messages were written with, or lower.
+    // The target is a fresh cluster, whose transaction ids are not above those of the restored messages.
     for (format, file) in [("plain", &plain), ("custom", &custom)] {
         let fresh = Server::start(&[("pg_outbox.poll_interval", "200ms")]).await.unwrap();
         fresh.connect("postgres").await.unwrap().batch_execute("create role restore_app").await.unwrap();
@@ -197,7 +197,7 @@ async fn restored_in_every_format_it_waits_for_adoption_and_goes_on() {
         }
         let copy = fresh.connect("restored").await.unwrap();
         waits_and_is_adopted(&copy, &original, &receiver).await;
-        // This cluster's transaction ids pass those that the restored messages have: none of them is numbered again.
+        // The transaction ids of this cluster pass those of the restored messages. No restored message is numbered again.
         let head: i64 = one(&copy, "select outbox.head()").await;
         let highest: String = one(&copy, "select max(xid)::text from outbox.message").await;
         let mut burnt = 0;
@@ -210,7 +210,7 @@ async fn restored_in_every_format_it_waits_for_adoption_and_goes_on() {
     }
     holder.batch_execute("rollback").await.unwrap();
     settle(&db).await;
-    // The original never noticed.
+    // The original is still in its first epoch.
     assert_eq!(one::<i32>(&db, "select max(epoch) from outbox.epoch").await, 1);
 }
 
@@ -231,7 +231,7 @@ async fn a_copy_made_from_a_template_waits_for_adoption() {
             == 0
     })
     .await;
-    // The original's dispatcher may number the late ones first; then the copy has nothing to number for itself.
+    // The dispatcher of the original may number the late messages first. Then the copy has nothing to number.
     admin.batch_execute("create database template_copy template template_of").await.unwrap();
     let copy = server.connect("template_copy").await.unwrap();
     wait_until("the copy knows what it is", PATIENCE, async || {
@@ -266,7 +266,7 @@ async fn an_outbox_that_never_ticked_is_a_copy_all_the_same() {
     assert_eq!(one::<i64>(&copy, "select outbox.adopt()").await, 3);
     copy.batch_execute("select outbox.enqueue('a.b', '{}')").await.unwrap();
     assert_eq!(one::<i64>(&copy, "select outbox.tick()").await, 4);
-    // Made inside a savepoint it is genuine as well.
+    // An extension that was created inside a savepoint is no copy.
     let nested = server.empty_database("nested").await.unwrap();
     nested
         .batch_execute(

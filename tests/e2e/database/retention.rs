@@ -1,4 +1,5 @@
-//! Space, with a dispatcher at work: segments come and go while messages flow, whatever snapshot somebody holds.
+//! Reclaiming space with a dispatcher at work. Segments are rotated and reclaimed while messages flow, also while a session
+//! holds a snapshot.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -7,7 +8,7 @@ use std::time::Duration;
 use outbox_harness::{Receiver, Reply, Server, wait_until};
 use outbox_tests::{PATIENCE, one, outbox_harness, server, settle};
 
-/// Days become seconds: a leaf is written for a fifth of a second and kept for three.
+/// Retention in seconds instead of days. A leaf is written for a fifth of a second and retained for three seconds.
 const SMALL: &[(&str, &str)] = &[
     ("pg_outbox.poll_interval", "200ms"),
     ("pg_outbox.retention_interval", "1s"),
@@ -34,7 +35,7 @@ async fn segments_come_and_go_under_load_and_a_held_snapshot() {
             .unwrap();
         db.execute("select outbox.subscribe($1, array[$2], $1)", &[&name, &topics]).await.unwrap();
     }
-    // One that fails, and is put off: its leaf is gone when it is tried again.
+    // The first attempt of this delivery fails, and the second one is put off until its leaf has been reclaimed.
     db.batch_execute("select outbox.enqueue('late.one', '{\"n\": 0}')").await.unwrap();
     wait_until("its first attempt has failed", PATIENCE, async || {
         one::<i64>(&db, "select count(*) from outbox.delivery").await == 1
@@ -42,7 +43,7 @@ async fn segments_come_and_go_under_load_and_a_held_snapshot() {
     .await;
     db.batch_execute("update outbox.delivery set due_at = due_at + interval '1 day'").await.unwrap();
 
-    // A session that holds a snapshot all the while.
+    // This session holds a snapshot all the while.
     let holder = server.connect("ring").await.unwrap();
     holder.batch_execute("begin isolation level repeatable read; select count(*) from pg_class").await.unwrap();
 
@@ -59,7 +60,7 @@ async fn segments_come_and_go_under_load_and_a_held_snapshot() {
                     .unwrap();
                 while !stop.load(Ordering::Relaxed) {
                     let n = sent.fetch_add(1, Ordering::Relaxed);
-                    // Never fails, never waits for a lock of maintenance's.
+                    // Enqueuing neither fails nor waits for a lock of maintenance.
                     db.query(&statement, &[&n]).await.expect("enqueue never fails");
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
@@ -87,7 +88,7 @@ async fn segments_come_and_go_under_load_and_a_held_snapshot() {
     numbers.dedup();
     assert_eq!(numbers.len() as i64, sent.load(Ordering::Relaxed), "none lost");
 
-    // Nothing that is needed goes; what is kept is found.
+    // The message of the failed delivery has been set aside (segment -1), and the second attempt finds it.
     assert_eq!(one::<i16>(&db, "select message_segment from outbox.delivery").await, -1);
     holder.batch_execute("commit").await.unwrap();
     db.batch_execute("update outbox.delivery set due_at = clock_timestamp(); select outbox._deliveries_changed()")
@@ -118,7 +119,7 @@ async fn a_session_that_reads_a_leaf_keeps_it_and_nobody_queues_behind_maintenan
     let row = db.query_one("select result, held_by from outbox.maintain() where job = 'message'", &[]).await.unwrap();
     assert_eq!(row.get::<_, &str>(0), "held");
     assert!(row.get::<_, &str>(1).contains("report"), "{}", row.get::<_, &str>(1));
-    // With the lock not granted nobody waits: another reader is not held up.
+    // Maintenance does not queue for the lock, so another reader does not wait.
     let other = server.connect("read_leaf").await.unwrap();
     other.batch_execute("set lock_timeout = '1ms'; select count(*) from outbox.message").await.unwrap();
     reader.batch_execute("commit").await.unwrap();
@@ -135,7 +136,7 @@ async fn what_a_replay_or_a_subscription_from_the_past_is_about_to_need_stays() 
     for statement in ["select outbox.rotate()", "select outbox.tick()", "select outbox.tick()"] {
         db.batch_execute(statement).await.unwrap();
     }
-    // What a dispatcher would write: all of it has been delivered. And two weeks pass.
+    // A dispatcher would write this checkpoint after all deliveries. The segment was closed two weeks ago.
     let passed = "insert into outbox.checkpoint (segment, id, incarnation, position, written_at, lag_subscriptions, lag_positions,
             open_subscriptions, open_positions)
         select outbox._current_leaf('checkpoint'), coalesce(max(c.id), 0) + 1, 1, outbox.head(), clock_timestamp(), '{}', '{}',
@@ -149,7 +150,7 @@ async fn what_a_replay_or_a_subscription_from_the_past_is_about_to_need_stays() 
             .unwrap()
             .map_or_else(|| "nothing".to_owned(), |row| row.get(0))
     };
-    // Before it is committed nobody sees that it will need them: so nobody reclaims.
+    // Other sessions do not see an uncommitted replay, so maintenance reclaims nothing meanwhile.
     let other = server.connect("past").await.unwrap();
     other.batch_execute("begin; select outbox.replay('s')").await.unwrap();
     assert_eq!(held().await, "nothing");
@@ -163,7 +164,7 @@ async fn what_a_replay_or_a_subscription_from_the_past_is_about_to_need_stays() 
     other.batch_execute("begin; select outbox.subscribe('past', '{a.#}', 'e', start => 'earliest')").await.unwrap();
     assert_eq!(held().await, "nothing");
     other.batch_execute("commit").await.unwrap();
-    // Its control message is not even numbered.
+    // The control message of the subscription has no position yet.
     assert_eq!(held().await, "held: subscription \"past\" at position 0");
     db.batch_execute("select outbox.unsubscribe('past')").await.unwrap();
     db.batch_execute("select outbox.tick()").await.unwrap();
@@ -191,7 +192,7 @@ async fn sums_by_tenant_and_topic_are_bounded_and_complete() {
             assert!(one::<i64>(&db, &query).await <= 10_001, "{view}");
             let query = format!("select sum(messages)::bigint from outbox.{view}");
             assert_eq!(one::<i64>(&db, &query).await, 24_001, "{view}");
-            // The latest are there by name, the oldest are one row.
+            // The latest names have rows of their own, and the oldest are summed up in one row.
             let query = format!(
                 "select sum(messages)::bigint from outbox.{view} where {column} in ('one', 'one.more', '{column}12000')"
             );

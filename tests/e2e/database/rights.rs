@@ -1,5 +1,5 @@
-//! Who may what: capabilities as far as they were granted, leases that only their worker has, locks that end with their call,
-//! secrets that no log has. What roles may do at all is in the script `privileges` of the tier `regress`.
+//! Rights: capabilities reach as far as they were granted, only the worker of a lease knows its number, locks end with their
+//! call, and no secret is logged. The script `privileges` of the tier `regress` lists the privileges of each capability.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Server, wait_until};
 use outbox_tests::{PATIENCE, one, outbox_harness, refused, rows, server, settle};
 
-/// A session of a role that can log in, made if there is none.
+/// Opens a session of a role, and creates the role if there is none.
 async fn login(server: &Server, database: &str, role: &str) -> Client {
     let db = server.connect(database).await.unwrap();
     db.batch_execute(&format!(
@@ -37,7 +37,7 @@ async fn leases_cannot_be_guessed_nor_read_from_a_table() {
     )
     .await
     .unwrap();
-    // One by one, and as bundles.
+    // The deliveries with a priority are claimed one by one, the others as bundles.
     db.batch_execute("select outbox.enqueue('job.a', '{}', priority => 1) from generate_series(1, 40)").await.unwrap();
     db.batch_execute("select outbox.enqueue('job.a', '{}') from generate_series(1, 400)").await.unwrap();
     settle(&db).await;
@@ -49,7 +49,7 @@ async fn leases_cannot_be_guessed_nor_read_from_a_table() {
     let held: i64 = one(&db, "select count(*) from outbox.delivery_status where state = 'processing'").await;
     assert!(held >= 120, "{held}");
 
-    // What a thief may try: numbers near those he has seen, small ones, and all that is stored.
+    // A thief may try numbers near a known lease, small numbers, and all stored numbers.
     let mut guesses: Vec<i64> = (0..200).collect();
     guesses.extend(
         leases.iter().flat_map(|lease| (1..10).flat_map(move |d| [lease.wrapping_add(d), lease.wrapping_sub(d)])),
@@ -86,7 +86,7 @@ async fn leases_cannot_be_guessed_nor_read_from_a_table() {
         assert_eq!(code(&db, &format!("select outbox.complete_and_claim({guess}, 'jobs', 'thief')")).await, "OB003");
     }
     db.batch_execute("reset role").await.unwrap();
-    // Who has it can end it.
+    // The leases still end their deliveries.
     let done: i64 = db
         .query_one("select sum(cardinality(outbox.complete(g))) from unnest($1::bigint[]) g", &[&leases])
         .await
@@ -96,7 +96,7 @@ async fn leases_cannot_be_guessed_nor_read_from_a_table() {
     leases.sort_unstable();
     assert!(leases.windows(2).all(|pair| pair[1] - pair[0] > 1 << 20), "{leases:?}");
     assert!(leases.iter().all(|lease| *lease < 1 << 53), "a number of JSON holds it: {leases:?}");
-    // Whoever goes on guessing is slowed down.
+    // Repeated guesses are slowed down.
     let slow = "select clock_timestamp() - statement_timestamp() > interval '0.4 s' from (select count(outbox.complete(g)) from generate_series(1, 500) g) n";
     assert!(one::<bool>(&db, slow).await);
 }
@@ -126,18 +126,18 @@ async fn nobody_holds_the_dispatcher_up_beyond_a_call() {
             assert!(error.hint().is_some_and(|hint| hint.contains("autocommit")), "{error:?}");
             admin.batch_execute("rollback").await.unwrap();
         }
-        // By itself it runs.
+        // Outside a transaction block the call runs.
         admin.batch_execute(&format!("select * from outbox.{call}")).await.unwrap();
     }
 
-    // What cannot be refused: its transaction goes on when it has returned.
+    // These calls cannot be refused, and their transactions go on after the call has returned.
     admin.batch_execute("create function beyond.hold() returns text language sql as 'select outbox.tick(); select pg_sleep(300)::text'").await.unwrap();
     for statement in [
         "select outbox.tick(), pg_sleep(300)",
         "select beyond.hold()",
         "select (select count(*) from outbox.maintain()), pg_sleep(300)",
     ] {
-        // A leaf that maintenance empties, and nobody may read until it commits.
+        // Maintenance will truncate a leaf, which nobody can read until the commit.
         db.batch_execute("select outbox.enqueue('job.a', '{}')").await.unwrap();
         settle(&db).await;
         db.batch_execute("select outbox.rotate('tick')").await.unwrap();
@@ -162,12 +162,12 @@ async fn nobody_holds_the_dispatcher_up_beyond_a_call() {
         if let Ok(ended) = ended {
             assert_eq!(ended.unwrap().unwrap_err().code().unwrap().code(), "57P01", "{statement}");
         } else {
-            // It holds nothing that the dispatcher needs.
+            // This transaction holds no lock that the dispatcher needs.
             assert!(statement.contains("maintain"), "{statement}");
         }
     }
     assert!(server.log().contains("beyond its call"));
-    // Nothing that a role is granted lets it lock a table against others, or a row.
+    // No capability allows a role to lock a table against others, or a row.
     db.batch_execute("set role beyond_admin").await.unwrap();
     let tables = texts(
         &db,
@@ -298,14 +298,14 @@ async fn a_capability_reaches_as_far_as_it_was_granted() {
         assert_eq!(code(&db, &statement).await, "42501", "{statement}");
     }
 
-    // A message of another tenant asked for by its id, with the tenant that is left.
+    // A request with the allowed tenant and the id of another tenant's message finds nothing.
     let notified = texts(
         &db,
         &format!("select message_id::text from outbox.notification_log(message_id => {foreign}, tenant => 'acme')"),
     )
     .await;
     assert!(notified.is_empty(), "{notified:?}");
-    // Not every capability can be narrowed by everything.
+    // Each capability can be narrowed in certain ways only.
     db.batch_execute("reset role").await.unwrap();
     for statement in [
         "select outbox.grant_to('narrow_desk', 'admin', tenants => '{acme}')",
@@ -338,19 +338,20 @@ async fn who_calls_is_the_owner_of_the_code_that_calls() {
     )
     .await
     .unwrap();
-    // A superuser who calls narrow code does not lend his rights to it; whole code lends its own, as definer functions do.
+    // A superuser who calls code with a narrow grant does not lend it any rights. A definer function lends the rights of its
+    // owner.
     db.batch_execute("select outbox.enqueue('any.thing', '{}')").await.unwrap();
     assert_eq!(code(&db, "select deputy_n.publish('any.thing')").await, "42501");
     db.batch_execute("set role deputy_narrow; select deputy_w.publish('any.thing'), deputy_n.publish('own.thing')")
         .await
         .unwrap();
-    // Nor does one who maintains a table.
+    // A superuser who maintains a table does not lend any rights to its index expressions.
     db.batch_execute("insert into deputy_n.bait values (1); create index on deputy_n.bait (deputy_n.idx(id)); reset role; analyze deputy_n.bait; reindex table deputy_n.bait")
         .await
         .unwrap();
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.message where topic = 'stolen'").await, 0);
 
-    // In sessions that are open: wider, renamed, taken back, member of another.
+    // Open sessions notice wider and narrower grants, renamed roles, memberships and revocations.
     let session = server.connect("deputy").await.unwrap();
     session.batch_execute("set role deputy_narrow").await.unwrap();
     let wide = "select outbox.enqueue('any.thing', '{}')";
@@ -371,7 +372,7 @@ async fn who_calls_is_the_owner_of_the_code_that_calls() {
     assert_eq!(code(&session, "select outbox.enqueue('own.thing', '{}')").await, "42501");
     assert!(!one::<bool>(&db, "select outbox.revoke_from('deputy_renamed', 'publish')").await);
     assert!(!one::<bool>(&db, "select has_schema_privilege('deputy_renamed', 'outbox', 'usage')").await);
-    // What another capability needs stays.
+    // Revoking a capability leaves the privileges that another capability needs.
     db.batch_execute("select outbox.grant_to('deputy_renamed', 'consume'), outbox.grant_to('deputy_renamed', 'monitor'), outbox.revoke_from('deputy_renamed', 'consume')")
         .await
         .unwrap();
@@ -444,7 +445,7 @@ async fn a_refused_call_leaves_no_secret_in_the_log() {
         "select outbox.set_proxy('dmz', 'u:hunter2@a:1')".to_owned(),
         format!("set statement_timeout = '300 ms'; select outbox.alter_endpoint('taken', {auth}, timeout => '1 s')"),
     ] {
-        // The last one waits for a row, and is cancelled.
+        // The last statement waits for a row lock and is cancelled.
         let holder = server.connect("logged").await.unwrap();
         holder.batch_execute("begin; select outbox.alter_endpoint('taken', concurrency => 4)").await.unwrap();
         if !statement.starts_with("set") {
@@ -457,7 +458,7 @@ async fn a_refused_call_leaves_no_secret_in_the_log() {
         assert!(log.contains(error.message()), "it is logged: {}", error.message());
         assert!(!log.contains("hunter2"), "{statement}");
     }
-    // A statement of another kind is shown as ever.
+    // Statements without secrets are logged as usual.
     refused(&db, "select outbox.subscribe('shown-in-the-log', '{}')").await;
     assert!(server.log().contains("shown-in-the-log"));
 }

@@ -1,4 +1,4 @@
-//! ALTER EXTENSION UPDATE and pg_upgrade: what comes out is what CREATE EXTENSION makes, and messages keep arriving.
+//! ALTER EXTENSION UPDATE and pg_upgrade produce the same schema as CREATE EXTENSION, and messages keep arriving.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Receiver, Reply, Server, Stop, wait_until};
 use outbox_tests::{PATIENCE, bare_server, explain, one, outbox_harness, rows, server, settle};
 
-/// All that the catalogs say about the extension, by what it is about.
+/// Everything that the catalogs say about the extension, by object.
 const DESCRIBE: &str = r#"
 with acl(kind, oid, acl) as (
     select 'r', c.oid, coalesce(c.relacl, acldefault(case c.relkind when 'S' then 's' else 'r' end::"char", c.relowner))
@@ -83,7 +83,7 @@ async fn describe(db: &Client) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// What differs, for people.
+/// Returns the differences, as text for people.
 fn differences(fresh: &BTreeMap<String, String>, other: &BTreeMap<String, String>) -> Vec<String> {
     let mut all: Vec<String> = fresh
         .iter()
@@ -94,7 +94,7 @@ fn differences(fresh: &BTreeMap<String, String>, other: &BTreeMap<String, String
     all
 }
 
-/// Scripts of other versions, beside those that are installed, for as long as this lives.
+/// Scripts of other versions, beside the installed ones. They are removed when the value is dropped.
 struct Scripts(Vec<PathBuf>);
 
 impl Scripts {
@@ -118,7 +118,8 @@ impl Drop for Scripts {
 
 const CURRENT: &str = env!("CARGO_PKG_VERSION");
 
-/// A version that has everything but one file of the schema, and the script that adds it: what a release with a new file is.
+/// Makes a version that lacks one file of the schema, and the update script that adds the file, as in a release that has
+/// a new file.
 fn version_without(server: &Server, left_out: &str, scripts: &mut Scripts) -> String {
     let files = schema_files().unwrap();
     let (mut old, mut update) = (String::new(), String::new());
@@ -128,7 +129,7 @@ fn version_without(server: &Server, left_out: &str, scripts: &mut Scripts) -> St
     }
     assert!(!update.is_empty());
     update.push_str("revoke all on all functions in schema outbox from public;\n");
-    // Tests that run at the same time do not share scripts: each removes its own.
+    // Tests that run at the same time do not share scripts, because each test removes its scripts.
     static MADE: AtomicU32 = AtomicU32::new(0);
     let made = MADE.fetch_add(1, Ordering::Relaxed);
     let version = format!("before{}x{made}{}", std::process::id(), left_out.replace(['/', '.'], ""));
@@ -157,7 +158,7 @@ async fn an_upgraded_schema_is_a_fresh_one() {
         let db = server.empty_database(&format!("upgraded_{i}")).await.unwrap();
         db.batch_execute(&format!("create extension pg_outbox version '{version}'")).await.unwrap();
         assert_ne!(differences(&fresh, &describe(&db).await), Vec::<String>::new(), "{version} is another one");
-        // With data, and with a role that was granted something.
+        // The database has data when it is updated.
         db.batch_execute("select outbox.enqueue('a.b', '{}')").await.unwrap();
         db.batch_execute("alter extension pg_outbox update")
             .await
@@ -202,7 +203,7 @@ async fn a_difference_of_any_kind_is_seen() {
 }
 
 async fn shop(db: &Client, receiver: &Receiver) {
-    // Without the circuit breaker: what fails here is to be tried.
+    // The circuit breaker is off, so that failing deliveries go on being attempted.
     db.execute("select outbox.create_endpoint('shop', $1, breaker => '{\"failures\": 0}')", &[&receiver.url("/hook")])
         .await
         .unwrap();
@@ -236,7 +237,7 @@ async fn the_library_works_on_the_older_schema_and_an_update_under_load_loses_no
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.health() where state = 'critical'").await, 0);
 }
 
-/// The library has been built for this PostgreSQL as well, and what is installed is this schema and no older one.
+/// Returns whether the library is installed in this PostgreSQL, with exactly the current schema.
 fn is_installed(install: &Install) -> bool {
     let ask = |what: &str| {
         let output = install.command("pg_config").arg(what).output().unwrap();
@@ -248,14 +249,14 @@ fn is_installed(install: &Install) -> bool {
     ask("--pkglibdir").join("pg_outbox.so").exists() && fs::read_to_string(installed).is_ok_and(|sql| sql == schema)
 }
 
-/// A cluster of the newer version made of a stopped one, by pg_upgrade.
+/// Makes a cluster of the newer version from a stopped one with pg_upgrade.
 fn pg_upgrade(old: &Install, old_data: &Path, new: &Install) -> PathBuf {
     let data = fresh_folder(&format!("upgraded_to_{}", new.major)).unwrap();
     own(&data).unwrap();
     let mut initdb = new.command("initdb");
     initdb.args(["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"]).arg(&data);
     if new.major >= 18 {
-        // The default has changed, and both clusters must agree.
+        // Both clusters must agree about checksums, and the default has changed.
         initdb.arg("--no-data-checksums");
     }
     let output = initdb.output().unwrap();
@@ -292,14 +293,14 @@ fn pg_upgrade(old: &Install, old_data: &Path, new: &Install) -> PathBuf {
     data
 }
 
-/// What must be the same after.
+/// Selects the values that must be the same after the upgrade.
 const INVENTORY: &str =
     "select format('head %s, messages %s, kept %s, attempts %s, deliveries %s, cursor %s, epoch %s', outbox.head(),
     (select count(*) from outbox.message), (select count(*) from outbox._message_retained),
     (select count(*) from outbox.attempt), (select count(*) from outbox.delivery),
     (select position from outbox.cursor_get('reader')), (select max(epoch) from outbox.epoch))";
 
-/// Starts the server without its workers, looks, and stops it.
+/// Starts the server without launcher and dispatchers, reads the inventory, and stops the server.
 async fn inventory(server: &mut Server) -> String {
     server.set("shared_preload_libraries", "");
     server.run().await.unwrap();
@@ -312,7 +313,7 @@ async fn inventory(server: &mut Server) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pg_upgrade_keeps_everything_and_goes_on_by_itself() {
     let newest = Install::find().unwrap();
-    // From the oldest one over the others: 15, 16, 18.
+    // The chain goes from the oldest installed version over all others, for instance 15, 16, 18.
     let mut chain: Vec<Install> = (15..newest.major).filter_map(Install::of_major).filter(is_installed).collect();
     if chain.is_empty() {
         eprintln!(
@@ -337,11 +338,11 @@ async fn pg_upgrade_keeps_everything_and_goes_on_by_itself() {
     for pair in chain.windows(2) {
         let (old, new) = (&pair[0], &pair[1]);
         let db = server.connect("shop").await.unwrap();
-        // A backlog: these fail and wait, ...
+        // The backlog: these deliveries fail and wait, ...
         receiver.on("/hook", |_, _| Reply::status(503));
         enqueue(&db, 20).await;
         settle(&db).await;
-        // ... and these are committed, and not numbered.
+        // ... and these messages are committed and not numbered.
         let holder = server.connect("shop").await.unwrap();
         holder.batch_execute("begin; lock table outbox._sequencer in exclusive mode").await.unwrap();
         enqueue(&db, 10).await;
@@ -350,7 +351,7 @@ async fn pg_upgrade_keeps_everything_and_goes_on_by_itself() {
         drop((db, holder));
         let total = receiver.total();
 
-        // What is there, with nobody at work, before and after.
+        // The inventory is taken without dispatchers, before and after the upgrade.
         let had = inventory(&mut server).await;
         let data = pg_upgrade(old, &server.data, new);
         let password = server.password().to_owned();

@@ -1,8 +1,8 @@
-//! Code of users: expressions, functions, types, casts, operators, index expressions. It runs as its owner, whoever causes it
-//! to run, and leaves nothing behind.
+//! Code of users: expressions, functions, types, casts, operators, index expressions. The code always runs with the
+//! rights of its owner, and changes no setting of the session.
 //!
-//! The traps count in sequences, which a statement that fails does not undo: `public.run` all calls, `public.breach` those
-//! with rights of somebody else than their owner.
+//! The traps count their calls in sequences, which a failing statement does not undo: `public.run` counts all calls, and
+//! `public.breach` counts the calls with rights of another role than the owner.
 
 use outbox_harness::Server;
 use outbox_harness::postgres::connect;
@@ -13,13 +13,14 @@ async fn run(db: &Client, sql: &str) {
     db.batch_execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {}", explain(&e)));
 }
 
-/// Calls of traps so far, and those with rights of somebody else.
+/// Returns the number of calls of traps so far, and the number of calls with rights of another role.
 async fn caught(db: &Client) -> (i64, i64) {
     let count = |name: &str| format!("select case when is_called then last_value else 0 end from public.{name}");
     (one(db, &count("run")).await, one(db, &count("breach")).await)
 }
 
-/// A database with a role that has these capabilities, a schema `m` of its own, and traps in it. Sessions: superuser, role.
+/// Creates a database with a role that has these capabilities and owns a schema `m` with traps. Returns a session of the
+/// superuser and one of the role.
 async fn trapped(server: &Server, name: &str, capabilities: &str) -> (Client, Client) {
     let db = server.database(name).await.unwrap();
     let role = format!("{name}_mallory");
@@ -105,18 +106,18 @@ async fn a_condition_is_never_looked_at_with_other_rights_than_the_owners() {
             let statement = format!(
                 "select outbox.capture('m.t', condition => $c${condition}$c$, style => '{style}', include_old => true)"
             );
-            // Some are refused: what counts is as whom they ran.
+            // Some conditions are refused. The test is about the rights with which they ran.
             let _ = mallory.batch_execute(&statement).await;
             let _ = mallory
                 .batch_execute("insert into m.t values (1, 'a', row(1)); update m.t set v = 'b'; delete from m.t")
                 .await;
-            // Fails where the condition names what is temporary in another session.
+            // This fails if the condition names a temporary object of the other session.
             let _ = db.batch_execute("delete from m.t where id = 1").await;
             run(&mallory, "select outbox.uncapture('m.t'); truncate m.t").await;
             reached += i64::from(caught(&db).await.0 > before);
         }
     }
-    // Not the condition either: names, columns, and rows of types that run code on their way to JSON.
+    // The same holds for names, columns, and rows whose types run code during the conversion to JSON.
     for statement in [
         "select outbox.capture('m.t', condition => '1); select m.trap(); select (true')",
         "select outbox.capture('m.t', condition => 'true) loop perform m.trap(); end loop; for part in (select 1')",
@@ -127,7 +128,7 @@ async fn a_condition_is_never_looked_at_with_other_rights_than_the_owners() {
         let _ = mallory.batch_execute(statement).await;
         let _ = mallory.batch_execute("insert into m.t values (2, 'a', row(1)); delete from m.t").await;
     }
-    // Rows that others change: the trigger's code is its owner's.
+    // The trigger runs its condition with the rights of the table's owner, also if others change rows.
     run(&mallory, "alter table m.t alter v type text, alter v drop default; select outbox.capture('m.t', condition => 'm.trap()')").await;
     run(&db, "insert into m.t values (3, 'a', row(1)); update m.t set v = 'c'; delete from m.t").await;
     let (ran, breaches) = caught(&db).await;
@@ -149,7 +150,7 @@ async fn the_caller_is_the_owner_of_the_code_that_calls() {
         select outbox.capture('victim')",
     )
     .await;
-    // Every way of calling that decides by the caller, in a function that swallows the error.
+    // The function contains every call whose result depends on the caller, and swallows errors.
     run(
         &mallory,
         "create function m.deputy() returns void language plpgsql as $$
@@ -200,7 +201,7 @@ async fn the_caller_is_the_owner_of_the_code_that_calls() {
         (0, 0),
         "nothing of it is done within a restricted operation, not even with rights for it"
     );
-    // A function of mallory's that others call acts with her rights.
+    // A definer function of mallory acts with the rights of mallory, also if others call it.
     run(&db, "select m.definer(); set role callers_alice; select m.definer(); reset role").await;
     let held: String = one(
         &db,
@@ -214,7 +215,7 @@ async fn the_caller_is_the_owner_of_the_code_that_calls() {
     assert_eq!(functions, "known , own m.topic(text,text)");
     let hint = refused(&mallory, "select outbox.capture('public.victim')").await;
     assert_eq!((hint.code().code(), hint.message()), ("42501", "must be owner of table public.victim"));
-    // The capability is one of its own.
+    // Capturing is a capability of its own.
     run(&db, "create role callers_plain; select outbox.grant_to('callers_plain', 'publish'); set role callers_plain")
         .await;
     for statement in ["select outbox.capture('m.t')", "select outbox.uncapture('m.t')"] {
@@ -238,7 +239,7 @@ async fn a_topic_function_is_kept_apart_from_the_session_that_publishes() {
         alter database topics set pg_outbox.topic_function = 'app.topic_of(text, text)'",
     )
     .await;
-    // The publisher may not even use the schema; everything that the function names is shadowed.
+    // The publisher may not use the schema of the function, and shadows all names that occur in the function.
     let password = server.password();
     run(
         &db,
@@ -272,7 +273,7 @@ async fn a_topic_function_is_kept_apart_from_the_session_that_publishes() {
     );
     assert_eq!(caught(&db).await.1, 0);
 
-    // No setting of its survives, and what a restricted operation may not do it cannot.
+    // Settings that the function changes do not survive, and the restrictions of a restricted operation hold for it.
     run(
         &mallory,
         "create function m.leave(text, text) returns text language plpgsql as $$
@@ -336,7 +337,7 @@ async fn a_topic_function_is_what_the_catalogue_says_at_the_call() {
         run(&mallory, other).await;
         let error = refused(&mallory, publish).await;
         assert!(["22023", "OB001"].contains(&error.code().code()), "{kind}: {error:?}");
-        // By the setting as well, which any superuser may set to anything.
+        // The setting, which a superuser may set to anything, is checked in the same way.
         let error =
             refused(&db, "set pg_outbox.topic_function = 'm.tf(text, text)'; select outbox.enqueue('a.b', '{}')").await;
         assert!(["22023", "OB001"].contains(&error.code().code()), "{kind}: {error:?}");
@@ -371,7 +372,7 @@ async fn a_topic_function_is_what_the_catalogue_says_at_the_call() {
         }
     }
     run(&db, "reset pg_outbox.topic_function").await;
-    // Another function that comes by the name does not lend its owner's rights.
+    // Another function that gets the name does not lend the rights of its owner.
     run(&mallory, "drop routine if exists m.tf").await;
     run(&db, "create function m.tf(text, text) returns text language sql as $$ select 'was.' || current_user::text $$")
         .await;
@@ -380,21 +381,21 @@ async fn a_topic_function_is_what_the_catalogue_says_at_the_call() {
     run(&db, "select outbox.alter_publisher('tf', topic_function => 'm.tf(text, text)')").await;
     run(&mallory, publish).await;
     assert_eq!(one::<String>(&db, "select topic from outbox.message order by id desc limit 1").await, "was.postgres");
-    // With an error of its own, the publisher gets that.
+    // The publisher gets an error of the function unchanged.
     run(&db, "create or replace function m.tf(text, text) returns text language plpgsql as $$ begin raise exception 'no' using errcode = 'OT123', detail = 'why', hint = 'so'; end $$").await;
     let error = refused(&mallory, publish).await;
     assert_eq!(
         (error.code().code(), error.message(), error.detail(), error.hint()),
         ("OT123", "no", Some("why"), Some("so"))
     );
-    // And can be cancelled.
+    // The function can be cancelled.
     run(&db, "create or replace function m.tf(text, text) returns text language plpgsql as $$ begin perform set_config('statement_timeout', '0', false); loop null; end loop; end $$").await;
     let error = refused(&mallory, &format!("set statement_timeout = '200ms'; {publish}")).await;
     assert_eq!(error.code().code(), "57014");
     assert_eq!(one::<String>(&db, "select pg_postmaster_start_time()::text || pg_conf_load_time()").await, started);
 }
 
-/// Values for arguments that may name something: what they name has a trap.
+/// Values for arguments that may name something. Each value leads to a trap.
 const HOSTILE: [&str; 11] = [
     "m.t",
     "m.topic(text, text)",
@@ -414,7 +415,7 @@ async fn every_function_that_takes_a_name_or_an_expression_is_attacked_by_every_
     let server = server().await;
     let (db, owner) = trapped(server, "generated", "{publish,capture}").await;
     let password = server.password();
-    // Operators that shadow PostgreSQL's, for whatever is looked up in the caller's search path.
+    // Operators that shadow those of PostgreSQL, for code that looks them up in the search path of the caller.
     run(
         &db,
         "do $do$
@@ -451,7 +452,7 @@ async fn every_function_that_takes_a_name_or_an_expression_is_attacked_by_every_
         ("admin", ""),
     ] {
         let role = format!("generated_{capability}{}", narrowed.len().min(1));
-        // A member of mallory, so that it may do what she may with what is hers.
+        // The role is a member of mallory, so that it may use the objects of mallory.
         run(&db, &format!("create role {role} login password '{password}' in role generated_mallory; select outbox.grant_to('{role}', '{capability}'{narrowed})")).await;
         let session = connect(&server.dsn("generated").replacen("postgres:", &format!("{role}:"), 1)).await.unwrap();
         run(
@@ -479,7 +480,7 @@ async fn every_function_that_takes_a_name_or_an_expression_is_attacked_by_every_
             for value in HOSTILE {
                 let mut list = others.clone();
                 list.push(format!("\"{argument}\" => ($x${value}$x$)::{kind}"));
-                // What is asked for besides its name, so that the call goes further than its first check.
+                // Other required arguments get valid values, so that the call goes further than its first check.
                 for (name, good) in [
                     ("relation", "'m.t'"),
                     ("topic", "'a.b'"),
@@ -503,7 +504,7 @@ async fn every_function_that_takes_a_name_or_an_expression_is_attacked_by_every_
             }
             attacked.push(format!("{function}({argument})"));
         }
-        // Where the look at a narrowed capability goes by an id.
+        // In these calls a narrowed capability is checked by an id or inside the call.
         for statement in [
             format!("select outbox.claim_delivery({delivery}, 'w')"),
             "select outbox.get_message(1)".to_owned(),
@@ -514,7 +515,7 @@ async fn every_function_that_takes_a_name_or_an_expression_is_attacked_by_every_
         ] {
             let _ = session.batch_execute(&statement).await;
         }
-        // What has been set up is used.
+        // The captures and publishers that the calls may have created are used.
         let _ = owner.batch_execute("insert into m.t values (1, 'a', row(1)); delete from m.t").await;
         for publisher in ["c", "known"] {
             let _ = session
@@ -536,7 +537,7 @@ async fn every_function_that_takes_a_name_or_an_expression_is_attacked_by_every_
     ] {
         assert!(attacked.iter().any(|call| call == known), "{known} is not among {attacked:?}");
     }
-    // The mirror of the traps: the same code, run as somebody else, would have been seen.
+    // The traps notice a call with rights of another role.
     run(&db, "select m.trap()").await;
     assert_eq!(caught(&db).await.1, 1);
 }

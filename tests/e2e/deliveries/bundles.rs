@@ -1,4 +1,4 @@
-//! Bundles: a hundred deliveries in one row behave as a hundred rows do.
+//! Bundles: a hundred deliveries in one row behave like a hundred rows.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use outbox_tests::{PATIENCE, bare_server, explain, one, outbox_harness, refused,
 /// Deliveries in a bundle.
 const BUNDLE: i64 = 100;
 
-/// A database with a pull subscription, and so many messages committed at once and routed.
+/// Creates a database with a pull subscription, and commits and routes that many messages at once.
 async fn jobs(server: &Server, name: &str, messages: i64) -> Client {
     let db = server.database(name).await.unwrap();
     db.batch_execute("select outbox.subscribe('jobs', '{job.#}', max_attempts => 3)").await.unwrap();
@@ -24,7 +24,7 @@ async fn enqueue(db: &Client, messages: i64) {
     db.execute(sql, &[&messages]).await.unwrap_or_else(|e| panic!("{}", explain(&e)));
 }
 
-/// What a claim found: its lease, the ids, the positions and the attempts.
+/// The result of a claim: the lease, and the ids, positions, attempts and messages of its deliveries.
 #[derive(Default, Debug)]
 struct Claimed {
     lease: i64,
@@ -53,7 +53,7 @@ async fn complete(db: &Client, lease: i64) -> Vec<i64> {
     db.query_one("select outbox.complete($1)", &[&lease]).await.unwrap().get(0)
 }
 
-/// As if a claim had been slow and had walked up to there: others look from there on.
+/// Stores a claim hint, as a slow claim that had walked up to there would. Later claims begin there.
 async fn remember(db: &Client, levels: &str, since: &str) {
     let set = |levels: &str, since: &str| {
         format!("select outbox._set_claim_hints(id, '{levels}', {since}, '1 h') from outbox.subscription;")
@@ -66,7 +66,7 @@ async fn remember(db: &Client, levels: &str, since: &str) {
     .unwrap();
 }
 
-/// Bundles, and rows of single deliveries.
+/// Returns the number of bundles and the number of rows for single deliveries.
 async fn kept_as(db: &Client) -> (i64, i64) {
     (one(db, "select count(*) from outbox._bundle").await, one(db, "select count(*) from outbox.delivery").await)
 }
@@ -108,7 +108,7 @@ async fn many_at_once_are_claimed_completed_and_logged_as_one() {
     assert_eq!(complete(&db, first.lease).await, first.ids);
     assert_eq!(complete(&db, first.lease).await, Vec::<i64>::new(), "nothing twice");
 
-    // The log has one row, and says it of each.
+    // One row of the log states the outcome of each delivery.
     let log = db.query_one("select outcome, worker, cardinality(positions) from outbox.attempt", &[]).await.unwrap();
     assert_eq!((log.get::<_, &str>(0), log.get::<_, &str>(1), log.get::<_, i32>(2)), ("completed", "w", 100));
     assert_eq!(one::<String>(&db, &status).await, "completed");
@@ -125,7 +125,7 @@ async fn many_at_once_are_claimed_completed_and_logged_as_one() {
         assert_eq!(one::<i64>(&db, &count).await, BUNDLE, "of tenant {tenant}");
     }
 
-    // What is left: a bundle, then the rows.
+    // The next claim gets the remaining bundle, and the one after it gets the rows.
     let rest = claim(&db, 1000).await;
     assert_eq!(rest.ids.len() as i64, BUNDLE, "bundles and rows are not mixed");
     assert!(rest.positions[0] > first.positions[99]);
@@ -166,7 +166,7 @@ async fn whoever_asks_for_ten_and_more_has_them_split_off() {
     assert_eq!(positions, (positions[0]..positions[0] + 110).collect::<Vec<_>>(), "in order");
     let message = leases[1].2[0];
     assert_eq!(refused(&db, &format!("select outbox.cancel({message}, 'me')")).await.code().code(), "OB003");
-    // The last one of the rest is found in it, and has it taken apart.
+    // Cancelling the last delivery of the remaining bundle splits the bundle into rows.
     let last: i64 = one(&db, "select max(id) from outbox.message where topic = 'job.do'").await;
     assert_eq!(one::<i64>(&db, &format!("select outbox.cancel({last}, 'me')")).await, 1);
     assert_eq!(kept_as(&db).await, (4, 89));
@@ -200,7 +200,7 @@ async fn one_of_a_bundle_may_fare_differently() {
     assert_eq!(again.ids.iter().collect::<HashSet<_>>(), HashSet::from([&batch.ids[3], &batch.ids[8]]));
     assert_eq!(again.attempts.iter().sum::<i32>(), 3, "the failed one has used a try, the released one has not");
 
-    // Named one by one, all of them are still a whole bundle; with results they are not.
+    // Naming all deliveries completes the bundle with one row of the log. With results there is a row for each delivery.
     enqueue(&db, 200).await;
     settle(&db).await;
     for (sql, rows) in
@@ -282,7 +282,7 @@ async fn what_is_due_before_a_bundle_or_has_priority_comes_first() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_between_bundles_keep_their_place_in_a_session_that_remembers() {
     let db = jobs(server().await, "bundle_between", 100).await;
-    // One that is a row, between two bundles, all of them due for more than a second.
+    // A single row waits between two bundles, and all have been due for more than a second.
     enqueue(&db, 1).await;
     settle(&db).await;
     enqueue(&db, 100).await;
@@ -308,7 +308,7 @@ async fn rows_between_bundles_keep_their_place_in_a_session_that_remembers() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_session_remembers_of_the_index_hides_no_bundle() {
     let db = jobs(server().await, "bundle_marks", 100).await;
-    // As if a claim had been slow a moment ago, and had seen only what waits with priority 3, or 3 and 0.
+    // The hint is that of a slow claim a moment ago, which saw deliveries of priority 3 only, or of 3 and 0.
     let now = "outbox._us(clock_timestamp())";
     for (levels, since) in [("{3}", format!("array[{now}]")), ("{3, 0}", format!("array[{now}, {now}]"))] {
         settle(&db).await;
@@ -343,7 +343,7 @@ async fn workers_of_all_sizes_share_a_backlog() {
         let db = server.connect("bundle_many").await.unwrap();
         workers.push(tokio::spawn(async move {
             let (mut got, mut idle) = (Vec::new(), 0);
-            // The window is filled again while they work, and a bundle may be in somebody's hands.
+            // An empty claim is not the end. The window is refilled meanwhile, and another worker may hold a bundle.
             while idle < 300 {
                 let batch = claim(&db, max).await;
                 idle = if batch.ids.is_empty() { idle + 1 } else { 0 };
@@ -374,7 +374,7 @@ async fn a_window_is_filled_again_without_waiting_for_the_poll() {
     let db = jobs(&server, "bundle_refill", 1).await;
     let first = claim(&db, 1).await;
     complete(&db, first.lease).await;
-    // Four windows.
+    // 40,000 messages are four windows.
     enqueue(&db, 40_000).await;
     let mut done = 0;
     wait_until("all are worked off", PATIENCE, async || {

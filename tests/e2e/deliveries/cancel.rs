@@ -1,4 +1,4 @@
-//! What is cancelled or erased is not delivered any more, wherever its delivery is at that moment.
+//! A cancelled or erased message is not delivered any more, in whatever state its delivery is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ async fn run(db: &Client, sql: &str) {
     db.batch_execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {}", outbox_tests::explain(&e)));
 }
 
-/// Claims one delivery of a subscription: lease, delivery, n.
+/// Claims one delivery of a subscription. Returns the lease, the id of the delivery, and `n` of the payload.
 async fn claimed(db: &Client, subscription: &str) -> (i64, i64, i32) {
     let sql = format!("select lease, delivery_id, (payload ->> 'n')::int from outbox.claim('{subscription}', 'w')");
     wait_for("there is something to claim", PATIENCE, async || {
@@ -38,7 +38,7 @@ async fn what_is_cancelled_while_a_worker_has_it_holds_up_nobody_when_it_is_give
     enqueue(&db, 2).await;
     let (lease, _, n) = claimed(&db, "lane").await;
     assert_eq!(n, 1);
-    // The other subscription's delivery can be ended at once; this one is the worker's.
+    // The cancellation ends the delivery of the other subscription at once. The worker holds the first one.
     wait_until("both have their delivery", PATIENCE, async || {
         one::<i64>(&db, &format!("select count(*) from outbox.delivery where message_id = {first}")).await == 2
     })
@@ -62,7 +62,7 @@ async fn what_is_cancelled_while_a_worker_has_it_holds_up_nobody_when_it_is_give
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_cancelled_while_the_router_is_making_its_delivery_ends() {
     let db = server().await.database("being_made").await.unwrap();
-    // The router's transaction waits before it commits.
+    // A trigger makes the transaction of the router wait before its commit.
     run(
         &db,
         "select outbox.subscribe('lane', '{job.#}', ordering => 'key');
@@ -104,14 +104,14 @@ async fn what_is_cancelled_while_the_router_is_making_its_delivery_ends() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_behind_a_slow_request_can_be_cancelled_and_erased() {
-    // In the endpoint's queue, and behind its key.
+    // The deliveries wait in the queue of the endpoint, or for an earlier message of their key.
     for (name, options) in [("queued", ""), ("behind_its_key", ", ordering => 'key'")] {
         let receiver = Receiver::start().unwrap();
         let (open, gate) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (began, opened) = (Arc::clone(&open), Arc::clone(&gate));
         receiver.on("/e", move |_, count| {
             began.store(true, Ordering::SeqCst);
-            // The first request lasts until the test has seen to the others.
+            // The first request lasts until the test has cancelled and erased others.
             while count == 0 && !opened.load(Ordering::SeqCst) {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -186,7 +186,8 @@ async fn what_is_cancelled_by_the_transaction_that_enqueued_it_is_never_sent() {
     let db = server().await.database("at_once").await.unwrap();
     db.execute("select outbox.create_endpoint('hook', $1)", &[&receiver.url("/hook")]).await.unwrap();
     run(&db, "select outbox.subscribe('all', '{job.#}', 'hook')").await;
-    // A prepared transaction tells nobody when it is committed: the next message brings the dispatcher to both.
+    // Committing a prepared transaction wakes nobody, so the dispatcher reads the message and its cancellation together,
+    // when the next message wakes it.
     for n in 0..10 {
         run(&db, "begin").await;
         let id = enqueue(&db, 2 * n).await;
@@ -214,7 +215,8 @@ async fn what_is_seen_to_be_cancelled_before_anybody_said_so_leaves_the_queue_al
     run(&db, "select outbox.subscribe('all', '{job.#}', 'hook')").await;
     enqueue(&db, 0).await;
     wait_until("the first is under way", PATIENCE, async || receiver.total() == 1).await;
-    // An id before that of the one that is to be cancelled, committed with the cancellation: nobody is told of either.
+    // This message has an id below that of the message to cancel, and is committed together with the cancellation in a
+    // prepared transaction, which wakes nobody.
     run(&db, "begin").await;
     enqueue(&db, 1).await;
     let other = server.connect("seen_first").await.unwrap();
@@ -227,7 +229,7 @@ async fn what_is_seen_to_be_cancelled_before_anybody_said_so_leaves_the_queue_al
     enqueue(&db, 3).await;
     run(&db, "prepare transaction 'seen_first'").await;
     run(&db, "commit prepared 'seen_first'").await;
-    // Brings the dispatcher to what was committed, and then to what was cancelled.
+    // This message wakes the dispatcher, which reads the committed messages and then the cancellation.
     enqueue(&other, 4).await;
     wait_until("the next have been read", PATIENCE, async || {
         one::<i64>(&other, "select queued from outbox._worker_slot()").await >= 3

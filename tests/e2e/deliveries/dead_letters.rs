@@ -1,17 +1,17 @@
-//! Dead letters and the life of a delivery in an operator's hands, for pushed and pulled deliveries.
+//! Dead letters, and deliveries that an operator reschedules, retries, cancels or dead-letters, pushed and pulled.
 
 use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Receiver, Reply, wait_until};
 use outbox_tests::{PATIENCE, one, outbox_harness, refused, rows, server, settle};
 
-/// A database with a pull subscription on everything below `job`.
+/// Creates a database with a pull subscription to all topics below `job`.
 async fn jobs(name: &str, options: &str) -> Client {
     let db = server().await.database(name).await.unwrap();
     db.batch_execute(&format!("select outbox.subscribe('jobs', '{{job.#}}'{options})")).await.unwrap();
     db
 }
 
-/// A database with a pushed subscription on everything below `job`.
+/// Creates a database with a pushed subscription to all topics below `job`.
 async fn pushed(name: &str, receiver: &Receiver, options: &str) -> Client {
     let db = server().await.database(name).await.unwrap();
     db.batch_execute(&format!(
@@ -40,7 +40,7 @@ async fn code(db: &Client, statement: &str) -> String {
     refused(db, statement).await.code().code().to_owned()
 }
 
-/// Waits until this query is true.
+/// Waits until this query returns true.
 async fn until(db: &Client, query: &str) {
     wait_until(query, PATIENCE, async || one::<bool>(db, query).await).await;
 }
@@ -216,7 +216,7 @@ async fn what_expires_is_recorded_and_never_silently_dropped() {
     receiver.on("/hook", |_, _| Reply::status(500));
     let db = pushed("expiry", &receiver, "").await;
     db.batch_execute("select outbox.subscribe('pulled', '{job.#}', ttl => '300 ms')").await.unwrap();
-    // Before it is routed; while it waits for a worker; while it waits for a retry.
+    // A message may expire before it is routed, while it waits for a worker, and while it waits for a retry.
     let early = enqueue(&db, ", expires_at => clock_timestamp() - interval '1 s'").await;
     let late = enqueue(&db, ", expires_at => clock_timestamp() + interval '2 s'").await;
     until(
@@ -229,7 +229,7 @@ async fn what_expires_is_recorded_and_never_silently_dropped() {
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.attempt where outcome = 'expired'").await, 4);
     assert!(receiver.arrivals().iter().all(|a| a.json()["n"] == 1));
     assert_eq!(receiver.total(), 1, "the one that was not expired yet");
-    // A requeued one does not expire again.
+    // A requeued delivery does not expire again.
     let letter: i64 = one(
         &db,
         &format!("select l.dead_letter_id from outbox.dead_letter_status l where l.message_id = {late} and subscription = 'pulled'"),

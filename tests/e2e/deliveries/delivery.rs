@@ -1,4 +1,4 @@
-//! End to end: what is committed arrives, signed, once; what is rolled back never does.
+//! End to end: a committed message arrives once and signed, and a message that was rolled back never arrives.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +8,7 @@ use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Receiver, Reply, Server, Stop, wait_for, wait_until};
 use outbox_tests::{PATIENCE, one, outbox_harness, server, settle};
 
-/// A database with an endpoint and a subscription on everything below `order`.
+/// Creates a database with an endpoint and a subscription to all topics below `order`.
 async fn shop(server: &Server, name: &str, receiver: &Receiver, concurrency: i32) -> (Client, String) {
     let db = server.database(name).await.unwrap();
     let secret = endpoint(&db, "shop", &receiver.url("/hook"), concurrency).await;
@@ -68,7 +68,7 @@ async fn requests_are_signed_over_the_bytes_that_are_sent() {
     let receiver = Receiver::start().unwrap();
     let (db, secret) = shop(server().await, "signed", &receiver, 8).await;
     let id = enqueue(&db, "order.created", 1).await;
-    // Bytes that are no JSON, with a quote and a space that jsonb would change.
+    // These bytes are not declared as JSON. The conversion to jsonb would change their spaces and the order of the keys.
     db.batch_execute("select outbox.enqueue_bytes('order.raw', convert_to('{\"b\":1,  \"a\":\"hüh\"}', 'UTF8'), 'application/x-test')")
         .await
         .unwrap();
@@ -77,7 +77,7 @@ async fn requests_are_signed_over_the_bytes_that_are_sent() {
     let arrivals = receiver.arrivals();
     assert_eq!(arrivals.len(), 2);
     for arrival in &arrivals {
-        // The signature's clock is checked as well.
+        // This also checks the time of the signature.
         judge.verify(&arrival.body, &arrival.headers).unwrap();
     }
     assert!(judge.verify(b"tampered", &arrivals[0].headers).is_err());
@@ -99,7 +99,7 @@ async fn only_matching_topics_go_out_and_skipped_ones_are_visible() {
     assert_eq!(numbers(&receiver), [1]);
     let detail: String = one(&db, &format!("select detail from outbox.history({skipped}) where what = 'routed'")).await;
     assert_eq!(detail, "skipped: no subscription");
-    // A subscription that ends gets nothing behind its end; one that begins gets nothing before its beginning.
+    // A subscription gets no message after its end, and a new subscription gets none from before its beginning.
     db.batch_execute("select outbox.unsubscribe('orders'); select outbox.subscribe('invoices', '{invoice.*}', 'shop')")
         .await
         .unwrap();
@@ -125,7 +125,7 @@ async fn a_failure_is_retried_with_the_same_id_until_it_succeeds() {
             (row.get(0), row.get(1))
         };
         assert_eq!((state.as_str(), i64::from(tries)), ("failed", attempt));
-        // The wait of the schedule is seconds to minutes: not what this test is about.
+        // The delays of the schedule take seconds to minutes, so the test makes the delivery due.
         db.batch_execute("update outbox.delivery set due_at = clock_timestamp(); select outbox._deliveries_changed()")
             .await
             .unwrap();
@@ -180,7 +180,7 @@ async fn the_last_try_and_a_refusal_end_as_dead_letters() {
         found,
         [("broken".to_owned(), "max_attempts".to_owned(), 500, 1), ("picky".to_owned(), "refused".to_owned(), 422, 1)]
     );
-    // What came from outside is kept as text that the database takes.
+    // The response is stored as text that is valid in the database.
     let body: String = one(&db, "select response_body from outbox.attempt where status = 500").await;
     assert_eq!(body, "out\u{fffd} of order");
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.delivery").await, 0);
@@ -230,7 +230,7 @@ async fn no_snapshot_and_no_transaction_while_a_request_is_in_flight() {
             from pg_stat_activity where backend_type = 'pg_outbox dispatcher' and datname = current_database()",
         )
         .await;
-        // A tick or a record may be running at the moment of a look, for a millisecond; not for a second.
+        // A look may meet a transaction that ticks or records, which takes milliseconds.
         if open {
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
@@ -243,7 +243,7 @@ async fn no_snapshot_and_no_transaction_while_a_request_is_in_flight() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn enqueue_does_not_care_whether_delivery_works() {
-    // Nobody listens there.
+    // No process listens at this address.
     let server = server().await;
     let db = server.database("nobody_listens").await.unwrap();
     endpoint(&db, "gone", "http://127.0.0.1:1/hook", 8).await;
@@ -256,7 +256,7 @@ async fn enqueue_does_not_care_whether_delivery_works() {
             && one::<String>(&db, "select breaker from outbox.endpoint_status").await == "open"
     })
     .await;
-    // All are accounted for: they have failed and wait, or have not been tried.
+    // Every delivery has failed and waits for a retry, or has had no attempt.
     let failed: i64 = one(&db, "select count(*) from outbox.delivery where state = 'failed'").await;
     assert!((10..=50).contains(&failed), "{failed}");
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.message where topic = 'order.created'").await, 50);
@@ -373,7 +373,7 @@ async fn a_killed_server_repeats_at_most_what_was_in_flight_or_unrecorded() {
     settle(&db).await;
     let duplicates = receiver.total() as i64 - i64::from(total);
     assert!((0..=4 * BOUND).contains(&duplicates), "{duplicates} duplicates after 4 crashes");
-    // A message keeps its id over a crash.
+    // A message keeps its webhook id after a crash.
     let pairs: HashSet<(i64, String)> =
         receiver.arrivals().iter().map(|a| (a.json()["n"].as_i64().unwrap(), a.webhook_id().to_owned())).collect();
     assert_eq!(pairs.len(), total as usize);
@@ -411,7 +411,7 @@ async fn a_retry_is_sent_once_however_often_the_deliveries_are_looked_at() {
         Reply::status(if theirs.load(std::sync::atomic::Ordering::Relaxed) { 503 } else { 200 })
     });
     let (db, _) = shop(server().await, "retry_once", &receiver, 16).await;
-    // All of them are to fail, not the first ten.
+    // All deliveries are to fail. The breaker would open after ten failures.
     db.batch_execute("select outbox.alter_endpoint('shop', breaker => '{\"failures\": 0}')").await.unwrap();
     db.execute(
         "select count(outbox.enqueue('order.created', jsonb_build_object('n', n))) from generate_series(1, $1::int) n",
@@ -427,7 +427,7 @@ async fn a_retry_is_sent_once_however_often_the_deliveries_are_looked_at() {
     receiver.clear();
     broken.store(false, std::sync::atomic::Ordering::Relaxed);
     db.batch_execute("update outbox.delivery set due_at = clock_timestamp()").await.unwrap();
-    // Between an outcome and its record there is nothing in the table that says so.
+    // Until an outcome is recorded, the table still shows its delivery as due.
     wait_until("all have been retried", PATIENCE, async || {
         db.batch_execute("select outbox._deliveries_changed()").await.unwrap();
         one::<i64>(&db, "select count(*) from outbox.delivery").await == 0
@@ -441,7 +441,7 @@ async fn whoever_asks_for_everything_gets_what_people_publish() {
     let receiver = Receiver::start().unwrap();
     let (db, _) = shop(server().await, "everything", &receiver, 8).await;
     db.batch_execute("select outbox.subscribe('all', '{#}', 'shop')").await.unwrap();
-    // Its control message comes behind the beginning of the one above.
+    // The control message of this subscription has a position after the beginning of the subscription above.
     db.batch_execute("select outbox.subscribe('later', '{nothing}', 'shop')").await.unwrap();
     enqueue(&db, "invoice.created", 1).await;
     settle(&db).await;
@@ -451,7 +451,7 @@ async fn whoever_asks_for_everything_gets_what_people_publish() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_scheduled_delivery_behind_a_queue_is_made_once_though_the_server_dies() {
     let receiver = Receiver::start().unwrap();
-    // The first request hangs until the server is gone; what is behind it stays queued.
+    // The first request lasts until the server is gone, and the other deliveries stay queued.
     receiver.on("/hook", |_, count| Reply::status(200).after(Duration::from_secs(if count == 0 { 20 } else { 0 })));
     let mut server = Server::start(&[("pg_outbox.poll_interval", "300ms")]).await.unwrap();
     let (db, _) = shop(&server, "scheduled", &receiver, 1).await;
@@ -469,7 +469,7 @@ async fn a_scheduled_delivery_behind_a_queue_is_made_once_though_the_server_dies
     .await;
     drop(db);
     server.stop(Stop::Immediate).unwrap();
-    // When the feed is read again its time has come.
+    // The third message is due when the feed is read again.
     tokio::time::sleep(Duration::from_secs(4)).await;
     server.run().await.unwrap();
     let db = server.connect("scheduled").await.unwrap();

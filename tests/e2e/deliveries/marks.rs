@@ -1,5 +1,5 @@
-//! What claims remember of the front of their index, for all sessions: it saves walks over what was worked off under an old
-//! snapshot, and hides nothing.
+//! Claim hints, which tell all sessions where the waiting deliveries begin in the index. They save walks over index entries
+//! that are kept only for an old snapshot, and hide no delivery.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Server, wait_until};
 use outbox_tests::{PATIENCE, one, outbox_harness, server, settle};
 
-/// Every claim counts as slow, and what it remembers holds for a minute, which is longer than anything here waits.
+/// Makes every claim count as slow. Its hint then holds for a minute, which is longer than any wait in these tests.
 const ALWAYS: &str = r"
 do $$ declare definition text; changed text; begin
     for definition in
@@ -35,8 +35,9 @@ impl Random {
     }
 }
 
-/// How a worker that claims may end instead of completing: what then happens to `{lease}`, whose first delivery is `{first}`, in
-/// a transaction that stays open for a while. Empty: the claim itself is rolled back, or a part of it, or the worker dies.
+/// Ways in which a claim may end other than by completing. A statement is executed in a transaction that stays open for a
+/// while. It contains the lease as `{lease}`, and the first delivery of the lease as `{first}`. The empty string rolls
+/// the claim back, `savepoint` rolls a subtransaction with the claim back, and `dies` closes the connection.
 const ENDS: [&str; 8] = [
     "select outbox.release({lease})",
     "select outbox.release({lease}, array[{first}]), outbox.complete({lease})",
@@ -48,7 +49,7 @@ const ENDS: [&str; 8] = [
     "dies",
 ];
 
-/// Claims again and again; every fourth time it does not complete.
+/// Claims repeatedly, and does not complete about every fourth claim.
 async fn work(server: &Server, database: &str, end: &str, seed: u64, stop: Arc<AtomicBool>) {
     let mut random = Random(seed);
     let mut db = server.connect(database).await.unwrap();
@@ -84,7 +85,8 @@ async fn work(server: &Server, database: &str, end: &str, seed: u64, stop: Arc<A
     }
 }
 
-/// Messages alone, in bundles and with priorities; all of them have to be completed before a mark is forgotten by itself.
+/// Enqueues messages with and without priorities, and waits until all have been completed. A hint that hid a delivery would
+/// outlive the wait.
 async fn all_is_done(server: &Server, n: usize, end: &str, ordering: &str) {
     const MESSAGES: i64 = 300;
     let name = format!("marks_{ordering}_{n}");
@@ -116,7 +118,7 @@ async fn all_is_done(server: &Server, n: usize, end: &str, ordering: &str) {
     tokio::join!(produce, together(workers));
 }
 
-/// All of them, side by side.
+/// Runs all of the futures concurrently.
 async fn together(all: impl Iterator<Item = impl Future<Output = ()>>) {
     let mut all: Vec<_> = all.map(Box::pin).collect();
     std::future::poll_fn(|context| {
@@ -159,7 +161,7 @@ async fn what_was_worked_off_under_an_old_snapshot_is_walked_over_once() {
     for _ in 0..4 {
         db.batch_execute("select outbox.enqueue('job.do', '{}')").await.unwrap();
         settle(&db).await;
-        // Of another session each time, whose first claim loads the catalogue.
+        // Each round uses another session. The first claim of a session loads its catalogue caches.
         let session = server.connect("marks_held").await.unwrap();
         session.batch_execute("select * from outbox.claim('idle', 'w')").await.unwrap();
         seen.push(buffers(&session).await);

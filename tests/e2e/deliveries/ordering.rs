@@ -1,4 +1,4 @@
-//! Push subscriptions with an order, and what is sent by hand.
+//! Push subscriptions with ordering, and manual sends.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ async fn shop(server: &Server, name: &str, receiver: &Receiver, options: &str) -
     db
 }
 
-/// `per_key` messages for each of the keys a, b, ..., interleaved, and as many without a key.
+/// Enqueues `per_key` messages for each of the keys a, b, ..., interleaved, and as many without a key.
 async fn enqueue(db: &Client, keys: u8, per_key: i32) {
     for n in 0..per_key {
         for key in 0..keys {
@@ -47,7 +47,7 @@ async fn completed(db: &Client, n: i64) {
     .await;
 }
 
-/// What arrived per key, in order of arrival.
+/// Returns the numbers that arrived for each key, in order of arrival.
 fn arrived(receiver: &Receiver) -> HashMap<String, Vec<i64>> {
     let mut found: HashMap<String, Vec<i64>> = HashMap::new();
     for arrival in receiver.arrivals() {
@@ -57,7 +57,7 @@ fn arrived(receiver: &Receiver) -> HashMap<String, Vec<i64>> {
     found
 }
 
-/// Each number once per run of repetitions: a repeated try does not disturb the order.
+/// Removes adjacent repetitions, because a repeated attempt does not break the order.
 fn deduplicated(mut list: Vec<i64>) -> Vec<i64> {
     list.dedup();
     list
@@ -69,7 +69,7 @@ async fn a_key_is_delivered_one_at_a_time_in_order_whatever_fails() {
     let (together, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let unordered = Arc::clone(&together);
     let peak = Arc::clone(&most);
-    // Every seventh request fails; answers take long enough for others to overtake.
+    // Every seventh request fails. Answers take long enough for other requests to overtake.
     receiver.on("/hook", move |arrival, count| {
         if arrival.json()["k"].is_null() {
             peak.fetch_max(unordered.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
@@ -110,10 +110,10 @@ async fn a_dead_head_lets_the_next_pass_or_blocks_until_it_is_dealt_with() {
         })
         .await;
         if blocks {
-            // 8 of the others, and the first of a.
+            // Completed are the 8 deliveries without key or with key b, and the first one of key a.
             completed(&db, 9).await;
             assert_eq!(deduplicated(arrived(&receiver)["a"].clone()), [0, 1]);
-            // What comes later waits as well.
+            // A later message of the key waits as well.
             db.batch_execute("select outbox.enqueue('order.x', '{\"k\": \"a\", \"n\": 4}', key => 'a')").await.unwrap();
             wait_until("it waits behind them", PATIENCE, async || {
                 one::<i64>(&db, "select count(*) from outbox.delivery where blocked and key = 'a'").await == 3
@@ -157,7 +157,7 @@ async fn a_long_backlog_behind_failing_keys_lags_instead_of_becoming_rows() {
         one::<i64>(&db, "select count(*) from outbox.delivery where not blocked and state = 'failed'").await == 100
     })
     .await;
-    // And so it stays, while the first of each key fails again and again.
+    // The number of rows stays within bounds while the first delivery of each key fails repeatedly.
     let mut rows = 0;
     for _ in 0..40 {
         rows = rows.max(one::<i64>(&db, blocked).await);
@@ -199,7 +199,8 @@ async fn strict_means_one_at_a_time_and_survives_a_crash() {
     let db = server.connect("strict").await.unwrap();
     completed(&db, 60).await;
     let order: Vec<i64> = receiver.arrivals().iter().map(|a| a.json()["n"].as_i64().unwrap()).collect();
-    // A crash repeats what was in flight or not recorded; it never puts a later one before an earlier one's first delivery.
+    // After a crash, deliveries that were in flight or not recorded are repeated. No message overtakes the first delivery
+    // of an earlier one.
     let mut seen = -1;
     for n in &order {
         assert!(*n <= seen + 1, "{n} before {}: {order:?}", seen + 1);

@@ -1,4 +1,4 @@
-//! Pull workers: claim, complete, fail, dead, extend, release, and what happens to leases of workers that die.
+//! Pull workers: claim, complete, fail, dead, extend and release, and the leases of workers that die.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,7 @@ use outbox_harness::tokio_postgres::{Client, Row};
 use outbox_harness::{Server, Stop, wait_for, wait_until};
 use outbox_tests::{PATIENCE, bare_server, one, outbox_harness, refused, server, settle};
 
-/// A database with a pull subscription on everything below `job`.
+/// Creates a database with a pull subscription to all topics below `job`.
 async fn jobs(server: &Server, name: &str, options: &str) -> Client {
     let db = server.database(name).await.unwrap();
     db.batch_execute(&format!("select outbox.subscribe('jobs', '{{job.#}}'{options})")).await.unwrap();
@@ -23,7 +23,7 @@ async fn enqueue(db: &Client, count: i64) {
     .unwrap();
 }
 
-/// A claim that found something.
+/// The result of a claim that found deliveries.
 struct Batch {
     lease: i64,
     ids: Vec<i64>,
@@ -178,7 +178,7 @@ async fn who_waits_to_complete_has_not_locked_what_comes_next() {
         one(&db, &format!("select cardinality(pg_blocking_pids({pid})) > 0")).await
     })
     .await;
-    // The other way round the two would wait for each other.
+    // A worker that had already locked the next delivery would deadlock with the operator here.
     open.query_one(lock, &[&false]).await.unwrap();
     open.commit().await.unwrap();
     assert_eq!(next.await.unwrap(), 1);
@@ -247,7 +247,7 @@ async fn failures_use_up_the_budget_and_end_as_dead_letters() {
     assert_eq!((row.get::<_, &str>(0), row.get::<_, i32>(1), row.get::<_, &str>(2)), ("max_attempts", 3, "no luck"));
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.delivery").await, 0);
 
-    // Without a wait of its own a failure waits by the schedule, and dead() asks nobody.
+    // A failure without a delay of its own waits according to the schedule. dead() ignores the remaining attempts.
     enqueue(&db, 2).await;
     let one_of = claimed(&db, "w", 1, "60 s").await;
     db.execute("select outbox.fail($1, null, 'later')", &[&one_of.lease]).await.unwrap();
@@ -354,7 +354,7 @@ async fn a_backlog_is_bounded_to_a_window_and_survives_kills_of_the_dispatcher()
         assert_eq!(complete(&db, batch.lease).await.len(), batch.ids.len());
         if seen.len() / 6000 > kills {
             kills += 1;
-            // The postmaster takes the whole server down with a killed backend, and up again.
+            // After the kill of a process, the postmaster restarts the whole server.
             let pid: Option<i32> = one(&db, "select pid from outbox._worker_slot()").await;
             if kills == 2 {
                 server.restart(Stop::Immediate).await.unwrap();
@@ -374,7 +374,7 @@ async fn a_backlog_is_bounded_to_a_window_and_survives_kills_of_the_dispatcher()
     assert!(positions.is_sorted(), "in order");
 }
 
-/// Claims until nothing comes, one by one; completes each.
+/// Claims and completes deliveries one by one until there are none. Returns their messages in order.
 async fn drain(db: &Client) -> Vec<i64> {
     let mut order = Vec::new();
     while let Some(batch) = claim(db, "w", 1, "60 s").await {
@@ -388,7 +388,7 @@ async fn drain(db: &Client) -> Vec<i64> {
 async fn without_a_preloaded_library_claims_tick_and_route() {
     let server = bare_server().await;
     let db = jobs(server, "inline", "").await;
-    // A pushed subscription waits for a dispatcher, and loses nothing by that.
+    // A pushed subscription waits for a dispatcher and loses nothing meanwhile.
     db.batch_execute(
         "select outbox.create_endpoint('e', 'https://example.com'); select outbox.subscribe('pushed', '{job.#}', 'e')",
     )
@@ -422,7 +422,7 @@ async fn without_a_preloaded_library_claims_tick_and_route() {
     assert_eq!(all.iter().collect::<HashSet<_>>().len(), 2500);
     let lag: Vec<i64> = one(&db, "select lag_positions from outbox.checkpoint order by id desc limit 1").await;
     assert_eq!(lag.len(), 1, "the pushed one lags behind its beginning");
-    // A lease ends without a dispatcher as well, and a transaction that has written does not tick.
+    // Leases expire without a dispatcher as well. A claim in a transaction that has written does not tick.
     enqueue(&db, 1).await;
     let first = claimed(&db, "dies", 1, "10 ms").await;
     let second = claimed(&db, "lives", 1, "60 s").await;
@@ -543,7 +543,7 @@ async fn a_dead_head_lets_the_next_pass_or_blocks_as_the_subscription_says() {
             })
             .await;
             assert!(claim(&db, "w", 10, "60 s").await.is_none());
-            // What comes later waits as well; the requeued one goes first.
+            // A later message waits as well, and the requeued delivery comes first.
             enqueue(&db, 1).await;
             settle(&db).await;
             assert!(claim(&db, "w", 10, "60 s").await.is_none());
@@ -568,10 +568,11 @@ async fn a_claim_costs_what_it_takes_beside_a_hundred_thousand_stuck_deliveries(
     let db = jobs(server().await, "stuck", "").await;
     enqueue(&db, 100).await;
     settle(&db).await;
-    // Rows, no bundle.
+    // Claiming a single delivery splits the bundle into rows.
     let first = claimed(&db, "w", 1, "60 s").await;
     complete(&db, first.lease).await;
-    // Waiting for a retry in an hour, of all priorities; and of another subscription, due.
+    // The first rows have all priorities and wait for a retry in an hour. The others belong to another subscription and
+    // are due.
     db.batch_execute(
         "insert into outbox.delivery (subscription_id, position, message_id, message_segment, pull, state, due_at, attempt, priority)
         select 1, 1000000 + n, 1, 0, true, 'failed', now() + interval '1 hour', 3, n % 5 from generate_series(1, 100000) n;
@@ -580,7 +581,7 @@ async fn a_claim_costs_what_it_takes_beside_a_hundred_thousand_stuck_deliveries(
     )
     .await
     .unwrap();
-    // Statistics of a table that was empty are the ones that lead planners astray.
+    // Statistics of a formerly empty table mislead the planner, so the test measures before and after ANALYZE.
     let buffers = async || -> i64 {
         one(
             &db,

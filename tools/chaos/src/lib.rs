@@ -1,8 +1,9 @@
-//! Chaos with a ledger: programs enqueue, commit and roll back; receivers and readers note what they see; a schedule drawn
-//! from a seed kills, pauses, fills, cuts and reconfigures; at the end everything is compared.
+//! A chaos test with a ledger. Programs enqueue, commit and roll back. Receivers and readers record their observations. A
+//! schedule that is drawn from a seed kills and pauses processes, fills the disk, cuts the network and changes settings.
+//! At the end, the observations are compared with the committed truth.
 //!
-//! The schedule and each producer's choices depend on the seed alone. What exactly is in flight at a moment does not: that is
-//! the operating system's, as in life.
+//! The schedule and the choices of each producer depend only on the seed. The operating system decides which requests are in
+//! flight at a given moment.
 
 pub mod ledger;
 pub mod load;
@@ -26,27 +27,27 @@ use schedule::Event;
 use verdict::Verdict;
 use world::World;
 
-/// What is run.
+/// The plan of a run.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub seed: u64,
-    /// Sessions that enqueue.
+    /// The number of sessions that enqueue.
     pub producers: u64,
-    /// What happens, and when it begins.
+    /// The events, and when each begins.
     pub events: Vec<(Duration, Event)>,
-    /// How long there is traffic.
+    /// The duration of the traffic.
     pub length: Duration,
-    /// Put the data on a bounded disk where that is allowed.
+    /// Whether to put the data on a bounded disk, if mounting is allowed.
     pub bounded_disk: bool,
-    /// How long it may take until everything is delivered afterwards.
+    /// The time limit for the delivery of all messages after the traffic.
     pub patience: Duration,
-    /// Print what happens.
+    /// Whether to print the events.
     pub loud: bool,
-    /// After a breach: leave the server up until somebody has looked.
+    /// Whether the server stays up after a breach, until Ctrl-C.
     pub hold: bool,
 }
 
-/// Runs it. An error is one of the harness; what pg_outbox did is in the verdict.
+/// Runs a plan. The verdict judges pg_outbox. An error is a failure of the test itself.
 pub async fn run(plan: &Plan) -> Result<Verdict> {
     let mut world = World::start(plan.bounded_disk).await?;
     let ledger = Arc::new(Ledger::default());
@@ -84,7 +85,7 @@ pub async fn run(plan: &Plan) -> Result<Verdict> {
             }
             Err(error) => {
                 say(plan, &format!("{at:7.2} s  {event:?} did not work out: {error:#}"));
-                // It may have had an effect before it failed.
+                // The event may have had an effect before it failed.
                 happened.push(*event);
             }
         }
@@ -96,7 +97,7 @@ pub async fn run(plan: &Plan) -> Result<Verdict> {
     for producer in producers {
         producer.await?;
     }
-    // A producer may have left one more while the others ended.
+    // A producer may have left another prepared transaction while the others ended.
     drop(db);
     let db = world.calm(&receivers).await?;
     say(
@@ -177,7 +178,7 @@ async fn set_up(db: &outbox_harness::tokio_postgres::Client, receivers: &Receive
     Ok(())
 }
 
-/// Private memory of the dispatcher, again and again.
+/// Samples the private memory of the dispatcher regularly.
 async fn sample_memory(shared: Arc<Shared>, memory: Arc<Mutex<Vec<u64>>>) {
     loop {
         if let Ok(db) = load::session(&shared.place, "chaos memory").await {

@@ -1,8 +1,9 @@
 //! Producers, readers with a cursor, and pull workers. Operators are in `operate`.
 //!
-//! A producer writes each message's number into `chaos.ledger` in the transaction that enqueues it, so the table says what
-//! must arrive, whatever the producer itself was told. A reader writes the effect of each message in the transaction that
-//! advances its cursor, a worker in the one that completes its lease: exactly once, however often it dies.
+//! A producer writes the number of each message into `chaos.ledger` in the transaction that enqueues the message. The table
+//! therefore says which messages must arrive, regardless of the answer that the producer got. A reader writes the effect
+//! of each message in the transaction that advances its cursor, and a worker in the transaction that completes its lease.
+//! Effects therefore happen exactly once, however often these programs die.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,29 +18,29 @@ use crate::ledger::Ledger;
 use crate::random::Random;
 use crate::world::Place;
 
-/// What the load shares.
+/// The state that all programs of the load share.
 #[derive(Debug)]
 pub struct Shared {
     pub ledger: Arc<Ledger>,
     pub place: Place,
-    /// Producers stop.
+    /// Tells producers and operators to stop.
     pub stop: AtomicBool,
-    /// Readers and workers stop.
+    /// Tells readers and workers to stop.
     pub stop_reading: AtomicBool,
     pub transactions: AtomicU64,
 }
 
-/// Most messages of one run: a bounded disk.
+/// The largest number of messages of one run, because the disk is bounded.
 const MOST: i64 = 400_000;
-/// Ordering keys; each tenth message has none.
+/// The number of ordering keys. Each tenth message has no key.
 pub const KEYS: i64 = 400;
 
-/// The key of a number.
+/// Returns the key of a number.
 pub fn key(n: i64) -> Option<i64> {
     (n % 10 != 0).then_some(n % KEYS)
 }
 
-/// What becomes the messages $1 to $2 - 1, with what `more` says.
+/// Returns the statement that enqueues the messages $1 to $2 - 1. `more` is appended to the arguments.
 fn enqueue(more: &str) -> String {
     format!(
         "with m as (
@@ -53,21 +54,21 @@ fn enqueue(more: &str) -> String {
     )
 }
 
-/// Enqueues until it is told to stop, in every way a program might, with a new session after every error.
+/// Enqueues until `stop` is set, in all the ways in which a program might, with a new session after every error.
 pub async fn produce(shared: Arc<Shared>, seed: u64, who: u64) {
     let mut random = Random::new(seed, 100 + who);
-    // What was sent under an idempotency key without an answer.
+    // Numbers that were enqueued with an idempotency key and whose answer was lost.
     let mut doubt = None;
     while !shared.stop.load(Ordering::Relaxed) {
         if let Ok(db) = session(&shared.place, "chaos producer").await {
-            // Any error: the session may be gone, and what was open is unknown.
+            // After an error the session may be gone, and the state of its transaction is unknown.
             let _ = work(&shared, &db, &mut random, who, &mut doubt).await;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// A session that no lock holds up for ever.
+/// Opens a session, within a time limit.
 pub async fn session(place: &Place, name: &str) -> Result<Client> {
     let db = tokio::time::timeout(Duration::from_secs(5), connect(&place.dsn()))
         .await
@@ -86,7 +87,7 @@ async fn work(
     let once = db.prepare(&(enqueue(", idempotency_key => 'n-' || n") + " on conflict (n) do nothing")).await?;
     let enqueue = db.prepare(&enqueue("")).await?;
     if let Some(numbers) = doubt.clone() {
-        // Whether it had committed or not: now it has, once.
+        // Whether the first attempt committed or not, the messages are now committed once.
         db.execute(&once, &[&numbers.start, &numbers.end]).await?;
         shared.ledger.acknowledge(numbers);
         *doubt = None;
@@ -111,7 +112,7 @@ async fn work(
                 *doubt = None;
             }
             37..40 => {
-                // Cancelled before anybody can have it.
+                // Cancelled in the transaction that enqueues, so that no delivery can exist.
                 db.batch_execute("begin").await?;
                 put().await?;
                 db.execute(
@@ -147,7 +148,7 @@ async fn work(
                 shared.ledger.acknowledge(kept);
             }
             75..83 => {
-                // A name of its own: what a crash leaves is ended afterwards, one way or the other.
+                // The name is unique. A prepared transaction that survives a crash is committed or rolled back at the end.
                 let name = format!("chaos {who} {}", numbers.start);
                 db.batch_execute("begin").await?;
                 put().await?;
@@ -167,7 +168,7 @@ async fn work(
                 shared.ledger.acknowledge(numbers);
             }
             88..91 => {
-                // An id and a transaction id taken early, committed late, and rolled back now and then.
+                // An id and a transaction id are taken early, and the transaction fails and is rolled back late.
                 db.batch_execute("begin").await?;
                 put().await?;
                 tokio::time::sleep(Duration::from_millis(random.between(100, 1000))).await;
@@ -175,7 +176,8 @@ async fn work(
                 db.batch_execute("rollback").await?;
             }
             91..96 => {
-                // What is lost with the crash must not have been delivered either: nobody is told "acknowledged".
+                // A crash may lose these messages, so they do not count as acknowledged. A lost message must not have been
+                // delivered either.
                 db.batch_execute("begin; set local synchronous_commit = off").await?;
                 put().await?;
                 db.batch_execute("commit").await?;
@@ -193,7 +195,7 @@ async fn work(
     Ok(())
 }
 
-/// Follows the feed with a cursor that it shares with others of its kind.
+/// Follows the feed with a cursor that several readers share.
 pub async fn read(shared: Arc<Shared>) {
     while !shared.stop_reading.load(Ordering::Relaxed) {
         if let Ok(db) = session(&shared.place, "chaos reader").await {
@@ -239,21 +241,22 @@ async fn advance(db: &Client) -> Result<bool, outbox_harness::tokio_postgres::Er
     Ok(true)
 }
 
-/// Who works on what.
+/// The work of a pull worker.
 #[derive(Clone, Copy, Debug)]
 pub struct Job {
-    /// A pull subscription.
+    /// The pull subscription.
     pub subscription: &'static str,
-    /// Where the effects go: each (n) drawn with a number from a sequence.
+    /// The table of the effects. Each row has the number of a message, and a number from a sequence that shows the order.
     pub effects: &'static str,
 }
 
-/// Everything, in any order.
+/// All messages, in any order.
 pub const WORK: Job = Job { subscription: "work", effects: "chaos.worked" };
-/// The odd ones, in the order of their keys.
+/// The messages with odd numbers, in the order of their keys.
 pub const LANE: Job = Job { subscription: "lane", effects: "chaos.laned" };
 
-/// Claims, works, completes; fails now and then, forgets what it has, gives it back, or takes longer than its lease.
+/// Claims and completes deliveries. From time to time it fails them, abandons them, releases them, or takes longer than its
+/// lease.
 pub async fn pull(shared: Arc<Shared>, seed: u64, who: u64, job: Job) {
     let mut random = Random::new(seed, 200 + who);
     while !shared.stop_reading.load(Ordering::Relaxed) {
@@ -278,7 +281,7 @@ pub async fn pull(shared: Arc<Shared>, seed: u64, who: u64, job: Job) {
 type Answer = Result<bool, outbox_harness::tokio_postgres::Error>;
 
 async fn batch(db: &Client, random: &mut Random, who: u64, job: Job) -> Answer {
-    // Parts of bundles, whole ones, several.
+    // Parts of a bundle, a whole bundle, or several bundles.
     let most = *random.pick(&[1, 50, 50, 100, 300]);
     let rows = db
         .query(
@@ -289,10 +292,10 @@ async fn batch(db: &Client, random: &mut Random, who: u64, job: Job) -> Answer {
     let Some(first) = rows.first() else { return Ok(false) };
     let lease: i64 = first.get(0);
     let ids: Vec<i64> = rows.iter().map(|row| row.get(1)).collect();
-    // A message that was erased while it was being claimed says nothing any more.
+    // A message that was erased while it was being claimed has no payload any more.
     let numbers: Vec<Option<i64>> = rows.iter().map(|row| row.get(2)).collect();
     match random.between(0, 99) {
-        // Forgotten: the lease runs out.
+        // The deliveries are abandoned, and the lease expires.
         0..2 => return Ok(true),
         2..4 => tokio::time::sleep(Duration::from_millis(random.between(1500, 3000))).await,
         4..8 => {
@@ -315,7 +318,7 @@ async fn batch(db: &Client, random: &mut Random, who: u64, job: Job) -> Answer {
 
 async fn finish(db: &Client, lease: i64, ids: &[i64], numbers: &[Option<i64>], job: Job) -> Answer {
     if !ids.is_empty() {
-        // The effect of what was still ours, in the same transaction.
+        // The effects of the deliveries that were completed, in the same transaction.
         db.execute(
             &format!(
                 "with done as (select unnest(outbox.complete($1, $2)) as id)

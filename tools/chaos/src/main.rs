@@ -1,7 +1,7 @@
-//! `make chaos`: SECONDS=n (default 60), SEED=n (default: drawn and printed), PRODUCERS=n (default 6),
-//! ONLY=Crash,Mood (just these events), HOLD=1 (after a breach the server stays up until Ctrl-C).
+//! `make chaos` with these variables: SECONDS=n (default 60), SEED=n (default: drawn and printed), PRODUCERS=n (default 6),
+//! ONLY=Crash,Mood (only these events), HOLD=1 (after a breach the server stays up until Ctrl-C).
 //!
-//! Exit code 0: every guarantee held. 1: one did not. 2: the run itself went wrong.
+//! Exit code 0: every guarantee held. Exit code 1: a guarantee did not hold. Exit code 2: the test itself failed.
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! The part of the verdict that asks whether outcomes match: the order of keys, what operators did, what a subscription that
-//! changed was to get, and what is left behind.
+//! The part of the verdict that compares outcomes with expectations: the order of keys, the actions of operators, the
+//! messages of a subscription that changed, and rows that are left over.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,8 @@ use crate::load::{Shared, key};
 use crate::receivers::{GUEST, KEYED};
 use crate::verdict::{Truth, Verdict, some};
 
-/// How long a request that was under way when its message was cancelled may have waited for its turn, and not begun.
+/// The longest time after a cancellation at which an attempt may begin. An attempt that was already queued may have to
+/// wait for its turn.
 const LATE: &str = "15 s";
 
 pub(crate) async fn judge(
@@ -22,7 +23,8 @@ pub(crate) async fn judge(
 ) -> Result<()> {
     let place = |n: &i64| truth.messages.get(n).and_then(|id| positions.get(id)).copied();
 
-    // First arrivals, as the receiver saw them. A message that was meddled with may come when it likes.
+    // First arrivals, in the order in which the receiver saw them. A message that an operator changed may arrive at any
+    // time.
     let mut arrivals: Vec<(u64, i64)> =
         shared.ledger.seen(KEYED).into_iter().map(|(n, seen)| (seen.first, n)).collect();
     arrivals.sort_unstable();
@@ -94,7 +96,7 @@ pub(crate) async fn judge(
         )
         .await?
         .get(0);
-    // What was erased before it was routed is routed as gone.
+    // A message that was erased before it was routed has no deliveries, so erased messages are not counted.
     verdict.note(
         "what was cancelled has its outcome, too",
         open == 0,
@@ -131,7 +133,7 @@ pub(crate) async fn judge(
     left_behind(verdict, db).await
 }
 
-/// How many numbers with a key there are, and those that come behind a later one of their key.
+/// Returns how many numbers have a key, and the numbers that come after a number of the same key with a higher position.
 fn in_order(numbers: impl Iterator<Item = i64>, place: impl Fn(&i64) -> Option<i64>) -> (usize, Vec<i64>) {
     let (mut furthest, mut broken, mut kept) = (HashMap::new(), Vec::new(), 0);
     for n in numbers {
@@ -146,7 +148,8 @@ fn in_order(numbers: impl Iterator<Item = i64>, place: impl Fn(&i64) -> Option<i
     (kept, broken)
 }
 
-/// A subscription that comes, changes and goes gets what its version at each position says, and nothing else.
+/// Checks that a subscription that is created, changed and ended gets exactly the messages that its version at each position
+/// matches.
 async fn guest(
     verdict: &mut Verdict,
     shared: &Shared,
@@ -177,7 +180,7 @@ async fn guest(
         let what = if at == 0 { "none" } else { changes[at - 1].1.as_str() };
         let matches = what == "all" || what == "even" && n % 2 == 0;
         wanted += i32::from(matches);
-        // What was erased before it was routed is routed as gone.
+        // A message that was erased before it was routed has no deliveries.
         let erased = truth.fates.get(n).is_some_and(|what| what == "erased");
         if matches && !erased && !ended.contains(n) {
             open.push(*n);
@@ -202,7 +205,7 @@ async fn guest(
     Ok(())
 }
 
-/// Nothing stays behind in the tables of what is under way, and health() knows of nothing critical.
+/// Checks that no rows are left in the tables of work in progress, and that health() reports nothing critical.
 async fn left_behind(verdict: &mut Verdict, db: &Client) -> Result<()> {
     let mut left = Vec::new();
     for (what, query) in [

@@ -1,7 +1,8 @@
-//! Operators: they cancel, erase, reschedule, retry, move away and fetch back, send once more, and take leases away.
+//! Operators. They cancel, erase, reschedule, retry and resend messages, move deliveries to the dead letters and requeue
+//! them, and take leases away.
 //!
-//! What they do to a message is written to `chaos.fate`, `chaos.moved` or `chaos.resent` in the transaction that does it, so
-//! the verdict knows which outcomes match: a cancelled or erased message need not arrive, and is not tried any more.
+//! An operator records its action in `chaos.fate`, `chaos.moved` or `chaos.resent` in the same transaction. The verdict
+//! uses these tables: a cancelled or erased message need not arrive, and no further attempt of it begins.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,12 +14,12 @@ use outbox_harness::tokio_postgres::Client;
 use crate::load::{Shared, session};
 use crate::random::Random;
 
-/// One of the last messages that were committed.
+/// Selects one of the last committed messages.
 const RECENT: &str = "select l.n, l.message_id from chaos.ledger l
     where l.n <= (select max(n) from chaos.ledger) - $1 and not exists (select from chaos.fate f where f.n = l.n)
     order by l.n desc limit 1";
 
-/// One of the deliveries that wait, of these subscriptions.
+/// Selects one of the waiting deliveries of these subscriptions.
 const WAITING: &str = "select d.id, l.n
     from (
         select d.id, d.subscription_id, d.message_id from outbox.delivery d where d.state in ('pending', 'failed')
@@ -32,17 +33,19 @@ const WAITING: &str = "select d.id, l.n
     where s.name = any ($1)
     offset $2 limit 1";
 
-/// Any but the mortal's, which give up by themselves.
+/// All pushed and pulled subscriptions except those with an order of keys and "mortal", whose deliveries become dead
+/// letters by themselves.
 const LASTING: [&str; 5] = ["main", "half", "far", "remote", "work"];
 const ORDERED: [&str; 7] = ["main", "half", "far", "remote", "work", "keyed", "lane"];
 
-/// Works until producers stop.
+/// Acts until producers stop.
 pub async fn operate(shared: Arc<Shared>, seed: u64, who: u64) {
     let mut random = Random::new(seed, 300 + who);
     while !shared.stop.load(Ordering::Relaxed) {
         if let Ok(db) = session(&shared.place, "chaos operator").await {
             while !shared.stop.load(Ordering::Relaxed) {
-                // Refused (ended meanwhile, leased, reclaimed), or the session is gone.
+                // An error means that the action was refused (the delivery has ended, is leased, or its message is
+                // reclaimed), or that the session is gone.
                 if act(&db, &mut random).await.is_err() && db.batch_execute("rollback").await.is_err() {
                     break;
                 }

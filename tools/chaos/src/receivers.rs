@@ -1,4 +1,4 @@
-//! Endpoints with moods, one whose process goes away, and one behind a cable that is pulled.
+//! Receivers: four whose behaviour (mood) changes, one whose process goes away, and one whose network is cut.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,15 +12,15 @@ use crate::ledger::Ledger;
 use crate::random::Random;
 use crate::schedule::{ENDPOINTS, Mood};
 
-/// Paths whose mood changes.
+/// The paths whose mood changes.
 pub const MOODY: [&str; ENDPOINTS] = ["/main", "/half", "/mortal", "/keyed"];
-/// The path of the receiver that goes away.
+/// The path of the receiver whose process goes away.
 pub const FAR: &str = "/far";
-/// A path whose subscription comes, changes and goes.
+/// The path whose subscription is created, changed and ended.
 pub const GUEST: &str = "/guest";
-/// The path behind the cable.
+/// The path whose network is cut.
 pub const REMOTE: &str = "/remote";
-/// The moody path whose subscription asks for the order of keys.
+/// The path with moods whose subscription requires the order of keys.
 pub const KEYED: &str = MOODY[3];
 
 /// All receivers of a run.
@@ -41,7 +41,7 @@ impl std::fmt::Debug for Receivers {
 }
 
 impl Receivers {
-    /// Starts them.
+    /// Starts all receivers.
     pub fn start(ledger: &Arc<Ledger>, seed: u64) -> Result<Receivers> {
         let near = Receiver::start()?;
         let cable = Cable::lay(near.address())?;
@@ -100,7 +100,7 @@ impl Receivers {
         *self.far.lock().unwrap_or_else(PoisonError::into_inner) = Some(receiver);
     }
 
-    /// URL of a path.
+    /// Returns the URL of a path.
     pub fn url(&self, path: &str) -> String {
         match path {
             FAR => format!("http://{}{path}", self.far_address),
@@ -109,22 +109,22 @@ impl Receivers {
         }
     }
 
-    /// Pulls the cable, or plugs it in again.
+    /// Cuts the network to the remote receiver, or restores it.
     pub fn plug(&self, plugged: bool) {
         if plugged { self.cable.plug() } else { self.cable.pull() }
     }
 
-    /// Changes a mood.
+    /// Changes the mood of an endpoint.
     pub fn set_mood(&self, endpoint: usize, mood: Mood) {
         *self.moods[endpoint].lock().unwrap_or_else(PoisonError::into_inner) = mood;
     }
 
-    /// Ends the far receiver, with its connections.
+    /// Ends the far receiver with its connections.
     pub fn far_down(&self) {
         self.far.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// Brings it back at the same address.
+    /// Starts the far receiver again at the same address.
     pub async fn far_up(&self) -> Result<()> {
         for _ in 0..200 {
             match Receiver::start_on(self.far_address) {
@@ -139,7 +139,7 @@ impl Receivers {
     }
 }
 
-/// The number in a payload `{"n": 5}`; a batch is not sent here.
+/// Returns the number in a payload such as `{"n": 5}`. No batches are sent to these receivers.
 fn number(body: &[u8]) -> i64 {
     serde_json::from_slice::<serde_json::Value>(body).ok().and_then(|v| v["n"].as_i64()).unwrap_or(-1)
 }

@@ -1,10 +1,10 @@
-//! What goes wrong, and when: a function of seed and length.
+//! The schedule of faults, which is a function of seed and length.
 
 use std::time::Duration;
 
 use crate::random::Random;
 
-/// What an endpoint does with requests.
+/// The behaviour of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mood {
     /// Answers 200 at once.
@@ -23,36 +23,36 @@ pub enum Mood {
     Resetting,
 }
 
-/// One thing that goes wrong.
+/// A fault or a disturbance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// SIGKILL: the postmaster ends every session and recovers.
+    /// The dispatcher gets SIGKILL. The postmaster ends all sessions and recovers.
     KillDispatcher,
-    /// SIGTERM: it records what is in flight and is started again.
+    /// The dispatcher gets SIGTERM. It records the requests in flight and is started again.
     TerminateDispatcher,
-    /// SIGTERM: another one takes over.
+    /// The launcher gets SIGTERM. Another launcher takes over.
     TerminateLauncher,
-    /// pg_terminate_backend of every process that it can be called for.
+    /// All processes that pg_terminate_backend can end are ended.
     TerminateEverybody,
-    /// Databases with an outbox of their own come and go, in several ways.
+    /// Databases with an outbox of their own are created, renamed, copied and dropped.
     Databases,
     /// The extension gets another owner, who is renamed and loses rights.
     Owner,
-    /// Settings of the database, odd ones, that a new dispatcher finds.
+    /// The database gets unusual settings, and a new dispatcher starts with them.
     DatabaseSettings { ms: u64 },
-    /// SIGSTOP, SIGCONT.
+    /// The dispatcher gets SIGSTOP, and later SIGCONT.
     PauseDispatcher { ms: u64 },
-    /// SIGKILL of a session that enqueues.
+    /// A session that enqueues gets SIGKILL.
     KillProducer,
-    /// pg_terminate_backend of some sessions that enqueue, read or work.
+    /// pg_terminate_backend ends some of the sessions that enqueue, read or work.
     TerminateSessions { percent: u64 },
-    /// SIGSTOP, SIGCONT of a session in the middle of its work, with whatever locks it has.
+    /// A session gets SIGSTOP in the middle of its work, with all locks that it holds, and later SIGCONT.
     PauseProducer { ms: u64 },
-    /// As if the power failed.
+    /// The server stops as if the power failed.
     Crash,
-    /// A clean restart.
+    /// The server is restarted cleanly.
     Restart,
-    /// The receiver's process is gone, and comes back.
+    /// The process of the far receiver goes away and comes back.
     ReceiverDown { ms: u64 },
     /// An endpoint changes its mood for a while.
     Mood { endpoint: usize, mood: Mood, ms: u64 },
@@ -60,38 +60,38 @@ pub enum Event {
     Settings { in_flight: u64, unrecorded: u64, poll_ms: u64 },
     /// Push is switched off for a while.
     PushOff { ms: u64 },
-    /// Every connection is taken.
+    /// All connections of the server are in use.
     NoConnections { ms: u64 },
     /// The lock table is full.
     NoLocks { ms: u64 },
-    /// A session holds the table of messages against writers.
+    /// A session holds a lock on the table of messages that excludes writers.
     TableLock { ms: u64 },
-    /// An old snapshot.
+    /// A session holds an old snapshot.
     HeldSnapshot { ms: u64 },
     /// The disk is full (a bounded tmpfs).
     DiskFull { ms: u64 },
-    /// A subscription comes, changes its topics, and goes.
+    /// A subscription is created, changes its topics, and ends.
     Resubscribe { ms: u64 },
-    /// The network to a receiver swallows everything, and gives it out later.
+    /// The network to a receiver holds all data back, and delivers the data later.
     CablePulled { ms: u64 },
     /// A subscription is paused and resumed.
     Paused { subscription: usize, ms: u64 },
     /// An endpoint is disabled, so that its deliveries wait, and enabled.
     Disabled { endpoint: usize, ms: u64 },
-    /// The leaves move on, and what may be reclaimed is.
+    /// All rings are rotated, and maintenance reclaims the leaves that are not needed.
     Rotate,
-    /// The leaves move on, and what nobody needs any more is purged by hand.
+    /// The ring of messages is rotated, and purge() removes messages that are not needed.
     Purge,
-    /// Retention is so short that the dispatcher itself reclaims what nobody needs.
+    /// Retention is so short that the dispatcher itself reclaims messages that are not needed.
     Retention { ms: u64 },
-    /// Databases, indexes, columns and roles come and go; tables are rewritten.
+    /// Databases, indexes, columns and roles are created and dropped, and tables are rewritten.
     Ddl,
-    /// VACUUM, ANALYZE, CHECKPOINT, REINDEX beside the traffic.
+    /// VACUUM, ANALYZE, CHECKPOINT and REINDEX run during the traffic.
     Maintenance,
 }
 
 impl Event {
-    /// Whether answers that the receiver gave may not have reached the sender.
+    /// Returns whether an answer of a receiver may not have reached the sender.
     pub fn cuts_connections(self) -> bool {
         matches!(
             self,
@@ -106,12 +106,12 @@ impl Event {
     }
 }
 
-/// How many endpoints have moods.
+/// The number of endpoints with moods.
 pub const ENDPOINTS: usize = 4;
-/// Subscriptions that are paused.
+/// The subscriptions that are paused.
 pub const PAUSABLE: [&str; 5] = ["main", "keyed", "work", "lane", "remote"];
 
-/// One of each kind, with its details drawn.
+/// Returns one or two events of each kind with drawn details, shuffled.
 fn deck(random: &mut Random, disk: bool) -> Vec<Event> {
     use Mood::{Broken, Flaky, Hanging, Limited, Resetting, Slow};
     let mut events = vec![
@@ -170,7 +170,8 @@ fn deck(random: &mut Random, disk: bool) -> Vec<Event> {
     events
 }
 
-/// The events of a run, each with the moment at which it begins. Every kind comes up before any comes up again.
+/// Returns the events of a run, each with the moment at which it begins. All events of a deck come before the next deck
+/// begins.
 pub fn plan(seed: u64, length: Duration, pace: Duration, disk: bool) -> Vec<(Duration, Event)> {
     let mut random = Random::new(seed, 1);
     let (mut at, mut events, mut all) = (Duration::ZERO, Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! The verdict: the committed truth against what was seen.
+//! The verdict: compares the committed truth with the observations.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::receivers::{FAR, GUEST, KEYED, MOODY, REMOTE};
 use crate::schedule::Event;
 use crate::world::{MAX_IN_FLIGHT, MAX_UNRECORDED, note_own};
 
-/// One question and its answer.
+/// One guarantee and whether it held.
 #[derive(Clone, Debug)]
 pub struct Finding {
     pub what: &'static str,
@@ -20,14 +20,14 @@ pub struct Finding {
     pub detail: String,
 }
 
-/// Everything that was found.
+/// All findings of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Verdict {
     pub findings: Vec<Finding>,
 }
 
 impl Verdict {
-    /// Whether every guarantee held.
+    /// Returns whether every guarantee held.
     pub fn holds(&self) -> bool {
         self.findings.iter().all(|f| f.holds)
     }
@@ -47,9 +47,9 @@ impl std::fmt::Display for Verdict {
     }
 }
 
-/// A path of a receiver, and which numbers it must have.
+/// A path of a receiver, and a predicate for the numbers that it must get.
 type Path = (&'static str, fn(i64) -> bool);
-/// `MORTAL` gives up after two tries.
+/// The paths. Deliveries to `MORTAL` become dead letters after two attempts.
 const PATHS: [Path; 6] =
     [(MOODY[0], |_| true), (FAR, |_| true), (EVEN, even), (REMOTE, odd), (KEYED, |_| true), (MORTAL, |_| true)];
 const EVEN: &str = MOODY[1];
@@ -65,9 +65,10 @@ fn odd(n: i64) -> bool {
 
 /// The committed truth.
 pub(crate) struct Truth {
-    /// Message ids of the numbers that committed.
+    /// The message ids of the committed numbers.
     pub(crate) messages: HashMap<i64, i64>,
-    /// What operators did to some: cancelled, erased, never (cancelled before it could be delivered).
+    /// The numbers that were cancelled or erased: 'cancelled', 'erased', or 'never' (cancelled before a delivery could
+    /// exist).
     pub(crate) fates: HashMap<i64, String>,
 }
 
@@ -81,7 +82,7 @@ impl Truth {
         })
     }
 
-    /// Numbers that must arrive.
+    /// Returns the numbers that must arrive.
     pub(crate) fn due(&self) -> impl Iterator<Item = i64> {
         self.messages.keys().copied().filter(|n| !self.fates.contains_key(n))
     }
@@ -92,18 +93,18 @@ async fn dead(db: &Client) -> Result<HashSet<i64>> {
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// Numbers that a path must have and has not.
+/// Returns the numbers that a path must have got and has not.
 fn missing(shared: &Shared, truth: &Truth, dead: &HashSet<i64>, path: &str, wanted: fn(i64) -> bool) -> Vec<i64> {
     let seen = shared.ledger.seen(path);
     let arrived = |n: &i64| seen.get(n).is_some_and(|s| s.accepted > 0) || path == MORTAL && dead.contains(n);
     truth.due().filter(|n| wanted(*n) && !arrived(n)).collect()
 }
 
-/// Waits until nothing is left to do. Says what was left when `patience` ended.
+/// Waits until no work is left. Returns the remaining work if `patience` ends first.
 pub async fn settle(shared: &Shared, db: &Client, patience: Duration) -> Result<Option<String>> {
     let deadline = Instant::now() + patience;
     loop {
-        // The schedule's waits are minutes: not what this is about.
+        // Retries become due at once, because the waits of the schedule would only take time.
         db.batch_execute(
             "update outbox.delivery set due_at = clock_timestamp() where state = 'failed' and due_at > clock_timestamp();
             select outbox._deliveries_changed()",
@@ -149,7 +150,7 @@ pub async fn settle(shared: &Shared, db: &Client, patience: Duration) -> Result<
     }
 }
 
-/// Compares. `stuck` is what `settle` found.
+/// Compares the observations with the committed truth. `stuck` is the result of `settle`.
 pub async fn judge(
     shared: &Shared,
     db: &Client,
@@ -297,7 +298,7 @@ pub async fn judge(
     matching::judge(&mut verdict, shared, db, &truth, &positions).await?;
 
     verdict.note("nothing is stuck", stuck.is_none(), stuck.unwrap_or_else(|| "idle, nothing waits".to_owned()));
-    // Whatever it did in the first half it did in the second.
+    // The load is the same in both halves of the run, so memory should not grow.
     let (early, late) = memory.split_at(memory.len() / 2);
     let top = |samples: &[u64]| samples.iter().max().map_or(0.0, |bytes| *bytes as f64 / f64::from(1 << 20));
     let (early, late) = (top(early), top(late));
@@ -307,7 +308,7 @@ pub async fn judge(
         format!("at most {early:.1} MB private in the first half, {late:.1} MB in the second"),
     );
 
-    // Signal 9 and 3 are ours.
+    // Processes ended by signals 9 and 6, and a PANIC for lack of space, are effects of the events.
     let bad: Vec<&str> = log
         .lines()
         .filter(|line| {

@@ -1,4 +1,4 @@
-//! The server, and the events that happen to it.
+//! The server under test, and the execution of the events.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -14,19 +14,20 @@ use crate::load::session;
 use crate::receivers::{MOODY, Receivers};
 use crate::schedule::{ENDPOINTS, Event, Mood, PAUSABLE};
 
-/// Where the server is; changes only if its port is taken while it is down.
+/// The connection string of the server. It changes only if the port is taken while the server is down.
 #[derive(Clone, Debug)]
 pub struct Place(Arc<Mutex<String>>);
 
 impl Place {
-    /// Connection string of the database.
+    /// Returns the connection string of the database.
     pub fn dsn(&self) -> String {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// Limits that hold when nothing changes them, and that changes stay below.
+/// The default of `pg_outbox.max_unrecorded` in a run. Events only set lower values.
 pub const MAX_UNRECORDED: u64 = 256;
+/// The default of `pg_outbox.max_in_flight` in a run. Events only set lower values.
 pub const MAX_IN_FLIGHT: u64 = 64;
 
 /// A bounded file system for the data folder.
@@ -34,7 +35,7 @@ pub const MAX_IN_FLIGHT: u64 = 64;
 struct Disk(PathBuf);
 
 impl Disk {
-    /// Needs the right to mount; `None` where there is none.
+    /// Mounts the file system. `None` if this process may not mount.
     fn mount(megabytes: u64) -> Option<Disk> {
         let folder = fresh_folder("disk").ok()?;
         let mounted = Command::new("mount")
@@ -45,7 +46,7 @@ impl Disk {
         mounted.is_ok_and(|status| status.success()).then_some(Disk(folder))
     }
 
-    /// Fills what is left.
+    /// Fills the remaining space with a file.
     fn fill(&self) -> Result<PathBuf> {
         let path = self.0.join("ballast");
         let mut file = std::fs::File::create(&path)?;
@@ -67,12 +68,12 @@ impl Drop for Disk {
 pub struct World {
     pub server: Server,
     pub place: Place,
-    // Behind the server: unmounted after it has ended.
+    // Declared after the server, so that it is unmounted after the server has ended.
     disk: Option<Disk>,
 }
 
 impl World {
-    /// Starts a server with its data on a bounded disk, if wanted and allowed.
+    /// Starts a server. Its data is on a bounded disk, if requested and allowed.
     pub async fn start(bounded_disk: bool) -> Result<World> {
         let install = Install::find()?;
         let disk = if bounded_disk { Disk::mount(2048) } else { None };
@@ -104,12 +105,12 @@ impl World {
         Ok(world)
     }
 
-    /// Whether the disk can be filled.
+    /// Returns whether the disk is bounded and can be filled.
     pub fn has_disk(&self) -> bool {
         self.disk.is_some()
     }
 
-    /// A session; waits for a server that is recovering.
+    /// Opens a session. Waits while the server recovers.
     pub async fn connect(&self) -> Result<Client> {
         let started = Instant::now();
         loop {
@@ -126,14 +127,14 @@ impl World {
         db.batch_execute(&format!("alter system set pg_outbox.max_unrecorded = {unrecorded}")).await?;
         db.batch_execute(&format!("alter system set pg_outbox.poll_interval = {poll_ms}")).await?;
         db.batch_execute("alter system set pg_outbox.push = on").await?;
-        // What is reclaimed must have been read: the reader's effects are counted.
+        // Messages are reclaimed only after they were read, because the verdict counts the reader's effects.
         db.batch_execute("alter system set pg_outbox.retain_for_cursors = on").await?;
         db.batch_execute("alter system reset pg_outbox.message_retention").await?;
         db.batch_execute("select pg_reload_conf()").await?;
         Ok(())
     }
 
-    /// Process id of the dispatcher; waits for one that is being started.
+    /// Returns the process id of the dispatcher. Waits while a dispatcher is being started.
     pub async fn dispatcher(&self, db: &Client) -> Result<u32> {
         for _ in 0..100 {
             let row = db
@@ -162,7 +163,7 @@ impl World {
         Ok(row.get::<_, i32>(0) as u32)
     }
 
-    /// Starts the server if it has given up.
+    /// Starts the server if it has ended.
     async fn revive(&mut self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(30);
         while Instant::now() < deadline {
@@ -184,7 +185,7 @@ impl World {
         Ok(())
     }
 
-    /// Lets an event happen and waits until it is over. An error says that it could not happen.
+    /// Executes an event and waits until it is over. An error says that the event was not possible.
     pub async fn happen(&mut self, event: Event, receivers: &Receivers) -> Result<()> {
         let wait = async |ms: u64| tokio::time::sleep(Duration::from_millis(ms)).await;
         match event {
@@ -257,7 +258,7 @@ impl World {
                 }
             }
             Event::Owner => {
-                // The lock that each table needs comes or does not.
+                // Some statements may not get their locks in time.
                 let mut refused = None;
                 for (from, to) in [("chaos_owner", "chaos_heir"), ("chaos_heir", "chaos_owner")] {
                     for statement in [
@@ -324,7 +325,7 @@ impl World {
             }
             Event::NoLocks { ms } => {
                 let hog = session(&self.place, "chaos hog").await?;
-                // Ends with "out of shared memory", and keeps what it has until the session ends.
+                // The statement ends with "out of shared memory". The session keeps its locks until it ends.
                 let _ = hog.batch_execute("select pg_advisory_lock(n) from generate_series(1, 1000000) n").await;
                 wait(ms).await;
             }
@@ -336,14 +337,14 @@ impl World {
             }
             Event::HeldSnapshot { ms } => {
                 db.batch_execute("begin isolation level repeatable read; select count(*) from chaos.ledger").await?;
-                // Beside what comes next.
+                // The snapshot is held during the next events.
                 tokio::spawn(async move {
                     tokio::time::sleep(Duration::from_millis(ms)).await;
                     drop(db);
                 });
             }
             Event::Resubscribe { ms } => {
-                // What is said to hold, and from which message on, is noted with it.
+                // The change and the id of its control message are recorded in the same transaction.
                 for (what, change) in [
                     ("all", "outbox.subscribe('guest', '{order.*}', 'guest', max_attempts => 1000)"),
                     ("even", "outbox.alter_subscription('guest', topics => '{order.even}')"),
@@ -387,7 +388,7 @@ impl World {
                 self.settings(&db, MAX_IN_FLIGHT, MAX_UNRECORDED, 500).await?;
             }
             Event::Ddl => {
-                // What a killed session has prepared holds locks until the end: some of it does not work out.
+                // A prepared transaction of a killed session holds its locks until the end, so some statements fail.
                 let mut refused = None;
                 for statement in [
                     "set lock_timeout = '2s'",
@@ -405,7 +406,7 @@ impl World {
                 ] {
                     if let Err(error) = db.batch_execute(statement).await {
                         refused = Some(anyhow::Error::from(error).context(statement));
-                        // The one with a transaction block may have left it open.
+                        // The statement with a transaction block may have left it open.
                         db.batch_execute("rollback").await?;
                     }
                 }
@@ -429,7 +430,7 @@ impl World {
         Ok(())
     }
 
-    /// Nothing goes wrong any more: everything is up, well and as configured; prepared transactions have ended.
+    /// Ends all disturbances: starts the server, restores receivers and settings, and ends prepared transactions.
     pub async fn calm(&mut self, receivers: &Receivers) -> Result<Client> {
         self.revive().await?;
         receivers.plug(true);
@@ -442,7 +443,7 @@ impl World {
             "select outbox.resume_subscription(name) from outbox.subscription where paused and deleted_at is null",
         )
         .await?;
-        // Breakers close, pauses end: the receivers are well.
+        // Closes the breakers and ends pauses, because the receivers are well now.
         db.batch_execute("select outbox.enable_endpoint(name) from outbox.endpoint_status").await?;
         for (i, row) in db.query("select gid from pg_prepared_xacts order by gid", &[]).await?.iter().enumerate() {
             let end = if i % 2 == 0 { "commit" } else { "rollback" };
@@ -453,7 +454,7 @@ impl World {
             db.batch_execute("insert into chaos.guest (message_id, what) select outbox.unsubscribe('guest'), 'none'")
                 .await?;
         }
-        // What operators moved out of the way and died over; only the mortal may leave dead letters.
+        // Requeues the dead letters of operators that died before they requeued them. Only "mortal" may have dead letters.
         db.batch_execute(
             "select outbox.requeue_all('chaos', subscription => s.name, max_rows => 100000)
             from outbox.subscription s where s.name <> 'mortal' and s.deleted_at is null",
@@ -463,7 +464,7 @@ impl World {
     }
 }
 
-/// Remembers which messages are pg_outbox's own before they are reclaimed.
+/// Records which messages belong to pg_outbox itself, before these messages are reclaimed.
 pub async fn note_own(db: &Client) -> Result<()> {
     db.batch_execute(
         "insert into chaos.own select id from outbox.message where topic like 'outbox.%' on conflict do nothing",
@@ -475,19 +476,19 @@ pub async fn note_own(db: &Client) -> Result<()> {
 async fn pause(pid: u32, ms: u64) -> Result<()> {
     signal(pid, "STOP")?;
     tokio::time::sleep(Duration::from_millis(ms)).await;
-    // It may have been ended in the meantime.
+    // The process may have been ended in the meantime.
     let _ = signal(pid, "CONT");
     Ok(())
 }
 
-/// Private memory of a process, in bytes.
+/// Returns the private memory of a process, in bytes.
 pub fn private_memory(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("RssAnon:"))?;
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kb| kb * 1024)
 }
 
-/// The last lines of the server's log.
+/// Returns the last lines of the server's log.
 pub fn log_tail(server: &Server) -> String {
     postgres::tail(&server.log(), 30)
 }

@@ -1,4 +1,4 @@
-//! An OAuth 2 authorisation server: the client credentials grant, tokens that can be revoked.
+//! An OAuth 2 authorisation server for tests, with the client credentials grant and tokens that can be revoked.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,10 +9,10 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::receiver::{Arrival, Receiver, Reply, Speech};
 
-/// A running authorisation server; tokens come from `/token`.
+/// A running authorisation server. It issues tokens at `/token`.
 #[derive(Debug)]
 pub struct Authority {
-    /// The HTTP server that it is.
+    /// The underlying HTTP server.
     pub server: Receiver,
     tokens: Tokens,
 }
@@ -20,7 +20,7 @@ pub struct Authority {
 type Tokens = Arc<Mutex<HashSet<String>>>;
 
 impl Authority {
-    /// Starts one that knows this client; its tokens are good for `expires_in` seconds.
+    /// Starts a server that knows this client. Its tokens are valid for `expires_in` seconds.
     pub fn start(speech: Speech, client: &str, secret: &str, expires_in: u64) -> Result<Authority> {
         let server = Receiver::speaking(speech)?;
         let tokens = Tokens::default();
@@ -46,22 +46,22 @@ impl Authority {
         Ok(Authority { server, tokens })
     }
 
-    /// URL that tokens come from.
+    /// Returns the URL that issues tokens.
     pub fn token_url(&self) -> String {
         self.server.url("/token")
     }
 
-    /// Tokens that were asked for.
+    /// Returns how many tokens were requested.
     pub fn asked(&self) -> usize {
         self.server.at("/token").len()
     }
 
-    /// No token that was given out so far is good any more.
+    /// Revokes all tokens that were issued so far.
     pub fn revoke_all(&self) {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// What a receiver that asks this authority does: 401 without a good token.
+    /// Returns the behaviour of a receiver that requires a token of this server. It answers 401 without a valid token.
     pub fn guard(&self) -> impl Fn(&Arrival, usize) -> Reply + Send + Sync + 'static {
         let tokens = Arc::clone(&self.tokens);
         move |arrival, _| {

@@ -1,8 +1,8 @@
-//! A cable between sender and receiver that can be pulled and plugged in again.
+//! A network cable between sender and receiver that can be pulled (the network is cut) and plugged in again.
 //!
-//! While it is out, nothing passes in either direction and nobody is told: no reset, no refusal. What was sent meanwhile
-//! arrives when it is in again, late, as TCP's retransmissions would; the sender may have given up by then. New connections
-//! are accepted (by the kernel) and silent.
+//! While the cable is pulled, no data passes in either direction, and neither side gets a reset or a refusal. Data that
+//! was sent meanwhile arrives late, after the cable is plugged in again, as with TCP's retransmissions. The sender may
+//! have given up by then. The kernel accepts new connections, which stay silent.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// A cable. Its connections end when it is dropped.
+/// A cable. Dropping it ends its connections.
 pub struct Cable {
     address: SocketAddr,
     plugged: watch::Sender<bool>,
@@ -25,7 +25,7 @@ impl std::fmt::Debug for Cable {
 }
 
 impl Cable {
-    /// Lays one from a free port to `target`, plugged in.
+    /// Lays a cable from a free port to `target`. It is plugged in.
     pub fn lay(target: SocketAddr) -> Result<Cable> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
@@ -40,12 +40,12 @@ impl Cable {
                     if plugged.wait_for(|plugged| *plugged).await.is_err() {
                         return;
                     }
-                    // A target that is not there refuses: the connection is closed.
+                    // If the target does not listen, the connection is closed.
                     let Ok(far) = TcpStream::connect(target).await else { return };
                     let _ = (near.set_nodelay(true), far.set_nodelay(true));
                     let (near_in, near_out) = near.into_split();
                     let (far_in, far_out) = far.into_split();
-                    // What one side ends, the other sees in order, behind all bytes.
+                    // The end of one side's data reaches the other side after all bytes.
                     tokio::spawn(carry(near_in, far_out, plugged.clone()));
                     carry(far_in, near_out, plugged).await;
                 });
@@ -54,17 +54,17 @@ impl Cable {
         Ok(Cable { address, plugged, runtime: Some(runtime) })
     }
 
-    /// The near end.
+    /// Returns the address of the near end.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Nothing passes any more.
+    /// Cuts the network: no data passes any more.
     pub fn pull(&self) {
         self.plugged.send_replace(false);
     }
 
-    /// Everything passes again, what was held up first.
+    /// Restores the network: data that was held back passes first.
     pub fn plug(&self) {
         self.plugged.send_replace(true);
     }

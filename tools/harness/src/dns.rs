@@ -1,4 +1,4 @@
-//! An authoritative name server whose answers a test switches, question by question.
+//! An authoritative name server for tests. A test decides on the answer to each question.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -13,10 +13,10 @@ type Asked = Arc<Mutex<HashMap<(String, u16), usize>>>;
 
 const A: u16 = 1;
 const AAAA: u16 = 28;
-/// Answers with more addresses than this do not fit into a datagram: they are asked for again over TCP.
+/// An answer with more addresses than this does not fit into a datagram and is asked for again over TCP.
 const MOST: usize = 20;
 
-/// A running name server. It stops when it is dropped.
+/// A running name server. Dropping it stops it.
 pub struct Dns {
     address: SocketAddr,
     zone: Zone,
@@ -31,7 +31,7 @@ impl std::fmt::Debug for Dns {
 }
 
 impl Dns {
-    /// Starts one on a free port, UDP and TCP.
+    /// Starts a name server on a free port, for UDP and TCP.
     pub fn start() -> Result<Dns> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let (zone, asked) = (Zone::default(), Asked::default());
@@ -70,25 +70,25 @@ impl Dns {
         Ok(Dns { address, zone, asked, runtime: Some(runtime) })
     }
 
-    /// Where it listens.
+    /// Returns the address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Answers questions for a name with what `addresses` says; its argument counts the questions (of one kind) from 0. A
-    /// name that is not here does not exist.
+    /// Answers questions for a name with the addresses that `addresses` returns. Its argument counts the questions of one
+    /// kind from 0. All other names do not exist.
     pub fn on(&self, name: &str, addresses: impl Fn(usize) -> Vec<IpAddr> + Send + 'static) {
         self.zone.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), Box::new(addresses));
     }
 
-    /// How often it was asked for the IPv4 addresses of a name.
+    /// Returns how often the IPv4 addresses of a name were asked for.
     pub fn asked(&self, name: &str) -> usize {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         asked.get(&(name.to_owned(), A)).copied().unwrap_or(0)
     }
 }
 
-/// A port that is free for UDP and TCP.
+/// Binds a UDP and a TCP socket to the same free port.
 fn both_sockets() -> Result<(std::net::UdpSocket, std::net::TcpListener)> {
     for _ in 0..50 {
         let udp = std::net::UdpSocket::bind("127.0.0.1:0")?;
@@ -129,7 +129,7 @@ fn answer(packet: &[u8], zone: &Zone, asked: &Asked, datagram: bool) -> Option<V
         *count += 1;
         *count - 1
     };
-    // An answer may take its time: the count is to be seen meanwhile.
+    // `addresses` may block, so the count is already updated here.
     let found = zone.lock().unwrap_or_else(PoisonError::into_inner).get(&name).map(|addresses| addresses(before));
     let code = if found.is_some() { 0 } else { 3 };
     let addresses: Vec<IpAddr> =
@@ -137,13 +137,13 @@ fn answer(packet: &[u8], zone: &Zone, asked: &Asked, datagram: bool) -> Option<V
     let cut = datagram && addresses.len() > MOST;
     let addresses = if cut { &[][..] } else { &addresses[..] };
     let mut reply = packet.get(..2)?.to_vec();
-    // An authoritative answer to what was asked with recursion desired.
+    // The flags of an authoritative answer to a question with recursion desired.
     reply.extend_from_slice(&[0x85 | u8::from(cut) << 1, code, 0, 1]);
     reply.extend_from_slice(&(addresses.len() as u16).to_be_bytes());
     reply.extend_from_slice(&[0, 0, 0, 0]);
     reply.extend_from_slice(question);
     for address in addresses {
-        // The name of the question; class IN; not to be kept.
+        // A pointer to the name in the question; then type, class IN, and a time to live of 0.
         reply.extend_from_slice(&[0xc0, 12]);
         reply.extend_from_slice(&kind.to_be_bytes());
         reply.extend_from_slice(&[0, 1, 0, 0, 0, 0]);

@@ -1,5 +1,5 @@
-//! TLS in front of a PostgreSQL that was built without it: answers the request for TLS as a server with `ssl = on` does, and
-//! passes on what is inside.
+//! A TLS proxy in front of a PostgreSQL that was built without TLS. It answers the request for TLS like a server with
+//! `ssl = on` and forwards the decrypted data.
 
 use std::net::SocketAddr;
 
@@ -10,10 +10,10 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::tls::{Identity, server_config};
 
-/// The request code that asks for TLS before anything else is said.
+/// The message with which a client asks for TLS at the beginning of a connection.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
-/// A running front. It stops when it is dropped.
+/// A running TLS proxy. Dropping it stops it.
 pub struct Front {
     address: SocketAddr,
     task: tokio::task::JoinHandle<()>,
@@ -26,7 +26,8 @@ impl std::fmt::Debug for Front {
 }
 
 impl Front {
-    /// Starts one with this identity before the server on `port` of 127.0.0.1. Who does not ask for TLS is turned away.
+    /// Starts a proxy with this identity in front of the server on `port` of 127.0.0.1. Connections that do not ask for
+    /// TLS are closed.
     pub async fn start(identity: &Identity, port: u16) -> Result<Front> {
         let acceptor = TlsAcceptor::from(server_config(identity, None, &["postgresql"])?);
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -42,7 +43,7 @@ impl Front {
         Ok(Front { address, task })
     }
 
-    /// Its port on 127.0.0.1.
+    /// Returns the port of the proxy on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.address.port()
     }

@@ -1,4 +1,4 @@
-//! What the demo, the tests and the benchmarks stand on: real PostgreSQL servers, real HTTP receivers.
+//! The foundation of the demo, the tests and the benchmarks: real PostgreSQL servers and real HTTP receivers.
 
 pub mod authority;
 pub mod cable;
@@ -18,7 +18,7 @@ pub use postgres::{Server, Stop, connect};
 pub use receiver::{Arrival, Receiver, Reply};
 pub use tokio_postgres;
 
-/// Waits until `check` gives a value, looking every few milliseconds; panics with `what` after `timeout`.
+/// Waits until `check` returns a value, calling it every 5 milliseconds. Panics with `what` after `timeout`.
 pub async fn wait_for<T>(what: &str, timeout: Duration, mut check: impl AsyncFnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
@@ -30,7 +30,7 @@ pub async fn wait_for<T>(what: &str, timeout: Duration, mut check: impl AsyncFnM
     }
 }
 
-/// Waits until `check` holds.
+/// Waits until `check` returns true. Panics with `what` after `timeout`.
 pub async fn wait_until(what: &str, timeout: Duration, mut check: impl AsyncFnMut() -> bool) {
     wait_for(what, timeout, async || check().await.then_some(())).await;
 }

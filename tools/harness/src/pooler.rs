@@ -1,4 +1,4 @@
-//! PgBouncer before a server. `scripts/setup pgbouncer` fetches it.
+//! PgBouncer in front of a server. `scripts/setup pgbouncer` downloads it.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -11,14 +11,14 @@ use crate::postgres::{Server, as_server_user, connect, free_port, fresh_folder, 
 /// A running PgBouncer. It ends when it is dropped, or with the process that started it.
 #[derive(Debug)]
 pub struct Pooler {
-    /// Its port on 127.0.0.1.
+    /// The port of PgBouncer on 127.0.0.1.
     pub port: u16,
     password: String,
     child: Child,
 }
 
 impl Pooler {
-    /// Starts one that gives `mode` (`transaction`, `session`) as many sessions of a server as `size` says, per database.
+    /// Starts PgBouncer in this `mode` (`transaction` or `session`), with up to `size` server sessions per database.
     pub async fn start(server: &Server, mode: &str, size: usize) -> Result<Pooler> {
         let program = root().join(".cache/pgbouncer/run");
         if !program.exists() {
@@ -39,7 +39,7 @@ impl Pooler {
         own(&folder)?;
         let pooler = as_server_user(&program);
         let mut shell = Command::new("sh");
-        // As with servers: when this process ends, the shell's input ends, and so does the pooler.
+        // When this process ends, the input of the shell ends, and the shell ends PgBouncer (as for servers).
         shell.arg("-c").arg("exec 3<&0; \"$@\" <&- 3<&- & pid=$!; (cat <&3 >/dev/null; kill -TERM $pid 2>/dev/null) & exec 3<&-; wait $pid");
         shell.arg("sh").arg(pooler.get_program()).args(pooler.get_args());
         shell.arg("-q").arg(folder.join("pgbouncer.ini"));
@@ -56,7 +56,7 @@ impl Pooler {
         Ok(started)
     }
 
-    /// Connection string of a database through it.
+    /// Returns the connection string of a database through PgBouncer.
     pub fn dsn(&self, database: &str) -> String {
         format!("postgresql://postgres:{}@127.0.0.1:{}/{database}", self.password, self.port)
     }

@@ -1,10 +1,10 @@
-//! A PostgreSQL server of one's own: throwaway data folder, free port, password.
+//! PostgreSQL servers for tests, each with a temporary data folder, a free port and a password.
 //!
-//! PostgreSQL refuses to run as root, so as root it runs as `nobody`. Where that user cannot reach the folder of the
-//! project, it is given the one capability to do so.
+//! PostgreSQL refuses to run as root, so if this process is root, the server runs as `nobody`. If that user cannot reach
+//! the folder of the project, the server gets the capabilities to do so.
 //!
-//! A server ends with the process that started it, whatever ends that process: a supervising shell waits on a pipe that only
-//! this process holds open.
+//! A server ends with the process that started it, regardless of how that process ends. A supervising shell waits on a
+//! pipe that only this process holds open.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,14 +17,15 @@ use tokio_postgres::{Client, NoTls};
 /// An installed PostgreSQL.
 #[derive(Clone, Debug)]
 pub struct Install {
-    /// The folder of its programs.
+    /// The folder of the programs.
     pub bin: PathBuf,
-    /// Its major version.
+    /// The major version.
     pub major: u32,
 }
 
 impl Install {
-    /// The one that `PG_CONFIG` names, or the one that `scripts/setup` fetched: `PG` (default 18).
+    /// Finds the installation that `PG_CONFIG` names, or the one that `scripts/setup` downloaded for the major version in
+    /// `PG` (default 18).
     pub fn find() -> Result<Install> {
         let config = match std::env::var_os("PG_CONFIG") {
             Some(path) => PathBuf::from(path),
@@ -50,14 +51,14 @@ impl Install {
         Ok(Install { bin: PathBuf::from(ask("--bindir")?), major })
     }
 
-    /// Another major version that is at hand, for upgrades.
+    /// Finds an installation of another major version on this machine, for upgrades.
     pub fn of_major(major: u32) -> Option<Install> {
         let fetched = root().join(format!(".cache/pg{major}/bin"));
         let debian = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin"));
         [fetched, debian].into_iter().find(|bin| bin.join("postgres").exists()).map(|bin| Install { bin, major })
     }
 
-    /// A command that runs one of its programs as the user that PostgreSQL runs as.
+    /// Returns a command that runs one of the programs as the user of the server.
     pub fn command(&self, program: &str) -> Command {
         let mut command = as_server_user(&self.bin.join(program));
         command
@@ -70,13 +71,13 @@ impl Install {
     }
 }
 
-/// The folder of the project.
+/// Returns the folder of the project.
 pub fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).unwrap_or(here).to_owned()
 }
 
-/// The files of the extension's SQL, in the order in which CREATE EXTENSION runs them.
+/// Returns the SQL files of the extension, in the order in which CREATE EXTENSION runs them.
 pub fn schema_files() -> Result<Vec<PathBuf>> {
     let folder = root().join("sql/schema");
     Ok(fs::read_to_string(folder.join("order"))?.lines().map(|line| folder.join(line)).collect())
@@ -86,7 +87,7 @@ fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0)
 }
 
-/// A command that runs a program as the user that PostgreSQL runs as.
+/// Returns a command that runs a program as the user of the server.
 pub(crate) fn as_server_user(program: &Path) -> Command {
     if !is_root() {
         return Command::new(program);
@@ -105,20 +106,20 @@ pub(crate) fn as_server_user(program: &Path) -> Command {
 /// How a server is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// Sessions are ended, everything is written.
+    /// A fast shutdown: sessions are ended and all data is written.
     Fast,
-    /// As if the power failed.
+    /// An immediate shutdown, as if the power failed.
     Immediate,
 }
 
 /// A data folder and the server that runs on it.
 #[derive(Debug)]
 pub struct Server {
-    /// The programs it is made of.
+    /// The installation.
     pub install: Install,
-    /// Its data folder.
+    /// The data folder.
     pub data: PathBuf,
-    /// Its port on 127.0.0.1.
+    /// The port on 127.0.0.1.
     pub port: u16,
     password: String,
     settings: Vec<(String, String)>,
@@ -127,14 +128,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server with the extension preloaded and loopback allowed as a target.
+    /// Starts a server with the extension preloaded.
     pub async fn start(settings: &[(&str, &str)]) -> Result<Server> {
         let mut all = vec![("shared_preload_libraries", "pg_outbox")];
         all.extend_from_slice(settings);
         Server::start_plain(&all).await
     }
 
-    /// Starts a server with just these settings beside the basic ones.
+    /// Starts a server with only these settings in addition to the basic settings, which allow loopback addresses as
+    /// endpoints.
     pub async fn start_plain(settings: &[(&str, &str)]) -> Result<Server> {
         let install = Install::find()?;
         let data = fresh_folder("server")?;
@@ -143,7 +145,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Makes a data folder, without starting anything.
+    /// Creates a data folder without starting a server.
     pub fn init(install: Install, data: PathBuf, settings: &[(&str, &str)]) -> Result<Server> {
         let password = random_password()?;
         let pwfile = data.with_extension("pw");
@@ -163,7 +165,7 @@ impl Server {
         Ok(Server::on(install, data, password, settings))
     }
 
-    /// A server on an existing data folder, not started.
+    /// Returns a server on an existing data folder. It is not started.
     pub fn on(install: Install, data: PathBuf, password: String, settings: &[(&str, &str)]) -> Server {
         Server {
             install,
@@ -176,12 +178,12 @@ impl Server {
         }
     }
 
-    /// The superuser's password.
+    /// Returns the password of the superuser.
     pub fn password(&self) -> &str {
         &self.password
     }
 
-    /// Leaves the data folder when the server goes.
+    /// Keeps the data folder when the server is dropped.
     pub fn keep(&mut self) {
         self.keep = true;
     }
@@ -192,7 +194,7 @@ impl Server {
         self.settings.push((name.to_owned(), value.to_owned()));
     }
 
-    /// Command line options for its settings.
+    /// Returns the command line options for the settings.
     pub fn options(&self) -> Vec<String> {
         let mut options = Vec::new();
         let basics = [
@@ -211,7 +213,7 @@ impl Server {
         options
     }
 
-    /// Starts it on a free port and waits until it takes connections (a standby: read-only ones).
+    /// Starts the server on a free port and waits until it accepts connections (a standby accepts read-only ones).
     pub async fn run(&mut self) -> Result<()> {
         for attempt in 0.. {
             if self.port == 0 || attempt > 0 {
@@ -220,7 +222,7 @@ impl Server {
             let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path())?;
             let mut postgres = self.install.command("postgres");
             postgres.arg("-D").arg(&self.data).args(self.options());
-            // When this process ends, the shell's input ends, and the server is ended the hard way.
+            // When this process ends, the input of the shell ends, and the shell ends the server with SIGQUIT.
             let mut shell = Command::new("sh");
             shell.arg("-c").arg(
                 "exec 3<&0; \"$@\" <&- 3<&- & pid=$!; (cat <&3 >/dev/null; kill -QUIT $pid 2>/dev/null) & exec 3<&-; wait $pid",
@@ -236,7 +238,7 @@ impl Server {
             self.supervisor = Some(child);
             match self.wait_ready().await {
                 Ok(()) => return Ok(()),
-                // Somebody else took the port in between.
+                // Another process took the port in the meantime.
                 Err(_) if attempt < 5 && self.log().contains("could not bind") => self.reap(),
                 Err(error) => return Err(error.context(tail(&self.log(), 40))),
             }
@@ -261,17 +263,17 @@ impl Server {
         }
     }
 
-    /// Connection string of a database.
+    /// Returns the connection string of a database.
     pub fn dsn(&self, database: &str) -> String {
         format!("postgresql://postgres:{}@127.0.0.1:{}/{database}", self.password, self.port)
     }
 
-    /// A session as superuser.
+    /// Opens a session as superuser.
     pub async fn connect(&self, database: &str) -> Result<Client> {
         connect(&self.dsn(database)).await
     }
 
-    /// A session, and what it is notified of.
+    /// Opens a session and returns it with the stream of its notifications.
     pub async fn listen(
         &self,
         database: &str,
@@ -288,26 +290,26 @@ impl Server {
         Ok((client, receiver))
     }
 
-    /// A database of its own, with the extension created in it.
+    /// Creates a database with the extension and opens a session in it.
     pub async fn database(&self, name: &str) -> Result<Client> {
         let client = self.empty_database(name).await?;
         client.batch_execute("create extension pg_outbox").await?;
         Ok(client)
     }
 
-    /// A database of its own.
+    /// Creates an empty database and opens a session in it.
     pub async fn empty_database(&self, name: &str) -> Result<Client> {
         self.connect("postgres").await?.batch_execute(&format!("create database \"{name}\"")).await?;
         self.connect(name).await
     }
 
-    /// Process id of the postmaster.
+    /// Returns the process id of the postmaster.
     pub fn pid(&self) -> Result<u32> {
         let text = fs::read_to_string(self.data.join("postmaster.pid"))?;
         Ok(text.lines().next().unwrap_or_default().parse()?)
     }
 
-    /// Stops it and waits until it is gone.
+    /// Stops the server and waits until it has ended.
     pub fn stop(&mut self, how: Stop) -> Result<()> {
         if let Ok(pid) = self.pid() {
             signal(pid, if how == Stop::Fast { "INT" } else { "QUIT" })?;
@@ -316,19 +318,19 @@ impl Server {
         Ok(())
     }
 
-    /// Stops and starts it.
+    /// Stops and starts the server.
     pub async fn restart(&mut self, how: Stop) -> Result<()> {
         self.stop(how)?;
         self.run().await
     }
 
-    /// Whether the postmaster has not ended by itself.
+    /// Returns whether the postmaster is running.
     pub fn is_running(&mut self) -> bool {
         self.supervisor.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     fn reap(&mut self) {
-        // Not `wait`: it would close the shell's input first, and that ends the server the hard way.
+        // `wait` would first close the input of the shell, which ends the server with SIGQUIT.
         if let Some(mut child) = self.supervisor.take() {
             while matches!(child.try_wait(), Ok(None)) {
                 std::thread::sleep(Duration::from_millis(5));
@@ -340,7 +342,7 @@ impl Server {
         self.data.with_extension("log")
     }
 
-    /// The server's log so far.
+    /// Returns the server's log so far.
     pub fn log(&self) -> String {
         fs::read(self.log_path()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
@@ -351,7 +353,7 @@ impl Drop for Server {
         if self.supervisor.is_some() {
             let _ = self.stop(Stop::Immediate);
         }
-        // OUTBOX_KEEP=1: to look at what a failed test left.
+        // With OUTBOX_KEEP=1 the data of a failed test can be examined.
         if !self.keep && std::env::var_os("OUTBOX_KEEP").is_none() {
             let _ = fs::remove_dir_all(&self.data);
             let _ = fs::remove_file(self.log_path());
@@ -359,14 +361,14 @@ impl Drop for Server {
     }
 }
 
-/// A session; the connection's task ends with it.
+/// Opens a session. The task of its connection ends with the session.
 pub async fn connect(dsn: &str) -> Result<Client> {
     let (client, connection) = tokio_postgres::connect(dsn, NoTls).await?;
     tokio::spawn(connection);
     Ok(client)
 }
 
-/// A command that is run as the user that PostgreSQL runs as, who alone may meddle with its processes.
+/// Returns a command that runs as the user of the server. Only this user may trace or signal the server's processes.
 pub fn command_as_server_user(program: &str) -> Command {
     as_server_user(Path::new(program))
 }
@@ -377,7 +379,7 @@ pub fn signal(pid: u32, name: &str) -> Result<()> {
     if status.success() { Ok(()) } else { bail!("no process {pid}") }
 }
 
-/// A folder that nobody else uses. Folders of processes that are gone are removed on the way.
+/// Creates a folder that no other process uses, and removes the folders of processes that have ended.
 pub fn fresh_folder(what: &str) -> Result<PathBuf> {
     use std::sync::atomic::{AtomicU32, Ordering};
     static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -397,7 +399,7 @@ pub fn fresh_folder(what: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Gives a file or folder to the user that PostgreSQL runs as.
+/// Makes the user of the server the owner of a file or folder.
 pub fn own(path: &Path) -> Result<()> {
     if is_root() {
         let status = Command::new("chown").args(["-R", "nobody:nogroup"]).arg(path).status()?;
@@ -411,7 +413,7 @@ pub fn own(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A port that was free a moment ago.
+/// Returns a port that was free a moment ago.
 pub fn free_port() -> io::Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
@@ -422,7 +424,7 @@ fn random_password() -> Result<String> {
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }
 
-/// The last lines of a text.
+/// Returns the last lines of a text.
 pub fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")

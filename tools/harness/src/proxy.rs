@@ -1,4 +1,4 @@
-//! Forward proxies: HTTP CONNECT and SOCKS 5, with or without credentials.
+//! Forward proxies for tests: HTTP CONNECT and SOCKS 5, with or without credentials.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What a proxy speaks.
+/// The protocol of a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// HTTP CONNECT.
@@ -18,7 +18,7 @@ pub enum Kind {
     Socks5,
 }
 
-/// A running proxy. It stops when it is dropped.
+/// A running proxy. Dropping it stops it.
 pub struct Proxy {
     kind: Kind,
     address: SocketAddr,
@@ -33,7 +33,8 @@ impl std::fmt::Debug for Proxy {
 }
 
 impl Proxy {
-    /// Starts one on a free port that lets in everybody, or this user with this password. Every name leads to `names`.
+    /// Starts a proxy on a free port. It accepts all clients, or only this user with this password. Every host name
+    /// resolves to `names`.
     pub fn start(kind: Kind, credentials: Option<(&str, &str)>, names: std::net::IpAddr) -> Result<Proxy> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
@@ -76,13 +77,13 @@ impl Proxy {
         Ok(Proxy { kind, address, asked, runtime: Some(runtime) })
     }
 
-    /// Its URL, with `user:password@` if given.
+    /// Returns the URL of the proxy, with `user:password@` if given.
     pub fn url(&self, credentials: &str) -> String {
         let scheme = if self.kind == Kind::Connect { "http" } else { "socks5" };
         format!("{scheme}://{credentials}{}", self.address)
     }
 
-    /// Targets that it was asked for.
+    /// Returns the targets that clients asked for.
     pub fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

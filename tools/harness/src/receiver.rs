@@ -1,4 +1,4 @@
-//! A receiver of webhooks: a real HTTP server whose behaviour a test can switch, request by request.
+//! A receiver of webhooks: a real HTTP server whose behaviour a test decides request by request.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -19,42 +19,42 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-/// What a receiver answers.
+/// The answer of a receiver.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// Status code.
+    /// The status code.
     pub status: u16,
-    /// Wait before the answer.
+    /// The wait before the answer.
     pub delay: Duration,
-    /// Headers of the answer.
+    /// The headers of the answer.
     pub headers: Vec<(String, String)>,
-    /// Body of the answer.
+    /// The body of the answer.
     pub body: Bytes,
-    /// Close the connection without an answer.
+    /// Whether to close the connection without an answer.
     pub hang_up: bool,
 }
 
 impl Reply {
-    /// An answer with this status and nothing else.
+    /// Creates an answer with only this status.
     pub fn status(status: u16) -> Reply {
         Reply { status, delay: Duration::ZERO, headers: Vec::new(), body: Bytes::new(), hang_up: false }
     }
 
-    /// The same, later.
+    /// Delays the answer.
     #[must_use]
     pub fn after(mut self, delay: Duration) -> Reply {
         self.delay = delay;
         self
     }
 
-    /// The same with a header.
+    /// Adds a header.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Reply {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// The same with a body.
+    /// Sets the body.
     #[must_use]
     pub fn body(mut self, body: impl Into<Bytes>) -> Reply {
         self.body = body.into();
@@ -62,14 +62,14 @@ impl Reply {
     }
 }
 
-/// One request as it arrived.
+/// A request that arrived.
 #[derive(Clone, Debug)]
 pub struct Arrival {
-    /// When its body was complete.
+    /// When the body was complete.
     pub at: SystemTime,
-    /// `POST`, or what else came.
+    /// The method.
     pub method: Method,
-    /// Version of HTTP.
+    /// The HTTP version.
     pub version: Version,
     /// Path and query.
     pub path: String,
@@ -80,17 +80,17 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// A header as text; empty when it is not there.
+    /// Returns a header as text. Empty if the header is missing.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
-    /// The webhook id.
+    /// Returns the webhook id.
     pub fn webhook_id(&self) -> &str {
         self.header("webhook-id")
     }
 
-    /// The body as JSON.
+    /// Returns the body as JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
@@ -109,18 +109,18 @@ struct State {
     forgetful: AtomicBool,
 }
 
-/// How a receiver is spoken to.
+/// The protocol of a receiver.
 #[derive(Clone, Default)]
 pub struct Speech {
-    /// Encrypted, with this configuration (its ALPN list says which versions of HTTP there are).
+    /// The TLS configuration, if any. Its ALPN list determines the HTTP versions.
     pub tls: Option<Arc<rustls::ServerConfig>>,
-    /// HTTP/2 and nothing else.
+    /// Whether only HTTP/2 is accepted.
     pub http2_only: bool,
-    /// An HTTP/2 connection is closed gracefully (GOAWAY) when it is this old.
+    /// The age at which an HTTP/2 connection is closed gracefully (GOAWAY).
     pub go_away_after: Option<Duration>,
 }
 
-/// A running receiver. It stops when it is dropped.
+/// A running receiver. Dropping it stops it.
 pub struct Receiver {
     address: SocketAddr,
     encrypted: bool,
@@ -135,17 +135,17 @@ impl std::fmt::Debug for Receiver {
 }
 
 impl Receiver {
-    /// Starts one on a free port; everything is answered with 200 at once.
+    /// Starts a receiver on a free port. It answers all requests with 200 at once.
     pub fn start() -> Result<Receiver> {
         Receiver::start_on("127.0.0.1:0".parse()?)
     }
 
-    /// Starts one on this address.
+    /// Starts a receiver on this address.
     pub fn start_on(address: SocketAddr) -> Result<Receiver> {
         Receiver::start_speaking(address, Speech::default())
     }
 
-    /// Starts one on a free port that is spoken to like this.
+    /// Starts a receiver on a free port, with this protocol.
     pub fn speaking(speech: Speech) -> Result<Receiver> {
         Receiver::start_speaking("127.0.0.1:0".parse()?, speech)
     }
@@ -182,57 +182,58 @@ impl Receiver {
         Ok(Receiver { address, encrypted, state, runtime: Some(runtime) })
     }
 
-    /// Where it listens.
+    /// Returns the address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// URL of a path.
+    /// Returns the URL of a path.
     pub fn url(&self, path: &str) -> String {
         format!("{}://{}{path}", if self.encrypted { "https" } else { "http" }, self.address)
     }
 
-    /// URL of a path under another name.
+    /// Returns the URL of a path with another host name.
     pub fn url_as(&self, host: &str, path: &str) -> String {
         format!("{}://{host}:{}{path}", if self.encrypted { "https" } else { "http" }, self.address.port())
     }
 
-    /// Answers requests of a path with what `behaviour` says; its second argument counts the requests of the path from 0.
+    /// Answers requests of a path with the result of `behaviour`. Its second argument counts the requests of the path
+    /// from 0.
     pub fn on(&self, path: &str, behaviour: impl Fn(&Arrival, usize) -> Reply + Send + Sync + 'static) {
         lock(&self.state.behaviours).insert(path.to_owned(), Arc::new(behaviour));
     }
 
-    /// Counts requests, but keeps none.
+    /// Only counts requests from now on, and answers them with 200.
     pub fn quiet(&self) {
         self.state.quiet.store(true, Ordering::Relaxed);
     }
 
-    /// Answers as it is told, but keeps no requests.
+    /// Stores no requests from now on, but still answers as configured.
     pub fn forget(&self) {
         self.state.forgetful.store(true, Ordering::Relaxed);
     }
 
-    /// Requests so far.
+    /// Returns the number of requests so far.
     pub fn total(&self) -> usize {
         self.state.total.load(Ordering::Relaxed)
     }
 
-    /// Connections so far (encrypted ones: whose handshake succeeded).
+    /// Returns the number of connections so far. With TLS, only connections with a successful handshake count.
     pub fn connections(&self) -> usize {
         self.state.connections.load(Ordering::Relaxed)
     }
 
-    /// Everything that arrived.
+    /// Returns all requests that arrived.
     pub fn arrivals(&self) -> Vec<Arrival> {
         lock(&self.state.arrivals).clone()
     }
 
-    /// What arrived at a path.
+    /// Returns the requests that arrived at a path.
     pub fn at(&self, path: &str) -> Vec<Arrival> {
         lock(&self.state.arrivals).iter().filter(|arrival| arrival.path == path).cloned().collect()
     }
 
-    /// Forgets what arrived.
+    /// Forgets all requests and resets their count.
     pub fn clear(&self) {
         lock(&self.state.arrivals).clear();
         self.state.total.store(0, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! A certification authority made at test time, and what it issues.
+//! A certification authority that is created at test time, and the certificates that it issues.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,12 +24,12 @@ impl std::fmt::Debug for Ca {
     }
 }
 
-/// A certificate and its key, PEM text.
+/// A certificate and its key, as PEM text.
 #[derive(Clone)]
 pub struct Identity {
     /// The certificate.
     pub certificate: String,
-    /// Its key.
+    /// The private key.
     pub key: String,
 }
 
@@ -40,10 +40,10 @@ impl std::fmt::Debug for Identity {
 }
 
 impl Ca {
-    /// A new one.
+    /// Creates an authority.
     pub fn new() -> Result<Ca> {
         let mut params = CertificateParams::new(Vec::new())?;
-        // Authorities are told apart by name.
+        // Each authority has a unique name.
         static COUNT: AtomicUsize = AtomicUsize::new(1);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         params.distinguished_name.push(DnType::CommonName, format!("pg_outbox test authority {number}"));
@@ -52,17 +52,17 @@ impl Ca {
         Ok(Ca { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate()?)? })
     }
 
-    /// Its certificate, PEM.
+    /// Returns the certificate of the authority as PEM text.
     pub fn pem(&self) -> String {
         self.issuer.pem()
     }
 
-    /// A certificate for these names and addresses.
+    /// Issues a certificate for these names and addresses.
     pub fn issue(&self, names: &[&str]) -> Result<Identity> {
         self.issue_with(names, |_| {})
     }
 
-    /// One that has expired.
+    /// Issues a certificate that has expired.
     pub fn issue_expired(&self, names: &[&str]) -> Result<Identity> {
         self.issue_with(names, |params| {
             params.not_before = date_time_ymd(2020, 1, 1);
@@ -81,7 +81,7 @@ impl Ca {
     }
 }
 
-/// A certificate that has signed itself, as one line of openssl makes them: it says that it is an authority.
+/// Creates a self-signed certificate. Like those of `openssl req -x509`, it says that it is an authority.
 pub fn self_signed(names: &[&str], expired: bool) -> Result<Identity> {
     let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -93,7 +93,8 @@ pub fn self_signed(names: &[&str], expired: bool) -> Result<Identity> {
     Ok(Identity { certificate: params.self_signed(&key)?.pem(), key: key.serialize_pem() })
 }
 
-/// A server's configuration: its identity, whose clients it lets in (`None`: everybody), and what it offers by ALPN.
+/// Creates the configuration of a server with its identity, the authority of client certificates (`None`: no client
+/// certificate is required), and its ALPN list.
 pub fn server_config(identity: &Identity, clients_of: Option<&Ca>, alpn: &[&str]) -> Result<Arc<ServerConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;

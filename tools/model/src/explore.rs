@@ -1,4 +1,4 @@
-//! Every state, each once.
+//! Explores every state of the sequencer's model, each once.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -6,12 +6,12 @@ use std::hash::{BuildHasher, RandomState};
 use crate::tick::numbered;
 use crate::world::{Scope, Status, Ticker, World};
 
-/// What came out.
+/// The result of an exploration.
 #[derive(Debug)]
 pub enum Found {
-    /// Every state of the scope keeps what is promised.
+    /// The invariants hold in every state of the scope.
     Holds { states: usize },
-    /// This one does not; the states that led to it.
+    /// An invariant does not hold. `path` is the sequence of states that leads to the breach.
     Breach { what: String, path: Vec<World> },
 }
 
@@ -21,14 +21,14 @@ impl Found {
     }
 }
 
-/// Visits every state that can be reached, depth first.
+/// Visits every reachable state, depth first.
 pub fn explore(scope: &Scope) -> Found {
-    // States are kept as 128 bits of hash: two hashers that differ in their keys.
+    // Visited states are stored as 128 bits of hash, from two hashers with different keys.
     let (a, b) = (RandomState::new(), RandomState::new());
     let print = |w: &World| (a.hash_one(w), b.hash_one(w));
     let start = World::new(scope);
     let mut seen = HashSet::from([print(&start)]);
-    // The path to the present state, and what is still to be visited from each state on it.
+    // The path to the current state, and for each state on the path the next states that were not visited yet.
     let mut path = vec![start.clone()];
     let mut open = vec![start.next(scope)];
     while let Some(todo) = open.last_mut() {
@@ -58,7 +58,7 @@ fn check(world: &World, scope: &Scope) -> Result<(), String> {
     Ok(())
 }
 
-/// Committed messages only, each once, in causal order.
+/// Checks that the feed contains only committed messages, each once and in causal order.
 fn feed_is_right(world: &World) -> Result<(), String> {
     let mut before = 0u32;
     for id in &world.feed {
@@ -79,7 +79,7 @@ fn feed_is_right(world: &World) -> Result<(), String> {
     Ok(())
 }
 
-/// Ticks alone, everything else standing still.
+/// Checks that ticks alone, while everything else stops, bring all committed messages into the feed.
 fn catches_up(world: &World, scope: &Scope) -> Result<(), String> {
     let mut w = world.clone();
     for _ in 0..world.rows.len() * 2 + 3 {

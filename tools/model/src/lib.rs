@@ -1,14 +1,14 @@
-//! A model of the sequencer (`sql/schema/feed/sequencer.sql`) and of what it relies on: transaction ids, snapshots, a sequence,
-//! locks of leaves. Small enough to be explored exhaustively: every order of the steps of a few transactions, ticks,
-//! rotations and crashes.
+//! A model of the sequencer (`sql/schema/feed/sequencer.sql`) and of the facilities that it uses: transaction ids,
+//! snapshots, a sequence, and locks of leaves. The model is small enough to be explored exhaustively, in every order of
+//! the steps of a few transactions, ticks, rotations and crashes.
 //!
-//! What is checked in every state that is reached:
-//! * the feed holds committed messages only, each once;
-//! * a message that was drawn after another one had been committed comes behind it;
-//! * no skip and no stall: ticks alone, with everything else standing still where it is (transactions open, locks held),
-//!   bring every committed message into the feed within a few ticks.
+//! Invariants that are checked in every reached state:
+//! * The feed contains only committed messages, each once.
+//! * A message whose id was drawn after another message had been committed comes after that message.
+//! * No message is skipped and the sequencer does not stall. If everything else stops (transactions stay open, locks stay
+//!   held), a few ticks bring every committed message into the feed.
 //!
-//! `Variant`s are designs that look right and are not; the model must find what is wrong with each.
+//! `Variant`s are designs that look right but are wrong. The exploration must find a breach of each.
 
 pub mod explore;
 pub mod reader;

@@ -1,32 +1,34 @@
-//! A model of `outbox.read` beside the reclaim of leaves (`sql/schema/feed/read.sql`, `retain/reclaim.sql`): a reader that remembers
-//! a position, and retention that empties leaves under it, step by step in every order.
+//! A model of `outbox.read` and of the reclaiming of leaves (`sql/schema/feed/read.sql`, `retain/reclaim.sql`). A reader
+//! remembers a position while retention empties leaves, and their steps are explored in every order.
 //!
-//! What is checked: when a read is not refused, nothing is missing between where it started and the last row that it gave.
+//! Invariant: if a read is not refused, no message is missing between its start and the last row that it returned.
 
 use std::collections::HashSet;
 
-/// How many positions there are; each has a leaf of its own.
+/// The number of positions. Each position has a leaf of its own.
 const END: u8 = 4;
 
-/// What the two sides do.
+/// The designs of retention and reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Design {
-    /// First it is said that a leaf goes, for everybody at once; then it is emptied. A reader looks behind its rows.
+    /// Retention announces that a leaf will be emptied, visible to all sessions at once, and then empties it. A reader
+    /// checks the announcement after it has read its rows.
     AsBuilt,
-    /// It is said when the leaf has been emptied.
+    /// Retention announces a leaf only after it has been emptied.
     SaidAfterwards,
-    /// The reader looks before it reads.
+    /// The reader checks the announcement before it reads.
     LookedAtBefore,
-    /// What is said is a row: a reader's snapshot may be older.
+    /// The announcement is a row, which a reader's snapshot may not show.
     SaidInARow,
-    /// Nobody says anything.
+    /// There is no announcement.
     NotSaid,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Reader {
     Idle,
-    /// `done`: looked at up to here; `last`: the last row; `missing`: some had no message; `skipped`: before a row that was given.
+    /// `done`: the position that was read last; `last`: the position of the last row; `missing`: a position had no message;
+    /// `skipped`: such a position came before a row that was returned.
     Reading {
         start: u8,
         seen_tail: u8,
@@ -40,18 +42,18 @@ enum Reader {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct State {
-    /// End of the feed.
+    /// The end of the feed.
     head: u8,
-    /// Leaves up to here are empty.
+    /// The leaves up to this position are empty.
     emptied: u8,
-    /// Up to here it is said that messages may be gone.
+    /// The announcement: messages up to this position may be gone.
     said: u8,
-    /// Where the reader goes on.
+    /// The position after which the reader continues.
     cursor: u8,
     reader: Reader,
 }
 
-/// The number of states, or the steps that lead to a skip.
+/// Returns the number of states, or the steps that lead to a skipped message.
 pub fn explore_reader(design: Design) -> Result<usize, Vec<String>> {
     let start = State { head: 1, emptied: 0, said: 0, cursor: 0, reader: Reader::Idle };
     let mut seen = HashSet::from([start.clone()]);
@@ -85,7 +87,8 @@ impl State {
         all
     }
 
-    /// A leaf goes, in two steps; the transaction may fail between them, and then comes again.
+    /// Returns the next steps of retention. A leaf is announced and emptied in two steps. The transaction may fail
+    /// between the steps and is then repeated.
     fn retention(&self, design: Design) -> Vec<Result<State, String>> {
         let (says_first, says) = match design {
             Design::AsBuilt | Design::LookedAtBefore | Design::SaidInARow => (true, true),
@@ -109,7 +112,7 @@ impl State {
     fn read(&self, design: Design) -> Vec<Result<State, String>> {
         match self.reader {
             Reader::Idle => {
-                // 0: from the first that is stored.
+                // 0 means the first stored message.
                 let start = if self.cursor == 0 { self.said } else { self.cursor };
                 let reader = Reader::Reading {
                     start,
@@ -143,9 +146,9 @@ impl State {
                     Design::LookedAtBefore | Design::SaidInARow => seen_tail,
                     _ => self.said,
                 };
-                // It may end anywhere: so many rows were asked for.
+                // The read may end at any position, because the number of rows is limited.
                 all.push(if start < tail {
-                    // Refused: the consumer is told, and decides to go on from what is stored.
+                    // The read is refused. The consumer decides to continue at the first stored message.
                     Ok(State { reader: Reader::Idle, cursor: tail, ..self.clone() })
                 } else if skipped {
                     Err(format!("a read from {start} gave {last} and not all before it"))

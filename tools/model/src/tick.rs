@@ -1,8 +1,8 @@
-//! The tick, step by step as the SQL function runs its statements, and the wrong ways of building it.
+//! The steps of a tick, as the SQL function runs its statements, and of the wrong designs.
 
 use crate::world::{LEAVES, Scope, Snapshot, Status, TickRow, Ticker, Variant, World, Xid};
 
-/// Every state that one step of ticker `i` leads to.
+/// Adds every state that one step of ticker `i` leads to.
 pub fn steps(world: &World, scope: &Scope, i: usize, all: &mut Vec<World>) {
     let mut to = |ticker: Ticker| {
         let mut w = world.clone();
@@ -35,7 +35,7 @@ pub fn steps(world: &World, scope: &Scope, i: usize, all: &mut Vec<World>) {
         }
         Ticker::Locked { early } => {
             if world.state.as_ref().is_some_and(|s| s.done.is_some()) {
-                // In the middle of a large difference nothing is read anew.
+                // In the middle of a large difference, the tick takes no new values.
                 to(Ticker::Seen { settled: 0, floor: 0, next: 0, snapshot: world.snapshot() });
             } else {
                 to(Ticker::Settled { early, settled: settled(world) });
@@ -63,7 +63,7 @@ pub fn steps(world: &World, scope: &Scope, i: usize, all: &mut Vec<World>) {
             let (row, ids) = numbered(world, scope, settled, floor, next, &snapshot);
             let quiet = ids.is_empty() && row.done.is_none() && world.state.as_ref().is_some_and(|s| s.done.is_none());
             if quiet {
-                // Nothing new: the state stays, or moves on now and then.
+                // There are no new messages. The state may stay, or may be written again.
                 to(Ticker::Idle);
             }
             let mut w = world.clone();
@@ -78,7 +78,7 @@ pub fn steps(world: &World, scope: &Scope, i: usize, all: &mut Vec<World>) {
             w.feed.extend(ids);
             w.tickers[i] = Ticker::Idle;
             all.push(w);
-            // The session is terminated before its commit.
+            // Or the session is terminated before its commit.
             let mut w = world.clone();
             w.end(xid, Status::Aborted);
             w.tickers[i] = Ticker::Idle;
@@ -87,7 +87,8 @@ pub fn steps(world: &World, scope: &Scope, i: usize, all: &mut Vec<World>) {
     }
 }
 
-/// A producer ticks in its own transaction, after it has written: a snapshot never lists its own transaction as running.
+/// Adds the states of a producer that ticks in its own transaction after it has written. A snapshot never lists its own
+/// transaction as running.
 fn own_tick(world: &World, scope: &Scope, all: &mut Vec<World>) {
     if !world.lock_is_free() {
         return;
@@ -103,8 +104,8 @@ fn own_tick(world: &World, scope: &Scope, all: &mut Vec<World>) {
             }
         }
         let (row, ids) = numbered(world, scope, 0, world.last_id, world.next_xid(), &snapshot);
-        // What it wrote itself is visible to it and below its snapshot, but not committed: an implementation that
-        // numbered it would be wrong at once. This one leaves it out, and still loses what comes later.
+        // The messages that the producer wrote are visible to it and below its snapshot, but not committed. A design that
+        // numbered them would be wrong at once. This design leaves them out, and still loses later messages.
         let mut w = world.clone();
         w.ticks_left -= 1;
         w.state = Some(row);
@@ -117,7 +118,7 @@ fn settled(world: &World) -> u8 {
     let current = world.state.as_ref().map(|s| s.pointer);
     let scan = world.state.as_ref().map_or((1 << LEAVES) - 1, |s| s.leaves);
     if current.is_none() {
-        // Before the first tick it is not known where the pointer was.
+        // Before the first tick, the earlier position of the pointer is unknown.
         return 0;
     }
     (0..LEAVES)
@@ -126,7 +127,7 @@ fn settled(world: &World) -> u8 {
         .fold(0, |set, leaf| set | 1 << leaf)
 }
 
-/// What a tick writes: the new state, and the messages in order.
+/// Returns the new state and the ordered messages that a tick writes.
 pub fn numbered(
     world: &World,
     scope: &Scope,
@@ -154,7 +155,7 @@ pub fn numbered(
     };
     let mut scan = old.map_or((1 << LEAVES) - 1, |s| s.leaves);
     if !going_on {
-        // All leaves between the pointer of the last tick and this one's.
+        // All leaves after the pointer of the last tick, up to the current pointer.
         let first = old.map_or(world.pointer, |s| s.pointer + 1);
         let mut passed = 0;
         for p in first..=world.pointer {
@@ -168,8 +169,8 @@ pub fn numbered(
         }
     }
 
-    // What the reading statement sees: committed by now.
-    // One variant remembers by itself what has a position: it is to be wrong for its order only.
+    // The reading statement sees the messages that are committed by now.
+    // The variant NewerInBetween leaves out messages that have a position, so that only its order is wrong.
     let fresh = |id: u8| scope.variant != Variant::NewerInBetween || !world.feed.contains(&id);
     let visible =
         || world.rows.iter().filter(move |r| scan & (1 << r.leaf) != 0 && world.committed(r.xid) && fresh(r.id));
@@ -186,7 +187,8 @@ pub fn numbered(
         return (row, ids);
     }
 
-    // A large difference: two sources, each by its own index, merged by id, a window of ids after the other.
+    // A large difference is read from two sources, each through its own index, and merged by id, one window of ids after
+    // the other.
     let known = |x: Xid| row.from.running.contains(&x) || (x >= row.from.xmax && x < row.next_from);
     let by_xid = || visible().filter(|r| known(r.xid) && row.to.sees(r.xid) && !row.from.sees(r.xid));
     let by_id = || {
@@ -221,7 +223,7 @@ pub fn numbered(
     ids.truncate(scope.chunk);
     row.done = (ids.len() == scope.chunk).then(|| ids[ids.len() - 1]);
     if row.done.is_some() {
-        // The leaves stay those of the difference; what the next one needs is worked out at its end.
+        // The leaves stay those of this difference. The leaves of the next difference are computed at its end.
         row.leaves = if going_on { row.leaves } else { scan };
     }
     (row, ids)

@@ -1,27 +1,27 @@
-//! The state of everything, and the steps that change it.
+//! The state of the model, and the steps that change it.
 
-/// Transaction ids and message ids start at 1 and stay small.
+/// Transaction ids start at 1 and stay small, as message ids do.
 pub type Xid = u8;
 pub type Id = u8;
 pub type Leaf = u8;
 
-/// Leaves of the ring in the model.
+/// The number of leaves of the ring in the model.
 pub const LEAVES: u8 = 3;
 
-/// How the sequencer is built.
+/// The designs of the sequencer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
-    /// As it is.
+    /// The design that is used.
     AsBuilt,
-    /// Takes what has an id above the last one seen.
+    /// Takes the messages with an id above the last id seen.
     IdAboveLast,
     /// Waits for the oldest running transaction.
     BelowXmin,
-    /// Takes its snapshot, then the lock.
+    /// Takes its snapshot before the lock.
     SnapshotBeforeLock,
-    /// Tests rows against what the reading statement sees instead of the snapshot that it stores.
+    /// Compares rows with the snapshot of the reading statement instead of the snapshot that the tick stores.
     NewerRows,
-    /// Runs in transactions that have an xid already.
+    /// Ticks in a transaction that already has an xid.
     TickAfterOwnWrite,
     /// Reads the first unassigned transaction id before the last message id.
     NextBeforeFloor,
@@ -31,43 +31,44 @@ pub enum Variant {
     IdBeforeXid,
     /// Forgets which transactions were running when a large difference began.
     ChunksById,
-    /// In the middle of a large difference, numbers what a fresh snapshot sees first.
+    /// In the middle of a large difference, first numbers the messages that a fresh snapshot sees.
     NewerInBetween,
-    /// Begins a large difference behind the last id that was drawn before its first snapshot.
+    /// Begins a large difference after the last id that was drawn before its first snapshot.
     WindowsFromFloor,
-    /// Looks for the rest of a large difference up to the last id that was drawn before its second snapshot.
+    /// Reads the rest of a large difference only up to the last id that was drawn before its second snapshot.
     WindowsUptoFloor,
     /// Leaves out every leaf that is not current.
     OnlyCurrentLeaf,
-    /// Producers do not look at the pointer again after they have locked a leaf.
+    /// Producers do not read the pointer again after they have locked a leaf.
     NoSecondLook,
-    /// Looks which leaves are settled after it has taken the snapshot.
+    /// Determines which leaves are settled after it has taken the snapshot.
     SettledAfterSnapshot,
 }
 
-/// How much is explored.
+/// The size of an exploration.
 #[derive(Clone, Copy, Debug)]
 pub struct Scope {
     pub variant: Variant,
-    /// Sessions that enqueue.
+    /// The number of sessions that enqueue.
     pub sessions: usize,
-    /// Transactions of each.
+    /// The number of transactions of each session.
     pub transactions: u8,
-    /// Messages of each transaction.
+    /// The largest number of messages of each transaction.
     pub messages: u8,
-    /// Sessions that tick: a dispatcher, and one inline beside it.
+    /// The number of sessions that tick (a dispatcher, and a session that ticks inline).
     pub tickers: usize,
-    /// Ticks in all.
+    /// The number of all ticks.
     pub ticks: u8,
-    /// Messages per tick.
+    /// The largest number of messages per tick.
     pub chunk: usize,
+    /// The number of rotations.
     pub rotations: u8,
-    /// Crashes of the whole server.
+    /// The number of crashes of the whole server.
     pub crashes: u8,
 }
 
 impl Scope {
-    /// The smallest one that is of interest.
+    /// Returns the smallest scope that is of interest.
     pub const fn new(variant: Variant) -> Scope {
         Scope {
             variant,
@@ -91,7 +92,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// pg_visible_in_snapshot
+    /// Returns whether the snapshot sees a transaction, like pg_visible_in_snapshot.
     pub fn sees(&self, xid: Xid) -> bool {
         xid < self.xmax && !self.running.contains(&xid)
     }
@@ -114,7 +115,7 @@ pub struct Row {
     pub id: Id,
     pub xid: Xid,
     pub leaf: Leaf,
-    /// Messages that were committed when this one's id was drawn, as a set of bits.
+    /// The messages that were committed when the id of this message was drawn, as a set of bits.
     pub before: u32,
 }
 
@@ -125,18 +126,18 @@ pub struct Session {
     pub messages_left: u8,
     pub open: bool,
     pub xid: Option<Xid>,
-    /// What it read of the pointer, not locked yet.
+    /// The pointer that it has read and whose leaf is not locked yet.
     pub read: Option<u8>,
-    /// What it has locked, and not looked at the pointer again.
+    /// The pointer whose leaf it has locked, before it reads the pointer again.
     pub locked: Option<u8>,
-    /// The leaf that it writes to.
+    /// The pointer to the leaf that it writes to.
     pub target: Option<u8>,
     pub drawn: Option<(Id, u32)>,
-    /// Leaves whose locks it holds, as a set of bits.
+    /// The leaves whose locks it holds, as a set of bits.
     pub locks: u8,
 }
 
-/// A row of outbox.tick: the last one is the sequencer's state.
+/// A row of outbox.tick. The last row is the state of the sequencer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TickRow {
     pub from: Snapshot,
@@ -147,7 +148,7 @@ pub struct TickRow {
     pub floor_to: Id,
     pub done: Option<Id>,
     pub pointer: u8,
-    /// Leaves that the next tick looks into, as a set of bits.
+    /// The leaves that the next tick reads, as a set of bits.
     pub leaves: u8,
 }
 
@@ -182,7 +183,7 @@ pub enum Ticker {
         next: Xid,
         snapshot: Snapshot,
     },
-    /// Has written; the transaction is still open.
+    /// Has written, in a transaction that is still open.
     Written {
         xid: Xid,
         row: TickRow,
@@ -190,7 +191,7 @@ pub enum Ticker {
     },
 }
 
-/// Everything.
+/// A state of the model.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World {
     pub status: Vec<Status>,
@@ -243,7 +244,7 @@ impl World {
         self.status[usize::from(xid) - 1] == Status::Committed
     }
 
-    /// As PostgreSQL takes it: xmax is the last *completed* transaction plus one, not the first unassigned one.
+    /// Takes a snapshot as PostgreSQL does: xmax is the last *completed* transaction plus one, not the first unassigned xid.
     pub fn snapshot(&self) -> Snapshot {
         let completed = self.status.iter().rposition(|s| *s != Status::Running).map_or(0, |i| i + 1);
         let xmax = completed as Xid + 1;
@@ -251,12 +252,12 @@ impl World {
         Snapshot { xmax, running }
     }
 
-    /// The committed messages as a set of bits.
+    /// Returns the committed messages as a set of bits.
     pub fn committed_messages(&self) -> u32 {
         self.rows.iter().filter(|r| self.committed(r.xid)).fold(0, |set, r| set | 1 << r.id)
     }
 
-    /// Whether nobody has the lock of a leaf.
+    /// Returns whether no session holds the lock of a leaf.
     pub fn is_free(&self, leaf: Leaf) -> bool {
         self.sessions.iter().all(|s| s.locks & (1 << leaf) == 0)
     }
@@ -265,7 +266,7 @@ impl World {
         self.tickers.iter().all(|t| matches!(t, Ticker::Idle | Ticker::Early(_)))
     }
 
-    /// Every state that one step leads to.
+    /// Returns every state that one step leads to.
     pub fn next(&self, scope: &Scope) -> Vec<World> {
         let mut all = Vec::new();
         for i in 0..self.sessions.len() {
@@ -285,7 +286,7 @@ impl World {
             w.crash();
             all.push(w);
         }
-        // Sessions are alike, and so are tickers: which of them does it makes no difference.
+        // Sessions are interchangeable, and so are tickers, so states that differ only in their order are the same.
         for world in &mut all {
             world.sessions.sort_unstable();
             world.tickers.sort_unstable();
@@ -306,7 +307,7 @@ impl World {
             }
         }
         self.tickers.fill(Ticker::Idle);
-        // A sequence may skip over a crash, never repeat.
+        // After a crash, a sequence may skip values but never repeats one.
         self.last_id += 1;
     }
 
@@ -330,7 +331,7 @@ impl World {
             }
             return;
         }
-        // As enqueue does: pointer, lock, pointer again, id, row.
+        // The steps of enqueue: read the pointer, lock the leaf, read the pointer again, draw an id, insert the row.
         if s.messages_left > 0 {
             let mut w = self.clone();
             let session = &mut w.sessions[i];
@@ -364,7 +365,7 @@ impl World {
                 }
                 (None, None, None, _) => session.read = Some(w.pointer),
             }
-            // Without rotation the pointer never changes: the steps around it are one.
+            // Without rotation the pointer never changes, so the steps that read it are combined into one.
             if scope.rotations == 0
                 && w.sessions[i].target.is_none()
                 && w.sessions[i].drawn.is_none()
@@ -377,12 +378,12 @@ impl World {
             all.push(w);
         }
         if s.drawn.is_none() && s.read.is_none() && s.locked.is_none() && s.target.is_none() {
-            // A transaction that ends without a message is like one that rolled it back.
+            // Committing without a message has the same effect as rolling back.
             if s.messages_left < scope.messages {
                 all.push(step(&|w| w.end_transaction(i, Status::Committed)));
             }
         }
-        // In the middle of taking a leaf it makes no difference.
+        // Rolling back while choosing a leaf makes no difference, so those states are left out.
         if s.read.is_none() && s.locked.is_none() && (s.target.is_none() || s.drawn.is_some()) {
             all.push(step(&|w| w.end_transaction(i, Status::Aborted)));
         }

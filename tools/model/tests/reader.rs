@@ -1,4 +1,4 @@
-//! The reader's model, and designs that are known to be wrong.
+//! Explores the model of the reader, and checks that the wrong designs are caught.
 
 use outbox_model::{Design, explore_reader};
 

@@ -1,4 +1,4 @@
-//! Exhaustive exploration of the model, and of what is known to be wrong.
+//! Explores the model of the sequencer exhaustively, and checks that the wrong designs are caught.
 
 use outbox_model::{Found, Scope, Variant, explore};
 
@@ -39,7 +39,7 @@ fn rotation() {
     holds(Scope { rotations: 2, ticks: 1, ..scope });
 }
 
-/// A minute: `cargo test -p outbox-model --release -- --ignored`.
+/// Takes a minute in a release build: `cargo test -p outbox-model --release -- --ignored`.
 #[test]
 #[ignore = "a minute in a release build, much longer without"]
 fn wider() {
@@ -50,10 +50,10 @@ fn wider() {
     holds(Scope { rotations: 1, chunk: 1, ticks: 3, ..scope });
 }
 
-/// A message that a chunk leaves out may come late, behind those that it should precede, or never.
+/// A message that a chunk leaves out may come after messages that it should precede, or never.
 const CHUNKS: &[&str] = &["skipped or stalled", "message"];
 
-/// The scope in which each wrong design is to be caught.
+/// Each wrong design is caught in the given scope.
 #[test]
 fn every_wrong_design_is_caught() {
     const SKIP: &[&str] = &["skipped or stalled"];

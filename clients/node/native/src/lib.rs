@@ -1,6 +1,6 @@
-//! The native part of the Node client: the core crate's decisions, as JavaScript functions. No I/O and no PostgreSQL.
+//! The native part of the Node client: the decisions of the core crate as JavaScript functions, without I/O and PostgreSQL.
 //!
-//! What is refused comes back as a value, not as an exception: src/core.ts makes the typed errors of it.
+//! A refusal is returned as a value, not as an exception. The TypeScript code converts it to a typed error.
 
 use std::borrow::Cow;
 
@@ -16,13 +16,13 @@ use outbox_core::{Error, topic, verify};
 pub struct Refusal {
     /// The SQLSTATE.
     pub code: String,
-    /// Another symbolic name than that of the code.
+    /// The symbolic name, if it differs from the name of the code.
     pub name: Option<String>,
-    /// One line: what is wrong.
+    /// One line that says what is wrong.
     pub message: String,
-    /// What is needed to see it.
+    /// Facts that help to find the cause.
     pub detail: Option<String>,
-    /// What can be done.
+    /// Advice on what to do.
     pub hint: Option<String>,
 }
 
@@ -42,15 +42,15 @@ impl From<Error> for Refusal {
 #[napi(object)]
 #[derive(Debug)]
 pub struct Class {
-    /// The symbolic name, the same in every client.
+    /// The symbolic name, which is the same in every client.
     pub name: String,
-    /// What can be done about it.
+    /// The kind, which says what a caller can do.
     pub kind: String,
-    /// What can be done, in a sentence, where that can be said.
+    /// Advice on what to do, in a sentence, if there is any.
     pub hint: Option<String>,
 }
 
-/// Symbolic name, kind and hint of any SQLSTATE.
+/// Returns symbolic name, kind and hint of any SQLSTATE.
 #[napi]
 pub fn classify(state: String) -> Class {
     let (name, kind) = outbox_core::classify(&state);
@@ -58,65 +58,65 @@ pub fn classify(state: String) -> Class {
     Class { name: name.to_owned(), kind: kind.as_str().to_owned(), hint }
 }
 
-/// The codes that pg_outbox itself raises.
+/// Returns the codes that pg_outbox itself raises.
 #[napi]
 pub fn codes() -> Vec<String> {
     outbox_core::Code::ALL.iter().map(|code| code.sqlstate().to_owned()).collect()
 }
 
-/// What is wrong with a topic to publish to; nothing: undefined.
+/// Returns why a topic cannot be published to, or undefined if it can.
 #[napi]
 pub fn check_topic(text: String) -> Option<Refusal> {
     topic::validate(&text).err().map(Refusal::from)
 }
 
-/// What is wrong with a topic pattern; nothing: undefined.
+/// Returns why a topic pattern is malformed, or undefined if it is well-formed.
 #[napi]
 pub fn check_pattern(text: String) -> Option<Refusal> {
     Pattern::parse(&text).err().map(Refusal::from)
 }
 
-/// Whether a topic matches a pattern that is well-formed; a malformed one matches nothing.
+/// Returns whether a topic matches a pattern. A malformed pattern matches nothing.
 #[napi]
 pub fn matches(pattern: String, text: String) -> bool {
     Pattern::parse(&pattern).is_ok_and(|pattern| pattern.matches(&text))
 }
 
-/// The `webhook-signature` header over a body; undefined if a secret is malformed.
+/// Returns the `webhook-signature` header of a body, or undefined if a secret is malformed.
 #[napi]
 pub fn sign(secrets: Vec<String>, id: String, timestamp: i64, body: Buffer) -> Option<String> {
     let secrets: Vec<Secret> = secrets.iter().map(|secret| Secret::parse(secret)).collect::<Result<_, _>>().ok()?;
     Some(signature_header(&secrets, &id, timestamp, &body))
 }
 
-/// What is wrong with a signing secret; nothing: undefined. The secret is not in the answer.
+/// Returns why a signing secret is malformed, or undefined if it is well-formed. The answer does not contain the secret.
 #[napi]
 pub fn check_secret(secret: String) -> Option<Refusal> {
     Secret::parse(&secret).err().map(Refusal::from)
 }
 
-/// Checks signatures with one secret or, while it is rotated, several.
+/// Checks signatures with one secret, or with several while a secret is rotated.
 #[napi]
 #[derive(Debug)]
 pub struct NativeVerifier {
     inner: verify::Verifier,
 }
 
-/// What a check came to: when it was signed, or why it is refused.
+/// The result of a check: the time of the signature, or why the request is refused.
 #[napi(object)]
 #[allow(missing_debug_implementations, reason = "a Buffer has none")]
 pub struct Verdict {
-    /// When it was signed, in seconds since 1970.
+    /// When the request was signed, in seconds since 1970.
     pub signed_at: Option<i64>,
-    /// What was signed, if that is not the body as it arrived but what it was decompressed to.
+    /// The signed content, if it is not the body as it arrived but the decompressed body.
     pub content: Option<Buffer>,
-    /// Why it is refused.
+    /// Why the request is refused.
     pub refusal: Option<Refusal>,
 }
 
 #[napi]
 impl NativeVerifier {
-    /// A verifier for these secrets, which have been checked.
+    /// Creates a verifier for these secrets, which must have been checked.
     #[napi(constructor)]
     pub fn new(secrets: Vec<String>, tolerance: u32) -> napi::Result<NativeVerifier> {
         verify::Verifier::new(secrets.iter().map(String::as_str), u64::from(tolerance))
@@ -124,7 +124,7 @@ impl NativeVerifier {
             .map_err(|error| napi::Error::from_reason(error.message))
     }
 
-    /// Checks a request: its headers `webhook-id`, `webhook-timestamp`, `webhook-signature`, `content-encoding`, and its body.
+    /// Checks a request. The headers are `webhook-id`, `webhook-timestamp`, `webhook-signature` and `content-encoding`.
     #[napi]
     pub fn verify(&self, headers: Vec<Option<String>>, body: Buffer, limit: u32, now: i64) -> Verdict {
         let header = |i: usize| headers.get(i).and_then(Option::as_deref);

@@ -1,4 +1,4 @@
-"""Client of pg_outbox, the transactional outbox inside PostgreSQL.
+"""The client of pg_outbox, the transactional outbox inside PostgreSQL.
 
     import psycopg, pg_outbox
 

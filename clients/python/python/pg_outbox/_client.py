@@ -1,4 +1,4 @@
-"""Outbox and AsyncOutbox: admin, workers, readers. Thin over the Rust client."""
+"""Outbox and AsyncOutbox: admin methods, workers and readers. A thin layer over the Rust client."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ._rows import Call, Shape, dumps
 
 
 class Retry(Exception):
-    """Raised by a handler: try again, by the schedule or after so many seconds (or a timedelta)."""
+    """Raised by a handler to have the delivery retried, on its schedule or after this many seconds (or a timedelta)."""
 
     def __init__(self, error: str = "", after: float | dt.timedelta | None = None) -> None:
         super().__init__(error)
@@ -29,7 +29,7 @@ class Retry(Exception):
 
 
 class Dead(Exception):
-    """Raised by a handler: no try will help; to the dead letters."""
+    """Raised by a handler when no further attempt will help. The delivery is dead-lettered."""
 
 
 def _start(begin: Callable[[Future[Any]], _core.Task]) -> Future[Any]:
@@ -81,7 +81,8 @@ class _Base:
         until_empty: bool = False,
         on_event: Callable[[str, str], None] | None = None,
     ) -> Worker:
-        """A worker on a pull subscription; times in seconds. batch 0: as many deliveries per claim as handlers are free."""
+        """Creates a worker on a pull subscription. Times are in seconds. With batch 0, a claim takes as many deliveries
+        as handlers are free."""
         return Worker(
             _core.Worker(self._core, subscription, name, concurrency, batch, lease, poll_interval, grace, until_empty, on_event),
             concurrency,
@@ -97,32 +98,34 @@ class _Base:
         )
 
     def drain(self, subscription: str, handler: Callable[[Delivery], Any]) -> dict[str, int]:
-        """Handles what is in a pull subscription now, and returns what was done. For tests: no worker needs to run beside."""
+        """Handles the deliveries that are in a pull subscription now and returns the counts. For tests: no other worker
+        has to run."""
         return self.worker(subscription, concurrency=1, until_empty=True).run(handler)
 
 
 class Outbox(_Base, AdminMethods):
-    """The outbox of a database, for blocking code. A context manager.
+    """The outbox of a database, for blocking code. It is a context manager.
 
-    dsn: what libpq takes; what it leaves out comes from PGHOST, PGUSER and so on.
+    dsn: a connection string as for libpq. Missing parameters come from PGHOST, PGUSER and so on.
     """
 
     def _run(self, call: Call) -> Any:
         return _finish(call, _wait(_begin(self._core, call)))
 
     def call(self, function: str, args: Mapping[str, Any] | None = None) -> list[Any]:
-        """Calls any function of the schema by name; its rows as plain values."""
+        """Calls any function of the schema by name and returns its rows as plain values."""
         return self._run(Call(function, args or {}, Shape("values", None, {})))  # type: ignore[no-any-return]
 
     def check(self) -> None:
-        """Connects, and checks that the extension is there in a version that this client knows."""
+        """Connects and checks that the extension is installed, in a version that this client supports."""
         _wait(self._core.check)
 
     def reader(
         self, consumer: str | None = None, *, subject: str = "", topics: Sequence[str] | None = None,
         filter: Mapping[str, Any] | None = None, after: int = 0, batch: int = 100, poll_interval: float = 0.5,
     ) -> Reader:
-        """A reader of the feed, from the cursor of a consumer; without one nothing is remembered."""
+        """Creates a reader of the feed that continues from the cursor of a consumer. Without a consumer the position is
+        not stored."""
         return Reader(self._reader(consumer, subject, topics, filter, after, batch, poll_interval))
 
     def close(self) -> None:
@@ -138,24 +141,25 @@ class Outbox(_Base, AdminMethods):
 
 
 class AsyncOutbox(_Base, AsyncAdminMethods):
-    """The same for asyncio: every method is to be awaited. An async context manager."""
+    """The outbox of a database, for asyncio. Every method has to be awaited. It is an async context manager."""
 
     async def _arun(self, call: Call) -> Any:
         return _finish(call, await _await(_begin(self._core, call)))
 
     async def call(self, function: str, args: Mapping[str, Any] | None = None) -> list[Any]:
-        """Calls any function of the schema by name; its rows as plain values."""
+        """Calls any function of the schema by name and returns its rows as plain values."""
         return await self._arun(Call(function, args or {}, Shape("values", None, {})))  # type: ignore[no-any-return]
 
     async def check(self) -> None:
-        """Connects, and checks that the extension is there in a version that this client knows."""
+        """Connects and checks that the extension is installed, in a version that this client supports."""
         await _await(self._core.check)
 
     def reader(
         self, consumer: str | None = None, *, subject: str = "", topics: Sequence[str] | None = None,
         filter: Mapping[str, Any] | None = None, after: int = 0, batch: int = 100, poll_interval: float = 0.5,
     ) -> AsyncReader:
-        """A reader of the feed, from the cursor of a consumer; without one nothing is remembered."""
+        """Creates a reader of the feed that continues from the cursor of a consumer. Without a consumer the position is
+        not stored."""
         return AsyncReader(self._reader(consumer, subject, topics, filter, after, batch, poll_interval))
 
     async def close(self) -> None:
@@ -173,13 +177,13 @@ class AsyncOutbox(_Base, AsyncAdminMethods):
 
 
 def _storable(text: str) -> str:
-    """Text without halves of surrogate pairs, which have no UTF-8 (the names of files can have them)."""
+    """Replaces lone surrogates, which have no UTF-8 form (names of files can contain them)."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _shown(error: BaseException) -> str:
     try:
-        # More than this is kept nowhere.
+        # The server stores no more than this.
         return _storable(str(error)[:8192])
     except Exception:  # noqa: BLE001 - whatever an exception's own __str__ raises
         return "it cannot be shown"
@@ -219,20 +223,22 @@ def _refuse(reply: _core.Reply, error: BaseException) -> None:
 
 
 class Worker:
-    """Claims, handles, completes. A handler's return value (None, text or JSON) is the result; an exception is a failure:
-    Retry(error, after) and Dead(reason) say more than others. Restarts of the server are waited out."""
+    """Claims, handles and completes deliveries. The return value of a handler (None, text or JSON) is the result, an
+    exception is a failure. With Retry(error, after) and Dead(reason) a handler decides what happens next. The worker
+    survives restarts of the server."""
 
     def __init__(self, core: _core.Worker, concurrency: int) -> None:
         self._core = core
         self._concurrency = concurrency
 
     def stop(self) -> None:
-        """Ends gracefully: what runs is finished, what was not begun is given back. From any thread."""
+        """Ends the worker gracefully: running handlers are finished, other deliveries are released. May be called from
+        any thread."""
         self._core.stop()
 
     def run(self, handler: Callable[[Delivery], Any]) -> dict[str, int]:
-        """Works until it is stopped, with handlers in threads; returns what was done. Ctrl-C stops it gracefully, and then
-        raises KeyboardInterrupt."""
+        """Works until it is stopped, with handlers in threads, and returns the counts. Ctrl-C stops the worker
+        gracefully and then raises KeyboardInterrupt."""
         with ThreadPoolExecutor(self._concurrency, thread_name_prefix="outbox-handler") as pool:
 
             def dispatch(raw: dict[str, Any], reply: _core.Reply) -> None:
@@ -248,8 +254,8 @@ class Worker:
                 raise
 
     async def arun(self, handler: Callable[[Delivery], Awaitable[Any] | Any]) -> dict[str, int]:
-        """The same with handlers as asyncio tasks. A task whose lease is lost is cancelled; when this call is cancelled, the
-        worker is stopped gracefully first."""
+        """Works until it is stopped, with handlers as asyncio tasks. A task whose lease is lost is cancelled. When this
+        call is cancelled, the worker is first stopped gracefully."""
         loop = asyncio.get_running_loop()
         running: set[asyncio.Task[None]] = set()
 
@@ -289,7 +295,7 @@ class Worker:
 
 
 class Reader:
-    """Iterates over the feed in its order, for ever. The cursor moves when advance says so."""
+    """Iterates over the feed in order, without end. The cursor moves only when advance is called."""
 
     def __init__(self, core: _core.Reader) -> None:
         self._core = core
@@ -303,7 +309,7 @@ class Reader:
             return Message(_wait(self._core.next))
 
     def next_now(self) -> Message | None:
-        """The next message if there is one now."""
+        """Returns the next message if there is one now."""
         raw = _wait(self._core.next_now)
         return None if raw is None else Message(raw)
 
@@ -312,22 +318,22 @@ class Reader:
         _wait(lambda f: self._core.advance(f, message.position, message.webhook_id))
 
     def advance_in(self, conn: Any, message: Message) -> Any:
-        """Moves the cursor in the transaction of `conn`, as a compare-and-set: what that transaction does with the message
-        happens once. Call committed() after its commit. ConflictError: another instance was first; roll back. On an async
-        connection the result is to be awaited."""
+        """Moves the cursor in the transaction of `conn`, as a compare-and-set, so that the effects of that transaction
+        happen once. Call committed() after the commit. Raises ConflictError if another instance was first; the caller
+        has to roll back then. On an async connection the result has to be awaited."""
         return advance_on(conn, message.position, message.webhook_id, _wait(self._core.place))
 
     def committed(self, message: Message) -> None:
-        """Says that a transaction that moved the cursor to this message has committed."""
+        """Tells the reader that a transaction has committed that moved the cursor to this message."""
         _wait(lambda f: self._core.committed(f, message.position))
 
     def record_error(self, error: str) -> None:
-        """Records why a message could not be handled; the cursor stays."""
+        """Records why a message could not be handled. The cursor does not move."""
         _wait(lambda f: self._core.record_error(f, error))
 
 
 class AsyncReader:
-    """The same for `async for`."""
+    """Iterates over the feed in order, without end, for `async for`. The cursor moves only when advance is called."""
 
     def __init__(self, core: _core.Reader) -> None:
         self._core = core
@@ -339,7 +345,7 @@ class AsyncReader:
         return Message(await _await(self._core.next))
 
     async def next_now(self) -> Message | None:
-        """The next message if there is one now."""
+        """Returns the next message if there is one now."""
         raw = await _await(self._core.next_now)
         return None if raw is None else Message(raw)
 
@@ -348,16 +354,17 @@ class AsyncReader:
         await _await(lambda f: self._core.advance(f, message.position, message.webhook_id))
 
     async def advance_in(self, conn: Any, message: Message) -> None:
-        """Moves the cursor in the transaction of `conn`, as a compare-and-set: what that transaction does with the message
-        happens once. Call committed() after its commit. ConflictError: another instance was first; roll back."""
+        """Moves the cursor in the transaction of `conn`, as a compare-and-set, so that the effects of that transaction
+        happen once. Call committed() after the commit. Raises ConflictError if another instance was first; the caller
+        has to roll back then."""
         done = advance_on(conn, message.position, message.webhook_id, await _await(self._core.place))
         if inspect.isawaitable(done):
             await done
 
     async def committed(self, message: Message) -> None:
-        """Says that a transaction that moved the cursor to this message has committed."""
+        """Tells the reader that a transaction has committed that moved the cursor to this message."""
         await _await(lambda f: self._core.committed(f, message.position))
 
     async def record_error(self, error: str) -> None:
-        """Records why a message could not be handled; the cursor stays."""
+        """Records why a message could not be handled. The cursor does not move."""
         await _await(lambda f: self._core.record_error(f, error))

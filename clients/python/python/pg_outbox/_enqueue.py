@@ -1,7 +1,7 @@
-"""Enqueue on the connection that the caller has, in the caller's own transaction.
+"""Enqueues on the caller's connection, in the caller's transaction.
 
 Works with psycopg 3 (sync and async), asyncpg, SQLAlchemy (connections and sessions, sync and async), Django, and any other
-DB-API connection with the `format` style. On an async connection the result is to be awaited.
+DB-API connection with the `format` style. On an async connection the result has to be awaited.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def _options(options: Mapping[str, Any]) -> Arguments:
 
 
 def _sql(function: str, arguments: Arguments, placeholder: Callable[[int], str]) -> str:
-    # Every value goes as text or bytes, and the statement says what it is: no driver has to know a type.
+    # Every value is sent as text or bytes, and casts in the statement give its type, so no driver has to know a type.
     parts = []
     for i, (name, cast, value) in enumerate(arguments):
         mark = f"cast({placeholder(i)} as {'bytea' if isinstance(value, bytes) else 'text'})"
-        # Quoted: position is a word of SQL.
+        # Quoted, because position is a keyword of SQL.
         parts.append(f'"{name}" => ' + (mark if cast in ("text", "bytea") else f"cast({mark} as {cast})"))
     return f"select outbox.{function}({', '.join(parts)})"
 
@@ -82,8 +82,9 @@ def _execute(conn: Any, function: str, arguments: Arguments) -> Any:
     )
 
 
-# Connections whose sessions are a pooler's: PgBouncer hands the server's sessions around, and a statement that the driver names
-# (psycopg does, when it has run five times) is unknown in the next one, or another client's.
+# Whether a connection goes through a pooler. PgBouncer shares the server's sessions between clients. A statement that the
+# driver prepares by name (psycopg does so after five executions) is unknown in the next session, or belongs to another
+# client.
 _POOLED: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 
@@ -95,7 +96,7 @@ def _psycopg(conn: Any, sql: str, values: Sequence[Any]) -> Any:
         conn = conn.connection
     pooled = _POOLED.get(conn)
     if pooled is None:
-        # Known by what comes back with the first answer: the process that serves it is the one that greeted, or not.
+        # The first answer shows it: behind a pooler the backend's process id differs from the one in the greeting.
         sql = f"select r, pg_catalog.pg_backend_pid() from ({sql}) f(r)"
     prepare = None if pooled is False else False
 
@@ -186,10 +187,10 @@ def enqueue(
     occurred_at: dt.datetime | None = None,
     content_type: str | None = None,
 ) -> Any:
-    """Adds a message to the outbox in the transaction of `conn`; returns its id, on an async connection an awaitable of it.
+    """Adds a message to the outbox in the transaction of `conn` and returns its id (on an async connection an awaitable).
 
-    The payload is anything that can be JSON: dataclasses and pydantic models too. Bytes, and text with a content_type, are
-    stored and sent unchanged. Raises InvalidError, ConflictError, InactiveError, FatalError.
+    The payload is any value that can be written as JSON, including dataclasses and pydantic models. Bytes, and text with a
+    content_type, are stored and sent unchanged. Raises InvalidError, ConflictError, InactiveError and FatalError.
     """
     function, content = _content(payload, content_type)
     options = _options({
@@ -203,7 +204,7 @@ def enqueue(
 def enqueue_many(
     conn: Any, topic: str, payloads: Sequence[Any], *, keys: Sequence[str] | None = None, **options: Any
 ) -> list[int] | Awaitable[list[int]]:
-    """Like enqueue, for many payloads at once; returns the ids in order."""
+    """Enqueues many payloads at once, as enqueue does, and returns their ids in order."""
     arrays: Arguments = [("topic", "text", topic), ("payloads", "jsonb[]", _array([dumps(p) for p in payloads]))]
     if keys is not None:
         arrays.append(("keys", "text[]", _array(list(keys))))
@@ -215,12 +216,14 @@ def _array(items: Sequence[str]) -> str:
 
 
 def set_context(conn: Any, **context: Any) -> Any:
-    """Sets correlation_id, causation_id, user_id, traceparent, tracestate, tenant, publisher, metadata of what this transaction enqueues."""
+    """Sets defaults for the messages that this transaction enqueues: correlation_id, causation_id, user_id, traceparent,
+    tracestate, tenant, publisher and metadata."""
     return _execute(conn, "set_context", _options(context))
 
 
 def advance_on(conn: Any, position: int, webhook_id: str, place: tuple[int, str | None, str, int | None]) -> Any:
-    """Moves a cursor in the transaction of conn; `place` is where its reader stands."""
+    """Moves a cursor in the transaction of conn. `place` is the state of its reader: confirmed position, consumer, subject
+    and epoch."""
     confirmed, consumer, subject, epoch = place
     if consumer is None:
         raise InvalidError(
@@ -236,7 +239,8 @@ def advance_on(conn: Any, position: int, webhook_id: str, place: tuple[int, str 
 
 
 def enqueued(conn: Any) -> Any:
-    """What the current transaction has enqueued so far: a list of {id, topic, key, payload}. For tests: needs to read outbox.message."""
+    """Returns the messages that the current transaction has enqueued so far, as a list of {id, topic, key, payload}. For
+    tests: the role needs the right to read outbox.message."""
     sql = (
         "coalesce((select cast(jsonb_agg(jsonb_build_object('id', m.id, 'topic', m.topic, 'key', m.key, 'payload', m.payload)"
         " order by m.id) as text) from outbox.message m where m.xid = pg_current_xact_id_if_assigned()"

@@ -1,4 +1,7 @@
-"""One base, seven subclasses that say what to do. The SQLSTATE decides, never the text."""
+"""The exceptions of this package: one base class and seven subclasses that say what a caller can do.
+
+The SQLSTATE decides on the class, never the text.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,9 @@ from typing import Any
 
 
 class OutboxError(Exception):
-    """Base of everything this package raises.
+    """The base class of all exceptions of this package.
 
-    kind: what can be done about it; code: the SQLSTATE; name: its symbolic name; detail and hint as the server gave them.
+    kind says what a caller can do, code is the SQLSTATE, name is its symbolic name. detail and hint come from the server.
     """
 
     kind = "fatal"
@@ -30,43 +33,43 @@ class OutboxError(Exception):
 
 
 class NotFoundError(OutboxError):
-    """The named object is not there."""
+    """The named object does not exist."""
 
     kind = "not_found"
 
 
 class ConflictError(OutboxError):
-    """The object is there, but not in a state in which this can be done."""
+    """The object exists, but its state does not allow this call."""
 
     kind = "conflict"
 
 
 class InvalidError(OutboxError):
-    """The arguments are wrong; the same call will never work."""
+    """The arguments are wrong. The same call will never succeed."""
 
     kind = "invalid"
 
 
 class LeaseLostError(OutboxError):
-    """The lease is not, or no longer, held by the caller."""
+    """The caller does not hold the lease, or holds it no longer."""
 
     kind = "lease_lost"
 
 
 class InactiveError(OutboxError):
-    """Topic, publisher, endpoint or subscription is switched off."""
+    """The topic, publisher, endpoint or subscription is switched off."""
 
     kind = "inactive"
 
 
 class RetryError(OutboxError):
-    """The same call may work later: the connection was lost, the server restarts, a lock was busy."""
+    """The same call may succeed later: the connection was lost, the server restarts, or a lock was busy."""
 
     kind = "retry"
 
 
 class FatalError(OutboxError):
-    """Nothing a caller can do at run time: no extension, no privilege, another version."""
+    """The caller can do nothing at run time: the extension or a privilege is missing, or the versions do not match."""
 
     kind = "fatal"
 
@@ -76,12 +79,12 @@ _CLASSES: dict[str, type[OutboxError]] = {
 }
 
 def make(kind: str, code: str, name: str, message: str, detail: str | None = None, hint: str | None = None) -> OutboxError:
-    """The exception of a kind."""
+    """Creates the exception of a kind."""
     return _CLASSES.get(kind, FatalError)(message, code=code, name=name, detail=detail, hint=hint)
 
 
 def from_driver(error: BaseException) -> OutboxError | None:
-    """What an exception of a driver (psycopg, asyncpg, SQLAlchemy, Django) means; None if it has no SQLSTATE."""
+    """Converts an exception of a driver (psycopg, asyncpg, SQLAlchemy, Django). Returns None if it has no SQLSTATE."""
     from . import _core
 
     seen: list[Any] = []
@@ -99,7 +102,7 @@ def from_driver(error: BaseException) -> OutboxError | None:
             detail = getattr(diag, "message_detail", None) or getattr(one, "detail", None)
             hint = getattr(diag, "message_hint", None) or getattr(one, "hint", None) or known
             if name == "prepared_statement_lost":
-                # A driver that has a hint of its own speaks of itself only.
+                # The hint of a driver, if any, does not mention the pooler.
                 hint = known
             return make(kind, state, name, str(message), detail, hint)
         todo += [getattr(one, "orig", None), one.__cause__, one.__context__]

@@ -1,4 +1,4 @@
-"""Messages as they come back."""
+"""Messages that were read or claimed."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Message:
 
     @property
     def webhook_id(self) -> str:
-        """What a receiver deduplicates by."""
+        """The webhook id, by which a receiver deduplicates."""
         return str(self._raw["webhook_id"])
 
     @property
     def position(self) -> int:
-        """Its place in the feed."""
+        """The position in the feed."""
         return int(self._raw["position"])
 
     @property
@@ -91,7 +91,7 @@ class Message:
 
     @property
     def payload(self) -> Any:
-        """The JSON payload; None for a message of bytes."""
+        """The JSON payload. None for a message of bytes."""
         text = self._raw["payload"]
         return None if text is None else json.loads(text)
 
@@ -100,7 +100,7 @@ class Message:
     @overload
     def json(self, into: type[T]) -> T: ...
     def json(self, into: type[Any] | None = None) -> Any:
-        """The content as JSON; with a class, a dataclass or pydantic model made of it."""
+        """Returns the content as JSON, or with `into` as an instance of that class (a dataclass or pydantic model)."""
         from ._errors import InvalidError
 
         try:
@@ -114,7 +114,7 @@ class Message:
             raise InvalidError("malformed payload", code="22023", name="invalid_parameter", detail=str(error)) from error
 
     def text(self) -> str:
-        """The content as text."""
+        """Returns the content as text."""
         from ._errors import InvalidError
 
         try:
@@ -123,16 +123,16 @@ class Message:
             raise InvalidError("the body is not UTF-8", code="22023", name="invalid_parameter") from error
 
     def bytes(self) -> bytes:
-        """The content as bytes."""
+        """Returns the content as bytes."""
         text = self._raw["payload"]
         return text.encode() if text is not None else (self._raw["body"] or b"")
 
     def base64(self) -> str:
-        """The content in base64."""
+        """Returns the content in base64."""
         return base64.b64encode(self.bytes()).decode()
 
     def get_metadata(self, name: str, default: Any = None) -> Any:
-        """An entry of the metadata."""
+        """Returns an entry of the metadata."""
         return self.metadata.get(name, default)
 
 
@@ -155,7 +155,7 @@ class Delivery(Message):
 
     @property
     def attempt(self) -> int:
-        """Which try this is, from 1."""
+        """The number of this attempt, from 1."""
         return int(self._raw["attempt"])
 
     @property
@@ -180,5 +180,5 @@ class Delivery(Message):
 
     @property
     def last_error(self) -> str | None:
-        """What became of the try before."""
+        """The error of the previous attempt."""
         return self._raw["last_error"]  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""What the generated methods are made of."""
+"""The helpers of the generated methods."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from uuid import UUID
 
 
 class Shape:
-    """How the answer of a function is read: its kind, the class of its rows, the columns that JSON cannot say."""
+    """Describes how the answer of a function is read: its kind, the class of its rows, and the columns whose type JSON
+    cannot express."""
 
     def __init__(self, kind: str, row: type[Any] | None, columns: Mapping[str, str]) -> None:
         self.kind = kind
@@ -23,7 +24,7 @@ class Shape:
         self.fields = frozenset(f.name for f in dataclasses.fields(row)) if row is not None else frozenset()
 
     def read(self, values: list[Any]) -> Any:
-        """The answer as it is typed."""
+        """Converts the answer to its declared type."""
         if self.kind == "void":
             return None
         if self.row is None:
@@ -34,7 +35,7 @@ class Shape:
 
     def _row(self, value: dict[str, Any]) -> Any:
         assert self.row is not None
-        # A newer server may have more columns, an older one fewer.
+        # A newer server may have more columns, and an older server fewer.
         known = {name: _convert(value.get(name), self.columns.get(name)) for name in self.fields}
         return self.row(**known)
 
@@ -52,7 +53,7 @@ def _convert(value: Any, kind: str | None) -> Any:
 
 
 class Call:
-    """One call of a function, or one look at a table."""
+    """One call of a function, or one read of a table."""
 
     def __init__(
         self, name: str, args: Mapping[str, Any], shape: Shape, *, table: bool = False, limit: int = 0
@@ -85,7 +86,7 @@ def _default(value: Any) -> Any:
 
 
 def dumps(value: Any) -> str:
-    """JSON of plain values, dataclasses, pydantic models, times, UUIDs and decimals."""
+    """Returns the JSON text of plain values, dataclasses, pydantic models, times, UUIDs and decimals."""
     from ._errors import InvalidError
 
     try:

@@ -1,4 +1,7 @@
-"""For tests of applications: what a transaction enqueued, a receiver of webhooks. `Outbox.drain` runs a subscription inline."""
+"""Helpers for tests of applications: the messages that a transaction enqueued, and a receiver of webhooks.
+
+`Outbox.drain` handles the deliveries of a subscription inline.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ __all__ = ["Arrival", "Receiver", "assert_enqueued", "contains", "enqueued"]
 
 
 def contains(value: Any, part: Any) -> bool:
-    """Whether value has everything that part has: keys of objects, else equal."""
+    """Returns whether value contains part. A dict contains another one if it contains all of its keys and values. Other
+    values must be equal."""
     if isinstance(value, dict) and isinstance(part, dict):
         return all(key in value and contains(value[key], item) for key, item in part.items())
     return bool(value == part)
@@ -30,7 +34,7 @@ def _find(found: list[dict[str, Any]], topic: str, payload: Any) -> dict[str, An
 
 def assert_enqueued(conn: Any, topic: str, payload: Any) -> Any:
     """Asserts that the current transaction of conn has enqueued a message to topic whose payload contains payload, and
-    returns it. To be awaited on an async connection."""
+    returns the message. On an async connection the result has to be awaited."""
     found = enqueued(conn)
     if hasattr(found, "__await__"):
 
@@ -43,7 +47,7 @@ def assert_enqueued(conn: Any, topic: str, payload: Any) -> Any:
 
 @dataclass(frozen=True)
 class Arrival:
-    """One request as it arrived. valid: None without a secret to check with; else whether the signature is."""
+    """A request that arrived. valid says whether the signature is valid; it is None if there is no secret."""
 
     request: str
     headers: dict[str, str]
@@ -52,7 +56,7 @@ class Arrival:
 
 
 class Receiver:
-    """A receiver of webhooks on a port of its own; answers 200 until it is told otherwise."""
+    """A receiver of webhooks on a port of its own. It answers 200 until answer() sets another status."""
 
     def __init__(self, address: str = "127.0.0.1:0", secret: str | None = None) -> None:
         self._core = _core.Receiver(address)
@@ -60,7 +64,7 @@ class Receiver:
             self.verify_with(secret)
 
     def url(self, path: str = "/") -> str:
-        """The URL of a path on it."""
+        """Returns the URL of a path on the receiver."""
         return self._core.url(path)
 
     def answer(self, status: int) -> None:
@@ -68,11 +72,11 @@ class Receiver:
         self._core.answer(status)
 
     def verify_with(self, secret: str) -> None:
-        """Checks signatures from now on; what is not valid is answered with 401."""
+        """Checks signatures from now on. Requests with an invalid signature are answered with 401."""
         self._core.verify_with(secret)
 
     def wait_for(self, count: int, timeout: float = 60.0) -> list[Arrival]:
-        """Waits until count requests have arrived in all."""
+        """Waits until count requests have arrived in all, and returns them."""
         rows = _start(lambda f: self._core.wait_for(f, count)).result(timeout)
         return [
             Arrival(line, json.loads(headers), body, None if not valid else valid == "valid") for line, headers, body, valid in rows

@@ -1,8 +1,8 @@
-"""Verification of what a receiver gets: Standard Webhooks.
+"""Verifies the requests that a receiver gets (Standard Webhooks).
 
-Give `verify` the bytes that arrived, before a framework made anything of them: `await request.body()` of FastAPI and Starlette,
-`request.get_data()` of Flask, `request.body` of Django. JSON that was parsed and written again has other bytes, and no signature
-fits.
+Pass to `verify` the bytes that arrived, before a framework parses them: `await request.body()` in FastAPI and Starlette,
+`request.get_data()` in Flask, `request.body` in Django. JSON that was parsed and written again has other bytes, so its
+signature does not match.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ __all__ = ["Verified", "sign", "verify"]
 
 @dataclass(frozen=True)
 class Verified:
-    """id: the same on every attempt, deduplicate by it; timestamp: when it was signed, in seconds since 1970; body: what was
-    signed, decompressed if it arrived compressed."""
+    """A verified request. id is the same on every attempt, so receivers deduplicate by it. timestamp is the time of the
+    signature, in seconds since 1970. body is the signed content, decompressed if it arrived compressed."""
 
     id: str
     timestamp: int
     body: bytes
 
     def text(self) -> str:
-        """The body as text."""
+        """Returns the body as text."""
         try:
             return self.body.decode()
         except UnicodeDecodeError as error:
             raise InvalidError("the body is not UTF-8", code="22023", name="invalid_parameter") from error
 
     def json(self) -> Any:
-        """The body as JSON."""
+        """Returns the body as JSON."""
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError) as error:
@@ -47,9 +47,10 @@ def verify(
     secret: str | list[str] | tuple[str, ...], headers: Mapping[str, str], body: bytes | str, *, tolerance: float = 300.0,
     limit: int = 1024 * 1024, now: int | None = None,
 ) -> Verified:
-    """Checks the headers of a request and its body, byte for byte as it arrived, with one secret or, while it is rotated,
-    several. Gzip that is named in `Content-Encoding` (endpoints with `compress => true`) is decompressed: `limit` is how many
-    bytes it may have, before and after. Raises InvalidError (name invalid_signature, or too_large)."""
+    """Checks the headers of a request and its body, byte for byte as it arrived, with one secret, or with several while
+    a secret is rotated. If `Content-Encoding` names gzip (endpoints with `compress => true`), the body is decompressed.
+    `limit` is the largest size of a compressed body in bytes, before and after decompression. Raises InvalidError (name
+    invalid_signature or too_large)."""
     secrets = [secret] if isinstance(secret, str) else list(secret)
     lower = {str(name).lower(): str(value) for name, value in headers.items()}
     arrived = body.encode() if isinstance(body, str) else bytes(body)

@@ -1,7 +1,8 @@
-//! `make demo`: orders are committed and rolled back in PostgreSQL; the committed ones arrive, signed, at an HTTP receiver.
+//! `make demo`: orders are committed and rolled back in PostgreSQL, and the committed orders arrive, signed, at an HTTP
+//! receiver.
 //!
-//! Everything is real: a server of its own, a receiver that checks signatures with the `standardwebhooks` crate, an endpoint
-//! that fails at first. The exit code says whether the sums are right.
+//! The demo starts a real server, a receiver that checks signatures with the `standardwebhooks` crate, and an endpoint
+//! that fails at first. The exit code says whether the numbers are right.
 
 use std::collections::HashMap;
 use std::io::{IsTerminal as _, Write as _};
@@ -16,7 +17,7 @@ const BURST: i32 = 2000;
 
 #[derive(Default)]
 struct Seen {
-    /// Order to its arrivals at the shop.
+    /// The times at which each order arrived at the shop.
     shop: HashMap<i64, Vec<SystemTime>>,
     flaky_failures: usize,
     flaky: HashMap<i64, usize>,
@@ -139,7 +140,7 @@ async fn main() -> Result<()> {
     wait_until("all orders have arrived", Duration::from_secs(30), async || lock().shop.len() >= committed.len()).await;
     say("", "waiting for the retry of the flaky endpoint ...");
     wait_until("the retry succeeds", Duration::from_secs(30), async || lock().flaky.contains_key(&5)).await;
-    // Whatever might still come twice, or although it was rolled back, has the time to.
+    // Gives duplicates and orders that were rolled back time to arrive, if there are any.
     tokio::time::sleep(Duration::from_millis(300)).await;
 
     let in_table: i64 = db.query_one("select count(*) from orders", &[]).await?.get(0);
@@ -185,7 +186,7 @@ fn verified(secret: &str, arrival: &Arrival) -> bool {
 }
 
 fn milliseconds(from: SystemTime, to: SystemTime) -> String {
-    // The request may arrive before the session has heard that its commit is done.
+    // The request may arrive before the session learns that its commit is done.
     to.duration_since(from).map_or_else(|_| "0.00 ms".to_owned(), |d| format!("{:.2} ms", d.as_secs_f64() * 1e3))
 }
 

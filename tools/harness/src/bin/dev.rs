@@ -1,6 +1,6 @@
-//! `make up`, `make down`: a development server with the extension preloaded, in a throwaway data folder.
+//! `make up` and `make down`: a development server with the extension preloaded, in a temporary data folder.
 //!
-//! Its connection string is the last line that `up` prints, and is in the file `.dsn`, which only its owner can read.
+//! The connection string is the last line that `up` prints. It is also in the file `.dsn`, which only its owner can read.
 
 use std::fs;
 use std::path::PathBuf;
@@ -41,7 +41,7 @@ fn up() -> Result<()> {
         println!("{}", fs::read_to_string(dsn_file())?.trim());
         return Ok(());
     }
-    // Another major version's data cannot be used.
+    // The data of another major version cannot be used.
     let version = fs::read_to_string(data.join("PG_VERSION")).unwrap_or_default();
     if version.trim() != install.major.to_string() {
         let _ = fs::remove_dir_all(folder());

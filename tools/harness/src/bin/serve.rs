@@ -1,10 +1,14 @@
-//! A throwaway server for tests in other languages: prints its connection string, then obeys lines on its input.
+//! A temporary server for tests in other languages. The program prints the connection string and then executes the
+//! commands on its standard input.
 //!
-//! `serve [name=value ...]` starts it with the extension preloaded and these settings. Commands: `restart fast`,
-//! `restart immediate`, `stop fast`, `stop immediate`, `start`. Each is answered with `ok`, or with what went wrong. `tls FOLDER`
-//! puts TLS in front of it, with a certificate for `localhost` whose authority is `ca.pem` in that folder (`other.pem` is
-//! another one), and is answered with the port. `pooler MODE SIZE` puts PgBouncer in front of it, and is answered with its port.
-//! It ends, and removes everything, when its input does.
+//! `serve [name=value ...]` starts the server with the extension preloaded and with these settings. Commands:
+//!
+//! - `restart fast`, `restart immediate`, `stop fast`, `stop immediate`, `start`: answered with `ok` or an error.
+//! - `tls FOLDER`: puts TLS in front of the server, with a certificate for `localhost`. Its authority is written to
+//!   `ca.pem` in the folder, and another authority to `other.pem`. Answered with the port.
+//! - `pooler MODE SIZE`: puts PgBouncer in front of the server. Answered with the port.
+//!
+//! The program ends at the end of its input, and removes everything.
 
 use std::io::{BufRead, Write};
 
@@ -27,7 +31,7 @@ fn how(word: Option<&str>) -> Result<Stop> {
     }
 }
 
-/// Obeys; what to answer.
+/// Executes a command and returns the answer.
 async fn obey(server: &mut Server, front: &mut Option<Front>, poolers: &mut Vec<Pooler>, line: &str) -> Result<String> {
     let mut words = line.split_whitespace();
     match words.next() {
