@@ -131,7 +131,7 @@ async fn every_command_does_what_it_says() {
     let dsn = &server.dsn("more");
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
 
-    // Dead letters, by hand: claimed and buried.
+    // Dead letters, by hand: claimed and refused.
     json(dsn, &["subscription", "create", "work", "job.*", "--set", "max_attempts=3"]);
     for n in 0..4 {
         json(

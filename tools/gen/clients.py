@@ -128,7 +128,7 @@ def intervals(columns):
 
 def rust(model):
     out = ["//! A method for each public function of the schema. Made by `tools/gen/clients.py` from the catalogue: do not edit.",
-           "//!", "//! What a function requires is an argument; the rest are fields of its options. An interval that comes back is in",
+           "//!", "//! Required arguments are arguments of the method; optional ones are fields of its options. An interval that is returned is in",
            "//! seconds.", "",
            "use std::time::Duration;", "", "use chrono::{DateTime, Utc};", "use serde::{Deserialize, Serialize};",
            "use serde_json::{Value, json};", "",
@@ -169,7 +169,7 @@ def rust(model):
             oname = camel(name)
             if oname in rows or any(oname == (shape(g)[1]) for g in model["functions"]):
                 oname += "Options"
-            text = [f"/// What `outbox.{name}()` takes beside what it requires; `None` is its default.", "#[derive(Clone, Debug, Default)]",
+            text = [f"/// Optional arguments of `outbox.{name}()`; `None` stands for the default.", "#[derive(Clone, Debug, Default)]",
                     f"pub struct {oname} {{"]
             for a in rest:
                 ident = "r#" + a["name"] if a["name"] in RESERVED_RUST else a["name"]

@@ -5,7 +5,7 @@
 
 import { native, type Refusal } from './core.js';
 
-/** What a caller can do about an error. */
+/** The reaction to an error that makes sense for a caller. */
 export type ErrorKind = 'not_found' | 'conflict' | 'invalid' | 'lease_lost' | 'inactive' | 'retry' | 'fatal';
 
 /** The fields of an error beside its message. */

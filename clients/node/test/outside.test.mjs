@@ -1,4 +1,4 @@
-// What a client meets outside of its own code: TLS, servers that are wrong or go away, malformed content, signals, NOTIFY.
+// The surroundings of a client: TLS, servers that are wrong or go away, malformed content, signals, NOTIFY.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';

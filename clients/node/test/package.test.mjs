@@ -23,7 +23,7 @@ before(async () => {
     dsn = await server.database();
     folder = mkdtempSync(join(tmpdir(), 'pg-outbox-'));
     const npm = (args, cwd) => execFileSync('npm', [...args, '--silent', '--ignore-scripts', '--offline', '--no-audit', '--no-fund'], { cwd, encoding: 'utf8' });
-    // What is packed was built before the tests.
+    // The package was built before the tests.
     npm(['pack', '--pack-destination', folder], here);
     const tarball = readdirSync(folder).find((file) => file.endsWith('.tgz'));
     console.log(`# ${tarball}: ${statSync(join(folder, tarball)).size} bytes`);

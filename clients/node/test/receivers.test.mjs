@@ -85,7 +85,7 @@ for (const [name, text] of Object.entries(programs)) {
         const all = [...sizes.values()].map(([size]) => size);
         for (const [i, size] of [[2, 1800], [3, 5000], [4, 3]]) assert.ok(all.includes(size), `body ${i}: ${all}`);
 
-        // What is not sent by us.
+        // A request that pg_outbox has not sent.
         const now = new Date();
         const headers = (body, extra = {}) => ({
             'webhook-id': 'msg_x',

@@ -127,7 +127,7 @@ test('real deliveries to Express, Fastify and http', async (t) => {
             const endpoint = await outbox.createEndpoint({ name, url, secret: SECRET });
             assert.equal(endpoint.signingSecret, SECRET);
             await outbox.subscribe({ name: `to ${name}`, topics: ['order.#'], endpoint: name });
-            // Whoever does not sign is sent away, and not heard.
+            // A request without a signature is refused, and its body is not read.
             const response = await fetch(url, { method: 'POST', body: '{}', headers: { 'content-type': 'application/json', 'webhook-id': 'x' } });
             assert.equal(response.status, 401, name);
         }

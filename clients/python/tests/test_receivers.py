@@ -113,7 +113,7 @@ def check(url, dsn, out):
     # The content, and not its coding.
     assert seen["plain"] == seen["packed"]
     assert {1800, 5000, 3, 7, len(BODIES[-1][0])} <= set(seen["plain"])
-    # What is not sent by us.
+    # A request that pg_outbox has not sent.
     content = b'{"x": 1}'.ljust(2000)
     packed = gzip.compress(content)
     for body, more, status in (

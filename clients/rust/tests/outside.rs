@@ -1,4 +1,4 @@
-//! What a client meets outside of its own code: other drivers, TLS, servers that are wrong or go away, and the helpers for the
+//! The surroundings of a client: other drivers, TLS, servers that are wrong or go away, and the helpers for the
 //! tests of applications.
 
 #![cfg(feature = "testing")]
@@ -86,7 +86,7 @@ async fn certificates_are_verified_as_sslmode_says() {
     };
     let strict = |root: &str| format!("sslmode=verify-full&sslrootcert={root}");
 
-    // What is accepted works: messages through the pool, a worker with a session of its own.
+    // A connection that is accepted works: messages through the pool, a worker with a session of its own.
     let secure = Outbox::connect(&dsn("localhost", front.port(), &strict(&mine))).await.unwrap();
     secure.subscribe("w", &["#"], Subscribe::default()).await.unwrap();
     Message::to("a").json(&1).unwrap().enqueue(&**secure.session().await.unwrap()).await.unwrap();
