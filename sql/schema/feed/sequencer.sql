@@ -31,6 +31,27 @@ comment on type outbox._ticked is
     'status: ticked, idle (nothing new), fresh (there has never been a message), busy (another session ticks), refused '
     '(the transaction has an xid), copied (the identity is not genuine)';
 
+create type outbox._bounds as (
+    s1 pg_snapshot,
+    s2 pg_snapshot,
+    next1 xid8,
+    next2 xid8,
+    floor1 bigint,
+    floor2 bigint,
+    finished xid8[],
+    running xid8[],
+    leaf smallint,
+    scan smallint[],
+    settled smallint[],
+    passed smallint[]
+);
+comment on type outbox._bounds is
+    'The bounds of a tick, which takes the messages that the snapshot s2 sees and s1 did not see. next1, next2: the first '
+    'transaction id that was not assigned at s1 and at s2. floor1, floor2: transactions from next1, and from next2 on draw '
+    'message ids above this one. finished: transactions that were running in s1 and have ended in s2. running: transactions '
+    'that are running in s2. leaf: the current leaf of messages. scan: leaves that this tick reads. settled: leaves of scan '
+    'that get no more rows. passed: leaves of scan that became current since the last tick; null: there are none';
+
 -- API: private
 -- Writes rows of the feed for messages in their order, with the positions after `after`. A row holds up to 960 messages, all
 -- of one leaf.
@@ -65,6 +86,103 @@ $$;
 -- transaction that has ended.
 create function outbox._leaf_is_settled(leaf smallint) returns boolean language c volatile
 as 'MODULE_PATHNAME', 'outbox_leaf_is_settled';
+
+-- API: private
+-- The first step of a tick: takes the sequencer's lock. Returns null if this transaction may tick, otherwise the status of
+-- the tick: refused, busy or copied.
+create function outbox._tick_begin() returns text
+language plpgsql volatile
+as $$
+begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'the sequencer runs at isolation level read committed only'
+            using errcode = 'invalid_transaction_state',
+                detail = format('This transaction is %s: its snapshot may be older than a lock it waited for.',
+                    current_setting('transaction_isolation'));
+    end if;
+    if pg_current_xact_id_if_assigned() is not null then
+        return 'refused';
+    end if;
+    if not outbox._sequencer_lock() then
+        return 'busy';
+    end if;
+    if current_setting('synchronous_commit') = 'off' then
+        -- not a SET clause of the function, because that would be undone before the commit
+        perform set_config('synchronous_commit', 'on', true);
+    end if;
+    if not outbox._identity_is_genuine() then
+        return 'copied';
+    end if;
+    return null;
+end
+$$;
+
+-- API: private
+-- The second step of a tick: returns its bounds. state: the last row of outbox.tick; null: there has never been a tick.
+-- Between two ticks of a large difference the bounds stay the same.
+create function outbox._tick_bounds(state outbox.tick) returns outbox._bounds
+language plpgsql volatile
+as $$
+declare
+    since xid8;
+    s1 pg_snapshot;
+    s2 pg_snapshot;
+    next1 xid8;
+    next2 xid8;
+    floor1 bigint;
+    floor2 bigint;
+    leaf smallint;
+    scan smallint[];
+    settled smallint[] := '{}';
+    passed smallint[];
+    finished xid8[];
+    running xid8[];
+begin
+    if state.done_id is null then
+        if state.id is null then
+            select min(i.since) into since from outbox._identity i;
+        end if;
+        s1 := coalesce(state.snapshot_to, format('%1$s:%1$s:', since)::pg_snapshot);
+        next1 := coalesce(state.next_to, since);
+        floor1 := coalesce(state.floor_to, 0);
+        scan := coalesce(state.leaves, '{0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15}');
+        -- At the first tick the leaf that was current before is not known, so no leaf counts as settled.
+        if cardinality(scan) > 1 and state.leaf is not null then
+            -- Before S2: this tick sees all rows of a leaf that is settled now.
+            settled := array(
+                select l from unnest(scan) l where l is distinct from state.leaf and outbox._leaf_is_settled(l)
+            );
+        end if;
+        -- In this order: a transaction from next2 on draws its message ids after floor2 was read.
+        floor2 := coalesce(pg_sequence_last_value('outbox._message_id'), 0);
+        next2 := outbox._next_xid();
+        select pg_current_snapshot() into s2;
+        -- After S2: every message that S2 sees was written to a leaf that has become current by now.
+        leaf := coalesce(pg_sequence_last_value('outbox._message_segment'), 0);
+        -- the leaves that became current since the last tick
+        passed := case
+            when state.leaf is null then array[leaf]
+            when leaf <> state.leaf then array(
+                select (state.leaf + i) % 16 from generate_series(1, (leaf - state.leaf + 16) % 16) i
+            )
+        end;
+        scan := scan || passed;
+    else
+        -- in the middle of a large difference: between the same snapshots
+        s1 := state.snapshot_from;
+        s2 := state.snapshot_to;
+        next1 := state.next_from;
+        next2 := state.next_to;
+        floor1 := state.floor_from;
+        floor2 := state.floor_to;
+        scan := state.leaves;
+        leaf := state.leaf;
+    end if;
+    running := array(select pg_snapshot_xip(s2));
+    finished := array(select x from pg_snapshot_xip(s1) x where pg_visible_in_snapshot(x, s2));
+    return row(s1, s2, next1, next2, floor1, floor2, finished, running, leaf, scan, settled, passed)::outbox._bounds;
+end
+$$;
 
 -- API: private
 -- Returns the next chunk of a difference that is larger than a chunk: its messages after `after` in id order (null: from the
@@ -155,121 +273,35 @@ end
 $$;
 
 -- API: private
--- Makes one tick of at most `chunk` messages. Called by the dispatcher, which sets its plan settings for the session, and by
--- _tick_inline, which sets those that matter: generic plans without sequential scans. With the statistics of a young table,
--- the planner would read everything that is retained. A custom plan would plan 16 leaves at every tick.
-create function outbox._tick(chunk int) returns outbox._ticked
+-- The third step of a tick: returns up to a chunk of the messages within the bounds, in the order of their ids (null or
+-- empty: there are none). after: the last tick was in the middle of a large difference, and has numbered it up to this
+-- message id. control: one of the messages is a control message. done: this tick ends in the middle of a large difference,
+-- at this message id. more: another tick has to follow at once.
+create function outbox._tick_pick(
+    chunk int,
+    after bigint,
+    s1 pg_snapshot,
+    s2 pg_snapshot,
+    next1 xid8,
+    floor1 bigint,
+    finished xid8[],
+    running xid8[],
+    scan smallint[],
+    out ids bigint[],
+    out segments smallint[],
+    out control boolean,
+    out done bigint,
+    out more boolean
+)
 language plpgsql volatile
 as $$
 declare
-    state record;
-    since xid8;
-    s1 pg_snapshot;
-    s2 pg_snapshot;
-    next1 xid8;
-    next2 xid8;
-    floor1 bigint;
-    floor2 bigint;
-    done bigint;
-    finished xid8[];        -- running in S1, ended in S2
-    running xid8[];         -- running in S2
     above xid8[];           -- with below, open intervals of transactions that S1 did not know and that have ended in S2
     below xid8[];
-    ids bigint[];
-    segments smallint[];
     n int;
-    control boolean;
-    last_position bigint;
-    this_leaf smallint;
-    scan smallint[];        -- leaves that this tick reads
-    next_scan smallint[];   -- leaves that the next tick has to read
-    settled smallint[] := '{}';
-    passed smallint[];
-    this_epoch int;
-    this_timeline int := outbox._timeline();
-    result outbox._ticked;
 begin
-    if current_setting('transaction_isolation') <> 'read committed' then
-        raise exception 'the sequencer runs at isolation level read committed only'
-            using errcode = 'invalid_transaction_state',
-                detail = format('This transaction is %s: its snapshot may be older than a lock it waited for.',
-                    current_setting('transaction_isolation'));
-    end if;
-    if pg_current_xact_id_if_assigned() is not null then
-        result.status := 'refused';
-        return result;
-    end if;
-    if not outbox._sequencer_lock() then
-        result.status := 'busy';
-        return result;
-    end if;
-    if current_setting('synchronous_commit') = 'off' then
-        -- not a SET clause of the function, because that would be undone before the commit
-        perform set_config('synchronous_commit', 'on', true);
-    end if;
-    if not outbox._identity_is_genuine() then
-        result.status := 'copied';
-        return result;
-    end if;
-
-    -- The last row has to be genuine too: a restore may load it before it loads the identity.
-    select t.*, t.xmin::text = (t.xid::text::bigint & 4294967295)::text as own into state
-    from outbox.tick t order by t.id desc limit 1;
-    if not state.own then
-        result.status := 'copied';
-        return result;
-    end if;
-    if state.id is null then
-        select min(i.since) into since from outbox._identity i;
-    end if;
-    result.more := false;
-    last_position := coalesce(state.last_position, 0);
-    result.first_position := last_position + 1;
-    result.last_position := last_position;
-    if state.done_id is null then
-        s1 := coalesce(state.snapshot_to, format('%1$s:%1$s:', since)::pg_snapshot);
-        next1 := coalesce(state.next_to, since);
-        floor1 := coalesce(state.floor_to, 0);
-        scan := coalesce(state.leaves, array(select generate_series(0, 15)));
-        -- At the first tick the leaf that was current before is not known, so no leaf counts as settled.
-        if cardinality(scan) > 1 and state.leaf is not null then
-            -- Before S2: this tick sees all rows of a leaf that is settled now.
-            settled := array(
-                select l from unnest(scan) l where l is distinct from state.leaf and outbox._leaf_is_settled(l)
-            );
-        end if;
-        -- In this order: a transaction from next2 on draws its message ids after floor2 was read.
-        floor2 := coalesce(pg_sequence_last_value('outbox._message_id'), 0);
-        next2 := outbox._next_xid();
-        select pg_current_snapshot() into s2;
-        -- After S2: every message that S2 sees was written to a leaf that has become current by now.
-        this_leaf := coalesce(pg_sequence_last_value('outbox._message_segment'), 0);
-        -- the leaves that became current since the last tick
-        passed := case
-            when state.leaf is null then array[this_leaf]
-            when this_leaf <> state.leaf then array(
-                select (state.leaf + i) % 16 from generate_series(1, (this_leaf - state.leaf + 16) % 16) i
-            )
-        end;
-        scan := scan || passed;
-        next_scan := array(select l from unnest(scan) l where not l = any (settled)) || passed;
-    else
-        -- in the middle of a large difference: between the same snapshots, from done_id on
-        s1 := state.snapshot_from;
-        s2 := state.snapshot_to;
-        next1 := state.next_from;
-        next2 := state.next_to;
-        floor1 := state.floor_from;
-        floor2 := state.floor_to;
-        done := state.done_id;
-        scan := state.leaves;
-        next_scan := scan;
-        this_leaf := state.leaf;
-    end if;
-    running := array(select pg_snapshot_xip(s2));
-    finished := array(select x from pg_snapshot_xip(s1) x where pg_visible_in_snapshot(x, s2));
-
-    if done is null then
+    more := false;
+    if after is null then
         select array_agg(b.x), array_agg(b.next) into above, below
         from (
             select e.x, lead(e.x, 1, pg_snapshot_xmax(s2)) over (order by e.x) as next
@@ -294,45 +326,39 @@ begin
             where m.segment = any (scan) and m.xid > b.above and m.xid < b.below)
             limit chunk + 1
         ) c;
-        if n > chunk then
-            done := 0;
-        end if;
     end if;
-    if done is not null then
+    if after is not null or n > chunk then
         select c.ids, c.segments, c.control into ids, segments, control
-        from outbox._tick_chunk(chunk, state.done_id, s1, s2, next1, floor1, finished, running, scan) c;
+        from outbox._tick_chunk(chunk, after, s1, s2, next1, floor1, finished, running, scan) c;
         n := cardinality(ids);
         done := case when n = chunk then ids[n] end;
         -- After the last chunk of a large difference there may be newer messages, because its S2 is as old as the first
         -- chunk.
-        result.more := n = chunk or state.done_id is not null;
+        more := n = chunk or after is not null;
     end if;
+end
+$$;
 
-    if state.id is null then
-        if n = 0 then
-            -- A restore may be about to load the rows of the original, and no row may conflict with them.
-            result.status := 'fresh';
-            return result;
-        elsif ids[n] > pg_sequence_last_value('outbox._message_id') then
-            -- These ids were never drawn here: a restore is loading the messages.
-            result.status := 'copied';
-            return result;
-        end if;
-    end if;
-
-    -- Nothing new. The state is still written now and then, so that transactions that were rolled back are not read again
-    -- for ever. But it is not written for the xid of this tick alone, or an idle database would tick because of its own
-    -- ticks. It is written at once when leaves have changed, because a leaf that need not be read any more can be reclaimed.
-    if n = 0 and state.done_id is null and this_timeline = state.timeline
-        and passed is null and cardinality(settled) = 0
-        and (cardinality(finished) = 0
-                and pg_snapshot_xmax(s2)::text::bigint - pg_snapshot_xmax(s1)::text::bigint <= 1
-            or clock_timestamp() < state.ticked_at + interval '1 s') then
-        result.status := 'idle';
-        return result;
-    end if;
-
-    this_epoch := coalesce(state.epoch, 1);
+-- API: private
+-- The last step of a tick: writes the picked messages to the feed, gives the positions of control messages to their
+-- versions of subscriptions, and writes the new state. Returns the last position of the feed. state and bounds: those of
+-- the steps before. ids, segments, control, done: as returned by _tick_pick.
+create function outbox._tick_write(
+    state outbox.tick,
+    bounds outbox._bounds,
+    this_timeline int,
+    ids bigint[],
+    segments smallint[],
+    control boolean,
+    done bigint
+) returns bigint
+language plpgsql volatile
+as $$
+declare
+    n int := coalesce(cardinality(ids), 0);
+    last_position bigint := coalesce(state.last_position, 0);
+    this_epoch int := coalesce(state.epoch, 1);
+begin
     if state.id is null or this_timeline <> state.timeline then
         this_epoch := coalesce(state.epoch + 1, 1);
         insert into outbox.epoch (epoch, first_position, timeline) values (this_epoch, last_position + 1, this_timeline);
@@ -350,13 +376,86 @@ begin
         next_from, next_to, floor_from, floor_to, leaf, leaves, snapshot_from, snapshot_to)
     values (coalesce(pg_sequence_last_value('outbox._tick_segment'), 0), coalesce(state.id, 0) + 1, outbox._row_xid(),
         this_epoch, this_timeline, last_position + 1, last_position + n, done, clock_timestamp(),
-        next1, next2, floor1, floor2, this_leaf,
-        array(select distinct l from unnest(case when done is null then next_scan else scan end) l), s1, s2);
+        bounds.next1, bounds.next2, bounds.floor1, bounds.floor2, bounds.leaf,
+        -- A leaf that is settled and has become current again has to be read.
+        array(
+            select distinct l from unnest(bounds.scan) l
+            where done is not null or l <> all (bounds.settled) or l = any (bounds.passed)
+        ),
+        bounds.s1, bounds.s2);
+    return last_position + n;
+end
+$$;
 
+-- API: private
+-- Makes one tick of at most `chunk` messages. Called by the dispatcher, which sets its plan settings for the session, and by
+-- _tick_inline, which sets those that matter: generic plans without sequential scans. With the statistics of a young table,
+-- the planner would read everything that is retained. A custom plan would plan 16 leaves at every tick.
+--
+-- The steps are functions of their own: _tick_begin, _tick_bounds, _tick_pick, _tick_write. The settings of the caller hold
+-- in them. They have no SET clauses, because each would cost several microseconds at every tick.
+create function outbox._tick(chunk int) returns outbox._ticked
+language plpgsql volatile
+as $$
+declare
+    last record;
+    state outbox.tick;
+    bounds outbox._bounds;
+    picked record;
+    n int;
+    this_timeline int := outbox._timeline();
+    result outbox._ticked;
+begin
+    result.status := outbox._tick_begin();
+    if result.status is not null then
+        return result;
+    end if;
+    -- The last row has to be genuine too: a restore may load it before it loads the identity.
+    select t as state, t.xmin::text = (t.xid::text::bigint & 4294967295)::text as own into last
+    from outbox.tick t order by t.id desc limit 1;
+    if not last.own then
+        result.status := 'copied';
+        return result;
+    end if;
+    state := last.state;
+    result.last_position := coalesce(state.last_position, 0);
+    result.first_position := result.last_position + 1;
+
+    bounds := outbox._tick_bounds(state);
+    picked := outbox._tick_pick(chunk, state.done_id, bounds.s1, bounds.s2, bounds.next1, bounds.floor1, bounds.finished,
+        bounds.running, bounds.scan);
+    result.more := picked.more;
+    n := coalesce(cardinality(picked.ids), 0);
+
+    if state.id is null then
+        if n = 0 then
+            -- A restore may be about to load the rows of the original, and no row may conflict with them.
+            result.status := 'fresh';
+            return result;
+        elsif picked.ids[n] > pg_sequence_last_value('outbox._message_id') then
+            -- These ids were never drawn here: a restore is loading the messages.
+            result.status := 'copied';
+            return result;
+        end if;
+    end if;
+
+    -- Nothing new. The state is still written now and then, so that transactions that were rolled back are not read again
+    -- for ever. But it is not written for the xid of this tick alone, or an idle database would tick because of its own
+    -- ticks. It is written at once when leaves have changed, because a leaf that need not be read any more can be reclaimed.
+    if n = 0 and state.done_id is null and this_timeline = state.timeline
+        and bounds.passed is null and cardinality(bounds.settled) = 0
+        and (cardinality(bounds.finished) = 0
+                and pg_snapshot_xmax(bounds.s2)::text::bigint - pg_snapshot_xmax(bounds.s1)::text::bigint <= 1
+            or clock_timestamp() < state.ticked_at + interval '1 s') then
+        result.status := 'idle';
+        return result;
+    end if;
+
+    result.last_position := outbox._tick_write(state, bounds, this_timeline, picked.ids, picked.segments, picked.control,
+        picked.done);
     result.status := case when n > 0 then 'ticked' else 'idle' end;
-    result.last_position := last_position + n;
-    result.message_ids := ids;
-    result.segments := segments;
+    result.message_ids := picked.ids;
+    result.segments := picked.segments;
     return result;
 end
 $$;

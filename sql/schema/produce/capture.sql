@@ -120,6 +120,197 @@ end
 $$;
 
 -- API: private
+-- Raises 42809 if a relation cannot be captured, and 42501 if its owner may not enqueue.
+create function outbox._check_captured(relation regclass, owner oid) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not exists (
+        select from pg_class c
+        join pg_namespace n on n.oid = c.relnamespace
+        where c.oid = relation and c.relkind in ('r', 'p') and c.relpersistence <> 't'
+            and n.nspname not in ('pg_catalog', 'outbox')
+    ) then
+        raise exception '% cannot be captured', relation using errcode = 'wrong_object_type',
+            hint = 'Ordinary and partitioned tables can, if they are neither temporary nor PostgreSQL''s or pg_outbox''s own.';
+    end if;
+    if not exists (
+        select from pg_proc p
+        where p.pronamespace = 'outbox'::regnamespace and p.proname = 'enqueue_many'
+            and has_function_privilege(owner, p.oid, 'execute')
+    ) or not has_schema_privilege(owner, 'outbox', 'usage') then
+        raise exception 'role "%" may not enqueue', owner::regrole using errcode = 'insufficient_privilege',
+            detail = 'A capture enqueues with the rights of the table''s owner.',
+            hint = format('select outbox.grant_to(%L, ''publish'')', owner::regrole);
+    end if;
+end
+$$;
+
+-- API: private
+-- Raises 22023 if the operations, the style or oversize are none of those that capture() knows, and 42703 if a column does
+-- not exist.
+create function outbox._check_capture_options(relation regclass, options outbox._capture_options) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    unknown text;
+begin
+    if options.operations is null or options.operations = '{}' or exists (
+        select from unnest(options.operations) o where o is null or o not in ('insert', 'update', 'delete', 'truncate')
+    ) then
+        raise exception 'invalid operations' using errcode = 'invalid_parameter_value',
+            hint = 'The operations are insert, update, delete and truncate.';
+    end if;
+    if options.style is null or options.style not in ('change', 'row', 'debezium') then
+        raise exception 'unknown style "%"', options.style using errcode = 'invalid_parameter_value',
+            hint = 'The styles are change, row and debezium.';
+    end if;
+    if options.oversize is null or options.oversize not in ('fail', 'skip', 'reference') then
+        raise exception 'unknown oversize "%"', options.oversize using errcode = 'invalid_parameter_value',
+            hint = 'A change whose payload is too large can fail, be skipped (skip) or be told without its images (reference).';
+    end if;
+    select c into unknown
+    from unnest(options.key_columns || options.columns || options.tenant_column) c
+    where c is not null and not exists (
+        select from pg_attribute a where a.attrelid = relation and a.attname = c and a.attnum > 0 and not a.attisdropped
+    );
+    if unknown is not null then
+        raise exception 'column "%" of table % does not exist', unknown, relation using errcode = 'undefined_column';
+    end if;
+end
+$$;
+
+-- API: private
+-- Creates the trigger function of a capture with this body, and gives it to the owner of the table. The options become the
+-- function's comment. Called with check_function_bodies = on, because the function is created without a check.
+create function outbox._create_capture_function(
+    relation regclass,
+    owner oid,
+    body text,
+    options outbox._capture_options
+) returns regprocedure
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    number int;
+    function_name text;
+begin
+    select coalesce(max(substr(f.name, 10)::int), 0) + 1 into number from outbox._capture_function f;
+    function_name := format('outbox._capture_%s', number);
+    -- The body is not checked here; from here on the function belongs to the table's owner.
+    perform set_config('check_function_bodies', 'off', true);
+    execute format('create function %s() returns trigger language plpgsql volatile security definer '
+        'set search_path = pg_catalog, pg_temp set standard_conforming_strings = on set extra_float_digits = 1 '
+        'set intervalstyle = postgres set datestyle = iso, ymd set bytea_output = hex set timezone = utc as %L', function_name,
+        body);
+    perform set_config('check_function_bodies', 'on', true);
+    execute format('comment on function %s() is %L', function_name,
+        jsonb_build_object('table', relation::text) || to_jsonb(options) - '{schema_name,table_name}'::text[]);
+    execute format('revoke all on function %s() from public', function_name);
+    execute format('alter function %s() depends on extension pg_outbox', function_name);
+    execute format('alter function %s() owner to %s', function_name, owner::regrole);
+    return to_regprocedure(function_name || '()');
+end
+$$;
+
+-- API: private
+-- Checks the condition of a capture, and the function that contains it, as the owner of the table, because the condition is
+-- the owner's code. Raises 22023 if the condition is malformed.
+create function outbox._check_condition(
+    relation regclass,
+    owner oid,
+    function regprocedure,
+    options outbox._capture_options
+) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    op text;
+    source text := outbox._capture_rows(relation::text, true);
+begin
+    -- Literals of the owner's types run the owner's code.
+    foreach op in array options.operations loop
+        continue when op = 'truncate';
+        perform outbox._analyse(owner, outbox._capture_query(op, source, source, options));
+    end loop;
+    perform outbox._execute_as(owner, format('select pg_catalog.plpgsql_validator(%s)', function::oid), true);
+exception when syntax_error_or_access_rule_violation or invalid_parameter_value then
+    raise exception 'invalid condition: %', sqlerrm using errcode = 'invalid_parameter_value',
+        hint = 'It is one SQL expression over new and old; names outside pg_catalog are qualified.';
+end
+$$;
+
+-- API: private
+-- Creates the triggers of a capture, on the table and on all its partitions, with the rights of the caller. Raises 42501 if
+-- the caller does not own a partition.
+create function outbox._create_capture_triggers(
+    caller oid,
+    relation regclass,
+    function regprocedure,
+    operations text[],
+    replicated boolean
+) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    member record;
+    members oid[] := '{}';
+    made int := 0;
+    op text;
+    trigger_name text;
+begin
+    for member in
+        select p.relid, p.isleaf from pg_partition_tree(relation) p
+        union all
+        select c.oid::regclass, true from pg_class c where c.oid = relation and c.relkind = 'r' and not c.relispartition
+    loop
+        perform outbox._own_table(caller, member.relid);
+        members := members || member.relid::oid;
+        foreach op in array operations loop
+            trigger_name := 'outbox_capture_' || op;
+            perform outbox._execute_as(caller, statement, false)
+            from unnest(array[
+                format('create trigger %I after %s on %s%s for each statement execute function %s',
+                    trigger_name, op, member.relid,
+                    case op
+                        when 'insert' then ' referencing new table as outbox_new'
+                        when 'update' then ' referencing old table as outbox_old new table as outbox_new'
+                        when 'delete' then ' referencing old table as outbox_old'
+                        else ''
+                    end, function),
+                format('alter trigger %I on %s depends on extension pg_outbox', trigger_name, member.relid)
+            ]) with ordinality s(statement, o);
+            made := made + 1;
+            if replicated and op <> 'truncate' and member.isleaf then
+                trigger_name := 'outbox_capture_replicated_' || op;
+                perform outbox._execute_as(caller, statement, false)
+                from unnest(array[
+                    format('create trigger %I after %s on %s for each row execute function %s',
+                        trigger_name, op, member.relid, function),
+                    format('alter table %s enable replica trigger %I', member.relid, trigger_name),
+                    format('alter trigger %I on %s depends on extension pg_outbox', trigger_name, member.relid)
+                ]) with ordinality s(statement, o);
+                made := made + 1;
+            end if;
+        end loop;
+    end loop;
+    -- The statements above used names. If a schema was renamed meanwhile, they may have reached another table.
+    if made <> (
+        select count(*) from pg_trigger t where t.tgfoid = function and t.tgparentid = 0 and t.tgrelid = any (members)
+    ) then
+        raise exception '% was renamed meanwhile', relation using errcode = 'object_not_in_prerequisite_state',
+            hint = 'Try again.';
+    end if;
+end
+$$;
+
+-- API: private
 -- Does the work of capture() as the extension's owner. `caller` is the role that called it.
 create function outbox._capture(
     caller oid,
@@ -144,174 +335,40 @@ as $$
 declare
     -- locked before anything of the table is read
     owner oid := outbox._own_table(caller, relation);
-    target pg_class;
-    schema_name text;
-    keys text[];
-    op text;
-    topics jsonb := '{}';
-    unknown text;
-    number int;
-    body text := '';
-    function_name text;
-    function oid;
-    member record;
-    members oid[] := '{}';
-    made int := 0;
-    trigger_name text;
-    all_columns boolean := condition is not null;
+    options outbox._capture_options;
+    body text;
+    function regprocedure;
 begin
-    select c.* into target from pg_class c where c.oid = relation;
-    select n.nspname into schema_name from pg_namespace n where n.oid = target.relnamespace;
-    if target.relkind not in ('r', 'p') or target.relpersistence = 't' or schema_name in ('pg_catalog', 'outbox') then
-        raise exception '% cannot be captured', relation using errcode = 'wrong_object_type',
-            hint = 'Ordinary and partitioned tables can, if they are neither temporary nor PostgreSQL''s or pg_outbox''s own.';
-    end if;
-    if not exists (
-        select from pg_proc p
-        where p.pronamespace = 'outbox'::regnamespace and p.proname = 'enqueue_many'
-            and has_function_privilege(owner, p.oid, 'execute')
-    ) or not has_schema_privilege(owner, 'outbox', 'usage') then
-        raise exception 'role "%" may not enqueue', owner::regrole using errcode = 'insufficient_privilege',
-            detail = 'A capture enqueues with the rights of the table''s owner.',
-            hint = format('select outbox.grant_to(%L, ''publish'')', owner::regrole);
-    end if;
-
-    if operations is null or operations = '{}' or exists (
-        select from unnest(operations) o where o is null or o not in ('insert', 'update', 'delete', 'truncate')
-    ) then
-        raise exception 'invalid operations' using errcode = 'invalid_parameter_value',
-            hint = 'The operations are insert, update, delete and truncate.';
-    end if;
-    if style is null or style not in ('change', 'row', 'debezium') then
-        raise exception 'unknown style "%"', style using errcode = 'invalid_parameter_value',
-            hint = 'The styles are change, row and debezium.';
-    end if;
-    if oversize is null or oversize not in ('fail', 'skip', 'reference') then
-        raise exception 'unknown oversize "%"', oversize using errcode = 'invalid_parameter_value',
-            hint = 'A change whose payload is too large can fail, be skipped (skip) or be told without its images (reference).';
-    end if;
-    keys := coalesce(key_columns, array(
+    perform outbox._check_captured(relation, owner);
+    select n.nspname, c.relname into options.schema_name, options.table_name
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    where c.oid = relation;
+    options.topic := topic;
+    options.key_columns := coalesce(key_columns, array(
         select a.attname::text
         from pg_index i, unnest(i.indkey::int[]) with ordinality k(attnum, o)
         join pg_attribute a on a.attrelid = relation and a.attnum = k.attnum
         where i.indrelid = relation and i.indisprimary
         order by k.o
     ));
-    select c into unknown
-    from unnest(keys || columns || tenant_column) c
-    where c is not null and not exists (
-        select from pg_attribute a where a.attrelid = relation and a.attname = c and a.attnum > 0 and not a.attisdropped
-    );
-    if unknown is not null then
-        raise exception 'column "%" of table % does not exist', unknown, relation using errcode = 'undefined_column';
-    end if;
-    foreach op in array operations loop
-        topics := topics || jsonb_build_object(op, outbox._check_topic(
-            replace(replace(replace(topic, '{schema}', schema_name), '{table}', target.relname), '{op}', op)));
-    end loop;
-
-    foreach op in array operations loop
-        if op = 'truncate' then
-            body := body || format($body$
-    if tg_op = 'TRUNCATE' then
-        perform outbox.enqueue(%L, jsonb_build_object('op', %L, 'schema', %L, 'table', %L) || case
-            when tg_table_schema = %L and tg_table_name = %L then '{}'
-            else jsonb_build_object('partition', format('%%I.%%I', tg_table_schema, tg_table_name)) end,
-            headers => %L, aggregate_type => %L);
-    end if;
-$body$, topics ->> op, case style when 'debezium' then 't' else op end, schema_name, target.relname, schema_name,
-                target.relname, jsonb_build_object('operation', op), target.relname);
-            continue;
-        end if;
-        body := body || outbox._capture_branch(op, 'STATEMENT', outbox._capture_query(op,
-            outbox._capture_rows('outbox_new', all_columns), outbox._capture_rows('outbox_old', all_columns),
-            schema_name, target.relname, keys, columns, condition, include_old, style, tenant_column, oversize),
-            topics ->> op, target.relname, oversize);
-        if replicated then
-            body := body || outbox._capture_branch(op, 'ROW', outbox._capture_query(op,
-                outbox._capture_rows('(select (new).*)', all_columns), outbox._capture_rows('(select (old).*)', all_columns),
-                schema_name, target.relname, keys, columns, condition, include_old, style, tenant_column, oversize),
-                topics ->> op, target.relname, oversize);
-        end if;
-    end loop;
+    options.operations := operations;
+    options.columns := columns;
+    options.condition := condition;
+    options.include_old := include_old;
+    options.style := style;
+    options.tenant_column := tenant_column;
+    options.replicated := replicated;
+    options.oversize := oversize;
+    perform outbox._check_capture_options(relation, options);
+    body := outbox._capture_body(options);
 
     perform outbox._drop_capture(caller, relation);
-    select coalesce(max(substr(f.name, 10)::int), 0) + 1 into number from outbox._capture_function f;
-    function_name := format('outbox._capture_%s', number);
-    -- The body is not checked here; from here on the function belongs to the table's owner.
-    perform set_config('check_function_bodies', 'off', true);
-    execute format('create function %s() returns trigger language plpgsql volatile security definer '
-        'set search_path = pg_catalog, pg_temp set standard_conforming_strings = on set extra_float_digits = 1 '
-        'set intervalstyle = postgres set datestyle = iso, ymd set bytea_output = hex set timezone = utc as %L', function_name,
-        format(E'#variable_conflict use_column\ndeclare\n    part record;\nbegin%s    return null;\nend', body));
-    perform set_config('check_function_bodies', 'on', true);
-    execute format('comment on function %s() is %L', function_name, jsonb_build_object('table', relation::text,
-        'topic', topic, 'key_columns', keys, 'operations', operations, 'columns', columns, 'condition', condition,
-        'include_old', include_old, 'style', style, 'tenant_column', tenant_column, 'replicated', replicated,
-        'oversize', oversize));
-    execute format('revoke all on function %s() from public', function_name);
-    execute format('alter function %s() depends on extension pg_outbox', function_name);
-    execute format('alter function %s() owner to %s', function_name, owner::regrole);
-    function := to_regprocedure(function_name || '()');
-
+    function := outbox._create_capture_function(relation, owner, body, options);
     if condition is not null then
-        -- Literals of the owner's types run the owner's code.
-        begin
-            foreach op in array operations loop
-                continue when op = 'truncate';
-                perform outbox._analyse(owner, outbox._capture_query(op,
-                    outbox._capture_rows(relation::text, true), outbox._capture_rows(relation::text, true), schema_name,
-                    target.relname, keys, columns, condition, include_old, style, tenant_column, oversize));
-            end loop;
-            perform outbox._execute_as(owner, format('select pg_catalog.plpgsql_validator(%s)', function), true);
-        exception when syntax_error_or_access_rule_violation or invalid_parameter_value then
-            raise exception 'invalid condition: %', sqlerrm using errcode = 'invalid_parameter_value',
-                hint = 'It is one SQL expression over new and old; names outside pg_catalog are qualified.';
-        end;
+        perform outbox._check_condition(relation, owner, function, options);
     end if;
-
-    for member in
-        select p.relid, p.isleaf from pg_partition_tree(relation) p
-        union all
-        select relation, true where target.relkind = 'r' and not target.relispartition
-    loop
-        perform outbox._own_table(caller, member.relid);
-        members := members || member.relid::oid;
-        foreach op in array operations loop
-            trigger_name := 'outbox_capture_' || op;
-            perform outbox._execute_as(caller, statement, false)
-            from unnest(array[
-                format('create trigger %I after %s on %s%s for each statement execute function %s()',
-                    trigger_name, op, member.relid,
-                    case op
-                        when 'insert' then ' referencing new table as outbox_new'
-                        when 'update' then ' referencing old table as outbox_old new table as outbox_new'
-                        when 'delete' then ' referencing old table as outbox_old'
-                        else ''
-                    end, function_name),
-                format('alter trigger %I on %s depends on extension pg_outbox', trigger_name, member.relid)
-            ]) with ordinality s(statement, o);
-            made := made + 1;
-            if replicated and op <> 'truncate' and member.isleaf then
-                trigger_name := 'outbox_capture_replicated_' || op;
-                perform outbox._execute_as(caller, statement, false)
-                from unnest(array[
-                    format('create trigger %I after %s on %s for each row execute function %s()',
-                        trigger_name, op, member.relid, function_name),
-                    format('alter table %s enable replica trigger %I', member.relid, trigger_name),
-                    format('alter trigger %I on %s depends on extension pg_outbox', trigger_name, member.relid)
-                ]) with ordinality s(statement, o);
-                made := made + 1;
-            end if;
-        end loop;
-    end loop;
-    -- The statements above used names. If a schema was renamed meanwhile, they may have reached another table.
-    if made <> (
-        select count(*) from pg_trigger t where t.tgfoid = function and t.tgparentid = 0 and t.tgrelid = any (members)
-    ) then
-        raise exception '% was renamed meanwhile', relation using errcode = 'object_not_in_prerequisite_state',
-            hint = 'Try again.';
-    end if;
+    perform outbox._create_capture_triggers(caller, relation, function, operations, replicated);
 end
 $$;
 

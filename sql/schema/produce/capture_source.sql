@@ -1,5 +1,22 @@
 -- Generates the source of the trigger function that captures a table. capture() installs and checks it.
 
+create type outbox._capture_options as (
+    schema_name text,
+    table_name text,
+    topic text,
+    key_columns text[],
+    operations text[],
+    columns text[],
+    condition text,
+    include_old boolean,
+    style text,
+    tenant_column text,
+    replicated boolean,
+    oversize text
+);
+comment on type outbox._capture_options is
+    'A table, and the arguments with which capture() was called for it. key_columns: not null; the primary key was put in';
+
 -- API: private
 -- The SQL text that reads the rows of one event. `source` is a table, or the text of a query.
 create function outbox._capture_rows(source text, all_columns boolean) returns text
@@ -11,71 +28,73 @@ return format('(select row_number() over () as outbox_i, to_jsonb(t.*) as outbox
 -- API: private
 -- The SQL text of the query that returns the messages of one event, in arrays of up to 1000.
 create function outbox._capture_query(
-    op text, new_source text, old_source text, schema_name text, table_name text, key_columns text[], columns text[],
-    condition text, include_old boolean, style text, tenant_column text, oversize text
+    op text,
+    new_source text,
+    old_source text,
+    options outbox._capture_options
 ) returns text
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    pick constant text := case when columns is null then '%s.outbox_j' else format(
+    pick constant text := case when options.columns is null then '%s.outbox_j' else format(
         '(select coalesce(jsonb_object_agg(e.key, e.value), ''{}'') from jsonb_each(%%s.outbox_j) e where e.key = any (%s))',
-        replace(quote_literal(columns), '%', '%%')) end;
+        replace(quote_literal(options.columns), '%', '%%')) end;
     side text := case op when 'delete' then 'o' else 'n' end;   -- the image that style row sends
-    key_text text := case cardinality(key_columns)
+    key_text text := case cardinality(options.key_columns)
         when 0 then 'null::text'
-        when 1 then format('%s ->> %s', '%1$s', replace(quote_literal(key_columns[1]), '%', '%%'))
+        when 1 then format('%s ->> %s', '%1$s', replace(quote_literal(options.key_columns[1]), '%', '%%'))
         else 'concat_ws(''/'', ' || (select string_agg(format('%s ->> %s', '%1$s', replace(quote_literal(c), '%', '%%')), ', ' order by o)
-            from unnest(key_columns) with ordinality k(c, o)) || ')'
+            from unnest(options.key_columns) with ordinality k(c, o)) || ')'
     end;
-    key_json text := case when cardinality(key_columns) = 0 then 'null::jsonb' else 'jsonb_build_object(' || (
+    key_json text := case when cardinality(options.key_columns) = 0 then 'null::jsonb' else 'jsonb_build_object(' || (
         select string_agg(format('%2$s, %1$s -> %2$s', '%1$s', replace(quote_literal(c), '%', '%%')), ', ' order by o)
-        from unnest(key_columns) with ordinality k(c, o)) || ')' end;
+        from unnest(options.key_columns) with ordinality k(c, o)) || ')' end;
     full_side text := case op when 'delete' then 'old.outbox_j' else 'new.outbox_j' end;
     payload text;
     reference text;
     filters text[] := '{}';
 begin
-    payload := case style
+    payload := case options.style
         when 'row' then side || '.j'
         when 'debezium' then format(
             'jsonb_build_object(''before'', %s, ''after'', %s, ''source'', jsonb_build_object(''db'', current_database(), '
             '''schema'', %L, ''table'', %L), ''op'', %L, ''ts_ms'', floor(extract(epoch from clock_timestamp()) * 1000)::bigint)',
-            case when op <> 'insert' and (include_old or op = 'delete') then 'o.j' else 'null::jsonb' end,
+            case when op <> 'insert' and (options.include_old or op = 'delete') then 'o.j' else 'null::jsonb' end,
             case when op <> 'delete' then 'n.j' else 'null::jsonb' end,
-            schema_name, table_name, case op when 'insert' then 'c' when 'update' then 'u' else 'd' end)
+            options.schema_name, options.table_name, case op when 'insert' then 'c' when 'update' then 'u' else 'd' end)
         else format('jsonb_build_object(''op'', %L, ''schema'', %L, ''table'', %L, ''key'', %s%s%s%s)%s',
-            op, schema_name, table_name, format(key_json, full_side),
+            op, options.schema_name, options.table_name, format(key_json, full_side),
             case when op <> 'delete' then ', ''new'', n.j' else '' end,
-            case when op = 'delete' or op = 'update' and include_old then ', ''old'', o.j' else '' end,
+            case when op = 'delete' or op = 'update' and options.include_old then ', ''old'', o.j' else '' end,
             case when op = 'update' then ', ''changed'', to_jsonb(array(select e.key from jsonb_each(n.j) e '
                 'where o.j -> e.key is distinct from e.value order by e.key))' else '' end,
-            case when op = 'update' and cardinality(key_columns) > 0 then format(
+            case when op = 'update' and cardinality(options.key_columns) > 0 then format(
                 ' || case when %s is distinct from %s then jsonb_build_object(''old_key'', %s) else ''{}'' end',
                 format(key_text, 'old.outbox_j'), format(key_text, 'new.outbox_j'), format(key_json, 'old.outbox_j'))
             else '' end)
     end;
     -- Replaces a payload that is too large: identifies the row.
     reference := format(key_json, full_side);
-    reference := case style
+    reference := case options.style
         when 'row' then format('coalesce(%s, ''{}'')', reference)
         when 'debezium' then format('%s || jsonb_build_object(''before'', null, ''after'', null, ''key'', %s)', payload, reference)
         else format('jsonb_build_object(''op'', %L, ''schema'', %L, ''table'', %L, ''key'', %s)',
-            op, schema_name, table_name, reference)
+            op, options.schema_name, options.table_name, reference)
     end || ' || ''{"oversize": true}''';
-    if condition is not null then
-        filters := filters || format(E'(%s\n)', condition);
+    if options.condition is not null then
+        filters := filters || format(E'(%s\n)', options.condition);
     end if;
-    if op = 'update' and columns is not null then
+    if op = 'update' and options.columns is not null then
         filters := filters || text 'n.j is distinct from o.j';
     end if;
     return format(
         'select c.tenant, array_agg(c.payload order by c.i)%1$s as payloads, array_agg(c.key order by c.i)%1$s as keys%2$s '
         'from (%3$s) c group by (c.i - 1) / 1000, c.tenant order by min(c.i)',
-        case oversize when 'skip' then ' filter (where c.payload is not null)' else '' end,
-        case oversize when 'skip' then ', count(*) filter (where c.payload is null) as skipped' else '' end,
+        case options.oversize when 'skip' then ' filter (where c.payload is not null)' else '' end,
+        case options.oversize when 'skip' then ', count(*) filter (where c.payload is null) as skipped' else '' end,
         format(
-            case oversize
+            case options.oversize
                 when 'fail' then '%s'
                 when 'skip' then 'select r.i, case when outbox._fits(r.payload) then r.payload end as payload, r.key, r.tenant '
                     'from (%s offset 0) r'
@@ -86,8 +105,9 @@ begin
                 case op when 'delete' then 'old' else 'new' end,
                 payload,
                 format(key_text, full_side),
-                case when tenant_column is null then 'null::text' else format('%s ->> %L', full_side, tenant_column) end,
-                case oversize when 'reference' then format(', %s as reference', reference) else '' end,
+                case when options.tenant_column is null then 'null::text'
+                    else format('%s ->> %L', full_side, options.tenant_column) end,
+                case options.oversize when 'reference' then format(', %s as reference', reference) else '' end,
                 case op
                     -- a row of nulls stands in where there is no row
                     when 'insert' then format('%1$s new left join %1$s old on false', new_source)
@@ -120,3 +140,44 @@ $skipped$            if part.skipped > 0 then
             end if;
             continue when part.payloads is null;
 $skipped$ else '' end, topic, jsonb_build_object('operation', op), relation_name);
+
+-- API: private
+-- The body of the trigger function of a capture. Raises 22023 if a topic is malformed.
+create function outbox._capture_body(options outbox._capture_options) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    all_columns boolean := options.condition is not null;
+    op text;
+    topic text;
+    branches text := '';
+begin
+    foreach op in array options.operations loop
+        topic := outbox._check_topic(replace(replace(replace(
+            options.topic, '{schema}', options.schema_name), '{table}', options.table_name), '{op}', op));
+        if op = 'truncate' then
+            branches := branches || format($body$
+    if tg_op = 'TRUNCATE' then
+        perform outbox.enqueue(%L, jsonb_build_object('op', %L, 'schema', %L, 'table', %L) || case
+            when tg_table_schema = %L and tg_table_name = %L then '{}'
+            else jsonb_build_object('partition', format('%%I.%%I', tg_table_schema, tg_table_name)) end,
+            headers => %L, aggregate_type => %L);
+    end if;
+$body$, topic, case options.style when 'debezium' then 't' else op end, options.schema_name, options.table_name,
+                options.schema_name, options.table_name, jsonb_build_object('operation', op), options.table_name);
+            continue;
+        end if;
+        branches := branches || outbox._capture_branch(op, 'STATEMENT', outbox._capture_query(op,
+            outbox._capture_rows('outbox_new', all_columns), outbox._capture_rows('outbox_old', all_columns), options),
+            topic, options.table_name, options.oversize);
+        if options.replicated then
+            branches := branches || outbox._capture_branch(op, 'ROW', outbox._capture_query(op,
+                outbox._capture_rows('(select (new).*)', all_columns),
+                outbox._capture_rows('(select (old).*)', all_columns), options),
+                topic, options.table_name, options.oversize);
+        end if;
+    end loop;
+    return format(E'#variable_conflict use_column\ndeclare\n    part record;\nbegin%s    return null;\nend', branches);
+end
+$$;
