@@ -51,27 +51,7 @@ pub(super) enum Command {
         count: Option<u64>,
     },
     /// Enqueue one message
-    Send {
-        /// The topic
-        topic: String,
-        /// The payload as JSON; - reads it from the standard input
-        payload: String,
-        /// Send the payload unchanged, as text instead of JSON
-        #[arg(long)]
-        text: bool,
-        /// The ordering key
-        #[arg(long)]
-        key: Option<String>,
-        /// The tenant
-        #[arg(long)]
-        tenant: Option<String>,
-        /// A header, name=value; may be repeated
-        #[arg(long = "header", value_parser = pair)]
-        headers: Vec<(String, String)>,
-        /// Idempotency key: a message with the same key, topic, tenant and content is enqueued only once
-        #[arg(long)]
-        idempotency_key: Option<String>,
-    },
+    Send(SendArgs),
     /// Receive webhooks: print the requests and check their signatures
     Listen {
         /// Address and port to listen on
@@ -132,6 +112,30 @@ pub(super) enum Command {
         /// The shell
         shell: Shell,
     },
+}
+
+/// The message to enqueue.
+#[derive(Debug, ClapArgs)]
+pub(super) struct SendArgs {
+    /// The topic
+    pub(super) topic: String,
+    /// The payload as JSON; - reads it from the standard input
+    pub(super) payload: String,
+    /// Send the payload unchanged, as text instead of JSON
+    #[arg(long)]
+    pub(super) text: bool,
+    /// The ordering key
+    #[arg(long)]
+    pub(super) key: Option<String>,
+    /// The tenant
+    #[arg(long)]
+    pub(super) tenant: Option<String>,
+    /// A header, name=value; may be repeated
+    #[arg(long = "header", value_parser = pair)]
+    pub(super) headers: Vec<(String, String)>,
+    /// Idempotency key: a message with the same key, topic, tenant and content is enqueued only once
+    #[arg(long)]
+    pub(super) idempotency_key: Option<String>,
 }
 
 /// Starts, follows, cancels or lists replays.

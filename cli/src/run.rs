@@ -7,7 +7,7 @@ use clap::CommandFactory;
 use serde_json::{Map, Value, json};
 
 use crate::args::{
-    Archive, Args, Command, Cursor, DeadLetter, DeadLetterAction, Endpoint, Message as One, More, Registry,
+    Archive, Args, Command, Cursor, DeadLetter, DeadLetterAction, Endpoint, Message as One, More, Registry, SendArgs,
     Subscription,
 };
 use crate::screen::Screen;
@@ -31,185 +31,177 @@ const DEAD: &[&str] = &[
     "dead_at",
     "resolution",
 ];
+const CURSOR: &[&str] =
+    &["consumer", "stream", "subject", "position", "lag_positions", "lag_seconds", "last_error", "updated_at"];
+const ARCHIVE: &[&str] =
+    &["id", "topic", "key", "status", "integrations_succeeded", "integrations_failed", "last_error", "processed_at"];
 
 /// Runs one command and returns its exit code.
 pub(super) async fn run(args: Args) -> Result<u8> {
     let json = args.json;
-    let dsn = args.dsn.clone().unwrap_or_default();
+    let dsn = args.dsn.unwrap_or_default();
     match args.command {
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "outbox", &mut std::io::stdout());
-            return Ok(0);
+            Ok(0)
         }
         Command::Listen { address, secret, status, count } => {
             listen(json, &address, secret.as_deref(), status, count).await?;
-            return Ok(0);
+            Ok(0)
         }
-        Command::Doctor => return doctor::run(&dsn, json).await,
-        _ => {}
+        Command::Doctor => doctor::run(&dsn, json).await,
+        command => run_connected(&Outbox::connect(&dsn).await?, json, command).await,
     }
-    let outbox = Outbox::connect(&dsn).await?;
-    match args.command {
-        Command::Status { over } => return status(&outbox, json, over).await,
-        Command::Top { every, count, picture: None } => top::run(&outbox, every, count).await?,
+}
+
+/// Runs a command that needs the outbox of a database.
+async fn run_connected(outbox: &Outbox, json: bool, command: Command) -> Result<u8> {
+    match command {
+        Command::Status { over } => return status(outbox, json, over).await,
+        Command::Replay { what, args } => return replay::run(outbox, json, what, args).await,
+        Command::Top { every, count, picture: None } => top::run(outbox, every, count).await?,
         Command::Top { every, count, picture: Some(file) } => {
-            top::picture(&outbox, every, count.unwrap_or(2), &file).await?;
+            top::picture(outbox, every, count.unwrap_or(2), &file).await?;
         }
-        Command::Tail { topics, after, count } => tail(&outbox, json, topics, after, count).await?,
-        Command::Send { topic, payload, text, key, tenant, headers, idempotency_key } => {
-            let payload = if payload == "-" {
-                let mut all = String::new();
-                std::io::stdin().read_to_string(&mut all).map_err(|e| Error::invalid(e.to_string()))?;
-                all
-            } else {
-                payload
-            };
-            let mut message = Message::to(topic);
-            message =
-                if text { message.text(payload) } else { message.json(&serde_json::from_str::<Value>(&payload)?)? };
-            for (name, value) in headers {
-                message = message.header(name, value);
-            }
-            message = key.into_iter().fold(message, |m, key| m.key(key));
-            message = tenant.into_iter().fold(message, |m, tenant| m.tenant(tenant));
-            message = idempotency_key.into_iter().fold(message, |m, key| m.idempotency_key(key));
-            let session = outbox.session().await?;
-            let id = message.enqueue(&**session).await?;
-            output::row(json, &if json { json!({"message_id": id}) } else { json!(id) });
-        }
-        Command::Endpoint(command) => match command {
-            Endpoint::List => {
-                output::rows(json, &alive(outbox.table("endpoint", json!({}), 10_000, &[]).await?), ENDPOINT)
-            }
-            Endpoint::Show { name } => {
-                show(json, alive(outbox.table("endpoint", json!({"name": name}), 10, &[]).await?), "endpoint", &name)?
-            }
-            Endpoint::Create { name, url, more } => {
-                call(&outbox, json, "create_endpoint", json!({"name": name, "url": url}), more).await?
-            }
-            Endpoint::Enable { name } => done(&outbox, json, "enable_endpoint", json!({"name": name})).await?,
-            Endpoint::Disable { name, more } => {
-                call(&outbox, json, "disable_endpoint", json!({"name": name}), more).await?
-            }
-            Endpoint::RotateSecret { name, more } => {
-                call(&outbox, json, "rotate_secret", json!({"name": name}), more).await?
-            }
-            Endpoint::Drop { name } => done(&outbox, json, "drop_endpoint", json!({"name": name})).await?,
-        },
-        Command::Subscription(command) => match command {
-            Subscription::List => {
-                output::rows(json, &alive(outbox.table("subscription", json!({}), 10_000, &[]).await?), SUBSCRIPTION)
-            }
-            Subscription::Show { name } => {
-                show(
-                    json,
-                    alive(outbox.table("subscription", json!({"name": name}), 10, &[]).await?),
-                    "subscription",
-                    &name,
-                )?;
-            }
-            Subscription::Create { name, topics, endpoint, more } => {
-                call(&outbox, json, "subscribe", json!({"name": name, "topics": topics, "endpoint": endpoint}), more)
-                    .await?;
-            }
-            Subscription::Pause { name } => done(&outbox, json, "pause_subscription", json!({"name": name})).await?,
-            Subscription::Resume { name } => done(&outbox, json, "resume_subscription", json!({"name": name})).await?,
-            Subscription::Drop { name } => done(&outbox, json, "unsubscribe", json!({"name": name})).await?,
-        },
-        Command::DeadLetter(command) => match command {
-            DeadLetter::List { all, limit } => {
-                let filter = if all { json!({}) } else { json!({"resolution": "open"}) };
-                output::rows(json, &outbox.table("dead_letter_status", filter, limit, &[]).await?, DEAD);
-            }
-            DeadLetter::Show { id } => show(
-                json,
-                outbox.table("dead_letter_status", json!({"dead_letter_id": id}), 1, &[]).await?,
-                "dead letter",
-                &id.to_string(),
-            )?,
-            DeadLetter::Stats => done(&outbox, json, "dead_letter_stats", json!({})).await?,
-            DeadLetter::Requeue { of } => dead_letter_action(&outbox, json, "requeue", "requeue", of).await?,
-            DeadLetter::Resolve { of } => {
-                dead_letter_action(&outbox, json, "resolve", "resolve_dead_letter", of).await?
-            }
-            DeadLetter::Ignore { of } => dead_letter_action(&outbox, json, "ignore", "ignore_dead_letter", of).await?,
-        },
-        Command::Cursor(command) => match command {
-            Cursor::List => output::rows(
-                json,
-                &outbox.call("cursor_list", json!({}), &[]).await?,
-                &[
-                    "consumer",
-                    "stream",
-                    "subject",
-                    "position",
-                    "lag_positions",
-                    "lag_seconds",
-                    "last_error",
-                    "updated_at",
-                ],
-            ),
-            Cursor::Show { consumer, more } => {
-                call(&outbox, json, "cursor_get", json!({"consumer": consumer}), more).await?
-            }
-            Cursor::Reset { consumer, position, reason, more } => {
-                call(
-                    &outbox,
-                    json,
-                    "cursor_reset",
-                    json!({"consumer": consumer, "position": position, "reason": reason}),
-                    more,
-                )
-                .await?;
-            }
-            Cursor::Delete { consumer, reason, more } => {
-                void(&outbox, json, "cursor_delete", with(json!({"consumer": consumer, "reason": reason}), more))
-                    .await?;
-            }
-        },
-        Command::Message(command) => match command {
-            One::Show { id } => {
-                let rows = outbox.call("history", json!({"message_id": id}), &[]).await?;
-                output::rows(json, &rows, &["at", "what", "subscription", "endpoint", "attempt", "status", "detail"]);
-            }
-            One::Cancel { id, more } => call(&outbox, json, "cancel", json!({"message_id": id}), more).await?,
-            One::Retry { id, subscription, more } => {
-                call(&outbox, json, "retry", json!({"message_id": id, "subscription": subscription}), more).await?;
-            }
-            One::Erase { id, actor, reason } => {
-                void(&outbox, json, "erase", json!({"message_id": id, "actor": actor, "reason": reason})).await?
-            }
-        },
-        Command::Topic(command) => registry(&outbox, json, "topic", command).await?,
-        Command::Publisher(command) => registry(&outbox, json, "publisher", command).await?,
-        Command::Archive(command) => match command {
-            Archive::List { more } => {
-                let rows = outbox.call("archive_list", with(json!({}), more), &[]).await?;
-                output::rows(
-                    json,
-                    &rows,
-                    &[
-                        "id",
-                        "topic",
-                        "key",
-                        "status",
-                        "integrations_succeeded",
-                        "integrations_failed",
-                        "last_error",
-                        "processed_at",
-                    ],
-                );
-            }
-            Archive::Show { id } => done(&outbox, json, "archive_get", json!({"message_id": id})).await?,
-            Archive::Stats { more } => call(&outbox, json, "archive_stats", json!({}), more).await?,
-        },
-        Command::Replay { what, args } => return replay::run(&outbox, json, what, args).await,
-        Command::Call { function, args } => {
-            call(&outbox, json, &function, json!({}), More { set: args }).await?;
-        }
+        Command::Tail { topics, after, count } => tail(outbox, json, topics, after, count).await?,
+        Command::Send(message) => send(outbox, json, message).await?,
+        Command::Endpoint(command) => endpoint(outbox, json, command).await?,
+        Command::Subscription(command) => subscription(outbox, json, command).await?,
+        Command::DeadLetter(command) => dead_letter(outbox, json, command).await?,
+        Command::Cursor(command) => cursor(outbox, json, command).await?,
+        Command::Message(command) => message(outbox, json, command).await?,
+        Command::Topic(command) => registry(outbox, json, "topic", command).await?,
+        Command::Publisher(command) => registry(outbox, json, "publisher", command).await?,
+        Command::Archive(command) => archive(outbox, json, command).await?,
+        Command::Call { function, args } => call(outbox, json, &function, json!({}), More { set: args }).await?,
+        // These commands need no outbox.
         Command::Completions { .. } | Command::Listen { .. } | Command::Doctor => {}
     }
     Ok(0)
+}
+
+async fn send(outbox: &Outbox, json: bool, new: SendArgs) -> Result<()> {
+    let payload = if new.payload == "-" {
+        let mut all = String::new();
+        std::io::stdin().read_to_string(&mut all).map_err(|e| Error::invalid(e.to_string()))?;
+        all
+    } else {
+        new.payload
+    };
+    let mut message = Message::to(new.topic);
+    message = if new.text { message.text(payload) } else { message.json(&serde_json::from_str::<Value>(&payload)?)? };
+    for (name, value) in new.headers {
+        message = message.header(name, value);
+    }
+    message = new.key.into_iter().fold(message, |m, key| m.key(key));
+    message = new.tenant.into_iter().fold(message, |m, tenant| m.tenant(tenant));
+    message = new.idempotency_key.into_iter().fold(message, |m, key| m.idempotency_key(key));
+    let session = outbox.session().await?;
+    let id = message.enqueue(&**session).await?;
+    output::row(json, &if json { json!({"message_id": id}) } else { json!(id) });
+    Ok(())
+}
+
+async fn endpoint(outbox: &Outbox, json: bool, command: Endpoint) -> Result<()> {
+    match command {
+        Endpoint::List => {
+            output::rows(json, &alive(outbox.table("endpoint", json!({}), 10_000, &[]).await?), ENDPOINT);
+            Ok(())
+        }
+        Endpoint::Show { name } => {
+            show(json, alive(outbox.table("endpoint", json!({"name": name}), 10, &[]).await?), "endpoint", &name)
+        }
+        Endpoint::Create { name, url, more } => {
+            call(outbox, json, "create_endpoint", json!({"name": name, "url": url}), more).await
+        }
+        Endpoint::Enable { name } => done(outbox, json, "enable_endpoint", json!({"name": name})).await,
+        Endpoint::Disable { name, more } => call(outbox, json, "disable_endpoint", json!({"name": name}), more).await,
+        Endpoint::RotateSecret { name, more } => call(outbox, json, "rotate_secret", json!({"name": name}), more).await,
+        Endpoint::Drop { name } => done(outbox, json, "drop_endpoint", json!({"name": name})).await,
+    }
+}
+
+async fn subscription(outbox: &Outbox, json: bool, command: Subscription) -> Result<()> {
+    match command {
+        Subscription::List => {
+            output::rows(json, &alive(outbox.table("subscription", json!({}), 10_000, &[]).await?), SUBSCRIPTION);
+            Ok(())
+        }
+        Subscription::Show { name } => {
+            let rows = outbox.table("subscription", json!({"name": name}), 10, &[]).await?;
+            show(json, alive(rows), "subscription", &name)
+        }
+        Subscription::Create { name, topics, endpoint, more } => {
+            let args = json!({"name": name, "topics": topics, "endpoint": endpoint});
+            call(outbox, json, "subscribe", args, more).await
+        }
+        Subscription::Pause { name } => done(outbox, json, "pause_subscription", json!({"name": name})).await,
+        Subscription::Resume { name } => done(outbox, json, "resume_subscription", json!({"name": name})).await,
+        Subscription::Drop { name } => done(outbox, json, "unsubscribe", json!({"name": name})).await,
+    }
+}
+
+async fn dead_letter(outbox: &Outbox, json: bool, command: DeadLetter) -> Result<()> {
+    match command {
+        DeadLetter::List { all, limit } => {
+            let filter = if all { json!({}) } else { json!({"resolution": "open"}) };
+            output::rows(json, &outbox.table("dead_letter_status", filter, limit, &[]).await?, DEAD);
+            Ok(())
+        }
+        DeadLetter::Show { id } => {
+            let rows = outbox.table("dead_letter_status", json!({"dead_letter_id": id}), 1, &[]).await?;
+            show(json, rows, "dead letter", &id.to_string())
+        }
+        DeadLetter::Stats => done(outbox, json, "dead_letter_stats", json!({})).await,
+        DeadLetter::Requeue { of } => dead_letter_action(outbox, json, "requeue", "requeue", of).await,
+        DeadLetter::Resolve { of } => dead_letter_action(outbox, json, "resolve", "resolve_dead_letter", of).await,
+        DeadLetter::Ignore { of } => dead_letter_action(outbox, json, "ignore", "ignore_dead_letter", of).await,
+    }
+}
+
+async fn cursor(outbox: &Outbox, json: bool, command: Cursor) -> Result<()> {
+    match command {
+        Cursor::List => {
+            output::rows(json, &outbox.call("cursor_list", json!({}), &[]).await?, CURSOR);
+            Ok(())
+        }
+        Cursor::Show { consumer, more } => call(outbox, json, "cursor_get", json!({"consumer": consumer}), more).await,
+        Cursor::Reset { consumer, position, reason, more } => {
+            let args = json!({"consumer": consumer, "position": position, "reason": reason});
+            call(outbox, json, "cursor_reset", args, more).await
+        }
+        Cursor::Delete { consumer, reason, more } => {
+            void(outbox, json, "cursor_delete", with(json!({"consumer": consumer, "reason": reason}), more)).await
+        }
+    }
+}
+
+async fn message(outbox: &Outbox, json: bool, command: One) -> Result<()> {
+    match command {
+        One::Show { id } => {
+            let rows = outbox.call("history", json!({"message_id": id}), &[]).await?;
+            output::rows(json, &rows, &["at", "what", "subscription", "endpoint", "attempt", "status", "detail"]);
+            Ok(())
+        }
+        One::Cancel { id, more } => call(outbox, json, "cancel", json!({"message_id": id}), more).await,
+        One::Retry { id, subscription, more } => {
+            call(outbox, json, "retry", json!({"message_id": id, "subscription": subscription}), more).await
+        }
+        One::Erase { id, actor, reason } => {
+            void(outbox, json, "erase", json!({"message_id": id, "actor": actor, "reason": reason})).await
+        }
+    }
+}
+
+async fn archive(outbox: &Outbox, json: bool, command: Archive) -> Result<()> {
+    match command {
+        Archive::List { more } => {
+            output::rows(json, &outbox.call("archive_list", with(json!({}), more), &[]).await?, ARCHIVE);
+            Ok(())
+        }
+        Archive::Show { id } => done(outbox, json, "archive_get", json!({"message_id": id})).await,
+        Archive::Stats { more } => call(outbox, json, "archive_stats", json!({}), more).await,
+    }
 }
 
 /// The rows that are not dropped (`deleted_at` is null).
