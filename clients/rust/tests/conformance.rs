@@ -3,15 +3,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use outbox_harness::Server;
-use pg_outbox::message::{Message, enqueue_many};
+use pg_outbox::message::{Message, NewMessage, enqueue_many};
+use pg_outbox::outbox::Session;
 use pg_outbox::verify::Verifier;
-use pg_outbox::worker::{Delivery, Failure};
+use pg_outbox::worker::{CancellationToken, Delivery, Failure, Handled};
 use pg_outbox::{Error, Outbox};
 use serde_json::{Map, Value, json};
 
@@ -148,153 +149,162 @@ fn shown(message: &Message) -> Value {
     value
 }
 
+/// Runs one step of a scenario and returns its result.
 async fn run(outbox: &Outbox, what: &str, args: &Value) -> Result<Value, Error> {
     let mut session = outbox.session().await?;
     match what {
-        "enqueue" => {
-            let mut message = Message::to(text(args, "topic").unwrap());
-            message = if let Some(body) = text(args, "text") {
-                message.text(body)
-            } else if let Some(body) = text(args, "base64") {
-                message.bytes(
-                    STANDARD.decode(body).unwrap(),
-                    text(args, "content_type").unwrap_or("application/octet-stream"),
-                )
-            } else {
-                message.json(&args["payload"])?
-            };
-            for (name, value) in args.as_object().unwrap() {
-                let word = value.as_str().unwrap_or_default();
-                message = match name.as_str() {
-                    "topic" | "payload" | "text" | "base64" | "content_type" | "rollback" | "aggregate_id" => message,
-                    "key" => message.key(word),
-                    "tenant" => message.tenant(word),
-                    "aggregate_type" => message.aggregate(word, text(args, "aggregate_id").unwrap_or_default()),
-                    "idempotency_key" => message.idempotency_key(word),
-                    "priority" => message.priority(value.as_i64().unwrap() as i32),
-                    "headers" => {
-                        value.as_object().unwrap().iter().fold(message, |m, (k, v)| m.header(k, v.as_str().unwrap()))
-                    }
-                    "metadata" => {
-                        value.as_object().unwrap().iter().fold(message, |m, (k, v)| m.set_metadata(k, v.clone()))
-                    }
-                    other => panic!("unknown argument {other}"),
-                };
-            }
-            let tx = session.transaction().await?;
-            let id = message.enqueue(&*tx).await?;
-            if args["rollback"] == true {
-                tx.rollback().await?
-            } else {
-                tx.commit().await?
-            }
-            Ok(json!(id))
-        }
-        "enqueue_many" => {
-            let keys: Vec<&str> = args["keys"]
-                .as_array()
-                .map(|keys| keys.iter().map(|k| k.as_str().unwrap()).collect())
-                .unwrap_or_default();
-            let ids =
-                enqueue_many(&**session, text(args, "topic").unwrap(), args["payloads"].as_array().unwrap(), &keys)
-                    .await?;
-            Ok(json!(ids))
-        }
-        "call" => {
-            let function = text(args, "function").unwrap();
-            let mut rows = outbox.call(function, &args["args"], &[]).await?;
-            let until = std::time::Instant::now() + Duration::from_secs(60);
-            while rows.is_empty() && args["wait"] == true && std::time::Instant::now() < until {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                rows = outbox.call(function, &args["args"], &[]).await?;
-            }
-            // Functions whose generated methods return one row or value.
-            let list =
-                ["history", "cursor_list", "health", "maintain", "claim", "complete_and_claim"].contains(&function);
-            Ok(if list { Value::Array(rows) } else { rows.into_iter().next().unwrap_or(Value::Null) })
-        }
-        "read" => {
-            let mut builder = outbox.reader().poll_interval(Duration::from_millis(20));
-            if let Some(topics) = args["topics"].as_array() {
-                builder = builder.topics(topics.iter().map(|t| t.as_str().unwrap()));
-            }
-            if let Some(consumer) = text(args, "consumer") {
-                builder = builder.consumer(consumer);
-            }
-            let mut reader = builder.build();
-            let mut found = Vec::new();
-            while found.len() < args["count"].as_u64().unwrap() as usize {
-                let message = tokio::time::timeout(Duration::from_secs(60), reader.next()).await.expect("a message")?;
-                if args["advance"] == true {
-                    reader.advance(&message).await?;
-                }
-                found.push(shown(&message));
-            }
-            Ok(Value::Array(found))
-        }
-        "work" => {
-            let tries: Arc<Mutex<Vec<Delivery>>> = Arc::default();
-            let count = args["count"].as_u64().unwrap() as usize;
-            let stop: Arc<std::sync::OnceLock<pg_outbox::worker::CancellationToken>> = Arc::default();
-            let rules = args["rules"].as_array().unwrap().clone();
-            let (seen, ending) = (tries.clone(), stop.clone());
-            let worker = outbox
-                .worker(text(args, "subscription").unwrap())
-                .concurrency(args["concurrency"].as_u64().unwrap_or(1) as usize)
-                .poll_interval(Duration::from_millis(20))
-                .build(move |delivery: Delivery| {
-                    let fits = |rule: &&Value| {
-                        rule.get("key").is_none_or(|key| key.as_str() == delivery.key.as_deref())
-                            && rule.get("attempt").is_none_or(|attempt| attempt == delivery.attempt)
-                    };
-                    let rule = rules.iter().find(fits).cloned().unwrap_or(json!({"then": "complete"}));
-                    let mut seen = seen.lock().unwrap();
-                    seen.push(delivery);
-                    if seen.len() >= count {
-                        ending.get().unwrap().cancel();
-                    }
-                    async move {
-                        let special = match text(&rule, "special") {
-                            Some("lone_surrogate") => Some("half \u{fffd} pair".to_owned()),
-                            Some("large") => Some("x".repeat(3 << 20)),
-                            Some("not_json") => Some(serde_json::to_value(HashMap::from([((1, 2), 3)]))?.to_string()),
-                            Some("endless_wait") | None => None,
-                            Some(other) => panic!("unknown {other}"),
-                        };
-                        let said = |name: &str| special.clone().or(text(&rule, name).map(str::to_owned)).unwrap();
-                        match rule["then"].as_str().unwrap() {
-                            "complete" => Ok(special.clone().map(Value::String).or(rule.get("result").cloned())),
-                            "fail" => Err(Failure::Retry {
-                                error: said("error"),
-                                after: match text(&rule, "special") {
-                                    Some("endless_wait") => Some(Duration::MAX),
-                                    _ => rule["retry_after"].as_f64().map(Duration::from_secs_f64),
-                                },
-                            }),
-                            "dead" => Err(Failure::dead(said("reason"))),
-                            "throw" => panic!("{}", said("error")),
-                            other => panic!("unknown {other}"),
-                        }
-                    }
-                });
-            stop.set(worker.stop_token()).unwrap();
-            worker.run().await?;
-            let mut tries = tries.lock().unwrap().clone();
-            tries.sort_by(|a, b| (&a.key, a.attempt).cmp(&(&b.key, b.attempt)));
-            Ok(tries
-                .iter()
-                .map(|d| {
-                    let mut value = shown(&d.message);
-                    value["attempt"] = json!(d.attempt);
-                    value
-                })
-                .collect())
-        }
-        "query" => {
-            let session = outbox.session().await?;
-            let rows = session.query_typed(text(args, "sql").unwrap(), &[]).await?;
-            Ok(rows[0].get(0))
-        }
+        "enqueue" => enqueue(&mut session, args).await,
+        "enqueue_many" => enqueue_several(&session, args).await,
+        "call" => call(outbox, args).await,
+        "read" => read(outbox, args).await,
+        "work" => work(outbox, args).await,
+        "query" => query(&session, args).await,
         other => panic!("unknown operation {other}"),
     }
+}
+
+async fn enqueue(session: &mut Session, args: &Value) -> Result<Value, Error> {
+    let message = message_of(args)?;
+    let tx = session.transaction().await?;
+    let id = message.enqueue(&*tx).await?;
+    if args["rollback"] == true {
+        tx.rollback().await?
+    } else {
+        tx.commit().await?
+    }
+    Ok(json!(id))
+}
+
+fn message_of(args: &Value) -> Result<NewMessage, Error> {
+    let mut message = Message::to(text(args, "topic").unwrap());
+    message = if let Some(body) = text(args, "text") {
+        message.text(body)
+    } else if let Some(body) = text(args, "base64") {
+        message.bytes(STANDARD.decode(body).unwrap(), text(args, "content_type").unwrap_or("application/octet-stream"))
+    } else {
+        message.json(&args["payload"])?
+    };
+    for (name, value) in args.as_object().unwrap() {
+        let word = value.as_str().unwrap_or_default();
+        message = match name.as_str() {
+            "topic" | "payload" | "text" | "base64" | "content_type" | "rollback" | "aggregate_id" => message,
+            "key" => message.key(word),
+            "tenant" => message.tenant(word),
+            "aggregate_type" => message.aggregate(word, text(args, "aggregate_id").unwrap_or_default()),
+            "idempotency_key" => message.idempotency_key(word),
+            "priority" => message.priority(value.as_i64().unwrap() as i32),
+            "headers" => value.as_object().unwrap().iter().fold(message, |m, (k, v)| m.header(k, v.as_str().unwrap())),
+            "metadata" => value.as_object().unwrap().iter().fold(message, |m, (k, v)| m.set_metadata(k, v.clone())),
+            other => panic!("unknown argument {other}"),
+        };
+    }
+    Ok(message)
+}
+
+async fn enqueue_several(session: &Session, args: &Value) -> Result<Value, Error> {
+    let keys: Vec<&str> =
+        args["keys"].as_array().map(|keys| keys.iter().map(|k| k.as_str().unwrap()).collect()).unwrap_or_default();
+    let payloads = args["payloads"].as_array().unwrap();
+    Ok(json!(enqueue_many(&***session, text(args, "topic").unwrap(), payloads, &keys).await?))
+}
+
+async fn call(outbox: &Outbox, args: &Value) -> Result<Value, Error> {
+    let function = text(args, "function").unwrap();
+    let mut rows = outbox.call(function, &args["args"], &[]).await?;
+    let until = std::time::Instant::now() + Duration::from_secs(60);
+    while rows.is_empty() && args["wait"] == true && std::time::Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        rows = outbox.call(function, &args["args"], &[]).await?;
+    }
+    // Functions whose generated methods return one row or value.
+    let list = ["history", "cursor_list", "health", "maintain", "claim", "complete_and_claim"].contains(&function);
+    Ok(if list { Value::Array(rows) } else { rows.into_iter().next().unwrap_or(Value::Null) })
+}
+
+async fn read(outbox: &Outbox, args: &Value) -> Result<Value, Error> {
+    let mut builder = outbox.reader().poll_interval(Duration::from_millis(20));
+    if let Some(topics) = args["topics"].as_array() {
+        builder = builder.topics(topics.iter().map(|t| t.as_str().unwrap()));
+    }
+    if let Some(consumer) = text(args, "consumer") {
+        builder = builder.consumer(consumer);
+    }
+    let mut reader = builder.build();
+    let mut found = Vec::new();
+    while found.len() < args["count"].as_u64().unwrap() as usize {
+        let message = tokio::time::timeout(Duration::from_secs(60), reader.next()).await.expect("a message")?;
+        if args["advance"] == true {
+            reader.advance(&message).await?;
+        }
+        found.push(shown(&message));
+    }
+    Ok(Value::Array(found))
+}
+
+/// Lets a worker handle `count` deliveries. The first rule that fits a delivery says how its handler ends.
+async fn work(outbox: &Outbox, args: &Value) -> Result<Value, Error> {
+    let tries: Arc<Mutex<Vec<Delivery>>> = Arc::default();
+    let count = args["count"].as_u64().unwrap() as usize;
+    let stop: Arc<OnceLock<CancellationToken>> = Arc::default();
+    let rules = args["rules"].as_array().unwrap().clone();
+    let (seen, ending) = (tries.clone(), stop.clone());
+    let worker = outbox
+        .worker(text(args, "subscription").unwrap())
+        .concurrency(args["concurrency"].as_u64().unwrap_or(1) as usize)
+        .poll_interval(Duration::from_millis(20))
+        .build(move |delivery: Delivery| {
+            let fits = |rule: &&Value| {
+                rule.get("key").is_none_or(|key| key.as_str() == delivery.key.as_deref())
+                    && rule.get("attempt").is_none_or(|attempt| attempt == delivery.attempt)
+            };
+            let rule = rules.iter().find(fits).cloned().unwrap_or(json!({"then": "complete"}));
+            let mut seen = seen.lock().unwrap();
+            seen.push(delivery);
+            if seen.len() >= count {
+                ending.get().unwrap().cancel();
+            }
+            async move { follow(&rule) }
+        });
+    stop.set(worker.stop_token()).unwrap();
+    worker.run().await?;
+    let mut tries = tries.lock().unwrap().clone();
+    tries.sort_by(|a, b| (&a.key, a.attempt).cmp(&(&b.key, b.attempt)));
+    Ok(tries
+        .iter()
+        .map(|d| {
+            let mut value = shown(&d.message);
+            value["attempt"] = json!(d.attempt);
+            value
+        })
+        .collect())
+}
+
+/// Ends a handler as a rule says.
+fn follow(rule: &Value) -> Handled {
+    let special = match text(rule, "special") {
+        Some("lone_surrogate") => Some("half \u{fffd} pair".to_owned()),
+        Some("large") => Some("x".repeat(3 << 20)),
+        Some("not_json") => Some(serde_json::to_value(HashMap::from([((1, 2), 3)]))?.to_string()),
+        Some("endless_wait") | None => None,
+        Some(other) => panic!("unknown {other}"),
+    };
+    let said = |name: &str| special.clone().or(text(rule, name).map(str::to_owned)).unwrap();
+    match rule["then"].as_str().unwrap() {
+        "complete" => Ok(special.clone().map(Value::String).or(rule.get("result").cloned())),
+        "fail" => Err(Failure::Retry {
+            error: said("error"),
+            after: match text(rule, "special") {
+                Some("endless_wait") => Some(Duration::MAX),
+                _ => rule["retry_after"].as_f64().map(Duration::from_secs_f64),
+            },
+        }),
+        "dead" => Err(Failure::dead(said("reason"))),
+        "throw" => panic!("{}", said("error")),
+        other => panic!("unknown {other}"),
+    }
+}
+
+async fn query(session: &Session, args: &Value) -> Result<Value, Error> {
+    let rows = session.query_typed(text(args, "sql").unwrap(), &[]).await?;
+    Ok(rows[0].get(0))
 }
