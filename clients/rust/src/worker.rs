@@ -398,6 +398,23 @@ impl Session {
     async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>> {
         Ok(self.client.query_typed(sql, params).await?)
     }
+
+    /// Reports the outcomes of a group. Returns the ids of the deliveries whose outcome the server has recorded.
+    async fn tell(&self, group: &Group, results: Option<Value>) -> Result<Vec<i64>> {
+        let (lease, ids): (Param<'_>, Param<'_>) = ((&group.lease, Type::INT8), (&group.ids, Type::INT8_ARRAY));
+        let rows = match &group.ending {
+            Ending::Complete => self.hot(Hot::Complete, &[&group.lease, &group.ids, &results]).await?,
+            Ending::Fail(error, after) => {
+                let sql = "select outbox.fail($1, $2, $3, make_interval(secs => $4))";
+                self.query(sql, &[lease, ids, (error, Type::TEXT), (after, Type::FLOAT8)]).await?
+            }
+            Ending::Dead(reason) => {
+                let sql = "select outbox.dead($1, $2, $3)";
+                self.query(sql, &[lease, ids, (reason, Type::TEXT)]).await?
+            }
+        };
+        rows.first().map_or(Ok(Vec::new()), |row| Ok(row.try_get(0)?))
+    }
 }
 
 struct Run<H> {
@@ -715,6 +732,48 @@ impl<H: Handler> Run<H> {
     /// an outcome.
     async fn tell(&mut self, but: Option<i64>) -> bool {
         let Some(session) = &self.session else { return false };
+        let groups = self.groups(but);
+        if groups.is_empty() {
+            return false;
+        }
+        let answers = join_all(groups.iter().map(|group| session.tell(group, self.results(group)))).await;
+        let mut told: Vec<usize> = Vec::new();
+        let mut failure = None;
+        let mut again = false;
+        for (group, answer) in groups.iter().zip(answers) {
+            match answer {
+                Ok(changed) => {
+                    told.extend(&group.indexes);
+                    self.count(group, changed.len());
+                }
+                Err(error) if passes(&error) => failure = Some(error),
+                Err(error) => {
+                    let given_up = self.refused(group, error);
+                    again |= given_up.len() < group.indexes.len();
+                    told.extend(given_up);
+                }
+            }
+        }
+        told.sort_unstable();
+        for index in told.into_iter().rev() {
+            let pending = self.pending.swap_remove(index);
+            self.close(pending.lease, 1);
+        }
+        match failure {
+            Some(error) => {
+                self.failed(error);
+                false
+            }
+            None => {
+                self.backoff.reset();
+                again
+            }
+        }
+    }
+
+    /// Groups the finished outcomes, except those of the lease `but`, by lease and kind. An outcome that is reported alone
+    /// is a group of its own.
+    fn groups(&self, but: Option<i64>) -> Vec<Group> {
         let mut groups: Vec<Group> = Vec::new();
         for (index, pending) in self.pending.iter().enumerate().filter(|(_, pending)| Some(pending.lease) != but) {
             let key = match &pending.handled {
@@ -736,97 +795,58 @@ impl<H: Handler> Run<H> {
             group.ids.push(pending.delivery);
             group.indexes.push(index);
         }
-        if groups.is_empty() {
-            return false;
+        groups
+    }
+
+    /// Returns the results of a completed group, in the order of its ids. `None` if no handler returned a result.
+    fn results(&self, group: &Group) -> Option<Value> {
+        let of = |i: &usize| match &self.pending[*i].handled {
+            Ok(Some(result)) => result.clone(),
+            _ => Value::Null,
+        };
+        let all: Vec<Value> = group.indexes.iter().map(of).collect();
+        (group.ending == Ending::Complete && all.iter().any(|r| !r.is_null())).then_some(Value::Array(all))
+    }
+
+    /// Counts the outcomes of a group, of which the server has recorded `changed`.
+    fn count(&mut self, group: &Group, changed: usize) {
+        let counter = match group.ending {
+            Ending::Complete => &mut self.report.completed,
+            Ending::Fail(..) => &mut self.report.failed,
+            Ending::Dead(_) => &mut self.report.dead,
+        };
+        *counter += changed as u64;
+        self.report.lost += group.ids.len().saturating_sub(changed) as u64;
+    }
+
+    /// Decides about a group that the server refused. Reporting outcomes one by one shows which of several is refused. A
+    /// refused outcome becomes a failure that says why. Returns the indexes of the outcomes that are not reported again.
+    fn refused(&mut self, group: &Group, error: Error) -> Vec<usize> {
+        if let Some(lease) = self.leases.get_mut(&group.lease) {
+            lease.whole = false;
         }
-        let results: Vec<Option<Value>> = groups
-            .iter()
-            .map(|group| {
-                let of = |i: &usize| match &self.pending[*i].handled {
-                    Ok(Some(result)) => result.clone(),
-                    _ => Value::Null,
-                };
-                let all: Vec<Value> = group.indexes.iter().map(of).collect();
-                (group.ending == Ending::Complete && all.iter().any(|r| !r.is_null())).then_some(Value::Array(all))
-            })
-            .collect();
-        let answers = join_all(groups.iter().zip(&results).map(async |(group, results)| {
-            let (lease, ids): (Param<'_>, Param<'_>) = ((&group.lease, Type::INT8), (&group.ids, Type::INT8_ARRAY));
-            let rows = match &group.ending {
-                Ending::Complete => session.hot(Hot::Complete, &[&group.lease, &group.ids, results]).await?,
-                Ending::Fail(error, after) => {
-                    let sql = "select outbox.fail($1, $2, $3, make_interval(secs => $4))";
-                    session.query(sql, &[lease, ids, (error, Type::TEXT), (after, Type::FLOAT8)]).await?
-                }
-                Ending::Dead(reason) => {
-                    let sql = "select outbox.dead($1, $2, $3)";
-                    session.query(sql, &[lease, ids, (reason, Type::TEXT)]).await?
-                }
-            };
-            rows.first().map_or(Ok(Vec::new()), |row| Ok::<Vec<i64>, Error>(row.try_get(0)?))
-        }))
-        .await;
-        let mut told: Vec<usize> = Vec::new();
-        let mut failure = None;
-        let mut again = false;
-        for (group, answer) in groups.iter().zip(answers) {
-            match answer {
-                Ok(changed) => {
-                    told.extend(&group.indexes);
-                    let counter = match group.ending {
-                        Ending::Complete => &mut self.report.completed,
-                        Ending::Fail(..) => &mut self.report.failed,
-                        Ending::Dead(_) => &mut self.report.dead,
+        let lost = matches!(error.kind(), Kind::LeaseLost | Kind::NotFound);
+        let mut given_up = Vec::new();
+        for index in &group.indexes {
+            let pending = &mut self.pending[*index];
+            match pending.told {
+                _ if lost => given_up.push(*index),
+                Told::Refused => given_up.push(*index),
+                Told::Together if group.ids.len() > 1 => pending.told = Told::Alone,
+                Told::Together | Told::Alone => {
+                    pending.told = Told::Refused;
+                    let why = format!("the outcome was refused: {}", error.report().replace('\n', "; "));
+                    let why = match &pending.handled {
+                        Ok(_) => why,
+                        Err(Failure::Retry { error, .. }) => format!("{error} ({why})"),
+                        Err(Failure::Dead { reason }) => format!("{reason} ({why})"),
                     };
-                    *counter += changed.len() as u64;
-                    self.report.lost += group.ids.len().saturating_sub(changed.len()) as u64;
-                }
-                Err(error) if passes(&error) => failure = Some(error),
-                Err(error) => {
-                    if let Some(lease) = self.leases.get_mut(&group.lease) {
-                        lease.whole = false;
-                    }
-                    // Reporting outcomes one by one shows which of several is refused. A refused outcome becomes a failure
-                    // that says why.
-                    let lost = matches!(error.kind(), Kind::LeaseLost | Kind::NotFound);
-                    for index in &group.indexes {
-                        let pending = &mut self.pending[*index];
-                        match pending.told {
-                            _ if lost => told.push(*index),
-                            Told::Refused => told.push(*index),
-                            Told::Together if group.ids.len() > 1 => pending.told = Told::Alone,
-                            Told::Together | Told::Alone => {
-                                pending.told = Told::Refused;
-                                let why = format!("the outcome was refused: {}", error.report().replace('\n', "; "));
-                                let why = match &pending.handled {
-                                    Ok(_) => why,
-                                    Err(Failure::Retry { error, .. }) => format!("{error} ({why})"),
-                                    Err(Failure::Dead { reason }) => format!("{reason} ({why})"),
-                                };
-                                pending.handled = Err(Failure::retry(clean(&why)));
-                            }
-                        }
-                    }
-                    again |= !lost && group.indexes.iter().any(|index| !told.contains(index));
-                    (self.settings.listener)(Event::Refused(error));
+                    pending.handled = Err(Failure::retry(clean(&why)));
                 }
             }
         }
-        told.sort_unstable();
-        for index in told.into_iter().rev() {
-            let pending = self.pending.swap_remove(index);
-            self.close(pending.lease, 1);
-        }
-        match failure {
-            Some(error) => {
-                self.failed(error);
-                false
-            }
-            None => {
-                self.backoff.reset();
-                again
-            }
-        }
+        (self.settings.listener)(Event::Refused(error));
+        given_up
     }
 
     fn close(&mut self, lease: i64, count: usize) {
