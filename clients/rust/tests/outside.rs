@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use outbox_harness::front::Front;
 use outbox_harness::tls::Ca;
+use outbox_harness::tls_proxy::TlsProxy;
 use outbox_harness::{Server, Stop, wait_until};
 use pg_outbox::admin::Subscribe;
 use pg_outbox::message::{Message, enqueue_many};
@@ -79,8 +79,8 @@ async fn certificates_are_verified_as_sslmode_says() {
         path.display().to_string()
     };
     let (mine, foreign) = (file("ca.pem", ca.pem()), file("other.pem", other.pem()));
-    let front = Front::start(&ca.issue(&["localhost"]).unwrap(), server.port).await.unwrap();
-    let expired = Front::start(&ca.issue_expired(&["localhost"]).unwrap(), server.port).await.unwrap();
+    let front = TlsProxy::start(&ca.issue(&["localhost"]).unwrap(), server.port).await.unwrap();
+    let expired = TlsProxy::start(&ca.issue_expired(&["localhost"]).unwrap(), server.port).await.unwrap();
     let dsn = |host: &str, port: u16, rest: &str| {
         format!("postgresql://postgres:{}@{host}:{port}/tls?{rest}", server.password())
     };

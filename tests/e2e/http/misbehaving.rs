@@ -141,7 +141,7 @@ async fn the_worker_survives_what_receivers_do() {
         ),
     ];
     let healthy = Receiver::start().unwrap();
-    let db = server().await.database("nasty").await.unwrap();
+    let db = server().await.database("misbehaving").await.unwrap();
     for (name, address, _) in &cases {
         db.batch_execute(&format!(
             "select outbox.create_endpoint('{name}', 'http://{address}/', timeout => '1500 ms');
