@@ -36,7 +36,7 @@ const orderExists = async (id) => (await pool.query('select 1 from orders where 
 
 class Undo extends Error {}
 
-/** Checks a driver. `begin(body)` runs body in a transaction and rolls back if it throws. `insert(tx, id)` inserts the row. */
+/** `begin(body)` runs body in a transaction and rolls back if it throws. `insert(tx, id)` inserts the business row. */
 async function joins(name, begin, insert, n) {
     let committed;
     await begin(async (tx) => {

@@ -70,7 +70,7 @@ def headers(body, **more):
 
 @pytest.fixture(scope="module")
 def pushing():
-    """A server for these tests only. The number of databases with a dispatcher is limited, and the other tests create many."""
+    """A server for these tests only. The number of databases with a dispatcher is limited, and other tests create many."""
     server = Server()
     yield server
     server.end()
