@@ -148,8 +148,8 @@ begin
         if call_off is not null then
             insert into outbox.attempt (segment, position, message_id, started_at, finished_at, run, subscription_id,
                 attempt, outcome, error)
-            values (coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), candidate.place, candidate.id,
-                clock_timestamp(), clock_timestamp(), replay_id, target.id, 0, 'skipped', call_off);
+            values (outbox._current_leaf('attempt'), candidate.place, candidate.id, clock_timestamp(), clock_timestamp(),
+                replay_id, target.id, 0, 'skipped', call_off);
             continue;
         end if;
         ordering_key := case target.ordering when 'key' then candidate.key when 'strict' then '' end;
@@ -247,8 +247,8 @@ begin
     )
     insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run, subscription_id,
         attempt, outcome)
-    select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), g.position, g.message_id, clock_timestamp(),
-        clock_timestamp(), g.id, g.run, g.subscription_id, 0, 'cancelled'
+    select (select outbox._current_leaf('attempt')), g.position, g.message_id, clock_timestamp(), clock_timestamp(),
+        g.id, g.run, g.subscription_id, 0, 'cancelled'
     from gone g;
     get diagnostics cancelled = row_count;
     perform outbox._count_ended(array_fill((select r.subscription_id from outbox.replay r where r.id = replay_id),
