@@ -21,6 +21,22 @@ pub(crate) async fn judge(
     truth: &Truth,
     positions: &HashMap<i64, i64>,
 ) -> Result<()> {
+    key_order(verdict, shared, db, truth, positions).await?;
+    key_overlap(verdict, db).await?;
+    attempt_log(verdict, db, truth).await?;
+    late_attempts(verdict, db).await?;
+    guest(verdict, shared, db, truth, positions).await?;
+    left_behind(verdict, db).await
+}
+
+/// Checks that the messages of a key were received and completed in the order of the feed.
+async fn key_order(
+    verdict: &mut Verdict,
+    shared: &Shared,
+    db: &Client,
+    truth: &Truth,
+    positions: &HashMap<i64, i64>,
+) -> Result<()> {
     let place = |n: &i64| truth.messages.get(n).and_then(|id| positions.get(id)).copied();
 
     // First arrivals, in the order in which the receiver saw them. A message that an operator changed may arrive at any
@@ -44,7 +60,11 @@ pub(crate) async fn judge(
         broken.is_empty(),
         format!("{kept} completed, {} out of order {}", broken.len(), some(&broken)),
     );
+    Ok(())
+}
 
+/// Checks that the attempts of a key do not overlap.
+async fn key_overlap(verdict: &mut Verdict, db: &Client) -> Result<()> {
     let together: i64 = db
         .query_one(
             "select count(*) from (
@@ -60,7 +80,11 @@ pub(crate) async fn judge(
         .await?
         .get(0);
     verdict.note("never two of a key at a time", together == 0, format!("{together} tries overlap"));
+    Ok(())
+}
 
+/// Checks that the attempt log has an outcome for each delivery.
+async fn attempt_log(verdict: &mut Verdict, db: &Client, truth: &Truth) -> Result<()> {
     let unrecorded: i64 = db
         .query_one(
             "select count(*) from (
@@ -102,7 +126,11 @@ pub(crate) async fn judge(
         open == 0,
         format!("{} messages, {open} deliveries without", truth.fates.len()),
     );
+    Ok(())
+}
 
+/// Checks that no attempt of a message began long after an operator cancelled or erased the message.
+async fn late_attempts(verdict: &mut Verdict, db: &Client) -> Result<()> {
     let late = db
         .query(
             &format!(
@@ -128,9 +156,7 @@ pub(crate) async fn judge(
         late.is_empty(),
         format!("{} tries began later than {LATE} {}", late.len(), examples.join(", ")),
     );
-
-    guest(verdict, shared, db, truth, positions).await?;
-    left_behind(verdict, db).await
+    Ok(())
 }
 
 /// Returns how many numbers have a key, and the numbers that come after a number of the same key with a higher position.

@@ -82,6 +82,11 @@ impl Truth {
         })
     }
 
+    /// Returns whether a message was cancelled before a delivery of the message could exist.
+    fn is_never(&self, n: &i64) -> bool {
+        self.fates.get(n).is_some_and(|what| what == "never")
+    }
+
     /// Returns the numbers that must arrive.
     pub(crate) fn due(&self) -> impl Iterator<Item = i64> {
         self.messages.keys().copied().filter(|n| !self.fates.contains_key(n))
@@ -161,14 +166,27 @@ pub async fn judge(
 ) -> Result<Verdict> {
     let mut verdict = Verdict::default();
     let truth = Truth::load(db).await?;
-    let ledger = &shared.ledger;
+    arrivals(&mut verdict, shared, db, &truth).await?;
+    duplicates(&mut verdict, shared, db, &truth, happened, log).await?;
+    let positions = feed(&mut verdict, db, &truth).await?;
+    effects(&mut verdict, db, &truth, &positions).await?;
+    pulled(&mut verdict, db, &truth).await?;
+    matching::judge(&mut verdict, shared, db, &truth, &positions).await?;
+    verdict.note("nothing is stuck", stuck.is_none(), stuck.unwrap_or_else(|| "idle, nothing waits".to_owned()));
+    dispatcher_memory(&mut verdict, memory);
+    fallen_processes(&mut verdict, log);
+    Ok(verdict)
+}
 
+/// Checks that the committed messages arrived, and no others, each with one webhook id.
+async fn arrivals(verdict: &mut Verdict, shared: &Shared, db: &Client, truth: &Truth) -> Result<()> {
+    let ledger = &shared.ledger;
     let lost: Vec<i64> = ledger.acknowledged().into_iter().filter(|n| !truth.messages.contains_key(n)).collect();
     verdict.note("acknowledged commits survive", lost.is_empty(), format!("{} missing {}", lost.len(), some(&lost)));
 
     let dead = dead(db).await?;
     let missing: Vec<i64> =
-        PATHS.iter().flat_map(|(path, wanted)| missing(shared, &truth, &dead, path, *wanted)).collect();
+        PATHS.iter().flat_map(|(path, wanted)| missing(shared, truth, &dead, path, *wanted)).collect();
     verdict.note(
         "every committed message is delivered",
         missing.is_empty(),
@@ -181,9 +199,8 @@ pub async fn judge(
         ),
     );
 
-    let never = |n: &i64| truth.fates.get(n).is_some_and(|what| what == "never");
     let ghosts: Vec<i64> =
-        ledger.anywhere().into_iter().filter(|n| !truth.messages.contains_key(n) || never(n)).collect();
+        ledger.anywhere().into_iter().filter(|n| !truth.messages.contains_key(n) || truth.is_never(n)).collect();
     verdict.note(
         "nothing that was rolled back is delivered",
         ghosts.is_empty(),
@@ -202,13 +219,24 @@ pub async fn judge(
         unstable.is_empty(),
         format!("{} with several {}", unstable.len(), some(&unstable)),
     );
+    Ok(())
+}
 
+/// Checks that messages arrived again only as often as crashes, cut connections and operators explain.
+async fn duplicates(
+    verdict: &mut Verdict,
+    shared: &Shared,
+    db: &Client,
+    truth: &Truth,
+    happened: &[Event],
+    log: &str,
+) -> Result<()> {
     let mut again = BTreeMap::new();
     let mut example = None;
     for path in PATHS.map(|(path, _)| path).into_iter().chain([GUEST]) {
-        let repeats: u64 = ledger.seen(path).values().map(|s| u64::from(s.accepted.saturating_sub(1))).sum();
+        let repeats: u64 = shared.ledger.seen(path).values().map(|s| u64::from(s.accepted.saturating_sub(1))).sum();
         again.insert(path, repeats);
-        let twice = ledger.seen(path).into_iter().find(|(_, s)| s.accepted > 1);
+        let twice = shared.ledger.seen(path).into_iter().find(|(_, s)| s.accepted > 1);
         example = twice.and_then(|(n, _)| truth.messages.get(&n)).copied().or(example);
     }
     // A full disk may bring the server down more than once.
@@ -231,7 +259,11 @@ pub async fn judge(
             println!("    {}", row.get::<_, &str>(0));
         }
     }
+    Ok(())
+}
 
+/// Checks that the feed has the committed messages. Returns the position of each message id.
+async fn feed(verdict: &mut Verdict, db: &Client, truth: &Truth) -> Result<HashMap<i64, i64>> {
     let feed = db
         .query(
             "select f.first_position + u.ord - 1, u.id
@@ -257,7 +289,11 @@ pub async fn judge(
             feed.len()
         ),
     );
+    Ok(positions)
+}
 
+/// Checks the effects of the readers.
+async fn effects(verdict: &mut Verdict, db: &Client, truth: &Truth, positions: &HashMap<i64, i64>) -> Result<()> {
     let effects = db.query("select message_id, \"position\" from chaos.effect", &[]).await?;
     let wrong =
         effects.iter().filter(|row| positions.get(&row.get::<_, i64>(0)) != Some(&row.get::<_, i64>(1))).count();
@@ -273,14 +309,19 @@ pub async fn judge(
             effects.len() - distinct.len()
         ),
     );
+    Ok(())
+}
 
+/// Checks the completed deliveries of the pull workers.
+async fn pulled(verdict: &mut Verdict, db: &Client, truth: &Truth) -> Result<()> {
     for (what, table, wanted) in [
         ("pull workers complete each message exactly once", "chaos.worked", (|_| true) as fn(i64) -> bool),
         ("and so do those that keep the order of keys", "chaos.laned", odd),
     ] {
         let worked = db.query(&format!("select n from {table}"), &[]).await?;
         let distinct: HashSet<i64> = worked.iter().map(|row| row.get(0)).collect();
-        let strange = distinct.iter().filter(|n| !truth.messages.contains_key(n) || !wanted(**n) || never(n)).count();
+        let is_strange = |n: &&i64| !truth.messages.contains_key(n) || !wanted(**n) || truth.is_never(n);
+        let strange = distinct.iter().filter(is_strange).count();
         let missing: Vec<i64> = truth.due().filter(|n| wanted(*n) && !distinct.contains(n)).collect();
         verdict.note(
             what,
@@ -294,11 +335,11 @@ pub async fn judge(
             ),
         );
     }
+    Ok(())
+}
 
-    matching::judge(&mut verdict, shared, db, &truth, &positions).await?;
-
-    verdict.note("nothing is stuck", stuck.is_none(), stuck.unwrap_or_else(|| "idle, nothing waits".to_owned()));
-    // The load is the same in both halves of the run, so memory should not grow.
+/// Checks that the memory of the dispatcher does not grow. The load is the same in both halves of the run.
+fn dispatcher_memory(verdict: &mut Verdict, memory: &[u64]) {
     let (early, late) = memory.split_at(memory.len() / 2);
     let top = |samples: &[u64]| samples.iter().max().map_or(0.0, |bytes| *bytes as f64 / f64::from(1 << 20));
     let (early, late) = (top(early), top(late));
@@ -307,8 +348,10 @@ pub async fn judge(
         early.max(late) < 100.0 && late < early * 1.5 + 8.0,
         format!("at most {early:.1} MB private in the first half, {late:.1} MB in the second"),
     );
+}
 
-    // Processes ended by signals 9 and 6, and a PANIC for lack of space, are effects of the events.
+/// Checks the server's log. Processes ended by signals 9 and 6, and a PANIC for lack of space, are effects of the events.
+fn fallen_processes(verdict: &mut Verdict, log: &str) {
     let bad: Vec<&str> = log
         .lines()
         .filter(|line| {
@@ -323,7 +366,6 @@ pub async fn judge(
         .take(3)
         .collect();
     verdict.note("no process fell by itself", bad.is_empty(), bad.join(" | "));
-    Ok(verdict)
 }
 
 pub(crate) fn some(numbers: &[i64]) -> String {

@@ -187,47 +187,55 @@ impl World {
 
     /// Executes an event and waits until it is over. An error says that the event was not possible.
     pub async fn happen(&mut self, event: Event, receivers: &Receivers) -> Result<()> {
-        let wait = async |ms: u64| tokio::time::sleep(Duration::from_millis(ms)).await;
         match event {
-            Event::Crash | Event::Restart => {
-                let how = if event == Event::Crash { Stop::Immediate } else { Stop::Fast };
-                tokio::task::block_in_place(|| self.server.stop(how))?;
-                return self.start_again().await;
+            Event::Crash => self.stop_and_start(Stop::Immediate).await,
+            Event::Restart => self.stop_and_start(Stop::Fast).await,
+            Event::KillDispatcher
+            | Event::TerminateDispatcher
+            | Event::TerminateLauncher
+            | Event::TerminateEverybody
+            | Event::PauseDispatcher { .. }
+            | Event::KillProducer
+            | Event::TerminateSessions { .. }
+            | Event::PauseProducer { .. } => self.disturb_processes(event).await,
+            Event::ReceiverDown { .. } | Event::CablePulled { .. } | Event::Mood { .. } => {
+                disturb_receivers(event, receivers).await
             }
-            Event::ReceiverDown { ms } => {
-                receivers.far_down();
-                wait(ms).await;
-                return receivers.far_up().await;
-            }
-            Event::Mood { endpoint, mood, ms } => {
-                receivers.set_mood(endpoint, mood);
-                wait(ms).await;
-                receivers.set_mood(endpoint, Mood::Well);
-                return Ok(());
-            }
-            Event::CablePulled { ms } => {
-                receivers.plug(false);
-                wait(ms).await;
-                receivers.plug(true);
-                return Ok(());
-            }
-            Event::DiskFull { ms } => {
-                let Some(disk) = &self.disk else { bail!("the disk is not bounded") };
-                let ballast = disk.fill()?;
-                wait(ms).await;
-                std::fs::remove_file(ballast)?;
-                return self.revive().await;
-            }
-            _ => {}
+            Event::Settings { .. }
+            | Event::PushOff { .. }
+            | Event::Retention { .. }
+            | Event::DatabaseSettings { .. }
+            | Event::NoConnections { .. } => self.disturb_load_and_settings(event).await,
+            Event::DiskFull { ms } => self.fill_disk(ms).await,
+            Event::NoLocks { .. }
+            | Event::TableLock { .. }
+            | Event::HeldSnapshot { .. }
+            | Event::Rotate
+            | Event::Purge
+            | Event::Maintenance => self.disturb_storage_and_locks(event).await,
+            Event::Resubscribe { .. }
+            | Event::Paused { .. }
+            | Event::Disabled { .. }
+            | Event::Databases
+            | Event::Owner
+            | Event::Ddl => self.act_as_operator(event).await,
         }
+    }
+
+    async fn stop_and_start(&mut self, how: Stop) -> Result<()> {
+        tokio::task::block_in_place(|| self.server.stop(how))?;
+        self.start_again().await
+    }
+
+    /// Kills, ends or pauses single processes or all processes of the running server.
+    async fn disturb_processes(&self, event: Event) -> Result<()> {
         let db = self.connect().await?;
         match event {
             Event::KillDispatcher => signal(self.dispatcher(&db).await?, "KILL")?,
             Event::KillProducer => signal(self.producer(&db).await?, "KILL")?,
-            Event::TerminateDispatcher => {
-                let pid = self.dispatcher(&db).await?;
-                db.execute("select pg_terminate_backend($1)", &[&(pid as i32)]).await?;
-            }
+            Event::PauseDispatcher { ms } => pause(self.dispatcher(&db).await?, ms).await?,
+            Event::PauseProducer { ms } => pause(self.producer(&db).await?, ms).await?,
+            Event::TerminateDispatcher => self.terminate_dispatcher(&db).await?,
             Event::TerminateLauncher => {
                 db.batch_execute(
                     "select pg_terminate_backend(pid) from pg_stat_activity where backend_type = 'pg_outbox launcher'",
@@ -240,64 +248,6 @@ impl World {
                 )
                 .await?;
             }
-            Event::Databases => {
-                for (name, ways) in [
-                    ("chaos_a", &["drop database chaos_a with (force)"][..]),
-                    ("chaos_b", &["alter database chaos_b rename to chaos_c", "drop database chaos_c"]),
-                    (
-                        "chaos_d",
-                        &["create database chaos_e template chaos_d", "drop database chaos_e", "drop database chaos_d"],
-                    ),
-                ] {
-                    db.batch_execute(&format!("create database {name}")).await?;
-                    self.server.connect(name).await?.batch_execute("create extension pg_outbox").await?;
-                    wait(200).await;
-                    for way in ways {
-                        db.batch_execute(way).await?;
-                    }
-                }
-            }
-            Event::Owner => {
-                // Some statements may not get their locks in time.
-                let mut refused = None;
-                for (from, to) in [("chaos_owner", "chaos_heir"), ("chaos_heir", "chaos_owner")] {
-                    for statement in [
-                        "set lock_timeout = '2s'".to_owned(),
-                        format!("create role {to} superuser; reassign owned by {from} to {to}; drop role {from}"),
-                        format!("alter role {to} rename to chaos_renamed"),
-                        format!("alter role chaos_renamed rename to {to}"),
-                        format!("alter role {to} nosuperuser"),
-                        format!("alter role {to} superuser"),
-                    ] {
-                        if let Err(error) = db.batch_execute(&statement).await {
-                            refused = Some(anyhow::Error::from(error).context(statement));
-                        }
-                    }
-                }
-                if let Some(error) = refused {
-                    return Err(error);
-                }
-            }
-            Event::DatabaseSettings { ms } => {
-                for setting in [
-                    "DateStyle = 'SQL, DMY'",
-                    "IntervalStyle = sql_standard",
-                    "bytea_output = escape",
-                    "extra_float_digits = -15",
-                    "enable_indexscan = off",
-                    "enable_nestloop = off",
-                    "work_mem = '64kB'",
-                    "TimeZone = 'Asia/Kathmandu'",
-                ] {
-                    db.batch_execute(&format!("alter database postgres set {setting}")).await?;
-                }
-                let pid = self.dispatcher(&db).await?;
-                db.execute("select pg_terminate_backend($1)", &[&(pid as i32)]).await?;
-                wait(ms).await;
-                db.batch_execute("alter database postgres reset all").await?;
-            }
-            Event::PauseDispatcher { ms } => pause(self.dispatcher(&db).await?, ms).await?,
-            Event::PauseProducer { ms } => pause(self.producer(&db).await?, ms).await?,
             Event::TerminateSessions { percent } => {
                 db.execute(
                     "select pg_terminate_backend(pid) from pg_stat_activity
@@ -307,6 +257,21 @@ impl World {
                 )
                 .await?;
             }
+            other => bail!("{other:?} disturbs no process"),
+        }
+        Ok(())
+    }
+
+    async fn terminate_dispatcher(&self, db: &Client) -> Result<()> {
+        let pid = self.dispatcher(db).await?;
+        db.execute("select pg_terminate_backend($1)", &[&(pid as i32)]).await?;
+        Ok(())
+    }
+
+    /// Changes settings, or uses all connections.
+    async fn disturb_load_and_settings(&self, event: Event) -> Result<()> {
+        let db = self.connect().await?;
+        match event {
             Event::Settings { in_flight, unrecorded, poll_ms } => {
                 self.settings(&db, in_flight, unrecorded, poll_ms).await?;
             }
@@ -316,6 +281,15 @@ impl World {
                 wait(ms).await;
                 self.settings(&db, MAX_IN_FLIGHT, MAX_UNRECORDED, 500).await?;
             }
+            Event::Retention { ms } => {
+                note_own(&db).await?;
+                db.batch_execute("select outbox.rotate('message')").await?;
+                db.batch_execute("alter system set pg_outbox.message_retention = '1s'").await?;
+                db.batch_execute("select pg_reload_conf()").await?;
+                wait(ms).await;
+                self.settings(&db, MAX_IN_FLIGHT, MAX_UNRECORDED, 500).await?;
+            }
+            Event::DatabaseSettings { ms } => self.change_database_settings(&db, ms).await?,
             Event::NoConnections { ms } => {
                 let mut all = Vec::new();
                 while let Ok(one) = session(&self.place, "chaos hog").await {
@@ -323,6 +297,42 @@ impl World {
                 }
                 wait(ms).await;
             }
+            other => bail!("{other:?} disturbs no load and no setting"),
+        }
+        Ok(())
+    }
+
+    async fn change_database_settings(&self, db: &Client, ms: u64) -> Result<()> {
+        for setting in [
+            "DateStyle = 'SQL, DMY'",
+            "IntervalStyle = sql_standard",
+            "bytea_output = escape",
+            "extra_float_digits = -15",
+            "enable_indexscan = off",
+            "enable_nestloop = off",
+            "work_mem = '64kB'",
+            "TimeZone = 'Asia/Kathmandu'",
+        ] {
+            db.batch_execute(&format!("alter database postgres set {setting}")).await?;
+        }
+        self.terminate_dispatcher(db).await?;
+        wait(ms).await;
+        db.batch_execute("alter database postgres reset all").await?;
+        Ok(())
+    }
+
+    async fn fill_disk(&mut self, ms: u64) -> Result<()> {
+        let Some(disk) = &self.disk else { bail!("the disk is not bounded") };
+        let ballast = disk.fill()?;
+        wait(ms).await;
+        std::fs::remove_file(ballast)?;
+        self.revive().await
+    }
+
+    /// Holds locks or a snapshot, or rotates, reclaims and rewrites tables.
+    async fn disturb_storage_and_locks(&self, event: Event) -> Result<()> {
+        let db = self.connect().await?;
+        match event {
             Event::NoLocks { ms } => {
                 let hog = session(&self.place, "chaos hog").await?;
                 // The statement ends with "out of shared memory". The session keeps its locks until it ends.
@@ -339,10 +349,43 @@ impl World {
                 db.batch_execute("begin isolation level repeatable read; select count(*) from chaos.ledger").await?;
                 // The snapshot is held during the next events.
                 tokio::spawn(async move {
-                    tokio::time::sleep(Duration::from_millis(ms)).await;
+                    wait(ms).await;
                     drop(db);
                 });
             }
+            Event::Rotate => {
+                for ring in ["message", "feed", "attempt", "tick", "checkpoint", "routing"] {
+                    db.execute("select outbox.rotate($1)", &[&ring]).await?;
+                }
+                db.batch_execute("select * from outbox.maintain()").await?;
+            }
+            Event::Purge => {
+                note_own(&db).await?;
+                db.batch_execute("select outbox.rotate('message')").await?;
+                db.batch_execute("select outbox.tick()").await?;
+                wait(700).await;
+                db.batch_execute("select * from outbox.purge('completed', older_than => '1 ms')").await?;
+            }
+            Event::Maintenance => {
+                for statement in [
+                    "checkpoint",
+                    "vacuum (analyze) outbox.message",
+                    "vacuum outbox.delivery",
+                    "reindex table outbox.delivery",
+                    "analyze outbox.attempt",
+                ] {
+                    db.batch_execute(statement).await?;
+                }
+            }
+            other => bail!("{other:?} disturbs no storage and no locks"),
+        }
+        Ok(())
+    }
+
+    /// Changes subscriptions and endpoints, or databases, owners and tables.
+    async fn act_as_operator(&self, event: Event) -> Result<()> {
+        let db = self.connect().await?;
+        match event {
             Event::Resubscribe { ms } => {
                 // The change and the id of its control message are recorded in the same transaction.
                 for (what, change) in [
@@ -366,66 +409,29 @@ impl World {
                 wait(ms).await;
                 db.execute("select outbox.enable_endpoint($1)", &[&name]).await?;
             }
-            Event::Rotate => {
-                for ring in ["message", "feed", "attempt", "tick", "checkpoint", "routing"] {
-                    db.execute("select outbox.rotate($1)", &[&ring]).await?;
-                }
-                db.batch_execute("select * from outbox.maintain()").await?;
+            Event::Databases => self.make_and_drop_databases(&db).await?,
+            Event::Owner => change_owner(&db).await?,
+            Event::Ddl => change_schema(&db).await?,
+            other => bail!("{other:?} is no action of an operator"),
+        }
+        Ok(())
+    }
+
+    async fn make_and_drop_databases(&self, db: &Client) -> Result<()> {
+        for (name, ways) in [
+            ("chaos_a", &["drop database chaos_a with (force)"][..]),
+            ("chaos_b", &["alter database chaos_b rename to chaos_c", "drop database chaos_c"]),
+            (
+                "chaos_d",
+                &["create database chaos_e template chaos_d", "drop database chaos_e", "drop database chaos_d"],
+            ),
+        ] {
+            db.batch_execute(&format!("create database {name}")).await?;
+            self.server.connect(name).await?.batch_execute("create extension pg_outbox").await?;
+            wait(200).await;
+            for way in ways {
+                db.batch_execute(way).await?;
             }
-            Event::Purge => {
-                note_own(&db).await?;
-                db.batch_execute("select outbox.rotate('message')").await?;
-                db.batch_execute("select outbox.tick()").await?;
-                wait(700).await;
-                db.batch_execute("select * from outbox.purge('completed', older_than => '1 ms')").await?;
-            }
-            Event::Retention { ms } => {
-                note_own(&db).await?;
-                db.batch_execute("select outbox.rotate('message')").await?;
-                db.batch_execute("alter system set pg_outbox.message_retention = '1s'").await?;
-                db.batch_execute("select pg_reload_conf()").await?;
-                wait(ms).await;
-                self.settings(&db, MAX_IN_FLIGHT, MAX_UNRECORDED, 500).await?;
-            }
-            Event::Ddl => {
-                // A prepared transaction of a killed session holds its locks until the end, so some statements fail.
-                let mut refused = None;
-                for statement in [
-                    "set lock_timeout = '2s'",
-                    "drop database if exists chaos_side",
-                    "create database chaos_side",
-                    "drop index if exists chaos.side",
-                    "create index concurrently side on chaos.ledger (message_id)",
-                    "alter table chaos.worked add column if not exists side int",
-                    "vacuum full outbox.delivery",
-                    "vacuum full outbox.cancelled",
-                    "reindex table concurrently outbox.dead_letter",
-                    "alter table chaos.worked drop column if exists side",
-                    "begin; create role chaos_side; select outbox.grant_to('chaos_side', 'admin'); rollback",
-                    "drop database chaos_side",
-                ] {
-                    if let Err(error) = db.batch_execute(statement).await {
-                        refused = Some(anyhow::Error::from(error).context(statement));
-                        // The statement with a transaction block may have left it open.
-                        db.batch_execute("rollback").await?;
-                    }
-                }
-                if let Some(error) = refused {
-                    return Err(error);
-                }
-            }
-            Event::Maintenance => {
-                for statement in [
-                    "checkpoint",
-                    "vacuum (analyze) outbox.message",
-                    "vacuum outbox.delivery",
-                    "reindex table outbox.delivery",
-                    "analyze outbox.attempt",
-                ] {
-                    db.batch_execute(statement).await?;
-                }
-            }
-            _ => {}
         }
         Ok(())
     }
@@ -464,6 +470,76 @@ impl World {
     }
 }
 
+/// Lets receivers fail, or cuts the network to them.
+async fn disturb_receivers(event: Event, receivers: &Receivers) -> Result<()> {
+    match event {
+        Event::ReceiverDown { ms } => {
+            receivers.far_down();
+            wait(ms).await;
+            receivers.far_up().await?;
+        }
+        Event::CablePulled { ms } => {
+            receivers.plug(false);
+            wait(ms).await;
+            receivers.plug(true);
+        }
+        Event::Mood { endpoint, mood, ms } => {
+            receivers.set_mood(endpoint, mood);
+            wait(ms).await;
+            receivers.set_mood(endpoint, Mood::Well);
+        }
+        other => bail!("{other:?} disturbs no receiver"),
+    }
+    Ok(())
+}
+
+/// Gives the extension another owner and takes rights from the owner. Some statements may not get their locks in time.
+async fn change_owner(db: &Client) -> Result<()> {
+    let mut refused = None;
+    for (from, to) in [("chaos_owner", "chaos_heir"), ("chaos_heir", "chaos_owner")] {
+        for statement in [
+            "set lock_timeout = '2s'".to_owned(),
+            format!("create role {to} superuser; reassign owned by {from} to {to}; drop role {from}"),
+            format!("alter role {to} rename to chaos_renamed"),
+            format!("alter role chaos_renamed rename to {to}"),
+            format!("alter role {to} nosuperuser"),
+            format!("alter role {to} superuser"),
+        ] {
+            if let Err(error) = db.batch_execute(&statement).await {
+                refused = Some(anyhow::Error::from(error).context(statement));
+            }
+        }
+    }
+    refused.map_or(Ok(()), Err)
+}
+
+/// Creates and drops databases, indexes, columns and roles, and rewrites tables. A prepared transaction of a killed session
+/// holds its locks until the end, so some statements fail.
+async fn change_schema(db: &Client) -> Result<()> {
+    let mut refused = None;
+    for statement in [
+        "set lock_timeout = '2s'",
+        "drop database if exists chaos_side",
+        "create database chaos_side",
+        "drop index if exists chaos.side",
+        "create index concurrently side on chaos.ledger (message_id)",
+        "alter table chaos.worked add column if not exists side int",
+        "vacuum full outbox.delivery",
+        "vacuum full outbox.cancelled",
+        "reindex table concurrently outbox.dead_letter",
+        "alter table chaos.worked drop column if exists side",
+        "begin; create role chaos_side; select outbox.grant_to('chaos_side', 'admin'); rollback",
+        "drop database chaos_side",
+    ] {
+        if let Err(error) = db.batch_execute(statement).await {
+            refused = Some(anyhow::Error::from(error).context(statement));
+            // The statement with a transaction block may have left it open.
+            db.batch_execute("rollback").await?;
+        }
+    }
+    refused.map_or(Ok(()), Err)
+}
+
 /// Records which messages belong to pg_outbox itself, before these messages are reclaimed.
 pub async fn note_own(db: &Client) -> Result<()> {
     db.batch_execute(
@@ -473,9 +549,13 @@ pub async fn note_own(db: &Client) -> Result<()> {
     Ok(())
 }
 
+async fn wait(ms: u64) {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+}
+
 async fn pause(pid: u32, ms: u64) -> Result<()> {
     signal(pid, "STOP")?;
-    tokio::time::sleep(Duration::from_millis(ms)).await;
+    wait(ms).await;
     // The process may have been ended in the meantime.
     let _ = signal(pid, "CONT");
     Ok(())

@@ -6,15 +6,17 @@
 
 use std::collections::HashMap;
 use std::io::{IsTerminal as _, Write as _};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, bail};
+use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Arrival, Receiver, Reply, Server, wait_until};
 
 const ORDERS: i32 = 30;
 const BURST: i32 = 2000;
 
+/// The observations of the receiver.
 #[derive(Default)]
 struct Seen {
     /// The times at which each order arrived at the shop.
@@ -24,6 +26,24 @@ struct Seen {
     bad_signatures: usize,
 }
 
+/// The observations of the receiver, shared with its handlers.
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Seen>>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The orders that were written.
+#[derive(Default)]
+struct Written {
+    /// The times of the commits.
+    committed: HashMap<i64, SystemTime>,
+    rolled_back: usize,
+}
+
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> Result<()> {
     let started = Instant::now();
@@ -31,6 +51,39 @@ async fn main() -> Result<()> {
     let receiver = Receiver::start()?;
     let server = Server::start(&[]).await?;
     let db = server.database("shop").await?;
+    let (shop_secret, flaky_secret) = set_up(&db, &receiver).await?;
+    println!();
+    println!("  business table   orders");
+    println!("  endpoint shop    {}   subscribed to order.#", receiver.url("/shop"));
+    println!("  endpoint flaky   {}  subscribed to order.vip, answers 503 at first", receiver.url("/flaky"));
+    println!();
+
+    let seen = Shared::default();
+    answer_shop(&receiver, seen.clone(), shop_secret);
+    answer_flaky(&receiver, seen.clone(), flaky_secret);
+    let mut written = Written::default();
+    write_one_by_one(&db, &seen, &mut written).await?;
+    let rate = write_burst(&server, &mut written).await?;
+    let all = written.committed.len();
+    wait_until("all orders have arrived", Duration::from_secs(30), async || seen.lock().shop.len() >= all).await;
+    say("", "waiting for the retry of the flaky endpoint ...");
+    wait_until("the retry succeeds", Duration::from_secs(30), async || seen.lock().flaky.contains_key(&5)).await;
+    // Gives duplicates and orders that were rolled back time to arrive, if there are any.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+
+    let in_table: i64 = db.query_one("select count(*) from orders", &[]).await?.get(0);
+    let good = report(&written, &seen.lock(), in_table, rate);
+    println!();
+    println!(
+        "  {} in {:.0} s. Try it yourself: make up && make psql",
+        if good { "It adds up," } else { "IT DOES NOT ADD UP," },
+        started.elapsed().as_secs_f64()
+    );
+    if good { Ok(()) } else { bail!("the sums are wrong") }
+}
+
+/// Creates the business table, the endpoints and their subscriptions. Returns the signing secrets of the endpoints.
+async fn set_up(db: &Client, receiver: &Receiver) -> Result<(String, String)> {
     db.batch_execute("create table orders (id int primary key, item text not null, amount numeric not null)").await?;
     let secret_of = async |name: &str, path: &str| -> Result<String> {
         let url = receiver.url(path);
@@ -43,32 +96,29 @@ async fn main() -> Result<()> {
         select outbox.subscribe('flaky', '{order.vip}', 'flaky')",
     )
     .await?;
-    println!();
-    println!("  business table   orders");
-    println!("  endpoint shop    {}   subscribed to order.#", receiver.url("/shop"));
-    println!("  endpoint flaky   {}  subscribed to order.vip, answers 503 at first", receiver.url("/flaky"));
-    println!();
+    Ok((shop_secret, flaky_secret))
+}
 
-    let seen = Arc::new(Mutex::new(Seen::default()));
-    let theirs = Arc::clone(&seen);
+fn answer_shop(receiver: &Receiver, seen: Shared, secret: String) {
     receiver.on("/shop", move |arrival, _| {
-        let mut seen = theirs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if !verified(&shop_secret, arrival) {
+        let mut seen = seen.lock();
+        if !verified(&secret, arrival) {
             seen.bad_signatures += 1;
             return Reply::status(401);
         }
-        let order = arrival.json()["order"].as_i64().unwrap_or(-1);
-        seen.shop.entry(order).or_default().push(arrival.at);
+        seen.shop.entry(order_of(arrival)).or_default().push(arrival.at);
         Reply::status(200)
     });
-    let theirs = Arc::clone(&seen);
+}
+
+fn answer_flaky(receiver: &Receiver, seen: Shared, secret: String) {
     receiver.on("/flaky", move |arrival, count| {
-        let mut seen = theirs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if !verified(&flaky_secret, arrival) {
+        let mut seen = seen.lock();
+        if !verified(&secret, arrival) {
             seen.bad_signatures += 1;
             return Reply::status(401);
         }
-        let order = arrival.json()["order"].as_i64().unwrap_or(-1);
+        let order = order_of(arrival);
         if count == 0 {
             seen.flaky_failures += 1;
             say("31", &format!("flaky     order {order:>4}   answers 503, will be tried again in about 5 s"));
@@ -78,10 +128,10 @@ async fn main() -> Result<()> {
         say("32", &format!("flaky     order {order:>4}   answers 200 now  ({})", arrival.webhook_id()));
         Reply::status(200)
     });
+}
 
-    let lock = || seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let mut committed: HashMap<i64, SystemTime> = HashMap::new();
-    let mut rolled_back = 0;
+/// Writes orders and rolls every fourth back. Waits for the arrival of each committed order.
+async fn write_one_by_one(db: &Client, seen: &Shared, written: &mut Written) -> Result<()> {
     for n in 1..=ORDERS {
         let topic = if n == 5 { "order.vip" } else { "order.created" };
         db.batch_execute("begin").await?;
@@ -89,15 +139,16 @@ async fn main() -> Result<()> {
         db.execute("select outbox.enqueue($1, jsonb_build_object('order', $2::int))", &[&topic, &n]).await?;
         if n % 4 == 0 {
             db.batch_execute("rollback").await?;
-            rolled_back += 1;
+            written.rolled_back += 1;
             say("33", &format!("rollback  order {n:>4}"));
         } else {
             db.batch_execute("commit").await?;
             let at = SystemTime::now();
-            committed.insert(i64::from(n), at);
-            wait_until("the order arrives", Duration::from_secs(10), async || lock().shop.contains_key(&i64::from(n)))
+            let order = i64::from(n);
+            written.committed.insert(order, at);
+            wait_until("the order arrives", Duration::from_secs(10), async || seen.lock().shop.contains_key(&order))
                 .await;
-            let arrived = lock().shop[&i64::from(n)][0];
+            let arrived = seen.lock().shop[&order][0];
             say(
                 "32",
                 &format!("commit    order {n:>4}   arrived after {}   signature valid", milliseconds(at, arrived)),
@@ -105,46 +156,49 @@ async fn main() -> Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(80)).await;
     }
+    Ok(())
+}
 
+/// Writes many orders from four sessions, and returns the rate in orders per second.
+async fn write_burst(server: &Server, written: &mut Written) -> Result<f64> {
     say("", &format!("{BURST} more orders from 4 sessions, every tenth rolled back ..."));
     let mut sessions = Vec::new();
     let burst = Instant::now();
     for k in 0..4 {
         let db = server.connect("shop").await?;
-        sessions.push(tokio::spawn(async move {
-            let insert = db.prepare("insert into orders values ($1, 'item', 1)").await?;
-            let enqueue =
-                db.prepare("select outbox.enqueue('order.created', jsonb_build_object('order', $1::int))").await?;
-            let mut done = Vec::new();
-            for n in (1000 + k..1000 + BURST).step_by(4) {
-                db.batch_execute("begin").await?;
-                db.execute(&insert, &[&n]).await?;
-                db.execute(&enqueue, &[&n]).await?;
-                let keep = n % 10 != 0;
-                db.batch_execute(if keep { "commit" } else { "rollback" }).await?;
-                done.push((i64::from(n), keep.then(SystemTime::now)));
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-            anyhow::Ok(done)
-        }));
+        sessions.push(tokio::spawn(write_quarter_of_burst(db, k)));
     }
     for session in sessions {
         for (n, at) in session.await?? {
             match at {
-                Some(at) => drop(committed.insert(n, at)),
-                None => rolled_back += 1,
+                Some(at) => drop(written.committed.insert(n, at)),
+                None => written.rolled_back += 1,
             }
         }
     }
-    let rate = f64::from(BURST) / burst.elapsed().as_secs_f64();
-    wait_until("all orders have arrived", Duration::from_secs(30), async || lock().shop.len() >= committed.len()).await;
-    say("", "waiting for the retry of the flaky endpoint ...");
-    wait_until("the retry succeeds", Duration::from_secs(30), async || lock().flaky.contains_key(&5)).await;
-    // Gives duplicates and orders that were rolled back time to arrive, if there are any.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    Ok(f64::from(BURST) / burst.elapsed().as_secs_f64())
+}
 
-    let in_table: i64 = db.query_one("select count(*) from orders", &[]).await?.get(0);
-    let seen = lock();
+/// Writes every fourth order of the burst. Returns the orders with the times of their commits, or `None` for a rollback.
+async fn write_quarter_of_burst(db: Client, first: i32) -> Result<Vec<(i64, Option<SystemTime>)>> {
+    let insert = db.prepare("insert into orders values ($1, 'item', 1)").await?;
+    let enqueue = db.prepare("select outbox.enqueue('order.created', jsonb_build_object('order', $1::int))").await?;
+    let mut done = Vec::new();
+    for n in (1000 + first..1000 + BURST).step_by(4) {
+        db.batch_execute("begin").await?;
+        db.execute(&insert, &[&n]).await?;
+        db.execute(&enqueue, &[&n]).await?;
+        let keep = n % 10 != 0;
+        db.batch_execute(if keep { "commit" } else { "rollback" }).await?;
+        done.push((i64::from(n), keep.then(SystemTime::now)));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    Ok(done)
+}
+
+/// Prints the sums, and returns whether they are right.
+fn report(written: &Written, seen: &Seen, in_table: i64, rate: f64) -> bool {
+    let Written { committed, rolled_back } = written;
     let received = committed.keys().filter(|n| seen.shop.contains_key(n)).count();
     let phantoms = seen.shop.keys().filter(|n| !committed.contains_key(n)).count();
     let duplicates: usize = seen.shop.values().map(|times| times.len() - 1).sum();
@@ -154,13 +208,6 @@ async fn main() -> Result<()> {
         .collect();
     delays.sort();
     let percentile = |p: usize| delays.get((delays.len().max(1) - 1) * p / 100).copied().unwrap_or_default();
-    let good = received == committed.len()
-        && in_table == committed.len() as i64
-        && phantoms == 0
-        && duplicates == 0
-        && seen.bad_signatures == 0
-        && seen.flaky_failures == 1
-        && seen.flaky.values().sum::<usize>() == 1;
     println!();
     println!("  committed            {:>6}     in the business table {in_table}", committed.len());
     println!("  received             {received:>6}     each signature checked by the standardwebhooks crate");
@@ -172,13 +219,17 @@ async fn main() -> Result<()> {
         percentile(50).as_secs_f64() * 1e3,
         percentile(99).as_secs_f64() * 1e3
     );
-    println!();
-    println!(
-        "  {} in {:.0} s. Try it yourself: make up && make psql",
-        if good { "It adds up," } else { "IT DOES NOT ADD UP," },
-        started.elapsed().as_secs_f64()
-    );
-    if good { Ok(()) } else { bail!("the sums are wrong") }
+    received == committed.len()
+        && in_table == committed.len() as i64
+        && phantoms == 0
+        && duplicates == 0
+        && seen.bad_signatures == 0
+        && seen.flaky_failures == 1
+        && seen.flaky.values().sum::<usize>() == 1
+}
+
+fn order_of(arrival: &Arrival) -> i64 {
+    arrival.json()["order"].as_i64().unwrap_or(-1)
 }
 
 fn verified(secret: &str, arrival: &Arrival) -> bool {
