@@ -37,7 +37,7 @@ impl Screen {
             .filter(|row| row["state"] != "dropped")
             .collect();
         let names: BTreeMap<i64, &str> =
-            endpoints.iter().filter_map(|row| Some((row["id"].as_i64()?, row["name"].as_str()?))).collect();
+            endpoints.iter().filter_map(|row| Some((row["endpoint_id"].as_i64()?, row["name"].as_str()?))).collect();
         let subscriptions = outbox
             .table("subscription", json!({}), 1000, &[])
             .await?

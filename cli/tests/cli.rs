@@ -34,7 +34,7 @@ async fn commands() {
     server.empty_database("bare").await.unwrap();
     let dsn = &server.dsn("cli");
 
-    // A receiver that ends after one request; what is pushed to it arrives and verifies.
+    // The receiver ends after one request. A pushed message arrives, and its signature is valid.
     let port = outbox_harness::postgres::free_port().unwrap();
     let made = json(dsn, &["endpoint", "create", "here", &format!("http://127.0.0.1:{port}/hook")]);
     let secret = made[0]["signing_secret"].as_str().unwrap();
@@ -89,7 +89,7 @@ async fn commands() {
     let (_, text) = code(dsn, &["--json", "message", "show", "424242"]);
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["error"]["code"], "OB001");
 
-    // PG* instead of a connection string.
+    // The environment variables PG* replace a connection string.
     let output = Command::new(env!("CARGO_BIN_EXE_outbox"))
         .args(["--json", "endpoint", "list"])
         .env_remove("DATABASE_URL")
@@ -103,14 +103,14 @@ async fn commands() {
     }
 }
 
-/// Rows of a statement as JSON, to compare with what the program says.
+/// Returns the rows of a statement as JSON, for comparison with the output of the program.
 async fn ask(server: &Server, sql: &str) -> Value {
     let db = server.connect("more").await.unwrap();
     let row = db.query_one(&format!("select coalesce(jsonb_agg(to_jsonb(q)), '[]') from ({sql}) q"), &[]).await;
     row.unwrap().get(0)
 }
 
-/// The same program on a terminal of 110 columns; what it drew.
+/// Runs the program on a terminal of 110 columns and returns its output.
 fn on_a_terminal(dsn: &str, args: &str) -> String {
     let command = format!("stty cols 110 rows 40; '{}' {args}", env!("CARGO_BIN_EXE_outbox"));
     let output = Command::new("script")
@@ -131,7 +131,7 @@ async fn every_command_does_what_it_says() {
     let dsn = &server.dsn("more");
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
 
-    // Dead letters, by hand: claimed and refused.
+    // Deliveries are claimed and dead-lettered from the command line.
     json(dsn, &["subscription", "create", "work", "job.*", "--set", "max_attempts=3"]);
     for n in 0..4 {
         json(
@@ -173,7 +173,7 @@ async fn every_command_does_what_it_says() {
     assert_eq!(code(dsn, &["dlq", "resolve", &ids[1], "--actor", "ann"]).0, 4, "it is resolved already");
     assert_eq!(code(dsn, &["dead-letter", "show", "4242"]).0, 3);
 
-    // Messages: cancelled, tried again, erased.
+    // Messages are retried, cancelled and erased.
     let requeued = dead[0]["message_id"].to_string();
     json(dsn, &["message", "retry", &requeued, "work"]);
     json(dsn, &["message", "cancel", &requeued, "--set", "actor=ann", "--set", "reason=no longer needed"]);
@@ -200,7 +200,7 @@ async fn every_command_does_what_it_says() {
     assert!(!json(dsn, &["archive", "stats"]).is_empty());
     assert_eq!(code(dsn, &["archive", "show", "424242"]).0, 3);
 
-    // Endpoints and subscriptions, and an endpoint that nobody is behind: its breaker opens, and the screens say so.
+    // No process listens at this endpoint. Its breaker opens, and the screens show it.
     let port = outbox_harness::postgres::free_port().unwrap();
     let url = format!("http://127.0.0.1:{port}/");
     json(dsn, &["endpoint", "create", "down", &url, "--set", r#"breaker={"failures": 2, "open": 600}"#]);
@@ -226,7 +226,7 @@ async fn every_command_does_what_it_says() {
         "{screen}"
     );
     let top = on_a_terminal(dsn, "top --count 2 --every 0.2");
-    // Blanks are movements of the cursor there.
+    // The words are checked one by one, because the output moves the terminal cursor instead of printing blanks.
     assert!(["outbox", "breaker", "SUBSCRIPTIONS"].iter().all(|word| top.contains(word)), "{top}");
     let picture = std::env::temp_dir().join(format!("outbox-top-{}.svg", std::process::id()));
     json(dsn, &["top", "--every", "0.1", "--picture", picture.to_str().unwrap()]);
@@ -246,7 +246,7 @@ async fn every_command_does_what_it_says() {
     assert_eq!(json(dsn, &["subscription", "list"]).len(), 1);
     assert_eq!(code(dsn, &["endpoint", "create", "bad", "ftp://x"]).0, 2);
 
-    // Where the server is comes from the flag first.
+    // The flag precedes the environment.
     assert_eq!(code("postgresql://u@127.0.0.1:1/d", &["--dsn", dsn, "endpoint", "list"]).0, 0);
     assert_eq!(code(dsn, &["--dsn", "postgresql://u:geheim@h:notaport/d", "status"]).0, 2);
     assert!(!code(dsn, &["--dsn", "postgresql://u:geheim@h:notaport/d", "status"]).1.contains("geheim"));

@@ -1,4 +1,4 @@
 //! Interleavings: real sessions run step by step, in every relevant order.
 
-mod pairs;
+mod interleavings;
 mod sequencer;

@@ -1,4 +1,4 @@
-// The scenarios and vectors of tests/conformance, which all clients run; its README says what the keys mean.
+// The scenarios and vectors of tests/conformance, which all clients run. The README there describes the keys.
 import assert from 'node:assert/strict';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
@@ -16,7 +16,7 @@ const only = (object, allowed, what) => {
     for (const key of Object.keys(object)) assert.ok(allowed.includes(key), `${what} has an unknown key "${key}"`);
 };
 
-/** A result with names as in SQL. */
+/** Returns a result with names as in SQL. */
 function plain(value) {
     if (Array.isArray(value)) return value.map(plain);
     if (value === null || typeof value !== 'object' || value instanceof Date || Buffer.isBuffer(value)) return value;
@@ -109,7 +109,7 @@ const OPERATIONS = {
         const reader = new Reader(pool, { topics, filter, consumer: advance ? consumer : undefined, pollInterval: 0.02, signal: controller.signal });
         for await (const message of reader) {
             seen.push(asMessage(message));
-            // The reader confirms what its loop has gone on from: the last one as well.
+            // The reader confirms each message when the loop continues, also the last one.
             if (seen.length === count) controller.abort();
         }
         clearTimeout(timer);

@@ -1,4 +1,4 @@
-// enqueue on the transactions of five packages: what commits is there, what rolls back is not.
+// enqueue in transactions of five packages. Committed messages are stored, and others are not.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { execFileSync } from 'node:child_process';
@@ -36,7 +36,7 @@ const orderExists = async (id) => (await pool.query('select 1 from orders where 
 
 class Undo extends Error {}
 
-/** `begin(body)` runs body in a transaction and rolls back if it throws; `insert(tx, id)` is the business row. */
+/** `begin(body)` runs body in a transaction and rolls back if it throws. `insert(tx, id)` inserts the business row. */
 async function joins(name, begin, insert, n) {
     let committed;
     await begin(async (tx) => {
@@ -63,7 +63,7 @@ async function joins(name, begin, insert, n) {
     assert.equal(await stored(undone), undefined, 'what was rolled back was not enqueued');
     assert.ok(!(await orderExists(n + 1)));
 
-    // Typed errors come through every driver.
+    // Every driver leads to typed errors.
     await assert.rejects(
         begin((tx) => enqueue(tx, { topic: 'not a topic', payload: 1 })),
         (error) => {
@@ -124,7 +124,7 @@ test('Drizzle on postgres', async () => {
 });
 
 test('Prisma', async () => {
-    // The generated client, with the driver adapter: no engine binary is downloaded, and none is needed.
+    // The generated client uses the driver adapter, so no engine binary is downloaded or needed.
     const folder = mkdtempSync(join(dirname(realpathSync(fileURLToPath(new URL('../node_modules', import.meta.url)))), 'prisma-'));
     try {
         writeFileSync(

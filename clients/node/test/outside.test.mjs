@@ -1,4 +1,4 @@
-// The surroundings of a client: TLS, servers that are wrong or go away, malformed content, signals, NOTIFY.
+// The environment of a client: TLS, wrong servers, lost connections, malformed content, signals, NOTIFY.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -55,7 +55,7 @@ test('certificates are verified with verify-full', async (t) => {
         const bad = new pg.Pool({ connectionString: secure(host, root) });
         const refused = (error) => error instanceof FatalError && error.codeName === 'tls_refused' && error.code === '28000';
         await assert.rejects(new Outbox(bad).head(), refused, `${host} ${root}`);
-        // A worker does not wait for a certificate to become better.
+        // A worker ends and does not retry after a certificate error.
         await assert.rejects(new Worker(bad, 'work', () => {}).run(), refused);
         await bad.end();
     }
@@ -131,7 +131,7 @@ test('malformed content fails its own delivery only', async (t) => {
     await assert.rejects(enqueue(pool, { topic: 'a', payload: 1n }), InvalidError);
 });
 
-/** A worker in a process of its own; it prints what it begins and ends. */
+/** Starts a worker in a process of its own, which prints each begin and end of a delivery. */
 function child(dsn, body) {
     const program = `
         import pg from 'pg';
@@ -197,7 +197,7 @@ for (const [name, open] of [
     }],
 ]) {
     test(`with ${name}, workers and readers are woken by NOTIFY, also after the connection was lost`, async (t) => {
-        // They would look by themselves in ten minutes only.
+        // Without a notification they would not look for ten minutes.
         const dsn = await server.database();
         const { client, end } = open(dsn);
         const controller = new AbortController();

@@ -1,4 +1,4 @@
-// The package as users get it: packed, installed into a clean folder, loaded both ways, and type-checked.
+// The package as users get it: packed, installed into a clean folder, loaded with import and require, and type-checked.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
@@ -64,7 +64,8 @@ test('the declarations are right for both kinds of modules, strictly', () => {
     }
     for (const file of ['usage.mts', 'usage.cts']) cpSync(join(here, 'test/types', file), join(folder, file));
     const tsc = ['--noEmit', '--strict', '--target', 'es2022', '--module', 'node16', '--types', 'node', '--skipLibCheck', 'false', '--lib', 'es2023'];
-    // Only our own declarations are of interest: those of other packages are skipped by checking ours first, alone.
+    // Only errors in the usage files and in this package count. Lines about other packages are dropped from the output
+    // below.
     const run = (args) => {
         try {
             return node([join(modules, 'typescript/bin/tsc'), ...args]);
@@ -73,7 +74,7 @@ test('the declarations are right for both kinds of modules, strictly', () => {
         }
     };
     assert.equal(run([...tsc, 'usage.mts', 'usage.cts']).split('\n').filter((line) => /usage|pg-outbox/.test(line)).join('\n'), '');
-    // The check can fail.
+    // The type check can fail.
     writeFileSync(join(folder, 'wrong.mts'), "import { Outbox } from 'pg-outbox';\nexport const x: Promise<string> = new Outbox({ query: async () => ({}) }).head();\n");
     assert.match(run([...tsc, 'wrong.mts']), /wrong\.mts.*TS2322/);
 });

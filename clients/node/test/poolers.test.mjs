@@ -1,4 +1,4 @@
-// Everything through PgBouncer, in the two modes that people use, with more clients than it has sessions of the server.
+// Everything through PgBouncer, in the two common modes, session and transaction, with more clients than server sessions.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import pg from 'pg';
@@ -29,8 +29,8 @@ const drivers = {
         return { client: pool, end: () => pool.end() };
     },
     postgres: (url) => {
-        // By default it names even "begin", by a number that its other connections use as well: behind a pooler of transactions
-        // another statement runs instead, without an error (docs/clients.md).
+        // By default postgres.js names even "begin", by a number that its other connections use as well. With transaction
+        // pooling another statement would run instead, without an error (docs/clients.md).
         const sql = postgres(url, { max: 4, prepare: false, onnotice: () => {} });
         return { client: sql, end: () => sql.end({ timeout: 5 }) };
     },
@@ -113,7 +113,7 @@ test('a statement that a pooler lost says what to set', async () => {
         async () => {
             for (; n < 20; n += 1) {
                 await anyCall(named);
-                // It takes the session that was used last.
+                // This client gets the session that was used last.
                 await other.query('begin');
                 await anyCall(named).finally(() => other.query('rollback'));
             }
@@ -123,5 +123,5 @@ test('a statement that a pooler lost says what to set', async () => {
     await Promise.all([one.end(), other.end()]);
 });
 
-/** Any call of ours: what matters is how its statement is sent. */
+/** Makes any call of the client. The test is about the way in which its statement is sent. */
 const anyCall = (client) => new Outbox(client).stats();

@@ -117,7 +117,7 @@ test('effectively once: two instances apply into one table', async (t) => {
     assert.equal(counts.reduce((a, b) => a + b), 300);
     const { rows } = await pool.query('select i from effect order by ctid');
     assert.deepEqual(rows.map((row) => row.i).sort((a, b) => a - b), many(300).map((m) => m.payload.i));
-    // An effect that throws takes its advance with it.
+    // If an effect throws, the advance of the cursor is rolled back with it.
     await enqueueMany(pool, many(2));
     await settled(pool);
     const before = (await outbox.cursorGet({ consumer: 'projection' })).position;

@@ -1,4 +1,4 @@
-// The receivers of docs/receivers.md, as they stand there, against real deliveries.
+// The receivers of docs/receivers.md, unchanged, get real deliveries.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -18,7 +18,7 @@ let server;
 let folder;
 before(async () => {
     server = await startServer();
-    // Within the package: so that it finds itself by its name, and the frameworks.
+    // The folder is inside the package, so that the programs find the package by its name, and the frameworks.
     folder = mkdtempSync(new URL('./receivers-', import.meta.url).pathname);
 });
 after(async () => {
@@ -66,7 +66,7 @@ for (const [name, text] of Object.entries(programs)) {
             { body: '<a>ü</a>'.repeat(200), contentType: 'application/xml' },
             { body: bytes, contentType: 'application/octet-stream' },
             { body: Buffer.from([0xff, 0xfe, 0x00]), contentType: 'application/octet-stream' },
-            // A gzip file is content like any other.
+            // A gzip file is ordinary content.
             { body: gzipSync(bytes), contentType: 'application/gzip' },
         ];
         for (const body of bodies) await enqueue(pool, { topic: 'order.paid', ...body });
@@ -77,7 +77,7 @@ for (const [name, text] of Object.entries(programs)) {
         assert.deepEqual(rows.filter((row) => row.outcome !== 'completed'), []);
         await waitFor('all were printed', () => output.trim().split('\n').length >= 2 * bodies.length);
         const lines = output.trim().split('\n').map((line) => line.split(' '));
-        // The content, and not its coding: the same of both endpoints.
+        // Both endpoints see the same decoded content.
         const sizes = new Map();
         for (const [id, size] of lines) sizes.set(id, [...(sizes.get(id) ?? []), Number(size)]);
         assert.equal(sizes.size, bodies.length);
@@ -85,7 +85,7 @@ for (const [name, text] of Object.entries(programs)) {
         const all = [...sizes.values()].map(([size]) => size);
         for (const [i, size] of [[2, 1800], [3, 5000], [4, 3]]) assert.ok(all.includes(size), `body ${i}: ${all}`);
 
-        // A request that pg_outbox has not sent.
+        // Requests that pg_outbox would not send.
         const now = new Date();
         const headers = (body, extra = {}) => ({
             'webhook-id': 'msg_x',
@@ -107,7 +107,7 @@ for (const [name, text] of Object.entries(programs)) {
         await refused(gzipSync(content).subarray(0, 20), 'cut');
         await refused(Buffer.concat([gzipSync(content), gzipSync(content)]), 'two members');
         await refused(gzipSync(Buffer.alloc(200 << 20)), 'a bomb');
-        // It lives on.
+        // The receiver still works.
         assert.equal(await post(headers(content), content), 204);
     });
 }
@@ -123,6 +123,6 @@ test('what is too large is answered 413, before and after it is decompressed', a
     const headers = { 'webhook-id': 'm', 'webhook-timestamp': String(Math.floor(now / 1000)), 'webhook-signature': sign(SECRET, 'm', now, 'x') };
     assert.equal(await post(headers, Buffer.alloc(3 << 20)), 413);
     assert.equal(await post({ ...headers, 'content-encoding': 'gzip' }, gzipSync(Buffer.alloc(2 << 20))), 413);
-    // Unsigned, a bomb is not even looked at.
+    // An unsigned bomb is refused before it is decoded.
     assert.equal(await post({ 'content-encoding': 'gzip' }, gzipSync(Buffer.alloc(2 << 20))), 401);
 });

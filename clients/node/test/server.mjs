@@ -1,4 +1,4 @@
-// A real server for a test file: tools/harness starts it, and ends it with this process.
+// A real server for a test file. tools/harness starts the server, and stops it with this process.
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { createInterface } from 'node:readline';
@@ -7,7 +7,7 @@ import pg from 'pg';
 
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 
-/** Starts a server with the extension preloaded; `settings` are `name=value`. */
+/** Starts a server with the extension preloaded. Each of `settings` is `name=value`. */
 export async function startServer(settings = ['max_worker_processes=60', 'pg_outbox.poll_interval=1s']) {
     const program = process.env.OUTBOX_SERVE ?? `${root}target/release/serve`;
     const child = spawn(program, settings, { stdio: ['pipe', 'pipe', 'inherit'] });
@@ -19,20 +19,20 @@ export async function startServer(settings = ['max_worker_processes=60', 'pg_out
     return {
         dsn,
         pid: child.pid,
-        /** `restart fast`, `restart immediate`, `stop fast`, `stop immediate`, `start`. */
+        /** Sends a command: `restart fast`, `restart immediate`, `stop fast`, `stop immediate` or `start`. */
         async tell(command) {
             child.stdin.write(`${command}\n`);
             const { value } = await lines.next();
             if (value !== 'ok') throw new Error(`${command}: ${value}`);
         },
-        /** A command that has an answer: `tls FOLDER`. */
+        /** Sends a command and returns its answer, for instance `tls FOLDER`. */
         async ask(command) {
             child.stdin.write(`${command}\n`);
             const { value } = await lines.next();
             if (value.startsWith('error')) throw new Error(`${command}: ${value}`);
             return value;
         },
-        /** The connection string of a new database, with the extension in it. */
+        /** Creates a database, by default with the extension, and returns its connection string. */
         async database({ extension = true } = {}) {
             const name = `t_${randomBytes(6).toString('hex')}`;
             const admin = new pg.Client(dsn);
@@ -57,7 +57,7 @@ export async function startServer(settings = ['max_worker_processes=60', 'pg_out
     };
 }
 
-/** Waits until `check` gives something true, and returns it. */
+/** Waits until `check` returns a true value, and returns that value. */
 export async function waitFor(what, check, timeout = 60_000) {
     const deadline = Date.now() + timeout;
     for (;;) {

@@ -1,4 +1,5 @@
-// Verification: vectors of the specification, and real deliveries of the dispatcher to Express, Fastify, http and fetch's Headers.
+// Verification of test vectors of the specification, and of real deliveries to Express, Fastify, http and the Headers of
+// fetch.
 import assert from 'node:assert/strict';
 import { createServer } from 'node:http';
 import { test } from 'node:test';
@@ -24,7 +25,7 @@ test('the published vector', () => {
     assert.equal(sign(SECRET, headers['webhook-id'], at, body), headers['webhook-signature']);
     const webhook = new Verifier([OTHER, SECRET]).verify(headers, body, at);
     assert.deepEqual([webhook.id, webhook.signedAt.getTime(), webhook.json()], ['msg_p5jXN8AQM9LWM0D4loKWxJek', at.getTime(), { test: 2432232314 }]);
-    // As fetch has them, and whatever the case of their names.
+    // Headers may be those of fetch, and their names may have any case.
     new Verifier(SECRET).verify(new Headers(headers), Buffer.from(body), at);
     new Verifier(SECRET).verify(Object.fromEntries(Object.entries(headers).map(([k, v]) => [k.toUpperCase(), v])), body, at);
 
@@ -127,7 +128,7 @@ test('real deliveries to Express, Fastify and http', async (t) => {
             const endpoint = await outbox.createEndpoint({ name, url, secret: SECRET });
             assert.equal(endpoint.signingSecret, SECRET);
             await outbox.subscribe({ name: `to ${name}`, topics: ['order.#'], endpoint: name });
-            // A request without a signature is refused, and its body is not read.
+            // Unsigned requests are refused and do not reach the application.
             const response = await fetch(url, { method: 'POST', body: '{}', headers: { 'content-type': 'application/json', 'webhook-id': 'x' } });
             assert.equal(response.status, 401, name);
         }

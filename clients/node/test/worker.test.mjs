@@ -16,7 +16,7 @@ before(async () => {
 });
 after(() => server?.end());
 
-/** A database of one's own, with a pull subscription `work` to everything. */
+/** Creates a database with a pull subscription `work` to all topics. */
 async function setUp(t, options = {}) {
     const dsn = await server.database();
     const pool = new pg.Pool({ connectionString: dsn });
@@ -303,7 +303,7 @@ test('a worker that goes on completes and claims in one call', async (t) => {
     for (const [batchSize, concurrency] of [[1, 1], [5, 5], [undefined, 4]]) {
         await enqueueMany(pool, Array.from({ length: 40 }, (_, n) => ({ topic: 'a', payload: { n } })));
         const before = await calls('complete_and_claim');
-        // With connections of its own, which count what they called when they end.
+        // The worker has its own connections, which report their statistics when they end.
         const own = new pg.Pool({ connectionString: dsn });
         own.on('error', () => {});
         let handled = 0;
@@ -319,7 +319,7 @@ test('a worker that goes on completes and claims in one call', async (t) => {
         const summary = await worker.run();
         await own.end();
         assert.deepEqual(summary, { claimed: 40, completed: 40, failed: 0, dead: 0, released: 0, lost: 0 });
-        // All but the last of its leases.
+        // All leases but the last one are completed in this way.
         await waitFor('leases are completed with a claim', async () => (await calls('complete_and_claim')) - before >= 40 / concurrency - 1);
     }
     assert.equal((await outbox.stats()).waiting, 0);
@@ -358,7 +358,7 @@ test('two workers share, each delivery is handled once', async (t) => {
         seen.push(message.payload.i);
         await new Promise((resolve) => setImmediate(resolve));
     };
-    // One on a pool of pg, one on postgres.js.
+    // One worker uses a pool of pg, the other one postgres.js.
     const workers = [pool, sql].map((client) => new Worker(client, 'work', handler, { ...FAST, concurrency: 5, batchSize: 20, signal: controller.signal }).run());
     await waitFor('everything is done', async () => (await pool.query('select 1 from outbox.attempt_log')).rowCount === n);
     controller.abort();
@@ -399,7 +399,7 @@ test('a worker lives through restarts of the server: everything enqueued is hand
                 await enqueue(pool, { topic: 'a', payload: { n } });
                 enqueued.add(n);
             } catch (error) {
-                // The answer may be lost although it was committed: not counted as enqueued.
+                // The message may be committed although its answer was lost. It does not count as enqueued.
                 assert.ok(error instanceof RetryError, `${error?.name} ${error?.code}: ${error?.message}`);
                 await new Promise((resolve) => setTimeout(resolve, 20));
             }

@@ -31,7 +31,8 @@ class Server:
         return self.base.rsplit("/", 1)[0] + "/" + database
 
     def pooler(self, mode, size):
-        """Puts PgBouncer before it; a function from a database's connection string to the one through it."""
+        """Starts PgBouncer in front of the server. Returns a function that turns the connection string of a database into
+        one through PgBouncer."""
         port = int(self.command(f"pooler {mode} {size}"))
         return lambda dsn: dsn.rsplit("@", 1)[0] + f"@127.0.0.1:{port}/" + dsn.rsplit("/", 1)[1]
 

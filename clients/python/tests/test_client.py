@@ -110,7 +110,7 @@ def test_a_worker_that_goes_on_completes_and_claims_in_one_call(dsn):
             sql = "select coalesce(sum(calls), 0) from pg_stat_user_functions where funcname = %s"
             return conn.execute(sql, [function]).fetchone()[0]
 
-    # All but the last, with which it stops.
+    # All leases but the last one, after which the worker stops, are completed with a claim.
     until("they are completed with a claim", lambda: calls("complete_and_claim") >= 19)
 
 

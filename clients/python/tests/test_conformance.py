@@ -29,7 +29,7 @@ def test_signature(vector):
 
 
 def plain(value):
-    """As the scenario sees a result: rows and messages as objects."""
+    """Returns a result as scenarios expect it, with rows and messages as objects."""
     if isinstance(value, list):
         return [plain(item) for item in value]
     if isinstance(value, pg_outbox.Message):

@@ -1,5 +1,5 @@
-"""What a client meets outside of its own code: TLS, servers that are wrong or go away, content that is malformed, and effects
-that share a transaction with the cursor."""
+"""The environment of a client: TLS, wrong servers, lost connections, malformed content, and effects that share a transaction
+with the cursor."""
 
 import asyncio
 import signal
@@ -75,7 +75,7 @@ def test_a_connection_lost_in_a_transaction_loses_its_messages(dsn):
             other.execute("select pg_terminate_backend(%s)", [conn.info.backend_pid])
         with pytest.raises(pg_outbox.RetryError) as caught:
             pg_outbox.enqueue(conn, "lost", 2)
-        # 57P01 is the server's word; 08006 what the driver knows.
+        # The server reports 57P01, and the driver may report 08006.
         assert caught.value.code in ("57P01", "08006")
         conn.close()
     with psycopg.connect(dsn) as conn:
@@ -155,7 +155,7 @@ def test_ctrl_c_acknowledges_only_what_was_handled(dsn):
     process = subprocess.Popen([sys.executable, "-c", program, dsn], stdout=subprocess.PIPE, text=True)
     first = process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    # Not communicate(): it passes over what readline() has read ahead.
+    # communicate() would miss the lines that readline() has buffered.
     lines = (first + process.stdout.read()).splitlines()
     process.wait(timeout=60)
     done = {line.split()[1] for line in lines if line.startswith("done")}
@@ -191,7 +191,7 @@ def test_a_killed_worker_acknowledges_nothing(dsn):
 
 
 class Once:
-    """Effects of a reader in the caller's own transaction: what every driver's test does."""
+    """Effects of a reader in the transaction of the caller. The test of each driver uses this class."""
 
     def __init__(self, dsn):
         self.dsn = dsn
@@ -214,7 +214,7 @@ class Once:
 
 
 def steps(once, begin, insert):
-    """begin() gives a context manager of a transaction; insert(conn, i) is the effect."""
+    """Runs the steps of each test. begin() returns a context manager of a transaction, and insert(conn, i) is the effect."""
     reader, late = once.reader(), once.reader()
     message, same = next(reader), next(late)
     with pytest.raises(ZeroDivisionError), begin() as conn:
@@ -226,7 +226,7 @@ def steps(once, begin, insert):
         insert(conn, message.payload)
         reader.advance_in(conn, message)
     reader.committed(message)
-    # Another instance that read the same cannot do it again.
+    # Another instance that has read the same message cannot repeat the effect.
     with pytest.raises(pg_outbox.ConflictError) as caught, begin() as conn:
         late.advance_in(conn, same)
     assert caught.value.code == "OB005"
@@ -355,12 +355,13 @@ def test_a_worker_is_woken_where_the_subscription_notifies(dsn):
     outbox.subscribe("w", ["job"], notify=True)
     seen = []
     connected = threading.Event()
-    # It would look by itself in ten minutes only.
+    # Without a notification the worker would not look for ten minutes.
     worker = outbox.worker("w", poll_interval=600.0, on_event=lambda *event: connected.set())
     thread = threading.Thread(target=lambda: worker.run(lambda delivery: seen.append(delivery.payload)))
     thread.start()
     assert connected.wait(60)
-    # The look that follows the connection finds nothing: it is over when a later message has to wake it.
+    # The look after the connection finds nothing and may overlap with the first message. Each later message has to wake
+    # the worker.
     for n in range(3):
         send(dsn, "job", [n])
         until("it was woken", lambda n=n: len(seen) == n + 1)

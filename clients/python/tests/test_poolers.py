@@ -1,4 +1,4 @@
-"""Everything through PgBouncer, in the two modes that people use, with more clients than it has sessions of the server."""
+"""Everything through PgBouncer, in the two common modes, session and transaction, with more clients than server sessions."""
 
 import asyncio
 import collections
@@ -28,7 +28,7 @@ def count(dsn):
 
 
 def in_turns(connections, rounds, work):
-    """Has each connection do its work again and again, so that each gets the sessions of the others."""
+    """Lets the connections work in turn, so that each gets the server sessions of the others."""
     for n in range(rounds):
         for conn in connections:
             work(conn, n)
@@ -82,7 +82,7 @@ async def test_asyncpg_says_what_to_set_and_works_with_that(dsn, pooled):
     assert count(dsn) == 6 * 12
     for conn in connections:
         await conn.close()
-    # With its defaults its statements have names: another session does not know them.
+    # By default asyncpg uses named statements, which another server session does not know.
     one, other = await asyncpg.connect(through), await asyncpg.connect(through)
     with pytest.raises(pg_outbox.FatalError) as caught:
         for n in range(20):

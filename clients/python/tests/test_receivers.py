@@ -1,4 +1,4 @@
-"""The receivers of docs/receivers.md, as they stand there, against real deliveries."""
+"""The receivers of docs/receivers.md, unchanged, get real deliveries."""
 
 import gzip
 import os
@@ -57,7 +57,7 @@ def post(url, headers, body):
 
 
 def printed(out):
-    """The sizes that were printed; Flask prints more than that."""
+    """Returns the sizes that were printed. Flask prints other lines, too."""
     return [int(size) for size in re.findall(r"^msg_\w+ (\d+)$", out.read_text(), re.MULTILINE)]
 
 
@@ -69,7 +69,7 @@ def headers(body, **more):
 
 @pytest.fixture(scope="module")
 def pushing():
-    """A server of these tests: what pushes has a limit of databases, and the others' make many."""
+    """A server for these tests only. The number of databases with a dispatcher is limited, and other tests create many."""
     server = Server()
     yield server
     server.end()
@@ -98,7 +98,7 @@ def check(url, dsn, out):
     with pg_outbox.Outbox(dsn) as outbox, psycopg.connect(dsn, autocommit=True) as conn:
         seen = {}
         for endpoint, compress in (("plain", False), ("packed", True)):
-            # One at a time: what threads print at once is mixed.
+            # Requests are sent one at a time, because the output of concurrent threads would be mixed.
             outbox.create_endpoint(endpoint, url, secret=SECRET, compress=compress, concurrency=1)
             outbox.subscribe(endpoint, [endpoint], endpoint=endpoint, max_attempts=1)
             before = len(printed(out))
@@ -110,10 +110,10 @@ def check(url, dsn, out):
             assert [row for row in conn.execute(attempts) if row[0] != "completed"] == []
             wait_for("all were printed", lambda: len(printed(out)) == before + len(BODIES))
             seen[endpoint] = sorted(printed(out)[before:])
-    # The content, and not its coding.
+    # The receiver sees the decoded content.
     assert seen["plain"] == seen["packed"]
     assert {1800, 5000, 3, 7, len(BODIES[-1][0])} <= set(seen["plain"])
-    # A request that pg_outbox has not sent.
+    # Requests that pg_outbox would not send.
     content = b'{"x": 1}'.ljust(2000)
     packed = gzip.compress(content)
     for body, more, status in (

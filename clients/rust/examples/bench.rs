@@ -1,4 +1,4 @@
-//! Measures this client for `benches/clients/run`: `bench DSN`. Prints a JSON object per line.
+//! `bench DSN` measures this client for `benches/clients/run`. It prints one JSON object per line.
 #![allow(clippy::print_stdout, reason = "it prints its results")]
 
 use std::sync::Arc;
@@ -22,7 +22,7 @@ fn message() -> Result<NewMessage> {
     Message::to("order.created").key("order-42").json(&json!({"order": 42, "amount": 129.95}))
 }
 
-/// Microseconds per call.
+/// Returns the microseconds per call.
 async fn time(
     calls: usize,
     mut body: impl AsyncFnMut() -> Outcome,
@@ -43,7 +43,7 @@ async fn enqueue(client: &Client, calls: usize) -> Outcome {
     let prepared = client.prepare_typed(&sql, &[Type::TEXT, Type::TEXT, Type::TEXT]).await?;
     let values: Vec<&(dyn ToSql + Sync)> = params.iter().map(|param| param as _).collect();
     let (mut bare, mut statement, mut ours) = (f64::MAX, f64::MAX, f64::MAX);
-    // In turn, the best of each: whatever else the machine does hits all.
+    // The variants take turns and the best time of each counts, so that other load on the machine hits all of them.
     for _ in 0..4 {
         bare = bare.min(time(calls, async || Ok(client.query_typed(&sql, &typed).await.map(|_| ())?)).await?);
         statement =

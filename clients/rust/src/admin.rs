@@ -1,6 +1,6 @@
 //! A method for each public function of the schema. Made by `tools/gen/clients.py` from the catalogue: do not edit.
 //!
-//! What a function requires is an argument; the rest are fields of its options. An interval that comes back is in
+//! Required arguments are arguments of the method; optional ones are fields of its options. An interval that is returned is in
 //! seconds.
 
 use std::time::Duration;
@@ -1045,14 +1045,14 @@ pub struct TopicEntry {
     pub updated_at: Option<DateTime<Utc>>,
 }
 
-/// What `outbox.adopt()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.adopt()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct Adopt {
     /// Argument `reason`.
     pub reason: Option<String>,
 }
 
-/// What `outbox.alter_endpoint()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.alter_endpoint()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct AlterEndpoint {
     /// Argument `url`.
@@ -1097,7 +1097,7 @@ pub struct AlterEndpoint {
     pub subscriber_type: Option<String>,
 }
 
-/// What `outbox.alter_publisher()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.alter_publisher()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct AlterPublisher {
     /// Argument `name`.
@@ -1112,7 +1112,7 @@ pub struct AlterPublisher {
     pub topic_function: Option<String>,
 }
 
-/// What `outbox.alter_subscription()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.alter_subscription()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct AlterSubscription {
     /// Argument `topics`.
@@ -1155,7 +1155,7 @@ pub struct AlterSubscription {
     pub reset: Option<Vec<String>>,
 }
 
-/// What `outbox.alter_topic()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.alter_topic()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct AlterTopic {
     /// Argument `name`.
@@ -1166,7 +1166,7 @@ pub struct AlterTopic {
     pub active: Option<bool>,
 }
 
-/// What `outbox.archive_list()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.archive_list()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct ArchiveList {
     /// Argument `tenant`.
@@ -1187,14 +1187,14 @@ pub struct ArchiveList {
     pub before: Option<i64>,
 }
 
-/// What `outbox.archive_stats()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.archive_stats()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct ArchiveStats {
     /// Argument `tenant`.
     pub tenant: Option<String>,
 }
 
-/// What `outbox.cancel()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.cancel()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct Cancel {
     /// Argument `actor`.
@@ -1203,7 +1203,7 @@ pub struct Cancel {
     pub reason: Option<String>,
 }
 
-/// What `outbox.capture()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.capture()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct Capture {
     /// Argument `topic`.
@@ -1228,7 +1228,7 @@ pub struct Capture {
     pub oversize: Option<String>,
 }
 
-/// What `outbox.claim()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.claim()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct Claim {
     /// Argument `max_messages`.
@@ -1237,14 +1237,14 @@ pub struct Claim {
     pub lease: Option<Duration>,
 }
 
-/// What `outbox.claim_delivery()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.claim_delivery()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct ClaimDelivery {
     /// Argument `lease`.
     pub lease: Option<Duration>,
 }
 
-/// What `outbox.complete()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.complete()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct Complete {
     /// Argument `delivery_ids`.
@@ -1253,7 +1253,7 @@ pub struct Complete {
     pub results: Option<Value>,
 }
 
-/// What `outbox.complete_and_claim()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.complete_and_claim()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct CompleteAndClaim {
     /// Argument `max_messages`.
@@ -1262,14 +1262,14 @@ pub struct CompleteAndClaim {
     pub lease: Option<Duration>,
 }
 
-/// What `outbox.count_by_state()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.count_by_state()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct CountByState {
     /// Argument `tenant`.
     pub tenant: Option<String>,
 }
 
-/// What `outbox.count_messages()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.count_messages()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct CountMessages {
     /// Argument `tenant`.
@@ -1282,7 +1282,7 @@ pub struct CountMessages {
     pub topic: Option<String>,
 }
 
-/// What `outbox.create_endpoint()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.create_endpoint()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct CreateEndpoint {
     /// Argument `secret`.
@@ -1331,7 +1331,7 @@ pub struct CreateEndpoint {
     pub subscriber_type: Option<String>,
 }
 
-/// What `outbox.create_publisher()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.create_publisher()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct CreatePublisher {
     /// Argument `name`.
@@ -1346,7 +1346,7 @@ pub struct CreatePublisher {
     pub topic_function: Option<String>,
 }
 
-/// What `outbox.create_topic()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.create_topic()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct CreateTopic {
     /// Argument `name`.
@@ -1357,7 +1357,7 @@ pub struct CreateTopic {
     pub active: Option<bool>,
 }
 
-/// What `outbox.cursor_advance()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.cursor_advance()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct CursorAdvance {
     /// Argument `stream`.
@@ -1374,7 +1374,7 @@ pub struct CursorAdvance {
     pub epoch: Option<i32>,
 }
 
-/// What `outbox.cursor_delete()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.cursor_delete()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct CursorDelete {
     /// Argument `stream`.
@@ -1383,7 +1383,7 @@ pub struct CursorDelete {
     pub subject: Option<String>,
 }
 
-/// What `outbox.cursor_get()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.cursor_get()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct CursorGet {
     /// Argument `stream`.
@@ -1394,7 +1394,7 @@ pub struct CursorGet {
     pub if_missing: Option<i64>,
 }
 
-/// What `outbox.cursor_list()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.cursor_list()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct CursorList {
     /// Argument `consumer`.
@@ -1407,7 +1407,7 @@ pub struct CursorList {
     pub max_rows: Option<i32>,
 }
 
-/// What `outbox.cursor_record_error()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.cursor_record_error()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct CursorRecordError {
     /// Argument `stream`.
@@ -1416,7 +1416,7 @@ pub struct CursorRecordError {
     pub subject: Option<String>,
 }
 
-/// What `outbox.cursor_reset()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.cursor_reset()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct CursorReset {
     /// Argument `stream`.
@@ -1429,7 +1429,7 @@ pub struct CursorReset {
     pub delivered_at: Option<DateTime<Utc>>,
 }
 
-/// What `outbox.delete_dead_letter()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.delete_dead_letter()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct DeleteDeadLetter {
     /// Argument `actor`.
@@ -1438,7 +1438,7 @@ pub struct DeleteDeadLetter {
     pub note: Option<String>,
 }
 
-/// What `outbox.disable_endpoint()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.disable_endpoint()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct DisableEndpoint {
     /// Argument `reason`.
@@ -1447,7 +1447,7 @@ pub struct DisableEndpoint {
     pub mode: Option<String>,
 }
 
-/// What `outbox.erase()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.erase()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct Erase {
     /// Argument `actor`.
@@ -1456,7 +1456,7 @@ pub struct Erase {
     pub reason: Option<String>,
 }
 
-/// What `outbox.explain_routing()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.explain_routing()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct ExplainRouting {
     /// Argument `payload`.
@@ -1475,28 +1475,28 @@ pub struct ExplainRouting {
     pub at_position: Option<i64>,
 }
 
-/// What `outbox.extend()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.extend()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct Extend {
     /// Argument `duration`.
     pub duration: Option<Duration>,
 }
 
-/// What `outbox.fail()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.fail()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct Fail {
     /// Argument `retry_after`.
     pub retry_after: Option<Duration>,
 }
 
-/// What `outbox.grant_consent()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.grant_consent()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct GrantConsent {
     /// Argument `rate_per_minute`.
     pub rate_per_minute: Option<i32>,
 }
 
-/// What `outbox.grant_to()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.grant_to()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct GrantTo {
     /// Argument `subscriptions`.
@@ -1511,7 +1511,7 @@ pub struct GrantTo {
     pub consumers: Option<Vec<String>>,
 }
 
-/// What `outbox.ignore_dead_letter()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.ignore_dead_letter()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct IgnoreDeadLetter {
     /// Argument `actor`.
@@ -1520,7 +1520,7 @@ pub struct IgnoreDeadLetter {
     pub note: Option<String>,
 }
 
-/// What `outbox.list_messages()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.list_messages()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct ListMessages {
     /// Argument `tenant`.
@@ -1543,14 +1543,14 @@ pub struct ListMessages {
     pub skip: Option<i32>,
 }
 
-/// What `outbox.move_to_dead_letters()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.move_to_dead_letters()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct MoveToDeadLetters {
     /// Argument `actor`.
     pub actor: Option<String>,
 }
 
-/// What `outbox.notification_log()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.notification_log()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct NotificationLog {
     /// Argument `message_id`.
@@ -1571,7 +1571,7 @@ pub struct NotificationLog {
     pub subscription: Option<String>,
 }
 
-/// What `outbox.purge()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.purge()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct Purge {
     /// Argument `include_unresolved`.
@@ -1580,7 +1580,7 @@ pub struct Purge {
     pub dry_run: Option<bool>,
 }
 
-/// What `outbox.read()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.read()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct Read {
     /// Argument `max_messages`.
@@ -1593,14 +1593,14 @@ pub struct Read {
     pub epoch: Option<i32>,
 }
 
-/// What `outbox.release()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.release()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct Release {
     /// Argument `delivery_ids`.
     pub delivery_ids: Option<Vec<i64>>,
 }
 
-/// What `outbox.replay()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.replay()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct Replay {
     /// Argument `from_position`.
@@ -1619,7 +1619,7 @@ pub struct Replay {
     pub to_time: Option<DateTime<Utc>>,
 }
 
-/// What `outbox.requeue()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.requeue()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct Requeue {
     /// Argument `actor`.
@@ -1628,7 +1628,7 @@ pub struct Requeue {
     pub note: Option<String>,
 }
 
-/// What `outbox.requeue_all()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.requeue_all()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct RequeueAll {
     /// Argument `actor`.
@@ -1651,7 +1651,7 @@ pub struct RequeueAll {
     pub dry_run: Option<bool>,
 }
 
-/// What `outbox.reschedule()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.reschedule()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct Reschedule {
     /// Argument `actor`.
@@ -1662,7 +1662,7 @@ pub struct Reschedule {
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// What `outbox.resolve_dead_letter()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.resolve_dead_letter()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct ResolveDeadLetter {
     /// Argument `actor`.
@@ -1671,21 +1671,21 @@ pub struct ResolveDeadLetter {
     pub note: Option<String>,
 }
 
-/// What `outbox.retry()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.retry()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct Retry {
     /// Argument `actor`.
     pub actor: Option<String>,
 }
 
-/// What `outbox.rotate()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.rotate()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct Rotate {
     /// Argument `ring`.
     pub ring: Option<String>,
 }
 
-/// What `outbox.rotate_secret()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.rotate_secret()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct RotateSecret {
     /// Argument `secret`.
@@ -1694,14 +1694,14 @@ pub struct RotateSecret {
     pub overlap: Option<Duration>,
 }
 
-/// What `outbox.send_test()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.send_test()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct SendTest {
     /// Argument `payload`.
     pub payload: Option<Value>,
 }
 
-/// What `outbox.set_proxy()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.set_proxy()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct SetProxy {
     /// Argument `resolves_names`.
@@ -1710,7 +1710,7 @@ pub struct SetProxy {
     pub is_default: Option<bool>,
 }
 
-/// What `outbox.skipped()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.skipped()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct Skipped {
     /// Argument `topic`.
@@ -1721,14 +1721,14 @@ pub struct Skipped {
     pub before: Option<i64>,
 }
 
-/// What `outbox.stats()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.stats()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
     /// Argument `tenant`.
     pub tenant: Option<String>,
 }
 
-/// What `outbox.subscribe()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.subscribe()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct Subscribe {
     /// Argument `endpoint`.
@@ -1771,7 +1771,7 @@ pub struct Subscribe {
     pub url: Option<String>,
 }
 
-/// What `outbox.unlock_stale()` takes beside what it requires; `None` is its default.
+/// Optional arguments of `outbox.unlock_stale()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct UnlockStale {
     /// Argument `subscription`.

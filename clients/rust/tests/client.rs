@@ -25,7 +25,7 @@ async fn server() -> &'static Server {
         .await
 }
 
-/// An outbox in a database of its own.
+/// Connects to an outbox in a new database.
 async fn outbox(name: &str) -> Outbox {
     server().await.database(name).await.unwrap();
     Outbox::connect(&server().await.dsn(name)).await.unwrap()
@@ -235,7 +235,7 @@ async fn a_lease_is_extended_while_its_handler_runs_and_lost_leases_are_told() {
                 let (tries, told) = (tries.clone(), told.clone());
                 async move {
                     if tries.fetch_add(1, Ordering::SeqCst) == 0 {
-                        // Much longer than the lease; then an operator takes it away.
+                        // The handler runs much longer than the lease, until an operator takes the lease away.
                         delivery.lost().cancelled().await;
                         told.fetch_add(1, Ordering::SeqCst);
                     }
@@ -259,7 +259,7 @@ async fn a_lease_is_extended_while_its_handler_runs_and_lost_leases_are_told() {
     assert_eq!((report.completed, report.lost), (1, 1), "{report:?}");
 }
 
-/// How often a function was called in this database.
+/// Returns the number of calls of a function in this database.
 async fn calls(outbox: &Outbox, function: &str) -> i64 {
     let db = outbox.session().await.unwrap();
     let sql = "select coalesce(sum(calls), 0)::bigint from pg_stat_user_functions where funcname = $1";
@@ -295,7 +295,7 @@ async fn a_worker_that_goes_on_completes_and_claims_in_one_call() {
         let report = running.await.unwrap().unwrap();
         assert_eq!(report.completed as usize, done.load(Ordering::SeqCst), "{report:?}");
         assert_eq!((report.failed, report.lost), (0, 0), "{report:?}");
-        // All but the last of its leases; its session tells the statistics when it ends.
+        // The worker completes all leases but the last one in this way. Its session reports its statistics when it ends.
         wait_until("each lease was completed with a claim", PATIENCE, async || {
             calls(&outbox, "complete_and_claim").await >= before + 20 / batch as i64 - 1
         })
@@ -342,7 +342,7 @@ async fn a_lease_that_is_lost_before_the_next_claim_costs_its_outcome_only() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_until_empty_goes_on_with_whom_its_last_one_kept_back() {
-    // Without a dispatcher nobody but a claim lets the next of a key in.
+    // Without a dispatcher, only claims free the next delivery of a key.
     let server = Server::start_plain(&[]).await.unwrap();
     server.database("next_empty").await.unwrap();
     let outbox = Outbox::connect(&server.dsn("next_empty")).await.unwrap();

@@ -216,7 +216,7 @@ async fn call(outbox: &Outbox, args: &Value) -> Result<Value, Error> {
         tokio::time::sleep(Duration::from_millis(20)).await;
         rows = outbox.call(function, &args["args"], &[]).await?;
     }
-    // Functions whose generated methods return one row or value.
+    // The other generated methods return one row or one value.
     let list = ["history", "cursor_list", "health", "maintain", "claim", "complete_and_claim"].contains(&function);
     Ok(if list { Value::Array(rows) } else { rows.into_iter().next().unwrap_or(Value::Null) })
 }

@@ -1,4 +1,4 @@
-//! The admin methods of the Rust and Python clients are those of the schema. `UPDATE=1` writes them.
+//! Checks that the generated admin methods of the Rust and Python clients agree with the schema. `UPDATE=1` generates them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

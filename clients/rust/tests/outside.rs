@@ -1,5 +1,5 @@
-//! The surroundings of a client: other drivers, TLS, servers that are wrong or go away, and the helpers for the
-//! tests of applications.
+//! The environment of a client: other drivers, TLS, wrong servers, lost connections, and the helpers for tests of
+//! applications.
 
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use outbox_harness::front::Front;
 use outbox_harness::tls::Ca;
+use outbox_harness::tls_proxy::TlsProxy;
 use outbox_harness::{Server, Stop, wait_until};
 use pg_outbox::admin::Subscribe;
 use pg_outbox::message::{Message, enqueue_many};
@@ -51,9 +51,9 @@ async fn the_example_enqueues_in_a_transaction_of_sqlx() {
         .await
         .unwrap();
     let id = sqlx_example::place_order(&pool, 42, 130).await.unwrap();
-    // Its row is refused: neither row nor message.
+    // The table refuses the row. Neither row nor message is stored.
     assert!(sqlx_example::place_order(&pool, 43, -1).await.is_err());
-    // Its row is there already, which is found out before the message.
+    // The row exists already, which fails before the message is enqueued.
     assert!(sqlx_example::place_order(&pool, 42, 1).await.is_err());
     let mut reader = outbox.reader().topics(["order.*"]).poll_interval(Duration::from_millis(20)).build();
     let first = tokio::time::timeout(PATIENCE, reader.next()).await.unwrap().unwrap();
@@ -79,14 +79,14 @@ async fn certificates_are_verified_as_sslmode_says() {
         path.display().to_string()
     };
     let (mine, foreign) = (file("ca.pem", ca.pem()), file("other.pem", other.pem()));
-    let front = Front::start(&ca.issue(&["localhost"]).unwrap(), server.port).await.unwrap();
-    let expired = Front::start(&ca.issue_expired(&["localhost"]).unwrap(), server.port).await.unwrap();
+    let front = TlsProxy::start(&ca.issue(&["localhost"]).unwrap(), server.port).await.unwrap();
+    let expired = TlsProxy::start(&ca.issue_expired(&["localhost"]).unwrap(), server.port).await.unwrap();
     let dsn = |host: &str, port: u16, rest: &str| {
         format!("postgresql://postgres:{}@{host}:{port}/tls?{rest}", server.password())
     };
     let strict = |root: &str| format!("sslmode=verify-full&sslrootcert={root}");
 
-    // A connection that is accepted works: messages through the pool, a worker with a session of its own.
+    // With an accepted certificate, the pool enqueues and a worker works on a session of its own.
     let secure = Outbox::connect(&dsn("localhost", front.port(), &strict(&mine))).await.unwrap();
     secure.subscribe("w", &["#"], Subscribe::default()).await.unwrap();
     Message::to("a").json(&1).unwrap().enqueue(&**secure.session().await.unwrap()).await.unwrap();
@@ -102,7 +102,7 @@ async fn certificates_are_verified_as_sslmode_says() {
         ("127.0.0.1", front.port(), "sslmode=require".to_owned(), true),
         ("localhost", front.port(), "sslmode=verify-full".to_owned(), false),
         ("localhost", expired.port(), strict(&mine), false),
-        // This PostgreSQL speaks no TLS: required is required.
+        // This PostgreSQL has no TLS, so a connection that requires TLS fails.
         ("127.0.0.1", server.port, "sslmode=require".to_owned(), false),
     ] {
         let made = Outbox::connect(&dsn(host, port, &rest)).await;
@@ -115,7 +115,7 @@ async fn certificates_are_verified_as_sslmode_says() {
             (made, _) => panic!("{host} {rest}: {:?}", made.err()),
         }
     }
-    // A worker does not wait for a certificate to become better.
+    // A worker ends and does not retry after a certificate error.
     let refused = Outbox::lazy(&dsn("localhost", front.port(), &strict(&foreign)), 1).unwrap();
     let ended = refused.worker("w").build(async |_: Delivery| Ok(None)).run().await.unwrap_err();
     assert_eq!(ended.name(), "tls_refused");
@@ -140,7 +140,7 @@ async fn helpers_for_tests_of_applications() {
     assert!(error.details().detail.as_deref().unwrap().contains("order.paid {"), "{error:?}");
     assert_eq!(enqueued(&*tx).await.unwrap().len(), 2);
     tx.commit().await.unwrap();
-    // Only what this transaction did counts, not what is there.
+    // Only messages of this transaction count.
     let tx = session.transaction().await.unwrap();
     assert!(assert_enqueued(&*tx, "order.paid", &json!({})).await.is_err());
     drop(tx);
@@ -171,7 +171,7 @@ async fn helpers_for_tests_of_applications() {
         session.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 1
     })
     .await;
-    // Another secret: the receiver refuses what it cannot verify.
+    // With another secret, the receiver refuses the request.
     receiver.verify_with(Verifier::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap());
     Message::to("hook").json(&3).unwrap().enqueue(&**session).await.unwrap();
     let arrivals = tokio::time::timeout(PATIENCE, receiver.wait_for(3)).await.unwrap();
@@ -182,7 +182,7 @@ async fn helpers_for_tests_of_applications() {
 async fn an_extension_of_another_version_is_told() {
     let outbox = outbox("version").await;
     let db = outbox.session().await.unwrap();
-    // As a client meets the next major version.
+    // The client meets the next major version of the extension.
     db.execute("update pg_catalog.pg_extension set extversion = '1.0.0' where extname = 'pg_outbox'", &[])
         .await
         .unwrap();
@@ -302,7 +302,7 @@ async fn workers_and_readers_are_woken_by_the_server() {
     server.database("notify").await.unwrap();
     let outbox = Outbox::connect(&server.dsn("notify")).await.unwrap();
     outbox.subscribe("w", &["job"], Subscribe { notify: Some(true), ..Default::default() }).await.unwrap();
-    // They would look by themselves in ten minutes only.
+    // Without a notification they would not look for ten minutes.
     let never = Duration::from_secs(600);
     let handled = Arc::new(Mutex::new(0));
     let kept = handled.clone();

@@ -1,4 +1,4 @@
-//! Everything through PgBouncer, in the two modes that people use, with more clients than it has sessions of the server.
+//! Everything through PgBouncer, in the two common modes, session and transaction, with more clients than server sessions.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -23,7 +23,8 @@ async fn start(settings: &[(&str, &str)]) -> Server {
     Server::start(&all).await.unwrap()
 }
 
-/// Four workers on one subscription, until each of `count` messages was handled; how often each was, and what each worker did.
+/// Runs four workers on one subscription until each of `count` messages was handled. Returns how often each message was
+/// handled, the reports of the workers, and the number of Polling events of each worker.
 async fn work(dsn: &str, count: usize) -> (HashMap<i64, usize>, Vec<Report>, Vec<usize>) {
     let handled: Arc<Mutex<HashMap<i64, usize>>> = Arc::default();
     let mut workers = Vec::new();
@@ -45,7 +46,7 @@ async fn work(dsn: &str, count: usize) -> (HashMap<i64, usize>, Vec<Report>, Vec
             })
             .build(move |delivery: Delivery| {
                 *seen.lock().unwrap().entry(delivery.message_id).or_default() += 1;
-                // With a result it is told by itself, without one together with the next claim.
+                // A completion with a result is a call of its own. Without a result it is part of the next claim.
                 async move { Ok((delivery.message_id % 2 == 0).then(|| json!("done"))) }
             });
         workers.push((worker.stop_token(), tokio::spawn(worker.run())));
@@ -65,12 +66,12 @@ async fn enqueue_admin_workers_and_readers_share_few_sessions() {
     let server = start(&[]).await;
     for mode in ["transaction", "session"] {
         server.database(mode).await.unwrap();
-        // In session mode each client has a session: nine at a time, of the pools and their own.
+        // In session mode each client has a server session. There are nine at a time, those of the pools and single ones.
         let pooler = Pooler::start(&server, mode, if mode == "session" { 30 } else { 3 }).await.unwrap();
         let dsn = pooler.dsn(mode);
         let outbox = Outbox::connect(&dsn).await.unwrap();
         outbox.subscribe("jobs", &["job.*"], Subscribe { max_attempts: Some(3), ..Default::default() }).await.unwrap();
-        // Six clients at once, each in transactions of its own.
+        // Six clients run at once, each with its own transactions.
         join_all((0..6).map(async |n| {
             let own = Outbox::lazy(&dsn, 1).unwrap();
             for i in 0..20 {
@@ -96,9 +97,9 @@ async fn enqueue_admin_workers_and_readers_share_few_sessions() {
         assert!(handled.values().all(|times| *times == 1), "{mode}: {handled:?}");
         assert_eq!(reports.iter().map(|r| r.completed).sum::<u64>(), 200, "{mode}: {reports:?}");
         assert!(reports.iter().all(|r| r.lost == 0 && r.disconnects == 0), "{mode}: {reports:?}");
-        // Where notifications do not come through, each says so, once.
+        // If the pooler passes no notifications, each worker reports this once.
         assert_eq!(told, [usize::from(mode == "transaction"); 4], "{mode}");
-        // Two readers by turns on cursors of their own, and a batch of admin calls between.
+        // Two readers take turns, each with its own cursor, between admin calls.
         let mut readers: Vec<_> =
             ["a", "b"].map(|c| outbox.reader().consumer(c).topics(["job.*"]).batch(7).build()).into();
         for n in 0..200 {
@@ -111,7 +112,7 @@ async fn enqueue_admin_workers_and_readers_share_few_sessions() {
         }
         assert_eq!(outbox.cursor_list(Default::default()).await.unwrap().len(), 2);
         assert!(outbox.table("subscription", json!({"name": "jobs"}), 5, &[]).await.unwrap().len() == 1);
-        // Nothing is left behind for those that get these sessions next.
+        // The clients leave no state in the server sessions.
         let session = outbox.session().await.unwrap();
         for _ in 0..10 {
             let left =
@@ -155,7 +156,7 @@ async fn a_statement_that_a_pooler_lost_says_what_to_set() {
         (Outbox::lazy(&pooler.dsn("postgres"), 1).unwrap(), Outbox::lazy(&pooler.dsn("postgres"), 1).unwrap());
     let (one, mut other) = (one.session().await.unwrap(), other.session().await.unwrap());
     let named = one.prepare("select 1").await.unwrap();
-    // The other one takes the session that was used last.
+    // The other client gets the session that was used last.
     let tx = other.transaction().await.unwrap();
     tx.batch_execute("select 1").await.unwrap();
     let error = Error::from(one.query(&named, &[]).await.unwrap_err());
@@ -188,7 +189,7 @@ async fn workers_do_without_serializable() {
         let after = server.log().matches("could not serialize").count();
         if name == "direct" {
             assert_eq!(after, before, "{}", server.log());
-            // Only of the worker's own session.
+            // The isolation level was changed for the session of the worker only.
             let session = Outbox::lazy(&dsn, 1).unwrap().session().await.unwrap();
             let level = session.query_typed("show transaction_isolation", &[]).await.unwrap();
             assert_eq!(level[0].get::<_, &str>(0), "serializable");

@@ -1,4 +1,4 @@
-//! The receiver of docs/receivers.md, as it stands there, against real deliveries; and the receiver for tests.
+//! The receiver of docs/receivers.md, unchanged, and the receiver for tests get real deliveries.
 
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -38,7 +38,7 @@ async fn axum_gets_json_text_and_bytes_compressed_or_not() {
     let server = Server::start(&[("pg_outbox.poll_interval", "1s")]).await.unwrap();
     let db = server.database("axum").await.unwrap();
     let port = free_port().unwrap();
-    // cargo builds examples beside the tests.
+    // cargo builds examples into the folder beside that of the tests.
     let here = std::env::current_exe().unwrap();
     let mut child = Command::new(here.parent().unwrap().parent().unwrap().join("examples/axum"))
         .env("SECRET", SECRET)
@@ -55,7 +55,7 @@ async fn axum_gets_json_text_and_bytes_compressed_or_not() {
             seen.lock().unwrap().push(line.split_once(' ').unwrap().1.parse().unwrap());
         }
     });
-    // For tests: whatever arrives is its content.
+    // The receiver for tests returns the content of all arrivals.
     let receiver = Receiver::start("127.0.0.1:0").await.unwrap();
     receiver.verify_with(Verifier::new(SECRET).unwrap());
     wait_until("it listens", PATIENCE, async || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()).await;

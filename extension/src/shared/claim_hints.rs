@@ -1,4 +1,4 @@
-//! Claim hints ("marks" in the code): where a claim starts its index scan, per subscription and priority.
+//! Claim hints ("claim_hints" in the code): where a claim starts its index scan, per subscription and priority.
 //!
 //! A claim scans an index from the earliest due time on. While somebody holds an old snapshot, the entries of finished
 //! deliveries stay in the index, in front of the others: after an hour there are millions. Such a scan is slow, and every

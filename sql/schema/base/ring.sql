@@ -35,3 +35,13 @@ begin
     insert into outbox._ring values (ring, leaves, format('outbox.%I', '_' || ring || '_segment')::regclass);
 end
 $$;
+
+-- API: private
+-- The number of the leaf that is written now. A call takes four microseconds, because it puts the name of the sequence
+-- together and looks it up. So the statements on hot paths (ticks, claims, outcomes of workers) contain the expression, with
+-- the name as a constant, which takes half a microsecond. Other statements call the function; those that write several rows
+-- call it in a subquery, so that it runs once.
+create function outbox._current_leaf(ring text) returns smallint
+language sql volatile
+set search_path = pg_catalog, pg_temp
+return coalesce(pg_sequence_last_value(format('outbox._%s_segment', ring)::regclass), 0)::smallint;

@@ -2,6 +2,12 @@
 -- after the message was enqueued, and nearly always it is the first row written since then.
 
 -- API: private
+-- Above every position and every message id. The planner puts the number in place of the call.
+create function outbox._max_bigint() returns bigint
+language sql immutable parallel safe
+return 9223372036854775807;
+
+-- API: private
 -- The position of a message; null: it has none yet, or is no longer stored. Reads the rows of the feed from the call of
 -- enqueue() to the tick that followed the commit.
 create function outbox._position_of(message_id bigint) returns bigint

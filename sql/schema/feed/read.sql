@@ -123,7 +123,7 @@ begin
                 : (done - stretch.first_position + 1)::int + least(max_messages - returned, budget - looked_at)];
             if done + 1 > epoch_end then
                 this_epoch := outbox._epoch_of(done + 1);
-                select coalesce(min(e.first_position) - 1, 9223372036854775807) into epoch_end
+                select coalesce(min(e.first_position) - 1, outbox._max_bigint()) into epoch_end
                 from outbox.epoch e where e.epoch > this_epoch;
             end if;
             ids := ids[:least(epoch_end - done, cardinality(ids))::int];

@@ -321,7 +321,7 @@ begin
         what_to_do := 'retries are behind: see the check "worker", and the endpoint''s limits';
     else
         select greatest(max(l.claimed_at), (
-            select t.last_attempt_at from outbox.subscription_stats t where t.id = late.subscription_id))
+            select t.last_attempt_at from outbox.subscription_stats t where t.subscription_id = late.subscription_id))
         into claimed
         from outbox.lease l where l.subscription_id = late.subscription_id;
         if late.paused then

@@ -54,7 +54,7 @@ begin
     if max is null or max not between 1 and 1000 then
         raise exception 'max must be between 1 and 1000' using errcode = 'invalid_parameter_value';
     end if;
-    before := coalesce(before, 9223372036854775807);
+    before := coalesce(before, outbox._max_bigint());
     if aggregate_id is not null and aggregate_type is not null then
         open messages no scroll for
             select m.id, m.topic, m.tenant, m.headers, m.aggregate_type from outbox.message m
@@ -119,7 +119,7 @@ as $$
 declare
     look constant int := 10000;
     wanted int := max_messages + coalesce(skip, 0);
-    at bigint := coalesce(before, 9223372036854775807);
+    at bigint := coalesce(before, outbox._max_bigint());
     found_ids bigint[] := '{}';
     page record;
     looked_at int := 0;

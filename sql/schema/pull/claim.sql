@@ -69,7 +69,8 @@ declare
     bundles record;
 begin
     -- The checks are inlined, and a function is called only to raise the error: in a claim of one message, a call is a good
-    -- part of the cost.
+    -- part of the cost. complete_and_claim() has a copy of the lines up to the look at `paused`. A function for both of them
+    -- would make a claim that finds nothing slower: by 1 % for one message, and by 5 % for several.
     if max_messages = 1 and octet_length(worker) between 1 and 255 and lease between interval '1 us' and interval '7 days' then
         picked := outbox._pick_one(subscription);
         if picked.ids is not null then

@@ -74,6 +74,7 @@ begin
         insert into outbox._freed_key (subscription_id, key) select * from unnest(ordered, keys) u(s, k);
         perform outbox._deliveries_changed();
     end if;
+    -- These lines are copied from claim(), which says why.
     if max_messages = 1 and octet_length(worker) between 1 and 255 and lease between interval '1 us' and interval '7 days' then
         picked := outbox._pick_one(subscription);
         if picked.ids is not null then

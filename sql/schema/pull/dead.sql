@@ -38,9 +38,8 @@ begin
     ), logged as (
         insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
             subscription_id, endpoint_id, attempt, outcome, error_class, error)
-        select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), g.position, g.message_id,
-            clock_timestamp(), clock_timestamp(), g.id, g.run, g.subscription_id, s.endpoint_id, 0, g.fate, g.reason,
-            g.error
+        select (select outbox._current_leaf('attempt')), g.position, g.message_id, clock_timestamp(),
+            clock_timestamp(), g.id, g.run, g.subscription_id, s.endpoint_id, 0, g.fate, g.reason, g.error
         from gone g
         left join outbox.subscription s on s.id = g.subscription_id
         where note
@@ -87,8 +86,8 @@ begin
     )
     insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
         subscription_id, endpoint_id, attempt, outcome)
-    select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), g.position, g.message_id,
-        clock_timestamp(), clock_timestamp(), g.id, g.run, g.subscription_id, s.endpoint_id, 0, 'cancelled'
+    select (select outbox._current_leaf('attempt')), g.position, g.message_id, clock_timestamp(), clock_timestamp(),
+        g.id, g.run, g.subscription_id, s.endpoint_id, 0, 'cancelled'
     from gone g
     left join outbox.subscription s on s.id = g.subscription_id;
     get diagnostics dropped = row_count;

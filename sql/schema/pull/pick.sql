@@ -32,6 +32,10 @@ $$;
 -- bundles: whether bundles are considered. before: when the first bundle became due; infinity: there is no bundle, or
 -- bundles are not considered. Bundles have priority 0. So of the deliveries with priority 0, only those that became due no
 -- later than the first bundle are picked, and deliveries with a lower priority are not picked.
+--
+-- The function is long because it is not split. Every part of it reads or writes the priorities and hints, so a part would
+-- take eight arguments. And a call takes about two microseconds, which is 13 % of a pick that finds nothing, and 4 % of a
+-- pick of ten deliveries.
 create function outbox._pick(
     subscription_id int,
     wanted int,

@@ -178,8 +178,8 @@ set search_path = pg_catalog, pg_temp
 begin atomic
     insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run, subscription_id,
         endpoint_id, attempt, outcome, error_class, error)
-    select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), u.position, u.message_id, clock_timestamp(),
-        clock_timestamp(), nullif(u.delivery_id, 0), 0, u.subscription_id, s.endpoint_id, 0, u.outcome, u.reason,
+    select (select outbox._current_leaf('attempt')), u.position, u.message_id, clock_timestamp(), clock_timestamp(),
+        nullif(u.delivery_id, 0), 0, u.subscription_id, s.endpoint_id, 0, u.outcome, u.reason,
         coalesce(u.error, u.reason)
     from unnest(delivery_ids, subscription_ids, positions, message_ids, outcomes, reasons, errors)
         u(delivery_id, subscription_id, position, message_id, outcome, reason, error)

@@ -76,7 +76,7 @@ begin
             held_by := left(holders, 1000);
             return;
         end if;
-    elsif ring in ('feed', 'routing') and coalesce(oldest.last_position, 9223372036854775807) >= outbox._tail() then
+    elsif ring in ('feed', 'routing') and coalesce(oldest.last_position, outbox._max_bigint()) >= outbox._tail() then
         result := 'held';
         held_by := 'messages that it names are still stored';
         return;

@@ -46,13 +46,6 @@ set search_path = pg_catalog, pg_temp
 return format('outbox._%s_%s', ring, lpad(leaf::text, 2, '0'))::regclass;
 
 -- API: private
--- The number of the leaf that is written now.
-create function outbox._current_leaf(ring text) returns smallint
-language sql volatile
-set search_path = pg_catalog, pg_temp
-return coalesce(pg_sequence_last_value(format('outbox._%s_segment', ring)::regclass), 0)::smallint;
-
--- API: private
 -- Makes outbox.segment agree with the pointers. Pointers are not transactional: if a transaction moves a pointer and then
 -- fails, the pointer stays moved.
 create function outbox._note_segments() returns void

@@ -23,8 +23,8 @@ set search_path = pg_catalog, pg_temp
 begin atomic
     insert into outbox.attempt (segment, position, message_id, started_at, finished_at, run, subscription_id, endpoint_id,
         attempt, outcome)
-    select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), u.position, u.message_id, clock_timestamp(),
-        clock_timestamp(), 0, u.subscription_id, s.endpoint_id, 0, u.outcome
+    select (select outbox._current_leaf('attempt')), u.position, u.message_id, clock_timestamp(), clock_timestamp(),
+        0, u.subscription_id, s.endpoint_id, 0, u.outcome
     from unnest(subscription_ids, positions, message_ids, outcomes) u(subscription_id, position, message_id, outcome)
     left join outbox.subscription s on s.id = u.subscription_id;
 

@@ -66,7 +66,7 @@ declare
 begin
     for batch in
         select r.* from outbox.routing r
-        where r.first_position < coalesce(before, 9223372036854775807)
+        where r.first_position < coalesce(before, outbox._max_bigint())
         order by r.first_position desc
     loop
         for i in reverse cardinality(batch.matched) .. 1 loop

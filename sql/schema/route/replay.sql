@@ -58,25 +58,22 @@ comment on function outbox.replay is
     'position is no longer stored or does not exist yet, 22023 rate or filter is invalid';
 
 -- API: private
--- Makes up to `allowance` rows of a replay. state: the replay's state after the step; gone: it has ended, or another session
--- works on it; waiting: 1000 of its rows are not delivered yet. made: number of rows.
-create function outbox._replay_step(replay_id bigint, allowance int, out state text, out made int)
+-- Begins a step of a replay: locks the replay, and ends it if its subscription has ended or all its rows are delivered.
+-- state: running: the step goes on; otherwise the step ends with this state. job: the replay. target: its subscription.
+-- allowance: lowered so that at most 1000 rows wait. Called with the settings of _replay_step.
+create function outbox._replay_begin(
+    replay_id bigint,
+    inout allowance int,
+    out state text,
+    out job outbox.replay,
+    out target outbox.subscription
+)
 language plpgsql volatile
-set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
     backlog constant int := 1000;
-    scanned constant int := 1000;
-    job outbox.replay;
-    target outbox.subscription;
-    candidate record;
-    last_seen bigint;
-    seen int := 0;
-    ordering_key text;
-    call_off text;
 begin
-    made := 0;
     select r.* into job from outbox.replay r
     where r.id = replay_id and r.state in ('running', 'draining') for update skip locked;
     if job.id is null then
@@ -102,8 +99,41 @@ begin
         select count(*) from (select from outbox.delivery d where d.run = replay_id and d.run > 0 limit backlog) w)::int);
     if allowance <= 0 then
         state := 'waiting';
+    end if;
+end
+$$;
+
+-- API: private
+-- Makes up to `allowance` rows of a replay. state: the replay's state after the step; gone: it has ended, or another session
+-- works on it; waiting: 1000 of its rows are not delivered yet. made: number of rows.
+--
+-- The loop over the messages is in one piece. A step reads up to 1000 messages, and a function that tests a message, or
+-- makes a row of it, would be called with the whole message for each of them.
+create function outbox._replay_step(replay_id bigint, allowance int, out state text, out made int)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    scanned constant int := 1000;
+    begun record;
+    job outbox.replay;
+    target outbox.subscription;
+    candidate record;
+    last_seen bigint;
+    seen int := 0;
+    ordering_key text;
+    call_off text;
+begin
+    made := 0;
+    begun := outbox._replay_begin(replay_id, allowance);
+    state := begun.state;
+    if state <> 'running' then
         return;
     end if;
+    allowance := begun.allowance;
+    job := begun.job;
+    target := begun.target;
 
     last_seen := job.position;
     for candidate in
@@ -148,8 +178,8 @@ begin
         if call_off is not null then
             insert into outbox.attempt (segment, position, message_id, started_at, finished_at, run, subscription_id,
                 attempt, outcome, error)
-            values (coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), candidate.place, candidate.id,
-                clock_timestamp(), clock_timestamp(), replay_id, target.id, 0, 'skipped', call_off);
+            values (outbox._current_leaf('attempt'), candidate.place, candidate.id, clock_timestamp(), clock_timestamp(),
+                replay_id, target.id, 0, 'skipped', call_off);
             continue;
         end if;
         ordering_key := case target.ordering when 'key' then candidate.key when 'strict' then '' end;
@@ -247,8 +277,8 @@ begin
     )
     insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run, subscription_id,
         attempt, outcome)
-    select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), g.position, g.message_id, clock_timestamp(),
-        clock_timestamp(), g.id, g.run, g.subscription_id, 0, 'cancelled'
+    select (select outbox._current_leaf('attempt')), g.position, g.message_id, clock_timestamp(), clock_timestamp(),
+        g.id, g.run, g.subscription_id, 0, 'cancelled'
     from gone g;
     get diagnostics cancelled = row_count;
     perform outbox._count_ended(array_fill((select r.subscription_id from outbox.replay r where r.id = replay_id),

@@ -358,8 +358,8 @@ begin
     )
     insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run, subscription_id,
         attempt, outcome, error)
-    select coalesce(pg_sequence_last_value('outbox._attempt_segment'), 0), g.position, g.message_id, clock_timestamp(),
-        clock_timestamp(), g.id, g.run, g.subscription_id, 0, 'skipped', reason
+    select (select outbox._current_leaf('attempt')), g.position, g.message_id, clock_timestamp(), clock_timestamp(),
+        g.id, g.run, g.subscription_id, 0, 'skipped', reason
     from gone g;
     get diagnostics skipped = row_count;
     perform outbox._count_ended(array_fill(subscription_id, array[skipped::int]),

@@ -38,8 +38,7 @@ language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
     insert into outbox.counter (segment, subscription_id, endpoint_id, outcome, requests, deliveries, seconds)
-    select coalesce(pg_sequence_last_value('outbox._counter_segment'), 0), u.subscription_id, s.endpoint_id, u.outcome, 0,
-        count(*), 0
+    select (select outbox._current_leaf('counter')), u.subscription_id, s.endpoint_id, u.outcome, 0, count(*), 0
     from unnest(subscription_ids, outcomes) u(subscription_id, outcome)
     left join outbox.subscription s on s.id = u.subscription_id
     group by u.subscription_id, s.endpoint_id, u.outcome;

@@ -1,5 +1,6 @@
 mod altered;
 mod failover;
+mod functions;
 mod lifecycle;
 mod processes;
 mod replication;

@@ -1,7 +1,7 @@
 mod bundles;
 mod cancel;
+mod claim_hints;
 mod dead_letters;
 mod delivery;
-mod marks;
 mod ordering;
 mod pull;

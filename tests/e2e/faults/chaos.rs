@@ -1,4 +1,4 @@
-//! A short run of the chaos of `make chaos`, with a fixed seed and every kind of event that fits in.
+//! A short chaos run (see `make chaos`) with a fixed seed and the kinds of events that fit into 12 seconds.
 
 use std::time::Duration;
 

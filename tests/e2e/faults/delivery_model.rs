@@ -1,8 +1,8 @@
-//! Deliveries against a model: random sequences of what producers, workers, operators and time do, by several connections, and
-//! after each step the database holds what the model says.
+//! Deliveries against a model. Random sequences of actions of producers, workers and operators, and of expiring leases,
+//! run over several connections. After each step the database must agree with the model.
 //!
-//! Nothing else touches the rows: the library is not preloaded, so claims tick and route, one step at a time. Time is made by
-//! the test: it moves lease ends and due times into the past instead of waiting for them.
+//! Nothing else touches the rows: the library is not preloaded, so claims tick and route, one step at a time. The test
+//! does not wait for leases to expire, but moves their ends into the past.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,36 +13,37 @@ const MAX_ATTEMPTS: i32 = 3;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
-    /// Waits: pending or failed, due now.
+    /// Pending or failed, and due now.
     Due,
-    /// Waits for a retry in an hour.
+    /// Failed, with a retry in an hour.
     Later,
     Leased(i64),
     Dead,
     Completed,
 }
 
-/// What a delivery is, by the model.
+/// A delivery in the model.
 #[derive(Clone, Debug)]
 struct Delivery {
     state: State,
     attempt: i32,
     key: Option<u8>,
-    /// Tries ever, whatever the budget.
+    /// All attempts, also those before a retry that resets `attempt`.
     tries: i32,
 }
 
 #[derive(Default)]
 struct Model {
-    /// By message id, which is the order of positions here.
+    /// Deliveries by message id. In this test, ids have the order of positions.
     deliveries: BTreeMap<i64, Delivery>,
-    /// Delivery id to message id.
+    /// Message ids by delivery id.
     ids: HashMap<i64, i64>,
     leases: Vec<i64>,
 }
 
 impl Model {
-    /// Whether nothing of its key comes before it, nor is under way: what a claim in an ordered subscription may hand out.
+    /// Returns whether a claim may return the message in an ordered subscription: all earlier messages of its key have
+    /// ended, and none of its key is leased.
     fn is_head(&self, message: i64) -> bool {
         let Some(key) = self.deliveries[&message].key else { return true };
         let ended = |d: &Delivery| matches!(d.state, State::Dead | State::Completed);
@@ -63,7 +64,7 @@ impl Model {
     }
 }
 
-/// xorshift: the seed is printed when a run fails.
+/// A xorshift generator. Each run prints its seed.
 struct Random(u64);
 
 impl Random {
@@ -79,7 +80,7 @@ impl Random {
     }
 }
 
-/// A call that returns the delivery ids that it changed, as message ids.
+/// Executes a call that returns the ids of the deliveries that it changed. Returns their message ids.
 async fn changed(db: &Client, model: &Model, call: &str) -> Vec<i64> {
     let ids: Vec<i64> = one(db, &format!("select outbox.{call}")).await;
     let mut messages: Vec<i64> = ids.iter().map(|id| model.ids[id]).collect();
@@ -87,16 +88,17 @@ async fn changed(db: &Client, model: &Model, call: &str) -> Vec<i64> {
     messages
 }
 
-/// What a claim may hand out now. The call routes what was enqueued and freed since: what follows has nothing left to route.
+/// Returns the messages that a claim may return now. First it routes enqueued and freed messages, so that the claim has
+/// nothing to route.
 async fn claimable(db: &Client, model: &Model) -> Vec<i64> {
     db.query("select outbox._is_ready('jobs')", &[]).await.unwrap();
-    // On a slow machine a session remembers where to look; without shared memory others cannot tell it that this has changed.
+    // On a slow machine a session stores a claim hint. Without shared memory, other sessions cannot invalidate the hint.
     db.query("select outbox._lower_claim_hint(id, 0, '-infinity') from outbox.subscription", &[]).await.unwrap();
     let is_due = |(id, d): &(&i64, &Delivery)| d.state == State::Due && model.is_head(**id);
     model.deliveries.iter().filter(is_due).map(|(id, _)| *id).collect()
 }
 
-/// Takes over what a claim of up to `max` has returned, which must be of `can`.
+/// Enters the rows of a claim for up to `max` deliveries into the model. They must be among `can`.
 fn claimed(model: &mut Model, rows: &[Row], can: &[i64], max: i32) {
     assert_eq!(rows.len(), can.len().min(max as usize), "claim of {max} among {can:?}");
     for row in rows {
@@ -116,7 +118,7 @@ fn claimed(model: &mut Model, rows: &[Row], can: &[i64], max: i32) {
 
 async fn step(connections: &[Client], random: &mut Random, model: &mut Model, ordered: bool) -> String {
     let db = &connections[random.below(connections.len())];
-    // An old lease as often as a live one: what is lost must change nothing.
+    // Any lease is picked, live or ended. Calls with an ended lease must change nothing.
     let lease = random.pick(&model.leases.clone()).unwrap_or(999_999);
     match random.below(14) {
         0 | 1 => {
@@ -154,7 +156,7 @@ async fn step(connections: &[Client], random: &mut Random, model: &mut Model, or
             format!("fail {lease} {expected:?} {wait}")
         }
         8 => {
-            // One of the lease only.
+            // One delivery of the lease is dead-lettered.
             let expected: Vec<i64> = model.of_lease(lease).into_iter().take(1).collect();
             let ids: Vec<i64> =
                 model.ids.iter().filter(|(_, message)| expected.contains(message)).map(|(id, _)| *id).collect();
@@ -179,14 +181,14 @@ async fn step(connections: &[Client], random: &mut Random, model: &mut Model, or
             let extended = db.query("select outbox.extend($1, '1 min')", &[&lease]).await;
             assert_eq!(extended.is_ok(), !held.is_empty(), "a lease lives as long as it has deliveries");
             if random.below(2) == 0 {
-                // Time passes, for this lease.
+                // The lease expires.
                 db.execute(
                     "update outbox.lease set expires_at = now() - interval '1 s' where id = outbox._lease_id($1)",
                     &[&lease],
                 )
                 .await
                 .unwrap();
-                // Whoever looks for work takes it back.
+                // Every look for work takes expired leases back.
                 db.query("select outbox._is_ready('jobs')", &[]).await.unwrap();
                 for message in &held {
                     model.fail(*message, State::Due);
@@ -197,7 +199,7 @@ async fn step(connections: &[Client], random: &mut Random, model: &mut Model, or
         }
         11 | 12 => {
             let max = 1 + random.below(4) as i32;
-            // Whom it keeps back is let in by the router, later.
+            // Deliveries of keys that the lease blocks are freed later, by the router.
             let can = claimable(db, model).await;
             let expected = model.of_lease(lease);
             let sql = "select lease, delivery_id, message_id, attempt
@@ -233,10 +235,10 @@ async fn step(connections: &[Client], random: &mut Random, model: &mut Model, or
     }
 }
 
-/// The database holds what the model says.
+/// Checks that the database agrees with the model.
 async fn check(db: &Client, model: &Model) {
     let mut found: BTreeMap<i64, (State, i32)> = BTreeMap::new();
-    // What is stored of a lease is not the lease.
+    // The table does not store the lease itself, but a number that is derived from it.
     let stored = db.query("select outbox._lease_id(l), l from unnest($1::bigint[]) l", &[&model.leases]).await.unwrap();
     let leases: HashMap<i64, i64> = stored.iter().map(|row| (row.get(0), row.get(1))).collect();
     for row in db
@@ -258,7 +260,7 @@ async fn check(db: &Client, model: &Model) {
     }
     for (message, delivery) in &model.deliveries {
         match (delivery.state, found.get(message)) {
-            // Not routed yet, or done.
+            // A message without a row has not been routed yet, or is completed.
             (State::Due, None) => assert_eq!(delivery.tries, 0, "{message} is lost"),
             (State::Completed, None) | (State::Dead, Some((State::Dead, _))) => {}
             (expected, Some((state, attempt))) => {
@@ -304,7 +306,7 @@ async fn run(name: &str, ordered: bool, seed: u64, steps: usize) {
         println!("{n}: {what}");
         check(&connections[0], &model).await;
     }
-    // In the log, too: tries are as many as the model counted.
+    // The attempt log has as many completed attempts as the model.
     let completed = model.deliveries.values().filter(|d| d.state == State::Completed).count() as i64;
     let logged: i64 = one(&connections[0], "select count(*) from outbox.attempt where outcome = 'completed'").await;
     assert_eq!(logged, completed);

@@ -1,5 +1,6 @@
-//! Every function of the schema, called by every capability and by a role that has none, with values of the right types and
-//! no sense. The same calls at every run. Nothing crashes, hangs, tells what is inside, or gives a role more than it had.
+//! Every function of the schema is called by a role with each capability but `capture` and by a role without any, with
+//! meaningless values of the right types. Each run makes the same calls. No call crashes, hangs, reveals internals, or
+//! extends the rights of a role.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -9,7 +10,7 @@ use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Receiver, Server, wait_until};
 use outbox_tests::{PATIENCE, one, outbox_harness, settle};
 
-/// Numbers that look random and are the same at every run.
+/// A generator of pseudo-random numbers that are the same in every run.
 struct Dice(u64);
 
 impl Dice {
@@ -25,7 +26,7 @@ impl Dice {
     }
 }
 
-/// Values of a type: SQL expressions.
+/// Returns values of a type, as SQL expressions.
 fn values(kind: &str) -> &'static [&'static str] {
     match kind {
         "text" | "character varying" => &[
@@ -105,7 +106,7 @@ fn values(kind: &str) -> &'static [&'static str] {
 struct Function {
     name: String,
     is_procedure: bool,
-    /// Name, type, and whether it may be left out.
+    /// The name, the type, and whether the argument may be omitted.
     arguments: Vec<(String, String, bool)>,
 }
 
@@ -156,7 +157,8 @@ fn call(function: &Function, dice: &mut Dice) -> String {
     }
 }
 
-/// Whether a caller can be told this: a code of ours, or one of PostgreSQL's for what he passed, may not or cannot do.
+/// Returns whether a caller may get this SQLSTATE: a code of pg_outbox other than the internal one, or a code of
+/// PostgreSQL for invalid arguments, missing rights or missing objects.
 fn is_documented(state: &str) -> bool {
     Code::from_sqlstate(state).is_some_and(|code| code != Code::Internal)
         || ["42501", "42704", "42703", "42P01", "42883", "42710", "42809", "42601", "55P03", "23505"].contains(&state)
@@ -185,7 +187,7 @@ async fn nonsense_from_every_role_is_refused_and_nothing_else() {
             db.batch_execute(&format!("select outbox.grant_to('{role}', '{capability}')")).await.unwrap();
         }
     }
-    // Something of everything, so that the numbers 1, 2 and 3 name something.
+    // Objects of all kinds exist, so that the ids 1, 2 and 3 are valid.
     db.execute("select outbox.create_endpoint('shop', $1)", &[&receiver.url("/shop")]).await.unwrap();
     db.batch_execute(
         "select outbox.subscribe('shop', '{order.#}', 'shop'), outbox.subscribe('jobs', '{#}', ordering => 'key');
@@ -240,7 +242,7 @@ async fn nonsense_from_every_role_is_refused_and_nothing_else() {
     for sign in ["terminated by signal", "PANIC", "panicked", "TRAP"] {
         assert!(!log.contains(sign), "{sign}: {log}");
     }
-    // It is still there, and delivers.
+    // The dispatcher is still running and delivers.
     db.execute("select outbox.create_endpoint('after', $1)", &[&receiver.url("/after")]).await.unwrap();
     db.batch_execute(
         "select outbox.subscribe('after', '{after.#}', 'after'); select outbox.enqueue('after.all', '{}')",
@@ -251,7 +253,8 @@ async fn nonsense_from_every_role_is_refused_and_nothing_else() {
     assert_eq!(one::<String>(&db, "select state from outbox.worker_status()").await, "running");
 }
 
-/// What roles are, own and may: as text, to compare. What grants of grant_to() gave is in it.
+/// Selects the attributes, memberships, objects and privileges of the roles as one text, for comparison. It includes the
+/// privileges that grant_to() granted.
 const ESCALATIONS: &str = "
     select concat_ws(E'\\n',
         (select string_agg(r::text, ' ' order by r.rolname) from pg_roles r where r.rolname like 'fuzz%'),

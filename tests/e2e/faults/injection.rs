@@ -1,12 +1,13 @@
 //! Failure injection: each transaction of the dispatcher fails at each of its writes, in each way.
 //!
-//! Triggers on the tables that it writes do it, before the row and at commit: an ERROR (three times), a termination, a
-//! SIGKILL that takes the whole server down. Nothing of it is in the product. `outbox.attempt` is written below the executor
-//! and has no triggers: there a lock holds the transaction up until it fails or is killed. Between the transactions, requests
-//! are in flight: there the receiver kills. What the dispatcher does for pull subscriptions and for space fails as well.
+//! Triggers on the tables that the dispatcher writes inject the failures, before the row and at commit: an ERROR (three
+//! times), a termination, or a SIGKILL, after which the whole server restarts. The product contains no code for this.
+//! `outbox.attempt` is written below the executor and fires no triggers, so a lock holds up the transaction there until
+//! it fails or is killed. Between the transactions, while requests are in flight, the receiver kills the dispatcher. The
+//! work for pull subscriptions and for space fails as well.
 //!
-//! Afterwards everything that was committed has arrived, nothing else has, the feed has no gap; without a SIGKILL nothing
-//! arrived twice, because outcomes that could not be recorded are kept and recorded later.
+//! Afterwards all committed messages have arrived, no other message has, and the feed has no gap. Without a SIGKILL no
+//! message arrived twice, because the dispatcher retains outcomes that could not be recorded, and records them later.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -19,7 +20,7 @@ use outbox_tests::outbox_harness::{Receiver, Reply, Server, connect, postgres, w
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Tables that the dispatcher writes, and what it does there.
+/// Tables that the dispatcher writes, and the operations.
 const WRITES: [(&str, &str); 7] = [
     ("outbox.epoch", "insert"),
     ("outbox.feed", "insert"),
@@ -38,7 +39,7 @@ enum Way {
     Kill,
 }
 
-/// What the receiver saw: requests answered with success, by number.
+/// The number of successful requests for each message number.
 type Accepted = Arc<Mutex<HashMap<i64, u32>>>;
 
 fn install(receiver: &Receiver, path: &str) -> Accepted {
@@ -47,7 +48,7 @@ fn install(receiver: &Receiver, path: &str) -> Accepted {
     let failed = Mutex::new(std::collections::HashSet::new());
     receiver.on(path, move |arrival, _| {
         let n = arrival.json()["n"].as_i64().unwrap_or(-1);
-        // Of three messages one fails at first, and one is refused.
+        // One of three messages fails at first, and one is refused.
         match n % 3 {
             1 if failed.lock().unwrap().insert(n) => Reply::status(503),
             2 => Reply::status(422),
@@ -60,7 +61,7 @@ fn install(receiver: &Receiver, path: &str) -> Accepted {
     accepted
 }
 
-/// A database whose dispatcher meets the trigger from its first transaction on.
+/// Creates a database in which the trigger exists from the first transaction of the dispatcher on.
 async fn database(server: &Server, name: &str, trap: Option<(&str, &str, bool, Way)>) -> Client {
     let mut script = "begin; create extension pg_outbox; create sequence fired; ".to_owned();
     if let Some((table, operation, at_commit, way)) = trap {
@@ -70,7 +71,7 @@ async fn database(server: &Server, name: &str, trap: Option<(&str, &str, bool, W
                 "if nextval('public.fired') <= 1 then perform pg_terminate_backend(pg_backend_pid()); end if;"
                     .to_owned()
             }
-            // Once, whatever of the database survives: a folder is made or is there.
+            // A folder outside the database marks that the kill has happened, so that it happens once only.
             Way::Kill => format!(
                 "execute $c$copy (select 1) to program 'cat >/dev/null; mkdir {}/fired_{name} 2>/dev/null && kill -9 $PPID; true'$c$;",
                 server.data.display()
@@ -95,7 +96,7 @@ async fn database(server: &Server, name: &str, trap: Option<(&str, &str, bool, W
         );
     }
     script += "commit";
-    // Another database's dispatcher may take the server down at this moment.
+    // The dispatcher of another database may make the server restart at this moment.
     wait_for("the database is made", PATIENCE, async || {
         let admin = server.connect("postgres").await.ok()?;
         admin.batch_execute(&format!("drop database if exists \"{name}\" with (force)")).await.ok()?;
@@ -106,7 +107,7 @@ async fn database(server: &Server, name: &str, trap: Option<(&str, &str, bool, W
     .await
 }
 
-/// Runs statements, again if the server goes down meanwhile; they must be such that this does no harm.
+/// Runs statements, and repeats them if the server restarts meanwhile. A repetition of the statements must do no harm.
 async fn insist(server: &Server, name: &str, statements: &str) {
     wait_for("the server takes a statement", PATIENCE, async || {
         let db = connect(&server.dsn(name)).await.ok()?;
@@ -116,7 +117,7 @@ async fn insist(server: &Server, name: &str, statements: &str) {
 }
 
 async fn work(server: &Server, name: &str, url: &str) {
-    // A transaction each, and nothing if it is there already.
+    // Each statement is one transaction, and does nothing if its rows exist already.
     insist(
         server,
         name,
@@ -155,7 +156,7 @@ async fn work(server: &Server, name: &str, url: &str) {
 async fn verify(server: &Server, name: &str, accepted: &Accepted, duplicates_allowed: bool) {
     let arrived = wait_for("everything has been delivered or is dead", PATIENCE, async || {
         let db = connect(&server.dsn(name)).await.ok()?;
-        // The waits of the schedule are not what this is about.
+        // Failed deliveries become due at once, so that the test does not wait for the schedule.
         db.batch_execute(
             "update outbox.delivery set due_at = clock_timestamp() where state = 'failed';
             select outbox._deliveries_changed()",
@@ -187,7 +188,7 @@ async fn verify(server: &Server, name: &str, accepted: &Accepted, duplicates_all
             select f.first_position + u.ord - 1 as p, u.id
             from outbox.feed f, unnest(f.message_ids) with ordinality u(id, ord)
         ) all_positions";
-    // Another database's dispatcher may take the server down.
+    // The dispatcher of another database may make the server restart.
     let gapless: bool = wait_for("the feed can be read", PATIENCE, async || {
         let db = connect(&server.dsn(name)).await.ok()?;
         Some(db.query_one(sql, &[]).await.ok()?.get(0))
@@ -209,7 +210,7 @@ async fn all_ways(ways: &[Way]) {
             }
         }
     }
-    // A few at a time: each has a dispatcher of its own.
+    // A few databases run at a time, because each has a dispatcher of its own.
     for group in runs.chunks(9) {
         let mut all = Vec::new();
         for (name, table, operation, at_commit, way) in group {
@@ -227,7 +228,7 @@ async fn finish(server: &Server, receiver: &Receiver, all: &mut Vec<(&String, Wa
     }
     for (name, way, accepted) in all.drain(..) {
         verify(server, name, &accepted, way == Way::Kill).await;
-        // The trap was there, and was stepped into.
+        // The trigger has fired.
         let fired = match way {
             Way::Kill => server.data.join(format!("fired_{name}")).exists(),
             _ => {
@@ -253,7 +254,7 @@ async fn a_kill_at_every_write_loses_nothing() {
 async fn a_kill_between_the_transactions_loses_nothing() {
     let server = Server::start(&[("pg_outbox.poll_interval", "300ms")]).await.unwrap();
     let receiver = Receiver::start().unwrap();
-    // With the 1st, 5th, ... request in flight: what was numbered, and partly sent, is not recorded yet.
+    // The kill comes with the 1st, 5th, ... request, when messages are numbered and partly sent, and not recorded yet.
     for (run, nth) in [1, 5, 13, 24].into_iter().enumerate() {
         let name = format!("between_{run}");
         let path = format!("/{name}");
@@ -286,7 +287,8 @@ async fn a_kill_between_the_transactions_loses_nothing() {
     }
 }
 
-/// `outbox.attempt` is appended to below the executor, where no trigger fires: there the record's transaction meets a lock.
+/// The dispatcher appends to `outbox.attempt` below the executor, where no trigger fires. The recording transaction
+/// therefore meets a lock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn outcomes_that_cannot_be_appended_are_recorded_later() {
     let server = Server::start(&[("pg_outbox.poll_interval", "300ms")]).await.unwrap();
@@ -325,12 +327,12 @@ async fn outcomes_that_cannot_be_appended_are_recorded_later() {
             Way::Kill => postgres::signal(pid as u32, "KILL").unwrap(),
         }
         drop(hog);
-        // What could not be recorded before the process went is sent again.
+        // Outcomes that the ended process had not recorded are sent again.
         verify(&server, &name, &accepted, way != Way::Error).await;
     }
 }
 
-/// What the dispatcher does for pull subscriptions and for space, and what it writes there.
+/// Tables that the dispatcher writes for pull subscriptions and for space, and the operations.
 const CHORES: [(&str, &str); 5] = [
     ("outbox.delivery", "update"),
     ("outbox.lease", "delete"),
@@ -339,7 +341,7 @@ const CHORES: [(&str, &str); 5] = [
     ("outbox.job", "insert or update"),
 ];
 
-/// Two keys of three messages for workers, the first of whom takes what there is and is never heard of again.
+/// Enqueues three messages for each of two keys. The first worker claims and disappears, and others do the work.
 async fn pull_work(server: &Server, name: &str) {
     insist(
         server,
@@ -401,7 +403,7 @@ async fn failures_in_the_router_s_and_the_maintainer_s_chores_lose_and_repeat_no
         }
         for name in &names {
             pull_work(&server, name).await;
-            // Maintenance begins a little later.
+            // The first maintenance may run a little later.
             wait_until(&format!("{name}: the failure has been injected"), PATIENCE, async || {
                 has_fired(&server, name, way).await
             })

@@ -1,7 +1,7 @@
-//! Workers that die: processes of their own (psql), killed in every state that a worker can be in.
+//! Workers that die. They are processes of their own (psql) and are killed in every state that a worker can be in.
 //!
-//! Whatever was under way, the delivery is handled in the end, once, by another worker, and its attempt is the documented one: a
-//! try counts when its claim was committed; what was not committed has not happened.
+//! In each case another worker completes the delivery in the end, once, with the documented attempt number. An attempt
+//! counts if its claim was committed, and uncommitted calls have no effect.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -11,10 +11,11 @@ use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Receiver, Server, Stop, postgres, wait_for, wait_until};
 use outbox_tests::{one, outbox_harness, server, settle};
 
-/// A restart after a crash may take its time.
+/// A restart after a crash may take long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a worker does before it dies, and the attempt that the next one gets. CLAIM: a committed claim of the subscription.
+/// A description of each state, the statements of the worker before it dies, and the attempt number that the next worker
+/// gets. CLAIM stands for a committed claim of the subscription.
 const STATES: [(&str, &str, i32); 11] = [
     ("its claim is not committed", "begin; CLAIM", 1),
     ("it holds a lease", "CLAIM", 2),
@@ -37,12 +38,12 @@ const WAITS: usize = STATES.len() - 1;
 /// A worker in a process of its own.
 struct Worker {
     process: Child,
-    /// Its end would end the process in good order.
+    /// psql would exit normally at the end of its input, so the input stays open.
     _input: ChildStdin,
     backend: i32,
 }
 
-/// Starts a worker and brings it into the state.
+/// Starts a worker and brings the worker into the state.
 async fn worker(server: &Server, db: &Client, database: &str, run: &str, state: usize) -> Worker {
     let name = format!("{run}_{state}");
     let mut process = Command::new(server.install.bin.join("psql"))
@@ -74,7 +75,7 @@ async fn worker(server: &Server, db: &Client, database: &str, run: &str, state: 
     Worker { process, _input: input, backend }
 }
 
-/// Subscriptions with one message each, and workers in all states.
+/// Creates a subscription for each state, with one message, and starts a worker in that state.
 async fn workers(server: &Server, db: &Client, database: &str, run: &str) -> Vec<Worker> {
     for state in 0..STATES.len() {
         let name = format!("{run}_{state}");
@@ -96,7 +97,7 @@ async fn workers(server: &Server, db: &Client, database: &str, run: &str) -> Vec
     all
 }
 
-/// Another worker gets what the dead ones had, with the right attempt, and nothing is left.
+/// Checks that another worker gets the deliveries of the dead workers, with the right attempt, and that no row is left.
 async fn all_is_handled(db: &Client, run: &str) {
     let name = format!("{run}_{WAITS}");
     db.batch_execute(&format!("select outbox.enqueue('job.{name}', '{{}}')")).await.unwrap();
@@ -161,7 +162,7 @@ async fn a_backend_that_is_killed_takes_the_server_down_and_nothing_is_lost_in_a
     let mut server = Server::start(&[("pg_outbox.poll_interval", "1s")]).await.unwrap();
     let db = server.database("crash").await.unwrap();
     let mut all = workers(&server, &db, "crash", "backend").await;
-    // One is enough: the postmaster ends all the others, and recovers from the log.
+    // Killing one backend is enough. The postmaster ends all others and recovers from the WAL.
     postgres::signal(u32::try_from(all[3].backend).unwrap(), "KILL").unwrap();
     let db = wait_for("the server is there again", PATIENCE, async || {
         let db = server.connect("crash").await.ok()?;
@@ -178,7 +179,8 @@ async fn a_backend_that_is_killed_takes_the_server_down_and_nothing_is_lost_in_a
     server.stop(Stop::Fast).unwrap();
 }
 
-/// Stops one thread of a process, as a debugger does; the argument is its id. It ends when the thread has ended.
+/// Stops one thread of a process, as a debugger does. The argument is the id of the thread. The script ends after the
+/// thread.
 const STOP_THREAD: &str = "
 import ctypes, os, sys
 tid = int(sys.argv[1])

@@ -1,8 +1,8 @@
-//! One row never stops another's work: whatever fails because of a message, a delivery, a lease, a subscription or an endpoint is
-//! charged to it, with the reason, and everything else goes on.
+//! One row never stops the work on other rows. A failure because of a message, a delivery, a lease, a subscription or an
+//! endpoint is charged to that object, with the reason, and everything else goes on.
 //!
-//! What makes things fail here is done by a superuser: a trigger that refuses one row on each table that the dispatcher writes,
-//! and rows that say what no function of ours would have let in.
+//! The tests cause failures as a superuser, with a trigger that refuses one row on each table that the dispatcher writes,
+//! and with values that the functions of the extension would have refused.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Receiver, Reply, Server, wait_until};
 use outbox_tests::{PATIENCE, bare_server, one, outbox_harness, refused, rows, server, settle};
 
-/// How long a healthy message may take beside one that fails.
+/// The longest time that a healthy message may take beside a failing message.
 const SECONDS: Duration = Duration::from_secs(10);
 
 async fn shop(server: &Server, name: &str, receiver: &Receiver) -> Client {
@@ -25,7 +25,7 @@ async fn shop(server: &Server, name: &str, receiver: &Receiver) -> Client {
     db
 }
 
-/// A message that the dispatcher has not seen yet, changed by `change` in the transaction that enqueues it.
+/// Enqueues a message and changes it by `change` in the same transaction, before the dispatcher can see the message.
 async fn odd(db: &Client, change: &str) -> i64 {
     let id = one(db, "select nextval('outbox._message_id') + 1").await;
     db.batch_execute(&format!(
@@ -39,7 +39,7 @@ async fn odd(db: &Client, change: &str) -> i64 {
     id
 }
 
-/// A healthy message arrives at the endpoint and at a worker, within seconds.
+/// Checks that a healthy message arrives at the endpoint and at a worker, within seconds.
 async fn goes_on(db: &Client, receiver: &Receiver, n: i64) {
     let begun = Instant::now();
     db.execute("select outbox.enqueue('order.fine', jsonb_build_object('n', $1::bigint))", &[&n]).await.unwrap();
@@ -54,7 +54,7 @@ async fn goes_on(db: &Client, receiver: &Receiver, n: i64) {
     })
     .await;
     assert!(begun.elapsed() < SECONDS, "it took {:?}", begun.elapsed());
-    // It fails for a moment, until the step that fails is taken apart.
+    // The dispatcher fails for a moment, until it repeats the failing step row by row.
     wait_until("the dispatcher is well", SECONDS, async || {
         one::<String>(db, "select state from outbox.worker_status()").await != "failing"
     })
@@ -74,7 +74,7 @@ async fn dead(db: &Client, id: i64) -> Vec<(String, String, String)> {
     .collect()
 }
 
-/// The dead letters of a message, which cannot be read, are those of these subscriptions, and health says so.
+/// Checks that an unreadable message has a dead letter for each of these subscriptions, and that health reports it.
 async fn is_unreadable(db: &Client, id: i64, subscriptions: &[&str]) {
     let letters = dead(db, id).await;
     assert_eq!(letters.iter().map(|(name, ..)| &**name).collect::<Vec<_>>(), subscriptions);
@@ -87,12 +87,12 @@ async fn is_unreadable(db: &Client, id: i64, subscriptions: &[&str]) {
 async fn a_message_that_cannot_be_read_is_a_dead_letter_and_the_rest_goes_on() {
     let receiver = Receiver::start().unwrap();
     let db = shop(server().await, "unreadable", &receiver).await;
-    // Its text would be longer than a gigabyte.
+    // The text of the payload would be longer than a gigabyte.
     let change = "payload = (select ('[' || string_agg('1e131071', ',') || ']')::jsonb from generate_series(1, 9000))";
     let id = odd(&db, change).await;
     goes_on(&db, &receiver, 1).await;
     is_unreadable(&db, id, &["jobs", "orders"]).await;
-    // What it says can be removed all the same.
+    // The content of the message can still be erased.
     db.batch_execute(&format!("select outbox.erase({id}, reason => 'unreadable')")).await.unwrap();
     goes_on(&db, &receiver, 2).await;
 }
@@ -111,7 +111,8 @@ async fn damaged_storage_costs_what_was_in_it_and_nothing_else() {
     let large = "(select string_agg(md5(random()::text), '') from generate_series(1, 3000))";
     let failing: i64 =
         one(&db, &format!("select outbox.enqueue('order.large', jsonb_build_object('large', {large}))")).await;
-    // One of which only the payload, one of which the key as well is stored out of line; and so it is with an endpoint.
+    // One message has a payload that is stored out of line, and one a key. The headers of an endpoint are stored out of
+    // line, too.
     let payload: i64 =
         one(&db, &format!("select outbox.enqueue('order.a', jsonb_build_object('large', {large}))")).await;
     let key = odd(&db, &format!("key = {large}")).await;
@@ -124,7 +125,7 @@ async fn damaged_storage_costs_what_was_in_it_and_nothing_else() {
     ))
     .await
     .unwrap();
-    // Workers have had theirs: what is damaged after the router has read it fails when it is claimed.
+    // The workers complete their deliveries first, because a claim of a damaged message would fail.
     db.batch_execute(
         "select outbox.complete(c.lease) from (select distinct lease from outbox.claim('jobs', 'w', 100)) c",
     )
@@ -149,7 +150,7 @@ async fn damaged_storage_costs_what_was_in_it_and_nothing_else() {
     goes_on(&db, &receiver, 1).await;
     let faults = "select count(*) from outbox.fault where kind = 'endpoint' and step = 'load'";
     wait_until("the endpoint is named", PATIENCE, async || one::<i64>(&db, faults).await == 1).await;
-    // What waited when it became unreadable, and history that is asked for.
+    // Deliveries that waited when their messages became unreadable are retried, and a new subscription reads them again.
     db.batch_execute(&format!("select outbox.retry(m, 'orders') from unnest(array[{failing}, {payload}]) m"))
         .await
         .unwrap();
@@ -166,7 +167,7 @@ async fn damaged_storage_costs_what_was_in_it_and_nothing_else() {
         one::<i64>(&db, tries).await == 1
     })
     .await;
-    // Mended, the endpoint gets what has waited.
+    // After the repair, the endpoint gets the waiting message.
     db.batch_execute("select outbox.enqueue('other', '{\"n\": 4}')").await.unwrap();
     settle(&db).await;
     assert_eq!(receiver.at("/other").len(), 0);
@@ -175,7 +176,7 @@ async fn damaged_storage_costs_what_was_in_it_and_nothing_else() {
     wait_until("health is well again", PATIENCE, async || one::<i64>(&db, faults).await == 0).await;
 }
 
-/// Tables that the dispatcher writes about one delivery, and the operation.
+/// Tables that the dispatcher writes for single deliveries, and the operations.
 const WRITES: [(&str, &str); 6] = [
     ("outbox.delivery", "insert"),
     ("outbox.delivery", "update"),
@@ -220,7 +221,7 @@ async fn a_row_that_cannot_be_written_is_charged_and_the_rest_goes_on() {
         .await
         .unwrap();
         for kind in ["works", "fails", "dies"] {
-            // Three of a key, so that there is an order, and enough for a bundle.
+            // Three messages have the same key, so that they are ordered. The other 120 are enough for a bundle.
             let ids = rows(
                 &db,
                 &format!(
@@ -240,7 +241,7 @@ async fn a_row_that_cannot_be_written_is_charged_and_the_rest_goes_on() {
         goes_on(&db, &receiver, n).await;
         db.batch_execute(&format!("drop trigger refuse on {table}; truncate marked")).await.unwrap();
     }
-    // Nothing is silent: each marked message that was not delivered is a dead letter or a fault.
+    // Failures are reported as dead letters or as faults.
     let faults: i64 = one(&db, "select count(*) from outbox.fault where kind = 'message' and error = 'injected'").await;
     let letters: i64 = one(&db, "select count(*) from outbox.dead_letter where reason = 'unrecordable'").await;
     assert!(faults > 0 && letters > 0, "{faults} faults, {letters} dead letters");
@@ -275,7 +276,7 @@ async fn settings_that_cannot_be_read_hold_their_own_subscription_or_endpoint_on
     ] {
         let before = others(&receiver);
         db.batch_execute(broken).await.unwrap();
-        // Something else changes, so that the configuration is read.
+        // An unrelated change makes the dispatcher read the configuration.
         db.batch_execute("select outbox.alter_endpoint('shop', concurrency => 7)").await.unwrap();
         goes_on(&db, &receiver, n).await;
         wait_until("health names it", PATIENCE, async || {
@@ -322,7 +323,7 @@ async fn times_and_durations_that_nothing_can_be_added_to_are_refused() {
         let error = refused(&db, &format!("select outbox.alter_endpoint('e', disable_after => '{long}')")).await;
         assert_eq!(error.code().code(), "22023", "{long}");
     }
-    // What older rows may say is read all the same.
+    // Values that older rows may contain can be read.
     db.batch_execute("update outbox.subscription set ttl = '170000000 years', max_age = '170000000 years'; \
         update outbox.endpoint set disable_after = '170000000 years'; select outbox.create_endpoint('another', 'http://127.0.0.1:9/'); \
         select outbox.enqueue('x', '1', deliver_at => '9999-12-31')").await.unwrap();
@@ -342,7 +343,7 @@ async fn a_payload_is_limited_as_text_as_well() {
         let error = refused(&db, &format!("select outbox.enqueue('x', {value})")).await;
         assert!(["54000", "22003", "22P02"].contains(&error.code().code()), "{value}: {error:?}");
     }
-    // The sum that is checked is that of the text.
+    // The limit applies to the length of the text. These values are below the limit.
     let exact: i64 = one(
         &db,
         "select count(*) from (values ('[1e1000, -1e-1000, 12345.678, 0, 1e5]'::jsonb), (to_jsonb(1e4000))) v(j), \
@@ -457,13 +458,13 @@ async fn a_lease_that_cannot_be_taken_back_keeps_no_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_table_of_locks_is_charged_to_nobody() {
     let receiver = Receiver::start().unwrap();
-    // A failure is delivered again soon, so that what is large is read one by one.
+    // The first request fails, so that a retry has to read its message again.
     receiver.on("/shop", |_, n| Reply::status(if n == 0 { 503 } else { 200 }));
     let settings = [("pg_outbox.poll_interval", "1s"), ("max_connections", "12"), ("max_locks_per_transaction", "10")];
     let server = Server::start(&settings).await.unwrap();
     let db = shop(&server, "locks", &receiver).await;
     let hog = server.connect("locks").await.unwrap();
-    // What the commit needs is locked before.
+    // The transaction takes its locks before the lock table is full, so that it can commit.
     db.batch_execute(
         "begin; select outbox.enqueue('order.fine', jsonb_build_object('n', n)) from generate_series(1, 20) n",
     )

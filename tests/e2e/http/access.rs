@@ -1,5 +1,5 @@
-//! What SQL says about the way to an endpoint: authentication, certificates, proxies, consent. What the sender makes of it
-//! is in `tls.rs`.
+//! Access to endpoints, as configured in SQL: authentication, certificates, proxies, consent. The tests of the sender
+//! itself are in `tls.rs`.
 
 use std::net::Ipv4Addr;
 
@@ -13,7 +13,7 @@ use outbox_harness::{Receiver, Reply, Server, wait_until};
 use outbox_tests::{PATIENCE, one, outbox_harness, refused, server, settle};
 use serde_json::{Value, json};
 
-/// An endpoint with these further arguments, and a subscription of the same name on everything below `order`.
+/// Creates an endpoint with these further arguments, and a subscription of the same name to all topics below `order`.
 async fn subscribe(db: &Client, name: &str, url: &str, auth: Value, tls: Value, further: &str) {
     let null = |json: Value| if json.is_null() { None } else { Some(json) };
     db.execute(
@@ -121,7 +121,7 @@ async fn messages_arrive_encrypted_authenticated_and_signed() {
         ", protocol => 'http1', signature => 'v1a'",
     )
     .await;
-    // Without the certificate nobody gets in.
+    // The receiver refuses a client without a certificate.
     subscribe(&db, "stranger", &receiver.url("/stranger"), Value::Null, tls(&ca, None), "").await;
     enqueue(&db).await;
     wait_until("all have been tried", PATIENCE, async || count(&db, "outbox.attempt").await == 3).await;
@@ -162,7 +162,7 @@ async fn what_becomes_unusable_later_kills_its_own_deliveries_with_the_reason() 
         )
         .await;
     }
-    // As a restore of half a dump, or a hand in the table, would leave it.
+    // A partial restore or a manual UPDATE could leave such credentials.
     db.batch_execute(
         "update outbox.endpoint_credential set key = 'hunter2-cut'
         where endpoint_id = (select id from outbox.endpoint where name = 'cut');
@@ -211,7 +211,7 @@ async fn secrets_are_shown_to_nobody() {
     let config = server_config(&ca.issue(&["127.0.0.1"]).unwrap(), Some(&ca), &["http/1.1"]).unwrap();
     let encrypted = Receiver::speaking(Speech { tls: Some(config), ..Speech::default() }).unwrap();
     let receiver = Receiver::start().unwrap();
-    // Everything goes wrong, so that everything is talked about.
+    // Everything fails, so that errors mention everything.
     receiver.on("/hook", |_, _| Reply::status(401));
     receiver.on("/token", |_, _| Reply::status(400));
     let url = receiver.url_as("hooks.test", "/hook");
@@ -235,7 +235,7 @@ async fn secrets_are_shown_to_nobody() {
     .await;
     settle(&db).await;
     assert!(dns.asked("hooks.test") > 0);
-    // Everything that a role with all capabilities can read.
+    // The role gets all capabilities that allow it to read.
     db.batch_execute(
         "create role everything;
         select outbox.grant_to('everything', c) from unnest('{publish,consume,monitor,admin}'::text[]) c;
@@ -379,7 +379,7 @@ async fn nothing_is_sent_before_the_receiver_has_consented() {
         details,
         "WebHook-Allowed-Origin does not name \"pg_outbox\"; status 405 without WebHook-Allowed-Origin"
     );
-    // Not in reach is not a refusal: it is asked again, later.
+    // Status 503 is no refusal. The endpoint is asked again later.
     assert!(
         one::<bool>(
             &db,
@@ -387,7 +387,7 @@ async fn nothing_is_sent_before_the_receiver_has_consented() {
         )
         .await
     );
-    // What was held is delivered when consent comes: from the receiver, or by hand.
+    // Held messages are delivered after the consent of the receiver, or of the operator.
     receiver.on("/down", |arrival, _| match arrival.method.as_str() {
         "OPTIONS" => Reply::status(200).header("webhook-allowed-origin", "*"),
         _ => Reply::status(204),
@@ -396,7 +396,7 @@ async fn nothing_is_sent_before_the_receiver_has_consented() {
         .await
         .unwrap();
     wait_until("both have it", PATIENCE, async || posts("/down") + posts("/never-heard") == 2).await;
-    // Another URL is another receiver.
+    // After a change of the URL, the new receiver is asked.
     db.execute("select outbox.alter_endpoint('yes', url => $1)", &[&receiver.url("/else?moved")]).await.unwrap();
     wait_until("the new one has been asked", PATIENCE, async || receiver.at("/else?moved").len() == 1).await;
     settle(&db).await;

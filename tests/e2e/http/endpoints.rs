@@ -1,4 +1,4 @@
-//! What endpoints say about delivery: policies, schedules, pauses, breakers, limits, secrets; and what disabling does.
+//! The settings of endpoints: policies, schedules, pauses, breakers, limits and secrets. Disabled endpoints.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Arrival, Receiver, Reply, Server, Stop, postgres, wait_until};
 use outbox_tests::{PATIENCE, one, outbox_harness, server, settle};
 
-/// A database with one endpoint, made with these further arguments, and a subscription on everything below `order`.
+/// Creates a database with one endpoint with these further arguments, and a subscription to all topics below `order`.
 async fn shop(server: &Server, name: &str, url: &str, endpoint: &str, subscription: &str) -> Client {
     let db = server.database(name).await.unwrap();
     db.batch_execute(&format!(
@@ -82,7 +82,8 @@ async fn a_message_s_own_budget_wins_and_max_age_ends_retries() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn retry_after_pauses_the_endpoint_and_what_is_not_sent_spends_no_attempt() {
     let receiver = Receiver::start().unwrap();
-    // In one second, both ways of saying so. A date has no fractions: two seconds ahead is more than one away.
+    // Both forms ask for a pause of at least one second. A date has no fractions of a second, so a date two seconds ahead
+    // is more than one second away.
     receiver.on("/seconds", |_, count| {
         if count == 0 { Reply::status(429).header("retry-after", "1") } else { Reply::status(200) }
     });
@@ -126,7 +127,7 @@ async fn an_open_breaker_spends_no_attempts_survives_a_restart_and_closes_by_one
     drop(db);
     server.restart(Stop::Fast).await.unwrap();
     let db = server.connect("breaker").await.unwrap();
-    // A restart is no reason to call it: there was one request per opening since.
+    // A restart causes no request. There was one request for each opening since then.
     let sent = receiver.total();
     let times: i32 = one(&db, "select breaker_times from outbox.endpoint_state where breaker <> 'closed'").await;
     assert!(sent <= 4 + usize::try_from(times).unwrap() + 1, "{sent} requests, {times} openings");
@@ -210,7 +211,7 @@ async fn a_shortage_of_descriptors_blames_no_receiver() {
     let pid: i32 = one(&db, "select pid from outbox.worker_status()").await;
     let used = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
     let before = used();
-    // A reload closes their idle connections.
+    // A reload closes idle connections.
     db.batch_execute("select pg_reload_conf()").await.unwrap();
     wait_until("connections are closed", PATIENCE, async || used() + 30 <= before).await;
     let limit = format!("--nofile={0}:{0}", used() + 12);
@@ -289,7 +290,7 @@ async fn a_rate_is_kept_and_concurrency_too() {
     until(&db, "all are delivered", "(select count(*) = 35 from outbox.attempt where outcome = 'completed')").await;
     let arrivals = receiver.arrivals();
     let took = arrivals[34].at.duration_since(arrivals[0].at).unwrap();
-    // 5 at once, then 30 at 20 a second.
+    // The burst is 5 requests, and the other 30 follow at 20 per second.
     assert!(took >= Duration::from_millis(1400), "{took:?}");
 }
 
@@ -313,7 +314,7 @@ async fn a_rotated_secret_signs_first_and_the_old_one_beside_it() {
     let mut headers = arrival.headers.clone();
     headers.insert("webhook-signature", first.parse().unwrap());
     standardwebhooks::Webhook::new(&new).unwrap().verify(&arrival.body, &headers).expect("the current one comes first");
-    // Without an overlap the old ones end at once; however often it is rotated, five old ones stay.
+    // Without an overlap the old secrets end at once. However often a secret is rotated, five old ones are stored.
     let newest = secret("select signing_secret from outbox.rotate_secret('shop', overlap => '0 s')").await;
     enqueue(&db, 2).await;
     settle(&db).await;

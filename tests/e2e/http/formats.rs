@@ -1,4 +1,4 @@
-//! What requests look like: headers, formats, batches, compression; judged by others' code where there is some.
+//! The form of requests: headers, formats, batches, compression. Third-party code checks them if there is any.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -24,7 +24,7 @@ async fn shop(name: &str, receiver: &Receiver, endpoint: &str, subscription: &st
     (db, secret)
 }
 
-/// Enqueues one message that has everything a message can have.
+/// Enqueues one message that has all attributes.
 async fn rich(db: &Client) {
     db.batch_execute(&format!(
         "begin;
@@ -58,7 +58,7 @@ async fn a_raw_request_carries_the_message_s_headers_and_its_trace() {
     let position: i64 = one(&db, "select position from outbox.attempt").await;
     for (name, value) in [
         ("x-tier", "gold"),
-        // What a message says of itself wins over what its endpoint says of all.
+        // A header of the message takes precedence over the same header of the endpoint.
         ("x-shop", "eu"),
         ("traceparent", TRACE),
         ("tracestate", "a=b"),
@@ -73,7 +73,7 @@ async fn a_raw_request_carries_the_message_s_headers_and_its_trace() {
         assert_eq!(arrival.header(name), value, "{name}");
     }
     assert_eq!(arrival.json(), json!({"n": 1}));
-    // What would override the protocol is refused before it is stored.
+    // Headers that belong to the protocol are refused.
     for name in ["Webhook-Id", "webhook-signature", "ce-id", "Host", "content-type", "Connection", "outbox-position"] {
         let statement = format!("select outbox.enqueue('order.x', '1', headers => '{{\"{name}\": \"x\"}}')");
         assert_eq!(refused(&db, &statement).await.code().code(), "22023", "{name}");
@@ -149,12 +149,12 @@ async fn the_envelope_and_the_data_message_have_their_fields() {
     assert_eq!(json["attributes"]["x-shop"], "eu");
 }
 
-/// No two clusters and no two databases have the same.
+/// Returns the default source, which is unique for each cluster and database.
 async fn default_source(db: &Client) -> String {
     one(db, "select '/pg_outbox/' || system_identifier || '/' || current_database() from pg_control_system()").await
 }
 
-/// What every form of the event says, read by the CloudEvents project's own SDK.
+/// Checks the attributes of an event, which the SDK of the CloudEvents project has read and which are the same in each mode.
 fn check_event(event: &Event, arrival: &Arrival, source: &str) {
     assert_eq!(event.specversion().to_string(), "1.0");
     assert_eq!(event.id(), arrival.webhook_id());
@@ -183,7 +183,7 @@ async fn the_cloudevents_sdk_reads_both_modes() {
     let arrival = first(&receiver).await;
     judge(&secret, &arrival);
     let event = cloudevents::binding::http::to_event(&arrival.headers, arrival.body.to_vec()).unwrap();
-    // The SDK leaves header values percent-encoded, which the HTTP binding says to decode.
+    // The SDK leaves header values percent-encoded. The HTTP binding says that they are to be decoded.
     assert_eq!(event.subject(), Some("k%C3%A4se%201"));
     let mut decoded = event.clone();
     cloudevents::AttributesWriter::set_subject(&mut decoded, Some("käse 1"));
@@ -202,7 +202,7 @@ async fn the_cloudevents_sdk_reads_both_modes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_is_one_request_and_one_row_and_can_fare_differently() {
     let receiver = Receiver::start().unwrap();
-    // Of the first batch the third message fails, of the second one all, afterwards none.
+    // In the first batch the third message fails, in the second batch all messages fail, and later none fails.
     receiver.on("/hook", |arrival, count| match count {
         0 => {
             let all = arrival.json();
@@ -240,7 +240,7 @@ async fn a_batch_is_one_request_and_one_row_and_can_fare_differently() {
     assert_eq!((sizes[0], sizes[1], sizes.iter().sum::<usize>()), (10, 10, 36), "{sizes:?}");
     let ids: HashSet<&str> = arrivals.iter().map(Arrival::webhook_id).collect();
     assert_eq!(ids.len(), arrivals.len(), "another batch, another id");
-    // One row per request; the one of the first says how each message fared.
+    // Each request has one row. The row of the first request states the outcome of each message.
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.attempt").await, arrivals.len() as i64);
     let partial: String = one(
         &db,
@@ -260,7 +260,7 @@ async fn a_batch_is_one_request_and_one_row_and_can_fare_differently() {
     assert_eq!(one::<String>(&db, &format!("select outbox._message_state({third})")).await, "completed");
     let completed = "select count(distinct message_id) from outbox.delivery_status where state = 'completed'";
     assert_eq!(one::<i64>(&db, completed).await, 25);
-    // In lists, too.
+    // Lists show each message, too.
     for list in [
         "outbox.list_messages(state => 'completed', max_messages => 100) where topic not like 'outbox.%'",
         "outbox.archive_list(endpoint => 'shop', status => 'completed', max_rows => 100)",
@@ -288,7 +288,7 @@ async fn bodies_can_be_gzipped_and_the_receiver_s_id_is_kept() {
     assert!(arrival.body.len() < 500);
     let mut body = Vec::new();
     flate2::read::GzDecoder::new(&arrival.body[..]).read_to_end(&mut body).unwrap();
-    // The signature is over the content, not over its coding: a framework decodes before anybody sees the body.
+    // The signature covers the body before compression, because a framework decodes the body before the application sees it.
     standardwebhooks::Webhook::new(&secret).unwrap().verify(&body, &arrival.headers).unwrap();
     wait_until("it is recorded", PATIENCE, async || one::<i64>(&db, "select count(*) from outbox.attempt").await == 1)
         .await;

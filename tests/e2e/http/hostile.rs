@@ -1,5 +1,5 @@
-//! Receivers that mean harm, or are broken: each beside one that is well, and that notices nothing. Without PostgreSQL, like
-//! `tls.rs`; how the dispatcher meets a thread that is stuck all the same is in `killed.rs`.
+//! Hostile or broken receivers. Each one runs beside a healthy receiver, which must not be affected. Like `tls.rs`, these
+//! tests run without PostgreSQL. The test of a dispatcher whose HTTP thread is stuck nevertheless is in `killed.rs`.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -19,7 +19,7 @@ use outbox_tests::outbox_harness::tls::{Ca, server_config};
 use outbox_tests::outbox_harness::{Receiver, wait_until};
 use tokio_rustls::rustls;
 
-/// A server that does to each connection what it is told.
+/// A server that handles each connection with a given function.
 struct Raw(SocketAddr);
 
 impl Raw {
@@ -30,14 +30,14 @@ impl Raw {
         std::thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {
                 let serve = Arc::clone(&serve);
-                // An error is the other side's end of the connection.
+                // An error means that the other side has closed the connection.
                 std::thread::spawn(move || serve(&mut stream));
             }
         });
         Raw(address)
     }
 
-    /// Reads a request, then does what it is told.
+    /// Reads a request and then calls the function.
     fn answering(answer: impl Fn(&mut TcpStream) -> std::io::Result<()> + Send + Sync + 'static) -> Raw {
         Raw::start(move |stream| {
             request(stream)?;
@@ -51,7 +51,7 @@ impl Raw {
         Raw::answering(move |stream| stream.write_all(&bytes))
     }
 
-    /// Begins with these bytes and repeats the others until the connection is closed.
+    /// Answers with these bytes, and repeats the others until the connection is closed.
     fn without_end(begin: &[u8], repeat: &[u8]) -> Raw {
         let (begin, repeat) = (begin.to_vec(), repeat.to_vec());
         Raw::answering(move |stream| {
@@ -62,7 +62,7 @@ impl Raw {
         })
     }
 
-    /// The same, a byte at a time.
+    /// Answers in the same way, one byte at a time.
     fn dripping(begin: &[u8], drop: u8) -> Raw {
         let begin = begin.to_vec();
         Raw::answering(move |stream| {
@@ -79,7 +79,7 @@ impl Raw {
     }
 }
 
-/// Reads a request with its body, which these tests know to end with a brace.
+/// Reads a request with its body, which ends with a brace in these tests.
 fn request(stream: &mut TcpStream) -> std::io::Result<()> {
     let (mut seen, mut part) = (Vec::new(), [0; 4096]);
     while !seen.ends_with(b"}") {
@@ -91,7 +91,7 @@ fn request(stream: &mut TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A sender, and what came of its jobs.
+/// A sender and the outcomes of its jobs.
 struct Bench {
     sender: Sender,
     next: i64,
@@ -118,7 +118,7 @@ impl Bench {
         Bench { sender: Sender::start(settings, || {}).unwrap(), next: 1, done: HashMap::new() }
     }
 
-    /// Queues messages for an endpoint; gives the position of the first.
+    /// Queues messages for an endpoint. Returns the position of the first one.
     fn submit(&mut self, endpoint: i32, n: i64) -> i64 {
         let first = self.next;
         let jobs = (first..first + n).map(|position| Job {
@@ -166,8 +166,8 @@ impl Bench {
         self.wait(position).await
     }
 
-    /// The median of 20 deliveries to an endpoint that is well, one after the other: a machine that is busy with other things
-    /// makes some of them late.
+    /// Returns the median duration of 20 consecutive deliveries to a healthy endpoint. On a busy machine some of them are
+    /// late.
     async fn median(&mut self, endpoint: i32) -> Duration {
         let mut all = Vec::new();
         for _ in 0..20 {
@@ -207,19 +207,19 @@ fn endpoint(id: i32, url: &str) -> Endpoint {
     }
 }
 
-/// An empty member of gzip.
+/// Returns an empty gzip member.
 fn empty_member() -> Vec<u8> {
     flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()).finish().unwrap()
 }
 
-/// A frame of HTTP/2.
+/// Returns an HTTP/2 frame.
 fn frame(kind: u8, flags: u8, stream: u8, content: &[u8]) -> Vec<u8> {
     let mut frame = vec![0, (content.len() >> 8) as u8, content.len() as u8, kind, flags, 0, 0, 0, stream];
     frame.extend_from_slice(content);
     frame
 }
 
-/// An HTTP/2 server that waits for a request, begins with one thing and repeats another without end.
+/// Starts an HTTP/2 server that waits for a request, answers with some frames, and repeats others without end.
 fn http2_without_end(begin: Vec<u8>, repeat: Vec<u8>) -> Raw {
     Raw::answering(move |stream| {
         stream.write_all(&frame(4, 0, 0, &[]))?;
@@ -231,8 +231,8 @@ fn http2_without_end(begin: Vec<u8>, repeat: Vec<u8>) -> Raw {
     })
 }
 
-/// What is hostile, and what is to come of it: a status, or `None` for a fault. Of HTTP/2 anything: its library ends the connection
-/// itself, perhaps before the status has been taken from it.
+/// Returns hostile servers, each with the expected status, or `None` for a fault. With HTTP/2 any outcome is accepted,
+/// because the library closes the connection by itself, perhaps before the sender has seen the status.
 fn villains() -> Vec<(&'static str, Raw, Protocol, Option<u16>)> {
     let ok = "HTTP/1.1 200 OK\r\n";
     let head = |rest: &str| format!("{ok}{rest}\r\n\r\n").into_bytes();
@@ -308,7 +308,7 @@ async fn a_receiver_whose_answer_has_no_end_holds_up_nobody() {
             }
         }
     }
-    // All of them at once.
+    // All hostile servers run at once.
     let all: Vec<_> = villains();
     for (id, (_, raw, protocol, _)) in (100..).zip(&all) {
         bench.sender.set_endpoints(vec![Endpoint { protocol: *protocol, ..endpoint(id, &raw.url()) }]);
@@ -341,7 +341,7 @@ async fn the_status_that_came_decides_however_the_answer_ends() {
             Raw::saying("HTTP/1.1 102 P\r\n\r\n".repeat(5) + "HTTP/1.1 201 C\r\ncontent-length: 0\r\n\r\n"),
             201,
         ),
-        // Unread bytes make the system reset the connection.
+        // The operating system resets a connection that is closed with unread bytes.
         (
             "a reset in the body",
             Raw::start(|stream| {
@@ -365,12 +365,12 @@ async fn the_status_that_came_decides_however_the_answer_ends() {
         let done = bench.one(&endpoint(id, &raw.url())).await;
         assert_eq!((done.outcome, done.status), (Outcome::Status(*status), Some(*status)), "{name}: {:?}", done.error);
     }
-    // What is asked for in the body has to be there; the status is recorded all the same.
+    // An id that is expected in the body must exist. The status is recorded nevertheless.
     let raw = Raw::saying("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"id\": 1");
     let asks = Endpoint { response_id: Some(ResponseId::parse("/id").unwrap()), ..endpoint(50, &raw.url()) };
     let done = bench.one(&asks).await;
     assert_eq!((done.outcome, done.status), (Outcome::Fault(Fault::Body), Some(200)), "{:?}", done.error);
-    // No status: a failure.
+    // Without a status the attempt fails.
     for (id, raw) in (60..).zip([
         Raw::saying(""),
         Raw::saying("HTTP/1.1 20"),
@@ -395,7 +395,7 @@ async fn a_tls_connection_that_ends_without_saying_so_has_ended() {
             let n = tls.read(&mut part)?;
             seen.extend_from_slice(&part[..n]);
         }
-        // As Python's http.server: the end of the connection is the end of the body, and TLS is not told.
+        // Like http.server of Python, this server ends the body by closing the connection, without a close_notify of TLS.
         tls.write_all(b"HTTP/1.0 500 No\r\n\r\nwhat was wrong")?;
         tls.flush()
     });
@@ -428,7 +428,7 @@ async fn however_many_endpoints_hang_one_that_is_well_goes_on() {
         }
         let begun = Instant::now();
         wait_until("they hang", PATIENCE, async || open.load(Ordering::Relaxed) >= 150).await;
-        // It takes a second to notice that all of them hang.
+        // The sender needs a second to notice that all of them hang.
         let first = bench.submit(1, 1);
         bench.wait(first).await;
         let beside = bench.median(1).await;
@@ -447,7 +447,7 @@ async fn idle_connections_give_way_and_become_no_older_than_they_may() {
         assert_eq!(bench.wait(position).await.outcome, OK);
     }
     assert_eq!(well.connections(), 100);
-    // The first ones have been closed for the last ones.
+    // The oldest connections were closed in favour of the newest.
     for (id, opened) in [(100, 0), (95, 0), (1, 1), (1, 0)] {
         let before = well.connections();
         let position = bench.submit(id, 1);
@@ -467,7 +467,8 @@ async fn idle_connections_give_way_and_become_no_older_than_they_may() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reset_of_an_idle_connection_costs_no_attempt() {
-    // Answers the first request of each connection, and resets it at the second, whose bytes it does not read.
+    // The server answers the first request of each connection, and resets the connection at the second request, whose
+    // bytes it does not read.
     let raw = Raw::answering(|stream| {
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?;
         stream.read_exact(&mut [0; 1])

@@ -2,5 +2,5 @@ mod access;
 mod endpoints;
 mod formats;
 mod hostile;
-mod nasty;
+mod misbehaving;
 mod tls;

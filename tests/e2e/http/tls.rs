@@ -1,5 +1,6 @@
-//! The way to an endpoint: names, proxies, TLS, HTTP versions, authentication. Against real servers with a certification
-//! authority made here; without PostgreSQL, because nothing of this knows it. What SQL says of it is in `access.rs`.
+//! Access to endpoints: names, proxies, TLS, HTTP versions, authentication. The tests use real servers with a certification
+//! authority of their own, and run without PostgreSQL, which the sender does not need. The configuration in SQL is tested in
+//! `access.rs`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use outbox_tests::{PATIENCE, outbox_harness};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// A name that the name server of each test leads to 127.0.0.1, and that certificates are for.
+/// The name in the certificates, which the name server of each test resolves to 127.0.0.1.
 const HOST: &str = "hooks.test";
 
 /// A sender with one endpoint.
@@ -36,12 +37,12 @@ struct Bench {
 }
 
 impl Bench {
-    /// Only `allow` may be called.
+    /// Starts a sender that may call the addresses of `allow` only.
     fn new(allow: &str) -> Bench {
         Bench::asking(allow, Vec::new())
     }
 
-    /// Name servers to ask before the one of the test.
+    /// Starts a sender that asks these name servers before the name server of the test.
     fn asking(allow: &str, mut servers: Vec<SocketAddr>) -> Bench {
         let dns = Dns::start().unwrap();
         servers.push(dns.address());
@@ -59,7 +60,7 @@ impl Bench {
         Bench { sender: Sender::start(settings.clone(), || {}).unwrap(), settings, dns, next: 1 }
     }
 
-    /// Sends `n` messages to `endpoint` and waits for what comes of them.
+    /// Sends `n` messages to `endpoint` and waits for their outcomes.
     async fn send(&mut self, endpoint: &Endpoint, n: i64) -> Vec<Done> {
         self.submit(endpoint, n);
         self.done(n).await
@@ -102,7 +103,7 @@ impl Bench {
         done
     }
 
-    /// Sends one message: what came of it, and what is said about it.
+    /// Sends one message. Returns the outcome and the error text.
     async fn one(&mut self, endpoint: &Endpoint) -> (Outcome, String) {
         let done = self.send(endpoint, 1).await.remove(0);
         (done.outcome, done.error.unwrap_or_default().into())
@@ -123,7 +124,7 @@ fn endpoint(url: &str) -> Endpoint {
         timeout: Duration::from_secs(10),
         concurrency: 16,
         rate: None,
-        // Failures are what these tests are about.
+        // The breaker is off, because many deliveries of these tests fail.
         breaker: outbox_core::breaker::Settings { in_row: 0, ..Default::default() },
         state: outbox_sender::Saved::default(),
         auth: None,
@@ -136,7 +137,7 @@ fn endpoint(url: &str) -> Endpoint {
     }
 }
 
-/// The endpoint with this authority instead of the system's.
+/// Returns an endpoint that trusts this authority instead of those of the system.
 fn trusting(url: &str, ca: &Ca) -> Endpoint {
     Endpoint { tls: Tls { ca: Some(ca.pem()), ..Tls::default() }, ..endpoint(url) }
 }
@@ -163,13 +164,13 @@ async fn a_certificate_must_be_good_for_the_name_and_now_and_of_a_trusted_author
     let good = encrypted(&ca.issue(&[HOST, "127.0.0.1"]).unwrap(), None, &["http/1.1"]);
     let by_name = good.url_as(HOST, "/hook");
     assert_eq!(bench.one(&trusting(&by_name, &ca)).await, (OK, String::new()));
-    // A trailing dot is part of a name, not of a certificate.
+    // A host name may end with a dot. A name in a certificate does not.
     assert_eq!(bench.one(&trusting(&good.url_as("hooks.test.", "/hook"), &ca)).await.0, OK);
     assert_eq!(bench.one(&trusting(&good.url("/hook"), &ca)).await.0, OK);
     assert_eq!(good.total(), 3);
     for (endpoint, what) in [
         (trusting(&by_name, &other), "UnknownIssuer"),
-        // The system's authorities do not know the one of this test.
+        // The system does not trust the authority of this test.
         (endpoint(&by_name), "certificate"),
     ] {
         let (outcome, error) = bench.one(&endpoint).await;
@@ -198,7 +199,7 @@ async fn a_certificate_that_has_signed_itself_is_trusted_where_it_is_given() {
     let identity = self_signed(&[HOST], false).unwrap();
     let server = encrypted(&identity, None, &[]);
     assert_eq!(bench.one(&own(&identity, &server.url_as(HOST, "/hook"))).await, (OK, String::new()));
-    // A leaf can be pinned as well; another one of its authority is not it.
+    // A leaf certificate can be pinned as well. Another leaf certificate of the same authority is then refused.
     let ca = Ca::new().unwrap();
     let (leaf, sister) = (ca.issue(&[HOST]).unwrap(), ca.issue(&[HOST]).unwrap());
     let pinned = encrypted(&leaf, None, &[]);
@@ -215,7 +216,7 @@ async fn a_certificate_that_has_signed_itself_is_trusted_where_it_is_given() {
         let (outcome, error) = bench.one(&endpoint).await;
         assert!(outcome == fault(Fault::Tls) && error.contains(what), "{error}");
     }
-    // Text that is one line is told so, and is not repeated.
+    // The error for a PEM text without line breaks says so and does not repeat the text.
     let text = (identity.key + &identity.certificate).replace('\n', "\\n");
     for tls in [
         Tls { ca: Some(text.clone()), ..Tls::default() },
@@ -301,14 +302,15 @@ async fn a_client_shows_the_certificate_that_a_server_demands() {
     for protocol in [Protocol::Http1, Protocol::Auto] {
         assert_eq!(bench.one(&with(Some(own.clone()), protocol)).await, (OK, String::new()));
         for identity in [None, Some(other.issue(&["client"]).unwrap())] {
-            // With TLS 1.3 the refusal comes after the handshake, or only the connection's end does.
+            // With TLS 1.3 the refusal arrives after the handshake, or the connection just ends.
             let what =
                 if identity.is_none() { "and the endpoint has none" } else { "and does not take the endpoint's" };
             let (outcome, error) = bench.one(&with(identity, protocol)).await;
             assert!(outcome == fault(Fault::Tls) && error.contains(what), "{outcome:?} {error}");
         }
     }
-    // A key that does not belong to the certificate: the delivery dies with the reason, which shows nothing of the key.
+    // With a key that does not belong to the certificate, the delivery is dead-lettered. The reason shows nothing of the
+    // key.
     let mixed = Identity { key: ca.issue(&["client"]).unwrap().key, ..own };
     let (outcome, error) = bench.one(&with(Some(mixed.clone()), Protocol::Auto)).await;
     assert!(outcome == fault(Fault::Invalid) && error.contains("\"certificate\" and \"key\""), "{error}");
@@ -328,7 +330,7 @@ async fn http2_runs_all_requests_over_one_connection() {
     let first = both.arrivals().remove(0);
     assert_eq!((first.version, first.path.as_str()), (http::Version::HTTP_2, "/hook?a=b"));
     assert_eq!((both.total(), both.connections()), (200, 1));
-    // What is asked for is what is spoken.
+    // The requested protocol is used.
     let one = Endpoint { protocol: Protocol::Http1, ..trusting(&both.url_as(HOST, "/hook"), &ca) };
     assert!(bench.send(&one, 20).await.iter().all(|done| done.outcome == OK));
     assert_eq!(both.arrivals().pop().unwrap().version, http::Version::HTTP_11);
@@ -338,7 +340,7 @@ async fn http2_runs_all_requests_over_one_connection() {
     let (outcome, error) =
         bench.one(&Endpoint { protocol: Protocol::Http2, ..trusting(&old.url_as(HOST, "/hook"), &ca) }).await;
     assert!(outcome == fault(Fault::Tls) && error.contains("NoApplicationProtocol"), "{error}");
-    // Without TLS nothing is negotiated: HTTP/2 has to be asked for.
+    // Without TLS nothing is negotiated, so HTTP/2 has to be requested.
     let only = Receiver::speaking(Speech { http2_only: true, ..Speech::default() }).unwrap();
     let plain = Endpoint { protocol: Protocol::Http2, ..endpoint(&only.url_as(HOST, "/hook")) };
     assert!(bench.send(&plain, 50).await.iter().all(|done| done.outcome == OK));
@@ -431,19 +433,21 @@ async fn a_token_is_fetched_once_and_exchanged_when_it_is_refused() {
     let endpoint = to("s3cret", "header");
     assert!(bench.send(&endpoint, 50).await.iter().all(|done| done.outcome == OK));
     assert_eq!((receiver.total(), authority.asked()), (50, 1));
-    // Revoked: the try that finds out gets a new one and succeeds; a wave of them asks once.
+    // After a revocation, an attempt whose token is refused gets a new token and succeeds. Many such attempts ask for one
+    // token.
     authority.revoke_all();
     let done = bench.send(&endpoint, 50).await;
     assert!(done.iter().all(|done| done.outcome == OK));
     assert_eq!(authority.asked(), 2);
     let refused = receiver.total() - 100;
     assert!((1..=16).contains(&refused), "{refused} refused");
-    // Refused for another reason than its token: that is the outcome, after one exchange.
+    // If the request is refused with a new token as well, this is the outcome.
     receiver.on("/hook", |_, _| Reply::status(401));
     assert_eq!(bench.one(&endpoint).await.0, Outcome::Status(401));
     assert_eq!(authority.asked(), 3);
     receiver.on("/hook", authority.guard());
-    // The two ways to say who asks (RFC 6749, 2.3.1): never both, and scope and audience with either.
+    // There are two ways to send the client credentials (RFC 6749, 2.3.1), of which one is used. Both send scope and
+    // audience.
     let wanted = "grant_type=client_credentials&scope=hooks%3Awrite%20x&audience=https%3A%2F%2Fapi.test%2F";
     let asked = authority.server.at("/token").pop().unwrap();
     assert_eq!(asked.body, wanted);
@@ -480,7 +484,7 @@ async fn a_token_comes_only_from_where_the_operator_allows() {
     assert_eq!((receiver.at("/elsewhere").len(), receiver.at("/hook").len()), (0, 0));
 }
 
-/// The endpoint through a proxy.
+/// Returns the endpoint with a proxy.
 fn through(proxy: &str, resolves: bool, endpoint: Endpoint) -> Endpoint {
     let proxy = outbox_core::proxy::Proxy::parse(proxy).unwrap().unwrap();
     Endpoint { proxy: Some(outbox_core::proxy::Proxy { resolves, ..proxy }), ..endpoint }
@@ -498,11 +502,11 @@ async fn a_proxy_is_told_the_vetted_address() {
         let target = trusting(&receiver.url_as(HOST, "/hook"), &ca);
         assert_eq!(bench.one(&through(&open.url(""), false, target.clone())).await, (OK, String::new()));
         assert_eq!(open.asked(), [format!("127.0.0.1:{port}")]);
-        // What may not be called, may not be called through a proxy either.
+        // A forbidden address is forbidden through a proxy as well.
         let inside = trusting(&receiver.url_as("inside.test", "/hook"), &ca);
         assert_eq!(bench.one(&through(&open.url(""), false, inside)).await.0, fault(Fault::Forbidden));
         assert_eq!(open.asked().len(), 1);
-        // A proxy that resolves is told the name; an address is still vetted.
+        // A proxy that resolves names gets the name. An address in the URL is still checked.
         let unknown_here = trusting(&receiver.url_as(HOST, "/hook").replace("//hooks", "//Hooks"), &ca);
         let before = bench.dns.asked(HOST);
         assert_eq!(bench.one(&through(&open.url(""), true, unknown_here)).await, (OK, String::new()));
@@ -527,14 +531,14 @@ async fn a_proxy_is_told_the_vetted_address() {
 async fn a_name_that_changes_its_address_leads_nowhere_else() {
     let allowed = Receiver::start().unwrap();
     let port = allowed.address().port();
-    // What an attacker is after: a service on another address, the same port.
+    // The target of an attacker is a service on another address and the same port.
     let inside = Receiver::start_on(SocketAddr::new(loopback(2), port)).unwrap();
     let mut bench = Bench::new("127.0.0.1/32");
     bench.dns.on("rebind.test", |n| vec![loopback(if n == 0 { 1 } else { 2 })]);
     let to = |host: &str| endpoint(&allowed.url_as(host, "/hook"));
     assert_eq!(bench.one(&to("rebind.test")).await, (OK, String::new()));
     assert_eq!(bench.dns.asked("rebind.test"), 1, "vetted once and connected to, not resolved again");
-    // An open connection is pinned; a new one is vetted again.
+    // An open connection keeps its address. The address of a new connection is checked again.
     assert_eq!(bench.one(&to("rebind.test")).await.0, OK);
     let slow = |_: &outbox_harness::Arrival, _| Reply::status(200).after(Duration::from_millis(200));
     allowed.on("/hook", slow);
@@ -544,7 +548,7 @@ async fn a_name_that_changes_its_address_leads_nowhere_else() {
     bench.dns.on("mixed.test", |_| vec![loopback(1), loopback(2)]);
     let (outcome, error) = bench.one(&to("mixed.test")).await;
     assert!(outcome == fault(Fault::Forbidden) && error.contains("mixed.test"), "{error}");
-    // What a name leads to inside is not for everybody who can set a url.
+    // The error does not reveal internal addresses to everybody who can set a URL.
     assert!(!error.contains("127.0.0"), "{error}");
     bench.dns.on("v6.test", |_| vec!["::ffff:127.0.0.2".parse().unwrap()]);
     assert_eq!(bench.one(&to("v6.test")).await.0, fault(Fault::Forbidden));
@@ -563,7 +567,7 @@ async fn a_name_that_changes_its_address_leads_nowhere_else() {
         assert_eq!(bench.one(&to(notation)).await.0, fault(Fault::Invalid), "{notation}");
     }
     assert_eq!(inside.total(), 0);
-    // What the operator takes back is not called over a connection that is still open.
+    // After the operator has removed an address, connections to it that are still open are not used.
     allowed.on("/hook", |_, _| Reply::status(200));
     bench.dns.on("fixed.test", |_| vec![loopback(1)]);
     assert_eq!(bench.one(&to("fixed.test")).await.0, OK);
@@ -575,13 +579,13 @@ async fn a_name_that_changes_its_address_leads_nowhere_else() {
 async fn name_servers_are_asked_until_one_answers() {
     let receiver = Receiver::start().unwrap();
     let mut bench = Bench::new("127.0.0.0/8");
-    // Too long for a datagram: asked for again over TCP.
+    // This answer is too long for a datagram, so the sender asks again over TCP.
     bench.dns.on("many.test", |_| (1..=30).map(loopback).collect());
     assert_eq!(bench.one(&endpoint(&receiver.url_as("many.test", "/hook"))).await, (OK, String::new()));
     assert_eq!(bench.dns.asked("many.test"), 2);
     let (outcome, error) = bench.one(&endpoint(&receiver.url_as("nobody.test", "/hook"))).await;
     assert_eq!((outcome, error.as_str()), (fault(Fault::Dns), "\"nobody.test\" has no address"));
-    // One that is not there, and one that never answers.
+    // One name server does not exist, and one never answers.
     let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let gone = SocketAddr::new(loopback(1), 1);
     let mut bench = Bench::asking("127.0.0.0/8", vec![gone, silent.local_addr().unwrap()]);
@@ -618,7 +622,7 @@ async fn consent_is_asked_for_with_options() {
         Reply::status(200).header("webhook-allowed-origin", "shop.example").header("webhook-allowed-rate", "120")
     });
     let bench = Bench::new("127.0.0.0/8");
-    // Closed to deliveries, as long as there is no consent.
+    // The endpoint gets no deliveries before its consent.
     let endpoint = Endpoint { mode: Mode::Hold, ..endpoint(&receiver.url_as(HOST, "/hook")) };
     bench.sender.set_endpoints(vec![endpoint]);
     bench.sender.ask_consent(1, "shop.example");

@@ -1,9 +1,10 @@
-//! Readers and cursors under concurrency: every message once and in order, however many instances race.
+//! Readers and cursors under concurrency. However many instances race for a cursor, every message takes effect once and
+//! in order.
 
 use outbox_harness::{Server, connect, wait_until};
 use outbox_tests::{PATIENCE, bare_server, explain, one, outbox_harness, server, settle};
 
-/// An old snapshot keeps everything that a cursor has been. Nobody looks for a cursor through that.
+/// An old snapshot keeps all row versions of a cursor. No statement searches through those versions.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cursor_that_moves_under_a_held_snapshot_costs_the_same() {
     let server = bare_server().await;
@@ -34,7 +35,7 @@ async fn a_cursor_that_moves_under_a_held_snapshot_costs_the_same() {
     for stretch in [(21, 100), (102, 5000)] {
         db.batch_execute(&format!("call move({}, {})", stretch.0, stretch.1)).await.unwrap();
         db.batch_execute("analyze").await.unwrap();
-        // Plans are warm after the second.
+        // The second call fills the plan cache.
         for _ in 0..2 {
             buffers("select outbox.cursor_get('one')").await;
         }
@@ -51,7 +52,7 @@ async fn a_cursor_that_moves_under_a_held_snapshot_costs_the_same() {
     }
     assert_eq!(one::<i64>(&db, "select position from outbox.cursor_get('one')").await, 5001);
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.cursor").await, 1);
-    // Deleted and made again, it is as cheap.
+    // A cursor that is deleted and created again costs the same.
     db.batch_execute("select outbox.cursor_delete('one', 'again')").await.unwrap();
     db.batch_execute("call move(1, 5)").await.unwrap();
     let again = buffers("select outbox.cursor_get('one')").await;
@@ -159,7 +160,7 @@ async fn a_waiting_reader_is_woken_by_few_notifications() {
             })
         })
         .collect();
-    // It never looks without having been told to; nothing else would wake it within a minute.
+    // The reader reads after notifications only. Nothing else would wake the dispatcher within a minute.
     let began = std::time::Instant::now();
     let (mut last, mut told) = (0, 0);
     while last < MESSAGES {
@@ -175,7 +176,7 @@ async fn a_waiting_reader_is_woken_by_few_notifications() {
     for producer in producers {
         producer.await.unwrap();
     }
-    // Off, nobody is told; changed without a restart.
+    // Notifications can be switched off without a restart.
     switch("off").await;
     wait_until("nobody is told", PATIENCE, async || {
         while notifications.try_recv().is_ok() {}

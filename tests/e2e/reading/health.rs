@@ -1,4 +1,4 @@
-//! health(), metrics() and worker_status() name what is wrong, while it is wrong.
+//! health(), metrics() and worker_status() name a fault as long as it lasts.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Receiver, Reply, Server, wait_for, wait_until};
 use outbox_tests::{PATIENCE, bare_server, one, outbox_harness, rows, server, settle};
 
-/// Check, state, culprit and advice of every check that is not well.
+/// Returns the state, culprit and advice of every check that is not `ok`.
 async fn unwell(db: &Client) -> BTreeMap<String, (String, String, String)> {
     let found =
         rows(db, "select h.check, h.state, h.culprit, h.what_to_do from outbox.health() h where h.state <> 'ok'").await;
@@ -58,7 +58,7 @@ async fn an_endpoint_that_takes_nothing_is_named_with_its_reason() {
     )
     .await
     .unwrap();
-    // One that nobody uses is nobody's trouble.
+    // A disabled endpoint that no subscription uses is not reported.
     db.execute("select outbox.create_endpoint('unused', $1)", &[&receiver.url("/hook")]).await.unwrap();
     db.batch_execute("select outbox.disable_endpoint('unused'); select outbox.subscribe('s', '{order.#}', 'down')")
         .await
@@ -91,7 +91,7 @@ async fn outcomes_are_counted_exactly_and_dead_letters_are_named() {
         db.batch_execute("select outbox.enqueue('order.a', '{}') from generate_series(1, 100)").await.unwrap();
         db.batch_execute("select outbox.enqueue('bad.a', '{}') from generate_series(1, 7)").await.unwrap();
         settle(&db).await;
-        // Whether or not they have been added up meanwhile.
+        // The metrics are exact whether or not maintenance has rolled up the counters.
         assert_eq!(metric(&db, "outbox_processed_total", r#"{"endpoint": "good"}"#).await, 100.0 * f64::from(round));
         assert_eq!(
             metric(&db, "outbox_dead_lettered_total", r#"{"subscription": "bad"}"#).await,
@@ -119,7 +119,8 @@ async fn outcomes_without_a_request_and_pulled_ones_are_counted() {
     )
     .await
     .unwrap();
-    // Six of each: done, failed, dead by the worker, expired, cancelled, skipped.
+    // Six deliveries each are completed, dead-lettered by the worker, failed and then cancelled, and skipped. Six more
+    // expire.
     db.batch_execute("select outbox.enqueue('job.a', '{}', key => 'k' || n) from generate_series(1, 24) n")
         .await
         .unwrap();
@@ -172,12 +173,12 @@ async fn outcomes_without_a_request_and_pulled_ones_are_counted() {
             let found = metric(&db, name, r#"{"subscription": "work"}"#).await;
             assert_eq!(found, expected, "{name}, round {round}");
         }
-        // A batch is one request, and its duration is counted once.
+        // A batch is one request and counts once in the durations.
         assert_eq!(metric(&db, "outbox_processed_total", r#"{"subscription": "batched"}"#).await, 100.0);
         let requests = metric(&db, "outbox_request_seconds_count", r#"{"endpoint": "batch"}"#).await;
         assert_eq!(requests, receiver.total() as f64);
         assert!(requests <= 10.0, "{requests}");
-        // Added up or not.
+        // The second round checks the same metrics after the roll-up.
         db.batch_execute("select * from outbox.maintain()").await.unwrap();
     }
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.job where job = 'counters'").await, 1);
@@ -205,7 +206,7 @@ async fn who_holds_the_sequencer_is_named() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dispatcher_that_fails_or_finds_no_process_says_why() {
-    // Room for the launcher, logical replication's launcher and one dispatcher.
+    // Three processes are enough for the launcher, the logical replication launcher and one dispatcher.
     let server = Server::start(&[
         ("max_worker_processes", "3"),
         ("max_logical_replication_workers", "0"),
@@ -221,7 +222,7 @@ async fn a_dispatcher_that_fails_or_finds_no_process_says_why() {
     let second = server.database("second").await.unwrap();
     let third = server.database("third").await.unwrap();
     let fourth = server.database("fourth").await.unwrap();
-    // Databases without the extension are looked into as well, so which one is left out is open.
+    // The launcher also starts a process to look into databases without the extension, so any of the four may be left out.
     let all = [&first, &second, &third, &fourth];
     let out = wait_for("one is left without", PATIENCE, async || {
         for db in all {
@@ -233,10 +234,10 @@ async fn a_dispatcher_that_fails_or_finds_no_process_says_why() {
     })
     .await;
     assert!(server.log().contains("raise max_worker_processes"), "{}", server.log());
-    // Producing goes on all the same.
+    // Producers are not affected.
     out.batch_execute("select outbox.enqueue('a.b', '{}')").await.unwrap();
 
-    // Something that the dispatcher cannot do.
+    // The dispatcher fails at its next checkpoint.
     first.batch_execute("alter table outbox.checkpoint rename to checkpoint_away").await.unwrap();
     first.batch_execute("select outbox.enqueue('a.b', '{}')").await.unwrap();
     let found = wait_for("its error is shown", PATIENCE, async || unwell_named(&first).await).await;
@@ -265,7 +266,7 @@ async fn what_no_worker_claims_and_what_no_reader_reads_is_named() {
     db.batch_execute("select outbox.enqueue('bulk.a', '1') from generate_series(1, 300)").await.unwrap();
     settle(&db).await;
     assert!(!unwell(&db).await.contains_key("deliveries"));
-    // So that they have been due for long.
+    // The deliveries have been due for long.
     for (subscription, name) in [("slow", "delivery"), ("bulk", "_bundle")] {
         let moved = db
             .execute(
@@ -291,7 +292,7 @@ async fn what_no_worker_claims_and_what_no_reader_reads_is_named() {
             let sql = "select max(lease) from outbox.claim($1, 'w', 1000)";
             let lease: Option<i64> = db.query_one(sql, &[&subscription]).await.unwrap().get(0);
             let Some(lease) = lease else { break };
-            // Whoever works is no culprit.
+            // A subscription whose worker is working is not reported as never claimed.
             assert!(!unwell(&db).await.get("deliveries").is_some_and(|d| d.1.contains("has ever claimed")));
             db.execute("select outbox.complete($1)", &[&lease]).await.unwrap();
         }

@@ -1,10 +1,11 @@
-//! What people look at while it runs costs what it shows, not what is stored; and lists can be read to their end.
+//! The cost of functions for operators depends on the number of rows that they show, not on the amount of stored data.
+//! Lists can be read to their end.
 
 use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Receiver, Reply};
 use outbox_tests::{one, outbox_harness, rows, server, settle};
 
-/// What is looked at, of the message in $1.
+/// Queries about the message in $1.
 const PAGES: &[&str] = &[
     "select * from outbox.history($1)",
     "select * from outbox.get_message($1)",
@@ -31,7 +32,7 @@ async fn enqueue(db: &Client, topic: &str, messages: i64) {
     .unwrap();
 }
 
-/// Buffers that each page touches when its plans are warm.
+/// Returns the number of buffers that each page touches when its plans are cached.
 async fn pages(db: &Client, id: i64) -> Vec<i64> {
     let mut all = Vec::new();
     for page in PAGES {
@@ -65,9 +66,9 @@ async fn a_page_costs_the_same_beside_a_large_log() {
     let id: i64 = one(&db, "select max(message_id) from outbox.attempt").await;
     db.batch_execute("analyze").await.unwrap();
     let empty = pages(&db, id).await;
-    // What the last 1,000 messages came to, which have been delivered, and then which nobody wanted.
+    // archive_stats() looks at the last 1,000 messages. They have been delivered here, and are skipped below.
     let delivered = buffers(&db, "select * from outbox.archive_stats()").await;
-    // Some behind it in other segments, too.
+    // Later messages fill other segments, too.
     for _ in 0..4 {
         enqueue(&db, "other.x", PILE / 4).await;
         settle(&db).await;
@@ -78,7 +79,7 @@ async fn a_page_costs_the_same_beside_a_large_log() {
     db.batch_execute("analyze").await.unwrap();
     let full = pages(&db, id).await;
     for (i, page) in PAGES.iter().enumerate() {
-        // The pile alone has some 4,000 blocks in outbox.message; three more leaves are looked into.
+        // The pile has about 4,000 blocks in outbox.message alone. Three more leaves are read.
         assert!(full[i] <= empty[i] * 2 + 300, "{page}: {} buffers, and {} beside {PILE}", empty[i], full[i]);
     }
     let skipped = buffers(&db, "select * from outbox.archive_stats()").await;
@@ -105,7 +106,7 @@ async fn lists_of_an_endpoint_or_a_subscription_are_read_to_their_end() {
     enqueue(&db, "other.x", 24_000).await;
     enqueue(&db, "rare.third", 1).await;
     settle(&db).await;
-    // As a client reads it: behind the last row, whether it holds something or says where to go on.
+    // Like a client, the loop continues after the last row of a page, which is an entry or only says where to continue.
     for (list, id, topic) in [
         ("outbox.archive_list(endpoint => 'rare', max_rows => 2", "id", "topic"),
         ("outbox.notification_log(subscription => 'rare', max_rows => 2", "message_id", "topic_code"),
@@ -129,7 +130,7 @@ async fn lists_of_an_endpoint_or_a_subscription_are_read_to_their_end() {
     let status = "select status || ': ' || subscriber from outbox.notification_log(subscription => 'failing',
         before => (select id from outbox.message where topic = 'rare.second'))";
     assert_eq!(one::<String>(&db, status).await, "failed: failing");
-    // Nothing of the topic in 10,000 messages.
+    // None of the 10,000 messages has the topic.
     let topic = "select count(*) filter (where topic is null) || ' of ' || count(*) from outbox.list_messages(topic => 'busy.x',
         before => (select id from outbox.message where topic = 'rare.third'))";
     assert_eq!(one::<String>(&db, topic).await, "1 of 1");
@@ -142,7 +143,7 @@ async fn a_message_is_found_although_the_clock_was_set_back() {
     settle(&db).await;
     let id: i64 = one(&db, "select min(id) + 1 from outbox.message where topic = 'other.x'").await;
     let place: i64 = one(&db, &format!("select outbox._position_of({id})")).await;
-    // It was enqueued before an hour that came twice.
+    // As if the clock had been set back by an hour after this message was enqueued.
     db.batch_execute(&format!(
         "set pg_outbox.erasing = 'on'; update outbox.message set enqueued_at = enqueued_at + interval '1 h' where id = {id}"
     ))
@@ -153,8 +154,8 @@ async fn a_message_is_found_although_the_clock_was_set_back() {
         "select array_agg(position order by message_id) from outbox._positions_of(array(select id from outbox.message
         where topic = 'other.x'))";
     assert_eq!(one::<Vec<i64>>(&db, all).await, [place - 1, place, place + 1]);
-    assert_eq!(one::<String>(&db, &format!("select outbox._message_state({id})")).await, "skipped");
-    // What is not numbered yet has no position.
+    assert_eq!(one::<String>(&db, &format!("select outbox._message_status({id})")).await, "skipped");
+    // A message that is not numbered yet has no position.
     db.batch_execute("begin; select outbox.enqueue('other.x', '{}')").await.unwrap();
     assert_eq!(one::<Option<i64>>(&db, "select outbox._position_of(max(id)) from outbox.message").await, None);
     db.batch_execute("rollback").await.unwrap();

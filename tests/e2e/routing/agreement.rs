@@ -1,5 +1,5 @@
-//! One answer to who gets what: live dispatch, what a crash left behind, a replay, routing without a worker, and
-//! explain_routing agree for every position, whatever changes in between.
+//! Live routing, recovery after a crash, replays, routing without a dispatcher, and explain_routing() give the same
+//! answer for every position, whatever changes meanwhile.
 
 use std::collections::BTreeSet;
 
@@ -8,13 +8,13 @@ use outbox_harness::{Receiver, Server, Stop, wait_until};
 use outbox_tests::{PATIENCE, bare_server, explain, one, outbox_harness, settle};
 
 const NAMES: [&str; 6] = ["s0", "s1", "s2", "s3", "s4", "s5"];
-/// Never ended, so that what is left to be replayed, or claimed, says all of it.
+/// Subscriptions that are never ended, so that all of their matches can be replayed or claimed.
 const LASTING: [&str; 3] = ["s0", "s1", "s2"];
 
-/// Subscription and position.
+/// Pairs of subscription and position.
 type Matches = BTreeSet<(String, i64)>;
 
-/// Any fixed sequence will do.
+/// A generator of pseudo-random numbers with a fixed seed.
 struct Dice(u64);
 
 impl Dice {
@@ -42,8 +42,8 @@ fn routes(dice: &mut Dice) -> String {
     format!("'{topics}', filter => {filter}")
 }
 
-/// Transactions that enqueue and change subscriptions, the same for the same target: `, 'e'` pushes to an endpoint, an empty one
-/// is pulled.
+/// Returns transactions that enqueue messages and change subscriptions. They differ in the target only, which is an endpoint
+/// argument for push subscriptions, and empty for pull subscriptions.
 fn script(target: &str) -> Vec<String> {
     let mut dice = Dice(20261121);
     let mut active = [true; 6];
@@ -78,7 +78,7 @@ fn script(target: &str) -> Vec<String> {
                 }
                 (true, _) => {
                     let (first, reset) = (routes(&mut dice), "'{filter}'");
-                    // Without the reset a filter of null leaves the old one.
+                    // A null filter without the reset would leave the old filter.
                     if first.ends_with("null") {
                         format!("select outbox.alter_subscription('{name}', {first}, reset => {reset})")
                     } else {
@@ -106,7 +106,8 @@ async fn matches(db: &Client, query: &str) -> Matches {
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
-/// What became of matches: sent, or, for subscriptions that ended before, skipped.
+/// Returns a query of the matches in the log: those that were sent, and those that were skipped because their
+/// subscription ended.
 fn logged(run: &str) -> String {
     format!(
         "select s.name, a.position from outbox.attempt a join outbox.subscription s on s.id = a.subscription_id
@@ -141,7 +142,7 @@ async fn live_recovery_replay_inline_and_explanation_give_one_answer() {
         db.execute("select outbox.create_endpoint('e', $1)", &[&receiver.url(&format!("/{name}"))]).await.unwrap();
     }
 
-    // Live: the dispatcher is up with it most of the time.
+    // Live routing: the dispatcher keeps up most of the time.
     let db = server.connect("live").await.unwrap();
     for (i, transaction) in pushed.iter().enumerate() {
         run(&db, &format!("begin; {transaction}; commit")).await;
@@ -157,7 +158,7 @@ async fn live_recovery_replay_inline_and_explanation_give_one_answer() {
     let explained = matches(&db, EXPLAINED).await;
     assert_same("explain_routing against live", &explained, &live);
 
-    // A replay of all that is stored.
+    // Everything that is stored is replayed.
     for name in LASTING {
         run(&db, &format!("select outbox.replay('{name}', rate => 10000)")).await;
     }
@@ -168,8 +169,8 @@ async fn live_recovery_replay_inline_and_explanation_give_one_answer() {
     settle(&db).await;
     assert_same("replay against live", &matches(&db, &logged("> 0")).await, &lasting(&live));
 
-    // Nothing is sent; every subscription is left behind while all changes are made; the server dies in the middle and at the
-    // end. Its next incarnation knows all versions from the start.
+    // Nothing is sent while all changes are made, so every subscription lags. The server crashes in the middle and at the
+    // end. The next incarnation of the dispatcher knows all versions from the start.
     let db = server.connect("crashed").await.unwrap();
     run(&db, "alter system set pg_outbox.push = off").await;
     run(&db, "select pg_reload_conf()").await;
@@ -188,9 +189,9 @@ async fn live_recovery_replay_inline_and_explanation_give_one_answer() {
     settle(&db).await;
     assert_same("after crashes against live", &matches(&db, &logged("= 0")).await, &live);
 
-    // Without a worker: claims route.
+    // Without a dispatcher, claims route.
     let db = bare_server().await.database("inline_agreement").await.unwrap();
-    // Unused: it takes a position.
+    // This endpoint is not used. It takes a position, as in the other databases.
     db.execute("select outbox.create_endpoint('e', $1)", &[&receiver.url("/none")]).await.unwrap();
     for (i, transaction) in script("").iter().enumerate() {
         run(&db, &format!("begin; {transaction}; commit")).await;

@@ -1,4 +1,4 @@
-//! One noisy tenant does not starve others.
+//! One busy tenant does not starve other tenants.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -20,7 +20,7 @@ async fn enqueue(db: &Client, tenant: &str, count: i32) {
     .unwrap();
 }
 
-/// Tenant and number of what arrived, in the order of arrival.
+/// Returns the tenant and the number of each arrival, in the order of arrival.
 fn arrived(receiver: &Receiver) -> Vec<(String, i64)> {
     let of = |json: serde_json::Value| (json["tenant"].as_str().unwrap().to_owned(), json["n"].as_i64().unwrap());
     receiver.arrivals().iter().map(|a| of(a.json())).collect()
@@ -53,7 +53,8 @@ async fn few_messages_of_one_tenant_pass_the_pile_of_another() {
     let ascending = noisy.windows(2).filter(|pair| pair[0] < pair[1]).count();
     assert!(ascending * 2 > noisy.len(), "a tenant's own go out in their order, as far as four connections keep it");
 
-    // What was overtaken is known to the next incarnation, and what overtook it does not come again.
+    // The next incarnation of the dispatcher knows which messages were overtaken. The messages that overtook are not sent
+    // again.
     server.restart(Stop::Immediate).await.unwrap();
     let db = server.connect("fair").await.unwrap();
     wait_until("everything has arrived", PATIENCE, async || {
@@ -63,6 +64,6 @@ async fn few_messages_of_one_tenant_pass_the_pile_of_another() {
     settle(&db).await;
     let all = arrived(&receiver);
     assert_eq!(all.iter().filter(|(tenant, _)| tenant == "quiet").count(), QUIET as usize);
-    // In flight, or not yet recorded: hundreds on a machine that is slow to record, not thousands.
+    // Deliveries that were in flight or not recorded are repeated. On a slow machine these are hundreds, not thousands.
     assert!(all.len() < (NOISY + QUIET) as usize + 1000, "{} arrivals", all.len());
 }

@@ -1,9 +1,9 @@
-//! Topics and filters mean the same wherever they are asked, and no pattern makes a session that nothing can end.
+//! Topic patterns and filters mean the same in every function, and no pattern keeps a session from being cancelled.
 
 use outbox_harness::tokio_postgres::Client;
 use outbox_tests::{PATIENCE, bare_server, one, outbox_harness, refused, rows, server, settle};
 
-/// Any fixed sequence will do.
+/// A generator of pseudo-random numbers with a fixed seed.
 struct Dice(u64);
 
 impl Dice {
@@ -85,7 +85,7 @@ async fn publish(db: &Client, dice: &mut Dice, messages: usize) {
             quoted(dice.pick(&["", r#"{"severity":"high"}"#, r#"{"SEVERITY":"low","X-A":"1"}"#, r#"{"x-a":"1"}"#])),
         );
         let sql = if dice.roll(8) == 0 {
-            // Bytes, even if they say that they are JSON, have no payload that a path could be asked of.
+            // A payload of bytes never matches a path, even if its content type is JSON.
             format!("select outbox.enqueue_bytes('{topic}', '{{\"n\": 3}}', 'application/json', {attributes})")
         } else {
             format!("select outbox.enqueue('{topic}', '{}', {attributes})", dice.pick(PAYLOADS))
@@ -94,7 +94,7 @@ async fn publish(db: &Client, dice: &mut Dice, messages: usize) {
     }
 }
 
-/// The messages of a subscription's deliveries.
+/// Claims all deliveries of a subscription and returns their messages.
 async fn claimed(db: &Client, subscription: &str) -> Vec<i64> {
     let mut all = Vec::new();
     loop {
@@ -112,7 +112,7 @@ async fn claimed(db: &Client, subscription: &str) -> Vec<i64> {
 async fn agree(db: &Client, seed: u64, dispatched: bool) {
     let mut dice = Dice(seed);
     let mut subscriptions = Vec::new();
-    // Each field by itself, and combinations.
+    // The filters are each field by itself, and random combinations.
     let single = FIELDS.iter().flat_map(|(field, values)| values.iter().map(move |v| format!("{{\"{field}\":{v}}}")));
     let mut filters: Vec<String> = single.collect();
     filters.extend((0..25).map(|_| filter(&mut dice)));
@@ -131,7 +131,7 @@ async fn agree(db: &Client, seed: u64, dispatched: bool) {
     if dispatched {
         settle(db).await;
     }
-    // What explain_routing() can be told: it knows no bytes.
+    // explain_routing() has no argument for a payload of bytes.
     let explained: Vec<(String, i64, bool)> = db
         .query(
             "select e.subscription, m.id, e.matches from outbox.message m, outbox.explain_routing(m.topic, m.payload, m.key,
@@ -175,7 +175,7 @@ async fn without_a_dispatcher_too() {
     agree(&bare_server().await.database("filters_inline").await.unwrap(), 2, false).await;
 }
 
-/// Before, each `#` more took a hundred times as long, and neither a cancel nor a timeout ended it.
+/// With naive backtracking, each additional `#` would take a hundred times as long.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn patterns_of_many_wildcards_are_answered_at_once() {
     let db = server().await.database("wildcards").await.unwrap();
@@ -205,7 +205,7 @@ async fn patterns_of_many_wildcards_are_answered_at_once() {
     .await;
 }
 
-/// As much as is allowed takes its time, and ends when it is told to.
+/// A search with as many patterns as are allowed takes long, and ends when it is cancelled.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_search_can_be_cancelled() {
     let server = bare_server().await;
@@ -251,7 +251,7 @@ async fn patterns_and_filters_are_bounded_where_they_come_in() {
     }
 }
 
-/// Why nobody got a message, told by each list that says it.
+/// Each list that gives a reason why no subscription got a message gives the same one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_reason_of_routing_is_told_in_one_way() {
     let db = server().await.database("reasons").await.unwrap();

@@ -1,5 +1,5 @@
-//! Subscriptions as they change: where they begin, what they match, what is held, skipped or refused, and that routing gives
-//! the same answer live, after a crash, and when it is asked to explain.
+//! Subscriptions that change: where they begin, which messages they match, hold, skip or refuse. Routing gives the same
+//! answer live, after a crash, and in explain_routing().
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ async fn run(db: &Client, sql: &str) {
     db.batch_execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {}", outbox_tests::explain(&e)));
 }
 
-/// A database with an endpoint for each path.
+/// Creates a database with an endpoint for each path.
 async fn shop(name: &str, receiver: &Receiver, endpoints: &[&str]) -> Client {
     let db = server().await.database(name).await.unwrap();
     for endpoint in endpoints {
@@ -31,7 +31,7 @@ async fn enqueue(db: &Client, from: i32, to: i32) {
     .unwrap();
 }
 
-/// The payloads' numbers that arrived at an endpoint, in order.
+/// Returns the numbers in the payloads that arrived at an endpoint, sorted.
 fn at(receiver: &Receiver, endpoint: &str) -> Vec<i64> {
     let mut numbers: Vec<i64> =
         receiver.at(&format!("/{endpoint}")).iter().map(|a| a.json()["n"].as_i64().unwrap()).collect();
@@ -74,7 +74,7 @@ async fn history_is_delivered_once_although_the_server_crashes() {
     db.execute("select outbox.create_endpoint('e', $1)", &[&receiver.url("/e")]).await.unwrap();
     enqueue(&db, 1, 500).await;
     settle(&db).await;
-    // The control message is the end of the feed: nothing behind it tells the next incarnation that it was routed.
+    // The control message is the last message of the feed, so no later record tells the next incarnation that it was routed.
     run(&db, "select outbox.subscribe('all', '{order.#}', 'e', start => 'earliest')").await;
     settle(&db).await;
     server.restart(Stop::Immediate).await.unwrap();
@@ -91,7 +91,7 @@ async fn a_changed_subscription_matches_anew_behind_the_change() {
     run(&db, "select outbox.subscribe('s', '{order.created}', 'a', filter => '{\"key\": \"k1\"}')").await;
     run(&db, "select outbox.subscribe('pulled', '{order.created}', filter => '{\"key\": \"k2\"}')").await;
     enqueue(&db, 1, 3).await;
-    // In one batch of the sequencer: what was enqueued before, the change, what comes behind.
+    // One transaction contains messages before the change, the change, and messages after it.
     db.batch_execute(
         "begin;
         select outbox.enqueue('order.created', '{\"n\": 4}', 'k2');
@@ -114,7 +114,7 @@ async fn a_changed_subscription_matches_anew_behind_the_change() {
         .collect();
     assert_eq!(pulled, [2, 4, 5, 6]);
 
-    // The explanation agrees with what happened, position by position.
+    // The explanation of each position agrees with its routing.
     let wrong: i64 = one(
         &db,
         "select count(*)
@@ -153,7 +153,7 @@ async fn a_paused_subscription_gets_everything_when_it_is_resumed() {
     let tries = receiver.at("/e").len();
     run(&db, "select outbox.pause_subscription('s'), outbox.pause_subscription('pulled')").await;
     enqueue(&db, 3, 50).await;
-    // A retry that comes due is held as well.
+    // A retry that becomes due is held as well.
     run(
         &db,
         "update outbox.delivery set due_at = clock_timestamp() where not pull; select outbox._deliveries_changed()",
@@ -207,7 +207,7 @@ async fn what_an_ended_subscription_has_not_got_is_logged_as_skipped() {
     assert_eq!(list.len(), 1);
     assert_eq!(list[0]["reason"].as_deref(), Some("inactive"));
 
-    // The name again: the same subscription, from a stated position.
+    // Subscribing with the same name reopens the subscription, from the requested position.
     let before: i32 = one(&db, "select id from outbox.subscription where name = 's'").await;
     run(&db, "select outbox.subscribe('s', '{order.#}', 'e', start => 'earliest')").await;
     settle(&db).await;
@@ -226,7 +226,7 @@ async fn a_name_that_is_taken_up_again_at_once_loses_nothing() {
     run(&db, "select outbox.subscribe('s', '{order.#}', 'e'), outbox.pause_subscription('s')").await;
     enqueue(&db, 1, 4).await;
     settle(&db).await;
-    // The router sees both at once.
+    // The router sees the end and the new beginning at once.
     run(&db, "begin; select outbox.unsubscribe('s'); select outbox.subscribe('s', '{order.#}', 'e'); commit").await;
     enqueue(&db, 5, 5).await;
     settle(&db).await;
@@ -234,7 +234,7 @@ async fn a_name_that_is_taken_up_again_at_once_loses_nothing() {
     let skipped: i64 = one(&db, "select count(*) from outbox.attempt where outcome = 'skipped'").await;
     assert_eq!(skipped, 4, "what it had not got is logged");
 
-    // With history, while a part of it is on its way.
+    // The second subscription begins at the start of the feed, while some of its deliveries are in flight.
     run(&db, "select outbox.unsubscribe('s'), outbox.subscribe('t', '{order.#}', 'slow')").await;
     enqueue(&db, 6, 200).await;
     wait_until("some have arrived", PATIENCE, async || receiver.at("/slow").len() >= 20).await;
@@ -324,7 +324,7 @@ async fn filters_look_at_key_headers_aggregate_tenant_and_payload() {
 async fn a_filter_that_takes_too_long_is_its_subscriptions_failure_alone() {
     let receiver = Receiver::start().unwrap();
     let db = shop("slow_filter", &receiver, &["slow", "quick"]).await;
-    // Cubic in the length of the array: hours for a thousand numbers.
+    // This path takes cubic time in the length of the array, which is hours for a thousand numbers.
     let path = "$.a[*] ? (exists(@ ? (@ >= 0 && exists($.a[*] ? (@ >= 0 && exists($.a[*] ? (@ < 0)))))))";
     run(
         &db,
@@ -359,7 +359,7 @@ async fn a_filter_that_takes_too_long_is_its_subscriptions_failure_alone() {
 async fn subscriptions_that_come_and_go_get_exactly_what_lies_between() {
     let db = server().await.database("interleaved").await.unwrap();
     let server = server().await;
-    // Three sessions at once: one enqueues, two subscribe, change and unsubscribe.
+    // Three sessions run at once. One enqueues messages, and two create and change subscriptions.
     let producer = {
         let db = server.connect("interleaved").await.unwrap();
         tokio::spawn(async move {
@@ -385,7 +385,7 @@ async fn subscriptions_that_come_and_go_get_exactly_what_lies_between() {
     }
     producer.await.unwrap();
     settle(&db).await;
-    // What must have been delivered is a function of positions alone.
+    // The expected deliveries depend on positions alone.
     let wrong: i64 = one(
         &db,
         "select count(*) from (
@@ -403,7 +403,7 @@ async fn subscriptions_that_come_and_go_get_exactly_what_lies_between() {
     .await;
     assert_eq!(wrong, 0);
     assert!(one::<i64>(&db, "select count(*) from outbox.delivery").await > 100);
-    // And the routing record says the same.
+    // The routing record has the same number of matches.
     let counted: i64 = one(&db, "select sum(n) from outbox.routing r, unnest(r.matched) n where n > 0").await;
     assert_eq!(counted, one::<i64>(&db, "select count(*) from outbox.delivery").await);
 }
@@ -414,7 +414,7 @@ async fn a_switched_off_topic_is_refused_in_sessions_that_know_it_as_active() {
     let a = server.database("registry_sessions").await.unwrap();
     let b = server.connect("registry_sessions").await.unwrap();
     run(&a, "select outbox.create_topic('order.created'); select outbox.enqueue('order.created', '{}')").await;
-    // b's snapshot is from before the change, which it must see all the same.
+    // The snapshot of b is older than the change, which b must see nevertheless.
     run(&b, "begin isolation level repeatable read; select outbox.enqueue('order.created', '{}')").await;
     run(&a, "select outbox.alter_topic('order.created', active => false)").await;
     assert_eq!(refused(&a, "select outbox.enqueue('order.created', '{}')").await.code().code(), "OB007");
@@ -423,7 +423,7 @@ async fn a_switched_off_topic_is_refused_in_sessions_that_know_it_as_active() {
     assert_eq!(refused(&b, "select outbox.enqueue('order.created', '{}')").await.code().code(), "OB007");
     run(&b, "rollback").await;
     assert_eq!(refused(&b, "select outbox.enqueue('order.created', '{}')").await.code().code(), "OB007");
-    // What is loaded under an old snapshot is the state of now, and no older one is kept.
+    // A load under an old snapshot reads the current state, and no older state stays in the cache.
     run(&a, "select outbox.alter_topic('order.created', active => true)").await;
     run(&b, "begin isolation level repeatable read; select outbox.enqueue('order.created', '{}')").await;
     run(&b, "commit; begin isolation level repeatable read; select count(*) from outbox.topic").await;
@@ -445,7 +445,8 @@ async fn what_logical_replication_applies_is_captured_if_it_is_asked_for() {
     run(&copy, "select outbox.capture('t', replicated => true), outbox.capture('plain')").await;
     run(&origin, "create publication p for table t, plain").await;
     run(&origin, "select pg_create_logical_replication_slot('s', 'pgoutput')").await;
-    // In one server the slot is made apart: creating it waits for all transactions, its own among them.
+    // On a single server, CREATE SUBSCRIPTION would wait for its own transaction while it creates the slot, so the slot
+    // exists already.
     let connection =
         format!("host=127.0.0.1 port={} user=postgres dbname=origin password={}", server.port, server.password());
     run(
@@ -474,7 +475,7 @@ async fn what_logical_replication_applies_is_captured_if_it_is_asked_for() {
         .map(|row| row.get(0))
         .collect();
     assert_eq!(topics, ["t.insert 1", "t.insert 2", "t.update 1", "t.update 5", "t.delete 1"]);
-    // Its own sessions fire the statement triggers, once.
+    // Local writes fire the statement triggers, and are captured once.
     run(&copy, "insert into t values (77, 7)").await;
     assert_eq!(one::<i64>(&copy, "select count(*) from outbox.message where key = '77'").await, 1);
     run(&copy, "alter subscription s disable; alter subscription s set (slot_name = none); drop subscription s").await;
@@ -523,7 +524,7 @@ async fn statistics_are_sums_that_survive_the_roll_up() {
         .await;
         assert_eq!(row[0]["completed"].as_deref(), Some(n(100).to_string().as_str()));
         assert_eq!(row[0]["known"].as_deref(), Some("t"));
-        // A leaf is added to the totals and emptied; the sums stay.
+        // Rolling a leaf up adds it to the totals and empties it. The sums stay the same.
         run(&db, "select outbox._roll_up(), outbox._roll_up_message_counters()").await;
     }
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.message_counter_total").await, 4);
@@ -559,7 +560,7 @@ async fn a_captured_row_that_is_too_large_fails_is_skipped_or_is_a_reference() {
         let two: Vec<&str> = all.split(", ").filter(|what| what.contains(" 2")).collect();
         assert_eq!(two.join(", "), kept, "{style}: {all}");
     }
-    // Images do not depend on who writes.
+    // Row images do not depend on the settings of the writing session.
     db.batch_execute(
         "create table value (id int primary key, f float8, i interval, b bytea, t timestamptz);
         select outbox.capture('value');

@@ -1,4 +1,4 @@
-//! Replays: history again, at a bounded rate, beside live traffic, resumable, cancellable.
+//! Replays deliver history again, at a bounded rate, beside live traffic. They can be resumed and cancelled.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -50,7 +50,7 @@ async fn history_comes_again_with_the_same_ids_beside_live_traffic() {
     settle(&db).await;
     let first: HashSet<String> = receiver.arrivals().iter().map(|a| a.webhook_id().to_owned()).collect();
     let low: i64 = one(&db, "select min(position) from outbox.attempt").await;
-    // What the subscription did not match then is not delivered now.
+    // Messages that the subscription did not match are not replayed.
     run(&db, "select outbox.enqueue('invoice.created', '{}')").await;
     let replay: i64 = one(
         &db,
@@ -183,7 +183,7 @@ async fn without_a_worker_claims_take_the_steps_of_a_replay() {
     };
     let first = claim_all().await;
     assert_eq!(first.iter().map(|(n, _)| *n).collect::<Vec<_>>(), (1..=30).collect::<Vec<_>>());
-    // A part, at a rate that allows all of it after a moment.
+    // Ten messages are replayed, at a rate that allows all of them after a moment.
     let replay: i64 =
         one(&db, &format!("select outbox.replay('pulled', {}, {}, rate => 1000)", first[4].1, first[13].1)).await;
     let mut again = vec![];

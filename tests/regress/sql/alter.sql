@@ -1,11 +1,11 @@
--- Endpoints and subscriptions are altered field by field, by the same rules that hold when they are made.
+-- Endpoints and subscriptions are altered field by field, by the same rules that hold for their creation.
 create extension pg_outbox;
 \pset null '(null)'
 select endpoint_id from outbox.create_endpoint('shop', 'https://example.com/a', subscriber_type => 'service');
 select endpoint_id from outbox.create_endpoint('other', 'https://example.com/b');
 select outbox.subscribe('orders', '{order.#}', 'shop') is not null as message;
 
--- An endpoint: everything at once, then one thing, then what takes a setting away.
+-- An endpoint: all settings at once, then a single setting, then the values that remove a setting.
 select outbox.alter_endpoint('shop', url => 'https://example.com/c', headers => '{"x-a": "1"}', timeout => '3 s',
     concurrency => 2, tenant => 'acme', rate => 10, burst => 5, schedule => '[1, 2]', policy => '{"404": "retry"}',
     breaker => '{"failures": 3}', protocol => 'http1', compress => true, response_id => 'x-id', keep_headers => '{x-a}',
@@ -36,10 +36,10 @@ from (select name, endpoint_id, max_attempts, max_age, schedule, policy, format,
         ttl, deadline, notify, max_lag, external_id, labels, id from outbox.subscription) s
 join outbox.subscription_version v on v.subscription_id = s.id order by v.version desc limit 1;
 \x off
--- What is not named stays.
+-- Settings that are not named stay as they are.
 select outbox.alter_subscription('orders', batch_size => 1, reset => '{max_age,schedule,policy,ttl,deadline,filter}') is not null as message;
 select format, batch_size, batch_wait, ordering, max_age, schedule, policy, ttl, deadline from outbox.subscription;
--- What makes no sense is refused, and changes nothing.
+-- Invalid settings are refused and change nothing.
 select outbox.alter_subscription('orders', format => 'xml');
 select outbox.alter_subscription('orders', batch_size => 0);
 select outbox.alter_subscription('orders', batch_size => 1001);

@@ -1,4 +1,4 @@
--- Change capture: which changes become which messages.
+-- Change capture: the message for each kind of change.
 create extension pg_outbox;
 create table orders (
     id int primary key,
@@ -12,7 +12,7 @@ from outbox.message m order by m.id;
 select outbox.capture('orders', include_old => true);
 select * from outbox.captures;
 
--- One statement, many rows; generated columns; updates that change the key.
+-- Statements with many rows, generated columns, and updates that change the key.
 insert into orders values (1, 10, null), (2, 20, 'b');
 update orders set id = id + 10, note = 'x' where id = 2;
 update orders set total = total;
@@ -30,13 +30,13 @@ rollback;
 update orders set total = 0 where false;
 select * from sent;
 
--- Columns change under it.
+-- Columns are added and dropped after the beginning of the capture.
 alter table orders add column extra text default 'e';
 alter table orders drop column note;
 update orders set total = 13 where id = 1;
 select payload from sent where operation = 'update' and payload -> 'new' ? 'extra';
 
--- Columns, condition, tenant, style row, a topic of its own, truncate.
+-- Columns, a condition, a tenant, the style row, another topic, and truncate.
 create table "Order Items" (item int, part int, tenant text, secret text, "100%" int, primary key (item, part));
 select outbox.capture('"Order Items"', 'shop.items.{op}', operations => '{insert,update,delete,truncate}',
     columns => '{item,part,"100%"}', condition => 'coalesce(new.item, old.item) < 100', style => 'row', tenant_column => 'tenant');
@@ -47,7 +47,7 @@ delete from "Order Items" where part = 2;
 truncate "Order Items";
 select * from sent where topic like 'shop.%';
 
--- Foreign-key cascades and partitions, also those that a statement names itself.
+-- Foreign-key cascades and partitions, also partitions that a statement names itself.
 create table parent (id int primary key);
 create table child (id int, parent int references parent on delete cascade on update cascade, primary key (id, parent))
     partition by list (parent);
@@ -67,7 +67,7 @@ select relation, uncovered_partitions from outbox.captures order by 1;
 select outbox.capture('child', 'child', style => 'debezium');
 select relation, uncovered_partitions from outbox.captures order by 1;
 
--- Virtual generated columns (PostgreSQL 18) are null in triggers; elsewhere an empty column stands in.
+-- Virtual generated columns (PostgreSQL 18) are null in triggers. Older versions use an empty column instead.
 select case when current_setting('server_version_num')::int >= 180000 then 'generated always as (n * 2) virtual' else '' end as virtual
 \gset
 create table computed (id int primary key, n int, twice int :virtual);
@@ -78,7 +78,7 @@ delete from computed;
 select topic, payload - 'schema' as payload from sent where topic like 'computed.%';
 drop table computed;
 
--- A comment that somebody else has put on the function of a capture spoils neither the view nor the others.
+-- A foreign comment on the function of a capture breaks neither the view nor other captures.
 create table spoilt (id int primary key);
 select outbox.capture('spoilt');
 select format('comment on function %s is %L', t.tgfoid::regprocedure, text)
@@ -91,7 +91,7 @@ select topic from sent where topic like 'spoilt.%';
 select outbox.uncapture('spoilt');
 drop table spoilt;
 
--- Only the owner, and only if he may enqueue.
+-- Only the owner of a table may capture it, and only with the capabilities capture and publish.
 create role outbox_regress_owner;
 create role outbox_regress_user;
 create schema app;
@@ -118,7 +118,7 @@ reset role;
 select topic, key, payload from sent order by topic = 't.insert' desc limit 1;
 select proowner::regrole, prosecdef, proacl from pg_proc where proname ~ '^_capture_[0-9]' order by oid desc limit 1;
 
--- The end.
+-- The captures end.
 select outbox.uncapture('orders');
 select outbox.uncapture('orders');
 insert into orders values (77, 1);
@@ -136,7 +136,7 @@ select outbox.capture('orders', style => 'xml');
 select outbox.capture('orders', key_columns => '{nothing}');
 select outbox.capture('orders', topic => 'a b');
 
--- DROP EXTENSION takes the captures along, and leaves the tables.
+-- DROP EXTENSION removes the captures and leaves the tables.
 drop view sent;
 drop extension pg_outbox;
 insert into app.t values (9, 9);

@@ -1,11 +1,11 @@
--- Cursors: forward only, reset with a reason, lag of the feed.
+-- Cursors move forward only, are reset with a reason, and know their lag behind the feed.
 create extension pg_outbox;
 select count(outbox.enqueue('order.created', '{}')) from generate_series(1, 10);
 select status from outbox._tick_inline(1000);
 select outbox.cursor_get('billing');
 select position, epoch, lag_positions, advanced from outbox.cursor_get('billing', if_missing => 0);
 select count(*) from outbox.cursor;
--- Advancing makes the cursor.
+-- Advancing creates the cursor.
 select consumer, stream, subject, position, epoch, last_delivery_id, last_delivered_at is not null as at, lag_positions,
     lag_seconds > 0 as behind, advanced
 from outbox.cursor_advance('  billing ', 3, delivery_id => 'd3');
@@ -19,11 +19,11 @@ select position, advanced from outbox.cursor_advance('billing', 5, expected_posi
 select outbox.cursor_advance('billing', 5, expected_position => 3);
 select last_delivered_at at time zone 'UTC' as at from outbox.cursor_get('billing');
 select position, advanced from outbox.cursor_advance('new one', 1, expected_position => 0);
--- Not after the end of the feed; other streams are the consumer's own.
+-- A cursor cannot pass the end of the feed. Other streams belong to the consumer, and have no end.
 select outbox.cursor_advance('billing', 11);
 select position, epoch, lag_positions, lag_seconds from outbox.cursor_advance('billing', 1000000, 'elsewhere');
 select position, lag_positions, lag_seconds from outbox.cursor_advance('billing', 10);
--- Malformed.
+-- Malformed arguments.
 select outbox.cursor_get(' ');
 select outbox.cursor_get('billing', '');
 select outbox.cursor_get(repeat('x', 256));
@@ -34,7 +34,7 @@ select outbox.cursor_reset('billing', -1, 'why');
 select outbox.cursor_reset('billing', 1, '  ');
 select outbox.cursor_delete('billing', null);
 select outbox.cursor_record_error('billing', ' ');
--- Errors do not move it; an advance clears them.
+-- Recorded errors do not move a cursor. An advance clears them.
 select position, length(last_error) from outbox.cursor_record_error('billing', '  ' || repeat('e', 3000));
 select position, last_error from outbox.cursor_record_error('failing', 'never got anywhere', subject => ' part-1 ');
 select position from outbox.cursor_reset('billing', 4, 'redo the invoices');
@@ -47,12 +47,12 @@ select stream from outbox.cursor_list('billing');
 select outbox.cursor_delete('billing', 'moved away', 'elsewhere');
 select outbox.cursor_delete('billing', 'moved away', 'elsewhere');
 select actor = session_user as mine, action, object, reason, detail from outbox.audit order by id;
--- A cursor in a history that was lost.
+-- A cursor in a lost history.
 insert into outbox.epoch (epoch, first_position, timeline) values (2, 8, 2);
 select epoch, position from outbox.cursor_advance('billing', 9);
 select epoch, position from outbox.cursor_advance('new one', 9, epoch => 1);
 select epoch, position from outbox.cursor_advance('new one', 9, epoch => 2);
--- Who may.
+-- The capability consume is enough.
 create role outbox_regress_consumer;
 select outbox.grant_to('outbox_regress_consumer', 'consume');
 set role outbox_regress_consumer;

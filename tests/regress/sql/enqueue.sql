@@ -1,4 +1,4 @@
--- enqueue and its siblings: what they store, and what they refuse.
+-- enqueue and its siblings: stored values, and refused arguments.
 create extension pg_outbox;
 \pset null '(null)'
 
@@ -17,7 +17,7 @@ select id, topic, key, payload, body, content_type, tenant, aggregate_type, aggr
     headers, metadata, occurred_at at time zone 'UTC' as occurred_at
 from outbox.message order by id;
 
--- Not more than the transaction: rollback, savepoints, procedures, triggers, prepared transactions.
+-- Messages share the fate of their transaction: rollback, savepoints, procedures, triggers, prepared transactions.
 create table business (id int primary key);
 begin;
 insert into business values (1);
@@ -98,14 +98,14 @@ begin read only;
 select outbox.enqueue('a.b', '{}');
 rollback;
 
--- Messages, feed and attempts are immutable, for the owner too.
+-- Messages, feed and attempts are immutable, also for their owner.
 update outbox.message set topic = 'x';
 delete from outbox.message;
 select status from outbox._tick_inline(10);
 update outbox.feed set first_position = 0;
 delete from outbox.feed;
 
--- What means nothing is refused, not taken for something else.
+-- Meaningless values are refused, and not interpreted as something else.
 select outbox.enqueue('a.b', '{}', max_attempts => 0);
 select outbox.enqueue_many('a.b', '{1}', max_attempts => -1);
 select count(*) from outbox.list_messages(state => 'nosuch');

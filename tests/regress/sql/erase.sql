@@ -1,4 +1,4 @@
--- Erasing what a message says.
+-- Erasing the content of a message.
 create extension pg_outbox;
 select outbox.create_endpoint('e', 'https://example.com') is not null;
 select outbox.subscribe('s', '{#}', 'e') is not null;
@@ -14,7 +14,7 @@ values (1, :head, :id, 0, 1, 'status', now(), 'Ada unknown');
 select outbox.erase(:id);
 select outbox.erase(:id, reason => ' ');
 select outbox.erase(100000, reason => 'why');
--- Not while a worker has it.
+-- A message cannot be erased while a worker holds its delivery.
 insert into outbox.lease (id, subscription_id, worker, claimed_at, expires_at, delivery_ids)
 values (1, 1, 'w1', now(), '2100-01-01', '{}');
 update outbox.delivery set state = 'processing', lease = 1;
@@ -29,11 +29,11 @@ select count(*) from outbox.delivery;
 select last_error from outbox.dead_letter;
 select message_id = :id as this, cancelled_by, reason from outbox.cancelled;
 select action, reason, detail from outbox.audit;
--- Nothing that holds a name is left.
+-- No row contains the name any more.
 select count(*) from outbox.message m where m::text like '%Ada%';
 select count(*) from outbox.attempt a where a::text like '%Ada%';
 update outbox.message set payload = '{}' where id = :id;
--- It is not sent again: a replay passes it, with the reason.
+-- The message is not sent again. A replay passes it over and logs the reason.
 select outbox.enqueue('person.moved', '{"name": "Bob"}') > :id as more;
 select outbox.tick() > :head as more;
 select outbox.replay('s') as replay;

@@ -1,4 +1,4 @@
--- Who may what. Nothing is granted to PUBLIC; roles get capabilities.
+-- Privileges: nothing is granted to PUBLIC, and roles get capabilities.
 create extension pg_outbox;
 create role outbox_regress_nobody;
 create role outbox_regress_publisher;
@@ -11,16 +11,16 @@ select outbox.grant_to('outbox_regress_nobody', 'everything');
 select outbox.grant_to('outbox_regress_missing', 'publish');
 select outbox.create_endpoint('e', 'https://example.com') is not null;
 
--- No object of the extension is open to PUBLIC.
+-- PUBLIC has no privilege on any object of the extension.
 select p.oid::regprocedure from pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
 where p.pronamespace = 'outbox'::regnamespace and a.grantee = 0;
 select c.oid::regclass from pg_class c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a
 where c.relnamespace = 'outbox'::regnamespace and a.grantee = 0 and c.relkind not in ('i', 'I', 'c');
--- Definer functions pin their search path.
+-- Definer functions have a fixed search path.
 select p.oid::regprocedure from pg_proc p
 where p.pronamespace = 'outbox'::regnamespace and p.prosecdef
     and not coalesce(p.proconfig, '{}') @> '{"search_path=pg_catalog, pg_temp"}';
--- Every public object says what it is.
+-- Every public object has a comment.
 select p.oid::regprocedure from pg_proc p
 where p.pronamespace = 'outbox'::regnamespace and p.proname !~ '^_' and obj_description(p.oid, 'pg_proc') is null;
 select c.oid::regclass from pg_class c

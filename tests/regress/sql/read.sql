@@ -7,14 +7,14 @@ from generate_series(1, 5) n;
 select outbox.enqueue('order.paid', '{"n": 6}', 'k1', headers => '{"severity": "high"}', metadata => '{"user_id": "u"}',
     aggregate_type => 'order', aggregate_id => '42', publisher => 'shop@1.2');
 select outbox.enqueue_bytes('invoice.raw', 'abc', 'text/plain');
--- Not in the feed yet.
+-- The messages are not in the feed yet.
 select count(*) from outbox.read(0);
 select status from outbox._tick_inline(1000);
 select outbox.head(), outbox.tail();
 select position, epoch, message_id, topic, key, payload, body, content_type, tenant from outbox.read(0);
 select headers, metadata, aggregate_type, aggregate_id, publisher, webhook_id = outbox.webhook_id(message_id, enqueued_at) as same
 from outbox.read(5, 1);
--- Exclusive, and bounded.
+-- The start position is exclusive, and the number of messages is bounded.
 select array_agg(position) from outbox.read(3);
 select array_agg(position) from outbox.read(2, 2);
 select array_agg(position) from outbox.read(7);
@@ -25,19 +25,19 @@ select array_agg(position) from outbox.read(0, filter => '{"key": "k1"}');
 select array_agg(position) from outbox.read(0, topics => '{order.*}', filter => '{"headers": {"severity": "high"}}');
 select array_agg(position) from outbox.read(0, filter => '{"payload": "$.n > 4"}');
 select array_agg(position) from outbox.read(0, 2, filter => '{"tenant": "acme"}');
--- pg_outbox's own control messages have positions, and are not shown.
+-- Control messages of pg_outbox have positions and are not returned.
 select outbox.create_endpoint('e', 'https://example.com') is not null;
 select outbox.enqueue('order.created', '{"n": 9}');
 select status from outbox._tick_inline(1000);
 select outbox.head();
 select array_agg(position) from outbox.read(6);
--- Nothing in a long stretch: a row without a message says where to go on.
+-- After a long stretch without a match, a row without a message returns the position to continue from.
 select count(outbox.enqueue('bulk.item', '{}')) from generate_series(1, 10500);
 select outbox._tick_inline(20000) is not null;
 select position, message_id from outbox.read(9, topics => '{order.*}');
 select position, message_id from outbox.read(10009, topics => '{order.*}');
 select count(*), min(position), max(position) from outbox.read(900, 1000);
--- Refused.
+-- Refused arguments.
 select outbox.read(null);
 select outbox.read(-1);
 select outbox.read(100000);
@@ -47,13 +47,13 @@ select outbox.read(0, topics => '{}');
 select outbox.read(0, topics => '{"a..b"}');
 select outbox.read(0, filter => '{"colour": "red"}');
 select outbox.read(0, filter => '{"payload": "$.n >"}');
--- A history that was lost: messages that the reader saw after the end of its epoch is not there.
+-- In a lost history, the positions after the end of the reader's epoch do not exist.
 insert into outbox.epoch (epoch, first_position, timeline) values (2, 10000, 2);
 select position, epoch from outbox.read(9998, 2);
 select outbox.read(9999, 1, epoch => 1) is not null;
 select outbox.read(10000, 1, epoch => 1);
 select outbox.read(10000, 1, epoch => 2) is not null;
--- What is no longer stored.
+-- Positions that are no longer stored.
 select setval('outbox._reclaimed', 100);
 select outbox.tail();
 select position from outbox.read(0, 1);

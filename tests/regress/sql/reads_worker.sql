@@ -1,4 +1,4 @@
--- Reading: messages, deliveries, the archive, the log of notifications.
+-- Reading messages, deliveries, the archive, and the notification log.
 create extension pg_outbox;
 select outbox.subscribe('jobs', '{job.#}', max_attempts => 1) is not null as subscribed;
 select outbox.enqueue('job.a', '{"n": 1}', 'k1', tenant => 't1', aggregate_type => 'order', aggregate_id => '7',

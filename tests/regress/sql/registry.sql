@@ -1,11 +1,11 @@
--- Topics and publishers: registered, switched off, required; topics that depend on the tenant.
+-- Topics and publishers that are registered, switched off, or required. Topics that depend on the tenant.
 create extension pg_outbox;
 select outbox.create_topic('order.created', description => 'An order was placed');
 select outbox.create_publisher('billing', 'Billing service');
 select code, name, description, active from outbox.topic;
 select code, name, active from outbox.publisher;
 
--- An inactive topic refuses messages; others are not concerned.
+-- An inactive topic refuses messages. Other topics are not affected.
 select outbox.enqueue('order.created', '{}') is not null as accepted;
 select outbox.alter_topic('order.created', active => false);
 select outbox.enqueue('order.created', '{}');
@@ -19,7 +19,7 @@ select outbox.enqueue('order.created', '{}');
 select outbox.alter_topic('order.created', active => true);
 select outbox.enqueue('order.created', '{}') is not null as accepted;
 
--- A publisher is what stands before the @.
+-- The code of a publisher is the part before the @.
 select outbox.enqueue('a', '{}', publisher => 'billing@1.2.3') is not null as accepted;
 select outbox.alter_publisher('billing', active => false);
 select outbox.enqueue('a', '{}', publisher => 'billing@1.2.3');
@@ -28,7 +28,7 @@ select outbox.enqueue('a', '{}');
 reset pg_outbox.publisher;
 select outbox.alter_publisher('billing', active => true);
 
--- Required.
+-- Registration can be required.
 set pg_outbox.require_topic = on;
 select outbox.enqueue('unknown', '{}');
 select outbox.enqueue('order.created', '{}') is not null as accepted;
@@ -39,7 +39,7 @@ select outbox.enqueue('a', '{}', publisher => 'unknown');
 select outbox.enqueue('a', '{}', publisher => 'billing') is not null as accepted;
 reset pg_outbox.require_publisher;
 
--- Templates and functions: the publisher's before the database's, a function before a template.
+-- A template or function of the publisher precedes that of the database, and a function precedes a template.
 create function public.topic_of(tenant text, topic text) returns text language sql
     return case when tenant = 'bad' then 1 / (length(tenant) - 3) || '' else 'fn.' || tenant || '.' || topic end;
 set pg_outbox.topic_template = '{tenant}.{topic}';

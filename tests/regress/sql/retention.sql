@@ -1,4 +1,4 @@
--- Rotation, reclaim, and what keeps messages. Without a dispatcher: every step is taken here.
+-- Rotation, reclaiming, and the causes that retain messages. There is no dispatcher, so the script takes every step.
 create extension pg_outbox;
 set pg_outbox.retention_interval = '1s';
 create function pg_temp.segments() returns table (leaf smallint, open boolean, last_position bigint, reclaimed boolean, kept bigint)
@@ -6,7 +6,7 @@ language sql as $$
     select s.leaf, s.closed_at is null, s.last_position, s.reclaimed_at is not null, s.kept
     from outbox.segment s where s.ring = 'message' order by s.leaf
 $$;
--- What a dispatcher would write: everything is routed, and subscription 1 stands at `lag`.
+-- Writes a checkpoint as a dispatcher would: everything is routed, and subscription 1 stands at `lag`.
 create procedure pg_temp.routed(lag bigint default null) language sql as $$
     insert into outbox.checkpoint (segment, id, incarnation, position, written_at, lag_subscriptions, lag_positions,
         open_subscriptions, open_positions)
@@ -17,14 +17,14 @@ $$;
 create procedure pg_temp.produce(first int, last int) language sql as $$
     select count(outbox.enqueue('order.created', jsonb_build_object('n', n))) from generate_series(first, last) n
 $$;
--- Time passes for the segments that are not written any more.
+-- Makes the closed segments older.
 create procedure pg_temp.age() language sql as $$
     update outbox.segment set closed_at = closed_at - interval '2 d' where closed_at > now() - interval '1 d'
 $$;
 create view pg_temp.messages as
     select job, result, regexp_replace(held_by, '\d+$', 'N') as held_by from outbox.maintain() where job = 'message';
 
--- The pointer never leaves an empty leaf.
+-- Rotation never leaves an empty leaf.
 select outbox.rotate();
 select outbox.rotate('nothing');
 call pg_temp.produce(1, 5);
@@ -32,11 +32,11 @@ select outbox.tick();
 select outbox.rotate();
 call pg_temp.produce(6, 6);
 select distinct tableoid::regclass from outbox.message order by 1;
--- Not reclaimed before the sequencer has passed it ...
+-- A segment is not reclaimed before the sequencer has passed it ...
 set pg_outbox.message_retention = '1d';
 call pg_temp.age();
 select job, result, held_by from outbox._maintain(true) where job = 'message';
--- ... nor before its time. Zero and below mean for ever.
+-- ... nor before its retention has passed. Zero and negative values retain it for ever.
 select outbox.tick();
 select outbox.tick();
 set pg_outbox.message_retention = '7d';
@@ -54,10 +54,10 @@ select outbox.tail(), outbox.head();
 select array_agg(position) from outbox.read(0);
 select outbox.read(2);
 select array_agg(position) from outbox.read(5);
--- The feed still knows what was where.
+-- The feed still has the ids of the reclaimed positions.
 select first_position, last_position, message_ids from outbox.feed order by 1;
 
--- A subscription keeps what it has not got, whether or not a dispatcher ever ran.
+-- A subscription retains messages that it has not received, whether or not a dispatcher ever ran.
 set pg_outbox.message_retention = '7d';
 select outbox.create_endpoint('e', 'https://example.com') is not null;
 select outbox.subscribe('s', '{#}', 'e') is not null;
@@ -68,7 +68,7 @@ select outbox.tick();
 call pg_temp.age();
 set pg_outbox.message_retention = '1d';
 select * from pg_temp.messages;
--- The dispatcher got everything, but for one that waits and one that is dead.
+-- Everything is routed. One delivery waits, and one is dead.
 call pg_temp.routed();
 insert into outbox.delivery (subscription_id, position, message_id, message_segment, state, due_at)
 select 1, r.position, r.message_id, m.segment, 'failed', 'infinity'
@@ -83,7 +83,7 @@ select d.message_segment, m.payload
 from (select message_segment, message_id from outbox.delivery union all select message_segment, message_id from outbox.dead_letter) d
 join outbox.message m on m.segment = d.message_segment and m.id = d.message_id;
 select h.what from outbox.message m, outbox.history(m.id) h where m.payload->>'n' = '10' and h.what in ('enqueued', 'numbered');
--- Kept messages go when nothing waits with them; nobody else removes a row.
+-- Messages that were set aside are removed when no delivery refers to them. No other statement removes rows.
 delete from outbox.message where segment >= 0;
 update outbox.message set payload = '{}';
 delete from outbox.delivery;
@@ -91,7 +91,7 @@ update outbox.dead_letter set resolution = 'resolved', resolved_at = clock_times
 select job, result, rows from outbox.maintain() where rows > 0;
 select count(*) from outbox.message;
 
--- A subscription that lags keeps its messages, unless it has a max_lag.
+-- A subscription that lags retains its messages, unless it has a max_lag.
 set pg_outbox.message_retention = '7d';
 call pg_temp.produce(20, 24);
 select outbox.rotate();
@@ -104,7 +104,7 @@ select * from pg_temp.messages;
 update outbox.subscription set max_lag = '1 d';
 select * from pg_temp.messages;
 select outcome, error_class, error, results from outbox.attempt;
--- A cursor keeps messages if that is asked for.
+-- A cursor retains messages if pg_outbox.retain_for_cursors is on.
 set pg_outbox.message_retention = '7d';
 call pg_temp.produce(30, 30);
 select outbox.rotate();
@@ -117,7 +117,7 @@ set pg_outbox.message_retention = '1d';
 set pg_outbox.retain_for_cursors = on;
 select * from pg_temp.messages;
 reset pg_outbox.retain_for_cursors;
--- Purge: by hand, whole segments.
+-- purge() removes whole segments.
 set pg_outbox.message_retention = '7d';
 select rows, bytes > 0 as bytes from outbox.purge('completed', '30 d', dry_run => true);
 select bytes > 0 as bytes from outbox.purge('completed', '1 d', dry_run => true);
@@ -129,7 +129,7 @@ values (1, 1, 1, 0, 1, 'status', now(), now() - interval '1 d');
 select rows from outbox.purge('dead_letters', '1 h');
 select rows from outbox.purge('dead_letters', '1 h', include_unresolved => true, dry_run => true);
 select rows from outbox.purge('dead_letters', '1 h', include_unresolved => true);
--- Idempotency keys: a job of their own, or by hand.
+-- A job of its own, or purge(), removes idempotency keys.
 select count(outbox.enqueue('idem.a', '{}', idempotency_key => n::text)) from generate_series(1, 3) n;
 update outbox._idempotency set remembered_at = remembered_at - interval '8 d' where content is not null and ctid <> '(0,1)';
 select rows, bytes > 0 as bytes from outbox.purge('idempotency', '1 d', dry_run => true);
@@ -141,7 +141,7 @@ select job, result, rows from outbox.maintain() where job = 'idempotency';
 update outbox._idempotency set remembered_at = remembered_at - interval '2 d';
 select rows, bytes > 0 as bytes from outbox.purge('idempotency', '1 d');
 select count(*) from outbox._idempotency;
--- The archive is messages, attempts and routing.
+-- The archive consists of messages, attempts and routing.
 select outbox.rotate();
 select outbox.rotate('attempt');
 select outbox.rotate('routing');
@@ -156,10 +156,10 @@ from (select * from outbox.purge('archive', '1 d', dry_run => true)) m, lateral 
 select count(*) from outbox.message where segment >= 0;
 select count(*) from outbox.attempt;
 select outbox.purge('everything', '1 h');
--- Every job shows when it runs next and what it did.
+-- Every job shows its next run and its last result.
 select job, last_run_at is not null as ran, next_run_at > last_run_at as next, result is not null as said from outbox.job order by job;
 
--- Small rings: the last row always stays.
+-- In small rings the last row always stays.
 set pg_outbox.tick_retention = '1s';
 set pg_outbox.checkpoint_retention = '1s';
 select pg_sleep(1.1);
@@ -171,7 +171,7 @@ select pg_sleep(1.1);
 select job, result from outbox.maintain() where job in ('tick', 'checkpoint');
 select count(*) > 0 from outbox.tick;
 select position = outbox.head() from outbox.checkpoint;
--- Round the ring, with a message in each leaf: it ends where the next leaf still holds rows.
+-- Rotating with a message in each leaf stops where the next leaf still has rows.
 set pg_outbox.message_retention = '7d';
 do $$
 begin

@@ -1,4 +1,4 @@
--- Endpoints and subscriptions: what they store, and what they refuse.
+-- Endpoints and subscriptions: stored values, and refused arguments.
 create extension pg_outbox;
 \pset null '(null)'
 select endpoint_id, signing_secret ~ '^whsec_[A-Za-z0-9+/]{43}=$' as secret, message_id

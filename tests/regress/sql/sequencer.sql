@@ -1,4 +1,4 @@
--- What a tick refuses, and what it writes.
+-- The refusals of a tick, and the rows that it writes.
 create extension pg_outbox;
 \pset null '(null)'
 select status, first_position, last_position, more from outbox._tick_inline(10);
@@ -6,7 +6,7 @@ select outbox.enqueue('a.b', to_jsonb(n)) from generate_series(1, 5) n;
 select status, first_position, last_position, more from outbox._tick_inline(10);
 select status, first_position, last_position, more from outbox._tick_inline(10);
 
--- In chunks.
+-- Chunks.
 select count(outbox.enqueue('a.b', to_jsonb(n))) from generate_series(6, 12) n;
 select status, first_position, last_position, more from outbox._tick_inline(3);
 select status, first_position, last_position, more from outbox._tick_inline(3);
@@ -15,7 +15,7 @@ select status, first_position, last_position, more from outbox._tick_inline(3);
 select status, first_position, last_position, more from outbox._tick_inline(3);
 select f.first_position, f.last_position, f.message_ids from outbox.feed f order by 1;
 
--- Not after a write, not at another isolation level, not in a prepared transaction.
+-- A tick is refused after a write, at another isolation level, and in a prepared transaction.
 begin;
 select outbox.enqueue('a.b', '{}');
 select status from outbox._tick_inline(10);
@@ -42,6 +42,6 @@ select count(outbox.enqueue('a.b', '{}')) from generate_series(1, 2000);
 select status, first_position, last_position, more from outbox._tick_inline(5000);
 select f.first_position, f.last_position from outbox.feed f where f.first_position > 14 order by 1;
 
--- The outbox of another database ticks nothing.
+-- The outbox of another database refuses to tick.
 update outbox._identity set database = 1;
 select status from outbox._tick_inline(10);

@@ -3,12 +3,12 @@
 pub mod authority;
 pub mod cable;
 pub mod dns;
-pub mod front;
 pub mod pooler;
 pub mod postgres;
 pub mod proxy;
 pub mod receiver;
 pub mod tls;
+pub mod tls_proxy;
 
 use std::time::{Duration, Instant};
 

@@ -13,8 +13,8 @@
 use std::io::{BufRead, Write};
 
 use anyhow::{Context, Result, bail};
-use outbox_harness::front::Front;
 use outbox_harness::tls::Ca;
+use outbox_harness::tls_proxy::TlsProxy;
 use outbox_harness::{Pooler, Server, Stop};
 
 fn say(line: &str) -> Result<()> {
@@ -32,7 +32,12 @@ fn how(word: Option<&str>) -> Result<Stop> {
 }
 
 /// Executes a command and returns the answer.
-async fn obey(server: &mut Server, front: &mut Option<Front>, poolers: &mut Vec<Pooler>, line: &str) -> Result<String> {
+async fn obey(
+    server: &mut Server,
+    front: &mut Option<TlsProxy>,
+    poolers: &mut Vec<Pooler>,
+    line: &str,
+) -> Result<String> {
     let mut words = line.split_whitespace();
     match words.next() {
         Some("restart") => server.restart(how(words.next())?).await?,
@@ -43,7 +48,7 @@ async fn obey(server: &mut Server, front: &mut Option<Front>, poolers: &mut Vec<
             let ca = Ca::new()?;
             std::fs::write(folder.join("ca.pem"), ca.pem())?;
             std::fs::write(folder.join("other.pem"), Ca::new()?.pem())?;
-            let started = front.insert(Front::start(&ca.issue(&["localhost"])?, server.port).await?);
+            let started = front.insert(TlsProxy::start(&ca.issue(&["localhost"])?, server.port).await?);
             return Ok(started.port().to_string());
         }
         Some("pooler") => {

@@ -14,21 +14,21 @@ use crate::tls::{Identity, server_config};
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
 /// A running TLS proxy. Dropping it stops it.
-pub struct Front {
+pub struct TlsProxy {
     address: SocketAddr,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl std::fmt::Debug for Front {
+impl std::fmt::Debug for TlsProxy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Front").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("TlsProxy").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
-impl Front {
+impl TlsProxy {
     /// Starts a proxy with this identity in front of the server on `port` of 127.0.0.1. Connections that do not ask for
     /// TLS are closed.
-    pub async fn start(identity: &Identity, port: u16) -> Result<Front> {
+    pub async fn start(identity: &Identity, port: u16) -> Result<TlsProxy> {
         let acceptor = TlsAcceptor::from(server_config(identity, None, &["postgresql"])?);
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -40,7 +40,7 @@ impl Front {
                 });
             }
         });
-        Ok(Front { address, task })
+        Ok(TlsProxy { address, task })
     }
 
     /// Returns the port of the proxy on 127.0.0.1.
@@ -49,7 +49,7 @@ impl Front {
     }
 }
 
-impl Drop for Front {
+impl Drop for TlsProxy {
     fn drop(&mut self) {
         self.task.abort();
     }

@@ -1,4 +1,4 @@
-"""Reads requests of the dispatcher, one JSON object per line, and writes the verdict of third-party code on each, one per line.
+"""Reads requests of the dispatcher, one JSON object per line, and writes one line for each, the verdict of third-party code.
 
 {"secret", "headers", "body" (base64)}: verified by standardwebhooks. The answer is {"verified": true}, or the error.
 {"headers", "body"}: read by the CloudEvents SDK. The answer has the attributes and the data of one event.

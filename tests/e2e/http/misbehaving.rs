@@ -1,4 +1,4 @@
-//! Receivers that do the worst: the worker records what they did and goes on.
+//! Misbehaving receivers. The dispatcher records an outcome for each and goes on.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use outbox_harness::{Receiver, wait_until};
 use outbox_tests::{PATIENCE, one, outbox_harness, server};
 
-/// A server that handles each connection with `behave`, after it has read the request.
+/// Starts a server that reads a request of each connection and then calls `behave`.
 fn misbehaving(behave: impl Fn(&mut TcpStream) -> std::io::Result<()> + Send + Sync + Clone + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -33,7 +33,7 @@ fn forever(stream: &mut TcpStream, bytes: &[u8], pause: Duration) -> std::io::Re
     Ok(())
 }
 
-/// What a success has instead of a class of errors: the status came, and decides.
+/// The expected error class of a success. A success status decides, whatever follows it.
 const DELIVERED: &str = "";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -47,7 +47,7 @@ async fn the_worker_survives_what_receivers_do() {
     let bomb_head = head(bomb.len());
     let short = head(100);
     let tick = Duration::from_millis(20);
-    // What it does, and the class, the status and the beginning of the error that are recorded.
+    // Each case has a name, a server, and the expected error class.
     let cases: Vec<(&str, SocketAddr, &str)> = vec![
         ("garbage", misbehaving(|s| s.write_all(b"\x00\x01\x02 not http \r\n\r\n")), "protocol"),
         (
@@ -141,7 +141,7 @@ async fn the_worker_survives_what_receivers_do() {
         ),
     ];
     let healthy = Receiver::start().unwrap();
-    let db = server().await.database("nasty").await.unwrap();
+    let db = server().await.database("misbehaving").await.unwrap();
     for (name, address, _) in &cases {
         db.batch_execute(&format!(
             "select outbox.create_endpoint('{name}', 'http://{address}/', timeout => '1500 ms');
@@ -173,7 +173,7 @@ async fn the_worker_survives_what_receivers_do() {
             .unwrap();
         let (found, error, kept): (Option<String>, Option<String>, Option<i32>) = (row.get(0), row.get(1), row.get(2));
         assert_eq!(found.as_deref().unwrap_or(DELIVERED), *class, "{name}: {error:?}");
-        // What was no text has become longer as text.
+        // The conversion of invalid bytes to text may triple their length.
         assert!(kept.unwrap_or(0) <= 3 * 4096, "{name} kept {kept:?} bytes");
     }
     assert_eq!(healthy.total(), 1);

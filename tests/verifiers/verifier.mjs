@@ -1,5 +1,5 @@
 // Reads requests of the dispatcher, one JSON object per line, and writes the verdict of third-party code on each, one per
-// line. See judge.py. This SDK also reads batches.
+// line. See verifier.py. This SDK also reads batches.
 import { createInterface } from 'node:readline';
 
 import { HTTP } from 'cloudevents';

@@ -85,8 +85,8 @@ async fn work(server: &Server, database: &str, end: &str, seed: u64, stop: Arc<A
     }
 }
 
-/// Enqueues messages with and without priorities, and waits until all have been completed. A hint that hid a delivery would
-/// outlive the wait.
+/// Enqueues messages that become single rows and bundles, with and without priorities, and waits until all have been
+/// completed. A hint that hid a delivery would outlive the wait.
 async fn all_is_done(server: &Server, n: usize, end: &str, ordering: &str) {
     const MESSAGES: i64 = 300;
     let name = format!("marks_{ordering}_{n}");
