@@ -25,12 +25,12 @@ use outbox_sender::{Done, Endpoint, Sender};
 use pgrx::pg_sys::{INT8ARRAYOID, TEXTARRAYOID};
 
 pub use self::routing::{is_control, matched_as};
-use self::send::Handed;
+use self::send::InFlight;
 use self::watch::Watch;
 use crate::dispatch::feed::Reader;
 use crate::dispatch::feed::reading;
 use crate::dispatch::outcome::decisions::Decisions;
-use crate::dispatch::outcome::message_counters::Tally;
+use crate::dispatch::outcome::message_counters::MessageCounters;
 use crate::dispatch::outcome::record::Checkpoint;
 use crate::dispatch::outcome::record::Entry;
 use crate::dispatch::outcome::record::Recorder;
@@ -43,7 +43,7 @@ use crate::dispatch::pull::window;
 use crate::dispatch::pull::window::Window;
 use crate::dispatch::push::consent::Consents;
 use crate::dispatch::push::endpoints::Endpoints;
-use crate::dispatch::push::manual_send::Errands;
+use crate::dispatch::push::manual_send::ManualSends;
 use crate::dispatch::push::retries::Retries;
 use crate::dispatch::subscriptions::Config;
 use crate::dispatch::subscriptions::Loader;
@@ -105,12 +105,12 @@ pub struct Engine {
     blocked: Blocked,
     predicates: Predicates,
     decisions: Decisions,
-    tally: Tally,
+    message_counters: MessageCounters,
     faults: Faults,
     bury: Plan,
     retries: Retries,
     order: Order,
-    errands: Errands,
+    manual_sends: ManualSends,
     look_for_errands: bool,
     config: Config,
     endpoints: Endpoints,
@@ -138,7 +138,7 @@ pub struct Engine {
     /// Last known position of the feed.
     end: i64,
     /// Deliveries in flight: the HTTP thread has them.
-    handed: IdMap<(i32, i64, i64), Handed>,
+    in_flight: IdMap<(i32, i64, i64), InFlight>,
     done: Vec<Done>,
     entries: Vec<Entry>,
     routing: Vec<RoutingRow>,
@@ -165,7 +165,7 @@ impl Engine {
             blocked: Blocked::new(),
             predicates: Predicates::new(),
             decisions: Decisions::new(),
-            tally: Tally::default(),
+            message_counters: MessageCounters::default(),
             faults: Faults::new(),
             bury: Plan::new(
                 "select outbox._dead_letter_deliveries($1, $2, true, $3)",
@@ -173,7 +173,7 @@ impl Engine {
             ),
             retries: Retries::new(),
             order: Order::new(),
-            errands: Errands::new(),
+            manual_sends: ManualSends::new(),
             look_for_errands: true,
             config: Config::default(),
             endpoints: Endpoints::new(),
@@ -191,7 +191,7 @@ impl Engine {
             checkpoint_id: 0,
             routed: 0,
             end: 0,
-            handed: IdMap::default(),
+            in_flight: IdMap::default(),
             done: Vec::new(),
             entries: Vec::new(),
             routing: Vec::new(),
@@ -276,20 +276,20 @@ impl Engine {
         let mut again = false;
         self.take_outcomes();
 
-        let look = self.slot.look_at_deliveries.swap(false, Ordering::SeqCst);
+        let look = self.slot.deliveries_changed.swap(false, Ordering::SeqCst);
         self.looked |= look;
         if look {
             self.give_back_rows();
-            self.retries.look_at_all(&self.config);
+            self.retries.rescan(&self.config);
             self.window.pass_now();
             self.look_for_errands = true;
             let Engine { window, order, .. } = self;
             let called_off = txn::run(|| {
                 let called_off = window.load_cancelled();
-                order.look_at_all();
+                order.rescan();
                 Ok(called_off)
             })?;
-            if !self.handed.is_empty() {
+            if !self.in_flight.is_empty() {
                 self.sender.call_off(called_off);
             }
         }
@@ -324,17 +324,17 @@ impl Engine {
         if let Some(until) = lagging.filter_map(|s| s.slow_until).min() {
             pause = pause.min(until.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
         }
-        pause = pause.min(self.window.pass(|| self.retries.ids(), poll)?);
+        pause = pause.min(self.window.pass(|| self.retries.in_flight(), poll)?);
         if self.window.take_promoted() {
-            self.retries.look_at_all(&self.config);
+            self.retries.rescan(&self.config);
         }
 
         if settings::PUSH.get() {
-            self.hand_out_due()?;
+            self.send_due()?;
             if std::mem::take(&mut self.look_for_errands) {
-                let Engine { errands, reader, config, .. } = self;
-                let look = reading(reader, |reader| Ok(errands.look(reader, config)))?;
-                let (jobs, unsent) = errands.take(look);
+                let Engine { manual_sends, reader, config, .. } = self;
+                let look = reading(reader, |reader| Ok(manual_sends.read(reader, config)))?;
+                let (jobs, unsent) = manual_sends.take(look);
                 self.sender.submit(jobs);
                 if !unsent.is_empty() {
                     self.entries.extend(unsent);
@@ -390,11 +390,11 @@ impl Engine {
         self.load_config()?;
         window::recover(&mut self.config);
         // Cancelled messages are read before any message is sent.
-        self.slot.look_at_deliveries.store(false, Ordering::SeqCst);
+        self.slot.deliveries_changed.store(false, Ordering::SeqCst);
         let Engine { window, order, blocked, config, .. } = self;
         txn::run(|| {
             let _ = window.load_cancelled();
-            order.look_at_all();
+            order.rescan();
             blocked.count_all(config);
             Ok(())
         })?;
@@ -408,7 +408,7 @@ impl Engine {
             }
             self.deliver_again(subscription, &saved.open)?;
         }
-        self.retries.look_at_all(&self.config);
+        self.retries.rescan(&self.config);
         self.recovered = true;
         Ok(Found::Own)
     }
@@ -432,7 +432,7 @@ impl Engine {
         new.carry_over(&mut self.config);
         self.config = new;
         self.config.begin(self.routed);
-        self.consents.look_at(configured.iter().map(|endpoint| endpoint.id));
+        self.consents.endpoints_set(configured.iter().map(|endpoint| endpoint.id));
         self.sender.set_endpoints(configured);
         self.set_limits();
         self.reload = false;
@@ -494,7 +494,7 @@ impl Engine {
             // The messages are read in the same transaction, and used only after it has committed.
             let messages = (caught_up && ticked.first == end_before + 1 && !ticked.ids.is_empty())
                 .then(|| reader.messages(ticked.first, &ticked.ids, &ticked.segments));
-            window.look_among(messages.as_ref().map_or(&[], |(messages, _)| messages));
+            window.load_cancelled_among(messages.as_ref().map_or(&[], |(messages, _)| messages));
             Ok((ticked, messages))
         })?;
         self.is_locked_out = &*ticked.status == "busy";

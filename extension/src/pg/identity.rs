@@ -3,14 +3,12 @@
 //!
 //! Invariants:
 //! - A user's code runs as its owner, as a security-restricted operation, with `search_path` pinned and in a GUC nest level
-//! of
-//!   its own. So the caller's path cannot redirect it, and no setting that it makes survives the call.
+//!   of its own. So the caller's path cannot redirect it, and no setting that it makes survives the call.
 //! - A function's signature is read from the catalogue at each call. A Datum has the type that the catalogue gives.
 //! - The acting role is the current user. Inside ANALYZE, REINDEX or another role's SECURITY DEFINER function, the session's
 //!   role and the outer user may be those of a victim.
 //! - Identity and settings are restored when the work returns. If an ERROR passes, the abort of the (sub)transaction
-//! restores
-//!   them.
+//!   restores them.
 
 use std::ffi::{CStr, CString, c_char, c_int};
 

@@ -141,7 +141,7 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
     loop {
         if signals.terminate() || slot.retire.load(Ordering::SeqCst) {
             // Requests whose outcome could not be recorded would be sent again, so the owner has to be current.
-            look_at_owner();
+            refresh_owner();
             engine.shut_down(GRACE);
             return Leave::Asked;
         }
@@ -164,7 +164,7 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
             engine.reload();
         }
         if OWNER_MAY_HAVE_CHANGED.swap(false, Ordering::Relaxed) {
-            look_at_owner();
+            refresh_owner();
         }
         let rung = rung(slot);
         let pause = match engine.round() {
@@ -176,7 +176,7 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
                 continue;
             }
             Err(error) => {
-                if !look_at_owner() {
+                if !refresh_owner() {
                     return Leave::Absent;
                 }
                 slot.set_state(State::Failing);
@@ -195,7 +195,7 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
         engine.publish();
         maintenance.run();
         if std::mem::take(&mut engine.looked) {
-            replays.look();
+            replays.rescan();
         }
         if let Err(error) = replays.run() {
             pgrx::log!("pg_outbox dispatcher: replays: {error}");
@@ -237,7 +237,7 @@ unsafe extern "C-unwind" fn owner_may_have_changed(_arg: pg_sys::Datum, _cache: 
 }
 
 /// Continues as the current owner of the extension. Returns `false` if the extension has been dropped.
-fn look_at_owner() -> bool {
+fn refresh_owner() -> bool {
     // A failure here is not reported: the next round meets and reports it.
     txn::run(|| Ok(become_owner())) != Ok(false)
 }

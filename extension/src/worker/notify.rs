@@ -26,11 +26,7 @@ pub struct Notifier {
 
 impl Notifier {
     pub const fn new() -> Notifier {
-        Notifier {
-            notify: Plan::new("select pg_notify('outbox_feed', $1::text)", &[INT8OID]),
-            told: 0,
-            at: None,
-        }
+        Notifier { notify: Plan::new("select pg_notify('outbox_feed', $1::text)", &[INT8OID]), told: 0, at: None }
     }
 
     /// Notifies readers that the feed ends at `end`, if that is new. Returns the time after which it must be called again.

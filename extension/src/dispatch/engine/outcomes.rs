@@ -7,16 +7,16 @@ use outbox_core::policy::Outcome;
 use outbox_sender::Ticket;
 
 use super::Engine;
-use crate::dispatch::engine::send::hand_out_as;
+use crate::dispatch::engine::send::send_attempt;
 use crate::dispatch::outcome::decisions::Decision;
 use crate::dispatch::outcome::decisions::UNRECORDABLE;
 use crate::dispatch::outcome::record::Checkpoint;
+use crate::dispatch::outcome::record::DeliveryOutcome;
 use crate::dispatch::outcome::record::EXPIRED;
 use crate::dispatch::outcome::record::Entry;
-use crate::dispatch::outcome::record::Fate;
 use crate::dispatch::outcome::record::requests;
-use crate::dispatch::outcome::verdict::judge;
-use crate::dispatch::pull::ordering::Lane;
+use crate::dispatch::outcome::verdict::verdict;
+use crate::dispatch::pull::ordering::OrderKey;
 use crate::dispatch::pull::ordering::Waiting;
 use crate::pg::txn;
 use crate::pg::txn::Failure;
@@ -26,7 +26,7 @@ use crate::worker::fault::apart;
 use crate::worker::now;
 
 impl Engine {
-    /// Takes the outcomes from the HTTP thread and decides the fate of each delivery.
+    /// Takes the outcomes from the HTTP thread and decides what becomes of each delivery.
     pub(crate) fn take_outcomes(&mut self) {
         let events = self.sender.take_events();
         if !events.is_empty() {
@@ -39,96 +39,102 @@ impl Engine {
             let ticket = done.ticket;
             done.message = None;
             if ticket.run < 0 {
-                self.errands.back(ticket.delivery_id);
-                let fate = Fate::Manual(matches!(done.outcome, Outcome::Status(200..=299)));
-                self.entries.push(Entry { done, segment: 0, fate });
+                self.manual_sends.returned(ticket.delivery_id);
+                let outcome = DeliveryOutcome::Manual(matches!(done.outcome, Outcome::Status(200..=299)));
+                self.entries.push(Entry { done, segment: 0, outcome });
                 self.unrecorded_since.get_or_insert_with(Instant::now);
                 continue;
             }
-            let Some(handed) = self.handed.remove(&(ticket.subscription, ticket.position, ticket.run)) else {
+            let Some(in_flight) = self.in_flight.remove(&(ticket.subscription, ticket.position, ticket.run)) else {
                 // No delivery waits for this outcome, so there is nothing to record.
                 self.sender.recorded(1);
                 continue;
             };
-            let fate = match self.config.subscriptions.get_mut(&ticket.subscription) {
-                None => Fate::Dead("subscription_gone"),
+            let outcome = match self.config.subscriptions.get_mut(&ticket.subscription) {
+                None => DeliveryOutcome::Dead("subscription_gone"),
                 Some(subscription) => {
-                    subscription.let_go(handed.bytes);
+                    subscription.remove_outstanding(in_flight.bytes);
                     if ticket.delivery_id == 0 {
                         subscription.progress.settle(ticket.position);
                     }
-                    let verdict = judge(&done, subscription, handed.max_attempts, handed.enqueued_at);
-                    self.endpoints.note(&done, &verdict.fate, verdict.disable);
-                    verdict.fate
+                    let verdict = verdict(&done, subscription, in_flight.max_attempts, in_flight.enqueued_at);
+                    self.endpoints.note(&done, &verdict.outcome, verdict.disable);
+                    verdict.outcome
                 }
             };
-            let fate = match fate {
-                Fate::Failed(_) | Fate::Skipped if self.window.is_cancelled(ticket.message_id) => Fate::Cancelled,
-                Fate::Failed(due) if handed.expires.is_some_and(|at| at <= due) => Fate::Dead(EXPIRED),
-                fate => fate,
+            let outcome = match outcome {
+                DeliveryOutcome::Failed(_) | DeliveryOutcome::Skipped
+                    if self.window.is_cancelled(ticket.message_id) =>
+                {
+                    DeliveryOutcome::Cancelled
+                }
+                DeliveryOutcome::Failed(due) if in_flight.expires.is_some_and(|at| at <= due) => {
+                    DeliveryOutcome::Dead(EXPIRED)
+                }
+                outcome => outcome,
             };
-            if let Some(lane) = handed.lane {
+            if let Some(key) = in_flight.key {
                 let blocks = self.config.subscriptions.get(&ticket.subscription).is_some_and(|s| s.block);
-                match &fate {
-                    Fate::Failed(_) => stopped.push((lane, ticket, "failed")),
-                    Fate::Dead(_) if blocks => stopped.push((lane, ticket, "dead")),
-                    Fate::Dead(_) => ended.push((lane, ticket, "dead")),
-                    _ => ended.push((lane, ticket, "ended")),
+                match &outcome {
+                    DeliveryOutcome::Failed(_) => stopped.push((key, ticket, "failed")),
+                    DeliveryOutcome::Dead(_) if blocks => stopped.push((key, ticket, "dead")),
+                    DeliveryOutcome::Dead(_) => ended.push((key, ticket, "dead")),
+                    _ => ended.push((key, ticket, "ended")),
                 }
             }
-            self.entries.push(Entry { done, segment: handed.segment, fate });
+            self.entries.push(Entry { done, segment: in_flight.segment, outcome });
             self.unrecorded_since.get_or_insert_with(Instant::now);
         }
-        for (lane, ticket, what) in stopped {
-            self.stop_lane(lane, ticket, what);
+        for (key, ticket, what) in stopped {
+            self.stop_key(key, ticket, what);
         }
-        for (lane, ticket, what) in ended {
-            self.go_on(lane, ticket, what);
+        for (key, ticket, what) in ended {
+            self.continue_key(key, ticket, what);
         }
     }
 
     /// Handles a delivery of an ordered subscription that will be retried, or that blocks its key as a dead letter: the
     /// deliveries that wait for it in memory become rows.
-    pub(crate) fn stop_lane(&mut self, lane: Lane, ticket: Ticket, what: &'static str) {
-        for waiting in self.order.stop(&lane) {
-            let Waiting { stored, seat } = waiting;
-            if let Some(subscription) = self.config.subscriptions.get_mut(&lane.0) {
-                subscription.let_go(stored.message.content.len());
-                if seat.delivery_id == 0 {
+    pub(crate) fn stop_key(&mut self, key: OrderKey, ticket: Ticket, what: &'static str) {
+        for waiting in self.order.stop(&key) {
+            let Waiting { stored, attempt } = waiting;
+            if let Some(subscription) = self.config.subscriptions.get_mut(&key.0) {
+                subscription.remove_outstanding(stored.message.content.len());
+                if attempt.delivery_id == 0 {
                     subscription.progress.settle(stored.message.position);
                     subscription.blocked += 1;
                 }
             }
-            if seat.delivery_id == 0 {
-                self.window.block(lane.0, &stored, lane.1.clone(), seat.expires);
+            if attempt.delivery_id == 0 {
+                self.window.block(key.0, &stored, key.1.clone(), attempt.expires);
             } else {
-                self.retries.back(seat.delivery_id);
-                self.retries.at(lane.0, now());
+                self.retries.returned(attempt.delivery_id);
+                self.retries.at(key.0, now());
             }
         }
-        self.order.note(lane, ticket.position, ticket.message_id, what);
+        self.order.note(key, ticket.position, ticket.message_id, what);
     }
 
     /// Handles a delivery of an ordered subscription that has ended: the next one of its key is sent.
-    pub(crate) fn go_on(&mut self, lane: Lane, ticket: Ticket, what: &'static str) {
+    pub(crate) fn continue_key(&mut self, key: OrderKey, ticket: Ticket, what: &'static str) {
         let mut jobs = Vec::new();
-        while let Some(Waiting { stored, seat }) = self.order.next(&lane) {
-            let Some(subscription) = self.config.subscriptions.get_mut(&lane.0) else { break };
-            subscription.let_go(stored.message.content.len());
+        while let Some(Waiting { stored, attempt }) = self.order.next(&key) {
+            let Some(subscription) = self.config.subscriptions.get_mut(&key.0) else { break };
+            subscription.remove_outstanding(stored.message.content.len());
             if self.window.is_cancelled(stored.message.id) {
-                if seat.delivery_id == 0 {
+                if attempt.delivery_id == 0 {
                     subscription.progress.settle(stored.message.position);
                 }
-                self.decisions.push(Decision::cancelled(lane.0, &stored, seat.delivery_id));
+                self.decisions.push(Decision::cancelled(key.0, &stored, attempt.delivery_id));
                 self.unrecorded_since.get_or_insert_with(Instant::now);
                 continue;
             }
-            hand_out_as(&mut self.handed, &mut jobs, lane.0, subscription, &stored, seat);
+            send_attempt(&mut self.in_flight, &mut jobs, key.0, subscription, &stored, attempt);
             break;
         }
         self.sender.submit(jobs);
-        if what == "dead" || self.order.has_rows(&lane) {
-            self.order.note(lane, ticket.position, ticket.message_id, what);
+        if what == "dead" || self.order.has_rows(&key) {
+            self.order.note(key, ticket.position, ticket.message_id, what);
         }
     }
 
@@ -161,17 +167,17 @@ impl Engine {
         self.sender.recorded(self.entries.iter().filter(|entry| entry.was_sent()).count());
         // Rows come back only now: until the commit, the table shows a row as it was when it was sent.
         for entry in self.entries.iter().filter(|entry| entry.done.ticket.run >= 0) {
-            self.retries.back(entry.done.ticket.delivery_id);
-            if let Fate::Failed(due) = entry.fate {
+            self.retries.returned(entry.done.ticket.delivery_id);
+            if let DeliveryOutcome::Failed(due) = entry.outcome {
                 self.retries.at(entry.done.ticket.subscription, due);
             }
         }
         for (subscription, due) in self.window.pushed() {
             self.retries.at(subscription, due);
         }
-        self.tally.recorded();
+        self.message_counters.recorded();
         for id in self.decisions.recorded() {
-            self.retries.back(id);
+            self.retries.returned(id);
             // The row may have been the first of its key.
             self.window.pass_now();
         }
@@ -179,7 +185,7 @@ impl Engine {
         if self.order.recorded() {
             self.window.pass_now();
         }
-        self.errands.recorded();
+        self.manual_sends.recorded();
         self.entries.clear();
         self.routing.clear();
         self.unrecorded_since = None;
@@ -196,10 +202,10 @@ impl Engine {
         self.recorder.routing(&self.routing);
         self.order.record();
         self.window.record(failed(&self.entries));
-        self.order.look();
-        self.errands.record();
+        self.order.reread_noted();
+        self.manual_sends.record();
         self.decisions.record();
-        self.tally.record()?;
+        self.message_counters.record()?;
         self.recorder.checkpoint(self.checkpoint_id + 1, self.incarnation, checkpoint);
         Ok(())
     }
@@ -207,8 +213,19 @@ impl Engine {
     /// Writes everything, and item by item where something fails. An item that cannot be written in any form becomes a
     /// fault. Inside a transaction.
     fn write_apart(&mut self, changed: &[i32], checkpoint: &Checkpoint) -> outbox_core::Result<()> {
-        let Engine { recorder, entries, endpoints, routing, order, window, decisions, errands, tally, faults, .. } =
-            self;
+        let Engine {
+            recorder,
+            entries,
+            endpoints,
+            routing,
+            order,
+            window,
+            decisions,
+            manual_sends,
+            message_counters,
+            faults,
+            ..
+        } = self;
         let requests = requests(entries);
         let write = &mut |part: &[Range<usize>]| match part {
             [first, .., last] => recorder.outcomes(&entries[first.start..last.end]),
@@ -220,8 +237,14 @@ impl Engine {
                 entry.make_plain(&failure);
                 let plainly = txn::attempt(|| recorder.outcomes(std::slice::from_ref(entry)));
                 let Err(failure) = plainly else { continue };
-                if !matches!(entry.fate, Fate::Completed | Fate::Cancelled | Fate::Skipped | Fate::Manual(_)) {
-                    entry.fate = Fate::Dead(UNRECORDABLE);
+                if !matches!(
+                    entry.outcome,
+                    DeliveryOutcome::Completed
+                        | DeliveryOutcome::Cancelled
+                        | DeliveryOutcome::Skipped
+                        | DeliveryOutcome::Manual(_)
+                ) {
+                    entry.outcome = DeliveryOutcome::Dead(UNRECORDABLE);
                     if txn::attempt(|| recorder.outcomes(std::slice::from_ref(entry))).is_ok() {
                         continue;
                     }
@@ -238,10 +261,10 @@ impl Engine {
         recorder.routing(routing);
         order.record_apart(faults)?;
         window.record_apart(failed(entries), decisions, faults)?;
-        order.look();
-        errands.record();
+        order.reread_noted();
+        manual_sends.record();
         decisions.record_apart(faults)?;
-        if let Err(failure) = txn::attempt(|| tally.record()) {
+        if let Err(failure) = txn::attempt(|| message_counters.record()) {
             pgrx::log!("pg_outbox dispatcher: some messages are not counted in the statistics: {failure}");
         }
         recorder.checkpoint(self.checkpoint_id + 1, self.incarnation, checkpoint);
@@ -251,5 +274,5 @@ impl Engine {
 
 /// Messages of the deliveries that will be retried.
 fn failed(entries: &[Entry]) -> impl Iterator<Item = i64> {
-    entries.iter().filter(|e| matches!(e.fate, Fate::Failed(_))).map(|e| e.done.ticket.message_id)
+    entries.iter().filter(|e| matches!(e.outcome, DeliveryOutcome::Failed(_))).map(|e| e.done.ticket.message_id)
 }

@@ -6,15 +6,15 @@ use std::time::Instant;
 use outbox_core::topic;
 
 use super::Engine;
-use crate::dispatch::engine::send::{HANDED_BYTES, by_priority, hand_out, handed_limit, has_room};
+use crate::dispatch::engine::send::{MAX_OUTSTANDING_BYTES, has_room, outstanding_limit, send_first, sort_by_priority};
 use crate::dispatch::feed;
 use crate::dispatch::feed::Stored;
 use crate::dispatch::outcome::decisions::{Decision, Decisions};
 use crate::dispatch::outcome::record::RoutingRow;
-use crate::dispatch::payload_filter::{Verdict, Verdicts};
+use crate::dispatch::payload_filter::{FilterResult, FilterResults};
 use crate::dispatch::pull::blocked;
 use crate::dispatch::pull::window;
-use crate::dispatch::pull::window::{Taken, Window};
+use crate::dispatch::pull::window::{Accept, Window};
 use crate::dispatch::subscriptions::{Routed, Subscription};
 use crate::pg::txn::Failure;
 use crate::settings;
@@ -28,7 +28,7 @@ impl Engine {
         let Engine { reader, routed, end, window, .. } = self;
         let (messages, upto) = feed::reading(reader, |reader| {
             let (messages, upto) = reader.read(*routed, *end, READ_ROWS);
-            window.look_among(&messages);
+            window.load_cancelled_among(&messages);
             Ok((messages, upto))
         })?;
         self.route(&messages, upto)
@@ -45,8 +45,8 @@ impl Engine {
                 Some(i) => (&rest[..=i], rest[i].message.position),
                 None => (rest, upto),
             };
-            let verdicts = self.predicates.examine(&mut self.config, part, |_| true);
-            self.route_part(part, stop, &verdicts);
+            let results = self.predicates.examine(&mut self.config, part, |_| true);
+            self.route_part(part, stop, &results);
             if control.is_some() {
                 self.config.begin(stop);
                 if stop > self.horizon {
@@ -66,31 +66,31 @@ impl Engine {
         self.refresh()
     }
 
-    pub(crate) fn route_part(&mut self, messages: &[Stored], upto: i64, verdicts: &Verdicts) {
-        let Engine { config, handed, routed, window, order, decisions, tally, .. } = self;
+    pub(crate) fn route_part(&mut self, messages: &[Stored], upto: i64, results: &FilterResults) {
+        let Engine { config, in_flight, routed, window, order, decisions, message_counters, .. } = self;
         let push = settings::PUSH.get();
         let mut jobs = Vec::new();
         let mut matched = vec![matched_as::GONE; usize::try_from(upto - *routed).unwrap_or(0)];
         for stored in messages {
             let position = stored.message.position;
-            let found = config.route(stored, verdicts, |id, subscription, verdict| {
+            let found = config.route(stored, results, |id, subscription, result| {
                 if subscription.progress.lag().is_some() {
                     return;
                 }
                 let room = !subscription.paused && (subscription.pull || push && has_room(subscription));
-                match judged(decisions, id, subscription, stored, verdict, room, window) {
-                    Taken::Yes => {}
-                    Taken::Send => hand_out(handed, &mut jobs, id, subscription, stored, order, window),
-                    Taken::Full => subscription.progress.fall_behind(position - 1),
+                match decide_match(decisions, id, subscription, stored, result, room, window) {
+                    Accept::Done => {}
+                    Accept::Send => send_first(in_flight, &mut jobs, id, subscription, stored, order, window),
+                    Accept::Full => subscription.progress.fall_behind(position - 1),
                 }
             });
             let entry = matched_as::entry(&stored.message.topic, found);
             matched[(position - *routed - 1) as usize] = entry;
             if entry != matched_as::CONTROL && !stored.message.topic.is_empty() {
-                tally.count(stored, entry);
+                message_counters.count(stored, entry);
             }
         }
-        by_priority(&mut jobs, messages, config);
+        sort_by_priority(&mut jobs, messages, config);
         self.sender.submit(jobs);
         let active = i32::try_from(config.active_at(upto)).unwrap_or(i32::MAX);
         match self.routing.last_mut() {
@@ -113,16 +113,16 @@ impl Engine {
             _ if s.has_ended() => true,
             true => window::has_room(s),
             false => {
-                let limit = handed_limit(s);
+                let limit = outstanding_limit(s);
                 push && limit > 0
-                    && s.handed <= limit / 2
-                    && s.handed_bytes <= HANDED_BYTES / 2
+                    && s.outstanding <= limit / 2
+                    && s.outstanding_bytes <= MAX_OUTSTANDING_BYTES / 2
                     && blocked::has_much_room(s)
             }
         };
         let lagging = |s: &Subscription| s.progress.lag().filter(|_| ready(s));
         let Some(start) = self.config.subscriptions.values().filter_map(lagging).min() else { return Ok(false) };
-        let Engine { reader, config, handed, routed, window, order, predicates, decisions, .. } = self;
+        let Engine { reader, config, in_flight, routed, window, order, predicates, decisions, .. } = self;
         let (messages, upto) = feed::reading(reader, |reader| Ok(reader.read(start, *routed, READ_ROWS)))?;
         let upto = if messages.is_empty() && upto == start { *routed } else { upto };
         // Subscriptions whose position is within the read part join in from their position on.
@@ -132,19 +132,19 @@ impl Engine {
             .filter(|(_, s)| lagging(s).is_some_and(|at| at < upto))
             .map(|(id, _)| *id)
             .collect();
-        let verdicts = predicates.examine(config, &messages, |id| part.contains(&id));
+        let results = predicates.examine(config, &messages, |id| part.contains(&id));
         let mut jobs = Vec::new();
         for stored in &messages {
             let position = stored.message.position;
-            config.route(stored, &verdicts, |id, subscription, verdict| {
+            config.route(stored, &results, |id, subscription, result| {
                 if !part.contains(&id) || subscription.progress.lag().is_none_or(|at| at >= position) {
                     return;
                 }
                 let room = subscription.pull || has_room(subscription);
-                match judged(decisions, id, subscription, stored, verdict, room, window) {
-                    Taken::Yes => {}
-                    Taken::Send => hand_out(handed, &mut jobs, id, subscription, stored, order, window),
-                    Taken::Full => {
+                match decide_match(decisions, id, subscription, stored, result, room, window) {
+                    Accept::Done => {}
+                    Accept::Send => send_first(in_flight, &mut jobs, id, subscription, stored, order, window),
+                    Accept::Full => {
                         subscription.progress.fall_behind(position - 1);
                         part.remove(&id);
                     }
@@ -156,7 +156,7 @@ impl Engine {
                 subscription.progress.catch_up(upto, *routed);
             }
         }
-        by_priority(&mut jobs, &messages, &self.config);
+        sort_by_priority(&mut jobs, &messages, &self.config);
         self.sender.submit(jobs);
         if self.window.rows() > 0 || self.decisions.len() > 0 {
             self.unrecorded_since.get_or_insert_with(Instant::now);
@@ -193,35 +193,35 @@ pub fn is_control(stored: &Stored) -> bool {
 }
 
 /// Decides about a message that matches a subscription, before it is sent.
-fn judged(
+fn decide_match(
     decisions: &mut Decisions,
     id: i32,
     subscription: &mut Subscription,
     stored: &Stored,
-    verdict: &Verdict,
+    result: &FilterResult,
     room: bool,
     window: &mut Window,
-) -> Taken {
-    let decision = match verdict {
+) -> Accept {
+    let decision = match result {
         _ if stored.unreadable.is_some() && !subscription.ended_since(stored.message.position) => {
             Decision::unreadable(id, stored)
         }
-        Verdict::Later => return Taken::Full,
-        Verdict::Broken(error) => Decision::filter_failed(id, stored, error),
+        FilterResult::Later => return Accept::Full,
+        FilterResult::Broken(error) => Decision::filter_failed(id, stored, error),
         _ if subscription.ended_since(stored.message.position) => Decision::unsubscribed(id, stored, 0),
         _ if room => {
-            let taken = window.take(id, subscription, stored);
-            if taken == Taken::Yes && !subscription.pull {
+            let accepted = window.accept(id, subscription, stored);
+            if accepted == Accept::Done && !subscription.pull {
                 // The delivery has a row, or has ended: recovery from the checkpoint must not send it again.
                 subscription.progress.decide(stored.message.position);
             }
-            return taken;
+            return accepted;
         }
-        _ => return Taken::Full,
+        _ => return Accept::Full,
     };
     decisions.push(decision);
     subscription.progress.decide(stored.message.position);
-    Taken::Yes
+    Accept::Done
 }
 
 /// The subscription that a control message is about; `None` if the message is about something else.

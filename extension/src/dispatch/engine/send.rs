@@ -16,10 +16,10 @@ use crate::dispatch::outcome::decisions::UNREADABLE;
 use crate::dispatch::outcome::record::EXPIRED;
 use crate::dispatch::pull::blocked;
 use crate::dispatch::pull::ordering;
-use crate::dispatch::pull::ordering::Lane;
+use crate::dispatch::pull::ordering::Attempt;
 use crate::dispatch::pull::ordering::Order;
-use crate::dispatch::pull::ordering::Seat;
-use crate::dispatch::pull::ordering::Turn;
+use crate::dispatch::pull::ordering::OrderKey;
+use crate::dispatch::pull::ordering::Readiness;
 use crate::dispatch::pull::ordering::Waiting;
 use crate::dispatch::pull::window;
 use crate::dispatch::pull::window::Window;
@@ -34,11 +34,11 @@ use crate::worker::now;
 
 /// Limits of the jobs that a subscription may have with the HTTP thread, and of the bytes of their contents. A subscription
 /// that reaches a limit lags.
-const HANDED_LIMIT: usize = 8192;
-pub(crate) const HANDED_BYTES: usize = 8 << 20;
+const MAX_OUTSTANDING: usize = 8192;
+pub(crate) const MAX_OUTSTANDING_BYTES: usize = 8 << 20;
 
 /// The dispatcher's data about a delivery in flight.
-pub(crate) struct Handed {
+pub(crate) struct InFlight {
     pub(crate) segment: i16,
     pub(crate) bytes: usize,
     pub(crate) max_attempts: u32,
@@ -47,7 +47,7 @@ pub(crate) struct Handed {
     /// When the message was enqueued, in microseconds since 1970.
     pub(crate) enqueued_at: i64,
     /// The message's key, if the subscription is ordered.
-    pub(crate) lane: Option<Lane>,
+    pub(crate) key: Option<OrderKey>,
     /// The delivery has a row in outbox.delivery.
     row: bool,
 }
@@ -58,7 +58,7 @@ impl Engine {
     pub(crate) fn deliver_again(&mut self, subscription: i32, open: &[i64]) -> Result<(), Failure> {
         let mut rest = open;
         while let (Some(first), Some(last)) = (rest.first(), rest.last()) {
-            let Engine { reader, handed, config, order, window, decisions, .. } = self;
+            let Engine { reader, in_flight, config, order, window, decisions, .. } = self;
             let (found, upto) = reading(reader, |reader| Ok(reader.read(first - 1, *last, 1)))?;
             let (read, later) = rest.split_at(rest.partition_point(|position| *position <= upto.max(*first)));
             let mut jobs = Vec::new();
@@ -69,7 +69,7 @@ impl Engine {
                     } else if stored.unreadable.is_some() {
                         decisions.push(Decision::unreadable(subscription, stored));
                     } else {
-                        hand_out(handed, &mut jobs, subscription, known, stored, order, window);
+                        send_first(in_flight, &mut jobs, subscription, known, stored, order, window);
                         continue;
                     }
                     self.unrecorded_since.get_or_insert_with(Instant::now);
@@ -82,16 +82,17 @@ impl Engine {
     }
 
     /// Sends the rows that are due.
-    pub(crate) fn hand_out_due(&mut self) -> Result<(), Failure> {
-        let Engine { retries, reader, config, endpoints, handed, order, decisions, window, .. } = self;
+    pub(crate) fn send_due(&mut self) -> Result<(), Failure> {
+        let Engine { retries, reader, config, endpoints, in_flight, order, decisions, window, .. } = self;
         let time = now();
         let ready = |id: i32| {
             config.subscriptions.get(&id).is_some_and(|s| {
-                s.has_ended() || !s.paused && endpoints.accepts(s.endpoint, time) && s.handed_bytes < HANDED_BYTES
+                s.has_ended()
+                    || !s.paused && endpoints.accepts(s.endpoint, time) && s.outstanding_bytes < MAX_OUTSTANDING_BYTES
             })
         };
         if retries.next(ready).is_some_and(|at| at <= time) {
-            let look = reading(reader, |reader| Ok(retries.look(reader, time, ready)))?;
+            let look = reading(reader, |reader| Ok(retries.read_due(reader, time, ready)))?;
             let due = retries.take(look);
             let (mut jobs, mut first) = (Vec::new(), Vec::new());
             // Rows that become dead letters: id, reason, error.
@@ -109,8 +110,8 @@ impl Engine {
                     }
                     (Some(subscription), Some(stored)) => (subscription, stored),
                 };
-                let seat = seat(due, subscription, stored);
-                if seat.expires.is_some_and(|at| at <= time) {
+                let attempt = attempt_of(due, subscription, stored);
+                if attempt.expires.is_some_and(|at| at <= time) {
                     gone.push((due.id, EXPIRED, None));
                     continue;
                 }
@@ -118,7 +119,7 @@ impl Engine {
                     gone.push((due.id, UNREADABLE, stored.unreadable.clone()));
                     continue;
                 }
-                retries.out(due);
+                retries.sent(due);
                 let over = if subscription.has_ended() {
                     Some(Decision::unsubscribed(due.subscription, stored, due.id))
                 } else if window.is_cancelled(stored.message.id) {
@@ -131,33 +132,36 @@ impl Engine {
                     self.unrecorded_since.get_or_insert_with(Instant::now);
                     continue;
                 }
-                if let Some(lane) = ordering::lane(due.subscription, subscription, stored) {
-                    if !order.row(&lane) {
-                        wait(order, &lane, subscription, stored, seat);
+                if let Some(key) = ordering::key_of(due.subscription, subscription, stored) {
+                    if !order.row(&key) {
+                        wait(order, &key, subscription, stored, attempt);
                         continue;
                     }
-                    first.push((lane, stored.message.position));
+                    first.push((key, stored.message.position));
                 }
-                hand_out_as(handed, &mut jobs, due.subscription, subscription, stored, seat);
+                send_attempt(in_flight, &mut jobs, due.subscription, subscription, stored, attempt);
             }
             self.sender.submit(jobs);
             if !first.is_empty() {
                 let followers: Vec<Vec<Due>> = reading(reader, |reader| {
-                    let mut follow = |(lane, position): &(Lane, i64)| retries.behind(reader, lane, *position, time);
+                    let mut follow =
+                        |(key, position): &(OrderKey, i64)| retries.followers(reader, key, *position, time);
                     Ok(first.iter().map(&mut follow).collect())
                 })?;
-                for ((lane, _), rows) in first.iter().zip(&followers) {
-                    let Some(subscription) = config.subscriptions.get_mut(&lane.0) else { continue };
+                for ((key, _), rows) in first.iter().zip(&followers) {
+                    let Some(subscription) = config.subscriptions.get_mut(&key.0) else { continue };
                     for due in rows {
                         let Some(stored) = due.stored.as_ref().filter(|stored| stored.unreadable.is_none()) else {
                             break;
                         };
-                        let seat = seat(due, subscription, stored);
-                        if subscription.handed_bytes >= HANDED_BYTES || seat.expires.is_some_and(|at| at <= time) {
+                        let attempt = attempt_of(due, subscription, stored);
+                        if subscription.outstanding_bytes >= MAX_OUTSTANDING_BYTES
+                            || attempt.expires.is_some_and(|at| at <= time)
+                        {
                             break;
                         }
-                        retries.out(due);
-                        wait(order, lane, subscription, stored, seat);
+                        retries.sent(due);
+                        wait(order, key, subscription, stored, attempt);
                     }
                 }
             }
@@ -180,9 +184,9 @@ impl Engine {
     pub(crate) fn give_back_rows(&mut self) {
         for (id, waiting) in self.order.give_back_rows() {
             if let Some(subscription) = self.config.subscriptions.get_mut(&id) {
-                subscription.let_go(waiting.stored.message.content.len());
+                subscription.remove_outstanding(waiting.stored.message.content.len());
             }
-            self.retries.back(waiting.seat.delivery_id);
+            self.retries.returned(waiting.attempt.delivery_id);
             self.retries.at(id, now());
         }
     }
@@ -198,33 +202,33 @@ impl Engine {
 }
 
 /// The next attempt of a row.
-fn seat(due: &Due, subscription: &Subscription, stored: &Stored) -> Seat {
+fn attempt_of(due: &Due, subscription: &Subscription, stored: &Stored) -> Attempt {
     // A replayed delivery does not expire: the messages of a replay are often older than the ttl.
     let expires = due.expires.or_else(|| window::expiry(subscription, stored)).filter(|_| due.run == 0);
-    Seat { delivery_id: due.id, attempt: due.attempt, expires, run: due.run, new_id: due.new_id }
+    Attempt { delivery_id: due.id, number: due.attempt, expires, run: due.run, new_id: due.new_id }
 }
 
 /// Puts a delivery into the queue, in memory, of its key.
-fn wait(order: &mut Order, lane: &Lane, subscription: &mut Subscription, stored: &Stored, seat: Seat) {
-    subscription.hold(stored.message.content.len());
-    order.wait(lane, Waiting { stored: stored.clone(), seat });
+fn wait(order: &mut Order, key: &OrderKey, subscription: &mut Subscription, stored: &Stored, attempt: Attempt) {
+    subscription.add_outstanding(stored.message.content.len());
+    order.wait(key, Waiting { stored: stored.clone(), attempt });
 }
 
-pub(crate) fn handed_limit(subscription: &Subscription) -> usize {
+pub(crate) fn outstanding_limit(subscription: &Subscription) -> usize {
     match subscription.limit {
         (limit, until) if until != 0 && now() < until => limit,
-        _ => HANDED_LIMIT,
+        _ => MAX_OUTSTANDING,
     }
 }
 
 pub(crate) fn has_room(subscription: &Subscription) -> bool {
-    subscription.handed < handed_limit(subscription)
-        && subscription.handed_bytes < HANDED_BYTES
+    subscription.outstanding < outstanding_limit(subscription)
+        && subscription.outstanding_bytes < MAX_OUTSTANDING_BYTES
         && blocked::has_room(subscription)
 }
 
 /// Sorts jobs that are sent together by priority, highest first. The jobs of ordered subscriptions stay in their order.
-pub(crate) fn by_priority(jobs: &mut [Job], messages: &[Stored], config: &Config) {
+pub(crate) fn sort_by_priority(jobs: &mut [Job], messages: &[Stored], config: &Config) {
     if messages.iter().all(|m| m.attributes.priority == 0) {
         return;
     }
@@ -237,8 +241,8 @@ pub(crate) fn by_priority(jobs: &mut [Job], messages: &[Stored], config: &Config
 }
 
 /// Sends a delivery for the first time, and tells the subscription's progress about it.
-pub(crate) fn hand_out(
-    handed: &mut IdMap<(i32, i64, i64), Handed>,
+pub(crate) fn send_first(
+    in_flight: &mut IdMap<(i32, i64, i64), InFlight>,
     jobs: &mut Vec<Job>,
     id: i32,
     subscription: &mut Subscription,
@@ -247,16 +251,16 @@ pub(crate) fn hand_out(
     window: &mut Window,
 ) {
     let expires = window::expiry(subscription, stored);
-    if let Some(lane) = ordering::lane(id, subscription, stored) {
-        match order.first(&lane) {
-            Turn::Send => {}
-            Turn::Wait => {
+    if let Some(key) = ordering::key_of(id, subscription, stored) {
+        match order.first(&key) {
+            Readiness::Send => {}
+            Readiness::Wait => {
                 subscription.progress.hand_out(stored.message.position);
-                wait(order, &lane, subscription, stored, Seat::first(expires));
+                wait(order, &key, subscription, stored, Attempt::first(expires));
                 return;
             }
-            Turn::Row => {
-                window.block(id, stored, lane.1, expires);
+            Readiness::Row => {
+                window.block(id, stored, key.1, expires);
                 subscription.blocked += 1;
                 subscription.progress.decide(stored.message.position);
                 return;
@@ -264,48 +268,48 @@ pub(crate) fn hand_out(
         }
     }
     subscription.progress.hand_out(stored.message.position);
-    hand_out_as(handed, jobs, id, subscription, stored, Seat::first(expires));
+    send_attempt(in_flight, jobs, id, subscription, stored, Attempt::first(expires));
 }
 
-pub(crate) fn hand_out_as(
-    handed: &mut IdMap<(i32, i64, i64), Handed>,
+pub(crate) fn send_attempt(
+    in_flight: &mut IdMap<(i32, i64, i64), InFlight>,
     jobs: &mut Vec<Job>,
     id: i32,
     subscription: &mut Subscription,
     stored: &Stored,
-    seat: Seat,
+    attempt: Attempt,
 ) {
     let own = stored.attributes.max_attempts.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
-    let entry = Handed {
+    let entry = InFlight {
         segment: stored.segment,
         bytes: stored.message.content.len(),
         max_attempts: own.unwrap_or(subscription.max_attempts),
-        expires: seat.expires,
+        expires: attempt.expires,
         enqueued_at: stored.message.enqueued_at,
-        lane: ordering::lane(id, subscription, stored),
-        row: seat.delivery_id != 0,
+        key: ordering::key_of(id, subscription, stored),
+        row: attempt.delivery_id != 0,
     };
     let bytes = entry.bytes;
-    match handed.entry((id, stored.message.position, seat.run)) {
+    match in_flight.entry((id, stored.message.position, attempt.run)) {
         Entry::Vacant(free) => {
             free.insert(entry);
         }
         // A subscription was taken up again with history that covers a delivery in flight; that delivery counts. Outcomes of
         // rows settle no position, so a delivery in flight that has a row settles it now.
-        Entry::Occupied(under_way) if seat.delivery_id == 0 => {
-            if under_way.get().row {
+        Entry::Occupied(known) if attempt.delivery_id == 0 => {
+            if known.get().row {
                 subscription.progress.settle(stored.message.position);
             }
             return;
         }
-        Entry::Occupied(mut under_way) => {
-            let before = under_way.insert(entry);
-            subscription.let_go(before.bytes);
+        Entry::Occupied(mut known) => {
+            let before = known.insert(entry);
+            subscription.remove_outstanding(before.bytes);
         }
     }
-    subscription.hold(bytes);
-    let message = if seat.new_id {
-        let webhook_id = format!("{}_r{}", stored.message.webhook_id, seat.run).into();
+    subscription.add_outstanding(bytes);
+    let message = if attempt.new_id {
+        let webhook_id = format!("{}_r{}", stored.message.webhook_id, attempt.run).into();
         Arc::new(Message { webhook_id, ..Message::clone(&stored.message) })
     } else {
         Arc::clone(&stored.message)
@@ -316,9 +320,9 @@ pub(crate) fn hand_out_as(
             endpoint: subscription.endpoint,
             position: stored.message.position,
             message_id: stored.message.id,
-            delivery_id: seat.delivery_id,
-            attempt: seat.attempt,
-            run: seat.run,
+            delivery_id: attempt.delivery_id,
+            attempt: attempt.number,
+            run: attempt.run,
         },
         message,
         shape: Arc::clone(&subscription.shape),
