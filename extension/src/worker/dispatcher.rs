@@ -22,7 +22,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::Signals;
 use crate::dispatch::engine::Engine;
-use crate::dispatch::engine::Round;
+use crate::dispatch::engine::Wakeup;
 use crate::dispatch::outcome::replay::Replays;
 use crate::pg::txn;
 use crate::settings;
@@ -145,7 +145,7 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
             engine.shut_down(GRACE);
             return Leave::Asked;
         }
-        if !engine.sender.is_alive() {
+        if !engine.is_alive() {
             pgrx::log!("pg_outbox dispatcher: the HTTP thread ended; starting again");
             return Leave::Failed;
         }
@@ -154,23 +154,21 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
             pgrx::log!("pg_outbox dispatcher: {why}; starting again");
             return Leave::Failed;
         }
-        if engine.must_restart {
+        if engine.must_restart() {
             engine.shut_down(GRACE);
             return Leave::Failed;
         }
         slot.process.came_round();
         if signals.reload() {
-            engine.sender.set_settings(settings());
-            engine.reload();
+            engine.set_settings(settings());
         }
         if OWNER_MAY_HAVE_CHANGED.swap(false, Ordering::Relaxed) {
             refresh_owner();
         }
         let rung = rung(slot);
         let pause = match engine.round() {
-            Ok(Round::Again) => Duration::ZERO,
-            Ok(Round::Sleep(pause)) => pause,
-            Ok(Round::Copied) => {
+            Ok(Wakeup::In(pause)) => pause,
+            Ok(Wakeup::Copied) => {
                 slot.set_state(State::Copied);
                 wait(COPIED_WAIT);
                 continue;
@@ -190,11 +188,11 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
             }
         };
         error_wait = ERROR_WAIT;
-        evict.waited(engine.is_locked_out);
+        evict.waited(engine.is_locked_out());
         slot.set_state(if settings::PUSH.get() { State::Running } else { State::PushOff });
         engine.publish();
         maintenance.run();
-        if std::mem::take(&mut engine.looked) {
+        if engine.take_replays_wanted() {
             replays.rescan();
         }
         if let Err(error) = replays.run() {
