@@ -20,11 +20,11 @@ use crate::dispatch::outcome::decisions::Decisions;
 use crate::dispatch::outcome::record::Checkpoint;
 use crate::dispatch::outcome::record::Recorder;
 use crate::dispatch::outcome::record::RoutingRow;
+use crate::dispatch::payload_filter::FilterResult;
+use crate::dispatch::payload_filter::FilterResults;
 use crate::dispatch::payload_filter::Predicates;
-use crate::dispatch::payload_filter::Verdict;
-use crate::dispatch::payload_filter::Verdicts;
 use crate::dispatch::pull::window;
-use crate::dispatch::pull::window::Taken;
+use crate::dispatch::pull::window::Accept;
 use crate::dispatch::pull::window::Window;
 use crate::dispatch::subscriptions::Config;
 use crate::dispatch::subscriptions::Loader;
@@ -98,8 +98,8 @@ fn route(statements: &mut Statements) -> outbox_core::Result<Box<str>> {
     let mut rows = Vec::new();
     if routed < ticked.last {
         let (messages, upto) = reading_inline(reader, |reader| Ok(reader.read(routed, ticked.last, ROWS)))?;
-        let verdicts = predicates.examine(&mut config, &messages, |_| true);
-        rows.push(first_look(&mut config, window, decisions, &messages, &verdicts, routed, upto));
+        let results = predicates.examine(&mut config, &messages, |_| true);
+        rows.push(route_new(&mut config, window, decisions, &messages, &results, routed, upto));
         routed = upto;
     }
     let behind = |config: &Config| {
@@ -109,13 +109,13 @@ fn route(statements: &mut Statements) -> outbox_core::Result<Box<str>> {
     };
     if let Some(from) = behind(&config) {
         let (messages, upto) = reading_inline(reader, |reader| Ok(reader.read(from, routed, ROWS)))?;
-        let verdicts = predicates.examine(&mut config, &messages, |_| true);
+        let results = predicates.examine(&mut config, &messages, |_| true);
         catch_up(
             &mut config,
             window,
             decisions,
             &messages,
-            &verdicts,
+            &results,
             if messages.is_empty() && upto == from { routed } else { upto },
             routed,
         );
@@ -136,38 +136,38 @@ fn route(statements: &mut Statements) -> outbox_core::Result<Box<str>> {
 }
 
 /// Decides about a delivery that no worker can get: it becomes a dead letter. Returns `false` if a worker can get it.
-fn decided(decisions: &mut Decisions, id: i32, stored: &Stored, verdict: &Verdict) -> bool {
-    decisions.push(match verdict {
+fn decided(decisions: &mut Decisions, id: i32, stored: &Stored, result: &FilterResult) -> bool {
+    decisions.push(match result {
         _ if stored.unreadable.is_some() => Decision::unreadable(id, stored),
-        Verdict::Broken(error) => Decision::filter_failed(id, stored, error),
+        FilterResult::Broken(error) => Decision::filter_failed(id, stored, error),
         _ => return false,
     });
     true
 }
 
 /// Routes messages for the first time.
-fn first_look(
+fn route_new(
     config: &mut Config,
     window: &mut Window,
     decisions: &mut Decisions,
     messages: &[Stored],
-    verdicts: &Verdicts,
+    results: &FilterResults,
     from: i64,
     upto: i64,
 ) -> RoutingRow {
     let mut matched = vec![matched_as::GONE; usize::try_from(upto - from).unwrap_or(0)];
     for stored in messages {
         let position = stored.message.position;
-        let found = config.route(stored, verdicts, |id, subscription, verdict| {
+        let found = config.route(stored, results, |id, subscription, result| {
             if subscription.progress.lag().is_some() {
                 return;
             }
-            if subscription.pull && !subscription.paused && decided(decisions, id, stored, verdict) {
+            if subscription.pull && !subscription.paused && decided(decisions, id, stored, result) {
                 return;
             }
-            let open = subscription.pull && !subscription.paused && *verdict == Verdict::Holds;
-            let taken = if open { window.take(id, subscription, stored) } else { Taken::Full };
-            if taken != Taken::Yes {
+            let open = subscription.pull && !subscription.paused && *result == FilterResult::Holds;
+            let accepted = if open { window.accept(id, subscription, stored) } else { Accept::Full };
+            if accepted != Accept::Done {
                 subscription.progress.fall_behind(position - 1);
             }
         });
@@ -185,7 +185,7 @@ fn catch_up(
     window: &mut Window,
     decisions: &mut Decisions,
     messages: &[Stored],
-    verdicts: &Verdicts,
+    results: &FilterResults,
     upto: i64,
     routed: i64,
 ) {
@@ -199,14 +199,14 @@ fn catch_up(
         .collect();
     for stored in messages {
         let position = stored.message.position;
-        config.route(stored, verdicts, |id, subscription, verdict| {
+        config.route(stored, results, |id, subscription, result| {
             if !part.contains(&id) || subscription.progress.lag().is_none_or(|at| at >= position) {
                 return;
             }
-            if decided(decisions, id, stored, verdict) {
+            if decided(decisions, id, stored, result) {
                 return;
             }
-            if *verdict != Verdict::Holds || window.take(id, subscription, stored) != Taken::Yes {
+            if *result != FilterResult::Holds || window.accept(id, subscription, stored) != Accept::Done {
                 subscription.progress.fall_behind(position - 1);
                 part.retain(|p| *p != id);
             }

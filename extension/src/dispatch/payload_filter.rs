@@ -30,7 +30,7 @@ const SHARE: u32 = 9;
 
 /// The result of a filter on the payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum FilterResult {
     Holds,
     Fails,
     /// The filter could not be evaluated: the message becomes a dead letter of that subscription.
@@ -39,14 +39,14 @@ pub enum Verdict {
     Later,
 }
 
-/// Verdicts on consecutive messages of the feed.
+/// FilterResults on consecutive messages of the feed.
 #[derive(Default)]
-pub struct Verdicts(HashMap<(i64, i32), Verdict>);
+pub struct FilterResults(HashMap<(i64, i32), FilterResult>);
 
-impl Verdicts {
-    /// The verdict on the message at `position` for a subscription.
-    pub fn of(&self, position: i64, subscription: i32) -> &Verdict {
-        self.0.get(&(position, subscription)).unwrap_or(&Verdict::Later)
+impl FilterResults {
+    /// The result on the message at `position` for a subscription.
+    pub fn of(&self, position: i64, subscription: i32) -> &FilterResult {
+        self.0.get(&(position, subscription)).unwrap_or(&FilterResult::Later)
     }
 }
 
@@ -92,10 +92,10 @@ impl Predicates {
     }
 
     /// Evaluates all filters on payloads that matter for these messages, of the subscriptions for which `wanted` is true.
-    pub fn examine(&mut self, config: &mut Config, messages: &[Stored], wanted: impl Fn(i32) -> bool) -> Verdicts {
-        let mut verdicts = Verdicts::default();
+    pub fn examine(&mut self, config: &mut Config, messages: &[Stored], wanted: impl Fn(i32) -> bool) -> FilterResults {
+        let mut results = FilterResults::default();
         if !config.asks_payload {
-            return verdicts;
+            return results;
         }
         let mut questions: HashMap<(i32, String), Question> = HashMap::new();
         for stored in messages.iter().filter(|stored| stored.unreadable.is_none()) {
@@ -106,7 +106,7 @@ impl Predicates {
                 }
                 // A body of bytes is no JSON payload, whatever its content type says.
                 if stored.message.content_type.is_some() {
-                    verdicts.0.insert((position, id), Verdict::Fails);
+                    results.0.insert((position, id), FilterResult::Fails);
                     return;
                 }
                 questions
@@ -140,7 +140,7 @@ impl Predicates {
             if (cost > QUICK || answered.len() < question.asked.len()) && !self.inline {
                 self.rest_until = Some(Instant::now() + SHARE * took);
             }
-            let broken = answered.last().is_some_and(|(_, verdict)| matches!(verdict, Verdict::Broken(_)));
+            let broken = answered.last().is_some_and(|(_, result)| matches!(result, FilterResult::Broken(_)));
             if broken {
                 postpone(config, id, Instant::now() + 10 * timer);
             } else if let Some(until) = self.rest_until.filter(|_| answered.len() < question.asked.len()) {
@@ -149,23 +149,23 @@ impl Predicates {
             if let Some(subscription) = config.subscriptions.get_mut(&id) {
                 subscription.filter_cost = Some(cost);
             }
-            verdicts.0.extend(answered.into_iter().map(|(position, verdict)| ((position, id), verdict)));
+            results.0.extend(answered.into_iter().map(|(position, result)| ((position, id), result)));
         }
-        verdicts
+        results
     }
 
-    /// Returns verdicts on all payloads, or on the first of them. While slow filters rest, a filter that was quick until now
+    /// Returns results on all payloads, or on the first of them. While slow filters rest, a filter that was quick until now
     /// gets a quarter of the timer.
-    fn ask(&mut self, question: &Question, timer: Duration, in_haste: bool) -> Vec<(i64, Verdict)> {
+    fn ask(&mut self, question: &Question, timer: Duration, in_haste: bool) -> Vec<(i64, FilterResult)> {
         let texts: Vec<&str> = question.asked.iter().map(|(_, text)| text.as_str()).collect();
-        let verdict = |holds| if holds { Verdict::Holds } else { Verdict::Fails };
+        let result = |holds| if holds { FilterResult::Holds } else { FilterResult::Fails };
         let all = if in_haste { timer / 4 } else { timer };
         if let Ok(answers) = self.evaluate(&question.path, &texts, all) {
             return question
                 .asked
                 .iter()
                 .zip(answers)
-                .map(|((position, _), holds)| (*position, verdict(holds)))
+                .map(|((position, _), holds)| (*position, result(holds)))
                 .collect();
         }
         let mut answered = Vec::new();
@@ -173,9 +173,9 @@ impl Predicates {
         // One by one, to find the payload that fails, and in total not longer than one payload may take.
         for (position, text) in question.asked.iter().take(if in_haste { 0 } else { usize::MAX }) {
             match self.evaluate(&question.path, &[text], timer) {
-                Ok(answers) => answered.push((*position, verdict(answers.first().copied().unwrap_or(false)))),
+                Ok(answers) => answered.push((*position, result(answers.first().copied().unwrap_or(false)))),
                 Err(failure) => {
-                    answered.push((*position, Verdict::Broken(failure.message.into())));
+                    answered.push((*position, FilterResult::Broken(failure.message.into())));
                     break;
                 }
             }

@@ -21,8 +21,8 @@ use serde_json::Value;
 
 use crate::dispatch::feed::Stored;
 use crate::dispatch::feed::subject;
-use crate::dispatch::payload_filter::Verdict;
-use crate::dispatch::payload_filter::Verdicts;
+use crate::dispatch::payload_filter::FilterResult;
+use crate::dispatch::payload_filter::FilterResults;
 use crate::pg::txn::Failure;
 use crate::pg::txn::Plan;
 use crate::pg::txn::Row;
@@ -70,8 +70,8 @@ pub struct Subscription {
     pub progress: Progress,
     /// Push: jobs in flight or waiting in memory for their turn, and the bytes of their contents. Pull: approximate number
     /// of rows in the window.
-    pub handed: usize,
-    pub handed_bytes: usize,
+    pub outstanding: usize,
+    pub outstanding_bytes: usize,
     /// Push: approximate number of rows that wait for the first of their key.
     pub blocked: usize,
     /// Jobs that may be with the HTTP thread while the endpoint takes little, and the time until which this limit holds
@@ -118,8 +118,8 @@ impl Subscription {
             slow_until: None,
             filter_cost: None,
             progress: Progress::live(),
-            handed: 0,
-            handed_bytes: 0,
+            outstanding: 0,
+            outstanding_bytes: 0,
             blocked: 0,
             limit: (usize::MAX, 0),
         }
@@ -140,15 +140,15 @@ impl Subscription {
     }
 
     /// Notes that a message is in flight, or waits in memory for its turn.
-    pub fn hold(&mut self, bytes: usize) {
-        self.handed += 1;
-        self.handed_bytes += bytes;
+    pub fn add_outstanding(&mut self, bytes: usize) {
+        self.outstanding += 1;
+        self.outstanding_bytes += bytes;
     }
 
     /// Notes that a message is neither in flight nor waiting in memory any more.
-    pub fn let_go(&mut self, bytes: usize) {
-        self.handed -= 1;
-        self.handed_bytes -= bytes;
+    pub fn remove_outstanding(&mut self, bytes: usize) {
+        self.outstanding -= 1;
+        self.outstanding_bytes -= bytes;
     }
 
     /// Whether the subscription has been unsubscribed. Messages that it has not got are skipped.
@@ -200,13 +200,13 @@ pub enum Routed {
 }
 
 impl Config {
-    /// Calls `matched` for each subscription that a message goes to, or may go to: see `Verdict`. The parts of an
+    /// Calls `matched` for each subscription that a message goes to, or may go to: see `FilterResult`. The parts of an
     /// unreadable message that cannot be read (topic, attributes, payload) count as a match.
     pub fn route(
         &mut self,
         stored: &Stored,
-        verdicts: &Verdicts,
-        mut matched: impl FnMut(i32, &mut Subscription, &Verdict),
+        results: &FilterResults,
+        mut matched: impl FnMut(i32, &mut Subscription, &FilterResult),
     ) -> Routed {
         let (position, topic, subject) = (stored.message.position, &*stored.message.topic, &subject(stored));
         if topic.is_empty() {
@@ -229,10 +229,10 @@ impl Config {
             on_topic = true;
             if topic.is_empty() || version.filter.matches(subject) {
                 let decided = version.filter.payload.is_none() || stored.unreadable.is_some();
-                let verdict = if decided { &Verdict::Holds } else { verdicts.of(position, id) };
-                if *verdict != Verdict::Fails {
+                let result = if decided { &FilterResult::Holds } else { results.of(position, id) };
+                if *result != FilterResult::Fails {
                     count += 1;
-                    matched(id, subscription, verdict);
+                    matched(id, subscription, result);
                 }
             }
         }
@@ -295,7 +295,7 @@ impl Config {
                 let after = subscription.versions[i].starts_after;
                 if i == 0 {
                     // The subscription is new: it has no jobs and no rows yet, even if recovery had to assume others.
-                    subscription.handed = 0;
+                    subscription.outstanding = 0;
                     subscription.progress = after.map_or_else(Progress::live, Progress::behind);
                 } else if let Some(after) = after {
                     subscription.progress.go_back(after);
@@ -325,17 +325,17 @@ impl Config {
                 } else {
                     new.progress = before.progress;
                 }
-                new.handed = before.handed;
-                new.handed_bytes = before.handed_bytes;
+                new.outstanding = before.outstanding;
+                new.outstanding_bytes = before.outstanding_bytes;
                 new.blocked = before.blocked;
             }
         }
     }
 
     /// Adds a subscription whose settings cannot be read. It takes nothing and loses nothing: it lags from `routed` on.
-    pub fn hold(&mut self, id: i32, begun: i64, routed: i64) {
-        let held = Subscription { paused: true, progress: Progress::behind(routed), ..Subscription::new(begun) };
-        self.subscriptions.insert(id, held);
+    pub fn insert_unreadable(&mut self, id: i32, begun: i64, routed: i64) {
+        let unreadable = Subscription { paused: true, progress: Progress::behind(routed), ..Subscription::new(begun) };
+        self.subscriptions.insert(id, unreadable);
     }
 
     /// Adds a row of the loader: a version of a subscription.
@@ -429,7 +429,7 @@ impl Loader {
         Ok(config)
     }
 
-    /// Reads everything again, each subscription by itself. Subscriptions that cannot be read are held, and returned with
+    /// Reads everything again, each subscription by itself. Subscriptions that cannot be read are paused, and returned with
     /// the reason. Inside a transaction.
     pub fn load_apart(&mut self, begun: i64, routed: i64) -> outbox_core::Result<(Config, Vec<(i32, Failure)>)> {
         let (mut config, mut ids) = (Config::default(), Vec::new());
@@ -438,7 +438,7 @@ impl Loader {
         let failed: Vec<(i32, Failure)> = failed.into_iter().map(|(place, failure)| (ids[place], failure)).collect();
         ids.retain(|id| failed.iter().all(|(other, _)| other != id));
         self.load_these(&mut config, &ids, begun)?;
-        failed.iter().for_each(|(id, _)| config.hold(*id, begun, routed));
+        failed.iter().for_each(|(id, _)| config.insert_unreadable(*id, begun, routed));
         Ok((config, failed))
     }
 }

@@ -4,10 +4,10 @@
 //!
 //! Nothing happens for a session whose statement PostgreSQL would refuse: this code asks the same questions before. Beyond
 //! that there are two kinds of rights:
-//! * The database's owner may keep its dispatcher away. The slot is held for a while, so that the launcher does not start a
-//!   new dispatcher in between. The hold belongs to the (sub)transaction; when that has ended, committed or not, the
+//! * The database's owner may keep its dispatcher away. The slot is paused for a while, so that the launcher does not start
+//!   a new dispatcher in between. The pause belongs to the (sub)transaction; when that has ended, committed or not, the
 //!   launcher looks again.
-//! * Another role with CREATEDB may copy a template. It may make the dispatcher leave, but it may not hold the slot, and it
+//! * Another role with CREATEDB may copy a template. It may make the dispatcher leave, but it may not pause the slot, and it
 //!   may not send the dispatcher away again before the next one has worked for as long as the last one was away. So messages
 //!   are delivered however often the statement is given.
 //!
@@ -27,7 +27,7 @@ use crate::shared::shmem::Slot;
 use crate::worker::now;
 
 /// Longest time that a dispatcher is kept away.
-const HOLD: Duration = Duration::from_secs(15);
+const PAUSE: Duration = Duration::from_secs(15);
 /// Longest time to wait for a dispatcher to leave.
 const LEAVE: Duration = Duration::from_secs(5);
 /// How long a dispatcher works undisturbed after a role that does not own the database has sent it away: as long as it was
@@ -37,8 +37,8 @@ const TURN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(
 static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
 
 thread_local! {
-    /// The slots that this transaction holds, each with the nesting level of its hold.
-    static HELD: RefCell<Vec<(&'static Slot, i32)>> = const { RefCell::new(Vec::new()) };
+    /// The slots that this transaction has paused, each with the nesting level of the pause.
+    static PAUSED: RefCell<Vec<(&'static Slot, i32)>> = const { RefCell::new(Vec::new()) };
     /// This transaction has changed the list of databases.
     static CHANGED: Cell<bool> = const { Cell::new(false) };
 }
@@ -62,27 +62,27 @@ pub fn transaction_ended() {
     }
 }
 
-/// Ends the holds of a subtransaction that was rolled back, or gives them to its parent.
+/// Ends the pauses of a subtransaction that was rolled back, or gives them to its parent.
 pub fn subtransaction_ended(level: i32, rolled_back: bool) {
     if rolled_back {
         release(level);
     } else {
-        HELD.with_borrow_mut(|held| held.iter_mut().for_each(|(_, of)| *of = (*of).min(level - 1)));
+        PAUSED.with_borrow_mut(|paused| paused.iter_mut().for_each(|(_, of)| *of = (*of).min(level - 1)));
     }
 }
 
-/// Ends the holds of this nesting level and of deeper ones.
+/// Ends the pauses of this nesting level and of deeper ones.
 fn release(level: i32) {
-    HELD.with_borrow_mut(|held| {
-        if held.is_empty() {
+    PAUSED.with_borrow_mut(|paused| {
+        if paused.is_empty() {
             return;
         }
         // SAFETY: a constant of this process.
         let me = unsafe { pg_sys::MyProcPid };
-        held.retain(|(slot, of)| {
-            // Another session may hold the slot by now.
-            if *of >= level && slot.holder.compare_exchange(me, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-                slot.hold_until.store(0, Ordering::SeqCst);
+        paused.retain(|(slot, of)| {
+            // Another session may have paused the slot by now.
+            if *of >= level && slot.paused_by.compare_exchange(me, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                slot.paused_until.store(0, Ordering::SeqCst);
             }
             *of < level
         });
@@ -152,9 +152,9 @@ unsafe fn make_way(node: *mut pg_sys::Node, top_level: bool) {
     if owns {
         // SAFETY: constants of this process and its transaction.
         let (me, level) = unsafe { (pg_sys::MyProcPid, pg_sys::GetCurrentTransactionNestLevel()) };
-        slot.holder.store(me, Ordering::SeqCst);
-        slot.hold_until.store(now() + HOLD.as_micros() as i64, Ordering::SeqCst);
-        HELD.with_borrow_mut(|held| held.push((slot, level)));
+        slot.paused_by.store(me, Ordering::SeqCst);
+        slot.paused_until.store(now() + PAUSE.as_micros() as i64, Ordering::SeqCst);
+        PAUSED.with_borrow_mut(|paused| paused.push((slot, level)));
     } else if !wait_for_turn(slot) {
         return;
     }

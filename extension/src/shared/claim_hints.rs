@@ -1,4 +1,4 @@
-//! Claim hints ("claim_hints" in the code): where a claim starts its index scan, per subscription and priority.
+//! Claim hints: where a claim starts its index scan, per subscription and priority.
 //!
 //! A claim scans an index from the earliest due time on. While somebody holds an old snapshot, the entries of finished
 //! deliveries stay in the index, in front of the others: after an hour there are millions. Such a scan is slow, and every
@@ -22,8 +22,8 @@ use crate::shared::shmem;
 
 /// Priorities that are told apart. A subscription with more priorities at once gets no hints.
 const LEVELS: usize = 8;
-/// Places for the hints of a database: one for a subscription, and one for its bundles.
-const PLACES: usize = 64;
+/// Entries for the hints of a database: one for a subscription, and one for its bundles.
+const ENTRIES: usize = 64;
 /// The last entry of a list of levels, if there are lower levels that were not scanned.
 pub const MORE: i32 = 99_999;
 /// How long hints hold without shared memory, where other sessions cannot lower them (microseconds).
@@ -36,30 +36,30 @@ const WALK: i64 = 10_000_000;
 #[repr(C)]
 struct Levels {
     count: u32,
-    levels: [i32; LEVELS],
+    priorities: [i32; LEVELS],
     due: [i64; LEVELS],
 }
 
 impl Levels {
-    const NONE: Levels = Levels { count: 0, levels: [0; LEVELS], due: [0; LEVELS] };
+    const NONE: Levels = Levels { count: 0, priorities: [0; LEVELS], due: [0; LEVELS] };
 
-    fn place(&self, level: i32) -> Option<usize> {
-        self.levels[..self.count as usize].iter().position(|known| *known == level)
+    fn index_of(&self, level: i32) -> Option<usize> {
+        self.priorities[..self.count as usize].iter().position(|known| *known == level)
     }
 
     /// Adds a level, or lowers its time to `due`. Returns `false` if there is no room for another level.
     fn lower(&mut self, level: i32, due: i64) -> bool {
         let count = self.count as usize;
-        if let Some(place) = self.place(level) {
-            self.due[place] = self.due[place].min(due);
+        if let Some(index) = self.index_of(level) {
+            self.due[index] = self.due[index].min(due);
         } else if count == LEVELS {
             return false;
         } else {
             // From the highest level to the lowest.
-            let place = self.levels[..count].iter().position(|known| *known < level).unwrap_or(count);
-            self.levels.copy_within(place..count, place + 1);
-            self.due.copy_within(place..count, place + 1);
-            (self.levels[place], self.due[place]) = (level, due);
+            let index = self.priorities[..count].iter().position(|known| *known < level).unwrap_or(count);
+            self.priorities.copy_within(index..count, index + 1);
+            self.due.copy_within(index..count, index + 1);
+            (self.priorities[index], self.due[index]) = (level, due);
             self.count += 1;
         }
         true
@@ -69,7 +69,7 @@ impl Levels {
 /// The hints of a subscription or, under the negative id, of its bundles. All-zero memory is the empty state.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Front {
+struct Hint {
     subscription: i32,
     /// The session that walks, and the time until which others wait for it (microseconds, PostgreSQL's epoch).
     walker: i32,
@@ -78,7 +78,7 @@ struct Front {
     until: i64,
     /// Increases when a delivery was put back that a running claim may not have seen.
     version: u64,
-    marks: Levels,
+    levels: Levels,
     /// There are lower levels than those of the hints.
     more: bool,
     /// Levels that were put back since the walk began. `lost`: there were more than there is room for.
@@ -86,59 +86,60 @@ struct Front {
     lost: bool,
 }
 
-impl Front {
-    const NONE: Front = Front {
+impl Hint {
+    const NONE: Hint = Hint {
         subscription: 0,
         walker: 0,
         walking: 0,
         until: 0,
         version: 0,
-        marks: Levels::NONE,
+        levels: Levels::NONE,
         more: false,
         since_walk: Levels::NONE,
         lost: false,
     };
 
     fn forget(&mut self) {
-        *self = Front { version: self.version, ..Front::NONE };
+        *self = Hint { version: self.version, ..Hint::NONE };
     }
 
     fn put_back(&mut self, level: i32, due: i64) {
         if self.walker != 0 && !self.since_walk.lower(level, due) {
             self.lost = true;
         }
-        let covered = self.more && self.marks.levels[..self.marks.count as usize].iter().all(|known| *known > level);
-        if !covered && !self.marks.lower(level, due) {
+        let covered =
+            self.more && self.levels.priorities[..self.levels.count as usize].iter().all(|known| *known > level);
+        if !covered && !self.levels.lower(level, due) {
             self.forget();
         }
     }
 }
 
-/// A place for the hints of one subscription, or of its bundles.
+/// An entry for the hints of one subscription, or of its bundles.
 #[repr(C)]
-struct Place {
+struct Entry {
     /// A spin lock, held for some dozen instructions.
     locked: AtomicBool,
-    front: UnsafeCell<Front>,
+    hint: UnsafeCell<Hint>,
 }
 
-// SAFETY: `front` is touched by the holder of `locked` only.
-unsafe impl Sync for Place {}
+// SAFETY: `hint` is touched by the holder of `locked` only.
+unsafe impl Sync for Entry {}
 
-impl Place {
+impl Entry {
     /// Calls `change` under the lock. A holder may be interrupted by the scheduler. With `patient`, this waits until that is
     /// over; without, it gives up earlier and returns `None`.
-    fn with<T>(&self, patient: bool, change: impl FnOnce(&mut Front) -> T) -> Option<T> {
-        for turn in 1..if patient { 60_000 } else { 10_000 } {
+    fn with<T>(&self, patient: bool, change: impl FnOnce(&mut Hint) -> T) -> Option<T> {
+        for spin in 1..if patient { 60_000 } else { 10_000 } {
             if self.locked.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok() {
                 // SAFETY: the lock is ours; nothing in `change` fails.
-                let result = change(unsafe { &mut *self.front.get() });
+                let result = change(unsafe { &mut *self.hint.get() });
                 self.locked.store(false, Ordering::Release);
                 return Some(result);
             }
-            if turn > 10_000 {
+            if spin > 10_000 {
                 std::thread::sleep(Duration::from_micros(50));
-            } else if turn % 100 == 0 {
+            } else if spin % 100 == 0 {
                 std::thread::yield_now();
             }
             std::hint::spin_loop();
@@ -149,20 +150,20 @@ impl Place {
 
 /// The hints of a database.
 #[repr(C)]
-pub struct Marks([Place; PLACES]);
+pub struct Hints([Entry; ENTRIES]);
 
-impl Marks {
+impl Hints {
     /// Removes all hints: the slot becomes another database's.
     pub fn clear(&self) {
-        for place in &self.0 {
-            place.with(true, Front::forget);
+        for entry in &self.0 {
+            entry.with(true, Hint::forget);
         }
     }
 }
 
 /// The hints of a process without shared memory.
-static OWN: Marks =
-    Marks([const { Place { locked: AtomicBool::new(false), front: UnsafeCell::new(Front::NONE) } }; PLACES]);
+static OWN: Hints =
+    Hints([const { Entry { locked: AtomicBool::new(false), hint: UnsafeCell::new(Hint::NONE) } }; ENTRIES]);
 
 /// The claims and put-backs of the current transaction.
 struct Transaction {
@@ -183,12 +184,12 @@ thread_local! {
     static SEEN: RefCell<HashMap<i32, u64>> = RefCell::new(HashMap::new());
 }
 
-/// The place of a subscription's hints, and whether other sessions share it.
-fn place(subscription: i32) -> (&'static Place, bool) {
+/// The entry of a subscription's hints, and whether other sessions share it.
+fn entry(subscription: i32) -> (&'static Entry, bool) {
     // SAFETY: a constant of this process.
     let slot = shmem::shared().and_then(|shared| shared.slot_of(unsafe { pg_sys::MyDatabaseId }));
     let number = subscription.unsigned_abs() as usize * 2 + usize::from(subscription < 0);
-    (&slot.map_or(&OWN, |slot| &slot.marks).0[number % PLACES], slot.is_some())
+    (&slot.map_or(&OWN, |slot| &slot.claim_hints).0[number % ENTRIES], slot.is_some())
 }
 
 fn now() -> i64 {
@@ -238,54 +239,54 @@ pub fn note_name(name: String, subscription: i32) {
 /// start.
 pub fn get(subscription: i32) -> Option<(Vec<i32>, Vec<i64>)> {
     claims(subscription);
-    let (place, _) = place(subscription);
-    let (version, front) = place.with(false, |front| {
-        if front.subscription != subscription {
-            return (front.version, None);
+    let (entry, _) = entry(subscription);
+    let (version, hint) = entry.with(false, |hint| {
+        if hint.subscription != subscription {
+            return (hint.version, None);
         }
         let now = now();
-        if now >= front.until && (now >= front.walking || front.walker == me()) {
-            (front.walker, front.walking) = (me(), now + WALK);
-            (front.since_walk, front.lost) = (Levels::NONE, false);
-            return (front.version, None);
+        if now >= hint.until && (now >= hint.walking || hint.walker == me()) {
+            (hint.walker, hint.walking) = (me(), now + WALK);
+            (hint.since_walk, hint.lost) = (Levels::NONE, false);
+            return (hint.version, None);
         }
-        (front.version, (front.marks.count > 0 || front.more).then_some(*front))
+        (hint.version, (hint.levels.count > 0 || hint.more).then_some(*hint))
     })?;
     SEEN.with_borrow_mut(|seen| seen.insert(subscription, version));
-    let front = front?;
-    let count = front.marks.count as usize;
-    let (mut levels, mut since) = (front.marks.levels[..count].to_vec(), front.marks.due[..count].to_vec());
-    if front.more {
+    let hint = hint?;
+    let count = hint.levels.count as usize;
+    let (mut levels, mut since) = (hint.levels.priorities[..count].to_vec(), hint.levels.due[..count].to_vec());
+    if hint.more {
         levels.push(MORE);
         since.push(0);
     }
     Some((levels, since))
 }
 
-/// Called after a slow scan from the start: sets the hints for `hold` microseconds. If this session was not the walker, the
-/// next claim walks.
-pub fn set(subscription: i32, levels: &[i32], since: &[i64], hold: i64) {
+/// Called after a slow scan from the start: sets the hints for `lifetime` microseconds. If this session was not the walker,
+/// the next claim walks.
+pub fn set(subscription: i32, levels: &[i32], since: &[i64], lifetime: i64) {
     let more = levels.last() == Some(&MORE);
-    let (place, shared) = place(subscription);
-    place.with(false, |front| {
+    let (entry, shared) = entry(subscription);
+    entry.with(false, |hint| {
         let now = now();
-        if front.subscription == subscription && front.walker == me() && !front.lost {
-            let put_back = front.since_walk;
-            let until = now + if shared { hold } else { hold.min(ALONE) };
-            *front = Front { subscription, more, until, version: front.version, ..Front::NONE };
+        if hint.subscription == subscription && hint.walker == me() && !hint.lost {
+            let put_back = hint.since_walk;
+            let until = now + if shared { lifetime } else { lifetime.min(ALONE) };
+            *hint = Hint { subscription, more, until, version: hint.version, ..Hint::NONE };
             let mut walked = levels.iter().zip(since).filter(|(level, _)| **level != MORE);
-            if !walked.all(|(level, due)| front.marks.lower(*level, *due)) {
-                front.forget();
+            if !walked.all(|(level, due)| hint.levels.lower(*level, *due)) {
+                hint.forget();
                 return;
             }
-            for (level, due) in put_back.levels[..put_back.count as usize].iter().zip(&put_back.due) {
-                front.put_back(*level, *due);
+            for (level, due) in put_back.priorities[..put_back.count as usize].iter().zip(&put_back.due) {
+                hint.put_back(*level, *due);
             }
-        } else if front.subscription == subscription {
-            front.until = 0;
-        } else if now >= front.until && now >= front.walking {
+        } else if hint.subscription == subscription {
+            hint.until = 0;
+        } else if now >= hint.until && now >= hint.walking {
             // No hints yet: claims scan from the start until one session has walked.
-            *front = Front { subscription, more: true, version: front.version, ..Front::NONE };
+            *hint = Hint { subscription, more: true, version: hint.version, ..Hint::NONE };
         }
     });
 }
@@ -293,11 +294,11 @@ pub fn set(subscription: i32, levels: &[i32], since: &[i64], hold: i64) {
 /// Called after a claim: advances the hints to where its scan ended, if nothing was put back since it began.
 pub fn advance(subscription: i32, levels: &[i32], since: &[i64]) {
     let seen = SEEN.with_borrow(|seen| seen.get(&subscription).copied());
-    place(subscription).0.with(false, |front| {
-        if front.subscription == subscription && seen == Some(front.version) {
+    entry(subscription).0.with(false, |hint| {
+        if hint.subscription == subscription && seen == Some(hint.version) {
             for (level, due) in levels.iter().zip(since) {
-                if let Some(place) = front.marks.place(*level) {
-                    front.marks.due[place] = front.marks.due[place].max(*due);
+                if let Some(index) = hint.levels.index_of(*level) {
+                    hint.levels.due[index] = hint.levels.due[index].max(*due);
                 }
             }
         }
@@ -305,10 +306,10 @@ pub fn advance(subscription: i32, levels: &[i32], since: &[i64]) {
 }
 
 fn apply(subscription: i32, level: i32, due: i64) {
-    place(subscription).0.with(true, |front| {
-        front.version += 1;
-        if front.subscription == subscription {
-            front.put_back(level, due);
+    entry(subscription).0.with(true, |hint| {
+        hint.version += 1;
+        if hint.subscription == subscription {
+            hint.put_back(level, due);
         }
     });
 }
@@ -340,10 +341,10 @@ pub fn put_back(subscription: i32, level: i32, due: i64) {
 /// hint past them, because everything that it can have found was due earlier. But a claim that finds nothing sets the hint
 /// to a second ago. So if `due` is more than half a second ago, the version increases, as for other deliveries.
 pub fn made(subscription: i32, level: i32, due: i64) {
-    place(subscription).0.with(true, |front| {
-        front.version += u64::from(now() - due > 500_000);
-        if front.subscription == subscription {
-            front.put_back(level, due);
+    entry(subscription).0.with(true, |hint| {
+        hint.version += u64::from(now() - due > 500_000);
+        if hint.subscription == subscription {
+            hint.put_back(level, due);
         }
     });
 }
@@ -358,10 +359,10 @@ pub fn transaction_ended(committed: bool) {
             doubt(&transaction.claimed);
         }
         for subscription in transaction.claimed.drain(..) {
-            place(subscription).0.with(true, |front| {
+            entry(subscription).0.with(true, |hint| {
                 // This session was the walker, and its walk was not slow.
-                if front.subscription == subscription && front.walker == me() {
-                    front.forget();
+                if hint.subscription == subscription && hint.walker == me() {
+                    hint.forget();
                 }
             });
         }
@@ -377,10 +378,10 @@ pub fn part_rolled_back() {
 /// set hints after it.
 fn doubt(claimed: &[i32]) {
     for subscription in claimed {
-        place(*subscription).0.with(true, |front| {
-            front.version += 1;
-            if front.subscription == *subscription {
-                (front.until, front.walking, front.lost) = (0, 0, true);
+        entry(*subscription).0.with(true, |hint| {
+            hint.version += 1;
+            if hint.subscription == *subscription {
+                (hint.until, hint.walking, hint.lost) = (0, 0, true);
             }
         });
     }

@@ -1,6 +1,6 @@
 //! Shared memory of the backends, the launcher and the dispatchers.
 //!
-//! It consists of atomics. Nothing here is locked (except in `marks`), so a process that dies leaves no lock behind.
+//! It consists of atomics. Nothing here is locked (except in `claim_hints`), so a process that dies leaves no lock behind.
 //! All-zero memory is the valid empty state. A process number can be stale, if its process has ended and another one has its
 //! place. Waking it is then a spurious wake-up of another process, which every PostgreSQL process expects. Whether a process
 //! lives is asked of PostgreSQL, never of the values stored here.
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, A
 use pgrx::{pg_guard, pg_sys};
 
 use crate::settings;
-use crate::shared::claim_hints::Marks;
+use crate::shared::claim_hints::Hints;
 
 /// The start of the shared memory; `max_databases` slots follow.
 #[repr(C)]
@@ -190,15 +190,15 @@ pub struct Slot {
     /// The dispatcher has something to route, to send or to record, or requests in flight.
     busy: AtomicBool,
     /// Rows of outbox.delivery have changed in a way that the dispatcher cannot know by itself.
-    pub look_at_deliveries: AtomicBool,
+    pub deliveries_changed: AtomicBool,
     /// The dispatcher is asked to leave, for example because its database is to be dropped.
     pub retire: AtomicBool,
     /// The last dispatcher left because it was asked to. That is no failure.
     pub left: AtomicBool,
     /// The launcher starts no dispatcher before this time (microseconds, PostgreSQL's epoch).
-    pub hold_until: AtomicI64,
-    /// The session that has set `hold_until`.
-    pub holder: AtomicI32,
+    pub paused_until: AtomicI64,
+    /// The session that has set `paused_until`.
+    pub paused_by: AtomicI32,
     /// When a session that may not keep the dispatcher away last made it leave.
     pub sent_away_at: AtomicI64,
     pub in_flight: AtomicI64,
@@ -206,7 +206,7 @@ pub struct Slot {
     pub unrecorded: AtomicI64,
     last_error_at: AtomicI64,
     last_error: [AtomicU8; 512],
-    pub marks: Marks,
+    pub claim_hints: Hints,
 }
 
 impl Slot {

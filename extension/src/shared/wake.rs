@@ -23,7 +23,7 @@ thread_local! {
     /// The same for a CREATE or ALTER EXTENSION that the launcher has to look at.
     static INSTALLED: Cell<u64> = const { Cell::new(0) };
     /// The same for changes of rows of outbox.delivery.
-    static RESCHEDULED: Cell<u64> = const { Cell::new(0) };
+    static DELIVERIES_CHANGED: Cell<u64> = const { Cell::new(0) };
     /// This transaction holds the sequencer's lock.
     static TICKED: Cell<bool> = const { Cell::new(false) };
 }
@@ -33,9 +33,9 @@ pub fn at_commit_wake_dispatcher() {
     ENQUEUED.set(ENQUEUED.get() | level_bit());
 }
 
-/// Has this database's dispatcher look at outbox.delivery when the transaction commits.
-pub fn at_commit_look_at_deliveries() {
-    RESCHEDULED.set(RESCHEDULED.get() | level_bit());
+/// Tells this database's dispatcher, when the transaction commits, that rows of outbox.delivery have changed.
+pub fn at_commit_report_deliveries_changed() {
+    DELIVERIES_CHANGED.set(DELIVERIES_CHANGED.get() | level_bit());
 }
 
 /// Has the launcher look at this database when the transaction commits.
@@ -78,15 +78,15 @@ unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _a
             hooks::transaction_ended();
             claim_hints::transaction_ended(true);
             let enqueued = ENQUEUED.take() != 0;
-            let rescheduled = RESCHEDULED.take() != 0;
+            let changed = DELIVERIES_CHANGED.take() != 0;
             let installed = INSTALLED.take() != 0;
             TICKED.set(false);
-            if let Some(shared) = shmem::shared().filter(|_| enqueued || rescheduled || installed) {
+            if let Some(shared) = shmem::shared().filter(|_| enqueued || changed || installed) {
                 // SAFETY: a constant of this backend.
                 let database = unsafe { pg_sys::MyDatabaseId };
-                if let Some(slot) = shared.slot_of(database).filter(|_| enqueued || rescheduled) {
-                    if rescheduled {
-                        slot.look_at_deliveries.store(true, Ordering::SeqCst);
+                if let Some(slot) = shared.slot_of(database).filter(|_| enqueued || changed) {
+                    if changed {
+                        slot.deliveries_changed.store(true, Ordering::SeqCst);
                     }
                     slot.wake();
                 }
@@ -99,7 +99,7 @@ unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _a
             hooks::transaction_ended();
             claim_hints::transaction_ended(false);
             ENQUEUED.set(0);
-            RESCHEDULED.set(0);
+            DELIVERIES_CHANGED.set(0);
             INSTALLED.set(0);
             TICKED.set(false);
         }
@@ -125,7 +125,7 @@ unsafe extern "C-unwind" fn subtransaction_ended(
     if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
         claim_hints::part_rolled_back();
     }
-    for cell in [&ENQUEUED, &RESCHEDULED, &INSTALLED] {
+    for cell in [&ENQUEUED, &DELIVERIES_CHANGED, &INSTALLED] {
         cell.with(|levels| match event {
             pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB if levels.get() & bit != 0 => {
                 // The deepest levels share a bit, which therefore stays: at worst there is one spurious wake-up.

@@ -92,7 +92,7 @@ pg_function! {
 pg_function! {
     /// outbox._deliveries_changed() returns void
     fn outbox_deliveries_changed(_args) {
-        wake::at_commit_look_at_deliveries();
+        wake::at_commit_report_deliveries_changed();
         Ok(None)
     }
 }

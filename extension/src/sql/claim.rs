@@ -138,13 +138,13 @@ fn due(at: Option<pg_sys::Datum>) -> i64 {
 
 /// How long hints hold after a scan that took this CPU time, in microseconds. So scans from the start take at most a
 /// fiftieth of one session's time.
-fn hold(walked: Duration) -> i64 {
+fn hint_lifetime(walked: Duration) -> i64 {
     50 * walked.as_micros().clamp(20_000, 1_200_000) as i64
 }
 
 /// How often a waiting worker looks by itself for deliveries that become due. Without a dispatcher no other process looks.
-const LOOK: Duration = Duration::from_millis(1000);
-const LOOK_ALONE: Duration = Duration::from_millis(200);
+const POLL: Duration = Duration::from_millis(1000);
+const POLL_ALONE: Duration = Duration::from_millis(200);
 
 pg_function! {
     /// outbox.claim_wait(subscription text, timeout interval, inout ready boolean)
@@ -187,7 +187,7 @@ pg_function! {
             }
             // SAFETY: the context is not atomic, so a commit is allowed. It releases the snapshot.
             unsafe { pg_sys::SPI_commit() };
-            wait(left.min(if shmem::shared().is_some() { LOOK } else { LOOK_ALONE }));
+            wait(left.min(if shmem::shared().is_some() { POLL } else { POLL_ALONE }));
         };
         if let Some(shared) = shmem::shared() {
             shared.wait_no_more();
@@ -215,7 +215,7 @@ pg_function! {
         let since: Vec<i64> = args.get(2).unwrap_or_default();
         let walked = args.get::<Interval>(3).map_or(0, |walked| walked.as_micros());
         let walked = Duration::from_micros(u64::try_from(walked).unwrap_or_default());
-        claim_hints::set(args.get(0).unwrap_or_default(), &levels, &since, hold(walked));
+        claim_hints::set(args.get(0).unwrap_or_default(), &levels, &since, hint_lifetime(walked));
         Ok(None)
     }
 }
@@ -274,7 +274,7 @@ pg_function! {
         if args.get(3) == Some(true) {
             claim_hints::advance(subscription, &[level], &[due]);
         } else if claim_hints::walked() >= slow {
-            claim_hints::set(subscription, &[level, claim_hints::MORE], &[due, 0], hold(claim_hints::walked()));
+            claim_hints::set(subscription, &[level, claim_hints::MORE], &[due, 0], hint_lifetime(claim_hints::walked()));
         }
         Ok(None)
     }

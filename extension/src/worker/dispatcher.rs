@@ -22,7 +22,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::Signals;
 use crate::dispatch::engine::Engine;
-use crate::dispatch::engine::Round;
+use crate::dispatch::engine::Wakeup;
 use crate::dispatch::outcome::replay::Replays;
 use crate::pg::txn;
 use crate::settings;
@@ -141,11 +141,11 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
     loop {
         if signals.terminate() || slot.retire.load(Ordering::SeqCst) {
             // Requests whose outcome could not be recorded would be sent again, so the owner has to be current.
-            look_at_owner();
+            refresh_owner();
             engine.shut_down(GRACE);
             return Leave::Asked;
         }
-        if !engine.sender.is_alive() {
+        if !engine.is_alive() {
             pgrx::log!("pg_outbox dispatcher: the HTTP thread ended; starting again");
             return Leave::Failed;
         }
@@ -154,29 +154,27 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
             pgrx::log!("pg_outbox dispatcher: {why}; starting again");
             return Leave::Failed;
         }
-        if engine.must_restart {
+        if engine.must_restart() {
             engine.shut_down(GRACE);
             return Leave::Failed;
         }
         slot.process.came_round();
         if signals.reload() {
-            engine.sender.set_settings(settings());
-            engine.reload();
+            engine.set_settings(settings());
         }
         if OWNER_MAY_HAVE_CHANGED.swap(false, Ordering::Relaxed) {
-            look_at_owner();
+            refresh_owner();
         }
         let rung = rung(slot);
         let pause = match engine.round() {
-            Ok(Round::Again) => Duration::ZERO,
-            Ok(Round::Sleep(pause)) => pause,
-            Ok(Round::Copied) => {
+            Ok(Wakeup::In(pause)) => pause,
+            Ok(Wakeup::Copied) => {
                 slot.set_state(State::Copied);
                 wait(COPIED_WAIT);
                 continue;
             }
             Err(error) => {
-                if !look_at_owner() {
+                if !refresh_owner() {
                     return Leave::Absent;
                 }
                 slot.set_state(State::Failing);
@@ -190,12 +188,12 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
             }
         };
         error_wait = ERROR_WAIT;
-        evict.waited(engine.is_locked_out);
+        evict.waited(engine.is_locked_out());
         slot.set_state(if settings::PUSH.get() { State::Running } else { State::PushOff });
         engine.publish();
         maintenance.run();
-        if std::mem::take(&mut engine.looked) {
-            replays.look();
+        if engine.take_replays_wanted() {
+            replays.rescan();
         }
         if let Err(error) = replays.run() {
             pgrx::log!("pg_outbox dispatcher: replays: {error}");
@@ -237,7 +235,7 @@ unsafe extern "C-unwind" fn owner_may_have_changed(_arg: pg_sys::Datum, _cache: 
 }
 
 /// Continues as the current owner of the extension. Returns `false` if the extension has been dropped.
-fn look_at_owner() -> bool {
+fn refresh_owner() -> bool {
     // A failure here is not reported: the next round meets and reports it.
     txn::run(|| Ok(become_owner())) != Ok(false)
 }

@@ -32,11 +32,11 @@ impl Evict {
             self.since = None;
         } else if self.since.get_or_insert_with(Instant::now).elapsed() >= PATIENCE {
             self.since = None;
-            self.look();
+            self.find_holder();
         }
     }
 
-    fn look(&self) {
+    fn find_holder(&self) {
         let found = txn::run(|| {
             let mut pids = Vec::new();
             self.plan.borrow_mut().execute(&[]).for_each(|row| pids.extend(row.get::<i32>(0)));

@@ -8,7 +8,7 @@
 //! * CREATE EXTENSION, committed or rolled back: the committing session asks the launcher to look at its database.
 //! * DROP EXTENSION: the dispatcher notices and leaves. The launcher does not look at the database again until it is asked
 //!   to.
-//! * DROP, RENAME, CREATE ... TEMPLATE: `hooks` makes the dispatcher leave and holds the slot; the dispatcher returns
+//! * DROP, RENAME, CREATE ... TEMPLATE: `hooks` makes the dispatcher leave and pauses the slot; the dispatcher returns
 //!   afterwards.
 //! * A dispatcher that always fails at once is restarted after 1 s, 2 s, ... 30 s. A dispatcher that left on request is
 //!   restarted after half a second.
@@ -42,7 +42,7 @@ use crate::worker::session::pin;
 use crate::worker::wait;
 
 /// How often the list of databases is read when no session asks for it.
-const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+const LIST_INTERVAL: Duration = Duration::from_secs(60);
 const RETRY_EXHAUSTED: Duration = Duration::from_secs(5);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// Pause before a dispatcher that left on request is started again.
@@ -96,7 +96,7 @@ pub extern "C-unwind" fn pg_outbox_launcher_main(_arg: pg_sys::Datum) {
 
 fn launch(shared: &'static Shared, signals: &mut Signals) {
     let mut databases: HashMap<u32, Known> = HashMap::new();
-    let mut looked = None::<Instant>;
+    let mut listed = None::<Instant>;
     let mut generation = 0;
     let mut lacking = Episode::default();
     let mut unlisted = None;
@@ -106,11 +106,11 @@ fn launch(shared: &'static Shared, signals: &mut Signals) {
         let asked = shared.launcher_generation();
         // A dispatcher that ended may have ended with its database.
         let ended = databases.iter_mut().fold(false, |any, (oid, known)| reap(shared, *oid, known) || any);
-        if ended || asked != generation || looked.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL) {
+        if ended || asked != generation || listed.is_none_or(|at| at.elapsed() >= LIST_INTERVAL) {
             generation = asked;
             match shared.take_probes() {
-                Some(probes) => probes.iter().for_each(|oid| look_again(databases.get_mut(oid))),
-                None => databases.values_mut().for_each(|known| look_again(Some(known))),
+                Some(probes) => probes.iter().for_each(|oid| probe_again(databases.get_mut(oid))),
+                None => databases.values_mut().for_each(|known| probe_again(Some(known))),
             }
             match catch(list_databases) {
                 Ok(found) => {
@@ -129,9 +129,9 @@ fn launch(shared: &'static Shared, signals: &mut Signals) {
                     }
                 }
             }
-            looked = Some(Instant::now());
+            listed = Some(Instant::now());
         }
-        let mut pause = if unlisted.is_some() { RETRY_EXHAUSTED } else { LOOK_INTERVAL };
+        let mut pause = if unlisted.is_some() { RETRY_EXHAUSTED } else { LIST_INTERVAL };
         for (oid, known) in &mut databases {
             let Known::Due { at, failures, lacks } = known else { continue };
             let left = at.saturating_duration_since(Instant::now());
@@ -154,8 +154,8 @@ fn launch(shared: &'static Shared, signals: &mut Signals) {
             *at = Instant::now() + wait;
             pause = pause.min(wait);
         }
-        if unlisted.is_some() && looked.is_some_and(|at| at.elapsed() >= RETRY_EXHAUSTED) {
-            looked = None;
+        if unlisted.is_some() && listed.is_some_and(|at| at.elapsed() >= RETRY_EXHAUSTED) {
+            listed = None;
         }
         lacking.now(shared, &databases);
         // Listing the databases may have waited on the latch, and reset it.
@@ -193,7 +193,7 @@ impl Episode {
 }
 
 /// Notes that the extension may have been created in a database since the last look.
-fn look_again(known: Option<&mut Known>) {
+fn probe_again(known: Option<&mut Known>) {
     match known {
         Some(known @ Known::Absent) => *known = Known::due(),
         Some(Known::Started { asked, .. }) => *asked = true,
@@ -285,12 +285,12 @@ fn start(shared: &Shared, oid: u32) -> Started {
     let Some(slot) = shared.slot_of(database).or_else(|| shared.free_slot()) else {
         return Started::Lacking(Limit::Databases);
     };
-    // Reset before the hold is read: a request that arrives in between is not lost.
+    // Reset before the pause is read: a request that arrives in between is not lost.
     slot.retire.store(false, Ordering::SeqCst);
     slot.left.store(false, Ordering::SeqCst);
-    let held = slot.hold_until.load(Ordering::SeqCst) - now();
-    if slot.database.load(Ordering::Acquire) == oid && held > 0 {
-        return Started::Later(Duration::from_micros(held.unsigned_abs()).min(Duration::from_millis(100)));
+    let paused = slot.paused_until.load(Ordering::SeqCst) - now();
+    if slot.database.load(Ordering::Acquire) == oid && paused > 0 {
+        return Started::Later(Duration::from_micros(paused.unsigned_abs()).min(Duration::from_millis(100)));
     }
     slot.set_state(State::Starting);
     slot.database.store(oid, Ordering::Release);
@@ -322,8 +322,8 @@ fn start(shared: &Shared, oid: u32) -> Started {
 fn free(slot: &Slot) {
     slot.set_state(State::None);
     slot.forget_error();
-    slot.marks.clear();
-    slot.hold_until.store(0, Ordering::SeqCst);
+    slot.claim_hints.clear();
+    slot.paused_until.store(0, Ordering::SeqCst);
     slot.sent_away_at.store(0, Ordering::SeqCst);
     slot.database.store(0, Ordering::Release);
 }

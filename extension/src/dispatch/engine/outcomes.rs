@@ -4,252 +4,282 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use outbox_core::policy::Outcome;
-use outbox_sender::Ticket;
+use outbox_sender::Done;
 
 use super::Engine;
-use crate::dispatch::engine::send::hand_out_as;
-use crate::dispatch::outcome::decisions::Decision;
-use crate::dispatch::outcome::decisions::UNRECORDABLE;
-use crate::dispatch::outcome::record::Checkpoint;
-use crate::dispatch::outcome::record::EXPIRED;
-use crate::dispatch::outcome::record::Entry;
-use crate::dispatch::outcome::record::Fate;
-use crate::dispatch::outcome::record::requests;
-use crate::dispatch::outcome::verdict::judge;
-use crate::dispatch::pull::ordering::Lane;
-use crate::dispatch::pull::ordering::Waiting;
-use crate::pg::txn;
-use crate::pg::txn::Failure;
-use crate::worker::fault::Kind;
-use crate::worker::fault::WHOLE_TRIES;
-use crate::worker::fault::apart;
-use crate::worker::now;
+use crate::dispatch::outcome::decisions::{Decision, Decisions, UNRECORDABLE};
+use crate::dispatch::outcome::message_counters::MessageCounters;
+use crate::dispatch::outcome::record::{Checkpoint, DeliveryOutcome, EXPIRED, Entry, Recorder, RoutingRow, requests};
+use crate::dispatch::outcome::verdict::verdict;
+use crate::dispatch::pull::ordering::OrderKey;
+use crate::pg::txn::{self, Failure};
+use crate::worker::fault::{Faults, Kind, WHOLE_TRIES, apart};
+
+/// Results that are settled in memory, and not in a table yet. Every step adds to it; `record` empties it.
+pub(super) struct Unrecorded {
+    /// Outcomes as they came from the HTTP thread. Empty when `take_outcomes` has run; `watch` may add one.
+    pub done: Vec<Done>,
+    entries: Vec<Entry>,
+    routing: Vec<RoutingRow>,
+    decisions: Decisions,
+    pub message_counters: MessageCounters,
+    /// When the oldest of the results was added; `None`: there is nothing to record.
+    pub since: Option<Instant>,
+    /// How often recording has failed in a row.
+    failures: u32,
+}
+
+impl Unrecorded {
+    pub fn new() -> Unrecorded {
+        Unrecorded {
+            done: Vec::new(),
+            entries: Vec::new(),
+            routing: Vec::new(),
+            decisions: Decisions::new(),
+            message_counters: MessageCounters::default(),
+            since: None,
+            failures: 0,
+        }
+    }
+
+    /// Notes that there is something to record.
+    pub fn begin(&mut self) {
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// Adds the outcome of an attempt.
+    pub fn add(&mut self, entry: Entry) {
+        self.entries.push(entry);
+        self.begin();
+    }
+
+    /// Adds a delivery that has ended without an attempt.
+    pub fn decide(&mut self, decision: Decision) {
+        self.decisions.push(decision);
+        self.begin();
+    }
+
+    /// Adds the routing of consecutive positions.
+    pub fn add_routing(&mut self, first: i64, active: i32, matched: Vec<i16>) {
+        match self.routing.last_mut() {
+            Some(row) if row.active == active && row.first + row.matched.len() as i64 == first => {
+                row.matched.extend(matched);
+            }
+            _ => self.routing.push(RoutingRow { first, active, matched }),
+        }
+        self.begin();
+    }
+
+    /// Number of outcomes and decisions.
+    pub fn len(&self) -> usize {
+        self.entries.len() + self.decisions.len()
+    }
+}
 
 impl Engine {
-    /// Takes the outcomes from the HTTP thread and decides the fate of each delivery.
-    pub(crate) fn take_outcomes(&mut self) {
-        let events = self.sender.take_events();
+    /// Takes the outcomes from the HTTP thread and decides what becomes of each delivery.
+    pub(super) fn take_outcomes(&mut self) {
+        let events = self.push.sender.take_events();
         if !events.is_empty() {
-            events.into_iter().for_each(|event| self.endpoints.event(event));
-            self.set_limits();
+            events.into_iter().for_each(|event| self.push.endpoints.event(event));
+            self.push.set_limits(&mut self.routing.config);
         }
+        let mut done = std::mem::take(&mut self.unrecorded.done);
+        self.push.sender.take_done(&mut done);
         let (mut stopped, mut ended) = (Vec::new(), Vec::new());
-        self.sender.take_done(&mut self.done);
-        for mut done in self.done.drain(..) {
+        for mut done in done.drain(..) {
             let ticket = done.ticket;
             done.message = None;
-            if ticket.run < 0 {
-                self.errands.back(ticket.delivery_id);
-                let fate = Fate::Manual(matches!(done.outcome, Outcome::Status(200..=299)));
-                self.entries.push(Entry { done, segment: 0, fate });
-                self.unrecorded_since.get_or_insert_with(Instant::now);
-                continue;
-            }
-            let Some(handed) = self.handed.remove(&(ticket.subscription, ticket.position, ticket.run)) else {
+            let Some((entry, key)) = self.settle(done) else {
                 // No delivery waits for this outcome, so there is nothing to record.
-                self.sender.recorded(1);
+                self.push.sender.recorded(1);
                 continue;
             };
-            let fate = match self.config.subscriptions.get_mut(&ticket.subscription) {
-                None => Fate::Dead("subscription_gone"),
-                Some(subscription) => {
-                    subscription.let_go(handed.bytes);
-                    if ticket.delivery_id == 0 {
-                        subscription.progress.settle(ticket.position);
-                    }
-                    let verdict = judge(&done, subscription, handed.max_attempts, handed.enqueued_at);
-                    self.endpoints.note(&done, &verdict.fate, verdict.disable);
-                    verdict.fate
-                }
-            };
-            let fate = match fate {
-                Fate::Failed(_) | Fate::Skipped if self.window.is_cancelled(ticket.message_id) => Fate::Cancelled,
-                Fate::Failed(due) if handed.expires.is_some_and(|at| at <= due) => Fate::Dead(EXPIRED),
-                fate => fate,
-            };
-            if let Some(lane) = handed.lane {
-                let blocks = self.config.subscriptions.get(&ticket.subscription).is_some_and(|s| s.block);
-                match &fate {
-                    Fate::Failed(_) => stopped.push((lane, ticket, "failed")),
-                    Fate::Dead(_) if blocks => stopped.push((lane, ticket, "dead")),
-                    Fate::Dead(_) => ended.push((lane, ticket, "dead")),
-                    _ => ended.push((lane, ticket, "ended")),
+            if let Some(key) = key {
+                let blocks = self.routing.config.subscriptions.get(&ticket.subscription).is_some_and(|s| s.block);
+                match &entry.outcome {
+                    DeliveryOutcome::Failed(_) => stopped.push((key, ticket, "failed")),
+                    DeliveryOutcome::Dead(_) if blocks => stopped.push((key, ticket, "dead")),
+                    DeliveryOutcome::Dead(_) => ended.push((key, ticket, "dead")),
+                    _ => ended.push((key, ticket, "ended")),
                 }
             }
-            self.entries.push(Entry { done, segment: handed.segment, fate });
-            self.unrecorded_since.get_or_insert_with(Instant::now);
+            self.unrecorded.add(entry);
         }
-        for (lane, ticket, what) in stopped {
-            self.stop_lane(lane, ticket, what);
+        let Engine { push, routing, window, unrecorded, .. } = self;
+        unrecorded.done = done;
+        for (key, ticket, result) in stopped {
+            push.stop_key(&mut routing.config, window, key, ticket, result);
         }
-        for (lane, ticket, what) in ended {
-            self.go_on(lane, ticket, what);
+        for (key, ticket, result) in ended {
+            push.continue_key(&mut routing.config, window, unrecorded, key, ticket, result);
         }
     }
 
-    /// Handles a delivery of an ordered subscription that will be retried, or that blocks its key as a dead letter: the
-    /// deliveries that wait for it in memory become rows.
-    pub(crate) fn stop_lane(&mut self, lane: Lane, ticket: Ticket, what: &'static str) {
-        for waiting in self.order.stop(&lane) {
-            let Waiting { stored, seat } = waiting;
-            if let Some(subscription) = self.config.subscriptions.get_mut(&lane.0) {
-                subscription.let_go(stored.message.content.len());
-                if seat.delivery_id == 0 {
-                    subscription.progress.settle(stored.message.position);
-                    subscription.blocked += 1;
+    /// Settles an outcome in memory. Returns its entry, and the delivery's key if the subscription is ordered; `None` if no
+    /// delivery waits for the outcome.
+    fn settle(&mut self, done: Done) -> Option<(Entry, Option<OrderKey>)> {
+        let Engine { push, routing, window, .. } = self;
+        let ticket = done.ticket;
+        if ticket.run < 0 {
+            push.manual_sends.returned(ticket.delivery_id);
+            let outcome = DeliveryOutcome::Manual(matches!(done.outcome, Outcome::Status(200..=299)));
+            return Some((Entry { done, segment: 0, outcome }, None));
+        }
+        let in_flight = push.take_back(&ticket)?;
+        let outcome = match routing.config.subscriptions.get_mut(&ticket.subscription) {
+            None => DeliveryOutcome::Dead("subscription_gone"),
+            Some(subscription) => {
+                subscription.remove_outstanding(in_flight.bytes);
+                if ticket.delivery_id == 0 {
+                    subscription.progress.settle(ticket.position);
                 }
+                let verdict = verdict(&done, subscription, in_flight.max_attempts, in_flight.enqueued_at);
+                push.endpoints.note(&done, &verdict.outcome, verdict.disable);
+                verdict.outcome
             }
-            if seat.delivery_id == 0 {
-                self.window.block(lane.0, &stored, lane.1.clone(), seat.expires);
-            } else {
-                self.retries.back(seat.delivery_id);
-                self.retries.at(lane.0, now());
+        };
+        let is_cancelled = || window.is_cancelled(ticket.message_id);
+        let outcome = match outcome {
+            DeliveryOutcome::Failed(_) | DeliveryOutcome::Skipped if is_cancelled() => DeliveryOutcome::Cancelled,
+            DeliveryOutcome::Failed(due) if in_flight.expires.is_some_and(|at| at <= due) => {
+                DeliveryOutcome::Dead(EXPIRED)
             }
-        }
-        self.order.note(lane, ticket.position, ticket.message_id, what);
-    }
-
-    /// Handles a delivery of an ordered subscription that has ended: the next one of its key is sent.
-    pub(crate) fn go_on(&mut self, lane: Lane, ticket: Ticket, what: &'static str) {
-        let mut jobs = Vec::new();
-        while let Some(Waiting { stored, seat }) = self.order.next(&lane) {
-            let Some(subscription) = self.config.subscriptions.get_mut(&lane.0) else { break };
-            subscription.let_go(stored.message.content.len());
-            if self.window.is_cancelled(stored.message.id) {
-                if seat.delivery_id == 0 {
-                    subscription.progress.settle(stored.message.position);
-                }
-                self.decisions.push(Decision::cancelled(lane.0, &stored, seat.delivery_id));
-                self.unrecorded_since.get_or_insert_with(Instant::now);
-                continue;
-            }
-            hand_out_as(&mut self.handed, &mut jobs, lane.0, subscription, &stored, seat);
-            break;
-        }
-        self.sender.submit(jobs);
-        if what == "dead" || self.order.has_rows(&lane) {
-            self.order.note(lane, ticket.position, ticket.message_id, what);
-        }
+            outcome => outcome,
+        };
+        Some((Entry { done, segment: in_flight.segment, outcome }, in_flight.key))
     }
 
     /// Records outcomes, routing and checkpoint in one transaction.
-    pub(crate) fn record(&mut self) -> Result<(), Failure> {
+    pub(super) fn record(&mut self) -> Result<(), Failure> {
         // A checkpoint that includes a control message must include the change that the message announces.
         self.refresh()?;
-        let mut subscriptions: Vec<_> =
-            self.config.subscriptions.iter().filter_map(|(id, s)| Some((*id, s.progress.save()?))).collect();
+        let saved = self.routing.config.subscriptions.iter().filter_map(|(id, s)| Some((*id, s.progress.save()?)));
+        let mut subscriptions: Vec<_> = saved.collect();
         subscriptions.sort_unstable_by_key(|(id, _)| *id);
-        let checkpoint = Checkpoint { routed: self.routed, subscriptions };
-        let write_endpoints = self.endpoints.write_in() == Some(Duration::ZERO);
-        let changed = if write_endpoints { self.endpoints.changed() } else { Vec::new() };
+        let checkpoint = Checkpoint { routed: self.routing.routed, subscriptions };
+        let write_endpoints = self.push.endpoints.write_in() == Some(Duration::ZERO);
+        let changed = if write_endpoints { self.push.endpoints.changed() } else { Vec::new() };
         let written = txn::run(|| self.write(&changed, &checkpoint));
-        self.record_failures = if written.is_ok() { 0 } else { self.record_failures + 1 };
+        self.unrecorded.failures = if written.is_ok() { 0 } else { self.unrecorded.failures + 1 };
         match written {
             // An item cannot be recorded. Recording one by one finds the item and charges the failure to it.
-            Err(failure) if !failure.is_transient() && self.record_failures > WHOLE_TRIES => {
+            Err(failure) if !failure.is_transient() && self.unrecorded.failures > WHOLE_TRIES => {
                 pgrx::log!("pg_outbox dispatcher: {failure}; recording each outcome by itself");
                 txn::run(|| self.write_apart(&changed, &checkpoint))?;
-                self.record_failures = 0;
-                self.faults.write();
+                self.unrecorded.failures = 0;
+                self.store.faults.write();
             }
             written => written?,
         }
-        self.checkpoint_id += 1;
         if write_endpoints {
-            self.endpoints.written();
+            self.push.endpoints.written();
         }
-        self.sender.recorded(self.entries.iter().filter(|entry| entry.was_sent()).count());
-        // Rows come back only now: until the commit, the table shows a row as it was when it was sent.
-        for entry in self.entries.iter().filter(|entry| entry.done.ticket.run >= 0) {
-            self.retries.back(entry.done.ticket.delivery_id);
-            if let Fate::Failed(due) = entry.fate {
-                self.retries.at(entry.done.ticket.subscription, due);
-            }
-        }
-        for (subscription, due) in self.window.pushed() {
-            self.retries.at(subscription, due);
-        }
-        self.tally.recorded();
-        for id in self.decisions.recorded() {
-            self.retries.back(id);
-            // The row may have been the first of its key.
-            self.window.pass_now();
-        }
-        let rows_made = self.window.recorded();
-        if self.order.recorded() {
-            self.window.pass_now();
-        }
-        self.errands.recorded();
-        self.entries.clear();
-        self.routing.clear();
-        self.unrecorded_since = None;
-        if rows_made {
-            self.window.tell_workers();
-        }
+        self.recorded();
         Ok(())
     }
 
     /// Writes everything together. Inside a transaction.
     fn write(&mut self, changed: &[i32], checkpoint: &Checkpoint) -> outbox_core::Result<()> {
-        self.recorder.outcomes(&self.entries)?;
-        self.endpoints.write(changed);
-        self.recorder.routing(&self.routing);
-        self.order.record();
-        self.window.record(failed(&self.entries));
-        self.order.look();
-        self.errands.record();
-        self.decisions.record();
-        self.tally.record()?;
-        self.recorder.checkpoint(self.checkpoint_id + 1, self.incarnation, checkpoint);
+        let Engine { store, push, window, unrecorded, incarnation, .. } = self;
+        store.recorder.outcomes(&unrecorded.entries)?;
+        push.endpoints.write(changed);
+        store.recorder.routing(&unrecorded.routing);
+        push.order.record();
+        window.record(failed(&unrecorded.entries));
+        push.order.reread_noted();
+        push.manual_sends.record();
+        unrecorded.decisions.record();
+        unrecorded.message_counters.record()?;
+        store.recorder.checkpoint(incarnation.checkpoint_id + 1, incarnation.number, checkpoint);
         Ok(())
     }
 
     /// Writes everything, and item by item where something fails. An item that cannot be written in any form becomes a
     /// fault. Inside a transaction.
     fn write_apart(&mut self, changed: &[i32], checkpoint: &Checkpoint) -> outbox_core::Result<()> {
-        let Engine { recorder, entries, endpoints, routing, order, window, decisions, errands, tally, faults, .. } =
-            self;
-        let requests = requests(entries);
-        let write = &mut |part: &[Range<usize>]| match part {
-            [first, .., last] => recorder.outcomes(&entries[first.start..last.end]),
-            [only] => recorder.outcomes(&entries[only.clone()]),
-            [] => Ok(()),
-        };
-        for (place, failure) in apart(&requests, write)? {
-            for entry in &mut entries[requests[place].clone()] {
-                entry.make_plain(&failure);
-                let plainly = txn::attempt(|| recorder.outcomes(std::slice::from_ref(entry)));
-                let Err(failure) = plainly else { continue };
-                if !matches!(entry.fate, Fate::Completed | Fate::Cancelled | Fate::Skipped | Fate::Manual(_)) {
-                    entry.fate = Fate::Dead(UNRECORDABLE);
-                    if txn::attempt(|| recorder.outcomes(std::slice::from_ref(entry))).is_ok() {
-                        continue;
-                    }
-                }
-                faults.found(Kind::Message, entry.done.ticket.message_id, "record", &failure);
-            }
-        }
+        let Engine { store, push, window, unrecorded, incarnation, .. } = self;
+        let (recorder, faults) = (&mut store.recorder, &mut store.faults);
+        write_entries_apart(recorder, &mut unrecorded.entries, faults)?;
         for (place, failure) in apart(changed, &mut |ids| {
-            endpoints.write(ids);
+            push.endpoints.write(ids);
             Ok(())
         })? {
             faults.found(Kind::Endpoint, changed[place].into(), "record", &failure);
         }
-        recorder.routing(routing);
-        order.record_apart(faults)?;
-        window.record_apart(failed(entries), decisions, faults)?;
-        order.look();
-        errands.record();
-        decisions.record_apart(faults)?;
-        if let Err(failure) = txn::attempt(|| tally.record()) {
+        recorder.routing(&unrecorded.routing);
+        push.order.record_apart(faults)?;
+        window.record_apart(failed(&unrecorded.entries), &mut unrecorded.decisions, faults)?;
+        push.order.reread_noted();
+        push.manual_sends.record();
+        unrecorded.decisions.record_apart(faults)?;
+        if let Err(failure) = txn::attempt(|| unrecorded.message_counters.record()) {
             pgrx::log!("pg_outbox dispatcher: some messages are not counted in the statistics: {failure}");
         }
-        recorder.checkpoint(self.checkpoint_id + 1, self.incarnation, checkpoint);
+        recorder.checkpoint(incarnation.checkpoint_id + 1, incarnation.number, checkpoint);
         Ok(())
     }
+
+    /// Called when the transaction has committed: empties what it has recorded.
+    fn recorded(&mut self) {
+        let Engine { push, window, unrecorded, incarnation, .. } = self;
+        incarnation.checkpoint_id += 1;
+        push.sender.recorded(unrecorded.entries.iter().filter(|entry| entry.was_sent()).count());
+        // Rows come back only now: until the commit, the table shows a row as it was when it was sent.
+        for entry in unrecorded.entries.drain(..).filter(|entry| entry.done.ticket.run >= 0) {
+            push.retries.returned(entry.done.ticket.delivery_id);
+            if let DeliveryOutcome::Failed(due) = entry.outcome {
+                push.retries.at(entry.done.ticket.subscription, due);
+            }
+        }
+        for (subscription, due) in window.pushed() {
+            push.retries.at(subscription, due);
+        }
+        unrecorded.message_counters.recorded();
+        for id in unrecorded.decisions.recorded() {
+            push.retries.returned(id);
+            // The row may have been the first of its key.
+            window.pass_now();
+        }
+        let rows_made = window.recorded();
+        if push.order.recorded() {
+            window.pass_now();
+        }
+        push.manual_sends.recorded();
+        unrecorded.routing.clear();
+        unrecorded.since = None;
+        if rows_made {
+            window.tell_workers();
+        }
+    }
+}
+
+/// Writes the outcomes of each request by itself, if they cannot be written together.
+fn write_entries_apart(recorder: &mut Recorder, entries: &mut [Entry], faults: &mut Faults) -> Result<(), Failure> {
+    let requests = requests(entries);
+    let write = &mut |part: &[Range<usize>]| match part {
+        [first, .., last] => recorder.outcomes(&entries[first.start..last.end]),
+        [only] => recorder.outcomes(&entries[only.clone()]),
+        [] => Ok(()),
+    };
+    for (place, failure) in apart(&requests, write)? {
+        for entry in &mut entries[requests[place].clone()] {
+            entry.make_plain(&failure);
+            let plainly = txn::attempt(|| recorder.outcomes(std::slice::from_ref(entry)));
+            let Err(failure) = plainly else { continue };
+            if matches!(entry.outcome, DeliveryOutcome::Failed(_) | DeliveryOutcome::Dead(_)) {
+                entry.outcome = DeliveryOutcome::Dead(UNRECORDABLE);
+                if txn::attempt(|| recorder.outcomes(std::slice::from_ref(entry))).is_ok() {
+                    continue;
+                }
+            }
+            faults.found(Kind::Message, entry.done.ticket.message_id, "record", &failure);
+        }
+    }
+    Ok(())
 }
 
 /// Messages of the deliveries that will be retried.
 fn failed(entries: &[Entry]) -> impl Iterator<Item = i64> {
-    entries.iter().filter(|e| matches!(e.fate, Fate::Failed(_))).map(|e| e.done.ticket.message_id)
+    entries.iter().filter(|e| matches!(e.outcome, DeliveryOutcome::Failed(_))).map(|e| e.done.ticket.message_id)
 }

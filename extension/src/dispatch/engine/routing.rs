@@ -1,43 +1,61 @@
 //! From the feed to the subscriptions: routing of newly numbered messages, and catching up of subscriptions that lag.
 
 use std::collections::HashSet;
-use std::time::Instant;
 
 use outbox_core::topic;
 
 use super::Engine;
-use crate::dispatch::engine::send::{HANDED_BYTES, by_priority, hand_out, handed_limit, has_room};
-use crate::dispatch::feed;
-use crate::dispatch::feed::Stored;
-use crate::dispatch::outcome::decisions::{Decision, Decisions};
-use crate::dispatch::outcome::record::RoutingRow;
-use crate::dispatch::payload_filter::{Verdict, Verdicts};
+use super::outcomes::Unrecorded;
+use super::send::{MAX_OUTSTANDING_BYTES, has_room, outstanding_limit, sort_by_priority};
+use crate::dispatch::feed::{self, Stored};
+use crate::dispatch::outcome::decisions::Decision;
+use crate::dispatch::payload_filter::{FilterResult, FilterResults, Predicates};
 use crate::dispatch::pull::blocked;
-use crate::dispatch::pull::window;
-use crate::dispatch::pull::window::{Taken, Window};
-use crate::dispatch::subscriptions::{Routed, Subscription};
+use crate::dispatch::pull::window::{self, Accept, Window};
+use crate::dispatch::subscriptions::{Config, Routed, Subscription};
 use crate::pg::txn::Failure;
 use crate::settings;
 
 /// Rows of the feed (of up to 960 messages each) that are read at once.
 const READ_ROWS: i64 = 1;
 
+/// The subscriptions, and how far the feed is routed to them. Ticks advance the end, and routing follows it.
+pub(super) struct Routing {
+    pub config: Config,
+    predicates: Predicates,
+    /// Position up to which the feed is routed.
+    pub routed: i64,
+    /// Last known position of the feed.
+    pub end: i64,
+}
+
+impl Routing {
+    pub fn new() -> Routing {
+        Routing { config: Config::default(), predicates: Predicates::new(), routed: 0, end: 0 }
+    }
+
+    /// Whether a part of the feed is not routed yet.
+    pub fn is_behind(&self) -> bool {
+        self.routed < self.end
+    }
+}
+
 impl Engine {
     /// Routes a part of the feed that is not in memory.
-    pub(crate) fn route_behind(&mut self) -> Result<(), Failure> {
-        let Engine { reader, routed, end, window, .. } = self;
-        let (messages, upto) = feed::reading(reader, |reader| {
-            let (messages, upto) = reader.read(*routed, *end, READ_ROWS);
-            window.look_among(&messages);
+    pub(super) fn route_stored(&mut self) -> Result<(), Failure> {
+        let Engine { store, routing, window, .. } = self;
+        let (messages, upto) = feed::reading(&mut store.reader, |reader| {
+            let (messages, upto) = reader.read(routing.routed, routing.end, READ_ROWS);
+            window.load_cancelled_among(&messages);
             Ok((messages, upto))
         })?;
         self.route(&messages, upto)
     }
 
     /// Routes messages after `routed`, up to `upto`.
-    pub(crate) fn route(&mut self, messages: &[Stored], upto: i64) -> Result<(), Failure> {
+    pub(super) fn route(&mut self, messages: &[Stored], upto: i64) -> Result<(), Failure> {
         let mut rest = messages;
-        while self.routed < upto {
+        while self.routing.routed < upto {
             self.refresh()?;
             // A part ends with a control message, because the change holds for the positions after it.
             let control = rest.iter().position(is_control);
@@ -45,20 +63,20 @@ impl Engine {
                 Some(i) => (&rest[..=i], rest[i].message.position),
                 None => (rest, upto),
             };
-            let verdicts = self.predicates.examine(&mut self.config, part, |_| true);
-            self.route_part(part, stop, &verdicts);
+            let Routing { config, predicates, .. } = &mut self.routing;
+            let results = predicates.examine(config, part, |_| true);
+            self.route_part(part, stop, &results);
             if control.is_some() {
-                self.config.begin(stop);
-                if stop > self.horizon {
+                self.routing.config.begin(stop);
+                if stop > self.loading.config_position {
                     // All changes in these messages are read at once: each takes effect at its own position.
-                    let behind = rest[part.len() - 1..].iter().filter(|stored| is_control(stored));
-                    for id in behind.map(changed_subscription) {
-                        match id {
-                            Some(id) => self.changed.push(id),
-                            None => self.reload = true,
+                    for stored in rest[part.len() - 1..].iter().filter(|stored| is_control(stored)) {
+                        match changed_subscription(stored) {
+                            Some(id) => self.loading.changed.push(id),
+                            None => self.wanted.reload = true,
                         }
                     }
-                    self.horizon = upto;
+                    self.loading.config_position = upto;
                 }
             }
             rest = &rest[part.len()..];
@@ -66,85 +84,65 @@ impl Engine {
         self.refresh()
     }
 
-    pub(crate) fn route_part(&mut self, messages: &[Stored], upto: i64, verdicts: &Verdicts) {
-        let Engine { config, handed, routed, window, order, decisions, tally, .. } = self;
-        let push = settings::PUSH.get();
+    /// Routes messages that the current configuration holds for.
+    fn route_part(&mut self, messages: &[Stored], upto: i64, results: &FilterResults) {
+        let Engine { routing, push, window, unrecorded, .. } = self;
+        let (config, routed) = (&mut routing.config, routing.routed);
+        let pushing = settings::PUSH.get();
         let mut jobs = Vec::new();
-        let mut matched = vec![matched_as::GONE; usize::try_from(upto - *routed).unwrap_or(0)];
+        let mut matched = vec![matched_as::GONE; usize::try_from(upto - routed).unwrap_or(0)];
         for stored in messages {
             let position = stored.message.position;
-            let found = config.route(stored, verdicts, |id, subscription, verdict| {
+            let found = config.route(stored, results, |id, subscription, result| {
                 if subscription.progress.lag().is_some() {
                     return;
                 }
-                let room = !subscription.paused && (subscription.pull || push && has_room(subscription));
-                match judged(decisions, id, subscription, stored, verdict, room, window) {
-                    Taken::Yes => {}
-                    Taken::Send => hand_out(handed, &mut jobs, id, subscription, stored, order, window),
-                    Taken::Full => subscription.progress.fall_behind(position - 1),
+                let room = !subscription.paused && (subscription.pull || pushing && has_room(subscription));
+                match decide_match(unrecorded, id, subscription, stored, result, room, window) {
+                    Accept::Done => {}
+                    Accept::Send => jobs.extend(push.first_job(window, id, subscription, stored)),
+                    Accept::Full => subscription.progress.fall_behind(position - 1),
                 }
             });
             let entry = matched_as::entry(&stored.message.topic, found);
-            matched[(position - *routed - 1) as usize] = entry;
+            matched[(position - routed - 1) as usize] = entry;
             if entry != matched_as::CONTROL && !stored.message.topic.is_empty() {
-                tally.count(stored, entry);
+                unrecorded.message_counters.count(stored, entry);
             }
         }
-        by_priority(&mut jobs, messages, config);
-        self.sender.submit(jobs);
+        sort_by_priority(&mut jobs, messages, config);
+        push.sender.submit(jobs);
         let active = i32::try_from(config.active_at(upto)).unwrap_or(i32::MAX);
-        match self.routing.last_mut() {
-            Some(row) if row.active == active && row.first + row.matched.len() as i64 == *routed + 1 => {
-                row.matched.extend(matched);
-            }
-            _ => self.routing.push(RoutingRow { first: *routed + 1, active, matched }),
-        }
-        *routed = upto;
-        self.unrecorded_since.get_or_insert_with(Instant::now);
+        unrecorded.add_routing(routed + 1, active, matched);
+        routing.routed = upto;
     }
 
     /// Reads the feed for the subscription that lags most among those that can take more. Returns whether there is more to
     /// do.
-    pub(crate) fn catch_up(&mut self) -> Result<bool, Failure> {
-        let push = settings::PUSH.get();
-        // A pushed subscription is read for when it is at most half full, so that a reading of the feed is worth its cost.
-        let ready = |s: &Subscription| match s.pull {
-            _ if s.paused || !s.may_be_asked() => false,
-            _ if s.has_ended() => true,
-            true => window::has_room(s),
-            false => {
-                let limit = handed_limit(s);
-                push && limit > 0
-                    && s.handed <= limit / 2
-                    && s.handed_bytes <= HANDED_BYTES / 2
-                    && blocked::has_much_room(s)
-            }
-        };
-        let lagging = |s: &Subscription| s.progress.lag().filter(|_| ready(s));
-        let Some(start) = self.config.subscriptions.values().filter_map(lagging).min() else { return Ok(false) };
-        let Engine { reader, config, handed, routed, window, order, predicates, decisions, .. } = self;
-        let (messages, upto) = feed::reading(reader, |reader| Ok(reader.read(start, *routed, READ_ROWS)))?;
+    pub(super) fn catch_up(&mut self) -> Result<bool, Failure> {
+        let Engine { store, routing, push, window, unrecorded, .. } = self;
+        let Routing { config, predicates, routed, .. } = routing;
+        let pushing = settings::PUSH.get();
+        let lagging = |s: &Subscription| s.progress.lag().filter(|_| can_catch_up(s, pushing));
+        let Some(start) = config.subscriptions.values().filter_map(lagging).min() else { return Ok(false) };
+        let (messages, upto) = feed::reading(&mut store.reader, |reader| Ok(reader.read(start, *routed, READ_ROWS)))?;
         let upto = if messages.is_empty() && upto == start { *routed } else { upto };
         // Subscriptions whose position is within the read part join in from their position on.
-        let mut part: HashSet<i32> = config
-            .subscriptions
-            .iter()
-            .filter(|(_, s)| lagging(s).is_some_and(|at| at < upto))
-            .map(|(id, _)| *id)
-            .collect();
-        let verdicts = predicates.examine(config, &messages, |id| part.contains(&id));
+        let within = config.subscriptions.iter().filter(|(_, s)| lagging(s).is_some_and(|at| at < upto));
+        let mut part: HashSet<i32> = within.map(|(id, _)| *id).collect();
+        let results = predicates.examine(config, &messages, |id| part.contains(&id));
         let mut jobs = Vec::new();
         for stored in &messages {
             let position = stored.message.position;
-            config.route(stored, &verdicts, |id, subscription, verdict| {
+            config.route(stored, &results, |id, subscription, result| {
                 if !part.contains(&id) || subscription.progress.lag().is_none_or(|at| at >= position) {
                     return;
                 }
                 let room = subscription.pull || has_room(subscription);
-                match judged(decisions, id, subscription, stored, verdict, room, window) {
-                    Taken::Yes => {}
-                    Taken::Send => hand_out(handed, &mut jobs, id, subscription, stored, order, window),
-                    Taken::Full => {
+                match decide_match(unrecorded, id, subscription, stored, result, room, window) {
+                    Accept::Done => {}
+                    Accept::Send => jobs.extend(push.first_job(window, id, subscription, stored)),
+                    Accept::Full => {
                         subscription.progress.fall_behind(position - 1);
                         part.remove(&id);
                     }
@@ -156,13 +154,33 @@ impl Engine {
                 subscription.progress.catch_up(upto, *routed);
             }
         }
-        by_priority(&mut jobs, &messages, &self.config);
-        self.sender.submit(jobs);
-        if self.window.rows() > 0 || self.decisions.len() > 0 {
-            self.unrecorded_since.get_or_insert_with(Instant::now);
+        sort_by_priority(&mut jobs, &messages, config);
+        push.sender.submit(jobs);
+        if window.rows() > 0 {
+            unrecorded.begin();
         }
-        Ok(self.config.subscriptions.values().any(|s| lagging(s).is_some()))
+        Ok(config.subscriptions.values().any(|s| lagging(s).is_some()))
     }
+}
+
+/// Whether a subscription that lags can take more now. A pushed subscription is read for when it is at most half full, so
+/// that a reading of the feed is worth its cost.
+fn can_catch_up(subscription: &Subscription, pushing: bool) -> bool {
+    if subscription.paused || !subscription.may_be_asked() {
+        return false;
+    }
+    if subscription.has_ended() {
+        return true;
+    }
+    if subscription.pull {
+        return window::has_room(subscription);
+    }
+    let limit = outstanding_limit(subscription);
+    pushing
+        && limit > 0
+        && subscription.outstanding <= limit / 2
+        && subscription.outstanding_bytes <= MAX_OUTSTANDING_BYTES / 2
+        && blocked::has_much_room(subscription)
 }
 
 /// Entries of outbox.routing: the number of subscriptions that matched, or a negative code for why none did.
@@ -193,35 +211,35 @@ pub fn is_control(stored: &Stored) -> bool {
 }
 
 /// Decides about a message that matches a subscription, before it is sent.
-fn judged(
-    decisions: &mut Decisions,
+fn decide_match(
+    unrecorded: &mut Unrecorded,
     id: i32,
     subscription: &mut Subscription,
     stored: &Stored,
-    verdict: &Verdict,
+    result: &FilterResult,
     room: bool,
     window: &mut Window,
-) -> Taken {
-    let decision = match verdict {
+) -> Accept {
+    let decision = match result {
         _ if stored.unreadable.is_some() && !subscription.ended_since(stored.message.position) => {
             Decision::unreadable(id, stored)
         }
-        Verdict::Later => return Taken::Full,
-        Verdict::Broken(error) => Decision::filter_failed(id, stored, error),
+        FilterResult::Later => return Accept::Full,
+        FilterResult::Broken(error) => Decision::filter_failed(id, stored, error),
         _ if subscription.ended_since(stored.message.position) => Decision::unsubscribed(id, stored, 0),
         _ if room => {
-            let taken = window.take(id, subscription, stored);
-            if taken == Taken::Yes && !subscription.pull {
+            let accepted = window.accept(id, subscription, stored);
+            if accepted == Accept::Done && !subscription.pull {
                 // The delivery has a row, or has ended: recovery from the checkpoint must not send it again.
                 subscription.progress.decide(stored.message.position);
             }
-            return taken;
+            return accepted;
         }
-        _ => return Taken::Full,
+        _ => return Accept::Full,
     };
-    decisions.push(decision);
+    unrecorded.decide(decision);
     subscription.progress.decide(stored.message.position);
-    Taken::Yes
+    Accept::Done
 }
 
 /// The subscription that a control message is about; `None` if the message is about something else.

@@ -1,195 +1,369 @@
 //! Sending deliveries: first attempts, and rows that are due. "Sending" here means handing a job to the HTTP thread.
 
+use std::collections::HashSet;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use outbox_core::ids::IdMap;
 use outbox_core::message::Message;
-use outbox_sender::{Job, Ticket};
+use outbox_sender::{Job, Sender, Ticket};
 
-use super::Engine;
-use crate::dispatch::feed::Stored;
-use crate::dispatch::feed::reading;
-use crate::dispatch::outcome::decisions::Decision;
-use crate::dispatch::outcome::decisions::UNREADABLE;
+use super::Store;
+use super::outcomes::Unrecorded;
+use super::watch::Watch;
+use crate::dispatch::feed::{Stored, reading};
+use crate::dispatch::outcome::decisions::{Decision, UNREADABLE};
 use crate::dispatch::outcome::record::EXPIRED;
-use crate::dispatch::pull::blocked;
-use crate::dispatch::pull::ordering;
-use crate::dispatch::pull::ordering::Lane;
-use crate::dispatch::pull::ordering::Order;
-use crate::dispatch::pull::ordering::Seat;
-use crate::dispatch::pull::ordering::Turn;
-use crate::dispatch::pull::ordering::Waiting;
-use crate::dispatch::pull::window;
-use crate::dispatch::pull::window::Window;
-use crate::dispatch::push::retries::Due;
-use crate::dispatch::subscriptions::Config;
-use crate::dispatch::subscriptions::Ordering;
-use crate::dispatch::subscriptions::Subscription;
-use crate::pg::txn;
-use crate::pg::txn::Failure;
-use crate::pg::txn::arg;
+use crate::dispatch::pull::blocked::{self, Blocked};
+use crate::dispatch::pull::ordering::{self, Attempt, Order, OrderKey, Readiness, Waiting};
+use crate::dispatch::pull::window::{self, Window};
+use crate::dispatch::push::consent::Consents;
+use crate::dispatch::push::endpoints::Endpoints;
+use crate::dispatch::push::manual_send::ManualSends;
+use crate::dispatch::push::retries::{Due, Retries};
+use crate::dispatch::subscriptions::{Config, Ordering, Subscription};
+use crate::pg::txn::{self, Failure, arg};
 use crate::worker::now;
 
 /// Limits of the jobs that a subscription may have with the HTTP thread, and of the bytes of their contents. A subscription
 /// that reaches a limit lags.
-const HANDED_LIMIT: usize = 8192;
-pub(crate) const HANDED_BYTES: usize = 8 << 20;
+const MAX_OUTSTANDING: usize = 8192;
+pub(super) const MAX_OUTSTANDING_BYTES: usize = 8 << 20;
 
 /// The dispatcher's data about a delivery in flight.
-pub(crate) struct Handed {
-    pub(crate) segment: i16,
-    pub(crate) bytes: usize,
-    pub(crate) max_attempts: u32,
+pub(super) struct InFlight {
+    pub segment: i16,
+    pub bytes: usize,
+    pub max_attempts: u32,
     /// No attempt starts at or after this time.
-    pub(crate) expires: Option<i64>,
+    pub expires: Option<i64>,
     /// When the message was enqueued, in microseconds since 1970.
-    pub(crate) enqueued_at: i64,
+    pub enqueued_at: i64,
     /// The message's key, if the subscription is ordered.
-    pub(crate) lane: Option<Lane>,
+    pub key: Option<OrderKey>,
     /// The delivery has a row in outbox.delivery.
     row: bool,
 }
 
-impl Engine {
-    /// Sends the open positions of the last checkpoint again: their deliveries had no outcome when the last incarnation
-    /// ended, but a later position had one. Positions ascend.
-    pub(crate) fn deliver_again(&mut self, subscription: i32, open: &[i64]) -> Result<(), Failure> {
-        let mut rest = open;
-        while let (Some(first), Some(last)) = (rest.first(), rest.last()) {
-            let Engine { reader, handed, config, order, window, decisions, .. } = self;
-            let (found, upto) = reading(reader, |reader| Ok(reader.read(first - 1, *last, 1)))?;
-            let (read, later) = rest.split_at(rest.partition_point(|position| *position <= upto.max(*first)));
-            let mut jobs = Vec::new();
-            if let Some(known) = config.subscriptions.get_mut(&subscription) {
-                for stored in found.iter().filter(|stored| read.binary_search(&stored.message.position).is_ok()) {
-                    if window.is_cancelled(stored.message.id) {
-                        decisions.push(Decision::cancelled(subscription, stored, 0));
-                    } else if stored.unreadable.is_some() {
-                        decisions.push(Decision::unreadable(subscription, stored));
-                    } else {
-                        hand_out(handed, &mut jobs, subscription, known, stored, order, window);
-                        continue;
-                    }
-                    self.unrecorded_since.get_or_insert_with(Instant::now);
+/// Everything on its way to endpoints. Routing and due rows add deliveries, outcomes remove them, and loading changes the
+/// endpoints.
+pub(super) struct Push {
+    pub sender: Sender,
+    pub watch: Watch,
+    pub endpoints: Endpoints,
+    pub consents: Consents,
+    pub retries: Retries,
+    pub manual_sends: ManualSends,
+    pub order: Order,
+    pub blocked: Blocked,
+    /// Deliveries that the HTTP thread has, by subscription, position and run.
+    in_flight: IdMap<(i32, i64, i64), InFlight>,
+}
+
+/// What becomes of a row that is due.
+enum DueRow {
+    /// It is sent, and the rows after it may follow if the subscription is ordered.
+    Sent(Option<Job>, Option<OrderKey>),
+    /// It waits in memory for another delivery of its key.
+    Waits,
+    /// It ends without an attempt.
+    Ended(Decision),
+    /// It becomes a dead letter, with this reason and error.
+    Dead(&'static str, Option<Arc<str>>),
+}
+
+impl Push {
+    pub fn new(sender: Sender) -> Push {
+        Push {
+            sender,
+            watch: Watch::new(),
+            endpoints: Endpoints::new(),
+            consents: Consents::new(),
+            retries: Retries::new(),
+            manual_sends: ManualSends::new(),
+            order: Order::new(),
+            blocked: Blocked::new(),
+            in_flight: IdMap::default(),
+        }
+    }
+
+    /// Limits the jobs that a subscription may have with the HTTP thread to the number that its endpoint takes.
+    pub fn set_limits(&self, config: &mut Config) {
+        for subscription in config.subscriptions.values_mut() {
+            subscription.limit = self.endpoints.limit(subscription.endpoint);
+        }
+    }
+
+    /// Has the HTTP thread give back the deliveries of cancelled messages that it has not sent yet.
+    pub fn recall(&self, cancelled: HashSet<i64>) {
+        if !self.in_flight.is_empty() {
+            self.sender.call_off(cancelled);
+        }
+    }
+
+    /// Makes the job of a delivery's first attempt, and tells the subscription's progress about it. There is no job if the
+    /// delivery has to wait for others of its key.
+    pub fn first_job(
+        &mut self,
+        window: &mut Window,
+        id: i32,
+        subscription: &mut Subscription,
+        stored: &Stored,
+    ) -> Option<Job> {
+        let (position, expires) = (stored.message.position, window::expiry(subscription, stored));
+        if let Some(key) = ordering::key_of(id, subscription, stored) {
+            match self.order.first(&key) {
+                Readiness::Send => {}
+                Readiness::Wait => {
+                    subscription.progress.hand_out(position);
+                    self.wait(&key, subscription, stored, Attempt::first(expires));
+                    return None;
+                }
+                Readiness::Row => {
+                    window.block(id, stored, key.1, expires);
+                    subscription.blocked += 1;
+                    subscription.progress.decide(position);
+                    return None;
                 }
             }
-            self.sender.submit(jobs);
-            rest = later;
         }
-        Ok(())
+        subscription.progress.hand_out(position);
+        self.job(id, subscription, stored, Attempt::first(expires))
+    }
+
+    /// Makes the job of an attempt. There is none if a delivery of the same message is in flight that counts for this one.
+    fn job(&mut self, id: i32, subscription: &mut Subscription, stored: &Stored, attempt: Attempt) -> Option<Job> {
+        let own = stored.attributes.max_attempts.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
+        let bytes = stored.message.content.len();
+        let entry = InFlight {
+            segment: stored.segment,
+            bytes,
+            max_attempts: own.unwrap_or(subscription.max_attempts),
+            expires: attempt.expires,
+            enqueued_at: stored.message.enqueued_at,
+            key: ordering::key_of(id, subscription, stored),
+            row: attempt.delivery_id != 0,
+        };
+        match self.in_flight.entry((id, stored.message.position, attempt.run)) {
+            Entry::Vacant(free) => {
+                free.insert(entry);
+            }
+            // A subscription was taken up again with history that covers a delivery in flight; that delivery counts.
+            // Outcomes of rows settle no position, so a delivery in flight that has a row settles the position now.
+            Entry::Occupied(known) if attempt.delivery_id == 0 => {
+                if known.get().row {
+                    subscription.progress.settle(stored.message.position);
+                }
+                return None;
+            }
+            Entry::Occupied(mut known) => {
+                let before = known.insert(entry);
+                subscription.remove_outstanding(before.bytes);
+            }
+        }
+        subscription.add_outstanding(bytes);
+        let message = if attempt.new_id {
+            let webhook_id = format!("{}_r{}", stored.message.webhook_id, attempt.run).into();
+            Arc::new(Message { webhook_id, ..Message::clone(&stored.message) })
+        } else {
+            Arc::clone(&stored.message)
+        };
+        let ticket = Ticket {
+            subscription: id,
+            endpoint: subscription.endpoint,
+            position: stored.message.position,
+            message_id: stored.message.id,
+            delivery_id: attempt.delivery_id,
+            attempt: attempt.number,
+            run: attempt.run,
+        };
+        Some(Job { ticket, message, shape: Arc::clone(&subscription.shape) })
+    }
+
+    /// Removes a delivery that has come back. Returns `None` if no delivery waits for this outcome.
+    pub fn take_back(&mut self, ticket: &Ticket) -> Option<InFlight> {
+        self.in_flight.remove(&(ticket.subscription, ticket.position, ticket.run))
+    }
+
+    /// Puts a delivery into the queue, in memory, of its key.
+    fn wait(&mut self, key: &OrderKey, subscription: &mut Subscription, stored: &Stored, attempt: Attempt) {
+        subscription.add_outstanding(stored.message.content.len());
+        self.order.wait(key, Waiting { stored: stored.clone(), attempt });
     }
 
     /// Sends the rows that are due.
-    pub(crate) fn hand_out_due(&mut self) -> Result<(), Failure> {
-        let Engine { retries, reader, config, endpoints, handed, order, decisions, window, .. } = self;
+    pub fn send_due(
+        &mut self,
+        store: &mut Store,
+        config: &mut Config,
+        window: &Window,
+        unrecorded: &mut Unrecorded,
+    ) -> Result<(), Failure> {
         let time = now();
+        let Push { retries, endpoints, .. } = self;
         let ready = |id: i32| {
             config.subscriptions.get(&id).is_some_and(|s| {
-                s.has_ended() || !s.paused && endpoints.accepts(s.endpoint, time) && s.handed_bytes < HANDED_BYTES
+                s.has_ended()
+                    || !s.paused && endpoints.accepts(s.endpoint, time) && s.outstanding_bytes < MAX_OUTSTANDING_BYTES
             })
         };
-        if retries.next(ready).is_some_and(|at| at <= time) {
-            let look = reading(reader, |reader| Ok(retries.look(reader, time, ready)))?;
-            let due = retries.take(look);
-            let (mut jobs, mut first) = (Vec::new(), Vec::new());
-            // Rows that become dead letters: id, reason, error.
-            let mut gone: Vec<(i64, &str, Option<Arc<str>>)> = Vec::new();
-            for due in &due {
-                let subscription = config.subscriptions.get_mut(&due.subscription).filter(|s| !s.pull);
-                let (subscription, stored) = match (subscription, &due.stored) {
-                    (None, _) => {
-                        gone.push((due.id, "subscription_gone", None));
-                        continue;
-                    }
-                    (_, None) => {
-                        gone.push((due.id, "message_gone", None));
-                        continue;
-                    }
-                    (Some(subscription), Some(stored)) => (subscription, stored),
-                };
-                let seat = seat(due, subscription, stored);
-                if seat.expires.is_some_and(|at| at <= time) {
-                    gone.push((due.id, EXPIRED, None));
-                    continue;
+        if retries.next(ready).is_none_or(|at| at > time) {
+            return Ok(());
+        }
+        let rows = reading(&mut store.reader, |reader| Ok(retries.read_due(reader, time, ready)))?;
+        let (mut jobs, mut first, mut dead) = (Vec::new(), Vec::new(), Vec::new());
+        for due in retries.take(rows) {
+            match self.take_due(config, window, &due, time) {
+                DueRow::Sent(job, key) => {
+                    jobs.extend(job);
+                    first.extend(key.zip(due.stored.map(|stored| stored.message.position)));
                 }
-                if stored.unreadable.is_some() && !window.is_cancelled(stored.message.id) {
-                    gone.push((due.id, UNREADABLE, stored.unreadable.clone()));
-                    continue;
-                }
-                retries.out(due);
-                let over = if subscription.has_ended() {
-                    Some(Decision::unsubscribed(due.subscription, stored, due.id))
-                } else if window.is_cancelled(stored.message.id) {
-                    Some(Decision::cancelled(due.subscription, stored, due.id))
-                } else {
-                    None
-                };
-                if let Some(decision) = over {
-                    decisions.push(decision);
-                    self.unrecorded_since.get_or_insert_with(Instant::now);
-                    continue;
-                }
-                if let Some(lane) = ordering::lane(due.subscription, subscription, stored) {
-                    if !order.row(&lane) {
-                        wait(order, &lane, subscription, stored, seat);
-                        continue;
-                    }
-                    first.push((lane, stored.message.position));
-                }
-                hand_out_as(handed, &mut jobs, due.subscription, subscription, stored, seat);
+                DueRow::Waits => {}
+                DueRow::Ended(decision) => unrecorded.decide(decision),
+                DueRow::Dead(reason, error) => dead.push((due.id, reason, error)),
             }
-            self.sender.submit(jobs);
-            if !first.is_empty() {
-                let followers: Vec<Vec<Due>> = reading(reader, |reader| {
-                    let mut follow = |(lane, position): &(Lane, i64)| retries.behind(reader, lane, *position, time);
-                    Ok(first.iter().map(&mut follow).collect())
-                })?;
-                for ((lane, _), rows) in first.iter().zip(&followers) {
-                    let Some(subscription) = config.subscriptions.get_mut(&lane.0) else { continue };
-                    for due in rows {
-                        let Some(stored) = due.stored.as_ref().filter(|stored| stored.unreadable.is_none()) else {
-                            break;
-                        };
-                        let seat = seat(due, subscription, stored);
-                        if subscription.handed_bytes >= HANDED_BYTES || seat.expires.is_some_and(|at| at <= time) {
-                            break;
-                        }
-                        retries.out(due);
-                        wait(order, lane, subscription, stored, seat);
-                    }
+        }
+        self.sender.submit(jobs);
+        self.queue_followers(store, config, &first, time)?;
+        store.dead_letter(&dead)
+    }
+
+    /// Decides what becomes of a row that is due.
+    fn take_due(&mut self, config: &mut Config, window: &Window, due: &Due, time: i64) -> DueRow {
+        let id = due.subscription;
+        let Some(subscription) = config.subscriptions.get_mut(&id).filter(|s| !s.pull) else {
+            return DueRow::Dead("subscription_gone", None);
+        };
+        let Some(stored) = &due.stored else { return DueRow::Dead("message_gone", None) };
+        let attempt = attempt_of(due, subscription, stored);
+        if attempt.expires.is_some_and(|at| at <= time) {
+            return DueRow::Dead(EXPIRED, None);
+        }
+        let is_cancelled = window.is_cancelled(stored.message.id);
+        if stored.unreadable.is_some() && !is_cancelled {
+            return DueRow::Dead(UNREADABLE, stored.unreadable.clone());
+        }
+        self.retries.sent(due);
+        if subscription.has_ended() {
+            return DueRow::Ended(Decision::unsubscribed(id, stored, due.id));
+        }
+        if is_cancelled {
+            return DueRow::Ended(Decision::cancelled(id, stored, due.id));
+        }
+        let key = ordering::key_of(id, subscription, stored);
+        if let Some(key) = key.as_ref().filter(|key| !self.order.row(key)) {
+            self.wait(key, subscription, stored, attempt);
+            return DueRow::Waits;
+        }
+        DueRow::Sent(self.job(id, subscription, stored, attempt), key)
+    }
+
+    /// Lets the rows that come after these ones of their keys wait in memory. `first` has keys and positions.
+    fn queue_followers(
+        &mut self,
+        store: &mut Store,
+        config: &mut Config,
+        first: &[(OrderKey, i64)],
+        time: i64,
+    ) -> Result<(), Failure> {
+        if first.is_empty() {
+            return Ok(());
+        }
+        let retries = &mut self.retries;
+        let followers: Vec<Vec<Due>> = reading(&mut store.reader, |reader| {
+            Ok(first.iter().map(|(key, position)| retries.followers(reader, key, *position, time)).collect())
+        })?;
+        for ((key, _), rows) in first.iter().zip(&followers) {
+            let Some(subscription) = config.subscriptions.get_mut(&key.0) else { continue };
+            for due in rows {
+                let Some(stored) = due.stored.as_ref().filter(|stored| stored.unreadable.is_none()) else { break };
+                let attempt = attempt_of(due, subscription, stored);
+                if subscription.outstanding_bytes >= MAX_OUTSTANDING_BYTES
+                    || attempt.expires.is_some_and(|at| at <= time)
+                {
+                    break;
                 }
-            }
-            let bury = &mut self.bury;
-            if !gone.is_empty() {
-                txn::run(|| {
-                    bury.execute(&[
-                        arg(gone.iter().map(|(id, ..)| *id).collect::<Vec<i64>>()),
-                        arg(gone.iter().map(|(_, reason, _)| *reason).collect::<Vec<_>>()),
-                        arg(gone.iter().map(|(.., error)| error.as_deref()).collect::<Vec<_>>()),
-                    ]);
-                    Ok(())
-                })?;
+                self.retries.sent(due);
+                self.wait(key, subscription, stored, attempt);
             }
         }
         Ok(())
     }
 
-    /// Gives rows that wait in memory for their turn back to the table, so that changes made there meanwhile take effect.
-    pub(crate) fn give_back_rows(&mut self) {
-        for (id, waiting) in self.order.give_back_rows() {
-            if let Some(subscription) = self.config.subscriptions.get_mut(&id) {
-                subscription.let_go(waiting.stored.message.content.len());
+    /// Handles a delivery of an ordered subscription that will be retried, or that blocks its key as a dead letter: the
+    /// deliveries that wait for it in memory become rows.
+    pub fn stop_key(
+        &mut self,
+        config: &mut Config,
+        window: &mut Window,
+        key: OrderKey,
+        ticket: Ticket,
+        result: &'static str,
+    ) {
+        for Waiting { stored, attempt } in self.order.stop(&key) {
+            let has_row = attempt.delivery_id != 0;
+            if let Some(subscription) = config.subscriptions.get_mut(&key.0) {
+                subscription.remove_outstanding(stored.message.content.len());
+                if !has_row {
+                    subscription.progress.settle(stored.message.position);
+                    subscription.blocked += 1;
+                }
             }
-            self.retries.back(waiting.seat.delivery_id);
+            if has_row {
+                self.retries.returned(attempt.delivery_id);
+                self.retries.at(key.0, now());
+            } else {
+                window.block(key.0, &stored, key.1.clone(), attempt.expires);
+            }
+        }
+        self.order.note(key, ticket.position, ticket.message_id, result);
+    }
+
+    /// Handles a delivery of an ordered subscription that has ended: the next one of its key is sent.
+    pub fn continue_key(
+        &mut self,
+        config: &mut Config,
+        window: &Window,
+        unrecorded: &mut Unrecorded,
+        key: OrderKey,
+        ticket: Ticket,
+        result: &'static str,
+    ) {
+        let mut jobs = Vec::new();
+        while let Some(Waiting { stored, attempt }) = self.order.next(&key) {
+            let Some(subscription) = config.subscriptions.get_mut(&key.0) else { break };
+            subscription.remove_outstanding(stored.message.content.len());
+            if window.is_cancelled(stored.message.id) {
+                if attempt.delivery_id == 0 {
+                    subscription.progress.settle(stored.message.position);
+                }
+                unrecorded.decide(Decision::cancelled(key.0, &stored, attempt.delivery_id));
+                continue;
+            }
+            jobs.extend(self.job(key.0, subscription, &stored, attempt));
+            break;
+        }
+        self.sender.submit(jobs);
+        if result == "dead" || self.order.has_rows(&key) {
+            self.order.note(key, ticket.position, ticket.message_id, result);
+        }
+    }
+
+    /// Gives rows that wait in memory for their turn back to the table, so that changes made there meanwhile take effect.
+    pub fn give_back_rows(&mut self, config: &mut Config) {
+        for (id, waiting) in self.order.give_back_rows() {
+            if let Some(subscription) = config.subscriptions.get_mut(&id) {
+                subscription.remove_outstanding(waiting.stored.message.content.len());
+            }
+            self.retries.returned(waiting.attempt.delivery_id);
             self.retries.at(id, now());
         }
     }
 
-    /// How long until a waiting delivery has to be looked at.
-    pub(crate) fn due_in(&self) -> Duration {
-        let Engine { retries, config, endpoints, .. } = self;
+    /// The time until a row is due, or an endpoint takes rows again.
+    pub fn due_in(&self, config: &Config) -> Duration {
+        let Push { retries, endpoints, .. } = self;
         let time = now();
         let accepts = |id: i32| config.subscriptions.get(&id).is_some_and(|s| endpoints.accepts(s.endpoint, time));
         let next = [retries.next(accepts), endpoints.opens_at(time)].into_iter().flatten().min();
@@ -197,34 +371,47 @@ impl Engine {
     }
 }
 
-/// The next attempt of a row.
-fn seat(due: &Due, subscription: &Subscription, stored: &Stored) -> Seat {
-    // A replayed delivery does not expire: the messages of a replay are often older than the ttl.
-    let expires = due.expires.or_else(|| window::expiry(subscription, stored)).filter(|_| due.run == 0);
-    Seat { delivery_id: due.id, attempt: due.attempt, expires, run: due.run, new_id: due.new_id }
-}
-
-/// Puts a delivery into the queue, in memory, of its key.
-fn wait(order: &mut Order, lane: &Lane, subscription: &mut Subscription, stored: &Stored, seat: Seat) {
-    subscription.hold(stored.message.content.len());
-    order.wait(lane, Waiting { stored: stored.clone(), seat });
-}
-
-pub(crate) fn handed_limit(subscription: &Subscription) -> usize {
-    match subscription.limit {
-        (limit, until) if until != 0 && now() < until => limit,
-        _ => HANDED_LIMIT,
+impl Store {
+    /// Makes these rows dead letters: id, reason, error.
+    fn dead_letter(&mut self, rows: &[(i64, &str, Option<Arc<str>>)]) -> Result<(), Failure> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        txn::run(|| {
+            self.dead_letter.execute(&[
+                arg(rows.iter().map(|(id, ..)| *id).collect::<Vec<i64>>()),
+                arg(rows.iter().map(|(_, reason, _)| *reason).collect::<Vec<_>>()),
+                arg(rows.iter().map(|(.., error)| error.as_deref()).collect::<Vec<_>>()),
+            ]);
+            Ok(())
+        })
     }
 }
 
-pub(crate) fn has_room(subscription: &Subscription) -> bool {
-    subscription.handed < handed_limit(subscription)
-        && subscription.handed_bytes < HANDED_BYTES
+/// The next attempt of a row.
+fn attempt_of(due: &Due, subscription: &Subscription, stored: &Stored) -> Attempt {
+    // A replayed delivery does not expire: the messages of a replay are often older than the ttl.
+    let expires = due.expires.or_else(|| window::expiry(subscription, stored)).filter(|_| due.run == 0);
+    Attempt { delivery_id: due.id, number: due.attempt, expires, run: due.run, new_id: due.new_id }
+}
+
+/// Jobs that a subscription may have with the HTTP thread now.
+pub(super) fn outstanding_limit(subscription: &Subscription) -> usize {
+    match subscription.limit {
+        (limit, until) if until != 0 && now() < until => limit,
+        _ => MAX_OUTSTANDING,
+    }
+}
+
+/// Whether a push subscription can take one more message.
+pub(super) fn has_room(subscription: &Subscription) -> bool {
+    subscription.outstanding < outstanding_limit(subscription)
+        && subscription.outstanding_bytes < MAX_OUTSTANDING_BYTES
         && blocked::has_room(subscription)
 }
 
 /// Sorts jobs that are sent together by priority, highest first. The jobs of ordered subscriptions stay in their order.
-pub(crate) fn by_priority(jobs: &mut [Job], messages: &[Stored], config: &Config) {
+pub(super) fn sort_by_priority(jobs: &mut [Job], messages: &[Stored], config: &Config) {
     if messages.iter().all(|m| m.attributes.priority == 0) {
         return;
     }
@@ -233,94 +420,5 @@ pub(crate) fn by_priority(jobs: &mut [Job], messages: &[Stored], config: &Config
         let found = messages.binary_search_by_key(&job.ticket.position, |m| m.message.position);
         let priority = found.ok().map_or(0, |i| messages[i].attributes.priority);
         std::cmp::Reverse(if unordered(&job.ticket.subscription) { priority } else { 0 })
-    });
-}
-
-/// Sends a delivery for the first time, and tells the subscription's progress about it.
-pub(crate) fn hand_out(
-    handed: &mut IdMap<(i32, i64, i64), Handed>,
-    jobs: &mut Vec<Job>,
-    id: i32,
-    subscription: &mut Subscription,
-    stored: &Stored,
-    order: &mut Order,
-    window: &mut Window,
-) {
-    let expires = window::expiry(subscription, stored);
-    if let Some(lane) = ordering::lane(id, subscription, stored) {
-        match order.first(&lane) {
-            Turn::Send => {}
-            Turn::Wait => {
-                subscription.progress.hand_out(stored.message.position);
-                wait(order, &lane, subscription, stored, Seat::first(expires));
-                return;
-            }
-            Turn::Row => {
-                window.block(id, stored, lane.1, expires);
-                subscription.blocked += 1;
-                subscription.progress.decide(stored.message.position);
-                return;
-            }
-        }
-    }
-    subscription.progress.hand_out(stored.message.position);
-    hand_out_as(handed, jobs, id, subscription, stored, Seat::first(expires));
-}
-
-pub(crate) fn hand_out_as(
-    handed: &mut IdMap<(i32, i64, i64), Handed>,
-    jobs: &mut Vec<Job>,
-    id: i32,
-    subscription: &mut Subscription,
-    stored: &Stored,
-    seat: Seat,
-) {
-    let own = stored.attributes.max_attempts.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
-    let entry = Handed {
-        segment: stored.segment,
-        bytes: stored.message.content.len(),
-        max_attempts: own.unwrap_or(subscription.max_attempts),
-        expires: seat.expires,
-        enqueued_at: stored.message.enqueued_at,
-        lane: ordering::lane(id, subscription, stored),
-        row: seat.delivery_id != 0,
-    };
-    let bytes = entry.bytes;
-    match handed.entry((id, stored.message.position, seat.run)) {
-        Entry::Vacant(free) => {
-            free.insert(entry);
-        }
-        // A subscription was taken up again with history that covers a delivery in flight; that delivery counts. Outcomes of
-        // rows settle no position, so a delivery in flight that has a row settles it now.
-        Entry::Occupied(under_way) if seat.delivery_id == 0 => {
-            if under_way.get().row {
-                subscription.progress.settle(stored.message.position);
-            }
-            return;
-        }
-        Entry::Occupied(mut under_way) => {
-            let before = under_way.insert(entry);
-            subscription.let_go(before.bytes);
-        }
-    }
-    subscription.hold(bytes);
-    let message = if seat.new_id {
-        let webhook_id = format!("{}_r{}", stored.message.webhook_id, seat.run).into();
-        Arc::new(Message { webhook_id, ..Message::clone(&stored.message) })
-    } else {
-        Arc::clone(&stored.message)
-    };
-    jobs.push(Job {
-        ticket: Ticket {
-            subscription: id,
-            endpoint: subscription.endpoint,
-            position: stored.message.position,
-            message_id: stored.message.id,
-            delivery_id: seat.delivery_id,
-            attempt: seat.attempt,
-            run: seat.run,
-        },
-        message,
-        shape: Arc::clone(&subscription.shape),
     });
 }

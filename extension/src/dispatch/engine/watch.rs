@@ -3,32 +3,33 @@
 use std::time::{Duration, Instant};
 
 use super::Engine;
+use super::send::Push;
 use crate::worker::fault::Kind;
 
 /// A thread without a sign of life for this long is stuck: its steps take milliseconds.
 const STUCK: Duration = Duration::from_secs(15);
 /// Shortest time between two checks.
-const LOOK: Duration = Duration::from_secs(2);
+const INTERVAL: Duration = Duration::from_secs(2);
 
 /// The dispatcher's view of the HTTP thread.
-pub struct Watch {
+pub(super) struct Watch {
     beats: u64,
-    looked: Instant,
+    checked: Instant,
     silent: Duration,
 }
 
 impl Watch {
     pub fn new() -> Watch {
-        Watch { beats: 0, looked: Instant::now(), silent: Duration::ZERO }
+        Watch { beats: 0, checked: Instant::now(), silent: Duration::ZERO }
     }
 
     /// Notes a check and returns whether the thread is stuck. A check counts for two intervals at most: a process that was
     /// stopped has not checked for a long time, and its thread could not make progress either.
-    fn look(&mut self, beats: u64, now: Instant) -> bool {
-        let since = now.saturating_duration_since(self.looked);
-        self.looked = now;
+    fn check(&mut self, beats: u64, now: Instant) -> bool {
+        let since = now.saturating_duration_since(self.checked);
+        self.checked = now;
         let goes_on = std::mem::replace(&mut self.beats, beats) != beats;
-        self.silent = if goes_on { Duration::ZERO } else { self.silent + since.min(2 * LOOK) };
+        self.silent = if goes_on { Duration::ZERO } else { self.silent + since.min(2 * INTERVAL) };
         self.silent >= STUCK
     }
 }
@@ -36,32 +37,34 @@ impl Watch {
 impl Engine {
     /// When the next check is due; `None` while the thread has nothing that it could be stuck with.
     pub fn watch_in(&self) -> Option<Duration> {
-        let idle = self.sender.in_flight() + self.sender.queued() == 0;
-        (!idle).then(|| LOOK.saturating_sub(self.watch.looked.elapsed()))
+        let Push { sender, watch, .. } = &self.push;
+        let idle = sender.in_flight() + sender.queued() == 0;
+        (!idle).then(|| INTERVAL.saturating_sub(watch.checked.elapsed()))
     }
 
     /// Checks the HTTP thread. Returns a text if the thread is stuck: the process then has to be restarted. The endpoint
     /// that the thread is stuck at is charged with the fault.
     pub fn watch(&mut self) -> Option<String> {
-        if self.watch.looked.elapsed() < LOOK {
+        let Engine { push, store, .. } = self;
+        if push.watch.checked.elapsed() < INTERVAL {
             return None;
         }
-        if let Some(shortage) = self.sender.take_shortage() {
+        if let Some(shortage) = push.sender.take_shortage() {
             let error = format!("{} (requests that wait: {})", shortage.error, shortage.count);
-            self.faults.told(Kind::Server, 0, "connect", error);
-            self.faults.write();
+            store.faults.told(Kind::Server, 0, "connect", error);
+            store.faults.write();
         }
-        let pulse = self.sender.pulse();
-        if !self.watch.look(pulse.beats, Instant::now()) {
+        let pulse = push.sender.pulse();
+        if !push.watch.check(pulse.beats, Instant::now()) {
             return None;
         }
         let error = format!("the HTTP thread has not gone on for {STUCK:?}");
         let Some(ticket) = pulse.at else { return Some(error) };
-        self.faults.told(Kind::Endpoint, ticket.endpoint.into(), "send", error.clone());
-        self.faults.write();
+        store.faults.told(Kind::Endpoint, ticket.endpoint.into(), "send", error.clone());
+        store.faults.write();
         // Unrecorded requests are sent again. The outcome of this one is recorded, so that it does not stop the next thread
         // at once.
-        self.done.push(self.sender.give_up(ticket, &error));
+        self.unrecorded.done.push(push.sender.give_up(ticket, &error));
         self.take_outcomes();
         if let Err(failure) = self.record() {
             pgrx::log!("pg_outbox dispatcher: outcomes could not be recorded and will be repeated: {failure}");

@@ -25,12 +25,12 @@ struct Sum {
 
 /// Sums of the messages that have been routed since the last checkpoint.
 #[derive(Default)]
-pub struct Tally {
+pub struct MessageCounters {
     tenants: HashMap<Box<str>, Sum>,
     topics: HashMap<Box<str>, Sum>,
 }
 
-impl Tally {
+impl MessageCounters {
     /// Counts a message. `matched` is the message's entry of outbox.routing.
     pub fn count(&mut self, stored: &Stored, matched: i16) {
         add(&mut self.topics, &stored.message.topic, matched);
@@ -45,7 +45,7 @@ impl Tally {
             return Ok(());
         }
         let at = now();
-        append_current("message_counter", LEAVES, shape::TALLY, |segment| {
+        append_current("message_counter", LEAVES, shape::MESSAGE_COUNTER, |segment| {
             let kinds = [("tenant", &self.tenants), ("topic", &self.topics)];
             let all =
                 kinds.into_iter().flat_map(|(kind, sums)| sums.iter().map(move |(name, sum)| (kind, &**name, sum)));

@@ -1,4 +1,4 @@
-//! Outcomes: verdicts on answers, decisions, the record of attempts, counters, replays.
+//! Outcomes: results on answers, decisions, the record of attempts, counters, replays.
 
 pub mod counters;
 pub mod decisions;

@@ -25,8 +25,8 @@ use crate::pg::txn::Plan;
 use crate::pg::txn::arg;
 use crate::worker::now;
 
-/// The fate of a delivery after an attempt.
-pub enum Fate {
+/// The outcome of an attempt for its delivery.
+pub enum DeliveryOutcome {
     Completed,
     /// To be retried at this time (microseconds, PostgreSQL's epoch).
     Failed(i64),
@@ -39,18 +39,18 @@ pub enum Fate {
     Skipped,
 }
 
-impl Fate {
+impl DeliveryOutcome {
     /// The outcome's name in the attempt log.
-    pub fn outcome(&self) -> &'static str {
+    pub fn as_str(&self) -> &'static str {
         match self {
-            Fate::Completed => "completed",
-            Fate::Failed(_) => "failed",
-            Fate::Dead(EXPIRED) => EXPIRED,
-            Fate::Dead(_) => "dead",
-            Fate::Cancelled => "cancelled",
-            Fate::Skipped => "skipped",
-            Fate::Manual(true) => "completed",
-            Fate::Manual(false) => "failed",
+            DeliveryOutcome::Completed => "completed",
+            DeliveryOutcome::Failed(_) => "failed",
+            DeliveryOutcome::Dead(EXPIRED) => EXPIRED,
+            DeliveryOutcome::Dead(_) => "dead",
+            DeliveryOutcome::Cancelled => "cancelled",
+            DeliveryOutcome::Skipped => "skipped",
+            DeliveryOutcome::Manual(true) => "completed",
+            DeliveryOutcome::Manual(false) => "failed",
         }
     }
 }
@@ -62,7 +62,7 @@ pub const EXPIRED: &str = "expired";
 pub struct Entry {
     pub done: Done,
     pub segment: i16,
-    pub fate: Fate,
+    pub outcome: DeliveryOutcome,
 }
 
 impl Entry {
@@ -83,7 +83,7 @@ impl Entry {
             remote: None,
             answer: None,
         };
-        Entry { done, segment: 0, fate: Fate::Manual(false) }
+        Entry { done, segment: 0, outcome: DeliveryOutcome::Manual(false) }
     }
 
     /// Removes the receiver's data from the outcome, and notes that it could not be recorded.
@@ -191,15 +191,18 @@ impl Recorder {
         let completed: Vec<i64> = entries
             .iter()
             .filter(|e| {
-                matches!(e.fate, Fate::Completed | Fate::Cancelled | Fate::Skipped) && e.done.ticket.delivery_id != 0
+                matches!(e.outcome, DeliveryOutcome::Completed | DeliveryOutcome::Cancelled | DeliveryOutcome::Skipped)
+                    && e.done.ticket.delivery_id != 0
             })
             .map(|e| e.done.ticket.delivery_id)
             .collect();
         if !completed.is_empty() {
             self.completed.execute(&[arg(completed)]);
         }
-        let failed: Vec<(&Entry, i64)> =
-            entries.iter().filter_map(|e| if let Fate::Failed(due) = e.fate { Some((e, due)) } else { None }).collect();
+        let failed: Vec<(&Entry, i64)> = entries
+            .iter()
+            .filter_map(|e| if let DeliveryOutcome::Failed(due) = e.outcome { Some((e, due)) } else { None })
+            .collect();
         if !failed.is_empty() {
             let column = |f: fn(&Entry) -> i64| arg(failed.iter().map(|(e, _)| f(e)).collect::<Vec<i64>>());
             self.failed.execute(&[
@@ -218,7 +221,7 @@ impl Recorder {
         }
         let dead: Vec<(&Entry, &'static str)> = entries
             .iter()
-            .filter_map(|e| if let Fate::Dead(reason) = e.fate { Some((e, reason)) } else { None })
+            .filter_map(|e| if let DeliveryOutcome::Dead(reason) = e.outcome { Some((e, reason)) } else { None })
             .collect();
         if !dead.is_empty() {
             let column = |f: fn(&Entry) -> i64| arg(dead.iter().map(|(e, _)| f(e)).collect::<Vec<i64>>());
@@ -352,7 +355,7 @@ fn counted((place, entry): (usize, &Entry)) -> Counted {
     Counted {
         subscription: ticket.subscription,
         endpoint: ticket.endpoint,
-        outcome: entry.fate.outcome(),
+        outcome: entry.outcome.as_str(),
         requests: request.into(),
         deliveries: 1,
         micros: if request { done.finished_at - done.started_at } else { 0 },
@@ -403,7 +406,7 @@ fn attempt_row(request: &[Entry], segment: i16, texts: &mut Texts) -> ([Datum; c
             nulls[column] = false;
         }
     };
-    let same = request.iter().all(|other| other.fate.outcome() == entry.fate.outcome());
+    let same = request.iter().all(|other| other.outcome.as_str() == entry.outcome.as_str());
     set(column::SEGMENT, segment.into_datum());
     set(column::POSITION, ticket.position.into_datum());
     set(column::MESSAGE_ID, ticket.message_id.into_datum());
@@ -415,7 +418,7 @@ fn attempt_row(request: &[Entry], segment: i16, texts: &mut Texts) -> ([Datum; c
     set(column::ENDPOINT_ID, ticket.endpoint.into_datum());
     set(column::ATTEMPT, (if done.skipped { 0 } else { ticket.attempt as i32 }).into_datum());
     set(column::STATUS, done.status.and_then(|code| i16::try_from(code).ok()).into_datum());
-    set(column::OUTCOME, texts.outcome(if same { entry.fate.outcome() } else { "partial" }));
+    set(column::OUTCOME, texts.outcome(if same { entry.outcome.as_str() } else { "partial" }));
     if same {
         set(column::ERROR_CLASS, (!done.skipped).then(|| done.outcome.class()).flatten().into_datum());
         set(column::ERROR, done.error.as_deref().into_datum());
@@ -433,7 +436,7 @@ fn attempt_row(request: &[Entry], segment: i16, texts: &mut Texts) -> ([Datum; c
         if !same {
             let results: Vec<serde_json::Value> = request
                 .iter()
-                .map(|e| serde_json::json!({"status": status(&e.done), "outcome": e.fate.outcome()}))
+                .map(|e| serde_json::json!({"status": status(&e.done), "outcome": e.outcome.as_str()}))
                 .collect();
             set(column::RESULTS, pgrx::JsonB(serde_json::Value::Array(results)).into_datum());
         }

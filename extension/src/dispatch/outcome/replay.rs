@@ -25,7 +25,7 @@ pub struct Replays {
     list: Plan,
     step: Plan,
     failed: Plan,
-    look: bool,
+    rescan: bool,
     jobs: HashMap<i64, Job>,
     stepped: Instant,
 }
@@ -44,15 +44,15 @@ impl Replays {
             list: Plan::new("select r.id, r.rate from outbox.replay r where r.state in ('running', 'draining')", &[]),
             step: Plan::new("select s.state, s.made from outbox._replay_step($1, $2) s", &[INT8OID, INT4OID]),
             failed: Plan::new("select outbox._replay_failed($1, $2)", &[INT8OID, TEXTOID]),
-            look: true,
+            rescan: true,
             jobs: HashMap::new(),
             stepped: Instant::now(),
         }
     }
 
     /// Has the table of replays read again: there may be a new one.
-    pub fn look(&mut self) {
-        self.look = true;
+    pub fn rescan(&mut self) {
+        self.rescan = true;
     }
 
     /// Time until the next step.
@@ -62,7 +62,7 @@ impl Replays {
 
     /// Takes the steps that are due.
     pub fn run(&mut self) -> Result<(), Failure> {
-        if self.look {
+        if self.rescan {
             let list = &mut self.list;
             let found = txn::run(|| {
                 let mut found = Vec::new();
@@ -73,7 +73,7 @@ impl Replays {
                 let new = Job { rate: f64::from(rate), allowance: 0.0, at: Instant::now(), failures: 0 };
                 self.jobs.entry(id).or_insert(new);
             }
-            self.look = false;
+            self.rescan = false;
         }
         if self.jobs.is_empty() || self.stepped.elapsed() < INTERVAL {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Decides the fate of a delivery after an attempt.
+//! Decides what an attempt means for its delivery.
 
 use std::time::Duration;
 
@@ -7,21 +7,21 @@ use outbox_core::schedule::mix;
 use outbox_sender::Done;
 
 use crate::dispatch::feed::UNIX_EPOCH;
-use crate::dispatch::outcome::record::Fate;
+use crate::dispatch::outcome::record::DeliveryOutcome;
 use crate::dispatch::subscriptions::Subscription;
 use crate::worker::now;
 
 /// The decision.
 pub struct Verdict {
-    pub fate: Fate,
+    pub outcome: DeliveryOutcome,
     /// The endpoint is to be disabled: the policy or the receiver says so.
     pub disable: bool,
 }
 
-/// Decides about an outcome. `enqueued_at` is the message's, in microseconds since 1970.
-pub fn judge(done: &Done, subscription: &Subscription, max_attempts: u32, enqueued_at: i64) -> Verdict {
+/// Decides about a request that has come back. `enqueued_at` is the message's, in microseconds since 1970.
+pub fn verdict(done: &Done, subscription: &Subscription, max_attempts: u32, enqueued_at: i64) -> Verdict {
     if done.skipped {
-        return Verdict { fate: Fate::Skipped, disable: false };
+        return Verdict { outcome: DeliveryOutcome::Skipped, disable: false };
     }
     let age = Duration::from_micros((done.finished_at - enqueued_at).max(0).unsigned_abs());
     let budget = Budget { attempt: done.ticket.attempt, max_attempts, age, max_age: subscription.max_age };
@@ -30,13 +30,13 @@ pub fn judge(done: &Done, subscription: &Subscription, max_attempts: u32, enqueu
     let seed = mix(what) ^ done.ticket.subscription as u64;
     let control = done.answer.as_ref().and_then(|answer| answer.control);
     let action = Control::apply(control, subscription.shape.policy.action(done.outcome));
-    let fate = match decide(action, done.outcome, budget, &subscription.schedule, done.retry_after, seed) {
-        Decision::Completed => Fate::Completed,
+    let outcome = match decide(action, done.outcome, budget, &subscription.schedule, done.retry_after, seed) {
+        Decision::Completed => DeliveryOutcome::Completed,
         Decision::Retry(wait) => {
             let wait = i64::try_from(wait.as_micros()).unwrap_or(i64::MAX / 4);
-            Fate::Failed((done.finished_at - UNIX_EPOCH).min(now()) + wait)
+            DeliveryOutcome::Failed((done.finished_at - UNIX_EPOCH).min(now()) + wait)
         }
-        Decision::Dead(reason) => Fate::Dead(reason.as_str()),
+        Decision::Dead(reason) => DeliveryOutcome::Dead(reason.as_str()),
     };
-    Verdict { fate, disable: action == Action::Disable || control == Some(Control::Disable) }
+    Verdict { outcome, disable: action == Action::Disable || control == Some(Control::Disable) }
 }

@@ -26,10 +26,10 @@ use crate::worker::fault::Kind;
 use crate::worker::fault::apart;
 
 /// A subscription and one of its keys. The key of a strict subscription is empty.
-pub type Lane = (i32, Box<str>);
+pub type OrderKey = (i32, Box<str>);
 
-/// The lane of a message for this subscription; `None` if the message waits for no other.
-pub fn lane(id: i32, subscription: &Subscription, stored: &Stored) -> Option<Lane> {
+/// The key by which a message is ordered for this subscription; `None` if the message waits for no other.
+pub fn key_of(id: i32, subscription: &Subscription, stored: &Stored) -> Option<OrderKey> {
     match subscription.ordering {
         Ordering::None => None,
         Ordering::Key => stored.message.key.clone().map(|key| (id, key)),
@@ -38,10 +38,10 @@ pub fn lane(id: i32, subscription: &Subscription, stored: &Stored) -> Option<Lan
 }
 
 /// The attributes of an attempt, without its message.
-pub struct Seat {
+pub struct Attempt {
     /// Row of outbox.delivery; 0: none.
     pub delivery_id: i64,
-    pub attempt: u32,
+    pub number: u32,
     /// No attempt starts at or after this time (microseconds, PostgreSQL's epoch).
     pub expires: Option<i64>,
     /// 0: live; above 0: the id of the replay.
@@ -50,30 +50,30 @@ pub struct Seat {
     pub new_id: bool,
 }
 
-impl Seat {
+impl Attempt {
     /// The first attempt of a live delivery, which has no row.
-    pub fn first(expires: Option<i64>) -> Seat {
-        Seat { delivery_id: 0, attempt: 1, expires, run: 0, new_id: false }
+    pub fn first(expires: Option<i64>) -> Attempt {
+        Attempt { delivery_id: 0, number: 1, expires, run: 0, new_id: false }
     }
 }
 
 /// A delivery that waits for the one before it.
 pub struct Waiting {
     pub stored: Stored,
-    pub seat: Seat,
+    pub attempt: Attempt,
 }
 
-/// The state of a key that is not idle.
+/// The queue of a key that is not idle.
 #[derive(Default)]
-struct State {
+struct KeyQueue {
     /// A delivery of the key is in flight.
     busy: bool,
     waiting: VecDeque<Waiting>,
 }
 
-/// The action for a message.
+/// Whether a message can be sent.
 #[derive(PartialEq, Eq, Debug)]
-pub enum Turn {
+pub enum Readiness {
     /// Send it.
     Send,
     /// Let it wait in memory for the delivery in flight.
@@ -84,9 +84,9 @@ pub enum Turn {
 
 /// The keys that are not idle.
 pub struct Order {
-    lanes: HashMap<Lane, State>,
+    queues: HashMap<OrderKey, KeyQueue>,
     /// Keys that have rows, or a dead letter that blocks them.
-    rows: HashSet<Lane>,
+    rows: HashSet<OrderKey>,
     record: Plan,
     /// Results of ordered deliveries since the last record.
     notes: Vec<Note>,
@@ -96,7 +96,7 @@ pub struct Order {
 
 /// The result of an ordered delivery.
 struct Note {
-    lane: Lane,
+    key: OrderKey,
     position: i64,
     message_id: i64,
     what: &'static str,
@@ -105,7 +105,7 @@ struct Note {
 impl Order {
     pub fn new() -> Order {
         Order {
-            lanes: HashMap::new(),
+            queues: HashMap::new(),
             rows: HashSet::new(),
             record: Plan::new(
                 "select outbox._record_lanes($1, $2, $3, $4, $5)",
@@ -120,72 +120,72 @@ impl Order {
         }
     }
 
-    /// Decides the action for a message that is seen for the first time.
-    pub fn first(&mut self, lane: &Lane) -> Turn {
-        if self.rows.contains(lane) {
-            return Turn::Row;
+    /// Decides whether a message can be sent that is seen for the first time.
+    pub fn first(&mut self, key: &OrderKey) -> Readiness {
+        if self.rows.contains(key) {
+            return Readiness::Row;
         }
-        let state = self.lanes.entry(lane.clone()).or_default();
-        if state.busy {
-            return Turn::Wait;
+        let queue = self.queues.entry(key.clone()).or_default();
+        if queue.busy {
+            return Readiness::Wait;
         }
-        state.busy = true;
-        Turn::Send
+        queue.busy = true;
+        Readiness::Send
     }
 
     /// Whether a row that is due may be sent now. If so, the key is busy from then on.
-    pub fn row(&mut self, lane: &Lane) -> bool {
-        self.rows.insert(lane.clone());
-        let state = self.lanes.entry(lane.clone()).or_default();
-        !std::mem::replace(&mut state.busy, true)
+    pub fn row(&mut self, key: &OrderKey) -> bool {
+        self.rows.insert(key.clone());
+        let queue = self.queues.entry(key.clone()).or_default();
+        !std::mem::replace(&mut queue.busy, true)
     }
 
     /// Queues a delivery for the one in flight, in position order.
-    pub fn wait(&mut self, lane: &Lane, waiting: Waiting) {
-        if let Some(state) = self.lanes.get_mut(lane) {
+    pub fn wait(&mut self, key: &OrderKey, waiting: Waiting) {
+        if let Some(queue) = self.queues.get_mut(key) {
             let position = waiting.stored.message.position;
-            let place = state.waiting.iter().rposition(|w| w.stored.message.position <= position).map_or(0, |i| i + 1);
-            state.waiting.insert(place, waiting);
+            let index = queue.waiting.iter().rposition(|w| w.stored.message.position <= position).map_or(0, |i| i + 1);
+            queue.waiting.insert(index, waiting);
         }
     }
 
     /// Removes the waiting deliveries that have rows, to give them back to the table: a session may have changed the rows.
     pub fn give_back_rows(&mut self) -> Vec<(i32, Waiting)> {
         let mut given = Vec::new();
-        for (lane, state) in &mut self.lanes {
-            let (rows, rest) = std::mem::take(&mut state.waiting).into_iter().partition(|w| w.seat.delivery_id != 0);
+        for (key, queue) in &mut self.queues {
+            let (rows, rest) = std::mem::take(&mut queue.waiting).into_iter().partition(|w| w.attempt.delivery_id != 0);
             let rows: VecDeque<Waiting> = rows;
-            state.waiting = rest;
-            given.extend(rows.into_iter().map(|waiting| (lane.0, waiting)));
+            queue.waiting = rest;
+            given.extend(rows.into_iter().map(|waiting| (key.0, waiting)));
         }
         given
     }
 
     /// Called when the delivery in flight has ended for good. Returns the next one, which counts as in flight from then on.
-    pub fn next(&mut self, lane: &Lane) -> Option<Waiting> {
-        let state = self.lanes.get_mut(lane)?;
-        let next = state.waiting.pop_front();
+    pub fn next(&mut self, key: &OrderKey) -> Option<Waiting> {
+        let queue = self.queues.get_mut(key)?;
+        let next = queue.waiting.pop_front();
         if next.is_none() {
-            self.lanes.remove(lane);
+            self.queues.remove(key);
         }
         next
     }
 
     /// Called when the delivery in flight will be retried, or blocks its key. Returns the waiting deliveries, which become
     /// rows.
-    pub fn stop(&mut self, lane: &Lane) -> VecDeque<Waiting> {
-        self.rows.insert(lane.clone());
-        self.lanes.remove(lane).map(|state| state.waiting).unwrap_or_default()
+    pub fn stop(&mut self, key: &OrderKey) -> VecDeque<Waiting> {
+        self.rows.insert(key.clone());
+        self.queues.remove(key).map(|queue| queue.waiting).unwrap_or_default()
     }
 
     /// Whether a key is known to have rows.
-    pub fn has_rows(&self, lane: &Lane) -> bool {
-        self.rows.contains(lane)
+    pub fn has_rows(&self, key: &OrderKey) -> bool {
+        self.rows.contains(key)
     }
 
     /// Notes the result of a delivery for the next record: `failed`, `dead` or `ended`.
-    pub fn note(&mut self, lane: Lane, position: i64, message_id: i64, what: &'static str) {
-        self.notes.push(Note { lane, position, message_id, what });
+    pub fn note(&mut self, key: OrderKey, position: i64, message_id: i64, what: &'static str) {
+        self.notes.push(Note { key, position, message_id, what });
     }
 
     /// Records the results. Inside the transaction that records the outcomes: after the outcomes, and before the rows that
@@ -207,21 +207,21 @@ impl Order {
     }
 
     /// Reads which of the keys still have rows. Inside the same transaction, after everything that makes rows.
-    pub fn look(&mut self) {
+    pub fn reread_noted(&mut self) {
         if self.notes.is_empty() {
             return;
         }
         let Order { notes, remaining, rows, .. } = self;
-        let (ids, keys): (Vec<i32>, Vec<&str>) = notes.iter().map(|n| (n.lane.0, &*n.lane.1)).unzip();
-        let mut left: HashSet<Lane> = HashSet::new();
+        let (ids, keys): (Vec<i32>, Vec<&str>) = notes.iter().map(|n| (n.key.0, &*n.key.1)).unzip();
+        let mut left: HashSet<OrderKey> = HashSet::new();
         remaining.execute(&[arg(ids), arg(keys)]).for_each(|row| {
             left.insert((row.get(0).unwrap_or_default(), row.text(1).unwrap_or_default()));
         });
         for note in notes.iter() {
-            if left.contains(&note.lane) {
-                rows.insert(note.lane.clone());
+            if left.contains(&note.key) {
+                rows.insert(note.key.clone());
             } else {
-                rows.remove(&note.lane);
+                rows.remove(&note.key);
             }
         }
     }
@@ -234,7 +234,7 @@ impl Order {
     }
 
     /// Reads all keys that have rows: other sessions may have changed rows or dead letters. Inside a transaction.
-    pub fn look_at_all(&mut self) {
+    pub fn rescan(&mut self) {
         self.rows.clear();
         let rows = &mut self.rows;
         self.all.execute(&[]).for_each(|row| {
@@ -248,7 +248,7 @@ fn write(plan: &mut Plan, notes: &[Note]) {
     if notes.is_empty() {
         return;
     }
-    let (ids, keys): (Vec<i32>, Vec<&str>) = notes.iter().map(|n| (n.lane.0, &*n.lane.1)).unzip();
+    let (ids, keys): (Vec<i32>, Vec<&str>) = notes.iter().map(|n| (n.key.0, &*n.key.1)).unzip();
     plan.execute(&[
         arg(ids),
         arg(notes.iter().map(|n| n.position).collect::<Vec<i64>>()),

@@ -81,9 +81,9 @@ struct Ended {
 
 /// The result for a message that matched a subscription.
 #[derive(PartialEq, Eq, Clone, Copy)]
-pub enum Taken {
+pub enum Accept {
     /// The delivery has a row, or has ended.
-    Yes,
+    Done,
     /// The window is full: the subscription falls behind.
     Full,
     /// The delivery is to be sent now.
@@ -167,7 +167,7 @@ impl Window {
     }
 
     /// Handles a match: makes a row, or ends the delivery, or leaves the delivery to be sent.
-    pub fn take(&mut self, id: i32, subscription: &mut Subscription, stored: &Stored) -> Taken {
+    pub fn accept(&mut self, id: i32, subscription: &mut Subscription, stored: &Stored) -> Accept {
         let (message, attributes) = (&stored.message, &stored.attributes);
         let time = now();
         let expires = expiry(subscription, stored);
@@ -184,16 +184,16 @@ impl Window {
                 segment: stored.segment,
                 outcome,
             });
-            return Taken::Yes;
+            return Accept::Done;
         }
         let later = attributes.deliver_at.filter(|at| *at > time);
         match later {
-            None if !subscription.pull => return Taken::Send,
+            None if !subscription.pull => return Accept::Send,
             None => {
-                if subscription.handed >= WINDOW {
-                    return Taken::Full;
+                if subscription.outstanding >= WINDOW {
+                    return Accept::Full;
                 }
-                subscription.handed += 1;
+                subscription.outstanding += 1;
             }
             // A delivery that is not due yet does not count in the window.
             Some(_) => {}
@@ -210,7 +210,7 @@ impl Window {
             max_attempts: attributes.max_attempts,
             key: order_key(subscription, stored),
         });
-        Taken::Yes
+        Accept::Done
     }
 
     /// Makes a blocked row for a delivery of a push subscription that waits for others of its key.
@@ -257,7 +257,7 @@ impl Window {
 
     /// Notes which of these messages are cancelled, in the transaction that reads them. A message that was cancelled by the
     /// transaction that enqueued it is visible before that session has woken the dispatcher.
-    pub fn look_among(&mut self, messages: &[Stored]) {
+    pub fn load_cancelled_among(&mut self, messages: &[Stored]) {
         let ids = || messages.iter().map(|stored| stored.message.id);
         if let (Some(from), Some(to)) = (ids().min(), ids().max()) {
             let rows = self.cancelled_among.execute(&[arg(from), arg(to)]);
@@ -376,7 +376,7 @@ impl Window {
         for (id, subscription) in config.subscriptions.iter_mut().filter(|(_, s)| s.pull) {
             let args = [arg(*id), arg(2 * WINDOW as i64), arg(now()), arg(0i64)];
             let rows = self.count.execute(&args).first(|row| row.int(0));
-            subscription.handed = usize::try_from(rows.unwrap_or(0)).unwrap_or(0);
+            subscription.outstanding = usize::try_from(rows.unwrap_or(0)).unwrap_or(0);
         }
     }
 
@@ -394,8 +394,8 @@ impl Window {
                 let args = [arg(*id), arg(2 * WINDOW as i64), arg(now()), arg(from)];
                 let found = count.execute(&args).first(|row| (row.int(0), row.get::<i64>(1)));
                 let (rows, first) = found.unwrap_or_default();
-                subscription.handed = usize::try_from(rows).unwrap_or(0);
-                drained |= subscription.handed < WINDOW / 2;
+                subscription.outstanding = usize::try_from(rows).unwrap_or(0);
+                drained |= subscription.outstanding < WINDOW / 2;
                 lowest.insert(*id, first.or(subscription.progress.lag()).unwrap_or(from));
             }
             Ok(())
@@ -614,17 +614,17 @@ fn is_full(subscription: &Subscription) -> bool {
 
 /// Whether the window has enough room to make a reading of the feed worth its cost.
 pub fn has_room(subscription: &Subscription) -> bool {
-    subscription.handed <= WINDOW - 1000
+    subscription.outstanding <= WINDOW - 1000
 }
 
 /// After a restart the windows have not been counted, and count as full until then.
 pub fn recover(config: &mut Config) {
     for subscription in config.subscriptions.values_mut().filter(|s| s.pull) {
-        subscription.handed = UNCOUNTED;
+        subscription.outstanding = UNCOUNTED;
     }
 }
 
 /// Whether a lagging pull subscription is work for the dispatcher: its window has room, or has not been counted yet.
 pub fn has_work(subscription: &Subscription) -> bool {
-    has_room(subscription) || subscription.handed == UNCOUNTED
+    has_room(subscription) || subscription.outstanding == UNCOUNTED
 }

@@ -24,7 +24,7 @@ use crate::worker::now;
 pub struct Consents {
     due: Plan,
     record: Plan,
-    /// When to look at the table (microseconds, PostgreSQL's epoch); `None`: no endpoint waits there.
+    /// When to read the table (microseconds, PostgreSQL's epoch); `None`: no endpoint waits there.
     next: Option<i64>,
     asking: HashSet<i32>,
     /// Endpoints that the HTTP thread knows. The table may have newer ones, which the thread could not ask.
@@ -54,7 +54,7 @@ impl Consents {
     }
 
     /// Called when the HTTP thread has received these endpoints.
-    pub fn look_at(&mut self, endpoints: impl Iterator<Item = i32>) {
+    pub fn endpoints_set(&mut self, endpoints: impl Iterator<Item = i32>) {
         self.known = endpoints.collect();
         self.next = Some(i64::MIN);
     }

@@ -19,7 +19,7 @@ use pgrx::pg_sys::{INT4ARRAYOID, INT4OID, INT8ARRAYOID, TEXTARRAYOID, TEXTOID};
 use serde_json::Value;
 
 use crate::dispatch::feed::UNIX_EPOCH;
-use crate::dispatch::outcome::record::Fate;
+use crate::dispatch::outcome::record::DeliveryOutcome;
 use crate::pg::txn::Failure;
 use crate::pg::txn::Plan;
 use crate::pg::txn::Row;
@@ -140,7 +140,7 @@ impl Endpoints {
         let mut endpoints = self.load_these(Some(&ids));
         for (id, failure) in &failed {
             self.health.entry(*id).or_default().mode = Mode::Hold;
-            endpoints.push(held(*id, failure));
+            endpoints.push(unreadable(*id, failure));
         }
         Ok((endpoints, failed))
     }
@@ -224,18 +224,18 @@ impl Endpoints {
     }
 
     /// Updates an endpoint's health from the outcome of an attempt.
-    pub fn note(&mut self, done: &Done, fate: &Fate, disable: bool) {
+    pub fn note(&mut self, done: &Done, outcome: &DeliveryOutcome, disable: bool) {
         let Some(health) = self.health.get_mut(&done.ticket.endpoint) else { return };
         let at = done.finished_at - UNIX_EPOCH;
-        match fate {
-            Fate::Completed => {
+        match outcome {
+            DeliveryOutcome::Completed => {
                 health.last_success = Some(at);
                 if health.failing_since.take().is_some() {
                     health.failures = 0;
                     health.dirty = true;
                 }
             }
-            Fate::Failed(_) | Fate::Dead(_) | Fate::Cancelled => {
+            DeliveryOutcome::Failed(_) | DeliveryOutcome::Dead(_) | DeliveryOutcome::Cancelled => {
                 let since = *health.failing_since.get_or_insert(at);
                 health.failures += 1;
                 health.last_failure = Some(at);
@@ -251,7 +251,7 @@ impl Endpoints {
                     health.disable = Some(("failing", text));
                 }
             }
-            Fate::Skipped | Fate::Manual(_) => {}
+            DeliveryOutcome::Skipped | DeliveryOutcome::Manual(_) => {}
         }
         if disable && health.mode == Mode::Active {
             let said = done.error.as_deref().unwrap_or("the receiver asked for it");
@@ -323,7 +323,7 @@ impl Endpoints {
 }
 
 /// A stand-in for an unreadable endpoint. Its deliveries wait.
-fn held(id: i32, failure: &Failure) -> Endpoint {
+fn unreadable(id: i32, failure: &Failure) -> Endpoint {
     Endpoint {
         id,
         url: Err(format!("its settings cannot be read: {failure}")),

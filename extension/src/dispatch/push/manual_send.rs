@@ -17,8 +17,8 @@ use crate::dispatch::subscriptions::Config;
 use crate::pg::txn::Plan;
 use crate::pg::txn::arg;
 
-/// The manual sends that `look` has read.
-pub struct Look {
+/// The manual sends that `read` has found.
+pub struct Waiting {
     jobs: Vec<Job>,
     /// Manual sends whose message cannot be read, with the reason.
     unreadable: Vec<(Ticket, Arc<str>)>,
@@ -27,16 +27,16 @@ pub struct Look {
 }
 
 /// Manual sends in flight.
-pub struct Errands {
+pub struct ManualSends {
     load: Plan,
     delete: Plan,
-    out: HashSet<i64>,
+    in_flight: HashSet<i64>,
     finished: Vec<i64>,
 }
 
-impl Errands {
-    pub fn new() -> Errands {
-        Errands {
+impl ManualSends {
+    pub fn new() -> ManualSends {
+        ManualSends {
             load: Plan::new(
                 "select e.id, e.run, e.endpoint_id, e.subscription_id, e.message_id, e.message_segment, e.position,
                     e.payload::text, e.created_at
@@ -44,18 +44,18 @@ impl Errands {
                 &[INT8ARRAYOID],
             ),
             delete: Plan::new("delete from outbox._manual_send e where e.id = any ($1)", &[INT8ARRAYOID]),
-            out: HashSet::new(),
+            in_flight: HashSet::new(),
             finished: Vec::new(),
         }
     }
 
     /// Reads the manual sends that are not in flight yet. Inside a transaction; `take` is called when it has committed.
-    pub fn look(&mut self, reader: &mut Reader, config: &Config) -> Look {
-        let Errands { load, out, .. } = self;
+    pub fn read(&mut self, reader: &mut Reader, config: &Config) -> Waiting {
+        let ManualSends { load, in_flight, .. } = self;
         let mut gone = Vec::new();
         let mut unreadable = Vec::new();
         let (mut jobs, mut resend) = (Vec::new(), Vec::new());
-        load.execute(&[arg(out.iter().copied().collect::<Vec<i64>>())]).for_each(|row| {
+        load.execute(&[arg(in_flight.iter().copied().collect::<Vec<i64>>())]).for_each(|row| {
             let id = row.int(0);
             let subscription: i32 = row.get(3).unwrap_or_default();
             let ticket = Ticket {
@@ -98,24 +98,24 @@ impl Errands {
                 _ => gone.push(ticket.delivery_id),
             }
         }
-        Look { jobs, unreadable, gone }
+        Waiting { jobs, unreadable, gone }
     }
 
-    /// Returns the jobs of a look, and outcomes for the manual sends that cannot be sent.
-    pub fn take(&mut self, look: Look) -> (Vec<Job>, Vec<Entry>) {
-        let Errands { out, finished, .. } = self;
-        finished.extend(look.gone);
-        out.extend(look.jobs.iter().map(|job| job.ticket.delivery_id));
-        let outcomes = look.unreadable.into_iter().map(|(ticket, error)| {
-            out.insert(ticket.delivery_id);
+    /// Returns the jobs, and outcomes for the manual sends that cannot be sent.
+    pub fn take(&mut self, waiting: Waiting) -> (Vec<Job>, Vec<Entry>) {
+        let ManualSends { in_flight, finished, .. } = self;
+        finished.extend(waiting.gone);
+        in_flight.extend(waiting.jobs.iter().map(|job| job.ticket.delivery_id));
+        let outcomes = waiting.unreadable.into_iter().map(|(ticket, error)| {
+            in_flight.insert(ticket.delivery_id);
             finished.push(ticket.delivery_id);
             Entry::unsent(ticket, format!("the message cannot be read: {error}").into())
         });
-        (look.jobs, outcomes.collect())
+        (waiting.jobs, outcomes.collect())
     }
 
     /// Notes that a manual send has come back. The next record deletes its row.
-    pub fn back(&mut self, id: i64) {
+    pub fn returned(&mut self, id: i64) {
         self.finished.push(id);
     }
 
@@ -129,7 +129,7 @@ impl Errands {
     /// Called when the transaction has committed.
     pub fn recorded(&mut self) {
         for id in self.finished.drain(..) {
-            self.out.remove(&id);
+            self.in_flight.remove(&id);
         }
     }
 }

@@ -11,7 +11,7 @@ use pgrx::pg_sys::{INT4ARRAYOID, INT4OID, INT8ARRAYOID, INT8OID, TEXTOID};
 
 use crate::dispatch::feed::Reader;
 use crate::dispatch::feed::Stored;
-use crate::dispatch::pull::ordering::Lane;
+use crate::dispatch::pull::ordering::OrderKey;
 use crate::dispatch::subscriptions::Config;
 use crate::pg::txn::Plan;
 use crate::pg::txn::arg;
@@ -35,9 +35,9 @@ pub struct Due {
     pub stored: Option<Stored>,
 }
 
-/// The due rows of some subscriptions, as `look` has read them.
+/// The due rows of some subscriptions, as `read_due` has found them.
 #[derive(Default)]
-pub struct Look {
+pub struct DueRows {
     subscriptions: Vec<i32>,
     due: Vec<Due>,
     /// Subscription and due time of rows that are not taken now.
@@ -47,10 +47,11 @@ pub struct Look {
 /// The rows that wait for an attempt.
 pub struct Retries {
     plan: Plan,
-    behind: Plan,
+    followers: Plan,
     /// Rows in flight, and their subscriptions.
-    out: HashMap<i64, i32>,
-    /// When to look at a subscription (microseconds, PostgreSQL's epoch). A subscription that is not listed has no rows.
+    in_flight: HashMap<i64, i32>,
+    /// When to read the rows of a subscription (microseconds, PostgreSQL's epoch). A subscription that is not listed has no
+    /// rows.
     next: HashMap<i32, i64>,
 }
 
@@ -71,7 +72,7 @@ impl Retries {
                 ) q",
                 &[INT4ARRAYOID, INT4ARRAYOID, INT8ARRAYOID],
             ),
-            behind: Plan::new(
+            followers: Plan::new(
                 "select d.id, d.position, d.message_id, d.message_segment, d.attempt, d.expires_at, d.run, d.new_id,
                     d.blocked
                 from outbox.delivery d
@@ -80,13 +81,13 @@ impl Retries {
                 limit $4",
                 &[INT4OID, TEXTOID, INT8OID, INT4OID],
             ),
-            out: HashMap::new(),
+            in_flight: HashMap::new(),
             next: HashMap::new(),
         }
     }
 
-    /// Has the rows of all push subscriptions looked at: the table may have rows that the dispatcher does not know of.
-    pub fn look_at_all(&mut self, config: &Config) {
+    /// Has the rows of all push subscriptions read: the table may have rows that the dispatcher does not know of.
+    pub fn rescan(&mut self, config: &Config) {
         let pushed = config.subscriptions.iter().filter(|(_, subscription)| !subscription.pull);
         self.next.extend(pushed.map(|(id, _)| (*id, i64::MIN)));
     }
@@ -98,18 +99,18 @@ impl Retries {
     }
 
     /// Notes that a row is in flight.
-    pub fn out(&mut self, due: &Due) {
-        self.out.insert(due.id, due.subscription);
+    pub fn sent(&mut self, due: &Due) {
+        self.in_flight.insert(due.id, due.subscription);
     }
 
     /// The rows in flight.
-    pub fn ids(&self) -> Vec<i64> {
-        self.out.keys().copied().collect()
+    pub fn in_flight(&self) -> Vec<i64> {
+        self.in_flight.keys().copied().collect()
     }
 
     /// Notes that a row is no longer in flight.
-    pub fn back(&mut self, row: i64) {
-        self.out.remove(&row);
+    pub fn returned(&mut self, row: i64) {
+        self.in_flight.remove(&row);
     }
 
     /// When the next row of the subscriptions that are `ready` is due.
@@ -118,20 +119,20 @@ impl Retries {
     }
 
     /// Reads the rows that come after the row of a key that has just been taken, in order. They follow that row without a
-    /// look at the table for each. Inside a transaction.
-    pub fn behind(&mut self, reader: &mut Reader, lane: &Lane, position: i64, now: i64) -> Vec<Due> {
-        let Retries { behind, out, .. } = self;
+    /// query for each. Inside a transaction.
+    pub fn followers(&mut self, reader: &mut Reader, key: &OrderKey, position: i64, now: i64) -> Vec<Due> {
+        let Retries { followers, in_flight, .. } = self;
         let (mut due, mut places, mut open) = (Vec::new(), Vec::new(), true);
-        behind.execute(&[arg(lane.0), arg(&*lane.1), arg(position), arg(FOLLOWERS)]).for_each(|row| {
+        followers.execute(&[arg(key.0), arg(&*key.1), arg(position), arg(FOLLOWERS)]).for_each(|row| {
             let (id, expires) = (row.int(0), row.get::<i64>(5));
             // A row that cannot follow ends the chain.
-            open &= row.get(8).unwrap_or(false) && !out.contains_key(&id) && expires.is_none_or(|at| at > now);
+            open &= row.get(8).unwrap_or(false) && !in_flight.contains_key(&id) && expires.is_none_or(|at| at > now);
             if !open {
                 return;
             }
             let attempt = row.get::<i32>(4).and_then(|n| u32::try_from(n).ok()).unwrap_or(0) + 1;
             let (run, new_id) = (row.int(6), row.get(7).unwrap_or(false));
-            due.push(Due { id, subscription: lane.0, attempt, expires, run, new_id, stored: None });
+            due.push(Due { id, subscription: key.0, attempt, expires, run, new_id, stored: None });
             places.push((row.int(1), row.int(2), row.get::<i16>(3).unwrap_or_default()));
         });
         for (due, (position, message, segment)) in due.iter_mut().zip(places) {
@@ -144,9 +145,9 @@ impl Retries {
 
     /// Reads the rows of the subscriptions that are `ready` and due at `now`. Inside a transaction; `take` is called when
     /// the transaction has committed.
-    pub fn look(&mut self, reader: &mut Reader, now: i64, ready: impl Fn(i32) -> bool) -> Look {
+    pub fn read_due(&mut self, reader: &mut Reader, now: i64, ready: impl Fn(i32) -> bool) -> DueRows {
         let mut share: HashMap<i32, i32> = HashMap::new();
-        self.out.values().for_each(|subscription| *share.entry(*subscription).or_default() += 1);
+        self.in_flight.values().for_each(|subscription| *share.entry(*subscription).or_default() += 1);
         let (mut ids, mut rooms) = (Vec::new(), Vec::new());
         for (id, at) in &mut self.next {
             let room = SHARE - share.get(id).copied().unwrap_or(0);
@@ -154,7 +155,7 @@ impl Retries {
                 continue;
             }
             if room <= 0 {
-                // The share is used up; the subscription is looked at again in 100 ms, or when a row comes back.
+                // The share is used up; the subscription is read again in 100 ms, or when a row comes back.
                 *at = now + 100_000;
                 continue;
             }
@@ -162,13 +163,13 @@ impl Retries {
             rooms.push(room);
         }
         if ids.is_empty() {
-            return Look::default();
+            return DueRows::default();
         }
-        let Retries { plan, out, .. } = self;
+        let Retries { plan, in_flight, .. } = self;
         let subscriptions = ids.clone();
         let mut next = Vec::new();
         let mut left: HashMap<i32, i32> = ids.iter().copied().zip(rooms.iter().copied()).collect();
-        let known: Vec<i64> = out.keys().copied().collect();
+        let known: Vec<i64> = in_flight.keys().copied().collect();
         let mut due = Vec::new();
         let mut places = Vec::new();
         plan.execute(&[arg(ids), arg(rooms), arg(known)]).for_each(|row| {
@@ -187,17 +188,17 @@ impl Retries {
         for (due, (position, message, segment)) in due.iter_mut().zip(places) {
             due.stored = reader.message(position, message, segment);
         }
-        Look { subscriptions, due, next }
+        DueRows { subscriptions, due, next }
     }
 
-    /// Returns the due rows of a look, and notes when to look again.
-    pub fn take(&mut self, look: Look) -> Vec<Due> {
-        for id in &look.subscriptions {
+    /// Returns the due rows, and notes when to read again.
+    pub fn take(&mut self, rows: DueRows) -> Vec<Due> {
+        for id in &rows.subscriptions {
             self.next.remove(id);
         }
-        for (subscription, at) in look.next {
+        for (subscription, at) in rows.next {
             self.at(subscription, at);
         }
-        look.due
+        rows.due
     }
 }

@@ -1,0 +1,109 @@
+//! Loading of the configuration: subscriptions and endpoints.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use outbox_sender::Endpoint;
+
+use super::Engine;
+use crate::dispatch::subscriptions::Config;
+use crate::pg::txn::{self, Failure};
+use crate::worker::fault::Kind;
+
+/// How often unreadable settings are read again.
+const LOAD_AGAIN: Duration = Duration::from_secs(10);
+
+/// What of the configuration is loaded, and what is to be loaded again. Routing adds what control messages announce; the
+/// functions of this file do the rest.
+#[derive(Default)]
+pub(super) struct Loading {
+    /// The configuration includes all control messages up to this position.
+    pub config_position: i64,
+    /// Subscriptions to read again before the next message is routed.
+    pub changed: Vec<i32>,
+    /// Subscriptions whose settings cannot be read. They lag.
+    pub unreadable: HashSet<i32>,
+    /// When unreadable settings are read again.
+    again_at: Option<Instant>,
+    /// An unreadable subscription can be read again: the dispatcher has to continue from its checkpoint.
+    pub must_restart: bool,
+}
+
+impl Engine {
+    /// Reads unreadable settings again, if it is time. Returns the time until then.
+    pub(super) fn load_again(&mut self) -> Result<Duration, Failure> {
+        let Some(at) = self.loading.again_at else { return Ok(Duration::MAX) };
+        let wait = at.saturating_duration_since(Instant::now());
+        self.wanted.reload |= wait.is_zero();
+        self.refresh()?;
+        Ok(wait)
+    }
+
+    /// Reads the whole configuration.
+    pub(super) fn load_config(&mut self) -> Result<(), Failure> {
+        // A transaction that begins now sees everything that has been numbered so far.
+        let config_position = self.routing.end;
+        let begun = if self.incarnation.recovered { 0 } else { self.routing.routed };
+        let (loader, endpoints) = (&mut self.store.loader, &mut self.push.endpoints);
+        let (mut new, configured) = match txn::run(|| Ok((loader.load(begun)?, endpoints.load()))) {
+            Err(failure) if !failure.is_transient() => self.load_apart(begun)?,
+            loaded => {
+                // A subscription that was unreadable and can be read again continues from the checkpoint, as after a
+                // restart.
+                self.loading.must_restart |= !self.loading.unreadable.is_empty();
+                self.store.faults.loaded(Kind::Subscription, &[])?;
+                self.store.faults.loaded(Kind::Endpoint, &[])?;
+                self.loading.again_at = None;
+                loaded?
+            }
+        };
+        let Engine { routing, push, loading, wanted, .. } = self;
+        new.carry_over(&mut routing.config);
+        routing.config = new;
+        routing.config.begin(routing.routed);
+        push.consents.endpoints_set(configured.iter().map(|endpoint| endpoint.id));
+        push.sender.set_endpoints(configured);
+        push.set_limits(&mut routing.config);
+        wanted.reload = false;
+        loading.changed.clear();
+        loading.config_position = config_position;
+        Ok(())
+    }
+
+    /// Reads the configuration item by item. An unreadable subscription lags and an unreadable endpoint takes nothing; both
+    /// are read again after `LOAD_AGAIN`.
+    fn load_apart(&mut self, begun: i64) -> Result<(Config, Vec<Endpoint>), Failure> {
+        let (loader, faults) = (&mut self.store.loader, &mut self.store.faults);
+        let (endpoints, routed) = (&mut self.push.endpoints, self.routing.routed);
+        let loaded = txn::run(|| Ok((loader.load_apart(begun, routed)?, endpoints.load_apart()?)))?;
+        let ((config, subscriptions), (configured, faulted)) = loaded;
+        for (kind, failed) in [(Kind::Subscription, &subscriptions), (Kind::Endpoint, &faulted)] {
+            failed.iter().for_each(|(id, failure)| faults.found(kind, (*id).into(), "load", failure));
+            faults.loaded(kind, &failed.iter().map(|(id, _)| (*id).into()).collect::<Vec<_>>())?;
+        }
+        faults.write();
+        let unreadable: HashSet<i32> = subscriptions.iter().map(|(id, _)| *id).collect();
+        self.loading.must_restart |= !self.loading.unreadable.is_subset(&unreadable);
+        self.loading.unreadable = unreadable;
+        self.loading.again_at = Some(Instant::now() + LOAD_AGAIN);
+        Ok((config, configured))
+    }
+
+    /// Reads the changed parts of the configuration.
+    pub(super) fn refresh(&mut self) -> Result<(), Failure> {
+        if self.wanted.reload {
+            return self.load_config();
+        }
+        if !self.loading.changed.is_empty() {
+            let (loader, config) = (&mut self.store.loader, &mut self.routing.config);
+            match txn::run(|| loader.load_these(config, &self.loading.changed, 0)) {
+                Err(failure) if !failure.is_transient() => return self.load_config(),
+                loaded => loaded?,
+            }
+            self.loading.changed.clear();
+            config.begin(self.routing.routed);
+            self.push.set_limits(config);
+        }
+        Ok(())
+    }
+}
