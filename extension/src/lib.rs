@@ -3,6 +3,13 @@
 //! `sql/schema` decides; this crate provides the parts that SQL cannot: the fast append, the wake-up at commit, the
 //! background workers, HTTP. Code that needs neither PostgreSQL nor the network is in `pg-outbox-core`.
 
+// A foreign function that may unwind is called through pgrx, which turns an ERROR into a panic. Exceptions say why.
+#![deny(ffi_unwind_calls)]
+
+// PostgreSQL's ERRORs pass through Rust as panics, and with `panic = "abort"` each would end the server.
+#[cfg(not(panic = "unwind"))]
+compile_error!("pg_outbox needs panic = \"unwind\"");
+
 mod dispatch;
 mod pg;
 mod settings;

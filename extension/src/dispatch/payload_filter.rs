@@ -234,6 +234,7 @@ unsafe extern "C-unwind" {
 
 impl Timer {
     /// Starts the timer. It cancels the current statement after `after`, unless it is dropped before.
+    #[expect(ffi_unwind_calls, reason = "the function raises no ERROR")]
     pub fn start(after: Duration) -> Timer {
         // SAFETY: the handler is registered in every process that has a database; it sets a flag.
         unsafe { enable_timeout_after(STATEMENT_TIMEOUT, c_int::try_from(after.as_millis()).unwrap_or(c_int::MAX)) };
@@ -242,6 +243,7 @@ impl Timer {
 }
 
 impl Drop for Timer {
+    #[expect(ffi_unwind_calls, reason = "the function raises no ERROR")]
     fn drop(&mut self) {
         // SAFETY: as above; it cannot fail.
         unsafe { disable_timeout(STATEMENT_TIMEOUT, false) };

@@ -112,6 +112,7 @@ unsafe extern "C-unwind" {
 }
 
 /// Draws the next value of a sequence, regardless of the current user's rights.
+#[expect(ffi_unwind_calls, reason = "the call is guarded")]
 pub fn next_value(sequence: pg_sys::Oid) -> i64 {
     // SAFETY: an ERROR inside becomes a panic at this boundary.
     unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| nextval_internal(sequence, false)) }

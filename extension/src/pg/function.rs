@@ -172,6 +172,7 @@ thread_local! {
 }
 
 /// An `ErrorContextCallback` around code that is not ours.
+#[expect(ffi_unwind_calls, reason = "the function raises no ERROR")]
 pub unsafe extern "C-unwind" fn note_state(_arg: *mut c_void) {
     unsafe extern "C-unwind" {
         fn geterrcode() -> c_int;
@@ -205,6 +206,7 @@ struct Report {
 ///
 /// # Safety
 /// Jumps: no frame between here and PostgreSQL may hold a value with a destructor.
+#[expect(ffi_unwind_calls, reason = "no frame that the ERROR passes has a destructor")]
 unsafe fn raise(report: Report) -> ! {
     unsafe extern "C-unwind" {
         fn errstart(elevel: c_int, domain: *const c_char) -> bool;

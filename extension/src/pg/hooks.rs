@@ -92,6 +92,7 @@ fn release(level: i32) {
     });
 }
 
+#[expect(ffi_unwind_calls, reason = "this frame has nothing to drop while it calls")]
 #[allow(clippy::too_many_arguments)]
 unsafe extern "C-unwind" fn process_utility(
     statement: *mut pg_sys::PlannedStmt,

@@ -182,6 +182,7 @@ impl Function {
     ///
     /// # Safety
     /// The arguments have the types of the function's parameters.
+    #[expect(ffi_unwind_calls, reason = "the call is guarded")]
     pub unsafe fn call(&self, collation: Oid, arguments: &[Option<Datum>]) -> Option<Datum> {
         // SAFETY: PostgreSQL's own way to call a function; an ERROR inside passes as a panic.
         unsafe {
@@ -218,6 +219,7 @@ struct Site {
 ///
 /// As in `entry.rs`, no value here has a destructor while the private function runs. An ERROR in it keeps its SQLSTATE and
 /// context, and the abort of the (sub)transaction restores the identity.
+#[expect(ffi_unwind_calls, reason = "this frame has no destructor while it calls")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn outbox_with_caller(info: pg_sys::FunctionCallInfo) -> Datum {
     unsafe extern "C-unwind" {

@@ -471,6 +471,7 @@ unsafe extern "C-unwind" fn request() {
     // SAFETY: PostgreSQL calls this while it sizes its shared memory.
     unsafe {
         if let Some(previous) = PREVIOUS_REQUEST {
+            #[expect(ffi_unwind_calls, reason = "the call is guarded")]
             pg_sys::ffi::pg_guard_ffi_boundary(|| previous());
         }
         pg_sys::RequestAddinShmemSpace(size());
@@ -482,6 +483,7 @@ unsafe extern "C-unwind" fn startup() {
     // SAFETY: PostgreSQL calls this in the postmaster (where the memory is new) and, on some platforms, in each backend.
     unsafe {
         if let Some(previous) = PREVIOUS_STARTUP {
+            #[expect(ffi_unwind_calls, reason = "the call is guarded")]
             pg_sys::ffi::pg_guard_ffi_boundary(|| previous());
         }
         let mut found = false;

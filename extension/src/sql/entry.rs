@@ -107,6 +107,7 @@ struct Site {
 }
 
 /// outbox.claim(...) and others: see `DOORS`.
+#[expect(ffi_unwind_calls, reason = "this frame has no destructor while it calls")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn outbox_enter(info: pg_sys::FunctionCallInfo) -> Datum {
     unsafe extern "C-unwind" {
@@ -158,6 +159,7 @@ const _: () = {
 };
 
 /// Keeps the statement, which contains the arguments, out of the log of an ERROR.
+#[expect(ffi_unwind_calls, reason = "the function raises no ERROR")]
 unsafe extern "C-unwind" fn hide_statement(_arg: *mut c_void) {
     unsafe extern "C-unwind" {
         fn errhidestmt(hide: bool) -> c_int;

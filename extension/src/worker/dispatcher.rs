@@ -306,6 +306,7 @@ fn rung(slot: &Slot) -> (u64, u64) {
 }
 
 /// Sets this process's latch from the HTTP thread.
+#[expect(ffi_unwind_calls, reason = "the function raises no ERROR")]
 fn wake_main() -> impl Fn() + Send + 'static {
     unsafe extern "C-unwind" {
         // This is not pgrx's guarded SetLatch, which panics on any thread but the main one. SetLatch raises no error and may

@@ -77,6 +77,7 @@ pub fn terminating() -> bool {
     TERMINATE.load(Ordering::SeqCst)
 }
 
+#[expect(ffi_unwind_calls, reason = "the function raises no ERROR")]
 unsafe extern "C-unwind" fn asked_to_end(_signal: i32) {
     unsafe extern "C-unwind" {
         // This is not pgrx's guarded function, as in `dispatcher::wake_main`.
