@@ -83,8 +83,12 @@ struct Store {
     faults: Faults,
 }
 
-/// Work that one function asks another one for. The step that does the work clears the flag.
+/// Work that one function asks another one for. The step that does the work clears the flag, unless it fails and may succeed
+/// later.
+#[derive(Default)]
 struct Wanted {
+    /// Set when a session has changed deliveries: they are read again before the next message is routed.
+    deliveries: bool,
     /// Set when settings have changed: the whole configuration is read again before the next message is routed.
     reload: bool,
     /// Set when a session has changed deliveries: there may be new manual sends.
@@ -114,7 +118,7 @@ impl Engine {
             push: Push::new(sender),
             unrecorded: Unrecorded::new(),
             incarnation: Incarnation::default(),
-            wanted: Wanted { reload: false, manual_sends: true, replays: false },
+            wanted: Wanted::default(),
         }
     }
 
@@ -224,20 +228,23 @@ impl Engine {
 
     /// Reads what sessions have changed in outbox.delivery, outbox.cancelled and outbox._manual_send.
     fn rescan_deliveries(&mut self) -> Result<(), Failure> {
-        if !self.slot.deliveries_changed.swap(false, Ordering::SeqCst) {
+        let Engine { slot, push, routing, window, wanted, .. } = self;
+        if slot.deliveries_changed.swap(false, Ordering::SeqCst) {
+            (wanted.deliveries, wanted.manual_sends, wanted.replays) = (true, true, true);
+        }
+        if !wanted.deliveries {
             return Ok(());
         }
-        let Engine { push, routing, window, wanted, .. } = self;
-        (wanted.manual_sends, wanted.replays) = (true, true);
         push.give_back_rows(&mut routing.config);
         push.retries.rescan(&routing.config);
         window.pass_now();
         let cancelled = txn::run(|| {
-            let cancelled = window.load_cancelled();
             push.order.rescan();
-            Ok(cancelled)
-        })?;
-        push.recall(cancelled);
+            // Last, because messages count as cancelled from here on: they are returned once.
+            Ok(window.load_cancelled())
+        });
+        wanted.deliveries = matches!(&cancelled, Err(failure) if failure.is_transient());
+        push.recall(cancelled?);
         Ok(())
     }
 
@@ -299,10 +306,11 @@ impl Engine {
         }
         let Engine { push, store, routing, window, unrecorded, wanted, .. } = self;
         push.send_due(store, &mut routing.config, window, unrecorded)?;
-        if std::mem::take(&mut wanted.manual_sends) {
+        if wanted.manual_sends {
             let (manual_sends, config) = (&mut push.manual_sends, &routing.config);
-            let waiting = reading(&mut store.reader, |reader| Ok(manual_sends.read(reader, config)))?;
-            let (jobs, unsent) = manual_sends.take(waiting);
+            let waiting = reading(&mut store.reader, |reader| Ok(manual_sends.read(reader, config)));
+            wanted.manual_sends = matches!(&waiting, Err(failure) if failure.is_transient());
+            let (jobs, unsent) = manual_sends.take(waiting?);
             push.sender.submit(jobs);
             unsent.into_iter().for_each(|entry| unrecorded.add(entry));
         }

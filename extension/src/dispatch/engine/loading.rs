@@ -48,13 +48,14 @@ impl Engine {
         let (mut new, configured) = match txn::run(|| Ok((loader.load(begun)?, endpoints.load()))) {
             Err(failure) if !failure.is_transient() => self.load_apart(begun)?,
             loaded => {
+                let loaded = loaded?;
                 // A subscription that was unreadable and can be read again continues from the checkpoint, as after a
                 // restart.
                 self.loading.must_restart |= !self.loading.unreadable.is_empty();
                 self.store.faults.loaded(Kind::Subscription, &[])?;
                 self.store.faults.loaded(Kind::Endpoint, &[])?;
                 self.loading.again_at = None;
-                loaded?
+                loaded
             }
         };
         let Engine { routing, push, loading, wanted, .. } = self;

@@ -57,7 +57,8 @@ impl Engine {
         window::recover(&mut self.routing.config);
         // Cancelled messages are read before any message is sent.
         self.slot.deliveries_changed.store(false, Ordering::SeqCst);
-        let Engine { window, push, routing, .. } = self;
+        let Engine { window, push, routing, wanted, .. } = self;
+        (wanted.manual_sends, wanted.replays) = (true, true);
         txn::run(|| {
             let _ = window.load_cancelled();
             push.order.rescan();
@@ -101,6 +102,9 @@ impl Engine {
             }
             push.sender.submit(jobs);
             rest = later;
+        }
+        if window.rows() > 0 {
+            unrecorded.begin();
         }
         Ok(())
     }

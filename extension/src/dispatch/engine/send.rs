@@ -225,8 +225,12 @@ impl Push {
             }
         }
         self.sender.submit(jobs);
-        self.queue_followers(store, config, &first, time)?;
-        store.dead_letter(&dead)
+        let finished = self.queue_followers(store, config, &first, time).and_then(|()| store.dead_letter(&dead));
+        if finished.is_err() {
+            // Rows that have not become dead letters are read again.
+            self.retries.rescan(config);
+        }
+        finished
     }
 
     /// Decides what becomes of a row that is due.

@@ -235,9 +235,10 @@ impl Order {
 
     /// Reads all keys that have rows: other sessions may have changed rows or dead letters. Inside a transaction.
     pub fn rescan(&mut self) {
-        self.rows.clear();
-        let rows = &mut self.rows;
-        self.all.execute(&[]).for_each(|row| {
+        let (found, rows) = (self.all.execute(&[]), &mut self.rows);
+        // Cleared only now: if the query fails, the keys that were known to have rows stay.
+        rows.clear();
+        found.for_each(|row| {
             rows.insert((row.get(0).unwrap_or_default(), row.text(1).unwrap_or_default()));
         });
     }
