@@ -239,7 +239,7 @@ impl Engine {
         push.retries.rescan(&routing.config);
         window.pass_now();
         let cancelled = txn::run(|| {
-            push.order.rescan();
+            push.order.rescan(window.blocked_keys());
             // Last, because messages count as cancelled from here on: they are returned once.
             Ok(window.load_cancelled())
         });

@@ -61,7 +61,7 @@ impl Engine {
         (wanted.manual_sends, wanted.replays) = (true, true);
         txn::run(|| {
             let _ = window.load_cancelled();
-            push.order.rescan();
+            push.order.rescan(window.blocked_keys());
             push.blocked.count_all(&mut routing.config);
             Ok(())
         })?;

@@ -233,14 +233,18 @@ impl Order {
         freed
     }
 
-    /// Reads all keys that have rows: other sessions may have changed rows or dead letters. Inside a transaction.
-    pub fn rescan(&mut self) {
+    /// Reads all keys that have rows: other sessions may have changed rows or dead letters. `unrecorded` has the keys whose
+    /// rows are not in the table yet. Inside a transaction.
+    pub fn rescan(&mut self, unrecorded: impl Iterator<Item = OrderKey>) {
         let (found, rows) = (self.all.execute(&[]), &mut self.rows);
         // Cleared only now: if the query fails, the keys that were known to have rows stay.
         rows.clear();
         found.for_each(|row| {
             rows.insert((row.get(0).unwrap_or_default(), row.text(1).unwrap_or_default()));
         });
+        // A key whose result is not recorded yet may get a row by it; `reread_noted` then finds out.
+        rows.extend(self.notes.iter().map(|note| note.key.clone()));
+        rows.extend(unrecorded);
     }
 }
 

@@ -22,6 +22,7 @@ use crate::dispatch::feed::UNIX_EPOCH;
 use crate::dispatch::outcome::decisions::Decision;
 use crate::dispatch::outcome::decisions::Decisions;
 use crate::dispatch::outcome::record::EXPIRED;
+use crate::dispatch::pull::ordering::OrderKey;
 use crate::dispatch::subscriptions::Config;
 use crate::dispatch::subscriptions::Ordering;
 use crate::dispatch::subscriptions::Subscription;
@@ -228,6 +229,12 @@ impl Window {
             max_attempts: attributes.max_attempts,
             key: Some(key),
         });
+    }
+
+    /// Keys of the unrecorded blocked rows of push subscriptions.
+    pub fn blocked_keys(&self) -> impl Iterator<Item = OrderKey> {
+        let rows = self.rows.iter().filter(|row| !row.pull);
+        rows.filter_map(|row| Some((row.subscription, row.key.clone()?)))
     }
 
     /// Number of unrecorded blocked rows of a push subscription.
