@@ -13,8 +13,8 @@ use crate::worker::fault::Kind;
 /// How often unreadable settings are read again.
 const LOAD_AGAIN: Duration = Duration::from_secs(10);
 
-/// What of the configuration is loaded, and what is to be loaded again. Routing adds what control messages announce; the
-/// functions of this file do the rest.
+/// State of the loaded configuration, and parts of it that are to be loaded again. Routing adds the changes that control
+/// messages announce; the functions of this file do the rest.
 #[derive(Default)]
 pub(super) struct Loading {
     /// The configuration includes all control messages up to this position.

@@ -61,7 +61,7 @@ pub(super) struct Push {
     in_flight: IdMap<(i32, i64, i64), InFlight>,
 }
 
-/// What becomes of a row that is due.
+/// The decision about a row that is due.
 enum DueRow {
     /// It is sent, and the rows after it may follow if the subscription is ordered.
     Sent(Option<Job>, Option<OrderKey>),
@@ -233,7 +233,7 @@ impl Push {
         finished
     }
 
-    /// Decides what becomes of a row that is due.
+    /// Decides about a row that is due.
     fn take_due(&mut self, config: &mut Config, window: &Window, due: &Due, time: i64) -> DueRow {
         let id = due.subscription;
         let Some(subscription) = config.subscriptions.get_mut(&id).filter(|s| !s.pull) else {
