@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Receiver, Reply, Server, Stop, wait_until};
-use outbox_tests::{PATIENCE, one, outbox_harness, refused, server};
+use outbox_tests::{PATIENCE, one, outbox_harness, refused, server, settle};
 
 async fn shop(server: &Server, name: &str, receiver: &Receiver, options: &str) -> Client {
     let db = server.database(name).await.unwrap();
@@ -235,4 +235,35 @@ async fn what_is_sent_by_hand_touches_no_delivery() {
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.dead_letter").await, 0);
     assert_eq!(refused(&db, "select outbox.resend(4711, 'orders')").await.code().code(), "OB001");
     assert_eq!(refused(&db, "select outbox.manual_result(4711)").await.code().code(), "OB001");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_that_is_not_recorded_yet_keeps_its_key_whatever_sessions_change() {
+    let receiver = Receiver::start().unwrap();
+    receiver.on("/hook", |arrival, count| {
+        let first = arrival.json()["n"] == 1 && count == 0;
+        Reply::status(if first { 503 } else { 200 })
+    });
+    let server = server().await;
+    let db = shop(server, "unrecorded", &receiver, ", ordering => 'key'").await;
+    settle(&db).await;
+    let send = async |key: &str, n: i32| {
+        let message = "select outbox.enqueue('order.x', jsonb_build_object('k', $1::text, 'n', $2::int), key => $1)";
+        db.execute(message, &[&key, &n]).await.unwrap();
+    };
+    // No attempt can be recorded while this transaction is open.
+    let holder = server.connect("unrecorded").await.unwrap();
+    holder.batch_execute("begin; lock table outbox.attempt in share mode").await.unwrap();
+    send("a", 1).await;
+    wait_until("the first attempt is answered", PATIENCE, async || receiver.arrivals().len() == 1).await;
+    // The failure is in memory only when the dispatcher reads the keys with rows again.
+    db.batch_execute("select outbox._deliveries_changed()").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    send("a", 2).await;
+    send("b", 1).await;
+    wait_until("a message of another key arrives", PATIENCE, async || arrived(&receiver).contains_key("b")).await;
+    assert_eq!(arrived(&receiver)["a"], [1]);
+    holder.batch_execute("commit").await.unwrap();
+    completed(&db, 3).await;
+    assert_eq!(arrived(&receiver)["a"], [1, 1, 2]);
 }
