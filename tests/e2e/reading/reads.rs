@@ -154,7 +154,7 @@ async fn a_message_is_found_although_the_clock_was_set_back() {
         "select array_agg(position order by message_id) from outbox._positions_of(array(select id from outbox.message
         where topic = 'other.x'))";
     assert_eq!(one::<Vec<i64>>(&db, all).await, [place - 1, place, place + 1]);
-    assert_eq!(one::<String>(&db, &format!("select outbox._message_status({id})")).await, "skipped");
+    assert_eq!(one::<String>(&db, &format!("select outbox._message_state({id})")).await, "skipped");
     // A message that is not numbered yet has no position.
     db.batch_execute("begin; select outbox.enqueue('other.x', '{}')").await.unwrap();
     assert_eq!(one::<Option<i64>>(&db, "select outbox._position_of(max(id)) from outbox.message").await, None);
