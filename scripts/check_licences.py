@@ -18,7 +18,7 @@ def allowed(expression: str) -> bool:
     parts = re.split(r"\s+(AND|OR)\s+|([()])", text)
     words = [word.strip() for word in parts if word and word.strip()]
     python = " ".join(word.lower() if word in ("AND", "OR") else word if word in "()" else str(word in ALLOWED) for word in words)
-    return bool(re.fullmatch(r"[\s()]*(True|False|and|or|[\s()])+", python)) and bool(eval(python))
+    return bool(re.fullmatch(r"(?:True|False|and|or|[\s()])+", python)) and bool(eval(python))
 
 
 def main() -> int:

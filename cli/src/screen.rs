@@ -16,7 +16,7 @@ const SUBSCRIPTIONS: &[&str] = &["name", "to", "completed", "per_second", "behin
 pub(super) struct Screen {
     at: Instant,
     stats: Value,
-    dlq: Value,
+    dead_letters: Value,
     endpoints: Vec<Value>,
     subscriptions: Vec<Value>,
     wrong: Vec<Value>,
@@ -63,7 +63,7 @@ impl Screen {
             })
             .collect();
         let wrong = wrong(&rows("health").await?);
-        Ok(Screen { at, stats, dlq: first(rows("dead_letter_stats").await?), endpoints, subscriptions, wrong })
+        Ok(Screen { at, stats, dead_letters: first(rows("dead_letter_stats").await?), endpoints, subscriptions, wrong })
     }
 
     /// Returns whether a health check is worse than a warning.
@@ -74,7 +74,7 @@ impl Screen {
     /// The whole state as JSON, for programs.
     pub(super) fn json(&self) -> Value {
         json!({
-            "stats": self.stats, "dead_letters": self.dlq, "endpoints": self.endpoints,
+            "stats": self.stats, "dead_letters": self.dead_letters, "endpoints": self.endpoints,
             "subscriptions": self.subscriptions, "wrong": self.wrong,
         })
     }
@@ -101,7 +101,7 @@ impl Screen {
             rate("routed").replace("/s", "/s routed"),
         );
         out += &format!("dead        {} open", number("dead_letters"));
-        if let Some(reason) = self.dlq["top_failure_reason"].as_str() {
+        if let Some(reason) = self.dead_letters["top_failure_reason"].as_str() {
             out += &format!("   most often: {reason}");
         }
         out += "\n\nSUBSCRIPTIONS\n";

@@ -17,7 +17,7 @@ macro_rules! settings {
 
         fn define(preloading: bool) {
             $(settings!(@define $kind
-                constant(concat!("pg_outbox.", $sql, "\0")), constant(concat!($($reason,)+ "\0").trim_start()), &$name,
+                const { constant(concat!("pg_outbox.", $sql, "\0")) }, const { constant(concat!($($reason,)+ "\0")) }, &$name,
                 context(settings!(@context $context), preloading),
                 GucFlags::default() $($(| GucFlags::$unit)?)? $($(| GucFlags::$flag)+)?
                 $(, $range)?);)+
@@ -165,9 +165,13 @@ settings! {
     IDEMPOTENCY_WINDOW "idempotency_window": int(-1..=i32::MAX, UNIT_S) = 7 * DAY, Suset;
 }
 
-/// A C string of a literal that ends with NUL.
-fn constant(text: &'static str) -> &'static CStr {
-    CStr::from_bytes_with_nul(text.as_bytes()).unwrap_or(c"")
+/// A C string of a literal that ends with NUL, without the space at the beginning of a doc comment.
+#[allow(clippy::panic, reason = "only called at compile time")]
+const fn constant(text: &'static str) -> &'static CStr {
+    match CStr::from_bytes_with_nul(text.as_bytes().trim_ascii_start()) {
+        Ok(text) => text,
+        Err(_) => panic!("a NUL inside of a text"),
+    }
 }
 
 /// After its start, PostgreSQL accepts no new setting of the postmaster. Without preloading such a setting has no effect, but

@@ -16,11 +16,7 @@ use pgrx::pg_sys::{INT4OID, INT8ARRAYOID, INT8OID};
 
 use crate::pg::catalog::LEAVES;
 use crate::pg::scan;
-use crate::pg::txn;
-use crate::pg::txn::Failure;
-use crate::pg::txn::Plan;
-use crate::pg::txn::Row;
-use crate::pg::txn::arg;
+use crate::pg::txn::{self, Failure, Plan, Row, arg};
 use crate::sql::enqueue::column;
 
 /// Microseconds from 1970 to 2000, PostgreSQL's epoch.

@@ -14,13 +14,9 @@ use std::time::{Duration, Instant};
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::{self, TEXTARRAYOID, TEXTOID};
 
-use crate::dispatch::feed::Stored;
-use crate::dispatch::feed::subject;
+use crate::dispatch::feed::{Stored, subject};
 use crate::dispatch::subscriptions::Config;
-use crate::pg::txn;
-use crate::pg::txn::Failure;
-use crate::pg::txn::Plan;
-use crate::pg::txn::arg;
+use crate::pg::txn::{self, Failure, Plan, arg};
 use crate::settings;
 
 /// Longest time per payload of a quick filter.

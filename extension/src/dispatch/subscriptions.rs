@@ -19,15 +19,9 @@ use outbox_sender::Shape;
 use pgrx::pg_sys::INT4ARRAYOID;
 use serde_json::Value;
 
-use crate::dispatch::feed::Stored;
-use crate::dispatch::feed::subject;
-use crate::dispatch::payload_filter::FilterResult;
-use crate::dispatch::payload_filter::FilterResults;
-use crate::pg::txn::Failure;
-use crate::pg::txn::Plan;
-use crate::pg::txn::Row;
-use crate::pg::txn::Rows;
-use crate::pg::txn::arg;
+use crate::dispatch::feed::{Stored, subject};
+use crate::dispatch::payload_filter::{FilterResult, FilterResults};
+use crate::pg::txn::{Failure, Plan, Row, Rows, arg};
 use crate::worker::fault::apart;
 
 /// A version of a subscription: its filter, and the positions for which it holds.

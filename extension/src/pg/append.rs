@@ -10,8 +10,7 @@ use outbox_core::Result;
 use pgrx::pg_sys;
 use pgrx::pg_sys::Datum;
 
-use crate::pg::catalog;
-use crate::pg::shape;
+use crate::pg::{catalog, shape};
 
 /// A leaf that is open for appending, with its indexes. `close` closes it; on ERROR PostgreSQL's resource owner does.
 pub struct Leaf {

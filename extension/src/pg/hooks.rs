@@ -22,8 +22,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
-use crate::shared::shmem;
-use crate::shared::shmem::Slot;
+use crate::shared::shmem::{self, Slot};
 use crate::worker::now;
 
 /// Longest time that a dispatcher is kept away.

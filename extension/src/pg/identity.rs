@@ -16,11 +16,7 @@ use outbox_core::{Code, Error, Result};
 use pgrx::IntoDatum;
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use crate::pg::function::Args;
-use crate::pg::function::Returned;
-use crate::pg::function::STATE;
-use crate::pg::function::call;
-use crate::pg::function::note_state;
+use crate::pg::function::{Args, Returned, STATE, call, note_state};
 use crate::pg_function;
 
 /// Runs work of the extension as `role`.

@@ -7,9 +7,8 @@
 use pgrx::pg_sys;
 use pgrx::pg_sys::Datum;
 
-use crate::pg::catalog;
-use crate::pg::shape;
 use crate::pg::txn::Row;
+use crate::pg::{catalog, shape};
 use crate::sql::enqueue::column;
 
 /// Calls `f` with each message of a leaf whose id is in `low..=high`. Returns `false` if the leaf's index cannot be used.

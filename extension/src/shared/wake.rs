@@ -14,8 +14,7 @@ use std::sync::atomic::Ordering;
 use pgrx::{pg_guard, pg_sys};
 
 use crate::pg::hooks;
-use crate::shared::claim_hints;
-use crate::shared::shmem;
+use crate::shared::{claim_hints, shmem};
 
 thread_local! {
     /// Bit n: something was enqueued at nesting level n. Levels from 63 on share a bit.

@@ -9,14 +9,10 @@ use outbox_core::url::Url;
 use outbox_core::{Error, Result, topic};
 use pgrx::{IntoDatum, pg_sys};
 
-use crate::pg::function::Args;
-use crate::pg::function::Returned;
-use crate::pg::function::record;
-use crate::pg_function;
-use crate::settings;
-use crate::shared::shmem;
-use crate::shared::shmem::State;
+use crate::pg::function::{Args, Returned, record};
+use crate::shared::shmem::{self, State};
 use crate::shared::wake;
+use crate::{pg_function, settings};
 
 /// Runs `check` on a text argument and returns the argument.
 fn checked_text(args: Args, check: impl FnOnce(&str) -> Result<()>) -> Result<Returned> {

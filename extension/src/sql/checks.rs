@@ -12,10 +12,8 @@ use outbox_sender::tls::{Protocol, Tls, check_dates, client_config};
 use pgrx::{IntoDatum, pg_sys};
 use serde_json::Value;
 
-use crate::pg::function::Args;
-use crate::pg::function::Returned;
-use crate::pg_function;
-use crate::settings;
+use crate::pg::function::{Args, Returned};
+use crate::{pg_function, settings};
 
 /// Runs `check` on a jsonb argument, which is the setting `name`, and returns the argument.
 fn checked(args: Args, name: &str, check: impl FnOnce(&Value) -> Result<()>) -> Result<Returned> {

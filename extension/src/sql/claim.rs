@@ -9,14 +9,11 @@ use outbox_core::{Code, Error, digest};
 use pgrx::{IntoDatum, datum::Interval, pg_sys};
 
 use crate::dispatch::feed::UNIX_EPOCH;
-use crate::pg::catalog;
 use crate::pg::function::record;
-use crate::pg::shape;
-use crate::pg::txn::Plan;
-use crate::pg::txn::arg;
+use crate::pg::txn::{Plan, arg};
+use crate::pg::{catalog, shape};
 use crate::pg_function;
-use crate::shared::claim_hints;
-use crate::shared::shmem;
+use crate::shared::{claim_hints, shmem};
 use crate::sql::registry;
 use crate::worker::wait;
 

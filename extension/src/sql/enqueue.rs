@@ -12,16 +12,11 @@ use pgrx::{FromDatum, IntoDatum, JsonB};
 use serde_json::Value;
 
 use crate::pg::append::Leaf;
-use crate::pg::catalog;
 use crate::pg::function::Args;
-use crate::pg::jsonb;
-use crate::pg::shape;
-use crate::pg_function;
-use crate::settings;
+use crate::pg::{catalog, jsonb, shape};
 use crate::shared::wake;
-use crate::sql::idempotency;
-use crate::sql::registry;
-use crate::sql::rights;
+use crate::sql::{idempotency, registry, rights};
+use crate::{pg_function, settings};
 
 /// Longest key and aggregate id, in bytes.
 const MAX_KEY: usize = 1024;

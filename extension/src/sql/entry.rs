@@ -17,13 +17,9 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{FromDatum, IntoDatum};
 
 use crate::pg::catalog;
-use crate::pg::function::Args;
-use crate::pg::function::Returned;
-use crate::pg::function::call;
-use crate::pg::txn::Plan;
-use crate::pg::txn::arg;
-use crate::sql::rights;
-use crate::sql::rights::Capabilities;
+use crate::pg::function::{Args, Returned, call};
+use crate::pg::txn::{Plan, arg};
+use crate::sql::rights::{self, Capabilities};
 
 /// The kind of argument that is checked if the caller's capability is narrowed.
 #[derive(Clone, Copy, PartialEq)]

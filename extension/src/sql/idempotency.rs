@@ -6,8 +6,7 @@ use outbox_core::{Code, Error, Result};
 use pgrx::pg_sys::{self, BYTEAOID, INT4OID, INT8ARRAYOID};
 
 use crate::pg::catalog;
-use crate::pg::txn::Plan;
-use crate::pg::txn::arg;
+use crate::pg::txn::{Plan, arg};
 use crate::settings;
 
 thread_local! {

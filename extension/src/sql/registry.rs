@@ -16,12 +16,9 @@ use outbox_core::{Code, Error, Result, topic};
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{FromDatum, IntoDatum};
 
-use crate::pg::catalog;
-use crate::pg::identity::Function;
-use crate::pg::identity::run_code_of;
-use crate::pg::shape;
-use crate::pg_function;
-use crate::settings;
+use crate::pg::identity::{Function, run_code_of};
+use crate::pg::{catalog, shape};
+use crate::{pg_function, settings};
 
 #[derive(Default)]
 struct Registry {

@@ -14,8 +14,7 @@ use outbox_core::{Code, Error, Result};
 use pgrx::FromDatum;
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use crate::pg::catalog;
-use crate::pg::shape;
+use crate::pg::{catalog, shape};
 use crate::pg_function;
 
 /// A grant of a capability, and its limits. `None` in a field: no limit.

@@ -21,24 +21,16 @@ use outbox_sender::{HeaderValue, Sender, Settings};
 use pgrx::{pg_guard, pg_sys};
 
 use super::Signals;
-use crate::dispatch::engine::Engine;
-use crate::dispatch::engine::Wakeup;
+use crate::dispatch::engine::{Engine, Wakeup};
 use crate::dispatch::outcome::replay::Replays;
 use crate::pg::txn;
 use crate::settings;
-use crate::shared::shmem;
-use crate::shared::shmem::Slot;
-use crate::shared::shmem::State;
-use crate::worker::descriptors;
+use crate::shared::shmem::{self, Slot, State};
 use crate::worker::evict::Evict;
 use crate::worker::maintain::Maintenance;
 use crate::worker::notify::Notifier;
-use crate::worker::now;
-use crate::worker::session::PINNED;
-use crate::worker::session::SQL;
-use crate::worker::session::pin;
-use crate::worker::session::set;
-use crate::worker::wait;
+use crate::worker::session::{PINNED, SQL, pin, set};
+use crate::worker::{descriptors, now, wait};
 
 /// Pause after a failed transaction. The pause doubles with each failure, up to the maximum.
 const ERROR_WAIT: Duration = Duration::from_millis(100);

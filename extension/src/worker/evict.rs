@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
-use crate::pg::txn;
-use crate::pg::txn::Plan;
+use crate::pg::txn::{self, Plan};
 
 /// How long the dispatcher waits for a lock before it looks for the holder.
 const PATIENCE: Duration = Duration::from_secs(2);

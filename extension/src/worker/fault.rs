@@ -6,10 +6,7 @@
 
 use pgrx::pg_sys::{INT8ARRAYOID, TEXTARRAYOID, TEXTOID};
 
-use crate::pg::txn;
-use crate::pg::txn::Failure;
-use crate::pg::txn::Plan;
-use crate::pg::txn::arg;
+use crate::pg::txn::{self, Failure, Plan, arg};
 
 /// Attempts of a whole step that fail in a row before it is taken apart.
 pub const WHOLE_TRIES: u32 = 3;

@@ -30,16 +30,9 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::Signals;
 use crate::pg::function::catch;
-use crate::shared::shmem;
-use crate::shared::shmem::Limit;
-use crate::shared::shmem::Shared;
-use crate::shared::shmem::Slot;
-use crate::shared::shmem::State;
-use crate::worker::describe;
-use crate::worker::now;
-use crate::worker::session::PINNED;
-use crate::worker::session::pin;
-use crate::worker::wait;
+use crate::shared::shmem::{self, Limit, Shared, Slot, State};
+use crate::worker::session::{PINNED, pin};
+use crate::worker::{describe, now, wait};
 
 /// How often the list of databases is read when no session asks for it.
 const LIST_INTERVAL: Duration = Duration::from_secs(60);

@@ -6,10 +6,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::BOOLOID;
 
-use crate::pg::txn;
-use crate::pg::txn::Failure;
-use crate::pg::txn::Plan;
-use crate::pg::txn::arg;
+use crate::pg::txn::{self, Failure, Plan, arg};
 use crate::settings;
 
 /// Longest time between two rounds; `pg_outbox.retention_interval` may be shorter.

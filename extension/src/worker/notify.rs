@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::INT8OID;
 
-use crate::pg::txn;
-use crate::pg::txn::Plan;
-use crate::pg::txn::arg;
+use crate::pg::txn::{self, Plan, arg};
 use crate::settings;
 
 /// Shortest time between two notifications.

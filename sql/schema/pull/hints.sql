@@ -1,5 +1,5 @@
 -- Claim hints: where the index scan of a claim starts, per subscription and priority. They are in shared memory, and the
--- library's module `marks` describes them.
+-- library's module `shared::claim_hints` describes them.
 
 -- API: private
 -- Returns the claim hints of a subscription, or of its bundles when subscription_id is negative, see _pick. levels:

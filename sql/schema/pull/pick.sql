@@ -57,7 +57,7 @@ declare
     mixed boolean := false;
     last_due timestamptz;
     now timestamptz := clock_timestamp();
-    marks record;
+    hints record;
     known int := 0;
     bundles_since timestamptz;
     levels int[] := '{}';
@@ -68,25 +68,25 @@ begin
     ids := '{}';
     tried := '{}';
     before := case when not bundles then 'infinity'::timestamptz end;
-    marks := outbox._claim_hints(subscription_id);
+    hints := outbox._claim_hints(subscription_id);
     loop
-        if before is null and marks.levels is not null then
+        if before is null and hints.levels is not null then
             before := coalesce(outbox._first_bundle(subscription_id), 'infinity');
         end if;
-        if marks.levels is not null then
+        if hints.levels is not null then
             known := known + 1;
-            exit when known > cardinality(marks.levels);
-            level := marks.levels[known];
+            exit when known > cardinality(hints.levels);
+            level := hints.levels[known];
             if level = 99999 then
                 -- There are lower priorities, and now they are needed: the scan goes on from here as if there were no hints.
-                marks.levels := null;
+                hints.levels := null;
                 level := coalesce(levels[cardinality(levels)], 32768);
                 since_then := '-infinity';
             else
-                since_then := case when marks.since[known] > 0 then outbox._time(marks.since[known]) else '-infinity' end;
+                since_then := case when hints.since[known] > 0 then outbox._time(hints.since[known]) else '-infinity' end;
             end if;
         end if;
-        if marks.levels is null and before is null then
+        if hints.levels is null and before is null then
             -- One statement for both queries, because starting a statement costs more than either of them.
             bundles_since := outbox._bundles_since(subscription_id);
             select (
@@ -103,7 +103,7 @@ begin
             before := coalesce(before, 'infinity');
             complete := level is null;
             exit when complete;
-        elsif marks.levels is null then
+        elsif hints.levels is null then
             select d.priority into level
             from outbox.delivery d
             where d.subscription_id = _pick.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
@@ -139,7 +139,7 @@ begin
         since := since || outbox._us(least(before, greatest(since_then, coalesce(last_due, now - interval '1 s'))));
         exit when cardinality(ids) >= wanted;
     end loop;
-    if marks.levels is not null then
+    if hints.levels is not null then
         perform outbox._advance_claim_hints(subscription_id, levels, since);
     elsif outbox._slow_walk(cardinality(ids)) is not null then
         if cardinality(levels) = 0 then
@@ -174,15 +174,15 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     now timestamptz := clock_timestamp();
-    marks record := outbox._claim_hints_of(name);
-    since timestamptz := coalesce(outbox._time(nullif(marks.since, 0)), '-infinity');
-    bundles_since timestamptz := coalesce(outbox._time(nullif(marks.bundles_since, 0)), '-infinity');
+    hints record := outbox._claim_hints_of(name);
+    since timestamptz := coalesce(outbox._time(nullif(hints.since, 0)), '-infinity');
+    bundles_since timestamptz := coalesce(outbox._time(nullif(hints.bundles_since, 0)), '-infinity');
     picked record;
 begin
     select s.max_attempts, s.deadline, f.level, f.bundle_due_at, p.* into picked
     from outbox.subscription s
     cross join lateral (
-        select coalesce(marks.level, (
+        select coalesce(hints.level, (
             select d.priority from outbox.delivery d
             where d.subscription_id = s.id and d.pull and d.state <> 'processing' and not d.blocked
             order by d.priority desc
@@ -206,17 +206,17 @@ begin
         limit 1
         for update of d skip locked
     ) p
-    where s.id = marks.subscription_id and s.name = _pick_one.name and s.deleted_at is null and s.endpoint_id is null
+    where s.id = hints.subscription_id and s.name = _pick_one.name and s.deleted_at is null and s.endpoint_id is null
         and not s.paused;
     if picked.id is not null then
-        source_id := marks.subscription_id;
+        source_id := hints.subscription_id;
         budget := picked.max_attempts;
         deadline := picked.deadline;
         ids := array[picked.id];
         tried := array[picked.last_attempt_at];
         segment := picked.message_segment;
         perform outbox._note_claim(source_id, picked.level, least(picked.due_at, picked.bundle_due_at),
-            marks.level is not null, 150);
+            hints.level is not null, 150);
     end if;
 end
 $$;

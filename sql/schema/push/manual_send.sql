@@ -25,16 +25,16 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    errand bigint;
+    new_id bigint;
 begin
     if payload is null then
         raise exception 'payload must not be null' using errcode = 'null_value_not_allowed';
     end if;
     insert into outbox._manual_send (run, endpoint_id, message_id, position, payload)
     values (-1, outbox._endpoint_id(endpoint), 0, 0, payload)
-    returning id into errand;
+    returning id into new_id;
     perform outbox._deliveries_changed();
-    return errand;
+    return new_id;
 end
 $$;
 comment on function outbox.send_test is
@@ -51,7 +51,7 @@ declare
     target int;
     place bigint;
     leaf smallint;
-    errand bigint;
+    new_id bigint;
 begin
     select s.endpoint_id into target from outbox.subscription s where s.id = known;
     if target is null then
@@ -70,9 +70,9 @@ begin
     end if;
     insert into outbox._manual_send (run, endpoint_id, subscription_id, message_id, message_segment, position)
     values (-2, target, known, resend.message_id, leaf, place)
-    returning id into errand;
+    returning id into new_id;
     perform outbox._deliveries_changed();
-    return errand;
+    return new_id;
 end
 $$;
 comment on function outbox.resend is

@@ -5,12 +5,8 @@
 use pgrx::pg_sys::{INT2ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, TEXTARRAYOID};
 
 use crate::dispatch::feed::Stored;
-use crate::pg::txn::Failure;
-use crate::pg::txn::Plan;
-use crate::pg::txn::arg;
-use crate::worker::fault::Faults;
-use crate::worker::fault::Kind;
-use crate::worker::fault::apart;
+use crate::pg::txn::{Failure, Plan, arg};
+use crate::worker::fault::{Faults, Kind, apart};
 
 /// Reason of a delivery whose message cannot be read.
 pub const UNREADABLE: &str = "unreadable";

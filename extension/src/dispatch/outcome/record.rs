@@ -15,14 +15,10 @@ use pgrx::IntoDatum;
 use pgrx::pg_sys::{Datum, INT2ARRAYOID, INT4ARRAYOID, INT4OID, INT8ARRAYOID, INT8OID, TEXTARRAYOID};
 
 use crate::dispatch::feed::UNIX_EPOCH;
-use crate::dispatch::outcome::counters;
-use crate::dispatch::outcome::counters::Counted;
+use crate::dispatch::outcome::counters::{self, Counted};
 use crate::pg::append::Leaf;
-use crate::pg::catalog;
-use crate::pg::shape;
-use crate::pg::txn::Failure;
-use crate::pg::txn::Plan;
-use crate::pg::txn::arg;
+use crate::pg::txn::{Failure, Plan, arg};
+use crate::pg::{catalog, shape};
 use crate::worker::now;
 
 /// The outcome of an attempt for its delivery.

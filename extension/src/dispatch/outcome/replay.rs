@@ -9,10 +9,7 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys::{INT4OID, INT8OID, TEXTOID};
 
 use crate::dispatch::payload_filter::run_timed;
-use crate::pg::txn;
-use crate::pg::txn::Failure;
-use crate::pg::txn::Plan;
-use crate::pg::txn::arg;
+use crate::pg::txn::{self, Failure, Plan, arg};
 use crate::settings;
 
 /// How often a replay takes a step.

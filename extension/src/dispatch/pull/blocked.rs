@@ -11,13 +11,8 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys::{INT4OID, INT8OID};
 
 use crate::dispatch::pull::window::Window;
-use crate::dispatch::subscriptions::Config;
-use crate::dispatch::subscriptions::Ordering;
-use crate::dispatch::subscriptions::Subscription;
-use crate::pg::txn;
-use crate::pg::txn::Failure;
-use crate::pg::txn::Plan;
-use crate::pg::txn::arg;
+use crate::dispatch::subscriptions::{Config, Ordering, Subscription};
+use crate::pg::txn::{self, Failure, Plan, arg};
 
 /// Rows of a subscription that may wait for the first of their key.
 const LIMIT: usize = 10_000;

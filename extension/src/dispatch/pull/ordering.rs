@@ -16,14 +16,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use pgrx::pg_sys::{INT4ARRAYOID, INT8ARRAYOID, TEXTARRAYOID};
 
 use crate::dispatch::feed::Stored;
-use crate::dispatch::subscriptions::Ordering;
-use crate::dispatch::subscriptions::Subscription;
-use crate::pg::txn::Failure;
-use crate::pg::txn::Plan;
-use crate::pg::txn::arg;
-use crate::worker::fault::Faults;
-use crate::worker::fault::Kind;
-use crate::worker::fault::apart;
+use crate::dispatch::subscriptions::{Ordering, Subscription};
+use crate::pg::txn::{Failure, Plan, arg};
+use crate::worker::fault::{Faults, Kind, apart};
 
 /// A subscription and one of its keys. The key of a strict subscription is empty.
 pub type OrderKey = (i32, Box<str>);

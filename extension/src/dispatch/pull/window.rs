@@ -17,25 +17,14 @@ use pgrx::pg_sys::{
     BOOLARRAYOID, INT2ARRAYOID, INT2OID, INT4ARRAYOID, INT4OID, INT8ARRAYOID, INT8OID, TEXTARRAYOID, TIMESTAMPTZOID,
 };
 
-use crate::dispatch::feed::Stored;
-use crate::dispatch::feed::UNIX_EPOCH;
-use crate::dispatch::outcome::decisions::Decision;
-use crate::dispatch::outcome::decisions::Decisions;
+use crate::dispatch::feed::{Stored, UNIX_EPOCH};
+use crate::dispatch::outcome::decisions::{Decision, Decisions};
 use crate::dispatch::outcome::record::EXPIRED;
 use crate::dispatch::pull::ordering::OrderKey;
-use crate::dispatch::subscriptions::Config;
-use crate::dispatch::subscriptions::Ordering;
-use crate::dispatch::subscriptions::Subscription;
-use crate::pg::txn;
-use crate::pg::txn::Failure;
-use crate::pg::txn::Plan;
-use crate::pg::txn::arg;
-use crate::shared::claim_hints;
-use crate::shared::shmem;
-use crate::worker::fault::Faults;
-use crate::worker::fault::Kind;
-use crate::worker::fault::WHOLE_TRIES;
-use crate::worker::fault::apart;
+use crate::dispatch::subscriptions::{Config, Ordering, Subscription};
+use crate::pg::txn::{self, Failure, Plan, arg};
+use crate::shared::{claim_hints, shmem};
+use crate::worker::fault::{Faults, Kind, WHOLE_TRIES, apart};
 use crate::worker::now;
 
 /// Rows of a subscription that may wait for their first attempt.

@@ -10,14 +10,9 @@ use outbox_core::policy::Outcome;
 use outbox_sender::{ConsentAnswer, Sender};
 use pgrx::pg_sys::{BOOLOID, INT4OID, TEXTOID};
 
-use crate::pg::txn;
-use crate::pg::txn::Failure;
-use crate::pg::txn::Plan;
-use crate::pg::txn::arg;
+use crate::pg::txn::{self, Failure, Plan, arg};
 use crate::settings;
-use crate::worker::fault::Faults;
-use crate::worker::fault::Kind;
-use crate::worker::fault::apart;
+use crate::worker::fault::{Faults, Kind, apart};
 use crate::worker::now;
 
 /// The consent requests of a database.

@@ -20,10 +20,7 @@ use serde_json::Value;
 
 use crate::dispatch::feed::UNIX_EPOCH;
 use crate::dispatch::outcome::record::DeliveryOutcome;
-use crate::pg::txn::Failure;
-use crate::pg::txn::Plan;
-use crate::pg::txn::Row;
-use crate::pg::txn::arg;
+use crate::pg::txn::{Failure, Plan, Row, arg};
 use crate::settings;
 use crate::worker::fault::apart;
 use crate::worker::now;

@@ -10,12 +10,10 @@ use outbox_core::message::Message;
 use outbox_sender::{Job, Shape, Ticket};
 use pgrx::pg_sys::INT8ARRAYOID;
 
-use crate::dispatch::feed::Reader;
-use crate::dispatch::feed::UNIX_EPOCH;
+use crate::dispatch::feed::{Reader, UNIX_EPOCH};
 use crate::dispatch::outcome::record::Entry;
 use crate::dispatch::subscriptions::Config;
-use crate::pg::txn::Plan;
-use crate::pg::txn::arg;
+use crate::pg::txn::{Plan, arg};
 
 /// The manual sends that `read` has found.
 pub struct Waiting {

@@ -9,12 +9,10 @@ use std::collections::HashMap;
 
 use pgrx::pg_sys::{INT4ARRAYOID, INT4OID, INT8ARRAYOID, INT8OID, TEXTOID};
 
-use crate::dispatch::feed::Reader;
-use crate::dispatch::feed::Stored;
+use crate::dispatch::feed::{Reader, Stored};
 use crate::dispatch::pull::ordering::OrderKey;
 use crate::dispatch::subscriptions::Config;
-use crate::pg::txn::Plan;
-use crate::pg::txn::arg;
+use crate::pg::txn::{Plan, arg};
 
 /// Rows of a subscription that may be in flight.
 const SHARE: i32 = 256;
