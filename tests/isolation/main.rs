@@ -1,4 +1,5 @@
 //! Interleavings: real sessions run step by step, in every relevant order.
 
 mod interleavings;
+mod processes;
 mod sequencer;

@@ -103,6 +103,8 @@ codes! {
     MaxAttempts = "OB011", "max_attempts", Conflict;
     /// The delivery is not due yet.
     NotReady = "OB012", "not_ready", Retry;
+    /// The stream or saga is not at the expected version.
+    WrongVersion = "OB013", "wrong_version", Conflict;
     /// A value is malformed.
     InvalidParameter = "22023", "invalid_parameter", Invalid;
     /// A value is null that must not be null.
