@@ -104,7 +104,11 @@ codes! {
     /// The delivery is not due yet.
     NotReady = "OB012", "not_ready", Retry;
     /// The stream or saga is not at the expected version.
-    WrongVersion = "OB013", "wrong_version", Conflict;
+    VersionConflict = "OB013", "version_conflict", Conflict;
+    /// The projection is faulted: an event could not be applied.
+    ProjectionFaulted = "OB015", "projection_faulted", Conflict;
+    /// The schema of an event type is not as compatible with the version before as it has to be.
+    IncompatibleSchema = "OB016", "incompatible_schema", Conflict;
     /// A value is malformed.
     InvalidParameter = "22023", "invalid_parameter", Invalid;
     /// A value is null that must not be null.

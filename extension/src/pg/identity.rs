@@ -348,6 +348,24 @@ pg_function! {
     }
 }
 
+pg_function! {
+    /// `outbox._call_upcaster(function oid, data jsonb) returns jsonb` and others of this form: calls a user's function of
+    /// this argument and result as its owner.
+    fn outbox_call_as_owner(args) {
+        // SAFETY: PostgreSQL passes the call site of the function that it calls.
+        let own = unsafe { Function::of((*args.site()).fn_oid) };
+        let function = args.get::<Oid>(0).and_then(Function::of);
+        let (Some(own), Some(function)) = (own, function) else {
+            return Err(Error::new(Code::NotFound, "the function does not exist"));
+        };
+        if !function.plain || own.arguments.get(1..) != Some(&function.arguments[..]) || own.result != function.result {
+            return Err(Error::invalid(format!("function \"{}\" has another signature", function.name.to_string_lossy())));
+        }
+        // SAFETY: the argument has the type of the function's parameter, as checked above.
+        run_code_of(function.owner, || Ok(unsafe { function.call(pg_sys::DEFAULT_COLLATION_OID, &[args.datum(1)]) }))
+    }
+}
+
 /// The owner of a relation, if `caller` has the rights of that owner.
 fn owner_for(caller: Oid, relation: Oid) -> Option<Oid> {
     // SAFETY: look-ups in the catalogue's cache.

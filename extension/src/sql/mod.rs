@@ -9,4 +9,5 @@ pub mod idempotency;
 pub mod matching;
 pub mod registry;
 pub mod rights;
+pub mod schemas;
 pub mod sequencer;

@@ -268,7 +268,8 @@ begin
     status := coalesce(status, case s.status when 'started' then 'running' else s.status end);
     if not outbox._saga_may_become(s.status, status) then
         raise exception 'saga "%" of type "%" is %', saga_id, saga_type, s.status using errcode = 'OB004',
-            detail = format('It cannot become %s.', status);
+            detail = case when s.status in ('completed', 'compensated') then 'It has ended, and does not change any more.'
+                else format('It cannot become %s.', status) end;
     end if;
     ends := status in ('completed', 'failed', 'compensated', 'compensation_failed');
     begin

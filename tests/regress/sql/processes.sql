@@ -51,7 +51,7 @@ rollback;
 select outbox.command_begin('pay-4', 'Pay', ttl => '1 microsecond') is null as new;
 select outbox.command_begin('pay-4', 'Refund', ttl => '1 microsecond') is null as new_after_expiry;
 reset role;
-select outbox.tick() >= 0 as ticked;
+select outbox.enqueue('a.b') > 0 as enqueued;
 select job, result, rows from outbox.maintain() where job = 'commands';
 select key, command_type from outbox.command order by key;
 set role outbox_regress_app;
