@@ -22,7 +22,7 @@ fn document(args: Args, i: usize, name: &str) -> Result<Value> {
 }
 
 pg_function! {
-    /// outbox._check_schema(schema jsonb) returns jsonb
+    /// outbox_internal.check_schema(schema jsonb) returns jsonb
     fn outbox_check_schema(args) {
         check(&document(args, 0, "schema")?)?;
         Ok(args.datum(0))
@@ -30,7 +30,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._compare_schemas(old jsonb, new jsonb) returns jsonb: an object with compatibility and reasons
+    /// outbox_internal.compare_schemas(old jsonb, new jsonb) returns jsonb: an object with compatibility and reasons
     fn outbox_compare_schemas(args) {
         let found = compare(&document(args, 0, "schema")?, &document(args, 1, "schema")?)?;
         let result = json!({"compatibility": found.compatibility.as_str(), "reasons": found.reasons});
@@ -39,7 +39,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._satisfies(compatibility text, required text) returns boolean
+    /// outbox_internal.satisfies(compatibility text, required text) returns boolean
     fn outbox_satisfies(args) {
         let level = |i| args.get::<String>(i).as_deref().and_then(outbox_schema::Compatibility::from_name);
         Ok(level(0).zip(level(1)).map(|(found, required)| found.satisfies(required)).into_datum())
@@ -47,7 +47,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._validate(schema jsonb, data jsonb) returns text: null, or the places of the data that are wrong
+    /// outbox_internal.validate(schema jsonb, data jsonb) returns text: null, or the places of the data that are wrong
     fn outbox_validate(args) {
         let (schema, data) = (document(args, 0, "schema")?, document(args, 1, "data")?);
         CHECKERS.with_borrow_mut(|ready| {

@@ -2,33 +2,33 @@
 
 -- API: private
 -- Whether the content of an event is gone: it was erased, or its key was revoked.
-create function outbox._is_redacted(data jsonb, body bytea, metadata jsonb) returns boolean
+create function outbox_internal.is_redacted(data jsonb, body bytea, metadata jsonb) returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
-    select _is_redacted.data is null and _is_redacted.body is null
+    select is_redacted.data is null and is_redacted.body is null
         or exists (
             select from outbox._subject_key k
-            where k.key_id = _is_redacted.metadata ->> 'key_id' and k.revoked_at is not null
+            where k.key_id = is_redacted.metadata ->> 'key_id' and k.revoked_at is not null
         );
 end;
 
 -- API: private
 -- Whether an event passes the filters of an export.
-create function outbox._is_exported(
+create function outbox_internal.is_exported(
     stream text, type text, tenant text, metadata jsonb, recorded_at timestamptz,
     types text[], stream_prefix text, of_tenant text, condition jsonb, from_time timestamptz, to_time timestamptz
 ) returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
-    select (_is_exported.types is null
-            or outbox._matches(_is_exported.types, null, _is_exported.type, null, null, null, null, null))
-        and (_is_exported.stream_prefix is null or starts_with(_is_exported.stream, _is_exported.stream_prefix))
-        and (_is_exported.of_tenant is null or _is_exported.tenant = _is_exported.of_tenant)
-        and (_is_exported.condition is null or coalesce(_is_exported.metadata @> _is_exported.condition, false))
-        and (_is_exported.from_time is null or _is_exported.recorded_at >= _is_exported.from_time)
-        and (_is_exported.to_time is null or _is_exported.recorded_at <= _is_exported.to_time);
+    select (is_exported.types is null
+            or outbox_internal.matches(is_exported.types, null, is_exported.type, null, null, null, null, null))
+        and (is_exported.stream_prefix is null or starts_with(is_exported.stream, is_exported.stream_prefix))
+        and (is_exported.of_tenant is null or is_exported.tenant = is_exported.of_tenant)
+        and (is_exported.condition is null or coalesce(is_exported.metadata @> is_exported.condition, false))
+        and (is_exported.from_time is null or is_exported.recorded_at >= is_exported.from_time)
+        and (is_exported.to_time is null or is_exported.recorded_at <= is_exported.to_time);
 end;
 
 -- API: public
@@ -93,7 +93,8 @@ begin
         raise exception 'malformed after' using errcode = 'invalid_parameter_value',
             hint = 'It is "next" of the last row of the page before, with the same arguments.';
     end if;
-    if streams is not null and (cardinality(streams) not between 1 and 10000 or array_position(streams, null) is not null) then
+    if streams is not null and (cardinality(streams) not between 1 and 10000 or array_position(streams,
+        null) is not null) then
         raise exception 'malformed streams' using errcode = 'invalid_parameter_value', hint = '1 to 10000 names.';
     end if;
     if streams is not null then
@@ -106,11 +107,12 @@ begin
             exit when left_over = 0;
             return query
             select e.stream, e.version, e.type, e.data, e.body, e.content_type, e.metadata, e.tenant, null::bigint,
-                e.message_id, e.recorded_at, outbox._is_redacted(e.data, e.body, e.metadata),
+                e.message_id, e.recorded_at, outbox_internal.is_redacted(e.data, e.body, e.metadata),
                 jsonb_build_object('stream', e.stream, 'version', e.version)
             from outbox._event_row e
             where e.stream = chosen.name and e.version > chosen.after_version
-                and outbox._is_exported(e.stream, e.type, e.tenant, e.metadata, e.recorded_at, types, stream_prefix, tenant,
+                and outbox_internal.is_exported(e.stream, e.type, e.tenant, e.metadata, e.recorded_at, types,
+                    stream_prefix, tenant,
                     condition, from_time, to_time)
             order by e.stream, e.version
             limit left_over;
@@ -123,12 +125,13 @@ begin
         order by e."position");
     -- The last row is returned in any case, without its event if that is not to be exported: it says where to continue.
     foreach e in array page loop
-        wanted := e.message_id is not null and outbox._is_exported(e.stream, e.type, e.tenant, e.metadata, e.recorded_at,
+        wanted := e.message_id is not null and outbox_internal.is_exported(e.stream, e.type, e.tenant, e.metadata,
+            e.recorded_at,
             null, stream_prefix, null, condition, from_time, to_time);
         if wanted then
             return query
             select e.stream, e.version, e.type, e.data, e.body, e.content_type, e.metadata, e.tenant, e."position",
-                e.message_id, e.recorded_at, outbox._is_redacted(e.data, e.body, e.metadata), jsonb_build_object('position', e."position");
+                e.message_id, e.recorded_at, outbox_internal.is_redacted(e.data, e.body, e.metadata), jsonb_build_object('position', e."position");
         elsif e."position" = page[cardinality(page)]."position" then
             "next" := jsonb_build_object('position', e."position");
             redacted := false;

@@ -51,7 +51,7 @@ comment on type outbox.subject_key is
     'master key. reason: why it was revoked';
 
 -- API: private
-create function outbox._check_wrapped_key(wrapped_key bytea) returns bytea
+create function outbox_internal.check_wrapped_key(wrapped_key bytea) returns bytea
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -68,7 +68,7 @@ end
 $$;
 
 -- API: private
-create function outbox._key_missing(key_id text) returns void
+create function outbox_internal.key_missing(key_id text) returns void
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -87,11 +87,11 @@ as $$
 declare
     k outbox._subject_key;
 begin
-    perform outbox._check_writable('save_subject_key');
-    perform outbox._check_identifier('subject', subject);
-    perform outbox._check_identifier('key id', key_id);
-    perform outbox._check_identifier('name of the master key', master_key);
-    perform outbox._check_wrapped_key(wrapped_key);
+    perform outbox_internal.check_writable('save_subject_key');
+    perform outbox_internal.check_identifier('subject', subject);
+    perform outbox_internal.check_identifier('key id', key_id);
+    perform outbox_internal.check_identifier('name of the master key', master_key);
+    perform outbox_internal.check_wrapped_key(wrapped_key);
     insert into outbox._subject_key (key_id, subject, wrapped_key, master_key)
     values (key_id, subject, wrapped_key, master_key)
     on conflict do nothing;
@@ -122,12 +122,12 @@ as $$
 declare
     k outbox._subject_key;
 begin
-    perform outbox._check_writable('rewrap_subject_key');
-    perform outbox._check_identifier('name of the master key', master_key);
-    perform outbox._check_wrapped_key(wrapped_key);
+    perform outbox_internal.check_writable('rewrap_subject_key');
+    perform outbox_internal.check_identifier('name of the master key', master_key);
+    perform outbox_internal.check_wrapped_key(wrapped_key);
     select * into k from outbox._subject_key s where s.key_id = key_id for update;
     if k.key_id is null then
-        perform outbox._key_missing(key_id);
+        perform outbox_internal.key_missing(key_id);
     elsif k.revoked_at is not null then
         raise exception 'key "%" was revoked', key_id using errcode = 'OB004',
             detail = format('Certificate %s, of %s.', k.certificate_id, k.revoked_at);
@@ -141,14 +141,14 @@ comment on function outbox.rewrap_subject_key is
     'revoked, 22004 or 22023 a value is null or malformed, 25006 the transaction is read-only';
 
 -- API: private
-create function outbox._subject_keys(subject text, key_id text) returns setof outbox.subject_key
+create function outbox_internal.subject_keys(subject text, key_id text) returns setof outbox.subject_key
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
     select s.key_id, s.subject, s.wrapped_key, s.master_key, s.created_at, s.rewrapped_at, s.revoked_at, c.reason
     from outbox._subject_key s left join outbox.revocation_certificate c using (certificate_id)
-    where (_subject_keys.subject is null or s.subject = _subject_keys.subject)
-        and (_subject_keys.key_id is null or s.key_id = _subject_keys.key_id)
+    where (subject_keys.subject is null or s.subject = subject_keys.subject)
+        and (subject_keys.key_id is null or s.key_id = subject_keys.key_id)
     order by s.created_at, s.key_id;
 end;
 
@@ -161,10 +161,10 @@ as $$
 declare
     k outbox.subject_key;
 begin
-    perform outbox._check_identifier('key id', key_id);
-    select * into k from outbox._subject_keys(null, key_id);
+    perform outbox_internal.check_identifier('key id', key_id);
+    select * into k from outbox_internal.subject_keys(null, key_id);
     if not found then
-        perform outbox._key_missing(key_id);
+        perform outbox_internal.key_missing(key_id);
     end if;
     return k;
 end
@@ -180,8 +180,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 begin
-    perform outbox._check_identifier('subject', subject);
-    return query select * from outbox._subject_keys(subject, null);
+    perform outbox_internal.check_identifier('subject', subject);
+    return query select * from outbox_internal.subject_keys(subject, null);
 end
 $$;
 comment on function outbox.subject_keys is
@@ -200,12 +200,12 @@ set lock_timeout = '5s'
 as $$
 #variable_conflict use_variable
 declare
-    who text := outbox._check_actor(actor);
+    who text := outbox_internal.check_actor(actor);
     keys text[];
     certificate bigint;
 begin
-    perform outbox._check_writable('revoke_subject_keys');
-    perform outbox._check_identifier('subject', subject);
+    perform outbox_internal.check_writable('revoke_subject_keys');
+    perform outbox_internal.check_identifier('subject', subject);
     if coalesce(btrim(reason), '') = '' then
         raise exception 'a reason is required' using errcode = 'OB006',
             hint = 'The reason is kept in outbox.revocation_certificate, with the actor.';
@@ -225,7 +225,7 @@ begin
     returning certificate_id into certificate;
     update outbox._subject_key s set wrapped_key = null, revoked_at = clock_timestamp(), certificate_id = certificate
     where s.key_id = any (keys);
-    perform outbox._audit('revoke_subject_keys', format('certificate %s', certificate), null,
+    perform outbox_internal.audit('revoke_subject_keys', format('certificate %s', certificate), null,
         jsonb_build_object('actor', who, 'keys', cardinality(keys)));
     return certificate;
 end

@@ -2,7 +2,7 @@
 
 -- API: private
 -- Checks and returns an identifier of the application: 1 to 255 characters, no control characters. Raises 22004 or 22023.
-create function outbox._check_identifier(kind text, value text) returns text
+create function outbox_internal.check_identifier(kind text, value text) returns text
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -21,19 +21,19 @@ $$;
 
 -- API: private
 -- Checks and returns a document that the application stores: as text, at most pg_outbox.max_payload. Raises 54000.
-create function outbox._check_document(kind text, document jsonb) returns jsonb
+create function outbox_internal.check_document(kind text, document jsonb) returns jsonb
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform outbox._check_size(kind, octet_length(document::text));
+    perform outbox_internal.check_size(kind, octet_length(document::text));
     return document;
 end
 $$;
 
 -- API: private
 -- Raises 54000 for a size in bytes above pg_outbox.max_payload.
-create function outbox._check_size(kind text, size bigint) returns void
+create function outbox_internal.check_size(kind text, size bigint) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -41,7 +41,7 @@ declare
     most bigint;
 begin
     -- loads the library, which defines the setting
-    perform outbox._database_oid();
+    perform outbox_internal.database_oid();
     most := pg_size_bytes(current_setting('pg_outbox.max_payload'));
     if size > most then
         raise exception 'the % is too large', kind using errcode = 'program_limit_exceeded',

@@ -43,9 +43,9 @@ declare
     c outbox.command;
     hash bytea := case when content is not null then sha256(convert_to(content::text, 'UTF8')) end;
 begin
-    perform outbox._check_writable('command_begin');
-    perform outbox._check_identifier('command key', key);
-    perform outbox._check_name('command type', command_type);
+    perform outbox_internal.check_writable('command_begin');
+    perform outbox_internal.check_identifier('command key', key);
+    perform outbox_internal.check_name('command type', command_type);
     if ttl <= interval '0' or ttl > interval '100 years' then
         raise exception 'invalid ttl' using errcode = 'invalid_parameter_value', detail = format('It is %s.', ttl),
             hint = 'Above 0 and at most 100 years; null: the key is kept until outbox.command_forget().';
@@ -97,8 +97,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 begin
-    perform outbox._check_document('result', result);
-    perform outbox._check_document('error', error);
+    perform outbox_internal.check_document('result', result);
+    perform outbox_internal.check_document('error', error);
     if error = 'null' then
         error := null;
     end if;

@@ -66,7 +66,7 @@ comment on type outbox.saga_state is
     '(completed, failed, compensated, compensation_failed)';
 
 -- API: private
-create function outbox._saga_missing(saga_type text, saga_id text) returns void
+create function outbox_internal.saga_missing(saga_type text, saga_id text) returns void
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -78,7 +78,7 @@ $$;
 
 -- API: private
 -- Whether a saga may go from one status to another.
-create function outbox._saga_may_become(before text, after text) returns boolean
+create function outbox_internal.saga_may_become(before text, after text) returns boolean
 language sql immutable
 set search_path = pg_catalog, pg_temp
 begin atomic
@@ -94,7 +94,7 @@ end;
 
 -- API: private
 -- Checks and returns the steps of a saga. Raises 22023.
-create function outbox._check_saga_steps(steps jsonb) returns jsonb
+create function outbox_internal.check_saga_steps(steps jsonb) returns jsonb
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -130,7 +130,7 @@ begin
     into s
     from outbox._saga k where k.saga_type = saga_type and k.saga_id = saga_id;
     if not found then
-        perform outbox._saga_missing(saga_type, saga_id);
+        perform outbox_internal.saga_missing(saga_type, saga_id);
     end if;
     return s;
 end
@@ -161,13 +161,13 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 begin
-    perform outbox._check_writable('saga_handle');
+    perform outbox_internal.check_writable('saga_handle');
     if message_id is null then
         raise exception 'the message id must not be null' using errcode = 'null_value_not_allowed';
     end if;
     perform from outbox._saga s where s.saga_type = saga_type and s.saga_id = saga_id for update;
     if not found then
-        perform outbox._saga_missing(saga_type, saga_id);
+        perform outbox_internal.saga_missing(saga_type, saga_id);
     end if;
     insert into outbox._saga_event (saga_type, saga_id, message_id) values (saga_type, saga_id, message_id)
     on conflict do nothing;
@@ -182,7 +182,7 @@ comment on function outbox.saga_handle is
 
 -- API: private
 -- Raises OB013 for a saga that is not at the expected version.
-create function outbox._saga_conflict(saga_type text, saga_id text, expected bigint, actual bigint) returns void
+create function outbox_internal.saga_conflict(saga_type text, saga_id text, expected bigint, actual bigint) returns void
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -218,10 +218,10 @@ declare
     taken text;
     next_version bigint;
 begin
-    perform outbox._check_writable('saga_save');
-    perform outbox._check_name('saga type', saga_type);
-    perform outbox._check_identifier('saga id', saga_id);
-    perform outbox._check_identifier('correlation id', coalesce(correlation_id, '-'));
+    perform outbox_internal.check_writable('saga_save');
+    perform outbox_internal.check_name('saga type', saga_type);
+    perform outbox_internal.check_identifier('saga id', saga_id);
+    perform outbox_internal.check_identifier('correlation id', coalesce(correlation_id, '-'));
     if expected_version is null or expected_version < 0 then
         raise exception 'invalid expected_version' using errcode = 'invalid_parameter_value',
             detail = format('It is %s.', coalesce(expected_version::text, 'null')),
@@ -238,8 +238,8 @@ begin
         raise exception 'invalid %', case when step < 0 then 'step' else 'failure_reason' end
             using errcode = 'invalid_parameter_value', hint = 'step: from 0; failure_reason: at most 10000 characters.';
     end if;
-    perform outbox._check_document('state', state);
-    perform outbox._check_document('steps', outbox._check_saga_steps(steps));
+    perform outbox_internal.check_document('state', state);
+    perform outbox_internal.check_document('steps', outbox_internal.check_saga_steps(steps));
     if expected_version = 0 then
         status := coalesce(status, 'started');
         if status in ('compensated', 'compensation_failed') then
@@ -259,14 +259,14 @@ begin
     end if;
     select * into s from outbox._saga k where k.saga_type = saga_type and k.saga_id = saga_id for update;
     if s.saga_id is null and expected_version = 0 then
-        perform outbox._saga_correlated(saga_type, correlation_id);
+        perform outbox_internal.saga_correlated(saga_type, correlation_id);
     elsif s.saga_id is null then
-        perform outbox._saga_missing(saga_type, saga_id);
+        perform outbox_internal.saga_missing(saga_type, saga_id);
     elsif s.version <> expected_version then
-        perform outbox._saga_conflict(saga_type, saga_id, expected_version, s.version);
+        perform outbox_internal.saga_conflict(saga_type, saga_id, expected_version, s.version);
     end if;
     status := coalesce(status, case s.status when 'started' then 'running' else s.status end);
-    if not outbox._saga_may_become(s.status, status) then
+    if not outbox_internal.saga_may_become(s.status, status) then
         raise exception 'saga "%" of type "%" is %', saga_id, saga_type, s.status using errcode = 'OB004',
             detail = case when s.status in ('completed', 'compensated') then 'It has ended, and does not change any more.'
                 else format('It cannot become %s.', status) end;
@@ -282,7 +282,7 @@ begin
         where k.saga_type = saga_type and k.saga_id = saga_id
         returning k.version into next_version;
     exception when unique_violation then
-        perform outbox._saga_correlated(saga_type, coalesce(correlation_id, s.correlation_id));
+        perform outbox_internal.saga_correlated(saga_type, coalesce(correlation_id, s.correlation_id));
     end;
     return next_version;
 end
@@ -299,7 +299,7 @@ comment on function outbox.saga_save is
     'pg_outbox.max_payload, 25006 the transaction is read-only';
 
 -- API: private
-create function outbox._saga_correlated(saga_type text, correlation_id text) returns void
+create function outbox_internal.saga_correlated(saga_type text, correlation_id text) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -319,13 +319,13 @@ as $$
 declare
     had text;
 begin
-    perform outbox._check_writable('saga_delete');
+    perform outbox_internal.check_writable('saga_delete');
     delete from outbox._saga s where s.saga_type = saga_type and s.saga_id = saga_id returning s.status into had;
     if had is null then
         return false;
     end if;
     delete from outbox._saga_event e where e.saga_type = saga_type and e.saga_id = saga_id;
-    perform outbox._audit('saga_delete', format('saga %s/%s', saga_type, saga_id), null,
+    perform outbox_internal.audit('saga_delete', format('saga %s/%s', saga_type, saga_id), null,
         jsonb_build_object('status', had));
     return true;
 end

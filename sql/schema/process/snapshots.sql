@@ -21,7 +21,7 @@ comment on column outbox.snapshot.body is 'the state as bytes, when it is not JS
 select pg_catalog.pg_extension_config_dump('outbox.snapshot', '');
 
 -- API: private
-create function outbox._check_schema_version(schema_version int) returns int
+create function outbox_internal.check_schema_version(schema_version int) returns int
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -48,9 +48,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 begin
-    perform outbox._check_writable('save_snapshot');
-    perform outbox._check_identifier('stream name', stream);
-    perform outbox._check_schema_version(schema_version);
+    perform outbox_internal.check_writable('save_snapshot');
+    perform outbox_internal.check_identifier('stream name', stream);
+    perform outbox_internal.check_schema_version(schema_version);
     if version is null or version < 1 then
         raise exception 'invalid version' using errcode = 'invalid_parameter_value',
             detail = format('It is %s.', coalesce(version::text, 'null')),
@@ -63,8 +63,8 @@ begin
         raise exception 'malformed content_type' using errcode = 'invalid_parameter_value',
             hint = 'It describes the body, in 1 to 255 characters without control characters.';
     end if;
-    perform outbox._check_document('state', state);
-    perform outbox._check_size('body', octet_length(body));
+    perform outbox_internal.check_document('state', state);
+    perform outbox_internal.check_size('body', octet_length(body));
     insert into outbox.snapshot as s (stream, schema_version, version, state, body, content_type)
     values (stream, schema_version, version, state, body,
         case when body is not null then coalesce(content_type, 'application/octet-stream') end)

@@ -33,28 +33,28 @@ create table outbox._projection (
 select pg_catalog.pg_extension_config_dump('outbox._projection', '');
 -- Every backend remembers whether append has to call anything.
 create trigger registry_changed after insert or update or delete or truncate on outbox._projection
-    for each statement execute function outbox._registry_changed();
+    for each statement execute function outbox_internal.registry_changed();
 alter table outbox._projection enable always trigger registry_changed;
 create trigger registry_changed after insert or update or delete or truncate on outbox.event_schema
-    for each statement execute function outbox._registry_changed();
+    for each statement execute function outbox_internal.registry_changed();
 alter table outbox.event_schema enable always trigger registry_changed;
 
 -- API: private
 -- The consumer name of a projection's cursors.
-create function outbox._projection_consumer(name text) returns text
+create function outbox_internal.projection_consumer(name text) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 begin atomic
-    select 'projection ' || _projection_consumer.name;
+    select 'projection ' || projection_consumer.name;
 end;
 
 -- API: private
 -- Calls a handler as its owner.
-create function outbox._call_handler(function oid, events outbox.event[]) returns void language c volatile
+create function outbox_internal.call_handler(function oid, events outbox.event[]) returns void language c volatile
 as 'MODULE_PATHNAME', 'outbox_call_as_owner';
 
 -- API: private
-create function outbox._projection_missing(name text, version int) returns void
+create function outbox_internal.projection_missing(name text, version int) returns void
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -67,7 +67,7 @@ $$;
 
 -- API: private
 -- Returns and locks a version of a projection; version null: the live one, or the newest if none is live.
-create function outbox._projection_version(name text, version int) returns outbox._projection
+create function outbox_internal.projection_version(name text, version int) returns outbox._projection
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -81,7 +81,7 @@ begin
     limit 1
     for update;
     if not found then
-        perform outbox._projection_missing(name, version);
+        perform outbox_internal.projection_missing(name, version);
     end if;
     return p;
 end
@@ -89,7 +89,7 @@ $$;
 
 -- API: private
 -- Does the work of create_projection() as the extension's owner. `caller` is the role that called it.
-create function outbox._create_projection(
+create function outbox_internal.create_projection(
     caller oid, name text, handler text, kind text, categories text[], types text[]
 ) returns void
 language plpgsql volatile
@@ -101,8 +101,8 @@ declare
     checked record;
     upto bigint;
 begin
-    perform outbox._check_writable('create_projection');
-    perform outbox._check_name('projection', name);
+    perform outbox_internal.check_writable('create_projection');
+    perform outbox_internal.check_name('projection', name);
     if kind is null or kind not in ('async', 'inline') then
         raise exception 'unknown kind of projection "%"', coalesce(kind, 'null')
             using errcode = 'invalid_parameter_value', hint = 'async or inline.';
@@ -113,8 +113,8 @@ begin
         raise exception 'malformed categories' using errcode = 'invalid_parameter_value',
             hint = '1 to 1000 names of 1 to 255 bytes; null: all.';
     end if;
-    perform outbox._check_patterns(types);
-    select * into checked from outbox._check_function(caller, 'outbox.event[]', 'void', 'handler', handler);
+    perform outbox_internal.check_patterns(types);
+    select * into checked from outbox_internal.check_function(caller, 'outbox.event[]', 'void', 'handler', handler);
     if kind = 'inline' then
         -- Waits for transactions that are appending, so that the projection gets every event that is appended after it.
         lock table outbox._message_event in share row exclusive mode;
@@ -124,7 +124,7 @@ begin
     insert into outbox._projection (name, version, kind, categories, types, handler, owner, state, rebuild_to)
     values (name, 1, kind, categories, types, checked.signature, checked.owner,
         case when kind = 'async' and upto > 0 then 'catching_up' else 'running' end, coalesce(upto, 0));
-    perform outbox._audit('create_projection', format('projection %s', name), null,
+    perform outbox_internal.audit('create_projection', format('projection %s', name), null,
         jsonb_build_object('kind', kind, 'handler', checked.signature));
 exception when unique_violation then
     raise exception 'projection "%" exists already', name using errcode = 'duplicate_object',
@@ -153,7 +153,7 @@ comment on function outbox.create_projection is
 
 -- API: private
 -- Does the work of alter_projection() as the extension's owner. `caller` is the role that called it.
-create function outbox._alter_projection(caller oid, name text, handler text, version int) returns void
+create function outbox_internal.alter_projection(caller oid, name text, handler text, version int) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -162,12 +162,12 @@ declare
     p outbox._projection;
     checked record;
 begin
-    perform outbox._check_writable('alter_projection');
-    p := outbox._projection_version(name, version);
-    select * into checked from outbox._check_function(caller, 'outbox.event[]', 'void', 'handler', handler);
+    perform outbox_internal.check_writable('alter_projection');
+    p := outbox_internal.projection_version(name, version);
+    select * into checked from outbox_internal.check_function(caller, 'outbox.event[]', 'void', 'handler', handler);
     update outbox._projection k set handler = checked.signature, owner = checked.owner, changed_at = clock_timestamp()
     where k.name = p.name and k.version = p.version;
-    perform outbox._audit('alter_projection', format('projection %s version %s', name, p.version), null,
+    perform outbox_internal.audit('alter_projection', format('projection %s version %s', name, p.version), null,
         jsonb_build_object('handler', checked.signature));
 end
 $$;
@@ -190,18 +190,18 @@ as $$
 declare
     gone int[];
 begin
-    perform outbox._check_writable('drop_projection');
+    perform outbox_internal.check_writable('drop_projection');
     gone := array(select k.version from outbox._projection k
         where k.name = name and (version is null or k.version = version) order by k.version for update);
     if cardinality(gone) = 0 then
-        perform outbox._projection_missing(name, version);
+        perform outbox_internal.projection_missing(name, version);
     end if;
     delete from outbox._projection k where k.name = name and k.version = any (gone);
     delete from outbox.cursor c
-    where c.stream = 'outbox' and c.consumer = outbox._projection_consumer(name) and c.subject = any (gone::text[]);
+    where c.stream = 'outbox' and c.consumer = outbox_internal.projection_consumer(name) and c.subject = any (gone::text[]);
     delete from outbox._cursor_key c
-    where c.stream = 'outbox' and c.consumer = outbox._projection_consumer(name) and c.subject = any (gone::text[]);
-    perform outbox._audit('drop_projection', format('projection %s', name), null, jsonb_build_object('versions', gone));
+    where c.stream = 'outbox' and c.consumer = outbox_internal.projection_consumer(name) and c.subject = any (gone::text[]);
+    perform outbox_internal.audit('drop_projection', format('projection %s', name), null, jsonb_build_object('versions', gone));
 end
 $$;
 comment on function outbox.drop_projection is
@@ -217,8 +217,8 @@ as $$
 declare
     p outbox._projection;
 begin
-    perform outbox._check_writable('pause_projection');
-    p := outbox._projection_version(name, version);
+    perform outbox_internal.check_writable('pause_projection');
+    p := outbox_internal.projection_version(name, version);
     if p.kind = 'inline' then
         raise exception 'projection "%" is inline and cannot be paused', name using errcode = 'OB004',
             detail = 'It would miss the events that are appended meanwhile.', hint = 'outbox.drop_projection() ends it.';
@@ -230,7 +230,7 @@ begin
     end if;
     update outbox._projection k set state = 'paused', resumed_state = p.state, changed_at = clock_timestamp()
     where k.name = p.name and k.version = p.version;
-    perform outbox._audit('pause_projection', format('projection %s version %s', name, p.version), null);
+    perform outbox_internal.audit('pause_projection', format('projection %s version %s', name, p.version), null);
 end
 $$;
 comment on function outbox.pause_projection is
@@ -247,8 +247,8 @@ as $$
 declare
     p outbox._projection;
 begin
-    perform outbox._check_writable('resume_projection');
-    p := outbox._projection_version(name, version);
+    perform outbox_internal.check_writable('resume_projection');
+    p := outbox_internal.projection_version(name, version);
     if p.state not in ('paused', 'faulted') then
         raise exception 'projection "%" is %', name, p.state using errcode = 'OB004',
             hint = 'A projection that is paused or faulted can be resumed.';
@@ -257,7 +257,7 @@ begin
     set state = p.resumed_state, resumed_state = null, error = null, failed_position = null, failed_message_id = null,
         changed_at = clock_timestamp()
     where k.name = p.name and k.version = p.version;
-    perform outbox._audit('resume_projection', format('projection %s version %s', name, p.version), null,
+    perform outbox_internal.audit('resume_projection', format('projection %s version %s', name, p.version), null,
         jsonb_build_object('from', p.state));
 end
 $$;
@@ -274,22 +274,22 @@ as $$
 declare
     p outbox._projection;
 begin
-    perform outbox._check_writable('skip_event');
+    perform outbox_internal.check_writable('skip_event');
     if coalesce(btrim(reason), '') = '' then
         raise exception 'a reason is required' using errcode = 'OB006',
             hint = 'The reason is kept in outbox.audit: the read model lacks the event from now on.';
     end if;
-    p := outbox._projection_version(projection, version);
+    p := outbox_internal.projection_version(projection, version);
     if p.state <> 'faulted' or p.failed_position is distinct from "position" then
         raise exception 'projection "%" is not faulted at position %', projection, "position" using errcode = 'OB004',
             detail = format('It is %s%s.', p.state, coalesce(format(' at position %s', p.failed_position), ''));
     end if;
-    perform outbox.cursor_advance(outbox._projection_consumer(projection), "position", subject => p.version::text);
+    perform outbox.cursor_advance(outbox_internal.projection_consumer(projection), "position", subject => p.version::text);
     update outbox._projection k
     set state = p.resumed_state, resumed_state = null, error = null, failed_position = null, failed_message_id = null,
         changed_at = clock_timestamp()
     where k.name = p.name and k.version = p.version;
-    perform outbox._audit('skip_event', format('projection %s version %s', projection, p.version), btrim(reason),
+    perform outbox_internal.audit('skip_event', format('projection %s version %s', projection, p.version), btrim(reason),
         jsonb_build_object('position', "position", 'message_id', p.failed_message_id, 'error', p.error));
 end
 $$;

@@ -2,7 +2,7 @@
 
 -- API: private
 -- Does the work of rebuild_projection() as the extension's owner. `caller` is the role that called it.
-create function outbox._rebuild_projection(caller oid, name text, handler text) returns int
+create function outbox_internal.rebuild_projection(caller oid, name text, handler text) returns int
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -13,8 +13,8 @@ declare
     role text;
     next_version int;
 begin
-    perform outbox._check_writable('rebuild_projection');
-    p := outbox._projection_version(name, null);
+    perform outbox_internal.check_writable('rebuild_projection');
+    p := outbox_internal.projection_version(name, null);
     if p.kind = 'inline' then
         raise exception 'projection "%" is inline and cannot be rebuilt', name using errcode = 'OB004',
             hint = 'Create an asynchronous projection of the same events.';
@@ -26,7 +26,7 @@ begin
     end if;
     if handler is not null then
         select f.signature, f.owner into signature, role
-        from outbox._check_function(caller, 'outbox.event[]', 'void', 'handler', handler) f;
+        from outbox_internal.check_function(caller, 'outbox.event[]', 'void', 'handler', handler) f;
     else
         -- The same handler writes to the same tables: the old version ends now.
         signature := p.handler;
@@ -38,7 +38,7 @@ begin
     select name, max(k.version) + 1, 'async', p.categories, p.types, signature, role, 'rebuilding', outbox.head()
     from outbox._projection k where k.name = name
     returning version into next_version;
-    perform outbox._audit('rebuild_projection', format('projection %s version %s', name, next_version), null,
+    perform outbox_internal.audit('rebuild_projection', format('projection %s version %s', name, next_version), null,
         jsonb_build_object('handler', signature));
     return next_version;
 end
@@ -63,15 +63,15 @@ as $$
 #variable_conflict use_variable
 declare
     p outbox._projection;
-    consumer text := outbox._projection_consumer(name);
+    consumer text := outbox_internal.projection_consumer(name);
     old_position bigint := 0;
     new_position bigint;
     old_version int;
     done record;
 begin
-    perform outbox._check_writable('switch_projection');
+    perform outbox_internal.check_writable('switch_projection');
     if not exists (select from outbox._projection k where k.name = name) then
-        perform outbox._projection_missing(name, null);
+        perform outbox_internal.projection_missing(name, null);
     end if;
     select * into p from outbox._projection k where k.name = name and k.state = 'rebuilding' for update;
     if not found then
@@ -83,12 +83,12 @@ begin
         select k.version from outbox._projection k
         where k.name = name and k.version <> p.version and k.state <> 'stopped' order by k.version for update
     loop
-        old_position := greatest(old_position, (outbox._cursor_lock(consumer, 'outbox', old_version::text, true))."position");
+        old_position := greatest(old_position, (outbox_internal.cursor_lock(consumer, 'outbox', old_version::text, true))."position");
     end loop;
-    new_position := (outbox._cursor_lock(consumer, 'outbox', p.version::text, true))."position";
+    new_position := (outbox_internal.cursor_lock(consumer, 'outbox', p.version::text, true))."position";
     for i in 1 .. 10 loop
         exit when new_position >= greatest(old_position, p.rebuild_to);
-        done := outbox._run_page(p, 1000);
+        done := outbox_internal.run_page(p, 1000);
         exit when not done.moved;
         new_position := done."position";
     end loop;
@@ -101,7 +101,7 @@ begin
     where k.name = name and k.version <> p.version and k.state <> 'stopped';
     update outbox._projection k set state = 'running', changed_at = clock_timestamp()
     where k.name = name and k.version = p.version and k.state = 'rebuilding';
-    perform outbox._audit('switch_projection', format('projection %s version %s', name, p.version), null,
+    perform outbox_internal.audit('switch_projection', format('projection %s version %s', name, p.version), null,
         jsonb_build_object('position', new_position));
     return p.version;
 end

@@ -2,17 +2,17 @@
 
 -- API: private
 -- Whether an error is that of the moment and not of an event.
-create function outbox._is_transient(state text) returns boolean
+create function outbox_internal.is_transient(state text) returns boolean
 language sql immutable
 set search_path = pg_catalog, pg_temp
 begin atomic
-    select left(_is_transient.state, 2) in ('08', '40', '53', '57', '58') or _is_transient.state in ('55P03', '25006');
+    select left(is_transient.state, 2) in ('08', '40', '53', '57', '58') or is_transient.state in ('55P03', '25006');
 end;
 
 -- API: private
 -- Applies events in their order. A page that fails is halved, down to the event that fails. Returns that event, or null.
 -- `applied`: how many come before it.
-create function outbox._apply_events(
+create function outbox_internal.apply_events(
     handler oid, events outbox.event[], out applied int, out failed outbox.event, out error text
 )
 language plpgsql volatile
@@ -26,10 +26,10 @@ begin
     while applied < total loop
         size := least(size, total - applied);
         begin
-            perform outbox._call_handler(handler, events[applied + 1:applied + size]);
+            perform outbox_internal.call_handler(handler, events[applied + 1:applied + size]);
             applied := applied + size;
         exception when others then
-            if outbox._is_transient(sqlstate) then
+            if outbox_internal.is_transient(sqlstate) then
                 raise;
             end if;
             if size = 1 then
@@ -45,14 +45,14 @@ $$;
 
 -- API: private
 -- Applies the next page of a version, whose row the caller has locked.
-create function outbox._run_page(
+create function outbox_internal.run_page(
     p outbox._projection, max_events int, out applied int, out moved boolean, out "position" bigint
 )
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    consumer text := outbox._projection_consumer(p.name);
+    consumer text := outbox_internal.projection_consumer(p.name);
     c outbox.cursor;
     page outbox.event[];
     events outbox.event[];
@@ -61,7 +61,7 @@ declare
     upto bigint;
     done record;
 begin
-    c := outbox._cursor_lock(consumer, 'outbox', p.version::text, true);
+    c := outbox_internal.cursor_lock(consumer, 'outbox', p.version::text, true);
     applied := 0;
     "position" := c."position";
     page := array(select e from outbox.read_events(c."position", max_events, p.categories, p.types,
@@ -73,7 +73,7 @@ begin
     events := array(select e from unnest(page) e where e.message_id is not null order by e."position");
     if cardinality(events) > 0 then
         select * into done
-        from outbox._apply_events(outbox._registered_function('handler', p.handler, p.owner), events);
+        from outbox_internal.apply_events(outbox_internal.registered_function('handler', p.handler, p.owner), events);
         applied := done.applied;
         if done.error is not null then
             upto := case when applied > 0 then events[applied]."position" end;
@@ -101,9 +101,9 @@ declare
     p outbox._projection;
     done record;
 begin
-    perform outbox._check_writable('run_projection');
+    perform outbox_internal.check_writable('run_projection');
     perform outbox._check_max_events(max_events);
-    p := outbox._projection_version(name, version);
+    p := outbox_internal.projection_version(name, version);
     if p.kind = 'inline' then
         raise exception 'projection "%" is inline', name using errcode = 'OB004',
             detail = 'append() applies its events.';
@@ -117,7 +117,7 @@ begin
     end if;
     -- A stretch of the feed without an event for this projection is passed over, at most 1,000,000 positions at a time.
     for i in 1 .. 100 loop
-        done := outbox._run_page(p, max_events);
+        done := outbox_internal.run_page(p, max_events);
         exit when done.applied > 0 or not done.moved
             or exists (select from outbox._projection k where k.name = p.name and k.version = p.version and k.state = 'faulted');
     end loop;
@@ -138,8 +138,8 @@ comment on function outbox.run_projection is
     'handler is gone or has another owner, 22023 max_events is out of range, 25006 the transaction is read-only';
 
 -- API: private
--- Whether append has to call _after_append().
-create function outbox._has_append_hooks() returns boolean
+-- Whether append has to call outbox_internal.after_append().
+create function outbox_internal.has_append_hooks() returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
@@ -150,7 +150,7 @@ end;
 -- API: private
 -- Called by append, as the extension's owner, for events that it has just written: validates them, and gives them to the
 -- inline projections in the order of their names.
-create function outbox._after_append(stream text, first_version bigint, last_version bigint) returns void
+create function outbox_internal.after_append(stream text, first_version bigint, last_version bigint) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -162,7 +162,7 @@ declare
         select row(null, null, r.message_id, r.event_id, r.webhook_id, r.stream, r.version, r.type, r.data, r.body,
             r.content_type, r.headers, r.metadata, r.tenant, r.occurred_at, r.recorded_at)::outbox.event
         from outbox._event_row r
-        where r.stream = _after_append.stream and r.version between first_version and last_version
+        where r.stream = after_append.stream and r.version between first_version and last_version
         order by r.version
     );
     its_category text := outbox.category(stream);
@@ -171,7 +171,7 @@ declare
     e outbox.event;
 begin
     foreach e in array events loop
-        perform outbox._validate_appended(e);
+        perform outbox_internal.validate_appended(e);
     end loop;
     for p in
         select * from outbox._projection k
@@ -180,9 +180,9 @@ begin
     loop
         chosen := case when p.types is null then events
             else array(select x from unnest(events) x
-                where outbox._matches(p.types, null, x.type, null, null, null, null, null) order by x.version) end;
+                where outbox_internal.matches(p.types, null, x.type, null, null, null, null, null) order by x.version) end;
         if cardinality(chosen) > 0 then
-            perform outbox._call_handler(outbox._registered_function('handler', p.handler, p.owner), chosen);
+            perform outbox_internal.call_handler(outbox_internal.registered_function('handler', p.handler, p.owner), chosen);
         end if;
     end loop;
 end
@@ -190,7 +190,7 @@ $$;
 
 -- API: private
 -- Refuses an event that is not valid by a schema that asks for it.
-create function outbox._validate_appended(e outbox.event) returns void
+create function outbox_internal.validate_appended(e outbox.event) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -204,7 +204,7 @@ begin
     end if;
     version := case when jsonb_typeof(e.metadata -> 'schema_version') = 'number'
         then (e.metadata ->> 'schema_version')::numeric::int else 1 end;
-    select * into found_schema from outbox.event_schema s where s.type = e.type and s.version = _validate_appended.version;
+    select * into found_schema from outbox.event_schema s where s.type = e.type and s.version = validate_appended.version;
     if not found then
         raise exception 'type "%" has no schema of version %', e.type, version using errcode = 'OB001',
             detail = 'The version is that of metadata.schema_version, and 1 without it.',
@@ -213,7 +213,7 @@ begin
     if not found_schema.validated then
         return;
     end if;
-    wrong := case when e.data is null then 'It is not JSON.' else outbox._validate(found_schema.schema, e.data) || '.' end;
+    wrong := case when e.data is null then 'It is not JSON.' else outbox_internal.validate(found_schema.schema, e.data) || '.' end;
     if wrong is not null then
         raise exception 'the data of type "%" is not valid', e.type using errcode = 'invalid_parameter_value',
             detail = wrong, hint = format('select outbox.get_schema(%L, %s) shows the schema.', e.type, version);

@@ -26,30 +26,30 @@ select pg_catalog.pg_extension_config_dump('outbox.event_schema', '');
 
 -- API: private
 -- Returns its argument, or raises 22023 or 54000 with the reason.
-create function outbox._check_schema(schema jsonb) returns jsonb language c immutable strict
+create function outbox_internal.check_schema(schema jsonb) returns jsonb language c immutable strict
 as 'MODULE_PATHNAME', 'outbox_check_schema';
 
 -- API: private
 -- An object with compatibility and reasons, an array of texts.
-create function outbox._compare_schemas(old jsonb, new jsonb) returns jsonb language c immutable strict
+create function outbox_internal.compare_schemas(old jsonb, new jsonb) returns jsonb language c immutable strict
 as 'MODULE_PATHNAME', 'outbox_compare_schemas';
 
 -- API: private
 -- Whether a level of compatibility is at least the required one. Null: a level is unknown.
-create function outbox._satisfies(compatibility text, required text) returns boolean language c immutable
+create function outbox_internal.satisfies(compatibility text, required text) returns boolean language c immutable
 as 'MODULE_PATHNAME', 'outbox_satisfies';
 
 -- API: private
 -- Null for valid data; otherwise the places that are wrong.
-create function outbox._validate(schema jsonb, data jsonb) returns text language c immutable strict
+create function outbox_internal.validate(schema jsonb, data jsonb) returns text language c immutable strict
 as 'MODULE_PATHNAME', 'outbox_validate';
 
 -- API: private
-create function outbox._latest_schema_version(type text) returns int
+create function outbox_internal.latest_schema_version(type text) returns int
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
-    select coalesce(max(s.version), 0) from outbox.event_schema s where s.type = _latest_schema_version.type;
+    select coalesce(max(s.version), 0) from outbox.event_schema s where s.type = latest_schema_version.type;
 end;
 
 -- API: public
@@ -71,14 +71,14 @@ declare
     compared jsonb;
     next_version int;
 begin
-    perform outbox._check_writable('register_schema');
+    perform outbox_internal.check_writable('register_schema');
     if type is null or schema is null then
         raise exception 'the % must not be null', case when type is null then 'type' else 'schema' end
             using errcode = 'null_value_not_allowed';
     end if;
-    perform outbox._check_topic(type);
-    perform outbox._check_schema(schema);
-    if outbox._satisfies('full', compatibility) is null then
+    perform outbox_internal.check_topic(type);
+    perform outbox_internal.check_schema(schema);
+    if outbox_internal.satisfies('full', compatibility) is null then
         raise exception 'unknown compatibility "%"', coalesce(compatibility, 'null') using errcode = 'invalid_parameter_value',
             hint = 'full, backward, forward or breaking; breaking allows any change.';
     end if;
@@ -88,7 +88,7 @@ begin
     end if;
     -- One registration at a time, so that the versions have no gap.
     lock table outbox.event_schema in share row exclusive mode;
-    latest := outbox._latest_schema_version(type);
+    latest := outbox_internal.latest_schema_version(type);
     next_version := coalesce(version, latest + 1);
     select * into had from outbox.event_schema s where s.type = type and s.version = next_version;
     if had.type is not null then
@@ -105,9 +105,9 @@ begin
                 hint = format('The next version is %s.', latest + 1);
     end if;
     if latest > 0 then
-        compared := outbox._compare_schemas(
+        compared := outbox_internal.compare_schemas(
             (select s.schema from outbox.event_schema s where s.type = type and s.version = latest), schema);
-        if not outbox._satisfies(compared ->> 'compatibility', compatibility) then
+        if not outbox_internal.satisfies(compared ->> 'compatibility', compatibility) then
             raise exception 'version % of the schema of type "%" is not % compatible', next_version, type, compatibility
                 using errcode = 'OB016',
                     detail = format('It is %s. %s', compared ->> 'compatibility',
@@ -118,7 +118,7 @@ begin
     end if;
     insert into outbox.event_schema (type, version, schema, compatibility, validated, description)
     values (type, next_version, schema, compared ->> 'compatibility', coalesce(validated, false), description);
-    perform outbox._audit('register_schema', format('type %s version %s', type, next_version), null,
+    perform outbox_internal.audit('register_schema', format('type %s version %s', type, next_version), null,
         jsonb_build_object('compatibility', compared ->> 'compatibility', 'validated', coalesce(validated, false)));
     return next_version;
 end
@@ -171,7 +171,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    compared jsonb := outbox._compare_schemas((outbox.get_schema(type, old_version)).schema,
+    compared jsonb := outbox_internal.compare_schemas((outbox.get_schema(type, old_version)).schema,
         (outbox.get_schema(type, new_version)).schema);
 begin
     compatibility := compared ->> 'compatibility';
@@ -191,7 +191,7 @@ as $$
 #variable_conflict use_variable
 declare
     s outbox.event_schema := outbox.get_schema(type, version);
-    wrong text := outbox._validate(s.schema, data);
+    wrong text := outbox_internal.validate(s.schema, data);
 begin
     if data is null or wrong is not null then
         raise exception 'the data of type "%" is not valid', type using errcode = 'invalid_parameter_value',

@@ -19,7 +19,7 @@ select pg_catalog.pg_extension_config_dump('outbox.upcaster', '');
 
 -- API: private
 -- Returns the qualified signature of a function of the user, and its owner, whose rights the caller must have.
-create function outbox._check_function(
+create function outbox_internal.check_function(
     caller oid, argument regtype, result regtype, kind text, inout signature text, out owner text
 )
 language plpgsql stable
@@ -52,7 +52,7 @@ $$;
 
 -- API: private
 -- Returns the oid of a function that was registered. Raises 42883 if it is gone or has another owner.
-create function outbox._registered_function(kind text, signature text, owner text) returns oid
+create function outbox_internal.registered_function(kind text, signature text, owner text) returns oid
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -71,12 +71,12 @@ $$;
 
 -- API: private
 -- Calls an upcaster as its owner.
-create function outbox._call_upcaster(function oid, data jsonb) returns jsonb language c stable
+create function outbox_internal.call_upcaster(function oid, data jsonb) returns jsonb language c stable
 as 'MODULE_PATHNAME', 'outbox_call_as_owner';
 
 -- API: private
 -- Does the work of create_upcaster() as the extension's owner. `caller` is the role that called it.
-create function outbox._create_upcaster(caller oid, type text, from_version int, function text) returns void
+create function outbox_internal.create_upcaster(caller oid, type text, from_version int, function text) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -86,13 +86,13 @@ declare
     first_version int;
     last_version int;
 begin
-    perform outbox._check_writable('create_upcaster');
+    perform outbox_internal.check_writable('create_upcaster');
     if type is null then
         raise exception 'the type must not be null' using errcode = 'null_value_not_allowed';
     end if;
-    perform outbox._check_topic(type);
-    perform outbox._check_schema_version(from_version);
-    select * into checked from outbox._check_function(caller, 'jsonb', 'jsonb', 'upcaster', function);
+    perform outbox_internal.check_topic(type);
+    perform outbox_internal.check_schema_version(from_version);
+    select * into checked from outbox_internal.check_function(caller, 'jsonb', 'jsonb', 'upcaster', function);
     if (select p.provolatile from pg_proc p where p.oid = to_regprocedure(checked.signature)) = 'v' then
         raise exception 'function "%" is volatile', function using errcode = 'invalid_parameter_value',
             hint = 'An upcaster returns the same for the same data: declare it as immutable or stable.';
@@ -108,7 +108,7 @@ begin
     insert into outbox.upcaster as u (type, from_version, function, owner)
     values (type, from_version, checked.signature, checked.owner)
     on conflict on constraint upcaster_pkey do update set function = excluded.function, owner = excluded.owner;
-    perform outbox._audit('create_upcaster', format('type %s from version %s', type, from_version), null,
+    perform outbox_internal.audit('create_upcaster', format('type %s from version %s', type, from_version), null,
         jsonb_build_object('function', checked.signature));
 end
 $$;
@@ -131,7 +131,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 begin
-    perform outbox._check_writable('drop_upcaster');
+    perform outbox_internal.check_writable('drop_upcaster');
     lock table outbox.upcaster in share row exclusive mode;
     if exists (select from outbox.upcaster u where u.type = type and u.from_version < from_version)
         and exists (select from outbox.upcaster u where u.type = type and u.from_version > from_version) then
@@ -143,7 +143,7 @@ begin
         raise exception 'type "%" has no upcaster from version %', type, from_version using errcode = 'OB001',
             hint = 'The table outbox.upcaster lists those there are.';
     end if;
-    perform outbox._audit('drop_upcaster', format('type %s from version %s', type, from_version), null);
+    perform outbox_internal.audit('drop_upcaster', format('type %s from version %s', type, from_version), null);
 end
 $$;
 comment on function outbox.drop_upcaster is
@@ -170,7 +170,7 @@ begin
                 detail = format('The first one is from version %s.', u.from_version),
                 hint = 'outbox.create_upcaster() adds it.';
         end if;
-        data := outbox._call_upcaster(outbox._registered_function('upcaster', u.function, u.owner), data);
+        data := outbox_internal.call_upcaster(outbox_internal.registered_function('upcaster', u.function, u.owner), data);
         if data is null then
             raise exception 'the upcaster "%" returned null', u.function using errcode = 'null_value_not_allowed',
                 hint = 'An upcaster returns the data of the next version.';
