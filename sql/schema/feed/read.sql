@@ -101,7 +101,8 @@ begin
     perform outbox_internal.check_routes('{#}', filter);
     path := (filter ->> 'payload')::jsonpath;
     perform outbox_internal.check_history(after_position, epoch);
-    start := case when after_position = 0 then outbox_internal.first_stored(outbox_internal.tail()) - 1 else after_position end;
+    start := case when after_position = 0 then outbox_internal.first_stored(outbox_internal.tail()) - 1
+        else after_position end;
     done := start;
     <<feed>>
     for stretch in

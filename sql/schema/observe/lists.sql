@@ -280,7 +280,7 @@ comment on function outbox.count_by_state is
     'longer the more messages that tenant has';
 
 -- The door is made here, before other objects depend on the function.
-call outbox_internal.make_door('count_by_state');
+call outbox_internal.make_door('outbox.count_by_state');
 
 insert into outbox._capability values
     ('monitor', 'function outbox.get_message'),

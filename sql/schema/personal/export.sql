@@ -93,8 +93,7 @@ begin
         raise exception 'malformed after' using errcode = 'invalid_parameter_value',
             hint = 'It is "next" of the last row of the page before, with the same arguments.';
     end if;
-    if streams is not null and (cardinality(streams) not between 1 and 10000 or array_position(streams,
-        null) is not null) then
+    if cardinality(streams) not between 1 and 10000 or array_position(streams, null) is not null then
         raise exception 'malformed streams' using errcode = 'invalid_parameter_value', hint = '1 to 10000 names.';
     end if;
     if streams is not null then
