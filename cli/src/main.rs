@@ -14,6 +14,7 @@
 
 mod args;
 mod doctor;
+mod events;
 mod output;
 mod picture;
 #[cfg(test)]

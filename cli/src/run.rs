@@ -11,7 +11,7 @@ use crate::args::{
     Subscription,
 };
 use crate::screen::Screen;
-use crate::{doctor, output, replay, top};
+use crate::{doctor, events, output, replay, top};
 use pg_outbox::error::{Error, Result};
 use pg_outbox::message::Message;
 use pg_outbox::outbox::Outbox;
@@ -73,6 +73,11 @@ async fn run_connected(outbox: &Outbox, json: bool, command: Command) -> Result<
         Command::Topic(command) => registry(outbox, json, "topic", command).await?,
         Command::Publisher(command) => registry(outbox, json, "publisher", command).await?,
         Command::Archive(command) => archive(outbox, json, command).await?,
+        Command::Streams(what) => events::streams(outbox, json, what).await?,
+        Command::Events(what) => events::events(outbox, json, what).await?,
+        Command::Project(what) => events::project(outbox, json, what).await?,
+        Command::Sagas(what) => events::sagas(outbox, json, what).await?,
+        Command::Export(what) => events::export(outbox, what).await?,
         Command::Call { function, args } => call(outbox, json, &function, json!({}), More { set: args }).await?,
         // These commands need no outbox.
         Command::Completions { .. } | Command::Listen { .. } | Command::Doctor => {}

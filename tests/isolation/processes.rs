@@ -1,51 +1,8 @@
 //! Commands, snapshots and sagas when two sessions do the same at the same time.
 
-use std::time::Duration;
-
-use outbox_harness::tokio_postgres::Client;
-use outbox_harness::wait_until;
-use outbox_tests::{PATIENCE, bare_server, explain, one, outbox_harness, refused};
-
-/// Two sessions and an observer in a database of their own.
-struct Pair {
-    first: Client,
-    second: Client,
-    second_pid: i32,
-    watcher: Client,
-}
-
-impl Pair {
-    async fn new(database: &str) -> Pair {
-        let server = bare_server().await;
-        let watcher = server.database(database).await.unwrap();
-        let first = server.connect(database).await.unwrap();
-        let second = server.connect(database).await.unwrap();
-        let second_pid = one(&second, "select pg_backend_pid()").await;
-        Pair { first, second, second_pid, watcher }
-    }
-
-    /// Runs `query` in the second session while the transaction of the first is open. Ends the first with `end` once the
-    /// second waits for it, and returns the result of the second: its value as text, or its SQLSTATE.
-    async fn second_waits(&self, query: &str, end: &str) -> String {
-        let waiting = async {
-            wait_until("the second session waits for the first", PATIENCE, async || {
-                one(&self.watcher, &format!("select cardinality(pg_blocking_pids({})) > 0", self.second_pid)).await
-            })
-            .await;
-            self.first.batch_execute(end).await.unwrap();
-        };
-        let (result, ()) = tokio::join!(self.result(query), waiting);
-        result
-    }
-
-    async fn result(&self, query: &str) -> String {
-        let answer = tokio::time::timeout(PATIENCE + Duration::from_secs(10), self.second.query_one(query, &[])).await;
-        match answer.expect("the second session goes on") {
-            Ok(row) => row.get::<_, Option<String>>(0).unwrap_or_else(|| "null".to_owned()),
-            Err(error) => error.code().map_or_else(|| explain(&error), |code| code.code().to_owned()),
-        }
-    }
-}
+use crate::pair::Pair;
+use outbox_tests::outbox_harness::wait_until;
+use outbox_tests::{PATIENCE, one, refused};
 
 #[tokio::test]
 async fn a_second_command_waits_for_the_first_and_gets_its_result() {

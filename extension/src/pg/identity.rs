@@ -117,7 +117,7 @@ impl Function {
     }
 
     /// Finds the function of this schema, name and arguments, regardless of `search_path` and the current user's rights.
-    fn named(schema: Oid, name: &CStr, arguments: &[Oid]) -> Option<Function> {
+    pub fn named(schema: Oid, name: &CStr, arguments: &[Oid]) -> Option<Function> {
         // SAFETY: one look-up in the catalogue's cache; the key lives until the look-up is done.
         let oid = unsafe {
             let key = pg_sys::buildoidvector(arguments.as_ptr(), arguments.len() as i32);

@@ -1,6 +1,7 @@
 //! The functions of the schema that are written in Rust, by topic.
 
 pub mod admin;
+pub mod after_append;
 pub mod checks;
 pub mod claim;
 pub mod enqueue;

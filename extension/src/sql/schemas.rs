@@ -7,7 +7,7 @@ use outbox_schema::{Checker, check, compare};
 use pgrx::IntoDatum;
 use serde_json::{Value, json};
 
-use crate::pg::function::{Args, Returned};
+use crate::pg::function::Args;
 use crate::pg_function;
 
 /// Schemas that a backend keeps ready. A row of the registry never changes, and a schema is its own key, so none gets stale.

@@ -109,11 +109,11 @@ begin
                 e.message_id, e.recorded_at, outbox_internal.is_redacted(e.data, e.body, e.metadata),
                 jsonb_build_object('stream', e.stream, 'version', e.version)
             from outbox._event_row e
-            where e.stream = chosen.name and e.version > chosen.after_version
+            where e.stream collate "C" = chosen.name and e.version > chosen.after_version
                 and outbox_internal.is_exported(e.stream, e.type, e.tenant, e.metadata, e.recorded_at, types,
                     stream_prefix, tenant,
                     condition, from_time, to_time)
-            order by e.stream, e.version
+            order by e.stream collate "C", e.version
             limit left_over;
             get diagnostics n = row_count;
             left_over := left_over - n;

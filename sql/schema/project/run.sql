@@ -138,20 +138,26 @@ comment on function outbox.run_projection is
     'handler is gone or has another owner, 22023 max_events is out of range, 25006 the transaction is read-only';
 
 -- API: private
--- Whether append has to call outbox_internal.after_append().
-create function outbox_internal.has_append_hooks() returns boolean
-language sql stable
+-- The inline projections, in the order of their names. Null: an append has nothing to do after it has written.
+create function outbox_internal.append_work() returns outbox._projection[]
+language sql stable security definer
 set search_path = pg_catalog, pg_temp
 begin atomic
-    select exists (select from outbox._projection p where p.kind = 'inline' and p.state = 'running')
-        or exists (select from outbox.event_schema s where s.validated);
+    select w.projections
+    from (
+        select array(
+            select p from outbox._projection p where p.kind = 'inline' and p.state = 'running' order by p.name
+        ) as projections
+    ) w
+    where cardinality(w.projections) > 0 or exists (select from outbox.event_schema s where s.validated);
 end;
 
 -- API: private
--- Called by append, as the extension's owner, for events that it has just written: validates them, and gives them to the
--- inline projections in the order of their names.
-create function outbox_internal.after_append(stream text, first_version bigint, last_version bigint) returns void
-language plpgsql volatile
+-- Called by append for events that it has just written: validates them, and gives them to the inline projections.
+create function outbox_internal.after_append(
+    stream text, first_version bigint, last_version bigint, projections outbox._projection[]
+) returns void
+language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
@@ -162,7 +168,7 @@ declare
         select row(null, null, r.message_id, r.event_id, r.webhook_id, r.stream, r.version, r.type, r.data, r.body,
             r.content_type, r.headers, r.metadata, r.tenant, r.occurred_at, r.recorded_at)::outbox.event
         from outbox._event_row r
-        where r.stream = after_append.stream and r.version between first_version and last_version
+        where r.stream collate "C" = after_append.stream and r.version between first_version and last_version
         order by r.version
     );
     its_category text := outbox.category(stream);
@@ -173,11 +179,8 @@ begin
     foreach e in array events loop
         perform outbox_internal.validate_appended(e);
     end loop;
-    for p in
-        select * from outbox._projection k
-        where k.kind = 'inline' and k.state = 'running' and (k.categories is null or its_category = any (k.categories))
-        order by k.name
-    loop
+    foreach p in array projections loop
+        continue when its_category <> all (p.categories);
         chosen := case when p.types is null then events
             else array(select x from unnest(events) x
                 where outbox_internal.matches(p.types, null, x.type, null, null, null, null, null) order by x.version) end;
