@@ -396,7 +396,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._lock_stream(stream text) returns void
+    /// outbox_internal.lock_stream(stream text) returns void
     fn outbox_lock_stream(args) {
         let xid = transaction_id(c"outbox.close_stream()");
         lock(args.get::<&str>(0).unwrap_or_default(), xid.value);
@@ -405,7 +405,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._streams_changed() returns trigger
+    /// outbox_internal.streams_changed() returns trigger
     fn outbox_streams_changed(_args) {
         // SAFETY: queues a message that is sent when the transaction commits.
         unsafe { pg_sys::CacheInvalidateRelcacheByRelid(catalog::lookup("stream")?) };

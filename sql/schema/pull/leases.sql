@@ -40,7 +40,8 @@ comment on type outbox.claimed is
 --
 -- To look up messages in all leaves of outbox.message costs several times as much as the rest of a claim, because opening
 -- the leaves takes longer than reading them. The messages of a claim are nearly always in one leaf. So each function has one
--- statement per leaf, one for events, and one for all leaves, which is used when segment is null or -1. Rows are returned in the order of `ids`,
+-- statement per leaf, one for events, and one for all leaves, which is used when segment is null or -1. Rows are returned
+-- in the order of `ids`,
 -- through nested loops; those of bundles have to be sorted.
 do $do$
 declare
@@ -77,8 +78,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    token bigint := outbox._new_lease();
-    held_as bigint := outbox._lease_id(token);
+    token bigint := outbox_internal.new_lease();
+    held_as bigint := outbox_internal.lease_id(token);
     now timestamptz := clock_timestamp();
     until timestamptz := now + least(duration, deadline);
 begin

@@ -7,12 +7,12 @@
 
 -- API: private
 -- Whether a subscription has never taken anything but events, which are stored from the first position on.
-create function outbox._takes_events_only(subscription_id int) returns boolean
+create function outbox_internal.takes_events_only(subscription_id int) returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
     select coalesce(bool_and(v.source = 'events'), false)
-    from outbox.subscription_version v where v.subscription_id = _takes_events_only.subscription_id;
+    from outbox.subscription_version v where v.subscription_id = takes_events_only.subscription_id;
 end;
 
 -- API: public
@@ -31,16 +31,16 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    known int := outbox._subscription_id(subscription);
+    known int := outbox_internal.subscription_id(subscription);
     low bigint;
     high bigint;
     lowest bigint;
     new_id bigint;
 begin
-    perform outbox._pin_history();
-    lowest := case when outbox._takes_events_only(known) then 1 else outbox._tail() end;
-    high := coalesce(to_position, outbox._position_at(to_time, lowest) - 1, outbox.head());
-    low := coalesce(from_position, outbox._position_at(from_time, lowest), lowest);
+    perform outbox_internal.pin_history();
+    lowest := case when outbox_internal.takes_events_only(known) then 1 else outbox_internal.tail() end;
+    high := coalesce(to_position, outbox_internal.position_at(to_time, lowest) - 1, outbox.head());
+    low := coalesce(from_position, outbox_internal.position_at(from_time, lowest), lowest);
     if low < lowest then
         raise exception 'position % is no longer stored', low using errcode = 'OB009',
             detail = format('The first one that is stored is %s.', lowest);
@@ -53,11 +53,11 @@ begin
         raise exception 'invalid rate' using errcode = 'invalid_parameter_value',
             hint = 'The rate of a replay is between 1 and 10000 messages per second.';
     end if;
-    perform outbox._check_routes('{#}', filter);
+    perform outbox_internal.check_routes('{#}', filter);
     insert into outbox.replay (subscription_id, from_position, to_position, filter, new_ids, rate, position)
     values (known, low, high, filter, coalesce(new_ids, false), rate, low - 1)
     returning id into new_id;
-    perform outbox._deliveries_changed();
+    perform outbox_internal.deliveries_changed();
     return new_id;
 end
 $$;
@@ -74,7 +74,7 @@ comment on function outbox.replay is
 -- Begins a step of a replay: locks the replay, and ends it if its subscription has ended or all its rows are delivered.
 -- state: running: the step goes on; otherwise the step ends with this state. job: the replay. target: its subscription.
 -- allowance: lowered so that at most 1000 rows wait. Called with the settings of _replay_step.
-create function outbox._replay_begin(
+create function outbox_internal.replay_begin(
     replay_id bigint,
     inout allowance int,
     out state text,
@@ -122,7 +122,7 @@ $$;
 --
 -- The loop over the messages is in one piece. A step reads up to 1000 messages, and a function that tests a message, or
 -- makes a row of it, would be called with the whole message for each of them.
-create function outbox._replay_step(replay_id bigint, allowance int, out state text, out made int)
+create function outbox_internal.replay_step(replay_id bigint, allowance int, out state text, out made int)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -139,7 +139,7 @@ declare
     call_off text;
 begin
     made := 0;
-    begun := outbox._replay_begin(replay_id, allowance);
+    begun := outbox_internal.replay_begin(replay_id, allowance);
     state := begun.state;
     if state <> 'running' then
         return;
@@ -182,20 +182,20 @@ begin
         continue when candidate.id is null or candidate.active is not true
             or candidate.source <> 'all' and (candidate.source = 'events') <> (candidate.segment = -2)
             or exists (select from outbox.cancelled c where c.message_id = candidate.id)
-                and outbox._erased_because(candidate.id) is null
-            or not outbox._matches(candidate.topics, candidate.filter - 'payload', candidate.topic, candidate.tenant,
+                and outbox_internal.erased_because(candidate.id) is null
+            or not outbox_internal.matches(candidate.topics, candidate.filter - 'payload', candidate.topic, candidate.tenant,
                 candidate.key, candidate.its_type, candidate.its_id, candidate.headers)
-            or not outbox._matches(null, job.filter - 'payload', candidate.topic, candidate.tenant, candidate.key,
+            or not outbox_internal.matches(null, job.filter - 'payload', candidate.topic, candidate.tenant, candidate.key,
                 candidate.its_type, candidate.its_id, candidate.headers)
             or candidate.filter ? 'payload'
-                and not outbox._path_holds(candidate.payload, (candidate.filter ->> 'payload')::jsonpath)
+                and not outbox_internal.path_holds(candidate.payload, (candidate.filter ->> 'payload')::jsonpath)
             or job.filter ? 'payload'
-                and not outbox._path_holds(candidate.payload, (job.filter ->> 'payload')::jsonpath);
-        call_off := outbox._erased_because(candidate.id);
+                and not outbox_internal.path_holds(candidate.payload, (job.filter ->> 'payload')::jsonpath);
+        call_off := outbox_internal.erased_because(candidate.id);
         if call_off is not null then
             insert into outbox.attempt (segment, position, message_id, started_at, finished_at, run, subscription_id,
                 attempt, outcome, error)
-            values (outbox._current_leaf('attempt'), candidate.place, candidate.id, clock_timestamp(), clock_timestamp(),
+            values (outbox_internal.current_leaf('attempt'), candidate.place, candidate.id, clock_timestamp(), clock_timestamp(),
                 replay_id, target.id, 0, 'skipped', call_off);
             continue;
         end if;
@@ -209,7 +209,7 @@ begin
             ),
             replay_id, job.new_ids
         on conflict (subscription_id, position, run) do nothing;
-        perform outbox._lower_claim_hint(target.id, candidate.priority, clock_timestamp() - interval '1 s');
+        perform outbox_internal.lower_claim_hint(target.id, candidate.priority, clock_timestamp() - interval '1 s');
         made := made + 1;
         exit when made >= allowance;
     end loop;
@@ -219,21 +219,21 @@ begin
     if last_seen >= job.to_position then
         state := 'draining';
     end if;
-    update outbox.replay r set position = last_seen, matched = r.matched + made, state = _replay_step.state
+    update outbox.replay r set position = last_seen, matched = r.matched + made, state = replay_step.state
     where r.id = replay_id;
     if made > 0 then
-        perform outbox._deliveries_changed();
+        perform outbox_internal.deliveries_changed();
     end if;
 end
 $$;
 
 -- API: private
 -- Ends a replay that has not ended as failed, with this error.
-create function outbox._replay_failed(replay_id bigint, error text) returns void
+create function outbox_internal.replay_failed(replay_id bigint, error text) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
-    update outbox.replay r set state = 'failed', error = _replay_failed.error, finished_at = clock_timestamp()
+    update outbox.replay r set state = 'failed', error = replay_failed.error, finished_at = clock_timestamp()
     where r.id = replay_id and r.state in ('running', 'draining');
 end;
 
@@ -241,7 +241,7 @@ end;
 -- Takes the next step of a pull subscription's replays where there is no dispatcher. Called by a claim that finds nothing. A
 -- step makes as many rows as the rate has allowed since the replay began and were not made yet, and at most as many as in
 -- one second.
-create function outbox._replay_inline(subscription_id int) returns void
+create function outbox_internal.replay_inline(subscription_id int) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -257,15 +257,15 @@ declare
 begin
     for job in
         select r.* from outbox.replay r
-        where r.subscription_id = _replay_inline.subscription_id and r.state in ('running', 'draining')
+        where r.subscription_id = replay_inline.subscription_id and r.state in ('running', 'draining')
         order by r.id
     loop
         begin
-            perform outbox._replay_step(job.id, least(job.rate,
+            perform outbox_internal.replay_step(job.id, least(job.rate,
                 job.rate * extract(epoch from clock_timestamp() - job.created_at) - job.matched)::int);
         exception when data_exception or program_limit_exceeded then
             -- The filter cannot be evaluated. This ends the replay as failed, but not the claim.
-            perform outbox._replay_failed(job.id, sqlerrm);
+            perform outbox_internal.replay_failed(job.id, sqlerrm);
         end;
     end loop;
 end
@@ -294,11 +294,11 @@ begin
     )
     insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run, subscription_id,
         attempt, outcome)
-    select (select outbox._current_leaf('attempt')), g.position, g.message_id, clock_timestamp(), clock_timestamp(),
+    select (select outbox_internal.current_leaf('attempt')), g.position, g.message_id, clock_timestamp(), clock_timestamp(),
         g.id, g.run, g.subscription_id, 0, 'cancelled'
     from gone g;
     get diagnostics cancelled = row_count;
-    perform outbox._count_ended(array_fill((select r.subscription_id from outbox.replay r where r.id = replay_id),
+    perform outbox_internal.count_ended(array_fill((select r.subscription_id from outbox.replay r where r.id = replay_id),
         array[cancelled::int]), array_fill('cancelled'::text, array[cancelled::int]));
     return cancelled;
 end

@@ -3,7 +3,7 @@
 -- API: private
 -- The first position that was given to a message at or after a time. Positions and ticked_at ascend together in the feed, so
 -- this is a binary search. Returns head() + 1 if there is none. lowest: the first position that is stored.
-create function outbox._position_at(at timestamptz, lowest bigint) returns bigint
+create function outbox_internal.position_at(at timestamptz, lowest bigint) returns bigint
 language plpgsql stable strict
 set search_path = pg_catalog, pg_temp
 as $$
@@ -31,7 +31,7 @@ $$;
 -- The position after which a subscription with this `start` begins; null for latest. Pins the history until the transaction
 -- ends. source: that of the subscription; events are stored from the first position on. Raises OB009 for a position that is
 -- not stored, and 22023 for a malformed value.
-create function outbox._start(start text, source text) returns bigint
+create function outbox_internal.start(start text, source text) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -42,8 +42,8 @@ begin
     if start is null or start = 'latest' then
         return null;
     end if;
-    perform outbox._pin_history();
-    lowest := case when source = 'events' then 1 else outbox._tail() end;
+    perform outbox_internal.pin_history();
+    lowest := case when source = 'events' then 1 else outbox_internal.tail() end;
     if start = 'earliest' then
         return lowest - 1;
     elsif start ~ '^[0-9]{1,18}$' then
@@ -58,7 +58,7 @@ begin
         end if;
         return wanted - 1;
     end if;
-    return outbox._position_at(start::timestamptz, lowest) - 1;
+    return outbox_internal.position_at(start::timestamptz, lowest) - 1;
 exception when invalid_datetime_format or datetime_field_overflow then
     raise exception 'invalid start "%"', start using errcode = 'invalid_parameter_value',
         hint = 'It is latest, earliest, a position (the first to be delivered) or a time.';

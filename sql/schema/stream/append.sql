@@ -92,7 +92,7 @@ comment on function outbox.stream_version is
 
 -- API: private
 -- Takes the lock of a stream until the transaction ends, as append() does.
-create function outbox._lock_stream(stream text) returns void
+create function outbox_internal.lock_stream(stream text) returns void
 language c volatile strict
 as 'MODULE_PATHNAME', 'outbox_lock_stream';
 

@@ -3,7 +3,7 @@
 
 -- API: private
 -- The position up to which events are listed by category. It is a row, so that it commits with the lists.
-create function outbox._listed() returns bigint
+create function outbox_internal.listed() returns bigint
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
@@ -16,7 +16,7 @@ end;
 -- API: private
 -- Lists the events of up to `step` positions behind those that are listed. Returns how many events; null: there is nothing
 -- to list. The caller has the lock of maintenance. A list has at most 600 entries, so that a row fits a page.
-create function outbox._list_categories(step int) returns bigint
+create function outbox_internal.list_categories(step int) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -27,7 +27,7 @@ set enable_mergejoin = off
 set jit = off
 as $$
 declare
-    after bigint := outbox._listed();
+    after bigint := outbox_internal.listed();
     upto bigint := outbox.head();
     listed bigint;
 begin
@@ -81,7 +81,7 @@ $$;
 
 -- API: private
 -- The places of a category in the lists, after one position up to another: the first ones, at most 600 more than asked for.
-create function outbox._places_of_category(category text, after bigint, upto bigint, at_most int)
+create function outbox_internal.places_of_category(category text, after bigint, upto bigint, at_most int)
 returns table (place bigint, id bigint)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp

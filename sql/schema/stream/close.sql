@@ -2,7 +2,7 @@
 
 -- API: private
 -- Takes the lock of a stream that exists, and returns its last version. Raises OB001, and OB006 for an empty reason.
-create function outbox._lock_stream_to_change(what text, stream text, reason text) returns bigint
+create function outbox_internal.lock_stream_to_change(what text, stream text, reason text) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -10,13 +10,13 @@ as $$
 declare
     version bigint;
 begin
-    perform outbox._check_writable(what);
+    perform outbox_internal.check_writable(what);
     if coalesce(btrim(reason), '') = '' then
         raise exception 'a reason is required' using errcode = 'OB006', hint = 'The reason is kept in outbox.audit.';
     end if;
     -- checks the name
     perform outbox.stream_version(stream);
-    perform outbox._lock_stream(stream);
+    perform outbox_internal.lock_stream(stream);
     version := outbox.stream_version(stream);
     if version = 0 then
         raise exception 'stream "%" does not exist', stream using errcode = 'OB001';
@@ -33,14 +33,14 @@ set lock_timeout = '5s'
 as $$
 #variable_conflict use_variable
 declare
-    version bigint := outbox._lock_stream_to_change('close_stream', stream, reason);
+    version bigint := outbox_internal.lock_stream_to_change('close_stream', stream, reason);
 begin
     insert into outbox.stream as s (stream, closed_at) values (stream, clock_timestamp())
     on conflict on constraint stream_pkey do update set closed_at = excluded.closed_at where s.closed_at is null;
     if not found then
         raise exception 'stream "%" is closed already', stream using errcode = 'OB004';
     end if;
-    perform outbox._audit('close_stream', format('stream %s', stream), btrim(reason), jsonb_build_object('version', version));
+    perform outbox_internal.audit('close_stream', format('stream %s', stream), btrim(reason), jsonb_build_object('version', version));
     return version;
 end
 $$;
@@ -60,7 +60,7 @@ set enable_bitmapscan = off
 as $$
 #variable_conflict use_variable
 declare
-    version bigint := outbox._lock_stream_to_change('truncate_stream', stream, reason);
+    version bigint := outbox_internal.lock_stream_to_change('truncate_stream', stream, reason);
     ids bigint[];
     leased record;
 begin
@@ -76,7 +76,7 @@ begin
     );
     -- As when a message is erased: what waits for its delivery is called off.
     perform from outbox.dead_letter l where l.message_id = any (ids) order by l.id for update;
-    perform outbox._unbundle_messages(ids, true);
+    perform outbox_internal.unbundle_messages(ids, true);
     perform from outbox.delivery d where d.message_id = any (ids) order by d.id for update;
     select d.message_id, l.worker into leased
     from outbox._open d
@@ -93,15 +93,15 @@ begin
     on conflict on constraint cancelled_pkey do nothing;
     insert into outbox._cancelled_lately select i from unnest(ids) i;
     delete from outbox._manual_send e where e.message_id = any (ids);
-    perform outbox._drop_cancelled(array(select d.id from outbox.delivery d where d.message_id = any (ids)));
+    perform outbox_internal.drop_cancelled(array(select d.id from outbox.delivery d where d.message_id = any (ids)));
     perform set_config('pg_outbox.truncating', 'on', true);
     delete from outbox._message_event m where m.key collate "C" = stream and m.version < before_version;
     perform set_config('pg_outbox.truncating', 'off', true);
     insert into outbox.stream as s (stream, truncated_before, last_version) values (stream, before_version, version)
     on conflict on constraint stream_pkey do update
     set truncated_before = greatest(s.truncated_before, excluded.truncated_before), last_version = excluded.last_version;
-    perform outbox._deliveries_changed();
-    perform outbox._audit('truncate_stream', format('stream %s', stream), btrim(reason),
+    perform outbox_internal.deliveries_changed();
+    perform outbox_internal.audit('truncate_stream', format('stream %s', stream), btrim(reason),
         jsonb_build_object('before_version', before_version, 'events', cardinality(ids)));
     return cardinality(ids);
 end

@@ -34,7 +34,7 @@ from outbox._message_event m;
 -- API: private
 -- The position of an event; null: it has none yet. Looks at the rows of the feed that begin below its id, nearest first.
 -- Nearly always it is in the first of them. Rows of a large transaction, or of one that took long, begin much lower.
-create function outbox._event_position(message_id bigint) returns bigint
+create function outbox_internal.event_position(message_id bigint) returns bigint
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -56,13 +56,13 @@ begin
     ) n
     where n.message_ids[cardinality(n.message_ids)] >= message_id and message_id = any (n.message_ids)
     limit 1;
-    return coalesce(place, outbox._position_of(message_id));
+    return coalesce(place, outbox_internal.position_of(message_id));
 end
 $$;
 
 -- API: private
 -- Raises 22023 for a number of events that cannot be read at once.
-create function outbox._check_max_events(max_events int) returns void
+create function outbox_internal.check_max_events(max_events int) returns void
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -98,21 +98,21 @@ begin
         raise exception 'stream must not be null' using errcode = 'null_value_not_allowed';
     end if;
     if max_events is null or max_events not between 1 and 10000 then
-        perform outbox._check_max_events(max_events);
+        perform outbox_internal.check_max_events(max_events);
     end if;
     if backwards then
         return query
-        select p.place, outbox._epoch_of(p.place), e.*
+        select p.place, outbox_internal.epoch_of(p.place), e.*
         from outbox._event_row e
-        cross join lateral (select case when positions then outbox._event_position(e.message_id) end as place) p
-        where e.stream collate "C" = stream and e.version <= coalesce(from_version, outbox._max_bigint())
+        cross join lateral (select case when positions then outbox_internal.event_position(e.message_id) end as place) p
+        where e.stream collate "C" = stream and e.version <= coalesce(from_version, outbox_internal.max_bigint())
         order by e.stream collate "C" desc, e.version desc
         limit max_events;
     elsif positions then
         return query
-        select p.place, outbox._epoch_of(p.place), e.*
+        select p.place, outbox_internal.epoch_of(p.place), e.*
         from outbox._event_row e
-        cross join lateral (select outbox._event_position(e.message_id) as place) p
+        cross join lateral (select outbox_internal.event_position(e.message_id) as place) p
         where e.stream collate "C" = stream and e.version >= coalesce(from_version, 1)
         order by e.stream collate "C", e.version
         limit max_events;

@@ -25,7 +25,7 @@ comment on function outbox.cardinal_id is
 -- API: private
 -- The number of a stream's member in a consumer group of so many members, from 0 on. Streams with the same cardinal id have
 -- the same member. The hash is that of message-db, so that groups of both agree.
-create function outbox._member_of(stream text, members int) returns int
+create function outbox_internal.member_of(stream text, members int) returns int
 language sql immutable strict parallel safe
 return abs(('x' || left(md5(outbox.cardinal_id(stream)), 16))::bit(64)::bigint::numeric) % members;
 

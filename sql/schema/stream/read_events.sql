@@ -2,7 +2,7 @@
 
 -- API: private
 -- Raises 22023 for a malformed member of a consumer group.
-create function outbox._check_member(member int, members int) returns void
+create function outbox_internal.check_member(member int, members int) returns void
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -61,30 +61,30 @@ begin
             detail = format('It is %s.', coalesce(after_position::text, 'null')),
             hint = 'A position is 0 (before the first event) or the position of an event that was read.';
     end if;
-    perform outbox._check_max_events(max_events);
-    perform outbox._check_member(member, members);
+    perform outbox_internal.check_max_events(max_events);
+    perform outbox_internal.check_member(member, members);
     if categories is not null and (cardinality(categories) not between 1 and 1000
         or array_position(categories, null) is not null) then
         raise exception 'malformed categories' using errcode = 'invalid_parameter_value',
             hint = 'Between 1 and 1000 names; null is every category.';
     end if;
     -- Raises errors for malformed arguments, even if there is nothing to read.
-    perform outbox._matches(types, filter, 'a', null, null, null, null, null);
-    perform outbox._check_routes('{#}', filter);
+    perform outbox_internal.matches(types, filter, 'a', null, null, null, null, null);
+    perform outbox_internal.check_routes('{#}', filter);
     path := (filter ->> 'payload')::jsonpath;
-    perform outbox._check_history(after_position, epoch);
+    perform outbox_internal.check_history(after_position, epoch);
     -- Nearly all reads are in the last epoch; otherwise the epoch is looked up row by row.
     select e.epoch into one_epoch
     from (select e.epoch, e.first_position from outbox.epoch e order by e.epoch desc limit 1) e
     where e.first_position <= after_position + 1;
 
-    listed := case when categories is not null then outbox._listed() else 0 end;
+    listed := case when categories is not null then outbox_internal.listed() else 0 end;
     while done < listed and returned < max_events and looked_at < budget loop
         select array_agg(c.place order by c.place), array_agg(c.id order by c.place) into places, ids
         from (
             select p.place, p.id
             from (select distinct k from unnest(categories) k) k
-            cross join lateral outbox._places_of_category(k.k, done, listed, max_events) p
+            cross join lateral outbox_internal.places_of_category(k.k, done, listed, max_events) p
             order by p.place
             limit max_events
         ) c;
@@ -93,14 +93,14 @@ begin
             exit;
         end if;
         return query
-        select u.place, coalesce(one_epoch, outbox._epoch_of(u.place)), e.*
+        select u.place, coalesce(one_epoch, outbox_internal.epoch_of(u.place)), e.*
         from unnest(places, ids) with ordinality u(place, id, ord)
         join outbox._event_row e on e.message_id = u.id
         where (tenant is null or e.tenant = tenant)
-            and (types is null and filter is null or outbox._matches(types, filter, e.type, e.tenant, e.stream,
+            and (types is null and filter is null or outbox_internal.matches(types, filter, e.type, e.tenant, e.stream,
                 outbox.category(e.stream), outbox.stream_key(e.stream), e.headers))
-            and (path is null or outbox._path_holds(e.data, path))
-            and (member is null or outbox._member_of(e.stream, members) = member)
+            and (path is null or outbox_internal.path_holds(e.data, path))
+            and (member is null or outbox_internal.member_of(e.stream, members) = member)
         order by u.ord
         limit max_events - returned;
         get diagnostics n = row_count;
@@ -126,20 +126,20 @@ begin
             ids := row_of_feed.message_ids[(done - row_of_feed.first_position + 2)::int :];
             if narrow then
                 return query
-                select done + u.ord, coalesce(one_epoch, outbox._epoch_of(done + u.ord)), e.*
+                select done + u.ord, coalesce(one_epoch, outbox_internal.epoch_of(done + u.ord)), e.*
                 from unnest(ids) with ordinality u(id, ord)
                 join outbox._event_row e on e.message_id = u.id
                 where (categories is null or outbox.category(e.stream) = any (categories))
                     and (tenant is null or e.tenant = tenant)
-                    and (types is null and filter is null or outbox._matches(types, filter, e.type, e.tenant, e.stream,
+                    and (types is null and filter is null or outbox_internal.matches(types, filter, e.type, e.tenant, e.stream,
                         outbox.category(e.stream), outbox.stream_key(e.stream), e.headers))
-                    and (path is null or outbox._path_holds(e.data, path))
-                    and (member is null or outbox._member_of(e.stream, members) = member)
+                    and (path is null or outbox_internal.path_holds(e.data, path))
+                    and (member is null or outbox_internal.member_of(e.stream, members) = member)
                 order by u.ord
                 limit max_events - returned;
             else
                 return query
-                select done + u.ord, coalesce(one_epoch, outbox._epoch_of(done + u.ord)), e.*
+                select done + u.ord, coalesce(one_epoch, outbox_internal.epoch_of(done + u.ord)), e.*
                 from unnest(ids) with ordinality u(id, ord)
                 join outbox._event_row e on e.message_id = u.id
                 order by u.ord
@@ -154,7 +154,7 @@ begin
     if returned = 0 and looked_at >= budget then
         -- None of these positions matched: a row without an event says where to continue.
         nothing."position" := done;
-        nothing.epoch := outbox._epoch_of(done);
+        nothing.epoch := outbox_internal.epoch_of(done);
         return next nothing;
     end if;
 end

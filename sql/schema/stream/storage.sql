@@ -54,9 +54,9 @@ select pg_catalog.pg_extension_config_dump('outbox.stream', '');
 
 -- API: private
 -- Makes every session look for exceptional streams again when this transaction commits.
-create function outbox._streams_changed() returns trigger language c volatile as 'MODULE_PATHNAME', 'outbox_streams_changed';
+create function outbox_internal.streams_changed() returns trigger language c volatile as 'MODULE_PATHNAME', 'outbox_streams_changed';
 create trigger streams_changed after insert or update or delete or truncate on outbox.stream
-    for each statement execute function outbox._streams_changed();
+    for each statement execute function outbox_internal.streams_changed();
 
 -- API: private
 -- Where the events of a category are: lists of at most 600 positions, written behind the feed by the job `categories`. The

@@ -6,7 +6,7 @@ create sequence outbox._message_id as bigint cache 1;
 select pg_catalog.pg_extension_config_dump('outbox._message_id', '');
 
 -- API: public
-call outbox._create_ring('message', $$
+call outbox_internal.create_ring('message', $$
     id bigint not null,
     xid xid8 not null,
     enqueued_at timestamptz not null,
@@ -63,7 +63,7 @@ comment on column outbox.message.event_id is 'the id that the appending applicat
 -- and so on. Within a row the ids ascend. All messages of a row are in one leaf, except that a row of the permanent leaf of
 -- the feed may name events beside them (see stream/storage.sql). This takes 8 bytes per message instead of a row and two
 -- index entries. The array stays inline (storage plain), and a row fits a page.
-call outbox._create_ring('feed', $$
+call outbox_internal.create_ring('feed', $$
     first_position bigint not null,
     last_position bigint not null,
     ticked_at timestamptz not null,
@@ -81,7 +81,7 @@ comment on column outbox.feed.message_segment is
     'beside messages of that leaf';
 
 -- API: public
-call outbox._create_ring('attempt', $$
+call outbox_internal.create_ring('attempt', $$
     position bigint not null,
     message_id bigint not null,
     started_at timestamptz not null,
