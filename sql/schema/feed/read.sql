@@ -29,7 +29,8 @@ comment on type outbox.feed_message is 'A message at its position in the feed';
 -- removes messages. A message that is missing for any other reason is missing because this is a copy: the original has
 -- removed it, or replication has not brought it yet. may_be_truncated: the row of the feed names events, and
 -- outbox.truncate_stream() may have removed this one. Then the position is passed over, unless a copy is still being filled.
-create function outbox_internal.missing("position" bigint, start bigint, may_be_truncated boolean default false) returns boolean
+create function outbox_internal.missing("position" bigint, start bigint, may_be_truncated boolean default false)
+returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -199,14 +200,14 @@ begin
 end
 $$;
 comment on function outbox.read is
-    'Returns up to max_messages (default 100; 1 to 10000) messages after a position (exclusive; 0: from the first one that '
-    'is stored), in order. Continue after the position of the last row. topics (patterns) and filter select as in a '
-    'subscription; null: all. Control messages of pg_outbox are not returned. A call looks at no more than 10000 '
-    'positions, or max_messages if that is more. If none of them matches, the result is one row whose message_id is null '
-    'and whose position says where to continue. source: messages (the default), events (of streams, from position 1 on '
-    'for ever), or all; the aggregate of an event is its category and the rest of its stream''s name. epoch: the epoch in which after_position was read, so that a lost history '
-    'is noticed. Errors: OB009 the position is malformed, no longer stored, after the end of the feed, or in a history '
-    'that was lost; 22023 another argument is malformed';
+    'Returns up to max_messages (default 100; 1 to 10000) messages after a position (exclusive; 0: from the first one '
+    'that is stored), in order. Continue after the position of the last row. topics (patterns) and filter select as in a'
+    ' subscription; null: all. Control messages of pg_outbox are not returned. A call looks at no more than 10000 '
+    'positions, or max_messages if that is more. If none of them matches, the result is one row whose message_id is null'
+    ' and whose position says where to continue. source: messages (the default), events (of streams, from position 1 on '
+    'for ever), or all; the aggregate of an event is its category and the rest of its stream''s name. epoch: the epoch '
+    'in which after_position was read, so that a lost history is noticed. Errors: OB009 the position is malformed, no '
+    'longer stored, after the end of the feed, or in a history that was lost; 22023 another argument is malformed';
 
 insert into outbox._capability values
     ('consume', 'function outbox.read'),

@@ -195,7 +195,8 @@ begin
     -- The upper bound passes over events that were restored with transaction ids of another cluster.
     select m.enqueued_at into oldest
     from outbox.message m
-    where m.xid >= pg_snapshot_xmax(seen) and m.xid < outbox_internal.next_xid() and (m.id > event_floor or m.segment >= 0) is true
+    where m.xid >= pg_snapshot_xmax(seen) and m.xid < outbox_internal.next_xid()
+        and (m.id > event_floor or m.segment >= 0) is true
     order by m.xid limit 1;
     select least(oldest, min(m.enqueued_at)) into oldest
     from pg_snapshot_xip(seen) x, outbox.message m

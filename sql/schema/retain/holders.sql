@@ -20,7 +20,8 @@ end;
 -- The holders that still need messages after a position: the dispatcher, subscriptions, replays and cursors. Deliveries that
 -- have a row are not among them, because their messages are retained one by one. Subscriptions that take only events are not
 -- among them either, because events are kept for ever.
-create function outbox_internal.needed() returns table (holder text, "position" bigint, max_lag interval, subscription_id int)
+create function outbox_internal.needed() returns table (holder text, "position" bigint, max_lag interval,
+    subscription_id int)
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic

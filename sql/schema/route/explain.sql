@@ -52,9 +52,10 @@ end
 $$;
 comment on function outbox.explain_routing is
     'Returns, for each subscription, whether a message with these properties would match it, and the reason. reason: '
-    'matches (with a note if the subscription is paused), topic, inactive, source (it takes events, or it does not), filter '
-    'with the fields that refuse the message, or filter: payload. source: messages (the default) or events. The answer is that of the newest version of each subscription; with at_position, that of the '
-    'version that held at the position, ended subscriptions included. Errors: 22023 topic is malformed';
+    'matches (with a note if the subscription is paused), topic, inactive, source (it takes events, or it does not), '
+    'filter with the fields that refuse the message, or filter: payload. source: messages (the default) or events. The '
+    'answer is that of the newest version of each subscription; with at_position, that of the version that held at the '
+    'position, ended subscriptions included. Errors: 22023 topic is malformed';
 
 -- API: public
 create function outbox.skipped(topic text default null, max_messages int default 100, before bigint default null)

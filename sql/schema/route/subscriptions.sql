@@ -185,15 +185,15 @@ begin
 end
 $$;
 comment on function outbox.subscribe is
-    'Creates a subscription: the messages of these topics (patterns; * is one word, # any number of words) are sent to an '
-    'endpoint, or claimed by workers if there is neither endpoint nor url. url: creates an endpoint with the '
+    'Creates a subscription: the messages of these topics (patterns; * is one word, # any number of words) are sent to '
+    'an endpoint, or claimed by workers if there is neither endpoint nor url. url: creates an endpoint with the '
     'subscription''s name. filter: further conditions on a message. The other settings are described at the columns of '
     'outbox.subscription; max_attempts null or below 1 means 12. start: latest (the default: messages after the control '
     'message whose id is returned), earliest, a position (the first to be delivered) or a time. source: messages (the '
-    'default), events (of streams), or all; it stays until unsubscribe(). A name that was '
-    'unsubscribed is taken up again, with its old id. Returns the id of the control message. Errors: OB001 no such '
-    'endpoint, OB009 the start position is not stored or does not exist yet, 42710 the subscription exists already, 22004 '
-    'topics is null or empty, 22023 a setting is malformed or out of range, 54000 a text is too long';
+    'default), events (of streams), or all; it stays until unsubscribe(). A name that was unsubscribed is taken up '
+    'again, with its old id. Returns the id of the control message. Errors: OB001 no such endpoint, OB009 the start '
+    'position is not stored or does not exist yet, 42710 the subscription exists already, 22004 topics is null or empty,'
+    ' 22023 a setting is malformed or out of range, 54000 a text is too long';
 
 -- API: private
 -- Overwrites a subscription's settings.

@@ -131,8 +131,9 @@ begin
                 join outbox._event_row e on e.message_id = u.id
                 where (categories is null or outbox.category(e.stream) = any (categories))
                     and (tenant is null or e.tenant = tenant)
-                    and (types is null and filter is null or outbox_internal.matches(types, filter, e.type, e.tenant, e.stream,
-                        outbox.category(e.stream), outbox.stream_key(e.stream), e.headers))
+                    and (types is null and filter is null
+                        or outbox_internal.matches(types, filter, e.type, e.tenant, e.stream, outbox.category(e.stream),
+                            outbox.stream_key(e.stream), e.headers))
                     and (path is null or outbox_internal.path_holds(e.data, path))
                     and (member is null or outbox_internal.member_of(e.stream, members) = member)
                 order by u.ord
