@@ -96,7 +96,7 @@ declare
     epoch_end bigint := 0;
     looked_at int := 0;
     returned int := 0;
-    found int;
+    n int;
     nothing outbox.feed_message;
 begin
     if after_position is null or after_position < 0 then
@@ -181,8 +181,8 @@ begin
                     and (path is null or outbox_internal.path_holds(m.payload, path))
                 end
             order by u.ord;
-            get diagnostics found = row_count;
-            returned := returned + found;
+            get diagnostics n = row_count;
+            returned := returned + n;
             looked_at := looked_at + cardinality(ids);
             done := done + cardinality(ids);
         end loop;

@@ -12,7 +12,7 @@ begin
     if tg_table_name = '_message_retained' and tg_op = 'DELETE' then
         return old;
     elsif tg_table_name = '_message_event' and tg_op = 'DELETE'
-        and current_setting('pg_outbox.truncating', true) = 'on' then
+        and current_setting('pg_outbox.erasing', true) = 'on' then
         return old;
     elsif tg_op = 'UPDATE' and current_setting('pg_outbox.erasing', true) = 'on' then
         return new;

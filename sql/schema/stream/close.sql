@@ -94,9 +94,9 @@ begin
     insert into outbox._cancelled_lately select i from unnest(ids) i;
     delete from outbox._manual_send e where e.message_id = any (ids);
     perform outbox_internal.drop_cancelled(array(select d.id from outbox.delivery d where d.message_id = any (ids)));
-    perform set_config('pg_outbox.truncating', 'on', true);
+    perform set_config('pg_outbox.erasing', 'on', true);
     delete from outbox._message_event m where m.key collate "C" = stream and m.version < before_version;
-    perform set_config('pg_outbox.truncating', 'off', true);
+    perform set_config('pg_outbox.erasing', 'off', true);
     insert into outbox.stream as s (stream, truncated_before, last_version) values (stream, before_version, version)
     on conflict on constraint stream_pkey do update
     set truncated_before = greatest(s.truncated_before, excluded.truncated_before), last_version = excluded.last_version;
