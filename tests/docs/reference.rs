@@ -10,7 +10,7 @@ use outbox_harness::postgres::{root, schema_files};
 use outbox_tests::{bare_server, outbox_harness, rows};
 
 /// The chapters: the folders of sql/schema and their titles.
-const CHAPTERS: [(&str, &str); 12] = [
+const CHAPTERS: [(&str, &str); 14] = [
     ("produce", "Produce"),
     ("route", "Route"),
     ("push", "Push"),

@@ -3,4 +3,5 @@
 mod interleavings;
 mod pair;
 mod processes;
+mod projections;
 mod sequencer;

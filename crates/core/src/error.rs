@@ -105,6 +105,8 @@ codes! {
     NotReady = "OB012", "not_ready", Retry;
     /// The stream or saga is not at the expected version.
     VersionConflict = "OB013", "version_conflict", Conflict;
+    /// The stream is closed.
+    StreamClosed = "OB014", "stream_closed", Conflict;
     /// The projection is faulted: an event could not be applied.
     ProjectionFaulted = "OB015", "projection_faulted", Conflict;
     /// The schema of an event type is not as compatible with the version before as it has to be.

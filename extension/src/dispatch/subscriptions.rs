@@ -22,6 +22,7 @@ use serde_json::Value;
 use crate::dispatch::feed::{Stored, subject};
 use crate::dispatch::payload_filter::{FilterResult, FilterResults};
 use crate::pg::txn::{Failure, Plan, Row, Rows, arg};
+use crate::sql::events;
 use crate::worker::fault::apart;
 
 /// A version of a subscription: its filter, and the positions for which it holds.
@@ -35,6 +36,33 @@ struct Version {
     until: i64,
     active: bool,
     filter: Filter,
+    source: Source,
+}
+
+/// Which messages a subscription takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Source {
+    Messages,
+    Events,
+    All,
+}
+
+impl Source {
+    fn parse(text: &str) -> Source {
+        match text {
+            "events" => Source::Events,
+            "all" => Source::All,
+            _ => Source::Messages,
+        }
+    }
+
+    fn takes(self, segment: i16) -> bool {
+        match self {
+            Source::Messages => segment != events::SEGMENT,
+            Source::Events => segment == events::SEGMENT,
+            Source::All => true,
+        }
+    }
 }
 
 /// One subscription.
@@ -216,6 +244,9 @@ impl Config {
                 continue;
             }
             let version = &subscription.versions[index as usize];
+            if !version.source.takes(stored.segment) {
+                continue;
+            }
             if !version.active {
                 ended = true;
                 continue;
@@ -241,7 +272,7 @@ impl Config {
     /// Calls `ask` for each subscription whose filter on the payload decides whether it gets a message.
     pub fn undecided(
         &mut self,
-        position: i64,
+        (position, segment): (i64, i16),
         topic: &str,
         subject: &Subject<'_>,
         mut ask: impl FnMut(i32, &mut Subscription, &str),
@@ -253,7 +284,10 @@ impl Config {
                 continue;
             }
             let version = &subscription.versions[index as usize];
-            let Some(path) = version.filter.payload.clone().filter(|_| version.active) else { continue };
+            if !version.active || !version.source.takes(segment) {
+                continue;
+            }
+            let Some(path) = version.filter.payload.clone() else { continue };
             if version.filter.matches(subject) {
                 ask(id, subscription, &path);
             }
@@ -367,7 +401,8 @@ impl Config {
             *self.activity.entry(position).or_default() += change;
             self.active.1 += if position < self.active.0 { change } else { 0 };
         }
-        subscription.versions.push(Version { number, position, starts_after: row.get(19), until, active, filter });
+        let (starts_after, source) = (row.get(19), Source::parse(row.get(21).unwrap_or_default()));
+        subscription.versions.push(Version { number, position, starts_after, until, active, filter, source });
         if position > subscription.begun {
             self.to_begin.push((position, id));
         }
@@ -386,7 +421,8 @@ macro_rules! versions {
             v.active, v.topics, v.filter::text, s.ordering,
             outbox_internal.duration_us(s.ttl), outbox_internal.duration_us(s.max_age),
             coalesce(s.schedule, e.schedule)::text, s.policy::text, e.policy::text, s.format, s.batch_size,
-            outbox_internal.duration_us(s.batch_wait), s.paused, v.version, v.starts_after, s.on_exhausted
+            outbox_internal.duration_us(s.batch_wait), s.paused, v.version, v.starts_after, s.on_exhausted,
+            v.source
         from outbox.subscription s
         join outbox.subscription_version v on v.subscription_id = s.id
         left join outbox.endpoint e on e.id = s.endpoint_id
