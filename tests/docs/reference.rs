@@ -16,6 +16,8 @@ const CHAPTERS: [(&str, &str); 14] = [
     ("push", "Push"),
     ("pull", "Pull"),
     ("feed", "Read in order"),
+    ("stream", "Streams of events"),
+    ("project", "Projections"),
     ("process", "Commands, snapshots and sagas"),
     ("types", "Schemas of event types"),
     ("personal", "Personal data"),

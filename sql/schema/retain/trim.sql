@@ -115,7 +115,7 @@ begin
                     select k.key from outbox.command k
                     where k.expires_at <= clock_timestamp()
                     order by k.expires_at limit batch
-                    -- a session may be processing the command anew
+                    -- a session may be processing the command again
                     for update skip locked
                 ))
                 returning pg_column_size(c) as size

@@ -27,7 +27,7 @@ select outbox.revoke_subject_keys('customer-1', 'dpo', 'request');
 select stream, version, data, redacted from outbox.export_subject('{customer-1,order-1}');
 select count(*) as events, count(*) filter (where redacted) as redacted, count(distinct stream) as streams
 from outbox.export_subject('{customer-1,order-1}');
--- What is refused.
+-- Arguments that are refused.
 select outbox.export_subject();
 select outbox.export_subject('{}');
 select outbox.export_subject('{customer-1}', after => '{"position": 1}');

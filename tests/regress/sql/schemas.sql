@@ -27,7 +27,7 @@ select outbox.validate_event('order.placed', '{"total": 7.5}');
 select outbox.validate_event('order.placed', '{"total": "card 4711"}');
 select outbox.validate_event('order.placed', '{"amount": 1}', 1);
 select outbox.validate_event('order.placed', null, 1);
--- What is no schema.
+-- Documents that are no schemas.
 select outbox.register_schema('order.paid', '{"type": "colour"}');
 select outbox.register_schema('order.paid', '{"$ref": "https://example.com/a.json"}');
 select outbox.register_schema('order paid', '{}');
@@ -55,7 +55,7 @@ select outbox.create_upcaster('order.placed', 3, null);
 select outbox.upcast('order.placed', '{"amount": 7}', to_version => 2), outbox.upcast('order.placed', '{"amount": 7}', 2) ->> 'total' as total,
     outbox.upcast('order.placed', '{"total": 7}', 3), outbox.upcast('unknown.type', '{"a": 1}');
 select outbox.upcast('order.placed', '{"amount": 7}', to_version => 4);
--- An upcaster runs as its owner, whoever calls it.
+-- An upcaster runs as its owner.
 create role outbox_regress_owner;
 alter function app.placed_3(jsonb) owner to outbox_regress_owner;
 set role outbox_regress_app;
