@@ -32,18 +32,7 @@ begin atomic
 end;
 
 -- API: public
-create function outbox.export_subject(
-    streams text[] default null,
-    types text[] default null,
-    stream_prefix text default null,
-    tenant text default null,
-    user_id text default null,
-    metadata jsonb default null,
-    from_time timestamptz default null,
-    to_time timestamptz default null,
-    after jsonb default null,
-    max_events int default 1000
-) returns table (
+create type outbox.exported_event as (
     stream text,
     version bigint,
     type text,
@@ -57,7 +46,24 @@ create function outbox.export_subject(
     recorded_at timestamptz,
     redacted boolean,
     "next" jsonb
-)
+);
+comment on type outbox.exported_event is
+    'An event of an export. position: null in an export by streams. redacted: its content is gone. next: "after" of the next '
+    'page, when this is the last row';
+
+-- API: public
+create function outbox.export_subject(
+    streams text[] default null,
+    types text[] default null,
+    stream_prefix text default null,
+    tenant text default null,
+    user_id text default null,
+    metadata jsonb default null,
+    from_time timestamptz default null,
+    to_time timestamptz default null,
+    after jsonb default null,
+    max_events int default 1000
+) returns setof outbox.exported_event
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 -- Every query has an index, whatever the statistics of a young table say.
@@ -77,12 +83,13 @@ declare
         then coalesce(metadata, '{}') || jsonb_build_object('user_id', user_id) else metadata end;
     chosen record;
     page outbox.event[];
-    e outbox.event;
+    candidate outbox.event;
     wanted boolean;
+    exported outbox.exported_event;
     left_over int := max_events;
     n int;
 begin
-    perform outbox._check_max_events(max_events);
+    perform outbox_internal.check_max_events(max_events);
     if streams is null and coalesce(types, '{}') = '{}' and coalesce(stream_prefix, '') = '' and tenant is null
         and condition is null then
         raise exception 'an export needs streams or a filter' using errcode = 'invalid_parameter_value',
@@ -111,8 +118,7 @@ begin
             from outbox._event_row e
             where e.stream collate "C" = chosen.name and e.version > chosen.after_version
                 and outbox_internal.is_exported(e.stream, e.type, e.tenant, e.metadata, e.recorded_at, types,
-                    stream_prefix, tenant,
-                    condition, from_time, to_time)
+                    stream_prefix, tenant, condition, from_time, to_time)
             order by e.stream collate "C", e.version
             limit left_over;
             get diagnostics n = row_count;
@@ -120,21 +126,34 @@ begin
         end loop;
         return;
     end if;
-    page := array(select e from outbox.read_events(after_position, max_events, types => types, tenant => tenant) e
-        order by e."position");
+    page := array(
+        select r from outbox.read_events(after_position, max_events, types => types, tenant => tenant) r
+        order by r."position"
+    );
     -- The last row is returned in any case, without its event if that is not to be exported: it says where to continue.
-    foreach e in array page loop
-        wanted := e.message_id is not null and outbox_internal.is_exported(e.stream, e.type, e.tenant, e.metadata,
-            e.recorded_at,
-            null, stream_prefix, null, condition, from_time, to_time);
+    foreach candidate in array page loop
+        wanted := candidate.message_id is not null and outbox_internal.is_exported(candidate.stream, candidate.type,
+            candidate.tenant, candidate.metadata, candidate.recorded_at, null, stream_prefix, null, condition, from_time,
+            to_time);
+        exported := null;
+        exported."position" := candidate."position";
+        exported.redacted := false;
+        exported."next" := jsonb_build_object('position', candidate."position");
         if wanted then
-            return query
-            select e.stream, e.version, e.type, e.data, e.body, e.content_type, e.metadata, e.tenant, e."position",
-                e.message_id, e.recorded_at, outbox_internal.is_redacted(e.data, e.body, e.metadata), jsonb_build_object('position', e."position");
-        elsif e."position" = page[cardinality(page)]."position" then
-            "next" := jsonb_build_object('position', e."position");
-            redacted := false;
-            return next;
+            exported.stream := candidate.stream;
+            exported.version := candidate.version;
+            exported.type := candidate.type;
+            exported.data := candidate.data;
+            exported.body := candidate.body;
+            exported.content_type := candidate.content_type;
+            exported.metadata := candidate.metadata;
+            exported.tenant := candidate.tenant;
+            exported.message_id := candidate.message_id;
+            exported.recorded_at := candidate.recorded_at;
+            exported.redacted := outbox_internal.is_redacted(candidate.data, candidate.body, candidate.metadata);
+        end if;
+        if wanted or candidate."position" = page[cardinality(page)]."position" then
+            return next exported;
         end if;
     end loop;
 end

@@ -102,7 +102,7 @@ declare
     done record;
 begin
     perform outbox_internal.check_writable('run_projection');
-    perform outbox._check_max_events(max_events);
+    perform outbox_internal.check_max_events(max_events);
     p := outbox_internal.projection_version(name, version);
     if p.kind = 'inline' then
         raise exception 'projection "%" is inline', name using errcode = 'OB004',
