@@ -1,7 +1,7 @@
 //! Interleavings: real sessions run step by step, in every relevant order.
 
+mod commands_and_sagas;
 mod interleavings;
 mod pair;
-mod processes;
 mod projections;
 mod sequencer;
