@@ -71,7 +71,7 @@ fn load() -> Result<Option<Work>> {
         pg_sys::PopActiveSnapshot();
         found.map(|list| {
             let context = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
-            let copy = pg_sys::datumCopy(Datum::from(pg_sys::pg_detoast_datum(list.cast_mut_ptr())), false, -1);
+            let copy = Datum::from(pg_sys::pg_detoast_datum_copy(list.cast_mut_ptr()));
             pg_sys::MemoryContextSwitchTo(context);
             if let Some(Work(old)) = KEPT.replace(Some(Work(copy))) {
                 pg_sys::pfree(old.cast_mut_ptr());
