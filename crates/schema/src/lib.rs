@@ -175,7 +175,7 @@ fn reads(reader: &CanonicalSchema, written: &CanonicalSchema) -> std::result::Re
             Ok(refused) => format!("it refuses what fulfils {}", shortened(&refused.to_json_schema())),
             Err(_) => "it refuses some of it".to_owned(),
         }),
-        Ok(Containment::Unknown) => Err("neither could be proved".to_owned()),
+        Ok(Containment::Unknown) => Err("it could not be proved that it does".to_owned()),
         Err(error) => Err(format!("they cannot be compared ({error})")),
     }
 }

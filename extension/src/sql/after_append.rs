@@ -12,6 +12,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::pg::catalog;
 use crate::pg::identity::Function;
+use crate::pg_function;
 
 /// The inline projections, an `outbox._projection[]` in memory that lasts as long as the backend.
 #[derive(Clone, Copy)]
@@ -89,5 +90,17 @@ unsafe extern "C-unwind" fn relcache_changed(_arg: Datum, relation: Oid) {
     if relation == pg_sys::InvalidOid || TABLES.get().contains(&relation) {
         CHANGES.set(CHANGES.get() + 1);
         WORK.set(None);
+    }
+}
+
+pg_function! {
+    /// outbox_internal.append_work_changed() returns trigger
+    fn outbox_append_work_changed(_args) {
+        for name in ["_projection", "event_schema"] {
+            // SAFETY: queues messages that are sent when the transaction commits.
+            unsafe { pg_sys::CacheInvalidateRelcacheByRelid(catalog::lookup(name)?) };
+        }
+        // A trigger returns a null pointer, which is not SQL's null.
+        Ok(Some(Datum::null()))
     }
 }

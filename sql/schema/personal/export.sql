@@ -95,8 +95,7 @@ begin
         raise exception 'an export needs streams or a filter' using errcode = 'invalid_parameter_value',
             hint = 'Pass streams, types, stream_prefix, tenant, user_id or metadata.';
     end if;
-    if after is not null
-        and case when streams is null then not after ? 'position' else not after ?& '{stream,version}' end then
+    if streams is null and not after ? 'position' or streams is not null and not after ?& '{stream,version}' then
         raise exception 'malformed after' using errcode = 'invalid_parameter_value',
             hint = 'It is "next" of the last row of the page before, with the same arguments.';
     end if;

@@ -31,13 +31,17 @@ create table outbox._projection (
     primary key (name, version)
 );
 select pg_catalog.pg_extension_config_dump('outbox._projection', '');
--- Every backend remembers whether append has to call anything.
-create trigger registry_changed after insert or update or delete or truncate on outbox._projection
-    for each statement execute function outbox_internal.registry_changed();
-alter table outbox._projection enable always trigger registry_changed;
-create trigger registry_changed after insert or update or delete or truncate on outbox.event_schema
-    for each statement execute function outbox_internal.registry_changed();
-alter table outbox.event_schema enable always trigger registry_changed;
+
+-- API: private
+-- Every backend remembers what an append has to do. This trigger makes all of them look again when the change commits.
+create function outbox_internal.append_work_changed() returns trigger language c volatile
+as 'MODULE_PATHNAME', 'outbox_append_work_changed';
+create trigger append_work_changed after insert or update or delete or truncate on outbox._projection
+    for each statement execute function outbox_internal.append_work_changed();
+alter table outbox._projection enable always trigger append_work_changed;
+create trigger append_work_changed after insert or update or delete or truncate on outbox.event_schema
+    for each statement execute function outbox_internal.append_work_changed();
+alter table outbox.event_schema enable always trigger append_work_changed;
 
 -- API: private
 -- The consumer name of a projection's cursors.

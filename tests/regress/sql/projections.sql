@@ -2,7 +2,7 @@
 create extension pg_outbox;
 create role outbox_regress_owner;
 create role outbox_regress_worker;
-select outbox.grant_to('outbox_regress_worker', 'consume');
+select outbox.grant_to('outbox_regress_worker', 'consume'), outbox.grant_to('outbox_regress_owner', 'consume');
 create schema app;
 grant usage, create on schema app to outbox_regress_owner;
 set role outbox_regress_owner;
@@ -148,5 +148,6 @@ select outbox.drop_projection('orders', 9);
 select outbox.drop_projection('orders'), outbox.drop_projection('faulty'), outbox.drop_projection('busy'), outbox.drop_projection('inline');
 select count(*) from outbox.projections;
 select count(*) from outbox.cursor_list();
-drop owned by outbox_regress_owner, outbox_regress_worker cascade;
+drop schema app cascade;
+drop owned by outbox_regress_owner, outbox_regress_worker;
 drop role outbox_regress_owner, outbox_regress_worker;
