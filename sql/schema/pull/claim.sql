@@ -76,8 +76,7 @@ begin
         if picked.ids is not null then
             return query select *
             from outbox_internal.lease(picked.source_id, subscription, picked.budget, picked.deadline, picked.ids,
-                picked.tried,
-                picked.segment, worker, lease);
+                picked.tried, picked.segment, worker, lease);
             return;
         end if;
     end if;
