@@ -392,8 +392,9 @@ async fn interleave(database: &str, sets: &[Vec<&'static [Step]>], most: usize, 
         }
     }
     // Whatever committed, aborted, was prepared or rolled back to a savepoint: versions have no gap, and ascend in the feed.
+    let db = &world.sessions[0].client;
     let broken: i64 = one(
-        &writer,
+        db,
         "select count(*) from (
             select e.version, row_number() over (partition by e.stream order by e.position) as n
             from outbox.feed f cross join lateral unnest(f.message_ids) with ordinality u(id, o)
@@ -405,7 +406,7 @@ async fn interleave(database: &str, sets: &[Vec<&'static [Step]>], most: usize, 
     )
     .await;
     assert_eq!(broken, 0);
-    assert!(one::<i64>(&writer, "select count(*) from outbox._message_event").await > 0);
+    assert!(one::<i64>(db, "select count(*) from outbox._message_event").await > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -107,7 +107,9 @@ async fn events_are_delivered_and_read_after_the_ring_was_emptied() {
     for n in 0..4 {
         write(&db, n * 100 + 1, n * 100 + 100).await;
         settle(&db).await;
-        run(&db, "select outbox.rotate('message'); select outbox.rotate('feed')").await;
+        for ring in ["message", "feed"] {
+            run(&db, &format!("select outbox.rotate('{ring}')")).await;
+        }
     }
     run(&db, "select outbox.tick()").await;
     wait_until("everything before is gone", PATIENCE, async || {
