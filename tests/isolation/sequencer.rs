@@ -44,7 +44,7 @@ enum Step {
 
 use Step::*;
 
-/// What the sessions write.
+/// The kind of rows that the sessions write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Messages,
@@ -391,7 +391,7 @@ async fn interleave(database: &str, sets: &[Vec<&'static [Step]>], most: usize, 
             world.run(programs, order).await;
         }
     }
-    // Whatever committed, aborted, was prepared or rolled back to a savepoint: versions have no gap, and ascend in the feed.
+    // The versions of each stream have no gap and ascend in the feed, however the transactions ended.
     let db = &world.sessions[0].client;
     let broken: i64 = one(
         db,

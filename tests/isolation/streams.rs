@@ -272,6 +272,86 @@ async fn a_stream_that_is_closed_while_an_append_waits_refuses_it() {
     assert_eq!(append(&world.admin, "open-1", -1).await, 3);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_append_is_a_success_and_writes_nothing() {
+    let world = World::new("streams_repeated").await;
+    let db = &world.admin;
+    let ids = "array['11111111-1111-1111-1111-111111111111', '22222222-2222-2222-2222-222222222222']::uuid[]";
+    let twice = |data: &str, expected: i64, ids: &str| {
+        format!(
+            "select (a).message_ids, (a).repeated, (a).last_version from (
+                select outbox.append_many('r-1', '{{a,b}}', '{data}'::jsonb[], {expected}, {ids}) offset 0
+            ) x(a)"
+        )
+    };
+    let mut seen = Vec::new();
+    for repeated in [false, true, true] {
+        let row = db.query_one(&twice("{1,2}", 0, ids), &[]).await.unwrap();
+        assert_eq!((row.get::<_, bool>(1), row.get::<_, i64>(2)), (repeated, 2));
+        seen.push(row.get::<_, Vec<i64>>(0));
+    }
+    assert!(seen[0] == seen[1] && seen[1] == seen[2]);
+    assert_eq!(one::<i64>(db, "select count(*) from outbox.load('r-1')").await, 2);
+    // Later events change nothing about it. Another content, other ids or another place are not the same append.
+    append(db, "r-1", 2).await;
+    assert!(db.query_one(&twice("{1,2}", 0, ids), &[]).await.unwrap().get::<_, bool>(1));
+    assert_eq!(refused(db, &twice("{1,3}", 0, ids)).await.code().code(), "OB008");
+    assert_eq!(refused(db, &twice("{1,2}", 1, ids)).await.code().code(), "OB013");
+    assert_eq!(refused(db, &twice("{1,2}", 0, "null")).await.code().code(), "OB013");
+    // A client that did not hear of its success repeats it after the stream was closed.
+    one::<i64>(db, "select outbox.close_stream('r-1', 'done')").await;
+    assert!(db.query_one(&twice("{1,2}", 0, ids), &[]).await.unwrap().get::<_, bool>(1));
+    assert_eq!(refused(db, &twice("{1,2}", 3, ids)).await.code().code(), "OB014");
+}
+
+/// The buffers that a statement touches when its plans are cached. Each run is rolled back.
+async fn buffers(db: &Client, statement: &str) -> i64 {
+    let mut least = i64::MAX;
+    for _ in 0..3 {
+        run(db, "begin").await;
+        let plan: serde_json::Value = one(db, &format!("explain (analyze, buffers, format json) {statement}")).await;
+        run(db, "rollback").await;
+        let node = &plan[0]["Plan"];
+        least = least.min(node["Shared Hit Blocks"].as_i64().unwrap() + node["Shared Read Blocks"].as_i64().unwrap());
+    }
+    least
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cost_of_appending_and_reading_does_not_depend_on_what_is_stored() {
+    const STATEMENTS: [&str; 5] = [
+        "select outbox.append('order-1', 'a.b', '1')",
+        "select * from outbox.load('order-1')",
+        "select * from outbox.load('order-1', backwards => true, positions => true)",
+        "select * from outbox.read_events(0, 10, categories => '{rare}')",
+        "select outbox.stream_version('order-1')",
+    ];
+    let world = World::new("streams_cost").await;
+    let db = &world.admin;
+    let settle = async || {
+        while one::<bool>(db, "select status = 'ticked' from outbox_internal.tick_inline(10000)").await {}
+        db.batch_execute("select outbox.maintain()").await.unwrap();
+        db.batch_execute("vacuum analyze outbox.message; vacuum analyze outbox.feed").await.unwrap_or(());
+    };
+    run(db, "select outbox.append('order-' || n % 100, 'a.b', '1') from generate_series(1, 1000) n").await;
+    run(db, "select outbox.append('rare-1', 'a.b', '1') from generate_series(1, 10)").await;
+    settle().await;
+    let mut small = Vec::new();
+    for statement in STATEMENTS {
+        small.push(buffers(db, statement).await);
+    }
+    for part in 0..4 {
+        let many = format!("select outbox.append('pile-' || n % 5000, 'a.b', '{part}') from generate_series(1, 20000) n");
+        run(db, &many).await;
+        settle().await;
+    }
+    for (statement, small) in STATEMENTS.into_iter().zip(small) {
+        let large = buffers(db, statement).await;
+        // An index has one more level at most.
+        assert!(large <= small + small / 2 + 20, "{statement}: {large} buffers beside 80,000 events, {small} beside 1,000");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_sessions_on_one_stream_leave_no_gap() {
     const EVENTS: i64 = 300;
