@@ -5,3 +5,4 @@ mod interleavings;
 mod pair;
 mod projections;
 mod sequencer;
+mod streams;

@@ -60,7 +60,11 @@ mod tests {
             ("order+x", "order+x", None, None),
             ("konto-ä+ö", "konto", Some("ä+ö"), Some("ä")),
         ] {
-            assert_eq!((category(stream), key(stream), cardinal_id(stream)), (category_is, key_is, cardinal), "{stream}");
+            assert_eq!(
+                (category(stream), key(stream), cardinal_id(stream)),
+                (category_is, key_is, cardinal),
+                "{stream}"
+            );
             assert_eq!(validate(stream), Ok(()));
         }
     }

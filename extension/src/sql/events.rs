@@ -180,7 +180,10 @@ fn repeated(target: &Target<'_>, leaf: &Leaf, index: pg_sys::Relation, rows: &[R
     }
     if !same_content {
         return Err(Error::new(Code::IdempotencyConflict, "the event ids are those of other events")
-            .detail(format!("Stream \"{}\" has events with these ids, and with another type or content.", target.stream))
+            .detail(format!(
+                "Stream \"{}\" has events with these ids, and with another type or content.",
+                target.stream
+            ))
             .hint("An event id names one event for ever: give new events new ids."));
     }
     Ok(Some(Appended { first, last, ids, repeated: true }))

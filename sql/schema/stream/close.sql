@@ -57,6 +57,7 @@ set lock_timeout = '5s'
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_bitmapscan = off
+set jit = off
 as $$
 #variable_conflict use_variable
 declare
@@ -93,7 +94,8 @@ begin
     on conflict on constraint cancelled_pkey do nothing;
     insert into outbox._cancelled_lately select i from unnest(ids) i;
     delete from outbox._manual_send e where e.message_id = any (ids);
-    perform outbox_internal.drop_cancelled(array(select d.id from outbox.delivery d where d.message_id = any (ids)));
+    perform outbox_internal.drop_deliveries(
+        array(select d.id from outbox.delivery d where d.message_id = any (ids)), 'cancelled');
     perform set_config('pg_outbox.erasing', 'on', true);
     delete from outbox._message_event m where m.key collate "C" = stream and m.version < before_version;
     perform set_config('pg_outbox.erasing', 'off', true);
