@@ -146,7 +146,8 @@ pub(super) async fn events(outbox: &Outbox, json: bool, what: Events) -> Result<
     if let Some(stream) = &what.stream {
         let mut from = what.from;
         while left > 0 {
-            let args = json!({"stream": stream, "from_version": from, "max_events": page(left), "backwards": what.backwards});
+            let args =
+                json!({"stream": stream, "from_version": from, "max_events": page(left), "backwards": what.backwards});
             let rows = outbox.call("load", args, &[]).await?;
             rows.iter().for_each(|row| print_event(json, row, "version"));
             left -= rows.len() as u64;
@@ -228,7 +229,9 @@ pub(super) async fn project(outbox: &Outbox, json: bool, what: Project) -> Resul
 async fn round(outbox: &Outbox, name: &str, max_events: i32) -> Result<i64> {
     let versions = outbox.table("projections", json!({"name": name}), 1000, &[]).await?;
     if versions.is_empty() {
-        return Err(Error::new("OB001", format!("projection \"{name}\" does not exist")).hint("outbox project lists them."));
+        return Err(
+            Error::new("OB001", format!("projection \"{name}\" does not exist")).hint("outbox project lists them.")
+        );
     }
     // A version that is paused or faulted says so, unless another one can go on.
     let able = |row: &&Value| matches!(row["state"].as_str(), Some("running" | "catching_up" | "rebuilding"));

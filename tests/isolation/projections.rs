@@ -76,7 +76,10 @@ async fn a_switch_never_goes_back_behind_the_live_version() {
         .await
         .unwrap();
     pair.watcher.batch_execute("select outbox.tick()").await.unwrap();
-    pair.watcher.batch_execute("select outbox.rebuild_projection('seen', 'public.see_2(outbox.event[])')").await.unwrap();
+    pair.watcher
+        .batch_execute("select outbox.rebuild_projection('seen', 'public.see_2(outbox.event[])')")
+        .await
+        .unwrap();
     pair.watcher.batch_execute("select outbox.run_projection('seen', 2, version => 2)").await.unwrap();
     // The live version goes on in a transaction that is open; the switch waits for it, and then brings the new one as far.
     pair.first.batch_execute("begin; select outbox.run_projection('seen', version => 1)").await.unwrap();

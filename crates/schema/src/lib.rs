@@ -297,7 +297,11 @@ mod tests {
             (json!({"type": "number"}), json!({"type": "integer"}), Compatibility::Forward),
             (json!({"type": "integer"}), json!({"type": "string"}), Compatibility::Breaking),
             (json!({"enum": ["x"]}), json!({"enum": ["x", "y"]}), Compatibility::Backward),
-            (json!({"maxLength": 9, "type": "string"}), json!({"maxLength": 5, "type": "string"}), Compatibility::Forward),
+            (
+                json!({"maxLength": 9, "type": "string"}),
+                json!({"maxLength": 5, "type": "string"}),
+                Compatibility::Forward,
+            ),
             (json!({"type": "string"}), json!({"type": "string", "description": "a name"}), Compatibility::Full),
             (json!({"type": "array", "items": {"type": "integer"}}), json!({"type": "array"}), Compatibility::Backward),
         ] {
@@ -310,7 +314,8 @@ mod tests {
 
     #[test]
     fn closed_objects_and_references_are_compared_as_they_are() {
-        let closed = |properties: Value| json!({"type": "object", "properties": properties, "additionalProperties": false});
+        let closed =
+            |properties: Value| json!({"type": "object", "properties": properties, "additionalProperties": false});
         let (one, two) = (closed(json!({"a": {}})), closed(json!({"a": {}, "b": {}})));
         assert_eq!(level(&one, &two), Compatibility::Backward);
         let referring = |kind: &str| {

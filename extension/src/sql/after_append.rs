@@ -11,7 +11,7 @@ use outbox_core::{Code, Error, Result};
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::pg::catalog;
-use crate::pg::identity::Function;
+use crate::pg::identity::{Function, run_as};
 use crate::pg_function;
 
 /// The inline projections, an `outbox._projection[]` in memory that lasts as long as the backend.
@@ -39,9 +39,14 @@ pub fn run(stream: Datum, first: i64, last: i64) -> Result<()> {
     let list = unsafe { pg_sys::get_array_type(pg_sys::get_rel_type_id(catalog::lookup("_projection")?)) };
     let function = private(c"after_append", &[pg_sys::TEXTOID, pg_sys::INT8OID, pg_sys::INT8OID, list])?;
     let arguments = [Some(stream), Some(Datum::from(first)), Some(Datum::from(last)), Some(projections)];
-    // SAFETY: the arguments have the types by which the function was found.
-    unsafe { function.call(pg_sys::DEFAULT_COLLATION_OID, &arguments) };
-    Ok(())
+    // An error of a handler keeps its SQLSTATE, because `run_as` notes it.
+    // SAFETY: the arguments have the types by which the function was found, and the function is the extension's own.
+    unsafe {
+        run_as(pg_sys::GetUserId(), || {
+            function.call(pg_sys::DEFAULT_COLLATION_OID, &arguments);
+            Ok(())
+        })
+    }
 }
 
 fn private(name: &std::ffi::CStr, arguments: &[Oid]) -> Result<Function> {

@@ -113,7 +113,8 @@ begin
             hint = 'Correct the handler, then outbox.resume_projection(); or decide to skip the event: outbox.skip_event().';
     elsif p.state not in ('running', 'catching_up', 'rebuilding') then
         raise exception 'projection "%" is %', name, p.state using errcode = 'OB004',
-            hint = case when p.state = 'paused' then 'outbox.resume_projection() goes on.' end;
+            hint = case p.state when 'paused' then 'outbox.resume_projection() goes on.'
+                else 'It is an old version; the view outbox.projections shows the live one.' end;
     end if;
     -- A stretch of the feed without an event for this projection is passed over, at most 1,000,000 positions at a time.
     for i in 1 .. 100 loop
