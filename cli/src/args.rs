@@ -364,7 +364,7 @@ pub(super) struct DeadLetterAction {
     pub(super) note: Option<String>,
 }
 
-/// Who acts.
+/// The actor of a change.
 #[derive(Debug, ClapArgs)]
 pub(super) struct By {
     /// The person or ticket, for the record; without it, the user of the system and the user of the database

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use pg_outbox::error::Result;
 use pg_outbox::outbox::Outbox;
 
-/// What each metric measures. A metric that is not listed is printed without a description.
+/// The descriptions of the metrics. A metric that is not listed is printed without a description.
 const HELP: &[(&str, &str)] = &[
     ("outbox_processed_total", "Completed deliveries"),
     ("outbox_failed_total", "Failed attempts"),

@@ -429,7 +429,7 @@ async fn an_operator_finds_what_is_wrong_and_who_has_what() {
     json(dsn, &["message", "erase", &erased, "--reason", "asked for"]);
     json(dsn, &["call", "cursor_record_error", "consumer=totals", &format!("error={why}"), "error_position=3"]);
 
-    // What is wrong comes first and is whole, on a screen of 80 by 24 and in a pipe.
+    // The failed checks come first and are whole, on a screen of 80 by 24 and in a pipe.
     let (exit, screen) = on_a_screen(dsn, "status --over 0", (80, 24));
     let lines: Vec<&str> = screen.lines().map(str::trim_end).collect();
     assert!(exit == 1 && lines[0].starts_with("WRONG: "), "{exit} {screen}");

@@ -1,5 +1,5 @@
-//! The screen of `status` and `top`: what is wrong, throughput, and the subscriptions, endpoints and readers that are not at
-//! rest. What is wrong comes first, and nothing of it is cut.
+//! The screen of `status` and `top`: failed health checks, throughput, and the subscriptions, endpoints and readers that are
+//! not at rest. The failed checks come first, and nothing of them is cut.
 
 pub(crate) mod picture;
 pub(crate) mod top;
@@ -47,7 +47,7 @@ pub(crate) struct Screen {
     wrong: Vec<Value>,
 }
 
-/// What of the screen is shown.
+/// The part of the screen that is shown, and its order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct View {
     /// The columns of the terminal. Without it, lines are not wrapped.
@@ -237,7 +237,7 @@ fn section(out: &mut String, title: &str, rows: &[Value], all: usize, columns: &
     }
 }
 
-/// What a subscription does, in a word.
+/// The state of a subscription, in a word or two.
 fn state_of(row: &Value) -> &'static str {
     let due = row["oldest_due_seconds"].as_f64().unwrap_or(0.0);
     let unclaimed = row["last_claim_seconds"].as_f64().is_none_or(|seconds| seconds > NO_WORKER_AFTER);
