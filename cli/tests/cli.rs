@@ -74,7 +74,7 @@ async fn commands() {
     assert_eq!(json(dsn, &["dlq", "list"]).len(), 0);
     assert_eq!(json(dsn, &["dlq", "stats"])[0]["total"], 0);
 
-    let status = outbox(dsn, &["status", "--over", "0"]);
+    let status = outbox(dsn, &["status", "--over", "0", "--all"]);
     let screen = String::from_utf8(status.stdout).unwrap();
     assert!(screen.contains("worker      running") && screen.contains("orders"), "{screen}");
     let doctor = outbox(dsn, &["--json", "doctor"]);
@@ -325,8 +325,8 @@ async fn a_replay_is_shown_left_alone_and_ended() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_finds_what_is_wrong_and_who_has_what() {
     let server = Server::start(&[("pg_outbox.poll_interval", "1s")]).await.unwrap();
-    let db = server.database("night").await.unwrap();
-    let dsn = &server.dsn("night");
+    let db = server.database("more").await.unwrap();
+    let dsn = &server.dsn("more");
 
     // A subscription that is described twice is made once.
     let ensure = ["subscription", "ensure", "work", "job.*", "--set", "max_attempts=3"];
