@@ -59,10 +59,22 @@ const WORKERS: &str = "
         min(l.claimed_at) as oldest_claimed_at, min(l.expires_at) as expires_at
     from outbox.lease_status l group by l.worker, l.subscription order by min(l.claimed_at) limit 10000";
 
+/// The variable with the connection string.
+const VARIABLE: &str = "DATABASE_URL";
+
+/// Where the connection string is from.
+pub(super) fn source(dsn: Option<&str>) -> &'static str {
+    match dsn {
+        Some(_) => "--dsn",
+        None if std::env::var(VARIABLE).is_ok_and(|dsn| !dsn.is_empty()) => VARIABLE,
+        None => "the environment (PGHOST, PGPORT, PGUSER, ...)",
+    }
+}
+
 /// Runs one command and returns its exit code.
 pub(super) async fn run(args: Args) -> Result<u8> {
     let json = args.json;
-    let dsn = args.dsn.or_else(|| std::env::var("DATABASE_URL").ok()).unwrap_or_default();
+    let dsn = args.dsn.or_else(|| std::env::var(VARIABLE).ok()).unwrap_or_default();
     match args.command {
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "outbox", &mut std::io::stdout());
