@@ -11,17 +11,6 @@ from ._rows import Call, Shape
 
 
 @dataclass(frozen=True)
-class Appended:
-    """A row of outbox.appended."""
-
-    stream: str | None
-    first_version: int | None
-    last_version: int | None
-    message_ids: list[int] | None
-    repeated: bool | None
-
-
-@dataclass(frozen=True)
 class ArchiveEntry:
     """A row of outbox.archive_entry."""
 
@@ -121,6 +110,8 @@ class CursorState:
     last_delivery_id: str | None
     last_delivered_at: datetime | None
     last_error: str | None
+    error_position: int | None
+    error_since: datetime | None
     updated_at: datetime | None
     lag_positions: int | None
     lag_seconds: float | None
@@ -264,28 +255,6 @@ class HistoryRow:
 
 
 @dataclass(frozen=True)
-class Event:
-    """A row of outbox.event."""
-
-    position: int | None
-    epoch: int | None
-    message_id: int | None
-    event_id: str | None
-    webhook_id: str | None
-    stream: str | None
-    version: int | None
-    type: str | None
-    data: Any | None
-    body: bytes | None
-    content_type: str | None
-    headers: Any | None
-    metadata: Any | None
-    tenant: str | None
-    occurred_at: datetime | None
-    recorded_at: datetime | None
-
-
-@dataclass(frozen=True)
 class MaintainRow:
     """A row of outbox.maintain."""
 
@@ -417,27 +386,6 @@ class StatsRow:
     expired: int | None
     cancelled: int | None
     total: int | None
-
-
-@dataclass(frozen=True)
-class StreamInfoRow:
-    """A row of outbox.stream_info."""
-
-    category: str | None
-    version: int | None
-    events: int | None
-    created_at: datetime | None
-    updated_at: datetime | None
-    closed_at: datetime | None
-    truncated_before: int | None
-
-
-@dataclass(frozen=True)
-class StreamsRow:
-    """A row of outbox.streams."""
-
-    stream: str | None
-    version: int | None
 
 
 @dataclass(frozen=True)
@@ -626,6 +574,21 @@ class EndpointEntry:
 
 
 @dataclass(frozen=True)
+class LeaseStatusEntry:
+    """A row of outbox.lease_status."""
+
+    subscription: str | None
+    worker: str | None
+    deliveries: int | None
+    claimed_at: datetime | None
+    age: timedelta | None
+    expires_at: datetime | None
+    expires_in: timedelta | None
+    deadline_at: datetime | None
+    delivery_ids: list[int] | None
+
+
+@dataclass(frozen=True)
 class PublisherEntry:
     """A row of outbox.publisher."""
 
@@ -665,6 +628,34 @@ class SubscriptionEntry:
     paused: bool | None
     created_at: datetime | None
     deleted_at: datetime | None
+
+
+@dataclass(frozen=True)
+class SubscriptionStatusEntry:
+    """A row of outbox.subscription_status."""
+
+    subscription_id: int | None
+    name: str | None
+    endpoint: str | None
+    pull: bool | None
+    topics: list[str] | None
+    filter: Any | None
+    ordering: str | None
+    max_attempts: int | None
+    notify: bool | None
+    paused: bool | None
+    external_id: str | None
+    labels: Any | None
+    created_at: datetime | None
+    position: int | None
+    lag_positions: int | None
+    lag_age: timedelta | None
+    waiting: int | None
+    processing: int | None
+    oldest_due_at: datetime | None
+    oldest_due_age: timedelta | None
+    last_claim_at: datetime | None
+    dead_letters: int | None
 
 
 @dataclass(frozen=True)
@@ -726,32 +717,6 @@ class AdminMethods:
         """
         self._run(Call("alter_topic", {"code": code, "name": name, "description": description, "active": active}, Shape("void", None, {})))
 
-    def append(self, stream: str, type: str, data: Any, *, expected_version: int | None = None, event_id: str | None = None, metadata: Any | None = None, headers: Any | None = None, tenant: str | None = None, publisher: str | None = None, occurred_at: datetime | None = None) -> int | None:
-        """Appends an event to a stream in the current transaction and returns its version: 1, 2, ... without a
-        gap. stream: category-id, at most 255 bytes. type: has the form of a topic. data: at most
-        pg_outbox.max_payload (256 kB by default). expected_version: -1 any (the default), 0 the stream does not
-        exist, -2 it exists, n its last version is n. With n or 0 and an event_id, the same call again is a
-        success and writes nothing. The stream is locked until the transaction ends; a transaction that appends
-        to more than 64 streams guards the others by the unique index alone. Errors: OB013 the stream is not at
-        the expected version (the detail is JSON: stream, expected, actual), OB014 the stream is closed, OB008
-        the event id is that of another event, 22004 stream, type, data or expected_version is null, 22023 a
-        value is malformed, 54000 a value is too large, and the errors of enqueue().
-        """
-        return self._run(Call("append", {"stream": stream, "type": type, "data": data, "expected_version": expected_version, "event_id": event_id, "metadata": metadata, "headers": headers, "tenant": tenant, "publisher": publisher, "occurred_at": occurred_at}, Shape("value", None, {})))  # type: ignore[no-any-return]
-
-    def append_bytes(self, stream: str, types: Sequence[str], bodies: list[bytes], *, content_type: str | None = None, expected_version: int | None = None, event_ids: Sequence[str] | None = None, metadata: list[Any] | None = None, headers: Any | None = None, tenant: str | None = None, publisher: str | None = None, occurred_at: datetime | None = None) -> Appended:
-        """Like append_many(), for bodies of bytes or text, which are stored and delivered unchanged.
-        content_type: their media type (default application/octet-stream). Errors are those of append_many().
-        """
-        return self._run(Call("append_bytes", {"stream": stream, "types": types, "bodies": bodies, "content_type": content_type, "expected_version": expected_version, "event_ids": event_ids, "metadata": metadata, "headers": headers, "tenant": tenant, "publisher": publisher, "occurred_at": occurred_at}, Shape("row", Appended, {})))  # type: ignore[no-any-return]
-
-    def append_many(self, stream: str, types: Sequence[str], data: list[Any], *, expected_version: int | None = None, event_ids: Sequence[str] | None = None, metadata: list[Any] | None = None, headers: Any | None = None, tenant: str | None = None, publisher: str | None = None, occurred_at: datetime | None = None) -> Appended:
-        """Appends 1 to 10000 events to a stream, all or none. types, data and, if they are given, event_ids and
-        metadata have one entry per event; headers, tenant, publisher and occurred_at hold for all. Errors are
-        those of append(), and 22023 there are no events or the arrays have different lengths.
-        """
-        return self._run(Call("append_many", {"stream": stream, "types": types, "data": data, "expected_version": expected_version, "event_ids": event_ids, "metadata": metadata, "headers": headers, "tenant": tenant, "publisher": publisher, "occurred_at": occurred_at}, Shape("row", Appended, {})))  # type: ignore[no-any-return]
-
     def archive_get(self, message_id: int) -> ArchiveEntry:
         """Returns the final status of a message, with the result of each delivery. Errors: OB001 no such
         message, or a delivery of it is still open.
@@ -775,7 +740,7 @@ class AdminMethods:
 
     def cancel(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> int | None:
         """Cancels a message: ends its deliveries that are still waiting, and returns how many were ended. A
-        delivery that a worker has or that is in flight is not tried again if it fails. by (default:
+        delivery that a worker has or that is in flight is not tried again if it fails. actor (default:
         session_user) and reason are stored in outbox.audit. Errors: OB001 no such message, OB002 it was
         cancelled already or nothing is left to cancel, OB003 all remaining deliveries are leased.
         """
@@ -802,16 +767,6 @@ class AdminMethods:
         """
         self._run(Call("capture", {"relation": relation, "topic": topic, "key_columns": key_columns, "operations": operations, "columns": columns, "condition": condition, "include_old": include_old, "style": style, "tenant_column": tenant_column, "replicated": replicated, "oversize": oversize}, Shape("void", None, {})))
 
-    def cardinal_id(self, stream: str) -> str | None:
-        """Returns the first part of a compound stream id, which is the id before the first "+". Members of a
-        consumer group share a category by it. Null if the stream has no id.
-        """
-        return self._run(Call("cardinal_id", {"stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
-
-    def category(self, stream: str) -> str | None:
-        """Returns the category of a stream: the part of its name before the first "-". Null for null."""
-        return self._run(Call("category", {"stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
-
     def claim(self, subscription: str, worker: str, *, max_messages: int | None = None, lease: timedelta | None = None) -> list[Claimed]:
         """Leases up to max_messages (default 1; 1 to 10000) due deliveries of a pull subscription to a worker
         (a name of 1 to 255 bytes). The lease lasts for the duration lease (default 60 s, at most 7 days), and
@@ -831,14 +786,6 @@ class AdminMethods:
         errors: 22004 delivery_id is null, 22023 worker or lease is out of range.
         """
         return self._run(Call("claim_delivery", {"delivery_id": delivery_id, "worker": worker, "lease": lease}, Shape("row", Claimed, {"lease_expires_at": "timestamp with time zone", "body": "bytea", "enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
-
-    def close_stream(self, stream: str, *, reason: str | None = None) -> int | None:
-        """Closes a stream for ever: append() refuses it from now on. Its events stay. Returns its last version.
-        reason is stored in outbox.audit. Waits for the transactions that are appending to the stream. Errors:
-        OB001 there is no such stream, OB004 it is closed already, OB006 the reason is empty, 55P03 another
-        transaction keeps the stream for 5 s.
-        """
-        return self._run(Call("close_stream", {"stream": stream, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def complete(self, lease: int, *, delivery_ids: Sequence[int] | None = None, results: Any | None = None) -> list[int]:
         """Ends deliveries of a lease (delivery_ids null: all that it holds) as completed. Returns their ids, in
@@ -911,7 +858,7 @@ class AdminMethods:
         the cursor is not at expected_position; OB009 a name is malformed, the position is below 1, after the
         end of the feed, or in a history that was lost; 25006 the transaction is read-only.
         """
-        return self._run(Call("cursor_advance", {"consumer": consumer, "position": position, "stream": stream, "subject": subject, "delivery_id": delivery_id, "delivered_at": delivered_at, "expected_position": expected_position, "epoch": epoch}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return self._run(Call("cursor_advance", {"consumer": consumer, "position": position, "stream": stream, "subject": subject, "delivery_id": delivery_id, "delivered_at": delivered_at, "expected_position": expected_position, "epoch": epoch}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def cursor_delete(self, consumer: str, reason: str, *, stream: str | None = None, subject: str | None = None) -> None:
         """Deletes a cursor. The reason is stored in outbox.audit. Errors: OB001 there is no such cursor, OB006
@@ -924,27 +871,29 @@ class AdminMethods:
         Errors: OB001 there is no such cursor; with if_missing, the result shows that position instead (nothing
         is stored). OB009 a name is malformed.
         """
-        return self._run(Call("cursor_get", {"consumer": consumer, "stream": stream, "subject": subject, "if_missing": if_missing}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return self._run(Call("cursor_get", {"consumer": consumer, "stream": stream, "subject": subject, "if_missing": if_missing}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def cursor_list(self, *, consumer: str | None = None, stream: str | None = None, subject: str | None = None, max_rows: int | None = None) -> list[CursorState]:
         """Lists cursors in the order of stream, subject and consumer. consumer, stream, subject: only those
         equal to the value; null: all. max_rows: at most so many rows; 0 (the default): no limit.
         """
-        return self._run(Call("cursor_list", {"consumer": consumer, "stream": stream, "subject": subject, "max_rows": max_rows}, Shape("rows", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return self._run(Call("cursor_list", {"consumer": consumer, "stream": stream, "subject": subject, "max_rows": max_rows}, Shape("rows", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    def cursor_record_error(self, consumer: str, error: str, *, stream: str | None = None, subject: str | None = None) -> CursorState:
-        """Stores an error text (its first 2000 characters) as the cursor's last_error without moving the
-        cursor; creates the cursor at position 0 if there is none. The next advance or reset clears last_error.
-        Errors: OB009 the text is empty or a name is malformed, 25006 the transaction is read-only.
+    def cursor_record_error(self, consumer: str, error: str, *, stream: str | None = None, subject: str | None = None, error_position: int | None = None) -> CursorState:
+        """Records why a consumer cannot go on: an error text (its first 2000 characters), and as error_position
+        the position of the message that cannot be handled (null: not known). The cursor does not move; it is
+        created at position 0 if there is none. error_since stays that of the first error, health() reports the
+        cursor, and the next advance or reset clears all three. Errors: OB009 the text is empty, error_position
+        is below 1, or a name is malformed; 25006 the transaction is read-only.
         """
-        return self._run(Call("cursor_record_error", {"consumer": consumer, "error": error, "stream": stream, "subject": subject}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return self._run(Call("cursor_record_error", {"consumer": consumer, "error": error, "stream": stream, "subject": subject, "error_position": error_position}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def cursor_reset(self, consumer: str, position: int, reason: str, *, stream: str | None = None, subject: str | None = None, delivery_id: str | None = None, delivered_at: datetime | None = None) -> CursorState:
         """Moves a cursor to any position from 0 on, back as well, and creates the cursor if there is none. The
         reason is stored in outbox.audit. Errors: OB006 the reason is empty, OB009 a name is malformed or the
         position is negative or after the end of the feed, 25006 the transaction is read-only.
         """
-        return self._run(Call("cursor_reset", {"consumer": consumer, "position": position, "reason": reason, "stream": stream, "subject": subject, "delivery_id": delivery_id, "delivered_at": delivered_at}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return self._run(Call("cursor_reset", {"consumer": consumer, "position": position, "reason": reason, "stream": stream, "subject": subject, "delivery_id": delivery_id, "delivered_at": delivered_at}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def dead(self, lease: int, delivery_ids: Sequence[int], reason: str) -> list[int]:
         """Ends deliveries of a lease (delivery_ids null: all that it holds) as dead letters at once, because no
@@ -967,7 +916,7 @@ class AdminMethods:
 
     def delete_dead_letter(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> None:
         """Deletes a dead letter, whatever its resolution. Its row is stored in outbox.audit. Errors: OB001 no
-        such dead letter, 22023 by is null or empty.
+        such dead letter, 22023 actor is empty.
         """
         self._run(Call("delete_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
@@ -981,7 +930,7 @@ class AdminMethods:
     def disable_endpoint(self, name: str, *, reason: str | None = None, mode: str | None = None) -> int | None:
         """Stops sending to an endpoint until enable_endpoint(). mode: hold (the default) keeps deliveries
         waiting, skip records them as skipped. Returns the id of a control message. Errors: OB001 no such
-        endpoint, 22023 unknown mode.
+        endpoint, 22023 unknown mode, 54000 the reason is too large.
         """
         return self._run(Call("disable_endpoint", {"name": name, "reason": reason, "mode": mode}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1006,24 +955,36 @@ class AdminMethods:
         """
         return self._run(Call("enable_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
+    def ensure_subscription(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None) -> str | None:
+        """Creates a subscription, or alters the one that there is, so that it is as described: for migrations,
+        and for programs that start. Topics, filter (null: none) and whether it is pushed are always as given;
+        any other setting that is null keeps its value, or gets the default of subscribe() if the subscription
+        is new. start: where a new subscription begins, as in subscribe(). Its default is earliest for a
+        subscription that workers claim from, so that workers that are deployed after their producers miss
+        nothing, and latest for a pushed one, so that a new receiver is not sent the history. Returns created,
+        altered or unchanged; unchanged writes nothing. Errors: OB001 no such endpoint, OB004 the subscription
+        is pulled and endpoint is given, or the other way round; 40001 another session created it, and this
+        transaction cannot see it; those of subscribe().
+        """
+        return self._run(Call("ensure_subscription", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
     def erase(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> None:
         """Erases the content of a message (payload, body, headers, metadata, and in the attempt log responses,
         results and errors) and ends its waiting deliveries. Ids, topic, key, positions and counts stay. The
-        message cannot be requeued, resent or replayed any more. by (default: session_user) and reason are
+        message cannot be requeued, resent or replayed any more. actor (default: session_user) and reason are
         stored in outbox.audit. Errors: OB001 no such message, OB003 a worker has a delivery of it, OB006 the
         reason is empty, 55P03 a lock was not available within 5 s.
         """
         self._run(Call("erase", {"message_id": message_id, "actor": actor, "reason": reason}, Shape("void", None, {})))
 
-    def explain_routing(self, topic: str, *, payload: Any | None = None, key: str | None = None, headers: Any | None = None, tenant: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, at_position: int | None = None, source: str | None = None) -> list[ExplainRoutingRow]:
+    def explain_routing(self, topic: str, *, payload: Any | None = None, key: str | None = None, headers: Any | None = None, tenant: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, at_position: int | None = None) -> list[ExplainRoutingRow]:
         """Returns, for each subscription, whether a message with these properties would match it, and the
-        reason. reason: matches (with a note if the subscription is paused), topic, inactive, source (it takes
-        events, or it does not), filter with the fields that refuse the message, or filter: payload. source:
-        messages (the default) or events. The answer is that of the newest version of each subscription; with
-        at_position, that of the version that held at the position, ended subscriptions included. Errors: 22023
-        topic is malformed.
+        reason. reason: matches (with a note if the subscription is paused), topic, inactive, filter with the
+        fields that refuse the message, or filter: payload. The answer is that of the newest version of each
+        subscription; with at_position, that of the version that held at the position, ended subscriptions
+        included. Errors: 22023 topic is malformed.
         """
-        return self._run(Call("explain_routing", {"topic": topic, "payload": payload, "key": key, "headers": headers, "tenant": tenant, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "at_position": at_position, "source": source}, Shape("rows", ExplainRoutingRow, {})))  # type: ignore[no-any-return]
+        return self._run(Call("explain_routing", {"topic": topic, "payload": payload, "key": key, "headers": headers, "tenant": tenant, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "at_position": at_position}, Shape("rows", ExplainRoutingRow, {})))  # type: ignore[no-any-return]
 
     def extend(self, lease: int, *, duration: timedelta | None = None) -> datetime | None:
         """Extends a lease so that it ends duration (default 60 s, at most 7 days) from now, but not after the
@@ -1079,8 +1040,8 @@ class AdminMethods:
         return self._run(Call("history", {"message_id": message_id}, Shape("rows", HistoryRow, {"at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def ignore_dead_letter(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> None:
-        """Marks an open dead letter as ignored, because it is not worth an action. by and note are stored with
-        it and in outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 by is null or
+        """Marks an open dead letter as ignored, because it is not worth an action. actor and note are stored
+        with it and in outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 actor is
         empty.
         """
         self._run(Call("ignore_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
@@ -1100,15 +1061,6 @@ class AdminMethods:
         with. Errors: 22023 max_messages or skip is out of range, or status is unknown.
         """
         return self._run(Call("list_messages", {"tenant": tenant, "state": state, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "severity": severity, "max_messages": max_messages, "before": before, "skip": skip}, Shape("rows", MessageStatus, {"enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "body": "bytea"})))  # type: ignore[no-any-return]
-
-    def load(self, stream: str, *, from_version: int | None = None, max_events: int | None = None, backwards: bool | None = None, positions: bool | None = None) -> list[Event]:
-        """Returns events of a stream in the order of their versions, from from_version on (inclusive; null, the
-        default: the first one), up to max_events (default 1000; 1 to 10000). backwards (default false): from
-        from_version down (null: the last one). positions (default false): also looks up the place of each event
-        in the feed. A stream that does not exist has no events. Events of the current transaction are included.
-        Errors: 22004 stream is null, 22023 max_events is out of range.
-        """
-        return self._run(Call("load", {"stream": stream, "from_version": from_version, "max_events": max_events, "backwards": backwards, "positions": positions}, Shape("rows", Event, {"body": "bytea", "occurred_at": "timestamp with time zone", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def maintain(self) -> list[MaintainRow]:
         """Rotates, reclaims and trims now as far as the retention settings allow, and returns what each job
@@ -1135,7 +1087,7 @@ class AdminMethods:
     def move_to_dead_letters(self, delivery_id: int, reason: str, *, actor: str | None = None) -> int | None:
         """Moves a waiting delivery to the dead letters, with the reason "moved" and the argument reason as its
         last_error. Returns the id of the dead letter. Errors: OB001 no such delivery, OB002 it has ended, OB003
-        a worker has it, 22023 by is null or empty.
+        a worker has it, 22023 actor is empty.
         """
         return self._run(Call("move_to_dead_letters", {"delivery_id": delivery_id, "reason": reason, "actor": actor}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1171,32 +1123,18 @@ class AdminMethods:
         """
         return self._run(Call("purge", {"what": what, "older_than": older_than, "include_unresolved": include_unresolved, "dry_run": dry_run}, Shape("row", PurgeRow, {})))  # type: ignore[no-any-return]
 
-    def read(self, after_position: int, *, max_messages: int | None = None, topics: Sequence[str] | None = None, filter: Any | None = None, epoch: int | None = None, source: str | None = None) -> list[FeedMessage]:
+    def read(self, after_position: int, *, max_messages: int | None = None, topics: Sequence[str] | None = None, filter: Any | None = None, epoch: int | None = None) -> list[FeedMessage]:
         """Returns up to max_messages (default 100; 1 to 10000) messages after a position (exclusive; 0: from
-        the first one that is stored), in order. Continue after the position of the last row. topics (patterns)
-        and filter select as in a subscription; null: all. Control messages of pg_outbox are not returned. A
-        call looks at no more than 10000 positions, or max_messages if that is more. If none of them matches,
-        the result is one row whose message_id is null and whose position says where to continue. source:
-        messages (the default), events (of streams, from position 1 on for ever), or all; the aggregate of an
-        event is its category and the rest of its stream's name. epoch: the epoch in which after_position was
-        read, so that a lost history is noticed. Errors: OB009 the position is malformed, no longer stored,
-        after the end of the feed, or in a history that was lost; 22023 another argument is malformed.
+        the first one that is stored), in order. topics (patterns) and filter select as in a subscription; null:
+        all. Control messages of pg_outbox are not returned. A call looks at no more than 10000 positions, or
+        max_messages if that is more. If it looked further than the last message that it returns, a marker is
+        the last row: its message_id is null, and no message between the row before it and its position matches.
+        Continue after the position of the last row, and confirm the position of a marker as that of a message.
+        No rows: the feed ends at after_position. epoch: the epoch in which after_position was read, so that a
+        lost history is noticed. Errors: OB009 the position is malformed, no longer stored, after the end of the
+        feed, or in a history that was lost; 22023 another argument is malformed.
         """
-        return self._run(Call("read", {"after_position": after_position, "max_messages": max_messages, "topics": topics, "filter": filter, "epoch": epoch, "source": source}, Shape("rows", FeedMessage, {"body": "bytea", "occurred_at": "timestamp with time zone", "enqueued_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
-
-    def read_events(self, after_position: int, *, max_events: int | None = None, categories: Sequence[str] | None = None, types: Sequence[str] | None = None, tenant: str | None = None, filter: Any | None = None, member: int | None = None, members: int | None = None, epoch: int | None = None) -> list[Event]:
-        """Returns up to max_events (default 1000; 1 to 10000) events after a position (exclusive; 0: from the
-        first one), in the committed order. Continue after the position of the last row. Events stay readable
-        for ever, unless truncate_stream() removes them. categories, types (patterns), tenant and filter (as in
-        a subscription) select; null: all. member and members: the part of a consumer group's member, numbered
-        from 0; streams with the same cardinal id go to the same member. A call looks at no more than about
-        10000 positions, or max_events if that is more, apart from those that the lists of categories pass over.
-        If none of them matches, the result is one row whose message_id is null and whose position says where to
-        continue. epoch: the epoch in which after_position was read, so that a lost history is noticed. A
-        standby answers too. Errors: OB009 the position is malformed, after the end of the feed, or in a history
-        that was lost; 22023 another argument is malformed.
-        """
-        return self._run(Call("read_events", {"after_position": after_position, "max_events": max_events, "categories": categories, "types": types, "tenant": tenant, "filter": filter, "member": member, "members": members, "epoch": epoch}, Shape("rows", Event, {"body": "bytea", "occurred_at": "timestamp with time zone", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return self._run(Call("read", {"after_position": after_position, "max_messages": max_messages, "topics": topics, "filter": filter, "epoch": epoch}, Shape("rows", FeedMessage, {"body": "bytea", "occurred_at": "timestamp with time zone", "enqueued_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def release(self, lease: int, *, delivery_ids: Sequence[int] | None = None) -> list[int]:
         """Gives deliveries of a lease (delivery_ids null: all) back unharmed: they are due as before, and the
@@ -1228,7 +1166,7 @@ class AdminMethods:
         """Makes the delivery of a dead letter due now, with all its attempts again, and returns the id of the
         delivery. The receiver gets the same webhook id. A requeued delivery does not expire, and a cancelled
         message is not cancelled any more. Errors: OB001 no such dead letter, OB004 it was requeued already, its
-        subscription has ended, or its message is gone or erased, 22023 by is null or empty.
+        subscription has ended, or its message is gone or erased, 22023 actor is empty.
         """
         return self._run(Call("requeue", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1236,14 +1174,14 @@ class AdminMethods:
         """Requeues up to max_rows (default 1000; 1 to 100000) open dead letters, oldest first, and returns how
         many. subscription, reason, topic, dead_after (inclusive) and dead_before (exclusive) select them; null:
         all. dry_run: only counts. Dead letters that cannot be requeued are left out. Errors: OB001 no such
-        subscription, 22023 max_rows is out of range, or by is null or empty.
+        subscription, 22023 max_rows is out of range, or actor is empty.
         """
         return self._run(Call("requeue_all", {"actor": actor, "subscription": subscription, "reason": reason, "topic": topic, "dead_after": dead_after, "dead_before": dead_before, "note": note, "max_rows": max_rows, "dry_run": dry_run}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def reschedule(self, delivery_id: int, due_at: datetime, *, actor: str | None = None, priority: int | None = None, expires_at: datetime | None = None) -> None:
         """Changes when a waiting delivery is due, and optionally its priority (-100 to 100) and its expiry;
         null leaves these as they are. Errors: OB001 no such delivery, OB002 it has ended, OB003 a worker has
-        it, 22004 due_at is null, 22023 a value is out of range, or by is null or empty.
+        it, 22004 due_at is null, 22023 a value is out of range, or actor is empty.
         """
         self._run(Call("reschedule", {"delivery_id": delivery_id, "due_at": due_at, "actor": actor, "priority": priority, "expires_at": expires_at}, Shape("void", None, {})))
 
@@ -1256,8 +1194,8 @@ class AdminMethods:
         return self._run(Call("resend", {"message_id": message_id, "subscription": subscription}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def resolve_dead_letter(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> None:
-        """Marks an open dead letter as resolved by other means. by and note are stored with it and in
-        outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 by is null or empty.
+        """Marks an open dead letter as resolved by other means. actor and note are stored with it and in
+        outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 actor is empty.
         """
         self._run(Call("resolve_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
@@ -1333,47 +1271,18 @@ class AdminMethods:
         """
         return self._run(Call("stats", {"tenant": tenant}, Shape("row", StatsRow, {})))  # type: ignore[no-any-return]
 
-    def stream_info(self, stream: str) -> StreamInfoRow:
-        """Returns what is known of a stream: its category, last version, number of stored events, when the
-        first and the last of them were appended, since when it is closed (null: it is open), and the version
-        before which it was truncated (1: it was not). Errors: OB001 there is no such stream, 22004 stream is
-        null, 22023 it is malformed.
-        """
-        return self._run(Call("stream_info", {"stream": stream}, Shape("row", StreamInfoRow, {"created_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "closed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
-
-    def stream_key(self, stream: str) -> str | None:
-        """Returns the id of a stream within its category: the part of its name after the first "-". Null if
-        there is none.
-        """
-        return self._run(Call("stream_key", {"stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
-
-    def stream_version(self, stream: str) -> int | None:
-        """Returns the last version of a stream; 0: there is no such stream. It is the version as it is now,
-        whatever the transaction's snapshot shows. Errors: 22004 stream is null, 22023 it is malformed.
-        """
-        return self._run(Call("stream_version", {"stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
-
-    def streams(self, *, category: str | None = None, after: str | None = None, max_streams: int | None = None) -> list[StreamsRow]:
-        """Returns streams with their last versions, in the order of the bytes of their names: up to max_streams
-        (default 100; 1 to 10000) after a name (exclusive; empty, the default: from the first one), of a
-        category or of all (null, the default). Streams whose events were all removed by truncate_stream() are
-        not listed. Errors: 22023 max_streams is out of range or category is malformed, 22004 after is null.
-        """
-        return self._run(Call("streams", {"category": category, "after": after, "max_streams": max_streams}, Shape("rows", StreamsRow, {})))  # type: ignore[no-any-return]
-
-    def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None, source: str | None = None) -> int | None:
+    def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None) -> int | None:
         """Creates a subscription: the messages of these topics (patterns; * is one word, # any number of words)
         are sent to an endpoint, or claimed by workers if there is neither endpoint nor url. url: creates an
         endpoint with the subscription's name. filter: further conditions on a message. The other settings are
         described at the columns of outbox.subscription; max_attempts null or below 1 means 12. start: latest
         (the default: messages after the control message whose id is returned), earliest, a position (the first
-        to be delivered) or a time. source: messages (the default), events (of streams), or all; it stays until
-        unsubscribe(). A name that was unsubscribed is taken up again, with its old id. Returns the id of the
-        control message. Errors: OB001 no such endpoint, OB009 the start position is not stored or does not
-        exist yet, 42710 the subscription exists already, 22004 topics is null or empty, 22023 a setting is
-        malformed or out of range, 54000 a text is too long.
+        to be delivered) or a time. A name that was unsubscribed is taken up again, with its old id. Returns the
+        id of the control message. Errors: OB001 no such endpoint, OB009 the start position is not stored or
+        does not exist yet, 42710 the subscription exists already, 22004 topics is null or empty, 22023 a
+        setting is malformed or out of range, 54000 a text is too long.
         """
-        return self._run(Call("subscribe", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "url": url, "source": source}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return self._run(Call("subscribe", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "url": url}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def tail(self) -> int | None:
         """Returns the first position whose message is still stored, or head() + 1 when none is. read() starts
@@ -1389,15 +1298,6 @@ class AdminMethods:
         sequencer for 5 s.
         """
         return self._run(Call("tick", {}, Shape("value", None, {})))  # type: ignore[no-any-return]
-
-    def truncate_stream(self, stream: str, before_version: int, *, reason: str | None = None) -> int | None:
-        """Removes the events of a stream before a version, for good, and returns how many. Their positions stay
-        empty, their waiting deliveries are cancelled, and the stream's versions go on. reason is stored in
-        outbox.audit. Errors: OB001 there is no such stream, OB003 a worker has one of the events, OB006 the
-        reason is empty, 22023 before_version is not between 1 and the version after the last one, 55P03 another
-        transaction keeps the stream for 5 s.
-        """
-        return self._run(Call("truncate_stream", {"stream": stream, "before_version": before_version, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def uncapture(self, relation: str) -> bool | None:
         """Drops the capture of a table, which the caller must own. Returns false if there was none. Errors:
@@ -1459,6 +1359,10 @@ class AdminMethods:
         """Rows of outbox.endpoint whose columns equal those of filter."""
         return self._run(Call("endpoint", dict(filter or {}), Shape("rows", EndpointEntry, {"timeout": "interval", "disable_after": "interval", "disabled_at": "timestamp with time zone", "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "deleted_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
 
+    def lease_status(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[LeaseStatusEntry]:
+        """Rows of outbox.lease_status whose columns equal those of filter."""
+        return self._run(Call("lease_status", dict(filter or {}), Shape("rows", LeaseStatusEntry, {"claimed_at": "timestamp with time zone", "age": "interval", "expires_at": "timestamp with time zone", "expires_in": "interval", "deadline_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
+
     def publishers(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[PublisherEntry]:
         """Rows of outbox.publisher whose columns equal those of filter."""
         return self._run(Call("publisher", dict(filter or {}), Shape("rows", PublisherEntry, {"created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
@@ -1466,6 +1370,10 @@ class AdminMethods:
     def subscriptions(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[SubscriptionEntry]:
         """Rows of outbox.subscription whose columns equal those of filter."""
         return self._run(Call("subscription", dict(filter or {}), Shape("rows", SubscriptionEntry, {"max_age": "interval", "batch_wait": "interval", "ttl": "interval", "deadline": "interval", "max_lag": "interval", "created_at": "timestamp with time zone", "deleted_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
+
+    def subscription_status(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[SubscriptionStatusEntry]:
+        """Rows of outbox.subscription_status whose columns equal those of filter."""
+        return self._run(Call("subscription_status", dict(filter or {}), Shape("rows", SubscriptionStatusEntry, {"created_at": "timestamp with time zone", "lag_age": "interval", "oldest_due_at": "timestamp with time zone", "oldest_due_age": "interval", "last_claim_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
 
     def topics(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[TopicEntry]:
         """Rows of outbox.topic whose columns equal those of filter."""
@@ -1519,32 +1427,6 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("alter_topic", {"code": code, "name": name, "description": description, "active": active}, Shape("void", None, {})))
 
-    async def append(self, stream: str, type: str, data: Any, *, expected_version: int | None = None, event_id: str | None = None, metadata: Any | None = None, headers: Any | None = None, tenant: str | None = None, publisher: str | None = None, occurred_at: datetime | None = None) -> int | None:
-        """Appends an event to a stream in the current transaction and returns its version: 1, 2, ... without a
-        gap. stream: category-id, at most 255 bytes. type: has the form of a topic. data: at most
-        pg_outbox.max_payload (256 kB by default). expected_version: -1 any (the default), 0 the stream does not
-        exist, -2 it exists, n its last version is n. With n or 0 and an event_id, the same call again is a
-        success and writes nothing. The stream is locked until the transaction ends; a transaction that appends
-        to more than 64 streams guards the others by the unique index alone. Errors: OB013 the stream is not at
-        the expected version (the detail is JSON: stream, expected, actual), OB014 the stream is closed, OB008
-        the event id is that of another event, 22004 stream, type, data or expected_version is null, 22023 a
-        value is malformed, 54000 a value is too large, and the errors of enqueue().
-        """
-        return await self._arun(Call("append", {"stream": stream, "type": type, "data": data, "expected_version": expected_version, "event_id": event_id, "metadata": metadata, "headers": headers, "tenant": tenant, "publisher": publisher, "occurred_at": occurred_at}, Shape("value", None, {})))  # type: ignore[no-any-return]
-
-    async def append_bytes(self, stream: str, types: Sequence[str], bodies: list[bytes], *, content_type: str | None = None, expected_version: int | None = None, event_ids: Sequence[str] | None = None, metadata: list[Any] | None = None, headers: Any | None = None, tenant: str | None = None, publisher: str | None = None, occurred_at: datetime | None = None) -> Appended:
-        """Like append_many(), for bodies of bytes or text, which are stored and delivered unchanged.
-        content_type: their media type (default application/octet-stream). Errors are those of append_many().
-        """
-        return await self._arun(Call("append_bytes", {"stream": stream, "types": types, "bodies": bodies, "content_type": content_type, "expected_version": expected_version, "event_ids": event_ids, "metadata": metadata, "headers": headers, "tenant": tenant, "publisher": publisher, "occurred_at": occurred_at}, Shape("row", Appended, {})))  # type: ignore[no-any-return]
-
-    async def append_many(self, stream: str, types: Sequence[str], data: list[Any], *, expected_version: int | None = None, event_ids: Sequence[str] | None = None, metadata: list[Any] | None = None, headers: Any | None = None, tenant: str | None = None, publisher: str | None = None, occurred_at: datetime | None = None) -> Appended:
-        """Appends 1 to 10000 events to a stream, all or none. types, data and, if they are given, event_ids and
-        metadata have one entry per event; headers, tenant, publisher and occurred_at hold for all. Errors are
-        those of append(), and 22023 there are no events or the arrays have different lengths.
-        """
-        return await self._arun(Call("append_many", {"stream": stream, "types": types, "data": data, "expected_version": expected_version, "event_ids": event_ids, "metadata": metadata, "headers": headers, "tenant": tenant, "publisher": publisher, "occurred_at": occurred_at}, Shape("row", Appended, {})))  # type: ignore[no-any-return]
-
     async def archive_get(self, message_id: int) -> ArchiveEntry:
         """Returns the final status of a message, with the result of each delivery. Errors: OB001 no such
         message, or a delivery of it is still open.
@@ -1568,7 +1450,7 @@ class AsyncAdminMethods:
 
     async def cancel(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> int | None:
         """Cancels a message: ends its deliveries that are still waiting, and returns how many were ended. A
-        delivery that a worker has or that is in flight is not tried again if it fails. by (default:
+        delivery that a worker has or that is in flight is not tried again if it fails. actor (default:
         session_user) and reason are stored in outbox.audit. Errors: OB001 no such message, OB002 it was
         cancelled already or nothing is left to cancel, OB003 all remaining deliveries are leased.
         """
@@ -1595,16 +1477,6 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("capture", {"relation": relation, "topic": topic, "key_columns": key_columns, "operations": operations, "columns": columns, "condition": condition, "include_old": include_old, "style": style, "tenant_column": tenant_column, "replicated": replicated, "oversize": oversize}, Shape("void", None, {})))
 
-    async def cardinal_id(self, stream: str) -> str | None:
-        """Returns the first part of a compound stream id, which is the id before the first "+". Members of a
-        consumer group share a category by it. Null if the stream has no id.
-        """
-        return await self._arun(Call("cardinal_id", {"stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
-
-    async def category(self, stream: str) -> str | None:
-        """Returns the category of a stream: the part of its name before the first "-". Null for null."""
-        return await self._arun(Call("category", {"stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
-
     async def claim(self, subscription: str, worker: str, *, max_messages: int | None = None, lease: timedelta | None = None) -> list[Claimed]:
         """Leases up to max_messages (default 1; 1 to 10000) due deliveries of a pull subscription to a worker
         (a name of 1 to 255 bytes). The lease lasts for the duration lease (default 60 s, at most 7 days), and
@@ -1624,14 +1496,6 @@ class AsyncAdminMethods:
         errors: 22004 delivery_id is null, 22023 worker or lease is out of range.
         """
         return await self._arun(Call("claim_delivery", {"delivery_id": delivery_id, "worker": worker, "lease": lease}, Shape("row", Claimed, {"lease_expires_at": "timestamp with time zone", "body": "bytea", "enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
-
-    async def close_stream(self, stream: str, *, reason: str | None = None) -> int | None:
-        """Closes a stream for ever: append() refuses it from now on. Its events stay. Returns its last version.
-        reason is stored in outbox.audit. Waits for the transactions that are appending to the stream. Errors:
-        OB001 there is no such stream, OB004 it is closed already, OB006 the reason is empty, 55P03 another
-        transaction keeps the stream for 5 s.
-        """
-        return await self._arun(Call("close_stream", {"stream": stream, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def complete(self, lease: int, *, delivery_ids: Sequence[int] | None = None, results: Any | None = None) -> list[int]:
         """Ends deliveries of a lease (delivery_ids null: all that it holds) as completed. Returns their ids, in
@@ -1704,7 +1568,7 @@ class AsyncAdminMethods:
         the cursor is not at expected_position; OB009 a name is malformed, the position is below 1, after the
         end of the feed, or in a history that was lost; 25006 the transaction is read-only.
         """
-        return await self._arun(Call("cursor_advance", {"consumer": consumer, "position": position, "stream": stream, "subject": subject, "delivery_id": delivery_id, "delivered_at": delivered_at, "expected_position": expected_position, "epoch": epoch}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return await self._arun(Call("cursor_advance", {"consumer": consumer, "position": position, "stream": stream, "subject": subject, "delivery_id": delivery_id, "delivered_at": delivered_at, "expected_position": expected_position, "epoch": epoch}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def cursor_delete(self, consumer: str, reason: str, *, stream: str | None = None, subject: str | None = None) -> None:
         """Deletes a cursor. The reason is stored in outbox.audit. Errors: OB001 there is no such cursor, OB006
@@ -1717,27 +1581,29 @@ class AsyncAdminMethods:
         Errors: OB001 there is no such cursor; with if_missing, the result shows that position instead (nothing
         is stored). OB009 a name is malformed.
         """
-        return await self._arun(Call("cursor_get", {"consumer": consumer, "stream": stream, "subject": subject, "if_missing": if_missing}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return await self._arun(Call("cursor_get", {"consumer": consumer, "stream": stream, "subject": subject, "if_missing": if_missing}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def cursor_list(self, *, consumer: str | None = None, stream: str | None = None, subject: str | None = None, max_rows: int | None = None) -> list[CursorState]:
         """Lists cursors in the order of stream, subject and consumer. consumer, stream, subject: only those
         equal to the value; null: all. max_rows: at most so many rows; 0 (the default): no limit.
         """
-        return await self._arun(Call("cursor_list", {"consumer": consumer, "stream": stream, "subject": subject, "max_rows": max_rows}, Shape("rows", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return await self._arun(Call("cursor_list", {"consumer": consumer, "stream": stream, "subject": subject, "max_rows": max_rows}, Shape("rows", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    async def cursor_record_error(self, consumer: str, error: str, *, stream: str | None = None, subject: str | None = None) -> CursorState:
-        """Stores an error text (its first 2000 characters) as the cursor's last_error without moving the
-        cursor; creates the cursor at position 0 if there is none. The next advance or reset clears last_error.
-        Errors: OB009 the text is empty or a name is malformed, 25006 the transaction is read-only.
+    async def cursor_record_error(self, consumer: str, error: str, *, stream: str | None = None, subject: str | None = None, error_position: int | None = None) -> CursorState:
+        """Records why a consumer cannot go on: an error text (its first 2000 characters), and as error_position
+        the position of the message that cannot be handled (null: not known). The cursor does not move; it is
+        created at position 0 if there is none. error_since stays that of the first error, health() reports the
+        cursor, and the next advance or reset clears all three. Errors: OB009 the text is empty, error_position
+        is below 1, or a name is malformed; 25006 the transaction is read-only.
         """
-        return await self._arun(Call("cursor_record_error", {"consumer": consumer, "error": error, "stream": stream, "subject": subject}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return await self._arun(Call("cursor_record_error", {"consumer": consumer, "error": error, "stream": stream, "subject": subject, "error_position": error_position}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def cursor_reset(self, consumer: str, position: int, reason: str, *, stream: str | None = None, subject: str | None = None, delivery_id: str | None = None, delivered_at: datetime | None = None) -> CursorState:
         """Moves a cursor to any position from 0 on, back as well, and creates the cursor if there is none. The
         reason is stored in outbox.audit. Errors: OB006 the reason is empty, OB009 a name is malformed or the
         position is negative or after the end of the feed, 25006 the transaction is read-only.
         """
-        return await self._arun(Call("cursor_reset", {"consumer": consumer, "position": position, "reason": reason, "stream": stream, "subject": subject, "delivery_id": delivery_id, "delivered_at": delivered_at}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return await self._arun(Call("cursor_reset", {"consumer": consumer, "position": position, "reason": reason, "stream": stream, "subject": subject, "delivery_id": delivery_id, "delivered_at": delivered_at}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def dead(self, lease: int, delivery_ids: Sequence[int], reason: str) -> list[int]:
         """Ends deliveries of a lease (delivery_ids null: all that it holds) as dead letters at once, because no
@@ -1760,7 +1626,7 @@ class AsyncAdminMethods:
 
     async def delete_dead_letter(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> None:
         """Deletes a dead letter, whatever its resolution. Its row is stored in outbox.audit. Errors: OB001 no
-        such dead letter, 22023 by is null or empty.
+        such dead letter, 22023 actor is empty.
         """
         await self._arun(Call("delete_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
@@ -1774,7 +1640,7 @@ class AsyncAdminMethods:
     async def disable_endpoint(self, name: str, *, reason: str | None = None, mode: str | None = None) -> int | None:
         """Stops sending to an endpoint until enable_endpoint(). mode: hold (the default) keeps deliveries
         waiting, skip records them as skipped. Returns the id of a control message. Errors: OB001 no such
-        endpoint, 22023 unknown mode.
+        endpoint, 22023 unknown mode, 54000 the reason is too large.
         """
         return await self._arun(Call("disable_endpoint", {"name": name, "reason": reason, "mode": mode}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1799,24 +1665,36 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("enable_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
+    async def ensure_subscription(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None) -> str | None:
+        """Creates a subscription, or alters the one that there is, so that it is as described: for migrations,
+        and for programs that start. Topics, filter (null: none) and whether it is pushed are always as given;
+        any other setting that is null keeps its value, or gets the default of subscribe() if the subscription
+        is new. start: where a new subscription begins, as in subscribe(). Its default is earliest for a
+        subscription that workers claim from, so that workers that are deployed after their producers miss
+        nothing, and latest for a pushed one, so that a new receiver is not sent the history. Returns created,
+        altered or unchanged; unchanged writes nothing. Errors: OB001 no such endpoint, OB004 the subscription
+        is pulled and endpoint is given, or the other way round; 40001 another session created it, and this
+        transaction cannot see it; those of subscribe().
+        """
+        return await self._arun(Call("ensure_subscription", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
     async def erase(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> None:
         """Erases the content of a message (payload, body, headers, metadata, and in the attempt log responses,
         results and errors) and ends its waiting deliveries. Ids, topic, key, positions and counts stay. The
-        message cannot be requeued, resent or replayed any more. by (default: session_user) and reason are
+        message cannot be requeued, resent or replayed any more. actor (default: session_user) and reason are
         stored in outbox.audit. Errors: OB001 no such message, OB003 a worker has a delivery of it, OB006 the
         reason is empty, 55P03 a lock was not available within 5 s.
         """
         await self._arun(Call("erase", {"message_id": message_id, "actor": actor, "reason": reason}, Shape("void", None, {})))
 
-    async def explain_routing(self, topic: str, *, payload: Any | None = None, key: str | None = None, headers: Any | None = None, tenant: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, at_position: int | None = None, source: str | None = None) -> list[ExplainRoutingRow]:
+    async def explain_routing(self, topic: str, *, payload: Any | None = None, key: str | None = None, headers: Any | None = None, tenant: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, at_position: int | None = None) -> list[ExplainRoutingRow]:
         """Returns, for each subscription, whether a message with these properties would match it, and the
-        reason. reason: matches (with a note if the subscription is paused), topic, inactive, source (it takes
-        events, or it does not), filter with the fields that refuse the message, or filter: payload. source:
-        messages (the default) or events. The answer is that of the newest version of each subscription; with
-        at_position, that of the version that held at the position, ended subscriptions included. Errors: 22023
-        topic is malformed.
+        reason. reason: matches (with a note if the subscription is paused), topic, inactive, filter with the
+        fields that refuse the message, or filter: payload. The answer is that of the newest version of each
+        subscription; with at_position, that of the version that held at the position, ended subscriptions
+        included. Errors: 22023 topic is malformed.
         """
-        return await self._arun(Call("explain_routing", {"topic": topic, "payload": payload, "key": key, "headers": headers, "tenant": tenant, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "at_position": at_position, "source": source}, Shape("rows", ExplainRoutingRow, {})))  # type: ignore[no-any-return]
+        return await self._arun(Call("explain_routing", {"topic": topic, "payload": payload, "key": key, "headers": headers, "tenant": tenant, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "at_position": at_position}, Shape("rows", ExplainRoutingRow, {})))  # type: ignore[no-any-return]
 
     async def extend(self, lease: int, *, duration: timedelta | None = None) -> datetime | None:
         """Extends a lease so that it ends duration (default 60 s, at most 7 days) from now, but not after the
@@ -1872,8 +1750,8 @@ class AsyncAdminMethods:
         return await self._arun(Call("history", {"message_id": message_id}, Shape("rows", HistoryRow, {"at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def ignore_dead_letter(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> None:
-        """Marks an open dead letter as ignored, because it is not worth an action. by and note are stored with
-        it and in outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 by is null or
+        """Marks an open dead letter as ignored, because it is not worth an action. actor and note are stored
+        with it and in outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 actor is
         empty.
         """
         await self._arun(Call("ignore_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
@@ -1893,15 +1771,6 @@ class AsyncAdminMethods:
         with. Errors: 22023 max_messages or skip is out of range, or status is unknown.
         """
         return await self._arun(Call("list_messages", {"tenant": tenant, "state": state, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "severity": severity, "max_messages": max_messages, "before": before, "skip": skip}, Shape("rows", MessageStatus, {"enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "body": "bytea"})))  # type: ignore[no-any-return]
-
-    async def load(self, stream: str, *, from_version: int | None = None, max_events: int | None = None, backwards: bool | None = None, positions: bool | None = None) -> list[Event]:
-        """Returns events of a stream in the order of their versions, from from_version on (inclusive; null, the
-        default: the first one), up to max_events (default 1000; 1 to 10000). backwards (default false): from
-        from_version down (null: the last one). positions (default false): also looks up the place of each event
-        in the feed. A stream that does not exist has no events. Events of the current transaction are included.
-        Errors: 22004 stream is null, 22023 max_events is out of range.
-        """
-        return await self._arun(Call("load", {"stream": stream, "from_version": from_version, "max_events": max_events, "backwards": backwards, "positions": positions}, Shape("rows", Event, {"body": "bytea", "occurred_at": "timestamp with time zone", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def maintain(self) -> list[MaintainRow]:
         """Rotates, reclaims and trims now as far as the retention settings allow, and returns what each job
@@ -1928,7 +1797,7 @@ class AsyncAdminMethods:
     async def move_to_dead_letters(self, delivery_id: int, reason: str, *, actor: str | None = None) -> int | None:
         """Moves a waiting delivery to the dead letters, with the reason "moved" and the argument reason as its
         last_error. Returns the id of the dead letter. Errors: OB001 no such delivery, OB002 it has ended, OB003
-        a worker has it, 22023 by is null or empty.
+        a worker has it, 22023 actor is empty.
         """
         return await self._arun(Call("move_to_dead_letters", {"delivery_id": delivery_id, "reason": reason, "actor": actor}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1964,32 +1833,18 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("purge", {"what": what, "older_than": older_than, "include_unresolved": include_unresolved, "dry_run": dry_run}, Shape("row", PurgeRow, {})))  # type: ignore[no-any-return]
 
-    async def read(self, after_position: int, *, max_messages: int | None = None, topics: Sequence[str] | None = None, filter: Any | None = None, epoch: int | None = None, source: str | None = None) -> list[FeedMessage]:
+    async def read(self, after_position: int, *, max_messages: int | None = None, topics: Sequence[str] | None = None, filter: Any | None = None, epoch: int | None = None) -> list[FeedMessage]:
         """Returns up to max_messages (default 100; 1 to 10000) messages after a position (exclusive; 0: from
-        the first one that is stored), in order. Continue after the position of the last row. topics (patterns)
-        and filter select as in a subscription; null: all. Control messages of pg_outbox are not returned. A
-        call looks at no more than 10000 positions, or max_messages if that is more. If none of them matches,
-        the result is one row whose message_id is null and whose position says where to continue. source:
-        messages (the default), events (of streams, from position 1 on for ever), or all; the aggregate of an
-        event is its category and the rest of its stream's name. epoch: the epoch in which after_position was
-        read, so that a lost history is noticed. Errors: OB009 the position is malformed, no longer stored,
-        after the end of the feed, or in a history that was lost; 22023 another argument is malformed.
+        the first one that is stored), in order. topics (patterns) and filter select as in a subscription; null:
+        all. Control messages of pg_outbox are not returned. A call looks at no more than 10000 positions, or
+        max_messages if that is more. If it looked further than the last message that it returns, a marker is
+        the last row: its message_id is null, and no message between the row before it and its position matches.
+        Continue after the position of the last row, and confirm the position of a marker as that of a message.
+        No rows: the feed ends at after_position. epoch: the epoch in which after_position was read, so that a
+        lost history is noticed. Errors: OB009 the position is malformed, no longer stored, after the end of the
+        feed, or in a history that was lost; 22023 another argument is malformed.
         """
-        return await self._arun(Call("read", {"after_position": after_position, "max_messages": max_messages, "topics": topics, "filter": filter, "epoch": epoch, "source": source}, Shape("rows", FeedMessage, {"body": "bytea", "occurred_at": "timestamp with time zone", "enqueued_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
-
-    async def read_events(self, after_position: int, *, max_events: int | None = None, categories: Sequence[str] | None = None, types: Sequence[str] | None = None, tenant: str | None = None, filter: Any | None = None, member: int | None = None, members: int | None = None, epoch: int | None = None) -> list[Event]:
-        """Returns up to max_events (default 1000; 1 to 10000) events after a position (exclusive; 0: from the
-        first one), in the committed order. Continue after the position of the last row. Events stay readable
-        for ever, unless truncate_stream() removes them. categories, types (patterns), tenant and filter (as in
-        a subscription) select; null: all. member and members: the part of a consumer group's member, numbered
-        from 0; streams with the same cardinal id go to the same member. A call looks at no more than about
-        10000 positions, or max_events if that is more, apart from those that the lists of categories pass over.
-        If none of them matches, the result is one row whose message_id is null and whose position says where to
-        continue. epoch: the epoch in which after_position was read, so that a lost history is noticed. A
-        standby answers too. Errors: OB009 the position is malformed, after the end of the feed, or in a history
-        that was lost; 22023 another argument is malformed.
-        """
-        return await self._arun(Call("read_events", {"after_position": after_position, "max_events": max_events, "categories": categories, "types": types, "tenant": tenant, "filter": filter, "member": member, "members": members, "epoch": epoch}, Shape("rows", Event, {"body": "bytea", "occurred_at": "timestamp with time zone", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return await self._arun(Call("read", {"after_position": after_position, "max_messages": max_messages, "topics": topics, "filter": filter, "epoch": epoch}, Shape("rows", FeedMessage, {"body": "bytea", "occurred_at": "timestamp with time zone", "enqueued_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def release(self, lease: int, *, delivery_ids: Sequence[int] | None = None) -> list[int]:
         """Gives deliveries of a lease (delivery_ids null: all) back unharmed: they are due as before, and the
@@ -2021,7 +1876,7 @@ class AsyncAdminMethods:
         """Makes the delivery of a dead letter due now, with all its attempts again, and returns the id of the
         delivery. The receiver gets the same webhook id. A requeued delivery does not expire, and a cancelled
         message is not cancelled any more. Errors: OB001 no such dead letter, OB004 it was requeued already, its
-        subscription has ended, or its message is gone or erased, 22023 by is null or empty.
+        subscription has ended, or its message is gone or erased, 22023 actor is empty.
         """
         return await self._arun(Call("requeue", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -2029,14 +1884,14 @@ class AsyncAdminMethods:
         """Requeues up to max_rows (default 1000; 1 to 100000) open dead letters, oldest first, and returns how
         many. subscription, reason, topic, dead_after (inclusive) and dead_before (exclusive) select them; null:
         all. dry_run: only counts. Dead letters that cannot be requeued are left out. Errors: OB001 no such
-        subscription, 22023 max_rows is out of range, or by is null or empty.
+        subscription, 22023 max_rows is out of range, or actor is empty.
         """
         return await self._arun(Call("requeue_all", {"actor": actor, "subscription": subscription, "reason": reason, "topic": topic, "dead_after": dead_after, "dead_before": dead_before, "note": note, "max_rows": max_rows, "dry_run": dry_run}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def reschedule(self, delivery_id: int, due_at: datetime, *, actor: str | None = None, priority: int | None = None, expires_at: datetime | None = None) -> None:
         """Changes when a waiting delivery is due, and optionally its priority (-100 to 100) and its expiry;
         null leaves these as they are. Errors: OB001 no such delivery, OB002 it has ended, OB003 a worker has
-        it, 22004 due_at is null, 22023 a value is out of range, or by is null or empty.
+        it, 22004 due_at is null, 22023 a value is out of range, or actor is empty.
         """
         await self._arun(Call("reschedule", {"delivery_id": delivery_id, "due_at": due_at, "actor": actor, "priority": priority, "expires_at": expires_at}, Shape("void", None, {})))
 
@@ -2049,8 +1904,8 @@ class AsyncAdminMethods:
         return await self._arun(Call("resend", {"message_id": message_id, "subscription": subscription}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def resolve_dead_letter(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> None:
-        """Marks an open dead letter as resolved by other means. by and note are stored with it and in
-        outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 by is null or empty.
+        """Marks an open dead letter as resolved by other means. actor and note are stored with it and in
+        outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 actor is empty.
         """
         await self._arun(Call("resolve_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
@@ -2126,47 +1981,18 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("stats", {"tenant": tenant}, Shape("row", StatsRow, {})))  # type: ignore[no-any-return]
 
-    async def stream_info(self, stream: str) -> StreamInfoRow:
-        """Returns what is known of a stream: its category, last version, number of stored events, when the
-        first and the last of them were appended, since when it is closed (null: it is open), and the version
-        before which it was truncated (1: it was not). Errors: OB001 there is no such stream, 22004 stream is
-        null, 22023 it is malformed.
-        """
-        return await self._arun(Call("stream_info", {"stream": stream}, Shape("row", StreamInfoRow, {"created_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "closed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
-
-    async def stream_key(self, stream: str) -> str | None:
-        """Returns the id of a stream within its category: the part of its name after the first "-". Null if
-        there is none.
-        """
-        return await self._arun(Call("stream_key", {"stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
-
-    async def stream_version(self, stream: str) -> int | None:
-        """Returns the last version of a stream; 0: there is no such stream. It is the version as it is now,
-        whatever the transaction's snapshot shows. Errors: 22004 stream is null, 22023 it is malformed.
-        """
-        return await self._arun(Call("stream_version", {"stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
-
-    async def streams(self, *, category: str | None = None, after: str | None = None, max_streams: int | None = None) -> list[StreamsRow]:
-        """Returns streams with their last versions, in the order of the bytes of their names: up to max_streams
-        (default 100; 1 to 10000) after a name (exclusive; empty, the default: from the first one), of a
-        category or of all (null, the default). Streams whose events were all removed by truncate_stream() are
-        not listed. Errors: 22023 max_streams is out of range or category is malformed, 22004 after is null.
-        """
-        return await self._arun(Call("streams", {"category": category, "after": after, "max_streams": max_streams}, Shape("rows", StreamsRow, {})))  # type: ignore[no-any-return]
-
-    async def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None, source: str | None = None) -> int | None:
+    async def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None) -> int | None:
         """Creates a subscription: the messages of these topics (patterns; * is one word, # any number of words)
         are sent to an endpoint, or claimed by workers if there is neither endpoint nor url. url: creates an
         endpoint with the subscription's name. filter: further conditions on a message. The other settings are
         described at the columns of outbox.subscription; max_attempts null or below 1 means 12. start: latest
         (the default: messages after the control message whose id is returned), earliest, a position (the first
-        to be delivered) or a time. source: messages (the default), events (of streams), or all; it stays until
-        unsubscribe(). A name that was unsubscribed is taken up again, with its old id. Returns the id of the
-        control message. Errors: OB001 no such endpoint, OB009 the start position is not stored or does not
-        exist yet, 42710 the subscription exists already, 22004 topics is null or empty, 22023 a setting is
-        malformed or out of range, 54000 a text is too long.
+        to be delivered) or a time. A name that was unsubscribed is taken up again, with its old id. Returns the
+        id of the control message. Errors: OB001 no such endpoint, OB009 the start position is not stored or
+        does not exist yet, 42710 the subscription exists already, 22004 topics is null or empty, 22023 a
+        setting is malformed or out of range, 54000 a text is too long.
         """
-        return await self._arun(Call("subscribe", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "url": url, "source": source}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return await self._arun(Call("subscribe", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "url": url}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def tail(self) -> int | None:
         """Returns the first position whose message is still stored, or head() + 1 when none is. read() starts
@@ -2182,15 +2008,6 @@ class AsyncAdminMethods:
         sequencer for 5 s.
         """
         return await self._arun(Call("tick", {}, Shape("value", None, {})))  # type: ignore[no-any-return]
-
-    async def truncate_stream(self, stream: str, before_version: int, *, reason: str | None = None) -> int | None:
-        """Removes the events of a stream before a version, for good, and returns how many. Their positions stay
-        empty, their waiting deliveries are cancelled, and the stream's versions go on. reason is stored in
-        outbox.audit. Errors: OB001 there is no such stream, OB003 a worker has one of the events, OB006 the
-        reason is empty, 22023 before_version is not between 1 and the version after the last one, 55P03 another
-        transaction keeps the stream for 5 s.
-        """
-        return await self._arun(Call("truncate_stream", {"stream": stream, "before_version": before_version, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def uncapture(self, relation: str) -> bool | None:
         """Drops the capture of a table, which the caller must own. Returns false if there was none. Errors:
@@ -2252,6 +2069,10 @@ class AsyncAdminMethods:
         """Rows of outbox.endpoint whose columns equal those of filter."""
         return await self._arun(Call("endpoint", dict(filter or {}), Shape("rows", EndpointEntry, {"timeout": "interval", "disable_after": "interval", "disabled_at": "timestamp with time zone", "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "deleted_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
 
+    async def lease_status(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[LeaseStatusEntry]:
+        """Rows of outbox.lease_status whose columns equal those of filter."""
+        return await self._arun(Call("lease_status", dict(filter or {}), Shape("rows", LeaseStatusEntry, {"claimed_at": "timestamp with time zone", "age": "interval", "expires_at": "timestamp with time zone", "expires_in": "interval", "deadline_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
+
     async def publishers(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[PublisherEntry]:
         """Rows of outbox.publisher whose columns equal those of filter."""
         return await self._arun(Call("publisher", dict(filter or {}), Shape("rows", PublisherEntry, {"created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
@@ -2259,6 +2080,10 @@ class AsyncAdminMethods:
     async def subscriptions(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[SubscriptionEntry]:
         """Rows of outbox.subscription whose columns equal those of filter."""
         return await self._arun(Call("subscription", dict(filter or {}), Shape("rows", SubscriptionEntry, {"max_age": "interval", "batch_wait": "interval", "ttl": "interval", "deadline": "interval", "max_lag": "interval", "created_at": "timestamp with time zone", "deleted_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
+
+    async def subscription_status(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[SubscriptionStatusEntry]:
+        """Rows of outbox.subscription_status whose columns equal those of filter."""
+        return await self._arun(Call("subscription_status", dict(filter or {}), Shape("rows", SubscriptionStatusEntry, {"created_at": "timestamp with time zone", "lag_age": "interval", "oldest_due_at": "timestamp with time zone", "oldest_due_age": "interval", "last_claim_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
 
     async def topics(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[TopicEntry]:
         """Rows of outbox.topic whose columns equal those of filter."""
