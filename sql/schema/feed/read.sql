@@ -97,7 +97,9 @@ declare
     looked_at int := 0;
     returned int := 0;
     n int;
-    nothing outbox.feed_message;
+    upto bigint;
+    passed boolean := true;
+    marker outbox.feed_message;
 begin
     if after_position is null or after_position < 0 then
         raise exception 'invalid position' using errcode = 'OB009',
@@ -146,7 +148,9 @@ begin
         if stretch.last_position > done and (events_only or source = 'messages' and stretch.message_segment = -2) then
             -- Positions of the other kind are passed over. A row of the feed counts as one position that was looked at.
             exit feed when returned >= max_messages or looked_at >= budget;
-            done := greatest(done, case when events_only then stretch.first_position - 1 else stretch.last_position end);
+            upto := case when events_only then stretch.first_position - 1 else stretch.last_position end;
+            passed := passed and upto <= done;
+            done := greatest(done, upto);
             looked_at := looked_at + 1;
         end if;
         other_segment := case when stretch.segment = -2 then -2 else stretch.message_segment end;
@@ -185,29 +189,48 @@ begin
             returned := returned + n;
             looked_at := looked_at + cardinality(ids);
             done := done + cardinality(ids);
+            -- Whether the last row that was returned is the message at the last position that was looked at.
+            passed := n = cardinality(ids);
+            if n > 0 and not passed then
+                passed := exists (
+                    select from outbox.message m
+                    cross join lateral (
+                        select case when m.segment = -2 then outbox.category(m.key) else m.aggregate_type end as type,
+                            case when m.segment = -2 then outbox.stream_key(m.key) else m.aggregate_id end as id
+                    ) a
+                    where m.segment in (stretch.message_segment, other_segment) and m.id = ids[cardinality(ids)]
+                        and m.topic <> 'outbox.control' and (source = 'all' or events_only = (m.segment = -2))
+                        and (topics is null and filter is null
+                            or outbox_internal.matches(topics, filter, m.topic, m.tenant, m.key, a.type, a.id, m.headers))
+                        and (path is null or outbox_internal.path_holds(m.payload, path))
+                );
+            end if;
         end loop;
     end loop;
     -- Checked after the messages were read, to notice a leaf that was reclaimed meanwhile.
     if not events_only and start < outbox_internal.tail() - 1 then
         perform outbox_internal.missing(start + 1, start);
     end if;
-    if returned = 0 and looked_at >= budget then
-        -- None of these positions matched: a row without a message says where to continue.
-        nothing."position" := done;
-        nothing.epoch := outbox_internal.epoch_of(done);
-        return next nothing;
+    if not passed then
+        -- The positions after the last message do not match. The marker lets a cursor pass them, so that a reader of rare
+        -- topics keeps no history and has no lag.
+        marker."position" := done;
+        marker.epoch := outbox_internal.epoch_of(done);
+        return next marker;
     end if;
 end
 $$;
 comment on function outbox.read is
-    'Returns up to max_messages (default 100; 1 to 10000) messages after a position (exclusive; 0: from the first one '
-    'that is stored), in order. Continue after the position of the last row. topics (patterns) and filter select as in a'
-    ' subscription; null: all. Control messages of pg_outbox are not returned. A call looks at no more than 10000 '
-    'positions, or max_messages if that is more. If none of them matches, the result is one row whose message_id is null'
-    ' and whose position says where to continue. source: messages (the default), events (of streams, from position 1 on '
-    'for ever), or all; the aggregate of an event is its category and the rest of its stream''s name. epoch: the epoch '
-    'in which after_position was read, so that a lost history is noticed. Errors: OB009 the position is malformed, no '
-    'longer stored, after the end of the feed, or in a history that was lost; 22023 another argument is malformed';
+    'Returns up to max_messages (default 100; 1 to 10000) messages after a position (exclusive; 0: from the first one that '
+    'is stored), in order. topics (patterns) and filter select as in a subscription; null: all. Control messages of '
+    'pg_outbox are not returned. A call looks at no more than 10000 positions, or max_messages if that is more. If it '
+    'looked further than the last message that it returns, a marker is the last row: its message_id is null, and no '
+    'message between the row before it and its position matches. Continue after the position of the last row, and confirm '
+    'the position of a marker as that of a message. No rows: the feed ends at after_position. source: messages (the '
+    'default), events (of streams, from position 1 on for ever), or all; the aggregate of an event is its category and the '
+    'rest of its stream''s name. epoch: the epoch in which '
+    'after_position was read, so that a lost history is noticed. Errors: OB009 the position is malformed, no longer '
+    'stored, after the end of the feed, or in a history that was lost; 22023 another argument is malformed';
 
 insert into outbox._capability values
     ('consume', 'function outbox.read'),

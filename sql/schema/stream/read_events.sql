@@ -152,8 +152,8 @@ begin
             done := row_of_feed.last_position;
         end loop;
     end if;
-    if returned = 0 and looked_at >= budget then
-        -- None of these positions matched: a row without an event says where to continue.
+    if returned = 0 and done > after_position then
+        -- None of these positions has such an event: a row without an event says where to continue.
         nothing."position" := done;
         nothing.epoch := outbox_internal.epoch_of(done);
         return next nothing;

@@ -38,7 +38,7 @@ select outbox.close_stream('order-2', 'done');
 select outbox.truncate_stream('order-1', 3, 'old');
 select category, version, events, truncated_before from outbox.stream_info('order-1');
 select stream, closed_at is null as open, truncated_before, last_version from outbox.stream order by stream;
-select action, target, reason from outbox.audit where action in ('close_stream', 'truncate_stream') order by id;
+select action, object, reason from outbox.audit where action in ('close_stream', 'truncate_stream') order by id;
 
 -- refusals
 select outbox.append(null, 'a', '1');
