@@ -21,8 +21,10 @@ select count(*) from outbox.export_subject('{customer-1}', from_time => now() - 
 -- A page whose last event does not pass says how far it has come.
 select stream, position, message_id is null as marker, next from outbox.export_subject(user_id => 'u1', max_events => 2);
 select stream, position from outbox.export_subject(user_id => 'u1', max_events => 2, after => '{"position": 2}');
--- Erased events, and those whose key was revoked.
+-- Erased events, and those whose key was revoked. The snapshots of the stream go with an erased event.
+select outbox.save_snapshot('order-1', 1, '{"n": 3}'), outbox.save_snapshot('customer-1', 2, '{"n": 4}');
 select outbox.erase((select message_id from outbox.load('order-1')), 'dpo', 'request');
+select stream from outbox.snapshot;
 select outbox.revoke_subject_keys('customer-1', 'dpo', 'request');
 select stream, version, data, redacted from outbox.export_subject('{customer-1,order-1}');
 select count(*) as events, count(*) filter (where redacted) as redacted, count(distinct stream) as streams
