@@ -201,18 +201,18 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    version int;
+    its_version int;
     found_schema outbox.event_schema;
     wrong text;
 begin
     if not exists (select from outbox.event_schema s where s.type = e.type and s.validated) then
         return;
     end if;
-    version := case when jsonb_typeof(e.metadata -> 'schema_version') = 'number'
+    its_version := case when jsonb_typeof(e.metadata -> 'schema_version') = 'number'
         then (e.metadata ->> 'schema_version')::numeric::int else 1 end;
-    select * into found_schema from outbox.event_schema s where s.type = e.type and s.version = validate_appended.version;
+    select * into found_schema from outbox.event_schema s where s.type = e.type and s.version = its_version;
     if not found then
-        raise exception 'type "%" has no schema of version %', e.type, version using errcode = 'OB001',
+        raise exception 'type "%" has no schema of version %', e.type, its_version using errcode = 'OB001',
             detail = 'The version is that of metadata.schema_version, and 1 without it.',
             hint = 'outbox.register_schema() registers it.';
     end if;
@@ -222,7 +222,7 @@ begin
     wrong := case when e.data is null then 'It is not JSON.' else outbox_internal.validate(found_schema.schema, e.data) || '.' end;
     if wrong is not null then
         raise exception 'the data of type "%" is not valid', e.type using errcode = 'invalid_parameter_value',
-            detail = wrong, hint = format('select outbox.get_schema(%L, %s) shows the schema.', e.type, version);
+            detail = wrong, hint = format('select outbox.get_schema(%L, %s) shows the schema.', e.type, its_version);
     end if;
 end
 $$;
