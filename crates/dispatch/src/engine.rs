@@ -1,9 +1,9 @@
 //! The dispatcher's work: tick, route, send, record.
 //!
-//! Transactions are short, and none is open while requests run: one ticks and reads, a later one records. `feed` reads the
-//! feed, `outcome::record` writes outcomes, `subscriptions` knows which subscription gets which message, and `outbox-sender`
-//! talks to receivers. This file has the round and its steps. The state is in parts, each in the file of the functions that
-//! change it: `engine/` has the tick, recovery, loading of the configuration, routing, sending and outcomes.
+//! Calls to the store are short transactions, and none is open while requests run: one ticks and reads, a later one records.
+//! `subscriptions` knows which subscription gets which message, and the transport talks to receivers. This file has the round
+//! and its steps. The state is in parts, each in the file of the functions that change it: `engine/` has the tick, recovery,
+//! loading of the configuration, routing, sending and outcomes.
 //!
 //! Invariants:
 //! * No message is sent before the tick that numbered it has committed.
@@ -18,28 +18,24 @@ mod send;
 mod ticks;
 mod watch;
 
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use outbox_sender::{Sender, Settings};
-use pgrx::pg_sys::{INT8ARRAYOID, TEXTARRAYOID};
+use outbox_sender::Settings;
 
 use self::loading::Loading;
 use self::outcomes::Unrecorded;
 use self::recovery::{Incarnation, Recovery};
 use self::routing::Routing;
-pub use self::routing::{is_control, matched_as};
+pub use self::routing::matched_as;
 use self::send::Push;
 use self::ticks::{TickOutcome, Ticks};
-use crate::dispatch::feed::{Reader, reading};
-use crate::dispatch::outcome::record::Recorder;
-use crate::dispatch::pull::blocked;
-use crate::dispatch::pull::window::{self, Window};
-use crate::dispatch::subscriptions::{Loader, Subscription};
-use crate::pg::txn::{self, Failure, Plan};
-use crate::settings;
-use crate::shared::shmem::Slot;
-use crate::worker::fault::Faults;
+use crate::failure::Failure;
+use crate::fault::Faults;
+use crate::pull::blocked;
+use crate::pull::window::{self, Window};
+use crate::store::Store;
+use crate::subscriptions::Subscription;
+use crate::transport::Transport;
 
 /// Messages that one tick numbers and one transaction reads.
 const CHUNK: i32 = 1000;
@@ -50,6 +46,7 @@ const RECORD_DELAY: Duration = Duration::from_millis(5);
 const LOCK_WAIT: Duration = Duration::from_millis(20);
 
 /// When the next round begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wakeup {
     /// After this long, or when something sets the latch. Zero: at once.
     In(Duration),
@@ -59,33 +56,40 @@ pub enum Wakeup {
 
 /// The dispatcher's state. A method of a part changes nothing but that part and its arguments; the engine's own methods are
 /// those that concern several parts.
-pub struct Engine {
-    slot: &'static Slot,
-    store: Store,
+#[derive(Debug)]
+pub struct Engine<S, T> {
+    store: S,
+    /// The faults that the steps have met.
+    faults: Faults,
     ticks: Ticks,
     routing: Routing,
     loading: Loading,
     /// Rows of outbox.delivery that are to be made, and the windows of pull subscriptions.
     window: Window,
-    push: Push,
+    push: Push<T>,
     unrecorded: Unrecorded,
     incarnation: Incarnation,
     wanted: Wanted,
 }
 
-/// Statements that several steps use, and the faults that the steps have met. It has no state of the stream.
-struct Store {
-    reader: Reader,
-    loader: Loader,
-    recorder: Recorder,
-    /// Makes rows dead letters.
-    dead_letter: Plan,
-    faults: Faults,
+/// The dispatcher's state, as other sessions may see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Jobs that wait for their turn.
+    pub queued: usize,
+    /// Requests in flight.
+    pub in_flight: usize,
+    /// Outcomes that are not recorded.
+    pub unrecorded: usize,
+    /// The generation up to which messages have been ticked.
+    pub generation: u64,
+    /// There is work that the dispatcher could do.
+    pub busy: bool,
 }
 
 /// Work that one function asks another one for. The step that does the work clears the flag, unless it fails and may succeed
 /// later.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Wanted {
     /// Set when a session has changed deliveries: they are read again before the next message is routed.
     deliveries: bool,
@@ -97,29 +101,27 @@ struct Wanted {
     replays: bool,
 }
 
-impl Engine {
-    pub fn new(slot: &'static Slot, sender: Sender) -> Engine {
+impl<S: Store, T: Transport> Engine<S, T> {
+    /// Creates the dispatcher. Its first round continues from the last checkpoint.
+    pub fn new(store: S, sender: T) -> Engine<S, T> {
+        let now = store.instant();
         Engine {
-            slot,
-            store: Store {
-                reader: Reader::new(),
-                loader: Loader::new(),
-                recorder: Recorder::new(),
-                dead_letter: Plan::new(
-                    "select outbox._dead_letter_deliveries($1, $2, true, $3)",
-                    &[INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID],
-                ),
-                faults: Faults::new(),
-            },
+            store,
+            faults: Faults::new(),
             ticks: Ticks::default(),
             routing: Routing::new(),
             loading: Loading::default(),
-            window: Window::new(),
-            push: Push::new(sender),
-            unrecorded: Unrecorded::new(),
+            window: Window::default(),
+            push: Push::new(sender, now),
+            unrecorded: Unrecorded::default(),
             incarnation: Incarnation::default(),
             wanted: Wanted::default(),
         }
+    }
+
+    /// The store.
+    pub fn store(&mut self) -> &mut S {
+        &mut self.store
     }
 
     /// Takes over changed settings. The configuration depends on some of them, so it is read again.
@@ -153,14 +155,11 @@ impl Engine {
         self.routing.end
     }
 
-    /// Shows the state to other sessions.
-    pub fn publish(&self) {
+    /// The state, for other sessions.
+    pub fn status(&self) -> Status {
         // The counts are read in the order in which a delivery passes through them, so no delivery is missed.
         let sender = &self.push.sender;
         let (queued, in_flight, unrecorded) = (sender.queued(), sender.in_flight(), sender.unrecorded());
-        self.slot.queued.store(queued as i64, Ordering::Relaxed);
-        self.slot.in_flight.store(in_flight as i64, Ordering::Relaxed);
-        self.slot.unrecorded.store(unrecorded as i64, Ordering::Relaxed);
         // A lagging subscription is no work for the dispatcher while its pull window is full, its endpoint takes nothing, it
         // is paused, or too many of its rows wait for their key.
         let to_do = |s: &Subscription| {
@@ -172,7 +171,7 @@ impl Engine {
             || lagging
             || self.routing.is_behind()
             || self.ticks.more;
-        self.slot.publish(self.ticks.generation, busy);
+        Status { queued, in_flight, unrecorded, generation: self.ticks.generation, busy }
     }
 
     /// Stops the HTTP thread within `grace` and records the outcomes.
@@ -183,17 +182,19 @@ impl Engine {
         self.push.sender.stop(grace);
         self.take_outcomes();
         if let Err(error) = self.record() {
-            pgrx::log!(
-                "pg_outbox dispatcher: outcomes could not be recorded at shutdown and will be repeated: {error}"
-            );
+            let store = &self.store;
+            store.log(format_args!("outcomes could not be recorded at shutdown and will be repeated: {error}"));
         }
     }
 
     /// Runs one round: every step once, in this order.
+    ///
+    /// # Errors
+    /// A step failed. The next round repeats it.
     pub fn round(&mut self) -> Result<Wakeup, Failure> {
-        let poll = Duration::from_millis(settings::POLL_INTERVAL.get() as u64);
+        let poll = self.store.switches().poll_interval;
         if !self.incarnation.recovered {
-            let generation = self.slot.generation();
+            let generation = self.store.generation();
             match self.recover()? {
                 Recovery::Own => {}
                 Recovery::Copied => return Ok(Wakeup::Copied),
@@ -228,37 +229,35 @@ impl Engine {
 
     /// Reads what sessions have changed in outbox.delivery, outbox.cancelled and outbox._manual_send.
     fn rescan_deliveries(&mut self) -> Result<(), Failure> {
-        let Engine { slot, push, routing, window, wanted, .. } = self;
-        if slot.deliveries_changed.swap(false, Ordering::SeqCst) {
+        let Engine { store, push, routing, window, wanted, .. } = self;
+        if store.take_deliveries_changed() {
             (wanted.deliveries, wanted.manual_sends, wanted.replays) = (true, true, true);
         }
         if !wanted.deliveries {
             return Ok(());
         }
-        push.give_back_rows(&mut routing.config);
+        push.give_back_rows(&mut routing.config, store.now());
         push.retries.rescan(&routing.config);
         window.pass_now();
-        let cancelled = txn::run(|| {
-            push.order.rescan(window.blocked_keys());
-            // Last, because messages count as cancelled from here on: they are returned once.
-            Ok(window.load_cancelled())
-        });
-        wanted.deliveries = matches!(&cancelled, Err(failure) if failure.is_transient());
-        push.recall(cancelled?);
+        let changes = store.changes();
+        wanted.deliveries = matches!(&changes, Err(failure) if failure.is_transient());
+        let changes = changes?;
+        push.order.rescan(changes.keys, window.blocked_keys());
+        push.recall(window.set_cancelled(changes.cancelled));
         Ok(())
     }
 
     /// Ticks if a tick is due. Returns the time until the next one; `None` if the data turns out to be copied.
     fn tick_if_due(&mut self, poll: Duration) -> Result<Option<Duration>, Failure> {
-        let generation = self.slot.generation();
-        let wait = self.ticks.wait(generation, poll);
+        let generation = self.store.generation();
+        let wait = self.ticks.wait(generation, poll, self.store.instant());
         if !wait.is_zero() {
             return Ok(Some(wait));
         }
         Ok(match self.tick()? {
             TickOutcome::Ticked => {
                 self.ticks.generation = generation;
-                Some(at_once_if(self.ticks.more || generation != self.slot.generation()))
+                Some(at_once_if(self.ticks.more || generation != self.store.generation()))
             }
             TickOutcome::Busy => Some(LOCK_WAIT),
             TickOutcome::Copied => None,
@@ -275,24 +274,24 @@ impl Engine {
 
     /// Gives lagging subscriptions what they have room for. Returns the time until one may have room again.
     fn catch_up_lagging(&mut self) -> Result<Duration, Failure> {
-        let Engine { push, routing, window, .. } = self;
-        window.recount(&mut routing.config)?;
-        let blocked = push.blocked.recount(&mut routing.config, window)?;
+        let Engine { store, push, routing, window, .. } = self;
+        window.recount(store, &mut routing.config)?;
+        let blocked = push.blocked.recount(store, &mut routing.config, window)?;
         if self.catch_up()? {
             return Ok(Duration::ZERO);
         }
-        let config = &self.routing.config;
+        let (config, now) = (&self.routing.config, self.store.instant());
         let moment = Duration::from_millis(1);
-        let full = self.window.recount_in(config).map(|wait| wait.max(moment));
-        let slow = config.subscriptions.values().filter(|s| s.progress.lag().is_some() && !s.may_be_asked());
+        let full = self.window.recount_in(config, now).map(|wait| wait.max(moment));
+        let slow = config.subscriptions.values().filter(|s| s.progress.lag().is_some() && !s.may_be_asked(now));
         let slow = slow.filter_map(|s| s.slow_until).min();
-        let slow = slow.map(|until| until.saturating_duration_since(Instant::now()) + moment);
+        let slow = slow.map(|until| until.saturating_duration_since(now) + moment);
         Ok([blocked, full, slow].into_iter().flatten().min().unwrap_or(Duration::MAX))
     }
 
     /// Frees rows that wait for a lease or a key. Returns the time until the next pass.
     fn free_rows(&mut self, poll: Duration) -> Result<Duration, Failure> {
-        let wait = self.window.pass(|| self.push.retries.in_flight(), poll)?;
+        let wait = self.window.pass(&mut self.store, || self.push.retries.in_flight(), poll)?;
         if self.window.take_promoted() {
             self.push.retries.rescan(&self.routing.config);
         }
@@ -301,18 +300,17 @@ impl Engine {
 
     /// Sends the rows that are due, and manual sends.
     fn send(&mut self) -> Result<Duration, Failure> {
-        if !settings::PUSH.get() {
+        if !self.store.switches().push {
             return Ok(Duration::MAX);
         }
         let Engine { push, store, routing, window, unrecorded, wanted, .. } = self;
         push.send_due(store, &mut routing.config, window, unrecorded)?;
         if wanted.manual_sends {
-            let (manual_sends, config) = (&mut push.manual_sends, &routing.config);
-            let waiting = reading(&mut store.reader, |reader| Ok(manual_sends.read(reader, config)));
+            let waiting = push.manual_sends.read(store, &routing.config);
             wanted.manual_sends = matches!(&waiting, Err(failure) if failure.is_transient());
-            let (jobs, unsent) = manual_sends.take(waiting?);
+            let (jobs, unsent) = waiting?;
             push.sender.submit(jobs);
-            unsent.into_iter().for_each(|entry| unrecorded.add(entry));
+            unsent.into_iter().for_each(|entry| unrecorded.add(entry, store.instant()));
         }
         Ok(Duration::MAX)
     }
@@ -320,10 +318,11 @@ impl Engine {
     /// Asks endpoints for consent, and has changed states of endpoints recorded. Returns the time until either is due.
     fn update_endpoints(&mut self) -> Result<Duration, Failure> {
         let Push { consents, sender, endpoints, .. } = &mut self.push;
-        let ask = consents.round(sender, &mut self.store.faults)?;
-        let write = endpoints.write_in();
+        let ask = consents.round(&mut self.store, sender, &mut self.faults)?;
+        let now = self.store.instant();
+        let write = endpoints.write_in(now);
         if write == Some(Duration::ZERO) {
-            self.unrecorded.begin();
+            self.unrecorded.begin(now);
         }
         Ok([ask, write.filter(|wait| !wait.is_zero())].into_iter().flatten().min().unwrap_or(Duration::MAX))
     }
@@ -331,7 +330,7 @@ impl Engine {
     /// Records outcomes if there are enough, or if they have waited long enough. Returns the time until then.
     fn record_if_due(&mut self) -> Result<Duration, Failure> {
         let Some(since) = self.unrecorded.since else { return Ok(Duration::MAX) };
-        let age = since.elapsed();
+        let age = self.store.instant().saturating_duration_since(since);
         if self.unrecorded.len() + self.window.rows() < RECORD_BATCH && age < RECORD_DELAY {
             return Ok(RECORD_DELAY - age);
         }
@@ -342,7 +341,11 @@ impl Engine {
 
     /// The time until a row is due.
     fn next_send(&self) -> Duration {
-        if settings::PUSH.get() { self.push.due_in(&self.routing.config) } else { Duration::MAX }
+        if self.store.switches().push {
+            self.push.due_in(&self.routing.config, self.store.now())
+        } else {
+            Duration::MAX
+        }
     }
 }
 

@@ -1,28 +1,31 @@
 //! Faults: failures that one row has caused, stored in outbox.fault for `health()`.
 //!
-//! When a step of the dispatcher fails as a whole, it is taken apart: `apart` finds the items that fail by themselves. The
+//! When a step of the dispatcher fails as a whole, the store takes it apart, and finds the items that fail by themselves. The
 //! fault is charged to them, and the rest goes on. The step is attempted as a whole a few times before that, so a failure
 //! that passes by itself is charged to no item.
 
-use pgrx::pg_sys::{INT8ARRAYOID, TEXTARRAYOID, TEXTOID};
-
-use crate::pg::txn::{self, Failure, Plan, arg};
+use crate::failure::Failure;
+use crate::store::Store;
 
 /// Attempts of a whole step that fail in a row before it is taken apart.
-pub const WHOLE_TRIES: u32 = 3;
+pub(crate) const WHOLE_TRIES: u32 = 3;
 
 /// The kind of item that a fault is charged to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
+    /// A message.
     Message,
+    /// A subscription.
     Subscription,
+    /// An endpoint.
     Endpoint,
     /// The machine; its id is 0.
     Server,
 }
 
 impl Kind {
-    fn as_str(self) -> &'static str {
+    /// The kind's name in outbox.fault.
+    pub fn as_str(self) -> &'static str {
         match self {
             Kind::Message => "message",
             Kind::Subscription => "subscription",
@@ -33,103 +36,67 @@ impl Kind {
 }
 
 /// One fault.
-struct Fault {
-    kind: Kind,
-    id: i64,
-    step: &'static str,
-    error: String,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The kind of item.
+    pub kind: Kind,
+    /// The item.
+    pub id: i64,
+    /// The step that failed.
+    pub step: &'static str,
+    /// The error.
+    pub error: String,
+}
+
+impl Fault {
+    /// A step failed because of this item.
+    pub fn new(kind: Kind, id: impl Into<i64>, step: &'static str, error: impl ToString) -> Fault {
+        Fault { kind, id: id.into(), step, error: error.to_string() }
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}: {}: {}", self.kind.as_str(), self.id, self.step, self.error)
+    }
 }
 
 /// Faults that are not recorded yet.
-pub struct Faults {
+#[derive(Debug)]
+pub(crate) struct Faults {
     found: Vec<Fault>,
-    note: Plan,
-    loaded: Plan,
     /// Whether the last loading of subscriptions, and of endpoints, had faults. At first both count as faulted.
     load_faulted: [bool; 2],
 }
 
 impl Faults {
-    pub fn new() -> Faults {
-        Faults {
-            found: Vec::new(),
-            note: Plan::new(
-                "select outbox._note_faults($1, $2, $3, $4)",
-                &[TEXTARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID],
-            ),
-            loaded: Plan::new("select outbox._loaded($1, $2)", &[TEXTOID, INT8ARRAYOID]),
-            load_faulted: [true; 2],
-        }
+    pub(crate) fn new() -> Faults {
+        Faults { found: Vec::new(), load_faulted: [true; 2] }
     }
 
-    /// Notes that a step failed because of this item.
-    pub fn found(&mut self, kind: Kind, id: i64, step: &'static str, failure: &Failure) {
-        pgrx::log!("pg_outbox dispatcher: {} {id}: {step}: {failure}", kind.as_str());
-        self.found.push(Fault { kind, id, step, error: failure.message.clone() });
-    }
-
-    /// Notes that a step outside PostgreSQL failed because of this item.
-    pub fn told(&mut self, kind: Kind, id: i64, step: &'static str, error: String) {
-        pgrx::log!("pg_outbox dispatcher: {}: {step}: {error}", kind.as_str());
-        self.found.push(Fault { kind, id, step, error });
+    /// Adds a fault, and logs it.
+    pub(crate) fn add<S: Store>(&mut self, store: &S, fault: Fault) {
+        store.log(format_args!("{fault}"));
+        self.found.push(fault);
     }
 
     /// Called when all subscriptions, or all endpoints, have been loaded except the `faulted` ones.
-    pub fn loaded(&mut self, kind: Kind, faulted: &[i64]) -> Result<(), Failure> {
+    pub(crate) fn loaded<S: Store>(&mut self, store: &mut S, kind: Kind, faulted: &[i64]) -> Result<(), Failure> {
         let before = &mut self.load_faulted[usize::from(kind == Kind::Endpoint)];
         if std::mem::replace(before, !faulted.is_empty()) {
-            let loaded = &mut self.loaded;
-            txn::run(|| {
-                loaded.execute(&[arg(kind.as_str()), arg(faulted.to_vec())]);
-                Ok(())
-            })?;
+            store.note_loaded(kind, faulted)?;
         }
         Ok(())
     }
 
-    /// Writes the faults in a transaction of its own. If that fails, the next call writes them.
-    pub fn write(&mut self) {
+    /// Writes the faults. If that fails, the next call writes them.
+    pub(crate) fn write<S: Store>(&mut self, store: &mut S) {
         if self.found.is_empty() {
             return;
         }
-        let Faults { found, note, .. } = self;
-        let written = txn::run(|| {
-            note.execute(&[
-                arg(found.iter().map(|f| f.kind.as_str()).collect::<Vec<_>>()),
-                arg(found.iter().map(|f| f.id).collect::<Vec<i64>>()),
-                arg(found.iter().map(|f| f.step).collect::<Vec<_>>()),
-                arg(found.iter().map(|f| f.error.as_str()).collect::<Vec<_>>()),
-            ]);
-            Ok(())
-        });
-        match written {
-            Ok(()) => found.clear(),
-            Err(failure) => pgrx::log!("pg_outbox dispatcher: faults are not recorded yet: {failure}"),
+        match store.note_faults(&self.found) {
+            Ok(()) => self.found.clear(),
+            Err(failure) => store.log(format_args!("faults are not recorded yet: {failure}")),
         }
     }
-}
-
-/// Runs `work` on all items in a subtransaction; if that fails, on each half, and so on. Returns the items that fail by
-/// themselves, by index. Inside a transaction.
-///
-/// # Errors
-/// A failure that no item has caused: the caller has to repeat the transaction.
-pub fn apart<T>(
-    items: &[T],
-    work: &mut dyn FnMut(&[T]) -> outbox_core::Result<()>,
-) -> Result<Vec<(usize, Failure)>, Failure> {
-    let mut failed = Vec::new();
-    let mut parts = vec![(0, items.len())];
-    while let Some((from, to)) = parts.pop() {
-        let Err(failure) = txn::attempt(|| work(&items[from..to])) else { continue };
-        if failure.is_transient() {
-            return Err(failure);
-        }
-        match to - from {
-            0 => {}
-            1 => failed.push((from, failure)),
-            n => parts.extend([(from + n / 2, to), (from, from + n / 2)]),
-        }
-    }
-    Ok(failed)
 }

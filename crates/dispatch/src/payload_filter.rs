@@ -1,23 +1,42 @@
 //! Filters on the payload: SQL/JSON path predicates, which PostgreSQL evaluates.
 //!
 //! A path is evaluated only where a subscription has one and all other conditions match. It is a program written by a
-//! subscriber, so it runs under a timer. When the timer or an ERROR ends the evaluation, only that subscription is affected.
+//! subscriber, so the store runs it under a timer. When the timer or an ERROR ends the evaluation, only that subscription is
+//! affected.
 //!
 //! Invariant: all slow filters together take a tenth of the dispatcher's time. After a filter was evaluated that took long,
 //! only filters known to be quick are evaluated for nine times as long as it took; the subscriptions of the other filters
 //! lag meanwhile.
 
-use std::collections::HashMap;
-use std::ffi::c_int;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use pgrx::PgSqlErrorCode;
-use pgrx::pg_sys::{self, TEXTARRAYOID, TEXTOID};
+use crate::failure::Failure;
+use crate::feed::{Stored, subject};
+use crate::store::Store;
+use crate::subscriptions::Config;
 
-use crate::dispatch::feed::{Stored, subject};
-use crate::dispatch::subscriptions::Config;
-use crate::pg::txn::{self, Failure, Plan, arg};
-use crate::settings;
+/// Evaluates a path on payloads. A failure concerns the path or a payload.
+pub trait Evaluate {
+    /// Returns the result on each payload. The evaluation ends after `timer`.
+    ///
+    /// # Errors
+    /// The path failed on a payload, or took too long.
+    fn evaluate(&mut self, path: &str, payloads: &[&str], timer: Duration) -> Result<Vec<bool>, Failure>;
+
+    /// The monotonic time.
+    fn instant(&self) -> Instant;
+}
+
+impl<S: Store> Evaluate for S {
+    fn evaluate(&mut self, path: &str, payloads: &[&str], timer: Duration) -> Result<Vec<bool>, Failure> {
+        self.filter(path, payloads, timer)
+    }
+
+    fn instant(&self) -> Instant {
+        crate::store::Host::instant(self)
+    }
+}
 
 /// Longest time per payload of a quick filter.
 const QUICK: Duration = Duration::from_millis(1);
@@ -27,7 +46,9 @@ const SHARE: u32 = 9;
 /// The result of a filter on the payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FilterResult {
+    /// It holds.
     Holds,
+    /// It does not hold.
     Fails,
     /// The filter could not be evaluated: the message becomes a dead letter of that subscription.
     Broken(Box<str>),
@@ -36,7 +57,7 @@ pub enum FilterResult {
 }
 
 /// FilterResults on consecutive messages of the feed.
-#[derive(Default)]
+#[derive(Default, Debug)]
 pub struct FilterResults(HashMap<(i64, i32), FilterResult>);
 
 impl FilterResults {
@@ -46,10 +67,10 @@ impl FilterResults {
     }
 }
 
-/// Evaluates filters.
+/// Evaluates filters, the cheapest first.
+#[derive(Debug, Default)]
 pub struct Predicates {
-    plan: Plan,
-    /// Whether it runs in a session's own transaction, where the session's settings bound the time.
+    /// Whether slow filters rest. They do not where a session routes by itself: its settings bound the time.
     inline: bool,
     /// Until this time only quick filters are evaluated.
     rest_until: Option<Instant>,
@@ -65,35 +86,32 @@ struct Question {
 }
 
 impl Predicates {
-    /// For the dispatcher: evaluates in transactions of its own, under a timer.
+    /// For the dispatcher.
     pub const fn new() -> Predicates {
-        Predicates {
-            inline: false,
-            rest_until: None,
-            plan: Plan::new(
-                // The path is parsed once for all payloads.
-                "select array(
-                    select outbox._path_holds(u.t::jsonb, p.path)
-                    from (select $1::jsonpath as path offset 0) p, unnest($2) with ordinality u(t, o)
-                    order by u.o
-                )",
-                &[TEXTOID, TEXTARRAYOID],
-            ),
-        }
+        Predicates { inline: false, rest_until: None }
     }
 
-    /// For a session that routes by itself: evaluates in subtransactions; the session's settings bound the time.
+    /// For a session that routes by itself.
     pub const fn inline() -> Predicates {
-        Predicates { inline: true, ..Predicates::new() }
+        Predicates { inline: true, rest_until: None }
     }
 
     /// Evaluates all filters on payloads that matter for these messages, of the subscriptions for which `wanted` is true.
-    pub fn examine(&mut self, config: &mut Config, messages: &[Stored], wanted: impl Fn(i32) -> bool) -> FilterResults {
+    /// `timer`: longest time for one payload.
+    pub fn examine<E: Evaluate>(
+        &mut self,
+        evaluator: &mut E,
+        timer: Duration,
+        config: &mut Config,
+        messages: &[Stored],
+        wanted: impl Fn(i32) -> bool,
+    ) -> FilterResults {
         let mut results = FilterResults::default();
         if !config.asks_payload {
             return results;
         }
-        let mut questions: HashMap<(i32, String), Question> = HashMap::new();
+        let mut questions: BTreeMap<(i32, String), Question> = BTreeMap::new();
+        let asked_at = evaluator.instant();
         for stored in messages.iter().filter(|stored| stored.unreadable.is_none()) {
             let position = stored.message.position;
             config.undecided(position, &stored.message.topic, &subject(stored), |id, subscription, path| {
@@ -110,7 +128,7 @@ impl Predicates {
                     .or_insert_with(|| Question {
                         path: path.to_owned(),
                         asked: Vec::new(),
-                        may_be_asked: subscription.may_be_asked(),
+                        may_be_asked: subscription.may_be_asked(asked_at),
                         cost: subscription.filter_cost,
                     })
                     .asked
@@ -123,22 +141,22 @@ impl Predicates {
         questions.sort_by_key(|(_, question)| question.cost.unwrap_or(QUICK));
         for ((id, _), question) in questions {
             let known_quick = question.cost.is_some_and(|cost| cost <= QUICK);
-            let timer = Duration::from_millis(settings::FILTER_TIMEOUT.get().max(1) as u64);
-            let begun = Instant::now();
+            let begun = evaluator.instant();
             let rest = self.rest_until.filter(|until| *until > begun);
             if let Some(until) = rest.filter(|_| !known_quick) {
                 postpone(config, id, until);
                 continue;
             }
-            let answered = self.ask(&question, timer, rest.is_some());
-            let took = begun.elapsed();
+            let answered = ask(evaluator, &question, timer, rest.is_some());
+            let finished = evaluator.instant();
+            let took = finished.saturating_duration_since(begun);
             let cost = took / (answered.len().max(1) as u32);
             if (cost > QUICK || answered.len() < question.asked.len()) && !self.inline {
-                self.rest_until = Some(Instant::now() + SHARE * took);
+                self.rest_until = Some(finished + SHARE * took);
             }
             let broken = answered.last().is_some_and(|(_, result)| matches!(result, FilterResult::Broken(_)));
             if broken {
-                postpone(config, id, Instant::now() + 10 * timer);
+                postpone(config, id, finished + 10 * timer);
             } else if let Some(until) = self.rest_until.filter(|_| answered.len() < question.asked.len()) {
                 postpone(config, id, until);
             }
@@ -149,99 +167,53 @@ impl Predicates {
         }
         results
     }
+}
 
-    /// Returns results on all payloads, or on the first of them. While slow filters rest, a filter that was quick until now
-    /// gets a quarter of the timer.
-    fn ask(&mut self, question: &Question, timer: Duration, in_haste: bool) -> Vec<(i64, FilterResult)> {
-        let texts: Vec<&str> = question.asked.iter().map(|(_, text)| text.as_str()).collect();
-        let result = |holds| if holds { FilterResult::Holds } else { FilterResult::Fails };
-        let all = if in_haste { timer / 4 } else { timer };
-        if let Ok(answers) = self.evaluate(&question.path, &texts, all) {
-            return question
-                .asked
-                .iter()
-                .zip(answers)
-                .map(|((position, _), holds)| (*position, result(holds)))
-                .collect();
-        }
-        let mut answered = Vec::new();
-        let begun = Instant::now();
-        // One by one, to find the payload that fails, and in total not longer than one payload may take.
-        for (position, text) in question.asked.iter().take(if in_haste { 0 } else { usize::MAX }) {
-            match self.evaluate(&question.path, &[text], timer) {
-                Ok(answers) => answered.push((*position, result(answers.first().copied().unwrap_or(false)))),
-                Err(failure) => {
-                    answered.push((*position, FilterResult::Broken(failure.message.into())));
-                    break;
-                }
-            }
-            if begun.elapsed() >= timer {
+/// Returns results on all payloads, or on the first of them. While slow filters rest, a filter that was quick until now
+/// gets a quarter of the timer.
+fn ask<E: Evaluate>(evaluator: &mut E, question: &Question, timer: Duration, in_haste: bool) -> Vec<(i64, FilterResult)> {
+    let texts: Vec<&str> = question.asked.iter().map(|(_, text)| text.as_str()).collect();
+    let result = |holds| if holds { FilterResult::Holds } else { FilterResult::Fails };
+    let all = if in_haste { timer / 4 } else { timer };
+    if let Ok(answers) = evaluate(evaluator, &question.path, &texts, all) {
+        return question
+            .asked
+            .iter()
+            .zip(answers)
+            .map(|((position, _), holds)| (*position, result(holds)))
+            .collect();
+    }
+    let mut answered = Vec::new();
+    let begun = evaluator.instant();
+    // One by one, to find the payload that fails, and in total not longer than one payload may take.
+    for (position, text) in question.asked.iter().take(if in_haste { 0 } else { usize::MAX }) {
+        match evaluate(evaluator, &question.path, &[text], timer) {
+            Ok(answers) => answered.push((*position, result(answers.first().copied().unwrap_or(false)))),
+            Err(failure) => {
+                answered.push((*position, FilterResult::Broken(failure.message.into())));
                 break;
             }
         }
-        answered
-    }
-
-    fn evaluate(&mut self, path: &str, texts: &[&str], timer: Duration) -> Result<Vec<bool>, Failure> {
-        let Predicates { plan, inline, .. } = self;
-        let ask = || {
-            let rows = plan.execute(&[arg(path), arg(texts.to_vec())]);
-            Ok(rows.first(|row| row.get::<Vec<bool>>(0).unwrap_or_default()).unwrap_or_default())
-        };
-        let answers = if *inline { txn::attempt(ask) } else { run_timed(timer, ask) };
-        if let Some(cancelled) = answers.as_ref().err().filter(|failure| *inline && failure.is_transient()) {
-            // The session was cancelled; the filter did not fail.
-            pgrx::ereport!(ERROR, PgSqlErrorCode::ERRCODE_QUERY_CANCELED, cancelled.message.clone());
+        if evaluator.instant().saturating_duration_since(begun) >= timer {
+            break;
         }
-        let answers = answers?;
-        if answers.len() == texts.len() { Ok(answers) } else { Err(Failure::new("a filter gave no answer")) }
     }
+    answered
+}
+
+fn evaluate<E: Evaluate>(
+    evaluator: &mut E,
+    path: &str,
+    payloads: &[&str],
+    timer: Duration,
+) -> Result<Vec<bool>, Failure> {
+    let answers = evaluator.evaluate(path, payloads, timer)?;
+    if answers.len() == payloads.len() { Ok(answers) } else { Err(Failure::new("a filter gave no answer")) }
 }
 
 /// Postpones the evaluation of a subscription's filter until `until`.
 fn postpone(config: &mut Config, id: i32, until: Instant) {
     if let Some(subscription) = config.subscriptions.get_mut(&id) {
         subscription.slow_until = Some(until);
-    }
-}
-
-/// Runs `work` in a transaction that is cancelled when it takes longer than `timer`.
-pub fn run_timed<T>(timer: Duration, work: impl FnOnce() -> outbox_core::Result<T>) -> Result<T, Failure> {
-    let outcome = txn::run(|| {
-        let _timer = Timer::start(timer);
-        work()
-    });
-    // The timer may have fired at the last moment.
-    // SAFETY: a flag of this process; outside a transaction nothing is there to be cancelled.
-    unsafe { pg_sys::QueryCancelPending = 0 };
-    outcome
-}
-
-/// PostgreSQL's own statement timer, which background workers have to start themselves.
-pub struct Timer;
-
-/// TimeoutId of utils/timeout.h.
-const STATEMENT_TIMEOUT: c_int = 3;
-
-unsafe extern "C-unwind" {
-    fn enable_timeout_after(id: c_int, delay_ms: c_int);
-    fn disable_timeout(id: c_int, keep_indicator: bool);
-}
-
-impl Timer {
-    /// Starts the timer. It cancels the current statement after `after`, unless it is dropped before.
-    #[expect(ffi_unwind_calls, reason = "the function raises no ERROR")]
-    pub fn start(after: Duration) -> Timer {
-        // SAFETY: the handler is registered in every process that has a database; it sets a flag.
-        unsafe { enable_timeout_after(STATEMENT_TIMEOUT, c_int::try_from(after.as_millis()).unwrap_or(c_int::MAX)) };
-        Timer
-    }
-}
-
-impl Drop for Timer {
-    #[expect(ffi_unwind_calls, reason = "the function raises no ERROR")]
-    fn drop(&mut self) {
-        // SAFETY: as above; it cannot fail.
-        unsafe { disable_timeout(STATEMENT_TIMEOUT, false) };
     }
 }

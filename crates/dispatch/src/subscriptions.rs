@@ -16,15 +16,61 @@ use outbox_core::progress::Progress;
 use outbox_core::router::{Router, Scratch};
 use outbox_core::schedule::Schedule;
 use outbox_sender::Shape;
-use pgrx::pg_sys::INT4ARRAYOID;
 use serde_json::Value;
 
-use crate::dispatch::feed::{Stored, subject};
-use crate::dispatch::payload_filter::{FilterResult, FilterResults};
-use crate::pg::txn::{Failure, Plan, Row, Rows, arg};
-use crate::worker::fault::apart;
+use crate::failure::Failure;
+use crate::feed::{Stored, subject};
+use crate::payload_filter::{FilterResult, FilterResults};
+
+/// A version of a subscription with the subscription's settings, as the store reads it. Durations are microseconds.
+#[derive(Clone, Debug, Default)]
+pub struct VersionRow {
+    /// Id of the subscription.
+    pub subscription: i32,
+    /// The endpoint; `None`: workers claim the deliveries.
+    pub endpoint: Option<i32>,
+    /// The limit of attempts.
+    pub max_attempts: Option<i32>,
+    /// Number of the version.
+    pub version: i32,
+    /// Position of the version's control message.
+    pub position: i64,
+    /// Position of the next version's control message, if there is one.
+    pub until: Option<i64>,
+    /// The subscription begins here with history, after this position.
+    pub starts_after: Option<i64>,
+    /// Whether the subscription is active in this version.
+    pub active: bool,
+    /// Patterns of topics.
+    pub topics: Vec<String>,
+    /// The filter as JSON.
+    pub filter: Option<String>,
+    /// `none`, `key` or `strict`.
+    pub ordering: Option<String>,
+    /// Whether a dead delivery blocks the later ones of its key.
+    pub block: bool,
+    /// The ttl.
+    pub ttl: Option<i64>,
+    /// The age of a message from which on no retry begins.
+    pub max_age: Option<i64>,
+    /// The schedule of retries as JSON: the subscription's or else the endpoint's.
+    pub schedule: Option<String>,
+    /// The subscription's policy as JSON.
+    pub policy: Option<String>,
+    /// The endpoint's policy as JSON.
+    pub endpoint_policy: Option<String>,
+    /// The format of requests.
+    pub format: Option<String>,
+    /// Messages per request.
+    pub batch_size: Option<i32>,
+    /// The wait for a batch to fill.
+    pub batch_wait: i64,
+    /// Whether the subscription is paused.
+    pub paused: bool,
+}
 
 /// A version of a subscription: its filter, and the positions for which it holds.
+#[derive(Debug)]
 struct Version {
     number: i32,
     /// Position of the control message.
@@ -38,6 +84,7 @@ struct Version {
 }
 
 /// One subscription.
+#[derive(Debug)]
 pub struct Subscription {
     pub endpoint: i32,
     /// Workers claim the deliveries: routed messages become rows of outbox.delivery.
@@ -157,13 +204,13 @@ impl Subscription {
     }
 
     /// Whether the filter may be evaluated now.
-    pub fn may_be_asked(&self) -> bool {
-        self.slow_until.is_none_or(|until| until <= Instant::now())
+    pub fn may_be_asked(&self, now: Instant) -> bool {
+        self.slow_until.is_none_or(|until| until <= now)
     }
 }
 
 /// All subscriptions, compiled.
-#[derive(Default)]
+#[derive(Default, Debug)]
 pub struct Config {
     pub subscriptions: IdMap<i32, Subscription>,
     /// Position and subscription of control messages that have not taken effect yet.
@@ -332,34 +379,51 @@ impl Config {
         self.subscriptions.insert(id, unreadable);
     }
 
-    /// Adds a row of the loader: a version of a subscription.
+    /// Adds rows: versions of subscriptions. A new subscription has begun if its control message is at most at `begun`.
     ///
     /// # Errors
-    /// A value that was checked when it was written cannot be parsed any more.
-    fn take(&mut self, row: &Row, begun: i64) -> Result<(), Failure> {
-        let id: i32 = row.get(0).unwrap_or_default();
-        let (schedule, shape) = (parsed(row, 11, "schedule", Schedule::parse)?, shape(row)?);
-        let filter = parsed(row, 7, "filter", Filter::parse)?.unwrap_or_default();
-        let topics = row.get::<Vec<Option<String>>>(6).unwrap_or_default().into_iter().flatten();
-        let patterns: Vec<Pattern> = topics.map(|topic| Pattern::parse(&topic)).collect::<outbox_core::Result<_>>()?;
+    /// A value that was checked when it was written cannot be parsed any more. A part of the rows has been added then.
+    pub fn add_rows(&mut self, rows: &[VersionRow], begun: i64) -> Result<(), Failure> {
+        rows.iter().try_for_each(|row| self.add_row(row, begun))
+    }
+
+    /// Adds the rows of each subscription by itself. Returns the subscriptions that cannot be parsed, which are not added.
+    pub(crate) fn add_rows_apart(&mut self, rows: &[VersionRow], begun: i64) -> Vec<(i32, Failure)> {
+        let mut failed = Vec::new();
+        for rows in rows.chunk_by(|a, b| a.subscription == b.subscription) {
+            // Tried out first, because a failure leaves a part behind.
+            match Config::default().add_rows(rows, begun).and_then(|()| self.add_rows(rows, begun)) {
+                Ok(()) => {}
+                Err(failure) => failed.push((rows[0].subscription, failure)),
+            }
+        }
+        failed
+    }
+
+    fn add_row(&mut self, row: &VersionRow, begun: i64) -> Result<(), Failure> {
+        let id = row.subscription;
+        let (schedule, shape) = (parsed(&row.schedule, "schedule", Schedule::parse)?, shape(row)?);
+        let filter = parsed(&row.filter, "filter", Filter::parse)?.unwrap_or_default();
+        let patterns: Vec<Pattern> =
+            row.topics.iter().map(|topic| Pattern::parse(topic)).collect::<outbox_core::Result<_>>()?;
         let subscription = self.subscriptions.entry(id).or_insert_with(|| Subscription::new(begun));
-        subscription.endpoint = row.get(1).unwrap_or_default();
-        subscription.pull = row.get::<i32>(1).is_none();
-        subscription.ordering = Ordering::parse(row.get(8).unwrap_or_default());
-        subscription.block = row.get(20) == Some("block");
-        subscription.ttl = row.get(9);
-        subscription.max_attempts = row.get::<i32>(2).and_then(|n| n.try_into().ok()).unwrap_or(1);
-        subscription.max_age = row.get::<i64>(10).map(|us| Duration::from_micros(us.max(0).unsigned_abs()));
+        subscription.endpoint = row.endpoint.unwrap_or_default();
+        subscription.pull = row.endpoint.is_none();
+        subscription.ordering = Ordering::parse(row.ordering.as_deref().unwrap_or_default());
+        subscription.block = row.block;
+        subscription.ttl = row.ttl;
+        subscription.max_attempts = row.max_attempts.and_then(|n| n.try_into().ok()).unwrap_or(1);
+        subscription.max_age = row.max_age.map(|us| Duration::from_micros(us.max(0).unsigned_abs()));
         subscription.schedule = schedule.unwrap_or_default();
         subscription.shape = Arc::new(shape);
-        subscription.paused = row.get(17).unwrap_or(false);
-        let (number, position, until) = (row.get(18).unwrap_or_default(), row.int(3), row.get(4).unwrap_or(i64::MAX));
+        subscription.paused = row.paused;
+        let (number, position, until) = (row.version, row.position, row.until.unwrap_or(i64::MAX));
         if let Some(known) = subscription.versions.iter_mut().find(|v| v.number == number) {
             known.until = until;
             return Ok(());
         }
         let index = u32::try_from(subscription.versions.len()).unwrap_or(u32::MAX);
-        let active = row.get(5).unwrap_or(false);
+        let active = row.active;
         self.asks_payload |= filter.payload.is_some();
         let was_active = subscription.versions.last().is_some_and(|v| v.active);
         let change = i64::from(active) - i64::from(was_active);
@@ -367,7 +431,7 @@ impl Config {
             *self.activity.entry(position).or_default() += change;
             self.active.1 += if position < self.active.0 { change } else { 0 };
         }
-        subscription.versions.push(Version { number, position, starts_after: row.get(19), until, active, filter });
+        subscription.versions.push(Version { number, position, starts_after: row.starts_after, until, active, filter });
         if position > subscription.begun {
             self.to_begin.push((position, id));
         }
@@ -378,95 +442,25 @@ impl Config {
     }
 }
 
-/// One row per version that has a position.
-macro_rules! versions {
-    () => {
-        "select s.id, s.endpoint_id, s.max_attempts, v.position,
-            lead(v.position) over (partition by s.id order by v.version),
-            v.active, v.topics, v.filter::text, s.ordering,
-            outbox._duration_us(s.ttl), outbox._duration_us(s.max_age),
-            coalesce(s.schedule, e.schedule)::text, s.policy::text, e.policy::text, s.format, s.batch_size,
-            outbox._duration_us(s.batch_wait), s.paused, v.version, v.starts_after, s.on_exhausted
-        from outbox.subscription s
-        join outbox.subscription_version v on v.subscription_id = s.id
-        left join outbox.endpoint e on e.id = s.endpoint_id
-        where v.position is not null"
-    };
-}
-
-/// Statements that read the configuration.
-pub struct Loader {
-    subscriptions: Plan,
-    changed: Plan,
-    ids: Plan,
-}
-
-impl Loader {
-    pub const fn new() -> Loader {
-        Loader {
-            subscriptions: Plan::new(concat!(versions!(), " order by s.id, v.version"), &[]),
-            changed: Plan::new(concat!(versions!(), " and s.id = any ($1) order by s.id, v.version"), &[INT4ARRAYOID]),
-            ids: Plan::new("select s.id from outbox.subscription s order by s.id", &[]),
-        }
-    }
-
-    /// Reads these subscriptions again. A new subscription has begun if its control message is at most at `begun`. Inside a
-    /// transaction.
-    pub fn load_these(&mut self, config: &mut Config, ids: &[i32], begun: i64) -> outbox_core::Result<()> {
-        take_all(config, &self.changed.execute(&[arg(ids.to_vec())]), begun)
-    }
-
-    /// Reads everything again. A subscription has begun if its control message is at most at `begun`. Inside a transaction.
-    pub fn load(&mut self, begun: i64) -> outbox_core::Result<Config> {
-        let mut config = Config::default();
-        take_all(&mut config, &self.subscriptions.execute(&[]), begun)?;
-        Ok(config)
-    }
-
-    /// Reads everything again, each subscription by itself. Subscriptions that cannot be read are paused, and returned with
-    /// the reason. Inside a transaction.
-    pub fn load_apart(&mut self, begun: i64, routed: i64) -> outbox_core::Result<(Config, Vec<(i32, Failure)>)> {
-        let (mut config, mut ids) = (Config::default(), Vec::new());
-        self.ids.execute(&[]).for_each(|row| ids.extend(row.get::<i32>(0)));
-        let failed = apart(&ids, &mut |ids| self.load_these(&mut Config::default(), ids, begun))?;
-        let failed: Vec<(i32, Failure)> = failed.into_iter().map(|(place, failure)| (ids[place], failure)).collect();
-        ids.retain(|id| failed.iter().all(|(other, _)| other != id));
-        self.load_these(&mut config, &ids, begun)?;
-        failed.iter().for_each(|(id, _)| config.insert_unreadable(*id, begun, routed));
-        Ok((config, failed))
-    }
-}
-
-fn take_all(config: &mut Config, rows: &Rows, begun: i64) -> outbox_core::Result<()> {
-    let mut outcome = Ok(());
-    rows.for_each(|row| {
-        if outcome.is_ok() {
-            outcome = config.take(row, begun);
-        }
-    });
-    Ok(outcome?)
-}
-
 /// Parses a column that was checked when it was written.
 fn parsed<T>(
-    row: &Row,
-    column: usize,
+    text: &Option<String>,
     what: &str,
     parse: impl FnOnce(&Value) -> outbox_core::Result<T>,
 ) -> Result<Option<T>, Failure> {
-    let Some(text) = row.get::<&str>(column) else { return Ok(None) };
+    let Some(text) = text else { return Ok(None) };
     let read = serde_json::from_str(text).map_err(|error| error.to_string());
     let read = read.and_then(|json| parse(&json).map_err(|error| error.message));
     read.map(Some).map_err(|error| Failure::new(format!("its {what} cannot be read: {error}")))
 }
 
 /// The form of a subscription's requests.
-fn shape(row: &Row) -> Result<Shape, Failure> {
-    let policy = |column| parsed(row, column, "policy", Policy::parse).map(Option::unwrap_or_default);
+fn shape(row: &VersionRow) -> Result<Shape, Failure> {
+    let policy = |text| parsed(text, "policy", Policy::parse).map(Option::unwrap_or_default);
     Ok(Shape {
-        format: row.get::<&str>(14).and_then(Format::parse).unwrap_or_default(),
-        batch_size: row.get::<i32>(15).and_then(|n| n.try_into().ok()).unwrap_or(1),
-        batch_wait: row.int(16),
-        policy: policy(12)?.over(&policy(13)?),
+        format: row.format.as_deref().and_then(Format::parse).unwrap_or_default(),
+        batch_size: row.batch_size.and_then(|n| n.try_into().ok()).unwrap_or(1),
+        batch_wait: row.batch_wait,
+        policy: policy(&row.policy)?.over(&policy(&row.endpoint_policy)?),
     })
 }

@@ -6,16 +6,18 @@ use std::time::{Duration, Instant};
 use outbox_sender::Endpoint;
 
 use super::Engine;
-use crate::dispatch::subscriptions::Config;
-use crate::pg::txn::{self, Failure};
-use crate::worker::fault::Kind;
+use crate::failure::Failure;
+use crate::fault::{Fault, Kind};
+use crate::store::Store;
+use crate::subscriptions::Config;
+use crate::transport::Transport;
 
 /// How often unreadable settings are read again.
 const LOAD_AGAIN: Duration = Duration::from_secs(10);
 
 /// State of the loaded configuration, and parts of it that are to be loaded again. Routing adds the changes that control
 /// messages announce; the functions of this file do the rest.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Loading {
     /// The configuration includes all control messages up to this position.
     pub config_position: i64,
@@ -29,11 +31,11 @@ pub(super) struct Loading {
     pub must_restart: bool,
 }
 
-impl Engine {
+impl<S: Store, T: Transport> Engine<S, T> {
     /// Reads unreadable settings again, if it is time. Returns the time until then.
     pub(super) fn load_again(&mut self) -> Result<Duration, Failure> {
         let Some(at) = self.loading.again_at else { return Ok(Duration::MAX) };
-        let wait = at.saturating_duration_since(Instant::now());
+        let wait = at.saturating_duration_since(self.store.instant());
         self.wanted.reload |= wait.is_zero();
         self.refresh()?;
         Ok(wait)
@@ -44,16 +46,21 @@ impl Engine {
         // A transaction that begins now sees everything that has been numbered so far.
         let config_position = self.routing.end;
         let begun = if self.incarnation.recovered { 0 } else { self.routing.routed };
-        let (loader, endpoints) = (&mut self.store.loader, &mut self.push.endpoints);
-        let (mut new, configured) = match txn::run(|| Ok((loader.load(begun)?, endpoints.load()))) {
+        let loaded = self.store.load(false).and_then(|rows| {
+            let mut config = Config::default();
+            config.add_rows(&rows.subscriptions, begun)?;
+            let plain_allowed = self.store.switches().allow_http;
+            Ok((config, self.push.endpoints.load(&rows.endpoints, plain_allowed, self.store.now())))
+        });
+        let (mut new, configured) = match loaded {
             Err(failure) if !failure.is_transient() => self.load_apart(begun)?,
             loaded => {
                 let loaded = loaded?;
                 // A subscription that was unreadable and can be read again continues from the checkpoint, as after a
                 // restart.
                 self.loading.must_restart |= !self.loading.unreadable.is_empty();
-                self.store.faults.loaded(Kind::Subscription, &[])?;
-                self.store.faults.loaded(Kind::Endpoint, &[])?;
+                self.faults.loaded(&mut self.store, Kind::Subscription, &[])?;
+                self.faults.loaded(&mut self.store, Kind::Endpoint, &[])?;
                 self.loading.again_at = None;
                 loaded
             }
@@ -74,19 +81,30 @@ impl Engine {
     /// Reads the configuration item by item. An unreadable subscription lags and an unreadable endpoint takes nothing; both
     /// are read again after `LOAD_AGAIN`.
     fn load_apart(&mut self, begun: i64) -> Result<(Config, Vec<Endpoint>), Failure> {
-        let (loader, faults) = (&mut self.store.loader, &mut self.store.faults);
-        let (endpoints, routed) = (&mut self.push.endpoints, self.routing.routed);
-        let loaded = txn::run(|| Ok((loader.load_apart(begun, routed)?, endpoints.load_apart()?)))?;
-        let ((config, subscriptions), (configured, faulted)) = loaded;
-        for (kind, failed) in [(Kind::Subscription, &subscriptions), (Kind::Endpoint, &faulted)] {
-            failed.iter().for_each(|(id, failure)| faults.found(kind, (*id).into(), "load", failure));
-            faults.loaded(kind, &failed.iter().map(|(id, _)| (*id).into()).collect::<Vec<_>>())?;
+        let rows = self.store.load(true)?;
+        let mut config = Config::default();
+        let mut subscriptions = rows.unreadable_subscriptions;
+        subscriptions.extend(config.add_rows_apart(&rows.subscriptions, begun));
+        for (id, _) in &subscriptions {
+            config.insert_unreadable(*id, begun, self.routing.routed);
         }
-        faults.write();
+        let (plain_allowed, now) = (self.store.switches().allow_http, self.store.now());
+        let mut configured = self.push.endpoints.load(&rows.endpoints, plain_allowed, now);
+        for (id, failure) in &rows.unreadable_endpoints {
+            configured.push(self.push.endpoints.load_unreadable(*id, failure));
+        }
+        let (store, faults) = (&mut self.store, &mut self.faults);
+        for (kind, failed) in
+            [(Kind::Subscription, &subscriptions), (Kind::Endpoint, &rows.unreadable_endpoints)]
+        {
+            failed.iter().for_each(|(id, failure)| faults.add(store, Fault::new(kind, *id, "load", failure)));
+            faults.loaded(store, kind, &failed.iter().map(|(id, _)| (*id).into()).collect::<Vec<_>>())?;
+        }
+        faults.write(store);
         let unreadable: HashSet<i32> = subscriptions.iter().map(|(id, _)| *id).collect();
         self.loading.must_restart |= !self.loading.unreadable.is_subset(&unreadable);
         self.loading.unreadable = unreadable;
-        self.loading.again_at = Some(Instant::now() + LOAD_AGAIN);
+        self.loading.again_at = Some(self.store.instant() + LOAD_AGAIN);
         Ok((config, configured))
     }
 
@@ -96,8 +114,9 @@ impl Engine {
             return self.load_config();
         }
         if !self.loading.changed.is_empty() {
-            let (loader, config) = (&mut self.store.loader, &mut self.routing.config);
-            match txn::run(|| loader.load_these(config, &self.loading.changed, 0)) {
+            let config = &mut self.routing.config;
+            let rows = self.store.load_subscriptions(&self.loading.changed);
+            match rows.and_then(|rows| config.add_rows(&rows, 0)) {
                 Err(failure) if !failure.is_transient() => return self.load_config(),
                 loaded => loaded?,
             }

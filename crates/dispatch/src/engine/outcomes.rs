@@ -1,27 +1,30 @@
 //! Outcomes that came back from the HTTP thread, and the transaction that records them.
 
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use outbox_core::policy::Outcome;
 use outbox_sender::Done;
 
 use super::Engine;
-use crate::dispatch::outcome::decisions::{Decision, Decisions, UNRECORDABLE};
-use crate::dispatch::outcome::message_counters::MessageCounters;
-use crate::dispatch::outcome::record::{Checkpoint, DeliveryOutcome, EXPIRED, Entry, Recorder, RoutingRow, requests};
-use crate::dispatch::outcome::verdict::verdict;
-use crate::dispatch::pull::ordering::OrderKey;
-use crate::pg::txn::{self, Failure};
-use crate::worker::fault::{Faults, Kind, WHOLE_TRIES, apart};
+use super::routing::Routing;
+use crate::failure::Failure;
+use crate::fault::WHOLE_TRIES;
+use crate::outcome::decisions::Decision;
+use crate::outcome::entry::{DeliveryOutcome, EXPIRED, Entry};
+use crate::outcome::message_counters::MessageCounters;
+use crate::outcome::verdict::verdict;
+use crate::pull::ordering::OrderKey;
+use crate::store::{Batch, Checkpoint, NumberedCheckpoint, Recorded, RoutingRow, Store, is_manual};
+use crate::transport::Transport;
 
 /// Results that are settled in memory, and not in a table yet. Every step adds to it; `record` empties it.
+#[derive(Debug, Default)]
 pub(super) struct Unrecorded {
     /// Outcomes as they came from the HTTP thread. Empty when `take_outcomes` has run; `watch` may add one.
     pub done: Vec<Done>,
     entries: Vec<Entry>,
     routing: Vec<RoutingRow>,
-    decisions: Decisions,
+    decisions: Vec<Decision>,
     pub message_counters: MessageCounters,
     /// When the oldest of the results was added; `None`: there is nothing to record.
     pub since: Option<Instant>,
@@ -30,44 +33,32 @@ pub(super) struct Unrecorded {
 }
 
 impl Unrecorded {
-    pub fn new() -> Unrecorded {
-        Unrecorded {
-            done: Vec::new(),
-            entries: Vec::new(),
-            routing: Vec::new(),
-            decisions: Decisions::new(),
-            message_counters: MessageCounters::default(),
-            since: None,
-            failures: 0,
-        }
-    }
-
     /// Notes that there is something to record.
-    pub fn begin(&mut self) {
-        self.since.get_or_insert_with(Instant::now);
+    pub fn begin(&mut self, now: Instant) {
+        self.since.get_or_insert(now);
     }
 
     /// Adds the outcome of an attempt.
-    pub fn add(&mut self, entry: Entry) {
+    pub fn add(&mut self, entry: Entry, now: Instant) {
         self.entries.push(entry);
-        self.begin();
+        self.begin(now);
     }
 
     /// Adds a delivery that has ended without an attempt.
-    pub fn decide(&mut self, decision: Decision) {
+    pub fn decide(&mut self, decision: Decision, now: Instant) {
         self.decisions.push(decision);
-        self.begin();
+        self.begin(now);
     }
 
     /// Adds the routing of consecutive positions.
-    pub fn add_routing(&mut self, first: i64, active: i32, matched: Vec<i16>) {
+    pub fn add_routing(&mut self, first: i64, active: i32, matched: Vec<i16>, now: Instant) {
         match self.routing.last_mut() {
             Some(row) if row.active == active && row.first + row.matched.len() as i64 == first => {
                 row.matched.extend(matched);
             }
             _ => self.routing.push(RoutingRow { first, active, matched }),
         }
-        self.begin();
+        self.begin(now);
     }
 
     /// Number of outcomes and decisions.
@@ -76,7 +67,7 @@ impl Unrecorded {
     }
 }
 
-impl Engine {
+impl<S: Store, T: Transport> Engine<S, T> {
     /// Takes the outcomes from the HTTP thread and decides what becomes of each delivery.
     pub(super) fn take_outcomes(&mut self) {
         let events = self.push.sender.take_events();
@@ -87,10 +78,11 @@ impl Engine {
         let mut done = std::mem::take(&mut self.unrecorded.done);
         self.push.sender.take_done(&mut done);
         let (mut stopped, mut ended) = (Vec::new(), Vec::new());
+        let (time, instant) = (self.store.now(), self.store.instant());
         for mut done in done.drain(..) {
             let ticket = done.ticket;
             done.message = None;
-            let Some((entry, key)) = self.settle(done) else {
+            let Some((entry, key)) = self.settle(done, time) else {
                 // No delivery waits for this outcome, so there is nothing to record.
                 self.push.sender.recorded(1);
                 continue;
@@ -104,24 +96,24 @@ impl Engine {
                     _ => ended.push((key, ticket, "ended")),
                 }
             }
-            self.unrecorded.add(entry);
+            self.unrecorded.add(entry, instant);
         }
         let Engine { push, routing, window, unrecorded, .. } = self;
         unrecorded.done = done;
         for (key, ticket, result) in stopped {
-            push.stop_key(&mut routing.config, window, key, ticket, result);
+            push.stop_key(&mut routing.config, window, key, ticket, result, time);
         }
         for (key, ticket, result) in ended {
-            push.continue_key(&mut routing.config, window, unrecorded, key, ticket, result);
+            push.continue_key(&mut routing.config, window, unrecorded, key, ticket, result, instant);
         }
     }
 
     /// Settles an outcome in memory. Returns its entry, and the delivery's key if the subscription is ordered; `None` if no
     /// delivery waits for the outcome.
-    fn settle(&mut self, done: Done) -> Option<(Entry, Option<OrderKey>)> {
+    fn settle(&mut self, done: Done, time: i64) -> Option<(Entry, Option<OrderKey>)> {
         let Engine { push, routing, window, .. } = self;
         let ticket = done.ticket;
-        if ticket.run < 0 {
+        if is_manual(&ticket) {
             push.manual_sends.returned(ticket.delivery_id);
             let outcome = DeliveryOutcome::Manual(matches!(done.outcome, Outcome::Status(200..=299)));
             return Some((Entry { done, segment: 0, outcome }, None));
@@ -134,7 +126,7 @@ impl Engine {
                 if ticket.delivery_id == 0 {
                     subscription.progress.settle(ticket.position);
                 }
-                let verdict = verdict(&done, subscription, in_flight.max_attempts, in_flight.enqueued_at);
+                let verdict = verdict(&done, subscription, in_flight.max_attempts, in_flight.enqueued_at, time);
                 push.endpoints.note(&done, &verdict.outcome, verdict.disable);
                 verdict.outcome
             }
@@ -154,79 +146,67 @@ impl Engine {
     pub(super) fn record(&mut self) -> Result<(), Failure> {
         // A checkpoint that includes a control message must include the change that the message announces.
         self.refresh()?;
-        let saved = self.routing.config.subscriptions.iter().filter_map(|(id, s)| Some((*id, s.progress.save()?)));
-        let mut subscriptions: Vec<_> = saved.collect();
-        subscriptions.sort_unstable_by_key(|(id, _)| *id);
-        let checkpoint = Checkpoint { routed: self.routing.routed, subscriptions };
-        let write_endpoints = self.push.endpoints.write_in() == Some(Duration::ZERO);
-        let changed = if write_endpoints { self.push.endpoints.changed() } else { Vec::new() };
-        let written = txn::run(|| self.write(&changed, &checkpoint));
-        self.unrecorded.failures = if written.is_ok() { 0 } else { self.unrecorded.failures + 1 };
-        match written {
+        let now = self.store.instant();
+        let checkpoint = self.checkpoint();
+        let write_endpoints = self.push.endpoints.write_in(now) == Some(Duration::ZERO);
+        let endpoints = if write_endpoints { self.push.endpoints.changed() } else { Vec::new() };
+        let Engine { store, faults, push, window, unrecorded, .. } = self;
+        let (rows, ended) = window.unrecorded();
+        let mut batch = Batch {
+            entries: &mut unrecorded.entries,
+            decisions: &mut unrecorded.decisions,
+            rows,
+            ended,
+            endpoints: &endpoints,
+            routing: &unrecorded.routing,
+            notes: push.order.notes(),
+            manual_sends: push.manual_sends.finished(),
+            message_counters: &unrecorded.message_counters,
+            checkpoint: &checkpoint,
+            now: store.now(),
+        };
+        let written = store.record(&batch);
+        unrecorded.failures = if written.is_ok() { 0 } else { unrecorded.failures + 1 };
+        let recorded = match written {
             // An item cannot be recorded. Recording one by one finds the item and charges the failure to it.
-            Err(failure) if !failure.is_transient() && self.unrecorded.failures > WHOLE_TRIES => {
-                pgrx::log!("pg_outbox dispatcher: {failure}; recording each outcome by itself");
-                txn::run(|| self.write_apart(&changed, &checkpoint))?;
-                self.unrecorded.failures = 0;
-                self.store.faults.write();
+            Err(failure) if !failure.is_transient() && unrecorded.failures > WHOLE_TRIES => {
+                store.log(format_args!("{failure}; recording each outcome by itself"));
+                let mut found = Vec::new();
+                let recorded = store.record_apart(&mut batch, &mut found)?;
+                found.into_iter().for_each(|fault| faults.add(store, fault));
+                faults.write(store);
+                unrecorded.failures = 0;
+                recorded
             }
             written => written?,
-        }
+        };
         if write_endpoints {
-            self.push.endpoints.written();
+            push.endpoints.written(now);
         }
-        self.recorded();
+        self.recorded(recorded);
         Ok(())
     }
 
-    /// Writes everything together. Inside a transaction.
-    fn write(&mut self, changed: &[i32], checkpoint: &Checkpoint) -> outbox_core::Result<()> {
-        let Engine { store, push, window, unrecorded, incarnation, .. } = self;
-        store.recorder.outcomes(&unrecorded.entries)?;
-        push.endpoints.write(changed);
-        store.recorder.routing(&unrecorded.routing);
-        push.order.record();
-        window.record(failed(&unrecorded.entries));
-        push.order.reread_noted();
-        push.manual_sends.record();
-        unrecorded.decisions.record();
-        unrecorded.message_counters.record()?;
-        store.recorder.checkpoint(incarnation.checkpoint_id + 1, incarnation.number, checkpoint);
-        Ok(())
+    /// The checkpoint that contains everything that has been settled.
+    fn checkpoint(&self) -> NumberedCheckpoint {
+        let Routing { config, routed, .. } = &self.routing;
+        let saved = config.subscriptions.iter().filter_map(|(id, s)| Some((*id, s.progress.save()?)));
+        let mut subscriptions: Vec<_> = saved.collect();
+        subscriptions.sort_unstable_by_key(|(id, _)| *id);
+        NumberedCheckpoint {
+            id: self.incarnation.checkpoint_id + 1,
+            incarnation: self.incarnation.number,
+            checkpoint: Checkpoint { routed: *routed, subscriptions },
+        }
     }
 
-    /// Writes everything, and item by item where something fails. An item that cannot be written in any form becomes a
-    /// fault. Inside a transaction.
-    fn write_apart(&mut self, changed: &[i32], checkpoint: &Checkpoint) -> outbox_core::Result<()> {
-        let Engine { store, push, window, unrecorded, incarnation, .. } = self;
-        let (recorder, faults) = (&mut store.recorder, &mut store.faults);
-        write_entries_apart(recorder, &mut unrecorded.entries, faults)?;
-        for (place, failure) in apart(changed, &mut |ids| {
-            push.endpoints.write(ids);
-            Ok(())
-        })? {
-            faults.found(Kind::Endpoint, changed[place].into(), "record", &failure);
-        }
-        recorder.routing(&unrecorded.routing);
-        push.order.record_apart(faults)?;
-        window.record_apart(failed(&unrecorded.entries), &mut unrecorded.decisions, faults)?;
-        push.order.reread_noted();
-        push.manual_sends.record();
-        unrecorded.decisions.record_apart(faults)?;
-        if let Err(failure) = txn::attempt(|| unrecorded.message_counters.record()) {
-            pgrx::log!("pg_outbox dispatcher: some messages are not counted in the statistics: {failure}");
-        }
-        recorder.checkpoint(incarnation.checkpoint_id + 1, incarnation.number, checkpoint);
-        Ok(())
-    }
-
-    /// Called when the transaction has committed: empties what it has recorded.
-    fn recorded(&mut self) {
+    /// Called when the batch has been recorded: empties what it contained.
+    fn recorded(&mut self, recorded: Recorded) {
         let Engine { push, window, unrecorded, incarnation, .. } = self;
         incarnation.checkpoint_id += 1;
         push.sender.recorded(unrecorded.entries.iter().filter(|entry| entry.was_sent()).count());
-        // Rows come back only now: until the commit, the table shows a row as it was when it was sent.
-        for entry in unrecorded.entries.drain(..).filter(|entry| entry.done.ticket.run >= 0) {
+        // Rows come back only now: until the record, the table shows a row as it was when it was sent.
+        for entry in unrecorded.entries.drain(..).filter(|entry| !is_manual(&entry.done.ticket)) {
             push.retries.returned(entry.done.ticket.delivery_id);
             if let DeliveryOutcome::Failed(due) = entry.outcome {
                 push.retries.at(entry.done.ticket.subscription, due);
@@ -236,50 +216,17 @@ impl Engine {
             push.retries.at(subscription, due);
         }
         unrecorded.message_counters.recorded();
-        for id in unrecorded.decisions.recorded() {
+        for id in unrecorded.decisions.drain(..).map(|decision| decision.delivery_id).filter(|id| *id != 0) {
             push.retries.returned(id);
             // The row may have been the first of its key.
             window.pass_now();
         }
-        let rows_made = window.recorded();
-        if push.order.recorded() {
+        window.recorded();
+        if recorded.ended | push.order.recorded(recorded.keys) {
             window.pass_now();
         }
         push.manual_sends.recorded();
         unrecorded.routing.clear();
         unrecorded.since = None;
-        if rows_made {
-            window.tell_workers();
-        }
     }
-}
-
-/// Writes the outcomes of each request by itself, if they cannot be written together.
-fn write_entries_apart(recorder: &mut Recorder, entries: &mut [Entry], faults: &mut Faults) -> Result<(), Failure> {
-    let requests = requests(entries);
-    let write = &mut |part: &[Range<usize>]| match part {
-        [first, .., last] => recorder.outcomes(&entries[first.start..last.end]),
-        [only] => recorder.outcomes(&entries[only.clone()]),
-        [] => Ok(()),
-    };
-    for (place, failure) in apart(&requests, write)? {
-        for entry in &mut entries[requests[place].clone()] {
-            entry.make_plain(&failure);
-            let plainly = txn::attempt(|| recorder.outcomes(std::slice::from_ref(entry)));
-            let Err(failure) = plainly else { continue };
-            if matches!(entry.outcome, DeliveryOutcome::Failed(_) | DeliveryOutcome::Dead(_)) {
-                entry.outcome = DeliveryOutcome::Dead(UNRECORDABLE);
-                if txn::attempt(|| recorder.outcomes(std::slice::from_ref(entry))).is_ok() {
-                    continue;
-                }
-            }
-            faults.found(Kind::Message, entry.done.ticket.message_id, "record", &failure);
-        }
-    }
-    Ok(())
-}
-
-/// Messages of the deliveries that will be retried.
-fn failed(entries: &[Entry]) -> impl Iterator<Item = i64> {
-    entries.iter().filter(|e| matches!(e.outcome, DeliveryOutcome::Failed(_))).map(|e| e.done.ticket.message_id)
 }

@@ -1,15 +1,14 @@
 //! Recovery: a new incarnation of the dispatcher continues from the last checkpoint.
 
-use std::sync::atomic::Ordering;
-
 use outbox_core::progress::Progress;
 
 use super::{CHUNK, Engine};
-use crate::dispatch::feed::reading;
-use crate::dispatch::outcome::decisions::Decision;
-use crate::dispatch::outcome::record::Checkpoint;
-use crate::dispatch::pull::window;
-use crate::pg::txn::{self, Failure};
+use crate::failure::Failure;
+use crate::feed::TickStatus;
+use crate::outcome::decisions::Decision;
+use crate::pull::window;
+use crate::store::Store;
+use crate::transport::Transport;
 
 /// The data that recovery has found.
 pub(super) enum Recovery {
@@ -24,7 +23,7 @@ pub(super) enum Recovery {
 }
 
 /// This incarnation of the dispatcher, for its checkpoints. Set by recovery; each record advances the checkpoint.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Incarnation {
     pub number: i64,
     /// Id of the last checkpoint.
@@ -33,38 +32,35 @@ pub(super) struct Incarnation {
     pub recovered: bool,
 }
 
-impl Engine {
+impl<S: Store, T: Transport> Engine<S, T> {
     /// Continues from the last checkpoint. An outbox in which nothing was ever enqueued is left alone: a restore may be
     /// about to load the original's rows.
     pub(super) fn recover(&mut self) -> Result<Recovery, Failure> {
-        let (reader, recorder) = (&mut self.store.reader, &mut self.store.recorder);
-        let ticked = txn::run(|| Ok(reader.tick(CHUNK)))?;
+        let ticked = self.store.tick(CHUNK, None)?;
         self.ticks.more = ticked.more;
-        self.ticks.is_locked_out = &*ticked.status == "busy";
-        match &*ticked.status {
-            "copied" => return Ok(Recovery::Copied),
-            "fresh" => return Ok(Recovery::Nothing),
-            "busy" => return Ok(Recovery::Busy),
-            _ => {}
+        self.ticks.is_locked_out = ticked.status == TickStatus::Busy;
+        match ticked.status {
+            TickStatus::Copied => return Ok(Recovery::Copied),
+            TickStatus::Fresh => return Ok(Recovery::Nothing),
+            TickStatus::Busy => return Ok(Recovery::Busy),
+            TickStatus::Ticked | TickStatus::Refused(_) => {}
         }
         self.routing.end = ticked.last;
-        let last = txn::run(|| Ok(recorder.last()))?;
-        let (id, number, checkpoint) = last.unwrap_or((0, 0, Checkpoint { routed: 0, subscriptions: Vec::new() }));
-        self.incarnation.checkpoint_id = id;
-        self.incarnation.number = number + 1;
+        let last = self.store.last_checkpoint()?.unwrap_or_default();
+        self.incarnation.checkpoint_id = last.id;
+        self.incarnation.number = last.incarnation + 1;
+        let checkpoint = last.checkpoint;
         self.routing.routed = checkpoint.routed;
         self.load_config()?;
         window::recover(&mut self.routing.config);
         // Cancelled messages are read before any message is sent.
-        self.slot.deliveries_changed.store(false, Ordering::SeqCst);
-        let Engine { window, push, routing, wanted, .. } = self;
+        self.store.take_deliveries_changed();
+        let Engine { store, window, push, routing, wanted, .. } = self;
         (wanted.manual_sends, wanted.replays) = (true, true);
-        txn::run(|| {
-            let _ = window.load_cancelled();
-            push.order.rescan(window.blocked_keys());
-            push.blocked.count_all(&mut routing.config);
-            Ok(())
-        })?;
+        let changes = store.changes()?;
+        window.set_cancelled(changes.cancelled);
+        push.order.rescan(changes.keys, window.blocked_keys());
+        push.blocked.count_all(store, &mut routing.config)?;
         for (subscription, saved) in checkpoint.subscriptions {
             let Some(known) = self.routing.config.subscriptions.get_mut(&subscription) else { continue };
             known.progress = Progress::behind(saved.position);
@@ -86,17 +82,18 @@ impl Engine {
         let Engine { store, routing, push, window, unrecorded, .. } = self;
         let mut rest = open;
         while let (Some(first), Some(last)) = (rest.first(), rest.last()) {
-            let (found, upto) = reading(&mut store.reader, |reader| Ok(reader.read(first - 1, *last, 1)))?;
-            let (read, later) = rest.split_at(rest.partition_point(|position| *position <= upto.max(*first)));
+            let part = store.read(first - 1, *last, false)?;
+            let (read, later) = rest.split_at(rest.partition_point(|position| *position <= part.upto.max(*first)));
+            let (time, instant) = (store.now(), store.instant());
             let mut jobs = Vec::new();
             if let Some(known) = routing.config.subscriptions.get_mut(&subscription) {
-                for stored in found.iter().filter(|stored| read.binary_search(&stored.message.position).is_ok()) {
+                for stored in part.messages.iter().filter(|stored| read.binary_search(&stored.message.position).is_ok()) {
                     if window.is_cancelled(stored.message.id) {
-                        unrecorded.decide(Decision::cancelled(subscription, stored, 0));
+                        unrecorded.decide(Decision::cancelled(subscription, stored, 0), instant);
                     } else if stored.unreadable.is_some() {
-                        unrecorded.decide(Decision::unreadable(subscription, stored));
+                        unrecorded.decide(Decision::unreadable(subscription, stored), instant);
                     } else {
-                        jobs.extend(push.first_job(window, subscription, known, stored));
+                        jobs.extend(push.first_job(window, subscription, known, stored, time));
                     }
                 }
             }
@@ -104,7 +101,7 @@ impl Engine {
             rest = later;
         }
         if window.rows() > 0 {
-            unrecorded.begin();
+            unrecorded.begin(store.instant());
         }
         Ok(())
     }

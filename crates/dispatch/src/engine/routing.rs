@@ -1,25 +1,25 @@
 //! From the feed to the subscriptions: routing of newly numbered messages, and catching up of subscriptions that lag.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use outbox_core::topic;
 
 use super::Engine;
 use super::outcomes::Unrecorded;
 use super::send::{MAX_OUTSTANDING_BYTES, has_room, outstanding_limit, sort_by_priority};
-use crate::dispatch::feed::{self, Stored};
-use crate::dispatch::outcome::decisions::Decision;
-use crate::dispatch::payload_filter::{FilterResult, FilterResults, Predicates};
-use crate::dispatch::pull::blocked;
-use crate::dispatch::pull::window::{self, Accept, Window};
-use crate::dispatch::subscriptions::{Config, Routed, Subscription};
-use crate::pg::txn::Failure;
-use crate::settings;
-
-/// Rows of the feed (of up to 960 messages each) that are read at once.
-const READ_ROWS: i64 = 1;
+use crate::failure::Failure;
+use crate::feed::{Part, Stored, is_control};
+use crate::outcome::decisions::Decision;
+use crate::payload_filter::{FilterResult, FilterResults, Predicates};
+use crate::pull::blocked;
+use crate::pull::window::{self, Accept, Window};
+use crate::store::Store;
+use crate::subscriptions::{Config, Routed, Subscription};
+use crate::transport::Transport;
 
 /// The subscriptions, and how far the feed is routed to them. Ticks advance the end, and routing follows it.
+#[derive(Debug)]
 pub(super) struct Routing {
     pub config: Config,
     predicates: Predicates,
@@ -27,6 +27,14 @@ pub(super) struct Routing {
     pub routed: i64,
     /// Last known position of the feed.
     pub end: i64,
+}
+
+/// The time at which a part of the feed is routed. All of its messages have the same time.
+#[derive(Clone, Copy)]
+struct Now {
+    /// Microseconds, PostgreSQL's epoch.
+    time: i64,
+    instant: Instant,
 }
 
 impl Routing {
@@ -40,16 +48,12 @@ impl Routing {
     }
 }
 
-impl Engine {
+impl<S: Store, T: Transport> Engine<S, T> {
     /// Routes a part of the feed that is not in memory.
     pub(super) fn route_stored(&mut self) -> Result<(), Failure> {
-        let Engine { store, routing, window, .. } = self;
-        let (messages, upto) = feed::reading(&mut store.reader, |reader| {
-            let (messages, upto) = reader.read(routing.routed, routing.end, READ_ROWS);
-            window.load_cancelled_among(&messages);
-            Ok((messages, upto))
-        })?;
-        self.route(&messages, upto)
+        let part = self.store.read(self.routing.routed, self.routing.end, true)?;
+        self.window.add_cancelled(part.cancelled);
+        self.route(&part.messages, part.upto)
     }
 
     /// Routes messages after `routed`, up to `upto`.
@@ -64,7 +68,8 @@ impl Engine {
                 None => (rest, upto),
             };
             let Routing { config, predicates, .. } = &mut self.routing;
-            let results = predicates.examine(config, part, |_| true);
+            let timer = self.store.switches().filter_timeout;
+            let results = predicates.examine(&mut self.store, timer, config, part, |_| true);
             self.route_part(part, stop, &results);
             if control.is_some() {
                 self.routing.config.begin(stop);
@@ -86,9 +91,10 @@ impl Engine {
 
     /// Routes messages that the current configuration holds for.
     fn route_part(&mut self, messages: &[Stored], upto: i64, results: &FilterResults) {
-        let Engine { routing, push, window, unrecorded, .. } = self;
+        let Engine { store, routing, push, window, unrecorded, .. } = self;
         let (config, routed) = (&mut routing.config, routing.routed);
-        let pushing = settings::PUSH.get();
+        let pushing = store.switches().push;
+        let now = Now { time: store.now(), instant: store.instant() };
         let mut jobs = Vec::new();
         let mut matched = vec![matched_as::GONE; usize::try_from(upto - routed).unwrap_or(0)];
         for stored in messages {
@@ -97,10 +103,10 @@ impl Engine {
                 if subscription.progress.lag().is_some() {
                     return;
                 }
-                let room = !subscription.paused && (subscription.pull || pushing && has_room(subscription));
-                match decide_match(unrecorded, id, subscription, stored, result, room, window) {
+                let room = !subscription.paused && (subscription.pull || pushing && has_room(subscription, now.time));
+                match decide_match(unrecorded, id, subscription, stored, result, room, window, now) {
                     Accept::Done => {}
-                    Accept::Send => jobs.extend(push.first_job(window, id, subscription, stored)),
+                    Accept::Send => jobs.extend(push.first_job(window, id, subscription, stored, now.time)),
                     Accept::Full => subscription.progress.fall_behind(position - 1),
                 }
             });
@@ -113,7 +119,7 @@ impl Engine {
         sort_by_priority(&mut jobs, messages, config);
         push.sender.submit(jobs);
         let active = i32::try_from(config.active_at(upto)).unwrap_or(i32::MAX);
-        unrecorded.add_routing(routed + 1, active, matched);
+        unrecorded.add_routing(routed + 1, active, matched, now.instant);
         routing.routed = upto;
     }
 
@@ -122,15 +128,17 @@ impl Engine {
     pub(super) fn catch_up(&mut self) -> Result<bool, Failure> {
         let Engine { store, routing, push, window, unrecorded, .. } = self;
         let Routing { config, predicates, routed, .. } = routing;
-        let pushing = settings::PUSH.get();
-        let lagging = |s: &Subscription| s.progress.lag().filter(|_| can_catch_up(s, pushing));
+        let pushing = store.switches().push;
+        let now = Now { time: store.now(), instant: store.instant() };
+        let lagging = |s: &Subscription| s.progress.lag().filter(|_| can_catch_up(s, pushing, now));
         let Some(start) = config.subscriptions.values().filter_map(lagging).min() else { return Ok(false) };
-        let (messages, upto) = feed::reading(&mut store.reader, |reader| Ok(reader.read(start, *routed, READ_ROWS)))?;
+        let Part { messages, upto, .. } = store.read(start, *routed, false)?;
         let upto = if messages.is_empty() && upto == start { *routed } else { upto };
         // Subscriptions whose position is within the read part join in from their position on.
         let within = config.subscriptions.iter().filter(|(_, s)| lagging(s).is_some_and(|at| at < upto));
         let mut part: HashSet<i32> = within.map(|(id, _)| *id).collect();
-        let results = predicates.examine(config, &messages, |id| part.contains(&id));
+        let timer = store.switches().filter_timeout;
+        let results = predicates.examine(store, timer, config, &messages, |id| part.contains(&id));
         let mut jobs = Vec::new();
         for stored in &messages {
             let position = stored.message.position;
@@ -138,10 +146,10 @@ impl Engine {
                 if !part.contains(&id) || subscription.progress.lag().is_none_or(|at| at >= position) {
                     return;
                 }
-                let room = subscription.pull || has_room(subscription);
-                match decide_match(unrecorded, id, subscription, stored, result, room, window) {
+                let room = subscription.pull || has_room(subscription, now.time);
+                match decide_match(unrecorded, id, subscription, stored, result, room, window, now) {
                     Accept::Done => {}
-                    Accept::Send => jobs.extend(push.first_job(window, id, subscription, stored)),
+                    Accept::Send => jobs.extend(push.first_job(window, id, subscription, stored, now.time)),
                     Accept::Full => {
                         subscription.progress.fall_behind(position - 1);
                         part.remove(&id);
@@ -157,7 +165,7 @@ impl Engine {
         sort_by_priority(&mut jobs, &messages, config);
         push.sender.submit(jobs);
         if window.rows() > 0 {
-            unrecorded.begin();
+            unrecorded.begin(now.instant);
         }
         Ok(config.subscriptions.values().any(|s| lagging(s).is_some()))
     }
@@ -165,8 +173,8 @@ impl Engine {
 
 /// Whether a subscription that lags can take more now. A pushed subscription is read for when it is at most half full, so
 /// that a reading of the feed is worth its cost.
-fn can_catch_up(subscription: &Subscription, pushing: bool) -> bool {
-    if subscription.paused || !subscription.may_be_asked() {
+fn can_catch_up(subscription: &Subscription, pushing: bool, now: Now) -> bool {
+    if subscription.paused || !subscription.may_be_asked(now.instant) {
         return false;
     }
     if subscription.has_ended() {
@@ -175,7 +183,7 @@ fn can_catch_up(subscription: &Subscription, pushing: bool) -> bool {
     if subscription.pull {
         return window::has_room(subscription);
     }
-    let limit = outstanding_limit(subscription);
+    let limit = outstanding_limit(subscription, now.time);
     pushing
         && limit > 0
         && subscription.outstanding <= limit / 2
@@ -187,10 +195,15 @@ fn can_catch_up(subscription: &Subscription, pushing: bool) -> bool {
 pub mod matched_as {
     use super::{Routed, topic};
 
+    /// No subscription has the topic.
     pub const NO_SUBSCRIPTION: i16 = -1;
+    /// The filters of all subscriptions that have the topic reject the message.
     pub const FILTERED: i16 = -2;
+    /// The message changes the configuration.
     pub const CONTROL: i16 = -3;
+    /// The message is gone, or could not be read.
     pub const GONE: i16 = -4;
+    /// All subscriptions that have the topic had ended.
     pub const INACTIVE: i16 = -5;
 
     /// The entry of a routed message.
@@ -205,11 +218,6 @@ pub mod matched_as {
     }
 }
 
-/// Whether a message changes the configuration.
-pub fn is_control(stored: &Stored) -> bool {
-    &*stored.message.topic == topic::CONTROL
-}
-
 /// Decides about a message that matches a subscription, before it is sent.
 fn decide_match(
     unrecorded: &mut Unrecorded,
@@ -219,6 +227,7 @@ fn decide_match(
     result: &FilterResult,
     room: bool,
     window: &mut Window,
+    now: Now,
 ) -> Accept {
     let decision = match result {
         _ if stored.unreadable.is_some() && !subscription.ended_since(stored.message.position) => {
@@ -228,7 +237,7 @@ fn decide_match(
         FilterResult::Broken(error) => Decision::filter_failed(id, stored, error),
         _ if subscription.ended_since(stored.message.position) => Decision::unsubscribed(id, stored, 0),
         _ if room => {
-            let accepted = window.accept(id, subscription, stored);
+            let accepted = window.accept(id, subscription, stored, now.time);
             if accepted == Accept::Done && !subscription.pull {
                 // The delivery has a row, or has ended: recovery from the checkpoint must not send it again.
                 subscription.progress.decide(stored.message.position);
@@ -237,7 +246,7 @@ fn decide_match(
         }
         _ => return Accept::Full,
     };
-    unrecorded.decide(decision);
+    unrecorded.decide(decision, now.instant);
     subscription.progress.decide(stored.message.position);
     Accept::Done
 }

@@ -3,28 +3,28 @@
 use std::collections::HashSet;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outbox_core::ids::IdMap;
 use outbox_core::message::Message;
-use outbox_sender::{Job, Sender, Ticket};
+use outbox_sender::{Job, Ticket};
 
-use super::Store;
 use super::outcomes::Unrecorded;
 use super::watch::Watch;
-use crate::dispatch::feed::{Stored, reading};
-use crate::dispatch::outcome::decisions::{Decision, UNREADABLE};
-use crate::dispatch::outcome::record::EXPIRED;
-use crate::dispatch::pull::blocked::{self, Blocked};
-use crate::dispatch::pull::ordering::{self, Attempt, Order, OrderKey, Readiness, Waiting};
-use crate::dispatch::pull::window::{self, Window};
-use crate::dispatch::push::consent::Consents;
-use crate::dispatch::push::endpoints::Endpoints;
-use crate::dispatch::push::manual_send::ManualSends;
-use crate::dispatch::push::retries::{Due, Retries};
-use crate::dispatch::subscriptions::{Config, Ordering, Subscription};
-use crate::pg::txn::{self, Failure, arg};
-use crate::worker::now;
+use crate::failure::Failure;
+use crate::feed::Stored;
+use crate::outcome::decisions::{Decision, UNREADABLE};
+use crate::outcome::entry::EXPIRED;
+use crate::pull::blocked::{self, Blocked};
+use crate::pull::ordering::{self, Attempt, Order, OrderKey, Readiness, Waiting};
+use crate::pull::window::{self, Window};
+use crate::push::consent::Consents;
+use crate::push::endpoints::Endpoints;
+use crate::push::manual_send::ManualSends;
+use crate::push::retries::{Due, Retries};
+use crate::store::{DeadRow, Store};
+use crate::subscriptions::{Config, Ordering, Subscription};
+use crate::transport::Transport;
 
 /// Limits of the jobs that a subscription may have with the HTTP thread, and of the bytes of their contents. A subscription
 /// that reaches a limit lags.
@@ -32,6 +32,7 @@ const MAX_OUTSTANDING: usize = 8192;
 pub(super) const MAX_OUTSTANDING_BYTES: usize = 8 << 20;
 
 /// The dispatcher's data about a delivery in flight.
+#[derive(Debug)]
 pub(super) struct InFlight {
     pub segment: i16,
     pub bytes: usize,
@@ -48,8 +49,9 @@ pub(super) struct InFlight {
 
 /// Everything on its way to endpoints. Routing and due rows add deliveries, outcomes remove them, and loading changes the
 /// endpoints.
-pub(super) struct Push {
-    pub sender: Sender,
+#[derive(Debug)]
+pub(super) struct Push<T> {
+    pub sender: T,
     pub watch: Watch,
     pub endpoints: Endpoints,
     pub consents: Consents,
@@ -73,17 +75,17 @@ enum DueRow {
     Dead(&'static str, Option<Arc<str>>),
 }
 
-impl Push {
-    pub fn new(sender: Sender) -> Push {
+impl<T: Transport> Push<T> {
+    pub(super) fn new(sender: T, now: Instant) -> Push<T> {
         Push {
             sender,
-            watch: Watch::new(),
-            endpoints: Endpoints::new(),
+            watch: Watch::new(now),
+            endpoints: Endpoints::default(),
             consents: Consents::new(),
-            retries: Retries::new(),
-            manual_sends: ManualSends::new(),
-            order: Order::new(),
-            blocked: Blocked::new(),
+            retries: Retries::default(),
+            manual_sends: ManualSends::default(),
+            order: Order::default(),
+            blocked: Blocked::default(),
             in_flight: IdMap::default(),
         }
     }
@@ -96,7 +98,7 @@ impl Push {
     }
 
     /// Has the HTTP thread give back the deliveries of cancelled messages that it has not sent yet.
-    pub fn recall(&self, cancelled: HashSet<i64>) {
+    pub fn recall(&mut self, cancelled: HashSet<i64>) {
         if !self.in_flight.is_empty() {
             self.sender.call_off(cancelled);
         }
@@ -110,6 +112,7 @@ impl Push {
         id: i32,
         subscription: &mut Subscription,
         stored: &Stored,
+        time: i64,
     ) -> Option<Job> {
         let (position, expires) = (stored.message.position, window::expiry(subscription, stored));
         if let Some(key) = ordering::key_of(id, subscription, stored) {
@@ -121,7 +124,7 @@ impl Push {
                     return None;
                 }
                 Readiness::Row => {
-                    window.block(id, stored, key.1, expires);
+                    window.block(id, stored, key.1, expires, time);
                     subscription.blocked += 1;
                     subscription.progress.decide(position);
                     return None;
@@ -193,14 +196,14 @@ impl Push {
     }
 
     /// Sends the rows that are due.
-    pub fn send_due(
+    pub fn send_due<S: Store>(
         &mut self,
-        store: &mut Store,
+        store: &mut S,
         config: &mut Config,
         window: &Window,
         unrecorded: &mut Unrecorded,
     ) -> Result<(), Failure> {
-        let time = now();
+        let (time, instant) = (store.now(), store.instant());
         let Push { retries, endpoints, .. } = self;
         let ready = |id: i32| {
             config.subscriptions.get(&id).is_some_and(|s| {
@@ -211,21 +214,23 @@ impl Push {
         if retries.next(ready).is_none_or(|at| at > time) {
             return Ok(());
         }
-        let rows = reading(&mut store.reader, |reader| Ok(retries.read_due(reader, time, ready)))?;
+        let rows = retries.take_due(store, time, ready)?;
         let (mut jobs, mut first, mut dead) = (Vec::new(), Vec::new(), Vec::new());
-        for due in retries.take(rows) {
+        for due in rows {
             match self.take_due(config, window, &due, time) {
                 DueRow::Sent(job, key) => {
                     jobs.extend(job);
                     first.extend(key.zip(due.stored.map(|stored| stored.message.position)));
                 }
                 DueRow::Waits => {}
-                DueRow::Ended(decision) => unrecorded.decide(decision),
-                DueRow::Dead(reason, error) => dead.push((due.id, reason, error)),
+                DueRow::Ended(decision) => unrecorded.decide(decision, instant),
+                DueRow::Dead(reason, error) => dead.push(DeadRow { id: due.id, reason, error }),
             }
         }
         self.sender.submit(jobs);
-        let finished = self.queue_followers(store, config, &first, time).and_then(|()| store.dead_letter(&dead));
+        let finished = self
+            .queue_followers(store, config, &first, time)
+            .and_then(|()| if dead.is_empty() { Ok(()) } else { store.dead_letter(&dead) });
         if finished.is_err() {
             // Rows that have not become dead letters are read again.
             self.retries.rescan(config);
@@ -264,9 +269,9 @@ impl Push {
     }
 
     /// Lets the rows that come after these ones of their keys wait in memory. `first` has keys and positions.
-    fn queue_followers(
+    fn queue_followers<S: Store>(
         &mut self,
-        store: &mut Store,
+        store: &mut S,
         config: &mut Config,
         first: &[(OrderKey, i64)],
         time: i64,
@@ -274,10 +279,7 @@ impl Push {
         if first.is_empty() {
             return Ok(());
         }
-        let retries = &mut self.retries;
-        let followers: Vec<Vec<Due>> = reading(&mut store.reader, |reader| {
-            Ok(first.iter().map(|(key, position)| retries.followers(reader, key, *position, time)).collect())
-        })?;
+        let followers = self.retries.followers(store, first, time)?;
         for ((key, _), rows) in first.iter().zip(&followers) {
             let Some(subscription) = config.subscriptions.get_mut(&key.0) else { continue };
             for due in rows {
@@ -304,6 +306,7 @@ impl Push {
         key: OrderKey,
         ticket: Ticket,
         result: &'static str,
+        time: i64,
     ) {
         for Waiting { stored, attempt } in self.order.stop(&key) {
             let has_row = attempt.delivery_id != 0;
@@ -316,9 +319,9 @@ impl Push {
             }
             if has_row {
                 self.retries.returned(attempt.delivery_id);
-                self.retries.at(key.0, now());
+                self.retries.at(key.0, time);
             } else {
-                window.block(key.0, &stored, key.1.clone(), attempt.expires);
+                window.block(key.0, &stored, key.1.clone(), attempt.expires, time);
             }
         }
         self.order.note(key, ticket.position, ticket.message_id, result);
@@ -333,6 +336,7 @@ impl Push {
         key: OrderKey,
         ticket: Ticket,
         result: &'static str,
+        instant: Instant,
     ) {
         let mut jobs = Vec::new();
         while let Some(Waiting { stored, attempt }) = self.order.next(&key) {
@@ -342,7 +346,7 @@ impl Push {
                 if attempt.delivery_id == 0 {
                     subscription.progress.settle(stored.message.position);
                 }
-                unrecorded.decide(Decision::cancelled(key.0, &stored, attempt.delivery_id));
+                unrecorded.decide(Decision::cancelled(key.0, &stored, attempt.delivery_id), instant);
                 continue;
             }
             jobs.extend(self.job(key.0, subscription, &stored, attempt));
@@ -355,40 +359,22 @@ impl Push {
     }
 
     /// Gives rows that wait in memory for their turn back to the table, so that changes made there meanwhile take effect.
-    pub fn give_back_rows(&mut self, config: &mut Config) {
+    pub fn give_back_rows(&mut self, config: &mut Config, time: i64) {
         for (id, waiting) in self.order.give_back_rows() {
             if let Some(subscription) = config.subscriptions.get_mut(&id) {
                 subscription.remove_outstanding(waiting.stored.message.content.len());
             }
             self.retries.returned(waiting.attempt.delivery_id);
-            self.retries.at(id, now());
+            self.retries.at(id, time);
         }
     }
 
     /// The time until a row is due, or an endpoint takes rows again.
-    pub fn due_in(&self, config: &Config) -> Duration {
+    pub fn due_in(&self, config: &Config, time: i64) -> Duration {
         let Push { retries, endpoints, .. } = self;
-        let time = now();
         let accepts = |id: i32| config.subscriptions.get(&id).is_some_and(|s| endpoints.accepts(s.endpoint, time));
         let next = [retries.next(accepts), endpoints.opens_at(time)].into_iter().flatten().min();
         next.map_or(Duration::MAX, |at| Duration::from_micros(at.saturating_sub(time).max(1000).unsigned_abs()))
-    }
-}
-
-impl Store {
-    /// Makes these rows dead letters: id, reason, error.
-    fn dead_letter(&mut self, rows: &[(i64, &str, Option<Arc<str>>)]) -> Result<(), Failure> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        txn::run(|| {
-            self.dead_letter.execute(&[
-                arg(rows.iter().map(|(id, ..)| *id).collect::<Vec<i64>>()),
-                arg(rows.iter().map(|(_, reason, _)| *reason).collect::<Vec<_>>()),
-                arg(rows.iter().map(|(.., error)| error.as_deref()).collect::<Vec<_>>()),
-            ]);
-            Ok(())
-        })
     }
 }
 
@@ -400,16 +386,16 @@ fn attempt_of(due: &Due, subscription: &Subscription, stored: &Stored) -> Attemp
 }
 
 /// Jobs that a subscription may have with the HTTP thread now.
-pub(super) fn outstanding_limit(subscription: &Subscription) -> usize {
+pub(super) fn outstanding_limit(subscription: &Subscription, time: i64) -> usize {
     match subscription.limit {
-        (limit, until) if until != 0 && now() < until => limit,
+        (limit, until) if until != 0 && time < until => limit,
         _ => MAX_OUTSTANDING,
     }
 }
 
 /// Whether a push subscription can take one more message.
-pub(super) fn has_room(subscription: &Subscription) -> bool {
-    subscription.outstanding < outstanding_limit(subscription)
+pub(super) fn has_room(subscription: &Subscription, time: i64) -> bool {
+    subscription.outstanding < outstanding_limit(subscription, time)
         && subscription.outstanding_bytes < MAX_OUTSTANDING_BYTES
         && blocked::has_room(subscription)
 }

@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::{CHUNK, Engine};
-use crate::dispatch::feed::reading;
-use crate::pg::txn::Failure;
+use crate::failure::Failure;
+use crate::feed::TickStatus;
+use crate::store::Store;
+use crate::transport::Transport;
 
 /// After a tick that found at least `BUSY_TICK` messages, the next tick waits for `BUSY_INTERVAL`. So a busy database is
 /// ticked about 200 times a second.
@@ -21,7 +23,7 @@ pub(super) enum TickOutcome {
 }
 
 /// When to tick. It changes with each tick, and with an attempt to recover.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Ticks {
     /// The slot's generation up to which messages have been ticked.
     pub generation: u64,
@@ -36,8 +38,8 @@ pub(super) struct Ticks {
 
 impl Ticks {
     /// The time until the next tick; zero: it is due.
-    pub fn wait(&self, generation: u64, poll: Duration) -> Duration {
-        let since = self.last.map_or(Duration::MAX, |at| at.elapsed());
+    pub(super) fn wait(&self, generation: u64, poll: Duration, now: Instant) -> Duration {
+        let since = self.last.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
         if !self.more && self.found >= BUSY_TICK && since < BUSY_INTERVAL {
             BUSY_INTERVAL - since
         } else if self.more || generation != self.generation || since >= poll {
@@ -48,35 +50,29 @@ impl Ticks {
     }
 }
 
-impl Engine {
+impl<S: Store, T: Transport> Engine<S, T> {
     /// Runs the sequencer and routes the messages that it numbered.
     pub(super) fn tick(&mut self) -> Result<TickOutcome, Failure> {
-        let Engine { store, routing, window, .. } = self;
-        let (end_before, caught_up) = (routing.end, !routing.is_behind());
-        let (ticked, messages) = reading(&mut store.reader, |reader| {
-            let ticked = reader.tick(CHUNK);
-            // The messages are read in the same transaction, and used only after it has committed.
-            let messages = (caught_up && ticked.first == end_before + 1 && !ticked.ids.is_empty())
-                .then(|| reader.messages(ticked.first, &ticked.ids, &ticked.segments));
-            window.load_cancelled_among(messages.as_ref().map_or(&[], |(messages, _)| messages));
-            Ok((ticked, messages))
-        })?;
-        self.ticks.is_locked_out = &*ticked.status == "busy";
-        match &*ticked.status {
-            "busy" => return Ok(TickOutcome::Busy),
-            "ticked" | "idle" => {}
-            "copied" => {
+        let after = (!self.routing.is_behind()).then_some(self.routing.end);
+        let ticked = self.store.tick(CHUNK, after)?;
+        self.ticks.is_locked_out = ticked.status == TickStatus::Busy;
+        match ticked.status {
+            TickStatus::Ticked => {}
+            TickStatus::Busy => return Ok(TickOutcome::Busy),
+            TickStatus::Copied => {
                 self.incarnation.recovered = false;
                 return Ok(TickOutcome::Copied);
             }
-            other => return Err(Failure::new(format!("the sequencer refuses: {other}"))),
+            TickStatus::Fresh => return Err(Failure::new("the sequencer refuses: fresh")),
+            TickStatus::Refused(why) => return Err(Failure::new(format!("the sequencer refuses: {why}"))),
         }
-        self.ticks.last = Some(Instant::now());
-        self.ticks.found = ticked.ids.len();
+        self.ticks.last = Some(self.store.instant());
+        self.ticks.found = ticked.found;
         self.ticks.more = ticked.more;
         self.routing.end = self.routing.end.max(ticked.last);
-        if let Some((messages, read)) = messages {
-            self.route(&messages, ticked.first + read as i64 - 1)?;
+        if let Some(part) = ticked.part {
+            self.window.add_cancelled(part.cancelled);
+            self.route(&part.messages, part.upto)?;
         }
         Ok(TickOutcome::Ticked)
     }

@@ -2,27 +2,33 @@
 //!
 //! Invariant: decisions are recorded in the transaction of the checkpoint that covers their positions.
 
-use pgrx::pg_sys::{INT2ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, TEXTARRAYOID};
-
-use crate::dispatch::feed::Stored;
-use crate::pg::txn::{Failure, Plan, arg};
-use crate::worker::fault::{Faults, Kind, apart};
+use crate::failure::Failure;
+use crate::feed::Stored;
 
 /// Reason of a delivery whose message cannot be read.
-pub const UNREADABLE: &str = "unreadable";
+pub(crate) const UNREADABLE: &str = "unreadable";
 /// Reason of a delivery that could not be recorded as it was.
 pub const UNRECORDABLE: &str = "unrecordable";
 
 /// A decision about one delivery.
+#[derive(Clone, Debug)]
 pub struct Decision {
+    /// Row of outbox.delivery; 0: none.
     pub delivery_id: i64,
-    subscription: i32,
-    position: i64,
-    message_id: i64,
-    segment: i16,
-    outcome: &'static str,
-    reason: &'static str,
-    error: Option<Box<str>>,
+    /// Id of the subscription.
+    pub subscription: i32,
+    /// Position of the message.
+    pub position: i64,
+    /// Id of the message.
+    pub message_id: i64,
+    /// Segment of the message.
+    pub segment: i16,
+    /// `skipped`, `cancelled` or `dead`.
+    pub outcome: &'static str,
+    /// The reason.
+    pub reason: &'static str,
+    /// The error, if there is one.
+    pub error: Option<Box<str>>,
 }
 
 impl Decision {
@@ -84,79 +90,4 @@ impl Decision {
             error,
         }
     }
-}
-
-/// Decisions that are not recorded yet.
-pub struct Decisions {
-    made: Vec<Decision>,
-    plan: Plan,
-}
-
-impl Decisions {
-    pub const fn new() -> Decisions {
-        Decisions {
-            made: Vec::new(),
-            plan: Plan::new(
-                "select outbox._record_decisions($1, $2, $3, $4, $5, $6, $7, $8)",
-                &[
-                    INT8ARRAYOID,
-                    INT4ARRAYOID,
-                    INT8ARRAYOID,
-                    INT8ARRAYOID,
-                    INT2ARRAYOID,
-                    TEXTARRAYOID,
-                    TEXTARRAYOID,
-                    TEXTARRAYOID,
-                ],
-            ),
-        }
-    }
-
-    pub fn push(&mut self, decision: Decision) {
-        self.made.push(decision);
-    }
-
-    /// Number of unrecorded decisions.
-    pub fn len(&self) -> usize {
-        self.made.len()
-    }
-
-    /// Writes the decisions. Inside the transaction of the checkpoint.
-    pub fn record(&mut self) {
-        write(&mut self.plan, &self.made);
-    }
-
-    /// Writes the decisions, and item by item where something fails.
-    pub fn record_apart(&mut self, faults: &mut Faults) -> Result<(), Failure> {
-        let Decisions { made, plan } = self;
-        for (place, failure) in apart(made, &mut |made| {
-            write(plan, made);
-            Ok(())
-        })? {
-            faults.found(Kind::Message, made[place].message_id, "record", &failure);
-        }
-        Ok(())
-    }
-
-    /// Called when the transaction has committed. Returns the ids of the rows of outbox.delivery that are gone.
-    pub fn recorded(&mut self) -> impl Iterator<Item = i64> {
-        self.made.drain(..).map(|d| d.delivery_id).filter(|id| *id != 0)
-    }
-}
-
-/// Writes these decisions.
-fn write(plan: &mut Plan, made: &[Decision]) {
-    if made.is_empty() {
-        return;
-    }
-    plan.execute(&[
-        arg(made.iter().map(|d| d.delivery_id).collect::<Vec<i64>>()),
-        arg(made.iter().map(|d| d.subscription).collect::<Vec<i32>>()),
-        arg(made.iter().map(|d| d.position).collect::<Vec<i64>>()),
-        arg(made.iter().map(|d| d.message_id).collect::<Vec<i64>>()),
-        arg(made.iter().map(|d| d.segment).collect::<Vec<i16>>()),
-        arg(made.iter().map(|d| d.outcome).collect::<Vec<_>>()),
-        arg(made.iter().map(|d| d.reason).collect::<Vec<_>>()),
-        arg(made.iter().map(|d| d.error.as_deref()).collect::<Vec<_>>()),
-    ]);
 }

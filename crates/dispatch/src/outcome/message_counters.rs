@@ -5,26 +5,21 @@
 
 use std::collections::HashMap;
 
-use outbox_core::Result;
-use pgrx::IntoDatum;
+use crate::feed::Stored;
 
-use crate::dispatch::feed::Stored;
-use crate::pg::append::append_current;
-use crate::pg::shape;
-use crate::worker::now;
-
-/// Leaves of the ring `message_counter`.
-const LEAVES: i64 = 3;
-
-#[derive(Default)]
-struct Sum {
-    messages: i64,
-    matched: i64,
-    skipped: i64,
+/// The sums of a tenant or a topic.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sum {
+    /// Messages that were routed.
+    pub messages: i64,
+    /// Deliveries of these messages.
+    pub matched: i64,
+    /// Messages that no subscription got.
+    pub skipped: i64,
 }
 
 /// Sums of the messages that have been routed since the last checkpoint.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct MessageCounters {
     tenants: HashMap<Box<str>, Sum>,
     topics: HashMap<Box<str>, Sum>,
@@ -32,40 +27,26 @@ pub struct MessageCounters {
 
 impl MessageCounters {
     /// Counts a message. `matched` is the message's entry of outbox.routing.
-    pub fn count(&mut self, stored: &Stored, matched: i16) {
+    pub(crate) fn count(&mut self, stored: &Stored, matched: i16) {
         add(&mut self.topics, &stored.message.topic, matched);
         if let Some(tenant) = &stored.attributes.tenant {
             add(&mut self.tenants, tenant, matched);
         }
     }
 
-    /// Appends the sums. Inside the transaction of the checkpoint.
-    pub fn record(&self) -> Result<()> {
-        if self.topics.is_empty() {
-            return Ok(());
-        }
-        let at = now();
-        append_current("message_counter", LEAVES, shape::MESSAGE_COUNTER, |segment| {
-            let kinds = [("tenant", &self.tenants), ("topic", &self.topics)];
-            let all =
-                kinds.into_iter().flat_map(|(kind, sums)| sums.iter().map(move |(name, sum)| (kind, &**name, sum)));
-            let row = |(kind, name, sum): (&str, &str, &Sum)| {
-                [
-                    segment.into_datum(),
-                    kind.into_datum(),
-                    name.into_datum(),
-                    sum.messages.into_datum(),
-                    sum.matched.into_datum(),
-                    sum.skipped.into_datum(),
-                    at.into_datum(),
-                ]
-            };
-            all.map(row).collect()
-        })
+    /// The sums: kind (`tenant` or `topic`), name and sum.
+    pub fn sums(&self) -> impl Iterator<Item = (&'static str, &str, Sum)> {
+        let kinds = [("tenant", &self.tenants), ("topic", &self.topics)];
+        kinds.into_iter().flat_map(|(kind, sums)| sums.iter().map(move |(name, sum)| (kind, &**name, *sum)))
     }
 
-    /// Called when the transaction has committed.
-    pub fn recorded(&mut self) {
+    /// Whether nothing has been counted.
+    pub fn is_empty(&self) -> bool {
+        self.topics.is_empty()
+    }
+
+    /// Called when the sums have been recorded.
+    pub(crate) fn recorded(&mut self) {
         self.tenants.clear();
         self.topics.clear();
     }

@@ -1,8 +1,6 @@
-//! Outcomes: results on answers, decisions, the record of attempts, counters, replays.
+//! Outcomes: results on answers, decisions, counted messages.
 
-pub mod counters;
 pub mod decisions;
+pub mod entry;
 pub mod message_counters;
-pub mod record;
-pub mod replay;
-pub mod verdict;
+pub(crate) mod verdict;

@@ -6,20 +6,26 @@ use outbox_core::policy::{Action, Budget, Control, Decision, decide};
 use outbox_core::schedule::mix;
 use outbox_sender::Done;
 
-use crate::dispatch::feed::UNIX_EPOCH;
-use crate::dispatch::outcome::record::DeliveryOutcome;
-use crate::dispatch::subscriptions::Subscription;
-use crate::worker::now;
+use crate::feed::UNIX_EPOCH;
+use crate::outcome::entry::DeliveryOutcome;
+use crate::subscriptions::Subscription;
 
 /// The decision.
-pub struct Verdict {
+pub(crate) struct Verdict {
     pub outcome: DeliveryOutcome,
     /// The endpoint is to be disabled: the policy or the receiver says so.
     pub disable: bool,
 }
 
-/// Decides about a request that has come back. `enqueued_at` is the message's, in microseconds since 1970.
-pub fn verdict(done: &Done, subscription: &Subscription, max_attempts: u32, enqueued_at: i64) -> Verdict {
+/// Decides about a request that has come back. `enqueued_at` is the message's, in microseconds since 1970;
+/// `now` is the current time of PostgreSQL's epoch.
+pub(crate) fn verdict(
+    done: &Done,
+    subscription: &Subscription,
+    max_attempts: u32,
+    enqueued_at: i64,
+    now: i64,
+) -> Verdict {
     if done.skipped {
         return Verdict { outcome: DeliveryOutcome::Skipped, disable: false };
     }
@@ -34,7 +40,7 @@ pub fn verdict(done: &Done, subscription: &Subscription, max_attempts: u32, enqu
         Decision::Completed => DeliveryOutcome::Completed,
         Decision::Retry(wait) => {
             let wait = i64::try_from(wait.as_micros()).unwrap_or(i64::MAX / 4);
-            DeliveryOutcome::Failed((done.finished_at - UNIX_EPOCH).min(now()) + wait)
+            DeliveryOutcome::Failed((done.finished_at - UNIX_EPOCH).min(now) + wait)
         }
         Decision::Dead(reason) => DeliveryOutcome::Dead(reason.as_str()),
     };

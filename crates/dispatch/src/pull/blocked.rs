@@ -8,11 +8,10 @@
 
 use std::time::{Duration, Instant};
 
-use pgrx::pg_sys::{INT4OID, INT8OID};
-
-use crate::dispatch::pull::window::Window;
-use crate::dispatch::subscriptions::{Config, Ordering, Subscription};
-use crate::pg::txn::{self, Failure, Plan, arg};
+use crate::failure::Failure;
+use crate::pull::window::Window;
+use crate::store::Store;
+use crate::subscriptions::{Config, Ordering, Subscription};
 
 /// Rows of a subscription that may wait for the first of their key.
 const LIMIT: usize = 10_000;
@@ -31,57 +30,57 @@ pub fn has_much_room(subscription: &Subscription) -> bool {
     subscription.blocked <= LIMIT - WORTH_IT
 }
 
-/// Counts blocked rows.
-pub struct Blocked {
-    count: Plan,
+/// When blocked rows were counted last.
+#[derive(Debug, Default)]
+pub(crate) struct Blocked {
     counted: Option<Instant>,
 }
 
 impl Blocked {
-    pub const fn new() -> Blocked {
-        Blocked {
-            count: Plan::new(
-                "select count(*) from (
-                    select from outbox.delivery d where d.subscription_id = $1 and d.blocked and not d.pull limit $2
-                ) l",
-                &[INT4OID, INT8OID],
-            ),
-            counted: None,
-        }
-    }
-
-    /// Counts the rows of all ordered push subscriptions. Inside a transaction.
-    pub fn count_all(&mut self, config: &mut Config) {
-        for (id, subscription) in &mut config.subscriptions {
-            if !subscription.pull && subscription.ordering != Ordering::None {
-                subscription.blocked = self.count(*id);
-            }
-        }
+    /// Counts the rows of all ordered push subscriptions.
+    pub(crate) fn count_all<S: Store>(&self, store: &mut S, config: &mut Config) -> Result<(), Failure> {
+        let ordered = |s: &Subscription| !s.pull && s.ordering != Ordering::None;
+        count(store, config, ordered, |_| 0)
     }
 
     /// Counts the rows of subscriptions that lag because they have too many. Returns the time until the next count; `None`
     /// if there is no such subscription.
-    pub fn recount(&mut self, config: &mut Config, window: &Window) -> Result<Option<Duration>, Failure> {
+    pub(crate) fn recount<S: Store>(
+        &mut self,
+        store: &mut S,
+        config: &mut Config,
+        window: &Window,
+    ) -> Result<Option<Duration>, Failure> {
         let full = |s: &Subscription| !s.pull && s.progress.lag().is_some() && !has_much_room(s);
         if !config.subscriptions.values().any(full) {
             return Ok(None);
         }
-        let since = self.counted.map_or(Duration::MAX, |at| at.elapsed());
+        let now = store.instant();
+        let since = self.counted.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
         if since < RECOUNT {
             return Ok(Some(RECOUNT - since));
         }
-        txn::run(|| {
-            for (id, subscription) in config.subscriptions.iter_mut().filter(|(_, s)| full(s)) {
-                subscription.blocked = self.count(*id) + window.blocked(*id);
-            }
-            Ok(())
-        })?;
-        self.counted = Some(Instant::now());
+        count(store, config, full, |id| window.blocked(id))?;
+        self.counted = Some(now);
         Ok(Some(RECOUNT))
     }
+}
 
-    fn count(&mut self, subscription: i32) -> usize {
-        let rows = self.count.execute(&[arg(subscription), arg(2 * LIMIT as i64)]).first(|row| row.int(0));
-        usize::try_from(rows.unwrap_or(0)).unwrap_or(0)
+/// Counts the rows of these subscriptions. `unrecorded` gives the number of rows that are not in the table yet.
+fn count<S: Store>(
+    store: &mut S,
+    config: &mut Config,
+    wanted: impl Fn(&Subscription) -> bool,
+    unrecorded: impl Fn(i32) -> usize,
+) -> Result<(), Failure> {
+    let ids: Vec<i32> = config.subscriptions.iter().filter(|(_, s)| wanted(s)).map(|(id, _)| *id).collect();
+    if ids.is_empty() {
+        return Ok(());
     }
+    for (id, rows) in ids.iter().zip(store.count_blocked(&ids, 2 * LIMIT)?) {
+        if let Some(subscription) = config.subscriptions.get_mut(id) {
+            subscription.blocked = rows + unrecorded(*id);
+        }
+    }
+    Ok(())
 }

@@ -13,18 +13,14 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use pgrx::pg_sys::{INT4ARRAYOID, INT8ARRAYOID, TEXTARRAYOID};
-
-use crate::dispatch::feed::Stored;
-use crate::dispatch::subscriptions::{Ordering, Subscription};
-use crate::pg::txn::{Failure, Plan, arg};
-use crate::worker::fault::{Faults, Kind, apart};
+use crate::feed::Stored;
+use crate::subscriptions::{Ordering, Subscription};
 
 /// A subscription and one of its keys. The key of a strict subscription is empty.
 pub type OrderKey = (i32, Box<str>);
 
 /// The key by which a message is ordered for this subscription; `None` if the message waits for no other.
-pub fn key_of(id: i32, subscription: &Subscription, stored: &Stored) -> Option<OrderKey> {
+pub(crate) fn key_of(id: i32, subscription: &Subscription, stored: &Stored) -> Option<OrderKey> {
     match subscription.ordering {
         Ordering::None => None,
         Ordering::Key => stored.message.key.clone().map(|key| (id, key)),
@@ -33,7 +29,8 @@ pub fn key_of(id: i32, subscription: &Subscription, stored: &Stored) -> Option<O
 }
 
 /// The attributes of an attempt, without its message.
-pub struct Attempt {
+#[derive(Debug)]
+pub(crate) struct Attempt {
     /// Row of outbox.delivery; 0: none.
     pub delivery_id: i64,
     pub number: u32,
@@ -47,19 +44,20 @@ pub struct Attempt {
 
 impl Attempt {
     /// The first attempt of a live delivery, which has no row.
-    pub fn first(expires: Option<i64>) -> Attempt {
+    pub(crate) fn first(expires: Option<i64>) -> Attempt {
         Attempt { delivery_id: 0, number: 1, expires, run: 0, new_id: false }
     }
 }
 
 /// A delivery that waits for the one before it.
-pub struct Waiting {
+#[derive(Debug)]
+pub(crate) struct Waiting {
     pub stored: Stored,
     pub attempt: Attempt,
 }
 
 /// The queue of a key that is not idle.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct KeyQueue {
     /// A delivery of the key is in flight.
     busy: bool,
@@ -68,7 +66,7 @@ struct KeyQueue {
 
 /// Whether a message can be sent.
 #[derive(PartialEq, Eq, Debug)]
-pub enum Readiness {
+pub(crate) enum Readiness {
     /// Send it.
     Send,
     /// Let it wait in memory for the delivery in flight.
@@ -78,45 +76,31 @@ pub enum Readiness {
 }
 
 /// The keys that are not idle.
-pub struct Order {
+#[derive(Debug, Default)]
+pub(crate) struct Order {
     queues: HashMap<OrderKey, KeyQueue>,
     /// Keys that have rows, or a dead letter that blocks them.
     rows: HashSet<OrderKey>,
-    record: Plan,
     /// Results of ordered deliveries since the last record.
     notes: Vec<Note>,
-    remaining: Plan,
-    all: Plan,
 }
 
 /// The result of an ordered delivery.
-struct Note {
-    key: OrderKey,
-    position: i64,
-    message_id: i64,
-    what: &'static str,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// The delivery's key.
+    pub key: OrderKey,
+    /// Position of the message.
+    pub position: i64,
+    /// Id of the message.
+    pub message_id: i64,
+    /// `failed`: the delivery is tried again. `dead`: it is a dead letter. `ended`: neither.
+    pub what: &'static str,
 }
 
 impl Order {
-    pub fn new() -> Order {
-        Order {
-            queues: HashMap::new(),
-            rows: HashSet::new(),
-            record: Plan::new(
-                "select outbox._record_lanes($1, $2, $3, $4, $5)",
-                &[INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID],
-            ),
-            notes: Vec::new(),
-            remaining: Plan::new(
-                "select r.subscription_id, r.key from outbox._keys_with_rows($1, $2) r",
-                &[INT4ARRAYOID, TEXTARRAYOID],
-            ),
-            all: Plan::new("select r.subscription_id, r.key from outbox._all_keys_with_rows() r", &[]),
-        }
-    }
-
     /// Decides whether a message can be sent that is seen for the first time.
-    pub fn first(&mut self, key: &OrderKey) -> Readiness {
+    pub(crate) fn first(&mut self, key: &OrderKey) -> Readiness {
         if self.rows.contains(key) {
             return Readiness::Row;
         }
@@ -129,14 +113,14 @@ impl Order {
     }
 
     /// Whether a row that is due may be sent now. If so, the key is busy from then on.
-    pub fn row(&mut self, key: &OrderKey) -> bool {
+    pub(crate) fn row(&mut self, key: &OrderKey) -> bool {
         self.rows.insert(key.clone());
         let queue = self.queues.entry(key.clone()).or_default();
         !std::mem::replace(&mut queue.busy, true)
     }
 
     /// Queues a delivery for the one in flight, in position order.
-    pub fn wait(&mut self, key: &OrderKey, waiting: Waiting) {
+    pub(crate) fn wait(&mut self, key: &OrderKey, waiting: Waiting) {
         if let Some(queue) = self.queues.get_mut(key) {
             let position = waiting.stored.message.position;
             let index = queue.waiting.iter().rposition(|w| w.stored.message.position <= position).map_or(0, |i| i + 1);
@@ -145,7 +129,7 @@ impl Order {
     }
 
     /// Removes the waiting deliveries that have rows, to give them back to the table: a session may have changed the rows.
-    pub fn give_back_rows(&mut self) -> Vec<(i32, Waiting)> {
+    pub(crate) fn give_back_rows(&mut self) -> Vec<(i32, Waiting)> {
         let mut given = Vec::new();
         for (key, queue) in &mut self.queues {
             let (rows, rest) = std::mem::take(&mut queue.waiting).into_iter().partition(|w| w.attempt.delivery_id != 0);
@@ -157,7 +141,7 @@ impl Order {
     }
 
     /// Called when the delivery in flight has ended for good. Returns the next one, which counts as in flight from then on.
-    pub fn next(&mut self, key: &OrderKey) -> Option<Waiting> {
+    pub(crate) fn next(&mut self, key: &OrderKey) -> Option<Waiting> {
         let queue = self.queues.get_mut(key)?;
         let next = queue.waiting.pop_front();
         if next.is_none() {
@@ -168,92 +152,45 @@ impl Order {
 
     /// Called when the delivery in flight will be retried, or blocks its key. Returns the waiting deliveries, which become
     /// rows.
-    pub fn stop(&mut self, key: &OrderKey) -> VecDeque<Waiting> {
+    pub(crate) fn stop(&mut self, key: &OrderKey) -> VecDeque<Waiting> {
         self.rows.insert(key.clone());
         self.queues.remove(key).map(|queue| queue.waiting).unwrap_or_default()
     }
 
     /// Whether a key is known to have rows.
-    pub fn has_rows(&self, key: &OrderKey) -> bool {
+    pub(crate) fn has_rows(&self, key: &OrderKey) -> bool {
         self.rows.contains(key)
     }
 
     /// Notes the result of a delivery for the next record: `failed`, `dead` or `ended`.
-    pub fn note(&mut self, key: OrderKey, position: i64, message_id: i64, what: &'static str) {
+    pub(crate) fn note(&mut self, key: OrderKey, position: i64, message_id: i64, what: &'static str) {
         self.notes.push(Note { key, position, message_id, what });
     }
 
-    /// Records the results. Inside the transaction that records the outcomes: after the outcomes, and before the rows that
-    /// wait for these keys.
-    pub fn record(&mut self) {
-        write(&mut self.record, &self.notes);
+    /// The results since the last record.
+    pub(crate) fn notes(&self) -> &[Note] {
+        &self.notes
     }
 
-    /// Records the results, and item by item where something fails.
-    pub fn record_apart(&mut self, faults: &mut Faults) -> Result<(), Failure> {
-        let Order { notes, record, .. } = self;
-        for (place, failure) in apart(notes, &mut |notes| {
-            write(record, notes);
-            Ok(())
-        })? {
-            faults.found(Kind::Message, notes[place].message_id, "record", &failure);
+    /// Called when the results have been recorded. `with_rows`: those of their keys that still have rows. Returns whether
+    /// keys have been freed.
+    pub(crate) fn recorded(&mut self, with_rows: Vec<OrderKey>) -> bool {
+        for note in &self.notes {
+            self.rows.remove(&note.key);
         }
-        Ok(())
-    }
-
-    /// Reads which of the keys still have rows. Inside the same transaction, after everything that makes rows.
-    pub fn reread_noted(&mut self) {
-        if self.notes.is_empty() {
-            return;
-        }
-        let Order { notes, remaining, rows, .. } = self;
-        let (ids, keys): (Vec<i32>, Vec<&str>) = notes.iter().map(|n| (n.key.0, &*n.key.1)).unzip();
-        let mut left: HashSet<OrderKey> = HashSet::new();
-        remaining.execute(&[arg(ids), arg(keys)]).for_each(|row| {
-            left.insert((row.get(0).unwrap_or_default(), row.text(1).unwrap_or_default()));
-        });
-        for note in notes.iter() {
-            if left.contains(&note.key) {
-                rows.insert(note.key.clone());
-            } else {
-                rows.remove(&note.key);
-            }
-        }
-    }
-
-    /// Called when the transaction has committed. Returns whether keys have been freed.
-    pub fn recorded(&mut self) -> bool {
+        self.rows.extend(with_rows);
         let freed = self.notes.iter().any(|note| note.what != "failed");
         self.notes.clear();
         freed
     }
 
-    /// Reads all keys that have rows: other sessions may have changed rows or dead letters. `unrecorded` has the keys whose
-    /// rows are not in the table yet. Inside a transaction.
-    pub fn rescan(&mut self, unrecorded: impl Iterator<Item = OrderKey>) {
-        let (found, rows) = (self.all.execute(&[]), &mut self.rows);
-        // Cleared only now: if the query fails, the keys that were known to have rows stay.
-        rows.clear();
-        found.for_each(|row| {
-            rows.insert((row.get(0).unwrap_or_default(), row.text(1).unwrap_or_default()));
-        });
-        // A key whose result is not recorded yet may get a row by it; `reread_noted` then finds out.
-        rows.extend(self.notes.iter().map(|note| note.key.clone()));
-        rows.extend(unrecorded);
+    /// Takes over all keys that have rows: other sessions may have changed rows or dead letters. `unrecorded` has the keys
+    /// whose rows are not in the table yet.
+    pub(crate) fn rescan(&mut self, keys: Vec<OrderKey>, unrecorded: impl Iterator<Item = OrderKey>) {
+        self.rows.clear();
+        self.rows.extend(keys);
+        // A key whose result is not recorded yet may get a row by it; the record then finds out.
+        self.rows.extend(self.notes.iter().map(|note| note.key.clone()));
+        self.rows.extend(unrecorded);
     }
-}
-
-/// Writes the results of these deliveries.
-fn write(plan: &mut Plan, notes: &[Note]) {
-    if notes.is_empty() {
-        return;
-    }
-    let (ids, keys): (Vec<i32>, Vec<&str>) = notes.iter().map(|n| (n.key.0, &*n.key.1)).unzip();
-    plan.execute(&[
-        arg(ids),
-        arg(notes.iter().map(|n| n.position).collect::<Vec<i64>>()),
-        arg(notes.iter().map(|n| n.message_id).collect::<Vec<i64>>()),
-        arg(keys),
-        arg(notes.iter().map(|n| n.what).collect::<Vec<_>>()),
-    ]);
 }

@@ -5,6 +5,7 @@
 //!   at most once a second per endpoint.
 //! * The next incarnation continues from the state that was written.
 
+use std::collections::hash_map::Entry;
 use std::time::{Duration, Instant};
 
 use outbox_core::auth::Auth;
@@ -15,25 +16,104 @@ use outbox_core::sign::Secret;
 use outbox_core::url::Url;
 use outbox_sender::tls::{Protocol, Tls};
 use outbox_sender::{Done, Endpoint, Event, Mode, Rate, ResponseId, Saved, SigningKey, header_map};
-use pgrx::pg_sys::{INT4ARRAYOID, INT4OID, INT8ARRAYOID, TEXTARRAYOID, TEXTOID};
 use serde_json::Value;
 
-use crate::dispatch::feed::UNIX_EPOCH;
-use crate::dispatch::outcome::record::DeliveryOutcome;
-use crate::pg::txn::{Failure, Plan, Row, arg};
-use crate::settings;
-use crate::worker::fault::apart;
-use crate::worker::now;
+use crate::failure::Failure;
+use crate::feed::UNIX_EPOCH;
+use crate::outcome::entry::DeliveryOutcome;
+
+/// An endpoint with its secrets, its state and its proxy, as the store reads it. Times are microseconds of PostgreSQL's
+/// epoch.
+#[derive(Clone, Debug, Default)]
+pub struct EndpointRow {
+    /// The id.
+    pub id: i32,
+    /// The URL.
+    pub url: Option<String>,
+    /// Headers of every request, as a JSON object.
+    pub headers: Option<String>,
+    /// Time limit of a request, in milliseconds.
+    pub timeout_ms: i64,
+    /// The largest number of requests in flight.
+    pub concurrency: Option<i32>,
+    /// Requests per second; 0 or `None`: no limit.
+    pub rate: Option<f64>,
+    /// Requests that may be sent at once after a pause.
+    pub burst: Option<f64>,
+    /// Settings of the breaker as JSON.
+    pub breaker: Option<String>,
+    /// HTTP version.
+    pub protocol: Option<String>,
+    /// Whether bodies are sent gzipped.
+    pub compress: bool,
+    /// Place of the receiver's own id of a message.
+    pub response_id: Option<String>,
+    /// Names of response headers that are stored.
+    pub keep_headers: Vec<String>,
+    /// The endpoint is disabled after this many microseconds of failures ...
+    pub disable_after: i64,
+    /// ... if there were this many.
+    pub disable_failures: Option<i32>,
+    /// Whether it is enabled.
+    pub active: bool,
+    /// `hold` or `skip`, if it is disabled.
+    pub disabled_mode: Option<String>,
+    /// The state of the consent, if consent is asked for.
+    pub consent: Option<String>,
+    /// Authentication as JSON.
+    pub auth: Option<String>,
+    /// Certificates of authorities, the client's certificate and its key, in PEM.
+    pub tls: [Option<String>; 3],
+    /// The state that was written last.
+    pub state: EndpointState,
+    /// Signing secrets, the current one first, and the time at which each expires (microseconds since 1970; 0: never).
+    pub secrets: Vec<(String, i64)>,
+    /// URL of the proxy.
+    pub proxy: Option<String>,
+    /// Whether the proxy resolves names.
+    pub proxy_resolves: bool,
+    /// The proxy's name is not in the operator's list.
+    pub proxy_is_gone: bool,
+}
+
+/// The state of an endpoint that is stored. Times are microseconds of PostgreSQL's epoch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndpointState {
+    /// The endpoint.
+    pub endpoint: i32,
+    /// Whether the fields up to `last_error` have changed.
+    pub is_changed: bool,
+    /// `closed`, `open` or `half_open`.
+    pub breaker: Option<Box<str>>,
+    /// When an open breaker lets a probe through.
+    pub breaker_until: Option<i64>,
+    /// How often the breaker has opened in a row.
+    pub breaker_times: i32,
+    /// The end of the pause that the receiver asked for.
+    pub paused_until: Option<i64>,
+    /// The first failure since the last success.
+    pub failing_since: Option<i64>,
+    /// Failures since then.
+    pub failures: i64,
+    /// The last success.
+    pub last_success: Option<i64>,
+    /// The last failure.
+    pub last_failure: Option<i64>,
+    /// Its error.
+    pub last_error: Option<Box<str>>,
+    /// Why the endpoint is to be disabled: reason and detail.
+    pub disable: Option<(&'static str, String)>,
+}
 
 /// Counts of failures are written at most this often.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Jobs that a subscription may have with the HTTP thread while its endpoint's breaker is not closed, or the endpoint is
 /// paused.
-pub const LIMITED: usize = 64;
+pub(crate) const LIMITED: usize = 64;
 
 /// The health of one endpoint. Times are microseconds, PostgreSQL's epoch.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Health {
     mode: Mode,
     saved: Saved,
@@ -51,138 +131,56 @@ struct Health {
     written: Option<Instant>,
 }
 
-/// Endpoints, and the ids of the unreadable ones with the reason.
-type Apart = (Vec<Endpoint>, Vec<(i32, Failure)>);
-
 /// All endpoints.
-pub struct Endpoints {
-    load: Plan,
-    ids: Plan,
-    write: Plan,
-    disable: Plan,
+#[derive(Debug, Default)]
+pub(crate) struct Endpoints {
     health: IdMap<i32, Health>,
 }
 
 impl Endpoints {
-    pub fn new() -> Endpoints {
-        Endpoints {
-            ids: Plan::new("select e.id from outbox.endpoint e order by e.id", &[]),
-            load: Plan::new(
-                "select e.id, e.url, e.headers::text, outbox._duration_us(e.timeout) / 1000, e.concurrency,
-                    case when e.consent = 'granted' then least(e.rate, k.allowed_rate / 60.0::float8) else e.rate end,
-                    case when e.consent = 'granted' then least(e.burst, greatest(k.allowed_rate / 60.0::float8, 1))
-                        else e.burst end,
-                    e.breaker::text, e.protocol, e.compress, e.response_id, e.keep_headers,
-                    outbox._duration_us(e.disable_after), e.disable_failures,
-                    e.active, e.disabled_mode, e.consent,
-                    c.auth::text, c.ca, c.certificate, c.key,
-                    s.breaker, s.breaker_until, s.breaker_times, s.paused_until, s.failing_since, s.failures,
-                    s.last_success_at, s.last_failure_at, s.last_error,
-                    array(
-                        select k.secret from outbox.endpoint_secret k
-                        where k.endpoint_id = e.id and (k.expires_at is null or k.expires_at > now())
-                        order by k.created_at desc
-                    ),
-                    array(
-                        select coalesce(outbox._us(k.expires_at) + 946684800000000, 0)
-                        from outbox.endpoint_secret k
-                        where k.endpoint_id = e.id and (k.expires_at is null or k.expires_at > now())
-                        order by k.created_at desc
-                    ),
-                    p.url, p.resolves_names, e.proxy is not null and p.name is null
-                from outbox.endpoint e
-                left join outbox.endpoint_credential c on c.endpoint_id = e.id
-                left join outbox.endpoint_state s on s.endpoint_id = e.id
-                left join outbox.endpoint_consent k on k.endpoint_id = e.id
-                left join outbox.proxy p on p.name = e.proxy or e.proxy is null and p.is_default
-                where $1 is null or e.id = any ($1)",
-                &[INT4ARRAYOID],
-            ),
-            write: Plan::new(
-                "select outbox._record_endpoint_states($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-                &[
-                    INT4ARRAYOID,
-                    TEXTARRAYOID,
-                    INT8ARRAYOID,
-                    INT4ARRAYOID,
-                    INT8ARRAYOID,
-                    INT8ARRAYOID,
-                    INT8ARRAYOID,
-                    INT8ARRAYOID,
-                    INT8ARRAYOID,
-                    TEXTARRAYOID,
-                ],
-            ),
-            disable: Plan::new("select outbox._give_up_endpoint($1, $2, $3)", &[INT4OID, TEXTOID, TEXTOID]),
-            health: IdMap::default(),
-        }
+    /// Takes over rows, and returns the endpoints for the HTTP thread.
+    pub(crate) fn load(&mut self, rows: &[EndpointRow], plain_allowed: bool, now: i64) -> Vec<Endpoint> {
+        rows.iter().map(|row| self.load_one(row, plain_allowed, now)).collect()
     }
 
-    /// Reads all endpoints. Inside a transaction.
-    pub fn load(&mut self) -> Vec<Endpoint> {
-        self.load_these(None)
+    /// Takes over that an endpoint cannot be read, and returns a stand-in for the HTTP thread.
+    pub(crate) fn load_unreadable(&mut self, id: i32, failure: &Failure) -> Endpoint {
+        self.health.entry(id).or_default().mode = Mode::Hold;
+        unreadable(id, failure)
     }
 
-    /// Reads all endpoints, each by itself. Unreadable endpoints take nothing until they can be read, and are returned with
-    /// the reason. Inside a transaction.
-    pub fn load_apart(&mut self) -> outbox_core::Result<Apart> {
-        let mut ids = Vec::new();
-        self.ids.execute(&[]).for_each(|row| ids.extend(row.get::<i32>(0)));
-        let failed = apart(&ids, &mut |ids| {
-            self.load_these(Some(ids));
-            Ok(())
-        })?;
-        let failed: Vec<(i32, Failure)> = failed.into_iter().map(|(place, failure)| (ids[place], failure)).collect();
-        ids.retain(|id| failed.iter().all(|(other, _)| other != id));
-        let mut endpoints = self.load_these(Some(&ids));
-        for (id, failure) in &failed {
-            self.health.entry(*id).or_default().mode = Mode::Hold;
-            endpoints.push(unreadable(*id, failure));
-        }
-        Ok((endpoints, failed))
-    }
-
-    fn load_these(&mut self, ids: Option<&[i32]>) -> Vec<Endpoint> {
-        let Endpoints { load, health, .. } = self;
-        let plain_allowed = settings::ALLOW_HTTP.get();
-        let mut endpoints = Vec::new();
-        load.execute(&[ids.map(<[i32]>::to_vec).and_then(arg)]).for_each(|row| {
-            let mut endpoint = endpoint(row, plain_allowed);
-            match health.get_mut(&endpoint.id) {
-                None => {
-                    let known = Health {
-                        saved: endpoint.state,
-                        failing_since: row.get(25),
-                        failures: row.int(26),
-                        last_success: row.get(27),
-                        last_failure: row.get(28),
-                        last_error: row.text(29),
-                        ..Health::default()
-                    };
-                    health.insert(endpoint.id, known);
+    fn load_one(&mut self, row: &EndpointRow, plain_allowed: bool, now: i64) -> Endpoint {
+        let mut endpoint = endpoint(row, plain_allowed, now);
+        let known = match self.health.entry(endpoint.id) {
+            Entry::Vacant(new) => new.insert(Health {
+                saved: endpoint.state,
+                failing_since: row.state.failing_since,
+                failures: row.state.failures,
+                last_success: row.state.last_success,
+                last_failure: row.state.last_failure,
+                last_error: row.state.last_error.clone(),
+                ..Health::default()
+            }),
+            Entry::Occupied(known) => {
+                let known = known.into_mut();
+                endpoint.state = known.saved;
+                if known.mode != Mode::Active && endpoint.mode == Mode::Active {
+                    // The endpoint was enabled: the count starts again. The HTTP thread closes the breaker.
+                    (known.failing_since, known.failures, known.disable) = (None, 0, None);
+                    known.dirty = true;
                 }
-                Some(known) => {
-                    endpoint.state = known.saved;
-                    if known.mode != Mode::Active && endpoint.mode == Mode::Active {
-                        // The endpoint was enabled: the count starts again. The HTTP thread closes the breaker.
-                        (known.failing_since, known.failures, known.disable) = (None, 0, None);
-                        known.dirty = true;
-                    }
-                }
+                known
             }
-            if let Some(known) = health.get_mut(&endpoint.id) {
-                known.mode = endpoint.mode;
-                known.disable_after = row.int(12);
-                known.disable_failures = row.get::<i32>(13).unwrap_or(1).into();
-            }
-            endpoints.push(endpoint);
-        });
-        endpoints
+        };
+        known.mode = endpoint.mode;
+        known.disable_after = row.disable_after;
+        known.disable_failures = row.disable_failures.unwrap_or(1).into();
+        endpoint
     }
 
     /// Jobs that a subscription of this endpoint may have with the HTTP thread, and the time until which this limit holds
     /// (`i64::MAX`: until the endpoint changes; 0: no limit).
-    pub fn limit(&self, endpoint: i32) -> (usize, i64) {
+    pub(crate) fn limit(&self, endpoint: i32) -> (usize, i64) {
         match self.health.get(&endpoint) {
             Some(health) if health.mode == Mode::Hold => (0, i64::MAX),
             Some(health) if health.saved.breaker != State::Closed => (LIMITED, i64::MAX),
@@ -192,7 +190,7 @@ impl Endpoints {
     }
 
     /// Whether a retry that is due may be sent to this endpoint.
-    pub fn accepts(&self, endpoint: i32, now: i64) -> bool {
+    pub(crate) fn accepts(&self, endpoint: i32, now: i64) -> bool {
         self.health.get(&endpoint).is_none_or(|health| {
             let open = matches!(health.saved.breaker, State::Open { until, .. } if until - UNIX_EPOCH > now);
             health.mode != Mode::Hold && !open && health.saved.paused_until - UNIX_EPOCH <= now
@@ -200,7 +198,7 @@ impl Endpoints {
     }
 
     /// When the next open breaker ends its wait, or the next pause ends; `None` if there is neither.
-    pub fn opens_at(&self, now: i64) -> Option<i64> {
+    pub(crate) fn opens_at(&self, now: i64) -> Option<i64> {
         let times = self.health.values().filter(|health| health.mode == Mode::Active).flat_map(|health| {
             let open = match health.saved.breaker {
                 State::Open { until, .. } => Some(until),
@@ -212,7 +210,7 @@ impl Endpoints {
     }
 
     /// Takes over a change of an endpoint's state from the HTTP thread.
-    pub fn event(&mut self, event: Event) {
+    pub(crate) fn event(&mut self, event: Event) {
         if let Some(health) = self.health.get_mut(&event.endpoint) {
             health.saved = event.state;
             health.dirty = true;
@@ -221,7 +219,7 @@ impl Endpoints {
     }
 
     /// Updates an endpoint's health from the outcome of an attempt.
-    pub fn note(&mut self, done: &Done, outcome: &DeliveryOutcome, disable: bool) {
+    pub(crate) fn note(&mut self, done: &Done, outcome: &DeliveryOutcome, disable: bool) {
         let Some(health) = self.health.get_mut(&done.ticket.endpoint) else { return };
         let at = done.finished_at - UNIX_EPOCH;
         match outcome {
@@ -257,64 +255,54 @@ impl Endpoints {
     }
 
     /// The time until the next write; zero if it is due, `None` if there is nothing to write.
-    pub fn write_in(&self) -> Option<Duration> {
+    pub(crate) fn write_in(&self, now: Instant) -> Option<Duration> {
         let wait = |health: &Health| match health.written {
             _ if health.urgent || health.disable.is_some() => Duration::ZERO,
-            Some(at) => WRITE_INTERVAL.saturating_sub(at.elapsed()),
+            Some(at) => WRITE_INTERVAL.saturating_sub(now.saturating_duration_since(at)),
             None => Duration::ZERO,
         };
-        self.health.values().filter(|health| health.dirty || health.disable.is_some()).map(wait).min()
+        self.health.values().filter(|health| health.is_to_be_written()).map(wait).min()
     }
 
-    /// The endpoints that have changes to write.
-    pub fn changed(&self) -> Vec<i32> {
-        self.health.iter().filter(|(_, health)| health.dirty || health.disable.is_some()).map(|(id, _)| *id).collect()
+    /// The states that are to be written. `written` is called when they have been recorded.
+    pub(crate) fn changed(&self) -> Vec<EndpointState> {
+        let changed = self.health.iter().filter(|(_, health)| health.is_to_be_written());
+        changed.map(|(id, health)| health.state(*id)).collect()
     }
 
-    /// Writes the changes of these endpoints. Inside a transaction; `written` is called when it has committed.
-    pub fn write(&mut self, ids: &[i32]) {
-        let Endpoints { write, disable, health, .. } = self;
-        let these: Vec<(&i32, &Health)> = ids.iter().filter_map(|id| Some((id, health.get(id)?))).collect();
-        let changed: Vec<(&i32, &Health)> = these.iter().copied().filter(|(_, health)| health.dirty).collect();
-        if !changed.is_empty() {
-            let times = |f: fn(&Health) -> Option<i64>| arg(changed.iter().map(|(_, h)| f(h)).collect::<Vec<_>>());
-            let breaker = |h: &Health| h.saved.breaker;
-            write.execute(&[
-                arg(changed.iter().map(|(id, _)| **id).collect::<Vec<i32>>()),
-                arg(changed.iter().map(|(_, h)| breaker(h).as_str()).collect::<Vec<_>>()),
-                times(|h| match h.saved.breaker {
-                    State::Open { until, .. } => Some(until - UNIX_EPOCH),
-                    _ => None,
-                }),
-                arg(changed
-                    .iter()
-                    .map(|(_, h)| match breaker(h) {
-                        State::Closed => 0,
-                        State::Open { times, .. } | State::HalfOpen { times } => {
-                            i32::try_from(times).unwrap_or(i32::MAX)
-                        }
-                    })
-                    .collect::<Vec<_>>()),
-                times(|h| Some(h.saved.paused_until).filter(|at| *at > 0).map(|at| at - UNIX_EPOCH)),
-                times(|h| h.failing_since),
-                times(|h| Some(h.failures)),
-                times(|h| h.last_success),
-                times(|h| h.last_failure),
-                arg(changed.iter().map(|(_, h)| h.last_error.as_deref()).collect::<Vec<_>>()),
-            ]);
-        }
-        for (id, health) in these {
-            if let Some((reason, detail)) = &health.disable {
-                disable.execute(&[arg(*id), arg(*reason), arg(detail.as_str())]);
-            }
-        }
-    }
-
-    /// Notes that the changes have been committed.
-    pub fn written(&mut self) {
-        for health in self.health.values_mut().filter(|health| health.dirty || health.disable.is_some()) {
+    /// Notes that the changes have been recorded.
+    pub(crate) fn written(&mut self, now: Instant) {
+        for health in self.health.values_mut().filter(|health| health.is_to_be_written()) {
             (health.dirty, health.urgent, health.disable) = (false, false, None);
-            health.written = Some(Instant::now());
+            health.written = Some(now);
+        }
+    }
+}
+
+impl Health {
+    fn is_to_be_written(&self) -> bool {
+        self.dirty || self.disable.is_some()
+    }
+
+    fn state(&self, endpoint: i32) -> EndpointState {
+        let (breaker_until, times) = match self.saved.breaker {
+            State::Closed => (None, 0),
+            State::Open { until, times } => (Some(until - UNIX_EPOCH), times),
+            State::HalfOpen { times } => (None, times),
+        };
+        EndpointState {
+            endpoint,
+            is_changed: self.dirty,
+            breaker: Some(self.saved.breaker.as_str().into()),
+            breaker_until,
+            breaker_times: i32::try_from(times).unwrap_or(i32::MAX),
+            paused_until: Some(self.saved.paused_until).filter(|at| *at > 0).map(|at| at - UNIX_EPOCH),
+            failing_since: self.failing_since,
+            failures: self.failures,
+            last_success: self.last_success,
+            last_failure: self.last_failure,
+            last_error: self.last_error.clone(),
+            disable: self.disable.clone(),
         }
     }
 }
@@ -344,79 +332,78 @@ fn unreadable(id: i32, failure: &Failure) -> Endpoint {
 
 /// Builds an endpoint from its row. If a setting is unusable, the endpoint's deliveries become dead letters with that
 /// reason.
-fn endpoint(row: &Row, plain_allowed: bool) -> Endpoint {
-    let json = |i: usize| row.get::<&str>(i).and_then(|text| serde_json::from_str::<Value>(text).ok());
+fn endpoint(row: &EndpointRow, plain_allowed: bool, now: i64) -> Endpoint {
+    let json = |text: &Option<String>| text.as_ref().and_then(|text| serde_json::from_str::<Value>(text).ok());
     let mut wrong = None;
-    let headers = json(2).unwrap_or_default();
+    let headers = json(&row.headers).unwrap_or_default();
     let pairs = headers.as_object().into_iter().flatten().filter_map(|(name, v)| Some((name.as_str(), v.as_str()?)));
     let headers = header_map(pairs).unwrap_or_else(|error| {
         wrong = Some(error);
         Default::default()
     });
-    let times: Vec<i64> = row.get(31).unwrap_or_default();
     let mut secrets = Vec::new();
-    for (secret, expires) in row.get::<Vec<Option<String>>>(30).unwrap_or_default().iter().flatten().zip(times) {
+    for (secret, expires) in &row.secrets {
         match Secret::parse(secret) {
-            Ok(secret) => secrets.push(SigningKey { secret, expires_at: Some(expires).filter(|at| *at != 0) }),
+            Ok(secret) => secrets.push(SigningKey { secret, expires_at: Some(*expires).filter(|at| *at != 0) }),
             Err(error) => wrong = Some(error.to_string()),
         }
     }
-    let auth = json(17).map(|json| Auth::parse(&json, plain_allowed)).transpose().unwrap_or_else(|error| {
+    let auth = json(&row.auth).map(|json| Auth::parse(&json, plain_allowed)).transpose().unwrap_or_else(|error| {
         wrong = Some(error.to_string());
         None
     });
-    let breaker = json(7).map(|json| breaker::Settings::parse(&json)).transpose().unwrap_or_else(|error| {
+    let breaker = json(&row.breaker).map(|json| breaker::Settings::parse(&json)).transpose().unwrap_or_else(|error| {
         wrong = Some(error.to_string());
         None
     });
-    let proxy = Proxy::parse(row.get(32).unwrap_or_default()).unwrap_or_else(|error| {
+    let proxy = Proxy::parse(row.proxy.as_deref().unwrap_or_default()).unwrap_or_else(|error| {
         wrong = Some(error.to_string());
         None
     });
-    if row.get(34).unwrap_or(false) {
+    if row.proxy_is_gone {
         wrong = Some("its proxy is not in the operator's list any more".to_owned());
     }
-    let response_id = row.get::<&str>(10).map(ResponseId::parse).transpose().unwrap_or_else(|error| {
+    let response_id = row.response_id.as_deref().map(ResponseId::parse).transpose().unwrap_or_else(|error| {
         wrong = Some(error);
         None
     });
-    let url = row.get::<&str>(1).ok_or_else(|| "no url".to_owned()).and_then(|url| {
+    let url = row.url.as_deref().ok_or_else(|| "no url".to_owned()).and_then(|url| {
         Url::parse(url, plain_allowed).map_err(|e| format!("{e}: {}", e.detail.as_deref().unwrap_or("")))
     });
-    let mode = match (row.get(14).unwrap_or(false), row.get::<&str>(15), row.get::<&str>(16)) {
+    let mode = match (row.active, row.disabled_mode.as_deref(), row.consent.as_deref()) {
         (true, _, Some("pending" | "refused")) => Mode::Hold,
         (true, ..) => Mode::Active,
         (false, Some("skip"), _) => Mode::Skip,
         (false, ..) => Mode::Hold,
     };
-    let rate = row.get::<f64>(5).filter(|rate| *rate > 0.0);
-    let times = row.get::<i32>(23).and_then(|n| u32::try_from(n).ok()).unwrap_or(0).max(1);
-    let since_1970 = |i: usize| row.get::<i64>(i).map_or(0, |at| at + UNIX_EPOCH);
-    let keep = row.get::<Vec<Option<String>>>(11).unwrap_or_default();
+    let rate = row.rate.filter(|rate| *rate > 0.0);
+    let times = u32::try_from(row.state.breaker_times).unwrap_or(0).max(1);
+    let since_1970 = |at: Option<i64>| at.map_or(0, |at| at + UNIX_EPOCH);
+    let [ca, certificate, key] = row.tls.clone();
     Endpoint {
-        id: row.get(0).unwrap_or_default(),
+        id: row.id,
         url: wrong.map_or(url, Err),
         mode,
         headers,
         secrets,
-        timeout: Duration::from_millis(row.int(3).clamp(1, 60_000).unsigned_abs()),
-        concurrency: row.get::<i32>(4).and_then(|n| n.try_into().ok()).unwrap_or(1),
-        rate: rate.map(|per_second| Rate { per_second, burst: row.get(6).unwrap_or(per_second.max(1.0)) }),
+        timeout: Duration::from_millis(row.timeout_ms.clamp(1, 60_000).unsigned_abs()),
+        concurrency: row.concurrency.and_then(|n| n.try_into().ok()).unwrap_or(1),
+        rate: rate.map(|per_second| Rate { per_second, burst: row.burst.unwrap_or(per_second.max(1.0)) }),
         breaker: breaker.unwrap_or_default(),
         state: Saved {
-            breaker: match row.get::<&str>(21) {
-                Some("open") => State::Open { until: since_1970(22), times },
+            breaker: match row.state.breaker.as_deref() {
+                Some("open") => State::Open { until: since_1970(row.state.breaker_until), times },
                 Some("half_open") => State::HalfOpen { times },
                 _ => State::Closed,
             },
-            paused_until: Some(since_1970(24)).filter(|at| at - UNIX_EPOCH > now()).unwrap_or(0),
+            paused_until: since_1970(row.state.paused_until.filter(|at| *at > now)),
         },
         auth,
-        tls: Tls { ca: row.get(18), certificate: row.get(19), key: row.get(20) },
-        proxy: proxy.map(|proxy| Proxy { resolves: row.get(33).unwrap_or(false), ..proxy }),
-        protocol: row.get::<&str>(8).and_then(Protocol::parse).unwrap_or_default(),
-        compress: row.get(9).unwrap_or(false),
+        tls: Tls { ca, certificate, key },
+        proxy: proxy.map(|proxy| Proxy { resolves: row.proxy_resolves, ..proxy }),
+        protocol: row.protocol.as_deref().and_then(Protocol::parse).unwrap_or_default(),
+        compress: row.compress,
         response_id,
-        keep_headers: keep.iter().flatten().filter_map(|name| name.parse().ok()).collect(),
+        keep_headers: row.keep_headers.iter().filter_map(|name| name.parse().ok()).collect(),
     }
 }

@@ -1,6 +1,6 @@
-//! Requests to endpoints: configuration, retries, manual sends, consents.
+//! Deliveries that the dispatcher sends: endpoints and their consent, rows that are due, manual sends.
 
-pub mod consent;
+pub(crate) mod consent;
 pub mod endpoints;
 pub mod manual_send;
 pub mod retries;
