@@ -171,17 +171,17 @@ impl Predicates {
 
 /// Returns results on all payloads, or on the first of them. While slow filters rest, a filter that was quick until now
 /// gets a quarter of the timer.
-fn ask<E: Evaluate>(evaluator: &mut E, question: &Question, timer: Duration, in_haste: bool) -> Vec<(i64, FilterResult)> {
+fn ask<E: Evaluate>(
+    evaluator: &mut E,
+    question: &Question,
+    timer: Duration,
+    in_haste: bool,
+) -> Vec<(i64, FilterResult)> {
     let texts: Vec<&str> = question.asked.iter().map(|(_, text)| text.as_str()).collect();
     let result = |holds| if holds { FilterResult::Holds } else { FilterResult::Fails };
     let all = if in_haste { timer / 4 } else { timer };
     if let Ok(answers) = evaluate(evaluator, &question.path, &texts, all) {
-        return question
-            .asked
-            .iter()
-            .zip(answers)
-            .map(|((position, _), holds)| (*position, result(holds)))
-            .collect();
+        return question.asked.iter().zip(answers).map(|((position, _), holds)| (*position, result(holds))).collect();
     }
     let mut answered = Vec::new();
     let begun = evaluator.instant();

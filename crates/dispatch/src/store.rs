@@ -262,7 +262,12 @@ pub trait Store: Host {
     ///
     /// # Errors
     /// The transaction failed.
-    fn count_waiting(&mut self, of: &[(i32, i64)], limit: usize, now: i64) -> Result<Vec<(usize, Option<i64>)>, Failure>;
+    fn count_waiting(
+        &mut self,
+        of: &[(i32, i64)],
+        limit: usize,
+        now: i64,
+    ) -> Result<Vec<(usize, Option<i64>)>, Failure>;
 
     /// Counts, for push subscriptions, the rows that wait for the first of their key, up to `limit` each.
     ///

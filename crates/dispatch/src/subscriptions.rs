@@ -86,18 +86,23 @@ struct Version {
 /// One subscription.
 #[derive(Debug)]
 pub struct Subscription {
+    /// The endpoint; 0: none.
     pub endpoint: i32,
     /// Workers claim the deliveries: routed messages become rows of outbox.delivery.
     pub pull: bool,
+    /// Which deliveries wait for one another.
     pub ordering: Ordering,
     /// A dead delivery blocks the later ones of its key.
     pub block: bool,
     /// Deliveries expire this many microseconds after the later of enqueue and `deliver_at`.
     pub ttl: Option<i64>,
+    /// The limit of attempts.
     pub max_attempts: u32,
     /// No retry begins when the message is older than this, counted from its enqueue.
     pub max_age: Option<Duration>,
+    /// The schedule of retries.
     pub schedule: Schedule,
+    /// The properties of the requests.
     pub shape: Arc<Shape>,
     versions: Vec<Version>,
     /// Versions up to this position have begun.
@@ -108,10 +113,12 @@ pub struct Subscription {
     pub slow_until: Option<Instant>,
     /// Time per payload of the last evaluation of the filter; `None`: it has not been evaluated.
     pub filter_cost: Option<Duration>,
+    /// How far the feed is routed to the subscription.
     pub progress: Progress,
     /// Push: jobs in flight or waiting in memory for their turn, and the bytes of their contents. Pull: approximate number
     /// of rows in the window.
     pub outstanding: usize,
+    /// See `outstanding`.
     pub outstanding_bytes: usize,
     /// Push: approximate number of rows that wait for the first of their key.
     pub blocked: usize,
@@ -123,6 +130,7 @@ pub struct Subscription {
 /// Which deliveries of a subscription wait for one another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ordering {
+    /// None.
     None,
     /// Those of the same key.
     Key,
@@ -212,6 +220,7 @@ impl Subscription {
 /// All subscriptions, compiled.
 #[derive(Default, Debug)]
 pub struct Config {
+    /// The subscriptions by id.
     pub subscriptions: IdMap<i32, Subscription>,
     /// Position and subscription of control messages that have not taken effect yet.
     to_begin: Vec<(i64, i32)>,

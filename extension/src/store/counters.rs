@@ -1,16 +1,17 @@
-//! Counters for `outbox.metrics()`: one row per recorded batch, subscription, endpoint and outcome, in the transaction that
+//! Counters for `outbox.metrics()` and the statistics: one row per recorded batch, subscription, endpoint and outcome, in the transaction that
 //! records the outcomes themselves. So the counters are exact, and nothing ever counts the log.
 
 use std::collections::BTreeMap;
 
 use outbox_core::Result;
+use outbox_dispatch::outcome::message_counters::MessageCounters;
 use pgrx::IntoDatum;
 
 use crate::pg::append::append_current;
 use crate::pg::shape;
 use crate::worker::now;
 
-/// Leaves of the ring `counter`.
+/// Leaves of each of the rings `counter` and `message_counter`.
 const LEAVES: i64 = 3;
 
 /// A delivery to be counted.
@@ -54,5 +55,28 @@ pub fn append(deliveries: impl Iterator<Item = Counted>) -> Result<()> {
             ]
         };
         sums.into_iter().map(row).collect()
+    })
+}
+
+/// Appends the sums of messages by tenant and by topic. Inside the transaction of the checkpoint that has passed the positions
+/// that they count.
+pub fn append_messages(counters: &MessageCounters) -> Result<()> {
+    if counters.is_empty() {
+        return Ok(());
+    }
+    let at = now();
+    append_current("message_counter", LEAVES, shape::MESSAGE_COUNTER, |segment| {
+        let rows = counters.sums().map(|(kind, name, sum)| {
+            [
+                segment.into_datum(),
+                kind.into_datum(),
+                name.into_datum(),
+                sum.messages.into_datum(),
+                sum.matched.into_datum(),
+                sum.skipped.into_datum(),
+                at.into_datum(),
+            ]
+        });
+        rows.collect()
     })
 }

@@ -9,28 +9,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use outbox_core::filter::Subject;
 use outbox_core::message::{Extra, Message};
 use outbox_core::webhook_id::WebhookId;
+use outbox_dispatch::feed::{Attributes, Part, Place, Stored, TickStatus, Ticked, UNIX_EPOCH};
 use pgrx::pg_sys::{INT4OID, INT8ARRAYOID, INT8OID};
 
 use crate::pg::catalog::LEAVES;
 use crate::pg::scan;
 use crate::pg::txn::{self, Failure, Plan, Row, arg};
 use crate::sql::enqueue::column;
-
-/// Microseconds from 1970 to 2000, PostgreSQL's epoch.
-pub const UNIX_EPOCH: i64 = 946_684_800_000_000;
-
-/// A message and its segment.
-#[derive(Clone)]
-pub struct Stored {
-    pub segment: i16,
-    pub message: Arc<Message>,
-    pub attributes: Attributes,
-    /// Why the content cannot be read. If the topic cannot be read either, it is empty.
-    pub unreadable: Option<Arc<str>>,
-}
 
 /// Bytes of content that are read at once, not counting the last message: a chunk of large messages is never in memory as a
 /// whole.
@@ -46,37 +33,13 @@ struct Unreadable {
     wholly: bool,
 }
 
-/// The attributes that routing looks at, beyond the topic.
-#[derive(Clone, Default)]
-pub struct Attributes {
-    pub tenant: Option<Box<str>>,
-    pub aggregate_type: Option<Box<str>>,
-    pub aggregate_id: Option<Box<str>>,
-    pub headers: Option<Arc<serde_json::Map<String, serde_json::Value>>>,
-    pub max_attempts: Option<i32>,
-    pub priority: i16,
-    /// Microseconds, PostgreSQL's epoch.
-    pub deliver_at: Option<i64>,
-    pub expires_at: Option<i64>,
-}
-
-/// The result of a tick.
-pub struct Ticked {
-    pub status: Box<str>,
-    pub first: i64,
-    pub last: i64,
-    pub more: bool,
-    /// Ids of the messages at positions `first..=last`, ascending, and their segments.
-    pub ids: Vec<i64>,
-    pub segments: Vec<i16>,
-}
-
 /// Statements that read the feed and messages.
 pub struct Reader {
     tick: Plan,
     feed: Plan,
     dense: [Plan; LEAVES + 1],
     sparse: [Plan; LEAVES + 1],
+    cancelled_among: Plan,
     /// Position, id and segment of the messages that the current transaction has tried to read.
     tried: Vec<(i64, i64, i16)>,
     unreadable: HashMap<i64, Unreadable>,
@@ -151,30 +114,52 @@ impl Reader {
             ),
             dense: leaf_plans!("m.id between $1 and $2", &[INT8OID, INT8OID]),
             sparse: leaf_plans!("m.id = any ($1)", &[INT8ARRAYOID]),
+            cancelled_among: Plan::new(
+                "select c.message_id from outbox.cancelled c where c.message_id between $1 and $2",
+                &[INT8OID, INT8OID],
+            ),
             tried: Vec::new(),
             unreadable: HashMap::new(),
         }
     }
 
-    /// Runs the sequencer.
-    pub fn tick(&mut self, chunk: i32) -> Ticked {
+    /// Runs the sequencer. If `after` is given and the first numbered position is the next one, the numbered messages are
+    /// read as well. Inside a transaction, and used only after it has committed.
+    pub fn tick(&mut self, chunk: i32, after: Option<i64>) -> Ticked {
         let rows = self.tick.execute(&[arg(chunk)]);
-        rows.first(|row| Ticked {
-            status: row.text(0).unwrap_or_default(),
-            first: row.int(1),
-            last: row.int(2),
-            more: row.get(3).unwrap_or(false),
-            ids: row.get(4).unwrap_or_default(),
-            segments: row.get(5).unwrap_or_default(),
-        })
-        .unwrap_or(Ticked {
-            status: "".into(),
-            first: 0,
-            last: 0,
-            more: false,
-            ids: Vec::new(),
-            segments: Vec::new(),
-        })
+        let ticked = rows.first(|row| {
+            let status = match &*row.text(0).unwrap_or_default() {
+                "ticked" | "idle" => TickStatus::Ticked,
+                "busy" => TickStatus::Busy,
+                "copied" => TickStatus::Copied,
+                "fresh" => TickStatus::Fresh,
+                other => TickStatus::Refused(other.into()),
+            };
+            let ids: Vec<i64> = row.get(4).unwrap_or_default();
+            let segments: Vec<i16> = row.get(5).unwrap_or_default();
+            let more = row.get(3).unwrap_or(false);
+            (Ticked { status, found: ids.len(), last: row.int(2), more, part: None }, row.int(1), ids, segments)
+        });
+        let Some((ticked, first, ids, segments)) = ticked else {
+            return Ticked { status: TickStatus::Refused("".into()), found: 0, last: 0, more: false, part: None };
+        };
+        if after.is_none_or(|after| first != after + 1) || ids.is_empty() {
+            return ticked;
+        }
+        let (messages, read) = self.messages(first, &ids, &segments);
+        let cancelled = self.cancelled_among(&messages);
+        Ticked { part: Some(Part { messages, upto: first + read as i64 - 1, cancelled }), ..ticked }
+    }
+
+    /// Ids of those of these messages that are cancelled.
+    pub fn cancelled_among(&mut self, messages: &[Stored]) -> Vec<i64> {
+        let ids = || messages.iter().map(|stored| stored.message.id);
+        let mut cancelled = Vec::new();
+        if let (Some(from), Some(to)) = (ids().min(), ids().max()) {
+            self.cancelled_among.execute(&[arg(from), arg(to)]).for_each(|row| cancelled.push(row.int(0)));
+            cancelled.retain(|id| ids().any(|known| known == *id));
+        }
+        cancelled
     }
 
     /// Reads the messages after `after` up to `upto`, in order, from at most `rows` rows of the feed. Returns them, and the
@@ -255,6 +240,11 @@ impl Reader {
     /// Reads one message.
     pub fn message(&mut self, position: i64, id: i64, segment: i16) -> Option<Stored> {
         self.messages(position, &[id], &[segment]).0.pop()
+    }
+
+    /// Reads messages of any positions.
+    pub fn messages_at(&mut self, places: &[Place]) -> Vec<Option<Stored>> {
+        places.iter().map(|place| self.message(place.position, place.message_id, place.segment)).collect()
     }
 
     /// Reads each message that the failed transaction has tried to read, by itself, and notes the unreadable ones. Returns
@@ -341,16 +331,4 @@ fn stored(row: &Row, segment: i16, position: i64, unreadable: Option<Arc<str>>) 
             expires_at: row.get(column::EXPIRES_AT),
         },
     })
-}
-
-/// The attributes that filters look at.
-pub fn subject(stored: &Stored) -> Subject<'_> {
-    let attributes = &stored.attributes;
-    Subject {
-        tenant: attributes.tenant.as_deref(),
-        key: stored.message.key.as_deref(),
-        aggregate_type: attributes.aggregate_type.as_deref(),
-        aggregate_id: attributes.aggregate_id.as_deref(),
-        headers: attributes.headers.as_deref(),
-    }
 }

@@ -1,112 +1,27 @@
-//! The transaction that records results: attempts, exceptions, routing, checkpoint.
+//! Statements that record results: attempts, exceptions, decisions, keys, states of endpoints, routing, checkpoint.
 //!
 //! These writes belong together: the checkpoint is computed from the very outcomes that are appended with it, so recovery
-//! needs nothing but the last checkpoint.
+//! needs nothing but the last checkpoint. `batch` has the transaction.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::ops::Range;
 
 use outbox_core::Result;
-use outbox_core::policy::{Fault, Outcome};
-use outbox_core::progress::Saved;
-use outbox_sender::{Done, Ticket};
+use outbox_core::policy::Outcome;
+use outbox_dispatch::feed::UNIX_EPOCH;
+use outbox_dispatch::outcome::decisions::Decision;
+use outbox_dispatch::outcome::entry::{DeliveryOutcome, Entry, of_one_request};
+use outbox_dispatch::pull::ordering::{Note, OrderKey};
+use outbox_dispatch::push::endpoints::EndpointState;
+use outbox_dispatch::store::{Checkpoint, NumberedCheckpoint, RoutingRow};
+use outbox_sender::Done;
 use pgrx::IntoDatum;
-use pgrx::pg_sys::{Datum, INT2ARRAYOID, INT4ARRAYOID, INT4OID, INT8ARRAYOID, INT8OID, TEXTARRAYOID};
+use pgrx::pg_sys::{Datum, INT2ARRAYOID, INT4ARRAYOID, INT4OID, INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID};
 
-use crate::dispatch::feed::UNIX_EPOCH;
-use crate::dispatch::outcome::counters::{self, Counted};
 use crate::pg::append::Leaf;
-use crate::pg::txn::{Failure, Plan, arg};
+use crate::pg::txn::{Plan, arg};
 use crate::pg::{catalog, shape};
-use crate::worker::now;
-
-/// The outcome of an attempt for its delivery.
-pub enum DeliveryOutcome {
-    Completed,
-    /// To be retried at this time (microseconds, PostgreSQL's epoch).
-    Failed(i64),
-    Dead(&'static str),
-    /// Failed, and the message was cancelled meanwhile.
-    Cancelled,
-    /// A manual send, and whether it succeeded. No delivery changes.
-    Manual(bool),
-    /// Not attempted: the endpoint is disabled, and skips its deliveries.
-    Skipped,
-}
-
-impl DeliveryOutcome {
-    /// The outcome's name in the attempt log.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            DeliveryOutcome::Completed => "completed",
-            DeliveryOutcome::Failed(_) => "failed",
-            DeliveryOutcome::Dead(EXPIRED) => EXPIRED,
-            DeliveryOutcome::Dead(_) => "dead",
-            DeliveryOutcome::Cancelled => "cancelled",
-            DeliveryOutcome::Skipped => "skipped",
-            DeliveryOutcome::Manual(true) => "completed",
-            DeliveryOutcome::Manual(false) => "failed",
-        }
-    }
-}
-
-/// Reason and outcome of an expired delivery.
-pub const EXPIRED: &str = "expired";
-
-/// One outcome, ready to be recorded.
-pub struct Entry {
-    pub done: Done,
-    pub segment: i16,
-    pub outcome: DeliveryOutcome,
-}
-
-impl Entry {
-    /// The outcome of a manual send that never reached the HTTP thread. Its attempt has the number 0.
-    pub fn unsent(ticket: Ticket, error: Box<str>) -> Entry {
-        let time = now() + UNIX_EPOCH;
-        let done = Done {
-            ticket: Ticket { attempt: 0, ..ticket },
-            message: None,
-            batch: 0,
-            skipped: false,
-            started_at: time,
-            finished_at: time,
-            outcome: Outcome::Fault(Fault::Invalid),
-            status: None,
-            error: Some(error),
-            retry_after: None,
-            remote: None,
-            answer: None,
-        };
-        Entry { done, segment: 0, outcome: DeliveryOutcome::Manual(false) }
-    }
-
-    /// Removes the receiver's data from the outcome, and notes that it could not be recorded.
-    pub fn make_plain(&mut self, failure: &Failure) {
-        self.done.batch = 0;
-        self.done.answer = None;
-        self.done.error = Some(format!("its outcome could not be recorded: {failure}").into());
-    }
-
-    /// Whether the HTTP thread had the delivery.
-    pub fn was_sent(&self) -> bool {
-        self.done.ticket.attempt > 0
-    }
-}
-
-/// The routing of consecutive positions of the feed.
-pub struct RoutingRow {
-    pub first: i64,
-    pub active: i32,
-    pub matched: Vec<i16>,
-}
-
-/// How far the dispatcher has routed, and how far each subscription is.
-pub struct Checkpoint {
-    pub routed: i64,
-    pub subscriptions: Vec<(i32, Saved)>,
-}
+use crate::store::counters::{self, Counted};
 
 /// Statements that record.
 pub struct Recorder {
@@ -116,6 +31,12 @@ pub struct Recorder {
     routing: Plan,
     checkpoint: Plan,
     last: Plan,
+    decisions: Plan,
+    notes: Plan,
+    keys_with_rows: Plan,
+    endpoints: Plan,
+    give_up_endpoint: Plan,
+    delete_manual_sends: Plan,
 }
 
 impl Recorder {
@@ -174,6 +95,124 @@ impl Recorder {
                 from outbox.checkpoint c order by c.id desc limit 1",
                 &[],
             ),
+            decisions: Plan::new(
+                "select outbox._record_decisions($1, $2, $3, $4, $5, $6, $7, $8)",
+                &[
+                    INT8ARRAYOID,
+                    INT4ARRAYOID,
+                    INT8ARRAYOID,
+                    INT8ARRAYOID,
+                    INT2ARRAYOID,
+                    TEXTARRAYOID,
+                    TEXTARRAYOID,
+                    TEXTARRAYOID,
+                ],
+            ),
+            notes: Plan::new(
+                "select outbox._record_lanes($1, $2, $3, $4, $5)",
+                &[INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID],
+            ),
+            keys_with_rows: Plan::new(
+                "select r.subscription_id, r.key from outbox._keys_with_rows($1, $2) r",
+                &[INT4ARRAYOID, TEXTARRAYOID],
+            ),
+            endpoints: Plan::new(
+                "select outbox._record_endpoint_states($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                &[
+                    INT4ARRAYOID,
+                    TEXTARRAYOID,
+                    INT8ARRAYOID,
+                    INT4ARRAYOID,
+                    INT8ARRAYOID,
+                    INT8ARRAYOID,
+                    INT8ARRAYOID,
+                    INT8ARRAYOID,
+                    INT8ARRAYOID,
+                    TEXTARRAYOID,
+                ],
+            ),
+            give_up_endpoint: Plan::new("select outbox._give_up_endpoint($1, $2, $3)", &[INT4OID, TEXTOID, TEXTOID]),
+            delete_manual_sends: Plan::new(
+                "delete from outbox._manual_send e where e.id = any ($1)",
+                &[INT8ARRAYOID],
+            ),
+        }
+    }
+
+    /// Writes deliveries that end without an attempt. Inside a transaction.
+    pub fn decisions(&mut self, made: &[Decision]) {
+        if made.is_empty() {
+            return;
+        }
+        self.decisions.execute(&[
+            arg(made.iter().map(|d| d.delivery_id).collect::<Vec<i64>>()),
+            arg(made.iter().map(|d| d.subscription).collect::<Vec<i32>>()),
+            arg(made.iter().map(|d| d.position).collect::<Vec<i64>>()),
+            arg(made.iter().map(|d| d.message_id).collect::<Vec<i64>>()),
+            arg(made.iter().map(|d| d.segment).collect::<Vec<i16>>()),
+            arg(made.iter().map(|d| d.outcome).collect::<Vec<_>>()),
+            arg(made.iter().map(|d| d.reason).collect::<Vec<_>>()),
+            arg(made.iter().map(|d| d.error.as_deref()).collect::<Vec<_>>()),
+        ]);
+    }
+
+    /// Writes the results of ordered deliveries. Inside a transaction.
+    pub fn notes(&mut self, notes: &[Note]) {
+        if notes.is_empty() {
+            return;
+        }
+        let (ids, keys): (Vec<i32>, Vec<&str>) = notes.iter().map(|n| (n.key.0, &*n.key.1)).unzip();
+        self.notes.execute(&[
+            arg(ids),
+            arg(notes.iter().map(|n| n.position).collect::<Vec<i64>>()),
+            arg(notes.iter().map(|n| n.message_id).collect::<Vec<i64>>()),
+            arg(keys),
+            arg(notes.iter().map(|n| n.what).collect::<Vec<_>>()),
+        ]);
+    }
+
+    /// Reads which of the keys still have rows. Inside the same transaction, after everything that makes rows.
+    pub fn keys_with_rows(&mut self, notes: &[Note]) -> Vec<OrderKey> {
+        let mut left = Vec::new();
+        if !notes.is_empty() {
+            let (ids, keys): (Vec<i32>, Vec<&str>) = notes.iter().map(|n| (n.key.0, &*n.key.1)).unzip();
+            self.keys_with_rows.execute(&[arg(ids), arg(keys)]).for_each(|row| {
+                left.push((row.get(0).unwrap_or_default(), row.text(1).unwrap_or_default()));
+            });
+        }
+        left
+    }
+
+    /// Writes states of endpoints. Inside a transaction.
+    pub fn endpoints(&mut self, states: &[EndpointState]) {
+        let changed: Vec<&EndpointState> = states.iter().filter(|state| state.is_changed).collect();
+        if !changed.is_empty() {
+            let times =
+                |f: fn(&EndpointState) -> Option<i64>| arg(changed.iter().map(|state| f(state)).collect::<Vec<_>>());
+            self.endpoints.execute(&[
+                arg(changed.iter().map(|state| state.endpoint).collect::<Vec<i32>>()),
+                arg(changed.iter().map(|state| state.breaker.as_deref()).collect::<Vec<_>>()),
+                times(|state| state.breaker_until),
+                arg(changed.iter().map(|state| state.breaker_times).collect::<Vec<i32>>()),
+                times(|state| state.paused_until),
+                times(|state| state.failing_since),
+                times(|state| Some(state.failures)),
+                times(|state| state.last_success),
+                times(|state| state.last_failure),
+                arg(changed.iter().map(|state| state.last_error.as_deref()).collect::<Vec<_>>()),
+            ]);
+        }
+        for state in states {
+            if let Some((reason, detail)) = &state.disable {
+                self.give_up_endpoint.execute(&[arg(state.endpoint), arg(*reason), arg(detail.as_str())]);
+            }
+        }
+    }
+
+    /// Deletes manual sends that have come back. Inside a transaction.
+    pub fn manual_sends(&mut self, finished: &[i64]) {
+        if !finished.is_empty() {
+            self.delete_manual_sends.execute(&[arg(finished.to_vec())]);
         }
     }
 
@@ -250,23 +289,12 @@ impl Recorder {
     }
 
     /// Writes a checkpoint. Inside a transaction.
-    pub fn checkpoint(&mut self, id: i64, incarnation: i64, checkpoint: &Checkpoint) {
-        let (mut lag, mut at, mut open, mut open_at) = (vec![], vec![], vec![], vec![]);
-        for (subscription, saved) in &checkpoint.subscriptions {
-            lag.push(*subscription);
-            at.push(saved.position);
-            // The first position, then differences: compressed, thousands of them take next to no space.
-            let mut before = 0;
-            for position in &saved.open {
-                open.push(*subscription);
-                open_at.push(*position - before);
-                before = *position;
-            }
-        }
+    pub fn checkpoint(&mut self, checkpoint: &NumberedCheckpoint) {
+        let (lag, at, open, open_at) = checkpoint.checkpoint.lists();
         self.checkpoint.execute(&[
-            arg(id),
-            arg(incarnation),
-            arg(checkpoint.routed),
+            arg(checkpoint.id),
+            arg(checkpoint.incarnation),
+            arg(checkpoint.checkpoint.routed),
             arg(lag),
             arg(at),
             arg(open),
@@ -274,21 +302,15 @@ impl Recorder {
         ]);
     }
 
-    /// Reads the last checkpoint. Returns its id, its incarnation and its content.
-    pub fn last(&mut self) -> Option<(i64, i64, Checkpoint)> {
+    /// Reads the last checkpoint.
+    pub fn last(&mut self) -> Option<NumberedCheckpoint> {
         self.last.execute(&[]).first(|row| {
             let lag: Vec<i32> = row.get(3).unwrap_or_default();
             let at: Vec<i64> = row.get(4).unwrap_or_default();
             let open: Vec<i32> = row.get(5).unwrap_or_default();
             let open_at: Vec<i64> = row.get(6).unwrap_or_default();
-            let mut places: HashMap<i32, Vec<i64>> = HashMap::new();
-            for (id, distance) in open.iter().zip(&open_at) {
-                let places = places.entry(*id).or_default();
-                places.push(places.last().unwrap_or(&0) + distance);
-            }
-            let mut saved = |id: i32, position| Saved { position, open: places.remove(&id).unwrap_or_default() };
-            let subscriptions = lag.iter().zip(&at).map(|(id, position)| (*id, saved(*id, *position))).collect();
-            (row.int(0), row.int(1), Checkpoint { routed: row.int(2), subscriptions })
+            let checkpoint = Checkpoint::of_lists(row.int(2), &lag, &at, &open, &open_at);
+            NumberedCheckpoint { id: row.int(0), incarnation: row.int(1), checkpoint }
         })
     }
 }
@@ -325,23 +347,6 @@ mod column {
     pub const RESULTS: usize = 21;
     // `delivery_ids` is set for bundles only, which workers complete.
     pub const COUNT: usize = 23;
-}
-
-/// Whether two deliveries were sent in one request. The deliveries of a batch come back in succession.
-fn of_one_request(a: &Entry, b: &Entry) -> bool {
-    a.done.batch != 0 && a.done.batch == b.done.batch
-}
-
-/// The range of entries of each request.
-pub fn requests(entries: &[Entry]) -> Vec<Range<usize>> {
-    let mut end = 0;
-    entries
-        .chunk_by(of_one_request)
-        .map(|request| {
-            end += request.len();
-            end - request.len()..end
-        })
-        .collect()
 }
 
 /// Counts a delivery. The request, and its duration, are counted with the first delivery of the request.

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::{INT4OID, INT8OID, TEXTOID};
 
-use crate::dispatch::payload_filter::run_timed;
 use crate::pg::txn::{self, Failure, Plan, arg};
 use crate::settings;
 
@@ -85,7 +84,7 @@ impl Replays {
                 return true;
             }
             let timer = 10 * Duration::from_millis(settings::FILTER_TIMEOUT.get().max(1) as u64);
-            let outcome = run_timed(timer, || {
+            let outcome = txn::run_timed(timer, || {
                 let rows = step.execute(&[arg(*id), arg(job.allowance as i32)]);
                 Ok(rows.first(|row| (row.text(0).unwrap_or_default(), row.get::<i32>(1).unwrap_or(0))))
             });

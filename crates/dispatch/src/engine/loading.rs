@@ -94,9 +94,7 @@ impl<S: Store, T: Transport> Engine<S, T> {
             configured.push(self.push.endpoints.load_unreadable(*id, failure));
         }
         let (store, faults) = (&mut self.store, &mut self.faults);
-        for (kind, failed) in
-            [(Kind::Subscription, &subscriptions), (Kind::Endpoint, &rows.unreadable_endpoints)]
-        {
+        for (kind, failed) in [(Kind::Subscription, &subscriptions), (Kind::Endpoint, &rows.unreadable_endpoints)] {
             failed.iter().for_each(|(id, failure)| faults.add(store, Fault::new(kind, *id, "load", failure)));
             faults.loaded(store, kind, &failed.iter().map(|(id, _)| (*id).into()).collect::<Vec<_>>())?;
         }

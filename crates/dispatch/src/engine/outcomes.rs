@@ -34,24 +34,24 @@ pub(super) struct Unrecorded {
 
 impl Unrecorded {
     /// Notes that there is something to record.
-    pub fn begin(&mut self, now: Instant) {
+    pub(super) fn begin(&mut self, now: Instant) {
         self.since.get_or_insert(now);
     }
 
     /// Adds the outcome of an attempt.
-    pub fn add(&mut self, entry: Entry, now: Instant) {
+    pub(super) fn add(&mut self, entry: Entry, now: Instant) {
         self.entries.push(entry);
         self.begin(now);
     }
 
     /// Adds a delivery that has ended without an attempt.
-    pub fn decide(&mut self, decision: Decision, now: Instant) {
+    pub(super) fn decide(&mut self, decision: Decision, now: Instant) {
         self.decisions.push(decision);
         self.begin(now);
     }
 
     /// Adds the routing of consecutive positions.
-    pub fn add_routing(&mut self, first: i64, active: i32, matched: Vec<i16>, now: Instant) {
+    pub(super) fn add_routing(&mut self, first: i64, active: i32, matched: Vec<i16>, now: Instant) {
         match self.routing.last_mut() {
             Some(row) if row.active == active && row.first + row.matched.len() as i64 == first => {
                 row.matched.extend(matched);
@@ -62,7 +62,7 @@ impl Unrecorded {
     }
 
     /// Number of outcomes and decisions.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.entries.len() + self.decisions.len()
     }
 }

@@ -87,7 +87,8 @@ impl<S: Store, T: Transport> Engine<S, T> {
             let (time, instant) = (store.now(), store.instant());
             let mut jobs = Vec::new();
             if let Some(known) = routing.config.subscriptions.get_mut(&subscription) {
-                for stored in part.messages.iter().filter(|stored| read.binary_search(&stored.message.position).is_ok()) {
+                for stored in part.messages.iter().filter(|stored| read.binary_search(&stored.message.position).is_ok())
+                {
                     if window.is_cancelled(stored.message.id) {
                         unrecorded.decide(Decision::cancelled(subscription, stored, 0), instant);
                     } else if stored.unreadable.is_some() {

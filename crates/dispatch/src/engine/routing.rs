@@ -38,12 +38,12 @@ struct Now {
 }
 
 impl Routing {
-    pub fn new() -> Routing {
+    pub(super) fn new() -> Routing {
         Routing { config: Config::default(), predicates: Predicates::new(), routed: 0, end: 0 }
     }
 
     /// Whether a part of the feed is not routed yet.
-    pub fn is_behind(&self) -> bool {
+    pub(super) fn is_behind(&self) -> bool {
         self.routed < self.end
     }
 }

@@ -91,14 +91,14 @@ impl<T: Transport> Push<T> {
     }
 
     /// Limits the jobs that a subscription may have with the HTTP thread to the number that its endpoint takes.
-    pub fn set_limits(&self, config: &mut Config) {
+    pub(super) fn set_limits(&self, config: &mut Config) {
         for subscription in config.subscriptions.values_mut() {
             subscription.limit = self.endpoints.limit(subscription.endpoint);
         }
     }
 
     /// Has the HTTP thread give back the deliveries of cancelled messages that it has not sent yet.
-    pub fn recall(&mut self, cancelled: HashSet<i64>) {
+    pub(super) fn recall(&mut self, cancelled: HashSet<i64>) {
         if !self.in_flight.is_empty() {
             self.sender.call_off(cancelled);
         }
@@ -106,7 +106,7 @@ impl<T: Transport> Push<T> {
 
     /// Makes the job of a delivery's first attempt, and tells the subscription's progress about it. There is no job if the
     /// delivery has to wait for others of its key.
-    pub fn first_job(
+    pub(super) fn first_job(
         &mut self,
         window: &mut Window,
         id: i32,
@@ -185,7 +185,7 @@ impl<T: Transport> Push<T> {
     }
 
     /// Removes a delivery that has come back. Returns `None` if no delivery waits for this outcome.
-    pub fn take_back(&mut self, ticket: &Ticket) -> Option<InFlight> {
+    pub(super) fn take_back(&mut self, ticket: &Ticket) -> Option<InFlight> {
         self.in_flight.remove(&(ticket.subscription, ticket.position, ticket.run))
     }
 
@@ -196,7 +196,7 @@ impl<T: Transport> Push<T> {
     }
 
     /// Sends the rows that are due.
-    pub fn send_due<S: Store>(
+    pub(super) fn send_due<S: Store>(
         &mut self,
         store: &mut S,
         config: &mut Config,
@@ -299,7 +299,7 @@ impl<T: Transport> Push<T> {
 
     /// Handles a delivery of an ordered subscription that will be retried, or that blocks its key as a dead letter: the
     /// deliveries that wait for it in memory become rows.
-    pub fn stop_key(
+    pub(super) fn stop_key(
         &mut self,
         config: &mut Config,
         window: &mut Window,
@@ -328,7 +328,7 @@ impl<T: Transport> Push<T> {
     }
 
     /// Handles a delivery of an ordered subscription that has ended: the next one of its key is sent.
-    pub fn continue_key(
+    pub(super) fn continue_key(
         &mut self,
         config: &mut Config,
         window: &Window,
@@ -359,7 +359,7 @@ impl<T: Transport> Push<T> {
     }
 
     /// Gives rows that wait in memory for their turn back to the table, so that changes made there meanwhile take effect.
-    pub fn give_back_rows(&mut self, config: &mut Config, time: i64) {
+    pub(super) fn give_back_rows(&mut self, config: &mut Config, time: i64) {
         for (id, waiting) in self.order.give_back_rows() {
             if let Some(subscription) = config.subscriptions.get_mut(&id) {
                 subscription.remove_outstanding(waiting.stored.message.content.len());
@@ -370,7 +370,7 @@ impl<T: Transport> Push<T> {
     }
 
     /// The time until a row is due, or an endpoint takes rows again.
-    pub fn due_in(&self, config: &Config, time: i64) -> Duration {
+    pub(super) fn due_in(&self, config: &Config, time: i64) -> Duration {
         let Push { retries, endpoints, .. } = self;
         let accepts = |id: i32| config.subscriptions.get(&id).is_some_and(|s| endpoints.accepts(s.endpoint, time));
         let next = [retries.next(accepts), endpoints.opens_at(time)].into_iter().flatten().min();

@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::feed::Stored;
 
 /// Reason of a delivery whose message cannot be read.
-pub(crate) const UNREADABLE: &str = "unreadable";
+pub const UNREADABLE: &str = "unreadable";
 /// Reason of a delivery that could not be recorded as it was.
 pub const UNRECORDABLE: &str = "unrecordable";
 

@@ -21,12 +21,12 @@ const WORTH_IT: usize = 1000;
 const RECOUNT: Duration = Duration::from_millis(250);
 
 /// Whether one more row may be made.
-pub fn has_room(subscription: &Subscription) -> bool {
+pub(crate) fn has_room(subscription: &Subscription) -> bool {
     subscription.blocked < LIMIT
 }
 
 /// Whether a lagging subscription has enough room to make a reading of the feed worth its cost.
-pub fn has_much_room(subscription: &Subscription) -> bool {
+pub(crate) fn has_much_room(subscription: &Subscription) -> bool {
     subscription.blocked <= LIMIT - WORTH_IT
 }
 

@@ -47,11 +47,7 @@ pub(crate) struct ManualSends {
 
 impl ManualSends {
     /// Reads the manual sends that are not in flight yet. Returns jobs, and outcomes for those that cannot be sent.
-    pub(crate) fn read<S: Store>(
-        &mut self,
-        store: &mut S,
-        config: &Config,
-    ) -> Result<(Vec<Job>, Vec<Entry>), Failure> {
+    pub(crate) fn read<S: Store>(&mut self, store: &mut S, config: &Config) -> Result<(Vec<Job>, Vec<Entry>), Failure> {
         let known: Vec<i64> = self.in_flight.iter().copied().collect();
         let found = store.manual_sends(&known)?;
         let (mut waiting, mut resend) = (Waiting::default(), Vec::new());

@@ -124,7 +124,8 @@ impl Retries {
         let places: Vec<Place> = chains.iter().flatten().map(|row| row.place).collect();
         let mut messages = if places.is_empty() { Vec::new() } else { store.messages(&places)? }.into_iter();
         let mut chain = |rows: Vec<DueRow>| {
-            let due: Vec<Due> = rows.into_iter().zip(messages.by_ref()).map(|(row, stored)| Due::of(row, stored)).collect();
+            let due: Vec<Due> =
+                rows.into_iter().zip(messages.by_ref()).map(|(row, stored)| Due::of(row, stored)).collect();
             due.into_iter().take_while(|due| due.stored.is_some()).collect()
         };
         Ok(chains.into_iter().map(&mut chain).collect())
