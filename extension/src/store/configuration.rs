@@ -14,9 +14,9 @@ macro_rules! versions {
         "select s.id, s.endpoint_id, s.max_attempts, v.position,
             lead(v.position) over (partition by s.id order by v.version),
             v.active, v.topics, v.filter::text, s.ordering,
-            outbox._duration_us(s.ttl), outbox._duration_us(s.max_age),
+            outbox_internal.duration_us(s.ttl), outbox_internal.duration_us(s.max_age),
             coalesce(s.schedule, e.schedule)::text, s.policy::text, e.policy::text, s.format, s.batch_size,
-            outbox._duration_us(s.batch_wait), s.paused, v.version, v.starts_after, s.on_exhausted
+            outbox_internal.duration_us(s.batch_wait), s.paused, v.version, v.starts_after, s.on_exhausted
         from outbox.subscription s
         join outbox.subscription_version v on v.subscription_id = s.id
         left join outbox.endpoint e on e.id = s.endpoint_id
@@ -41,12 +41,12 @@ impl Loader {
             subscription_ids: Plan::new("select s.id from outbox.subscription s order by s.id", &[]),
             endpoint_ids: Plan::new("select e.id from outbox.endpoint e order by e.id", &[]),
             endpoints: Plan::new(
-                "select e.id, e.url, e.headers::text, outbox._duration_us(e.timeout) / 1000, e.concurrency,
+                "select e.id, e.url, e.headers::text, outbox_internal.duration_us(e.timeout) / 1000, e.concurrency,
                     case when e.consent = 'granted' then least(e.rate, k.allowed_rate / 60.0::float8) else e.rate end,
                     case when e.consent = 'granted' then least(e.burst, greatest(k.allowed_rate / 60.0::float8, 1))
                         else e.burst end,
                     e.breaker::text, e.protocol, e.compress, e.response_id, e.keep_headers,
-                    outbox._duration_us(e.disable_after), e.disable_failures,
+                    outbox_internal.duration_us(e.disable_after), e.disable_failures,
                     e.active, e.disabled_mode, e.consent,
                     c.auth::text, c.ca, c.certificate, c.key,
                     s.breaker, s.breaker_until, s.breaker_times, s.paused_until, s.failing_since, s.failures,
@@ -57,7 +57,7 @@ impl Loader {
                         order by k.created_at desc
                     ),
                     array(
-                        select coalesce(outbox._us(k.expires_at) + 946684800000000, 0)
+                        select coalesce(outbox_internal.us(k.expires_at) + 946684800000000, 0)
                         from outbox.endpoint_secret k
                         where k.endpoint_id = e.id and (k.expires_at is null or k.expires_at > now())
                         order by k.created_at desc

@@ -36,7 +36,7 @@ impl Deliveries {
     pub const fn new() -> Deliveries {
         Deliveries {
             cancelled: Plan::new("select c.message_id from outbox.cancelled c", &[]),
-            keys: Plan::new("select r.subscription_id, r.key from outbox._all_keys_with_rows() r", &[]),
+            keys: Plan::new("select r.subscription_id, r.key from outbox_internal.all_keys_with_rows() r", &[]),
             // The count starts at the newest position: rows below the window have been attempted, or are about to be. The
             // limit bounds the cost of many rows that wait for a retry. The lowest position bounds the cost of index entries
             // whose rows are gone, while somebody holds an old snapshot.
@@ -61,10 +61,10 @@ impl Deliveries {
                 &[INT4OID, INT8OID],
             ),
             pass: Plan::new(
-                "select p.more, p.soon, p.free from outbox._router_pass($1, $2) p",
+                "select p.more, p.soon, p.free from outbox_internal.router_pass($1, $2) p",
                 &[INT4OID, INT8ARRAYOID],
             ),
-            pass_apart: Plan::new("select outbox._router_pass_apart($1, $2)", &[INT4OID, INT8ARRAYOID]),
+            pass_apart: Plan::new("select outbox_internal.router_pass_apart($1, $2)", &[INT4OID, INT8ARRAYOID]),
             due: Plan::new(
                 "select q.id, s.subscription_id, q.position, q.message_id, q.message_segment, q.attempt,
                     q.due_at, q.expires_at, q.run, q.new_id
@@ -89,7 +89,7 @@ impl Deliveries {
                 &[INT4OID, TEXTOID, INT8OID, INT4OID],
             ),
             dead_letter: Plan::new(
-                "select outbox._dead_letter_deliveries($1, $2, true, $3)",
+                "select outbox_internal.dead_letter_deliveries($1, $2, true, $3)",
                 &[INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID],
             ),
             manual_sends: Plan::new(
@@ -99,22 +99,22 @@ impl Deliveries {
                 &[INT8ARRAYOID],
             ),
             consents: Plan::new(
-                "select e.id, outbox._us(c.next_at)
+                "select e.id, outbox_internal.us(c.next_at)
                 from outbox.endpoint e
                 left join outbox.endpoint_consent c on c.endpoint_id = e.id
                 where e.consent = 'pending' and e.active and e.deleted_at is null",
                 &[],
             ),
             record_consent: Plan::new(
-                "select outbox._record_consent($1, $2, $3, $4, $5, $6, $7)",
+                "select outbox_internal.record_consent($1, $2, $3, $4, $5, $6, $7)",
                 &[INT4OID, TEXTOID, BOOLOID, INT4OID, TEXTOID, TEXTOID, TEXTOID],
             ),
             note_faults: Plan::new(
-                "select outbox._note_faults($1, $2, $3, $4)",
+                "select outbox_internal.note_faults($1, $2, $3, $4)",
                 &[TEXTARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID],
             ),
-            loaded: Plan::new("select outbox._loaded($1, $2)", &[TEXTOID, INT8ARRAYOID]),
-            notify: Plan::new("select outbox._notify_workers($1)", &[INT4ARRAYOID]),
+            loaded: Plan::new("select outbox_internal.loaded($1, $2)", &[TEXTOID, INT8ARRAYOID]),
+            notify: Plan::new("select outbox_internal.notify_workers($1)", &[INT4ARRAYOID]),
         }
     }
 

@@ -43,7 +43,7 @@ impl Recorder {
     pub const fn new() -> Recorder {
         Recorder {
             failed: Plan::new(
-                "select outbox._record_failed($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                "select outbox_internal.record_failed($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
                 &[
                     INT8ARRAYOID,
                     INT4ARRAYOID,
@@ -59,7 +59,7 @@ impl Recorder {
                 ],
             ),
             dead: Plan::new(
-                "select outbox._record_dead($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+                "select outbox_internal.record_dead($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
                 &[
                     INT8ARRAYOID,
                     INT4ARRAYOID,
@@ -75,7 +75,7 @@ impl Recorder {
                     TEXTARRAYOID,
                 ],
             ),
-            completed: Plan::new("select outbox._record_completed($1)", &[INT8ARRAYOID]),
+            completed: Plan::new("select outbox_internal.record_completed($1)", &[INT8ARRAYOID]),
             routing: Plan::new(
                 "insert into outbox.routing (segment, first_position, last_position, routed_at, active, matched)
                 values (coalesce(pg_sequence_last_value('outbox._routing_segment'), 0), $1, $1 + cardinality($3) - 1,
@@ -96,7 +96,7 @@ impl Recorder {
                 &[],
             ),
             decisions: Plan::new(
-                "select outbox._record_decisions($1, $2, $3, $4, $5, $6, $7, $8)",
+                "select outbox_internal.record_decisions($1, $2, $3, $4, $5, $6, $7, $8)",
                 &[
                     INT8ARRAYOID,
                     INT4ARRAYOID,
@@ -109,15 +109,15 @@ impl Recorder {
                 ],
             ),
             notes: Plan::new(
-                "select outbox._record_lanes($1, $2, $3, $4, $5)",
+                "select outbox_internal.record_lanes($1, $2, $3, $4, $5)",
                 &[INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID],
             ),
             keys_with_rows: Plan::new(
-                "select r.subscription_id, r.key from outbox._keys_with_rows($1, $2) r",
+                "select r.subscription_id, r.key from outbox_internal.keys_with_rows($1, $2) r",
                 &[INT4ARRAYOID, TEXTARRAYOID],
             ),
             endpoints: Plan::new(
-                "select outbox._record_endpoint_states($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                "select outbox_internal.record_endpoint_states($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
                 &[
                     INT4ARRAYOID,
                     TEXTARRAYOID,
@@ -131,7 +131,7 @@ impl Recorder {
                     TEXTARRAYOID,
                 ],
             ),
-            give_up_endpoint: Plan::new("select outbox._give_up_endpoint($1, $2, $3)", &[INT4OID, TEXTOID, TEXTOID]),
+            give_up_endpoint: Plan::new("select outbox_internal.give_up_endpoint($1, $2, $3)", &[INT4OID, TEXTOID, TEXTOID]),
             delete_manual_sends: Plan::new(
                 "delete from outbox._manual_send e where e.id = any ($1)",
                 &[INT8ARRAYOID],

@@ -21,7 +21,7 @@ impl RowMaker {
     pub const fn new() -> RowMaker {
         RowMaker {
             open: Plan::new(
-                "select outbox._open_deliveries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                "select outbox_internal.open_deliveries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
                 &[
                     BOOLARRAYOID,
                     INT4ARRAYOID,
@@ -36,15 +36,15 @@ impl RowMaker {
                 ],
             ),
             open_bundle: Plan::new(
-                "select outbox._open_bundle($1, $2, $3, $4, $5)",
+                "select outbox_internal.open_bundle($1, $2, $3, $4, $5)",
                 &[INT4OID, INT2OID, INT8OID, INT8ARRAYOID, INT8ARRAYOID],
             ),
-            opened: Plan::new("select outbox._subscriptions_with_deliveries($1, $2)", &[INT4ARRAYOID, INT8ARRAYOID]),
+            opened: Plan::new("select outbox_internal.subscriptions_with_deliveries($1, $2)", &[INT4ARRAYOID, INT8ARRAYOID]),
             end: Plan::new(
-                "select outbox._record_ended($1, $2, $3, $4, $5)",
+                "select outbox_internal.record_ended($1, $2, $3, $4, $5)",
                 &[INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, INT2ARRAYOID, TEXTARRAYOID],
             ),
-            end_cancelled_of: Plan::new("select outbox._end_cancelled($1, '{}')", &[INT8ARRAYOID]),
+            end_cancelled_of: Plan::new("select outbox_internal.end_cancelled($1, '{}')", &[INT8ARRAYOID]),
         }
     }
 

@@ -3,7 +3,7 @@
 -- API: private
 -- The position of each subscription, its lag in positions, and since when the first message after its position has been in
 -- the feed (null: no lag).
-create function outbox._subscription_lag()
+create function outbox_internal.subscription_lag()
 returns table (subscription_id int, subscription text, "position" bigint, lag bigint, since timestamptz)
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -32,7 +32,7 @@ end;
 -- The session that has held locks on the tables of the dispatcher for longest. If the dispatcher waits for a lock in vain,
 -- it most likely waits for that session. Usually this is an open transaction of an administrator, because the dispatcher
 -- skips rows that workers have locked.
-create function outbox._in_the_way() returns text
+create function outbox_internal.in_the_way() returns text
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
@@ -41,10 +41,10 @@ begin atomic
     from pg_locks l
     join pg_stat_activity a on a.pid = l.pid
     join pg_class k on k.oid = l.relation
-    where l.database = outbox._database_oid() and l.granted and l.mode <> 'AccessShareLock' and l.pid <> pg_backend_pid()
+    where l.database = outbox_internal.database_oid() and l.granted and l.mode <> 'AccessShareLock' and l.pid <> pg_backend_pid()
         and k.relnamespace = (select s.relnamespace from pg_class s where s.oid = 'outbox._sequencer'::regclass)
         and k.relkind in ('r', 'p') and a.xact_start < clock_timestamp() - interval '1 s'
-        and a.pid is distinct from (select s.pid from outbox._worker_slot() s)
+        and a.pid is distinct from (select s.pid from outbox_internal.worker_slot() s)
     order by starts_with(k.relname, '_message'), a.xact_start
     limit 1;
 end;

@@ -103,7 +103,7 @@ begin atomic
         (select count(*) from outbox._open),
         (select count(*) from outbox.dead_letter l where l.resolution = 'open'),
         w.state, w.in_flight, w.queued, s.*
-    from outbox._worker_slot() w cross join sums s;
+    from outbox_internal.worker_slot() w cross join sums s;
 end;
 comment on function outbox.stats is
     'Returns the state of this database''s outbox. messages: the last message id; feed_end and routed: positions; waiting: '

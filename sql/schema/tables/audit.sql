@@ -17,7 +17,7 @@ select pg_catalog.pg_extension_config_dump('outbox.audit', '');
 select pg_catalog.pg_extension_config_dump('outbox.audit_id_seq', '');
 
 -- API: private
-create function outbox._audit(action text, object text, reason text, detail jsonb default null) returns void
+create function outbox_internal.audit(action text, object text, reason text, detail jsonb default null) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
