@@ -101,7 +101,8 @@ begin
     perform outbox_internal.check_routes('{#}', filter);
     path := (filter ->> 'payload')::jsonpath;
     perform outbox_internal.check_history(after_position, epoch);
-    start := case when after_position = 0 then outbox_internal.first_stored(outbox_internal.tail()) - 1 else after_position end;
+    start := case when after_position = 0 then outbox_internal.first_stored(outbox_internal.tail()) - 1
+        else after_position end;
     done := start;
     <<feed>>
     for stretch in
@@ -137,7 +138,8 @@ begin
             where case when m.id is null then outbox_internal.missing(done + u.ord, start)
                 else m.topic <> 'outbox.control'
                     and (topics is null and filter is null
-                        or outbox_internal.matches(topics, filter, m.topic, m.tenant, m.key, m.aggregate_type, m.aggregate_id,
+                        or outbox_internal.matches(topics, filter, m.topic, m.tenant, m.key, m.aggregate_type,
+                            m.aggregate_id,
                             m.headers))
                     and (path is null or outbox_internal.path_holds(m.payload, path))
                 end
