@@ -296,7 +296,9 @@ pub trait Store: Host {
     /// The transaction failed.
     fn due_rows(&mut self, rooms: &[(i32, i32)], known: &[i64]) -> Result<Vec<DueRow>, Failure>;
 
-    /// Reads at most `limit` rows of each key after a position, in the order of positions.
+    /// Reads at most `limit` rows of each key after a position, in the order of positions. There are none if an earlier row of
+    /// the key waits, or if a dead letter blocks the key: a message with a time of its own is sent out of its turn, and the
+    /// rows after it must not follow.
     ///
     /// # Errors
     /// The transaction failed.

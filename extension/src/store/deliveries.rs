@@ -67,11 +67,11 @@ impl Deliveries {
             pass_apart: Plan::new("select outbox_internal.router_pass_apart($1, $2)", &[INT4OID, INT8ARRAYOID]),
             due: Plan::new(
                 "select q.id, s.subscription_id, q.position, q.message_id, q.message_segment, q.attempt,
-                    q.due_at, q.expires_at, q.run, q.new_id
+                    q.due_at, q.expires_at, q.run, q.new_id, q.keyed
                 from unnest($1, $2) s(subscription_id, room)
                 cross join lateral (
                     select d.id, d.position, d.message_id, d.message_segment, d.attempt, d.due_at,
-                        d.expires_at, d.run, d.new_id
+                        d.expires_at, d.run, d.new_id, d.key is not null as keyed
                     from outbox.delivery d
                     where d.subscription_id = s.subscription_id and not d.pull and not d.blocked and d.id <> all ($3)
                     order by d.due_at
@@ -81,9 +81,18 @@ impl Deliveries {
             ),
             followers: Plan::new(
                 "select d.id, d.subscription_id, d.position, d.message_id, d.message_segment, d.attempt,
-                    d.due_at, d.expires_at, d.run, d.new_id, d.blocked
+                    d.due_at, d.expires_at, d.run, d.new_id, true, d.blocked
                 from outbox.delivery d
                 where d.subscription_id = $1 and d.key = $2 and d.position > $3
+                    and not exists (
+                        select from outbox.delivery e
+                        where e.subscription_id = $1 and e.key = $2 and e.position < $3
+                    )
+                    and not exists (
+                        select from outbox.dead_letter l
+                        where l.subscription_id = $1 and l.key = $2 and l.resolution = 'open'
+                            and (select s.on_exhausted from outbox.subscription s where s.id = $1) = 'block'
+                    )
                 order by d.position
                 limit $4",
                 &[INT4OID, TEXTOID, INT8OID, INT4OID],
@@ -175,7 +184,7 @@ impl Deliveries {
         let mut followers = |(key, position): &(OrderKey, i64)| {
             let mut rows = Vec::new();
             self.followers.execute(&[arg(key.0), arg(&*key.1), arg(*position), arg(limit)]).for_each(|row| {
-                rows.push(FollowerRow { row: due_row(row), blocked: row.get(10).unwrap_or(false) });
+                rows.push(FollowerRow { row: due_row(row), blocked: row.get(11).unwrap_or(false) });
             });
             rows
         };
@@ -254,7 +263,7 @@ impl Deliveries {
     }
 }
 
-/// Reads a row of outbox.delivery: the first ten columns of the statements `due` and `followers`.
+/// Reads a row of outbox.delivery: the first eleven columns of the statements `due` and `followers`.
 fn due_row(row: &Row) -> DueRow {
     DueRow {
         id: row.int(0),
@@ -265,5 +274,6 @@ fn due_row(row: &Row) -> DueRow {
         expires_at: row.get(7),
         run: row.int(8),
         new_id: row.get(9).unwrap_or(false),
+        keyed: row.get(10).unwrap_or(false),
     }
 }

@@ -193,10 +193,9 @@ fn route_new(
     from: i64,
     upto: i64,
 ) -> RoutingRow {
-    let time = now();
     let mut matched = vec![matched_as::GONE; usize::try_from(upto - from).unwrap_or(0)];
     for stored in messages {
-        let position = stored.message.position;
+        let (position, time) = (stored.message.position, now());
         let found = config.route(stored, results, |id, subscription, result| {
             if subscription.progress.lag().is_some() {
                 return;
@@ -228,7 +227,6 @@ fn catch_up(
     upto: i64,
     routed: i64,
 ) {
-    let time = now();
     let mut part: Vec<i32> = config
         .subscriptions
         .iter()
@@ -238,7 +236,7 @@ fn catch_up(
         .map(|(id, _)| *id)
         .collect();
     for stored in messages {
-        let position = stored.message.position;
+        let (position, time) = (stored.message.position, now());
         config.route(stored, results, |id, subscription, result| {
             if !part.contains(&id) || subscription.progress.lag().is_none_or(|at| at >= position) {
                 return;

@@ -4,7 +4,7 @@ use outbox_core::progress::Progress;
 
 use super::{CHUNK, Engine};
 use crate::failure::Failure;
-use crate::feed::TickStatus;
+use crate::feed::{Stored, TickStatus};
 use crate::outcome::decisions::Decision;
 use crate::pull::window;
 use crate::store::Store;
@@ -61,49 +61,62 @@ impl<S: Store, T: Transport> Engine<S, T> {
         window.set_cancelled(changes.cancelled);
         push.order.rescan(changes.keys, window.blocked_keys());
         push.blocked.count_all(store, &mut routing.config)?;
-        for (subscription, saved) in checkpoint.subscriptions {
-            let Some(known) = self.routing.config.subscriptions.get_mut(&subscription) else { continue };
+        // Everything is read before anything is sent: if a reading fails, recovery begins again.
+        let mut again = Vec::new();
+        for (id, saved) in &checkpoint.subscriptions {
+            let is_readable = !self.loading.unreadable.contains(id);
+            if is_readable && self.routing.config.subscriptions.contains_key(id) {
+                again.push((*id, self.read_positions(&saved.open)?));
+            }
+        }
+        for (id, saved) in checkpoint.subscriptions {
+            let Some(known) = self.routing.config.subscriptions.get_mut(&id) else { continue };
             known.progress = Progress::behind(saved.position);
             known.progress.catch_up(saved.position, checkpoint.routed);
-            if self.loading.unreadable.contains(&subscription) {
+            if self.loading.unreadable.contains(&id) {
                 saved.open.iter().for_each(|position| known.progress.hand_out(*position));
-                continue;
             }
-            self.deliver_again(subscription, &saved.open)?;
+        }
+        for (id, messages) in again {
+            self.deliver_again(id, &messages);
         }
         self.push.retries.rescan(&self.routing.config);
         self.incarnation.recovered = true;
         Ok(Recovery::Own)
     }
 
-    /// Sends the open positions of the last checkpoint again: their deliveries had no outcome when the last incarnation
-    /// ended, but a later position had one. Positions ascend.
-    fn deliver_again(&mut self, subscription: i32, open: &[i64]) -> Result<(), Failure> {
-        let Engine { store, routing, push, window, unrecorded, .. } = self;
-        let mut rest = open;
+    /// Reads the messages of these positions, which ascend.
+    fn read_positions(&mut self, positions: &[i64]) -> Result<Vec<Stored>, Failure> {
+        let (mut found, mut rest) = (Vec::new(), positions);
         while let (Some(first), Some(last)) = (rest.first(), rest.last()) {
-            let part = store.read(first - 1, *last, false)?;
+            let part = self.store.read(first - 1, *last, false)?;
             let (read, later) = rest.split_at(rest.partition_point(|position| *position <= part.upto.max(*first)));
-            let (time, instant) = (store.now(), store.instant());
-            let mut jobs = Vec::new();
-            if let Some(known) = routing.config.subscriptions.get_mut(&subscription) {
-                for stored in part.messages.iter().filter(|stored| read.binary_search(&stored.message.position).is_ok())
-                {
-                    if window.is_cancelled(stored.message.id) {
-                        unrecorded.decide(Decision::cancelled(subscription, stored, 0), instant);
-                    } else if stored.unreadable.is_some() {
-                        unrecorded.decide(Decision::unreadable(subscription, stored), instant);
-                    } else {
-                        jobs.extend(push.first_job(window, subscription, known, stored, time));
-                    }
-                }
-            }
-            push.sender.submit(jobs);
+            let is_wanted = |stored: &Stored| read.binary_search(&stored.message.position).is_ok();
+            found.extend(part.messages.into_iter().filter(is_wanted));
             rest = later;
         }
-        if window.rows() > 0 {
-            unrecorded.begin(store.instant());
+        Ok(found)
+    }
+
+    /// Sends the open positions of the last checkpoint again: their deliveries had no outcome when the last incarnation
+    /// ended, but a later position had one.
+    fn deliver_again(&mut self, subscription: i32, messages: &[Stored]) {
+        let Engine { store, routing, push, window, unrecorded, .. } = self;
+        let Some(known) = routing.config.subscriptions.get_mut(&subscription) else { return };
+        let (time, instant) = (store.now(), store.instant());
+        let mut jobs = Vec::new();
+        for stored in messages {
+            if window.is_cancelled(stored.message.id) {
+                unrecorded.decide(Decision::cancelled(subscription, stored, 0), instant);
+            } else if stored.unreadable.is_some() {
+                unrecorded.decide(Decision::unreadable(subscription, stored), instant);
+            } else {
+                jobs.extend(push.first_job(window, subscription, known, stored, time));
+            }
         }
-        Ok(())
+        push.sender.submit(jobs);
+        if window.rows() > 0 {
+            unrecorded.begin(instant);
+        }
     }
 }

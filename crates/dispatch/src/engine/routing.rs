@@ -29,7 +29,7 @@ pub(super) struct Routing {
     pub end: i64,
 }
 
-/// The time at which a part of the feed is routed. All of its messages have the same time.
+/// The time at which a message is routed. Rows of later messages are due later, so that workers claim them in order.
 #[derive(Clone, Copy)]
 struct Now {
     /// Microseconds, PostgreSQL's epoch.
@@ -99,6 +99,7 @@ impl<S: Store, T: Transport> Engine<S, T> {
         let mut matched = vec![matched_as::GONE; usize::try_from(upto - routed).unwrap_or(0)];
         for stored in messages {
             let position = stored.message.position;
+            let now = Now { time: store.now(), ..now };
             let found = config.route(stored, results, |id, subscription, result| {
                 if subscription.progress.lag().is_some() {
                     return;
@@ -142,6 +143,7 @@ impl<S: Store, T: Transport> Engine<S, T> {
         let mut jobs = Vec::new();
         for stored in &messages {
             let position = stored.message.position;
+            let now = Now { time: store.now(), ..now };
             config.route(stored, &results, |id, subscription, result| {
                 if !part.contains(&id) || subscription.progress.lag().is_none_or(|at| at >= position) {
                     return;

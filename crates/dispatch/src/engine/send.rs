@@ -261,7 +261,7 @@ impl<T: Transport> Push<T> {
             return DueRow::Ended(Decision::cancelled(id, stored, due.id));
         }
         let key = ordering::key_of(id, subscription, stored);
-        if let Some(key) = key.as_ref().filter(|key| !self.order.row(key)) {
+        if let Some(key) = key.as_ref().filter(|key| !self.order.row(key, due.keyed)) {
             self.wait(key, subscription, stored, attempt);
             return DueRow::Waits;
         }

@@ -112,9 +112,13 @@ impl Order {
         Readiness::Send
     }
 
-    /// Whether a row that is due may be sent now. If so, the key is busy from then on.
-    pub(crate) fn row(&mut self, key: &OrderKey) -> bool {
-        self.rows.insert(key.clone());
+    /// Whether a row that is due may be sent now. If so, the key is busy from then on. `keyed`: the row takes part in the
+    /// order of its key. Another row is no reason for later messages to become rows: they would come after it in the table,
+    /// and before the messages of the key that wait in memory.
+    pub(crate) fn row(&mut self, key: &OrderKey, keyed: bool) -> bool {
+        if keyed {
+            self.rows.insert(key.clone());
+        }
         let queue = self.queues.entry(key.clone()).or_default();
         !std::mem::replace(&mut queue.busy, true)
     }

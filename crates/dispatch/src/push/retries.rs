@@ -32,6 +32,9 @@ pub struct DueRow {
     pub run: i64,
     /// The webhook id gets the replay's suffix.
     pub new_id: bool,
+    /// The row has the key of its message: it takes part in the order of its key. A row of a message with a time of its own
+    /// has no key before it has failed.
+    pub keyed: bool,
 }
 
 /// A row of a key, as the store reads it.
@@ -60,6 +63,8 @@ pub(crate) struct Due {
     pub run: i64,
     /// The webhook id gets the replay's suffix.
     pub new_id: bool,
+    /// The row takes part in the order of its key.
+    pub keyed: bool,
     pub stored: Option<Stored>,
 }
 
@@ -195,6 +200,7 @@ impl Due {
             expires: row.expires_at,
             run: row.run,
             new_id: row.new_id,
+            keyed: row.keyed,
             stored,
         }
     }

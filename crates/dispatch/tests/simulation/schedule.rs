@@ -53,6 +53,7 @@ impl Run {
 
     fn step(&mut self) {
         let choice = self.world.borrow_mut().random.between(0, 999);
+        self.world.borrow().trace(|| format!("step {choice}"));
         match choice {
             0..400 => drop(self.round()),
             400..650 => self.receivers(8),
@@ -128,7 +129,7 @@ impl Run {
         let position = world.tables.feed.iter().position(|of| *of == id).map(|i| i as i64 + 1);
         let is_left = position.is_none_or(|position| {
             let left = |plan: &&crate::world::Plan| !world.tables.ended.contains_key(&(plan.id, position));
-            world.matching(position).iter().any(left)
+            world.matching(position).any(|plan| left(&plan))
         });
         let tables = &mut world.tables;
         if is_left && tables.messages[&id].control.is_none() && tables.cancelled.insert(id) {
@@ -241,7 +242,9 @@ impl Run {
         let world = self.world.borrow();
         let tables = &world.tables;
         let recorded = tables.checkpoint.as_ref().is_some_and(|last| {
-            last.checkpoint.routed == tables.feed.len() as i64 && last.checkpoint.subscriptions.is_empty()
+            // A subscription that has caught up without a match need not be written again.
+            last.checkpoint.routed == tables.feed.len() as i64
+                && last.checkpoint.subscriptions.iter().all(|(_, saved)| saved.open.is_empty())
         });
         let status = self.engine.status();
         recorded

@@ -38,26 +38,32 @@ fn transient() -> Failure {
 
 impl SimStore {
     /// Reads: the call fails now and then.
-    fn reading<T>(&self, read: impl FnOnce(&mut World) -> T) -> Result<T, Failure> {
+    fn reading<T>(&self, what: &str, read: impl FnOnce(&mut World) -> T) -> Result<T, Failure> {
         let world = &mut *self.world.borrow_mut();
+        world.trace(|| what.to_owned());
         if world.answer_lost || world.random.chance(world.trouble) {
             world.failures += 1;
+            world.trace(|| "  fails".to_owned());
             return Err(transient());
         }
         Ok(read(world))
     }
 
     /// Writes: the call fails now and then, or is committed and its answer is lost.
-    fn writing<T>(&self, write: impl FnOnce(&mut World) -> Result<T, Failure>) -> Result<T, Failure> {
+    fn writing<T>(&self, what: &str, write: impl FnOnce(&mut World) -> Result<T, Failure>) -> Result<T, Failure> {
         let world = &mut *self.world.borrow_mut();
+        world.trace(|| what.to_owned());
         if world.answer_lost || world.random.chance(world.trouble) {
             world.failures += 1;
+            world.trace(|| "  fails".to_owned());
             let permanent = world.random.chance(300);
             return Err(if permanent { Failure::new("a trigger of the user's failed") } else { transient() });
         }
         let written = write(world)?;
         if world.random.chance(world.trouble / 4) {
             world.failures += 1;
+            world.trace(|| "  fails".to_owned());
+            world.trace(|| "  is committed, and the answer lost".to_owned());
             world.answer_lost = true;
             return Err(transient());
         }
@@ -67,7 +73,9 @@ impl SimStore {
 
 impl Host for SimStore {
     fn now(&self) -> i64 {
-        self.world.borrow().now
+        let world = &mut *self.world.borrow_mut();
+        world.now += 1;
+        world.now
     }
 
     fn instant(&self) -> Instant {
@@ -161,11 +169,14 @@ fn due_row(id: i64, row: &Delivery) -> DueRow {
         expires_at: row.expires,
         run: 0,
         new_id: false,
+        keyed: row.key.is_some(),
     }
 }
 
 /// Writes the outcome of one attempt.
-fn write_entry(tables: &mut Tables, entry: &Entry) {
+fn write_entry(world: &mut World, entry: &Entry) {
+    world.trace(|| format!("  {:?} {:?}", entry.done.ticket, entry.outcome));
+    let tables = &mut world.tables;
     let ticket = &entry.done.ticket;
     tables.attempts += 1;
     match entry.outcome {
@@ -195,7 +206,6 @@ fn write_entry(tables: &mut Tables, entry: &Entry) {
             tables.dead_letters.push(DeadLetter {
                 subscription: ticket.subscription,
                 position: ticket.position,
-                message: ticket.message_id,
                 key: None,
                 open: true,
                 reason,
@@ -248,7 +258,6 @@ fn write_decision(tables: &mut Tables, decision: &Decision) {
         tables.dead_letters.push(DeadLetter {
             subscription: decision.subscription,
             position: decision.position,
-            message: decision.message_id,
             key: None,
             open: true,
             reason: decision.reason,
@@ -259,6 +268,10 @@ fn write_decision(tables: &mut Tables, decision: &Decision) {
 
 /// Writes everything but the outcomes.
 fn write_rest(world: &mut World, batch: &Batch<'_>) -> Recorded {
+    for what in [format!("{:?}", batch.notes), format!("{:?}", batch.rows), format!("{:?}", batch.decisions)] {
+        world.trace(|| format!("  {what}"));
+    }
+    world.trace(|| format!("  {:?}", batch.checkpoint));
     let tables = &mut world.tables;
     let first = tables.routing.len() as i64 + 1;
     for row in batch.routing {
@@ -307,6 +320,7 @@ impl Store for SimStore {
         let world = &mut *self.world.borrow_mut();
         if world.answer_lost || world.random.chance(world.trouble) {
             world.failures += 1;
+            world.trace(|| "  fails".to_owned());
             return Err(transient());
         }
         let tables = &mut world.tables;
@@ -333,6 +347,7 @@ impl Store for SimStore {
         // The numbers are committed, and the answer is lost: the next tick finds other messages.
         if world.random.chance(world.trouble) {
             world.failures += 1;
+            world.trace(|| "  fails".to_owned());
             return Err(transient());
         }
         let wanted = found > 0 && after == Some(first - 1);
@@ -341,22 +356,22 @@ impl Store for SimStore {
     }
 
     fn read(&mut self, after: i64, upto: i64, look_for_cancelled: bool) -> Result<Part, Failure> {
-        self.reading(|world| {
+        self.reading("read", |world| {
             let part = part(world, after, upto);
             if look_for_cancelled { part } else { Part { cancelled: Vec::new(), ..part } }
         })
     }
 
     fn messages(&mut self, places: &[Place]) -> Result<Vec<Option<Stored>>, Failure> {
-        self.reading(|world| places.iter().map(|place| Some(stored(world, place.position))).collect())
+        self.reading("messages", |world| places.iter().map(|place| Some(stored(world, place.position))).collect())
     }
 
     fn last_checkpoint(&mut self) -> Result<Option<NumberedCheckpoint>, Failure> {
-        self.reading(|world| world.tables.checkpoint.clone())
+        self.reading("last_checkpoint", |world| world.tables.checkpoint.clone())
     }
 
     fn load(&mut self, _apart: bool) -> Result<Configuration, Failure> {
-        self.reading(|world| {
+        self.reading("load", |world| {
             let tables = &world.tables;
             let endpoint = |plan: &crate::world::Plan| EndpointRow {
                 id: plan.id,
@@ -376,11 +391,11 @@ impl Store for SimStore {
     }
 
     fn load_subscriptions(&mut self, ids: &[i32]) -> Result<Vec<VersionRow>, Failure> {
-        self.reading(|world| ids.iter().filter_map(|id| version(&world.tables, *id)).collect())
+        self.reading("load_subscriptions", |world| ids.iter().filter_map(|id| version(&world.tables, *id)).collect())
     }
 
     fn changes(&mut self) -> Result<Changes, Failure> {
-        self.reading(|world| {
+        self.reading("changes", |world| {
             let tables = &world.tables;
             let rows = tables.deliveries.values().filter(|d| !d.pull);
             let mut keys: BTreeSet<OrderKey> = rows.filter_map(|d| Some((d.subscription, d.key.clone()?))).collect();
@@ -396,7 +411,7 @@ impl Store for SimStore {
         _limit: usize,
         now: i64,
     ) -> Result<Vec<(usize, Option<i64>)>, Failure> {
-        self.reading(|world| {
+        self.reading("count_waiting", |world| {
             let count = |(id, from): &(i32, i64)| {
                 let waits = |d: &&Delivery| d.subscription == *id && d.position >= *from && d.attempt == 0;
                 let rows = || world.tables.deliveries.values().filter(waits);
@@ -407,7 +422,7 @@ impl Store for SimStore {
     }
 
     fn count_blocked(&mut self, of: &[i32], _limit: usize) -> Result<Vec<usize>, Failure> {
-        self.reading(|world| {
+        self.reading("count_blocked", |world| {
             let rows =
                 |id: &i32| world.tables.deliveries.values().filter(|d| d.subscription == *id && d.blocked).count();
             of.iter().map(rows).collect()
@@ -419,7 +434,7 @@ impl Store for SimStore {
     }
 
     fn pass(&mut self, _limit: i32, in_flight: &[i64], _apart: bool) -> Result<Passed, Failure> {
-        self.writing(|world| {
+        self.writing("pass", |world| {
             let (now, tables) = (world.now, &mut world.tables);
             let lately = std::mem::take(&mut tables.cancelled_lately);
             tables.end_cancelled(&lately, in_flight);
@@ -436,7 +451,7 @@ impl Store for SimStore {
     }
 
     fn due_rows(&mut self, rooms: &[(i32, i32)], known: &[i64]) -> Result<Vec<DueRow>, Failure> {
-        self.reading(|world| {
+        self.reading("due_rows", |world| {
             let mut due = Vec::new();
             for (subscription, room) in rooms {
                 let waits = |(id, d): &(&i64, &Delivery)| {
@@ -453,12 +468,19 @@ impl Store for SimStore {
     }
 
     fn followers(&mut self, keys: &[(OrderKey, i64)], limit: i32) -> Result<Vec<Vec<FollowerRow>>, Failure> {
-        self.reading(|world| {
+        self.reading("followers", |world| {
             let followers = |(key, position): &(OrderKey, i64)| {
                 let follows = |d: &Delivery| {
                     d.subscription == key.0 && d.key.as_deref() == Some(&*key.1) && d.position > *position
                 };
-                let rows = world.tables.deliveries.iter().filter(|(_, d)| follows(d));
+                let comes_before = |d: &Delivery| {
+                    d.subscription == key.0 && d.key.as_deref() == Some(&*key.1) && d.position < *position
+                };
+                let tables = &world.tables;
+                if tables.deliveries.values().any(comes_before) || tables.is_blocked_by_dead_letter(key) {
+                    return Vec::new();
+                }
+                let rows = tables.deliveries.iter().filter(|(_, d)| follows(d));
                 let mut rows: Vec<FollowerRow> =
                     rows.map(|(id, d)| FollowerRow { row: due_row(*id, d), blocked: d.blocked }).collect();
                 rows.sort_by_key(|follower| follower.row.place.position);
@@ -470,7 +492,7 @@ impl Store for SimStore {
     }
 
     fn dead_letter(&mut self, rows: &[DeadRow]) -> Result<(), Failure> {
-        self.writing(|world| {
+        self.writing("dead_letter", |world| {
             rows.iter().for_each(|row| world.tables.bury(row.id, row.reason));
             Ok(())
         })
@@ -489,22 +511,22 @@ impl Store for SimStore {
     }
 
     fn record(&mut self, batch: &Batch<'_>) -> Result<Recorded, Failure> {
-        self.writing(|world| {
+        self.writing("record", |world| {
             if batch.entries.iter().any(|entry| is_poisoned(world, entry)) {
                 return Err(Failure::new("an outcome cannot be stored"));
             }
-            batch.entries.iter().for_each(|entry| write_entry(&mut world.tables, entry));
+            batch.entries.iter().for_each(|entry| write_entry(world, entry));
             Ok(write_rest(world, batch))
         })
     }
 
     fn record_apart(&mut self, batch: &mut Batch<'_>, _faults: &mut Vec<Fault>) -> Result<Recorded, Failure> {
-        self.writing(|world| {
+        self.writing("record_apart", |world| {
             for entry in batch.entries.iter_mut() {
                 if is_poisoned(world, entry) {
                     entry.make_plain(&Failure::new("an outcome cannot be stored"));
                 }
-                write_entry(&mut world.tables, entry);
+                write_entry(world, entry);
             }
             // One row in ten cannot be made.
             let rows = std::mem::take(batch.rows);
@@ -521,10 +543,10 @@ impl Store for SimStore {
     }
 
     fn note_faults(&mut self, _faults: &[Fault]) -> Result<(), Failure> {
-        self.reading(|_| ())
+        self.reading("note_faults", |_| ())
     }
 
     fn note_loaded(&mut self, _kind: Kind, _faulted: &[i64]) -> Result<(), Failure> {
-        self.reading(|_| ())
+        self.reading("note_loaded", |_| ())
     }
 }

@@ -84,6 +84,10 @@ impl Wire {
         check_order(world, job, &self.in_flight);
         let accepted = !world.random.chance(world.refusals);
         let Ticket { subscription, position, message_id, .. } = job.ticket;
+        world.trace(|| format!("{:?} accepted {accepted}", job.ticket));
+        if accepted {
+            world.accepted.insert((subscription, position));
+        }
         world.ledger.push(Request { subscription, position, message: message_id, accepted });
         self.in_flight.push(done(job, now, if accepted { 200 } else { 500 }));
     }
@@ -109,7 +113,7 @@ fn check_order(world: &mut World, job: &Job, in_flight: &[Done]) {
         world.breach(format!("message {} was sent as position {} before its tick", ticket.message_id, ticket.position));
         return;
     }
-    if !world.matching(ticket.position).iter().any(|matching| matching.id == plan.id) {
+    if !world.matches(ticket.position, plan) {
         world.breach(format!("message {} went to subscription {}", ticket.message_id, plan.id));
     }
     if plan.ordering == "none" {
@@ -124,14 +128,16 @@ fn check_order(world: &mut World, job: &Job, in_flight: &[Done]) {
         return;
     }
     // A message with a time of its own comes when it is due, not in its turn.
-    let earlier = (1..ticket.position).filter(|position| same(*position) && message(*position).deliver_at.is_none());
-    let accepted =
-        |position: i64| world.ledger.iter().any(|r| r.accepted && (r.subscription, r.position) == (plan.id, position));
-    let ended = |position: i64| world.tables.ended.contains_key(&(plan.id, position));
-    let cancelled = |position: i64| world.tables.cancelled.contains(&world.tables.feed[position as usize - 1]);
-    let matches = |position: i64| world.matching(position).iter().any(|matching| matching.id == plan.id);
-    let overtaken = earlier.into_iter().find(|at| !accepted(*at) && !ended(*at) && !cancelled(*at) && matches(*at));
-    if let Some(overtaken) = overtaken.filter(|_| message(ticket.position).deliver_at.is_none()) {
+    let in_turn = |position: i64| message(position).deliver_at.is_none();
+    let is_over = |position: i64| {
+        let of = (plan.id, position);
+        world.accepted.contains(&of)
+            || world.tables.ended.contains_key(&of)
+            || world.tables.cancelled.contains(&world.tables.feed[position as usize - 1])
+    };
+    let mut earlier = (1..ticket.position).filter(|position| in_turn(*position) && same(*position));
+    let overtaken = earlier.find(|position| !is_over(*position) && world.matches(*position, plan));
+    if let Some(overtaken) = overtaken.filter(|_| in_turn(ticket.position)) {
         let text = format!("subscription {}: position {} before {overtaken}", plan.id, ticket.position);
         world.breach(text);
     }
@@ -142,7 +148,9 @@ impl Transport for SimTransport {
 
     fn set_endpoints(&mut self, endpoints: Vec<Endpoint>) {
         let mut wire = self.wire.borrow_mut();
-        endpoints.iter().for_each(|endpoint| drop(wire.modes.insert(endpoint.id, endpoint.mode)));
+        endpoints.iter().for_each(|endpoint| {
+            wire.modes.insert(endpoint.id, endpoint.mode);
+        });
     }
 
     fn submit(&mut self, jobs: Vec<Job>) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use outbox_dispatch::engine::matched_as;
 
 use crate::transport::MAX_UNRECORDED;
-use crate::world::{BLOCKING, HASTY, MORTAL, World};
+use crate::world::{BLOCKING, HASTY, MORTAL, World, plan};
 
 /// Notes a breach of each guarantee that did not hold.
 pub(crate) fn judge(world: &mut World) {
@@ -22,13 +22,12 @@ pub(crate) fn judge(world: &mut World) {
 fn routing(world: &mut World) {
     for position in 1..=world.tables.feed.len() as i64 {
         let is_control = world.tables.messages[&world.tables.feed[position as usize - 1]].control.is_some();
-        let wanted = match world.matching(position).len() {
+        let wanted = match world.matching(position).count() {
             _ if is_control => matched_as::CONTROL,
             0 => matched_as::NO_SUBSCRIPTION,
             n => n as i16,
         };
         let found = world.tables.routing.get(position as usize - 1).copied();
-        // An odd message of the only subscription that takes even ones has no subscription either.
         if found != Some(wanted) {
             world.breach(format!("position {position} is routed as {found:?}, and should be {wanted}"));
         }
@@ -44,7 +43,7 @@ fn ends(world: &mut World) {
     for position in 1..=world.tables.feed.len() as i64 {
         let message = world.tables.feed[position as usize - 1];
         let is_cancelled = world.tables.cancelled.contains(&message);
-        for plan in world.matching(position) {
+        for plan in world.matching(position).collect::<Vec<_>>() {
             let of = (plan.id, position);
             let ended = world.tables.ended.get(&of).cloned().unwrap_or_default();
             let letter = world.tables.dead_letters.iter().find(|l| (l.subscription, l.position) == of);
@@ -85,7 +84,7 @@ fn ghosts(world: &mut World) {
     let ended: Vec<(i32, i64)> = world.tables.ended.keys().copied().collect();
     let sent: Vec<(i32, i64)> = world.ledger.iter().map(|r| (r.subscription, r.position)).collect();
     for (subscription, position) in ended.into_iter().chain(sent) {
-        if !world.matching(position).iter().any(|plan| plan.id == subscription) {
+        if !world.matches(position, plan(subscription)) {
             world.breach(format!("position {position} was delivered to subscription {subscription}"));
         }
     }

@@ -89,7 +89,6 @@ pub(crate) struct Delivery {
 pub(crate) struct DeadLetter {
     pub(crate) subscription: i32,
     pub(crate) position: i64,
-    pub(crate) message: i64,
     pub(crate) key: Option<Box<str>>,
     pub(crate) open: bool,
     pub(crate) reason: &'static str,
@@ -143,6 +142,8 @@ pub(crate) struct World {
     pub(crate) generation: u64,
     pub(crate) deliveries_changed: bool,
     pub(crate) tables: Tables,
+    /// Subscription and position of the deliveries that were accepted.
+    pub(crate) accepted: BTreeSet<(i32, i64)>,
     /// Requests in the order in which receivers got them.
     pub(crate) ledger: Vec<Request>,
     /// Store calls fail with this probability, in a thousand.
@@ -154,8 +155,10 @@ pub(crate) struct World {
     /// The calls that failed, and the deaths.
     pub(crate) failures: u64,
     pub(crate) deaths: u64,
-    /// Times at which all was fine, for a check of guarantees that were broken in passing.
+    /// Guarantees that did not hold.
     pub(crate) breaches: Vec<String>,
+    /// Whether everything that happens is printed.
+    traced: bool,
 }
 
 impl World {
@@ -170,6 +173,7 @@ impl World {
             generation: 1,
             deliveries_changed: false,
             tables: Tables::default(),
+            accepted: BTreeSet::new(),
             ledger: Vec::new(),
             trouble,
             refusals,
@@ -177,6 +181,14 @@ impl World {
             failures: 0,
             deaths: 0,
             breaches: Vec::new(),
+            traced: std::env::var_os("SIMULATION_SEED").is_some(),
+        }
+    }
+
+    /// Prints what happens, if one schedule is run alone.
+    pub(crate) fn trace(&self, what: impl FnOnce() -> String) {
+        if self.traced {
+            println!("{:>9} {}", self.now - 800_000_000_000_000, what());
         }
     }
 
@@ -213,13 +225,17 @@ impl World {
         self.generation += 1;
     }
 
-    /// The subscriptions that match a message at a position.
-    pub(crate) fn matching(&self, position: i64) -> Vec<&'static Plan> {
+    /// Whether the message at a position goes to a subscription.
+    pub(crate) fn matches(&self, position: i64, plan: &Plan) -> bool {
         let id = self.tables.feed[position as usize - 1];
         let message = &self.tables.messages[&id];
-        let begun = |plan: &Plan| self.tables.begun.get(&plan.id).copied().flatten().is_some_and(|at| at < position);
-        let fits = |plan: &&Plan| message.control.is_none() && begun(plan) && (!plan.even || id % 2 == 0);
-        PLANS.iter().filter(fits).collect()
+        let begun = self.tables.begun.get(&plan.id).copied().flatten().is_some_and(|at| at < position);
+        message.control.is_none() && begun && (!plan.even || id % 2 == 0)
+    }
+
+    /// The subscriptions that the message at a position goes to.
+    pub(crate) fn matching(&self, position: i64) -> impl Iterator<Item = &'static Plan> {
+        PLANS.iter().filter(move |plan| self.matches(position, plan))
     }
 }
 
@@ -254,7 +270,6 @@ impl Tables {
         self.dead_letters.push(DeadLetter {
             subscription: gone.subscription,
             position: gone.position,
-            message: gone.message,
             key: gone.key,
             open: true,
             reason,
