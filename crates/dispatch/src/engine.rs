@@ -119,11 +119,6 @@ impl<S: Store, T: Transport> Engine<S, T> {
         }
     }
 
-    /// The store.
-    pub fn store(&mut self) -> &mut S {
-        &mut self.store
-    }
-
     /// Takes over changed settings. The configuration depends on some of them, so it is read again.
     pub fn set_settings(&mut self, settings: Settings) {
         self.push.sender.set_settings(settings);

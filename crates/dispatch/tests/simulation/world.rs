@@ -49,7 +49,7 @@ pub(crate) const PLANS: [Plan; 8] = [
     Plan { push: false, ..push(PULLED) },
     Plan { max_attempts: 2, ..push(MORTAL) },
     Plan { ordering: "strict", even: true, ..push(STRICT) },
-    Plan { ttl: Some(3_000_000), ..push(HASTY) },
+    Plan { ttl: Some(100_000), ..push(HASTY) },
     Plan { push: false, ordering: "key", ..push(8) },
 ];
 
