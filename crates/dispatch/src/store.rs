@@ -1,4 +1,4 @@
-//! What the dispatcher asks of its surroundings: a clock and a log (`Host`), and the database (`Store`).
+//! The surroundings of the dispatcher: a clock and a log (`Host`), and the database (`Store`).
 //!
 //! Each method of `Store` is one transaction, or several where its description says so. Invariants of every implementation:
 //! * A method that returns a failure has changed nothing in the database, and the dispatcher may call it again. A tick is an
@@ -137,7 +137,7 @@ pub struct Configuration {
     pub unreadable_endpoints: Vec<(i32, Failure)>,
 }
 
-/// What sessions may have changed.
+/// The rows that sessions may have changed.
 #[derive(Debug, Default)]
 pub struct Changes {
     /// All cancelled messages.
@@ -251,7 +251,7 @@ pub trait Store: Host {
     /// The transaction failed.
     fn load_subscriptions(&mut self, ids: &[i32]) -> Result<Vec<VersionRow>, Failure>;
 
-    /// Reads what sessions may have changed.
+    /// Reads the rows that sessions may have changed.
     ///
     /// # Errors
     /// The transaction failed.

@@ -84,11 +84,19 @@ impl PgStore {
         if !tell.is_empty() {
             let deliveries = &mut self.deliveries;
             // A notification is a hint: a failed one is not repeated, because workers poll as well.
-            if let Err(failure) = txn::run(|| Ok(deliveries.notify(tell))) {
+            if let Err(failure) = write(|| deliveries.notify(tell)) {
                 self.log(format_args!("workers were not notified: {failure}"));
             }
         }
     }
+}
+
+/// Runs statements that return nothing, in a transaction.
+fn write(work: impl FnOnce()) -> Result<(), Failure> {
+    txn::run(|| {
+        work();
+        Ok(())
+    })
 }
 
 impl Host for PgStore {
@@ -195,7 +203,7 @@ impl Store for PgStore {
     }
 
     fn dead_letter(&mut self, rows: &[DeadRow]) -> Result<(), Failure> {
-        txn::run(|| Ok(self.deliveries.dead_letter(rows)))
+        write(|| self.deliveries.dead_letter(rows))
     }
 
     fn manual_sends(&mut self, known: &[i64]) -> Result<Vec<ManualSend>, Failure> {
@@ -228,10 +236,10 @@ impl Store for PgStore {
     }
 
     fn note_faults(&mut self, faults: &[Fault]) -> Result<(), Failure> {
-        txn::run(|| Ok(self.deliveries.note_faults(faults)))
+        write(|| self.deliveries.note_faults(faults))
     }
 
     fn note_loaded(&mut self, kind: Kind, faulted: &[i64]) -> Result<(), Failure> {
-        txn::run(|| Ok(self.deliveries.note_loaded(kind, faulted)))
+        write(|| self.deliveries.note_loaded(kind, faulted))
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use outbox_core::policy::Outcome;
-use outbox_sender::Done;
+use outbox_sender::{Done, Ticket};
 
 use super::Engine;
 use super::routing::Routing;
@@ -13,7 +13,7 @@ use crate::outcome::decisions::Decision;
 use crate::outcome::entry::{DeliveryOutcome, EXPIRED, Entry};
 use crate::outcome::message_counters::MessageCounters;
 use crate::outcome::verdict::verdict;
-use crate::pull::ordering::OrderKey;
+use crate::pull::ordering::{Note, OrderKey};
 use crate::store::{Batch, Checkpoint, NumberedCheckpoint, Recorded, RoutingRow, Store, is_manual};
 use crate::transport::Transport;
 
@@ -89,22 +89,24 @@ impl<S: Store, T: Transport> Engine<S, T> {
             };
             if let Some(key) = key {
                 let blocks = self.routing.config.subscriptions.get(&ticket.subscription).is_some_and(|s| s.block);
+                let Ticket { position, message_id, .. } = ticket;
+                let note = |what| Note { key, position, message_id, what };
                 match &entry.outcome {
-                    DeliveryOutcome::Failed(_) => stopped.push((key, ticket, "failed")),
-                    DeliveryOutcome::Dead(_) if blocks => stopped.push((key, ticket, "dead")),
-                    DeliveryOutcome::Dead(_) => ended.push((key, ticket, "dead")),
-                    _ => ended.push((key, ticket, "ended")),
+                    DeliveryOutcome::Failed(_) => stopped.push(note("failed")),
+                    DeliveryOutcome::Dead(_) if blocks => stopped.push(note("dead")),
+                    DeliveryOutcome::Dead(_) => ended.push(note("dead")),
+                    _ => ended.push(note("ended")),
                 }
             }
             self.unrecorded.add(entry, instant);
         }
         let Engine { push, routing, window, unrecorded, .. } = self;
         unrecorded.done = done;
-        for (key, ticket, result) in stopped {
-            push.stop_key(&mut routing.config, window, key, ticket, result, time);
+        for note in stopped {
+            push.stop_key(&mut routing.config, window, note, time);
         }
-        for (key, ticket, result) in ended {
-            push.continue_key(&mut routing.config, window, unrecorded, key, ticket, result, instant);
+        for note in ended {
+            push.continue_key(&mut routing.config, window, unrecorded, note, instant);
         }
     }
 

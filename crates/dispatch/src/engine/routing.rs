@@ -105,7 +105,7 @@ impl<S: Store, T: Transport> Engine<S, T> {
                     return;
                 }
                 let room = !subscription.paused && (subscription.pull || pushing && has_room(subscription, now.time));
-                match decide_match(unrecorded, id, subscription, stored, result, room, window, now) {
+                match decide_match(unrecorded, (id, subscription), stored, result, room, window, now) {
                     Accept::Done => {}
                     Accept::Send => jobs.extend(push.first_job(window, id, subscription, stored, now.time)),
                     Accept::Full => subscription.progress.fall_behind(position - 1),
@@ -149,7 +149,7 @@ impl<S: Store, T: Transport> Engine<S, T> {
                     return;
                 }
                 let room = subscription.pull || has_room(subscription, now.time);
-                match decide_match(unrecorded, id, subscription, stored, result, room, window, now) {
+                match decide_match(unrecorded, (id, subscription), stored, result, room, window, now) {
                     Accept::Done => {}
                     Accept::Send => jobs.extend(push.first_job(window, id, subscription, stored, now.time)),
                     Accept::Full => {
@@ -223,8 +223,7 @@ pub mod matched_as {
 /// Decides about a message that matches a subscription, before it is sent.
 fn decide_match(
     unrecorded: &mut Unrecorded,
-    id: i32,
-    subscription: &mut Subscription,
+    (id, subscription): (i32, &mut Subscription),
     stored: &Stored,
     result: &FilterResult,
     room: bool,

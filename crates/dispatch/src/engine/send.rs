@@ -16,7 +16,7 @@ use crate::feed::Stored;
 use crate::outcome::decisions::{Decision, UNREADABLE};
 use crate::outcome::entry::EXPIRED;
 use crate::pull::blocked::{self, Blocked};
-use crate::pull::ordering::{self, Attempt, Order, OrderKey, Readiness, Waiting};
+use crate::pull::ordering::{self, Attempt, Note, Order, OrderKey, Readiness, Waiting};
 use crate::pull::window::{self, Window};
 use crate::push::consent::Consents;
 use crate::push::endpoints::Endpoints;
@@ -299,16 +299,9 @@ impl<T: Transport> Push<T> {
 
     /// Handles a delivery of an ordered subscription that will be retried, or that blocks its key as a dead letter: the
     /// deliveries that wait for it in memory become rows.
-    pub(super) fn stop_key(
-        &mut self,
-        config: &mut Config,
-        window: &mut Window,
-        key: OrderKey,
-        ticket: Ticket,
-        result: &'static str,
-        time: i64,
-    ) {
-        for Waiting { stored, attempt } in self.order.stop(&key) {
+    pub(super) fn stop_key(&mut self, config: &mut Config, window: &mut Window, note: Note, time: i64) {
+        let key = &note.key;
+        for Waiting { stored, attempt } in self.order.stop(key) {
             let has_row = attempt.delivery_id != 0;
             if let Some(subscription) = config.subscriptions.get_mut(&key.0) {
                 subscription.remove_outstanding(stored.message.content.len());
@@ -324,7 +317,7 @@ impl<T: Transport> Push<T> {
                 window.block(key.0, &stored, key.1.clone(), attempt.expires, time);
             }
         }
-        self.order.note(key, ticket.position, ticket.message_id, result);
+        self.order.note(note);
     }
 
     /// Handles a delivery of an ordered subscription that has ended: the next one of its key is sent.
@@ -333,13 +326,12 @@ impl<T: Transport> Push<T> {
         config: &mut Config,
         window: &Window,
         unrecorded: &mut Unrecorded,
-        key: OrderKey,
-        ticket: Ticket,
-        result: &'static str,
+        note: Note,
         instant: Instant,
     ) {
+        let key = &note.key;
         let mut jobs = Vec::new();
-        while let Some(Waiting { stored, attempt }) = self.order.next(&key) {
+        while let Some(Waiting { stored, attempt }) = self.order.next(key) {
             let Some(subscription) = config.subscriptions.get_mut(&key.0) else { break };
             subscription.remove_outstanding(stored.message.content.len());
             if window.is_cancelled(stored.message.id) {
@@ -353,8 +345,8 @@ impl<T: Transport> Push<T> {
             break;
         }
         self.sender.submit(jobs);
-        if result == "dead" || self.order.has_rows(&key) {
-            self.order.note(key, ticket.position, ticket.message_id, result);
+        if note.what == "dead" || self.order.has_rows(key) {
+            self.order.note(note);
         }
     }
 

@@ -51,7 +51,7 @@ pub struct Entry {
     pub done: Done,
     /// The message's segment.
     pub segment: i16,
-    /// What the attempt means for the delivery.
+    /// The result of the attempt for the delivery.
     pub outcome: DeliveryOutcome,
 }
 

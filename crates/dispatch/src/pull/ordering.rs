@@ -166,9 +166,9 @@ impl Order {
         self.rows.contains(key)
     }
 
-    /// Notes the result of a delivery for the next record: `failed`, `dead` or `ended`.
-    pub(crate) fn note(&mut self, key: OrderKey, position: i64, message_id: i64, what: &'static str) {
-        self.notes.push(Note { key, position, message_id, what });
+    /// Notes the result of a delivery for the next record.
+    pub(crate) fn note(&mut self, note: Note) {
+        self.notes.push(note);
     }
 
     /// The results since the last record.

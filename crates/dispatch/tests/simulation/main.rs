@@ -3,6 +3,9 @@
 //!
 //! A failure names its seed. `SIMULATION_SEED=7` runs that schedule alone; `SIMULATION_SCHEDULES=100000` runs more of them.
 
+// A schedule that is run alone prints its steps, and a run its figures.
+#![allow(clippy::print_stdout)]
+
 mod random;
 mod schedule;
 mod store;
@@ -12,8 +15,9 @@ mod world;
 
 use std::collections::BTreeMap;
 
+#[expect(clippy::panic, reason = "a helper of the tests")]
 fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().expect("a number"))
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number")))
 }
 
 #[test]
