@@ -341,14 +341,18 @@ async fn the_cost_of_appending_and_reading_does_not_depend_on_what_is_stored() {
         small.push(buffers(db, statement).await);
     }
     for part in 0..4 {
-        let many = format!("select outbox.append('pile-' || n % 5000, 'a.b', '{part}') from generate_series(1, 20000) n");
+        let many =
+            format!("select outbox.append('pile-' || n % 5000, 'a.b', '{part}') from generate_series(1, 20000) n");
         run(db, &many).await;
         settle().await;
     }
     for (statement, small) in STATEMENTS.into_iter().zip(small) {
         let large = buffers(db, statement).await;
         // An index has one more level at most.
-        assert!(large <= small + small / 2 + 20, "{statement}: {large} buffers beside 80,000 events, {small} beside 1,000");
+        assert!(
+            large <= small + small / 2 + 20,
+            "{statement}: {large} buffers beside 80,000 events, {small} beside 1,000"
+        );
     }
 }
 
