@@ -384,7 +384,7 @@ async fn a_reader_goes_on_from_its_cursor_and_two_cannot_both_advance() {
     drop(tx);
     let next = one.next().await.unwrap();
     assert_eq!(next.json::<i32>().unwrap(), 3);
-    one.record_error("broken").await.unwrap();
+    one.record_error("broken", None).await.unwrap();
     let cursor = outbox.cursor_get("c", Default::default()).await.unwrap();
     assert_eq!((cursor.position, cursor.last_error.as_deref()), (Some(mine.position), Some("broken")));
 }

@@ -185,3 +185,27 @@ impl Target {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_strings_are_refused_without_showing_them() {
+        let error = Target::parse("postgresql://u:geheim@h:notaport/d").unwrap_err();
+        assert_eq!(error.code(), "22023");
+        assert!(!format!("{error:?}").contains("geheim"));
+        assert!(Target::parse("postgresql://h/d?sslmode=maybe").is_err());
+        assert!(Target::parse("postgresql://h/d?sslmode=verify-full&sslrootcert=/nowhere").is_err());
+        let target = Target::parse("postgresql://u:geheim@h/d").unwrap();
+        assert!(!format!("{target:?}").contains("geheim"));
+    }
+
+    #[test]
+    fn what_is_wrong_with_settings_is_no_reason_to_retry() {
+        let target = Target::parse("postgresql://u:geheim@db.example:7/d").unwrap();
+        let error = target.explain(Error::connection("error connecting to server: refused"));
+        assert_eq!(error.details().message, "cannot connect to \"db.example\", port 7, database \"d\", user \"u\": refused");
+        assert!(error.details().detail.as_deref().unwrap().contains("the password from the connection string"));
+        assert!(!error.report().contains("geheim"));
+    }
+}

@@ -455,18 +455,18 @@ impl Reader {
         self.unconfirmed.retain(|(position, _)| *position != message.position);
     }
 
-    /// Records why a message could not be handled, for `cursor_list()`, `health()` and the command line. The cursor does not
-    /// move.
+    /// Records why the message at `position` could not be handled, for `cursor_list()`, `health()` and the command line. The
+    /// cursor does not move.
     ///
     /// # Errors
     /// 22023 without a consumer.
-    pub async fn record_error(&mut self, error: &str) -> Result<()> {
+    pub async fn record_error(&mut self, error: &str, position: Option<i64>) -> Result<()> {
         let client = match &self.client {
             Some(client) if !client.is_closed() => client,
             _ => self.client.insert(self.settings.target.connect().await?),
         };
         let consumer = consumer(&self.settings)?;
-        let args = json!({"consumer": consumer, "subject": self.settings.subject, "error": error});
+        let args = json!({"consumer": consumer, "subject": self.settings.subject, "error": error, "error_position": position});
         call_void(client, "cursor_record_error", args).await
     }
 }
