@@ -26,7 +26,8 @@ async fn server() -> &'static Server {
     static SERVER: OnceCell<Server> = OnceCell::const_new();
     SERVER
         .get_or_init(async || {
-            let settings = [("pg_outbox.poll_interval", "1s"), ("max_worker_processes", "40"), ("max_connections", "200")];
+            let settings =
+                [("pg_outbox.poll_interval", "1s"), ("max_worker_processes", "40"), ("max_connections", "200")];
             Server::start(&settings).await.unwrap()
         })
         .await
@@ -91,7 +92,10 @@ async fn handlers_return_any_error() {
     let outbox = outbox("any_error").await;
     let once = EnsureSubscription { max_attempts: Some(1), ..Default::default() };
     for name in ["plain", "result", "own"] {
-        assert_eq!(outbox.ensure_subscription(name, &["order.#"], once.clone()).await.unwrap().as_deref(), Some("created"));
+        assert_eq!(
+            outbox.ensure_subscription(name, &["order.#"], once.clone()).await.unwrap().as_deref(),
+            Some("created")
+        );
     }
     publish(&outbox, &[1, 2, 3, 4]).await;
     let mut done = [0, 0, 0];
@@ -130,7 +134,8 @@ async fn messages_join_the_transactions_of_deadpool_and_sqlx() {
     let second = message().enqueue(&mut *tx).await.unwrap();
     let bytes = Message::to("order.bytes").bytes([0, 255], "application/x").enqueue(&mut tx).await.unwrap();
     assert_eq!(assert_enqueued(&mut *tx, "order.created", &json!({"order": 7})).await.unwrap().id, second);
-    let many = enqueue_many(&mut *tx, "order.many", &[json!({"\u{1F600}": null}), Value::Null], &["a", "b"]).await.unwrap();
+    let many =
+        enqueue_many(&mut *tx, "order.many", &[json!({"\u{1F600}": null}), Value::Null], &["a", "b"]).await.unwrap();
     tx.commit().await.unwrap();
 
     let mut tx = pool.begin().await.unwrap();
@@ -240,7 +245,10 @@ async fn the_application_handles_topics_with_typed_payloads_state_and_rules() {
     let letters: Vec<(i64, i32, String)> = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
     assert_eq!(letters.len(), 4, "{letters:?}");
     let of_wrong = letters.iter().find(|(id, ..)| *id == wrong).unwrap();
-    assert!(of_wrong.1 == 1 && of_wrong.2.contains("the payload is no") && of_wrong.2.contains("Order"), "{of_wrong:?}");
+    assert!(
+        of_wrong.1 == 1 && of_wrong.2.contains("the payload is no") && of_wrong.2.contains("Order"),
+        "{of_wrong:?}"
+    );
     assert!(letters.iter().any(|(_, attempt, error)| *attempt == 1 && error.contains("not billable")), "{letters:?}");
     assert!(letters.iter().any(|(_, _, error)| error.contains("\"order.unknown\" has no handler")), "{letters:?}");
 }
@@ -319,7 +327,11 @@ async fn what_is_wrong_with_settings_ends_a_worker_at_once() {
     for (dsn, code, part) in [
         (format!("postgresql://postgres@127.0.0.1:{port}/settings?passfile=/nowhere"), "28P01", "~/.pgpass"),
         (format!("postgresql://postgres:wrong@127.0.0.1:{port}/settings"), "28P01", "The password"),
-        (format!("postgresql://postgres:{}@127.0.0.1:{port}/settings?channel_binding=require", server.password()), "28000", "channel_binding"),
+        (
+            format!("postgresql://postgres:{}@127.0.0.1:{port}/settings?channel_binding=require", server.password()),
+            "28000",
+            "channel_binding",
+        ),
         (format!("postgresql://postgres:{}@127.0.0.1:{port}/nothing", server.password()), "3D000", "\"nothing\""),
     ] {
         let worker = Outbox::lazy(&dsn, 1).unwrap().worker("w").build(async |_: Delivery| Ok(None));
@@ -332,7 +344,10 @@ async fn what_is_wrong_with_settings_ends_a_worker_at_once() {
     }
     let error = Outbox::connect("postgresql://u@127.0.0.1:1/d").await.unwrap_err();
     assert_eq!(error.kind(), Kind::Retry);
-    assert!(error.to_string().starts_with("cannot connect to \"127.0.0.1\", port 1, database \"d\", user \"u\": "), "{error}");
+    assert!(
+        error.to_string().starts_with("cannot connect to \"127.0.0.1\", port 1, database \"d\", user \"u\": "),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -342,7 +357,8 @@ async fn a_reader_of_a_rare_topic_keeps_up_with_the_feed() {
     let mut reader = outbox.reader().consumer("c").topics(["order.#"]).build();
     let message = tokio::time::timeout(PATIENCE, reader.next()).await.unwrap().unwrap();
     enqueue_many(&outbox.session().await.unwrap(), "other", &(0..20).collect::<Vec<_>>(), &[]).await.unwrap();
-    let position = async || outbox.cursor_list(Default::default()).await.unwrap().first().map(|c| (c.position, c.lag_positions));
+    let position =
+        async || outbox.cursor_list(Default::default()).await.unwrap().first().map(|c| (c.position, c.lag_positions));
     let db = outbox.session().await.unwrap();
     wait_until("the others are in the feed", PATIENCE, async || {
         db.query_one("select outbox.head()", &[]).await.unwrap().get::<_, i64>(0) >= message.position + 20
@@ -424,16 +440,17 @@ async fn a_projection_stands_at_the_message_that_fails_and_applies_each_once() {
     let mended = AtomicBool::new(false);
     let stop = CancellationToken::new();
     let reader = outbox.reader().consumer("totals").topics(["order.#"]).poll_interval(Duration::from_millis(20));
-    let projecting = reader.apply_until(stop.clone().cancelled_owned(), &pool, async |tx: &mut PgTransaction<'_>, messages| {
-        for message in messages {
-            let order = message.json::<Order>()?.order;
-            if order == 3 && !mended.load(Ordering::Relaxed) {
-                anyhow::bail!("a bug in the effect of {order}");
+    let projecting =
+        reader.apply_until(stop.clone().cancelled_owned(), &pool, async |tx: &mut PgTransaction<'_>, messages| {
+            for message in messages {
+                let order = message.json::<Order>()?.order;
+                if order == 3 && !mended.load(Ordering::Relaxed) {
+                    anyhow::bail!("a bug in the effect of {order}");
+                }
+                sqlx::query("insert into totals values ($1)").bind(order).execute(&mut **tx).await?;
             }
-            sqlx::query("insert into totals values ($1)").bind(order).execute(&mut **tx).await?;
-        }
-        anyhow::Ok(())
-    });
+            anyhow::Ok(())
+        });
     let applied = async || -> Vec<i64> {
         sqlx::query_scalar("select id from totals order by id").fetch_all(&pool).await.unwrap()
     };
@@ -508,7 +525,9 @@ async fn failures_of_handlers_are_events() {
                 kept.lock().unwrap().push(text);
             }
         })
-        .build(async |delivery: Delivery| -> anyhow::Result<()> { load(delivery.json::<Order>()?.order).await.map(|_| ()) });
+        .build(async |delivery: Delivery| -> anyhow::Result<()> {
+            load(delivery.json::<Order>()?.order).await.map(|_| ())
+        });
     let stop = CancellationToken::new();
     let running = tokio::spawn(worker.run_until(stop.clone().cancelled_owned()));
     wait_until("the failure is told", PATIENCE, async || !events.lock().unwrap().is_empty()).await;

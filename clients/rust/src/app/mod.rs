@@ -186,7 +186,8 @@ impl Workers {
     /// handlers here, and the errors of [`Worker::run`](crate::Worker::run), as a [`HandlerError`] too.
     pub async fn drain(&self, subscription: &str) -> std::result::Result<Report, HandlerError> {
         let known = self.subscriptions.iter().find(|known| known.name() == subscription);
-        let known = known.ok_or_else(|| Error::invalid(format!("subscription \"{subscription}\" has no handlers here")))?;
+        let known =
+            known.ok_or_else(|| Error::invalid(format!("subscription \"{subscription}\" has no handlers here")))?;
         let first: Arc<Mutex<Option<HandlerError>>> = Arc::default();
         let handler = known.handler(&self.layers)?;
         let kept = first.clone();

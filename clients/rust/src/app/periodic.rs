@@ -30,7 +30,10 @@ pub struct Periodic {
 
 impl std::fmt::Debug for Periodic {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Periodic").field("name", &self.name).field("expression", &self.expression).finish_non_exhaustive()
+        f.debug_struct("Periodic")
+            .field("name", &self.name)
+            .field("expression", &self.expression)
+            .finish_non_exhaustive()
     }
 }
 
@@ -39,9 +42,8 @@ impl Periodic {
     /// of the week), in UTC. The payload is `{"tick": "2026-11-29T03:00:00Z"}`.
     pub fn new(expression: impl Into<String>, topic: impl Into<String>) -> Periodic {
         let topic = topic.into();
-        let make: Make = Arc::new(|tick, message| {
-            message.json(&json!({"tick": tick.to_rfc3339_opts(SecondsFormat::Secs, true)}))
-        });
+        let make: Make =
+            Arc::new(|tick, message| message.json(&json!({"tick": tick.to_rfc3339_opts(SecondsFormat::Secs, true)})));
         Periodic { name: topic.clone(), expression: expression.into(), topic, zone: None, make }
     }
 
@@ -123,7 +125,10 @@ impl Periodic {
                     sleep(backoff.next()).await;
                 }
                 Err(error) => {
-                    return Err(Error::detail(error, format!("It is the periodic message \"{}\" at {tick}.", self.name)));
+                    return Err(Error::detail(
+                        error,
+                        format!("It is the periodic message \"{}\" at {tick}.", self.name),
+                    ));
                 }
             }
         }

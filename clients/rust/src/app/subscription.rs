@@ -60,13 +60,15 @@ impl RouteOptions {
     /// Dead-letters a delivery whose handler returns any error that no rule before decides about.
     #[must_use]
     pub fn dead_otherwise(mut self) -> Self {
-        self.rules.push(Arc::new(|failure| {
-            matches!(failure, Failure::Error(_)).then(|| Failure::dead(failure.text()))
-        }));
+        self.rules
+            .push(Arc::new(|failure| matches!(failure, Failure::Error(_)).then(|| Failure::dead(failure.text()))));
         self
     }
 
-    fn rule<E: std::error::Error + 'static>(mut self, then: impl Fn(&Failure) -> Failure + Send + Sync + 'static) -> Self {
+    fn rule<E: std::error::Error + 'static>(
+        mut self,
+        then: impl Fn(&Failure) -> Failure + Send + Sync + 'static,
+    ) -> Self {
         self.rules.push(Arc::new(move |failure| failure.find::<E>().is_some().then(|| then(failure))));
         self
     }
@@ -187,7 +189,8 @@ impl Subscription<()> {
             routes.push((Pattern::parse(&route.topic)?, route.handler.clone(), route.options.clone(), turns));
         }
         let routed: AnyHandler = Arc::new(move |delivery| {
-            let Some((_, handler, options, turns)) = routes.iter().find(|(topic, ..)| topic.matches(&delivery.topic)) else {
+            let Some((_, handler, options, turns)) = routes.iter().find(|(topic, ..)| topic.matches(&delivery.topic))
+            else {
                 let unhandled = Failure::retry(format!("topic \"{}\" has no handler", delivery.topic));
                 return Box::pin(async { Err(unhandled) });
             };
@@ -217,13 +220,20 @@ impl Subscription<()> {
                     return Ok(());
                 }
                 Err(error) if passes(&error) => {
-                    tracing::warn!(subscription = self.name, error = error.report(), "the subscription cannot be ensured yet");
+                    tracing::warn!(
+                        subscription = self.name,
+                        error = error.report(),
+                        "the subscription cannot be ensured yet"
+                    );
                     sleep(backoff.next()).await;
                 }
                 // A role that may only consume works on a subscription that a migration has created. The worker says so if
                 // there is none.
                 Err(error) if error.kind() == Kind::Fatal && error.code() == "42501" => {
-                    tracing::warn!(subscription = self.name, "this role may not create or alter subscriptions; the worker goes on");
+                    tracing::warn!(
+                        subscription = self.name,
+                        "this role may not create or alter subscriptions; the worker goes on"
+                    );
                     return Ok(());
                 }
                 Err(error) => return Err(error),

@@ -9,8 +9,8 @@ mod sqlx;
 
 use std::future::Future;
 
-use futures_util::future::BoxFuture;
 use deadpool_postgres::{ClientWrapper, Object, Pool};
+use futures_util::future::BoxFuture;
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::{ToSql, Type};
 

@@ -19,8 +19,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
-use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::Client;
+use tokio_postgres::types::{ToSql, Type};
 
 pub use self::stream::ReaderStream;
 use crate::call::{call, call_void};
@@ -466,7 +466,8 @@ impl Reader {
             _ => self.client.insert(self.settings.target.connect().await?),
         };
         let consumer = consumer(&self.settings)?;
-        let args = json!({"consumer": consumer, "subject": self.settings.subject, "error": error, "error_position": position});
+        let args =
+            json!({"consumer": consumer, "subject": self.settings.subject, "error": error, "error_position": position});
         call_void(client, "cursor_record_error", args).await
     }
 }
@@ -519,7 +520,8 @@ fn advance(
     expected: Option<i64>,
     epoch: Option<i32>,
 ) -> Result<Statement> {
-    let sql = "select \"position\"::text as r from outbox.cursor_advance($1, $2::int8, subject => $3, delivery_id => $4,
+    let sql =
+        "select \"position\"::text as r from outbox.cursor_advance($1, $2::int8, subject => $3, delivery_id => $4,
         expected_position => $5::int8, epoch => $6::int4)";
     let text_or_null = |value: Option<String>| value.map(Param::Text);
     Ok(Statement::new(
