@@ -157,7 +157,7 @@ async fn helpers_for_tests_of_applications() {
 
     let receiver = Receiver::start("127.0.0.1:0").await.unwrap();
     let made = outbox.create_endpoint("here", &receiver.url("/hook"), Default::default()).await.unwrap();
-    receiver.verify_with(Verifier::new(made.signing_secret.as_deref().unwrap()).unwrap());
+    receiver.verify_with(Verifier::new(&made.signing_secret).unwrap());
     outbox.subscribe("s", &["hook"], Subscribe { endpoint: Some("here".into()), ..Default::default() }).await.unwrap();
     Message::to("hook").json(&json!({"n": 1})).unwrap().enqueue(&**session).await.unwrap();
     let arrivals = tokio::time::timeout(PATIENCE, receiver.wait_for(1)).await.unwrap();
