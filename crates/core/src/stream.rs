@@ -5,6 +5,9 @@ use crate::error::{Code, Error, Result};
 /// The largest length of a stream's name, in bytes.
 pub const MAX_LENGTH: usize = 255;
 
+/// The segment of outbox.message that holds events.
+pub const SEGMENT: i16 = -2;
+
 /// Returns the category of a stream: the part of its name before the first `-`.
 pub fn category(stream: &str) -> &str {
     stream.split_once('-').map_or(stream, |(category, _)| category)

@@ -51,7 +51,9 @@ pub fn relations() -> Result<Relations> {
     }
     let (message_id, message_segment) = (lookup("_message_id")?, lookup("_message_segment")?);
     // A publication contains the leaves, or their parent in their place.
-    let (events, stream_index) = (lookup("_message_event")?, lookup("_message_event_stream")?);
+    let events = lookup("_message_event")?;
+    // Only appending to streams needs it, and reports that it is missing.
+    let stream_index = lookup("_message_event_stream").unwrap_or(pg_sys::InvalidOid);
     let replicated =
         is_subscribed(lookup("message")?) || is_subscribed(events) || messages.iter().any(|leaf| is_subscribed(*leaf));
     let found = Relations { message_id, message_segment, messages, events, stream_index, replicated };

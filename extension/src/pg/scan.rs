@@ -141,6 +141,9 @@ pub unsafe fn versions(
 pub fn stored_version(table: pg_sys::Oid, index: pg_sys::Oid, stream: Datum) -> Result<Option<i64>> {
     // SAFETY: opened and closed in the order that PostgreSQL requires; on ERROR its resource owner closes.
     unsafe {
+        if index == pg_sys::InvalidOid {
+            return Ok(None);
+        }
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as _);
         shape::check(relation, shape::MESSAGE)?;
         let index = pg_sys::index_open(index, pg_sys::AccessShareLock as _);

@@ -24,9 +24,6 @@ use crate::sql::enqueue::{
     self, Attributes, Context, MAX_NAME, Row, array, column, content, null, refuse_copy, text, transaction_id,
 };
 
-/// Segment of the permanent leaf that holds events.
-pub const SEGMENT: i16 = -2;
-
 /// Streams that a transaction locks. The lock table is shared memory, which a transaction with very many streams would use
 /// up.
 const MAX_LOCKS: u32 = 64;
@@ -122,7 +119,7 @@ fn append(target: &Target<'_>, rows: &mut [Row], identified: bool) -> Result<App
     let mut ids = Vec::with_capacity(rows.len());
     for (version, row) in (actual + 1..).zip(rows.iter_mut()) {
         let id = catalog::next_value(relations.message_id);
-        row.set(column::SEGMENT, SEGMENT.into_datum());
+        row.set(column::SEGMENT, stream::SEGMENT.into_datum());
         row.set(column::ID, id.into_datum());
         row.set(column::XID, Some(Datum::from(xid.value)));
         row.set(column::ENQUEUED_AT, now.into_datum());

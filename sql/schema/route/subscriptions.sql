@@ -412,14 +412,14 @@ begin
 end
 $$;
 comment on function outbox.ensure_subscription is
-    'Creates a subscription, or alters the one that there is, so that it is as described: for migrations, and for programs '
-    'that start. Topics, filter (null: none) and whether it is pushed are always as given; any other setting that is null '
-    'keeps its value, or gets the default of subscribe() if the subscription is new. start: where a new subscription '
-    'begins, as in subscribe(). Its default is earliest for a subscription that workers claim from, so that workers that '
-    'are deployed after their producers miss nothing, and latest for a pushed one, so that a new receiver is not sent the '
-    'history. Returns created, altered or unchanged; unchanged writes nothing. Errors: OB001 no such endpoint, OB004 the '
-    'subscription is pulled and endpoint is given, or the other way round, or it has another source; 40001 another session created it, and this '
-    'transaction cannot see it; those of subscribe()';
+    'Creates a subscription, or alters the one that there is, so that it is as described: for migrations, and for '
+    'programs that start. Topics, filter (null: none) and whether it is pushed are always as given; any other setting '
+    'that is null keeps its value, or gets the default of subscribe() if the subscription is new. start: where a new '
+    'subscription begins, as in subscribe(). Its default is earliest for a subscription that workers claim from, so that'
+    ' workers that are deployed after their producers miss nothing, and latest for a pushed one, so that a new receiver '
+    'is not sent the history. Returns created, altered or unchanged; unchanged writes nothing. Errors: OB001 no such '
+    'endpoint, OB004 the subscription is pulled and endpoint is given, or the other way round, or it has another source;'
+    ' 40001 another session created it, and this transaction cannot see it; those of subscribe()';
 
 -- API: public
 create function outbox.unsubscribe(name text) returns bigint
