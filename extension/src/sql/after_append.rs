@@ -38,6 +38,9 @@ pub fn run(stream: Datum, first: i64, last: i64) -> Result<()> {
     // SAFETY: look-ups in the catalogue's cache.
     let list = unsafe { pg_sys::get_array_type(pg_sys::get_rel_type_id(catalog::lookup("_projection")?)) };
     let function = private(c"after_append", &[pg_sys::TEXTOID, pg_sys::INT8OID, pg_sys::INT8OID, list])?;
+    // A copy for this call: a handler may append as well, and that may read the list again.
+    // SAFETY: an array that is not toasted.
+    let projections = Datum::from(unsafe { pg_sys::pg_detoast_datum_copy(projections.cast_mut_ptr()) });
     let arguments = [Some(stream), Some(Datum::from(first)), Some(Datum::from(last)), Some(projections)];
     // An error of a handler keeps its SQLSTATE, because `run_as` notes it.
     // SAFETY: the arguments have the types by which the function was found, and the function is the extension's own.
