@@ -6,6 +6,8 @@
 pub mod auth;
 pub mod breaker;
 pub mod bucket;
+#[cfg(feature = "cron")]
+pub mod cron;
 pub mod digest;
 pub mod digits;
 pub mod dns;
