@@ -213,10 +213,10 @@ def _traced(options: Mapping[str, Any]) -> Mapping[str, Any]:
     return options if found is None else {**options, "metadata": found}
 
 
-# The overlap is meant: an async connection also has the methods of a blocking one, and the first overload that matches
-# counts. A coroutine that is not awaited is an error of every type checker.
+# An async connection also has the methods of a blocking one, so the overload for it comes first. A coroutine that is not
+# awaited is an error of every type checker.
 @overload
-def enqueue(  # type: ignore[overload-overlap]
+def enqueue(
     conn: AsyncConnection, topic: str, payload: Any = None, **options: Unpack[EnqueueOptions]
 ) -> Coroutine[Any, Any, int]: ...
 @overload
@@ -236,7 +236,7 @@ def enqueue(conn: Any, topic: str, payload: Any = None, **options: Unpack[Enqueu
 
 
 @overload
-def enqueue_many(  # type: ignore[overload-overlap]
+def enqueue_many(
     conn: AsyncConnection, topic: str, payloads: Sequence[Any], *, keys: Keys | None = None, **options: Unpack[ManyOptions]
 ) -> Coroutine[Any, Any, list[int]]: ...
 @overload
@@ -260,7 +260,7 @@ def _array(items: Sequence[str | None]) -> str:
 
 
 @overload
-def set_context(conn: AsyncConnection, **context: Unpack[Context]) -> Coroutine[Any, Any, None]: ...  # type: ignore[overload-overlap]
+def set_context(conn: AsyncConnection, **context: Unpack[Context]) -> Coroutine[Any, Any, None]: ...
 @overload
 def set_context(conn: SyncConnection, **context: Unpack[Context]) -> None: ...
 def set_context(conn: Any, **context: Unpack[Context]) -> Any:

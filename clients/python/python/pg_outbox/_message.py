@@ -92,8 +92,8 @@ class Message:
         return self._object("metadata")
 
     @property
-    def enqueued_at(self) -> dt.datetime | None:
-        return self._time("enqueued_at")
+    def enqueued_at(self) -> dt.datetime:
+        return self._time("enqueued_at") or _EPOCH
 
     @property
     def occurred_at(self) -> dt.datetime | None:

@@ -98,7 +98,8 @@ def build(value: Any, into: Any) -> Any:
     if dataclasses.is_dataclass(into):
         hints = typing.get_type_hints(into, include_extras=True)
         given = _exactly(value, dict)
-        return into(**{name: build(item, hints.get(name, Any)) for name, item in given.items()})
+        make: Callable[..., Any] = into if isinstance(into, type) else type(into)
+        return make(**{name: build(item, hints.get(name, Any)) for name, item in given.items()})
     if not isinstance(into, type):
         raise TypeError(f"{into!r} needs pydantic")
     return _plain(value, into)
@@ -147,7 +148,7 @@ def _plain(value: Any, into: type[Any]) -> Any:
         return into(value) if issubclass(into, enum.Enum) else _exactly(value, into)
     if typing.is_typeddict(into):
         hints = typing.get_type_hints(into)
-        if missing := into.__required_keys__ - set(_exactly(value, dict)):  # type: ignore[attr-defined]
+        if missing := into.__required_keys__ - set(_exactly(value, dict)):
             raise ValueError(f"{min(missing)} is missing")
         return {name: build(item, hints.get(name, Any)) for name, item in value.items()}
     return into(**value) if isinstance(value, dict) else into(value)

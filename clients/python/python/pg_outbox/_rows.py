@@ -7,7 +7,8 @@ import dataclasses
 import datetime as dt
 import enum
 import json
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -67,7 +68,7 @@ class Call:
         self.limit = limit
 
 
-def _known(table: str, filter: Mapping[str, Any], columns: Set[str]) -> Mapping[str, Any]:
+def _known(table: str, filter: Mapping[str, Any], columns: AbstractSet[str]) -> Mapping[str, Any]:
     from ._errors import InvalidError, suggestion
 
     for name in filter:

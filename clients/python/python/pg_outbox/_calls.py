@@ -1,0 +1,35 @@
+"""Waits for what the native module does, in blocking code and in asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from . import _core
+
+Begin = Callable[[Future[Any]], _core.Task]
+
+
+def start(begin: Begin) -> Future[Any]:
+    """Begins a call. Cancelling the future aborts it."""
+    future: Future[Any] = Future()
+    task = begin(future)
+    future.add_done_callback(lambda done: task.abort() if done.cancelled() else None)
+    return future
+
+
+def wait(begin: Begin) -> Any:
+    """Runs a call in blocking code."""
+    future = start(begin)
+    try:
+        return future.result()
+    except KeyboardInterrupt:
+        future.cancel()
+        raise
+
+
+async def wait_async(begin: Begin) -> Any:
+    """Runs a call in asyncio."""
+    return await asyncio.wrap_future(start(begin))
