@@ -6,6 +6,9 @@ DB-API connection with the `format` style. On an async connection the result has
 This module is pure Python. The native module is loaded only to name an error of the server.
 """
 
+# An async connection has the methods of a blocking one, so its overload comes first, and the two overlap.
+# pyright: reportOverlappingOverload=false
+
 from __future__ import annotations
 
 import datetime as dt
@@ -124,7 +127,7 @@ def _execute(conn: Any, function: str, arguments: Arguments) -> Any:
 _POOLED: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 
-def _psycopg(conn: Any, sql: str, values: Sequence[Any]) -> Any:
+def _psycopg(conn: Any, sql: Any, values: Sequence[Any]) -> Any:
     import psycopg
     from psycopg.rows import tuple_row
 
@@ -213,8 +216,7 @@ def _traced(options: Mapping[str, Any]) -> Mapping[str, Any]:
     return options if found is None else {**options, "metadata": found}
 
 
-# An async connection also has the methods of a blocking one, so the overload for it comes first. A coroutine that is not
-# awaited is an error of every type checker.
+# A coroutine that is not awaited is an error of every type checker.
 @overload
 def enqueue(
     conn: AsyncConnection, topic: str, payload: Any = None, **options: Unpack[EnqueueOptions]

@@ -38,7 +38,7 @@ def _malformed(detail: str) -> InvalidError:
 
 
 def _reason(error: Exception) -> str:
-    errors = getattr(error, "errors", None)
+    errors: Any = getattr(error, "errors", None)
     if callable(errors):
         # The text of a ValidationError repeats the input.
         found = errors(include_url=False, include_context=False, include_input=False)

@@ -4,6 +4,9 @@ A projection never passes a message whose effect has failed: the effect is tried
 is recorded at the cursor until it succeeds.
 """
 
+# An async connection has the methods of a blocking one, so its overload comes first, and the two overlap.
+# pyright: reportOverlappingOverload=false
+
 from __future__ import annotations
 
 import asyncio
@@ -142,8 +145,8 @@ def _transaction(begin: Callable[[], AbstractContextManager[Any]]) -> Iterator[A
 
 @asynccontextmanager
 async def _atransaction(begin: Callable[[], Any]) -> AsyncIterator[Any]:
-    manager = begin()
-    if inspect.isawaitable(manager) and not hasattr(manager, "__aenter__"):
+    manager: Any = begin()
+    if not hasattr(manager, "__aenter__"):
         manager = await manager
     async with manager as entered:
         conn = _connection(manager, entered)

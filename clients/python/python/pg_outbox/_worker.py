@@ -72,7 +72,7 @@ def _refuse(reply: _core.Reply, delivery: Delivery, error: BaseException) -> Non
     if isinstance(error, Dead):
         reply.dead(shown(error))
     elif isinstance(error, Retry):
-        text, after = shown(error), error.after
+        text, after, seconds = shown(error), error.after, None
         try:
             seconds = after.total_seconds() if isinstance(after, dt.timedelta) else None if after is None else float(after)
             wrong = seconds is not None and not math.isfinite(seconds)

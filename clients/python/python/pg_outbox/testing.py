@@ -3,6 +3,9 @@
 `Outbox.drain` and `App.drain` handle the deliveries of a subscription inline.
 """
 
+# An async connection has the methods of a blocking one, so its overload comes first, and the two overlap.
+# pyright: reportOverlappingOverload=false
+
 from __future__ import annotations
 
 import json

@@ -37,7 +37,8 @@ async def async_(
     session: AsyncSession, connection: AsyncConnection, scoped: async_scoped_session[AsyncSession], plain: psycopg.AsyncConnection,
 ) -> None:
     assert_type(await pg_outbox.enqueue(session, "order.created", {"order": 1}), int)
-    assert_type(pg_outbox.enqueue(connection, "order.created"), Coroutine[Any, Any, int])
+    coroutine = pg_outbox.enqueue(connection, "order.created")
+    await assert_type(coroutine, Coroutine[Any, Any, int])
     assert_type(await pg_outbox.enqueue(scoped, "order.created"), int)
     assert_type(await pg_outbox.enqueue(plain, "order.created"), int)
     assert_type(await pg_outbox.enqueue_many(plain, "order.created", [1]), list[int])
