@@ -49,14 +49,17 @@ pub struct Details {
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
+impl Details {
+    pub(crate) fn new(code: &str, message: impl Into<String>) -> Details {
+        let (name, _) = classify(code);
+        Details { code: code.to_owned(), name, message: message.into(), detail: None, hint: None, source: None }
+    }
+}
+
 impl Error {
     /// Creates an error with a SQLSTATE.
     pub fn new(code: &str, message: impl Into<String>) -> Error {
-        let (name, kind) = classify(code);
-        Error::from_details(
-            kind,
-            Details { code: code.to_owned(), name, message: message.into(), detail: None, hint: None, source: None },
-        )
+        Error::from_details(classify(code).1, Details::new(code, message))
     }
 
     /// Creates an error for a malformed value (22023).

@@ -30,6 +30,7 @@
 pub mod admin;
 pub mod call;
 pub mod connect;
+pub mod driver;
 pub mod error;
 pub mod message;
 pub mod outbox;
@@ -41,13 +42,14 @@ pub mod verify;
 pub mod worker;
 
 pub use chrono;
+pub use driver::Executor;
 pub use error::{Error, Kind, Result};
 pub use message::{Message, NewMessage};
 pub use outbox::Outbox;
 pub use reader::Reader;
 pub use tokio_postgres;
 pub use tokio_postgres::GenericClient;
-pub use worker::Worker;
+pub use worker::{Worker, shutdown_signal};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
