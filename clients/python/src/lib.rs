@@ -340,6 +340,8 @@ impl Worker {
                     Event::Disconnected(error) => ("disconnected", error.report()),
                     Event::LeaseLost(lease) => ("lease_lost", lease.to_string()),
                     Event::Refused(error) => ("refused", error.report()),
+                    // The Python module logs a failed handler itself, with its traceback.
+                    _ => return,
                 };
                 Python::attach(|py| {
                     if let Err(error) = listener.call1(py, (what, text)) {
@@ -427,6 +429,15 @@ impl Reader {
     fn ours(&self) -> PyResult<Arc<Mutex<RustReader>>> {
         self.reader.ours().cloned().ok_or_else(|| PyRuntimeError::new_err("this reader is of the parent process"))
     }
+
+    fn change(&self, future: Py<PyAny>, change: impl FnOnce(&mut RustReader) + Send + 'static) -> PyResult<Task> {
+        let reader = self.ours()?;
+        let work = async move {
+            change(&mut *reader.lock().await);
+            Ok(())
+        };
+        submit(future, work, none)
+    }
 }
 
 #[pymethods]
@@ -473,33 +484,34 @@ impl Reader {
         })
     }
 
-    fn advance(&self, future: Py<PyAny>, position: i64, webhook_id: String) -> PyResult<Task> {
+    fn advance(&self, future: Py<PyAny>, positions: Vec<i64>, webhook_id: String) -> PyResult<Task> {
         let reader = self.ours()?;
-        submit(future, async move { reader.lock().await.advance_to(position, &webhook_id).await }, none)
+        submit(future, async move { reader.lock().await.advance_to(&positions, &webhook_id).await }, none)
     }
 
-    /// Returns (confirmed position, consumer, subject, epoch), which an advance in the caller's transaction needs.
-    fn place(&self, future: Py<PyAny>) -> PyResult<Task> {
+    /// Returns (confirmed position, consumer, subject, epoch), which an advance to the last of these positions needs in the
+    /// caller's transaction. Fails if the advance would pass a message that is not confirmed.
+    fn place(&self, future: Py<PyAny>, positions: Vec<i64>) -> PyResult<Task> {
         let (reader, consumer, subject) = (self.ours()?, self.consumer.clone(), self.subject.clone());
         let work = async move {
             let reader = reader.lock().await;
-            Ok((reader.confirmed(), consumer, subject, reader.epoch()))
+            reader.check_order(&positions)?;
+            let last = positions.iter().copied().max().unwrap_or_default();
+            Ok((reader.confirmed(), consumer, subject, reader.epoch_at(last)))
         };
         submit(future, work, |py, place| Ok(place.into_pyobject(py)?.into_any().unbind()))
     }
 
     fn committed(&self, future: Py<PyAny>, position: i64) -> PyResult<Task> {
-        let reader = self.ours()?;
-        let work = async move {
-            reader.lock().await.committed_to(position);
-            Ok(())
-        };
-        submit(future, work, none)
+        self.change(future, move |reader| reader.committed_to(position))
     }
 
-    fn record_error(&self, future: Py<PyAny>, error: String) -> PyResult<Task> {
-        let reader = self.ours()?;
-        submit(future, async move { reader.lock().await.record_error(&error).await }, none)
+    fn skip(&self, future: Py<PyAny>, position: i64) -> PyResult<Task> {
+        self.change(future, move |reader| reader.skip_at(position))
+    }
+
+    fn rewind(&self, future: Py<PyAny>) -> PyResult<Task> {
+        self.change(future, RustReader::rewind)
     }
 }
 

@@ -24,7 +24,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Literal, TypeVar
 
 from ._client import AsyncOutbox
-from ._errors import InvalidError, RetryError
+from ._errors import FatalError, InvalidError, RetryError
 from ._health import Health
 from ._message import Delivery, Message
 from ._periodic import Periodic
@@ -189,7 +189,7 @@ class App:
         tenant: str | None = None, priority: int | None = None,
     ) -> Callable[[F], F]:
         """Enqueues a message at each tick of a cron expression of five fields, in UTC or a time zone such as
-        Europe/Berlin. The function, blocking or async, returns the payload (None: an empty object); if it takes an
+        Europe/Berlin. The function, blocking or async, returns the payload (None: {"tick": time}); if it takes an
         argument, that is the time of the tick. However many processes run the application, a tick makes one message. A
         tick that was missed for less than ten minutes is made up for. name: by default the topic."""
         label = topic if name is None else name
@@ -257,7 +257,7 @@ class App:
         self._stop = stop_soon
         try:
             async with AsyncExitStack() as stack:
-                stack.enter_context(graceful(stop_soon))
+                stack.enter_context(graceful(stop_soon, loop))
                 await stack.enter_async_context(self._health.serving(health))
                 for subscription in chosen:
                     self._health.workers[subscription.name] = "starting"
@@ -300,7 +300,15 @@ class App:
     async def ensure_subscriptions(self, subscriptions: Sequence[str] | None = None) -> None:
         """Creates or alters the subscriptions, so that they are as described here."""
         for subscription in self._chosen(subscriptions):
-            done = await self.outbox.ensure_subscription(**subscription._wanted())
+            try:
+                done = await self.outbox.ensure_subscription(**subscription._wanted())
+            except FatalError as error:
+                if error.name != "insufficient_privilege":
+                    raise
+                # A role that may only consume works on what a migration has made. A subscription that is missing is an
+                # error of the claim.
+                logger.warning('subscription "%s" is used as it is: %s', subscription.name, error.message)
+                continue
             logger.info('subscription "%s": %s', subscription.name, done)
 
     def _chosen(self, names: Sequence[str] | None) -> list[Subscription]:

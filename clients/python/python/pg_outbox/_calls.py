@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 from typing import Any
 
 from . import _core
@@ -20,11 +21,19 @@ def start(begin: Begin) -> Future[Any]:
     return future
 
 
+def result(future: Future[Any]) -> Any:
+    """Waits for a future. A signal that comes just before a thread begins to wait does not wake it, so that no wait is
+    long."""
+    while not wait_for([future], timeout=0.5).done:
+        pass
+    return future.result()
+
+
 def wait(begin: Begin) -> Any:
     """Runs a call in blocking code."""
     future = start(begin)
     try:
-        return future.result()
+        return result(future)
     except KeyboardInterrupt:
         future.cancel()
         raise

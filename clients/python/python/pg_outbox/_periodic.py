@@ -67,7 +67,7 @@ class Periodic:
                 if inspect.isawaitable(payload):
                     payload = await payload
                 args = {
-                    **self.options, "topic": self.topic, "payload": {} if payload is None else payload,
+                    **self.options, "topic": self.topic, "payload": {"tick": f"{at:%Y-%m-%dT%H:%M:%SZ}"} if payload is None else payload,
                     "idempotency_key": _core.tick_key(self.name, tick),
                 }
                 await outbox.call("enqueue", args)
@@ -76,7 +76,11 @@ class Periodic:
             except ConflictError as error:
                 if error.name != "idempotency_conflict":
                     logger.exception('periodic message "%s" of %s could not be enqueued', self.name, at.isoformat())
-                # Another process has enqueued this tick, with a payload that depends on more than the tick.
+                else:
+                    logger.warning(
+                        'periodic message "%s" of %s: another process has enqueued it with another payload, so its payload depends'
+                        " on more than the tick", self.name, at.isoformat(),
+                    )
                 return
             except RetryError as error:
                 if _seconds() - tick > CATCH_UP:

@@ -15,16 +15,17 @@ import logging
 import os
 import random
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import _core
-from ._calls import start, wait, wait_async
+from ._calls import Begin, result, start, wait, wait_async
 from ._enqueue import advance_on
 from ._errors import ConflictError, InvalidError
 from ._message import Message
+from ._rows import dumps
 from ._signals import graceful
 from ._worker import described
 
@@ -38,8 +39,12 @@ logger = logging.getLogger("pg_outbox.reader")
 class Source:
     """Makes the native reader, and makes it again at its cursor: in a child process, and where another instance was first."""
 
-    def __init__(self, make: Callable[[], _core.Reader], consumer: str | None, batch: int) -> None:
+    def __init__(
+        self, outbox: _core.Core, make: Callable[[], _core.Reader], consumer: str | None, subject: str, batch: int
+    ) -> None:
         self.consumer = consumer
+        self.subject = subject
+        self._outbox = outbox
         self.batch = max(1, batch)
         self._make = make
         self._core: _core.Reader | None = None
@@ -54,15 +59,34 @@ class Source:
     def again(self) -> None:
         self._core = None
 
+    def needs_consumer(self) -> str:
+        if self.consumer is None:
+            raise InvalidError(
+                "the reader has no consumer", code="22023", name="invalid_parameter", hint="Give it one: it names the cursor."
+            )
+        return self.consumer
+
+    def failure(self, error: str, message: Message | None) -> Begin:
+        """Returns the call that records an error at the cursor."""
+        args: dict[str, Any] = {"consumer": self.needs_consumer(), "subject": self.subject, "error": error}
+        if message is not None:
+            args["error_position"] = message.position
+        return lambda f: self._outbox.call_void(f, "cursor_record_error", dumps(args))
+
+
+def _batch(messages: Message | Sequence[Message]) -> tuple[list[int], Message]:
+    """Returns the positions of messages, and the last one."""
+    batch = [messages] if isinstance(messages, Message) else list(messages)
+    if not batch:
+        raise InvalidError("there is no message to advance to", code="22023", name="invalid_parameter")
+    return [message.position for message in batch], max(batch, key=lambda message: message.position)
+
 
 class _Progress:
     """Decides what a projection does next: how many messages it applies at once, and how long it waits after a failure."""
 
     def __init__(self, source: Source) -> None:
-        if source.consumer is None:
-            raise InvalidError(
-                "the reader has no consumer", code="22023", name="invalid_parameter", hint="Give it one: it names the cursor."
-            )
+        source.needs_consumer()
         self.source = source
         self.pending: list[Message] = []
         self.applied = 0
@@ -81,7 +105,7 @@ class _Progress:
 
     def failed(self, part: list[Message], error: Exception) -> tuple[float, str | None]:
         """Returns the seconds to wait, and the text to record if the message is known whose effect fails."""
-        if isinstance(error, ConflictError) and error.code == "OB005":
+        if isinstance(error, ConflictError) and error.name == "non_monotonic_cursor":
             # Another instance has applied these messages. This one goes on from the cursor.
             logger.info('projection "%s": another instance was first, so this one continues from the cursor', self.source.consumer)
             self.source.again()
@@ -181,27 +205,40 @@ class Reader:
         raw = wait(self._source.core.next_now)
         return None if raw is None else Message(raw)
 
-    def advance(self, message: Message) -> None:
-        """Moves the cursor to a message that has been handled."""
-        wait(lambda f: self._source.core.advance(f, message.position, message.webhook_id))
+    def advance(self, messages: Message | Sequence[Message]) -> None:
+        """Moves the cursor to a message that has been handled, or to the last one of several that all have been handled.
+        Raises ConflictError if a message before was read and not advanced: rewind() returns it again."""
+        positions, last = _batch(messages)
+        wait(lambda f: self._source.core.advance(f, positions, last.webhook_id))
 
     @overload
-    def advance_in(self, conn: AsyncConnection, message: Message) -> Coroutine[Any, Any, None]: ...
+    def advance_in(self, conn: AsyncConnection, messages: Message | Sequence[Message]) -> Coroutine[Any, Any, None]: ...
     @overload
-    def advance_in(self, conn: SyncConnection, message: Message) -> None: ...
-    def advance_in(self, conn: Any, message: Message) -> Any:
+    def advance_in(self, conn: SyncConnection, messages: Message | Sequence[Message]) -> None: ...
+    def advance_in(self, conn: Any, messages: Message | Sequence[Message]) -> Any:
         """Moves the cursor in the transaction of `conn`, as a compare-and-set, so that the effects of that transaction
         happen once. Call committed() after the commit. Raises ConflictError if another instance was first; the caller
         has to roll back then. On an async connection the result has to be awaited. apply() does all of this."""
-        return advance_on(conn, message.position, message.webhook_id, wait(self._source.core.place))
+        positions, last = _batch(messages)
+        return advance_on(conn, last.position, last.webhook_id, wait(lambda f: self._source.core.place(f, positions)))
 
-    def committed(self, message: Message) -> None:
-        """Tells the reader that a transaction has committed that moved the cursor to this message."""
-        wait(lambda f: self._source.core.committed(f, message.position))
+    def committed(self, messages: Message | Sequence[Message]) -> None:
+        """Tells the reader that a transaction has committed that moved the cursor to these messages."""
+        _, last = _batch(messages)
+        wait(lambda f: self._source.core.committed(f, last.position))
 
-    def record_error(self, error: str) -> None:
-        """Records why a message could not be handled. The cursor does not move."""
-        wait(lambda f: self._source.core.record_error(f, error))
+    def rewind(self) -> None:
+        """Goes back to the stored cursor: what was read and not advanced is returned again."""
+        wait(self._source.core.rewind)
+
+    def skip(self, message: Message) -> None:
+        """Counts a message as advanced that has had no effect and shall have none. The next advance passes over it."""
+        wait(lambda f: self._source.core.skip(f, message.position))
+
+    def record_error(self, error: str, message: Message | None = None) -> None:
+        """Records why a message could not be handled, for health() and the command line. The cursor does not move, and its
+        next advance clears the error."""
+        wait(self._source.failure(error, message))
 
     def stop(self) -> None:
         """Ends apply() after the batch that it works on. May be called from any thread, and from a signal handler."""
@@ -234,17 +271,17 @@ class Reader:
                 try:
                     with _transaction(begin) as conn:
                         # This comes first, so that another instance waits here and then sees that it is late.
-                        advance_on(conn, part[-1].position, part[-1].webhook_id, wait(self._source.core.place))
+                        self.advance_in(conn, part)
                         project(conn, part)
                 except Exception as error:
                     pause, text = progress.failed(part, error)
                     if text is not None:
-                        self._record(text)
+                        self._record(text, part[0])
                         if until_end:
                             raise
                     self._stopped.wait(pause)
                 else:
-                    self.committed(part[-1])
+                    self.committed(part)
                     progress.succeeded(part)
         return progress.applied
 
@@ -258,7 +295,7 @@ class Reader:
         try:
             if self._stopped.is_set():
                 self._waiting.cancel()
-            progress.pending.append(Message(self._waiting.result()))
+            progress.pending.append(Message(result(self._waiting)))
         except CancelledError:
             pass
         except KeyboardInterrupt:
@@ -268,9 +305,9 @@ class Reader:
             self._waiting = None
         return True
 
-    def _record(self, text: str) -> None:
+    def _record(self, text: str, message: Message) -> None:
         try:
-            self.record_error(text)
+            self.record_error(text, message)
         except Exception:  # the effect is tried again whether or not the error can be stored
             logger.warning('projection "%s": its error could not be recorded', self._source.consumer, exc_info=True)
 
@@ -294,25 +331,39 @@ class AsyncReader:
         raw = await wait_async(self._source.core.next_now)
         return None if raw is None else Message(raw)
 
-    async def advance(self, message: Message) -> None:
-        """Moves the cursor to a message that has been handled."""
-        await wait_async(lambda f: self._source.core.advance(f, message.position, message.webhook_id))
+    async def advance(self, messages: Message | Sequence[Message]) -> None:
+        """Moves the cursor to a message that has been handled, or to the last one of several that all have been handled.
+        Raises ConflictError if a message before was read and not advanced: rewind() returns it again."""
+        positions, last = _batch(messages)
+        await wait_async(lambda f: self._source.core.advance(f, positions, last.webhook_id))
 
-    async def advance_in(self, conn: AsyncConnection | SyncConnection, message: Message) -> None:
+    async def advance_in(self, conn: AsyncConnection | SyncConnection, messages: Message | Sequence[Message]) -> None:
         """Moves the cursor in the transaction of `conn`, as a compare-and-set, so that the effects of that transaction
         happen once. Call committed() after the commit. Raises ConflictError if another instance was first; the caller
         has to roll back then. apply() does all of this."""
-        done = advance_on(conn, message.position, message.webhook_id, await wait_async(self._source.core.place))
+        positions, last = _batch(messages)
+        place = await wait_async(lambda f: self._source.core.place(f, positions))
+        done = advance_on(conn, last.position, last.webhook_id, place)
         if inspect.isawaitable(done):
             await done
 
-    async def committed(self, message: Message) -> None:
-        """Tells the reader that a transaction has committed that moved the cursor to this message."""
-        await wait_async(lambda f: self._source.core.committed(f, message.position))
+    async def committed(self, messages: Message | Sequence[Message]) -> None:
+        """Tells the reader that a transaction has committed that moved the cursor to these messages."""
+        _, last = _batch(messages)
+        await wait_async(lambda f: self._source.core.committed(f, last.position))
 
-    async def record_error(self, error: str) -> None:
-        """Records why a message could not be handled. The cursor does not move."""
-        await wait_async(lambda f: self._source.core.record_error(f, error))
+    async def rewind(self) -> None:
+        """Goes back to the stored cursor: what was read and not advanced is returned again."""
+        await wait_async(self._source.core.rewind)
+
+    async def skip(self, message: Message) -> None:
+        """Counts a message as advanced that has had no effect and shall have none. The next advance passes over it."""
+        await wait_async(lambda f: self._source.core.skip(f, message.position))
+
+    async def record_error(self, error: str, message: Message | None = None) -> None:
+        """Records why a message could not be handled, for health() and the command line. The cursor does not move, and its
+        next advance clears the error."""
+        await wait_async(self._source.failure(error, message))
 
     def stop(self) -> None:
         """Ends apply() after the batch that it works on. To be called in the thread of its event loop."""
@@ -339,7 +390,7 @@ class AsyncReader:
             loop.call_soon_threadsafe(self.stop)
 
         self._stopped.clear()
-        with graceful(stop):
+        with graceful(stop, loop):
             while not self._stopped.is_set():
                 if not progress.pending and not await self._fetch(progress, until_end):
                     break
@@ -349,17 +400,17 @@ class AsyncReader:
                 try:
                     async with _atransaction(begin) as conn:
                         # This comes first, so that another instance waits here and then sees that it is late.
-                        await self.advance_in(conn, part[-1])
+                        await self.advance_in(conn, part)
                         await project(conn, part)
                 except Exception as error:
                     pause, text = progress.failed(part, error)
                     if text is not None:
-                        await self._record(text)
+                        await self._record(text, part[0])
                         if until_end:
                             raise
                     await self._until_stopped(asyncio.sleep(pause))
                 else:
-                    await self.committed(part[-1])
+                    await self.committed(part)
                     progress.succeeded(part)
         return progress.applied
 
@@ -384,9 +435,9 @@ class AsyncReader:
             for task in tasks:
                 task.cancel()
 
-    async def _record(self, text: str) -> None:
+    async def _record(self, text: str, message: Message) -> None:
         try:
-            await self.record_error(text)
+            await self.record_error(text, message)
         except Exception:  # the effect is tried again whether or not the error can be stored
             logger.warning('projection "%s": its error could not be recorded', self._source.consumer, exc_info=True)
 

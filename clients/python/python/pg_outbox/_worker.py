@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from . import _core
-from ._calls import start
+from ._calls import result, start
 from ._message import Delivery
 from ._rows import dumps
 from ._signals import graceful
@@ -154,10 +154,10 @@ class Worker:
 
             future = start(lambda f: self._core.run(f, dispatch))
             try:
-                return future.result()  # type: ignore[no-any-return]
+                return result(future)  # type: ignore[no-any-return]
             except KeyboardInterrupt:
                 self.stop()
-                future.result()
+                result(future)
                 raise
 
     async def arun(self, handler: Callable[[Delivery], Awaitable[Any] | Any]) -> Report:
@@ -168,10 +168,10 @@ class Worker:
 
         async def handle(delivery: Delivery, reply: _core.Reply) -> None:
             try:
-                result = handler(delivery)
-                if inspect.isawaitable(result):
-                    result = await result
-                _complete(reply, result)
+                found = handler(delivery)
+                if inspect.isawaitable(found):
+                    found = await found
+                _complete(reply, found)
             except BaseException as error:
                 _refuse(reply, delivery, error)
                 if not isinstance(error, (Exception, asyncio.CancelledError)):
@@ -192,7 +192,7 @@ class Worker:
             loop.call_soon_threadsafe(begin)
             return cancel
 
-        with graceful(self.stop):
+        with graceful(self.stop, loop):
             future = asyncio.wrap_future(start(lambda f: self._core.run(f, dispatch)))
             try:
                 return await asyncio.shield(future)
