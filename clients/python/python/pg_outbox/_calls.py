@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures import wait as wait_for
+from concurrent.futures import TimeoutError as Timeout
 from typing import Any
 
 from . import _core
@@ -24,9 +24,12 @@ def start(begin: Begin) -> Future[Any]:
 def result(future: Future[Any]) -> Any:
     """Waits for a future. A signal that comes just before a thread begins to wait does not wake it, so that no wait is
     long."""
-    while not wait_for([future], timeout=0.5).done:
-        pass
-    return future.result()
+    while True:
+        try:
+            return future.result(0.5)
+        except Timeout:
+            if future.done():
+                return future.result()
 
 
 def wait(begin: Begin) -> Any:
