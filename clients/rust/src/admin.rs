@@ -1,7 +1,7 @@
 //! A method for each public function of the schema. Made by `tools/gen/clients.py` from the catalogue: do not edit.
 //!
 //! Required arguments are arguments of the method; optional ones are fields of its options. An interval that is returned is in
-//! seconds.
+//! seconds. A column that can be null is an `Option`.
 
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ use crate::outbox::Outbox;
 #[non_exhaustive]
 pub struct ArchiveEntry {
     /// Column `id`.
-    pub id: Option<i64>,
+    pub id: i64,
     /// Column `webhook_id`.
-    pub webhook_id: Option<String>,
+    pub webhook_id: String,
     /// Column `tenant`.
     pub tenant: Option<String>,
     /// Column `topic`.
-    pub topic: Option<String>,
+    pub topic: String,
     /// Column `key`.
     pub key: Option<String>,
     /// Column `aggregate_type`.
@@ -42,23 +42,23 @@ pub struct ArchiveEntry {
     /// Column `payload`.
     pub payload: Option<Value>,
     /// Column `status`.
-    pub status: Option<String>,
+    pub status: String,
     /// Column `integrations_total`.
     pub integrations_total: Option<i32>,
     /// Column `integrations_matched`.
     pub integrations_matched: Option<i32>,
     /// Column `integrations_succeeded`.
-    pub integrations_succeeded: Option<i32>,
+    pub integrations_succeeded: i32,
     /// Column `integrations_failed`.
-    pub integrations_failed: Option<i32>,
+    pub integrations_failed: i32,
     /// Column `send_results`.
-    pub send_results: Option<Value>,
+    pub send_results: Value,
     /// Column `last_error`.
     pub last_error: Option<String>,
     /// Column `retry_count`.
-    pub retry_count: Option<i32>,
+    pub retry_count: i32,
     /// Column `created_at`.
-    pub created_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
     /// Column `processed_at`.
     pub processed_at: Option<DateTime<Utc>>,
 }
@@ -68,13 +68,13 @@ pub struct ArchiveEntry {
 #[non_exhaustive]
 pub struct ArchiveStatsRow {
     /// Column `completed`.
-    pub completed: Option<i64>,
+    pub completed: i64,
     /// Column `failed`.
-    pub failed: Option<i64>,
+    pub failed: i64,
     /// Column `skipped`.
-    pub skipped: Option<i64>,
+    pub skipped: i64,
     /// Column `total`.
-    pub total: Option<i64>,
+    pub total: i64,
 }
 
 /// A row of type `outbox.claimed`.
@@ -82,25 +82,25 @@ pub struct ArchiveStatsRow {
 #[non_exhaustive]
 pub struct Claimed {
     /// Column `lease`.
-    pub lease: Option<i64>,
+    pub lease: i64,
     /// Column `lease_expires_at`.
-    pub lease_expires_at: Option<DateTime<Utc>>,
+    pub lease_expires_at: DateTime<Utc>,
     /// Column `delivery_id`.
-    pub delivery_id: Option<i64>,
+    pub delivery_id: i64,
     /// Column `subscription`.
-    pub subscription: Option<String>,
+    pub subscription: String,
     /// Column `message_id`.
-    pub message_id: Option<i64>,
+    pub message_id: i64,
     /// Column `webhook_id`.
-    pub webhook_id: Option<String>,
+    pub webhook_id: String,
     /// Column `position`.
-    pub position: Option<i64>,
+    pub position: i64,
     /// Column `attempt`.
-    pub attempt: Option<i32>,
+    pub attempt: i32,
     /// Column `max_attempts`.
-    pub max_attempts: Option<i32>,
+    pub max_attempts: i32,
     /// Column `topic`.
-    pub topic: Option<String>,
+    pub topic: String,
     /// Column `key`.
     pub key: Option<String>,
     /// Column `payload`.
@@ -122,9 +122,9 @@ pub struct Claimed {
     /// Column `aggregate_id`.
     pub aggregate_id: Option<String>,
     /// Column `priority`.
-    pub priority: Option<i32>,
+    pub priority: i32,
     /// Column `enqueued_at`.
-    pub enqueued_at: Option<DateTime<Utc>>,
+    pub enqueued_at: DateTime<Utc>,
     /// Column `occurred_at`.
     pub occurred_at: Option<DateTime<Utc>>,
     /// Column `deliver_at`.
@@ -142,9 +142,9 @@ pub struct Claimed {
 #[non_exhaustive]
 pub struct CountByStateRow {
     /// Column `state`.
-    pub state: Option<String>,
+    pub state: String,
     /// Column `deliveries`.
-    pub deliveries: Option<i64>,
+    pub deliveries: i64,
 }
 
 /// A row of `outbox.create_endpoint()`.
@@ -152,11 +152,11 @@ pub struct CountByStateRow {
 #[non_exhaustive]
 pub struct CreateEndpointRow {
     /// Column `endpoint_id`.
-    pub endpoint_id: Option<i32>,
+    pub endpoint_id: i32,
     /// Column `signing_secret`.
-    pub signing_secret: Option<String>,
+    pub signing_secret: String,
     /// Column `message_id`.
-    pub message_id: Option<i64>,
+    pub message_id: i64,
 }
 
 /// A row of type `outbox.cursor_state`.
@@ -164,13 +164,13 @@ pub struct CreateEndpointRow {
 #[non_exhaustive]
 pub struct CursorState {
     /// Column `consumer`.
-    pub consumer: Option<String>,
+    pub consumer: String,
     /// Column `stream`.
-    pub stream: Option<String>,
+    pub stream: String,
     /// Column `subject`.
-    pub subject: Option<String>,
+    pub subject: String,
     /// Column `position`.
-    pub position: Option<i64>,
+    pub position: i64,
     /// Column `epoch`.
     pub epoch: Option<i32>,
     /// Column `last_delivery_id`.
@@ -198,11 +198,11 @@ pub struct CursorState {
 #[non_exhaustive]
 pub struct DeadLetterStatsRow {
     /// Column `total`.
-    pub total: Option<i64>,
+    pub total: i64,
     /// Column `unresolved`.
-    pub unresolved: Option<i64>,
+    pub unresolved: i64,
     /// Column `resolved`.
-    pub resolved: Option<i64>,
+    pub resolved: i64,
     /// Column `oldest_age_seconds`.
     pub oldest_age_seconds: Option<f64>,
     /// Column `newest_age_seconds`.
@@ -210,7 +210,7 @@ pub struct DeadLetterStatsRow {
     /// Column `top_failure_reason`.
     pub top_failure_reason: Option<String>,
     /// Column `per_subscription`.
-    pub per_subscription: Option<Value>,
+    pub per_subscription: Value,
     /// Column `last_updated`.
     pub last_updated: Option<DateTime<Utc>>,
 }
@@ -220,7 +220,7 @@ pub struct DeadLetterStatsRow {
 #[non_exhaustive]
 pub struct DeadLetterStatus {
     /// Column `dead_letter_id`.
-    pub dead_letter_id: Option<i64>,
+    pub dead_letter_id: i64,
     /// Column `delivery_id`.
     pub delivery_id: Option<i64>,
     /// Column `subscription`.
@@ -230,11 +230,11 @@ pub struct DeadLetterStatus {
     /// Column `url`.
     pub url: Option<String>,
     /// Column `message_id`.
-    pub message_id: Option<i64>,
+    pub message_id: i64,
     /// Column `webhook_id`.
     pub webhook_id: Option<String>,
     /// Column `position`.
-    pub position: Option<i64>,
+    pub position: i64,
     /// Column `topic`.
     pub topic: Option<String>,
     /// Column `key`.
@@ -260,11 +260,11 @@ pub struct DeadLetterStatus {
     /// Column `enqueued_at`.
     pub enqueued_at: Option<DateTime<Utc>>,
     /// Column `state`.
-    pub state: Option<String>,
+    pub state: String,
     /// Column `reason`.
-    pub reason: Option<String>,
+    pub reason: String,
     /// Column `attempt`.
-    pub attempt: Option<i32>,
+    pub attempt: i32,
     /// Column `last_status`.
     pub last_status: Option<i32>,
     /// Column `error_class`.
@@ -276,17 +276,17 @@ pub struct DeadLetterStatus {
     /// Column `last_attempt_at`.
     pub last_attempt_at: Option<DateTime<Utc>>,
     /// Column `created_at`.
-    pub created_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
     /// Column `dead_at`.
-    pub dead_at: Option<DateTime<Utc>>,
+    pub dead_at: DateTime<Utc>,
     /// Column `age`.
-    pub age: Option<f64>,
+    pub age: f64,
     /// Column `is_old`.
-    pub is_old: Option<bool>,
+    pub is_old: bool,
     /// Column `resolution`.
-    pub resolution: Option<String>,
+    pub resolution: String,
     /// Column `is_resolved`.
-    pub is_resolved: Option<bool>,
+    pub is_resolved: bool,
     /// Column `resolved_at`.
     pub resolved_at: Option<DateTime<Utc>>,
     /// Column `resolved_by`.
@@ -300,7 +300,7 @@ pub struct DeadLetterStatus {
 #[non_exhaustive]
 pub struct DescribeScheduleRow {
     /// Column `attempt`.
-    pub attempt: Option<i32>,
+    pub attempt: i32,
     /// Column `wait`.
     pub wait: Option<f64>,
     /// Column `planned`.
@@ -316,11 +316,11 @@ pub struct DescribeScheduleRow {
 #[non_exhaustive]
 pub struct ExplainRoutingRow {
     /// Column `subscription`.
-    pub subscription: Option<String>,
+    pub subscription: String,
     /// Column `matches`.
-    pub matches: Option<bool>,
+    pub matches: bool,
     /// Column `reason`.
-    pub reason: Option<String>,
+    pub reason: String,
     /// Column `version`.
     pub version: Option<i32>,
 }
@@ -330,13 +330,13 @@ pub struct ExplainRoutingRow {
 #[non_exhaustive]
 pub struct MessageStatus {
     /// Column `message_id`.
-    pub message_id: Option<i64>,
+    pub message_id: i64,
     /// Column `webhook_id`.
-    pub webhook_id: Option<String>,
+    pub webhook_id: String,
     /// Column `state`.
-    pub state: Option<String>,
+    pub state: String,
     /// Column `topic`.
-    pub topic: Option<String>,
+    pub topic: String,
     /// Column `key`.
     pub key: Option<String>,
     /// Column `tenant`.
@@ -348,9 +348,9 @@ pub struct MessageStatus {
     /// Column `publisher`.
     pub publisher: Option<String>,
     /// Column `priority`.
-    pub priority: Option<i32>,
+    pub priority: i32,
     /// Column `enqueued_at`.
-    pub enqueued_at: Option<DateTime<Utc>>,
+    pub enqueued_at: DateTime<Utc>,
     /// Column `occurred_at`.
     pub occurred_at: Option<DateTime<Utc>>,
     /// Column `deliver_at`.
@@ -394,9 +394,9 @@ pub struct MessageStatus {
 #[non_exhaustive]
 pub struct HealthRow {
     /// Column `check`.
-    pub check: Option<String>,
+    pub check: String,
     /// Column `state`.
-    pub state: Option<String>,
+    pub state: String,
     /// Column `culprit`.
     pub culprit: Option<String>,
     /// Column `what_to_do`.
@@ -408,9 +408,9 @@ pub struct HealthRow {
 #[non_exhaustive]
 pub struct HistoryRow {
     /// Column `at`.
-    pub at: Option<DateTime<Utc>>,
+    pub at: DateTime<Utc>,
     /// Column `what`.
-    pub what: Option<String>,
+    pub what: String,
     /// Column `subscription`.
     pub subscription: Option<String>,
     /// Column `endpoint`.
@@ -428,9 +428,9 @@ pub struct HistoryRow {
 #[non_exhaustive]
 pub struct MaintainRow {
     /// Column `job`.
-    pub job: Option<String>,
+    pub job: String,
     /// Column `result`.
-    pub result: Option<String>,
+    pub result: String,
     /// Column `rows`.
     pub rows: Option<i64>,
     /// Column `bytes`.
@@ -444,7 +444,7 @@ pub struct MaintainRow {
 #[non_exhaustive]
 pub struct ManualResultRow {
     /// Column `state`.
-    pub state: Option<String>,
+    pub state: String,
     /// Column `started_at`.
     pub started_at: Option<DateTime<Utc>>,
     /// Column `finished_at`.
@@ -462,11 +462,11 @@ pub struct ManualResultRow {
 #[non_exhaustive]
 pub struct MetricsRow {
     /// Column `name`.
-    pub name: Option<String>,
+    pub name: String,
     /// Column `labels`.
-    pub labels: Option<Value>,
+    pub labels: Value,
     /// Column `value`.
-    pub value: Option<f64>,
+    pub value: f64,
 }
 
 /// A row of type `outbox.notification_entry`.
@@ -506,9 +506,9 @@ pub struct NotificationEntry {
 #[non_exhaustive]
 pub struct PublicKeysRow {
     /// Column `public_key`.
-    pub public_key: Option<String>,
+    pub public_key: String,
     /// Column `created_at`.
-    pub created_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
     /// Column `expires_at`.
     pub expires_at: Option<DateTime<Utc>>,
 }
@@ -518,9 +518,9 @@ pub struct PublicKeysRow {
 #[non_exhaustive]
 pub struct PurgeRow {
     /// Column `rows`.
-    pub rows: Option<i64>,
+    pub rows: i64,
     /// Column `bytes`.
-    pub bytes: Option<i64>,
+    pub bytes: i64,
 }
 
 /// A row of type `outbox.feed_message`.
@@ -528,9 +528,9 @@ pub struct PurgeRow {
 #[non_exhaustive]
 pub struct FeedMessage {
     /// Column `position`.
-    pub position: Option<i64>,
+    pub position: i64,
     /// Column `epoch`.
-    pub epoch: Option<i32>,
+    pub epoch: i32,
     /// Column `message_id`.
     pub message_id: Option<i64>,
     /// Column `webhook_id`.
@@ -570,9 +570,9 @@ pub struct FeedMessage {
 #[non_exhaustive]
 pub struct RotateSecretRow {
     /// Column `signing_secret`.
-    pub signing_secret: Option<String>,
+    pub signing_secret: String,
     /// Column `message_id`.
-    pub message_id: Option<i64>,
+    pub message_id: i64,
 }
 
 /// A row of `outbox.skipped()`.
@@ -580,15 +580,15 @@ pub struct RotateSecretRow {
 #[non_exhaustive]
 pub struct SkippedRow {
     /// Column `position`.
-    pub position: Option<i64>,
+    pub position: i64,
     /// Column `message_id`.
-    pub message_id: Option<i64>,
+    pub message_id: i64,
     /// Column `message_topic`.
-    pub message_topic: Option<String>,
+    pub message_topic: String,
     /// Column `reason`.
     pub reason: Option<String>,
     /// Column `routed_at`.
-    pub routed_at: Option<DateTime<Utc>>,
+    pub routed_at: DateTime<Utc>,
 }
 
 /// A row of `outbox.stats()`.
@@ -596,39 +596,39 @@ pub struct SkippedRow {
 #[non_exhaustive]
 pub struct StatsRow {
     /// Column `messages`.
-    pub messages: Option<i64>,
+    pub messages: i64,
     /// Column `feed_end`.
-    pub feed_end: Option<i64>,
+    pub feed_end: i64,
     /// Column `routed`.
-    pub routed: Option<i64>,
+    pub routed: i64,
     /// Column `waiting`.
-    pub waiting: Option<i64>,
+    pub waiting: i64,
     /// Column `dead_letters`.
-    pub dead_letters: Option<i64>,
+    pub dead_letters: i64,
     /// Column `worker`.
-    pub worker: Option<String>,
+    pub worker: String,
     /// Column `in_flight`.
     pub in_flight: Option<i64>,
     /// Column `queued`.
     pub queued: Option<i64>,
     /// Column `pending`.
-    pub pending: Option<i64>,
+    pub pending: i64,
     /// Column `processing`.
-    pub processing: Option<i64>,
+    pub processing: i64,
     /// Column `completed`.
-    pub completed: Option<i64>,
+    pub completed: i64,
     /// Column `failed`.
-    pub failed: Option<i64>,
+    pub failed: i64,
     /// Column `dead`.
-    pub dead: Option<i64>,
+    pub dead: i64,
     /// Column `skipped`.
-    pub skipped: Option<i64>,
+    pub skipped: i64,
     /// Column `expired`.
-    pub expired: Option<i64>,
+    pub expired: i64,
     /// Column `cancelled`.
-    pub cancelled: Option<i64>,
+    pub cancelled: i64,
     /// Column `total`.
-    pub total: Option<i64>,
+    pub total: i64,
 }
 
 /// A row of `outbox.version()`.
@@ -636,7 +636,7 @@ pub struct StatsRow {
 #[non_exhaustive]
 pub struct VersionRow {
     /// Column `extension`.
-    pub extension: Option<String>,
+    pub extension: String,
     /// Column `library`.
     pub library: Option<String>,
 }
@@ -646,7 +646,7 @@ pub struct VersionRow {
 #[non_exhaustive]
 pub struct WorkerStatusRow {
     /// Column `state`.
-    pub state: Option<String>,
+    pub state: String,
     /// Column `pid`.
     pub pid: Option<i32>,
     /// Column `started_at`.
@@ -680,15 +680,15 @@ pub struct WorkerStatusRow {
 #[non_exhaustive]
 pub struct AuditEntry {
     /// Column `id`.
-    pub id: Option<i64>,
+    pub id: i64,
     /// Column `at`.
-    pub at: Option<DateTime<Utc>>,
+    pub at: DateTime<Utc>,
     /// Column `actor`.
-    pub actor: Option<String>,
+    pub actor: String,
     /// Column `action`.
-    pub action: Option<String>,
+    pub action: String,
     /// Column `object`.
-    pub object: Option<String>,
+    pub object: String,
     /// Column `reason`.
     pub reason: Option<String>,
     /// Column `detail`.
@@ -700,25 +700,25 @@ pub struct AuditEntry {
 #[non_exhaustive]
 pub struct DeadLetterEntry {
     /// Column `id`.
-    pub id: Option<i64>,
+    pub id: i64,
     /// Column `delivery_id`.
     pub delivery_id: Option<i64>,
     /// Column `subscription_id`.
-    pub subscription_id: Option<i32>,
+    pub subscription_id: i32,
     /// Column `endpoint_id`.
     pub endpoint_id: Option<i32>,
     /// Column `position`.
-    pub position: Option<i64>,
+    pub position: i64,
     /// Column `message_id`.
-    pub message_id: Option<i64>,
+    pub message_id: i64,
     /// Column `message_segment`.
-    pub message_segment: Option<i32>,
+    pub message_segment: i32,
     /// Column `attempt`.
-    pub attempt: Option<i32>,
+    pub attempt: i32,
     /// Column `state`.
-    pub state: Option<String>,
+    pub state: String,
     /// Column `reason`.
-    pub reason: Option<String>,
+    pub reason: String,
     /// Column `key`.
     pub key: Option<String>,
     /// Column `last_status`.
@@ -734,11 +734,11 @@ pub struct DeadLetterEntry {
     /// Column `last_attempt_at`.
     pub last_attempt_at: Option<DateTime<Utc>>,
     /// Column `created_at`.
-    pub created_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
     /// Column `dead_at`.
-    pub dead_at: Option<DateTime<Utc>>,
+    pub dead_at: DateTime<Utc>,
     /// Column `resolution`.
-    pub resolution: Option<String>,
+    pub resolution: String,
     /// Column `resolved_at`.
     pub resolved_at: Option<DateTime<Utc>>,
     /// Column `resolved_by`.
@@ -752,7 +752,7 @@ pub struct DeadLetterEntry {
 #[non_exhaustive]
 pub struct DeadLetterStatusEntry {
     /// Column `dead_letter_id`.
-    pub dead_letter_id: Option<i64>,
+    pub dead_letter_id: i64,
     /// Column `delivery_id`.
     pub delivery_id: Option<i64>,
     /// Column `subscription`.
@@ -762,11 +762,11 @@ pub struct DeadLetterStatusEntry {
     /// Column `url`.
     pub url: Option<String>,
     /// Column `message_id`.
-    pub message_id: Option<i64>,
+    pub message_id: i64,
     /// Column `webhook_id`.
     pub webhook_id: Option<String>,
     /// Column `position`.
-    pub position: Option<i64>,
+    pub position: i64,
     /// Column `topic`.
     pub topic: Option<String>,
     /// Column `key`.
@@ -792,11 +792,11 @@ pub struct DeadLetterStatusEntry {
     /// Column `enqueued_at`.
     pub enqueued_at: Option<DateTime<Utc>>,
     /// Column `state`.
-    pub state: Option<String>,
+    pub state: String,
     /// Column `reason`.
-    pub reason: Option<String>,
+    pub reason: String,
     /// Column `attempt`.
-    pub attempt: Option<i32>,
+    pub attempt: i32,
     /// Column `last_status`.
     pub last_status: Option<i32>,
     /// Column `error_class`.
@@ -808,17 +808,17 @@ pub struct DeadLetterStatusEntry {
     /// Column `last_attempt_at`.
     pub last_attempt_at: Option<DateTime<Utc>>,
     /// Column `created_at`.
-    pub created_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
     /// Column `dead_at`.
-    pub dead_at: Option<DateTime<Utc>>,
+    pub dead_at: DateTime<Utc>,
     /// Column `age`.
-    pub age: Option<f64>,
+    pub age: f64,
     /// Column `is_old`.
-    pub is_old: Option<bool>,
+    pub is_old: bool,
     /// Column `resolution`.
-    pub resolution: Option<String>,
+    pub resolution: String,
     /// Column `is_resolved`.
-    pub is_resolved: Option<bool>,
+    pub is_resolved: bool,
     /// Column `resolved_at`.
     pub resolved_at: Option<DateTime<Utc>>,
     /// Column `resolved_by`.
@@ -838,23 +838,23 @@ pub struct DeliveryStatusEntry {
     /// Column `endpoint`.
     pub endpoint: Option<String>,
     /// Column `message_id`.
-    pub message_id: Option<i64>,
+    pub message_id: i64,
     /// Column `position`.
-    pub position: Option<i64>,
+    pub position: i64,
     /// Column `pull`.
-    pub pull: Option<bool>,
+    pub pull: bool,
     /// Column `state`.
-    pub state: Option<String>,
+    pub state: String,
     /// Column `attempt`.
-    pub attempt: Option<i32>,
+    pub attempt: i32,
     /// Column `max_attempts`.
     pub max_attempts: Option<i32>,
     /// Column `retry_count`.
-    pub retry_count: Option<i32>,
+    pub retry_count: i32,
     /// Column `can_retry`.
     pub can_retry: Option<bool>,
     /// Column `priority`.
-    pub priority: Option<i32>,
+    pub priority: i32,
     /// Column `locked_by`.
     pub locked_by: Option<String>,
     /// Column `locked_at`.
@@ -870,13 +870,13 @@ pub struct DeliveryStatusEntry {
     /// Column `expires_in`.
     pub expires_in: Option<f64>,
     /// Column `age`.
-    pub age: Option<f64>,
+    pub age: f64,
     /// Column `is_due`.
-    pub is_due: Option<bool>,
+    pub is_due: bool,
     /// Column `is_expired`.
-    pub is_expired: Option<bool>,
+    pub is_expired: bool,
     /// Column `is_blocked`.
-    pub is_blocked: Option<bool>,
+    pub is_blocked: bool,
     /// Column `last_status`.
     pub last_status: Option<i32>,
     /// Column `error_class`.
@@ -884,7 +884,7 @@ pub struct DeliveryStatusEntry {
     /// Column `last_error`.
     pub last_error: Option<String>,
     /// Column `created_at`.
-    pub created_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
     /// Column `updated_at`.
     pub updated_at: Option<DateTime<Utc>>,
     /// Column `processed_at`.
@@ -900,23 +900,23 @@ pub struct DeliveryStatusEntry {
 #[non_exhaustive]
 pub struct EndpointEntry {
     /// Column `id`.
-    pub id: Option<i32>,
+    pub id: i32,
     /// Column `name`.
-    pub name: Option<String>,
+    pub name: String,
     /// Column `url`.
-    pub url: Option<String>,
+    pub url: String,
     /// Column `kind`.
-    pub kind: Option<String>,
+    pub kind: String,
     /// Column `subscriber_type`.
-    pub subscriber_type: Option<String>,
+    pub subscriber_type: String,
     /// Column `tenant`.
     pub tenant: Option<String>,
     /// Column `headers`.
-    pub headers: Option<Value>,
+    pub headers: Value,
     /// Column `timeout`.
-    pub timeout: Option<f64>,
+    pub timeout: f64,
     /// Column `concurrency`.
-    pub concurrency: Option<i32>,
+    pub concurrency: i32,
     /// Column `rate`.
     pub rate: Option<f64>,
     /// Column `burst`.
@@ -928,21 +928,21 @@ pub struct EndpointEntry {
     /// Column `breaker`.
     pub breaker: Option<Value>,
     /// Column `protocol`.
-    pub protocol: Option<String>,
+    pub protocol: String,
     /// Column `compress`.
-    pub compress: Option<bool>,
+    pub compress: bool,
     /// Column `response_id`.
     pub response_id: Option<String>,
     /// Column `keep_headers`.
-    pub keep_headers: Option<Vec<String>>,
+    pub keep_headers: Vec<String>,
     /// Column `disable_after`.
-    pub disable_after: Option<f64>,
+    pub disable_after: f64,
     /// Column `disable_failures`.
-    pub disable_failures: Option<i32>,
+    pub disable_failures: i32,
     /// Column `consent`.
-    pub consent: Option<String>,
+    pub consent: String,
     /// Column `active`.
-    pub active: Option<bool>,
+    pub active: bool,
     /// Column `disabled_mode`.
     pub disabled_mode: Option<String>,
     /// Column `disabled_reason`.
@@ -950,9 +950,9 @@ pub struct EndpointEntry {
     /// Column `disabled_at`.
     pub disabled_at: Option<DateTime<Utc>>,
     /// Column `created_at`.
-    pub created_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
     /// Column `updated_at`.
-    pub updated_at: Option<DateTime<Utc>>,
+    pub updated_at: DateTime<Utc>,
     /// Column `deleted_at`.
     pub deleted_at: Option<DateTime<Utc>>,
     /// Column `proxy`.
@@ -966,21 +966,21 @@ pub struct LeaseStatusEntry {
     /// Column `subscription`.
     pub subscription: Option<String>,
     /// Column `worker`.
-    pub worker: Option<String>,
+    pub worker: String,
     /// Column `deliveries`.
-    pub deliveries: Option<i64>,
+    pub deliveries: i64,
     /// Column `claimed_at`.
-    pub claimed_at: Option<DateTime<Utc>>,
+    pub claimed_at: DateTime<Utc>,
     /// Column `age`.
-    pub age: Option<f64>,
+    pub age: f64,
     /// Column `expires_at`.
-    pub expires_at: Option<DateTime<Utc>>,
+    pub expires_at: DateTime<Utc>,
     /// Column `expires_in`.
-    pub expires_in: Option<f64>,
+    pub expires_in: f64,
     /// Column `deadline_at`.
     pub deadline_at: Option<DateTime<Utc>>,
     /// Column `delivery_ids`.
-    pub delivery_ids: Option<Vec<i64>>,
+    pub delivery_ids: Vec<i64>,
 }
 
 /// A row of `outbox.publisher`.
@@ -988,9 +988,9 @@ pub struct LeaseStatusEntry {
 #[non_exhaustive]
 pub struct PublisherEntry {
     /// Column `code`.
-    pub code: Option<String>,
+    pub code: String,
     /// Column `active`.
-    pub active: Option<bool>,
+    pub active: bool,
     /// Column `topic_template`.
     pub topic_template: Option<String>,
     /// Column `topic_function`.
@@ -998,13 +998,13 @@ pub struct PublisherEntry {
     /// Column `topic_function_owner`.
     pub topic_function_owner: Option<String>,
     /// Column `name`.
-    pub name: Option<String>,
+    pub name: String,
     /// Column `description`.
     pub description: Option<String>,
     /// Column `created_at`.
-    pub created_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
     /// Column `updated_at`.
-    pub updated_at: Option<DateTime<Utc>>,
+    pub updated_at: DateTime<Utc>,
 }
 
 /// A row of `outbox.subscription`.
@@ -1012,13 +1012,13 @@ pub struct PublisherEntry {
 #[non_exhaustive]
 pub struct SubscriptionEntry {
     /// Column `id`.
-    pub id: Option<i32>,
+    pub id: i32,
     /// Column `name`.
-    pub name: Option<String>,
+    pub name: String,
     /// Column `endpoint_id`.
     pub endpoint_id: Option<i32>,
     /// Column `max_attempts`.
-    pub max_attempts: Option<i32>,
+    pub max_attempts: i32,
     /// Column `max_age`.
     pub max_age: Option<f64>,
     /// Column `schedule`.
@@ -1026,31 +1026,31 @@ pub struct SubscriptionEntry {
     /// Column `policy`.
     pub policy: Option<Value>,
     /// Column `format`.
-    pub format: Option<String>,
+    pub format: String,
     /// Column `batch_size`.
-    pub batch_size: Option<i32>,
+    pub batch_size: i32,
     /// Column `batch_wait`.
-    pub batch_wait: Option<f64>,
+    pub batch_wait: f64,
     /// Column `ordering`.
-    pub ordering: Option<String>,
+    pub ordering: String,
     /// Column `on_exhausted`.
-    pub on_exhausted: Option<String>,
+    pub on_exhausted: String,
     /// Column `ttl`.
     pub ttl: Option<f64>,
     /// Column `deadline`.
     pub deadline: Option<f64>,
     /// Column `notify`.
-    pub notify: Option<bool>,
+    pub notify: bool,
     /// Column `max_lag`.
     pub max_lag: Option<f64>,
     /// Column `external_id`.
     pub external_id: Option<String>,
     /// Column `labels`.
-    pub labels: Option<Value>,
+    pub labels: Value,
     /// Column `paused`.
-    pub paused: Option<bool>,
+    pub paused: bool,
     /// Column `created_at`.
-    pub created_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
     /// Column `deleted_at`.
     pub deleted_at: Option<DateTime<Utc>>,
 }
@@ -1060,41 +1060,41 @@ pub struct SubscriptionEntry {
 #[non_exhaustive]
 pub struct SubscriptionStatusEntry {
     /// Column `subscription_id`.
-    pub subscription_id: Option<i32>,
+    pub subscription_id: i32,
     /// Column `name`.
-    pub name: Option<String>,
+    pub name: String,
     /// Column `endpoint`.
     pub endpoint: Option<String>,
     /// Column `pull`.
-    pub pull: Option<bool>,
+    pub pull: bool,
     /// Column `topics`.
-    pub topics: Option<Vec<String>>,
+    pub topics: Vec<String>,
     /// Column `filter`.
     pub filter: Option<Value>,
     /// Column `ordering`.
-    pub ordering: Option<String>,
+    pub ordering: String,
     /// Column `max_attempts`.
-    pub max_attempts: Option<i32>,
+    pub max_attempts: i32,
     /// Column `notify`.
-    pub notify: Option<bool>,
+    pub notify: bool,
     /// Column `paused`.
-    pub paused: Option<bool>,
+    pub paused: bool,
     /// Column `external_id`.
     pub external_id: Option<String>,
     /// Column `labels`.
-    pub labels: Option<Value>,
+    pub labels: Value,
     /// Column `created_at`.
-    pub created_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
     /// Column `position`.
-    pub position: Option<i64>,
+    pub position: i64,
     /// Column `lag_positions`.
-    pub lag_positions: Option<i64>,
+    pub lag_positions: i64,
     /// Column `lag_age`.
     pub lag_age: Option<f64>,
     /// Column `waiting`.
-    pub waiting: Option<i64>,
+    pub waiting: i64,
     /// Column `processing`.
-    pub processing: Option<i64>,
+    pub processing: i64,
     /// Column `oldest_due_at`.
     pub oldest_due_at: Option<DateTime<Utc>>,
     /// Column `oldest_due_age`.
@@ -1102,7 +1102,7 @@ pub struct SubscriptionStatusEntry {
     /// Column `last_claim_at`.
     pub last_claim_at: Option<DateTime<Utc>>,
     /// Column `dead_letters`.
-    pub dead_letters: Option<i64>,
+    pub dead_letters: i64,
 }
 
 /// A row of `outbox.topic`.
@@ -1110,17 +1110,17 @@ pub struct SubscriptionStatusEntry {
 #[non_exhaustive]
 pub struct TopicEntry {
     /// Column `code`.
-    pub code: Option<String>,
+    pub code: String,
     /// Column `active`.
-    pub active: Option<bool>,
+    pub active: bool,
     /// Column `name`.
-    pub name: Option<String>,
+    pub name: String,
     /// Column `description`.
     pub description: Option<String>,
     /// Column `created_at`.
-    pub created_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
     /// Column `updated_at`.
-    pub updated_at: Option<DateTime<Utc>>,
+    pub updated_at: DateTime<Utc>,
 }
 
 /// Optional arguments of `outbox.adopt()`; `None` stands for the default.

@@ -248,7 +248,8 @@ fn without_sqlstate(message: String) -> Error {
     if starts(&["authentication error: "]) {
         let error = Error::new("28000", message.replacen("authentication error: ", "authentication failed: ", 1));
         return match message.contains("channel binding") {
-            true => error.hint("channel_binding=require works with TLS and a password of SCRAM only; prefer is the default."),
+            true => error
+                .hint("channel_binding=require works with TLS and a password of SCRAM only; prefer is the default."),
             false => error,
         };
     }

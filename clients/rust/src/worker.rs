@@ -310,22 +310,41 @@ impl Event {
                 settings.poll
             ),
             Event::Disconnected(error) => {
-                tracing::warn!(subscription, worker, error = error.report(), "the worker has no connection and tries again");
+                tracing::warn!(
+                    subscription,
+                    worker,
+                    error = error.report(),
+                    "the worker has no connection and tries again"
+                );
             }
             Event::Failed(failed) => {
                 let FailedDelivery { message_id, topic, attempt, max_attempts, failure } = failed.as_ref();
                 let error = failure.text();
                 match failure {
                     Failure::Dead { .. } => tracing::error!(
-                        subscription, topic, message_id, attempt, error,
+                        subscription,
+                        topic,
+                        message_id,
+                        attempt,
+                        error,
                         "a handler dead-lettered its delivery"
                     ),
                     _ if attempt >= max_attempts => tracing::error!(
-                        subscription, topic, message_id, attempt, max_attempts, error,
+                        subscription,
+                        topic,
+                        message_id,
+                        attempt,
+                        max_attempts,
+                        error,
                         "a handler failed at the last attempt, and the delivery is dead-lettered"
                     ),
                     _ => tracing::warn!(
-                        subscription, topic, message_id, attempt, max_attempts, error,
+                        subscription,
+                        topic,
+                        message_id,
+                        attempt,
+                        max_attempts,
+                        error,
                         "a handler failed, and the delivery is retried"
                     ),
                 }
@@ -334,7 +353,12 @@ impl Event {
                 tracing::warn!(subscription, worker, lease, "a lease was lost: its deliveries go to another worker");
             }
             Event::Refused(error) => {
-                tracing::error!(subscription, worker, error = error.report(), "the server refused the outcome of a handler");
+                tracing::error!(
+                    subscription,
+                    worker,
+                    error = error.report(),
+                    "the server refused the outcome of a handler"
+                );
             }
         }
     }
@@ -825,7 +849,13 @@ impl Run {
                     Failure::Error(_) => Failure::retry(text),
                     Failure::Dead { .. } => Failure::dead(text),
                 };
-                self.emit(Event::Failed(Box::new(FailedDelivery { message_id, topic, attempt, max_attempts, failure })));
+                self.emit(Event::Failed(Box::new(FailedDelivery {
+                    message_id,
+                    topic,
+                    attempt,
+                    max_attempts,
+                    failure,
+                })));
                 Err(ending)
             }
         };
@@ -950,7 +980,11 @@ impl Run {
             lease.whole = whole;
         }
         if count > 0 {
-            tracing::debug!(subscription = self.settings.subscription, deliveries = count, "the worker claimed deliveries");
+            tracing::debug!(
+                subscription = self.settings.subscription,
+                deliveries = count,
+                "the worker claimed deliveries"
+            );
         }
         // Deliveries are taken from the end of the queue.
         self.queue.reverse();

@@ -140,7 +140,10 @@ mod tests {
             let error = Cron::parse(wrong, None).unwrap_err();
             assert!(error.message.starts_with("invalid cron expression"), "{wrong}: {error:?}");
         }
-        assert_eq!(Cron::parse("* * * * *", Some("Europe/Nowhere")).unwrap_err().message, "unknown time zone \"Europe/Nowhere\"");
+        assert_eq!(
+            Cron::parse("* * * * *", Some("Europe/Nowhere")).unwrap_err().message,
+            "unknown time zone \"Europe/Nowhere\""
+        );
     }
 
     #[test]

@@ -85,7 +85,6 @@ unsafe fn switched<T>(role: Oid, flags: u32, work: impl FnOnce() -> Result<T>) -
 pub struct Function {
     oid: Oid,
     name: CString,
-    schema: Oid,
     pub owner: Oid,
     arguments: Vec<Oid>,
     result: Oid,
@@ -107,7 +106,6 @@ impl Function {
             let found = Function {
                 oid,
                 name: CStr::from_ptr((*row).proname.data.as_ptr()).to_owned(),
-                schema: (*row).pronamespace,
                 owner: (*row).proowner,
                 arguments: (*row).proargtypes.values.as_slice(count).to_vec(),
                 result: (*row).prorettype,
@@ -273,8 +271,8 @@ fn find_private(args: Args) -> Result<Returned> {
         }
         if (*own).fn_extra.is_null() {
             let signature: Vec<Oid> = std::iter::once(pg_sys::OIDOID).chain(public.arguments.iter().copied()).collect();
-            let private = CString::new(format!("_{name}")).map_err(|e| Error::new(Code::Internal, e.to_string()))?;
-            let private = Function::named(public.schema, &private, &signature)
+            let schema = pg_sys::get_namespace_oid(c"outbox_internal".as_ptr(), true);
+            let private = Function::named(schema, &public.name, &signature)
                 .filter(|private| private.plain && private.result == public.result)
                 .ok_or_else(missing)?;
             let site = pg_sys::MemoryContextAllocZero((*own).fn_mcxt, size_of::<Site>()).cast::<Site>();
@@ -293,7 +291,7 @@ fn text_argument<'a>(args: Args, i: usize) -> Result<&'a CStr> {
 }
 
 pg_function! {
-    /// outbox._analyse(owner oid, query text) returns void: parse analysis of one statement of a user, with that user's
+    /// outbox_internal.analyse(owner oid, query text) returns void: parse analysis of one statement of a user, with that user's
     /// rights. The analysis calls input functions of literals, and with them CHECK constraints of domains.
     fn outbox_analyse(args) {
         let query = text_argument(args, 1)?;
@@ -312,7 +310,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._execute_as(role oid, statement text, code_of_role boolean) returns void: runs a statement of the extension
+    /// outbox_internal.execute_as(role oid, statement text, code_of_role boolean) returns void: runs a statement of the extension
     /// with the rights of that role. With `code_of_role`, the statement runs or analyses code of the role.
     fn outbox_execute_as(args) {
         let statement = text_argument(args, 1)?;
@@ -336,7 +334,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._lock_owned(caller oid, relation oid) returns oid: locks a table as CREATE TRIGGER does, and returns its
+    /// outbox_internal.lock_owned(caller oid, relation oid) returns oid: locks a table as CREATE TRIGGER does, and returns its
     /// owner, if the caller may act as that owner. Null: there is no such table, or the caller may not.
     fn outbox_lock_owned(args) {
         let (caller, relation): (Oid, Oid) =

@@ -276,7 +276,7 @@ async fn release_gives_the_try_back_and_extend_moves_the_end() {
     assert!(
         one::<bool>(
             &db,
-            &format!("select expires_at = deadline_at and expires_at = claimed_at + interval '90 s' from outbox.lease where id = outbox._lease_id({})", batch.lease)
+            &format!("select expires_at = deadline_at and expires_at = claimed_at + interval '90 s' from outbox.lease where id = outbox_internal.lease_id({})", batch.lease)
         )
         .await,
         "extended up to the deadline"
@@ -355,7 +355,7 @@ async fn a_backlog_is_bounded_to_a_window_and_survives_kills_of_the_dispatcher()
         if seen.len() / 6000 > kills {
             kills += 1;
             // After the kill of a process, the postmaster restarts the whole server.
-            let pid: Option<i32> = one(&db, "select pid from outbox._worker_slot()").await;
+            let pid: Option<i32> = one(&db, "select pid from outbox_internal.worker_slot()").await;
             if kills == 2 {
                 server.restart(Stop::Immediate).await.unwrap();
             } else if let Some(pid) = pid {
@@ -437,7 +437,7 @@ async fn without_a_preloaded_library_claims_tick_and_route() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiting_for_work_holds_no_snapshot_and_ends_when_there_is_some() {
     let server = server().await;
-    let db = jobs(server, "waits", ", notify => true").await;
+    let db = jobs(server, "waits", "").await;
     settle(&db).await;
     let ready = async |db: &Client, timeout: &str| -> bool {
         one(db, &format!("call outbox.claim_wait('jobs', '{timeout}')")).await

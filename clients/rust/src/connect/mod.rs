@@ -78,7 +78,10 @@ impl Target {
         let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let settings = Settings::collect(dsn, source, &env)?;
         if !settings.ignored.is_empty() {
-            tracing::info!(options = settings.ignored.join(", "), "ignored options of {source} that have no effect here");
+            tracing::info!(
+                options = settings.ignored.join(", "),
+                "ignored options of {source} that have no effect here"
+            );
         }
         let mut config: Config = settings.plain().parse().map_err(|error: tokio_postgres::Error| {
             use std::error::Error as _;
@@ -163,7 +166,8 @@ impl Target {
         mut tell: impl FnMut(Notification) + Send + 'static,
         end: impl FnOnce() + Send + 'static,
     ) -> Result<Client> {
-        let (client, mut connection) = self.config.connect(self.tls.clone()).await.map_err(|error| self.explain(error))?;
+        let (client, mut connection) =
+            self.config.connect(self.tls.clone()).await.map_err(|error| self.explain(error))?;
         tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
                 if let AsyncMessage::Notification(told) = message {
@@ -185,3 +189,30 @@ impl Target {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_strings_are_refused_without_showing_them() {
+        let error = Target::parse("postgresql://u:geheim@h:notaport/d").unwrap_err();
+        assert_eq!(error.code(), "22023");
+        assert!(!format!("{error:?}").contains("geheim"));
+        assert!(Target::parse("postgresql://h/d?sslmode=maybe").is_err());
+        assert!(Target::parse("postgresql://h/d?sslmode=verify-full&sslrootcert=/nowhere").is_err());
+        let target = Target::parse("postgresql://u:geheim@h/d").unwrap();
+        assert!(!format!("{target:?}").contains("geheim"));
+    }
+
+    #[test]
+    fn what_is_wrong_with_settings_is_no_reason_to_retry() {
+        let target = Target::parse("postgresql://u:geheim@db.example:7/d").unwrap();
+        let error = target.explain(Error::connection("error connecting to server: refused"));
+        assert_eq!(
+            error.details().message,
+            "cannot connect to \"db.example\", port 7, database \"d\", user \"u\": refused"
+        );
+        assert!(error.details().detail.as_deref().unwrap().contains("the password from the connection string"));
+        assert!(!error.report().contains("geheim"));
+    }
+}

@@ -162,9 +162,7 @@ impl Settings {
     /// operating system, and a database of the user's name.
     fn defaults(&mut self, env: &dyn Fn(&str) -> Option<String>) {
         let mut put = |name: &str, value: String| {
-            self.values
-                .entry(name.to_owned())
-                .or_insert_with(|| Setting { value, from: "the default".to_owned() });
+            self.values.entry(name.to_owned()).or_insert_with(|| Setting { value, from: "the default".to_owned() });
         };
         put("port", "5432".to_owned());
         if let Some(user) = env("USER").or_else(|| env("LOGNAME")).or_else(|| env("USERNAME")) {
@@ -347,7 +345,9 @@ fn parse_url(rest: &str) -> Result<Vec<(String, String)>> {
                 None => one.split_once(':').unwrap_or((one, "")),
             };
             if !port.is_empty() && port.parse::<u16>().is_err() {
-                return Err(malformed("A port is not a number from 1 to 65535. A special character of a password is to be percent-encoded."));
+                return Err(malformed(
+                    "A port is not a number from 1 to 65535. A special character of a password is to be percent-encoded.",
+                ));
             }
             names.push(decode(host)?);
             ports.push(port);
@@ -429,10 +429,7 @@ fn parse_words(dsn: &str) -> Result<Vec<(String, String)>> {
 }
 
 /// Returns the entries of a service, and the file that has it: the user's file, else the system's.
-fn read_service(
-    service: &str,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<(PathBuf, Vec<(String, String)>)> {
+fn read_service(service: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<(PathBuf, Vec<(String, String)>)> {
     let mut files = Vec::new();
     match env("PGSERVICEFILE") {
         Some(file) => files.push(PathBuf::from(file)),
@@ -626,7 +623,10 @@ mod tests {
         mode(0o600);
         let settings = with("postgresql://u@h/d", &[("PGPASSFILE", file)]).unwrap();
         assert_eq!(settings.get("password"), Some("secret"));
-        assert!(settings.sources().ends_with(&format!("the password from \"{file}\".")) && !settings.sources().contains("secret"));
+        assert!(
+            settings.sources().ends_with(&format!("the password from \"{file}\"."))
+                && !settings.sources().contains("secret")
+        );
         // Another user has no line, and the reason is told.
         let settings = with("postgresql://x@h/d", &[("PGPASSFILE", file)]).unwrap();
         assert!(settings.sources().contains("has no line"), "{}", settings.sources());

@@ -110,33 +110,3 @@ impl ServerCertVerifier for Lenient {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tls_parameters_are_taken_out() {
-        for (dsn, mode, rest) in [
-            (
-                "postgresql://h/d?sslmode=verify-full&connect_timeout=3",
-                Some("verify-full"),
-                "postgresql://h/d?connect_timeout=3",
-            ),
-            ("postgresql://h/d?sslmode=require", Some("require"), "postgresql://h/d"),
-            ("host=h sslmode=disable user=u", Some("disable"), "host=h user=u"),
-            ("postgresql://h/d", None, "postgresql://h/d"),
-        ] {
-            assert_eq!(take(dsn, "sslmode"), (rest.to_owned(), mode.map(str::to_owned)));
-        }
-    }
-
-    #[test]
-    fn a_malformed_string_is_refused_without_its_password() {
-        let error = Target::parse("postgresql://u:geheim@h:notaport/d").unwrap_err();
-        assert_eq!(error.kind(), crate::Kind::Invalid);
-        assert!(!format!("{error:?} {}", error.report()).contains("geheim"));
-        assert!(Target::parse("postgresql://h/d?sslmode=maybe").is_err());
-        assert!(Target::parse("postgresql://h/d?sslmode=verify-full&sslrootcert=/nowhere").is_err());
-    }
-}

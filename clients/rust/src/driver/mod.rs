@@ -10,6 +10,7 @@ mod sqlx;
 use std::future::Future;
 
 use deadpool_postgres::{ClientWrapper, Object, Pool};
+use futures_util::future::BoxFuture;
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::{ToSql, Type};
 
@@ -97,67 +98,68 @@ tokio_executors! {
 
 /// A pool that begins transactions, for [`ReaderBuilder::apply`](crate::reader::ReaderBuilder::apply): an [`Outbox`],
 /// a `deadpool_postgres::Pool`, a `sqlx::PgPool` (feature `sqlx`).
-pub trait Transactions: Sync + sealed::Sealed {
+pub trait Transactions: Clone + Send + Sync + sealed::Sealed {
     /// A session of the pool.
     type Session: Send;
 
     /// A transaction. Dropping it rolls it back.
     type Transaction<'s>: Send;
 
+    // The futures are boxed, so that a future that runs a projection can be proven to be `Send`
+    // (https://github.com/rust-lang/rust/issues/100013).
+
     /// Returns a session.
     #[doc(hidden)]
-    fn take_session(&self) -> impl Future<Output = Result<Self::Session>> + Send;
+    fn take_session(&self) -> BoxFuture<'static, Result<Self::Session>>;
 
     /// Begins a transaction.
     #[doc(hidden)]
-    fn begin<'s>(session: &'s mut Self::Session) -> impl Future<Output = Result<Self::Transaction<'s>>> + Send;
+    fn begin(session: &mut Self::Session) -> BoxFuture<'_, Result<Self::Transaction<'_>>>;
 
     /// Runs a statement in the transaction.
     #[doc(hidden)]
-    fn column<'s>(
-        tx: &mut Self::Transaction<'s>,
+    fn column<'t>(
+        tx: &'t mut Self::Transaction<'_>,
         statement: Statement,
-    ) -> impl Future<Output = Result<Vec<Option<String>>>> + Send;
+    ) -> BoxFuture<'t, Result<Vec<Option<String>>>>;
 
     /// Commits the transaction.
     #[doc(hidden)]
-    fn commit<'s>(tx: Self::Transaction<'s>) -> impl Future<Output = Result<()>> + Send;
+    fn commit<'s>(tx: Self::Transaction<'s>) -> BoxFuture<'s, Result<()>>;
 }
 
 macro_rules! deadpool_transactions {
-    ($($kind:ty, $session:expr;)*) => {$(
+    ($($kind:ty, $session:ident;)*) => {$(
         impl sealed::Sealed for $kind {}
 
         impl Transactions for $kind {
             type Session = Object;
             type Transaction<'s> = deadpool_postgres::Transaction<'s>;
 
-            async fn take_session(&self) -> Result<Object> {
-                let session: Session<$kind> = $session;
-                session(self).await
+            fn take_session(&self) -> BoxFuture<'static, Result<Object>> {
+                let pool = self.clone();
+                Box::pin(async move { Ok(pool.$session().await?) })
             }
 
-            async fn begin<'s>(session: &'s mut Object) -> Result<deadpool_postgres::Transaction<'s>> {
-                Ok(session.transaction().await?)
+            fn begin(session: &mut Object) -> BoxFuture<'_, Result<deadpool_postgres::Transaction<'_>>> {
+                Box::pin(async { Ok(session.transaction().await?) })
             }
 
-            async fn column<'s>(
-                tx: &mut Self::Transaction<'s>,
+            fn column<'t>(
+                tx: &'t mut Self::Transaction<'_>,
                 statement: Statement,
-            ) -> Result<Vec<Option<String>>> {
-                (&*tx).column(statement).await
+            ) -> BoxFuture<'t, Result<Vec<Option<String>>>> {
+                Box::pin((&*tx).column(statement))
             }
 
-            async fn commit<'s>(tx: Self::Transaction<'s>) -> Result<()> {
-                Ok(tx.commit().await?)
+            fn commit<'s>(tx: Self::Transaction<'s>) -> BoxFuture<'s, Result<()>> {
+                Box::pin(async { Ok(tx.commit().await?) })
             }
         }
     )*};
 }
 
-type Session<P> = for<'a> fn(&'a P) -> futures_util::future::BoxFuture<'a, Result<Object>>;
-
 deadpool_transactions! {
-    Outbox, |outbox| Box::pin(outbox.session());
-    Pool, |pool| Box::pin(async { Ok(pool.get().await?) });
+    Outbox, session;
+    Pool, get;
 }

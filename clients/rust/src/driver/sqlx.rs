@@ -1,5 +1,6 @@
 //! Connections, transactions and pools of sqlx.
 
+use futures_util::future::BoxFuture;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgDatabaseError;
 use sqlx::{Acquire as _, PgConnection, PgPool, Postgres, Row as _, Transaction};
@@ -48,20 +49,24 @@ impl Transactions for PgPool {
     type Session = PoolConnection<Postgres>;
     type Transaction<'s> = Transaction<'s, Postgres>;
 
-    async fn take_session(&self) -> Result<PoolConnection<Postgres>> {
-        Ok(self.acquire().await?)
+    fn take_session(&self) -> BoxFuture<'static, Result<PoolConnection<Postgres>>> {
+        let session = self.acquire();
+        Box::pin(async { Ok(session.await?) })
     }
 
-    async fn begin<'s>(session: &'s mut PoolConnection<Postgres>) -> Result<Transaction<'s, Postgres>> {
-        Ok(session.begin().await?)
+    fn begin(session: &mut PoolConnection<Postgres>) -> BoxFuture<'_, Result<Transaction<'_, Postgres>>> {
+        Box::pin(async { Ok(session.begin().await?) })
     }
 
-    async fn column<'s>(tx: &mut Self::Transaction<'s>, statement: Statement) -> Result<Vec<Option<String>>> {
-        tx.column(statement).await
+    fn column<'t>(
+        tx: &'t mut Self::Transaction<'_>,
+        statement: Statement,
+    ) -> BoxFuture<'t, Result<Vec<Option<String>>>> {
+        Box::pin(tx.column(statement))
     }
 
-    async fn commit<'s>(tx: Self::Transaction<'s>) -> Result<()> {
-        Ok(tx.commit().await?)
+    fn commit<'s>(tx: Self::Transaction<'s>) -> BoxFuture<'s, Result<()>> {
+        Box::pin(async { Ok(tx.commit().await?) })
     }
 }
 

@@ -8,6 +8,7 @@ use std::future::{Future, pending};
 use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::time::sleep;
 
 use super::{Reader, ReaderBuilder, consumer};
@@ -49,23 +50,42 @@ impl ReaderBuilder {
     /// # }
     /// ```
     ///
+    /// The future can be spawned if the closure captures nothing, or is an `async fn`. A closure with captures is awaited
+    /// where it is, for example in `tokio::join!`, because Rust cannot prove yet that its future is `Send`.
+    ///
     /// # Errors
     /// Errors that retrying does not solve: a missing privilege, no consumer, a position that is no longer stored. An error
     /// of `effect` is recorded with the cursor, logged, and tried again; it never ends the projection.
-    pub async fn apply<P, F, E>(self, pool: &P, effect: F) -> Result<()>
+    pub fn apply<P, F, E>(self, pool: &P, effect: F) -> impl Future<Output = Result<()>> + use<P, F, E>
     where
         P: Transactions,
         F: AsyncFnMut(&mut P::Transaction<'_>, &[Message]) -> std::result::Result<(), E>,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        self.apply_until(pending(), pool, effect).await
+        self.apply_until(pending(), pool, effect)
     }
 
     /// Does the same as [`ReaderBuilder::apply`] until `shutdown` is ready. A batch that has begun is finished.
     ///
     /// # Errors
     /// Those of [`ReaderBuilder::apply`].
-    pub async fn apply_until<P, F, E>(self, shutdown: impl Future<Output = ()>, pool: &P, mut effect: F) -> Result<()>
+    pub fn apply_until<P, F, E, U>(
+        self,
+        shutdown: U,
+        pool: &P,
+        effect: F,
+    ) -> impl Future<Output = Result<()>> + use<P, F, E, U>
+    where
+        P: Transactions,
+        F: AsyncFnMut(&mut P::Transaction<'_>, &[Message]) -> std::result::Result<(), E>,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+        U: Future<Output = ()>,
+    {
+        // The future has its own pool and no reference to one, so that it can be spawned.
+        self.run(shutdown, pool.clone(), effect)
+    }
+
+    async fn run<P, F, E>(self, shutdown: impl Future<Output = ()>, pool: P, mut effect: F) -> Result<()>
     where
         P: Transactions,
         F: AsyncFnMut(&mut P::Transaction<'_>, &[Message]) -> std::result::Result<(), E>,
@@ -89,7 +109,8 @@ impl ReaderBuilder {
             pause = Duration::ZERO;
             let step = if singly { 1 } else { batch.len() };
             for messages in batch.chunks(step) {
-                let Err(stopped) = one(&mut reader, pool, messages, &mut effect).await else {
+                let session = pool.take_session();
+                let Err(stopped) = one::<P, F, E>(&mut reader, session, messages, &mut effect).await else {
                     backoff.reset();
                     continue;
                 };
@@ -120,7 +141,7 @@ impl ReaderBuilder {
 
 async fn one<P, F, E>(
     reader: &mut Reader,
-    pool: &P,
+    session: BoxFuture<'static, Result<P::Session>>,
     messages: &[Message],
     effect: &mut F,
 ) -> std::result::Result<(), Stopped>
@@ -130,7 +151,7 @@ where
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let later = |error: Error| if passes(&error) { Stopped::Later(error) } else { Stopped::Fatal(error) };
-    let mut session = pool.take_session().await.map_err(later)?;
+    let mut session = session.await.map_err(later)?;
     let mut tx = P::begin(&mut session).await.map_err(later)?;
     effect(&mut tx, messages).await.map_err(|error| Stopped::Effect(chain(error.into().as_ref())))?;
     if let Some(statement) = reader.advance_statement(messages).map_err(later)? {
@@ -162,7 +183,7 @@ async fn failed(reader: &mut Reader, message: &Message, error: &str) {
         "the effect of a message failed; the projection stands here and tries again"
     );
     let text: String = error.chars().filter(|c| *c != '\0').take(2000).collect();
-    if let Err(error) = reader.record_error(&text).await {
+    if let Err(error) = reader.record_error(&text, Some(message.position)).await {
         tracing::warn!(consumer, error = error.report(), "the failure could not be recorded");
     }
 }

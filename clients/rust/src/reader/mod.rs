@@ -19,8 +19,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
-use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::Client;
+use tokio_postgres::types::{ToSql, Type};
 
 pub use self::stream::ReaderStream;
 use crate::call::{call, call_void};
@@ -466,18 +466,19 @@ impl Reader {
         self.unconfirmed.retain(|(known, _)| *known != position);
     }
 
-    /// Records why a message could not be handled, for `cursor_list()`, `health()` and the command line. The cursor does not
-    /// move.
+    /// Records why the message at `position` could not be handled, for `cursor_list()`, `health()` and the command line. The
+    /// cursor does not move.
     ///
     /// # Errors
     /// 22023 without a consumer.
-    pub async fn record_error(&mut self, error: &str) -> Result<()> {
+    pub async fn record_error(&mut self, error: &str, position: Option<i64>) -> Result<()> {
         let client = match &self.client {
             Some(client) if !client.is_closed() => client,
             _ => self.client.insert(self.settings.target.connect().await?),
         };
         let consumer = consumer(&self.settings)?;
-        let args = json!({"consumer": consumer, "subject": self.settings.subject, "error": error});
+        let args =
+            json!({"consumer": consumer, "subject": self.settings.subject, "error": error, "error_position": position});
         call_void(client, "cursor_record_error", args).await
     }
 }
@@ -530,7 +531,8 @@ fn advance(
     expected: Option<i64>,
     epoch: Option<i32>,
 ) -> Result<Statement> {
-    let sql = "select \"position\"::text as r from outbox.cursor_advance($1, $2::int8, subject => $3, delivery_id => $4,
+    let sql =
+        "select \"position\"::text as r from outbox.cursor_advance($1, $2::int8, subject => $3, delivery_id => $4,
         expected_position => $5::int8, epoch => $6::int4)";
     let text_or_null = |value: Option<String>| value.map(Param::Text);
     Ok(Statement::new(
