@@ -231,9 +231,9 @@ def test_mistakes_are_found_when_the_application_is_written(monkeypatch):
     with pytest.raises(TypeError, match="needs a topic"):
         orders.on()
     with pytest.raises(pg_outbox.InvalidError, match="cron"):
-        app.periodic("every day", topic="t")(dict)
+        app.periodic("every day", topic="t")(lambda: {"a": 1})
     with pytest.raises(pg_outbox.InvalidError, match="time zone"):
-        app.periodic("@daily", topic="t", time_zone="Mars")(lambda: {})
+        app.periodic("@daily", topic="t", time_zone="Mars")(lambda: {"a": 1})
     monkeypatch.delenv("DATABASE_URL", raising=False)
     with pytest.raises(pg_outbox.InvalidError, match="DATABASE_URL"):
         app.run()
