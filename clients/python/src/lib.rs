@@ -5,7 +5,7 @@
 #![allow(missing_docs, reason = "documented in _core.pyi and the Python modules")]
 
 use std::borrow::Cow;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use pg_outbox::reader::{Reader as RustReader, ReaderBuilder};
@@ -16,27 +16,52 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use serde_json::Value;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{Mutex, oneshot};
 
-/// Returns the runtime of this process. A child process has none of the threads of its parent, so it gets a runtime of its
-/// own. The lock is only held together with the GIL, so no other thread holds it at a fork.
-fn runtime() -> PyResult<&'static Runtime> {
-    static RUNTIME: std::sync::Mutex<Option<(u32, &'static Runtime)>> = std::sync::Mutex::new(None);
-    let mut known = RUNTIME.lock().map_err(|_| PyRuntimeError::new_err("no runtime"))?;
-    match *known {
-        Some((process, runtime)) if process == std::process::id() => Ok(runtime),
-        _ => {
-            let made = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .thread_name("pg_outbox")
-                .enable_all()
-                .build()
-                .map_err(|error| PyRuntimeError::new_err(format!("no runtime: {error}")))?;
-            let made: &'static Runtime = Box::leak(Box::new(made));
-            *known = Some((std::process::id(), made));
-            Ok(made)
-        }
+/// The runtime of this process. A child process has none of the threads of its parent, so it gets a runtime of its own. The
+/// lock is only held together with the GIL, so no other thread holds it at a fork.
+static RUNTIME: std::sync::Mutex<State> = std::sync::Mutex::new(State::None);
+
+enum State {
+    None,
+    Runs(Owned<Runtime>),
+    /// The interpreter ends.
+    Ended,
+}
+
+fn runtime() -> PyResult<Handle> {
+    let wrong = |why: String| PyRuntimeError::new_err(format!("no runtime: {why}"));
+    let mut state = RUNTIME.lock().map_err(|error| wrong(error.to_string()))?;
+    if let State::Runs(owned) = &*state
+        && let Some(runtime) = owned.ours()
+    {
+        return Ok(runtime.handle().clone());
+    }
+    if matches!(*state, State::Ended) {
+        return Err(wrong("the interpreter ends".to_owned()));
+    }
+    let made = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("pg_outbox")
+        .enable_all()
+        .build()
+        .map_err(|error| wrong(error.to_string()))?;
+    let handle = made.handle().clone();
+    *state = State::Runs(Owned::new(made));
+    Ok(handle)
+}
+
+/// Ends the threads of the runtime before the interpreter ends: a thread that waits for the GIL at that time would abort the
+/// process.
+#[pyfunction]
+fn shutdown(py: Python<'_>) {
+    let state = RUNTIME.lock().map(|mut state| std::mem::replace(&mut *state, State::Ended));
+    if let Ok(State::Runs(mut owned)) = state
+        && owned.ours().is_some()
+        && let Some(runtime) = owned.value.take()
+    {
+        py.detach(|| runtime.shutdown_timeout(Duration::from_secs(5)));
     }
 }
 
@@ -177,7 +202,8 @@ struct Core {
 
 impl Core {
     fn connect(py: Python<'_>, dsn: &str, pool_size: usize) -> PyResult<Outbox> {
-        let _guard = runtime()?.enter();
+        let handle = runtime()?;
+        let _guard = handle.enter();
         Outbox::lazy(dsn, pool_size).map_err(|e| exception(py, &e))
     }
 
@@ -626,6 +652,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Task>()?;
     module.add_function(wrap_pyfunction!(classify, module)?)?;
     module.add_function(wrap_pyfunction!(verify, module)?)?;
+    module.add_function(wrap_pyfunction!(shutdown, module)?)?;
     module.add_function(wrap_pyfunction!(tick_key, module)?)?;
     module.add_function(wrap_pyfunction!(sign, module)?)
 }

@@ -434,7 +434,7 @@ def test_the_application_waits_for_a_server_that_is_away(server):
     send(dsn, "job.run", [1])
     stop = running(app)
     until("it has begun", lambda: done == [1])
-    assert server.command("restart immediate") == "ok"
+    assert server.command("restart fast") == "ok"
     send(dsn, "job.run", [2])
     until("it goes on", lambda: done == [1, 2])
     stop()

@@ -172,7 +172,8 @@ pub async fn table(
     let (null, filter): (Vec<_>, Vec<_>) =
         named(serde_json::to_value(filter)?)?.into_iter().partition(|(_, value)| value.is_null());
     let equal = filter.iter().enumerate().map(|(i, (column, _))| format!("r.\"{column}\" = ${}", i + 1));
-    let conditions: Vec<String> = equal.chain(null.iter().map(|(column, _)| format!("r.\"{column}\" is null"))).collect();
+    let conditions: Vec<String> =
+        equal.chain(null.iter().map(|(column, _)| format!("r.\"{column}\" is null"))).collect();
     let mut sql = format!("select {} from outbox.{name} r", row_form(intervals)?);
     if !conditions.is_empty() {
         sql.push_str(&format!(" where {}", conditions.join(" and ")));

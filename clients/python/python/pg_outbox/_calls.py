@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Timeout
@@ -11,6 +12,8 @@ from typing import Any
 from . import _core
 
 Begin = Callable[[Future[Any]], _core.Task]
+
+atexit.register(_core.shutdown)
 
 
 def start(begin: Begin) -> Future[Any]:
