@@ -56,7 +56,7 @@ fn signatures() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scenarios() {
-    let server = Server::start(&[("pg_outbox.poll_interval", "1s")]).await.unwrap();
+    let server = Server::start(&[("pg_outbox.poll_interval", "1s"), ("max_worker_processes", "40")]).await.unwrap();
     let mut ran = 0;
     for (name, scenario) in files().into_iter().filter(|(name, _)| name != "signatures") {
         server.database(&name).await.unwrap();

@@ -26,7 +26,7 @@ pub use self::stream::ReaderStream;
 use crate::call::{call, call_void};
 use crate::connect::{Listening, Target};
 use crate::driver::{Executor, Statement, text};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::message::{Message, Param};
 use crate::outbox::{Backoff, passes};
 
@@ -296,19 +296,15 @@ impl Reader {
         let Some(client) = &self.client else { return Ok(()) };
         (self.position, self.confirmed, self.epoch) = (self.settings.after, 0, None);
         if let Some(consumer) = &self.settings.consumer {
-            let args = json!({"consumer": consumer, "subject": self.settings.subject});
-            match call(client, "cursor_get", args, &[]).await {
-                Ok(rows) => {
-                    let cursor = rows.first().unwrap_or(&Value::Null);
-                    self.confirmed = cursor["position"].as_i64().unwrap_or(0);
-                    self.epoch = cursor["epoch"].as_i64().and_then(|epoch| i32::try_from(epoch).ok());
-                    // A cursor at 0 with an error was created when the error was recorded, before the first advance.
-                    if self.confirmed > 0 || cursor["last_error"].is_null() {
-                        self.position = self.confirmed;
-                    }
-                }
-                Err(error) if error.kind() == Kind::NotFound => {}
-                Err(error) => return Err(error),
+            let args = json!({"consumer": consumer, "subject": self.settings.subject, "if_missing": 0});
+            let rows = call(client, "cursor_get", args, &[]).await?;
+            let cursor = rows.first().unwrap_or(&Value::Null);
+            self.confirmed = cursor["position"].as_i64().unwrap_or(0);
+            self.epoch = cursor["epoch"].as_i64().and_then(|epoch| i32::try_from(epoch).ok());
+            // A cursor at 0 with an error was created when the error was recorded, before the first advance.
+            let is_new = cursor["updated_at"].is_null() || self.confirmed == 0 && !cursor["last_error"].is_null();
+            if !is_new {
+                self.position = self.confirmed;
             }
         }
         self.started = true;
