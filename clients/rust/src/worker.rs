@@ -195,7 +195,7 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 /// The return value of a handler that has a result for the attempt log (the receiver's id as a string, or an object).
 pub type Handled = std::result::Result<Option<Value>, Failure>;
 
-/// What a handler may return: `Result<(), E>`, or `Result<Option<Value>, E>` with a result for the attempt log. `E` is any
+/// The types that a handler may return are `Result<(), E>`, or `Result<Option<Value>, E>` with a result for the attempt log. `E` is any
 /// error: a `std::error::Error`, an `anyhow::Error`, or a [`Failure`].
 pub trait IntoHandled {
     /// Converts the value.

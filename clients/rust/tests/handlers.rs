@@ -169,6 +169,41 @@ async fn messages_join_the_transactions_of_deadpool_and_sqlx() {
     assert_eq!(reader.poll_next_now().await.unwrap().map(|m| m.topic), None, "what was rolled back is not there");
 }
 
+#[cfg(feature = "diesel-async")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_join_the_transactions_of_diesel() {
+    use diesel_async::{AsyncConnection as _, AsyncPgConnection};
+
+    let outbox = outbox("diesel").await;
+    let mut connection = AsyncPgConnection::establish(&server().await.dsn("diesel")).await.unwrap();
+    let message = || Message::to("order.created").key("k").json(&json!({"order": 7})).unwrap();
+    let id = connection
+        .transaction::<_, Error, _>(async |tx| {
+            let id = message().enqueue(&mut *tx).await?;
+            Message::to("order.bytes").bytes([0, 255], "application/x").enqueue(&mut *tx).await?;
+            assert_enqueued(&mut *tx, "order.created", &json!({"order": 7})).await?;
+            Ok(id)
+        })
+        .await
+        .unwrap();
+    let rolled_back = connection
+        .transaction::<(), Error, _>(async |tx| {
+            message().enqueue(&mut *tx).await?;
+            Err(Error::invalid("no"))
+        })
+        .await;
+    assert_eq!(rolled_back.unwrap_err().to_string(), "no");
+    let error = Message::to("bad topic").enqueue(&mut connection).await.unwrap_err();
+    assert!(error.to_string().contains("topic") && error.details().hint.is_some(), "{error:?}");
+    let mut reader = outbox.reader().consumer("c").topics(["order.#"]).build();
+    let message = tokio::time::timeout(PATIENCE, reader.next()).await.unwrap().unwrap();
+    assert_eq!(message.message_id, id);
+    reader.advance_in(&mut connection, &message).await.unwrap();
+    reader.committed(&message);
+    assert_eq!(tokio::time::timeout(PATIENCE, reader.next()).await.unwrap().unwrap().bytes(), [0, 255]);
+    assert!(reader.poll_next_now().await.unwrap().is_none(), "what was rolled back is not there");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_advances_its_cursor() {
     let outbox = outbox("stream").await;
@@ -461,7 +496,7 @@ async fn a_projection_stands_at_the_message_that_fails_and_applies_each_once() {
             error.is_some_and(|error| error.contains("a bug in the effect of 3"))
         })
         .await;
-        // What comes before is applied, what comes after is not.
+        // The messages before it are applied, and the messages after it are not.
         assert_eq!(applied().await, [1, 2]);
         mended.store(true, Ordering::Relaxed);
         wait_until("all is applied", PATIENCE, async || applied().await == [1, 2, 3, 4, 5]).await;

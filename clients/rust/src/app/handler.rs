@@ -15,12 +15,12 @@ use crate::worker::{AnyHandler, Delivery, Failure, Handled, IntoHandled};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A handler of the application: an `async fn` of up to six arguments that are [`FromDelivery`], for example
+/// A handler of the application: an `async fn` of one to six arguments that are [`FromDelivery`], for example
 /// [`Json`](super::Json), [`State`](super::State) and [`Delivery`]. It returns `Result<(), E>`, where `E` is any error, or
 /// [`Handled`]. `Arguments` is found by the compiler.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler of deliveries",
-    note = "a handler is an async function of up to six arguments (`Json<T>`, `State<S>`, `Delivery`) that returns `Result<(), E>` for any error `E`, or `Handled`",
+    note = "a handler is an async function of one to six arguments (`Json<T>`, `State<S>`, `Delivery`) that returns `Result<(), E>` for any error `E`, or `Handled`",
     note = "its future must be `Send`, and the state that `State<S>` takes is that of `with_state`"
 )]
 pub trait AppHandler<Arguments, S>: Send + Sync + 'static {
@@ -36,23 +36,23 @@ macro_rules! handlers {
             Fut: Future<Output: IntoHandled> + Send + 'static,
             $($argument: FromDelivery<S>,)*
         {
-            #[allow(non_snake_case, unused_variables, reason = "one name for a type and its value; none for no arguments")]
+            #[allow(non_snake_case, reason = "one name for a type and its value")]
             fn call(
                 &self,
                 delivery: Delivery,
                 state: &S,
             ) -> impl Future<Output = Handled> + Send + use<F, Fut, S, $($argument,)*> {
-                let begun = (|| {
+                let begin = || {
                     $(let $argument = $argument::from_delivery(&delivery, state)?;)*
                     Ok::<Fut, Failure>(self($($argument,)*))
-                })();
+                };
+                let begun = begin();
                 async move { begun?.await.into_handled() }
             }
         }
     };
 }
 
-handlers! {}
 handlers! { A }
 handlers! { A B }
 handlers! { A B C }

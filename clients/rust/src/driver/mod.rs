@@ -4,6 +4,8 @@
 //! Every statement has parameters of type text or bytea and returns one column of text. Each driver can therefore send it
 //! without looking up types, and no statement has a name, as poolers require.
 
+#[cfg(feature = "diesel-async")]
+mod diesel;
 #[cfg(feature = "sqlx")]
 mod sqlx;
 
@@ -138,7 +140,7 @@ macro_rules! deadpool_transactions {
 
             fn take_session(&self) -> BoxFuture<'static, Result<Object>> {
                 let pool = self.clone();
-                Box::pin(async move { Ok(pool.$session().await?) })
+                Box::pin(async move { pool.$session().await.map_err(Into::into) })
             }
 
             fn begin(session: &mut Object) -> BoxFuture<'_, Result<deadpool_postgres::Transaction<'_>>> {
