@@ -162,7 +162,7 @@ class Runner:
         with psycopg.connect(self.dsn) as conn:
             return conn.execute(sql).fetchone()[0]
 
-    def work(self, subscription, count, rules, concurrency=1):
+    def work(self, subscription, count, rules=(), concurrency=1):
         tries, lock = [], threading.Lock()
 
         def handle(delivery):

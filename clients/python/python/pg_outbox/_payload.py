@@ -94,15 +94,23 @@ def build(value: Any, into: Any) -> Any:
     if origin in (list, set, frozenset, tuple):
         return _items(_exactly(value, list), origin, args)
     if origin is dict:
-        return {key: build(item, args[1]) for key, item in _exactly(value, dict).items()}
+        return {key: _part(key, item, args[1]) for key, item in _exactly(value, dict).items()}
     if dataclasses.is_dataclass(into):
         hints = typing.get_type_hints(into, include_extras=True)
         given = _exactly(value, dict)
         make: Callable[..., Any] = into if isinstance(into, type) else type(into)
-        return make(**{name: build(item, hints.get(name, Any)) for name, item in given.items()})
+        return make(**{name: _part(name, item, hints.get(name, Any)) for name, item in given.items()})
     if not isinstance(into, type):
         raise TypeError(f"{into!r} needs pydantic")
     return _plain(value, into)
+
+
+def _part(name: str, value: Any, into: Any) -> Any:
+    """Builds a part of a value. Its error begins with the name of the part."""
+    try:
+        return build(value, into)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _exactly(value: Any, kind: type[Any]) -> Any:
@@ -150,5 +158,5 @@ def _plain(value: Any, into: type[Any]) -> Any:
         hints = typing.get_type_hints(into)
         if missing := into.__required_keys__ - set(_exactly(value, dict)):
             raise ValueError(f"{min(missing)} is missing")
-        return {name: build(item, hints.get(name, Any)) for name, item in value.items()}
+        return {name: _part(name, item, hints.get(name, Any)) for name, item in value.items()}
     return into(**value) if isinstance(value, dict) else into(value)
