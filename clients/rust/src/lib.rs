@@ -20,7 +20,7 @@
 //! |---|---|
 //! | [`app`] | [`app::Workers`]: handlers by topic with typed payloads, periodic messages, layers; one process |
 //! | [`message`] | [`Message`], its builder [`NewMessage`], and plain `(sql, params)` for other drivers |
-//! | [`driver`] | the connections that messages are enqueued on: tokio-postgres, deadpool, sqlx (feature `sqlx`) |
+//! | [`driver`] | the connections that messages are enqueued on: tokio-postgres, deadpool, sqlx, diesel-async |
 //! | [`outbox`] | [`Outbox`]: a pool, sessions, and calls of any function of the schema by name |
 //! | [`admin`] | a method with typed arguments and rows for each public SQL function |
 //! | [`worker`] | [`Worker`]: claims, handles and completes deliveries; survives restarts of the server |

@@ -28,6 +28,7 @@ pub mod retry_after;
 pub mod router;
 pub mod schedule;
 pub mod sign;
+pub mod stream;
 pub mod topic;
 pub mod topic_template;
 pub mod url;

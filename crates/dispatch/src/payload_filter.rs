@@ -114,7 +114,7 @@ impl Predicates {
         let asked_at = evaluator.instant();
         for stored in messages.iter().filter(|stored| stored.unreadable.is_none()) {
             let position = stored.message.position;
-            config.undecided(position, &stored.message.topic, &subject(stored), |id, subscription, path| {
+            config.undecided((position, stored.segment), &stored.message.topic, &subject(stored), |id, subscription, path| {
                 if !wanted(id) {
                     return;
                 }

@@ -15,6 +15,7 @@ use outbox_core::policy::Policy;
 use outbox_core::progress::Progress;
 use outbox_core::router::{Router, Scratch};
 use outbox_core::schedule::Schedule;
+use outbox_core::stream;
 use outbox_sender::Shape;
 use serde_json::Value;
 
@@ -67,6 +68,8 @@ pub struct VersionRow {
     pub batch_wait: i64,
     /// Whether the subscription is paused.
     pub paused: bool,
+    /// `messages`, `events` or `all`.
+    pub source: Option<String>,
 }
 
 /// A version of a subscription: its filter, and the positions for which it holds.
@@ -81,6 +84,33 @@ struct Version {
     until: i64,
     active: bool,
     filter: Filter,
+    source: Source,
+}
+
+/// Which messages a subscription takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Source {
+    Messages,
+    Events,
+    All,
+}
+
+impl Source {
+    fn parse(text: &str) -> Source {
+        match text {
+            "events" => Source::Events,
+            "all" => Source::All,
+            _ => Source::Messages,
+        }
+    }
+
+    fn takes(self, segment: i16) -> bool {
+        match self {
+            Source::Messages => segment != stream::SEGMENT,
+            Source::Events => segment == stream::SEGMENT,
+            Source::All => true,
+        }
+    }
 }
 
 /// One subscription.
@@ -272,6 +302,9 @@ impl Config {
                 continue;
             }
             let version = &subscription.versions[index as usize];
+            if !version.source.takes(stored.segment) {
+                continue;
+            }
             if !version.active {
                 ended = true;
                 continue;
@@ -297,7 +330,7 @@ impl Config {
     /// Calls `ask` for each subscription whose filter on the payload decides whether it gets a message.
     pub fn undecided(
         &mut self,
-        position: i64,
+        (position, segment): (i64, i16),
         topic: &str,
         subject: &Subject<'_>,
         mut ask: impl FnMut(i32, &mut Subscription, &str),
@@ -309,7 +342,10 @@ impl Config {
                 continue;
             }
             let version = &subscription.versions[index as usize];
-            let Some(path) = version.filter.payload.clone().filter(|_| version.active) else { continue };
+            if !version.active || !version.source.takes(segment) {
+                continue;
+            }
+            let Some(path) = version.filter.payload.clone() else { continue };
             if version.filter.matches(subject) {
                 ask(id, subscription, &path);
             }
@@ -440,7 +476,9 @@ impl Config {
             *self.activity.entry(position).or_default() += change;
             self.active.1 += if position < self.active.0 { change } else { 0 };
         }
-        subscription.versions.push(Version { number, position, starts_after: row.starts_after, until, active, filter });
+        let source = Source::parse(row.source.as_deref().unwrap_or_default());
+        let starts_after = row.starts_after;
+        subscription.versions.push(Version { number, position, starts_after, until, active, filter, source });
         if position > subscription.begun {
             self.to_begin.push((position, id));
         }

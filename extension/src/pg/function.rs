@@ -71,19 +71,7 @@ impl Args {
     /// 22023 for JSON that PostgreSQL can store but this code cannot read. The error does not show the value, which may be a
     /// secret.
     pub fn json(self, i: usize, name: &str) -> Result<Option<Value>> {
-        let Some(datum) = self.datum(i) else { return Ok(None) };
-        // SAFETY: by the SQL declaration; the text lives in the call's memory context.
-        let text = unsafe {
-            let value = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
-            let size = pgrx::varsize_any(value) as c_int;
-            let root = &raw mut (*value.cast::<pg_sys::Jsonb>()).root;
-            CStr::from_ptr(pg_sys::JsonbToCString(std::ptr::null_mut(), root, size))
-        };
-        let refuse = |_| {
-            Error::invalid(format!("{name} has JSON that cannot be used"))
-                .detail("It is nested more than 127 levels deep, or has a number beyond 1.7e308.")
-        };
-        serde_json::from_slice(text.to_bytes()).map(Some).map_err(refuse)
+        self.datum(i).map(|datum| json_of(datum, name)).transpose()
     }
 
     /// Argument `i` as a Rust value.
@@ -91,6 +79,25 @@ impl Args {
         // SAFETY: the SQL declaration of the function gives the argument's type, which the caller names again in `T`.
         self.datum(i).and_then(|datum| unsafe { T::from_datum(datum, false) })
     }
+}
+
+/// The value of a jsonb that is called `name`.
+///
+/// # Errors
+/// Those of `Args::json`.
+pub fn json_of(datum: pg_sys::Datum, name: &str) -> Result<Value> {
+    // SAFETY: by the SQL declaration; the text lives in the call's memory context.
+    let text = unsafe {
+        let value = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
+        let size = pgrx::varsize_any(value) as c_int;
+        let root = &raw mut (*value.cast::<pg_sys::Jsonb>()).root;
+        CStr::from_ptr(pg_sys::JsonbToCString(std::ptr::null_mut(), root, size))
+    };
+    let refuse = |_| {
+        Error::invalid(format!("{name} has JSON that cannot be used"))
+            .detail("It is nested more than 127 levels deep, or has a number beyond 1.7e308.")
+    };
+    serde_json::from_slice(text.to_bytes()).map_err(refuse)
 }
 
 /// The result of a function: a datum, or SQL null.

@@ -16,7 +16,8 @@ macro_rules! versions {
             v.active, v.topics, v.filter::text, s.ordering,
             outbox_internal.duration_us(s.ttl), outbox_internal.duration_us(s.max_age),
             coalesce(s.schedule, e.schedule)::text, s.policy::text, e.policy::text, s.format, s.batch_size,
-            outbox_internal.duration_us(s.batch_wait), s.paused, v.version, v.starts_after, s.on_exhausted
+            outbox_internal.duration_us(s.batch_wait), s.paused, v.version, v.starts_after, s.on_exhausted,
+            v.source
         from outbox.subscription s
         join outbox.subscription_version v on v.subscription_id = s.id
         left join outbox.endpoint e on e.id = s.endpoint_id
@@ -157,6 +158,7 @@ fn version(row: &Row) -> VersionRow {
         batch_size: row.get(15),
         batch_wait: row.int(16),
         paused: row.get(17).unwrap_or(false),
+        source: row.get(21),
         version: row.get(18).unwrap_or_default(),
         starts_after: row.get(19),
         block: row.get(20) == Some("block"),

@@ -5,11 +5,13 @@
 //! * An unreadable message affects no other message. When a transaction fails, each message that it has tried to read is
 //!   read by itself (`reading`). The messages that fail then are known as unreadable from then on, and become dead letters.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use outbox_core::message::{Extra, Message};
+use outbox_core::stream;
 use outbox_core::webhook_id::WebhookId;
 use outbox_dispatch::feed::{Attributes, Part, Place, Stored, TickStatus, Ticked, UNIX_EPOCH};
 use pgrx::pg_sys::{INT4OID, INT8ARRAYOID, INT8OID};
@@ -37,8 +39,8 @@ struct Unreadable {
 pub struct Reader {
     tick: Plan,
     feed: Plan,
-    dense: [Plan; LEAVES + 1],
-    sparse: [Plan; LEAVES + 1],
+    dense: [Plan; LEAF_NAMES.len()],
+    sparse: [Plan; LEAF_NAMES.len()],
     cancelled_among: Plan,
     /// Position, id and segment of the messages that the current transaction has tried to read.
     tried: Vec<(i64, i64, i16)>,
@@ -74,12 +76,27 @@ pub fn reading_inline<T>(
     }
 }
 
-/// One plan per leaf, and one for the retained messages that outlived their leaf: a statement on one leaf needs no partition
-/// pruning at run time.
+/// The last parts of the names of the leaves of outbox.message: those of the ring, the messages that outlived their leaf, and
+/// the events.
+const LEAF_NAMES: [&str; LEAVES + 2] = [
+    "00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "12", "13", "14", "15", "retained", "event",
+];
+
+/// Index in `LEAF_NAMES` of the leaf with this segment.
+fn leaf_of(segment: i16) -> usize {
+    match segment {
+        stream::SEGMENT => LEAVES + 1,
+        // The message outlived its leaf.
+        ..0 => LEAVES,
+        _ => segment.rem_euclid(LEAVES as i16) as usize,
+    }
+}
+
+/// One plan per leaf: a statement on one leaf needs no partition pruning at run time.
 macro_rules! leaf_plans {
     ($condition:literal, $types:expr) => {
         leaf_plans!($condition, $types, "00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "12",
-            "13", "14", "15", "retained")
+            "13", "14", "15", "retained", "event")
     };
     ($condition:literal, $types:expr, $($leaf:literal),*) => {
         [$(Plan::new(
@@ -100,14 +117,18 @@ impl Reader {
                 &[INT4OID],
             ),
             feed: Plan::new(
-                "select f.first_position, f.message_segment, f.message_ids
+                // A row of the permanent leaf may name messages and events. Its events are looked up.
+                "select f.first_position, f.message_segment, f.message_ids,
+                    case when f.segment = -2 and f.message_segment <> -2 then array(
+                        select e.id from outbox._message_event e where e.id = any (f.message_ids)
+                    ) end
                 from outbox.feed f
                 where f.first_position >= coalesce((
                         select p.first_position from outbox.feed p
                         where p.first_position <= $1 + 1
                         order by p.first_position desc limit 1
                     ), 0)
-                    and f.first_position <= $2
+                    and f.last_position > $1 and f.first_position <= $2
                 order by f.first_position
                 limit $3",
                 &[INT8OID, INT8OID, INT8OID],
@@ -169,6 +190,8 @@ impl Reader {
         self.feed.execute(&[arg(after), arg(upto), arg(rows)]).for_each(|row| {
             let start = row.int(0);
             let segment: i16 = row.get(1).unwrap_or_default();
+            let mut events: Vec<i64> = row.get(3).unwrap_or_default();
+            events.sort_unstable();
             for (position, id) in (start..).zip(row.get::<Vec<i64>>(2).unwrap_or_default()) {
                 if position > after && position <= upto {
                     if first == 0 {
@@ -176,7 +199,8 @@ impl Reader {
                     }
                     end = position;
                     ids.push(id);
-                    segments.push(segment);
+                    let is_event = events.binary_search(&id).is_ok();
+                    segments.push(if is_event { stream::SEGMENT } else { segment });
                 }
             }
         });
@@ -190,46 +214,56 @@ impl Reader {
         let Reader { dense, sparse, tried, unreadable, .. } = self;
         tried.extend((first..).zip(ids).zip(segments).map(|((position, id), segment)| (position, *id, *segment)));
         let mut found: Vec<Option<Stored>> = vec![None; ids.len()];
-        let (mut start, mut bytes, mut read) = (0, 0, ids.len());
+        let (mut start, mut total, mut read) = (0, 0, ids.len());
         while start < read {
-            // A run is a stretch of one segment with ascending ids: one row of the feed is one, and usually a whole tick.
-            let segment = segments[start];
+            // A run is a stretch of messages of one leaf, and of events between them, with ascending ids: one row of the feed
+            // is one, and usually a whole tick.
+            let mut kinds = [Some(segments[start]), None];
             let mut end = start + 1;
-            while end < ids.len() && segments[end] == segment && ids[end] > ids[end - 1] {
+            while end < ids.len() && ids[end] > ids[end - 1] && joins(&mut kinds, segments[end]) {
                 end += 1;
             }
             let run = &ids[start..end];
-            // A negative segment: the message outlived its leaf.
-            let leaf = if segment < 0 { LEAVES } else { segment.rem_euclid(LEAVES as i16) as usize };
-            let (low, high) = (run[0], run[run.len() - 1]);
-            // Ids ascend, so everything that is left out comes after everything that is read.
-            let mut take = |row: &Row| {
-                let id = row.int(column::ID);
-                if let Ok(i) = run.binary_search(&id).map(|i| start + i)
-                    && i < read
-                {
-                    if bytes >= READ_BYTES {
-                        read = i;
-                        return;
+            let before = total;
+            for segment in kinds.into_iter().flatten() {
+                let part: Cow<[i64]> = match kinds[1] {
+                    None => run.into(),
+                    Some(_) => (start..end).filter(|i| segments[*i] == segment).map(|i| ids[i]).collect(),
+                };
+                let leaf = leaf_of(segment);
+                let (low, high) = (part[0], part[part.len() - 1]);
+                // Each part is read up to the limit, so that each of them goes on.
+                let mut bytes = before;
+                // Ids ascend, so everything that is left out comes after everything that is read.
+                let mut take = |row: &Row| {
+                    let id = row.int(column::ID);
+                    if let Ok(i) = run.binary_search(&id).map(|i| start + i)
+                        && i < read
+                    {
+                        if bytes >= READ_BYTES {
+                            read = i;
+                            return;
+                        }
+                        let error = unreadable.get(&id).map(|known| Arc::clone(&known.error));
+                        found[i] = stored(row, segment, first + i as i64, error);
+                        bytes += found[i].as_ref().map_or(0, |stored| stored.message.content.len());
                     }
-                    let error = unreadable.get(&id).map(|known| Arc::clone(&known.error));
-                    found[i] = stored(row, segment, first + i as i64, error);
-                    bytes += found[i].as_ref().map_or(0, |stored| stored.message.content.len());
+                };
+                let lost = |id: &i64| unreadable.get(id).is_some_and(|known| known.wholly);
+                // A range is one walk through the index. Ids missing in between belong to other ticks, or to no message.
+                if !unreadable.is_empty() && part.iter().any(lost) {
+                    let rest: Vec<i64> = part.iter().copied().filter(|id| !lost(id)).collect();
+                    sparse[leaf].execute(&[arg(rest)]).for_each(take);
+                    for id in part.iter().filter(|id| lost(id)) {
+                        let Ok(i) = run.binary_search(id).map(|i| start + i) else { continue };
+                        found[i] = unreadable.get(id).map(|known| nothing_of(*id, segment, first + i as i64, known));
+                    }
+                } else if high - low >= 2 * part.len() as i64 {
+                    sparse[leaf].execute(&[arg(part.to_vec())]).for_each(take);
+                } else if leaf == LEAVES || !scan::messages(LEAF_NAMES[leaf], low, high, &mut take) {
+                    dense[leaf].execute(&[arg(low), arg(high)]).for_each(take);
                 }
-            };
-            let lost = |id: &i64| unreadable.get(id).is_some_and(|known| known.wholly);
-            // A range is one walk through the index. Ids missing in between belong to other ticks, or to no message.
-            if !unreadable.is_empty() && run.iter().any(lost) {
-                let rest: Vec<i64> = run.iter().copied().filter(|id| !lost(id)).collect();
-                sparse[leaf].execute(&[arg(rest)]).for_each(take);
-                for (i, id) in run.iter().enumerate().filter(|(_, id)| lost(id)) {
-                    found[start + i] =
-                        unreadable.get(id).map(|known| nothing_of(*id, segment, first + (start + i) as i64, known));
-                }
-            } else if high - low >= 2 * run.len() as i64 {
-                sparse[leaf].execute(&[arg(run.to_vec())]).for_each(take);
-            } else if leaf == LEAVES || !scan::messages(leaf, low, high, &mut take) {
-                dense[leaf].execute(&[arg(low), arg(high)]).for_each(take);
+                total += bytes - before;
             }
             start = end;
         }
@@ -275,6 +309,17 @@ impl Reader {
     }
 }
 
+/// Whether a message of this segment belongs into a run of these kinds: of one leaf, and events.
+fn joins(kinds: &mut [Option<i16>; 2], segment: i16) -> bool {
+    if kinds[0] != Some(segment)
+        && kinds[1].is_none()
+        && (segment == stream::SEGMENT || kinds[0] == Some(stream::SEGMENT))
+    {
+        kinds[1] = Some(segment);
+    }
+    kinds.contains(&Some(segment))
+}
+
 /// A message of which nothing can be read.
 fn nothing_of(id: i64, segment: i16, position: i64, known: &Unreadable) -> Stored {
     Stored {
@@ -296,12 +341,18 @@ fn stored(row: &Row, segment: i16, position: i64, unreadable: Option<Arc<str>>) 
     };
     let object = |column| row.json(column, |text| serde_json::from_slice(text).ok()).flatten();
     let headers = object(column::HEADERS).map(Arc::new);
+    let key = row.text(column::KEY);
+    // The aggregate of an event is in the name of its stream.
+    let (aggregate_type, aggregate_id) = match key.as_deref().filter(|_| segment == stream::SEGMENT) {
+        Some(name) => (Some(stream::category(name).into()), stream::key(name).map(Into::into)),
+        None => (row.text(column::AGGREGATE_TYPE), row.text(column::AGGREGATE_ID)),
+    };
     let extra = Extra {
         headers: headers.clone(),
         metadata: if unreadable.is_none() { object(column::METADATA) } else { None },
         tenant: row.text(column::TENANT),
-        aggregate_type: row.text(column::AGGREGATE_TYPE),
-        aggregate_id: row.text(column::AGGREGATE_ID),
+        aggregate_type: aggregate_type.clone(),
+        aggregate_id: aggregate_id.clone(),
         publisher: row.text(column::PUBLISHER),
         idempotency_key: row.text(column::IDEMPOTENCY_KEY),
         occurred_at: row.get::<i64>(column::OCCURRED_AT).map(|at| at.saturating_add(UNIX_EPOCH)),
@@ -314,7 +365,7 @@ fn stored(row: &Row, segment: i16, position: i64, unreadable: Option<Arc<str>>) 
             position,
             enqueued_at,
             topic: row.text(column::TOPIC).unwrap_or_default(),
-            key: row.text(column::KEY),
+            key,
             content: Bytes::from(content),
             content_type: row.text(column::CONTENT_TYPE),
             webhook_id: WebhookId { message_id: id, enqueued_at }.text(),
@@ -322,8 +373,8 @@ fn stored(row: &Row, segment: i16, position: i64, unreadable: Option<Arc<str>>) 
         }),
         attributes: Attributes {
             tenant: row.text(column::TENANT),
-            aggregate_type: row.text(column::AGGREGATE_TYPE),
-            aggregate_id: row.text(column::AGGREGATE_ID),
+            aggregate_type,
+            aggregate_id,
             headers,
             max_attempts: row.get(column::MAX_ATTEMPTS),
             priority: row.get(column::PRIORITY).unwrap_or_default(),
