@@ -119,7 +119,7 @@ async def test_adrain_runs_in_the_loop_of_the_test(dsn):
     assert seen == [(1, asyncio.get_running_loop())]
 
 
-def test_the_class_of_an_exception_decides(dsn):
+def test_the_class_of_an_exception_decides(dsn, caplog):
     app = pg_outbox.App(dsn)
     reported = []
     app.on_error(lambda delivery, error: reported.append((delivery.key, type(error))))
@@ -139,6 +139,7 @@ def test_the_class_of_an_exception_decides(dsn):
     errors = {row.key: row.last_error for row in pg_outbox.Outbox(dsn).dead_letter_status()}
     assert errors["refused"] == "ConnectionRefusedError: refused" and errors["bug"] == "ZeroDivisionError: bug"
     assert errors["typed"].startswith("invalid payload: orderId: ") and "secret-text" not in errors["typed"]
+    assert "dead: invalid payload" in caplog.text and "secret-text" not in caplog.text
     assert column(dsn, "select last_error from outbox.delivery") == ["TimeoutError: timeout"]
     assert sorted(reported) == [("bug", ZeroDivisionError), ("refused", ConnectionRefusedError), ("timeout", TimeoutError)] or len(reported) == 3
 

@@ -27,10 +27,11 @@ def decode(content: bytes, into: Any) -> Any:
     content."""
     try:
         return _decoder(into)(content)
-    except RecursionError as error:
-        raise _malformed("it is nested too deeply") from error
+    except RecursionError:
+        raise _malformed("it is nested too deeply") from None
     except (TypeError, ValueError) as error:
-        raise _malformed(_reason(error)) from error
+        # The error of pydantic repeats the content, and a traceback would show it.
+        raise _malformed(_reason(error)) from None
 
 
 def _malformed(detail: str) -> InvalidError:

@@ -89,7 +89,7 @@ class Route:
             return decode(delivery.bytes(), kind)
         except InvalidError as error:
             # Another attempt gets the same payload.
-            raise Dead(f"invalid payload: {error.detail or error.message}") from error
+            raise Dead(f"invalid payload: {error.detail or error.message}") from None
 
     async def call(self, delivery: Delivery, threads: Executor) -> Any:
         """Runs the handler: as part of the event loop, or in a thread if it is blocking."""
