@@ -1,11 +1,11 @@
-"""Writes clients/node/src/functions.ts and clients/node/src/codes.ts."""
+"""Writes clients/node/src/client/functions.ts and clients/node/src/client/codes.ts."""
 
 import re
 
 from text import base
 
-PATH = "clients/node/src/functions.ts"
-ERRORS_PATH = "clients/node/src/codes.ts"
+PATH = "clients/node/src/client/functions.ts"
+ERRORS_PATH = "clients/node/src/client/codes.ts"
 
 HEAD = """\
 // Made by tools/gen/clients.py from the schema of the extension: do not edit.

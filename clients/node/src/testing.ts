@@ -8,12 +8,12 @@ import type { AddressInfo } from 'node:net';
 import { AssertionError } from 'node:assert';
 import { isDeepStrictEqual } from 'node:util';
 
-import { run, type Executor } from './driver.js';
-import { SignatureError } from './errors.js';
-import { Outbox, withContent, type WithContent } from './outbox.js';
-import { sleep } from './time.js';
-import { Verifier, type Webhook } from './webhooks.js';
-import { Worker, type Handler, type WorkerOptions, type WorkerSummary } from './worker.js';
+import { run, type Executor } from './client/driver.js';
+import { SignatureError } from './client/errors.js';
+import { Outbox, withContent, type WithContent } from './client/outbox.js';
+import { sleep } from './work/time.js';
+import { Verifier, type Webhook } from './receive/webhooks.js';
+import { Worker, type Handler, type WorkerOptions, type WorkerSummary } from './work/worker.js';
 
 /** A message that the current transaction has enqueued. */
 export type EnqueuedMessage = WithContent<{

@@ -6,10 +6,10 @@
  * detected (ConflictError).
  */
 
-import { checkListens, guard, listen, transaction, type Executor } from './driver.js';
-import { ConflictError, invalid, isRetryable, type OutboxError } from './errors.js';
-import type { FeedMessageRow } from './functions.js';
-import { Outbox, withContent, type WithContent } from './outbox.js';
+import { checkListens, guard, listen, transaction, type Executor } from '../client/driver.js';
+import { ConflictError, invalid, isRetryable, type OutboxError } from '../client/errors.js';
+import type { FeedMessageRow } from '../client/functions.js';
+import { Outbox, withContent, type WithContent } from '../client/outbox.js';
 import { Backoff, Bell, sleep } from './time.js';
 
 /** A message at its position of the feed. */

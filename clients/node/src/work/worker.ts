@@ -17,11 +17,11 @@
 import { hostname } from 'node:os';
 import { randomBytes } from 'node:crypto';
 
-import { checkListens, guard, listen, type Executor } from './driver.js';
-import { invalid, isRetryable, LeaseLostError, NotFoundError, OutboxError, said } from './errors.js';
-import type { ClaimedRow } from './functions.js';
-import { Outbox, withContent, type WithContent } from './outbox.js';
-import { storable, storableText, type Interval } from './sql.js';
+import { checkListens, guard, listen, type Executor } from '../client/driver.js';
+import { invalid, isRetryable, LeaseLostError, NotFoundError, OutboxError, said } from '../client/errors.js';
+import type { ClaimedRow } from '../client/functions.js';
+import { Outbox, withContent, type WithContent } from '../client/outbox.js';
+import { storable, storableText, type Interval } from '../client/sql.js';
 import { Backoff, Bell, sleep } from './time.js';
 
 /** A claimed delivery with its message. */
