@@ -5,10 +5,15 @@ export type { WithContent } from './client/outbox.js';
 export { Content, enqueueManyStatement, enqueueStatement, message, MessageBuilder } from './client/message.js';
 export type { NewMessage } from './client/message.js';
 export { run, transaction } from './client/driver.js';
-export type { DrizzleLike, Executor, KnexLike, PgLike, PostgresJsLike, PrismaLike, Statement } from './client/driver.js';
+export type {
+    DrizzleLike, Executor, KnexLike, KyselyLike, MikroOrmLike, PgLike, PostgresJsLike, PrismaLike, SequelizeLike, SequelizeTransactionLike, Session, Statement,
+    TransactionOf,
+} from './client/driver.js';
+export { VERSION } from './client/version.js';
 export * from './client/errors.js';
 export { Reject, RetryAfter, Worker } from './work/worker.js';
-export type { ClaimedMessage, Handler, HandlerContext, WorkerOptions, WorkerSummary } from './work/worker.js';
+export type { ClaimedMessage, Handler, HandlerContext, WorkerHealth, WorkerOptions, WorkerSummary } from './work/worker.js';
+export type { Logger } from './work/log.js';
 export { deliveries } from './work/deliveries.js';
 export type { Delivery } from './work/deliveries.js';
 export { Reader } from './work/reader.js';
@@ -18,4 +23,5 @@ export { checkPattern, checkTopic, topicMatches } from './receive/topics.js';
 export type { HeadersLike, VerifierOptions, Webhook, WithWebhook } from './receive/webhooks.js';
 export { shutdownSignal } from './work/time.js';
 export type { Interval, ViewOptions } from './client/sql.js';
-export * from './client/functions.js';
+export { FUNCTIONS, VIEWS } from './client/functions.js';
+export type * from './client/functions.js';

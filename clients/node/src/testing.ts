@@ -8,7 +8,7 @@ import type { AddressInfo } from 'node:net';
 import { AssertionError } from 'node:assert';
 import { isDeepStrictEqual } from 'node:util';
 
-import { run, type Executor } from './client/driver.js';
+import { checkSession, run, type Executor, type Session } from './client/driver.js';
 import { SignatureError } from './client/errors.js';
 import { Outbox, withContent, type WithContent } from './client/outbox.js';
 import { sleep } from './work/time.js';
@@ -42,7 +42,8 @@ export interface Expected {
  * Returns the messages that the transaction of this client has enqueued so far. The role needs the right to read the table
  * outbox.message.
  */
-export async function enqueuedMessages(tx: Executor): Promise<EnqueuedMessage[]> {
+export async function enqueuedMessages(tx: Session): Promise<EnqueuedMessage[]> {
+    checkSession(tx, 'enqueuedMessages', 'It shows what a transaction has enqueued that has not ended yet.');
     const rows = await run(tx, {
         text:
             `select row_to_json(s)::text as r from (select m.id, m.topic, m.key, m.payload, m.body, m.content_type as "contentType",
@@ -67,7 +68,7 @@ function includes(actual: unknown, expected: unknown): boolean {
 }
 
 /** Asserts that the transaction of this client has enqueued a message like this, and returns the first one. */
-export async function assertEnqueued(tx: Executor, expected: Expected): Promise<EnqueuedMessage> {
+export async function assertEnqueued(tx: Session, expected: Expected): Promise<EnqueuedMessage> {
     const messages = await enqueuedMessages(tx);
     const found = messages.find((message) => includes(message, expected));
     if (found !== undefined) return found;
@@ -81,7 +82,7 @@ export async function assertEnqueued(tx: Executor, expected: Expected): Promise<
 }
 
 /** Asserts that the transaction of this client has enqueued no message like this. */
-export async function assertNotEnqueued(tx: Executor, expected: Expected = {}): Promise<void> {
+export async function assertNotEnqueued(tx: Session, expected: Expected = {}): Promise<void> {
     const found = (await enqueuedMessages(tx)).find((message) => includes(message, expected));
     if (found === undefined) return;
     throw new AssertionError({

@@ -127,7 +127,7 @@ export const FUNCTIONS = {
         name: 'cursor_advance',
         args: [['consumer', 'text', false], ['position', 'bigint', false], ['stream', 'text', true], ['subject', 'text', true], ['delivery_id', 'text', true], ['delivered_at', 'timestamptz', true], ['expected_position', 'bigint', true], ['epoch', 'int', true]],
         returns: 'row',
-        columns: [['consumer', 'text'], ['stream', 'text'], ['subject', 'text'], ['position', 'bigint'], ['epoch', 'int'], ['last_delivery_id', 'text'], ['last_delivered_at', 'timestamptz'], ['last_error', 'text'], ['updated_at', 'timestamptz'], ['lag_positions', 'bigint'], ['lag_seconds', 'float8'], ['advanced', 'boolean']],
+        columns: [['consumer', 'text'], ['stream', 'text'], ['subject', 'text'], ['position', 'bigint'], ['epoch', 'int'], ['last_delivery_id', 'text'], ['last_delivered_at', 'timestamptz'], ['last_error', 'text'], ['error_position', 'bigint'], ['error_since', 'timestamptz'], ['updated_at', 'timestamptz'], ['lag_positions', 'bigint'], ['lag_seconds', 'float8'], ['advanced', 'boolean']],
     },
     cursor_delete: {
         name: 'cursor_delete',
@@ -139,25 +139,25 @@ export const FUNCTIONS = {
         name: 'cursor_get',
         args: [['consumer', 'text', false], ['stream', 'text', true], ['subject', 'text', true], ['if_missing', 'bigint', true]],
         returns: 'row',
-        columns: [['consumer', 'text'], ['stream', 'text'], ['subject', 'text'], ['position', 'bigint'], ['epoch', 'int'], ['last_delivery_id', 'text'], ['last_delivered_at', 'timestamptz'], ['last_error', 'text'], ['updated_at', 'timestamptz'], ['lag_positions', 'bigint'], ['lag_seconds', 'float8'], ['advanced', 'boolean']],
+        columns: [['consumer', 'text'], ['stream', 'text'], ['subject', 'text'], ['position', 'bigint'], ['epoch', 'int'], ['last_delivery_id', 'text'], ['last_delivered_at', 'timestamptz'], ['last_error', 'text'], ['error_position', 'bigint'], ['error_since', 'timestamptz'], ['updated_at', 'timestamptz'], ['lag_positions', 'bigint'], ['lag_seconds', 'float8'], ['advanced', 'boolean']],
     },
     cursor_list: {
         name: 'cursor_list',
         args: [['consumer', 'text', true], ['stream', 'text', true], ['subject', 'text', true], ['max_rows', 'int', true]],
         returns: 'rows',
-        columns: [['consumer', 'text'], ['stream', 'text'], ['subject', 'text'], ['position', 'bigint'], ['epoch', 'int'], ['last_delivery_id', 'text'], ['last_delivered_at', 'timestamptz'], ['last_error', 'text'], ['updated_at', 'timestamptz'], ['lag_positions', 'bigint'], ['lag_seconds', 'float8'], ['advanced', 'boolean']],
+        columns: [['consumer', 'text'], ['stream', 'text'], ['subject', 'text'], ['position', 'bigint'], ['epoch', 'int'], ['last_delivery_id', 'text'], ['last_delivered_at', 'timestamptz'], ['last_error', 'text'], ['error_position', 'bigint'], ['error_since', 'timestamptz'], ['updated_at', 'timestamptz'], ['lag_positions', 'bigint'], ['lag_seconds', 'float8'], ['advanced', 'boolean']],
     },
     cursor_record_error: {
         name: 'cursor_record_error',
-        args: [['consumer', 'text', false], ['error', 'text', false], ['stream', 'text', true], ['subject', 'text', true]],
+        args: [['consumer', 'text', false], ['error', 'text', false], ['stream', 'text', true], ['subject', 'text', true], ['error_position', 'bigint', true]],
         returns: 'row',
-        columns: [['consumer', 'text'], ['stream', 'text'], ['subject', 'text'], ['position', 'bigint'], ['epoch', 'int'], ['last_delivery_id', 'text'], ['last_delivered_at', 'timestamptz'], ['last_error', 'text'], ['updated_at', 'timestamptz'], ['lag_positions', 'bigint'], ['lag_seconds', 'float8'], ['advanced', 'boolean']],
+        columns: [['consumer', 'text'], ['stream', 'text'], ['subject', 'text'], ['position', 'bigint'], ['epoch', 'int'], ['last_delivery_id', 'text'], ['last_delivered_at', 'timestamptz'], ['last_error', 'text'], ['error_position', 'bigint'], ['error_since', 'timestamptz'], ['updated_at', 'timestamptz'], ['lag_positions', 'bigint'], ['lag_seconds', 'float8'], ['advanced', 'boolean']],
     },
     cursor_reset: {
         name: 'cursor_reset',
         args: [['consumer', 'text', false], ['position', 'bigint', false], ['reason', 'text', false], ['stream', 'text', true], ['subject', 'text', true], ['delivery_id', 'text', true], ['delivered_at', 'timestamptz', true]],
         returns: 'row',
-        columns: [['consumer', 'text'], ['stream', 'text'], ['subject', 'text'], ['position', 'bigint'], ['epoch', 'int'], ['last_delivery_id', 'text'], ['last_delivered_at', 'timestamptz'], ['last_error', 'text'], ['updated_at', 'timestamptz'], ['lag_positions', 'bigint'], ['lag_seconds', 'float8'], ['advanced', 'boolean']],
+        columns: [['consumer', 'text'], ['stream', 'text'], ['subject', 'text'], ['position', 'bigint'], ['epoch', 'int'], ['last_delivery_id', 'text'], ['last_delivered_at', 'timestamptz'], ['last_error', 'text'], ['error_position', 'bigint'], ['error_since', 'timestamptz'], ['updated_at', 'timestamptz'], ['lag_positions', 'bigint'], ['lag_seconds', 'float8'], ['advanced', 'boolean']],
     },
     dead: {
         name: 'dead',
@@ -242,6 +242,12 @@ export const FUNCTIONS = {
         args: [['tenant', 'text', false], ['event_type', 'text', false], ['title', 'text', false], ['body', 'text', true], ['severity', 'text', true], ['url', 'text', true], ['aggregate_type', 'text', true], ['aggregate_id', 'text', true], ['metadata', 'jsonb', true], ['max_attempts', 'int', true], ['scheduled_at', 'timestamptz', true], ['key', 'text', true], ['idempotency_key', 'text', true], ['publisher', 'text', true]],
         returns: 'value',
         columns: [['enqueue_notification', 'bigint']],
+    },
+    ensure_subscription: {
+        name: 'ensure_subscription',
+        args: [['name', 'text', false], ['topics', 'text[]', false], ['endpoint', 'text', true], ['filter', 'jsonb', true], ['max_attempts', 'int', true], ['max_age', 'interval', true], ['schedule', 'jsonb', true], ['policy', 'jsonb', true], ['format', 'text', true], ['batch_size', 'int', true], ['batch_wait', 'interval', true], ['ordering', 'text', true], ['on_exhausted', 'text', true], ['ttl', 'interval', true], ['deadline', 'interval', true], ['notify', 'boolean', true], ['max_lag', 'interval', true], ['external_id', 'text', true], ['labels', 'jsonb', true], ['start', 'text', true]],
+        returns: 'value',
+        columns: [['ensure_subscription', 'text']],
     },
     erase: {
         name: 'erase',
@@ -554,12 +560,14 @@ export const VIEWS = {
     endpoint: [['id', 'int'], ['name', 'text'], ['url', 'text'], ['kind', 'text'], ['subscriber_type', 'text'], ['tenant', 'text'], ['headers', 'jsonb'], ['timeout', 'interval'], ['concurrency', 'int'], ['rate', 'float8'], ['burst', 'float8'], ['schedule', 'jsonb'], ['policy', 'jsonb'], ['breaker', 'jsonb'], ['protocol', 'text'], ['compress', 'boolean'], ['response_id', 'text'], ['keep_headers', 'text[]'], ['disable_after', 'interval'], ['disable_failures', 'int'], ['consent', 'text'], ['active', 'boolean'], ['disabled_mode', 'text'], ['disabled_reason', 'text'], ['disabled_at', 'timestamptz'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz'], ['deleted_at', 'timestamptz'], ['proxy', 'text']],
     endpoint_status: [['endpoint_id', 'int'], ['name', 'text'], ['url', 'text'], ['kind', 'text'], ['tenant', 'text'], ['state', 'text'], ['disabled_mode', 'text'], ['disabled_reason', 'text'], ['disabled_at', 'timestamptz'], ['breaker', 'text'], ['breaker_until', 'timestamptz'], ['paused_until', 'timestamptz'], ['failing_since', 'timestamptz'], ['failures', 'bigint'], ['last_failure_at', 'timestamptz'], ['last_success_at', 'timestamptz'], ['last_error', 'text'], ['timeout', 'interval'], ['concurrency', 'int'], ['rate', 'float8'], ['burst', 'float8'], ['protocol', 'text'], ['subscriptions', 'bigint']],
     grants: [['role', 'text'], ['capability', 'text'], ['subscriptions', 'text[]'], ['topics', 'text[]'], ['tenants', 'text[]'], ['publishers', 'text[]'], ['consumers', 'text[]'], ['granted_by', 'text'], ['granted_at', 'timestamptz']],
+    lease_status: [['subscription', 'text'], ['worker', 'text'], ['deliveries', 'bigint'], ['claimed_at', 'timestamptz'], ['age', 'interval'], ['expires_at', 'timestamptz'], ['expires_in', 'interval'], ['deadline_at', 'timestamptz'], ['delivery_ids', 'bigint[]']],
     message_status: [['message_id', 'bigint'], ['webhook_id', 'text'], ['state', 'text'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['priority', 'smallint'], ['enqueued_at', 'timestamptz'], ['occurred_at', 'timestamptz'], ['deliver_at', 'timestamptz'], ['expires_at', 'timestamptz'], ['max_attempts', 'int'], ['idempotency_key', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['correlation_id', 'text'], ['causation_id', 'text'], ['user_id', 'text'], ['traceparent', 'text'], ['tracestate', 'text'], ['schema_version', 'text'], ['privacy', 'jsonb'], ['severity', 'text'], ['payload', 'jsonb'], ['body', 'bytea']],
     proxy_list: [['name', 'text'], ['url', 'text'], ['has_credentials', 'boolean'], ['resolves_names', 'boolean'], ['is_default', 'boolean'], ['endpoints', 'bigint']],
     publisher: [['code', 'text'], ['active', 'boolean'], ['topic_template', 'text'], ['topic_function', 'text'], ['topic_function_owner', 'text'], ['name', 'text'], ['description', 'text'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz']],
     replay_status: [['replay_id', 'bigint'], ['subscription', 'text'], ['state', 'text'], ['from_position', 'bigint'], ['to_position', 'bigint'], ['position', 'bigint'], ['percent', 'numeric'], ['matched', 'bigint'], ['waiting', 'bigint'], ['rate', 'int'], ['new_ids', 'boolean'], ['filter', 'jsonb'], ['error', 'text'], ['created_at', 'timestamptz'], ['created_by', 'text'], ['finished_at', 'timestamptz']],
     subscription: [['id', 'int'], ['name', 'text'], ['endpoint_id', 'int'], ['max_attempts', 'int'], ['max_age', 'interval'], ['schedule', 'jsonb'], ['policy', 'jsonb'], ['format', 'text'], ['batch_size', 'int'], ['batch_wait', 'interval'], ['ordering', 'text'], ['on_exhausted', 'text'], ['ttl', 'interval'], ['deadline', 'interval'], ['notify', 'boolean'], ['max_lag', 'interval'], ['external_id', 'text'], ['labels', 'jsonb'], ['paused', 'boolean'], ['created_at', 'timestamptz'], ['deleted_at', 'timestamptz']],
     subscription_stats: [['subscription_id', 'int'], ['name', 'text'], ['external_id', 'text'], ['endpoint', 'text'], ['active', 'boolean'], ['paused', 'boolean'], ['created_at', 'timestamptz'], ['deleted_at', 'timestamptz'], ['topics', 'text[]'], ['filter', 'jsonb'], ['labels', 'jsonb'], ['completed', 'bigint'], ['failed', 'bigint'], ['dead', 'bigint'], ['last_delivery_at', 'timestamptz'], ['last_attempt_at', 'timestamptz']],
+    subscription_status: [['subscription_id', 'int'], ['name', 'text'], ['endpoint', 'text'], ['pull', 'boolean'], ['topics', 'text[]'], ['filter', 'jsonb'], ['ordering', 'text'], ['max_attempts', 'int'], ['notify', 'boolean'], ['paused', 'boolean'], ['external_id', 'text'], ['labels', 'jsonb'], ['created_at', 'timestamptz'], ['position', 'bigint'], ['lag_positions', 'bigint'], ['lag_age', 'interval'], ['waiting', 'bigint'], ['processing', 'bigint'], ['oldest_due_at', 'timestamptz'], ['oldest_due_age', 'interval'], ['last_claim_at', 'timestamptz'], ['dead_letters', 'bigint']],
     tenant_stats: [['tenant', 'text'], ['messages', 'bigint'], ['matched', 'bigint'], ['skipped', 'bigint'], ['last_message_at', 'timestamptz']],
     topic: [['code', 'text'], ['active', 'boolean'], ['name', 'text'], ['description', 'text'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz']],
     topic_stats: [['topic', 'text'], ['messages', 'bigint'], ['matched', 'bigint'], ['skipped', 'bigint'], ['last_message_at', 'timestamptz']],
@@ -650,6 +658,8 @@ export interface CursorStateRow {
     lastDeliveryId: string | null;
     lastDeliveredAt: Date | null;
     lastError: string | null;
+    errorPosition: number | null;
+    errorSince: Date | null;
     updatedAt: Date | null;
     lagPositions: number | null;
     lagSeconds: number | null;
@@ -1089,6 +1099,18 @@ export interface GrantsView {
     grantedAt: Date;
 }
 
+export interface LeaseStatusView {
+    subscription: string | null;
+    worker: string | null;
+    deliveries: number | null;
+    claimedAt: Date | null;
+    age: number | null;
+    expiresAt: Date | null;
+    expiresIn: number | null;
+    deadlineAt: Date | null;
+    deliveryIds: number[] | null;
+}
+
 export interface MessageStatusView {
     messageId: number;
     webhookId: string;
@@ -1204,6 +1226,31 @@ export interface SubscriptionStatsView {
     lastAttemptAt: Date | null;
 }
 
+export interface SubscriptionStatusView {
+    subscriptionId: number | null;
+    name: string | null;
+    endpoint: string | null;
+    pull: boolean | null;
+    topics: string[] | null;
+    filter: any;
+    ordering: 'none' | 'key' | 'strict' | null;
+    maxAttempts: number | null;
+    notify: boolean | null;
+    paused: boolean | null;
+    externalId: string | null;
+    labels: any;
+    createdAt: Date | null;
+    position: number | null;
+    lagPositions: number | null;
+    lagAge: number | null;
+    waiting: number | null;
+    processing: number | null;
+    oldestDueAt: Date | null;
+    oldestDueAge: number | null;
+    lastClaimAt: Date | null;
+    deadLetters: number | null;
+}
+
 export interface TenantStatsView {
     tenant: string | null;
     messages: number;
@@ -1247,6 +1294,8 @@ export interface Views {
     endpoint_status: EndpointStatusView;
     /** Capabilities that roles have by grant_to(). Null in subscriptions, topics, tenants, publishers or consumers: not narrowed. Privileges that were granted with GRANT, and those of superusers and of the extension's owner, are not listed */
     grants: GrantsView;
+    /** Which worker has which deliveries, one row per lease: deliveries that it still holds, for how long it has had them (age), and when the lease ends unless it is extended (expires_at, expires_in). A worker that holds nothing is not listed */
+    lease_status: LeaseStatusView;
     /** Messages, with the reserved keys of their metadata as columns, and their state: the first of processing, pending, failed, completed (at least one delivery), dead, expired, cancelled, skipped that holds. The status is looked up row by row: select by id, or use list_messages() */
     message_status: MessageStatusView;
     /** The operator's proxies, without their credentials; endpoints: how many endpoints have chosen the proxy */
@@ -1259,6 +1308,8 @@ export interface Views {
     subscription: SubscriptionView;
     /** Subscriptions with the outcomes of their deliveries, pushed or pulled: completed, failed attempts, and dead. last_delivery_at: the last completed one; last_attempt_at: the last outcome of any kind */
     subscription_stats: SubscriptionStatsView;
+    /** Subscriptions that have not ended: what they get (topics, filter), who gets it (endpoint, or workers if pull), and where they stand. lag_positions, lag_age: how far and for how long the subscription is behind the feed. waiting, processing: rows of deliveries; a pushed delivery has one only if it waits for a retry, a due time or its key. oldest_due_at, oldest_due_age: since when the oldest due delivery waits to be sent or claimed; null: none is due. last_claim_at: when a worker last claimed, as far as a lease or an outcome tells. dead_letters: open ones */
+    subscription_status: SubscriptionStatusView;
     /** Routed messages of each tenant. matched: how many subscriptions they matched in all; skipped: messages that matched none. The row with tenant null sums up all tenants that are not among the 10,000 seen last */
     tenant_stats: TenantStatsView;
     /** Registered topics; messages of an inactive one are refused */
@@ -1285,7 +1336,7 @@ export interface Functions {
     archiveList(args?: { tenant?: string | null; status?: 'completed' | 'failed' | 'skipped' | null; topic?: string | null; aggregateType?: string | null; aggregateId?: string | null; endpoint?: string | null; maxRows?: number | null; before?: number | bigint | null }): Promise<ArchiveEntryRow[]>;
     /** Returns how many of the last 1,000 messages (of a tenant; null: of all) have completed, failed (dead, expired or cancelled) or were skipped. total: the sum */
     archiveStats(args?: { tenant?: string | null }): Promise<ArchiveStatsRow>;
-    /** Cancels a message: ends its deliveries that are still waiting, and returns how many were ended. A delivery that a worker has or that is in flight is not tried again if it fails. by (default: session_user) and reason are stored in outbox.audit. Errors: OB001 no such message, OB002 it was cancelled already or nothing is left to cancel, OB003 all remaining deliveries are leased */
+    /** Cancels a message: ends its deliveries that are still waiting, and returns how many were ended. A delivery that a worker has or that is in flight is not tried again if it fails. actor (default: session_user) and reason are stored in outbox.audit. Errors: OB001 no such message, OB002 it was cancelled already or nothing is left to cancel, OB003 all remaining deliveries are leased */
     cancel(args: { messageId: number | bigint; actor?: string | null; reason?: string | null }): Promise<number>;
     /** Cancels a replay, and returns the number of waiting deliveries that were cancelled. Deliveries that are leased or in flight end by themselves. Errors: OB001 no such replay, OB004 it has ended */
     cancelReplay(args: { replayId: number | bigint }): Promise<number>;
@@ -1317,8 +1368,8 @@ export interface Functions {
     cursorGet(args: { consumer: string; stream?: string | null; subject?: string | null; ifMissing?: number | bigint | null }): Promise<CursorStateRow>;
     /** Lists cursors in the order of stream, subject and consumer. consumer, stream, subject: only those equal to the value; null: all. max_rows: at most so many rows; 0 (the default): no limit */
     cursorList(args?: { consumer?: string | null; stream?: string | null; subject?: string | null; maxRows?: number | null }): Promise<CursorStateRow[]>;
-    /** Stores an error text (its first 2000 characters) as the cursor's last_error without moving the cursor; creates the cursor at position 0 if there is none. The next advance or reset clears last_error. Errors: OB009 the text is empty or a name is malformed, 25006 the transaction is read-only */
-    cursorRecordError(args: { consumer: string; error: string; stream?: string | null; subject?: string | null }): Promise<CursorStateRow>;
+    /** Records why a consumer cannot go on: an error text (its first 2000 characters), and as error_position the position of the message that cannot be handled (null: not known). The cursor does not move; it is created at position 0 if there is none. error_since stays that of the first error, health() reports the cursor, and the next advance or reset clears all three. Errors: OB009 the text is empty, error_position is below 1, or a name is malformed; 25006 the transaction is read-only */
+    cursorRecordError(args: { consumer: string; error: string; stream?: string | null; subject?: string | null; errorPosition?: number | bigint | null }): Promise<CursorStateRow>;
     /** Moves a cursor to any position from 0 on, back as well, and creates the cursor if there is none. The reason is stored in outbox.audit. Errors: OB006 the reason is empty, OB009 a name is malformed or the position is negative or after the end of the feed, 25006 the transaction is read-only */
     cursorReset(args: { consumer: string; position: number | bigint; reason: string; stream?: string | null; subject?: string | null; deliveryId?: string | null; deliveredAt?: Date | string | null }): Promise<CursorStateRow>;
     /** Ends deliveries of a lease (delivery_ids null: all that it holds) as dead letters at once, because no further attempt will help. The dead letter has the reason "rejected", and the argument reason as its last_error. Returns the ids that were changed; an empty array when the lease is lost. Errors: 22004 lease is null */
@@ -1327,11 +1378,11 @@ export interface Functions {
     deadLetterStats(): Promise<DeadLetterStatsRow>;
     /** Returns the open dead letters that became dead letters longer ago than age, oldest first */
     deadLettersOlderThan(args: { olderThan: Interval }): Promise<DeadLetterStatusRow[]>;
-    /** Deletes a dead letter, whatever its resolution. Its row is stored in outbox.audit. Errors: OB001 no such dead letter, 22023 by is null or empty */
+    /** Deletes a dead letter, whatever its resolution. Its row is stored in outbox.audit. Errors: OB001 no such dead letter, 22023 actor is empty */
     deleteDeadLetter(args: { deadLetterId: number | bigint; actor?: string | null; note?: string | null }): Promise<void>;
     /** Returns one row per attempt of a subscription (10000 at most). wait: time after the attempt before. planned, earliest and latest: time after the first attempt, without jitter, with the least and with the most jitter. The list ends at max_age. Errors: OB001 no such subscription */
     describeSchedule(args: { subscription: string }): Promise<DescribeScheduleRow[]>;
-    /** Stops sending to an endpoint until enable_endpoint(). mode: hold (the default) keeps deliveries waiting, skip records them as skipped. Returns the id of a control message. Errors: OB001 no such endpoint, 22023 unknown mode */
+    /** Stops sending to an endpoint until enable_endpoint(). mode: hold (the default) keeps deliveries waiting, skip records them as skipped. Returns the id of a control message. Errors: OB001 no such endpoint, 22023 unknown mode, 54000 the reason is too large */
     disableEndpoint(args: { name: string; reason?: string | null; mode?: 'hold' | 'skip' | null }): Promise<number>;
     /** Drops an endpoint that no subscription uses, and deletes its secrets and credentials. Deliveries that wait for a retry are recorded as skipped. Returns the id of a control message. Errors: OB001 no such endpoint, OB004 a subscription uses it */
     dropEndpoint(args: { name: string }): Promise<number>;
@@ -1349,7 +1400,9 @@ export interface Functions {
     enqueueMany(args: { topic: string; payloads: readonly any[]; keys?: readonly string[] | null; headers?: any; metadata?: any; tenant?: string | null; aggregateType?: string | null; aggregateId?: string | null; idempotencyKey?: string | null; deliverAt?: Date | string | null; expiresAt?: Date | string | null; priority?: number | null; publisher?: string | null; maxAttempts?: number | null; occurredAt?: Date | string | null }): Promise<number[]>;
     /** Enqueues a notification on the topic event_type and returns the message id. The payload is a JSON object {event_type, title, body, severity, metadata, tenant, url, aggregate_type, aggregate_id}. severity (critical, high, medium, low, info, none; default info) is also a header, by which subscriptions can filter. key: default aggregate_id. scheduled_at: not delivered before. Errors: 22004 event_type is null, 22023 title is empty, the severity is unknown or metadata is not a JSON object, and those of enqueue() */
     enqueueNotification(args: { tenant: string; eventType: string; title: string; body?: string | null; severity?: 'critical' | 'high' | 'medium' | 'low' | 'info' | 'none' | null; url?: string | null; aggregateType?: string | null; aggregateId?: string | null; metadata?: any; maxAttempts?: number | null; scheduledAt?: Date | string | null; key?: string | null; idempotencyKey?: string | null; publisher?: string | null }): Promise<number>;
-    /** Erases the content of a message (payload, body, headers, metadata, and in the attempt log responses, results and errors) and ends its waiting deliveries. Ids, topic, key, positions and counts stay. The message cannot be requeued, resent or replayed any more. by (default: session_user) and reason are stored in outbox.audit. Errors: OB001 no such message, OB003 a worker has a delivery of it, OB006 the reason is empty, 55P03 a lock was not available within 5 s */
+    /** Creates a subscription, or alters the one that there is, so that it is as described: for migrations, and for programs that start. Topics, filter (null: none) and whether it is pushed are always as given; any other setting that is null keeps its value, or gets the default of subscribe() if the subscription is new. start: where a new subscription begins, as in subscribe(). Its default is earliest for a subscription that workers claim from, so that workers that are deployed after their producers miss nothing, and latest for a pushed one, so that a new receiver is not sent the history. Returns created, altered or unchanged; unchanged writes nothing. Errors: OB001 no such endpoint, OB004 the subscription is pulled and endpoint is given, or the other way round; 40001 another session created it, and this transaction cannot see it; those of subscribe() */
+    ensureSubscription(args: { name: string; topics: readonly string[]; endpoint?: string | null; filter?: any; maxAttempts?: number | null; maxAge?: Interval | null; schedule?: any; policy?: any; format?: 'raw' | 'envelope' | 'cloudevents' | 'cloudevents_structured' | 'pubsub' | null; batchSize?: number | null; batchWait?: Interval | null; ordering?: 'none' | 'key' | 'strict' | null; onExhausted?: 'skip' | 'block' | null; ttl?: Interval | null; deadline?: Interval | null; notify?: boolean | null; maxLag?: Interval | null; externalId?: string | null; labels?: any; start?: string | null }): Promise<string>;
+    /** Erases the content of a message (payload, body, headers, metadata, and in the attempt log responses, results and errors) and ends its waiting deliveries. Ids, topic, key, positions and counts stay. The message cannot be requeued, resent or replayed any more. actor (default: session_user) and reason are stored in outbox.audit. Errors: OB001 no such message, OB003 a worker has a delivery of it, OB006 the reason is empty, 55P03 a lock was not available within 5 s */
     erase(args: { messageId: number | bigint; actor?: string | null; reason?: string | null }): Promise<void>;
     /** Returns, for each subscription, whether a message with these properties would match it, and the reason. reason: matches (with a note if the subscription is paused), topic, inactive, filter with the fields that refuse the message, or filter: payload. The answer is that of the newest version of each subscription; with at_position, that of the version that held at the position, ended subscriptions included. Errors: 22023 topic is malformed */
     explainRouting(args: { topic: string; payload?: any; key?: string | null; headers?: any; tenant?: string | null; aggregateType?: string | null; aggregateId?: string | null; atPosition?: number | bigint | null }): Promise<ExplainRoutingRow[]>;
@@ -1369,7 +1422,7 @@ export interface Functions {
     health(): Promise<HealthRow[]>;
     /** Returns the events of one message in order of time. what: enqueued, numbered (with its position), routed, the outcome of an attempt, next attempt, dead letter. Errors: OB001 no such message */
     history(args: { messageId: number | bigint }): Promise<HistoryRow[]>;
-    /** Marks an open dead letter as ignored, because it is not worth an action. by and note are stored with it and in outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 by is null or empty */
+    /** Marks an open dead letter as ignored, because it is not worth an action. actor and note are stored with it and in outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 actor is empty */
     ignoreDeadLetter(args: { deadLetterId: number | bigint; actor?: string | null; note?: string | null }): Promise<void>;
     /** Returns whether a delivery or message in this state is not tried again by itself: true for completed, dead, skipped, expired and cancelled */
     isTerminal(args: { state: 'pending' | 'processing' | 'failed' | 'completed' | 'dead' | 'expired' | 'cancelled' | 'skipped' }): Promise<boolean>;
@@ -1381,7 +1434,7 @@ export interface Functions {
     manualResult(args: { manualSendId: number | bigint }): Promise<ManualResultRow[]>;
     /** Returns metrics for a monitoring system. Names that end in _total, _sum or _count only grow; all others are current values, in the unit that the name says (seconds, positions, bytes). labels names the subscription, endpoint, state, consumer, stream, subject or ring. outbox_enqueued_total also counts messages that were rolled back */
     metrics(): Promise<MetricsRow[]>;
-    /** Moves a waiting delivery to the dead letters, with the reason "moved" and the argument reason as its last_error. Returns the id of the dead letter. Errors: OB001 no such delivery, OB002 it has ended, OB003 a worker has it, 22023 by is null or empty */
+    /** Moves a waiting delivery to the dead letters, with the reason "moved" and the argument reason as its last_error. Returns the id of the dead letter. Errors: OB001 no such delivery, OB002 it has ended, OB003 a worker has it, 22023 actor is empty */
     moveToDeadLetters(args: { deliveryId: number | bigint; reason: string; actor?: string | null }): Promise<number>;
     /** Returns which messages were sent to whom: of one message, or of the latest messages of a tenant, topic or aggregate, up to max_rows (default 50; 1 to 1000) messages in a page. Pass the last message_id of a page as before to get the next one. With subscription, up to max_rows rows of that subscription, among 10,000 messages per page. If a page ends there, its last row has no topic_code, and only the id to continue with. Errors: 22023 max_rows is out of range, OB001 no such subscription */
     notificationLog(args?: { messageId?: number | bigint | null; tenant?: string | null; topic?: string | null; aggregateType?: string | null; aggregateId?: string | null; maxRows?: number | null; before?: number | bigint | null; subscription?: string | null }): Promise<NotificationEntryRow[]>;
@@ -1391,7 +1444,7 @@ export interface Functions {
     publicKeys(args: { endpoint: string }): Promise<PublicKeysRow[]>;
     /** Removes rows that are older than older_than, and returns how many rows and bytes. what: completed (messages), attempts, archive (messages with their attempts and routing; rows counts messages), dead_letters (resolved or ignored ones; include_unresolved: all), idempotency. Rows of logs are removed leaf by leaf, and only if the whole leaf is old enough. Rows that are still needed are never removed. older_than null, zero or below removes nothing. dry_run: returns the numbers without removing anything. Numbers of rows in leaves may be estimates. Not in a transaction block or function. Errors: 22023 what is unknown, 25001 in such a transaction, 55P03 a lock was not available within 5 s */
     purge(args: { what: string; olderThan: Interval; includeUnresolved?: boolean | null; dryRun?: boolean | null }): Promise<PurgeRow>;
-    /** Returns up to max_messages (default 100; 1 to 10000) messages after a position (exclusive; 0: from the first one that is stored), in order. Continue after the position of the last row. topics (patterns) and filter select as in a subscription; null: all. Control messages of pg_outbox are not returned. A call looks at no more than 10000 positions, or max_messages if that is more. If none of them matches, the result is one row whose message_id is null and whose position says where to continue. epoch: the epoch in which after_position was read, so that a lost history is noticed. Errors: OB009 the position is malformed, no longer stored, after the end of the feed, or in a history that was lost; 22023 another argument is malformed */
+    /** Returns up to max_messages (default 100; 1 to 10000) messages after a position (exclusive; 0: from the first one that is stored), in order. topics (patterns) and filter select as in a subscription; null: all. Control messages of pg_outbox are not returned. A call looks at no more than 10000 positions, or max_messages if that is more. If it looked further than the last message that it returns, a marker is the last row: its message_id is null, and no message between the row before it and its position matches. Continue after the position of the last row, and confirm the position of a marker as that of a message. No rows: the feed ends at after_position. epoch: the epoch in which after_position was read, so that a lost history is noticed. Errors: OB009 the position is malformed, no longer stored, after the end of the feed, or in a history that was lost; 22023 another argument is malformed */
     read(args: { afterPosition: number | bigint; maxMessages?: number | null; topics?: readonly string[] | null; filter?: any; epoch?: number | null }): Promise<FeedMessageRow[]>;
     /** Gives deliveries of a lease (delivery_ids null: all) back unharmed: they are due as before, and the attempt does not count. Returns the ids that were given back, in the order of positions; an empty array when the lease is lost. Errors: 22004 lease is null */
     release(args: { lease: number | bigint; deliveryIds?: readonly (number | bigint)[] | null }): Promise<number[]>;
@@ -1399,15 +1452,15 @@ export interface Functions {
     replay(args: { subscription: string; fromPosition?: number | bigint | null; toPosition?: number | bigint | null; filter?: any; newIds?: boolean | null; rate?: number | null; fromTime?: Date | string | null; toTime?: Date | string | null }): Promise<number>;
     /** Asks the receiver of an endpoint for consent with the CloudEvents webhook handshake, whatever its earlier answer was. Deliveries wait until it agrees. Returns the id of a control message. Errors: OB001 no such endpoint */
     requestConsent(args: { endpoint: string }): Promise<number>;
-    /** Makes the delivery of a dead letter due now, with all its attempts again, and returns the id of the delivery. The receiver gets the same webhook id. A requeued delivery does not expire, and a cancelled message is not cancelled any more. Errors: OB001 no such dead letter, OB004 it was requeued already, its subscription has ended, or its message is gone or erased, 22023 by is null or empty */
+    /** Makes the delivery of a dead letter due now, with all its attempts again, and returns the id of the delivery. The receiver gets the same webhook id. A requeued delivery does not expire, and a cancelled message is not cancelled any more. Errors: OB001 no such dead letter, OB004 it was requeued already, its subscription has ended, or its message is gone or erased, 22023 actor is empty */
     requeue(args: { deadLetterId: number | bigint; actor?: string | null; note?: string | null }): Promise<number>;
-    /** Requeues up to max_rows (default 1000; 1 to 100000) open dead letters, oldest first, and returns how many. subscription, reason, topic, dead_after (inclusive) and dead_before (exclusive) select them; null: all. dry_run: only counts. Dead letters that cannot be requeued are left out. Errors: OB001 no such subscription, 22023 max_rows is out of range, or by is null or empty */
+    /** Requeues up to max_rows (default 1000; 1 to 100000) open dead letters, oldest first, and returns how many. subscription, reason, topic, dead_after (inclusive) and dead_before (exclusive) select them; null: all. dry_run: only counts. Dead letters that cannot be requeued are left out. Errors: OB001 no such subscription, 22023 max_rows is out of range, or actor is empty */
     requeueAll(args?: { actor?: string | null; subscription?: string | null; reason?: string | null; topic?: string | null; deadAfter?: Date | string | null; deadBefore?: Date | string | null; note?: string | null; maxRows?: number | null; dryRun?: boolean | null }): Promise<number>;
-    /** Changes when a waiting delivery is due, and optionally its priority (-100 to 100) and its expiry; null leaves these as they are. Errors: OB001 no such delivery, OB002 it has ended, OB003 a worker has it, 22004 due_at is null, 22023 a value is out of range, or by is null or empty */
+    /** Changes when a waiting delivery is due, and optionally its priority (-100 to 100) and its expiry; null leaves these as they are. Errors: OB001 no such delivery, OB002 it has ended, OB003 a worker has it, 22004 due_at is null, 22023 a value is out of range, or actor is empty */
     reschedule(args: { deliveryId: number | bigint; dueAt: Date | string; actor?: string | null; priority?: number | null; expiresAt?: Date | string | null }): Promise<void>;
     /** Sends a message once more to a pushed subscription, whatever the state of its delivery: one attempt outside the budget, with the same webhook id. Returns the id for manual_result(). Errors: OB001 no such subscription, or the message is not stored or not in the feed yet; OB004 the subscription is pulled by workers, or the message was erased */
     resend(args: { messageId: number | bigint; subscription: string }): Promise<number>;
-    /** Marks an open dead letter as resolved by other means. by and note are stored with it and in outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 by is null or empty */
+    /** Marks an open dead letter as resolved by other means. actor and note are stored with it and in outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 actor is empty */
     resolveDeadLetter(args: { deadLetterId: number | bigint; actor?: string | null; note?: string | null }): Promise<void>;
     /** Resumes a paused subscription where it stopped. Returns the id of a control message. Errors: OB001 no such subscription */
     resumeSubscription(args: { name: string }): Promise<number>;
