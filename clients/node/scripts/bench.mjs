@@ -46,7 +46,7 @@ await sql.end();
 for (const [batchSize, concurrency, n] of [[1, 1, 2000], [1, 10, 4000], [100, 100, 20000]]) {
     const name = `w${batchSize}_${concurrency}`;
     await outbox.subscribe({ name, topics: [`bench.${name}`] });
-    for (let i = 0; i < n; i += 1000) await enqueueMany(pool, Array.from({ length: 1000 }, (_, j) => ({ topic: `bench.${name}`, payload: { n: i + j } })));
+    for (let i = 0; i < n; i += 1000) await new Outbox(pool).enqueueMany(Array.from({ length: 1000 }, (_, j) => ({ topic: `bench.${name}`, payload: { n: i + j } })));
     await settled(pool);
     const started = process.hrtime.bigint();
     let handled = 0;
@@ -80,7 +80,7 @@ if (process.argv.includes('--restarts')) {
         while (!done) {
             n += 1;
             try {
-                await enqueue(pool, { topic: 'restart.a', payload: { n } });
+                await new Outbox(pool).enqueue({ topic: 'restart.a', payload: { n } });
                 enqueued.add(n);
             } catch {
                 unsure += 1;

@@ -111,10 +111,10 @@ test('a connection lost in a transaction is a retry, and its messages are not th
 
 test('malformed content fails its own delivery only', async (t) => {
     const { pool } = await setUp(t, { maxAttempts: 1 });
-    await enqueue(pool, { topic: 'bytes', body: Buffer.from([0, 255, 254]) });
-    await enqueue(pool, { topic: 'broken', body: '{"n": ', contentType: 'application/json' });
-    await enqueue(pool, { topic: 'wrong', payload: { m: 1 } });
-    await enqueue(pool, { topic: 'right', payload: { n: { o: 7 } } });
+    await new Outbox(pool).enqueue({ topic: 'bytes', body: Buffer.from([0, 255, 254]) });
+    await new Outbox(pool).enqueue({ topic: 'broken', body: '{"n": ', contentType: 'application/json' });
+    await new Outbox(pool).enqueue({ topic: 'wrong', payload: { m: 1 } });
+    await new Outbox(pool).enqueue({ topic: 'right', payload: { n: { o: 7 } } });
     const seen = [];
     const total = { failed: 0, completed: 0 };
     await waitFor('all have ended', async () => {
@@ -128,7 +128,7 @@ test('malformed content fails its own delivery only', async (t) => {
     assert.match(rows[0].last_error, /InvalidError/);
     assert.match(rows[1].last_error, /InvalidError/);
     assert.match(rows[2].last_error, /TypeError/);
-    await assert.rejects(enqueue(pool, { topic: 'a', payload: 1n }), InvalidError);
+    await assert.rejects(new Outbox(pool).enqueue({ topic: 'a', payload: 1n }), InvalidError);
 });
 
 /** Starts a worker in a process of its own, which prints each begin and end of a delivery. */
@@ -150,7 +150,7 @@ function child(dsn, body) {
 
 test('SIGINT ends a worker gracefully: what was begun is finished, the rest given back', async (t) => {
     const { dsn, pool } = await setUp(t);
-    await enqueueMany(pool, Array.from({ length: 30 }, (_, n) => ({ topic: 'job', payload: n })));
+    await new Outbox(pool).enqueueMany(Array.from({ length: 30 }, (_, n) => ({ topic: 'job', payload: n })));
     const { process, lines } = child(dsn, `
         const handler = async (m) => {
             console.log('begun', m.payload);
@@ -173,7 +173,7 @@ test('SIGINT ends a worker gracefully: what was begun is finished, the rest give
 
 test('a worker that is killed acknowledges nothing', async (t) => {
     const { dsn, pool } = await setUp(t);
-    await enqueue(pool, { topic: 'job', payload: 1 });
+    await new Outbox(pool).enqueue({ topic: 'job', payload: 1 });
     const { process, lines } = child(dsn, `
         const handler = async () => {
             console.log('begun');

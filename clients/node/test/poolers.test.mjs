@@ -52,7 +52,7 @@ for (const mode of ['transaction', 'session']) {
                     }
                 }),
             );
-            await enqueueMany(clients[1].client, Array.from({ length: 100 }, (_, i) => ({ topic: 'job.run', payload: i })));
+            await new Outbox(clients[1].client).enqueueMany(Array.from({ length: 100 }, (_, i) => ({ topic: 'job.run', payload: i })));
             const handled = new Map();
             const told = clients.map(() => 0);
             const workers = clients.map(
@@ -94,7 +94,7 @@ for (const mode of ['transaction', 'session']) {
             const worker = new Worker(client, 'told', () => void (handled += 1), { listen: true, pollInterval: 600, onError: (error) => assert.fail(error) });
             const running = worker.run();
             for (let n = 1; n <= 3; n += 1) {
-                await enqueue(direct, { topic: 't.x', payload: n });
+                await new Outbox(direct).enqueue({ topic: 't.x', payload: n });
                 await waitFor('it was woken', () => handled === n);
             }
             worker.stop();

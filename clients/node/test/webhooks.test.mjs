@@ -132,7 +132,7 @@ test('real deliveries to Express, Fastify and http', async (t) => {
             const response = await fetch(url, { method: 'POST', body: '{}', headers: { 'content-type': 'application/json', 'webhook-id': 'x' } });
             assert.equal(response.status, 401, name);
         }
-        const id = await enqueue(pool, { topic: 'order.paid', payload: { amount: 12.5, note: 'ü€' } });
+        const id = await new Outbox(pool).enqueue({ topic: 'order.paid', payload: { amount: 12.5, note: 'ü€' } });
         await waitFor('all have it', () => Object.values(got).every((webhooks) => webhooks.length === 1));
         const ids = new Set(Object.values(got).map(([webhook]) => webhook.id));
         assert.equal(ids.size, 1, 'the same id everywhere');
@@ -159,7 +159,7 @@ test('the fake receiver verifies, answers what it is told, and is waited for', a
     receiver.secrets = signingSecret;
     await outbox.subscribe({ name: 'shop', topics: ['order.*'], endpoint: 'shop', schedule: [0.05] });
     receiver.answer(() => (receiver.requests.length === 0 ? { status: 503, headers: { 'retry-after': '0' } } : { status: 200 }));
-    await enqueue(pool, { topic: 'order.created', payload: { order: 1 } });
+    await new Outbox(pool).enqueue({ topic: 'order.created', payload: { order: 1 } });
     const [first, second] = await receiver.waitFor(2);
     assert.deepEqual(first.json(), { order: 1 });
     assert.equal(first.webhook.id, second.webhook.id, 'the same id on every attempt');

@@ -32,8 +32,8 @@ const attempts = async (pool) =>
 
 test('a handler that returns completes; its result is kept', async (t) => {
     const { pool } = await setUp(t);
-    await enqueue(pool, { topic: 'a.b', payload: { n: 1 }, key: 'k', headers: { h: 'v' }, metadata: { user_id: 'u' }, tenant: 't' });
-    await enqueue(pool, { topic: 'a.bytes', body: Buffer.from([1, 2, 255]) });
+    await new Outbox(pool).enqueue({ topic: 'a.b', payload: { n: 1 }, key: 'k', headers: { h: 'v' }, metadata: { user_id: 'u' }, tenant: 't' });
+    await new Outbox(pool).enqueue({ topic: 'a.bytes', body: Buffer.from([1, 2, 255]) });
     const seen = [];
     const worker = new Worker(
         pool,
@@ -69,7 +69,7 @@ test('a handler that returns completes; its result is kept', async (t) => {
 
 test('exceptions become failures, RetryAfter says when, Reject is a dead letter', async (t) => {
     const { pool, outbox } = await setUp(t);
-    await enqueueMany(pool, ['throws', 'later', 'rejects', 'strange', 'sync'].map((what) => ({ topic: 'a', payload: { what } })));
+    await new Outbox(pool).enqueueMany(['throws', 'later', 'rejects', 'strange', 'sync'].map((what) => ({ topic: 'a', payload: { what } })));
     const errors = [];
     const handler = (message) => {
         if (message.attempt > 1) return undefined;
@@ -121,7 +121,7 @@ test('a result that is no JSON, or a throw that cannot be shown, fails the deliv
         nothing: () => { throw null; },
     };
     const names = Object.keys(outcomes);
-    await enqueueMany(pool, names.map((name) => ({ topic: 'a', payload: { name }, key: name })));
+    await new Outbox(pool).enqueueMany(names.map((name) => ({ topic: 'a', payload: { name }, key: name })));
     const summary = await drain(pool, 'work', (message) => outcomes[message.payload.name](), { swallow: true });
     assert.deepEqual([summary.completed, summary.failed, summary.lost], [2, names.length - 2, 0]);
     const { rows } = await pool.query(`select m.key, d.state, d.last_error from outbox.delivery d join outbox.message m on m.id = d.message_id`);
@@ -135,7 +135,7 @@ test('a result that is no JSON, or a throw that cannot be shown, fails the deliv
 
 test('the heartbeat keeps a lease that is shorter than the work', async (t) => {
     const { pool } = await setUp(t);
-    await enqueue(pool, { topic: 'a', payload: 1 });
+    await new Outbox(pool).enqueue({ topic: 'a', payload: 1 });
     const started = Date.now();
     let runs = 0;
     const worker = new Worker(
@@ -155,7 +155,7 @@ test('the heartbeat keeps a lease that is shorter than the work', async (t) => {
 
 test('a lost lease aborts the handler, and its outcome does not count', async (t) => {
     const { pool, outbox } = await setUp(t);
-    await enqueue(pool, { topic: 'a', payload: 1 });
+    await new Outbox(pool).enqueue({ topic: 'a', payload: 1 });
     const errors = [];
     const worker = new Worker(
         pool,
@@ -181,7 +181,7 @@ test('a lost lease aborts the handler, and its outcome does not count', async (t
 
 test('the end waits for what was begun and gives the rest back', async (t) => {
     const { pool } = await setUp(t);
-    await enqueueMany(pool, Array.from({ length: 10 }, (_, n) => ({ topic: 'a', payload: { n } })));
+    await new Outbox(pool).enqueueMany(Array.from({ length: 10 }, (_, n) => ({ topic: 'a', payload: { n } })));
     const controller = new AbortController();
     let finished = 0;
     const worker = new Worker(
@@ -204,7 +204,7 @@ test('the end waits for what was begun and gives the rest back', async (t) => {
 
 test('a handler that does not end in time is aborted, and its delivery given back', async (t) => {
     const { pool } = await setUp(t);
-    await enqueue(pool, { topic: 'a', payload: 1 });
+    await new Outbox(pool).enqueue({ topic: 'a', payload: 1 });
     let aborted = false;
     const worker = new Worker(
         pool,
@@ -225,7 +225,7 @@ test('a handler that does not end in time is aborted, and its delivery given bac
 
 test('as an async iterator: an outcome has to be said', async (t) => {
     const { pool } = await setUp(t);
-    await enqueueMany(pool, [0, 1, 2, 3, 4, 5].map((n) => ({ topic: 'a', payload: { n } })));
+    await new Outbox(pool).enqueueMany([0, 1, 2, 3, 4, 5].map((n) => ({ topic: 'a', payload: { n } })));
     for await (const delivery of deliveries(pool, 'work', FAST)) {
         const { n } = delivery.message.payload;
         if (n === 0) assert.equal(await delivery.complete('done'), true);
@@ -249,7 +249,7 @@ test('as an async iterator: an outcome has to be said', async (t) => {
 
 test('an exception in the loop fails what it was about', async (t) => {
     const { pool } = await setUp(t);
-    await enqueueMany(pool, [0, 1, 2].map((n) => ({ topic: 'a', payload: { n } })));
+    await new Outbox(pool).enqueueMany([0, 1, 2].map((n) => ({ topic: 'a', payload: { n } })));
     await assert.rejects(async () => {
         for await (const delivery of deliveries(pool, 'work', { ...FAST, concurrency: 3 })) {
             if (delivery.message.payload.n === 1) throw new Error('body');
@@ -301,7 +301,7 @@ test('a worker that goes on completes and claims in one call', async (t) => {
     const calls = async (name) =>
         Number((await admin.query('select coalesce(sum(calls), 0) as n from pg_stat_user_functions where funcname = $1', [name])).rows[0].n);
     for (const [batchSize, concurrency] of [[1, 1], [5, 5], [undefined, 4]]) {
-        await enqueueMany(pool, Array.from({ length: 40 }, (_, n) => ({ topic: 'a', payload: { n } })));
+        await new Outbox(pool).enqueueMany(Array.from({ length: 40 }, (_, n) => ({ topic: 'a', payload: { n } })));
         const before = await calls('complete_and_claim');
         // The worker has its own connections, which report their statistics when they end.
         const own = new pg.Pool({ connectionString: dsn });
@@ -327,7 +327,7 @@ test('a worker that goes on completes and claims in one call', async (t) => {
 
 test('a lease that is lost before the next claim costs its outcome only', async (t) => {
     const { pool, outbox } = await setUp(t);
-    await enqueueMany(pool, [0, 1, 2].map((n) => ({ topic: 'a', payload: { n } })));
+    await new Outbox(pool).enqueueMany([0, 1, 2].map((n) => ({ topic: 'a', payload: { n } })));
     const errors = [];
     let handled = 0;
     const worker = new Worker(
@@ -351,7 +351,7 @@ test('two workers share, each delivery is handled once', async (t) => {
     const sql = postgres(dsn, { max: 4, onnotice: () => {} });
     t.after(() => sql.end());
     const n = 400;
-    await enqueueMany(pool, Array.from({ length: n }, (_, i) => ({ topic: 'a', payload: { i } })));
+    await new Outbox(pool).enqueueMany(Array.from({ length: n }, (_, i) => ({ topic: 'a', payload: { i } })));
     const seen = [];
     const controller = new AbortController();
     const handler = async (message) => {
@@ -396,7 +396,7 @@ test('a worker lives through restarts of the server: everything enqueued is hand
         for (let i = 0; i < count; i += 1) {
             n += 1;
             try {
-                await enqueue(pool, { topic: 'a', payload: { n } });
+                await new Outbox(pool).enqueue({ topic: 'a', payload: { n } });
                 enqueued.add(n);
             } catch (error) {
                 // The message may be committed although its answer was lost. It does not count as enqueued.

@@ -74,7 +74,7 @@ export type Executor =
     | MikroOrmLike;
 
 /** A transaction, or a connection of the caller. Pools are refused where a message belongs to the caller's transaction. */
-export type Session = Executor & { totalCount?: never; $transaction?: never };
+export type Session = Executor & { totalCount?: never; $connect?: never };
 
 /** The transaction that a client passes to a callback. It is any if the type of the client does not say it. */
 export type TransactionOf<C> = C extends { totalCount: number; connect: { (): Promise<infer Client>; (callback: any): void } }
@@ -109,7 +109,7 @@ const DRIVERS: Driver[] = [
         name: 'Prisma',
         knows: (c) => has(c, '$queryRawUnsafe'),
         run: (c, { text, values }) => c.$queryRawUnsafe(text, ...values),
-        isPool: (c) => has(c, '$transaction'),
+        isPool: (c) => has(c, '$connect'),
         transaction: (c, body) => c.$transaction(body),
     },
     {

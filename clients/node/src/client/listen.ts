@@ -5,8 +5,6 @@
  * relies on them, and then everything polls.
  */
 
-import { randomBytes } from 'node:crypto';
-
 import { sleep } from '../work/time.js';
 import { driverName, type Executor } from './driver.js';
 import { invalid, OutboxError } from './errors.js';
@@ -62,7 +60,7 @@ async function keepTheirs(one: Process, other: Process): Promise<boolean> {
     return true;
 }
 
-const probeChannel = () => `outbox_probe_${randomBytes(8).toString('hex')}`;
+const probeChannel = () => `outbox_probe_${process.pid}_${Math.random().toString(36).slice(2)}`;
 
 /**
  * Returns whether notifications of another session reach this session of a pg pool. Behind a pooler they may reach

@@ -15,7 +15,6 @@
  */
 
 import { hostname } from 'node:os';
-import { randomBytes } from 'node:crypto';
 
 import { guard, type Executor } from '../client/driver.js';
 import { cannotListen, listen } from '../client/listen.js';
@@ -235,7 +234,7 @@ export class Worker {
             min: positive(options.backoff?.min, 0.1, 'backoff.min'),
             max: positive(options.backoff?.max, 30, 'backoff.max'),
         };
-        this.#name = options.name ?? `${hostname()}:${process.pid}:${randomBytes(3).toString('hex')}`;
+        this.#name = options.name ?? `${hostname()}:${process.pid}:${Math.random().toString(36).slice(2, 8)}`;
         const report = options.onError ?? (() => {});
         this.#onError = (error, message) => {
             try {
