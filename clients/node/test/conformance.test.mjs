@@ -69,7 +69,7 @@ function check(actual, expected, where) {
 }
 
 const OPERATIONS = {
-    async new Outbox(pool).enqueue({ rollback = false, text, base64, content_type: contentType, ...rest }) {
+    async enqueue(pool, { rollback = false, text, base64, content_type: contentType, ...rest }) {
         const message = keys(rest, camel);
         if (text !== undefined) message.body = text;
         if (base64 !== undefined) message.body = Buffer.from(base64, 'base64');

@@ -101,12 +101,14 @@ export interface WorkerOptions {
 /** What a worker is doing, for a health check. */
 export interface WorkerHealth {
     subscription: string;
-    /** Whether the worker runs, and its last call of the server succeeded. */
+    /** Whether the worker runs, has claimed, and its last call of the server succeeded. */
     ok: boolean;
     /** When it last claimed, or found that nothing is due. Null: not yet. */
     lastClaimAt: Date | null;
     /** The error of the server since then. */
     error: string | null;
+    /** The number of handlers that run, and of outcomes that are not recorded yet. */
+    running: number;
     summary: WorkerSummary;
 }
 
@@ -254,8 +256,9 @@ export class Worker {
 
     /** What the worker is doing. */
     get health(): WorkerHealth {
-        const ok = this.#running && !this.#ended && this.#error === null;
-        return { subscription: this.#subscription, ok, lastClaimAt: this.#lastClaimAt, error: this.#error, summary: { ...this.summary } };
+        const ok = this.#running && !this.#stopping.signal.aborted && this.#lastClaimAt !== null && this.#error === null;
+        const { summary } = this;
+        return { subscription: this.#subscription, ok, lastClaimAt: this.#lastClaimAt, error: this.#error, running: this.#busy, summary: { ...summary } };
     }
 
     /**
