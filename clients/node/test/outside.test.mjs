@@ -63,10 +63,10 @@ test('certificates are verified with verify-full', async (t) => {
     const ca = (name) => readFileSync(join(folder, name), 'utf8');
     const options = { host: 'localhost', port, database: url.pathname.slice(1), username: url.username, password: url.password, max: 1 };
     const sql = postgres({ ...options, ssl: { ca: ca('ca.pem') } });
-    await enqueue(sql, { topic: 'b', payload: 2 });
+    await new Outbox(sql).enqueue({ topic: 'b', payload: 2 });
     await sql.end();
     const wrong = postgres({ ...options, ssl: { ca: ca('other.pem') } });
-    await assert.rejects(enqueue(wrong, { topic: 'b', payload: 2 }), (error) => error.codeName === 'tls_refused');
+    await assert.rejects(new Outbox(wrong).enqueue({ topic: 'b', payload: 2 }), (error) => error.codeName === 'tls_refused');
     await wrong.end();
     assert.equal((await outbox.stats()).worker, 'running');
 });
@@ -80,18 +80,59 @@ test('another version, no extension, no privilege: fatal, with what to do', asyn
     );
     const bare = new pg.Pool({ connectionString: await server.database({ extension: false }) });
     t.after(() => bare.end());
-    await assert.rejects(enqueue(bare, { topic: 'a', payload: 1 }), (error) => error.codeName === 'extension_missing' && /create extension/.test(error.hint));
+    await assert.rejects(new Outbox(bare).enqueue({ topic: 'a', payload: 1 }), (error) => error.codeName === 'extension_missing' && /create extension/.test(error.hint));
     await pool.query("create role stranger_node login password 'x'");
     const url = new URL(dsn);
     url.username = 'stranger_node';
     url.password = 'x';
     const stranger = new pg.Pool({ connectionString: url.href });
     t.after(() => stranger.end());
-    await assert.rejects(enqueue(stranger, { topic: 'a', payload: 1 }), (error) => error.codeName === 'insufficient_privilege' && /grant_to/.test(error.hint));
+    await assert.rejects(new Outbox(stranger).enqueue({ topic: 'a', payload: 1 }), (error) => error.codeName === 'insufficient_privilege' && /grant_to/.test(error.hint));
     url.password = 'wrong';
     const unknown = new pg.Pool({ connectionString: url.href });
     t.after(() => unknown.end());
     await assert.rejects(new Outbox(unknown).head(), (error) => error instanceof FatalError && error.codeName === 'authentication_failed');
+});
+
+test('a setting with which no connection is possible is fatal: a worker and a reader end with it, and the password is not shown', async (t) => {
+    const { dsn } = await setUp(t);
+    const url = new URL(dsn);
+    url.password = '';
+    const password = process.env.PGPASSWORD;
+    delete process.env.PGPASSWORD;
+    const home = process.env.PGPASSFILE;
+    process.env.PGPASSFILE = '/nonexistent';
+    t.after(() => {
+        if (password !== undefined) process.env.PGPASSWORD = password;
+        if (home === undefined) delete process.env.PGPASSFILE;
+        else process.env.PGPASSFILE = home;
+    });
+    const none = new pg.Pool({ connectionString: url.href });
+    t.after(() => none.end());
+    const fatal = (error) => {
+        assert.ok(error instanceof FatalError, String(error));
+        assert.equal(error.codeName, 'invalid_configuration');
+        assert.match(error.hint, /PGPASSWORD/);
+        return true;
+    };
+    await assert.rejects(new Worker(none, 'work', () => {}, { logger: false }).run(), fatal);
+    await assert.rejects(new Reader(none, { consumer: 'c', logger: false }).apply(async () => {}), fatal);
+});
+
+test('before 1.0 the minor version has to be the same: workers, readers and check() end with an error that names both', async (t) => {
+    const { pool } = await setUp(t);
+    await pool.query("update pg_extension set extversion = '0.9.0' where extname = 'pg_outbox'");
+    const refused = (error) => {
+        assert.ok(error instanceof FatalError, String(error));
+        assert.equal(error.codeName, 'version_mismatch');
+        assert.match(error.detail, /0\.9\.0.*0\.1\.0/);
+        return true;
+    };
+    await assert.rejects(new Worker(pool, 'work', () => {}, { logger: false }).run(), refused);
+    await assert.rejects(new Reader(pool, { consumer: 'c', logger: false, untilEnd: true }).apply(async () => {}), refused);
+    await assert.rejects(new Outbox(pool).check(), refused);
+    await pool.query("update pg_extension set extversion = '0.1.9' where extname = 'pg_outbox'");
+    await new Outbox(pool).check();
 });
 
 test('a connection lost in a transaction is a retry, and its messages are not there', async (t) => {
