@@ -111,7 +111,7 @@ test('a setting with which no connection is possible is fatal: a worker and a re
     t.after(() => none.end());
     const fatal = (error) => {
         assert.ok(error instanceof FatalError, String(error));
-        assert.equal(error.codeName, 'invalid_configuration');
+        assert.deepEqual([error.code, error.codeName], ['28P01', 'authentication_failed']);
         assert.match(error.hint, /PGPASSWORD/);
         return true;
     };

@@ -6,7 +6,7 @@
  */
 
 import type { Executor } from '../client/driver.js';
-import { FatalError, invalid, InvalidError, isRetryable, OutboxError, said } from '../client/errors.js';
+import { invalid, InvalidError, isRetryable, OutboxError, said } from '../client/errors.js';
 import type { Functions } from '../client/functions.js';
 import { Outbox } from '../client/outbox.js';
 import { inSpan } from '../client/trace.js';
@@ -52,8 +52,8 @@ export interface AppOptions extends Omit<WorkerOptions, 'untilEmpty' | 'onError'
     /** Where to work: a Pool of pg, `postgres`, ... The default is a Pool of pg on the URL in DATABASE_URL. */
     client?: Executor;
     /**
-     * Settings of the subscription, which is created or altered at the start (this needs the capability admin). The start of a
-     * new subscription is the first stored message. False: a migration does this with ensureSubscription().
+     * Settings of the subscription, which is created or altered at the start. The start of a new subscription is the first stored
+     * message. This needs the capability admin: without it, or with false, the subscription of a migration is used as it is.
      */
     ensure?: Ensured | false;
     retry?: RetryRules;
@@ -245,11 +245,10 @@ export class WorkerApp {
                 if (what !== 'unchanged') this.#log.write('info', `subscription ${what}`, facts);
                 return;
             } catch (error) {
+                // A role that may only consume works on a subscription that a migration has made. If there is none, claiming says so.
                 if (error instanceof OutboxError && error.codeName === 'insufficient_privilege') {
-                    throw new FatalError(error.message, error.code, {
-                        cause: error,
-                        hint: 'Grant the capability admin, or call ensureSubscription() in a migration and set "ensure: false".',
-                    });
+                    const hint = 'ensureSubscription() in a migration, with "ensure: false" here';
+                    return this.#log.write('warn', `the subscription is left as it is: ${error.message}`, { ...facts, hint });
                 }
                 if (!isRetryable(error)) throw error;
                 this.#log.again(error, facts);
@@ -264,8 +263,7 @@ export function connected(client: Executor | undefined): { client: Executor; end
     if (client !== undefined) return { client, end: async () => {} };
     const connectionString = process.env.DATABASE_URL;
     if (!connectionString) {
-        throw new FatalError('the environment variable DATABASE_URL is not set', '28000', {
-            codeName: 'invalid_configuration',
+        throw invalid('the environment variable DATABASE_URL is not set', {
             hint: 'Set it to a connection string, or give the application a client.',
         });
     }
@@ -284,5 +282,5 @@ function pgOf(): any {
             // The next place is tried.
         }
     }
-    throw new FatalError('pg could not be loaded', '28000', { codeName: 'invalid_configuration', hint: 'npm install pg, or give the application a client.' });
+    throw invalid('pg could not be loaded', { hint: 'npm install pg, or give the application a client.' });
 }

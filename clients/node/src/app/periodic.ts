@@ -23,7 +23,7 @@ export interface Periodic {
     cron: string;
     /** The topic of the message. */
     topic: string;
-    /** Returns the payload for a tick. The default is an empty object. */
+    /** Returns the payload for a tick. The default is `{ tick: '2026-11-29T03:00:00Z' }`. */
     payload?: (tick: Date) => unknown;
     /** The time zone of the expression, for example `Europe/Berlin`. The default is UTC. */
     timeZone?: string;
@@ -66,8 +66,10 @@ export class Ticks {
     }
 }
 
+const text = (tick: Date): string => tick.toISOString().replace('.000Z', 'Z');
+
 /** Returns the idempotency key of a tick. */
-export const tickKey = (name: string, tick: Date): string => `tick ${name} ${tick.toISOString().replace('.000Z', 'Z')}`;
+export const tickKey = (name: string, tick: Date): string => `tick ${name} ${text(tick)}`;
 
 /** Enqueues a tick. Errors are logged, because the next tick may succeed. */
 async function enqueueTick(client: Executor, one: Periodic, tick: Date, log: Log, signal: AbortSignal): Promise<void> {
@@ -75,13 +77,14 @@ async function enqueueTick(client: Executor, one: Periodic, tick: Date, log: Log
     const backoff = new Backoff(0.2, 10);
     while (!signal.aborted) {
         try {
-            const payload = (await one.payload?.(tick)) ?? {};
+            const payload = (await one.payload?.(tick)) ?? { tick: text(tick) };
             const idempotencyKey = tickKey(one.name ?? one.topic, tick);
             await new Outbox(client).enqueue({ ...one.options, topic: one.topic, payload, idempotencyKey });
             return log.write('info', 'periodic message enqueued', facts);
         } catch (error) {
-            // Another process has enqueued this tick, with a payload that depends on more than the tick.
-            if (error instanceof OutboxError && error.codeName === 'idempotency_conflict') return;
+            if (error instanceof OutboxError && error.codeName === 'idempotency_conflict') {
+                return log.write('warn', 'another process has enqueued this tick, with another content', facts);
+            }
             const late = Date.now() - tick.getTime() > CATCH_UP * 1000;
             if (!isRetryable(error) || late) return log.write('error', 'periodic message could not be enqueued', facts, error);
             log.again(error, facts);

@@ -40,6 +40,10 @@ const named = (path: Issue['path']): string =>
 export async function validated<S extends Schema<any, any>>(schema: S, topic: string, payload: unknown): Promise<Output<S>> {
     const result = await schema['~standard'].validate(JSON.parse(json(payload ?? null, 'the payload')));
     if (result.issues === undefined) return result.value;
-    const issues = result.issues.slice(0, 5).map(({ message, path }: Issue) => (path?.length ? `${named(path)}: ${message}` : message));
+    // Libraries write the value that they have received at the end of their messages. A payload does not belong in an error.
+    const plain = (message: string) => message.replace(/[,:]?\s*(but )?received\b.*$/is, '');
+    const issues = result.issues
+        .slice(0, 5)
+        .map(({ message, path }: Issue) => (path?.length ? `${named(path)}: ${plain(message)}` : plain(message)));
     throw invalid(`invalid payload of "${topic}"`, { detail: issues.join('; ') || 'The schema refuses it.' });
 }

@@ -122,8 +122,8 @@ const TLS =
     /^(ERR_TLS_CERT_ALTNAME_INVALID|SELF_SIGNED_CERT_IN_CHAIN|DEPTH_ZERO_SELF_SIGNED_CERT|UNABLE_TO_\w+|CERT_\w+|HOSTNAME_MISMATCH)$/;
 const TLS_TEXT = /^The server does not support SSL connections/;
 
-/** Texts of drivers for settings with which no connection is possible, however often it is tried. */
-const CONFIGURATION = /^SASL: .*password must be|^(Invalid URL|Invalid port|Unix socket|Invalid connection)/i;
+/** Texts of pg for a password that is missing. The server would refuse it, however often it is tried. */
+const NO_PASSWORD = /^SASL: .*password must be/;
 
 interface DriverError {
     message?: unknown;
@@ -175,13 +175,14 @@ export function typed(error: unknown): unknown {
                 hint: "The authority that the server's certificate is of has to be known, and the host's name in it.",
             });
         }
-        if (CONFIGURATION.test(String(e.message)) || e.code === 'ERR_INVALID_URL') {
-            return errorOf(text(e.message)!, '28000', {
+        if (NO_PASSWORD.test(String(e.message))) {
+            return errorOf('the password is missing', '28P01', {
                 cause: error,
-                codeName: 'invalid_configuration',
-                hint: 'Check the connection string. A password is also taken from PGPASSWORD and ~/.pgpass.',
+                detail: text(e.message),
+                hint: 'It is taken from the connection string, from PGPASSWORD, and from ~/.pgpass, which only you may be able to read.',
             });
         }
+        if (e.code === 'ERR_INVALID_URL') return invalid('malformed connection string', { cause: error });
         if (CONNECTION.test(String(e.code)) || CONNECTION_TEXT.test(String(e.message))) {
             return errorOf(text(e.message) ?? String(e.code), '08006', { cause: error });
         }

@@ -26,6 +26,16 @@ export interface Webhook {
     json<T = any>(): T;
 }
 
+declare global {
+    // eslint-disable-next-line @typescript-eslint/no-namespace -- This is how a middleware types what it adds to a request.
+    namespace Express {
+        interface Request {
+            /** The verified request. {@link Verifier.middleware} sets it. */
+            webhook?: Webhook;
+        }
+    }
+}
+
 /** A request whose signature was checked by {@link Verifier.middleware}. */
 export interface WithWebhook {
     webhook?: Webhook;
