@@ -9,7 +9,7 @@ KEYWORDS = re.compile(
     r"NULL|DEFAULT|SET|INTO|VALUES|ORDER|GROUP|BY|LIMIT|JOIN|LEFT|ON|AS|RETURN|DECLARE|EXECUTE|GRANT|REVOKE)\b"
 )
 OBJECT = re.compile(
-    r"^create (?:or replace )?(function|procedure|table|view|type)\s+(outbox\.[a-z0-9_]+)|^call outbox\._create_ring\('([a-z_]+)'",
+    r"^create (?:or replace )?(function|procedure|table|view|type)\s+(outbox\.[a-z0-9_]+)|^call outbox_internal.create_ring\('([a-z_]+)'",
     re.MULTILINE,
 )
 

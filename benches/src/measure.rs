@@ -119,7 +119,7 @@ pub async fn routed(db: &Client) {
 /// Waits until no request is in flight and no outcome is unrecorded.
 pub async fn idle(db: &Client) {
     wait_until("the outbox has nothing to do", LONG, async || {
-        let row = db.query_one("select coalesce(idle, false) from outbox._worker_slot()", &[]).await;
+        let row = db.query_one("select coalesce(idle, false) from outbox_internal.worker_slot()", &[]).await;
         row.is_ok_and(|row| row.get(0))
     })
     .await;

@@ -74,7 +74,7 @@ settings! {
     /// The values that `outbox.set_context` has set for the transaction.
     CONTEXT "context": string = None, Userset [NO_SHOW_ALL | DISALLOW_IN_FILE];
 
-    /// Whether `outbox._refuse_change` allows changes of rows in the logs. The privilege to write to the logs is checked apart
+    /// Whether `outbox_internal.refuse_change` allows changes of rows in the logs. The privilege to write to the logs is checked apart
     /// from this.
     ERASING "erasing": bool = false, Userset [NO_SHOW_ALL | DISALLOW_IN_FILE];
 

@@ -39,12 +39,12 @@ const OPS: [Op; 24] = [
     // is lowered here.
     skipping(
         "claim",
-        "select outbox._lower_claim_hint((select source from stage.now), 0, '-infinity');
+        "select outbox_internal.lower_claim_hint((select source from stage.now), 0, '-infinity');
         select count(*) from outbox.claim('jobs', 'w')",
     ),
     skipping(
         "claim two",
-        "select outbox._lower_claim_hint((select source from stage.now), 0, '-infinity');
+        "select outbox_internal.lower_claim_hint((select source from stage.now), 0, '-infinity');
         select count(*) from outbox.claim('jobs', 'w', 2)",
     ),
     op(
@@ -55,7 +55,7 @@ const OPS: [Op; 24] = [
     op("complete", "select cardinality(outbox.complete({l}))", &[]),
     op(
         "complete_and_claim",
-        "select outbox._lower_claim_hint((select source from stage.now), 0, '-infinity');
+        "select outbox_internal.lower_claim_hint((select source from stage.now), 0, '-infinity');
         select count(*) from outbox.complete_and_claim({l}, 'jobs', 'w')",
         &["OB001", "OB003"],
     ),
@@ -113,21 +113,21 @@ begin
     n.l := 0;
     n.x := 0;
     if beginning like 'bundle%' then
-        perform outbox._open_bundle(n.source, min(message_segment),
-            outbox._us(clock_timestamp()), array_agg(position order by position),
+        perform outbox_internal.open_bundle(n.source, min(message_segment),
+            outbox_internal.us(clock_timestamp()), array_agg(position order by position),
             array_agg(message_id order by position))
         from outbox.delivery where key = own;
         delete from outbox.delivery where key = own;
         select delivery_ids[1] into n.d from outbox._bundle;
     end if;
     if beginning not in ('waiting', 'bundle') then
-        perform outbox._lower_claim_hint(n.source, 0, '-infinity');
+        perform outbox_internal.lower_claim_hint(n.source, 0, '-infinity');
         select lease into n.l from outbox.claim('jobs', 'first', 2);
     end if;
     if beginning = 'failed' then
         perform outbox.fail(n.l, null, 'x', '0 s');
     elsif beginning like '%overdue' then
-        update outbox.lease set expires_at = clock_timestamp() - interval '1 s' where id = outbox._lease_id(n.l);
+        update outbox.lease set expires_at = clock_timestamp() - interval '1 s' where id = outbox_internal.lease_id(n.l);
     elsif beginning = 'dead' then
         perform outbox.dead(n.l, null, 'x');
         select max(id) into n.x from outbox.dead_letter;
@@ -139,7 +139,7 @@ create function stage.open(message bigint) returns table (state text, attempt in
 language sql as $$
     select d.state, d.attempt, d.blocked, d.due_at, d.lease from outbox.delivery d where d.message_id = message
     union all
-    select o.state, o.attempt, false, o.due_at, o.lease from outbox._open_of(message) o
+    select o.state, o.attempt, false, o.due_at, o.lease from outbox_internal.open_of(message) o
     where not exists (select from outbox.delivery d where d.id = o.id)
 $$;
 -- Everything about the two, without ids and times.
@@ -152,7 +152,7 @@ create function stage.state() returns text language plpgsql as $$ begin return (
         (select string_agg(concat_ws(' ', x.state, x.reason, x.resolution, x.attempt), ' + ' order by x.id)
             from outbox.dead_letter x where x.message_id = m.id),
         (select 'log (' || string_agg(a.outcome || ' ' || a.attempt, ', ' order by a.outcome, a.attempt) || ')'
-            from outbox._attempts_of(m.id) a),
+            from outbox_internal.attempts_of(m.id) a),
         (select 'cancelled' from outbox.cancelled c where c.message_id = m.id),
         (select 'erased' from outbox.message o where o.id = m.id and o.payload is null)), '; ' order by m.n)
         || '; leases ' || (select count(*) from outbox.lease)
@@ -193,7 +193,7 @@ type Outcome = (String, String, String);
 
 /// One round of the router between the calls.
 const ROUTE: &str = "select count(*) from (
-    select case when outbox._route_inline() in ('ticked', 'idle') then (outbox._router_pass(1000, '{}')).free end) p";
+    select case when outbox_internal.route_inline() in ('ticked', 'idle') then (outbox_internal.router_pass(1000, '{}')).free end) p";
 
 impl Run {
     async fn new(server: &Server, beginning: &'static str) -> Run {

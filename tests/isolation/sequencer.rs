@@ -110,7 +110,7 @@ impl World {
         match step {
             Tick => {
                 let status: String =
-                    one(&session.client, &format!("select status from outbox._tick_inline({chunk})")).await;
+                    one(&session.client, &format!("select status from outbox_internal.tick_inline({chunk})")).await;
                 assert!(["ticked", "idle", "fresh", "busy", "refused"].contains(&status.as_str()), "{status}");
             }
             Begin => {
@@ -215,7 +215,7 @@ impl World {
         for _ in 0..200 {
             let more: bool = one(
                 &self.sessions[0].client,
-                &format!("select status = 'ticked' or more from outbox._tick_inline({})", self.chunk),
+                &format!("select status = 'ticked' or more from outbox_internal.tick_inline({})", self.chunk),
             )
             .await;
             if !more {
@@ -418,13 +418,13 @@ async fn commits_in_the_middle_of_ticks_are_numbered_once() {
     }
     let ticker = server.connect("tick_storm").await.unwrap();
     while writers.iter().any(|writer| !writer.is_finished()) {
-        ticker.batch_execute("select outbox._tick_inline(1000)").await.unwrap();
+        ticker.batch_execute("select outbox_internal.tick_inline(1000)").await.unwrap();
     }
     for writer in writers {
         writer.await.unwrap();
     }
-    while one::<bool>(&ticker, "select more from outbox._tick_inline(1000)").await {}
-    ticker.batch_execute("select outbox._tick_inline(1000)").await.unwrap();
+    while one::<bool>(&ticker, "select more from outbox_internal.tick_inline(1000)").await {}
+    ticker.batch_execute("select outbox_internal.tick_inline(1000)").await.unwrap();
     let numbered = "select string_agg(format('%s of %s', n, d), '') from (
         select count(*) as n, count(distinct id) as d from outbox.feed f, unnest(f.message_ids) id) x";
     assert_eq!(one::<String>(&ticker, numbered).await, format!("{0} of {0}", 4 * MESSAGES));
@@ -435,16 +435,16 @@ async fn the_lock_is_not_waited_for() {
     let server = bare_server().await;
     let holder = server.database("tick_lock").await.unwrap();
     let other = server.connect("tick_lock").await.unwrap();
-    holder.batch_execute("begin; select outbox._tick_inline(10)").await.unwrap();
-    assert_eq!(one::<String>(&other, "select status from outbox._tick_inline(10)").await, "busy");
+    holder.batch_execute("begin; select outbox_internal.tick_inline(10)").await.unwrap();
+    assert_eq!(one::<String>(&other, "select status from outbox_internal.tick_inline(10)").await, "busy");
     holder.batch_execute("commit").await.unwrap();
-    assert_eq!(one::<String>(&other, "select status from outbox._tick_inline(10)").await, "fresh");
+    assert_eq!(one::<String>(&other, "select status from outbox_internal.tick_inline(10)").await, "fresh");
 }
 
 #[tokio::test]
 async fn a_transaction_that_ticked_cannot_be_prepared() {
     let db = bare_server().await.database("tick_prepare").await.unwrap();
-    db.batch_execute("begin; select outbox._tick_inline(10); select outbox.enqueue('a.b', '{}')").await.unwrap();
+    db.batch_execute("begin; select outbox_internal.tick_inline(10); select outbox.enqueue('a.b', '{}')").await.unwrap();
     let error = refused(&db, "prepare transaction 'no'").await;
     assert_eq!(*error.code(), SqlState::FEATURE_NOT_SUPPORTED);
 }
@@ -457,7 +457,7 @@ async fn buffers_per_tick_do_not_grow_with_the_table() {
     let buffers = async || {
         db.batch_execute("select outbox.enqueue('a.b', '{}') from generate_series(1, 10)").await.unwrap();
         let plan: serde_json::Value =
-            one(&db, "explain (analyze, buffers, format json) select * from outbox._tick_inline(1000)").await;
+            one(&db, "explain (analyze, buffers, format json) select * from outbox_internal.tick_inline(1000)").await;
         let node = &plan[0]["Plan"];
         node["Shared Hit Blocks"].as_i64().unwrap() + node["Shared Read Blocks"].as_i64().unwrap()
     };
@@ -474,7 +474,7 @@ async fn buffers_per_tick_do_not_grow_with_the_table() {
     for _ in 0..3 {
         db.batch_execute("select count(outbox.enqueue('a.b', '{}')) from generate_series(1, 100000)").await.unwrap();
         loop {
-            let more: bool = one(&db, "select more from outbox._tick_inline(20000)").await;
+            let more: bool = one(&db, "select more from outbox_internal.tick_inline(20000)").await;
             if !more {
                 break;
             }
@@ -485,7 +485,7 @@ async fn buffers_per_tick_do_not_grow_with_the_table() {
     assert!(large <= small + 60, "{small} buffers on a small table, {large} on a large one");
     // The same holds in the middle of a huge commit.
     db.batch_execute("select count(outbox.enqueue('a.b', '{}')) from generate_series(1, 50000)").await.unwrap();
-    assert!(one::<bool>(&db, "select more from outbox._tick_inline(100)").await);
+    assert!(one::<bool>(&db, "select more from outbox_internal.tick_inline(100)").await);
     let chunk = buffers().await;
     // The chunk costs visits of index and heap for its own messages, and nothing for the other 49,000 or so.
     assert!(chunk <= small + 1500, "{small} buffers on a small table, {chunk} for a chunk of a huge commit");
@@ -507,7 +507,7 @@ async fn cost_of_numbering(db: &Client) -> i64 {
     let mut sum = 0;
     for _ in 0..1000 {
         let plan: serde_json::Value =
-            one(db, "explain (analyze, buffers, format json) select * from outbox._tick_inline(500)").await;
+            one(db, "explain (analyze, buffers, format json) select * from outbox_internal.tick_inline(500)").await;
         let node = &plan[0]["Plan"];
         sum += node["Shared Hit Blocks"].as_i64().unwrap() + node["Shared Read Blocks"].as_i64().unwrap();
         let left = "select done_id is not null from outbox.tick order by id desc limit 1";
@@ -527,7 +527,7 @@ async fn costs_of_a_large_commit(db: &Client, writers: &[Client], messages: i32)
     let run = async |client: &Client, sql: &str| client.batch_execute(sql).await.unwrap();
     let seen = async || {
         enqueue(db, 1).await;
-        run(db, "select outbox._tick_inline(500)").await;
+        run(db, "select outbox_internal.tick_inline(500)").await;
     };
     let (writer, other) = (&writers[0], &writers[1]);
     let mut costs = Vec::new();
@@ -636,13 +636,13 @@ async fn an_aborted_transaction_is_left_behind() {
     let db = bare_server().await.database("tick_aborted").await.unwrap();
     // Before the first message there is no state that could move on.
     db.batch_execute("select outbox.enqueue('a.b', '{}')").await.unwrap();
-    db.batch_execute("select outbox._tick_inline(10)").await.unwrap();
+    db.batch_execute("select outbox_internal.tick_inline(10)").await.unwrap();
     db.batch_execute(
         "begin; select count(outbox.enqueue('a.b', '{}')) from generate_series(1, 20000); rollback; select pg_sleep(1.1)",
     )
     .await
     .unwrap();
-    db.batch_execute("select outbox._tick_inline(1000)").await.unwrap();
+    db.batch_execute("select outbox_internal.tick_inline(1000)").await.unwrap();
     let aborted: bool = one(
         &db,
         "select pg_visible_in_snapshot(min(m.x), (select snapshot_to from outbox.tick order by id desc limit 1))

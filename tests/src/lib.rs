@@ -35,7 +35,7 @@ pub async fn bare_server() -> &'static Server {
 /// Waits until all committed messages have been routed, sent and recorded.
 pub async fn settle(db: &Client) {
     wait_until("the outbox has nothing to do", PATIENCE, async || {
-        let row = db.query_one("select idle from outbox._worker_slot()", &[]).await;
+        let row = db.query_one("select idle from outbox_internal.worker_slot()", &[]).await;
         row.is_ok_and(|row| row.get::<_, Option<bool>>(0).unwrap_or(false))
     })
     .await;

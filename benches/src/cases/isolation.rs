@@ -68,6 +68,6 @@ pub async fn run(report: &mut Report) -> Result<()> {
 async fn of_other(db: &Client) -> Result<(f64, f64)> {
     let rows = "select count(*)::float8 from outbox.delivery d join outbox.subscription s on s.id = d.subscription_id
         where s.name = 'other'";
-    let waiting = "select lag::float8 from outbox._subscription_lag() where subscription = 'other'";
+    let waiting = "select lag::float8 from outbox_internal.subscription_lag() where subscription = 'other'";
     Ok((db.query_one(rows, &[]).await?.get(0), db.query_one(waiting, &[]).await?.get(0)))
 }

@@ -12,7 +12,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
     let server = plain_server().await?;
     let db = server.database("bench").await?;
     fill(&db, MESSAGES, 1).await?;
-    while db.query_one("select (outbox._tick_inline(100000)).more", &[]).await?.get::<_, bool>(0) {}
+    while db.query_one("select (outbox_internal.tick_inline(100000)).more", &[]).await?.get::<_, bool>(0) {}
     let last: i64 = db.query_one("select outbox.head()", &[]).await?.get(0);
     db.batch_execute(
         "create table copy as select id, topic, payload from outbox.message; create unique index on copy (id)",

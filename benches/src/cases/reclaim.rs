@@ -66,7 +66,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
     for _ in 0..ROUNDS {
         // A leaf is sealed when the sequencer has passed it and no transaction writes to it any more.
         wait_until("a leaf is sealed", LONG, async || {
-            let seal = "select outbox._seal_leaves()";
+            let seal = "select outbox_internal.seal_leaves()";
             let sealed = "select count(*) from outbox.segment where ring = 'message' and last_position is not null
                 and closed_at is not null and reclaimed_at is null";
             let _ = db.execute(seal, &[]).await;

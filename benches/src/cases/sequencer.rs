@@ -24,7 +24,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
             // Chunks of a thousand messages, each in a transaction, as in the dispatcher.
             let row = db
                 .query_one(
-                    "select t.status, t.last_position - t.first_position + 1, t.more from outbox._tick_inline(1000) t",
+                    "select t.status, t.last_position - t.first_position + 1, t.more from outbox_internal.tick_inline(1000) t",
                     &[],
                 )
                 .await?;

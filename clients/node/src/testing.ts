@@ -167,7 +167,7 @@ export async function settled(client: Executor, seconds = 30): Promise<void> {
             await outbox.tick();
             return;
         }
-        const [{ idle }] = (await run(client, { text: 'select idle::text as idle from outbox._worker_slot()', values: [] })) as [
+        const [{ idle }] = (await run(client, { text: 'select idle::text as idle from outbox_internal.worker_slot()', values: [] })) as [
             { idle: string | null },
         ];
         if (idle === 'true') return;

@@ -106,7 +106,7 @@ impl Engine {
                 loader: Loader::new(),
                 recorder: Recorder::new(),
                 dead_letter: Plan::new(
-                    "select outbox._dead_letter_deliveries($1, $2, true, $3)",
+                    "select outbox_internal.dead_letter_deliveries($1, $2, true, $3)",
                     &[INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID],
                 ),
                 faults: Faults::new(),

@@ -133,7 +133,7 @@ impl Reader {
         Reader {
             tick: Plan::new(
                 "select t.status, t.first_position, t.last_position, t.more, t.message_ids, t.segments
-                from outbox._tick($1) t",
+                from outbox_internal.tick($1) t",
                 &[INT4OID],
             ),
             feed: Plan::new(

@@ -39,7 +39,7 @@ thread_local! {
 }
 
 pg_function! {
-    /// outbox._route_inline() returns text: the status of the tick, or `dispatched` if a dispatcher does this.
+    /// outbox_internal.route_inline() returns text: the status of the tick, or `dispatched` if a dispatcher does this.
     fn outbox_route_inline(_args) {
         if shmem::shared().is_some() {
             return Ok("dispatched".into_datum());

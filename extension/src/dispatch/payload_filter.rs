@@ -73,7 +73,7 @@ impl Predicates {
             plan: Plan::new(
                 // The path is parsed once for all payloads.
                 "select array(
-                    select outbox._path_holds(u.t::jsonb, p.path)
+                    select outbox_internal.path_holds(u.t::jsonb, p.path)
                     from (select $1::jsonpath as path offset 0) p, unnest($2) with ordinality u(t, o)
                     order by u.o
                 )",

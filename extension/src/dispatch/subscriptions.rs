@@ -384,9 +384,9 @@ macro_rules! versions {
         "select s.id, s.endpoint_id, s.max_attempts, v.position,
             lead(v.position) over (partition by s.id order by v.version),
             v.active, v.topics, v.filter::text, s.ordering,
-            outbox._duration_us(s.ttl), outbox._duration_us(s.max_age),
+            outbox_internal.duration_us(s.ttl), outbox_internal.duration_us(s.max_age),
             coalesce(s.schedule, e.schedule)::text, s.policy::text, e.policy::text, s.format, s.batch_size,
-            outbox._duration_us(s.batch_wait), s.paused, v.version, v.starts_after, s.on_exhausted
+            outbox_internal.duration_us(s.batch_wait), s.paused, v.version, v.starts_after, s.on_exhausted
         from outbox.subscription s
         join outbox.subscription_version v on v.subscription_id = s.id
         left join outbox.endpoint e on e.id = s.endpoint_id

@@ -293,7 +293,7 @@ fn text_argument<'a>(args: Args, i: usize) -> Result<&'a CStr> {
 }
 
 pg_function! {
-    /// outbox._analyse(owner oid, query text) returns void: parse analysis of one statement of a user, with that user's
+    /// outbox_internal.analyse(owner oid, query text) returns void: parse analysis of one statement of a user, with that user's
     /// rights. The analysis calls input functions of literals, and with them CHECK constraints of domains.
     fn outbox_analyse(args) {
         let query = text_argument(args, 1)?;
@@ -312,7 +312,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._execute_as(role oid, statement text, code_of_role boolean) returns void: runs a statement of the extension
+    /// outbox_internal.execute_as(role oid, statement text, code_of_role boolean) returns void: runs a statement of the extension
     /// with the rights of that role. With `code_of_role`, the statement runs or analyses code of the role.
     fn outbox_execute_as(args) {
         let statement = text_argument(args, 1)?;
@@ -336,7 +336,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._lock_owned(caller oid, relation oid) returns oid: locks a table as CREATE TRIGGER does, and returns its
+    /// outbox_internal.lock_owned(caller oid, relation oid) returns oid: locks a table as CREATE TRIGGER does, and returns its
     /// owner, if the caller may act as that owner. Null: there is no such table, or the caller may not.
     fn outbox_lock_owned(args) {
         let (caller, relation): (Oid, Oid) =

@@ -21,14 +21,14 @@ fn checked_text(args: Args, check: impl FnOnce(&str) -> Result<()>) -> Result<Re
 }
 
 pg_function! {
-    /// outbox._check_url(text) returns text
+    /// outbox_internal.check_url(text) returns text
     fn outbox_check_url(args) {
         checked_text(args, |text| Url::parse(text, settings::ALLOW_HTTP.get()).map(|_| ()))
     }
 }
 
 pg_function! {
-    /// outbox._check_patterns(text[]) returns text[]
+    /// outbox_internal.check_patterns(text[]) returns text[]
     fn outbox_check_patterns(args) {
         let patterns: Vec<Option<String>> = args.get(0).unwrap_or_default();
         Pattern::parse_all(patterns.into_iter().flatten())?;
@@ -37,28 +37,28 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._check_topic(text) returns text
+    /// outbox_internal.check_topic(text) returns text
     fn outbox_check_topic(args) {
         checked_text(args, topic::validate)
     }
 }
 
 pg_function! {
-    /// outbox._check_topic_template(text) returns text
+    /// outbox_internal.check_topic_template(text) returns text
     fn outbox_check_topic_template(args) {
         checked_text(args, |text| TopicTemplate::parse(text).map(|_| ()))
     }
 }
 
 pg_function! {
-    /// outbox._check_secret(text) returns text
+    /// outbox_internal.check_secret(text) returns text
     fn outbox_check_secret(args) {
         checked_text(args, |text| Secret::parse(text).map(|_| ()))
     }
 }
 
 pg_function! {
-    /// outbox._check_filter(jsonb) returns jsonb
+    /// outbox_internal.check_filter(jsonb) returns jsonb
     fn outbox_check_filter(args) {
         if let Some(filter) = args.json(0, "filter")? {
             Filter::parse(&filter)?;
@@ -68,7 +68,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._check_headers(jsonb) returns jsonb
+    /// outbox_internal.check_headers(jsonb) returns jsonb
     fn outbox_check_headers(args) {
         if let Some(headers) = args.json(0, "headers")? {
             outbox_core::headers::parse(&headers)?;
@@ -78,7 +78,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._announce() returns void
+    /// outbox_internal.announce() returns void
     fn outbox_announce(_args) {
         wake::at_commit_probe_database();
         Ok(None)
@@ -86,7 +86,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._deliveries_changed() returns void
+    /// outbox_internal.deliveries_changed() returns void
     fn outbox_deliveries_changed(_args) {
         wake::at_commit_report_deliveries_changed();
         Ok(None)
@@ -94,7 +94,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._worker_slot(out state text, out pid int, out in_flight bigint, out queued bigint, out unrecorded bigint, out
+    /// outbox_internal.worker_slot(out state text, out pid int, out in_flight bigint, out queued bigint, out unrecorded bigint, out
     /// idle boolean)
     fn outbox_worker_slot(args) {
         use std::sync::atomic::Ordering::Relaxed;
@@ -120,7 +120,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._workers(out launcher_pid int, out started_at timestamptz, out last_error text, out last_error_at timestamptz,
+    /// outbox_internal.workers(out launcher_pid int, out started_at timestamptz, out last_error text, out last_error_at timestamptz,
     /// out lacks text, out state_at timestamptz, out seen_at timestamptz, out launcher_seen_at timestamptz)
     fn outbox_workers(args) {
         let shared = shmem::shared();

@@ -46,42 +46,42 @@ pub fn tls(json: &Value) -> Result<Tls> {
 }
 
 pg_function! {
-    /// outbox._check_schedule(jsonb) returns jsonb
+    /// outbox_internal.check_schedule(jsonb) returns jsonb
     fn outbox_check_schedule(args) {
         checked(args, "schedule", |json| Schedule::parse(json).map(|_| ()))
     }
 }
 
 pg_function! {
-    /// outbox._check_policy(jsonb) returns jsonb
+    /// outbox_internal.check_policy(jsonb) returns jsonb
     fn outbox_check_policy(args) {
         checked(args, "policy", |json| Policy::parse(json).map(|_| ()))
     }
 }
 
 pg_function! {
-    /// outbox._check_breaker(jsonb) returns jsonb
+    /// outbox_internal.check_breaker(jsonb) returns jsonb
     fn outbox_check_breaker(args) {
         checked(args, "breaker", |json| breaker::Settings::parse(json).map(|_| ()))
     }
 }
 
 pg_function! {
-    /// outbox._check_auth(jsonb) returns jsonb
+    /// outbox_internal.check_auth(jsonb) returns jsonb
     fn outbox_check_auth(args) {
         checked(args, "auth", |json| Auth::parse(json, settings::ALLOW_HTTP.get()).map(|_| ()))
     }
 }
 
 pg_function! {
-    /// outbox._check_tls(jsonb) returns jsonb
+    /// outbox_internal.check_tls(jsonb) returns jsonb
     fn outbox_check_tls(args) {
         checked(args, "tls", |json| tls(json).map(|_| ()))
     }
 }
 
 pg_function! {
-    /// outbox._check_proxy(text) returns text
+    /// outbox_internal.check_proxy(text) returns text
     fn outbox_check_proxy(args) {
         if Proxy::parse(args.get::<&str>(0).unwrap_or_default())?.is_none() {
             return Err(Error::invalid("malformed proxy").detail("It is empty.").hint("No proxy at all is null."));
@@ -91,7 +91,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._check_response_id(text) returns text
+    /// outbox_internal.check_response_id(text) returns text
     fn outbox_check_response_id(args) {
         ResponseId::parse(args.get::<&str>(0).unwrap_or_default())
             .map_err(|e| Error::invalid("invalid response_id").detail(format!("{e}.")))?;
@@ -100,7 +100,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._new_secret(ed25519 boolean) returns text
+    /// outbox_internal.new_secret(ed25519 boolean) returns text
     fn outbox_new_secret(args) {
         let mut random = [0u8; 32];
         // SAFETY: fills a buffer of this length.
@@ -112,14 +112,14 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._public_key(secret text) returns text
+    /// outbox_internal.public_key(secret text) returns text
     fn outbox_public_key(args) {
         Ok(Secret::parse(args.get::<&str>(0).unwrap_or_default())?.public_key().into_datum())
     }
 }
 
 pg_function! {
-    /// outbox._waits(schedule jsonb, tries int) returns float8[]
+    /// outbox_internal.waits(schedule jsonb, tries int) returns float8[]
     fn outbox_waits(args) {
         let schedule = match args.json(0, "schedule")? {
             Some(json) => Schedule::parse(&json)?,

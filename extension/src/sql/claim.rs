@@ -18,7 +18,7 @@ use crate::sql::registry;
 use crate::worker::wait;
 
 pg_function! {
-    /// outbox._retry_wait(schedule jsonb, attempt int, message_id bigint, subscription_id int) returns interval
+    /// outbox_internal.retry_wait(schedule jsonb, attempt int, message_id bigint, subscription_id int) returns interval
     fn outbox_retry_wait(args) {
         let attempt = args.get::<i32>(1).and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
         let message: i64 = args.get(2).unwrap_or_default();
@@ -51,7 +51,7 @@ const MISSES: u32 = 100;
 const MISS: Duration = Duration::from_millis(1);
 
 pg_function! {
-    /// outbox._new_lease() returns bigint: a number that cannot be guessed.
+    /// outbox_internal.new_lease() returns bigint: a number that cannot be guessed.
     fn outbox_new_lease(_args) {
         thread_local!(static POOL: RefCell<Vec<i64>> = const { RefCell::new(Vec::new()) });
         let next = || POOL.with_borrow_mut(Vec::pop);
@@ -74,7 +74,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._lease_id(lease bigint) returns bigint: the hash of a lease that is stored, made with the key of this outbox.
+    /// outbox_internal.lease_id(lease bigint) returns bigint: the hash of a lease that is stored, made with the key of this outbox.
     fn outbox_lease_id(args) {
         let table = catalog::lookup("_lease_key")?;
         let key = LEASE_KEY.with_borrow(|known| known.as_ref().filter(|(of, _)| *of == table).map(|(_, key)| *key));
@@ -103,7 +103,7 @@ thread_local! {
 }
 
 pg_function! {
-    /// outbox._note_unknown_lease() returns void: this session has named a lease that does not exist.
+    /// outbox_internal.note_unknown_lease() returns void: this session has named a lease that does not exist.
     fn outbox_note_unknown_lease(_args) {
         MISSED.set(MISSED.get().saturating_add(1));
         if MISSED.get() > MISSES {
@@ -120,7 +120,7 @@ fn interval(wait: Duration) -> Option<pg_sys::Datum> {
 }
 
 thread_local! {
-    static IS_READY: RefCell<Plan> = const { RefCell::new(Plan::new("select outbox._is_ready($1)", &[pg_sys::TEXTOID])) };
+    static IS_READY: RefCell<Plan> = const { RefCell::new(Plan::new("select outbox_internal.is_ready($1)", &[pg_sys::TEXTOID])) };
 }
 
 /// A claim of n deliveries is slow if it takes more CPU time than `SLOW` plus n times `SLOW_EACH`: then it has scanned many
@@ -196,7 +196,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._claim_hints(subscription_id int, out levels int[], out since bigint[]): null if there are no claim hints.
+    /// outbox_internal.claim_hints(subscription_id int, out levels int[], out since bigint[]): null if there are no claim hints.
     fn outbox_claim_hints(args) {
         match claim_hints::get(args.get(0).unwrap_or_default()) {
             Some((levels, since)) => record(args, &[levels.into_datum(), since.into_datum()]),
@@ -206,7 +206,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._set_claim_hints(subscription_id int, levels int[], since bigint[], walked interval) returns void
+    /// outbox_internal.set_claim_hints(subscription_id int, levels int[], since bigint[], walked interval) returns void
     fn outbox_set_claim_hints(args) {
         let levels: Vec<i32> = args.get(1).unwrap_or_default();
         let since: Vec<i64> = args.get(2).unwrap_or_default();
@@ -218,7 +218,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._slow_walk(found int) returns interval
+    /// outbox_internal.slow_walk(found int) returns interval
     fn outbox_slow_walk(args) {
         let found = u64::try_from(args.get::<i32>(0).unwrap_or_default()).unwrap_or_default();
         let walked = claim_hints::walked();
@@ -227,7 +227,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._advance_claim_hints(subscription_id int, levels int[], since bigint[]) returns void
+    /// outbox_internal.advance_claim_hints(subscription_id int, levels int[], since bigint[]) returns void
     fn outbox_advance_claim_hints(args) {
         let levels: Vec<i32> = args.get(1).unwrap_or_default();
         let since: Vec<i64> = args.get(2).unwrap_or_default();
@@ -237,7 +237,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._claim_hints_of(name text, out subscription_id int, out level int, out since bigint, out bundles_since bigint)
+    /// outbox_internal.claim_hints_of(name text, out subscription_id int, out level int, out since bigint, out bundles_since bigint)
     fn outbox_claim_hints_of(args) {
         let Some(subscription) = claim_hints::named(&args.get::<String>(0).unwrap_or_default()) else {
             return record(args, &[None, None, None, None]);
@@ -255,7 +255,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._note_name(name text, subscription_id int) returns void
+    /// outbox_internal.note_name(name text, subscription_id int) returns void
     fn outbox_note_name(args) {
         claim_hints::note_name(args.get(0).unwrap_or_default(), args.get(1).unwrap_or_default());
         Ok(None)
@@ -263,7 +263,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._note_claim(subscription_id int, level int, due_at timestamptz, marked boolean, slow_us int) returns void
+    /// outbox_internal.note_claim(subscription_id int, level int, due_at timestamptz, marked boolean, slow_us int) returns void
     fn outbox_note_claim(args) {
         let (subscription, level) = (args.get(0).unwrap_or_default(), args.get(1).unwrap_or_default());
         let due = due(args.datum(2));
@@ -278,7 +278,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._lower_claim_hint(subscription_id int, priority int, due_at timestamptz) returns void
+    /// outbox_internal.lower_claim_hint(subscription_id int, priority int, due_at timestamptz) returns void
     fn outbox_lower_claim_hint(args) {
         claim_hints::put_back(args.get(0).unwrap_or_default(), args.get(1).unwrap_or_default(), due(args.datum(2)));
         Ok(None)

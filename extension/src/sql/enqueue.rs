@@ -470,7 +470,7 @@ fn array(args: Args, argument: usize) -> Option<Vec<Option<Datum>>> {
 }
 
 pg_function! {
-    /// outbox._fits(payload jsonb) returns boolean: whether enqueue accepts a payload of this size.
+    /// outbox_internal.fits(payload jsonb) returns boolean: whether enqueue accepts a payload of this size.
     fn outbox_fits(args) {
         let Some(payload) = args.datum(0) else { return Ok(None) };
         match content(&mut Row::new(Datum::null()), column::PAYLOAD, "payload", payload) {
@@ -482,7 +482,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._enqueue_own(topic text, payload jsonb) returns bigint: enqueues a message of pg_outbox itself, whose topic
+    /// outbox_internal.enqueue_own(topic text, payload jsonb) returns bigint: enqueues a message of pg_outbox itself, whose topic
     /// begins with the reserved word.
     fn outbox_enqueue_own(args) {
         topic::validate_form(args.get::<&str>(0).unwrap_or_default())?;

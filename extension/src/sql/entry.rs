@@ -2,7 +2,7 @@
 //!
 //! Inside a SECURITY DEFINER function the current user is already the owner, and the session's user may be the victim of an
 //! attack. So the caller is known only before the identity changes. Such a function is therefore declared in C without
-//! `security definer`: `outbox._make_door()` makes this entry (a "door") of the function in its file, which moves into the
+//! `security definer`: `outbox_internal.make_door()` makes this entry (a "door") of the function in its file, which moves into the
 //! schema `outbox_private`. The door checks the caller and the arguments, becomes the owner, and passes the call on
 //! unchanged.
 //!

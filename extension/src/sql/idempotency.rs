@@ -11,7 +11,7 @@ use crate::settings;
 
 thread_local! {
     static REMEMBER: RefCell<Plan> = const {
-        RefCell::new(Plan::new("select r.known, r.same from outbox._remember($1, $2, $3, $4) r", &[BYTEAOID, BYTEAOID, INT8ARRAYOID, INT4OID]))
+        RefCell::new(Plan::new("select r.known, r.same from outbox_internal.remember($1, $2, $3, $4) r", &[BYTEAOID, BYTEAOID, INT8ARRAYOID, INT4OID]))
     };
 }
 

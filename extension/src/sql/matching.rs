@@ -72,7 +72,7 @@ impl Compiled {
 }
 
 pg_function! {
-    /// outbox._matches(topics text[], filter jsonb, topic, tenant, key, aggregate_type, aggregate_id, headers jsonb)
+    /// outbox_internal.matches(topics text[], filter jsonb, topic, tenant, key, aggregate_type, aggregate_id, headers jsonb)
     /// returns boolean
     fn outbox_matches(args) {
         // The calling statement may ask about every stored message.

@@ -241,7 +241,7 @@ unsafe extern "C-unwind" fn relcache_changed(_arg: Datum, relation: Oid) {
 }
 
 pg_function! {
-    /// outbox._registry_changed() returns trigger
+    /// outbox_internal.registry_changed() returns trigger
     fn outbox_registry_changed(_args) {
         for name in ["topic", "publisher"] {
             // SAFETY: queues messages that are sent when the transaction commits.

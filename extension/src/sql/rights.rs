@@ -320,7 +320,7 @@ unsafe extern "C-unwind" fn roles_changed(_arg: Datum, _cache: i32, _hash: u32) 
 }
 
 pg_function! {
-    /// outbox._grants_changed() returns trigger
+    /// outbox_internal.grants_changed() returns trigger
     fn outbox_grants_changed(_args) {
         // SAFETY: queues a message that is sent when the transaction commits.
         unsafe { pg_sys::CacheInvalidateRelcacheByRelid(catalog::lookup("_grant")?) };

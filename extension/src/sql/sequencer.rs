@@ -7,7 +7,7 @@ use crate::pg_function;
 use crate::shared::wake;
 
 pg_function! {
-    /// outbox._sequencer_lock() returns boolean: takes the sequencer's lock until the transaction ends, without waiting.
+    /// outbox_internal.sequencer_lock() returns boolean: takes the sequencer's lock until the transaction ends, without waiting.
     fn outbox_sequencer_lock(_args) {
         let relation = catalog::lookup("_sequencer")?;
         // SAFETY: EXCLUSIVE conflicts with itself and assigns no xid, which ACCESS EXCLUSIVE would.
@@ -20,7 +20,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._next_xid() returns xid8: the first transaction id that is not yet assigned.
+    /// outbox_internal.next_xid() returns xid8: the first transaction id that is not yet assigned.
     fn outbox_next_xid(_args) {
         // SAFETY: reads shared memory under its own lock.
         Ok(Some(pg_sys::Datum::from(unsafe { pg_sys::ReadNextFullTransactionId() }.value)))
@@ -28,7 +28,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._row_xid() returns xid8: the current (sub)transaction's id, which is assigned if there is none.
+    /// outbox_internal.row_xid() returns xid8: the current (sub)transaction's id, which is assigned if there is none.
     fn outbox_row_xid(_args) {
         // SAFETY: inside a transaction, and not in a parallel worker: the function is parallel unsafe.
         Ok(Some(pg_sys::Datum::from(unsafe { pg_sys::GetCurrentFullTransactionId() }.value)))
@@ -36,7 +36,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._timeline() returns int: the timeline on which WAL is written.
+    /// outbox_internal.timeline() returns int: the timeline on which WAL is written.
     fn outbox_timeline(_args) {
         let mut timeline: pg_sys::TimeLineID = 0;
         // SAFETY: called outside recovery only; in recovery no tick is possible.
@@ -46,7 +46,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._database_oid() returns oid
+    /// outbox_internal.database_oid() returns oid
     fn outbox_database_oid(_args) {
         // SAFETY: a constant of this backend.
         Ok(Some(pg_sys::Datum::from(unsafe { pg_sys::MyDatabaseId })))
@@ -54,7 +54,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._leaf_is_settled(leaf smallint) returns boolean
+    /// outbox_internal.leaf_is_settled(leaf smallint) returns boolean
     fn outbox_leaf_is_settled(args) {
         let leaf = args.get::<i16>(0).unwrap_or_default().rem_euclid(catalog::LEAVES as i16);
         let relation = catalog::relations()?.messages[leaf as usize];
@@ -70,7 +70,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._lock_leaf(leaf regclass) returns boolean: takes ACCESS EXCLUSIVE until the transaction ends, without waiting.
+    /// outbox_internal.lock_leaf(leaf regclass) returns boolean: takes ACCESS EXCLUSIVE until the transaction ends, without waiting.
     fn outbox_lock_leaf(args) {
         let leaf = args.get::<pg_sys::Oid>(0).unwrap_or(pg_sys::InvalidOid);
         // SAFETY: an OID that is no relation is no error for the lock manager. The call never waits.
@@ -80,7 +80,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox._maintenance_lock() returns boolean: takes maintenance's lock until the transaction ends, without waiting.
+    /// outbox_internal.maintenance_lock() returns boolean: takes maintenance's lock until the transaction ends, without waiting.
     fn outbox_maintenance_lock(_args) {
         let relation = catalog::lookup("_maintenance")?;
         // SAFETY: EXCLUSIVE conflicts with itself and with no reader, so pg_dump does not stop it.

@@ -22,7 +22,7 @@ pub struct Evict {
 
 impl Evict {
     pub const fn new() -> Evict {
-        Evict { since: None, plan: RefCell::new(Plan::new("select outbox._overstaying()", &[])) }
+        Evict { since: None, plan: RefCell::new(Plan::new("select outbox_internal.overstaying()", &[])) }
     }
 
     /// Notes whether the round that has just ended had to wait for another session's lock.

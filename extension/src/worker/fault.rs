@@ -54,10 +54,10 @@ impl Faults {
         Faults {
             found: Vec::new(),
             note: Plan::new(
-                "select outbox._note_faults($1, $2, $3, $4)",
+                "select outbox_internal.note_faults($1, $2, $3, $4)",
                 &[TEXTARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID],
             ),
-            loaded: Plan::new("select outbox._loaded($1, $2)", &[TEXTOID, INT8ARRAYOID]),
+            loaded: Plan::new("select outbox_internal.loaded($1, $2)", &[TEXTOID, INT8ARRAYOID]),
             load_faulted: [true; 2],
         }
     }

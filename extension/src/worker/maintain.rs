@@ -1,4 +1,4 @@
-//! Maintenance by the dispatcher: runs `outbox._maintain` every few seconds, in transactions of its own.
+//! Maintenance by the dispatcher: runs `outbox_internal.maintain` every few seconds, in transactions of its own.
 //!
 //! Invariant: a failure here is logged, once per kind, and never stops deliveries.
 
@@ -25,7 +25,7 @@ impl Maintenance {
     /// The first round is due one interval after the start: waiting messages come first.
     pub fn new() -> Maintenance {
         Maintenance {
-            round: Plan::new("select coalesce(bool_or(m.more), false) from outbox._maintain($1) m", &[BOOLOID]),
+            round: Plan::new("select coalesce(bool_or(m.more), false) from outbox_internal.maintain($1) m", &[BOOLOID]),
             due: Instant::now() + interval(),
             said: None,
         }

@@ -10,7 +10,7 @@ create table outbox._capability (
     primary key (capability, object)
 );
 
--- The functions that are called through a door, see _make_door() below.
+-- The functions that are called through a door, see outbox_internal.make_door() below.
 create schema outbox_private;
 comment on schema outbox_private is
     'pg_outbox: functions that are called only through functions of the same name in the schema outbox, which check their '
@@ -21,7 +21,7 @@ comment on schema outbox_private is
 -- function that has its name from now on is the library's `entry`, which checks the caller and the arguments before it
 -- becomes the owner and calls the moved function. Signature, defaults and comment stay the same. Called only by the install
 -- script.
-create procedure outbox._make_door(name text)
+create procedure outbox_internal.make_door(name text)
 language plpgsql
 as $$
 declare

@@ -2,33 +2,33 @@
 
 -- API: private
 -- This function and the next four return their argument, or raise 22023 with the reason.
-create function outbox._check_url(url text) returns text language c immutable strict as 'MODULE_PATHNAME', 'outbox_check_url';
+create function outbox_internal.check_url(url text) returns text language c immutable strict as 'MODULE_PATHNAME', 'outbox_check_url';
 
 -- API: private
-create function outbox._check_patterns(patterns text[]) returns text[] language c immutable strict
+create function outbox_internal.check_patterns(patterns text[]) returns text[] language c immutable strict
 as 'MODULE_PATHNAME', 'outbox_check_patterns';
 
 -- API: private
-create function outbox._check_filter(filter jsonb) returns jsonb language c immutable strict
+create function outbox_internal.check_filter(filter jsonb) returns jsonb language c immutable strict
 as 'MODULE_PATHNAME', 'outbox_check_filter';
 
 -- API: private
-create function outbox._check_secret(secret text) returns text language c immutable strict
+create function outbox_internal.check_secret(secret text) returns text language c immutable strict
 as 'MODULE_PATHNAME', 'outbox_check_secret';
 
 -- API: private
-create function outbox._check_headers(headers jsonb) returns jsonb language c immutable strict
+create function outbox_internal.check_headers(headers jsonb) returns jsonb language c immutable strict
 as 'MODULE_PATHNAME', 'outbox_check_headers';
 
 -- API: private
 -- Enqueues one of pg_outbox's own messages, whose topic begins with the reserved word "outbox".
-create function outbox._enqueue_own(topic text, payload jsonb) returns bigint language c volatile strict
+create function outbox_internal.enqueue_own(topic text, payload jsonb) returns bigint language c volatile strict
 as 'MODULE_PATHNAME', 'outbox_enqueue_own';
 
 -- API: private
 -- Checks and returns a name of an endpoint, a subscription, a topic or a publisher: 1 to 100 characters, no control
 -- characters, no spaces around it. Raises 22004 or 22023.
-create function outbox._check_name(kind text, name text) returns text
+create function outbox_internal.check_name(kind text, name text) returns text
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$

@@ -1,14 +1,14 @@
 -- Looks up ids by name, and raises OB001 for an unknown name.
 
 -- API: private
-create function outbox._endpoint_id(name text) returns int
+create function outbox_internal.endpoint_id(name text) returns int
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     found_id int;
 begin
-    select e.id into found_id from outbox.endpoint e where e.name = _endpoint_id.name and e.deleted_at is null;
+    select e.id into found_id from outbox.endpoint e where e.name = endpoint_id.name and e.deleted_at is null;
     if found_id is null then
         raise exception 'endpoint "%" does not exist', left(name, 100)
             using errcode = 'OB001', hint = 'outbox.create_endpoint() makes one; the table outbox.endpoint lists them.';
@@ -18,14 +18,14 @@ end
 $$;
 
 -- API: private
-create function outbox._subscription_id(name text) returns int
+create function outbox_internal.subscription_id(name text) returns int
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     found_id int;
 begin
-    select s.id into found_id from outbox.subscription s where s.name = _subscription_id.name and s.deleted_at is null;
+    select s.id into found_id from outbox.subscription s where s.name = subscription_id.name and s.deleted_at is null;
     if found_id is null then
         raise exception 'subscription "%" does not exist', left(name, 100)
             using errcode = 'OB001', hint = 'outbox.subscribe() makes one; the table outbox.subscription lists them.';

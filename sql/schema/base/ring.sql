@@ -14,7 +14,7 @@ create table outbox._ring (
 -- Creates one ring: a parent that is partitioned by `segment`, all its leaves, and its pointer. Called only by the install
 -- script. There is no DDL at run time, because ATTACH and DROP lock the parent, and would queue every producer after one
 -- open transaction.
-create procedure outbox._create_ring(ring text, columns text, leaves int, indexes text[])
+create procedure outbox_internal.create_ring(ring text, columns text, leaves int, indexes text[])
 language plpgsql
 as $$
 declare
@@ -41,7 +41,7 @@ $$;
 -- together and looks it up. So the statements on hot paths (ticks, claims, outcomes of workers) contain the expression, with
 -- the name as a constant, which takes half a microsecond. Other statements call the function; those that write several rows
 -- call it in a subquery, so that it runs once.
-create function outbox._current_leaf(ring text) returns smallint
+create function outbox_internal.current_leaf(ring text) returns smallint
 language sql volatile
 set search_path = pg_catalog, pg_temp
 return coalesce(pg_sequence_last_value(format('outbox._%s_segment', ring)::regclass), 0)::smallint;

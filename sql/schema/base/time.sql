@@ -2,7 +2,7 @@
 
 -- API: private
 -- Converts microseconds since 2000-01-01 UTC, the unit that the dispatcher uses, to a timestamptz.
-create function outbox._time(us bigint) returns timestamptz
+create function outbox_internal.time(us bigint) returns timestamptz
 language sql immutable parallel safe
 return case
     when us >= 9223371331200000000 then 'infinity'::timestamptz
@@ -12,7 +12,7 @@ end;
 
 -- API: private
 -- Converts a timestamptz to microseconds since 2000-01-01 UTC.
-create function outbox._us(at timestamptz) returns bigint
+create function outbox_internal.us(at timestamptz) returns bigint
 language sql immutable parallel safe
 return case
     when isfinite(at) then ((extract(epoch from at) - 946684800) * 1000000)::bigint
@@ -23,13 +23,13 @@ end;
 -- API: private
 -- The microseconds of a duration, limited to 100 years. This is longer than anything waits, and short enough to be added to
 -- a time.
-create function outbox._duration_us(duration interval) returns bigint
+create function outbox_internal.duration_us(duration interval) returns bigint
 language sql immutable strict parallel safe
 return (extract(epoch from least(greatest(duration, interval '-100 years'), interval '100 years')) * 1000000)::bigint;
 
 -- API: private
 -- Whether a duration is valid as a wait: above 0, and at most 100 years, so that it can be added to a time.
-create function outbox._is_duration(duration interval) returns boolean
+create function outbox_internal.is_duration(duration interval) returns boolean
 language sql immutable
 set search_path = pg_catalog, pg_temp
 return duration > interval '0' and duration <= interval '100 years';
@@ -37,7 +37,7 @@ return duration > interval '0' and duration <= interval '100 years';
 -- API: private
 -- Raises 22023 for a time outside the years 1 to 9999. Every format can write a time in this range, and a duration can be
 -- added to it.
-create function outbox._check_time(what text, at timestamptz) returns void
+create function outbox_internal.check_time(what text, at timestamptz) returns void
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$

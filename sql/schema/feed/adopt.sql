@@ -12,7 +12,7 @@ declare
     s2 pg_snapshot;
     next2 xid8;
     floor2 bigint;
-    left_leaf smallint := outbox._current_leaf('message');
+    left_leaf smallint := outbox_internal.current_leaf('message');
     this_leaf smallint;
     ids bigint[];
     segments smallint[];
@@ -21,13 +21,13 @@ declare
     this_epoch int;
     part int := 1;
 begin
-    if outbox._replicated_by() is not null then
-        raise exception 'the subscription "%" writes this outbox', outbox._replicated_by()
+    if outbox_internal.replicated_by() is not null then
+        raise exception 'the subscription "%" writes this outbox', outbox_internal.replicated_by()
             using errcode = 'object_not_in_prerequisite_state',
                 detail = 'A position given here would collide with a position that the original still sends.',
                 hint = 'Drop the subscription first.';
     end if;
-    if outbox._is_own() then
+    if outbox_internal.is_own() then
         raise notice 'this outbox is this database''s own already';
         return outbox.head();
     end if;
@@ -37,7 +37,7 @@ begin
     end if;
     -- The sequencer's lock is taken before the snapshot, and the last message id is read before the snapshot too.
     for i in 1 .. 500 loop
-        exit when outbox._sequencer_lock();
+        exit when outbox_internal.sequencer_lock();
         if i = 500 then
             raise exception 'another session has the sequencer' using errcode = 'lock_not_available';
         end if;
@@ -45,16 +45,16 @@ begin
     end loop;
     -- Restored messages have transaction ids of another cluster, and this cluster may reach those ids some day. So they must
     -- be in a leaf that no tick reads any more. New messages go to the next leaf, if that leaf is empty.
-    if pg_relation_size(outbox._leaf('message', left_leaf)) > 0
-        and pg_relation_size(outbox._leaf('message', (left_leaf + 1) % 16)) = 0 then
+    if pg_relation_size(outbox_internal.leaf('message', left_leaf)) > 0
+        and pg_relation_size(outbox_internal.leaf('message', (left_leaf + 1) % 16)) = 0 then
         perform setval('outbox._message_segment', (left_leaf + 1) % 16);
     end if;
-    this_leaf := outbox._current_leaf('message');
+    this_leaf := outbox_internal.current_leaf('message');
     -- Waits for the transactions that have written to the old leaf. A transaction that begins to write later reads the
     -- pointer again.
-    execute format('lock table %s in share mode', outbox._leaf('message', left_leaf));
+    execute format('lock table %s in share mode', outbox_internal.leaf('message', left_leaf));
     floor2 := coalesce(pg_sequence_last_value('outbox._message_id'), 0);
-    next2 := outbox._next_xid();
+    next2 := outbox_internal.next_xid();
     select pg_current_snapshot() into s2;
 
     select * into state from outbox.tick t order by t.id desc limit 1;
@@ -72,12 +72,12 @@ begin
     perform setval('outbox._message_id', greatest(floor2, (select max(m.id) from outbox.message m), 1));
     floor2 := greatest(floor2, coalesce((select max(m.id) from outbox.message m), 0));
     -- Logical replication does not copy sequences. Messages that the original had removed are missing here too.
-    perform setval('outbox._reclaimed', outbox._first_stored(outbox._tail()) - 1);
+    perform setval('outbox._reclaimed', outbox_internal.first_stored(outbox_internal.tail()) - 1);
     -- A new epoch, because the original goes on to use the same positions.
     this_epoch := coalesce((select max(e.epoch) from outbox.epoch e), 0) + 1;
-    insert into outbox.epoch (epoch, first_position, timeline) values (this_epoch, first, outbox._timeline());
+    insert into outbox.epoch (epoch, first_position, timeline) values (this_epoch, first, outbox_internal.timeline());
     while part <= coalesce(cardinality(ids), 0) loop
-        perform outbox._append_to_feed(after, ids[part:part + chunk - 1], segments[part:part + chunk - 1]);
+        perform outbox_internal.append_to_feed(after, ids[part:part + chunk - 1], segments[part:part + chunk - 1]);
         after := after + least(chunk, cardinality(ids) - part + 1);
         part := part + chunk;
     end loop;
@@ -93,16 +93,16 @@ begin
     end if;
     insert into outbox.tick (segment, id, xid, epoch, timeline, first_position, last_position, done_id, ticked_at,
         next_from, next_to, floor_from, floor_to, leaf, leaves, snapshot_from, snapshot_to)
-    values (outbox._current_leaf('tick'), coalesce(state.id, 0) + 1, outbox._row_xid(), this_epoch, outbox._timeline(), first, after, null,
+    values (outbox_internal.current_leaf('tick'), coalesce(state.id, 0) + 1, outbox_internal.row_xid(), this_epoch, outbox_internal.timeline(), first, after, null,
         clock_timestamp(), next2, next2, floor2, floor2, this_leaf, array[this_leaf], s2, s2);
     delete from outbox._identity;
     insert into outbox._identity (xid, since, database)
-    values (outbox._row_xid(), pg_current_xact_id(), outbox._database_oid());
-    perform outbox._note_segments();
-    perform outbox._audit('adopt', format('database %s', current_database()), reason,
+    values (outbox_internal.row_xid(), pg_current_xact_id(), outbox_internal.database_oid());
+    perform outbox_internal.note_segments();
+    perform outbox_internal.audit('adopt', format('database %s', current_database()), reason,
         jsonb_build_object('epoch', this_epoch, 'numbered', after - first + 1, 'last_position', after));
     -- wakes the dispatcher
-    perform outbox._deliveries_changed();
+    perform outbox_internal.deliveries_changed();
     return after;
 end
 $$;

@@ -30,7 +30,7 @@ comment on type outbox.cursor_state is
 -- API: private
 -- Checks and returns a part of a cursor's key: spaces around it are removed, and it has 1 to 255 characters, none of them a
 -- control character. The subject may be empty. Raises OB009.
-create function outbox._cursor_part(what text, value text) returns text
+create function outbox_internal.cursor_part(what text, value text) returns text
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -52,7 +52,7 @@ $$;
 
 -- API: private
 -- Returns a cursor with its lag. Reads the sequencer's last row, and the row of the feed that holds the next position.
-create function outbox._cursor_state(c outbox.cursor) returns outbox.cursor_state
+create function outbox_internal.cursor_state(c outbox.cursor) returns outbox.cursor_state
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -89,7 +89,7 @@ end
 $$;
 
 -- API: private
-create function outbox._cursor_missing(consumer text, stream text, subject text) returns void
+create function outbox_internal.cursor_missing(consumer text, stream text, subject text) returns void
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -103,7 +103,7 @@ $$;
 
 -- API: private
 -- Returns the cursor; all columns are null if there is none. Reads the index backwards from the newest version.
-create function outbox._cursor_row(consumer text, stream text, subject text) returns outbox.cursor
+create function outbox_internal.cursor_row(consumer text, stream text, subject text) returns outbox.cursor
 language sql stable
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -111,7 +111,7 @@ set enable_bitmapscan = off
 set enable_sort = off
 begin atomic
     select * from outbox.cursor k
-    where k.consumer = _cursor_row.consumer and k.stream = _cursor_row.stream and k.subject = _cursor_row.subject
+    where k.consumer = cursor_row.consumer and k.stream = cursor_row.stream and k.subject = cursor_row.subject
     order by k.version desc
     limit 1;
 end;
@@ -119,7 +119,7 @@ end;
 -- API: private
 -- Returns the cursor and locks its row. If there is none and `make` is true, creates it at position 0; its epoch is the
 -- newest one on the stream "outbox" and null on others.
-create function outbox._cursor_lock(consumer text, stream text, subject text, make boolean) returns outbox.cursor
+create function outbox_internal.cursor_lock(consumer text, stream text, subject text, make boolean) returns outbox.cursor
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -131,7 +131,7 @@ declare
 begin
     loop
         select * into c from outbox.cursor k
-        where k.consumer = _cursor_lock.consumer and k.stream = _cursor_lock.stream and k.subject = _cursor_lock.subject
+        where k.consumer = cursor_lock.consumer and k.stream = cursor_lock.stream and k.subject = cursor_lock.subject
         order by k.version desc
         limit 1
         for update;
@@ -162,20 +162,20 @@ as $$
 declare
     c outbox.cursor;
 begin
-    consumer := outbox._cursor_part('consumer', consumer);
-    stream := outbox._cursor_part('stream', stream);
-    subject := outbox._cursor_part('subject', subject);
-    c := outbox._cursor_row(consumer, stream, subject);
+    consumer := outbox_internal.cursor_part('consumer', consumer);
+    stream := outbox_internal.cursor_part('stream', stream);
+    subject := outbox_internal.cursor_part('subject', subject);
+    c := outbox_internal.cursor_row(consumer, stream, subject);
     if c.consumer is null then
         if if_missing is null then
-            perform outbox._cursor_missing(consumer, stream, subject);
+            perform outbox_internal.cursor_missing(consumer, stream, subject);
         end if;
         c.consumer := consumer;
         c.stream := stream;
         c.subject := subject;
         c."position" := if_missing;
     end if;
-    return outbox._cursor_state(c);
+    return outbox_internal.cursor_state(c);
 end
 $$;
 comment on function outbox.cursor_get is
@@ -202,8 +202,8 @@ begin atomic
         order by k.stream, k.subject, k.consumer
         limit nullif(greatest(cursor_list.max_rows, 0), 0)
     ) k
-    cross join lateral outbox._cursor_row(k.consumer, k.stream, k.subject) c
-    cross join lateral outbox._cursor_state(c) s
+    cross join lateral outbox_internal.cursor_row(k.consumer, k.stream, k.subject) c
+    cross join lateral outbox_internal.cursor_state(c) s
     order by k.stream, k.subject, k.consumer;
 end;
 comment on function outbox.cursor_list is
@@ -231,19 +231,19 @@ declare
     advanced boolean;
     result outbox.cursor_state;
 begin
-    perform outbox._check_writable('cursor_advance');
-    consumer := outbox._cursor_part('consumer', consumer);
-    stream := outbox._cursor_part('stream', stream);
-    subject := outbox._cursor_part('subject', subject);
+    perform outbox_internal.check_writable('cursor_advance');
+    consumer := outbox_internal.cursor_part('consumer', consumer);
+    stream := outbox_internal.cursor_part('stream', stream);
+    subject := outbox_internal.cursor_part('subject', subject);
     if "position" is null or "position" <= 0 then
         raise exception 'invalid position' using errcode = 'OB009',
             detail = format('It is %s.', coalesce("position"::text, 'null')),
             hint = 'A cursor is advanced to the position of a message, which is above 0.';
     end if;
-    c := outbox._cursor_lock(consumer, stream, subject, true);
+    c := outbox_internal.cursor_lock(consumer, stream, subject, true);
     if stream = 'outbox' then
-        perform outbox._check_history("position", epoch);
-        perform outbox._check_history(c."position", c.epoch);
+        perform outbox_internal.check_history("position", epoch);
+        perform outbox_internal.check_history(c."position", c.epoch);
     end if;
     if expected_position is not null and c."position" <> expected_position then
         raise exception 'cursor of consumer "%" stands at %, not at %', consumer, c."position", expected_position
@@ -278,7 +278,7 @@ begin
         where k.consumer = c.consumer and k.stream = c.stream and k.subject = c.subject and k.version = c.version
         returning * into c;
     end if;
-    result := outbox._cursor_state(c);
+    result := outbox_internal.cursor_state(c);
     result.advanced := advanced;
     return result;
 end
@@ -310,10 +310,10 @@ declare
     c outbox.cursor;
     previous bigint;
 begin
-    perform outbox._check_writable('cursor_reset');
-    consumer := outbox._cursor_part('consumer', consumer);
-    stream := outbox._cursor_part('stream', stream);
-    subject := outbox._cursor_part('subject', subject);
+    perform outbox_internal.check_writable('cursor_reset');
+    consumer := outbox_internal.cursor_part('consumer', consumer);
+    stream := outbox_internal.cursor_part('stream', stream);
+    subject := outbox_internal.cursor_part('subject', subject);
     if "position" is null or "position" < 0 then
         raise exception 'invalid position' using errcode = 'OB009',
             detail = format('It is %s.', coalesce("position"::text, 'null')),
@@ -324,9 +324,9 @@ begin
             hint = 'The reason is kept in outbox.audit, with the role that reset the cursor and both positions.';
     end if;
     if stream = 'outbox' then
-        perform outbox._check_history("position", null);
+        perform outbox_internal.check_history("position", null);
     end if;
-    c := outbox._cursor_lock(consumer, stream, subject, true);
+    c := outbox_internal.cursor_lock(consumer, stream, subject, true);
     previous := c."position";
     update outbox.cursor k
     set version = nextval('outbox._cursor_version'), "position" = cursor_reset."position",
@@ -339,9 +339,9 @@ begin
         updated_at = clock_timestamp()
     where k.consumer = c.consumer and k.stream = c.stream and k.subject = c.subject and k.version = c.version
     returning * into c;
-    perform outbox._audit('cursor_reset', format('cursor %s/%s/%s', stream, subject, consumer), btrim(reason),
+    perform outbox_internal.audit('cursor_reset', format('cursor %s/%s/%s', stream, subject, consumer), btrim(reason),
         jsonb_build_object('from', previous, 'to', "position"));
-    return outbox._cursor_state(c);
+    return outbox_internal.cursor_state(c);
 end
 $$;
 comment on function outbox.cursor_reset is
@@ -365,10 +365,10 @@ as $$
 declare
     c outbox.cursor;
 begin
-    perform outbox._check_writable('cursor_record_error');
-    consumer := outbox._cursor_part('consumer', consumer);
-    stream := outbox._cursor_part('stream', stream);
-    subject := outbox._cursor_part('subject', subject);
+    perform outbox_internal.check_writable('cursor_record_error');
+    consumer := outbox_internal.cursor_part('consumer', consumer);
+    stream := outbox_internal.cursor_part('stream', stream);
+    subject := outbox_internal.cursor_part('subject', subject);
     error := left(regexp_replace(coalesce(error, ''), '^[[:space:]]+|[[:space:]]+$', '', 'g'), 2000);
     if error = '' then
         raise exception 'an error text is required' using errcode = 'OB009';
@@ -377,13 +377,13 @@ begin
         raise exception 'invalid error_position' using errcode = 'OB009', detail = format('It is %s.', error_position),
             hint = 'It is the position of the message that cannot be handled, which is above 0, or null.';
     end if;
-    c := outbox._cursor_lock(consumer, stream, subject, true);
+    c := outbox_internal.cursor_lock(consumer, stream, subject, true);
     update outbox.cursor k
     set version = nextval('outbox._cursor_version'), last_error = error,
         error_position = cursor_record_error.error_position, error_since = coalesce(c.error_since, clock_timestamp())
     where k.consumer = c.consumer and k.stream = c.stream and k.subject = c.subject and k.version = c.version
     returning * into c;
-    return outbox._cursor_state(c);
+    return outbox_internal.cursor_state(c);
 end
 $$;
 comment on function outbox.cursor_record_error is
@@ -408,22 +408,22 @@ as $$
 declare
     c outbox.cursor;
 begin
-    perform outbox._check_writable('cursor_delete');
-    consumer := outbox._cursor_part('consumer', consumer);
-    stream := outbox._cursor_part('stream', stream);
-    subject := outbox._cursor_part('subject', subject);
+    perform outbox_internal.check_writable('cursor_delete');
+    consumer := outbox_internal.cursor_part('consumer', consumer);
+    stream := outbox_internal.cursor_part('stream', stream);
+    subject := outbox_internal.cursor_part('subject', subject);
     if coalesce(btrim(reason), '') = '' then
         raise exception 'a reason is required' using errcode = 'OB006',
             hint = 'The reason is kept in outbox.audit, with the role that deleted the cursor and its position.';
     end if;
-    c := outbox._cursor_lock(consumer, stream, subject, false);
+    c := outbox_internal.cursor_lock(consumer, stream, subject, false);
     if c.consumer is null then
-        perform outbox._cursor_missing(consumer, stream, subject);
+        perform outbox_internal.cursor_missing(consumer, stream, subject);
     end if;
     delete from outbox.cursor k
     where k.consumer = c.consumer and k.stream = c.stream and k.subject = c.subject and k.version = c.version;
     delete from outbox._cursor_key k where k.consumer = c.consumer and k.stream = c.stream and k.subject = c.subject;
-    perform outbox._audit('cursor_delete', format('cursor %s/%s/%s', stream, subject, consumer), btrim(reason),
+    perform outbox_internal.audit('cursor_delete', format('cursor %s/%s/%s', stream, subject, consumer), btrim(reason),
         jsonb_build_object('from', c."position"));
 end
 $$;
@@ -432,7 +432,7 @@ comment on function outbox.cursor_delete is
     'empty, OB009 a name is malformed, 25006 the transaction is read-only';
 
 -- The door is made here, before other objects depend on the function.
-call outbox._make_door('cursor_list');
+call outbox_internal.make_door('cursor_list');
 
 insert into outbox._capability values
     ('consume', 'function outbox.cursor_get'),

@@ -17,7 +17,7 @@ comment on function outbox.head is 'Returns the last position of the feed; 0 whe
 
 -- API: private
 -- The first position after those that retention has removed here.
-create function outbox._tail() returns bigint
+create function outbox_internal.tail() returns bigint
 language sql volatile
 begin atomic
     select coalesce(pg_sequence_last_value('outbox._reclaimed'), 0) + 1;
@@ -27,7 +27,7 @@ end;
 -- The first position from `lowest` on whose message is stored. In a copy that logical replication writes, sequences are not
 -- updated, and messages that the original has removed are missing without notice. There the function has to go through the
 -- feed, row by row.
-create function outbox._first_stored(lowest bigint) returns bigint
+create function outbox_internal.first_stored(lowest bigint) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -78,7 +78,7 @@ create function outbox.tail() returns bigint
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 begin atomic
-    select outbox._first_stored(outbox._tail());
+    select outbox_internal.first_stored(outbox_internal.tail());
 end;
 comment on function outbox.tail is
     'Returns the first position whose message is still stored, or head() + 1 when none is. read() starts there when '
@@ -86,38 +86,38 @@ comment on function outbox.tail is
 
 -- API: private
 -- The epoch that a position belongs to.
-create function outbox._epoch_of("position" bigint) returns int
+create function outbox_internal.epoch_of("position" bigint) returns int
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
-    select e.epoch from outbox.epoch e where e.first_position <= _epoch_of."position" order by e.epoch desc limit 1;
+    select e.epoch from outbox.epoch e where e.first_position <= epoch_of."position" order by e.epoch desc limit 1;
 end;
 
 -- API: private
 -- Raises OB009 if a position that a reader remembers is not in this history: it is after the end of the feed, or after the
 -- end of the epoch in which it was read. The end of the feed is checked only at READ COMMITTED and outside recovery, because
 -- an older snapshot or a standby may not see the end yet.
-create function outbox._check_history("position" bigint, epoch int) returns void
+create function outbox_internal.check_history("position" bigint, epoch int) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     history_end bigint;
 begin
-    select min(e.first_position) - 1 into history_end from outbox.epoch e where e.epoch > _check_history.epoch;
+    select min(e.first_position) - 1 into history_end from outbox.epoch e where e.epoch > check_history.epoch;
     if history_end is null and current_setting('transaction_isolation') = 'read committed' and not pg_is_in_recovery() then
         history_end := outbox.head();
-        if _check_history."position" > history_end and not outbox._is_own() then
+        if check_history."position" > history_end and not outbox_internal.is_own() then
             -- A copy that logical replication writes may not have received the position yet.
             return;
         end if;
     end if;
-    if _check_history."position" > history_end then
+    if check_history."position" > history_end then
         raise exception '%', case
-                when _check_history.epoch is null
-                    then format('position %s is after the end of the feed', _check_history."position")
-                else format('history diverged: position %s was never reached in epoch %s', _check_history."position",
-                    _check_history.epoch)
+                when check_history.epoch is null
+                    then format('position %s is after the end of the feed', check_history."position")
+                else format('history diverged: position %s was never reached in epoch %s', check_history."position",
+                    check_history.epoch)
             end
             using errcode = 'OB009',
                 detail = format('The end is position %s. Messages that a reader saw after it were lost, as in a failover to a'

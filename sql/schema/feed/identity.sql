@@ -2,29 +2,29 @@
 -- to another database writes and pushes nothing until it is adopted.
 
 -- API: private
-create function outbox._timeline() returns int language c volatile as 'MODULE_PATHNAME', 'outbox_timeline';
+create function outbox_internal.timeline() returns int language c volatile as 'MODULE_PATHNAME', 'outbox_timeline';
 
 -- API: private
-create function outbox._database_oid() returns oid language c stable as 'MODULE_PATHNAME', 'outbox_database_oid';
+create function outbox_internal.database_oid() returns oid language c stable as 'MODULE_PATHNAME', 'outbox_database_oid';
 
 -- API: private
 -- The id of the current transaction, or of the current subtransaction. An id is assigned if there is none. It is the xmin of
 -- the rows that are inserted now.
-create function outbox._row_xid() returns xid8 language c volatile as 'MODULE_PATHNAME', 'outbox_row_xid';
+create function outbox_internal.row_xid() returns xid8 language c volatile as 'MODULE_PATHNAME', 'outbox_row_xid';
 
 -- API: private
 -- False: the rows of _identity were restored or copied here from another database, or a restore is still running.
-create function outbox._identity_is_genuine() returns boolean
+create function outbox_internal.identity_is_genuine() returns boolean
 language sql volatile
 begin atomic
     select coalesce(
-        bool_and((i.xid::text::bigint & 4294967295)::text = i.xmin::text and i.database = outbox._database_oid()), false)
+        bool_and((i.xid::text::bigint & 4294967295)::text = i.xmin::text and i.database = outbox_internal.database_oid()), false)
     from outbox._identity i;
 end;
 
 -- API: private
 -- Raises 25006 in a read-only transaction, with a hint where to write.
-create function outbox._check_writable(what text) returns void
+create function outbox_internal.check_writable(what text) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -42,17 +42,17 @@ $$;
 -- API: private
 -- Whether the outbox is this database's own: both its identity and the sequencer's last row were written here. A logical
 -- copy may bring the sequencer's rows without the identity.
-create function outbox._is_own() returns boolean
+create function outbox_internal.is_own() returns boolean
 language sql volatile
 begin atomic
-    select outbox._identity_is_genuine() and coalesce((
+    select outbox_internal.identity_is_genuine() and coalesce((
         select (t.xid::text::bigint & 4294967295)::text = t.xmin::text from outbox.tick t order by t.id desc limit 1
     ), true);
 end;
 
 -- API: private
 -- The subscription of logical replication that writes messages here; null: none does.
-create function outbox._replicated_by() returns name
+create function outbox_internal.replicated_by() returns name
 language sql stable
 begin atomic
     select min(s.subname) from pg_subscription_rel r join pg_subscription s on s.oid = r.srsubid

@@ -3,14 +3,14 @@
 
 -- API: private
 -- Above every position and every message id. The planner puts the number in place of the call.
-create function outbox._max_bigint() returns bigint
+create function outbox_internal.max_bigint() returns bigint
 language sql immutable parallel safe
 return 9223372036854775807;
 
 -- API: private
 -- The position of a message; null: it has none yet, or is no longer stored. Reads the rows of the feed from the call of
 -- enqueue() to the tick that followed the commit.
-create function outbox._position_of(message_id bigint) returns bigint
+create function outbox_internal.position_of(message_id bigint) returns bigint
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 -- Every query has an index, whatever the statistics of a young table say. The generic plan is kept because planning 16
@@ -56,7 +56,7 @@ $$;
 -- API: private
 -- The positions of those messages that have one. The messages of a page are close to one another, so one scan finds most of
 -- them.
-create function outbox._positions_of(ids bigint[]) returns table (message_id bigint, "position" bigint)
+create function outbox_internal.positions_of(ids bigint[]) returns table (message_id bigint, "position" bigint)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -89,7 +89,7 @@ begin
     return query
     select * from unnest(found_ids, places)
     union all
-    select i.id, outbox._position_of(i.id)
+    select i.id, outbox_internal.position_of(i.id)
     from unnest(ids) i(id)
     where not exists (select from unnest(coalesce(found_ids, '{}')) f(id) where f.id = i.id);
 end

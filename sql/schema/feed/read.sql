@@ -28,16 +28,16 @@ comment on type outbox.feed_message is 'A message at its position in the feed';
 -- Raises OB009 for a position without a message. start: where the read began, exclusive. Retention moves tail() before it
 -- removes messages. A message that is missing for any other reason is missing because this is a copy: the original has
 -- removed it, or replication has not brought it yet.
-create function outbox._missing("position" bigint, start bigint) returns boolean
+create function outbox_internal.missing("position" bigint, start bigint) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    stored bigint := outbox._tail();
+    stored bigint := outbox_internal.tail();
     copied boolean := start >= stored - 1;
 begin
     if copied then
-        stored := outbox._first_stored(stored);
+        stored := outbox_internal.first_stored(stored);
         if start >= stored - 1 then
             raise exception 'position % is missing here', "position" using errcode = 'OB009',
                 detail = 'This outbox is a copy that is not complete: messages after that position were not read.',
@@ -98,11 +98,11 @@ begin
             hint = 'Between 1 and 10000 messages can be read at once.';
     end if;
     -- Raises errors for malformed arguments, even if there is nothing to read.
-    perform outbox._matches(topics, filter, 'a', null, null, null, null, null);
-    perform outbox._check_routes('{#}', filter);
+    perform outbox_internal.matches(topics, filter, 'a', null, null, null, null, null);
+    perform outbox_internal.check_routes('{#}', filter);
     path := (filter ->> 'payload')::jsonpath;
-    perform outbox._check_history(after_position, epoch);
-    start := case when after_position = 0 then outbox._first_stored(outbox._tail()) - 1 else after_position end;
+    perform outbox_internal.check_history(after_position, epoch);
+    start := case when after_position = 0 then outbox_internal.first_stored(outbox_internal.tail()) - 1 else after_position end;
     done := start;
     <<feed>>
     for stretch in
@@ -118,13 +118,13 @@ begin
         while done < stretch.last_position loop
             exit feed when returned >= max_messages or looked_at >= budget;
             if done < stretch.first_position - 1 then
-                perform outbox._missing(done + 1, start);
+                perform outbox_internal.missing(done + 1, start);
             end if;
             ids := stretch.message_ids[(done - stretch.first_position + 2)::int
                 : (done - stretch.first_position + 1)::int + least(max_messages - returned, budget - looked_at)];
             if done + 1 > epoch_end then
-                this_epoch := outbox._epoch_of(done + 1);
-                select coalesce(min(e.first_position) - 1, outbox._max_bigint()) into epoch_end
+                this_epoch := outbox_internal.epoch_of(done + 1);
+                select coalesce(min(e.first_position) - 1, outbox_internal.max_bigint()) into epoch_end
                 from outbox.epoch e where e.epoch > this_epoch;
             end if;
             ids := ids[:least(epoch_end - done, cardinality(ids))::int];
@@ -135,12 +135,12 @@ begin
             from unnest(ids) with ordinality u(id, ord)
             left join outbox.message m on m.segment = stretch.message_segment and m.id = u.id
             -- A missing message raises an error.
-            where case when m.id is null then outbox._missing(done + u.ord, start)
+            where case when m.id is null then outbox_internal.missing(done + u.ord, start)
                 else m.topic <> 'outbox.control'
                     and (topics is null and filter is null
-                        or outbox._matches(topics, filter, m.topic, m.tenant, m.key, m.aggregate_type, m.aggregate_id,
+                        or outbox_internal.matches(topics, filter, m.topic, m.tenant, m.key, m.aggregate_type, m.aggregate_id,
                             m.headers))
-                    and (path is null or outbox._path_holds(m.payload, path))
+                    and (path is null or outbox_internal.path_holds(m.payload, path))
                 end
             order by u.ord;
             get diagnostics found = row_count;
@@ -152,21 +152,21 @@ begin
                 select from outbox.message m
                 where m.segment = stretch.message_segment and m.id = ids[cardinality(ids)] and m.topic <> 'outbox.control'
                     and (topics is null and filter is null
-                        or outbox._matches(topics, filter, m.topic, m.tenant, m.key, m.aggregate_type, m.aggregate_id,
+                        or outbox_internal.matches(topics, filter, m.topic, m.tenant, m.key, m.aggregate_type, m.aggregate_id,
                             m.headers))
-                    and (path is null or outbox._path_holds(m.payload, path))
+                    and (path is null or outbox_internal.path_holds(m.payload, path))
             );
         end loop;
     end loop;
     -- Checked after the messages were read, to notice a leaf that was reclaimed meanwhile.
-    if start < outbox._tail() - 1 then
-        perform outbox._missing(start + 1, start);
+    if start < outbox_internal.tail() - 1 then
+        perform outbox_internal.missing(start + 1, start);
     end if;
     if not passed then
         -- The positions after the last message do not match. The marker lets a cursor pass them, so that a reader of rare
         -- topics keeps no history and has no lag.
         marker."position" := done;
-        marker.epoch := outbox._epoch_of(done);
+        marker.epoch := outbox_internal.epoch_of(done);
         return next marker;
     end if;
 end

@@ -13,11 +13,11 @@
 
 -- API: private
 -- Takes the sequencer's lock until the end of the transaction, without waiting. False: another session has the lock.
-create function outbox._sequencer_lock() returns boolean language c volatile as 'MODULE_PATHNAME', 'outbox_sequencer_lock';
+create function outbox_internal.sequencer_lock() returns boolean language c volatile as 'MODULE_PATHNAME', 'outbox_sequencer_lock';
 
 -- API: private
 -- The first transaction id that is not assigned yet.
-create function outbox._next_xid() returns xid8 language c volatile as 'MODULE_PATHNAME', 'outbox_next_xid';
+create function outbox_internal.next_xid() returns xid8 language c volatile as 'MODULE_PATHNAME', 'outbox_next_xid';
 
 create type outbox._ticked as (
     status text,
@@ -55,7 +55,7 @@ comment on type outbox._bounds is
 -- API: private
 -- Writes rows of the feed for messages in their order, with the positions after `after`. A row holds up to 960 messages, all
 -- of one leaf.
-create function outbox._append_to_feed(after bigint, ids bigint[], segments smallint[]) returns void
+create function outbox_internal.append_to_feed(after bigint, ids bigint[], segments smallint[]) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -84,13 +84,13 @@ $$;
 -- Whether no more rows can be written to a leaf that is no longer the current one: no session has its lock. A session that
 -- takes the lock later reads the pointer again and goes to the current leaf. So every row in a settled leaf is of a
 -- transaction that has ended.
-create function outbox._leaf_is_settled(leaf smallint) returns boolean language c volatile
+create function outbox_internal.leaf_is_settled(leaf smallint) returns boolean language c volatile
 as 'MODULE_PATHNAME', 'outbox_leaf_is_settled';
 
 -- API: private
 -- The first step of a tick: takes the sequencer's lock. Returns null if this transaction may tick, otherwise the status of
 -- the tick: refused, busy or copied.
-create function outbox._tick_begin() returns text
+create function outbox_internal.tick_begin() returns text
 language plpgsql volatile
 as $$
 begin
@@ -103,14 +103,14 @@ begin
     if pg_current_xact_id_if_assigned() is not null then
         return 'refused';
     end if;
-    if not outbox._sequencer_lock() then
+    if not outbox_internal.sequencer_lock() then
         return 'busy';
     end if;
     if current_setting('synchronous_commit') = 'off' then
         -- not a SET clause of the function, because that would be undone before the commit
         perform set_config('synchronous_commit', 'on', true);
     end if;
-    if not outbox._identity_is_genuine() then
+    if not outbox_internal.identity_is_genuine() then
         return 'copied';
     end if;
     return null;
@@ -120,7 +120,7 @@ $$;
 -- API: private
 -- The second step of a tick: returns its bounds. state: the last row of outbox.tick; null: there has never been a tick.
 -- Between two ticks of a large difference the bounds stay the same.
-create function outbox._tick_bounds(state outbox.tick) returns outbox._bounds
+create function outbox_internal.tick_bounds(state outbox.tick) returns outbox._bounds
 language plpgsql volatile
 as $$
 declare
@@ -150,12 +150,12 @@ begin
         if cardinality(scan) > 1 and state.leaf is not null then
             -- Before S2: this tick sees all rows of a leaf that is settled now.
             settled := array(
-                select l from unnest(scan) l where l is distinct from state.leaf and outbox._leaf_is_settled(l)
+                select l from unnest(scan) l where l is distinct from state.leaf and outbox_internal.leaf_is_settled(l)
             );
         end if;
         -- In this order: a transaction from next2 on draws its message ids after floor2 was read.
         floor2 := coalesce(pg_sequence_last_value('outbox._message_id'), 0);
-        next2 := outbox._next_xid();
+        next2 := outbox_internal.next_xid();
         select pg_current_snapshot() into s2;
         -- After S2: every message that S2 sees was written to a leaf that has become current by now.
         leaf := coalesce(pg_sequence_last_value('outbox._message_segment'), 0);
@@ -192,7 +192,7 @@ $$;
 -- The ids are read in windows, each twice as wide as the one before, and neither source is read beyond the window. So the
 -- cost of the whole difference is the number of its messages. If each source were read until it gives a chunk, every chunk
 -- would read all remaining messages of the other source. The first window of a tick is as wide as a chunk.
-create function outbox._tick_chunk(
+create function outbox_internal.tick_chunk(
     chunk int,
     after bigint,
     s1 pg_snapshot,
@@ -277,7 +277,7 @@ $$;
 -- empty: there are none). after: the last tick was in the middle of a large difference, and has numbered it up to this
 -- message id. control: one of the messages is a control message. done: this tick ends in the middle of a large difference,
 -- at this message id. more: another tick has to follow at once.
-create function outbox._tick_pick(
+create function outbox_internal.tick_pick(
     chunk int,
     after bigint,
     s1 pg_snapshot,
@@ -329,7 +329,7 @@ begin
     end if;
     if after is not null or n > chunk then
         select c.ids, c.segments, c.control into ids, segments, control
-        from outbox._tick_chunk(chunk, after, s1, s2, next1, floor1, finished, running, scan) c;
+        from outbox_internal.tick_chunk(chunk, after, s1, s2, next1, floor1, finished, running, scan) c;
         n := cardinality(ids);
         done := case when n = chunk then ids[n] end;
         -- After the last chunk of a large difference there may be newer messages, because its S2 is as old as the first
@@ -343,7 +343,7 @@ $$;
 -- The last step of a tick: writes the picked messages to the feed, gives the positions of control messages to their
 -- versions of subscriptions, and writes the new state. Returns the last position of the feed. state and bounds: those of
 -- the steps before. ids, segments, control, done: as returned by _tick_pick.
-create function outbox._tick_write(
+create function outbox_internal.tick_write(
     state outbox.tick,
     bounds outbox._bounds,
     this_timeline int,
@@ -364,7 +364,7 @@ begin
         insert into outbox.epoch (epoch, first_position, timeline) values (this_epoch, last_position + 1, this_timeline);
     end if;
     if n > 0 then
-        perform outbox._append_to_feed(last_position, ids, segments);
+        perform outbox_internal.append_to_feed(last_position, ids, segments);
     end if;
     if control then
         update outbox.subscription_version v
@@ -374,7 +374,7 @@ begin
     end if;
     insert into outbox.tick (segment, id, xid, epoch, timeline, first_position, last_position, done_id, ticked_at,
         next_from, next_to, floor_from, floor_to, leaf, leaves, snapshot_from, snapshot_to)
-    values (coalesce(pg_sequence_last_value('outbox._tick_segment'), 0), coalesce(state.id, 0) + 1, outbox._row_xid(),
+    values (coalesce(pg_sequence_last_value('outbox._tick_segment'), 0), coalesce(state.id, 0) + 1, outbox_internal.row_xid(),
         this_epoch, this_timeline, last_position + 1, last_position + n, done, clock_timestamp(),
         bounds.next1, bounds.next2, bounds.floor1, bounds.floor2, bounds.leaf,
         -- A leaf that is settled and has become current again has to be read.
@@ -389,12 +389,14 @@ $$;
 
 -- API: private
 -- Makes one tick of at most `chunk` messages. Called by the dispatcher, which sets its plan settings for the session, and by
--- _tick_inline, which sets those that matter: generic plans without sequential scans. With the statistics of a young table,
+-- outbox_internal.tick_inline, which sets those that matter: generic plans without sequential scans. With the statistics of
+-- a young table,
 -- the planner would read everything that is retained. A custom plan would plan 16 leaves at every tick.
 --
--- The steps are functions of their own: _tick_begin, _tick_bounds, _tick_pick, _tick_write. The settings of the caller hold
+-- The steps are functions of their own: outbox_internal.tick_begin, outbox_internal.tick_bounds, outbox_internal.tick_pick,
+-- _tick_write. The settings of the caller hold
 -- in them. They have no SET clauses, because each would cost several microseconds at every tick.
-create function outbox._tick(chunk int) returns outbox._ticked
+create function outbox_internal.tick(chunk int) returns outbox._ticked
 language plpgsql volatile
 as $$
 declare
@@ -403,10 +405,10 @@ declare
     bounds outbox._bounds;
     picked record;
     n int;
-    this_timeline int := outbox._timeline();
+    this_timeline int := outbox_internal.timeline();
     result outbox._ticked;
 begin
-    result.status := outbox._tick_begin();
+    result.status := outbox_internal.tick_begin();
     if result.status is not null then
         return result;
     end if;
@@ -421,8 +423,8 @@ begin
     result.last_position := coalesce(state.last_position, 0);
     result.first_position := result.last_position + 1;
 
-    bounds := outbox._tick_bounds(state);
-    picked := outbox._tick_pick(chunk, state.done_id, bounds.s1, bounds.s2, bounds.next1, bounds.floor1, bounds.finished,
+    bounds := outbox_internal.tick_bounds(state);
+    picked := outbox_internal.tick_pick(chunk, state.done_id, bounds.s1, bounds.s2, bounds.next1, bounds.floor1, bounds.finished,
         bounds.running, bounds.scan);
     result.more := picked.more;
     n := coalesce(cardinality(picked.ids), 0);
@@ -451,7 +453,7 @@ begin
         return result;
     end if;
 
-    result.last_position := outbox._tick_write(state, bounds, this_timeline, picked.ids, picked.segments, picked.control,
+    result.last_position := outbox_internal.tick_write(state, bounds, this_timeline, picked.ids, picked.segments, picked.control,
         picked.done);
     result.status := case when n > 0 then 'ticked' else 'idle' end;
     result.message_ids := picked.ids;
@@ -462,7 +464,7 @@ $$;
 
 -- API: private
 -- Makes a tick in any session. The settings are needed for the right plans, see _tick.
-create function outbox._tick_inline(chunk int) returns outbox._ticked
+create function outbox_internal.tick_inline(chunk int) returns outbox._ticked
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -474,7 +476,7 @@ set jit = off
 set max_parallel_workers_per_gather = 0
 as $$
 begin
-    return outbox._tick(chunk);
+    return outbox_internal.tick(chunk);
 end
 $$;
 
@@ -486,10 +488,10 @@ as $$
 declare
     ticked outbox._ticked;
 begin
-    perform outbox._check_writable('tick');
+    perform outbox_internal.check_writable('tick');
     -- A tick of another session takes milliseconds.
     for i in 1 .. 500 loop
-        ticked := outbox._tick_inline(100000);
+        ticked := outbox_internal.tick_inline(100000);
         exit when ticked.status <> 'busy';
         perform pg_sleep(0.01);
     end loop;
@@ -519,7 +521,7 @@ comment on function outbox.tick is
 -- lock, and the transaction goes on (`select outbox.tick(), pg_sleep(3600)`, a function around the call, a client that does
 -- not finish its protocol message). During a call the session also holds the table _sequencer in mode ACCESS SHARE, see the
 -- library's module `entry`.
-create function outbox._overstaying() returns setof int
+create function outbox_internal.overstaying() returns setof int
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
@@ -527,13 +529,13 @@ begin atomic
     from pg_locks l
     join pg_stat_activity a on a.pid = l.pid
     join pg_class k on k.oid = l.relation
-    where l.database = outbox._database_oid() and l.granted and l.pid <> pg_backend_pid()
+    where l.database = outbox_internal.database_oid() and l.granted and l.pid <> pg_backend_pid()
         and k.relnamespace = (select s.relnamespace from pg_class s where s.oid = 'outbox._sequencer'::regclass)
         and (l.mode = 'ExclusiveLock' and k.relname in ('_sequencer', '_maintenance') or l.mode = 'AccessExclusiveLock')
         and not exists (
             select from pg_locks c
             where c.pid = l.pid and c.relation = 'outbox._sequencer'::regclass and c.mode = 'AccessShareLock'
-                and c.database = outbox._database_oid()
+                and c.database = outbox_internal.database_oid()
         )
         -- The session has committed, and waits for a standby.
         and a.wait_event is distinct from 'SyncRep'

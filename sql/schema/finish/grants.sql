@@ -20,9 +20,9 @@ select pg_catalog.pg_extension_config_dump('outbox._grant', '');
 
 -- API: private
 -- Makes every session read the grants again when this transaction commits.
-create function outbox._grants_changed() returns trigger language c volatile as 'MODULE_PATHNAME', 'outbox_grants_changed';
+create function outbox_internal.grants_changed() returns trigger language c volatile as 'MODULE_PATHNAME', 'outbox_grants_changed';
 create trigger grants_changed after insert or update or delete or truncate on outbox._grant
-    for each statement execute function outbox._grants_changed();
+    for each statement execute function outbox_internal.grants_changed();
 
 -- API: public
 create view outbox.grants as
@@ -37,7 +37,7 @@ comment on view outbox.grants is
 
 -- API: private
 -- Returns the oid of the role. Raises 42704 or 22023 for an unknown role or capability.
-create function outbox._check_grant(role name, capability text) returns oid
+create function outbox_internal.check_grant(role name, capability text) returns oid
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -47,7 +47,7 @@ begin
     if found is null then
         raise exception 'role "%" does not exist', role using errcode = 'undefined_object';
     end if;
-    if not exists (select from outbox._capability c where c.capability = _check_grant.capability) then
+    if not exists (select from outbox._capability c where c.capability = check_grant.capability) then
         raise exception 'unknown capability "%"', left(capability, 100)
             using errcode = 'invalid_parameter_value',
                 hint = format('The capabilities are %s.',
@@ -59,26 +59,26 @@ $$;
 
 -- API: private
 -- The objects of a capability. narrowed: only those whose functions check what their caller may use.
-create function outbox._objects(capability text, narrowed boolean) returns setof text
+create function outbox_internal.objects(capability text, narrowed boolean) returns setof text
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
     select distinct c.object from outbox._capability c
     -- admin includes monitor
-    where (c.capability = _objects.capability or _objects.capability = 'admin' and c.capability = 'monitor')
+    where (c.capability = objects.capability or objects.capability = 'admin' and c.capability = 'monitor')
         and (c.narrows or not narrowed);
 end;
 
 -- API: private
 -- Grants and revokes a role's privileges on the objects of a capability so that they agree with its rows in outbox._grant.
-create function outbox._set_privileges(role name, capability text) returns void
+create function outbox_internal.set_privileges(role name, capability text) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     its_oid oid := (select r.oid from pg_roles r where r.rolname = role);
     left_over text[] := array(
-        select o from outbox._grant g, outbox._objects(g.capability,
+        select o from outbox._grant g, outbox_internal.objects(g.capability,
             (g.subscriptions, g.topics, g.tenants, g.publishers, g.consumers) is distinct from (null::text[], null::text[],
                 null::text[], null::text[], null::text[])) o
         where g.role_oid = its_oid
@@ -90,7 +90,7 @@ begin
     else
         execute format('revoke usage on schema outbox from %I', role);
     end if;
-    for object in select o from outbox._objects(capability, false) o loop
+    for object in select o from outbox_internal.objects(capability, false) o loop
         execute format('%s %s on %s %s %I',
             case when object = any (left_over) then 'grant' else 'revoke' end,
             case when object like 'table %' then 'select' else 'execute' end,
@@ -116,7 +116,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    its_oid oid := outbox._check_grant(role, capability);
+    its_oid oid := outbox_internal.check_grant(role, capability);
     allowed text[] := case capability when 'publish' then '{topics,tenants,publishers}'
         when 'consume' then '{subscriptions,topics,consumers}' when 'monitor' then '{tenants}' else '{}' end::text[];
     what text;
@@ -138,7 +138,7 @@ begin
                 hint = 'At most 1000 names of 1 to 255 bytes; null does not narrow.';
         end if;
         if what = 'topics' then
-            perform outbox._check_patterns(list);
+            perform outbox_internal.check_patterns(list);
         end if;
     end loop;
     if capability = 'consume' and coalesce(subscriptions, topics, consumers) is not null then
@@ -152,8 +152,8 @@ begin
         or g.role = role and not exists (select from pg_roles r where r.oid = g.role_oid));
     insert into outbox._grant (role, role_oid, capability, subscriptions, topics, tenants, publishers, consumers)
     values (role, its_oid, capability, subscriptions, topics, tenants, publishers, consumers);
-    perform outbox._set_privileges(role, capability);
-    perform outbox._audit('grant', format('role %s', role), null, jsonb_strip_nulls(jsonb_build_object('capability',
+    perform outbox_internal.set_privileges(role, capability);
+    perform outbox_internal.audit('grant', format('role %s', role), null, jsonb_strip_nulls(jsonb_build_object('capability',
         capability, 'subscriptions', subscriptions, 'topics', topics, 'tenants', tenants, 'publishers', publishers,
         'consumers', consumers)));
 end
@@ -172,15 +172,15 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    its_oid oid := outbox._check_grant(role, capability);
+    its_oid oid := outbox_internal.check_grant(role, capability);
     had boolean;
 begin
     delete from outbox._grant g where g.capability = capability and (g.role_oid = its_oid
         or g.role = role and not exists (select from pg_roles r where r.oid = g.role_oid));
     had := found;
-    perform outbox._set_privileges(role, capability);
+    perform outbox_internal.set_privileges(role, capability);
     if had then
-        perform outbox._audit('revoke', format('role %s', role), null, jsonb_build_object('capability', capability));
+        perform outbox_internal.audit('revoke', format('role %s', role), null, jsonb_build_object('capability', capability));
     end if;
     return had;
 end
@@ -235,7 +235,7 @@ begin
         'cursor_advance', 'cursor_reset', 'cursor_record_error', 'cursor_delete', 'get_message', 'history', 'archive_get',
         'list_messages', 'count_messages', 'archive_list', 'archive_stats', 'notification_log', 'create_endpoint',
         'alter_endpoint', 'rotate_secret', 'set_proxy', 'tick', 'maintain', 'rotate', 'purge', 'adopt'] loop
-        call outbox._make_door(name);
+        call outbox_internal.make_door(name);
     end loop;
 end
 $$;

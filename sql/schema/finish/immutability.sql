@@ -2,7 +2,7 @@
 
 -- API: private
 -- Refuses updates and deletes of rows of the logs, for every role.
-create function outbox._refuse_change() returns trigger
+create function outbox_internal.refuse_change() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -17,6 +17,6 @@ begin
         using errcode = 'insufficient_privilege', detail = 'Messages, feed and attempts are append-only logs.';
 end
 $$;
-create trigger immutable before update or delete on outbox.message for each row execute function outbox._refuse_change();
-create trigger immutable before update or delete on outbox.feed for each row execute function outbox._refuse_change();
-create trigger immutable before update or delete on outbox.attempt for each row execute function outbox._refuse_change();
+create trigger immutable before update or delete on outbox.message for each row execute function outbox_internal.refuse_change();
+create trigger immutable before update or delete on outbox.feed for each row execute function outbox_internal.refuse_change();
+create trigger immutable before update or delete on outbox.attempt for each row execute function outbox_internal.refuse_change();

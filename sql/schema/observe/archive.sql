@@ -3,7 +3,7 @@
 
 -- API: private
 -- The final result of each subscription for a message: its ended deliveries, with their last attempt.
-create function outbox._send_results(message_id bigint) returns jsonb
+create function outbox_internal.send_results(message_id bigint) returns jsonb
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
@@ -22,7 +22,7 @@ begin atomic
         ) || coalesce(jsonb_build_object('results', r.results), '{}') order by r.finished_at), '[]')
     from (
         select distinct on (a.subscription_id) a.*
-        from outbox._attempts_of(_send_results.message_id) a
+        from outbox_internal.attempts_of(send_results.message_id) a
         where a.run = 0 and a.outcome <> 'returned'
         -- a completed attempt takes precedence; otherwise the last entry
         order by a.subscription_id, a.outcome = 'completed' desc, a.finished_at desc
@@ -64,7 +64,7 @@ comment on type outbox.archive_entry is
 
 -- API: private
 -- The archive's status for the status of a message; null while a delivery of the message is open.
-create function outbox._archive_status(status text) returns text
+create function outbox_internal.archive_status(status text) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 return case when status in ('completed', 'skipped') then status
@@ -72,7 +72,7 @@ return case when status in ('completed', 'skipped') then status
 
 -- API: private
 -- The entry of a message without open deliveries. status: the archive's status; place: the position of the message.
-create function outbox._archived(message_id bigint, status text, place bigint) returns outbox.archive_entry
+create function outbox_internal.archived(message_id bigint, status text, place bigint) returns outbox.archive_entry
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -85,7 +85,7 @@ declare
     own outbox.message;
     entry outbox.archive_entry;
 begin
-    select * into own from outbox.message m where m.id = _archived.message_id;
+    select * into own from outbox.message m where m.id = archived.message_id;
     entry.id := own.id;
     entry.webhook_id := outbox.webhook_id(own.id, own.enqueued_at);
     entry.tenant := own.tenant;
@@ -98,9 +98,9 @@ begin
     entry.headers := own.headers;
     entry.metadata := own.metadata;
     entry.payload := own.payload;
-    entry.status := _archived.status;
+    entry.status := archived.status;
     entry.created_at := own.enqueued_at;
-    entry.send_results := outbox._send_results(message_id);
+    entry.send_results := outbox_internal.send_results(message_id);
     select count(*) filter (where r ->> 'status' = 'success'), count(*) filter (where r ->> 'status' = 'failed'),
         coalesce(sum(greatest((r ->> 'attempt')::int - 1, 0)), 0), max((r ->> 'sent_at')::timestamptz),
         (array_agg(r ->> 'error' order by r ->> 'sent_at' desc) filter (where r ->> 'error' is not null))[1]
@@ -127,12 +127,12 @@ begin
         raise exception 'message % does not exist', message_id
             using errcode = 'OB001', detail = 'It was never committed, or retention has removed it.';
     end if;
-    select * into state from outbox._states(array[message_id]);
-    if outbox._archive_status(state.status) is null then
+    select * into state from outbox_internal.states(array[message_id]);
+    if outbox_internal.archive_status(state.status) is null then
         raise exception 'message % still has deliveries that have not ended', message_id
             using errcode = 'OB001', detail = format('It is %s.', state.status);
     end if;
-    return next outbox._archived(message_id, outbox._archive_status(state.status), state.position);
+    return next outbox_internal.archived(message_id, outbox_internal.archive_status(state.status), state.position);
 end
 $$;
 comment on function outbox.archive_get is
@@ -155,7 +155,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    only_of int := case when endpoint is not null then outbox._endpoint_id(endpoint) end;
+    only_of int := case when endpoint is not null then outbox_internal.endpoint_id(endpoint) end;
     look constant int := case when endpoint is null then 1000 else 10000 end;
     chunk constant int := case when status is null and endpoint is null then max_rows else 200 end;
     looked_at int := 0;
@@ -173,18 +173,18 @@ begin
             hint = 'completed, failed or skipped.';
     end if;
     loop
-        select * into page from outbox._page(tenant, topic, aggregate_type, aggregate_id, null, unfinished, chunk);
+        select * into page from outbox_internal.page(tenant, topic, aggregate_type, aggregate_id, null, unfinished, chunk);
         looked_at := looked_at + chunk;
         unfinished := case when page.more then page.lowest end;
         for state in
-            select s.message_id, outbox._archive_status(s.status) as status, s.position
-            from outbox._states(page.ids) s
-            where outbox._archive_status(s.status) is not null
-                and (status is null or outbox._archive_status(s.status) = status)
+            select s.message_id, outbox_internal.archive_status(s.status) as status, s.position
+            from outbox_internal.states(page.ids) s
+            where outbox_internal.archive_status(s.status) is not null
+                and (status is null or outbox_internal.archive_status(s.status) = status)
                 and (only_of is null or only_of = any (s.endpoints))
             order by s.message_id desc
         loop
-            entry := outbox._archived(state.message_id, state.status, state.position);
+            entry := outbox_internal.archived(state.message_id, state.status, state.position);
             continue when entry.id is null or entry.topic like 'outbox.%';
             return next entry;
             returned := returned + 1;
@@ -222,8 +222,8 @@ begin atomic
     select count(*) filter (where s.status = 'completed'), count(*) filter (where s.status in ('dead', 'expired', 'cancelled')),
         count(*) filter (where s.status = 'skipped'),
         count(*) filter (where s.status in ('completed', 'dead', 'expired', 'cancelled', 'skipped'))
-    from outbox._page(archive_stats.tenant, null, null, null, null, null, 1000) p
-    cross join lateral outbox._states(p.ids) s;
+    from outbox_internal.page(archive_stats.tenant, null, null, null, null, null, 1000) p
+    cross join lateral outbox_internal.states(p.ids) s;
 end;
 comment on function outbox.archive_stats is
     'Returns how many of the last 1,000 messages (of a tenant; null: of all) have completed, failed (dead, expired or '

@@ -8,37 +8,37 @@ set search_path = pg_catalog, pg_temp
 begin atomic
     select c.name, coalesce(c.state, 'ok'), c.culprit, c.what_to_do
     from (
-        select 'worker' as name, h.* from outbox._health_worker() h
+        select 'worker' as name, h.* from outbox_internal.health_worker() h
         union all
-        select 'launcher', h.* from outbox._health_launcher() h
+        select 'launcher', h.* from outbox_internal.health_launcher() h
         union all
-        select 'identity', h.* from outbox._health_identity() h
+        select 'identity', h.* from outbox_internal.health_identity() h
         union all
-        select 'version', h.* from outbox._health_version() h
+        select 'version', h.* from outbox_internal.health_version() h
         union all
-        select 'sequencer', h.* from outbox._health_sequencer() h
+        select 'sequencer', h.* from outbox_internal.health_sequencer() h
         union all
-        select 'numbering', h.* from outbox._health_numbering() h
+        select 'numbering', h.* from outbox_internal.health_numbering() h
         union all
-        select 'subscriptions', h.* from outbox._health_subscriptions() h
+        select 'subscriptions', h.* from outbox_internal.health_subscriptions() h
         union all
-        select 'endpoints', h.* from outbox._health_endpoints() h
+        select 'endpoints', h.* from outbox_internal.health_endpoints() h
         union all
-        select 'deliveries', h.* from outbox._health_deliveries() h
+        select 'deliveries', h.* from outbox_internal.health_deliveries() h
         union all
-        select 'cursors', h.* from outbox._health_cursors() h
+        select 'cursors', h.* from outbox_internal.health_cursors() h
         union all
-        select 'dead letters', h.* from outbox._health_dead_letters() h
+        select 'dead letters', h.* from outbox_internal.health_dead_letters() h
         union all
-        select 'faults', h.* from outbox._health_faults() h
+        select 'faults', h.* from outbox_internal.health_faults() h
         union all
-        select 'space', h.* from outbox._health_space() h
+        select 'space', h.* from outbox_internal.health_space() h
         union all
-        select 'maintenance', h.* from outbox._health_maintenance() h
+        select 'maintenance', h.* from outbox_internal.health_maintenance() h
         union all
-        select 'max_lag', h.* from outbox._health_max_lag() h
+        select 'max_lag', h.* from outbox_internal.health_max_lag() h
         union all
-        select 'transactions', h.* from outbox._health_transactions() h
+        select 'transactions', h.* from outbox_internal.health_transactions() h
     ) c;
 end;
 comment on function outbox.health is

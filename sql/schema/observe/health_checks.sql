@@ -3,7 +3,7 @@
 
 -- API: private
 -- Whether this database has a dispatcher that works.
-create function outbox._health_worker(out state text, out culprit text, out what_to_do text)
+create function outbox_internal.health_worker(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -14,14 +14,14 @@ declare
     connectable boolean;
     waits_for text;
 begin
-    select * into worker from outbox._worker_slot();
-    select * into shared from outbox._workers();
+    select * into worker from outbox_internal.worker_slot();
+    select * into shared from outbox_internal.workers();
     select d.datallowconn into connectable from pg_database d where d.datname = current_database();
     silent := clock_timestamp() - shared.seen_at;
     if pg_is_in_recovery() then
         what_to_do := 'a standby has no dispatcher; it starts when the standby is promoted';
         return;
-    elsif worker.state = 'copied' or not outbox._is_own() then
+    elsif worker.state = 'copied' or not outbox_internal.is_own() then
         state := 'critical';
         culprit := 'copied';
         what_to_do := 'nothing is numbered or pushed here: see the check "identity"';
@@ -67,7 +67,7 @@ begin
             'select pg_terminate_backend(%s) starts another', worker.pid);
     elsif worker.state = 'failing' then
         culprit := coalesce(shared.last_error, 'see the server''s log')
-            || case when shared.last_error like '%lock timeout%' then coalesce(': ' || outbox._in_the_way(), '') else '' end;
+            || case when shared.last_error like '%lock timeout%' then coalesce(': ' || outbox_internal.in_the_way(), '') else '' end;
         what_to_do := 'the dispatcher tries again by itself; its last error is in worker_status()';
     elsif worker.state in ('running', 'copied') then
         state := null;
@@ -80,7 +80,7 @@ $$;
 
 -- API: private
 -- Whether there is a launcher that would start a dispatcher.
-create function outbox._health_launcher(out state text, out culprit text, out what_to_do text)
+create function outbox_internal.health_launcher(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -88,8 +88,8 @@ declare
     worker record;
     shared record;
 begin
-    select * into worker from outbox._worker_slot();
-    select * into shared from outbox._workers();
+    select * into worker from outbox_internal.worker_slot();
+    select * into shared from outbox_internal.workers();
     if pg_is_in_recovery() or worker.state = 'not preloaded' then
         return;
     elsif shared.launcher_pid is null then
@@ -108,14 +108,14 @@ $$;
 
 -- API: private
 -- Whether the rows are this database's own.
-create function outbox._health_identity(out state text, out culprit text, out what_to_do text)
+create function outbox_internal.health_identity(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if not outbox._is_own() then
+    if not outbox_internal.is_own() then
         state := 'critical';
-        culprit := coalesce(format('copied: the subscription "%s" writes it', outbox._replicated_by()),
+        culprit := coalesce(format('copied: the subscription "%s" writes it', outbox_internal.replicated_by()),
             'copied: this outbox was restored or copied here from another database');
         what_to_do := 'if this database is to push from now on: select outbox.adopt(reason => ...); if it is a copy for tests or '
             || 'readers: leave it, it numbers and pushes nothing';
@@ -125,7 +125,7 @@ $$;
 
 -- API: private
 -- Whether the library and the installed objects are of the same version.
-create function outbox._health_version(out state text, out culprit text, out what_to_do text)
+create function outbox_internal.health_version(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -143,7 +143,7 @@ $$;
 
 -- API: private
 -- Whether a session keeps the sequencer from giving positions.
-create function outbox._health_sequencer(out state text, out culprit text, out what_to_do text)
+create function outbox_internal.health_sequencer(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -153,10 +153,10 @@ begin
     select a.pid, a.usename, a.application_name, clock_timestamp() - a.xact_start as age into found
     from pg_locks l
     join pg_stat_activity a on a.pid = l.pid
-    where l.relation = 'outbox._sequencer'::regclass and l.database = outbox._database_oid() and l.granted
+    where l.relation = 'outbox._sequencer'::regclass and l.database = outbox_internal.database_oid() and l.granted
         and l.mode = 'ExclusiveLock' and a.xact_start < clock_timestamp() - interval '5 s'
     limit 1;
-    if not outbox._is_own() then
+    if not outbox_internal.is_own() then
         state := 'critical';
         culprit := 'copied';
         what_to_do := 'nothing is numbered here: see the check "identity"';
@@ -172,7 +172,7 @@ $$;
 -- API: private
 -- Since when the oldest committed message that the last tick has not seen waits for its position. Null: there is none. The
 -- result is never earlier than the last tick, because a transaction may have been open for long before it committed.
-create function outbox._unnumbered_since() returns timestamptz
+create function outbox_internal.unnumbered_since() returns timestamptz
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -201,17 +201,17 @@ $$;
 
 -- API: private
 -- Whether committed messages get their positions.
-create function outbox._health_numbering(out state text, out culprit text, out what_to_do text)
+create function outbox_internal.health_numbering(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     age interval;
 begin
-    if pg_is_in_recovery() or not outbox._is_own() then
+    if pg_is_in_recovery() or not outbox_internal.is_own() then
         return;
     end if;
-    age := clock_timestamp() - outbox._unnumbered_since();
+    age := clock_timestamp() - outbox_internal.unnumbered_since();
     if age > interval '30 s' + current_setting('pg_outbox.poll_interval')::interval then
         state := 'critical';
         culprit := format('a message has been waiting for its position for %s', date_trunc('second', age));
@@ -223,7 +223,7 @@ $$;
 
 -- API: private
 -- Whether a subscription lags behind the feed.
-create function outbox._health_subscriptions(out state text, out culprit text, out what_to_do text)
+create function outbox_internal.health_subscriptions(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -232,7 +232,7 @@ declare
 begin
     if not pg_is_in_recovery() then
         select l.subscription, l.lag, clock_timestamp() - l.since as age into found
-        from outbox._subscription_lag() l
+        from outbox_internal.subscription_lag() l
         where l.lag > 0 and l.since < clock_timestamp() - interval '5 min'
         order by l.since limit 1;
         if found.subscription is not null then
@@ -247,7 +247,7 @@ $$;
 
 -- API: private
 -- Whether an endpoint is disabled, waits for consent or fails.
-create function outbox._health_endpoints(out state text, out culprit text, out what_to_do text)
+create function outbox_internal.health_endpoints(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -277,7 +277,7 @@ $$;
 
 -- API: private
 -- Whether deliveries have been due for a long time.
-create function outbox._health_deliveries(out state text, out culprit text, out what_to_do text)
+create function outbox_internal.health_deliveries(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -288,7 +288,7 @@ begin
     if pg_is_in_recovery() then
         return;
     end if;
-    select d.*, count(*) over () as n into late from outbox._due() d
+    select d.*, count(*) over () as n into late from outbox_internal.due() d
     where d.since < clock_timestamp() - interval '5 min'
     order by d.since limit 1;
     if late.since is null then
@@ -300,7 +300,7 @@ begin
     if not late.pull then
         what_to_do := 'retries are behind: see the check "worker", and the endpoint''s limits';
     else
-        claimed := outbox._last_claim(late.subscription_id);
+        claimed := outbox_internal.last_claim(late.subscription_id);
         if late.paused then
             culprit := culprit || ', and is paused';
             what_to_do := 'outbox.resume_subscription() lets workers claim again';
@@ -322,7 +322,7 @@ $$;
 
 -- API: private
 -- Whether a reader cannot go on, or its cursor does not move any more.
-create function outbox._health_cursors(out state text, out culprit text, out what_to_do text)
+create function outbox_internal.health_cursors(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -355,7 +355,7 @@ $$;
 
 -- API: private
 -- Whether there are open dead letters.
-create function outbox._health_dead_letters(out state text, out culprit text, out what_to_do text)
+create function outbox_internal.health_dead_letters(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -385,7 +385,7 @@ $$;
 
 -- API: private
 -- Whether the dispatcher has recorded faults.
-create function outbox._health_faults(out state text, out culprit text, out what_to_do text)
+create function outbox_internal.health_faults(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -416,7 +416,7 @@ $$;
 
 -- API: private
 -- Whether leaves can be emptied.
-create function outbox._health_space(out state text, out culprit text, out what_to_do text)
+create function outbox_internal.health_space(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -434,7 +434,7 @@ $$;
 
 -- API: private
 -- Whether the maintenance jobs run.
-create function outbox._health_maintenance(out state text, out culprit text, out what_to_do text)
+create function outbox_internal.health_maintenance(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -443,7 +443,7 @@ declare
 begin
     select min(j.next_run_at) as due into found from outbox.job j;
     if not pg_is_in_recovery() and found.due < clock_timestamp() - interval '10 min'
-        - coalesce(outbox._retention('retention_interval'), '1 h') then
+        - coalesce(outbox_internal.retention('retention_interval'), '1 h') then
         state := 'warning';
         culprit := format('a job has been due since %s', found.due);
         what_to_do := 'the dispatcher runs them; where there is none: select * from outbox.maintain()';
@@ -453,7 +453,7 @@ $$;
 
 -- API: private
 -- Which subscriptions may lose messages, because they have a max_lag.
-create function outbox._health_max_lag(out state text, out culprit text, out what_to_do text)
+create function outbox_internal.health_max_lag(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -472,7 +472,7 @@ $$;
 
 -- API: private
 -- Whether a transaction has been open for a long time.
-create function outbox._health_transactions(out state text, out culprit text, out what_to_do text)
+create function outbox_internal.health_transactions(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$

@@ -3,7 +3,7 @@
 -- API: private
 -- The attempts of one message. A request with a batch of messages is one row of the attempt log. Here it is a row of this
 -- message, with the outcome of this message. The positions of a batch are at most 9999 apart (see the sender's queue).
-create function outbox._attempts_of(message_id bigint) returns setof outbox.attempt
+create function outbox_internal.attempts_of(message_id bigint) returns setof outbox.attempt
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -14,11 +14,11 @@ as $$
 declare
     place bigint;
 begin
-    return query select a.* from outbox.attempt a where a.message_id = _attempts_of.message_id and a.positions is null;
+    return query select a.* from outbox.attempt a where a.message_id = attempts_of.message_id and a.positions is null;
     if exists (select from outbox.attempt a where a.positions is not null) then
-        place := outbox._position_of(message_id);
+        place := outbox_internal.position_of(message_id);
         return query
-        select a.segment, place, _attempts_of.message_id, a.started_at, a.finished_at,
+        select a.segment, place, attempts_of.message_id, a.started_at, a.finished_at,
             coalesce(a.delivery_ids[array_position(a.positions, place)], a.delivery_id), a.run,
             a.subscription_id, a.endpoint_id, a.attempt,
             coalesce((r.result ->> 'status')::smallint, a.status), coalesce(r.result ->> 'outcome', a.outcome),
@@ -59,7 +59,7 @@ begin
         raise exception 'message % does not exist', message_id
             using errcode = 'OB001', detail = 'It was never committed, or retention has removed it.';
     end if;
-    place := outbox._position_of(message_id);
+    place := outbox_internal.position_of(message_id);
     return query
     select h.* from (
         select stored.enqueued_at as at, 'enqueued' as what, null::text as subscription, null::text as endpoint,
@@ -71,7 +71,7 @@ begin
         ) f
         union all
         select r.routed_at, 'routed', null, null, null, null,
-            coalesce('skipped: ' || outbox._routing_reason(r.matched),
+            coalesce('skipped: ' || outbox_internal.routing_reason(r.matched),
                 format('%s of %s subscriptions matched', r.matched, r.active))
         from (
             select n.routed_at, n.active, n.last_position, n.matched[place - n.first_position + 1] as matched
@@ -81,12 +81,12 @@ begin
         union all
         select a.finished_at, a.outcome, s.name, e.name, a.attempt, a.status,
             coalesce(a.error, format('%s ms', (extract(epoch from a.finished_at - a.started_at) * 1000)::numeric(12, 3)))
-        from outbox._attempts_of(history.message_id) a
+        from outbox_internal.attempts_of(history.message_id) a
         left join outbox.subscription s on s.id = a.subscription_id
         left join outbox.endpoint e on e.id = a.endpoint_id
         union all
         select d.due_at, 'next attempt', s.name, null, d.attempt + 1, null, d.last_error
-        from outbox._open_of(history.message_id) d
+        from outbox_internal.open_of(history.message_id) d
         left join outbox.subscription s on s.id = d.subscription_id
         union all
         select l.dead_at, 'dead letter', s.name, null, l.attempt, l.last_status, format('%s: %s', l.reason, l.last_error)

@@ -20,7 +20,7 @@ comment on function outbox.get_message is
 -- Returns a page of messages, newest first. An aggregate or a tenant is found by its index; otherwise messages are read by
 -- id. Conditions without an index (topic, severity) are checked for at most 10,000 messages. lowest: the last message that
 -- was looked at. more: there may be more messages below it.
-create function outbox._page(
+create function outbox_internal.page(
     tenant text,
     topic text,
     aggregate_type text,
@@ -54,7 +54,7 @@ begin
     if max is null or max not between 1 and 1000 then
         raise exception 'max must be between 1 and 1000' using errcode = 'invalid_parameter_value';
     end if;
-    before := coalesce(before, outbox._max_bigint());
+    before := coalesce(before, outbox_internal.max_bigint());
     if aggregate_id is not null and aggregate_type is not null then
         open messages no scroll for
             select m.id, m.topic, m.tenant, m.headers, m.aggregate_type from outbox.message m
@@ -119,7 +119,7 @@ as $$
 declare
     look constant int := 10000;
     wanted int := max_messages + coalesce(skip, 0);
-    at bigint := coalesce(before, outbox._max_bigint());
+    at bigint := coalesce(before, outbox_internal.max_bigint());
     found_ids bigint[] := '{}';
     page record;
     looked_at int := 0;
@@ -139,7 +139,7 @@ begin
     end if;
     if state is null then
         select * into page
-        from outbox._page(tenant, topic, aggregate_type, aggregate_id, severity, before, least(wanted, 1000));
+        from outbox_internal.page(tenant, topic, aggregate_type, aggregate_id, severity, before, least(wanted, 1000));
         found_ids := page.ids;
         unfinished := case when page.more then page.lowest end;
     elsif state in ('pending', 'processing', 'failed', 'dead', 'expired') then
@@ -179,10 +179,10 @@ begin
         -- The final status is known from the attempt log.
         while cardinality(found_ids) < wanted and looked_at < 1000 loop
             select * into page
-            from outbox._page(tenant, topic, aggregate_type, aggregate_id, severity, coalesce(unfinished, before), 200);
+            from outbox_internal.page(tenant, topic, aggregate_type, aggregate_id, severity, coalesce(unfinished, before), 200);
             looked_at := looked_at + 200;
             found_ids := found_ids || array(
-                select s.message_id from outbox._states(page.ids) s where s.status = state order by s.message_id desc
+                select s.message_id from outbox_internal.states(page.ids) s where s.status = state order by s.message_id desc
             );
             unfinished := case when page.more then page.lowest end;
             exit when unfinished is null;
@@ -193,7 +193,7 @@ begin
         v.priority, v.enqueued_at, v.occurred_at, v.deliver_at, v.expires_at, v.max_attempts, v.idempotency_key,
         v.content_type, v.headers, v.metadata, v.correlation_id, v.causation_id, v.user_id, v.traceparent, v.tracestate,
         v.schema_version, v.privacy, v.severity, v.payload, v.body
-    from outbox._states(found_ids[coalesce(skip, 0) + 1 : wanted]) s
+    from outbox_internal.states(found_ids[coalesce(skip, 0) + 1 : wanted]) s
     join outbox.message_status v on v.message_id = s.message_id
     order by s.message_id desc;
     if unfinished is not null and cardinality(found_ids) < wanted then
@@ -279,7 +279,7 @@ comment on function outbox.count_by_state is
     'longer the more messages that tenant has';
 
 -- The door is made here, before other objects depend on the function.
-call outbox._make_door('count_by_state');
+call outbox_internal.make_door('count_by_state');
 
 insert into outbox._capability values
     ('monitor', 'function outbox.get_message'),

@@ -26,7 +26,7 @@ begin atomic
         from counted c join outbox.endpoint e on e.id = c.endpoint_id
         group by e.id, e.name
     ), worker as materialized (
-        select * from outbox.worker_status() s cross join lateral (select seen_at from outbox._workers()) w
+        select * from outbox.worker_status() s cross join lateral (select seen_at from outbox_internal.workers()) w
     )
     select 'outbox_processed_total', n.who, n.deliveries::double precision from named n where n.outcome = 'completed'
     union all
@@ -46,15 +46,15 @@ begin atomic
     group by s.name, d.state
     union all
     select 'outbox_subscription_lag_positions', jsonb_build_object('subscription', l.subscription), l.lag
-    from outbox._subscription_lag() l
+    from outbox_internal.subscription_lag() l
     union all
     select 'outbox_subscription_lag_seconds', jsonb_build_object('subscription', l.subscription),
         coalesce(extract(epoch from clock_timestamp() - l.since), 0)
-    from outbox._subscription_lag() l
+    from outbox_internal.subscription_lag() l
     union all
     select 'outbox_oldest_due_seconds', jsonb_build_object('subscription', d.subscription),
         extract(epoch from clock_timestamp() - d.since)
-    from outbox._due() d
+    from outbox_internal.due() d
     union all
     select 'outbox_cursor_lag_positions',
         jsonb_build_object('consumer', k.consumer, 'stream', k.stream, 'subject', k.subject), k.lag_positions
@@ -75,7 +75,7 @@ begin atomic
     group by s.name
     union all
     select 'outbox_ring_bytes', jsonb_build_object('ring', r.name),
-        (select sum(pg_total_relation_size(outbox._leaf(r.name, i))) from generate_series(0, r.leaves - 1) i)
+        (select sum(pg_total_relation_size(outbox_internal.leaf(r.name, i))) from generate_series(0, r.leaves - 1) i)
     from outbox._ring r
     union all
     select g.name, '{}'::jsonb, g.value
@@ -88,7 +88,7 @@ begin atomic
             ('outbox_worker_up', (w.state in ('running', 'push off'))::int),
             ('outbox_launcher_up', (w.launcher_pid is not null)::int),
             ('outbox_worker_silent_seconds', extract(epoch from clock_timestamp() - w.seen_at)),
-            ('outbox_unnumbered_seconds', coalesce(extract(epoch from clock_timestamp() - outbox._unnumbered_since()), 0)),
+            ('outbox_unnumbered_seconds', coalesce(extract(epoch from clock_timestamp() - outbox_internal.unnumbered_since()), 0)),
             ('outbox_in_flight', coalesce(w.in_flight, 0)),
             ('outbox_queued', coalesce(w.queued, 0))
     ) g(name, value)

@@ -43,7 +43,7 @@ set jit = off
 as $$
 #variable_conflict use_variable
 declare
-    only_of int := case when subscription is not null then outbox._subscription_id(subscription) end;
+    only_of int := case when subscription is not null then outbox_internal.subscription_id(subscription) end;
     look constant int := case when subscription is null then 0 else 10000 end;
     chunk constant int := case when subscription is null then max_rows else 200 end;
     looked_at int := 0;
@@ -61,19 +61,19 @@ begin
             );
             unfinished := null;
         else
-            select * into page from outbox._page(tenant, topic, aggregate_type, aggregate_id, null, unfinished, chunk);
+            select * into page from outbox_internal.page(tenant, topic, aggregate_type, aggregate_id, null, unfinished, chunk);
             ids := page.ids;
             looked_at := looked_at + chunk;
             unfinished := case when page.more then page.lowest end;
         end if;
         return query
         with known as materialized (
-            select o.* from outbox._outcomes(ids) o
+            select o.* from outbox_internal.outcomes(ids) o
             where (o.source <> 'try' or o.outcome in ('completed', 'cancelled'))
                 and (only_of is null or o.subscription_id = only_of)
         ), nobody as materialized (
-            select p.message_id, outbox._matched(p.position) as matched
-            from outbox._positions_of(array(
+            select p.message_id, outbox_internal.matched(p.position) as matched
+            from outbox_internal.positions_of(array(
                 select u.id from unnest(ids) u(id)
                 where only_of is null and not exists (select from known k where k.message_id = u.id)
             )) p
@@ -89,7 +89,7 @@ begin
             from known k
             union all
             select n.message_id, null, null, case when n.matched <= 0 then 'skipped' else 'pending' end,
-                outbox._routing_reason(n.matched), 0, null, null
+                outbox_internal.routing_reason(n.matched), 0, null, null
             from nobody n
         ) r
         join outbox.message m on m.id = r.message_id

@@ -8,7 +8,7 @@
 -- API: private
 -- Returns what is stored about each delivery of some messages. source: row (it waits or is worked on), letter (a dead
 -- letter), or try (its final outcome from the attempt log, without replays).
-create function outbox._outcomes(ids bigint[])
+create function outbox_internal.outcomes(ids bigint[])
 returns table (
     source text,
     message_id bigint,
@@ -57,7 +57,7 @@ begin
         return query
         with placed as materialized (
             select p.message_id as id, p.position as place, lag(p.position) over (order by p.position) as before
-            from outbox._positions_of(ids) p where p.position is not null
+            from outbox_internal.positions_of(ids) p where p.position is not null
         ), parted as materialized (
             select p.id, p.place,
                 count(*) filter (where (p.place - p.before < 10000) is not true) over (order by p.place) as part
@@ -82,9 +82,10 @@ $$;
 
 -- API: private
 -- Returns the status of each of some messages: the first of processing, pending, failed, completed, dead, expired,
--- cancelled, skipped that holds. Also returns its position, its routing (see _matched), and the subscriptions and endpoints
+-- cancelled, skipped that holds. Also returns its position, its routing (see outbox_internal.matched), and the
+-- subscriptions and endpoints
 -- of its deliveries.
-create function outbox._states(ids bigint[])
+create function outbox_internal.states(ids bigint[])
 returns table (
     message_id bigint,
     "position" bigint,
@@ -113,7 +114,7 @@ begin
             bool_or(o.source = 'try' and o.outcome = 'completed') as completed,
             bool_or(o.source = 'letter' and o.outcome = 'dead') as dead,
             bool_or(o.source = 'letter' and o.outcome = 'expired') as expired
-        from outbox._outcomes(ids) o
+        from outbox_internal.outcomes(ids) o
         group by o.message_id, o.subscription_id
     ), own as materialized (
         select k.message_id, max(k.position) as position, min(k.waits) as waits, count(*) filter (where k.ended) as ended,
@@ -127,7 +128,7 @@ begin
             o.waits, coalesce(o.ended, 0) as ended, o.completed, o.dead, o.expired, o.subscriptions, o.endpoints
         from unnest(ids) i(id)
         left join own o on o.message_id = i.id
-        left join outbox._positions_of(array(
+        left join outbox_internal.positions_of(array(
             select u.id from unnest(ids) u(id) where not exists (select from own k where k.message_id = u.id)
         )) p on p.message_id = i.id
     )
@@ -148,20 +149,20 @@ begin
         end,
         coalesce(r.subscriptions, '{}'), coalesce(r.endpoints, '{}')
     from placed r
-    left join outbox._matched_at(array(select p.place from placed p where p.place is not null)) m on m.position = r.place;
+    left join outbox_internal.matched_at(array(select p.place from placed p where p.place is not null)) m on m.position = r.place;
 end
 $$;
 
 -- API: private
--- The status of one message, see _states().
-create function outbox._message_state(message_id bigint) returns text
+-- The status of one message, see outbox_internal.states().
+create function outbox_internal.message_state(message_id bigint) returns text
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return (select s.status from outbox._states(array[_message_state.message_id]) s);
+    return (select s.status from outbox_internal.states(array[message_state.message_id]) s);
 end
 $$;
 
 insert into outbox._capability values
-    ('monitor', 'function outbox._message_state');
+    ('monitor', 'function outbox_internal.message_state');

@@ -80,7 +80,7 @@ select s.id as subscription_id,
     coalesce(o.processing, 0)::bigint as processing,
     d.since as oldest_due_at,
     clock_timestamp() - d.since as oldest_due_age,
-    case when s.endpoint_id is null then outbox._last_claim(s.id) end as last_claim_at,
+    case when s.endpoint_id is null then outbox_internal.last_claim(s.id) end as last_claim_at,
     coalesce(l.dead_letters, 0)::bigint as dead_letters
 from outbox.subscription s
 left join outbox.endpoint e on e.id = s.endpoint_id
@@ -88,8 +88,8 @@ left join lateral (
     select u.topics, u.filter from outbox.subscription_version u
     where u.subscription_id = s.id order by u.version desc limit 1
 ) v on true
-left join outbox._subscription_lag() g on g.subscription_id = s.id
-left join outbox._due() d on d.subscription_id = s.id
+left join outbox_internal.subscription_lag() g on g.subscription_id = s.id
+left join outbox_internal.due() d on d.subscription_id = s.id
 left join (
     select w.subscription_id, count(*) filter (where w.state <> 'processing') as waiting,
         count(*) filter (where w.state = 'processing') as processing
@@ -175,7 +175,7 @@ begin atomic
         (select count(*) from outbox._open),
         (select count(*) from outbox.dead_letter l where l.resolution = 'open'),
         w.state, w.in_flight, w.queued, s.*
-    from outbox._worker_slot() w cross join sums s;
+    from outbox_internal.worker_slot() w cross join sums s;
 end;
 comment on function outbox.stats is
     'Returns the state of this database''s outbox. messages: the last message id; feed_end and routed: positions; waiting: '

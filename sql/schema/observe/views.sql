@@ -94,7 +94,7 @@ comment on view outbox.delivery_status is
 create view outbox.message_status as
 select m.id as message_id,
     outbox.webhook_id(m.id, m.enqueued_at) as webhook_id,
-    outbox._message_state(m.id) as state,
+    outbox_internal.message_state(m.id) as state,
     m.topic,
     m.key,
     m.tenant,

@@ -2,12 +2,12 @@
 
 -- API: private
 -- Makes the dispatcher read outbox.delivery when this transaction commits.
-create function outbox._deliveries_changed() returns void language c volatile as 'MODULE_PATHNAME', 'outbox_deliveries_changed';
+create function outbox_internal.deliveries_changed() returns void language c volatile as 'MODULE_PATHNAME', 'outbox_deliveries_changed';
 
 -- API: private
 -- The state of the dispatcher. idle: everything that was committed with a wake-up has been ticked, routed, sent and
 -- recorded.
-create function outbox._worker_slot(
+create function outbox_internal.worker_slot(
     out state text,
     out pid int,
     out in_flight bigint,
@@ -19,7 +19,7 @@ language c volatile as 'MODULE_PATHNAME', 'outbox_worker_slot';
 
 -- API: private
 -- Data of the dispatcher and the launcher in shared memory; nulls where the library is not preloaded.
-create function outbox._workers(
+create function outbox_internal.workers(
     out launcher_pid int,
     out started_at timestamptz,
     out last_error text,
@@ -55,8 +55,8 @@ set search_path = pg_catalog, pg_temp
 begin atomic
     select s.state, s.pid, w.started_at, w.launcher_pid, s.in_flight, s.queued, s.unrecorded, s.idle,
         coalesce(t.last_position, 0), coalesce(c."position", 0), t.ticked_at, c.written_at, w.last_error, w.last_error_at
-    from outbox._worker_slot() s
-    cross join outbox._workers() w
+    from outbox_internal.worker_slot() s
+    cross join outbox_internal.workers() w
     left join (select * from outbox.tick t order by t.id desc limit 1) t on true
     left join (select * from outbox.checkpoint c order by c.id desc limit 1) c on true;
 end;

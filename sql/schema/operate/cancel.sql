@@ -7,7 +7,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    who text := outbox._check_actor(actor);
+    who text := outbox_internal.check_actor(actor);
     waiting bigint[];
     leased int;
     ended int;
@@ -21,15 +21,15 @@ begin
     if exists (select from outbox.cancelled c where c.message_id = message_id) then
         raise exception 'message % was cancelled already', message_id using errcode = 'OB002';
     end if;
-    perform outbox._unbundle_messages(array[message_id], true);
+    perform outbox_internal.unbundle_messages(array[message_id], true);
     perform from outbox.delivery d where d.message_id = message_id order by d.id for update;
     select array_agg(d.id) filter (where d.state <> 'processing'), count(*) filter (where d.state = 'processing')
     into waiting, leased
-    from outbox._open_of(message_id) d;
+    from outbox_internal.open_of(message_id) d;
     if waiting is null then
-        matches := outbox._matched(outbox._position_of(message_id));
+        matches := outbox_internal.matched(outbox_internal.position_of(message_id));
         select count(distinct a.subscription_id) into ended
-        from outbox._attempts_of(message_id) a
+        from outbox_internal.attempts_of(message_id) a
         where a.outcome in ('completed', 'dead', 'expired', 'cancelled', 'skipped');
         if leased > 0 and ended + leased >= matches then
             raise exception 'message % is being delivered', message_id
@@ -44,10 +44,10 @@ begin
     insert into outbox.cancelled (message_id, cancelled_by, reason) values (message_id, who, reason);
     insert into outbox._cancelled_lately values (message_id);
     if waiting is not null then
-        dropped := outbox._drop_cancelled(waiting);
+        dropped := outbox_internal.drop_cancelled(waiting);
     end if;
-    perform outbox._deliveries_changed();
-    perform outbox._audit('cancel', format('message %s', message_id), reason,
+    perform outbox_internal.deliveries_changed();
+    perform outbox_internal.audit('cancel', format('message %s', message_id), reason,
         jsonb_build_object('actor', who, 'deliveries', dropped));
     return dropped;
 end

@@ -66,14 +66,14 @@ comment on function outbox.dead_letters_older_than is
 
 -- API: private
 -- Locks and returns a dead letter. Raises OB001 if there is none.
-create function outbox._dead_letter(id bigint) returns outbox.dead_letter
+create function outbox_internal.dead_letter(id bigint) returns outbox.dead_letter
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     found outbox.dead_letter;
 begin
-    select * into found from outbox.dead_letter l where l.id = _dead_letter.id for update;
+    select * into found from outbox.dead_letter l where l.id = dead_letter.id for update;
     if found.id is null then
         raise exception 'dead letter % does not exist', id
             using errcode = 'OB001', hint = 'The view outbox.dead_letter_status lists them.';
@@ -84,40 +84,40 @@ $$;
 
 -- API: private
 -- Sets the resolution of a dead letter. If it blocked its key, the key may go on.
-create function outbox._settle_dead_letter(letter outbox.dead_letter, resolution text, actor text, note text) returns void
+create function outbox_internal.settle_dead_letter(letter outbox.dead_letter, resolution text, actor text, note text) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     update outbox.dead_letter l
-    set resolution = _settle_dead_letter.resolution, resolved_at = clock_timestamp(), resolved_by = actor,
+    set resolution = settle_dead_letter.resolution, resolved_at = clock_timestamp(), resolved_by = actor,
         resolution_note = note
     where l.id = letter.id;
     if letter.key is not null then
         insert into outbox._freed_key (subscription_id, key) values (letter.subscription_id, letter.key);
-        perform outbox._deliveries_changed();
+        perform outbox_internal.deliveries_changed();
     end if;
-    perform outbox._audit(resolution, format('dead letter %s', letter.id), note,
+    perform outbox_internal.audit(resolution, format('dead letter %s', letter.id), note,
         jsonb_build_object('actor', actor, 'message_id', letter.message_id, 'subscription_id', letter.subscription_id));
 end
 $$;
 
 -- API: private
 -- Sets the resolution of an open dead letter. Raises OB004 if it is not open.
-create function outbox._settle_open(id bigint, resolution text, actor text, note text) returns void
+create function outbox_internal.settle_open(id bigint, resolution text, actor text, note text) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    letter outbox.dead_letter := outbox._dead_letter(id);
-    who text := outbox._check_actor(actor);
+    letter outbox.dead_letter := outbox_internal.dead_letter(id);
+    who text := outbox_internal.check_actor(actor);
 begin
     if letter.resolution <> 'open' then
         raise exception 'dead letter % is not open', id
             using errcode = 'OB004',
                 detail = format('It was %s by "%s", at %s.', letter.resolution, letter.resolved_by, letter.resolved_at);
     end if;
-    perform outbox._settle_dead_letter(letter, resolution, who, note);
+    perform outbox_internal.settle_dead_letter(letter, resolution, who, note);
 end
 $$;
 
@@ -130,7 +130,7 @@ create function outbox.resolve_dead_letter(
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 begin atomic
-    select outbox._settle_open(dead_letter_id, 'resolved', actor, note);
+    select outbox_internal.settle_open(dead_letter_id, 'resolved', actor, note);
 end;
 comment on function outbox.resolve_dead_letter is
     'Marks an open dead letter as resolved by other means. actor and note are stored with it and in outbox.audit. Errors: '
@@ -145,7 +145,7 @@ create function outbox.ignore_dead_letter(
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 begin atomic
-    select outbox._settle_open(dead_letter_id, 'ignored', actor, note);
+    select outbox_internal.settle_open(dead_letter_id, 'ignored', actor, note);
 end;
 comment on function outbox.ignore_dead_letter is
     'Marks an open dead letter as ignored, because it is not worth an action. actor and note are stored with it and in '
@@ -161,12 +161,12 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    letter outbox.dead_letter := outbox._dead_letter(dead_letter_id);
-    who text := outbox._check_actor(actor);
+    letter outbox.dead_letter := outbox_internal.dead_letter(dead_letter_id);
+    who text := outbox_internal.check_actor(actor);
 begin
-    perform outbox._settle_dead_letter(letter, 'ignored', who, note);
+    perform outbox_internal.settle_dead_letter(letter, 'ignored', who, note);
     delete from outbox.dead_letter l where l.id = dead_letter_id;
-    perform outbox._audit('delete_dead_letter', format('dead letter %s', dead_letter_id), note, jsonb_build_object('actor', who) || to_jsonb(letter));
+    perform outbox_internal.audit('delete_dead_letter', format('dead letter %s', dead_letter_id), note, jsonb_build_object('actor', who) || to_jsonb(letter));
 end
 $$;
 comment on function outbox.delete_dead_letter is

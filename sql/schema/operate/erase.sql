@@ -8,7 +8,7 @@ set lock_timeout = '5s'
 as $$
 #variable_conflict use_variable
 declare
-    who text := outbox._check_actor(actor);
+    who text := outbox_internal.check_actor(actor);
     stored outbox.message;
     leased record;
     waiting bigint[];
@@ -24,10 +24,10 @@ begin
     end if;
     -- Waits for a session that requeues one of the dead letters: its delivery then exists.
     perform from outbox.dead_letter l where l.message_id = message_id order by l.id for update;
-    perform outbox._unbundle_messages(array[message_id], true);
+    perform outbox_internal.unbundle_messages(array[message_id], true);
     perform from outbox.delivery d where d.message_id = message_id order by d.id for update;
     select l.worker, l.expires_at into leased
-    from outbox._open_of(message_id) d left join outbox.lease l on l.id = d.lease
+    from outbox_internal.open_of(message_id) d left join outbox.lease l on l.id = d.lease
     where d.state = 'processing'
     limit 1;
     if found then
@@ -42,7 +42,7 @@ begin
     insert into outbox._cancelled_lately values (message_id);
     delete from outbox._manual_send e where e.message_id = message_id;
     waiting := array(select d.id from outbox.delivery d where d.message_id = message_id);
-    perform outbox._drop_cancelled(waiting);
+    perform outbox_internal.drop_cancelled(waiting);
     -- The only change that rows of the logs may undergo. Ids, positions, times and counts stay.
     perform set_config('pg_outbox.erasing', 'on', true);
     update outbox.message m set payload = null, body = null, headers = null, metadata = null
@@ -54,8 +54,8 @@ begin
     where a.message_ids is not null and message_id = any (a.message_ids);
     perform set_config('pg_outbox.erasing', 'off', true);
     update outbox.dead_letter l set last_error = null where l.message_id = message_id;
-    perform outbox._deliveries_changed();
-    perform outbox._audit('erase', format('message %s', message_id), btrim(reason),
+    perform outbox_internal.deliveries_changed();
+    perform outbox_internal.audit('erase', format('message %s', message_id), btrim(reason),
         jsonb_build_object('actor', who, 'deliveries', cardinality(waiting)));
 end
 $$;

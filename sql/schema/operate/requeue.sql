@@ -3,7 +3,7 @@
 -- API: private
 -- Makes the delivery of a dead letter due now, with a new budget of attempts and its old id. Later deliveries of its key
 -- wait for it. Raises OB004 if that is not possible.
-create function outbox._requeue(letter outbox.dead_letter, actor text, note text) returns bigint
+create function outbox_internal.requeue(letter outbox.dead_letter, actor text, note text) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -48,9 +48,9 @@ begin
         raise exception 'dead letter % cannot be requeued', letter.id
             using errcode = 'OB004', detail = 'Its delivery waits already.';
     end if;
-    perform outbox._lower_claim_hint(letter.subscription_id, own.priority, clock_timestamp() - interval '1 min');
-    perform outbox._settle_dead_letter(letter, 'requeued', actor, note);
-    perform outbox._deliveries_changed();
+    perform outbox_internal.lower_claim_hint(letter.subscription_id, own.priority, clock_timestamp() - interval '1 min');
+    perform outbox_internal.settle_dead_letter(letter, 'requeued', actor, note);
+    perform outbox_internal.deliveries_changed();
     return delivery;
 end
 $$;
@@ -61,7 +61,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return outbox._requeue(outbox._dead_letter(dead_letter_id), outbox._check_actor(actor), note);
+    return outbox_internal.requeue(outbox_internal.dead_letter(dead_letter_id), outbox_internal.check_actor(actor), note);
 end
 $$;
 comment on function outbox.requeue is
@@ -87,8 +87,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    who text := outbox._check_actor(actor);
-    only_of int := case when subscription is not null then outbox._subscription_id(subscription) end;
+    who text := outbox_internal.check_actor(actor);
+    only_of int := case when subscription is not null then outbox_internal.subscription_id(subscription) end;
     letter outbox.dead_letter;
     requeued bigint := 0;
 begin
@@ -115,7 +115,7 @@ begin
     loop
         requeued := requeued + 1;
         if not dry_run then
-            perform outbox._requeue(letter, who, note);
+            perform outbox_internal.requeue(letter, who, note);
         end if;
     end loop;
     return requeued;

@@ -2,7 +2,7 @@
 
 -- API: private
 -- Locks and returns a waiting delivery. Raises OB001 if there is none, OB002 if it has ended, OB003 if a worker has it.
-create function outbox._waiting_delivery(delivery_id bigint) returns outbox.delivery
+create function outbox_internal.waiting_delivery(delivery_id bigint) returns outbox.delivery
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -10,12 +10,12 @@ declare
     found outbox.delivery;
     holder outbox.lease;
 begin
-    perform outbox._unbundle_delivery(delivery_id);
-    select * into found from outbox.delivery d where d.id = _waiting_delivery.delivery_id for update;
-    perform outbox._lower_claim_hint(found.subscription_id, found.priority, found.due_at) where found.pull;
-    holder := case when found.id is null then outbox._bundle_holder(delivery_id) end;
+    perform outbox_internal.unbundle_delivery(delivery_id);
+    select * into found from outbox.delivery d where d.id = waiting_delivery.delivery_id for update;
+    perform outbox_internal.lower_claim_hint(found.subscription_id, found.priority, found.due_at) where found.pull;
+    holder := case when found.id is null then outbox_internal.bundle_holder(delivery_id) end;
     if found.id is null and holder.id is null then
-        perform outbox._raise_ended(delivery_id);
+        perform outbox_internal.raise_ended(delivery_id);
     end if;
     if found.state = 'processing' then
         select * into holder from outbox.lease l where l.id = found.lease;
@@ -34,17 +34,17 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    who text := outbox._check_actor(actor);
-    waiting outbox.delivery := outbox._waiting_delivery(delivery_id);
+    who text := outbox_internal.check_actor(actor);
+    waiting outbox.delivery := outbox_internal.waiting_delivery(delivery_id);
     letter bigint;
 begin
     update outbox.delivery d
-    set last_error_class = 'moved', last_error = outbox._shorten(coalesce(move_to_dead_letters.reason, 'moved by ' || who))
+    set last_error_class = 'moved', last_error = outbox_internal.shorten(coalesce(move_to_dead_letters.reason, 'moved by ' || who))
     where d.id = waiting.id;
-    perform outbox._dead_letter_deliveries(array[waiting.id], array['moved'], true);
-    perform outbox._deliveries_changed();
+    perform outbox_internal.dead_letter_deliveries(array[waiting.id], array['moved'], true);
+    perform outbox_internal.deliveries_changed();
     select max(l.id) into letter from outbox.dead_letter l where l.delivery_id = waiting.id;
-    perform outbox._audit('move_to_dead_letters', format('delivery %s', waiting.id), reason,
+    perform outbox_internal.audit('move_to_dead_letters', format('delivery %s', waiting.id), reason,
         jsonb_build_object('actor', who, 'message_id', waiting.message_id, 'dead_letter', letter));
     return letter;
 end
@@ -66,8 +66,8 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    who text := outbox._check_actor(actor);
-    waiting outbox.delivery := outbox._waiting_delivery(delivery_id);
+    who text := outbox_internal.check_actor(actor);
+    waiting outbox.delivery := outbox_internal.waiting_delivery(delivery_id);
 begin
     if due_at is null then
         raise exception 'due_at must not be null' using errcode = 'null_value_not_allowed';
@@ -75,8 +75,8 @@ begin
     if priority not between -100 and 100 then
         raise exception 'priority must be between -100 and 100' using errcode = 'invalid_parameter_value';
     end if;
-    perform outbox._check_time('due_at', due_at);
-    perform outbox._check_time('expires_at', expires_at);
+    perform outbox_internal.check_time('due_at', due_at);
+    perform outbox_internal.check_time('expires_at', expires_at);
     if expires_at <= due_at then
         raise exception 'expires_at must be later than due_at' using errcode = 'invalid_parameter_value';
     end if;
@@ -84,10 +84,10 @@ begin
     set due_at = reschedule.due_at, priority = coalesce(reschedule.priority, d.priority),
         expires_at = coalesce(reschedule.expires_at, d.expires_at), updated_at = clock_timestamp()
     where d.id = waiting.id;
-    perform outbox._lower_claim_hint(waiting.subscription_id, coalesce(reschedule.priority, waiting.priority),
+    perform outbox_internal.lower_claim_hint(waiting.subscription_id, coalesce(reschedule.priority, waiting.priority),
         reschedule.due_at);
-    perform outbox._deliveries_changed();
-    perform outbox._audit('reschedule', format('delivery %s', waiting.id), null,
+    perform outbox_internal.deliveries_changed();
+    perform outbox_internal.audit('reschedule', format('delivery %s', waiting.id), null,
         jsonb_build_object('actor', who, 'message_id', waiting.message_id, 'from', waiting.due_at, 'to', due_at,
             'priority', priority, 'expires_at', expires_at));
 end
@@ -104,30 +104,30 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    source int := outbox._subscription_id(subscription);
-    who text := outbox._check_actor(actor);
+    source int := outbox_internal.subscription_id(subscription);
+    who text := outbox_internal.check_actor(actor);
     waiting outbox.delivery;
     letter outbox.dead_letter;
 begin
     -- The lock keeps the subscription from ending meanwhile.
     perform from outbox.subscription s where s.id = source for share;
-    source := outbox._subscription_id(subscription);
+    source := outbox_internal.subscription_id(subscription);
     -- Two rounds: the delivery may become a dead letter, or the dead letter a delivery, while this waits for the lock.
     for look in 1..2 loop
-        perform outbox._unbundle_messages(array[message_id], true);
+        perform outbox_internal.unbundle_messages(array[message_id], true);
         select * into waiting from outbox.delivery d
         where d.message_id = message_id and d.subscription_id = source
         order by d.position desc
         limit 1
         for update;
         if waiting.id is not null then
-            waiting := outbox._waiting_delivery(waiting.id);
+            waiting := outbox_internal.waiting_delivery(waiting.id);
             update outbox.delivery d
             set attempt = 0, due_at = clock_timestamp(), updated_at = clock_timestamp()
             where d.id = waiting.id;
-            perform outbox._lower_claim_hint(source, waiting.priority, clock_timestamp() - interval '1 min');
-            perform outbox._deliveries_changed();
-            perform outbox._audit('retry', format('delivery %s', waiting.id), null,
+            perform outbox_internal.lower_claim_hint(source, waiting.priority, clock_timestamp() - interval '1 min');
+            perform outbox_internal.deliveries_changed();
+            perform outbox_internal.audit('retry', format('delivery %s', waiting.id), null,
                 jsonb_build_object('actor', who, 'message_id', message_id));
             return waiting.id;
         end if;
@@ -137,11 +137,11 @@ begin
         limit 1
         for update;
         if letter.id is not null then
-            return outbox._requeue(letter, who, null);
+            return outbox_internal.requeue(letter, who, null);
         end if;
     end loop;
     if exists (
-        select from outbox._attempts_of(message_id) a
+        select from outbox_internal.attempts_of(message_id) a
         where a.subscription_id = source and a.outcome = 'completed'
     ) then
         raise exception 'message % was delivered to subscription "%"', message_id, subscription using errcode = 'OB002',

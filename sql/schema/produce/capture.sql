@@ -18,28 +18,28 @@
 
 -- API: private
 -- Runs parse analysis of a statement that contains a role's code, as that role.
-create function outbox._analyse(owner oid, query text) returns void language c volatile as 'MODULE_PATHNAME', 'outbox_analyse';
+create function outbox_internal.analyse(owner oid, query text) returns void language c volatile as 'MODULE_PATHNAME', 'outbox_analyse';
 
 -- API: private
 -- Executes a statement of pg_outbox with the rights of a role. code_of_role: as if the role executed its own code, in a
 -- security-restricted operation.
-create function outbox._execute_as(role oid, statement text, code_of_role boolean) returns void
+create function outbox_internal.execute_as(role oid, statement text, code_of_role boolean) returns void
 language c volatile
 as 'MODULE_PATHNAME', 'outbox_execute_as';
 
 -- API: private
 -- Locks a table and returns its owner. Null: there is no such table, or the caller does not have the rights of its owner.
-create function outbox._lock_owned(caller oid, relation oid) returns oid language c volatile
+create function outbox_internal.lock_owned(caller oid, relation oid) returns oid language c volatile
 as 'MODULE_PATHNAME', 'outbox_lock_owned';
 
 -- API: private
 -- Whether a payload is not too large for enqueue().
-create function outbox._fits(payload jsonb) returns boolean language c stable strict as 'MODULE_PATHNAME', 'outbox_fits';
+create function outbox_internal.fits(payload jsonb) returns boolean language c stable strict as 'MODULE_PATHNAME', 'outbox_fits';
 
 -- API: private
 -- The settings of a capture, from the function's comment. The comment belongs to the table's owner, who may have replaced
 -- it; then the result is null.
-create function outbox._capture_settings(function oid) returns jsonb
+create function outbox_internal.capture_settings(function oid) returns jsonb
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -60,14 +60,14 @@ $$;
 -- API: private
 -- The trigger functions of captures, with their settings.
 create view outbox._capture_function as
-select p.oid as function, p.proname as name, outbox._capture_settings(p.oid) as settings
+select p.oid as function, p.proname as name, outbox_internal.capture_settings(p.oid) as settings
 from pg_catalog.pg_proc p
 where p.pronamespace = (select n.oid from pg_catalog.pg_namespace n where n.nspname = 'outbox')
     and p.proname ~ '^_capture_[0-9]+$' and p.prorettype = 'trigger'::regtype;
 
 -- API: private
 -- Locks a table of the caller and returns its owner. Raises 22004, 42P01 or 42501.
-create function outbox._own_table(caller oid, relation regclass) returns oid
+create function outbox_internal.own_table(caller oid, relation regclass) returns oid
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -77,7 +77,7 @@ begin
     if relation is null then
         raise exception 'relation must not be null' using errcode = 'null_value_not_allowed';
     end if;
-    owner := outbox._lock_owned(caller, relation);
+    owner := outbox_internal.lock_owned(caller, relation);
     if owner is null then
         if not exists (select from pg_class c where c.oid = relation) then
             raise exception 'table with OID % does not exist', relation::oid using errcode = 'undefined_table';
@@ -92,7 +92,7 @@ $$;
 -- Drops the triggers and the function of a table's capture, and functions whose tables have been dropped. Triggers are
 -- dropped with the rights of the caller, and a function is dropped after its triggers. Returns whether the table had a
 -- capture.
-create function outbox._drop_capture(caller oid, relation regclass) returns boolean
+create function outbox_internal.drop_capture(caller oid, relation regclass) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -110,7 +110,7 @@ begin
         having coalesce(bool_or(t.tgrelid = relation and starts_with(t.tgname, 'outbox_capture')), false) or count(t.oid) = 0
     loop
         for i in 1 .. coalesce(cardinality(found.drops), 0) loop
-            perform outbox._execute_as(caller, found.drops[i], false);
+            perform outbox_internal.execute_as(caller, found.drops[i], false);
         end loop;
         execute format('drop function outbox.%I()', found.name);
         gone := gone or found.ours;
@@ -121,7 +121,7 @@ $$;
 
 -- API: private
 -- Raises 42809 if a relation cannot be captured, and 42501 if its owner may not enqueue.
-create function outbox._check_captured(relation regclass, owner oid) returns void
+create function outbox_internal.check_captured(relation regclass, owner oid) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -150,7 +150,7 @@ $$;
 -- API: private
 -- Raises 22023 if the operations, the style or oversize are none of those that capture() knows, and 42703 if a column does
 -- not exist.
-create function outbox._check_capture_options(relation regclass, options outbox._capture_options) returns void
+create function outbox_internal.check_capture_options(relation regclass, options outbox._capture_options) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -185,7 +185,7 @@ $$;
 -- API: private
 -- Creates the trigger function of a capture with this body, and gives it to the owner of the table. The options become the
 -- function's comment. Called with check_function_bodies = on, because the function is created without a check.
-create function outbox._create_capture_function(
+create function outbox_internal.create_capture_function(
     relation regclass,
     owner oid,
     body text,
@@ -219,7 +219,7 @@ $$;
 -- API: private
 -- Checks the condition of a capture, and the function that contains it, as the owner of the table, because the condition is
 -- the owner's code. Raises 22023 if the condition is malformed.
-create function outbox._check_condition(
+create function outbox_internal.check_condition(
     relation regclass,
     owner oid,
     function regprocedure,
@@ -230,14 +230,14 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     op text;
-    source text := outbox._capture_rows(relation::text, true);
+    source text := outbox_internal.capture_rows(relation::text, true);
 begin
     -- Literals of the owner's types run the owner's code.
     foreach op in array options.operations loop
         continue when op = 'truncate';
-        perform outbox._analyse(owner, outbox._capture_query(op, source, source, options));
+        perform outbox_internal.analyse(owner, outbox_internal.capture_query(op, source, source, options));
     end loop;
-    perform outbox._execute_as(owner, format('select pg_catalog.plpgsql_validator(%s)', function::oid), true);
+    perform outbox_internal.execute_as(owner, format('select pg_catalog.plpgsql_validator(%s)', function::oid), true);
 exception when syntax_error_or_access_rule_violation or invalid_parameter_value then
     raise exception 'invalid condition: %', sqlerrm using errcode = 'invalid_parameter_value',
         hint = 'It is one SQL expression over new and old; names outside pg_catalog are qualified.';
@@ -247,7 +247,7 @@ $$;
 -- API: private
 -- Creates the triggers of a capture, on the table and on all its partitions, with the rights of the caller. Raises 42501 if
 -- the caller does not own a partition.
-create function outbox._create_capture_triggers(
+create function outbox_internal.create_capture_triggers(
     caller oid,
     relation regclass,
     function regprocedure,
@@ -270,11 +270,11 @@ begin
         union all
         select c.oid::regclass, true from pg_class c where c.oid = relation and c.relkind = 'r' and not c.relispartition
     loop
-        perform outbox._own_table(caller, member.relid);
+        perform outbox_internal.own_table(caller, member.relid);
         members := members || member.relid::oid;
         foreach op in array operations loop
             trigger_name := 'outbox_capture_' || op;
-            perform outbox._execute_as(caller, statement, false)
+            perform outbox_internal.execute_as(caller, statement, false)
             from unnest(array[
                 format('create trigger %I after %s on %s%s for each statement execute function %s',
                     trigger_name, op, member.relid,
@@ -289,7 +289,7 @@ begin
             made := made + 1;
             if replicated and op <> 'truncate' and member.isleaf then
                 trigger_name := 'outbox_capture_replicated_' || op;
-                perform outbox._execute_as(caller, statement, false)
+                perform outbox_internal.execute_as(caller, statement, false)
                 from unnest(array[
                     format('create trigger %I after %s on %s for each row execute function %s',
                         trigger_name, op, member.relid, function),
@@ -312,7 +312,7 @@ $$;
 
 -- API: private
 -- Does the work of capture() as the extension's owner. `caller` is the role that called it.
-create function outbox._capture(
+create function outbox_internal.capture(
     caller oid,
     relation regclass,
     topic text,
@@ -334,12 +334,12 @@ as $$
 #variable_conflict use_variable
 declare
     -- locked before anything of the table is read
-    owner oid := outbox._own_table(caller, relation);
+    owner oid := outbox_internal.own_table(caller, relation);
     options outbox._capture_options;
     body text;
     function regprocedure;
 begin
-    perform outbox._check_captured(relation, owner);
+    perform outbox_internal.check_captured(relation, owner);
     select n.nspname, c.relname into options.schema_name, options.table_name
     from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
@@ -360,15 +360,15 @@ begin
     options.tenant_column := tenant_column;
     options.replicated := replicated;
     options.oversize := oversize;
-    perform outbox._check_capture_options(relation, options);
-    body := outbox._capture_body(options);
+    perform outbox_internal.check_capture_options(relation, options);
+    body := outbox_internal.capture_body(options);
 
-    perform outbox._drop_capture(caller, relation);
-    function := outbox._create_capture_function(relation, owner, body, options);
+    perform outbox_internal.drop_capture(caller, relation);
+    function := outbox_internal.create_capture_function(relation, owner, body, options);
     if condition is not null then
-        perform outbox._check_condition(relation, owner, function, options);
+        perform outbox_internal.check_condition(relation, owner, function, options);
     end if;
-    perform outbox._create_capture_triggers(caller, relation, function, operations, replicated);
+    perform outbox_internal.create_capture_triggers(caller, relation, function, operations, replicated);
 end
 $$;
 
@@ -402,13 +402,13 @@ comment on function outbox.capture is
 
 -- API: private
 -- Does the work of uncapture() as the extension's owner. `caller` is the role that called it.
-create function outbox._uncapture(caller oid, relation regclass) returns boolean
+create function outbox_internal.uncapture(caller oid, relation regclass) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform outbox._own_table(caller, relation);
-    return outbox._drop_capture(caller, relation);
+    perform outbox_internal.own_table(caller, relation);
+    return outbox_internal.drop_capture(caller, relation);
 end
 $$;
 
@@ -457,8 +457,8 @@ comment on view outbox.captures is
     'added since; statements that name them directly are not captured';
 
 insert into outbox._capability values
-    ('publish', 'function outbox._fits'),
+    ('publish', 'function outbox_internal.fits'),
     ('capture', 'function outbox.capture'),
     ('capture', 'function outbox.uncapture'),
-    ('monitor', 'function outbox._capture_settings'),
+    ('monitor', 'function outbox_internal.capture_settings'),
     ('monitor', 'table outbox.captures');

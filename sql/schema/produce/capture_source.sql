@@ -19,7 +19,7 @@ comment on type outbox._capture_options is
 
 -- API: private
 -- The SQL text that reads the rows of one event. `source` is a table, or the text of a query.
-create function outbox._capture_rows(source text, all_columns boolean) returns text
+create function outbox_internal.capture_rows(source text, all_columns boolean) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 return format('(select row_number() over () as outbox_i, to_jsonb(t.*) as outbox_j%s from %s t)',
@@ -27,7 +27,7 @@ return format('(select row_number() over () as outbox_i, to_jsonb(t.*) as outbox
 
 -- API: private
 -- The SQL text of the query that returns the messages of one event, in arrays of up to 1000.
-create function outbox._capture_query(
+create function outbox_internal.capture_query(
     op text,
     new_source text,
     old_source text,
@@ -96,9 +96,9 @@ begin
         format(
             case options.oversize
                 when 'fail' then '%s'
-                when 'skip' then 'select r.i, case when outbox._fits(r.payload) then r.payload end as payload, r.key, r.tenant '
+                when 'skip' then 'select r.i, case when outbox_internal.fits(r.payload) then r.payload end as payload, r.key, r.tenant '
                     'from (%s offset 0) r'
-                else 'select r.i, case when outbox._fits(r.payload) then r.payload else r.reference end as payload, r.key, '
+                else 'select r.i, case when outbox_internal.fits(r.payload) then r.payload else r.reference end as payload, r.key, '
                     'r.tenant from (%s offset 0) r'
             end,
             format('select %s.outbox_i as i, %s as payload, %s as key, %s as tenant%s from %s%s%s',
@@ -123,7 +123,7 @@ $$;
 
 -- API: private
 -- The branch of the trigger function for the messages of one event. `level` is STATEMENT or ROW.
-create function outbox._capture_branch(op text, level text, query text, topic text, relation_name text, oversize text)
+create function outbox_internal.capture_branch(op text, level text, query text, topic text, relation_name text, oversize text)
 returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
@@ -143,7 +143,7 @@ $skipped$ else '' end, topic, jsonb_build_object('operation', op), relation_name
 
 -- API: private
 -- The body of the trigger function of a capture. Raises 22023 if a topic is malformed.
-create function outbox._capture_body(options outbox._capture_options) returns text
+create function outbox_internal.capture_body(options outbox._capture_options) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -154,7 +154,7 @@ declare
     branches text := '';
 begin
     foreach op in array options.operations loop
-        topic := outbox._check_topic(replace(replace(replace(
+        topic := outbox_internal.check_topic(replace(replace(replace(
             options.topic, '{schema}', options.schema_name), '{table}', options.table_name), '{op}', op));
         if op = 'truncate' then
             branches := branches || format($body$
@@ -168,13 +168,13 @@ $body$, topic, case options.style when 'debezium' then 't' else op end, options.
                 options.schema_name, options.table_name, jsonb_build_object('operation', op), options.table_name);
             continue;
         end if;
-        branches := branches || outbox._capture_branch(op, 'STATEMENT', outbox._capture_query(op,
-            outbox._capture_rows('outbox_new', all_columns), outbox._capture_rows('outbox_old', all_columns), options),
+        branches := branches || outbox_internal.capture_branch(op, 'STATEMENT', outbox_internal.capture_query(op,
+            outbox_internal.capture_rows('outbox_new', all_columns), outbox_internal.capture_rows('outbox_old', all_columns), options),
             topic, options.table_name, options.oversize);
         if options.replicated then
-            branches := branches || outbox._capture_branch(op, 'ROW', outbox._capture_query(op,
-                outbox._capture_rows('(select (new).*)', all_columns),
-                outbox._capture_rows('(select (old).*)', all_columns), options),
+            branches := branches || outbox_internal.capture_branch(op, 'ROW', outbox_internal.capture_query(op,
+                outbox_internal.capture_rows('(select (new).*)', all_columns),
+                outbox_internal.capture_rows('(select (old).*)', all_columns), options),
                 topic, options.table_name, options.oversize);
         end if;
     end loop;

@@ -20,7 +20,7 @@ select pg_catalog.pg_extension_config_dump('outbox._idempotency', '');
 -- Remembers a key. known null: the key is new. Otherwise known has the ids of the messages that were enqueued with it, and
 -- same says whether they had the same content. The library raises the error, because it knows the SQLSTATEs. Called only by
 -- enqueue, as the owner.
-create function outbox._remember(
+create function outbox_internal.remember(
     key bytea,
     content bytea,
     ids bigint[],
@@ -49,25 +49,25 @@ begin
     ));
     loop
         insert into outbox._idempotency (key, content, message_ids)
-        values (_remember.key, _remember.content, ids)
+        values (remember.key, remember.content, ids)
         on conflict do nothing;
         if found then
             return;
         end if;
-        select * into before from outbox._idempotency i where i.key = _remember.key;
+        select * into before from outbox._idempotency i where i.key = remember.key;
         -- another session may have deleted the key meanwhile
         continue when before.key is null;
         if before.remembered_at < limit_at then
             update outbox._idempotency i
-            set content = _remember.content, message_ids = ids, remembered_at = clock_timestamp()
-            where i.key = _remember.key and i.remembered_at = before.remembered_at;
+            set content = remember.content, message_ids = ids, remembered_at = clock_timestamp()
+            where i.key = remember.key and i.remembered_at = before.remembered_at;
             if found then
                 return;
             end if;
             continue;
         end if;
         known := before.message_ids;
-        same := before.content = _remember.content;
+        same := before.content = remember.content;
         return;
     end loop;
 end

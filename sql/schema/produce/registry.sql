@@ -2,16 +2,16 @@
 
 -- API: private
 -- This function and the next one return their argument, or raise 22023 with the reason.
-create function outbox._check_topic(topic text) returns text language c immutable strict as 'MODULE_PATHNAME', 'outbox_check_topic';
+create function outbox_internal.check_topic(topic text) returns text language c immutable strict as 'MODULE_PATHNAME', 'outbox_check_topic';
 
 -- API: private
-create function outbox._check_topic_template(template text) returns text language c immutable strict
+create function outbox_internal.check_topic_template(template text) returns text language c immutable strict
 as 'MODULE_PATHNAME', 'outbox_check_topic_template';
 
 -- API: private
 -- Returns the qualified signature of a topic function, and its owner. The function runs as its owner, so the caller must
 -- have the owner's rights.
-create function outbox._check_topic_function(caller oid, inout signature text, out owner text)
+create function outbox_internal.check_topic_function(caller oid, inout signature text, out owner text)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -54,9 +54,9 @@ begin
     if code is null then
         raise exception 'the code of the topic must not be null' using errcode = 'null_value_not_allowed';
     end if;
-    perform outbox._check_topic(code);
+    perform outbox_internal.check_topic(code);
     insert into outbox.topic (code, name, description, active)
-    values (code, outbox._check_name('topic', coalesce(name, code)), description, coalesce(active, true));
+    values (code, outbox_internal.check_name('topic', coalesce(name, code)), description, coalesce(active, true));
 exception when unique_violation then
     raise exception 'topic "%" exists already', code
         using errcode = 'duplicate_object', hint = 'outbox.alter_topic() changes it.';
@@ -79,7 +79,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     update outbox.topic t
-    set name = coalesce(outbox._check_name('topic', coalesce(alter_topic.name, t.name)), t.name),
+    set name = coalesce(outbox_internal.check_name('topic', coalesce(alter_topic.name, t.name)), t.name),
         description = coalesce(alter_topic.description, t.description),
         active = coalesce(alter_topic.active, t.active),
         updated_at = clock_timestamp()
@@ -96,7 +96,7 @@ comment on function outbox.alter_topic is
 
 -- API: private
 -- Does the work of create_publisher() as the extension's owner. `caller` is the role that called it.
-create function outbox._create_publisher(
+create function outbox_internal.create_publisher(
     caller oid,
     code text,
     name text,
@@ -109,15 +109,15 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform outbox._check_name('publisher', code);
+    perform outbox_internal.check_name('publisher', code);
     if strpos(code, '@') > 0 then
         raise exception 'the code of a publisher has no "@"' using errcode = 'invalid_parameter_value',
             hint = 'Register "billing" for messages of "billing@1.2.3".';
     end if;
     insert into outbox.publisher (code, name, description, active, topic_template, topic_function, topic_function_owner)
-    select code, outbox._check_name('publisher', coalesce(name, code)), description, coalesce(active, true),
-        outbox._check_topic_template(nullif(topic_template, '')), nullif(f.signature, ''), f.owner
-    from outbox._check_topic_function(caller, topic_function) f;
+    select code, outbox_internal.check_name('publisher', coalesce(name, code)), description, coalesce(active, true),
+        outbox_internal.check_topic_template(nullif(topic_template, '')), nullif(f.signature, ''), f.owner
+    from outbox_internal.check_topic_function(caller, topic_function) f;
 exception when unique_violation then
     raise exception 'publisher "%" exists already', code
         using errcode = 'duplicate_object', hint = 'outbox.alter_publisher() changes it.';
@@ -144,7 +144,7 @@ comment on function outbox.create_publisher is
 
 -- API: private
 -- Does the work of alter_publisher() as the extension's owner. `caller` is the role that called it.
-create function outbox._alter_publisher(
+create function outbox_internal.alter_publisher(
     caller oid,
     code text,
     name text,
@@ -159,18 +159,18 @@ as $$
 declare
     checked record;
 begin
-    select f.signature, f.owner into checked from outbox._check_topic_function(caller, topic_function) f;
+    select f.signature, f.owner into checked from outbox_internal.check_topic_function(caller, topic_function) f;
     update outbox.publisher p
-    set name = coalesce(outbox._check_name('publisher', coalesce(_alter_publisher.name, p.name)), p.name),
-        description = coalesce(_alter_publisher.description, p.description),
-        active = coalesce(_alter_publisher.active, p.active),
+    set name = coalesce(outbox_internal.check_name('publisher', coalesce(alter_publisher.name, p.name)), p.name),
+        description = coalesce(alter_publisher.description, p.description),
+        active = coalesce(alter_publisher.active, p.active),
         topic_template = nullif(coalesce(
-            outbox._check_topic_template(nullif(_alter_publisher.topic_template, '')),
-            _alter_publisher.topic_template, p.topic_template), ''),
+            outbox_internal.check_topic_template(nullif(alter_publisher.topic_template, '')),
+            alter_publisher.topic_template, p.topic_template), ''),
         topic_function = nullif(coalesce(checked.signature, p.topic_function), ''),
         topic_function_owner = case when checked.signature is null then p.topic_function_owner else checked.owner end,
         updated_at = clock_timestamp()
-    where p.code = _alter_publisher.code;
+    where p.code = alter_publisher.code;
     if not found then
         raise exception 'publisher "%" is not registered', left(code, 100)
             using errcode = 'OB001',

@@ -12,7 +12,7 @@
 -- API: private
 -- Stores one bundle. The router calls this in the transaction of its checkpoint. A bundle has at most 100 positions, and the
 -- last position is less than 10000 after the first.
-create function outbox._open_bundle(
+create function outbox_internal.open_bundle(
     subscription_id int,
     segment smallint,
     due_us bigint,
@@ -24,7 +24,7 @@ set search_path = pg_catalog, pg_temp
 begin atomic
     insert into outbox._bundle (subscription_id, due_at, message_segment, deliveries, messages, delivery_ids, positions,
         message_ids)
-    select subscription_id, outbox._time(due_us), segment, int8range(d.lowest, d.highest, '[]'),
+    select subscription_id, outbox_internal.time(due_us), segment, int8range(d.lowest, d.highest, '[]'),
         int8range(m.lowest, m.highest, '[]'), d.ids, positions, message_ids
     from (
         select array_agg(n.id) as ids, min(n.id) as lowest, max(n.id) as highest
@@ -45,7 +45,7 @@ cross join lateral unnest(b.delivery_ids, b.positions, b.message_ids) u(id, "pos
 
 -- API: private
 -- Splits bundles into rows of outbox.delivery. The caller has locked the bundles.
-create function outbox._unbundle(ids bigint[]) returns void
+create function outbox_internal.unbundle(ids bigint[]) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -56,7 +56,7 @@ begin
     if cardinality(ids) = 0 then
         return;
     end if;
-    perform outbox._lower_claim_hint(b.subscription_id, 0, b.due_at)
+    perform outbox_internal.lower_claim_hint(b.subscription_id, 0, b.due_at)
     from outbox._bundle b where b.id = any (ids) and b.lease is null;
     with gone as (
         delete from outbox._bundle b where b.id = any (ids) returning b.*
@@ -74,7 +74,7 @@ $$;
 
 -- API: private
 -- Splits the bundles of a lease that the caller has locked.
-create function outbox._unbundle_lease(token bigint) returns void
+create function outbox_internal.unbundle_lease(token bigint) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -82,7 +82,7 @@ set enable_seqscan = off
 set jit = off
 as $$
 begin
-    perform outbox._unbundle(array(select b.id from outbox._bundle b where b.lease = token for update));
+    perform outbox_internal.unbundle(array(select b.id from outbox._bundle b where b.lease = token for update));
     update outbox.lease l set bundled = false where l.id = token;
 end
 $$;
@@ -90,7 +90,7 @@ $$;
 -- API: private
 -- Splits the waiting (not leased) bundles that contain one of these messages. wait: true waits for a bundle that another
 -- session has locked, false skips that bundle.
-create function outbox._unbundle_messages(ids bigint[], wait boolean) returns void
+create function outbox_internal.unbundle_messages(ids bigint[], wait boolean) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -102,14 +102,14 @@ set jit = off
 as $$
 begin
     if wait then
-        perform outbox._unbundle(array(
+        perform outbox_internal.unbundle(array(
             select b.id
             from unnest(ids) u(id) join outbox._bundle b on b.messages @> u.id and u.id = any (b.message_ids)
             where b.lease is null
             for update of b
         ));
     else
-        perform outbox._unbundle(array(
+        perform outbox_internal.unbundle(array(
             select b.id
             from unnest(ids) u(id) join outbox._bundle b on b.messages @> u.id and u.id = any (b.message_ids)
             where b.lease is null
@@ -121,7 +121,7 @@ $$;
 
 -- API: private
 -- Splits the waiting (not leased) bundle that contains this delivery.
-create function outbox._unbundle_delivery(delivery_id bigint) returns void
+create function outbox_internal.unbundle_delivery(delivery_id bigint) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -130,7 +130,7 @@ set enable_bitmapscan = off
 set jit = off
 as $$
 begin
-    perform outbox._unbundle(array(
+    perform outbox_internal.unbundle(array(
         select b.id from outbox._bundle b
         where b.deliveries @> delivery_id and delivery_id = any (b.delivery_ids) and b.lease is null
         for update
@@ -140,7 +140,7 @@ $$;
 
 -- API: private
 -- The lease of the bundle that contains this delivery. Null: the delivery is in no bundle, or its bundle is not leased.
-create function outbox._bundle_holder(delivery_id bigint) returns outbox.lease
+create function outbox_internal.bundle_holder(delivery_id bigint) returns outbox.lease
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
@@ -152,7 +152,7 @@ end;
 
 -- API: private
 -- The deliveries of one message that have not ended, both those with a row of their own and those in bundles.
-create function outbox._open_of(message_id bigint) returns table (
+create function outbox_internal.open_of(message_id bigint) returns table (
     id bigint,
     subscription_id int,
     place bigint,
@@ -167,11 +167,11 @@ set search_path = pg_catalog, pg_temp
 begin atomic
     select d.id, d.subscription_id, d."position", d.state, d.attempt, d.due_at, d.lease, d.last_error
     from outbox.delivery d
-    where d.message_id = _open_of.message_id
+    where d.message_id = open_of.message_id
     union all
     select b.id, b.subscription_id, b."position", b.state, b.attempt, b.due_at, b.lease, null
     from outbox._bundled b
-    where b.messages @> _open_of.message_id and b.message_id = _open_of.message_id;
+    where b.messages @> open_of.message_id and b.message_id = open_of.message_id;
 end;
 
 -- API: private

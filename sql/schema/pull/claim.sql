@@ -6,14 +6,14 @@
 
 -- API: private
 -- Returns the pull subscription of this name. Raises OB001 if there is none, and OB004 if it is pushed to an endpoint.
-create function outbox._pull_subscription(name text) returns outbox.subscription
+create function outbox_internal.pull_subscription(name text) returns outbox.subscription
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     found outbox.subscription;
 begin
-    select * into found from outbox.subscription s where s.name = _pull_subscription.name and s.deleted_at is null;
+    select * into found from outbox.subscription s where s.name = pull_subscription.name and s.deleted_at is null;
     if found.id is null then
         raise exception 'subscription "%" does not exist', left(name, 100)
             using errcode = 'OB001', hint = 'outbox.subscribe() makes one; the table outbox.subscription lists them.';
@@ -27,7 +27,7 @@ end
 $$;
 
 -- API: private
-create function outbox._check_claim(worker text, max_messages int, lease interval) returns void
+create function outbox_internal.check_claim(worker text, max_messages int, lease interval) returns void
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -72,7 +72,7 @@ begin
     -- part of the cost. complete_and_claim() has a copy of the lines up to the look at `paused`. A function for both of them
     -- would make a claim that finds nothing slower: by 1 % for one message, and by 5 % for several.
     if max_messages = 1 and octet_length(worker) between 1 and 255 and lease between interval '1 us' and interval '7 days' then
-        picked := outbox._pick_one(subscription);
+        picked := outbox_internal.pick_one(subscription);
         if picked.ids is not null then
             return query select *
             from outbox._lease(picked.source_id, subscription, picked.budget, picked.deadline, picked.ids, picked.tried,
@@ -82,29 +82,29 @@ begin
     end if;
     select * into source from outbox.subscription s where s.name = subscription and s.deleted_at is null;
     if source.id is null or source.endpoint_id is not null then
-        source := outbox._pull_subscription(subscription);
+        source := outbox_internal.pull_subscription(subscription);
     end if;
     if (octet_length(worker) between 1 and 255 and max_messages between 1 and 10000 and lease > interval '0'
         and lease <= interval '7 days') is not true then
-        perform outbox._check_claim(worker, max_messages, lease);
+        perform outbox_internal.check_claim(worker, max_messages, lease);
     end if;
     if source.paused then
         return;
     end if;
     if max_messages = 1 then
-        perform outbox._note_name(subscription, source.id);
+        perform outbox_internal.note_name(subscription, source.id);
     end if;
-    picked := outbox._pick(source.id, max_messages, true);
+    picked := outbox_internal.pick(source.id, max_messages, true);
     -- Without a dispatcher, a claim that finds nothing ticks and routes by itself. Only a transaction without an xid may do
     -- that, see _tick.
     if cardinality(picked.ids) = 0 and picked.before = 'infinity' and pg_current_xact_id_if_assigned() is null
-        and outbox._route_inline() in ('ticked', 'idle') then
-        perform outbox._router_pass(1000, '{}');
-        perform outbox._replay_inline(source.id);
-        picked := outbox._pick(source.id, max_messages, true);
+        and outbox_internal.route_inline() in ('ticked', 'idle') then
+        perform outbox_internal.router_pass(1000, '{}');
+        perform outbox_internal.replay_inline(source.id);
+        picked := outbox_internal.pick(source.id, max_messages, true);
     end if;
     if cardinality(picked.ids) = 0 and picked.before < 'infinity' then
-        bundles := outbox._pick_bundles(source.id, max_messages, picked.before);
+        bundles := outbox_internal.pick_bundles(source.id, max_messages, picked.before);
         if cardinality(bundles.ids) > 0 then
             return query select *
             from outbox._lease_bundles(source.id, source.name, source.max_attempts, source.deadline, bundles.ids,
@@ -112,7 +112,7 @@ begin
             return;
         end if;
         -- The bundle was split, or another session has it.
-        picked := outbox._pick(source.id, max_messages, false);
+        picked := outbox_internal.pick(source.id, max_messages, false);
     end if;
     if cardinality(picked.ids) > 0 then
         return query select *

@@ -3,7 +3,7 @@
 -- API: private
 -- Raises the reason why a delivery does not exist: OB002 if it has ended; OB001 if it never existed or its history is no
 -- longer stored.
-create function outbox._raise_ended(delivery_id bigint) returns void
+create function outbox_internal.raise_ended(delivery_id bigint) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -12,15 +12,15 @@ declare
 begin
     select 'dead letter ' || l.id || ', ' || l.resolution || ': ' || l.reason into ended
     from outbox.dead_letter l
-    where l.delivery_id = _raise_ended.delivery_id
+    where l.delivery_id = raise_ended.delivery_id
     order by l.id desc
     limit 1;
     if ended is null then
         select a.outcome into ended
         from outbox.attempt a
         -- the delivery ids of a bundle are at most 9999 apart
-        where a.delivery_id between _raise_ended.delivery_id - 9999 and _raise_ended.delivery_id
-            and (a.delivery_id = _raise_ended.delivery_id or _raise_ended.delivery_id = any (a.delivery_ids))
+        where a.delivery_id between raise_ended.delivery_id - 9999 and raise_ended.delivery_id
+            and (a.delivery_id = raise_ended.delivery_id or raise_ended.delivery_id = any (a.delivery_ids))
         order by a.finished_at desc
         limit 1;
     end if;
@@ -54,17 +54,17 @@ declare
     source outbox.subscription;
     holder outbox.lease;
 begin
-    perform outbox._check_claim(worker, 1, lease);
+    perform outbox_internal.check_claim(worker, 1, lease);
     if delivery_id is null then
         raise exception 'delivery_id must not be null' using errcode = 'null_value_not_allowed';
     end if;
-    perform outbox._unbundle_delivery(delivery_id);
+    perform outbox_internal.unbundle_delivery(delivery_id);
     select * into wanted from outbox.delivery d where d.id = delivery_id for update;
-    perform outbox._lower_claim_hint(wanted.subscription_id, wanted.priority, wanted.due_at) where wanted.pull;
+    perform outbox_internal.lower_claim_hint(wanted.subscription_id, wanted.priority, wanted.due_at) where wanted.pull;
     if wanted.id is null then
-        holder := outbox._bundle_holder(delivery_id);
+        holder := outbox_internal.bundle_holder(delivery_id);
         if holder.id is null then
-            perform outbox._raise_ended(delivery_id);
+            perform outbox_internal.raise_ended(delivery_id);
         end if;
         wanted.subscription_id := holder.subscription_id;
         wanted.pull := true;

@@ -28,7 +28,7 @@ as $$
 #variable_conflict use_variable
 declare
     now timestamptz := clock_timestamp();
-    held_as bigint := outbox._lease_id(done);
+    held_as bigint := outbox_internal.lease_id(done);
     source outbox.subscription;
     picked record;
     ended bigint;
@@ -72,11 +72,11 @@ begin
     end if;
     if keys is not null then
         insert into outbox._freed_key (subscription_id, key) select * from unnest(ordered, keys) u(s, k);
-        perform outbox._deliveries_changed();
+        perform outbox_internal.deliveries_changed();
     end if;
     -- These lines are copied from claim(), which says why.
     if max_messages = 1 and octet_length(worker) between 1 and 255 and lease between interval '1 us' and interval '7 days' then
-        picked := outbox._pick_one(subscription);
+        picked := outbox_internal.pick_one(subscription);
         if picked.ids is not null then
             return query select *
             from outbox._lease(picked.source_id, subscription, picked.budget, picked.deadline, picked.ids, picked.tried,
@@ -86,16 +86,16 @@ begin
     end if;
     select * into source from outbox.subscription s where s.name = subscription and s.deleted_at is null;
     if source.id is null or source.endpoint_id is not null then
-        source := outbox._pull_subscription(subscription);
+        source := outbox_internal.pull_subscription(subscription);
     end if;
     if (octet_length(worker) between 1 and 255 and max_messages between 1 and 10000 and lease > interval '0'
         and lease <= interval '7 days') is not true then
-        perform outbox._check_claim(worker, max_messages, lease);
+        perform outbox_internal.check_claim(worker, max_messages, lease);
     end if;
     if source.paused then
         return;
     end if;
-    picked := outbox._pick(source.id, max_messages, true);
+    picked := outbox_internal.pick(source.id, max_messages, true);
     if cardinality(picked.ids) > 0 then
         return query select *
         from outbox._lease(source.id, source.name, source.max_attempts, source.deadline, picked.ids, picked.tried,

@@ -6,7 +6,7 @@
 -- - reasons: one per delivery, dead_letter.reason.
 -- - note: true writes an entry to the attempt log and counts the outcome. Pass true where no attempt has just ended.
 -- - errors: one per delivery, where the error differs from that of the last attempt.
-create function outbox._dead_letter_deliveries(
+create function outbox_internal.dead_letter_deliveries(
     ids bigint[],
     reasons text[],
     note boolean,
@@ -25,7 +25,7 @@ declare
     buried bigint;
 begin
     if note then
-        perform outbox._count_ended(array_agg(d.subscription_id),
+        perform outbox_internal.count_ended(array_agg(d.subscription_id),
             array_agg(case u.reason when 'expired' then 'expired' else 'dead' end))
         from unnest(ids, reasons) u(id, reason) join outbox.delivery d on d.id = u.id;
     end if;
@@ -38,7 +38,7 @@ begin
     ), logged as (
         insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
             subscription_id, endpoint_id, attempt, outcome, error_class, error)
-        select (select outbox._current_leaf('attempt')), g.position, g.message_id, clock_timestamp(),
+        select (select outbox_internal.current_leaf('attempt')), g.position, g.message_id, clock_timestamp(),
             clock_timestamp(), g.id, g.run, g.subscription_id, s.endpoint_id, 0, g.fate, g.reason, g.error
         from gone g
         left join outbox.subscription s on s.id = g.subscription_id
@@ -63,7 +63,7 @@ $$;
 -- API: private
 -- Ends deliveries of cancelled messages, with an entry in the attempt log for each, and returns how many. The caller has
 -- locked the deliveries.
-create function outbox._drop_cancelled(ids bigint[]) returns bigint
+create function outbox_internal.drop_cancelled(ids bigint[]) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -76,7 +76,7 @@ as $$
 declare
     dropped bigint;
 begin
-    perform outbox._count_ended(array_agg(d.subscription_id), array_fill('cancelled'::text, array[count(*)::int]))
+    perform outbox_internal.count_ended(array_agg(d.subscription_id), array_fill('cancelled'::text, array[count(*)::int]))
     from outbox.delivery d where d.id = any (ids);
     with gone as (
         delete from outbox.delivery d where d.id = any (ids) returning *
@@ -86,7 +86,7 @@ begin
     )
     insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
         subscription_id, endpoint_id, attempt, outcome)
-    select (select outbox._current_leaf('attempt')), g.position, g.message_id, clock_timestamp(), clock_timestamp(),
+    select (select outbox_internal.current_leaf('attempt')), g.position, g.message_id, clock_timestamp(), clock_timestamp(),
         g.id, g.run, g.subscription_id, s.endpoint_id, 0, 'cancelled'
     from gone g
     left join outbox.subscription s on s.id = g.subscription_id;
@@ -99,7 +99,7 @@ $$;
 -- Ends the waiting deliveries of those messages that are cancelled. Called by the router, because cancel() could not see the
 -- deliveries that the router had not committed. in_flight: ids of the deliveries that the dispatcher has sent, which are
 -- left alone. Deliveries that a claim has just locked are skipped too, and ended in a later pass.
-create function outbox._end_cancelled(message_ids bigint[], in_flight bigint[]) returns bigint
+create function outbox_internal.end_cancelled(message_ids bigint[], in_flight bigint[]) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -113,13 +113,13 @@ declare
     called_off bigint[];
     ids bigint[];
 begin
-    if not outbox._cancelled_near(message_ids) then
+    if not outbox_internal.cancelled_near(message_ids) then
         return 0;
     end if;
     called_off := array(
         select c.message_id from unnest(message_ids) u(message_id) join outbox.cancelled c on c.message_id = u.message_id
     );
-    perform outbox._unbundle_messages(called_off, false);
+    perform outbox_internal.unbundle_messages(called_off, false);
     ids := array(
         select d.id
         from unnest(called_off) u(message_id)
@@ -127,14 +127,14 @@ begin
         where d.state <> 'processing' and d.id <> all (in_flight)
         for update of d skip locked
     );
-    return case when cardinality(ids) = 0 then 0 else outbox._drop_cancelled(ids) end;
+    return case when cardinality(ids) = 0 then 0 else outbox_internal.drop_cancelled(ids) end;
 end
 $$;
 
 -- API: private
 -- Shortens a text from outside for storage: a text of more than 4096 bytes is cut to its first 1000 characters, which is
 -- enough to see what happened.
-create function outbox._shorten(message text) returns text
+create function outbox_internal.shorten(message text) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 return case when octet_length(message) > 4096 then left(message, 1000) || ' ...' else message end;

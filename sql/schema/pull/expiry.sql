@@ -3,14 +3,14 @@
 -- API: private
 -- Takes back one expired lease, which the caller has locked, and returns the number of its deliveries. The attempt counts,
 -- so a message that crashes its workers is not claimed for ever.
-create function outbox._take_back_one(ended outbox.lease, at timestamptz) returns bigint
+create function outbox_internal.take_back_one(ended outbox.lease, at timestamptz) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     deliveries bigint;
 begin
-    deliveries := cardinality(outbox._fail(ended, null,
+    deliveries := cardinality(outbox_internal.fail(ended, null,
         case when ended.deadline_at <= at then 'deadline' else 'lease_expired' end,
         format('worker "%s" did not say what became of it', ended.worker), interval '0', null));
     -- The lease ends even if all its deliveries have ended in some other way.
@@ -21,7 +21,7 @@ $$;
 
 -- API: private
 -- Takes back at most `max` leases that expired at or before `at`, and returns the number of their deliveries.
-create function outbox._take_back(at timestamptz, max int) returns bigint
+create function outbox_internal.take_back(at timestamptz, max int) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -37,7 +37,7 @@ begin
     for ended in
         select * from outbox.lease l where l.expires_at <= at order by l.expires_at limit max for update skip locked
     loop
-        deliveries := deliveries + outbox._take_back_one(ended, at);
+        deliveries := deliveries + outbox_internal.take_back_one(ended, at);
     end loop;
     return deliveries;
 end
@@ -49,7 +49,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    only_of int := case when subscription is not null then outbox._subscription_id(subscription) end;
+    only_of int := case when subscription is not null then outbox_internal.subscription_id(subscription) end;
     ended outbox.lease;
     deliveries bigint := 0;
 begin
@@ -61,7 +61,7 @@ begin
         where l.claimed_at <= clock_timestamp() - older_than and (only_of is null or l.subscription_id = only_of)
         for update skip locked
     loop
-        deliveries := deliveries + cardinality(outbox._fail(ended, null, 'unlocked',
+        deliveries := deliveries + cardinality(outbox_internal.fail(ended, null, 'unlocked',
             format('taken back from worker "%s" by hand', ended.worker), interval '0', null));
         delete from outbox.lease l where l.id = ended.id;
     end loop;

@@ -10,8 +10,8 @@ declare
     until timestamptz;
     held outbox.lease;
 begin
-    perform outbox._check_claim('worker', 1, duration);
-    held := outbox._lock_lease(lease);
+    perform outbox_internal.check_claim('worker', 1, duration);
+    held := outbox_internal.lock_lease(lease);
     if held.id is not null then
         update outbox.lease l
         set expires_at = least(greatest(l.expires_at, clock_timestamp() + duration), l.deadline_at)
@@ -42,7 +42,7 @@ set jit = off
 as $$
 #variable_conflict use_column
 declare
-    held outbox.lease := outbox._lock_lease(lease);
+    held outbox.lease := outbox_internal.lock_lease(lease);
     named bigint[] := coalesce(delivery_ids, held.delivery_ids);
     done bigint[];
 begin
@@ -50,7 +50,7 @@ begin
         return '{}';
     end if;
     if held.bundled then
-        perform outbox._unbundle_lease(held.id);
+        perform outbox_internal.unbundle_lease(held.id);
     end if;
     with returned as (
         update outbox.delivery d
@@ -68,10 +68,10 @@ begin
         insert into outbox._freed_key (subscription_id, key)
         select r.subscription_id, r.key from returned r where r.key is not null
     )
-    select array_agg(r.id order by r.position), count(outbox._lower_claim_hint(r.subscription_id, r.priority, r.due_at))
+    select array_agg(r.id order by r.position), count(outbox_internal.lower_claim_hint(r.subscription_id, r.priority, r.due_at))
     into done
     from returned r;
-    perform outbox._free_keys(held, null, null);
+    perform outbox_internal.free_keys(held, null, null);
     return coalesce(done, '{}');
 end
 $$;

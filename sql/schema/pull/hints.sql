@@ -6,38 +6,39 @@
 -- priorities, highest first; 99999 at the end: there are lower ones, which were not scanned. since: for each priority, the
 -- due time where the scan starts, in microseconds as in _time. Null: there are no hints, or this session shall scan from the
 -- start. Called in a statement before the one that claims, so that the hints are older than the snapshot of the claim.
-create function outbox._claim_hints(subscription_id int, out levels int[], out since bigint[]) language c volatile strict
+create function outbox_internal.claim_hints(subscription_id int, out levels int[], out since bigint[]) language c volatile strict
 as 'MODULE_PATHNAME', 'outbox_claim_hints';
 
 -- API: private
 -- Sets the hints after a slow scan from the start. walked: CPU time of the scan; the hints hold for 50 times as long,
 -- between 1 and 60 seconds, without shared memory for 1 second.
-create function outbox._set_claim_hints(subscription_id int, levels int[], since bigint[], walked interval) returns void
+create function outbox_internal.set_claim_hints(subscription_id int, levels int[], since bigint[], walked interval) returns void
 language c volatile strict as 'MODULE_PATHNAME', 'outbox_set_claim_hints';
 
 -- API: private
 -- Advances the hints to where a claim has ended, unless a delivery became claimable since the claim began.
-create function outbox._advance_claim_hints(subscription_id int, levels int[], since bigint[]) returns void
+create function outbox_internal.advance_claim_hints(subscription_id int, levels int[], since bigint[]) returns void
 language c volatile strict as 'MODULE_PATHNAME', 'outbox_advance_claim_hints';
 
 -- API: private
 -- CPU time since the hints were read, if that is much for the number of deliveries found (more than 2 ms, and 50 µs for each
 -- delivery): the scan has read many entries of deliveries that have ended. Null: the scan was fast. CPU time and not elapsed
 -- time, because a claim that waits for its turn is not slow.
-create function outbox._slow_walk(found int) returns interval
+create function outbox_internal.slow_walk(found int) returns interval
 language c volatile strict as 'MODULE_PATHNAME', 'outbox_slow_walk';
 
 -- API: private
 -- The due time at which a scan for bundles starts.
-create function outbox._bundles_since(subscription_id int) returns timestamptz
+create function outbox_internal.bundles_since(subscription_id int) returns timestamptz
 language sql volatile
-return coalesce(outbox._time(nullif(((outbox._claim_hints(-subscription_id)).since)[1], 0)), '-infinity');
+return coalesce(outbox_internal.time(nullif(((outbox_internal.claim_hints(-subscription_id)).since)[1], 0)), '-infinity');
 
 -- API: private
--- The subscription id that this session remembers for a name, and the hints of that subscription; see _pick_one().
+-- The subscription id that this session remembers for a name, and the hints of that subscription; see
+-- outbox_internal.pick_one().
 -- subscription_id null: this session has not claimed from the subscription yet. level, since: the first hint of its
 -- deliveries, bundles_since: that of its bundles; null: there are none.
-create function outbox._claim_hints_of(
+create function outbox_internal.claim_hints_of(
     name text,
     out subscription_id int,
     out level int,
@@ -47,11 +48,11 @@ create function outbox._claim_hints_of(
 
 -- API: private
 -- Tells this session the id of the subscription that has this name.
-create function outbox._note_name(name text, subscription_id int) returns void
+create function outbox_internal.note_name(name text, subscription_id int) returns void
 language c volatile strict as 'MODULE_PATHNAME', 'outbox_note_name';
 
 -- API: private
 -- Called after one delivery was found. due_at: when it became due. marked: there were hints. If so, advances the hint of
 -- this priority; otherwise sets a hint if the scan took at least slow_us microseconds of CPU time.
-create function outbox._note_claim(subscription_id int, level int, due_at timestamptz, marked boolean, slow_us int)
+create function outbox_internal.note_claim(subscription_id int, level int, due_at timestamptz, marked boolean, slow_us int)
 returns void language c volatile strict as 'MODULE_PATHNAME', 'outbox_note_claim';

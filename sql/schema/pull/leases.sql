@@ -77,8 +77,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    token bigint := outbox._new_lease();
-    held_as bigint := outbox._lease_id(token);
+    token bigint := outbox_internal.new_lease();
+    held_as bigint := outbox_internal.lease_id(token);
     now timestamptz := clock_timestamp();
     until timestamptz := now + least(duration, deadline);
 begin

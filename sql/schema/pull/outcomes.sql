@@ -7,7 +7,7 @@
 
 -- API: private
 -- Locks and returns a lease. Null: the lease has ended or was taken back. Raises 22004 when `lease` is null.
-create function outbox._lock_lease(lease bigint) returns outbox.lease
+create function outbox_internal.lock_lease(lease bigint) returns outbox.lease
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -17,9 +17,9 @@ begin
     if lease is null then
         raise exception 'the lease must not be null' using errcode = 'null_value_not_allowed';
     end if;
-    select * into held from outbox.lease l where l.id = outbox._lease_id(_lock_lease.lease) for update;
+    select * into held from outbox.lease l where l.id = outbox_internal.lease_id(lock_lease.lease) for update;
     if held.id is null then
-        perform outbox._note_unknown_lease();
+        perform outbox_internal.note_unknown_lease();
     end if;
     return held;
 end
@@ -27,7 +27,7 @@ $$;
 
 -- API: private
 -- Adds outcomes of pull deliveries to outbox.counter, as the dispatcher does for the deliveries that it sends.
-create function outbox._count(subscription_id int, outcome text, deliveries bigint) returns void
+create function outbox_internal.count(subscription_id int, outcome text, deliveries bigint) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
@@ -39,7 +39,7 @@ end;
 -- API: private
 -- Called after deliveries of a lease have ended: deletes the lease if no delivery is left, and notes the freed keys. Called
 -- with the settings of the caller.
-create function outbox._free_keys(held outbox.lease, ordered int[], keys text[]) returns void
+create function outbox_internal.free_keys(held outbox.lease, ordered int[], keys text[]) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -52,7 +52,7 @@ begin
         insert into outbox._freed_key (subscription_id, key)
         select * from unnest(ordered, keys) u(s, k) where u.k is not null;
         if found then
-            perform outbox._deliveries_changed();
+            perform outbox_internal.deliveries_changed();
         end if;
     end if;
 end
@@ -61,7 +61,7 @@ $$;
 -- API: private
 -- Completes all bundles of a lease and ends the lease, with one row in the attempt log for each bundle. Returns the delivery
 -- ids.
-create function outbox._complete_bundles(held outbox.lease) returns bigint[]
+create function outbox_internal.complete_bundles(held outbox.lease) returns bigint[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -108,7 +108,7 @@ set jit = off
 as $$
 #variable_conflict use_column
 declare
-    token bigint := outbox._lease_id(lease);
+    token bigint := outbox_internal.lease_id(lease);
     now timestamptz := clock_timestamp();
     held outbox.lease;
     named bigint[];
@@ -126,16 +126,16 @@ begin
     select * into held from outbox.lease l where l.id = token for update;
     if held.id is null then
         -- raises the error for null
-        perform outbox._lock_lease(lease);
+        perform outbox_internal.lock_lease(lease);
         return '{}';
     end if;
     if held.bundled then
         -- Whole bundles are completed as such; otherwise the bundles are split, and their deliveries are completed one by
         -- one.
         if results is null and (delivery_ids is null or delivery_ids @> held.delivery_ids) then
-            return outbox._complete_bundles(held);
+            return outbox_internal.complete_bundles(held);
         end if;
-        perform outbox._unbundle_lease(token);
+        perform outbox_internal.unbundle_lease(token);
     end if;
     named := coalesce(delivery_ids, held.delivery_ids);
     -- One statement, because starting a statement is most of the cost of a small one.
@@ -168,7 +168,7 @@ begin
     into done, ordered, keys
     from gone g;
     if keys is not null or cardinality(done) is distinct from cardinality(held.delivery_ids) then
-        perform outbox._free_keys(held, ordered, keys);
+        perform outbox_internal.free_keys(held, ordered, keys);
     end if;
     return coalesce(done, '{}');
 end
@@ -184,7 +184,7 @@ comment on function outbox.complete is
 -- Records a failed attempt of deliveries of a locked lease. delivery_ids null: of all its deliveries. reason: makes them
 -- dead letters at once, with this reason. reason null: they are tried again if their budget, max_age and expiry allow.
 -- Returns the ids of the changed deliveries.
-create function outbox._fail(
+create function outbox_internal.fail(
     held outbox.lease,
     delivery_ids bigint[],
     class text,
@@ -212,13 +212,13 @@ declare
     source int;
 begin
     if held.bundled then
-        perform outbox._unbundle_lease(held.id);
+        perform outbox_internal.unbundle_lease(held.id);
     end if;
     with mine as (
         select d.*, s.max_attempts as budget, s.max_age, s.schedule, m.enqueued_at,
             now + case
                 when retry_after is not null then greatest(retry_after, interval '0')
-                else outbox._retry_wait(s.schedule, d.attempt, d.message_id, d.subscription_id)
+                else outbox_internal.retry_wait(s.schedule, d.attempt, d.message_id, d.subscription_id)
             end as next_at
         from outbox.delivery d
         left join outbox.subscription s on s.id = d.subscription_id
@@ -226,7 +226,7 @@ begin
         where d.id = any (named) and d.lease = held.id
     ), judged as (
         select m.*, case
-                when _fail.reason is not null then _fail.reason
+                when fail.reason is not null then fail.reason
                 when m.attempt >= coalesce(m.max_attempts, m.budget, 1) then 'max_attempts'
                 when m.next_at > m.enqueued_at + m.max_age then 'max_age'
                 when m.next_at > m.expires_at then 'expired'
@@ -256,24 +256,24 @@ begin
         array_agg(j.id) filter (where j.verdict is not null and not j.called_off),
         array_agg(j.verdict) filter (where j.verdict is not null and not j.called_off),
         array_agg(j.id) filter (where j.called_off), min(j.subscription_id),
-        count(outbox._lower_claim_hint(j.subscription_id, j.priority, j.next_at)) filter (where j.verdict is null)
+        count(outbox_internal.lower_claim_hint(j.subscription_id, j.priority, j.next_at)) filter (where j.verdict is null)
     into done, dead, reasons, called_off, source
     from judged j;
     if done is not null then
-        perform outbox._count(source, 'failed', cardinality(done) - coalesce(cardinality(dead), 0));
-        perform outbox._count(source, 'dead', cardinality(array_remove(reasons, 'expired')));
-        perform outbox._count(source, 'expired', cardinality(array_positions(reasons, 'expired')));
+        perform outbox_internal.count(source, 'failed', cardinality(done) - coalesce(cardinality(dead), 0));
+        perform outbox_internal.count(source, 'dead', cardinality(array_remove(reasons, 'expired')));
+        perform outbox_internal.count(source, 'expired', cardinality(array_positions(reasons, 'expired')));
     end if;
     if dead is not null then
-        perform outbox._dead_letter_deliveries(dead, reasons, false);
+        perform outbox_internal.dead_letter_deliveries(dead, reasons, false);
     end if;
     if called_off is not null then
-        perform outbox._drop_cancelled(called_off);
+        perform outbox_internal.drop_cancelled(called_off);
     end if;
     if dead is not null or called_off is not null then
-        perform outbox._deliveries_changed();
+        perform outbox_internal.deliveries_changed();
     end if;
-    perform outbox._free_keys(held, null, null);
+    perform outbox_internal.free_keys(held, null, null);
     return coalesce(done, '{}');
 end
 $$;
@@ -289,12 +289,12 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    held outbox.lease := outbox._lock_lease(lease);
+    held outbox.lease := outbox_internal.lock_lease(lease);
 begin
     if held.id is null then
         return '{}';
     end if;
-    return outbox._fail(held, delivery_ids, 'worker', outbox._shorten(error), retry_after, null);
+    return outbox_internal.fail(held, delivery_ids, 'worker', outbox_internal.shorten(error), retry_after, null);
 end
 $$;
 comment on function outbox.fail is
@@ -314,12 +314,12 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    held outbox.lease := outbox._lock_lease(lease);
+    held outbox.lease := outbox_internal.lock_lease(lease);
 begin
     if held.id is null then
         return '{}';
     end if;
-    return outbox._fail(held, delivery_ids, 'worker', outbox._shorten(reason), null, 'rejected');
+    return outbox_internal.fail(held, delivery_ids, 'worker', outbox_internal.shorten(reason), null, 'rejected');
 end
 $$;
 comment on function outbox.dead is

@@ -2,16 +2,16 @@
 
 -- API: private
 -- When the first bundle became due; null: there is no bundle. Called with the settings of claim().
-create function outbox._first_bundle(subscription_id int) returns timestamptz
+create function outbox_internal.first_bundle(subscription_id int) returns timestamptz
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    since timestamptz := outbox._bundles_since(subscription_id);
+    since timestamptz := outbox_internal.bundles_since(subscription_id);
 begin
     return (
         select b.due_at from outbox._bundle b
-        where b.subscription_id = _first_bundle.subscription_id and b.lease is null and b.due_at >= since
+        where b.subscription_id = first_bundle.subscription_id and b.lease is null and b.due_at >= since
         order by b.due_at, b.id
         limit 1
     );
@@ -26,7 +26,8 @@ $$;
 -- deliveries that are due, and the first delivery that is not yet due ends the scan. While some session holds a snapshot,
 -- the index keeps the entries of deliveries that have ended, and they are at the start too. When scanning past them has
 -- become slow, the function stores claim hints: which priorities there are, and the due time where the scan of each starts.
--- Therefore _lower_claim_hint() has to be called for every delivery that becomes claimable again, or becomes claimable
+-- Therefore outbox_internal.lower_claim_hint() has to be called for every delivery that becomes claimable again, or becomes
+-- claimable
 -- for the first time by other means than the router.
 --
 -- bundles: whether bundles are considered. before: when the first bundle became due; infinity: there is no bundle, or
@@ -36,7 +37,7 @@ $$;
 -- The function is long because it is not split. Every part of it reads or writes the priorities and hints, so a part would
 -- take eight arguments. And a call takes about two microseconds, which is 13 % of a pick that finds nothing, and 4 % of a
 -- pick of ten deliveries.
-create function outbox._pick(
+create function outbox_internal.pick(
     subscription_id int,
     wanted int,
     bundles boolean,
@@ -68,10 +69,10 @@ begin
     ids := '{}';
     tried := '{}';
     before := case when not bundles then 'infinity'::timestamptz end;
-    hints := outbox._claim_hints(subscription_id);
+    hints := outbox_internal.claim_hints(subscription_id);
     loop
         if before is null and hints.levels is not null then
-            before := coalesce(outbox._first_bundle(subscription_id), 'infinity');
+            before := coalesce(outbox_internal.first_bundle(subscription_id), 'infinity');
         end if;
         if hints.levels is not null then
             known := known + 1;
@@ -83,20 +84,20 @@ begin
                 level := coalesce(levels[cardinality(levels)], 32768);
                 since_then := '-infinity';
             else
-                since_then := case when hints.since[known] > 0 then outbox._time(hints.since[known]) else '-infinity' end;
+                since_then := case when hints.since[known] > 0 then outbox_internal.time(hints.since[known]) else '-infinity' end;
             end if;
         end if;
         if hints.levels is null and before is null then
             -- One statement for both queries, because starting a statement costs more than either of them.
-            bundles_since := outbox._bundles_since(subscription_id);
+            bundles_since := outbox_internal.bundles_since(subscription_id);
             select (
                 select d.priority from outbox.delivery d
-                where d.subscription_id = _pick.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
+                where d.subscription_id = pick.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
                 order by d.priority desc
                 limit 1
             ), (
                 select b.due_at from outbox._bundle b
-                where b.subscription_id = _pick.subscription_id and b.lease is null and b.due_at >= bundles_since
+                where b.subscription_id = pick.subscription_id and b.lease is null and b.due_at >= bundles_since
                 order by b.due_at, b.id
                 limit 1
             ) into level, before;
@@ -106,7 +107,7 @@ begin
         elsif hints.levels is null then
             select d.priority into level
             from outbox.delivery d
-            where d.subscription_id = _pick.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
+            where d.subscription_id = pick.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
                 and d.priority < level
             order by d.priority desc
             limit 1;
@@ -119,7 +120,7 @@ begin
         into found_ids, found_tried, first_segment, last_segment, last_due
         from (
             select d.id, d.due_at, d.last_attempt_at, d.message_segment from outbox.delivery d
-            where d.subscription_id = _pick.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
+            where d.subscription_id = pick.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
                 and d.priority = level and d.due_at <= case level when 0 then least(now, before) else now end
                 and d.due_at >= since_then
                 and (d.expires_at is null or d.expires_at > now)
@@ -136,19 +137,19 @@ begin
         end if;
         levels := levels || level;
         -- A row becomes visible a little after it became due. Rows that became due after the first bundle were not scanned.
-        since := since || outbox._us(least(before, greatest(since_then, coalesce(last_due, now - interval '1 s'))));
+        since := since || outbox_internal.us(least(before, greatest(since_then, coalesce(last_due, now - interval '1 s'))));
         exit when cardinality(ids) >= wanted;
     end loop;
     if hints.levels is not null then
-        perform outbox._advance_claim_hints(subscription_id, levels, since);
-    elsif outbox._slow_walk(cardinality(ids)) is not null then
+        perform outbox_internal.advance_claim_hints(subscription_id, levels, since);
+    elsif outbox_internal.slow_walk(cardinality(ids)) is not null then
         if cardinality(levels) = 0 then
             -- The index holds only entries of deliveries that have ended. New deliveries usually have priority 0.
             levels := '{0}';
-            since := array[outbox._us(least(before, now - interval '1 s'))];
+            since := array[outbox_internal.us(least(before, now - interval '1 s'))];
         end if;
-        perform outbox._set_claim_hints(subscription_id, case when complete then levels else levels || 99999 end,
-            case when complete then since else since || 0::bigint end, outbox._slow_walk(cardinality(ids)));
+        perform outbox_internal.set_claim_hints(subscription_id, case when complete then levels else levels || 99999 end,
+            case when complete then since else since || 0::bigint end, outbox_internal.slow_walk(cardinality(ids)));
     end if;
     if mixed then
         segment := null;
@@ -158,9 +159,10 @@ $$;
 
 -- API: private
 -- Picks one delivery in one statement, which covers most claims of one message: finds the subscription by name, and picks
--- the delivery that _pick() would pick. When no id is returned, the caller has to call _pick(). Called with the settings of
+-- the delivery that outbox_internal.pick() would pick. When no id is returned, the caller has to call
+-- outbox_internal.pick(). Called with the settings of
 -- claim().
-create function outbox._pick_one(
+create function outbox_internal.pick_one(
     name text,
     out source_id int,
     out budget int,
@@ -174,9 +176,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     now timestamptz := clock_timestamp();
-    hints record := outbox._claim_hints_of(name);
-    since timestamptz := coalesce(outbox._time(nullif(hints.since, 0)), '-infinity');
-    bundles_since timestamptz := coalesce(outbox._time(nullif(hints.bundles_since, 0)), '-infinity');
+    hints record := outbox_internal.claim_hints_of(name);
+    since timestamptz := coalesce(outbox_internal.time(nullif(hints.since, 0)), '-infinity');
+    bundles_since timestamptz := coalesce(outbox_internal.time(nullif(hints.bundles_since, 0)), '-infinity');
     picked record;
 begin
     select s.max_attempts, s.deadline, f.level, f.bundle_due_at, p.* into picked
@@ -206,7 +208,7 @@ begin
         limit 1
         for update of d skip locked
     ) p
-    where s.id = hints.subscription_id and s.name = _pick_one.name and s.deleted_at is null and s.endpoint_id is null
+    where s.id = hints.subscription_id and s.name = pick_one.name and s.deleted_at is null and s.endpoint_id is null
         and not s.paused;
     if picked.id is not null then
         source_id := hints.subscription_id;
@@ -215,7 +217,7 @@ begin
         ids := array[picked.id];
         tried := array[picked.last_attempt_at];
         segment := picked.message_segment;
-        perform outbox._note_claim(source_id, picked.level, least(picked.due_at, picked.bundle_due_at),
+        perform outbox_internal.note_claim(source_id, picked.level, least(picked.due_at, picked.bundle_due_at),
             hints.level is not null, 150);
     end if;
 end
@@ -227,7 +229,7 @@ $$;
 -- own; if fewer than 10 are wanted, the bundle is split into rows instead, and nothing is returned for it. A bundle that may
 -- contain a cancelled message is split into rows too. first_due: when the first bundle became due. Called with the settings
 -- of claim().
-create function outbox._pick_bundles(
+create function outbox_internal.pick_bundles(
     subscription_id int,
     wanted int,
     first_due timestamptz,
@@ -244,14 +246,14 @@ declare
     now timestamptz := clock_timestamp();
     rows_due timestamptz;
     remembered boolean := false;
-    since timestamptz := outbox._bundles_since(subscription_id);
+    since timestamptz := outbox_internal.bundles_since(subscription_id);
 begin
     bundles := '{}';
     ids := '{}';
     -- Rows that became due after the first bundle are claimed after it, but before later bundles.
     select d.due_at into rows_due
     from outbox.delivery d
-    where d.subscription_id = _pick_bundles.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
+    where d.subscription_id = pick_bundles.subscription_id and d.pull and d.state <> 'processing' and not d.blocked
         and d.priority = 0 and d.due_at >= first_due and d.due_at <= now
     order by d.due_at, d.position
     limit 1;
@@ -262,14 +264,14 @@ begin
                 select from outbox.cancelled c where c.message_id between lower(b.messages) and upper(b.messages)
             ) as cancelled
         from outbox._bundle b
-        where b.subscription_id = _pick_bundles.subscription_id and b.lease is null and b.due_at >= since
+        where b.subscription_id = pick_bundles.subscription_id and b.lease is null and b.due_at >= since
         order by b.due_at, b.id
         limit greatest(wanted / 100, 1)
         for update of b skip locked
     loop
-        if not remembered and outbox._slow_walk(0) is not null then
-            perform outbox._set_claim_hints(-subscription_id, array[0], array[outbox._us(next.due_at)],
-                outbox._slow_walk(0));
+        if not remembered and outbox_internal.slow_walk(0) is not null then
+            perform outbox_internal.set_claim_hints(-subscription_id, array[0], array[outbox_internal.us(next.due_at)],
+                outbox_internal.slow_walk(0));
         end if;
         remembered := true;
         if cardinality(ids) = 0 and cardinality(next.delivery_ids) > wanted and wanted >= 10 and not next.cancelled then
@@ -284,14 +286,14 @@ begin
             set delivery_ids = b.delivery_ids[wanted + 1 :], positions = b.positions[wanted + 1 :],
                 message_ids = b.message_ids[wanted + 1 :]
             where b.id = next.id;
-            perform outbox._lower_claim_hint(-subscription_id, 0, next.due_at);
+            perform outbox_internal.lower_claim_hint(-subscription_id, 0, next.due_at);
             bundles := array[part];
             ids := next.delivery_ids[:wanted];
             segment := next.message_segment;
             return;
         end if;
         if next.cancelled or cardinality(ids) = 0 and cardinality(next.delivery_ids) > wanted then
-            perform outbox._unbundle(array[next.id]);
+            perform outbox_internal.unbundle(array[next.id]);
             continue;
         end if;
         exit when cardinality(ids) + cardinality(next.delivery_ids) > wanted or next.message_segment <> segment

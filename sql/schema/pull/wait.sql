@@ -3,7 +3,7 @@
 -- API: private
 -- Returns whether there is a delivery to claim: ready or empty; missing: there is no such subscription; pushed: the
 -- subscription is pushed to an endpoint.
-create function outbox._is_ready(subscription text) returns text
+create function outbox_internal.is_ready(subscription text) returns text
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -17,15 +17,15 @@ declare
     level int := 32768;
     now timestamptz := clock_timestamp();
 begin
-    select * into source from outbox.subscription s where s.name = _is_ready.subscription and s.deleted_at is null;
+    select * into source from outbox.subscription s where s.name = is_ready.subscription and s.deleted_at is null;
     if source.id is null then
         return 'missing';
     end if;
     if source.endpoint_id is not null then
         return 'pushed';
     end if;
-    if pg_current_xact_id_if_assigned() is null and outbox._route_inline() in ('ticked', 'idle') then
-        perform outbox._router_pass(1000, '{}');
+    if pg_current_xact_id_if_assigned() is null and outbox_internal.route_inline() in ('ticked', 'idle') then
+        perform outbox_internal.router_pass(1000, '{}');
     end if;
     if exists (select from outbox._bundle b where b.subscription_id = source.id and b.lease is null) then
         return 'ready';
@@ -68,4 +68,4 @@ comment on procedure outbox.claim_wait is
 
 insert into outbox._capability values
     ('consume', 'procedure outbox.claim_wait'),
-    ('consume', 'function outbox._is_ready');
+    ('consume', 'function outbox_internal.is_ready');

@@ -29,7 +29,7 @@ select pg_catalog.pg_extension_config_dump('outbox.endpoint_consent', '');
 
 -- API: private
 -- Starts the handshake of an endpoint from the beginning.
-create function outbox._start_consent(endpoint int) returns void
+create function outbox_internal.start_consent(endpoint int) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
@@ -44,12 +44,12 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    known int := outbox._endpoint_id(endpoint);
+    known int := outbox_internal.endpoint_id(endpoint);
     e outbox.endpoint;
 begin
     update outbox.endpoint p set consent = 'pending', updated_at = clock_timestamp() where p.id = known returning * into e;
-    perform outbox._start_consent(known);
-    return outbox._endpoint_changed(e, 'consent requested');
+    perform outbox_internal.start_consent(known);
+    return outbox_internal.endpoint_changed(e, 'consent requested');
 end
 $$;
 comment on function outbox.request_consent is
@@ -63,7 +63,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    known int := outbox._endpoint_id(endpoint);
+    known int := outbox_internal.endpoint_id(endpoint);
     e outbox.endpoint;
 begin
     if rate_per_minute < 1 then
@@ -75,7 +75,7 @@ begin
     update outbox.endpoint_consent c
     set next_at = null, allowed_rate = rate_per_minute, granted_by = session_user, detail = null
     where c.endpoint_id = known;
-    return outbox._endpoint_changed(e, 'consent granted');
+    return outbox_internal.endpoint_changed(e, 'consent granted');
 end
 $$;
 comment on function outbox.grant_consent is
@@ -86,7 +86,7 @@ comment on function outbox.grant_consent is
 -- API: private
 -- Records the result of a handshake request; called by the dispatcher. `failed`: there was no answer, or one that does not
 -- decide (5xx, 429).
-create function outbox._record_consent(
+create function outbox_internal.record_consent(
     endpoint int, origin text, failed boolean, status int, allowed_origin text, allowed_rate text, detail text
 ) returns void
 language plpgsql volatile
@@ -112,7 +112,7 @@ begin
         else 'refused'
     end;
     update outbox.endpoint_consent k
-    set asked = c.asked + 1, asked_at = clock_timestamp(), status = _record_consent.status,
+    set asked = c.asked + 1, asked_at = clock_timestamp(), status = record_consent.status,
         allowed_origin = left(allowed_origin, 200),
         allowed_rate = case
             when answer = 'granted' and btrim(allowed_rate) ~ '^[1-9][0-9]{0,8}$' then btrim(allowed_rate)::int end,
@@ -121,13 +121,13 @@ begin
                 clock_timestamp() + least(interval '1 minute' * 2 ^ least(c.asked, 10), interval '1 hour') end,
         detail = case
             when answer = 'granted' then null
-            when failed then _record_consent.detail
+            when failed then record_consent.detail
             when allowed_origin is null then format('status %s without WebHook-Allowed-Origin', status)
             else format('WebHook-Allowed-Origin does not name "%s"', origin) end
     where k.endpoint_id = endpoint;
     if answer <> 'pending' then
         update outbox.endpoint p set consent = answer, updated_at = clock_timestamp() where p.id = endpoint;
-        perform outbox._endpoint_changed(e, 'consent ' || answer);
+        perform outbox_internal.endpoint_changed(e, 'consent ' || answer);
     end if;
 end
 $$;

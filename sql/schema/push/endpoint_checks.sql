@@ -2,32 +2,32 @@
 
 -- API: private
 -- This function and the next five return their argument, or raise 22023 that names the invalid entry.
-create function outbox._check_schedule(schedule jsonb) returns jsonb language c immutable strict
+create function outbox_internal.check_schedule(schedule jsonb) returns jsonb language c immutable strict
 as 'MODULE_PATHNAME', 'outbox_check_schedule';
 
 -- API: private
-create function outbox._check_policy(policy jsonb) returns jsonb language c immutable strict
+create function outbox_internal.check_policy(policy jsonb) returns jsonb language c immutable strict
 as 'MODULE_PATHNAME', 'outbox_check_policy';
 
 -- API: private
-create function outbox._check_breaker(breaker jsonb) returns jsonb language c immutable strict
+create function outbox_internal.check_breaker(breaker jsonb) returns jsonb language c immutable strict
 as 'MODULE_PATHNAME', 'outbox_check_breaker';
 
 -- API: private
-create function outbox._check_auth(auth jsonb) returns jsonb language c stable strict
+create function outbox_internal.check_auth(auth jsonb) returns jsonb language c stable strict
 as 'MODULE_PATHNAME', 'outbox_check_auth';
 
 -- API: private
-create function outbox._check_tls(tls jsonb) returns jsonb language c stable strict
+create function outbox_internal.check_tls(tls jsonb) returns jsonb language c stable strict
 as 'MODULE_PATHNAME', 'outbox_check_tls';
 
 -- API: private
-create function outbox._check_response_id(rule text) returns text language c immutable strict
+create function outbox_internal.check_response_id(rule text) returns text language c immutable strict
 as 'MODULE_PATHNAME', 'outbox_check_response_id';
 
 -- API: private
 -- Raises 22004 or 22023 for the first invalid setting of an endpoint.
-create function outbox._check_endpoint(e outbox.endpoint) returns void
+create function outbox_internal.check_endpoint(e outbox.endpoint) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -37,8 +37,8 @@ begin
     if e.url is null then
         raise exception 'url must not be null' using errcode = 'null_value_not_allowed';
     end if;
-    perform outbox._check_url(e.url);
-    perform outbox._check_headers(e.headers);
+    perform outbox_internal.check_url(e.url);
+    perform outbox_internal.check_headers(e.headers);
     select k into header from jsonb_object_keys(e.headers) k
     where lower(k) in ('authorization', 'proxy-authorization', 'cookie');
     if header is not null then
@@ -77,17 +77,17 @@ begin
             detail = format('It is %s.', coalesce(e.subscriber_type, 'null')),
             hint = 'It is client or service.';
     end if;
-    perform outbox._check_schedule(e.schedule);
-    perform outbox._check_policy(e.policy);
-    perform outbox._check_breaker(e.breaker);
-    perform outbox._check_response_id(e.response_id);
+    perform outbox_internal.check_schedule(e.schedule);
+    perform outbox_internal.check_policy(e.policy);
+    perform outbox_internal.check_breaker(e.breaker);
+    perform outbox_internal.check_response_id(e.response_id);
     if cardinality(e.keep_headers) > 20 or exists (
         select from unnest(e.keep_headers) h where h is null or h !~ '^[A-Za-z0-9!#$%&''*+.^_`|~-]{1,100}$'
     ) then
         raise exception 'invalid keep_headers' using errcode = 'invalid_parameter_value',
             hint = 'It lists at most 20 names of response headers.';
     end if;
-    if outbox._is_duration(e.disable_after) is not true or e.disable_failures is null or e.disable_failures < 1 then
+    if outbox_internal.is_duration(e.disable_after) is not true or e.disable_failures is null or e.disable_failures < 1 then
         raise exception 'invalid disable_after or disable_failures' using errcode = 'invalid_parameter_value',
             hint = 'An endpoint is disabled after a time above 0 and at least one failure; 100 years, the longest, means never.';
     end if;

@@ -5,10 +5,10 @@
 
 -- API: private
 -- Writes the control message of a change, and returns its id.
-create function outbox._endpoint_changed(e outbox.endpoint, what text) returns bigint
+create function outbox_internal.endpoint_changed(e outbox.endpoint, what text) returns bigint
 language sql volatile
 set search_path = pg_catalog, pg_temp
-return outbox._enqueue_own('outbox.control', jsonb_build_object('endpoint', e.id, 'name', e.name, 'change', what));
+return outbox_internal.enqueue_own('outbox.control', jsonb_build_object('endpoint', e.id, 'name', e.name, 'change', what));
 
 -- API: public
 create function outbox.create_endpoint(
@@ -44,12 +44,12 @@ as $$
 declare
     e outbox.endpoint;
 begin
-    perform outbox._check_name('endpoint', name);
+    perform outbox_internal.check_name('endpoint', name);
     if signature is null or signature not in ('v1', 'v1a') then
         raise exception 'unknown signature "%"', left(signature, 100) using errcode = 'invalid_parameter_value',
             hint = 'It is v1 (HMAC-SHA256) or v1a (ed25519).';
     end if;
-    signing_secret := coalesce(outbox._check_secret(secret), outbox._new_secret(signature = 'v1a'));
+    signing_secret := coalesce(outbox_internal.check_secret(secret), outbox_internal.new_secret(signature = 'v1a'));
     e.name := name;
     e.url := url;
     e.headers := coalesce(headers, '{}');
@@ -70,9 +70,9 @@ begin
     e.disable_failures := disable_failures;
     e.consent := case when consent then 'pending' else 'none' end;
     e.subscriber_type := subscriber_type;
-    perform outbox._check_endpoint(e);
-    perform outbox._check_auth(auth);
-    perform outbox._check_tls(tls);
+    perform outbox_internal.check_endpoint(e);
+    perform outbox_internal.check_auth(auth);
+    perform outbox_internal.check_tls(tls);
     begin
         insert into outbox.endpoint (name, url, headers, timeout, concurrency, tenant, kind, rate, burst, schedule, policy,
             breaker, protocol, compress, response_id, keep_headers, disable_after, disable_failures, consent,
@@ -91,10 +91,10 @@ begin
     end if;
     insert into outbox.endpoint_state (endpoint_id) values (e.id);
     if e.consent = 'pending' then
-        perform outbox._start_consent(e.id);
+        perform outbox_internal.start_consent(e.id);
     end if;
     endpoint_id := e.id;
-    message_id := outbox._endpoint_changed(e, 'created');
+    message_id := outbox_internal.endpoint_changed(e, 'created');
     return next;
 end
 $$;
@@ -138,7 +138,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    known int := outbox._endpoint_id(name);
+    known int := outbox_internal.endpoint_id(name);
     e outbox.endpoint;
 begin
     select * into e from outbox.endpoint p where p.id = known for update;
@@ -146,7 +146,7 @@ begin
     -- Another URL is another receiver, which has not given its consent.
     if e.consent <> 'none' and url <> e.url then
         e.consent := 'pending';
-        perform outbox._start_consent(known);
+        perform outbox_internal.start_consent(known);
     end if;
     e.url := coalesce(url, e.url);
     e.headers := coalesce(headers, e.headers);
@@ -165,10 +165,10 @@ begin
     e.disable_after := coalesce(disable_after, e.disable_after);
     e.disable_failures := coalesce(disable_failures, e.disable_failures);
     e.subscriber_type := coalesce(subscriber_type, e.subscriber_type);
-    perform outbox._check_name('endpoint', e.name);
-    perform outbox._check_endpoint(e);
-    perform outbox._check_auth(nullif(auth, 'null'));
-    perform outbox._check_tls(nullif(tls, 'null'));
+    perform outbox_internal.check_name('endpoint', e.name);
+    perform outbox_internal.check_endpoint(e);
+    perform outbox_internal.check_auth(nullif(auth, 'null'));
+    perform outbox_internal.check_tls(nullif(tls, 'null'));
     begin
         update outbox.endpoint p
         set name = e.name, url = e.url, headers = e.headers, timeout = e.timeout, concurrency = e.concurrency,
@@ -189,7 +189,7 @@ begin
             key = case when tls is null then c.key else tls ->> 'key' end
         where c.endpoint_id = known;
     end if;
-    return outbox._endpoint_changed(e, 'altered');
+    return outbox_internal.endpoint_changed(e, 'altered');
 end
 $$;
 comment on function outbox.alter_endpoint is
@@ -204,7 +204,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    known int := outbox._endpoint_id(name);
+    known int := outbox_internal.endpoint_id(name);
     users text;
     e outbox.endpoint;
 begin
@@ -220,7 +220,7 @@ begin
     where p.id = known;
     delete from outbox.endpoint_secret k where k.endpoint_id = known;
     delete from outbox.endpoint_credential c where c.endpoint_id = known;
-    return outbox._endpoint_changed(e, 'dropped');
+    return outbox_internal.endpoint_changed(e, 'dropped');
 end
 $$;
 comment on function outbox.drop_endpoint is
@@ -234,19 +234,19 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    known int := outbox._endpoint_id(name);
+    known int := outbox_internal.endpoint_id(name);
     e outbox.endpoint;
 begin
     if mode is null or mode not in ('hold', 'skip') then
         raise exception 'unknown mode "%"', left(mode, 100) using errcode = 'invalid_parameter_value',
             hint = 'hold: deliveries wait; skip: they are recorded as skipped.';
     end if;
-    perform outbox._check_note(reason);
+    perform outbox_internal.check_note(reason);
     update outbox.endpoint p set active = false, disabled_mode = mode, disabled_reason = coalesce(reason, 'by hand'),
         disabled_at = clock_timestamp(), updated_at = clock_timestamp()
     where p.id = known
     returning * into e;
-    return outbox._endpoint_changed(e, 'disabled');
+    return outbox_internal.endpoint_changed(e, 'disabled');
 end
 $$;
 comment on function outbox.disable_endpoint is
@@ -260,7 +260,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    known int := outbox._endpoint_id(name);
+    known int := outbox_internal.endpoint_id(name);
     e outbox.endpoint;
 begin
     update outbox.endpoint p set active = true, disabled_mode = null, disabled_reason = null, disabled_at = null,
@@ -275,8 +275,8 @@ begin
     from outbox.subscription s
     where s.endpoint_id = known and d.subscription_id = s.id and not d.pull and not d.blocked and d.state = 'failed'
         and d.due_at > clock_timestamp();
-    perform outbox._deliveries_changed();
-    return outbox._endpoint_changed(e, 'enabled');
+    perform outbox_internal.deliveries_changed();
+    return outbox_internal.endpoint_changed(e, 'enabled');
 end
 $$;
 comment on function outbox.enable_endpoint is

@@ -31,9 +31,9 @@ begin
         raise exception 'payload must not be null' using errcode = 'null_value_not_allowed';
     end if;
     insert into outbox._manual_send (run, endpoint_id, message_id, position, payload)
-    values (-1, outbox._endpoint_id(endpoint), 0, 0, payload)
+    values (-1, outbox_internal.endpoint_id(endpoint), 0, 0, payload)
     returning id into new_id;
-    perform outbox._deliveries_changed();
+    perform outbox_internal.deliveries_changed();
     return new_id;
 end
 $$;
@@ -47,7 +47,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    known int := outbox._subscription_id(subscription);
+    known int := outbox_internal.subscription_id(subscription);
     target int;
     place bigint;
     leaf smallint;
@@ -59,19 +59,19 @@ begin
             using errcode = 'OB004', hint = 'Workers claim its deliveries; outbox.retry() makes one due again.';
     end if;
     select m.segment into leaf from outbox.message m where m.id = resend.message_id;
-    place := outbox._position_of(resend.message_id);
+    place := outbox_internal.position_of(resend.message_id);
     if leaf is null or place is null then
         raise exception 'message % does not exist', message_id
             using errcode = 'OB001', detail = 'It was never committed, is not in the feed yet, or retention has removed it.';
     end if;
-    if outbox._erased_because(message_id) is not null then
+    if outbox_internal.erased_because(message_id) is not null then
         raise exception 'message % was erased', message_id
-            using errcode = 'OB004', detail = outbox._erased_because(message_id);
+            using errcode = 'OB004', detail = outbox_internal.erased_because(message_id);
     end if;
     insert into outbox._manual_send (run, endpoint_id, subscription_id, message_id, message_segment, position)
     values (-2, target, known, resend.message_id, leaf, place)
     returning id into new_id;
-    perform outbox._deliveries_changed();
+    perform outbox_internal.deliveries_changed();
     return new_id;
 end
 $$;

@@ -3,7 +3,7 @@
 -- API: private
 -- Records the keys of deliveries that have an outcome. whats: `failed` has a row that is tried again, `dead` is a dead
 -- letter, `ended` is neither. If a delivery is not tried again, and its key has rows, the next row may go on.
-create function outbox._record_lanes(
+create function outbox_internal.record_lanes(
     subscription_ids int[],
     positions bigint[],
     message_ids bigint[],
@@ -34,7 +34,7 @@ end;
 
 -- API: private
 -- Returns those of these keys that have rows, or a dead letter that blocks the key.
-create function outbox._keys_with_rows(subscription_ids int[], keys text[]) returns table (subscription_id int, key text)
+create function outbox_internal.keys_with_rows(subscription_ids int[], keys text[]) returns table (subscription_id int, key text)
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
@@ -50,7 +50,7 @@ end;
 
 -- API: private
 -- Returns the keys of all push subscriptions that have rows, or a dead letter that blocks the key.
-create function outbox._all_keys_with_rows() returns table (subscription_id int, key text)
+create function outbox_internal.all_keys_with_rows() returns table (subscription_id int, key text)
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic

@@ -5,12 +5,12 @@
 -- Lowers the claim hints: a delivery of a pull subscription can be claimed from due_at on, for the first time or again. With
 -- a negative subscription_id it is a bundle of that subscription. Without this call, claims would start their scan after the
 -- delivery. Not called for deliveries that the router has made.
-create function outbox._lower_claim_hint(subscription_id int, priority int, due_at timestamptz) returns void
+create function outbox_internal.lower_claim_hint(subscription_id int, priority int, due_at timestamptz) returns void
 language c volatile strict as 'MODULE_PATHNAME', 'outbox_lower_claim_hint';
 
 -- API: private
 -- Records deliveries that failed and are tried again at due_at. delivery_id 0: the delivery has no row yet.
-create function outbox._record_failed(
+create function outbox_internal.record_failed(
     delivery_ids bigint[],
     subscription_ids int[],
     positions bigint[],
@@ -28,8 +28,8 @@ set search_path = pg_catalog, pg_temp
 begin atomic
     insert into outbox.delivery as d (subscription_id, position, message_id, message_segment, state, attempt, due_at,
         first_attempt_at, last_attempt_at, last_status, last_error_class, last_error)
-    select u.subscription_id, u.position, u.message_id, u.segment, 'failed', u.attempt, outbox._time(u.due_at),
-        outbox._time(u.started_at), outbox._time(u.started_at), u.status, u.class, u.error
+    select u.subscription_id, u.position, u.message_id, u.segment, 'failed', u.attempt, outbox_internal.time(u.due_at),
+        outbox_internal.time(u.started_at), outbox_internal.time(u.started_at), u.status, u.class, u.error
     from unnest(delivery_ids, subscription_ids, positions, message_ids, segments, attempts, due_us, started_us, statuses,
         classes, errors)
         u(delivery_id, subscription_id, position, message_id, segment, attempt, due_at, started_at, status, class, error)
@@ -40,9 +40,9 @@ begin atomic
         last_error = excluded.last_error, updated_at = clock_timestamp();
 
     update outbox.delivery d
-    set state = 'failed', attempt = u.attempt, due_at = outbox._time(u.due_at),
-        first_attempt_at = coalesce(d.first_attempt_at, outbox._time(u.started_at)),
-        last_attempt_at = outbox._time(u.started_at), last_status = u.status, last_error_class = u.class,
+    set state = 'failed', attempt = u.attempt, due_at = outbox_internal.time(u.due_at),
+        first_attempt_at = coalesce(d.first_attempt_at, outbox_internal.time(u.started_at)),
+        last_attempt_at = outbox_internal.time(u.started_at), last_status = u.status, last_error_class = u.class,
         last_error = u.error, updated_at = clock_timestamp()
     from unnest(delivery_ids, attempts, due_us, started_us, statuses, classes, errors)
         u(delivery_id, attempt, due_at, started_at, status, class, error)
@@ -51,7 +51,7 @@ end;
 
 -- API: private
 -- Records deliveries that become dead letters. delivery_id 0: the delivery has no row.
-create function outbox._record_dead(
+create function outbox_internal.record_dead(
     delivery_ids bigint[],
     subscription_ids int[],
     endpoint_ids int[],
@@ -75,7 +75,7 @@ begin atomic
         -- the message may have been retained, and its leaf truncated, while it was in flight
         coalesce(d.message_segment, u.segment), u.attempt,
         case u.reason when 'expired' then 'expired' else 'dead' end, u.reason, u.status, u.class, u.error, e.url,
-        coalesce(d.first_attempt_at, outbox._time(u.started_at)), outbox._time(u.started_at),
+        coalesce(d.first_attempt_at, outbox_internal.time(u.started_at)), outbox_internal.time(u.started_at),
         coalesce(d.created_at, clock_timestamp())
     from unnest(delivery_ids, subscription_ids, endpoint_ids, positions, message_ids, segments, attempts, started_us,
         reasons, statuses, classes, errors)
@@ -92,7 +92,7 @@ end;
 -- API: private
 -- Deletes the rows of deliveries that have ended. A dead letter that an operator made of one while it was in flight is
 -- resolved.
-create function outbox._record_completed(delivery_ids bigint[]) returns void
+create function outbox_internal.record_completed(delivery_ids bigint[]) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
@@ -105,8 +105,8 @@ begin atomic
 end;
 
 -- API: private
--- Records the state of endpoints. Times are in microseconds, as _time() takes them.
-create function outbox._record_endpoint_states(
+-- Records the state of endpoints. Times are in microseconds, as outbox_internal.time() takes them.
+create function outbox_internal.record_endpoint_states(
     endpoint_ids int[],
     breakers text[],
     until_us bigint[],
@@ -123,8 +123,8 @@ set search_path = pg_catalog, pg_temp
 begin atomic
     insert into outbox.endpoint_state as s (endpoint_id, breaker, breaker_until, breaker_times, paused_until, failing_since,
         failures, last_success_at, last_failure_at, last_error)
-    select u.endpoint_id, u.breaker, outbox._time(u.until), u.times, outbox._time(u.paused), outbox._time(u.failing),
-        u.failures, outbox._time(u.success), outbox._time(u.failure), u.error
+    select u.endpoint_id, u.breaker, outbox_internal.time(u.until), u.times, outbox_internal.time(u.paused), outbox_internal.time(u.failing),
+        u.failures, outbox_internal.time(u.success), outbox_internal.time(u.failure), u.error
     from unnest(endpoint_ids, breakers, until_us, times, paused_us, failing_us, failures, success_us, failure_us, errors)
         u(endpoint_id, breaker, until, times, paused, failing, failures, success, failure, error)
     on conflict (endpoint_id) do update
@@ -137,7 +137,7 @@ end;
 -- API: private
 -- Disables an endpoint that has failed for too long, or whose receiver asked for it, and enqueues a message about it on the
 -- topic outbox.endpoint.disabled.
-create function outbox._give_up_endpoint(endpoint_id int, reason text, detail text) returns void
+create function outbox_internal.give_up_endpoint(endpoint_id int, reason text, detail text) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -147,23 +147,23 @@ declare
 begin
     update outbox.endpoint p set active = false, disabled_mode = 'hold', disabled_reason = format('%s: %s', reason, detail),
         disabled_at = clock_timestamp(), updated_at = clock_timestamp()
-    where p.id = _give_up_endpoint.endpoint_id and p.active and p.deleted_at is null
+    where p.id = give_up_endpoint.endpoint_id and p.active and p.deleted_at is null
     returning * into e;
     if e.id is null then
         return;
     end if;
     select * into s from outbox.endpoint_state t where t.endpoint_id = e.id;
-    perform outbox._enqueue_own('outbox.endpoint.disabled', jsonb_build_object(
+    perform outbox_internal.enqueue_own('outbox.endpoint.disabled', jsonb_build_object(
         'endpoint', e.name, 'endpoint_id', e.id, 'tenant', e.tenant, 'url', e.url, 'reason', reason, 'detail', detail,
         'failures', s.failures, 'failing_since', s.failing_since, 'disabled_at', e.disabled_at));
-    perform outbox._enqueue_own('outbox.control',
+    perform outbox_internal.enqueue_own('outbox.control',
         jsonb_build_object('endpoint', e.id, 'name', e.name, 'change', 'disabled'));
 end
 $$;
 
 -- API: private
 -- Records deliveries that the dispatcher ended without an attempt: skipped, or dead. delivery_id 0: the delivery has no row.
-create function outbox._record_decisions(
+create function outbox_internal.record_decisions(
     delivery_ids bigint[],
     subscription_ids int[],
     positions bigint[],
@@ -178,7 +178,7 @@ set search_path = pg_catalog, pg_temp
 begin atomic
     insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run, subscription_id,
         endpoint_id, attempt, outcome, error_class, error)
-    select (select outbox._current_leaf('attempt')), u.position, u.message_id, clock_timestamp(), clock_timestamp(),
+    select (select outbox_internal.current_leaf('attempt')), u.position, u.message_id, clock_timestamp(), clock_timestamp(),
         nullif(u.delivery_id, 0), 0, u.subscription_id, s.endpoint_id, 0, u.outcome, u.reason,
         coalesce(u.error, u.reason)
     from unnest(delivery_ids, subscription_ids, positions, message_ids, outcomes, reasons, errors)
@@ -202,5 +202,5 @@ begin atomic
     insert into outbox._freed_key (subscription_id, key)
     select g.subscription_id, g.key from gone g where g.key is not null;
 
-    select outbox._count_ended(subscription_ids, outcomes);
+    select outbox_internal.count_ended(subscription_ids, outcomes);
 end;

@@ -31,7 +31,7 @@ comment on column outbox.endpoint.proxy is
 
 -- API: private
 -- Returns its argument, or raises 22023 for a URL that is not that of a proxy.
-create function outbox._check_proxy(url text) returns text language c immutable strict
+create function outbox_internal.check_proxy(url text) returns text language c immutable strict
 as 'MODULE_PATHNAME', 'outbox_check_proxy';
 
 -- API: public
@@ -42,8 +42,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 begin
-    perform outbox._check_name('proxy', name);
-    perform outbox._check_proxy(url);
+    perform outbox_internal.check_name('proxy', name);
+    perform outbox_internal.check_proxy(url);
     if is_default then
         update outbox.proxy p set is_default = false where p.is_default and p.name <> name;
     end if;
@@ -51,7 +51,7 @@ begin
     values (name, url, coalesce(resolves_names, false), coalesce(is_default, false))
     on conflict on constraint proxy_pkey do update set url = excluded.url, resolves_names = excluded.resolves_names,
         is_default = excluded.is_default, updated_at = clock_timestamp();
-    return outbox._enqueue_own('outbox.control', jsonb_build_object('proxy', name, 'change', 'set'));
+    return outbox_internal.enqueue_own('outbox.control', jsonb_build_object('proxy', name, 'change', 'set'));
 end
 $$;
 comment on function outbox.set_proxy is
@@ -80,7 +80,7 @@ begin
         raise exception 'proxy "%" does not exist', left(name, 100)
             using errcode = 'OB001', hint = 'The view outbox.proxy_list lists them.';
     end if;
-    return outbox._enqueue_own('outbox.control', jsonb_build_object('proxy', name, 'change', 'dropped'));
+    return outbox_internal.enqueue_own('outbox.control', jsonb_build_object('proxy', name, 'change', 'dropped'));
 end
 $$;
 comment on function outbox.drop_proxy is
@@ -93,7 +93,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    known int := outbox._endpoint_id(endpoint);
+    known int := outbox_internal.endpoint_id(endpoint);
 begin
     if proxy is not null and not exists (select from outbox.proxy p where p.name = set_endpoint_proxy.proxy) then
         raise exception 'proxy "%" does not exist', left(proxy, 100) using errcode = 'OB001',
@@ -101,7 +101,7 @@ begin
             hint = 'The view outbox.proxy_list lists them.';
     end if;
     update outbox.endpoint e set proxy = set_endpoint_proxy.proxy, updated_at = clock_timestamp() where e.id = known;
-    return outbox._enqueue_own('outbox.control', jsonb_build_object('endpoint', known, 'name', endpoint, 'change', 'proxy'));
+    return outbox_internal.enqueue_own('outbox.control', jsonb_build_object('endpoint', known, 'name', endpoint, 'change', 'proxy'));
 end
 $$;
 comment on function outbox.set_endpoint_proxy is

@@ -2,7 +2,7 @@
 
 -- API: private
 -- The jitter of a schedule (first element), followed by the first `tries` waits in seconds.
-create function outbox._waits(schedule jsonb, tries int) returns float8[] language c immutable
+create function outbox_internal.waits(schedule jsonb, tries int) returns float8[] language c immutable
 as 'MODULE_PATHNAME', 'outbox_waits';
 
 -- API: public
@@ -16,8 +16,8 @@ declare
     s outbox.subscription;
     waits float8[];
 begin
-    select * into s from outbox.subscription u where u.id = outbox._subscription_id(subscription);
-    waits := outbox._waits(
+    select * into s from outbox.subscription u where u.id = outbox_internal.subscription_id(subscription);
+    waits := outbox_internal.waits(
         coalesce(s.schedule, (select e.schedule from outbox.endpoint e where e.id = s.endpoint_id)), s.max_attempts - 1);
     attempt := 1;
     wait := interval '0';

@@ -1,11 +1,11 @@
 -- Secrets and keys that sign the requests to an endpoint.
 
 -- API: private
-create function outbox._new_secret(ed25519 boolean) returns text language c volatile strict
+create function outbox_internal.new_secret(ed25519 boolean) returns text language c volatile strict
 as 'MODULE_PATHNAME', 'outbox_new_secret';
 
 -- API: private
-create function outbox._public_key(secret text) returns text language c immutable strict
+create function outbox_internal.public_key(secret text) returns text language c immutable strict
 as 'MODULE_PATHNAME', 'outbox_public_key';
 
 -- API: public
@@ -16,7 +16,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    known int := outbox._endpoint_id(name);
+    known int := outbox_internal.endpoint_id(name);
     e outbox.endpoint;
     moment timestamptz := clock_timestamp();
     ed25519 boolean;
@@ -29,7 +29,7 @@ begin
     -- The new secret is of the same kind (v1 or v1a) as the current one.
     select starts_with(k.secret, 'whsk_') into ed25519
     from outbox.endpoint_secret k where k.endpoint_id = known order by k.created_at desc limit 1;
-    signing_secret := coalesce(outbox._check_secret(secret), outbox._new_secret(coalesce(ed25519, false)));
+    signing_secret := coalesce(outbox_internal.check_secret(secret), outbox_internal.new_secret(coalesce(ed25519, false)));
     update outbox.endpoint_secret k set expires_at = least(k.expires_at, moment + overlap) where k.endpoint_id = known;
     insert into outbox.endpoint_secret (endpoint_id, created_at, secret) values (known, moment, signing_secret);
     -- At most five old secrets are kept.
@@ -43,7 +43,7 @@ begin
             ) l
         )
     );
-    message_id := outbox._endpoint_changed(e, 'secret rotated');
+    message_id := outbox_internal.endpoint_changed(e, 'secret rotated');
     return next;
 end
 $$;
@@ -58,9 +58,9 @@ returns table (public_key text, created_at timestamptz, expires_at timestamptz)
 language sql stable security definer
 set search_path = pg_catalog, pg_temp
 begin atomic
-    select outbox._public_key(k.secret), k.created_at, k.expires_at
+    select outbox_internal.public_key(k.secret), k.created_at, k.expires_at
     from outbox.endpoint_secret k
-    where k.endpoint_id = outbox._endpoint_id(endpoint) and outbox._public_key(k.secret) is not null
+    where k.endpoint_id = outbox_internal.endpoint_id(endpoint) and outbox_internal.public_key(k.secret) is not null
     order by k.created_at desc;
 end;
 comment on function outbox.public_keys is

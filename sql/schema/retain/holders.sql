@@ -2,7 +2,7 @@
 
 -- API: private
 -- The sessions whose locks keep a leaf from being truncated, as text for job.held_by and health().
-create function outbox._lock_holders(leaf regclass) returns text
+create function outbox_internal.lock_holders(leaf regclass) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
@@ -12,14 +12,14 @@ begin atomic
         'a prepared transaction'), ', ')
     from pg_locks l
     left join pg_stat_activity a on a.pid = l.pid
-    where l.relation = leaf and l.database = outbox._database_oid() and l.granted
+    where l.relation = leaf and l.database = outbox_internal.database_oid() and l.granted
         and l.pid is distinct from pg_backend_pid();
 end;
 
 -- API: private
 -- The holders that still need messages after a position: the dispatcher, subscriptions, replays and cursors. Deliveries that
 -- have a row are not among them, because their messages are retained one by one.
-create function outbox._needed() returns table (holder text, "position" bigint, max_lag interval, subscription_id int)
+create function outbox_internal.needed() returns table (holder text, "position" bigint, max_lag interval, subscription_id int)
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
@@ -51,6 +51,6 @@ begin atomic
     union all
     select format('cursor of consumer "%s"', k.consumer), c."position", null, null
     from outbox._cursor_key k
-    cross join lateral outbox._cursor_row(k.consumer, k.stream, k.subject) c
+    cross join lateral outbox_internal.cursor_row(k.consumer, k.stream, k.subject) c
     where k.stream = 'outbox' and coalesce(current_setting('pg_outbox.retain_for_cursors', true), 'off')::boolean;
 end;

@@ -7,18 +7,18 @@
 -- API: private
 -- Takes the lock of the session that rotates, reclaims and trims, until the transaction ends; does not wait. False: another
 -- session has it.
-create function outbox._maintenance_lock() returns boolean language c volatile
+create function outbox_internal.maintenance_lock() returns boolean language c volatile
 as 'MODULE_PATHNAME', 'outbox_maintenance_lock';
 
 -- API: private
 -- Records a run of a job.
-create function outbox._note_job(job text, result text, rows bigint, bytes bigint, held_by text) returns void
+create function outbox_internal.note_job(job text, result text, rows bigint, bytes bigint, held_by text) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
     insert into outbox.job as j (job, last_run_at, next_run_at, result, rows, bytes, held_by)
-    values (_note_job.job, clock_timestamp(), clock_timestamp() + coalesce(outbox._retention('retention_interval'), '1 h'),
-        _note_job.result, _note_job.rows, _note_job.bytes, _note_job.held_by)
+    values (note_job.job, clock_timestamp(), clock_timestamp() + coalesce(outbox_internal.retention('retention_interval'), '1 h'),
+        note_job.result, note_job.rows, note_job.bytes, note_job.held_by)
     on conflict (job) do update
     set last_run_at = excluded.last_run_at, next_run_at = excluded.next_run_at, result = excluded.result,
         rows = case when excluded.rows > 0 then excluded.rows else j.rows end,
@@ -28,7 +28,7 @@ end;
 
 -- API: private
 -- Runs one job if it is due; with `everything`, also if it is not. job null: it was not due.
-create function outbox._run_job(
+create function outbox_internal.run_job(
     name text, everything boolean,
     out job text, out result text, out rows bigint, out bytes bigint, out held_by text, out more boolean
 )
@@ -49,8 +49,8 @@ begin
     bytes := 0;
     more := false;
     if name in ('message', 'feed', 'attempt', 'routing', 'tick', 'checkpoint') then
-        result := outbox._rotate(name, false);
-        select * into done from outbox._reclaim(name, false);
+        result := outbox_internal.rotate(name, false);
+        select * into done from outbox_internal.reclaim(name, false);
         bytes := done.freed;
         held_by := done.held_by;
         more := done.result = 'reclaimed';
@@ -59,28 +59,28 @@ begin
         end if;
         if due or result in ('rotated', 'reclaimed') then
             job := name;
-            perform outbox._note_job(job, result, rows, bytes, held_by);
+            perform outbox_internal.note_job(job, result, rows, bytes, held_by);
         end if;
     elsif name = 'counters' then
         -- Not often: the totals are rows that are updated, and a session may hold a snapshot.
-        if due or pg_relation_size(outbox._leaf('counter', outbox._current_leaf('counter'))) >= counted_size
-            or pg_relation_size(outbox._leaf('message_counter', outbox._current_leaf('message_counter'))) >= counted_size then
+        if due or pg_relation_size(outbox_internal.leaf('counter', outbox_internal.current_leaf('counter'))) >= counted_size
+            or pg_relation_size(outbox_internal.leaf('message_counter', outbox_internal.current_leaf('message_counter'))) >= counted_size then
             job := name;
-            rows := outbox._roll_up() + outbox._roll_up_message_counters();
+            rows := outbox_internal.roll_up() + outbox_internal.roll_up_message_counters();
             result := 'rolled up';
-            perform outbox._note_job(job, result, rows, bytes, held_by);
+            perform outbox_internal.note_job(job, result, rows, bytes, held_by);
         end if;
     elsif due then
-        select * into trimmed from outbox._trimmed() t where t.job = name;
+        select * into trimmed from outbox_internal.trimmed() t where t.job = name;
         job := name;
-        select * into rows, bytes from outbox._trim(name, outbox._retention(trimmed.setting), batch);
+        select * into rows, bytes from outbox_internal.trim(name, outbox_internal.retention(trimmed.setting), batch);
         more := rows = batch;
         result := case
             when rows > 0 then 'removed'
-            when trimmed.setting is not null and outbox._retention(trimmed.setting) is null then 'kept for ever'
+            when trimmed.setting is not null and outbox_internal.retention(trimmed.setting) is null then 'kept for ever'
             else 'nothing to remove'
         end;
-        perform outbox._note_job(job, result, rows, bytes, held_by);
+        perform outbox_internal.note_job(job, result, rows, bytes, held_by);
         if more then
             update outbox.job j set next_run_at = clock_timestamp() where j.job = name;
         end if;
@@ -90,7 +90,7 @@ $$;
 
 -- API: private
 -- The jobs that trim small tables, and their settings.
-create function outbox._trimmed() returns table (job text, setting text)
+create function outbox_internal.trimmed() returns table (job text, setting text)
 language sql immutable
 set search_path = pg_catalog, pg_temp
 begin atomic
@@ -102,7 +102,7 @@ end;
 -- One round of maintenance. `everything`: runs all jobs, whether they are due or not. Returns a row per job that ran; more:
 -- the job has more to do than one round does. No rows: another session maintains, or this outbox is not this database's own,
 -- or it has never ticked.
-create function outbox._maintain(everything boolean)
+create function outbox_internal.maintain(everything boolean)
 returns table (job text, result text, rows bigint, bytes bigint, held_by text, more boolean)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -112,18 +112,18 @@ declare
     name text;
 begin
     -- Data that is not this database's own is left alone, and so is a database into which a restore may be about to load.
-    if not outbox._maintenance_lock() or not outbox._is_own() or not exists (select from outbox.tick) then
+    if not outbox_internal.maintenance_lock() or not outbox_internal.is_own() or not exists (select from outbox.tick) then
         return;
     end if;
-    perform outbox._note_segments();
-    perform outbox._seal_leaves();
+    perform outbox_internal.note_segments();
+    perform outbox_internal.seal_leaves();
     -- Messages are reclaimed before the rows of the feed that contain their ids.
     foreach name in array array['message', 'feed', 'attempt', 'routing', 'tick', 'checkpoint', 'counters'] || array(
-        select t.job from outbox._trimmed() t
+        select t.job from outbox_internal.trimmed() t
     ) loop
         -- A job that fails is recorded in outbox.job, and the other jobs still run.
         begin
-            select * into job, result, rows, bytes, held_by, more from outbox._run_job(name, everything);
+            select * into job, result, rows, bytes, held_by, more from outbox_internal.run_job(name, everything);
         exception when others then
             job := name;
             result := 'failed';
@@ -131,7 +131,7 @@ begin
             bytes := 0;
             held_by := sqlerrm;
             more := false;
-            perform outbox._note_job(job, result, rows, bytes, held_by);
+            perform outbox_internal.note_job(job, result, rows, bytes, held_by);
         end;
         if job is not null then
             return next;
@@ -152,11 +152,11 @@ declare
 begin
     if pg_current_xact_id_if_assigned() is null then
         -- so that a leaf that the sequencer has not passed yet does not hold space
-        perform outbox._tick_inline(100000);
+        perform outbox_internal.tick_inline(100000);
     end if;
     for i in 1 .. 10000 loop
         again := false;
-        for done in select * from outbox._maintain(true) loop
+        for done in select * from outbox_internal.maintain(true) loop
             again := again or done.more;
             if i = 1 or done.more or done.rows > 0 then
                 job := done.job;

@@ -5,7 +5,7 @@
 
 -- API: private
 -- The number of rows of a leaf. This is an estimate once the leaf has been analyzed, which autovacuum does.
-create function outbox._leaf_rows(leaf regclass) returns bigint
+create function outbox_internal.leaf_rows(leaf regclass) returns bigint
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -60,9 +60,9 @@ begin
         return;
     end if;
     lock table outbox._maintenance in exclusive mode;
-    perform outbox._note_segments();
-    perform outbox._seal_leaves();
-    upto := outbox._tail() - 1;
+    perform outbox_internal.note_segments();
+    perform outbox_internal.seal_leaves();
+    upto := outbox_internal.tail() - 1;
     foreach part in array coalesce(rings, '{}') loop
         -- Whole leaves, oldest first.
         for oldest in
@@ -70,20 +70,20 @@ begin
             where s.ring = part and s.closed_at <= before and s.reclaimed_at is null
             order by s.closed_at
         loop
-            found_rows := outbox._leaf_rows(outbox._leaf(part, oldest.leaf));
+            found_rows := outbox_internal.leaf_rows(outbox_internal.leaf(part, oldest.leaf));
             if dry_run then
                 exit when part = 'message' and (oldest.last_position is null
                         or oldest.last_position > (
-                            select min(n."position") from outbox._needed() n
+                            select min(n."position") from outbox_internal.needed() n
                             where n.max_lag is null or oldest.closed_at > clock_timestamp() - n.max_lag
                         ))
                     or part in ('routing', 'feed') and oldest.last_position > upto;
                 if part = 'message' then
                     upto := oldest.last_position;
                 end if;
-                bytes := bytes + pg_total_relation_size(outbox._leaf(part, oldest.leaf));
+                bytes := bytes + pg_total_relation_size(outbox_internal.leaf(part, oldest.leaf));
             else
-                select * into done from outbox._reclaim(part, true);
+                select * into done from outbox_internal.reclaim(part, true);
                 exit when done.result <> 'reclaimed';
                 bytes := bytes + done.freed;
             end if;
@@ -106,7 +106,7 @@ begin
             ) o;
         else
             loop
-                select * into done from outbox._trim(part, older_than, 1000);
+                select * into done from outbox_internal.trim(part, older_than, 1000);
                 rows := rows + done.rows;
                 bytes := bytes + done.bytes;
                 exit when done.rows < 1000;

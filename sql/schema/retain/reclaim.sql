@@ -8,19 +8,19 @@
 
 -- API: private
 -- Takes ACCESS EXCLUSIVE on a leaf until the transaction ends, without waiting. False: the lock is not available.
-create function outbox._lock_leaf(leaf regclass) returns boolean language c volatile strict
+create function outbox_internal.lock_leaf(leaf regclass) returns boolean language c volatile strict
 as 'MODULE_PATHNAME', 'outbox_lock_leaf';
 
 -- API: private
 -- Tries to take that lock for a fifth of a second, without queueing: a session that queues for this lock makes all other
 -- sessions queue after it.
-create function outbox._lock_leaf_patiently(leaf regclass) returns boolean
+create function outbox_internal.lock_leaf_patiently(leaf regclass) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     for i in 1 .. 20 loop
-        if outbox._lock_leaf(leaf) then
+        if outbox_internal.lock_leaf(leaf) then
             return true;
         end if;
         perform pg_sleep(0.01);
@@ -32,7 +32,7 @@ $$;
 -- API: private
 -- Empties the oldest closed leaf of a ring if that is allowed. Returns what was done (result, freed bytes) or what keeps the
 -- leaf (held_by). ignore_age: regardless of the retention.
-create function outbox._reclaim(ring text, ignore_age boolean, out result text, out freed bigint, out held_by text)
+create function outbox_internal.reclaim(ring text, ignore_age boolean, out result text, out freed bigint, out held_by text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -42,7 +42,7 @@ declare
     keep_limit constant int := 100000;
     oldest outbox.segment;
     leaf regclass;
-    retention interval := outbox._ring_retention(ring);
+    retention interval := outbox_internal.ring_retention(ring);
     holders text;
     copied bigint;
     needed record;
@@ -55,7 +55,7 @@ begin
         result := 'nothing to reclaim';
         return;
     end if;
-    leaf := outbox._leaf(ring, oldest.leaf);
+    leaf := outbox_internal.leaf(ring, oldest.leaf);
     if not ignore_age and (retention is null or clock_timestamp() < oldest.closed_at + retention) then
         result := case when retention is null then 'kept for ever' else 'not yet' end;
         return;
@@ -63,12 +63,12 @@ begin
     if ring = 'message' then
         if oldest.last_position is null then
             result := 'held';
-            held_by := coalesce('the sequencer has not passed it: ' || outbox._lock_holders(leaf),
+            held_by := coalesce('the sequencer has not passed it: ' || outbox_internal.lock_holders(leaf),
                 'the sequencer has not passed it');
             return;
         end if;
         select string_agg(n.holder || ' at position ' || n."position", ', ' order by n."position") into holders
-        from outbox._needed() n
+        from outbox_internal.needed() n
         where n."position" < oldest.last_position
             and (n.max_lag is null or oldest.closed_at > clock_timestamp() - n.max_lag);
         if holders is not null then
@@ -76,7 +76,7 @@ begin
             held_by := left(holders, 1000);
             return;
         end if;
-    elsif ring in ('feed', 'routing') and coalesce(oldest.last_position, outbox._max_bigint()) >= outbox._tail() then
+    elsif ring in ('feed', 'routing') and coalesce(oldest.last_position, outbox_internal.max_bigint()) >= outbox_internal.tail() then
         result := 'held';
         held_by := 'messages that it names are still stored';
         return;
@@ -86,22 +86,22 @@ begin
         return;
     end if;
     -- Taken before the leaf's own lock, because no session may wait for anything while it holds that lock.
-    if ring in ('tick', 'feed') and not outbox._sequencer_lock() then
+    if ring in ('tick', 'feed') and not outbox_internal.sequencer_lock() then
         result := 'not yet';
         return;
     end if;
     if ring = 'message' then
         -- Also before the leaf's lock, because this may wait for a worker that is claiming.
-        copied := outbox._retain_messages(oldest.leaf, keep_limit);
+        copied := outbox_internal.retain_messages(oldest.leaf, keep_limit);
         if copied is null then
             result := 'held';
             held_by := format('more than %s deliveries and dead letters that wait', keep_limit);
             return;
         end if;
     end if;
-    if not outbox._lock_leaf_patiently(leaf) then
+    if not outbox_internal.lock_leaf_patiently(leaf) then
         result := 'held';
-        held_by := coalesce(outbox._lock_holders(leaf), 'a session that reads it');
+        held_by := coalesce(outbox_internal.lock_holders(leaf), 'a session that reads it');
         return;
     end if;
     -- Nothing is written to the leaf any more. With the lock, it is checked again whether the last row is in it.
@@ -112,18 +112,18 @@ begin
     end if;
     if ring = 'message' then
         -- A replay may have made new deliveries meanwhile.
-        if outbox._retain_messages(oldest.leaf, 0) is null then
+        if outbox_internal.retain_messages(oldest.leaf, 0) is null then
             result := 'not yet';
             return;
         end if;
         for needed in
-            select * from outbox._needed() n where n."position" < oldest.last_position and n.subscription_id is not null
+            select * from outbox_internal.needed() n where n."position" < oldest.last_position and n.subscription_id is not null
         loop
-            perform outbox._record_lag_expired(needed.subscription_id, needed."position" + 1, oldest.last_position,
+            perform outbox_internal.record_lag_expired(needed.subscription_id, needed."position" + 1, oldest.last_position,
                 needed.max_lag);
         end loop;
         -- Before TRUNCATE, so that a reader whose messages disappear while it reads notices it.
-        perform setval('outbox._reclaimed', greatest(oldest.last_position, outbox._tail() - 1));
+        perform setval('outbox._reclaimed', greatest(oldest.last_position, outbox_internal.tail() - 1));
     end if;
     freed := pg_total_relation_size(leaf);
     execute format('truncate only %s', leaf);
@@ -136,7 +136,7 @@ $$;
 -- API: private
 -- Copies the messages of a leaf that deliveries and dead letters still need to _message_retained, and returns how many.
 -- Null: there are more than `at_most`, and nothing was copied.
-create function outbox._retain_messages(leaf smallint, at_most int) returns bigint
+create function outbox_internal.retain_messages(leaf smallint, at_most int) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -155,7 +155,7 @@ begin
     if cardinality(ids) > at_most then
         return null;
     end if;
-    perform outbox._unbundle(array(
+    perform outbox_internal.unbundle(array(
         select b.id from outbox._bundle b where b.message_segment = leaf and b.lease is null for update
     ));
     -- A leaf's number is used again each time the ring reaches it. So older deliveries with this number may wait, but their
@@ -176,14 +176,14 @@ $$;
 
 -- API: private
 -- Writes one row to the attempt log for the positions that a subscription with a max_lag has missed.
-create function outbox._record_lag_expired(subscription_id int, from_position bigint, to_position bigint, max_lag interval)
+create function outbox_internal.record_lag_expired(subscription_id int, from_position bigint, to_position bigint, max_lag interval)
 returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
     insert into outbox.attempt (segment, "position", message_id, started_at, finished_at, run, subscription_id, attempt,
         outcome, error_class, error, results)
-    values (outbox._current_leaf('attempt'), from_position, 0, clock_timestamp(), clock_timestamp(), 0, subscription_id, 0,
+    values (outbox_internal.current_leaf('attempt'), from_position, 0, clock_timestamp(), clock_timestamp(), 0, subscription_id, 0,
         'expired', 'max_lag', format('positions %s to %s: older than the subscription''s max_lag of %s', from_position,
             to_position, max_lag),
         jsonb_build_object('from', from_position, 'to', to_position));

@@ -3,7 +3,7 @@
 
 -- API: private
 -- Adds the closed leaves of outbox.counter to the totals and empties them. Returns how many leaves.
-create function outbox._roll_up() returns bigint
+create function outbox_internal.roll_up() returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -11,11 +11,11 @@ declare
     closed record;
     rolled bigint := 0;
 begin
-    perform outbox._rotate('counter', true);
+    perform outbox_internal.rotate('counter', true);
     for closed in
         select s.leaf from outbox.segment s where s.ring = 'counter' and s.closed_at is not null and s.reclaimed_at is null
     loop
-        if outbox._lock_leaf_patiently(outbox._leaf('counter', closed.leaf)) then
+        if outbox_internal.lock_leaf_patiently(outbox_internal.leaf('counter', closed.leaf)) then
             with sums as (
                 select c.subscription_id, coalesce(c.endpoint_id, 0) as endpoint_id, c.outcome,
                     sum(c.requests)::bigint as requests, sum(c.deliveries)::bigint as deliveries, sum(c.seconds) as seconds,
@@ -28,7 +28,7 @@ begin
             on conflict (subscription_id, endpoint_id, outcome) do update
             set requests = t.requests + excluded.requests, deliveries = t.deliveries + excluded.deliveries,
                 seconds = t.seconds + excluded.seconds, last_at = greatest(t.last_at, excluded.last_at);
-            execute format('truncate only %s', outbox._leaf('counter', closed.leaf));
+            execute format('truncate only %s', outbox_internal.leaf('counter', closed.leaf));
             update outbox.segment s set reclaimed_at = clock_timestamp() where s.ring = 'counter' and s.leaf = closed.leaf;
             rolled := rolled + 1;
         end if;
@@ -40,7 +40,7 @@ $$;
 -- API: private
 -- Removes at most `batch` rows that a small table has had for longer than `older_than`; null: they are retained for ever.
 -- rows: how many were removed. bytes: the size of the rows; vacuum makes their space available again.
-create function outbox._trim(what text, older_than interval, batch int, out rows bigint, out bytes bigint)
+create function outbox_internal.trim(what text, older_than interval, batch int, out rows bigint, out bytes bigint)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -132,7 +132,7 @@ $$;
 
 -- API: private
 -- Adds the closed leaves of outbox.message_counter to the totals and empties them. Returns how many leaves.
-create function outbox._roll_up_message_counters() returns bigint
+create function outbox_internal.roll_up_message_counters() returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -142,11 +142,11 @@ declare
     closed record;
     rolled bigint := 0;
 begin
-    perform outbox._rotate('message_counter', true);
+    perform outbox_internal.rotate('message_counter', true);
     for closed in
         select s.leaf from outbox.segment s where s.ring = 'message_counter' and s.closed_at is not null and s.reclaimed_at is null
     loop
-        if outbox._lock_leaf_patiently(outbox._leaf('message_counter', closed.leaf)) then
+        if outbox_internal.lock_leaf_patiently(outbox_internal.leaf('message_counter', closed.leaf)) then
             insert into outbox.message_counter_total as t (kind, name, messages, matched, skipped, last_at)
             select c.kind, c.name, sum(c.messages), sum(c.matched), sum(c.skipped), max(c.last_at)
             from outbox.message_counter c where c.segment = closed.leaf
@@ -154,7 +154,7 @@ begin
             on conflict (kind, name) do update
             set messages = t.messages + excluded.messages, matched = t.matched + excluded.matched,
                 skipped = t.skipped + excluded.skipped, last_at = greatest(t.last_at, excluded.last_at);
-            execute format('truncate only %s', outbox._leaf('message_counter', closed.leaf));
+            execute format('truncate only %s', outbox_internal.leaf('message_counter', closed.leaf));
             update outbox.segment s set reclaimed_at = clock_timestamp() where s.ring = 'message_counter' and s.leaf = closed.leaf;
             rolled := rolled + 1;
         end if;

@@ -5,7 +5,7 @@
 -- Inserts delivery rows; the router calls this in the transaction of its checkpoint. The rows are those of pull
 -- subscriptions, and those of messages that are not due yet. In a subscription with an order, a row is blocked when its key
 -- has another row. With on_exhausted = block, an open dead letter of its key blocks it too.
-create function outbox._open_deliveries(
+create function outbox_internal.open_deliveries(
     pull boolean[],
     subscription_ids int[],
     positions bigint[],
@@ -22,8 +22,8 @@ set search_path = pg_catalog, pg_temp
 begin atomic
     insert into outbox.delivery (pull, subscription_id, position, message_id, message_segment, state, priority, due_at,
         expires_at, max_attempts, key, blocked)
-    select u.pull, u.subscription_id, u.position, u.message_id, u.segment, 'pending', u.priority, outbox._time(u.due_at),
-        outbox._time(u.expires_at), u.max_attempts, u.key,
+    select u.pull, u.subscription_id, u.position, u.message_id, u.segment, 'pending', u.priority, outbox_internal.time(u.due_at),
+        outbox_internal.time(u.expires_at), u.max_attempts, u.key,
         u.key is not null and (
             lag(u.position) over (partition by u.subscription_id, u.key order by u.position) is not null
             or exists (select from outbox.delivery d where d.subscription_id = u.subscription_id and d.key = u.key)
@@ -42,7 +42,7 @@ end;
 -- API: private
 -- Whether any message between the smallest and the largest of these ids is cancelled. One query for the range, because a
 -- query for each id would take longer than the rest of the pass.
-create function outbox._cancelled_near(message_ids bigint[]) returns boolean
+create function outbox_internal.cancelled_near(message_ids bigint[]) returns boolean
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
@@ -55,13 +55,13 @@ end;
 -- API: private
 -- Called after rows and bundles of these subscriptions and messages were made. Returns the subscriptions whose workers are
 -- to be notified.
-create function outbox._subscriptions_with_deliveries(subscription_ids int[], message_ids bigint[]) returns int[]
+create function outbox_internal.subscriptions_with_deliveries(subscription_ids int[], message_ids bigint[]) returns int[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     -- The router may have checked for cancelled messages before these were cancelled.
-    if outbox._cancelled_near(message_ids) then
+    if outbox_internal.cancelled_near(message_ids) then
         insert into outbox._cancelled_lately (message_id)
         select c.message_id from outbox.cancelled c where c.message_id = any (message_ids);
     end if;
@@ -77,13 +77,13 @@ $$;
 -- API: private
 -- The wait after attempt number `attempt` of a delivery, with jitter. schedule: as subscribe() takes it; null: the default
 -- schedule.
-create function outbox._retry_wait(schedule jsonb, attempt int, message_id bigint, subscription_id int) returns interval
+create function outbox_internal.retry_wait(schedule jsonb, attempt int, message_id bigint, subscription_id int) returns interval
 language c volatile as 'MODULE_PATHNAME', 'outbox_retry_wait';
 
 -- API: private
 -- Ticks and routes where there is no dispatcher, because the library is not preloaded. Only in a transaction without an xid.
 -- Returns the status of the tick (see _ticked), or `dispatched` if the library is preloaded.
-create function outbox._route_inline() returns text language c volatile
+create function outbox_internal.route_inline() returns text language c volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
@@ -96,7 +96,7 @@ as 'MODULE_PATHNAME', 'outbox_route_inline';
 -- API: private
 -- Notifies workers that listen on the channel outbox_pull that there is something to claim. The payload is the name of the
 -- subscription.
-create function outbox._notify_workers(subscription_ids int[]) returns void
+create function outbox_internal.notify_workers(subscription_ids int[]) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic

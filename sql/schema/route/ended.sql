@@ -11,7 +11,7 @@ select pg_catalog.pg_extension_config_dump('outbox._ended_subscription', '');
 -- API: private
 -- Records deliveries that have no row and end before they were tried: they expired while their subscription lagged, or were
 -- cancelled. outcomes: expired or cancelled; an expired delivery becomes a dead letter.
-create function outbox._record_ended(
+create function outbox_internal.record_ended(
     subscription_ids int[],
     positions bigint[],
     message_ids bigint[],
@@ -23,7 +23,7 @@ set search_path = pg_catalog, pg_temp
 begin atomic
     insert into outbox.attempt (segment, position, message_id, started_at, finished_at, run, subscription_id, endpoint_id,
         attempt, outcome)
-    select (select outbox._current_leaf('attempt')), u.position, u.message_id, clock_timestamp(), clock_timestamp(),
+    select (select outbox_internal.current_leaf('attempt')), u.position, u.message_id, clock_timestamp(), clock_timestamp(),
         0, u.subscription_id, s.endpoint_id, 0, u.outcome
     from unnest(subscription_ids, positions, message_ids, outcomes) u(subscription_id, position, message_id, outcome)
     left join outbox.subscription s on s.id = u.subscription_id;
@@ -38,5 +38,5 @@ begin atomic
     left join outbox.endpoint e on e.id = s.endpoint_id
     where u.outcome = 'expired';
 
-    select outbox._count_ended(subscription_ids, outcomes);
+    select outbox_internal.count_ended(subscription_ids, outcomes);
 end;

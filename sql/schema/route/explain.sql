@@ -16,7 +16,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 begin
-    perform outbox._check_topic(topic);
+    perform outbox_internal.check_topic(topic);
     return query
     select s.name, e.why is null, case
             when e.why is not null then e.why
@@ -32,14 +32,14 @@ begin
         order by o.version desc limit 1
     ) v on true
     cross join lateral (
-        select outbox._refused_by(v.filter, tenant, key, aggregate_type, aggregate_id, headers) as fields
+        select outbox_internal.refused_by(v.filter, tenant, key, aggregate_type, aggregate_id, headers) as fields
     ) f
     cross join lateral (
         select case
-            when not outbox._matches(v.topics, null, topic, null, null, null, null, null) then 'topic'
+            when not outbox_internal.matches(v.topics, null, topic, null, null, null, null, null) then 'topic'
             when not v.active then 'inactive'
             when f.fields is not null then 'filter: ' || f.fields
-            when v.filter ? 'payload' and not outbox._path_holds(payload, (v.filter ->> 'payload')::jsonpath)
+            when v.filter ? 'payload' and not outbox_internal.path_holds(payload, (v.filter ->> 'payload')::jsonpath)
                 then 'filter: payload'
         end as why
     ) e
@@ -66,7 +66,7 @@ declare
 begin
     for batch in
         select r.* from outbox.routing r
-        where r.first_position < coalesce(before, outbox._max_bigint())
+        where r.first_position < coalesce(before, outbox_internal.max_bigint())
         order by r.first_position desc
     loop
         for i in reverse cardinality(batch.matched) .. 1 loop
@@ -80,8 +80,8 @@ begin
             ) f
             join outbox.message m on m.segment = f.message_segment and m.id = f.id;
             continue when message_id is null
-                or not outbox._matches(array[coalesce(topic, '#')], null, message_topic, null, null, null, null, null);
-            reason := outbox._routing_reason(batch.matched[i]);
+                or not outbox_internal.matches(array[coalesce(topic, '#')], null, message_topic, null, null, null, null, null);
+            reason := outbox_internal.routing_reason(batch.matched[i]);
             routed_at := batch.routed_at;
             return next;
             found := found + 1;

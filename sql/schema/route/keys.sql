@@ -2,7 +2,7 @@
 
 -- API: private
 -- Unblocks the next delivery of each of these keys, and returns how many were unblocked.
-create function outbox._unblock_named_keys(subscriptions int[], keys text[]) returns bigint
+create function outbox_internal.unblock_named_keys(subscriptions int[], keys text[]) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -66,7 +66,7 @@ begin
         update outbox.delivery d set blocked = false, updated_at = clock_timestamp() from next n where d.id = n.id
         returning d.pull, d.subscription_id, d.priority, d.due_at
     )
-    select count(*), count(case when u.pull then outbox._lower_claim_hint(u.subscription_id, u.priority, u.due_at) end)
+    select count(*), count(case when u.pull then outbox_internal.lower_claim_hint(u.subscription_id, u.priority, u.due_at) end)
     into promoted
     from unblocked u;
     return promoted;
@@ -76,7 +76,7 @@ $$;
 -- API: private
 -- Unblocks the next delivery of up to `max` keys in outbox._freed_key. Called only by the router. With on_exhausted =
 -- block, an open dead letter keeps its key blocked.
-create function outbox._unblock_keys(max int) returns bigint
+create function outbox_internal.unblock_keys(max int) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -101,6 +101,6 @@ begin
     )
     select array_agg(f.subscription_id), array_agg(f.key) into subscriptions, keys
     from (select distinct f.subscription_id, f.key from freed f) f;
-    return outbox._unblock_named_keys(subscriptions, keys);
+    return outbox_internal.unblock_named_keys(subscriptions, keys);
 end
 $$;

@@ -4,7 +4,7 @@
 -- API: private
 -- Moves up to `max` deliveries that expired at or before `at` to the dead letters, with the state `expired`. in_flight: ids
 -- of the deliveries that the dispatcher has sent, which are left alone. Returns how many were moved.
-create function outbox._expire(at timestamptz, max int, in_flight bigint[]) returns bigint
+create function outbox_internal.expire(at timestamptz, max int, in_flight bigint[]) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -25,14 +25,14 @@ begin
     if cardinality(ids) = 0 then
         return 0;
     end if;
-    return outbox._dead_letter_deliveries(ids, array_fill('expired'::text, array[cardinality(ids)]), true);
+    return outbox_internal.dead_letter_deliveries(ids, array_fill('expired'::text, array[cardinality(ids)]), true);
 end
 $$;
 
 -- API: private
 -- Ends the deliveries of an ended pull subscription, except those that a worker has or another session has locked. When none
 -- is left, the subscription is removed from outbox._ended_subscription. Returns how many deliveries were ended.
-create function outbox._end_one_subscription(ending int) returns bigint
+create function outbox_internal.end_one_subscription(ending int) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -42,7 +42,7 @@ begin
     if exists (
         select from outbox.subscription s where s.id = ending and s.deleted_at is not null and s.endpoint_id is null
     ) then
-        cleared := outbox._skip_deliveries(ending, 'unsubscribed');
+        cleared := outbox_internal.skip_deliveries(ending, 'unsubscribed');
         if exists (select from outbox.delivery d where d.subscription_id = ending)
             or exists (select from outbox._bundle b where b.subscription_id = ending) then
             return cleared;
@@ -55,7 +55,7 @@ $$;
 
 -- API: private
 -- Ends deliveries of up to `max` ended pull subscriptions, and returns how many.
-create function outbox._end_subscriptions(max int) returns bigint
+create function outbox_internal.end_subscriptions(max int) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -69,7 +69,7 @@ declare
     cleared bigint := 0;
 begin
     for ending in select distinct e.subscription_id from outbox._ended_subscription e limit max loop
-        cleared := cleared + outbox._end_one_subscription(ending);
+        cleared := cleared + outbox_internal.end_one_subscription(ending);
     end loop;
     return cleared;
 end
@@ -81,7 +81,7 @@ $$;
 -- - more: there is more to do now.
 -- - soon: something is leased, about to expire within 10 s, cancelled or ending, so the next pass should come soon.
 -- - free: number of deliveries that workers can claim again.
-create function outbox._router_pass(
+create function outbox_internal.router_pass(
     max int,
     in_flight bigint[],
     out more boolean,
@@ -100,15 +100,15 @@ declare
     worked bigint;
     called_off bigint[] := array(select c.message_id from outbox._cancelled_lately c limit max);
 begin
-    free := outbox._take_back(at, max);
+    free := outbox_internal.take_back(at, max);
     if cardinality(called_off) > 0 then
-        perform outbox._end_cancelled(called_off, in_flight);
+        perform outbox_internal.end_cancelled(called_off, in_flight);
         delete from outbox._cancelled_lately c
         where c.message_id = any (called_off)
-            and not exists (select from outbox._open_of(c.message_id));
+            and not exists (select from outbox_internal.open_of(c.message_id));
     end if;
-    worked := free + outbox._expire(at, max, in_flight) + outbox._end_subscriptions(max);
-    free := free + outbox._unblock_keys(max);
+    worked := free + outbox_internal.expire(at, max, in_flight) + outbox_internal.end_subscriptions(max);
+    free := free + outbox_internal.unblock_keys(max);
     more := worked > 0 and (
         exists (select from outbox.lease l where l.expires_at <= at)
         or exists (
@@ -126,11 +126,13 @@ end
 $$;
 
 -- API: private
--- Does the work of _router_pass() with each lease, delivery, message, subscription and key in a subtransaction of its
--- own. Called after _router_pass() has failed. An item that fails is recorded in outbox.fault, and everything else goes
+-- Does the work of outbox_internal.router_pass() with each lease, delivery, message, subscription and key in a
+-- subtransaction of its
+-- own. Called after outbox_internal.router_pass() has failed. An item that fails is recorded in outbox.fault, and
+-- everything else goes
 -- on. A lease or an expiry that failed is tried again after a minute. A cancellation, the end of a subscription or the
 -- unblocking of a key that failed is not tried again by itself.
-create function outbox._router_pass_apart(max int, in_flight bigint[]) returns void
+create function outbox_internal.router_pass_apart(max int, in_flight bigint[]) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -148,19 +150,19 @@ begin
         select * from outbox.lease l where l.expires_at <= at order by l.expires_at limit max for update skip locked
     loop
         begin
-            perform outbox._take_back_one(ended, at);
+            perform outbox_internal.take_back_one(ended, at);
         exception when others then
-            perform outbox._note_faults('{lease}', array[ended.id], '{take back}', array[sqlerrm]);
+            perform outbox_internal.note_faults('{lease}', array[ended.id], '{take back}', array[sqlerrm]);
             update outbox.lease l set expires_at = later where l.id = ended.id;
         end;
     end loop;
     for item in select c.message_id from outbox._cancelled_lately c limit max loop
         begin
-            perform outbox._end_cancelled(array[item.message_id], in_flight);
+            perform outbox_internal.end_cancelled(array[item.message_id], in_flight);
             delete from outbox._cancelled_lately c
-            where c.message_id = item.message_id and not exists (select from outbox._open_of(c.message_id));
+            where c.message_id = item.message_id and not exists (select from outbox_internal.open_of(c.message_id));
         exception when others then
-            perform outbox._note_faults('{message}', array[item.message_id], '{cancel}', array[sqlerrm]);
+            perform outbox_internal.note_faults('{message}', array[item.message_id], '{cancel}', array[sqlerrm]);
             delete from outbox._cancelled_lately c where c.message_id = item.message_id;
         end;
     end loop;
@@ -172,26 +174,26 @@ begin
         for update skip locked
     loop
         begin
-            perform outbox._dead_letter_deliveries(array[item.id], '{expired}', true);
+            perform outbox_internal.dead_letter_deliveries(array[item.id], '{expired}', true);
         exception when others then
-            perform outbox._note_faults('{message}', array[item.message_id], '{expire}', array[sqlerrm]);
+            perform outbox_internal.note_faults('{message}', array[item.message_id], '{expire}', array[sqlerrm]);
             update outbox.delivery d set expires_at = later where d.id = item.id;
         end;
     end loop;
     for item in select distinct e.subscription_id from outbox._ended_subscription e limit max loop
         begin
-            perform outbox._end_one_subscription(item.subscription_id);
+            perform outbox_internal.end_one_subscription(item.subscription_id);
         exception when others then
-            perform outbox._note_faults('{subscription}', array[item.subscription_id::bigint], '{unsubscribe}',
+            perform outbox_internal.note_faults('{subscription}', array[item.subscription_id::bigint], '{unsubscribe}',
                 array[sqlerrm]);
             delete from outbox._ended_subscription e where e.subscription_id = item.subscription_id;
         end;
     end loop;
     for item in select distinct f.subscription_id, f.key from outbox._freed_key f limit max loop
         begin
-            perform outbox._unblock_named_keys(array[item.subscription_id], array[item.key]);
+            perform outbox_internal.unblock_named_keys(array[item.subscription_id], array[item.key]);
         exception when others then
-            perform outbox._note_faults('{subscription}', array[item.subscription_id::bigint], '{unblock}', array[sqlerrm]);
+            perform outbox_internal.note_faults('{subscription}', array[item.subscription_id::bigint], '{unblock}', array[sqlerrm]);
         end;
         delete from outbox._freed_key f where f.subscription_id = item.subscription_id and f.key = item.key;
     end loop;

@@ -2,8 +2,8 @@
 
 -- API: private
 -- The routing decision for a position. Null: not routed yet, or no longer stored; 1 and above: number of subscriptions that
--- matched; below 0: the reason why none matched, see _routing_reason().
-create function outbox._matched(place bigint) returns int
+-- matched; below 0: the reason why none matched, see outbox_internal.routing_reason().
+create function outbox_internal.matched(place bigint) returns int
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -24,7 +24,7 @@ $$;
 
 -- API: private
 -- The reason why no subscription matched, for an entry of outbox.routing.matched; null if one did.
-create function outbox._routing_reason(matched int) returns text
+create function outbox_internal.routing_reason(matched int) returns text
 language sql immutable parallel safe
 return case matched
     when -1 then 'no subscription'
@@ -35,8 +35,8 @@ return case matched
 end;
 
 -- API: private
--- The routing decisions for the positions of a page, see _matched().
-create function outbox._matched_at(places bigint[]) returns table ("position" bigint, matched int)
+-- The routing decisions for the positions of a page, see outbox_internal.matched().
+create function outbox_internal.matched_at(places bigint[]) returns table ("position" bigint, matched int)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -67,7 +67,7 @@ begin
     return query
     select * from unnest(found_places, matches)
     union all
-    select i.place, outbox._matched(i.place)
+    select i.place, outbox_internal.matched(i.place)
     from unnest(places) i(place)
     where not exists (select from unnest(coalesce(found_places, '{}')) f(place) where f.place = i.place);
 end

@@ -21,16 +21,16 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    known int := outbox._subscription_id(subscription);
+    known int := outbox_internal.subscription_id(subscription);
     low bigint;
-    high bigint := coalesce(to_position, outbox._position_at(to_time) - 1, outbox.head());
+    high bigint := coalesce(to_position, outbox_internal.position_at(to_time) - 1, outbox.head());
     new_id bigint;
 begin
-    perform outbox._pin_history();
-    low := coalesce(from_position, outbox._position_at(from_time), outbox._tail());
-    if low < outbox._tail() then
+    perform outbox_internal.pin_history();
+    low := coalesce(from_position, outbox_internal.position_at(from_time), outbox_internal.tail());
+    if low < outbox_internal.tail() then
         raise exception 'position % is no longer stored', low using errcode = 'OB009',
-            detail = format('The first one that is stored is %s.', outbox._tail());
+            detail = format('The first one that is stored is %s.', outbox_internal.tail());
     end if;
     if high > outbox.head() then
         raise exception 'position % does not exist yet', high using errcode = 'OB009',
@@ -40,11 +40,11 @@ begin
         raise exception 'invalid rate' using errcode = 'invalid_parameter_value',
             hint = 'The rate of a replay is between 1 and 10000 messages per second.';
     end if;
-    perform outbox._check_routes('{#}', filter);
+    perform outbox_internal.check_routes('{#}', filter);
     insert into outbox.replay (subscription_id, from_position, to_position, filter, new_ids, rate, position)
     values (known, low, high, filter, coalesce(new_ids, false), rate, low - 1)
     returning id into new_id;
-    perform outbox._deliveries_changed();
+    perform outbox_internal.deliveries_changed();
     return new_id;
 end
 $$;
@@ -61,7 +61,7 @@ comment on function outbox.replay is
 -- Begins a step of a replay: locks the replay, and ends it if its subscription has ended or all its rows are delivered.
 -- state: running: the step goes on; otherwise the step ends with this state. job: the replay. target: its subscription.
 -- allowance: lowered so that at most 1000 rows wait. Called with the settings of _replay_step.
-create function outbox._replay_begin(
+create function outbox_internal.replay_begin(
     replay_id bigint,
     inout allowance int,
     out state text,
@@ -109,7 +109,7 @@ $$;
 --
 -- The loop over the messages is in one piece. A step reads up to 1000 messages, and a function that tests a message, or
 -- makes a row of it, would be called with the whole message for each of them.
-create function outbox._replay_step(replay_id bigint, allowance int, out state text, out made int)
+create function outbox_internal.replay_step(replay_id bigint, allowance int, out state text, out made int)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -126,7 +126,7 @@ declare
     call_off text;
 begin
     made := 0;
-    begun := outbox._replay_begin(replay_id, allowance);
+    begun := outbox_internal.replay_begin(replay_id, allowance);
     state := begun.state;
     if state <> 'running' then
         return;
@@ -165,20 +165,20 @@ begin
         -- an entry for it.
         continue when candidate.id is null or candidate.active is not true
             or exists (select from outbox.cancelled c where c.message_id = candidate.id)
-                and outbox._erased_because(candidate.id) is null
-            or not outbox._matches(candidate.topics, candidate.filter - 'payload', candidate.topic, candidate.tenant,
+                and outbox_internal.erased_because(candidate.id) is null
+            or not outbox_internal.matches(candidate.topics, candidate.filter - 'payload', candidate.topic, candidate.tenant,
                 candidate.key, candidate.aggregate_type, candidate.aggregate_id, candidate.headers)
-            or not outbox._matches(null, job.filter - 'payload', candidate.topic, candidate.tenant, candidate.key,
+            or not outbox_internal.matches(null, job.filter - 'payload', candidate.topic, candidate.tenant, candidate.key,
                 candidate.aggregate_type, candidate.aggregate_id, candidate.headers)
             or candidate.filter ? 'payload'
-                and not outbox._path_holds(candidate.payload, (candidate.filter ->> 'payload')::jsonpath)
+                and not outbox_internal.path_holds(candidate.payload, (candidate.filter ->> 'payload')::jsonpath)
             or job.filter ? 'payload'
-                and not outbox._path_holds(candidate.payload, (job.filter ->> 'payload')::jsonpath);
-        call_off := outbox._erased_because(candidate.id);
+                and not outbox_internal.path_holds(candidate.payload, (job.filter ->> 'payload')::jsonpath);
+        call_off := outbox_internal.erased_because(candidate.id);
         if call_off is not null then
             insert into outbox.attempt (segment, position, message_id, started_at, finished_at, run, subscription_id,
                 attempt, outcome, error)
-            values (outbox._current_leaf('attempt'), candidate.place, candidate.id, clock_timestamp(), clock_timestamp(),
+            values (outbox_internal.current_leaf('attempt'), candidate.place, candidate.id, clock_timestamp(), clock_timestamp(),
                 replay_id, target.id, 0, 'skipped', call_off);
             continue;
         end if;
@@ -192,7 +192,7 @@ begin
             ),
             replay_id, job.new_ids
         on conflict (subscription_id, position, run) do nothing;
-        perform outbox._lower_claim_hint(target.id, candidate.priority, clock_timestamp() - interval '1 s');
+        perform outbox_internal.lower_claim_hint(target.id, candidate.priority, clock_timestamp() - interval '1 s');
         made := made + 1;
         exit when made >= allowance;
     end loop;
@@ -202,21 +202,21 @@ begin
     if last_seen >= job.to_position then
         state := 'draining';
     end if;
-    update outbox.replay r set position = last_seen, matched = r.matched + made, state = _replay_step.state
+    update outbox.replay r set position = last_seen, matched = r.matched + made, state = replay_step.state
     where r.id = replay_id;
     if made > 0 then
-        perform outbox._deliveries_changed();
+        perform outbox_internal.deliveries_changed();
     end if;
 end
 $$;
 
 -- API: private
 -- Ends a replay that has not ended as failed, with this error.
-create function outbox._replay_failed(replay_id bigint, error text) returns void
+create function outbox_internal.replay_failed(replay_id bigint, error text) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
-    update outbox.replay r set state = 'failed', error = _replay_failed.error, finished_at = clock_timestamp()
+    update outbox.replay r set state = 'failed', error = replay_failed.error, finished_at = clock_timestamp()
     where r.id = replay_id and r.state in ('running', 'draining');
 end;
 
@@ -224,7 +224,7 @@ end;
 -- Takes the next step of a pull subscription's replays where there is no dispatcher. Called by a claim that finds nothing. A
 -- step makes as many rows as the rate has allowed since the replay began and were not made yet, and at most as many as in
 -- one second.
-create function outbox._replay_inline(subscription_id int) returns void
+create function outbox_internal.replay_inline(subscription_id int) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -240,15 +240,15 @@ declare
 begin
     for job in
         select r.* from outbox.replay r
-        where r.subscription_id = _replay_inline.subscription_id and r.state in ('running', 'draining')
+        where r.subscription_id = replay_inline.subscription_id and r.state in ('running', 'draining')
         order by r.id
     loop
         begin
-            perform outbox._replay_step(job.id, least(job.rate,
+            perform outbox_internal.replay_step(job.id, least(job.rate,
                 job.rate * extract(epoch from clock_timestamp() - job.created_at) - job.matched)::int);
         exception when data_exception or program_limit_exceeded then
             -- The filter cannot be evaluated. This ends the replay as failed, but not the claim.
-            perform outbox._replay_failed(job.id, sqlerrm);
+            perform outbox_internal.replay_failed(job.id, sqlerrm);
         end;
     end loop;
 end
@@ -277,11 +277,11 @@ begin
     )
     insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run, subscription_id,
         attempt, outcome)
-    select (select outbox._current_leaf('attempt')), g.position, g.message_id, clock_timestamp(), clock_timestamp(),
+    select (select outbox_internal.current_leaf('attempt')), g.position, g.message_id, clock_timestamp(), clock_timestamp(),
         g.id, g.run, g.subscription_id, 0, 'cancelled'
     from gone g;
     get diagnostics cancelled = row_count;
-    perform outbox._count_ended(array_fill((select r.subscription_id from outbox.replay r where r.id = replay_id),
+    perform outbox_internal.count_ended(array_fill((select r.subscription_id from outbox.replay r where r.id = replay_id),
         array[cancelled::int]), array_fill('cancelled'::text, array[cancelled::int]));
     return cancelled;
 end

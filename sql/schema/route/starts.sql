@@ -3,12 +3,12 @@
 -- API: private
 -- The first position that was given to a message at or after a time. Positions and ticked_at ascend together in the feed, so
 -- this is a binary search. Returns head() + 1 if there is none.
-create function outbox._position_at(at timestamptz) returns bigint
+create function outbox_internal.position_at(at timestamptz) returns bigint
 language plpgsql stable strict
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    low bigint := outbox._tail();
+    low bigint := outbox_internal.tail();
     high bigint := outbox.head() + 1;
     middle bigint;
     seen record;
@@ -30,7 +30,7 @@ $$;
 -- API: private
 -- The position after which a subscription with this `start` begins; null for latest. Pins the history until the transaction
 -- ends. Raises OB009 for a position that is not stored, and 22023 for a malformed value.
-create function outbox._start(start text) returns bigint
+create function outbox_internal.start(start text) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -40,14 +40,14 @@ begin
     if start is null or start = 'latest' then
         return null;
     end if;
-    perform outbox._pin_history();
+    perform outbox_internal.pin_history();
     if start = 'earliest' then
-        return outbox._tail() - 1;
+        return outbox_internal.tail() - 1;
     elsif start ~ '^[0-9]{1,18}$' then
         wanted := start::bigint;
-        if wanted < outbox._tail() then
+        if wanted < outbox_internal.tail() then
             raise exception 'position % is no longer stored', wanted using errcode = 'OB009',
-                detail = format('The first one that is stored is %s.', outbox._tail()), hint = 'Start at "earliest".';
+                detail = format('The first one that is stored is %s.', outbox_internal.tail()), hint = 'Start at "earliest".';
         end if;
         if wanted > outbox.head() + 1 then
             raise exception 'position % does not exist yet', wanted using errcode = 'OB009',
@@ -55,7 +55,7 @@ begin
         end if;
         return wanted - 1;
     end if;
-    return outbox._position_at(start::timestamptz) - 1;
+    return outbox_internal.position_at(start::timestamptz) - 1;
 exception when invalid_datetime_format or datetime_field_overflow then
     raise exception 'invalid start "%"', left(start, 100) using errcode = 'invalid_parameter_value',
         hint = 'It is latest, earliest, a position (the first to be delivered) or a time.';

@@ -6,18 +6,18 @@
 
 -- API: private
 -- Raises 22023 or 54000 for settings that are out of range or malformed.
-create function outbox._check_subscription(candidate outbox.subscription) returns void
+create function outbox_internal.check_subscription(candidate outbox.subscription) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     wrong record;
 begin
-    perform outbox._check_name('subscription', candidate.name);
+    perform outbox_internal.check_name('subscription', candidate.name);
     select * into wrong
     from (values
         ('max_attempts', candidate.max_attempts::text, candidate.max_attempts >= 1, 'It counts the first try: at least 1.'),
-        ('max_age', candidate.max_age::text, coalesce(outbox._is_duration(candidate.max_age), true), 'It is above 0 and at most 100 years.'),
+        ('max_age', candidate.max_age::text, coalesce(outbox_internal.is_duration(candidate.max_age), true), 'It is above 0 and at most 100 years.'),
         ('format', candidate.format,
             candidate.format in ('raw', 'envelope', 'cloudevents', 'cloudevents_structured', 'pubsub'),
             'It is raw, envelope, cloudevents, cloudevents_structured or pubsub.'),
@@ -26,10 +26,10 @@ begin
             'It is between 0 and 60 seconds.'),
         ('ordering', candidate.ordering, candidate.ordering in ('none', 'key', 'strict'), 'It is none, key or strict.'),
         ('on_exhausted', candidate.on_exhausted, candidate.on_exhausted in ('skip', 'block'), 'It is skip or block.'),
-        ('ttl', candidate.ttl::text, coalesce(outbox._is_duration(candidate.ttl), true), 'It is above 0 and at most 100 years.'),
-        ('deadline', candidate.deadline::text, coalesce(outbox._is_duration(candidate.deadline), true), 'It is above 0 and at most 100 years.'),
+        ('ttl', candidate.ttl::text, coalesce(outbox_internal.is_duration(candidate.ttl), true), 'It is above 0 and at most 100 years.'),
+        ('deadline', candidate.deadline::text, coalesce(outbox_internal.is_duration(candidate.deadline), true), 'It is above 0 and at most 100 years.'),
         ('notify', candidate.notify::text, candidate.notify is not null, 'It is true or false.'),
-        ('max_lag', candidate.max_lag::text, coalesce(outbox._is_duration(candidate.max_lag), true), 'It is above 0 and at most 100 years.'),
+        ('max_lag', candidate.max_lag::text, coalesce(outbox_internal.is_duration(candidate.max_lag), true), 'It is above 0 and at most 100 years.'),
         ('labels', candidate.labels::text, jsonb_typeof(candidate.labels) = 'object', 'It is a JSON object.')
     ) c(setting, given, fine, hint)
     where fine is not true
@@ -38,8 +38,8 @@ begin
         raise exception 'invalid %', wrong.setting using errcode = 'invalid_parameter_value',
             detail = format('It is %s.', coalesce(wrong.given, 'null')), hint = wrong.hint;
     end if;
-    perform outbox._check_schedule(candidate.schedule);
-    perform outbox._check_policy(candidate.policy);
+    perform outbox_internal.check_schedule(candidate.schedule);
+    perform outbox_internal.check_policy(candidate.policy);
     if octet_length(candidate.external_id) > 255 then
         raise exception 'external_id is too large' using errcode = 'program_limit_exceeded',
             detail = format('It has %s bytes; the limit is 255.', octet_length(candidate.external_id));
@@ -50,7 +50,7 @@ $$;
 -- API: private
 -- Writes the next version of a subscription and its control message, and returns the id of that message. The caller has
 -- locked the subscription's row.
-create function outbox._next_version(
+create function outbox_internal.next_version(
     subscription_id int,
     name text,
     active boolean,
@@ -67,8 +67,8 @@ declare
     control bigint;
 begin
     select coalesce(max(v.version), 0) + 1 into next
-    from outbox.subscription_version v where v.subscription_id = _next_version.subscription_id;
-    control := outbox._enqueue_own('outbox.control',
+    from outbox.subscription_version v where v.subscription_id = next_version.subscription_id;
+    control := outbox_internal.enqueue_own('outbox.control',
         jsonb_build_object('subscription', subscription_id, 'name', name, 'version', next));
     insert into outbox.subscription_version (subscription_id, version, control_message_id, active, topics, filter,
         starts_after)
@@ -108,10 +108,10 @@ as $$
 declare
     candidate outbox.subscription;
     target int;
-    starts_after bigint := outbox._start(start);
+    starts_after bigint := outbox_internal.start(start);
 begin
-    perform outbox._check_name('subscription', name);
-    perform outbox._check_routes(topics, filter);
+    perform outbox_internal.check_name('subscription', name);
+    perform outbox_internal.check_routes(topics, filter);
     if url is not null then
         if endpoint is not null then
             raise exception 'endpoint and url exclude each other' using errcode = 'invalid_parameter_value',
@@ -121,7 +121,7 @@ begin
         endpoint := name;
     end if;
     if endpoint is not null then
-        target := outbox._endpoint_id(endpoint);
+        target := outbox_internal.endpoint_id(endpoint);
     end if;
     -- A name that was used before gets its old row, and with it its history. All settings of the row are overwritten.
     select s.* into candidate from outbox.subscription s
@@ -147,7 +147,7 @@ begin
     candidate.max_lag := max_lag;
     candidate.external_id := external_id;
     candidate.labels := coalesce(labels, '{}');
-    perform outbox._check_subscription(candidate);
+    perform outbox_internal.check_subscription(candidate);
     if candidate.id is null then
         begin
             insert into outbox.subscription (name, endpoint_id, max_attempts, max_age, schedule, policy, format, batch_size,
@@ -160,10 +160,10 @@ begin
                 hint = 'outbox.alter_subscription() changes it, outbox.unsubscribe() ends it.';
         end;
     else
-        perform outbox._store_subscription(candidate);
+        perform outbox_internal.store_subscription(candidate);
         update outbox.subscription s set deleted_at = null, paused = false where s.id = candidate.id;
     end if;
-    return outbox._next_version(candidate.id, name, true, topics, filter, starts_after);
+    return outbox_internal.next_version(candidate.id, name, true, topics, filter, starts_after);
 end
 $$;
 comment on function outbox.subscribe is
@@ -178,7 +178,7 @@ comment on function outbox.subscribe is
 
 -- API: private
 -- Overwrites a subscription's settings.
-create function outbox._store_subscription(candidate outbox.subscription) returns void
+create function outbox_internal.store_subscription(candidate outbox.subscription) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
@@ -194,17 +194,17 @@ end;
 
 -- API: private
 -- Returns the row of a subscription that has not ended, and locks it, so that there is one change at a time. Raises OB001.
-create function outbox._lock_subscription(name text) returns outbox.subscription
+create function outbox_internal.lock_subscription(name text) returns outbox.subscription
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    found_id int := outbox._subscription_id(name);
+    found_id int := outbox_internal.subscription_id(name);
     locked outbox.subscription;
 begin
     select * into locked from outbox.subscription s where s.id = found_id for update;
     if locked.deleted_at is not null then
-        perform outbox._subscription_id(name);
+        perform outbox_internal.subscription_id(name);
     end if;
     return locked;
 end
@@ -238,7 +238,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    changed outbox.subscription := outbox._lock_subscription(name);
+    changed outbox.subscription := outbox_internal.lock_subscription(name);
     fresh outbox.subscription;
     version outbox.subscription_version;
     field text;
@@ -267,11 +267,11 @@ begin
             raise exception 'subscription "%" is pulled by workers', name using errcode = 'OB004',
                 hint = 'Unsubscribe it, and subscribe again with an endpoint.';
         end if;
-        changed.endpoint_id := outbox._endpoint_id(endpoint);
+        changed.endpoint_id := outbox_internal.endpoint_id(endpoint);
     end if;
     version.topics := coalesce(topics, version.topics);
     version.filter := coalesce(filter, version.filter);
-    perform outbox._check_routes(version.topics, version.filter);
+    perform outbox_internal.check_routes(version.topics, version.filter);
     changed.max_attempts := case when max_attempts <= 0 then 12 else coalesce(max_attempts, changed.max_attempts) end;
     changed.max_age := coalesce(max_age, changed.max_age);
     changed.schedule := coalesce(schedule, changed.schedule);
@@ -287,9 +287,9 @@ begin
     changed.max_lag := coalesce(max_lag, changed.max_lag);
     changed.external_id := coalesce(external_id, changed.external_id);
     changed.labels := coalesce(labels, changed.labels);
-    perform outbox._check_subscription(changed);
-    perform outbox._store_subscription(changed);
-    return outbox._next_version(changed.id, name, version.active, version.topics, version.filter, null);
+    perform outbox_internal.check_subscription(changed);
+    perform outbox_internal.store_subscription(changed);
+    return outbox_internal.next_version(changed.id, name, version.active, version.topics, version.filter, null);
 end
 $$;
 comment on function outbox.alter_subscription is
@@ -339,8 +339,8 @@ declare
         where g.value <> 'null'
     ) || jsonb_build_object('topics', topics, 'filter', filter);
 begin
-    perform outbox._check_name('subscription', name);
-    perform outbox._check_routes(topics, filter);
+    perform outbox_internal.check_name('subscription', name);
+    perform outbox_internal.check_routes(topics, filter);
     -- The first look takes no lock: nearly every call is that of a worker that starts, and changes nothing.
     for attempt in 1 .. 3 loop
         select to_jsonb(s) || jsonb_build_object('endpoint', e.name, 'topics', v.topics, 'filter', v.filter),
@@ -401,24 +401,24 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    known outbox.subscription := outbox._lock_subscription(name);
+    known outbox.subscription := outbox_internal.lock_subscription(name);
     version outbox.subscription_version;
     control bigint;
 begin
     select v.* into version from outbox.subscription_version v
     where v.subscription_id = known.id order by v.version desc limit 1;
-    control := outbox._next_version(known.id, name, false, version.topics, version.filter, null);
+    control := outbox_internal.next_version(known.id, name, false, version.topics, version.filter, null);
     update outbox.subscription s set deleted_at = clock_timestamp(), paused = false where s.id = known.id;
     -- The dispatcher logs the waiting deliveries of a pushed subscription as skipped. Those of a pull subscription are ended
     -- here; those that a worker has or another session has locked are ended by a later pass of the router.
     if known.endpoint_id is null then
-        perform outbox._skip_deliveries(known.id, 'unsubscribed');
+        perform outbox_internal.skip_deliveries(known.id, 'unsubscribed');
         insert into outbox._ended_subscription (subscription_id) values (known.id);
-        perform outbox._deliveries_changed();
+        perform outbox_internal.deliveries_changed();
     else
         update outbox.delivery d set due_at = clock_timestamp(), updated_at = clock_timestamp()
         where d.subscription_id = known.id and not d.pull and d.state <> 'processing';
-        perform outbox._deliveries_changed();
+        perform outbox_internal.deliveries_changed();
     end if;
     return control;
 end
@@ -431,7 +431,7 @@ comment on function outbox.unsubscribe is
 -- API: private
 -- Ends the deliveries of a subscription that no worker has, with an entry in the attempt log for each. Deliveries that
 -- another session has locked are left alone. Returns how many were ended.
-create function outbox._skip_deliveries(subscription_id int, reason text) returns bigint
+create function outbox_internal.skip_deliveries(subscription_id int, reason text) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -439,25 +439,25 @@ as $$
 declare
     skipped bigint;
 begin
-    perform outbox._unbundle(array(
+    perform outbox_internal.unbundle(array(
         select b.id from outbox._bundle b
-        where b.subscription_id = _skip_deliveries.subscription_id and b.lease is null
+        where b.subscription_id = skip_deliveries.subscription_id and b.lease is null
         for update skip locked
     ));
     with waiting as materialized (
         select d.id from outbox.delivery d
-        where d.subscription_id = _skip_deliveries.subscription_id and d.state <> 'processing'
+        where d.subscription_id = skip_deliveries.subscription_id and d.state <> 'processing'
         for update skip locked
     ), gone as (
         delete from outbox.delivery d using waiting w where d.id = w.id returning d.*
     )
     insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run, subscription_id,
         attempt, outcome, error)
-    select (select outbox._current_leaf('attempt')), g.position, g.message_id, clock_timestamp(), clock_timestamp(),
+    select (select outbox_internal.current_leaf('attempt')), g.position, g.message_id, clock_timestamp(), clock_timestamp(),
         g.id, g.run, g.subscription_id, 0, 'skipped', reason
     from gone g;
     get diagnostics skipped = row_count;
-    perform outbox._count_ended(array_fill(subscription_id, array[skipped::int]),
+    perform outbox_internal.count_ended(array_fill(subscription_id, array[skipped::int]),
         array_fill('skipped'::text, array[skipped::int]));
     return skipped;
 end
@@ -465,17 +465,17 @@ $$;
 
 -- API: private
 -- Pauses or resumes a subscription, and returns the id of a control message.
-create function outbox._set_paused(name text, paused boolean) returns bigint
+create function outbox_internal.set_paused(name text, paused boolean) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    known outbox.subscription := outbox._lock_subscription(name);
+    known outbox.subscription := outbox_internal.lock_subscription(name);
 begin
-    update outbox.subscription s set paused = _set_paused.paused where s.id = known.id;
-    perform outbox._deliveries_changed();
-    return outbox._enqueue_own('outbox.control',
+    update outbox.subscription s set paused = set_paused.paused where s.id = known.id;
+    perform outbox_internal.deliveries_changed();
+    return outbox_internal.enqueue_own('outbox.control',
         jsonb_build_object('subscription', known.id, 'name', name, 'paused', paused));
 end
 $$;
@@ -484,7 +484,7 @@ $$;
 create function outbox.pause_subscription(name text) returns bigint
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
-return outbox._set_paused(name, true);
+return outbox_internal.set_paused(name, true);
 comment on function outbox.pause_subscription is
     'Pauses a subscription until resume(): messages are still routed to it and retained, but nothing is sent or can be '
     'claimed. Returns the id of a control message. Errors: OB001 no such subscription';
@@ -493,7 +493,7 @@ comment on function outbox.pause_subscription is
 create function outbox.resume_subscription(name text) returns bigint
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
-return outbox._set_paused(name, false);
+return outbox_internal.set_paused(name, false);
 comment on function outbox.resume_subscription is
     'Resumes a paused subscription where it stopped. Returns the id of a control message. Errors: OB001 no such '
     'subscription';

@@ -18,7 +18,7 @@ select pg_catalog.pg_extension_config_dump('outbox.audit_id_seq', '');
 
 -- API: private
 -- Returns the actor of an action without spaces around it; null: the session's user. Raises 22023 or 54000.
-create function outbox._check_actor(actor text) returns text
+create function outbox_internal.check_actor(actor text) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -37,7 +37,7 @@ $$;
 
 -- API: private
 -- Raises 54000 if a reason or note of an operator is too large.
-create function outbox._check_note(note text) returns void
+create function outbox_internal.check_note(note text) returns void
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -52,12 +52,12 @@ $$;
 -- API: private
 -- Records an action. Raises 54000 if the reason is too large. Functions that store a reason elsewhere record it here too, in
 -- the same transaction, so this is the place of the bound.
-create function outbox._audit(action text, object text, reason text, detail jsonb default null) returns void
+create function outbox_internal.audit(action text, object text, reason text, detail jsonb default null) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform outbox._check_note(reason);
+    perform outbox_internal.check_note(reason);
     insert into outbox.audit (action, object, reason, detail) values (action, object, reason, detail);
 end
 $$;

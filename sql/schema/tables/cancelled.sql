@@ -14,12 +14,12 @@ select pg_catalog.pg_extension_config_dump('outbox.cancelled', '');
 -- API: private
 -- Why a message was erased, as `erased: reason`; null if it was not erased. An erased message must not be sent again: it has
 -- no content.
-create function outbox._erased_because(message_id bigint) returns text
+create function outbox_internal.erased_because(message_id bigint) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
     select c.reason from outbox.cancelled c
-    where c.message_id = _erased_because.message_id and c.reason like 'erased: %';
+    where c.message_id = erased_because.message_id and c.reason like 'erased: %';
 end;
 
 -- API: private

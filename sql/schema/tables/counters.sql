@@ -3,7 +3,7 @@
 -- API: public
 -- One row per recorded batch, subscription and outcome. A leaf is added to counter_total and truncated in one transaction,
 -- so every row is counted once.
-call outbox._create_ring('counter', $$
+call outbox_internal.create_ring('counter', $$
     subscription_id int not null,
     endpoint_id int,
     outcome text not null,
@@ -33,19 +33,19 @@ select pg_catalog.pg_extension_config_dump('outbox.counter_total', '');
 
 -- API: private
 -- Counts deliveries that end without an attempt: expired, cancelled, skipped, or dead by a decision.
-create function outbox._count_ended(subscription_ids int[], outcomes text[]) returns void
+create function outbox_internal.count_ended(subscription_ids int[], outcomes text[]) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
     insert into outbox.counter (segment, subscription_id, endpoint_id, outcome, requests, deliveries, seconds)
-    select (select outbox._current_leaf('counter')), u.subscription_id, s.endpoint_id, u.outcome, 0, count(*), 0
+    select (select outbox_internal.current_leaf('counter')), u.subscription_id, s.endpoint_id, u.outcome, 0, count(*), 0
     from unnest(subscription_ids, outcomes) u(subscription_id, outcome)
     left join outbox.subscription s on s.id = u.subscription_id
     group by u.subscription_id, s.endpoint_id, u.outcome;
 end;
 
 -- API: public
-call outbox._create_ring('message_counter', $$
+call outbox_internal.create_ring('message_counter', $$
     kind text not null,
     name text not null,
     messages bigint not null,

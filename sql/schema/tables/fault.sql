@@ -25,7 +25,7 @@ select pg_catalog.pg_extension_config_dump('outbox.fault', '');
 
 -- API: private
 -- Records faults: one row per kind, id and step, which counts how often the fault has occurred.
-create function outbox._note_faults(kinds text[], ids bigint[], steps text[], errors text[]) returns void
+create function outbox_internal.note_faults(kinds text[], ids bigint[], steps text[], errors text[]) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
@@ -39,11 +39,11 @@ end;
 -- API: private
 -- Deletes the `load` faults of a kind (subscription or endpoint), except those of these ids: all other settings could be
 -- read.
-create function outbox._loaded(kind text, faulted bigint[]) returns void
+create function outbox_internal.loaded(kind text, faulted bigint[]) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
-    delete from outbox.fault f where f.kind = _loaded.kind and f.step = 'load' and f.id <> all (faulted);
+    delete from outbox.fault f where f.kind = loaded.kind and f.step = 'load' and f.id <> all (faulted);
 end;
 
 insert into outbox._capability values

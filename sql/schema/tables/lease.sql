@@ -3,12 +3,12 @@
 -- API: private
 -- Returns a new token for a worker that claims: a random number of 53 bits. Without the token, nobody can end or extend the
 -- lease.
-create function outbox._new_lease() returns bigint language c volatile as 'MODULE_PATHNAME', 'outbox_new_lease';
+create function outbox_internal.new_lease() returns bigint language c volatile as 'MODULE_PATHNAME', 'outbox_new_lease';
 
 -- API: private
 -- Returns the id of the lease of a token, a keyed hash. Only the id is stored, so a role that can read the tables cannot end
 -- a lease.
-create function outbox._lease_id(lease bigint) returns bigint language c stable strict
+create function outbox_internal.lease_id(lease bigint) returns bigint language c stable strict
 as 'MODULE_PATHNAME', 'outbox_lease_id';
 
 -- API: private
@@ -22,7 +22,7 @@ insert into outbox._lease_key values (sha256(uuid_send(gen_random_uuid()) || uui
 -- API: private
 -- Notes that this session has named a lease that does not exist. After 100 of these, each further one sleeps for 1 ms, so
 -- that guessing is slow.
-create function outbox._note_unknown_lease() returns void language c volatile as 'MODULE_PATHNAME', 'outbox_note_unknown_lease';
+create function outbox_internal.note_unknown_lease() returns void language c volatile as 'MODULE_PATHNAME', 'outbox_note_unknown_lease';
 
 -- API: public
 -- One row per claim that still holds deliveries. A session that ends, extends or takes back a lease locks this row before

@@ -6,7 +6,7 @@ create sequence outbox._message_id as bigint cache 1;
 select pg_catalog.pg_extension_config_dump('outbox._message_id', '');
 
 -- API: public
-call outbox._create_ring('message', $$
+call outbox_internal.create_ring('message', $$
     id bigint not null,
     xid xid8 not null,
     enqueued_at timestamptz not null,
@@ -56,7 +56,7 @@ comment on column outbox.message.body is 'bytes that are delivered unchanged; co
 -- A row holds up to 960 consecutive positions: message_ids[1] is at first_position, message_ids[2] at first_position + 1,
 -- and so on. Within a row the ids ascend, and all messages are in one leaf. This takes 8 bytes per message instead of a row
 -- and two index entries. The array stays inline (storage plain), and a row fits a page.
-call outbox._create_ring('feed', $$
+call outbox_internal.create_ring('feed', $$
     first_position bigint not null,
     last_position bigint not null,
     ticked_at timestamptz not null,
@@ -72,7 +72,7 @@ comment on table outbox.feed is 'The committed order: gap-free positions, up to 
 comment on column outbox.feed.message_segment is 'leaf of outbox.message that holds the messages of this row';
 
 -- API: public
-call outbox._create_ring('attempt', $$
+call outbox_internal.create_ring('attempt', $$
     position bigint not null,
     message_id bigint not null,
     started_at timestamptz not null,

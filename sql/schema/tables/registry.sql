@@ -41,12 +41,12 @@ select pg_catalog.pg_extension_config_dump('outbox.publisher', '');
 
 -- API: private
 -- Every backend keeps both tables in memory. This trigger invalidates those copies if and when the change commits.
-create function outbox._registry_changed() returns trigger language c volatile as 'MODULE_PATHNAME', 'outbox_registry_changed';
+create function outbox_internal.registry_changed() returns trigger language c volatile as 'MODULE_PATHNAME', 'outbox_registry_changed';
 create trigger registry_changed after insert or update or delete or truncate on outbox.topic
-    for each statement execute function outbox._registry_changed();
+    for each statement execute function outbox_internal.registry_changed();
 alter table outbox.topic enable always trigger registry_changed;
 create trigger registry_changed after insert or update or delete or truncate on outbox.publisher
-    for each statement execute function outbox._registry_changed();
+    for each statement execute function outbox_internal.registry_changed();
 alter table outbox.publisher enable always trigger registry_changed;
 
 insert into outbox._capability values

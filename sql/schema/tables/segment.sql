@@ -45,7 +45,7 @@ create table outbox._maintenance ();
 -- Pins the history: messages that are stored now stay until the transaction ends. For a session that needs history, and
 -- whose need is not visible to others before it commits. Waits for a session that is reclaiming, which takes milliseconds;
 -- reclaiming itself does not wait for this lock.
-create function outbox._pin_history() returns void
+create function outbox_internal.pin_history() returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$

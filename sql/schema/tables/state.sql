@@ -3,7 +3,7 @@
 -- session holds a snapshot.
 
 -- API: public
-call outbox._create_ring('tick', $$
+call outbox_internal.create_ring('tick', $$
     id bigint not null,
     xid xid8 not null,
     epoch int not null,
@@ -40,7 +40,7 @@ comment on column outbox.tick.leaves is 'leaves in which the next tick may find 
 comment on column outbox.tick.floor_to is 'transactions from next_to on draw message ids above this one';
 
 -- API: public
-call outbox._create_ring('checkpoint', $$
+call outbox_internal.create_ring('checkpoint', $$
     id bigint not null,
     incarnation bigint not null,
     position bigint not null,
@@ -64,7 +64,7 @@ comment on column outbox.checkpoint.open_subscriptions is
     'subscription in open_positions is a position, and each further one is the distance from the position before';
 
 -- API: public
-call outbox._create_ring('routing', $$
+call outbox_internal.create_ring('routing', $$
     first_position bigint not null,
     last_position bigint not null,
     routed_at timestamptz not null,

@@ -165,7 +165,7 @@ async fn an_error_in_a_transaction_is_survived() {
     blocker.batch_execute("begin; lock table outbox.attempt in access exclusive mode").await.unwrap();
     enqueue(&db, 50).await;
     wait_until("it says that it fails", PATIENCE, async || {
-        one::<String>(&db, "select state from outbox._worker_slot()").await == "failing"
+        one::<String>(&db, "select state from outbox_internal.worker_slot()").await == "failing"
     })
     .await;
     blocker.batch_execute("commit").await.unwrap();

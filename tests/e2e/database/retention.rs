@@ -91,7 +91,7 @@ async fn segments_come_and_go_under_load_and_a_held_snapshot() {
     // The message of the failed delivery has been set aside (segment -1), and the second attempt finds it.
     assert_eq!(one::<i16>(&db, "select message_segment from outbox.delivery").await, -1);
     holder.batch_execute("commit").await.unwrap();
-    db.batch_execute("update outbox.delivery set due_at = clock_timestamp(); select outbox._deliveries_changed()")
+    db.batch_execute("update outbox.delivery set due_at = clock_timestamp(); select outbox_internal.deliveries_changed()")
         .await
         .unwrap();
     wait_until("the late one has arrived", PATIENCE, async || {
@@ -139,7 +139,7 @@ async fn what_a_replay_or_a_subscription_from_the_past_is_about_to_need_stays() 
     // A dispatcher would write this checkpoint after all deliveries. The segment was closed two weeks ago.
     let passed = "insert into outbox.checkpoint (segment, id, incarnation, position, written_at, lag_subscriptions, lag_positions,
             open_subscriptions, open_positions)
-        select outbox._current_leaf('checkpoint'), coalesce(max(c.id), 0) + 1, 1, outbox.head(), clock_timestamp(), '{}', '{}',
+        select outbox_internal.current_leaf('checkpoint'), coalesce(max(c.id), 0) + 1, 1, outbox.head(), clock_timestamp(), '{}', '{}',
             '{}', '{}'
         from outbox.checkpoint c;
         update outbox.segment set closed_at = closed_at - interval '14 d' where ring = 'message' and leaf = 0";

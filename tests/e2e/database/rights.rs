@@ -245,7 +245,7 @@ async fn a_capability_reaches_as_far_as_it_was_granted() {
         "select outbox.claim(null, 'w')".to_owned(),
         "select outbox.complete_and_claim(null, 'other', 'w')".to_owned(),
         "call outbox.claim_wait('other', '1 ms')".to_owned(),
-        "select outbox._is_ready('other')".to_owned(),
+        "select outbox_internal.is_ready('other')".to_owned(),
         format!("select outbox.claim_delivery({other}, 'w')"),
         "select outbox.claim_delivery(424242, 'w')".to_owned(),
         "select outbox.read(0, topics => '{#}')".to_owned(),

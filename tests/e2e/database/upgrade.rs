@@ -364,7 +364,7 @@ async fn pg_upgrade_keeps_everything_and_goes_on_by_itself() {
         wait_until("the late ones have arrived", PATIENCE, async || receiver.total() >= total + 10).await;
         settle(&db).await;
         db.batch_execute(
-            "update outbox.delivery set due_at = now() where not pull; select outbox._deliveries_changed()",
+            "update outbox.delivery set due_at = now() where not pull; select outbox_internal.deliveries_changed()",
         )
         .await
         .unwrap();

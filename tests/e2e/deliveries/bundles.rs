@@ -56,11 +56,11 @@ async fn complete(db: &Client, lease: i64) -> Vec<i64> {
 /// Stores a claim hint, as a slow claim that had walked up to there would. Later claims begin there.
 async fn remember(db: &Client, levels: &str, since: &str) {
     let set = |levels: &str, since: &str| {
-        format!("select outbox._set_claim_hints(id, '{levels}', {since}, '1 h') from outbox.subscription;")
+        format!("select outbox_internal.set_claim_hints(id, '{levels}', {since}, '1 h') from outbox.subscription;")
     };
     let (noticed, walked) = (set("{99999}", "'{0}'"), set(levels, since));
     db.batch_execute(&format!(
-        "{noticed} begin; select outbox._claim_hints(id) from outbox.subscription; {walked} commit"
+        "{noticed} begin; select outbox_internal.claim_hints(id) from outbox.subscription; {walked} commit"
     ))
     .await
     .unwrap();
@@ -309,7 +309,7 @@ async fn rows_between_bundles_keep_their_place_in_a_session_that_remembers() {
 async fn what_a_session_remembers_of_the_index_hides_no_bundle() {
     let db = jobs(server().await, "bundle_marks", 100).await;
     // The hint is that of a slow claim a moment ago, which saw deliveries of priority 3 only, or of 3 and 0.
-    let now = "outbox._us(clock_timestamp())";
+    let now = "outbox_internal.us(clock_timestamp())";
     for (levels, since) in [("{3}", format!("array[{now}]")), ("{3, 0}", format!("array[{now}, {now}]"))] {
         settle(&db).await;
         remember(&db, levels, &since).await;
@@ -409,7 +409,7 @@ async fn messages_of_a_waiting_bundle_outlive_their_leaf() {
     assert_eq!(leased.ids.len() as i64, BUNDLE);
     assert_eq!(kept_as(&db).await.0, 3, "one of them leased");
     let leaf: i16 = one(&db, "select min(message_segment) from outbox._bundle").await;
-    let kept: i64 = one(&db, &format!("select outbox._retain_messages({leaf}::smallint, 1000)")).await;
+    let kept: i64 = one(&db, &format!("select outbox_internal.retain_messages({leaf}::smallint, 1000)")).await;
     assert_eq!(kept, 300);
     db.batch_execute(&format!("truncate outbox._message_{leaf:02}")).await.unwrap();
     db.batch_execute("select outbox.maintain()").await.unwrap();

@@ -222,7 +222,7 @@ async fn what_is_seen_to_be_cancelled_before_anybody_said_so_leaves_the_queue_al
     let other = server.connect("seen_first").await.unwrap();
     let queued = enqueue(&other, 2).await;
     wait_until("it is in the queue", PATIENCE, async || {
-        one::<i64>(&other, "select queued from outbox._worker_slot()").await == 1
+        one::<i64>(&other, "select queued from outbox_internal.worker_slot()").await == 1
     })
     .await;
     run(&db, &format!("select outbox.cancel({queued})")).await;
@@ -232,11 +232,11 @@ async fn what_is_seen_to_be_cancelled_before_anybody_said_so_leaves_the_queue_al
     // This message wakes the dispatcher, which reads the committed messages and then the cancellation.
     enqueue(&other, 4).await;
     wait_until("the next have been read", PATIENCE, async || {
-        one::<i64>(&other, "select queued from outbox._worker_slot()").await >= 3
+        one::<i64>(&other, "select queued from outbox_internal.worker_slot()").await >= 3
     })
     .await;
     open.store(true, Ordering::SeqCst);
-    run(&other, "select outbox._deliveries_changed()").await;
+    run(&other, "select outbox_internal.deliveries_changed()").await;
     settle(&db).await;
     let seen: Vec<i64> = receiver.arrivals().iter().map(|a| a.json()["n"].as_i64().unwrap()).collect();
     assert_eq!(seen, [0, 1, 3, 4], "in order, without the one that was cancelled");

@@ -16,7 +16,7 @@ do $$ declare definition text; changed text; begin
         select pg_get_functiondef(p.oid) from pg_proc p
         where p.pronamespace = 'outbox'::regnamespace and p.prosrc ~ '_set_marks|_note_one'
     loop
-        changed := regexp_replace(definition, 'outbox\._slow_walk\((cardinality\(ids\)|0|1)\)', 'interval ''1 h''', 'g');
+        changed := regexp_replace(definition, 'outbox_internal.slow_walk\((cardinality\(ids\)|0|1)\)', 'interval ''1 h''', 'g');
         changed := replace(changed, ', 150);', ', 0);');
         -- A function that was renamed would leave this test without its subject.
         assert changed <> definition, definition;
@@ -42,7 +42,7 @@ const ENDS: [&str; 8] = [
     "select outbox.release({lease})",
     "select outbox.release({lease}, array[{first}]), outbox.complete({lease})",
     "select outbox.fail({lease}, null, 'x', '0 s')",
-    "update outbox.lease set expires_at = now() where id = outbox._lease_id({lease})",
+    "update outbox.lease set expires_at = now() where id = outbox_internal.lease_id({lease})",
     "select outbox.unlock_stale('0 s')",
     "",
     "savepoint",

@@ -126,7 +126,7 @@ async fn a_failure_is_retried_with_the_same_id_until_it_succeeds() {
         };
         assert_eq!((state.as_str(), i64::from(tries)), ("failed", attempt));
         // The delays of the schedule take seconds to minutes, so the test makes the delivery due.
-        db.batch_execute("update outbox.delivery set due_at = clock_timestamp(); select outbox._deliveries_changed()")
+        db.batch_execute("update outbox.delivery set due_at = clock_timestamp(); select outbox_internal.deliveries_changed()")
             .await
             .unwrap();
     }
@@ -429,7 +429,7 @@ async fn a_retry_is_sent_once_however_often_the_deliveries_are_looked_at() {
     db.batch_execute("update outbox.delivery set due_at = clock_timestamp()").await.unwrap();
     // Until an outcome is recorded, the table still shows its delivery as due.
     wait_until("all have been retried", PATIENCE, async || {
-        db.batch_execute("select outbox._deliveries_changed()").await.unwrap();
+        db.batch_execute("select outbox_internal.deliveries_changed()").await.unwrap();
         one::<i64>(&db, "select count(*) from outbox.delivery").await == 0
     })
     .await;

@@ -149,7 +149,7 @@ async fn a_long_backlog_behind_failing_keys_lags_instead_of_becoming_rows() {
     .unwrap();
     let blocked = "select count(*) from outbox.delivery where blocked";
     wait_until("the subscription lags with its rows full", PATIENCE, async || {
-        let lag = "select lag > 0 from outbox._subscription_lag()";
+        let lag = "select lag > 0 from outbox_internal.subscription_lag()";
         one::<i64>(&db, blocked).await > 9_000 && one::<bool>(&db, lag).await
     })
     .await;
@@ -257,7 +257,7 @@ async fn a_failure_that_is_not_recorded_yet_keeps_its_key_whatever_sessions_chan
     send("a", 1).await;
     wait_until("the first attempt is answered", PATIENCE, async || receiver.arrivals().len() == 1).await;
     // The failure is in memory only when the dispatcher reads the keys with rows again.
-    db.batch_execute("select outbox._deliveries_changed()").await.unwrap();
+    db.batch_execute("select outbox_internal.deliveries_changed()").await.unwrap();
     tokio::time::sleep(Duration::from_millis(200)).await;
     send("a", 2).await;
     send("b", 1).await;

@@ -276,7 +276,7 @@ async fn release_gives_the_try_back_and_extend_moves_the_end() {
     assert!(
         one::<bool>(
             &db,
-            &format!("select expires_at = deadline_at and expires_at = claimed_at + interval '90 s' from outbox.lease where id = outbox._lease_id({})", batch.lease)
+            &format!("select expires_at = deadline_at and expires_at = claimed_at + interval '90 s' from outbox.lease where id = outbox_internal.lease_id({})", batch.lease)
         )
         .await,
         "extended up to the deadline"
@@ -355,7 +355,7 @@ async fn a_backlog_is_bounded_to_a_window_and_survives_kills_of_the_dispatcher()
         if seen.len() / 6000 > kills {
             kills += 1;
             // After the kill of a process, the postmaster restarts the whole server.
-            let pid: Option<i32> = one(&db, "select pid from outbox._worker_slot()").await;
+            let pid: Option<i32> = one(&db, "select pid from outbox_internal.worker_slot()").await;
             if kills == 2 {
                 server.restart(Stop::Immediate).await.unwrap();
             } else if let Some(pid) = pid {

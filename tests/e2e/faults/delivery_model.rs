@@ -91,9 +91,9 @@ async fn changed(db: &Client, model: &Model, call: &str) -> Vec<i64> {
 /// Returns the messages that a claim may return now. First it routes enqueued and freed messages, so that the claim has
 /// nothing to route.
 async fn claimable(db: &Client, model: &Model) -> Vec<i64> {
-    db.query("select outbox._is_ready('jobs')", &[]).await.unwrap();
+    db.query("select outbox_internal.is_ready('jobs')", &[]).await.unwrap();
     // On a slow machine a session stores a claim hint. Without shared memory, other sessions cannot invalidate the hint.
-    db.query("select outbox._lower_claim_hint(id, 0, '-infinity') from outbox.subscription", &[]).await.unwrap();
+    db.query("select outbox_internal.lower_claim_hint(id, 0, '-infinity') from outbox.subscription", &[]).await.unwrap();
     let is_due = |(id, d): &(&i64, &Delivery)| d.state == State::Due && model.is_head(**id);
     model.deliveries.iter().filter(is_due).map(|(id, _)| *id).collect()
 }
@@ -183,13 +183,13 @@ async fn step(connections: &[Client], random: &mut Random, model: &mut Model, or
             if random.below(2) == 0 {
                 // The lease expires.
                 db.execute(
-                    "update outbox.lease set expires_at = now() - interval '1 s' where id = outbox._lease_id($1)",
+                    "update outbox.lease set expires_at = now() - interval '1 s' where id = outbox_internal.lease_id($1)",
                     &[&lease],
                 )
                 .await
                 .unwrap();
                 // Every look for work takes expired leases back.
-                db.query("select outbox._is_ready('jobs')", &[]).await.unwrap();
+                db.query("select outbox_internal.is_ready('jobs')", &[]).await.unwrap();
                 for message in &held {
                     model.fail(*message, State::Due);
                 }
@@ -239,7 +239,7 @@ async fn step(connections: &[Client], random: &mut Random, model: &mut Model, or
 async fn check(db: &Client, model: &Model) {
     let mut found: BTreeMap<i64, (State, i32)> = BTreeMap::new();
     // The table does not store the lease itself, but a number that is derived from it.
-    let stored = db.query("select outbox._lease_id(l), l from unnest($1::bigint[]) l", &[&model.leases]).await.unwrap();
+    let stored = db.query("select outbox_internal.lease_id(l), l from unnest($1::bigint[]) l", &[&model.leases]).await.unwrap();
     let leases: HashMap<i64, i64> = stored.iter().map(|row| (row.get(0), row.get(1))).collect();
     for row in db
         .query("select message_id, state, lease, due_at <= clock_timestamp(), attempt from outbox.delivery", &[])

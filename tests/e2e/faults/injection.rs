@@ -159,14 +159,14 @@ async fn verify(server: &Server, name: &str, accepted: &Accepted, duplicates_all
         // Failed deliveries become due at once, so that the test does not wait for the schedule.
         db.batch_execute(
             "update outbox.delivery set due_at = clock_timestamp() where state = 'failed';
-            select outbox._deliveries_changed()",
+            select outbox_internal.deliveries_changed()",
         )
         .await
         .ok()?;
         let row = db
             .query_one(
                 "select (select count(*) from outbox.delivery), (select count(*) from outbox.dead_letter),
-                    coalesce((select idle from outbox._worker_slot()), false)",
+                    coalesce((select idle from outbox_internal.worker_slot()), false)",
                 &[],
             )
             .await

@@ -257,7 +257,7 @@ async fn a_batch_is_one_request_and_one_row_and_can_fare_differently() {
     let history =
         format!("select string_agg(what, ' ' order by at) from outbox.history({third}) where attempt is not null");
     assert_eq!(one::<String>(&db, &history).await, "failed completed");
-    assert_eq!(one::<String>(&db, &format!("select outbox._message_state({third})")).await, "completed");
+    assert_eq!(one::<String>(&db, &format!("select outbox_internal.message_state({third})")).await, "completed");
     let completed = "select count(distinct message_id) from outbox.delivery_status where state = 'completed'";
     assert_eq!(one::<i64>(&db, completed).await, 25);
     // Lists show each message, too.

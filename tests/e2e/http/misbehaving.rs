@@ -156,7 +156,7 @@ async fn the_worker_survives_what_receivers_do() {
     ))
     .await
     .unwrap();
-    let pid: i32 = one(&db, "select pid from outbox._worker_slot()").await;
+    let pid: i32 = one(&db, "select pid from outbox_internal.worker_slot()").await;
     db.batch_execute("select outbox.enqueue('order.created', '{}')").await.unwrap();
     wait_until("each has its outcome", PATIENCE, async || {
         one::<i64>(&db, "select count(*) from outbox.attempt").await == cases.len() as i64 + 1
@@ -177,5 +177,5 @@ async fn the_worker_survives_what_receivers_do() {
         assert!(kept.unwrap_or(0) <= 3 * 4096, "{name} kept {kept:?} bytes");
     }
     assert_eq!(healthy.total(), 1);
-    assert_eq!(one::<i32>(&db, "select pid from outbox._worker_slot()").await, pid, "the same process");
+    assert_eq!(one::<i32>(&db, "select pid from outbox_internal.worker_slot()").await, pid, "the same process");
 }

@@ -250,7 +250,7 @@ async fn a_dispatcher_that_fails_or_finds_no_process_says_why() {
 }
 
 async fn unwell_named(db: &Client) -> Option<String> {
-    let row = db.query_one("select last_error from outbox._workers()", &[]).await.unwrap();
+    let row = db.query_one("select last_error from outbox_internal.workers()", &[]).await.unwrap();
     row.get(0)
 }
 

@@ -142,21 +142,21 @@ async fn a_message_is_found_although_the_clock_was_set_back() {
     enqueue(&db, "other.x", 3).await;
     settle(&db).await;
     let id: i64 = one(&db, "select min(id) + 1 from outbox.message where topic = 'other.x'").await;
-    let place: i64 = one(&db, &format!("select outbox._position_of({id})")).await;
+    let place: i64 = one(&db, &format!("select outbox_internal.position_of({id})")).await;
     // As if the clock had been set back by an hour after this message was enqueued.
     db.batch_execute(&format!(
         "set pg_outbox.erasing = 'on'; update outbox.message set enqueued_at = enqueued_at + interval '1 h' where id = {id}"
     ))
     .await
     .unwrap();
-    assert_eq!(one::<i64>(&db, &format!("select outbox._position_of({id})")).await, place);
+    assert_eq!(one::<i64>(&db, &format!("select outbox_internal.position_of({id})")).await, place);
     let all =
-        "select array_agg(position order by message_id) from outbox._positions_of(array(select id from outbox.message
+        "select array_agg(position order by message_id) from outbox_internal.positions_of(array(select id from outbox.message
         where topic = 'other.x'))";
     assert_eq!(one::<Vec<i64>>(&db, all).await, [place - 1, place, place + 1]);
-    assert_eq!(one::<String>(&db, &format!("select outbox._message_state({id})")).await, "skipped");
+    assert_eq!(one::<String>(&db, &format!("select outbox_internal.message_state({id})")).await, "skipped");
     // A message that is not numbered yet has no position.
     db.batch_execute("begin; select outbox.enqueue('other.x', '{}')").await.unwrap();
-    assert_eq!(one::<Option<i64>>(&db, "select outbox._position_of(max(id)) from outbox.message").await, None);
+    assert_eq!(one::<Option<i64>>(&db, "select outbox_internal.position_of(max(id)) from outbox.message").await, None);
     db.batch_execute("rollback").await.unwrap();
 }

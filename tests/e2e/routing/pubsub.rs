@@ -156,7 +156,7 @@ async fn a_paused_subscription_gets_everything_when_it_is_resumed() {
     // A retry that becomes due is held as well.
     run(
         &db,
-        "update outbox.delivery set due_at = clock_timestamp() where not pull; select outbox._deliveries_changed()",
+        "update outbox.delivery set due_at = clock_timestamp() where not pull; select outbox_internal.deliveries_changed()",
     )
     .await;
     settle(&db).await;
@@ -395,7 +395,7 @@ async fn subscriptions_that_come_and_go_get_exactly_what_lies_between() {
                 select v.topics from outbox.subscription_version v
                 where v.subscription_id = s.id and v.position < m.position order by v.version desc limit 1
             ) v on true
-            where outbox._matches(v.topics, null, m.topic, null, null, null, null, null)
+            where outbox_internal.matches(v.topics, null, m.topic, null, null, null, null, null)
         ) e
         full join outbox.delivery d using (subscription_id, position)
         where e.position is null or d.position is null",
@@ -525,7 +525,7 @@ async fn statistics_are_sums_that_survive_the_roll_up() {
         assert_eq!(row[0]["completed"].as_deref(), Some(n(100).to_string().as_str()));
         assert_eq!(row[0]["known"].as_deref(), Some("t"));
         // Rolling a leaf up adds it to the totals and empties it. The sums stay the same.
-        run(&db, "select outbox._roll_up(), outbox._roll_up_message_counters()").await;
+        run(&db, "select outbox_internal.roll_up(), outbox_internal.roll_up_message_counters()").await;
     }
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.message_counter_total").await, 4);
 }

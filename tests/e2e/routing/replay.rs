@@ -138,7 +138,7 @@ async fn a_replayed_delivery_stands_beside_the_live_one_and_is_retried() {
     .await;
     run(
         &db,
-        "update outbox.delivery set due_at = clock_timestamp() where not pull; select outbox._deliveries_changed()",
+        "update outbox.delivery set due_at = clock_timestamp() where not pull; select outbox_internal.deliveries_changed()",
     )
     .await;
     ended(&db, push, "completed").await;

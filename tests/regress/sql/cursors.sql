@@ -1,7 +1,7 @@
 -- Cursors move forward only, are reset with a reason, and know their lag behind the feed.
 create extension pg_outbox;
 select count(outbox.enqueue('order.created', '{}')) from generate_series(1, 10);
-select status from outbox._tick_inline(1000);
+select status from outbox_internal.tick_inline(1000);
 select outbox.cursor_get('billing');
 select position, epoch, lag_positions, advanced from outbox.cursor_get('billing', if_missing => 0);
 select count(*) from outbox.cursor;

@@ -101,7 +101,7 @@ rollback;
 -- Messages, feed and attempts are immutable, also for their owner.
 update outbox.message set topic = 'x';
 delete from outbox.message;
-select status from outbox._tick_inline(10);
+select status from outbox_internal.tick_inline(10);
 update outbox.feed set first_position = 0;
 delete from outbox.feed;
 

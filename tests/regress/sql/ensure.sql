@@ -1,7 +1,7 @@
 -- ensure_subscription: a subscription is as described afterwards, whether there was one or not.
 create extension pg_outbox;
 select count(outbox.enqueue('job.a', '{}')) from generate_series(1, 3);
-select status from outbox._tick_inline(1000);
+select status from outbox_internal.tick_inline(1000);
 -- A new subscription of workers begins at the first stored message.
 select outbox.ensure_subscription('work', '{job.#}');
 select outbox.ensure_subscription('work', '{job.#}');

@@ -37,7 +37,7 @@ update outbox.message set payload = '{}' where id = :id;
 select outbox.enqueue('person.moved', '{"name": "Bob"}') > :id as more;
 select outbox.tick() > :head as more;
 select outbox.replay('s') as replay;
-select state, made from outbox._replay_step(1, 100);
+select state, made from outbox_internal.replay_step(1, 100);
 select message_id = :id as this, outcome, attempt, error from outbox.attempt where run = 1;
 select m.payload from outbox.delivery d join outbox.message m on m.id = d.message_id where d.run = 1;
 select outbox.resend(:id, 's');

@@ -28,7 +28,7 @@ rollback to s;
 select outbox.enqueue('a.b', '{"n": 4}', idempotency_key => 'rolled back') is not null as enqueued;
 commit;
 select count(*) from outbox._idempotency;
-select outbox._remember('', '', '{}', 1);
+select outbox_internal.remember('', '', '{}', 1);
 reset role;
 select count(*) as messages, count(idempotency_key) as with_key from outbox.message where topic like 'a.%';
 -- Keys are remembered for a set time. Later calls remove expired keys.

@@ -44,7 +44,7 @@ select outbox.resume_subscription('jobs') is not null as resumed;
 select count(*) from (select outbox.enqueue('step.do', to_jsonb(n), 'k') from generate_series(1, 2) n) e;
 select min(lease) as third, jsonb_agg(payload order by position) as got from outbox.complete_and_claim(null, 'jobs', 'w', 10) \gset
 \echo :got
-select count(*) from outbox._route_inline();
+select count(*) from outbox_internal.route_inline();
 select min(lease) as step, jsonb_agg(payload) as got from outbox.complete_and_claim(:third, 'steps', 'w', 10) \gset
 \echo :got
 select payload from outbox.complete_and_claim(:step, 'steps', 'w', 10);

@@ -35,7 +35,7 @@ select count(*) from outbox.message;
 select outbox.stats();
 select outbox.subscribe('x', '{#}', 'e');
 select nextval('outbox._message_id');
-select status from outbox._tick_inline(1);
+select status from outbox_internal.tick_inline(1);
 lock table outbox._sequencer in exclusive mode;
 set role outbox_regress_monitor;
 select messages > 0 as sees from outbox.stats();

@@ -9,7 +9,7 @@ select outbox.enqueue('order.paid', '{"n": 6}', 'k1', headers => '{"severity": "
 select outbox.enqueue_bytes('invoice.raw', 'abc', 'text/plain');
 -- The messages are not in the feed yet.
 select count(*) from outbox.read(0);
-select status from outbox._tick_inline(1000);
+select status from outbox_internal.tick_inline(1000);
 select outbox.head(), outbox.tail();
 select position, epoch, message_id, topic, key, payload, body, content_type, tenant from outbox.read(0);
 select headers, metadata, aggregate_type, aggregate_id, publisher, webhook_id = outbox.webhook_id(message_id, enqueued_at) as same
@@ -28,7 +28,7 @@ select array_agg(position) from outbox.read(0, 2, filter => '{"tenant": "acme"}'
 -- Control messages of pg_outbox have positions and are not returned.
 select outbox.create_endpoint('e', 'https://example.com') is not null;
 select outbox.enqueue('order.created', '{"n": 9}');
-select status from outbox._tick_inline(1000);
+select status from outbox_internal.tick_inline(1000);
 select outbox.head();
 select array_agg(position) from outbox.read(6);
 -- A call that looked further than its last row ends with a marker: a row without a message, from which to continue.
@@ -38,7 +38,7 @@ select position, message_id is null as marker from outbox.read(0, 1, topics => '
 select count(*) from outbox.read(outbox.head(), topics => '{no.such}');
 -- A long stretch without a match is passed in pieces.
 select count(outbox.enqueue('bulk.item', '{}')) from generate_series(1, 10500);
-select outbox._tick_inline(20000) is not null;
+select outbox_internal.tick_inline(20000) is not null;
 select position, message_id from outbox.read(9, topics => '{order.*}');
 select position, message_id from outbox.read(10009, topics => '{order.*}');
 select count(*), min(position), max(position) from outbox.read(900, 1000);

@@ -9,7 +9,7 @@ select outbox.enqueue('other.d', '{"n": 4}', tenant => 't2') is not null as enqu
 do $$
 begin
     for i in 1 .. 3000 loop
-        exit when (select w.idle from outbox._worker_slot() w);
+        exit when (select w.idle from outbox_internal.worker_slot() w);
         perform pg_sleep(0.01);
     end loop;
 end

@@ -10,7 +10,7 @@ $$;
 create procedure pg_temp.routed(lag bigint default null) language sql as $$
     insert into outbox.checkpoint (segment, id, incarnation, position, written_at, lag_subscriptions, lag_positions,
         open_subscriptions, open_positions)
-    select outbox._current_leaf('checkpoint'), coalesce(max(c.id), 0) + 1, 1, outbox.head(), clock_timestamp(),
+    select outbox_internal.current_leaf('checkpoint'), coalesce(max(c.id), 0) + 1, 1, outbox.head(), clock_timestamp(),
         array_remove(array[case when lag is not null then 1 end], null), array_remove(array[lag], null), '{}', '{}'
     from outbox.checkpoint c
 $$;
@@ -35,7 +35,7 @@ select distinct tableoid::regclass from outbox.message order by 1;
 -- A segment is not reclaimed before the sequencer has passed it ...
 set pg_outbox.message_retention = '1d';
 call pg_temp.age();
-select job, result, held_by from outbox._maintain(true) where job = 'message';
+select job, result, held_by from outbox_internal.maintain(true) where job = 'message';
 -- ... nor before its retention has passed. Zero and negative values retain it for ever.
 select outbox.tick();
 select outbox.tick();

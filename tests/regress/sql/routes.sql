@@ -12,9 +12,9 @@ select s.name, s.max_attempts, v.version, v.control_message_id, v.position, v.ac
 from outbox.subscription s join outbox.subscription_version v on v.subscription_id = s.id order by s.id;
 
 -- A change takes effect at the position of its control message.
-select status, first_position, last_position from outbox._tick_inline(100);
+select status, first_position, last_position from outbox_internal.tick_inline(100);
 select outbox.unsubscribe('orders');
-select status, first_position, last_position from outbox._tick_inline(100);
+select status, first_position, last_position from outbox_internal.tick_inline(100);
 select s.name, s.deleted_at is not null as deleted, v.version, v.position, v.active
 from outbox.subscription s join outbox.subscription_version v on v.subscription_id = s.id order by s.id, v.version;
 select topic, payload from outbox.message order by id;

@@ -112,7 +112,7 @@ pub async fn settle(shared: &Shared, db: &Client, patience: Duration) -> Result<
         // Retries become due at once, because the waits of the schedule would only take time.
         db.batch_execute(
             "update outbox.delivery set due_at = clock_timestamp() where state = 'failed' and due_at > clock_timestamp();
-            select outbox._deliveries_changed()",
+            select outbox_internal.deliveries_changed()",
         )
         .await?;
         let truth = Truth::load(db).await?;
@@ -132,7 +132,7 @@ pub async fn settle(shared: &Shared, db: &Client, patience: Duration) -> Result<
                         except select n from chaos.worked) l),
                     (select count(*) from (select n from chaos.ledger where n % 2 <> 0 except select n from chaos.fate
                         except select n from chaos.laned) l)
-                from outbox.stats() s, outbox._worker_slot() w",
+                from outbox.stats() s, outbox_internal.worker_slot() w",
                 &[],
             )
             .await?;

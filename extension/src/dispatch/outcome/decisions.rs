@@ -97,7 +97,7 @@ impl Decisions {
         Decisions {
             made: Vec::new(),
             plan: Plan::new(
-                "select outbox._record_decisions($1, $2, $3, $4, $5, $6, $7, $8)",
+                "select outbox_internal.record_decisions($1, $2, $3, $4, $5, $6, $7, $8)",
                 &[
                     INT8ARRAYOID,
                     INT4ARRAYOID,

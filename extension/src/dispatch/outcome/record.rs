@@ -122,7 +122,7 @@ impl Recorder {
     pub const fn new() -> Recorder {
         Recorder {
             failed: Plan::new(
-                "select outbox._record_failed($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                "select outbox_internal.record_failed($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
                 &[
                     INT8ARRAYOID,
                     INT4ARRAYOID,
@@ -138,7 +138,7 @@ impl Recorder {
                 ],
             ),
             dead: Plan::new(
-                "select outbox._record_dead($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+                "select outbox_internal.record_dead($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
                 &[
                     INT8ARRAYOID,
                     INT4ARRAYOID,
@@ -154,7 +154,7 @@ impl Recorder {
                     TEXTARRAYOID,
                 ],
             ),
-            completed: Plan::new("select outbox._record_completed($1)", &[INT8ARRAYOID]),
+            completed: Plan::new("select outbox_internal.record_completed($1)", &[INT8ARRAYOID]),
             routing: Plan::new(
                 "insert into outbox.routing (segment, first_position, last_position, routed_at, active, matched)
                 values (coalesce(pg_sequence_last_value('outbox._routing_segment'), 0), $1, $1 + cardinality($3) - 1,

@@ -1,4 +1,4 @@
-//! Replays: makes a few rows of outbox.delivery at a time, at the rate of each replay. `outbox._replay_step` decides; this
+//! Replays: makes a few rows of outbox.delivery at a time, at the rate of each replay. `outbox_internal.replay_step` decides; this
 //! file keeps the time.
 //!
 //! Invariant: a step is a transaction of its own, and a failed step affects only its replay.
@@ -39,8 +39,8 @@ impl Replays {
     pub fn new() -> Replays {
         Replays {
             list: Plan::new("select r.id, r.rate from outbox.replay r where r.state in ('running', 'draining')", &[]),
-            step: Plan::new("select s.state, s.made from outbox._replay_step($1, $2) s", &[INT8OID, INT4OID]),
-            failed: Plan::new("select outbox._replay_failed($1, $2)", &[INT8OID, TEXTOID]),
+            step: Plan::new("select s.state, s.made from outbox_internal.replay_step($1, $2) s", &[INT8OID, INT4OID]),
+            failed: Plan::new("select outbox_internal.replay_failed($1, $2)", &[INT8OID, TEXTOID]),
             rescan: true,
             jobs: HashMap::new(),
             stepped: Instant::now(),

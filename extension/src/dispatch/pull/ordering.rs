@@ -103,15 +103,15 @@ impl Order {
             queues: HashMap::new(),
             rows: HashSet::new(),
             record: Plan::new(
-                "select outbox._record_lanes($1, $2, $3, $4, $5)",
+                "select outbox_internal.record_lanes($1, $2, $3, $4, $5)",
                 &[INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID],
             ),
             notes: Vec::new(),
             remaining: Plan::new(
-                "select r.subscription_id, r.key from outbox._keys_with_rows($1, $2) r",
+                "select r.subscription_id, r.key from outbox_internal.keys_with_rows($1, $2) r",
                 &[INT4ARRAYOID, TEXTARRAYOID],
             ),
-            all: Plan::new("select r.subscription_id, r.key from outbox._all_keys_with_rows() r", &[]),
+            all: Plan::new("select r.subscription_id, r.key from outbox_internal.all_keys_with_rows() r", &[]),
         }
     }
 

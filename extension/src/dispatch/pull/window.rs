@@ -134,18 +134,18 @@ impl Window {
                 &[INT4OID, INT8OID, TIMESTAMPTZOID, INT8OID],
             ),
             pass: Plan::new(
-                "select p.more, p.soon, p.free from outbox._router_pass($1, $2) p",
+                "select p.more, p.soon, p.free from outbox_internal.router_pass($1, $2) p",
                 &[INT4OID, INT8ARRAYOID],
             ),
-            pass_apart: Plan::new("select outbox._router_pass_apart($1, $2)", &[INT4OID, INT8ARRAYOID]),
-            notify: Plan::new("select outbox._notify_workers($1)", &[INT4ARRAYOID]),
+            pass_apart: Plan::new("select outbox_internal.router_pass_apart($1, $2)", &[INT4OID, INT8ARRAYOID]),
+            notify: Plan::new("select outbox_internal.notify_workers($1)", &[INT4ARRAYOID]),
             tell: Vec::new(),
             load_cancelled: Plan::new("select c.message_id from outbox.cancelled c", &[]),
             cancelled_among: Plan::new(
                 "select c.message_id from outbox.cancelled c where c.message_id between $1 and $2",
                 &[INT8OID, INT8OID],
             ),
-            end_cancelled_of: Plan::new("select outbox._end_cancelled($1, '{}')", &[INT8ARRAYOID]),
+            end_cancelled_of: Plan::new("select outbox_internal.end_cancelled($1, '{}')", &[INT8ARRAYOID]),
             lowest: HashMap::new(),
             counted: None,
             recount_after: RECOUNT,
@@ -471,7 +471,7 @@ impl RowPlans {
     const fn new() -> RowPlans {
         RowPlans {
             open: Plan::new(
-                "select outbox._open_deliveries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                "select outbox_internal.open_deliveries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
                 &[
                     BOOLARRAYOID,
                     INT4ARRAYOID,
@@ -486,12 +486,12 @@ impl RowPlans {
                 ],
             ),
             open_bundle: Plan::new(
-                "select outbox._open_bundle($1, $2, $3, $4, $5)",
+                "select outbox_internal.open_bundle($1, $2, $3, $4, $5)",
                 &[INT4OID, INT2OID, INT8OID, INT8ARRAYOID, INT8ARRAYOID],
             ),
-            opened: Plan::new("select outbox._subscriptions_with_deliveries($1, $2)", &[INT4ARRAYOID, INT8ARRAYOID]),
+            opened: Plan::new("select outbox_internal.subscriptions_with_deliveries($1, $2)", &[INT4ARRAYOID, INT8ARRAYOID]),
             end: Plan::new(
-                "select outbox._record_ended($1, $2, $3, $4, $5)",
+                "select outbox_internal.record_ended($1, $2, $3, $4, $5)",
                 &[INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, INT2ARRAYOID, TEXTARRAYOID],
             ),
         }

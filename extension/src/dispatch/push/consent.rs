@@ -31,14 +31,14 @@ impl Consents {
     pub fn new() -> Consents {
         Consents {
             due: Plan::new(
-                "select e.id, outbox._us(c.next_at)
+                "select e.id, outbox_internal.us(c.next_at)
                 from outbox.endpoint e
                 left join outbox.endpoint_consent c on c.endpoint_id = e.id
                 where e.consent = 'pending' and e.active and e.deleted_at is null",
                 &[],
             ),
             record: Plan::new(
-                "select outbox._record_consent($1, $2, $3, $4, $5, $6, $7)",
+                "select outbox_internal.record_consent($1, $2, $3, $4, $5, $6, $7)",
                 &[INT4OID, TEXTOID, BOOLOID, INT4OID, TEXTOID, TEXTOID, TEXTOID],
             ),
             next: Some(i64::MIN),

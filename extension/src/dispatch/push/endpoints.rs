@@ -68,12 +68,12 @@ impl Endpoints {
         Endpoints {
             ids: Plan::new("select e.id from outbox.endpoint e order by e.id", &[]),
             load: Plan::new(
-                "select e.id, e.url, e.headers::text, outbox._duration_us(e.timeout) / 1000, e.concurrency,
+                "select e.id, e.url, e.headers::text, outbox_internal.duration_us(e.timeout) / 1000, e.concurrency,
                     case when e.consent = 'granted' then least(e.rate, k.allowed_rate / 60.0::float8) else e.rate end,
                     case when e.consent = 'granted' then least(e.burst, greatest(k.allowed_rate / 60.0::float8, 1))
                         else e.burst end,
                     e.breaker::text, e.protocol, e.compress, e.response_id, e.keep_headers,
-                    outbox._duration_us(e.disable_after), e.disable_failures,
+                    outbox_internal.duration_us(e.disable_after), e.disable_failures,
                     e.active, e.disabled_mode, e.consent,
                     c.auth::text, c.ca, c.certificate, c.key,
                     s.breaker, s.breaker_until, s.breaker_times, s.paused_until, s.failing_since, s.failures,
@@ -84,7 +84,7 @@ impl Endpoints {
                         order by k.created_at desc
                     ),
                     array(
-                        select coalesce(outbox._us(k.expires_at) + 946684800000000, 0)
+                        select coalesce(outbox_internal.us(k.expires_at) + 946684800000000, 0)
                         from outbox.endpoint_secret k
                         where k.endpoint_id = e.id and (k.expires_at is null or k.expires_at > now())
                         order by k.created_at desc
@@ -99,7 +99,7 @@ impl Endpoints {
                 &[INT4ARRAYOID],
             ),
             write: Plan::new(
-                "select outbox._record_endpoint_states($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                "select outbox_internal.record_endpoint_states($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
                 &[
                     INT4ARRAYOID,
                     TEXTARRAYOID,
@@ -113,7 +113,7 @@ impl Endpoints {
                     TEXTARRAYOID,
                 ],
             ),
-            disable: Plan::new("select outbox._give_up_endpoint($1, $2, $3)", &[INT4OID, TEXTOID, TEXTOID]),
+            disable: Plan::new("select outbox_internal.give_up_endpoint($1, $2, $3)", &[INT4OID, TEXTOID, TEXTOID]),
             health: IdMap::default(),
         }
     }
