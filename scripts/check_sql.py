@@ -9,7 +9,7 @@ KEYWORDS = re.compile(
     r"NULL|DEFAULT|SET|INTO|VALUES|ORDER|GROUP|BY|LIMIT|JOIN|LEFT|ON|AS|RETURN|DECLARE|EXECUTE|GRANT|REVOKE)\b"
 )
 OBJECT = re.compile(
-    r"^create (?:or replace )?(function|procedure|table|view|type)\s+(outbox\.[a-z0-9_]+)|^call outbox_internal.create_ring\('([a-z_]+)'",
+    r"^create (?:or replace )?(function|procedure|table|view|type)\s+(outbox(?:_internal)?\.[a-z0-9_]+)|^call outbox_internal\.create_ring\('([a-z_]+)'",
     re.MULTILINE,
 )
 
@@ -55,7 +55,9 @@ def main() -> int:
         for found in OBJECT.finditer(text):
             kind = found.group(1) or "table"
             name = found.group(2) or f"outbox.{found.group(3)}"
-            private = name.split(".")[1].startswith("_")
+            private = name.startswith(("outbox._", "outbox_internal."))
+            if kind in ("function", "procedure") and name.startswith("outbox._"):
+                wrong.append(f"{path}: {name} is private and belongs to the schema outbox_internal")
             # The marker is above the object. Comments and other objects with the same marker may be in between.
             before = text[: found.start()]
             marker = before.rfind("-- API: ")

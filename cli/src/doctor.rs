@@ -60,9 +60,31 @@ pub(super) async fn run(dsn: &str, json: bool) -> Result<u8> {
             }
         }
     }
-    let Findings(found) = findings;
-    output::rows(json, &found, &["check", "state", "seen", "what_to_do"]);
+    let Findings(mut found) = findings;
+    found.sort_by_key(|row| row["state"] == "ok");
+    if json {
+        output::rows(json, &found, &[]);
+    } else {
+        print!("{}", report(&found, output::width()));
+    }
     Ok(u8::from(found.iter().any(|row| row["state"] != "ok")))
+}
+
+/// The results as text: what is wrong comes first, with what to do, and nothing is cut.
+fn report(found: &[Value], width: Option<usize>) -> String {
+    let longest = found.iter().filter_map(|row| row["check"].as_str()).map(str::len).max().unwrap_or(0);
+    let mut out = String::new();
+    for row in found {
+        let text = |name: &str| output::text(&row[name]);
+        out += &output::hang(&format!("{:5}  {:longest$}  ", text("state"), text("check")), &text("seen"), width);
+        if row["state"] != "ok" {
+            out += &output::hang("       -> ", &text("what_to_do"), width);
+            if let Some(command) = screen::command_for(&text("check")).filter(|command| *command != "outbox doctor") {
+                out += &format!("       $ {command}\n");
+            }
+        }
+    }
+    out
 }
 
 /// Checks the row of `FACTS`.

@@ -3,25 +3,27 @@
 //! Exit codes:
 //!
 //! - 0: done.
-//! - 1: `doctor` found something wrong, `status` found a critical health check, or a replay failed or was cancelled.
+//! - 1: `doctor` or `status` found something wrong, or a replay failed or was cancelled.
 //! - 2: wrong usage or invalid arguments.
 //! - 3: not found.
-//! - 4: conflict.
+//! - 4: conflict; of a selection of dead letters, some could not be decided on.
 //! - 5: try again later (no connection).
 //! - 6: fatal (no extension, no privilege).
 //! - 130: interrupted while a replay goes on.
 #![allow(clippy::print_stdout, reason = "a command line prints")]
 
 mod args;
+mod ask;
+mod dead_letters;
 mod doctor;
+mod message;
+mod metrics;
 mod output;
-mod picture;
 #[cfg(test)]
 mod reference;
 mod replay;
 mod run;
 mod screen;
-mod top;
 
 use std::process::ExitCode;
 

@@ -444,7 +444,9 @@ async fn the_lock_is_not_waited_for() {
 #[tokio::test]
 async fn a_transaction_that_ticked_cannot_be_prepared() {
     let db = bare_server().await.database("tick_prepare").await.unwrap();
-    db.batch_execute("begin; select outbox_internal.tick_inline(10); select outbox.enqueue('a.b', '{}')").await.unwrap();
+    db.batch_execute("begin; select outbox_internal.tick_inline(10); select outbox.enqueue('a.b', '{}')")
+        .await
+        .unwrap();
     let error = refused(&db, "prepare transaction 'no'").await;
     assert_eq!(*error.code(), SqlState::FEATURE_NOT_SUPPORTED);
 }

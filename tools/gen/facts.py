@@ -13,6 +13,7 @@ SINGLE = {
 # and these tables.
 TABLES = {
     "endpoint": "endpoints", "subscription": "subscriptions", "topic": "topics", "publisher": "publishers",
+    "subscription_status": "subscription_status", "lease_status": "lease_status",
     "delivery_status": "delivery_status", "dead_letter_status": "dead_letter_status", "dead_letter": "dead_letter_rows", "audit": "audit",
 }
 
@@ -41,6 +42,7 @@ NEVER_NULL = {
     "health": "check state",
     "history": "at what",
     "maintain": "job result",
+    "lease_status": "worker deliveries claimed_at age expires_at expires_in delivery_ids",
     "manual_result": "state",
     "message_status": "message_id webhook_id state topic priority enqueued_at",
     "metrics": "name labels value",
@@ -52,6 +54,8 @@ NEVER_NULL = {
     "skipped": "position message_id message_topic routed_at",
     "stats": "messages feed_end routed waiting dead_letters worker pending processing completed failed dead skipped expired cancelled total",
     "subscription_stats": "subscription_id name active paused created_at completed failed dead",
+    "subscription_status": "subscription_id name pull topics ordering max_attempts notify paused labels created_at position "
+    "lag_positions waiting processing dead_letters",
     "tenant_stats": "messages matched skipped",
     "topic_stats": "messages matched skipped",
     "version": "extension",

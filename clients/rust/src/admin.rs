@@ -959,6 +959,30 @@ pub struct EndpointEntry {
     pub proxy: Option<String>,
 }
 
+/// A row of `outbox.lease_status`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct LeaseStatusEntry {
+    /// Column `subscription`.
+    pub subscription: Option<String>,
+    /// Column `worker`.
+    pub worker: Option<String>,
+    /// Column `deliveries`.
+    pub deliveries: Option<i64>,
+    /// Column `claimed_at`.
+    pub claimed_at: Option<DateTime<Utc>>,
+    /// Column `age`.
+    pub age: Option<f64>,
+    /// Column `expires_at`.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Column `expires_in`.
+    pub expires_in: Option<f64>,
+    /// Column `deadline_at`.
+    pub deadline_at: Option<DateTime<Utc>>,
+    /// Column `delivery_ids`.
+    pub delivery_ids: Option<Vec<i64>>,
+}
+
 /// A row of `outbox.publisher`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -1029,6 +1053,56 @@ pub struct SubscriptionEntry {
     pub created_at: Option<DateTime<Utc>>,
     /// Column `deleted_at`.
     pub deleted_at: Option<DateTime<Utc>>,
+}
+
+/// A row of `outbox.subscription_status`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct SubscriptionStatusEntry {
+    /// Column `subscription_id`.
+    pub subscription_id: Option<i32>,
+    /// Column `name`.
+    pub name: Option<String>,
+    /// Column `endpoint`.
+    pub endpoint: Option<String>,
+    /// Column `pull`.
+    pub pull: Option<bool>,
+    /// Column `topics`.
+    pub topics: Option<Vec<String>>,
+    /// Column `filter`.
+    pub filter: Option<Value>,
+    /// Column `ordering`.
+    pub ordering: Option<String>,
+    /// Column `max_attempts`.
+    pub max_attempts: Option<i32>,
+    /// Column `notify`.
+    pub notify: Option<bool>,
+    /// Column `paused`.
+    pub paused: Option<bool>,
+    /// Column `external_id`.
+    pub external_id: Option<String>,
+    /// Column `labels`.
+    pub labels: Option<Value>,
+    /// Column `created_at`.
+    pub created_at: Option<DateTime<Utc>>,
+    /// Column `position`.
+    pub position: Option<i64>,
+    /// Column `lag_positions`.
+    pub lag_positions: Option<i64>,
+    /// Column `lag_age`.
+    pub lag_age: Option<f64>,
+    /// Column `waiting`.
+    pub waiting: Option<i64>,
+    /// Column `processing`.
+    pub processing: Option<i64>,
+    /// Column `oldest_due_at`.
+    pub oldest_due_at: Option<DateTime<Utc>>,
+    /// Column `oldest_due_age`.
+    pub oldest_due_age: Option<f64>,
+    /// Column `last_claim_at`.
+    pub last_claim_at: Option<DateTime<Utc>>,
+    /// Column `dead_letters`.
+    pub dead_letters: Option<i64>,
 }
 
 /// A row of `outbox.topic`.
@@ -2912,6 +2986,14 @@ impl Outbox {
         call::typed(self.table("endpoint", filter, limit, &["timeout", "disable_after"]).await?)
     }
 
+    /// Rows of `outbox.lease_status` whose columns equal those of `filter` (an object; null: all), at most `limit`.
+    ///
+    /// # Errors
+    /// 22023 for an unknown column.
+    pub async fn lease_status(&self, filter: &Value, limit: i64) -> Result<Vec<LeaseStatusEntry>> {
+        call::typed(self.table("lease_status", filter, limit, &["age", "expires_in"]).await?)
+    }
+
     /// Rows of `outbox.publisher` whose columns equal those of `filter` (an object; null: all), at most `limit`.
     ///
     /// # Errors
@@ -2928,6 +3010,14 @@ impl Outbox {
         call::typed(
             self.table("subscription", filter, limit, &["max_age", "batch_wait", "ttl", "deadline", "max_lag"]).await?,
         )
+    }
+
+    /// Rows of `outbox.subscription_status` whose columns equal those of `filter` (an object; null: all), at most `limit`.
+    ///
+    /// # Errors
+    /// 22023 for an unknown column.
+    pub async fn subscription_status(&self, filter: &Value, limit: i64) -> Result<Vec<SubscriptionStatusEntry>> {
+        call::typed(self.table("subscription_status", filter, limit, &["lag_age", "oldest_due_age"]).await?)
     }
 
     /// Rows of `outbox.topic` whose columns equal those of `filter` (an object; null: all), at most `limit`.

@@ -85,7 +85,6 @@ unsafe fn switched<T>(role: Oid, flags: u32, work: impl FnOnce() -> Result<T>) -
 pub struct Function {
     oid: Oid,
     name: CString,
-    schema: Oid,
     pub owner: Oid,
     arguments: Vec<Oid>,
     result: Oid,
@@ -107,7 +106,6 @@ impl Function {
             let found = Function {
                 oid,
                 name: CStr::from_ptr((*row).proname.data.as_ptr()).to_owned(),
-                schema: (*row).pronamespace,
                 owner: (*row).proowner,
                 arguments: (*row).proargtypes.values.as_slice(count).to_vec(),
                 result: (*row).prorettype,
@@ -273,8 +271,8 @@ fn find_private(args: Args) -> Result<Returned> {
         }
         if (*own).fn_extra.is_null() {
             let signature: Vec<Oid> = std::iter::once(pg_sys::OIDOID).chain(public.arguments.iter().copied()).collect();
-            let private = CString::new(format!("_{name}")).map_err(|e| Error::new(Code::Internal, e.to_string()))?;
-            let private = Function::named(public.schema, &private, &signature)
+            let schema = pg_sys::get_namespace_oid(c"outbox_internal".as_ptr(), true);
+            let private = Function::named(schema, &public.name, &signature)
                 .filter(|private| private.plain && private.result == public.result)
                 .ok_or_else(missing)?;
             let site = pg_sys::MemoryContextAllocZero((*own).fn_mcxt, size_of::<Site>()).cast::<Site>();

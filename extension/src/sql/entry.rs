@@ -62,7 +62,7 @@ const fn alone(name: &'static str) -> Door {
 const DOORS: [Door; 29] = [
     gated("claim", rights::CONSUME, Gate::Subscription, c"subscription"),
     gated("complete_and_claim", rights::CONSUME, Gate::Subscription, c"subscription"),
-    gated("_is_ready", rights::CONSUME, Gate::Subscription, c"subscription"),
+    gated("is_ready", rights::CONSUME, Gate::Subscription, c"subscription"),
     gated("claim_delivery", rights::CONSUME, Gate::Delivery, c"delivery_id"),
     gated("read", rights::READ, Gate::Topics, c"topics"),
     gated("cursor_get", rights::CURSORS, Gate::Consumer, c"consumer"),

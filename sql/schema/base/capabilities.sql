@@ -1,7 +1,7 @@
 -- Capabilities: the objects that a role with a capability may use. Every file adds its own objects to the list.
 
 -- API: private
--- The objects of each capability of grant_to(): 'function outbox.name' or 'table outbox.name'.
+-- The objects of each capability of grant_to(): 'function outbox.name', 'function outbox_internal.name' or 'table outbox.name'.
 create table outbox._capability (
     capability text not null check (capability in ('publish', 'capture', 'consume', 'observe', 'monitor', 'admin')),
     object text not null,
@@ -13,8 +13,8 @@ create table outbox._capability (
 -- The functions that are called through a door, see outbox_internal.make_door() below.
 create schema outbox_private;
 comment on schema outbox_private is
-    'pg_outbox: functions that are called only through functions of the same name in the schema outbox, which check their '
-    'caller first';
+    'pg_outbox: functions that are called only through functions of the same name in the schemas outbox and '
+    'outbox_internal, which check their caller first';
 
 -- API: private
 -- Puts a door before a function that has to know its caller. The function moves to a schema that no other role may use. The
@@ -27,18 +27,18 @@ as $$
 declare
     door record;
 begin
-    select p.oid, p.proname, pg_get_function_arguments(p.oid) as arguments,
+    select p.oid, p.proname, p.pronamespace::regnamespace as schema, pg_get_function_arguments(p.oid) as arguments,
         pg_get_function_identity_arguments(p.oid) as own, pg_get_function_result(p.oid) as result, p.provolatile,
         obj_description(p.oid, 'pg_proc') as comment
     into strict door
     from pg_proc p
-    where p.pronamespace = 'outbox'::regnamespace and p.proname = name;
-    execute format('alter function outbox.%I(%s) security invoker', door.proname, door.own);
-    execute format('alter function outbox.%I(%s) set schema outbox_private', door.proname, door.own);
-    execute format('create function outbox.%I(%s) returns %s language c %s as %L, %L', door.proname, door.arguments,
+    where p.oid = name::regproc;
+    execute format('alter function %s.%I(%s) security invoker', door.schema, door.proname, door.own);
+    execute format('alter function %s.%I(%s) set schema outbox_private', door.schema, door.proname, door.own);
+    execute format('create function %s.%I(%s) returns %s language c %s as %L, %L', door.schema, door.proname, door.arguments,
         door.result, case door.provolatile when 's' then 'stable' else 'volatile' end, 'MODULE_PATHNAME', 'outbox_enter');
     if door.comment is not null then
-        execute format('comment on function outbox.%I(%s) is %L', door.proname, door.own, door.comment);
+        execute format('comment on function %s.%I(%s) is %L', door.schema, door.proname, door.own, door.comment);
     end if;
 end
 $$;

@@ -1,7 +1,8 @@
 -- The schema outbox, and the conditions for installing it.
 --
--- Names: objects that start with `_` are private. Every other object is public, has a `comment on`, and keeps its signature:
--- it gets new named parameters with defaults, but never an overload.
+-- Names: functions and procedures of the schema outbox_internal are private, and so are other objects that start with `_`.
+-- Every other object is public, has a `comment on`, and keeps its signature: it gets new named parameters with defaults, but
+-- never an overload.
 
 \echo Use "CREATE EXTENSION pg_outbox" to load this file. \quit
 
@@ -20,3 +21,5 @@ $$;
 -- an error and cannot be a trap.
 create schema outbox;
 comment on schema outbox is 'pg_outbox: transactional outbox, delivered over HTTP, pulled by workers or read in order';
+create schema outbox_internal;
+comment on schema outbox_internal is 'pg_outbox: private functions; a new version may change or remove each of them';

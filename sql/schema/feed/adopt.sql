@@ -93,7 +93,8 @@ begin
     end if;
     insert into outbox.tick (segment, id, xid, epoch, timeline, first_position, last_position, done_id, ticked_at,
         next_from, next_to, floor_from, floor_to, leaf, leaves, snapshot_from, snapshot_to)
-    values (outbox_internal.current_leaf('tick'), coalesce(state.id, 0) + 1, outbox_internal.row_xid(), this_epoch, outbox_internal.timeline(), first, after, null,
+    values (outbox_internal.current_leaf('tick'), coalesce(state.id, 0) + 1, outbox_internal.row_xid(), this_epoch,
+        outbox_internal.timeline(), first, after, null,
         clock_timestamp(), next2, next2, floor2, floor2, this_leaf, array[this_leaf], s2, s2);
     delete from outbox._identity;
     insert into outbox._identity (xid, since, database)

@@ -432,7 +432,7 @@ comment on function outbox.cursor_delete is
     'empty, OB009 a name is malformed, 25006 the transaction is read-only';
 
 -- The door is made here, before other objects depend on the function.
-call outbox_internal.make_door('cursor_list');
+call outbox_internal.make_door('outbox.cursor_list');
 
 insert into outbox._capability values
     ('consume', 'function outbox.cursor_get'),

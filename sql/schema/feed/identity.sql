@@ -18,7 +18,8 @@ create function outbox_internal.identity_is_genuine() returns boolean
 language sql volatile
 begin atomic
     select coalesce(
-        bool_and((i.xid::text::bigint & 4294967295)::text = i.xmin::text and i.database = outbox_internal.database_oid()), false)
+        bool_and((i.xid::text::bigint & 4294967295)::text = i.xmin::text
+            and i.database = outbox_internal.database_oid()), false)
     from outbox._identity i;
 end;
 

@@ -102,7 +102,8 @@ begin
     perform outbox_internal.check_routes('{#}', filter);
     path := (filter ->> 'payload')::jsonpath;
     perform outbox_internal.check_history(after_position, epoch);
-    start := case when after_position = 0 then outbox_internal.first_stored(outbox_internal.tail()) - 1 else after_position end;
+    start := case when after_position = 0 then outbox_internal.first_stored(outbox_internal.tail()) - 1
+        else after_position end;
     done := start;
     <<feed>>
     for stretch in
@@ -138,8 +139,8 @@ begin
             where case when m.id is null then outbox_internal.missing(done + u.ord, start)
                 else m.topic <> 'outbox.control'
                     and (topics is null and filter is null
-                        or outbox_internal.matches(topics, filter, m.topic, m.tenant, m.key, m.aggregate_type, m.aggregate_id,
-                            m.headers))
+                        or outbox_internal.matches(topics, filter, m.topic, m.tenant, m.key, m.aggregate_type,
+                            m.aggregate_id, m.headers))
                     and (path is null or outbox_internal.path_holds(m.payload, path))
                 end
             order by u.ord;
@@ -148,14 +149,17 @@ begin
             looked_at := looked_at + cardinality(ids);
             done := done + cardinality(ids);
             -- Whether the last row that was returned is the message at the last position that was looked at.
-            passed := found = cardinality(ids) or found > 0 and exists (
-                select from outbox.message m
-                where m.segment = stretch.message_segment and m.id = ids[cardinality(ids)] and m.topic <> 'outbox.control'
-                    and (topics is null and filter is null
-                        or outbox_internal.matches(topics, filter, m.topic, m.tenant, m.key, m.aggregate_type, m.aggregate_id,
-                            m.headers))
-                    and (path is null or outbox_internal.path_holds(m.payload, path))
-            );
+            passed := found = cardinality(ids);
+            if found > 0 and not passed then
+                passed := exists (
+                    select from outbox.message m
+                    where m.segment = stretch.message_segment and m.id = ids[cardinality(ids)] and m.topic <> 'outbox.control'
+                        and (topics is null and filter is null
+                            or outbox_internal.matches(topics, filter, m.topic, m.tenant, m.key, m.aggregate_type,
+                                m.aggregate_id, m.headers))
+                        and (path is null or outbox_internal.path_holds(m.payload, path))
+                );
+            end if;
         end loop;
     end loop;
     -- Checked after the messages were read, to notice a leaf that was reclaimed meanwhile.

@@ -424,7 +424,8 @@ begin
     result.first_position := result.last_position + 1;
 
     bounds := outbox_internal.tick_bounds(state);
-    picked := outbox_internal.tick_pick(chunk, state.done_id, bounds.s1, bounds.s2, bounds.next1, bounds.floor1, bounds.finished,
+    picked := outbox_internal.tick_pick(chunk, state.done_id, bounds.s1, bounds.s2, bounds.next1, bounds.floor1,
+        bounds.finished,
         bounds.running, bounds.scan);
     result.more := picked.more;
     n := coalesce(cardinality(picked.ids), 0);
@@ -453,7 +454,8 @@ begin
         return result;
     end if;
 
-    result.last_position := outbox_internal.tick_write(state, bounds, this_timeline, picked.ids, picked.segments, picked.control,
+    result.last_position := outbox_internal.tick_write(state, bounds, this_timeline, picked.ids, picked.segments,
+        picked.control,
         picked.done);
     result.status := case when n > 0 then 'ticked' else 'idle' end;
     result.message_ids := picked.ids;

@@ -86,9 +86,9 @@ declare
     object text;
 begin
     if exists (select from outbox._grant g where g.role_oid = its_oid) then
-        execute format('grant usage on schema outbox to %I', role);
+        execute format('grant usage on schema outbox, outbox_internal to %I', role);
     else
-        execute format('revoke usage on schema outbox from %I', role);
+        execute format('revoke usage on schema outbox, outbox_internal from %I', role);
     end if;
     for object in select o from outbox_internal.objects(capability, false) o loop
         execute format('%s %s on %s %s %I',
@@ -213,8 +213,8 @@ insert into outbox._capability values
 update outbox._capability c set narrows = true
 where (c.capability, substr(c.object, strpos(c.object, '.') + 1)) in (
     ('publish', 'enqueue'), ('publish', 'enqueue_bytes'), ('publish', 'enqueue_many'), ('publish', 'set_context'),
-    ('publish', 'enqueue_notification'), ('publish', 'enqueue_event'), ('publish', '_fits'),
-    ('consume', 'claim'), ('consume', 'claim_wait'), ('consume', '_is_ready'), ('consume', 'claim_delivery'),
+    ('publish', 'enqueue_notification'), ('publish', 'enqueue_event'), ('publish', 'fits'),
+    ('consume', 'claim'), ('consume', 'claim_wait'), ('consume', 'is_ready'), ('consume', 'claim_delivery'),
     ('consume', 'complete_and_claim'), ('consume', 'read'), ('consume', 'head'), ('consume', 'tail'),
     ('consume', 'webhook_id'), ('consume', 'cursor_get'), ('consume', 'cursor_list'), ('consume', 'cursor_advance'),
     ('consume', 'cursor_reset'), ('consume', 'cursor_record_error'), ('consume', 'cursor_delete'),
@@ -231,19 +231,17 @@ do $$
 declare
     name text;
 begin
-    foreach name in array array['claim', 'complete_and_claim', '_is_ready', 'claim_delivery', 'read', 'cursor_get',
+    foreach name in array array['claim', 'complete_and_claim', 'claim_delivery', 'read', 'cursor_get',
         'cursor_advance', 'cursor_reset', 'cursor_record_error', 'cursor_delete', 'get_message', 'history', 'archive_get',
         'list_messages', 'count_messages', 'archive_list', 'archive_stats', 'notification_log', 'create_endpoint',
         'alter_endpoint', 'rotate_secret', 'set_proxy', 'tick', 'maintain', 'rotate', 'purge', 'adopt'] loop
-        call outbox_internal.make_door(name);
+        call outbox_internal.make_door('outbox.' || name);
     end loop;
+    call outbox_internal.make_door('outbox_internal.is_ready');
 end
 $$;
 
-revoke all on schema outbox from public;
-revoke all on all functions in schema outbox from public;
-revoke all on schema outbox_private from public;
-revoke all on all functions in schema outbox_private from public;
-revoke all on all procedures in schema outbox from public;
+revoke all on schema outbox, outbox_internal, outbox_private from public;
+revoke all on all routines in schema outbox, outbox_internal, outbox_private from public;
 revoke all on all tables in schema outbox from public;
 revoke all on all sequences in schema outbox from public;

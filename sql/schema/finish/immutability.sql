@@ -17,6 +17,9 @@ begin
         using errcode = 'insufficient_privilege', detail = 'Messages, feed and attempts are append-only logs.';
 end
 $$;
-create trigger immutable before update or delete on outbox.message for each row execute function outbox_internal.refuse_change();
-create trigger immutable before update or delete on outbox.feed for each row execute function outbox_internal.refuse_change();
-create trigger immutable before update or delete on outbox.attempt for each row execute function outbox_internal.refuse_change();
+create trigger immutable before update or delete on outbox.message for each row
+    execute function outbox_internal.refuse_change();
+create trigger immutable before update or delete on outbox.feed for each row
+    execute function outbox_internal.refuse_change();
+create trigger immutable before update or delete on outbox.attempt for each row
+    execute function outbox_internal.refuse_change();

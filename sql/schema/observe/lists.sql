@@ -179,7 +179,8 @@ begin
         -- The final status is known from the attempt log.
         while cardinality(found_ids) < wanted and looked_at < 1000 loop
             select * into page
-            from outbox_internal.page(tenant, topic, aggregate_type, aggregate_id, severity, coalesce(unfinished, before), 200);
+            from outbox_internal.page(tenant, topic, aggregate_type, aggregate_id, severity, coalesce(unfinished, before),
+                200);
             looked_at := looked_at + 200;
             found_ids := found_ids || array(
                 select s.message_id from outbox_internal.states(page.ids) s where s.status = state order by s.message_id desc
@@ -279,7 +280,7 @@ comment on function outbox.count_by_state is
     'longer the more messages that tenant has';
 
 -- The door is made here, before other objects depend on the function.
-call outbox_internal.make_door('count_by_state');
+call outbox_internal.make_door('outbox.count_by_state');
 
 insert into outbox._capability values
     ('monitor', 'function outbox.get_message'),

@@ -61,7 +61,8 @@ begin
             );
             unfinished := null;
         else
-            select * into page from outbox_internal.page(tenant, topic, aggregate_type, aggregate_id, null, unfinished, chunk);
+            select * into page from outbox_internal.page(tenant, topic, aggregate_type, aggregate_id, null, unfinished,
+                chunk);
             ids := page.ids;
             looked_at := looked_at + chunk;
             unfinished := case when page.more then page.lowest end;

@@ -149,7 +149,8 @@ begin
         end,
         coalesce(r.subscriptions, '{}'), coalesce(r.endpoints, '{}')
     from placed r
-    left join outbox_internal.matched_at(array(select p.place from placed p where p.place is not null)) m on m.position = r.place;
+    left join outbox_internal.matched_at(array(select p.place from placed p
+        where p.place is not null)) m on m.position = r.place;
 end
 $$;
 

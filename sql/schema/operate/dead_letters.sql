@@ -84,7 +84,8 @@ $$;
 
 -- API: private
 -- Sets the resolution of a dead letter. If it blocked its key, the key may go on.
-create function outbox_internal.settle_dead_letter(letter outbox.dead_letter, resolution text, actor text, note text) returns void
+create function outbox_internal.settle_dead_letter(letter outbox.dead_letter, resolution text, actor text, note text)
+returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$

@@ -62,8 +62,8 @@ $$;
 create view outbox._capture_function as
 select p.oid as function, p.proname as name, outbox_internal.capture_settings(p.oid) as settings
 from pg_catalog.pg_proc p
-where p.pronamespace = (select n.oid from pg_catalog.pg_namespace n where n.nspname = 'outbox')
-    and p.proname ~ '^_capture_[0-9]+$' and p.prorettype = 'trigger'::regtype;
+where p.pronamespace = (select n.oid from pg_catalog.pg_namespace n where n.nspname = 'outbox_internal')
+    and p.proname ~ '^capture_[0-9]+$' and p.prorettype = 'trigger'::regtype;
 
 -- API: private
 -- Locks a table of the caller and returns its owner. Raises 22004, 42P01 or 42501.
@@ -112,7 +112,7 @@ begin
         for i in 1 .. coalesce(cardinality(found.drops), 0) loop
             perform outbox_internal.execute_as(caller, found.drops[i], false);
         end loop;
-        execute format('drop function outbox.%I()', found.name);
+        execute format('drop function outbox_internal.%I()', found.name);
         gone := gone or found.ours;
     end loop;
     return gone;
@@ -130,7 +130,7 @@ begin
         select from pg_class c
         join pg_namespace n on n.oid = c.relnamespace
         where c.oid = relation and c.relkind in ('r', 'p') and c.relpersistence <> 't'
-            and n.nspname not in ('pg_catalog', 'outbox')
+            and n.nspname not in ('pg_catalog', 'outbox', 'outbox_internal')
     ) then
         raise exception '% cannot be captured', relation using errcode = 'wrong_object_type',
             hint = 'Ordinary and partitioned tables can, if they are neither temporary nor PostgreSQL''s or pg_outbox''s own.';
@@ -198,8 +198,8 @@ declare
     number int;
     function_name text;
 begin
-    select coalesce(max(substr(f.name, 10)::int), 0) + 1 into number from outbox._capture_function f;
-    function_name := format('outbox._capture_%s', number);
+    select coalesce(max(substr(f.name, 9)::int), 0) + 1 into number from outbox._capture_function f;
+    function_name := format('outbox_internal.capture_%s', number);
     -- The body is not checked here; from here on the function belongs to the table's owner.
     perform set_config('check_function_bodies', 'off', true);
     execute format('create function %s() returns trigger language plpgsql volatile security definer '

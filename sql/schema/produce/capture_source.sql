@@ -123,7 +123,8 @@ $$;
 
 -- API: private
 -- The branch of the trigger function for the messages of one event. `level` is STATEMENT or ROW.
-create function outbox_internal.capture_branch(op text, level text, query text, topic text, relation_name text, oversize text)
+create function outbox_internal.capture_branch(op text, level text, query text, topic text, relation_name text,
+    oversize text)
 returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp

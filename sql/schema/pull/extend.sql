@@ -68,7 +68,8 @@ begin
         insert into outbox._freed_key (subscription_id, key)
         select r.subscription_id, r.key from returned r where r.key is not null
     )
-    select array_agg(r.id order by r.position), count(outbox_internal.lower_claim_hint(r.subscription_id, r.priority, r.due_at))
+    select array_agg(r.id order by r.position),
+        count(outbox_internal.lower_claim_hint(r.subscription_id, r.priority, r.due_at))
     into done
     from returned r;
     perform outbox_internal.free_keys(held, null, null);

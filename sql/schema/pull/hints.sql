@@ -6,13 +6,15 @@
 -- priorities, highest first; 99999 at the end: there are lower ones, which were not scanned. since: for each priority, the
 -- due time where the scan starts, in microseconds as in _time. Null: there are no hints, or this session shall scan from the
 -- start. Called in a statement before the one that claims, so that the hints are older than the snapshot of the claim.
-create function outbox_internal.claim_hints(subscription_id int, out levels int[], out since bigint[]) language c volatile strict
+create function outbox_internal.claim_hints(subscription_id int, out levels int[], out since bigint[])
+language c volatile strict
 as 'MODULE_PATHNAME', 'outbox_claim_hints';
 
 -- API: private
 -- Sets the hints after a slow scan from the start. walked: CPU time of the scan; the hints hold for 50 times as long,
 -- between 1 and 60 seconds, without shared memory for 1 second.
-create function outbox_internal.set_claim_hints(subscription_id int, levels int[], since bigint[], walked interval) returns void
+create function outbox_internal.set_claim_hints(subscription_id int, levels int[], since bigint[], walked interval)
+returns void
 language c volatile strict as 'MODULE_PATHNAME', 'outbox_set_claim_hints';
 
 -- API: private

@@ -34,7 +34,8 @@ end;
 
 -- API: private
 -- Returns those of these keys that have rows, or a dead letter that blocks the key.
-create function outbox_internal.keys_with_rows(subscription_ids int[], keys text[]) returns table (subscription_id int, key text)
+create function outbox_internal.keys_with_rows(subscription_ids int[], keys text[])
+returns table (subscription_id int, key text)
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic

@@ -123,7 +123,8 @@ set search_path = pg_catalog, pg_temp
 begin atomic
     insert into outbox.endpoint_state as s (endpoint_id, breaker, breaker_until, breaker_times, paused_until, failing_since,
         failures, last_success_at, last_failure_at, last_error)
-    select u.endpoint_id, u.breaker, outbox_internal.time(u.until), u.times, outbox_internal.time(u.paused), outbox_internal.time(u.failing),
+    select u.endpoint_id, u.breaker, outbox_internal.time(u.until), u.times, outbox_internal.time(u.paused),
+        outbox_internal.time(u.failing),
         u.failures, outbox_internal.time(u.success), outbox_internal.time(u.failure), u.error
     from unnest(endpoint_ids, breakers, until_us, times, paused_us, failing_us, failures, success_us, failure_us, errors)
         u(endpoint_id, breaker, until, times, paused, failing, failures, success, failure, error)

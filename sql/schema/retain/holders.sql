@@ -19,7 +19,8 @@ end;
 -- API: private
 -- The holders that still need messages after a position: the dispatcher, subscriptions, replays and cursors. Deliveries that
 -- have a row are not among them, because their messages are retained one by one.
-create function outbox_internal.needed() returns table (holder text, "position" bigint, max_lag interval, subscription_id int)
+create function outbox_internal.needed() returns table (holder text, "position" bigint, max_lag interval,
+    subscription_id int)
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic

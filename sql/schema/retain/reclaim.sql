@@ -117,7 +117,8 @@ begin
             return;
         end if;
         for needed in
-            select * from outbox_internal.needed() n where n."position" < oldest.last_position and n.subscription_id is not null
+            select * from outbox_internal.needed() n
+                where n."position" < oldest.last_position and n.subscription_id is not null
         loop
             perform outbox_internal.record_lag_expired(needed.subscription_id, needed."position" + 1, oldest.last_position,
                 needed.max_lag);
@@ -176,7 +177,8 @@ $$;
 
 -- API: private
 -- Writes one row to the attempt log for the positions that a subscription with a max_lag has missed.
-create function outbox_internal.record_lag_expired(subscription_id int, from_position bigint, to_position bigint, max_lag interval)
+create function outbox_internal.record_lag_expired(subscription_id int, from_position bigint, to_position bigint,
+    max_lag interval)
 returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp

@@ -77,7 +77,8 @@ $$;
 -- API: private
 -- The wait after attempt number `attempt` of a delivery, with jitter. schedule: as subscribe() takes it; null: the default
 -- schedule.
-create function outbox_internal.retry_wait(schedule jsonb, attempt int, message_id bigint, subscription_id int) returns interval
+create function outbox_internal.retry_wait(schedule jsonb, attempt int, message_id bigint, subscription_id int)
+returns interval
 language c volatile as 'MODULE_PATHNAME', 'outbox_retry_wait';
 
 -- API: private

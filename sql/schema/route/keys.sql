@@ -66,7 +66,8 @@ begin
         update outbox.delivery d set blocked = false, updated_at = clock_timestamp() from next n where d.id = n.id
         returning d.pull, d.subscription_id, d.priority, d.due_at
     )
-    select count(*), count(case when u.pull then outbox_internal.lower_claim_hint(u.subscription_id, u.priority, u.due_at) end)
+    select count(*), count(case when u.pull then outbox_internal.lower_claim_hint(u.subscription_id, u.priority,
+        u.due_at) end)
     into promoted
     from unblocked u;
     return promoted;

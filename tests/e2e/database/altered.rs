@@ -144,8 +144,7 @@ async fn json_that_cannot_be_worked_with_is_refused_in_plain_words() {
         let functions: Vec<(String, String)> = db
             .query(
                 "select p.proname::text, a.name from pg_proc p, unnest(p.proargnames[:p.pronargs], p.proargtypes::oid[]) a(name, type)
-                where p.pronamespace = 'outbox'::regnamespace and a.type = 'jsonb'::regtype and a.name <> '' and p.prokind = 'f'
-                    and p.proname !~ '^_' order by 1, 2",
+                where p.pronamespace = 'outbox'::regnamespace and a.type = 'jsonb'::regtype and a.name <> '' and p.prokind = 'f' order by 1, 2",
                 &[],
             )
             .await

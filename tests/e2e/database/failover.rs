@@ -136,7 +136,9 @@ async fn a_promoted_standby_goes_on_and_a_reader_of_what_was_lost_is_told() {
     })
     .await;
     // The deliveries that failed before the break arrive.
-    db.batch_execute("update outbox.delivery set due_at = now(); select outbox_internal.deliveries_changed()").await.unwrap();
+    db.batch_execute("update outbox.delivery set due_at = now(); select outbox_internal.deliveries_changed()")
+        .await
+        .unwrap();
     wait_until("the waiting ones have arrived", PATIENCE, async || receiver.total() >= before + 10).await;
     let critical: Option<String> = one(
         &db,
@@ -214,7 +216,9 @@ async fn point_in_time_recovery_pushes_by_itself_in_a_new_epoch() {
     })
     .await;
     assert_eq!(one::<i64>(&db, "select first_position from outbox.epoch where epoch = 2").await, head + 1);
-    db.batch_execute("update outbox.delivery set due_at = now(); select outbox_internal.deliveries_changed()").await.unwrap();
+    db.batch_execute("update outbox.delivery set due_at = now(); select outbox_internal.deliveries_changed()")
+        .await
+        .unwrap();
     wait_until("what was committed by then has arrived", PATIENCE, async || {
         (1..=10).all(|n| numbers(&receiver).contains(&n))
     })

@@ -13,13 +13,13 @@ async fn every_statement_of_every_function_can_be_analysed() {
         // The validator parses the body again: a misspelt variable is found, a misspelt column is not.
         let compile = "select count(*) from pg_proc p join pg_language l on l.oid = p.prolang,
                 lateral plpgsql_validator(p.oid)
-            where p.pronamespace in ('outbox'::regnamespace, 'outbox_private'::regnamespace) and l.lanname = 'plpgsql'";
+            where p.pronamespace in ('outbox'::regnamespace, 'outbox_internal'::regnamespace, 'outbox_private'::regnamespace) and l.lanname = 'plpgsql'";
         assert!(one::<i64>(&db, compile).await > 150);
         return;
     }
     db.batch_execute("create extension plpgsql_check").await.unwrap();
     let functions = "from pg_proc p join pg_language l on l.oid = p.prolang
-        where p.pronamespace in ('outbox'::regnamespace, 'outbox_private'::regnamespace) and l.lanname = 'plpgsql'
+        where p.pronamespace in ('outbox'::regnamespace, 'outbox_internal'::regnamespace, 'outbox_private'::regnamespace) and l.lanname = 'plpgsql'
             and p.prorettype <> 'trigger'::regtype";
     assert!(one::<i64>(&db, &format!("select count(*) {functions}")).await > 150);
     let found = rows(

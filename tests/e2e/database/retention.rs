@@ -91,9 +91,11 @@ async fn segments_come_and_go_under_load_and_a_held_snapshot() {
     // The message of the failed delivery has been set aside (segment -1), and the second attempt finds it.
     assert_eq!(one::<i16>(&db, "select message_segment from outbox.delivery").await, -1);
     holder.batch_execute("commit").await.unwrap();
-    db.batch_execute("update outbox.delivery set due_at = clock_timestamp(); select outbox_internal.deliveries_changed()")
-        .await
-        .unwrap();
+    db.batch_execute(
+        "update outbox.delivery set due_at = clock_timestamp(); select outbox_internal.deliveries_changed()",
+    )
+    .await
+    .unwrap();
     wait_until("the late one has arrived", PATIENCE, async || {
         receiver.arrivals().iter().filter(|a| a.path == "/later").count() == 2
     })

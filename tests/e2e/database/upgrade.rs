@@ -17,10 +17,10 @@ with acl(kind, oid, acl) as (
     from pg_class c where c.relnamespace = 'outbox'::regnamespace and c.relkind in ('r', 'p', 'v', 'S')
     union all
     select 'f', p.oid, coalesce(p.proacl, acldefault('f', p.proowner))
-    from pg_proc p where p.pronamespace = 'outbox'::regnamespace
+    from pg_proc p where p.pronamespace in ('outbox'::regnamespace, 'outbox_internal'::regnamespace, 'outbox_private'::regnamespace)
 )
 select 'function ' || p.oid::regprocedure as what, pg_get_functiondef(p.oid) as is
-from pg_proc p where p.pronamespace = 'outbox'::regnamespace and p.prokind in ('f', 'p')
+from pg_proc p where p.pronamespace in ('outbox'::regnamespace, 'outbox_internal'::regnamespace, 'outbox_private'::regnamespace) and p.prokind in ('f', 'p')
 union all
 select 'relation ' || c.relname, format('%s %s %s %s', c.relkind, c.relpersistence, c.reloptions, c.relreplident)
 from pg_class c where c.relnamespace = 'outbox'::regnamespace
@@ -128,7 +128,7 @@ fn version_without(server: &Server, left_out: &str, scripts: &mut Scripts) -> St
         if file.ends_with(left_out) { &mut update } else { &mut old }.push_str(&text);
     }
     assert!(!update.is_empty());
-    update.push_str("revoke all on all functions in schema outbox from public;\n");
+    update.push_str("revoke all on all functions in schema outbox, outbox_internal, outbox_private from public;\n");
     // Tests that run at the same time do not share scripts, because each test removes its scripts.
     static MADE: AtomicU32 = AtomicU32::new(0);
     let made = MADE.fetch_add(1, Ordering::Relaxed);

@@ -462,12 +462,13 @@ async fn every_function_that_takes_a_name_or_an_expression_is_attacked_by_every_
         .await;
         let calls = session
             .query(
-                "select p.proname::text, p.prokind = 'p', a.name, a.type::regtype::text,
+                "select p.pronamespace::regnamespace || '.' || p.proname, p.prokind = 'p', a.name, a.type::regtype::text,
                     array(select format('%I => null::%s', o.name, o.type::regtype)
                         from unnest(p.proargnames[:p.pronargs], p.proargtypes::oid[]) with ordinality o(name, type, i)
                         where o.i <> a.i and o.i <= p.pronargs - p.pronargdefaults)
                 from pg_proc p, unnest(p.proargnames[:p.pronargs], p.proargtypes::oid[]) with ordinality a(name, type, i)
-                where p.pronamespace = 'outbox'::regnamespace and has_function_privilege(p.oid, 'execute') and a.name <> ''
+                where p.pronamespace in ('outbox'::regnamespace, 'outbox_internal'::regnamespace)
+                    and has_function_privilege(p.oid, 'execute') and a.name <> ''
                     and a.type::regtype::text ~ '^(text|name|text\\[\\]|jsonb?|reg.*)$'
                 order by 1, a.i",
                 &[],
@@ -495,7 +496,7 @@ async fn every_function_that_takes_a_name_or_an_expression_is_attacked_by_every_
                     }
                 }
                 let verb = if procedure { "call" } else { "select" };
-                let statement = format!("{verb} outbox.\"{function}\"({})", list.join(", "));
+                let statement = format!("{verb} {function}({})", list.join(", "));
                 if let Err(error) = session.batch_execute(&statement).await {
                     let error = error.as_db_error().unwrap_or_else(|| panic!("{role}: {statement}: {error}"));
                     assert_ne!(error.code().code(), "XX000", "{role}: {statement}: {error:?}");

@@ -126,9 +126,11 @@ async fn a_failure_is_retried_with_the_same_id_until_it_succeeds() {
         };
         assert_eq!((state.as_str(), i64::from(tries)), ("failed", attempt));
         // The delays of the schedule take seconds to minutes, so the test makes the delivery due.
-        db.batch_execute("update outbox.delivery set due_at = clock_timestamp(); select outbox_internal.deliveries_changed()")
-            .await
-            .unwrap();
+        db.batch_execute(
+            "update outbox.delivery set due_at = clock_timestamp(); select outbox_internal.deliveries_changed()",
+        )
+        .await
+        .unwrap();
     }
     wait_until("it has been delivered", PATIENCE, async || {
         one::<i64>(&db, "select count(*) from outbox.attempt where outcome = 'completed'").await == 1

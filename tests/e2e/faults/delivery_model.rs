@@ -93,7 +93,9 @@ async fn changed(db: &Client, model: &Model, call: &str) -> Vec<i64> {
 async fn claimable(db: &Client, model: &Model) -> Vec<i64> {
     db.query("select outbox_internal.is_ready('jobs')", &[]).await.unwrap();
     // On a slow machine a session stores a claim hint. Without shared memory, other sessions cannot invalidate the hint.
-    db.query("select outbox_internal.lower_claim_hint(id, 0, '-infinity') from outbox.subscription", &[]).await.unwrap();
+    db.query("select outbox_internal.lower_claim_hint(id, 0, '-infinity') from outbox.subscription", &[])
+        .await
+        .unwrap();
     let is_due = |(id, d): &(&i64, &Delivery)| d.state == State::Due && model.is_head(**id);
     model.deliveries.iter().filter(is_due).map(|(id, _)| *id).collect()
 }
@@ -239,7 +241,8 @@ async fn step(connections: &[Client], random: &mut Random, model: &mut Model, or
 async fn check(db: &Client, model: &Model) {
     let mut found: BTreeMap<i64, (State, i32)> = BTreeMap::new();
     // The table does not store the lease itself, but a number that is derived from it.
-    let stored = db.query("select outbox_internal.lease_id(l), l from unnest($1::bigint[]) l", &[&model.leases]).await.unwrap();
+    let stored =
+        db.query("select outbox_internal.lease_id(l), l from unnest($1::bigint[]) l", &[&model.leases]).await.unwrap();
     let leases: HashMap<i64, i64> = stored.iter().map(|row| (row.get(0), row.get(1))).collect();
     for row in db
         .query("select message_id, state, lease, due_at <= clock_timestamp(), attempt from outbox.delivery", &[])

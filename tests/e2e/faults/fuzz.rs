@@ -115,7 +115,7 @@ async fn functions(db: &Client) -> Vec<Function> {
         "select p.proname::text, p.prokind = 'p', p.pronargdefaults::int, coalesce(p.proargnames[1:p.pronargs], '{}'),
             array(select format_type(t, null) from unnest(p.proargtypes::oid[]) with ordinality u(t, n) order by n)
         from pg_proc p
-        where p.pronamespace in ('outbox'::regnamespace, 'outbox_private'::regnamespace) and p.prokind in ('f', 'p')
+        where p.pronamespace in ('outbox'::regnamespace, 'outbox_internal'::regnamespace, 'outbox_private'::regnamespace) and p.prokind in ('f', 'p')
             and p.prorettype not in ('trigger'::regtype, 'event_trigger'::regtype)
         order by 1, p.oid",
         &[],
@@ -260,7 +260,7 @@ const ESCALATIONS: &str = "
         (select string_agg(r::text, ' ' order by r.rolname) from pg_roles r where r.rolname like 'fuzz%'),
         (select string_agg(m::text, ' ') from pg_auth_members m where m.member::regrole::text like 'fuzz%'),
         (select string_agg(p.oid::regprocedure::text, ' ' order by p.oid) from pg_proc p
-            where p.proowner::regrole::text like 'fuzz%' or p.prosecdef and p.pronamespace <> 'outbox'::regnamespace),
+            where p.proowner::regrole::text like 'fuzz%' or p.prosecdef and p.pronamespace not in ('outbox'::regnamespace, 'outbox_internal'::regnamespace)),
         (select string_agg(c.oid::regclass::text || ' ' || c.relacl::text, ' ' order by c.oid) from pg_class c
             where c.relacl::text like '%fuzz%'),
         (select string_agg(p.oid::regprocedure::text || ' ' || p.proacl::text, ' ' order by p.oid) from pg_proc p

@@ -116,7 +116,7 @@ set role outbox_regress_user;
 insert into app.t values (1, 1), (2, 2);
 reset role;
 select topic, key, payload from sent order by topic = 't.insert' desc limit 1;
-select proowner::regrole, prosecdef, proacl from pg_proc where proname ~ '^_capture_[0-9]' order by oid desc limit 1;
+select proowner::regrole, prosecdef, proacl from pg_proc where proname ~ '^capture_[0-9]' order by oid desc limit 1;
 
 -- The captures end.
 select outbox.uncapture('orders');
@@ -125,7 +125,7 @@ insert into orders values (77, 1);
 select count(*) from sent where key = '77';
 drop table "Order Items";
 select outbox.uncapture('child');
-select count(*) from pg_proc where proname ~ '^_capture_[0-9]';
+select count(*) from pg_proc where proname ~ '^capture_[0-9]';
 
 -- Bad input.
 select outbox.capture(null);

@@ -13,16 +13,16 @@ select outbox.create_endpoint('e', 'https://example.com') is not null;
 
 -- PUBLIC has no privilege on any object of the extension.
 select p.oid::regprocedure from pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
-where p.pronamespace = 'outbox'::regnamespace and a.grantee = 0;
+where p.pronamespace in ('outbox'::regnamespace, 'outbox_internal'::regnamespace, 'outbox_private'::regnamespace) and a.grantee = 0;
 select c.oid::regclass from pg_class c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a
 where c.relnamespace = 'outbox'::regnamespace and a.grantee = 0 and c.relkind not in ('i', 'I', 'c');
 -- Definer functions have a fixed search path.
 select p.oid::regprocedure from pg_proc p
-where p.pronamespace = 'outbox'::regnamespace and p.prosecdef
+where p.pronamespace in ('outbox'::regnamespace, 'outbox_internal'::regnamespace, 'outbox_private'::regnamespace) and p.prosecdef
     and not coalesce(p.proconfig, '{}') @> '{"search_path=pg_catalog, pg_temp"}';
 -- Every public object has a comment.
 select p.oid::regprocedure from pg_proc p
-where p.pronamespace = 'outbox'::regnamespace and p.proname !~ '^_' and obj_description(p.oid, 'pg_proc') is null;
+where p.pronamespace = 'outbox'::regnamespace and obj_description(p.oid, 'pg_proc') is null;
 select c.oid::regclass from pg_class c
 where c.relnamespace = 'outbox'::regnamespace and c.relname !~ '^_' and c.relkind in ('r', 'p', 'v')
     and obj_description(c.oid, 'pg_class') is null;

@@ -1101,14 +1101,14 @@ export interface GrantsView {
 
 export interface LeaseStatusView {
     subscription: string | null;
-    worker: string | null;
-    deliveries: number | null;
-    claimedAt: Date | null;
-    age: number | null;
-    expiresAt: Date | null;
-    expiresIn: number | null;
+    worker: string;
+    deliveries: number;
+    claimedAt: Date;
+    age: number;
+    expiresAt: Date;
+    expiresIn: number;
     deadlineAt: Date | null;
-    deliveryIds: number[] | null;
+    deliveryIds: number[];
 }
 
 export interface MessageStatusView {
@@ -1227,28 +1227,28 @@ export interface SubscriptionStatsView {
 }
 
 export interface SubscriptionStatusView {
-    subscriptionId: number | null;
-    name: string | null;
+    subscriptionId: number;
+    name: string;
     endpoint: string | null;
-    pull: boolean | null;
-    topics: string[] | null;
+    pull: boolean;
+    topics: string[];
     filter: any;
-    ordering: 'none' | 'key' | 'strict' | null;
-    maxAttempts: number | null;
-    notify: boolean | null;
-    paused: boolean | null;
+    ordering: 'none' | 'key' | 'strict';
+    maxAttempts: number;
+    notify: boolean;
+    paused: boolean;
     externalId: string | null;
     labels: any;
-    createdAt: Date | null;
-    position: number | null;
-    lagPositions: number | null;
+    createdAt: Date;
+    position: number;
+    lagPositions: number;
     lagAge: number | null;
-    waiting: number | null;
-    processing: number | null;
+    waiting: number;
+    processing: number;
     oldestDueAt: Date | null;
     oldestDueAge: number | null;
     lastClaimAt: Date | null;
-    deadLetters: number | null;
+    deadLetters: number;
 }
 
 export interface TenantStatsView {

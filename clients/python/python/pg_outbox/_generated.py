@@ -574,6 +574,21 @@ class EndpointEntry:
 
 
 @dataclass(frozen=True)
+class LeaseStatusEntry:
+    """A row of outbox.lease_status."""
+
+    subscription: str | None
+    worker: str | None
+    deliveries: int | None
+    claimed_at: datetime | None
+    age: timedelta | None
+    expires_at: datetime | None
+    expires_in: timedelta | None
+    deadline_at: datetime | None
+    delivery_ids: list[int] | None
+
+
+@dataclass(frozen=True)
 class PublisherEntry:
     """A row of outbox.publisher."""
 
@@ -613,6 +628,34 @@ class SubscriptionEntry:
     paused: bool | None
     created_at: datetime | None
     deleted_at: datetime | None
+
+
+@dataclass(frozen=True)
+class SubscriptionStatusEntry:
+    """A row of outbox.subscription_status."""
+
+    subscription_id: int | None
+    name: str | None
+    endpoint: str | None
+    pull: bool | None
+    topics: list[str] | None
+    filter: Any | None
+    ordering: str | None
+    max_attempts: int | None
+    notify: bool | None
+    paused: bool | None
+    external_id: str | None
+    labels: Any | None
+    created_at: datetime | None
+    position: int | None
+    lag_positions: int | None
+    lag_age: timedelta | None
+    waiting: int | None
+    processing: int | None
+    oldest_due_at: datetime | None
+    oldest_due_age: timedelta | None
+    last_claim_at: datetime | None
+    dead_letters: int | None
 
 
 @dataclass(frozen=True)
@@ -1316,6 +1359,10 @@ class AdminMethods:
         """Rows of outbox.endpoint whose columns equal those of filter."""
         return self._run(Call("endpoint", dict(filter or {}), Shape("rows", EndpointEntry, {"timeout": "interval", "disable_after": "interval", "disabled_at": "timestamp with time zone", "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "deleted_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
 
+    def lease_status(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[LeaseStatusEntry]:
+        """Rows of outbox.lease_status whose columns equal those of filter."""
+        return self._run(Call("lease_status", dict(filter or {}), Shape("rows", LeaseStatusEntry, {"claimed_at": "timestamp with time zone", "age": "interval", "expires_at": "timestamp with time zone", "expires_in": "interval", "deadline_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
+
     def publishers(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[PublisherEntry]:
         """Rows of outbox.publisher whose columns equal those of filter."""
         return self._run(Call("publisher", dict(filter or {}), Shape("rows", PublisherEntry, {"created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
@@ -1323,6 +1370,10 @@ class AdminMethods:
     def subscriptions(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[SubscriptionEntry]:
         """Rows of outbox.subscription whose columns equal those of filter."""
         return self._run(Call("subscription", dict(filter or {}), Shape("rows", SubscriptionEntry, {"max_age": "interval", "batch_wait": "interval", "ttl": "interval", "deadline": "interval", "max_lag": "interval", "created_at": "timestamp with time zone", "deleted_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
+
+    def subscription_status(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[SubscriptionStatusEntry]:
+        """Rows of outbox.subscription_status whose columns equal those of filter."""
+        return self._run(Call("subscription_status", dict(filter or {}), Shape("rows", SubscriptionStatusEntry, {"created_at": "timestamp with time zone", "lag_age": "interval", "oldest_due_at": "timestamp with time zone", "oldest_due_age": "interval", "last_claim_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
 
     def topics(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[TopicEntry]:
         """Rows of outbox.topic whose columns equal those of filter."""
@@ -2018,6 +2069,10 @@ class AsyncAdminMethods:
         """Rows of outbox.endpoint whose columns equal those of filter."""
         return await self._arun(Call("endpoint", dict(filter or {}), Shape("rows", EndpointEntry, {"timeout": "interval", "disable_after": "interval", "disabled_at": "timestamp with time zone", "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "deleted_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
 
+    async def lease_status(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[LeaseStatusEntry]:
+        """Rows of outbox.lease_status whose columns equal those of filter."""
+        return await self._arun(Call("lease_status", dict(filter or {}), Shape("rows", LeaseStatusEntry, {"claimed_at": "timestamp with time zone", "age": "interval", "expires_at": "timestamp with time zone", "expires_in": "interval", "deadline_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
+
     async def publishers(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[PublisherEntry]:
         """Rows of outbox.publisher whose columns equal those of filter."""
         return await self._arun(Call("publisher", dict(filter or {}), Shape("rows", PublisherEntry, {"created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
@@ -2025,6 +2080,10 @@ class AsyncAdminMethods:
     async def subscriptions(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[SubscriptionEntry]:
         """Rows of outbox.subscription whose columns equal those of filter."""
         return await self._arun(Call("subscription", dict(filter or {}), Shape("rows", SubscriptionEntry, {"max_age": "interval", "batch_wait": "interval", "ttl": "interval", "deadline": "interval", "max_lag": "interval", "created_at": "timestamp with time zone", "deleted_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
+
+    async def subscription_status(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[SubscriptionStatusEntry]:
+        """Rows of outbox.subscription_status whose columns equal those of filter."""
+        return await self._arun(Call("subscription_status", dict(filter or {}), Shape("rows", SubscriptionStatusEntry, {"created_at": "timestamp with time zone", "lag_age": "interval", "oldest_due_at": "timestamp with time zone", "oldest_due_age": "interval", "last_claim_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
 
     async def topics(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[TopicEntry]:
         """Rows of outbox.topic whose columns equal those of filter."""

@@ -489,7 +489,10 @@ impl RowPlans {
                 "select outbox_internal.open_bundle($1, $2, $3, $4, $5)",
                 &[INT4OID, INT2OID, INT8OID, INT8ARRAYOID, INT8ARRAYOID],
             ),
-            opened: Plan::new("select outbox_internal.subscriptions_with_deliveries($1, $2)", &[INT4ARRAYOID, INT8ARRAYOID]),
+            opened: Plan::new(
+                "select outbox_internal.subscriptions_with_deliveries($1, $2)",
+                &[INT4ARRAYOID, INT8ARRAYOID],
+            ),
             end: Plan::new(
                 "select outbox_internal.record_ended($1, $2, $3, $4, $5)",
                 &[INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, INT2ARRAYOID, TEXTARRAYOID],
