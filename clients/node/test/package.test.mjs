@@ -58,7 +58,7 @@ test('ES modules and CommonJS get the same objects', () => {
 });
 
 test('the declarations are right for both kinds of modules, strictly', () => {
-    for (const name of ['@types', 'undici-types', 'pg-types', 'pg-protocol', 'postgres', 'drizzle-orm', 'knex']) {
+    for (const name of ['@types', 'undici-types', 'pg-types', 'pg-protocol', 'postgres', 'drizzle-orm', 'knex', 'zod', 'valibot']) {
         if (existsSync(join(modules, name))) symlinkSync(join(modules, name), join(folder, 'node_modules', name), 'dir');
     }
     for (const file of ['usage.mts', 'usage.cts']) cpSync(join(here, 'test/types', file), join(folder, file));
@@ -76,6 +76,71 @@ test('the declarations are right for both kinds of modules, strictly', () => {
     // The type check can fail.
     writeFileSync(join(folder, 'wrong.mts'), "import { Outbox } from 'pg-outbox';\nexport const x: Promise<string> = new Outbox({ query: async () => ({}) }).head();\n");
     assert.match(run([...tsc, 'wrong.mts']), /wrong\.mts.*TS2322/);
+});
+
+test('what only enqueues loads no native module, and nothing of workers, webhooks, HTTP or cryptography', () => {
+    const script = `
+        const before = new Set(process.moduleLoadList);
+        require('pg-outbox/enqueue');
+        const files = Object.keys(require.cache).map((file) => require('node:path').relative(process.cwd() + '/node_modules/pg-outbox/dist', file));
+        const builtin = process.moduleLoadList.filter((name) => !before.has(name) && /NativeModule (crypto|zlib|http|net|child_process)$/.test(name));
+        console.log(JSON.stringify({ files: files.sort(), builtin, node: files.filter((file) => file.endsWith('.node')) }));`;
+    const { files, builtin, node: addons } = JSON.parse(node(['-e', script]));
+    assert.deepEqual({ builtin, addons }, { builtin: [], addons: [] });
+    assert.deepEqual(files.filter((file) => !file.startsWith('client/')), ['enqueue.js']);
+});
+
+/** Bundles a handler as for AWS Lambda, and returns the folder in which there is nothing but the bundle. */
+function bundled(t, source, format) {
+    const out = mkdtempSync(join(tmpdir(), 'pg-outbox-lambda-'));
+    t.after(() => rmSync(out, { recursive: true, force: true }));
+    for (const name of ['pg', 'zod']) {
+        if (!existsSync(join(folder, 'node_modules', name))) symlinkSync(join(modules, name), join(folder, 'node_modules', name), 'dir');
+    }
+    writeFileSync(join(folder, 'lambda.mjs'), source);
+    const file = join(out, format === 'esm' ? 'handler.mjs' : 'handler.cjs');
+    // pg looks for these two, which are optional.
+    const optional = ['--external:pg-native', '--external:cloudflare:sockets'];
+    const banner = format === 'esm' ? ["--banner:js=import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);"] : [];
+    execFileSync(join(modules, '.bin/esbuild'), ['lambda.mjs', '--bundle', '--platform=node', '--target=node20', `--format=${format}`, `--outfile=${file}`, '--log-level=warning', ...optional, ...banner], {
+        cwd: folder,
+        encoding: 'utf8',
+    });
+    return { out, file };
+}
+
+for (const format of ['cjs', 'esm']) {
+    test(`a bundle (${format}) without node_modules enqueues, verifies webhooks and works off a subscription`, async (t) => {
+        const source = `
+            import pg from 'pg';
+            import { z } from 'zod';
+            import { defineTopics, Outbox, sign, transaction, Verifier } from 'pg-outbox';
+            import { drain } from 'pg-outbox/testing';
+            const events = defineTopics({ 'order.created': z.object({ order: z.number() }) });
+            const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL });
+            const secret = 'whsec_' + Buffer.alloc(32, 7).toString('base64');
+            async function handler() {
+                const id = await transaction(pool, (tx) => events.enqueue(tx, 'order.created', { order: 42 }));
+                const app = events.worker('bundled_${format}', { 'order.created': () => {} }, { logger: false, periodic: [{ cron: '@daily', topic: 'order.created' }] });
+                const { completed } = await drain(pool, app);
+                const now = new Date();
+                const headers = { 'webhook-id': 'msg_1', 'webhook-timestamp': String(Math.floor(now / 1000)), 'webhook-signature': sign(secret, 'msg_1', now, '{}') };
+                const webhook = new Verifier(secret).verify(headers, '{}');
+                await pool.end();
+                return { id, completed: completed > 0, webhook: webhook.id };
+            }
+            handler().then((result) => console.log(JSON.stringify(result)));`;
+        const { out, file } = bundled(t, source, format);
+        const own = await server.database();
+        const result = JSON.parse(node([file], { cwd: out, env: { ...process.env, DATABASE_URL: own }, timeout: 60_000 }));
+        assert.deepEqual({ ...result, id: typeof result.id }, { id: 'number', completed: true, webhook: 'msg_1' });
+    });
+}
+
+test('the version that clients and extension compare is that of the package', () => {
+    const { version } = JSON.parse(readFileSync(join(here, 'package.json'), 'utf8'));
+    assert.equal(node(['-e', "console.log(require('pg-outbox').VERSION)"]).trim(), version);
+    assert.equal(node([join(folder, 'node_modules/.bin/pg-outbox'), '--version']).trim(), version);
 });
 
 test('the first example of the README runs', () => {

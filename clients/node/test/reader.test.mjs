@@ -1,9 +1,11 @@
 // Readers: order, cursors, exactly once in a transaction, two instances.
 import assert from 'node:assert/strict';
+import { createRequire } from 'node:module';
 import { after, before, test } from 'node:test';
+import knexModule from 'knex';
 import pg from 'pg';
 
-import { ConflictError, enqueue, enqueueMany, InvalidError, NotFoundError, Outbox, Reader } from '../dist/index.mjs';
+import { ConflictError, InvalidError, NotFoundError, Outbox, Reader } from '../dist/index.mjs';
 import { settled } from '../dist/testing.mjs';
 import { startServer, waitFor } from './server.mjs';
 
@@ -14,13 +16,15 @@ before(async () => {
 after(() => server?.end());
 
 async function setUp(t) {
-    const pool = new pg.Pool({ connectionString: await server.database() });
+    const dsn = await server.database();
+    const pool = new pg.Pool({ connectionString: dsn });
     pool.on('error', () => {});
     t.after(() => pool.end());
-    return { pool, outbox: new Outbox(pool) };
+    return { dsn, pool, outbox: new Outbox(pool) };
 }
 const many = (n, topic = 'a') => Array.from({ length: n }, (_, i) => ({ topic, payload: { i } }));
-const END = { untilEnd: true };
+const END = { untilEnd: true, logger: false };
+const enqueueAll = (pool, messages) => new Outbox(pool).enqueueMany(messages);
 
 test('everything, in order, then what the topics and the filter say', async (t) => {
     const { pool } = await setUp(t);
@@ -165,6 +169,75 @@ test('an instance that another one overtakes between its look at the cursor and 
     assert.equal(applied, 14);
     assert.deepEqual(errors, ['OB005']);
     assert.equal((await pool.query('select 1 from effect')).rowCount, 21);
+});
+
+test('an effect that fails stays where it is: stored with its position, tried again, never passed over', async (t) => {
+    const { pool, outbox } = await setUp(t);
+    await pool.query('create table effect (i int primary key)');
+    await enqueueAll(pool, many(20));
+    await settled(pool);
+    const controller = new AbortController();
+    const errors = [];
+    const options = { consumer: 'c', pollInterval: 0.02, backoff: { min: 0.02, max: 0.05 }, signal: controller.signal, onError: (e) => errors.push(e) };
+    let poisoned = true;
+    const running = new Reader(pool, options).apply(async (tx, messages) => {
+        for (const message of messages) {
+            if (message.json().i === 7 && poisoned) throw new RangeError('the seventh');
+            await tx.query('insert into effect values ($1)', [message.json().i]);
+        }
+    });
+    const seventh = (await pool.query("select position from outbox.message m, outbox.read(0, 100) r where r.message_id = m.id and m.payload ->> 'i' = '7'")).rows[0].position;
+    const cursor = () => outbox.cursorGet({ consumer: 'c', ifMissing: 0 });
+    await waitFor('the position of the failing message is stored', async () => (await cursor()).errorPosition === Number(seventh));
+    assert.match((await cursor()).lastError, /RangeError: the seventh/);
+    assert.equal((await cursor()).position, Number(seventh) - 1, 'the messages before it are applied');
+    assert.equal((await pool.query('select 1 from effect')).rowCount, 7);
+    await waitFor('it was tried again', () => errors.length > 3);
+    poisoned = false;
+    await waitFor('all is applied', async () => (await pool.query('select 1 from effect')).rowCount === 20);
+    await waitFor('nothing is recorded any more', async () => (await cursor()).lastError === null);
+    controller.abort();
+    assert.equal(await running, 20);
+});
+
+test('a reader of a rare topic has no lag, and its cursor passes what does not match', async (t) => {
+    const { pool, outbox } = await setUp(t);
+    await enqueueAll(pool, [...many(30), { topic: 'rare', payload: 1 }, ...many(30)]);
+    await settled(pool);
+    const seen = [];
+    for await (const message of new Reader(pool, { consumer: 'rare', topics: ['rare'], ...END })) seen.push(message.topic);
+    for await (const message of new Reader(pool, { consumer: 'never', topics: ['never'], ...END })) seen.push(message.topic);
+    assert.deepEqual(seen, ['rare']);
+    for (const consumer of ['rare', 'never']) {
+        const { lagPositions, lagSeconds, position } = await outbox.cursorGet({ consumer });
+        assert.deepEqual({ lagPositions, lagSeconds, position }, { lagPositions: 0, lagSeconds: 0, position: await outbox.head() }, consumer);
+    }
+});
+
+test('apply works in the transactions of other drivers', async (t) => {
+    const { pool, dsn } = await setUp(t);
+    const { Kysely, PostgresDialect, sql } = await import('kysely');
+    const { DataSource } = createRequire(import.meta.url)('typeorm');
+    await pool.query('create table effect (driver text, i int, primary key (driver, i))');
+    await enqueueAll(pool, many(10));
+    await settled(pool);
+    const kysely = new Kysely({ dialect: new PostgresDialect({ pool }) });
+    const typeorm = await new DataSource({ type: 'postgres', url: dsn }).initialize();
+    t.after(() => typeorm.destroy());
+    const knex = knexModule({ client: 'pg', connection: dsn, pool: { min: 0, max: 3 } });
+    t.after(() => knex.destroy());
+    const insert = {
+        kysely: [kysely, (tx, i) => sql`insert into effect values ('kysely', ${i})`.execute(tx)],
+        typeorm: [typeorm, (tx, i) => tx.query("insert into effect values ('typeorm', $1)", [i])],
+        knex: [knex, (tx, i) => tx('effect').insert({ driver: 'knex', i })],
+    };
+    for (const [name, [client, put]] of Object.entries(insert)) {
+        const applied = await new Reader(client, { consumer: name, batchSize: 4, ...END }).apply(async (tx, messages) => {
+            for (const message of messages) await put(tx, message.json().i);
+        });
+        assert.equal(applied, 10, name);
+        assert.equal((await pool.query('select 1 from effect where driver = $1', [name])).rowCount, 10);
+    }
 });
 
 test('a reader lives through a restart', async (t) => {

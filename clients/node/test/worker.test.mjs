@@ -1,13 +1,15 @@
 // Pull workers against a real server: outcomes, leases, shutdown, restarts.
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { after, before, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
 import pg from 'pg';
 import postgres from 'postgres';
 
 import {
     deliveries, enqueue, enqueueMany, FatalError, InvalidError, LeaseLostError, NotFoundError, Outbox, Reject, RetryAfter, RetryError, Worker,
 } from '../dist/index.mjs';
-import { drain } from '../dist/testing.mjs';
+import { drain, settled } from '../dist/testing.mjs';
 import { startServer, waitFor } from './server.mjs';
 
 let server;
@@ -366,6 +368,75 @@ test('two workers share, each delivery is handled once', async (t) => {
     assert.equal(summaries[0].completed + summaries[1].completed, n);
     assert.ok(summaries.every((summary) => summary.completed > 0), 'both had a share');
     assert.deepEqual(seen.sort((a, b) => a - b), Array.from({ length: n }, (_, i) => i));
+});
+
+test('failures are logged without any setting, and nothing is when a logger is switched off', async (t) => {
+    const { pool } = await setUp(t);
+    const lines = [];
+    t.mock.method(console, 'error', (...args) => lines.push(args));
+    const handler = () => {
+        throw new TypeError('a bug in the handler');
+    };
+    for (const logger of [undefined, false]) {
+        await new Outbox(pool).enqueue({ topic: 'a', payload: 1, maxAttempts: 1 });
+        await settled(pool);
+        await new Worker(pool, 'work', handler, { untilEmpty: true, logger }).run();
+    }
+    assert.equal(lines.length, 1);
+    assert.match(lines[0][0], /^pg_outbox: delivery failed \(subscription=work topic=a webhookId=msg_/);
+    assert.match(lines[0][1].stack, /TypeError: a bug in the handler\n.*worker\.test/);
+});
+
+test('SIGTERM ends workers and readers gracefully without any setting, and then the process', async (t) => {
+    const { dsn, pool } = await setUp(t);
+    await new Outbox(pool).enqueue({ topic: 'a', payload: 1 });
+    await settled(pool);
+    const program = `
+        import pg from 'pg';
+        import { Reader, Worker } from '${new URL('../dist/index.mjs', import.meta.url)}';
+        const pool = new pg.Pool({ connectionString: process.argv[1] });
+        const reading = new Reader(pool, { consumer: 'c' }).apply(async () => {});
+        const summary = await new Worker(pool, 'work', async () => {
+            console.log('begun');
+            await new Promise((resolve) => setTimeout(resolve, 300));
+        }).run();
+        console.log('completed', summary.completed, 'applied', await reading);
+        // Something keeps the process alive: it ends by the signal all the same.
+        setInterval(() => {}, 1000);`;
+    const child = spawn(process.execPath, ['--input-type=module', '-e', program, dsn], { cwd: fileURLToPath(new URL('.', import.meta.url)), stdio: ['ignore', 'pipe', 'inherit'] });
+    t.after(() => child.kill('SIGKILL'));
+    let output = '';
+    child.stdout.setEncoding('utf8').on('data', (text) => (output += text));
+    const ended = new Promise((resolve) => child.once('exit', (code, signal) => resolve({ code, signal })));
+    await waitFor('the handler has begun', () => output.includes('begun'));
+    child.kill('SIGTERM');
+    assert.deepEqual(await ended, { code: null, signal: 'SIGTERM' });
+    assert.match(output, /completed 1 applied \d/);
+    assert.deepEqual((await attempts(pool)).map((a) => a.outcome), ['completed']);
+});
+
+test('many workers and readers of a pool listen on one connection', async (t) => {
+    const { pool, dsn } = await setUp(t);
+    const outbox = new Outbox(pool);
+    const small = new pg.Pool({ connectionString: dsn, max: 3 });
+    small.on('error', () => {});
+    t.after(() => small.end());
+    const controller = new AbortController();
+    const handled = [];
+    const names = Array.from({ length: 6 }, (_, i) => `many${i}`);
+    for (const name of names) await outbox.subscribe({ name, topics: [name] });
+    const running = names.map((name) => new Worker(small, name, () => void handled.push(name), { pollInterval: 600, signal: controller.signal }).run());
+    const listening = async () =>
+        (await pool.query("select 1 from pg_stat_activity where datname = current_database() and query = 'listen outbox_pull'")).rowCount;
+    await waitFor('they listen', async () => (await listening()) === 1);
+    for (const [n, name] of names.entries()) {
+        await outbox.enqueue({ topic: name, payload: 1 });
+        await waitFor(`${name} was woken`, () => handled.length === n + 1);
+    }
+    assert.equal(await listening(), 1);
+    controller.abort();
+    await Promise.all(running);
+    await waitFor('nobody listens any more', async () => (await listening()) === 0);
 });
 
 test('a worker lives through restarts of the server: everything enqueued is handled', async (t) => {
