@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url';
 import pg from 'pg';
 import postgres from 'postgres';
 
-import { enqueue, enqueueMany, FatalError, InvalidError, Outbox, Reader, RetryError, Worker } from '../dist/index.mjs';
+import { enqueue, FatalError, InvalidError, Outbox, Reader, RetryError, Worker } from '../dist/index.mjs';
 import { drain } from '../dist/testing.mjs';
 import { startServer, waitFor } from './server.mjs';
 

@@ -4,7 +4,7 @@ import { after, before, test } from 'node:test';
 import pg from 'pg';
 import postgres from 'postgres';
 
-import { enqueue, enqueueMany, FatalError, Outbox, Reader, transaction, Worker } from '../dist/index.mjs';
+import { enqueue, FatalError, Outbox, Reader, transaction, Worker } from '../dist/index.mjs';
 import { startServer, waitFor } from './server.mjs';
 
 let server;

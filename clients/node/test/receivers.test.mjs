@@ -7,7 +7,7 @@ import { after, before, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import pg from 'pg';
 
-import { enqueue, Outbox, sign } from '../dist/index.mjs';
+import { Outbox, sign } from '../dist/index.mjs';
 import { startServer, waitFor } from './server.mjs';
 
 const SECRET = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw';

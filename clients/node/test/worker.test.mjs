@@ -7,7 +7,7 @@ import pg from 'pg';
 import postgres from 'postgres';
 
 import {
-    deliveries, enqueue, enqueueMany, FatalError, InvalidError, LeaseLostError, NotFoundError, Outbox, Reject, RetryAfter, RetryError, Worker,
+    deliveries, FatalError, InvalidError, LeaseLostError, NotFoundError, Outbox, Reject, RetryAfter, RetryError, Worker,
 } from '../dist/index.mjs';
 import { drain, settled } from '../dist/testing.mjs';
 import { startServer, waitFor } from './server.mjs';

@@ -14,12 +14,12 @@ import { Log, type Logger } from '../work/log.js';
 import { Backoff, onShutdown, sleep } from '../work/time.js';
 import { Reject, RetryAfter, Worker, type ClaimedMessage, type HandlerContext, type WorkerHealth, type WorkerOptions, type WorkerSummary } from '../work/worker.js';
 import { serveHealth } from './health.js';
-import { keepTicking, Ticks, type Periodic } from './periodic.js';
+import { checkPeriodic, keepTicking, type Periodic } from './periodic.js';
 import { validated, type Schema } from './schema.js';
 
 type ErrorClass = abstract new (...args: any[]) => Error;
 
-/** What errors of a handler mean. An error is retried unless these rules say otherwise. */
+/** Rules for errors of a handler. An error is retried unless these rules say otherwise. */
 export interface RetryRules {
     /** Errors that are retried. If it is given, every other error makes the delivery a dead letter at once. */
     on?: readonly ErrorClass[];
@@ -65,7 +65,7 @@ export interface AppOptions extends Omit<WorkerOptions, 'untilEmpty' | 'onError'
     onError?: (error: unknown, message?: ClaimedMessage) => void;
 }
 
-/** What a run needs that the application does not say. */
+/** Settings of a run, beside those of the application. */
 export interface RunOptions {
     client?: Executor;
     /** Ends the application gracefully. Without it, SIGINT and SIGTERM do. */
@@ -123,10 +123,10 @@ export class WorkerApp {
         }
         if (this.#routes.size === 0) throw invalid(`subscription "${subscription}" has no handler`);
         // Malformed expressions are found now, and not when the application runs.
-        for (const one of options.periodic ?? []) new Ticks(one);
+        for (const one of options.periodic ?? []) checkPeriodic(one);
     }
 
-    /** What the worker is doing. */
+    /** The state of the worker. */
     get health(): WorkerHealth {
         if (this.#worker) return this.#worker.health;
         const summary = { claimed: 0, completed: 0, failed: 0, dead: 0, released: 0, lost: 0 };
@@ -157,7 +157,7 @@ export class WorkerApp {
             return route.handle(payload, message, context);
         };
         let call = innermost;
-        for (const middleware of [...(this.#options.middleware ?? [])].reverse()) {
+        for (const middleware of (this.#options.middleware ?? []).toReversed()) {
             const next = call;
             call = async () => middleware(message, context, next);
         }

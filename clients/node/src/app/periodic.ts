@@ -34,7 +34,7 @@ export interface Periodic {
 }
 
 /** The ticks of a periodic message. */
-export class Ticks {
+class Ticks {
     readonly #next: (after: Date) => Date | null;
 
     constructor({ cron, timeZone = 'UTC' }: Periodic) {
@@ -64,6 +64,11 @@ export class Ticks {
         for (let at = this.next(new Date(now.getTime() - CATCH_UP * 1000 - 1)); at !== null && at <= now; at = this.next(at)) last = at;
         return last;
     }
+}
+
+/** Throws if the cron expression or the time zone of a periodic message is malformed. */
+export function checkPeriodic(one: Periodic): void {
+    void new Ticks(one);
 }
 
 const text = (tick: Date): string => tick.toISOString().replace('.000Z', 'Z');

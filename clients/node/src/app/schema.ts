@@ -20,9 +20,9 @@ export interface Schema<Input = unknown, Output = Input> {
     };
 }
 
-/** What a schema takes: the payload when it is enqueued. */
+/** The payload that a schema takes: the one that is enqueued. */
 export type Input<S extends Schema<any, any>> = NonNullable<S['~standard']['types']>['input'];
-/** What a schema returns: the payload that a handler gets. */
+/** The payload that a schema returns: the one that a handler gets. */
 export type Output<S extends Schema<any, any>> = NonNullable<S['~standard']['types']>['output'];
 
 /** Returns a schema that only says the type of a payload, and checks nothing. */

@@ -117,7 +117,7 @@ async function hearsPostgres(sql: any): Promise<boolean> {
 }
 
 
-/** What waits for notifications of a channel. */
+/** A worker or reader that waits for notifications of a channel. */
 export interface Listener {
     channel: string;
     /** Only notifications with this payload count. Undefined: any payload. */

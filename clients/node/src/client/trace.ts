@@ -35,7 +35,7 @@ export function traced(message: NewMessage | MessageBuilder): NewMessage | Messa
     return { ...given, metadata: { ...given.metadata, traceparent, ...(tracestate ? { tracestate } : {}) } };
 }
 
-/** What a span of a handler says about its delivery. */
+/** The properties of a delivery that the span of its handler has. */
 export interface Traced {
     topic: string;
     webhookId: string;

@@ -16,7 +16,7 @@ const zlib = () => require('node:zlib') as typeof import('node:zlib');
 
 /** The largest number of signatures in one header. A sender signs with its secret and with those that it rotates out. */
 const MAX_SIGNATURES = 16;
-/** What comes before the 32 bytes of an ed25519 seed in PKCS #8. */
+/** The bytes before the 32 bytes of an ed25519 seed in PKCS #8. */
 const ED25519 = Buffer.from('302e020100300506032b657004220420', 'hex');
 
 /** A secret that is ready to sign. */

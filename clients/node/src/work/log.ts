@@ -1,4 +1,4 @@
-/** What workers and readers log, to a logger like the console or like pino. */
+/** The lines that workers and readers log, to a logger like the console or like pino. */
 
 import type { OutboxError } from '../client/errors.js';
 
@@ -9,7 +9,7 @@ export interface Logger {
     info(...args: any[]): void;
 }
 
-/** What is logged without a logger: warnings and errors, to the standard error. */
+/** The logger of those that are given none: warnings and errors go to the standard error. */
 const QUIET: Logger = {
     error: (...args) => console.error(...args),
     warn: (...args) => console.warn(...args),
@@ -17,7 +17,7 @@ const QUIET: Logger = {
 };
 const SILENT: Logger = { error: () => {}, warn: () => {}, info: () => {} };
 
-/** What a line is about: subscription, delivery, topic, attempt, ... */
+/** The things that a line is about: subscription, delivery, topic, attempt, ... */
 export type Facts = Record<string, unknown>;
 
 type Level = 'error' | 'warn' | 'info';

@@ -58,7 +58,7 @@ export class Backoff {
     }
 }
 
-/** What ends at SIGINT and SIGTERM, and the listeners of the process, which exist as long as there is any. */
+/** The workers and readers that end at SIGINT and SIGTERM. The listeners of the process exist as long as there is one. */
 const endings = new Set<() => void>();
 const listeners = new Map<NodeJS.Signals, () => void>();
 let received: NodeJS.Signals | undefined;

@@ -98,7 +98,7 @@ export interface WorkerOptions {
     logger?: Logger | false;
 }
 
-/** What a worker is doing, for a health check. */
+/** The state of a worker, for a health check. */
 export interface WorkerHealth {
     subscription: string;
     /** Whether the worker runs, has claimed, and its last call of the server succeeded. */
@@ -254,7 +254,7 @@ export class Worker {
         this.#wake();
     }
 
-    /** What the worker is doing. */
+    /** The state of the worker. */
     get health(): WorkerHealth {
         const ok = this.#running && !this.#stopping.signal.aborted && this.#lastClaimAt !== null && this.#error === null;
         const { summary } = this;
