@@ -24,8 +24,8 @@ export type EnqueuedMessage = WithContent<{
     payload: any;
     body: Buffer | null;
     contentType: string | null;
-    headers: any;
-    metadata: any;
+    headers: Record<string, string> | null;
+    metadata: Record<string, unknown> | null;
     tenant: string | null;
     publisher: string | null;
 }>;
