@@ -1,13 +1,13 @@
 // The package as users get it: packed, installed into a clean folder, loaded with import and require, and type-checked.
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
-import { startServer } from './server.mjs';
+import { startServer, waitFor } from './server.mjs';
 
 const here = fileURLToPath(new URL('..', import.meta.url));
 const modules = realpathSync(join(here, 'node_modules'));
@@ -153,6 +153,36 @@ test('the first example of the README runs', () => {
     const printed = node(['example.mjs'], { env: { ...process.env, DATABASE_URL: dsn }, timeout: 60_000 });
     const shown = /```console\n\$ node example.mjs\n([\s\S]*?)```/.exec(readme)[1];
     assert.equal(printed, shown);
+});
+
+test('the programs of TUTORIAL.md do what it shows', async (t) => {
+    const tutorial = readFileSync(join(here, 'TUTORIAL.md'), 'utf8');
+    const [app, order] = [...tutorial.matchAll(/```js\n([\s\S]*?)```/g)].map((match) => match[1]);
+    for (const name of ['pg', 'zod']) {
+        if (!existsSync(join(folder, 'node_modules', name))) symlinkSync(join(modules, name), join(folder, 'node_modules', name), 'dir');
+    }
+    writeFileSync(join(folder, 'app.mjs'), app);
+    writeFileSync(join(folder, 'order.mjs'), order);
+    const env = { ...process.env, DATABASE_URL: await server.database() };
+    const client = new pg.Client(env.DATABASE_URL);
+    await client.connect();
+    t.after(() => client.end());
+    await client.query('create table orders (id serial primary key, amount int not null)');
+    const worker = spawn(process.execPath, [join(folder, 'node_modules/.bin/pg-outbox'), 'worker', './app.mjs'], { cwd: folder, env });
+    t.after(() => worker.kill('SIGKILL'));
+    let output = '';
+    for (const stream of [worker.stdout, worker.stderr]) stream.setEncoding('utf8').on('data', (text) => (output += text));
+    const ended = new Promise((resolve) => worker.once('exit', resolve));
+    for (const amount of ['42', '-1']) node(['order.mjs', amount], { env });
+    assert.throws(() => node(['order.mjs', 'x'], { env, stdio: 'pipe' }));
+    await waitFor('both are handled', () => output.includes('a negative amount') && output.includes('bill order'));
+    worker.kill('SIGINT');
+    assert.equal(await ended, 130, output);
+    const shown = [...tutorial.matchAll(/```console\n([\s\S]*?)```/g)].flatMap((match) => match[1].split('\n')).filter((line) => /^(pg_outbox: |bill)/.test(line));
+    assert.ok(shown.length >= 4, shown.join());
+    const plain = (text) => text.replace(/worker=\S+?(?=[ )])/, 'worker=w').replace(/msg_\w+/, 'msg').replace(/deliveryId=\d+/, 'deliveryId=n');
+    for (const line of shown) assert.ok(output.split('\n').some((one) => plain(one) === plain(line)), `${line} is not in ${output}`);
+    assert.equal((await client.query('select 1 from orders')).rowCount, 2);
 });
 
 test('the other examples of the README are JavaScript', () => {

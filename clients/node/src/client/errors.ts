@@ -33,9 +33,9 @@ export class OutboxError extends Error {
     /** The kind, which says what a caller can do. */
     readonly kind: ErrorKind;
     /** Facts that help to find the cause. */
-    readonly detail?: string;
+    declare readonly detail?: string;
     /** Advice on what to do, in a sentence. */
-    readonly hint?: string;
+    declare readonly hint?: string;
 
     constructor(message: string, code: string, fields: ErrorFields = {}) {
         super(message, fields.cause === undefined ? undefined : { cause: fields.cause });
