@@ -324,7 +324,7 @@ pub(super) struct DeadLetterFilter {
     /// The endpoint
     #[arg(long)]
     pub(super) endpoint: Option<String>,
-    /// The reason, such as exhausted, rejected or expired
+    /// The reason, such as max_attempts, rejected or expired
     #[arg(long)]
     pub(super) reason: Option<String>,
     /// The topic
@@ -345,6 +345,7 @@ pub(super) struct DeadLetterFilter {
 #[derive(Debug, ClapArgs)]
 pub(super) struct DeadLetterAction {
     /// The ids
+    #[arg(value_name = "ID")]
     pub(super) ids: Vec<i64>,
     #[command(flatten)]
     pub(super) which: DeadLetterFilter,

@@ -63,7 +63,7 @@ fn exposition(rows: &[Value]) -> String {
             let _ = writeln!(out, "# HELP {name} {help}");
         }
         let kind = match name {
-            summary if summary == "outbox_request_seconds" => "summary",
+            "outbox_request_seconds" => "summary",
             counter if counter.ends_with("_total") => "counter",
             _ => "gauge",
         };

@@ -11,6 +11,9 @@ use serde_json::Value;
 /// A column is not made narrower than this to fit the terminal.
 const NARROWEST: usize = 10;
 
+/// Columns with long texts. Where a row does not fit the terminal, they get lines of their own below it.
+const TEXTS: &[&str] = &["last_error", "detail", "filter", "topics", "url"];
+
 /// Returns the number of columns of the terminal, or nothing if the output is not a terminal.
 pub(crate) fn width() -> Option<usize> {
     if !std::io::stdout().is_terminal() {
@@ -121,18 +124,50 @@ pub(crate) fn table(rows: &[Value], columns: &[&str], width: Option<usize>) -> S
     if names.is_empty() {
         return rows.iter().map(|value| text(value) + "\n").collect();
     }
-    let cell = |value: &Value| when(value).map_or_else(|| text(value), ago).replace('\n', " ");
-    let cells: Vec<Vec<String>> =
-        rows.iter().map(|row| names.iter().map(|name| cell(row.get(name).unwrap_or(&Value::Null))).collect()).collect();
-    let heads: Vec<String> = names.iter().map(|name| head(name)).collect();
-    let longest = |i: usize| cells.iter().map(|row| row[i].chars().count()).max().unwrap_or(0).max(heads[i].len());
-    let mut widths: Vec<usize> = (0..names.len()).map(longest).collect();
+    let Some(width) = width else { return grid(rows, &names, &[], None) };
+    let mut below = Vec::new();
+    for long in TEXTS {
+        if natural(rows, &names) <= width || names.len() == 1 {
+            break;
+        }
+        if let Some(place) = names.iter().position(|name| name == long) {
+            below.push(names.remove(place));
+        }
+    }
+    below.reverse();
+    grid(rows, &names, &below, Some(width))
+}
+
+/// The cell of a table.
+fn cell(row: &Value, name: &str) -> String {
+    let value = row.get(name).unwrap_or(&Value::Null);
+    when(value).map_or_else(|| text(value), ago).replace('\n', " ")
+}
+
+/// The width of each column. On a terminal, headings are wrapped between words.
+fn widths(rows: &[Value], names: &[String], wrapped: bool) -> Vec<usize> {
+    let of_head = |name: &String| match wrapped {
+        true => head(name).split(' ').map(str::len).max().unwrap_or(0),
+        false => head(name).len(),
+    };
+    let of_cells = |name: &String| rows.iter().map(|row| cell(row, name).chars().count()).max().unwrap_or(0);
+    names.iter().map(|name| of_cells(name).max(of_head(name))).collect()
+}
+
+fn natural(rows: &[Value], names: &[String]) -> usize {
+    widths(rows, names, true).iter().sum::<usize>() + 2 * names.len().saturating_sub(1)
+}
+
+/// Formats the columns `names` beside each other, and the columns `below` on lines of their own below each row.
+fn grid(rows: &[Value], names: &[String], below: &[String], width: Option<usize>) -> String {
+    let mut widths = widths(rows, names, width.is_some());
     if let Some(width) = width {
         fit(&mut widths, width);
     }
     let mut out = String::new();
-    for row in std::iter::once(&heads).chain(&cells) {
-        let wrapped: Vec<Vec<String>> = row.iter().zip(&widths).map(|(cell, width)| wrap(cell, *width)).collect();
+    for row in std::iter::once(None).chain(rows.iter().map(Some)) {
+        let texts = names.iter().map(|name| row.map_or_else(|| head(name), |row| cell(row, name)));
+        let wrapped: Vec<Vec<String>> = texts.zip(&widths).map(|(text, width)| wrap(&text, *width)).collect();
         for line in 0..wrapped.iter().map(Vec::len).max().unwrap_or(1) {
             let padded: Vec<String> = wrapped
                 .iter()
@@ -142,8 +177,14 @@ pub(crate) fn table(rows: &[Value], columns: &[&str], width: Option<usize>) -> S
             out.push_str(padded.join("  ").trim_end());
             out.push('\n');
         }
+        for name in below {
+            let text = row.map_or_else(String::new, |row| cell(row, name));
+            if !text.is_empty() {
+                out += &hang(&format!("    {}: ", head(name)), &text, width);
+            }
+        }
     }
-    if cells.is_empty() {
+    if rows.is_empty() {
         out.push_str("(none)\n");
     }
     out
@@ -231,6 +272,7 @@ mod tests {
         let rows = [json!({"name": "shop", "last_error": why, "attempt": 3})];
         let shown = table(&rows, &["name", "last_error", "attempt"], Some(40));
         assert!(shown.lines().all(|line| line.chars().count() <= 40), "{shown}");
+        assert_eq!(shown.lines().nth(1), Some("shop  3"), "the text is below its row: {shown}");
         assert!(why.split(' ').all(|word| shown.contains(word)), "{shown}");
         assert_eq!(table(&rows, &["last_error"], None).lines().nth(1), Some(why), "a pipe gets one line");
     }

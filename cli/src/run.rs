@@ -22,36 +22,26 @@ const SUBSCRIPTION: &[&str] = &[
     "endpoint",
     "ordering",
     "paused",
-    "lag_positions",
+    "behind",
     "waiting",
-    "processing",
-    "oldest_due_at",
-    "last_claim_at",
-    "dead_letters",
+    "leased",
+    "oldest",
+    "claimed_at",
+    "dead",
 ];
-const DELIVERY: &[&str] = &[
-    "delivery_id",
-    "subscription",
-    "message_id",
-    "state",
-    "attempt",
-    "max_attempts",
-    "next_attempt_at",
-    "locked_by",
-    "lease_expires_at",
-    "last_error",
-];
+const DELIVERY: &[&str] =
+    &["id", "subscription", "message", "state", "attempt", "next_at", "worker", "lease_ends_at", "last_error"];
 const WORKER: &[&str] = &["worker", "subscription", "leases", "deliveries", "oldest_claimed_at", "expires_at"];
 const CURSOR: &[&str] = &[
     "consumer",
     "stream",
     "subject",
     "position",
-    "lag_positions",
+    "behind",
     "lag",
-    "updated_at",
-    "error_since",
-    "error_position",
+    "moved_at",
+    "failing_at",
+    "failed_position",
     "last_error",
 ];
 const ARCHIVE: &[&str] =
@@ -69,10 +59,22 @@ const WORKERS: &str = "
         min(l.claimed_at) as oldest_claimed_at, min(l.expires_at) as expires_at
     from outbox.lease_status l group by l.worker, l.subscription order by min(l.claimed_at) limit 10000";
 
+/// The variable with the connection string.
+const VARIABLE: &str = "DATABASE_URL";
+
+/// Where the connection string is from.
+pub(super) fn source(dsn: Option<&str>) -> &'static str {
+    match dsn {
+        Some(_) => "--dsn",
+        None if std::env::var(VARIABLE).is_ok_and(|dsn| !dsn.is_empty()) => VARIABLE,
+        None => "the environment (PGHOST, PGPORT, PGUSER, ...)",
+    }
+}
+
 /// Runs one command and returns its exit code.
 pub(super) async fn run(args: Args) -> Result<u8> {
     let json = args.json;
-    let dsn = args.dsn.or_else(|| std::env::var("DATABASE_URL").ok()).unwrap_or_default();
+    let dsn = args.dsn.or_else(|| std::env::var(VARIABLE).ok()).unwrap_or_default();
     match args.command {
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "outbox", &mut std::io::stdout());
@@ -149,14 +151,23 @@ async fn subscription(outbox: &Outbox, json: bool, command: Subscription) -> Res
     const KIND: &str = "subscription";
     match command {
         Subscription::List => {
-            let rows = outbox.table("subscription_status", json!({}), 10_000, &[]).await?;
-            let tells = |column: &&str| match *column {
-                "paused" => rows.iter().any(|row| row["paused"] == true),
-                "ordering" => rows.iter().any(|row| row["ordering"] != "none"),
-                column => rows.iter().any(|row| !row[column].is_null()),
-            };
-            let columns: Vec<&str> = SUBSCRIPTION.iter().copied().filter(tells).collect();
-            output::rows(json, &rows, &columns);
+            let mut rows = outbox.table("subscription_status", json!({}), 10_000, &["oldest_due_age"]).await?;
+            for row in rows.iter_mut().filter(|_| !json) {
+                short(
+                    row,
+                    &[
+                        ("lag_positions", "behind"),
+                        ("processing", "leased"),
+                        ("last_claim_at", "claimed_at"),
+                        ("dead_letters", "dead"),
+                    ],
+                );
+                row["oldest"] = json!(row["oldest_due_age"].as_f64().map(output::age));
+                // The usual case is left out.
+                row["paused"] = if row["paused"] == true { json!("paused") } else { Value::Null };
+                row["ordering"] = if row["ordering"] == "none" { Value::Null } else { row["ordering"].clone() };
+            }
+            output::rows(json, &rows, &message::filled(&rows, SUBSCRIPTION));
             Ok(())
         }
         Subscription::Show { name } => {
@@ -200,7 +211,18 @@ async fn deliveries(outbox: &Outbox, json: bool, command: Delivery) -> Result<()
     let (message, limit) = (message.map(|id| id.to_string()), limit.to_string());
     let params =
         [subscription.as_deref(), state.as_deref(), worker.as_deref(), message.as_deref(), Some(limit.as_str())];
-    let rows = ask::query(outbox, OPEN_DELIVERIES, &params).await?;
+    let mut rows = ask::query(outbox, OPEN_DELIVERIES, &params).await?;
+    for row in rows.iter_mut().filter(|_| !json) {
+        row["attempt"] = json!(format!("{} of {}", output::text(&row["attempt"]), output::text(&row["max_attempts"])));
+        let names = [
+            ("delivery_id", "id"),
+            ("message_id", "message"),
+            ("next_attempt_at", "next_at"),
+            ("locked_by", "worker"),
+            ("lease_expires_at", "lease_ends_at"),
+        ];
+        short(row, &names);
+    }
     output::rows(json, &rows, &message::filled(&rows, DELIVERY));
     Ok(())
 }
@@ -209,10 +231,18 @@ async fn cursor(outbox: &Outbox, json: bool, command: Cursor) -> Result<()> {
     match command {
         Cursor::List => {
             let mut rows = outbox.call("cursor_list", json!({}), &[]).await?;
-            if !json {
-                for row in &mut rows {
-                    row["lag"] = json!(row["lag_seconds"].as_f64().map(output::age));
-                }
+            for row in rows.iter_mut().filter(|_| !json) {
+                row["lag"] = json!(row["lag_seconds"].as_f64().map(output::age));
+                row["subject"] = if row["subject"] == "" { Value::Null } else { row["subject"].clone() };
+                short(
+                    row,
+                    &[
+                        ("lag_positions", "behind"),
+                        ("updated_at", "moved_at"),
+                        ("error_since", "failing_at"),
+                        ("error_position", "failed_position"),
+                    ],
+                );
             }
             output::rows(json, &rows, &message::filled(&rows, CURSOR));
             Ok(())
@@ -246,6 +276,13 @@ async fn archive(outbox: &Outbox, json: bool, command: Archive) -> Result<()> {
         }
         Archive::Show { id } => message::archived(outbox, json, id).await,
         Archive::Stats { more } => print(outbox, json, "archive_stats", with(json!({}), more)).await,
+    }
+}
+
+/// Gives columns of a list shorter names.
+fn short(row: &mut Value, names: &[(&str, &str)]) {
+    for (long, short) in names {
+        row[*short] = row[*long].take();
     }
 }
 

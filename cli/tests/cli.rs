@@ -74,7 +74,7 @@ async fn commands() {
     assert_eq!(json(dsn, &["dlq", "list"]).len(), 0);
     assert_eq!(json(dsn, &["dlq", "stats"])[0]["total"], 0);
 
-    let status = outbox(dsn, &["status", "--over", "0"]);
+    let status = outbox(dsn, &["status", "--over", "0", "--all"]);
     let screen = String::from_utf8(status.stdout).unwrap();
     assert!(screen.contains("worker      running") && screen.contains("orders"), "{screen}");
     let doctor = outbox(dsn, &["--json", "doctor"]);
@@ -89,7 +89,8 @@ async fn commands() {
     assert_eq!(code(dsn, &["message", "show", "424242"]).0, 3);
     assert_eq!(code(dsn, &["endpoint", "show", "none"]).0, 3);
     assert_eq!(code(dsn, &["subscription", "create", "work", "a"]).0, 4);
-    assert_eq!(code("postgresql://u@127.0.0.1:1/d", &["status"]).0, 5);
+    let (exit, said) = code("postgresql://u@127.0.0.1:1/d", &["status"]);
+    assert!(exit == 5 && said.contains("the connection is that of DATABASE_URL"), "{said}");
     let (exit, text) = code(&server.dsn("bare"), &["status"]);
     assert!(exit == 6 && text.contains("create extension pg_outbox"), "{text}");
     let (_, text) = code(dsn, &["--json", "message", "show", "424242"]);
@@ -325,8 +326,8 @@ async fn a_replay_is_shown_left_alone_and_ended() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_finds_what_is_wrong_and_who_has_what() {
     let server = Server::start(&[("pg_outbox.poll_interval", "1s")]).await.unwrap();
-    let db = server.database("night").await.unwrap();
-    let dsn = &server.dsn("night");
+    let db = server.database("more").await.unwrap();
+    let dsn = &server.dsn("more");
 
     // A subscription that is described twice is made once.
     let ensure = ["subscription", "ensure", "work", "job.*", "--set", "max_attempts=3"];

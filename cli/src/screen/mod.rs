@@ -12,8 +12,7 @@ use crate::{ask, output};
 use pg_outbox::error::Result;
 use pg_outbox::outbox::Outbox;
 
-const SUBSCRIPTIONS: &[&str] =
-    &["name", "to", "state", "per_second", "behind", "waiting", "processing", "oldest_due", "dead"];
+const SUBSCRIPTIONS: &[&str] = &["name", "to", "state", "rate", "behind", "waiting", "leased", "oldest", "dead"];
 const ENDPOINTS: &[&str] = &["name", "state", "failures", "last_error"];
 const READERS: &[&str] = &["consumer", "subject", "state", "position", "behind", "moved", "last_error"];
 
@@ -139,7 +138,9 @@ impl Screen {
             Sort::Name => std::cmp::Ordering::Equal,
         });
         for row in &mut subscriptions {
-            row["oldest_due"] = json!(row["oldest_due_seconds"].as_f64().map(output::age));
+            row["rate"] = json!(row["per_second"].as_i64().map(|rate| format!("{rate}/s")));
+            row["leased"] = row["processing"].clone();
+            row["oldest"] = json!(row["oldest_due_seconds"].as_f64().map(output::age));
         }
         section(&mut out, "SUBSCRIPTIONS", &subscriptions, self.subscriptions.len(), SUBSCRIPTIONS, view);
         section(
