@@ -56,6 +56,19 @@ test('payloads are checked when they are enqueued, by zod and by valibot, and th
     assert.throws(() => defineTopics({ 'not a topic': unchecked() }), /malformed topic/);
 });
 
+test('on a connection of pg, a message whose await was forgotten is part of the transaction all the same', async (t) => {
+    const { dsn, pool } = await setUp(t);
+    const client = new pg.Client(dsn);
+    await client.connect();
+    t.after(() => client.end());
+    for (const end of ['commit', 'rollback']) {
+        await client.query('begin');
+        void events.enqueue(client, 'order.paid', { order: 1 }, { key: end });
+        await client.query(end);
+    }
+    assert.deepEqual((await pool.query('select key from outbox.message where key is not null')).rows, [{ key: 'commit' }]);
+});
+
 test('handlers get what the schema makes; rules say what errors mean; middleware is around them', async (t) => {
     const { pool, outbox } = await setUp(t);
     class NotBillable extends Error {}

@@ -59,7 +59,7 @@ test('ES modules and CommonJS get the same objects', () => {
 });
 
 test('the declarations are right for both kinds of modules, strictly', () => {
-    for (const name of ['@types', 'undici-types', 'pg-types', 'pg-protocol', 'postgres', 'drizzle-orm', 'knex', 'zod', 'valibot']) {
+    for (const name of ['@types', 'undici-types', 'pg-types', 'pg-protocol', 'postgres', 'drizzle-orm', 'knex', 'zod', 'valibot', 'kysely', 'sequelize', 'typeorm', '@mikro-orm']) {
         if (existsSync(join(modules, name))) symlinkSync(join(modules, name), join(folder, 'node_modules', name), 'dir');
     }
     for (const file of ['usage.mts', 'usage.cts']) cpSync(join(here, 'test/types', file), join(folder, file));

@@ -110,6 +110,7 @@ export class WorkerApp {
     readonly #log: Log;
     readonly #stopping = new AbortController();
     #worker: Worker | undefined;
+    #ran = false;
 
     constructor(subscription: string, handlers: Record<string, AppHandler<any>>, schemas: Record<string, Schema<any, any>>, options: AppOptions) {
         this.subscription = subscription;
@@ -198,6 +199,8 @@ export class WorkerApp {
      * extension is missing, its version does not fit, or a setting of the connection is wrong.
      */
     async run(options: RunOptions = {}): Promise<WorkerSummary> {
+        if (this.#ran) throw invalid('the application runs already, or has run', { hint: 'Make another one with worker().' });
+        this.#ran = true;
         const given = options.signal ?? this.#options.signal;
         const stop = () => this.stop();
         if (given?.aborted) stop();

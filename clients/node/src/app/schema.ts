@@ -33,12 +33,8 @@ export function unchecked<T>(): Schema<T> {
 const named = (path: Issue['path']): string =>
     (path ?? []).map((part) => String(typeof part === 'object' ? part.key : part)).join('.');
 
-/**
- * Returns the value that a schema makes of a payload. Throws an InvalidError that names what is wrong, but not the values. The
- * payload is checked as a worker sees it, which is after it has been JSON.
- */
-export async function validated<S extends Schema<any, any>>(schema: S, topic: string, payload: unknown): Promise<Output<S>> {
-    const result = await schema['~standard'].validate(JSON.parse(json(payload ?? null, 'the payload')));
+/** Returns the value of a result. Throws an InvalidError that names what is wrong, but not the values. */
+function valueOf<Value>(result: Checked<Value>, topic: string): Value {
     if (result.issues === undefined) return result.value;
     // Libraries write the value that they have received at the end of their messages. A payload does not belong in an error.
     const plain = (message: string) => message.replace(/[,:]?\s*(but )?received\b.*$/is, '');
@@ -46,4 +42,13 @@ export async function validated<S extends Schema<any, any>>(schema: S, topic: st
         .slice(0, 5)
         .map(({ message, path }: Issue) => (path?.length ? `${named(path)}: ${plain(message)}` : plain(message)));
     throw invalid(`invalid payload of "${topic}"`, { detail: issues.join('; ') || 'The schema refuses it.' });
+}
+
+/**
+ * Returns the value that a schema makes of a payload, or a promise of it if the schema needs to wait. The payload is checked as a
+ * worker sees it, which is after it has been JSON.
+ */
+export function validated<S extends Schema<any, any>>(schema: S, topic: string, payload: unknown): Output<S> | Promise<Output<S>> {
+    const result = schema['~standard'].validate(JSON.parse(json(payload ?? null, 'the payload')));
+    return result instanceof Promise ? result.then((one) => valueOf(one, topic)) : valueOf(result, topic);
 }

@@ -42,7 +42,10 @@ export class Topics<S extends Schemas> {
         payload: Input<S[Topic]>,
         options: EnqueueOptions = {},
     ): Promise<number> {
-        await validated(this.#schema(topic), topic, payload);
+        const checked = validated(this.#schema(topic), topic, payload);
+        // Without a wait here, the statement is on its way when this method returns. A connection of pg keeps the order, so that even
+        // a message whose `await` was forgotten is part of the transaction.
+        if (checked instanceof Promise) await checked;
         return enqueue(tx, { ...options, topic, payload });
     }
 
@@ -53,7 +56,10 @@ export class Topics<S extends Schemas> {
         payloads: readonly Input<S[Topic]>[],
         options: EnqueueOptions = {},
     ): Promise<number[]> {
-        for (const payload of payloads) await validated(this.#schema(topic), topic, payload);
+        for (const payload of payloads) {
+            const checked = validated(this.#schema(topic), topic, payload);
+            if (checked instanceof Promise) await checked;
+        }
         return enqueueMany(tx, payloads.map((payload) => ({ ...options, topic, payload })));
     }
 

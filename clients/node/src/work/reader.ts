@@ -85,7 +85,7 @@ export class Reader<C extends Executor = Executor> implements AsyncIterable<Feed
         if (options.listen && deaf) throw deaf;
         this.#client = client;
         this.#outbox = new Outbox(client);
-        this.#options = { ...options, listen: options.listen ?? deaf === undefined };
+        this.#options = { ...options, listen: options.listen ?? (deaf === undefined && !options.untilEnd) };
         this.#log = new Log(options.logger, options.onError !== undefined);
     }
 

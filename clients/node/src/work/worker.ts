@@ -229,7 +229,7 @@ export class Worker {
         this.#pollInterval = positive(options.pollInterval, 1, 'pollInterval');
         const deaf = cannotListen(client);
         if (options.listen && deaf) throw deaf;
-        this.#listen = options.listen ?? deaf === undefined;
+        this.#listen = options.listen ?? (deaf === undefined && !this.#untilEmpty);
         this.#log = new Log(options.logger, options.onError !== undefined);
         this.#shutdownTimeout = options.shutdownTimeout === 0 ? 0 : positive(options.shutdownTimeout, 30, 'shutdownTimeout');
         this.#backoff = {
@@ -483,6 +483,7 @@ export class Worker {
                     if (this.#handOver(group)) return;
                     try {
                         const done = new Set(await this.#tell(group));
+                        this.#error = null;
                         for (const { task, outcome } of group) this.#finish(task, outcome, done.has(task.message.deliveryId));
                     } catch (error) {
                         this.#trouble(error);

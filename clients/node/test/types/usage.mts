@@ -11,6 +11,11 @@ import express from 'express';
 import type { Sql } from 'postgres';
 import type { Knex } from 'knex';
 import type { NodePgDatabase } from 'drizzle-orm/node-postgres';
+import type { Kysely, Transaction as KyselyTransaction } from 'kysely';
+import type { Transaction as SequelizeTransaction } from 'sequelize';
+import type { EntityManager as TypeOrmManager } from 'typeorm';
+import type { EntityManager as MikroManager } from '@mikro-orm/core';
+import type { SqlEntityManager } from '@mikro-orm/knex';
 import type { IncomingMessage } from 'node:http';
 
 declare const pool: Pool;
@@ -103,6 +108,14 @@ export async function receive(): Promise<string> {
         }
         throw error;
     }
+}
+
+export async function otherDrivers(
+    kysely: Kysely<{ orders: { id: number } }>,
+    sessions: [KyselyTransaction<unknown>, SequelizeTransaction, TypeOrmManager, MikroManager, SqlEntityManager],
+): Promise<void> {
+    for (const session of sessions) await enqueue(session, { topic: 'a', payload: 1 });
+    await new Reader(kysely, { consumer: 'c' }).apply(async (tx) => void (await tx.selectFrom('orders').select('id').execute()));
 }
 
 const events = defineTopics({
