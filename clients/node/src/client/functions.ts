@@ -586,8 +586,8 @@ export interface ArchiveEntryRow {
     aggregateId: string | null;
     publisher: string | null;
     severity: string | null;
-    headers: any;
-    metadata: any;
+    headers: Record<string, string> | null;
+    metadata: Record<string, unknown> | null;
     payload: any;
     status: string;
     integrationsTotal: number | null;
@@ -623,8 +623,8 @@ export interface ClaimedRow {
     payload: any;
     body: Buffer | null;
     contentType: string | null;
-    headers: any;
-    metadata: any;
+    headers: Record<string, string> | null;
+    metadata: Record<string, unknown> | null;
     tenant: string | null;
     publisher: string | null;
     aggregateType: string | null;
@@ -693,8 +693,8 @@ export interface DeadLetterStatusRow {
     aggregateId: string | null;
     publisher: string | null;
     contentType: string | null;
-    headers: any;
-    metadata: any;
+    headers: Record<string, string> | null;
+    metadata: Record<string, unknown> | null;
     payload: any;
     body: Buffer | null;
     enqueuedAt: Date | null;
@@ -750,8 +750,8 @@ export interface MessageStatusRow {
     maxAttempts: number | null;
     idempotencyKey: string | null;
     contentType: string | null;
-    headers: any;
-    metadata: any;
+    headers: Record<string, string> | null;
+    metadata: Record<string, unknown> | null;
     correlationId: string | null;
     causationId: string | null;
     userId: string | null;
@@ -841,8 +841,8 @@ export interface FeedMessageRow {
     payload: any;
     body: Buffer | null;
     contentType: string | null;
-    headers: any;
-    metadata: any;
+    headers: Record<string, string> | null;
+    metadata: Record<string, unknown> | null;
     tenant: string | null;
     aggregateType: string | null;
     aggregateId: string | null;
@@ -971,8 +971,8 @@ export interface DeadLetterStatusView {
     aggregateId: string | null;
     publisher: string | null;
     contentType: string | null;
-    headers: any;
-    metadata: any;
+    headers: Record<string, string> | null;
+    metadata: Record<string, unknown> | null;
     payload: any;
     body: Buffer | null;
     enqueuedAt: Date | null;
@@ -1036,7 +1036,7 @@ export interface EndpointView {
     kind: string;
     subscriberType: 'client' | 'service';
     tenant: string | null;
-    headers: any;
+    headers: Record<string, string>;
     timeout: number;
     concurrency: number;
     rate: number | null;
@@ -1129,8 +1129,8 @@ export interface MessageStatusView {
     maxAttempts: number | null;
     idempotencyKey: string | null;
     contentType: string | null;
-    headers: any;
-    metadata: any;
+    headers: Record<string, string> | null;
+    metadata: Record<string, unknown> | null;
     correlationId: string | null;
     causationId: string | null;
     userId: string | null;
