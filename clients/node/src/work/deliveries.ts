@@ -1,8 +1,8 @@
 /** Claimed deliveries as an async iterator, for a loop instead of a handler. */
 
-import type { Executor } from './driver.js';
+import type { Executor } from '../client/driver.js';
 import { Settled, Worker, type ClaimedMessage, type HandlerContext, type WorkerOptions } from './worker.js';
-import { storable, type Interval } from './sql.js';
+import { storable, type Interval } from '../client/sql.js';
 
 /**
  * A claimed delivery with the methods that end it. Each method resolves to whether the outcome was recorded. It is false

@@ -58,9 +58,43 @@ export class Backoff {
     }
 }
 
+/** The workers and readers that end at SIGINT and SIGTERM. The listeners of the process exist as long as there is one. */
+const endings = new Set<() => void>();
+const listeners = new Map<NodeJS.Signals, () => void>();
+let received: NodeJS.Signals | undefined;
+
 /**
- * Returns a signal that SIGINT or SIGTERM aborts, for a graceful end of workers and readers. A second one ends the
- * process.
+ * Calls `stop` at the first SIGINT or SIGTERM. A second one ends the process. Returns a function that undoes this: when nothing
+ * is left to be ended and nobody else listens to the signal, the process ends by it, as it would have without us.
+ */
+export function onShutdown(stop: () => void): () => void {
+    endings.add(stop);
+    for (const name of ['SIGINT', 'SIGTERM'] as const) {
+        if (listeners.has(name)) continue;
+        const listener = () => {
+            if (received !== undefined) process.exit(name === 'SIGINT' ? 130 : 143);
+            received = name;
+            for (const end of endings) end();
+        };
+        listeners.set(name, listener);
+        process.on(name, listener);
+    }
+    return () => {
+        endings.delete(stop);
+        if (endings.size > 0) return;
+        for (const [name, listener] of listeners) process.off(name, listener);
+        listeners.clear();
+        if (received === undefined) return;
+        const name = received;
+        received = undefined;
+        // Everything that waited for this end goes on first.
+        if (process.listenerCount(name) === 0) setImmediate(() => process.kill(process.pid, name));
+    };
+}
+
+/**
+ * Returns a signal that SIGINT or SIGTERM aborts, for a graceful end of all that takes a signal. A second one ends the process.
+ * Workers and readers without a signal of their own end gracefully by themselves.
  */
 export function shutdownSignal(): AbortSignal {
     const controller = new AbortController();

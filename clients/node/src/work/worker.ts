@@ -15,14 +15,16 @@
  */
 
 import { hostname } from 'node:os';
-import { randomBytes } from 'node:crypto';
 
-import { checkListens, guard, listen, type Executor } from './driver.js';
-import { invalid, isRetryable, LeaseLostError, NotFoundError, OutboxError, said } from './errors.js';
-import type { ClaimedRow } from './functions.js';
-import { Outbox, withContent, type WithContent } from './outbox.js';
-import { storable, storableText, type Interval } from './sql.js';
-import { Backoff, Bell, sleep } from './time.js';
+import { guard, type Executor } from '../client/driver.js';
+import { cannotListen, listen } from '../client/listen.js';
+import { checkVersion } from '../client/version.js';
+import { invalid, isRetryable, LeaseLostError, NotFoundError, OutboxError, said } from '../client/errors.js';
+import type { ClaimedRow } from '../client/functions.js';
+import { Outbox, withContent, type WithContent } from '../client/outbox.js';
+import { storable, storableText, type Interval } from '../client/sql.js';
+import { Log, type Logger } from './log.js';
+import { Backoff, Bell, onShutdown, sleep } from './time.js';
 
 /** A claimed delivery with its message. */
 export type ClaimedMessage = WithContent<ClaimedRow>;
@@ -71,16 +73,16 @@ export interface WorkerOptions {
     /** Seconds between polls when no delivery is due. The default is 1. */
     pollInterval?: number;
     /**
-     * Lets NOTIFY wake the worker, if the subscription was created with `notify: true`. This uses a connection all the
-     * time: one of a pg Pool, or one that `postgres` opens. Behind a pooler that does not pass notifications on, the
-     * worker only polls and calls `onError` once.
+     * Lets NOTIFY wake the worker. All workers and readers of a client share one connection for this: one of a pg Pool, or
+     * one that `postgres` opens. The default is to listen where the client can, and to poll otherwise. Behind a pooler that
+     * does not pass notifications on, the worker only polls and says so once. True throws if the client cannot listen.
      */
     listen?: boolean;
     /** The name that is shown with leases. The default is host name, process id and a random part. */
     name?: string;
     /** Seconds that handlers have to finish after the worker was stopped. The default is 30. */
     shutdownTimeout?: number;
-    /** Ends the worker gracefully. */
+    /** Ends the worker gracefully. Without it, SIGINT and SIGTERM end the worker gracefully. */
     signal?: AbortSignal;
     /**
      * The shortest and longest wait in seconds between attempts when server or connection fail. The defaults are 0.1 and
@@ -89,6 +91,25 @@ export interface WorkerOptions {
     backoff?: { min?: number; max?: number };
     /** Called for all errors: of handlers, lost leases, and the server. It must not throw. */
     onError?: (error: unknown, message?: ClaimedMessage) => void;
+    /**
+     * Gets what happens, as lines: the console, pino, winston. The default writes warnings and errors to the console, unless
+     * `onError` is given. False logs nothing.
+     */
+    logger?: Logger | false;
+}
+
+/** The state of a worker, for a health check. */
+export interface WorkerHealth {
+    subscription: string;
+    /** Whether the worker runs, has claimed, and its last call of the server succeeded. */
+    ok: boolean;
+    /** When it last claimed, or found that nothing is due. Null: not yet. */
+    lastClaimAt: Date | null;
+    /** The error of the server since then. */
+    error: string | null;
+    /** The number of handlers that run, and of outcomes that are not recorded yet. */
+    running: number;
+    summary: WorkerSummary;
 }
 
 /** The counts of a worker. */
@@ -169,6 +190,9 @@ export class Worker {
     readonly #lease: number;
     readonly #pollInterval: number;
     readonly #listen: boolean;
+    readonly #log: Log;
+    #lastClaimAt: Date | null = null;
+    #error: string | null = null;
     readonly #bell = new Bell();
     readonly #name: string;
     readonly #shutdownTimeout: number;
@@ -203,14 +227,16 @@ export class Worker {
         this.#untilEmpty = options.untilEmpty ?? false;
         this.#lease = positive(options.lease, 60, 'lease');
         this.#pollInterval = positive(options.pollInterval, 1, 'pollInterval');
-        this.#listen = options.listen ?? false;
-        if (this.#listen) checkListens(client);
+        const deaf = cannotListen(client);
+        if (options.listen && deaf) throw deaf;
+        this.#listen = options.listen ?? (deaf === undefined && !this.#untilEmpty);
+        this.#log = new Log(options.logger, options.onError !== undefined);
         this.#shutdownTimeout = options.shutdownTimeout === 0 ? 0 : positive(options.shutdownTimeout, 30, 'shutdownTimeout');
         this.#backoff = {
             min: positive(options.backoff?.min, 0.1, 'backoff.min'),
             max: positive(options.backoff?.max, 30, 'backoff.max'),
         };
-        this.#name = options.name ?? `${hostname()}:${process.pid}:${randomBytes(3).toString('hex')}`;
+        this.#name = options.name ?? `${hostname()}:${process.pid}:${Math.random().toString(36).slice(2, 8)}`;
         const report = options.onError ?? (() => {});
         this.#onError = (error, message) => {
             try {
@@ -228,9 +254,17 @@ export class Worker {
         this.#wake();
     }
 
+    /** The state of the worker. */
+    get health(): WorkerHealth {
+        const ok = this.#running && !this.#stopping.signal.aborted && this.#lastClaimAt !== null && this.#error === null;
+        const { summary } = this;
+        return { subscription: this.#subscription, ok, lastClaimAt: this.#lastClaimAt, error: this.#error, running: this.#busy, summary: { ...summary } };
+    }
+
     /**
      * Works until it is stopped, and returns the counts. Rejects with errors that retrying does not solve: the
-     * subscription, a privilege or the extension is missing.
+     * subscription, a privilege or the extension is missing, its version does not fit, or a setting of the connection is
+     * wrong.
      */
     async run(): Promise<WorkerSummary> {
         if (this.#running) throw invalid('the worker runs already');
@@ -238,28 +272,53 @@ export class Worker {
         const stop = () => this.stop();
         if (this.#given?.aborted) stop();
         this.#given?.addEventListener('abort', stop, { once: true });
+        const undo = this.#given ? () => {} : onShutdown(stop);
         const unguard = guard(this.#outbox.client);
         const beat = this.#heartbeat();
-        if (this.#listen) {
-            const ring = () => this.#bell.ring();
-            const waits = () => this.#backoff.min;
-            listen(this.#outbox.client, 'outbox_pull', this.#subscription, ring, this.#stopping.signal, waits, this.#onError);
-        }
+        const unlisten = this.#listen ? this.#listening() : () => {};
+        this.#log.write('info', 'worker started', this.#facts());
         try {
             await this.#claimLoop();
+        } catch (error) {
+            this.#log.write('error', 'worker ends, because trying again does not help', this.#facts(), error);
+            throw error;
         } finally {
             this.#stopping.abort();
+            unlisten();
             await this.#windDown();
             await beat;
             unguard();
             this.#given?.removeEventListener('abort', stop);
+            this.#log.write('info', 'worker ended', { ...this.#facts(), ...this.summary });
+            undo();
         }
         return this.summary;
+    }
+
+    #listening(): () => void {
+        return listen(this.#outbox.client, {
+            channel: 'outbox_pull',
+            payload: this.#subscription,
+            told: () => this.#bell.ring(),
+            deaf: (error) => {
+                this.#log.write('warn', error.message, { ...this.#facts(), hint: error.hint });
+                this.#onError(error);
+            },
+            wait: this.#backoff.min,
+        });
+    }
+
+    #facts(message?: ClaimedMessage): Record<string, unknown> {
+        const about = { subscription: this.#subscription, worker: this.#name };
+        if (message === undefined) return about;
+        const { topic, webhookId, deliveryId, attempt } = message;
+        return { subscription: this.#subscription, topic, webhookId, deliveryId, attempt };
     }
 
     async #claimLoop(): Promise<void> {
         const backoff = new Backoff(this.#backoff.min, this.#backoff.max);
         const signal = this.#stopping.signal;
+        let checked = false;
         while (!signal.aborted) {
             const done = this.#done;
             this.#done = undefined;
@@ -278,6 +337,8 @@ export class Worker {
             };
             let rows: ClaimedRow[];
             try {
+                if (!checked) await checkVersion(this.#outbox.client);
+                checked = true;
                 if (done) rows = await this.#outbox.completeAndClaim({ done: done[0]!.task.lease.id, ...next });
                 else rows = await this.#outbox.claim(next);
             } catch (error) {
@@ -293,6 +354,9 @@ export class Worker {
                 continue;
             }
             backoff.reset();
+            if (this.#error !== null) this.#log.write('info', 'the server answers again', this.#facts());
+            this.#error = null;
+            this.#lastClaimAt = new Date();
             for (const { task, outcome } of done ?? []) this.#finish(task, outcome, true);
             this.#take(rows);
             // The completion may have unblocked other deliveries, so claim once more.
@@ -310,7 +374,12 @@ export class Worker {
      * retried.
      */
     #trouble(error: unknown): void {
-        if (!(error instanceof OutboxError && error.code === '40001')) this.#onError(error);
+        if (error instanceof OutboxError && error.code === '40001') return;
+        if (isRetryable(error)) {
+            this.#error = said(error);
+            this.#log.again(error, this.#facts());
+        }
+        this.#onError(error);
     }
 
     #take(rows: ClaimedRow[]): void {
@@ -351,12 +420,15 @@ export class Worker {
             if (result instanceof Settled) {
                 outcome = result.outcome;
                 task.recorded = result.recorded;
+                if (outcome.kind === 'fail') this.#log.write('warn', `delivery failed: ${short(outcome.error)}`, this.#facts(task.message));
             } else {
                 outcome = { kind: 'complete', result: storable(result) };
             }
         } catch (error) {
-            this.#onError(error, task.message);
             outcome = failure(error);
+            const what = outcome.kind === 'dead' ? 'delivery is a dead letter' : 'delivery failed';
+            this.#log.write('error', what, this.#facts(task.message), error);
+            this.#onError(error, task.message);
         }
         if (this.#ended) {
             task.recorded?.(false);
@@ -411,6 +483,7 @@ export class Worker {
                     if (this.#handOver(group)) return;
                     try {
                         const done = new Set(await this.#tell(group));
+                        this.#error = null;
                         for (const { task, outcome } of group) this.#finish(task, outcome, done.has(task.message.deliveryId));
                     } catch (error) {
                         this.#trouble(error);
@@ -484,12 +557,11 @@ export class Worker {
         if (!recorded) {
             task.lease.whole = false;
             this.summary.lost += 1;
-            this.#onError(
-                new LeaseLostError(`the outcome of delivery ${task.message.deliveryId} came too late`, 'OB003', {
-                    detail: `Lease ${task.lease.id} was lost.`,
-                }),
-                task.message,
-            );
+            const error = new LeaseLostError(`the outcome of delivery ${task.message.deliveryId} came too late`, 'OB003', {
+                detail: `Lease ${task.lease.id} was lost.`,
+            });
+            this.#log.write('warn', error.message, this.#facts(task.message));
+            this.#onError(error, task.message);
         } else if (outcome.kind === 'complete') this.summary.completed += 1;
         else if (outcome.kind === 'fail') this.summary.failed += 1;
         else if (outcome.kind === 'release') this.summary.released += 1;

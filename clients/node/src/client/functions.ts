@@ -672,8 +672,8 @@ export interface ArchiveEntryRow {
     aggregateId: string | null;
     publisher: string | null;
     severity: string | null;
-    headers: any;
-    metadata: any;
+    headers: Record<string, string> | null;
+    metadata: Record<string, unknown> | null;
     payload: any;
     status: string;
     integrationsTotal: number | null;
@@ -709,8 +709,8 @@ export interface ClaimedRow {
     payload: any;
     body: Buffer | null;
     contentType: string | null;
-    headers: any;
-    metadata: any;
+    headers: Record<string, string> | null;
+    metadata: Record<string, unknown> | null;
     tenant: string | null;
     publisher: string | null;
     aggregateType: string | null;
@@ -779,8 +779,8 @@ export interface DeadLetterStatusRow {
     aggregateId: string | null;
     publisher: string | null;
     contentType: string | null;
-    headers: any;
-    metadata: any;
+    headers: Record<string, string> | null;
+    metadata: Record<string, unknown> | null;
     payload: any;
     body: Buffer | null;
     enqueuedAt: Date | null;
@@ -836,8 +836,8 @@ export interface MessageStatusRow {
     maxAttempts: number | null;
     idempotencyKey: string | null;
     contentType: string | null;
-    headers: any;
-    metadata: any;
+    headers: Record<string, string> | null;
+    metadata: Record<string, unknown> | null;
     correlationId: string | null;
     causationId: string | null;
     userId: string | null;
@@ -946,8 +946,8 @@ export interface FeedMessageRow {
     payload: any;
     body: Buffer | null;
     contentType: string | null;
-    headers: any;
-    metadata: any;
+    headers: Record<string, string> | null;
+    metadata: Record<string, unknown> | null;
     tenant: string | null;
     aggregateType: string | null;
     aggregateId: string | null;
@@ -1091,8 +1091,8 @@ export interface DeadLetterStatusView {
     aggregateId: string | null;
     publisher: string | null;
     contentType: string | null;
-    headers: any;
-    metadata: any;
+    headers: Record<string, string> | null;
+    metadata: Record<string, unknown> | null;
     payload: any;
     body: Buffer | null;
     enqueuedAt: Date | null;
@@ -1156,7 +1156,7 @@ export interface EndpointView {
     kind: string;
     subscriberType: 'client' | 'service';
     tenant: string | null;
-    headers: any;
+    headers: Record<string, string>;
     timeout: number;
     concurrency: number;
     rate: number | null;
@@ -1249,8 +1249,8 @@ export interface MessageStatusView {
     maxAttempts: number | null;
     idempotencyKey: string | null;
     contentType: string | null;
-    headers: any;
-    metadata: any;
+    headers: Record<string, string> | null;
+    metadata: Record<string, unknown> | null;
     correlationId: string | null;
     causationId: string | null;
     userId: string | null;

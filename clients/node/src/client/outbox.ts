@@ -1,24 +1,39 @@
 /** The client: `enqueue`, and every function of the schema as a method. */
 
-import { run, type Executor } from './driver.js';
+import { checkSession, run, type Executor, type Session } from './driver.js';
 import { FUNCTIONS, type FunctionName, type Functions, type ViewName, type Views } from './functions.js';
 import { Content, enqueueManyStatement, enqueueStatement, MessageBuilder, type NewMessage } from './message.js';
 import { call, camel, rowsOf, type ViewOptions } from './sql.js';
+import { traced } from './trace.js';
+import { checkVersion } from './version.js';
 
-/**
- * Enqueues a message and returns its id. If `client` is a transaction (of `pg`, `postgres`, Knex, Drizzle or Prisma), the
- * message is delivered if and only if that transaction commits.
- */
-export async function enqueue<T = unknown>(client: Executor, message: NewMessage<T> | MessageBuilder): Promise<number> {
-    const rows = await run(client, enqueueStatement(message));
+const ALONE = 'To commit the message by itself, call enqueue() of new Outbox(pool).';
+
+async function put(client: Executor, message: NewMessage | MessageBuilder): Promise<number> {
+    const rows = await run(client, enqueueStatement(traced(message)));
     return Number(rows[0]!.id);
 }
 
-/** Enqueues many messages with JSON payloads in one statement and returns their ids in order. */
-export async function enqueueMany(client: Executor, messages: readonly (NewMessage | MessageBuilder)[]): Promise<number[]> {
+async function putMany(client: Executor, messages: readonly (NewMessage | MessageBuilder)[]): Promise<number[]> {
     if (messages.length === 0) return [];
-    const rows = await run(client, enqueueManyStatement(messages));
+    const rows = await run(client, enqueueManyStatement(messages.map(traced)));
     return rows.map((row) => Number(row.id));
+}
+
+/**
+ * Enqueues a message and returns its id. `client` is your transaction (of `pg`, `postgres`, Knex, Drizzle, Prisma, Kysely,
+ * Sequelize, TypeORM or MikroORM): the message is delivered if and only if that transaction commits. A pool is refused, because
+ * there the message would not be part of your transaction.
+ */
+export async function enqueue<T = unknown>(client: Session, message: NewMessage<T> | MessageBuilder): Promise<number> {
+    checkSession(client, 'enqueue', ALONE);
+    return put(client, message);
+}
+
+/** Enqueues many messages with JSON payloads in one statement of your transaction, and returns their ids in order. */
+export async function enqueueMany(client: Session, messages: readonly (NewMessage | MessageBuilder)[]): Promise<number[]> {
+    checkSession(client, 'enqueueMany', ALONE.replace('enqueue()', 'enqueueMany()'));
+    return putMany(client, messages);
 }
 
 /** A message that was claimed or read: its columns, and json(), text(), bytes() and base64() for its content. */
@@ -46,14 +61,19 @@ export class Outbox {
         return new Outbox(client);
     }
 
-    /** Enqueues a message and returns its id. */
+    /** Enqueues a message and returns its id. On a pool, the message is committed by itself. */
     enqueue<T = unknown>(message: NewMessage<T> | MessageBuilder): Promise<number> {
-        return enqueue(this.client, message);
+        return put(this.client, message);
     }
 
-    /** Enqueues many messages with JSON payloads in one statement and returns their ids in order. */
+    /** Enqueues many messages with JSON payloads in one statement and returns their ids in order. On a pool, it commits by itself. */
     enqueueMany(messages: readonly (NewMessage | MessageBuilder)[]): Promise<number[]> {
-        return enqueueMany(this.client, messages);
+        return putMany(this.client, messages);
+    }
+
+    /** Throws a FatalError if the extension is missing, or if its version does not fit this client. Workers and readers do this. */
+    check(): Promise<void> {
+        return checkVersion(this.client);
     }
 
     /** Returns rows of a view or table: `list('dead_letters', { where: { resolution: 'open' }, limit: 20 })`. */

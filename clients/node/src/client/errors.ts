@@ -3,7 +3,7 @@
  * recognised by their text.
  */
 
-import { native, type Refusal } from './core.js';
+import { CLASSES as CLASSES_OF_STATES, HINTS, STATES } from './codes.js';
 
 /** The reaction to an error that makes sense for a caller. */
 export type ErrorKind = 'not_found' | 'conflict' | 'invalid' | 'lease_lost' | 'inactive' | 'retry' | 'fatal';
@@ -17,6 +17,12 @@ export interface ErrorFields {
     codeName?: string;
 }
 
+/** Returns symbolic name, kind and hint of any SQLSTATE. */
+function classify(code: string): { name: string; kind: ErrorKind; hint?: string } {
+    const [name, kind] = STATES[code] ?? CLASSES_OF_STATES[code.slice(0, 2)] ?? ['internal', 'fatal'];
+    return { name, kind, hint: HINTS[name] };
+}
+
 /** The base class of all errors of this package. */
 export class OutboxError extends Error {
     override name = 'OutboxError';
@@ -27,18 +33,24 @@ export class OutboxError extends Error {
     /** The kind, which says what a caller can do. */
     readonly kind: ErrorKind;
     /** Facts that help to find the cause. */
-    readonly detail?: string;
+    declare readonly detail?: string;
     /** Advice on what to do, in a sentence. */
-    readonly hint?: string;
+    declare readonly hint?: string;
 
     constructor(message: string, code: string, fields: ErrorFields = {}) {
         super(message, fields.cause === undefined ? undefined : { cause: fields.cause });
-        const known = native.classify(code);
+        const known = classify(code);
         this.code = code;
         this.codeName = fields.codeName ?? known.name;
-        this.kind = known.kind as ErrorKind;
+        this.kind = known.kind;
         if (fields.detail) this.detail = fields.detail;
         if (fields.hint) this.hint = fields.hint;
+    }
+
+    /** Returns name, message, detail and hint. */
+    override toString(): string {
+        const rest = [this.detail, this.hint && `Hint: ${this.hint}`].filter((part) => part);
+        return [`${this.name}: ${this.message}`, ...rest].join('. ').replace(/\.\. /g, '. ');
     }
 }
 
@@ -89,21 +101,13 @@ const CLASSES: Record<ErrorKind, new (message: string, code: string, fields?: Er
 
 /** Creates the error of the class that fits a SQLSTATE. */
 export function errorOf(message: string, code: string, fields: ErrorFields = {}): OutboxError {
-    const known = native.classify(code);
-    return new CLASSES[known.kind as ErrorKind](message, code, { ...fields, hint: fields.hint ?? known.hint });
+    const known = classify(code);
+    return new CLASSES[known.kind](message, code, { ...fields, hint: fields.hint ?? known.hint });
 }
 
 /** Creates an error for a malformed argument (22023). */
 export function invalid(message: string, fields: ErrorFields = {}): InvalidError {
     return new InvalidError(message, '22023', fields);
-}
-
-/** Creates the error of a refusal by the core. */
-export function refused(refusal: Refusal): OutboxError {
-    const fields = { detail: refusal.detail, hint: refusal.hint, codeName: refusal.name };
-    return refusal.name === 'invalid_signature'
-        ? new SignatureError(refusal.message, refusal.code, fields)
-        : errorOf(refusal.message, refusal.code, fields);
 }
 
 /** Codes of Node and of the drivers for a missing connection. */
@@ -118,6 +122,9 @@ const TLS =
     /^(ERR_TLS_CERT_ALTNAME_INVALID|SELF_SIGNED_CERT_IN_CHAIN|DEPTH_ZERO_SELF_SIGNED_CERT|UNABLE_TO_\w+|CERT_\w+|HOSTNAME_MISMATCH)$/;
 const TLS_TEXT = /^The server does not support SSL connections/;
 
+/** Texts of pg for a password that is missing. The server would refuse it, however often it is tried. */
+const NO_PASSWORD = /^SASL: .*password must be/;
+
 interface DriverError {
     message?: unknown;
     code?: unknown;
@@ -128,6 +135,7 @@ interface DriverError {
     originalMessage?: unknown;
     cause?: unknown;
     original?: unknown;
+    driverError?: unknown;
     meta?: { code?: unknown; message?: unknown; driverAdapterError?: unknown };
     errors?: unknown;
 }
@@ -167,10 +175,18 @@ export function typed(error: unknown): unknown {
                 hint: "The authority that the server's certificate is of has to be known, and the host's name in it.",
             });
         }
+        if (NO_PASSWORD.test(String(e.message))) {
+            return errorOf('the password is missing', '28P01', {
+                cause: error,
+                detail: text(e.message),
+                hint: 'It is taken from the connection string, from PGPASSWORD, and from ~/.pgpass, which only you may be able to read.',
+            });
+        }
+        if (e.code === 'ERR_INVALID_URL') return invalid('malformed connection string', { cause: error });
         if (CONNECTION.test(String(e.code)) || CONNECTION_TEXT.test(String(e.message))) {
             return errorOf(text(e.message) ?? String(e.code), '08006', { cause: error });
         }
-        queue.push(e.cause, e.meta?.driverAdapterError, e.original, ...(Array.isArray(e.errors) ? e.errors : []));
+        queue.push(e.cause, e.meta?.driverAdapterError, e.original, e.driverError, ...(Array.isArray(e.errors) ? e.errors : []));
     }
     return error;
 }

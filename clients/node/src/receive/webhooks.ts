@@ -9,8 +9,8 @@
 
 import type { IncomingMessage, ServerResponse } from 'node:http';
 
-import { native } from './core.js';
-import { InvalidError, invalid, refused, SignatureError } from './errors.js';
+import { InvalidError, invalid, SignatureError } from '../client/errors.js';
+import { parseSecret, signature, verifyRequest } from './signature.js';
 
 /** Headers as in node:http, as `Headers` of fetch, or as a plain object. */
 export type HeadersLike = Headers | Record<string, string | string[] | undefined>;
@@ -26,6 +26,16 @@ export interface Webhook {
     json<T = any>(): T;
 }
 
+declare global {
+    // eslint-disable-next-line @typescript-eslint/no-namespace -- This is how a middleware types what it adds to a request.
+    namespace Express {
+        interface Request {
+            /** The verified request. {@link Verifier.middleware} sets it. */
+            webhook?: Webhook;
+        }
+    }
+}
+
 /** A request whose signature was checked by {@link Verifier.middleware}. */
 export interface WithWebhook {
     webhook?: Webhook;
@@ -38,15 +48,13 @@ function header(headers: HeadersLike, name: string): string | undefined {
     return Array.isArray(value) ? value[0] : value;
 }
 
-function checkedSecrets(secrets: string | readonly string[]): string[] {
+function parsedSecrets(secrets: string | readonly string[]): ReturnType<typeof parseSecret>[] {
     const list: unknown[] = Array.isArray(secrets) ? secrets : [secrets];
     if (list.length === 0) throw invalid('no signing secret');
-    for (const secret of list) {
+    return list.map((secret) => {
         if (typeof secret !== 'string') throw invalid('a signing secret is not text');
-        const refusal = native.checkSecret(secret);
-        if (refusal) throw refused(refusal);
-    }
-    return list as string[];
+        return parseSecret(secret);
+    });
 }
 
 /** Returns the answer to a refused request. Undefined if the error is not the sender's fault. */
@@ -66,16 +74,17 @@ export interface VerifierOptions {
 
 /** Checks Standard Webhooks signatures with one secret, or with several while a secret is rotated. */
 export class Verifier {
-    readonly #native: InstanceType<typeof native.NativeVerifier>;
+    readonly #secrets: ReturnType<typeof parsedSecrets>;
+    readonly #tolerance: number;
     readonly #limit: number;
 
     constructor(secrets: string | readonly string[], options: VerifierOptions = {}) {
-        const list = checkedSecrets(secrets);
+        this.#secrets = parsedSecrets(secrets);
         const tolerance = options.tolerance ?? 300;
         if (!Number.isInteger(tolerance) || tolerance < 0 || tolerance > 4_294_967_295) {
             throw invalid('the tolerance is not a whole number of seconds');
         }
-        this.#native = new native.NativeVerifier(list, tolerance);
+        this.#tolerance = tolerance;
         this.#limit = options.limit ?? 1024 * 1024;
         if (!Number.isInteger(this.#limit) || this.#limit < 0 || this.#limit > 4_294_967_295) {
             throw invalid('the limit is not a whole number of bytes');
@@ -95,18 +104,17 @@ export class Verifier {
             });
         }
         const arrived = Buffer.isBuffer(body) ? body : Buffer.from(body as string);
-        const id = header(headers, 'webhook-id');
-        const { signedAt, content, refusal } = this.#native.verify(
-            [id, header(headers, 'webhook-timestamp'), header(headers, 'webhook-signature'), header(headers, 'content-encoding')],
-            arrived,
-            this.#limit,
-            Math.floor(now.getTime() / 1000),
-        );
-        if (refusal) throw refused(refusal);
-        const bytes = content ?? arrived;
+        const request = {
+            id: header(headers, 'webhook-id'),
+            timestamp: header(headers, 'webhook-timestamp'),
+            signature: header(headers, 'webhook-signature'),
+            encoding: header(headers, 'content-encoding'),
+            body: arrived,
+        };
+        const { signedAt, content: bytes } = verifyRequest(this.#secrets, request, this.#tolerance, this.#limit, Math.floor(now.getTime() / 1000));
         return {
-            id: id!,
-            signedAt: new Date(signedAt! * 1000),
+            id: request.id!,
+            signedAt: new Date(signedAt * 1000),
             body: bytes,
             text: () => bytes.toString('utf8'),
             json: <T>() => {
@@ -147,7 +155,7 @@ export class Verifier {
      * and 413 if the request is too large, else it sets `request.webhook`. It reads the body itself, or uses the body
      * that `express.raw()` has read. It must come before `express.json()`.
      */
-    middleware(): (request: IncomingMessage & WithWebhook, response: ServerResponse, next: (error?: unknown) => void) => void {
+    middleware(): <Request extends IncomingMessage>(request: Request, response: ServerResponse, next: (error?: any) => void) => void {
         return (request, response, next) => {
             const { body } = request as { body?: unknown };
             // A parser that has read nothing leaves an empty object as the body.
@@ -157,7 +165,7 @@ export class Verifier {
                 : this.read(request);
             checked.then(
                 (webhook) => {
-                    request.webhook = webhook;
+                    (request as WithWebhook).webhook = webhook;
                     next();
                 },
                 (error: unknown) => {
@@ -200,26 +208,8 @@ export class Verifier {
 
 /** Returns the `webhook-signature` of a body with one signature per secret, for tests of receivers. */
 export function sign(secrets: string | readonly string[], id: string, signedAt: Date, body: Uint8Array | string): string {
-    return native.sign(checkedSecrets(secrets), id, Math.floor(signedAt.getTime() / 1000), Buffer.from(body as string))!;
-}
-
-/** Throws if a topic cannot be published to. This is the check of `enqueue`, without a connection. */
-export function checkTopic(topic: string): void {
-    const refusal = native.checkTopic(topic);
-    if (refusal) throw refused(refusal);
-}
-
-/** Throws if a topic pattern is malformed. */
-export function checkPattern(pattern: string): void {
-    const refusal = native.checkPattern(pattern);
-    if (refusal) throw refused(refusal);
-}
-
-/**
- * Returns whether a topic matches a pattern (`*` matches one word, `#` any number of words), by the rules of
- * subscriptions.
- */
-export function topicMatches(pattern: string, topic: string): boolean {
-    checkPattern(pattern);
-    return native.matches(pattern, topic);
+    const timestamp = String(Math.floor(signedAt.getTime() / 1000));
+    return parsedSecrets(secrets)
+        .map((secret) => signature(secret, id, timestamp, Buffer.from(body as string)))
+        .join(' ');
 }
