@@ -16,6 +16,7 @@ mod args;
 mod ask;
 mod dead_letters;
 mod doctor;
+mod events;
 mod message;
 mod metrics;
 mod output;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::args::{Archive, Args, By, Command, Cursor, Delivery, Endpoint, More, Registry, Subscription, Worker};
 use crate::ask::{call, call_void, with};
 use crate::screen::{Screen, View, top};
-use crate::{ask, dead_letters, doctor, message, metrics, output, replay};
+use crate::{ask, dead_letters, doctor, events, message, metrics, output, replay};
 use pg_outbox::connect::Target;
 use pg_outbox::error::{Error, Result};
 use pg_outbox::outbox::Outbox;
@@ -119,6 +119,11 @@ async fn run_connected(outbox: &Outbox, json: bool, command: Command) -> Result<
         Command::Topic(command) => registry(outbox, json, "topic", command).await?,
         Command::Publisher(command) => registry(outbox, json, "publisher", command).await?,
         Command::Archive(command) => archive(outbox, json, command).await?,
+        Command::Streams(what) => events::streams(outbox, json, what).await?,
+        Command::Events(what) => events::events(outbox, json, what).await?,
+        Command::Project(what) => events::project(outbox, json, what).await?,
+        Command::Sagas(what) => events::sagas(outbox, json, what).await?,
+        Command::Export(what) => events::export(outbox, what).await?,
         Command::Call { function, args } => print(outbox, json, &function, with(json!({}), More { set: args })).await?,
         // These commands need no outbox.
         Command::Completions { .. } | Command::Listen { .. } | Command::Doctor => {}
