@@ -153,6 +153,16 @@ pub struct Claimed {
     pub last_error: Option<String>,
 }
 
+/// A row of `outbox.compare_schemas()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct CompareSchemasRow {
+    /// Column `compatibility`.
+    pub compatibility: String,
+    /// Column `reasons`.
+    pub reasons: Vec<String>,
+}
+
 /// A row of `outbox.count_by_state()`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -341,6 +351,38 @@ pub struct ExplainRoutingRow {
     pub version: Option<i32>,
 }
 
+/// A row of type `outbox.exported_event`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ExportedEvent {
+    /// Column `stream`.
+    pub stream: Option<String>,
+    /// Column `version`.
+    pub version: Option<i64>,
+    /// Column `type`.
+    pub r#type: Option<String>,
+    /// Column `data`.
+    pub data: Option<Value>,
+    /// Column `body`.
+    pub body: Option<String>,
+    /// Column `content_type`.
+    pub content_type: Option<String>,
+    /// Column `metadata`.
+    pub metadata: Option<Value>,
+    /// Column `tenant`.
+    pub tenant: Option<String>,
+    /// Column `position`.
+    pub position: Option<i64>,
+    /// Column `message_id`.
+    pub message_id: Option<i64>,
+    /// Column `recorded_at`.
+    pub recorded_at: Option<DateTime<Utc>>,
+    /// Column `redacted`.
+    pub redacted: bool,
+    /// Column `next`.
+    pub next: Value,
+}
+
 /// A row of type `outbox.message_status`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -403,6 +445,50 @@ pub struct MessageStatus {
     pub payload: Option<Value>,
     /// Column `body`.
     pub body: Option<String>,
+}
+
+/// A row of type `outbox.event_schema`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct EventSchema {
+    /// Column `type`.
+    pub r#type: String,
+    /// Column `version`.
+    pub version: i32,
+    /// Column `schema`.
+    pub schema: Value,
+    /// Column `compatibility`.
+    pub compatibility: Option<String>,
+    /// Column `validated`.
+    pub validated: bool,
+    /// Column `description`.
+    pub description: Option<String>,
+    /// Column `registered_by`.
+    pub registered_by: String,
+    /// Column `registered_at`.
+    pub registered_at: DateTime<Utc>,
+}
+
+/// A row of type `outbox.subject_key`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct SubjectKey {
+    /// Column `key_id`.
+    pub key_id: String,
+    /// Column `subject`.
+    pub subject: String,
+    /// Column `wrapped_key`.
+    pub wrapped_key: Option<String>,
+    /// Column `master_key`.
+    pub master_key: String,
+    /// Column `created_at`.
+    pub created_at: DateTime<Utc>,
+    /// Column `rewrapped_at`.
+    pub rewrapped_at: Option<DateTime<Utc>>,
+    /// Column `revoked_at`.
+    pub revoked_at: Option<DateTime<Utc>>,
+    /// Column `reason`.
+    pub reason: Option<String>,
 }
 
 /// A row of `outbox.health()`.
@@ -475,6 +561,26 @@ pub struct Event {
     pub occurred_at: Option<DateTime<Utc>>,
     /// Column `recorded_at`.
     pub recorded_at: Option<DateTime<Utc>>,
+}
+
+/// A row of `outbox.load_snapshot()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct LoadSnapshotRow {
+    /// Column `stream`.
+    pub stream: String,
+    /// Column `schema_version`.
+    pub schema_version: i32,
+    /// Column `version`.
+    pub version: i64,
+    /// Column `state`.
+    pub state: Option<Value>,
+    /// Column `body`.
+    pub body: Option<String>,
+    /// Column `content_type`.
+    pub content_type: Option<String>,
+    /// Column `taken_at`.
+    pub taken_at: DateTime<Utc>,
 }
 
 /// A row of `outbox.maintain()`.
@@ -627,6 +733,36 @@ pub struct RotateSecretRow {
     pub signing_secret: String,
     /// Column `message_id`.
     pub message_id: i64,
+}
+
+/// A row of type `outbox.saga_state`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct SagaState {
+    /// Column `saga_type`.
+    pub saga_type: String,
+    /// Column `saga_id`.
+    pub saga_id: String,
+    /// Column `correlation_id`.
+    pub correlation_id: Option<String>,
+    /// Column `status`.
+    pub status: String,
+    /// Column `step`.
+    pub step: i32,
+    /// Column `steps`.
+    pub steps: Value,
+    /// Column `state`.
+    pub state: Value,
+    /// Column `failure_reason`.
+    pub failure_reason: Option<String>,
+    /// Column `version`.
+    pub version: i64,
+    /// Column `started_at`.
+    pub started_at: DateTime<Utc>,
+    /// Column `updated_at`.
+    pub updated_at: DateTime<Utc>,
+    /// Column `completed_at`.
+    pub completed_at: Option<DateTime<Utc>>,
 }
 
 /// A row of `outbox.skipped()`.
@@ -1259,6 +1395,13 @@ pub struct AlterEndpoint {
     pub subscriber_type: Option<String>,
 }
 
+/// Optional arguments of `outbox.alter_projection()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct AlterProjection {
+    /// Argument `version`.
+    pub version: Option<i32>,
+}
+
 /// Optional arguments of `outbox.alter_publisher()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct AlterPublisher {
@@ -1472,6 +1615,24 @@ pub struct CloseStream {
     pub reason: Option<String>,
 }
 
+/// Optional arguments of `outbox.command_begin()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct CommandBegin {
+    /// Argument `ttl`.
+    pub ttl: Option<Duration>,
+    /// Argument `content`.
+    pub content: Option<Value>,
+}
+
+/// Optional arguments of `outbox.command_end()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct CommandEnd {
+    /// Argument `result`.
+    pub result: Option<Value>,
+    /// Argument `error`.
+    pub error: Option<Value>,
+}
+
 /// Optional arguments of `outbox.complete()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct Complete {
@@ -1557,6 +1718,17 @@ pub struct CreateEndpoint {
     pub consent: Option<bool>,
     /// Argument `subscriber_type`.
     pub subscriber_type: Option<String>,
+}
+
+/// Optional arguments of `outbox.create_projection()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct CreateProjection {
+    /// Argument `kind`.
+    pub kind: Option<String>,
+    /// Argument `categories`.
+    pub categories: Option<Vec<String>>,
+    /// Argument `types`.
+    pub types: Option<Vec<String>>,
 }
 
 /// Optional arguments of `outbox.create_publisher()`; `None` stands for the default.
@@ -1668,6 +1840,13 @@ pub struct DeleteDeadLetter {
     pub note: Option<String>,
 }
 
+/// Optional arguments of `outbox.delete_snapshots()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct DeleteSnapshots {
+    /// Argument `schema_version`.
+    pub schema_version: Option<i32>,
+}
+
 /// Optional arguments of `outbox.disable_endpoint()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct DisableEndpoint {
@@ -1675,6 +1854,13 @@ pub struct DisableEndpoint {
     pub reason: Option<String>,
     /// Argument `mode`.
     pub mode: Option<String>,
+}
+
+/// Optional arguments of `outbox.drop_projection()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct DropProjection {
+    /// Argument `version`.
+    pub version: Option<i32>,
 }
 
 /// Optional arguments of `outbox.ensure_subscription()`; `None` stands for the default.
@@ -1750,6 +1936,31 @@ pub struct ExplainRouting {
     pub source: Option<String>,
 }
 
+/// Optional arguments of `outbox.export_subject()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct ExportSubject {
+    /// Argument `streams`.
+    pub streams: Option<Vec<String>>,
+    /// Argument `types`.
+    pub types: Option<Vec<String>>,
+    /// Argument `stream_prefix`.
+    pub stream_prefix: Option<String>,
+    /// Argument `tenant`.
+    pub tenant: Option<String>,
+    /// Argument `user_id`.
+    pub user_id: Option<String>,
+    /// Argument `metadata`.
+    pub metadata: Option<Value>,
+    /// Argument `from_time`.
+    pub from_time: Option<DateTime<Utc>>,
+    /// Argument `to_time`.
+    pub to_time: Option<DateTime<Utc>>,
+    /// Argument `after`.
+    pub after: Option<Value>,
+    /// Argument `max_events`.
+    pub max_events: Option<i32>,
+}
+
 /// Optional arguments of `outbox.extend()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct Extend {
@@ -1762,6 +1973,13 @@ pub struct Extend {
 pub struct Fail {
     /// Argument `retry_after`.
     pub retry_after: Option<Duration>,
+}
+
+/// Optional arguments of `outbox.get_schema()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct GetSchema {
+    /// Argument `version`.
+    pub version: Option<i32>,
 }
 
 /// Optional arguments of `outbox.grant_consent()`; `None` stands for the default.
@@ -1831,6 +2049,13 @@ pub struct Load {
     pub positions: Option<bool>,
 }
 
+/// Optional arguments of `outbox.load_snapshot()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct LoadSnapshot {
+    /// Argument `schema_version`.
+    pub schema_version: Option<i32>,
+}
+
 /// Optional arguments of `outbox.move_to_dead_letters()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct MoveToDeadLetters {
@@ -1857,6 +2082,13 @@ pub struct NotificationLog {
     pub before: Option<i64>,
     /// Argument `subscription`.
     pub subscription: Option<String>,
+}
+
+/// Optional arguments of `outbox.pause_projection()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct PauseProjection {
+    /// Argument `version`.
+    pub version: Option<i32>,
 }
 
 /// Optional arguments of `outbox.purge()`; `None` stands for the default.
@@ -1902,6 +2134,26 @@ pub struct ReadEvents {
     pub members: Option<i32>,
     /// Argument `epoch`.
     pub epoch: Option<i32>,
+}
+
+/// Optional arguments of `outbox.rebuild_projection()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct RebuildProjection {
+    /// Argument `handler`.
+    pub handler: Option<String>,
+}
+
+/// Optional arguments of `outbox.register_schema()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct RegisterSchema {
+    /// Argument `version`.
+    pub version: Option<i32>,
+    /// Argument `compatibility`.
+    pub compatibility: Option<String>,
+    /// Argument `validated`.
+    pub validated: Option<bool>,
+    /// Argument `description`.
+    pub description: Option<String>,
 }
 
 /// Optional arguments of `outbox.release()`; `None` stands for the default.
@@ -1982,11 +2234,27 @@ pub struct ResolveDeadLetter {
     pub note: Option<String>,
 }
 
+/// Optional arguments of `outbox.resume_projection()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct ResumeProjection {
+    /// Argument `version`.
+    pub version: Option<i32>,
+}
+
 /// Optional arguments of `outbox.retry()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct Retry {
     /// Argument `actor`.
     pub actor: Option<String>,
+}
+
+/// Optional arguments of `outbox.revoke_subject_keys()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct RevokeSubjectKeys {
+    /// Argument `actor`.
+    pub actor: Option<String>,
+    /// Argument `reason`.
+    pub reason: Option<String>,
 }
 
 /// Optional arguments of `outbox.rotate()`; `None` stands for the default.
@@ -2005,6 +2273,43 @@ pub struct RotateSecret {
     pub overlap: Option<Duration>,
 }
 
+/// Optional arguments of `outbox.run_projection()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct RunProjection {
+    /// Argument `max_events`.
+    pub max_events: Option<i32>,
+    /// Argument `version`.
+    pub version: Option<i32>,
+}
+
+/// Optional arguments of `outbox.saga_save()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct SagaSave {
+    /// Argument `status`.
+    pub status: Option<String>,
+    /// Argument `step`.
+    pub step: Option<i32>,
+    /// Argument `steps`.
+    pub steps: Option<Value>,
+    /// Argument `correlation_id`.
+    pub correlation_id: Option<String>,
+    /// Argument `failure_reason`.
+    pub failure_reason: Option<String>,
+}
+
+/// Optional arguments of `outbox.save_snapshot()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct SaveSnapshot {
+    /// Argument `state`.
+    pub state: Option<Value>,
+    /// Argument `schema_version`.
+    pub schema_version: Option<i32>,
+    /// Argument `body`.
+    pub body: Option<String>,
+    /// Argument `content_type`.
+    pub content_type: Option<String>,
+}
+
 /// Optional arguments of `outbox.send_test()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct SendTest {
@@ -2019,6 +2324,13 @@ pub struct SetProxy {
     pub resolves_names: Option<bool>,
     /// Argument `is_default`.
     pub is_default: Option<bool>,
+}
+
+/// Optional arguments of `outbox.skip_event()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct SkipEvent {
+    /// Argument `version`.
+    pub version: Option<i32>,
 }
 
 /// Optional arguments of `outbox.skipped()`; `None` stands for the default.
@@ -2109,6 +2421,22 @@ pub struct UnlockStale {
     pub subscription: Option<String>,
 }
 
+/// Optional arguments of `outbox.upcast()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct Upcast {
+    /// Argument `from_version`.
+    pub from_version: Option<i32>,
+    /// Argument `to_version`.
+    pub to_version: Option<i32>,
+}
+
+/// Optional arguments of `outbox.validate_event()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct ValidateEvent {
+    /// Argument `version`.
+    pub version: Option<i32>,
+}
+
 impl Outbox {
     /// Makes data that was restored or copied here this database's own. Gives positions, in a new epoch, to the
     /// messages that have none, and lets the dispatcher push. Returns the last position. If the outbox is this
@@ -2132,6 +2460,16 @@ impl Outbox {
     /// Those of the function.
     pub async fn alter_endpoint(&self, name: &str, options: AlterEndpoint) -> Result<Option<i64>> {
         call::single(self.call("alter_endpoint", json!({"name": name, "url": options.url, "headers": options.headers, "timeout": options.timeout.map(|d| d.as_secs_f64()), "concurrency": options.concurrency, "tenant": options.tenant, "auth": options.auth, "tls": options.tls, "rate": options.rate, "burst": options.burst, "schedule": options.schedule, "policy": options.policy, "breaker": options.breaker, "protocol": options.protocol, "compress": options.compress, "response_id": options.response_id, "keep_headers": options.keep_headers, "disable_after": options.disable_after.map(|d| d.as_secs_f64()), "disable_failures": options.disable_failures, "new_name": options.new_name, "subscriber_type": options.subscriber_type}), &[]).await?)
+    }
+
+    /// Gives a projection another handler; events that were applied are not applied again. version null: the live
+    /// one. Errors: OB001 no such projection, 42883 no such function, 42501 the caller does not have the rights of
+    /// the function's owner, 22004 or 22023 a value is null or malformed, 25006 the transaction is read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn alter_projection(&self, name: &str, handler: &str, options: AlterProjection) -> Result<()> {
+        self.call_void("alter_projection", json!({"name": name, "handler": handler, "version": options.version})).await
     }
 
     /// Changes a registered publisher; null leaves a value as it is, and an empty topic_template or topic_function
@@ -2353,6 +2691,58 @@ impl Outbox {
         call::single(self.call("close_stream", json!({"stream": stream, "reason": options.reason}), &[]).await?)
     }
 
+    /// Begins a command of the application, in the transaction that processes it. null: the command is new; process
+    /// it, and then call command_end(). Otherwise the command was processed before, and the result is an object with
+    /// key, command_type, success, result, error, processed_at and expires_at. A transaction that is processing the
+    /// same key is waited for; if it rolls back, the key is new again. ttl: how long the key is remembered (24
+    /// hours); null: until command_forget(). content: what the command was called with; only its hash is stored, and
+    /// the key with other content is refused. Errors: OB004 the command has begun in this transaction, OB008 the key
+    /// was used for another command, 22004 or 22023 a value is null or malformed, 40001 at REPEATABLE READ when
+    /// another transaction has processed the command meanwhile, 25006 the transaction is read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn command_begin(&self, key: &str, command_type: &str, options: CommandBegin) -> Result<Option<Value>> {
+        call::single(self.call("command_begin", json!({"key": key, "command_type": command_type, "ttl": options.ttl.map(|d| d.as_secs_f64()), "content": options.content}), &[]).await?)
+    }
+
+    /// Stores the result of a command that has begun in this transaction, so that later calls of command_begin()
+    /// return it. error: the command failed, and that is final; roll back its effects to a savepoint first. A failed
+    /// command that may be tried again rolls back the whole transaction instead. A transaction that commits without
+    /// this call has processed the command, with no result. Errors: OB004 the command has not begun in this
+    /// transaction, 54000 the result or error is above pg_outbox.max_payload.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn command_end(&self, key: &str, options: CommandEnd) -> Result<()> {
+        self.call_void("command_end", json!({"key": key, "result": options.result, "error": options.error})).await
+    }
+
+    /// Forgets a command, so that its key is new again. Returns false if the key is not known.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn command_forget(&self, key: &str) -> Result<Option<bool>> {
+        call::single(self.call("command_forget", json!({"key": key}), &[]).await?)
+    }
+
+    /// Returns how compatible two versions of the schema of an event type are: full, backward (the new one reads the
+    /// data of the old one), forward (the old one reads the data of the new one) or breaking, and the reasons why it
+    /// is not full. What cannot be proved counts as incompatible. Errors: OB001 there is no such version.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn compare_schemas(&self, r#type: &str, old_version: i32, new_version: i32) -> Result<CompareSchemasRow> {
+        call::single(
+            self.call(
+                "compare_schemas",
+                json!({"type": r#type, "old_version": old_version, "new_version": new_version}),
+                &[],
+            )
+            .await?,
+        )
+    }
+
     /// Ends deliveries of a lease (delivery_ids null: all that it holds) as completed. Returns their ids, in the
     /// order of positions. An id that is missing had ended or was lost to another lease; the array is empty when the
     /// lease is lost. results: a JSON array with one element per element of delivery_ids, which the attempt log
@@ -2425,6 +2815,20 @@ impl Outbox {
         call::single(self.call("create_endpoint", json!({"name": name, "url": url, "secret": options.secret, "headers": options.headers, "timeout": options.timeout.map(|d| d.as_secs_f64()), "concurrency": options.concurrency, "tenant": options.tenant, "kind": options.kind, "auth": options.auth, "tls": options.tls, "signature": options.signature, "rate": options.rate, "burst": options.burst, "schedule": options.schedule, "policy": options.policy, "breaker": options.breaker, "protocol": options.protocol, "compress": options.compress, "response_id": options.response_id, "keep_headers": options.keep_headers, "disable_after": options.disable_after.map(|d| d.as_secs_f64()), "disable_failures": options.disable_failures, "consent": options.consent, "subscriber_type": options.subscriber_type}), &[]).await?)
     }
 
+    /// Creates a projection. handler: the signature of a function (events outbox.event\[]) returns void, such as
+    /// "app.count_orders(outbox.event\[])"; it runs as its owner, with a pinned search_path, and can neither create
+    /// temporary tables nor change the role. kind async: from the first event on, whenever run_projection() is
+    /// called; inline: from the next append on, in the transaction that appends. categories, types (patterns): only
+    /// these events; null: all. Errors: 42710 the name is taken, 42883 no such function, 42501 the caller does not
+    /// have the rights of the function's owner, 22004 or 22023 a value is null or malformed, 55P03 a transaction
+    /// appends for longer than 5 s, 25006 the transaction is read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn create_projection(&self, name: &str, handler: &str, options: CreateProjection) -> Result<()> {
+        self.call_void("create_projection", json!({"name": name, "handler": handler, "kind": options.kind, "categories": options.categories, "types": options.types})).await
+    }
+
     /// Registers a publisher. code has no "@" and stands for all publishers "code@version". name: default code.
     /// topic_template (such as "{tenant}.{topic}") or topic_function (the signature of a function (tenant text, topic
     /// text) returns text) determines the topic of its messages. Errors: 22004 code is null, 22023 a value is
@@ -2449,6 +2853,19 @@ impl Outbox {
             json!({"code": code, "name": options.name, "description": options.description, "active": options.active}),
         )
         .await
+    }
+
+    /// Registers a function (data jsonb) returns jsonb that turns data of an event type from a version into data of
+    /// the next version, or replaces the one there is. It must not be volatile, runs as its owner and with a pinned
+    /// search_path. function: its signature, such as "app.order_placed_2(jsonb)". Errors: OB004 the chain of versions
+    /// would have a gap, 42883 no such function, 42501 the caller does not have the rights of the function's owner,
+    /// 22004 or 22023 a value is null or malformed, 25006 the transaction is read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn create_upcaster(&self, r#type: &str, from_version: i32, function: &str) -> Result<()> {
+        self.call_void("create_upcaster", json!({"type": r#type, "from_version": from_version, "function": function}))
+            .await
     }
 
     /// Confirms that a consumer has read everything up to a position, and creates the cursor if there is none. At the
@@ -2575,6 +2992,18 @@ impl Outbox {
         .await
     }
 
+    /// Deletes the snapshots of a stream, or the one of a schema version, and returns how many. The next load starts
+    /// at the first event.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn delete_snapshots(&self, stream: &str, options: DeleteSnapshots) -> Result<Option<i64>> {
+        call::single(
+            self.call("delete_snapshots", json!({"stream": stream, "schema_version": options.schema_version}), &[])
+                .await?,
+        )
+    }
+
     /// Returns one row per attempt of a subscription (10000 at most). wait: time after the attempt before. planned,
     /// earliest and latest: time after the first attempt, without jitter, with the least and with the most jitter.
     /// The list ends at max_age. Errors: OB001 no such subscription.
@@ -2615,6 +3044,15 @@ impl Outbox {
         call::single(self.call("drop_endpoint", json!({"name": name}), &[]).await?)
     }
 
+    /// Removes a projection with its cursors, or one version of it. Its tables stay: they are the application's.
+    /// Errors: OB001 no such projection, 25006 the transaction is read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn drop_projection(&self, name: &str, options: DropProjection) -> Result<()> {
+        self.call_void("drop_projection", json!({"name": name, "version": options.version})).await
+    }
+
     /// Removes a proxy from the list. Returns the id of a control message. Only for the owner of the extension and
     /// superusers; it is in no capability. Errors: OB001 no such proxy, OB004 an endpoint uses it.
     ///
@@ -2622,6 +3060,15 @@ impl Outbox {
     /// Those of the function.
     pub async fn drop_proxy(&self, name: &str) -> Result<Option<i64>> {
         call::single(self.call("drop_proxy", json!({"name": name}), &[]).await?)
+    }
+
+    /// Removes the first or the last upcaster of an event type. Errors: OB001 there is none from this version, OB004
+    /// the chain would have a gap, 25006 the transaction is read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn drop_upcaster(&self, r#type: &str, from_version: i32) -> Result<()> {
+        self.call_void("drop_upcaster", json!({"type": r#type, "from_version": from_version})).await
     }
 
     /// Resumes sending to an endpoint. Failed deliveries are due at once. The circuit breaker closes, a pause ends,
@@ -2655,10 +3102,10 @@ impl Outbox {
     }
 
     /// Erases the content of a message (payload, body, headers, metadata, and in the attempt log responses, results
-    /// and errors) and ends its waiting deliveries. Ids, topic, key, positions and counts stay. The message cannot be
-    /// requeued, resent or replayed any more. actor (default: session_user) and reason are stored in outbox.audit.
-    /// Errors: OB001 no such message, OB003 a worker has a delivery of it, OB006 the reason is empty, 55P03 a lock
-    /// was not available within 5 s.
+    /// and errors), ends its waiting deliveries, and deletes the snapshots of its stream. Ids, topic, key, positions
+    /// and counts stay. The message cannot be requeued, resent or replayed any more. actor (default: session_user)
+    /// and reason are stored in outbox.audit. Errors: OB001 no such message, OB003 a worker has a delivery of it,
+    /// OB006 the reason is empty, 55P03 a lock was not available within 5 s.
     ///
     /// # Errors
     /// Those of the function.
@@ -2677,6 +3124,21 @@ impl Outbox {
     /// Those of the function.
     pub async fn explain_routing(&self, topic: &str, options: ExplainRouting) -> Result<Vec<ExplainRoutingRow>> {
         call::typed(self.call("explain_routing", json!({"topic": topic, "payload": options.payload, "key": options.key, "headers": options.headers, "tenant": options.tenant, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "at_position": options.at_position, "source": options.source}), &[]).await?)
+    }
+
+    /// Returns the events that concern a person, a page at a time. streams: only these, by stream and version; or a
+    /// scan of everything in the order of the feed, for which at least one filter is needed. types: patterns of the
+    /// type; stream_prefix: how the name of the stream begins; user_id: metadata.user_id; metadata: entries that the
+    /// metadata contain; from_time, to_time: when the event was stored, inclusive. All filters hold together. after:
+    /// "next" of the last row, for the next page; there is no row when there are no more. max_events: 1 to 10000
+    /// (1000). A row whose message_id is null only says how far a scan has come. redacted: the event was erased, or
+    /// the key that metadata.key_id names was revoked. Errors: 22023 neither streams nor a filter, or a value is
+    /// malformed.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn export_subject(&self, options: ExportSubject) -> Result<Vec<ExportedEvent>> {
+        call::typed(self.call("export_subject", json!({"streams": options.streams, "types": options.types, "stream_prefix": options.stream_prefix, "tenant": options.tenant, "user_id": options.user_id, "metadata": options.metadata, "from_time": options.from_time, "to_time": options.to_time, "after": options.after, "max_events": options.max_events}), &[]).await?)
     }
 
     /// Extends a lease so that it ends duration (default 60 s, at most 7 days) from now, but not after the deadline
@@ -2710,6 +3172,23 @@ impl Outbox {
     /// Those of the function.
     pub async fn get_message(&self, message_id: i64) -> Result<MessageStatus> {
         call::single(self.call("get_message", json!({"message_id": message_id}), &[]).await?)
+    }
+
+    /// Returns the schema of an event type. version null: the latest one. Errors: OB001 there is none.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn get_schema(&self, r#type: &str, options: GetSchema) -> Result<EventSchema> {
+        call::single(self.call("get_schema", json!({"type": r#type, "version": options.version}), &[]).await?)
+    }
+
+    /// Returns a data key by its id. If it was revoked, wrapped_key is null, and revoked_at and reason are set.
+    /// Errors: OB001 there is no such key, 22004 or 22023 the id is null or malformed.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn get_subject_key(&self, key_id: &str) -> Result<SubjectKey> {
+        call::single(self.call("get_subject_key", json!({"key_id": key_id}), &[]).await?)
     }
 
     /// Records that the receiver has given its consent by other means than the handshake. rate_per_minute: requests
@@ -2811,6 +3290,17 @@ impl Outbox {
         call::typed(self.call("load", json!({"stream": stream, "from_version": options.from_version, "max_events": options.max_events, "backwards": options.backwards, "positions": options.positions}), &[]).await?)
     }
 
+    /// Returns the newest snapshot of a stream and schema version, or no row if there is none.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn load_snapshot(&self, stream: &str, options: LoadSnapshot) -> Result<Vec<LoadSnapshotRow>> {
+        call::typed(
+            self.call("load_snapshot", json!({"stream": stream, "schema_version": options.schema_version}), &[])
+                .await?,
+        )
+    }
+
     /// Rotates, reclaims and trims now as far as the retention settings allow, and returns what each job did. The
     /// dispatcher does this by itself, every pg_outbox.retention_interval (1 hour by default). Not in a transaction
     /// block or function. Errors: 25001 in such a transaction. A job that fails has the result "failed" and its error
@@ -2876,6 +3366,16 @@ impl Outbox {
         call::typed(self.call("notification_log", json!({"message_id": options.message_id, "tenant": options.tenant, "topic": options.topic, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "max_rows": options.max_rows, "before": options.before, "subscription": options.subscription}), &[]).await?)
     }
 
+    /// Pauses an asynchronous projection: run_projection() is refused until resume_projection(). It waits for a page
+    /// that is being applied. version null: the live one. Errors: OB001 no such projection, OB004 it is inline,
+    /// faulted or stopped, 25006 the transaction is read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn pause_projection(&self, name: &str, options: PauseProjection) -> Result<()> {
+        self.call_void("pause_projection", json!({"name": name, "version": options.version})).await
+    }
+
     /// Pauses a subscription until resume(): messages are still routed to it and retained, but nothing is sent or can
     /// be claimed. Returns the id of a control message. Errors: OB001 no such subscription.
     ///
@@ -2939,6 +3439,34 @@ impl Outbox {
     /// Those of the function.
     pub async fn read_events(&self, after_position: i64, options: ReadEvents) -> Result<Vec<Event>> {
         call::typed(self.call("read_events", json!({"after_position": after_position, "max_events": options.max_events, "categories": options.categories, "types": options.types, "tenant": options.tenant, "filter": options.filter, "member": options.member, "members": options.members, "epoch": options.epoch}), &[]).await?)
+    }
+
+    /// Makes a new version of an asynchronous projection, which begins at the first event, and returns its number.
+    /// handler: a function that writes to tables of its own; the old version goes on until switch_projection(). Null:
+    /// the same handler; the old version stops at once, and the caller empties the tables in the same transaction.
+    /// Errors: OB001 no such projection, OB004 it is inline or is being rebuilt, 42883 no such function, 42501 the
+    /// caller does not have the rights of the function's owner, 22023 the function has another signature, 25006 the
+    /// transaction is read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn rebuild_projection(&self, name: &str, options: RebuildProjection) -> Result<Option<i32>> {
+        call::single(self.call("rebuild_projection", json!({"name": name, "handler": options.handler}), &[]).await?)
+    }
+
+    /// Registers a version of the JSON Schema of an event type and returns the version. version: the next one by
+    /// default. The same version with an equal schema changes nothing. compatibility: what the change from the
+    /// version before must be: backward (the default; the new version reads the data of the one before), forward (the
+    /// one before reads the data of the new one), full (both) or breaking (anything). Data is taken to have the
+    /// declared properties only, unless the schema combines others. validated: append() checks the events of this
+    /// version. Errors: OB016 the schema is not as compatible as asked for (the detail says why), OB004 the version
+    /// would leave a gap, OB008 the version is registered with another schema, 22004 or 22023 a value is null or
+    /// malformed, 54000 the schema is above 64 kB, 25006 the transaction is read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn register_schema(&self, r#type: &str, schema: &Value, options: RegisterSchema) -> Result<Option<i32>> {
+        call::single(self.call("register_schema", json!({"type": r#type, "schema": schema, "version": options.version, "compatibility": options.compatibility, "validated": options.validated, "description": options.description}), &[]).await?)
     }
 
     /// Gives deliveries of a lease (delivery_ids null: all) back unharmed: they are due as before, and the attempt
@@ -3039,6 +3567,16 @@ impl Outbox {
         .await
     }
 
+    /// Goes on with a projection that is paused or faulted; a faulted one tries the same event again. version null:
+    /// the live one. Errors: OB001 no such projection, OB004 it is neither paused nor faulted, 25006 the transaction
+    /// is read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn resume_projection(&self, name: &str, options: ResumeProjection) -> Result<()> {
+        self.call_void("resume_projection", json!({"name": name, "version": options.version})).await
+    }
+
     /// Resumes a paused subscription where it stopped. Returns the id of a control message. Errors: OB001 no such
     /// subscription.
     ///
@@ -3075,6 +3613,38 @@ impl Outbox {
         call::single(self.call("revoke_from", json!({"role": role, "capability": capability}), &[]).await?)
     }
 
+    /// Removes all data keys of a subject for good, so that nothing that was encrypted with them can be read any
+    /// more, and returns the id of the certificate. Keys that the subject gets later are not concerned. If all its
+    /// keys were revoked before, nothing changes, and the last certificate is returned. Errors: OB001 the subject has
+    /// no keys, OB006 the reason is empty, 22004 or 22023 a value is null or malformed, 55P03 a lock was not
+    /// available within 5 s, 25006 the transaction is read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn revoke_subject_keys(&self, subject: &str, options: RevokeSubjectKeys) -> Result<Option<i64>> {
+        call::single(
+            self.call(
+                "revoke_subject_keys",
+                json!({"subject": subject, "actor": options.actor, "reason": options.reason}),
+                &[],
+            )
+            .await?,
+        )
+    }
+
+    /// Stores a data key again after it was encrypted by another master key. Errors: OB001 there is no such key,
+    /// OB004 it was revoked, 22004 or 22023 a value is null or malformed, 25006 the transaction is read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn rewrap_subject_key(&self, key_id: &str, wrapped_key: String, master_key: &str) -> Result<()> {
+        self.call_void(
+            "rewrap_subject_key",
+            json!({"key_id": key_id, "wrapped_key": wrapped_key, "master_key": master_key}),
+        )
+        .await
+    }
+
     /// Makes new rows of a ring (default message) go to the next leaf from now on. Returns rotated, empty (nothing
     /// was written to the current leaf), full (the next leaf still holds rows), or not yet (the sequencer is busy).
     /// Not in a transaction block or function. Errors: OB001 no such ring, 25001 in such a transaction, 55P03 a lock
@@ -3101,6 +3671,131 @@ impl Outbox {
             )
             .await?,
         )
+    }
+
+    /// Applies the next page of events to an asynchronous projection and moves its cursor, both in the transaction of
+    /// the caller, and returns how many events it applied; 0: it is up to date. max_events: 1 to 10000 (1000).
+    /// version null: the live one. Two callers do not apply the same page: one waits. If the handler fails for an
+    /// event, the events before it are applied, the projection is faulted, and the call returns: commit it. An error
+    /// that the next try may not meet (deadlock, serialization, lock, resources) is raised. Errors: OB015 the
+    /// projection is faulted, OB001 no such projection, OB004 it is inline, paused or stopped, OB009 the feed has
+    /// lost the position of the cursor, 42883 the handler is gone or has another owner, 22023 max_events is out of
+    /// range, 25006 the transaction is read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn run_projection(&self, name: &str, options: RunProjection) -> Result<Option<i64>> {
+        call::single(
+            self.call(
+                "run_projection",
+                json!({"name": name, "max_events": options.max_events, "version": options.version}),
+                &[],
+            )
+            .await?,
+        )
+    }
+
+    /// Deletes a saga and the list of the events that it has handled. Returns false if there is no such saga. The
+    /// deletion is recorded in outbox.audit. Errors: 25006 the transaction is read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn saga_delete(&self, saga_type: &str, saga_id: &str) -> Result<Option<bool>> {
+        call::single(self.call("saga_delete", json!({"saga_type": saga_type, "saga_id": saga_id}), &[]).await?)
+    }
+
+    /// Returns the saga of a type that has this correlation id: the one that has not ended, or else the one that
+    /// started last. No row: there is none.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn saga_find(&self, saga_type: &str, correlation_id: &str) -> Result<Vec<SagaState>> {
+        call::typed(
+            self.call("saga_find", json!({"saga_type": saga_type, "correlation_id": correlation_id}), &[]).await?,
+        )
+    }
+
+    /// Locks a saga until the transaction ends, and remembers that it handles this event. true: the event is new to
+    /// the saga; false: it was handled before, and nothing is to be done. Call it before saga_load(), in the
+    /// transaction that handles the event. Errors: OB001 there is no such saga, 22004 message_id is null, 40001 at
+    /// REPEATABLE READ when another transaction has changed the saga meanwhile, 25006 the transaction is read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn saga_handle(&self, saga_type: &str, saga_id: &str, message_id: i64) -> Result<Option<bool>> {
+        call::single(
+            self.call(
+                "saga_handle",
+                json!({"saga_type": saga_type, "saga_id": saga_id, "message_id": message_id}),
+                &[],
+            )
+            .await?,
+        )
+    }
+
+    /// Returns a saga with its state and version. Errors: OB001 there is no such saga.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn saga_load(&self, saga_type: &str, saga_id: &str) -> Result<SagaState> {
+        call::single(self.call("saga_load", json!({"saga_type": saga_type, "saga_id": saga_id}), &[]).await?)
+    }
+
+    /// Stores the state of a saga and returns its new version. expected_version: the version that saga_load()
+    /// returned; 0: the saga starts. status: started, running, completed, failed, compensating, compensated or
+    /// compensation_failed; null: as it is, and running after the first change. A saga that is completed or
+    /// compensated does not change any more; one that has failed, or whose compensation has failed, can go to
+    /// compensating. step: number of the current step, from 0. steps: array of objects with name and status (pending,
+    /// running, completed, failed or compensated). A null step, steps, correlation_id or failure_reason leaves the
+    /// value as it is. Errors: OB013 the saga is not at expected_version, OB001 there is no such saga, OB004 the
+    /// status does not allow the change, 42710 another saga of the type that has not ended has the correlation id,
+    /// 22004 or 22023 a value is null or malformed, 54000 the state or the steps are above pg_outbox.max_payload,
+    /// 25006 the transaction is read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn saga_save(
+        &self,
+        saga_type: &str,
+        saga_id: &str,
+        state: &Value,
+        expected_version: i64,
+        options: SagaSave,
+    ) -> Result<Option<i64>> {
+        call::single(self.call("saga_save", json!({"saga_type": saga_type, "saga_id": saga_id, "state": state, "expected_version": expected_version, "status": options.status, "step": options.step, "steps": options.steps, "correlation_id": options.correlation_id, "failure_reason": options.failure_reason}), &[]).await?)
+    }
+
+    /// Stores the state of a stream after the event of that version, in place of the snapshot of an earlier version.
+    /// Returns false, and changes nothing, if a later one is stored. state: as JSON; or body: as bytes, with its
+    /// content_type (application/octet-stream by default). schema_version: the form of the state (1); each has its
+    /// own snapshot. Errors: 22004 or 22023 a value is null or malformed, 54000 the state or body is above
+    /// pg_outbox.max_payload, 25006 the transaction is read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn save_snapshot(&self, stream: &str, version: i64, options: SaveSnapshot) -> Result<Option<bool>> {
+        call::single(self.call("save_snapshot", json!({"stream": stream, "version": version, "state": options.state, "schema_version": options.schema_version, "body": options.body, "content_type": options.content_type}), &[]).await?)
+    }
+
+    /// Stores a data key of a subject, encrypted by a master key that the server does not have. key_id: the name by
+    /// which encrypted data refers to the key. master_key: the name of the master key. The same key again changes
+    /// nothing. Errors: OB004 the key was revoked, OB008 the id is that of another key, 22004 or 22023 a value is
+    /// null or malformed, 25006 the transaction is read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn save_subject_key(
+        &self,
+        subject: &str,
+        key_id: &str,
+        wrapped_key: String,
+        master_key: &str,
+    ) -> Result<()> {
+        self.call_void(
+            "save_subject_key",
+            json!({"subject": subject, "key_id": key_id, "wrapped_key": wrapped_key, "master_key": master_key}),
+        )
+        .await
     }
 
     /// Sends a test message (topic outbox.test, signed like any other) to an endpoint, once the transaction commits.
@@ -3130,6 +3825,21 @@ impl Outbox {
     /// Those of the function.
     pub async fn set_proxy(&self, name: &str, url: &str, options: SetProxy) -> Result<Option<i64>> {
         call::single(self.call("set_proxy", json!({"name": name, "url": url, "resolves_names": options.resolves_names, "is_default": options.is_default}), &[]).await?)
+    }
+
+    /// Skips the event at which a projection is faulted, and goes on after it. The reason is stored in outbox.audit.
+    /// position: failed_position of the view projections, so that nothing else is skipped. Errors: OB001 no such
+    /// projection, OB004 it is not faulted at this position, OB006 the reason is empty, 25006 the transaction is
+    /// read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn skip_event(&self, projection: &str, position: i64, reason: &str, options: SkipEvent) -> Result<()> {
+        self.call_void(
+            "skip_event",
+            json!({"projection": projection, "position": position, "reason": reason, "version": options.version}),
+        )
+        .await
     }
 
     /// Messages that matched no subscription, newest first, with the reason: no subscription, filtered, or inactive
@@ -3206,6 +3916,15 @@ impl Outbox {
         )
     }
 
+    /// Returns all data keys of a subject, the revoked ones too, in the order in which they were made. Errors: 22004
+    /// or 22023 the subject is null or malformed.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn subject_keys(&self, subject: &str) -> Result<Vec<SubjectKey>> {
+        call::typed(self.call("subject_keys", json!({"subject": subject}), &[]).await?)
+    }
+
     /// Creates a subscription: the messages of these topics (patterns; * is one word, # any number of words) are sent
     /// to an endpoint, or claimed by workers if there is neither endpoint nor url. url: creates an endpoint with the
     /// subscription's name. filter: further conditions on a message. The other settings are described at the columns
@@ -3220,6 +3939,17 @@ impl Outbox {
     /// Those of the function.
     pub async fn subscribe(&self, name: &str, topics: &[&str], options: Subscribe) -> Result<Option<i64>> {
         call::single(self.call("subscribe", json!({"name": name, "topics": topics, "endpoint": options.endpoint, "filter": options.filter, "max_attempts": options.max_attempts, "max_age": options.max_age.map(|d| d.as_secs_f64()), "schedule": options.schedule, "policy": options.policy, "format": options.format, "batch_size": options.batch_size, "batch_wait": options.batch_wait.map(|d| d.as_secs_f64()), "ordering": options.ordering, "on_exhausted": options.on_exhausted, "ttl": options.ttl.map(|d| d.as_secs_f64()), "deadline": options.deadline.map(|d| d.as_secs_f64()), "notify": options.notify, "max_lag": options.max_lag.map(|d| d.as_secs_f64()), "external_id": options.external_id, "labels": options.labels, "start": options.start, "url": options.url, "source": options.source}), &[]).await?)
+    }
+
+    /// Makes the version that is being rebuilt the live one, stops the old one, and returns the new version. Swap the
+    /// view over the tables in the same transaction. The new version is first brought to where the old one is, if
+    /// that is at most ten pages. Errors: OB012 the rebuild has not come far enough, OB001 no such projection, OB004
+    /// it is not being rebuilt, 25006 the transaction is read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn switch_projection(&self, name: &str) -> Result<Option<i32>> {
+        call::single(self.call("switch_projection", json!({"name": name}), &[]).await?)
     }
 
     /// Returns the first position whose message is still stored, or head() + 1 when none is. read() starts there when
@@ -3301,6 +4031,27 @@ impl Outbox {
     /// Those of the function.
     pub async fn unsubscribe(&self, name: &str) -> Result<Option<i64>> {
         call::single(self.call("unsubscribe", json!({"name": name}), &[]).await?)
+    }
+
+    /// Returns the data of an event type as that of a later version. from_version: the version of the data (1).
+    /// to_version null: as far as the upcasters go; data of a type without upcasters is returned as it is. Errors:
+    /// OB004 a version has no upcaster, 42883 an upcaster is gone or has another owner, 22004 an upcaster returned
+    /// null, and those that an upcaster raises.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn upcast(&self, r#type: &str, data: &Value, options: Upcast) -> Result<Option<Value>> {
+        call::single(self.call("upcast", json!({"type": r#type, "data": data, "from_version": options.from_version, "to_version": options.to_version}), &[]).await?)
+    }
+
+    /// Checks data against the schema of an event type. version null: the latest one. Errors: 22023 the data is not
+    /// valid; the detail names the places that are wrong, at most five, and shows no value; OB001 there is no such
+    /// schema.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn validate_event(&self, r#type: &str, data: &Value, options: ValidateEvent) -> Result<()> {
+        self.call_void("validate_event", json!({"type": r#type, "data": data, "version": options.version})).await
     }
 
     /// Returns the version of the installed objects (extension), and that of the library that is loaded.

@@ -18,6 +18,8 @@ export const STATES: Record<string, readonly [string, ErrorKind]> = {
     'OB012': ['not_ready', 'retry'],
     'OB013': ['version_conflict', 'conflict'],
     'OB014': ['stream_closed', 'conflict'],
+    'OB015': ['projection_faulted', 'conflict'],
+    'OB016': ['incompatible_schema', 'conflict'],
     '22023': ['invalid_parameter', 'invalid'],
     '22004': ['null_not_allowed', 'invalid'],
     '54000': ['too_large', 'invalid'],
