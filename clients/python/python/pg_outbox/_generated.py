@@ -93,6 +93,14 @@ class Claimed:
 
 
 @dataclass(frozen=True)
+class CompareSchemasRow:
+    """A row of outbox.compare_schemas."""
+
+    compatibility: Literal["full", "backward", "forward", "breaking"]
+    reasons: list[str]
+
+
+@dataclass(frozen=True)
 class CountByStateRow:
     """A row of outbox.count_by_state."""
 
@@ -208,6 +216,25 @@ class ExplainRoutingRow:
 
 
 @dataclass(frozen=True)
+class ExportedEvent:
+    """A row of outbox.exported_event."""
+
+    stream: str | None
+    version: int | None
+    type: str | None
+    data: Any | None
+    body: bytes | None
+    content_type: str | None
+    metadata: Any | None
+    tenant: str | None
+    position: int | None
+    message_id: int | None
+    recorded_at: datetime | None
+    redacted: bool
+    next: Any
+
+
+@dataclass(frozen=True)
 class MessageStatus:
     """A row of outbox.message_status."""
 
@@ -240,6 +267,34 @@ class MessageStatus:
     severity: str | None
     payload: Any | None
     body: bytes | None
+
+
+@dataclass(frozen=True)
+class EventSchema:
+    """A row of outbox.event_schema."""
+
+    type: str
+    version: int
+    schema: Any
+    compatibility: Literal["full", "backward", "forward", "breaking"] | None
+    validated: bool
+    description: str | None
+    registered_by: str
+    registered_at: datetime
+
+
+@dataclass(frozen=True)
+class SubjectKey:
+    """A row of outbox.subject_key."""
+
+    key_id: str
+    subject: str
+    wrapped_key: bytes | None
+    master_key: str
+    created_at: datetime
+    rewrapped_at: datetime | None
+    revoked_at: datetime | None
+    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -285,6 +340,19 @@ class Event:
     tenant: str | None
     occurred_at: datetime | None
     recorded_at: datetime | None
+
+
+@dataclass(frozen=True)
+class LoadSnapshotRow:
+    """A row of outbox.load_snapshot."""
+
+    stream: str
+    schema_version: int
+    version: int
+    state: Any | None
+    body: bytes | None
+    content_type: str | None
+    taken_at: datetime
 
 
 @dataclass(frozen=True)
@@ -385,6 +453,24 @@ class RotateSecretRow:
 
     signing_secret: str
     message_id: int
+
+
+@dataclass(frozen=True)
+class SagaState:
+    """A row of outbox.saga_state."""
+
+    saga_type: str
+    saga_id: str
+    correlation_id: str | None
+    status: Literal["started", "running", "completed", "failed", "compensating", "compensated", "compensation_failed"]
+    step: int
+    steps: Any
+    state: Any
+    failure_reason: str | None
+    version: int
+    started_at: datetime
+    updated_at: datetime
+    completed_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -748,6 +834,14 @@ class AdminMethods:
         """
         return self._run(Call("alter_endpoint", {"name": name, "url": url, "headers": headers, "timeout": timeout, "concurrency": concurrency, "tenant": tenant, "auth": auth, "tls": tls, "rate": rate, "burst": burst, "schedule": schedule, "policy": policy, "breaker": breaker, "protocol": protocol, "compress": compress, "response_id": response_id, "keep_headers": keep_headers, "disable_after": disable_after, "disable_failures": disable_failures, "new_name": new_name, "subscriber_type": subscriber_type}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
+    def alter_projection(self, name: str, handler: str, *, version: int | None = None) -> None:
+        """Gives a projection another handler; events that were applied are not applied again. version null: the
+        live one. Errors: OB001 no such projection, 42883 no such function, 42501 the caller does not have the
+        rights of the function's owner, 22004 or 22023 a value is null or malformed, 25006 the transaction is
+        read-only.
+        """
+        self._run(Call("alter_projection", {"name": name, "handler": handler, "version": version}, Shape("void", None, {})))
+
     def alter_publisher(self, code: str, *, name: str | None = None, description: str | None = None, active: bool | None = None, topic_template: str | None = None, topic_function: str | None = None) -> None:
         """Changes a registered publisher; null leaves a value as it is, and an empty topic_template or
         topic_function removes it. From the commit on, messages of an inactive publisher are refused (OB007).
@@ -885,6 +979,40 @@ class AdminMethods:
         """
         return self._run(Call("close_stream", {"stream": stream, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
+    def command_begin(self, key: str, command_type: str, *, ttl: timedelta | None = None, content: Any | None = None) -> Any:
+        """Begins a command of the application, in the transaction that processes it. null: the command is new;
+        process it, and then call command_end(). Otherwise the command was processed before, and the result is
+        an object with key, command_type, success, result, error, processed_at and expires_at. A transaction
+        that is processing the same key is waited for; if it rolls back, the key is new again. ttl: how long the
+        key is remembered (24 hours); null: until command_forget(). content: what the command was called with;
+        only its hash is stored, and the key with other content is refused. Errors: OB004 the command has begun
+        in this transaction, OB008 the key was used for another command, 22004 or 22023 a value is null or
+        malformed, 40001 at REPEATABLE READ when another transaction has processed the command meanwhile, 25006
+        the transaction is read-only.
+        """
+        return self._run(Call("command_begin", {"key": key, "command_type": command_type, "ttl": ttl, "content": content}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    def command_end(self, key: str, *, result: Any | None = None, error: Any | None = None) -> None:
+        """Stores the result of a command that has begun in this transaction, so that later calls of
+        command_begin() return it. error: the command failed, and that is final; roll back its effects to a
+        savepoint first. A failed command that may be tried again rolls back the whole transaction instead. A
+        transaction that commits without this call has processed the command, with no result. Errors: OB004 the
+        command has not begun in this transaction, 54000 the result or error is above pg_outbox.max_payload.
+        """
+        self._run(Call("command_end", {"key": key, "result": result, "error": error}, Shape("void", None, {})))
+
+    def command_forget(self, key: str) -> bool:
+        """Forgets a command, so that its key is new again. Returns false if the key is not known."""
+        return self._run(Call("command_forget", {"key": key}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    def compare_schemas(self, type: str, old_version: int, new_version: int) -> CompareSchemasRow:
+        """Returns how compatible two versions of the schema of an event type are: full, backward (the new one
+        reads the data of the old one), forward (the old one reads the data of the new one) or breaking, and the
+        reasons why it is not full. What cannot be proved counts as incompatible. Errors: OB001 there is no such
+        version.
+        """
+        return self._run(Call("compare_schemas", {"type": type, "old_version": old_version, "new_version": new_version}, Shape("row", CompareSchemasRow, {})))  # type: ignore[no-any-return]
+
     def complete(self, lease: int, *, delivery_ids: Sequence[int] | None = None, results: Any | None = None) -> list[int]:
         """Ends deliveries of a lease (delivery_ids null: all that it holds) as completed. Returns their ids, in
         the order of positions. An id that is missing had ended or was lost to another lease; the array is empty
@@ -931,6 +1059,18 @@ class AdminMethods:
         """
         return self._run(Call("create_endpoint", {"name": name, "url": url, "secret": secret, "headers": headers, "timeout": timeout, "concurrency": concurrency, "tenant": tenant, "kind": kind, "auth": auth, "tls": tls, "signature": signature, "rate": rate, "burst": burst, "schedule": schedule, "policy": policy, "breaker": breaker, "protocol": protocol, "compress": compress, "response_id": response_id, "keep_headers": keep_headers, "disable_after": disable_after, "disable_failures": disable_failures, "consent": consent, "subscriber_type": subscriber_type}, Shape("row", CreateEndpointRow, {})))  # type: ignore[no-any-return]
 
+    def create_projection(self, name: str, handler: str, *, kind: Literal["inline", "async"] | None = None, categories: Sequence[str] | None = None, types: Sequence[str] | None = None) -> None:
+        """Creates a projection. handler: the signature of a function (events outbox.event[]) returns void, such
+        as "app.count_orders(outbox.event[])"; it runs as its owner, with a pinned search_path, and can neither
+        create temporary tables nor change the role. kind async: from the first event on, whenever
+        run_projection() is called; inline: from the next append on, in the transaction that appends.
+        categories, types (patterns): only these events; null: all. Errors: 42710 the name is taken, 42883 no
+        such function, 42501 the caller does not have the rights of the function's owner, 22004 or 22023 a value
+        is null or malformed, 55P03 a transaction appends for longer than 5 s, 25006 the transaction is
+        read-only.
+        """
+        self._run(Call("create_projection", {"name": name, "handler": handler, "kind": kind, "categories": categories, "types": types}, Shape("void", None, {})))
+
     def create_publisher(self, code: str, *, name: str | None = None, description: str | None = None, active: bool | None = None, topic_template: str | None = None, topic_function: str | None = None) -> None:
         """Registers a publisher. code has no "@" and stands for all publishers "code@version". name: default
         code. topic_template (such as "{tenant}.{topic}") or topic_function (the signature of a function (tenant
@@ -946,6 +1086,16 @@ class AdminMethods:
         42710 the topic is registered already.
         """
         self._run(Call("create_topic", {"code": code, "name": name, "description": description, "active": active}, Shape("void", None, {})))
+
+    def create_upcaster(self, type: str, from_version: int, function: str) -> None:
+        """Registers a function (data jsonb) returns jsonb that turns data of an event type from a version into
+        data of the next version, or replaces the one there is. It must not be volatile, runs as its owner and
+        with a pinned search_path. function: its signature, such as "app.order_placed_2(jsonb)". Errors: OB004
+        the chain of versions would have a gap, 42883 no such function, 42501 the caller does not have the
+        rights of the function's owner, 22004 or 22023 a value is null or malformed, 25006 the transaction is
+        read-only.
+        """
+        self._run(Call("create_upcaster", {"type": type, "from_version": from_version, "function": function}, Shape("void", None, {})))
 
     def cursor_advance(self, consumer: str, position: int, *, stream: str | None = None, subject: str | None = None, delivery_id: str | None = None, delivered_at: datetime | None = None, expected_position: int | None = None, epoch: int | None = None) -> CursorState:
         """Confirms that a consumer has read everything up to a position, and creates the cursor if there is
@@ -1018,6 +1168,12 @@ class AdminMethods:
         """
         self._run(Call("delete_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
+    def delete_snapshots(self, stream: str, *, schema_version: int | None = None) -> int:
+        """Deletes the snapshots of a stream, or the one of a schema version, and returns how many. The next
+        load starts at the first event.
+        """
+        return self._run(Call("delete_snapshots", {"stream": stream, "schema_version": schema_version}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
     def describe_schedule(self, subscription: str) -> list[DescribeScheduleRow]:
         """Returns one row per attempt of a subscription (10000 at most). wait: time after the attempt before.
         planned, earliest and latest: time after the first attempt, without jitter, with the least and with the
@@ -1039,12 +1195,24 @@ class AdminMethods:
         """
         return self._run(Call("drop_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
+    def drop_projection(self, name: str, *, version: int | None = None) -> None:
+        """Removes a projection with its cursors, or one version of it. Its tables stay: they are the
+        application's. Errors: OB001 no such projection, 25006 the transaction is read-only.
+        """
+        self._run(Call("drop_projection", {"name": name, "version": version}, Shape("void", None, {})))
+
     def drop_proxy(self, name: str) -> int:
         """Removes a proxy from the list. Returns the id of a control message. Only for the owner of the
         extension and superusers; it is in no capability. Errors: OB001 no such proxy, OB004 an endpoint uses
         it.
         """
         return self._run(Call("drop_proxy", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    def drop_upcaster(self, type: str, from_version: int) -> None:
+        """Removes the first or the last upcaster of an event type. Errors: OB001 there is none from this
+        version, OB004 the chain would have a gap, 25006 the transaction is read-only.
+        """
+        self._run(Call("drop_upcaster", {"type": type, "from_version": from_version}, Shape("void", None, {})))
 
     def enable_endpoint(self, name: str) -> int:
         """Resumes sending to an endpoint. Failed deliveries are due at once. The circuit breaker closes, a
@@ -1068,10 +1236,10 @@ class AdminMethods:
 
     def erase(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> None:
         """Erases the content of a message (payload, body, headers, metadata, and in the attempt log responses,
-        results and errors) and ends its waiting deliveries. Ids, topic, key, positions and counts stay. The
-        message cannot be requeued, resent or replayed any more. actor (default: session_user) and reason are
-        stored in outbox.audit. Errors: OB001 no such message, OB003 a worker has a delivery of it, OB006 the
-        reason is empty, 55P03 a lock was not available within 5 s.
+        results and errors), ends its waiting deliveries, and deletes the snapshots of its stream. Ids, topic,
+        key, positions and counts stay. The message cannot be requeued, resent or replayed any more. actor
+        (default: session_user) and reason are stored in outbox.audit. Errors: OB001 no such message, OB003 a
+        worker has a delivery of it, OB006 the reason is empty, 55P03 a lock was not available within 5 s.
         """
         self._run(Call("erase", {"message_id": message_id, "actor": actor, "reason": reason}, Shape("void", None, {})))
 
@@ -1084,6 +1252,18 @@ class AdminMethods:
         topic is malformed.
         """
         return self._run(Call("explain_routing", {"topic": topic, "payload": payload, "key": key, "headers": headers, "tenant": tenant, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "at_position": at_position, "source": source}, Shape("rows", ExplainRoutingRow, {})))  # type: ignore[no-any-return]
+
+    def export_subject(self, *, streams: Sequence[str] | None = None, types: Sequence[str] | None = None, stream_prefix: str | None = None, tenant: str | None = None, user_id: str | None = None, metadata: Any | None = None, from_time: datetime | None = None, to_time: datetime | None = None, after: Any | None = None, max_events: int | None = None) -> list[ExportedEvent]:
+        """Returns the events that concern a person, a page at a time. streams: only these, by stream and
+        version; or a scan of everything in the order of the feed, for which at least one filter is needed.
+        types: patterns of the type; stream_prefix: how the name of the stream begins; user_id:
+        metadata.user_id; metadata: entries that the metadata contain; from_time, to_time: when the event was
+        stored, inclusive. All filters hold together. after: "next" of the last row, for the next page; there is
+        no row when there are no more. max_events: 1 to 10000 (1000). A row whose message_id is null only says
+        how far a scan has come. redacted: the event was erased, or the key that metadata.key_id names was
+        revoked. Errors: 22023 neither streams nor a filter, or a value is malformed.
+        """
+        return self._run(Call("export_subject", {"streams": streams, "types": types, "stream_prefix": stream_prefix, "tenant": tenant, "user_id": user_id, "metadata": metadata, "from_time": from_time, "to_time": to_time, "after": after, "max_events": max_events}, Shape("rows", ExportedEvent, {"body": "bytea", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def extend(self, lease: int, *, duration: timedelta | None = None) -> datetime:
         """Extends a lease so that it ends duration (default 60 s, at most 7 days) from now, but not after the
@@ -1104,6 +1284,16 @@ class AdminMethods:
     def get_message(self, message_id: int) -> MessageStatus:
         """Returns one message with its state. Errors: OB001 no such message, or retention has removed it."""
         return self._run(Call("get_message", {"message_id": message_id}, Shape("row", MessageStatus, {"enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "body": "bytea"})))  # type: ignore[no-any-return]
+
+    def get_schema(self, type: str, *, version: int | None = None) -> EventSchema:
+        """Returns the schema of an event type. version null: the latest one. Errors: OB001 there is none."""
+        return self._run(Call("get_schema", {"type": type, "version": version}, Shape("row", EventSchema, {"registered_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
+    def get_subject_key(self, key_id: str) -> SubjectKey:
+        """Returns a data key by its id. If it was revoked, wrapped_key is null, and revoked_at and reason are
+        set. Errors: OB001 there is no such key, 22004 or 22023 the id is null or malformed.
+        """
+        return self._run(Call("get_subject_key", {"key_id": key_id}, Shape("row", SubjectKey, {"wrapped_key": "bytea", "created_at": "timestamp with time zone", "rewrapped_at": "timestamp with time zone", "revoked_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def grant_consent(self, endpoint: str, *, rate_per_minute: int | None = None) -> int:
         """Records that the receiver has given its consent by other means than the handshake. rate_per_minute:
@@ -1170,6 +1360,10 @@ class AdminMethods:
         """
         return self._run(Call("load", {"stream": stream, "from_version": from_version, "max_events": max_events, "backwards": backwards, "positions": positions}, Shape("rows", Event, {"body": "bytea", "occurred_at": "timestamp with time zone", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
+    def load_snapshot(self, stream: str, *, schema_version: int | None = None) -> list[LoadSnapshotRow]:
+        """Returns the newest snapshot of a stream and schema version, or no row if there is none."""
+        return self._run(Call("load_snapshot", {"stream": stream, "schema_version": schema_version}, Shape("rows", LoadSnapshotRow, {"body": "bytea", "taken_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
     def maintain(self) -> list[MaintainRow]:
         """Rotates, reclaims and trims now as far as the retention settings allow, and returns what each job
         did. The dispatcher does this by itself, every pg_outbox.retention_interval (1 hour by default). Not in
@@ -1207,6 +1401,13 @@ class AdminMethods:
         continue with. Errors: 22023 max_rows is out of range, OB001 no such subscription.
         """
         return self._run(Call("notification_log", {"message_id": message_id, "tenant": tenant, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "max_rows": max_rows, "before": before, "subscription": subscription}, Shape("rows", NotificationEntry, {"sent_at": "timestamp with time zone", "created_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
+    def pause_projection(self, name: str, *, version: int | None = None) -> None:
+        """Pauses an asynchronous projection: run_projection() is refused until resume_projection(). It waits
+        for a page that is being applied. version null: the live one. Errors: OB001 no such projection, OB004 it
+        is inline, faulted or stopped, 25006 the transaction is read-only.
+        """
+        self._run(Call("pause_projection", {"name": name, "version": version}, Shape("void", None, {})))
 
     def pause_subscription(self, name: str) -> int:
         """Pauses a subscription until resume(): messages are still routed to it and retained, but nothing is
@@ -1259,6 +1460,29 @@ class AdminMethods:
         that was lost; 22023 another argument is malformed.
         """
         return self._run(Call("read_events", {"after_position": after_position, "max_events": max_events, "categories": categories, "types": types, "tenant": tenant, "filter": filter, "member": member, "members": members, "epoch": epoch}, Shape("rows", Event, {"body": "bytea", "occurred_at": "timestamp with time zone", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
+    def rebuild_projection(self, name: str, *, handler: str | None = None) -> int:
+        """Makes a new version of an asynchronous projection, which begins at the first event, and returns its
+        number. handler: a function that writes to tables of its own; the old version goes on until
+        switch_projection(). Null: the same handler; the old version stops at once, and the caller empties the
+        tables in the same transaction. Errors: OB001 no such projection, OB004 it is inline or is being
+        rebuilt, 42883 no such function, 42501 the caller does not have the rights of the function's owner,
+        22023 the function has another signature, 25006 the transaction is read-only.
+        """
+        return self._run(Call("rebuild_projection", {"name": name, "handler": handler}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    def register_schema(self, type: str, schema: Any, *, version: int | None = None, compatibility: Literal["full", "backward", "forward", "breaking"] | None = None, validated: bool | None = None, description: str | None = None) -> int:
+        """Registers a version of the JSON Schema of an event type and returns the version. version: the next
+        one by default. The same version with an equal schema changes nothing. compatibility: what the change
+        from the version before must be: backward (the default; the new version reads the data of the one
+        before), forward (the one before reads the data of the new one), full (both) or breaking (anything).
+        Data is taken to have the declared properties only, unless the schema combines others. validated:
+        append() checks the events of this version. Errors: OB016 the schema is not as compatible as asked for
+        (the detail says why), OB004 the version would leave a gap, OB008 the version is registered with another
+        schema, 22004 or 22023 a value is null or malformed, 54000 the schema is above 64 kB, 25006 the
+        transaction is read-only.
+        """
+        return self._run(Call("register_schema", {"type": type, "schema": schema, "version": version, "compatibility": compatibility, "validated": validated, "description": description}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def release(self, lease: int, *, delivery_ids: Sequence[int] | None = None) -> list[int]:
         """Gives deliveries of a lease (delivery_ids null: all) back unharmed: they are due as before, and the
@@ -1323,6 +1547,13 @@ class AdminMethods:
         """
         self._run(Call("resolve_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
+    def resume_projection(self, name: str, *, version: int | None = None) -> None:
+        """Goes on with a projection that is paused or faulted; a faulted one tries the same event again.
+        version null: the live one. Errors: OB001 no such projection, OB004 it is neither paused nor faulted,
+        25006 the transaction is read-only.
+        """
+        self._run(Call("resume_projection", {"name": name, "version": version}, Shape("void", None, {})))
+
     def resume_subscription(self, name: str) -> int:
         """Resumes a paused subscription where it stopped. Returns the id of a control message. Errors: OB001 no
         such subscription.
@@ -1344,6 +1575,22 @@ class AdminMethods:
         """
         return self._run(Call("revoke_from", {"role": role, "capability": capability}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
+    def revoke_subject_keys(self, subject: str, *, actor: str | None = None, reason: str | None = None) -> int:
+        """Removes all data keys of a subject for good, so that nothing that was encrypted with them can be read
+        any more, and returns the id of the certificate. Keys that the subject gets later are not concerned. If
+        all its keys were revoked before, nothing changes, and the last certificate is returned. Errors: OB001
+        the subject has no keys, OB006 the reason is empty, 22004 or 22023 a value is null or malformed, 55P03 a
+        lock was not available within 5 s, 25006 the transaction is read-only.
+        """
+        return self._run(Call("revoke_subject_keys", {"subject": subject, "actor": actor, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    def rewrap_subject_key(self, key_id: str, wrapped_key: bytes, master_key: str) -> None:
+        """Stores a data key again after it was encrypted by another master key. Errors: OB001 there is no such
+        key, OB004 it was revoked, 22004 or 22023 a value is null or malformed, 25006 the transaction is
+        read-only.
+        """
+        self._run(Call("rewrap_subject_key", {"key_id": key_id, "wrapped_key": wrapped_key, "master_key": master_key}, Shape("void", None, {})))
+
     def rotate(self, *, ring: str | None = None) -> str:
         """Makes new rows of a ring (default message) go to the next leaf from now on. Returns rotated, empty
         (nothing was written to the current leaf), full (the next leaf still holds rows), or not yet (the
@@ -1358,6 +1605,74 @@ class AdminMethods:
         to 30 days). Errors: OB001 no such endpoint, 22023 secret or overlap is invalid.
         """
         return self._run(Call("rotate_secret", {"name": name, "secret": secret, "overlap": overlap}, Shape("row", RotateSecretRow, {})))  # type: ignore[no-any-return]
+
+    def run_projection(self, name: str, *, max_events: int | None = None, version: int | None = None) -> int:
+        """Applies the next page of events to an asynchronous projection and moves its cursor, both in the
+        transaction of the caller, and returns how many events it applied; 0: it is up to date. max_events: 1 to
+        10000 (1000). version null: the live one. Two callers do not apply the same page: one waits. If the
+        handler fails for an event, the events before it are applied, the projection is faulted, and the call
+        returns: commit it. An error that the next try may not meet (deadlock, serialization, lock, resources)
+        is raised. Errors: OB015 the projection is faulted, OB001 no such projection, OB004 it is inline, paused
+        or stopped, OB009 the feed has lost the position of the cursor, 42883 the handler is gone or has another
+        owner, 22023 max_events is out of range, 25006 the transaction is read-only.
+        """
+        return self._run(Call("run_projection", {"name": name, "max_events": max_events, "version": version}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    def saga_delete(self, saga_type: str, saga_id: str) -> bool:
+        """Deletes a saga and the list of the events that it has handled. Returns false if there is no such
+        saga. The deletion is recorded in outbox.audit. Errors: 25006 the transaction is read-only.
+        """
+        return self._run(Call("saga_delete", {"saga_type": saga_type, "saga_id": saga_id}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    def saga_find(self, saga_type: str, correlation_id: str) -> list[SagaState]:
+        """Returns the saga of a type that has this correlation id: the one that has not ended, or else the one
+        that started last. No row: there is none.
+        """
+        return self._run(Call("saga_find", {"saga_type": saga_type, "correlation_id": correlation_id}, Shape("rows", SagaState, {"started_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "completed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
+    def saga_handle(self, saga_type: str, saga_id: str, message_id: int) -> bool:
+        """Locks a saga until the transaction ends, and remembers that it handles this event. true: the event is
+        new to the saga; false: it was handled before, and nothing is to be done. Call it before saga_load(), in
+        the transaction that handles the event. Errors: OB001 there is no such saga, 22004 message_id is null,
+        40001 at REPEATABLE READ when another transaction has changed the saga meanwhile, 25006 the transaction
+        is read-only.
+        """
+        return self._run(Call("saga_handle", {"saga_type": saga_type, "saga_id": saga_id, "message_id": message_id}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    def saga_load(self, saga_type: str, saga_id: str) -> SagaState:
+        """Returns a saga with its state and version. Errors: OB001 there is no such saga."""
+        return self._run(Call("saga_load", {"saga_type": saga_type, "saga_id": saga_id}, Shape("row", SagaState, {"started_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "completed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
+    def saga_save(self, saga_type: str, saga_id: str, state: Any, expected_version: int, *, status: Literal["started", "running", "completed", "failed", "compensating", "compensated", "compensation_failed"] | None = None, step: int | None = None, steps: Any | None = None, correlation_id: str | None = None, failure_reason: str | None = None) -> int:
+        """Stores the state of a saga and returns its new version. expected_version: the version that
+        saga_load() returned; 0: the saga starts. status: started, running, completed, failed, compensating,
+        compensated or compensation_failed; null: as it is, and running after the first change. A saga that is
+        completed or compensated does not change any more; one that has failed, or whose compensation has
+        failed, can go to compensating. step: number of the current step, from 0. steps: array of objects with
+        name and status (pending, running, completed, failed or compensated). A null step, steps, correlation_id
+        or failure_reason leaves the value as it is. Errors: OB013 the saga is not at expected_version, OB001
+        there is no such saga, OB004 the status does not allow the change, 42710 another saga of the type that
+        has not ended has the correlation id, 22004 or 22023 a value is null or malformed, 54000 the state or
+        the steps are above pg_outbox.max_payload, 25006 the transaction is read-only.
+        """
+        return self._run(Call("saga_save", {"saga_type": saga_type, "saga_id": saga_id, "state": state, "expected_version": expected_version, "status": status, "step": step, "steps": steps, "correlation_id": correlation_id, "failure_reason": failure_reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    def save_snapshot(self, stream: str, version: int, *, state: Any | None = None, schema_version: int | None = None, body: bytes | None = None, content_type: str | None = None) -> bool:
+        """Stores the state of a stream after the event of that version, in place of the snapshot of an earlier
+        version. Returns false, and changes nothing, if a later one is stored. state: as JSON; or body: as
+        bytes, with its content_type (application/octet-stream by default). schema_version: the form of the
+        state (1); each has its own snapshot. Errors: 22004 or 22023 a value is null or malformed, 54000 the
+        state or body is above pg_outbox.max_payload, 25006 the transaction is read-only.
+        """
+        return self._run(Call("save_snapshot", {"stream": stream, "version": version, "state": state, "schema_version": schema_version, "body": body, "content_type": content_type}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    def save_subject_key(self, subject: str, key_id: str, wrapped_key: bytes, master_key: str) -> None:
+        """Stores a data key of a subject, encrypted by a master key that the server does not have. key_id: the
+        name by which encrypted data refers to the key. master_key: the name of the master key. The same key
+        again changes nothing. Errors: OB004 the key was revoked, OB008 the id is that of another key, 22004 or
+        22023 a value is null or malformed, 25006 the transaction is read-only.
+        """
+        self._run(Call("save_subject_key", {"subject": subject, "key_id": key_id, "wrapped_key": wrapped_key, "master_key": master_key}, Shape("void", None, {})))
 
     def send_test(self, endpoint: str, *, payload: Any | None = None) -> int:
         """Sends a test message (topic outbox.test, signed like any other) to an endpoint, once the transaction
@@ -1378,6 +1693,14 @@ class AdminMethods:
         22004 name is null, 22023 name or url is malformed.
         """
         return self._run(Call("set_proxy", {"name": name, "url": url, "resolves_names": resolves_names, "is_default": is_default}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    def skip_event(self, projection: str, position: int, reason: str, *, version: int | None = None) -> None:
+        """Skips the event at which a projection is faulted, and goes on after it. The reason is stored in
+        outbox.audit. position: failed_position of the view projections, so that nothing else is skipped.
+        Errors: OB001 no such projection, OB004 it is not faulted at this position, OB006 the reason is empty,
+        25006 the transaction is read-only.
+        """
+        self._run(Call("skip_event", {"projection": projection, "position": position, "reason": reason, "version": version}, Shape("void", None, {})))
 
     def skipped(self, *, topic: str | None = None, max_messages: int | None = None, before: int | None = None) -> list[SkippedRow]:
         """Messages that matched no subscription, newest first, with the reason: no subscription, filtered, or
@@ -1423,6 +1746,12 @@ class AdminMethods:
         """
         return self._run(Call("streams", {"category": category, "after": after, "max_streams": max_streams}, Shape("rows", StreamsRow, {})))  # type: ignore[no-any-return]
 
+    def subject_keys(self, subject: str) -> list[SubjectKey]:
+        """Returns all data keys of a subject, the revoked ones too, in the order in which they were made.
+        Errors: 22004 or 22023 the subject is null or malformed.
+        """
+        return self._run(Call("subject_keys", {"subject": subject}, Shape("rows", SubjectKey, {"wrapped_key": "bytea", "created_at": "timestamp with time zone", "rewrapped_at": "timestamp with time zone", "revoked_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
     def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: Literal["raw", "envelope", "cloudevents", "cloudevents_structured", "pubsub"] | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: Literal["none", "key", "strict"] | None = None, on_exhausted: Literal["skip", "block"] | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None, source: str | None = None) -> int:
         """Creates a subscription: the messages of these topics (patterns; * is one word, # any number of words)
         are sent to an endpoint, or claimed by workers if there is neither endpoint nor url. url: creates an
@@ -1436,6 +1765,14 @@ class AdminMethods:
         malformed or out of range, 54000 a text is too long.
         """
         return self._run(Call("subscribe", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "url": url, "source": source}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    def switch_projection(self, name: str) -> int:
+        """Makes the version that is being rebuilt the live one, stops the old one, and returns the new version.
+        Swap the view over the tables in the same transaction. The new version is first brought to where the old
+        one is, if that is at most ten pages. Errors: OB012 the rebuild has not come far enough, OB001 no such
+        projection, OB004 it is not being rebuilt, 25006 the transaction is read-only.
+        """
+        return self._run(Call("switch_projection", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def tail(self) -> int:
         """Returns the first position whose message is still stored, or head() + 1 when none is. read() starts
@@ -1482,6 +1819,21 @@ class AdminMethods:
         outbox.subscription with deleted_at set. Errors: OB001 no such subscription.
         """
         return self._run(Call("unsubscribe", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    def upcast(self, type: str, data: Any, *, from_version: int | None = None, to_version: int | None = None) -> Any:
+        """Returns the data of an event type as that of a later version. from_version: the version of the data
+        (1). to_version null: as far as the upcasters go; data of a type without upcasters is returned as it is.
+        Errors: OB004 a version has no upcaster, 42883 an upcaster is gone or has another owner, 22004 an
+        upcaster returned null, and those that an upcaster raises.
+        """
+        return self._run(Call("upcast", {"type": type, "data": data, "from_version": from_version, "to_version": to_version}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    def validate_event(self, type: str, data: Any, *, version: int | None = None) -> None:
+        """Checks data against the schema of an event type. version null: the latest one. Errors: 22023 the data
+        is not valid; the detail names the places that are wrong, at most five, and shows no value; OB001 there
+        is no such schema.
+        """
+        self._run(Call("validate_event", {"type": type, "data": data, "version": version}, Shape("void", None, {})))
 
     def version(self) -> VersionRow:
         """Returns the version of the installed objects (extension), and that of the library that is loaded."""
@@ -1565,6 +1917,14 @@ class AsyncAdminMethods:
         no such endpoint, 42710 new_name exists already, 22023 a setting is malformed or out of range.
         """
         return await self._arun(Call("alter_endpoint", {"name": name, "url": url, "headers": headers, "timeout": timeout, "concurrency": concurrency, "tenant": tenant, "auth": auth, "tls": tls, "rate": rate, "burst": burst, "schedule": schedule, "policy": policy, "breaker": breaker, "protocol": protocol, "compress": compress, "response_id": response_id, "keep_headers": keep_headers, "disable_after": disable_after, "disable_failures": disable_failures, "new_name": new_name, "subscriber_type": subscriber_type}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def alter_projection(self, name: str, handler: str, *, version: int | None = None) -> None:
+        """Gives a projection another handler; events that were applied are not applied again. version null: the
+        live one. Errors: OB001 no such projection, 42883 no such function, 42501 the caller does not have the
+        rights of the function's owner, 22004 or 22023 a value is null or malformed, 25006 the transaction is
+        read-only.
+        """
+        await self._arun(Call("alter_projection", {"name": name, "handler": handler, "version": version}, Shape("void", None, {})))
 
     async def alter_publisher(self, code: str, *, name: str | None = None, description: str | None = None, active: bool | None = None, topic_template: str | None = None, topic_function: str | None = None) -> None:
         """Changes a registered publisher; null leaves a value as it is, and an empty topic_template or
@@ -1703,6 +2063,40 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("close_stream", {"stream": stream, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
+    async def command_begin(self, key: str, command_type: str, *, ttl: timedelta | None = None, content: Any | None = None) -> Any:
+        """Begins a command of the application, in the transaction that processes it. null: the command is new;
+        process it, and then call command_end(). Otherwise the command was processed before, and the result is
+        an object with key, command_type, success, result, error, processed_at and expires_at. A transaction
+        that is processing the same key is waited for; if it rolls back, the key is new again. ttl: how long the
+        key is remembered (24 hours); null: until command_forget(). content: what the command was called with;
+        only its hash is stored, and the key with other content is refused. Errors: OB004 the command has begun
+        in this transaction, OB008 the key was used for another command, 22004 or 22023 a value is null or
+        malformed, 40001 at REPEATABLE READ when another transaction has processed the command meanwhile, 25006
+        the transaction is read-only.
+        """
+        return await self._arun(Call("command_begin", {"key": key, "command_type": command_type, "ttl": ttl, "content": content}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def command_end(self, key: str, *, result: Any | None = None, error: Any | None = None) -> None:
+        """Stores the result of a command that has begun in this transaction, so that later calls of
+        command_begin() return it. error: the command failed, and that is final; roll back its effects to a
+        savepoint first. A failed command that may be tried again rolls back the whole transaction instead. A
+        transaction that commits without this call has processed the command, with no result. Errors: OB004 the
+        command has not begun in this transaction, 54000 the result or error is above pg_outbox.max_payload.
+        """
+        await self._arun(Call("command_end", {"key": key, "result": result, "error": error}, Shape("void", None, {})))
+
+    async def command_forget(self, key: str) -> bool:
+        """Forgets a command, so that its key is new again. Returns false if the key is not known."""
+        return await self._arun(Call("command_forget", {"key": key}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def compare_schemas(self, type: str, old_version: int, new_version: int) -> CompareSchemasRow:
+        """Returns how compatible two versions of the schema of an event type are: full, backward (the new one
+        reads the data of the old one), forward (the old one reads the data of the new one) or breaking, and the
+        reasons why it is not full. What cannot be proved counts as incompatible. Errors: OB001 there is no such
+        version.
+        """
+        return await self._arun(Call("compare_schemas", {"type": type, "old_version": old_version, "new_version": new_version}, Shape("row", CompareSchemasRow, {})))  # type: ignore[no-any-return]
+
     async def complete(self, lease: int, *, delivery_ids: Sequence[int] | None = None, results: Any | None = None) -> list[int]:
         """Ends deliveries of a lease (delivery_ids null: all that it holds) as completed. Returns their ids, in
         the order of positions. An id that is missing had ended or was lost to another lease; the array is empty
@@ -1749,6 +2143,18 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("create_endpoint", {"name": name, "url": url, "secret": secret, "headers": headers, "timeout": timeout, "concurrency": concurrency, "tenant": tenant, "kind": kind, "auth": auth, "tls": tls, "signature": signature, "rate": rate, "burst": burst, "schedule": schedule, "policy": policy, "breaker": breaker, "protocol": protocol, "compress": compress, "response_id": response_id, "keep_headers": keep_headers, "disable_after": disable_after, "disable_failures": disable_failures, "consent": consent, "subscriber_type": subscriber_type}, Shape("row", CreateEndpointRow, {})))  # type: ignore[no-any-return]
 
+    async def create_projection(self, name: str, handler: str, *, kind: Literal["inline", "async"] | None = None, categories: Sequence[str] | None = None, types: Sequence[str] | None = None) -> None:
+        """Creates a projection. handler: the signature of a function (events outbox.event[]) returns void, such
+        as "app.count_orders(outbox.event[])"; it runs as its owner, with a pinned search_path, and can neither
+        create temporary tables nor change the role. kind async: from the first event on, whenever
+        run_projection() is called; inline: from the next append on, in the transaction that appends.
+        categories, types (patterns): only these events; null: all. Errors: 42710 the name is taken, 42883 no
+        such function, 42501 the caller does not have the rights of the function's owner, 22004 or 22023 a value
+        is null or malformed, 55P03 a transaction appends for longer than 5 s, 25006 the transaction is
+        read-only.
+        """
+        await self._arun(Call("create_projection", {"name": name, "handler": handler, "kind": kind, "categories": categories, "types": types}, Shape("void", None, {})))
+
     async def create_publisher(self, code: str, *, name: str | None = None, description: str | None = None, active: bool | None = None, topic_template: str | None = None, topic_function: str | None = None) -> None:
         """Registers a publisher. code has no "@" and stands for all publishers "code@version". name: default
         code. topic_template (such as "{tenant}.{topic}") or topic_function (the signature of a function (tenant
@@ -1764,6 +2170,16 @@ class AsyncAdminMethods:
         42710 the topic is registered already.
         """
         await self._arun(Call("create_topic", {"code": code, "name": name, "description": description, "active": active}, Shape("void", None, {})))
+
+    async def create_upcaster(self, type: str, from_version: int, function: str) -> None:
+        """Registers a function (data jsonb) returns jsonb that turns data of an event type from a version into
+        data of the next version, or replaces the one there is. It must not be volatile, runs as its owner and
+        with a pinned search_path. function: its signature, such as "app.order_placed_2(jsonb)". Errors: OB004
+        the chain of versions would have a gap, 42883 no such function, 42501 the caller does not have the
+        rights of the function's owner, 22004 or 22023 a value is null or malformed, 25006 the transaction is
+        read-only.
+        """
+        await self._arun(Call("create_upcaster", {"type": type, "from_version": from_version, "function": function}, Shape("void", None, {})))
 
     async def cursor_advance(self, consumer: str, position: int, *, stream: str | None = None, subject: str | None = None, delivery_id: str | None = None, delivered_at: datetime | None = None, expected_position: int | None = None, epoch: int | None = None) -> CursorState:
         """Confirms that a consumer has read everything up to a position, and creates the cursor if there is
@@ -1836,6 +2252,12 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("delete_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
+    async def delete_snapshots(self, stream: str, *, schema_version: int | None = None) -> int:
+        """Deletes the snapshots of a stream, or the one of a schema version, and returns how many. The next
+        load starts at the first event.
+        """
+        return await self._arun(Call("delete_snapshots", {"stream": stream, "schema_version": schema_version}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
     async def describe_schedule(self, subscription: str) -> list[DescribeScheduleRow]:
         """Returns one row per attempt of a subscription (10000 at most). wait: time after the attempt before.
         planned, earliest and latest: time after the first attempt, without jitter, with the least and with the
@@ -1857,12 +2279,24 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("drop_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
+    async def drop_projection(self, name: str, *, version: int | None = None) -> None:
+        """Removes a projection with its cursors, or one version of it. Its tables stay: they are the
+        application's. Errors: OB001 no such projection, 25006 the transaction is read-only.
+        """
+        await self._arun(Call("drop_projection", {"name": name, "version": version}, Shape("void", None, {})))
+
     async def drop_proxy(self, name: str) -> int:
         """Removes a proxy from the list. Returns the id of a control message. Only for the owner of the
         extension and superusers; it is in no capability. Errors: OB001 no such proxy, OB004 an endpoint uses
         it.
         """
         return await self._arun(Call("drop_proxy", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def drop_upcaster(self, type: str, from_version: int) -> None:
+        """Removes the first or the last upcaster of an event type. Errors: OB001 there is none from this
+        version, OB004 the chain would have a gap, 25006 the transaction is read-only.
+        """
+        await self._arun(Call("drop_upcaster", {"type": type, "from_version": from_version}, Shape("void", None, {})))
 
     async def enable_endpoint(self, name: str) -> int:
         """Resumes sending to an endpoint. Failed deliveries are due at once. The circuit breaker closes, a
@@ -1886,10 +2320,10 @@ class AsyncAdminMethods:
 
     async def erase(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> None:
         """Erases the content of a message (payload, body, headers, metadata, and in the attempt log responses,
-        results and errors) and ends its waiting deliveries. Ids, topic, key, positions and counts stay. The
-        message cannot be requeued, resent or replayed any more. actor (default: session_user) and reason are
-        stored in outbox.audit. Errors: OB001 no such message, OB003 a worker has a delivery of it, OB006 the
-        reason is empty, 55P03 a lock was not available within 5 s.
+        results and errors), ends its waiting deliveries, and deletes the snapshots of its stream. Ids, topic,
+        key, positions and counts stay. The message cannot be requeued, resent or replayed any more. actor
+        (default: session_user) and reason are stored in outbox.audit. Errors: OB001 no such message, OB003 a
+        worker has a delivery of it, OB006 the reason is empty, 55P03 a lock was not available within 5 s.
         """
         await self._arun(Call("erase", {"message_id": message_id, "actor": actor, "reason": reason}, Shape("void", None, {})))
 
@@ -1902,6 +2336,18 @@ class AsyncAdminMethods:
         topic is malformed.
         """
         return await self._arun(Call("explain_routing", {"topic": topic, "payload": payload, "key": key, "headers": headers, "tenant": tenant, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "at_position": at_position, "source": source}, Shape("rows", ExplainRoutingRow, {})))  # type: ignore[no-any-return]
+
+    async def export_subject(self, *, streams: Sequence[str] | None = None, types: Sequence[str] | None = None, stream_prefix: str | None = None, tenant: str | None = None, user_id: str | None = None, metadata: Any | None = None, from_time: datetime | None = None, to_time: datetime | None = None, after: Any | None = None, max_events: int | None = None) -> list[ExportedEvent]:
+        """Returns the events that concern a person, a page at a time. streams: only these, by stream and
+        version; or a scan of everything in the order of the feed, for which at least one filter is needed.
+        types: patterns of the type; stream_prefix: how the name of the stream begins; user_id:
+        metadata.user_id; metadata: entries that the metadata contain; from_time, to_time: when the event was
+        stored, inclusive. All filters hold together. after: "next" of the last row, for the next page; there is
+        no row when there are no more. max_events: 1 to 10000 (1000). A row whose message_id is null only says
+        how far a scan has come. redacted: the event was erased, or the key that metadata.key_id names was
+        revoked. Errors: 22023 neither streams nor a filter, or a value is malformed.
+        """
+        return await self._arun(Call("export_subject", {"streams": streams, "types": types, "stream_prefix": stream_prefix, "tenant": tenant, "user_id": user_id, "metadata": metadata, "from_time": from_time, "to_time": to_time, "after": after, "max_events": max_events}, Shape("rows", ExportedEvent, {"body": "bytea", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def extend(self, lease: int, *, duration: timedelta | None = None) -> datetime:
         """Extends a lease so that it ends duration (default 60 s, at most 7 days) from now, but not after the
@@ -1922,6 +2368,16 @@ class AsyncAdminMethods:
     async def get_message(self, message_id: int) -> MessageStatus:
         """Returns one message with its state. Errors: OB001 no such message, or retention has removed it."""
         return await self._arun(Call("get_message", {"message_id": message_id}, Shape("row", MessageStatus, {"enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "body": "bytea"})))  # type: ignore[no-any-return]
+
+    async def get_schema(self, type: str, *, version: int | None = None) -> EventSchema:
+        """Returns the schema of an event type. version null: the latest one. Errors: OB001 there is none."""
+        return await self._arun(Call("get_schema", {"type": type, "version": version}, Shape("row", EventSchema, {"registered_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
+    async def get_subject_key(self, key_id: str) -> SubjectKey:
+        """Returns a data key by its id. If it was revoked, wrapped_key is null, and revoked_at and reason are
+        set. Errors: OB001 there is no such key, 22004 or 22023 the id is null or malformed.
+        """
+        return await self._arun(Call("get_subject_key", {"key_id": key_id}, Shape("row", SubjectKey, {"wrapped_key": "bytea", "created_at": "timestamp with time zone", "rewrapped_at": "timestamp with time zone", "revoked_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def grant_consent(self, endpoint: str, *, rate_per_minute: int | None = None) -> int:
         """Records that the receiver has given its consent by other means than the handshake. rate_per_minute:
@@ -1988,6 +2444,10 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("load", {"stream": stream, "from_version": from_version, "max_events": max_events, "backwards": backwards, "positions": positions}, Shape("rows", Event, {"body": "bytea", "occurred_at": "timestamp with time zone", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
+    async def load_snapshot(self, stream: str, *, schema_version: int | None = None) -> list[LoadSnapshotRow]:
+        """Returns the newest snapshot of a stream and schema version, or no row if there is none."""
+        return await self._arun(Call("load_snapshot", {"stream": stream, "schema_version": schema_version}, Shape("rows", LoadSnapshotRow, {"body": "bytea", "taken_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
     async def maintain(self) -> list[MaintainRow]:
         """Rotates, reclaims and trims now as far as the retention settings allow, and returns what each job
         did. The dispatcher does this by itself, every pg_outbox.retention_interval (1 hour by default). Not in
@@ -2025,6 +2485,13 @@ class AsyncAdminMethods:
         continue with. Errors: 22023 max_rows is out of range, OB001 no such subscription.
         """
         return await self._arun(Call("notification_log", {"message_id": message_id, "tenant": tenant, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "max_rows": max_rows, "before": before, "subscription": subscription}, Shape("rows", NotificationEntry, {"sent_at": "timestamp with time zone", "created_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
+    async def pause_projection(self, name: str, *, version: int | None = None) -> None:
+        """Pauses an asynchronous projection: run_projection() is refused until resume_projection(). It waits
+        for a page that is being applied. version null: the live one. Errors: OB001 no such projection, OB004 it
+        is inline, faulted or stopped, 25006 the transaction is read-only.
+        """
+        await self._arun(Call("pause_projection", {"name": name, "version": version}, Shape("void", None, {})))
 
     async def pause_subscription(self, name: str) -> int:
         """Pauses a subscription until resume(): messages are still routed to it and retained, but nothing is
@@ -2077,6 +2544,29 @@ class AsyncAdminMethods:
         that was lost; 22023 another argument is malformed.
         """
         return await self._arun(Call("read_events", {"after_position": after_position, "max_events": max_events, "categories": categories, "types": types, "tenant": tenant, "filter": filter, "member": member, "members": members, "epoch": epoch}, Shape("rows", Event, {"body": "bytea", "occurred_at": "timestamp with time zone", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
+    async def rebuild_projection(self, name: str, *, handler: str | None = None) -> int:
+        """Makes a new version of an asynchronous projection, which begins at the first event, and returns its
+        number. handler: a function that writes to tables of its own; the old version goes on until
+        switch_projection(). Null: the same handler; the old version stops at once, and the caller empties the
+        tables in the same transaction. Errors: OB001 no such projection, OB004 it is inline or is being
+        rebuilt, 42883 no such function, 42501 the caller does not have the rights of the function's owner,
+        22023 the function has another signature, 25006 the transaction is read-only.
+        """
+        return await self._arun(Call("rebuild_projection", {"name": name, "handler": handler}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def register_schema(self, type: str, schema: Any, *, version: int | None = None, compatibility: Literal["full", "backward", "forward", "breaking"] | None = None, validated: bool | None = None, description: str | None = None) -> int:
+        """Registers a version of the JSON Schema of an event type and returns the version. version: the next
+        one by default. The same version with an equal schema changes nothing. compatibility: what the change
+        from the version before must be: backward (the default; the new version reads the data of the one
+        before), forward (the one before reads the data of the new one), full (both) or breaking (anything).
+        Data is taken to have the declared properties only, unless the schema combines others. validated:
+        append() checks the events of this version. Errors: OB016 the schema is not as compatible as asked for
+        (the detail says why), OB004 the version would leave a gap, OB008 the version is registered with another
+        schema, 22004 or 22023 a value is null or malformed, 54000 the schema is above 64 kB, 25006 the
+        transaction is read-only.
+        """
+        return await self._arun(Call("register_schema", {"type": type, "schema": schema, "version": version, "compatibility": compatibility, "validated": validated, "description": description}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def release(self, lease: int, *, delivery_ids: Sequence[int] | None = None) -> list[int]:
         """Gives deliveries of a lease (delivery_ids null: all) back unharmed: they are due as before, and the
@@ -2141,6 +2631,13 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("resolve_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
+    async def resume_projection(self, name: str, *, version: int | None = None) -> None:
+        """Goes on with a projection that is paused or faulted; a faulted one tries the same event again.
+        version null: the live one. Errors: OB001 no such projection, OB004 it is neither paused nor faulted,
+        25006 the transaction is read-only.
+        """
+        await self._arun(Call("resume_projection", {"name": name, "version": version}, Shape("void", None, {})))
+
     async def resume_subscription(self, name: str) -> int:
         """Resumes a paused subscription where it stopped. Returns the id of a control message. Errors: OB001 no
         such subscription.
@@ -2162,6 +2659,22 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("revoke_from", {"role": role, "capability": capability}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
+    async def revoke_subject_keys(self, subject: str, *, actor: str | None = None, reason: str | None = None) -> int:
+        """Removes all data keys of a subject for good, so that nothing that was encrypted with them can be read
+        any more, and returns the id of the certificate. Keys that the subject gets later are not concerned. If
+        all its keys were revoked before, nothing changes, and the last certificate is returned. Errors: OB001
+        the subject has no keys, OB006 the reason is empty, 22004 or 22023 a value is null or malformed, 55P03 a
+        lock was not available within 5 s, 25006 the transaction is read-only.
+        """
+        return await self._arun(Call("revoke_subject_keys", {"subject": subject, "actor": actor, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def rewrap_subject_key(self, key_id: str, wrapped_key: bytes, master_key: str) -> None:
+        """Stores a data key again after it was encrypted by another master key. Errors: OB001 there is no such
+        key, OB004 it was revoked, 22004 or 22023 a value is null or malformed, 25006 the transaction is
+        read-only.
+        """
+        await self._arun(Call("rewrap_subject_key", {"key_id": key_id, "wrapped_key": wrapped_key, "master_key": master_key}, Shape("void", None, {})))
+
     async def rotate(self, *, ring: str | None = None) -> str:
         """Makes new rows of a ring (default message) go to the next leaf from now on. Returns rotated, empty
         (nothing was written to the current leaf), full (the next leaf still holds rows), or not yet (the
@@ -2176,6 +2689,74 @@ class AsyncAdminMethods:
         to 30 days). Errors: OB001 no such endpoint, 22023 secret or overlap is invalid.
         """
         return await self._arun(Call("rotate_secret", {"name": name, "secret": secret, "overlap": overlap}, Shape("row", RotateSecretRow, {})))  # type: ignore[no-any-return]
+
+    async def run_projection(self, name: str, *, max_events: int | None = None, version: int | None = None) -> int:
+        """Applies the next page of events to an asynchronous projection and moves its cursor, both in the
+        transaction of the caller, and returns how many events it applied; 0: it is up to date. max_events: 1 to
+        10000 (1000). version null: the live one. Two callers do not apply the same page: one waits. If the
+        handler fails for an event, the events before it are applied, the projection is faulted, and the call
+        returns: commit it. An error that the next try may not meet (deadlock, serialization, lock, resources)
+        is raised. Errors: OB015 the projection is faulted, OB001 no such projection, OB004 it is inline, paused
+        or stopped, OB009 the feed has lost the position of the cursor, 42883 the handler is gone or has another
+        owner, 22023 max_events is out of range, 25006 the transaction is read-only.
+        """
+        return await self._arun(Call("run_projection", {"name": name, "max_events": max_events, "version": version}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def saga_delete(self, saga_type: str, saga_id: str) -> bool:
+        """Deletes a saga and the list of the events that it has handled. Returns false if there is no such
+        saga. The deletion is recorded in outbox.audit. Errors: 25006 the transaction is read-only.
+        """
+        return await self._arun(Call("saga_delete", {"saga_type": saga_type, "saga_id": saga_id}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def saga_find(self, saga_type: str, correlation_id: str) -> list[SagaState]:
+        """Returns the saga of a type that has this correlation id: the one that has not ended, or else the one
+        that started last. No row: there is none.
+        """
+        return await self._arun(Call("saga_find", {"saga_type": saga_type, "correlation_id": correlation_id}, Shape("rows", SagaState, {"started_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "completed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
+    async def saga_handle(self, saga_type: str, saga_id: str, message_id: int) -> bool:
+        """Locks a saga until the transaction ends, and remembers that it handles this event. true: the event is
+        new to the saga; false: it was handled before, and nothing is to be done. Call it before saga_load(), in
+        the transaction that handles the event. Errors: OB001 there is no such saga, 22004 message_id is null,
+        40001 at REPEATABLE READ when another transaction has changed the saga meanwhile, 25006 the transaction
+        is read-only.
+        """
+        return await self._arun(Call("saga_handle", {"saga_type": saga_type, "saga_id": saga_id, "message_id": message_id}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def saga_load(self, saga_type: str, saga_id: str) -> SagaState:
+        """Returns a saga with its state and version. Errors: OB001 there is no such saga."""
+        return await self._arun(Call("saga_load", {"saga_type": saga_type, "saga_id": saga_id}, Shape("row", SagaState, {"started_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "completed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
+    async def saga_save(self, saga_type: str, saga_id: str, state: Any, expected_version: int, *, status: Literal["started", "running", "completed", "failed", "compensating", "compensated", "compensation_failed"] | None = None, step: int | None = None, steps: Any | None = None, correlation_id: str | None = None, failure_reason: str | None = None) -> int:
+        """Stores the state of a saga and returns its new version. expected_version: the version that
+        saga_load() returned; 0: the saga starts. status: started, running, completed, failed, compensating,
+        compensated or compensation_failed; null: as it is, and running after the first change. A saga that is
+        completed or compensated does not change any more; one that has failed, or whose compensation has
+        failed, can go to compensating. step: number of the current step, from 0. steps: array of objects with
+        name and status (pending, running, completed, failed or compensated). A null step, steps, correlation_id
+        or failure_reason leaves the value as it is. Errors: OB013 the saga is not at expected_version, OB001
+        there is no such saga, OB004 the status does not allow the change, 42710 another saga of the type that
+        has not ended has the correlation id, 22004 or 22023 a value is null or malformed, 54000 the state or
+        the steps are above pg_outbox.max_payload, 25006 the transaction is read-only.
+        """
+        return await self._arun(Call("saga_save", {"saga_type": saga_type, "saga_id": saga_id, "state": state, "expected_version": expected_version, "status": status, "step": step, "steps": steps, "correlation_id": correlation_id, "failure_reason": failure_reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def save_snapshot(self, stream: str, version: int, *, state: Any | None = None, schema_version: int | None = None, body: bytes | None = None, content_type: str | None = None) -> bool:
+        """Stores the state of a stream after the event of that version, in place of the snapshot of an earlier
+        version. Returns false, and changes nothing, if a later one is stored. state: as JSON; or body: as
+        bytes, with its content_type (application/octet-stream by default). schema_version: the form of the
+        state (1); each has its own snapshot. Errors: 22004 or 22023 a value is null or malformed, 54000 the
+        state or body is above pg_outbox.max_payload, 25006 the transaction is read-only.
+        """
+        return await self._arun(Call("save_snapshot", {"stream": stream, "version": version, "state": state, "schema_version": schema_version, "body": body, "content_type": content_type}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def save_subject_key(self, subject: str, key_id: str, wrapped_key: bytes, master_key: str) -> None:
+        """Stores a data key of a subject, encrypted by a master key that the server does not have. key_id: the
+        name by which encrypted data refers to the key. master_key: the name of the master key. The same key
+        again changes nothing. Errors: OB004 the key was revoked, OB008 the id is that of another key, 22004 or
+        22023 a value is null or malformed, 25006 the transaction is read-only.
+        """
+        await self._arun(Call("save_subject_key", {"subject": subject, "key_id": key_id, "wrapped_key": wrapped_key, "master_key": master_key}, Shape("void", None, {})))
 
     async def send_test(self, endpoint: str, *, payload: Any | None = None) -> int:
         """Sends a test message (topic outbox.test, signed like any other) to an endpoint, once the transaction
@@ -2196,6 +2777,14 @@ class AsyncAdminMethods:
         22004 name is null, 22023 name or url is malformed.
         """
         return await self._arun(Call("set_proxy", {"name": name, "url": url, "resolves_names": resolves_names, "is_default": is_default}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def skip_event(self, projection: str, position: int, reason: str, *, version: int | None = None) -> None:
+        """Skips the event at which a projection is faulted, and goes on after it. The reason is stored in
+        outbox.audit. position: failed_position of the view projections, so that nothing else is skipped.
+        Errors: OB001 no such projection, OB004 it is not faulted at this position, OB006 the reason is empty,
+        25006 the transaction is read-only.
+        """
+        await self._arun(Call("skip_event", {"projection": projection, "position": position, "reason": reason, "version": version}, Shape("void", None, {})))
 
     async def skipped(self, *, topic: str | None = None, max_messages: int | None = None, before: int | None = None) -> list[SkippedRow]:
         """Messages that matched no subscription, newest first, with the reason: no subscription, filtered, or
@@ -2241,6 +2830,12 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("streams", {"category": category, "after": after, "max_streams": max_streams}, Shape("rows", StreamsRow, {})))  # type: ignore[no-any-return]
 
+    async def subject_keys(self, subject: str) -> list[SubjectKey]:
+        """Returns all data keys of a subject, the revoked ones too, in the order in which they were made.
+        Errors: 22004 or 22023 the subject is null or malformed.
+        """
+        return await self._arun(Call("subject_keys", {"subject": subject}, Shape("rows", SubjectKey, {"wrapped_key": "bytea", "created_at": "timestamp with time zone", "rewrapped_at": "timestamp with time zone", "revoked_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
     async def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: Literal["raw", "envelope", "cloudevents", "cloudevents_structured", "pubsub"] | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: Literal["none", "key", "strict"] | None = None, on_exhausted: Literal["skip", "block"] | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None, source: str | None = None) -> int:
         """Creates a subscription: the messages of these topics (patterns; * is one word, # any number of words)
         are sent to an endpoint, or claimed by workers if there is neither endpoint nor url. url: creates an
@@ -2254,6 +2849,14 @@ class AsyncAdminMethods:
         malformed or out of range, 54000 a text is too long.
         """
         return await self._arun(Call("subscribe", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "url": url, "source": source}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def switch_projection(self, name: str) -> int:
+        """Makes the version that is being rebuilt the live one, stops the old one, and returns the new version.
+        Swap the view over the tables in the same transaction. The new version is first brought to where the old
+        one is, if that is at most ten pages. Errors: OB012 the rebuild has not come far enough, OB001 no such
+        projection, OB004 it is not being rebuilt, 25006 the transaction is read-only.
+        """
+        return await self._arun(Call("switch_projection", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def tail(self) -> int:
         """Returns the first position whose message is still stored, or head() + 1 when none is. read() starts
@@ -2300,6 +2903,21 @@ class AsyncAdminMethods:
         outbox.subscription with deleted_at set. Errors: OB001 no such subscription.
         """
         return await self._arun(Call("unsubscribe", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def upcast(self, type: str, data: Any, *, from_version: int | None = None, to_version: int | None = None) -> Any:
+        """Returns the data of an event type as that of a later version. from_version: the version of the data
+        (1). to_version null: as far as the upcasters go; data of a type without upcasters is returned as it is.
+        Errors: OB004 a version has no upcaster, 42883 an upcaster is gone or has another owner, 22004 an
+        upcaster returned null, and those that an upcaster raises.
+        """
+        return await self._arun(Call("upcast", {"type": type, "data": data, "from_version": from_version, "to_version": to_version}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def validate_event(self, type: str, data: Any, *, version: int | None = None) -> None:
+        """Checks data against the schema of an event type. version null: the latest one. Errors: 22023 the data
+        is not valid; the detail names the places that are wrong, at most five, and shows no value; OB001 there
+        is no such schema.
+        """
+        await self._arun(Call("validate_event", {"type": type, "data": data, "version": version}, Shape("void", None, {})))
 
     async def version(self) -> VersionRow:
         """Returns the version of the installed objects (extension), and that of the library that is loaded."""
