@@ -57,7 +57,8 @@ def write(model):
             out.append(wrapped(f'"""{doc}"""' if len(doc) < 100 else f'"""{doc}', "        ", 112).replace("\\", "\\\\"))
             if len(doc) >= 100:
                 out.append('        """')
-            out.append(f"        return {run}({call})  # type: ignore[no-any-return]" if ret != "None" else f"        {run}({call})")
+            ignore = "" if ret == "Any" else "  # type: ignore[no-any-return]"
+            out.append(f"        {run}({call})" if ret == "None" else f"        return {run}({call}){ignore}")
             out.append("")
 
     for f in functions(model):

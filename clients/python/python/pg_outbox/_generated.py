@@ -990,7 +990,7 @@ class AdminMethods:
         malformed, 40001 at REPEATABLE READ when another transaction has processed the command meanwhile, 25006
         the transaction is read-only.
         """
-        return self._run(Call("command_begin", {"key": key, "command_type": command_type, "ttl": ttl, "content": content}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return self._run(Call("command_begin", {"key": key, "command_type": command_type, "ttl": ttl, "content": content}, Shape("value", None, {})))
 
     def command_end(self, key: str, *, result: Any | None = None, error: Any | None = None) -> None:
         """Stores the result of a command that has begun in this transaction, so that later calls of
@@ -1826,7 +1826,7 @@ class AdminMethods:
         Errors: OB004 a version has no upcaster, 42883 an upcaster is gone or has another owner, 22004 an
         upcaster returned null, and those that an upcaster raises.
         """
-        return self._run(Call("upcast", {"type": type, "data": data, "from_version": from_version, "to_version": to_version}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return self._run(Call("upcast", {"type": type, "data": data, "from_version": from_version, "to_version": to_version}, Shape("value", None, {})))
 
     def validate_event(self, type: str, data: Any, *, version: int | None = None) -> None:
         """Checks data against the schema of an event type. version null: the latest one. Errors: 22023 the data
@@ -2074,7 +2074,7 @@ class AsyncAdminMethods:
         malformed, 40001 at REPEATABLE READ when another transaction has processed the command meanwhile, 25006
         the transaction is read-only.
         """
-        return await self._arun(Call("command_begin", {"key": key, "command_type": command_type, "ttl": ttl, "content": content}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return await self._arun(Call("command_begin", {"key": key, "command_type": command_type, "ttl": ttl, "content": content}, Shape("value", None, {})))
 
     async def command_end(self, key: str, *, result: Any | None = None, error: Any | None = None) -> None:
         """Stores the result of a command that has begun in this transaction, so that later calls of
@@ -2910,7 +2910,7 @@ class AsyncAdminMethods:
         Errors: OB004 a version has no upcaster, 42883 an upcaster is gone or has another owner, 22004 an
         upcaster returned null, and those that an upcaster raises.
         """
-        return await self._arun(Call("upcast", {"type": type, "data": data, "from_version": from_version, "to_version": to_version}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return await self._arun(Call("upcast", {"type": type, "data": data, "from_version": from_version, "to_version": to_version}, Shape("value", None, {})))
 
     async def validate_event(self, type: str, data: Any, *, version: int | None = None) -> None:
         """Checks data against the schema of an event type. version null: the latest one. Errors: 22023 the data
