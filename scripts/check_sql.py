@@ -14,6 +14,36 @@ OBJECT = re.compile(
 )
 
 
+# Settings that pin the plans of a function. A function has one of these sets, or none: each further set would be one more
+# thing to compare when a plan changes. All of them forbid scans of whole tables, because the plans of young and of grown
+# tables have to be the same.
+PLANS = {
+    "walk: nested loops over indexes, for pages that name their rows": "seqscan bitmapscan hashjoin mergejoin generic jit",
+    "ordered: reads an index in its order until a limit": "seqscan bitmapscan sort generic jit",
+    "index: finds rows by index": "seqscan bitmapscan generic jit",
+    "claim: a walk in the order of an index": "seqscan bitmapscan hashjoin mergejoin sort generic jit",
+    "page: one page is joined at once, read in order": "seqscan bitmapscan hashjoin=on sort generic jit",
+    "page, sorted: one page is joined at once": "seqscan bitmapscan hashjoin=on sort=on generic jit",
+    "small: a few rows of a small table": "seqscan jit",
+    "sql: ordered, for a function in SQL, which has no plan of its own to be generic": "seqscan bitmapscan sort",
+}
+FUNCTION = re.compile(r"^create (?:or replace )?(?:function|procedure)\s+([\w.]+)\(.*?(?=^create |\Z)", re.MULTILINE | re.DOTALL)
+BODY = re.compile(r"^(?:as \$|begin atomic|return )", re.MULTILINE)
+PLAN = re.compile(r"^set (?:enable_(\w+) = (on|off)|(jit) = off|plan_cache_mode = force_(generic)_plan)$", re.MULTILINE)
+
+
+def unknown_plans(text: str) -> list[str]:
+    """Returns the functions whose settings for plans are none of PLANS."""
+    known = {frozenset(plan.split()) for plan in PLANS.values()}
+    unknown = []
+    for found in FUNCTION.finditer(text):
+        head = BODY.split(found.group(0), maxsplit=1)[0]
+        plan = frozenset((name + ("=on" if to == "on" else "")) or jit or generic for name, to, jit, generic in PLAN.findall(head))
+        if any(name for name, *_ in PLAN.findall(head)) and plan not in known:
+            unknown.append(found.group(1))
+    return unknown
+
+
 def strip(sql: str) -> str:
     """Removes comments, psql commands and string literals. Bodies between $$ stay."""
     sql = re.sub(r"--[^\n]*|^\\[^\n]*", "", sql, flags=re.MULTILINE)
@@ -47,6 +77,8 @@ def main() -> int:
                 wrong.append(f"{path}:{number}: longer than 125 characters")
             if line != line.rstrip():
                 wrong.append(f"{path}:{number}: space at the end")
+        for name in unknown_plans(text):
+            wrong.append(f"{path}: {name} has settings for plans that PLANS in scripts/check_sql.py does not list")
         for number in backslashes(text):
             wrong.append(f"{path}:{number}: a backslash in a literal without E")
         for number, line in enumerate(strip(text).splitlines(), 1):

@@ -209,7 +209,7 @@ struct Site {
 }
 
 /// The body of public functions, of any signature, that a private function implements: `outbox.x(...)` calls
-/// `outbox._x(caller oid, ...)` as the owner of `outbox.x`. SECURITY DEFINER would hide the caller.
+/// `outbox_internal.x(caller oid, ...)` as the owner of `outbox.x`. SECURITY DEFINER would hide the caller.
 ///
 /// As in `entry.rs`, no value here has a destructor while the private function runs. An ERROR in it keeps its SQLSTATE and
 /// context, and the abort of the (sub)transaction restores the identity.

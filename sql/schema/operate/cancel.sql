@@ -44,7 +44,7 @@ begin
     insert into outbox.cancelled (message_id, cancelled_by, reason) values (message_id, who, reason);
     insert into outbox._cancelled_lately values (message_id);
     if waiting is not null then
-        dropped := outbox_internal.drop_cancelled(waiting);
+        dropped := outbox_internal.drop_deliveries(waiting, 'cancelled');
     end if;
     perform outbox_internal.deliveries_changed();
     perform outbox_internal.audit('cancel', format('message %s', message_id), reason,

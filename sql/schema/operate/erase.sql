@@ -42,7 +42,7 @@ begin
     insert into outbox._cancelled_lately values (message_id);
     delete from outbox._manual_send e where e.message_id = message_id;
     waiting := array(select d.id from outbox.delivery d where d.message_id = message_id);
-    perform outbox_internal.drop_cancelled(waiting);
+    perform outbox_internal.drop_deliveries(waiting, 'cancelled');
     -- The only change that rows of the logs may undergo. Ids, positions, times and counts stay.
     perform set_config('pg_outbox.erasing', 'on', true);
     update outbox.message m set payload = null, body = null, headers = null, metadata = null

@@ -51,6 +51,7 @@ set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
+set enable_bitmapscan = off
 as $$
 begin
     if cardinality(ids) = 0 then
@@ -80,6 +81,7 @@ set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
+set enable_bitmapscan = off
 as $$
 begin
     perform outbox_internal.unbundle(array(select b.id from outbox._bundle b where b.lease = token for update));

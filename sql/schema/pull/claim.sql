@@ -75,8 +75,8 @@ begin
         picked := outbox_internal.pick_one(subscription);
         if picked.ids is not null then
             return query select *
-            from outbox._lease(picked.source_id, subscription, picked.budget, picked.deadline, picked.ids, picked.tried,
-                picked.segment, worker, lease);
+            from outbox_internal.lease(picked.source_id, subscription, picked.budget, picked.deadline, picked.ids,
+                picked.tried, picked.segment, worker, lease);
             return;
         end if;
     end if;
@@ -107,7 +107,7 @@ begin
         bundles := outbox_internal.pick_bundles(source.id, max_messages, picked.before);
         if cardinality(bundles.ids) > 0 then
             return query select *
-            from outbox._lease_bundles(source.id, source.name, source.max_attempts, source.deadline, bundles.ids,
+            from outbox_internal.lease_bundles(source.id, source.name, source.max_attempts, source.deadline, bundles.ids,
                 bundles.bundles, bundles.segment, worker, lease);
             return;
         end if;
@@ -116,7 +116,7 @@ begin
     end if;
     if cardinality(picked.ids) > 0 then
         return query select *
-        from outbox._lease(source.id, source.name, source.max_attempts, source.deadline, picked.ids, picked.tried,
+        from outbox_internal.lease(source.id, source.name, source.max_attempts, source.deadline, picked.ids, picked.tried,
             picked.segment, worker, lease);
     end if;
 end

@@ -105,7 +105,7 @@ begin
             using errcode = 'OB012', detail = format('It is due at %s.', wanted.due_at);
     end if;
     return query select *
-    from outbox._lease(source.id, source.name, source.max_attempts, source.deadline, array[delivery_id],
+    from outbox_internal.lease(source.id, source.name, source.max_attempts, source.deadline, array[delivery_id],
         array[wanted.last_attempt_at],
         wanted.message_segment, worker, lease);
 end

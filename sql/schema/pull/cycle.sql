@@ -79,8 +79,8 @@ begin
         picked := outbox_internal.pick_one(subscription);
         if picked.ids is not null then
             return query select *
-            from outbox._lease(picked.source_id, subscription, picked.budget, picked.deadline, picked.ids, picked.tried,
-                picked.segment, worker, lease);
+            from outbox_internal.lease(picked.source_id, subscription, picked.budget, picked.deadline, picked.ids,
+                picked.tried, picked.segment, worker, lease);
             return;
         end if;
     end if;
@@ -98,7 +98,7 @@ begin
     picked := outbox_internal.pick(source.id, max_messages, true);
     if cardinality(picked.ids) > 0 then
         return query select *
-        from outbox._lease(source.id, source.name, source.max_attempts, source.deadline, picked.ids, picked.tried,
+        from outbox_internal.lease(source.id, source.name, source.max_attempts, source.deadline, picked.ids, picked.tried,
             picked.segment, worker, lease);
     elsif picked.before < 'infinity' then
         return query select * from outbox.claim(subscription, worker, max_messages, lease);

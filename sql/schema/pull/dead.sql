@@ -1,4 +1,4 @@
--- Deliveries that end without success: moved to the dead letters, or dropped because their message was cancelled.
+-- Deliveries that end without success: moved to the dead letters, or dropped.
 
 -- API: private
 -- Moves deliveries from outbox.delivery to outbox.dead_letter and returns how many. The caller has locked the deliveries.
@@ -61,9 +61,9 @@ end
 $$;
 
 -- API: private
--- Ends deliveries of cancelled messages, with an entry in the attempt log for each, and returns how many. The caller has
--- locked the deliveries.
-create function outbox_internal.drop_cancelled(ids bigint[]) returns bigint
+-- Ends deliveries without a dead letter, with an entry in the attempt log for each, and returns how many. The caller has
+-- locked the deliveries. outcome: cancelled or skipped.
+create function outbox_internal.drop_deliveries(ids bigint[], outcome text, error text default null) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -76,7 +76,8 @@ as $$
 declare
     dropped bigint;
 begin
-    perform outbox_internal.count_ended(array_agg(d.subscription_id), array_fill('cancelled'::text, array[count(*)::int]))
+    perform outbox_internal.count_ended(array_agg(d.subscription_id),
+        array_fill(drop_deliveries.outcome, array[count(*)::int]))
     from outbox.delivery d where d.id = any (ids);
     with gone as (
         delete from outbox.delivery d where d.id = any (ids) returning *
@@ -85,9 +86,9 @@ begin
         select g.subscription_id, g.key from gone g where g.key is not null
     )
     insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run,
-        subscription_id, endpoint_id, attempt, outcome)
+        subscription_id, endpoint_id, attempt, outcome, error)
     select (select outbox_internal.current_leaf('attempt')), g.position, g.message_id, clock_timestamp(), clock_timestamp(),
-        g.id, g.run, g.subscription_id, s.endpoint_id, 0, 'cancelled'
+        g.id, g.run, g.subscription_id, s.endpoint_id, 0, drop_deliveries.outcome, drop_deliveries.error
     from gone g
     left join outbox.subscription s on s.id = g.subscription_id;
     get diagnostics dropped = row_count;
@@ -127,7 +128,7 @@ begin
         where d.state <> 'processing' and d.id <> all (in_flight)
         for update of d skip locked
     );
-    return case when cardinality(ids) = 0 then 0 else outbox_internal.drop_cancelled(ids) end;
+    return case when cardinality(ids) = 0 then 0 else outbox_internal.drop_deliveries(ids, 'cancelled') end;
 end
 $$;
 

@@ -35,7 +35,7 @@ comment on type outbox.claimed is
     'and release() take. last_attempt_at and last_error are those of the attempt before this one';
 
 -- API: private
--- _lease() leases deliveries that the caller has locked, and returns them with their messages. _lease_bundles() does the
+-- lease() leases deliveries that the caller has locked, and returns them with their messages. lease_bundles() does the
 -- same for whole bundles. Both are called with the settings of the caller.
 --
 -- To look up messages in all leaves of outbox.message costs several times as much as the rest of a claim, because opening
@@ -62,7 +62,7 @@ declare
             update outbox._bundle b set lease = held_as where b.id = any (bundles) returning b.*
         ), $h$;
     template constant text := $f$
-create function outbox.{name}(
+create function outbox_internal.{name}(
     source_id int,
     source_name text,
     budget int,
@@ -107,8 +107,8 @@ $$;$f$;
 begin
     for kind in
         select * from (values
-            ('_lease', 'tried timestamptz[]', 'false', '', rows, ''),
-            ('_lease_bundles', 'bundles bigint[]', 'true', held, bundles, 'order by t.due_at, t.position'))
+            ('lease', 'tried timestamptz[]', 'false', '', rows, ''),
+            ('lease_bundles', 'bundles bigint[]', 'true', held, bundles, 'order by t.due_at, t.position'))
             k(name, argument, bundled, held, taken, sorted)
     loop
         branches := replace(replace(replace(branch, '{taken}', kind.taken), '{held}', kind.held), '{bundled}', kind.bundled);

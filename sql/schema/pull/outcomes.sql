@@ -268,7 +268,7 @@ begin
         perform outbox_internal.dead_letter_deliveries(dead, reasons, false);
     end if;
     if called_off is not null then
-        perform outbox_internal.drop_cancelled(called_off);
+        perform outbox_internal.drop_deliveries(called_off, 'cancelled');
     end if;
     if dead is not null or called_off is not null then
         perform outbox_internal.deliveries_changed();

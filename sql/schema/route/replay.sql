@@ -260,8 +260,6 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
-declare
-    cancelled bigint;
 begin
     update outbox.replay r set state = 'cancelled', finished_at = clock_timestamp()
     where r.id = replay_id and r.state in ('running', 'draining');
@@ -272,18 +270,9 @@ begin
         raise exception 'replay % does not exist', replay_id
             using errcode = 'OB001', hint = 'The view outbox.replay_status lists them.';
     end if;
-    with gone as (
-        delete from outbox.delivery d where d.run = replay_id and d.run > 0 and d.state <> 'processing' returning d.*
-    )
-    insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run, subscription_id,
-        attempt, outcome)
-    select (select outbox_internal.current_leaf('attempt')), g.position, g.message_id, clock_timestamp(), clock_timestamp(),
-        g.id, g.run, g.subscription_id, 0, 'cancelled'
-    from gone g;
-    get diagnostics cancelled = row_count;
-    perform outbox_internal.count_ended(array_fill((select r.subscription_id from outbox.replay r where r.id = replay_id),
-        array[cancelled::int]), array_fill('cancelled'::text, array[cancelled::int]));
-    return cancelled;
+    return outbox_internal.drop_deliveries(array(
+        select d.id from outbox.delivery d where d.run = replay_id and d.run > 0 and d.state <> 'processing' for update
+    ), 'cancelled');
 end
 $$;
 comment on function outbox.cancel_replay is

@@ -341,30 +341,17 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
-declare
-    skipped bigint;
 begin
     perform outbox_internal.unbundle(array(
         select b.id from outbox._bundle b
         where b.subscription_id = skip_deliveries.subscription_id and b.lease is null
         for update skip locked
     ));
-    with waiting as materialized (
+    return outbox_internal.drop_deliveries(array(
         select d.id from outbox.delivery d
         where d.subscription_id = skip_deliveries.subscription_id and d.state <> 'processing'
         for update skip locked
-    ), gone as (
-        delete from outbox.delivery d using waiting w where d.id = w.id returning d.*
-    )
-    insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run, subscription_id,
-        attempt, outcome, error)
-    select (select outbox_internal.current_leaf('attempt')), g.position, g.message_id, clock_timestamp(), clock_timestamp(),
-        g.id, g.run, g.subscription_id, 0, 'skipped', reason
-    from gone g;
-    get diagnostics skipped = row_count;
-    perform outbox_internal.count_ended(array_fill(subscription_id, array[skipped::int]),
-        array_fill('skipped'::text, array[skipped::int]));
-    return skipped;
+    ), 'skipped', reason);
 end
 $$;
 

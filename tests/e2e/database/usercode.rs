@@ -527,14 +527,14 @@ async fn every_function_that_takes_a_name_or_an_expression_is_attacked_by_every_
         assert_eq!(breaches, 0, "{role}");
     }
     for known in [
-        "capture(condition)",
-        "capture(relation)",
-        "uncapture(relation)",
-        "create_publisher(topic_function)",
-        "alter_publisher(topic_function)",
-        "subscribe(filter)",
-        "enqueue(topic)",
-        "read(topics)",
+        "outbox.capture(condition)",
+        "outbox.capture(relation)",
+        "outbox.uncapture(relation)",
+        "outbox.create_publisher(topic_function)",
+        "outbox.alter_publisher(topic_function)",
+        "outbox.subscribe(filter)",
+        "outbox.enqueue(topic)",
+        "outbox.read(topics)",
     ] {
         assert!(attacked.iter().any(|call| call == known), "{known} is not among {attacked:?}");
     }

@@ -14,7 +14,7 @@ const ALWAYS: &str = r"
 do $$ declare definition text; changed text; begin
     for definition in
         select pg_get_functiondef(p.oid) from pg_proc p
-        where p.pronamespace = 'outbox_internal'::regnamespace and p.prosrc ~ 'slow_walk'
+        where p.pronamespace = 'outbox_internal'::regnamespace and p.prosrc ~ 'outbox_internal.(slow_walk|note_claim)'
     loop
         changed := regexp_replace(definition, 'outbox_internal.slow_walk\((cardinality\(ids\)|0|1)\)', 'interval ''1 h''', 'g');
         changed := replace(changed, ', 150);', ', 0);');
