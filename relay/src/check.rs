@@ -47,7 +47,8 @@ pub(crate) async fn check(config: &Config) -> Result<u8> {
             }
             None => println!("  broker: ok"),
         }
-        let layout = Layout { format: settings.format, binding: sink.binding(), source: name, relay: settings.name.clone() };
+        let layout =
+            Layout { format: settings.format, binding: sink.binding(), source: name, relay: settings.name.clone() };
         let read = active.read(cursor.map_or(0, |cursor| cursor.position), cursor.and_then(|c| c.epoch)).await?;
         for (message, epoch) in read.messages.iter().take(SHOWN) {
             let made = template.fill(message).and_then(|topic| layout.record(message, *epoch, topic));

@@ -206,8 +206,9 @@ impl Secret {
         let text = match self {
             Secret::Env(name) => std::env::var(name)
                 .map_err(|_| Error::invalid(format!("the environment variable \"{name}\" is not set")))?,
-            Secret::File(path) => std::fs::read_to_string(path)
-                .map_err(|error| Error::invalid(format!("cannot read \"{}\"", path.display())).detail(error.to_string()))?,
+            Secret::File(path) => std::fs::read_to_string(path).map_err(|error| {
+                Error::invalid(format!("cannot read \"{}\"", path.display())).detail(error.to_string())
+            })?,
         };
         Ok(text.trim_end().to_owned())
     }
@@ -273,9 +274,8 @@ impl Config {
     /// # Errors
     /// 22023 with the place of the mistake.
     pub(crate) fn load(path: &Path) -> Result<Config> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            Error::invalid(format!("cannot read \"{}\"", path.display())).detail(error.to_string())
-        })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Error::invalid(format!("cannot read \"{}\"", path.display())).detail(error.to_string()))?;
         Config::parse(&text).map_err(|error| {
             let detail = error.details().detail.clone();
             let message = format!("{}: {error}", path.display());

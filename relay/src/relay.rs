@@ -177,12 +177,7 @@ impl Relay {
         result
     }
 
-    async fn relay(
-        &mut self,
-        active: &Active,
-        layout: &Layout,
-        ended: &mut watch::Receiver<bool>,
-    ) -> Result<End> {
+    async fn relay(&mut self, active: &Active, layout: &Layout, ended: &mut watch::Receiver<bool>) -> Result<End> {
         let until = if self.once { Some(active.head().await?) } else { None };
         let mut backoff = Backoff::default();
         loop {
@@ -288,7 +283,11 @@ impl Relay {
         let ours = opened.last.filter(|last| cursor.own && last.relay == self.settings.name);
         let has = ours.map(|last| last.place).unwrap_or_default();
         if has > at {
-            self.log("info", "the broker is ahead of the cursor", json!({"cursor": at.position, "broker": has.position}));
+            self.log(
+                "info",
+                "the broker is ahead of the cursor",
+                json!({"cursor": at.position, "broker": has.position}),
+            );
         }
         let mut due: Option<Due> = None;
         let mut read: Option<Read> = None;
@@ -334,11 +333,10 @@ impl Relay {
             let after = batch.last.as_ref().map_or(at.position, |(place, _)| place.position);
             let whole = batch.refused.is_none();
             let next_epoch = batch.last.as_ref().map_or(epoch, |(place, _)| epoch_of(*place));
-            let (sent, moved, next) = tokio::join!(
-                self.sink.send(&batch.records),
-                settle(active, confirmed, due.take()),
-                async { if whole { active.read(after, next_epoch).await.map(Some) } else { Ok(None) } },
-            );
+            let (sent, moved, next) =
+                tokio::join!(self.sink.send(&batch.records), settle(active, confirmed, due.take()), async {
+                    if whole { active.read(after, next_epoch).await.map(Some) } else { Ok(None) }
+                },);
             confirmed = moved?;
             // What the broker has stored is confirmed in any case.
             let stored = match &sent.failure {
@@ -381,7 +379,9 @@ impl Relay {
             };
             confirmed = settle(active, confirmed, due.take()).await?;
             let place = Place { epoch: its_epoch, position: message.position };
-            if let Some(paused) = self.refuse(active, layout, &opened_limit(opened.limit), &message, place, &why).await? {
+            if let Some(paused) =
+                self.refuse(active, layout, &opened_limit(opened.limit), &message, place, &why).await?
+            {
                 return Ok(paused);
             }
             at = place;
@@ -449,7 +449,11 @@ impl Relay {
             }
         };
         active.record_refusal(&self.settings.name, message, action, why).await?;
-        self.log("warning", action, json!({"position": place.position, "webhook_id": message.webhook_id, "error": why}));
+        self.log(
+            "warning",
+            action,
+            json!({"position": place.position, "webhook_id": message.webhook_id, "error": why}),
+        );
         self.shared.lock().skipped += 1;
         Ok(None)
     }

@@ -182,10 +182,8 @@ impl Active {
             (&self.filter, Type::TEXT),
             (&epoch, Type::INT4),
         ];
-        let rows = self
-            .reader()
-            .query_typed("select r.* from outbox.read($1, $2, $3, $4::jsonb, $5) r", &params)
-            .await?;
+        let rows =
+            self.reader().query_typed("select r.* from outbox.read($1, $2, $3, $4::jsonb, $5) r", &params).await?;
         let mut read = Read { messages: Vec::with_capacity(rows.len()), looked_at: after };
         for row in &rows {
             read.looked_at = row.try_get("position")?;

@@ -106,8 +106,7 @@ fn line(record: &Record) -> Line<'_> {
     // Between the tokens of JSON, a line break is white space like any other.
     let json = std::str::from_utf8(&record.body).ok().map(|text| text.replace(['\n', '\r'], " "));
     let body = json.and_then(|text| RawValue::from_string(text).ok());
-    let body_base64 =
-        body.is_none().then(|| base64::engine::general_purpose::STANDARD.encode(&record.body));
+    let body_base64 = body.is_none().then(|| base64::engine::general_purpose::STANDARD.encode(&record.body));
     let headers = record.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     Line { topic: &record.topic, key: record.key.as_deref(), headers, body, body_base64 }
 }
@@ -138,9 +137,7 @@ fn continue_file(file: &mut File) -> std::io::Result<Option<Last>> {
     let not_ours = || std::io::Error::other("its last line was not written by a relay");
     let line: Value = serde_json::from_slice(last).map_err(|_| not_ours())?;
     let mark = |name: &str| line["headers"][name].as_str();
-    let place = (|| {
-        Some(Place { epoch: mark(EPOCH)?.parse().ok()?, position: mark(POSITION)?.parse().ok()? })
-    })();
+    let place = (|| Some(Place { epoch: mark(EPOCH)?.parse().ok()?, position: mark(POSITION)?.parse().ok()? }))();
     match (mark(SOURCE), mark(RELAY), place) {
         (Some(source), Some(relay), Some(place)) => {
             Ok(Some(Last { source: source.to_owned(), relay: relay.to_owned(), place }))
@@ -153,7 +150,6 @@ fn continue_file(file: &mut File) -> std::io::Result<Option<Last>> {
 mod tests {
     use bytes::Bytes;
 
-    use serde_json::json;
 
     use super::*;
 
@@ -170,7 +166,11 @@ mod tests {
                 (EPOCH.to_owned(), "1".to_owned()),
                 (POSITION.to_owned(), position.to_string()),
             ],
-            body: if position == 2 { Bytes::from_static(&[0xff]) } else { Bytes::from_static(b"{\"n\":\n 1.000000000000000000001}") },
+            body: if position == 2 {
+                Bytes::from_static(&[0xff])
+            } else {
+                Bytes::from_static(b"{\"n\":\n 1.000000000000000000001}")
+            },
         }
     }
 

@@ -1,10 +1,11 @@
 //! NATS: a JetStream stream, or core NATS.
 //!
-//! Each message to a stream names the sequence number that it expects the stream to end with. The messages of a batch form a
-//! chain: if the server refuses or loses one, it refuses those after it, and a relay that was replaced without noticing adds
-//! nothing out of order. After a connection, the last message of the stream says where to continue. `Nats-Msg-Id` makes the
-//! server drop repeats as well, within the window of the stream. Other programs may write to the stream, but each of their
-//! messages breaks a chain, which costs a repetition of the batch.
+//! The messages of a batch form a chain. The first one names the sequence number that it expects the stream to end with, and
+//! each other one the id of the message before it. If the server refuses or loses one, it refuses those after it, and a relay
+//! that was replaced without noticing adds nothing out of order. Sequence numbers alone do not suffice: a message of another
+//! program would take the number of a refused one. After a connection, the last message of the stream says where to continue.
+//! `Nats-Msg-Id` makes the server drop repeats as well, within the window of the stream. Other programs may write to the
+//! stream, but each of their messages breaks a chain, which costs a repetition of the batch.
 //!
 //! Core NATS has no acknowledgements: a message counts as stored when the server has answered what was sent after it.
 
@@ -12,7 +13,10 @@ use std::error::Error as _;
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use async_nats::header::{HeaderMap, HeaderValue, NATS_EXPECTED_LAST_SEQUENCE, NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
+use async_nats::header::{
+    HeaderMap, HeaderValue, NATS_EXPECTED_LAST_MESSAGE_ID, NATS_EXPECTED_LAST_SEQUENCE, NATS_EXPECTED_STREAM,
+    NATS_MESSAGE_ID,
+};
 use async_nats::jetstream::context::{ContextBuilder, PublishError, PublishErrorKind};
 use async_nats::jetstream::{self, ErrorCode, stream::Stream};
 use async_nats::{Client, ConnectOptions};
@@ -83,24 +87,39 @@ impl NatsSink {
             options = options.token(secret(token)?);
         }
         let addresses: Vec<&str> = config.url.split(',').map(str::trim).collect();
-        options.connect(addresses).await.map_err(|error| match error.source() {
-            Some(source) => format!("{error}: {source}"),
-            None => error.to_string(),
+        options.connect(addresses).await.map_err(|error| {
+            let text = match error.source() {
+                Some(source) => format!("{error}: {source}"),
+                None => error.to_string(),
+            };
+            if config.tls && text.contains("InvalidContentType") {
+                format!("the server does not speak TLS: {text}")
+            } else {
+                text
+            }
         })
     }
 
     async fn send_to_stream(target: &mut Target, name: &str, records: &[Record]) -> Sent {
         let mut stored = 0;
         // A duplicate, or a message of another program, breaks the chain; the rest is then sent again.
-        for _ in 0..4 {
+        let mut fruitless = 0;
+        while fruitless < 4 {
+            let before_this = stored;
             let mut waiting = Vec::with_capacity(records.len() - stored);
-            for (i, record) in records[stored..].iter().enumerate() {
+            let mut before: Option<HeaderValue> = None;
+            for record in &records[stored..] {
                 let Some(mut headers) = headers(record) else {
                     break;
                 };
                 headers.insert(NATS_EXPECTED_STREAM, name);
-                headers.insert(NATS_EXPECTED_LAST_SEQUENCE, HeaderValue::from(target.end + i as u64));
-                let sent = target.context.publish_with_headers(record.topic.clone(), headers, record.body.clone()).await;
+                match before {
+                    Some(id) => headers.insert(NATS_EXPECTED_LAST_MESSAGE_ID, id),
+                    None => headers.insert(NATS_EXPECTED_LAST_SEQUENCE, HeaderValue::from(target.end)),
+                }
+                before = headers.get(NATS_MESSAGE_ID).cloned();
+                let sent =
+                    target.context.publish_with_headers(record.topic.clone(), headers, record.body.clone()).await;
                 let failed = sent.is_err();
                 waiting.push(sent);
                 if failed {
@@ -119,7 +138,10 @@ impl NatsSink {
                         stored += 1;
                         target.end = ack.sequence;
                     }
-                    Ok(Err(error)) if error.kind() == PublishErrorKind::WrongLastSequence => {
+                    Ok(Err(error))
+                        if [PublishErrorKind::WrongLastSequence, PublishErrorKind::WrongLastMessageId]
+                            .contains(&error.kind()) =>
+                    {
                         broken = true;
                         break;
                     }
@@ -133,6 +155,7 @@ impl NatsSink {
             if !broken {
                 return Sent { stored, failure: Some(Failure::Refused("a header has a line break".to_owned())) };
             }
+            fruitless = if stored > before_this { 0 } else { fruitless + 1 };
             match target.stream.info().await {
                 Ok(info) => target.end = info.state.last_sequence,
                 Err(error) => return Sent::retry(stored, error.to_string()),
@@ -204,7 +227,8 @@ impl Sink for NatsSink {
                     // The last message may have been deleted; then nothing is known.
                     last = stream.get_raw_message(end).await.ok().and_then(|message| {
                         let mark = |name: &str| message.headers.get(name).map(ToString::to_string);
-                        let place = Place { epoch: mark(EPOCH)?.parse().ok()?, position: mark(POSITION)?.parse().ok()? };
+                        let place =
+                            Place { epoch: mark(EPOCH)?.parse().ok()?, position: mark(POSITION)?.parse().ok()? };
                         Some(Last { source: mark(SOURCE)?, relay: mark(RELAY)?, place })
                     });
                 }

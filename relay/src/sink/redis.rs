@@ -51,9 +51,8 @@ impl RedisSink {
         }
         info = info.set_redis_settings(settings);
         let client = Client::open(info).map_err(|error| shown(&error))?;
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(Some(PATIENCE));
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE));
         client.get_multiplexed_async_connection_with_config(&config).await.map_err(|error| shown(&error))
     }
 
@@ -82,10 +81,8 @@ impl RedisSink {
             return Ok(false);
         }
         let id = id(record);
-        let found: StreamRangeReply = session
-            .xrange_count(&record.topic, &id, &id, 1)
-            .await
-            .map_err(|error| Failure::Retry(shown(&error)))?;
+        let found: StreamRangeReply =
+            session.xrange_count(&record.topic, &id, &id, 1).await.map_err(|error| Failure::Retry(shown(&error)))?;
         match found.ids.first() {
             Some(entry) if entry.get::<String>(ID).as_deref() == Some(record.webhook_id.as_str()) => Ok(true),
             _ => Err(Failure::Refused(format!(
@@ -144,8 +141,7 @@ impl Sink for RedisSink {
                     self.ends.insert(record.topic.clone(), end);
                 }
                 Ok(false) => {
-                    self.ends
-                        .insert(record.topic.clone(), Place { epoch: record.epoch, position: record.position });
+                    self.ends.insert(record.topic.clone(), Place { epoch: record.epoch, position: record.position });
                     let command = batch.cmd("XADD").arg(&record.topic);
                     if let Some(most) = self.config.max_length {
                         command.arg("MAXLEN").arg("~").arg(most);

@@ -28,7 +28,8 @@ async fn a_file_has_every_message_once_although_the_relay_is_killed() {
         db.enqueue(round * 200 + 1, round * 200 + 200).await;
         let before = fs::metadata(&path).map_or(0, |file| file.len());
         let relay = config.run();
-        wait_until("the file grows", PATIENCE, async || fs::metadata(&path).is_ok_and(|file| file.len() > before)).await;
+        wait_until("the file grows", PATIENCE, async || fs::metadata(&path).is_ok_and(|file| file.len() > before))
+            .await;
         tokio::time::sleep(Duration::from_millis(u64::try_from(round).unwrap() * 5)).await;
         drop(relay);
     }
@@ -43,7 +44,10 @@ async fn the_standard_output_has_one_object_per_line() {
     let text = Config::new(&db, "format = \"debezium\"", "kind = \"stdout\"").succeed().await;
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 3);
-    assert_eq!((&lines[0]["topic"], &lines[0]["key"], &lines[0]["body"]["n"]), (&"order.created".into(), &"k1".into(), &1.into()));
+    assert_eq!(
+        (&lines[0]["topic"], &lines[0]["key"], &lines[0]["body"]["n"]),
+        (&"order.created".into(), &"k1".into(), &1.into())
+    );
     assert_eq!(lines[0]["headers"]["id"], lines[0]["headers"]["webhook-id"]);
 }
 

@@ -17,7 +17,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 async fn server() -> &'static Server {
     static SERVER: OnceCell<Server> = OnceCell::const_new();
-    SERVER.get_or_init(async || Server::start(&[("pg_outbox.poll_interval", "1s"), ("max_worker_processes", "60")]).await.unwrap()).await
+    SERVER
+        .get_or_init(async || {
+            Server::start(&[("pg_outbox.poll_interval", "1s"), ("max_worker_processes", "60")]).await.unwrap()
+        })
+        .await
 }
 
 /// A database with an outbox.
@@ -154,7 +158,8 @@ impl Config {
     /// `relay`: lines of the relay's table, `sink`: of its sink.
     pub(crate) fn new(db: &Database, relay: &str, sink: &str) -> Config {
         let path = fresh_folder("config").unwrap().join("relay.toml");
-        let mut text = String::from("[source]\ndsn = { env = \"RELAY_DSN\" }\n\n[relay.orders]\nheartbeat_seconds = 1\n");
+        let mut text =
+            String::from("[source]\ndsn = { env = \"RELAY_DSN\" }\n\n[relay.orders]\nheartbeat_seconds = 1\n");
         let _ = write!(text, "{relay}\n\n[relay.orders.sink]\n{sink}\n");
         fs::write(&path, text).unwrap();
         Config { path, dsn: db.dsn.clone() }
@@ -191,12 +196,7 @@ impl Config {
 
     pub(crate) fn run(&self) -> Running {
         let log = self.path.with_extension(format!("log{}", free_port().unwrap()));
-        let child = self
-            .command("run")
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
+        let child = self.command("run").stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
         Running { child, log }
     }
 }

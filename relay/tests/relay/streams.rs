@@ -8,7 +8,9 @@ use crate::programs::{Broker, Config, Database, PATIENCE, assert_ledger, wait_un
 
 async fn connect(broker: &Broker) -> redis::aio::MultiplexedConnection {
     let client = redis::Client::open(format!("redis://127.0.0.1:{}/", broker.port)).unwrap();
-    client.get_multiplexed_async_connection().await.unwrap()
+    let patient =
+        redis::AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE));
+    client.get_multiplexed_async_connection_with_config(&patient).await.unwrap()
 }
 
 fn sink(broker: &Broker) -> String {
