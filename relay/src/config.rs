@@ -331,6 +331,17 @@ mod tests {
     }
 
     #[test]
+    fn the_files_of_the_page_are_accepted() {
+        let page = include_str!("../../docs/relay.md");
+        let blocks: Vec<&str> =
+            page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        assert!(blocks.len() >= 3);
+        for block in blocks {
+            Config::parse(block).map_err(|error| error.report()).unwrap();
+        }
+    }
+
+    #[test]
     fn a_wrong_file_is_refused() {
         for wrong in [
             "",
