@@ -102,7 +102,7 @@ pub(crate) enum Start {
     End,
 }
 
-/// What happens with a message that the broker will never take.
+/// How the relay treats a message that the broker will never take.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum OnRefused {
@@ -333,8 +333,7 @@ mod tests {
     #[test]
     fn the_files_of_the_page_are_accepted() {
         let page = include_str!("../../docs/relay.md");
-        let blocks: Vec<&str> =
-            page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        let blocks: Vec<&str> = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
         assert!(blocks.len() >= 3);
         for block in blocks {
             Config::parse(block).map_err(|error| error.report()).unwrap();

@@ -27,7 +27,7 @@ pub(crate) enum Format {
 /// How a broker names the attributes of CloudEvents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Binding {
-    /// What is put before the name of an attribute.
+    /// The text before the name of an attribute.
     pub(crate) prefix: &'static str,
     /// Whether header values are percent-encoded to ASCII, as in HTTP.
     pub(crate) ascii: bool,

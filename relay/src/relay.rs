@@ -39,7 +39,7 @@ pub(crate) struct Relay {
     shared: Arc<Shared>,
 }
 
-/// What the heartbeat tells.
+/// The state that the heartbeat tells.
 #[derive(Debug, Default)]
 struct Shared {
     status: Mutex<Status>,
@@ -126,7 +126,12 @@ impl Relay {
         let mut backoff = Backoff::default();
         let mut standing_by = false;
         while !*ended.borrow() {
-            let wait = match self.activate(&mut ended).await {
+            let begun = Instant::now();
+            let result = self.activate(&mut ended).await;
+            if begun.elapsed() > Duration::from_secs(60) {
+                backoff.reset();
+            }
+            let wait = match result {
                 Ok(End::Ended) => return 0,
                 Ok(End::Stopped) => return 4,
                 Ok(End::StandBy) => {
@@ -166,6 +171,8 @@ impl Relay {
             relay: self.settings.name.clone(),
         };
         self.log("info", "active", json!({"sink": self.sink.describe(), "source": layout.source}));
+        // The first heartbeat shows whether the role may write it.
+        heartbeat(&active, &self.settings, &self.sink.describe(), &self.shared, 0.0).await?;
         let beat = Heartbeat::start(&active, &self.settings, self.sink.describe(), self.shared.clone());
         let result = self.relay(&active, &layout, ended).await;
         drop(beat);
@@ -195,7 +202,11 @@ impl Relay {
                         "the broker has messages of the source \"{}\", and this is \"{}\"",
                         last.source, layout.source
                     )),
-                    None => self.pump(active, layout, cursor, opened, until, ended).await?,
+                    None => match self.pump(active, layout, cursor, opened, until, ended).await {
+                        // The position is no longer stored, or history was lost.
+                        Err(error) if error.code() == "OB009" => Pause::Stop(error.report()),
+                        other => other?,
+                    },
                 },
             };
             if self.shared.lock().relayed > before {
@@ -301,11 +312,7 @@ impl Relay {
             }
             let now = match read.take() {
                 Some(read) => read,
-                None => match active.read(at.position, epoch).await {
-                    // The position is no longer stored, or history was lost.
-                    Err(error) if error.code() == "OB009" => return Ok(Pause::Stop(error.report())),
-                    other => other?,
-                },
+                None => active.read(at.position, epoch).await?,
             };
             if now.messages.is_empty() {
                 self.shared.set("running", None);
@@ -338,7 +345,7 @@ impl Relay {
                     if whole { active.read(after, next_epoch).await.map(Some) } else { Ok(None) }
                 },);
             confirmed = moved?;
-            // What the broker has stored is confirmed in any case.
+            // Records that the broker has stored are confirmed in any case.
             let stored = match &sent.failure {
                 None => batch.last.clone(),
                 Some(_) => sent
@@ -356,31 +363,31 @@ impl Relay {
                 status.place = place;
             }
             let refused = match sent.failure {
-                None => batch.refused.map(|(message, epoch, why)| (message, epoch, why)),
+                None => batch.refused,
                 Some(Failure::Retry(why)) => {
                     settle(active, confirmed, due.take()).await?;
                     return Ok(Pause::Reopen(why));
                 }
                 Some(Failure::Refused(why)) => {
                     // The message is read again, because the batch has its record only.
-                    let again = active.read(at.position, epoch).await?;
                     let refused = batch.records.get(sent.stored).map(|record| record.position);
-                    again
-                        .messages
-                        .into_iter()
-                        .find(|(message, _)| Some(message.position) == refused)
-                        .map(|(message, epoch)| (message, epoch, why))
+                    let again = active.read(at.position, epoch).await?.messages;
+                    match again.into_iter().find(|(message, _)| Some(message.position) == refused) {
+                        Some((message, epoch)) => Some((message, epoch, why)),
+                        None => return Ok(Pause::Reopen(why)),
+                    }
                 }
             };
             let Some((message, its_epoch, why)) = refused else {
                 self.shared.set("running", None);
-                read = next?;
+                // A failed read is repeated from the same position.
+                read = next.unwrap_or_default();
                 continue;
             };
             confirmed = settle(active, confirmed, due.take()).await?;
             let place = Place { epoch: its_epoch, position: message.position };
             if let Some(paused) =
-                self.refuse(active, layout, &opened_limit(opened.limit), &message, place, &why).await?
+                self.refuse(active, layout, opened_limit(opened.limit), &message, place, &why).await?
             {
                 return Ok(paused);
             }
@@ -420,7 +427,7 @@ impl Relay {
         &mut self,
         active: &Active,
         layout: &Layout,
-        limit: &usize,
+        limit: usize,
         message: &Message,
         place: Place,
         why: &str,
@@ -433,7 +440,7 @@ impl Relay {
             OnRefused::DeadLetter => {
                 let topic = self.settings.dead_letter_topic.clone().unwrap_or_default();
                 let record = match layout.record(message, place.epoch, topic.clone()) {
-                    Ok(record) => record.dead_letter(&topic, why, *limit),
+                    Ok(record) => record.dead_letter(&topic, why, limit),
                     Err(why) => return Ok(Some(Pause::Stop(why))),
                 };
                 if let Some(why) = self.sink.refuses(&record) {
@@ -525,12 +532,7 @@ async fn write(
     shared: &Shared,
     rate: f64,
 ) -> Result<()> {
-    let status = {
-        let mut status = shared.lock();
-        let taken = status.clone();
-        status.error = None;
-        taken
-    };
+    let status = shared.lock().clone();
     let state = if status.state.is_empty() { "running" } else { status.state };
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let instance = format!("{}/{}", host.trim_end(), std::process::id());
@@ -555,5 +557,9 @@ async fn write(
             &params,
         )
         .await?;
+    let mut now = shared.lock();
+    if now.error == status.error {
+        now.error = None;
+    }
     Ok(())
 }

@@ -53,7 +53,7 @@ pub(crate) struct Cursor {
     pub(crate) own: bool,
 }
 
-/// What a read returned.
+/// The result of a read.
 #[derive(Debug, Default)]
 pub(crate) struct Read {
     pub(crate) messages: Vec<(Message, i32)>,

@@ -150,7 +150,6 @@ fn continue_file(file: &mut File) -> std::io::Result<Option<Last>> {
 mod tests {
     use bytes::Bytes;
 
-
     use super::*;
 
     fn record(position: i64) -> Record {

@@ -22,7 +22,7 @@ pub(crate) trait Sink: Send + std::fmt::Debug {
     /// Returns kind and address, without credentials.
     fn describe(&self) -> String;
 
-    /// Connects, or connects anew after a failure, and checks what can be checked without sending.
+    /// Connects, or connects again after a failure, and checks what can be checked without sending.
     async fn open(&mut self) -> std::result::Result<Opened, String>;
 
     /// Returns why the broker would never take a record, as far as it is known without sending it.
@@ -35,7 +35,7 @@ pub(crate) trait Sink: Send + std::fmt::Debug {
     async fn send(&mut self, records: &[Record]) -> Sent;
 }
 
-/// What is known after connecting.
+/// The facts that a broker tells after connecting.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Opened {
     /// The largest record in bytes.

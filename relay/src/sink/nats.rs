@@ -66,7 +66,7 @@ impl NatsSink {
             .name("pg_outbox relay")
             .connection_timeout(PATIENCE)
             .request_timeout(Some(PATIENCE))
-            // A lost connection is opened anew by open(), which finds out what the server has.
+            // open() connects again after a loss, and finds out which messages the server has.
             .max_reconnects(1)
             .require_tls(config.tls);
         if let Some(path) = &config.ca_file {

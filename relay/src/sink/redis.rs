@@ -162,7 +162,7 @@ impl Sink for RedisSink {
         if !batch.is_empty() {
             let done: Result<Vec<String>, RedisError> = batch.query_async(session).await;
             if let Err(error) = done {
-                // What was added is found out after the next connection.
+                // After the next connection, the streams say which entries were added.
                 return Sent::retry(0, shown(&error));
             }
         }

@@ -82,3 +82,21 @@ async fn messages_of_other_topics_do_not_make_a_relay_lag() {
     assert_eq!(fs::read_to_string(&path).unwrap(), "");
     assert_eq!(relay.terminate().await, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_inbox_knows_repeats_and_later_epochs() {
+    let db = Database::new().await;
+    let begin = async |position: i64, epoch: i32, stream: &str| {
+        let args = format!("'/s', {position}, epoch => {epoch}, stream => '{stream}'");
+        db.one(&format!("outbox.inbox_begin({args})")).await == "true"
+    };
+    let mut new = Vec::new();
+    for (position, epoch, stream) in [(5, 1, "a"), (5, 1, "a"), (4, 1, "a"), (4, 1, "b"), (6, 1, "a"), (2, 2, "a"), (7, 1, "a")] {
+        new.push(begin(position, epoch, stream).await);
+    }
+    assert_eq!(new, [true, false, false, true, true, true, false]);
+    // A transaction that fails has handled nothing.
+    db.client.batch_execute("begin; select outbox.inbox_begin('/s', 9); rollback").await.unwrap();
+    assert!(begin(9, 1, "").await);
+    assert!(db.client.execute("select outbox.inbox_begin('/s', 0)", &[]).await.is_err());
+}

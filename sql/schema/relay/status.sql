@@ -48,7 +48,6 @@ create function outbox.relay_heartbeat(
 ) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
 as $$
 #variable_conflict use_variable
 begin
