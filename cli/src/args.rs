@@ -7,8 +7,9 @@ use clap_complete::Shell;
 #[derive(Debug, Parser)]
 #[command(name = "outbox", version, about, max_term_width = 100)]
 pub(super) struct Args {
-    /// Connection string; without it, PGHOST, PGUSER and the other libpq variables are used
-    #[arg(short, long, global = true, env = "DATABASE_URL", hide_env_values = true)]
+    /// Connection string; without it that of DATABASE_URL, and without that the variables of libpq (PGHOST, PGSERVICE, ...)
+    // The environment is not read by clap, which would show the option in every usage line as if it were needed.
+    #[arg(short, long, global = true)]
     pub(super) dsn: Option<String>,
     /// Print JSON, one value per line
     #[arg(long, global = true)]
@@ -19,13 +20,16 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Show the state of the outbox on one screen (exit code 1 if a health check is critical)
+    /// Show what is wrong, and what is not at rest (exit code 1 if something is wrong)
     Status {
+        /// Also list what is at rest
+        #[arg(long)]
+        all: bool,
         /// Seconds over which throughput is measured; 0 switches the measurement off
         #[arg(long, default_value_t = 1.0)]
         over: f64,
     },
-    /// Show the status screen live; q quits
+    /// Show the status screen live; q quits, arrows scroll, / finds a name, s sorts, a shows all
     Top {
         /// Seconds between refreshes
         #[arg(long, default_value_t = 1.0)]
@@ -39,6 +43,8 @@ pub(super) enum Command {
     },
     /// Check preloading, settings, privileges, versions and held snapshots (exit code 1 if something is wrong)
     Doctor,
+    /// Print the metrics in the text format of Prometheus
+    Metrics,
     /// Follow the feed and print its messages
     Tail {
         /// Topic patterns (* matches one word, # any number of words); without a pattern, all topics
@@ -73,6 +79,12 @@ pub(super) enum Command {
     /// Manage subscriptions, which send the messages of some topics to an endpoint or to workers
     #[command(subcommand)]
     Subscription(Subscription),
+    /// Look at deliveries that wait or are worked on, and at those that have ended
+    #[command(subcommand)]
+    Delivery(Delivery),
+    /// Look at the workers that have deliveries
+    #[command(subcommand)]
+    Worker(Worker),
     /// Manage dead letters, the deliveries that are not retried automatically any more
     #[command(subcommand, alias = "dlq")]
     DeadLetter(DeadLetter),
@@ -136,6 +148,14 @@ pub(super) struct SendArgs {
     /// Idempotency key: a message with the same key, topic, tenant and content is enqueued only once
     #[arg(long)]
     pub(super) idempotency_key: Option<String>,
+    /// Deliver not before this time, in any form that PostgreSQL takes
+    #[arg(long)]
+    pub(super) deliver_at: Option<String>,
+    /// The priority, from -100 to 100; higher goes first
+    #[arg(long, allow_negative_numbers = true)]
+    pub(super) priority: Option<i32>,
+    #[command(flatten)]
+    pub(super) more: More,
 }
 
 /// Starts, follows, cancels or lists replays.
@@ -196,10 +216,22 @@ pub(super) enum Endpoint {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Subscription {
-    /// List all subscriptions
+    /// List all subscriptions: what they get, who gets it, and where they stand
     List,
     /// Show one subscription
     Show { name: String },
+    /// Create a subscription, or alter the one that there is, so that it is as described
+    Ensure {
+        name: String,
+        /// Topic patterns (* matches one word, # any number of words)
+        #[arg(required = true)]
+        topics: Vec<String>,
+        /// The endpoint that the messages are pushed to
+        #[arg(long)]
+        endpoint: Option<String>,
+        #[command(flatten)]
+        more: More,
+    },
     /// Create a subscription; without --endpoint, workers claim its messages
     Create {
         name: String,
@@ -221,14 +253,45 @@ pub(super) enum Subscription {
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum DeadLetter {
-    /// List the open dead letters, oldest first
+pub(super) enum Delivery {
+    /// List deliveries, the longest due first
     List {
+        /// Of this subscription
+        #[arg(long)]
+        subscription: Option<String>,
+        /// In this state: pending, processing, failed, dead, expired, completed or cancelled; without it, those that have
+        /// not ended
+        #[arg(long)]
+        state: Option<String>,
+        /// That this worker has
+        #[arg(long)]
+        worker: Option<String>,
+        /// Of this message
+        #[arg(long)]
+        message: Option<i64>,
+        /// List at most this many
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=10_000))]
+        limit: i64,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Worker {
+    /// List the workers that have deliveries, with how many and for how long
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DeadLetter {
+    /// List dead letters, oldest first
+    List {
+        #[command(flatten)]
+        which: DeadLetterFilter,
         /// Include the dead letters that are no longer open
         #[arg(long)]
         all: bool,
         /// List at most this many
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=10_000))]
         limit: i64,
     },
     /// Show one dead letter
@@ -252,17 +315,62 @@ pub(super) enum DeadLetter {
     },
 }
 
-/// The dead letters of a decision, and who decides for which reason.
+/// Which dead letters: those that have all of these.
+#[derive(Debug, Default, ClapArgs)]
+pub(super) struct DeadLetterFilter {
+    /// The subscription
+    #[arg(long)]
+    pub(super) subscription: Option<String>,
+    /// The endpoint
+    #[arg(long)]
+    pub(super) endpoint: Option<String>,
+    /// The reason, such as max_attempts, rejected or expired
+    #[arg(long)]
+    pub(super) reason: Option<String>,
+    /// The topic
+    #[arg(long)]
+    pub(super) topic: Option<String>,
+    /// The tenant
+    #[arg(long)]
+    pub(super) tenant: Option<String>,
+    /// The ordering key
+    #[arg(long)]
+    pub(super) key: Option<String>,
+    /// Dead for longer than this, for example "2 hours"
+    #[arg(long, value_name = "DURATION")]
+    pub(super) older_than: Option<String>,
+}
+
+/// The dead letters of a decision, and who decides for which reason. Either ids or a selection is given.
 #[derive(Debug, ClapArgs)]
 pub(super) struct DeadLetterAction {
-    #[arg(required = true)]
+    /// The ids
+    #[arg(value_name = "ID")]
     pub(super) ids: Vec<i64>,
-    /// The person who decides, for the record
-    #[arg(long, env = "USER", default_value = "outbox")]
-    pub(super) actor: String,
+    #[command(flatten)]
+    pub(super) which: DeadLetterFilter,
+    /// All open dead letters
+    #[arg(long)]
+    pub(super) every: bool,
+    /// Of a selection: only list what would be done
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Of a selection: at most this many, oldest first
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(i64).range(1..=100_000))]
+    pub(super) limit: i64,
+    #[command(flatten)]
+    pub(super) by: By,
     /// The reason, for the record
     #[arg(long)]
     pub(super) note: Option<String>,
+}
+
+/// The actor of a change.
+#[derive(Debug, ClapArgs)]
+pub(super) struct By {
+    /// The person or ticket, for the record; without it, the user of the system and the user of the database
+    #[arg(long, alias = "by")]
+    pub(super) actor: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -298,27 +406,29 @@ pub(super) enum Cursor {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Message {
-    /// Show everything that happened to a message
+    /// Show a message with its content, its deliveries and everything that happened to it
     Show { id: i64 },
     /// Cancel the deliveries of a message that are not finished yet
     Cancel {
         id: i64,
         #[command(flatten)]
-        more: More,
+        by: By,
+        /// The reason, for the record
+        #[arg(long)]
+        reason: Option<String>,
     },
     /// Make a failed, waiting, dead or expired delivery due now and reset its attempt count
     Retry {
         id: i64,
         subscription: String,
         #[command(flatten)]
-        more: More,
+        by: By,
     },
     /// Remove the content of a message
     Erase {
         id: i64,
-        /// The person who erases, for the record
-        #[arg(long, env = "USER", default_value = "outbox")]
-        actor: String,
+        #[command(flatten)]
+        by: By,
         /// The reason; it is recorded in outbox.audit
         #[arg(long)]
         reason: String,
@@ -350,7 +460,7 @@ pub(super) enum Archive {
         #[command(flatten)]
         more: More,
     },
-    /// Show one finished message
+    /// Show one message: its result if it is finished, else how far it is
     Show { id: i64 },
     /// Count the results of the last 1,000 messages
     Stats {

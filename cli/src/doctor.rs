@@ -15,7 +15,9 @@ const FACTS: &str = "\
     coalesce((select a.default_version from pg_available_extensions a where a.name = 'pg_outbox'), ''), \
     (select count(*) from pg_stat_activity s where s.backend_xmin is not null and s.xact_start < now() - interval '5 min'), \
     current_setting('max_worker_processes')::int, \
-    has_schema_privilege(current_user, coalesce((select oid from pg_namespace where nspname = 'outbox'), 0), 'usage')";
+    has_schema_privilege(current_user, coalesce((select oid from pg_namespace where nspname = 'outbox'), 0), 'usage'), \
+    format('database %s at %s port %s', current_database(), coalesce(host(inet_server_addr()), 'a local socket'), \
+    current_setting('port'))";
 
 /// The column of `FACTS` with the installed version of the extension, which is empty without the extension.
 const INSTALLED: usize = 5;
@@ -60,16 +62,38 @@ pub(super) async fn run(dsn: &str, json: bool) -> Result<u8> {
             }
         }
     }
-    let Findings(found) = findings;
-    output::rows(json, &found, &["check", "state", "seen", "what_to_do"]);
+    let Findings(mut found) = findings;
+    found.sort_by_key(|row| row["state"] == "ok");
+    if json {
+        output::rows(json, &found, &[]);
+    } else {
+        print!("{}", report(&found, output::width()));
+    }
     Ok(u8::from(found.iter().any(|row| row["state"] != "ok")))
+}
+
+/// The results as text: what is wrong comes first, with what to do, and nothing is cut.
+fn report(found: &[Value], width: Option<usize>) -> String {
+    let longest = found.iter().filter_map(|row| row["check"].as_str()).map(str::len).max().unwrap_or(0);
+    let mut out = String::new();
+    for row in found {
+        let text = |name: &str| output::text(&row[name]);
+        out += &output::hang(&format!("{:5}  {:longest$}  ", text("state"), text("check")), &text("seen"), width);
+        if row["state"] != "ok" {
+            out += &output::hang("       -> ", &text("what_to_do"), width);
+            if let Some(command) = screen::command_for(&text("check")).filter(|command| *command != "outbox doctor") {
+                out += &format!("       $ {command}\n");
+            }
+        }
+    }
+    out
 }
 
 /// Checks the row of `FACTS`.
 fn check_server(findings: &mut Findings, row: &Row) {
     let text = |i: usize| row.get::<_, String>(i);
     let version: i32 = row.get(0);
-    findings.add("connection", true, format!("as {}", text(2)), "");
+    findings.add("connection", true, format!("{}, as {}", text(10), text(2)), "");
     findings.add("PostgreSQL", version >= 150_000, text(1), "PostgreSQL 15 to 18 is needed");
     // Only roles with pg_read_all_settings see this setting; for any other role it is null.
     let libraries: Option<String> = row.get(3);

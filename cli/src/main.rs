@@ -3,25 +3,27 @@
 //! Exit codes:
 //!
 //! - 0: done.
-//! - 1: `doctor` found something wrong, `status` found a critical health check, or a replay failed or was cancelled.
+//! - 1: `doctor` or `status` found something wrong, or a replay failed or was cancelled.
 //! - 2: wrong usage or invalid arguments.
 //! - 3: not found.
-//! - 4: conflict.
+//! - 4: conflict; of a selection of dead letters, some could not be decided on.
 //! - 5: try again later (no connection).
 //! - 6: fatal (no extension, no privilege).
 //! - 130: interrupted while a replay goes on.
 #![allow(clippy::print_stdout, reason = "a command line prints")]
 
 mod args;
+mod ask;
+mod dead_letters;
 mod doctor;
+mod message;
+mod metrics;
 mod output;
-mod picture;
 #[cfg(test)]
 mod reference;
 mod replay;
 mod run;
 mod screen;
-mod top;
 
 use std::process::ExitCode;
 
@@ -39,10 +41,11 @@ fn main() -> ExitCode {
         }
     };
     let json = args.json;
+    let source = run::source(args.dsn.as_deref());
     match runtime.block_on(run::run(args)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            report(&error, json);
+            report(&error, json, source);
             ExitCode::from(exit_code(&error))
         }
     }
@@ -58,14 +61,20 @@ fn exit_code(error: &Error) -> u8 {
     }
 }
 
-fn report(error: &Error, json: bool) {
+/// Prints an error. An error of the connection says where the connection string is from.
+fn report(error: &Error, json: bool, source: &str) {
+    let source = ["08", "28", "57P"].iter().any(|class| error.code().starts_with(class)).then_some(source);
     if json {
         let d = error.details();
         let value = serde_json::json!({"error": {
             "kind": error.kind().as_str(), "code": d.code, "name": d.name, "message": d.message, "detail": d.detail, "hint": d.hint,
+            "connection": source,
         }});
         eprintln!("{value}");
     } else {
         eprintln!("outbox: {}", error.report());
+        if let Some(source) = source {
+            eprintln!("the connection is that of {source}");
+        }
     }
 }

@@ -11,8 +11,9 @@ const HEAD: &str = "# The command line
 `outbox` (`cargo install pg-outbox-cli`) looks at and operates the outbox of a database. This page is made from the
 program itself; a test fails when they differ.
 
-The connection comes from `--dsn`, else from `DATABASE_URL`, else from `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`, `PGDATABASE`,
-`PGSSLMODE` and `PGSSLROOTCERT`. With `--json` every command prints one JSON value per line, and errors as JSON on the standard error.
+The connection comes from `--dsn`, else from `DATABASE_URL`, else from where libpq takes it: `PGHOST`, `PGPORT`, `PGUSER`,
+`PGPASSWORD`, `PGDATABASE`, `PGSSLMODE` and `PGSSLROOTCERT`. With `--json` every command prints one JSON value per line, and errors
+as JSON on the standard error. Without it, tables are wrapped to the width of the terminal, and never cut; into a pipe or a file, a row is one line.
 
 | exit code | meaning |
 |---|---|
@@ -20,7 +21,7 @@ The connection comes from `--dsn`, else from `DATABASE_URL`, else from `PGHOST`,
 | 1 | `status`, `doctor`: something is wrong; `replay`: it failed or was cancelled |
 | 2 | wrong usage or invalid arguments |
 | 3 | not found |
-| 4 | conflict: the object is not in a state in which this can be done |
+| 4 | conflict: the object is not in a state in which this can be done; of a selection of dead letters, some were not |
 | 5 | try again later: no connection, the server restarts |
 | 6 | fatal: no extension, no privilege, another version |
 | 130 | interrupted while a replay goes on |

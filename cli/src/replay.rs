@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::args::{More, Replay};
-use crate::{output, run};
+use crate::{ask, output};
 use pg_outbox::error::{Error, Result};
 use pg_outbox::outbox::Outbox;
 
@@ -45,8 +45,8 @@ pub(super) async fn run(outbox: &Outbox, json: bool, what: Replay, args: Vec<(St
     let id = match (what.follow, what.subscription) {
         (Some(id), _) => id,
         (None, subscription) => {
-            let args = run::with(json!({"subscription": subscription}), More { set: args });
-            let started = outbox.call("replay", args, &[]).await?;
+            let args = ask::with(json!({"subscription": subscription}), More { set: args });
+            let started = ask::call(outbox, "replay", args).await?;
             started.first().and_then(Value::as_i64).unwrap_or(0)
         }
     };

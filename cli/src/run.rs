@@ -1,45 +1,80 @@
 //! Runs the commands.
 
-use std::io::Read as _;
 use std::time::Duration;
 
 use clap::CommandFactory;
 use serde_json::{Map, Value, json};
 
-use crate::args::{
-    Archive, Args, Command, Cursor, DeadLetter, DeadLetterAction, Endpoint, Message as One, More, Registry, SendArgs,
-    Subscription,
-};
-use crate::screen::Screen;
-use crate::{doctor, output, replay, top};
+use crate::args::{Archive, Args, By, Command, Cursor, Delivery, Endpoint, More, Registry, Subscription, Worker};
+use crate::ask::{call, call_void, with};
+use crate::screen::{Screen, View, top};
+use crate::{ask, dead_letters, doctor, message, metrics, output, replay};
 use pg_outbox::error::{Error, Result};
-use pg_outbox::message::Message;
 use pg_outbox::outbox::Outbox;
 use pg_outbox::testing::Receiver;
 use pg_outbox::verify::Verifier;
 
-const ENDPOINT: &[&str] = &["name", "url", "active", "concurrency", "timeout", "tenant", "created_at"];
-const SUBSCRIPTION: &[&str] = &["id", "name", "endpoint_id", "max_attempts", "ordering", "format", "created_at"];
-const DEAD: &[&str] = &[
-    "dead_letter_id",
-    "subscription",
-    "topic",
-    "message_id",
-    "attempt",
-    "reason",
-    "last_error",
-    "dead_at",
-    "resolution",
+const ENDPOINT: &[&str] = &["name", "url", "state", "concurrency", "timeout", "tenant", "subscriptions", "last_error"];
+const SUBSCRIPTION: &[&str] = &[
+    "name",
+    "topics",
+    "filter",
+    "endpoint",
+    "ordering",
+    "paused",
+    "behind",
+    "waiting",
+    "leased",
+    "oldest",
+    "claimed_at",
+    "dead",
 ];
-const CURSOR: &[&str] =
-    &["consumer", "stream", "subject", "position", "lag_positions", "lag_seconds", "last_error", "updated_at"];
+const DELIVERY: &[&str] =
+    &["id", "subscription", "message", "state", "attempt", "next_at", "worker", "lease_ends_at", "last_error"];
+const WORKER: &[&str] = &["worker", "subscription", "leases", "deliveries", "oldest_claimed_at", "expires_at"];
+const CURSOR: &[&str] = &[
+    "consumer",
+    "stream",
+    "subject",
+    "position",
+    "behind",
+    "lag",
+    "moved_at",
+    "failing_at",
+    "failed_position",
+    "last_error",
+];
 const ARCHIVE: &[&str] =
     &["id", "topic", "key", "status", "integrations_succeeded", "integrations_failed", "last_error", "processed_at"];
+
+const OPEN_DELIVERIES: &str = "
+    select d.* from outbox.delivery_status d
+    where ($1::text is null or d.subscription = $1)
+        and case when $2::text is null then d.state in ('pending', 'processing', 'failed') else d.state = $2 end
+        and ($3::text is null or d.locked_by = $3) and ($4::text is null or d.message_id = $4::bigint)
+    order by coalesce(d.next_attempt_at, d.locked_at), d.delivery_id limit $5::bigint";
+
+const WORKERS: &str = "
+    select l.worker, l.subscription, count(*) as leases, sum(l.deliveries)::bigint as deliveries,
+        min(l.claimed_at) as oldest_claimed_at, min(l.expires_at) as expires_at
+    from outbox.lease_status l group by l.worker, l.subscription order by min(l.claimed_at) limit 10000";
+
+/// The variable with the connection string.
+const VARIABLE: &str = "DATABASE_URL";
+
+/// Where the connection string is from.
+pub(super) fn source(dsn: Option<&str>) -> &'static str {
+    match dsn {
+        Some(_) => "--dsn",
+        None if std::env::var(VARIABLE).is_ok_and(|dsn| !dsn.is_empty()) => VARIABLE,
+        None => "the environment (PGHOST, PGPORT, PGUSER, ...)",
+    }
+}
 
 /// Runs one command and returns its exit code.
 pub(super) async fn run(args: Args) -> Result<u8> {
     let json = args.json;
-    let dsn = args.dsn.unwrap_or_default();
+    let dsn = args.dsn.or_else(|| std::env::var(VARIABLE).ok()).unwrap_or_default();
     match args.command {
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "outbox", &mut std::io::stdout());
@@ -57,138 +92,177 @@ pub(super) async fn run(args: Args) -> Result<u8> {
 /// Runs a command that needs the outbox of a database.
 async fn run_connected(outbox: &Outbox, json: bool, command: Command) -> Result<u8> {
     match command {
-        Command::Status { over } => return status(outbox, json, over).await,
+        Command::Status { over, all } => return status(outbox, json, over, all).await,
         Command::Replay { what, args } => return replay::run(outbox, json, what, args).await,
+        Command::DeadLetter(command) => return dead_letters::run(outbox, json, command).await,
         Command::Top { every, count, picture: None } => top::run(outbox, every, count).await?,
         Command::Top { every, count, picture: Some(file) } => {
-            top::picture(outbox, every, count.unwrap_or(2), &file).await?;
+            top::draw(outbox, every, count.unwrap_or(2), &file).await?;
         }
+        Command::Metrics => metrics::run(outbox, json).await?,
         Command::Tail { topics, after, count } => tail(outbox, json, topics, after, count).await?,
-        Command::Send(message) => send(outbox, json, message).await?,
+        Command::Send(new) => message::send(outbox, json, new).await?,
         Command::Endpoint(command) => endpoint(outbox, json, command).await?,
         Command::Subscription(command) => subscription(outbox, json, command).await?,
-        Command::DeadLetter(command) => dead_letter(outbox, json, command).await?,
+        Command::Delivery(command) => deliveries(outbox, json, command).await?,
+        Command::Worker(Worker::List) => output::rows(json, &ask::query(outbox, WORKERS, &[]).await?, WORKER),
         Command::Cursor(command) => cursor(outbox, json, command).await?,
-        Command::Message(command) => message(outbox, json, command).await?,
+        Command::Message(command) => message::run(outbox, json, command).await?,
         Command::Topic(command) => registry(outbox, json, "topic", command).await?,
         Command::Publisher(command) => registry(outbox, json, "publisher", command).await?,
         Command::Archive(command) => archive(outbox, json, command).await?,
-        Command::Call { function, args } => call(outbox, json, &function, json!({}), More { set: args }).await?,
+        Command::Call { function, args } => print(outbox, json, &function, with(json!({}), More { set: args })).await?,
         // These commands need no outbox.
         Command::Completions { .. } | Command::Listen { .. } | Command::Doctor => {}
     }
     Ok(0)
 }
 
-async fn send(outbox: &Outbox, json: bool, new: SendArgs) -> Result<()> {
-    let payload = if new.payload == "-" {
-        let mut all = String::new();
-        std::io::stdin().read_to_string(&mut all).map_err(|e| Error::invalid(e.to_string()))?;
-        all
-    } else {
-        new.payload
-    };
-    let mut message = Message::to(new.topic);
-    message = if new.text { message.text(payload) } else { message.json(&serde_json::from_str::<Value>(&payload)?)? };
-    for (name, value) in new.headers {
-        message = message.header(name, value);
-    }
-    message = new.key.into_iter().fold(message, |m, key| m.key(key));
-    message = new.tenant.into_iter().fold(message, |m, tenant| m.tenant(tenant));
-    message = new.idempotency_key.into_iter().fold(message, |m, key| m.idempotency_key(key));
-    let session = outbox.session().await?;
-    let id = message.enqueue(&**session).await?;
-    output::row(json, &if json { json!({"message_id": id}) } else { json!(id) });
-    Ok(())
-}
-
 async fn endpoint(outbox: &Outbox, json: bool, command: Endpoint) -> Result<()> {
     match command {
         Endpoint::List => {
-            output::rows(json, &alive(outbox.table("endpoint", json!({}), 10_000, &[]).await?), ENDPOINT);
+            let rows = outbox.table("endpoint_status", json!({}), 10_000, &[]).await?;
+            let rows: Vec<Value> = rows.into_iter().filter(|row| row["state"] != "dropped").collect();
+            output::rows(json, &rows, &message::filled(&rows, ENDPOINT));
             Ok(())
         }
         Endpoint::Show { name } => {
             show(json, alive(outbox.table("endpoint", json!({"name": name}), 10, &[]).await?), "endpoint", &name)
         }
         Endpoint::Create { name, url, more } => {
-            call(outbox, json, "create_endpoint", json!({"name": name, "url": url}), more).await
+            print(outbox, json, "create_endpoint", with(json!({"name": name, "url": url}), more)).await
         }
-        Endpoint::Enable { name } => done(outbox, json, "enable_endpoint", json!({"name": name})).await,
-        Endpoint::Disable { name, more } => call(outbox, json, "disable_endpoint", json!({"name": name}), more).await,
-        Endpoint::RotateSecret { name, more } => call(outbox, json, "rotate_secret", json!({"name": name}), more).await,
-        Endpoint::Drop { name } => done(outbox, json, "drop_endpoint", json!({"name": name})).await,
+        Endpoint::Enable { name } => {
+            change(outbox, json, "enable_endpoint", json!({"name": name}), "endpoint", "enabled").await
+        }
+        Endpoint::Disable { name, more } => {
+            change(outbox, json, "disable_endpoint", with(json!({"name": name}), more), "endpoint", "disabled").await
+        }
+        Endpoint::RotateSecret { name, more } => {
+            print(outbox, json, "rotate_secret", with(json!({"name": name}), more)).await
+        }
+        Endpoint::Drop { name } => {
+            change(outbox, json, "drop_endpoint", json!({"name": name}), "endpoint", "dropped").await
+        }
     }
 }
 
 async fn subscription(outbox: &Outbox, json: bool, command: Subscription) -> Result<()> {
+    const KIND: &str = "subscription";
     match command {
         Subscription::List => {
-            output::rows(json, &alive(outbox.table("subscription", json!({}), 10_000, &[]).await?), SUBSCRIPTION);
+            let mut rows = outbox.table("subscription_status", json!({}), 10_000, &["oldest_due_age"]).await?;
+            for row in rows.iter_mut().filter(|_| !json) {
+                short(
+                    row,
+                    &[
+                        ("lag_positions", "behind"),
+                        ("processing", "leased"),
+                        ("last_claim_at", "claimed_at"),
+                        ("dead_letters", "dead"),
+                    ],
+                );
+                row["oldest"] = json!(row["oldest_due_age"].as_f64().map(output::age));
+                // The usual case is left out.
+                row["paused"] = if row["paused"] == true { json!("paused") } else { Value::Null };
+                row["ordering"] = if row["ordering"] == "none" { Value::Null } else { row["ordering"].clone() };
+            }
+            output::rows(json, &rows, &message::filled(&rows, SUBSCRIPTION));
             Ok(())
         }
         Subscription::Show { name } => {
-            let rows = outbox.table("subscription", json!({"name": name}), 10, &[]).await?;
-            show(json, alive(rows), "subscription", &name)
+            let mut rows = outbox.table("subscription_status", json!({"name": name}), 1, &[]).await?;
+            let settings = alive(outbox.table("subscription", json!({"name": name}), 10, &[]).await?);
+            // The settings that the view does not have.
+            if let (Some(Value::Object(row)), Some(Value::Object(more))) =
+                (rows.first_mut(), settings.into_iter().next())
+            {
+                for (column, value) in
+                    more.into_iter().filter(|(column, _)| !["id", "endpoint_id"].contains(&column.as_str()))
+                {
+                    row.entry(column).or_insert(value);
+                }
+            }
+            show(json, rows, KIND, &name)
+        }
+        Subscription::Ensure { name, topics, endpoint, more } => {
+            let args = with(json!({"name": name, "topics": topics, "endpoint": endpoint}), more);
+            let answer = call(outbox, "ensure_subscription", args).await?.into_iter().next().unwrap_or(Value::Null);
+            let sentence = format!("subscription \"{name}\" is {}", output::text(&answer));
+            output::done(json, &json!({"name": name, "result": answer}), &sentence);
+            Ok(())
         }
         Subscription::Create { name, topics, endpoint, more } => {
-            let args = json!({"name": name, "topics": topics, "endpoint": endpoint});
-            call(outbox, json, "subscribe", args, more).await
+            let args = with(json!({"name": name, "topics": topics, "endpoint": endpoint}), more);
+            change(outbox, json, "subscribe", args, KIND, "created").await
         }
-        Subscription::Pause { name } => done(outbox, json, "pause_subscription", json!({"name": name})).await,
-        Subscription::Resume { name } => done(outbox, json, "resume_subscription", json!({"name": name})).await,
-        Subscription::Drop { name } => done(outbox, json, "unsubscribe", json!({"name": name})).await,
+        Subscription::Pause { name } => {
+            change(outbox, json, "pause_subscription", json!({"name": name}), KIND, "paused").await
+        }
+        Subscription::Resume { name } => {
+            change(outbox, json, "resume_subscription", json!({"name": name}), KIND, "resumed").await
+        }
+        Subscription::Drop { name } => change(outbox, json, "unsubscribe", json!({"name": name}), KIND, "ended").await,
     }
 }
 
-async fn dead_letter(outbox: &Outbox, json: bool, command: DeadLetter) -> Result<()> {
-    match command {
-        DeadLetter::List { all, limit } => {
-            let filter = if all { json!({}) } else { json!({"resolution": "open"}) };
-            output::rows(json, &outbox.table("dead_letter_status", filter, limit, &[]).await?, DEAD);
-            Ok(())
-        }
-        DeadLetter::Show { id } => {
-            let rows = outbox.table("dead_letter_status", json!({"dead_letter_id": id}), 1, &[]).await?;
-            show(json, rows, "dead letter", &id.to_string())
-        }
-        DeadLetter::Stats => done(outbox, json, "dead_letter_stats", json!({})).await,
-        DeadLetter::Requeue { of } => dead_letter_action(outbox, json, "requeue", "requeue", of).await,
-        DeadLetter::Resolve { of } => dead_letter_action(outbox, json, "resolve", "resolve_dead_letter", of).await,
-        DeadLetter::Ignore { of } => dead_letter_action(outbox, json, "ignore", "ignore_dead_letter", of).await,
+async fn deliveries(outbox: &Outbox, json: bool, command: Delivery) -> Result<()> {
+    let Delivery::List { subscription, state, worker, message, limit } = command;
+    let (message, limit) = (message.map(|id| id.to_string()), limit.to_string());
+    let params =
+        [subscription.as_deref(), state.as_deref(), worker.as_deref(), message.as_deref(), Some(limit.as_str())];
+    let mut rows = ask::query(outbox, OPEN_DELIVERIES, &params).await?;
+    for row in rows.iter_mut().filter(|_| !json) {
+        row["attempt"] = json!(format!("{} of {}", output::text(&row["attempt"]), output::text(&row["max_attempts"])));
+        let names = [
+            ("delivery_id", "id"),
+            ("message_id", "message"),
+            ("next_attempt_at", "next_at"),
+            ("locked_by", "worker"),
+            ("lease_expires_at", "lease_ends_at"),
+        ];
+        short(row, &names);
     }
+    output::rows(json, &rows, &message::filled(&rows, DELIVERY));
+    Ok(())
 }
 
 async fn cursor(outbox: &Outbox, json: bool, command: Cursor) -> Result<()> {
     match command {
         Cursor::List => {
-            output::rows(json, &outbox.call("cursor_list", json!({}), &[]).await?, CURSOR);
+            let mut rows = outbox.call("cursor_list", json!({}), &[]).await?;
+            for row in rows.iter_mut().filter(|_| !json) {
+                row["lag"] = json!(row["lag_seconds"].as_f64().map(output::age));
+                row["subject"] = if row["subject"] == "" { Value::Null } else { row["subject"].clone() };
+                short(
+                    row,
+                    &[
+                        ("lag_positions", "behind"),
+                        ("updated_at", "moved_at"),
+                        ("error_since", "failing_at"),
+                        ("error_position", "failed_position"),
+                    ],
+                );
+            }
+            output::rows(json, &rows, &message::filled(&rows, CURSOR));
             Ok(())
         }
-        Cursor::Show { consumer, more } => call(outbox, json, "cursor_get", json!({"consumer": consumer}), more).await,
+        Cursor::Show { consumer, more } => {
+            print(outbox, json, "cursor_get", with(json!({"consumer": consumer}), more)).await
+        }
         Cursor::Reset { consumer, position, reason, more } => {
             let args = json!({"consumer": consumer, "position": position, "reason": reason});
-            call(outbox, json, "cursor_reset", args, more).await
+            print(outbox, json, "cursor_reset", with(args, more)).await
         }
         Cursor::Delete { consumer, reason, more } => {
-            void(outbox, json, "cursor_delete", with(json!({"consumer": consumer, "reason": reason}), more)).await
-        }
-    }
-}
-
-async fn message(outbox: &Outbox, json: bool, command: One) -> Result<()> {
-    match command {
-        One::Show { id } => {
-            let rows = outbox.call("history", json!({"message_id": id}), &[]).await?;
-            output::rows(json, &rows, &["at", "what", "subscription", "endpoint", "attempt", "status", "detail"]);
+            let args = with(json!({"consumer": consumer, "reason": reason}), more);
+            call_void(outbox, "cursor_delete", args).await?;
+            output::done(
+                json,
+                &json!({"consumer": consumer, "deleted": true}),
+                &format!("the cursor of \"{consumer}\" is deleted"),
+            );
             Ok(())
-        }
-        One::Cancel { id, more } => call(outbox, json, "cancel", json!({"message_id": id}), more).await,
-        One::Retry { id, subscription, more } => {
-            call(outbox, json, "retry", json!({"message_id": id, "subscription": subscription}), more).await
-        }
-        One::Erase { id, actor, reason } => {
-            void(outbox, json, "erase", json!({"message_id": id, "actor": actor, "reason": reason})).await
         }
     }
 }
@@ -196,11 +270,19 @@ async fn message(outbox: &Outbox, json: bool, command: One) -> Result<()> {
 async fn archive(outbox: &Outbox, json: bool, command: Archive) -> Result<()> {
     match command {
         Archive::List { more } => {
-            output::rows(json, &outbox.call("archive_list", with(json!({}), more), &[]).await?, ARCHIVE);
+            let rows = call(outbox, "archive_list", with(json!({}), more)).await?;
+            output::rows(json, &rows, &message::filled(&rows, ARCHIVE));
             Ok(())
         }
-        Archive::Show { id } => done(outbox, json, "archive_get", json!({"message_id": id})).await,
-        Archive::Stats { more } => call(outbox, json, "archive_stats", json!({}), more).await,
+        Archive::Show { id } => message::archived(outbox, json, id).await,
+        Archive::Stats { more } => print(outbox, json, "archive_stats", with(json!({}), more)).await,
+    }
+}
+
+/// Gives columns of a list shorter names.
+fn short(row: &mut Value, names: &[(&str, &str)]) {
+    for (long, short) in names {
+        row[*short] = row[*long].take();
     }
 }
 
@@ -209,7 +291,8 @@ fn alive(rows: Vec<Value>) -> Vec<Value> {
     rows.into_iter().filter(|row| row["deleted_at"].is_null()).collect()
 }
 
-fn show(json: bool, rows: Vec<Value>, what: &str, name: &str) -> Result<()> {
+/// Prints the one row that there should be.
+pub(super) fn show(json: bool, rows: Vec<Value>, what: &str, name: &str) -> Result<()> {
     match rows.first() {
         Some(row) => output::row(json, row),
         None => return Err(Error::new("OB001", format!("{what} \"{name}\" does not exist"))),
@@ -217,25 +300,21 @@ fn show(json: bool, rows: Vec<Value>, what: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Adds the arguments of `--set` to `args`. A value that parses as JSON is passed as JSON, any other value as text.
-pub(super) fn with(args: Value, more: More) -> Value {
-    let mut map = match args {
-        Value::Object(map) => map,
-        _ => Map::new(),
-    };
-    for (name, value) in more.set {
-        let value = serde_json::from_str(&value).unwrap_or(Value::String(value));
-        map.insert(name, value);
+/// The actor of a decision: as given, else the user of the system and that of the database.
+pub(super) async fn actor(outbox: &Outbox, by: &By) -> Result<String> {
+    if let Some(actor) = &by.actor {
+        return Ok(actor.clone());
     }
-    Value::Object(map)
+    let rows = ask::query(outbox, "select session_user as name", &[]).await?;
+    let role = rows.first().map_or_else(String::new, |row| output::text(&row["name"]));
+    let user =
+        ["USER", "LOGNAME", "USERNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|v| !v.is_empty()));
+    Ok(user.map_or(role.clone(), |user| format!("{user} as {role}")))
 }
 
-async fn call(outbox: &Outbox, json: bool, function: &str, args: Value, more: More) -> Result<()> {
-    done(outbox, json, function, with(args, more)).await
-}
-
-async fn done(outbox: &Outbox, json: bool, function: &str, args: Value) -> Result<()> {
-    let rows = outbox.call(function, args, &[]).await?;
+/// Calls a function and prints what it returns.
+async fn print(outbox: &Outbox, json: bool, function: &str, args: Value) -> Result<()> {
+    let rows = call(outbox, function, args).await?;
     match rows.as_slice() {
         [one] => output::row(json, one),
         many => output::rows(json, many, &[]),
@@ -243,47 +322,31 @@ async fn done(outbox: &Outbox, json: bool, function: &str, args: Value) -> Resul
     Ok(())
 }
 
-async fn void(outbox: &Outbox, json: bool, function: &str, args: Value) -> Result<()> {
-    outbox.call_void(function, args).await?;
-    output::row(json, &if json { json!({"done": true}) } else { json!("done") });
-    Ok(())
-}
-
-async fn dead_letter_action(
-    outbox: &Outbox,
-    json: bool,
-    action: &str,
-    function: &str,
-    of: DeadLetterAction,
-) -> Result<()> {
-    for id in of.ids {
-        outbox.call_void(function, json!({"dead_letter_id": id, "actor": of.actor, "note": of.note})).await?;
-        output::row(
-            json,
-            &if json { json!({"dead_letter_id": id, "done": action}) } else { json!(format!("{id}: {action} done")) },
-        );
-    }
+/// Calls a function that changes an object and returns the id of a control message, and says what it did.
+async fn change(outbox: &Outbox, json: bool, function: &str, args: Value, kind: &str, done: &str) -> Result<()> {
+    let name = args["name"].as_str().unwrap_or_default().to_owned();
+    let control = call(outbox, function, args).await?.into_iter().next().unwrap_or(Value::Null);
+    let sentence = format!("{kind} \"{name}\" is {done}, with control message {control}");
+    output::done(json, &control, &sentence);
     Ok(())
 }
 
 async fn registry(outbox: &Outbox, json: bool, what: &str, command: Registry) -> Result<()> {
-    match command {
-        Registry::List => output::rows(
-            json,
-            &outbox.table(what, json!({}), 10_000, &[]).await?,
-            &["code", "name", "description", "active", "created_at"],
-        ),
-        Registry::Create { code, more } => {
-            void(outbox, json, &format!("create_{what}"), with(json!({"code": code}), more)).await?
+    let (verb, done, code, more) = match command {
+        Registry::List => {
+            let rows = outbox.table(what, json!({}), 10_000, &[]).await?;
+            output::rows(json, &rows, &["code", "name", "description", "active", "created_at"]);
+            return Ok(());
         }
-        Registry::Alter { code, more } => {
-            void(outbox, json, &format!("alter_{what}"), with(json!({"code": code}), more)).await?
-        }
-    }
+        Registry::Create { code, more } => ("create", "created", code, more),
+        Registry::Alter { code, more } => ("alter", "altered", code, more),
+    };
+    call_void(outbox, &format!("{verb}_{what}"), with(json!({"code": code}), more)).await?;
+    output::done(json, &json!({"code": code, "done": done}), &format!("{what} \"{code}\" is {done}"));
     Ok(())
 }
 
-async fn status(outbox: &Outbox, json: bool, over: f64) -> Result<u8> {
+async fn status(outbox: &Outbox, json: bool, over: f64, all: bool) -> Result<u8> {
     let mut before = None;
     let mut screen = Screen::look(outbox, None).await?;
     if over > 0.0 {
@@ -294,9 +357,9 @@ async fn status(outbox: &Outbox, json: bool, over: f64) -> Result<u8> {
     if json {
         println!("{}", screen.json());
     } else {
-        print!("{}", screen.text(before.as_ref()));
+        print!("{}", screen.text(before.as_ref(), &View { width: output::width(), all, ..View::default() }));
     }
-    Ok(u8::from(screen.is_bad()))
+    Ok(u8::from(screen.is_wrong()))
 }
 
 async fn tail(outbox: &Outbox, json: bool, topics: Vec<String>, after: Option<i64>, count: Option<u64>) -> Result<()> {

@@ -54,10 +54,16 @@ async fn commands() {
 
     let tailed = json(dsn, &["tail", "order.*", "--after", "0", "-n", "1"]);
     assert_eq!(tailed[0]["payload"]["a"], 1);
-    assert!(json(dsn, &["message", "show", &id]).iter().any(|row| row["what"] == "enqueued"));
+    let shown = &json(dsn, &["message", "show", &id])[0];
+    assert_eq!((&shown["message"]["payload"]["a"], &shown["message"]["key"]), (&1.into(), &"k".into()));
+    assert_eq!(shown["history"][0]["what"], "enqueued");
     assert_eq!(json(dsn, &["endpoint", "list"]).len(), 1);
     assert_eq!(json(dsn, &["subscription", "list"]).len(), 2);
-    assert_eq!(json(dsn, &["subscription", "show", "work"])[0]["max_attempts"], 3);
+    let work = &json(dsn, &["subscription", "show", "work"])[0];
+    assert_eq!(
+        (&work["max_attempts"], &work["topics"][0], &work["format"]),
+        (&3.into(), &"job.*".into(), &"raw".into())
+    );
     json(dsn, &["topic", "create", "order.created"]);
     assert_eq!(json(dsn, &["topic", "list"])[0]["code"], "order.created");
     json(dsn, &["call", "cursor_advance", "consumer=c", "position=3", "stream=mine"]);
@@ -68,7 +74,7 @@ async fn commands() {
     assert_eq!(json(dsn, &["dlq", "list"]).len(), 0);
     assert_eq!(json(dsn, &["dlq", "stats"])[0]["total"], 0);
 
-    let status = outbox(dsn, &["status", "--over", "0"]);
+    let status = outbox(dsn, &["status", "--over", "0", "--all"]);
     let screen = String::from_utf8(status.stdout).unwrap();
     assert!(screen.contains("worker      running") && screen.contains("orders"), "{screen}");
     let doctor = outbox(dsn, &["--json", "doctor"]);
@@ -83,7 +89,8 @@ async fn commands() {
     assert_eq!(code(dsn, &["message", "show", "424242"]).0, 3);
     assert_eq!(code(dsn, &["endpoint", "show", "none"]).0, 3);
     assert_eq!(code(dsn, &["subscription", "create", "work", "a"]).0, 4);
-    assert_eq!(code("postgresql://u@127.0.0.1:1/d", &["status"]).0, 5);
+    let (exit, said) = code("postgresql://u@127.0.0.1:1/d", &["status"]);
+    assert!(exit == 5 && said.contains("the connection is that of DATABASE_URL"), "{said}");
     let (exit, text) = code(&server.dsn("bare"), &["status"]);
     assert!(exit == 6 && text.contains("create extension pg_outbox"), "{text}");
     let (_, text) = code(dsn, &["--json", "message", "show", "424242"]);
@@ -110,9 +117,16 @@ async fn ask(server: &Server, sql: &str) -> Value {
     row.unwrap().get(0)
 }
 
-/// Runs the program on a terminal of 110 columns and returns its output.
+/// Runs the program on a terminal of 110 columns and returns its output. It must succeed.
 fn on_a_terminal(dsn: &str, args: &str) -> String {
-    let command = format!("stty cols 110 rows 40; '{}' {args}", env!("CARGO_BIN_EXE_outbox"));
+    let (exit, shown) = on_a_screen(dsn, args, (110, 40));
+    assert_eq!(exit, 0, "{shown}");
+    shown
+}
+
+/// Runs the program on a terminal of so many columns and rows, and returns its exit code and its output.
+fn on_a_screen(dsn: &str, args: &str, (columns, rows): (u16, u16)) -> (i32, String) {
+    let command = format!("stty cols {columns} rows {rows}; '{}' {args}", env!("CARGO_BIN_EXE_outbox"));
     let output = Command::new("script")
         .args(["-qefc", &command, "/dev/null"])
         .env("DATABASE_URL", dsn)
@@ -120,8 +134,7 @@ fn on_a_terminal(dsn: &str, args: &str) -> String {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -161,7 +174,7 @@ async fn every_command_does_what_it_says() {
     assert_eq!(json(dsn, &["dlq", "list", "--limit", "2"]).len(), 2);
     let ids: Vec<String> = dead.iter().map(|row| row["dead_letter_id"].to_string()).collect();
     assert_eq!(text(&json(dsn, &["dead-letter", "show", &ids[0]])[0]["last_error"]), "broken");
-    assert_eq!(json(dsn, &["dlq", "requeue", &ids[0], "--actor", "ann", "--note", "fixed"])[0]["done"], "requeue");
+    assert_eq!(json(dsn, &["dlq", "requeue", &ids[0], "--actor", "ann", "--note", "fixed"])[0]["done"], "requeued");
     assert_eq!(json(dsn, &["dlq", "resolve", &ids[1], &ids[2], "--actor", "ann", "--note", "by hand"]).len(), 2);
     json(dsn, &["dlq", "ignore", &ids[3], "--actor", "ann", "--note", "never mind"]);
     assert_eq!(json(dsn, &["dlq", "list"]).len(), 0);
@@ -176,8 +189,10 @@ async fn every_command_does_what_it_says() {
     // Messages are retried, cancelled and erased.
     let requeued = dead[0]["message_id"].to_string();
     json(dsn, &["message", "retry", &requeued, "work"]);
-    json(dsn, &["message", "cancel", &requeued, "--set", "actor=ann", "--set", "reason=no longer needed"]);
-    assert!(json(dsn, &["message", "show", &requeued]).iter().any(|row| text(&row["what"]).contains("cancel")));
+    assert!(json(dsn, &["archive", "show", &requeued])[0]["status"] == "pending", "it is under way");
+    json(dsn, &["message", "cancel", &requeued, "--actor", "ann", "--reason", "no longer needed"]);
+    let shown = &json(dsn, &["message", "show", &requeued])[0];
+    assert!(shown["history"].as_array().unwrap().iter().any(|row| text(&row["what"]).contains("cancel")), "{shown}");
     assert_eq!(code(dsn, &["message", "cancel", "424242"]).0, 3);
     assert_eq!(code(dsn, &["message", "retry", &requeued, "none"]).0, 3);
     json(dsn, &["message", "erase", &requeued, "--actor", "ann", "--reason", "asked for"]);
@@ -306,4 +321,151 @@ async fn a_replay_is_shown_left_alone_and_ended() {
     assert_eq!(code(dsn, &["replay", "none"]).0, 3);
     assert_eq!(code(dsn, &["replay", "s", "to_position=100000"]).0, 2, "it does not exist yet");
     assert_eq!(code(dsn, &["replay"]).0, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_finds_what_is_wrong_and_who_has_what() {
+    let server = Server::start(&[("pg_outbox.poll_interval", "1s")]).await.unwrap();
+    let db = server.database("more").await.unwrap();
+    let dsn = &server.dsn("more");
+
+    // A subscription that is described twice is made once.
+    let ensure = ["subscription", "ensure", "work", "job.*", "--set", "max_attempts=3"];
+    assert_eq!(json(dsn, &ensure)[0]["result"], "created");
+    assert_eq!(json(dsn, &ensure)[0]["result"], "unchanged");
+    assert_eq!(json(dsn, &["subscription", "list"])[0]["topics"][0], "job.*");
+    let (exit, said) = code(dsn, &["endpoint", "create", "e", "http://127.0.0.1:1/", "--set", "timout=5"]);
+    assert!(exit == 2 && said.contains("has no argument \"timout\"") && said.contains("timeout"), "{said}");
+
+    // A message has options, and its numbers reach the server as they were typed.
+    let later = [
+        "send",
+        "job.later",
+        "{\"n\": 12345678901234567890.10}",
+        "--deliver-at",
+        "2099-01-02 03:04:05+00",
+        "--priority",
+        "-5",
+    ];
+    let sent = json(
+        dsn,
+        &[&later[..], &["--set", "publisher=shop", "--set", "aggregate_type=order", "--set", "aggregate_id=7"]]
+            .concat(),
+    );
+    let id = sent[0]["message_id"].as_i64().unwrap();
+    let stored = "select payload->>'n' n, priority, extract(year from deliver_at)::int as year, publisher, aggregate_id from outbox.message";
+    let stored = ask(&server, &format!("{stored} where id = {id}")).await;
+    assert_eq!(
+        stored[0],
+        serde_json::json!({"n": "12345678901234567890.10", "priority": -5, "year": 2099, "publisher": "shop", "aggregate_id": "7"})
+    );
+    let (exit, said) = code(dsn, &["send", "job.run", "1", "--set", "prioritty=1"]);
+    assert!(exit == 2 && said.contains("prioritty") && said.contains("max_attempts"), "{said}");
+
+    // Deliveries have names, and the worker that has them.
+    for n in 0..5 {
+        json(
+            dsn,
+            &[
+                "send",
+                "job.run",
+                &n.to_string(),
+                "--tenant",
+                if n < 3 { "acme" } else { "other" },
+                "--key",
+                &format!("k{n}"),
+            ],
+        );
+    }
+    wait_until("all are routed", PATIENCE, async || {
+        json(dsn, &["delivery", "list", "--subscription", "work"]).len() == 6
+    })
+    .await;
+    let claimed = json(dsn, &["call", "claim", "subscription=work", "worker=w7", "max_messages=5"]);
+    let worker = &json(dsn, &["worker", "list"])[0];
+    assert_eq!(
+        (&worker["worker"], &worker["subscription"], &worker["deliveries"]),
+        (&"w7".into(), &"work".into(), &5.into())
+    );
+    assert_eq!(json(dsn, &["delivery", "list", "--worker", "w7", "--limit", "4"]).len(), 4);
+    assert_eq!(json(dsn, &["delivery", "list", "--state", "pending", "--message", &id.to_string()]).len(), 1);
+
+    // Dead letters are selected, and what would be done can be seen first. The record says who did it.
+    let ids: Vec<i64> = claimed.iter().map(|row| row["delivery_id"].as_i64().unwrap()).collect();
+    let why = "the address has a line that is far longer than any column, and its last words are the ones that matter";
+    json(
+        dsn,
+        &[
+            "call",
+            "dead",
+            &format!("lease={}", claimed[0]["lease"]),
+            &format!("delivery_ids={ids:?}"),
+            &format!("reason={why}"),
+        ],
+    );
+    assert_eq!(json(dsn, &["dlq", "list", "--tenant", "acme", "--reason", "rejected"]).len(), 3);
+    assert_eq!(json(dsn, &["dlq", "list", "--key", "k1", "--topic", "job.run", "--subscription", "work"]).len(), 1);
+    assert_eq!(json(dsn, &["dlq", "list", "--older-than", "1 hour"]).len(), 0);
+    let listed = String::from_utf8(outbox(dsn, &["dlq", "list"]).stdout).unwrap();
+    assert!(listed.contains(why), "a pipe gets all of it: {listed}");
+    assert_eq!(code(dsn, &["dlq", "requeue"]).0, 2, "neither ids nor a selection");
+    assert_eq!(code(dsn, &["dlq", "requeue", "1", "--tenant", "acme"]).0, 2, "both");
+    assert_eq!(json(dsn, &["dlq", "resolve", "--tenant", "acme", "--dry-run"]).len(), 3);
+    assert_eq!(json(dsn, &["dlq", "list"]).len(), 5, "nothing was done");
+    let resolved = Command::new(env!("CARGO_BIN_EXE_outbox"))
+        .args(["dlq", "resolve", "--tenant", "acme", "--limit", "2", "--note", "told them"])
+        .envs([("DATABASE_URL", dsn.as_str()), ("USER", "ann")])
+        .output()
+        .unwrap();
+    assert!(
+        resolved.status.success()
+            && String::from_utf8_lossy(&resolved.stderr).contains("2 dead letters were resolved, 0 were not")
+    );
+    let audit =
+        ask(&server, "select detail->>'actor' as actor, reason from outbox.audit where action = 'resolved'").await;
+    assert_eq!((&audit[0]["actor"], &audit[0]["reason"]), (&"ann as postgres".into(), &"told them".into()));
+    // An erased message cannot be requeued. It is named, and the others are requeued.
+    let rest = json(dsn, &["dlq", "list"]);
+    let erased = rest[0]["message_id"].to_string();
+    json(dsn, &["message", "erase", &erased, "--reason", "asked for"]);
+    json(dsn, &["call", "cursor_record_error", "consumer=totals", &format!("error={why}"), "error_position=3"]);
+
+    // The failed checks come first and are whole, on a screen of 80 by 24 and in a pipe.
+    let (exit, screen) = on_a_screen(dsn, "status --over 0", (80, 24));
+    let lines: Vec<&str> = screen.lines().map(str::trim_end).collect();
+    assert!(exit == 1 && lines[0].starts_with("WRONG: "), "{exit} {screen}");
+    assert!(lines.iter().all(|line| line.chars().count() <= 80), "{screen}");
+    let words = lines.join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("consumer \"totals\" stands at 0 since ") && words.contains(why), "{screen}");
+    assert!(
+        words.contains("$ outbox cursor list") && words.contains("$ outbox dlq list") && words.contains("READERS"),
+        "{screen}"
+    );
+    let doctor = outbox(dsn, &["doctor"]);
+    let found = String::from_utf8(doctor.stdout).unwrap();
+    assert!(doctor.status.code() == Some(1) && found.starts_with("wrong  ") && found.contains(why), "{found}");
+    assert!(found.contains("outbox cursor list") && found.contains("ok     PostgreSQL"), "{found}");
+    // The keys of `top` are tested with the screen itself. Here it quits by a key.
+    let (exit, top) = on_a_screen(dsn, "top --count 1 --every 0.1", (80, 24));
+    assert!(exit == 0 && top.contains("WRONG:"), "{top}");
+
+    // Every metric has a type and a description, and every sample a number.
+    let text = String::from_utf8(outbox(dsn, &["metrics"]).stdout).unwrap();
+    let names: Vec<String> =
+        json(dsn, &["metrics"]).iter().map(|row| row["name"].as_str().unwrap().to_owned()).collect();
+    assert!(
+        names.len() > 15 && text.contains("outbox_oldest_due_seconds")
+            || text.contains("outbox_cursor_error_seconds{consumer=\"totals\"")
+    );
+    for name in &names {
+        let family = name.trim_end_matches("_sum").trim_end_matches("_count");
+        assert!(
+            text.contains(&format!("# HELP {family} ")) && text.contains(&format!("# TYPE {family} ")),
+            "{name}: {text}"
+        );
+    }
+    for sample in text.lines().filter(|line| !line.starts_with('#')) {
+        assert!(sample.rsplit_once(' ').unwrap().1.parse::<f64>().is_ok(), "{sample}");
+    }
+    drop(db);
 }

@@ -6,9 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import pg from 'pg';
 
-import { generate } from '../scripts/generate.mjs';
 import { startServer } from './server.mjs';
 
 const here = fileURLToPath(new URL('..', import.meta.url));
@@ -99,12 +97,4 @@ test('the other examples of the README are JavaScript', () => {
         writeFileSync(join(folder, `check${i}.mjs`), example);
         node(['--check', `check${i}.mjs`]);
     });
-});
-
-test('functions.ts is what the schema of the server says', async () => {
-    const client = new pg.Client(dsn);
-    await client.connect();
-    const text = await generate(client);
-    await client.end();
-    assert.ok(text === readFileSync(join(here, 'src/functions.ts'), 'utf8'), 'run "npm run generate" in clients/node');
 });

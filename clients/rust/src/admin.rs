@@ -179,6 +179,10 @@ pub struct CursorState {
     pub last_delivered_at: Option<DateTime<Utc>>,
     /// Column `last_error`.
     pub last_error: Option<String>,
+    /// Column `error_position`.
+    pub error_position: Option<i64>,
+    /// Column `error_since`.
+    pub error_since: Option<DateTime<Utc>>,
     /// Column `updated_at`.
     pub updated_at: Option<DateTime<Utc>>,
     /// Column `lag_positions`.
@@ -955,6 +959,30 @@ pub struct EndpointEntry {
     pub proxy: Option<String>,
 }
 
+/// A row of `outbox.lease_status`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct LeaseStatusEntry {
+    /// Column `subscription`.
+    pub subscription: Option<String>,
+    /// Column `worker`.
+    pub worker: Option<String>,
+    /// Column `deliveries`.
+    pub deliveries: Option<i64>,
+    /// Column `claimed_at`.
+    pub claimed_at: Option<DateTime<Utc>>,
+    /// Column `age`.
+    pub age: Option<f64>,
+    /// Column `expires_at`.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Column `expires_in`.
+    pub expires_in: Option<f64>,
+    /// Column `deadline_at`.
+    pub deadline_at: Option<DateTime<Utc>>,
+    /// Column `delivery_ids`.
+    pub delivery_ids: Option<Vec<i64>>,
+}
+
 /// A row of `outbox.publisher`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -1025,6 +1053,56 @@ pub struct SubscriptionEntry {
     pub created_at: Option<DateTime<Utc>>,
     /// Column `deleted_at`.
     pub deleted_at: Option<DateTime<Utc>>,
+}
+
+/// A row of `outbox.subscription_status`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct SubscriptionStatusEntry {
+    /// Column `subscription_id`.
+    pub subscription_id: Option<i32>,
+    /// Column `name`.
+    pub name: Option<String>,
+    /// Column `endpoint`.
+    pub endpoint: Option<String>,
+    /// Column `pull`.
+    pub pull: Option<bool>,
+    /// Column `topics`.
+    pub topics: Option<Vec<String>>,
+    /// Column `filter`.
+    pub filter: Option<Value>,
+    /// Column `ordering`.
+    pub ordering: Option<String>,
+    /// Column `max_attempts`.
+    pub max_attempts: Option<i32>,
+    /// Column `notify`.
+    pub notify: Option<bool>,
+    /// Column `paused`.
+    pub paused: Option<bool>,
+    /// Column `external_id`.
+    pub external_id: Option<String>,
+    /// Column `labels`.
+    pub labels: Option<Value>,
+    /// Column `created_at`.
+    pub created_at: Option<DateTime<Utc>>,
+    /// Column `position`.
+    pub position: Option<i64>,
+    /// Column `lag_positions`.
+    pub lag_positions: Option<i64>,
+    /// Column `lag_age`.
+    pub lag_age: Option<f64>,
+    /// Column `waiting`.
+    pub waiting: Option<i64>,
+    /// Column `processing`.
+    pub processing: Option<i64>,
+    /// Column `oldest_due_at`.
+    pub oldest_due_at: Option<DateTime<Utc>>,
+    /// Column `oldest_due_age`.
+    pub oldest_due_age: Option<f64>,
+    /// Column `last_claim_at`.
+    pub last_claim_at: Option<DateTime<Utc>>,
+    /// Column `dead_letters`.
+    pub dead_letters: Option<i64>,
 }
 
 /// A row of `outbox.topic`.
@@ -1414,6 +1492,8 @@ pub struct CursorRecordError {
     pub stream: Option<String>,
     /// Argument `subject`.
     pub subject: Option<String>,
+    /// Argument `error_position`.
+    pub error_position: Option<i64>,
 }
 
 /// Optional arguments of `outbox.cursor_reset()`; `None` stands for the default.
@@ -1445,6 +1525,47 @@ pub struct DisableEndpoint {
     pub reason: Option<String>,
     /// Argument `mode`.
     pub mode: Option<String>,
+}
+
+/// Optional arguments of `outbox.ensure_subscription()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct EnsureSubscription {
+    /// Argument `endpoint`.
+    pub endpoint: Option<String>,
+    /// Argument `filter`.
+    pub filter: Option<Value>,
+    /// Argument `max_attempts`.
+    pub max_attempts: Option<i32>,
+    /// Argument `max_age`.
+    pub max_age: Option<Duration>,
+    /// Argument `schedule`.
+    pub schedule: Option<Value>,
+    /// Argument `policy`.
+    pub policy: Option<Value>,
+    /// Argument `format`.
+    pub format: Option<String>,
+    /// Argument `batch_size`.
+    pub batch_size: Option<i32>,
+    /// Argument `batch_wait`.
+    pub batch_wait: Option<Duration>,
+    /// Argument `ordering`.
+    pub ordering: Option<String>,
+    /// Argument `on_exhausted`.
+    pub on_exhausted: Option<String>,
+    /// Argument `ttl`.
+    pub ttl: Option<Duration>,
+    /// Argument `deadline`.
+    pub deadline: Option<Duration>,
+    /// Argument `notify`.
+    pub notify: Option<bool>,
+    /// Argument `max_lag`.
+    pub max_lag: Option<Duration>,
+    /// Argument `external_id`.
+    pub external_id: Option<String>,
+    /// Argument `labels`.
+    pub labels: Option<Value>,
+    /// Argument `start`.
+    pub start: Option<String>,
 }
 
 /// Optional arguments of `outbox.erase()`; `None` stands for the default.
@@ -1870,9 +1991,9 @@ impl Outbox {
     }
 
     /// Cancels a message: ends its deliveries that are still waiting, and returns how many were ended. A delivery
-    /// that a worker has or that is in flight is not tried again if it fails. by (default: session_user) and reason
-    /// are stored in outbox.audit. Errors: OB001 no such message, OB002 it was cancelled already or nothing is left
-    /// to cancel, OB003 all remaining deliveries are leased.
+    /// that a worker has or that is in flight is not tried again if it fails. actor (default: session_user) and
+    /// reason are stored in outbox.audit. Errors: OB001 no such message, OB002 it was cancelled already or nothing is
+    /// left to cancel, OB003 all remaining deliveries are leased.
     ///
     /// # Errors
     /// Those of the function.
@@ -2091,9 +2212,11 @@ impl Outbox {
         call::typed(self.call("cursor_list", json!({"consumer": options.consumer, "stream": options.stream, "subject": options.subject, "max_rows": options.max_rows}), &[]).await?)
     }
 
-    /// Stores an error text (its first 2000 characters) as the cursor's last_error without moving the cursor; creates
-    /// the cursor at position 0 if there is none. The next advance or reset clears last_error. Errors: OB009 the text
-    /// is empty or a name is malformed, 25006 the transaction is read-only.
+    /// Records why a consumer cannot go on: an error text (its first 2000 characters), and as error_position the
+    /// position of the message that cannot be handled (null: not known). The cursor does not move; it is created at
+    /// position 0 if there is none. error_since stays that of the first error, health() reports the cursor, and the
+    /// next advance or reset clears all three. Errors: OB009 the text is empty, error_position is below 1, or a name
+    /// is malformed; 25006 the transaction is read-only.
     ///
     /// # Errors
     /// Those of the function.
@@ -2103,14 +2226,7 @@ impl Outbox {
         error: &str,
         options: CursorRecordError,
     ) -> Result<CursorState> {
-        call::single(
-            self.call(
-                "cursor_record_error",
-                json!({"consumer": consumer, "error": error, "stream": options.stream, "subject": options.subject}),
-                &[],
-            )
-            .await?,
-        )
+        call::single(self.call("cursor_record_error", json!({"consumer": consumer, "error": error, "stream": options.stream, "subject": options.subject, "error_position": options.error_position}), &[]).await?)
     }
 
     /// Moves a cursor to any position from 0 on, back as well, and creates the cursor if there is none. The reason is
@@ -2162,7 +2278,7 @@ impl Outbox {
     }
 
     /// Deletes a dead letter, whatever its resolution. Its row is stored in outbox.audit. Errors: OB001 no such dead
-    /// letter, 22023 by is null or empty.
+    /// letter, 22023 actor is empty.
     ///
     /// # Errors
     /// Those of the function.
@@ -2193,7 +2309,7 @@ impl Outbox {
 
     /// Stops sending to an endpoint until enable_endpoint(). mode: hold (the default) keeps deliveries waiting, skip
     /// records them as skipped. Returns the id of a control message. Errors: OB001 no such endpoint, 22023 unknown
-    /// mode.
+    /// mode, 54000 the reason is too large.
     ///
     /// # Errors
     /// Those of the function.
@@ -2232,9 +2348,29 @@ impl Outbox {
         call::single(self.call("enable_endpoint", json!({"name": name}), &[]).await?)
     }
 
+    /// Creates a subscription, or alters the one that there is, so that it is as described: for migrations, and for
+    /// programs that start. Topics, filter (null: none) and whether it is pushed are always as given; any other
+    /// setting that is null keeps its value, or gets the default of subscribe() if the subscription is new. start:
+    /// where a new subscription begins, as in subscribe(). Its default is earliest for a subscription that workers
+    /// claim from, so that workers that are deployed after their producers miss nothing, and latest for a pushed one,
+    /// so that a new receiver is not sent the history. Returns created, altered or unchanged; unchanged writes
+    /// nothing. Errors: OB001 no such endpoint, OB004 the subscription is pulled and endpoint is given, or the other
+    /// way round; 40001 another session created it, and this transaction cannot see it; those of subscribe().
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn ensure_subscription(
+        &self,
+        name: &str,
+        topics: &[&str],
+        options: EnsureSubscription,
+    ) -> Result<Option<String>> {
+        call::single(self.call("ensure_subscription", json!({"name": name, "topics": topics, "endpoint": options.endpoint, "filter": options.filter, "max_attempts": options.max_attempts, "max_age": options.max_age.map(|d| d.as_secs_f64()), "schedule": options.schedule, "policy": options.policy, "format": options.format, "batch_size": options.batch_size, "batch_wait": options.batch_wait.map(|d| d.as_secs_f64()), "ordering": options.ordering, "on_exhausted": options.on_exhausted, "ttl": options.ttl.map(|d| d.as_secs_f64()), "deadline": options.deadline.map(|d| d.as_secs_f64()), "notify": options.notify, "max_lag": options.max_lag.map(|d| d.as_secs_f64()), "external_id": options.external_id, "labels": options.labels, "start": options.start}), &[]).await?)
+    }
+
     /// Erases the content of a message (payload, body, headers, metadata, and in the attempt log responses, results
     /// and errors) and ends its waiting deliveries. Ids, topic, key, positions and counts stay. The message cannot be
-    /// requeued, resent or replayed any more. by (default: session_user) and reason are stored in outbox.audit.
+    /// requeued, resent or replayed any more. actor (default: session_user) and reason are stored in outbox.audit.
     /// Errors: OB001 no such message, OB003 a worker has a delivery of it, OB006 the reason is empty, 55P03 a lock
     /// was not available within 5 s.
     ///
@@ -2342,8 +2478,8 @@ impl Outbox {
         call::typed(self.call("history", json!({"message_id": message_id}), &[]).await?)
     }
 
-    /// Marks an open dead letter as ignored, because it is not worth an action. by and note are stored with it and in
-    /// outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 by is null or empty.
+    /// Marks an open dead letter as ignored, because it is not worth an action. actor and note are stored with it and
+    /// in outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 actor is empty.
     ///
     /// # Errors
     /// Those of the function.
@@ -2410,7 +2546,7 @@ impl Outbox {
 
     /// Moves a waiting delivery to the dead letters, with the reason "moved" and the argument reason as its
     /// last_error. Returns the id of the dead letter. Errors: OB001 no such delivery, OB002 it has ended, OB003 a
-    /// worker has it, 22023 by is null or empty.
+    /// worker has it, 22023 actor is empty.
     ///
     /// # Errors
     /// Those of the function.
@@ -2475,12 +2611,14 @@ impl Outbox {
     }
 
     /// Returns up to max_messages (default 100; 1 to 10000) messages after a position (exclusive; 0: from the first
-    /// one that is stored), in order. Continue after the position of the last row. topics (patterns) and filter
-    /// select as in a subscription; null: all. Control messages of pg_outbox are not returned. A call looks at no
-    /// more than 10000 positions, or max_messages if that is more. If none of them matches, the result is one row
-    /// whose message_id is null and whose position says where to continue. epoch: the epoch in which after_position
-    /// was read, so that a lost history is noticed. Errors: OB009 the position is malformed, no longer stored, after
-    /// the end of the feed, or in a history that was lost; 22023 another argument is malformed.
+    /// one that is stored), in order. topics (patterns) and filter select as in a subscription; null: all. Control
+    /// messages of pg_outbox are not returned. A call looks at no more than 10000 positions, or max_messages if that
+    /// is more. If it looked further than the last message that it returns, a marker is the last row: its message_id
+    /// is null, and no message between the row before it and its position matches. Continue after the position of the
+    /// last row, and confirm the position of a marker as that of a message. No rows: the feed ends at after_position.
+    /// epoch: the epoch in which after_position was read, so that a lost history is noticed. Errors: OB009 the
+    /// position is malformed, no longer stored, after the end of the feed, or in a history that was lost; 22023
+    /// another argument is malformed.
     ///
     /// # Errors
     /// Those of the function.
@@ -2526,7 +2664,7 @@ impl Outbox {
     /// Makes the delivery of a dead letter due now, with all its attempts again, and returns the id of the delivery.
     /// The receiver gets the same webhook id. A requeued delivery does not expire, and a cancelled message is not
     /// cancelled any more. Errors: OB001 no such dead letter, OB004 it was requeued already, its subscription has
-    /// ended, or its message is gone or erased, 22023 by is null or empty.
+    /// ended, or its message is gone or erased, 22023 actor is empty.
     ///
     /// # Errors
     /// Those of the function.
@@ -2544,7 +2682,7 @@ impl Outbox {
     /// Requeues up to max_rows (default 1000; 1 to 100000) open dead letters, oldest first, and returns how many.
     /// subscription, reason, topic, dead_after (inclusive) and dead_before (exclusive) select them; null: all.
     /// dry_run: only counts. Dead letters that cannot be requeued are left out. Errors: OB001 no such subscription,
-    /// 22023 max_rows is out of range, or by is null or empty.
+    /// 22023 max_rows is out of range, or actor is empty.
     ///
     /// # Errors
     /// Those of the function.
@@ -2554,7 +2692,7 @@ impl Outbox {
 
     /// Changes when a waiting delivery is due, and optionally its priority (-100 to 100) and its expiry; null leaves
     /// these as they are. Errors: OB001 no such delivery, OB002 it has ended, OB003 a worker has it, 22004 due_at is
-    /// null, 22023 a value is out of range, or by is null or empty.
+    /// null, 22023 a value is out of range, or actor is empty.
     ///
     /// # Errors
     /// Those of the function.
@@ -2573,8 +2711,8 @@ impl Outbox {
         call::single(self.call("resend", json!({"message_id": message_id, "subscription": subscription}), &[]).await?)
     }
 
-    /// Marks an open dead letter as resolved by other means. by and note are stored with it and in outbox.audit.
-    /// Errors: OB001 no such dead letter, OB004 it is not open, 22023 by is null or empty.
+    /// Marks an open dead letter as resolved by other means. actor and note are stored with it and in outbox.audit.
+    /// Errors: OB001 no such dead letter, OB004 it is not open, 22023 actor is empty.
     ///
     /// # Errors
     /// Those of the function.
@@ -2848,6 +2986,14 @@ impl Outbox {
         call::typed(self.table("endpoint", filter, limit, &["timeout", "disable_after"]).await?)
     }
 
+    /// Rows of `outbox.lease_status` whose columns equal those of `filter` (an object; null: all), at most `limit`.
+    ///
+    /// # Errors
+    /// 22023 for an unknown column.
+    pub async fn lease_status(&self, filter: &Value, limit: i64) -> Result<Vec<LeaseStatusEntry>> {
+        call::typed(self.table("lease_status", filter, limit, &["age", "expires_in"]).await?)
+    }
+
     /// Rows of `outbox.publisher` whose columns equal those of `filter` (an object; null: all), at most `limit`.
     ///
     /// # Errors
@@ -2864,6 +3010,14 @@ impl Outbox {
         call::typed(
             self.table("subscription", filter, limit, &["max_age", "batch_wait", "ttl", "deadline", "max_lag"]).await?,
         )
+    }
+
+    /// Rows of `outbox.subscription_status` whose columns equal those of `filter` (an object; null: all), at most `limit`.
+    ///
+    /// # Errors
+    /// 22023 for an unknown column.
+    pub async fn subscription_status(&self, filter: &Value, limit: i64) -> Result<Vec<SubscriptionStatusEntry>> {
+        call::typed(self.table("subscription_status", filter, limit, &["lag_age", "oldest_due_age"]).await?)
     }
 
     /// Rows of `outbox.topic` whose columns equal those of `filter` (an object; null: all), at most `limit`.

@@ -121,60 +121,79 @@ codes! {
     Internal = "XX000", "internal", Fatal;
 }
 
+/// SQLSTATEs of PostgreSQL that clients tell apart, with symbolic name and kind.
+pub const STATES: &[(&str, &str, Kind)] = &[
+    ("3F000", "extension_missing", Kind::Fatal),
+    ("42883", "version_mismatch", Kind::Fatal),
+    ("42P01", "version_mismatch", Kind::Fatal),
+    ("42703", "version_mismatch", Kind::Fatal),
+    ("42710", "duplicate_object", Kind::Conflict),
+    ("42704", "undefined_object", Kind::NotFound),
+    ("40001", "serialization_failure", Kind::Retry),
+    ("40P01", "deadlock_detected", Kind::Retry),
+    ("55P03", "lock_not_available", Kind::Retry),
+    ("57014", "query_canceled", Kind::Retry),
+    ("57P01", "server_shutdown", Kind::Retry),
+    ("57P02", "server_shutdown", Kind::Retry),
+    ("57P03", "server_shutdown", Kind::Retry),
+    ("25006", "read_only", Kind::Retry),
+    ("25P02", "in_failed_transaction", Kind::Invalid),
+    ("26000", "prepared_statement_lost", Kind::Fatal),
+    ("42P05", "prepared_statement_lost", Kind::Fatal),
+    ("08P01", "protocol_violation", Kind::Retry),
+];
+
+/// The same for all other SQLSTATEs that begin with these two characters.
+pub const CLASSES: &[(&str, &str, Kind)] = &[
+    ("08", "connection_lost", Kind::Retry),
+    ("28", "authentication_failed", Kind::Fatal),
+    ("3D", "no_such_database", Kind::Fatal),
+    ("21", "invalid_parameter", Kind::Invalid),
+    ("22", "invalid_parameter", Kind::Invalid),
+    ("23", "constraint_violation", Kind::Conflict),
+    ("40", "transaction_rollback", Kind::Retry),
+    ("53", "insufficient_resources", Kind::Retry),
+    ("54", "too_large", Kind::Invalid),
+];
+
 /// Returns the symbolic name and the kind of a SQLSTATE. The SQLSTATE may be one of pg_outbox or one of PostgreSQL.
 pub fn classify(state: &str) -> (&'static str, Kind) {
     if let Some(code) = Code::from_sqlstate(state) {
         return (code.name(), code.kind());
     }
-    match state {
-        "3F000" => ("extension_missing", Kind::Fatal),
-        "42883" | "42P01" | "42703" => ("version_mismatch", Kind::Fatal),
-        "42710" => ("duplicate_object", Kind::Conflict),
-        "42704" => ("undefined_object", Kind::NotFound),
-        "40001" => ("serialization_failure", Kind::Retry),
-        "40P01" => ("deadlock_detected", Kind::Retry),
-        "55P03" => ("lock_not_available", Kind::Retry),
-        "57014" => ("query_canceled", Kind::Retry),
-        "57P01" | "57P02" | "57P03" => ("server_shutdown", Kind::Retry),
-        "25006" => ("read_only", Kind::Retry),
-        "25P02" => ("in_failed_transaction", Kind::Invalid),
-        "26000" | "42P05" => ("prepared_statement_lost", Kind::Fatal),
-        "08P01" => ("protocol_violation", Kind::Retry),
-        _ => match state.get(..2).unwrap_or_default() {
-            "08" => ("connection_lost", Kind::Retry),
-            "28" => ("authentication_failed", Kind::Fatal),
-            "3D" => ("no_such_database", Kind::Fatal),
-            "21" | "22" => ("invalid_parameter", Kind::Invalid),
-            "23" => ("constraint_violation", Kind::Conflict),
-            "40" => ("transaction_rollback", Kind::Retry),
-            "53" => ("insufficient_resources", Kind::Retry),
-            "54" => ("too_large", Kind::Invalid),
-            _ => ("internal", Kind::Fatal),
-        },
-    }
+    let known = |table: &'static [(&str, &str, Kind)], key: &str| table.iter().find(|(one, ..)| *one == key);
+    known(STATES, state)
+        .or_else(|| known(CLASSES, state.get(..2).unwrap_or_default()))
+        .map_or(("internal", Kind::Fatal), |(_, name, kind)| (*name, *kind))
 }
+
+/// Hints for errors that have none, by symbolic name.
+pub const HINTS: &[(&str, &str)] = &[
+    ("extension_missing", "Run \"create extension pg_outbox\" in this database."),
+    (
+        "version_mismatch",
+        "The extension in this database is older or newer than this client: \"alter extension pg_outbox update\".",
+    ),
+    (
+        "insufficient_privilege",
+        "Have an administrator run \"select outbox.grant_to(role, capability)\": publish, consume, monitor or admin.",
+    ),
+    (
+        "prepared_statement_lost",
+        "A pooler before the server gives each transaction another session, and this connection's driver names its statements: \
+         switch that off. psycopg: prepare_threshold=None. asyncpg: statement_cache_size=0. sqlx: statement_cache_capacity(0). \
+         pg: no \"name\" in queries. postgres: prepare: false. Or pool whole sessions.",
+    ),
+    (
+        "protocol_violation",
+        "A pooler before the server says this where it cannot serve a client, and a server where a pooler has mixed up the named \
+         statements of two clients: see docs/clients.md, Poolers.",
+    ),
+];
 
 /// Returns a hint for an error that has none, by its symbolic name.
 pub fn hint(name: &str) -> Option<&'static str> {
-    Some(match name {
-        "extension_missing" => "Run \"create extension pg_outbox\" in this database.",
-        "version_mismatch" => {
-            "The extension in this database is older or newer than this client: \"alter extension pg_outbox update\"."
-        }
-        "insufficient_privilege" => {
-            "Have an administrator run \"select outbox.grant_to(role, capability)\": publish, consume, monitor or admin."
-        }
-        "prepared_statement_lost" => {
-            "A pooler before the server gives each transaction another session, and this connection's driver names its statements: \
-             switch that off. psycopg: prepare_threshold=None. asyncpg: statement_cache_size=0. sqlx: statement_cache_capacity(0). \
-             pg: no \"name\" in queries. postgres: prepare: false. Or pool whole sessions."
-        }
-        "protocol_violation" => {
-            "A pooler before the server says this where it cannot serve a client, and a server where a pooler has mixed up the named \
-             statements of two clients: see docs/clients.md, Poolers."
-        }
-        _ => return None,
-    })
+    HINTS.iter().find(|(one, _)| *one == name).map(|(_, hint)| *hint)
 }
 
 /// An error. Its message is in lower case and without a full stop; names are quoted.

@@ -10,7 +10,7 @@ declare
 begin
     select e.id into found_id from outbox.endpoint e where e.name = endpoint_id.name and e.deleted_at is null;
     if found_id is null then
-        raise exception 'endpoint "%" does not exist', name
+        raise exception 'endpoint "%" does not exist', left(name, 100)
             using errcode = 'OB001', hint = 'outbox.create_endpoint() makes one; the table outbox.endpoint lists them.';
     end if;
     return found_id;
@@ -27,7 +27,7 @@ declare
 begin
     select s.id into found_id from outbox.subscription s where s.name = subscription_id.name and s.deleted_at is null;
     if found_id is null then
-        raise exception 'subscription "%" does not exist', name
+        raise exception 'subscription "%" does not exist', left(name, 100)
             using errcode = 'OB001', hint = 'outbox.subscribe() makes one; the table outbox.subscription lists them.';
     end if;
     return found_id;

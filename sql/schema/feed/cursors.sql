@@ -14,13 +14,16 @@ create type outbox.cursor_state as (
     last_delivery_id text,
     last_delivered_at timestamptz,
     last_error text,
+    error_position bigint,
+    error_since timestamptz,
     updated_at timestamptz,
     lag_positions bigint,
     lag_seconds double precision,
     advanced boolean
 );
 comment on type outbox.cursor_state is
-    'A cursor. lag_positions: how many positions of the feed come after the cursor. lag_seconds: for how many seconds the '
+    'A cursor. last_error: why its consumer cannot go on, error_since when, and error_position at which message; null '
+    'once the cursor has moved. lag_positions: how many positions of the feed come after the cursor. lag_seconds: for how many seconds the '
     'first of them has been in the feed; 0 when there is none. Both are null on streams other than "outbox". advanced: '
     'whether cursor_advance() moved the cursor; null in the results of other functions';
 
@@ -65,6 +68,8 @@ begin
     result.last_delivery_id := c.last_delivery_id;
     result.last_delivered_at := c.last_delivered_at;
     result.last_error := c.last_error;
+    result.error_position := c.error_position;
+    result.error_since := c.error_since;
     result.updated_at := c.updated_at;
     if c.stream = 'outbox' then
         feed_end := outbox.head();
@@ -268,6 +273,8 @@ begin
             last_delivery_id = delivery_id,
             last_delivered_at = coalesce(delivered_at, clock_timestamp()),
             last_error = null,
+            error_position = null,
+            error_since = null,
             updated_at = clock_timestamp()
         where k.consumer = c.consumer and k.stream = c.stream and k.subject = c.subject and k.version = c.version
         returning * into c;
@@ -329,6 +336,8 @@ begin
         last_delivery_id = delivery_id,
         last_delivered_at = delivered_at,
         last_error = null,
+        error_position = null,
+        error_since = null,
         updated_at = clock_timestamp()
     where k.consumer = c.consumer and k.stream = c.stream and k.subject = c.subject and k.version = c.version
     returning * into c;
@@ -347,7 +356,8 @@ create function outbox.cursor_record_error(
     consumer text,
     error text,
     stream text default 'outbox',
-    subject text default ''
+    subject text default '',
+    error_position bigint default null
 ) returns outbox.cursor_state
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -366,18 +376,25 @@ begin
     if error = '' then
         raise exception 'an error text is required' using errcode = 'OB009';
     end if;
+    if error_position <= 0 then
+        raise exception 'invalid error_position' using errcode = 'OB009', detail = format('It is %s.', error_position),
+            hint = 'It is the position of the message that cannot be handled, which is above 0, or null.';
+    end if;
     c := outbox_internal.cursor_lock(consumer, stream, subject, true);
     update outbox.cursor k
-    set version = nextval('outbox._cursor_version'), last_error = error, updated_at = clock_timestamp()
+    set version = nextval('outbox._cursor_version'), last_error = error,
+        error_position = cursor_record_error.error_position, error_since = coalesce(c.error_since, clock_timestamp())
     where k.consumer = c.consumer and k.stream = c.stream and k.subject = c.subject and k.version = c.version
     returning * into c;
     return outbox_internal.cursor_state(c);
 end
 $$;
 comment on function outbox.cursor_record_error is
-    'Stores an error text (its first 2000 characters) as the cursor''s last_error without moving the cursor; creates the '
-    'cursor at position 0 if there is none. The next advance or reset clears last_error. Errors: OB009 the text is empty '
-    'or a name is malformed, 25006 the transaction is read-only';
+    'Records why a consumer cannot go on: an error text (its first 2000 characters), and as error_position the position of '
+    'the message that cannot be handled (null: not known). The cursor does not move; it is created at position 0 if there '
+    'is none. error_since stays that of the first error, health() reports the cursor, and the next advance or reset clears '
+    'all three. Errors: OB009 the text is empty, error_position is below 1, or a name is malformed; 25006 the transaction '
+    'is read-only';
 
 -- API: public
 create function outbox.cursor_delete(

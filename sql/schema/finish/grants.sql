@@ -48,7 +48,7 @@ begin
         raise exception 'role "%" does not exist', role using errcode = 'undefined_object';
     end if;
     if not exists (select from outbox._capability c where c.capability = check_grant.capability) then
-        raise exception 'unknown capability "%"', capability
+        raise exception 'unknown capability "%"', left(capability, 100)
             using errcode = 'invalid_parameter_value',
                 hint = format('The capabilities are %s.',
                     (select string_agg(distinct c.capability, ', ' order by c.capability) from outbox._capability c));

@@ -169,7 +169,7 @@ begin
         raise exception 'max_rows must be between 1 and 1000' using errcode = 'invalid_parameter_value';
     end if;
     if status not in ('completed', 'failed', 'skipped') then
-        raise exception 'unknown status "%"', status using errcode = 'invalid_parameter_value',
+        raise exception 'unknown status "%"', left(status, 100) using errcode = 'invalid_parameter_value',
             hint = 'completed, failed or skipped.';
     end if;
     loop

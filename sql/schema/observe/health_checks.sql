@@ -277,26 +277,6 @@ end
 $$;
 
 -- API: private
--- Since when the oldest due delivery of a subscription, with a row or in a bundle, has been waiting. Only subscriptions that
--- have one are returned.
-create function outbox_internal.due()
-returns table (subscription_id int, subscription text, pull boolean, paused boolean, since timestamptz)
-language sql volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select s.id, s.name, s.endpoint_id is null, s.paused, w.since
-    from outbox.subscription s
-    cross join lateral (
-        select least(
-            (select min(d.due_at) from outbox.delivery d where d.subscription_id = s.id and not d.pull and not d.blocked),
-            (select min(d.due_at) from outbox.delivery d
-            where d.subscription_id = s.id and d.pull and d.state <> 'processing' and not d.blocked),
-            (select min(b.due_at) from outbox._bundle b where b.subscription_id = s.id and b.lease is null)) as since
-    ) w
-    where w.since <= clock_timestamp();
-end;
-
--- API: private
 -- Whether deliveries have been due for a long time.
 create function outbox_internal.health_deliveries(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
@@ -321,10 +301,7 @@ begin
     if not late.pull then
         what_to_do := 'retries are behind: see the check "worker", and the endpoint''s limits';
     else
-        select greatest(max(l.claimed_at), (
-            select t.last_attempt_at from outbox.subscription_stats t where t.subscription_id = late.subscription_id))
-        into claimed
-        from outbox.lease l where l.subscription_id = late.subscription_id;
+        claimed := outbox_internal.last_claim(late.subscription_id);
         if late.paused then
             culprit := culprit || ', and is paused';
             what_to_do := 'outbox.resume_subscription() lets workers claim again';
@@ -345,7 +322,7 @@ end
 $$;
 
 -- API: private
--- Whether the cursor of a reader does not move any more.
+-- Whether a reader cannot go on, or its cursor does not move any more.
 create function outbox_internal.health_cursors(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -353,18 +330,26 @@ as $$
 declare
     slow record;
 begin
-    select k.*, count(*) over () as n into slow from outbox.cursor_list(null, 'outbox') k
-    where k.lag_seconds > 3600 and k.updated_at < clock_timestamp() - interval '1 h'
-    order by k.lag_seconds desc, k.consumer limit 1;
+    select k.*, count(*) over () as n into slow from outbox.cursor_list() k
+    where k.last_error is not null
+        or k.lag_seconds > 3600 and k.updated_at < clock_timestamp() - interval '1 h'
+    order by k.error_since, k.lag_seconds desc, k.consumer limit 1;
     if slow.n > 0 then
         state := 'warning';
-        culprit := format('the cursor of consumer "%s" is %s positions and %s behind, and has not moved since %s', slow.consumer,
-            slow.lag_positions, make_interval(secs => round(slow.lag_seconds)), slow.updated_at::timestamptz(0));
+        if slow.last_error is not null then
+            culprit := format('consumer "%s" stands at %s since %s: %s', slow.consumer, slow."position",
+                slow.error_since::timestamptz(0), concat_ws(': ', 'message at ' || slow.error_position, left(slow.last_error, 200)));
+            what_to_do := 'it tries again and passes nothing over: correct its code or the message; outbox.cursor_reset() skips a '
+                || 'message on purpose';
+        else
+            culprit := format('the cursor of consumer "%s" is %s positions and %s behind, and has not moved since %s', slow.consumer,
+                slow.lag_positions, make_interval(secs => round(slow.lag_seconds)), slow.updated_at::timestamptz(0));
+            what_to_do := 'its reader is down or cannot go on: messages that it has not read are gone after their retention; '
+                || 'outbox.cursor_delete() forgets one that is needed no more';
+        end if;
         if slow.n > 1 then
             culprit := format('%s; and %s others', culprit, slow.n - 1);
         end if;
-        what_to_do := 'its reader is down or cannot go on: messages that it has not read are gone after their retention; '
-            || 'outbox.cursor_delete() forgets one that is needed no more';
     end if;
 end
 $$;

@@ -134,7 +134,7 @@ begin
             hint = 'For pages further on, pass the last id of a page as before.';
     end if;
     if state not in ('pending', 'processing', 'failed', 'completed', 'dead', 'expired', 'cancelled', 'skipped') then
-        raise exception 'unknown state "%"', state using errcode = 'invalid_parameter_value',
+        raise exception 'unknown state "%"', left(state, 100) using errcode = 'invalid_parameter_value',
             hint = 'pending, processing, failed, completed, dead, expired, cancelled or skipped.';
     end if;
     if state is null then

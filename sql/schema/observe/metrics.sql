@@ -64,6 +64,11 @@ begin atomic
         jsonb_build_object('consumer', k.consumer, 'stream', k.stream, 'subject', k.subject), k.lag_seconds
     from outbox.cursor_list(null, 'outbox') k
     union all
+    select 'outbox_cursor_error_seconds',
+        jsonb_build_object('consumer', k.consumer, 'stream', k.stream, 'subject', k.subject),
+        coalesce(extract(epoch from clock_timestamp() - k.error_since), 0)
+    from outbox.cursor_list() k
+    union all
     select 'outbox_dead_letters_open', jsonb_build_object('subscription', s.name), count(*)
     from outbox.dead_letter l left join outbox.subscription s on s.id = l.subscription_id
     where l.resolution = 'open'

@@ -58,6 +58,78 @@ comment on view outbox.subscription_stats is
     'last_delivery_at: the last completed one; last_attempt_at: the last outcome of any kind';
 
 -- API: public
+-- Subscriptions that have not ended, as their owner wrote them, and where they stand.
+create view outbox.subscription_status as
+select s.id as subscription_id,
+    s.name,
+    e.name as endpoint,
+    s.endpoint_id is null as pull,
+    v.topics,
+    v.filter,
+    s.ordering,
+    s.max_attempts,
+    s.notify,
+    s.paused,
+    s.external_id,
+    s.labels,
+    s.created_at,
+    g."position",
+    g.lag as lag_positions,
+    case when g.lag > 0 then clock_timestamp() - g.since end as lag_age,
+    coalesce(o.waiting, 0)::bigint as waiting,
+    coalesce(o.processing, 0)::bigint as processing,
+    d.since as oldest_due_at,
+    clock_timestamp() - d.since as oldest_due_age,
+    case when s.endpoint_id is null then outbox_internal.last_claim(s.id) end as last_claim_at,
+    coalesce(l.dead_letters, 0)::bigint as dead_letters
+from outbox.subscription s
+left join outbox.endpoint e on e.id = s.endpoint_id
+left join lateral (
+    select u.topics, u.filter from outbox.subscription_version u
+    where u.subscription_id = s.id order by u.version desc limit 1
+) v on true
+left join outbox_internal.subscription_lag() g on g.subscription_id = s.id
+left join outbox_internal.due() d on d.subscription_id = s.id
+left join (
+    select w.subscription_id, count(*) filter (where w.state <> 'processing') as waiting,
+        count(*) filter (where w.state = 'processing') as processing
+    from outbox._open w group by w.subscription_id
+) o on o.subscription_id = s.id
+left join (
+    select k.subscription_id, count(*) as dead_letters from outbox.dead_letter k
+    where k.resolution = 'open' group by k.subscription_id
+) l on l.subscription_id = s.id
+where s.deleted_at is null;
+comment on view outbox.subscription_status is
+    'Subscriptions that have not ended: what they get (topics, filter), who gets it (endpoint, or workers if pull), and '
+    'where they stand. lag_positions, lag_age: how far and for how long the subscription is behind the feed. waiting, '
+    'processing: rows of deliveries; a pushed delivery has one only if it waits for a retry, a due time or its key. '
+    'oldest_due_at, oldest_due_age: since when the oldest due delivery waits to be sent or claimed; null: none is due. '
+    'last_claim_at: when a worker last claimed, as far as a lease or an outcome tells. dead_letters: open ones';
+
+-- API: public
+create view outbox.lease_status as
+select s.name as subscription,
+    l.worker,
+    case when l.bundled then cardinality(l.delivery_ids)::bigint else h.held end as deliveries,
+    l.claimed_at,
+    clock_timestamp() - l.claimed_at as age,
+    l.expires_at,
+    l.expires_at - clock_timestamp() as expires_in,
+    l.deadline_at,
+    case when l.bundled then l.delivery_ids else h.ids end as delivery_ids
+from outbox.lease l
+left join outbox.subscription s on s.id = l.subscription_id
+cross join lateral (
+    select count(*) as held, coalesce(array_agg(d.id order by d.id), '{}') as ids from outbox.delivery d
+    where not l.bundled and d.id = any (l.delivery_ids) and d.lease = l.id
+) h;
+comment on view outbox.lease_status is
+    'Which worker has which deliveries, one row per lease: deliveries that it still holds, for how long it has had them '
+    '(age), and when the lease ends unless it is extended (expires_at, expires_in). A worker that holds nothing is not '
+    'listed';
+
+-- API: public
 create function outbox.stats(tenant text default null) returns table (
     messages bigint,
     feed_end bigint,
@@ -115,4 +187,6 @@ insert into outbox._capability values
     ('monitor', 'function outbox.stats'),
     ('monitor', 'table outbox.tenant_stats'),
     ('monitor', 'table outbox.topic_stats'),
-    ('monitor', 'table outbox.subscription_stats');
+    ('monitor', 'table outbox.subscription_stats'),
+    ('monitor', 'table outbox.subscription_status'),
+    ('monitor', 'table outbox.lease_status');

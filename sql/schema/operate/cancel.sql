@@ -54,7 +54,7 @@ end
 $$;
 comment on function outbox.cancel is
     'Cancels a message: ends its deliveries that are still waiting, and returns how many were ended. A delivery that a '
-    'worker has or that is in flight is not tried again if it fails. by (default: session_user) and reason are stored in '
+    'worker has or that is in flight is not tried again if it fails. actor (default: session_user) and reason are stored in '
     'outbox.audit. Errors: OB001 no such message, OB002 it was cancelled already or nothing is left to cancel, OB003 all '
     'remaining deliveries are leased';
 

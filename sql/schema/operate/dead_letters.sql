@@ -1,7 +1,7 @@
 -- Dead letters: the operator's view of them, and the ways to close them.
 --
--- Every change by these functions is recorded in outbox.audit. `by` names who asked for the change; the role that was logged
--- in is recorded too.
+-- Every change by these functions is recorded in outbox.audit. `actor` names the person, ticket or program that asked for
+-- the change; the role that was logged in is recorded too.
 
 -- API: public
 create view outbox.dead_letter_status as
@@ -63,21 +63,6 @@ begin atomic
 end;
 comment on function outbox.dead_letters_older_than is
     'Returns the open dead letters that became dead letters longer ago than age, oldest first';
-
--- API: private
--- Returns `by` without spaces around it. Raises 22023 if it is null or empty.
-create function outbox_internal.check_actor(actor text) returns text
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if btrim(actor) = '' then
-        raise exception 'actor must not be empty' using errcode = 'invalid_parameter_value',
-            hint = 'The actor is kept in outbox.audit: a person, a ticket, a program. The default is the session''s user.';
-    end if;
-    return coalesce(btrim(actor), session_user);
-end
-$$;
 
 -- API: private
 -- Locks and returns a dead letter. Raises OB001 if there is none.
@@ -149,8 +134,8 @@ begin atomic
     select outbox_internal.settle_open(dead_letter_id, 'resolved', actor, note);
 end;
 comment on function outbox.resolve_dead_letter is
-    'Marks an open dead letter as resolved by other means. by and note are stored with it and in outbox.audit. Errors: '
-    'OB001 no such dead letter, OB004 it is not open, 22023 by is null or empty';
+    'Marks an open dead letter as resolved by other means. actor and note are stored with it and in outbox.audit. Errors: '
+    'OB001 no such dead letter, OB004 it is not open, 22023 actor is empty';
 
 -- API: public
 create function outbox.ignore_dead_letter(
@@ -164,8 +149,8 @@ begin atomic
     select outbox_internal.settle_open(dead_letter_id, 'ignored', actor, note);
 end;
 comment on function outbox.ignore_dead_letter is
-    'Marks an open dead letter as ignored, because it is not worth an action. by and note are stored with it and in '
-    'outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 by is null or empty';
+    'Marks an open dead letter as ignored, because it is not worth an action. actor and note are stored with it and in '
+    'outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 actor is empty';
 
 -- API: public
 create function outbox.delete_dead_letter(
@@ -178,15 +163,16 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     letter outbox.dead_letter := outbox_internal.dead_letter(dead_letter_id);
+    who text := outbox_internal.check_actor(actor);
 begin
-    perform outbox_internal.settle_dead_letter(letter, 'ignored', outbox_internal.check_actor(actor), note);
+    perform outbox_internal.settle_dead_letter(letter, 'ignored', who, note);
     delete from outbox.dead_letter l where l.id = dead_letter_id;
-    perform outbox_internal.audit('delete_dead_letter', format('dead letter %s', dead_letter_id), note, jsonb_build_object('actor', actor) || to_jsonb(letter));
+    perform outbox_internal.audit('delete_dead_letter', format('dead letter %s', dead_letter_id), note, jsonb_build_object('actor', who) || to_jsonb(letter));
 end
 $$;
 comment on function outbox.delete_dead_letter is
     'Deletes a dead letter, whatever its resolution. Its row is stored in outbox.audit. Errors: OB001 no such dead letter, '
-    '22023 by is null or empty';
+    '22023 actor is empty';
 
 -- API: public
 create function outbox.dead_letter_stats(

@@ -62,7 +62,7 @@ $$;
 comment on function outbox.erase is
     'Erases the content of a message (payload, body, headers, metadata, and in the attempt log responses, results and '
     'errors) and ends its waiting deliveries. Ids, topic, key, positions and counts stay. The message cannot be requeued, '
-    'resent or replayed any more. by (default: session_user) and reason are stored in outbox.audit. Errors: OB001 no such '
+    'resent or replayed any more. actor (default: session_user) and reason are stored in outbox.audit. Errors: OB001 no such '
     'message, OB003 a worker has a delivery of it, OB006 the reason is empty, 55P03 a lock was not available within 5 s';
 
 insert into outbox._capability values

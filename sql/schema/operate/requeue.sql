@@ -68,7 +68,7 @@ comment on function outbox.requeue is
     'Makes the delivery of a dead letter due now, with all its attempts again, and returns the id of the delivery. The '
     'receiver gets the same webhook id. A requeued delivery does not expire, and a cancelled message is not cancelled any '
     'more. Errors: OB001 no such dead letter, OB004 it was requeued already, its subscription has ended, or its message is '
-    'gone or erased, 22023 by is null or empty';
+    'gone or erased, 22023 actor is empty';
 
 -- API: public
 create function outbox.requeue_all(
@@ -124,8 +124,8 @@ $$;
 comment on function outbox.requeue_all is
     'Requeues up to max_rows (default 1000; 1 to 100000) open dead letters, oldest first, and returns how many. subscription, '
     'reason, topic, dead_after (inclusive) and dead_before (exclusive) select them; null: all. dry_run: only counts. Dead '
-    'letters that cannot be requeued are left out. Errors: OB001 no such subscription, 22023 max_rows is out of range, or by is '
-    'null or empty';
+    'letters that cannot be requeued are left out. Errors: OB001 no such subscription, 22023 max_rows is out of range, or actor is '
+    'empty';
 
 insert into outbox._capability values
     ('admin', 'function outbox.requeue'),

@@ -52,7 +52,7 @@ $$;
 comment on function outbox.move_to_dead_letters is
     'Moves a waiting delivery to the dead letters, with the reason "moved" and the argument reason as its last_error. '
     'Returns the id of the dead letter. Errors: OB001 no such delivery, OB002 it has ended, OB003 a worker has it, 22023 '
-    'by is null or empty';
+    'actor is empty';
 
 -- API: public
 create function outbox.reschedule(
@@ -95,7 +95,7 @@ $$;
 comment on function outbox.reschedule is
     'Changes when a waiting delivery is due, and optionally its priority (-100 to 100) and its expiry; null leaves these '
     'as they are. Errors: OB001 no such delivery, OB002 it has ended, OB003 a worker has it, 22004 due_at is null, 22023 a '
-    'value is out of range, or by is null or empty';
+    'value is out of range, or actor is empty';
 
 -- API: public
 create function outbox.retry(message_id bigint, subscription text, actor text default session_user) returns bigint

@@ -164,11 +164,11 @@ begin
             hint = 'The operations are insert, update, delete and truncate.';
     end if;
     if options.style is null or options.style not in ('change', 'row', 'debezium') then
-        raise exception 'unknown style "%"', options.style using errcode = 'invalid_parameter_value',
+        raise exception 'unknown style "%"', left(options.style, 100) using errcode = 'invalid_parameter_value',
             hint = 'The styles are change, row and debezium.';
     end if;
     if options.oversize is null or options.oversize not in ('fail', 'skip', 'reference') then
-        raise exception 'unknown oversize "%"', options.oversize using errcode = 'invalid_parameter_value',
+        raise exception 'unknown oversize "%"', left(options.oversize, 100) using errcode = 'invalid_parameter_value',
             hint = 'A change whose payload is too large can fail, be skipped (skip) or be told without its images (reference).';
     end if;
     select c into unknown

@@ -30,7 +30,7 @@ begin
         raise exception 'title must not be null or empty' using errcode = 'invalid_parameter_value';
     end if;
     if level not in ('critical', 'high', 'medium', 'low', 'info', 'none') then
-        raise exception 'unknown severity "%"', severity using errcode = 'invalid_parameter_value',
+        raise exception 'unknown severity "%"', left(severity, 100) using errcode = 'invalid_parameter_value',
             hint = 'The severities are critical, high, medium, low, info and none.';
     end if;
     if metadata is not null and jsonb_typeof(metadata) <> 'object' then

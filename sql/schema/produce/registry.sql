@@ -23,12 +23,12 @@ begin
     end if;
     select p.* into found from pg_proc p where p.oid = to_regprocedure(signature);
     if found.oid is null then
-        raise exception 'function "%" does not exist', signature
+        raise exception 'function "%" does not exist', left(signature, 200)
             using errcode = 'undefined_function', hint = 'Write schema and types: "app.topic_of(text, text)".';
     end if;
     if found.prorettype <> 'text'::regtype or found.proargtypes <> format('%s %1$s', 'text'::regtype::oid)::oidvector
         or found.prokind <> 'f' or found.proretset then
-        raise exception 'function "%" is not (tenant text, topic text) returns text', signature
+        raise exception 'function "%" is not (tenant text, topic text) returns text', left(signature, 200)
             using errcode = 'invalid_parameter_value';
     end if;
     if not pg_has_role(caller, found.proowner, 'usage') then
@@ -85,7 +85,7 @@ begin
         updated_at = clock_timestamp()
     where t.code = alter_topic.code;
     if not found then
-        raise exception 'topic "%" is not registered', code
+        raise exception 'topic "%" is not registered', left(code, 100)
             using errcode = 'OB001', hint = 'outbox.create_topic() registers it; the table outbox.topic lists them.';
     end if;
 end
@@ -172,7 +172,7 @@ begin
         updated_at = clock_timestamp()
     where p.code = alter_publisher.code;
     if not found then
-        raise exception 'publisher "%" is not registered', code
+        raise exception 'publisher "%" is not registered', left(code, 100)
             using errcode = 'OB001',
                 hint = 'outbox.create_publisher() registers it; the table outbox.publisher lists them.';
     end if;

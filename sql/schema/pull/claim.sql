@@ -15,7 +15,7 @@ declare
 begin
     select * into found from outbox.subscription s where s.name = pull_subscription.name and s.deleted_at is null;
     if found.id is null then
-        raise exception 'subscription "%" does not exist', name
+        raise exception 'subscription "%" does not exist', left(name, 100)
             using errcode = 'OB001', hint = 'outbox.subscribe() makes one; the table outbox.subscription lists them.';
     end if;
     if found.endpoint_id is not null then

@@ -65,11 +65,11 @@ begin
             detail = format('It is %s.', e.burst), hint = 'The burst of an endpoint is between 1 and 1000000 requests.';
     end if;
     if e.kind is distinct from 'webhook' then
-        raise exception 'unknown kind of endpoint "%"', e.kind using errcode = 'invalid_parameter_value',
+        raise exception 'unknown kind of endpoint "%"', left(e.kind, 100) using errcode = 'invalid_parameter_value',
             hint = 'The one kind there is, is webhook.';
     end if;
     if e.protocol is null or e.protocol not in ('auto', 'http1', 'http2') then
-        raise exception 'unknown protocol "%"', e.protocol using errcode = 'invalid_parameter_value',
+        raise exception 'unknown protocol "%"', left(e.protocol, 100) using errcode = 'invalid_parameter_value',
             hint = 'It is auto, http1 or http2.';
     end if;
     if e.subscriber_type is null or e.subscriber_type not in ('client', 'service') then

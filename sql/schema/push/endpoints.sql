@@ -46,7 +46,7 @@ declare
 begin
     perform outbox_internal.check_name('endpoint', name);
     if signature is null or signature not in ('v1', 'v1a') then
-        raise exception 'unknown signature "%"', signature using errcode = 'invalid_parameter_value',
+        raise exception 'unknown signature "%"', left(signature, 100) using errcode = 'invalid_parameter_value',
             hint = 'It is v1 (HMAC-SHA256) or v1a (ed25519).';
     end if;
     signing_secret := coalesce(outbox_internal.check_secret(secret), outbox_internal.new_secret(signature = 'v1a'));
@@ -238,9 +238,10 @@ declare
     e outbox.endpoint;
 begin
     if mode is null or mode not in ('hold', 'skip') then
-        raise exception 'unknown mode "%"', mode using errcode = 'invalid_parameter_value',
+        raise exception 'unknown mode "%"', left(mode, 100) using errcode = 'invalid_parameter_value',
             hint = 'hold: deliveries wait; skip: they are recorded as skipped.';
     end if;
+    perform outbox_internal.check_note(reason);
     update outbox.endpoint p set active = false, disabled_mode = mode, disabled_reason = coalesce(reason, 'by hand'),
         disabled_at = clock_timestamp(), updated_at = clock_timestamp()
     where p.id = known
@@ -250,7 +251,8 @@ end
 $$;
 comment on function outbox.disable_endpoint is
     'Stops sending to an endpoint until enable_endpoint(). mode: hold (the default) keeps deliveries waiting, skip records '
-    'them as skipped. Returns the id of a control message. Errors: OB001 no such endpoint, 22023 unknown mode';
+    'them as skipped. Returns the id of a control message. Errors: OB001 no such endpoint, 22023 unknown mode, 54000 the '
+    'reason is too large';
 
 -- API: public
 create function outbox.enable_endpoint(name text) returns bigint

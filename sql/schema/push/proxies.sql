@@ -77,7 +77,7 @@ begin
     update outbox.endpoint e set proxy = null where e.proxy = drop_proxy.name;
     delete from outbox.proxy p where p.name = drop_proxy.name;
     if not found then
-        raise exception 'proxy "%" does not exist', name
+        raise exception 'proxy "%" does not exist', left(name, 100)
             using errcode = 'OB001', hint = 'The view outbox.proxy_list lists them.';
     end if;
     return outbox_internal.enqueue_own('outbox.control', jsonb_build_object('proxy', name, 'change', 'dropped'));
@@ -96,7 +96,7 @@ declare
     known int := outbox_internal.endpoint_id(endpoint);
 begin
     if proxy is not null and not exists (select from outbox.proxy p where p.name = set_endpoint_proxy.proxy) then
-        raise exception 'proxy "%" does not exist', proxy using errcode = 'OB001',
+        raise exception 'proxy "%" does not exist', left(proxy, 100) using errcode = 'OB001',
             detail = 'An endpoint can only use a proxy that the operator has listed.',
             hint = 'The view outbox.proxy_list lists them.';
     end if;

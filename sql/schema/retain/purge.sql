@@ -52,7 +52,7 @@ begin
     rows := 0;
     bytes := 0;
     if rings is null and tables is null then
-        raise exception 'unknown kind of rows "%"', what using errcode = 'invalid_parameter_value',
+        raise exception 'unknown kind of rows "%"', left(what, 100) using errcode = 'invalid_parameter_value',
             hint = 'What can be purged: completed, attempts, archive, dead_letters, idempotency.';
     end if;
     if older_than is null or older_than <= interval '0' then

@@ -157,7 +157,7 @@ set lock_timeout = '5s'
 as $$
 begin
     if not exists (select from outbox._ring r where r.name = ring) then
-        raise exception 'ring "%" does not exist', ring using errcode = 'OB001',
+        raise exception 'ring "%" does not exist', left(ring, 100) using errcode = 'OB001',
             hint = format('The rings are %s.', (select string_agg(r.name, ', ' order by r.name) from outbox._ring r));
     end if;
     lock table outbox._maintenance in exclusive mode;

@@ -67,7 +67,10 @@ begin
     end if;
     insert into outbox._ended_subscription (subscription_id)
     select s.id from outbox.subscription s where s.id = any (subscription_ids) and s.deleted_at is not null;
-    return array(select s.id from outbox.subscription s where s.id = any (subscription_ids) and s.notify);
+    return array(
+        select s.id from outbox.subscription s
+        where s.id = any (subscription_ids) and s.notify and s.endpoint_id is null
+    );
 end
 $$;
 

@@ -57,7 +57,7 @@ begin
     end if;
     return outbox_internal.position_at(start::timestamptz) - 1;
 exception when invalid_datetime_format or datetime_field_overflow then
-    raise exception 'invalid start "%"', start using errcode = 'invalid_parameter_value',
+    raise exception 'invalid start "%"', left(start, 100) using errcode = 'invalid_parameter_value',
         hint = 'It is latest, earliest, a position (the first to be delivered) or a time.';
 end
 $$;

@@ -94,7 +94,7 @@ create function outbox.subscribe(
     on_exhausted text default 'skip',
     ttl interval default null,
     deadline interval default null,
-    notify boolean default false,
+    notify boolean default true,
     max_lag interval default null,
     external_id text default null,
     labels jsonb default '{}',
@@ -258,7 +258,7 @@ begin
             when 'external_id' then changed.external_id := null;
             when 'labels' then changed.labels := '{}';
             else
-                raise exception 'setting "%" cannot be reset', field using errcode = 'invalid_parameter_value',
+                raise exception 'setting "%" cannot be reset', left(field, 100) using errcode = 'invalid_parameter_value',
                     hint = 'These can: filter, max_attempts, max_age, schedule, policy, ttl, deadline, max_lag, external_id, labels.';
         end case;
     end loop;
@@ -298,6 +298,101 @@ comment on function outbox.alter_subscription is
     'and filter hold for the positions after the control message whose id is returned. Errors: OB001 no such subscription '
     'or endpoint, OB004 endpoint for a subscription that is pulled by workers, 22023 a setting is malformed or out of '
     'range, 54000 a text is too long';
+
+-- API: public
+create function outbox.ensure_subscription(
+    name text,
+    topics text[],
+    endpoint text default null,
+    filter jsonb default null,
+    max_attempts int default null,
+    max_age interval default null,
+    schedule jsonb default null,
+    policy jsonb default null,
+    format text default null,
+    batch_size int default null,
+    batch_wait interval default null,
+    ordering text default null,
+    on_exhausted text default null,
+    ttl interval default null,
+    deadline interval default null,
+    notify boolean default null,
+    max_lag interval default null,
+    external_id text default null,
+    labels jsonb default null,
+    start text default null
+) returns text
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    known jsonb;
+    pulled boolean;
+    -- The settings that are given, by the names of alter_subscription()'s arguments.
+    wanted jsonb := (
+        select coalesce(jsonb_object_agg(g.key, g.value), '{}')
+        from jsonb_each(jsonb_build_object('endpoint', endpoint, 'max_attempts', case when max_attempts <= 0 then 12 else max_attempts end,
+            'max_age', max_age, 'schedule', schedule, 'policy', policy, 'format', format, 'batch_size', batch_size,
+            'batch_wait', batch_wait, 'ordering', ordering, 'on_exhausted', on_exhausted, 'ttl', ttl, 'deadline', deadline,
+            'notify', notify, 'max_lag', max_lag, 'external_id', external_id, 'labels', labels)) g
+        where g.value <> 'null'
+    ) || jsonb_build_object('topics', topics, 'filter', filter);
+begin
+    perform outbox_internal.check_name('subscription', name);
+    perform outbox_internal.check_routes(topics, filter);
+    -- The first look takes no lock: nearly every call is that of a worker that starts, and changes nothing.
+    for attempt in 1 .. 3 loop
+        select to_jsonb(s) || jsonb_build_object('endpoint', e.name, 'topics', v.topics, 'filter', v.filter),
+            s.endpoint_id is null
+        into known, pulled
+        from outbox.subscription s
+        left join outbox.endpoint e on e.id = s.endpoint_id
+        cross join lateral (
+            select o.topics, o.filter from outbox.subscription_version o
+            where o.subscription_id = s.id order by o.version desc limit 1
+        ) v
+        where s.name = ensure_subscription.name and s.deleted_at is null;
+        if known is not null then
+            exit;
+        end if;
+        begin
+            perform outbox.subscribe(name, topics, endpoint, filter, max_attempts, max_age, schedule, policy,
+                coalesce(format, 'raw'), coalesce(batch_size, 1), coalesce(batch_wait, '0'), coalesce(ordering, 'none'),
+                coalesce(on_exhausted, 'skip'), ttl, deadline, coalesce(notify, true), max_lag, external_id, labels,
+                coalesce(start, case when endpoint is null then 'earliest' else 'latest' end));
+            return 'created';
+        exception when duplicate_object then
+            -- Another session has created it meanwhile.
+            null;
+        end;
+    end loop;
+    if known is null then
+        raise exception 'subscription "%" was created by another session meanwhile', name
+            using errcode = 'serialization_failure', hint = 'Repeat the transaction.';
+    end if;
+    if endpoint is null and not pulled then
+        raise exception 'subscription "%" is pushed to an endpoint', name using errcode = 'OB004',
+            hint = 'Name its endpoint, or unsubscribe it and create it without one.';
+    end if;
+    if known || wanted = known then
+        return 'unchanged';
+    end if;
+    perform outbox.alter_subscription(name, topics, filter, endpoint, max_attempts, max_age, schedule, policy, format,
+        batch_size, batch_wait, ordering, on_exhausted, ttl, deadline, notify, max_lag, external_id, labels,
+        reset => case when filter is null then '{filter}' else '{}' end::text[]);
+    return 'altered';
+end
+$$;
+comment on function outbox.ensure_subscription is
+    'Creates a subscription, or alters the one that there is, so that it is as described: for migrations, and for programs '
+    'that start. Topics, filter (null: none) and whether it is pushed are always as given; any other setting that is null '
+    'keeps its value, or gets the default of subscribe() if the subscription is new. start: where a new subscription '
+    'begins, as in subscribe(). Its default is earliest for a subscription that workers claim from, so that workers that '
+    'are deployed after their producers miss nothing, and latest for a pushed one, so that a new receiver is not sent the '
+    'history. Returns created, altered or unchanged; unchanged writes nothing. Errors: OB001 no such endpoint, OB004 the '
+    'subscription is pulled and endpoint is given, or the other way round; 40001 another session created it, and this '
+    'transaction cannot see it; those of subscribe()';
 
 -- API: public
 create function outbox.unsubscribe(name text) returns bigint
@@ -393,6 +488,7 @@ comment on function outbox.resume_subscription is
 insert into outbox._capability values
     ('admin', 'function outbox.subscribe'),
     ('admin', 'function outbox.alter_subscription'),
+    ('admin', 'function outbox.ensure_subscription'),
     ('admin', 'function outbox.unsubscribe'),
     ('admin', 'function outbox.pause_subscription'),
     ('admin', 'function outbox.resume_subscription');

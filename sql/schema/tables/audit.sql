@@ -17,12 +17,50 @@ select pg_catalog.pg_extension_config_dump('outbox.audit', '');
 select pg_catalog.pg_extension_config_dump('outbox.audit_id_seq', '');
 
 -- API: private
-create function outbox_internal.audit(action text, object text, reason text, detail jsonb default null) returns void
-language sql volatile
+-- Returns the actor of an action without spaces around it; null: the session's user. Raises 22023 or 54000.
+create function outbox_internal.check_actor(actor text) returns text
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
-begin atomic
+as $$
+begin
+    if octet_length(actor) > 255 then
+        raise exception 'actor is too large' using errcode = 'program_limit_exceeded',
+            detail = format('It has %s bytes; the limit is 255.', octet_length(actor));
+    end if;
+    if btrim(actor) = '' or actor ~ '[[:cntrl:]]' then
+        raise exception 'malformed actor' using errcode = 'invalid_parameter_value',
+            hint = 'It names a person, a ticket or a program, without control characters. The default is the session''s user.';
+    end if;
+    return coalesce(btrim(actor), session_user);
+end
+$$;
+
+-- API: private
+-- Raises 54000 if a reason or note of an operator is too large.
+create function outbox_internal.check_note(note text) returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if octet_length(note) > 4096 then
+        raise exception 'the reason or note is too large' using errcode = 'program_limit_exceeded',
+            detail = format('It has %s bytes; the limit is 4096.', octet_length(note));
+    end if;
+end
+$$;
+
+-- API: private
+-- Records an action. Raises 54000 if the reason is too large. Functions that store a reason elsewhere record it here too, in
+-- the same transaction, so this is the place of the bound.
+create function outbox_internal.audit(action text, object text, reason text, detail jsonb default null) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform outbox_internal.check_note(reason);
     insert into outbox.audit (action, object, reason, detail) values (action, object, reason, detail);
-end;
+end
+$$;
 
 insert into outbox._capability values
     ('monitor', 'table outbox.audit');

@@ -20,6 +20,8 @@ create table outbox.cursor (
     last_delivery_id text,
     last_delivered_at timestamptz,
     last_error text,
+    error_position bigint,
+    error_since timestamptz,
     created_at timestamptz not null default clock_timestamp(),
     updated_at timestamptz not null default clock_timestamp(),
     primary key (stream, subject, consumer, version)
@@ -30,6 +32,10 @@ comment on column outbox.cursor.stream is
 comment on column outbox.cursor.subject is
     'part of the stream that the consumer reads, such as a tenant or a user; empty: all of it';
 comment on column outbox.cursor.epoch is 'epoch of the feed when the position was set; null on other streams';
+comment on column outbox.cursor.last_error is
+    'why the consumer cannot go on, by cursor_record_error(); null since the cursor has moved';
+comment on column outbox.cursor.error_position is 'position of the message that cannot be handled; null: not known';
+comment on column outbox.cursor.error_since is 'when the first error after the last move of the cursor was recorded';
 comment on column outbox.cursor.version is 'number of the last change; higher with each change';
 select pg_catalog.pg_extension_config_dump('outbox.cursor', '');
 

@@ -16,7 +16,7 @@ create table outbox.subscription (
     on_exhausted text not null default 'skip' check (on_exhausted in ('skip', 'block')),
     ttl interval check (ttl > interval '0'),
     deadline interval check (deadline > interval '0'),
-    notify boolean not null default false,
+    notify boolean not null default true,
     max_lag interval check (max_lag > interval '0'),
     external_id text,
     labels jsonb not null default '{}' check (jsonb_typeof(labels) = 'object'),
@@ -45,7 +45,8 @@ comment on column outbox.subscription.ttl is
     'a delivery expires this long after the later of enqueued_at and deliver_at; null: never';
 comment on column outbox.subscription.deadline is
     'pull: longest time from a claim to its outcome, however often the lease is extended; null: no limit';
-comment on column outbox.subscription.notify is 'pull: workers that LISTEN on outbox_pull are notified when there is work';
+comment on column outbox.subscription.notify is
+    'pull: workers that LISTEN on outbox_pull are notified when there is work, once per round of the dispatcher';
 comment on column outbox.subscription.max_lag is
     'deliveries older than this are recorded as expired when space is reclaimed; null: their space is not reclaimed';
 comment on column outbox.subscription.paused is 'true: deliveries wait for resume()';

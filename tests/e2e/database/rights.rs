@@ -260,8 +260,14 @@ async fn a_capability_reaches_as_far_as_it_was_granted() {
     ] {
         assert_eq!(code(&db, &statement).await, "42501", "{statement}");
     }
-    assert_eq!(texts(&db, "select topic from outbox.read(0)").await, ["order.a", "order.b"]);
-    assert_eq!(texts(&db, "select topic from outbox.read(0, topics => '{order.b}')").await, ["order.b"]);
+    assert_eq!(
+        texts(&db, "select topic from outbox.read(0) where message_id is not null").await,
+        ["order.a", "order.b"]
+    );
+    assert_eq!(
+        texts(&db, "select topic from outbox.read(0, topics => '{order.b}') where message_id is not null").await,
+        ["order.b"]
+    );
     assert_eq!(texts(&db, "select consumer from outbox.cursor_list('ledger')").await, ["ledger"]);
     db.batch_execute("call outbox.claim_wait('billing', '10 s')").await.unwrap();
     let lease: i64 = one(&db, "select lease from outbox.claim('billing', 'w')").await;

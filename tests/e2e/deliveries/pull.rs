@@ -437,7 +437,7 @@ async fn without_a_preloaded_library_claims_tick_and_route() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiting_for_work_holds_no_snapshot_and_ends_when_there_is_some() {
     let server = server().await;
-    let db = jobs(server, "waits", ", notify => true").await;
+    let db = jobs(server, "waits", "").await;
     settle(&db).await;
     let ready = async |db: &Client, timeout: &str| -> bool {
         one(db, &format!("call outbox.claim_wait('jobs', '{timeout}')")).await

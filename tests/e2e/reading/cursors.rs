@@ -95,7 +95,7 @@ async fn instances_that_race_for_a_cursor_take_effect_once() {
                         &db,
                         &format!(
                             "with taken as (select * from outbox.read({from}, 20)), effects as (
-                                insert into effect select position, (payload->>'n')::int from taken)
+                                insert into effect select position, (payload->>'n')::int from taken where message_id is not null)
                             select max(position) from taken"
                         ),
                     )

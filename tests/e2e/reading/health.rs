@@ -285,6 +285,9 @@ async fn what_no_worker_claims_and_what_no_reader_reads_is_named() {
         assert!(who.contains("no worker has ever claimed one") && advice.contains("start one"), "{who}: {advice}");
         let age = metric(&db, "outbox_oldest_due_seconds", &format!(r#"{{"subscription": "{subscription}"}}"#)).await;
         assert!((5000.0..6000.0).contains(&age), "{age}");
+        let status =
+            |what: &str| format!("select {what} from outbox.subscription_status where name = '{subscription}'");
+        assert!(one::<bool>(&db, &status("oldest_due_age > '84 min' and last_claim_at is null and waiting > 0")).await);
         db.execute("select outbox.pause_subscription($1)", &[&subscription]).await.unwrap();
         assert!(unwell(&db).await["deliveries"].1.contains("is paused"));
         db.execute("select outbox.resume_subscription($1)", &[&subscription]).await.unwrap();
@@ -297,6 +300,9 @@ async fn what_no_worker_claims_and_what_no_reader_reads_is_named() {
             db.execute("select outbox.complete($1)", &[&lease]).await.unwrap();
         }
         assert!(!unwell(&db).await.contains_key("deliveries"));
+        assert!(
+            one::<bool>(&db, &status("oldest_due_age is null and last_claim_at > created_at and waiting = 0")).await
+        );
     }
 
     db.batch_execute("select outbox.cursor_advance('reports', 1)").await.unwrap();
@@ -310,6 +316,23 @@ async fn what_no_worker_claims_and_what_no_reader_reads_is_named() {
     .unwrap();
     let (state, who, _) = unwell(&db).await.remove("cursors").unwrap();
     assert!(state == "warning" && who.contains("\"reports\"") && who.contains(" positions and 02:00:"), "{who}");
-    db.batch_execute("select outbox.cursor_advance('reports', outbox.head())").await.unwrap();
+    // A reader of a topic that nobody uses has read everything when it has confirmed the marker.
+    let marker = "select max(position) from outbox.read(1, 1000, topics => '{rare.#}')";
+    db.batch_execute(&format!("select outbox.cursor_advance('reports', ({marker}))")).await.unwrap();
     assert!(!unwell(&db).await.contains_key("cursors"));
+    // A reader that cannot go on is named at once, with the time of the first error.
+    let recorded = "select outbox.cursor_record_error('totals', 'division by zero', error_position => 7)";
+    db.batch_execute(recorded).await.unwrap();
+    db.batch_execute("update outbox.cursor set error_since = '2026-01-02 03:02:00+00' where consumer = 'totals'")
+        .await
+        .unwrap();
+    db.batch_execute(&recorded.replace("division", "still division")).await.unwrap();
+    let (state, who, advice) = unwell(&db).await.remove("cursors").unwrap();
+    assert!(who.starts_with("consumer \"totals\" stands at 0 since 2026-01-02 "), "{who}");
+    assert!(who.ends_with(": message at 7: still division by zero"), "{who}");
+    assert!(state == "warning" && advice.contains("passes nothing over"), "{advice}");
+    assert!(metric(&db, "outbox_cursor_error_seconds", r#"{"consumer": "totals"}"#).await > 3600.0);
+    db.batch_execute("select outbox.cursor_advance('totals', outbox.head())").await.unwrap();
+    assert!(!unwell(&db).await.contains_key("cursors"));
+    assert!(metric(&db, "outbox_cursor_error_seconds", "{}").await == 0.0);
 }

@@ -120,7 +120,7 @@ const EXPLAINED: &str = "
     from outbox.read(0, 10000, array['order.#', 'invoice.#']) m
     cross join lateral outbox.explain_routing(m.topic, m.payload, m.key, m.headers, m.tenant, m.aggregate_type,
         m.aggregate_id, at_position => m.position) e
-    where e.matches";
+    where m.message_id is not null and e.matches";
 
 fn assert_same(what: &str, got: &Matches, expected: &Matches) {
     let missing: Vec<_> = expected.difference(got).collect();

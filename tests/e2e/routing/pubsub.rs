@@ -395,7 +395,7 @@ async fn subscriptions_that_come_and_go_get_exactly_what_lies_between() {
                 select v.topics from outbox.subscription_version v
                 where v.subscription_id = s.id and v.position < m.position order by v.version desc limit 1
             ) v on true
-            where outbox_internal.matches(v.topics, null, m.topic, null, null, null, null, null)
+            where m.message_id is not null and outbox_internal.matches(v.topics, null, m.topic, null, null, null, null, null)
         ) e
         full join outbox.delivery d using (subscription_id, position)
         where e.position is null or d.position is null",

@@ -28,7 +28,7 @@ select outbox.alter_endpoint('nobody', timeout => '1 s');
 select outbox.alter_subscription('orders', topics => '{order.*,refund.#}', filter => '{"tenant": "acme"}', endpoint => 'other',
     max_attempts => 3, max_age => '1 h', schedule => '{"delays": [1, 5]}', policy => '{"404": "retry"}',
     format => 'cloudevents', batch_size => 50, batch_wait => '20 ms', ordering => 'key', on_exhausted => 'block',
-    ttl => '2 h', deadline => '5 min', notify => true, max_lag => '1 day', external_id => 'x-17',
+    ttl => '2 h', deadline => '5 min', notify => false, max_lag => '1 day', external_id => 'x-17',
     labels => '{"team": "shop"}') is not null as message;
 \x on
 select s.*, v.version, v.topics, v.filter

@@ -34,11 +34,18 @@ select outbox.cursor_reset('billing', -1, 'why');
 select outbox.cursor_reset('billing', 1, '  ');
 select outbox.cursor_delete('billing', null);
 select outbox.cursor_record_error('billing', ' ');
+select outbox.cursor_record_error('billing', 'e', error_position => 0);
 -- Recorded errors do not move a cursor. An advance clears them.
 select position, length(last_error) from outbox.cursor_record_error('billing', '  ' || repeat('e', 3000));
+select last_error, error_position, error_since < clock_timestamp() as since
+from outbox.cursor_record_error('billing', 'no such customer', error_position => 11);
+select error_since = (select error_since from outbox.cursor_get('billing')) as of_the_first, last_error
+from outbox.cursor_record_error('billing', 'no such customer, again');
+select state, regexp_replace(culprit, ' since \S+ \S+:', ' since ...:') as culprit from outbox.health() where "check" = 'cursors';
+select value >= 0 as stands from outbox.metrics() where name = 'outbox_cursor_error_seconds' and labels ->> 'consumer' = 'billing';
 select position, last_error from outbox.cursor_record_error('failing', 'never got anywhere', subject => ' part-1 ');
 select position from outbox.cursor_reset('billing', 4, 'redo the invoices');
-select position, last_error, advanced from outbox.cursor_advance('billing', 5);
+select position, last_error, error_position, error_since, advanced from outbox.cursor_advance('billing', 5);
 select position from outbox.cursor_reset('billing', 0, 'from the start');
 select outbox.cursor_reset('billing', 11, 'too far');
 select stream, subject, consumer, position, lag_positions from outbox.cursor_list();
@@ -47,6 +54,8 @@ select stream from outbox.cursor_list('billing');
 select outbox.cursor_delete('billing', 'moved away', 'elsewhere');
 select outbox.cursor_delete('billing', 'moved away', 'elsewhere');
 select actor = session_user as mine, action, object, reason, detail from outbox.audit order by id;
+-- A reader of a rare topic confirms the marker, and has no lag.
+select position, lag_positions from outbox.cursor_advance('rare', (select max(position) from outbox.read(0, topics => '{rare}')));
 -- A cursor in a lost history.
 insert into outbox.epoch (epoch, first_position, timeline) values (2, 8, 2);
 select epoch, position from outbox.cursor_advance('billing', 9);

@@ -31,7 +31,12 @@ select outbox.enqueue('order.created', '{"n": 9}');
 select status from outbox_internal.tick_inline(1000);
 select outbox.head();
 select array_agg(position) from outbox.read(6);
--- After a long stretch without a match, a row without a message returns the position to continue from.
+-- A call that looked further than its last row ends with a marker: a row without a message, from which to continue.
+select position, message_id is null as marker from outbox.read(4, topics => '{order.paid}');
+select position, epoch, message_id is null as marker from outbox.read(0, topics => '{no.such}');
+select position, message_id is null as marker from outbox.read(0, 1, topics => '{invoice.#}');
+select count(*) from outbox.read(outbox.head(), topics => '{no.such}');
+-- A long stretch without a match is passed in pieces.
 select count(outbox.enqueue('bulk.item', '{}')) from generate_series(1, 10500);
 select outbox_internal.tick_inline(20000) is not null;
 select position, message_id from outbox.read(9, topics => '{order.*}');

@@ -110,6 +110,8 @@ class CursorState:
     last_delivery_id: str | None
     last_delivered_at: datetime | None
     last_error: str | None
+    error_position: int | None
+    error_since: datetime | None
     updated_at: datetime | None
     lag_positions: int | None
     lag_seconds: float | None
@@ -572,6 +574,21 @@ class EndpointEntry:
 
 
 @dataclass(frozen=True)
+class LeaseStatusEntry:
+    """A row of outbox.lease_status."""
+
+    subscription: str | None
+    worker: str | None
+    deliveries: int | None
+    claimed_at: datetime | None
+    age: timedelta | None
+    expires_at: datetime | None
+    expires_in: timedelta | None
+    deadline_at: datetime | None
+    delivery_ids: list[int] | None
+
+
+@dataclass(frozen=True)
 class PublisherEntry:
     """A row of outbox.publisher."""
 
@@ -611,6 +628,34 @@ class SubscriptionEntry:
     paused: bool | None
     created_at: datetime | None
     deleted_at: datetime | None
+
+
+@dataclass(frozen=True)
+class SubscriptionStatusEntry:
+    """A row of outbox.subscription_status."""
+
+    subscription_id: int | None
+    name: str | None
+    endpoint: str | None
+    pull: bool | None
+    topics: list[str] | None
+    filter: Any | None
+    ordering: str | None
+    max_attempts: int | None
+    notify: bool | None
+    paused: bool | None
+    external_id: str | None
+    labels: Any | None
+    created_at: datetime | None
+    position: int | None
+    lag_positions: int | None
+    lag_age: timedelta | None
+    waiting: int | None
+    processing: int | None
+    oldest_due_at: datetime | None
+    oldest_due_age: timedelta | None
+    last_claim_at: datetime | None
+    dead_letters: int | None
 
 
 @dataclass(frozen=True)
@@ -695,7 +740,7 @@ class AdminMethods:
 
     def cancel(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> int | None:
         """Cancels a message: ends its deliveries that are still waiting, and returns how many were ended. A
-        delivery that a worker has or that is in flight is not tried again if it fails. by (default:
+        delivery that a worker has or that is in flight is not tried again if it fails. actor (default:
         session_user) and reason are stored in outbox.audit. Errors: OB001 no such message, OB002 it was
         cancelled already or nothing is left to cancel, OB003 all remaining deliveries are leased.
         """
@@ -813,7 +858,7 @@ class AdminMethods:
         the cursor is not at expected_position; OB009 a name is malformed, the position is below 1, after the
         end of the feed, or in a history that was lost; 25006 the transaction is read-only.
         """
-        return self._run(Call("cursor_advance", {"consumer": consumer, "position": position, "stream": stream, "subject": subject, "delivery_id": delivery_id, "delivered_at": delivered_at, "expected_position": expected_position, "epoch": epoch}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return self._run(Call("cursor_advance", {"consumer": consumer, "position": position, "stream": stream, "subject": subject, "delivery_id": delivery_id, "delivered_at": delivered_at, "expected_position": expected_position, "epoch": epoch}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def cursor_delete(self, consumer: str, reason: str, *, stream: str | None = None, subject: str | None = None) -> None:
         """Deletes a cursor. The reason is stored in outbox.audit. Errors: OB001 there is no such cursor, OB006
@@ -826,27 +871,29 @@ class AdminMethods:
         Errors: OB001 there is no such cursor; with if_missing, the result shows that position instead (nothing
         is stored). OB009 a name is malformed.
         """
-        return self._run(Call("cursor_get", {"consumer": consumer, "stream": stream, "subject": subject, "if_missing": if_missing}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return self._run(Call("cursor_get", {"consumer": consumer, "stream": stream, "subject": subject, "if_missing": if_missing}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def cursor_list(self, *, consumer: str | None = None, stream: str | None = None, subject: str | None = None, max_rows: int | None = None) -> list[CursorState]:
         """Lists cursors in the order of stream, subject and consumer. consumer, stream, subject: only those
         equal to the value; null: all. max_rows: at most so many rows; 0 (the default): no limit.
         """
-        return self._run(Call("cursor_list", {"consumer": consumer, "stream": stream, "subject": subject, "max_rows": max_rows}, Shape("rows", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return self._run(Call("cursor_list", {"consumer": consumer, "stream": stream, "subject": subject, "max_rows": max_rows}, Shape("rows", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    def cursor_record_error(self, consumer: str, error: str, *, stream: str | None = None, subject: str | None = None) -> CursorState:
-        """Stores an error text (its first 2000 characters) as the cursor's last_error without moving the
-        cursor; creates the cursor at position 0 if there is none. The next advance or reset clears last_error.
-        Errors: OB009 the text is empty or a name is malformed, 25006 the transaction is read-only.
+    def cursor_record_error(self, consumer: str, error: str, *, stream: str | None = None, subject: str | None = None, error_position: int | None = None) -> CursorState:
+        """Records why a consumer cannot go on: an error text (its first 2000 characters), and as error_position
+        the position of the message that cannot be handled (null: not known). The cursor does not move; it is
+        created at position 0 if there is none. error_since stays that of the first error, health() reports the
+        cursor, and the next advance or reset clears all three. Errors: OB009 the text is empty, error_position
+        is below 1, or a name is malformed; 25006 the transaction is read-only.
         """
-        return self._run(Call("cursor_record_error", {"consumer": consumer, "error": error, "stream": stream, "subject": subject}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return self._run(Call("cursor_record_error", {"consumer": consumer, "error": error, "stream": stream, "subject": subject, "error_position": error_position}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def cursor_reset(self, consumer: str, position: int, reason: str, *, stream: str | None = None, subject: str | None = None, delivery_id: str | None = None, delivered_at: datetime | None = None) -> CursorState:
         """Moves a cursor to any position from 0 on, back as well, and creates the cursor if there is none. The
         reason is stored in outbox.audit. Errors: OB006 the reason is empty, OB009 a name is malformed or the
         position is negative or after the end of the feed, 25006 the transaction is read-only.
         """
-        return self._run(Call("cursor_reset", {"consumer": consumer, "position": position, "reason": reason, "stream": stream, "subject": subject, "delivery_id": delivery_id, "delivered_at": delivered_at}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return self._run(Call("cursor_reset", {"consumer": consumer, "position": position, "reason": reason, "stream": stream, "subject": subject, "delivery_id": delivery_id, "delivered_at": delivered_at}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def dead(self, lease: int, delivery_ids: Sequence[int], reason: str) -> list[int]:
         """Ends deliveries of a lease (delivery_ids null: all that it holds) as dead letters at once, because no
@@ -869,7 +916,7 @@ class AdminMethods:
 
     def delete_dead_letter(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> None:
         """Deletes a dead letter, whatever its resolution. Its row is stored in outbox.audit. Errors: OB001 no
-        such dead letter, 22023 by is null or empty.
+        such dead letter, 22023 actor is empty.
         """
         self._run(Call("delete_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
@@ -883,7 +930,7 @@ class AdminMethods:
     def disable_endpoint(self, name: str, *, reason: str | None = None, mode: str | None = None) -> int | None:
         """Stops sending to an endpoint until enable_endpoint(). mode: hold (the default) keeps deliveries
         waiting, skip records them as skipped. Returns the id of a control message. Errors: OB001 no such
-        endpoint, 22023 unknown mode.
+        endpoint, 22023 unknown mode, 54000 the reason is too large.
         """
         return self._run(Call("disable_endpoint", {"name": name, "reason": reason, "mode": mode}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -908,10 +955,23 @@ class AdminMethods:
         """
         return self._run(Call("enable_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
+    def ensure_subscription(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None) -> str | None:
+        """Creates a subscription, or alters the one that there is, so that it is as described: for migrations,
+        and for programs that start. Topics, filter (null: none) and whether it is pushed are always as given;
+        any other setting that is null keeps its value, or gets the default of subscribe() if the subscription
+        is new. start: where a new subscription begins, as in subscribe(). Its default is earliest for a
+        subscription that workers claim from, so that workers that are deployed after their producers miss
+        nothing, and latest for a pushed one, so that a new receiver is not sent the history. Returns created,
+        altered or unchanged; unchanged writes nothing. Errors: OB001 no such endpoint, OB004 the subscription
+        is pulled and endpoint is given, or the other way round; 40001 another session created it, and this
+        transaction cannot see it; those of subscribe().
+        """
+        return self._run(Call("ensure_subscription", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
     def erase(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> None:
         """Erases the content of a message (payload, body, headers, metadata, and in the attempt log responses,
         results and errors) and ends its waiting deliveries. Ids, topic, key, positions and counts stay. The
-        message cannot be requeued, resent or replayed any more. by (default: session_user) and reason are
+        message cannot be requeued, resent or replayed any more. actor (default: session_user) and reason are
         stored in outbox.audit. Errors: OB001 no such message, OB003 a worker has a delivery of it, OB006 the
         reason is empty, 55P03 a lock was not available within 5 s.
         """
@@ -980,8 +1040,8 @@ class AdminMethods:
         return self._run(Call("history", {"message_id": message_id}, Shape("rows", HistoryRow, {"at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def ignore_dead_letter(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> None:
-        """Marks an open dead letter as ignored, because it is not worth an action. by and note are stored with
-        it and in outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 by is null or
+        """Marks an open dead letter as ignored, because it is not worth an action. actor and note are stored
+        with it and in outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 actor is
         empty.
         """
         self._run(Call("ignore_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
@@ -1027,7 +1087,7 @@ class AdminMethods:
     def move_to_dead_letters(self, delivery_id: int, reason: str, *, actor: str | None = None) -> int | None:
         """Moves a waiting delivery to the dead letters, with the reason "moved" and the argument reason as its
         last_error. Returns the id of the dead letter. Errors: OB001 no such delivery, OB002 it has ended, OB003
-        a worker has it, 22023 by is null or empty.
+        a worker has it, 22023 actor is empty.
         """
         return self._run(Call("move_to_dead_letters", {"delivery_id": delivery_id, "reason": reason, "actor": actor}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1065,13 +1125,14 @@ class AdminMethods:
 
     def read(self, after_position: int, *, max_messages: int | None = None, topics: Sequence[str] | None = None, filter: Any | None = None, epoch: int | None = None) -> list[FeedMessage]:
         """Returns up to max_messages (default 100; 1 to 10000) messages after a position (exclusive; 0: from
-        the first one that is stored), in order. Continue after the position of the last row. topics (patterns)
-        and filter select as in a subscription; null: all. Control messages of pg_outbox are not returned. A
-        call looks at no more than 10000 positions, or max_messages if that is more. If none of them matches,
-        the result is one row whose message_id is null and whose position says where to continue. epoch: the
-        epoch in which after_position was read, so that a lost history is noticed. Errors: OB009 the position is
-        malformed, no longer stored, after the end of the feed, or in a history that was lost; 22023 another
-        argument is malformed.
+        the first one that is stored), in order. topics (patterns) and filter select as in a subscription; null:
+        all. Control messages of pg_outbox are not returned. A call looks at no more than 10000 positions, or
+        max_messages if that is more. If it looked further than the last message that it returns, a marker is
+        the last row: its message_id is null, and no message between the row before it and its position matches.
+        Continue after the position of the last row, and confirm the position of a marker as that of a message.
+        No rows: the feed ends at after_position. epoch: the epoch in which after_position was read, so that a
+        lost history is noticed. Errors: OB009 the position is malformed, no longer stored, after the end of the
+        feed, or in a history that was lost; 22023 another argument is malformed.
         """
         return self._run(Call("read", {"after_position": after_position, "max_messages": max_messages, "topics": topics, "filter": filter, "epoch": epoch}, Shape("rows", FeedMessage, {"body": "bytea", "occurred_at": "timestamp with time zone", "enqueued_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
@@ -1105,7 +1166,7 @@ class AdminMethods:
         """Makes the delivery of a dead letter due now, with all its attempts again, and returns the id of the
         delivery. The receiver gets the same webhook id. A requeued delivery does not expire, and a cancelled
         message is not cancelled any more. Errors: OB001 no such dead letter, OB004 it was requeued already, its
-        subscription has ended, or its message is gone or erased, 22023 by is null or empty.
+        subscription has ended, or its message is gone or erased, 22023 actor is empty.
         """
         return self._run(Call("requeue", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1113,14 +1174,14 @@ class AdminMethods:
         """Requeues up to max_rows (default 1000; 1 to 100000) open dead letters, oldest first, and returns how
         many. subscription, reason, topic, dead_after (inclusive) and dead_before (exclusive) select them; null:
         all. dry_run: only counts. Dead letters that cannot be requeued are left out. Errors: OB001 no such
-        subscription, 22023 max_rows is out of range, or by is null or empty.
+        subscription, 22023 max_rows is out of range, or actor is empty.
         """
         return self._run(Call("requeue_all", {"actor": actor, "subscription": subscription, "reason": reason, "topic": topic, "dead_after": dead_after, "dead_before": dead_before, "note": note, "max_rows": max_rows, "dry_run": dry_run}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def reschedule(self, delivery_id: int, due_at: datetime, *, actor: str | None = None, priority: int | None = None, expires_at: datetime | None = None) -> None:
         """Changes when a waiting delivery is due, and optionally its priority (-100 to 100) and its expiry;
         null leaves these as they are. Errors: OB001 no such delivery, OB002 it has ended, OB003 a worker has
-        it, 22004 due_at is null, 22023 a value is out of range, or by is null or empty.
+        it, 22004 due_at is null, 22023 a value is out of range, or actor is empty.
         """
         self._run(Call("reschedule", {"delivery_id": delivery_id, "due_at": due_at, "actor": actor, "priority": priority, "expires_at": expires_at}, Shape("void", None, {})))
 
@@ -1133,8 +1194,8 @@ class AdminMethods:
         return self._run(Call("resend", {"message_id": message_id, "subscription": subscription}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def resolve_dead_letter(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> None:
-        """Marks an open dead letter as resolved by other means. by and note are stored with it and in
-        outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 by is null or empty.
+        """Marks an open dead letter as resolved by other means. actor and note are stored with it and in
+        outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 actor is empty.
         """
         self._run(Call("resolve_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
@@ -1298,6 +1359,10 @@ class AdminMethods:
         """Rows of outbox.endpoint whose columns equal those of filter."""
         return self._run(Call("endpoint", dict(filter or {}), Shape("rows", EndpointEntry, {"timeout": "interval", "disable_after": "interval", "disabled_at": "timestamp with time zone", "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "deleted_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
 
+    def lease_status(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[LeaseStatusEntry]:
+        """Rows of outbox.lease_status whose columns equal those of filter."""
+        return self._run(Call("lease_status", dict(filter or {}), Shape("rows", LeaseStatusEntry, {"claimed_at": "timestamp with time zone", "age": "interval", "expires_at": "timestamp with time zone", "expires_in": "interval", "deadline_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
+
     def publishers(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[PublisherEntry]:
         """Rows of outbox.publisher whose columns equal those of filter."""
         return self._run(Call("publisher", dict(filter or {}), Shape("rows", PublisherEntry, {"created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
@@ -1305,6 +1370,10 @@ class AdminMethods:
     def subscriptions(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[SubscriptionEntry]:
         """Rows of outbox.subscription whose columns equal those of filter."""
         return self._run(Call("subscription", dict(filter or {}), Shape("rows", SubscriptionEntry, {"max_age": "interval", "batch_wait": "interval", "ttl": "interval", "deadline": "interval", "max_lag": "interval", "created_at": "timestamp with time zone", "deleted_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
+
+    def subscription_status(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[SubscriptionStatusEntry]:
+        """Rows of outbox.subscription_status whose columns equal those of filter."""
+        return self._run(Call("subscription_status", dict(filter or {}), Shape("rows", SubscriptionStatusEntry, {"created_at": "timestamp with time zone", "lag_age": "interval", "oldest_due_at": "timestamp with time zone", "oldest_due_age": "interval", "last_claim_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
 
     def topics(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[TopicEntry]:
         """Rows of outbox.topic whose columns equal those of filter."""
@@ -1381,7 +1450,7 @@ class AsyncAdminMethods:
 
     async def cancel(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> int | None:
         """Cancels a message: ends its deliveries that are still waiting, and returns how many were ended. A
-        delivery that a worker has or that is in flight is not tried again if it fails. by (default:
+        delivery that a worker has or that is in flight is not tried again if it fails. actor (default:
         session_user) and reason are stored in outbox.audit. Errors: OB001 no such message, OB002 it was
         cancelled already or nothing is left to cancel, OB003 all remaining deliveries are leased.
         """
@@ -1499,7 +1568,7 @@ class AsyncAdminMethods:
         the cursor is not at expected_position; OB009 a name is malformed, the position is below 1, after the
         end of the feed, or in a history that was lost; 25006 the transaction is read-only.
         """
-        return await self._arun(Call("cursor_advance", {"consumer": consumer, "position": position, "stream": stream, "subject": subject, "delivery_id": delivery_id, "delivered_at": delivered_at, "expected_position": expected_position, "epoch": epoch}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return await self._arun(Call("cursor_advance", {"consumer": consumer, "position": position, "stream": stream, "subject": subject, "delivery_id": delivery_id, "delivered_at": delivered_at, "expected_position": expected_position, "epoch": epoch}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def cursor_delete(self, consumer: str, reason: str, *, stream: str | None = None, subject: str | None = None) -> None:
         """Deletes a cursor. The reason is stored in outbox.audit. Errors: OB001 there is no such cursor, OB006
@@ -1512,27 +1581,29 @@ class AsyncAdminMethods:
         Errors: OB001 there is no such cursor; with if_missing, the result shows that position instead (nothing
         is stored). OB009 a name is malformed.
         """
-        return await self._arun(Call("cursor_get", {"consumer": consumer, "stream": stream, "subject": subject, "if_missing": if_missing}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return await self._arun(Call("cursor_get", {"consumer": consumer, "stream": stream, "subject": subject, "if_missing": if_missing}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def cursor_list(self, *, consumer: str | None = None, stream: str | None = None, subject: str | None = None, max_rows: int | None = None) -> list[CursorState]:
         """Lists cursors in the order of stream, subject and consumer. consumer, stream, subject: only those
         equal to the value; null: all. max_rows: at most so many rows; 0 (the default): no limit.
         """
-        return await self._arun(Call("cursor_list", {"consumer": consumer, "stream": stream, "subject": subject, "max_rows": max_rows}, Shape("rows", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return await self._arun(Call("cursor_list", {"consumer": consumer, "stream": stream, "subject": subject, "max_rows": max_rows}, Shape("rows", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    async def cursor_record_error(self, consumer: str, error: str, *, stream: str | None = None, subject: str | None = None) -> CursorState:
-        """Stores an error text (its first 2000 characters) as the cursor's last_error without moving the
-        cursor; creates the cursor at position 0 if there is none. The next advance or reset clears last_error.
-        Errors: OB009 the text is empty or a name is malformed, 25006 the transaction is read-only.
+    async def cursor_record_error(self, consumer: str, error: str, *, stream: str | None = None, subject: str | None = None, error_position: int | None = None) -> CursorState:
+        """Records why a consumer cannot go on: an error text (its first 2000 characters), and as error_position
+        the position of the message that cannot be handled (null: not known). The cursor does not move; it is
+        created at position 0 if there is none. error_since stays that of the first error, health() reports the
+        cursor, and the next advance or reset clears all three. Errors: OB009 the text is empty, error_position
+        is below 1, or a name is malformed; 25006 the transaction is read-only.
         """
-        return await self._arun(Call("cursor_record_error", {"consumer": consumer, "error": error, "stream": stream, "subject": subject}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return await self._arun(Call("cursor_record_error", {"consumer": consumer, "error": error, "stream": stream, "subject": subject, "error_position": error_position}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def cursor_reset(self, consumer: str, position: int, reason: str, *, stream: str | None = None, subject: str | None = None, delivery_id: str | None = None, delivered_at: datetime | None = None) -> CursorState:
         """Moves a cursor to any position from 0 on, back as well, and creates the cursor if there is none. The
         reason is stored in outbox.audit. Errors: OB006 the reason is empty, OB009 a name is malformed or the
         position is negative or after the end of the feed, 25006 the transaction is read-only.
         """
-        return await self._arun(Call("cursor_reset", {"consumer": consumer, "position": position, "reason": reason, "stream": stream, "subject": subject, "delivery_id": delivery_id, "delivered_at": delivered_at}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return await self._arun(Call("cursor_reset", {"consumer": consumer, "position": position, "reason": reason, "stream": stream, "subject": subject, "delivery_id": delivery_id, "delivered_at": delivered_at}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def dead(self, lease: int, delivery_ids: Sequence[int], reason: str) -> list[int]:
         """Ends deliveries of a lease (delivery_ids null: all that it holds) as dead letters at once, because no
@@ -1555,7 +1626,7 @@ class AsyncAdminMethods:
 
     async def delete_dead_letter(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> None:
         """Deletes a dead letter, whatever its resolution. Its row is stored in outbox.audit. Errors: OB001 no
-        such dead letter, 22023 by is null or empty.
+        such dead letter, 22023 actor is empty.
         """
         await self._arun(Call("delete_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
@@ -1569,7 +1640,7 @@ class AsyncAdminMethods:
     async def disable_endpoint(self, name: str, *, reason: str | None = None, mode: str | None = None) -> int | None:
         """Stops sending to an endpoint until enable_endpoint(). mode: hold (the default) keeps deliveries
         waiting, skip records them as skipped. Returns the id of a control message. Errors: OB001 no such
-        endpoint, 22023 unknown mode.
+        endpoint, 22023 unknown mode, 54000 the reason is too large.
         """
         return await self._arun(Call("disable_endpoint", {"name": name, "reason": reason, "mode": mode}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1594,10 +1665,23 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("enable_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
+    async def ensure_subscription(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None) -> str | None:
+        """Creates a subscription, or alters the one that there is, so that it is as described: for migrations,
+        and for programs that start. Topics, filter (null: none) and whether it is pushed are always as given;
+        any other setting that is null keeps its value, or gets the default of subscribe() if the subscription
+        is new. start: where a new subscription begins, as in subscribe(). Its default is earliest for a
+        subscription that workers claim from, so that workers that are deployed after their producers miss
+        nothing, and latest for a pushed one, so that a new receiver is not sent the history. Returns created,
+        altered or unchanged; unchanged writes nothing. Errors: OB001 no such endpoint, OB004 the subscription
+        is pulled and endpoint is given, or the other way round; 40001 another session created it, and this
+        transaction cannot see it; those of subscribe().
+        """
+        return await self._arun(Call("ensure_subscription", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
     async def erase(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> None:
         """Erases the content of a message (payload, body, headers, metadata, and in the attempt log responses,
         results and errors) and ends its waiting deliveries. Ids, topic, key, positions and counts stay. The
-        message cannot be requeued, resent or replayed any more. by (default: session_user) and reason are
+        message cannot be requeued, resent or replayed any more. actor (default: session_user) and reason are
         stored in outbox.audit. Errors: OB001 no such message, OB003 a worker has a delivery of it, OB006 the
         reason is empty, 55P03 a lock was not available within 5 s.
         """
@@ -1666,8 +1750,8 @@ class AsyncAdminMethods:
         return await self._arun(Call("history", {"message_id": message_id}, Shape("rows", HistoryRow, {"at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def ignore_dead_letter(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> None:
-        """Marks an open dead letter as ignored, because it is not worth an action. by and note are stored with
-        it and in outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 by is null or
+        """Marks an open dead letter as ignored, because it is not worth an action. actor and note are stored
+        with it and in outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 actor is
         empty.
         """
         await self._arun(Call("ignore_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
@@ -1713,7 +1797,7 @@ class AsyncAdminMethods:
     async def move_to_dead_letters(self, delivery_id: int, reason: str, *, actor: str | None = None) -> int | None:
         """Moves a waiting delivery to the dead letters, with the reason "moved" and the argument reason as its
         last_error. Returns the id of the dead letter. Errors: OB001 no such delivery, OB002 it has ended, OB003
-        a worker has it, 22023 by is null or empty.
+        a worker has it, 22023 actor is empty.
         """
         return await self._arun(Call("move_to_dead_letters", {"delivery_id": delivery_id, "reason": reason, "actor": actor}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1751,13 +1835,14 @@ class AsyncAdminMethods:
 
     async def read(self, after_position: int, *, max_messages: int | None = None, topics: Sequence[str] | None = None, filter: Any | None = None, epoch: int | None = None) -> list[FeedMessage]:
         """Returns up to max_messages (default 100; 1 to 10000) messages after a position (exclusive; 0: from
-        the first one that is stored), in order. Continue after the position of the last row. topics (patterns)
-        and filter select as in a subscription; null: all. Control messages of pg_outbox are not returned. A
-        call looks at no more than 10000 positions, or max_messages if that is more. If none of them matches,
-        the result is one row whose message_id is null and whose position says where to continue. epoch: the
-        epoch in which after_position was read, so that a lost history is noticed. Errors: OB009 the position is
-        malformed, no longer stored, after the end of the feed, or in a history that was lost; 22023 another
-        argument is malformed.
+        the first one that is stored), in order. topics (patterns) and filter select as in a subscription; null:
+        all. Control messages of pg_outbox are not returned. A call looks at no more than 10000 positions, or
+        max_messages if that is more. If it looked further than the last message that it returns, a marker is
+        the last row: its message_id is null, and no message between the row before it and its position matches.
+        Continue after the position of the last row, and confirm the position of a marker as that of a message.
+        No rows: the feed ends at after_position. epoch: the epoch in which after_position was read, so that a
+        lost history is noticed. Errors: OB009 the position is malformed, no longer stored, after the end of the
+        feed, or in a history that was lost; 22023 another argument is malformed.
         """
         return await self._arun(Call("read", {"after_position": after_position, "max_messages": max_messages, "topics": topics, "filter": filter, "epoch": epoch}, Shape("rows", FeedMessage, {"body": "bytea", "occurred_at": "timestamp with time zone", "enqueued_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
@@ -1791,7 +1876,7 @@ class AsyncAdminMethods:
         """Makes the delivery of a dead letter due now, with all its attempts again, and returns the id of the
         delivery. The receiver gets the same webhook id. A requeued delivery does not expire, and a cancelled
         message is not cancelled any more. Errors: OB001 no such dead letter, OB004 it was requeued already, its
-        subscription has ended, or its message is gone or erased, 22023 by is null or empty.
+        subscription has ended, or its message is gone or erased, 22023 actor is empty.
         """
         return await self._arun(Call("requeue", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1799,14 +1884,14 @@ class AsyncAdminMethods:
         """Requeues up to max_rows (default 1000; 1 to 100000) open dead letters, oldest first, and returns how
         many. subscription, reason, topic, dead_after (inclusive) and dead_before (exclusive) select them; null:
         all. dry_run: only counts. Dead letters that cannot be requeued are left out. Errors: OB001 no such
-        subscription, 22023 max_rows is out of range, or by is null or empty.
+        subscription, 22023 max_rows is out of range, or actor is empty.
         """
         return await self._arun(Call("requeue_all", {"actor": actor, "subscription": subscription, "reason": reason, "topic": topic, "dead_after": dead_after, "dead_before": dead_before, "note": note, "max_rows": max_rows, "dry_run": dry_run}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def reschedule(self, delivery_id: int, due_at: datetime, *, actor: str | None = None, priority: int | None = None, expires_at: datetime | None = None) -> None:
         """Changes when a waiting delivery is due, and optionally its priority (-100 to 100) and its expiry;
         null leaves these as they are. Errors: OB001 no such delivery, OB002 it has ended, OB003 a worker has
-        it, 22004 due_at is null, 22023 a value is out of range, or by is null or empty.
+        it, 22004 due_at is null, 22023 a value is out of range, or actor is empty.
         """
         await self._arun(Call("reschedule", {"delivery_id": delivery_id, "due_at": due_at, "actor": actor, "priority": priority, "expires_at": expires_at}, Shape("void", None, {})))
 
@@ -1819,8 +1904,8 @@ class AsyncAdminMethods:
         return await self._arun(Call("resend", {"message_id": message_id, "subscription": subscription}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def resolve_dead_letter(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> None:
-        """Marks an open dead letter as resolved by other means. by and note are stored with it and in
-        outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 by is null or empty.
+        """Marks an open dead letter as resolved by other means. actor and note are stored with it and in
+        outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 actor is empty.
         """
         await self._arun(Call("resolve_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
@@ -1984,6 +2069,10 @@ class AsyncAdminMethods:
         """Rows of outbox.endpoint whose columns equal those of filter."""
         return await self._arun(Call("endpoint", dict(filter or {}), Shape("rows", EndpointEntry, {"timeout": "interval", "disable_after": "interval", "disabled_at": "timestamp with time zone", "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "deleted_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
 
+    async def lease_status(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[LeaseStatusEntry]:
+        """Rows of outbox.lease_status whose columns equal those of filter."""
+        return await self._arun(Call("lease_status", dict(filter or {}), Shape("rows", LeaseStatusEntry, {"claimed_at": "timestamp with time zone", "age": "interval", "expires_at": "timestamp with time zone", "expires_in": "interval", "deadline_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
+
     async def publishers(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[PublisherEntry]:
         """Rows of outbox.publisher whose columns equal those of filter."""
         return await self._arun(Call("publisher", dict(filter or {}), Shape("rows", PublisherEntry, {"created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
@@ -1991,6 +2080,10 @@ class AsyncAdminMethods:
     async def subscriptions(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[SubscriptionEntry]:
         """Rows of outbox.subscription whose columns equal those of filter."""
         return await self._arun(Call("subscription", dict(filter or {}), Shape("rows", SubscriptionEntry, {"max_age": "interval", "batch_wait": "interval", "ttl": "interval", "deadline": "interval", "max_lag": "interval", "created_at": "timestamp with time zone", "deleted_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
+
+    async def subscription_status(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[SubscriptionStatusEntry]:
+        """Rows of outbox.subscription_status whose columns equal those of filter."""
+        return await self._arun(Call("subscription_status", dict(filter or {}), Shape("rows", SubscriptionStatusEntry, {"created_at": "timestamp with time zone", "lag_age": "interval", "oldest_due_at": "timestamp with time zone", "oldest_due_age": "interval", "last_claim_at": "timestamp with time zone"}), table=True, limit=limit))  # type: ignore[no-any-return]
 
     async def topics(self, filter: Mapping[str, Any] | None = None, limit: int = 1000) -> list[TopicEntry]:
         """Rows of outbox.topic whose columns equal those of filter."""

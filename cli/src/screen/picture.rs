@@ -12,7 +12,7 @@ const WIDTH: f32 = 8.4;
 const HEIGHT: f32 = 18.0;
 
 /// Draws on a screen of `columns` by `lines` characters and returns the screen as SVG.
-pub(super) fn svg(columns: u16, lines: u16, draw: impl FnOnce(&mut Frame<'_>)) -> Result<String> {
+pub(crate) fn svg(columns: u16, lines: u16, draw: impl FnOnce(&mut Frame<'_>)) -> Result<String> {
     let failed = |error: String| Error::invalid(format!("cannot draw: {error}"));
     let mut terminal = Terminal::new(TestBackend::new(columns, lines)).map_err(|e| failed(e.to_string()))?;
     terminal.draw(draw).map_err(|e| failed(e.to_string()))?;

@@ -1,0 +1,113 @@
+//! The command `metrics`: what `outbox.metrics()` returns, in the text format of Prometheus.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use pg_outbox::error::Result;
+use pg_outbox::outbox::Outbox;
+
+/// The descriptions of the metrics. A metric that is not listed is printed without a description.
+const HELP: &[(&str, &str)] = &[
+    ("outbox_processed_total", "Completed deliveries"),
+    ("outbox_failed_total", "Failed attempts"),
+    ("outbox_dead_lettered_total", "Deliveries that became dead letters"),
+    ("outbox_expired_total", "Deliveries that expired"),
+    ("outbox_cancelled_total", "Deliveries that were cancelled"),
+    ("outbox_skipped_total", "Deliveries that ended unsent"),
+    ("outbox_returned_total", "Deliveries that workers released"),
+    ("outbox_partial_total", "Messages of batches with different outcomes"),
+    ("outbox_request_seconds", "Duration of requests"),
+    ("outbox_pending", "Deliveries with a row, by state"),
+    ("outbox_subscription_lag_positions", "Positions that the subscription has not processed"),
+    ("outbox_subscription_lag_seconds", "Time since the first of them came into the feed"),
+    ("outbox_oldest_due_seconds", "Time for which the oldest due delivery has waited to be sent or claimed"),
+    ("outbox_cursor_lag_positions", "Positions after the cursor of a reader"),
+    ("outbox_cursor_lag_seconds", "Time since the first of them came into the feed"),
+    ("outbox_cursor_error_seconds", "Time for which a reader has not been able to go on; 0 if it can"),
+    ("outbox_dead_letters_open", "Dead letters that nobody has dealt with"),
+    ("outbox_ring_bytes", "Size of a log on disk"),
+    ("outbox_enqueued_total", "Messages, including those that were rolled back"),
+    ("outbox_feed_position", "Last position of the feed"),
+    ("outbox_routed_position", "Position up to which the feed is routed"),
+    ("outbox_tail_position", "First position whose message is still stored"),
+    ("outbox_worker_up", "Whether the dispatcher runs"),
+    ("outbox_launcher_up", "Whether the launcher runs"),
+    ("outbox_worker_silent_seconds", "Time since the dispatcher last came round"),
+    ("outbox_unnumbered_seconds", "Time for which the oldest message has waited for its position"),
+    ("outbox_in_flight", "Requests that were sent and not answered yet"),
+    ("outbox_queued", "Deliveries that are about to be sent"),
+];
+
+pub(crate) async fn run(outbox: &Outbox, json: bool) -> Result<()> {
+    let rows = outbox.call("metrics", json!({}), &[]).await?;
+    if json {
+        rows.iter().for_each(|row| println!("{row}"));
+    } else {
+        print!("{}", exposition(&rows));
+    }
+    Ok(())
+}
+
+/// The text format, with the samples of a metric in one group after its HELP and TYPE.
+fn exposition(rows: &[Value]) -> String {
+    let mut families: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for row in rows {
+        let Some(name) = row["name"].as_str() else { continue };
+        families.entry(family(name)).or_default().push(format!("{name}{} {}", labels(&row["labels"]), row["value"]));
+    }
+    let mut out = String::new();
+    for (name, samples) in families {
+        if let Some((_, help)) = HELP.iter().find(|(known, _)| *known == name) {
+            let _ = writeln!(out, "# HELP {name} {help}");
+        }
+        let kind = match name {
+            "outbox_request_seconds" => "summary",
+            counter if counter.ends_with("_total") => "counter",
+            _ => "gauge",
+        };
+        let _ = writeln!(out, "# TYPE {name} {kind}\n{}", samples.join("\n"));
+    }
+    out
+}
+
+/// The metric that a sample belongs to: sum and count are samples of a summary.
+fn family(name: &str) -> &str {
+    name.strip_suffix("_sum").or_else(|| name.strip_suffix("_count")).unwrap_or(name)
+}
+
+fn labels(labels: &Value) -> String {
+    let escaped = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    let pairs: Vec<String> = labels
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, value)| Some(format!("{name}=\"{}\"", escaped(value.as_str()?))))
+        .collect();
+    if pairs.is_empty() { String::new() } else { format!("{{{}}}", pairs.join(",")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_grouped_described_and_escaped() {
+        let rows = [
+            json!({"name": "outbox_pending", "labels": {"subscription": "a\"b\\c\nd", "state": "failed"}, "value": 2}),
+            json!({"name": "outbox_request_seconds_sum", "labels": {"endpoint": "e"}, "value": 1.5}),
+            json!({"name": "outbox_processed_total", "labels": {"subscription": null}, "value": 7}),
+            json!({"name": "outbox_request_seconds_count", "labels": {"endpoint": "e"}, "value": 3}),
+        ];
+        assert_eq!(
+            exposition(&rows),
+            "# HELP outbox_pending Deliveries with a row, by state\n# TYPE outbox_pending gauge\n\
+             outbox_pending{state=\"failed\",subscription=\"a\\\"b\\\\c\\nd\"} 2\n\
+             # HELP outbox_processed_total Completed deliveries\n# TYPE outbox_processed_total counter\n\
+             outbox_processed_total 7\n\
+             # HELP outbox_request_seconds Duration of requests\n# TYPE outbox_request_seconds summary\n\
+             outbox_request_seconds_sum{endpoint=\"e\"} 1.5\noutbox_request_seconds_count{endpoint=\"e\"} 3\n"
+        );
+    }
+}
