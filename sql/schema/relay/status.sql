@@ -101,7 +101,7 @@ begin
         raise exception 'unknown action "%"', action using errcode = 'invalid_parameter_value',
             hint = 'The actions are skip and dead-letter.';
     end if;
-    perform outbox_internal.audit('relay_' || replace(action, '-', '_'), format('relay %s', relay), left(reason, 2000),
+    perform outbox_internal.audit('relay_' || replace(action, '-', '_'), format('relay %s', relay), left(reason, 1000),
         jsonb_build_object('position', "position", 'webhook_id', left(webhook_id, 255)));
 end
 $$;
