@@ -1,7 +1,8 @@
 //! pg_outbox: a transactional outbox inside PostgreSQL.
 //!
 //! `sql/schema` decides; this crate provides the parts that SQL cannot: the fast append, the wake-up at commit, the
-//! background workers, HTTP. Code that needs neither PostgreSQL nor the network is in `pg-outbox-core`.
+//! background workers, HTTP. Code that needs neither PostgreSQL nor the network is in `pg-outbox-core`. The dispatcher's
+//! decisions are in `outbox-dispatch`; `store` is its way to the database.
 
 // A foreign function that may unwind is called through pgrx, which turns an ERROR into a panic. Exceptions say why.
 #![deny(ffi_unwind_calls)]
@@ -10,11 +11,11 @@
 #[cfg(not(panic = "unwind"))]
 compile_error!("pg_outbox needs panic = \"unwind\"");
 
-mod dispatch;
 mod pg;
 mod settings;
 mod shared;
 mod sql;
+mod store;
 mod worker;
 
 use pgrx::{pg_guard, pg_sys};

@@ -2,7 +2,8 @@
 //!
 //! A program is the list of steps of one session. A session may tick before, within and after its transaction, take an
 //! xid, draw an id, insert, roll back to a savepoint, commit, abort and prepare. For each set of programs every
-//! interleaving runs (or a seeded sample, if there are too many), with ticks of one, two and many messages. Afterwards
+//! interleaving runs (or a seeded sample, if there are too many), with ticks of one, two and many messages, which are
+//! enqueued, appended to streams, or both in turn. Afterwards
 //! the feed must contain exactly the committed messages, each once and without a gap. A message that was enqueued after
 //! another message had been committed must come after that message. The messages that readers saw meanwhile, with and
 //! without a transaction and a cursor, must be a prefix of the feed.
@@ -43,6 +44,21 @@ enum Step {
 
 use Step::*;
 
+/// The kind of rows that the sessions write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Messages,
+    Events,
+    /// Events at odd moments, messages at even ones.
+    Both,
+}
+
+impl Kind {
+    fn is_event(self, moment: usize) -> bool {
+        self == Kind::Events || self == Kind::Both && moment % 2 == 1
+    }
+}
+
 /// The state of a session during a run.
 struct Session {
     client: Client,
@@ -65,6 +81,7 @@ struct Session {
 struct World {
     sessions: Vec<Session>,
     chunk: i32,
+    kind: Kind,
     moment: usize,
     /// The moments of insertion and commit of each message id.
     committed: HashMap<i64, (usize, usize)>,
@@ -93,12 +110,21 @@ impl World {
                 lost: false,
             });
         }
-        World { sessions: all, chunk: 1000, moment: 0, committed: HashMap::new(), start: 0, effects: Vec::new() }
+        World {
+            sessions: all,
+            chunk: 1000,
+            kind: Kind::Messages,
+            moment: 0,
+            committed: HashMap::new(),
+            start: 0,
+            effects: Vec::new(),
+        }
     }
 
     async fn step(&mut self, who: usize, step: Step) {
         self.moment += 1;
         let (moment, chunk, start) = (self.moment, self.chunk, self.start);
+        let event = self.kind.is_event(moment);
         let session = &mut self.sessions[who];
         if session.lost && step != Commit && step != Abort {
             return;
@@ -151,16 +177,22 @@ impl World {
             Draw => session.drawn = Some((one(&session.client, "select nextval('outbox._message_id')").await, moment)),
             Insert => {
                 let (id, drawn) = session.drawn.take().expect("an id was drawn");
+                let (leaf, segment) = if event { ("event", -2) } else { ("00", 0) };
                 run(&format!(
-                    "insert into outbox._message_00 (segment, id, xid, enqueued_at, priority, topic, payload)
-                    values (0, {id}, pg_current_xact_id(), clock_timestamp(), 0, 'a.b', '{{}}')"
+                    "insert into outbox._message_{leaf} (segment, id, xid, enqueued_at, priority, topic, payload, key, version)
+                    values ({segment}, {id}, pg_current_xact_id(), clock_timestamp(), 0, 'a.b', '{{}}', 'drawn-{id}', 1)"
                 ))
                 .await;
                 session.open.push((id, drawn));
             }
             Enqueue => {
-                let id = one(&session.client, "select outbox.enqueue('a.b', '{}')").await;
-                session.open.push((id, moment));
+                let statement = if event {
+                    // A stream of its own: two sessions that append to one stream wait for each other.
+                    format!("select (outbox.append_many('{name}', '{{a.b}}', '{{1}}'::jsonb[])).message_ids[1]")
+                } else {
+                    "select outbox.enqueue('a.b', '{}')".to_owned()
+                };
+                session.open.push((one(&session.client, &statement).await, moment));
             }
             Savepoint => {
                 run("savepoint s").await;
@@ -233,7 +265,8 @@ impl World {
             .await
             .unwrap();
         let feed: Vec<(i64, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-        let context = || format!("programs {programs:?}, order {order:?}, chunk {}, feed {feed:?}", self.chunk);
+        let (chunk, kind) = (self.chunk, self.kind);
+        let context = || format!("programs {programs:?}, order {order:?}, chunk {chunk}, {kind:?}, feed {feed:?}");
         for (i, (position, _)) in feed.iter().enumerate() {
             assert_eq!(*position, before + 1 + i as i64, "a gap: {}", context());
         }
@@ -252,6 +285,15 @@ impl World {
         assert_eq!(ids.len(), feed.len(), "twice: {}", context());
         let expected: HashSet<i64> = self.committed.keys().copied().collect();
         assert_eq!(ids, expected, "skipped or invented: {}", context());
+        // The events alone are in the same order, at the same positions.
+        let rows = "select r.position, r.message_id from outbox.read_events($1) r";
+        let events = self.sessions[0].client.query(rows, &[&before]).await.unwrap();
+        let events: Vec<(i64, i64)> = events.iter().map(|row| (row.get(0), row.get(1))).collect();
+        match kind {
+            Kind::Messages => assert_eq!(events, [], "{}", context()),
+            Kind::Events => assert_eq!(events, feed, "{}", context()),
+            Kind::Both => assert!(events.iter().all(|event| feed.contains(event)), "{}", context()),
+        }
         for (i, (_, first)) in feed.iter().enumerate() {
             for (_, second) in &feed[i + 1..] {
                 let (inserted, committed) = (self.committed[first].0, self.committed[second].1);
@@ -263,7 +305,7 @@ impl World {
 
 /// Returns the messages that can be read after a position now.
 async fn read(client: &Client, after: i64) -> Vec<(i64, i64)> {
-    let rows = client.query("select position, message_id from outbox.read($1)", &[&after]).await;
+    let rows = client.query("select position, message_id from outbox.read($1, source => 'all')", &[&after]).await;
     let rows = rows.unwrap_or_else(|e| panic!("read: {}", explain(&e)));
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
@@ -345,9 +387,26 @@ async fn interleave(database: &str, sets: &[Vec<&'static [Step]>], most: usize, 
         for (i, order) in orders(&lengths, most).iter().enumerate() {
             // Ticks of one message use the code for large differences from the first message on.
             world.chunk = [1, 2, 1000][(i + set) % 3];
+            world.kind = [Kind::Messages, Kind::Events, Kind::Both][(i + set) / 3 % 3];
             world.run(programs, order).await;
         }
     }
+    // The versions of each stream have no gap and ascend in the feed, however the transactions ended.
+    let db = &world.sessions[0].client;
+    let broken: i64 = one(
+        db,
+        "select count(*) from (
+            select e.version, row_number() over (partition by e.stream order by e.position) as n
+            from outbox.feed f cross join lateral unnest(f.message_ids) with ordinality u(id, o)
+            join lateral (
+                select m.key as stream, m.version, f.first_position + u.o as position
+                from outbox._message_event m where m.id = u.id
+            ) e on true
+        ) v where v.version <> v.n",
+    )
+    .await;
+    assert_eq!(broken, 0);
+    assert!(one::<i64>(db, "select count(*) from outbox._message_event").await > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -25,7 +25,7 @@ def rust_type(kind):
 def write(model):
     out = ["//! A method for each public function of the schema. Made by `tools/gen/clients.py` from the catalogue: do not edit.",
            "//!", "//! Required arguments are arguments of the method; optional ones are fields of its options. An interval that is returned is in",
-           "//! seconds.", "",
+           "//! seconds. A column that can be null is an `Option`.", "",
            "use std::time::Duration;", "", "use chrono::{DateTime, Utc};", "use serde::{Deserialize, Serialize};",
            "use serde_json::{Value, json};", "",
            "use crate::call;", "use crate::error::Result;", "use crate::outbox::Outbox;", ""]
@@ -40,7 +40,8 @@ def write(model):
         for c in columns:
             text.append(f"    /// Column `{c['name']}`.")
             field = "r#" + c["name"] if c["name"] in RESERVED_RUST else c["name"]
-            text.append(f"    pub {field}: Option<{rust_type(c['type'])}>,")
+            ty = rust_type(c["type"])
+            text.append(f"    pub {field}: {ty if c['never_null'] else f'Option<{ty}>'},")
         rows[name] = "\n".join([*text, "}", ""])
 
     options = []

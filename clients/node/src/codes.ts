@@ -16,6 +16,8 @@ export const STATES: Record<string, readonly [string, ErrorKind]> = {
     'OB010': ['expired', 'conflict'],
     'OB011': ['max_attempts', 'conflict'],
     'OB012': ['not_ready', 'retry'],
+    'OB013': ['version_conflict', 'conflict'],
+    'OB014': ['stream_closed', 'conflict'],
     '22023': ['invalid_parameter', 'invalid'],
     '22004': ['null_not_allowed', 'invalid'],
     '54000': ['too_large', 'invalid'],

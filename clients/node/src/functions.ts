@@ -33,6 +33,24 @@ export const FUNCTIONS = {
         returns: 'nothing',
         columns: [],
     },
+    append: {
+        name: 'append',
+        args: [['stream', 'text', false], ['type', 'text', false], ['data', 'jsonb', false], ['expected_version', 'bigint', true], ['event_id', 'uuid', true], ['metadata', 'jsonb', true], ['headers', 'jsonb', true], ['tenant', 'text', true], ['publisher', 'text', true], ['occurred_at', 'timestamptz', true]],
+        returns: 'value',
+        columns: [['append', 'bigint']],
+    },
+    append_bytes: {
+        name: 'append_bytes',
+        args: [['stream', 'text', false], ['types', 'text[]', false], ['bodies', 'bytea[]', false], ['content_type', 'text', true], ['expected_version', 'bigint', true], ['event_ids', 'uuid[]', true], ['metadata', 'jsonb[]', true], ['headers', 'jsonb', true], ['tenant', 'text', true], ['publisher', 'text', true], ['occurred_at', 'timestamptz', true]],
+        returns: 'row',
+        columns: [['stream', 'text'], ['first_version', 'bigint'], ['last_version', 'bigint'], ['message_ids', 'bigint[]'], ['repeated', 'boolean']],
+    },
+    append_many: {
+        name: 'append_many',
+        args: [['stream', 'text', false], ['types', 'text[]', false], ['data', 'jsonb[]', false], ['expected_version', 'bigint', true], ['event_ids', 'uuid[]', true], ['metadata', 'jsonb[]', true], ['headers', 'jsonb', true], ['tenant', 'text', true], ['publisher', 'text', true], ['occurred_at', 'timestamptz', true]],
+        returns: 'row',
+        columns: [['stream', 'text'], ['first_version', 'bigint'], ['last_version', 'bigint'], ['message_ids', 'bigint[]'], ['repeated', 'boolean']],
+    },
     archive_get: {
         name: 'archive_get',
         args: [['message_id', 'bigint', false]],
@@ -69,6 +87,18 @@ export const FUNCTIONS = {
         returns: 'nothing',
         columns: [],
     },
+    cardinal_id: {
+        name: 'cardinal_id',
+        args: [['stream', 'text', false]],
+        returns: 'value',
+        columns: [['cardinal_id', 'text']],
+    },
+    category: {
+        name: 'category',
+        args: [['stream', 'text', false]],
+        returns: 'value',
+        columns: [['category', 'text']],
+    },
     claim: {
         name: 'claim',
         args: [['subscription', 'text', false], ['worker', 'text', false], ['max_messages', 'int', true], ['lease', 'interval', true]],
@@ -80,6 +110,12 @@ export const FUNCTIONS = {
         args: [['delivery_id', 'bigint', false], ['worker', 'text', false], ['lease', 'interval', true]],
         returns: 'row',
         columns: [['lease', 'bigint'], ['lease_expires_at', 'timestamptz'], ['delivery_id', 'bigint'], ['subscription', 'text'], ['message_id', 'bigint'], ['webhook_id', 'text'], ['position', 'bigint'], ['attempt', 'int'], ['max_attempts', 'int'], ['topic', 'text'], ['key', 'text'], ['payload', 'jsonb'], ['body', 'bytea'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['tenant', 'text'], ['publisher', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['priority', 'smallint'], ['enqueued_at', 'timestamptz'], ['occurred_at', 'timestamptz'], ['deliver_at', 'timestamptz'], ['expires_at', 'timestamptz'], ['last_attempt_at', 'timestamptz'], ['last_error', 'text']],
+    },
+    close_stream: {
+        name: 'close_stream',
+        args: [['stream', 'text', false], ['reason', 'text', true]],
+        returns: 'value',
+        columns: [['close_stream', 'bigint']],
     },
     complete: {
         name: 'complete',
@@ -245,7 +281,7 @@ export const FUNCTIONS = {
     },
     ensure_subscription: {
         name: 'ensure_subscription',
-        args: [['name', 'text', false], ['topics', 'text[]', false], ['endpoint', 'text', true], ['filter', 'jsonb', true], ['max_attempts', 'int', true], ['max_age', 'interval', true], ['schedule', 'jsonb', true], ['policy', 'jsonb', true], ['format', 'text', true], ['batch_size', 'int', true], ['batch_wait', 'interval', true], ['ordering', 'text', true], ['on_exhausted', 'text', true], ['ttl', 'interval', true], ['deadline', 'interval', true], ['notify', 'boolean', true], ['max_lag', 'interval', true], ['external_id', 'text', true], ['labels', 'jsonb', true], ['start', 'text', true]],
+        args: [['name', 'text', false], ['topics', 'text[]', false], ['endpoint', 'text', true], ['filter', 'jsonb', true], ['max_attempts', 'int', true], ['max_age', 'interval', true], ['schedule', 'jsonb', true], ['policy', 'jsonb', true], ['format', 'text', true], ['batch_size', 'int', true], ['batch_wait', 'interval', true], ['ordering', 'text', true], ['on_exhausted', 'text', true], ['ttl', 'interval', true], ['deadline', 'interval', true], ['notify', 'boolean', true], ['max_lag', 'interval', true], ['external_id', 'text', true], ['labels', 'jsonb', true], ['start', 'text', true], ['source', 'text', true]],
         returns: 'value',
         columns: [['ensure_subscription', 'text']],
     },
@@ -257,7 +293,7 @@ export const FUNCTIONS = {
     },
     explain_routing: {
         name: 'explain_routing',
-        args: [['topic', 'text', false], ['payload', 'jsonb', true], ['key', 'text', true], ['headers', 'jsonb', true], ['tenant', 'text', true], ['aggregate_type', 'text', true], ['aggregate_id', 'text', true], ['at_position', 'bigint', true]],
+        args: [['topic', 'text', false], ['payload', 'jsonb', true], ['key', 'text', true], ['headers', 'jsonb', true], ['tenant', 'text', true], ['aggregate_type', 'text', true], ['aggregate_id', 'text', true], ['at_position', 'bigint', true], ['source', 'text', true]],
         returns: 'rows',
         columns: [['subscription', 'text'], ['matches', 'boolean'], ['reason', 'text'], ['version', 'int']],
     },
@@ -327,6 +363,12 @@ export const FUNCTIONS = {
         returns: 'rows',
         columns: [['message_id', 'bigint'], ['webhook_id', 'text'], ['state', 'text'], ['topic', 'text'], ['key', 'text'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['priority', 'smallint'], ['enqueued_at', 'timestamptz'], ['occurred_at', 'timestamptz'], ['deliver_at', 'timestamptz'], ['expires_at', 'timestamptz'], ['max_attempts', 'int'], ['idempotency_key', 'text'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['correlation_id', 'text'], ['causation_id', 'text'], ['user_id', 'text'], ['traceparent', 'text'], ['tracestate', 'text'], ['schema_version', 'text'], ['privacy', 'jsonb'], ['severity', 'text'], ['payload', 'jsonb'], ['body', 'bytea']],
     },
+    load: {
+        name: 'load',
+        args: [['stream', 'text', false], ['from_version', 'bigint', true], ['max_events', 'int', true], ['backwards', 'boolean', true], ['positions', 'boolean', true]],
+        returns: 'rows',
+        columns: [['position', 'bigint'], ['epoch', 'int'], ['message_id', 'bigint'], ['event_id', 'uuid'], ['webhook_id', 'text'], ['stream', 'text'], ['version', 'bigint'], ['type', 'text'], ['data', 'jsonb'], ['body', 'bytea'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['tenant', 'text'], ['occurred_at', 'timestamptz'], ['recorded_at', 'timestamptz']],
+    },
     maintain: {
         name: 'maintain',
         args: [],
@@ -377,9 +419,15 @@ export const FUNCTIONS = {
     },
     read: {
         name: 'read',
-        args: [['after_position', 'bigint', false], ['max_messages', 'int', true], ['topics', 'text[]', true], ['filter', 'jsonb', true], ['epoch', 'int', true]],
+        args: [['after_position', 'bigint', false], ['max_messages', 'int', true], ['topics', 'text[]', true], ['filter', 'jsonb', true], ['epoch', 'int', true], ['source', 'text', true]],
         returns: 'rows',
         columns: [['position', 'bigint'], ['epoch', 'int'], ['message_id', 'bigint'], ['webhook_id', 'text'], ['topic', 'text'], ['key', 'text'], ['payload', 'jsonb'], ['body', 'bytea'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['tenant', 'text'], ['aggregate_type', 'text'], ['aggregate_id', 'text'], ['publisher', 'text'], ['idempotency_key', 'text'], ['occurred_at', 'timestamptz'], ['enqueued_at', 'timestamptz']],
+    },
+    read_events: {
+        name: 'read_events',
+        args: [['after_position', 'bigint', false], ['max_events', 'int', true], ['categories', 'text[]', true], ['types', 'text[]', true], ['tenant', 'text', true], ['filter', 'jsonb', true], ['member', 'int', true], ['members', 'int', true], ['epoch', 'int', true]],
+        returns: 'rows',
+        columns: [['position', 'bigint'], ['epoch', 'int'], ['message_id', 'bigint'], ['event_id', 'uuid'], ['webhook_id', 'text'], ['stream', 'text'], ['version', 'bigint'], ['type', 'text'], ['data', 'jsonb'], ['body', 'bytea'], ['content_type', 'text'], ['headers', 'jsonb'], ['metadata', 'jsonb'], ['tenant', 'text'], ['occurred_at', 'timestamptz'], ['recorded_at', 'timestamptz']],
     },
     release: {
         name: 'release',
@@ -495,9 +543,33 @@ export const FUNCTIONS = {
         returns: 'row',
         columns: [['messages', 'bigint'], ['feed_end', 'bigint'], ['routed', 'bigint'], ['waiting', 'bigint'], ['dead_letters', 'bigint'], ['worker', 'text'], ['in_flight', 'bigint'], ['queued', 'bigint'], ['pending', 'bigint'], ['processing', 'bigint'], ['completed', 'bigint'], ['failed', 'bigint'], ['dead', 'bigint'], ['skipped', 'bigint'], ['expired', 'bigint'], ['cancelled', 'bigint'], ['total', 'bigint']],
     },
+    stream_info: {
+        name: 'stream_info',
+        args: [['stream', 'text', false]],
+        returns: 'row',
+        columns: [['category', 'text'], ['version', 'bigint'], ['events', 'bigint'], ['created_at', 'timestamptz'], ['updated_at', 'timestamptz'], ['closed_at', 'timestamptz'], ['truncated_before', 'bigint']],
+    },
+    stream_key: {
+        name: 'stream_key',
+        args: [['stream', 'text', false]],
+        returns: 'value',
+        columns: [['stream_key', 'text']],
+    },
+    stream_version: {
+        name: 'stream_version',
+        args: [['stream', 'text', false]],
+        returns: 'value',
+        columns: [['stream_version', 'bigint']],
+    },
+    streams: {
+        name: 'streams',
+        args: [['category', 'text', true], ['after', 'text', true], ['max_streams', 'int', true]],
+        returns: 'rows',
+        columns: [['stream', 'text'], ['version', 'bigint']],
+    },
     subscribe: {
         name: 'subscribe',
-        args: [['name', 'text', false], ['topics', 'text[]', false], ['endpoint', 'text', true], ['filter', 'jsonb', true], ['max_attempts', 'int', true], ['max_age', 'interval', true], ['schedule', 'jsonb', true], ['policy', 'jsonb', true], ['format', 'text', true], ['batch_size', 'int', true], ['batch_wait', 'interval', true], ['ordering', 'text', true], ['on_exhausted', 'text', true], ['ttl', 'interval', true], ['deadline', 'interval', true], ['notify', 'boolean', true], ['max_lag', 'interval', true], ['external_id', 'text', true], ['labels', 'jsonb', true], ['start', 'text', true], ['url', 'text', true]],
+        args: [['name', 'text', false], ['topics', 'text[]', false], ['endpoint', 'text', true], ['filter', 'jsonb', true], ['max_attempts', 'int', true], ['max_age', 'interval', true], ['schedule', 'jsonb', true], ['policy', 'jsonb', true], ['format', 'text', true], ['batch_size', 'int', true], ['batch_wait', 'interval', true], ['ordering', 'text', true], ['on_exhausted', 'text', true], ['ttl', 'interval', true], ['deadline', 'interval', true], ['notify', 'boolean', true], ['max_lag', 'interval', true], ['external_id', 'text', true], ['labels', 'jsonb', true], ['start', 'text', true], ['url', 'text', true], ['source', 'text', true]],
         returns: 'value',
         columns: [['subscribe', 'bigint']],
     },
@@ -512,6 +584,12 @@ export const FUNCTIONS = {
         args: [],
         returns: 'value',
         columns: [['tick', 'bigint']],
+    },
+    truncate_stream: {
+        name: 'truncate_stream',
+        args: [['stream', 'text', false], ['before_version', 'bigint', false], ['reason', 'text', true]],
+        returns: 'value',
+        columns: [['truncate_stream', 'bigint']],
     },
     uncapture: {
         name: 'uncapture',
@@ -575,6 +653,14 @@ export const VIEWS = {
 
 export type FunctionName = keyof typeof FUNCTIONS;
 export type ViewName = keyof typeof VIEWS;
+
+export interface AppendedRow {
+    stream: string | null;
+    firstVersion: number | null;
+    lastVersion: number | null;
+    messageIds: number[] | null;
+    repeated: boolean | null;
+}
 
 export interface ArchiveEntryRow {
     id: number;
@@ -781,6 +867,25 @@ export interface HistoryRow {
     detail: string | null;
 }
 
+export interface EventRow {
+    position: number | null;
+    epoch: number | null;
+    messageId: number | null;
+    eventId: string | null;
+    webhookId: string | null;
+    stream: string | null;
+    version: number | null;
+    type: string | null;
+    data: any;
+    body: Buffer | null;
+    contentType: string | null;
+    headers: any;
+    metadata: any;
+    tenant: string | null;
+    occurredAt: Date | null;
+    recordedAt: Date | null;
+}
+
 export interface MaintainRow {
     job: string;
     result: string;
@@ -883,6 +988,21 @@ export interface StatsRow {
     expired: number;
     cancelled: number;
     total: number;
+}
+
+export interface StreamInfoRow {
+    category: string | null;
+    version: number | null;
+    events: number | null;
+    createdAt: Date | null;
+    updatedAt: Date | null;
+    closedAt: Date | null;
+    truncatedBefore: number | null;
+}
+
+export interface StreamsRow {
+    stream: string | null;
+    version: number | null;
 }
 
 export interface VersionRow {
@@ -1330,6 +1450,12 @@ export interface Functions {
     alterSubscription(args: { name: string; topics?: readonly string[] | null; filter?: any; endpoint?: string | null; maxAttempts?: number | null; maxAge?: Interval | null; schedule?: any; policy?: any; format?: 'raw' | 'envelope' | 'cloudevents' | 'cloudevents_structured' | 'pubsub' | null; batchSize?: number | null; batchWait?: Interval | null; ordering?: 'none' | 'key' | 'strict' | null; onExhausted?: 'skip' | 'block' | null; ttl?: Interval | null; deadline?: Interval | null; notify?: boolean | null; maxLag?: Interval | null; externalId?: string | null; labels?: any; reset?: readonly string[] | null }): Promise<number>;
     /** Changes a registered topic; null leaves a value as it is. From the commit on, messages of an inactive topic are refused (OB007). Errors: OB001 the topic is not registered, 22023 the name is malformed */
     alterTopic(args: { code: string; name?: string | null; description?: string | null; active?: boolean | null }): Promise<void>;
+    /** Appends an event to a stream in the current transaction and returns its version: 1, 2, ... without a gap. stream: category-id, at most 255 bytes. type: has the form of a topic. data: at most pg_outbox.max_payload (256 kB by default). expected_version: -1 any (the default), 0 the stream does not exist, -2 it exists, n its last version is n. With n or 0 and an event_id, the same call again is a success and writes nothing. The stream is locked until the transaction ends; a transaction that appends to more than 64 streams guards the others by the unique index alone. Errors: OB013 the stream is not at the expected version (the detail is JSON: stream, expected, actual), OB014 the stream is closed, OB008 the event id is that of another event, 22004 stream, type, data or expected_version is null, 22023 a value is malformed, 54000 a value is too large, and the errors of enqueue() */
+    append(args: { stream: string; type: string; data: any; expectedVersion?: number | bigint | null; eventId?: string | null; metadata?: any; headers?: any; tenant?: string | null; publisher?: string | null; occurredAt?: Date | string | null }): Promise<number>;
+    /** Like append_many(), for bodies of bytes or text, which are stored and delivered unchanged. content_type: their media type (default application/octet-stream). Errors are those of append_many() */
+    appendBytes(args: { stream: string; types: readonly string[]; bodies: readonly Uint8Array[]; contentType?: string | null; expectedVersion?: number | bigint | null; eventIds?: readonly string[] | null; metadata?: readonly any[] | null; headers?: any; tenant?: string | null; publisher?: string | null; occurredAt?: Date | string | null }): Promise<AppendedRow>;
+    /** Appends 1 to 10000 events to a stream, all or none. types, data and, if they are given, event_ids and metadata have one entry per event; headers, tenant, publisher and occurred_at hold for all. Errors are those of append(), and 22023 there are no events or the arrays have different lengths */
+    appendMany(args: { stream: string; types: readonly string[]; data: readonly any[]; expectedVersion?: number | bigint | null; eventIds?: readonly string[] | null; metadata?: readonly any[] | null; headers?: any; tenant?: string | null; publisher?: string | null; occurredAt?: Date | string | null }): Promise<AppendedRow>;
     /** Returns the final status of a message, with the result of each delivery. Errors: OB001 no such message, or a delivery of it is still open */
     archiveGet(args: { messageId: number | bigint }): Promise<ArchiveEntryRow>;
     /** Returns entries of the archive, newest first, up to max_rows (default 50; 1 to 1000) in a page. Pass the last id of a page as before to get the next one. status: completed, failed or skipped. A page looks at up to 1,000 messages of the tenant or aggregate (or of all), and with endpoint at up to 10,000. If it ends there, its last row has no status, and only the id to continue with. Errors: 22023 max_rows is out of range or status is unknown, OB001 no such endpoint */
@@ -1342,10 +1468,16 @@ export interface Functions {
     cancelReplay(args: { replayId: number | bigint }): Promise<number>;
     /** Turns changes of a table's rows into messages, in the transaction that makes the changes. The caller must own the table, and the owner needs the capability publish. A second call replaces the capture; call again after partitions were added. topic: may contain {schema}, {table} and {op}. key_columns: columns of the message's key (null: the primary key). operations: of insert, update, delete and truncate. columns: only these in the images (null: all). condition: an SQL expression over new and old. include_old: updates contain the old image too. style: change, row or debezium. tenant_column: column with the tenant. replicated: also capture changes that logical replication applies. oversize, for a payload that is too large: fail (the statement fails), skip (no message, with a warning) or reference (the key without images). Errors: 42501 the caller is not the owner, the owner may not enqueue, or the call is within a security-restricted operation; 42809 the relation cannot be captured; 42703 no such column; 22023 another argument is malformed; 55000 the table's schema was renamed meanwhile */
     capture(args: { relation: string; topic?: string | null; keyColumns?: readonly string[] | null; operations?: readonly ('insert' | 'update' | 'delete' | 'truncate')[] | null; columns?: readonly string[] | null; condition?: string | null; includeOld?: boolean | null; style?: 'change' | 'row' | 'debezium' | null; tenantColumn?: string | null; replicated?: boolean | null; oversize?: 'fail' | 'skip' | 'reference' | null }): Promise<void>;
+    /** Returns the first part of a compound stream id, which is the id before the first "+". Members of a consumer group share a category by it. Null if the stream has no id */
+    cardinalId(args: { stream: string }): Promise<string>;
+    /** Returns the category of a stream: the part of its name before the first "-". Null for null */
+    category(args: { stream: string }): Promise<string>;
     /** Leases up to max_messages (default 1; 1 to 10000) due deliveries of a pull subscription to a worker (a name of 1 to 255 bytes). The lease lasts for the duration lease (default 60 s, at most 7 days), and no longer than the subscription's deadline. The order is: highest priority, then longest due, then position. Returns one row of type outbox.claimed for each delivery, and no rows when nothing is due or the subscription is paused. No other worker gets these deliveries until the lease ends. Commit before the work starts: the commit makes the attempt count. Errors: OB001 no such subscription, OB004 it is pushed to an endpoint, 22023 an argument is out of range */
     claim(args: { subscription: string; worker: string; maxMessages?: number | null; lease?: Interval | null }): Promise<ClaimedRow[]>;
     /** Leases one delivery to a worker, like claim(), and returns one row of type outbox.claimed. Raises an error when the delivery cannot be claimed: OB001 no such delivery, OB002 it has ended, OB003 it is leased, OB004 it is pushed to an endpoint, OB007 the subscription has ended or is paused, OB010 it has expired, OB011 no attempts left, OB012 it is not due, or it waits for another delivery of its key. Other errors: 22004 delivery_id is null, 22023 worker or lease is out of range */
     claimDelivery(args: { deliveryId: number | bigint; worker: string; lease?: Interval | null }): Promise<ClaimedRow>;
+    /** Closes a stream for ever: append() refuses it from now on. Its events stay. Returns its last version. reason is stored in outbox.audit. Waits for the transactions that are appending to the stream. Errors: OB001 there is no such stream, OB004 it is closed already, OB006 the reason is empty, 55P03 another transaction keeps the stream for 5 s */
+    closeStream(args: { stream: string; reason?: string | null }): Promise<number>;
     /** Ends deliveries of a lease (delivery_ids null: all that it holds) as completed. Returns their ids, in the order of positions. An id that is missing had ended or was lost to another lease; the array is empty when the lease is lost. results: a JSON array with one element per element of delivery_ids, which the attempt log stores. An element is null, the receiver's id as a string, or an object {total, matched, succeeded, failed, send_results}. Errors: 22004 lease is null, 22023 results does not have one element per delivery id */
     complete(args: { lease: number | bigint; deliveryIds?: readonly (number | bigint)[] | null; results?: any }): Promise<number[]>;
     /** Completes all deliveries that the lease done still holds (null: completes nothing), and claims the next deliveries like claim(), in one transaction: both take effect, or neither. Defaults and ranges are those of claim(). When no rows are returned, call it once more with done null before waiting, because the deliveries that were completed may have held others back. Errors: OB003 the lease is lost (nothing was completed or claimed), and those of claim() */
@@ -1400,12 +1532,12 @@ export interface Functions {
     enqueueMany(args: { topic: string; payloads: readonly any[]; keys?: readonly string[] | null; headers?: any; metadata?: any; tenant?: string | null; aggregateType?: string | null; aggregateId?: string | null; idempotencyKey?: string | null; deliverAt?: Date | string | null; expiresAt?: Date | string | null; priority?: number | null; publisher?: string | null; maxAttempts?: number | null; occurredAt?: Date | string | null }): Promise<number[]>;
     /** Enqueues a notification on the topic event_type and returns the message id. The payload is a JSON object {event_type, title, body, severity, metadata, tenant, url, aggregate_type, aggregate_id}. severity (critical, high, medium, low, info, none; default info) is also a header, by which subscriptions can filter. key: default aggregate_id. scheduled_at: not delivered before. Errors: 22004 event_type is null, 22023 title is empty, the severity is unknown or metadata is not a JSON object, and those of enqueue() */
     enqueueNotification(args: { tenant: string; eventType: string; title: string; body?: string | null; severity?: 'critical' | 'high' | 'medium' | 'low' | 'info' | 'none' | null; url?: string | null; aggregateType?: string | null; aggregateId?: string | null; metadata?: any; maxAttempts?: number | null; scheduledAt?: Date | string | null; key?: string | null; idempotencyKey?: string | null; publisher?: string | null }): Promise<number>;
-    /** Creates a subscription, or alters the one that there is, so that it is as described: for migrations, and for programs that start. Topics, filter (null: none) and whether it is pushed are always as given; any other setting that is null keeps its value, or gets the default of subscribe() if the subscription is new. start: where a new subscription begins, as in subscribe(). Its default is earliest for a subscription that workers claim from, so that workers that are deployed after their producers miss nothing, and latest for a pushed one, so that a new receiver is not sent the history. Returns created, altered or unchanged; unchanged writes nothing. Errors: OB001 no such endpoint, OB004 the subscription is pulled and endpoint is given, or the other way round; 40001 another session created it, and this transaction cannot see it; those of subscribe() */
-    ensureSubscription(args: { name: string; topics: readonly string[]; endpoint?: string | null; filter?: any; maxAttempts?: number | null; maxAge?: Interval | null; schedule?: any; policy?: any; format?: 'raw' | 'envelope' | 'cloudevents' | 'cloudevents_structured' | 'pubsub' | null; batchSize?: number | null; batchWait?: Interval | null; ordering?: 'none' | 'key' | 'strict' | null; onExhausted?: 'skip' | 'block' | null; ttl?: Interval | null; deadline?: Interval | null; notify?: boolean | null; maxLag?: Interval | null; externalId?: string | null; labels?: any; start?: string | null }): Promise<string>;
+    /** Creates a subscription, or alters the one that there is, so that it is as described: for migrations, and for programs that start. Topics, filter (null: none) and whether it is pushed are always as given; any other setting that is null keeps its value, or gets the default of subscribe() if the subscription is new. start: where a new subscription begins, as in subscribe(). Its default is earliest for a subscription that workers claim from, so that workers that are deployed after their producers miss nothing, and latest for a pushed one, so that a new receiver is not sent the history. Returns created, altered or unchanged; unchanged writes nothing. Errors: OB001 no such endpoint, OB004 the subscription is pulled and endpoint is given, or the other way round, or it has another source; 40001 another session created it, and this transaction cannot see it; those of subscribe() */
+    ensureSubscription(args: { name: string; topics: readonly string[]; endpoint?: string | null; filter?: any; maxAttempts?: number | null; maxAge?: Interval | null; schedule?: any; policy?: any; format?: 'raw' | 'envelope' | 'cloudevents' | 'cloudevents_structured' | 'pubsub' | null; batchSize?: number | null; batchWait?: Interval | null; ordering?: 'none' | 'key' | 'strict' | null; onExhausted?: 'skip' | 'block' | null; ttl?: Interval | null; deadline?: Interval | null; notify?: boolean | null; maxLag?: Interval | null; externalId?: string | null; labels?: any; start?: string | null; source?: string | null }): Promise<string>;
     /** Erases the content of a message (payload, body, headers, metadata, and in the attempt log responses, results and errors) and ends its waiting deliveries. Ids, topic, key, positions and counts stay. The message cannot be requeued, resent or replayed any more. actor (default: session_user) and reason are stored in outbox.audit. Errors: OB001 no such message, OB003 a worker has a delivery of it, OB006 the reason is empty, 55P03 a lock was not available within 5 s */
     erase(args: { messageId: number | bigint; actor?: string | null; reason?: string | null }): Promise<void>;
-    /** Returns, for each subscription, whether a message with these properties would match it, and the reason. reason: matches (with a note if the subscription is paused), topic, inactive, filter with the fields that refuse the message, or filter: payload. The answer is that of the newest version of each subscription; with at_position, that of the version that held at the position, ended subscriptions included. Errors: 22023 topic is malformed */
-    explainRouting(args: { topic: string; payload?: any; key?: string | null; headers?: any; tenant?: string | null; aggregateType?: string | null; aggregateId?: string | null; atPosition?: number | bigint | null }): Promise<ExplainRoutingRow[]>;
+    /** Returns, for each subscription, whether a message with these properties would match it, and the reason. reason: matches (with a note if the subscription is paused), topic, inactive, source (it takes events, or it does not), filter with the fields that refuse the message, or filter: payload. source: messages (the default) or events. The answer is that of the newest version of each subscription; with at_position, that of the version that held at the position, ended subscriptions included. Errors: 22023 topic is malformed */
+    explainRouting(args: { topic: string; payload?: any; key?: string | null; headers?: any; tenant?: string | null; aggregateType?: string | null; aggregateId?: string | null; atPosition?: number | bigint | null; source?: string | null }): Promise<ExplainRoutingRow[]>;
     /** Extends a lease so that it ends duration (default 60 s, at most 7 days) from now, but not after the deadline of its claim. Never shortens the lease. Returns the new end. Errors: OB003 the lease is lost, 22004 lease is null, 22023 duration is out of range */
     extend(args: { lease: number | bigint; duration?: Interval | null }): Promise<Date>;
     /** Records a failed attempt of deliveries of a lease (delivery_ids null: of all that it holds). A delivery is tried again after retry_after (null: after the wait that the subscription's schedule says). A delivery becomes a dead letter after its last attempt, or when the next attempt would be later than max_age or the expiry allow. An error of more than 4096 bytes is cut to its first 1000 characters. Returns the ids that were changed; an empty array when the lease is lost. Errors: 22004 lease is null */
@@ -1428,6 +1560,8 @@ export interface Functions {
     isTerminal(args: { state: 'pending' | 'processing' | 'failed' | 'completed' | 'dead' | 'expired' | 'cancelled' | 'skipped' }): Promise<boolean>;
     /** Returns messages, newest first, up to max_messages (default 50; 1 to 1000) in a page. Pass the last id of a page as before to get the next one; skip (0 to 10000) leaves out the first ones. Tenant and aggregate use an index, and status pending, processing, failed, dead or expired uses the deliveries. In a page, topic and severity are checked for at most 10,000 messages, and status completed, cancelled or skipped for at most 1,000. If a page ends there, its last row has no topic, and only the id to continue with. Errors: 22023 max_messages or skip is out of range, or status is unknown */
     listMessages(args?: { tenant?: string | null; state?: 'pending' | 'processing' | 'failed' | 'completed' | 'dead' | 'expired' | 'cancelled' | 'skipped' | null; topic?: string | null; aggregateType?: string | null; aggregateId?: string | null; severity?: string | null; maxMessages?: number | null; before?: number | bigint | null; skip?: number | null }): Promise<MessageStatusRow[]>;
+    /** Returns events of a stream in the order of their versions, from from_version on (inclusive; null, the default: the first one), up to max_events (default 1000; 1 to 10000). backwards (default false): from from_version down (null: the last one). positions (default false): also looks up the place of each event in the feed. A stream that does not exist has no events. Events of the current transaction are included. Errors: 22004 stream is null, 22023 max_events is out of range */
+    load(args: { stream: string; fromVersion?: number | bigint | null; maxEvents?: number | null; backwards?: boolean | null; positions?: boolean | null }): Promise<EventRow[]>;
     /** Rotates, reclaims and trims now as far as the retention settings allow, and returns what each job did. The dispatcher does this by itself, every pg_outbox.retention_interval (1 hour by default). Not in a transaction block or function. Errors: 25001 in such a transaction. A job that fails has the result "failed" and its error in held_by */
     maintain(): Promise<MaintainRow[]>;
     /** Returns the result of send_test() or resend(). state: waiting, completed or failed; the other columns are null while it waits. Errors: OB001 no such id */
@@ -1444,8 +1578,10 @@ export interface Functions {
     publicKeys(args: { endpoint: string }): Promise<PublicKeysRow[]>;
     /** Removes rows that are older than older_than, and returns how many rows and bytes. what: completed (messages), attempts, archive (messages with their attempts and routing; rows counts messages), dead_letters (resolved or ignored ones; include_unresolved: all), idempotency. Rows of logs are removed leaf by leaf, and only if the whole leaf is old enough. Rows that are still needed are never removed. older_than null, zero or below removes nothing. dry_run: returns the numbers without removing anything. Numbers of rows in leaves may be estimates. Not in a transaction block or function. Errors: 22023 what is unknown, 25001 in such a transaction, 55P03 a lock was not available within 5 s */
     purge(args: { what: string; olderThan: Interval; includeUnresolved?: boolean | null; dryRun?: boolean | null }): Promise<PurgeRow>;
-    /** Returns up to max_messages (default 100; 1 to 10000) messages after a position (exclusive; 0: from the first one that is stored), in order. topics (patterns) and filter select as in a subscription; null: all. Control messages of pg_outbox are not returned. A call looks at no more than 10000 positions, or max_messages if that is more. If it looked further than the last message that it returns, a marker is the last row: its message_id is null, and no message between the row before it and its position matches. Continue after the position of the last row, and confirm the position of a marker as that of a message. No rows: the feed ends at after_position. epoch: the epoch in which after_position was read, so that a lost history is noticed. Errors: OB009 the position is malformed, no longer stored, after the end of the feed, or in a history that was lost; 22023 another argument is malformed */
-    read(args: { afterPosition: number | bigint; maxMessages?: number | null; topics?: readonly string[] | null; filter?: any; epoch?: number | null }): Promise<FeedMessageRow[]>;
+    /** Returns up to max_messages (default 100; 1 to 10000) messages after a position (exclusive; 0: from the first one that is stored), in order. topics (patterns) and filter select as in a subscription; null: all. Control messages of pg_outbox are not returned. A call looks at no more than 10000 positions, or max_messages if that is more. If it looked further than the last message that it returns, a marker is the last row: its message_id is null, and no message between the row before it and its position matches. Continue after the position of the last row, and confirm the position of a marker as that of a message. No rows: the feed ends at after_position. source: messages (the default), events (of streams, from position 1 on for ever), or all; the aggregate of an event is its category and the rest of its stream's name. epoch: the epoch in which after_position was read, so that a lost history is noticed. Errors: OB009 the position is malformed, no longer stored, after the end of the feed, or in a history that was lost; 22023 another argument is malformed */
+    read(args: { afterPosition: number | bigint; maxMessages?: number | null; topics?: readonly string[] | null; filter?: any; epoch?: number | null; source?: string | null }): Promise<FeedMessageRow[]>;
+    /** Returns up to max_events (default 1000; 1 to 10000) events after a position (exclusive; 0: from the first one), in the committed order. Continue after the position of the last row. Events stay readable for ever, unless truncate_stream() removes them. categories, types (patterns), tenant and filter (as in a subscription) select; null: all. member and members: the part of a consumer group's member, numbered from 0; streams with the same cardinal id go to the same member. A call looks at no more than about 10000 positions, or max_events if that is more, apart from those that the lists of categories pass over. If none of them matches, the result is one row whose message_id is null and whose position says where to continue. epoch: the epoch in which after_position was read, so that a lost history is noticed. A standby answers too. Errors: OB009 the position is malformed, after the end of the feed, or in a history that was lost; 22023 another argument is malformed */
+    readEvents(args: { afterPosition: number | bigint; maxEvents?: number | null; categories?: readonly string[] | null; types?: readonly string[] | null; tenant?: string | null; filter?: any; member?: number | null; members?: number | null; epoch?: number | null }): Promise<EventRow[]>;
     /** Gives deliveries of a lease (delivery_ids null: all) back unharmed: they are due as before, and the attempt does not count. Returns the ids that were given back, in the order of positions; an empty array when the lease is lost. Errors: 22004 lease is null */
     release(args: { lease: number | bigint; deliveryIds?: readonly (number | bigint)[] | null }): Promise<number[]>;
     /** Delivers again the messages that a subscription matched between two positions, both included, and returns the id of the replay. Which messages matched is decided by the versions that held at those positions. from_position: default tail(); to_position: default head(). from_time and to_time (exclusive) are used where a position is null, and refer to the time when a message got its position. filter: narrows the messages further. new_ids (default false): webhook ids get the suffix _r and the id of the replay. rate (default 200; 1 to 10000): messages per second at most, in addition to live traffic. The view outbox.replay_status shows the progress. Errors: OB001 no such subscription, OB009 a position is no longer stored or does not exist yet, 22023 rate or filter is invalid */
@@ -1484,12 +1620,22 @@ export interface Functions {
     skipped(args?: { topic?: string | null; maxMessages?: number | null; before?: number | bigint | null }): Promise<SkippedRow[]>;
     /** Returns the state of this database's outbox. messages: the last message id; feed_end and routed: positions; waiting: deliveries that have not ended; dead_letters: open ones. worker: not preloaded, none, starting, running, push off, copied or failing. From pending on: the number of deliveries in each state (of a tenant; null: of all); skipped: messages that matched nothing */
     stats(args?: { tenant?: string | null }): Promise<StatsRow>;
-    /** Creates a subscription: the messages of these topics (patterns; * is one word, # any number of words) are sent to an endpoint, or claimed by workers if there is neither endpoint nor url. url: creates an endpoint with the subscription's name. filter: further conditions on a message. The other settings are described at the columns of outbox.subscription; max_attempts null or below 1 means 12. start: latest (the default: messages after the control message whose id is returned), earliest, a position (the first to be delivered) or a time. A name that was unsubscribed is taken up again, with its old id. Returns the id of the control message. Errors: OB001 no such endpoint, OB009 the start position is not stored or does not exist yet, 42710 the subscription exists already, 22004 topics is null or empty, 22023 a setting is malformed or out of range, 54000 a text is too long */
-    subscribe(args: { name: string; topics: readonly string[]; endpoint?: string | null; filter?: any; maxAttempts?: number | null; maxAge?: Interval | null; schedule?: any; policy?: any; format?: 'raw' | 'envelope' | 'cloudevents' | 'cloudevents_structured' | 'pubsub' | null; batchSize?: number | null; batchWait?: Interval | null; ordering?: 'none' | 'key' | 'strict' | null; onExhausted?: 'skip' | 'block' | null; ttl?: Interval | null; deadline?: Interval | null; notify?: boolean | null; maxLag?: Interval | null; externalId?: string | null; labels?: any; start?: string | null; url?: string | null }): Promise<number>;
+    /** Returns what is known of a stream: its category, last version, number of stored events, when the first and the last of them were appended, since when it is closed (null: it is open), and the version before which it was truncated (1: it was not). Errors: OB001 there is no such stream, 22004 stream is null, 22023 it is malformed */
+    streamInfo(args: { stream: string }): Promise<StreamInfoRow>;
+    /** Returns the id of a stream within its category: the part of its name after the first "-". Null if there is none */
+    streamKey(args: { stream: string }): Promise<string>;
+    /** Returns the last version of a stream; 0: there is no such stream. It is the version as it is now, whatever the transaction's snapshot shows. Errors: 22004 stream is null, 22023 it is malformed */
+    streamVersion(args: { stream: string }): Promise<number>;
+    /** Returns streams with their last versions, in the order of the bytes of their names: up to max_streams (default 100; 1 to 10000) after a name (exclusive; empty, the default: from the first one), of a category or of all (null, the default). Streams whose events were all removed by truncate_stream() are not listed. Errors: 22023 max_streams is out of range or category is malformed, 22004 after is null */
+    streams(args?: { category?: string | null; after?: string | null; maxStreams?: number | null }): Promise<StreamsRow[]>;
+    /** Creates a subscription: the messages of these topics (patterns; * is one word, # any number of words) are sent to an endpoint, or claimed by workers if there is neither endpoint nor url. url: creates an endpoint with the subscription's name. filter: further conditions on a message. The other settings are described at the columns of outbox.subscription; max_attempts null or below 1 means 12. start: latest (the default: messages after the control message whose id is returned), earliest, a position (the first to be delivered) or a time. source: messages (the default), events (of streams), or all; it stays until unsubscribe(). A name that was unsubscribed is taken up again, with its old id. Returns the id of the control message. Errors: OB001 no such endpoint, OB009 the start position is not stored or does not exist yet, 42710 the subscription exists already, 22004 topics is null or empty, 22023 a setting is malformed or out of range, 54000 a text is too long */
+    subscribe(args: { name: string; topics: readonly string[]; endpoint?: string | null; filter?: any; maxAttempts?: number | null; maxAge?: Interval | null; schedule?: any; policy?: any; format?: 'raw' | 'envelope' | 'cloudevents' | 'cloudevents_structured' | 'pubsub' | null; batchSize?: number | null; batchWait?: Interval | null; ordering?: 'none' | 'key' | 'strict' | null; onExhausted?: 'skip' | 'block' | null; ttl?: Interval | null; deadline?: Interval | null; notify?: boolean | null; maxLag?: Interval | null; externalId?: string | null; labels?: any; start?: string | null; url?: string | null; source?: string | null }): Promise<number>;
     /** Returns the first position whose message is still stored, or head() + 1 when none is. read() starts there when after_position is 0 */
     tail(): Promise<number>;
     /** Gives positions to the messages that are committed now (at most 100000 of them), and returns the last position. The dispatcher does this by itself; call the function where there is no dispatcher. Not in a transaction block or function. Errors: 25001 in such a transaction, 25006 the transaction is read-only, 55000 the outbox was restored or copied here and is not adopted, 55P03 another session keeps the sequencer for 5 s */
     tick(): Promise<number>;
+    /** Removes the events of a stream before a version, for good, and returns how many. Their positions stay empty, their waiting deliveries are cancelled, and the stream's versions go on. reason is stored in outbox.audit. Errors: OB001 there is no such stream, OB003 a worker has one of the events, OB006 the reason is empty, 22023 before_version is not between 1 and the version after the last one, 55P03 another transaction keeps the stream for 5 s */
+    truncateStream(args: { stream: string; beforeVersion: number | bigint; reason?: string | null }): Promise<number>;
     /** Drops the capture of a table, which the caller must own. Returns false if there was none. Errors: 42501 the caller is not the owner, or the call is within a security-restricted operation */
     uncapture(args: { relation: string }): Promise<boolean>;
     /** Takes back every lease that was claimed at least older_than ago, even if the lease has not expired; subscription null: of all subscriptions. Leases that another session has locked are skipped. The attempt counts as failed, and the deliveries are due again at once, or dead letters after their last attempt. Returns the number of deliveries. Errors: 22023 older_than is null or negative, OB001 no such subscription */

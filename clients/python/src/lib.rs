@@ -276,6 +276,8 @@ impl Worker {
                     Event::Disconnected(error) => ("disconnected", error.report()),
                     Event::LeaseLost(lease) => ("lease_lost", lease.to_string()),
                     Event::Refused(error) => ("refused", error.report()),
+                    // Python logs the failures of its handlers itself, with their traceback.
+                    _ => return,
                 };
                 Python::attach(|py| {
                     if let Err(error) = listener.call1(py, (what, text)) {
@@ -429,7 +431,7 @@ impl Reader {
 
     fn record_error(&self, future: Py<PyAny>, error: String) -> PyResult<Task> {
         let reader = self.reader.clone();
-        submit(future, async move { reader.lock().await.record_error(&error).await }, none)
+        submit(future, async move { reader.lock().await.record_error(&error, None).await }, none)
     }
 }
 

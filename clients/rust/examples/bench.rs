@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use pg_outbox::app::{Json, Subscription, Workers};
 use pg_outbox::message::{Message, NewMessage, Param, enqueue_many};
 use pg_outbox::tokio_postgres::types::{ToSql, Type};
 use pg_outbox::tokio_postgres::{Client, NoTls, connect};
-use pg_outbox::worker::Delivery;
+use pg_outbox::worker::{CancellationToken, Delivery, Failure};
 use pg_outbox::{Outbox, Result};
 use serde_json::json;
 
@@ -56,8 +57,15 @@ async fn enqueue(client: &Client, calls: usize) -> Outcome {
     Ok(())
 }
 
-async fn worker(outbox: &Outbox, client: &Client, batch: usize, count: usize) -> Outcome {
-    let name = format!("rust{batch}");
+#[derive(serde::Deserialize)]
+struct Payload {
+    #[allow(dead_code, reason = "it is only parsed")]
+    n: usize,
+}
+
+/// Measures a worker, or the worker application, from the first claim to the last completion.
+async fn worker(outbox: &Outbox, client: &Client, batch: usize, count: usize, app: bool) -> Outcome {
+    let name = format!("rust{batch}{}", if app { "app" } else { "" });
     let topic = format!("bench.{name}");
     outbox.subscribe(&name, &[&topic], Default::default()).await?;
     for first in (0..count).step_by(1000) {
@@ -71,28 +79,42 @@ async fn worker(outbox: &Outbox, client: &Client, batch: usize, count: usize) ->
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let handled = Arc::new(AtomicUsize::new(0));
-    let all = tokio::sync::watch::Sender::new(false);
-    let mut done = all.subscribe();
-    let worker = outbox.worker(&name).concurrency(batch).batch(batch).poll_interval(Duration::from_millis(20)).build(
-        move |_: Delivery| {
-            if handled.fetch_add(1, Ordering::Relaxed) + 1 == count {
-                all.send_replace(true);
-            }
-            async { Ok(None) }
-        },
-    );
-    let stop = worker.stop_token();
+    let all = Arc::new((AtomicUsize::new(0), CancellationToken::new()));
+    let counted = all.clone();
+    let count_one = move || {
+        if counted.0.fetch_add(1, Ordering::Relaxed) + 1 == count {
+            counted.1.cancel();
+        }
+    };
+    let poll = Duration::from_millis(20);
+    let stop = all.1.clone().cancelled_owned();
     let started = Instant::now();
-    let running = tokio::spawn(worker.run());
-    done.wait_for(|done| *done).await?;
-    stop.cancel();
-    let report = running.await??;
+    let report = if app {
+        let handler = move |Json(_): Json<Payload>| {
+            count_one();
+            async { Ok::<(), Failure>(()) }
+        };
+        let define = |s: Subscription<()>| {
+            s.on(&topic, handler).concurrency(batch).worker_with(move |worker| worker.batch(batch).poll_interval(poll))
+        };
+        Workers::new(outbox.clone()).subscription(&name, define).run_until(stop).await?[&name]
+    } else {
+        let handler = move |_: Delivery| {
+            count_one();
+            async { Ok(None) }
+        };
+        let worker = outbox.worker(&name).concurrency(batch).batch(batch).poll_interval(poll);
+        worker.build(handler).run_until(stop).await?
+    };
     let seconds = started.elapsed().as_secs_f64();
     if report.completed != count as u64 {
         return Err(format!("{report:?} of {count}").into());
     }
-    println!("{}", json!({"client": "rust", "case": "worker", "batch": batch, "per_second": count as f64 / seconds}));
+    let mut row = json!({"client": "rust", "case": "worker", "batch": batch, "per_second": count as f64 / seconds});
+    if app {
+        row["style"] = json!("application");
+    }
+    println!("{row}");
     Ok(())
 }
 
@@ -104,6 +126,7 @@ async fn main() -> Outcome {
     enqueue(&client, number("CALLS", 3000)).await?;
     let outbox = Outbox::connect(&dsn).await?;
     let deliveries = number("DELIVERIES", 10_000);
-    worker(&outbox, &client, 1, deliveries / 5).await?;
-    worker(&outbox, &client, 100, deliveries).await
+    worker(&outbox, &client, 1, deliveries / 5, false).await?;
+    worker(&outbox, &client, 100, deliveries, false).await?;
+    worker(&outbox, &client, 100, deliveries, true).await
 }

@@ -1,6 +1,7 @@
 //! Enqueue in a transaction of sqlx: `DATABASE_URL=postgresql://... cargo run --example sqlx`.
 //!
-//! The client knows tokio-postgres only; for every other driver a message gives its statement and parameters.
+//! With the feature `sqlx`, `message.enqueue(&mut *tx)` does the same. This is how it is done with a driver that the client
+//! does not know: a message gives its statement and parameters.
 #![allow(clippy::print_stdout, reason = "an example prints")]
 
 use pg_outbox::message::{Message, NewMessage, Param};

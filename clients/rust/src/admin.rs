@@ -1,7 +1,7 @@
 //! A method for each public function of the schema. Made by `tools/gen/clients.py` from the catalogue: do not edit.
 //!
 //! Required arguments are arguments of the method; optional ones are fields of its options. An interval that is returned is in
-//! seconds.
+//! seconds. A column that can be null is an `Option`.
 
 use std::time::Duration;
 
@@ -13,18 +13,34 @@ use crate::call;
 use crate::error::Result;
 use crate::outbox::Outbox;
 
+/// A row of type `outbox.appended`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Appended {
+    /// Column `stream`.
+    pub stream: Option<String>,
+    /// Column `first_version`.
+    pub first_version: Option<i64>,
+    /// Column `last_version`.
+    pub last_version: Option<i64>,
+    /// Column `message_ids`.
+    pub message_ids: Option<Vec<i64>>,
+    /// Column `repeated`.
+    pub repeated: Option<bool>,
+}
+
 /// A row of type `outbox.archive_entry`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct ArchiveEntry {
     /// Column `id`.
-    pub id: Option<i64>,
+    pub id: i64,
     /// Column `webhook_id`.
-    pub webhook_id: Option<String>,
+    pub webhook_id: String,
     /// Column `tenant`.
     pub tenant: Option<String>,
     /// Column `topic`.
-    pub topic: Option<String>,
+    pub topic: String,
     /// Column `key`.
     pub key: Option<String>,
     /// Column `aggregate_type`.
@@ -42,23 +58,23 @@ pub struct ArchiveEntry {
     /// Column `payload`.
     pub payload: Option<Value>,
     /// Column `status`.
-    pub status: Option<String>,
+    pub status: String,
     /// Column `integrations_total`.
     pub integrations_total: Option<i32>,
     /// Column `integrations_matched`.
     pub integrations_matched: Option<i32>,
     /// Column `integrations_succeeded`.
-    pub integrations_succeeded: Option<i32>,
+    pub integrations_succeeded: i32,
     /// Column `integrations_failed`.
-    pub integrations_failed: Option<i32>,
+    pub integrations_failed: i32,
     /// Column `send_results`.
-    pub send_results: Option<Value>,
+    pub send_results: Value,
     /// Column `last_error`.
     pub last_error: Option<String>,
     /// Column `retry_count`.
-    pub retry_count: Option<i32>,
+    pub retry_count: i32,
     /// Column `created_at`.
-    pub created_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
     /// Column `processed_at`.
     pub processed_at: Option<DateTime<Utc>>,
 }
@@ -68,13 +84,13 @@ pub struct ArchiveEntry {
 #[non_exhaustive]
 pub struct ArchiveStatsRow {
     /// Column `completed`.
-    pub completed: Option<i64>,
+    pub completed: i64,
     /// Column `failed`.
-    pub failed: Option<i64>,
+    pub failed: i64,
     /// Column `skipped`.
-    pub skipped: Option<i64>,
+    pub skipped: i64,
     /// Column `total`.
-    pub total: Option<i64>,
+    pub total: i64,
 }
 
 /// A row of type `outbox.claimed`.
@@ -82,25 +98,25 @@ pub struct ArchiveStatsRow {
 #[non_exhaustive]
 pub struct Claimed {
     /// Column `lease`.
-    pub lease: Option<i64>,
+    pub lease: i64,
     /// Column `lease_expires_at`.
-    pub lease_expires_at: Option<DateTime<Utc>>,
+    pub lease_expires_at: DateTime<Utc>,
     /// Column `delivery_id`.
-    pub delivery_id: Option<i64>,
+    pub delivery_id: i64,
     /// Column `subscription`.
-    pub subscription: Option<String>,
+    pub subscription: String,
     /// Column `message_id`.
-    pub message_id: Option<i64>,
+    pub message_id: i64,
     /// Column `webhook_id`.
-    pub webhook_id: Option<String>,
+    pub webhook_id: String,
     /// Column `position`.
-    pub position: Option<i64>,
+    pub position: i64,
     /// Column `attempt`.
-    pub attempt: Option<i32>,
+    pub attempt: i32,
     /// Column `max_attempts`.
-    pub max_attempts: Option<i32>,
+    pub max_attempts: i32,
     /// Column `topic`.
-    pub topic: Option<String>,
+    pub topic: String,
     /// Column `key`.
     pub key: Option<String>,
     /// Column `payload`.
@@ -122,9 +138,9 @@ pub struct Claimed {
     /// Column `aggregate_id`.
     pub aggregate_id: Option<String>,
     /// Column `priority`.
-    pub priority: Option<i32>,
+    pub priority: i32,
     /// Column `enqueued_at`.
-    pub enqueued_at: Option<DateTime<Utc>>,
+    pub enqueued_at: DateTime<Utc>,
     /// Column `occurred_at`.
     pub occurred_at: Option<DateTime<Utc>>,
     /// Column `deliver_at`.
@@ -142,9 +158,9 @@ pub struct Claimed {
 #[non_exhaustive]
 pub struct CountByStateRow {
     /// Column `state`.
-    pub state: Option<String>,
+    pub state: String,
     /// Column `deliveries`.
-    pub deliveries: Option<i64>,
+    pub deliveries: i64,
 }
 
 /// A row of `outbox.create_endpoint()`.
@@ -152,11 +168,11 @@ pub struct CountByStateRow {
 #[non_exhaustive]
 pub struct CreateEndpointRow {
     /// Column `endpoint_id`.
-    pub endpoint_id: Option<i32>,
+    pub endpoint_id: i32,
     /// Column `signing_secret`.
-    pub signing_secret: Option<String>,
+    pub signing_secret: String,
     /// Column `message_id`.
-    pub message_id: Option<i64>,
+    pub message_id: i64,
 }
 
 /// A row of type `outbox.cursor_state`.
@@ -164,13 +180,13 @@ pub struct CreateEndpointRow {
 #[non_exhaustive]
 pub struct CursorState {
     /// Column `consumer`.
-    pub consumer: Option<String>,
+    pub consumer: String,
     /// Column `stream`.
-    pub stream: Option<String>,
+    pub stream: String,
     /// Column `subject`.
-    pub subject: Option<String>,
+    pub subject: String,
     /// Column `position`.
-    pub position: Option<i64>,
+    pub position: i64,
     /// Column `epoch`.
     pub epoch: Option<i32>,
     /// Column `last_delivery_id`.
@@ -198,11 +214,11 @@ pub struct CursorState {
 #[non_exhaustive]
 pub struct DeadLetterStatsRow {
     /// Column `total`.
-    pub total: Option<i64>,
+    pub total: i64,
     /// Column `unresolved`.
-    pub unresolved: Option<i64>,
+    pub unresolved: i64,
     /// Column `resolved`.
-    pub resolved: Option<i64>,
+    pub resolved: i64,
     /// Column `oldest_age_seconds`.
     pub oldest_age_seconds: Option<f64>,
     /// Column `newest_age_seconds`.
@@ -210,7 +226,7 @@ pub struct DeadLetterStatsRow {
     /// Column `top_failure_reason`.
     pub top_failure_reason: Option<String>,
     /// Column `per_subscription`.
-    pub per_subscription: Option<Value>,
+    pub per_subscription: Value,
     /// Column `last_updated`.
     pub last_updated: Option<DateTime<Utc>>,
 }
@@ -220,7 +236,7 @@ pub struct DeadLetterStatsRow {
 #[non_exhaustive]
 pub struct DeadLetterStatus {
     /// Column `dead_letter_id`.
-    pub dead_letter_id: Option<i64>,
+    pub dead_letter_id: i64,
     /// Column `delivery_id`.
     pub delivery_id: Option<i64>,
     /// Column `subscription`.
@@ -230,11 +246,11 @@ pub struct DeadLetterStatus {
     /// Column `url`.
     pub url: Option<String>,
     /// Column `message_id`.
-    pub message_id: Option<i64>,
+    pub message_id: i64,
     /// Column `webhook_id`.
     pub webhook_id: Option<String>,
     /// Column `position`.
-    pub position: Option<i64>,
+    pub position: i64,
     /// Column `topic`.
     pub topic: Option<String>,
     /// Column `key`.
@@ -260,11 +276,11 @@ pub struct DeadLetterStatus {
     /// Column `enqueued_at`.
     pub enqueued_at: Option<DateTime<Utc>>,
     /// Column `state`.
-    pub state: Option<String>,
+    pub state: String,
     /// Column `reason`.
-    pub reason: Option<String>,
+    pub reason: String,
     /// Column `attempt`.
-    pub attempt: Option<i32>,
+    pub attempt: i32,
     /// Column `last_status`.
     pub last_status: Option<i32>,
     /// Column `error_class`.
@@ -276,17 +292,17 @@ pub struct DeadLetterStatus {
     /// Column `last_attempt_at`.
     pub last_attempt_at: Option<DateTime<Utc>>,
     /// Column `created_at`.
-    pub created_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
     /// Column `dead_at`.
-    pub dead_at: Option<DateTime<Utc>>,
+    pub dead_at: DateTime<Utc>,
     /// Column `age`.
-    pub age: Option<f64>,
+    pub age: f64,
     /// Column `is_old`.
-    pub is_old: Option<bool>,
+    pub is_old: bool,
     /// Column `resolution`.
-    pub resolution: Option<String>,
+    pub resolution: String,
     /// Column `is_resolved`.
-    pub is_resolved: Option<bool>,
+    pub is_resolved: bool,
     /// Column `resolved_at`.
     pub resolved_at: Option<DateTime<Utc>>,
     /// Column `resolved_by`.
@@ -300,7 +316,7 @@ pub struct DeadLetterStatus {
 #[non_exhaustive]
 pub struct DescribeScheduleRow {
     /// Column `attempt`.
-    pub attempt: Option<i32>,
+    pub attempt: i32,
     /// Column `wait`.
     pub wait: Option<f64>,
     /// Column `planned`.
@@ -316,11 +332,11 @@ pub struct DescribeScheduleRow {
 #[non_exhaustive]
 pub struct ExplainRoutingRow {
     /// Column `subscription`.
-    pub subscription: Option<String>,
+    pub subscription: String,
     /// Column `matches`.
-    pub matches: Option<bool>,
+    pub matches: bool,
     /// Column `reason`.
-    pub reason: Option<String>,
+    pub reason: String,
     /// Column `version`.
     pub version: Option<i32>,
 }
@@ -330,13 +346,13 @@ pub struct ExplainRoutingRow {
 #[non_exhaustive]
 pub struct MessageStatus {
     /// Column `message_id`.
-    pub message_id: Option<i64>,
+    pub message_id: i64,
     /// Column `webhook_id`.
-    pub webhook_id: Option<String>,
+    pub webhook_id: String,
     /// Column `state`.
-    pub state: Option<String>,
+    pub state: String,
     /// Column `topic`.
-    pub topic: Option<String>,
+    pub topic: String,
     /// Column `key`.
     pub key: Option<String>,
     /// Column `tenant`.
@@ -348,9 +364,9 @@ pub struct MessageStatus {
     /// Column `publisher`.
     pub publisher: Option<String>,
     /// Column `priority`.
-    pub priority: Option<i32>,
+    pub priority: i32,
     /// Column `enqueued_at`.
-    pub enqueued_at: Option<DateTime<Utc>>,
+    pub enqueued_at: DateTime<Utc>,
     /// Column `occurred_at`.
     pub occurred_at: Option<DateTime<Utc>>,
     /// Column `deliver_at`.
@@ -394,9 +410,9 @@ pub struct MessageStatus {
 #[non_exhaustive]
 pub struct HealthRow {
     /// Column `check`.
-    pub check: Option<String>,
+    pub check: String,
     /// Column `state`.
-    pub state: Option<String>,
+    pub state: String,
     /// Column `culprit`.
     pub culprit: Option<String>,
     /// Column `what_to_do`.
@@ -408,9 +424,9 @@ pub struct HealthRow {
 #[non_exhaustive]
 pub struct HistoryRow {
     /// Column `at`.
-    pub at: Option<DateTime<Utc>>,
+    pub at: DateTime<Utc>,
     /// Column `what`.
-    pub what: Option<String>,
+    pub what: String,
     /// Column `subscription`.
     pub subscription: Option<String>,
     /// Column `endpoint`.
@@ -423,14 +439,52 @@ pub struct HistoryRow {
     pub detail: Option<String>,
 }
 
+/// A row of type `outbox.event`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Event {
+    /// Column `position`.
+    pub position: Option<i64>,
+    /// Column `epoch`.
+    pub epoch: Option<i32>,
+    /// Column `message_id`.
+    pub message_id: Option<i64>,
+    /// Column `event_id`.
+    pub event_id: Option<String>,
+    /// Column `webhook_id`.
+    pub webhook_id: Option<String>,
+    /// Column `stream`.
+    pub stream: Option<String>,
+    /// Column `version`.
+    pub version: Option<i64>,
+    /// Column `type`.
+    pub r#type: Option<String>,
+    /// Column `data`.
+    pub data: Option<Value>,
+    /// Column `body`.
+    pub body: Option<String>,
+    /// Column `content_type`.
+    pub content_type: Option<String>,
+    /// Column `headers`.
+    pub headers: Option<Value>,
+    /// Column `metadata`.
+    pub metadata: Option<Value>,
+    /// Column `tenant`.
+    pub tenant: Option<String>,
+    /// Column `occurred_at`.
+    pub occurred_at: Option<DateTime<Utc>>,
+    /// Column `recorded_at`.
+    pub recorded_at: Option<DateTime<Utc>>,
+}
+
 /// A row of `outbox.maintain()`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct MaintainRow {
     /// Column `job`.
-    pub job: Option<String>,
+    pub job: String,
     /// Column `result`.
-    pub result: Option<String>,
+    pub result: String,
     /// Column `rows`.
     pub rows: Option<i64>,
     /// Column `bytes`.
@@ -444,7 +498,7 @@ pub struct MaintainRow {
 #[non_exhaustive]
 pub struct ManualResultRow {
     /// Column `state`.
-    pub state: Option<String>,
+    pub state: String,
     /// Column `started_at`.
     pub started_at: Option<DateTime<Utc>>,
     /// Column `finished_at`.
@@ -462,11 +516,11 @@ pub struct ManualResultRow {
 #[non_exhaustive]
 pub struct MetricsRow {
     /// Column `name`.
-    pub name: Option<String>,
+    pub name: String,
     /// Column `labels`.
-    pub labels: Option<Value>,
+    pub labels: Value,
     /// Column `value`.
-    pub value: Option<f64>,
+    pub value: f64,
 }
 
 /// A row of type `outbox.notification_entry`.
@@ -506,9 +560,9 @@ pub struct NotificationEntry {
 #[non_exhaustive]
 pub struct PublicKeysRow {
     /// Column `public_key`.
-    pub public_key: Option<String>,
+    pub public_key: String,
     /// Column `created_at`.
-    pub created_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
     /// Column `expires_at`.
     pub expires_at: Option<DateTime<Utc>>,
 }
@@ -518,9 +572,9 @@ pub struct PublicKeysRow {
 #[non_exhaustive]
 pub struct PurgeRow {
     /// Column `rows`.
-    pub rows: Option<i64>,
+    pub rows: i64,
     /// Column `bytes`.
-    pub bytes: Option<i64>,
+    pub bytes: i64,
 }
 
 /// A row of type `outbox.feed_message`.
@@ -528,9 +582,9 @@ pub struct PurgeRow {
 #[non_exhaustive]
 pub struct FeedMessage {
     /// Column `position`.
-    pub position: Option<i64>,
+    pub position: i64,
     /// Column `epoch`.
-    pub epoch: Option<i32>,
+    pub epoch: i32,
     /// Column `message_id`.
     pub message_id: Option<i64>,
     /// Column `webhook_id`.
@@ -570,9 +624,9 @@ pub struct FeedMessage {
 #[non_exhaustive]
 pub struct RotateSecretRow {
     /// Column `signing_secret`.
-    pub signing_secret: Option<String>,
+    pub signing_secret: String,
     /// Column `message_id`.
-    pub message_id: Option<i64>,
+    pub message_id: i64,
 }
 
 /// A row of `outbox.skipped()`.
@@ -580,15 +634,15 @@ pub struct RotateSecretRow {
 #[non_exhaustive]
 pub struct SkippedRow {
     /// Column `position`.
-    pub position: Option<i64>,
+    pub position: i64,
     /// Column `message_id`.
-    pub message_id: Option<i64>,
+    pub message_id: i64,
     /// Column `message_topic`.
-    pub message_topic: Option<String>,
+    pub message_topic: String,
     /// Column `reason`.
     pub reason: Option<String>,
     /// Column `routed_at`.
-    pub routed_at: Option<DateTime<Utc>>,
+    pub routed_at: DateTime<Utc>,
 }
 
 /// A row of `outbox.stats()`.
@@ -596,39 +650,69 @@ pub struct SkippedRow {
 #[non_exhaustive]
 pub struct StatsRow {
     /// Column `messages`.
-    pub messages: Option<i64>,
+    pub messages: i64,
     /// Column `feed_end`.
-    pub feed_end: Option<i64>,
+    pub feed_end: i64,
     /// Column `routed`.
-    pub routed: Option<i64>,
+    pub routed: i64,
     /// Column `waiting`.
-    pub waiting: Option<i64>,
+    pub waiting: i64,
     /// Column `dead_letters`.
-    pub dead_letters: Option<i64>,
+    pub dead_letters: i64,
     /// Column `worker`.
-    pub worker: Option<String>,
+    pub worker: String,
     /// Column `in_flight`.
     pub in_flight: Option<i64>,
     /// Column `queued`.
     pub queued: Option<i64>,
     /// Column `pending`.
-    pub pending: Option<i64>,
+    pub pending: i64,
     /// Column `processing`.
-    pub processing: Option<i64>,
+    pub processing: i64,
     /// Column `completed`.
-    pub completed: Option<i64>,
+    pub completed: i64,
     /// Column `failed`.
-    pub failed: Option<i64>,
+    pub failed: i64,
     /// Column `dead`.
-    pub dead: Option<i64>,
+    pub dead: i64,
     /// Column `skipped`.
-    pub skipped: Option<i64>,
+    pub skipped: i64,
     /// Column `expired`.
-    pub expired: Option<i64>,
+    pub expired: i64,
     /// Column `cancelled`.
-    pub cancelled: Option<i64>,
+    pub cancelled: i64,
     /// Column `total`.
-    pub total: Option<i64>,
+    pub total: i64,
+}
+
+/// A row of `outbox.stream_info()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct StreamInfoRow {
+    /// Column `category`.
+    pub category: Option<String>,
+    /// Column `version`.
+    pub version: Option<i64>,
+    /// Column `events`.
+    pub events: Option<i64>,
+    /// Column `created_at`.
+    pub created_at: Option<DateTime<Utc>>,
+    /// Column `updated_at`.
+    pub updated_at: Option<DateTime<Utc>>,
+    /// Column `closed_at`.
+    pub closed_at: Option<DateTime<Utc>>,
+    /// Column `truncated_before`.
+    pub truncated_before: Option<i64>,
+}
+
+/// A row of `outbox.streams()`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct StreamsRow {
+    /// Column `stream`.
+    pub stream: Option<String>,
+    /// Column `version`.
+    pub version: Option<i64>,
 }
 
 /// A row of `outbox.version()`.
@@ -636,7 +720,7 @@ pub struct StatsRow {
 #[non_exhaustive]
 pub struct VersionRow {
     /// Column `extension`.
-    pub extension: Option<String>,
+    pub extension: String,
     /// Column `library`.
     pub library: Option<String>,
 }
@@ -646,7 +730,7 @@ pub struct VersionRow {
 #[non_exhaustive]
 pub struct WorkerStatusRow {
     /// Column `state`.
-    pub state: Option<String>,
+    pub state: String,
     /// Column `pid`.
     pub pid: Option<i32>,
     /// Column `started_at`.
@@ -680,15 +764,15 @@ pub struct WorkerStatusRow {
 #[non_exhaustive]
 pub struct AuditEntry {
     /// Column `id`.
-    pub id: Option<i64>,
+    pub id: i64,
     /// Column `at`.
-    pub at: Option<DateTime<Utc>>,
+    pub at: DateTime<Utc>,
     /// Column `actor`.
-    pub actor: Option<String>,
+    pub actor: String,
     /// Column `action`.
-    pub action: Option<String>,
+    pub action: String,
     /// Column `object`.
-    pub object: Option<String>,
+    pub object: String,
     /// Column `reason`.
     pub reason: Option<String>,
     /// Column `detail`.
@@ -700,25 +784,25 @@ pub struct AuditEntry {
 #[non_exhaustive]
 pub struct DeadLetterEntry {
     /// Column `id`.
-    pub id: Option<i64>,
+    pub id: i64,
     /// Column `delivery_id`.
     pub delivery_id: Option<i64>,
     /// Column `subscription_id`.
-    pub subscription_id: Option<i32>,
+    pub subscription_id: i32,
     /// Column `endpoint_id`.
     pub endpoint_id: Option<i32>,
     /// Column `position`.
-    pub position: Option<i64>,
+    pub position: i64,
     /// Column `message_id`.
-    pub message_id: Option<i64>,
+    pub message_id: i64,
     /// Column `message_segment`.
-    pub message_segment: Option<i32>,
+    pub message_segment: i32,
     /// Column `attempt`.
-    pub attempt: Option<i32>,
+    pub attempt: i32,
     /// Column `state`.
-    pub state: Option<String>,
+    pub state: String,
     /// Column `reason`.
-    pub reason: Option<String>,
+    pub reason: String,
     /// Column `key`.
     pub key: Option<String>,
     /// Column `last_status`.
@@ -734,11 +818,11 @@ pub struct DeadLetterEntry {
     /// Column `last_attempt_at`.
     pub last_attempt_at: Option<DateTime<Utc>>,
     /// Column `created_at`.
-    pub created_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
     /// Column `dead_at`.
-    pub dead_at: Option<DateTime<Utc>>,
+    pub dead_at: DateTime<Utc>,
     /// Column `resolution`.
-    pub resolution: Option<String>,
+    pub resolution: String,
     /// Column `resolved_at`.
     pub resolved_at: Option<DateTime<Utc>>,
     /// Column `resolved_by`.
@@ -752,7 +836,7 @@ pub struct DeadLetterEntry {
 #[non_exhaustive]
 pub struct DeadLetterStatusEntry {
     /// Column `dead_letter_id`.
-    pub dead_letter_id: Option<i64>,
+    pub dead_letter_id: i64,
     /// Column `delivery_id`.
     pub delivery_id: Option<i64>,
     /// Column `subscription`.
@@ -762,11 +846,11 @@ pub struct DeadLetterStatusEntry {
     /// Column `url`.
     pub url: Option<String>,
     /// Column `message_id`.
-    pub message_id: Option<i64>,
+    pub message_id: i64,
     /// Column `webhook_id`.
     pub webhook_id: Option<String>,
     /// Column `position`.
-    pub position: Option<i64>,
+    pub position: i64,
     /// Column `topic`.
     pub topic: Option<String>,
     /// Column `key`.
@@ -792,11 +876,11 @@ pub struct DeadLetterStatusEntry {
     /// Column `enqueued_at`.
     pub enqueued_at: Option<DateTime<Utc>>,
     /// Column `state`.
-    pub state: Option<String>,
+    pub state: String,
     /// Column `reason`.
-    pub reason: Option<String>,
+    pub reason: String,
     /// Column `attempt`.
-    pub attempt: Option<i32>,
+    pub attempt: i32,
     /// Column `last_status`.
     pub last_status: Option<i32>,
     /// Column `error_class`.
@@ -808,17 +892,17 @@ pub struct DeadLetterStatusEntry {
     /// Column `last_attempt_at`.
     pub last_attempt_at: Option<DateTime<Utc>>,
     /// Column `created_at`.
-    pub created_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
     /// Column `dead_at`.
-    pub dead_at: Option<DateTime<Utc>>,
+    pub dead_at: DateTime<Utc>,
     /// Column `age`.
-    pub age: Option<f64>,
+    pub age: f64,
     /// Column `is_old`.
-    pub is_old: Option<bool>,
+    pub is_old: bool,
     /// Column `resolution`.
-    pub resolution: Option<String>,
+    pub resolution: String,
     /// Column `is_resolved`.
-    pub is_resolved: Option<bool>,
+    pub is_resolved: bool,
     /// Column `resolved_at`.
     pub resolved_at: Option<DateTime<Utc>>,
     /// Column `resolved_by`.
@@ -838,23 +922,23 @@ pub struct DeliveryStatusEntry {
     /// Column `endpoint`.
     pub endpoint: Option<String>,
     /// Column `message_id`.
-    pub message_id: Option<i64>,
+    pub message_id: i64,
     /// Column `position`.
-    pub position: Option<i64>,
+    pub position: i64,
     /// Column `pull`.
-    pub pull: Option<bool>,
+    pub pull: bool,
     /// Column `state`.
-    pub state: Option<String>,
+    pub state: String,
     /// Column `attempt`.
-    pub attempt: Option<i32>,
+    pub attempt: i32,
     /// Column `max_attempts`.
     pub max_attempts: Option<i32>,
     /// Column `retry_count`.
-    pub retry_count: Option<i32>,
+    pub retry_count: i32,
     /// Column `can_retry`.
     pub can_retry: Option<bool>,
     /// Column `priority`.
-    pub priority: Option<i32>,
+    pub priority: i32,
     /// Column `locked_by`.
     pub locked_by: Option<String>,
     /// Column `locked_at`.
@@ -870,13 +954,13 @@ pub struct DeliveryStatusEntry {
     /// Column `expires_in`.
     pub expires_in: Option<f64>,
     /// Column `age`.
-    pub age: Option<f64>,
+    pub age: f64,
     /// Column `is_due`.
-    pub is_due: Option<bool>,
+    pub is_due: bool,
     /// Column `is_expired`.
-    pub is_expired: Option<bool>,
+    pub is_expired: bool,
     /// Column `is_blocked`.
-    pub is_blocked: Option<bool>,
+    pub is_blocked: bool,
     /// Column `last_status`.
     pub last_status: Option<i32>,
     /// Column `error_class`.
@@ -884,7 +968,7 @@ pub struct DeliveryStatusEntry {
     /// Column `last_error`.
     pub last_error: Option<String>,
     /// Column `created_at`.
-    pub created_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
     /// Column `updated_at`.
     pub updated_at: Option<DateTime<Utc>>,
     /// Column `processed_at`.
@@ -900,23 +984,23 @@ pub struct DeliveryStatusEntry {
 #[non_exhaustive]
 pub struct EndpointEntry {
     /// Column `id`.
-    pub id: Option<i32>,
+    pub id: i32,
     /// Column `name`.
-    pub name: Option<String>,
+    pub name: String,
     /// Column `url`.
-    pub url: Option<String>,
+    pub url: String,
     /// Column `kind`.
-    pub kind: Option<String>,
+    pub kind: String,
     /// Column `subscriber_type`.
-    pub subscriber_type: Option<String>,
+    pub subscriber_type: String,
     /// Column `tenant`.
     pub tenant: Option<String>,
     /// Column `headers`.
-    pub headers: Option<Value>,
+    pub headers: Value,
     /// Column `timeout`.
-    pub timeout: Option<f64>,
+    pub timeout: f64,
     /// Column `concurrency`.
-    pub concurrency: Option<i32>,
+    pub concurrency: i32,
     /// Column `rate`.
     pub rate: Option<f64>,
     /// Column `burst`.
@@ -928,21 +1012,21 @@ pub struct EndpointEntry {
     /// Column `breaker`.
     pub breaker: Option<Value>,
     /// Column `protocol`.
-    pub protocol: Option<String>,
+    pub protocol: String,
     /// Column `compress`.
-    pub compress: Option<bool>,
+    pub compress: bool,
     /// Column `response_id`.
     pub response_id: Option<String>,
     /// Column `keep_headers`.
-    pub keep_headers: Option<Vec<String>>,
+    pub keep_headers: Vec<String>,
     /// Column `disable_after`.
-    pub disable_after: Option<f64>,
+    pub disable_after: f64,
     /// Column `disable_failures`.
-    pub disable_failures: Option<i32>,
+    pub disable_failures: i32,
     /// Column `consent`.
-    pub consent: Option<String>,
+    pub consent: String,
     /// Column `active`.
-    pub active: Option<bool>,
+    pub active: bool,
     /// Column `disabled_mode`.
     pub disabled_mode: Option<String>,
     /// Column `disabled_reason`.
@@ -950,9 +1034,9 @@ pub struct EndpointEntry {
     /// Column `disabled_at`.
     pub disabled_at: Option<DateTime<Utc>>,
     /// Column `created_at`.
-    pub created_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
     /// Column `updated_at`.
-    pub updated_at: Option<DateTime<Utc>>,
+    pub updated_at: DateTime<Utc>,
     /// Column `deleted_at`.
     pub deleted_at: Option<DateTime<Utc>>,
     /// Column `proxy`.
@@ -966,21 +1050,21 @@ pub struct LeaseStatusEntry {
     /// Column `subscription`.
     pub subscription: Option<String>,
     /// Column `worker`.
-    pub worker: Option<String>,
+    pub worker: String,
     /// Column `deliveries`.
-    pub deliveries: Option<i64>,
+    pub deliveries: i64,
     /// Column `claimed_at`.
-    pub claimed_at: Option<DateTime<Utc>>,
+    pub claimed_at: DateTime<Utc>,
     /// Column `age`.
-    pub age: Option<f64>,
+    pub age: f64,
     /// Column `expires_at`.
-    pub expires_at: Option<DateTime<Utc>>,
+    pub expires_at: DateTime<Utc>,
     /// Column `expires_in`.
-    pub expires_in: Option<f64>,
+    pub expires_in: f64,
     /// Column `deadline_at`.
     pub deadline_at: Option<DateTime<Utc>>,
     /// Column `delivery_ids`.
-    pub delivery_ids: Option<Vec<i64>>,
+    pub delivery_ids: Vec<i64>,
 }
 
 /// A row of `outbox.publisher`.
@@ -988,9 +1072,9 @@ pub struct LeaseStatusEntry {
 #[non_exhaustive]
 pub struct PublisherEntry {
     /// Column `code`.
-    pub code: Option<String>,
+    pub code: String,
     /// Column `active`.
-    pub active: Option<bool>,
+    pub active: bool,
     /// Column `topic_template`.
     pub topic_template: Option<String>,
     /// Column `topic_function`.
@@ -998,13 +1082,13 @@ pub struct PublisherEntry {
     /// Column `topic_function_owner`.
     pub topic_function_owner: Option<String>,
     /// Column `name`.
-    pub name: Option<String>,
+    pub name: String,
     /// Column `description`.
     pub description: Option<String>,
     /// Column `created_at`.
-    pub created_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
     /// Column `updated_at`.
-    pub updated_at: Option<DateTime<Utc>>,
+    pub updated_at: DateTime<Utc>,
 }
 
 /// A row of `outbox.subscription`.
@@ -1012,13 +1096,13 @@ pub struct PublisherEntry {
 #[non_exhaustive]
 pub struct SubscriptionEntry {
     /// Column `id`.
-    pub id: Option<i32>,
+    pub id: i32,
     /// Column `name`.
-    pub name: Option<String>,
+    pub name: String,
     /// Column `endpoint_id`.
     pub endpoint_id: Option<i32>,
     /// Column `max_attempts`.
-    pub max_attempts: Option<i32>,
+    pub max_attempts: i32,
     /// Column `max_age`.
     pub max_age: Option<f64>,
     /// Column `schedule`.
@@ -1026,31 +1110,31 @@ pub struct SubscriptionEntry {
     /// Column `policy`.
     pub policy: Option<Value>,
     /// Column `format`.
-    pub format: Option<String>,
+    pub format: String,
     /// Column `batch_size`.
-    pub batch_size: Option<i32>,
+    pub batch_size: i32,
     /// Column `batch_wait`.
-    pub batch_wait: Option<f64>,
+    pub batch_wait: f64,
     /// Column `ordering`.
-    pub ordering: Option<String>,
+    pub ordering: String,
     /// Column `on_exhausted`.
-    pub on_exhausted: Option<String>,
+    pub on_exhausted: String,
     /// Column `ttl`.
     pub ttl: Option<f64>,
     /// Column `deadline`.
     pub deadline: Option<f64>,
     /// Column `notify`.
-    pub notify: Option<bool>,
+    pub notify: bool,
     /// Column `max_lag`.
     pub max_lag: Option<f64>,
     /// Column `external_id`.
     pub external_id: Option<String>,
     /// Column `labels`.
-    pub labels: Option<Value>,
+    pub labels: Value,
     /// Column `paused`.
-    pub paused: Option<bool>,
+    pub paused: bool,
     /// Column `created_at`.
-    pub created_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
     /// Column `deleted_at`.
     pub deleted_at: Option<DateTime<Utc>>,
 }
@@ -1060,41 +1144,41 @@ pub struct SubscriptionEntry {
 #[non_exhaustive]
 pub struct SubscriptionStatusEntry {
     /// Column `subscription_id`.
-    pub subscription_id: Option<i32>,
+    pub subscription_id: i32,
     /// Column `name`.
-    pub name: Option<String>,
+    pub name: String,
     /// Column `endpoint`.
     pub endpoint: Option<String>,
     /// Column `pull`.
-    pub pull: Option<bool>,
+    pub pull: bool,
     /// Column `topics`.
-    pub topics: Option<Vec<String>>,
+    pub topics: Vec<String>,
     /// Column `filter`.
     pub filter: Option<Value>,
     /// Column `ordering`.
-    pub ordering: Option<String>,
+    pub ordering: String,
     /// Column `max_attempts`.
-    pub max_attempts: Option<i32>,
+    pub max_attempts: i32,
     /// Column `notify`.
-    pub notify: Option<bool>,
+    pub notify: bool,
     /// Column `paused`.
-    pub paused: Option<bool>,
+    pub paused: bool,
     /// Column `external_id`.
     pub external_id: Option<String>,
     /// Column `labels`.
-    pub labels: Option<Value>,
+    pub labels: Value,
     /// Column `created_at`.
-    pub created_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
     /// Column `position`.
-    pub position: Option<i64>,
+    pub position: i64,
     /// Column `lag_positions`.
-    pub lag_positions: Option<i64>,
+    pub lag_positions: i64,
     /// Column `lag_age`.
     pub lag_age: Option<f64>,
     /// Column `waiting`.
-    pub waiting: Option<i64>,
+    pub waiting: i64,
     /// Column `processing`.
-    pub processing: Option<i64>,
+    pub processing: i64,
     /// Column `oldest_due_at`.
     pub oldest_due_at: Option<DateTime<Utc>>,
     /// Column `oldest_due_age`.
@@ -1102,7 +1186,7 @@ pub struct SubscriptionStatusEntry {
     /// Column `last_claim_at`.
     pub last_claim_at: Option<DateTime<Utc>>,
     /// Column `dead_letters`.
-    pub dead_letters: Option<i64>,
+    pub dead_letters: i64,
 }
 
 /// A row of `outbox.topic`.
@@ -1110,17 +1194,17 @@ pub struct SubscriptionStatusEntry {
 #[non_exhaustive]
 pub struct TopicEntry {
     /// Column `code`.
-    pub code: Option<String>,
+    pub code: String,
     /// Column `active`.
-    pub active: Option<bool>,
+    pub active: bool,
     /// Column `name`.
-    pub name: Option<String>,
+    pub name: String,
     /// Column `description`.
     pub description: Option<String>,
     /// Column `created_at`.
-    pub created_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
     /// Column `updated_at`.
-    pub updated_at: Option<DateTime<Utc>>,
+    pub updated_at: DateTime<Utc>,
 }
 
 /// Optional arguments of `outbox.adopt()`; `None` stands for the default.
@@ -1244,6 +1328,65 @@ pub struct AlterTopic {
     pub active: Option<bool>,
 }
 
+/// Optional arguments of `outbox.append()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct Append {
+    /// Argument `expected_version`.
+    pub expected_version: Option<i64>,
+    /// Argument `event_id`.
+    pub event_id: Option<String>,
+    /// Argument `metadata`.
+    pub metadata: Option<Value>,
+    /// Argument `headers`.
+    pub headers: Option<Value>,
+    /// Argument `tenant`.
+    pub tenant: Option<String>,
+    /// Argument `publisher`.
+    pub publisher: Option<String>,
+    /// Argument `occurred_at`.
+    pub occurred_at: Option<DateTime<Utc>>,
+}
+
+/// Optional arguments of `outbox.append_bytes()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct AppendBytes {
+    /// Argument `content_type`.
+    pub content_type: Option<String>,
+    /// Argument `expected_version`.
+    pub expected_version: Option<i64>,
+    /// Argument `event_ids`.
+    pub event_ids: Option<Vec<String>>,
+    /// Argument `metadata`.
+    pub metadata: Option<Vec<Value>>,
+    /// Argument `headers`.
+    pub headers: Option<Value>,
+    /// Argument `tenant`.
+    pub tenant: Option<String>,
+    /// Argument `publisher`.
+    pub publisher: Option<String>,
+    /// Argument `occurred_at`.
+    pub occurred_at: Option<DateTime<Utc>>,
+}
+
+/// Optional arguments of `outbox.append_many()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct AppendMany {
+    /// Argument `expected_version`.
+    pub expected_version: Option<i64>,
+    /// Argument `event_ids`.
+    pub event_ids: Option<Vec<String>>,
+    /// Argument `metadata`.
+    pub metadata: Option<Vec<Value>>,
+    /// Argument `headers`.
+    pub headers: Option<Value>,
+    /// Argument `tenant`.
+    pub tenant: Option<String>,
+    /// Argument `publisher`.
+    pub publisher: Option<String>,
+    /// Argument `occurred_at`.
+    pub occurred_at: Option<DateTime<Utc>>,
+}
+
 /// Optional arguments of `outbox.archive_list()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct ArchiveList {
@@ -1320,6 +1463,13 @@ pub struct Claim {
 pub struct ClaimDelivery {
     /// Argument `lease`.
     pub lease: Option<Duration>,
+}
+
+/// Optional arguments of `outbox.close_stream()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct CloseStream {
+    /// Argument `reason`.
+    pub reason: Option<String>,
 }
 
 /// Optional arguments of `outbox.complete()`; `None` stands for the default.
@@ -1566,6 +1716,8 @@ pub struct EnsureSubscription {
     pub labels: Option<Value>,
     /// Argument `start`.
     pub start: Option<String>,
+    /// Argument `source`.
+    pub source: Option<String>,
 }
 
 /// Optional arguments of `outbox.erase()`; `None` stands for the default.
@@ -1594,6 +1746,8 @@ pub struct ExplainRouting {
     pub aggregate_id: Option<String>,
     /// Argument `at_position`.
     pub at_position: Option<i64>,
+    /// Argument `source`.
+    pub source: Option<String>,
 }
 
 /// Optional arguments of `outbox.extend()`; `None` stands for the default.
@@ -1664,6 +1818,19 @@ pub struct ListMessages {
     pub skip: Option<i32>,
 }
 
+/// Optional arguments of `outbox.load()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct Load {
+    /// Argument `from_version`.
+    pub from_version: Option<i64>,
+    /// Argument `max_events`.
+    pub max_events: Option<i32>,
+    /// Argument `backwards`.
+    pub backwards: Option<bool>,
+    /// Argument `positions`.
+    pub positions: Option<bool>,
+}
+
 /// Optional arguments of `outbox.move_to_dead_letters()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct MoveToDeadLetters {
@@ -1710,6 +1877,29 @@ pub struct Read {
     pub topics: Option<Vec<String>>,
     /// Argument `filter`.
     pub filter: Option<Value>,
+    /// Argument `epoch`.
+    pub epoch: Option<i32>,
+    /// Argument `source`.
+    pub source: Option<String>,
+}
+
+/// Optional arguments of `outbox.read_events()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct ReadEvents {
+    /// Argument `max_events`.
+    pub max_events: Option<i32>,
+    /// Argument `categories`.
+    pub categories: Option<Vec<String>>,
+    /// Argument `types`.
+    pub types: Option<Vec<String>>,
+    /// Argument `tenant`.
+    pub tenant: Option<String>,
+    /// Argument `filter`.
+    pub filter: Option<Value>,
+    /// Argument `member`.
+    pub member: Option<i32>,
+    /// Argument `members`.
+    pub members: Option<i32>,
     /// Argument `epoch`.
     pub epoch: Option<i32>,
 }
@@ -1849,6 +2039,17 @@ pub struct Stats {
     pub tenant: Option<String>,
 }
 
+/// Optional arguments of `outbox.streams()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct Streams {
+    /// Argument `category`.
+    pub category: Option<String>,
+    /// Argument `after`.
+    pub after: Option<String>,
+    /// Argument `max_streams`.
+    pub max_streams: Option<i32>,
+}
+
 /// Optional arguments of `outbox.subscribe()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct Subscribe {
@@ -1890,6 +2091,15 @@ pub struct Subscribe {
     pub start: Option<String>,
     /// Argument `url`.
     pub url: Option<String>,
+    /// Argument `source`.
+    pub source: Option<String>,
+}
+
+/// Optional arguments of `outbox.truncate_stream()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct TruncateStream {
+    /// Argument `reason`.
+    pub reason: Option<String>,
 }
 
 /// Optional arguments of `outbox.unlock_stale()`; `None` stands for the default.
@@ -1958,6 +2168,53 @@ impl Outbox {
             json!({"code": code, "name": options.name, "description": options.description, "active": options.active}),
         )
         .await
+    }
+
+    /// Appends an event to a stream in the current transaction and returns its version: 1, 2, ... without a gap.
+    /// stream: category-id, at most 255 bytes. type: has the form of a topic. data: at most pg_outbox.max_payload
+    /// (256 kB by default). expected_version: -1 any (the default), 0 the stream does not exist, -2 it exists, n its
+    /// last version is n. With n or 0 and an event_id, the same call again is a success and writes nothing. The
+    /// stream is locked until the transaction ends; a transaction that appends to more than 64 streams guards the
+    /// others by the unique index alone. Errors: OB013 the stream is not at the expected version (the detail is JSON:
+    /// stream, expected, actual), OB014 the stream is closed, OB008 the event id is that of another event, 22004
+    /// stream, type, data or expected_version is null, 22023 a value is malformed, 54000 a value is too large, and
+    /// the errors of enqueue().
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn append(&self, stream: &str, r#type: &str, data: &Value, options: Append) -> Result<Option<i64>> {
+        call::single(self.call("append", json!({"stream": stream, "type": r#type, "data": data, "expected_version": options.expected_version, "event_id": options.event_id, "metadata": options.metadata, "headers": options.headers, "tenant": options.tenant, "publisher": options.publisher, "occurred_at": options.occurred_at}), &[]).await?)
+    }
+
+    /// Like append_many(), for bodies of bytes or text, which are stored and delivered unchanged. content_type: their
+    /// media type (default application/octet-stream). Errors are those of append_many().
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn append_bytes(
+        &self,
+        stream: &str,
+        types: &[&str],
+        bodies: Vec<String>,
+        options: AppendBytes,
+    ) -> Result<Appended> {
+        call::single(self.call("append_bytes", json!({"stream": stream, "types": types, "bodies": bodies, "content_type": options.content_type, "expected_version": options.expected_version, "event_ids": options.event_ids, "metadata": options.metadata, "headers": options.headers, "tenant": options.tenant, "publisher": options.publisher, "occurred_at": options.occurred_at}), &[]).await?)
+    }
+
+    /// Appends 1 to 10000 events to a stream, all or none. types, data and, if they are given, event_ids and metadata
+    /// have one entry per event; headers, tenant, publisher and occurred_at hold for all. Errors are those of
+    /// append(), and 22023 there are no events or the arrays have different lengths.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn append_many(
+        &self,
+        stream: &str,
+        types: &[&str],
+        data: Vec<Value>,
+        options: AppendMany,
+    ) -> Result<Appended> {
+        call::single(self.call("append_many", json!({"stream": stream, "types": types, "data": data, "expected_version": options.expected_version, "event_ids": options.event_ids, "metadata": options.metadata, "headers": options.headers, "tenant": options.tenant, "publisher": options.publisher, "occurred_at": options.occurred_at}), &[]).await?)
     }
 
     /// Returns the final status of a message, with the result of each delivery. Errors: OB001 no such message, or a
@@ -2035,6 +2292,23 @@ impl Outbox {
         self.call_void("capture", json!({"relation": relation, "topic": options.topic, "key_columns": options.key_columns, "operations": options.operations, "columns": options.columns, "condition": options.condition, "include_old": options.include_old, "style": options.style, "tenant_column": options.tenant_column, "replicated": options.replicated, "oversize": options.oversize})).await
     }
 
+    /// Returns the first part of a compound stream id, which is the id before the first "+". Members of a consumer
+    /// group share a category by it. Null if the stream has no id.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn cardinal_id(&self, stream: &str) -> Result<Option<String>> {
+        call::single(self.call("cardinal_id", json!({"stream": stream}), &[]).await?)
+    }
+
+    /// Returns the category of a stream: the part of its name before the first "-". Null for null.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn category(&self, stream: &str) -> Result<Option<String>> {
+        call::single(self.call("category", json!({"stream": stream}), &[]).await?)
+    }
+
     /// Leases up to max_messages (default 1; 1 to 10000) due deliveries of a pull subscription to a worker (a name of
     /// 1 to 255 bytes). The lease lasts for the duration lease (default 60 s, at most 7 days), and no longer than the
     /// subscription's deadline. The order is: highest priority, then longest due, then position. Returns one row of
@@ -2066,6 +2340,17 @@ impl Outbox {
             )
             .await?,
         )
+    }
+
+    /// Closes a stream for ever: append() refuses it from now on. Its events stay. Returns its last version. reason
+    /// is stored in outbox.audit. Waits for the transactions that are appending to the stream. Errors: OB001 there is
+    /// no such stream, OB004 it is closed already, OB006 the reason is empty, 55P03 another transaction keeps the
+    /// stream for 5 s.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn close_stream(&self, stream: &str, options: CloseStream) -> Result<Option<i64>> {
+        call::single(self.call("close_stream", json!({"stream": stream, "reason": options.reason}), &[]).await?)
     }
 
     /// Ends deliveries of a lease (delivery_ids null: all that it holds) as completed. Returns their ids, in the
@@ -2355,7 +2640,8 @@ impl Outbox {
     /// claim from, so that workers that are deployed after their producers miss nothing, and latest for a pushed one,
     /// so that a new receiver is not sent the history. Returns created, altered or unchanged; unchanged writes
     /// nothing. Errors: OB001 no such endpoint, OB004 the subscription is pulled and endpoint is given, or the other
-    /// way round; 40001 another session created it, and this transaction cannot see it; those of subscribe().
+    /// way round, or it has another source; 40001 another session created it, and this transaction cannot see it;
+    /// those of subscribe().
     ///
     /// # Errors
     /// Those of the function.
@@ -2365,7 +2651,7 @@ impl Outbox {
         topics: &[&str],
         options: EnsureSubscription,
     ) -> Result<Option<String>> {
-        call::single(self.call("ensure_subscription", json!({"name": name, "topics": topics, "endpoint": options.endpoint, "filter": options.filter, "max_attempts": options.max_attempts, "max_age": options.max_age.map(|d| d.as_secs_f64()), "schedule": options.schedule, "policy": options.policy, "format": options.format, "batch_size": options.batch_size, "batch_wait": options.batch_wait.map(|d| d.as_secs_f64()), "ordering": options.ordering, "on_exhausted": options.on_exhausted, "ttl": options.ttl.map(|d| d.as_secs_f64()), "deadline": options.deadline.map(|d| d.as_secs_f64()), "notify": options.notify, "max_lag": options.max_lag.map(|d| d.as_secs_f64()), "external_id": options.external_id, "labels": options.labels, "start": options.start}), &[]).await?)
+        call::single(self.call("ensure_subscription", json!({"name": name, "topics": topics, "endpoint": options.endpoint, "filter": options.filter, "max_attempts": options.max_attempts, "max_age": options.max_age.map(|d| d.as_secs_f64()), "schedule": options.schedule, "policy": options.policy, "format": options.format, "batch_size": options.batch_size, "batch_wait": options.batch_wait.map(|d| d.as_secs_f64()), "ordering": options.ordering, "on_exhausted": options.on_exhausted, "ttl": options.ttl.map(|d| d.as_secs_f64()), "deadline": options.deadline.map(|d| d.as_secs_f64()), "notify": options.notify, "max_lag": options.max_lag.map(|d| d.as_secs_f64()), "external_id": options.external_id, "labels": options.labels, "start": options.start, "source": options.source}), &[]).await?)
     }
 
     /// Erases the content of a message (payload, body, headers, metadata, and in the attempt log responses, results
@@ -2382,15 +2668,15 @@ impl Outbox {
     }
 
     /// Returns, for each subscription, whether a message with these properties would match it, and the reason.
-    /// reason: matches (with a note if the subscription is paused), topic, inactive, filter with the fields that
-    /// refuse the message, or filter: payload. The answer is that of the newest version of each subscription; with
-    /// at_position, that of the version that held at the position, ended subscriptions included. Errors: 22023 topic
-    /// is malformed.
+    /// reason: matches (with a note if the subscription is paused), topic, inactive, source (it takes events, or it
+    /// does not), filter with the fields that refuse the message, or filter: payload. source: messages (the default)
+    /// or events. The answer is that of the newest version of each subscription; with at_position, that of the
+    /// version that held at the position, ended subscriptions included. Errors: 22023 topic is malformed.
     ///
     /// # Errors
     /// Those of the function.
     pub async fn explain_routing(&self, topic: &str, options: ExplainRouting) -> Result<Vec<ExplainRoutingRow>> {
-        call::typed(self.call("explain_routing", json!({"topic": topic, "payload": options.payload, "key": options.key, "headers": options.headers, "tenant": options.tenant, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "at_position": options.at_position}), &[]).await?)
+        call::typed(self.call("explain_routing", json!({"topic": topic, "payload": options.payload, "key": options.key, "headers": options.headers, "tenant": options.tenant, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "at_position": options.at_position, "source": options.source}), &[]).await?)
     }
 
     /// Extends a lease so that it ends duration (default 60 s, at most 7 days) from now, but not after the deadline
@@ -2513,6 +2799,18 @@ impl Outbox {
         call::typed(self.call("list_messages", json!({"tenant": options.tenant, "state": options.state, "topic": options.topic, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "severity": options.severity, "max_messages": options.max_messages, "before": options.before, "skip": options.skip}), &[]).await?)
     }
 
+    /// Returns events of a stream in the order of their versions, from from_version on (inclusive; null, the default:
+    /// the first one), up to max_events (default 1000; 1 to 10000). backwards (default false): from from_version down
+    /// (null: the last one). positions (default false): also looks up the place of each event in the feed. A stream
+    /// that does not exist has no events. Events of the current transaction are included. Errors: 22004 stream is
+    /// null, 22023 max_events is out of range.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn load(&self, stream: &str, options: Load) -> Result<Vec<Event>> {
+        call::typed(self.call("load", json!({"stream": stream, "from_version": options.from_version, "max_events": options.max_events, "backwards": options.backwards, "positions": options.positions}), &[]).await?)
+    }
+
     /// Rotates, reclaims and trims now as far as the retention settings allow, and returns what each job did. The
     /// dispatcher does this by itself, every pg_outbox.retention_interval (1 hour by default). Not in a transaction
     /// block or function. Errors: 25001 in such a transaction. A job that fails has the result "failed" and its error
@@ -2616,14 +2914,31 @@ impl Outbox {
     /// is more. If it looked further than the last message that it returns, a marker is the last row: its message_id
     /// is null, and no message between the row before it and its position matches. Continue after the position of the
     /// last row, and confirm the position of a marker as that of a message. No rows: the feed ends at after_position.
-    /// epoch: the epoch in which after_position was read, so that a lost history is noticed. Errors: OB009 the
-    /// position is malformed, no longer stored, after the end of the feed, or in a history that was lost; 22023
-    /// another argument is malformed.
+    /// source: messages (the default), events (of streams, from position 1 on for ever), or all; the aggregate of an
+    /// event is its category and the rest of its stream's name. epoch: the epoch in which after_position was read, so
+    /// that a lost history is noticed. Errors: OB009 the position is malformed, no longer stored, after the end of
+    /// the feed, or in a history that was lost; 22023 another argument is malformed.
     ///
     /// # Errors
     /// Those of the function.
     pub async fn read(&self, after_position: i64, options: Read) -> Result<Vec<FeedMessage>> {
-        call::typed(self.call("read", json!({"after_position": after_position, "max_messages": options.max_messages, "topics": options.topics, "filter": options.filter, "epoch": options.epoch}), &[]).await?)
+        call::typed(self.call("read", json!({"after_position": after_position, "max_messages": options.max_messages, "topics": options.topics, "filter": options.filter, "epoch": options.epoch, "source": options.source}), &[]).await?)
+    }
+
+    /// Returns up to max_events (default 1000; 1 to 10000) events after a position (exclusive; 0: from the first
+    /// one), in the committed order. Continue after the position of the last row. Events stay readable for ever,
+    /// unless truncate_stream() removes them. categories, types (patterns), tenant and filter (as in a subscription)
+    /// select; null: all. member and members: the part of a consumer group's member, numbered from 0; streams with
+    /// the same cardinal id go to the same member. A call looks at no more than about 10000 positions, or max_events
+    /// if that is more, apart from those that the lists of categories pass over. If none of them matches, the result
+    /// is one row whose message_id is null and whose position says where to continue. epoch: the epoch in which
+    /// after_position was read, so that a lost history is noticed. A standby answers too. Errors: OB009 the position
+    /// is malformed, after the end of the feed, or in a history that was lost; 22023 another argument is malformed.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn read_events(&self, after_position: i64, options: ReadEvents) -> Result<Vec<Event>> {
+        call::typed(self.call("read_events", json!({"after_position": after_position, "max_events": options.max_events, "categories": options.categories, "types": options.types, "tenant": options.tenant, "filter": options.filter, "member": options.member, "members": options.members, "epoch": options.epoch}), &[]).await?)
     }
 
     /// Gives deliveries of a lease (delivery_ids null: all) back unharmed: they are due as before, and the attempt
@@ -2845,20 +3160,66 @@ impl Outbox {
         call::single(self.call("stats", json!({"tenant": options.tenant}), &[]).await?)
     }
 
+    /// Returns what is known of a stream: its category, last version, number of stored events, when the first and the
+    /// last of them were appended, since when it is closed (null: it is open), and the version before which it was
+    /// truncated (1: it was not). Errors: OB001 there is no such stream, 22004 stream is null, 22023 it is malformed.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn stream_info(&self, stream: &str) -> Result<StreamInfoRow> {
+        call::single(self.call("stream_info", json!({"stream": stream}), &[]).await?)
+    }
+
+    /// Returns the id of a stream within its category: the part of its name after the first "-". Null if there is
+    /// none.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn stream_key(&self, stream: &str) -> Result<Option<String>> {
+        call::single(self.call("stream_key", json!({"stream": stream}), &[]).await?)
+    }
+
+    /// Returns the last version of a stream; 0: there is no such stream. It is the version as it is now, whatever the
+    /// transaction's snapshot shows. Errors: 22004 stream is null, 22023 it is malformed.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn stream_version(&self, stream: &str) -> Result<Option<i64>> {
+        call::single(self.call("stream_version", json!({"stream": stream}), &[]).await?)
+    }
+
+    /// Returns streams with their last versions, in the order of the bytes of their names: up to max_streams (default
+    /// 100; 1 to 10000) after a name (exclusive; empty, the default: from the first one), of a category or of all
+    /// (null, the default). Streams whose events were all removed by truncate_stream() are not listed. Errors: 22023
+    /// max_streams is out of range or category is malformed, 22004 after is null.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn streams(&self, options: Streams) -> Result<Vec<StreamsRow>> {
+        call::typed(
+            self.call(
+                "streams",
+                json!({"category": options.category, "after": options.after, "max_streams": options.max_streams}),
+                &[],
+            )
+            .await?,
+        )
+    }
+
     /// Creates a subscription: the messages of these topics (patterns; * is one word, # any number of words) are sent
     /// to an endpoint, or claimed by workers if there is neither endpoint nor url. url: creates an endpoint with the
     /// subscription's name. filter: further conditions on a message. The other settings are described at the columns
     /// of outbox.subscription; max_attempts null or below 1 means 12. start: latest (the default: messages after the
-    /// control message whose id is returned), earliest, a position (the first to be delivered) or a time. A name that
-    /// was unsubscribed is taken up again, with its old id. Returns the id of the control message. Errors: OB001 no
-    /// such endpoint, OB009 the start position is not stored or does not exist yet, 42710 the subscription exists
-    /// already, 22004 topics is null or empty, 22023 a setting is malformed or out of range, 54000 a text is too
-    /// long.
+    /// control message whose id is returned), earliest, a position (the first to be delivered) or a time. source:
+    /// messages (the default), events (of streams), or all; it stays until unsubscribe(). A name that was
+    /// unsubscribed is taken up again, with its old id. Returns the id of the control message. Errors: OB001 no such
+    /// endpoint, OB009 the start position is not stored or does not exist yet, 42710 the subscription exists already,
+    /// 22004 topics is null or empty, 22023 a setting is malformed or out of range, 54000 a text is too long.
     ///
     /// # Errors
     /// Those of the function.
     pub async fn subscribe(&self, name: &str, topics: &[&str], options: Subscribe) -> Result<Option<i64>> {
-        call::single(self.call("subscribe", json!({"name": name, "topics": topics, "endpoint": options.endpoint, "filter": options.filter, "max_attempts": options.max_attempts, "max_age": options.max_age.map(|d| d.as_secs_f64()), "schedule": options.schedule, "policy": options.policy, "format": options.format, "batch_size": options.batch_size, "batch_wait": options.batch_wait.map(|d| d.as_secs_f64()), "ordering": options.ordering, "on_exhausted": options.on_exhausted, "ttl": options.ttl.map(|d| d.as_secs_f64()), "deadline": options.deadline.map(|d| d.as_secs_f64()), "notify": options.notify, "max_lag": options.max_lag.map(|d| d.as_secs_f64()), "external_id": options.external_id, "labels": options.labels, "start": options.start, "url": options.url}), &[]).await?)
+        call::single(self.call("subscribe", json!({"name": name, "topics": topics, "endpoint": options.endpoint, "filter": options.filter, "max_attempts": options.max_attempts, "max_age": options.max_age.map(|d| d.as_secs_f64()), "schedule": options.schedule, "policy": options.policy, "format": options.format, "batch_size": options.batch_size, "batch_wait": options.batch_wait.map(|d| d.as_secs_f64()), "ordering": options.ordering, "on_exhausted": options.on_exhausted, "ttl": options.ttl.map(|d| d.as_secs_f64()), "deadline": options.deadline.map(|d| d.as_secs_f64()), "notify": options.notify, "max_lag": options.max_lag.map(|d| d.as_secs_f64()), "external_id": options.external_id, "labels": options.labels, "start": options.start, "url": options.url, "source": options.source}), &[]).await?)
     }
 
     /// Returns the first position whose message is still stored, or head() + 1 when none is. read() starts there when
@@ -2879,6 +3240,30 @@ impl Outbox {
     /// Those of the function.
     pub async fn tick(&self) -> Result<Option<i64>> {
         call::single(self.call("tick", json!({}), &[]).await?)
+    }
+
+    /// Removes the events of a stream before a version, for good, and returns how many. Their positions stay empty,
+    /// their waiting deliveries are cancelled, and the stream's versions go on. reason is stored in outbox.audit.
+    /// Errors: OB001 there is no such stream, OB003 a worker has one of the events, OB006 the reason is empty, 22023
+    /// before_version is not between 1 and the version after the last one, 55P03 another transaction keeps the stream
+    /// for 5 s.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn truncate_stream(
+        &self,
+        stream: &str,
+        before_version: i64,
+        options: TruncateStream,
+    ) -> Result<Option<i64>> {
+        call::single(
+            self.call(
+                "truncate_stream",
+                json!({"stream": stream, "before_version": before_version, "reason": options.reason}),
+                &[],
+            )
+            .await?,
+        )
     }
 
     /// Drops the capture of a table, which the caller must own. Returns false if there was none. Errors: 42501 the

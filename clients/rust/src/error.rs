@@ -49,14 +49,17 @@ pub struct Details {
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
+impl Details {
+    pub(crate) fn new(code: &str, message: impl Into<String>) -> Details {
+        let (name, _) = classify(code);
+        Details { code: code.to_owned(), name, message: message.into(), detail: None, hint: None, source: None }
+    }
+}
+
 impl Error {
     /// Creates an error with a SQLSTATE.
     pub fn new(code: &str, message: impl Into<String>) -> Error {
-        let (name, kind) = classify(code);
-        Error::from_details(
-            kind,
-            Details { code: code.to_owned(), name, message: message.into(), detail: None, hint: None, source: None },
-        )
+        Error::from_details(classify(code).1, Details::new(code, message))
     }
 
     /// Creates an error for a malformed value (22023).
@@ -149,6 +152,23 @@ impl Error {
         self
     }
 
+    /// Adds which server was meant and where the settings came from. The server's own message is kept.
+    pub(crate) fn connecting_to(mut self, server: &str, sources: &str) -> Error {
+        let is_connection = self.name() == "connection_lost";
+        let details = self.details_mut();
+        let mut facts = Vec::new();
+        if is_connection {
+            let cause = details.message.strip_prefix("error connecting to server: ").unwrap_or(&details.message);
+            details.message = format!("cannot connect to {server}: {cause}");
+        } else {
+            facts.push(format!("The server is {server}."));
+        }
+        facts.extend(details.detail.take());
+        facts.push(sources.to_owned());
+        details.detail = Some(facts.join(" "));
+        self
+    }
+
     /// Returns message, detail and hint, each on a line of its own.
     pub fn report(&self) -> String {
         let details = self.details();
@@ -195,26 +215,54 @@ impl From<tokio_postgres::Error> for Error {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
         };
-        // Retrying does not help against an invalid certificate.
-        if message.starts_with("error performing TLS handshake: ")
-            && ["invalid peer certificate", "server does not support TLS"].iter().any(|what| message.contains(what))
-        {
-            let mut mapped = Error::new("28000", message)
-                .named("tls_refused")
-                .hint("sslrootcert names the authority that the server's certificate is of; verify-full wants the host's name in it.");
-            mapped.details_mut().source = Some(Box::new(error));
-            return mapped;
-        }
-        // An error that comes neither from the server nor from the arguments comes from the connection.
-        let arguments = ["error serializing", "error deserializing", "invalid column", "query returned"];
-        let mut mapped = if arguments.iter().any(|start| message.starts_with(start)) {
-            Error::invalid(message)
-        } else {
-            Error::connection(message)
-        };
+        let mut mapped = without_sqlstate(message);
         mapped.details_mut().source = Some(Box::new(error));
         mapped
     }
+}
+
+/// Classifies an error of `tokio_postgres` that has no SQLSTATE, by its text.
+fn without_sqlstate(message: String) -> Error {
+    let starts = |starts: &[&str]| starts.iter().any(|start| message.starts_with(start));
+    let contains = |parts: &[&str]| parts.iter().any(|part| message.contains(part));
+    // Retrying does not help against an invalid certificate.
+    if starts(&["error performing TLS handshake: "])
+        && contains(&[
+            "invalid peer certificate",
+            "server does not support TLS",
+            "no hostname provided",
+            "weak sslmode",
+        ])
+    {
+        return Error::new("28000", message).named("tls_refused").hint(
+            "sslrootcert names the authority that the server's certificate is of; verify-full wants the host's name in it.",
+        );
+    }
+    // Nor does it help against settings that are wrong or missing.
+    if starts(&["invalid configuration: password missing"]) {
+        return Error::new("28P01", "the server asks for a password, and there is none").hint(
+            "The password is in the connection string, PGPASSWORD, or a line of ~/.pgpass (PGPASSFILE) for this host, port, \
+             database and user.",
+        );
+    }
+    if starts(&["authentication error: "]) {
+        let error = Error::new("28000", message.replacen("authentication error: ", "authentication failed: ", 1));
+        return match message.contains("channel binding") {
+            true => error
+                .hint("channel_binding=require works with TLS and a password of SCRAM only; prefer is the default."),
+            false => error,
+        };
+    }
+    let arguments = [
+        "error serializing",
+        "error deserializing",
+        "invalid column",
+        "query returned",
+        "invalid configuration",
+        "invalid connection string",
+    ];
+    // An error that comes neither from the server nor from the arguments comes from the connection.
+    if starts(&arguments) { Error::invalid(message) } else { Error::connection(message) }
 }
 
 impl From<CoreError> for Error {

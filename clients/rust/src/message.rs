@@ -9,9 +9,10 @@ use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use tokio_postgres::Row;
 use tokio_postgres::types::{Format, FromSql, IsNull, ToSql, Type, to_sql_checked};
-use tokio_postgres::{GenericClient, Row};
 
+use crate::driver::{Executor, Statement, text};
 use crate::error::{Error, Result};
 
 /// One value of a plain statement: text or bytes. Casts in the statement give the value its type, so every driver can
@@ -222,21 +223,20 @@ impl NewMessage {
         (sql, params)
     }
 
-    /// Adds the message to the outbox in the caller's transaction, in one round trip, and returns its id. It is delivered if
+    /// Adds the message to the outbox in the caller's transaction, in one round trip, and returns its id. [`Executor`] names
+    /// the connections of all drivers. It is delivered if
     /// and only if that transaction commits.
     ///
     /// # Errors
     /// Those of [`enqueue`](https://github.com/pg-outbox/pg_outbox): a malformed topic, content that is too large, an
     /// inactive publisher, or an idempotency key that was used with another content.
-    pub async fn enqueue(self, client: &impl GenericClient) -> Result<i64> {
+    pub async fn enqueue(self, on: impl Executor) -> Result<i64> {
         let (sql, params) = self.sql();
-        let typed: Vec<(&(dyn ToSql + Sync), Type)> = params
-            .iter()
-            .map(|param| (param as _, if matches!(param, Param::Text(_)) { Type::TEXT } else { Type::BYTEA }))
-            .collect();
-        let rows = client.query_typed(&sql, &typed).await?;
-        let row = rows.first().ok_or_else(|| Error::new("XX000", "enqueue returned no row"))?;
-        Ok(row.try_get(0)?)
+        let call = sql.strip_prefix("select ").unwrap_or(&sql);
+        let statement = Statement::new(format!("select ({call})::text as r"), params.into_iter().map(Some));
+        let ids = on.column(statement).await?;
+        let id = ids.into_iter().flatten().next().and_then(|id| id.parse().ok());
+        id.ok_or_else(|| Error::new("XX000", "enqueue returned no id"))
     }
 }
 
@@ -246,15 +246,22 @@ impl NewMessage {
 /// # Errors
 /// Those of [`NewMessage::enqueue`].
 pub async fn enqueue_many<T: Serialize>(
-    client: &impl GenericClient,
+    on: impl Executor,
     topic: &str,
     payloads: &[T],
     keys: &[&str],
 ) -> Result<Vec<i64>> {
-    let payloads = payloads.iter().map(serde_json::to_value).collect::<std::result::Result<Vec<_>, _>>()?;
-    let keys = (!keys.is_empty()).then_some(keys);
-    let args = serde_json::json!({"topic": topic, "payloads": payloads, "keys": keys});
-    crate::call::single(crate::call::call(client, "enqueue_many", args, &[]).await?)
+    let payloads = serde_json::to_string(payloads)?;
+    let keys = (!keys.is_empty()).then(|| serde_json::to_string(keys)).transpose()?;
+    let sql = "select array_to_json(outbox.enqueue_many($1,
+            array(select j from jsonb_array_elements($2::jsonb) with ordinality e(j, n) order by n),
+            keys => case when $3 is not null then
+                array(select j from jsonb_array_elements_text($3::jsonb) with ordinality e(j, n) order by n) end
+        ))::text as r";
+    let statement = Statement::new(sql, [text(topic), text(payloads), keys.map(Param::Text)]);
+    let ids = on.column(statement).await?;
+    let ids = ids.into_iter().flatten().next().ok_or_else(|| Error::new("XX000", "enqueue_many returned no ids"))?;
+    Ok(serde_json::from_str(&ids)?)
 }
 
 /// A message from a worker's claim or a reader.
@@ -292,6 +299,13 @@ pub struct Message {
     pub occurred_at: Option<DateTime<Utc>>,
     /// When the message was enqueued.
     pub enqueued_at: DateTime<Utc>,
+}
+
+/// A message is a batch of one, so that [`Reader::advance`](crate::Reader::advance) takes either.
+impl AsRef<[Message]> for Message {
+    fn as_ref(&self) -> &[Message] {
+        std::slice::from_ref(self)
+    }
 }
 
 impl Message {

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use serde_json::Value;
+use tokio_postgres::GenericClient;
 
 use crate::call;
 use crate::connect::Target;
@@ -36,7 +37,14 @@ impl Outbox {
     /// # Errors
     /// 22023 for a malformed connection string.
     pub fn lazy(dsn: &str, pool_size: usize) -> Result<Outbox> {
-        let target = Target::parse(dsn)?;
+        Outbox::with_target(Target::parse(dsn)?, pool_size)
+    }
+
+    /// Creates an outbox as [`Outbox::lazy`] does, for settings that were read before.
+    ///
+    /// # Errors
+    /// 22023 if there is no pool of this size.
+    pub fn with_target(target: Target, pool_size: usize) -> Result<Outbox> {
         let pool = target.pool(pool_size.max(1))?;
         Ok(Outbox { target, pool })
     }
@@ -46,22 +54,7 @@ impl Outbox {
     /// # Errors
     /// Kind fatal, `extension_missing` or `version_mismatch`.
     pub async fn check(&self) -> Result<()> {
-        let session = self.session().await?;
-        let row = session
-            .query_typed("select extversion from pg_catalog.pg_extension where extname = 'pg_outbox'", &[])
-            .await?;
-        let Some(row) = row.first() else {
-            return Err(Error::new("3F000", "the extension pg_outbox is not in this database")
-                .hint("Run \"create extension pg_outbox\" in this database."));
-        };
-        let version: String = row.try_get(0)?;
-        let series = |text: &str| text.split('.').next().map(str::to_owned);
-        if series(&version) != series(env!("CARGO_PKG_VERSION")) {
-            return Err(Error::new("42883", format!("the extension is of version {version}"))
-                .detail(format!("This client is of version {}.", env!("CARGO_PKG_VERSION")))
-                .hint("Use a client of the same major version, or \"alter extension pg_outbox update\"."));
-        }
-        Ok(())
+        check_version(&**self.session().await?).await
     }
 
     /// Returns a session of the pool.
@@ -69,7 +62,7 @@ impl Outbox {
     /// # Errors
     /// Kind retry if there is no connection.
     pub async fn session(&self) -> Result<Session> {
-        Ok(self.pool.get().await?)
+        self.pool.get().await.map_err(|error| self.target.explain(error))
     }
 
     /// Returns the connection settings of this outbox.
@@ -124,6 +117,31 @@ impl Outbox {
     pub fn close(&self) {
         self.pool.close();
     }
+}
+
+/// Checks that the extension is installed, in a version that this client supports.
+pub(crate) async fn check_version(client: &impl GenericClient) -> Result<()> {
+    let query = "select extversion from pg_catalog.pg_extension where extname = 'pg_outbox'";
+    let rows = client.query_typed(query, &[]).await?;
+    let Some(row) = rows.first() else {
+        return Err(Error::new("3F000", "the extension pg_outbox is not in this database")
+            .hint("Run \"create extension pg_outbox\" in this database."));
+    };
+    let version: String = row.try_get(0)?;
+    let ours = env!("CARGO_PKG_VERSION");
+    if series(&version) != series(ours) {
+        return Err(Error::new("42883", format!("the extension is of version {version}"))
+            .detail(format!("This client is of version {ours}, which works with {}.", series(ours).join(".")))
+            .hint("Use a client of the extension's version, or \"alter extension pg_outbox update\"."));
+    }
+    Ok(())
+}
+
+/// Returns the part of a version that client and extension must have in common: the major version, and before 1.0 the
+/// minor version too.
+fn series(version: &str) -> Vec<&str> {
+    let parts = version.split('.');
+    parts.take(if version.starts_with("0.") { 2 } else { 1 }).collect()
 }
 
 /// The waits between attempts to reconnect. They double from 50 ms to 5 s, and up to half of each is subtracted at random.

@@ -14,8 +14,8 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio_postgres::GenericClient;
 
+use crate::driver::{Executor, Statement};
 use crate::error::{Error, Result};
 use crate::outbox::Outbox;
 use crate::verify::Verifier;
@@ -24,7 +24,7 @@ use outbox_core::gzip;
 use outbox_core::verify::LIMIT;
 
 /// A message that the current transaction enqueued.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Deserialize)]
 pub struct Enqueued {
     /// The id.
     pub id: i64,
@@ -41,28 +41,20 @@ pub struct Enqueued {
 ///
 /// # Errors
 /// Kind fatal without that privilege.
-pub async fn enqueued(client: &impl GenericClient) -> Result<Vec<Enqueued>> {
-    let sql = "select m.id, m.topic, m.key, m.payload from outbox.message m \
+pub async fn enqueued(on: impl Executor) -> Result<Vec<Enqueued>> {
+    let sql = "select json_build_object('id', m.id, 'topic', m.topic, 'key', m.key, 'payload', m.payload)::text as r
+        from outbox.message m
         where m.xid = pg_current_xact_id_if_assigned() and m.topic !~ '^outbox[.]' order by m.id";
-    let rows = client.query_typed(sql, &[]).await?;
-    rows.iter()
-        .map(|row| {
-            Ok(Enqueued {
-                id: row.try_get(0)?,
-                topic: row.try_get(1)?,
-                key: row.try_get(2)?,
-                payload: row.try_get::<_, Option<Value>>(3)?.unwrap_or(Value::Null),
-            })
-        })
-        .collect()
+    let rows = on.column(Statement::new(sql, [])).await?;
+    rows.iter().flatten().map(|row| Ok(serde_json::from_str(row)?)).collect()
 }
 
 /// Checks that the current transaction has enqueued a message to `topic` whose payload contains `payload`, and returns it.
 ///
 /// # Errors
 /// Kind not_found if there is no such message. The detail lists the messages that were enqueued instead.
-pub async fn assert_enqueued(client: &impl GenericClient, topic: &str, payload: &Value) -> Result<Enqueued> {
-    let all = enqueued(client).await?;
+pub async fn assert_enqueued(on: impl Executor, topic: &str, payload: &Value) -> Result<Enqueued> {
+    let all = enqueued(on).await?;
     if let Some(found) = all.iter().find(|m| m.topic == topic && contains(&m.payload, payload)) {
         return Ok(found.clone());
     }
@@ -92,7 +84,7 @@ pub fn contains(value: &Value, part: &Value) -> bool {
 ///
 /// # Errors
 /// Those of [`Worker::run`](crate::Worker::run).
-pub async fn drain<H: Handler>(outbox: &Outbox, subscription: &str, handler: H) -> Result<Report> {
+pub async fn drain<Form>(outbox: &Outbox, subscription: &str, handler: impl Handler<Form>) -> Result<Report> {
     outbox.worker(subscription).concurrency(1).until_empty().build(handler).run().await
 }
 

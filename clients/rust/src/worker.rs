@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::task::{Id, JoinSet};
@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, Statement};
 pub use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::connect::{Listening, Opened, Target};
 use crate::error::{Error, Kind, Result};
@@ -97,8 +98,8 @@ impl Delivery {
     }
 }
 
-/// The failure of a handler.
-#[derive(Clone, Debug, PartialEq)]
+/// The failure of a handler. Every error converts to one by `?`: a `std::error::Error`, an `anyhow::Error`, a text.
+#[derive(Clone, Debug)]
 pub enum Failure {
     /// The delivery is retried, on the subscription's schedule or after a given time.
     Retry {
@@ -112,6 +113,9 @@ pub enum Failure {
         /// The reason. It is stored with the dead letter.
         reason: String,
     },
+    /// An error that the handler returned. The delivery is retried, unless a rule for the type of the error says otherwise.
+    /// The texts of the error and its sources are stored with the attempt.
+    Error(Arc<dyn std::error::Error + Send + Sync>),
 }
 
 impl Failure {
@@ -129,24 +133,107 @@ impl Failure {
     pub fn dead(reason: impl ToString) -> Failure {
         Failure::Dead { reason: reason.to_string() }
     }
-}
 
-impl<E: std::error::Error> From<E> for Failure {
-    fn from(error: E) -> Failure {
-        Failure::retry(error)
+    /// Returns the error of this type in the chain of errors that the handler returned.
+    pub fn find<E: std::error::Error + 'static>(&self) -> Option<&E> {
+        let Failure::Error(error) = self else { return None };
+        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());
+        while let Some(error) = next {
+            if let Some(found) = error.downcast_ref() {
+                return Some(found);
+            }
+            next = error.source();
+        }
+        None
+    }
+
+    /// Returns the text that is stored: the error or the reason. Of an error that the handler returned, the texts of the
+    /// error and its sources.
+    pub fn text(&self) -> String {
+        match self {
+            Failure::Retry { error, .. } => error.clone(),
+            Failure::Dead { reason } => reason.clone(),
+            Failure::Error(error) => chain(error.as_ref()),
+        }
     }
 }
 
-/// The return value of a handler: a result for the attempt log (the receiver's id as a string, or an object), or a failure.
+impl<E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        // The conversion of anyhow hides the type of the error, so that no rule for the type could find it.
+        let mut error = Some(error);
+        let any: &mut dyn std::any::Any = &mut error;
+        if let Some(error) = any.downcast_mut::<Option<anyhow::Error>>().and_then(Option::take) {
+            return Failure::Error(Arc::from(error.reallocate_into_boxed_dyn_error_without_backtrace()));
+        }
+        match error {
+            Some(error) => Failure::Error(Arc::from(error.into())),
+            None => Failure::retry("the handler failed"),
+        }
+    }
+}
+
+/// Returns the texts of an error and its sources on one line. A source whose text is part of the text before is left out.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // An error of this crate has its detail and hint instead of the sources of the driver.
+        let (part, is_ours) = match error.downcast_ref::<Error>() {
+            Some(ours) => (ours.report().replace('\n', "; "), true),
+            None => (error.to_string(), false),
+        };
+        if !text.contains(&part) {
+            text.push_str(if text.is_empty() { "" } else { ": " });
+            text.push_str(&part);
+        }
+        next = if is_ours || text.len() > MAX_TEXT { None } else { error.source() };
+    }
+    text
+}
+
+/// The return value of a handler that has a result for the attempt log (the receiver's id as a string, or an object).
 pub type Handled = std::result::Result<Option<Value>, Failure>;
 
-/// Does the work for one delivery. Every `Fn(Delivery) -> impl Future<Output = Handled>` is a handler.
-pub trait Handler: Send + Sync + 'static {
+/// The types that a handler may return are `Result<(), E>`, or `Result<Option<Value>, E>` with a result for the attempt log. `E` is any
+/// error: a `std::error::Error`, an `anyhow::Error`, or a [`Failure`].
+pub trait IntoHandled {
+    /// Converts the value.
+    fn into_handled(self) -> Handled;
+}
+
+impl<E: Into<Failure>> IntoHandled for std::result::Result<(), E> {
+    fn into_handled(self) -> Handled {
+        self.map(|()| None).map_err(Into::into)
+    }
+}
+
+impl<E: Into<Failure>> IntoHandled for std::result::Result<Option<Value>, E> {
+    fn into_handled(self) -> Handled {
+        self.map_err(Into::into)
+    }
+}
+
+/// The form of a handler that returns [`Handled`].
+#[derive(Debug)]
+pub enum WithResult {}
+
+/// The form of a handler that returns `Result<(), E>`.
+#[derive(Debug)]
+pub enum WithoutResult {}
+
+/// Does the work for one delivery. Every `Fn(Delivery)` is a handler if it returns a future of `Result<(), E>` for any error
+/// `E`, or of [`Handled`]. `Form` tells the two apart and is found by the compiler.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a handler of deliveries",
+    note = "a handler is an `async fn(Delivery) -> Result<(), E>`, where E is any error, or returns `Handled`"
+)]
+pub trait Handler<Form>: Send + Sync + 'static {
     /// Handles a delivery. A panic is a failure.
     fn handle(&self, delivery: Delivery) -> impl Future<Output = Handled> + Send;
 }
 
-impl<F, Fut> Handler for F
+impl<F, Fut> Handler<WithResult> for F
 where
     F: Fn(Delivery) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Handled> + Send,
@@ -156,8 +243,31 @@ where
     }
 }
 
-/// An event in the life of a worker, for logs.
+impl<F, Fut, E> Handler<WithoutResult> for F
+where
+    F: Fn(Delivery) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = std::result::Result<(), E>> + Send,
+    E: Into<Failure>,
+{
+    async fn handle(&self, delivery: Delivery) -> Handled {
+        self(delivery).await.into_handled()
+    }
+}
+
+/// A handler of any type.
+pub(crate) type AnyHandler = Arc<dyn Fn(Delivery) -> BoxFuture<'static, Handled> + Send + Sync>;
+
+pub(crate) fn any_handler<Form>(handler: impl Handler<Form>) -> AnyHandler {
+    let handler = Arc::new(handler);
+    Arc::new(move |delivery| {
+        let handler = handler.clone();
+        Box::pin(async move { handler.handle(delivery).await })
+    })
+}
+
+/// An event in the life of a worker. Each is also logged by `tracing`.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Event {
     /// The worker has a session.
     Connected,
@@ -165,10 +275,93 @@ pub enum Event {
     Polling,
     /// The session was lost, or could not be opened. The worker tries again.
     Disconnected(Error),
+    /// A handler failed. The delivery is retried or dead-lettered.
+    Failed(Box<FailedDelivery>),
     /// A lease was lost. Its handlers have been told.
     LeaseLost(i64),
     /// The server refused an outcome. The delivery fails with this error.
     Refused(Error),
+}
+
+/// A delivery whose handler failed.
+#[derive(Clone, Debug)]
+pub struct FailedDelivery {
+    /// The message.
+    pub message_id: i64,
+    /// The topic.
+    pub topic: String,
+    /// The number of the attempt that failed, from 1.
+    pub attempt: i32,
+    /// The largest number of attempts.
+    pub max_attempts: i32,
+    /// The failure.
+    pub failure: Failure,
+}
+
+impl Event {
+    fn log(&self, settings: &WorkerBuilder) {
+        let (subscription, worker) = (settings.subscription.as_str(), settings.name.as_str());
+        match self {
+            Event::Connected => tracing::debug!(subscription, worker, "the worker is connected"),
+            Event::Polling => tracing::info!(
+                subscription,
+                worker,
+                "notifications do not arrive through this pooler, so the worker polls every {:?}",
+                settings.poll
+            ),
+            Event::Disconnected(error) => {
+                tracing::warn!(
+                    subscription,
+                    worker,
+                    error = error.report(),
+                    "the worker has no connection and tries again"
+                );
+            }
+            Event::Failed(failed) => {
+                let FailedDelivery { message_id, topic, attempt, max_attempts, failure } = failed.as_ref();
+                let error = failure.text();
+                match failure {
+                    Failure::Dead { .. } => tracing::error!(
+                        subscription,
+                        topic,
+                        message_id,
+                        attempt,
+                        error,
+                        "a handler dead-lettered its delivery"
+                    ),
+                    _ if attempt >= max_attempts => tracing::error!(
+                        subscription,
+                        topic,
+                        message_id,
+                        attempt,
+                        max_attempts,
+                        error,
+                        "a handler failed at the last attempt, and the delivery is dead-lettered"
+                    ),
+                    _ => tracing::warn!(
+                        subscription,
+                        topic,
+                        message_id,
+                        attempt,
+                        max_attempts,
+                        error,
+                        "a handler failed, and the delivery is retried"
+                    ),
+                }
+            }
+            Event::LeaseLost(lease) => {
+                tracing::warn!(subscription, worker, lease, "a lease was lost: its deliveries go to another worker");
+            }
+            Event::Refused(error) => {
+                tracing::error!(
+                    subscription,
+                    worker,
+                    error = error.report(),
+                    "the server refused the outcome of a handler"
+                );
+            }
+        }
+    }
 }
 
 /// The counts of a worker.
@@ -286,20 +479,29 @@ impl WorkerBuilder {
     }
 
     /// Creates the worker. It does nothing before [`Worker::run`].
-    pub fn build<H: Handler>(self, handler: H) -> Worker<H> {
-        Worker { settings: self, handler: Arc::new(handler), stop: CancellationToken::new() }
+    pub fn build<Form>(self, handler: impl Handler<Form>) -> Worker {
+        self.build_any(any_handler(handler))
+    }
+
+    pub(crate) fn build_any(self, handler: AnyHandler) -> Worker {
+        Worker { settings: self, handler, stop: CancellationToken::new() }
     }
 }
 
 /// A worker on one pull subscription.
-#[derive(Debug)]
-pub struct Worker<H> {
+pub struct Worker {
     settings: WorkerBuilder,
-    handler: Arc<H>,
+    handler: AnyHandler,
     stop: CancellationToken,
 }
 
-impl<H: Handler> Worker<H> {
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Worker {
     /// Returns a token. Cancelling it lets the worker end gracefully.
     pub fn stop_token(&self) -> CancellationToken {
         self.stop.clone()
@@ -308,10 +510,55 @@ impl<H: Handler> Worker<H> {
     /// Works until it is stopped. The worker reconnects after lost connections and restarts of the server.
     ///
     /// # Errors
-    /// Errors that retrying does not solve: the subscription, a privilege or the extension is missing. Running handlers are
-    /// finished first.
+    /// Errors that retrying does not solve: the subscription, a privilege, the password or the extension is missing, or the
+    /// extension's version does not fit. Running handlers are finished first.
     pub async fn run(self) -> Result<Report> {
         Run::new(self).run().await
+    }
+
+    /// Works until `shutdown` is ready, usually [`shutdown_signal`]. Handlers that have begun finish within
+    /// [`WorkerBuilder::grace`]; other deliveries are released without a counted attempt.
+    ///
+    /// # Errors
+    /// Those of [`Worker::run`].
+    pub async fn run_until(self, shutdown: impl Future<Output = ()> + Send) -> Result<Report> {
+        let stop = self.stop.clone();
+        let stopping = async {
+            shutdown.await;
+            stop.cancel();
+            std::future::pending().await
+        };
+        tokio::select! {
+            report = self.run() => report,
+            () = stopping => Ok(Report::default()),
+        }
+    }
+}
+
+/// Waits for SIGINT (Ctrl-C) or SIGTERM, with which deployments end a process. Where a signal cannot be received, the others
+/// count.
+pub async fn shutdown_signal() {
+    let interrupted = async {
+        if let Err(error) = tokio::signal::ctrl_c().await {
+            tracing::warn!(%error, "SIGINT cannot be received");
+            std::future::pending::<()>().await;
+        }
+    };
+    #[cfg(unix)]
+    let terminated = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => _ = signal.recv().await,
+            Err(error) => {
+                tracing::warn!(%error, "SIGTERM cannot be received");
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<()>();
+    tokio::select! {
+        () = interrupted => tracing::info!("SIGINT was received"),
+        () = terminated => tracing::info!("SIGTERM was received"),
     }
 }
 
@@ -320,6 +567,16 @@ struct Lease {
     open: usize,
     /// Whether the deliveries of the lease on the server are exactly those that are open here.
     whole: bool,
+}
+
+/// The delivery of a handler that runs.
+struct Task {
+    lease: i64,
+    delivery: i64,
+    message_id: i64,
+    topic: String,
+    attempt: i32,
+    max_attempts: i32,
 }
 
 struct Pending {
@@ -417,9 +674,9 @@ impl Session {
     }
 }
 
-struct Run<H> {
+struct Run {
     settings: WorkerBuilder,
-    handler: Arc<H>,
+    handler: AnyHandler,
     stop: CancellationToken,
     wake: Arc<Notify>,
     session: Option<Session>,
@@ -430,14 +687,14 @@ struct Run<H> {
     leases: HashMap<i64, Lease>,
     queue: Vec<Delivery>,
     running: JoinSet<Handled>,
-    tasks: HashMap<Id, (i64, i64)>,
+    tasks: HashMap<Id, Task>,
     pending: Vec<Pending>,
     report: Report,
     failure: Option<Error>,
 }
 
-impl<H: Handler> Run<H> {
-    fn new(worker: Worker<H>) -> Self {
+impl Run {
+    fn new(worker: Worker) -> Self {
         Run {
             settings: worker.settings,
             handler: worker.handler,
@@ -542,10 +799,28 @@ impl<H: Handler> Run<H> {
     }
 
     fn start(&mut self, delivery: Delivery) {
-        let of = (delivery.lease, delivery.delivery_id);
+        let task = Task {
+            lease: delivery.lease,
+            delivery: delivery.delivery_id,
+            message_id: delivery.message_id,
+            topic: delivery.topic.clone(),
+            attempt: delivery.attempt,
+            max_attempts: delivery.max_attempts,
+        };
+        // The context of a trace that `enqueue` got is a field of the span, for layers that continue the trace.
+        let traceparent = delivery.get_metadata("traceparent").and_then(Value::as_str);
+        let span = tracing::info_span!(
+            "handle",
+            subscription = delivery.subscription,
+            topic = delivery.topic,
+            message_id = delivery.message_id,
+            attempt = delivery.attempt,
+            traceparent
+        );
         let handler = self.handler.clone();
-        let task = self.running.spawn(async move { handler.handle(delivery).await });
-        self.tasks.insert(task.id(), of);
+        // The handler is called in the task, so that a panic before its first await is caught too.
+        let running = self.running.spawn(async move { handler(delivery).await }.instrument(span));
+        self.tasks.insert(running.id(), task);
     }
 
     fn finished(&mut self, done: std::result::Result<(Id, Handled), tokio::task::JoinError>) {
@@ -562,17 +837,39 @@ impl<H: Handler> Run<H> {
                 )
             }
         };
-        let Some((lease, delivery)) = self.tasks.remove(&id) else { return };
+        let Some(task) = self.tasks.remove(&id) else { return };
+        let Task { lease, delivery, .. } = task;
+        let handled = match handled.and_then(|result| result.map_or(Ok(None), storable)) {
+            Ok(result) => Ok(result),
+            Err(failure) => {
+                let Task { message_id, topic, attempt, max_attempts, .. } = task;
+                let text = clean(&failure.text());
+                let ending = match &failure {
+                    Failure::Retry { after, .. } => Failure::Retry { error: text, after: *after },
+                    Failure::Error(_) => Failure::retry(text),
+                    Failure::Dead { .. } => Failure::dead(text),
+                };
+                self.emit(Event::Failed(Box::new(FailedDelivery {
+                    message_id,
+                    topic,
+                    attempt,
+                    max_attempts,
+                    failure,
+                })));
+                Err(ending)
+            }
+        };
         if self.leases.contains_key(&lease) {
-            let handled = match handled {
-                Ok(result) => result.map_or(Ok(None), storable),
-                Err(Failure::Retry { error, after }) => Err(Failure::Retry { error: clean(&error), after }),
-                Err(Failure::Dead { reason }) => Err(Failure::Dead { reason: clean(&reason) }),
-            };
             self.pending.push(Pending { lease, delivery, handled, told: Told::Together });
         } else {
             self.report.lost += 1;
         }
+    }
+
+    /// Logs an event and passes it to the listener.
+    fn emit(&self, event: Event) {
+        event.log(&self.settings);
+        (self.settings.listener)(event);
     }
 
     async fn connect(&mut self) {
@@ -588,9 +885,9 @@ impl<H: Handler> Run<H> {
             Ok(session) => {
                 self.session = Some(session);
                 self.backoff.reset();
-                (self.settings.listener)(Event::Connected);
+                self.emit(Event::Connected);
                 if self.listening != known && self.listening == Listening::No {
-                    (self.settings.listener)(Event::Polling);
+                    self.emit(Event::Polling);
                 }
             }
             Err(error) => self.failed(error),
@@ -612,7 +909,7 @@ impl<H: Handler> Run<H> {
             if self.session.take().is_some() {
                 self.report.disconnects += 1;
             }
-            (self.settings.listener)(Event::Disconnected(error));
+            self.emit(Event::Disconnected(error));
         }
     }
 
@@ -682,6 +979,13 @@ impl<H: Handler> Run<H> {
         if let Some(lease) = self.queue.last().and_then(|delivery| self.leases.get_mut(&delivery.lease)) {
             lease.whole = whole;
         }
+        if count > 0 {
+            tracing::debug!(
+                subscription = self.settings.subscription,
+                deliveries = count,
+                "the worker claimed deliveries"
+            );
+        }
         // Deliveries are taken from the end of the queue.
         self.queue.reverse();
         Some(count)
@@ -713,7 +1017,7 @@ impl<H: Handler> Run<H> {
     fn lose(&mut self, id: i64) {
         if let Some(lease) = self.leases.remove(&id) {
             lease.lost.cancel();
-            (self.settings.listener)(Event::LeaseLost(id));
+            self.emit(Event::LeaseLost(id));
         }
         let queued = self.queue.len();
         self.queue.retain(|delivery| delivery.lease != id);
@@ -778,8 +1082,9 @@ impl<H: Handler> Run<H> {
         for (index, pending) in self.pending.iter().enumerate().filter(|(_, pending)| Some(pending.lease) != but) {
             let key = match &pending.handled {
                 Ok(_) => Ending::Complete,
-                Err(Failure::Retry { error, after }) => Ending::Fail(error.clone(), after.map(|a| a.as_secs_f64())),
                 Err(Failure::Dead { reason }) => Ending::Dead(reason.clone()),
+                Err(Failure::Retry { error, after }) => Ending::Fail(error.clone(), after.map(|a| a.as_secs_f64())),
+                Err(failure @ Failure::Error(_)) => Ending::Fail(failure.text(), None),
             };
             let together = pending.told == Told::Together;
             let fits = |g: &&mut Group| together && g.together && g.lease == pending.lease && g.ending == key;
@@ -838,14 +1143,13 @@ impl<H: Handler> Run<H> {
                     let why = format!("the outcome was refused: {}", error.report().replace('\n', "; "));
                     let why = match &pending.handled {
                         Ok(_) => why,
-                        Err(Failure::Retry { error, .. }) => format!("{error} ({why})"),
-                        Err(Failure::Dead { reason }) => format!("{reason} ({why})"),
+                        Err(failure) => format!("{} ({why})", failure.text()),
                     };
                     pending.handled = Err(Failure::retry(clean(&why)));
                 }
             }
         }
-        (self.settings.listener)(Event::Refused(error));
+        self.emit(Event::Refused(error));
         given_up
     }
 
@@ -877,8 +1181,8 @@ impl<H: Handler> Run<H> {
         while let Some(done) = self.running.join_next_with_id().await {
             match done {
                 Err(error) if error.is_cancelled() => {
-                    if let Some((lease, delivery)) = self.tasks.remove(&error.id()) {
-                        by_lease.entry(lease).or_default().push(delivery);
+                    if let Some(task) = self.tasks.remove(&error.id()) {
+                        by_lease.entry(task.lease).or_default().push(task.delivery);
                     }
                 }
                 done => self.finished(done),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use outbox_harness::Server;
+use outbox_harness::{Server, wait_until};
 use pg_outbox::message::{Message, NewMessage, enqueue_many};
 use pg_outbox::outbox::Session;
 use pg_outbox::verify::Verifier;
@@ -56,7 +56,7 @@ fn signatures() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scenarios() {
-    let server = Server::start(&[("pg_outbox.poll_interval", "1s")]).await.unwrap();
+    let server = Server::start(&[("pg_outbox.poll_interval", "1s"), ("max_worker_processes", "40")]).await.unwrap();
     let mut ran = 0;
     for (name, scenario) in files().into_iter().filter(|(name, _)| name != "signatures") {
         server.database(&name).await.unwrap();
@@ -158,6 +158,7 @@ async fn run(outbox: &Outbox, what: &str, args: &Value) -> Result<Value, Error> 
         "call" => call(outbox, args).await,
         "read" => read(outbox, args).await,
         "work" => work(outbox, args).await,
+        "apply" => apply(outbox, args).await,
         "query" => query(&session, args).await,
         other => panic!("unknown operation {other}"),
     }
@@ -241,12 +242,47 @@ async fn read(outbox: &Outbox, args: &Value) -> Result<Value, Error> {
     Ok(Value::Array(found))
 }
 
+/// Applies messages until the cursor is at the end of the feed. The effect of one message fails some times.
+async fn apply(outbox: &Outbox, args: &Value) -> Result<Value, Error> {
+    let consumer = text(args, "consumer").unwrap();
+    let db = outbox.session().await?;
+    db.batch_execute("create table if not exists applied (consumer text, n serial, key text)").await?;
+    let topics = args["topics"].as_array().unwrap().iter().map(|t| t.as_str().unwrap());
+    let reader = outbox
+        .reader()
+        .consumer(consumer)
+        .topics(topics)
+        .after(args["after"].as_i64().unwrap_or(0))
+        .poll_interval(Duration::from_millis(20));
+    let fails = text(&args["fail"], "key");
+    let mut left = args["fail"]["times"].as_u64().unwrap_or(0);
+    let at_end = async {
+        let get = json!({"consumer": consumer, "if_missing": 0});
+        let done = async || outbox.call("cursor_get", &get, &[]).await.unwrap()[0]["lag_positions"] == 0;
+        wait_until("the cursor is at the end of the feed", Duration::from_secs(60), done).await;
+    };
+    reader
+        .apply_until(at_end, outbox, async |tx, messages| {
+            for message in messages {
+                if message.key.as_deref() == fails && left > 0 {
+                    left -= 1;
+                    return Err("the effect fails".into());
+                }
+                tx.execute("insert into applied (consumer, key) values ($1, $2)", &[&consumer, &message.key]).await?;
+            }
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+        })
+        .await?;
+    let sql = "select key from applied where consumer = $1 order by n";
+    Ok(db.query(sql, &[&consumer]).await?.iter().map(|row| Value::String(row.get(0))).collect())
+}
+
 /// Lets a worker handle `count` deliveries. The first rule that fits a delivery says how its handler ends.
 async fn work(outbox: &Outbox, args: &Value) -> Result<Value, Error> {
     let tries: Arc<Mutex<Vec<Delivery>>> = Arc::default();
     let count = args["count"].as_u64().unwrap() as usize;
     let stop: Arc<OnceLock<CancellationToken>> = Arc::default();
-    let rules = args["rules"].as_array().unwrap().clone();
+    let rules = args["rules"].as_array().cloned().unwrap_or_default();
     let (seen, ending) = (tries.clone(), stop.clone());
     let worker = outbox
         .worker(text(args, "subscription").unwrap())

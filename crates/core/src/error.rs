@@ -103,6 +103,10 @@ codes! {
     MaxAttempts = "OB011", "max_attempts", Conflict;
     /// The delivery is not due yet.
     NotReady = "OB012", "not_ready", Retry;
+    /// The stream is not at the expected version.
+    VersionConflict = "OB013", "version_conflict", Conflict;
+    /// The stream is closed.
+    StreamClosed = "OB014", "stream_closed", Conflict;
     /// A value is malformed.
     InvalidParameter = "22023", "invalid_parameter", Invalid;
     /// A value is null that must not be null.

@@ -6,6 +6,8 @@
 pub mod auth;
 pub mod breaker;
 pub mod bucket;
+#[cfg(feature = "cron")]
+pub mod cron;
 pub mod digest;
 pub mod digits;
 pub mod dns;
@@ -26,6 +28,7 @@ pub mod retry_after;
 pub mod router;
 pub mod schedule;
 pub mod sign;
+pub mod stream;
 pub mod topic;
 pub mod topic_template;
 pub mod url;

@@ -68,6 +68,18 @@ impl Leaf {
         }
     }
 
+    /// The open leaf.
+    pub fn relation(&self) -> pg_sys::Relation {
+        self.relation
+    }
+
+    /// The open index with this OID, if the leaf has it and it is unique.
+    pub fn index(&self, index: pg_sys::Oid) -> Option<pg_sys::Relation> {
+        // SAFETY: the indexes are open.
+        let found = self.indexes.iter().find(|i| unsafe { (*i.relation).rd_id } == index)?;
+        (found.unique == pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES).then_some(found.relation)
+    }
+
     /// Makes a tuple of a row, in the current memory context. Columns that were added and dropped again are null.
     unsafe fn tuple(&self, values: &mut [Datum], nulls: &mut [bool]) -> pg_sys::HeapTuple {
         // SAFETY: `open` has checked that the leaf has at least as many columns as the slices have entries.

@@ -17,6 +17,9 @@ pub struct Relations {
     pub message_id: pg_sys::Oid,
     pub message_segment: pg_sys::Oid,
     pub messages: [pg_sys::Oid; LEAVES],
+    /// The permanent leaf with the events, and its unique index on stream and version.
+    pub events: pg_sys::Oid,
+    pub stream_index: pg_sys::Oid,
     /// A subscription of logical replication writes the messages: an id drawn here would collide with one of the original.
     pub replicated: bool,
 }
@@ -48,8 +51,12 @@ pub fn relations() -> Result<Relations> {
     }
     let (message_id, message_segment) = (lookup("_message_id")?, lookup("_message_segment")?);
     // A publication contains the leaves, or their parent in their place.
-    let replicated = is_subscribed(lookup("message")?) || messages.iter().any(|leaf| is_subscribed(*leaf));
-    let found = Relations { message_id, message_segment, messages, replicated };
+    let events = lookup("_message_event")?;
+    // Only appending to streams needs it, and reports that it is missing.
+    let stream_index = lookup("_message_event_stream").unwrap_or(pg_sys::InvalidOid);
+    let replicated =
+        is_subscribed(lookup("message")?) || is_subscribed(events) || messages.iter().any(|leaf| is_subscribed(*leaf));
+    let found = Relations { message_id, message_segment, messages, events, stream_index, replicated };
     RELATIONS.set(Some(found));
     Ok(found)
 }
@@ -99,6 +106,8 @@ unsafe extern "C-unwind" fn relcache_changed(_arg: pg_sys::Datum, relation: pg_s
             relation == pg_sys::InvalidOid
                 || relation == r.message_id
                 || relation == r.message_segment
+                || relation == r.events
+                || relation == r.stream_index
                 || r.messages.contains(&relation)
         }) {
             *cached = None;

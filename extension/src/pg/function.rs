@@ -12,6 +12,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::AssertUnwindSafe;
 
 use outbox_core::{Error, Result};
+use outbox_dispatch::Failure;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
@@ -70,19 +71,7 @@ impl Args {
     /// 22023 for JSON that PostgreSQL can store but this code cannot read. The error does not show the value, which may be a
     /// secret.
     pub fn json(self, i: usize, name: &str) -> Result<Option<Value>> {
-        let Some(datum) = self.datum(i) else { return Ok(None) };
-        // SAFETY: by the SQL declaration; the text lives in the call's memory context.
-        let text = unsafe {
-            let value = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
-            let size = pgrx::varsize_any(value) as c_int;
-            let root = &raw mut (*value.cast::<pg_sys::Jsonb>()).root;
-            CStr::from_ptr(pg_sys::JsonbToCString(std::ptr::null_mut(), root, size))
-        };
-        let refuse = |_| {
-            Error::invalid(format!("{name} has JSON that cannot be used"))
-                .detail("It is nested more than 127 levels deep, or has a number beyond 1.7e308.")
-        };
-        serde_json::from_slice(text.to_bytes()).map(Some).map_err(refuse)
+        self.datum(i).map(|datum| json_of(datum, name)).transpose()
     }
 
     /// Argument `i` as a Rust value.
@@ -90,6 +79,25 @@ impl Args {
         // SAFETY: the SQL declaration of the function gives the argument's type, which the caller names again in `T`.
         self.datum(i).and_then(|datum| unsafe { T::from_datum(datum, false) })
     }
+}
+
+/// The value of a jsonb that is called `name`.
+///
+/// # Errors
+/// Those of `Args::json`.
+pub fn json_of(datum: pg_sys::Datum, name: &str) -> Result<Value> {
+    // SAFETY: by the SQL declaration; the text lives in the call's memory context.
+    let text = unsafe {
+        let value = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
+        let size = pgrx::varsize_any(value) as c_int;
+        let root = &raw mut (*value.cast::<pg_sys::Jsonb>()).root;
+        CStr::from_ptr(pg_sys::JsonbToCString(std::ptr::null_mut(), root, size))
+    };
+    let refuse = |_| {
+        Error::invalid(format!("{name} has JSON that cannot be used"))
+            .detail("It is nested more than 127 levels deep, or has a number beyond 1.7e308.")
+    };
+    serde_json::from_slice(text.to_bytes()).map_err(refuse)
 }
 
 /// The result of a function: a datum, or SQL null.
@@ -254,51 +262,6 @@ fn palloc_cstr(text: &str) -> *mut c_char {
 /// MAKE_SQLSTATE of elog.h.
 fn sqlstate(code: &str) -> c_int {
     code.bytes().enumerate().fold(0, |acc, (i, b)| acc + ((c_int::from(b) - 0x30) & 0x3f) * (1 << (6 * i)))
-}
-
-/// An ERROR of PostgreSQL or a panic that was caught.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// The SQLSTATE; XX000 for a panic.
-    pub state: [u8; 5],
-    pub message: String,
-}
-
-impl Failure {
-    /// A failure of our own.
-    pub fn new(message: impl Into<String>) -> Failure {
-        Failure { state: *b"XX000", message: message.into() }
-    }
-
-    /// Whether the same statement may succeed later with the same rows, after a lock, a lack of space, a cancel or a
-    /// shutdown.
-    pub fn is_transient(&self) -> bool {
-        match &self.state {
-            // A value that needs more memory than there is needs it the next time as well.
-            b"53200" => false,
-            [b'0', b'8', ..] | [b'2', b'5', ..] | [b'4', b'0', ..] | [b'5', b'3' | b'5' | b'7' | b'8', ..] => true,
-            _ => false,
-        }
-    }
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        let state = error.code.sqlstate().as_bytes().try_into().unwrap_or(*b"XX000");
-        Failure { state, message: error.message.to_string() }
-    }
-}
-
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Error {
-        Error::new(outbox_core::Code::Internal, failure.message)
-    }
 }
 
 /// Runs `f`, and returns an ERROR of PostgreSQL or a panic as a value instead of passing it on.

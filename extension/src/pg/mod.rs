@@ -8,4 +8,5 @@ pub mod identity;
 pub mod jsonb;
 pub mod scan;
 pub mod shape;
+pub mod timer;
 pub mod txn;

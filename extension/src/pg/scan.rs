@@ -4,6 +4,7 @@
 //! one leaf. This code takes over three duties of the executor: the relation lock, the snapshot and visibility. It does not
 //! check privileges, because its callers run with the rights of the extension's owner.
 
+use outbox_core::Result;
 use pgrx::pg_sys;
 use pgrx::pg_sys::Datum;
 
@@ -12,9 +13,9 @@ use crate::pg::{catalog, shape};
 use crate::sql::enqueue::column;
 
 /// Calls `f` with each message of a leaf whose id is in `low..=high`. Returns `false` if the leaf's index cannot be used.
-/// Columns are those of outbox.message, from 0. Inside a transaction.
-pub fn messages(leaf: usize, low: i64, high: i64, f: &mut dyn FnMut(&Row)) -> bool {
-    let Ok(table) = catalog::lookup(&format!("_message_{leaf:02}")) else { return false };
+/// `leaf` is the last part of its name. Columns are those of outbox.message, from 0. Inside a transaction.
+pub fn messages(leaf: &str, low: i64, high: i64, f: &mut dyn FnMut(&Row)) -> bool {
+    let Ok(table) = catalog::lookup(&format!("_message_{leaf}")) else { return false };
     // SAFETY: plain relation access. An ERROR becomes a panic in pgrx's guards; everything opened here belongs to the
     // transaction, which is then aborted. The tuple lives until the next one is fetched.
     unsafe {
@@ -23,7 +24,7 @@ pub fn messages(leaf: usize, low: i64, high: i64, f: &mut dyn FnMut(&Row)) -> bo
         let fits = shape::check(relation, shape::MESSAGE).is_ok();
         // Looked up under the lock: a session that replaces the index waits for this lock before it drops the old index.
         let index =
-            catalog::lookup(&format!("_message_{leaf:02}_id")).ok().filter(|index| fits && is_by_id(relation, *index));
+            catalog::lookup(&format!("_message_{leaf}_id")).ok().filter(|index| fits && is_by_id(relation, *index));
         if let Some(index) = index {
             let mut keys: [pg_sys::ScanKeyData; 2] = std::mem::zeroed();
             for (key, strategy, function, bound) in [
@@ -71,5 +72,128 @@ unsafe fn is_by_id(table: pg_sys::Relation, index: pg_sys::Oid) -> bool {
             && pg_sys::RelationGetIndexPredicate(index).is_null();
         pg_sys::index_close(index, pg_sys::NoLock as _);
         fits
+    }
+}
+
+/// The last version of a stream, and the rows of some of its versions, as they are now: committed, or of this transaction.
+/// The transaction's snapshot would not do, because it may be older than the lock of the stream.
+///
+/// # Safety
+/// Table and index are open: the leaf with the events, and its index on stream and version.
+pub unsafe fn last_version(table: pg_sys::Relation, index: pg_sys::Relation, stream: Datum) -> Option<i64> {
+    // SAFETY: by contract; the tuple lives until the scan ends.
+    unsafe {
+        let mut key = equal(column::KEY, stream);
+        let now = &raw mut pg_sys::SnapshotSelfData;
+        let scan = pg_sys::systable_beginscan_ordered(table, index, now, 1, &mut key);
+        let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::BackwardScanDirection);
+        let version = (!tuple.is_null()).then(|| {
+            let mut row = Row::of((*table).rd_att);
+            row.take_apart(tuple, (*table).rd_att);
+            row.int(column::VERSION)
+        });
+        pg_sys::systable_endscan_ordered(scan);
+        version
+    }
+}
+
+/// Calls `f` with the events of a stream from one version to another, in their order.
+///
+/// # Safety
+/// As for `last_version`.
+pub unsafe fn versions(
+    table: pg_sys::Relation,
+    index: pg_sys::Relation,
+    stream: Datum,
+    first: i64,
+    last: i64,
+    f: &mut dyn FnMut(&Row),
+) {
+    // SAFETY: by contract; a tuple lives until the next one is fetched.
+    unsafe {
+        let mut keys = [equal(column::KEY, stream), std::mem::zeroed(), std::mem::zeroed()];
+        for (key, strategy, function, bound) in [
+            (1, pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_INT8GE, first),
+            (2, pg_sys::BTLessEqualStrategyNumber, pg_sys::F_INT8LE, last),
+        ] {
+            let attribute = column::VERSION as i16 + 1;
+            pg_sys::ScanKeyInit(&mut keys[key], attribute, strategy as u16, function.into(), Datum::from(bound));
+        }
+        let now = &raw mut pg_sys::SnapshotSelfData;
+        let scan = pg_sys::systable_beginscan_ordered(table, index, now, 3, keys.as_mut_ptr());
+        let mut row = Row::of((*table).rd_att);
+        loop {
+            let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::ForwardScanDirection);
+            if tuple.is_null() {
+                break;
+            }
+            row.take_apart(tuple, (*table).rd_att);
+            f(&row);
+        }
+        pg_sys::systable_endscan_ordered(scan);
+    }
+}
+
+/// The last version of a stream that has events (0: it has none). `None`: the table's index cannot be used.
+///
+/// # Errors
+/// 55000 if the table has other columns.
+pub fn stored_version(table: pg_sys::Oid, index: pg_sys::Oid, stream: Datum) -> Result<Option<i64>> {
+    // SAFETY: opened and closed in the order that PostgreSQL requires; on ERROR its resource owner closes.
+    unsafe {
+        if index == pg_sys::InvalidOid {
+            return Ok(None);
+        }
+        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as _);
+        shape::check(relation, shape::MESSAGE)?;
+        let index = pg_sys::index_open(index, pg_sys::AccessShareLock as _);
+        let own = (*(*index).rd_index).indrelid == table && (*(*index).rd_index).indisvalid;
+        let version = own.then(|| last_version(relation, index, stream).unwrap_or(0));
+        pg_sys::index_close(index, pg_sys::AccessShareLock as _);
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as _);
+        Ok(version)
+    }
+}
+
+/// Calls `f` with the row of a stream in outbox.stream, if it has one, as it is now. Returns whether the table has any row.
+///
+/// # Errors
+/// 55000 if the table has other columns.
+pub fn stream_state(table: pg_sys::Oid, index: pg_sys::Oid, stream: Datum, f: impl FnOnce(&Row)) -> Result<bool> {
+    // SAFETY: opened and closed in the order that PostgreSQL requires; on ERROR its resource owner closes.
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as _);
+        shape::check(relation, shape::STREAM)?;
+        let now = &raw mut pg_sys::SnapshotSelfData;
+        let mut key = equal(0, stream);
+        key.sk_collation = pg_sys::DEFAULT_COLLATION_OID;
+        let scan = pg_sys::systable_beginscan(relation, index, true, now, 1, &mut key);
+        let tuple = pg_sys::systable_getnext(scan);
+        let mut any = !tuple.is_null();
+        if any {
+            let mut row = Row::of((*relation).rd_att);
+            row.take_apart(tuple, (*relation).rd_att);
+            f(&row);
+        }
+        pg_sys::systable_endscan(scan);
+        if !any {
+            let none = std::ptr::null_mut();
+            let scan = pg_sys::systable_beginscan(relation, pg_sys::InvalidOid, false, now, 0, none);
+            any = !pg_sys::systable_getnext(scan).is_null();
+            pg_sys::systable_endscan(scan);
+        }
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as _);
+        Ok(any)
+    }
+}
+
+/// The condition that a text column, counted from 0, has a value. Its collation is that of bytes.
+fn equal(column: usize, value: Datum) -> pg_sys::ScanKeyData {
+    // SAFETY: initialised by PostgreSQL.
+    unsafe {
+        let mut key: pg_sys::ScanKeyData = std::mem::zeroed();
+        let strategy = pg_sys::BTEqualStrategyNumber as u16;
+        pg_sys::ScanKeyInit(&mut key, column as i16 + 1, strategy, pg_sys::F_TEXTEQ.into(), value);
+        key
     }
 }

@@ -8,12 +8,12 @@ use std::ffi::CString;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+pub use outbox_dispatch::Failure;
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{FromDatum, IntoDatum};
 
-use crate::dispatch::payload_filter::Timer;
-pub use crate::pg::function::Failure;
 use crate::pg::function::catch;
+use crate::pg::timer::Timer;
 use crate::worker::terminating;
 
 /// How long a commit waits for a standby when the process was asked to end.
@@ -55,6 +55,18 @@ pub fn run<T>(work: impl FnOnce() -> outbox_core::Result<T>) -> Result<T, Failur
         return Err(Failure { message: format!("{failure}; aborting it: {second}"), ..failure });
     }
     Err(failure)
+}
+
+/// Runs `work` in a transaction that is cancelled when it takes longer than `timer`.
+pub fn run_timed<T>(timer: Duration, work: impl FnOnce() -> outbox_core::Result<T>) -> Result<T, Failure> {
+    let outcome = run(|| {
+        let _timer = Timer::start(timer);
+        work()
+    });
+    // The timer may have fired at the last moment.
+    // SAFETY: a flag of this process; outside a transaction nothing is there to be cancelled.
+    unsafe { pg_sys::QueryCancelPending = 0 };
+    outcome
 }
 
 /// Runs `work` in a subtransaction of the current transaction. A failure undoes the writes of `work`, and nothing else.

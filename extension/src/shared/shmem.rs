@@ -8,6 +8,7 @@
 use std::mem::size_of;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use outbox_dispatch::engine::Status;
 use pgrx::{pg_guard, pg_sys};
 
 use crate::settings;
@@ -258,9 +259,12 @@ impl Slot {
     }
 
     /// Shows how far the dispatcher is.
-    pub fn publish(&self, seen: u64, busy: bool) {
-        self.busy.store(busy, Ordering::SeqCst);
-        self.seen.store(seen, Ordering::SeqCst);
+    pub fn publish(&self, status: &Status) {
+        self.queued.store(status.queued as i64, Ordering::Relaxed);
+        self.in_flight.store(status.in_flight as i64, Ordering::Relaxed);
+        self.unrecorded.store(status.unrecorded as i64, Ordering::Relaxed);
+        self.busy.store(status.busy, Ordering::SeqCst);
+        self.seen.store(status.generation, Ordering::SeqCst);
     }
 
     /// Whether the dispatcher has nothing to do: everything that was committed with a wake-up has been ticked, routed, sent

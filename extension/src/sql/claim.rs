@@ -8,7 +8,6 @@ use outbox_core::webhook_id::WebhookId;
 use outbox_core::{Code, Error, digest};
 use pgrx::{IntoDatum, datum::Interval, pg_sys};
 
-use crate::dispatch::feed::UNIX_EPOCH;
 use crate::pg::function::record;
 use crate::pg::txn::{Plan, arg};
 use crate::pg::{catalog, shape};
@@ -16,6 +15,7 @@ use crate::pg_function;
 use crate::shared::{claim_hints, shmem};
 use crate::sql::registry;
 use crate::worker::wait;
+use outbox_dispatch::feed::UNIX_EPOCH;
 
 pg_function! {
     /// outbox_internal.retry_wait(schedule jsonb, attempt int, message_id bigint, subscription_id int) returns interval

@@ -12,7 +12,7 @@ use pgrx::{FromDatum, IntoDatum, JsonB};
 use serde_json::Value;
 
 use crate::pg::append::Leaf;
-use crate::pg::function::Args;
+use crate::pg::function::{Args, json_of};
 use crate::pg::{catalog, jsonb, shape};
 use crate::shared::wake;
 use crate::sql::{idempotency, registry, rights};
@@ -21,7 +21,7 @@ use crate::{pg_function, settings};
 /// Longest key and aggregate id, in bytes.
 const MAX_KEY: usize = 1024;
 /// Longest tenant, aggregate type, publisher, idempotency key and content type, in bytes.
-const MAX_NAME: usize = 255;
+pub const MAX_NAME: usize = 255;
 /// Bounds of the priority. Priorities are few, because a claim looks at them one by one.
 const MAX_PRIORITY: i32 = 100;
 /// Largest metadata, in bytes of its JSON.
@@ -55,40 +55,116 @@ pub mod column {
     pub const METADATA: usize = 18;
     pub const PAYLOAD: usize = 19;
     pub const BODY: usize = 20;
-    pub const COUNT: usize = 21;
+    pub const VERSION: usize = 21;
+    pub const EVENT_ID: usize = 22;
+    pub const COUNT: usize = 23;
 }
 
 /// A row of outbox.message.
 #[derive(Clone)]
-struct Row {
-    values: [Datum; column::COUNT],
-    nulls: [bool; column::COUNT],
+pub struct Row {
+    pub values: [Datum; column::COUNT],
+    pub nulls: [bool; column::COUNT],
+}
+
+/// Indexes of the arguments that are the same for messages and events.
+pub struct Attributes {
+    pub headers: usize,
+    pub tenant: usize,
+    pub publisher: usize,
+    pub occurred_at: usize,
 }
 
 impl Row {
-    /// A row of this topic, with priority 0. All other columns are null.
-    fn new(topic: Datum) -> Row {
+    /// A row with priority 0. All other columns are null.
+    fn empty() -> Row {
         let mut row = Row { values: [Datum::null(); column::COUNT], nulls: [true; column::COUNT] };
-        row.set(column::TOPIC, Some(topic));
         row.set(column::PRIORITY, 0i16.into_datum());
         row
     }
 
+    /// A row of this topic, with priority 0. All other columns are null.
+    fn new(topic: Datum) -> Row {
+        let mut row = Row::empty();
+        row.set(column::TOPIC, Some(topic));
+        row
+    }
+
+    /// A row with these attributes of a call, and priority 0.
+    pub fn with(args: Args, attributes: &Attributes) -> Result<Row> {
+        let mut row = Row::empty();
+        row.take(args, attributes)?;
+        time(args, attributes.occurred_at, "occurred_at")?;
+        row.set(column::OCCURRED_AT, args.datum(attributes.occurred_at));
+        Ok(row)
+    }
+
+    /// Sets tenant, publisher and headers from a call's arguments.
+    fn take(&mut self, args: Args, attributes: &Attributes) -> Result<()> {
+        text(self, column::TENANT, args, attributes.tenant, "tenant", MAX_NAME)?;
+        text(self, column::PUBLISHER, args, attributes.publisher, "publisher", MAX_NAME)?;
+        if let Some(headers) = args.json(attributes.headers, "headers")? {
+            headers::parse(&headers)?;
+            self.set(column::HEADERS, args.datum(attributes.headers));
+        }
+        Ok(())
+    }
+
+    /// Sets the metadata, and the columns that the call left to the transaction's context and the settings.
+    pub fn describe(&mut self, metadata: Option<Datum>, context: Option<&Context>) -> Result<()> {
+        let own = metadata.map(|datum| json_of(datum, "metadata")).transpose()?;
+        if let Some(metadata_of_call) = &own {
+            if !metadata_of_call.is_object() {
+                return Err(Error::invalid("metadata is not a JSON object"));
+            }
+            check_metadata(metadata_of_call)?;
+            self.set(column::METADATA, metadata);
+        }
+        if let Some(context) = context {
+            context.fill(self, own)?;
+        }
+        if self.nulls[column::PUBLISHER]
+            && let Some(publisher) = settings::PUBLISHER.get().filter(|p| !p.is_empty())
+        {
+            name(self, column::PUBLISHER, "publisher", &publisher.to_string_lossy())?;
+        }
+        Ok(())
+    }
+
+    /// Asks the registries and the caller's capability about the row. They may change its topic.
+    pub fn admit(&mut self) -> Result<()> {
+        let topic = self.str(column::TOPIC).unwrap_or_default();
+        if let Some(changed) = registry::admit(topic, self.str(column::TENANT), self.str(column::PUBLISHER))? {
+            self.set(column::TOPIC, changed.into_datum());
+        }
+        if let Some(narrowed) = rights::narrowed(rights::PUBLISH)? {
+            let topic = self.str(column::TOPIC).unwrap_or_default();
+            narrowed.publish(topic, self.str(column::TENANT), self.str(column::PUBLISHER))?;
+        }
+        Ok(())
+    }
+
     /// A text column.
-    fn str(&self, column: usize) -> Option<&str> {
+    pub fn str(&self, column: usize) -> Option<&str> {
         // SAFETY: only called for text columns; the datum lives in the call's memory context.
         unsafe { <&str>::from_datum(self.values[column], self.nulls[column]) }
     }
 
-    fn set(&mut self, column: usize, value: Option<Datum>) {
+    pub fn set(&mut self, column: usize, value: Option<Datum>) {
         if let Some(value) = value {
             self.values[column] = value;
             self.nulls[column] = false;
         }
     }
 
+    /// A column of type uuid.
+    pub fn uuid(&self, column: usize) -> Option<pgrx::Uuid> {
+        // SAFETY: only called for that column; the datum lives in the call's memory context.
+        unsafe { pgrx::Uuid::from_datum(self.values[column], self.nulls[column]) }
+    }
+
     /// The bytes of a value of variable length.
-    fn bytes(&self, column: usize) -> Option<Vec<u8>> {
+    pub fn bytes(&self, column: usize) -> Option<Vec<u8>> {
         // SAFETY: a varlena, which is detoasted if necessary.
         let bytes: Option<&[u8]> = unsafe { FromDatum::from_datum(self.values[column], self.nulls[column]) };
         bytes.map(<[u8]>::to_vec)
@@ -96,11 +172,11 @@ impl Row {
 }
 
 /// The transaction's id, which is assigned if there is none. Called before a message id is drawn.
-fn transaction_id() -> pg_sys::FullTransactionId {
+pub fn transaction_id(function: &std::ffi::CStr) -> pg_sys::FullTransactionId {
     // SAFETY: plain calls into PostgreSQL; ERRORs become panics in pgrx's guards.
     unsafe {
-        pg_sys::PreventCommandIfReadOnly(c"outbox.enqueue()".as_ptr());
-        pg_sys::PreventCommandIfParallelMode(c"outbox.enqueue()".as_ptr());
+        pg_sys::PreventCommandIfReadOnly(function.as_ptr());
+        pg_sys::PreventCommandIfParallelMode(function.as_ptr());
         pg_sys::GetTopFullTransactionId()
     }
 }
@@ -121,7 +197,7 @@ fn append_once(rows: &mut [Row], topic: &str) -> Result<Vec<i64>> {
         .flat_map(|row| [column::PAYLOAD, column::BODY, column::CONTENT_TYPE, column::KEY].map(|c| row.bytes(c)))
         .collect();
     let content = digest::fingerprint(parts.iter().map(Option::as_deref));
-    transaction_id();
+    transaction_id(c"outbox.enqueue()");
     let sequence = catalog::relations()?.message_id;
     let ids: Vec<i64> = rows.iter().map(|_| catalog::next_value(sequence)).collect();
     match idempotency::remember(key, content, &ids)? {
@@ -133,12 +209,8 @@ fn append_once(rows: &mut [Row], topic: &str) -> Result<Vec<i64>> {
 /// Appends rows to the current leaf and returns their ids, which are new unless they are given as `drawn`.
 fn append(rows: &mut [Row], drawn: Option<Vec<i64>>) -> Result<Vec<i64>> {
     let relations = catalog::relations()?;
-    if relations.replicated {
-        return Err(Error::new(Code::NotInThisState, "a subscription writes this outbox: it is a copy")
-            .detail("A message id drawn here would collide with an id that the original still sends.")
-            .hint("Enqueue into the original. If this database is to take over: drop the subscription, then select outbox.adopt(reason => ...)."));
-    }
-    let xid = transaction_id();
+    refuse_copy(&relations)?;
+    let xid = transaction_id(c"outbox.enqueue()");
     let leaf_of = |segment: i64| relations.messages[segment.rem_euclid(catalog::LEAVES as i64) as usize];
     let mut segment = catalog::current_value(relations.message_segment);
     let mut leaf = Leaf::open(leaf_of(segment), shape::MESSAGE)?;
@@ -173,6 +245,19 @@ fn append(rows: &mut [Row], drawn: Option<Vec<i64>>) -> Result<Vec<i64>> {
     Ok(ids)
 }
 
+/// Refuses to write into a copy.
+///
+/// # Errors
+/// 55000 if a subscription of logical replication writes this outbox.
+pub fn refuse_copy(relations: &catalog::Relations) -> Result<()> {
+    if relations.replicated {
+        return Err(Error::new(Code::NotInThisState, "a subscription writes this outbox: it is a copy")
+            .detail("A message id drawn here would collide with an id that the original still sends.")
+            .hint("Enqueue into the original. If this database is to take over: drop the subscription, then select outbox.adopt(reason => ...)."));
+    }
+    Ok(())
+}
+
 /// Index of an argument that all siblings have, counted from the first of these arguments (`key`).
 mod tail {
     pub const KEY: usize = 0;
@@ -195,49 +280,22 @@ fn common(args: Args, first: usize) -> Result<Row> {
     let topic_datum = args.datum(0).ok_or_else(|| null("topic"))?;
     topic::validate(args.get::<&str>(0).unwrap_or_default())?;
     let mut row = Row::new(topic_datum);
-    let context = Context::of_transaction()?;
-
-    text(&mut row, column::TENANT, args, first + tail::TENANT, "tenant", MAX_NAME)?;
+    let attributes = Attributes {
+        headers: first + tail::HEADERS,
+        tenant: first + tail::TENANT,
+        publisher: first + tail::PUBLISHER,
+        occurred_at: first + tail::OCCURRED_AT,
+    };
     text(&mut row, column::AGGREGATE_TYPE, args, first + tail::AGGREGATE_TYPE, "aggregate_type", MAX_NAME)?;
     text(&mut row, column::AGGREGATE_ID, args, first + tail::AGGREGATE_ID, "aggregate_id", MAX_KEY)?;
-    text(&mut row, column::PUBLISHER, args, first + tail::PUBLISHER, "publisher", MAX_NAME)?;
-    if let Some(headers) = args.json(first + tail::HEADERS, "headers")? {
-        headers::parse(&headers)?;
-        row.set(column::HEADERS, args.datum(first + tail::HEADERS));
-    }
-    let metadata = args.json(first + tail::METADATA, "metadata")?;
-    if let Some(metadata) = &metadata {
-        if !metadata.is_object() {
-            return Err(Error::invalid("metadata is not a JSON object"));
-        }
-        check_metadata(metadata)?;
-        row.set(column::METADATA, args.datum(first + tail::METADATA));
-    }
-    if let Some(context) = context {
-        context.fill(&mut row, metadata)?;
-    }
-    if row.nulls[column::PUBLISHER]
-        && let Some(publisher) = settings::PUBLISHER.get().filter(|p| !p.is_empty())
-    {
-        name(&mut row, column::PUBLISHER, "publisher", &publisher.to_string_lossy())?;
-    }
-    let topic = args.get::<&str>(0).unwrap_or_default();
-    if let Some(changed) = registry::admit(topic, row.str(column::TENANT), row.str(column::PUBLISHER))? {
-        row.set(column::TOPIC, changed.into_datum());
-    }
-    if let Some(narrowed) = rights::narrowed(rights::PUBLISH)? {
-        let topic = row.str(column::TOPIC).unwrap_or_default();
-        narrowed.publish(topic, row.str(column::TENANT), row.str(column::PUBLISHER))?;
-    }
+    row.take(args, &attributes)?;
+    row.describe(args.datum(first + tail::METADATA), Context::of_transaction()?.as_ref())?;
+    row.admit()?;
 
     text(&mut row, column::IDEMPOTENCY_KEY, args, first + tail::IDEMPOTENCY_KEY, "idempotency_key", MAX_NAME)?;
-    let time = |argument: usize, name: &str| match args.get::<i64>(first + argument) {
-        Some(at) if !TIMES.contains(&at) => Err(Error::invalid(format!("{name} is out of range"))
-            .hint("It is a time between the years 1 and 9999, as receivers and formats know them; null is no time.")),
-        at => Ok(at),
-    };
-    let (deliver, expires) = (time(tail::DELIVER_AT, "deliver_at")?, time(tail::EXPIRES_AT, "expires_at")?);
-    time(tail::OCCURRED_AT, "occurred_at")?;
+    let deliver = time(args, first + tail::DELIVER_AT, "deliver_at")?;
+    let expires = time(args, first + tail::EXPIRES_AT, "expires_at")?;
+    time(args, attributes.occurred_at, "occurred_at")?;
     if expires.is_some_and(|expires| deliver.is_some_and(|deliver| expires <= deliver)) {
         return Err(Error::invalid("expires_at is not later than deliver_at"));
     }
@@ -255,15 +313,27 @@ fn common(args: Args, first: usize) -> Result<Row> {
         }
         row.set(column::MAX_ATTEMPTS, attempts.into_datum());
     }
-    row.set(column::OCCURRED_AT, args.datum(first + tail::OCCURRED_AT));
+    row.set(column::OCCURRED_AT, args.datum(attributes.occurred_at));
     Ok(row)
 }
 
+/// An argument that is a time.
+///
+/// # Errors
+/// 22023 if it is out of range.
+fn time(args: Args, argument: usize, name: &str) -> Result<Option<i64>> {
+    match args.get::<i64>(argument) {
+        Some(at) if !TIMES.contains(&at) => Err(Error::invalid(format!("{name} is out of range"))
+            .hint("It is a time between the years 1 and 9999, as receivers and formats know them; null is no time.")),
+        at => Ok(at),
+    }
+}
+
 /// The values that `outbox.set_context` has set for the transaction.
-struct Context(serde_json::Map<String, Value>);
+pub struct Context(serde_json::Map<String, Value>);
 
 impl Context {
-    fn of_transaction() -> Result<Option<Context>> {
+    pub fn of_transaction() -> Result<Option<Context>> {
         let Some(text) = settings::CONTEXT.get().filter(|text| !text.is_empty()) else { return Ok(None) };
         if text.to_bytes().len() > MAX_CONTEXT {
             return Err(too_large("pg_outbox.context", text.to_bytes().len(), MAX_CONTEXT));
@@ -341,7 +411,7 @@ fn check_metadata(metadata: &Value) -> Result<()> {
 }
 
 /// Sets a column from a text argument of limited length.
-fn text(row: &mut Row, column: usize, args: Args, argument: usize, name: &str, limit: usize) -> Result<()> {
+pub fn text(row: &mut Row, column: usize, args: Args, argument: usize, name: &str, limit: usize) -> Result<()> {
     if let Some(datum) = args.datum(argument) {
         // SAFETY: declared as text; its size is known without detoasting it.
         let size = unsafe { pg_sys::toast_raw_datum_size(datum) } - pg_sys::VARHDRSZ;
@@ -354,7 +424,7 @@ fn text(row: &mut Row, column: usize, args: Args, argument: usize, name: &str, l
 }
 
 /// Sets a payload or body of limited size.
-fn content(row: &mut Row, column: usize, name: &str, datum: Datum) -> Result<()> {
+pub fn content(row: &mut Row, column: usize, name: &str, datum: Datum) -> Result<()> {
     // SAFETY: a varlena; its size is known without detoasting it.
     let size = unsafe { pg_sys::toast_raw_datum_size(datum) } - pg_sys::VARHDRSZ;
     let limit = settings::MAX_PAYLOAD.get() as usize * 1024;
@@ -365,7 +435,7 @@ fn content(row: &mut Row, column: usize, name: &str, datum: Datum) -> Result<()>
     if column == column::PAYLOAD {
         let text = size + expansion(datum);
         if text > limit {
-            return Err(too_large("payload as text", text, limit).hint(hint));
+            return Err(too_large(&format!("{name} as text"), text, limit).hint(hint));
         }
     }
     row.set(column, Some(datum));
@@ -387,12 +457,12 @@ fn expansion(payload: Datum) -> usize {
     }
 }
 
-fn too_large(what: &str, size: usize, limit: usize) -> Error {
+pub fn too_large(what: &str, size: usize, limit: usize) -> Error {
     Error::new(Code::TooLarge, format!("{what} is too large"))
         .detail(format!("It has {size} bytes; the limit is {limit}."))
 }
 
-fn null(what: &str) -> Error {
+pub fn null(what: &str) -> Error {
     Error::new(Code::NullNotAllowed, format!("{what} must not be null"))
 }
 
@@ -449,7 +519,7 @@ pg_function! {
 }
 
 /// The elements of an array argument whose element type has variable length, as datums.
-fn array(args: Args, argument: usize) -> Option<Vec<Option<Datum>>> {
+pub fn array(args: Args, argument: usize) -> Option<Vec<Option<Datum>>> {
     let datum = args.datum(argument)?;
     let (mut elements, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
     // SAFETY: jsonb and text: varlena, int-aligned. The elements live in the call's memory context.

@@ -5,6 +5,7 @@ pub mod checks;
 pub mod claim;
 pub mod enqueue;
 pub mod entry;
+pub mod events;
 pub mod idempotency;
 pub mod matching;
 pub mod registry;

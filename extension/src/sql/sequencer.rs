@@ -54,7 +54,7 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox_internal.leaf_is_settled(leaf smallint) returns boolean
+    /// outbox_internal.leaf_is_settled(leaf smallint) returns boolean. The leaf is one of the ring.
     fn outbox_leaf_is_settled(args) {
         let leaf = args.get::<i16>(0).unwrap_or_default().rem_euclid(catalog::LEAVES as i16);
         let relation = catalog::relations()?.messages[leaf as usize];

@@ -1,4 +1,4 @@
-//! The dispatcher process, one per database. This file is the life of the process; `engine` does the work.
+//! The dispatcher process, one per database. This file is the life of the process; `outbox_dispatch::Engine` does the work.
 //!
 //! Cases it must survive:
 //! * An ERROR of its own: the transaction is aborted, its rows stay as they were, and the work is repeated.
@@ -17,18 +17,19 @@ use std::time::{Duration, Instant};
 
 use outbox_core::egress::Egress;
 use outbox_core::format::default_source;
+use outbox_dispatch::{Engine, Wakeup};
 use outbox_sender::{HeaderValue, Sender, Settings};
 use pgrx::{pg_guard, pg_sys};
 
 use super::Signals;
-use crate::dispatch::engine::{Engine, Wakeup};
-use crate::dispatch::outcome::replay::Replays;
 use crate::pg::txn;
 use crate::settings;
 use crate::shared::shmem::{self, Slot, State};
+use crate::store::PgStore;
 use crate::worker::evict::Evict;
 use crate::worker::maintain::Maintenance;
 use crate::worker::notify::Notifier;
+use crate::worker::replay::Replays;
 use crate::worker::session::{PINNED, SQL, pin, set};
 use crate::worker::{descriptors, now, wait};
 
@@ -124,7 +125,7 @@ fn live(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
 /// Runs the dispatcher once the process holds its lock.
 fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
     sender.set_settings(settings());
-    let mut engine = Engine::new(slot, sender);
+    let mut engine = Engine::new(PgStore::new(slot), sender);
     let mut maintenance = Maintenance::new();
     let mut notifier = Notifier::new();
     let mut replays = Replays::new();
@@ -182,7 +183,7 @@ fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
         error_wait = ERROR_WAIT;
         evict.waited(engine.is_locked_out());
         slot.set_state(if settings::PUSH.get() { State::Running } else { State::PushOff });
-        engine.publish();
+        slot.publish(&engine.status());
         maintenance.run();
         if engine.take_replays_wanted() {
             replays.rescan();

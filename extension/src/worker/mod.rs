@@ -3,10 +3,10 @@
 pub mod descriptors;
 pub mod dispatcher;
 pub mod evict;
-pub mod fault;
 pub mod launcher;
 pub mod maintain;
 pub mod notify;
+pub mod replay;
 pub mod session;
 
 use std::ffi::CStr;

@@ -1,5 +1,51 @@
 -- Adoption: makes restored or copied data this database's own.
 
+-- API: private
+-- The events of a restored or copied outbox that have no positions yet. state: its last tick. A scan of all events would
+-- take hours where there are many, so only those are looked at that the last tick can have missed: events with ids above its
+-- floor, and events of transactions that it saw running. Their xids are those of the cluster that wrote the state. Events
+-- that were appended here have ids above that floor too.
+create function outbox_internal.unnumbered_events(state outbox.tick) returns bigint[]
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+declare
+    -- in the middle of a large difference, the bounds are those that it began with
+    seen constant pg_snapshot := case when state.done_id is null then state.snapshot_to else state.snapshot_from end;
+    next constant bigint := (case when state.done_id is null then state.next_to else state.next_from end)::text::bigint;
+    floor constant bigint := coalesce(case when state.done_id is null then state.floor_to else state.floor_from end, 0);
+    -- numbered events among them are in rows that were written since then
+    since bigint;
+begin
+    select min(t.first_position) into since from outbox.tick t where t.snapshot_to::text = state.snapshot_to::text;
+    return array(
+        select c.id
+        from (
+            select e.id from outbox._message_event e where e.id > floor
+            union
+            select e.id
+            from (
+                select pg_snapshot_xip(seen)
+                union
+                select g::text::xid8 from generate_series(pg_snapshot_xmax(seen)::text::bigint, next - 1) g
+            ) x(xid)
+            join outbox._message_event e on e.xid = x.xid
+        ) c
+        where not exists (
+            select from (
+                select unnest(f.message_ids) as id from outbox._feed_event f where f.first_position >= coalesce(since, 0)
+            ) known
+            where known.id = c.id
+        )
+        order by c.id
+    );
+end
+$$;
+
 -- API: public
 create function outbox.adopt(reason text default null) returns bigint
 language plpgsql volatile security definer
@@ -20,6 +66,7 @@ declare
     first bigint;
     this_epoch int;
     part int := 1;
+    events bigint[];
 begin
     if outbox_internal.replicated_by() is not null then
         raise exception 'the subscription "%" writes this outbox', outbox_internal.replicated_by()
@@ -53,6 +100,8 @@ begin
     -- Waits for the transactions that have written to the old leaf. A transaction that begins to write later reads the
     -- pointer again.
     execute format('lock table %s in share mode', outbox_internal.leaf('message', left_leaf));
+    -- and for those that have appended events, because every event up to the last one is numbered here
+    lock table outbox._message_event in share mode;
     floor2 := coalesce(pg_sequence_last_value('outbox._message_id'), 0);
     next2 := outbox_internal.next_xid();
     select pg_current_snapshot() into s2;
@@ -66,8 +115,20 @@ begin
         -- rows that a local transaction is writing now are left to the next tick
         and (m.segment <> this_leaf or this_leaf = left_leaf or pg_visible_in_snapshot(m.xid, s2))
         and not exists (
-            select from (select unnest(f.message_ids) as id from outbox.feed f) known where known.id = m.id
+            -- rows of events alone are left out: there may be very many
+            select from (select unnest(f.message_ids) as id from outbox.feed f where f.message_segment >= 0) known
+            where known.id = m.id
         );
+    events := outbox_internal.unnumbered_events(state);
+    if cardinality(events) > 0 then
+        select array_agg(u.id order by u.id), array_agg(u.segment order by u.id) into ids, segments
+        from (
+            select i.id, i.segment from unnest(ids, segments) i(id, segment)
+            union all
+            select e.id, -2 from unnest(events) e(id)
+        ) u;
+    end if;
+    perform setval('outbox._event_floor', (select coalesce(max(e.id), 0) from outbox._message_event e));
     -- A dump, for example one made by hand, may hold an older value of the sequence than the messages need.
     perform setval('outbox._message_id', greatest(floor2, (select max(m.id) from outbox.message m), 1));
     floor2 := greatest(floor2, coalesce((select max(m.id) from outbox.message m), 0));

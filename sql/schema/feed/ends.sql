@@ -26,7 +26,7 @@ end;
 -- API: private
 -- The first position from `lowest` on whose message is stored. In a copy that logical replication writes, sequences are not
 -- updated, and messages that the original has removed are missing without notice. There the function has to go through the
--- feed, row by row.
+-- feed, row by row. Everywhere else the first position is `lowest` itself.
 create function outbox_internal.first_stored(lowest bigint) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -39,7 +39,12 @@ as $$
 declare
     stretch record;
     place bigint := lowest;
+    -- where the rows with events alone begin that precede this row
+    events bigint;
 begin
+    if outbox_internal.is_own() then
+        return lowest;
+    end if;
     for stretch in
         select f.first_position, f.last_position, f.message_segment, f.message_ids
         from outbox.feed f
@@ -52,14 +57,19 @@ begin
     loop
         continue when stretch.last_position < lowest;
         place := greatest(place, stretch.first_position);
-        -- All messages of a row of the feed are in one leaf, and are removed together.
-        if exists (
-            select from outbox.message m
-            where m.segment = stretch.message_segment
-                and m.id = stretch.message_ids[place - stretch.first_position + 1]
-        ) then
-            return place;
+        if stretch.message_segment = -2 then
+            events := coalesce(events, place);
+            place := stretch.last_position + 1;
+            continue;
         end if;
+        -- All messages of a row of the feed that are no events are in one leaf, and are removed together.
+        if exists (
+            select from unnest(stretch.message_ids[(place - stretch.first_position + 1)::int :]) u(id)
+            join outbox.message m on m.segment = stretch.message_segment and m.id = u.id
+        ) then
+            return coalesce(events, place);
+        end if;
+        events := null;
         -- While the tables of a copy are still filled one after another, a missing message is still to come.
         if exists (
             select from pg_subscription_rel r join pg_class t on t.oid = r.srrelid
@@ -69,7 +79,7 @@ begin
         end if;
         place := stretch.last_position + 1;
     end loop;
-    return place;
+    return coalesce(events, place);
 end
 $$;
 

@@ -27,8 +27,10 @@ comment on type outbox.feed_message is 'A message at its position in the feed';
 -- API: private
 -- Raises OB009 for a position without a message. start: where the read began, exclusive. Retention moves tail() before it
 -- removes messages. A message that is missing for any other reason is missing because this is a copy: the original has
--- removed it, or replication has not brought it yet.
-create function outbox_internal.missing("position" bigint, start bigint) returns boolean
+-- removed it, or replication has not brought it yet. may_be_truncated: the row of the feed names events, and
+-- outbox.truncate_stream() may have removed this one. Then the position is passed over, unless a copy is still being filled.
+create function outbox_internal.missing("position" bigint, start bigint, may_be_truncated boolean default false)
+returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -36,6 +38,12 @@ declare
     stored bigint := outbox_internal.tail();
     copied boolean := start >= stored - 1;
 begin
+    if may_be_truncated and not exists (
+        select from pg_subscription_rel r join pg_class t on t.oid = r.srrelid
+        where t.relnamespace = 'outbox'::regnamespace and r.srsubstate <> 'r'
+    ) then
+        return false;
+    end if;
     if copied then
         stored := outbox_internal.first_stored(stored);
         if start >= stored - 1 then
@@ -58,7 +66,8 @@ create function outbox.read(
     max_messages int default 100,
     topics text[] default null,
     filter jsonb default null,
-    epoch int default null
+    epoch int default null,
+    source text default 'messages'
 ) returns setof outbox.feed_message
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -77,13 +86,18 @@ declare
     done bigint;
     start bigint;
     path jsonpath;
+    stretches refcursor;
     stretch record;
+    -- with stretch.message_segment, the leaves that hold the messages of the stretch
+    other_segment smallint;
+    events_only constant boolean := source = 'events';
     ids bigint[];
     this_epoch int;
     epoch_end bigint := 0;
     looked_at int := 0;
     returned int := 0;
-    found int;
+    n int;
+    upto bigint;
     passed boolean := true;
     marker outbox.feed_message;
 begin
@@ -100,22 +114,46 @@ begin
     -- Raises errors for malformed arguments, even if there is nothing to read.
     perform outbox_internal.matches(topics, filter, 'a', null, null, null, null, null);
     perform outbox_internal.check_routes('{#}', filter);
+    perform outbox_internal.check_source(source);
     path := (filter ->> 'payload')::jsonpath;
     perform outbox_internal.check_history(after_position, epoch);
-    start := case when after_position = 0 then outbox_internal.first_stored(outbox_internal.tail()) - 1
+    start := case when after_position = 0 and not events_only then outbox_internal.first_stored(outbox_internal.tail()) - 1
         else after_position end;
     done := start;
+    if events_only then
+        open stretches no scroll for
+            select f.segment, f.first_position, f.last_position, f.message_segment, f.message_ids
+            from outbox._feed_event f
+            where f.first_position >= coalesce((
+                select p.first_position from outbox._feed_event p
+                where p.first_position <= done + 1
+                order by p.first_position desc limit 1
+            ), 0)
+            order by f.first_position;
+    else
+        open stretches no scroll for
+            select f.segment, f.first_position, f.last_position, f.message_segment, f.message_ids
+            from outbox.feed f
+            where f.first_position >= coalesce((
+                select p.first_position from outbox.feed p
+                where p.first_position <= done + 1
+                order by p.first_position desc limit 1
+            ), 0)
+            order by f.first_position;
+    end if;
     <<feed>>
-    for stretch in
-        select f.first_position, f.last_position, f.message_segment, f.message_ids
-        from outbox.feed f
-        where f.first_position >= coalesce((
-            select p.first_position from outbox.feed p
-            where p.first_position <= done + 1
-            order by p.first_position desc limit 1
-        ), 0)
-        order by f.first_position
     loop
+        fetch stretches into stretch;
+        exit when not found;
+        if stretch.last_position > done and (events_only or source = 'messages' and stretch.message_segment = -2) then
+            -- Positions of the other kind are passed over. A row of the feed counts as one position that was looked at.
+            exit feed when returned >= max_messages or looked_at >= budget;
+            upto := case when events_only then stretch.first_position - 1 else stretch.last_position end;
+            passed := passed and upto <= done;
+            done := greatest(done, upto);
+            looked_at := looked_at + 1;
+        end if;
+        other_segment := case when stretch.segment = -2 then -2 else stretch.message_segment end;
         while done < stretch.last_position loop
             exit feed when returned >= max_messages or looked_at >= budget;
             if done < stretch.first_position - 1 then
@@ -131,39 +169,46 @@ begin
             ids := ids[:least(epoch_end - done, cardinality(ids))::int];
             return query
             select done + u.ord, this_epoch, m.id, outbox.webhook_id(m.id, m.enqueued_at), m.topic, m.key, m.payload, m.body,
-                m.content_type, m.headers, m.metadata, m.tenant, m.aggregate_type, m.aggregate_id, m.publisher,
-                m.idempotency_key, m.occurred_at, m.enqueued_at
+                m.content_type, m.headers, m.metadata, m.tenant, a.type, a.id, m.publisher, m.idempotency_key, m.occurred_at,
+                m.enqueued_at
             from unnest(ids) with ordinality u(id, ord)
-            left join outbox.message m on m.segment = stretch.message_segment and m.id = u.id
+            left join outbox.message m on m.id = u.id and m.segment in (stretch.message_segment, other_segment)
+            cross join lateral (
+                select case when m.segment = -2 then outbox.category(m.key) else m.aggregate_type end as type,
+                    case when m.segment = -2 then outbox.stream_key(m.key) else m.aggregate_id end as id
+            ) a
             -- A missing message raises an error.
-            where case when m.id is null then outbox_internal.missing(done + u.ord, start)
-                else m.topic <> 'outbox.control'
+            where case when m.id is null then outbox_internal.missing(done + u.ord, start, stretch.segment = -2)
+                else m.topic <> 'outbox.control' and (source = 'all' or events_only = (m.segment = -2))
                     and (topics is null and filter is null
-                        or outbox_internal.matches(topics, filter, m.topic, m.tenant, m.key, m.aggregate_type,
-                            m.aggregate_id, m.headers))
+                        or outbox_internal.matches(topics, filter, m.topic, m.tenant, m.key, a.type, a.id, m.headers))
                     and (path is null or outbox_internal.path_holds(m.payload, path))
                 end
             order by u.ord;
-            get diagnostics found = row_count;
-            returned := returned + found;
+            get diagnostics n = row_count;
+            returned := returned + n;
             looked_at := looked_at + cardinality(ids);
             done := done + cardinality(ids);
             -- Whether the last row that was returned is the message at the last position that was looked at.
-            passed := found = cardinality(ids);
-            if found > 0 and not passed then
+            passed := n = cardinality(ids);
+            if n > 0 and not passed then
                 passed := exists (
                     select from outbox.message m
-                    where m.segment = stretch.message_segment and m.id = ids[cardinality(ids)] and m.topic <> 'outbox.control'
+                    cross join lateral (
+                        select case when m.segment = -2 then outbox.category(m.key) else m.aggregate_type end as type,
+                            case when m.segment = -2 then outbox.stream_key(m.key) else m.aggregate_id end as id
+                    ) a
+                    where m.segment in (stretch.message_segment, other_segment) and m.id = ids[cardinality(ids)]
+                        and m.topic <> 'outbox.control' and (source = 'all' or events_only = (m.segment = -2))
                         and (topics is null and filter is null
-                            or outbox_internal.matches(topics, filter, m.topic, m.tenant, m.key, m.aggregate_type,
-                                m.aggregate_id, m.headers))
+                            or outbox_internal.matches(topics, filter, m.topic, m.tenant, m.key, a.type, a.id, m.headers))
                         and (path is null or outbox_internal.path_holds(m.payload, path))
                 );
             end if;
         end loop;
     end loop;
     -- Checked after the messages were read, to notice a leaf that was reclaimed meanwhile.
-    if start < outbox_internal.tail() - 1 then
+    if not events_only and start < outbox_internal.tail() - 1 then
         perform outbox_internal.missing(start + 1, start);
     end if;
     if not passed then
@@ -181,7 +226,9 @@ comment on function outbox.read is
     'pg_outbox are not returned. A call looks at no more than 10000 positions, or max_messages if that is more. If it '
     'looked further than the last message that it returns, a marker is the last row: its message_id is null, and no '
     'message between the row before it and its position matches. Continue after the position of the last row, and confirm '
-    'the position of a marker as that of a message. No rows: the feed ends at after_position. epoch: the epoch in which '
+    'the position of a marker as that of a message. No rows: the feed ends at after_position. source: messages (the '
+    'default), events (of streams, from position 1 on for ever), or all; the aggregate of an event is its category and the '
+    'rest of its stream''s name. epoch: the epoch in which '
     'after_position was read, so that a lost history is noticed. Errors: OB009 the position is malformed, no longer '
     'stored, after the end of the feed, or in a history that was lost; 22023 another argument is malformed';
 

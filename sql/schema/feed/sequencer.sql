@@ -53,8 +53,9 @@ comment on type outbox._bounds is
     'that get no more rows. passed: leaves of scan that became current since the last tick; null: there are none';
 
 -- API: private
--- Writes rows of the feed for messages in their order, with the positions after `after`. A row holds up to 960 messages, all
--- of one leaf.
+-- Writes rows of the feed for messages in their order, with the positions after `after`. A row holds up to 960 messages of
+-- one leaf of the ring, and any events between them. A row with an event goes to the permanent leaf of the feed. A row per
+-- kind would take a row for every position where messages and events alternate.
 create function outbox_internal.append_to_feed(after bigint, ids bigint[], segments smallint[]) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -62,18 +63,40 @@ as $$
 declare
     target smallint := coalesce(pg_sequence_last_value('outbox._feed_segment'), 0);
     total int := cardinality(ids);
-    runs int[] := array(
-        select o from generate_series(2, total) o where segments[o] <> segments[o - 1]
-    ) || (total + 1);
+    with_events constant boolean := (-2)::smallint = any (segments);
+    -- where a row has to begin: the leaf of the ring changes
+    runs int[];
     first int := 1;
     last int;
     stop int;
+    leaf smallint;
+    row_with_events boolean := false;
 begin
+    if with_events then
+        runs := array(
+            select r.o from (
+                select s.o, s.leaf, lag(s.leaf) over (order by s.o) as before
+                from unnest(segments) with ordinality s(leaf, o) where s.leaf <> -2
+            ) r
+            where r.leaf <> r.before
+            order by r.o
+        ) || (total + 1);
+    else
+        runs := array(
+            select o from generate_series(2, total) o where segments[o] <> segments[o - 1]
+        ) || (total + 1);
+    end if;
     foreach stop in array runs loop
         while first < stop loop
             last := least(first + 959, stop - 1);
+            leaf := segments[first];
+            if with_events then
+                -- -2 if all are events, because every other leaf has a higher number
+                select max(s), bool_or(s = -2) into leaf, row_with_events from unnest(segments[first:last]) s;
+            end if;
             insert into outbox.feed (segment, first_position, last_position, ticked_at, message_segment, message_ids)
-            values (target, after + first, after + last, clock_timestamp(), segments[first], ids[first:last]);
+            values (case when row_with_events then -2 else target end, after + first, after + last, clock_timestamp(), leaf,
+                ids[first:last]);
             first := last + 1;
         end loop;
     end loop;
@@ -209,6 +232,9 @@ create function outbox_internal.tick_chunk(
 language plpgsql volatile
 as $$
 declare
+    -- Events may be found at every tick, because their leaf is never passed or settled.
+    leaves constant smallint[] := scan || (-2)::smallint;
+    event_floor constant bigint := coalesce(pg_sequence_last_value('outbox._event_floor'), 0);
     -- Read now, because a message that S2 sees may have drawn its id after floor2 was read.
     last_id constant bigint := coalesce(pg_sequence_last_value('outbox._message_id'), 0);
     known constant xid8[] := finished || array(
@@ -230,7 +256,9 @@ begin
         select least(floor1, min(l.id) - 1) into low
         from unnest(known) k(x),
         lateral (
-            select m.id from outbox.message m where m.segment = any (scan) and m.xid = k.x order by m.id limit 1
+            select m.id from outbox.message m
+            where m.segment = any (leaves) and m.xid = k.x and (m.id > event_floor or m.segment >= 0) is true
+            order by m.id limit 1
         ) l;
     end if;
     loop
@@ -247,12 +275,14 @@ begin
                 from unnest(known) k(x),
                 lateral (
                     select m.id, m.segment, m.topic from outbox.message m
-                    where m.segment = any (scan) and m.xid = k.x and m.id > low and m.id <= high
+                    where m.segment = any (leaves) and m.xid = k.x and m.id > low and m.id <= high
+                        and (m.id > event_floor or m.segment >= 0) is true
                     order by m.id limit wanted
                 ) l)
                 union all
                 (select m.id, m.segment, m.topic from outbox.message m
-                where m.segment = any (scan) and m.id > greatest(low, floor1) and m.id <= high
+                where m.segment = any (leaves) and m.id > greatest(low, floor1) and m.id <= high
+                    and (m.id > event_floor or m.segment >= 0) is true
                     and (m.xid >= greatest(next1, pg_snapshot_xmax(s1)) and m.xid < pg_snapshot_xmax(s2)
                         and m.xid <> all (running)) is true
                 order by m.id limit wanted)
@@ -296,6 +326,9 @@ create function outbox_internal.tick_pick(
 language plpgsql volatile
 as $$
 declare
+    -- Events may be found at every tick, because their leaf is never passed or settled.
+    leaves constant smallint[] := scan || (-2)::smallint;
+    event_floor constant bigint := coalesce(pg_sequence_last_value('outbox._event_floor'), 0);
     above xid8[];           -- with below, open intervals of transactions that S1 did not know and that have ended in S2
     below xid8[];
     n int;
@@ -319,11 +352,12 @@ begin
         from (
             (select m.id, m.segment, m.topic
             from unnest(finished) f, outbox.message m
-            where m.segment = any (scan) and m.xid = f)
+            where m.segment = any (leaves) and m.xid = f and (m.id > event_floor or m.segment >= 0) is true)
             union all
             (select m.id, m.segment, m.topic
             from unnest(above, below) b(above, below), outbox.message m
-            where m.segment = any (scan) and m.xid > b.above and m.xid < b.below)
+            where m.segment = any (leaves) and m.xid > b.above and m.xid < b.below
+                and (m.id > event_floor or m.segment >= 0) is true)
             limit chunk + 1
         ) c;
     end if;

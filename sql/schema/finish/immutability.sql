@@ -7,8 +7,12 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- Exceptions: retained messages that are not needed any more are deleted, and outbox.erase() updates rows.
+    -- Exceptions: retained messages that are not needed any more are deleted, outbox.erase() updates rows, and
+    -- outbox.truncate_stream() deletes events.
     if tg_table_name = '_message_retained' and tg_op = 'DELETE' then
+        return old;
+    elsif tg_table_name = '_message_event' and tg_op = 'DELETE'
+        and current_setting('pg_outbox.erasing', true) = 'on' then
         return old;
     elsif tg_op = 'UPDATE' and current_setting('pg_outbox.erasing', true) = 'on' then
         return new;

@@ -91,8 +91,8 @@ begin
     entry.tenant := own.tenant;
     entry.topic := own.topic;
     entry.key := own.key;
-    entry.aggregate_type := own.aggregate_type;
-    entry.aggregate_id := own.aggregate_id;
+    entry.aggregate_type := case when own.segment = -2 then outbox.category(own.key) else own.aggregate_type end;
+    entry.aggregate_id := case when own.segment = -2 then outbox.stream_key(own.key) else own.aggregate_id end;
     entry.publisher := own.publisher;
     entry.severity := own.headers ->> 'severity';
     entry.headers := own.headers;

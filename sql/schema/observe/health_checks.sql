@@ -186,16 +186,22 @@ declare
     last record;
     seen pg_snapshot;
     oldest timestamptz;
+    event_floor constant bigint := coalesce(pg_sequence_last_value('outbox._event_floor'), 0);
 begin
     select t.snapshot_to, t.done_id, t.ticked_at into last from outbox.tick t order by t.id desc limit 1;
     if last.done_id is not null then
         return last.ticked_at;
     end if;
     seen := coalesce(last.snapshot_to, (select format('%1$s:%1$s:', min(i.since))::pg_snapshot from outbox._identity i));
-    select m.enqueued_at into oldest from outbox.message m where m.xid >= pg_snapshot_xmax(seen) order by m.xid limit 1;
+    -- The upper bound passes over events that were restored with transaction ids of another cluster.
+    select m.enqueued_at into oldest
+    from outbox.message m
+    where m.xid >= pg_snapshot_xmax(seen) and m.xid < outbox_internal.next_xid()
+        and (m.id > event_floor or m.segment >= 0) is true
+    order by m.xid limit 1;
     select least(oldest, min(m.enqueued_at)) into oldest
     from pg_snapshot_xip(seen) x, outbox.message m
-    where m.xid = x;
+    where m.xid = x and (m.id > event_floor or m.segment >= 0) is true;
     return greatest(oldest, case when oldest is not null then last.ticked_at end);
 end
 $$;

@@ -18,7 +18,8 @@ comment on function outbox.get_message is
 
 -- API: private
 -- Returns a page of messages, newest first. An aggregate or a tenant is found by its index; otherwise messages are read by
--- id. Conditions without an index (topic, severity) are checked for at most 10,000 messages. lowest: the last message that
+-- id. Events are not among them, see streams() and read_events(). Conditions without an index (topic, severity) are checked
+-- for at most 10,000 messages. lowest: the last message that
 -- was looked at. more: there may be more messages below it.
 create function outbox_internal.page(
     tenant text,
@@ -58,22 +59,22 @@ begin
     if aggregate_id is not null and aggregate_type is not null then
         open messages no scroll for
             select m.id, m.topic, m.tenant, m.headers, m.aggregate_type from outbox.message m
-            where m.aggregate_id = aggregate_id and m.aggregate_type = aggregate_type and m.id < before
+            where m.aggregate_id = aggregate_id and m.aggregate_type = aggregate_type and m.id < before and m.segment >= -1
             order by m.id desc limit look;
     elsif aggregate_id is not null then
         open messages no scroll for
             select m.id, m.topic, m.tenant, m.headers, m.aggregate_type from outbox.message m
-            where m.aggregate_id = aggregate_id and m.aggregate_type is null and m.id < before
+            where m.aggregate_id = aggregate_id and m.aggregate_type is null and m.id < before and m.segment >= -1
             order by m.id desc limit look;
     elsif tenant is not null then
         open messages no scroll for
             select m.id, m.topic, m.tenant, m.headers, m.aggregate_type from outbox.message m
-            where m.tenant = tenant and m.id < before
+            where m.tenant = tenant and m.id < before and m.segment >= -1
             order by m.id desc limit look;
     else
         open messages no scroll for
             select m.id, m.topic, m.tenant, m.headers, m.aggregate_type from outbox.message m
-            where m.id < before
+            where m.id < before and m.segment >= -1
             order by m.id desc limit look;
     end if;
     ids := '{}';
@@ -223,7 +224,7 @@ set search_path = pg_catalog, pg_temp
 begin atomic
     select count(*) from (
         select m.topic from outbox.message m
-        where (count_messages.tenant is null or m.tenant = count_messages.tenant)
+        where m.segment >= -1 and (count_messages.tenant is null or m.tenant = count_messages.tenant)
             and (count_messages.aggregate_type is null or m.aggregate_type = count_messages.aggregate_type)
             and (count_messages.aggregate_id is null or m.aggregate_id = count_messages.aggregate_id)
             and (count_messages.topic is null or m.topic = count_messages.topic)

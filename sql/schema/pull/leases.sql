@@ -40,7 +40,8 @@ comment on type outbox.claimed is
 --
 -- To look up messages in all leaves of outbox.message costs several times as much as the rest of a claim, because opening
 -- the leaves takes longer than reading them. The messages of a claim are nearly always in one leaf. So each function has one
--- statement per leaf, and one for all leaves, which is used when segment is null. Rows are returned in the order of `ids`,
+-- statement per leaf, one for events, and one for all leaves, which is used when segment is null or -1. Rows are returned
+-- in the order of `ids`,
 -- through nested loops; those of bundles have to be sorted.
 do $do$
 declare
@@ -97,10 +98,13 @@ $$;$f$;
         select token, until, t.id, source_name, t.message_id, outbox.webhook_id(m.id, m.enqueued_at)
                 || case when t.new_id then '_r' || t.run else '' end, t.position, t.attempt,
             coalesce(t.max_attempts, budget), m.topic, m.key, m.payload, m.body, m.content_type, m.headers,
-            m.metadata, m.tenant, m.publisher, m.aggregate_type, m.aggregate_id, t.priority, m.enqueued_at, m.occurred_at,
+            m.metadata, m.tenant, m.publisher, {aggregate}, t.priority, m.enqueued_at, m.occurred_at,
             m.deliver_at, t.expires_at, t.tried_at, t.last_error
         from taken t
         left join {messages} m on m.segment = t.message_segment and m.id = t.message_id {order};$c$;
+    -- of an event: the parts of its stream's name
+    aggregate constant text := 'case when m.segment = -2 then outbox.category(m.key) else m.aggregate_type end, '
+        'case when m.segment = -2 then outbox.stream_key(m.key) else m.aggregate_id end';
     kind record;
     branches text;
     cases text;
@@ -114,11 +118,12 @@ begin
         branches := replace(replace(replace(branch, '{taken}', kind.taken), '{held}', kind.held), '{bundled}', kind.bundled);
         branches := replace(branches, '{order}', kind.sorted);
         select string_agg(
-            replace(replace(branches, '{when}', case when leaf is null then 'else' else format('when %s then', leaf) end),
-                '{messages}', 'outbox.' || case when leaf is null then 'message' else '_message_' || lpad(leaf::text, 2, '0') end),
+            replace(replace(replace(branches, '{when}', case when leaf is null then 'else' else format('when %s then', leaf) end),
+                '{messages}', 'outbox.' || case leaf when -2 then '_message_event' else coalesce('_message_' || lpad(leaf::text, 2, '0'), 'message') end),
+                '{aggregate}', case when leaf >= 0 then 'm.aggregate_type, m.aggregate_id' else aggregate end),
             '' order by leaf nulls last)
         into cases
-        from (select generate_series(0, 15) as leaf union all select null) l;
+        from (select generate_series(0, 15) as leaf union all values (-2), (null)) l;
         execute replace(replace(replace(template, '{name}', kind.name), '{argument}', kind.argument), '{cases}', cases);
     end loop;
 end

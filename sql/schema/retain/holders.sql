@@ -18,7 +18,8 @@ end;
 
 -- API: private
 -- The holders that still need messages after a position: the dispatcher, subscriptions, replays and cursors. Deliveries that
--- have a row are not among them, because their messages are retained one by one.
+-- have a row are not among them, because their messages are retained one by one. Subscriptions that take only events are not
+-- among them either, because events are kept for ever.
 create function outbox_internal.needed() returns table (holder text, "position" bigint, max_lag interval,
     subscription_id int)
 language sql stable
@@ -34,7 +35,7 @@ begin atomic
     select format('subscription "%s"', s.name), least(l."position", o."position"), s.max_lag, s.id
     from last c
     cross join lateral unnest(c.lag_subscriptions, c.lag_positions) l(id, "position")
-    join outbox.subscription s on s.id = l.id and s.deleted_at is null
+    join outbox.subscription s on s.id = l.id and s.deleted_at is null and not outbox_internal.takes_events_only(s.id)
     left join lateral (
         -- the first entry of a subscription is a position, the following ones are distances
         select c.open_positions[array_position(c.open_subscriptions, l.id)] - 1 as "position"
@@ -44,11 +45,12 @@ begin atomic
     select format('subscription "%s"', s.name), v.starts_after, s.max_lag, s.id
     from outbox.subscription_version v
     join outbox.subscription s on s.id = v.subscription_id and s.deleted_at is null
-    where v.starts_after is not null and (v."position" is null or v."position" > (select c."position" from last c))
+    where v.starts_after is not null and not outbox_internal.takes_events_only(s.id)
+        and (v."position" is null or v."position" > (select c."position" from last c))
     union all
     select format('replay %s', r.id), r."position", null, null
     from outbox.replay r
-    where r.state = 'running'
+    where r.state = 'running' and not outbox_internal.takes_events_only(r.subscription_id)
     union all
     select format('cursor of consumer "%s"', k.consumer), c."position", null, null
     from outbox._cursor_key k

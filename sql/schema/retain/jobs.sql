@@ -40,6 +40,8 @@ declare
     batch constant int := 1000;
     -- outbox.metrics() reads the rows that have not been added up: about 20,000 rows take milliseconds.
     counted_size constant bigint := 2 * 1024 * 1024;
+    -- Events behind the lists are filtered by their category one by one: so many take 30 ms.
+    unlisted constant bigint := 10000;
     done record;
     trimmed record;
     due boolean := everything or coalesce(
@@ -68,6 +70,15 @@ begin
             job := name;
             rows := outbox_internal.roll_up() + outbox_internal.roll_up_message_counters();
             result := 'rolled up';
+            perform outbox_internal.note_job(job, result, rows, bytes, held_by);
+        end if;
+    elsif name = 'categories' then
+        if due or outbox.head() - outbox_internal.listed() >= unlisted then
+            job := name;
+            rows := outbox_internal.list_categories(100000);
+            more := rows is not null;
+            result := case when more then 'listed' else 'nothing to list' end;
+            rows := coalesce(rows, 0);
             perform outbox_internal.note_job(job, result, rows, bytes, held_by);
         end if;
     elsif due then
@@ -118,7 +129,8 @@ begin
     perform outbox_internal.note_segments();
     perform outbox_internal.seal_leaves();
     -- Messages are reclaimed before the rows of the feed that contain their ids.
-    foreach name in array array['message', 'feed', 'attempt', 'routing', 'tick', 'checkpoint', 'counters'] || array(
+    foreach name in array array['message', 'feed', 'attempt', 'routing', 'tick', 'checkpoint', 'counters',
+        'categories'] || array(
         select t.job from outbox_internal.trimmed() t
     ) loop
         -- A job that fails is recorded in outbox.job, and the other jobs still run.

@@ -9,7 +9,8 @@ create function outbox.explain_routing(
     tenant text default null,
     aggregate_type text default null,
     aggregate_id text default null,
-    at_position bigint default null
+    at_position bigint default null,
+    source text default 'messages'
 ) returns table (subscription text, matches boolean, reason text, version int)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -17,6 +18,7 @@ as $$
 #variable_conflict use_variable
 begin
     perform outbox_internal.check_topic(topic);
+    perform outbox_internal.check_source(source);
     return query
     select s.name, e.why is null, case
             when e.why is not null then e.why
@@ -38,6 +40,7 @@ begin
         select case
             when not outbox_internal.matches(v.topics, null, topic, null, null, null, null, null) then 'topic'
             when not v.active then 'inactive'
+            when v.source not in (source, 'all') then 'source'
             when f.fields is not null then 'filter: ' || f.fields
             when v.filter ? 'payload' and not outbox_internal.path_holds(payload, (v.filter ->> 'payload')::jsonpath)
                 then 'filter: payload'
@@ -49,9 +52,10 @@ end
 $$;
 comment on function outbox.explain_routing is
     'Returns, for each subscription, whether a message with these properties would match it, and the reason. reason: '
-    'matches (with a note if the subscription is paused), topic, inactive, filter with the fields that refuse the message, '
-    'or filter: payload. The answer is that of the newest version of each subscription; with at_position, that of the '
-    'version that held at the position, ended subscriptions included. Errors: 22023 topic is malformed';
+    'matches (with a note if the subscription is paused), topic, inactive, source (it takes events, or it does not), '
+    'filter with the fields that refuse the message, or filter: payload. source: messages (the default) or events. The '
+    'answer is that of the newest version of each subscription; with at_position, that of the version that held at the '
+    'position, ended subscriptions included. Errors: 22023 topic is malformed';
 
 -- API: public
 create function outbox.skipped(topic text default null, max_messages int default 100, before bigint default null)
@@ -75,10 +79,11 @@ begin
             continue when position >= before;
             select m.id, m.topic into message_id, message_topic
             from (
-                select f.message_segment, f.message_ids[position - f.first_position + 1] as id
+                select f.message_segment, case when f.segment = -2 then -2 else f.message_segment end as other_segment,
+                    f.message_ids[position - f.first_position + 1] as id
                 from outbox.feed f where f.first_position <= position order by f.first_position desc limit 1
             ) f
-            join outbox.message m on m.segment = f.message_segment and m.id = f.id;
+            join outbox.message m on m.segment in (f.message_segment, f.other_segment) and m.id = f.id;
             continue when message_id is null
                 or not outbox_internal.matches(array[coalesce(topic, '#')], null, message_topic, null, null, null, null, null);
             reason := outbox_internal.routing_reason(batch.matched[i]);

@@ -5,6 +5,16 @@
 -- and at most 1000 wait. They are made in the transaction that moves the replay's position, so a crash neither loses nor
 -- duplicates a row.
 
+-- API: private
+-- Whether a subscription has never taken anything but events, which are stored from the first position on.
+create function outbox_internal.takes_events_only(subscription_id int) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select coalesce(bool_and(v.source = 'events'), false)
+    from outbox.subscription_version v where v.subscription_id = takes_events_only.subscription_id;
+end;
+
 -- API: public
 create function outbox.replay(
     subscription text,
@@ -23,14 +33,17 @@ as $$
 declare
     known int := outbox_internal.subscription_id(subscription);
     low bigint;
-    high bigint := coalesce(to_position, outbox_internal.position_at(to_time) - 1, outbox.head());
+    high bigint;
+    lowest bigint;
     new_id bigint;
 begin
     perform outbox_internal.pin_history();
-    low := coalesce(from_position, outbox_internal.position_at(from_time), outbox_internal.tail());
-    if low < outbox_internal.tail() then
+    lowest := case when outbox_internal.takes_events_only(known) then 1 else outbox_internal.tail() end;
+    high := coalesce(to_position, outbox_internal.position_at(to_time, lowest) - 1, outbox.head());
+    low := coalesce(from_position, outbox_internal.position_at(from_time, lowest), lowest);
+    if low < lowest then
         raise exception 'position % is no longer stored', low using errcode = 'OB009',
-            detail = format('The first one that is stored is %s.', outbox_internal.tail());
+            detail = format('The first one that is stored is %s.', lowest);
     end if;
     if high > outbox.head() then
         raise exception 'position % does not exist yet', high using errcode = 'OB009',
@@ -137,7 +150,9 @@ begin
 
     last_seen := job.position;
     for candidate in
-        select f.first_position + i.o - 1 as place, m.*, v.topics, v.filter, v.active
+        select f.first_position + i.o - 1 as place, m.*, v.topics, v.filter, v.active, v.source,
+            case when m.segment = -2 then outbox.category(m.key) else m.aggregate_type end as its_type,
+            case when m.segment = -2 then outbox.stream_key(m.key) else m.aggregate_id end as its_id
         from (
             select * from outbox.feed f
             where f.first_position >= coalesce((
@@ -149,9 +164,10 @@ begin
             order by f.first_position
         ) f
         cross join lateral unnest(f.message_ids) with ordinality i(id, o)
-        left join outbox.message m on m.segment = f.message_segment and m.id = i.id
+        left join outbox.message m
+            on m.segment in (f.message_segment, case when f.segment = -2 then -2 else f.message_segment end) and m.id = i.id
         left join lateral (
-            select o.topics, o.filter, o.active from outbox.subscription_version o
+            select o.topics, o.filter, o.active, o.source from outbox.subscription_version o
             where o.subscription_id = target.id and o.position is not null
                 and coalesce(o.starts_after, o.position) < f.first_position + i.o - 1
             order by o.version desc limit 1
@@ -164,12 +180,13 @@ begin
         -- A cancelled message is not delivered any more. An erased message is not delivered either, but the attempt log has
         -- an entry for it.
         continue when candidate.id is null or candidate.active is not true
+            or candidate.source <> 'all' and (candidate.source = 'events') <> (candidate.segment = -2)
             or exists (select from outbox.cancelled c where c.message_id = candidate.id)
                 and outbox_internal.erased_because(candidate.id) is null
             or not outbox_internal.matches(candidate.topics, candidate.filter - 'payload', candidate.topic, candidate.tenant,
-                candidate.key, candidate.aggregate_type, candidate.aggregate_id, candidate.headers)
+                candidate.key, candidate.its_type, candidate.its_id, candidate.headers)
             or not outbox_internal.matches(null, job.filter - 'payload', candidate.topic, candidate.tenant, candidate.key,
-                candidate.aggregate_type, candidate.aggregate_id, candidate.headers)
+                candidate.its_type, candidate.its_id, candidate.headers)
             or candidate.filter ? 'payload'
                 and not outbox_internal.path_holds(candidate.payload, (candidate.filter ->> 'payload')::jsonpath)
             or job.filter ? 'payload'

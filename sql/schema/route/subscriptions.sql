@@ -48,6 +48,21 @@ end
 $$;
 
 -- API: private
+-- Raises 22023 for an unknown source.
+create function outbox_internal.check_source(source text) returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if source is null or source not in ('messages', 'events', 'all') then
+        raise exception 'invalid source' using errcode = 'invalid_parameter_value',
+            detail = format('It is %s.', coalesce(format('"%s"', left(source, 100)), 'null')),
+            hint = 'It is messages, events or all.';
+    end if;
+end
+$$;
+
+-- API: private
 -- Writes the next version of a subscription and its control message, and returns the id of that message. The caller has
 -- locked the subscription's row.
 create function outbox_internal.next_version(
@@ -56,7 +71,8 @@ create function outbox_internal.next_version(
     active boolean,
     topics text[],
     filter jsonb,
-    starts_after bigint
+    starts_after bigint,
+    source text
 ) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -71,8 +87,8 @@ begin
     control := outbox_internal.enqueue_own('outbox.control',
         jsonb_build_object('subscription', subscription_id, 'name', name, 'version', next));
     insert into outbox.subscription_version (subscription_id, version, control_message_id, active, topics, filter,
-        starts_after)
-    values (subscription_id, next, control, active, topics, filter, starts_after);
+        starts_after, source)
+    values (subscription_id, next, control, active, topics, filter, starts_after, source);
     return control;
 end
 $$;
@@ -99,7 +115,8 @@ create function outbox.subscribe(
     external_id text default null,
     labels jsonb default '{}',
     start text default 'latest',
-    url text default null
+    url text default null,
+    source text default 'messages'
 ) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -108,10 +125,11 @@ as $$
 declare
     candidate outbox.subscription;
     target int;
-    starts_after bigint := outbox_internal.start(start);
+    starts_after bigint := outbox_internal.start(start, source);
 begin
     perform outbox_internal.check_name('subscription', name);
     perform outbox_internal.check_routes(topics, filter);
+    perform outbox_internal.check_source(source);
     if url is not null then
         if endpoint is not null then
             raise exception 'endpoint and url exclude each other' using errcode = 'invalid_parameter_value',
@@ -163,18 +181,19 @@ begin
         perform outbox_internal.store_subscription(candidate);
         update outbox.subscription s set deleted_at = null, paused = false where s.id = candidate.id;
     end if;
-    return outbox_internal.next_version(candidate.id, name, true, topics, filter, starts_after);
+    return outbox_internal.next_version(candidate.id, name, true, topics, filter, starts_after, source);
 end
 $$;
 comment on function outbox.subscribe is
-    'Creates a subscription: the messages of these topics (patterns; * is one word, # any number of words) are sent to an '
-    'endpoint, or claimed by workers if there is neither endpoint nor url. url: creates an endpoint with the '
+    'Creates a subscription: the messages of these topics (patterns; * is one word, # any number of words) are sent to '
+    'an endpoint, or claimed by workers if there is neither endpoint nor url. url: creates an endpoint with the '
     'subscription''s name. filter: further conditions on a message. The other settings are described at the columns of '
     'outbox.subscription; max_attempts null or below 1 means 12. start: latest (the default: messages after the control '
-    'message whose id is returned), earliest, a position (the first to be delivered) or a time. A name that was '
-    'unsubscribed is taken up again, with its old id. Returns the id of the control message. Errors: OB001 no such '
-    'endpoint, OB009 the start position is not stored or does not exist yet, 42710 the subscription exists already, 22004 '
-    'topics is null or empty, 22023 a setting is malformed or out of range, 54000 a text is too long';
+    'message whose id is returned), earliest, a position (the first to be delivered) or a time. source: messages (the '
+    'default), events (of streams), or all; it stays until unsubscribe(). A name that was unsubscribed is taken up '
+    'again, with its old id. Returns the id of the control message. Errors: OB001 no such endpoint, OB009 the start '
+    'position is not stored or does not exist yet, 42710 the subscription exists already, 22004 topics is null or empty,'
+    ' 22023 a setting is malformed or out of range, 54000 a text is too long';
 
 -- API: private
 -- Overwrites a subscription's settings.
@@ -289,7 +308,8 @@ begin
     changed.labels := coalesce(labels, changed.labels);
     perform outbox_internal.check_subscription(changed);
     perform outbox_internal.store_subscription(changed);
-    return outbox_internal.next_version(changed.id, name, version.active, version.topics, version.filter, null);
+    return outbox_internal.next_version(changed.id, name, version.active, version.topics, version.filter, null,
+        version.source);
 end
 $$;
 comment on function outbox.alter_subscription is
@@ -320,7 +340,8 @@ create function outbox.ensure_subscription(
     max_lag interval default null,
     external_id text default null,
     labels jsonb default null,
-    start text default null
+    start text default null,
+    source text default null
 ) returns text
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -329,6 +350,7 @@ as $$
 declare
     known jsonb;
     pulled boolean;
+    its_source text;
     -- The settings that are given, by the names of alter_subscription()'s arguments.
     wanted jsonb := (
         select coalesce(jsonb_object_agg(g.key, g.value), '{}')
@@ -344,12 +366,12 @@ begin
     -- The first look takes no lock: nearly every call is that of a worker that starts, and changes nothing.
     for attempt in 1 .. 3 loop
         select to_jsonb(s) || jsonb_build_object('endpoint', e.name, 'topics', v.topics, 'filter', v.filter),
-            s.endpoint_id is null
-        into known, pulled
+            s.endpoint_id is null, v.source
+        into known, pulled, its_source
         from outbox.subscription s
         left join outbox.endpoint e on e.id = s.endpoint_id
         cross join lateral (
-            select o.topics, o.filter from outbox.subscription_version o
+            select o.topics, o.filter, o.source from outbox.subscription_version o
             where o.subscription_id = s.id order by o.version desc limit 1
         ) v
         where s.name = ensure_subscription.name and s.deleted_at is null;
@@ -360,7 +382,8 @@ begin
             perform outbox.subscribe(name, topics, endpoint, filter, max_attempts, max_age, schedule, policy,
                 coalesce(format, 'raw'), coalesce(batch_size, 1), coalesce(batch_wait, '0'), coalesce(ordering, 'none'),
                 coalesce(on_exhausted, 'skip'), ttl, deadline, coalesce(notify, true), max_lag, external_id, labels,
-                coalesce(start, case when endpoint is null then 'earliest' else 'latest' end));
+                coalesce(start, case when endpoint is null then 'earliest' else 'latest' end),
+                source => coalesce(source, 'messages'));
             return 'created';
         exception when duplicate_object then
             -- Another session has created it meanwhile.
@@ -375,6 +398,10 @@ begin
         raise exception 'subscription "%" is pushed to an endpoint', name using errcode = 'OB004',
             hint = 'Name its endpoint, or unsubscribe it and create it without one.';
     end if;
+    if its_source <> source then
+        raise exception 'subscription "%" takes the source %', name, its_source using errcode = 'OB004',
+            hint = 'A source stays until unsubscribe(): name the same one, or leave it out.';
+    end if;
     if known || wanted = known then
         return 'unchanged';
     end if;
@@ -385,14 +412,14 @@ begin
 end
 $$;
 comment on function outbox.ensure_subscription is
-    'Creates a subscription, or alters the one that there is, so that it is as described: for migrations, and for programs '
-    'that start. Topics, filter (null: none) and whether it is pushed are always as given; any other setting that is null '
-    'keeps its value, or gets the default of subscribe() if the subscription is new. start: where a new subscription '
-    'begins, as in subscribe(). Its default is earliest for a subscription that workers claim from, so that workers that '
-    'are deployed after their producers miss nothing, and latest for a pushed one, so that a new receiver is not sent the '
-    'history. Returns created, altered or unchanged; unchanged writes nothing. Errors: OB001 no such endpoint, OB004 the '
-    'subscription is pulled and endpoint is given, or the other way round; 40001 another session created it, and this '
-    'transaction cannot see it; those of subscribe()';
+    'Creates a subscription, or alters the one that there is, so that it is as described: for migrations, and for '
+    'programs that start. Topics, filter (null: none) and whether it is pushed are always as given; any other setting '
+    'that is null keeps its value, or gets the default of subscribe() if the subscription is new. start: where a new '
+    'subscription begins, as in subscribe(). Its default is earliest for a subscription that workers claim from, so that'
+    ' workers that are deployed after their producers miss nothing, and latest for a pushed one, so that a new receiver '
+    'is not sent the history. Returns created, altered or unchanged; unchanged writes nothing. Errors: OB001 no such '
+    'endpoint, OB004 the subscription is pulled and endpoint is given, or the other way round, or it has another source;'
+    ' 40001 another session created it, and this transaction cannot see it; those of subscribe()';
 
 -- API: public
 create function outbox.unsubscribe(name text) returns bigint
@@ -407,7 +434,7 @@ declare
 begin
     select v.* into version from outbox.subscription_version v
     where v.subscription_id = known.id order by v.version desc limit 1;
-    control := outbox_internal.next_version(known.id, name, false, version.topics, version.filter, null);
+    control := outbox_internal.next_version(known.id, name, false, version.topics, version.filter, null, version.source);
     update outbox.subscription s set deleted_at = clock_timestamp(), paused = false where s.id = known.id;
     -- The dispatcher logs the waiting deliveries of a pushed subscription as skipped. Those of a pull subscription are ended
     -- here; those that a worker has or another session has locked are ended by a later pass of the router.

@@ -26,7 +26,9 @@ call outbox_internal.create_ring('message', $$
     headers jsonb,
     metadata jsonb,
     payload jsonb,
-    body bytea
+    body bytea,
+    version bigint,
+    event_id uuid
 $$, 16, array[
     -- the sequencer's candidates
     'create index {leaf}_xid on {table} (xid, id)',
@@ -36,8 +38,10 @@ $$, 16, array[
     'create index {leaf}_tenant on {table} (tenant, id) where tenant is not null',
     'create index {leaf}_aggregate on {table} (aggregate_id, aggregate_type, id) where aggregate_id is not null'
 ]);
-comment on table outbox.message is 'One immutable row per enqueued message, in a ring of 16 leaves';
-comment on column outbox.message.segment is 'leaf of the ring that holds the row; -1: retained after its leaf was truncated';
+comment on table outbox.message is
+    'One immutable row per message: enqueued ones in a ring of 16 leaves, events in a permanent leaf';
+comment on column outbox.message.segment is
+    'leaf of the ring that holds the row; -1: retained after its leaf was truncated; -2: an event, which is kept for ever';
 comment on column outbox.message.id is
     'number of the message; the order of messages is that of their positions in the feed, not of this number';
 comment on column outbox.message.xid is 'transaction that enqueued it; without meaning in a restored copy';
@@ -48,14 +52,17 @@ comment on column outbox.message.occurred_at is 'when the business event happene
 comment on column outbox.message.max_attempts is 'number of attempts, including the first; null: that of the subscription';
 comment on column outbox.message.priority is 'among due deliveries, higher goes first; -100 to 100, 0 by default';
 comment on column outbox.message.topic is 'dot-separated name that the message is published to';
-comment on column outbox.message.key is 'ordering key and identifier';
+comment on column outbox.message.key is 'ordering key and identifier; of an event: its stream';
 comment on column outbox.message.payload is 'JSON payload; null when body is set or the message was erased';
 comment on column outbox.message.body is 'bytes that are delivered unchanged; content_type says what they are';
+comment on column outbox.message.version is 'place of an event in its stream, from 1 on without a gap; null: not an event';
+comment on column outbox.message.event_id is 'the id that the appending application gave the event; null: none';
 
 -- API: public
 -- A row holds up to 960 consecutive positions: message_ids[1] is at first_position, message_ids[2] at first_position + 1,
--- and so on. Within a row the ids ascend, and all messages are in one leaf. This takes 8 bytes per message instead of a row
--- and two index entries. The array stays inline (storage plain), and a row fits a page.
+-- and so on. Within a row the ids ascend. All messages of a row are in one leaf, except that a row of the permanent leaf of
+-- the feed may name events beside them (see stream/storage.sql). This takes 8 bytes per message instead of a row and two
+-- index entries. The array stays inline (storage plain), and a row fits a page.
 call outbox_internal.create_ring('feed', $$
     first_position bigint not null,
     last_position bigint not null,
@@ -69,7 +76,9 @@ $$, 16, array[
     'create index {leaf}_ticked on {table} (ticked_at)'
 ]);
 comment on table outbox.feed is 'The committed order: gap-free positions, up to 960 consecutive ones in a row';
-comment on column outbox.feed.message_segment is 'leaf of outbox.message that holds the messages of this row';
+comment on column outbox.feed.message_segment is
+    'leaf of outbox.message that holds the messages of this row; -2: all are events. A row with segment -2 names events, '
+    'beside messages of that leaf';
 
 -- API: public
 call outbox_internal.create_ring('attempt', $$

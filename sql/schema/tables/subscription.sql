@@ -68,6 +68,7 @@ create table outbox.subscription_version (
     starts_after bigint,
     created_at timestamptz not null default clock_timestamp(),
     created_by text not null default session_user,
+    source text not null default 'messages' check (source in ('messages', 'events', 'all')),
     primary key (subscription_id, version)
 );
 create index subscription_version_unplaced on outbox.subscription_version (control_message_id) where position is null;
@@ -79,6 +80,8 @@ comment on column outbox.subscription_version.position is
     'it';
 comment on column outbox.subscription_version.starts_after is
     'not null: the subscription was created here with history, and the version holds for the positions after this one';
+comment on column outbox.subscription_version.source is
+    'messages: those of enqueue(); events: those of append(); all: both';
 select pg_catalog.pg_extension_config_dump('outbox.subscription_version', '');
 
 insert into outbox._capability values

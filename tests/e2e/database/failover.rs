@@ -63,6 +63,7 @@ async fn a_promoted_standby_goes_on_and_a_reader_of_what_was_lost_is_told() {
     let mut standby = Server::on(primary.install.clone(), data, primary.password().to_owned(), SETTINGS);
     standby.run().await.unwrap();
     let replica = standby.connect("shop").await.unwrap();
+    db.batch_execute("select outbox.append('order-1', 'order.placed', '{}') from generate_series(1, 3)").await.unwrap();
     // These messages are committed, and their deliveries fail for now.
     receiver.on("/hook", |_, _| Reply::status(503));
     enqueue(&db, 21, 30).await;
@@ -79,6 +80,9 @@ async fn a_promoted_standby_goes_on_and_a_reader_of_what_was_lost_is_told() {
         one(&replica, "select count(*) from pg_stat_activity where backend_type like 'pg_outbox%'").await;
     assert_eq!(workers, 0);
     assert_eq!(one::<i64>(&replica, "select count(*) from outbox.health() h where h.state = 'critical'").await, 0);
+    assert_eq!(one::<i64>(&replica, "select count(*) from outbox.load('order-1')").await, 3);
+    assert_eq!(one::<i64>(&replica, "select count(*) from outbox.read_events(0)").await, 3);
+    assert_eq!(one::<i64>(&replica, "select outbox.stream_version('order-1')").await, 3);
     // A reader of the standby keeps its cursor on the primary, and the error says so.
     assert_eq!(one::<i64>(&replica, "select count(message_id) from outbox.read(0)").await, 30);
     assert_eq!(one::<i64>(&replica, "select position from outbox.cursor_get('reader', if_missing => 0)").await, 0);
@@ -89,6 +93,8 @@ async fn a_promoted_standby_goes_on_and_a_reader_of_what_was_lost_is_told() {
         ("outbox.cursor_delete('reader', reason => 'x')", true),
         ("outbox.tick()", true),
         ("outbox.enqueue('order.created', '{}')", false),
+        ("outbox.append('order-1', 'order.placed', '{}')", false),
+        ("outbox.close_stream('order-1', 'x')", true),
         ("outbox.subscribe('s', '{a}')", false),
     ] {
         let error = refused(&replica, &format!("select {call}")).await;

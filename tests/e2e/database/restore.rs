@@ -76,6 +76,11 @@ async fn busy_database(server: &Server, name: &str, receiver: &Receiver) -> (Cli
             .await
             .unwrap();
     }
+    db.batch_execute(
+        "select outbox.append('account-' || n % 3, 'account.changed', '{}') from generate_series(1, 20) n",
+    )
+    .await
+    .unwrap();
     settle(&db).await;
     wait_until("workers have something to claim", PATIENCE, async || {
         one::<i64>(&db, "select count(*) from outbox.delivery where pull").await == 4
@@ -87,6 +92,9 @@ async fn busy_database(server: &Server, name: &str, receiver: &Receiver) -> (Cli
     let holder = server.connect(name).await.unwrap();
     holder.batch_execute("begin; lock table outbox._sequencer in exclusive mode").await.unwrap();
     db.batch_execute("select outbox.enqueue('order.created', '{\"late\": true}') from generate_series(1, 10)")
+        .await
+        .unwrap();
+    db.batch_execute("select outbox.append('account-' || n % 3, 'account.changed', '{}') from generate_series(1, 5) n")
         .await
         .unwrap();
     (db, holder)
@@ -114,6 +122,7 @@ async fn waits_and_is_adopted(copy: &Client, original: &BTreeMap<String, String>
     // The copy neither sends due deliveries, nor numbers new messages, nor removes anything.
     copy.batch_execute("update outbox.delivery set due_at = now() where not pull").await.unwrap();
     copy.batch_execute("select outbox.enqueue('order.created', '{\"local\": true}')").await.unwrap();
+    copy.batch_execute("select outbox.append('account-0', 'account.changed', '{}')").await.unwrap();
     let head: i64 = one(copy, "select outbox.head()").await;
     assert_eq!(rows(copy, "select * from outbox.maintain()").await.len(), 0);
     tokio::time::sleep(Duration::from_millis(1500)).await;
@@ -121,7 +130,7 @@ async fn waits_and_is_adopted(copy: &Client, original: &BTreeMap<String, String>
     assert_eq!(one::<i64>(copy, "select outbox.head()").await, head);
 
     let good_before = good(receiver);
-    assert_eq!(one::<i64>(copy, "select outbox.adopt('test')").await, head + 11, "ten late ones and the local one");
+    assert_eq!(one::<i64>(copy, "select outbox.adopt('test')").await, head + 17, "the late ones and the local ones");
     settle(copy).await;
     wait_until("the eleven have arrived", PATIENCE, async || good(receiver) == good_before + 11).await;
     // No position and no message appears twice, and every message has a position.
@@ -141,13 +150,17 @@ async fn waits_and_is_adopted(copy: &Client, original: &BTreeMap<String, String>
             .await;
     assert_eq!(without, 0);
     assert_eq!(one::<i32>(copy, "select max(epoch) from outbox.epoch").await, 2);
+    // Streams go on, and no event was lost.
+    let versions = "select array_agg(v order by v) from (select stream || ' ' || version as v from outbox.streams()) s";
+    assert_eq!(one::<Vec<String>>(copy, versions).await, ["account-0 8", "account-1 9", "account-2 9"]);
+    assert_eq!(one::<i64>(copy, "select count(*) from outbox.read_events(0)").await, 26);
     // New messages, workers and cursors go on.
     copy.batch_execute("select outbox.enqueue('order.created', '{}') from generate_series(1, 5)").await.unwrap();
     settle(copy).await;
     wait_until("new ones arrive", PATIENCE, async || good(receiver) == good_before + 16).await;
     assert_eq!(one::<i64>(copy, "select count(*) from outbox.claim('pulled', 'w2', 10)").await, 2);
     assert_eq!(one::<i64>(copy, "select position from outbox.cursor_advance('projection', 8)").await, 8);
-    assert_eq!(one::<i64>(copy, "select outbox.adopt()").await, head + 16, "adopting twice changes nothing");
+    assert_eq!(one::<i64>(copy, "select outbox.adopt()").await, head + 22, "adopting twice changes nothing");
     assert_eq!(one::<i64>(copy, "select count(*) from outbox.audit where action = 'adopt'").await, 1);
     assert_eq!(
         one::<i64>(copy, "select count(*) from outbox.health() h where h.check = 'identity' and h.state = 'ok'").await,

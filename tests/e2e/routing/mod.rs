@@ -1,4 +1,5 @@
 mod agreement;
+mod events;
 mod fairness;
 mod matching;
 mod pubsub;

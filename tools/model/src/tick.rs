@@ -1,6 +1,6 @@
 //! The steps of a tick, as the SQL function runs its statements, and of the wrong designs.
 
-use crate::world::{LEAVES, Scope, Snapshot, Status, TickRow, Ticker, Variant, World, Xid};
+use crate::world::{EVENTS, LEAVES, Scope, Snapshot, Status, TickRow, Ticker, Variant, World, Xid};
 
 /// Adds every state that one step of ticker `i` leads to.
 pub fn steps(world: &World, scope: &Scope, i: usize, all: &mut Vec<World>) {
@@ -153,7 +153,13 @@ pub fn numbered(
             leaves: 0,
         },
     };
-    let mut scan = old.map_or((1 << LEAVES) - 1, |s| s.leaves);
+    let (mut scan, mut settled) = (old.map_or((1 << LEAVES) - 1, |s| s.leaves), settled);
+    if scope.variant != Variant::EventsSettle || old.is_none() {
+        // Events may be found at every tick.
+        scan |= 1 << EVENTS;
+    } else if world.is_free(EVENTS) {
+        settled |= 1 << EVENTS;
+    }
     if !going_on {
         // All leaves after the pointer of the last tick, up to the current pointer.
         let first = old.map_or(world.pointer, |s| s.pointer + 1);

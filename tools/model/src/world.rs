@@ -8,6 +8,16 @@ pub type Leaf = u8;
 /// The number of leaves of the ring in the model.
 pub const LEAVES: u8 = 3;
 
+/// The permanent leaf of events. It is never current and never passed.
+pub const EVENTS: Leaf = LEAVES;
+/// Stands in the place of a pointer for the leaf of events.
+const TO_EVENTS: u8 = u8::MAX;
+
+/// The leaf that a pointer points to.
+fn leaf_of(pointer: u8) -> Leaf {
+    if pointer == TO_EVENTS { EVENTS } else { pointer % LEAVES }
+}
+
 /// The designs of the sequencer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
@@ -43,6 +53,8 @@ pub enum Variant {
     NoSecondLook,
     /// Determines which leaves are settled after it has taken the snapshot.
     SettledAfterSnapshot,
+    /// Reads the leaf of events until it is settled, as a leaf of the ring.
+    EventsSettle,
 }
 
 /// The size of an exploration.
@@ -55,6 +67,8 @@ pub struct Scope {
     pub transactions: u8,
     /// The largest number of messages of each transaction.
     pub messages: u8,
+    /// Whether a session may write events as well.
+    pub events: bool,
     /// The number of sessions that tick (a dispatcher, and a session that ticks inline).
     pub tickers: usize,
     /// The number of all ticks.
@@ -75,6 +89,7 @@ impl Scope {
             sessions: 2,
             transactions: 1,
             messages: 1,
+            events: false,
             tickers: 1,
             ticks: 2,
             chunk: 9,
@@ -348,7 +363,7 @@ impl World {
                     session.messages_left -= 1;
                     session.target = None;
                     session.drawn = None;
-                    w.rows.push(Row { id, xid, leaf: target % LEAVES, before });
+                    w.rows.push(Row { id, xid, leaf: leaf_of(target), before });
                 }
                 (None, Some(locked), _, _) => {
                     session.locked = None;
@@ -363,7 +378,16 @@ impl World {
                     session.locks |= 1 << (read % LEAVES);
                     session.locked = Some(read);
                 }
-                (None, None, None, _) => session.read = Some(w.pointer),
+                (None, None, None, _) => {
+                    if scope.events {
+                        // An event is written to its leaf whatever the pointer says.
+                        all.push(step(&|w| {
+                            w.sessions[i].locks |= 1 << EVENTS;
+                            w.sessions[i].target = Some(TO_EVENTS);
+                        }));
+                    }
+                    session.read = Some(w.pointer);
+                }
             }
             // Without rotation the pointer never changes, so the steps that read it are combined into one.
             if scope.rotations == 0

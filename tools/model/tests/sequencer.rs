@@ -39,6 +39,15 @@ fn rotation() {
     holds(Scope { rotations: 2, ticks: 1, ..scope });
 }
 
+#[test]
+fn events_beside_messages() {
+    let scope = Scope { events: true, ..Scope::new(Variant::AsBuilt) };
+    holds(Scope { tickers: 2, ..scope });
+    holds(Scope { messages: 2, chunk: 1, ticks: 1, ..scope });
+    holds(Scope { rotations: 1, ticks: 1, ..scope });
+    holds(Scope { crashes: 1, ..scope });
+}
+
 /// Takes a minute in a release build: `cargo test -p outbox-model --release -- --ignored`.
 #[test]
 #[ignore = "a minute in a release build, much longer without"]
@@ -78,6 +87,7 @@ fn every_wrong_design_is_caught() {
         (turning(Variant::OnlyCurrentLeaf), SKIP),
         (turning(Variant::NoSecondLook), SKIP),
         (turning(Variant::SettledAfterSnapshot), SKIP),
+        (Scope { events: true, ..small(Variant::EventsSettle) }, SKIP),
     ] {
         match explore(&scope) {
             Found::Breach { what, path } => {

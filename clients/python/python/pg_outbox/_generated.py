@@ -11,6 +11,17 @@ from ._rows import Call, Shape
 
 
 @dataclass(frozen=True)
+class Appended:
+    """A row of outbox.appended."""
+
+    stream: str | None
+    first_version: int | None
+    last_version: int | None
+    message_ids: list[int] | None
+    repeated: bool | None
+
+
+@dataclass(frozen=True)
 class ArchiveEntry:
     """A row of outbox.archive_entry."""
 
@@ -255,6 +266,28 @@ class HistoryRow:
 
 
 @dataclass(frozen=True)
+class Event:
+    """A row of outbox.event."""
+
+    position: int | None
+    epoch: int | None
+    message_id: int | None
+    event_id: str | None
+    webhook_id: str | None
+    stream: str | None
+    version: int | None
+    type: str | None
+    data: Any | None
+    body: bytes | None
+    content_type: str | None
+    headers: Any | None
+    metadata: Any | None
+    tenant: str | None
+    occurred_at: datetime | None
+    recorded_at: datetime | None
+
+
+@dataclass(frozen=True)
 class MaintainRow:
     """A row of outbox.maintain."""
 
@@ -386,6 +419,27 @@ class StatsRow:
     expired: int | None
     cancelled: int | None
     total: int | None
+
+
+@dataclass(frozen=True)
+class StreamInfoRow:
+    """A row of outbox.stream_info."""
+
+    category: str | None
+    version: int | None
+    events: int | None
+    created_at: datetime | None
+    updated_at: datetime | None
+    closed_at: datetime | None
+    truncated_before: int | None
+
+
+@dataclass(frozen=True)
+class StreamsRow:
+    """A row of outbox.streams."""
+
+    stream: str | None
+    version: int | None
 
 
 @dataclass(frozen=True)
@@ -717,6 +771,32 @@ class AdminMethods:
         """
         self._run(Call("alter_topic", {"code": code, "name": name, "description": description, "active": active}, Shape("void", None, {})))
 
+    def append(self, stream: str, type: str, data: Any, *, expected_version: int | None = None, event_id: str | None = None, metadata: Any | None = None, headers: Any | None = None, tenant: str | None = None, publisher: str | None = None, occurred_at: datetime | None = None) -> int | None:
+        """Appends an event to a stream in the current transaction and returns its version: 1, 2, ... without a
+        gap. stream: category-id, at most 255 bytes. type: has the form of a topic. data: at most
+        pg_outbox.max_payload (256 kB by default). expected_version: -1 any (the default), 0 the stream does not
+        exist, -2 it exists, n its last version is n. With n or 0 and an event_id, the same call again is a
+        success and writes nothing. The stream is locked until the transaction ends; a transaction that appends
+        to more than 64 streams guards the others by the unique index alone. Errors: OB013 the stream is not at
+        the expected version (the detail is JSON: stream, expected, actual), OB014 the stream is closed, OB008
+        the event id is that of another event, 22004 stream, type, data or expected_version is null, 22023 a
+        value is malformed, 54000 a value is too large, and the errors of enqueue().
+        """
+        return self._run(Call("append", {"stream": stream, "type": type, "data": data, "expected_version": expected_version, "event_id": event_id, "metadata": metadata, "headers": headers, "tenant": tenant, "publisher": publisher, "occurred_at": occurred_at}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    def append_bytes(self, stream: str, types: Sequence[str], bodies: list[bytes], *, content_type: str | None = None, expected_version: int | None = None, event_ids: Sequence[str] | None = None, metadata: list[Any] | None = None, headers: Any | None = None, tenant: str | None = None, publisher: str | None = None, occurred_at: datetime | None = None) -> Appended:
+        """Like append_many(), for bodies of bytes or text, which are stored and delivered unchanged.
+        content_type: their media type (default application/octet-stream). Errors are those of append_many().
+        """
+        return self._run(Call("append_bytes", {"stream": stream, "types": types, "bodies": bodies, "content_type": content_type, "expected_version": expected_version, "event_ids": event_ids, "metadata": metadata, "headers": headers, "tenant": tenant, "publisher": publisher, "occurred_at": occurred_at}, Shape("row", Appended, {})))  # type: ignore[no-any-return]
+
+    def append_many(self, stream: str, types: Sequence[str], data: list[Any], *, expected_version: int | None = None, event_ids: Sequence[str] | None = None, metadata: list[Any] | None = None, headers: Any | None = None, tenant: str | None = None, publisher: str | None = None, occurred_at: datetime | None = None) -> Appended:
+        """Appends 1 to 10000 events to a stream, all or none. types, data and, if they are given, event_ids and
+        metadata have one entry per event; headers, tenant, publisher and occurred_at hold for all. Errors are
+        those of append(), and 22023 there are no events or the arrays have different lengths.
+        """
+        return self._run(Call("append_many", {"stream": stream, "types": types, "data": data, "expected_version": expected_version, "event_ids": event_ids, "metadata": metadata, "headers": headers, "tenant": tenant, "publisher": publisher, "occurred_at": occurred_at}, Shape("row", Appended, {})))  # type: ignore[no-any-return]
+
     def archive_get(self, message_id: int) -> ArchiveEntry:
         """Returns the final status of a message, with the result of each delivery. Errors: OB001 no such
         message, or a delivery of it is still open.
@@ -767,6 +847,16 @@ class AdminMethods:
         """
         self._run(Call("capture", {"relation": relation, "topic": topic, "key_columns": key_columns, "operations": operations, "columns": columns, "condition": condition, "include_old": include_old, "style": style, "tenant_column": tenant_column, "replicated": replicated, "oversize": oversize}, Shape("void", None, {})))
 
+    def cardinal_id(self, stream: str) -> str | None:
+        """Returns the first part of a compound stream id, which is the id before the first "+". Members of a
+        consumer group share a category by it. Null if the stream has no id.
+        """
+        return self._run(Call("cardinal_id", {"stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    def category(self, stream: str) -> str | None:
+        """Returns the category of a stream: the part of its name before the first "-". Null for null."""
+        return self._run(Call("category", {"stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
     def claim(self, subscription: str, worker: str, *, max_messages: int | None = None, lease: timedelta | None = None) -> list[Claimed]:
         """Leases up to max_messages (default 1; 1 to 10000) due deliveries of a pull subscription to a worker
         (a name of 1 to 255 bytes). The lease lasts for the duration lease (default 60 s, at most 7 days), and
@@ -786,6 +876,14 @@ class AdminMethods:
         errors: 22004 delivery_id is null, 22023 worker or lease is out of range.
         """
         return self._run(Call("claim_delivery", {"delivery_id": delivery_id, "worker": worker, "lease": lease}, Shape("row", Claimed, {"lease_expires_at": "timestamp with time zone", "body": "bytea", "enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
+    def close_stream(self, stream: str, *, reason: str | None = None) -> int | None:
+        """Closes a stream for ever: append() refuses it from now on. Its events stay. Returns its last version.
+        reason is stored in outbox.audit. Waits for the transactions that are appending to the stream. Errors:
+        OB001 there is no such stream, OB004 it is closed already, OB006 the reason is empty, 55P03 another
+        transaction keeps the stream for 5 s.
+        """
+        return self._run(Call("close_stream", {"stream": stream, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def complete(self, lease: int, *, delivery_ids: Sequence[int] | None = None, results: Any | None = None) -> list[int]:
         """Ends deliveries of a lease (delivery_ids null: all that it holds) as completed. Returns their ids, in
@@ -955,7 +1053,7 @@ class AdminMethods:
         """
         return self._run(Call("enable_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def ensure_subscription(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None) -> str | None:
+    def ensure_subscription(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, source: str | None = None) -> str | None:
         """Creates a subscription, or alters the one that there is, so that it is as described: for migrations,
         and for programs that start. Topics, filter (null: none) and whether it is pushed are always as given;
         any other setting that is null keeps its value, or gets the default of subscribe() if the subscription
@@ -963,10 +1061,10 @@ class AdminMethods:
         subscription that workers claim from, so that workers that are deployed after their producers miss
         nothing, and latest for a pushed one, so that a new receiver is not sent the history. Returns created,
         altered or unchanged; unchanged writes nothing. Errors: OB001 no such endpoint, OB004 the subscription
-        is pulled and endpoint is given, or the other way round; 40001 another session created it, and this
-        transaction cannot see it; those of subscribe().
+        is pulled and endpoint is given, or the other way round, or it has another source; 40001 another session
+        created it, and this transaction cannot see it; those of subscribe().
         """
-        return self._run(Call("ensure_subscription", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return self._run(Call("ensure_subscription", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "source": source}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def erase(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> None:
         """Erases the content of a message (payload, body, headers, metadata, and in the attempt log responses,
@@ -977,14 +1075,15 @@ class AdminMethods:
         """
         self._run(Call("erase", {"message_id": message_id, "actor": actor, "reason": reason}, Shape("void", None, {})))
 
-    def explain_routing(self, topic: str, *, payload: Any | None = None, key: str | None = None, headers: Any | None = None, tenant: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, at_position: int | None = None) -> list[ExplainRoutingRow]:
+    def explain_routing(self, topic: str, *, payload: Any | None = None, key: str | None = None, headers: Any | None = None, tenant: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, at_position: int | None = None, source: str | None = None) -> list[ExplainRoutingRow]:
         """Returns, for each subscription, whether a message with these properties would match it, and the
-        reason. reason: matches (with a note if the subscription is paused), topic, inactive, filter with the
-        fields that refuse the message, or filter: payload. The answer is that of the newest version of each
-        subscription; with at_position, that of the version that held at the position, ended subscriptions
-        included. Errors: 22023 topic is malformed.
+        reason. reason: matches (with a note if the subscription is paused), topic, inactive, source (it takes
+        events, or it does not), filter with the fields that refuse the message, or filter: payload. source:
+        messages (the default) or events. The answer is that of the newest version of each subscription; with
+        at_position, that of the version that held at the position, ended subscriptions included. Errors: 22023
+        topic is malformed.
         """
-        return self._run(Call("explain_routing", {"topic": topic, "payload": payload, "key": key, "headers": headers, "tenant": tenant, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "at_position": at_position}, Shape("rows", ExplainRoutingRow, {})))  # type: ignore[no-any-return]
+        return self._run(Call("explain_routing", {"topic": topic, "payload": payload, "key": key, "headers": headers, "tenant": tenant, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "at_position": at_position, "source": source}, Shape("rows", ExplainRoutingRow, {})))  # type: ignore[no-any-return]
 
     def extend(self, lease: int, *, duration: timedelta | None = None) -> datetime | None:
         """Extends a lease so that it ends duration (default 60 s, at most 7 days) from now, but not after the
@@ -1062,6 +1161,15 @@ class AdminMethods:
         """
         return self._run(Call("list_messages", {"tenant": tenant, "state": state, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "severity": severity, "max_messages": max_messages, "before": before, "skip": skip}, Shape("rows", MessageStatus, {"enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "body": "bytea"})))  # type: ignore[no-any-return]
 
+    def load(self, stream: str, *, from_version: int | None = None, max_events: int | None = None, backwards: bool | None = None, positions: bool | None = None) -> list[Event]:
+        """Returns events of a stream in the order of their versions, from from_version on (inclusive; null, the
+        default: the first one), up to max_events (default 1000; 1 to 10000). backwards (default false): from
+        from_version down (null: the last one). positions (default false): also looks up the place of each event
+        in the feed. A stream that does not exist has no events. Events of the current transaction are included.
+        Errors: 22004 stream is null, 22023 max_events is out of range.
+        """
+        return self._run(Call("load", {"stream": stream, "from_version": from_version, "max_events": max_events, "backwards": backwards, "positions": positions}, Shape("rows", Event, {"body": "bytea", "occurred_at": "timestamp with time zone", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
     def maintain(self) -> list[MaintainRow]:
         """Rotates, reclaims and trims now as far as the retention settings allow, and returns what each job
         did. The dispatcher does this by itself, every pg_outbox.retention_interval (1 hour by default). Not in
@@ -1123,18 +1231,34 @@ class AdminMethods:
         """
         return self._run(Call("purge", {"what": what, "older_than": older_than, "include_unresolved": include_unresolved, "dry_run": dry_run}, Shape("row", PurgeRow, {})))  # type: ignore[no-any-return]
 
-    def read(self, after_position: int, *, max_messages: int | None = None, topics: Sequence[str] | None = None, filter: Any | None = None, epoch: int | None = None) -> list[FeedMessage]:
+    def read(self, after_position: int, *, max_messages: int | None = None, topics: Sequence[str] | None = None, filter: Any | None = None, epoch: int | None = None, source: str | None = None) -> list[FeedMessage]:
         """Returns up to max_messages (default 100; 1 to 10000) messages after a position (exclusive; 0: from
         the first one that is stored), in order. topics (patterns) and filter select as in a subscription; null:
         all. Control messages of pg_outbox are not returned. A call looks at no more than 10000 positions, or
         max_messages if that is more. If it looked further than the last message that it returns, a marker is
         the last row: its message_id is null, and no message between the row before it and its position matches.
         Continue after the position of the last row, and confirm the position of a marker as that of a message.
-        No rows: the feed ends at after_position. epoch: the epoch in which after_position was read, so that a
-        lost history is noticed. Errors: OB009 the position is malformed, no longer stored, after the end of the
-        feed, or in a history that was lost; 22023 another argument is malformed.
+        No rows: the feed ends at after_position. source: messages (the default), events (of streams, from
+        position 1 on for ever), or all; the aggregate of an event is its category and the rest of its stream's
+        name. epoch: the epoch in which after_position was read, so that a lost history is noticed. Errors:
+        OB009 the position is malformed, no longer stored, after the end of the feed, or in a history that was
+        lost; 22023 another argument is malformed.
         """
-        return self._run(Call("read", {"after_position": after_position, "max_messages": max_messages, "topics": topics, "filter": filter, "epoch": epoch}, Shape("rows", FeedMessage, {"body": "bytea", "occurred_at": "timestamp with time zone", "enqueued_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return self._run(Call("read", {"after_position": after_position, "max_messages": max_messages, "topics": topics, "filter": filter, "epoch": epoch, "source": source}, Shape("rows", FeedMessage, {"body": "bytea", "occurred_at": "timestamp with time zone", "enqueued_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
+    def read_events(self, after_position: int, *, max_events: int | None = None, categories: Sequence[str] | None = None, types: Sequence[str] | None = None, tenant: str | None = None, filter: Any | None = None, member: int | None = None, members: int | None = None, epoch: int | None = None) -> list[Event]:
+        """Returns up to max_events (default 1000; 1 to 10000) events after a position (exclusive; 0: from the
+        first one), in the committed order. Continue after the position of the last row. Events stay readable
+        for ever, unless truncate_stream() removes them. categories, types (patterns), tenant and filter (as in
+        a subscription) select; null: all. member and members: the part of a consumer group's member, numbered
+        from 0; streams with the same cardinal id go to the same member. A call looks at no more than about
+        10000 positions, or max_events if that is more, apart from those that the lists of categories pass over.
+        If none of them matches, the result is one row whose message_id is null and whose position says where to
+        continue. epoch: the epoch in which after_position was read, so that a lost history is noticed. A
+        standby answers too. Errors: OB009 the position is malformed, after the end of the feed, or in a history
+        that was lost; 22023 another argument is malformed.
+        """
+        return self._run(Call("read_events", {"after_position": after_position, "max_events": max_events, "categories": categories, "types": types, "tenant": tenant, "filter": filter, "member": member, "members": members, "epoch": epoch}, Shape("rows", Event, {"body": "bytea", "occurred_at": "timestamp with time zone", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def release(self, lease: int, *, delivery_ids: Sequence[int] | None = None) -> list[int]:
         """Gives deliveries of a lease (delivery_ids null: all) back unharmed: they are due as before, and the
@@ -1271,18 +1395,47 @@ class AdminMethods:
         """
         return self._run(Call("stats", {"tenant": tenant}, Shape("row", StatsRow, {})))  # type: ignore[no-any-return]
 
-    def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None) -> int | None:
+    def stream_info(self, stream: str) -> StreamInfoRow:
+        """Returns what is known of a stream: its category, last version, number of stored events, when the
+        first and the last of them were appended, since when it is closed (null: it is open), and the version
+        before which it was truncated (1: it was not). Errors: OB001 there is no such stream, 22004 stream is
+        null, 22023 it is malformed.
+        """
+        return self._run(Call("stream_info", {"stream": stream}, Shape("row", StreamInfoRow, {"created_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "closed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
+    def stream_key(self, stream: str) -> str | None:
+        """Returns the id of a stream within its category: the part of its name after the first "-". Null if
+        there is none.
+        """
+        return self._run(Call("stream_key", {"stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    def stream_version(self, stream: str) -> int | None:
+        """Returns the last version of a stream; 0: there is no such stream. It is the version as it is now,
+        whatever the transaction's snapshot shows. Errors: 22004 stream is null, 22023 it is malformed.
+        """
+        return self._run(Call("stream_version", {"stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    def streams(self, *, category: str | None = None, after: str | None = None, max_streams: int | None = None) -> list[StreamsRow]:
+        """Returns streams with their last versions, in the order of the bytes of their names: up to max_streams
+        (default 100; 1 to 10000) after a name (exclusive; empty, the default: from the first one), of a
+        category or of all (null, the default). Streams whose events were all removed by truncate_stream() are
+        not listed. Errors: 22023 max_streams is out of range or category is malformed, 22004 after is null.
+        """
+        return self._run(Call("streams", {"category": category, "after": after, "max_streams": max_streams}, Shape("rows", StreamsRow, {})))  # type: ignore[no-any-return]
+
+    def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None, source: str | None = None) -> int | None:
         """Creates a subscription: the messages of these topics (patterns; * is one word, # any number of words)
         are sent to an endpoint, or claimed by workers if there is neither endpoint nor url. url: creates an
         endpoint with the subscription's name. filter: further conditions on a message. The other settings are
         described at the columns of outbox.subscription; max_attempts null or below 1 means 12. start: latest
         (the default: messages after the control message whose id is returned), earliest, a position (the first
-        to be delivered) or a time. A name that was unsubscribed is taken up again, with its old id. Returns the
-        id of the control message. Errors: OB001 no such endpoint, OB009 the start position is not stored or
-        does not exist yet, 42710 the subscription exists already, 22004 topics is null or empty, 22023 a
-        setting is malformed or out of range, 54000 a text is too long.
+        to be delivered) or a time. source: messages (the default), events (of streams), or all; it stays until
+        unsubscribe(). A name that was unsubscribed is taken up again, with its old id. Returns the id of the
+        control message. Errors: OB001 no such endpoint, OB009 the start position is not stored or does not
+        exist yet, 42710 the subscription exists already, 22004 topics is null or empty, 22023 a setting is
+        malformed or out of range, 54000 a text is too long.
         """
-        return self._run(Call("subscribe", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "url": url}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return self._run(Call("subscribe", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "url": url, "source": source}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def tail(self) -> int | None:
         """Returns the first position whose message is still stored, or head() + 1 when none is. read() starts
@@ -1298,6 +1451,15 @@ class AdminMethods:
         sequencer for 5 s.
         """
         return self._run(Call("tick", {}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    def truncate_stream(self, stream: str, before_version: int, *, reason: str | None = None) -> int | None:
+        """Removes the events of a stream before a version, for good, and returns how many. Their positions stay
+        empty, their waiting deliveries are cancelled, and the stream's versions go on. reason is stored in
+        outbox.audit. Errors: OB001 there is no such stream, OB003 a worker has one of the events, OB006 the
+        reason is empty, 22023 before_version is not between 1 and the version after the last one, 55P03 another
+        transaction keeps the stream for 5 s.
+        """
+        return self._run(Call("truncate_stream", {"stream": stream, "before_version": before_version, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def uncapture(self, relation: str) -> bool | None:
         """Drops the capture of a table, which the caller must own. Returns false if there was none. Errors:
@@ -1427,6 +1589,32 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("alter_topic", {"code": code, "name": name, "description": description, "active": active}, Shape("void", None, {})))
 
+    async def append(self, stream: str, type: str, data: Any, *, expected_version: int | None = None, event_id: str | None = None, metadata: Any | None = None, headers: Any | None = None, tenant: str | None = None, publisher: str | None = None, occurred_at: datetime | None = None) -> int | None:
+        """Appends an event to a stream in the current transaction and returns its version: 1, 2, ... without a
+        gap. stream: category-id, at most 255 bytes. type: has the form of a topic. data: at most
+        pg_outbox.max_payload (256 kB by default). expected_version: -1 any (the default), 0 the stream does not
+        exist, -2 it exists, n its last version is n. With n or 0 and an event_id, the same call again is a
+        success and writes nothing. The stream is locked until the transaction ends; a transaction that appends
+        to more than 64 streams guards the others by the unique index alone. Errors: OB013 the stream is not at
+        the expected version (the detail is JSON: stream, expected, actual), OB014 the stream is closed, OB008
+        the event id is that of another event, 22004 stream, type, data or expected_version is null, 22023 a
+        value is malformed, 54000 a value is too large, and the errors of enqueue().
+        """
+        return await self._arun(Call("append", {"stream": stream, "type": type, "data": data, "expected_version": expected_version, "event_id": event_id, "metadata": metadata, "headers": headers, "tenant": tenant, "publisher": publisher, "occurred_at": occurred_at}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def append_bytes(self, stream: str, types: Sequence[str], bodies: list[bytes], *, content_type: str | None = None, expected_version: int | None = None, event_ids: Sequence[str] | None = None, metadata: list[Any] | None = None, headers: Any | None = None, tenant: str | None = None, publisher: str | None = None, occurred_at: datetime | None = None) -> Appended:
+        """Like append_many(), for bodies of bytes or text, which are stored and delivered unchanged.
+        content_type: their media type (default application/octet-stream). Errors are those of append_many().
+        """
+        return await self._arun(Call("append_bytes", {"stream": stream, "types": types, "bodies": bodies, "content_type": content_type, "expected_version": expected_version, "event_ids": event_ids, "metadata": metadata, "headers": headers, "tenant": tenant, "publisher": publisher, "occurred_at": occurred_at}, Shape("row", Appended, {})))  # type: ignore[no-any-return]
+
+    async def append_many(self, stream: str, types: Sequence[str], data: list[Any], *, expected_version: int | None = None, event_ids: Sequence[str] | None = None, metadata: list[Any] | None = None, headers: Any | None = None, tenant: str | None = None, publisher: str | None = None, occurred_at: datetime | None = None) -> Appended:
+        """Appends 1 to 10000 events to a stream, all or none. types, data and, if they are given, event_ids and
+        metadata have one entry per event; headers, tenant, publisher and occurred_at hold for all. Errors are
+        those of append(), and 22023 there are no events or the arrays have different lengths.
+        """
+        return await self._arun(Call("append_many", {"stream": stream, "types": types, "data": data, "expected_version": expected_version, "event_ids": event_ids, "metadata": metadata, "headers": headers, "tenant": tenant, "publisher": publisher, "occurred_at": occurred_at}, Shape("row", Appended, {})))  # type: ignore[no-any-return]
+
     async def archive_get(self, message_id: int) -> ArchiveEntry:
         """Returns the final status of a message, with the result of each delivery. Errors: OB001 no such
         message, or a delivery of it is still open.
@@ -1477,6 +1665,16 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("capture", {"relation": relation, "topic": topic, "key_columns": key_columns, "operations": operations, "columns": columns, "condition": condition, "include_old": include_old, "style": style, "tenant_column": tenant_column, "replicated": replicated, "oversize": oversize}, Shape("void", None, {})))
 
+    async def cardinal_id(self, stream: str) -> str | None:
+        """Returns the first part of a compound stream id, which is the id before the first "+". Members of a
+        consumer group share a category by it. Null if the stream has no id.
+        """
+        return await self._arun(Call("cardinal_id", {"stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def category(self, stream: str) -> str | None:
+        """Returns the category of a stream: the part of its name before the first "-". Null for null."""
+        return await self._arun(Call("category", {"stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
     async def claim(self, subscription: str, worker: str, *, max_messages: int | None = None, lease: timedelta | None = None) -> list[Claimed]:
         """Leases up to max_messages (default 1; 1 to 10000) due deliveries of a pull subscription to a worker
         (a name of 1 to 255 bytes). The lease lasts for the duration lease (default 60 s, at most 7 days), and
@@ -1496,6 +1694,14 @@ class AsyncAdminMethods:
         errors: 22004 delivery_id is null, 22023 worker or lease is out of range.
         """
         return await self._arun(Call("claim_delivery", {"delivery_id": delivery_id, "worker": worker, "lease": lease}, Shape("row", Claimed, {"lease_expires_at": "timestamp with time zone", "body": "bytea", "enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
+    async def close_stream(self, stream: str, *, reason: str | None = None) -> int | None:
+        """Closes a stream for ever: append() refuses it from now on. Its events stay. Returns its last version.
+        reason is stored in outbox.audit. Waits for the transactions that are appending to the stream. Errors:
+        OB001 there is no such stream, OB004 it is closed already, OB006 the reason is empty, 55P03 another
+        transaction keeps the stream for 5 s.
+        """
+        return await self._arun(Call("close_stream", {"stream": stream, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def complete(self, lease: int, *, delivery_ids: Sequence[int] | None = None, results: Any | None = None) -> list[int]:
         """Ends deliveries of a lease (delivery_ids null: all that it holds) as completed. Returns their ids, in
@@ -1665,7 +1871,7 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("enable_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def ensure_subscription(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None) -> str | None:
+    async def ensure_subscription(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, source: str | None = None) -> str | None:
         """Creates a subscription, or alters the one that there is, so that it is as described: for migrations,
         and for programs that start. Topics, filter (null: none) and whether it is pushed are always as given;
         any other setting that is null keeps its value, or gets the default of subscribe() if the subscription
@@ -1673,10 +1879,10 @@ class AsyncAdminMethods:
         subscription that workers claim from, so that workers that are deployed after their producers miss
         nothing, and latest for a pushed one, so that a new receiver is not sent the history. Returns created,
         altered or unchanged; unchanged writes nothing. Errors: OB001 no such endpoint, OB004 the subscription
-        is pulled and endpoint is given, or the other way round; 40001 another session created it, and this
-        transaction cannot see it; those of subscribe().
+        is pulled and endpoint is given, or the other way round, or it has another source; 40001 another session
+        created it, and this transaction cannot see it; those of subscribe().
         """
-        return await self._arun(Call("ensure_subscription", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return await self._arun(Call("ensure_subscription", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "source": source}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def erase(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> None:
         """Erases the content of a message (payload, body, headers, metadata, and in the attempt log responses,
@@ -1687,14 +1893,15 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("erase", {"message_id": message_id, "actor": actor, "reason": reason}, Shape("void", None, {})))
 
-    async def explain_routing(self, topic: str, *, payload: Any | None = None, key: str | None = None, headers: Any | None = None, tenant: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, at_position: int | None = None) -> list[ExplainRoutingRow]:
+    async def explain_routing(self, topic: str, *, payload: Any | None = None, key: str | None = None, headers: Any | None = None, tenant: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, at_position: int | None = None, source: str | None = None) -> list[ExplainRoutingRow]:
         """Returns, for each subscription, whether a message with these properties would match it, and the
-        reason. reason: matches (with a note if the subscription is paused), topic, inactive, filter with the
-        fields that refuse the message, or filter: payload. The answer is that of the newest version of each
-        subscription; with at_position, that of the version that held at the position, ended subscriptions
-        included. Errors: 22023 topic is malformed.
+        reason. reason: matches (with a note if the subscription is paused), topic, inactive, source (it takes
+        events, or it does not), filter with the fields that refuse the message, or filter: payload. source:
+        messages (the default) or events. The answer is that of the newest version of each subscription; with
+        at_position, that of the version that held at the position, ended subscriptions included. Errors: 22023
+        topic is malformed.
         """
-        return await self._arun(Call("explain_routing", {"topic": topic, "payload": payload, "key": key, "headers": headers, "tenant": tenant, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "at_position": at_position}, Shape("rows", ExplainRoutingRow, {})))  # type: ignore[no-any-return]
+        return await self._arun(Call("explain_routing", {"topic": topic, "payload": payload, "key": key, "headers": headers, "tenant": tenant, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "at_position": at_position, "source": source}, Shape("rows", ExplainRoutingRow, {})))  # type: ignore[no-any-return]
 
     async def extend(self, lease: int, *, duration: timedelta | None = None) -> datetime | None:
         """Extends a lease so that it ends duration (default 60 s, at most 7 days) from now, but not after the
@@ -1772,6 +1979,15 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("list_messages", {"tenant": tenant, "state": state, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "severity": severity, "max_messages": max_messages, "before": before, "skip": skip}, Shape("rows", MessageStatus, {"enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "body": "bytea"})))  # type: ignore[no-any-return]
 
+    async def load(self, stream: str, *, from_version: int | None = None, max_events: int | None = None, backwards: bool | None = None, positions: bool | None = None) -> list[Event]:
+        """Returns events of a stream in the order of their versions, from from_version on (inclusive; null, the
+        default: the first one), up to max_events (default 1000; 1 to 10000). backwards (default false): from
+        from_version down (null: the last one). positions (default false): also looks up the place of each event
+        in the feed. A stream that does not exist has no events. Events of the current transaction are included.
+        Errors: 22004 stream is null, 22023 max_events is out of range.
+        """
+        return await self._arun(Call("load", {"stream": stream, "from_version": from_version, "max_events": max_events, "backwards": backwards, "positions": positions}, Shape("rows", Event, {"body": "bytea", "occurred_at": "timestamp with time zone", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
     async def maintain(self) -> list[MaintainRow]:
         """Rotates, reclaims and trims now as far as the retention settings allow, and returns what each job
         did. The dispatcher does this by itself, every pg_outbox.retention_interval (1 hour by default). Not in
@@ -1833,18 +2049,34 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("purge", {"what": what, "older_than": older_than, "include_unresolved": include_unresolved, "dry_run": dry_run}, Shape("row", PurgeRow, {})))  # type: ignore[no-any-return]
 
-    async def read(self, after_position: int, *, max_messages: int | None = None, topics: Sequence[str] | None = None, filter: Any | None = None, epoch: int | None = None) -> list[FeedMessage]:
+    async def read(self, after_position: int, *, max_messages: int | None = None, topics: Sequence[str] | None = None, filter: Any | None = None, epoch: int | None = None, source: str | None = None) -> list[FeedMessage]:
         """Returns up to max_messages (default 100; 1 to 10000) messages after a position (exclusive; 0: from
         the first one that is stored), in order. topics (patterns) and filter select as in a subscription; null:
         all. Control messages of pg_outbox are not returned. A call looks at no more than 10000 positions, or
         max_messages if that is more. If it looked further than the last message that it returns, a marker is
         the last row: its message_id is null, and no message between the row before it and its position matches.
         Continue after the position of the last row, and confirm the position of a marker as that of a message.
-        No rows: the feed ends at after_position. epoch: the epoch in which after_position was read, so that a
-        lost history is noticed. Errors: OB009 the position is malformed, no longer stored, after the end of the
-        feed, or in a history that was lost; 22023 another argument is malformed.
+        No rows: the feed ends at after_position. source: messages (the default), events (of streams, from
+        position 1 on for ever), or all; the aggregate of an event is its category and the rest of its stream's
+        name. epoch: the epoch in which after_position was read, so that a lost history is noticed. Errors:
+        OB009 the position is malformed, no longer stored, after the end of the feed, or in a history that was
+        lost; 22023 another argument is malformed.
         """
-        return await self._arun(Call("read", {"after_position": after_position, "max_messages": max_messages, "topics": topics, "filter": filter, "epoch": epoch}, Shape("rows", FeedMessage, {"body": "bytea", "occurred_at": "timestamp with time zone", "enqueued_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return await self._arun(Call("read", {"after_position": after_position, "max_messages": max_messages, "topics": topics, "filter": filter, "epoch": epoch, "source": source}, Shape("rows", FeedMessage, {"body": "bytea", "occurred_at": "timestamp with time zone", "enqueued_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
+    async def read_events(self, after_position: int, *, max_events: int | None = None, categories: Sequence[str] | None = None, types: Sequence[str] | None = None, tenant: str | None = None, filter: Any | None = None, member: int | None = None, members: int | None = None, epoch: int | None = None) -> list[Event]:
+        """Returns up to max_events (default 1000; 1 to 10000) events after a position (exclusive; 0: from the
+        first one), in the committed order. Continue after the position of the last row. Events stay readable
+        for ever, unless truncate_stream() removes them. categories, types (patterns), tenant and filter (as in
+        a subscription) select; null: all. member and members: the part of a consumer group's member, numbered
+        from 0; streams with the same cardinal id go to the same member. A call looks at no more than about
+        10000 positions, or max_events if that is more, apart from those that the lists of categories pass over.
+        If none of them matches, the result is one row whose message_id is null and whose position says where to
+        continue. epoch: the epoch in which after_position was read, so that a lost history is noticed. A
+        standby answers too. Errors: OB009 the position is malformed, after the end of the feed, or in a history
+        that was lost; 22023 another argument is malformed.
+        """
+        return await self._arun(Call("read_events", {"after_position": after_position, "max_events": max_events, "categories": categories, "types": types, "tenant": tenant, "filter": filter, "member": member, "members": members, "epoch": epoch}, Shape("rows", Event, {"body": "bytea", "occurred_at": "timestamp with time zone", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def release(self, lease: int, *, delivery_ids: Sequence[int] | None = None) -> list[int]:
         """Gives deliveries of a lease (delivery_ids null: all) back unharmed: they are due as before, and the
@@ -1981,18 +2213,47 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("stats", {"tenant": tenant}, Shape("row", StatsRow, {})))  # type: ignore[no-any-return]
 
-    async def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None) -> int | None:
+    async def stream_info(self, stream: str) -> StreamInfoRow:
+        """Returns what is known of a stream: its category, last version, number of stored events, when the
+        first and the last of them were appended, since when it is closed (null: it is open), and the version
+        before which it was truncated (1: it was not). Errors: OB001 there is no such stream, 22004 stream is
+        null, 22023 it is malformed.
+        """
+        return await self._arun(Call("stream_info", {"stream": stream}, Shape("row", StreamInfoRow, {"created_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "closed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+
+    async def stream_key(self, stream: str) -> str | None:
+        """Returns the id of a stream within its category: the part of its name after the first "-". Null if
+        there is none.
+        """
+        return await self._arun(Call("stream_key", {"stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def stream_version(self, stream: str) -> int | None:
+        """Returns the last version of a stream; 0: there is no such stream. It is the version as it is now,
+        whatever the transaction's snapshot shows. Errors: 22004 stream is null, 22023 it is malformed.
+        """
+        return await self._arun(Call("stream_version", {"stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def streams(self, *, category: str | None = None, after: str | None = None, max_streams: int | None = None) -> list[StreamsRow]:
+        """Returns streams with their last versions, in the order of the bytes of their names: up to max_streams
+        (default 100; 1 to 10000) after a name (exclusive; empty, the default: from the first one), of a
+        category or of all (null, the default). Streams whose events were all removed by truncate_stream() are
+        not listed. Errors: 22023 max_streams is out of range or category is malformed, 22004 after is null.
+        """
+        return await self._arun(Call("streams", {"category": category, "after": after, "max_streams": max_streams}, Shape("rows", StreamsRow, {})))  # type: ignore[no-any-return]
+
+    async def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None, source: str | None = None) -> int | None:
         """Creates a subscription: the messages of these topics (patterns; * is one word, # any number of words)
         are sent to an endpoint, or claimed by workers if there is neither endpoint nor url. url: creates an
         endpoint with the subscription's name. filter: further conditions on a message. The other settings are
         described at the columns of outbox.subscription; max_attempts null or below 1 means 12. start: latest
         (the default: messages after the control message whose id is returned), earliest, a position (the first
-        to be delivered) or a time. A name that was unsubscribed is taken up again, with its old id. Returns the
-        id of the control message. Errors: OB001 no such endpoint, OB009 the start position is not stored or
-        does not exist yet, 42710 the subscription exists already, 22004 topics is null or empty, 22023 a
-        setting is malformed or out of range, 54000 a text is too long.
+        to be delivered) or a time. source: messages (the default), events (of streams), or all; it stays until
+        unsubscribe(). A name that was unsubscribed is taken up again, with its old id. Returns the id of the
+        control message. Errors: OB001 no such endpoint, OB009 the start position is not stored or does not
+        exist yet, 42710 the subscription exists already, 22004 topics is null or empty, 22023 a setting is
+        malformed or out of range, 54000 a text is too long.
         """
-        return await self._arun(Call("subscribe", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "url": url}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return await self._arun(Call("subscribe", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "url": url, "source": source}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def tail(self) -> int | None:
         """Returns the first position whose message is still stored, or head() + 1 when none is. read() starts
@@ -2008,6 +2269,15 @@ class AsyncAdminMethods:
         sequencer for 5 s.
         """
         return await self._arun(Call("tick", {}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def truncate_stream(self, stream: str, before_version: int, *, reason: str | None = None) -> int | None:
+        """Removes the events of a stream before a version, for good, and returns how many. Their positions stay
+        empty, their waiting deliveries are cancelled, and the stream's versions go on. reason is stored in
+        outbox.audit. Errors: OB001 there is no such stream, OB003 a worker has one of the events, OB006 the
+        reason is empty, 22023 before_version is not between 1 and the version after the last one, 55P03 another
+        transaction keeps the stream for 5 s.
+        """
+        return await self._arun(Call("truncate_stream", {"stream": stream, "before_version": before_version, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def uncapture(self, relation: str) -> bool | None:
         """Drops the capture of a table, which the caller must own. Returns false if there was none. Errors:
