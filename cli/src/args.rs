@@ -3,6 +3,8 @@
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::events;
+
 /// Inspect and operate the transactional outbox of a PostgreSQL database
 #[derive(Debug, Parser)]
 #[command(name = "outbox", version, about, max_term_width = 100)]
@@ -111,6 +113,16 @@ pub(super) enum Command {
         #[arg(value_parser = pair)]
         args: Vec<(String, String)>,
     },
+    /// List streams of events, or show one of them
+    Streams(events::Streams),
+    /// Print the events of a stream, or those of all streams in the committed order
+    Events(events::Events),
+    /// Keep a projection up to date; without a name, list the projections (exit code 4 if it is faulted or paused)
+    Project(events::Project),
+    /// List sagas, or show one of them
+    Sagas(events::Sagas),
+    /// Export the events that concern a person, as JSON, one per line, and the counts as the last line
+    Export(events::Export),
     /// Call any function of the schema, for example: outbox call cancel message_id=42
     Call {
         /// The name of the function, without the schema

@@ -3,7 +3,7 @@
 use outbox_tests::{bare_server, rows};
 
 /// Operators' commands: each is recorded in outbox.audit with its actor.
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 11] = [
     "cancel",
     "delete_dead_letter",
     "erase",
@@ -14,6 +14,7 @@ const COMMANDS: [&str; 10] = [
     "reschedule",
     "resolve_dead_letter",
     "retry",
+    "revoke_subject_keys",
 ];
 
 async fn found(db: &tokio_postgres::Client, query: &str) -> Vec<String> {

@@ -10,12 +10,17 @@ use outbox_harness::postgres::{root, schema_files};
 use outbox_tests::{bare_server, outbox_harness, rows};
 
 /// The chapters: the folders of sql/schema and their titles.
-const CHAPTERS: [(&str, &str); 9] = [
+const CHAPTERS: [(&str, &str); 14] = [
     ("produce", "Produce"),
     ("route", "Route"),
     ("push", "Push"),
     ("pull", "Pull"),
     ("feed", "Read in order"),
+    ("stream", "Streams of events"),
+    ("project", "Projections"),
+    ("process", "Commands, snapshots and sagas"),
+    ("types", "Schemas of event types"),
+    ("personal", "Personal data"),
     ("operate", "Operate"),
     ("observe", "Observe"),
     ("retain", "Retain"),

@@ -24,6 +24,7 @@ NEVER_NULL = {
     "archive_stats": "completed failed skipped total",
     "attempt_log": "position message_id subscription_id run attempt outcome started_at finished_at",
     "captures": "relation topic key_columns operations style oversize uncovered_partitions function",
+    "compare_schemas": "compatibility reasons",
     "claimed": "lease lease_expires_at delivery_id subscription message_id webhook_id position attempt max_attempts topic priority "
     "enqueued_at",
     "count_by_state": "state deliveries",
@@ -36,23 +37,30 @@ NEVER_NULL = {
     "describe_schedule": "attempt",
     "endpoint_status": "endpoint_id name url kind state timeout concurrency protocol subscriptions",
     "explain_routing": "subscription matches reason",
+    # A row of export_subject() without an event says only how far a scan has come.
+    "exported_event": "redacted next",
     # A row of read() without a message says only up to which position it has looked.
     "feed_message": "position epoch",
     "grants": "role capability granted_by granted_at",
     "health": "check state",
     "history": "at what",
+    "load_snapshot": "stream schema_version version taken_at",
     "maintain": "job result",
     "lease_status": "worker deliveries claimed_at age expires_at expires_in delivery_ids",
     "manual_result": "state",
     "message_status": "message_id webhook_id state topic priority enqueued_at",
     "metrics": "name labels value",
+    "projections": "name version kind state handler owner created_at changed_at",
     "proxy_list": "name resolves_names is_default endpoints",
     "public_keys": "public_key created_at",
     "purge": "rows bytes",
     "replay_status": "replay_id subscription state from_position to_position position percent matched waiting new_ids created_at",
     "rotate_secret": "signing_secret message_id",
+    "saga_state": "saga_type saga_id status step steps state version started_at updated_at",
+    "sagas": "saga_type saga_id status step steps version started_at updated_at",
     "skipped": "position message_id message_topic routed_at",
     "stats": "messages feed_end routed waiting dead_letters worker pending processing completed failed dead skipped expired cancelled total",
+    "subject_key": "key_id subject master_key created_at",
     "subscription_stats": "subscription_id name active paused created_at completed failed dead",
     "subscription_status": "subscription_id name pull topics ordering max_attempts notify paused labels created_at position "
     "lag_positions waiting processing dead_letters",
@@ -78,9 +86,14 @@ VALUES_OF_COLUMN = {
     ("dead_letter_status", "state"): "dead_letter.state",
     ("dead_letter", "state"): "dead_letter.state",
     ("replay_status", "state"): "replay.state",
+    ("projections", "state"): "_projection.state",
+    ("projections", "kind"): "_projection.kind",
+    ("create_projection", "kind"): "_projection.kind",
 }
 
 # The same where only code says them.
+SAGA_STATUSES = ("started", "running", "completed", "failed", "compensating", "compensated", "compensation_failed")
+COMPATIBILITIES = ("full", "backward", "forward", "breaking")
 DELIVERY_STATES = ("pending", "processing", "failed", "completed", "dead", "expired", "cancelled", "skipped")
 VALUES = {
     ("create_endpoint", "kind"): ("webhook",),
@@ -88,6 +101,12 @@ VALUES = {
     (None, "style"): ("change", "row", "debezium"),
     (None, "oversize"): ("fail", "skip", "reference"),
     (None, "operations"): ("insert", "update", "delete", "truncate"),
+    ("saga_save", "status"): SAGA_STATUSES,
+    ("saga_state", "status"): SAGA_STATUSES,
+    ("sagas", "status"): SAGA_STATUSES,
+    ("register_schema", "compatibility"): COMPATIBILITIES,
+    ("compare_schemas", "compatibility"): COMPATIBILITIES,
+    ("event_schema", "compatibility"): COMPATIBILITIES,
     ("list_messages", "state"): DELIVERY_STATES,
     ("is_terminal", "state"): DELIVERY_STATES,
     ("archive_list", "status"): ("completed", "failed", "skipped"),

@@ -103,10 +103,14 @@ codes! {
     MaxAttempts = "OB011", "max_attempts", Conflict;
     /// The delivery is not due yet.
     NotReady = "OB012", "not_ready", Retry;
-    /// The stream is not at the expected version.
+    /// The stream or saga is not at the expected version.
     VersionConflict = "OB013", "version_conflict", Conflict;
     /// The stream is closed.
     StreamClosed = "OB014", "stream_closed", Conflict;
+    /// The projection is faulted: an event could not be applied.
+    ProjectionFaulted = "OB015", "projection_faulted", Conflict;
+    /// The schema of an event type is not as compatible with the version before as it has to be.
+    IncompatibleSchema = "OB016", "incompatible_schema", Conflict;
     /// A value is malformed.
     InvalidParameter = "22023", "invalid_parameter", Invalid;
     /// A value is null that must not be null.

@@ -117,7 +117,7 @@ impl Function {
     }
 
     /// Finds the function of this schema, name and arguments, regardless of `search_path` and the current user's rights.
-    fn named(schema: Oid, name: &CStr, arguments: &[Oid]) -> Option<Function> {
+    pub fn named(schema: Oid, name: &CStr, arguments: &[Oid]) -> Option<Function> {
         // SAFETY: one look-up in the catalogue's cache; the key lives until the look-up is done.
         let oid = unsafe {
             let key = pg_sys::buildoidvector(arguments.as_ptr(), arguments.len() as i32);
@@ -343,6 +343,24 @@ pg_function! {
         // SAFETY: an OID that is no longer a relation is no error for the lock manager. A locked table keeps its owner.
         unsafe { pg_sys::LockRelationOid(relation, pg_sys::ShareRowExclusiveLock as _) };
         Ok(owner_for(caller, relation).and_then(IntoDatum::into_datum))
+    }
+}
+
+pg_function! {
+    /// `outbox_internal.call_upcaster(function oid, data jsonb) returns jsonb` and others of this form: calls a user's function of
+    /// this argument and result as its owner.
+    fn outbox_call_as_owner(args) {
+        // SAFETY: PostgreSQL passes the call site of the function that it calls.
+        let own = unsafe { Function::of((*args.site()).fn_oid) };
+        let function = args.get::<Oid>(0).and_then(Function::of);
+        let (Some(own), Some(function)) = (own, function) else {
+            return Err(Error::new(Code::NotFound, "the function does not exist"));
+        };
+        if !function.plain || own.arguments.get(1..) != Some(&function.arguments[..]) || own.result != function.result {
+            return Err(Error::invalid(format!("function \"{}\" has another signature", function.name.to_string_lossy())));
+        }
+        // SAFETY: the argument has the type of the function's parameter, as checked above.
+        run_code_of(function.owner, || Ok(unsafe { function.call(pg_sys::DEFAULT_COLLATION_OID, &[args.datum(1)]) }))
     }
 }
 

@@ -19,6 +19,7 @@ use crate::pg::function::{Args, Returned, record};
 use crate::pg::{catalog, scan, shape};
 use crate::pg_function;
 use crate::shared::wake;
+use crate::sql::after_append;
 use crate::sql::enqueue::{
     self, Attributes, Context, MAX_NAME, Row, array, column, content, null, refuse_copy, text, transaction_id,
 };
@@ -128,6 +129,7 @@ fn append(target: &Target<'_>, rows: &mut [Row], identified: bool) -> Result<App
     }
     write(target, &mut leaf, rows)?;
     leaf.close();
+    after_append::run(target.key, actual + 1, actual + rows.len() as i64)?;
     wake::at_commit_wake_dispatcher();
     Ok(Appended { first: actual + 1, last: actual + rows.len() as i64, ids, repeated: false })
 }

@@ -1,6 +1,7 @@
 //! The functions of the schema that are written in Rust, by topic.
 
 pub mod admin;
+pub mod after_append;
 pub mod checks;
 pub mod claim;
 pub mod enqueue;
@@ -10,4 +11,5 @@ pub mod idempotency;
 pub mod matching;
 pub mod registry;
 pub mod rights;
+pub mod schemas;
 pub mod sequencer;

@@ -18,9 +18,11 @@ begin
         return new;
     end if;
     raise exception 'rows of "%.%" cannot be changed', tg_table_schema, tg_table_name
-        using errcode = 'insufficient_privilege', detail = 'Messages, feed and attempts are append-only logs.';
+        using errcode = 'insufficient_privilege', detail = 'Messages, feed, attempts and certificates are only appended.';
 end
 $$;
+create trigger immutable before update or delete on outbox.revocation_certificate
+    for each row execute function outbox_internal.refuse_change();
 create trigger immutable before update or delete on outbox.message for each row
     execute function outbox_internal.refuse_change();
 create trigger immutable before update or delete on outbox.feed for each row

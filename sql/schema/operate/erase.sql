@@ -47,6 +47,8 @@ begin
     perform set_config('pg_outbox.erasing', 'on', true);
     update outbox.message m set payload = null, body = null, headers = null, metadata = null
     where m.segment = stored.segment and m.id = message_id;
+    -- A snapshot of the stream may contain what the event said. It is made again from the events that are left.
+    delete from outbox.snapshot s where stored.segment = -2 and s.stream = stored.key;
     update outbox.attempt a set response_body = null, response_headers = null, results = null, error = null
     where a.message_id = message_id;
     -- The row of a request with several messages has only the first of them as its message_id.
@@ -61,9 +63,10 @@ end
 $$;
 comment on function outbox.erase is
     'Erases the content of a message (payload, body, headers, metadata, and in the attempt log responses, results and '
-    'errors) and ends its waiting deliveries. Ids, topic, key, positions and counts stay. The message cannot be requeued, '
-    'resent or replayed any more. actor (default: session_user) and reason are stored in outbox.audit. Errors: OB001 no such '
-    'message, OB003 a worker has a delivery of it, OB006 the reason is empty, 55P03 a lock was not available within 5 s';
+    'errors), ends its waiting deliveries, and deletes the snapshots of its stream. Ids, topic, key, positions and counts '
+    'stay. The message cannot be requeued, resent or replayed any more. actor (default: session_user) and reason are stored '
+    'in outbox.audit. Errors: OB001 no such message, OB003 a worker has a delivery of it, OB006 the reason is empty, 55P03 '
+    'a lock was not available within 5 s';
 
 insert into outbox._capability values
     ('admin', 'function outbox.erase');

@@ -55,5 +55,7 @@ begin atomic
     select format('cursor of consumer "%s"', k.consumer), c."position", null, null
     from outbox._cursor_key k
     cross join lateral outbox_internal.cursor_row(k.consumer, k.stream, k.subject) c
-    where k.stream = 'outbox' and coalesce(current_setting('pg_outbox.retain_for_cursors', true), 'off')::boolean;
+    where k.stream = 'outbox' and coalesce(current_setting('pg_outbox.retain_for_cursors', true), 'off')::boolean
+        -- Projections read events, which are kept in any case.
+        and not starts_with(k.consumer, 'projection ');
 end;

@@ -100,13 +100,14 @@ end
 $$;
 
 -- API: private
--- The jobs that trim small tables, and their settings.
+-- The jobs that trim small tables, and their settings. A job without a setting removes rows by their own state.
 create function outbox_internal.trimmed() returns table (job text, setting text)
 language sql immutable
 set search_path = pg_catalog, pg_temp
 begin atomic
     values ('dead_letters', 'dead_letter_retention'), ('unresolved_dead_letters', 'unresolved_dead_letter_retention'),
-        ('idempotency', 'idempotency_window'), ('audit', 'audit_retention'), ('cancelled', 'message_retention'), ('kept', null);
+        ('idempotency', 'idempotency_window'), ('audit', 'audit_retention'), ('cancelled', 'message_retention'), ('kept', null),
+        ('commands', null);
 end;
 
 -- API: private

@@ -49,7 +49,7 @@ declare
 begin
     rows := 0;
     bytes := 0;
-    if older_than is null and what <> 'kept' then
+    if older_than is null and what not in ('kept', 'commands') then
         return;
     end if;
     case what
@@ -103,6 +103,20 @@ begin
                     where k.cancelled_at < before
                         and not exists (select from outbox.message m where m.id = k.message_id)
                     limit batch
+                ))
+                returning pg_column_size(c) as size
+            )
+            select count(*), coalesce(sum(g.size), 0) into rows, bytes from gone g;
+        when 'commands' then
+            -- These have an expiry of their own.
+            with gone as (
+                delete from outbox.command c
+                where c.key = any (array(
+                    select k.key from outbox.command k
+                    where k.expires_at <= clock_timestamp()
+                    order by k.expires_at limit batch
+                    -- a session may be processing the command again
+                    for update skip locked
                 ))
                 returning pg_column_size(c) as size
             )

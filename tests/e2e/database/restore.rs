@@ -37,6 +37,19 @@ async fn inventory(db: &Client) -> BTreeMap<String, String> {
             "cursors",
             "select string_agg(format('%s %s %s', c.consumer, c.position, c.epoch), ',' order by 1) from outbox.cursor c",
         ),
+        (
+            "processes",
+            "select format('%s %s %s %s', (select jsonb_agg(to_jsonb(c)) from outbox.command c),
+                (select jsonb_agg(to_jsonb(s)) from outbox.snapshot s), (select jsonb_agg(to_jsonb(s)) from outbox._saga s),
+                (select jsonb_agg(to_jsonb(e)) from outbox._saga_event e))",
+        ),
+        (
+            "events",
+            "select format('%s %s %s %s %s', (select jsonb_agg(to_jsonb(s)) from outbox.event_schema s),
+                (select jsonb_agg(to_jsonb(u)) from outbox.upcaster u), (select jsonb_agg(to_jsonb(p)) from outbox._projection p),
+                (select jsonb_agg(to_jsonb(k)) from outbox._subject_key k),
+                (select jsonb_agg(to_jsonb(c)) from outbox.revocation_certificate c))",
+        ),
         ("attempts", "select count(*)::text from outbox.attempt"),
         ("secrets", "select md5(string_agg(s.secret, ',' order by s.endpoint_id)) from outbox.endpoint_secret s"),
         (
@@ -88,6 +101,18 @@ async fn busy_database(server: &Server, name: &str, receiver: &Receiver) -> (Cli
     .await;
     db.batch_execute("select * from outbox.claim('pulled', 'w1', 2, '1 h')").await.unwrap();
     db.batch_execute("select outbox.cursor_advance('projection', 7)").await.unwrap();
+    db.batch_execute(
+        "create function public.see(events outbox.event[]) returns void language sql as $$ select $$;
+        create function public.newer(data jsonb) returns jsonb language sql immutable as $$ select data $$;
+        select outbox.command_begin('k', 'Pay'), outbox.save_snapshot('a-1', 1, '{}'), outbox.saga_save('t', 's', '{}', 0),
+            outbox.saga_handle('t', 's', 1), outbox.register_schema('a.b', '{}'),
+            outbox.create_upcaster('a.b', 1, 'public.newer(jsonb)'),
+            outbox.create_projection('p', 'public.see(outbox.event[])'),
+            outbox.save_subject_key('customer', 'k', '\\x000102030405060708090a0b0c0d0e0f', 'm'),
+            outbox.revoke_subject_keys('customer', reason => 'x')",
+    )
+    .await
+    .unwrap();
     // These messages are committed and get no position, because the sequencer is locked out.
     let holder = server.connect(name).await.unwrap();
     holder.batch_execute("begin; lock table outbox._sequencer in exclusive mode").await.unwrap();
