@@ -386,8 +386,7 @@ impl Relay {
             };
             confirmed = settle(active, confirmed, due.take()).await?;
             let place = Place { epoch: its_epoch, position: message.position };
-            if let Some(paused) =
-                self.refuse(active, layout, opened_limit(opened.limit), &message, place, &why).await?
+            if let Some(paused) = self.refuse(active, layout, opened_limit(opened.limit), &message, place, &why).await?
             {
                 return Ok(paused);
             }

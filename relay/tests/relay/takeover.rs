@@ -91,7 +91,9 @@ async fn the_inbox_knows_repeats_and_later_epochs() {
         db.one(&format!("outbox.inbox_begin({args})")).await == "true"
     };
     let mut new = Vec::new();
-    for (position, epoch, stream) in [(5, 1, "a"), (5, 1, "a"), (4, 1, "a"), (4, 1, "b"), (6, 1, "a"), (2, 2, "a"), (7, 1, "a")] {
+    for (position, epoch, stream) in
+        [(5, 1, "a"), (5, 1, "a"), (4, 1, "a"), (4, 1, "b"), (6, 1, "a"), (2, 2, "a"), (7, 1, "a")]
+    {
         new.push(begin(position, epoch, stream).await);
     }
     assert_eq!(new, [true, false, false, true, true, true, false]);
