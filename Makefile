@@ -4,7 +4,7 @@
 # installed one.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build install demo up down psql test test-core test-regress test-isolation test-e2e test-docs test-clients check fmt bench package chaos fuzz clean
+.PHONY: help setup build install demo up down psql test test-core test-regress test-isolation test-e2e test-docs test-clients test-relay check fmt bench package chaos fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -44,6 +44,9 @@ test-e2e: install ## run the tests against a real server and real receivers, cra
 
 test-docs: install ## run every example of README and docs
 	@scripts/test docs
+
+test-relay: install ## test the relay against real brokers
+	@scripts/test relay
 
 test-clients: install ## test the Rust, Python and Node clients and the command line
 	@scripts/test clients

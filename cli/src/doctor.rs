@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{output, screen};
+use crate::{output, run, screen};
 use pg_outbox::error::{Error, Result};
 use pg_outbox::outbox::Outbox;
 use pg_outbox::tokio_postgres::Row;
@@ -41,9 +41,9 @@ impl Findings {
 }
 
 /// Runs all checks and prints them. Returns exit code 1 if something is wrong.
-pub(super) async fn run(dsn: &str, json: bool) -> Result<u8> {
+pub(super) async fn run(dsn: Option<&str>, json: bool) -> Result<u8> {
     let mut findings = Findings::default();
-    let outbox = Outbox::lazy(dsn, 1)?;
+    let outbox = run::lazy(dsn, 1)?;
     match outbox.session().await {
         Err(error) => findings.add_error(
             "connection",

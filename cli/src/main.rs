@@ -42,11 +42,10 @@ fn main() -> ExitCode {
         }
     };
     let json = args.json;
-    let source = run::source(args.dsn.as_deref());
     match runtime.block_on(run::run(args)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            report(&error, json, source);
+            report(&error, json);
             ExitCode::from(exit_code(&error))
         }
     }
@@ -62,20 +61,14 @@ fn exit_code(error: &Error) -> u8 {
     }
 }
 
-/// Prints an error. An error of the connection says where the connection string is from.
-fn report(error: &Error, json: bool, source: &str) {
-    let source = ["08", "28", "57P"].iter().any(|class| error.code().starts_with(class)).then_some(source);
+fn report(error: &Error, json: bool) {
     if json {
         let d = error.details();
         let value = serde_json::json!({"error": {
             "kind": error.kind().as_str(), "code": d.code, "name": d.name, "message": d.message, "detail": d.detail, "hint": d.hint,
-            "connection": source,
         }});
         eprintln!("{value}");
     } else {
         eprintln!("outbox: {}", error.report());
-        if let Some(source) = source {
-            eprintln!("the connection is that of {source}");
-        }
     }
 }

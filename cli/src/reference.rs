@@ -11,8 +11,8 @@ const HEAD: &str = "# The command line
 `outbox` (`cargo install pg-outbox-cli`) looks at and operates the outbox of a database. This page is made from the
 program itself; a test fails when they differ.
 
-The connection comes from `--dsn`, else from `DATABASE_URL`, else from where libpq takes it: `PGHOST`, `PGPORT`, `PGUSER`,
-`PGPASSWORD`, `PGDATABASE`, `PGSSLMODE` and `PGSSLROOTCERT`. With `--json` every command prints one JSON value per line, and errors
+The connection comes from `--dsn`, else from `DATABASE_URL`. A setting that they lack comes from where libpq takes it: the service
+file, variables such as `PGHOST` and `PGUSER`, the password file. With `--json` every command prints one JSON value per line, and errors
 as JSON on the standard error. Without it, tables are wrapped to the width of the terminal, and never cut; into a pipe or a file, a row is one line.
 
 | exit code | meaning |

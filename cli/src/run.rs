@@ -9,6 +9,7 @@ use crate::args::{Archive, Args, By, Command, Cursor, Delivery, Endpoint, More, 
 use crate::ask::{call, call_void, with};
 use crate::screen::{Screen, View, top};
 use crate::{ask, dead_letters, doctor, events, message, metrics, output, replay};
+use pg_outbox::connect::Target;
 use pg_outbox::error::{Error, Result};
 use pg_outbox::outbox::Outbox;
 use pg_outbox::testing::Receiver;
@@ -62,19 +63,22 @@ const WORKERS: &str = "
 /// The variable with the connection string.
 const VARIABLE: &str = "DATABASE_URL";
 
-/// Where the connection string is from.
-pub(super) fn source(dsn: Option<&str>) -> &'static str {
-    match dsn {
-        Some(_) => "--dsn",
-        None if std::env::var(VARIABLE).is_ok_and(|dsn| !dsn.is_empty()) => VARIABLE,
-        None => "the environment (PGHOST, PGPORT, PGUSER, ...)",
-    }
+/// Returns the outbox of the connection string, without connecting yet. Errors of the connection name the server, and the
+/// place where each setting is from.
+pub(super) fn lazy(dsn: Option<&str>, pool_size: usize) -> Result<Outbox> {
+    let variable = std::env::var(VARIABLE).unwrap_or_default();
+    let target = match dsn {
+        Some(dsn) => Target::parse_from(dsn, "--dsn")?,
+        None if !variable.is_empty() => Target::parse_from(&variable, VARIABLE)?,
+        None => Target::parse("")?,
+    };
+    Outbox::with_target(target, pool_size)
 }
 
 /// Runs one command and returns its exit code.
 pub(super) async fn run(args: Args) -> Result<u8> {
     let json = args.json;
-    let dsn = args.dsn.or_else(|| std::env::var(VARIABLE).ok()).unwrap_or_default();
+    let dsn = args.dsn.as_deref();
     match args.command {
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "outbox", &mut std::io::stdout());
@@ -84,8 +88,12 @@ pub(super) async fn run(args: Args) -> Result<u8> {
             listen(json, &address, secret.as_deref(), status, count).await?;
             Ok(0)
         }
-        Command::Doctor => doctor::run(&dsn, json).await,
-        command => run_connected(&Outbox::connect(&dsn).await?, json, command).await,
+        Command::Doctor => doctor::run(dsn, json).await,
+        command => {
+            let outbox = lazy(dsn, 8)?;
+            outbox.check().await?;
+            run_connected(&outbox, json, command).await
+        }
     }
 }
 

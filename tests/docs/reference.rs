@@ -10,7 +10,7 @@ use outbox_harness::postgres::{root, schema_files};
 use outbox_tests::{bare_server, outbox_harness, rows};
 
 /// The chapters: the folders of sql/schema and their titles.
-const CHAPTERS: [(&str, &str); 14] = [
+const CHAPTERS: [(&str, &str); 15] = [
     ("produce", "Produce"),
     ("route", "Route"),
     ("push", "Push"),
@@ -21,6 +21,7 @@ const CHAPTERS: [(&str, &str); 14] = [
     ("process", "Commands, snapshots and sagas"),
     ("types", "Schemas of event types"),
     ("personal", "Personal data"),
+    ("relay", "Relay and inbox"),
     ("operate", "Operate"),
     ("observe", "Observe"),
     ("retain", "Retain"),

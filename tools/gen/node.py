@@ -1,11 +1,11 @@
-"""Writes clients/node/src/functions.ts and clients/node/src/codes.ts."""
+"""Writes clients/node/src/client/functions.ts and clients/node/src/client/codes.ts."""
 
 import re
 
 from text import base
 
-PATH = "clients/node/src/functions.ts"
-ERRORS_PATH = "clients/node/src/codes.ts"
+PATH = "clients/node/src/client/functions.ts"
+ERRORS_PATH = "clients/node/src/client/codes.ts"
 
 HEAD = """\
 // Made by tools/gen/clients.py from the schema of the extension: do not edit.
@@ -20,6 +20,8 @@ TS = {
 }
 # Types of TypeScript for arguments that are not those of returned values.
 TS_ARGUMENT = {"interval": "Interval", "timestamp with time zone": "Date | string", "bigint": "number | bigint", "bytea": "Uint8Array"}
+# Types of TypeScript for JSON columns whose form is known.
+TS_JSON = {"headers": "Record<string, string>", "metadata": "Record<string, unknown>"}
 # Shorter names of types, for the casts in statements.
 SQL = {"integer": "int", "double precision": "float8", "timestamp with time zone": "timestamptz"}
 # Secrets are shown only once, by the functions that create them.
@@ -58,7 +60,7 @@ def ts_argument(argument):
 
 
 def field(column):
-    kind = ts_type(column)
+    kind = TS_JSON.get(column["name"], "any") if column["type"] == "jsonb" else ts_type(column)
     maybe = "" if column["never_null"] or kind == "any" else " | null"
     return f"    {camel(column['name'])}: {kind}{maybe};"
 

@@ -17,16 +17,34 @@ def py_type(kind):
     return typed(kind, PY, "str", "list[%s]")
 
 
+def accepted(item):
+    """Returns the type of an argument or column, with the texts that it accepts where they are known."""
+    if not item.get("values"):
+        return py_type(item["type"])
+    literal = "Literal[" + ", ".join(f'"{text}"' for text in item["values"]) + "]"
+    return f"list[{literal}]" if item["type"].endswith("[]") else literal
+
+
+def nullable(column):
+    return accepted(column) + ("" if column["never_null"] else " | None")
+
+
+def given(argument):
+    """Returns the type of an argument. Any sequence is accepted as a list."""
+    kind = accepted(argument)
+    return "Sequence" + kind.removeprefix("list") if kind.startswith("list[") else kind
+
+
 def write(model):
     head = ['"""A method for each public function of the schema. Made by tools/gen/clients.py from the catalogue: do not edit."""',
             "", "from __future__ import annotations", "", "from collections.abc import Mapping, Sequence", "from dataclasses import dataclass",
-            "from datetime import datetime, timedelta", "from typing import Any", "", "from ._rows import Call, Shape", ""]
+            "from datetime import datetime, timedelta", "from typing import Any, Literal", "", "from ._rows import Call, Shape", ""]
     rows, sync, asyn = {}, [], []
 
     def row_class(name, doc, columns):
         if name not in rows:
             text = ["", "@dataclass(frozen=True)", f"class {name}:", f'    """{doc}"""', ""]
-            text += [f"    {c['name']}: {py_type(c['type'])} | None" for c in columns]
+            text += [f"    {c['name']}: {nullable(c)}" for c in columns]
             rows[name] = "\n".join(text) + "\n"
 
     def emit(name, doc, params, args, ret, kind, row, columns, table):
@@ -39,7 +57,8 @@ def write(model):
             out.append(wrapped(f'"""{doc}"""' if len(doc) < 100 else f'"""{doc}', "        ", 112).replace("\\", "\\\\"))
             if len(doc) >= 100:
                 out.append('        """')
-            out.append(f"        return {run}({call})  # type: ignore[no-any-return]" if ret != "None" else f"        {run}({call})")
+            ignore = "" if ret == "Any" else "  # type: ignore[no-any-return]"
+            out.append(f"        {run}({call})" if ret == "None" else f"        return {run}({call}){ignore}")
             out.append("")
 
     for f in functions(model):
@@ -47,9 +66,8 @@ def write(model):
         if row:
             row_class(row, f"A row of outbox.{f['composite'] or f['name']}.", f["columns"])
         ident = lambda n: n + "_" if n in RESERVED_PY else n
-        inp = lambda t: {"list[str]": "Sequence[str]", "list[int]": "Sequence[int]"}.get(py_type(t), py_type(t))
-        req = [f"{ident(a['name'])}: {inp(a['type'])}" for a in f["args"] if a["required"]]
-        opt = [f"{ident(a['name'])}: {inp(a['type'])} | None = None" for a in f["args"] if not a["required"]]
+        req = [f"{ident(a['name'])}: {given(a)}" for a in f["args"] if a["required"]]
+        opt = [f"{ident(a['name'])}: {given(a)} | None = None" for a in f["args"] if not a["required"]]
         params = req + (["*"] + opt if opt else [])
         value = None
         if kind == "void":
@@ -58,7 +76,7 @@ def write(model):
             ret = row if kind == "row" else f"list[{row}]"
         else:
             value = py_type(f["returns"])
-            ret = f"list[{value}]" if kind == "values" else (value if f["returns"].endswith("[]") else f"{value} | None")
+            ret = f"list[{value}]" if kind == "values" else value
         columns = f["columns"] if row else [{"name": "", "type": f["returns"]}]
         emit(f["name"], sentence(f["doc"]) or f"outbox.{f['name']}.", (f["name"], params), [(a["name"], ident(a["name"])) for a in f["args"]],
              ret, kind, row, columns, False)

@@ -1,8 +1,10 @@
-// Measures the overhead of a call over the bare driver, and the throughput of a worker at batch sizes 1 and 100. With
-// --restarts it also restarts the server ten times under a worker. Run it with `npm run bench`.
+// Measures the overhead of a call over the bare driver, the throughput of a worker and of a worker application, the latency of
+// pull with the default settings, and the time of an import. With --restarts it also restarts the server ten times under a
+// worker. Run it with `npm run bench`.
+import { execFileSync } from 'node:child_process';
 import pg from 'pg';
 import postgres from 'postgres';
-import { enqueue, enqueueMany, enqueueStatement, Outbox, Worker } from '../dist/index.mjs';
+import { defineTopics, enqueue, enqueueMany, enqueueStatement, Outbox, unchecked, Worker } from '../dist/index.mjs';
 import { settled } from '../dist/testing.mjs';
 import { startServer, waitFor } from '../test/server.mjs';
 
@@ -31,7 +33,7 @@ const cases = {
     'pg, bare driver': () => client.query(text, values),
     'pg, enqueue()': () => enqueue(client, message),
     'postgres, bare driver': () => sql.unsafe(text, values),
-    'postgres, enqueue()': () => enqueue(sql, message),
+    'postgres, enqueue()': () => new Outbox(sql).enqueue(message),
 };
 for (let round = 0; round < 3; round += 1) {
     for (const [name, body] of Object.entries(cases)) best[name] = Math.max(best[name] ?? 0, await perSecond(N, body));
@@ -46,7 +48,7 @@ await sql.end();
 for (const [batchSize, concurrency, n] of [[1, 1, 2000], [1, 10, 4000], [100, 100, 20000]]) {
     const name = `w${batchSize}_${concurrency}`;
     await outbox.subscribe({ name, topics: [`bench.${name}`] });
-    for (let i = 0; i < n; i += 1000) await enqueueMany(pool, Array.from({ length: 1000 }, (_, j) => ({ topic: `bench.${name}`, payload: { n: i + j } })));
+    for (let i = 0; i < n; i += 1000) await new Outbox(pool).enqueueMany(Array.from({ length: 1000 }, (_, j) => ({ topic: `bench.${name}`, payload: { n: i + j } })));
     await settled(pool);
     const started = process.hrtime.bigint();
     let handled = 0;
@@ -54,6 +56,52 @@ for (const [batchSize, concurrency, n] of [[1, 1, 2000], [1, 10, 4000], [100, 10
     const summary = await worker.run();
     const seconds = Number(process.hrtime.bigint() - started) / 1e9;
     console.log(`worker, batch ${batchSize}, concurrency ${concurrency}: ${(summary.completed / seconds).toFixed(0)} deliveries/s (${summary.completed} of ${n})`);
+}
+
+// The application does the same as the worker above it, with a schema, a route and a log. The runs alternate.
+const events = defineTopics({ 'bench.app': unchecked() });
+const best2 = { worker: 0, app: 0 };
+for (let round = 0; round < 3; round += 1) {
+    for (const kind of ['worker', 'app']) {
+        const name = `${kind}${round}`;
+        await outbox.subscribe({ name, topics: ['bench.app'] });
+        const n = 10_000;
+        for (let i = 0; i < n; i += 1000) await outbox.enqueueMany(Array.from({ length: 1000 }, (_, j) => ({ topic: 'bench.app', payload: { n: i + j } })));
+        await settled(pool);
+        let handled = 0;
+        let runs;
+        const handler = () => void (++handled === n && runs.stop());
+        const options = { batchSize: 100, concurrency: 100, logger: false };
+        runs = kind === 'app' ? events.worker(name, { 'bench.app': handler }, { ...options, ensure: false }) : new Worker(pool, name, handler, options);
+        const started = process.hrtime.bigint();
+        await runs.run(kind === 'app' ? { client: pool } : undefined);
+        best2[kind] = Math.max(best2[kind], n / (Number(process.hrtime.bigint() - started) / 1e9));
+        await outbox.unsubscribe({ name });
+    }
+}
+console.log(`batch 100: worker ${best2.worker.toFixed(0)}/s, application ${best2.app.toFixed(0)}/s, ${(best2.app / best2.worker).toFixed(2)} of it`);
+
+await outbox.subscribe({ name: 'latency', topics: ['bench.latency'] });
+const latencies = [];
+const waiting = new Worker(pool, 'latency', (m) => void latencies.push(performance.now() - m.payload.at), { logger: false });
+const latency = waiting.run();
+await new Promise((resolve) => setTimeout(resolve, 3000));
+for (let i = 0; i < 500; i += 1) {
+    const at = performance.now();
+    await outbox.enqueue({ topic: 'bench.latency', payload: { at } });
+    await new Promise((resolve) => setTimeout(resolve, Math.max(0, 10 - (performance.now() - at))));
+}
+await waitFor('all have arrived', () => latencies.length === 500);
+waiting.stop();
+await latency;
+const sorted = latencies.toSorted((a, b) => a - b);
+console.log(`pull latency at 100/s, default settings: p50 ${sorted[250].toFixed(1)} ms, p99 ${sorted[495].toFixed(1)} ms`);
+
+for (const entry of ['enqueue', 'index']) {
+    const script = `const t = process.hrtime.bigint(), c = process.cpuUsage(); require('./dist/${entry}.js'); const { user, system } = process.cpuUsage(c); console.log(Number(process.hrtime.bigint() - t) / 1e6, (user + system) / 1e3)`;
+    const runs = Array.from({ length: 15 }, () => execFileSync(process.execPath, ['-e', script], { cwd: new URL('..', import.meta.url), encoding: 'utf8' }).split(' ').map(Number));
+    const median = (i) => runs.map((run) => run[i]).toSorted((a, b) => a - b)[7].toFixed(1);
+    console.log(`import of ${entry}: ${median(0)} ms, ${median(1)} ms of the processor`);
 }
 
 await pool.end();
@@ -80,7 +128,7 @@ if (process.argv.includes('--restarts')) {
         while (!done) {
             n += 1;
             try {
-                await enqueue(pool, { topic: 'restart.a', payload: { n } });
+                await new Outbox(pool).enqueue({ topic: 'restart.a', payload: { n } });
                 enqueued.add(n);
             } catch {
                 unsure += 1;

@@ -14,8 +14,8 @@ const files = readdirSync(`${here}test`).filter((name) => name.endsWith('.test.m
 for (const file of files.sort()) {
     const lines = [];
     const child = spawn(process.execPath, ['--test', '--test-reporter=tap', `${here}test/${file}`], { cwd: here, stdio: ['ignore', 'pipe', 'inherit'] });
-    // A test file that hangs is killed after 300 s and counts as a failure.
-    const timer = setTimeout(() => child.kill('SIGKILL'), 300_000);
+    // A test file that hangs is killed after 600 s and counts as a failure.
+    const timer = setTimeout(() => child.kill('SIGKILL'), 600_000);
     child.stdout.setEncoding('utf8').on('data', (text) => lines.push(text));
     const code = await new Promise((resolve) => child.once('close', resolve));
     clearTimeout(timer);

@@ -1,20 +1,34 @@
 /** The Node client of pg_outbox, the transactional outbox inside PostgreSQL. */
 
-export { enqueue, enqueueMany, Outbox } from './outbox.js';
-export type { WithContent } from './outbox.js';
-export { Content, enqueueManyStatement, enqueueStatement, message, MessageBuilder } from './message.js';
-export type { NewMessage } from './message.js';
-export { run, transaction } from './driver.js';
-export type { DrizzleLike, Executor, KnexLike, PgLike, PostgresJsLike, PrismaLike, Statement } from './driver.js';
-export * from './errors.js';
-export { Reject, RetryAfter, Worker } from './worker.js';
-export type { ClaimedMessage, Handler, HandlerContext, WorkerOptions, WorkerSummary } from './worker.js';
-export { deliveries } from './deliveries.js';
-export type { Delivery } from './deliveries.js';
-export { Reader } from './reader.js';
-export type { FeedMessage, ReaderOptions } from './reader.js';
-export { checkPattern, checkTopic, sign, topicMatches, Verifier } from './webhooks.js';
-export type { HeadersLike, VerifierOptions, Webhook, WithWebhook } from './webhooks.js';
-export { shutdownSignal } from './time.js';
-export type { Interval, ViewOptions } from './sql.js';
-export * from './functions.js';
+export { enqueue, enqueueMany, Outbox } from './client/outbox.js';
+export type { WithContent } from './client/outbox.js';
+export { Content, enqueueManyStatement, enqueueStatement, message, MessageBuilder } from './client/message.js';
+export type { NewMessage } from './client/message.js';
+export { run, transaction } from './client/driver.js';
+export type {
+    DrizzleLike, Executor, KnexLike, KyselyLike, MikroOrmLike, PgLike, PostgresJsLike, PrismaLike, SequelizeLike, SequelizeTransactionLike, Session, Statement,
+    TransactionOf,
+} from './client/driver.js';
+export { VERSION } from './client/version.js';
+export * from './client/errors.js';
+export { Reject, RetryAfter, Worker } from './work/worker.js';
+export type { ClaimedMessage, Handler, HandlerContext, WorkerHealth, WorkerOptions, WorkerSummary } from './work/worker.js';
+export type { Logger } from './work/log.js';
+export { deliveries } from './work/deliveries.js';
+export type { Delivery } from './work/deliveries.js';
+export { Reader } from './work/reader.js';
+export type { FeedMessage, ReaderOptions } from './work/reader.js';
+export { defineTopics, Topics } from './app/topics.js';
+export type { EnqueueOptions, Handlers, Schemas } from './app/topics.js';
+export { unchecked } from './app/schema.js';
+export type { Input, Output, Schema } from './app/schema.js';
+export { WorkerApp } from './app/app.js';
+export type { AppHandler, AppOptions, Handle, Middleware, RetryRules, RunOptions } from './app/app.js';
+export type { Periodic } from './app/periodic.js';
+export { sign, Verifier } from './receive/webhooks.js';
+export { checkPattern, checkTopic, topicMatches } from './receive/topics.js';
+export type { HeadersLike, VerifierOptions, Webhook, WithWebhook } from './receive/webhooks.js';
+export { shutdownSignal } from './work/time.js';
+export type { Interval, ViewOptions } from './client/sql.js';
+export { FUNCTIONS, VIEWS } from './client/functions.js';
+export type * from './client/functions.js';

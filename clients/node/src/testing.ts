@@ -8,12 +8,13 @@ import type { AddressInfo } from 'node:net';
 import { AssertionError } from 'node:assert';
 import { isDeepStrictEqual } from 'node:util';
 
-import { run, type Executor } from './driver.js';
-import { SignatureError } from './errors.js';
-import { Outbox, withContent, type WithContent } from './outbox.js';
-import { sleep } from './time.js';
-import { Verifier, type Webhook } from './webhooks.js';
-import { Worker, type Handler, type WorkerOptions, type WorkerSummary } from './worker.js';
+import { checkSession, run, type Executor, type Session } from './client/driver.js';
+import { SignatureError } from './client/errors.js';
+import { Outbox, withContent, type WithContent } from './client/outbox.js';
+import { sleep } from './work/time.js';
+import { Verifier, type Webhook } from './receive/webhooks.js';
+import { Reject, RetryAfter, Worker, type ClaimedMessage, type Handler, type WorkerOptions, type WorkerSummary } from './work/worker.js';
+import type { WorkerApp } from './app/app.js';
 
 /** A message that the current transaction has enqueued. */
 export type EnqueuedMessage = WithContent<{
@@ -23,8 +24,8 @@ export type EnqueuedMessage = WithContent<{
     payload: any;
     body: Buffer | null;
     contentType: string | null;
-    headers: any;
-    metadata: any;
+    headers: Record<string, string> | null;
+    metadata: Record<string, unknown> | null;
     tenant: string | null;
     publisher: string | null;
 }>;
@@ -42,7 +43,8 @@ export interface Expected {
  * Returns the messages that the transaction of this client has enqueued so far. The role needs the right to read the table
  * outbox.message.
  */
-export async function enqueuedMessages(tx: Executor): Promise<EnqueuedMessage[]> {
+export async function enqueuedMessages(tx: Session): Promise<EnqueuedMessage[]> {
+    checkSession(tx, 'enqueuedMessages', 'It shows what a transaction has enqueued that has not ended yet.');
     const rows = await run(tx, {
         text:
             `select row_to_json(s)::text as r from (select m.id, m.topic, m.key, m.payload, m.body, m.content_type as "contentType",
@@ -67,7 +69,7 @@ function includes(actual: unknown, expected: unknown): boolean {
 }
 
 /** Asserts that the transaction of this client has enqueued a message like this, and returns the first one. */
-export async function assertEnqueued(tx: Executor, expected: Expected): Promise<EnqueuedMessage> {
+export async function assertEnqueued(tx: Session, expected: Expected): Promise<EnqueuedMessage> {
     const messages = await enqueuedMessages(tx);
     const found = messages.find((message) => includes(message, expected));
     if (found !== undefined) return found;
@@ -81,7 +83,7 @@ export async function assertEnqueued(tx: Executor, expected: Expected): Promise<
 }
 
 /** Asserts that the transaction of this client has enqueued no message like this. */
-export async function assertNotEnqueued(tx: Executor, expected: Expected = {}): Promise<void> {
+export async function assertNotEnqueued(tx: Session, expected: Expected = {}): Promise<void> {
     const found = (await enqueuedMessages(tx)).find((message) => includes(message, expected));
     if (found === undefined) return;
     throw new AssertionError({
@@ -98,33 +100,61 @@ export interface DrainOptions extends WorkerOptions {
 }
 
 /**
- * Handles the deliveries that are due in a pull subscription and returns when none is left. No other worker is needed.
- * Failures are thrown. It works with and without the library preloaded.
+ * Handles the deliveries that are due in a pull subscription and returns when none is left: `drain(pool, 'invoices', handler)`, or
+ * `drain(pool, app)` with the handlers of a worker application, whose subscription is created if it does not exist. No other
+ * worker is needed. Failures are thrown: of an application, what the handler or the middleware has thrown. It works with and
+ * without the library preloaded.
  */
+export async function drain(client: Executor, app: WorkerApp, options?: DrainOptions): Promise<WorkerSummary>;
+export async function drain(client: Executor, subscription: string, handler: Handler, options?: DrainOptions): Promise<WorkerSummary>;
 export async function drain(
     client: Executor,
-    subscription: string,
-    handler: Handler,
-    options: DrainOptions = {},
+    target: WorkerApp | string,
+    given?: Handler | DrainOptions,
+    last?: DrainOptions,
 ): Promise<WorkerSummary> {
-    let first: unknown;
+    if (typeof target === 'string') return drained(client, target, given as Handler, last ?? {});
+    await target.ensure(client);
+    return drained(client, target.subscription, target.deliver, (given as DrainOptions | undefined) ?? {});
+}
+
+async function drained(client: Executor, subscription: string, handler: Handler, options: DrainOptions): Promise<WorkerSummary> {
+    let first: { error: unknown } | undefined;
     const total: WorkerSummary = { claimed: 0, completed: 0, failed: 0, dead: 0, released: 0, lost: 0 };
     for (;;) {
         // A completed delivery may have unblocked the next delivery of its key.
         await settled(client);
         const worker = new Worker(client, subscription, handler, {
+            listen: false,
             ...options,
             untilEmpty: true,
             onError: (error, message) => {
-                first ??= error;
+                const cause = error instanceof Reject || error instanceof RetryAfter ? error.cause : undefined;
+                first ??= { error: cause ?? error };
                 options.onError?.(error, message);
             },
         });
         const summary = await worker.run();
         for (const key of Object.keys(total) as (keyof WorkerSummary)[]) total[key] += summary[key];
-        if (first !== undefined && !options.swallow) throw first;
+        if (first !== undefined && !options.swallow) throw first.error;
         if (summary.claimed === 0) return total;
     }
+}
+
+/**
+ * Runs the handler of a worker application for a payload, here and now and without a server: schema, middleware and handler.
+ * Returns what the handler returns and throws what they throw. `fields` are the columns that the handler reads.
+ */
+export async function perform(app: WorkerApp, topic: string, payload: unknown, fields: Partial<ClaimedMessage> = {}): Promise<unknown> {
+    const now = new Date();
+    const message = withContent({
+        lease: 0, leaseExpiresAt: now, deliveryId: 0, subscription: app.subscription, messageId: 0, webhookId: 'msg_test', position: 0, attempt: 1,
+        maxAttempts: 12, topic, key: null, payload: JSON.parse(JSON.stringify(payload ?? null)), body: null, contentType: null, headers: null,
+        metadata: null, tenant: null, publisher: null, aggregateType: null, aggregateId: null, priority: 0, enqueuedAt: now, occurredAt: null,
+        deliverAt: null, expiresAt: null, lastAttemptAt: null, lastError: null,
+        ...fields,
+    });
+    return app.handle(message as ClaimedMessage, { signal: new AbortController().signal, extend: async () => now });
 }
 
 /** Waits until all committed messages are numbered and routed. Without a dispatcher it calls tick() itself. */

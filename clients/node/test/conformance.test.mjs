@@ -115,6 +115,25 @@ const OPERATIONS = {
         clearTimeout(timer);
         return seen;
     },
+    async apply(pool, args) {
+        only(args, ['consumer', 'topics', 'after', 'fail'], 'apply');
+        const { consumer, topics, after, fail } = args;
+        let failures = fail?.times ?? 0;
+        await pool.query('create table if not exists applied (consumer text, n serial, key text)');
+        const controller = new AbortController();
+        const reader = new Reader(pool, { consumer, topics, after, pollInterval: 0.02, backoff: { min: 0.01 }, signal: controller.signal, onError: () => {} });
+        const running = reader.apply(async (tx, messages) => {
+            for (const { key } of messages) {
+                if (key === fail?.key && (failures -= 1) >= 0) throw new TypeError('an effect that fails');
+                await tx.query('insert into applied (consumer, key) values ($1, $2)', [consumer, key]);
+            }
+        });
+        const outbox = new Outbox(pool);
+        await waitFor('the cursor has no lag', async () => (await outbox.cursorGet({ consumer, ifMissing: 0 })).lagPositions === 0);
+        controller.abort();
+        await running;
+        return (await pool.query('select key from applied where consumer = $1 order by n', [consumer])).rows.map((row) => row.key);
+    },
     async query(pool, args) {
         only(args, ['sql'], 'query');
         const { rows } = await pool.query({ text: args.sql, rowMode: 'array' });
@@ -150,7 +169,7 @@ const OPERATIONS = {
                         return assert.fail(`unknown rule ${rule.then}`);
                 }
             },
-            { concurrency: args.concurrency ?? 1, pollInterval: 0.02 },
+            { concurrency: args.concurrency ?? 1, pollInterval: 0.02, logger: false },
         );
         const timer = setTimeout(() => worker.stop(), 60_000);
         await worker.run();

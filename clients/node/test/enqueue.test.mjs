@@ -1,4 +1,4 @@
-// enqueue in transactions of five packages. Committed messages are stored, and others are not.
+// enqueue in transactions of nine packages. Committed messages are stored, and others are not.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { execFileSync } from 'node:child_process';
@@ -143,9 +143,107 @@ test('Prisma', async () => {
         const { PrismaPg } = await import('@prisma/adapter-pg');
         const prisma = new PrismaClient({ adapter: new PrismaPg({ connectionString: dsn }) });
         await joins('prisma', (body) => prisma.$transaction(body), (tx, id) => tx.orders.create({ data: { id, amount: 1 } }), 500);
+        await refused(prisma);
         await prisma.$disconnect();
     } finally {
         rmSync(folder, { recursive: true, force: true });
+    }
+});
+
+test('Kysely', async () => {
+    const { Kysely, PostgresDialect, sql } = await import('kysely');
+    const db = new Kysely({ dialect: new PostgresDialect({ pool }) });
+    const insert = (tx, id) => sql`insert into orders values (${id}, 1)`.execute(tx);
+    await joins('kysely', (body) => db.transaction().execute(body), insert, 600);
+    await joins('kysely_transaction', (body) => transaction(db, body), insert, 610);
+    await refused(db);
+});
+
+test('Sequelize', async () => {
+    const { Sequelize } = createRequire(import.meta.url)('sequelize');
+    const sequelize = new Sequelize(dsn, { dialect: 'postgres', logging: false });
+    const insert = (t, id) => sequelize.query('insert into orders values ($1, 1)', { bind: [id], transaction: t });
+    await joins('sequelize', (body) => sequelize.transaction(body), insert, 620);
+    await joins('sequelize_transaction', (body) => transaction(sequelize, body), insert, 630);
+    await refused(sequelize);
+    await sequelize.close();
+});
+
+test('TypeORM', async () => {
+    const { DataSource } = createRequire(import.meta.url)('typeorm');
+    const source = new DataSource({ type: 'postgres', url: dsn });
+    await source.initialize();
+    const insert = (tx, id) => tx.query('insert into orders values ($1, 1)', [id]);
+    await joins('typeorm', (body) => source.transaction(body), insert, 640);
+    await joins('typeorm_transaction', (body) => transaction(source, body), insert, 650);
+    const byRunner = async (body) => {
+        const runner = source.createQueryRunner();
+        await runner.startTransaction();
+        try {
+            await body(runner);
+            await runner.commitTransaction();
+        } catch (error) {
+            await runner.rollbackTransaction();
+            throw error;
+        } finally {
+            await runner.release();
+        }
+    };
+    await joins('typeorm_runner', byRunner, insert, 660);
+    await refused(source);
+    await refused(source.manager);
+    await source.destroy();
+});
+
+test('MikroORM', async () => {
+    const { EntitySchema, MikroORM } = createRequire(import.meta.url)('@mikro-orm/postgresql');
+    const entity = new EntitySchema({ name: 'Thing', tableName: 'things', properties: { id: { type: 'number', primary: true } } });
+    const orm = await MikroORM.init({ clientUrl: dsn, entities: [entity], debug: false });
+    const insert = (em, id) => em.execute('insert into orders values (?, 1)', [id]);
+    await joins('mikro', (body) => orm.em.fork().transactional(body), insert, 670);
+    await joins('mikro_transaction', (body) => transaction(orm.em, body), insert, 680);
+    await refused(orm.em.fork());
+    await orm.close();
+});
+
+/** A pool, or the root of an ORM, is no transaction: enqueue refuses it, and nothing is enqueued. */
+async function refused(root) {
+    const before = await new Outbox(root).countMessages();
+    for (const call of [enqueue(root, { topic: 'a', payload: 1 }), enqueueMany(root, [{ topic: 'a', payload: 1 }]), assertEnqueued(root, {})]) {
+        await assert.rejects(call, (error) => {
+            assert.ok(error instanceof InvalidError, String(error));
+            assert.match(error.message, /needs a transaction/);
+            assert.match(error.hint, /Pass the transaction/);
+            return true;
+        });
+    }
+    assert.equal(await new Outbox(root).countMessages(), before);
+}
+
+test('a pool, and the root of an ORM, are refused where they would commit by themselves', async () => {
+    await refused(pool);
+    const sql = postgres(dsn, { max: 1, onnotice: () => {} });
+    await refused(sql);
+    await sql.end();
+    const knex = knexModule({ client: 'pg', connection: dsn, pool: { min: 0, max: 1 } });
+    await refused(knex);
+    await knex.destroy();
+    await refused(drizzle(pool));
+});
+
+test('a client that is not known is refused, and the hint names enqueueStatement()', async () => {
+    class Strange {
+        async query() {
+            return { rows: [] };
+        }
+    }
+    for (const client of [new Strange(), {}, null, 5, 'postgres://']) {
+        await assert.rejects(enqueue(client, { topic: 'a', payload: 1 }), (error) => {
+            assert.ok(error instanceof InvalidError);
+            assert.match(error.hint, /enqueueStatement\(\)/);
+            assert.match(String(error), /Hint: Give a client, transaction or pool/);
+            return true;
+        });
     }
 });
 
@@ -164,7 +262,7 @@ test('savepoints take their messages with them', async () => {
 
 test('every field arrives', async () => {
     const at = new Date('2030-01-02T03:04:05.678Z');
-    const id = await enqueue(pool, {
+    const id = await new Outbox(pool).enqueue({
         topic: 'all.fields',
         payload: { deep: [1, null, { ü: '€ \u0001 "quoted" \\ ?' }] },
         key: 'k',
@@ -199,11 +297,11 @@ test('the builder, text, bytes, base64 and JSON null', async () => {
     const built = message('built.json').json({ a: 1 }).key('k').header('h', 'v').set('user_id', 'u').with({ tenant: 't' });
     assert.equal(built.get('user_id'), 'u');
     const ids = [
-        await enqueue(pool, built),
-        await enqueue(pool, message('built.text').text('grüß')),
-        await enqueue(pool, message('built.bytes').bytes(Buffer.from([0, 255, 1]), 'application/x-thing')),
-        await enqueue(pool, message('built.base64').base64('AP8B')),
-        await enqueue(pool, { topic: 'built.null', payload: null }),
+        await new Outbox(pool).enqueue(built),
+        await new Outbox(pool).enqueue(message('built.text').text('grüß')),
+        await new Outbox(pool).enqueue(message('built.bytes').bytes(Buffer.from([0, 255, 1]), 'application/x-thing')),
+        await new Outbox(pool).enqueue(message('built.base64').base64('AP8B')),
+        await new Outbox(pool).enqueue({ topic: 'built.null', payload: null }),
     ];
     const { rows } = await pool.query('select payload, body, content_type, tenant from outbox.message where id = any ($1) order by id', [ids]);
     assert.deepEqual(rows[0], { payload: { a: 1 }, body: null, content_type: rows[0].content_type, tenant: 't' });
@@ -218,14 +316,14 @@ test('the builder, text, bytes, base64 and JSON null', async () => {
 
 test('many messages in one statement keep their order', async () => {
     const messages = Array.from({ length: 300 }, (_, i) => ({ topic: `many.${i % 3}`, payload: { i }, key: i % 2 ? `k${i}` : undefined, priority: i % 5 }));
-    const ids = await enqueueMany(pool, messages);
+    const ids = await new Outbox(pool).enqueueMany(messages);
     assert.equal(ids.length, 300);
     assert.ok(ids.every((id, i) => i === 0 || id > ids[i - 1]));
     const { rows } = await pool.query('select topic, payload, key, priority from outbox.message where id = any ($1) order by id', [ids]);
     rows.forEach((row, i) => {
         assert.deepEqual({ ...row, priority: Number(row.priority) }, { topic: `many.${i % 3}`, payload: { i }, key: i % 2 ? `k${i}` : null, priority: i % 5 });
     });
-    assert.deepEqual(await enqueueMany(pool, []), []);
+    assert.deepEqual(await new Outbox(pool).enqueueMany([]), []);
 });
 
 test('a statement for drivers this package does not know', async () => {
@@ -256,10 +354,10 @@ test('bad messages are refused before they are sent, with a typed error', async 
         { topic: 'a', body: 5 },
     ];
     for (const one of bad) {
-        await assert.rejects(enqueue(pool, one), (error) => error instanceof InvalidError && error.code === '22023', JSON.stringify(one?.payload !== cyclic ? Object.keys(one ?? {}) : 'cyclic'));
+        await assert.rejects(new Outbox(pool).enqueue(one), (error) => error instanceof InvalidError && error.code === '22023', JSON.stringify(one?.payload !== cyclic ? Object.keys(one ?? {}) : 'cyclic'));
     }
     for (const one of [{ topic: 'outbox.x', payload: 1 }, { topic: 'a', payload: 'x\0y' }, { topic: 'a', payload: 1, headers: ['x'] }, { topic: 'a', payload: 1, deliverAt: 'someday' }]) {
-        await assert.rejects(enqueue(pool, one), (error) => error instanceof InvalidError, JSON.stringify(one));
+        await assert.rejects(new Outbox(pool).enqueue(one), (error) => error instanceof InvalidError, JSON.stringify(one));
     }
     await assert.rejects(enqueue({}, { topic: 'a', payload: 1 }), InvalidError);
     await assert.rejects(enqueue(null, { topic: 'a', payload: 1 }), InvalidError);

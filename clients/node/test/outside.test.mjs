@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url';
 import pg from 'pg';
 import postgres from 'postgres';
 
-import { enqueue, enqueueMany, FatalError, InvalidError, Outbox, Reader, RetryError, Worker } from '../dist/index.mjs';
+import { enqueue, FatalError, InvalidError, Outbox, Reader, RetryError, Worker } from '../dist/index.mjs';
 import { drain } from '../dist/testing.mjs';
 import { startServer, waitFor } from './server.mjs';
 
@@ -63,10 +63,10 @@ test('certificates are verified with verify-full', async (t) => {
     const ca = (name) => readFileSync(join(folder, name), 'utf8');
     const options = { host: 'localhost', port, database: url.pathname.slice(1), username: url.username, password: url.password, max: 1 };
     const sql = postgres({ ...options, ssl: { ca: ca('ca.pem') } });
-    await enqueue(sql, { topic: 'b', payload: 2 });
+    await new Outbox(sql).enqueue({ topic: 'b', payload: 2 });
     await sql.end();
     const wrong = postgres({ ...options, ssl: { ca: ca('other.pem') } });
-    await assert.rejects(enqueue(wrong, { topic: 'b', payload: 2 }), (error) => error.codeName === 'tls_refused');
+    await assert.rejects(new Outbox(wrong).enqueue({ topic: 'b', payload: 2 }), (error) => error.codeName === 'tls_refused');
     await wrong.end();
     assert.equal((await outbox.stats()).worker, 'running');
 });
@@ -80,18 +80,59 @@ test('another version, no extension, no privilege: fatal, with what to do', asyn
     );
     const bare = new pg.Pool({ connectionString: await server.database({ extension: false }) });
     t.after(() => bare.end());
-    await assert.rejects(enqueue(bare, { topic: 'a', payload: 1 }), (error) => error.codeName === 'extension_missing' && /create extension/.test(error.hint));
+    await assert.rejects(new Outbox(bare).enqueue({ topic: 'a', payload: 1 }), (error) => error.codeName === 'extension_missing' && /create extension/.test(error.hint));
     await pool.query("create role stranger_node login password 'x'");
     const url = new URL(dsn);
     url.username = 'stranger_node';
     url.password = 'x';
     const stranger = new pg.Pool({ connectionString: url.href });
     t.after(() => stranger.end());
-    await assert.rejects(enqueue(stranger, { topic: 'a', payload: 1 }), (error) => error.codeName === 'insufficient_privilege' && /grant_to/.test(error.hint));
+    await assert.rejects(new Outbox(stranger).enqueue({ topic: 'a', payload: 1 }), (error) => error.codeName === 'insufficient_privilege' && /grant_to/.test(error.hint));
     url.password = 'wrong';
     const unknown = new pg.Pool({ connectionString: url.href });
     t.after(() => unknown.end());
     await assert.rejects(new Outbox(unknown).head(), (error) => error instanceof FatalError && error.codeName === 'authentication_failed');
+});
+
+test('a setting with which no connection is possible is fatal: a worker and a reader end with it, and the password is not shown', async (t) => {
+    const { dsn } = await setUp(t);
+    const url = new URL(dsn);
+    url.password = '';
+    const password = process.env.PGPASSWORD;
+    delete process.env.PGPASSWORD;
+    const home = process.env.PGPASSFILE;
+    process.env.PGPASSFILE = '/nonexistent';
+    t.after(() => {
+        if (password !== undefined) process.env.PGPASSWORD = password;
+        if (home === undefined) delete process.env.PGPASSFILE;
+        else process.env.PGPASSFILE = home;
+    });
+    const none = new pg.Pool({ connectionString: url.href });
+    t.after(() => none.end());
+    const fatal = (error) => {
+        assert.ok(error instanceof FatalError, String(error));
+        assert.deepEqual([error.code, error.codeName], ['28P01', 'authentication_failed']);
+        assert.match(error.hint, /PGPASSWORD/);
+        return true;
+    };
+    await assert.rejects(new Worker(none, 'work', () => {}, { logger: false }).run(), fatal);
+    await assert.rejects(new Reader(none, { consumer: 'c', logger: false }).apply(async () => {}), fatal);
+});
+
+test('before 1.0 the minor version has to be the same: workers, readers and check() end with an error that names both', async (t) => {
+    const { pool } = await setUp(t);
+    await pool.query("update pg_extension set extversion = '0.9.0' where extname = 'pg_outbox'");
+    const refused = (error) => {
+        assert.ok(error instanceof FatalError, String(error));
+        assert.equal(error.codeName, 'version_mismatch');
+        assert.match(error.detail, /0\.9\.0.*0\.1\.0/);
+        return true;
+    };
+    await assert.rejects(new Worker(pool, 'work', () => {}, { logger: false }).run(), refused);
+    await assert.rejects(new Reader(pool, { consumer: 'c', logger: false, untilEnd: true }).apply(async () => {}), refused);
+    await assert.rejects(new Outbox(pool).check(), refused);
+    await pool.query("update pg_extension set extversion = '0.1.9' where extname = 'pg_outbox'");
+    await new Outbox(pool).check();
 });
 
 test('a connection lost in a transaction is a retry, and its messages are not there', async (t) => {
@@ -111,10 +152,10 @@ test('a connection lost in a transaction is a retry, and its messages are not th
 
 test('malformed content fails its own delivery only', async (t) => {
     const { pool } = await setUp(t, { maxAttempts: 1 });
-    await enqueue(pool, { topic: 'bytes', body: Buffer.from([0, 255, 254]) });
-    await enqueue(pool, { topic: 'broken', body: '{"n": ', contentType: 'application/json' });
-    await enqueue(pool, { topic: 'wrong', payload: { m: 1 } });
-    await enqueue(pool, { topic: 'right', payload: { n: { o: 7 } } });
+    await new Outbox(pool).enqueue({ topic: 'bytes', body: Buffer.from([0, 255, 254]) });
+    await new Outbox(pool).enqueue({ topic: 'broken', body: '{"n": ', contentType: 'application/json' });
+    await new Outbox(pool).enqueue({ topic: 'wrong', payload: { m: 1 } });
+    await new Outbox(pool).enqueue({ topic: 'right', payload: { n: { o: 7 } } });
     const seen = [];
     const total = { failed: 0, completed: 0 };
     await waitFor('all have ended', async () => {
@@ -128,7 +169,7 @@ test('malformed content fails its own delivery only', async (t) => {
     assert.match(rows[0].last_error, /InvalidError/);
     assert.match(rows[1].last_error, /InvalidError/);
     assert.match(rows[2].last_error, /TypeError/);
-    await assert.rejects(enqueue(pool, { topic: 'a', payload: 1n }), InvalidError);
+    await assert.rejects(new Outbox(pool).enqueue({ topic: 'a', payload: 1n }), InvalidError);
 });
 
 /** Starts a worker in a process of its own, which prints each begin and end of a delivery. */
@@ -150,7 +191,7 @@ function child(dsn, body) {
 
 test('SIGINT ends a worker gracefully: what was begun is finished, the rest given back', async (t) => {
     const { dsn, pool } = await setUp(t);
-    await enqueueMany(pool, Array.from({ length: 30 }, (_, n) => ({ topic: 'job', payload: n })));
+    await new Outbox(pool).enqueueMany(Array.from({ length: 30 }, (_, n) => ({ topic: 'job', payload: n })));
     const { process, lines } = child(dsn, `
         const handler = async (m) => {
             console.log('begun', m.payload);
@@ -173,7 +214,7 @@ test('SIGINT ends a worker gracefully: what was begun is finished, the rest give
 
 test('a worker that is killed acknowledges nothing', async (t) => {
     const { dsn, pool } = await setUp(t);
-    await enqueue(pool, { topic: 'job', payload: 1 });
+    await new Outbox(pool).enqueue({ topic: 'job', payload: 1 });
     const { process, lines } = child(dsn, `
         const handler = async () => {
             console.log('begun');

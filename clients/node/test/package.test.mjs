@@ -1,13 +1,14 @@
 // The package as users get it: packed, installed into a clean folder, loaded with import and require, and type-checked.
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import pg from 'pg';
 
-import { startServer } from './server.mjs';
+import { startServer, waitFor } from './server.mjs';
 
 const here = fileURLToPath(new URL('..', import.meta.url));
 const modules = realpathSync(join(here, 'node_modules'));
@@ -35,9 +36,10 @@ after(async () => {
 
 test('it brings what it needs and nothing else', () => {
     const installed = join(folder, 'node_modules/pg-outbox');
-    assert.deepEqual(readdirSync(join(folder, 'node_modules')).filter((name) => !name.startsWith('.')), ['pg-outbox']);
-    assert.deepEqual(readdirSync(installed).sort(), ['LICENSE', 'README.md', 'dist', 'native', 'package.json']);
-    assert.ok(readdirSync(join(installed, 'native')).every((file) => file.endsWith('.node')));
+    assert.deepEqual(readdirSync(join(folder, 'node_modules')).filter((name) => !name.startsWith('.')), ['croner', 'pg-outbox']);
+    assert.deepEqual(readdirSync(installed).sort(), ['LICENSE', 'README.md', 'dist', 'package.json']);
+    // The same package works on every platform.
+    assert.deepEqual(readdirSync(installed, { recursive: true }).filter((file) => file.endsWith('.node')), []);
 });
 
 test('ES modules and CommonJS get the same objects', () => {
@@ -57,7 +59,7 @@ test('ES modules and CommonJS get the same objects', () => {
 });
 
 test('the declarations are right for both kinds of modules, strictly', () => {
-    for (const name of ['@types', 'undici-types', 'pg-types', 'pg-protocol', 'postgres', 'drizzle-orm', 'knex']) {
+    for (const name of ['@types', 'undici-types', 'pg-types', 'pg-protocol', 'postgres', 'drizzle-orm', 'knex', 'zod', 'valibot', 'kysely', 'sequelize', 'typeorm', '@mikro-orm']) {
         if (existsSync(join(modules, name))) symlinkSync(join(modules, name), join(folder, 'node_modules', name), 'dir');
     }
     for (const file of ['usage.mts', 'usage.cts']) cpSync(join(here, 'test/types', file), join(folder, file));
@@ -77,6 +79,71 @@ test('the declarations are right for both kinds of modules, strictly', () => {
     assert.match(run([...tsc, 'wrong.mts']), /wrong\.mts.*TS2322/);
 });
 
+test('what only enqueues loads no native module, and nothing of workers, webhooks, HTTP or cryptography', () => {
+    const script = `
+        const before = new Set(process.moduleLoadList);
+        require('pg-outbox/enqueue');
+        const files = Object.keys(require.cache).map((file) => require('node:path').relative(process.cwd() + '/node_modules/pg-outbox/dist', file));
+        const builtin = process.moduleLoadList.filter((name) => !before.has(name) && /NativeModule (crypto|zlib|http|net|child_process)$/.test(name));
+        console.log(JSON.stringify({ files: files.sort(), builtin, node: files.filter((file) => file.endsWith('.node')) }));`;
+    const { files, builtin, node: addons } = JSON.parse(node(['-e', script]));
+    assert.deepEqual({ builtin, addons }, { builtin: [], addons: [] });
+    assert.deepEqual(files.filter((file) => !file.startsWith('client/')), ['enqueue.js']);
+});
+
+/** Bundles a handler as for AWS Lambda, and returns the folder in which there is nothing but the bundle. */
+function bundled(t, source, format) {
+    const out = mkdtempSync(join(tmpdir(), 'pg-outbox-lambda-'));
+    t.after(() => rmSync(out, { recursive: true, force: true }));
+    for (const name of ['pg', 'zod']) {
+        if (!existsSync(join(folder, 'node_modules', name))) symlinkSync(join(modules, name), join(folder, 'node_modules', name), 'dir');
+    }
+    writeFileSync(join(folder, 'lambda.mjs'), source);
+    const file = join(out, format === 'esm' ? 'handler.mjs' : 'handler.cjs');
+    // pg looks for these two, which are optional.
+    const optional = ['--external:pg-native', '--external:cloudflare:sockets'];
+    const banner = format === 'esm' ? ["--banner:js=import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);"] : [];
+    execFileSync(join(modules, '.bin/esbuild'), ['lambda.mjs', '--bundle', '--platform=node', '--target=node20', `--format=${format}`, `--outfile=${file}`, '--log-level=warning', ...optional, ...banner], {
+        cwd: folder,
+        encoding: 'utf8',
+    });
+    return { out, file };
+}
+
+for (const format of ['cjs', 'esm']) {
+    test(`a bundle (${format}) without node_modules enqueues, verifies webhooks and works off a subscription`, async (t) => {
+        const source = `
+            import pg from 'pg';
+            import { z } from 'zod';
+            import { defineTopics, Outbox, sign, transaction, Verifier } from 'pg-outbox';
+            import { drain } from 'pg-outbox/testing';
+            const events = defineTopics({ 'order.created': z.object({ order: z.number() }) });
+            const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL });
+            const secret = 'whsec_' + Buffer.alloc(32, 7).toString('base64');
+            async function handler() {
+                const id = await transaction(pool, (tx) => events.enqueue(tx, 'order.created', { order: 42 }));
+                const app = events.worker('bundled_${format}', { 'order.created': () => {} }, { logger: false, periodic: [{ cron: '@daily', topic: 'order.created' }] });
+                const { completed } = await drain(pool, app);
+                const now = new Date();
+                const headers = { 'webhook-id': 'msg_1', 'webhook-timestamp': String(Math.floor(now / 1000)), 'webhook-signature': sign(secret, 'msg_1', now, '{}') };
+                const webhook = new Verifier(secret).verify(headers, '{}');
+                await pool.end();
+                return { id, completed: completed > 0, webhook: webhook.id };
+            }
+            handler().then((result) => console.log(JSON.stringify(result)));`;
+        const { out, file } = bundled(t, source, format);
+        const own = await server.database();
+        const result = JSON.parse(node([file], { cwd: out, env: { ...process.env, DATABASE_URL: own }, timeout: 60_000 }));
+        assert.deepEqual({ ...result, id: typeof result.id }, { id: 'number', completed: true, webhook: 'msg_1' });
+    });
+}
+
+test('the version that clients and extension compare is that of the package', () => {
+    const { version } = JSON.parse(readFileSync(join(here, 'package.json'), 'utf8'));
+    assert.equal(node(['-e', "console.log(require('pg-outbox').VERSION)"]).trim(), version);
+    assert.equal(node([join(folder, 'node_modules/.bin/pg-outbox'), '--version']).trim(), version);
+});
+
 test('the first example of the README runs', () => {
     const readme = readFileSync(join(here, 'README.md'), 'utf8');
     const example = /```js\n([\s\S]*?)```/.exec(readme)[1];
@@ -87,6 +154,36 @@ test('the first example of the README runs', () => {
     const printed = node(['example.mjs'], { env: { ...process.env, DATABASE_URL: dsn }, timeout: 60_000 });
     const shown = /```console\n\$ node example.mjs\n([\s\S]*?)```/.exec(readme)[1];
     assert.equal(printed, shown);
+});
+
+test('the programs of TUTORIAL.md do what it shows', async (t) => {
+    const tutorial = readFileSync(join(here, 'TUTORIAL.md'), 'utf8');
+    const [app, order] = [...tutorial.matchAll(/```js\n([\s\S]*?)```/g)].map((match) => match[1]);
+    for (const name of ['pg', 'zod']) {
+        if (!existsSync(join(folder, 'node_modules', name))) symlinkSync(join(modules, name), join(folder, 'node_modules', name), 'dir');
+    }
+    writeFileSync(join(folder, 'app.mjs'), app);
+    writeFileSync(join(folder, 'order.mjs'), order);
+    const env = { ...process.env, DATABASE_URL: await server.database() };
+    const client = new pg.Client(env.DATABASE_URL);
+    await client.connect();
+    t.after(() => client.end());
+    await client.query('create table orders (id serial primary key, amount int not null)');
+    const worker = spawn(process.execPath, [join(folder, 'node_modules/.bin/pg-outbox'), 'worker', './app.mjs'], { cwd: folder, env });
+    t.after(() => worker.kill('SIGKILL'));
+    let output = '';
+    for (const stream of [worker.stdout, worker.stderr]) stream.setEncoding('utf8').on('data', (text) => (output += text));
+    const ended = new Promise((resolve) => worker.once('exit', resolve));
+    for (const amount of ['42', '-1']) node(['order.mjs', amount], { env });
+    assert.throws(() => node(['order.mjs', 'x'], { env, stdio: 'pipe' }));
+    await waitFor('both are handled', () => output.includes('a negative amount') && output.includes('bill order'));
+    worker.kill('SIGINT');
+    assert.equal(await ended, 130, output);
+    const shown = [...tutorial.matchAll(/```console\n([\s\S]*?)```/g)].flatMap((match) => match[1].split('\n')).filter((line) => /^(pg_outbox: |bill)/.test(line));
+    assert.ok(shown.length >= 4, shown.join());
+    const plain = (text) => text.replace(/worker=\S+?(?=[ )])/, 'worker=w').replace(/msg_\w+/, 'msg').replace(/deliveryId=\d+/, 'deliveryId=n');
+    for (const line of shown) assert.ok(output.split('\n').some((one) => plain(one) === plain(line)), `${line} is not in ${output}`);
+    assert.equal((await client.query('select 1 from orders')).rowCount, 2);
 });
 
 test('the other examples of the README are JavaScript', () => {

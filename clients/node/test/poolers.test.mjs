@@ -4,7 +4,7 @@ import { after, before, test } from 'node:test';
 import pg from 'pg';
 import postgres from 'postgres';
 
-import { enqueue, enqueueMany, FatalError, Outbox, Reader, transaction, Worker } from '../dist/index.mjs';
+import { defineTopics, enqueue, FatalError, Outbox, Reader, transaction, unchecked, Worker } from '../dist/index.mjs';
 import { startServer, waitFor } from './server.mjs';
 
 let server;
@@ -52,7 +52,7 @@ for (const mode of ['transaction', 'session']) {
                     }
                 }),
             );
-            await enqueueMany(clients[1].client, Array.from({ length: 100 }, (_, i) => ({ topic: 'job.run', payload: i })));
+            await new Outbox(clients[1].client).enqueueMany(Array.from({ length: 100 }, (_, i) => ({ topic: 'job.run', payload: i })));
             const handled = new Map();
             const told = clients.map(() => 0);
             const workers = clients.map(
@@ -94,13 +94,43 @@ for (const mode of ['transaction', 'session']) {
             const worker = new Worker(client, 'told', () => void (handled += 1), { listen: true, pollInterval: 600, onError: (error) => assert.fail(error) });
             const running = worker.run();
             for (let n = 1; n <= 3; n += 1) {
-                await enqueue(direct, { topic: 't.x', payload: n });
+                await new Outbox(direct).enqueue({ topic: 't.x', payload: n });
                 await waitFor('it was woken', () => handled === n);
             }
             worker.stop();
             await running;
         });
     }
+}
+
+for (const [driver, connect] of Object.entries(drivers)) {
+    test(`${driver}: a worker application and a projection through a pooler of transactions poll without any setting, and each says so once`, async (t) => {
+        const dsn = await server.database();
+        const { client, end } = connect(through.transaction(dsn));
+        t.after(() => end());
+        const lines = [];
+        const write = (level) => (text) => lines.push(`${level} ${text}`);
+        const logger = { error: write('error'), warn: write('warn'), info: write('info') };
+        const events = defineTopics({ 'job.run': unchecked() });
+        let handled = 0;
+        const controller = new AbortController();
+        const options = { logger, pollInterval: 0.02, signal: controller.signal };
+        const app = events.worker('jobs', { 'job.run': () => void (handled += 1) }, options);
+        const running = app.run({ client });
+        await transaction(client, (tx) => tx[driver === 'pg' ? 'query' : 'unsafe']('create table effect (i int primary key)'));
+        const projecting = new Reader(client, { consumer: 'p', topics: ['job.#'], ...options }).apply(async (tx, messages) => {
+            for (const { payload } of messages) await tx[driver === 'pg' ? 'query' : 'unsafe']('insert into effect values ($1::int)', [payload.i]);
+        });
+        for (let i = 0; i < 30; i += 1) await transaction(client, (tx) => events.enqueue(tx, 'job.run', { i }));
+        const direct = new pg.Pool({ connectionString: dsn });
+        t.after(() => direct.end());
+        await waitFor('all is handled and applied', async () => handled === 30 && (await direct.query('select 1 from effect')).rowCount === 30);
+        await waitFor('both have said what they hear', () => lines.filter((line) => /^warn .*notifications do not come through/.test(line)).length === 2);
+        controller.abort();
+        assert.equal((await running).completed, 30);
+        await projecting;
+        assert.deepEqual(lines.filter((line) => !line.startsWith('info ') && !/notifications do not come/.test(line)), []);
+    });
 }
 
 test('a statement that a pooler lost says what to set', async () => {

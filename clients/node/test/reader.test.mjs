@@ -1,9 +1,11 @@
 // Readers: order, cursors, exactly once in a transaction, two instances.
 import assert from 'node:assert/strict';
+import { createRequire } from 'node:module';
 import { after, before, test } from 'node:test';
+import knexModule from 'knex';
 import pg from 'pg';
 
-import { ConflictError, enqueue, enqueueMany, InvalidError, NotFoundError, Outbox, Reader } from '../dist/index.mjs';
+import { ConflictError, InvalidError, NotFoundError, Outbox, Reader } from '../dist/index.mjs';
 import { settled } from '../dist/testing.mjs';
 import { startServer, waitFor } from './server.mjs';
 
@@ -14,17 +16,19 @@ before(async () => {
 after(() => server?.end());
 
 async function setUp(t) {
-    const pool = new pg.Pool({ connectionString: await server.database() });
+    const dsn = await server.database();
+    const pool = new pg.Pool({ connectionString: dsn });
     pool.on('error', () => {});
     t.after(() => pool.end());
-    return { pool, outbox: new Outbox(pool) };
+    return { dsn, pool, outbox: new Outbox(pool) };
 }
 const many = (n, topic = 'a') => Array.from({ length: n }, (_, i) => ({ topic, payload: { i } }));
-const END = { untilEnd: true };
+const END = { untilEnd: true, logger: false };
+const enqueueAll = (pool, messages) => new Outbox(pool).enqueueMany(messages);
 
 test('everything, in order, then what the topics and the filter say', async (t) => {
     const { pool } = await setUp(t);
-    await enqueueMany(pool, [...many(250), { topic: 'b.c', payload: {}, key: 'order-1' }, { topic: 'b.d', payload: {}, key: 'user-1' }]);
+    await new Outbox(pool).enqueueMany([...many(250), { topic: 'b.c', payload: {}, key: 'order-1' }, { topic: 'b.d', payload: {}, key: 'user-1' }]);
     await settled(pool);
     const seen = [];
     for await (const message of new Reader(pool, { ...END, batchSize: 40 })) seen.push(message);
@@ -49,7 +53,7 @@ test('everything, in order, then what the topics and the filter say', async (t) 
 
 test('the cursor is where the loop went on, not where it was left', async (t) => {
     const { pool, outbox } = await setUp(t);
-    await enqueueMany(pool, many(10));
+    await new Outbox(pool).enqueueMany(many(10));
     await settled(pool);
     await assert.rejects(outbox.cursorGet({ consumer: 'c' }), NotFoundError);
     const first = [];
@@ -82,7 +86,7 @@ test('it waits for more, and ends with its signal', async (t) => {
             if (seen.length === 5) controller.abort();
         }
     })();
-    for (let i = 0; i < 5; i += 1) await enqueue(pool, { topic: 'a', payload: { i } });
+    for (let i = 0; i < 5; i += 1) await new Outbox(pool).enqueue({ topic: 'a', payload: { i } });
     await reading;
     assert.deepEqual(seen, [0, 1, 2, 3, 4]);
     const cursor = await outbox.cursorGet({ consumer: 'live', subject: 's' });
@@ -92,7 +96,7 @@ test('it waits for more, and ends with its signal', async (t) => {
 
 test('a second instance on the same cursor is noticed', async (t) => {
     const { pool, outbox } = await setUp(t);
-    await enqueueMany(pool, many(3));
+    await new Outbox(pool).enqueueMany(many(3));
     await settled(pool);
     await assert.rejects(
         async () => {
@@ -107,7 +111,7 @@ test('a second instance on the same cursor is noticed', async (t) => {
 test('effectively once: two instances apply into one table', async (t) => {
     const { pool, outbox } = await setUp(t);
     await pool.query('create table effect (i int not null)');
-    await enqueueMany(pool, many(300));
+    await new Outbox(pool).enqueueMany(many(300));
     await settled(pool);
     const apply = () =>
         new Reader(pool, { consumer: 'projection', batchSize: 7, ...END }).apply(async (tx, messages) => {
@@ -118,7 +122,7 @@ test('effectively once: two instances apply into one table', async (t) => {
     const { rows } = await pool.query('select i from effect order by ctid');
     assert.deepEqual(rows.map((row) => row.i).sort((a, b) => a - b), many(300).map((m) => m.payload.i));
     // If an effect throws, the advance of the cursor is rolled back with it.
-    await enqueueMany(pool, many(2));
+    await new Outbox(pool).enqueueMany(many(2));
     await settled(pool);
     const before = (await outbox.cursorGet({ consumer: 'projection' })).position;
     await assert.rejects(
@@ -136,7 +140,7 @@ test('effectively once: two instances apply into one table', async (t) => {
 test('an instance that another one overtakes between its look at the cursor and its read applies nothing twice', async (t) => {
     const { pool } = await setUp(t);
     await pool.query('create table effect (i int primary key)');
-    await enqueueMany(pool, many(21));
+    await new Outbox(pool).enqueueMany(many(21));
     await settled(pool);
     const effect = async (tx, messages) => {
         for (const message of messages) await tx.query('insert into effect values ($1)', [message.json().i]);
@@ -148,7 +152,8 @@ test('an instance that another one overtakes between its look at the cursor and 
             if (name !== 'query') return typeof target[name] === 'function' ? target[name].bind(target) : target[name];
             return async (...args) => {
                 queries += 1;
-                if (queries === 2) {
+                // The version, the cursor, and now the read.
+                if (queries === 3) {
                     const other = new AbortController();
                     await new Reader(pool, signal(other)).apply(async (tx, messages) => {
                         await effect(tx, messages);
@@ -166,6 +171,75 @@ test('an instance that another one overtakes between its look at the cursor and 
     assert.equal((await pool.query('select 1 from effect')).rowCount, 21);
 });
 
+test('an effect that fails stays where it is: stored with its position, tried again, never passed over', async (t) => {
+    const { pool, outbox } = await setUp(t);
+    await pool.query('create table effect (i int primary key)');
+    await enqueueAll(pool, many(20));
+    await settled(pool);
+    const controller = new AbortController();
+    const errors = [];
+    const options = { consumer: 'c', pollInterval: 0.02, backoff: { min: 0.02, max: 0.05 }, signal: controller.signal, onError: (e) => errors.push(e) };
+    let poisoned = true;
+    const running = new Reader(pool, options).apply(async (tx, messages) => {
+        for (const message of messages) {
+            if (message.json().i === 7 && poisoned) throw new RangeError('the seventh');
+            await tx.query('insert into effect values ($1)', [message.json().i]);
+        }
+    });
+    const seventh = (await pool.query("select position from outbox.message m, outbox.read(0, 100) r where r.message_id = m.id and m.payload ->> 'i' = '7'")).rows[0].position;
+    const cursor = () => outbox.cursorGet({ consumer: 'c', ifMissing: 0 });
+    await waitFor('the position of the failing message is stored', async () => (await cursor()).errorPosition === Number(seventh));
+    assert.match((await cursor()).lastError, /RangeError: the seventh/);
+    assert.equal((await cursor()).position, Number(seventh) - 1, 'the messages before it are applied');
+    assert.equal((await pool.query('select 1 from effect')).rowCount, 7);
+    await waitFor('it was tried again', () => errors.length > 3);
+    poisoned = false;
+    await waitFor('all is applied', async () => (await pool.query('select 1 from effect')).rowCount === 20);
+    await waitFor('nothing is recorded any more', async () => (await cursor()).lastError === null);
+    controller.abort();
+    assert.equal(await running, 20);
+});
+
+test('a reader of a rare topic has no lag, and its cursor passes what does not match', async (t) => {
+    const { pool, outbox } = await setUp(t);
+    await enqueueAll(pool, [...many(30), { topic: 'rare', payload: 1 }, ...many(30)]);
+    await settled(pool);
+    const seen = [];
+    for await (const message of new Reader(pool, { consumer: 'rare', topics: ['rare'], ...END })) seen.push(message.topic);
+    for await (const message of new Reader(pool, { consumer: 'never', topics: ['never'], ...END })) seen.push(message.topic);
+    assert.deepEqual(seen, ['rare']);
+    for (const consumer of ['rare', 'never']) {
+        const { lagPositions, lagSeconds, position } = await outbox.cursorGet({ consumer });
+        assert.deepEqual({ lagPositions, lagSeconds, position }, { lagPositions: 0, lagSeconds: 0, position: await outbox.head() }, consumer);
+    }
+});
+
+test('apply works in the transactions of other drivers', async (t) => {
+    const { pool, dsn } = await setUp(t);
+    const { Kysely, PostgresDialect, sql } = await import('kysely');
+    const { DataSource } = createRequire(import.meta.url)('typeorm');
+    await pool.query('create table effect (driver text, i int, primary key (driver, i))');
+    await enqueueAll(pool, many(10));
+    await settled(pool);
+    const kysely = new Kysely({ dialect: new PostgresDialect({ pool }) });
+    const typeorm = await new DataSource({ type: 'postgres', url: dsn }).initialize();
+    t.after(() => typeorm.destroy());
+    const knex = knexModule({ client: 'pg', connection: dsn, pool: { min: 0, max: 3 } });
+    t.after(() => knex.destroy());
+    const insert = {
+        kysely: [kysely, (tx, i) => sql`insert into effect values ('kysely', ${i})`.execute(tx)],
+        typeorm: [typeorm, (tx, i) => tx.query("insert into effect values ('typeorm', $1)", [i])],
+        knex: [knex, (tx, i) => tx('effect').insert({ driver: 'knex', i })],
+    };
+    for (const [name, [client, put]] of Object.entries(insert)) {
+        const applied = await new Reader(client, { consumer: name, batchSize: 4, ...END }).apply(async (tx, messages) => {
+            for (const message of messages) await put(tx, message.json().i);
+        });
+        assert.equal(applied, 10, name);
+        assert.equal((await pool.query('select 1 from effect where driver = $1', [name])).rowCount, 10);
+    }
+});
+
 test('a reader lives through a restart', async (t) => {
     const own = await startServer(['pg_outbox.poll_interval=1s']);
     const pool = new pg.Pool({ connectionString: await own.database() });
@@ -174,7 +248,7 @@ test('a reader lives through a restart', async (t) => {
         await pool.end();
         await own.end();
     });
-    await enqueueMany(pool, many(20));
+    await new Outbox(pool).enqueueMany(many(20));
     await settled(pool);
     const seen = [];
     const controller = new AbortController();
@@ -186,7 +260,7 @@ test('a reader lives through a restart', async (t) => {
         }
     })();
     await waitFor('the first are read', () => seen.length === 20);
-    await enqueue(pool, { topic: 'a', payload: { i: 20 } });
+    await new Outbox(pool).enqueue({ topic: 'a', payload: { i: 20 } });
     await waitFor('the last is read', () => seen.length === 21);
     controller.abort();
     await reading;

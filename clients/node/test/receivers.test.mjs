@@ -7,7 +7,7 @@ import { after, before, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import pg from 'pg';
 
-import { enqueue, Outbox, sign } from '../dist/index.mjs';
+import { Outbox, sign } from '../dist/index.mjs';
 import { startServer, waitFor } from './server.mjs';
 
 const SECRET = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw';
@@ -69,7 +69,7 @@ for (const [name, text] of Object.entries(programs)) {
             // A gzip file is ordinary content.
             { body: gzipSync(bytes), contentType: 'application/gzip' },
         ];
-        for (const body of bodies) await enqueue(pool, { topic: 'order.paid', ...body });
+        for (const body of bodies) await new Outbox(pool).enqueue({ topic: 'order.paid', ...body });
         const { rows } = await waitFor('all were tried', async () => {
             const found = await pool.query('select outcome, status, response_body from outbox.attempt');
             return found.rows.length === 2 * bodies.length && found;

@@ -2,14 +2,21 @@
 // fetch.
 import assert from 'node:assert/strict';
 import { createServer } from 'node:http';
-import { test } from 'node:test';
+import { after, before, test } from 'node:test';
+import { gzipSync } from 'node:zlib';
 import express from 'express';
 import Fastify from 'fastify';
 import pg from 'pg';
 
-import { checkPattern, checkTopic, InvalidError, enqueue, Outbox, sign, SignatureError, topicMatches, Verifier } from '../dist/index.mjs';
+import { checkPattern, checkTopic, InvalidError, Outbox, run, sign, SignatureError, topicMatches, Verifier } from '../dist/index.mjs';
 import { FakeReceiver } from '../dist/testing.mjs';
 import { startServer, waitFor } from './server.mjs';
+
+let server;
+before(async () => {
+    server = await startServer();
+});
+after(() => server?.end());
 
 const SECRET = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw';
 const OTHER = 'whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD';
@@ -132,7 +139,7 @@ test('real deliveries to Express, Fastify and http', async (t) => {
             const response = await fetch(url, { method: 'POST', body: '{}', headers: { 'content-type': 'application/json', 'webhook-id': 'x' } });
             assert.equal(response.status, 401, name);
         }
-        const id = await enqueue(pool, { topic: 'order.paid', payload: { amount: 12.5, note: 'ü€' } });
+        const id = await new Outbox(pool).enqueue({ topic: 'order.paid', payload: { amount: 12.5, note: 'ü€' } });
         await waitFor('all have it', () => Object.values(got).every((webhooks) => webhooks.length === 1));
         const ids = new Set(Object.values(got).map(([webhook]) => webhook.id));
         assert.equal(ids.size, 1, 'the same id everywhere');
@@ -159,7 +166,7 @@ test('the fake receiver verifies, answers what it is told, and is waited for', a
     receiver.secrets = signingSecret;
     await outbox.subscribe({ name: 'shop', topics: ['order.*'], endpoint: 'shop', schedule: [0.05] });
     receiver.answer(() => (receiver.requests.length === 0 ? { status: 503, headers: { 'retry-after': '0' } } : { status: 200 }));
-    await enqueue(pool, { topic: 'order.created', payload: { order: 1 } });
+    await new Outbox(pool).enqueue({ topic: 'order.created', payload: { order: 1 } });
     const [first, second] = await receiver.waitFor(2);
     assert.deepEqual(first.json(), { order: 1 });
     assert.equal(first.webhook.id, second.webhook.id, 'the same id on every attempt');
@@ -167,3 +174,59 @@ test('the fake receiver verifies, answers what it is told, and is waited for', a
     await assert.rejects(receiver.waitFor(3, 0.05), /2 of 3 requests/);
 });
 
+
+test('topics and patterns are judged as the server judges them, with the same words', async () => {
+    const pool = new pg.Pool({ connectionString: await server.database() });
+    const outbox = new Outbox(pool);
+    const topics = ['a', 'a.b', 'A_1.a-b.c:d/e', 'outbox', 'outbox.control', 'outboxes.a', '', '.a', 'a.', 'a..b', 'a b', 'a.*', 'ä', 'x'.repeat(255), 'x'.repeat(256)];
+    const refusal = async (what) => what().then(() => null, (error) => [error.code, error.message, error.detail, error.hint]);
+    for (const topic of topics) {
+        const here = await refusal(async () => checkTopic(topic));
+        assert.deepEqual(here, await refusal(() => outbox.enqueue({ topic, payload: 1 })), JSON.stringify(topic));
+    }
+    const patterns = ['a', '*', '#', 'a.*', 'a.#', '#.z', 'a.#.b', '*.#', '#.*', 'a.*.#.z', 'outbox.#', '*.control', '#.a.#.a.#', 'a.#.#.b', 'a..b', 'a*', '', '.', 'a ', 'x'.repeat(256)];
+    const found = ['a', 'b', 'a.b', 'a.b.c', 'z', 'a.z', 'a.b.z', 'a.x.y.b', 'outbox', 'outbox.control', 'a.control', 'x.a.y.a.z', 'a.a'];
+    const byServer = async (pattern, topic) =>
+        (await run(pool, { text: 'select outbox_internal.matches(array[$1::text], null, $2::text, null, null, null, null, null)::text as m', values: [pattern, topic] }))[0].m === 'true';
+    let yes = 0;
+    for (const pattern of patterns) {
+        const here = await refusal(async () => checkPattern(pattern));
+        const there = await refusal(() => byServer(pattern, 'a'));
+        assert.deepEqual(here, there, JSON.stringify(pattern));
+        if (here !== null) continue;
+        for (const topic of found) {
+            const fits = topicMatches(pattern, topic);
+            assert.equal(fits, await byServer(pattern, topic), `${pattern} ${topic}`);
+            yes += fits ? 1 : 0;
+        }
+    }
+    assert.ok(yes > 40, `${yes}`);
+    await pool.end();
+});
+
+test('ed25519 signatures of an endpoint are verified, and gzip that is not one member is refused', async () => {
+    const pool = new pg.Pool({ connectionString: await server.database() });
+    const { signingSecret } = await new Outbox(pool).createEndpoint({ name: 'e', url: 'https://example.com', signature: 'v1a' });
+    assert.match(signingSecret, /^whsk_/);
+    const now = new Date();
+    const headers = (signature) => ({ 'webhook-id': 'm', 'webhook-timestamp': String(Math.floor(now / 1000)), 'webhook-signature': signature });
+    const signature = sign(signingSecret, 'm', now, '{}');
+    assert.match(signature, /^v1a,/);
+    const verifier = new Verifier(signingSecret);
+    assert.equal(verifier.verify(headers(signature), '{}').id, 'm');
+    assert.throws(() => verifier.verify(headers(signature), '{ }'), SignatureError);
+    for (const secret of ['whsec_', 'whsec_$', `whsk_${Buffer.alloc(31).toString('base64')}`, `whsk_${Buffer.alloc(64).toString('base64')}`, 'secret']) {
+        assert.throws(() => new Verifier(secret), (error) => error instanceof InvalidError && error.message === 'invalid signing secret' && !String(error).includes(secret.slice(6) || 'x!'));
+    }
+    const content = Buffer.from('{"a": 1}'.repeat(100));
+    const packed = gzipSync(content);
+    const zipped = { ...headers(sign(signingSecret, 'm', now, content)), 'content-encoding': 'gzip' };
+    assert.deepEqual(verifier.verify(zipped, packed).body, content);
+    for (const body of [packed.subarray(0, -1), Buffer.concat([packed, packed])]) {
+        assert.throws(() => verifier.verify(zipped, body), (error) => error instanceof SignatureError && /one gzip member/.test(error.detail));
+    }
+    assert.throws(() => new Verifier(signingSecret, { limit: content.length - 1 }).verify(zipped, packed), (error) => error.code === '54000');
+    const many = `${'v1a,AAAA '.repeat(16)}${signature}`;
+    assert.throws(() => verifier.verify(headers(many), '{}'), (error) => /more than 16 signatures/.test(error.detail));
+    await pool.end();
+});

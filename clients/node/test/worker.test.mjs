@@ -1,13 +1,15 @@
 // Pull workers against a real server: outcomes, leases, shutdown, restarts.
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { after, before, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
 import pg from 'pg';
 import postgres from 'postgres';
 
 import {
-    deliveries, enqueue, enqueueMany, FatalError, InvalidError, LeaseLostError, NotFoundError, Outbox, Reject, RetryAfter, RetryError, Worker,
+    deliveries, FatalError, InvalidError, LeaseLostError, NotFoundError, Outbox, Reject, RetryAfter, RetryError, Worker,
 } from '../dist/index.mjs';
-import { drain } from '../dist/testing.mjs';
+import { drain, settled } from '../dist/testing.mjs';
 import { startServer, waitFor } from './server.mjs';
 
 let server;
@@ -32,8 +34,8 @@ const attempts = async (pool) =>
 
 test('a handler that returns completes; its result is kept', async (t) => {
     const { pool } = await setUp(t);
-    await enqueue(pool, { topic: 'a.b', payload: { n: 1 }, key: 'k', headers: { h: 'v' }, metadata: { user_id: 'u' }, tenant: 't' });
-    await enqueue(pool, { topic: 'a.bytes', body: Buffer.from([1, 2, 255]) });
+    await new Outbox(pool).enqueue({ topic: 'a.b', payload: { n: 1 }, key: 'k', headers: { h: 'v' }, metadata: { user_id: 'u' }, tenant: 't' });
+    await new Outbox(pool).enqueue({ topic: 'a.bytes', body: Buffer.from([1, 2, 255]) });
     const seen = [];
     const worker = new Worker(
         pool,
@@ -69,7 +71,7 @@ test('a handler that returns completes; its result is kept', async (t) => {
 
 test('exceptions become failures, RetryAfter says when, Reject is a dead letter', async (t) => {
     const { pool, outbox } = await setUp(t);
-    await enqueueMany(pool, ['throws', 'later', 'rejects', 'strange', 'sync'].map((what) => ({ topic: 'a', payload: { what } })));
+    await new Outbox(pool).enqueueMany(['throws', 'later', 'rejects', 'strange', 'sync'].map((what) => ({ topic: 'a', payload: { what } })));
     const errors = [];
     const handler = (message) => {
         if (message.attempt > 1) return undefined;
@@ -121,7 +123,7 @@ test('a result that is no JSON, or a throw that cannot be shown, fails the deliv
         nothing: () => { throw null; },
     };
     const names = Object.keys(outcomes);
-    await enqueueMany(pool, names.map((name) => ({ topic: 'a', payload: { name }, key: name })));
+    await new Outbox(pool).enqueueMany(names.map((name) => ({ topic: 'a', payload: { name }, key: name })));
     const summary = await drain(pool, 'work', (message) => outcomes[message.payload.name](), { swallow: true });
     assert.deepEqual([summary.completed, summary.failed, summary.lost], [2, names.length - 2, 0]);
     const { rows } = await pool.query(`select m.key, d.state, d.last_error from outbox.delivery d join outbox.message m on m.id = d.message_id`);
@@ -135,7 +137,7 @@ test('a result that is no JSON, or a throw that cannot be shown, fails the deliv
 
 test('the heartbeat keeps a lease that is shorter than the work', async (t) => {
     const { pool } = await setUp(t);
-    await enqueue(pool, { topic: 'a', payload: 1 });
+    await new Outbox(pool).enqueue({ topic: 'a', payload: 1 });
     const started = Date.now();
     let runs = 0;
     const worker = new Worker(
@@ -155,7 +157,7 @@ test('the heartbeat keeps a lease that is shorter than the work', async (t) => {
 
 test('a lost lease aborts the handler, and its outcome does not count', async (t) => {
     const { pool, outbox } = await setUp(t);
-    await enqueue(pool, { topic: 'a', payload: 1 });
+    await new Outbox(pool).enqueue({ topic: 'a', payload: 1 });
     const errors = [];
     const worker = new Worker(
         pool,
@@ -181,7 +183,7 @@ test('a lost lease aborts the handler, and its outcome does not count', async (t
 
 test('the end waits for what was begun and gives the rest back', async (t) => {
     const { pool } = await setUp(t);
-    await enqueueMany(pool, Array.from({ length: 10 }, (_, n) => ({ topic: 'a', payload: { n } })));
+    await new Outbox(pool).enqueueMany(Array.from({ length: 10 }, (_, n) => ({ topic: 'a', payload: { n } })));
     const controller = new AbortController();
     let finished = 0;
     const worker = new Worker(
@@ -204,7 +206,7 @@ test('the end waits for what was begun and gives the rest back', async (t) => {
 
 test('a handler that does not end in time is aborted, and its delivery given back', async (t) => {
     const { pool } = await setUp(t);
-    await enqueue(pool, { topic: 'a', payload: 1 });
+    await new Outbox(pool).enqueue({ topic: 'a', payload: 1 });
     let aborted = false;
     const worker = new Worker(
         pool,
@@ -225,7 +227,7 @@ test('a handler that does not end in time is aborted, and its delivery given bac
 
 test('as an async iterator: an outcome has to be said', async (t) => {
     const { pool } = await setUp(t);
-    await enqueueMany(pool, [0, 1, 2, 3, 4, 5].map((n) => ({ topic: 'a', payload: { n } })));
+    await new Outbox(pool).enqueueMany([0, 1, 2, 3, 4, 5].map((n) => ({ topic: 'a', payload: { n } })));
     for await (const delivery of deliveries(pool, 'work', FAST)) {
         const { n } = delivery.message.payload;
         if (n === 0) assert.equal(await delivery.complete('done'), true);
@@ -249,7 +251,7 @@ test('as an async iterator: an outcome has to be said', async (t) => {
 
 test('an exception in the loop fails what it was about', async (t) => {
     const { pool } = await setUp(t);
-    await enqueueMany(pool, [0, 1, 2].map((n) => ({ topic: 'a', payload: { n } })));
+    await new Outbox(pool).enqueueMany([0, 1, 2].map((n) => ({ topic: 'a', payload: { n } })));
     await assert.rejects(async () => {
         for await (const delivery of deliveries(pool, 'work', { ...FAST, concurrency: 3 })) {
             if (delivery.message.payload.n === 1) throw new Error('body');
@@ -301,7 +303,7 @@ test('a worker that goes on completes and claims in one call', async (t) => {
     const calls = async (name) =>
         Number((await admin.query('select coalesce(sum(calls), 0) as n from pg_stat_user_functions where funcname = $1', [name])).rows[0].n);
     for (const [batchSize, concurrency] of [[1, 1], [5, 5], [undefined, 4]]) {
-        await enqueueMany(pool, Array.from({ length: 40 }, (_, n) => ({ topic: 'a', payload: { n } })));
+        await new Outbox(pool).enqueueMany(Array.from({ length: 40 }, (_, n) => ({ topic: 'a', payload: { n } })));
         const before = await calls('complete_and_claim');
         // The worker has its own connections, which report their statistics when they end.
         const own = new pg.Pool({ connectionString: dsn });
@@ -327,7 +329,7 @@ test('a worker that goes on completes and claims in one call', async (t) => {
 
 test('a lease that is lost before the next claim costs its outcome only', async (t) => {
     const { pool, outbox } = await setUp(t);
-    await enqueueMany(pool, [0, 1, 2].map((n) => ({ topic: 'a', payload: { n } })));
+    await new Outbox(pool).enqueueMany([0, 1, 2].map((n) => ({ topic: 'a', payload: { n } })));
     const errors = [];
     let handled = 0;
     const worker = new Worker(
@@ -351,7 +353,7 @@ test('two workers share, each delivery is handled once', async (t) => {
     const sql = postgres(dsn, { max: 4, onnotice: () => {} });
     t.after(() => sql.end());
     const n = 400;
-    await enqueueMany(pool, Array.from({ length: n }, (_, i) => ({ topic: 'a', payload: { i } })));
+    await new Outbox(pool).enqueueMany(Array.from({ length: n }, (_, i) => ({ topic: 'a', payload: { i } })));
     const seen = [];
     const controller = new AbortController();
     const handler = async (message) => {
@@ -366,6 +368,75 @@ test('two workers share, each delivery is handled once', async (t) => {
     assert.equal(summaries[0].completed + summaries[1].completed, n);
     assert.ok(summaries.every((summary) => summary.completed > 0), 'both had a share');
     assert.deepEqual(seen.sort((a, b) => a - b), Array.from({ length: n }, (_, i) => i));
+});
+
+test('failures are logged without any setting, and nothing is when a logger is switched off', async (t) => {
+    const { pool } = await setUp(t);
+    const lines = [];
+    t.mock.method(console, 'error', (...args) => lines.push(args));
+    const handler = () => {
+        throw new TypeError('a bug in the handler');
+    };
+    for (const logger of [undefined, false]) {
+        await new Outbox(pool).enqueue({ topic: 'a', payload: 1, maxAttempts: 1 });
+        await settled(pool);
+        await new Worker(pool, 'work', handler, { untilEmpty: true, logger }).run();
+    }
+    assert.equal(lines.length, 1);
+    assert.match(lines[0][0], /^pg_outbox: delivery failed \(subscription=work topic=a webhookId=msg_/);
+    assert.match(lines[0][1].stack, /TypeError: a bug in the handler\n.*worker\.test/);
+});
+
+test('SIGTERM ends workers and readers gracefully without any setting, and then the process', async (t) => {
+    const { dsn, pool } = await setUp(t);
+    await new Outbox(pool).enqueue({ topic: 'a', payload: 1 });
+    await settled(pool);
+    const program = `
+        import pg from 'pg';
+        import { Reader, Worker } from '${new URL('../dist/index.mjs', import.meta.url)}';
+        const pool = new pg.Pool({ connectionString: process.argv[1] });
+        const reading = new Reader(pool, { consumer: 'c' }).apply(async () => {});
+        const summary = await new Worker(pool, 'work', async () => {
+            console.log('begun');
+            await new Promise((resolve) => setTimeout(resolve, 300));
+        }).run();
+        console.log('completed', summary.completed, 'applied', await reading);
+        // Something keeps the process alive: it ends by the signal all the same.
+        setInterval(() => {}, 1000);`;
+    const child = spawn(process.execPath, ['--input-type=module', '-e', program, dsn], { cwd: fileURLToPath(new URL('.', import.meta.url)), stdio: ['ignore', 'pipe', 'inherit'] });
+    t.after(() => child.kill('SIGKILL'));
+    let output = '';
+    child.stdout.setEncoding('utf8').on('data', (text) => (output += text));
+    const ended = new Promise((resolve) => child.once('exit', (code, signal) => resolve({ code, signal })));
+    await waitFor('the handler has begun', () => output.includes('begun'));
+    child.kill('SIGTERM');
+    assert.deepEqual(await ended, { code: null, signal: 'SIGTERM' });
+    assert.match(output, /completed 1 applied \d/);
+    assert.deepEqual((await attempts(pool)).map((a) => a.outcome), ['completed']);
+});
+
+test('many workers and readers of a pool listen on one connection', async (t) => {
+    const { pool, dsn } = await setUp(t);
+    const outbox = new Outbox(pool);
+    const small = new pg.Pool({ connectionString: dsn, max: 3 });
+    small.on('error', () => {});
+    t.after(() => small.end());
+    const controller = new AbortController();
+    const handled = [];
+    const names = Array.from({ length: 6 }, (_, i) => `many${i}`);
+    for (const name of names) await outbox.subscribe({ name, topics: [name] });
+    const running = names.map((name) => new Worker(small, name, () => void handled.push(name), { pollInterval: 600, signal: controller.signal }).run());
+    const listening = async () =>
+        (await pool.query("select 1 from pg_stat_activity where datname = current_database() and query = 'listen outbox_pull'")).rowCount;
+    await waitFor('they listen', async () => (await listening()) === 1);
+    for (const [n, name] of names.entries()) {
+        await outbox.enqueue({ topic: name, payload: 1 });
+        await waitFor(`${name} was woken`, () => handled.length === n + 1);
+    }
+    assert.equal(await listening(), 1);
+    controller.abort();
+    await Promise.all(running);
+    await waitFor('nobody listens any more', async () => (await listening()) === 0);
 });
 
 test('a worker lives through restarts of the server: everything enqueued is handled', async (t) => {
@@ -396,7 +467,7 @@ test('a worker lives through restarts of the server: everything enqueued is hand
         for (let i = 0; i < count; i += 1) {
             n += 1;
             try {
-                await enqueue(pool, { topic: 'a', payload: { n } });
+                await new Outbox(pool).enqueue({ topic: 'a', payload: { n } });
                 enqueued.add(n);
             } catch (error) {
                 // The message may be committed although its answer was lost. It does not count as enqueued.

@@ -5,11 +5,10 @@
 #![allow(missing_docs, reason = "documented in _core.pyi and the Python modules")]
 
 use std::borrow::Cow;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use pg_outbox::reader::{Reader as RustReader, ReaderBuilder};
-use pg_outbox::testing;
 use pg_outbox::verify::Verifier;
 use pg_outbox::worker::{CancellationToken, Delivery, Event, Failure, Handled, WorkerBuilder};
 use pg_outbox::{Error, Message, Outbox};
@@ -17,22 +16,79 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use serde_json::Value;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{Mutex, oneshot};
 
-fn runtime() -> PyResult<&'static Runtime> {
-    static RUNTIME: OnceLock<Option<Runtime>> = OnceLock::new();
-    RUNTIME
-        .get_or_init(|| {
-            tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .thread_name("pg_outbox")
-                .enable_all()
-                .build()
-                .ok()
-        })
-        .as_ref()
-        .ok_or_else(|| PyRuntimeError::new_err("no runtime"))
+/// The runtime of this process. A child process has none of the threads of its parent, so it gets a runtime of its own. The
+/// lock is only held together with the GIL, so no other thread holds it at a fork.
+static RUNTIME: std::sync::Mutex<State> = std::sync::Mutex::new(State::None);
+
+enum State {
+    None,
+    Runs(Owned<Runtime>),
+    /// The interpreter ends.
+    Ended,
+}
+
+fn runtime() -> PyResult<Handle> {
+    let wrong = |why: String| PyRuntimeError::new_err(format!("no runtime: {why}"));
+    let mut state = RUNTIME.lock().map_err(|error| wrong(error.to_string()))?;
+    if let State::Runs(owned) = &*state
+        && let Some(runtime) = owned.ours()
+    {
+        return Ok(runtime.handle().clone());
+    }
+    if matches!(*state, State::Ended) {
+        return Err(wrong("the interpreter ends".to_owned()));
+    }
+    let made = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("pg_outbox")
+        .enable_all()
+        .build()
+        .map_err(|error| wrong(error.to_string()))?;
+    let handle = made.handle().clone();
+    *state = State::Runs(Owned::new(made));
+    Ok(handle)
+}
+
+/// Ends the threads of the runtime before the interpreter ends: a thread that waits for the GIL at that time would abort the
+/// process.
+#[pyfunction]
+fn shutdown(py: Python<'_>) {
+    let state = RUNTIME.lock().map(|mut state| std::mem::replace(&mut *state, State::Ended));
+    if let Ok(State::Runs(mut owned)) = state
+        && owned.ours().is_some()
+        && let Some(runtime) = owned.value.take()
+    {
+        py.detach(|| runtime.shutdown_timeout(Duration::from_secs(5)));
+    }
+}
+
+/// A value that belongs to the process that made it. In a child process it is not dropped, because its sessions and its
+/// locks are those of the parent.
+struct Owned<T> {
+    process: u32,
+    value: Option<T>,
+}
+
+impl<T> Owned<T> {
+    fn new(value: T) -> Owned<T> {
+        Owned { process: std::process::id(), value: Some(value) }
+    }
+
+    /// Returns the value, or `None` in a child process.
+    fn ours(&self) -> Option<&T> {
+        self.value.as_ref().filter(|_| self.process == std::process::id())
+    }
+}
+
+impl<T> Drop for Owned<T> {
+    fn drop(&mut self) {
+        if self.process != std::process::id() {
+            std::mem::forget(self.value.take());
+        }
+    }
 }
 
 /// Creates the Python exception of an error. `_errors.make` chooses the class.
@@ -139,24 +195,52 @@ fn delivery_dict<'py>(py: Python<'py>, delivery: &Delivery) -> PyResult<Bound<'p
 
 #[pyclass]
 struct Core {
-    outbox: Outbox,
+    dsn: String,
+    pool_size: usize,
+    outbox: std::sync::Mutex<Owned<Outbox>>,
+}
+
+impl Core {
+    fn connect(py: Python<'_>, dsn: &str, pool_size: usize) -> PyResult<Outbox> {
+        let handle = runtime()?;
+        let _guard = handle.enter();
+        Outbox::lazy(dsn, pool_size).map_err(|e| exception(py, &e))
+    }
+
+    /// Returns the outbox. In a child process it is a new one, with sessions of its own.
+    fn outbox(&self, py: Python<'_>) -> PyResult<Outbox> {
+        let mut held = self.outbox.lock().map_err(|_| PyRuntimeError::new_err("no outbox"))?;
+        if let Some(outbox) = held.ours() {
+            return Ok(outbox.clone());
+        }
+        let outbox = Core::connect(py, &self.dsn, self.pool_size)?;
+        *held = Owned::new(outbox.clone());
+        Ok(outbox)
+    }
 }
 
 #[pymethods]
 impl Core {
     #[new]
     fn new(py: Python<'_>, dsn: &str, pool_size: usize) -> PyResult<Core> {
-        let _guard = runtime()?.enter();
-        Ok(Core { outbox: Outbox::lazy(dsn, pool_size).map_err(|e| exception(py, &e))? })
+        let outbox = Core::connect(py, dsn, pool_size)?;
+        Ok(Core { dsn: dsn.to_owned(), pool_size, outbox: std::sync::Mutex::new(Owned::new(outbox)) })
     }
 
-    fn check(&self, future: Py<PyAny>) -> PyResult<Task> {
-        let outbox = self.outbox.clone();
+    fn check(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<Task> {
+        let outbox = self.outbox(py)?;
         submit(future, async move { outbox.check().await }, none)
     }
 
-    fn call(&self, future: Py<PyAny>, function: String, args: String, intervals: Vec<String>) -> PyResult<Task> {
-        let outbox = self.outbox.clone();
+    fn call(
+        &self,
+        py: Python<'_>,
+        future: Py<PyAny>,
+        function: String,
+        args: String,
+        intervals: Vec<String>,
+    ) -> PyResult<Task> {
+        let outbox = self.outbox(py)?;
         let work = async move {
             let args: Value = serde_json::from_str(&args)?;
             let intervals: Vec<&str> = intervals.iter().map(String::as_str).collect();
@@ -165,21 +249,22 @@ impl Core {
         submit(future, work, json_text)
     }
 
-    fn call_void(&self, future: Py<PyAny>, function: String, args: String) -> PyResult<Task> {
-        let outbox = self.outbox.clone();
+    fn call_void(&self, py: Python<'_>, future: Py<PyAny>, function: String, args: String) -> PyResult<Task> {
+        let outbox = self.outbox(py)?;
         let work = async move { outbox.call_void(&function, serde_json::from_str::<Value>(&args)?).await };
         submit(future, work, none)
     }
 
     fn table(
         &self,
+        py: Python<'_>,
         future: Py<PyAny>,
         name: String,
         filter: String,
         limit: i64,
         intervals: Vec<String>,
     ) -> PyResult<Task> {
-        let outbox = self.outbox.clone();
+        let outbox = self.outbox(py)?;
         let work = async move {
             let filter: Value = serde_json::from_str(&filter)?;
             let intervals: Vec<&str> = intervals.iter().map(String::as_str).collect();
@@ -189,7 +274,11 @@ impl Core {
     }
 
     fn close(&self) {
-        self.outbox.close();
+        if let Ok(held) = self.outbox.lock()
+            && let Some(outbox) = held.ours()
+        {
+            outbox.close();
+        }
     }
 }
 
@@ -242,6 +331,7 @@ impl Worker {
     #[new]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments of Python")]
     fn new(
+        py: Python<'_>,
         core: &Core,
         subscription: String,
         name: Option<String>,
@@ -252,10 +342,10 @@ impl Worker {
         grace: f64,
         until_empty: bool,
         on_event: Option<Py<PyAny>>,
-    ) -> Worker {
+    ) -> PyResult<Worker> {
         let seconds = |s: f64| Duration::try_from_secs_f64(s).unwrap_or_default();
         let mut builder = core
-            .outbox
+            .outbox(py)?
             .worker(subscription)
             .concurrency(concurrency)
             .batch(batch)
@@ -276,7 +366,7 @@ impl Worker {
                     Event::Disconnected(error) => ("disconnected", error.report()),
                     Event::LeaseLost(lease) => ("lease_lost", lease.to_string()),
                     Event::Refused(error) => ("refused", error.report()),
-                    // Python logs the failures of its handlers itself, with their traceback.
+                    // The Python module logs a failed handler itself, with its traceback.
                     _ => return,
                 };
                 Python::attach(|py| {
@@ -286,7 +376,7 @@ impl Worker {
                 });
             });
         }
-        Worker { builder, stop: CancellationToken::new() }
+        Ok(Worker { builder, stop: CancellationToken::new() })
     }
 
     /// Runs the worker. `dispatch(delivery, reply)` starts the handler and returns a callable that cancels it, or None.
@@ -356,9 +446,24 @@ async fn handle(dispatch: Arc<Py<PyAny>>, delivery: Delivery) -> Handled {
 
 #[pyclass]
 struct Reader {
-    reader: Arc<Mutex<RustReader>>,
+    reader: Owned<Arc<Mutex<RustReader>>>,
     consumer: Option<String>,
     subject: String,
+}
+
+impl Reader {
+    fn ours(&self) -> PyResult<Arc<Mutex<RustReader>>> {
+        self.reader.ours().cloned().ok_or_else(|| PyRuntimeError::new_err("this reader is of the parent process"))
+    }
+
+    fn change(&self, future: Py<PyAny>, change: impl FnOnce(&mut RustReader) + Send + 'static) -> PyResult<Task> {
+        let reader = self.ours()?;
+        let work = async move {
+            change(&mut *reader.lock().await);
+            Ok(())
+        };
+        submit(future, work, none)
+    }
 }
 
 #[pymethods]
@@ -376,7 +481,7 @@ impl Reader {
         batch: i32,
         poll_interval: f64,
     ) -> PyResult<Reader> {
-        let mut builder: ReaderBuilder = core.outbox.reader().subject(subject.clone()).after(after).batch(batch);
+        let mut builder: ReaderBuilder = core.outbox(py)?.reader().subject(subject.clone()).after(after).batch(batch);
         builder = builder.poll_interval(Duration::try_from_secs_f64(poll_interval).unwrap_or_default());
         if let Some(consumer) = &consumer {
             builder = builder.consumer(consumer);
@@ -387,17 +492,17 @@ impl Reader {
         if let Some(filter) = filter {
             builder = builder.filter(serde_json::from_str(&filter).map_err(|e| exception(py, &e.into()))?);
         }
-        Ok(Reader { reader: Arc::new(Mutex::new(builder.build())), consumer, subject })
+        Ok(Reader { reader: Owned::new(Arc::new(Mutex::new(builder.build()))), consumer, subject })
     }
 
     fn next(&self, future: Py<PyAny>) -> PyResult<Task> {
-        let reader = self.reader.clone();
+        let reader = self.ours()?;
         let work = async move { reader.lock().await.next().await };
         submit(future, work, |py, message| Ok(message_dict(py, &message)?.into_any().unbind()))
     }
 
     fn next_now(&self, future: Py<PyAny>) -> PyResult<Task> {
-        let reader = self.reader.clone();
+        let reader = self.ours()?;
         let work = async move { reader.lock().await.poll_next_now().await };
         submit(future, work, |py, message| match message {
             Some(message) => Ok(message_dict(py, &message)?.into_any().unbind()),
@@ -405,83 +510,79 @@ impl Reader {
         })
     }
 
-    fn advance(&self, future: Py<PyAny>, position: i64, webhook_id: String) -> PyResult<Task> {
-        let reader = self.reader.clone();
-        submit(future, async move { reader.lock().await.advance_to(position, &webhook_id).await }, none)
+    fn advance(&self, future: Py<PyAny>, positions: Vec<i64>, webhook_id: String) -> PyResult<Task> {
+        let reader = self.ours()?;
+        submit(future, async move { reader.lock().await.advance_to(&positions, &webhook_id).await }, none)
     }
 
-    /// Returns (confirmed position, consumer, subject, epoch), which an advance in the caller's transaction needs.
-    fn place(&self, future: Py<PyAny>) -> PyResult<Task> {
-        let (reader, consumer, subject) = (self.reader.clone(), self.consumer.clone(), self.subject.clone());
+    /// Returns (confirmed position, consumer, subject, epoch), which an advance to the last of these positions needs in the
+    /// caller's transaction. Fails if the advance would pass a message that is not confirmed.
+    fn place(&self, future: Py<PyAny>, positions: Vec<i64>) -> PyResult<Task> {
+        let (reader, consumer, subject) = (self.ours()?, self.consumer.clone(), self.subject.clone());
         let work = async move {
             let reader = reader.lock().await;
-            Ok((reader.confirmed(), consumer, subject, reader.epoch()))
+            reader.check_order(&positions)?;
+            let last = positions.iter().copied().max().unwrap_or_default();
+            Ok((reader.confirmed(), consumer, subject, reader.epoch_at(last)))
         };
         submit(future, work, |py, place| Ok(place.into_pyobject(py)?.into_any().unbind()))
     }
 
     fn committed(&self, future: Py<PyAny>, position: i64) -> PyResult<Task> {
-        let reader = self.reader.clone();
-        let work = async move {
-            reader.lock().await.committed_to(position);
-            Ok(())
-        };
-        submit(future, work, none)
+        self.change(future, move |reader| reader.committed_to(position))
     }
 
-    fn record_error(&self, future: Py<PyAny>, error: String) -> PyResult<Task> {
-        let reader = self.reader.clone();
-        submit(future, async move { reader.lock().await.record_error(&error, None).await }, none)
+    fn skip(&self, future: Py<PyAny>, position: i64) -> PyResult<Task> {
+        self.change(future, move |reader| reader.skip_at(position))
+    }
+
+    fn rewind(&self, future: Py<PyAny>) -> PyResult<Task> {
+        self.change(future, RustReader::rewind)
     }
 }
 
+/// A cron expression. Times are seconds since 1970.
 #[pyclass]
-struct Receiver {
-    receiver: Arc<testing::Receiver>,
+struct Cron {
+    cron: outbox_core::cron::Cron,
 }
 
 #[pymethods]
-impl Receiver {
+impl Cron {
     #[new]
-    fn new(py: Python<'_>, address: &str) -> PyResult<Receiver> {
-        let started = py.detach(|| Ok::<_, PyErr>(runtime()?.block_on(testing::Receiver::start(address))))?;
-        Ok(Receiver { receiver: Arc::new(started.map_err(|e| exception(py, &e))?) })
+    #[pyo3(signature = (expression, zone=None))]
+    fn new(py: Python<'_>, expression: &str, zone: Option<&str>) -> PyResult<Cron> {
+        let cron = outbox_core::cron::Cron::parse(expression, zone).map_err(|e| exception(py, &e.into()))?;
+        Ok(Cron { cron })
     }
 
-    fn url(&self, path: &str) -> String {
-        self.receiver.url(path)
+    /// Returns the first tick after a time.
+    fn next(&self, after: f64) -> Option<f64> {
+        self.cron.next(time(after)?).map(seconds)
     }
 
-    fn answer(&self, status: u16) {
-        self.receiver.answer(status);
+    /// Returns the last tick that is not after a time and at most `catch_up` seconds before it.
+    fn missed(&self, now: f64, catch_up: f64) -> Option<f64> {
+        self.cron.missed(time(now)?, Duration::try_from_secs_f64(catch_up).ok()?).map(seconds)
     }
+}
 
-    fn verify_with(&self, py: Python<'_>, secret: &str) -> PyResult<()> {
-        self.receiver.verify_with(Verifier::new(secret).map_err(|e| exception(py, &e))?);
-        Ok(())
-    }
+fn time(seconds: f64) -> Option<pg_outbox_time::Time> {
+    #[allow(clippy::cast_possible_truncation, reason = "saturates, and chrono refuses what it cannot represent")]
+    let micros = (seconds * 1e6) as i64;
+    pg_outbox_time::Time::from_timestamp_micros(micros)
+}
 
-    /// Waits for `count` arrivals and returns for each (request line, headers as JSON, body, validity). The validity is "",
-    /// "valid", or the reason why the signature is not valid.
-    fn wait_for(&self, future: Py<PyAny>, count: usize) -> PyResult<Task> {
-        let receiver = self.receiver.clone();
-        submit(future, async move { Ok(receiver.wait_for(count).await) }, |py, arrivals| {
-            let rows = arrivals
-                .iter()
-                .map(|a| {
-                    let headers: serde_json::Map<String, Value> =
-                        a.headers.iter().map(|(k, v)| (k.clone(), Value::String(v.clone()))).collect();
-                    let valid = match &a.valid {
-                        None => String::new(),
-                        Some(Ok(())) => "valid".to_owned(),
-                        Some(Err(why)) => why.clone(),
-                    };
-                    (a.line.clone(), Value::Object(headers).to_string(), PyBytes::new(py, &a.body), valid)
-                })
-                .collect::<Vec<_>>();
-            Ok(rows.into_pyobject(py)?.into_any().unbind())
-        })
-    }
+fn seconds(time: pg_outbox_time::Time) -> f64 {
+    #[allow(clippy::cast_precision_loss, reason = "exact to the microsecond for two centuries")]
+    let micros = time.timestamp_micros() as f64;
+    micros / 1e6
+}
+
+/// Returns the idempotency key of a tick of a periodic message.
+#[pyfunction]
+fn tick_key(name: &str, tick: f64) -> Option<String> {
+    Some(outbox_core::cron::tick_key(name, time(tick)?))
 }
 
 /// Returns name, kind and hint of a SQLSTATE.
@@ -525,16 +626,33 @@ fn sign(py: Python<'_>, secret: &str, id: &str, timestamp: i64, body: &[u8]) -> 
     pg_outbox::verify::sign(secret, id, timestamp, body).map_err(|e| exception(py, &e))
 }
 
+/// Passes the events of the Rust client on to the logger `pg_outbox` of Python. Workers are left out, because the Python
+/// module logs their events with the tracebacks of handlers.
+fn log_to_python(py: Python<'_>) -> PyResult<()> {
+    use pyo3_log::{Caching, Logger};
+    use tracing::log::LevelFilter;
+    let logger = Logger::new(py, Caching::Loggers)?
+        .filter(LevelFilter::Off)
+        .filter_target("pg_outbox".to_owned(), LevelFilter::Debug)
+        .filter_target("pg_outbox::worker".to_owned(), LevelFilter::Off);
+    // If another module has set the logger of this library already, that one stays.
+    let _ = logger.install();
+    Ok(())
+}
+
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    log_to_python(module.py())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<Core>()?;
     module.add_class::<Worker>()?;
     module.add_class::<Reader>()?;
-    module.add_class::<Receiver>()?;
+    module.add_class::<Cron>()?;
     module.add_class::<Reply>()?;
     module.add_class::<Task>()?;
     module.add_function(wrap_pyfunction!(classify, module)?)?;
     module.add_function(wrap_pyfunction!(verify, module)?)?;
+    module.add_function(wrap_pyfunction!(shutdown, module)?)?;
+    module.add_function(wrap_pyfunction!(tick_key, module)?)?;
     module.add_function(wrap_pyfunction!(sign, module)?)
 }

@@ -38,8 +38,15 @@ def test_admin_is_typed(dsn):
             outbox.history(424242)
         assert (caught.value.code, caught.value.name, caught.value.kind) == ("OB001", "not_found", "not_found")
         assert isinstance(caught.value, pg_outbox.OutboxError)
-        with pytest.raises(pg_outbox.FatalError):
-            outbox.call("no_such_function")
+        with pytest.raises(pg_outbox.InvalidError) as caught:
+            outbox.call("subscrible", {"name": "x"})
+        assert "outbox.subscrible()" in caught.value.message and "subscribe" in caught.value.hint
+        with pytest.raises(pg_outbox.InvalidError) as caught:
+            outbox.call("subscribe", {"name": "x", "topic": ["a"]})
+        assert 'no argument "topic"' in caught.value.message and "topics" in caught.value.hint
+        with pytest.raises(pg_outbox.InvalidError) as caught:
+            outbox.endpoints({"nmae": "shop"})
+        assert 'no column "nmae"' in caught.value.message and "name" in caught.value.hint
     with pytest.raises(pg_outbox.RetryError):
         pg_outbox.Outbox("postgresql://u@127.0.0.1:1/d").check()
     with pytest.raises(pg_outbox.InvalidError):
@@ -262,6 +269,56 @@ def test_readme_example_runs(dsn, capsys):
     assert "order.paid {'order': 42} try 1" in out and "'completed': 1" in out
 
 
+def test_the_application_of_the_readme_runs(dsn, capsys):
+    import pathlib
+    import re
+
+    text = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+    (program,) = re.findall(r"```python\n(# app.py\n.*?)```", text, re.DOTALL)
+    names: dict = {"__name__": "app"}
+    exec(compile(program.replace("App()", f"App({dsn!r})"), "README.md", "exec"), names)
+    send(dsn, "order.created", [{"order": 42}])
+    assert names["app"].drain("billing")["completed"] == 1
+    assert capsys.readouterr().out == "order=42 try 1\n"
+
+
+def test_none_in_a_filter_means_null(dsn):
+    outbox = pg_outbox.Outbox(dsn)
+    outbox.subscribe("s", ["t"], max_attempts=1)
+    with psycopg.connect(dsn) as conn:
+        pg_outbox.enqueue(conn, "t", 1, tenant="acme")
+        pg_outbox.enqueue(conn, "t", 2)
+    outbox.drain("s", lambda delivery: 1 / 0, swallow=True)
+    assert len(outbox.dead_letter_status()) == 2
+    (one,) = outbox.dead_letter_status({"tenant": None})
+    (other,) = outbox.dead_letter_status({"tenant": "acme", "resolved_at": None})
+    assert one.message_id != other.message_id
+
+
+async def test_drain_in_asyncio_takes_any_handler_and_raises_what_it_raises(dsn):
+    outbox = pg_outbox.AsyncOutbox(dsn)
+    await outbox.subscribe("s", ["t"])
+    seen = []
+
+    async def handle(delivery):
+        seen.append(delivery.payload)
+        if delivery.payload == "bad":
+            raise ZeroDivisionError("a bug")
+
+    send(dsn, "t", [1])
+    assert (await outbox.drain("s", handle))["completed"] == 1
+    send(dsn, "t", [2])
+    assert (await outbox.drain("s", lambda delivery: seen.append(delivery.payload)))["completed"] == 1
+    send(dsn, "t", ["bad"])
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        await outbox.drain("s", handle)
+    assert seen == [1, 2, "bad"]
+    with pytest.raises(TypeError, match="coroutine function"):
+        pg_outbox.Outbox(dsn).worker("s").run(handle)
+    with pytest.raises(TypeError, match="coroutine function"):
+        pg_outbox.Outbox(dsn).drain("s", handle)
+
+
 class Unshowable(Exception):
     def __str__(self):
         raise RuntimeError("no")
@@ -297,7 +354,7 @@ def test_whatever_a_handler_returns_or_raises_its_delivery_ends(dsn):
         with psycopg.connect(dsn, autocommit=True) as conn:
             for key in outcomes:
                 pg_outbox.enqueue(conn, "t.x", None, key=key)
-            report = outbox.drain("s", lambda delivery: outcomes[delivery.key]())
+            report = outbox.drain("s", lambda delivery: outcomes[delivery.key](), swallow=True)
             assert (report["completed"], report["failed"]) == (2, len(outcomes) - 2)
             sql = (
                 "select m.key, a.error from outbox.attempt_log a join outbox.message m on m.id = a.message_id"

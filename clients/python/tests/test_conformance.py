@@ -133,11 +133,36 @@ class Runner:
             if len(found) == count:
                 return found
 
+    def apply(self, consumer, topics=None, after=0, fail=None):
+        with psycopg.connect(self.dsn) as conn:
+            conn.execute("create table if not exists applied (consumer text, n serial, key text)")
+        left = fail["times"] if fail else 0
+
+        def effect(conn, messages):
+            nonlocal left
+            for message in messages:
+                if fail and message.key == fail["key"] and left > 0:
+                    left -= 1
+                    raise RuntimeError("the effect fails")
+                conn.execute("insert into applied (consumer, key) values (%s, %s)", [consumer, message.key])
+
+        reader = self.outbox.reader(consumer, topics=topics, after=after, poll_interval=0.02)
+        thread = threading.Thread(target=lambda: reader.apply(lambda: psycopg.connect(self.dsn), effect))
+        thread.start()
+        end = time.monotonic() + 60
+        while self.outbox.cursor_get(consumer, if_missing=0).lag_positions != 0:
+            assert time.monotonic() < end, "waited in vain until the cursor has no lag"
+            time.sleep(0.02)
+        reader.stop()
+        thread.join(60)
+        with psycopg.connect(self.dsn) as conn:
+            return [row[0] for row in conn.execute("select key from applied where consumer = %s order by n", [consumer])]
+
     def query(self, sql):
         with psycopg.connect(self.dsn) as conn:
             return conn.execute(sql).fetchone()[0]
 
-    def work(self, subscription, count, rules, concurrency=1):
+    def work(self, subscription, count, rules=(), concurrency=1):
         tries, lock = [], threading.Lock()
 
         def handle(delivery):
@@ -167,8 +192,8 @@ class Runner:
 def test_scenario(path, dsn):
     runner, saved = Runner(dsn), {}
     for i, step in enumerate(json.loads(path.read_text())["steps"]):
-        assert set(step) <= {"do", "args", "expect", "error", "save"}, step
-        assert step["do"] in ("enqueue", "enqueue_many", "call", "read", "work", "query"), step
+        assert set(step) <= {"description", "do", "args", "expect", "error", "save"}, step
+        assert step["do"] in ("enqueue", "enqueue_many", "call", "read", "work", "query", "apply"), step
         args = filled(step["args"], saved)
         where = f"{path.stem} step {i + 1}"
         if "error" in step:

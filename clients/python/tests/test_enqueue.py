@@ -6,13 +6,14 @@ import datetime as dt
 import asyncpg
 import pg_outbox
 import psycopg
+import psycopg_pool
 import pydantic
 import pytest
 import sqlalchemy as sa
 from pg_outbox.testing import assert_enqueued, enqueued
 from psycopg.rows import dict_row
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import Session
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session, sessionmaker
 
 OPTIONS = {
     "key": "order-1", "headers": {"x-a": "1"}, "metadata": {"user_id": "u"}, "tenant": "t", "aggregate_type": "order", "aggregate_id": "1",
@@ -180,3 +181,38 @@ def test_errors_of_the_environment(server, dsn):
     assert caught.value.name == "insufficient_privilege" and "grant_to" in caught.value.hint
     with pytest.raises(pg_outbox.InvalidError):
         pg_outbox.enqueue(object(), "a", 1)
+
+
+async def test_what_would_commit_elsewhere_is_refused(dsn):
+    engine, aengine = sa.create_engine(dsn), create_async_engine(dsn.replace("postgresql://", "postgresql+asyncpg://"))
+    async with asyncpg.create_pool(dsn, min_size=1, max_size=1) as pool:
+        outbox = pg_outbox.Outbox(dsn)
+        for wrong in (pool, pool.acquire(), engine, aengine, sessionmaker(engine), async_sessionmaker(aengine), outbox):
+            for call in (
+                lambda conn: pg_outbox.enqueue(conn, "a", 1), lambda conn: pg_outbox.enqueue_many(conn, "a", [1]), enqueued,
+                lambda conn: pg_outbox.set_context(conn, tenant="t"),
+            ):
+                with pytest.raises(pg_outbox.InvalidError) as caught:
+                    call(wrong)
+                assert type(wrong).__name__ in caught.value.message and caught.value.hint
+    with psycopg_pool.ConnectionPool(dsn, min_size=1) as pool:
+        with pytest.raises(pg_outbox.InvalidError, match="ConnectionPool"):
+            pg_outbox.enqueue(pool, "a", 1)
+        with pool.connection() as conn:
+            pg_outbox.enqueue(conn, "a", 1)
+    assert topics(dsn) == ["a"]
+    await aengine.dispose()
+    engine.dispose()
+
+
+def test_options_are_checked_by_name(dsn):
+    with psycopg.connect(dsn) as conn:
+        with pytest.raises(TypeError, match="'keey'. Did you mean 'key'"):
+            pg_outbox.enqueue(conn, "a", 1, keey="k")
+        with pytest.raises(TypeError, match="'tennant'. Did you mean 'tenant'"):
+            pg_outbox.enqueue_many(conn, "a", [1], tennant="t")
+        with pytest.raises(TypeError, match="unexpected keyword argument 'user'"):
+            pg_outbox.set_context(conn, user="u")
+        assert len(pg_outbox.enqueue_many(conn, "a", [1, 2], keys=["k", None])) == 2
+        assert [message["key"] for message in enqueued(conn)] == ["k", None]
+        assert pg_outbox.set_context(conn, user_id="u") is None

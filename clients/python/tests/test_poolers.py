@@ -166,3 +166,31 @@ def test_admin_workers_and_readers(dsn, pooled, mode):
             if n == 199:
                 break
         assert outbox.cursor_get("c").position == message.position
+
+
+def test_an_application_and_its_projection(dsn, pooled, mode, caplog):
+    through = pooled[mode](dsn)
+    with psycopg.connect(dsn) as conn:
+        conn.execute("create table effect (i int primary key)")
+        pg_outbox.enqueue_many(conn, "job.run", list(range(50)))
+    app, handled = pg_outbox.App(through), []
+    app.subscription("jobs", poll_interval=0.05).on("job.run")(handled.append)
+
+    @app.projection("totals", ["job.*"], begin=lambda: psycopg.AsyncConnection.connect(through, prepare_threshold=None))
+    async def project(conn, messages):
+        for message in messages:
+            await conn.execute("insert into effect values (%s)", [message.payload])
+
+    thread = threading.Thread(target=app.run)
+    with caplog.at_level("INFO", "pg_outbox"):
+        thread.start()
+        end = time.monotonic() + 60
+        count = "select count(*) from effect"
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            while (len(handled) < 50 or conn.execute(count).fetchone() != (50,)) and time.monotonic() < end:
+                time.sleep(0.02)
+        app.stop()
+        thread.join(60)
+    assert sorted(handled) == list(range(50))
+    said = [record for record in caplog.records if "polls, because a pooler" in record.getMessage()]
+    assert len(said) == (1 if mode == "transaction" else 0)

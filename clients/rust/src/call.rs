@@ -104,17 +104,18 @@ fn is_name(text: &str) -> bool {
         && !text.starts_with(|c: char| c.is_ascii_digit())
 }
 
+/// Returns the arguments that are given. A null argument counts as an argument that was not given.
 fn named_arguments(args: Value) -> Result<Vec<(String, Value)>> {
+    Ok(named(args)?.into_iter().filter(|(_, value)| !value.is_null()).collect())
+}
+
+fn named(args: Value) -> Result<Vec<(String, Value)>> {
     match args {
         Value::Null => Ok(Vec::new()),
-        Value::Object(map) => {
-            // A null argument counts as an argument that was not given.
-            let given: Vec<_> = map.into_iter().filter(|(_, value)| !value.is_null()).collect();
-            match given.iter().find(|(name, _)| !is_name(name)) {
-                Some((name, _)) => Err(Error::invalid(format!("malformed argument name \"{name}\""))),
-                None => Ok(given),
-            }
-        }
+        Value::Object(map) => match map.iter().find(|(name, _)| !is_name(name)) {
+            Some((name, _)) => Err(Error::invalid(format!("malformed argument name \"{name}\""))),
+            None => Ok(map.into_iter().collect()),
+        },
         other => Err(Error::invalid("arguments are not an object").detail(other.to_string())),
     }
 }
@@ -153,8 +154,8 @@ pub async fn call_void(client: &impl GenericClient, function: &str, args: impl S
     rows(client, &sql, &args, ARGUMENTS, function).await.map(|_| ())
 }
 
-/// Returns rows of a table or view of the schema whose columns equal the values in `filter`. The rows are sorted by their
-/// columns, the first column first.
+/// Returns rows of a table or view of the schema whose columns equal the values in `filter`, where null is equal to null. The
+/// rows are sorted by their columns, the first column first.
 ///
 /// # Errors
 /// 22023 for malformed names; the errors of PostgreSQL.
@@ -168,10 +169,14 @@ pub async fn table(
     if !is_name(name) {
         return Err(Error::invalid(format!("malformed table name \"{name}\"")));
     }
-    let filter = named_arguments(serde_json::to_value(filter)?)?;
+    let (null, filter): (Vec<_>, Vec<_>) =
+        named(serde_json::to_value(filter)?)?.into_iter().partition(|(_, value)| value.is_null());
+    let equal = filter.iter().enumerate().map(|(i, (column, _))| format!("r.\"{column}\" = ${}", i + 1));
+    let conditions: Vec<String> =
+        equal.chain(null.iter().map(|(column, _)| format!("r.\"{column}\" is null"))).collect();
     let mut sql = format!("select {} from outbox.{name} r", row_form(intervals)?);
-    for (i, (column, _)) in filter.iter().enumerate() {
-        sql.push_str(&format!(" {} r.\"{column}\" = ${}", if i == 0 { "where" } else { "and" }, i + 1));
+    if !conditions.is_empty() {
+        sql.push_str(&format!(" where {}", conditions.join(" and ")));
     }
     sql.push_str(&format!(" order by r limit {}", limit.max(0)));
     rows(client, &sql, &filter, COLUMNS, name).await

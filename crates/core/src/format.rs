@@ -239,7 +239,7 @@ pub fn default_source(system_identifier: u64, database: &str) -> String {
 
 /// Emits the context attributes of CloudEvents 1.0, the extensions `sequence`, `partitionkey` and distributed tracing,
 /// and the extensions of pg_outbox.
-fn attributes(message: &Message, source: &str, put: &mut dyn FnMut(&str, &str)) {
+pub fn attributes(message: &Message, source: &str, put: &mut dyn FnMut(&str, &str)) {
     let extra = message.extra();
     put("specversion", "1.0");
     put("id", &message.webhook_id);

@@ -114,26 +114,31 @@ impl Predicates {
         let asked_at = evaluator.instant();
         for stored in messages.iter().filter(|stored| stored.unreadable.is_none()) {
             let position = stored.message.position;
-            config.undecided((position, stored.segment), &stored.message.topic, &subject(stored), |id, subscription, path| {
-                if !wanted(id) {
-                    return;
-                }
-                // A body of bytes is no JSON payload, whatever its content type says.
-                if stored.message.content_type.is_some() {
-                    results.0.insert((position, id), FilterResult::Fails);
-                    return;
-                }
-                questions
-                    .entry((id, path.to_owned()))
-                    .or_insert_with(|| Question {
-                        path: path.to_owned(),
-                        asked: Vec::new(),
-                        may_be_asked: subscription.may_be_asked(asked_at),
-                        cost: subscription.filter_cost,
-                    })
-                    .asked
-                    .push((position, String::from_utf8_lossy(&stored.message.content).into_owned()));
-            });
+            config.undecided(
+                (position, stored.segment),
+                &stored.message.topic,
+                &subject(stored),
+                |id, subscription, path| {
+                    if !wanted(id) {
+                        return;
+                    }
+                    // A body of bytes is no JSON payload, whatever its content type says.
+                    if stored.message.content_type.is_some() {
+                        results.0.insert((position, id), FilterResult::Fails);
+                        return;
+                    }
+                    questions
+                        .entry((id, path.to_owned()))
+                        .or_insert_with(|| Question {
+                            path: path.to_owned(),
+                            asked: Vec::new(),
+                            may_be_asked: subscription.may_be_asked(asked_at),
+                            cost: subscription.filter_cost,
+                        })
+                        .asked
+                        .push((position, String::from_utf8_lossy(&stored.message.content).into_owned()));
+                },
+            );
         }
         // The cheapest filters come first: filters after a slow one have to wait.
         let mut questions: Vec<((i32, String), Question)> =

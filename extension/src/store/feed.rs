@@ -193,7 +193,8 @@ impl Reader {
             let mut events: Vec<i64> = row.get(3).unwrap_or_default();
             events.sort_unstable();
             for (position, id) in (start..).zip(row.get::<Vec<i64>>(2).unwrap_or_default()) {
-                if position > after && position <= upto {
+                // Below the tail the feed has holes, where messages were removed beside events. A reading ends at a hole.
+                if position > after && position <= upto && (first == 0 || position == end + 1) {
                     if first == 0 {
                         first = position;
                     }

@@ -74,6 +74,8 @@ begin atomic
     where l.resolution = 'open'
     group by s.name
     union all
+    select m.name, m.labels, m.value from outbox_internal.relay_metrics() m
+    union all
     select 'outbox_ring_bytes', jsonb_build_object('ring', r.name),
         (select sum(pg_total_relation_size(outbox_internal.leaf(r.name, i))) from generate_series(0, r.leaves - 1) i)
     from outbox._ring r
@@ -97,7 +99,7 @@ end;
 comment on function outbox.metrics is
     'Returns metrics for a monitoring system. Names that end in _total, _sum or _count only grow; all others are current '
     'values, in the unit that the name says (seconds, positions, bytes). labels names the subscription, endpoint, state, '
-    'consumer, stream, subject or ring. outbox_enqueued_total also counts messages that were rolled back';
+    'consumer, stream, subject, relay or ring. outbox_enqueued_total also counts messages that were rolled back';
 
 insert into outbox._capability values
     ('monitor', 'function outbox.metrics');

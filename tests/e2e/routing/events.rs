@@ -140,7 +140,7 @@ async fn events_are_delivered_and_read_after_the_ring_was_emptied() {
             select 0::bigint, 0
             union all
             select r.upto, r.events from page p cross join lateral (
-                select max(e.position) as upto, count(*)::int as events from outbox.read_events(p.upto, 7) e
+                select max(e.position) as upto, count(e.message_id)::int as events from outbox.read_events(p.upto, 7) e
             ) r where r.events > 0
         ) select sum(events) from page",
     )

@@ -1,13 +1,21 @@
 // What users write, type-checked against the packed declarations.
 import {
-    ConflictError, deliveries, enqueue, enqueueMany, message, Outbox, OutboxError, Reader, Reject, RetryAfter, shutdownSignal, transaction, Verifier, Worker,
+    ConflictError, defineTopics, deliveries, enqueue, enqueueMany, message, Outbox, OutboxError, Reader, Reject, RetryAfter, shutdownSignal, transaction, unchecked, Verifier, Worker,
     type ClaimedMessage, type ErrorKind, type FeedMessage, type NewMessage,
 } from 'pg-outbox';
-import { assertEnqueued, drain, FakeReceiver } from 'pg-outbox/testing';
-import type { Pool } from 'pg';
+import { assertEnqueued, drain, FakeReceiver, perform } from 'pg-outbox/testing';
+import type { Pool, PoolClient } from 'pg';
+import { z } from 'zod';
+import * as v from 'valibot';
+import express from 'express';
 import type { Sql } from 'postgres';
 import type { Knex } from 'knex';
 import type { NodePgDatabase } from 'drizzle-orm/node-postgres';
+import type { Kysely, Transaction as KyselyTransaction } from 'kysely';
+import type { Transaction as SequelizeTransaction } from 'sequelize';
+import type { EntityManager as TypeOrmManager } from 'typeorm';
+import type { EntityManager as MikroManager } from '@mikro-orm/core';
+import type { SqlEntityManager } from '@mikro-orm/knex';
 import type { IncomingMessage } from 'node:http';
 
 declare const pool: Pool;
@@ -23,16 +31,18 @@ interface Order {
 export async function produce(): Promise<number[]> {
     const order: NewMessage<Order> = { topic: 'order.created', payload: { id: 1 }, key: 'order-1', deliverAt: new Date() };
     const client = await pool.connect();
-    const ids: number[] = [await enqueue(client, order), await enqueue(pool, message('a').json(1).key('k').header('h', 'v'))];
+    const ids: number[] = [await enqueue(client, order), await new Outbox(pool).enqueue(message('a').json(1).key('k').header('h', 'v'))];
     await sql.begin(async (tx) => void ids.push(await enqueue(tx, order)));
     await knex.transaction(async (tx) => void ids.push(await enqueue(tx, order)));
     await db.transaction(async (tx) => void ids.push(await enqueue(tx, order)));
     await transaction(pool, async (tx) => assertEnqueued(tx, { topic: 'a' }));
-    ids.push(...(await enqueueMany(pool, [order])));
+    ids.push(...(await enqueueMany(client, [order])));
+    // @ts-expect-error a pool is not a transaction
+    await enqueue(pool, order);
     // @ts-expect-error a message has a topic
-    await enqueue(pool, { payload: 1 });
+    await enqueue(client, { payload: 1 });
     // @ts-expect-error there is no such option
-    await enqueue(pool, { topic: 'a', payload: 1, prio: 1 });
+    await enqueue(client, { topic: 'a', payload: 1, prio: 1 });
     // @ts-expect-error not something that runs statements
     await enqueue(5, order);
     return ids;
@@ -41,7 +51,9 @@ export async function produce(): Promise<number[]> {
 export async function admin(): Promise<void> {
     const outbox = new Outbox(pool);
     const endpoint = await outbox.createEndpoint({ name: 'shop', url: 'https://shop.example.com', timeout: 5 });
-    const secret: string | null = endpoint.signingSecret;
+    const secret: string = endpoint.signingSecret;
+    // @ts-expect-error there is no such order
+    await outbox.subscribe({ name: 'x', topics: ['#'], ordering: 'keyed' });
     await outbox.subscribe({ name: 'shop', topics: ['order.#'], endpoint: 'shop', ttl: '1 day' });
     const head: number = await outbox.head();
     const at: Date | null = (await outbox.cursorGet({ consumer: 'c' })).updatedAt;
@@ -70,7 +82,13 @@ export async function consume(): Promise<void> {
         const read: FeedMessage = m;
         void [read.position, read.bytes()];
     }
-    await new Reader(pool, { consumer: 'c' }).apply(async (tx, messages) => void (await tx.query('select 1', [messages.length])));
+    await new Reader(pool, { consumer: 'c' }).apply(async (tx, messages) => {
+        const client: PoolClient = tx;
+        await client.query('select 1', [messages.length]);
+    });
+    await new Reader(sql, { consumer: 'c' }).apply(async (tx, [first]) => void (await tx`select ${first!.position}`));
+    await new Reader(db, { consumer: 'c' }).apply(async (tx) => void (await tx.execute('select 1')));
+    await new Reader(knex, { consumer: 'c' }).apply(async (tx) => void (await tx.raw('select 1')));
     const summary = await drain(pool, 'work', () => undefined);
     const completed: number = summary.completed;
     const receiver = await FakeReceiver.start();
@@ -90,4 +108,48 @@ export async function receive(): Promise<string> {
         }
         throw error;
     }
+}
+
+export async function otherDrivers(
+    kysely: Kysely<{ orders: { id: number } }>,
+    sessions: [KyselyTransaction<unknown>, SequelizeTransaction, TypeOrmManager, MikroManager, SqlEntityManager],
+): Promise<void> {
+    for (const session of sessions) await enqueue(session, { topic: 'a', payload: 1 });
+    await new Reader(kysely, { consumer: 'c' }).apply(async (tx) => void (await tx.selectFrom('orders').select('id').execute()));
+}
+
+const events = defineTopics({
+    'order.created': z.object({ order: z.number(), at: z.coerce.date() }),
+    'order.paid': v.object({ order: v.number() }),
+    'order.noted': unchecked<{ note: string }>(),
+});
+
+export async function app(client: PoolClient): Promise<void> {
+    await events.enqueue(client, 'order.paid', { order: 1 }, { key: 'order-1' });
+    await events.enqueue(client, 'order.noted', { note: 'a' });
+    // @ts-expect-error another payload
+    await events.enqueue(client, 'order.paid', { order: '1' });
+    // @ts-expect-error no such topic
+    await events.enqueue(client, 'order.lost', { order: 1 });
+    // @ts-expect-error a pool is not a transaction
+    await events.enqueue(pool, 'order.paid', { order: 1 });
+    class NotBillable extends Error {}
+    const worker = events.worker('billing', {
+        'order.created': async (order, message, { signal }) => {
+            const at: Date = order.at;
+            void [at, message.webhookId, signal];
+        },
+        'order.paid': { handle: (paid) => paid.order + 1, concurrency: 2, retry: { on: [TypeError], after: 5 } },
+    }, { concurrency: 16, retry: { dead: [NotBillable] }, logger: console, periodic: [{ cron: '0 3 * * *', topic: 'order.noted', payload: () => ({ note: 'x' }) }] });
+    // @ts-expect-error no such topic
+    events.worker('x', { 'order.lost': () => {} });
+    const port: number = (await worker.run({ health: ':8080' })).completed;
+    void [port, await perform(worker, 'order.paid', { order: 1 }), await drain(pool, worker)];
+}
+
+export function receiver(): void {
+    express().post('/hooks', new Verifier('whsec_a').middleware(), (request, response) => {
+        const id: string | undefined = request.webhook?.id;
+        response.json({ id });
+    });
 }

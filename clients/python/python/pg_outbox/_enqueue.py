@@ -2,17 +2,29 @@
 
 Works with psycopg 3 (sync and async), asyncpg, SQLAlchemy (connections and sessions, sync and async), Django, and any other
 DB-API connection with the `format` style. On an async connection the result has to be awaited.
+
+This module is pure Python. The native module is loaded only to name an error of the server.
 """
+
+# An async connection has the methods of a blocking one, so its overload comes first, and the two overlap.
+# pyright: reportOverlappingOverload=false
 
 from __future__ import annotations
 
 import datetime as dt
+import sys
 import weakref
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, overload
 
-from ._errors import InvalidError, from_driver
+from ._errors import InvalidError, from_driver, suggestion
 from ._rows import dumps
+from ._typing import Context, EnqueueOptions, Keys, ManyOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._typing import AsyncConnection, SyncConnection
 
 Arguments = list[tuple[str, str, Any]]
 
@@ -22,9 +34,11 @@ _CASTS = {
 }
 
 
-def _options(options: Mapping[str, Any]) -> Arguments:
+def _options(function: str, options: Mapping[str, Any], known: frozenset[str]) -> Arguments:
     found: Arguments = []
     for name, value in options.items():
+        if name not in known:
+            raise TypeError(f"{function}() got an unexpected keyword argument '{name}'{suggestion(name, known)}")
         if value is None:
             continue
         cast = _CASTS.get(name, "text")
@@ -58,8 +72,36 @@ def _fail(error: BaseException) -> None:
         raise known from error
 
 
+# A message on one of these would commit by itself, or nowhere. The hint says where the caller finds the connection.
+_REFUSED = {
+    ("asyncpg", "Pool"): "Acquire a connection: async with pool.acquire() as conn, conn.transaction(): ...",
+    ("asyncpg", "PoolAcquireContext"): "Enter it: async with pool.acquire() as conn, conn.transaction(): ...",
+    ("psycopg_pool", "BasePool"): "Take a connection of the pool: with pool.connection() as conn: ...",
+    ("sqlalchemy", "Engine"): "Use the connection or session of your transaction: with engine.begin() as conn: ...",
+    ("sqlalchemy", "AsyncEngine"): "Use the connection or session of your transaction: async with engine.begin() as conn: ...",
+    ("sqlalchemy", "sessionmaker"): "Use a session: with Session.begin() as session: ...",
+    ("sqlalchemy", "async_sessionmaker"): "Use a session: async with Session.begin() as session: ...",
+    ("pg_outbox", "_Base"): "An outbox has connections of its own. Use the connection of your transaction.",
+}
+
+
+def _refused(conn: Any) -> str | None:
+    """Returns the hint for an object that is not to be used for a message."""
+    names = ((cls.__module__.split(".")[0], cls.__name__) for cls in type(conn).__mro__)
+    return next((_REFUSED[name] for name in names if name in _REFUSED), None)
+
+
+def _unfit(conn: Any, hint: str | None = None) -> InvalidError:
+    return InvalidError(
+        f"cannot enqueue on a {type(conn).__module__}.{type(conn).__qualname__}", code="22023", name="invalid_parameter",
+        hint=hint or "Give it the connection, or the session, in whose transaction the message belongs.",
+    )
+
+
 def _execute(conn: Any, function: str, arguments: Arguments) -> Any:
     modules = _module(conn)
+    if hint := _refused(conn):
+        raise _unfit(conn, hint)
     values = [value for _, _, value in arguments]
     if "asyncpg" in modules:
         return _asyncpg(conn, _sql(function, arguments, lambda i: f"${i + 1}"), values)
@@ -76,10 +118,7 @@ def _execute(conn: Any, function: str, arguments: Arguments) -> Any:
         except Exception as error:
             _fail(error)
             raise
-    raise InvalidError(
-        f"cannot enqueue on a {type(conn).__module__}.{type(conn).__qualname__}", code="22023", name="invalid_parameter",
-        hint="Give it the connection, or the session, in whose transaction the message belongs.",
-    )
+    raise _unfit(conn)
 
 
 # Whether a connection goes through a pooler. PgBouncer shares the server's sessions between clients. A statement that the
@@ -88,7 +127,7 @@ def _execute(conn: Any, function: str, arguments: Arguments) -> Any:
 _POOLED: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 
-def _psycopg(conn: Any, sql: str, values: Sequence[Any]) -> Any:
+def _psycopg(conn: Any, sql: Any, values: Sequence[Any]) -> Any:
     import psycopg
     from psycopg.rows import tuple_row
 
@@ -167,58 +206,80 @@ def _content(payload: Any, content_type: str | None) -> tuple[str, Arguments]:
     return "enqueue", [("payload", "jsonb", dumps(payload))]
 
 
+def _traced(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Adds the current span of OpenTelemetry to the metadata, where the program uses OpenTelemetry."""
+    if "opentelemetry.trace" not in sys.modules:
+        return options
+    from ._telemetry import inject
+
+    found = inject(options.get("metadata"))
+    return options if found is None else {**options, "metadata": found}
+
+
+# A coroutine that is not awaited is an error of every type checker.
+@overload
 def enqueue(
-    conn: Any,
-    topic: str,
-    payload: Any = None,
-    *,
-    key: str | None = None,
-    headers: Mapping[str, str] | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    tenant: str | None = None,
-    aggregate_type: str | None = None,
-    aggregate_id: str | None = None,
-    idempotency_key: str | None = None,
-    deliver_at: dt.datetime | None = None,
-    expires_at: dt.datetime | None = None,
-    priority: int | None = None,
-    publisher: str | None = None,
-    max_attempts: int | None = None,
-    occurred_at: dt.datetime | None = None,
-    content_type: str | None = None,
-) -> Any:
-    """Adds a message to the outbox in the transaction of `conn` and returns its id (on an async connection an awaitable).
+    conn: AsyncConnection, topic: str, payload: Any = None, **options: Unpack[EnqueueOptions]
+) -> Coroutine[Any, Any, int]: ...
+@overload
+def enqueue(conn: SyncConnection, topic: str, payload: Any = None, **options: Unpack[EnqueueOptions]) -> int: ...
+def enqueue(conn: Any, topic: str, payload: Any = None, **options: Unpack[EnqueueOptions]) -> Any:
+    """Adds a message to the outbox in the transaction of `conn` and returns its id (on an async connection a coroutine,
+    which has to be awaited).
 
     The payload is any value that can be written as JSON, including dataclasses and pydantic models. Bytes, and text with a
-    content_type, are stored and sent unchanged. Raises InvalidError, ConflictError, InactiveError and FatalError.
+    content_type, are stored and sent unchanged. The options are those of EnqueueOptions. Where the program uses
+    OpenTelemetry, the current span becomes `traceparent` of the metadata. Raises InvalidError, ConflictError,
+    InactiveError and FatalError.
     """
-    function, content = _content(payload, content_type)
-    options = _options({
-        "key": key, "headers": headers, "metadata": metadata, "tenant": tenant, "aggregate_type": aggregate_type,
-        "aggregate_id": aggregate_id, "idempotency_key": idempotency_key, "deliver_at": deliver_at, "expires_at": expires_at,
-        "priority": priority, "publisher": publisher, "max_attempts": max_attempts, "occurred_at": occurred_at,
-    })
-    return _execute(conn, function, [("topic", "text", topic), *content, *options])
+    function, content = _content(payload, options.pop("content_type", None))
+    found = _options("enqueue", _traced(options), EnqueueOptions.__optional_keys__)
+    return _execute(conn, function, [("topic", "text", topic), *content, *found])
 
 
+@overload
 def enqueue_many(
-    conn: Any, topic: str, payloads: Sequence[Any], *, keys: Sequence[str] | None = None, **options: Any
-) -> list[int] | Awaitable[list[int]]:
-    """Enqueues many payloads at once, as enqueue does, and returns their ids in order."""
+    conn: AsyncConnection, topic: str, payloads: Sequence[Any], *, keys: Keys | None = None, **options: Unpack[ManyOptions]
+) -> Coroutine[Any, Any, list[int]]: ...
+@overload
+def enqueue_many(
+    conn: SyncConnection, topic: str, payloads: Sequence[Any], *, keys: Keys | None = None, **options: Unpack[ManyOptions]
+) -> list[int]: ...
+def enqueue_many(
+    conn: Any, topic: str, payloads: Sequence[Any], *, keys: Keys | None = None, **options: Unpack[ManyOptions]
+) -> Any:
+    """Enqueues many payloads at once, as enqueue does, and returns their ids in order. keys has one entry per payload; None
+    is a message without a key."""
     arrays: Arguments = [("topic", "text", topic), ("payloads", "jsonb[]", _array([dumps(p) for p in payloads]))]
     if keys is not None:
         arrays.append(("keys", "text[]", _array(list(keys))))
-    return _execute(conn, "enqueue_many", arrays + _options(options))  # type: ignore[no-any-return]
+    return _execute(conn, "enqueue_many", arrays + _options("enqueue_many", _traced(options), ManyOptions.__optional_keys__))
 
 
-def _array(items: Sequence[str]) -> str:
-    return "{" + ",".join('"' + item.replace("\\", "\\\\").replace('"', '\\"') + '"' for item in items) + "}"
+def _array(items: Sequence[str | None]) -> str:
+    quoted = ('"' + item.replace("\\", "\\\\").replace('"', '\\"') + '"' if item is not None else "null" for item in items)
+    return "{" + ",".join(quoted) + "}"
 
 
-def set_context(conn: Any, **context: Any) -> Any:
+@overload
+def set_context(conn: AsyncConnection, **context: Unpack[Context]) -> Coroutine[Any, Any, None]: ...
+@overload
+def set_context(conn: SyncConnection, **context: Unpack[Context]) -> None: ...
+def set_context(conn: Any, **context: Unpack[Context]) -> Any:
     """Sets defaults for the messages that this transaction enqueues: correlation_id, causation_id, user_id, traceparent,
-    tracestate, tenant, publisher and metadata."""
-    return _execute(conn, "set_context", _options(context))
+    tracestate, tenant, publisher and metadata. On an async connection the result has to be awaited."""
+    return _nothing(_execute(conn, "set_context", _options("set_context", context, Context.__optional_keys__)))
+
+
+def _nothing(found: Any) -> Any:
+    """Drops what a statement has returned. Drivers differ in what they return for void."""
+    if not hasattr(found, "__await__"):
+        return None
+
+    async def wait() -> None:
+        await found
+
+    return wait()
 
 
 def advance_on(conn: Any, position: int, webhook_id: str, place: tuple[int, str | None, str, int | None]) -> Any:
@@ -235,41 +296,20 @@ def advance_on(conn: Any, position: int, webhook_id: str, place: tuple[int, str 
     ]
     if epoch is not None:
         arguments.append(("epoch", "int", str(epoch)))
-    return _execute(conn, "cursor_advance", arguments)
+    return _nothing(_execute(conn, "cursor_advance", arguments))
 
 
-def enqueued(conn: Any) -> Any:
-    """Returns the messages that the current transaction has enqueued so far, as a list of {id, topic, key, payload}. For
-    tests: the role needs the right to read outbox.message."""
-    sql = (
-        "coalesce((select cast(jsonb_agg(jsonb_build_object('id', m.id, 'topic', m.topic, 'key', m.key, 'payload', m.payload)"
-        " order by m.id) as text) from outbox.message m where m.xid = pg_current_xact_id_if_assigned()"
-        " and m.topic !~ '^outbox[.]'), '[]')"
-    )
-    return _scalar(conn, "select " + sql)
-
-
-def _scalar(conn: Any, sql: str) -> Any:
-    import json
-
+def scalar(conn: Any, sql: str) -> Any:
+    """Returns the only value of a query without parameters; on an async connection a coroutine."""
     modules = _module(conn)
+    if hint := _refused(conn):
+        raise _unfit(conn, hint)
     if "asyncpg" in modules:
-
-        async def run() -> Any:
-            return json.loads(await _asyncpg(conn, sql, []))
-
-        return run()
-    found = _sqlalchemy(conn, sql.replace(":", "\\:"), {}) if "sqlalchemy" in modules else None
-    if found is None and "psycopg" in modules:
-        found = _psycopg(conn, sql, [])
-    if found is None:
-        with conn.cursor() as cursor:
-            cursor.execute(sql)
-            found = cursor.fetchone()[0]
-    if hasattr(found, "__await__"):
-
-        async def wait() -> Any:
-            return json.loads(await found)
-
-        return wait()
-    return json.loads(found)
+        return _asyncpg(conn, sql, [])
+    if "sqlalchemy" in modules or "sqlmodel" in modules:
+        return _sqlalchemy(conn, sql.replace(":", "\\:"), {})
+    if "psycopg" in modules:
+        return _psycopg(conn, sql, [])
+    with conn.cursor() as cursor:
+        cursor.execute(sql)
+        return cursor.fetchone()[0]

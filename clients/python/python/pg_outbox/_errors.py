@@ -5,6 +5,7 @@ The SQLSTATE decides on the class, never the text.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -78,9 +79,18 @@ _CLASSES: dict[str, type[OutboxError]] = {
     c.kind: c for c in (NotFoundError, ConflictError, InvalidError, LeaseLostError, InactiveError, RetryError, FatalError)
 }
 
+
 def make(kind: str, code: str, name: str, message: str, detail: str | None = None, hint: str | None = None) -> OutboxError:
     """Creates the exception of a kind."""
     return _CLASSES.get(kind, FatalError)(message, code=code, name=name, detail=detail, hint=hint)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Returns the sentence that names the known name which was probably meant, or nothing."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f". Did you mean '{close[0]}'?" if close else ""
 
 
 def from_driver(error: BaseException) -> OutboxError | None:

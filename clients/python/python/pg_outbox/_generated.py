@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from ._rows import Call, Shape
 
@@ -25,10 +25,10 @@ class Appended:
 class ArchiveEntry:
     """A row of outbox.archive_entry."""
 
-    id: int | None
-    webhook_id: str | None
+    id: int
+    webhook_id: str
     tenant: str | None
-    topic: str | None
+    topic: str
     key: str | None
     aggregate_type: str | None
     aggregate_id: str | None
@@ -37,15 +37,15 @@ class ArchiveEntry:
     headers: Any | None
     metadata: Any | None
     payload: Any | None
-    status: str | None
+    status: str
     integrations_total: int | None
     integrations_matched: int | None
-    integrations_succeeded: int | None
-    integrations_failed: int | None
-    send_results: Any | None
+    integrations_succeeded: int
+    integrations_failed: int
+    send_results: Any
     last_error: str | None
-    retry_count: int | None
-    created_at: datetime | None
+    retry_count: int
+    created_at: datetime
     processed_at: datetime | None
 
 
@@ -53,26 +53,26 @@ class ArchiveEntry:
 class ArchiveStatsRow:
     """A row of outbox.archive_stats."""
 
-    completed: int | None
-    failed: int | None
-    skipped: int | None
-    total: int | None
+    completed: int
+    failed: int
+    skipped: int
+    total: int
 
 
 @dataclass(frozen=True)
 class Claimed:
     """A row of outbox.claimed."""
 
-    lease: int | None
-    lease_expires_at: datetime | None
-    delivery_id: int | None
-    subscription: str | None
-    message_id: int | None
-    webhook_id: str | None
-    position: int | None
-    attempt: int | None
-    max_attempts: int | None
-    topic: str | None
+    lease: int
+    lease_expires_at: datetime
+    delivery_id: int
+    subscription: str
+    message_id: int
+    webhook_id: str
+    position: int
+    attempt: int
+    max_attempts: int
+    topic: str
     key: str | None
     payload: Any | None
     body: bytes | None
@@ -83,8 +83,8 @@ class Claimed:
     publisher: str | None
     aggregate_type: str | None
     aggregate_id: str | None
-    priority: int | None
-    enqueued_at: datetime | None
+    priority: int
+    enqueued_at: datetime
     occurred_at: datetime | None
     deliver_at: datetime | None
     expires_at: datetime | None
@@ -96,35 +96,35 @@ class Claimed:
 class CompareSchemasRow:
     """A row of outbox.compare_schemas."""
 
-    compatibility: str | None
-    reasons: list[str] | None
+    compatibility: Literal["full", "backward", "forward", "breaking"]
+    reasons: list[str]
 
 
 @dataclass(frozen=True)
 class CountByStateRow:
     """A row of outbox.count_by_state."""
 
-    state: str | None
-    deliveries: int | None
+    state: str
+    deliveries: int
 
 
 @dataclass(frozen=True)
 class CreateEndpointRow:
     """A row of outbox.create_endpoint."""
 
-    endpoint_id: int | None
-    signing_secret: str | None
-    message_id: int | None
+    endpoint_id: int
+    signing_secret: str
+    message_id: int
 
 
 @dataclass(frozen=True)
 class CursorState:
     """A row of outbox.cursor_state."""
 
-    consumer: str | None
-    stream: str | None
-    subject: str | None
-    position: int | None
+    consumer: str
+    stream: str
+    subject: str
+    position: int
     epoch: int | None
     last_delivery_id: str | None
     last_delivered_at: datetime | None
@@ -141,13 +141,13 @@ class CursorState:
 class DeadLetterStatsRow:
     """A row of outbox.dead_letter_stats."""
 
-    total: int | None
-    unresolved: int | None
-    resolved: int | None
+    total: int
+    unresolved: int
+    resolved: int
     oldest_age_seconds: float | None
     newest_age_seconds: float | None
     top_failure_reason: str | None
-    per_subscription: Any | None
+    per_subscription: Any
     last_updated: datetime | None
 
 
@@ -155,14 +155,14 @@ class DeadLetterStatsRow:
 class DeadLetterStatus:
     """A row of outbox.dead_letter_status."""
 
-    dead_letter_id: int | None
+    dead_letter_id: int
     delivery_id: int | None
     subscription: str | None
     endpoint: str | None
     url: str | None
-    message_id: int | None
+    message_id: int
     webhook_id: str | None
-    position: int | None
+    position: int
     topic: str | None
     key: str | None
     tenant: str | None
@@ -175,20 +175,20 @@ class DeadLetterStatus:
     payload: Any | None
     body: bytes | None
     enqueued_at: datetime | None
-    state: str | None
-    reason: str | None
-    attempt: int | None
+    state: Literal["dead", "expired"]
+    reason: str
+    attempt: int
     last_status: int | None
     error_class: str | None
     last_error: str | None
     first_attempt_at: datetime | None
     last_attempt_at: datetime | None
-    created_at: datetime | None
-    dead_at: datetime | None
-    age: timedelta | None
-    is_old: bool | None
-    resolution: str | None
-    is_resolved: bool | None
+    created_at: datetime
+    dead_at: datetime
+    age: timedelta
+    is_old: bool
+    resolution: Literal["open", "requeued", "resolved", "ignored"]
+    is_resolved: bool
     resolved_at: datetime | None
     resolved_by: str | None
     resolution_note: str | None
@@ -198,7 +198,7 @@ class DeadLetterStatus:
 class DescribeScheduleRow:
     """A row of outbox.describe_schedule."""
 
-    attempt: int | None
+    attempt: int
     wait: timedelta | None
     planned: timedelta | None
     earliest: timedelta | None
@@ -209,9 +209,9 @@ class DescribeScheduleRow:
 class ExplainRoutingRow:
     """A row of outbox.explain_routing."""
 
-    subscription: str | None
-    matches: bool | None
-    reason: str | None
+    subscription: str
+    matches: bool
+    reason: str
     version: int | None
 
 
@@ -230,25 +230,25 @@ class ExportedEvent:
     position: int | None
     message_id: int | None
     recorded_at: datetime | None
-    redacted: bool | None
-    next: Any | None
+    redacted: bool
+    next: Any
 
 
 @dataclass(frozen=True)
 class MessageStatus:
     """A row of outbox.message_status."""
 
-    message_id: int | None
-    webhook_id: str | None
-    state: str | None
-    topic: str | None
+    message_id: int
+    webhook_id: str
+    state: str
+    topic: str
     key: str | None
     tenant: str | None
     aggregate_type: str | None
     aggregate_id: str | None
     publisher: str | None
-    priority: int | None
-    enqueued_at: datetime | None
+    priority: int
+    enqueued_at: datetime
     occurred_at: datetime | None
     deliver_at: datetime | None
     expires_at: datetime | None
@@ -273,25 +273,25 @@ class MessageStatus:
 class EventSchema:
     """A row of outbox.event_schema."""
 
-    type: str | None
-    version: int | None
-    schema: Any | None
-    compatibility: str | None
-    validated: bool | None
+    type: str
+    version: int
+    schema: Any
+    compatibility: Literal["full", "backward", "forward", "breaking"] | None
+    validated: bool
     description: str | None
-    registered_by: str | None
-    registered_at: datetime | None
+    registered_by: str
+    registered_at: datetime
 
 
 @dataclass(frozen=True)
 class SubjectKey:
     """A row of outbox.subject_key."""
 
-    key_id: str | None
-    subject: str | None
+    key_id: str
+    subject: str
     wrapped_key: bytes | None
-    master_key: str | None
-    created_at: datetime | None
+    master_key: str
+    created_at: datetime
     rewrapped_at: datetime | None
     revoked_at: datetime | None
     reason: str | None
@@ -301,8 +301,8 @@ class SubjectKey:
 class HealthRow:
     """A row of outbox.health."""
 
-    check: str | None
-    state: str | None
+    check: str
+    state: str
     culprit: str | None
     what_to_do: str | None
 
@@ -311,8 +311,8 @@ class HealthRow:
 class HistoryRow:
     """A row of outbox.history."""
 
-    at: datetime | None
-    what: str | None
+    at: datetime
+    what: str
     subscription: str | None
     endpoint: str | None
     attempt: int | None
@@ -346,21 +346,21 @@ class Event:
 class LoadSnapshotRow:
     """A row of outbox.load_snapshot."""
 
-    stream: str | None
-    schema_version: int | None
-    version: int | None
+    stream: str
+    schema_version: int
+    version: int
     state: Any | None
     body: bytes | None
     content_type: str | None
-    taken_at: datetime | None
+    taken_at: datetime
 
 
 @dataclass(frozen=True)
 class MaintainRow:
     """A row of outbox.maintain."""
 
-    job: str | None
-    result: str | None
+    job: str
+    result: str
     rows: int | None
     bytes: int | None
     held_by: str | None
@@ -370,7 +370,7 @@ class MaintainRow:
 class ManualResultRow:
     """A row of outbox.manual_result."""
 
-    state: str | None
+    state: str
     started_at: datetime | None
     finished_at: datetime | None
     status: int | None
@@ -382,9 +382,9 @@ class ManualResultRow:
 class MetricsRow:
     """A row of outbox.metrics."""
 
-    name: str | None
-    labels: Any | None
-    value: float | None
+    name: str
+    labels: Any
+    value: float
 
 
 @dataclass(frozen=True)
@@ -396,7 +396,7 @@ class NotificationEntry:
     identifier: str | None
     topic_code: str | None
     subscriber: str | None
-    subscriber_type: str | None
+    subscriber_type: Literal["client", "service"] | None
     delivery_method: str | None
     status: str | None
     skipped_reason: str | None
@@ -410,8 +410,8 @@ class NotificationEntry:
 class PublicKeysRow:
     """A row of outbox.public_keys."""
 
-    public_key: str | None
-    created_at: datetime | None
+    public_key: str
+    created_at: datetime
     expires_at: datetime | None
 
 
@@ -419,16 +419,16 @@ class PublicKeysRow:
 class PurgeRow:
     """A row of outbox.purge."""
 
-    rows: int | None
-    bytes: int | None
+    rows: int
+    bytes: int
 
 
 @dataclass(frozen=True)
 class FeedMessage:
     """A row of outbox.feed_message."""
 
-    position: int | None
-    epoch: int | None
+    position: int
+    epoch: int
     message_id: int | None
     webhook_id: str | None
     topic: str | None
@@ -451,25 +451,25 @@ class FeedMessage:
 class RotateSecretRow:
     """A row of outbox.rotate_secret."""
 
-    signing_secret: str | None
-    message_id: int | None
+    signing_secret: str
+    message_id: int
 
 
 @dataclass(frozen=True)
 class SagaState:
     """A row of outbox.saga_state."""
 
-    saga_type: str | None
-    saga_id: str | None
+    saga_type: str
+    saga_id: str
     correlation_id: str | None
-    status: str | None
-    step: int | None
-    steps: Any | None
-    state: Any | None
+    status: Literal["started", "running", "completed", "failed", "compensating", "compensated", "compensation_failed"]
+    step: int
+    steps: Any
+    state: Any
     failure_reason: str | None
-    version: int | None
-    started_at: datetime | None
-    updated_at: datetime | None
+    version: int
+    started_at: datetime
+    updated_at: datetime
     completed_at: datetime | None
 
 
@@ -477,34 +477,34 @@ class SagaState:
 class SkippedRow:
     """A row of outbox.skipped."""
 
-    position: int | None
-    message_id: int | None
-    message_topic: str | None
+    position: int
+    message_id: int
+    message_topic: str
     reason: str | None
-    routed_at: datetime | None
+    routed_at: datetime
 
 
 @dataclass(frozen=True)
 class StatsRow:
     """A row of outbox.stats."""
 
-    messages: int | None
-    feed_end: int | None
-    routed: int | None
-    waiting: int | None
-    dead_letters: int | None
-    worker: str | None
+    messages: int
+    feed_end: int
+    routed: int
+    waiting: int
+    dead_letters: int
+    worker: str
     in_flight: int | None
     queued: int | None
-    pending: int | None
-    processing: int | None
-    completed: int | None
-    failed: int | None
-    dead: int | None
-    skipped: int | None
-    expired: int | None
-    cancelled: int | None
-    total: int | None
+    pending: int
+    processing: int
+    completed: int
+    failed: int
+    dead: int
+    skipped: int
+    expired: int
+    cancelled: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -532,7 +532,7 @@ class StreamsRow:
 class VersionRow:
     """A row of outbox.version."""
 
-    extension: str | None
+    extension: str
     library: str | None
 
 
@@ -540,7 +540,7 @@ class VersionRow:
 class WorkerStatusRow:
     """A row of outbox.worker_status."""
 
-    state: str | None
+    state: str
     pid: int | None
     started_at: datetime | None
     launcher_pid: int | None
@@ -560,11 +560,11 @@ class WorkerStatusRow:
 class AuditEntry:
     """A row of outbox.audit."""
 
-    id: int | None
-    at: datetime | None
-    actor: str | None
-    action: str | None
-    object: str | None
+    id: int
+    at: datetime
+    actor: str
+    action: str
+    object: str
     reason: str | None
     detail: Any | None
 
@@ -573,16 +573,16 @@ class AuditEntry:
 class DeadLetterEntry:
     """A row of outbox.dead_letter."""
 
-    id: int | None
+    id: int
     delivery_id: int | None
-    subscription_id: int | None
+    subscription_id: int
     endpoint_id: int | None
-    position: int | None
-    message_id: int | None
-    message_segment: int | None
-    attempt: int | None
-    state: str | None
-    reason: str | None
+    position: int
+    message_id: int
+    message_segment: int
+    attempt: int
+    state: Literal["dead", "expired"]
+    reason: str
     key: str | None
     last_status: int | None
     last_error_class: str | None
@@ -590,9 +590,9 @@ class DeadLetterEntry:
     url: str | None
     first_attempt_at: datetime | None
     last_attempt_at: datetime | None
-    created_at: datetime | None
-    dead_at: datetime | None
-    resolution: str | None
+    created_at: datetime
+    dead_at: datetime
+    resolution: Literal["open", "requeued", "resolved", "ignored"]
     resolved_at: datetime | None
     resolved_by: str | None
     resolution_note: str | None
@@ -602,14 +602,14 @@ class DeadLetterEntry:
 class DeadLetterStatusEntry:
     """A row of outbox.dead_letter_status."""
 
-    dead_letter_id: int | None
+    dead_letter_id: int
     delivery_id: int | None
     subscription: str | None
     endpoint: str | None
     url: str | None
-    message_id: int | None
+    message_id: int
     webhook_id: str | None
-    position: int | None
+    position: int
     topic: str | None
     key: str | None
     tenant: str | None
@@ -622,20 +622,20 @@ class DeadLetterStatusEntry:
     payload: Any | None
     body: bytes | None
     enqueued_at: datetime | None
-    state: str | None
-    reason: str | None
-    attempt: int | None
+    state: Literal["dead", "expired"]
+    reason: str
+    attempt: int
     last_status: int | None
     error_class: str | None
     last_error: str | None
     first_attempt_at: datetime | None
     last_attempt_at: datetime | None
-    created_at: datetime | None
-    dead_at: datetime | None
-    age: timedelta | None
-    is_old: bool | None
-    resolution: str | None
-    is_resolved: bool | None
+    created_at: datetime
+    dead_at: datetime
+    age: timedelta
+    is_old: bool
+    resolution: Literal["open", "requeued", "resolved", "ignored"]
+    is_resolved: bool
     resolved_at: datetime | None
     resolved_by: str | None
     resolution_note: str | None
@@ -648,15 +648,15 @@ class DeliveryStatusEntry:
     delivery_id: int | None
     subscription: str | None
     endpoint: str | None
-    message_id: int | None
-    position: int | None
-    pull: bool | None
-    state: str | None
-    attempt: int | None
+    message_id: int
+    position: int
+    pull: bool
+    state: str
+    attempt: int
     max_attempts: int | None
-    retry_count: int | None
+    retry_count: int
     can_retry: bool | None
-    priority: int | None
+    priority: int
     locked_by: str | None
     locked_at: datetime | None
     lease_expires_at: datetime | None
@@ -664,14 +664,14 @@ class DeliveryStatusEntry:
     retry_in: timedelta | None
     expires_at: datetime | None
     expires_in: timedelta | None
-    age: timedelta | None
-    is_due: bool | None
-    is_expired: bool | None
-    is_blocked: bool | None
+    age: timedelta
+    is_due: bool
+    is_expired: bool
+    is_blocked: bool
     last_status: int | None
     error_class: str | None
     last_error: str | None
-    created_at: datetime | None
+    created_at: datetime
     updated_at: datetime | None
     processed_at: datetime | None
     last_attempt_at: datetime | None
@@ -682,33 +682,33 @@ class DeliveryStatusEntry:
 class EndpointEntry:
     """A row of outbox.endpoint."""
 
-    id: int | None
-    name: str | None
-    url: str | None
-    kind: str | None
-    subscriber_type: str | None
+    id: int
+    name: str
+    url: str
+    kind: str
+    subscriber_type: Literal["client", "service"]
     tenant: str | None
-    headers: Any | None
-    timeout: timedelta | None
-    concurrency: int | None
+    headers: Any
+    timeout: timedelta
+    concurrency: int
     rate: float | None
     burst: float | None
     schedule: Any | None
     policy: Any | None
     breaker: Any | None
-    protocol: str | None
-    compress: bool | None
+    protocol: Literal["auto", "http1", "http2"]
+    compress: bool
     response_id: str | None
-    keep_headers: list[str] | None
-    disable_after: timedelta | None
-    disable_failures: int | None
-    consent: str | None
-    active: bool | None
-    disabled_mode: str | None
+    keep_headers: list[str]
+    disable_after: timedelta
+    disable_failures: int
+    consent: Literal["none", "pending", "granted", "refused"]
+    active: bool
+    disabled_mode: Literal["hold", "skip"] | None
     disabled_reason: str | None
     disabled_at: datetime | None
-    created_at: datetime | None
-    updated_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
     deleted_at: datetime | None
     proxy: str | None
 
@@ -718,55 +718,55 @@ class LeaseStatusEntry:
     """A row of outbox.lease_status."""
 
     subscription: str | None
-    worker: str | None
-    deliveries: int | None
-    claimed_at: datetime | None
-    age: timedelta | None
-    expires_at: datetime | None
-    expires_in: timedelta | None
+    worker: str
+    deliveries: int
+    claimed_at: datetime
+    age: timedelta
+    expires_at: datetime
+    expires_in: timedelta
     deadline_at: datetime | None
-    delivery_ids: list[int] | None
+    delivery_ids: list[int]
 
 
 @dataclass(frozen=True)
 class PublisherEntry:
     """A row of outbox.publisher."""
 
-    code: str | None
-    active: bool | None
+    code: str
+    active: bool
     topic_template: str | None
     topic_function: str | None
     topic_function_owner: str | None
-    name: str | None
+    name: str
     description: str | None
-    created_at: datetime | None
-    updated_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
 
 
 @dataclass(frozen=True)
 class SubscriptionEntry:
     """A row of outbox.subscription."""
 
-    id: int | None
-    name: str | None
+    id: int
+    name: str
     endpoint_id: int | None
-    max_attempts: int | None
+    max_attempts: int
     max_age: timedelta | None
     schedule: Any | None
     policy: Any | None
-    format: str | None
-    batch_size: int | None
-    batch_wait: timedelta | None
-    ordering: str | None
-    on_exhausted: str | None
+    format: Literal["raw", "envelope", "cloudevents", "cloudevents_structured", "pubsub"]
+    batch_size: int
+    batch_wait: timedelta
+    ordering: Literal["none", "key", "strict"]
+    on_exhausted: Literal["skip", "block"]
     ttl: timedelta | None
     deadline: timedelta | None
-    notify: bool | None
+    notify: bool
     max_lag: timedelta | None
     external_id: str | None
-    labels: Any | None
-    paused: bool | None
-    created_at: datetime | None
+    labels: Any
+    paused: bool
+    created_at: datetime
     deleted_at: datetime | None
 
 
@@ -774,40 +774,40 @@ class SubscriptionEntry:
 class SubscriptionStatusEntry:
     """A row of outbox.subscription_status."""
 
-    subscription_id: int | None
-    name: str | None
+    subscription_id: int
+    name: str
     endpoint: str | None
-    pull: bool | None
-    topics: list[str] | None
+    pull: bool
+    topics: list[str]
     filter: Any | None
-    ordering: str | None
-    max_attempts: int | None
-    notify: bool | None
-    paused: bool | None
+    ordering: Literal["none", "key", "strict"]
+    max_attempts: int
+    notify: bool
+    paused: bool
     external_id: str | None
-    labels: Any | None
-    created_at: datetime | None
-    position: int | None
-    lag_positions: int | None
+    labels: Any
+    created_at: datetime
+    position: int
+    lag_positions: int
     lag_age: timedelta | None
-    waiting: int | None
-    processing: int | None
+    waiting: int
+    processing: int
     oldest_due_at: datetime | None
     oldest_due_age: timedelta | None
     last_claim_at: datetime | None
-    dead_letters: int | None
+    dead_letters: int
 
 
 @dataclass(frozen=True)
 class TopicEntry:
     """A row of outbox.topic."""
 
-    code: str | None
-    active: bool | None
-    name: str | None
+    code: str
+    active: bool
+    name: str
     description: str | None
-    created_at: datetime | None
-    updated_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
 
 
 class AdminMethods:
@@ -816,7 +816,7 @@ class AdminMethods:
     def _run(self, call: Call) -> Any:
         raise NotImplementedError
 
-    def adopt(self, *, reason: str | None = None) -> int | None:
+    def adopt(self, *, reason: str | None = None) -> int:
         """Makes data that was restored or copied here this database's own. Gives positions, in a new epoch, to
         the messages that have none, and lets the dispatcher push. Returns the last position. If the outbox is
         this database's own already, nothing is changed. reason (default null) is stored in outbox.audit. Not in
@@ -826,7 +826,7 @@ class AdminMethods:
         """
         return self._run(Call("adopt", {"reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def alter_endpoint(self, name: str, *, url: str | None = None, headers: Any | None = None, timeout: timedelta | None = None, concurrency: int | None = None, tenant: str | None = None, auth: Any | None = None, tls: Any | None = None, rate: float | None = None, burst: float | None = None, schedule: Any | None = None, policy: Any | None = None, breaker: Any | None = None, protocol: str | None = None, compress: bool | None = None, response_id: str | None = None, keep_headers: Sequence[str] | None = None, disable_after: timedelta | None = None, disable_failures: int | None = None, new_name: str | None = None, subscriber_type: str | None = None) -> int | None:
+    def alter_endpoint(self, name: str, *, url: str | None = None, headers: Any | None = None, timeout: timedelta | None = None, concurrency: int | None = None, tenant: str | None = None, auth: Any | None = None, tls: Any | None = None, rate: float | None = None, burst: float | None = None, schedule: Any | None = None, policy: Any | None = None, breaker: Any | None = None, protocol: Literal["auto", "http1", "http2"] | None = None, compress: bool | None = None, response_id: str | None = None, keep_headers: Sequence[str] | None = None, disable_after: timedelta | None = None, disable_failures: int | None = None, new_name: str | None = None, subscriber_type: Literal["client", "service"] | None = None) -> int:
         """Changes the settings of an endpoint; null leaves a setting as it is. JSON null (auth, tls, schedule,
         policy, breaker), 0 (rate, burst) and an empty text (tenant, response_id) remove a setting. A new URL
         needs a new consent if the endpoint asks for consent. Returns the id of a control message. Errors: OB001
@@ -850,7 +850,7 @@ class AdminMethods:
         """
         self._run(Call("alter_publisher", {"code": code, "name": name, "description": description, "active": active, "topic_template": topic_template, "topic_function": topic_function}, Shape("void", None, {})))
 
-    def alter_subscription(self, name: str, *, topics: Sequence[str] | None = None, filter: Any | None = None, endpoint: str | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, reset: Sequence[str] | None = None) -> int | None:
+    def alter_subscription(self, name: str, *, topics: Sequence[str] | None = None, filter: Any | None = None, endpoint: str | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: Literal["raw", "envelope", "cloudevents", "cloudevents_structured", "pubsub"] | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: Literal["none", "key", "strict"] | None = None, on_exhausted: Literal["skip", "block"] | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, reset: Sequence[str] | None = None) -> int:
         """Changes the settings of a subscription; null leaves a setting as it is. reset: names of settings that
         go back to their default (filter, max_attempts, max_age, schedule, policy, ttl, deadline, max_lag,
         external_id, labels). Topics and filter hold for the positions after the control message whose id is
@@ -865,7 +865,7 @@ class AdminMethods:
         """
         self._run(Call("alter_topic", {"code": code, "name": name, "description": description, "active": active}, Shape("void", None, {})))
 
-    def append(self, stream: str, type: str, data: Any, *, expected_version: int | None = None, event_id: str | None = None, metadata: Any | None = None, headers: Any | None = None, tenant: str | None = None, publisher: str | None = None, occurred_at: datetime | None = None) -> int | None:
+    def append(self, stream: str, type: str, data: Any, *, expected_version: int | None = None, event_id: str | None = None, metadata: Any | None = None, headers: Any | None = None, tenant: str | None = None, publisher: str | None = None, occurred_at: datetime | None = None) -> int:
         """Appends an event to a stream in the current transaction and returns its version: 1, 2, ... without a
         gap. stream: category-id, at most 255 bytes. type: has the form of a topic. data: at most
         pg_outbox.max_payload (256 kB by default). expected_version: -1 any (the default), 0 the stream does not
@@ -878,13 +878,13 @@ class AdminMethods:
         """
         return self._run(Call("append", {"stream": stream, "type": type, "data": data, "expected_version": expected_version, "event_id": event_id, "metadata": metadata, "headers": headers, "tenant": tenant, "publisher": publisher, "occurred_at": occurred_at}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def append_bytes(self, stream: str, types: Sequence[str], bodies: list[bytes], *, content_type: str | None = None, expected_version: int | None = None, event_ids: Sequence[str] | None = None, metadata: list[Any] | None = None, headers: Any | None = None, tenant: str | None = None, publisher: str | None = None, occurred_at: datetime | None = None) -> Appended:
+    def append_bytes(self, stream: str, types: Sequence[str], bodies: Sequence[bytes], *, content_type: str | None = None, expected_version: int | None = None, event_ids: Sequence[str] | None = None, metadata: Sequence[Any] | None = None, headers: Any | None = None, tenant: str | None = None, publisher: str | None = None, occurred_at: datetime | None = None) -> Appended:
         """Like append_many(), for bodies of bytes or text, which are stored and delivered unchanged.
         content_type: their media type (default application/octet-stream). Errors are those of append_many().
         """
         return self._run(Call("append_bytes", {"stream": stream, "types": types, "bodies": bodies, "content_type": content_type, "expected_version": expected_version, "event_ids": event_ids, "metadata": metadata, "headers": headers, "tenant": tenant, "publisher": publisher, "occurred_at": occurred_at}, Shape("row", Appended, {})))  # type: ignore[no-any-return]
 
-    def append_many(self, stream: str, types: Sequence[str], data: list[Any], *, expected_version: int | None = None, event_ids: Sequence[str] | None = None, metadata: list[Any] | None = None, headers: Any | None = None, tenant: str | None = None, publisher: str | None = None, occurred_at: datetime | None = None) -> Appended:
+    def append_many(self, stream: str, types: Sequence[str], data: Sequence[Any], *, expected_version: int | None = None, event_ids: Sequence[str] | None = None, metadata: Sequence[Any] | None = None, headers: Any | None = None, tenant: str | None = None, publisher: str | None = None, occurred_at: datetime | None = None) -> Appended:
         """Appends 1 to 10000 events to a stream, all or none. types, data and, if they are given, event_ids and
         metadata have one entry per event; headers, tenant, publisher and occurred_at hold for all. Errors are
         those of append(), and 22023 there are no events or the arrays have different lengths.
@@ -897,7 +897,7 @@ class AdminMethods:
         """
         return self._run(Call("archive_get", {"message_id": message_id}, Shape("row", ArchiveEntry, {"created_at": "timestamp with time zone", "processed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    def archive_list(self, *, tenant: str | None = None, status: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, endpoint: str | None = None, max_rows: int | None = None, before: int | None = None) -> list[ArchiveEntry]:
+    def archive_list(self, *, tenant: str | None = None, status: Literal["completed", "failed", "skipped"] | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, endpoint: str | None = None, max_rows: int | None = None, before: int | None = None) -> list[ArchiveEntry]:
         """Returns entries of the archive, newest first, up to max_rows (default 50; 1 to 1000) in a page. Pass
         the last id of a page as before to get the next one. status: completed, failed or skipped. A page looks
         at up to 1,000 messages of the tenant or aggregate (or of all), and with endpoint at up to 10,000. If it
@@ -912,7 +912,7 @@ class AdminMethods:
         """
         return self._run(Call("archive_stats", {"tenant": tenant}, Shape("row", ArchiveStatsRow, {})))  # type: ignore[no-any-return]
 
-    def cancel(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> int | None:
+    def cancel(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> int:
         """Cancels a message: ends its deliveries that are still waiting, and returns how many were ended. A
         delivery that a worker has or that is in flight is not tried again if it fails. actor (default:
         session_user) and reason are stored in outbox.audit. Errors: OB001 no such message, OB002 it was
@@ -920,13 +920,13 @@ class AdminMethods:
         """
         return self._run(Call("cancel", {"message_id": message_id, "actor": actor, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def cancel_replay(self, replay_id: int) -> int | None:
+    def cancel_replay(self, replay_id: int) -> int:
         """Cancels a replay, and returns the number of waiting deliveries that were cancelled. Deliveries that
         are leased or in flight end by themselves. Errors: OB001 no such replay, OB004 it has ended.
         """
         return self._run(Call("cancel_replay", {"replay_id": replay_id}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def capture(self, relation: str, *, topic: str | None = None, key_columns: Sequence[str] | None = None, operations: Sequence[str] | None = None, columns: Sequence[str] | None = None, condition: str | None = None, include_old: bool | None = None, style: str | None = None, tenant_column: str | None = None, replicated: bool | None = None, oversize: str | None = None) -> None:
+    def capture(self, relation: str, *, topic: str | None = None, key_columns: Sequence[str] | None = None, operations: Sequence[Literal["insert", "update", "delete", "truncate"]] | None = None, columns: Sequence[str] | None = None, condition: str | None = None, include_old: bool | None = None, style: Literal["change", "row", "debezium"] | None = None, tenant_column: str | None = None, replicated: bool | None = None, oversize: Literal["fail", "skip", "reference"] | None = None) -> None:
         """Turns changes of a table's rows into messages, in the transaction that makes the changes. The caller
         must own the table, and the owner needs the capability publish. A second call replaces the capture; call
         again after partitions were added. topic: may contain {schema}, {table} and {op}. key_columns: columns
@@ -941,13 +941,13 @@ class AdminMethods:
         """
         self._run(Call("capture", {"relation": relation, "topic": topic, "key_columns": key_columns, "operations": operations, "columns": columns, "condition": condition, "include_old": include_old, "style": style, "tenant_column": tenant_column, "replicated": replicated, "oversize": oversize}, Shape("void", None, {})))
 
-    def cardinal_id(self, stream: str) -> str | None:
+    def cardinal_id(self, stream: str) -> str:
         """Returns the first part of a compound stream id, which is the id before the first "+". Members of a
         consumer group share a category by it. Null if the stream has no id.
         """
         return self._run(Call("cardinal_id", {"stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def category(self, stream: str) -> str | None:
+    def category(self, stream: str) -> str:
         """Returns the category of a stream: the part of its name before the first "-". Null for null."""
         return self._run(Call("category", {"stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -971,7 +971,7 @@ class AdminMethods:
         """
         return self._run(Call("claim_delivery", {"delivery_id": delivery_id, "worker": worker, "lease": lease}, Shape("row", Claimed, {"lease_expires_at": "timestamp with time zone", "body": "bytea", "enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    def close_stream(self, stream: str, *, reason: str | None = None) -> int | None:
+    def close_stream(self, stream: str, *, reason: str | None = None) -> int:
         """Closes a stream for ever: append() refuses it from now on. Its events stay. Returns its last version.
         reason is stored in outbox.audit. Waits for the transactions that are appending to the stream. Errors:
         OB001 there is no such stream, OB004 it is closed already, OB006 the reason is empty, 55P03 another
@@ -979,7 +979,7 @@ class AdminMethods:
         """
         return self._run(Call("close_stream", {"stream": stream, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def command_begin(self, key: str, command_type: str, *, ttl: timedelta | None = None, content: Any | None = None) -> Any | None:
+    def command_begin(self, key: str, command_type: str, *, ttl: timedelta | None = None, content: Any | None = None) -> Any:
         """Begins a command of the application, in the transaction that processes it. null: the command is new;
         process it, and then call command_end(). Otherwise the command was processed before, and the result is
         an object with key, command_type, success, result, error, processed_at and expires_at. A transaction
@@ -990,7 +990,7 @@ class AdminMethods:
         malformed, 40001 at REPEATABLE READ when another transaction has processed the command meanwhile, 25006
         the transaction is read-only.
         """
-        return self._run(Call("command_begin", {"key": key, "command_type": command_type, "ttl": ttl, "content": content}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return self._run(Call("command_begin", {"key": key, "command_type": command_type, "ttl": ttl, "content": content}, Shape("value", None, {})))
 
     def command_end(self, key: str, *, result: Any | None = None, error: Any | None = None) -> None:
         """Stores the result of a command that has begun in this transaction, so that later calls of
@@ -1001,7 +1001,7 @@ class AdminMethods:
         """
         self._run(Call("command_end", {"key": key, "result": result, "error": error}, Shape("void", None, {})))
 
-    def command_forget(self, key: str) -> bool | None:
+    def command_forget(self, key: str) -> bool:
         """Forgets a command, so that its key is new again. Returns false if the key is not known."""
         return self._run(Call("command_forget", {"key": key}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1039,13 +1039,13 @@ class AdminMethods:
         """
         return self._run(Call("count_by_state", {"tenant": tenant}, Shape("rows", CountByStateRow, {})))  # type: ignore[no-any-return]
 
-    def count_messages(self, *, tenant: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, topic: str | None = None) -> int | None:
+    def count_messages(self, *, tenant: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, topic: str | None = None) -> int:
         """Returns the number of messages (of a tenant, an aggregate, a topic; null: of all). 10,000 means at
         least 10,000.
         """
         return self._run(Call("count_messages", {"tenant": tenant, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "topic": topic}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def create_endpoint(self, name: str, url: str, *, secret: str | None = None, headers: Any | None = None, timeout: timedelta | None = None, concurrency: int | None = None, tenant: str | None = None, kind: str | None = None, auth: Any | None = None, tls: Any | None = None, signature: str | None = None, rate: float | None = None, burst: float | None = None, schedule: Any | None = None, policy: Any | None = None, breaker: Any | None = None, protocol: str | None = None, compress: bool | None = None, response_id: str | None = None, keep_headers: Sequence[str] | None = None, disable_after: timedelta | None = None, disable_failures: int | None = None, consent: bool | None = None, subscriber_type: str | None = None) -> CreateEndpointRow:
+    def create_endpoint(self, name: str, url: str, *, secret: str | None = None, headers: Any | None = None, timeout: timedelta | None = None, concurrency: int | None = None, tenant: str | None = None, kind: Literal["webhook"] | None = None, auth: Any | None = None, tls: Any | None = None, signature: Literal["v1", "v1a"] | None = None, rate: float | None = None, burst: float | None = None, schedule: Any | None = None, policy: Any | None = None, breaker: Any | None = None, protocol: Literal["auto", "http1", "http2"] | None = None, compress: bool | None = None, response_id: str | None = None, keep_headers: Sequence[str] | None = None, disable_after: timedelta | None = None, disable_failures: int | None = None, consent: bool | None = None, subscriber_type: Literal["client", "service"] | None = None) -> CreateEndpointRow:
         """Creates an endpoint (an HTTP destination) and returns its id, its signing secret, and the id of a
         control message. The signing secret is shown nowhere else. secret: null makes a new one. signature: v1
         (HMAC-SHA256, the default) or v1a (ed25519). timeout: above 0, at most 60 s (default 15 s). concurrency:
@@ -1059,7 +1059,7 @@ class AdminMethods:
         """
         return self._run(Call("create_endpoint", {"name": name, "url": url, "secret": secret, "headers": headers, "timeout": timeout, "concurrency": concurrency, "tenant": tenant, "kind": kind, "auth": auth, "tls": tls, "signature": signature, "rate": rate, "burst": burst, "schedule": schedule, "policy": policy, "breaker": breaker, "protocol": protocol, "compress": compress, "response_id": response_id, "keep_headers": keep_headers, "disable_after": disable_after, "disable_failures": disable_failures, "consent": consent, "subscriber_type": subscriber_type}, Shape("row", CreateEndpointRow, {})))  # type: ignore[no-any-return]
 
-    def create_projection(self, name: str, handler: str, *, kind: str | None = None, categories: Sequence[str] | None = None, types: Sequence[str] | None = None) -> None:
+    def create_projection(self, name: str, handler: str, *, kind: Literal["inline", "async"] | None = None, categories: Sequence[str] | None = None, types: Sequence[str] | None = None) -> None:
         """Creates a projection. handler: the signature of a function (events outbox.event[]) returns void, such
         as "app.count_orders(outbox.event[])"; it runs as its owner, with a pinned search_path, and can neither
         create temporary tables nor change the role. kind async: from the first event on, whenever
@@ -1168,7 +1168,7 @@ class AdminMethods:
         """
         self._run(Call("delete_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
-    def delete_snapshots(self, stream: str, *, schema_version: int | None = None) -> int | None:
+    def delete_snapshots(self, stream: str, *, schema_version: int | None = None) -> int:
         """Deletes the snapshots of a stream, or the one of a schema version, and returns how many. The next
         load starts at the first event.
         """
@@ -1181,14 +1181,14 @@ class AdminMethods:
         """
         return self._run(Call("describe_schedule", {"subscription": subscription}, Shape("rows", DescribeScheduleRow, {"wait": "interval", "planned": "interval", "earliest": "interval", "latest": "interval"})))  # type: ignore[no-any-return]
 
-    def disable_endpoint(self, name: str, *, reason: str | None = None, mode: str | None = None) -> int | None:
+    def disable_endpoint(self, name: str, *, reason: str | None = None, mode: Literal["hold", "skip"] | None = None) -> int:
         """Stops sending to an endpoint until enable_endpoint(). mode: hold (the default) keeps deliveries
         waiting, skip records them as skipped. Returns the id of a control message. Errors: OB001 no such
         endpoint, 22023 unknown mode, 54000 the reason is too large.
         """
         return self._run(Call("disable_endpoint", {"name": name, "reason": reason, "mode": mode}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def drop_endpoint(self, name: str) -> int | None:
+    def drop_endpoint(self, name: str) -> int:
         """Drops an endpoint that no subscription uses, and deletes its secrets and credentials. Deliveries that
         wait for a retry are recorded as skipped. Returns the id of a control message. Errors: OB001 no such
         endpoint, OB004 a subscription uses it.
@@ -1201,7 +1201,7 @@ class AdminMethods:
         """
         self._run(Call("drop_projection", {"name": name, "version": version}, Shape("void", None, {})))
 
-    def drop_proxy(self, name: str) -> int | None:
+    def drop_proxy(self, name: str) -> int:
         """Removes a proxy from the list. Returns the id of a control message. Only for the owner of the
         extension and superusers; it is in no capability. Errors: OB001 no such proxy, OB004 an endpoint uses
         it.
@@ -1214,14 +1214,14 @@ class AdminMethods:
         """
         self._run(Call("drop_upcaster", {"type": type, "from_version": from_version}, Shape("void", None, {})))
 
-    def enable_endpoint(self, name: str) -> int | None:
+    def enable_endpoint(self, name: str) -> int:
         """Resumes sending to an endpoint. Failed deliveries are due at once. The circuit breaker closes, a
         pause ends, and the count of failures is reset. Returns the id of a control message. Errors: OB001 no
         such endpoint.
         """
         return self._run(Call("enable_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def ensure_subscription(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, source: str | None = None) -> str | None:
+    def ensure_subscription(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: Literal["raw", "envelope", "cloudevents", "cloudevents_structured", "pubsub"] | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: Literal["none", "key", "strict"] | None = None, on_exhausted: Literal["skip", "block"] | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, source: str | None = None) -> str:
         """Creates a subscription, or alters the one that there is, so that it is as described: for migrations,
         and for programs that start. Topics, filter (null: none) and whether it is pushed are always as given;
         any other setting that is null keeps its value, or gets the default of subscribe() if the subscription
@@ -1265,7 +1265,7 @@ class AdminMethods:
         """
         return self._run(Call("export_subject", {"streams": streams, "types": types, "stream_prefix": stream_prefix, "tenant": tenant, "user_id": user_id, "metadata": metadata, "from_time": from_time, "to_time": to_time, "after": after, "max_events": max_events}, Shape("rows", ExportedEvent, {"body": "bytea", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    def extend(self, lease: int, *, duration: timedelta | None = None) -> datetime | None:
+    def extend(self, lease: int, *, duration: timedelta | None = None) -> datetime:
         """Extends a lease so that it ends duration (default 60 s, at most 7 days) from now, but not after the
         deadline of its claim. Never shortens the lease. Returns the new end. Errors: OB003 the lease is lost,
         22004 lease is null, 22023 duration is out of range.
@@ -1295,14 +1295,14 @@ class AdminMethods:
         """
         return self._run(Call("get_subject_key", {"key_id": key_id}, Shape("row", SubjectKey, {"wrapped_key": "bytea", "created_at": "timestamp with time zone", "rewrapped_at": "timestamp with time zone", "revoked_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    def grant_consent(self, endpoint: str, *, rate_per_minute: int | None = None) -> int | None:
+    def grant_consent(self, endpoint: str, *, rate_per_minute: int | None = None) -> int:
         """Records that the receiver has given its consent by other means than the handshake. rate_per_minute:
         requests per minute that it allows; null: no limit. Returns the id of a control message. Errors: OB001
         no such endpoint, 22023 rate_per_minute is below 1.
         """
         return self._run(Call("grant_consent", {"endpoint": endpoint, "rate_per_minute": rate_per_minute}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def grant_to(self, role: str, capability: str, *, subscriptions: Sequence[str] | None = None, topics: Sequence[str] | None = None, tenants: Sequence[str] | None = None, publishers: Sequence[str] | None = None, consumers: Sequence[str] | None = None) -> None:
+    def grant_to(self, role: str, capability: Literal["publish", "capture", "consume", "observe", "monitor", "admin"], *, subscriptions: Sequence[str] | None = None, topics: Sequence[str] | None = None, tenants: Sequence[str] | None = None, publishers: Sequence[str] | None = None, consumers: Sequence[str] | None = None) -> None:
         """Grants a role a capability (publish, capture, consume, observe, monitor or admin), or replaces an
         earlier grant of it. publish can be narrowed to topics (patterns), tenants and publishers; monitor to
         tenants. consume can be narrowed to subscriptions, topics (patterns, for read()) and consumers (of
@@ -1312,7 +1312,7 @@ class AdminMethods:
         """
         self._run(Call("grant_to", {"role": role, "capability": capability, "subscriptions": subscriptions, "topics": topics, "tenants": tenants, "publishers": publishers, "consumers": consumers}, Shape("void", None, {})))
 
-    def head(self) -> int | None:
+    def head(self) -> int:
         """Returns the last position of the feed; 0 when the feed is empty."""
         return self._run(Call("head", {}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1335,13 +1335,13 @@ class AdminMethods:
         """
         self._run(Call("ignore_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
-    def is_terminal(self, state: str) -> bool | None:
+    def is_terminal(self, state: Literal["pending", "processing", "failed", "completed", "dead", "expired", "cancelled", "skipped"]) -> bool:
         """Returns whether a delivery or message in this state is not tried again by itself: true for completed,
         dead, skipped, expired and cancelled.
         """
         return self._run(Call("is_terminal", {"state": state}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def list_messages(self, *, tenant: str | None = None, state: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, severity: str | None = None, max_messages: int | None = None, before: int | None = None, skip: int | None = None) -> list[MessageStatus]:
+    def list_messages(self, *, tenant: str | None = None, state: Literal["pending", "processing", "failed", "completed", "dead", "expired", "cancelled", "skipped"] | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, severity: str | None = None, max_messages: int | None = None, before: int | None = None, skip: int | None = None) -> list[MessageStatus]:
         """Returns messages, newest first, up to max_messages (default 50; 1 to 1000) in a page. Pass the last
         id of a page as before to get the next one; skip (0 to 10000) leaves out the first ones. Tenant and
         aggregate use an index, and status pending, processing, failed, dead or expired uses the deliveries. In
@@ -1386,7 +1386,7 @@ class AdminMethods:
         """
         return self._run(Call("metrics", {}, Shape("rows", MetricsRow, {})))  # type: ignore[no-any-return]
 
-    def move_to_dead_letters(self, delivery_id: int, reason: str, *, actor: str | None = None) -> int | None:
+    def move_to_dead_letters(self, delivery_id: int, reason: str, *, actor: str | None = None) -> int:
         """Moves a waiting delivery to the dead letters, with the reason "moved" and the argument reason as its
         last_error. Returns the id of the dead letter. Errors: OB001 no such delivery, OB002 it has ended, OB003
         a worker has it, 22023 actor is empty.
@@ -1409,7 +1409,7 @@ class AdminMethods:
         """
         self._run(Call("pause_projection", {"name": name, "version": version}, Shape("void", None, {})))
 
-    def pause_subscription(self, name: str) -> int | None:
+    def pause_subscription(self, name: str) -> int:
         """Pauses a subscription until resume(): messages are still routed to it and retained, but nothing is
         sent or can be claimed. Returns the id of a control message. Errors: OB001 no such subscription.
         """
@@ -1461,7 +1461,7 @@ class AdminMethods:
         """
         return self._run(Call("read_events", {"after_position": after_position, "max_events": max_events, "categories": categories, "types": types, "tenant": tenant, "filter": filter, "member": member, "members": members, "epoch": epoch}, Shape("rows", Event, {"body": "bytea", "occurred_at": "timestamp with time zone", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    def rebuild_projection(self, name: str, *, handler: str | None = None) -> int | None:
+    def rebuild_projection(self, name: str, *, handler: str | None = None) -> int:
         """Makes a new version of an asynchronous projection, which begins at the first event, and returns its
         number. handler: a function that writes to tables of its own; the old version goes on until
         switch_projection(). Null: the same handler; the old version stops at once, and the caller empties the
@@ -1471,7 +1471,7 @@ class AdminMethods:
         """
         return self._run(Call("rebuild_projection", {"name": name, "handler": handler}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def register_schema(self, type: str, schema: Any, *, version: int | None = None, compatibility: str | None = None, validated: bool | None = None, description: str | None = None) -> int | None:
+    def register_schema(self, type: str, schema: Any, *, version: int | None = None, compatibility: Literal["full", "backward", "forward", "breaking"] | None = None, validated: bool | None = None, description: str | None = None) -> int:
         """Registers a version of the JSON Schema of an event type and returns the version. version: the next
         one by default. The same version with an equal schema changes nothing. compatibility: what the change
         from the version before must be: backward (the default; the new version reads the data of the one
@@ -1491,7 +1491,7 @@ class AdminMethods:
         """
         return self._run(Call("release", {"lease": lease, "delivery_ids": delivery_ids}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def replay(self, subscription: str, *, from_position: int | None = None, to_position: int | None = None, filter: Any | None = None, new_ids: bool | None = None, rate: int | None = None, from_time: datetime | None = None, to_time: datetime | None = None) -> int | None:
+    def replay(self, subscription: str, *, from_position: int | None = None, to_position: int | None = None, filter: Any | None = None, new_ids: bool | None = None, rate: int | None = None, from_time: datetime | None = None, to_time: datetime | None = None) -> int:
         """Delivers again the messages that a subscription matched between two positions, both included, and
         returns the id of the replay. Which messages matched is decided by the versions that held at those
         positions. from_position: default tail(); to_position: default head(). from_time and to_time (exclusive)
@@ -1503,14 +1503,14 @@ class AdminMethods:
         """
         return self._run(Call("replay", {"subscription": subscription, "from_position": from_position, "to_position": to_position, "filter": filter, "new_ids": new_ids, "rate": rate, "from_time": from_time, "to_time": to_time}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def request_consent(self, endpoint: str) -> int | None:
+    def request_consent(self, endpoint: str) -> int:
         """Asks the receiver of an endpoint for consent with the CloudEvents webhook handshake, whatever its
         earlier answer was. Deliveries wait until it agrees. Returns the id of a control message. Errors: OB001
         no such endpoint.
         """
         return self._run(Call("request_consent", {"endpoint": endpoint}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def requeue(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> int | None:
+    def requeue(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> int:
         """Makes the delivery of a dead letter due now, with all its attempts again, and returns the id of the
         delivery. The receiver gets the same webhook id. A requeued delivery does not expire, and a cancelled
         message is not cancelled any more. Errors: OB001 no such dead letter, OB004 it was requeued already, its
@@ -1518,7 +1518,7 @@ class AdminMethods:
         """
         return self._run(Call("requeue", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def requeue_all(self, *, actor: str | None = None, subscription: str | None = None, reason: str | None = None, topic: str | None = None, dead_after: datetime | None = None, dead_before: datetime | None = None, note: str | None = None, max_rows: int | None = None, dry_run: bool | None = None) -> int | None:
+    def requeue_all(self, *, actor: str | None = None, subscription: str | None = None, reason: str | None = None, topic: str | None = None, dead_after: datetime | None = None, dead_before: datetime | None = None, note: str | None = None, max_rows: int | None = None, dry_run: bool | None = None) -> int:
         """Requeues up to max_rows (default 1000; 1 to 100000) open dead letters, oldest first, and returns how
         many. subscription, reason, topic, dead_after (inclusive) and dead_before (exclusive) select them; null:
         all. dry_run: only counts. Dead letters that cannot be requeued are left out. Errors: OB001 no such
@@ -1533,7 +1533,7 @@ class AdminMethods:
         """
         self._run(Call("reschedule", {"delivery_id": delivery_id, "due_at": due_at, "actor": actor, "priority": priority, "expires_at": expires_at}, Shape("void", None, {})))
 
-    def resend(self, message_id: int, subscription: str) -> int | None:
+    def resend(self, message_id: int, subscription: str) -> int:
         """Sends a message once more to a pushed subscription, whatever the state of its delivery: one attempt
         outside the budget, with the same webhook id. Returns the id for manual_result(). Errors: OB001 no such
         subscription, or the message is not stored or not in the feed yet; OB004 the subscription is pulled by
@@ -1554,13 +1554,13 @@ class AdminMethods:
         """
         self._run(Call("resume_projection", {"name": name, "version": version}, Shape("void", None, {})))
 
-    def resume_subscription(self, name: str) -> int | None:
+    def resume_subscription(self, name: str) -> int:
         """Resumes a paused subscription where it stopped. Returns the id of a control message. Errors: OB001 no
         such subscription.
         """
         return self._run(Call("resume_subscription", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def retry(self, message_id: int, subscription: str, *, actor: str | None = None) -> int | None:
+    def retry(self, message_id: int, subscription: str, *, actor: str | None = None) -> int:
         """Makes a waiting, failed, dead or expired delivery of a message to a subscription due now, with its
         attempts counted from 0 again. Returns the id of the delivery. by: default session_user. Errors: OB001
         no such subscription, or there is no such delivery (not matched, not routed yet, or in its first
@@ -1568,14 +1568,14 @@ class AdminMethods:
         """
         return self._run(Call("retry", {"message_id": message_id, "subscription": subscription, "actor": actor}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def revoke_from(self, role: str, capability: str) -> bool | None:
+    def revoke_from(self, role: str, capability: Literal["publish", "capture", "consume", "observe", "monitor", "admin"]) -> bool:
         """Revokes a capability from a role. Privileges that another capability of the role needs stay. Returns
         false if the role did not have the capability by grant_to(). Errors: 42704 no such role, 22023 unknown
         capability.
         """
         return self._run(Call("revoke_from", {"role": role, "capability": capability}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def revoke_subject_keys(self, subject: str, *, actor: str | None = None, reason: str | None = None) -> int | None:
+    def revoke_subject_keys(self, subject: str, *, actor: str | None = None, reason: str | None = None) -> int:
         """Removes all data keys of a subject for good, so that nothing that was encrypted with them can be read
         any more, and returns the id of the certificate. Keys that the subject gets later are not concerned. If
         all its keys were revoked before, nothing changes, and the last certificate is returned. Errors: OB001
@@ -1591,7 +1591,7 @@ class AdminMethods:
         """
         self._run(Call("rewrap_subject_key", {"key_id": key_id, "wrapped_key": wrapped_key, "master_key": master_key}, Shape("void", None, {})))
 
-    def rotate(self, *, ring: str | None = None) -> str | None:
+    def rotate(self, *, ring: str | None = None) -> str:
         """Makes new rows of a ring (default message) go to the next leaf from now on. Returns rotated, empty
         (nothing was written to the current leaf), full (the next leaf still holds rows), or not yet (the
         sequencer is busy). Not in a transaction block or function. Errors: OB001 no such ring, 25001 in such a
@@ -1606,7 +1606,7 @@ class AdminMethods:
         """
         return self._run(Call("rotate_secret", {"name": name, "secret": secret, "overlap": overlap}, Shape("row", RotateSecretRow, {})))  # type: ignore[no-any-return]
 
-    def run_projection(self, name: str, *, max_events: int | None = None, version: int | None = None) -> int | None:
+    def run_projection(self, name: str, *, max_events: int | None = None, version: int | None = None) -> int:
         """Applies the next page of events to an asynchronous projection and moves its cursor, both in the
         transaction of the caller, and returns how many events it applied; 0: it is up to date. max_events: 1 to
         10000 (1000). version null: the live one. Two callers do not apply the same page: one waits. If the
@@ -1618,7 +1618,7 @@ class AdminMethods:
         """
         return self._run(Call("run_projection", {"name": name, "max_events": max_events, "version": version}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def saga_delete(self, saga_type: str, saga_id: str) -> bool | None:
+    def saga_delete(self, saga_type: str, saga_id: str) -> bool:
         """Deletes a saga and the list of the events that it has handled. Returns false if there is no such
         saga. The deletion is recorded in outbox.audit. Errors: 25006 the transaction is read-only.
         """
@@ -1630,7 +1630,7 @@ class AdminMethods:
         """
         return self._run(Call("saga_find", {"saga_type": saga_type, "correlation_id": correlation_id}, Shape("rows", SagaState, {"started_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "completed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    def saga_handle(self, saga_type: str, saga_id: str, message_id: int) -> bool | None:
+    def saga_handle(self, saga_type: str, saga_id: str, message_id: int) -> bool:
         """Locks a saga until the transaction ends, and remembers that it handles this event. true: the event is
         new to the saga; false: it was handled before, and nothing is to be done. Call it before saga_load(), in
         the transaction that handles the event. Errors: OB001 there is no such saga, 22004 message_id is null,
@@ -1643,7 +1643,7 @@ class AdminMethods:
         """Returns a saga with its state and version. Errors: OB001 there is no such saga."""
         return self._run(Call("saga_load", {"saga_type": saga_type, "saga_id": saga_id}, Shape("row", SagaState, {"started_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "completed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    def saga_save(self, saga_type: str, saga_id: str, state: Any, expected_version: int, *, status: str | None = None, step: int | None = None, steps: Any | None = None, correlation_id: str | None = None, failure_reason: str | None = None) -> int | None:
+    def saga_save(self, saga_type: str, saga_id: str, state: Any, expected_version: int, *, status: Literal["started", "running", "completed", "failed", "compensating", "compensated", "compensation_failed"] | None = None, step: int | None = None, steps: Any | None = None, correlation_id: str | None = None, failure_reason: str | None = None) -> int:
         """Stores the state of a saga and returns its new version. expected_version: the version that
         saga_load() returned; 0: the saga starts. status: started, running, completed, failed, compensating,
         compensated or compensation_failed; null: as it is, and running after the first change. A saga that is
@@ -1657,7 +1657,7 @@ class AdminMethods:
         """
         return self._run(Call("saga_save", {"saga_type": saga_type, "saga_id": saga_id, "state": state, "expected_version": expected_version, "status": status, "step": step, "steps": steps, "correlation_id": correlation_id, "failure_reason": failure_reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def save_snapshot(self, stream: str, version: int, *, state: Any | None = None, schema_version: int | None = None, body: bytes | None = None, content_type: str | None = None) -> bool | None:
+    def save_snapshot(self, stream: str, version: int, *, state: Any | None = None, schema_version: int | None = None, body: bytes | None = None, content_type: str | None = None) -> bool:
         """Stores the state of a stream after the event of that version, in place of the snapshot of an earlier
         version. Returns false, and changes nothing, if a later one is stored. state: as JSON; or body: as
         bytes, with its content_type (application/octet-stream by default). schema_version: the form of the
@@ -1674,19 +1674,19 @@ class AdminMethods:
         """
         self._run(Call("save_subject_key", {"subject": subject, "key_id": key_id, "wrapped_key": wrapped_key, "master_key": master_key}, Shape("void", None, {})))
 
-    def send_test(self, endpoint: str, *, payload: Any | None = None) -> int | None:
+    def send_test(self, endpoint: str, *, payload: Any | None = None) -> int:
         """Sends a test message (topic outbox.test, signed like any other) to an endpoint, once the transaction
         commits. Returns the id for manual_result(). Errors: OB001 no such endpoint, 22004 payload is null.
         """
         return self._run(Call("send_test", {"endpoint": endpoint, "payload": payload}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def set_endpoint_proxy(self, endpoint: str, proxy: str) -> int | None:
+    def set_endpoint_proxy(self, endpoint: str, proxy: str) -> int:
         """Chooses one of the operator's proxies for an endpoint; null: the default proxy, if there is one.
         Returns the id of a control message. Errors: OB001 no such endpoint or proxy.
         """
         return self._run(Call("set_endpoint_proxy", {"endpoint": endpoint, "proxy": proxy}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def set_proxy(self, name: str, url: str, *, resolves_names: bool | None = None, is_default: bool | None = None) -> int | None:
+    def set_proxy(self, name: str, url: str, *, resolves_names: bool | None = None, is_default: bool | None = None) -> int:
         """Adds a proxy to the list, or changes it. url: http://[user:password@]host:port or socks5://...; null:
         no proxy. is_default: there is one default, so the former one loses this property. Returns the id of a
         control message. Only for the owner of the extension and superusers; it is in no capability. Errors:
@@ -1726,13 +1726,13 @@ class AdminMethods:
         """
         return self._run(Call("stream_info", {"stream": stream}, Shape("row", StreamInfoRow, {"created_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "closed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    def stream_key(self, stream: str) -> str | None:
+    def stream_key(self, stream: str) -> str:
         """Returns the id of a stream within its category: the part of its name after the first "-". Null if
         there is none.
         """
         return self._run(Call("stream_key", {"stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def stream_version(self, stream: str) -> int | None:
+    def stream_version(self, stream: str) -> int:
         """Returns the last version of a stream; 0: there is no such stream. It is the version as it is now,
         whatever the transaction's snapshot shows. Errors: 22004 stream is null, 22023 it is malformed.
         """
@@ -1752,7 +1752,7 @@ class AdminMethods:
         """
         return self._run(Call("subject_keys", {"subject": subject}, Shape("rows", SubjectKey, {"wrapped_key": "bytea", "created_at": "timestamp with time zone", "rewrapped_at": "timestamp with time zone", "revoked_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None, source: str | None = None) -> int | None:
+    def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: Literal["raw", "envelope", "cloudevents", "cloudevents_structured", "pubsub"] | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: Literal["none", "key", "strict"] | None = None, on_exhausted: Literal["skip", "block"] | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None, source: str | None = None) -> int:
         """Creates a subscription: the messages of these topics (patterns; * is one word, # any number of words)
         are sent to an endpoint, or claimed by workers if there is neither endpoint nor url. url: creates an
         endpoint with the subscription's name. filter: further conditions on a message. The other settings are
@@ -1766,7 +1766,7 @@ class AdminMethods:
         """
         return self._run(Call("subscribe", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "url": url, "source": source}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def switch_projection(self, name: str) -> int | None:
+    def switch_projection(self, name: str) -> int:
         """Makes the version that is being rebuilt the live one, stops the old one, and returns the new version.
         Swap the view over the tables in the same transaction. The new version is first brought to where the old
         one is, if that is at most ten pages. Errors: OB012 the rebuild has not come far enough, OB001 no such
@@ -1774,13 +1774,13 @@ class AdminMethods:
         """
         return self._run(Call("switch_projection", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def tail(self) -> int | None:
+    def tail(self) -> int:
         """Returns the first position whose message is still stored, or head() + 1 when none is. read() starts
         there when after_position is 0.
         """
         return self._run(Call("tail", {}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def tick(self) -> int | None:
+    def tick(self) -> int:
         """Gives positions to the messages that are committed now (at most 100000 of them), and returns the last
         position. The dispatcher does this by itself; call the function where there is no dispatcher. Not in a
         transaction block or function. Errors: 25001 in such a transaction, 25006 the transaction is read-only,
@@ -1789,7 +1789,7 @@ class AdminMethods:
         """
         return self._run(Call("tick", {}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def truncate_stream(self, stream: str, before_version: int, *, reason: str | None = None) -> int | None:
+    def truncate_stream(self, stream: str, before_version: int, *, reason: str | None = None) -> int:
         """Removes the events of a stream before a version, for good, and returns how many. Their positions stay
         empty, their waiting deliveries are cancelled, and the stream's versions go on. reason is stored in
         outbox.audit. Errors: OB001 there is no such stream, OB003 a worker has one of the events, OB006 the
@@ -1798,13 +1798,13 @@ class AdminMethods:
         """
         return self._run(Call("truncate_stream", {"stream": stream, "before_version": before_version, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def uncapture(self, relation: str) -> bool | None:
+    def uncapture(self, relation: str) -> bool:
         """Drops the capture of a table, which the caller must own. Returns false if there was none. Errors:
         42501 the caller is not the owner, or the call is within a security-restricted operation.
         """
         return self._run(Call("uncapture", {"relation": relation}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def unlock_stale(self, older_than: timedelta, *, subscription: str | None = None) -> int | None:
+    def unlock_stale(self, older_than: timedelta, *, subscription: str | None = None) -> int:
         """Takes back every lease that was claimed at least older_than ago, even if the lease has not expired;
         subscription null: of all subscriptions. Leases that another session has locked are skipped. The attempt
         counts as failed, and the deliveries are due again at once, or dead letters after their last attempt.
@@ -1813,20 +1813,20 @@ class AdminMethods:
         """
         return self._run(Call("unlock_stale", {"older_than": older_than, "subscription": subscription}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def unsubscribe(self, name: str) -> int | None:
+    def unsubscribe(self, name: str) -> int:
         """Ends a subscription at the position of the control message whose id is returned. Messages that were
         not delivered by then are logged as skipped, with the reason unsubscribed. The row stays in
         outbox.subscription with deleted_at set. Errors: OB001 no such subscription.
         """
         return self._run(Call("unsubscribe", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def upcast(self, type: str, data: Any, *, from_version: int | None = None, to_version: int | None = None) -> Any | None:
+    def upcast(self, type: str, data: Any, *, from_version: int | None = None, to_version: int | None = None) -> Any:
         """Returns the data of an event type as that of a later version. from_version: the version of the data
         (1). to_version null: as far as the upcasters go; data of a type without upcasters is returned as it is.
         Errors: OB004 a version has no upcaster, 42883 an upcaster is gone or has another owner, 22004 an
         upcaster returned null, and those that an upcaster raises.
         """
-        return self._run(Call("upcast", {"type": type, "data": data, "from_version": from_version, "to_version": to_version}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return self._run(Call("upcast", {"type": type, "data": data, "from_version": from_version, "to_version": to_version}, Shape("value", None, {})))
 
     def validate_event(self, type: str, data: Any, *, version: int | None = None) -> None:
         """Checks data against the schema of an event type. version null: the latest one. Errors: 22023 the data
@@ -1839,7 +1839,7 @@ class AdminMethods:
         """Returns the version of the installed objects (extension), and that of the library that is loaded."""
         return self._run(Call("version", {}, Shape("row", VersionRow, {})))  # type: ignore[no-any-return]
 
-    def webhook_id(self, message_id: int, enqueued_at: datetime) -> str | None:
+    def webhook_id(self, message_id: int, enqueued_at: datetime) -> str:
         """Returns the webhook id of a message, by which receivers deduplicate. It is the same for every
         attempt, restart, retry and replay (unless the replay asked for new ids).
         """
@@ -1900,7 +1900,7 @@ class AsyncAdminMethods:
     async def _arun(self, call: Call) -> Any:
         raise NotImplementedError
 
-    async def adopt(self, *, reason: str | None = None) -> int | None:
+    async def adopt(self, *, reason: str | None = None) -> int:
         """Makes data that was restored or copied here this database's own. Gives positions, in a new epoch, to
         the messages that have none, and lets the dispatcher push. Returns the last position. If the outbox is
         this database's own already, nothing is changed. reason (default null) is stored in outbox.audit. Not in
@@ -1910,7 +1910,7 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("adopt", {"reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def alter_endpoint(self, name: str, *, url: str | None = None, headers: Any | None = None, timeout: timedelta | None = None, concurrency: int | None = None, tenant: str | None = None, auth: Any | None = None, tls: Any | None = None, rate: float | None = None, burst: float | None = None, schedule: Any | None = None, policy: Any | None = None, breaker: Any | None = None, protocol: str | None = None, compress: bool | None = None, response_id: str | None = None, keep_headers: Sequence[str] | None = None, disable_after: timedelta | None = None, disable_failures: int | None = None, new_name: str | None = None, subscriber_type: str | None = None) -> int | None:
+    async def alter_endpoint(self, name: str, *, url: str | None = None, headers: Any | None = None, timeout: timedelta | None = None, concurrency: int | None = None, tenant: str | None = None, auth: Any | None = None, tls: Any | None = None, rate: float | None = None, burst: float | None = None, schedule: Any | None = None, policy: Any | None = None, breaker: Any | None = None, protocol: Literal["auto", "http1", "http2"] | None = None, compress: bool | None = None, response_id: str | None = None, keep_headers: Sequence[str] | None = None, disable_after: timedelta | None = None, disable_failures: int | None = None, new_name: str | None = None, subscriber_type: Literal["client", "service"] | None = None) -> int:
         """Changes the settings of an endpoint; null leaves a setting as it is. JSON null (auth, tls, schedule,
         policy, breaker), 0 (rate, burst) and an empty text (tenant, response_id) remove a setting. A new URL
         needs a new consent if the endpoint asks for consent. Returns the id of a control message. Errors: OB001
@@ -1934,7 +1934,7 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("alter_publisher", {"code": code, "name": name, "description": description, "active": active, "topic_template": topic_template, "topic_function": topic_function}, Shape("void", None, {})))
 
-    async def alter_subscription(self, name: str, *, topics: Sequence[str] | None = None, filter: Any | None = None, endpoint: str | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, reset: Sequence[str] | None = None) -> int | None:
+    async def alter_subscription(self, name: str, *, topics: Sequence[str] | None = None, filter: Any | None = None, endpoint: str | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: Literal["raw", "envelope", "cloudevents", "cloudevents_structured", "pubsub"] | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: Literal["none", "key", "strict"] | None = None, on_exhausted: Literal["skip", "block"] | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, reset: Sequence[str] | None = None) -> int:
         """Changes the settings of a subscription; null leaves a setting as it is. reset: names of settings that
         go back to their default (filter, max_attempts, max_age, schedule, policy, ttl, deadline, max_lag,
         external_id, labels). Topics and filter hold for the positions after the control message whose id is
@@ -1949,7 +1949,7 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("alter_topic", {"code": code, "name": name, "description": description, "active": active}, Shape("void", None, {})))
 
-    async def append(self, stream: str, type: str, data: Any, *, expected_version: int | None = None, event_id: str | None = None, metadata: Any | None = None, headers: Any | None = None, tenant: str | None = None, publisher: str | None = None, occurred_at: datetime | None = None) -> int | None:
+    async def append(self, stream: str, type: str, data: Any, *, expected_version: int | None = None, event_id: str | None = None, metadata: Any | None = None, headers: Any | None = None, tenant: str | None = None, publisher: str | None = None, occurred_at: datetime | None = None) -> int:
         """Appends an event to a stream in the current transaction and returns its version: 1, 2, ... without a
         gap. stream: category-id, at most 255 bytes. type: has the form of a topic. data: at most
         pg_outbox.max_payload (256 kB by default). expected_version: -1 any (the default), 0 the stream does not
@@ -1962,13 +1962,13 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("append", {"stream": stream, "type": type, "data": data, "expected_version": expected_version, "event_id": event_id, "metadata": metadata, "headers": headers, "tenant": tenant, "publisher": publisher, "occurred_at": occurred_at}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def append_bytes(self, stream: str, types: Sequence[str], bodies: list[bytes], *, content_type: str | None = None, expected_version: int | None = None, event_ids: Sequence[str] | None = None, metadata: list[Any] | None = None, headers: Any | None = None, tenant: str | None = None, publisher: str | None = None, occurred_at: datetime | None = None) -> Appended:
+    async def append_bytes(self, stream: str, types: Sequence[str], bodies: Sequence[bytes], *, content_type: str | None = None, expected_version: int | None = None, event_ids: Sequence[str] | None = None, metadata: Sequence[Any] | None = None, headers: Any | None = None, tenant: str | None = None, publisher: str | None = None, occurred_at: datetime | None = None) -> Appended:
         """Like append_many(), for bodies of bytes or text, which are stored and delivered unchanged.
         content_type: their media type (default application/octet-stream). Errors are those of append_many().
         """
         return await self._arun(Call("append_bytes", {"stream": stream, "types": types, "bodies": bodies, "content_type": content_type, "expected_version": expected_version, "event_ids": event_ids, "metadata": metadata, "headers": headers, "tenant": tenant, "publisher": publisher, "occurred_at": occurred_at}, Shape("row", Appended, {})))  # type: ignore[no-any-return]
 
-    async def append_many(self, stream: str, types: Sequence[str], data: list[Any], *, expected_version: int | None = None, event_ids: Sequence[str] | None = None, metadata: list[Any] | None = None, headers: Any | None = None, tenant: str | None = None, publisher: str | None = None, occurred_at: datetime | None = None) -> Appended:
+    async def append_many(self, stream: str, types: Sequence[str], data: Sequence[Any], *, expected_version: int | None = None, event_ids: Sequence[str] | None = None, metadata: Sequence[Any] | None = None, headers: Any | None = None, tenant: str | None = None, publisher: str | None = None, occurred_at: datetime | None = None) -> Appended:
         """Appends 1 to 10000 events to a stream, all or none. types, data and, if they are given, event_ids and
         metadata have one entry per event; headers, tenant, publisher and occurred_at hold for all. Errors are
         those of append(), and 22023 there are no events or the arrays have different lengths.
@@ -1981,7 +1981,7 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("archive_get", {"message_id": message_id}, Shape("row", ArchiveEntry, {"created_at": "timestamp with time zone", "processed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    async def archive_list(self, *, tenant: str | None = None, status: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, endpoint: str | None = None, max_rows: int | None = None, before: int | None = None) -> list[ArchiveEntry]:
+    async def archive_list(self, *, tenant: str | None = None, status: Literal["completed", "failed", "skipped"] | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, endpoint: str | None = None, max_rows: int | None = None, before: int | None = None) -> list[ArchiveEntry]:
         """Returns entries of the archive, newest first, up to max_rows (default 50; 1 to 1000) in a page. Pass
         the last id of a page as before to get the next one. status: completed, failed or skipped. A page looks
         at up to 1,000 messages of the tenant or aggregate (or of all), and with endpoint at up to 10,000. If it
@@ -1996,7 +1996,7 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("archive_stats", {"tenant": tenant}, Shape("row", ArchiveStatsRow, {})))  # type: ignore[no-any-return]
 
-    async def cancel(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> int | None:
+    async def cancel(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> int:
         """Cancels a message: ends its deliveries that are still waiting, and returns how many were ended. A
         delivery that a worker has or that is in flight is not tried again if it fails. actor (default:
         session_user) and reason are stored in outbox.audit. Errors: OB001 no such message, OB002 it was
@@ -2004,13 +2004,13 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("cancel", {"message_id": message_id, "actor": actor, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def cancel_replay(self, replay_id: int) -> int | None:
+    async def cancel_replay(self, replay_id: int) -> int:
         """Cancels a replay, and returns the number of waiting deliveries that were cancelled. Deliveries that
         are leased or in flight end by themselves. Errors: OB001 no such replay, OB004 it has ended.
         """
         return await self._arun(Call("cancel_replay", {"replay_id": replay_id}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def capture(self, relation: str, *, topic: str | None = None, key_columns: Sequence[str] | None = None, operations: Sequence[str] | None = None, columns: Sequence[str] | None = None, condition: str | None = None, include_old: bool | None = None, style: str | None = None, tenant_column: str | None = None, replicated: bool | None = None, oversize: str | None = None) -> None:
+    async def capture(self, relation: str, *, topic: str | None = None, key_columns: Sequence[str] | None = None, operations: Sequence[Literal["insert", "update", "delete", "truncate"]] | None = None, columns: Sequence[str] | None = None, condition: str | None = None, include_old: bool | None = None, style: Literal["change", "row", "debezium"] | None = None, tenant_column: str | None = None, replicated: bool | None = None, oversize: Literal["fail", "skip", "reference"] | None = None) -> None:
         """Turns changes of a table's rows into messages, in the transaction that makes the changes. The caller
         must own the table, and the owner needs the capability publish. A second call replaces the capture; call
         again after partitions were added. topic: may contain {schema}, {table} and {op}. key_columns: columns
@@ -2025,13 +2025,13 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("capture", {"relation": relation, "topic": topic, "key_columns": key_columns, "operations": operations, "columns": columns, "condition": condition, "include_old": include_old, "style": style, "tenant_column": tenant_column, "replicated": replicated, "oversize": oversize}, Shape("void", None, {})))
 
-    async def cardinal_id(self, stream: str) -> str | None:
+    async def cardinal_id(self, stream: str) -> str:
         """Returns the first part of a compound stream id, which is the id before the first "+". Members of a
         consumer group share a category by it. Null if the stream has no id.
         """
         return await self._arun(Call("cardinal_id", {"stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def category(self, stream: str) -> str | None:
+    async def category(self, stream: str) -> str:
         """Returns the category of a stream: the part of its name before the first "-". Null for null."""
         return await self._arun(Call("category", {"stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -2055,7 +2055,7 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("claim_delivery", {"delivery_id": delivery_id, "worker": worker, "lease": lease}, Shape("row", Claimed, {"lease_expires_at": "timestamp with time zone", "body": "bytea", "enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "last_attempt_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    async def close_stream(self, stream: str, *, reason: str | None = None) -> int | None:
+    async def close_stream(self, stream: str, *, reason: str | None = None) -> int:
         """Closes a stream for ever: append() refuses it from now on. Its events stay. Returns its last version.
         reason is stored in outbox.audit. Waits for the transactions that are appending to the stream. Errors:
         OB001 there is no such stream, OB004 it is closed already, OB006 the reason is empty, 55P03 another
@@ -2063,7 +2063,7 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("close_stream", {"stream": stream, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def command_begin(self, key: str, command_type: str, *, ttl: timedelta | None = None, content: Any | None = None) -> Any | None:
+    async def command_begin(self, key: str, command_type: str, *, ttl: timedelta | None = None, content: Any | None = None) -> Any:
         """Begins a command of the application, in the transaction that processes it. null: the command is new;
         process it, and then call command_end(). Otherwise the command was processed before, and the result is
         an object with key, command_type, success, result, error, processed_at and expires_at. A transaction
@@ -2074,7 +2074,7 @@ class AsyncAdminMethods:
         malformed, 40001 at REPEATABLE READ when another transaction has processed the command meanwhile, 25006
         the transaction is read-only.
         """
-        return await self._arun(Call("command_begin", {"key": key, "command_type": command_type, "ttl": ttl, "content": content}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return await self._arun(Call("command_begin", {"key": key, "command_type": command_type, "ttl": ttl, "content": content}, Shape("value", None, {})))
 
     async def command_end(self, key: str, *, result: Any | None = None, error: Any | None = None) -> None:
         """Stores the result of a command that has begun in this transaction, so that later calls of
@@ -2085,7 +2085,7 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("command_end", {"key": key, "result": result, "error": error}, Shape("void", None, {})))
 
-    async def command_forget(self, key: str) -> bool | None:
+    async def command_forget(self, key: str) -> bool:
         """Forgets a command, so that its key is new again. Returns false if the key is not known."""
         return await self._arun(Call("command_forget", {"key": key}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -2123,13 +2123,13 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("count_by_state", {"tenant": tenant}, Shape("rows", CountByStateRow, {})))  # type: ignore[no-any-return]
 
-    async def count_messages(self, *, tenant: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, topic: str | None = None) -> int | None:
+    async def count_messages(self, *, tenant: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, topic: str | None = None) -> int:
         """Returns the number of messages (of a tenant, an aggregate, a topic; null: of all). 10,000 means at
         least 10,000.
         """
         return await self._arun(Call("count_messages", {"tenant": tenant, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "topic": topic}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def create_endpoint(self, name: str, url: str, *, secret: str | None = None, headers: Any | None = None, timeout: timedelta | None = None, concurrency: int | None = None, tenant: str | None = None, kind: str | None = None, auth: Any | None = None, tls: Any | None = None, signature: str | None = None, rate: float | None = None, burst: float | None = None, schedule: Any | None = None, policy: Any | None = None, breaker: Any | None = None, protocol: str | None = None, compress: bool | None = None, response_id: str | None = None, keep_headers: Sequence[str] | None = None, disable_after: timedelta | None = None, disable_failures: int | None = None, consent: bool | None = None, subscriber_type: str | None = None) -> CreateEndpointRow:
+    async def create_endpoint(self, name: str, url: str, *, secret: str | None = None, headers: Any | None = None, timeout: timedelta | None = None, concurrency: int | None = None, tenant: str | None = None, kind: Literal["webhook"] | None = None, auth: Any | None = None, tls: Any | None = None, signature: Literal["v1", "v1a"] | None = None, rate: float | None = None, burst: float | None = None, schedule: Any | None = None, policy: Any | None = None, breaker: Any | None = None, protocol: Literal["auto", "http1", "http2"] | None = None, compress: bool | None = None, response_id: str | None = None, keep_headers: Sequence[str] | None = None, disable_after: timedelta | None = None, disable_failures: int | None = None, consent: bool | None = None, subscriber_type: Literal["client", "service"] | None = None) -> CreateEndpointRow:
         """Creates an endpoint (an HTTP destination) and returns its id, its signing secret, and the id of a
         control message. The signing secret is shown nowhere else. secret: null makes a new one. signature: v1
         (HMAC-SHA256, the default) or v1a (ed25519). timeout: above 0, at most 60 s (default 15 s). concurrency:
@@ -2143,7 +2143,7 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("create_endpoint", {"name": name, "url": url, "secret": secret, "headers": headers, "timeout": timeout, "concurrency": concurrency, "tenant": tenant, "kind": kind, "auth": auth, "tls": tls, "signature": signature, "rate": rate, "burst": burst, "schedule": schedule, "policy": policy, "breaker": breaker, "protocol": protocol, "compress": compress, "response_id": response_id, "keep_headers": keep_headers, "disable_after": disable_after, "disable_failures": disable_failures, "consent": consent, "subscriber_type": subscriber_type}, Shape("row", CreateEndpointRow, {})))  # type: ignore[no-any-return]
 
-    async def create_projection(self, name: str, handler: str, *, kind: str | None = None, categories: Sequence[str] | None = None, types: Sequence[str] | None = None) -> None:
+    async def create_projection(self, name: str, handler: str, *, kind: Literal["inline", "async"] | None = None, categories: Sequence[str] | None = None, types: Sequence[str] | None = None) -> None:
         """Creates a projection. handler: the signature of a function (events outbox.event[]) returns void, such
         as "app.count_orders(outbox.event[])"; it runs as its owner, with a pinned search_path, and can neither
         create temporary tables nor change the role. kind async: from the first event on, whenever
@@ -2252,7 +2252,7 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("delete_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
-    async def delete_snapshots(self, stream: str, *, schema_version: int | None = None) -> int | None:
+    async def delete_snapshots(self, stream: str, *, schema_version: int | None = None) -> int:
         """Deletes the snapshots of a stream, or the one of a schema version, and returns how many. The next
         load starts at the first event.
         """
@@ -2265,14 +2265,14 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("describe_schedule", {"subscription": subscription}, Shape("rows", DescribeScheduleRow, {"wait": "interval", "planned": "interval", "earliest": "interval", "latest": "interval"})))  # type: ignore[no-any-return]
 
-    async def disable_endpoint(self, name: str, *, reason: str | None = None, mode: str | None = None) -> int | None:
+    async def disable_endpoint(self, name: str, *, reason: str | None = None, mode: Literal["hold", "skip"] | None = None) -> int:
         """Stops sending to an endpoint until enable_endpoint(). mode: hold (the default) keeps deliveries
         waiting, skip records them as skipped. Returns the id of a control message. Errors: OB001 no such
         endpoint, 22023 unknown mode, 54000 the reason is too large.
         """
         return await self._arun(Call("disable_endpoint", {"name": name, "reason": reason, "mode": mode}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def drop_endpoint(self, name: str) -> int | None:
+    async def drop_endpoint(self, name: str) -> int:
         """Drops an endpoint that no subscription uses, and deletes its secrets and credentials. Deliveries that
         wait for a retry are recorded as skipped. Returns the id of a control message. Errors: OB001 no such
         endpoint, OB004 a subscription uses it.
@@ -2285,7 +2285,7 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("drop_projection", {"name": name, "version": version}, Shape("void", None, {})))
 
-    async def drop_proxy(self, name: str) -> int | None:
+    async def drop_proxy(self, name: str) -> int:
         """Removes a proxy from the list. Returns the id of a control message. Only for the owner of the
         extension and superusers; it is in no capability. Errors: OB001 no such proxy, OB004 an endpoint uses
         it.
@@ -2298,14 +2298,14 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("drop_upcaster", {"type": type, "from_version": from_version}, Shape("void", None, {})))
 
-    async def enable_endpoint(self, name: str) -> int | None:
+    async def enable_endpoint(self, name: str) -> int:
         """Resumes sending to an endpoint. Failed deliveries are due at once. The circuit breaker closes, a
         pause ends, and the count of failures is reset. Returns the id of a control message. Errors: OB001 no
         such endpoint.
         """
         return await self._arun(Call("enable_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def ensure_subscription(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, source: str | None = None) -> str | None:
+    async def ensure_subscription(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: Literal["raw", "envelope", "cloudevents", "cloudevents_structured", "pubsub"] | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: Literal["none", "key", "strict"] | None = None, on_exhausted: Literal["skip", "block"] | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, source: str | None = None) -> str:
         """Creates a subscription, or alters the one that there is, so that it is as described: for migrations,
         and for programs that start. Topics, filter (null: none) and whether it is pushed are always as given;
         any other setting that is null keeps its value, or gets the default of subscribe() if the subscription
@@ -2349,7 +2349,7 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("export_subject", {"streams": streams, "types": types, "stream_prefix": stream_prefix, "tenant": tenant, "user_id": user_id, "metadata": metadata, "from_time": from_time, "to_time": to_time, "after": after, "max_events": max_events}, Shape("rows", ExportedEvent, {"body": "bytea", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    async def extend(self, lease: int, *, duration: timedelta | None = None) -> datetime | None:
+    async def extend(self, lease: int, *, duration: timedelta | None = None) -> datetime:
         """Extends a lease so that it ends duration (default 60 s, at most 7 days) from now, but not after the
         deadline of its claim. Never shortens the lease. Returns the new end. Errors: OB003 the lease is lost,
         22004 lease is null, 22023 duration is out of range.
@@ -2379,14 +2379,14 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("get_subject_key", {"key_id": key_id}, Shape("row", SubjectKey, {"wrapped_key": "bytea", "created_at": "timestamp with time zone", "rewrapped_at": "timestamp with time zone", "revoked_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    async def grant_consent(self, endpoint: str, *, rate_per_minute: int | None = None) -> int | None:
+    async def grant_consent(self, endpoint: str, *, rate_per_minute: int | None = None) -> int:
         """Records that the receiver has given its consent by other means than the handshake. rate_per_minute:
         requests per minute that it allows; null: no limit. Returns the id of a control message. Errors: OB001
         no such endpoint, 22023 rate_per_minute is below 1.
         """
         return await self._arun(Call("grant_consent", {"endpoint": endpoint, "rate_per_minute": rate_per_minute}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def grant_to(self, role: str, capability: str, *, subscriptions: Sequence[str] | None = None, topics: Sequence[str] | None = None, tenants: Sequence[str] | None = None, publishers: Sequence[str] | None = None, consumers: Sequence[str] | None = None) -> None:
+    async def grant_to(self, role: str, capability: Literal["publish", "capture", "consume", "observe", "monitor", "admin"], *, subscriptions: Sequence[str] | None = None, topics: Sequence[str] | None = None, tenants: Sequence[str] | None = None, publishers: Sequence[str] | None = None, consumers: Sequence[str] | None = None) -> None:
         """Grants a role a capability (publish, capture, consume, observe, monitor or admin), or replaces an
         earlier grant of it. publish can be narrowed to topics (patterns), tenants and publishers; monitor to
         tenants. consume can be narrowed to subscriptions, topics (patterns, for read()) and consumers (of
@@ -2396,7 +2396,7 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("grant_to", {"role": role, "capability": capability, "subscriptions": subscriptions, "topics": topics, "tenants": tenants, "publishers": publishers, "consumers": consumers}, Shape("void", None, {})))
 
-    async def head(self) -> int | None:
+    async def head(self) -> int:
         """Returns the last position of the feed; 0 when the feed is empty."""
         return await self._arun(Call("head", {}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -2419,13 +2419,13 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("ignore_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
-    async def is_terminal(self, state: str) -> bool | None:
+    async def is_terminal(self, state: Literal["pending", "processing", "failed", "completed", "dead", "expired", "cancelled", "skipped"]) -> bool:
         """Returns whether a delivery or message in this state is not tried again by itself: true for completed,
         dead, skipped, expired and cancelled.
         """
         return await self._arun(Call("is_terminal", {"state": state}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def list_messages(self, *, tenant: str | None = None, state: str | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, severity: str | None = None, max_messages: int | None = None, before: int | None = None, skip: int | None = None) -> list[MessageStatus]:
+    async def list_messages(self, *, tenant: str | None = None, state: Literal["pending", "processing", "failed", "completed", "dead", "expired", "cancelled", "skipped"] | None = None, topic: str | None = None, aggregate_type: str | None = None, aggregate_id: str | None = None, severity: str | None = None, max_messages: int | None = None, before: int | None = None, skip: int | None = None) -> list[MessageStatus]:
         """Returns messages, newest first, up to max_messages (default 50; 1 to 1000) in a page. Pass the last
         id of a page as before to get the next one; skip (0 to 10000) leaves out the first ones. Tenant and
         aggregate use an index, and status pending, processing, failed, dead or expired uses the deliveries. In
@@ -2470,7 +2470,7 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("metrics", {}, Shape("rows", MetricsRow, {})))  # type: ignore[no-any-return]
 
-    async def move_to_dead_letters(self, delivery_id: int, reason: str, *, actor: str | None = None) -> int | None:
+    async def move_to_dead_letters(self, delivery_id: int, reason: str, *, actor: str | None = None) -> int:
         """Moves a waiting delivery to the dead letters, with the reason "moved" and the argument reason as its
         last_error. Returns the id of the dead letter. Errors: OB001 no such delivery, OB002 it has ended, OB003
         a worker has it, 22023 actor is empty.
@@ -2493,7 +2493,7 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("pause_projection", {"name": name, "version": version}, Shape("void", None, {})))
 
-    async def pause_subscription(self, name: str) -> int | None:
+    async def pause_subscription(self, name: str) -> int:
         """Pauses a subscription until resume(): messages are still routed to it and retained, but nothing is
         sent or can be claimed. Returns the id of a control message. Errors: OB001 no such subscription.
         """
@@ -2545,7 +2545,7 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("read_events", {"after_position": after_position, "max_events": max_events, "categories": categories, "types": types, "tenant": tenant, "filter": filter, "member": member, "members": members, "epoch": epoch}, Shape("rows", Event, {"body": "bytea", "occurred_at": "timestamp with time zone", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    async def rebuild_projection(self, name: str, *, handler: str | None = None) -> int | None:
+    async def rebuild_projection(self, name: str, *, handler: str | None = None) -> int:
         """Makes a new version of an asynchronous projection, which begins at the first event, and returns its
         number. handler: a function that writes to tables of its own; the old version goes on until
         switch_projection(). Null: the same handler; the old version stops at once, and the caller empties the
@@ -2555,7 +2555,7 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("rebuild_projection", {"name": name, "handler": handler}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def register_schema(self, type: str, schema: Any, *, version: int | None = None, compatibility: str | None = None, validated: bool | None = None, description: str | None = None) -> int | None:
+    async def register_schema(self, type: str, schema: Any, *, version: int | None = None, compatibility: Literal["full", "backward", "forward", "breaking"] | None = None, validated: bool | None = None, description: str | None = None) -> int:
         """Registers a version of the JSON Schema of an event type and returns the version. version: the next
         one by default. The same version with an equal schema changes nothing. compatibility: what the change
         from the version before must be: backward (the default; the new version reads the data of the one
@@ -2575,7 +2575,7 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("release", {"lease": lease, "delivery_ids": delivery_ids}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def replay(self, subscription: str, *, from_position: int | None = None, to_position: int | None = None, filter: Any | None = None, new_ids: bool | None = None, rate: int | None = None, from_time: datetime | None = None, to_time: datetime | None = None) -> int | None:
+    async def replay(self, subscription: str, *, from_position: int | None = None, to_position: int | None = None, filter: Any | None = None, new_ids: bool | None = None, rate: int | None = None, from_time: datetime | None = None, to_time: datetime | None = None) -> int:
         """Delivers again the messages that a subscription matched between two positions, both included, and
         returns the id of the replay. Which messages matched is decided by the versions that held at those
         positions. from_position: default tail(); to_position: default head(). from_time and to_time (exclusive)
@@ -2587,14 +2587,14 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("replay", {"subscription": subscription, "from_position": from_position, "to_position": to_position, "filter": filter, "new_ids": new_ids, "rate": rate, "from_time": from_time, "to_time": to_time}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def request_consent(self, endpoint: str) -> int | None:
+    async def request_consent(self, endpoint: str) -> int:
         """Asks the receiver of an endpoint for consent with the CloudEvents webhook handshake, whatever its
         earlier answer was. Deliveries wait until it agrees. Returns the id of a control message. Errors: OB001
         no such endpoint.
         """
         return await self._arun(Call("request_consent", {"endpoint": endpoint}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def requeue(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> int | None:
+    async def requeue(self, dead_letter_id: int, *, actor: str | None = None, note: str | None = None) -> int:
         """Makes the delivery of a dead letter due now, with all its attempts again, and returns the id of the
         delivery. The receiver gets the same webhook id. A requeued delivery does not expire, and a cancelled
         message is not cancelled any more. Errors: OB001 no such dead letter, OB004 it was requeued already, its
@@ -2602,7 +2602,7 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("requeue", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def requeue_all(self, *, actor: str | None = None, subscription: str | None = None, reason: str | None = None, topic: str | None = None, dead_after: datetime | None = None, dead_before: datetime | None = None, note: str | None = None, max_rows: int | None = None, dry_run: bool | None = None) -> int | None:
+    async def requeue_all(self, *, actor: str | None = None, subscription: str | None = None, reason: str | None = None, topic: str | None = None, dead_after: datetime | None = None, dead_before: datetime | None = None, note: str | None = None, max_rows: int | None = None, dry_run: bool | None = None) -> int:
         """Requeues up to max_rows (default 1000; 1 to 100000) open dead letters, oldest first, and returns how
         many. subscription, reason, topic, dead_after (inclusive) and dead_before (exclusive) select them; null:
         all. dry_run: only counts. Dead letters that cannot be requeued are left out. Errors: OB001 no such
@@ -2617,7 +2617,7 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("reschedule", {"delivery_id": delivery_id, "due_at": due_at, "actor": actor, "priority": priority, "expires_at": expires_at}, Shape("void", None, {})))
 
-    async def resend(self, message_id: int, subscription: str) -> int | None:
+    async def resend(self, message_id: int, subscription: str) -> int:
         """Sends a message once more to a pushed subscription, whatever the state of its delivery: one attempt
         outside the budget, with the same webhook id. Returns the id for manual_result(). Errors: OB001 no such
         subscription, or the message is not stored or not in the feed yet; OB004 the subscription is pulled by
@@ -2638,13 +2638,13 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("resume_projection", {"name": name, "version": version}, Shape("void", None, {})))
 
-    async def resume_subscription(self, name: str) -> int | None:
+    async def resume_subscription(self, name: str) -> int:
         """Resumes a paused subscription where it stopped. Returns the id of a control message. Errors: OB001 no
         such subscription.
         """
         return await self._arun(Call("resume_subscription", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def retry(self, message_id: int, subscription: str, *, actor: str | None = None) -> int | None:
+    async def retry(self, message_id: int, subscription: str, *, actor: str | None = None) -> int:
         """Makes a waiting, failed, dead or expired delivery of a message to a subscription due now, with its
         attempts counted from 0 again. Returns the id of the delivery. by: default session_user. Errors: OB001
         no such subscription, or there is no such delivery (not matched, not routed yet, or in its first
@@ -2652,14 +2652,14 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("retry", {"message_id": message_id, "subscription": subscription, "actor": actor}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def revoke_from(self, role: str, capability: str) -> bool | None:
+    async def revoke_from(self, role: str, capability: Literal["publish", "capture", "consume", "observe", "monitor", "admin"]) -> bool:
         """Revokes a capability from a role. Privileges that another capability of the role needs stay. Returns
         false if the role did not have the capability by grant_to(). Errors: 42704 no such role, 22023 unknown
         capability.
         """
         return await self._arun(Call("revoke_from", {"role": role, "capability": capability}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def revoke_subject_keys(self, subject: str, *, actor: str | None = None, reason: str | None = None) -> int | None:
+    async def revoke_subject_keys(self, subject: str, *, actor: str | None = None, reason: str | None = None) -> int:
         """Removes all data keys of a subject for good, so that nothing that was encrypted with them can be read
         any more, and returns the id of the certificate. Keys that the subject gets later are not concerned. If
         all its keys were revoked before, nothing changes, and the last certificate is returned. Errors: OB001
@@ -2675,7 +2675,7 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("rewrap_subject_key", {"key_id": key_id, "wrapped_key": wrapped_key, "master_key": master_key}, Shape("void", None, {})))
 
-    async def rotate(self, *, ring: str | None = None) -> str | None:
+    async def rotate(self, *, ring: str | None = None) -> str:
         """Makes new rows of a ring (default message) go to the next leaf from now on. Returns rotated, empty
         (nothing was written to the current leaf), full (the next leaf still holds rows), or not yet (the
         sequencer is busy). Not in a transaction block or function. Errors: OB001 no such ring, 25001 in such a
@@ -2690,7 +2690,7 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("rotate_secret", {"name": name, "secret": secret, "overlap": overlap}, Shape("row", RotateSecretRow, {})))  # type: ignore[no-any-return]
 
-    async def run_projection(self, name: str, *, max_events: int | None = None, version: int | None = None) -> int | None:
+    async def run_projection(self, name: str, *, max_events: int | None = None, version: int | None = None) -> int:
         """Applies the next page of events to an asynchronous projection and moves its cursor, both in the
         transaction of the caller, and returns how many events it applied; 0: it is up to date. max_events: 1 to
         10000 (1000). version null: the live one. Two callers do not apply the same page: one waits. If the
@@ -2702,7 +2702,7 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("run_projection", {"name": name, "max_events": max_events, "version": version}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def saga_delete(self, saga_type: str, saga_id: str) -> bool | None:
+    async def saga_delete(self, saga_type: str, saga_id: str) -> bool:
         """Deletes a saga and the list of the events that it has handled. Returns false if there is no such
         saga. The deletion is recorded in outbox.audit. Errors: 25006 the transaction is read-only.
         """
@@ -2714,7 +2714,7 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("saga_find", {"saga_type": saga_type, "correlation_id": correlation_id}, Shape("rows", SagaState, {"started_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "completed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    async def saga_handle(self, saga_type: str, saga_id: str, message_id: int) -> bool | None:
+    async def saga_handle(self, saga_type: str, saga_id: str, message_id: int) -> bool:
         """Locks a saga until the transaction ends, and remembers that it handles this event. true: the event is
         new to the saga; false: it was handled before, and nothing is to be done. Call it before saga_load(), in
         the transaction that handles the event. Errors: OB001 there is no such saga, 22004 message_id is null,
@@ -2727,7 +2727,7 @@ class AsyncAdminMethods:
         """Returns a saga with its state and version. Errors: OB001 there is no such saga."""
         return await self._arun(Call("saga_load", {"saga_type": saga_type, "saga_id": saga_id}, Shape("row", SagaState, {"started_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "completed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    async def saga_save(self, saga_type: str, saga_id: str, state: Any, expected_version: int, *, status: str | None = None, step: int | None = None, steps: Any | None = None, correlation_id: str | None = None, failure_reason: str | None = None) -> int | None:
+    async def saga_save(self, saga_type: str, saga_id: str, state: Any, expected_version: int, *, status: Literal["started", "running", "completed", "failed", "compensating", "compensated", "compensation_failed"] | None = None, step: int | None = None, steps: Any | None = None, correlation_id: str | None = None, failure_reason: str | None = None) -> int:
         """Stores the state of a saga and returns its new version. expected_version: the version that
         saga_load() returned; 0: the saga starts. status: started, running, completed, failed, compensating,
         compensated or compensation_failed; null: as it is, and running after the first change. A saga that is
@@ -2741,7 +2741,7 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("saga_save", {"saga_type": saga_type, "saga_id": saga_id, "state": state, "expected_version": expected_version, "status": status, "step": step, "steps": steps, "correlation_id": correlation_id, "failure_reason": failure_reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def save_snapshot(self, stream: str, version: int, *, state: Any | None = None, schema_version: int | None = None, body: bytes | None = None, content_type: str | None = None) -> bool | None:
+    async def save_snapshot(self, stream: str, version: int, *, state: Any | None = None, schema_version: int | None = None, body: bytes | None = None, content_type: str | None = None) -> bool:
         """Stores the state of a stream after the event of that version, in place of the snapshot of an earlier
         version. Returns false, and changes nothing, if a later one is stored. state: as JSON; or body: as
         bytes, with its content_type (application/octet-stream by default). schema_version: the form of the
@@ -2758,19 +2758,19 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("save_subject_key", {"subject": subject, "key_id": key_id, "wrapped_key": wrapped_key, "master_key": master_key}, Shape("void", None, {})))
 
-    async def send_test(self, endpoint: str, *, payload: Any | None = None) -> int | None:
+    async def send_test(self, endpoint: str, *, payload: Any | None = None) -> int:
         """Sends a test message (topic outbox.test, signed like any other) to an endpoint, once the transaction
         commits. Returns the id for manual_result(). Errors: OB001 no such endpoint, 22004 payload is null.
         """
         return await self._arun(Call("send_test", {"endpoint": endpoint, "payload": payload}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def set_endpoint_proxy(self, endpoint: str, proxy: str) -> int | None:
+    async def set_endpoint_proxy(self, endpoint: str, proxy: str) -> int:
         """Chooses one of the operator's proxies for an endpoint; null: the default proxy, if there is one.
         Returns the id of a control message. Errors: OB001 no such endpoint or proxy.
         """
         return await self._arun(Call("set_endpoint_proxy", {"endpoint": endpoint, "proxy": proxy}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def set_proxy(self, name: str, url: str, *, resolves_names: bool | None = None, is_default: bool | None = None) -> int | None:
+    async def set_proxy(self, name: str, url: str, *, resolves_names: bool | None = None, is_default: bool | None = None) -> int:
         """Adds a proxy to the list, or changes it. url: http://[user:password@]host:port or socks5://...; null:
         no proxy. is_default: there is one default, so the former one loses this property. Returns the id of a
         control message. Only for the owner of the extension and superusers; it is in no capability. Errors:
@@ -2810,13 +2810,13 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("stream_info", {"stream": stream}, Shape("row", StreamInfoRow, {"created_at": "timestamp with time zone", "updated_at": "timestamp with time zone", "closed_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    async def stream_key(self, stream: str) -> str | None:
+    async def stream_key(self, stream: str) -> str:
         """Returns the id of a stream within its category: the part of its name after the first "-". Null if
         there is none.
         """
         return await self._arun(Call("stream_key", {"stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def stream_version(self, stream: str) -> int | None:
+    async def stream_version(self, stream: str) -> int:
         """Returns the last version of a stream; 0: there is no such stream. It is the version as it is now,
         whatever the transaction's snapshot shows. Errors: 22004 stream is null, 22023 it is malformed.
         """
@@ -2836,7 +2836,7 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("subject_keys", {"subject": subject}, Shape("rows", SubjectKey, {"wrapped_key": "bytea", "created_at": "timestamp with time zone", "rewrapped_at": "timestamp with time zone", "revoked_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    async def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: str | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: str | None = None, on_exhausted: str | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None, source: str | None = None) -> int | None:
+    async def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: Literal["raw", "envelope", "cloudevents", "cloudevents_structured", "pubsub"] | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: Literal["none", "key", "strict"] | None = None, on_exhausted: Literal["skip", "block"] | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None, source: str | None = None) -> int:
         """Creates a subscription: the messages of these topics (patterns; * is one word, # any number of words)
         are sent to an endpoint, or claimed by workers if there is neither endpoint nor url. url: creates an
         endpoint with the subscription's name. filter: further conditions on a message. The other settings are
@@ -2850,7 +2850,7 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("subscribe", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "url": url, "source": source}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def switch_projection(self, name: str) -> int | None:
+    async def switch_projection(self, name: str) -> int:
         """Makes the version that is being rebuilt the live one, stops the old one, and returns the new version.
         Swap the view over the tables in the same transaction. The new version is first brought to where the old
         one is, if that is at most ten pages. Errors: OB012 the rebuild has not come far enough, OB001 no such
@@ -2858,13 +2858,13 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("switch_projection", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def tail(self) -> int | None:
+    async def tail(self) -> int:
         """Returns the first position whose message is still stored, or head() + 1 when none is. read() starts
         there when after_position is 0.
         """
         return await self._arun(Call("tail", {}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def tick(self) -> int | None:
+    async def tick(self) -> int:
         """Gives positions to the messages that are committed now (at most 100000 of them), and returns the last
         position. The dispatcher does this by itself; call the function where there is no dispatcher. Not in a
         transaction block or function. Errors: 25001 in such a transaction, 25006 the transaction is read-only,
@@ -2873,7 +2873,7 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("tick", {}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def truncate_stream(self, stream: str, before_version: int, *, reason: str | None = None) -> int | None:
+    async def truncate_stream(self, stream: str, before_version: int, *, reason: str | None = None) -> int:
         """Removes the events of a stream before a version, for good, and returns how many. Their positions stay
         empty, their waiting deliveries are cancelled, and the stream's versions go on. reason is stored in
         outbox.audit. Errors: OB001 there is no such stream, OB003 a worker has one of the events, OB006 the
@@ -2882,13 +2882,13 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("truncate_stream", {"stream": stream, "before_version": before_version, "reason": reason}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def uncapture(self, relation: str) -> bool | None:
+    async def uncapture(self, relation: str) -> bool:
         """Drops the capture of a table, which the caller must own. Returns false if there was none. Errors:
         42501 the caller is not the owner, or the call is within a security-restricted operation.
         """
         return await self._arun(Call("uncapture", {"relation": relation}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def unlock_stale(self, older_than: timedelta, *, subscription: str | None = None) -> int | None:
+    async def unlock_stale(self, older_than: timedelta, *, subscription: str | None = None) -> int:
         """Takes back every lease that was claimed at least older_than ago, even if the lease has not expired;
         subscription null: of all subscriptions. Leases that another session has locked are skipped. The attempt
         counts as failed, and the deliveries are due again at once, or dead letters after their last attempt.
@@ -2897,20 +2897,20 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("unlock_stale", {"older_than": older_than, "subscription": subscription}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def unsubscribe(self, name: str) -> int | None:
+    async def unsubscribe(self, name: str) -> int:
         """Ends a subscription at the position of the control message whose id is returned. Messages that were
         not delivered by then are logged as skipped, with the reason unsubscribed. The row stays in
         outbox.subscription with deleted_at set. Errors: OB001 no such subscription.
         """
         return await self._arun(Call("unsubscribe", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def upcast(self, type: str, data: Any, *, from_version: int | None = None, to_version: int | None = None) -> Any | None:
+    async def upcast(self, type: str, data: Any, *, from_version: int | None = None, to_version: int | None = None) -> Any:
         """Returns the data of an event type as that of a later version. from_version: the version of the data
         (1). to_version null: as far as the upcasters go; data of a type without upcasters is returned as it is.
         Errors: OB004 a version has no upcaster, 42883 an upcaster is gone or has another owner, 22004 an
         upcaster returned null, and those that an upcaster raises.
         """
-        return await self._arun(Call("upcast", {"type": type, "data": data, "from_version": from_version, "to_version": to_version}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return await self._arun(Call("upcast", {"type": type, "data": data, "from_version": from_version, "to_version": to_version}, Shape("value", None, {})))
 
     async def validate_event(self, type: str, data: Any, *, version: int | None = None) -> None:
         """Checks data against the schema of an event type. version null: the latest one. Errors: 22023 the data
@@ -2923,7 +2923,7 @@ class AsyncAdminMethods:
         """Returns the version of the installed objects (extension), and that of the library that is loaded."""
         return await self._arun(Call("version", {}, Shape("row", VersionRow, {})))  # type: ignore[no-any-return]
 
-    async def webhook_id(self, message_id: int, enqueued_at: datetime) -> str | None:
+    async def webhook_id(self, message_id: int, enqueued_at: datetime) -> str:
         """Returns the webhook id of a message, by which receivers deduplicate. It is the same for every
         attempt, restart, retry and replay (unless the replay asked for new ids).
         """

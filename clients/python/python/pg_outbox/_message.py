@@ -6,10 +6,20 @@ import base64
 import datetime as dt
 import json
 from collections.abc import Mapping
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
+
+
+class Validator(Protocol[T_co]):
+    """A TypeAdapter of pydantic, or another object that validates JSON."""
+
+    def validate_json(self, data: bytes, /) -> T_co: ...
 
 
 class Message:
@@ -82,8 +92,8 @@ class Message:
         return self._object("metadata")
 
     @property
-    def enqueued_at(self) -> dt.datetime | None:
-        return self._time("enqueued_at")
+    def enqueued_at(self) -> dt.datetime:
+        return self._time("enqueued_at") or _EPOCH
 
     @property
     def occurred_at(self) -> dt.datetime | None:
@@ -99,19 +109,14 @@ class Message:
     def json(self) -> Any: ...
     @overload
     def json(self, into: type[T]) -> T: ...
-    def json(self, into: type[Any] | None = None) -> Any:
-        """Returns the content as JSON, or with `into` as an instance of that class (a dataclass or pydantic model)."""
-        from ._errors import InvalidError
+    @overload
+    def json(self, into: Validator[T]) -> T: ...
+    def json(self, into: Any = Any) -> Any:
+        """Returns the content as JSON, or with `into` as an instance of that type: a pydantic model or TypeAdapter, a
+        dataclass, a TypedDict, or a generic such as list[Model] (which needs pydantic). Raises InvalidError."""
+        from ._payload import decode
 
-        try:
-            value = json.loads(self.bytes())
-            if into is None:
-                return value
-            if hasattr(into, "model_validate"):
-                return into.model_validate(value)
-            return into(**value) if isinstance(value, dict) else into(value)
-        except (TypeError, ValueError) as error:
-            raise InvalidError("malformed payload", code="22023", name="invalid_parameter", detail=str(error)) from error
+        return decode(self.bytes(), into)
 
     def text(self) -> str:
         """Returns the content as text."""
@@ -130,6 +135,13 @@ class Message:
     def base64(self) -> str:
         """Returns the content in base64."""
         return base64.b64encode(self.bytes()).decode()
+
+    def otel_context(self) -> Context:
+        """Returns the OpenTelemetry context in which the message was enqueued, by `traceparent` and `tracestate` of its
+        metadata. Needs the package opentelemetry-api."""
+        from ._telemetry import context_of
+
+        return context_of(self.metadata)
 
     def get_metadata(self, name: str, default: Any = None) -> Any:
         """Returns an entry of the metadata."""

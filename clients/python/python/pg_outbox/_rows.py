@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import dataclasses
 import datetime as dt
+import enum
 import json
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -59,21 +61,37 @@ class Call:
         self, name: str, args: Mapping[str, Any], shape: Shape, *, table: bool = False, limit: int = 0
     ) -> None:
         self.name = name
-        self.args = dumps({key: value for key, value in args.items() if value is not None})
+        # In a filter None means null. An argument that is None has its default.
+        self.args = dumps(_known(name, args, shape.fields) if table else {k: v for k, v in args.items() if v is not None})
         self.shape = shape
         self.table = table
         self.limit = limit
+
+
+def _known(table: str, filter: Mapping[str, Any], columns: AbstractSet[str]) -> Mapping[str, Any]:
+    from ._errors import InvalidError, suggestion
+
+    for name in filter:
+        if name not in columns:
+            meant = suggestion(name, columns).removeprefix(". ")
+            raise InvalidError(
+                f'outbox.{table} has no column "{name}"', code="22023", name="invalid_parameter",
+                hint=meant or f"Its columns are {', '.join(sorted(columns))}.",
+            )
+    return filter
 
 
 def _default(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
+        return value.model_dump(mode="json", by_alias=True)
     if isinstance(value, (dt.datetime, dt.date, dt.time)):
         return value.isoformat()
     if isinstance(value, dt.timedelta):
         return value.total_seconds()
+    if isinstance(value, enum.Enum):
+        return value.value
     if isinstance(value, (UUID, Decimal)):
         return str(value)
     if isinstance(value, (bytes, bytearray, memoryview)):

@@ -233,6 +233,12 @@ impl Reader {
         self.epoch
     }
 
+    /// Returns the epoch of a message that was read and is not confirmed. For another position it is that of
+    /// [`Reader::epoch`].
+    pub fn epoch_at(&self, position: i64) -> Option<i32> {
+        epoch_of(&self.unconfirmed, position).unwrap_or(self.epoch)
+    }
+
     async fn fetch(&mut self) -> Result<()> {
         let mut backoff = Backoff::default();
         loop {
@@ -341,12 +347,12 @@ impl Reader {
         self.advance_batch(batch).await
     }
 
-    /// Moves the cursor as [`Reader::advance`] does, by the message's position and webhook id.
+    /// Moves the cursor as [`Reader::advance`] does, by the positions of the messages and the webhook id of the last one.
     ///
     /// # Errors
     /// Those of [`Reader::advance`].
-    pub async fn advance_to(&mut self, position: i64, webhook_id: &str) -> Result<()> {
-        self.advance_batch(Batch { positions: vec![position], webhook_id: webhook_id.to_owned() }).await
+    pub async fn advance_to(&mut self, positions: &[i64], webhook_id: &str) -> Result<()> {
+        self.advance_batch(Batch { positions: positions.to_vec(), webhook_id: webhook_id.to_owned() }).await
     }
 
     async fn advance_batch(&mut self, batch: Batch) -> Result<()> {
@@ -448,7 +454,12 @@ impl Reader {
 
     /// Counts a message as confirmed that had no effect and shall have none. The next advance passes over it.
     pub fn skip(&mut self, message: &Message) {
-        self.unconfirmed.retain(|(position, _)| *position != message.position);
+        self.skip_at(message.position);
+    }
+
+    /// Does the same as [`Reader::skip`], by the message's position.
+    pub fn skip_at(&mut self, position: i64) {
+        self.unconfirmed.retain(|(known, _)| *known != position);
     }
 
     /// Records why the message at `position` could not be handled, for `cursor_list()`, `health()` and the command line. The

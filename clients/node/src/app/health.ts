@@ -1,0 +1,62 @@
+/**
+ * The health port of a worker application. GET /health answers 200 while every worker has a connection, else 503. GET /metrics has
+ * counts in the text format of Prometheus, named as by the other clients.
+ */
+
+import { invalid } from '../client/errors.js';
+import type { WorkerHealth } from '../work/worker.js';
+
+/** Returns host and port of an address such as `:8080` or `127.0.0.1:8080`. */
+export function parseAddress(address: string | number): { host: string | undefined; port: number } {
+    const [, host, port] = /^(?:(.*):)?(\d{1,5})$/.exec(String(address)) ?? [];
+    if (port === undefined || Number(port) > 65535) {
+        throw invalid(`invalid address of the health port: "${String(address).slice(0, 100)}"`, { hint: 'For example ":8080" or "127.0.0.1:8080".' });
+    }
+    return { host: host?.replace(/^\[|\]$/g, '') || undefined, port: Number(port) };
+}
+
+function metrics(workers: WorkerHealth[]): string {
+    const label = (worker: WorkerHealth) => `subscription="${worker.subscription}"`;
+    const lines = ['# HELP outbox_worker_deliveries_total Deliveries by outcome of their handler.', '# TYPE outbox_worker_deliveries_total counter'];
+    for (const worker of workers) {
+        for (const outcome of ['completed', 'failed', 'dead', 'released', 'lost'] as const) {
+            lines.push(`outbox_worker_deliveries_total{${label(worker)},outcome="${outcome}"} ${worker.summary[outcome]}`);
+        }
+    }
+    lines.push('# HELP outbox_worker_running Handlers that run now.', '# TYPE outbox_worker_running gauge');
+    for (const worker of workers) lines.push(`outbox_worker_running{${label(worker)}} ${worker.running}`);
+    lines.push('# HELP outbox_worker_connected Whether the worker has a session.', '# TYPE outbox_worker_connected gauge');
+    for (const worker of workers) lines.push(`outbox_worker_connected{${label(worker)}} ${worker.ok ? 1 : 0}`);
+    return `${lines.join('\n')}\n`;
+}
+
+/** Serves on an address. `workers` is asked at each request. Returns the port, and a function that ends the server. */
+export async function serveHealth(
+    address: string | number,
+    workers: () => WorkerHealth[],
+): Promise<{ port: number; close: () => Promise<void> }> {
+    const { host, port } = parseAddress(address);
+    const { createServer } = require('node:http') as typeof import('node:http');
+    const server = createServer((request, response) => {
+        const path = (request.url ?? '/').split('?')[0]!;
+        const answer = (status: number, type: string, body: string) => {
+            response.writeHead(status, { 'content-type': type });
+            response.end(body);
+        };
+        if (path === '/metrics') return answer(200, 'text/plain; version=0.0.4; charset=utf-8', metrics(workers()));
+        if (!['/', '/health', '/healthz'].includes(path)) return answer(404, 'text/plain; charset=utf-8', 'there are /health and /metrics\n');
+        const all = workers();
+        const ok = all.length > 0 && all.every((worker) => worker.ok);
+        answer(ok ? 200 : 503, 'application/json', `${JSON.stringify({ state: ok ? 'ok' : 'disconnected', workers: all })}\n`);
+    });
+    await new Promise<void>((resolve, reject) => {
+        server.once('error', reject);
+        server.listen({ port, host }, resolve);
+    });
+    // A supervisor that keeps its connection open does not keep the process alive.
+    const close = () => {
+        server.closeAllConnections();
+        return new Promise<void>((resolve) => server.close(() => resolve()));
+    };
+    return { port: (server.address() as { port: number }).port, close };
+}

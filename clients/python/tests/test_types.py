@@ -1,0 +1,50 @@
+"""What the type checkers accept and refuse. A forgotten await loses a message, so they have to see it."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = pathlib.Path(__file__).parent / "typed/app.py"
+EXAMPLE = pathlib.Path(__file__).resolve().parents[3] / "examples/python-fastapi"
+
+
+def mypy(path, *more):
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--show-error-codes", *more, str(path)]
+    out = subprocess.run(command, capture_output=True, text=True, check=False, cwd=path.parent).stdout
+    return {int(n): text for n, text in re.findall(r"^[^\n:]+:(\d+): error: (.*)$", out, re.MULTILINE)}, out
+
+
+def pyright(path):
+    config = {"include": [str(path)], "typeCheckingMode": "strict", "venv": "", "reportMissingTypeStubs": False}
+    project = path.parent / "pyrightconfig.json"
+    assert not project.exists(), config
+    command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, str(path)]
+    out = subprocess.run(command, capture_output=True, text=True, check=False, cwd=path.parent).stdout
+    if not out.startswith("{"):
+        pytest.skip("pyright needs Node")
+    found = [d for d in json.loads(out)["generalDiagnostics"] if d["severity"] == "error"]
+    return {d["range"]["start"]["line"] + 1: d["message"] for d in found}, out
+
+
+def refused():
+    return {n for n, line in enumerate(PROGRAM.read_text().splitlines(), 1) if line.endswith("# refused")}
+
+
+def test_mypy_refuses_what_loses_a_message():
+    found, out = mypy(PROGRAM, "--enable-error-code=unused-coroutine")
+    assert set(found) == refused(), out
+
+
+def test_pyright_refuses_what_loses_a_message():
+    found, out = pyright(PROGRAM)
+    assert set(found) == refused(), out
+
+
+@pytest.mark.parametrize("check", [mypy, pyright])
+def test_the_example_is_clean(check):
+    found, out = check(EXAMPLE / "app.py")
+    assert found == {}, out

@@ -1,0 +1,564 @@
+//! One relay: reads, sends, waits for the acknowledgement, and then moves the cursor.
+//!
+//! - The cursor is moved only to positions up to which the broker has stored everything.
+//! - While one batch is sent, the next one is read, and the cursor is moved for the one before.
+//! - After a failure nothing is sent until the broker was opened again; then sending continues from the cursor, or after the
+//!   last record that the broker says it has.
+//! - A message that the broker will never take ends the batch before it. Nothing after it is sent until it has been skipped
+//!   or dead-lettered, or until an operator has moved the cursor.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use outbox_core::message::Message;
+use pg_outbox::error::{Error, Kind, Result};
+use pg_outbox::tokio_postgres::types::{ToSql, Type};
+use serde_json::json;
+use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
+
+use crate::backoff::Backoff;
+use crate::config::{OnRefused, RelayConfig, SourceConfig};
+use crate::log;
+use crate::record::{Layout, Record};
+use crate::sink::{self, Failure, Opened, Sink};
+use crate::source::{Active, Cursor, Place, Read, Source};
+use crate::template::Template;
+
+/// The pause between attempts of a stand-by to take over.
+const STAND_BY: Duration = Duration::from_secs(1);
+
+/// A relay that has not been started.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    settings: RelayConfig,
+    source: Source,
+    template: Template,
+    sink: Box<dyn Sink>,
+    once: bool,
+    shared: Arc<Shared>,
+}
+
+/// The state that the heartbeat tells.
+#[derive(Debug, Default)]
+struct Shared {
+    status: Mutex<Status>,
+    /// Wakes the heartbeat when the state has changed.
+    changed: Notify,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Status {
+    state: &'static str,
+    place: Place,
+    relayed: i64,
+    skipped: i64,
+    error: Option<String>,
+}
+
+/// Why a relay does not go on in the same session.
+enum End {
+    /// A signal arrived, or everything was relayed (`--once`).
+    Ended,
+    /// Another instance is active.
+    StandBy,
+    /// The relay was to stop at once when a message was refused (`--once`).
+    Stopped,
+}
+
+/// Why sending does not go on.
+enum Pause {
+    Ended,
+    /// The broker has to be opened again.
+    Reopen(String),
+    /// An operator has to decide.
+    Stop(String),
+}
+
+/// The messages of a read that can be sent, and the first that cannot.
+#[derive(Default)]
+struct Batch {
+    records: Vec<Record>,
+    /// The position and id of the last message before the refused one, sent or skipped because the broker has it.
+    last: Option<(Place, String)>,
+    refused: Option<(Message, i32, String)>,
+}
+
+/// A move of the cursor that is due.
+#[derive(Clone)]
+struct Due {
+    place: Place,
+    id: String,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state. The heartbeat tells it at once.
+    fn set(&self, state: &'static str, error: Option<String>) {
+        let mut status = self.lock();
+        if status.state != state || error.is_some() {
+            status.state = state;
+            if error.is_some() {
+                status.error = error;
+            }
+            self.changed.notify_one();
+        }
+    }
+}
+
+impl Relay {
+    pub(crate) fn new(source: &SourceConfig, settings: RelayConfig, once: bool) -> Result<Relay> {
+        Ok(Relay {
+            source: Source::new(source, &settings)?,
+            template: settings.template()?,
+            sink: sink::make(&settings.sink)?,
+            once,
+            shared: Arc::default(),
+            settings,
+        })
+    }
+
+    /// Runs until a signal arrives, and returns the exit code.
+    pub(crate) async fn run(mut self, mut ended: watch::Receiver<bool>) -> u8 {
+        let mut backoff = Backoff::default();
+        let mut standing_by = false;
+        while !*ended.borrow() {
+            let begun = Instant::now();
+            let result = self.activate(&mut ended).await;
+            if begun.elapsed() > Duration::from_secs(60) {
+                backoff.reset();
+            }
+            let wait = match result {
+                Ok(End::Ended) => return 0,
+                Ok(End::Stopped) => return 4,
+                Ok(End::StandBy) => {
+                    if !standing_by {
+                        self.log("info", "standing by: another instance is active", json!({}));
+                    }
+                    standing_by = true;
+                    STAND_BY
+                }
+                Err(error) if matches!(error.kind(), Kind::Retry | Kind::Conflict) => {
+                    self.log("warning", &error.to_string(), json!({"code": error.code()}));
+                    standing_by = false;
+                    backoff.next()
+                }
+                Err(error) => {
+                    let d = error.details();
+                    self.log("error", &d.message, json!({"code": d.code, "detail": d.detail, "hint": d.hint}));
+                    return crate::exit_code(&error);
+                }
+            };
+            pause(wait, &mut ended).await;
+        }
+        0
+    }
+
+    fn log(&self, level: &str, message: &str, fields: serde_json::Value) {
+        log::line(level, &self.settings.name, message, fields);
+    }
+
+    /// Gets the lock and relays until something ends this.
+    async fn activate(&mut self, ended: &mut watch::Receiver<bool>) -> Result<End> {
+        let Some(active) = self.source.acquire().await? else { return Ok(End::StandBy) };
+        let layout = Layout {
+            format: self.settings.format,
+            binding: self.sink.binding(),
+            source: self.source.name(&active).await?,
+            relay: self.settings.name.clone(),
+        };
+        self.log("info", "active", json!({"sink": self.sink.describe(), "source": layout.source}));
+        // The first heartbeat shows whether the role may write it.
+        heartbeat(&active, &self.settings, &self.sink.describe(), &self.shared, 0.0).await?;
+        let beat = Heartbeat::start(&active, &self.settings, self.sink.describe(), self.shared.clone());
+        let result = self.relay(&active, &layout, ended).await;
+        drop(beat);
+        if let Ok(End::Ended) = &result {
+            self.shared.set("ended", None);
+            heartbeat(&active, &self.settings, &self.sink.describe(), &self.shared, 0.0).await?;
+            self.log("info", "ended", json!({"position": self.shared.lock().place.position}));
+        }
+        result
+    }
+
+    async fn relay(&mut self, active: &Active, layout: &Layout, ended: &mut watch::Receiver<bool>) -> Result<End> {
+        let until = if self.once { Some(active.head().await?) } else { None };
+        let mut backoff = Backoff::default();
+        loop {
+            let cursor = self.source.cursor(active).await?;
+            let place = Place { epoch: cursor.epoch.unwrap_or_default(), position: cursor.position };
+            let before = {
+                let mut status = self.shared.lock();
+                status.place = place;
+                status.relayed
+            };
+            let paused = match self.open_sink(active, layout, ended).await? {
+                None => Pause::Ended,
+                Some(opened) => match opened.last.as_ref().filter(|last| last.source != layout.source) {
+                    Some(last) => Pause::Stop(format!(
+                        "the broker has messages of the source \"{}\", and this is \"{}\"",
+                        last.source, layout.source
+                    )),
+                    None => match self.pump(active, layout, cursor, opened, until, ended).await {
+                        // The position is no longer stored, or history was lost.
+                        Err(error) if error.code() == "OB009" => Pause::Stop(error.report()),
+                        other => other?,
+                    },
+                },
+            };
+            if self.shared.lock().relayed > before {
+                backoff.reset();
+            }
+            match paused {
+                Pause::Ended => return Ok(End::Ended),
+                Pause::Reopen(why) => {
+                    self.log("warning", "the broker failed", json!({"error": why}));
+                    self.shared.set("retrying", Some(why));
+                    pause(backoff.next(), ended).await;
+                }
+                Pause::Stop(why) => {
+                    let at = self.shared.lock().place.position;
+                    self.log("error", "stopped", json!({"after_position": at, "error": why}));
+                    self.shared.set("stopped", Some(why));
+                    if self.once {
+                        heartbeat(active, &self.settings, &self.sink.describe(), &self.shared, 0.0).await?;
+                        return Ok(End::Stopped);
+                    }
+                    let stopped_at = active.cursor().await?;
+                    loop {
+                        pause(Duration::from_secs(1), ended).await;
+                        if *ended.borrow() {
+                            // The row keeps the state "stopped": ending the program solves nothing.
+                            return Ok(End::Stopped);
+                        }
+                        if active.cursor().await? != stopped_at {
+                            break;
+                        }
+                    }
+                    self.log("info", "the cursor was moved: going on", json!({}));
+                }
+            }
+        }
+    }
+
+    /// Opens the broker, for as long as it takes. `None`: a signal arrived.
+    async fn open_sink(
+        &mut self,
+        active: &Active,
+        layout: &Layout,
+        ended: &mut watch::Receiver<bool>,
+    ) -> Result<Option<Opened>> {
+        let mut backoff = Backoff::default();
+        loop {
+            let opened = tokio::select! {
+                opened = self.sink.open() => opened,
+                _ = ended.wait_for(|ended| *ended) => return Ok(None),
+            };
+            match opened {
+                Ok(opened) => {
+                    self.log("info", "the broker is open", json!({"source": layout.source, "limit": opened.limit}));
+                    return Ok(Some(opened));
+                }
+                Err(why) => {
+                    self.log("warning", "the broker cannot be opened", json!({"error": why}));
+                    self.shared.set("retrying", Some(why));
+                }
+            }
+            pause(backoff.next(), ended).await;
+            if *ended.borrow() {
+                return Ok(None);
+            }
+            if !active.is_open() {
+                return Err(Error::connection("the session with the lock was lost"));
+            }
+        }
+    }
+
+    /// Relays from the cursor on.
+    async fn pump(
+        &mut self,
+        active: &Active,
+        layout: &Layout,
+        cursor: Cursor,
+        opened: Opened,
+        until: Option<i64>,
+        ended: &mut watch::Receiver<bool>,
+    ) -> Result<Pause> {
+        let mut at = Place { epoch: cursor.epoch.unwrap_or_default(), position: cursor.position };
+        let mut epoch = cursor.epoch;
+        let mut confirmed = cursor.position;
+        // After an operator has moved the cursor, everything is sent again, whatever the broker has.
+        let ours = opened.last.filter(|last| cursor.own && last.relay == self.settings.name);
+        let has = ours.map(|last| last.place).unwrap_or_default();
+        if has > at {
+            self.log(
+                "info",
+                "the broker is ahead of the cursor",
+                json!({"cursor": at.position, "broker": has.position}),
+            );
+        }
+        let mut due: Option<Due> = None;
+        let mut read: Option<Read> = None;
+        let mut idle = Duration::from_millis(1);
+        let mut looked = Instant::now();
+        loop {
+            if *ended.borrow() {
+                confirmed = settle(active, confirmed, due.take()).await?;
+                self.shared.lock().place.position = confirmed;
+                return Ok(Pause::Ended);
+            }
+            let now = match read.take() {
+                Some(read) => read,
+                None => active.read(at.position, epoch).await?,
+            };
+            if now.messages.is_empty() {
+                self.shared.set("running", None);
+                confirmed = settle(active, confirmed, due.take()).await?;
+                // Messages that are not for this relay must not look like a lag.
+                let ahead = now.looked_at - at.position;
+                let finished = until.is_some_and(|until| now.looked_at >= until);
+                if ahead > 0 && (ahead >= 1000 || looked.elapsed() >= self.settings.heartbeat() || finished) {
+                    let id = format!("looked:{}", now.looked_at);
+                    epoch = active.advance(Some(confirmed), now.looked_at, epoch_of(at), &id).await?;
+                    at = Place { epoch: epoch.unwrap_or_default(), position: now.looked_at };
+                    confirmed = now.looked_at;
+                    self.shared.lock().place = at;
+                    looked = Instant::now();
+                }
+                if finished {
+                    return Ok(Pause::Ended);
+                }
+                pause(idle, ended).await;
+                idle = (idle * 2).min(self.settings.poll());
+                continue;
+            }
+            idle = Duration::from_millis(1);
+            let batch = self.prepare(layout, now.messages, has);
+            let after = batch.last.as_ref().map_or(at.position, |(place, _)| place.position);
+            let whole = batch.refused.is_none();
+            let next_epoch = batch.last.as_ref().map_or(epoch, |(place, _)| epoch_of(*place));
+            let (sent, moved, next) =
+                tokio::join!(self.sink.send(&batch.records), settle(active, confirmed, due.take()), async {
+                    if whole { active.read(after, next_epoch).await.map(Some) } else { Ok(None) }
+                },);
+            confirmed = moved?;
+            // Records that the broker has stored are confirmed in any case.
+            let stored = match &sent.failure {
+                None => batch.last.clone(),
+                Some(_) => sent
+                    .stored
+                    .checked_sub(1)
+                    .and_then(|last| batch.records.get(last))
+                    .map(|r| (Place { epoch: r.epoch, position: r.position }, r.webhook_id.clone())),
+            };
+            if let Some((place, id)) = stored {
+                at = place;
+                epoch = epoch_of(place);
+                due = Some(Due { place, id });
+                let mut status = self.shared.lock();
+                status.relayed += i64::try_from(sent.stored).unwrap_or(i64::MAX);
+                status.place = place;
+            }
+            let refused = match sent.failure {
+                None => batch.refused,
+                Some(Failure::Retry(why)) => {
+                    settle(active, confirmed, due.take()).await?;
+                    return Ok(Pause::Reopen(why));
+                }
+                Some(Failure::Refused(why)) => {
+                    // The message is read again, because the batch has its record only.
+                    let refused = batch.records.get(sent.stored).map(|record| record.position);
+                    let again = active.read(at.position, epoch).await?.messages;
+                    match again.into_iter().find(|(message, _)| Some(message.position) == refused) {
+                        Some((message, epoch)) => Some((message, epoch, why)),
+                        None => return Ok(Pause::Reopen(why)),
+                    }
+                }
+            };
+            let Some((message, its_epoch, why)) = refused else {
+                self.shared.set("running", None);
+                // A failed read is repeated from the same position.
+                read = next.unwrap_or_default();
+                continue;
+            };
+            confirmed = settle(active, confirmed, due.take()).await?;
+            let place = Place { epoch: its_epoch, position: message.position };
+            if let Some(paused) = self.refuse(active, layout, opened_limit(opened.limit), &message, place, &why).await?
+            {
+                return Ok(paused);
+            }
+            at = place;
+            epoch = epoch_of(place);
+            due = Some(Due { place, id: message.webhook_id.to_string() });
+            self.shared.lock().place = place;
+        }
+    }
+
+    /// Makes the records of messages, up to the first message that the broker will never take.
+    fn prepare(&self, layout: &Layout, messages: Vec<(Message, i32)>, has: Place) -> Batch {
+        let mut batch = Batch::default();
+        for (message, epoch) in messages {
+            let place = Place { epoch, position: message.position };
+            if place > has {
+                let made = self.template.fill(&message).and_then(|topic| layout.record(&message, epoch, topic));
+                let checked = made.and_then(|record| match self.sink.refuses(&record) {
+                    Some(why) => Err(why),
+                    None => Ok(record),
+                });
+                match checked {
+                    Ok(record) => batch.records.push(record),
+                    Err(why) => {
+                        batch.refused = Some((message, epoch, why));
+                        return batch;
+                    }
+                }
+            }
+            batch.last = Some((place, message.webhook_id.to_string()));
+        }
+        batch
+    }
+
+    /// Does what the configuration says with a message that the broker will never take.
+    async fn refuse(
+        &mut self,
+        active: &Active,
+        layout: &Layout,
+        limit: usize,
+        message: &Message,
+        place: Place,
+        why: &str,
+    ) -> Result<Option<Pause>> {
+        let action = match self.settings.on_refused {
+            OnRefused::Stop => {
+                return Ok(Some(Pause::Stop(format!("{} at position {}: {why}", message.webhook_id, place.position))));
+            }
+            OnRefused::Skip => "skip",
+            OnRefused::DeadLetter => {
+                let topic = self.settings.dead_letter_topic.clone().unwrap_or_default();
+                let record = match layout.record(message, place.epoch, topic.clone()) {
+                    Ok(record) => record.dead_letter(&topic, why, limit),
+                    Err(why) => return Ok(Some(Pause::Stop(why))),
+                };
+                if let Some(why) = self.sink.refuses(&record) {
+                    return Ok(Some(Pause::Stop(format!("the dead letter is refused, too: {why}"))));
+                }
+                match self.sink.send(&[record]).await.failure {
+                    None => "dead-letter",
+                    Some(Failure::Retry(why)) => return Ok(Some(Pause::Reopen(why))),
+                    Some(Failure::Refused(why)) => {
+                        return Ok(Some(Pause::Stop(format!("the dead letter is refused, too: {why}"))));
+                    }
+                }
+            }
+        };
+        active.record_refusal(&self.settings.name, message, action, why).await?;
+        self.log(
+            "warning",
+            action,
+            json!({"position": place.position, "webhook_id": message.webhook_id, "error": why}),
+        );
+        self.shared.lock().skipped += 1;
+        Ok(None)
+    }
+}
+
+/// Leaves room for the headers that a broker's client adds.
+fn opened_limit(limit: usize) -> usize {
+    limit.saturating_sub(512)
+}
+
+fn epoch_of(place: Place) -> Option<i32> {
+    (place.epoch > 0).then_some(place.epoch)
+}
+
+/// Moves the cursor if a move is due, and returns where it stands.
+async fn settle(active: &Active, confirmed: i64, due: Option<Due>) -> Result<i64> {
+    let Some(due) = due else { return Ok(confirmed) };
+    active.advance(Some(confirmed), due.place.position, epoch_of(due.place), &due.id).await?;
+    Ok(due.place.position)
+}
+
+/// Waits, unless a signal arrives.
+async fn pause(time: Duration, ended: &mut watch::Receiver<bool>) {
+    tokio::select! {
+        () = sleep(time) => {}
+        _ = ended.wait_for(|ended| *ended) => {}
+    }
+}
+
+/// The task that writes the relay's row. Dropping it ends the task.
+struct Heartbeat(tokio::task::JoinHandle<()>);
+
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Heartbeat {
+    fn start(active: &Active, settings: &RelayConfig, sink: String, shared: Arc<Shared>) -> Heartbeat {
+        let (client, settings) = (active.client.clone(), settings.clone());
+        Heartbeat(tokio::spawn(async move {
+            let mut before = (Instant::now(), shared.lock().relayed);
+            loop {
+                tokio::select! {
+                    () = sleep(settings.heartbeat()) => {}
+                    () = shared.changed.notified() => {}
+                }
+                let now = (Instant::now(), shared.lock().relayed);
+                let rate = (now.1 - before.1) as f64 / (now.0 - before.0).as_secs_f64().max(0.001);
+                // The main task notices that the session is lost.
+                if write(&client, &settings, &sink, &shared, rate).await.is_err() && client.is_closed() {
+                    return;
+                }
+                before = now;
+            }
+        }))
+    }
+}
+
+async fn heartbeat(active: &Active, settings: &RelayConfig, sink: &str, shared: &Shared, rate: f64) -> Result<()> {
+    write(&active.client, settings, sink, shared, rate).await
+}
+
+async fn write(
+    client: &pg_outbox::tokio_postgres::Client,
+    settings: &RelayConfig,
+    sink: &str,
+    shared: &Shared,
+    rate: f64,
+) -> Result<()> {
+    let status = shared.lock().clone();
+    let state = if status.state.is_empty() { "running" } else { status.state };
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let instance = format!("{}/{}", host.trim_end(), std::process::id());
+    let interval = format!("{} seconds", settings.heartbeat().as_secs());
+    let params: [(&(dyn ToSql + Sync), Type); 12] = [
+        (&settings.name, Type::TEXT),
+        (&settings.consumer(), Type::TEXT),
+        (&sink, Type::TEXT),
+        (&instance, Type::TEXT),
+        (&state, Type::TEXT),
+        (&status.place.position, Type::INT8),
+        (&interval, Type::TEXT),
+        (&epoch_of(status.place), Type::INT4),
+        (&status.relayed, Type::INT8),
+        (&status.skipped, Type::INT8),
+        (&rate, Type::FLOAT8),
+        (&status.error, Type::TEXT),
+    ];
+    client
+        .query_typed(
+            "select 1 from outbox.relay_heartbeat($1, $2, $3, $4, $5, $6, $7::interval, $8, $9, $10, $11, $12)",
+            &params,
+        )
+        .await?;
+    let mut now = shared.lock();
+    if now.error == status.error {
+        now.error = None;
+    }
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! Sinks: the brokers. Each file is one broker.
+
+mod file;
+#[cfg(feature = "nats")]
+mod nats;
+#[cfg(feature = "redis")]
+mod redis;
+
+use async_trait::async_trait;
+use pg_outbox::error::{Error, Result};
+
+use crate::config::SinkConfig;
+use crate::record::{Binding, Record};
+use crate::source::Place;
+
+/// A broker.
+#[async_trait]
+pub(crate) trait Sink: Send + std::fmt::Debug {
+    /// Returns how the broker names attributes.
+    fn binding(&self) -> Binding;
+
+    /// Returns kind and address, without credentials.
+    fn describe(&self) -> String;
+
+    /// Connects, or connects again after a failure, and checks what can be checked without sending.
+    async fn open(&mut self) -> std::result::Result<Opened, String>;
+
+    /// Returns why the broker would never take a record, as far as it is known without sending it.
+    fn refuses(&self, record: &Record) -> Option<String>;
+
+    /// Sends records in this order and waits until the broker has stored them.
+    ///
+    /// The result says how many records from the first on are stored. No record after those of the same key is stored. A
+    /// record that is stored already counts as stored.
+    async fn send(&mut self, records: &[Record]) -> Sent;
+}
+
+/// The facts that a broker tells after connecting.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Opened {
+    /// The largest record in bytes.
+    pub(crate) limit: usize,
+    /// The last record that the broker has, if the broker can tell.
+    pub(crate) last: Option<Last>,
+}
+
+/// The marks of the last record that a broker has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Last {
+    pub(crate) source: String,
+    pub(crate) relay: String,
+    pub(crate) place: Place,
+}
+
+/// The result of sending.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sent {
+    /// Records from the first on that are stored.
+    pub(crate) stored: usize,
+    /// Why the record after those is not stored. `None` if all are.
+    pub(crate) failure: Option<Failure>,
+}
+
+/// Why a record is not stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The broker will never take this record.
+    Refused(String),
+    /// Sending it later may succeed. The sink has to be opened again.
+    Retry(String),
+}
+
+impl Sent {
+    /// The result when all records are stored.
+    pub(crate) fn all(records: &[Record]) -> Sent {
+        Sent { stored: records.len(), failure: None }
+    }
+
+    /// The result when sending failed for now.
+    pub(crate) fn retry(stored: usize, why: impl Into<String>) -> Sent {
+        Sent { stored, failure: Some(Failure::Retry(why.into())) }
+    }
+}
+
+/// Makes the sink of a relay. It connects when it is opened.
+pub(crate) fn make(config: &SinkConfig) -> Result<Box<dyn Sink>> {
+    #[allow(unused_variables, reason = "each build has another set of sinks")]
+    let missing = |feature: &str| -> Result<Box<dyn Sink>> {
+        Err(Error::invalid(format!("this program was built without the sink \"{feature}\""))
+            .hint(format!("Build it with: cargo install pg-outbox-relay --features {feature}")))
+    };
+    match config {
+        SinkConfig::Stdout => Ok(Box::new(file::FileSink::stdout())),
+        SinkConfig::File(config) => Ok(Box::new(file::FileSink::new(config.path.clone()))),
+        #[cfg(feature = "nats")]
+        SinkConfig::Nats(config) => Ok(Box::new(nats::NatsSink::new(config.clone()))),
+        #[cfg(not(feature = "nats"))]
+        SinkConfig::Nats(_) => missing("nats"),
+        #[cfg(feature = "redis")]
+        SinkConfig::Redis(config) => Ok(Box::new(redis::RedisSink::new(config.clone()))),
+        #[cfg(not(feature = "redis"))]
+        SinkConfig::Redis(_) => missing("redis"),
+    }
+}
+
+/// Removes user and password from a URL, for messages.
+#[cfg(any(feature = "nats", feature = "redis"))]
+fn without_credentials(url: &str) -> String {
+    url.split(',')
+        .map(|url| match (url.find("://"), url.rfind('@')) {
+            (Some(scheme), Some(at)) if at > scheme => format!("{}{}", &url[..scheme + 3], &url[at + 1..]),
+            (None, Some(at)) => url[at + 1..].to_owned(),
+            _ => url.to_owned(),
+        })
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+#[cfg(all(test, any(feature = "nats", feature = "redis")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_shown_without_credentials() {
+        for (url, shown) in [
+            ("nats://u:p@h:4222", "nats://h:4222"),
+            ("redis://:p@ss@h/0", "redis://h/0"),
+            ("u:p@h", "h"),
+            ("nats://a,nats://u:p@b", "nats://a,nats://b"),
+        ] {
+            assert_eq!(without_credentials(url), shown);
+        }
+    }
+}
