@@ -2728,7 +2728,7 @@ impl Outbox {
 
     /// Returns how compatible two versions of the schema of an event type are: full, backward (the new one reads the
     /// data of the old one), forward (the old one reads the data of the new one) or breaking, and the reasons why it
-    /// is not full. What cannot be proved counts as incompatible. Errors: OB001 there is no such version.
+    /// is not full. An unproved direction counts as incompatible. Errors: OB001 there is no such version.
     ///
     /// # Errors
     /// Those of the function.

@@ -181,7 +181,7 @@ $$;
 comment on function outbox.compare_schemas is
     'Returns how compatible two versions of the schema of an event type are: full, backward (the new one reads the data of '
     'the old one), forward (the old one reads the data of the new one) or breaking, and the reasons why it is not full. '
-    'What cannot be proved counts as incompatible. Errors: OB001 there is no such version';
+    'An unproved direction counts as incompatible. Errors: OB001 there is no such version';
 
 -- API: public
 create function outbox.validate_event(type text, data jsonb, version int default null) returns void

@@ -1795,7 +1795,7 @@ export interface Functions {
     commandEnd(args: { key: string; result?: any; error?: any }): Promise<void>;
     /** Forgets a command, so that its key is new again. Returns false if the key is not known */
     commandForget(args: { key: string }): Promise<boolean>;
-    /** Returns how compatible two versions of the schema of an event type are: full, backward (the new one reads the data of the old one), forward (the old one reads the data of the new one) or breaking, and the reasons why it is not full. What cannot be proved counts as incompatible. Errors: OB001 there is no such version */
+    /** Returns how compatible two versions of the schema of an event type are: full, backward (the new one reads the data of the old one), forward (the old one reads the data of the new one) or breaking, and the reasons why it is not full. An unproved direction counts as incompatible. Errors: OB001 there is no such version */
     compareSchemas(args: { type: string; oldVersion: number; newVersion: number }): Promise<CompareSchemasRow>;
     /** Ends deliveries of a lease (delivery_ids null: all that it holds) as completed. Returns their ids, in the order of positions. An id that is missing had ended or was lost to another lease; the array is empty when the lease is lost. results: a JSON array with one element per element of delivery_ids, which the attempt log stores. An element is null, the receiver's id as a string, or an object {total, matched, succeeded, failed, send_results}. Errors: 22004 lease is null, 22023 results does not have one element per delivery id */
     complete(args: { lease: number | bigint; deliveryIds?: readonly (number | bigint)[] | null; results?: any }): Promise<number[]>;

@@ -1008,7 +1008,7 @@ class AdminMethods:
     def compare_schemas(self, type: str, old_version: int, new_version: int) -> CompareSchemasRow:
         """Returns how compatible two versions of the schema of an event type are: full, backward (the new one
         reads the data of the old one), forward (the old one reads the data of the new one) or breaking, and the
-        reasons why it is not full. What cannot be proved counts as incompatible. Errors: OB001 there is no such
+        reasons why it is not full. An unproved direction counts as incompatible. Errors: OB001 there is no such
         version.
         """
         return self._run(Call("compare_schemas", {"type": type, "old_version": old_version, "new_version": new_version}, Shape("row", CompareSchemasRow, {})))  # type: ignore[no-any-return]
@@ -2092,7 +2092,7 @@ class AsyncAdminMethods:
     async def compare_schemas(self, type: str, old_version: int, new_version: int) -> CompareSchemasRow:
         """Returns how compatible two versions of the schema of an event type are: full, backward (the new one
         reads the data of the old one), forward (the old one reads the data of the new one) or breaking, and the
-        reasons why it is not full. What cannot be proved counts as incompatible. Errors: OB001 there is no such
+        reasons why it is not full. An unproved direction counts as incompatible. Errors: OB001 there is no such
         version.
         """
         return await self._arun(Call("compare_schemas", {"type": type, "old_version": old_version, "new_version": new_version}, Shape("row", CompareSchemasRow, {})))  # type: ignore[no-any-return]
