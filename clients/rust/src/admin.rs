@@ -2013,6 +2013,15 @@ pub struct IgnoreDeadLetter {
     pub note: Option<String>,
 }
 
+/// Optional arguments of `outbox.inbox_begin()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct InboxBegin {
+    /// Argument `epoch`.
+    pub epoch: Option<i32>,
+    /// Argument `stream`.
+    pub stream: Option<String>,
+}
+
 /// Optional arguments of `outbox.list_messages()`; `None` stands for the default.
 #[derive(Clone, Debug, Default)]
 pub struct ListMessages {
@@ -2154,6 +2163,21 @@ pub struct RegisterSchema {
     pub validated: Option<bool>,
     /// Argument `description`.
     pub description: Option<String>,
+}
+
+/// Optional arguments of `outbox.relay_heartbeat()`; `None` stands for the default.
+#[derive(Clone, Debug, Default)]
+pub struct RelayHeartbeat {
+    /// Argument `epoch`.
+    pub epoch: Option<i32>,
+    /// Argument `relayed`.
+    pub relayed: Option<i64>,
+    /// Argument `skipped`.
+    pub skipped: Option<i64>,
+    /// Argument `rate`.
+    pub rate: Option<f64>,
+    /// Argument `error`.
+    pub error: Option<String>,
 }
 
 /// Optional arguments of `outbox.release()`; `None` stands for the default.
@@ -3166,6 +3190,16 @@ impl Outbox {
         call::single(self.call("fail", json!({"lease": lease, "delivery_ids": delivery_ids, "error": error, "retry_after": options.retry_after.map(|d| d.as_secs_f64())}), &[]).await?)
     }
 
+    /// Removes the row of a relay that will not run again from outbox.relay_status, so that health() no longer misses
+    /// it. Its cursor stays; see cursor_delete(). Returns whether there was a row. Errors: 25006 the transaction is
+    /// read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn forget_relay(&self, relay: &str) -> Result<Option<bool>> {
+        call::single(self.call("forget_relay", json!({"relay": relay}), &[]).await?)
+    }
+
     /// Returns one message with its state. Errors: OB001 no such message, or retention has removed it.
     ///
     /// # Errors
@@ -3256,6 +3290,25 @@ impl Outbox {
         .await
     }
 
+    /// Called in the transaction that handles a message from a relay: returns true if the message is new, and false
+    /// if it or a later one of its source and stream was handled before. source, position and epoch are those of the
+    /// message's headers; stream is the stream or partition in which the broker keeps the order. Waits for another
+    /// transaction that handles a message of the same stream. Errors: OB009 an argument is malformed, 25006 the
+    /// transaction is read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn inbox_begin(&self, source: &str, position: i64, options: InboxBegin) -> Result<Option<bool>> {
+        call::single(
+            self.call(
+                "inbox_begin",
+                json!({"source": source, "position": position, "epoch": options.epoch, "stream": options.stream}),
+                &[],
+            )
+            .await?,
+        )
+    }
+
     /// Returns whether a delivery or message in this state is not tried again by itself: true for completed, dead,
     /// skipped, expired and cancelled.
     ///
@@ -3323,8 +3376,8 @@ impl Outbox {
 
     /// Returns metrics for a monitoring system. Names that end in _total, _sum or _count only grow; all others are
     /// current values, in the unit that the name says (seconds, positions, bytes). labels names the subscription,
-    /// endpoint, state, consumer, stream, subject or ring. outbox_enqueued_total also counts messages that were
-    /// rolled back.
+    /// endpoint, state, consumer, stream, subject, relay or ring. outbox_enqueued_total also counts messages that
+    /// were rolled back.
     ///
     /// # Errors
     /// Those of the function.
@@ -3467,6 +3520,46 @@ impl Outbox {
     /// Those of the function.
     pub async fn register_schema(&self, r#type: &str, schema: &Value, options: RegisterSchema) -> Result<Option<i32>> {
         call::single(self.call("register_schema", json!({"type": r#type, "schema": schema, "version": options.version, "compatibility": options.compatibility, "validated": options.validated, "description": options.description}), &[]).await?)
+    }
+
+    /// Says how a relay is: writes its row in outbox.relay_status. The relay calls it; only its active instance does.
+    /// error: null leaves the last one. Errors: OB009 a name is malformed; 22023 another argument is; 25006 the
+    /// transaction is read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn relay_heartbeat(
+        &self,
+        relay: &str,
+        consumer: &str,
+        sink: &str,
+        instance: &str,
+        state: &str,
+        position: i64,
+        heartbeat_interval: Duration,
+        options: RelayHeartbeat,
+    ) -> Result<()> {
+        self.call_void("relay_heartbeat", json!({"relay": relay, "consumer": consumer, "sink": sink, "instance": instance, "state": state, "position": position, "heartbeat_interval": heartbeat_interval.as_secs_f64(), "epoch": options.epoch, "relayed": options.relayed, "skipped": options.skipped, "rate": options.rate, "error": options.error})).await
+    }
+
+    /// Records in outbox.audit that a relay went on without a message that its broker refused. action: skip or
+    /// dead-letter. Errors: OB009 the name is malformed, 22023 unknown action, 25006 the transaction is read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn relay_record_refusal(
+        &self,
+        relay: &str,
+        position: i64,
+        webhook_id: &str,
+        action: &str,
+        reason: &str,
+    ) -> Result<()> {
+        self.call_void(
+            "relay_record_refusal",
+            json!({"relay": relay, "position": position, "webhook_id": webhook_id, "action": action, "reason": reason}),
+        )
+        .await
     }
 
     /// Gives deliveries of a lease (delivery_ids null: all) back unharmed: they are due as before, and the attempt

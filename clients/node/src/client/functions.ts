@@ -375,6 +375,12 @@ export const FUNCTIONS = {
         returns: 'value',
         columns: [['fail', 'bigint[]']],
     },
+    forget_relay: {
+        name: 'forget_relay',
+        args: [['relay', 'text', false]],
+        returns: 'value',
+        columns: [['forget_relay', 'boolean']],
+    },
     get_message: {
         name: 'get_message',
         args: [['message_id', 'bigint', false]],
@@ -428,6 +434,12 @@ export const FUNCTIONS = {
         args: [['dead_letter_id', 'bigint', false], ['actor', 'text', true], ['note', 'text', true]],
         returns: 'nothing',
         columns: [],
+    },
+    inbox_begin: {
+        name: 'inbox_begin',
+        args: [['source', 'text', false], ['position', 'bigint', false], ['epoch', 'int', true], ['stream', 'text', true]],
+        returns: 'value',
+        columns: [['inbox_begin', 'boolean']],
     },
     is_terminal: {
         name: 'is_terminal',
@@ -530,6 +542,18 @@ export const FUNCTIONS = {
         args: [['type', 'text', false], ['schema', 'jsonb', false], ['version', 'int', true], ['compatibility', 'text', true], ['validated', 'boolean', true], ['description', 'text', true]],
         returns: 'value',
         columns: [['register_schema', 'int']],
+    },
+    relay_heartbeat: {
+        name: 'relay_heartbeat',
+        args: [['relay', 'text', false], ['consumer', 'text', false], ['sink', 'text', false], ['instance', 'text', false], ['state', 'text', false], ['position', 'bigint', false], ['heartbeat_interval', 'interval', false], ['epoch', 'int', true], ['relayed', 'bigint', true], ['skipped', 'bigint', true], ['rate', 'float8', true], ['error', 'text', true]],
+        returns: 'nothing',
+        columns: [],
+    },
+    relay_record_refusal: {
+        name: 'relay_record_refusal',
+        args: [['relay', 'text', false], ['position', 'bigint', false], ['webhook_id', 'text', false], ['action', 'text', false], ['reason', 'text', false]],
+        returns: 'nothing',
+        columns: [],
     },
     release: {
         name: 'release',
@@ -1873,6 +1897,8 @@ export interface Functions {
     extend(args: { lease: number | bigint; duration?: Interval | null }): Promise<Date>;
     /** Records a failed attempt of deliveries of a lease (delivery_ids null: of all that it holds). A delivery is tried again after retry_after (null: after the wait that the subscription's schedule says). A delivery becomes a dead letter after its last attempt, or when the next attempt would be later than max_age or the expiry allow. An error of more than 4096 bytes is cut to its first 1000 characters. Returns the ids that were changed; an empty array when the lease is lost. Errors: 22004 lease is null */
     fail(args: { lease: number | bigint; deliveryIds: readonly (number | bigint)[] | null; error: string; retryAfter?: Interval | null }): Promise<number[]>;
+    /** Removes the row of a relay that will not run again from outbox.relay_status, so that health() no longer misses it. Its cursor stays; see cursor_delete(). Returns whether there was a row. Errors: 25006 the transaction is read-only */
+    forgetRelay(args: { relay: string }): Promise<boolean>;
     /** Returns one message with its state. Errors: OB001 no such message, or retention has removed it */
     getMessage(args: { messageId: number | bigint }): Promise<MessageStatusRow>;
     /** Returns the schema of an event type. version null: the latest one. Errors: OB001 there is none */
@@ -1891,6 +1917,8 @@ export interface Functions {
     history(args: { messageId: number | bigint }): Promise<HistoryRow[]>;
     /** Marks an open dead letter as ignored, because it is not worth an action. actor and note are stored with it and in outbox.audit. Errors: OB001 no such dead letter, OB004 it is not open, 22023 actor is empty */
     ignoreDeadLetter(args: { deadLetterId: number | bigint; actor?: string | null; note?: string | null }): Promise<void>;
+    /** Called in the transaction that handles a message from a relay: returns true if the message is new, and false if it or a later one of its source and stream was handled before. source, position and epoch are those of the message's headers; stream is the stream or partition in which the broker keeps the order. Waits for another transaction that handles a message of the same stream. Errors: OB009 an argument is malformed, 25006 the transaction is read-only */
+    inboxBegin(args: { source: string; position: number | bigint; epoch?: number | null; stream?: string | null }): Promise<boolean>;
     /** Returns whether a delivery or message in this state is not tried again by itself: true for completed, dead, skipped, expired and cancelled */
     isTerminal(args: { state: 'pending' | 'processing' | 'failed' | 'completed' | 'dead' | 'expired' | 'cancelled' | 'skipped' }): Promise<boolean>;
     /** Returns messages, newest first, up to max_messages (default 50; 1 to 1000) in a page. Pass the last id of a page as before to get the next one; skip (0 to 10000) leaves out the first ones. Tenant and aggregate use an index, and status pending, processing, failed, dead or expired uses the deliveries. In a page, topic and severity are checked for at most 10,000 messages, and status completed, cancelled or skipped for at most 1,000. If a page ends there, its last row has no topic, and only the id to continue with. Errors: 22023 max_messages or skip is out of range, or status is unknown */
@@ -1903,7 +1931,7 @@ export interface Functions {
     maintain(): Promise<MaintainRow[]>;
     /** Returns the result of send_test() or resend(). state: waiting, completed or failed; the other columns are null while it waits. Errors: OB001 no such id */
     manualResult(args: { manualSendId: number | bigint }): Promise<ManualResultRow[]>;
-    /** Returns metrics for a monitoring system. Names that end in _total, _sum or _count only grow; all others are current values, in the unit that the name says (seconds, positions, bytes). labels names the subscription, endpoint, state, consumer, stream, subject or ring. outbox_enqueued_total also counts messages that were rolled back */
+    /** Returns metrics for a monitoring system. Names that end in _total, _sum or _count only grow; all others are current values, in the unit that the name says (seconds, positions, bytes). labels names the subscription, endpoint, state, consumer, stream, subject, relay or ring. outbox_enqueued_total also counts messages that were rolled back */
     metrics(): Promise<MetricsRow[]>;
     /** Moves a waiting delivery to the dead letters, with the reason "moved" and the argument reason as its last_error. Returns the id of the dead letter. Errors: OB001 no such delivery, OB002 it has ended, OB003 a worker has it, 22023 actor is empty */
     moveToDeadLetters(args: { deliveryId: number | bigint; reason: string; actor?: string | null }): Promise<number>;
@@ -1925,6 +1953,10 @@ export interface Functions {
     rebuildProjection(args: { name: string; handler?: string | null }): Promise<number>;
     /** Registers a version of the JSON Schema of an event type and returns the version. version: the next one by default. The same version with an equal schema changes nothing. compatibility: what the change from the version before must be: backward (the default; the new version reads the data of the one before), forward (the one before reads the data of the new one), full (both) or breaking (anything). Data is taken to have the declared properties only, unless the schema combines others. validated: append() checks the events of this version. Errors: OB016 the schema is not as compatible as asked for (the detail says why), OB004 the version would leave a gap, OB008 the version is registered with another schema, 22004 or 22023 a value is null or malformed, 54000 the schema is above 64 kB, 25006 the transaction is read-only */
     registerSchema(args: { type: string; schema: any; version?: number | null; compatibility?: 'full' | 'backward' | 'forward' | 'breaking' | null; validated?: boolean | null; description?: string | null }): Promise<number>;
+    /** Says how a relay is: writes its row in outbox.relay_status. The relay calls it; only its active instance does. error: null leaves the last one. Errors: OB009 a name is malformed; 22023 another argument is; 25006 the transaction is read-only */
+    relayHeartbeat(args: { relay: string; consumer: string; sink: string; instance: string; state: string; position: number | bigint; heartbeatInterval: Interval; epoch?: number | null; relayed?: number | bigint | null; skipped?: number | bigint | null; rate?: number | null; error?: string | null }): Promise<void>;
+    /** Records in outbox.audit that a relay went on without a message that its broker refused. action: skip or dead-letter. Errors: OB009 the name is malformed, 22023 unknown action, 25006 the transaction is read-only */
+    relayRecordRefusal(args: { relay: string; position: number | bigint; webhookId: string; action: string; reason: string }): Promise<void>;
     /** Gives deliveries of a lease (delivery_ids null: all) back unharmed: they are due as before, and the attempt does not count. Returns the ids that were given back, in the order of positions; an empty array when the lease is lost. Errors: 22004 lease is null */
     release(args: { lease: number | bigint; deliveryIds?: readonly (number | bigint)[] | null }): Promise<number[]>;
     /** Delivers again the messages that a subscription matched between two positions, both included, and returns the id of the replay. Which messages matched is decided by the versions that held at those positions. from_position: default tail(); to_position: default head(). from_time and to_time (exclusive) are used where a position is null, and refer to the time when a message got its position. filter: narrows the messages further. new_ids (default false): webhook ids get the suffix _r and the id of the replay. rate (default 200; 1 to 10000): messages per second at most, in addition to live traffic. The view outbox.replay_status shows the progress. Errors: OB001 no such subscription, OB009 a position is no longer stored or does not exist yet, 22023 rate or filter is invalid */

@@ -1281,6 +1281,13 @@ class AdminMethods:
         """
         return self._run(Call("fail", {"lease": lease, "delivery_ids": delivery_ids, "error": error, "retry_after": retry_after}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
+    def forget_relay(self, relay: str) -> bool:
+        """Removes the row of a relay that will not run again from outbox.relay_status, so that health() no
+        longer misses it. Its cursor stays; see cursor_delete(). Returns whether there was a row. Errors: 25006
+        the transaction is read-only.
+        """
+        return self._run(Call("forget_relay", {"relay": relay}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
     def get_message(self, message_id: int) -> MessageStatus:
         """Returns one message with its state. Errors: OB001 no such message, or retention has removed it."""
         return self._run(Call("get_message", {"message_id": message_id}, Shape("row", MessageStatus, {"enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "body": "bytea"})))  # type: ignore[no-any-return]
@@ -1335,6 +1342,15 @@ class AdminMethods:
         """
         self._run(Call("ignore_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
+    def inbox_begin(self, source: str, position: int, *, epoch: int | None = None, stream: str | None = None) -> bool:
+        """Called in the transaction that handles a message from a relay: returns true if the message is new,
+        and false if it or a later one of its source and stream was handled before. source, position and epoch
+        are those of the message's headers; stream is the stream or partition in which the broker keeps the
+        order. Waits for another transaction that handles a message of the same stream. Errors: OB009 an
+        argument is malformed, 25006 the transaction is read-only.
+        """
+        return self._run(Call("inbox_begin", {"source": source, "position": position, "epoch": epoch, "stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
     def is_terminal(self, state: Literal["pending", "processing", "failed", "completed", "dead", "expired", "cancelled", "skipped"]) -> bool:
         """Returns whether a delivery or message in this state is not tried again by itself: true for completed,
         dead, skipped, expired and cancelled.
@@ -1381,8 +1397,8 @@ class AdminMethods:
     def metrics(self) -> list[MetricsRow]:
         """Returns metrics for a monitoring system. Names that end in _total, _sum or _count only grow; all
         others are current values, in the unit that the name says (seconds, positions, bytes). labels names the
-        subscription, endpoint, state, consumer, stream, subject or ring. outbox_enqueued_total also counts
-        messages that were rolled back.
+        subscription, endpoint, state, consumer, stream, subject, relay or ring. outbox_enqueued_total also
+        counts messages that were rolled back.
         """
         return self._run(Call("metrics", {}, Shape("rows", MetricsRow, {})))  # type: ignore[no-any-return]
 
@@ -1483,6 +1499,20 @@ class AdminMethods:
         transaction is read-only.
         """
         return self._run(Call("register_schema", {"type": type, "schema": schema, "version": version, "compatibility": compatibility, "validated": validated, "description": description}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    def relay_heartbeat(self, relay: str, consumer: str, sink: str, instance: str, state: str, position: int, heartbeat_interval: timedelta, *, epoch: int | None = None, relayed: int | None = None, skipped: int | None = None, rate: float | None = None, error: str | None = None) -> None:
+        """Says how a relay is: writes its row in outbox.relay_status. The relay calls it; only its active
+        instance does. error: null leaves the last one. Errors: OB009 a name is malformed; 22023 another
+        argument is; 25006 the transaction is read-only.
+        """
+        self._run(Call("relay_heartbeat", {"relay": relay, "consumer": consumer, "sink": sink, "instance": instance, "state": state, "position": position, "heartbeat_interval": heartbeat_interval, "epoch": epoch, "relayed": relayed, "skipped": skipped, "rate": rate, "error": error}, Shape("void", None, {})))
+
+    def relay_record_refusal(self, relay: str, position: int, webhook_id: str, action: str, reason: str) -> None:
+        """Records in outbox.audit that a relay went on without a message that its broker refused. action: skip
+        or dead-letter. Errors: OB009 the name is malformed, 22023 unknown action, 25006 the transaction is
+        read-only.
+        """
+        self._run(Call("relay_record_refusal", {"relay": relay, "position": position, "webhook_id": webhook_id, "action": action, "reason": reason}, Shape("void", None, {})))
 
     def release(self, lease: int, *, delivery_ids: Sequence[int] | None = None) -> list[int]:
         """Gives deliveries of a lease (delivery_ids null: all) back unharmed: they are due as before, and the
@@ -2365,6 +2395,13 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("fail", {"lease": lease, "delivery_ids": delivery_ids, "error": error, "retry_after": retry_after}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
+    async def forget_relay(self, relay: str) -> bool:
+        """Removes the row of a relay that will not run again from outbox.relay_status, so that health() no
+        longer misses it. Its cursor stays; see cursor_delete(). Returns whether there was a row. Errors: 25006
+        the transaction is read-only.
+        """
+        return await self._arun(Call("forget_relay", {"relay": relay}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
     async def get_message(self, message_id: int) -> MessageStatus:
         """Returns one message with its state. Errors: OB001 no such message, or retention has removed it."""
         return await self._arun(Call("get_message", {"message_id": message_id}, Shape("row", MessageStatus, {"enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "body": "bytea"})))  # type: ignore[no-any-return]
@@ -2419,6 +2456,15 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("ignore_dead_letter", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("void", None, {})))
 
+    async def inbox_begin(self, source: str, position: int, *, epoch: int | None = None, stream: str | None = None) -> bool:
+        """Called in the transaction that handles a message from a relay: returns true if the message is new,
+        and false if it or a later one of its source and stream was handled before. source, position and epoch
+        are those of the message's headers; stream is the stream or partition in which the broker keeps the
+        order. Waits for another transaction that handles a message of the same stream. Errors: OB009 an
+        argument is malformed, 25006 the transaction is read-only.
+        """
+        return await self._arun(Call("inbox_begin", {"source": source, "position": position, "epoch": epoch, "stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
     async def is_terminal(self, state: Literal["pending", "processing", "failed", "completed", "dead", "expired", "cancelled", "skipped"]) -> bool:
         """Returns whether a delivery or message in this state is not tried again by itself: true for completed,
         dead, skipped, expired and cancelled.
@@ -2465,8 +2511,8 @@ class AsyncAdminMethods:
     async def metrics(self) -> list[MetricsRow]:
         """Returns metrics for a monitoring system. Names that end in _total, _sum or _count only grow; all
         others are current values, in the unit that the name says (seconds, positions, bytes). labels names the
-        subscription, endpoint, state, consumer, stream, subject or ring. outbox_enqueued_total also counts
-        messages that were rolled back.
+        subscription, endpoint, state, consumer, stream, subject, relay or ring. outbox_enqueued_total also
+        counts messages that were rolled back.
         """
         return await self._arun(Call("metrics", {}, Shape("rows", MetricsRow, {})))  # type: ignore[no-any-return]
 
@@ -2567,6 +2613,20 @@ class AsyncAdminMethods:
         transaction is read-only.
         """
         return await self._arun(Call("register_schema", {"type": type, "schema": schema, "version": version, "compatibility": compatibility, "validated": validated, "description": description}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def relay_heartbeat(self, relay: str, consumer: str, sink: str, instance: str, state: str, position: int, heartbeat_interval: timedelta, *, epoch: int | None = None, relayed: int | None = None, skipped: int | None = None, rate: float | None = None, error: str | None = None) -> None:
+        """Says how a relay is: writes its row in outbox.relay_status. The relay calls it; only its active
+        instance does. error: null leaves the last one. Errors: OB009 a name is malformed; 22023 another
+        argument is; 25006 the transaction is read-only.
+        """
+        await self._arun(Call("relay_heartbeat", {"relay": relay, "consumer": consumer, "sink": sink, "instance": instance, "state": state, "position": position, "heartbeat_interval": heartbeat_interval, "epoch": epoch, "relayed": relayed, "skipped": skipped, "rate": rate, "error": error}, Shape("void", None, {})))
+
+    async def relay_record_refusal(self, relay: str, position: int, webhook_id: str, action: str, reason: str) -> None:
+        """Records in outbox.audit that a relay went on without a message that its broker refused. action: skip
+        or dead-letter. Errors: OB009 the name is malformed, 22023 unknown action, 25006 the transaction is
+        read-only.
+        """
+        await self._arun(Call("relay_record_refusal", {"relay": relay, "position": position, "webhook_id": webhook_id, "action": action, "reason": reason}, Shape("void", None, {})))
 
     async def release(self, lease: int, *, delivery_ids: Sequence[int] | None = None) -> list[int]:
         """Gives deliveries of a lease (delivery_ids null: all) back unharmed: they are due as before, and the
