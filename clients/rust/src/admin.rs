@@ -3528,6 +3528,7 @@ impl Outbox {
     ///
     /// # Errors
     /// Those of the function.
+    #[expect(clippy::too_many_arguments, reason = "the SQL function has as many arguments without a default")]
     pub async fn relay_heartbeat(
         &self,
         relay: &str,
