@@ -4,7 +4,7 @@
 --   enqueues or appends its commands, and saga_save() stores the new state. An event is handled once.
 -- - The state is stored by compare-and-set on its version.
 -- - At most one saga of a type that has not ended has a given correlation id.
--- - A time-out is a message with deliver_at; see docs/cookbook.md.
+-- - A time-out is a message with deliver_at; see docs/event_sourcing.md.
 
 -- API: private
 create table outbox._saga (

@@ -76,7 +76,7 @@ export class Outbox {
         return checkVersion(this.client);
     }
 
-    /** Returns rows of a view or table: `list('dead_letters', { where: { resolution: 'open' }, limit: 20 })`. */
+    /** Returns rows of a view or table: `list('dead_letter_status', { where: { resolution: 'open' }, limit: 20 })`. */
     list<V extends ViewName>(view: V, options?: ViewOptions<Views[V]>): Promise<Views[V][]> {
         return rowsOf(this.client, view, options);
     }
