@@ -361,6 +361,35 @@ end
 $$;
 
 -- API: private
+-- Whether a projection stands at an event that its handler cannot apply, or is paused for a day.
+create function outbox_internal.health_projections(out state text, out culprit text, out what_to_do text)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found record;
+begin
+    select p.*, count(*) over () as n into found from outbox._projection p
+    where p.state = 'faulted' or p.state = 'paused' and p.changed_at < clock_timestamp() - interval '1 day'
+    order by p.state = 'paused', p.changed_at, p.name, p.version limit 1;
+    if found.n > 0 then
+        state := 'warning';
+        if found.state = 'faulted' then
+            culprit := format('projection "%s" is faulted at position %s since %s: %s', found.name, found.failed_position,
+                found.changed_at::timestamptz(0), left(found.error, 200));
+            what_to_do := 'correct its handler, then outbox.resume_projection(); outbox.skip_event() skips the event on purpose';
+        else
+            culprit := format('projection "%s" is paused since %s', found.name, found.changed_at::timestamptz(0));
+            what_to_do := 'outbox.resume_projection()';
+        end if;
+        if found.n > 1 then
+            culprit := format('%s; and %s others', culprit, found.n - 1);
+        end if;
+    end if;
+end
+$$;
+
+-- API: private
 -- Whether there are open dead letters.
 create function outbox_internal.health_dead_letters(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
