@@ -8,7 +8,7 @@ use crate::args::Args;
 
 const HEAD: &str = "# The command line
 
-`outbox` (`cargo install pg-outbox-cli`) looks at and operates the outbox of a database. This page is made from the
+`outbox` (`cargo install --path cli` from a checkout) looks at and operates the outbox of a database. This page is made from the
 program itself; a test fails when they differ.
 
 The connection comes from `--dsn`, else from `DATABASE_URL`. A setting that they lack comes from where libpq takes it: the service

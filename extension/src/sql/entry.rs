@@ -2,8 +2,8 @@
 //!
 //! Inside a SECURITY DEFINER function the current user is already the owner, and the session's user may be the victim of an
 //! attack. So the caller is known only before the identity changes. Such a function is therefore declared in C without
-//! `security definer`: `outbox_internal.make_door()` makes this entry (a "door") of the function in its file, which moves into the
-//! schema `outbox_private`. The door checks the caller and the arguments, becomes the owner, and passes the call on
+//! `security definer`: `outbox_internal.make_entry()` makes this entry of the function in its file, which moves into the
+//! schema `outbox_private`. The entry checks the caller and the arguments, becomes the owner, and passes the call on
 //! unchanged.
 //!
 //! Invariant: between the change of identity and its end, no value here has a destructor. An ERROR below jumps over the
@@ -34,9 +34,9 @@ enum Gate {
     Message,
 }
 
-/// The checks and changes that the door of a function makes.
+/// The checks and changes that the entry of a function makes.
 #[derive(Clone, Copy)]
-struct Door {
+struct Entry {
     name: &'static str,
     capabilities: Capabilities,
     /// The kind of the argument to check, and its name.
@@ -47,19 +47,19 @@ struct Door {
     alone: bool,
 }
 
-const fn gated(name: &'static str, capabilities: Capabilities, gate: Gate, argument: &'static CStr) -> Door {
-    Door { name, capabilities, gate: Some((gate, argument)), secret: false, alone: false }
+const fn gated(name: &'static str, capabilities: Capabilities, gate: Gate, argument: &'static CStr) -> Entry {
+    Entry { name, capabilities, gate: Some((gate, argument)), secret: false, alone: false }
 }
 
-const fn secret(name: &'static str) -> Door {
-    Door { name, capabilities: &[], gate: None, secret: true, alone: false }
+const fn secret(name: &'static str) -> Entry {
+    Entry { name, capabilities: &[], gate: None, secret: true, alone: false }
 }
 
-const fn alone(name: &'static str) -> Door {
-    Door { name, capabilities: &[], gate: None, secret: false, alone: true }
+const fn alone(name: &'static str) -> Entry {
+    Entry { name, capabilities: &[], gate: None, secret: false, alone: true }
 }
 
-const DOORS: [Door; 29] = [
+const ENTRIES: [Entry; 29] = [
     gated("claim", rights::CONSUME, Gate::Subscription, c"subscription"),
     gated("complete_and_claim", rights::CONSUME, Gate::Subscription, c"subscription"),
     gated("is_ready", rights::CONSUME, Gate::Subscription, c"subscription"),
@@ -95,14 +95,14 @@ const DOORS: [Door; 29] = [
 struct Site {
     function: pg_sys::FmgrInfo,
     owner: Oid,
-    door: Door,
+    entry: Entry,
     /// Index of the argument that the gate checks.
     argument: usize,
     /// The relation whose lock shows that the call is running.
     sequencer: Oid,
 }
 
-/// outbox.claim(...) and others: see `DOORS`.
+/// outbox.claim(...) and others: see `ENTRIES`.
 #[expect(ffi_unwind_calls, reason = "this frame has no destructor while it calls")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn outbox_enter(info: pg_sys::FunctionCallInfo) -> Datum {
@@ -130,7 +130,7 @@ pub unsafe extern "C-unwind" fn outbox_enter(info: pg_sys::FunctionCallInfo) -> 
             callback: Some(hide_statement),
             arg: std::ptr::null_mut(),
         };
-        if (*site).door.secret {
+        if (*site).entry.secret {
             pg_sys::error_context_stack = &mut hide;
         }
         SetUserIdAndSecContext((*site).owner, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as c_int);
@@ -139,7 +139,7 @@ pub unsafe extern "C-unwind" fn outbox_enter(info: pg_sys::FunctionCallInfo) -> 
         (*info).flinfo = own;
         SetUserIdAndSecContext(user, context);
         pg_sys::error_context_stack = hide.previous;
-        if (*site).door.alone {
+        if (*site).entry.alone {
             UnlockRelationOid((*site).sequencer, pg_sys::AccessShareLock as c_int);
         }
         result
@@ -164,7 +164,7 @@ unsafe extern "C-unwind" fn hide_statement(_arg: *mut c_void) {
     unsafe { errhidestmt(true) };
 }
 
-/// Looks up the function behind the door.
+/// Looks up the function behind the entry.
 fn find(args: Args) -> Result<Returned> {
     let missing = |what: &str| Error::new(Code::Internal, format!("there is nothing behind the function: {what}"));
     // SAFETY: look-ups in the catalog's caches. The site is allocated where the call site lives, and has no destructor.
@@ -197,17 +197,17 @@ fn find(args: Args) -> Result<Returned> {
         let form = pg_sys::GETSTRUCT(target).cast::<pg_sys::FormData_pg_proc>();
         let (target_oid, owner) = ((*form).oid, (*form).proowner);
         pg_sys::ReleaseSysCache(target);
-        let door = *DOORS.iter().find(|door| door.name == name).ok_or_else(|| missing(&name))?;
-        let argument = match door.gate {
+        let entry = *ENTRIES.iter().find(|entry| entry.name == name).ok_or_else(|| missing(&name))?;
+        let argument = match entry.gate {
             Some((_, argument)) => {
                 let argument = argument.to_string_lossy();
                 names.iter().position(|n| *n == argument).ok_or_else(|| missing(&name))?
             }
             None => 0,
         };
-        let sequencer = if door.alone { catalog::lookup("_sequencer")? } else { pg_sys::InvalidOid };
+        let sequencer = if entry.alone { catalog::lookup("_sequencer")? } else { pg_sys::InvalidOid };
         let site = pg_sys::MemoryContextAllocZero((*own).fn_mcxt, size_of::<Site>()).cast::<Site>();
-        site.write(Site { function: pg_sys::FmgrInfo::default(), owner, door, argument, sequencer });
+        site.write(Site { function: pg_sys::FmgrInfo::default(), owner, entry, argument, sequencer });
         pg_sys::fmgr_info_cxt(target_oid, &mut (*site).function, (*own).fn_mcxt);
         (*own).fn_extra = site.cast();
     }
@@ -218,11 +218,11 @@ fn find(args: Args) -> Result<Returned> {
 fn admit(args: Args) -> Result<Returned> {
     // SAFETY: `find` has stored the site.
     let site = unsafe { &*(*args.site()).fn_extra.cast::<Site>() };
-    if site.door.alone {
+    if site.entry.alone {
         begin_alone(site)?;
     }
-    let Some((gate, _)) = site.door.gate else { return Ok(None) };
-    let Some(narrowed) = rights::narrowed(site.door.capabilities)? else { return Ok(None) };
+    let Some((gate, _)) = site.entry.gate else { return Ok(None) };
+    let Some(narrowed) = rights::narrowed(site.entry.capabilities)? else { return Ok(None) };
     let text = || args.get::<String>(site.argument);
     match gate {
         Gate::Subscription => narrowed.subscription(text().as_deref())?,
@@ -251,7 +251,7 @@ fn begin_alone(site: &Site) -> Result<()> {
     if nested {
         return Err(Error::new(
             Code::InvalidTransaction,
-            format!("outbox.{}() cannot run inside a transaction block or function", site.door.name),
+            format!("outbox.{}() cannot run inside a transaction block or function", site.entry.name),
         )
         .detail("It takes locks that others would wait for until that transaction ends.")
         .hint("Call it by itself, with autocommit."));

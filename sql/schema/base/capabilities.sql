@@ -10,35 +10,35 @@ create table outbox._capability (
     primary key (capability, object)
 );
 
--- The functions that are called through a door, see outbox_internal.make_door() below.
+-- The functions that are called through an entry, see outbox_internal.make_entry() below.
 create schema outbox_private;
 comment on schema outbox_private is
     'pg_outbox: functions that are called only through functions of the same name in the schemas outbox and '
     'outbox_internal, which check their caller first';
 
 -- API: private
--- Puts a door before a function that has to know its caller. The function moves to a schema that no other role may use. The
--- function that has its name from now on is the library's `entry`, which checks the caller and the arguments before it
+-- Puts an entry before a function that has to know its caller. The function moves to a schema that no other role may use.
+-- The function that has its name from now on is the library's `entry`, which checks the caller and the arguments before it
 -- becomes the owner and calls the moved function. Signature, defaults and comment stay the same. Called only by the install
 -- script.
-create procedure outbox_internal.make_door(name text)
+create procedure outbox_internal.make_entry(name text)
 language plpgsql
 as $$
 declare
-    door record;
+    entry record;
 begin
     select p.oid, p.proname, p.pronamespace::regnamespace as schema, pg_get_function_arguments(p.oid) as arguments,
         pg_get_function_identity_arguments(p.oid) as own, pg_get_function_result(p.oid) as result, p.provolatile,
         obj_description(p.oid, 'pg_proc') as comment
-    into strict door
+    into strict entry
     from pg_proc p
     where p.oid = name::regproc;
-    execute format('alter function %s.%I(%s) security invoker', door.schema, door.proname, door.own);
-    execute format('alter function %s.%I(%s) set schema outbox_private', door.schema, door.proname, door.own);
-    execute format('create function %s.%I(%s) returns %s language c %s as %L, %L', door.schema, door.proname, door.arguments,
-        door.result, case door.provolatile when 's' then 'stable' else 'volatile' end, 'MODULE_PATHNAME', 'outbox_enter');
-    if door.comment is not null then
-        execute format('comment on function %s.%I(%s) is %L', door.schema, door.proname, door.own, door.comment);
+    execute format('alter function %s.%I(%s) security invoker', entry.schema, entry.proname, entry.own);
+    execute format('alter function %s.%I(%s) set schema outbox_private', entry.schema, entry.proname, entry.own);
+    execute format('create function %s.%I(%s) returns %s language c %s as %L, %L', entry.schema, entry.proname, entry.arguments,
+        entry.result, case entry.provolatile when 's' then 'stable' else 'volatile' end, 'MODULE_PATHNAME', 'outbox_enter');
+    if entry.comment is not null then
+        execute format('comment on function %s.%I(%s) is %L', entry.schema, entry.proname, entry.own, entry.comment);
     end if;
 end
 $$;

@@ -435,8 +435,8 @@ comment on function outbox.cursor_delete is
     'Deletes a cursor. The reason is stored in outbox.audit. Errors: OB001 there is no such cursor, OB006 the reason is '
     'empty, OB009 a name is malformed, 25006 the transaction is read-only';
 
--- The door is made here, before other objects depend on the function.
-call outbox_internal.make_door('outbox.cursor_list');
+-- The entry is made here, before other objects depend on the function.
+call outbox_internal.make_entry('outbox.cursor_list');
 
 insert into outbox._capability values
     ('consume', 'function outbox.cursor_get'),

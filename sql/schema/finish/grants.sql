@@ -225,7 +225,7 @@ where (c.capability, substr(c.object, strpos(c.object, '.') + 1)) in (
     ('monitor', 'archive_stats'), ('monitor', 'notification_log'), ('monitor', 'webhook_id'), ('monitor', 'version'),
     ('monitor', 'is_terminal'));
 
--- Functions that take locks that end with the transaction, or that take secrets, get a door as well. Functions that other
+-- Functions that take locks that end with the transaction, or that take secrets, get an entry as well. Functions that other
 -- objects depend on got theirs in their files.
 do $$
 declare
@@ -235,9 +235,9 @@ begin
         'cursor_advance', 'cursor_reset', 'cursor_record_error', 'cursor_delete', 'get_message', 'history', 'archive_get',
         'list_messages', 'count_messages', 'archive_list', 'archive_stats', 'notification_log', 'create_endpoint',
         'alter_endpoint', 'rotate_secret', 'set_proxy', 'tick', 'maintain', 'rotate', 'purge', 'adopt'] loop
-        call outbox_internal.make_door('outbox.' || name);
+        call outbox_internal.make_entry('outbox.' || name);
     end loop;
-    call outbox_internal.make_door('outbox_internal.is_ready');
+    call outbox_internal.make_entry('outbox_internal.is_ready');
 end
 $$;
 

@@ -280,8 +280,8 @@ comment on function outbox.count_by_state is
     'beginning, from counters. For one tenant they are counted among the messages that are still stored, which takes '
     'longer the more messages that tenant has';
 
--- The door is made here, before other objects depend on the function.
-call outbox_internal.make_door('outbox.count_by_state');
+-- The entry is made here, before other objects depend on the function.
+call outbox_internal.make_entry('outbox.count_by_state');
 
 insert into outbox._capability values
     ('monitor', 'function outbox.get_message'),
