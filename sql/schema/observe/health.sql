@@ -28,6 +28,8 @@ begin atomic
         union all
         select 'cursors', h.* from outbox_internal.health_cursors() h
         union all
+        select 'projections', h.* from outbox_internal.health_projections() h
+        union all
         select 'relays', h.* from outbox_internal.health_relays() h
         union all
         select 'dead letters', h.* from outbox_internal.health_dead_letters() h

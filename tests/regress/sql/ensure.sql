@@ -33,6 +33,7 @@ select outbox.ensure_subscription('work', '{job.#}', 'e');
 -- Refused arguments.
 select outbox.ensure_subscription(null, '{a}');
 select outbox.ensure_subscription('new', '{}');
+select outbox.ensure_subscription('new', '{{a,b},{c,d}}');
 select outbox.ensure_subscription('new', '{a}', 'missing');
 select outbox.ensure_subscription('new', '{a}', start => 'nonsense');
 select outbox.ensure_subscription('work', '{job.#}', ordering => 'sometimes');

@@ -79,6 +79,7 @@ select outbox.read_events(0, 10001);
 select outbox.read_events(0, member => 1);
 select outbox.read_events(0, member => 3, members => 3);
 select outbox.read_events(0, categories => '{}');
+select outbox.read_events(0, categories => '{{file,order}}');
 select outbox.read(0, source => 'everything');
 select outbox.close_stream('order-2', 'again');
 select outbox.close_stream('order-1');
