@@ -342,7 +342,9 @@ begin
     from outbox._projection p
     where p.state = 'faulted'
         or p.state not in ('stopped', 'paused') and not exists (
-            select from pg_proc f where f.oid = to_regprocedure(p.handler) and pg_get_userbyid(f.proowner) = p.owner
+            select from pg_proc f
+            where f.oid = to_regprocedure(p.handler) and pg_get_userbyid(f.proowner) = p.owner
+                and f.prorettype = 'void'::regtype and f.prokind = 'f' and not f.proretset
         )
     order by p.kind <> 'inline', p.state = 'faulted', p.changed_at, p.name
     limit 1;
@@ -357,7 +359,7 @@ begin
             || 'outbox.skip_event() skips the event on purpose';
     else
         state := case found.kind when 'inline' then 'critical' else 'warning' end;
-        culprit := format('the handler "%s" of projection "%s" version %s is gone, or its owner is not "%s" any more',
+        culprit := format('the handler "%s" of projection "%s" version %s is gone or is another function now; it was that of "%s"',
             found.handler, found.name, found.version, found.owner);
         what_to_do := 'create the function again, or register it again with outbox.alter_projection()';
         if found.kind = 'inline' then

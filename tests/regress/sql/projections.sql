@@ -144,7 +144,13 @@ select name, kind, state, position from outbox.projections where kind = 'inline'
 alter function app.see(outbox.event[]) rename to see_elsewhere;
 select outbox.append('invoice-1', 'invoice.sent', '{}');
 select state, culprit from outbox.health() where "check" = 'projections';
+create function app.see(events outbox.event[]) returns int language sql return 1;
+alter function app.see(outbox.event[]) owner to outbox_regress_owner;
+select outbox.append('invoice-1', 'invoice.sent', '{}');
+select state from outbox.health() where "check" = 'projections';
+drop function app.see(outbox.event[]);
 alter function app.see_elsewhere(outbox.event[]) rename to see;
+select state from outbox.health() where "check" = 'projections';
 -- An error of an inline projection refuses the append.
 set role outbox_regress_owner;
 create function app.refuse(events outbox.event[]) returns void language plpgsql
