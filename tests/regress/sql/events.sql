@@ -110,5 +110,5 @@ set session_replication_role = replica;
 insert into outbox.stream (stream, closed_at) values ('replica-1', now());
 reset session_replication_role;
 select outbox.append('replica-1', 'order.placed', '{}');
--- What backends remember is forgotten for every kind of session.
+-- Backends forget their copies for every kind of session.
 select tgrelid::regclass as of_table from pg_trigger where tgname ~ '_changed$' and not tgisinternal and tgenabled <> 'A';
