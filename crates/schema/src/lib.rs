@@ -101,7 +101,11 @@ pub fn check(schema: &Value) -> Result<()> {
 
 /// A schema that is ready to validate data.
 #[derive(Debug)]
-pub struct Checker(Validator);
+pub struct Checker {
+    validator: Validator,
+    /// The schema may refer to itself.
+    recursive: bool,
+}
 
 impl Checker {
     /// Prepares a schema.
@@ -111,19 +115,61 @@ impl Checker {
             .with_pattern_options(PatternOptions::regex())
             .offline()
             .build(schema)
-            .map(Checker)
+            .map(|validator| Checker {
+                validator,
+                recursive: refers_to_itself(schema, schema, &mut Vec::new(), &mut Vec::new()),
+            })
             .map_err(|error| malformed(&format!("at \"{}\": {}", error.instance_path(), error.masked())))
     }
 
     /// Validates data. The error names the places that are wrong, at most five.
+    ///
+    /// The library collects all errors, and those of every alternative. In a schema that refers to itself their number grows
+    /// exponentially with the depth of the data, and nothing could cancel that. Whether data is valid is remembered for each
+    /// part of it, and takes no such time.
     pub fn validate(&self, data: &Value) -> std::result::Result<(), String> {
+        if self.validator.is_valid(data) {
+            return Ok(());
+        }
+        if self.recursive {
+            return Err("The schema refers to itself, so no place is named".to_owned());
+        }
         let places: Vec<String> = self
-            .0
+            .validator
             .iter_errors(data)
             .take(MAX_ERRORS)
             .map(|error| format!("\"{}\" does not fulfil \"{}\"", error.instance_path(), error.schema_path()))
             .collect();
-        if places.is_empty() { Ok(()) } else { Err(places.join("; ")) }
+        Err(places.join("; "))
+    }
+}
+
+/// Whether a schema may refer to itself. References that are no JSON Pointer into the document count as such. `open` are the
+/// references that led to `value`, `done` those that lead to none of themselves.
+fn refers_to_itself<'a>(schema: &'a Value, value: &'a Value, open: &mut Vec<&'a str>, done: &mut Vec<&'a str>) -> bool {
+    match value {
+        Value::Object(fields) => fields.iter().any(|(key, inner)| match (key.as_str(), inner) {
+            ("$dynamicRef" | "$recursiveRef", Value::String(_)) => true,
+            ("$ref", Value::String(to)) => {
+                if done.contains(&to.as_str()) {
+                    return false;
+                }
+                if open.contains(&to.as_str()) {
+                    return true;
+                }
+                let Some(target) = to.strip_prefix('#').and_then(|pointer| schema.pointer(pointer)) else {
+                    return true;
+                };
+                open.push(to);
+                let found = refers_to_itself(schema, target, open, done);
+                open.pop();
+                done.push(to);
+                found
+            }
+            _ => refers_to_itself(schema, inner, open, done),
+        }),
+        Value::Array(items) => items.iter().any(|item| refers_to_itself(schema, item, open, done)),
+        _ => false,
     }
 }
 
@@ -371,6 +417,20 @@ mod tests {
             assert!(check(&wrong).is_err(), "{}", shortened(&wrong));
             assert!(compare(&json!(true), &wrong).is_err(), "{}", shortened(&wrong));
         }
+    }
+
+    #[test]
+    fn a_schema_that_refers_to_itself_takes_no_exponential_time() {
+        let list = json!({"type": "array", "items": {"$ref": "#"}});
+        let tree = json!({"anyOf": [{"type": "integer"}, list, {"allOf": [list]}]});
+        let deep = |leaf: Value| (0..100).fold(leaf, |inner, _| json!([inner]));
+        let checker = Checker::new(&tree).unwrap();
+        assert_eq!(checker.validate(&deep(json!(1))), Ok(()));
+        assert!(checker.validate(&deep(json!("x"))).unwrap_err().contains("refers to itself"));
+        let shared =
+            json!({"$defs": {"a": {"type": "integer"}, "b": {"items": {"$ref": "#/$defs/a"}}}, "$ref": "#/$defs/b"});
+        let error = Checker::new(&shared).unwrap().validate(&json!(["x"])).unwrap_err();
+        assert!(error.starts_with("\"/0\" does not fulfil"), "{error}");
     }
 
     #[test]

@@ -36,7 +36,8 @@ begin
     if name is null then
         raise exception 'the name of the % must not be null', kind using errcode = 'null_value_not_allowed';
     end if;
-    if name !~ '^[^[:cntrl:]]{1,100}$' or name <> btrim(name) then
+    -- Functions that take cursors remove every kind of space, so none may be around a name.
+    if name !~ '^[^[:cntrl:]]{1,100}$' or name ~ '^[[:space:]]|[[:space:]]$' then
         raise exception 'malformed name of the %', kind
             using errcode = 'invalid_parameter_value',
                 hint = 'A name has 1 to 100 characters, no control characters, and no spaces around it.';

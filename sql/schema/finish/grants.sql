@@ -23,6 +23,8 @@ select pg_catalog.pg_extension_config_dump('outbox._grant', '');
 create function outbox_internal.grants_changed() returns trigger language c volatile as 'MODULE_PATHNAME', 'outbox_grants_changed';
 create trigger grants_changed after insert or update or delete or truncate on outbox._grant
     for each statement execute function outbox_internal.grants_changed();
+-- A restore without triggers, and the first copy of a logical subscription, fire only such triggers.
+alter table outbox._grant enable always trigger grants_changed;
 
 -- API: public
 create view outbox.grants as

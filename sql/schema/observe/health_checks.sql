@@ -328,6 +328,51 @@ end
 $$;
 
 -- API: private
+-- Whether a projection cannot go on. While the handler of an inline one cannot be called, appends to its categories fail.
+-- The error of a handler may contain data, so it is not shown.
+create function outbox_internal.health_projections(out state text, out culprit text, out what_to_do text)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found record;
+begin
+    select p.name, p.version, p.kind, p.state, p.handler, p.owner, p.failed_position, p.changed_at, count(*) over () as n
+    into found
+    from outbox._projection p
+    where p.state = 'faulted'
+        or p.state not in ('stopped', 'paused') and not exists (
+            select from pg_proc f
+            where f.oid = to_regprocedure(p.handler) and pg_get_userbyid(f.proowner) = p.owner
+                and f.prorettype = 'void'::regtype and f.prokind = 'f' and not f.proretset
+        )
+    order by p.kind <> 'inline', p.state = 'faulted', p.changed_at, p.name
+    limit 1;
+    if found.n is null then
+        return;
+    end if;
+    if found.state = 'faulted' then
+        state := 'warning';
+        culprit := format('projection "%s" version %s is faulted at position %s since %s', found.name, found.version,
+            found.failed_position, found.changed_at::timestamptz(0));
+        what_to_do := 'the view outbox.projections has the error: correct the handler, then outbox.resume_projection(); '
+            || 'outbox.skip_event() skips the event on purpose';
+    else
+        state := case found.kind when 'inline' then 'critical' else 'warning' end;
+        culprit := format('the handler "%s" of projection "%s" version %s is gone or is another function now; it was that of "%s"',
+            found.handler, found.name, found.version, found.owner);
+        what_to_do := 'create the function again, or register it again with outbox.alter_projection()';
+        if found.kind = 'inline' then
+            what_to_do := 'appends to its categories fail: ' || what_to_do;
+        end if;
+    end if;
+    if found.n > 1 then
+        culprit := format('%s; and %s others', culprit, found.n - 1);
+    end if;
+end
+$$;
+
+-- API: private
 -- Whether a reader cannot go on, or its cursor does not move any more.
 create function outbox_internal.health_cursors(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
@@ -355,35 +400,6 @@ begin
         end if;
         if slow.n > 1 then
             culprit := format('%s; and %s others', culprit, slow.n - 1);
-        end if;
-    end if;
-end
-$$;
-
--- API: private
--- Whether a projection stands at an event that its handler cannot apply, or is paused for a day.
-create function outbox_internal.health_projections(out state text, out culprit text, out what_to_do text)
-language plpgsql volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    found record;
-begin
-    select p.*, count(*) over () as n into found from outbox._projection p
-    where p.state = 'faulted' or p.state = 'paused' and p.changed_at < clock_timestamp() - interval '1 day'
-    order by p.state = 'paused', p.changed_at, p.name, p.version limit 1;
-    if found.n > 0 then
-        state := 'warning';
-        if found.state = 'faulted' then
-            culprit := format('projection "%s" is faulted at position %s since %s: %s', found.name, found.failed_position,
-                found.changed_at::timestamptz(0), left(found.error, 200));
-            what_to_do := 'correct its handler, then outbox.resume_projection(); outbox.skip_event() skips the event on purpose';
-        else
-            culprit := format('projection "%s" is paused since %s', found.name, found.changed_at::timestamptz(0));
-            what_to_do := 'outbox.resume_projection()';
-        end if;
-        if found.n > 1 then
-            culprit := format('%s; and %s others', culprit, found.n - 1);
         end if;
     end if;
 end

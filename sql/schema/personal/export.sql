@@ -77,8 +77,8 @@ as $$
 #variable_conflict use_variable
 declare
     after_stream text := after ->> 'stream';
-    after_version bigint := coalesce((after ->> 'version')::bigint, 0);
-    after_position bigint := coalesce((after ->> 'position')::bigint, 0);
+    after_version bigint;
+    after_position bigint;
     condition jsonb := case when user_id is not null
         then coalesce(metadata, '{}') || jsonb_build_object('user_id', user_id) else metadata end;
     chosen record;
@@ -95,11 +95,15 @@ begin
         raise exception 'an export needs streams or a filter' using errcode = 'invalid_parameter_value',
             hint = 'Pass streams, types, stream_prefix, tenant, user_id or metadata.';
     end if;
-    if streams is null and not after ? 'position' or streams is not null and not after ?& '{stream,version}' then
+    if after is not null and (streams is null and after ->> 'position' ~ '^[0-9]{1,18}$'
+        or streams is not null and after ->> 'version' ~ '^[0-9]{1,18}$' and after ->> 'stream' is not null) is not true then
         raise exception 'malformed after' using errcode = 'invalid_parameter_value',
             hint = 'It is "next" of the last row of the page before, with the same arguments.';
     end if;
-    if cardinality(streams) not between 1 and 10000 or array_position(streams, null) is not null then
+    after_version := coalesce((after ->> 'version')::bigint, 0);
+    after_position := coalesce((after ->> 'position')::bigint, 0);
+    if array_ndims(streams) > 1 or cardinality(streams) not between 1 and 10000
+        or array_position(streams, null) is not null then
         raise exception 'malformed streams' using errcode = 'invalid_parameter_value', hint = '1 to 10000 names.';
     end if;
     if streams is not null then

@@ -73,7 +73,7 @@ language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    raise exception 'key "%" does not exist', key_id using errcode = 'OB001',
+    raise exception 'key "%" does not exist', left(key_id, 255) using errcode = 'OB001',
         hint = 'outbox.save_subject_key() stores it.';
 end
 $$;
@@ -210,6 +210,7 @@ begin
         raise exception 'a reason is required' using errcode = 'OB006',
             hint = 'The reason is kept in outbox.revocation_certificate, with the actor.';
     end if;
+    perform outbox_internal.check_note(reason);
     -- Waits for sessions that are storing a key, and keeps others from it.
     lock table outbox._subject_key in share row exclusive mode;
     if not exists (select from outbox._subject_key s where s.subject = subject) then

@@ -105,7 +105,7 @@ begin
     update outbox.command c set result = result, error = error, processed_at = clock_timestamp()
     where c.key = key and c.processed_at is null and c.xid = pg_current_xact_id_if_assigned();
     if not found then
-        raise exception 'command "%" has not begun in this transaction', key using errcode = 'OB004',
+        raise exception 'command "%" has not begun in this transaction', left(key, 255) using errcode = 'OB004',
             hint = 'outbox.command_begin() begins it, in the same transaction.';
     end if;
 end

@@ -71,7 +71,7 @@ language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    raise exception 'saga "%" of type "%" does not exist', saga_id, saga_type using errcode = 'OB001',
+    raise exception 'saga "%" of type "%" does not exist', left(saga_id, 255), left(saga_type, 100) using errcode = 'OB001',
         hint = 'outbox.saga_save() with expected_version 0 starts it; the view outbox.sagas lists those there are.';
 end
 $$;
@@ -231,7 +231,7 @@ begin
         raise exception 'the state must not be null' using errcode = 'null_value_not_allowed';
     end if;
     if status not in ('started', 'running', 'completed', 'failed', 'compensating', 'compensated', 'compensation_failed') then
-        raise exception 'unknown status "%"', status using errcode = 'invalid_parameter_value',
+        raise exception 'unknown status "%"', left(status, 100) using errcode = 'invalid_parameter_value',
             hint = 'started, running, completed, failed, compensating, compensated or compensation_failed.';
     end if;
     if step < 0 or length(failure_reason) > 10000 then

@@ -63,8 +63,8 @@ language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    raise exception '%', case when version is null then format('projection "%s" does not exist', name)
-            else format('projection "%s" has no version %s', name, version) end
+    raise exception '%', case when version is null then format('projection "%s" does not exist', left(name, 100))
+            else format('projection "%s" has no version %s', left(name, 100), version) end
         using errcode = 'OB001', hint = 'The view outbox.projections lists those there are.';
 end
 $$;
@@ -108,7 +108,7 @@ begin
     perform outbox_internal.check_writable('create_projection');
     perform outbox_internal.check_name('projection', name);
     if kind is null or kind not in ('async', 'inline') then
-        raise exception 'unknown kind of projection "%"', coalesce(kind, 'null')
+        raise exception 'unknown kind of projection "%"', coalesce(left(kind, 100), 'null')
             using errcode = 'invalid_parameter_value', hint = 'async or inline.';
     end if;
     if array_ndims(categories) > 1 or cardinality(categories) not between 1 and 1000
@@ -117,7 +117,8 @@ begin
         raise exception 'malformed categories' using errcode = 'invalid_parameter_value',
             hint = '1 to 1000 names of 1 to 255 bytes; null: all.';
     end if;
-    perform outbox_internal.check_patterns(types);
+    -- Refuses also an empty list and null, with which every append would fail.
+    perform outbox_internal.matches(types, null, 'a', null, null, null, null, null);
     select * into checked from outbox_internal.check_function(caller, 'outbox.event[]', 'void', 'handler', handler);
     if kind = 'inline' then
         -- Waits for transactions that are appending, so that the projection gets every event that is appended after it.

@@ -28,7 +28,7 @@ begin
         begin
             perform outbox_internal.call_handler(handler, events[applied + 1:applied + size]);
             applied := applied + size;
-        exception when others then
+        exception when others or assert_failure then
             if outbox_internal.is_transient(sqlstate) then
                 raise;
             end if;
@@ -201,7 +201,7 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    its_version int;
+    its_version numeric;
     found_schema outbox.event_schema;
     wrong text;
 begin
@@ -209,10 +209,12 @@ begin
         return;
     end if;
     its_version := case when jsonb_typeof(e.metadata -> 'schema_version') = 'number'
-        then (e.metadata ->> 'schema_version')::numeric::int else 1 end;
+        then (e.metadata ->> 'schema_version')::numeric else 1 end;
     select * into found_schema from outbox.event_schema s where s.type = e.type and s.version = its_version;
     if not found then
-        raise exception 'type "%" has no schema of version %', e.type, its_version using errcode = 'OB001',
+        raise exception 'type "%" has no schema of version %', e.type,
+            case when length(its_version::text) > 20 then left(its_version::text, 17) || '...' else its_version::text end
+            using errcode = 'OB001',
             detail = 'The version is that of metadata.schema_version, and 1 without it.',
             hint = 'outbox.register_schema() registers it.';
     end if;

@@ -55,12 +55,18 @@ begin
     relay := outbox_internal.cursor_part('relay', relay);
     consumer := outbox_internal.cursor_part('consumer', consumer);
     if state is null or state not in ('running', 'retrying', 'stopped', 'ended') then
-        raise exception 'unknown state "%"', state using errcode = 'invalid_parameter_value',
+        raise exception 'unknown state "%"', coalesce(left(state, 100), 'null') using errcode = 'invalid_parameter_value',
             hint = 'The states are running, retrying, stopped and ended.';
     end if;
     if heartbeat_interval is null or heartbeat_interval not between interval '1 s' and interval '1 h' then
         raise exception 'invalid heartbeat_interval' using errcode = 'invalid_parameter_value',
             hint = 'It is between 1 second and 1 hour.';
+    end if;
+    -- A violated constraint of the table would show the whole row.
+    if num_nulls(sink, instance, "position", relayed, skipped, rate) > 0 or least("position", relayed, skipped) < 0
+        or rate not between 0 and 1e15 then
+        raise exception 'malformed figures of the relay' using errcode = 'invalid_parameter_value',
+            hint = 'sink and instance are not null; position, relayed, skipped and rate are 0 or more.';
     end if;
     insert into outbox.relay_status as r (relay, consumer, sink, instance, state, "position", epoch, relayed, skipped, rate,
         last_error, last_error_at, started_at, heartbeat_at, heartbeat_interval)
@@ -98,7 +104,7 @@ begin
     perform outbox_internal.check_writable('relay_record_refusal');
     relay := outbox_internal.cursor_part('relay', relay);
     if action is null or action not in ('skip', 'dead-letter') then
-        raise exception 'unknown action "%"', action using errcode = 'invalid_parameter_value',
+        raise exception 'unknown action "%"', coalesce(left(action, 100), 'null') using errcode = 'invalid_parameter_value',
             hint = 'The actions are skip and dead-letter.';
     end if;
     perform outbox_internal.audit('relay_' || replace(action, '-', '_'), format('relay %s', relay), left(reason, 1000),

@@ -23,6 +23,9 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    if array_ndims(topics) > 1 then
+        raise exception 'malformed topics' using errcode = 'invalid_parameter_value', hint = 'It is a list of patterns.';
+    end if;
     if topics is null or cardinality(topics) = 0 or array_position(topics, null) is not null then
         raise exception 'topics must not be null or empty' using errcode = 'null_value_not_allowed',
             hint = 'The pattern "#" matches every topic that is published.';

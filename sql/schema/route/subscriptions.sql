@@ -36,13 +36,17 @@ begin
     limit 1;
     if found then
         raise exception 'invalid %', wrong.setting using errcode = 'invalid_parameter_value',
-            detail = format('It is %s.', coalesce(wrong.given, 'null')), hint = wrong.hint;
+            detail = format('It is %s.', coalesce(left(wrong.given, 100), 'null')), hint = wrong.hint;
     end if;
     perform outbox_internal.check_schedule(candidate.schedule);
     perform outbox_internal.check_policy(candidate.policy);
     if octet_length(candidate.external_id) > 255 then
         raise exception 'external_id is too large' using errcode = 'program_limit_exceeded',
             detail = format('It has %s bytes; the limit is 255.', octet_length(candidate.external_id));
+    end if;
+    if octet_length(candidate.labels::text) > 16384 then
+        raise exception 'labels is too large' using errcode = 'program_limit_exceeded',
+            detail = format('It has %s bytes; the limit is 16384.', octet_length(candidate.labels::text));
     end if;
 end
 $$;

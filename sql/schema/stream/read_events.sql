@@ -63,7 +63,7 @@ begin
     end if;
     perform outbox_internal.check_max_events(max_events);
     perform outbox_internal.check_member(member, members);
-    if categories is not null and (cardinality(categories) not between 1 and 1000
+    if categories is not null and (array_ndims(categories) > 1 or cardinality(categories) not between 1 and 1000
         or array_position(categories, null) is not null) then
         raise exception 'malformed categories' using errcode = 'invalid_parameter_value',
             hint = 'Between 1 and 1000 names; null is every category.';

@@ -57,6 +57,8 @@ select pg_catalog.pg_extension_config_dump('outbox.stream', '');
 create function outbox_internal.streams_changed() returns trigger language c volatile as 'MODULE_PATHNAME', 'outbox_streams_changed';
 create trigger streams_changed after insert or update or delete or truncate on outbox.stream
     for each statement execute function outbox_internal.streams_changed();
+-- A restore without triggers, and the first copy of a logical subscription, fire only such triggers.
+alter table outbox.stream enable always trigger streams_changed;
 
 -- API: private
 -- Where the events of a category are: lists of at most 600 positions, written behind the feed by the job `categories`. The

@@ -79,7 +79,7 @@ begin
     perform outbox_internal.check_topic(type);
     perform outbox_internal.check_schema(schema);
     if outbox_internal.satisfies('full', compatibility) is null then
-        raise exception 'unknown compatibility "%"', coalesce(compatibility, 'null') using errcode = 'invalid_parameter_value',
+        raise exception 'unknown compatibility "%"', coalesce(left(compatibility, 100), 'null') using errcode = 'invalid_parameter_value',
             hint = 'full, backward, forward or breaking; breaking allows any change.';
     end if;
     if length(description) > 10000 then
@@ -147,8 +147,8 @@ begin
     order by s.version desc
     limit 1;
     if not found then
-        raise exception '%', case when version is null then format('type "%s" has no schema', type)
-                else format('type "%s" has no schema of version %s', type, version) end
+        raise exception '%', case when version is null then format('type "%s" has no schema', left(type, 255))
+                else format('type "%s" has no schema of version %s', left(type, 255), version) end
             using errcode = 'OB001',
                 hint = 'outbox.register_schema() registers one; the table outbox.event_schema lists those there are.';
     end if;

@@ -33,16 +33,16 @@ begin
     end if;
     select p.* into found_function from pg_proc p where p.oid = to_regprocedure(signature);
     if found_function.oid is null then
-        raise exception 'function "%" does not exist', signature using errcode = 'undefined_function',
+        raise exception 'function "%" does not exist', left(signature, 255) using errcode = 'undefined_function',
             hint = format('Write schema and type: "app.%s(%s)".', kind, argument);
     end if;
     if found_function.prorettype <> result or found_function.proargtypes <> argument::oid::text::oidvector
         or found_function.prokind <> 'f' or found_function.proretset then
-        raise exception 'function "%" is not (%) returns %', signature, argument, result
+        raise exception 'function "%" is not (%) returns %', left(signature, 255), argument, result
             using errcode = 'invalid_parameter_value';
     end if;
     if not pg_has_role(caller, found_function.proowner, 'usage') then
-        raise exception 'must be owner of function %', signature using errcode = 'insufficient_privilege',
+        raise exception 'must be owner of function %', left(signature, 255) using errcode = 'insufficient_privilege',
             detail = format('The %s runs with the rights of its owner.', kind);
     end if;
     signature := found_function.oid::regprocedure;
@@ -94,7 +94,7 @@ begin
     perform outbox_internal.check_schema_version(from_version);
     select * into checked from outbox_internal.check_function(caller, 'jsonb', 'jsonb', 'upcaster', function);
     if (select p.provolatile from pg_proc p where p.oid = to_regprocedure(checked.signature)) = 'v' then
-        raise exception 'function "%" is volatile', function using errcode = 'invalid_parameter_value',
+        raise exception 'function "%" is volatile', left(function, 255) using errcode = 'invalid_parameter_value',
             hint = 'An upcaster returns the same for the same data: declare it as immutable or stable.';
     end if;
     lock table outbox.upcaster in share row exclusive mode;
@@ -140,7 +140,7 @@ begin
     end if;
     delete from outbox.upcaster u where u.type = type and u.from_version = from_version;
     if not found then
-        raise exception 'type "%" has no upcaster from version %', type, from_version using errcode = 'OB001',
+        raise exception 'type "%" has no upcaster from version %', left(type, 255), from_version using errcode = 'OB001',
             hint = 'The table outbox.upcaster lists those there are.';
     end if;
     perform outbox_internal.audit('drop_upcaster', format('type %s from version %s', type, from_version), null);
@@ -158,7 +158,7 @@ as $$
 #variable_conflict use_variable
 declare
     u outbox.upcaster;
-    reached int := coalesce(from_version, 1);
+    reached bigint := coalesce(from_version, 1);
 begin
     for u in
         select * from outbox.upcaster k
@@ -166,7 +166,7 @@ begin
         order by k.from_version
     loop
         if u.from_version <> reached then
-            raise exception 'there is no upcaster from version % of type "%"', reached, type using errcode = 'OB004',
+            raise exception 'there is no upcaster from version % of type "%"', reached, left(type, 255) using errcode = 'OB004',
                 detail = format('The first one is from version %s.', u.from_version),
                 hint = 'outbox.create_upcaster() adds it.';
         end if;
@@ -178,7 +178,7 @@ begin
         reached := reached + 1;
     end loop;
     if to_version > reached then
-        raise exception 'type "%" has no upcaster from version %', type, reached using errcode = 'OB004',
+        raise exception 'type "%" has no upcaster from version %', left(type, 255), reached using errcode = 'OB004',
             detail = format('Version %s was asked for.', to_version), hint = 'outbox.create_upcaster() adds it.';
     end if;
     return data;

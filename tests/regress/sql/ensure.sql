@@ -33,6 +33,9 @@ select outbox.ensure_subscription('work', '{job.#}', 'e');
 -- Refused arguments.
 select outbox.ensure_subscription(null, '{a}');
 select outbox.ensure_subscription('new', '{}');
+select outbox.ensure_subscription('new', '{{a,b},{c,d}}');
+select outbox.ensure_subscription('new', '{a}', labels => jsonb_build_object('team', repeat('x', 20000)));
+select outbox.ensure_subscription('new', '{a}', ordering => repeat('x', 20000));
 select outbox.ensure_subscription('new', '{a}', 'missing');
 select outbox.ensure_subscription('new', '{a}', start => 'nonsense');
 select outbox.ensure_subscription('work', '{job.#}', ordering => 'sometimes');

@@ -32,6 +32,9 @@ from outbox.export_subject('{customer-1,order-1}');
 -- Arguments that are refused.
 select outbox.export_subject();
 select outbox.export_subject('{}');
+select outbox.export_subject('{{customer-1,customer-2}}');
+select outbox.export_subject(user_id => 'u1', after => '{"position": "seven"}');
+select outbox.export_subject(user_id => 'u1', after => '"position"');
 select outbox.export_subject('{customer-1}', after => '{"position": 1}');
 select outbox.export_subject(user_id => 'u1', after => '{"stream": "a", "version": 1}');
 select outbox.export_subject(user_id => 'u1', max_events => 0);

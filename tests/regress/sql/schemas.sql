@@ -68,6 +68,7 @@ select outbox.upcast('order.placed', '{"amount": 7}');
 reset role;
 select outbox.create_upcaster('order.placed', 3, 'app.nothing(jsonb)');
 select outbox.upcast('order.placed', '{"total": 7}', 3);
+select outbox.upcast('order.placed', '{"total": 7}', 2147483647);
 select outbox.drop_upcaster('order.placed', 2);
 select outbox.drop_upcaster('order.placed', 3), outbox.drop_upcaster('order.placed', 1);
 select outbox.drop_upcaster('order.placed', 1);

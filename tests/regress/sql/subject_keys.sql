@@ -24,6 +24,7 @@ select key_id, wrapped_key, master_key, rewrapped_at is not null as rewrapped fr
 select outbox.rewrap_subject_key('k9', '\x300102030405060708090a0b0c0d0e0f', 'master-2');
 select outbox.revoke_subject_keys('customer-1');
 select outbox.revoke_subject_keys('customer-9', reason => 'x');
+select outbox.revoke_subject_keys('customer-1', reason => repeat('x', 5000));
 select outbox.revoke_subject_keys('customer-1', 'ticket 7', 'request of the customer');
 select outbox.revoke_subject_keys('customer-1', 'ticket 8', 'again');
 select subject, key_ids, actor, reason from outbox.revocation_certificate;
