@@ -15,7 +15,7 @@ class Server:
     def __init__(self):
         self.process = subprocess.Popen(
             ["cargo", "run", "--quiet", "-p", "outbox-harness", "--bin", "serve", "--", "pg_outbox.poll_interval=1s",
-             "max_worker_processes=60"], cwd=ROOT, stdin=subprocess.PIPE,
+             "max_worker_processes=100", "pg_outbox.max_databases=100"], cwd=ROOT, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, text=True, env={**os.environ, "RUST_BACKTRACE": "0"},
         )
         self.base = self.process.stdout.readline().strip()
@@ -62,4 +62,8 @@ def server():
 
 @pytest.fixture
 def dsn(server):
-    return server.database()
+    dsn = server.database()
+    yield dsn
+    # Each database has a dispatcher, and a server has not as many processes as there are tests.
+    with psycopg.connect(server.dsn("postgres"), autocommit=True) as conn:
+        conn.execute(f"drop database if exists {dsn.rsplit('/', 1)[1]} with (force)")
