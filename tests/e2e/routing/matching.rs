@@ -167,7 +167,7 @@ async fn agree(db: &Client, seed: u64, dispatched: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_filter_means_the_same_to_readers_and_subscriptions() {
-    agree(&server().await.database("filters").await.unwrap(), 1, true).await;
+    agree(&server().await.database("filters_matched").await.unwrap(), 1, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
