@@ -18,8 +18,18 @@ fn sink(broker: &Broker) -> String {
 }
 
 async fn entries(broker: &Broker) -> Vec<StreamId> {
-    let found: StreamRangeReply = connect(broker).await.xrange_all("order.created").await.unwrap();
-    found.ids
+    // A server that has just started accepts connections before it has loaded its data.
+    let begun = std::time::Instant::now();
+    loop {
+        let found: redis::RedisResult<StreamRangeReply> = connect(broker).await.xrange_all("order.created").await;
+        match found {
+            Err(error) if error.kind() == redis::ErrorKind::Server(redis::ServerErrorKind::BusyLoading) => {
+                assert!(begun.elapsed() < PATIENCE, "the server loads its data for ever");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+            found => return found.unwrap().ids,
+        }
+    }
 }
 
 async fn payloads(broker: &Broker) -> Vec<i64> {
