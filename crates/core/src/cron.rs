@@ -66,7 +66,8 @@ impl Cron {
 
     /// Returns the last tick that is not after a time and at most `catch_up` before it.
     pub fn missed(&self, now: DateTime<Utc>, catch_up: Duration) -> Option<DateTime<Utc>> {
-        let earliest = now - chrono::Duration::from_std(catch_up).ok()?;
+        let span = chrono::Duration::from_std(catch_up).ok();
+        let earliest = span.and_then(|span| now.checked_sub_signed(span)).unwrap_or(DateTime::<Utc>::MIN_UTC);
         let found = self.pattern.find_previous_occurrence(&now.with_timezone(&self.zone), true).ok()?;
         Some(found.with_timezone(&Utc)).filter(|tick| *tick >= earliest)
     }

@@ -61,6 +61,9 @@ impl std::fmt::Display for Fault {
     }
 }
 
+/// Faults that are remembered while they cannot be written.
+const MAX_UNWRITTEN: usize = 10_000;
+
 /// Faults that are not recorded yet.
 #[derive(Debug)]
 pub(crate) struct Faults {
@@ -77,7 +80,10 @@ impl Faults {
     /// Adds a fault, and logs it.
     pub(crate) fn add<S: Store>(&mut self, store: &S, fault: Fault) {
         store.log(format_args!("{fault}"));
-        self.found.push(fault);
+        // A fault that lasts is found again.
+        if self.found.len() < MAX_UNWRITTEN {
+            self.found.push(fault);
+        }
     }
 
     /// Called when all subscriptions, or all endpoints, have been loaded except the `faulted` ones.

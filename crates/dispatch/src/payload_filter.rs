@@ -78,7 +78,6 @@ pub struct Predicates {
 
 /// The payloads that one filter is evaluated on.
 struct Question {
-    path: String,
     asked: Vec<(i64, String)>,
     may_be_asked: bool,
     /// Time per payload of the last evaluation.
@@ -130,7 +129,6 @@ impl Predicates {
                     questions
                         .entry((id, path.to_owned()))
                         .or_insert_with(|| Question {
-                            path: path.to_owned(),
                             asked: Vec::new(),
                             may_be_asked: subscription.may_be_asked(asked_at),
                             cost: subscription.filter_cost,
@@ -144,7 +142,7 @@ impl Predicates {
         let mut questions: Vec<((i32, String), Question)> =
             questions.into_iter().filter(|(_, question)| question.may_be_asked).collect();
         questions.sort_by_key(|(_, question)| question.cost.unwrap_or(QUICK));
-        for ((id, _), question) in questions {
+        for ((id, path), question) in questions {
             let known_quick = question.cost.is_some_and(|cost| cost <= QUICK);
             let begun = evaluator.instant();
             let rest = self.rest_until.filter(|until| *until > begun);
@@ -152,7 +150,7 @@ impl Predicates {
                 postpone(config, id, until);
                 continue;
             }
-            let answered = ask(evaluator, &question, timer, rest.is_some());
+            let answered = ask(evaluator, &path, &question, timer, rest.is_some());
             let finished = evaluator.instant();
             let took = finished.saturating_duration_since(begun);
             let cost = took / (answered.len().max(1) as u32);
@@ -178,6 +176,7 @@ impl Predicates {
 /// gets a quarter of the timer.
 fn ask<E: Evaluate>(
     evaluator: &mut E,
+    path: &str,
     question: &Question,
     timer: Duration,
     in_haste: bool,
@@ -185,14 +184,14 @@ fn ask<E: Evaluate>(
     let texts: Vec<&str> = question.asked.iter().map(|(_, text)| text.as_str()).collect();
     let result = |holds| if holds { FilterResult::Holds } else { FilterResult::Fails };
     let all = if in_haste { timer / 4 } else { timer };
-    if let Ok(answers) = evaluate(evaluator, &question.path, &texts, all) {
+    if let Ok(answers) = evaluate(evaluator, path, &texts, all) {
         return question.asked.iter().zip(answers).map(|((position, _), holds)| (*position, result(holds))).collect();
     }
     let mut answered = Vec::new();
     let begun = evaluator.instant();
     // One by one, to find the payload that fails, and in total not longer than one payload may take.
     for (position, text) in question.asked.iter().take(if in_haste { 0 } else { usize::MAX }) {
-        match evaluate(evaluator, &question.path, &[text], timer) {
+        match evaluate(evaluator, path, &[text], timer) {
             Ok(answers) => answered.push((*position, result(answers.first().copied().unwrap_or(false)))),
             Err(failure) => {
                 answered.push((*position, FilterResult::Broken(failure.message.into())));

@@ -11,6 +11,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outbox_core::progress::Saved;
@@ -165,7 +166,7 @@ pub struct DeadRow {
     /// The reason.
     pub reason: &'static str,
     /// The error, if there is one.
-    pub error: Option<std::sync::Arc<str>>,
+    pub error: Option<Arc<str>>,
 }
 
 /// Everything that one transaction records.

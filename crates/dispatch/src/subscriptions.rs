@@ -22,6 +22,7 @@ use serde_json::Value;
 use crate::failure::Failure;
 use crate::feed::{Stored, subject};
 use crate::payload_filter::{FilterResult, FilterResults};
+use crate::store::Checkpoint;
 
 /// A version of a subscription with the subscription's settings, as the store reads it. Durations are microseconds.
 #[derive(Clone, Debug, Default)]
@@ -280,6 +281,14 @@ pub enum Routed {
 }
 
 impl Config {
+    /// How far all subscriptions are, when the feed is routed up to `routed`.
+    pub fn checkpoint(&self, routed: i64) -> Checkpoint {
+        let saved = self.subscriptions.iter().filter_map(|(id, s)| Some((*id, s.progress.save()?)));
+        let mut subscriptions: Vec<_> = saved.collect();
+        subscriptions.sort_unstable_by_key(|(id, _)| *id);
+        Checkpoint { routed, subscriptions }
+    }
+
     /// Calls `matched` for each subscription that a message goes to, or may go to: see `FilterResult`. The parts of an
     /// unreadable message that cannot be read (topic, attributes, payload) count as a match.
     pub fn route(

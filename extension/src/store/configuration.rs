@@ -77,7 +77,7 @@ impl Loader {
 
     /// Reads everything. Inside a transaction.
     pub fn all(&mut self) -> Configuration {
-        let subscriptions = versions(&self.subscriptions.execute(&[]));
+        let subscriptions = self.subscriptions();
         Configuration { subscriptions, endpoints: self.endpoints(None), ..Configuration::default() }
     }
 

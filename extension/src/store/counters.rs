@@ -1,5 +1,5 @@
-//! Counters for `outbox.metrics()` and the statistics: one row per recorded batch, subscription, endpoint and outcome, in the transaction that
-//! records the outcomes themselves. So the counters are exact, and nothing ever counts the log.
+//! Counters for `outbox.metrics()` and the statistics: one row per recorded batch, subscription, endpoint and outcome, in the
+//! transaction that records the outcomes themselves. So the counters are exact, and nothing ever counts the log.
 
 use std::collections::BTreeMap;
 
@@ -58,8 +58,8 @@ pub fn append(deliveries: impl Iterator<Item = Counted>) -> Result<()> {
     })
 }
 
-/// Appends the sums of messages by tenant and by topic. Inside the transaction of the checkpoint that has passed the positions
-/// that they count.
+/// Appends the sums of messages by tenant and by topic. Inside the transaction of the checkpoint that has passed the
+/// positions that they count.
 pub fn append_messages(counters: &MessageCounters) -> Result<()> {
     if counters.is_empty() {
         return Ok(());

@@ -6,7 +6,7 @@
 //!   read by itself (`reading`). The messages that fail then are known as unreadable from then on, and become dead letters.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -178,7 +178,10 @@ impl Reader {
         let mut cancelled = Vec::new();
         if let (Some(from), Some(to)) = (ids().min(), ids().max()) {
             self.cancelled_among.execute(&[arg(from), arg(to)]).for_each(|row| cancelled.push(row.int(0)));
-            cancelled.retain(|id| ids().any(|known| known == *id));
+            if !cancelled.is_empty() {
+                let read: HashSet<i64> = ids().collect();
+                cancelled.retain(|id| read.contains(id));
+            }
         }
         cancelled
     }

@@ -12,14 +12,16 @@ use outbox_core::progress::Progress;
 use outbox_dispatch::engine::matched_as;
 use outbox_dispatch::feed::{Stored, TickStatus, is_control};
 use outbox_dispatch::outcome::decisions::Decision;
+use outbox_dispatch::outcome::message_counters::MessageCounters;
 use outbox_dispatch::payload_filter::{Evaluate, FilterResult, FilterResults, Predicates};
 use outbox_dispatch::pull::window::{self, Accept, WINDOW, Window};
-use outbox_dispatch::store::{Checkpoint, NumberedCheckpoint, RoutingRow};
+use outbox_dispatch::store::{Batch, NumberedCheckpoint, RoutingRow};
 use outbox_dispatch::subscriptions::Config;
 use pgrx::{IntoDatum, PgSqlErrorCode};
 
 use crate::pg::txn::{self, Failure, Plan};
 use crate::shared::shmem;
+use crate::store::batch;
 use crate::store::configuration::Loader;
 use crate::store::deliveries::Deliveries;
 use crate::store::feed::{Reader, reading_inline};
@@ -147,19 +149,26 @@ fn route(statements: &mut Statements) -> outbox_core::Result<Box<str>> {
     if rows.is_empty() && window.rows() + decisions.len() == 0 {
         return Ok(status.into());
     }
-    let mut subscriptions: Vec<_> =
-        config.subscriptions.iter().filter_map(|(id, s)| Some((*id, s.progress.save()?))).collect();
-    subscriptions.sort_unstable_by_key(|(id, _)| *id);
-    recorder.routing(&rows);
     let (made, ended) = window.unrecorded();
-    maker.open_rows(made, now());
-    maker.opened(made);
-    maker.end(ended);
-    maker.end_cancelled(made.iter().map(|row| row.message_id).collect());
-    recorder.decisions(&decisions);
-    let checkpoint = Checkpoint { routed, subscriptions };
-    recorder.checkpoint(&NumberedCheckpoint { id: last.id + 1, incarnation: last.incarnation, checkpoint });
-    rows::announce(made);
+    let batch = Batch {
+        entries: &mut Vec::new(),
+        decisions: &mut decisions,
+        rows: made,
+        ended,
+        endpoints: &[],
+        routing: &rows,
+        notes: &[],
+        manual_sends: &[],
+        message_counters: &MessageCounters::default(),
+        checkpoint: &NumberedCheckpoint {
+            id: last.id + 1,
+            incarnation: last.incarnation,
+            checkpoint: config.checkpoint(routed),
+        },
+        now: now(),
+    };
+    batch::write(recorder, maker, &batch)?;
+    rows::announce(batch.rows);
     Ok(status.into())
 }
 

@@ -1,5 +1,5 @@
-//! Replays: makes a few rows of outbox.delivery at a time, at the rate of each replay. `outbox_internal.replay_step` decides; this
-//! file keeps the time.
+//! Replays: makes a few rows of outbox.delivery at a time, at the rate of each replay. `outbox_internal.replay_step` decides;
+//! this file keeps the time.
 //!
 //! Invariant: a step is a transaction of its own, and a failed step affects only its replay.
 

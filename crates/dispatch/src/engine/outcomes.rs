@@ -14,7 +14,7 @@ use crate::outcome::entry::{DeliveryOutcome, EXPIRED, Entry};
 use crate::outcome::message_counters::MessageCounters;
 use crate::outcome::verdict::verdict;
 use crate::pull::ordering::{Note, OrderKey};
-use crate::store::{Batch, Checkpoint, NumberedCheckpoint, Recorded, RoutingRow, Store, is_manual};
+use crate::store::{Batch, NumberedCheckpoint, Recorded, RoutingRow, Store, is_manual};
 use crate::transport::Transport;
 
 /// Results that are settled in memory, and not in a table yet. Every step adds to it; `record` empties it.
@@ -192,13 +192,10 @@ impl<S: Store, T: Transport> Engine<S, T> {
     /// The checkpoint that contains everything that has been settled.
     fn checkpoint(&self) -> NumberedCheckpoint {
         let Routing { config, routed, .. } = &self.routing;
-        let saved = config.subscriptions.iter().filter_map(|(id, s)| Some((*id, s.progress.save()?)));
-        let mut subscriptions: Vec<_> = saved.collect();
-        subscriptions.sort_unstable_by_key(|(id, _)| *id);
         NumberedCheckpoint {
             id: self.incarnation.checkpoint_id + 1,
             incarnation: self.incarnation.number,
-            checkpoint: Checkpoint { routed: *routed, subscriptions },
+            checkpoint: config.checkpoint(*routed),
         }
     }
 

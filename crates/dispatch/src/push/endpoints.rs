@@ -24,7 +24,7 @@ use crate::outcome::entry::DeliveryOutcome;
 
 /// An endpoint with its secrets, its state and its proxy, as the store reads it. Times are microseconds of PostgreSQL's
 /// epoch.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct EndpointRow {
     /// The id.
     pub id: i32,
@@ -74,6 +74,13 @@ pub struct EndpointRow {
     pub proxy_resolves: bool,
     /// The proxy's name is not in the operator's list.
     pub proxy_is_gone: bool,
+}
+
+/// Without the secrets.
+impl std::fmt::Debug for EndpointRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EndpointRow").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 /// The state of an endpoint that is stored. Times are microseconds of PostgreSQL's epoch.

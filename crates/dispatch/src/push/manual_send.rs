@@ -28,16 +28,6 @@ pub struct ManualSend {
     pub created_at: i64,
 }
 
-/// The manual sends that `read` has found.
-#[derive(Debug, Default)]
-struct Waiting {
-    jobs: Vec<Job>,
-    /// Manual sends whose message cannot be read, with the reason.
-    unreadable: Vec<(Ticket, Arc<str>)>,
-    /// Manual sends whose message or subscription is gone.
-    gone: Vec<i64>,
-}
-
 /// Manual sends in flight.
 #[derive(Debug, Default)]
 pub(crate) struct ManualSends {
@@ -50,10 +40,10 @@ impl ManualSends {
     pub(crate) fn read<S: Store>(&mut self, store: &mut S, config: &Config) -> Result<(Vec<Job>, Vec<Entry>), Failure> {
         let known: Vec<i64> = self.in_flight.iter().copied().collect();
         let found = store.manual_sends(&known)?;
-        let (mut waiting, mut resend) = (Waiting::default(), Vec::new());
+        let (mut jobs, mut unsent, mut resend) = (Vec::new(), Vec::new(), Vec::new());
         for send in found {
             match send.payload {
-                Some(payload) => waiting.jobs.push(test(send.ticket, payload, send.created_at)),
+                Some(payload) => jobs.push(test(send.ticket, payload, send.created_at)),
                 None => resend.push((send.ticket, send.segment)),
             }
         }
@@ -64,35 +54,28 @@ impl ManualSends {
         };
         let places: Vec<Place> = resend.iter().map(place).collect();
         let messages = if places.is_empty() { Vec::new() } else { store.messages(&places)? };
+        let now = store.now();
         for ((ticket, _), stored) in resend.into_iter().zip(messages) {
-            match (stored, config.subscriptions.get(&ticket.subscription)) {
-                (Some(stored), Some(_)) if stored.unreadable.is_some() => {
-                    waiting.unreadable.extend(stored.unreadable.map(|error| (ticket, error)));
-                }
-                (Some(stored), Some(subscription)) => waiting.jobs.push(Job {
-                    ticket,
-                    message: stored.message,
-                    // A manual send has a request of its own, even if the subscription's deliveries go in batches.
-                    shape: Arc::new(Shape { batch_size: 1, ..(*subscription.shape).clone() }),
-                }),
+            let (Some(stored), Some(subscription)) = (stored, config.subscriptions.get(&ticket.subscription)) else {
                 // The message or the subscription is gone: there is nothing to send.
-                _ => waiting.gone.push(ticket.delivery_id),
+                self.finished.push(ticket.delivery_id);
+                continue;
+            };
+            if let Some(error) = stored.unreadable {
+                self.in_flight.insert(ticket.delivery_id);
+                self.finished.push(ticket.delivery_id);
+                unsent.push(Entry::unsent(ticket, format!("the message cannot be read: {error}").into(), now));
+                continue;
             }
+            jobs.push(Job {
+                ticket,
+                message: stored.message,
+                // A manual send has a request of its own, even if the subscription's deliveries go in batches.
+                shape: Arc::new(Shape { batch_size: 1, ..(*subscription.shape).clone() }),
+            });
         }
-        Ok(self.take(waiting, store.now()))
-    }
-
-    /// Returns the jobs, and outcomes for the manual sends that cannot be sent.
-    fn take(&mut self, waiting: Waiting, now: i64) -> (Vec<Job>, Vec<Entry>) {
-        let ManualSends { in_flight, finished, .. } = self;
-        finished.extend(waiting.gone);
-        in_flight.extend(waiting.jobs.iter().map(|job| job.ticket.delivery_id));
-        let outcomes = waiting.unreadable.into_iter().map(|(ticket, error)| {
-            in_flight.insert(ticket.delivery_id);
-            finished.push(ticket.delivery_id);
-            Entry::unsent(ticket, format!("the message cannot be read: {error}").into(), now)
-        });
-        (waiting.jobs, outcomes.collect())
+        self.in_flight.extend(jobs.iter().map(|job| job.ticket.delivery_id));
+        Ok((jobs, unsent))
     }
 
     /// Notes that a manual send has come back. The next record deletes its row.
