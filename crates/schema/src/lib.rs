@@ -6,6 +6,8 @@
 //! - Patterns run on an engine whose time is linear in the text, so no pattern and no data can hold up a backend.
 //! - Errors name places in the schema and in the data, and contain no value of the data.
 
+use std::collections::HashMap;
+
 use jsonschema::canonical::{CanonicalSchema, Containment};
 use jsonschema::{PatternOptions, Validator};
 use outbox_core::{Code, Error, Result};
@@ -15,6 +17,9 @@ use serde_json::{Map, Value};
 pub const MAX_BYTES: usize = 64 * 1024;
 /// The deepest nesting of a schema.
 pub const MAX_DEPTH: usize = 32;
+/// The largest number of places of a schema when its references are followed. Validation visits each of them, and cannot be
+/// cancelled. A schema of the longest text has about a fifth of it without references.
+const MAX_UNFOLDED: usize = 50_000;
 /// The longest list of errors that an error message names.
 const MAX_ERRORS: usize = 5;
 
@@ -74,6 +79,8 @@ pub struct Comparison {
 /// is taken to be written with the declared properties only; otherwise no property could ever be added. In a schema with
 /// `allOf`, `anyOf`, `oneOf`, `not`, `if` or another keyword that combines schemas, objects are taken as they are.
 pub fn compare(old: &Value, new: &Value) -> Result<Comparison> {
+    bounded(old)?;
+    bounded(new)?;
     let (old_read, new_read) = (canonical(old)?, canonical(new)?);
     let (old_written, new_written) = (canonical(&as_written(old))?, canonical(&as_written(new))?);
     let backward = reads(&new_read, &old_written);
@@ -111,14 +118,16 @@ impl Checker {
     /// Prepares a schema.
     pub fn new(schema: &Value) -> Result<Checker> {
         bounded(schema)?;
+        let mut unfolding = Unfolding { schema, open: Vec::new(), known: HashMap::new(), recursive: false };
+        if unfolding.size(schema) > MAX_UNFOLDED {
+            return Err(malformed(&format!("Its references unfold to more than {MAX_UNFOLDED} places.")));
+        }
+        let recursive = unfolding.recursive;
         jsonschema::options()
             .with_pattern_options(PatternOptions::regex())
             .offline()
             .build(schema)
-            .map(|validator| Checker {
-                validator,
-                recursive: refers_to_itself(schema, schema, &mut Vec::new(), &mut Vec::new()),
-            })
+            .map(|validator| Checker { validator, recursive })
             .map_err(|error| malformed(&format!("at \"{}\": {}", error.instance_path(), error.masked())))
     }
 
@@ -144,32 +153,53 @@ impl Checker {
     }
 }
 
-/// Whether a schema may refer to itself. References that are no JSON Pointer into the document count as such. `open` are the
-/// references that led to `value`, `done` those that lead to none of themselves.
-fn refers_to_itself<'a>(schema: &'a Value, value: &'a Value, open: &mut Vec<&'a str>, done: &mut Vec<&'a str>) -> bool {
-    match value {
-        Value::Object(fields) => fields.iter().any(|(key, inner)| match (key.as_str(), inner) {
-            ("$dynamicRef" | "$recursiveRef", Value::String(_)) => true,
-            ("$ref", Value::String(to)) => {
-                if done.contains(&to.as_str()) {
-                    return false;
-                }
-                if open.contains(&to.as_str()) {
-                    return true;
-                }
-                let Some(target) = to.strip_prefix('#').and_then(|pointer| schema.pointer(pointer)) else {
-                    return true;
-                };
-                open.push(to);
-                let found = refers_to_itself(schema, target, open, done);
-                open.pop();
-                done.push(to);
-                found
-            }
-            _ => refers_to_itself(schema, inner, open, done),
-        }),
-        Value::Array(items) => items.iter().any(|item| refers_to_itself(schema, item, open, done)),
-        _ => false,
+/// A walk through a schema that follows its references.
+struct Unfolding<'a> {
+    schema: &'a Value,
+    /// The references that lead to the current place.
+    open: Vec<&'a str>,
+    /// How many places a reference unfolds to.
+    known: HashMap<&'a str, usize>,
+    /// The schema may refer to itself. References that are no JSON Pointer into the document count as such.
+    recursive: bool,
+}
+
+impl<'a> Unfolding<'a> {
+    /// Counts the places of a part of the schema, with those that its references lead to. A reference back counts as one.
+    fn size(&mut self, value: &'a Value) -> usize {
+        match value {
+            Value::Object(fields) => fields.iter().fold(1_usize, |sum, (key, inner)| {
+                sum.saturating_add(match (key.as_str(), inner) {
+                    ("$dynamicRef" | "$recursiveRef", Value::String(_)) => self.back(),
+                    ("$ref", Value::String(to)) => self.reference(to),
+                    _ => self.size(inner),
+                })
+            }),
+            Value::Array(items) => items.iter().fold(1_usize, |sum, item| sum.saturating_add(self.size(item))),
+            _ => 1,
+        }
+    }
+
+    fn reference(&mut self, to: &'a str) -> usize {
+        if let Some(known) = self.known.get(to) {
+            return *known;
+        }
+        if self.open.contains(&to) {
+            return self.back();
+        }
+        let Some(target) = to.strip_prefix('#').and_then(|pointer| self.schema.pointer(pointer)) else {
+            return self.back();
+        };
+        self.open.push(to);
+        let size = self.size(target);
+        self.open.pop();
+        self.known.insert(to, size);
+        size
+    }
+
+    fn back(&mut self) -> usize {
+        self.recursive = true;
+        1
     }
 }
 
@@ -205,7 +235,6 @@ fn bounded(schema: &Value) -> Result<()> {
 }
 
 fn canonical(schema: &Value) -> Result<CanonicalSchema> {
-    bounded(schema)?;
     jsonschema::canonical::options()
         .with_pattern_options(PatternOptions::regex())
         .offline()
@@ -431,6 +460,32 @@ mod tests {
             json!({"$defs": {"a": {"type": "integer"}, "b": {"items": {"$ref": "#/$defs/a"}}}, "$ref": "#/$defs/b"});
         let error = Checker::new(&shared).unwrap().validate(&json!(["x"])).unwrap_err();
         assert!(error.starts_with("\"/0\" does not fulfil"), "{error}");
+    }
+
+    #[test]
+    fn references_that_unfold_without_end_are_refused() {
+        let doubling = |links: usize| {
+            let mut defs = Map::new();
+            for link in 0..links {
+                let next = json!({"$ref": format!("#/$defs/a{}", link + 1)});
+                defs.insert(format!("a{link}"), json!({"anyOf": [next, next]}));
+            }
+            defs.insert(format!("a{links}"), json!({"type": "integer"}));
+            json!({"$ref": "#/$defs/a0", "$defs": defs})
+        };
+        let error = check(&doubling(40)).unwrap_err();
+        assert_eq!(error.code, Code::InvalidParameter);
+        assert!(Checker::new(&doubling(8)).unwrap().validate(&json!("x")).is_err());
+    }
+
+    #[test]
+    fn a_schema_just_below_the_limit_is_compared() {
+        let inner = json!({"type": "object", "properties": {"a": {"type": "integer"}}, "description": "x".repeat(132)});
+        let properties: Map<String, Value> = (0..300).map(|n| (format!("p{n}"), inner.clone())).collect();
+        let schema = json!({"type": "object", "properties": properties});
+        assert!((MAX_BYTES - 8000..MAX_BYTES).contains(&schema.to_string().len()), "{}", schema.to_string().len());
+        check(&schema).unwrap();
+        assert_eq!(compare(&schema, &schema).unwrap().compatibility, Compatibility::Full);
     }
 
     #[test]

@@ -27,7 +27,7 @@ thread_local! {
 }
 
 /// The bytes of an argument of variable length.
-fn raw<'a>(args: Args, argument: usize) -> Option<&'a [u8]> {
+pub fn raw<'a>(args: Args, argument: usize) -> Option<&'a [u8]> {
     let datum = args.datum(argument)?;
     // SAFETY: a varlena; the detoasted value lives as long as the call.
     unsafe {

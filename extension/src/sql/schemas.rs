@@ -9,12 +9,13 @@ use serde_json::{Value, json};
 
 use crate::pg::function::Args;
 use crate::pg_function;
+use crate::sql::matching::raw;
 
 /// Schemas that a backend keeps ready. A row of the registry never changes, and a schema is its own key, so none gets stale.
 const READY: usize = 64;
 
 thread_local! {
-    static CHECKERS: RefCell<Vec<(Value, Checker)>> = const { RefCell::new(Vec::new()) };
+    static CHECKERS: RefCell<Vec<(Vec<u8>, Checker)>> = const { RefCell::new(Vec::new()) };
 }
 
 fn document(args: Args, i: usize, name: &str) -> Result<Value> {
@@ -49,16 +50,16 @@ pg_function! {
 pg_function! {
     /// outbox_internal.validate(schema jsonb, data jsonb) returns text: null, or the places of the data that are wrong
     fn outbox_validate(args) {
-        let (schema, data) = (document(args, 0, "schema")?, document(args, 1, "data")?);
+        let (key, data) = (raw(args, 0).unwrap_or_default(), document(args, 1, "data")?);
         CHECKERS.with_borrow_mut(|ready| {
-            let at = match ready.iter().position(|(known, _)| *known == schema) {
+            let at = match ready.iter().position(|(known, _)| known == key) {
                 Some(at) => at,
                 None => {
-                    let checker = Checker::new(&schema)?;
+                    let checker = Checker::new(&document(args, 0, "schema")?)?;
                     if ready.len() >= READY {
                         ready.remove(0);
                     }
-                    ready.push((schema, checker));
+                    ready.push((key.to_vec(), checker));
                     ready.len() - 1
                 }
             };

@@ -91,6 +91,8 @@ declare
     -- with stretch.message_segment, the leaves that hold the messages of the stretch
     other_segment smallint;
     events_only constant boolean := source = 'events';
+    -- the end of the feed, from before it is read
+    feed_end constant bigint := case when source = 'events' then outbox.head() end;
     ids bigint[];
     this_epoch int;
     epoch_end bigint := 0;
@@ -207,6 +209,11 @@ begin
             end if;
         end loop;
     end loop;
+    if events_only and returned < max_messages and looked_at < budget and feed_end > done and outbox_internal.is_own() then
+        -- No event is between the last one and the end. In a logical copy that is being filled, the end may arrive first.
+        done := feed_end;
+        passed := false;
+    end if;
     -- Checked after the messages were read, to notice a leaf that was reclaimed meanwhile.
     if not events_only and start < outbox_internal.tail() - 1 then
         perform outbox_internal.missing(start + 1, start);

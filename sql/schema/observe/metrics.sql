@@ -27,6 +27,8 @@ begin atomic
         group by e.id, e.name
     ), worker as materialized (
         select * from outbox.worker_status() s cross join lateral (select seen_at from outbox_internal.workers()) w
+    ), cursors as materialized (
+        select * from outbox.cursor_list()
     )
     select 'outbox_processed_total', n.who, n.deliveries::double precision from named n where n.outcome = 'completed'
     union all
@@ -58,16 +60,16 @@ begin atomic
     union all
     select 'outbox_cursor_lag_positions',
         jsonb_build_object('consumer', k.consumer, 'stream', k.stream, 'subject', k.subject), k.lag_positions
-    from outbox.cursor_list(null, 'outbox') k
+    from cursors k where k.stream = 'outbox'
     union all
     select 'outbox_cursor_lag_seconds',
         jsonb_build_object('consumer', k.consumer, 'stream', k.stream, 'subject', k.subject), k.lag_seconds
-    from outbox.cursor_list(null, 'outbox') k
+    from cursors k where k.stream = 'outbox'
     union all
     select 'outbox_cursor_error_seconds',
         jsonb_build_object('consumer', k.consumer, 'stream', k.stream, 'subject', k.subject),
         coalesce(extract(epoch from clock_timestamp() - k.error_since), 0)
-    from outbox.cursor_list() k
+    from cursors k
     union all
     select 'outbox_dead_letters_open', jsonb_build_object('subscription', s.name), count(*)
     from outbox.dead_letter l left join outbox.subscription s on s.id = l.subscription_id

@@ -141,16 +141,10 @@ comment on function outbox.rewrap_subject_key is
     'revoked, 22004 or 22023 a value is null or malformed, 25006 the transaction is read-only';
 
 -- API: private
-create function outbox_internal.subject_keys(subject text, key_id text) returns setof outbox.subject_key
-language sql stable
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select s.key_id, s.subject, s.wrapped_key, s.master_key, s.created_at, s.rewrapped_at, s.revoked_at, c.reason
-    from outbox._subject_key s left join outbox.revocation_certificate c using (certificate_id)
-    where (subject_keys.subject is null or s.subject = subject_keys.subject)
-        and (subject_keys.key_id is null or s.key_id = subject_keys.key_id)
-    order by s.created_at, s.key_id;
-end;
+-- Data keys with the columns of outbox.subject_key.
+create view outbox._subject_key_row as
+select s.key_id, s.subject, s.wrapped_key, s.master_key, s.created_at, s.rewrapped_at, s.revoked_at, c.reason
+from outbox._subject_key s left join outbox.revocation_certificate c using (certificate_id);
 
 -- API: public
 create function outbox.get_subject_key(key_id text) returns outbox.subject_key
@@ -162,7 +156,7 @@ declare
     k outbox.subject_key;
 begin
     perform outbox_internal.check_identifier('key id', key_id);
-    select * into k from outbox_internal.subject_keys(null, key_id);
+    select * into k from outbox._subject_key_row s where s.key_id = key_id;
     if not found then
         perform outbox_internal.key_missing(key_id);
     end if;
@@ -181,7 +175,7 @@ as $$
 #variable_conflict use_variable
 begin
     perform outbox_internal.check_identifier('subject', subject);
-    return query select * from outbox_internal.subject_keys(subject, null);
+    return query select * from outbox._subject_key_row s where s.subject = subject order by s.created_at, s.key_id;
 end
 $$;
 comment on function outbox.subject_keys is

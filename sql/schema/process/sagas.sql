@@ -215,7 +215,6 @@ as $$
 declare
     s outbox._saga;
     ends boolean;
-    taken text;
     next_version bigint;
 begin
     perform outbox_internal.check_writable('saga_save');

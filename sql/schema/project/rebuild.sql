@@ -89,8 +89,8 @@ begin
     for i in 1 .. 10 loop
         exit when new_position >= greatest(old_position, p.rebuild_to);
         done := outbox_internal.run_page(p, 1000);
-        exit when not done.moved;
         new_position := done."position";
+        exit when not done.moved or done.faulted;
     end loop;
     if new_position < greatest(old_position, p.rebuild_to) then
         raise exception 'the rebuild of projection "%" has not come far enough', name using errcode = 'OB012',

@@ -1,12 +1,14 @@
 -- Running projections: pages of asynchronous ones, and the inline ones within append.
 
 -- API: private
--- Whether an error is that of the moment and not of an event.
+-- Whether an error is that of the moment and not of an event. Memory that is out is not: the event may need as much the next
+-- time, as for the dispatcher (crates/dispatch/src/failure.rs).
 create function outbox_internal.is_transient(state text) returns boolean
 language sql immutable
 set search_path = pg_catalog, pg_temp
 begin atomic
-    select left(is_transient.state, 2) in ('08', '40', '53', '57', '58') or is_transient.state in ('55P03', '25006');
+    select is_transient.state <> '53200'
+        and (left(is_transient.state, 2) in ('08', '40', '53', '57', '58') or is_transient.state in ('55P03', '25006'));
 end;
 
 -- API: private
@@ -46,7 +48,7 @@ $$;
 -- API: private
 -- Applies the next page of a version, whose row the caller has locked.
 create function outbox_internal.run_page(
-    p outbox._projection, max_events int, out applied int, out moved boolean, out "position" bigint
+    p outbox._projection, max_events int, out applied int, out moved boolean, out faulted boolean, out "position" bigint
 )
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -55,28 +57,25 @@ declare
     consumer text := outbox_internal.projection_consumer(p.name);
     c outbox.cursor;
     page outbox.event[];
-    events outbox.event[];
-    -- the end of the feed, from before it is read
-    feed_end bigint := outbox.head();
     upto bigint;
     done record;
 begin
     c := outbox_internal.cursor_lock(consumer, 'outbox', p.version::text, true);
     applied := 0;
+    faulted := false;
     "position" := c."position";
     page := array(select e from outbox.read_events(c."position", max_events, p.categories, p.types,
         epoch => c.epoch) e order by e."position");
     moved := cardinality(page) > 0;
-    -- Without a row there is no event for this projection up to the end.
-    upto := case when moved then page[cardinality(page)]."position" else feed_end end;
-    -- A row without an event says how far the call has looked.
-    events := array(select e from unnest(page) e where e.message_id is not null order by e."position");
-    if cardinality(events) > 0 then
+    upto := page[cardinality(page)]."position";
+    -- A row without an event says how far the call has looked, and is the only row of its page.
+    if moved and (page[1]).message_id is not null then
         select * into done
-        from outbox_internal.apply_events(outbox_internal.registered_function('handler', p.handler, p.owner), events);
+        from outbox_internal.apply_events(outbox_internal.registered_function('handler', p.handler, p.owner), page);
         applied := done.applied;
         if done.error is not null then
-            upto := case when applied > 0 then events[applied]."position" end;
+            faulted := true;
+            upto := case when applied > 0 then page[applied]."position" end;
             update outbox._projection k
             set state = 'faulted', resumed_state = p.state, error = left(done.error, 2000),
                 failed_position = (done.failed)."position", failed_message_id = (done.failed).message_id,
@@ -119,8 +118,7 @@ begin
     -- A stretch of the feed without an event for this projection is passed over, at most 1,000,000 positions at a time.
     for i in 1 .. 100 loop
         done := outbox_internal.run_page(p, max_events);
-        exit when done.applied > 0 or not done.moved
-            or exists (select from outbox._projection k where k.name = p.name and k.version = p.version and k.state = 'faulted');
+        exit when done.applied > 0 or not done.moved or done.faulted;
     end loop;
     if p.state = 'catching_up' and done."position" >= p.rebuild_to then
         update outbox._projection k set state = 'running', changed_at = clock_timestamp()
@@ -179,7 +177,11 @@ declare
     chosen outbox.event[];
     e outbox.event;
 begin
-    foreach e in array events loop
+    for e in
+        select x.* from unnest(events) x
+        where x.type in (select s.type from outbox.event_schema s where s.validated)
+        order by x.version
+    loop
         perform outbox_internal.validate_appended(e);
     end loop;
     foreach p in array projections loop
@@ -195,7 +197,7 @@ end
 $$;
 
 -- API: private
--- Refuses an event that is not valid by a schema that asks for it.
+-- Refuses an event that is not valid by its schema. Called for types that have a schema that asks for it.
 create function outbox_internal.validate_appended(e outbox.event) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -205,9 +207,6 @@ declare
     found_schema outbox.event_schema;
     wrong text;
 begin
-    if not exists (select from outbox.event_schema s where s.type = e.type and s.validated) then
-        return;
-    end if;
     its_version := case when jsonb_typeof(e.metadata -> 'schema_version') = 'number'
         then (e.metadata ->> 'schema_version')::numeric else 1 end;
     select * into found_schema from outbox.event_schema s where s.type = e.type and s.version = its_version;

@@ -78,8 +78,9 @@ begin
         "position" = excluded."position", epoch = excluded.epoch, relayed = excluded.relayed, skipped = excluded.skipped,
         rate = excluded.rate, last_error = coalesce(excluded.last_error, r.last_error),
         last_error_at = coalesce(excluded.last_error_at, r.last_error_at),
-        started_at = case when r.instance = excluded.instance and r.state <> 'ended' then r.started_at
-            else excluded.started_at end,
+        -- In a container an instance keeps its name when it starts again, and its counts begin at 0.
+        started_at = case when r.instance = excluded.instance and r.state <> 'ended' and r.relayed <= excluded.relayed
+            then r.started_at else excluded.started_at end,
         heartbeat_at = excluded.heartbeat_at, heartbeat_interval = excluded.heartbeat_interval;
 end
 $$;
@@ -135,7 +136,14 @@ comment on function outbox.forget_relay is
     'cursor stays; see cursor_delete(). Returns whether there was a row. Errors: 25006 the transaction is read-only';
 
 -- API: private
--- The check of health(): whether a relay is silent, retries for long, or is stopped.
+-- Whether a relay has not written its row for long.
+create function outbox_internal.relay_is_silent(r outbox.relay_status) returns boolean
+language sql volatile
+set search_path = pg_catalog, pg_temp
+return clock_timestamp() - r.heartbeat_at > greatest(interval '30 s', 6 * r.heartbeat_interval);
+
+-- API: private
+-- The check of health(): whether a relay is silent, retries, or is stopped.
 create function outbox_internal.health_relays(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -146,27 +154,26 @@ begin
     if pg_is_in_recovery() then
         return;
     end if;
-    select r.*, clock_timestamp() - r.heartbeat_at > greatest(interval '30 s', 6 * r.heartbeat_interval) as silent,
-        count(*) over () as n
+    select r.*, count(*) over () as n
     into found
-    from outbox.relay_status r
-    where r.state = 'stopped'
-        or r.state = 'retrying'
-        or r.state <> 'ended' and clock_timestamp() - r.heartbeat_at > greatest(interval '30 s', 6 * r.heartbeat_interval)
+    from (
+        select s.*, outbox_internal.relay_is_silent(s) as silent from outbox.relay_status s
+    ) r
+    where r.state in ('stopped', 'retrying') or r.state <> 'ended' and r.silent
     order by r.state <> 'stopped', r.heartbeat_at, r.relay
     limit 1;
     if found.n is null then
         return;
     end if;
     state := 'warning';
-    if found.silent then
-        culprit := format('relay "%s" has been silent for %s', found.relay,
-            date_trunc('second', clock_timestamp() - found.heartbeat_at));
-        what_to_do := 'start it again; outbox.forget_relay() forgets one that is needed no more';
-    elsif found.state = 'stopped' then
+    if found.state = 'stopped' then
         culprit := format('relay "%s" is stopped after position %s: %s', found.relay, found."position", found.last_error);
         what_to_do := 'its broker will not take the message after that position: change the limit there and restart the relay, '
             || 'or go on without the message: outbox.cursor_advance()';
+    elsif found.silent then
+        culprit := format('relay "%s" has been silent for %s', found.relay,
+            date_trunc('second', clock_timestamp() - found.heartbeat_at));
+        what_to_do := 'start it again; outbox.forget_relay() forgets one that is needed no more';
     else
         culprit := format('relay "%s" cannot deliver: %s', found.relay, found.last_error);
         what_to_do := 'it tries again by itself; its log says more';
@@ -186,8 +193,7 @@ begin atomic
     select m.name, jsonb_build_object('relay', r.relay), m.value
     from outbox.relay_status r
     cross join lateral (
-        values ('outbox_relay_up', (r.state = 'running'
-                and clock_timestamp() - r.heartbeat_at <= greatest(interval '30 s', 6 * r.heartbeat_interval))::int),
+        values ('outbox_relay_up', (r.state = 'running' and not outbox_internal.relay_is_silent(r))::int),
             ('outbox_relay_position', r."position"),
             ('outbox_relay_lag_positions', greatest(outbox.head() - r."position", 0)),
             ('outbox_relay_relayed', r.relayed),

@@ -46,6 +46,8 @@ declare
     -- Conditions that hold for every event are not evaluated.
     narrow constant boolean := coalesce(types, categories) is not null
         or coalesce(filter, to_jsonb(tenant), to_jsonb(member)) is not null;
+    -- the end of the feed, from before it is read
+    feed_end constant bigint := outbox.head();
     listed bigint;
     row_of_feed record;
     places bigint[];
@@ -151,6 +153,10 @@ begin
             looked_at := looked_at + cardinality(ids);
             done := row_of_feed.last_position;
         end loop;
+    end if;
+    if returned = 0 and looked_at < budget and feed_end > done and outbox_internal.is_own() then
+        -- No event is between the last one and the end. In a logical copy that is being filled, the end may arrive first.
+        done := feed_end;
     end if;
     if returned = 0 and done > after_position then
         -- None of these positions has such an event: a row without an event says where to continue.

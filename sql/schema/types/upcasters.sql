@@ -83,8 +83,9 @@ as $$
 #variable_conflict use_variable
 declare
     checked record;
-    first_version int;
-    last_version int;
+    -- wide enough for the version after the last one
+    first_version bigint;
+    last_version bigint;
 begin
     perform outbox_internal.check_writable('create_upcaster');
     if type is null then

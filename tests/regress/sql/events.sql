@@ -112,3 +112,12 @@ reset session_replication_role;
 select outbox.append('replica-1', 'order.placed', '{}');
 -- Backends forget their copies for every kind of session.
 select tgrelid::regclass as of_table from pg_trigger where tgname ~ '_changed$' and not tgisinternal and tgenabled <> 'A';
+-- A row without an event passes the messages behind the last event, so that a reader of events has no lag.
+select outbox.tick() > 0 as ticked;
+select max("position") as last from outbox.read_events(0, 10000) where message_id is not null \gset
+select count(outbox.enqueue('plain', '{}')) from generate_series(1, 3);
+select outbox.tick() > 0 as ticked;
+select "position" = outbox.head() as at_the_end, message_id, stream from outbox.read_events(:last);
+select "position" = outbox.head() as at_the_end, message_id, topic from outbox.read(:last, source => 'events');
+select count(*) from outbox.read_events(outbox.head());
+select count(*) from outbox.read(outbox.head(), source => 'events');

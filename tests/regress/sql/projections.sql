@@ -170,6 +170,14 @@ select outbox.append('typed-1', 'typed.event', '{"a": 1}', metadata => '{"schema
 select outbox.append('typed-1', 'typed.event', '{"a": 1}', metadata => '{"schema_version": 1e300}');
 select outbox.append_bytes('typed-1', '{typed.event}', '{x}');
 select outbox.stream_version('typed-1');
+-- The switch passes the messages behind the last event, too.
+select outbox.alter_projection('orders', 'app.see(outbox.event[])');
+select outbox.rebuild_projection('orders') as version \gset
+select outbox.run_projection('orders', version => :version) > 0 as applied;
+select count(outbox.enqueue('plain', '{}')) from generate_series(1, 5);
+select outbox.tick() > 0 as ticked;
+select outbox.run_projection('orders') as applied;
+select outbox.switch_projection('orders') = :version as switched;
 -- Dropping.
 select outbox.drop_projection('orders', 9);
 select outbox.drop_projection('orders'), outbox.drop_projection('faulty'), outbox.drop_projection('busy'), outbox.drop_projection('inline');
