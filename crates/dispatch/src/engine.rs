@@ -303,11 +303,12 @@ impl<S: Store, T: Transport> Engine<S, T> {
         if wanted.manual_sends {
             let waiting = push.manual_sends.read(store, &routing.config);
             wanted.manual_sends = matches!(&waiting, Err(failure) if failure.is_transient());
-            let (jobs, unsent) = waiting?;
+            let (jobs, unsent, more) = waiting?;
+            wanted.manual_sends |= more;
             push.sender.submit(jobs);
             unsent.into_iter().for_each(|entry| unrecorded.add(entry, store.instant()));
         }
-        Ok(Duration::MAX)
+        Ok(if wanted.manual_sends { Duration::ZERO } else { Duration::MAX })
     }
 
     /// Asks endpoints for consent, and has changed states of endpoints recorded. Returns the time until either is due.

@@ -228,7 +228,8 @@ pub trait Store: Host {
     /// The transaction failed.
     fn read(&mut self, after: i64, upto: i64, look_for_cancelled: bool) -> Result<Part, Failure>;
 
-    /// Reads these messages. Those that are gone are `None`.
+    /// Reads these messages. Those that are gone are `None`. If they are large, the result has the first of them only, at
+    /// least one.
     ///
     /// # Errors
     /// The transaction failed.

@@ -280,9 +280,18 @@ impl Reader {
         self.messages(position, &[id], &[segment]).0.pop()
     }
 
-    /// Reads messages of any positions.
+    /// Reads messages of any positions: all, or as many as `READ_BYTES` allows.
     pub fn messages_at(&mut self, places: &[Place]) -> Vec<Option<Stored>> {
-        places.iter().map(|place| self.message(place.position, place.message_id, place.segment)).collect()
+        let (mut messages, mut bytes) = (Vec::new(), 0);
+        for place in places {
+            if bytes >= READ_BYTES {
+                break;
+            }
+            let stored = self.message(place.position, place.message_id, place.segment);
+            bytes += stored.as_ref().map_or(0, |stored| stored.message.content.len());
+            messages.push(stored);
+        }
+        messages
     }
 
     /// Reads each message that the failed transaction has tried to read, by itself, and notes the unreadable ones. Returns

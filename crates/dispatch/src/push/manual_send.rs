@@ -36,8 +36,13 @@ pub(crate) struct ManualSends {
 }
 
 impl ManualSends {
-    /// Reads the manual sends that are not in flight yet. Returns jobs, and outcomes for those that cannot be sent.
-    pub(crate) fn read<S: Store>(&mut self, store: &mut S, config: &Config) -> Result<(Vec<Job>, Vec<Entry>), Failure> {
+    /// Reads the manual sends that are not in flight yet. Returns jobs, outcomes for those that cannot be sent, and whether
+    /// there are more.
+    pub(crate) fn read<S: Store>(
+        &mut self,
+        store: &mut S,
+        config: &Config,
+    ) -> Result<(Vec<Job>, Vec<Entry>, bool), Failure> {
         let known: Vec<i64> = self.in_flight.iter().copied().collect();
         let found = store.manual_sends(&known)?;
         let (mut jobs, mut unsent, mut resend) = (Vec::new(), Vec::new(), Vec::new());
@@ -54,10 +59,11 @@ impl ManualSends {
         };
         let places: Vec<Place> = resend.iter().map(place).collect();
         let messages = if places.is_empty() { Vec::new() } else { store.messages(&places)? };
-        let now = store.now();
+        let (now, more) = (store.now(), messages.len() < places.len());
         for ((ticket, _), stored) in resend.into_iter().zip(messages) {
             let (Some(stored), Some(subscription)) = (stored, config.subscriptions.get(&ticket.subscription)) else {
                 // The message or the subscription is gone: there is nothing to send.
+                self.in_flight.insert(ticket.delivery_id);
                 self.finished.push(ticket.delivery_id);
                 continue;
             };
@@ -75,7 +81,7 @@ impl ManualSends {
             });
         }
         self.in_flight.extend(jobs.iter().map(|job| job.ticket.delivery_id));
-        Ok((jobs, unsent))
+        Ok((jobs, unsent, more))
     }
 
     /// Notes that a manual send has come back. The next record deletes its row.

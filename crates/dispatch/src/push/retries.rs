@@ -119,7 +119,7 @@ impl Retries {
         now: i64,
     ) -> Result<Vec<Vec<Due>>, Failure> {
         let rows = store.followers(first, FOLLOWERS)?;
-        // A row that cannot follow ends the chain.
+        // A row that cannot follow ends the chain, and so does one whose message was not read.
         let follows = |follower: &FollowerRow| {
             let row = &follower.row;
             follower.blocked && !self.in_flight.contains_key(&row.id) && row.expires_at.is_none_or(|at| at > now)
@@ -161,6 +161,8 @@ impl Retries {
         }
         let places: Vec<Place> = due.iter().map(|row| row.place).collect();
         let messages = if places.is_empty() { Vec::new() } else { store.messages(&places)? };
+        // The others are due again at once.
+        next.extend(due.drain(messages.len()..).map(|row| (row.subscription, row.due_at)));
         for (id, _) in rooms {
             self.next.remove(&id);
         }
