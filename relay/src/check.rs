@@ -17,7 +17,7 @@ const SHOWN: usize = 5;
 pub(crate) async fn check(config: &Config) -> Result<u8> {
     let mut code = 0;
     for settings in &config.relays {
-        let mut sink = sink::make(&settings.sink)?;
+        let mut sink = sink::make(settings)?;
         let template = settings.template()?;
         let source = Source::new(&config.source, settings)?;
         let active = source.open().await?;

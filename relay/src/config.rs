@@ -48,6 +48,9 @@ pub(crate) struct RelayConfig {
     /// The name. It is the key of the table in the file.
     #[serde(skip)]
     pub(crate) name: String,
+    /// The kinds of messages.
+    #[serde(default)]
+    pub(crate) source: Kinds,
     /// Topic patterns; without them, all topics.
     pub(crate) topics: Option<Vec<String>>,
     /// A filter as in a subscription.
@@ -91,6 +94,28 @@ fn default_heartbeat() -> u64 {
     5
 }
 
+/// The kinds of messages that a relay reads.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kinds {
+    #[default]
+    Messages,
+    /// Events of streams.
+    Events,
+    All,
+}
+
+impl Kinds {
+    /// Returns the name, as `outbox.read()` takes it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kinds::Messages => "messages",
+            Kinds::Events => "events",
+            Kinds::All => "all",
+        }
+    }
+}
+
 /// Where a relay without a cursor begins.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
@@ -121,8 +146,13 @@ pub(crate) enum OnRefused {
 pub(crate) enum SinkConfig {
     Stdout,
     File(FileConfig),
+    #[cfg_attr(not(feature = "kafka"), allow(dead_code))]
+    Kafka(KafkaConfig),
     #[cfg_attr(not(feature = "nats"), allow(dead_code))]
     Nats(NatsConfig),
+    Postgres(PostgresConfig),
+    #[cfg_attr(not(feature = "rabbitmq"), allow(dead_code))]
+    Rabbitmq(RabbitmqConfig),
     #[cfg_attr(not(feature = "redis"), allow(dead_code))]
     Redis(RedisConfig),
 }
@@ -131,6 +161,28 @@ pub(crate) enum SinkConfig {
 #[serde(deny_unknown_fields)]
 pub(crate) struct FileConfig {
     pub(crate) path: PathBuf,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(not(feature = "kafka"), allow(dead_code))]
+pub(crate) struct KafkaConfig {
+    /// Addresses of brokers: `host:port`, separated by commas.
+    pub(crate) brokers: String,
+    pub(crate) user: Option<String>,
+    pub(crate) password: Option<Secret>,
+    /// SASL mechanism; with a user, the default is PLAIN.
+    pub(crate) mechanism: Option<String>,
+    #[serde(default)]
+    pub(crate) tls: bool,
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Codec of batches; without it, none.
+    pub(crate) compression: Option<String>,
+    /// Whether each batch is a transaction that contains the position of the relay.
+    #[serde(default)]
+    pub(crate) transactional: bool,
+    /// The topic that the position of the relay belongs to; the default is the relay's topic, if it is always the same.
+    position_topic: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -147,6 +199,41 @@ pub(crate) struct NatsConfig {
     #[serde(default)]
     pub(crate) tls: bool,
     pub(crate) ca_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PostgresConfig {
+    dsn: Dsn,
+    /// A function (topic text, key text, headers jsonb, body bytea), with its schema.
+    pub(crate) function: String,
+}
+
+impl PostgresConfig {
+    pub(crate) fn dsn(&self) -> Result<String> {
+        self.dsn.read()
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(not(feature = "rabbitmq"), allow(dead_code))]
+pub(crate) struct RabbitmqConfig {
+    /// `amqp://host:port/vhost`, or `amqps://` for TLS.
+    pub(crate) url: String,
+    pub(crate) user: Option<String>,
+    pub(crate) password: Option<Secret>,
+    pub(crate) ca_file: Option<PathBuf>,
+    /// The exchange; without it the default exchange, where the topic is the name of a queue.
+    #[serde(default)]
+    pub(crate) exchange: String,
+    /// The largest message that the server takes. The default is that of RabbitMQ 4.
+    #[serde(default = "default_message_bytes")]
+    pub(crate) max_message_bytes: usize,
+}
+
+fn default_message_bytes() -> usize {
+    16 * 1024 * 1024
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -237,6 +324,17 @@ impl RelayConfig {
 
     pub(crate) fn template(&self) -> Result<Template> {
         Template::parse(&self.topic)
+    }
+
+    /// Returns the Kafka topic that the position of the relay belongs to.
+    #[cfg_attr(not(feature = "kafka"), allow(dead_code))]
+    pub(crate) fn position_topic(&self, kafka: &KafkaConfig) -> Result<Option<String>> {
+        let topic = kafka.position_topic.clone().or(self.template()?.constant().map(str::to_owned));
+        if kafka.transactional && topic.is_none() {
+            return Err(Error::invalid(format!("relay \"{}\": transactional needs position_topic", self.name))
+                .hint("Name a topic of the cluster, because the topics of this relay depend on the message."));
+        }
+        Ok(topic)
     }
 
     pub(crate) fn poll(&self) -> Duration {

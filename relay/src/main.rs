@@ -29,7 +29,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 
-/// Relay the feed of a transactional outbox to NATS, Redis or a file
+/// Relay the feed of a transactional outbox to Kafka, NATS, RabbitMQ, Redis or a file
 #[derive(Debug, Parser)]
 #[command(name = "outbox-relay", version, about, max_term_width = 100)]
 struct Args {

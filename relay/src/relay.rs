@@ -114,7 +114,7 @@ impl Relay {
         Ok(Relay {
             source: Source::new(source, &settings)?,
             template: settings.template()?,
-            sink: sink::make(&settings.sink)?,
+            sink: sink::make(&settings)?,
             once,
             shared: Arc::default(),
             settings,

@@ -15,7 +15,7 @@ use pg_outbox::tokio_postgres::types::{FromSql, ToSql, Type};
 use pg_outbox::tokio_postgres::{Client, Row};
 use serde_json::{Map, Value};
 
-use crate::config::{RelayConfig, SourceConfig, Start};
+use crate::config::{Kinds, RelayConfig, SourceConfig, Start};
 
 /// The feed and the cursor of one relay.
 #[derive(Debug)]
@@ -35,6 +35,7 @@ pub(crate) struct Active {
     topics: Option<Vec<String>>,
     filter: Option<String>,
     batch: i32,
+    kinds: Kinds,
 }
 
 /// A position in the history of a feed. A later epoch is later, whatever the position is.
@@ -105,6 +106,7 @@ impl Source {
             topics: self.settings.topics.clone(),
             filter: self.settings.filter.as_ref().map(Value::to_string),
             batch: self.settings.batch,
+            kinds: self.settings.source,
         })
     }
 
@@ -175,15 +177,16 @@ impl Active {
         if head == after {
             return Ok(Read { messages: Vec::new(), looked_at: after });
         }
-        let params: [(&(dyn ToSql + Sync), Type); 5] = [
+        let params: [(&(dyn ToSql + Sync), Type); 6] = [
             (&after, Type::INT8),
             (&self.batch, Type::INT4),
             (&self.topics, Type::TEXT_ARRAY),
             (&self.filter, Type::TEXT),
             (&epoch, Type::INT4),
+            (&self.kinds.name(), Type::TEXT),
         ];
         let rows =
-            self.reader().query_typed("select r.* from outbox.read($1, $2, $3, $4::jsonb, $5) r", &params).await?;
+            self.reader().query_typed("select r.* from outbox.read($1, $2, $3, $4::jsonb, $5, $6) r", &params).await?;
         let mut read = Read { messages: Vec::with_capacity(rows.len()), looked_at: after };
         for row in &rows {
             read.looked_at = row.try_get("position")?;

@@ -49,6 +49,15 @@ impl Template {
         Ok(Template(pieces))
     }
 
+    /// Returns the topic if it is the same for every message.
+    #[cfg_attr(not(feature = "kafka"), allow(dead_code))]
+    pub(crate) fn constant(&self) -> Option<&str> {
+        match &self.0[..] {
+            [Piece::Text(text)] => Some(text),
+            _ => None,
+        }
+    }
+
     /// Fills the template in. The error says what the message lacks.
     pub(crate) fn fill(&self, message: &Message) -> std::result::Result<String, String> {
         let extra = message.extra();

@@ -1,15 +1,20 @@
 //! Sinks: the brokers. Each file is one broker.
 
 mod file;
+#[cfg(feature = "kafka")]
+mod kafka;
 #[cfg(feature = "nats")]
 mod nats;
+mod postgres;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
 #[cfg(feature = "redis")]
 mod redis;
 
 use async_trait::async_trait;
 use pg_outbox::error::{Error, Result};
 
-use crate::config::SinkConfig;
+use crate::config::{RelayConfig, SinkConfig};
 use crate::record::{Binding, Record};
 use crate::source::Place;
 
@@ -83,19 +88,31 @@ impl Sent {
 }
 
 /// Makes the sink of a relay. It connects when it is opened.
-pub(crate) fn make(config: &SinkConfig) -> Result<Box<dyn Sink>> {
+pub(crate) fn make(relay: &RelayConfig) -> Result<Box<dyn Sink>> {
     #[allow(unused_variables, reason = "each build has another set of sinks")]
     let missing = |feature: &str| -> Result<Box<dyn Sink>> {
         Err(Error::invalid(format!("this program was built without the sink \"{feature}\""))
             .hint(format!("Build it with: cargo install pg-outbox-relay --features {feature}")))
     };
-    match config {
+    match &relay.sink {
         SinkConfig::Stdout => Ok(Box::new(file::FileSink::stdout())),
         SinkConfig::File(config) => Ok(Box::new(file::FileSink::new(config.path.clone()))),
+        #[cfg(feature = "kafka")]
+        SinkConfig::Kafka(config) => {
+            let position_topic = relay.position_topic(config)?;
+            Ok(Box::new(kafka::KafkaSink::new(config.clone(), &relay.name, position_topic)))
+        }
+        #[cfg(not(feature = "kafka"))]
+        SinkConfig::Kafka(_) => missing("kafka"),
         #[cfg(feature = "nats")]
         SinkConfig::Nats(config) => Ok(Box::new(nats::NatsSink::new(config.clone()))),
         #[cfg(not(feature = "nats"))]
         SinkConfig::Nats(_) => missing("nats"),
+        SinkConfig::Postgres(config) => Ok(Box::new(postgres::PostgresSink::new(config.clone()))),
+        #[cfg(feature = "rabbitmq")]
+        SinkConfig::Rabbitmq(config) => Ok(Box::new(rabbitmq::RabbitmqSink::new(config.clone()))),
+        #[cfg(not(feature = "rabbitmq"))]
+        SinkConfig::Rabbitmq(_) => missing("rabbitmq"),
         #[cfg(feature = "redis")]
         SinkConfig::Redis(config) => Ok(Box::new(redis::RedisSink::new(config.clone()))),
         #[cfg(not(feature = "redis"))]
@@ -104,7 +121,7 @@ pub(crate) fn make(config: &SinkConfig) -> Result<Box<dyn Sink>> {
 }
 
 /// Removes user and password from a URL, for messages.
-#[cfg(any(feature = "nats", feature = "redis"))]
+#[cfg(any(feature = "nats", feature = "rabbitmq", feature = "redis"))]
 fn without_credentials(url: &str) -> String {
     url.split(',')
         .map(|url| match (url.find("://"), url.rfind('@')) {
@@ -116,7 +133,7 @@ fn without_credentials(url: &str) -> String {
         .join(",")
 }
 
-#[cfg(all(test, any(feature = "nats", feature = "redis")))]
+#[cfg(all(test, any(feature = "nats", feature = "rabbitmq", feature = "redis")))]
 mod tests {
     use super::*;
 

@@ -1,9 +1,12 @@
-//! The relay against real servers: PostgreSQL, nats-server and redis-server (`scripts/setup brokers`).
+//! The relay against real servers: PostgreSQL and brokers (`scripts/setup brokers`).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod file;
 mod jetstream;
+mod kafka;
+mod postgres;
 mod programs;
+mod rabbitmq;
 mod streams;
 mod takeover;

@@ -95,9 +95,18 @@ impl Drop for Program {
     }
 }
 
-/// A broker of Debian.
+/// Returns the path of a program of `scripts/setup brokers`.
+fn program(name: &str) -> String {
+    let program = root().join(".cache/brokers").join(name);
+    assert!(program.exists(), "there is no {name}: scripts/setup brokers");
+    program.display().to_string()
+}
+
+/// A broker.
 pub(crate) struct Broker {
     program: Option<Program>,
+    /// A program that the broker needs, which is never killed.
+    _beside: Option<Program>,
     name: &'static str,
     args: Vec<String>,
     pub(crate) port: u16,
@@ -125,17 +134,33 @@ impl Broker {
         Broker::started("redis-server", args, port).await
     }
 
+    pub(crate) async fn kafka() -> Broker {
+        let (port, folder) = (free_port().unwrap(), fresh_folder("kafka").unwrap());
+        let args = format!("start --only kafka --kafka-port {port} --data-dir {}", folder.display());
+        Broker::started("kafka/noida_db/noida-db", args.split(' ').map(str::to_owned).collect(), port).await
+    }
+
+    pub(crate) async fn rabbitmq() -> Broker {
+        let [port, names, distribution] = [free_port().unwrap(), free_port().unwrap(), free_port().unwrap()];
+        let folder = fresh_folder("rabbitmq").unwrap();
+        let args = format!("{} {port} {names} {distribution}", folder.display());
+        let mapper = program("usr/lib/erlang/bin/epmd");
+        let beside = Some(Program::start(&mapper, &["-port".to_owned(), names.to_string()]));
+        let args = args.split(' ').map(str::to_owned).collect();
+        let mut broker = Broker { program: None, _beside: beside, name: "rabbitmq-server", args, port };
+        broker.start().await;
+        broker
+    }
+
     async fn started(name: &'static str, args: Vec<String>, port: u16) -> Broker {
-        let mut broker = Broker { program: None, name, args, port };
+        let mut broker = Broker { program: None, _beside: None, name, args, port };
         broker.start().await;
         broker
     }
 
     /// Starts the program with the data that it had.
     pub(crate) async fn start(&mut self) {
-        let program = root().join(".cache/brokers").join(self.name);
-        assert!(program.exists(), "there is no {}: scripts/setup brokers", self.name);
-        self.program = Some(Program::start(&program.display().to_string(), &self.args));
+        self.program = Some(Program::start(&program(self.name), &self.args));
         let address = ("127.0.0.1", self.port);
         wait_until(&format!("{} listens", self.name), PATIENCE, async || {
             tokio::net::TcpStream::connect(address).await.is_ok()
@@ -146,12 +171,25 @@ impl Broker {
     pub(crate) fn kill(&mut self) {
         self.program = None;
     }
+
+    /// Ends the program as an operator does.
+    pub(crate) fn stop(&mut self) {
+        if let Some(mut program) = self.program.take() {
+            let shell = program.0.id();
+            let children = fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).unwrap();
+            for child in children.split_whitespace() {
+                signal(child.parse().unwrap(), "TERM").unwrap();
+            }
+            program.0.wait().unwrap();
+        }
+    }
 }
 
 /// A configuration file of one relay, named "orders".
 pub(crate) struct Config {
     path: PathBuf,
     dsn: String,
+    target: String,
 }
 
 impl Config {
@@ -162,12 +200,19 @@ impl Config {
             String::from("[source]\ndsn = { env = \"RELAY_DSN\" }\n\n[relay.orders]\nheartbeat_seconds = 1\n");
         let _ = write!(text, "{relay}\n\n[relay.orders.sink]\n{sink}\n");
         fs::write(&path, text).unwrap();
-        Config { path, dsn: db.dsn.clone() }
+        Config { path, dsn: db.dsn.clone(), target: String::new() }
+    }
+
+    /// Sets the database that the messages go to.
+    pub(crate) fn with_target(mut self, target: &Database) -> Config {
+        self.target.clone_from(&target.dsn);
+        self
     }
 
     fn command(&self, what: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outbox-relay"));
         command.arg(what).arg(&self.path).env("RELAY_DSN", &self.dsn).env("BROKER_PASSWORD", "geheim");
+        command.env("TARGET_DSN", &self.target);
         command.stdin(Stdio::null());
         command
     }

@@ -1,0 +1,467 @@
+//! Kafka, through librdkafka.
+//!
+//! The producer is idempotent and may leave no gap (`enable.gapless.guarantee`): after a refused record, the client fails for good
+//! and nothing after the record reaches its partition. The sink then waits until it is opened again. An idempotent producer
+//! alone would go on after the record.
+//!
+//! With `transactional`, a batch is one transaction that also contains the relay's position, as the offset of the group
+//! `pg_outbox.relay.<relay>` in partition 0 of `position_topic`. A reader of committed records sees each record once. The
+//! transaction's id fences an instance that was replaced.
+//!
+//! The metadata of that offset is the source of the messages. A relay of another database finds it and stops. Without
+//! `transactional`, the offset is written once, for this purpose.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ::rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use ::rdkafka::client::ClientContext;
+use ::rdkafka::config::{ClientConfig, FromClientConfigAndContext as _};
+use ::rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
+use ::rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use ::rdkafka::message::{Header, OwnedHeaders};
+use ::rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _};
+use ::rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use async_trait::async_trait;
+use tokio::task::spawn_blocking;
+
+use super::{Failure, Last, Opened, Sent, Sink};
+use crate::config::KafkaConfig;
+use crate::record::{Binding, Record, SOURCE};
+use crate::source::Place;
+
+/// How long the brokers may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the brokers may take until a record is stored. It covers the choice of a new leader.
+const STORED_WITHIN: Duration = Duration::from_secs(30);
+
+/// The largest batch of a partition, unless a topic takes less. It is librdkafka's default.
+const BATCH_BYTES: usize = 1_000_000;
+
+/// The bytes that the layout of a batch adds to a record, at most.
+const FRAME: usize = 256;
+
+/// Topics whose limit is remembered. With more, the limits are asked for again.
+const REMEMBERED: usize = 10_000;
+
+/// Topics of a Kafka cluster.
+#[derive(Debug)]
+pub(super) struct KafkaSink {
+    config: KafkaConfig,
+    relay: String,
+    /// The topic with the relay's position.
+    position_topic: Option<String>,
+    session: Option<Session>,
+    /// The largest batch, which is smaller than that of each topic that was written to.
+    batch_bytes: usize,
+    /// Whether each record is a batch, because a broker has refused a batch for its size.
+    alone: bool,
+    /// The largest batch that a topic takes.
+    limits: HashMap<String, usize>,
+    /// The record that made the last transaction fail: its id and the reason.
+    refused: Option<(String, String)>,
+}
+
+struct Session {
+    producer: FutureProducer<Watch>,
+    group: Arc<BaseConsumer<Watch>>,
+    admin: AdminClient<Watch>,
+    watch: Watch,
+    /// Whether the cluster knows the source of this relay.
+    claimed: bool,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("claimed", &self.claimed).finish_non_exhaustive()
+    }
+}
+
+/// Keeps the last error of the client, which says more than the error of a call.
+#[derive(Clone, Debug, Default)]
+struct Watch(Arc<Mutex<Option<String>>>);
+
+impl ClientContext for Watch {
+    fn error(&self, error: KafkaError, reason: &str) {
+        // The errors before this one say why.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            return;
+        }
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+    }
+}
+
+impl ConsumerContext for Watch {}
+
+impl Watch {
+    fn explain(&self, error: &KafkaError) -> String {
+        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(reason) => format!("{error}: {reason}"),
+            None => error.to_string(),
+        }
+    }
+}
+
+impl KafkaSink {
+    /// `position_topic` is a topic that exists, for the relay's position.
+    pub(super) fn new(config: KafkaConfig, relay: &str, position_topic: Option<String>) -> KafkaSink {
+        KafkaSink {
+            config,
+            relay: relay.to_owned(),
+            position_topic,
+            session: None,
+            batch_bytes: BATCH_BYTES,
+            alone: false,
+            limits: HashMap::new(),
+            refused: None,
+        }
+    }
+
+    fn group(&self) -> String {
+        format!("pg_outbox.relay.{}", self.relay)
+    }
+
+    fn client(&self) -> Result<ClientConfig, String> {
+        let config = &self.config;
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", &config.brokers).set("client.id", "pg_outbox relay");
+        let protocol = match (config.tls, &config.user) {
+            (true, Some(_)) => "sasl_ssl",
+            (true, None) => "ssl",
+            (false, Some(_)) => "sasl_plaintext",
+            (false, None) => "plaintext",
+        };
+        client.set("security.protocol", protocol);
+        match (&config.user, &config.password) {
+            (Some(user), Some(password)) => {
+                client.set("sasl.mechanism", config.mechanism.as_deref().unwrap_or("PLAIN"));
+                client.set("sasl.username", user);
+                client.set("sasl.password", password.read().map_err(|error| error.to_string())?);
+            }
+            (None, None) => {}
+            _ => return Err("user and password belong together".to_owned()),
+        }
+        if let Some(path) = &config.ca_file {
+            client.set("ssl.ca.location", path.display().to_string());
+        }
+        Ok(client)
+    }
+
+    fn producer(&self) -> Result<ClientConfig, String> {
+        let mut client = self.client()?;
+        client
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            // As the clients for Java do, so that a key has the same partition as with those.
+            .set("partitioner", "murmur2_random")
+            .set("linger.ms", "1")
+            .set("batch.size", if self.alone { 1 } else { self.batch_bytes }.to_string())
+            // The limits of the topics hold. They are looked at before sending.
+            .set("message.max.bytes", "1000000000")
+            .set("queue.buffering.max.kbytes", "1048576");
+        if let Some(compression) = &self.config.compression {
+            client.set("compression.type", compression);
+        }
+        if self.config.transactional {
+            client.set("transactional.id", self.group());
+        } else {
+            // A record that the client gives up leaves a gap. This sink gives up for it, and drops the client.
+            client.set("message.timeout.ms", "0").set("enable.gapless.guarantee", "true");
+        }
+        Ok(client)
+    }
+
+    /// Asks for the limit of a topic. `None`: the topic does not exist yet.
+    async fn limit_of(session: &Session, topic: &str) -> Result<Option<usize>, String> {
+        let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+        let resource = [ResourceSpecifier::Topic(topic)];
+        let found = session.admin.describe_configs(&resource, &options).await.map_err(|error| error.to_string())?;
+        match found.into_iter().next() {
+            Some(Ok(config)) => {
+                let entry = config.get("max.message.bytes").and_then(|entry| entry.value.as_deref());
+                Ok(entry.and_then(|value| value.parse().ok()))
+            }
+            Some(Err(RDKafkaErrorCode::UnknownTopicOrPartition)) | None => Ok(None),
+            // Without the right to describe a topic, the broker refuses a record that is too large.
+            Some(Err(RDKafkaErrorCode::TopicAuthorizationFailed)) => Ok(Some(usize::MAX)),
+            Some(Err(code)) => Err(format!("topic \"{topic}\": {code}")),
+        }
+    }
+
+    /// Asks for the limits of all topics of these records. Returns whether all are larger than a batch of the producer.
+    async fn learn_limits(&mut self, records: &[Record]) -> Result<bool, String> {
+        let Some(session) = &self.session else { return Ok(true) };
+        if self.limits.len() > REMEMBERED {
+            self.limits.clear();
+        }
+        for record in records {
+            if !self.limits.contains_key(&record.topic)
+                && let Some(limit) = KafkaSink::limit_of(session, &record.topic).await?
+            {
+                self.limits.insert(record.topic.clone(), limit);
+                let most = limit.saturating_sub(FRAME).max(1);
+                if most < self.batch_bytes {
+                    // The next producer has smaller batches: the topic refuses larger ones.
+                    self.batch_bytes = most;
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Returns why a topic does not take a record, as far as its limit is known.
+    fn too_large(&self, record: &Record) -> Option<String> {
+        let (size, limit) = (record.size() + FRAME, *self.limits.get(&record.topic)?);
+        (size > limit).then(|| format!("the record has about {size} bytes, and the topic takes {limit}"))
+    }
+
+    /// Writes source and position of the relay, unless the cluster has them.
+    async fn claim(session: &mut Session, topic: Option<&str>, record: &Record) -> Result<(), String> {
+        let (Some(topic), false) = (topic, session.claimed) else { return Ok(()) };
+        let offsets = offsets(topic, Place::default(), record).map_err(|error| error.to_string())?;
+        let group = session.group.clone();
+        spawn_blocking(move || group.commit(&offsets, CommitMode::Sync))
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|error| session.watch.explain(&error))?;
+        session.claimed = true;
+        Ok(())
+    }
+
+    /// Hands records to the producer.
+    fn enqueue(session: &Session, records: &[Record]) -> (Vec<DeliveryFuture>, Option<KafkaError>) {
+        let mut waiting = Vec::with_capacity(records.len());
+        for record in records {
+            let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+            for (name, value) in &record.headers {
+                headers = headers.insert(Header { key: name, value: Some(value) });
+            }
+            let mut made = FutureRecord::to(&record.topic).payload(&record.body[..]).headers(headers);
+            if let Some(key) = &record.key {
+                made = made.key(key.as_bytes());
+            }
+            match session.producer.send_result(made) {
+                Ok(delivery) => waiting.push(delivery),
+                Err((error, _)) => return (waiting, Some(error)),
+            }
+        }
+        (waiting, None)
+    }
+
+    /// Hands records to the producer and waits until all are stored, or one is not.
+    async fn produce(session: &Session, records: &[Record]) -> Sent {
+        let (waiting, failed) = KafkaSink::enqueue(session, records);
+        let mut stored = 0;
+        for delivery in waiting {
+            match tokio::time::timeout(STORED_WITHIN, delivery).await {
+                Ok(Ok(Ok(_))) => stored += 1,
+                Ok(Ok(Err((error, _)))) => {
+                    let fatal = session.producer.client().fatal_error().map(|(_, reason)| reason);
+                    return Sent { stored, failure: Some(failure(&error, fatal)) };
+                }
+                Ok(Err(_)) => return Sent::retry(stored, "the producer was closed"),
+                Err(_) => {
+                    let error = KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut);
+                    return Sent::retry(stored, session.watch.explain(&error));
+                }
+            }
+        }
+        match failed {
+            None => Sent::all(records),
+            Some(error) => Sent { stored, failure: Some(failure(&error, None)) },
+        }
+    }
+
+    /// Sends records and the position of the last one in a transaction.
+    async fn send_in_transaction(session: &Session, topic: &str, records: &[Record]) -> Result<Sent, KafkaError> {
+        let Some(last) = records.last() else { return Ok(Sent::all(records)) };
+        session.producer.begin_transaction()?;
+        let sent = KafkaSink::produce(session, records).await;
+        let whole = sent.failure.is_none();
+        let offsets = offsets(topic, Place { epoch: last.epoch, position: last.position }, last)?;
+        let (producer, group) = (session.producer.clone(), session.group.clone());
+        let done = spawn_blocking(move || {
+            if !whole {
+                return producer.abort_transaction(PATIENCE);
+            }
+            let member = group.group_metadata().ok_or(KafkaError::Canceled)?;
+            producer.send_offsets_to_transaction(&offsets, &member, PATIENCE)?;
+            producer.commit_transaction(STORED_WITHIN)
+        });
+        done.await.map_err(|_| KafkaError::Canceled)??;
+        Ok(sent)
+    }
+
+    /// Ends the client. Records that were not answered yet are dropped.
+    async fn close(&mut self) {
+        if let Some(session) = self.session.take() {
+            // Dropping a client waits for its threads.
+            let _ = spawn_blocking(move || drop(session)).await;
+        }
+    }
+}
+
+#[async_trait]
+impl Sink for KafkaSink {
+    fn binding(&self) -> Binding {
+        Binding { prefix: "ce_", ascii: false, key_header: false }
+    }
+
+    fn describe(&self) -> String {
+        let how = if self.config.transactional { ", transactional" } else { "" };
+        format!("kafka {}{how}", self.config.brokers)
+    }
+
+    async fn open(&mut self) -> Result<Opened, String> {
+        self.close().await;
+        // The limits may have been changed.
+        self.limits.clear();
+        let (producer, mut group) = (self.producer()?, self.client()?);
+        group.set("group.id", self.group()).set("enable.auto.commit", "false");
+        let (watch, topic, transactional) = (Watch::default(), self.position_topic.clone(), self.config.transactional);
+        let shared = watch.clone();
+        let opened = spawn_blocking(move || {
+            let explain = |error: KafkaError| watch.explain(&error);
+            let producer: FutureProducer<Watch> = producer.create_with_context(watch.clone()).map_err(explain)?;
+            let cluster = producer.client().fetch_metadata(topic.as_deref(), PATIENCE).map_err(explain)?;
+            if let (Some(name), [found]) = (&topic, cluster.topics())
+                && let Some(error) = found.error()
+            {
+                return Err(format!("topic \"{name}\": {}", RDKafkaErrorCode::from(error)));
+            }
+            if transactional {
+                producer.init_transactions(STORED_WITHIN).map_err(explain)?;
+            }
+            let admin = AdminClient::from_config_and_context(&group, watch.clone()).map_err(explain)?;
+            let group: BaseConsumer<Watch> = group.create_with_context(watch.clone()).map_err(explain)?;
+            let known = match &topic {
+                None => None,
+                Some(topic) => {
+                    let mut wanted = TopicPartitionList::new();
+                    wanted.add_partition(topic, 0);
+                    let found = group.committed_offsets(wanted, PATIENCE).map_err(explain)?;
+                    found.elements().first().and_then(position)
+                }
+            };
+            Ok((producer, group, admin, known))
+        });
+        let (producer, group, admin, known) = opened.await.map_err(|error| error.to_string())??;
+        let last = known.map(|(source, place)| Last { source, relay: self.relay.clone(), place });
+        self.session =
+            Some(Session { producer, group: Arc::new(group), admin, watch: shared, claimed: last.is_some() });
+        Ok(Opened { limit: BATCH_BYTES, last })
+    }
+
+    fn refuses(&self, record: &Record) -> Option<String> {
+        if !is_topic(&record.topic) {
+            return Some(format!("\"{}\" is not the name of a topic", record.topic.escape_default()));
+        }
+        match &self.refused {
+            Some((id, why)) if *id == record.webhook_id => Some(why.clone()),
+            _ => self.too_large(record),
+        }
+    }
+
+    async fn send(&mut self, records: &[Record]) -> Sent {
+        match self.learn_limits(records).await {
+            Ok(true) => {}
+            Ok(false) => return Sent::retry(0, "the batches are made smaller for a topic"),
+            Err(why) => return Sent::retry(0, why),
+        }
+        let taken = records.iter().position(|record| self.too_large(record).is_some());
+        let (records, rest) = records.split_at(taken.unwrap_or(records.len()));
+        let Some(session) = &mut self.session else { return Sent::retry(0, "not connected") };
+        if let Some(first) = records.first()
+            && let Err(why) = KafkaSink::claim(session, self.position_topic.as_deref(), first).await
+        {
+            return Sent::retry(0, why);
+        }
+        let mut sent = match (&self.position_topic, self.config.transactional) {
+            (Some(topic), true) => match KafkaSink::send_in_transaction(session, topic, records).await {
+                Ok(sent) => sent,
+                Err(error) => Sent::retry(0, session.watch.explain(&error)),
+            },
+            _ => KafkaSink::produce(session, records).await,
+        };
+        if let (Some(Failure::Refused(why)), false) = (&sent.failure, self.alone) {
+            // Not the record itself may be too large, but its batch.
+            self.alone = true;
+            sent.failure = Some(Failure::Retry(why.clone()));
+        } else if let (Some(Failure::Refused(why)), true) = (&sent.failure, self.config.transactional) {
+            // The transaction was aborted. The next one ends before this record.
+            self.refused = records.get(sent.stored).map(|record| (record.webhook_id.clone(), why.clone()));
+            sent = Sent::retry(0, why.clone());
+        } else if sent.failure.is_none() {
+            self.refused = None;
+            self.alone = false;
+            sent.failure = rest.first().and_then(|record| self.too_large(record)).map(Failure::Refused);
+        }
+        if sent.failure.is_some() && taken.is_none() {
+            self.close().await;
+        }
+        sent
+    }
+}
+
+/// Returns the position of a relay as offsets of its group.
+fn offsets(topic: &str, place: Place, record: &Record) -> Result<TopicPartitionList, KafkaError> {
+    let mut list = TopicPartitionList::new();
+    let mut element = list.add_partition(topic, 0);
+    element.set_offset(Offset::Offset(place.position))?;
+    element.set_metadata(format!("{} {}", place.epoch, record.header(SOURCE).unwrap_or_default()));
+    Ok(list)
+}
+
+/// Reads source and position of a relay from an offset of its group.
+fn position(element: &::rdkafka::topic_partition_list::TopicPartitionListElem<'_>) -> Option<(String, Place)> {
+    let Offset::Offset(position) = element.offset() else { return None };
+    let (epoch, source) = element.metadata().split_once(' ')?;
+    Some((source.to_owned(), Place { epoch: epoch.parse().ok()?, position }))
+}
+
+/// Returns whether the error of a record is for ever.
+fn failure(error: &KafkaError, fatal: Option<String>) -> Failure {
+    let text = fatal.unwrap_or_else(|| error.to_string());
+    match error.rdkafka_error_code() {
+        Some(
+            RDKafkaErrorCode::MessageSizeTooLarge
+            | RDKafkaErrorCode::InvalidMessage
+            | RDKafkaErrorCode::InvalidTopic
+            | RDKafkaErrorCode::InvalidRecord
+            | RDKafkaErrorCode::InvalidTimestamp
+            | RDKafkaErrorCode::PolicyViolation,
+        ) => Failure::Refused(text),
+        _ => Failure::Retry(text),
+    }
+}
+
+/// Returns whether a text can be the name of a topic.
+fn is_topic(text: &str) -> bool {
+    (1..=249).contains(&text.len())
+        && text != "."
+        && text != ".."
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_has_the_characters_that_kafka_takes() {
+        assert!(is_topic("order.created") && is_topic("a-b_c"));
+        for wrong in ["", ".", "..", "a b", "käse", &"x".repeat(250)] {
+            assert!(!is_topic(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_record_itself_is_for_ever() {
+        let refused = |code| matches!(failure(&KafkaError::MessageProduction(code), None), Failure::Refused(_));
+        assert!(refused(RDKafkaErrorCode::MessageSizeTooLarge) && refused(RDKafkaErrorCode::PolicyViolation));
+        assert!(!refused(RDKafkaErrorCode::TopicAuthorizationFailed) && !refused(RDKafkaErrorCode::MessageTimedOut));
+    }
+}
