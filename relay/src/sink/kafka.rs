@@ -275,7 +275,8 @@ impl KafkaSink {
         }
     }
 
-    /// Sends records and the position of the last one in a transaction.
+    /// Sends records and the position of the last one in a transaction. If a record is not stored, none is, although the result
+    /// says which one.
     async fn send_in_transaction(session: &Session, topic: &str, records: &[Record]) -> Result<Sent, KafkaError> {
         let Some(last) = records.last() else { return Ok(Sent::all(records)) };
         session.producer.begin_transaction()?;
@@ -386,22 +387,31 @@ impl Sink for KafkaSink {
             },
             _ => KafkaSink::produce(session, records).await,
         };
-        if let (Some(Failure::Refused(why)), false) = (&sent.failure, self.alone) {
-            // Not the record itself may be too large, but its batch.
-            self.alone = true;
-            sent.failure = Some(Failure::Retry(why.clone()));
-        } else if let (Some(Failure::Refused(why)), true) = (&sent.failure, self.config.transactional) {
-            // The transaction was aborted. The next one ends before this record.
-            self.refused = records.get(sent.stored).map(|record| (record.webhook_id.clone(), why.clone()));
-            sent = Sent::retry(0, why.clone());
-        } else if sent.failure.is_none() {
+        let Some(failure) = sent.failure.take() else {
             self.refused = None;
             self.alone = false;
             sent.failure = rest.first().and_then(|record| self.too_large(record)).map(Failure::Refused);
+            return sent;
+        };
+        let failed = records.get(sent.stored);
+        if self.config.transactional {
+            // The transaction was aborted.
+            sent.stored = 0;
         }
-        if sent.failure.is_some() && taken.is_none() {
-            self.close().await;
-        }
+        sent.failure = Some(match failure {
+            Failure::Refused(why) if !self.alone => {
+                // Not the record itself may be too large, but its batch.
+                self.alone = true;
+                Failure::Retry(why)
+            }
+            Failure::Refused(why) if self.config.transactional => {
+                // The next transaction ends before this record.
+                self.refused = failed.map(|record| (record.webhook_id.clone(), why.clone()));
+                Failure::Retry(why)
+            }
+            other => other,
+        });
+        self.close().await;
         sent
     }
 }

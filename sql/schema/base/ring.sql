@@ -45,3 +45,15 @@ create function outbox_internal.current_leaf(ring text) returns smallint
 language sql volatile
 set search_path = pg_catalog, pg_temp
 return coalesce(pg_sequence_last_value(format('outbox._%s_segment', ring)::regclass), 0)::smallint;
+
+-- API: private
+-- The number of leaves of the ring of messages. LEAVES in the library is the same number.
+create function outbox_internal.message_leaves() returns int
+language sql immutable parallel safe
+return 16;
+
+-- API: private
+-- How many leaves the pointer of the ring of messages moves on from one leaf until it reaches another.
+create function outbox_internal.leaf_distance(from_leaf int, to_leaf int) returns int
+language sql immutable parallel safe
+return (to_leaf - from_leaf + outbox_internal.message_leaves()) % outbox_internal.message_leaves();

@@ -59,6 +59,7 @@ declare
     next2 xid8;
     floor2 bigint;
     left_leaf smallint := outbox_internal.current_leaf('message');
+    next_leaf constant smallint := (left_leaf + 1) % outbox_internal.message_leaves();
     this_leaf smallint;
     ids bigint[];
     segments smallint[];
@@ -93,8 +94,8 @@ begin
     -- Restored messages have transaction ids of another cluster, and this cluster may reach those ids some day. So they must
     -- be in a leaf that no tick reads any more. New messages go to the next leaf, if that leaf is empty.
     if pg_relation_size(outbox_internal.leaf('message', left_leaf)) > 0
-        and pg_relation_size(outbox_internal.leaf('message', (left_leaf + 1) % 16)) = 0 then
-        perform setval('outbox._message_segment', (left_leaf + 1) % 16);
+        and pg_relation_size(outbox_internal.leaf('message', next_leaf)) = 0 then
+        perform setval('outbox._message_segment', next_leaf);
     end if;
     this_leaf := outbox_internal.current_leaf('message');
     -- Waits for the transactions that have written to the old leaf. A transaction that begins to write later reads the

@@ -186,7 +186,8 @@ begin
         passed := case
             when state.leaf is null then array[leaf]
             when leaf <> state.leaf then array(
-                select (state.leaf + i) % 16 from generate_series(1, (leaf - state.leaf + 16) % 16) i
+                select (state.leaf + i) % outbox_internal.message_leaves()
+                from generate_series(1, outbox_internal.leaf_distance(state.leaf, leaf)) i
             )
         end;
         scan := scan || passed;

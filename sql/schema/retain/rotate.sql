@@ -145,7 +145,7 @@ begin
     where s.ring = 'message' and s.closed_at is not null and s.last_position is null
         and s.leaf <> all (state.leaves)
         -- and the leaf was not written to since that tick
-        and (s.leaf - state.leaf + 16) % 16 > (current - state.leaf + 16) % 16;
+        and outbox_internal.leaf_distance(state.leaf, s.leaf) > outbox_internal.leaf_distance(state.leaf, current);
 end
 $$;
 

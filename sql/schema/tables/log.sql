@@ -29,7 +29,7 @@ call outbox_internal.create_ring('message', $$
     body bytea,
     version bigint,
     event_id uuid
-$$, 16, array[
+$$, outbox_internal.message_leaves(), array[
     -- the sequencer's candidates
     'create index {leaf}_xid on {table} (xid, id)',
     -- look-up of one message, and of the messages of a row of the feed
