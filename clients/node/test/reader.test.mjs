@@ -2,8 +2,10 @@
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import { after, before, test } from 'node:test';
+import { drizzle } from 'drizzle-orm/node-postgres';
 import knexModule from 'knex';
 import pg from 'pg';
+import postgres from 'postgres';
 
 import { ConflictError, InvalidError, NotFoundError, Outbox, Reader, transaction } from '../dist/index.mjs';
 import { settled } from '../dist/testing.mjs';
@@ -295,7 +297,21 @@ test('apply works in the transactions of other drivers', async (t) => {
     t.after(() => typeorm.destroy());
     const knex = knexModule({ client: 'pg', connection: dsn, pool: { min: 0, max: 3 } });
     t.after(() => knex.destroy());
+    const js = postgres(dsn, { max: 3, onnotice: () => {} });
+    t.after(() => js.end());
+    const { sql: drizzleSql } = await import('drizzle-orm');
+    const { Sequelize } = createRequire(import.meta.url)('sequelize');
+    const sequelize = new Sequelize(dsn, { dialect: 'postgres', logging: false });
+    t.after(() => sequelize.close());
+    const { EntitySchema, MikroORM } = createRequire(import.meta.url)('@mikro-orm/postgresql');
+    const entity = new EntitySchema({ name: 'Effect', tableName: 'effect', properties: { driver: { type: 'string', primary: true } } });
+    const orm = await MikroORM.init({ clientUrl: dsn, entities: [entity], debug: false });
+    t.after(() => orm.close());
     const insert = {
+        postgres: [js, (tx, i) => tx`insert into effect values ('postgres', ${i})`],
+        drizzle: [drizzle(pool), (tx, i) => tx.execute(drizzleSql`insert into effect values ('drizzle', ${i})`)],
+        sequelize: [sequelize, (transaction, i) => sequelize.query("insert into effect values ('sequelize', $1)", { bind: [i], transaction })],
+        mikro: [orm.em, (em, i) => em.execute('insert into effect values (?, ?)', ['mikro', i])],
         kysely: [kysely, (tx, i) => sql`insert into effect values ('kysely', ${i})`.execute(tx)],
         typeorm: [typeorm, (tx, i) => tx.query("insert into effect values ('typeorm', $1)", [i])],
         knex: [knex, (tx, i) => tx('effect').insert({ driver: 'knex', i })],

@@ -104,7 +104,7 @@ def test_dataclasses_are_built_without_pydantic():
 
 
 def refusing(content):
-    raise decimal.DivisionByZero
+    raise decimal.InvalidOperation
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_numbers_that_python_or_a_type_refuses_are_errors_of_this_package(dsn):
         with pytest.raises(pg_outbox.InvalidError):
             read()
     model = pydantic.create_model("Model", n=(typing.Annotated[int, pydantic.AfterValidator(refusing)], ...))
-    with pytest.raises(pg_outbox.InvalidError, match="DivisionByZero"):
+    with pytest.raises(pg_outbox.InvalidError, match="InvalidOperation"):
         _payload.decode('{"n": 1}', model)
     nested = []
     for _ in range(100_000):
