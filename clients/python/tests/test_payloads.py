@@ -6,6 +6,7 @@ import decimal
 import enum
 import importlib.util
 import json
+import threading
 import typing
 import uuid
 
@@ -174,8 +175,10 @@ def test_a_receiver_answers_by_a_function_and_can_be_closed():
         receiver.answer(lambda arrival: 503 if arrival.json()["n"] == 1 else 204)
         assert [post(receiver, b'{"n": 1}'), post(receiver, b'{"n": 2}')] == [503, 204]
         first, second = receiver.wait_for(2)
+        threading.Timer(0.05, lambda: post(receiver, b'{"n": 3}')).start()
+        assert len(receiver.wait_for(3, timeout=float("inf"))) == 3
         assert (first.request, first.body, second.valid) == ("POST /hook", b'{"n": 1}', None)
-        with pytest.raises(TimeoutError, match="2 of 3"):
-            receiver.wait_for(3, timeout=0.05)
+        with pytest.raises(TimeoutError, match="3 of 4"):
+            receiver.wait_for(4, timeout=0.05)
     with pytest.raises(OSError):
         post(receiver, b"{}")
