@@ -1,7 +1,9 @@
 """Facts about the public schema that its catalogue cannot say. All clients use them, so their types agree."""
 
-# Functions that belong in the caller's transaction: each client has versions of them that are written by hand.
-BY_HAND = {"enqueue", "enqueue_bytes", "enqueue_many", "enqueue_notification", "enqueue_event", "set_context"}
+# Functions that belong in the caller's transaction. The generated methods of Rust and Python run on connections of the client,
+# so they leave these functions out; for the usual ones there are functions, written by hand, that take the caller's connection.
+# The methods of Node run on a client that the caller gives.
+IN_TRANSACTION = {"enqueue", "enqueue_bytes", "enqueue_many", "enqueue_notification", "enqueue_event", "set_context"}
 
 # Functions that return one row although they are declared to return a table.
 SINGLE = {

@@ -1,8 +1,6 @@
 """Writes clients/node/src/client/functions.ts and clients/node/src/client/codes.ts."""
 
-import re
-
-from text import base
+from text import base, camel, pascal
 
 PATH = "clients/node/src/client/functions.ts"
 ERRORS_PATH = "clients/node/src/client/codes.ts"
@@ -26,14 +24,6 @@ TS_JSON = {"headers": "Record<string, string>", "metadata": "Record<string, unkn
 SQL = {"integer": "int", "double precision": "float8", "timestamp with time zone": "timestamptz"}
 # Secrets are shown only once, by the functions that create them.
 HIDDEN = {"secret"}
-
-
-def camel(name):
-    return re.sub(r"_([a-z0-9])", lambda m: m[1].upper(), name)
-
-
-def pascal(name):
-    return camel(name)[0].upper() + camel(name)[1:]
 
 
 def sql_type(kind):

@@ -1,7 +1,7 @@
 """Writes clients/python/python/pg_outbox/_generated.py."""
 
 from facts import TABLES
-from text import camel, functions, row_name, sentence, tables, typed, wrapped
+from text import functions, pascal, row_name, sentence, tables, typed, wrapped
 
 PATH = "clients/python/python/pg_outbox/_generated.py"
 
@@ -81,7 +81,7 @@ def write(model):
         emit(f["name"], sentence(f["doc"]) or f"outbox.{f['name']}.", (f["name"], params), [(a["name"], ident(a["name"])) for a in f["args"]],
              ret, kind, row, columns, False)
     for t in tables(model):
-        row = camel(t["name"]) + "Entry"
+        row = pascal(t["name"]) + "Entry"
         row_class(row, f"A row of outbox.{t['name']}.", t["columns"])
         emit(t["name"], f"Rows of outbox.{t['name']} whose columns equal those of filter.",
              (TABLES[t["name"]], ["filter: Mapping[str, Any] | None = None", "limit: int = 1000"]), [], f"list[{row}]", "rows", row, t["columns"], True)

@@ -6,7 +6,16 @@ import subprocess
 import sys
 
 from facts import TABLES
-from text import camel, functions, intervals, row_name, sentence, tables, typed, wrapped
+from text import (
+    functions,
+    intervals,
+    pascal,
+    row_name,
+    sentence,
+    tables,
+    typed,
+    wrapped,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PATH = "clients/rust/src/admin.rs"
@@ -63,7 +72,7 @@ def write(model):
             else:
                 body.append(f'"{a["name"]}": ' + (f"options.{ident}.map(|d| d.as_secs_f64())" if t == "interval" else f"options.{ident}"))
         if rest:
-            oname = camel(name)
+            oname = pascal(name)
             if oname in rows or any(oname == row_name(g) for g in functions(model)):
                 oname += "Options"
             text = [f"/// Optional arguments of `outbox.{name}()`; `None` stands for the default.", "#[derive(Clone, Debug, Default)]",
@@ -98,7 +107,7 @@ def write(model):
             lint = ['    #[expect(clippy::too_many_arguments, reason = "the SQL function has as many arguments without a default")]']
         methods.append("\n".join([doc, "    ///", "    /// # Errors", "    /// Those of the function.", *lint, sig, "        " + call, "    }", ""]))
     for t in tables(model):
-        row = camel(t["name"]) + "Entry"
+        row = pascal(t["name"]) + "Entry"
         struct(row, f"A row of `outbox.{t['name']}`.", t["columns"])
         m = TABLES[t["name"]]
         methods.append("\n".join([

@@ -1,12 +1,14 @@
 """Helpers of the writers."""
 
-from facts import BY_HAND, TABLES
+from facts import IN_TRANSACTION, TABLES
 
 
-def camel(name, first=True):
-    words = name.split("_")
-    text = "".join(w.capitalize() for w in words)
-    return text if first else text[:1].lower() + text[1:]
+def pascal(name):
+    return "".join(word.capitalize() for word in name.split("_"))
+
+
+def camel(name):
+    return pascal(name)[:1].lower() + pascal(name)[1:]
 
 
 def base(kind):
@@ -41,12 +43,12 @@ def row_name(function):
     """Returns the name of the class of a row: that of the composite type, or that of the function with Row."""
     if function["row"] is None:
         return None
-    return camel(function["composite"]) if function["composite"] else camel(function["name"]) + "Row"
+    return pascal(function["composite"]) if function["composite"] else pascal(function["name"]) + "Row"
 
 
 def functions(model):
     """Returns the functions that get a generated method in Rust and Python."""
-    return [f for f in model["functions"] if f["name"] not in BY_HAND]
+    return [f for f in model["functions"] if f["name"] not in IN_TRANSACTION]
 
 
 def tables(model):

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
+import { createServer as createTcpServer, Socket } from 'node:net';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { fileURLToPath, pathToFileURL } from 'node:url';
@@ -178,6 +179,66 @@ test('a tick of a periodic message is enqueued once, however many processes run,
     for (const cron of ['* * * *', '60 * * * *', '* * * * * *', 'a b c d e', '0 0 30 2 *']) {
         assert.throws(() => events.worker('x', { 'order.noted': () => {} }, { periodic: [{ cron, topic: 'order.noted' }] }), InvalidError, cron);
     }
+});
+
+test('a long sleep of the machine misses ticks, but those of the last ten minutes', async (t) => {
+    const { pool } = await setUp(t);
+    const { now } = Date;
+    const ticks = [];
+    const lines = [];
+    let caughtUp;
+    const done = new Promise((resolve) => (caughtUp = resolve));
+    const payload = (tick) => {
+        ticks.push(tick.getTime());
+        // The machine sleeps for a week after the first tick.
+        if (ticks.length === 1) Date.now = () => now() + 7 * 86_400_000;
+        if (ticks.length === 20 || tick.getTime() > Date.now() - 60_000) caughtUp();
+        return { n: ticks.length };
+    };
+    const logger = { info() {}, warn: (line) => lines.push(line), error: (line) => lines.push(line) };
+    const app = events.worker('jobs', { 'order.noted': () => {} }, { ...QUIET, logger, periodic: [{ cron: '* * * * *', topic: 'order.noted', payload }] });
+    try {
+        const running = app.run({ client: pool });
+        await done;
+        app.stop();
+        await running;
+    } finally {
+        Date.now = now;
+    }
+    const week = 7 * 86_400_000;
+    assert.ok(ticks.length >= 10 && ticks.length <= 13, `${ticks.length} ticks`);
+    assert.ok(ticks[1] - ticks[0] >= week - 600_000, 'the ticks of the week are missed');
+    assert.match(lines.join('\n'), /ticks of a periodic message are missed/);
+});
+
+test('the default pool does not wait without end for a server that does not answer', async (t) => {
+    const alive = [];
+    const { setKeepAlive } = Socket.prototype;
+    Socket.prototype.setKeepAlive = function (...args) {
+        alive.push(args);
+        return setKeepAlive.apply(this, args);
+    };
+    const sockets = [];
+    const silent = createTcpServer((socket) => sockets.push(socket));
+    await new Promise((resolve) => silent.listen(0, '127.0.0.1', resolve));
+    const { DATABASE_URL } = process.env;
+    process.env.DATABASE_URL = `postgresql://u:p@127.0.0.1:${silent.address().port}/d`;
+    t.after(() => {
+        Socket.prototype.setKeepAlive = setKeepAlive;
+        if (DATABASE_URL === undefined) delete process.env.DATABASE_URL;
+        else process.env.DATABASE_URL = DATABASE_URL;
+        for (const socket of sockets) socket.destroy();
+        silent.close();
+    });
+    const lines = [];
+    const logger = { info() {}, warn: (line) => lines.push(line), error: (line) => lines.push(line) };
+    const app = events.worker('jobs', { 'order.noted': () => {} }, { ...QUIET, logger });
+    const running = app.run();
+    await waitFor('it notices that the server does not answer', () => lines.length > 0);
+    app.stop();
+    await running;
+    assert.match(lines[0], /timeout.*trying again/);
+    assert.ok(alive.some(([on, delay]) => on === true && delay > 0), JSON.stringify(alive));
 });
 
 test('a trace goes on from the enqueueing span to the span of the handler', async (t) => {

@@ -116,20 +116,32 @@ const OPERATIONS = {
         return seen;
     },
     async apply(pool, args) {
-        only(args, ['consumer', 'topics', 'after', 'fail'], 'apply');
-        const { consumer, topics, after, fail } = args;
-        let failures = fail?.times ?? 0;
-        await pool.query('create table if not exists applied (consumer text, n serial, key text)');
+        only(args, ['consumer', 'topics', 'after', 'fail', 'until'], 'apply');
+        const { consumer, topics, after, fail = {}, until } = args;
+        only(fail, ['key', 'times', 'how'], 'fail');
+        let failures = fail.times ?? 0;
+        const fails = {
+            raise: () => {
+                throw new TypeError('an effect that fails');
+            },
+            catch: (tx) => tx.query('select 1 / 0').catch(() => {}),
+            commit: (tx) => tx.query('insert into applied (once) values (1), (1)'),
+        }[fail.how ?? 'raise'];
+        assert.ok(fails, `unknown failure ${fail.how}`);
+        await pool.query('create table if not exists applied (consumer text, n serial, key text, once int unique deferrable initially deferred)');
         const controller = new AbortController();
         const reader = new Reader(pool, { consumer, topics, after, pollInterval: 0.02, backoff: { min: 0.01 }, signal: controller.signal, onError: () => {} });
         const running = reader.apply(async (tx, messages) => {
             for (const { key } of messages) {
-                if (key === fail?.key && (failures -= 1) >= 0) throw new TypeError('an effect that fails');
+                if (key === fail.key && (failures -= 1) >= 0) return fails(tx);
                 await tx.query('insert into applied (consumer, key) values ($1, $2)', [consumer, key]);
             }
         });
         const outbox = new Outbox(pool);
-        await waitFor('the cursor has no lag', async () => (await outbox.cursorGet({ consumer, ifMissing: 0 })).lagPositions === 0);
+        await waitFor(`the cursor shows ${until ?? 'no lag'}`, async () => {
+            const { errorPosition, lagPositions } = await outbox.cursorGet({ consumer, ifMissing: 0 });
+            return until === 'error' ? errorPosition !== null : lagPositions === 0;
+        });
         controller.abort();
         await running;
         return (await pool.query('select key from applied where consumer = $1 order by n', [consumer])).rows.map((row) => row.key);

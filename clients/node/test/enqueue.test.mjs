@@ -13,8 +13,8 @@ import knexModule from 'knex';
 import pg from 'pg';
 import postgres from 'postgres';
 
-import { enqueue, enqueueMany, enqueueStatement, InvalidError, message, Outbox, transaction } from '../dist/index.mjs';
-import { assertEnqueued, assertNotEnqueued, enqueuedMessages } from '../dist/testing.mjs';
+import { enqueue, enqueueMany, enqueueStatement, InvalidError, message, Outbox, Reader, transaction } from '../dist/index.mjs';
+import { assertEnqueued, assertNotEnqueued, enqueuedMessages, settled } from '../dist/testing.mjs';
 import { startServer } from './server.mjs';
 
 let server;
@@ -144,6 +144,10 @@ test('Prisma', async () => {
         const prisma = new PrismaClient({ adapter: new PrismaPg({ connectionString: dsn }) });
         await joins('prisma', (body) => prisma.$transaction(body), (tx, id) => tx.orders.create({ data: { id, amount: 1 } }), 500);
         await refused(prisma);
+        await settled(prisma);
+        const projection = new Reader(prisma, { consumer: 'prisma', untilEnd: true, logger: false });
+        await assert.rejects(projection.apply((tx) => tx.$queryRawUnsafe('select 1 / 0').catch(() => {})), (error) => error.code === '25P02');
+        assert.ok((await projection.apply((tx) => tx.$queryRawUnsafe('select 1'))) > 0);
         await prisma.$disconnect();
     } finally {
         rmSync(folder, { recursive: true, force: true });

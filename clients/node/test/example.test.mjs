@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, symlinkSync } from 'node:fs';
-import { createServer } from 'node:http';
+import { Agent, createServer, request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
@@ -90,7 +90,16 @@ test('orders are delivered, billed and counted once each, though the worker is e
     assert.deepEqual(rows, [{ last_error: 'Error: nobody pays this', reason: 'rejected' }]);
     const tries = await pool.query("select max(attempt)::int as most from outbox.attempt_log where outcome = 'completed'");
     assert.equal(tries.rows[0].most, 1, 'the end cost no attempt');
+    // The server is told to end while a request is on its way: the request is answered, and then the server ends.
+    const late = request(`${url}/orders`, { method: 'POST', agent: new Agent({ keepAlive: false }), headers: { 'content-type': 'application/json', 'content-length': 13 } });
+    const answered = new Promise((resolve, reject) => late.once('response', (response) => resolve(response.resume().statusCode)).once('error', reject));
+    await new Promise((resolve) => late.write('{"amount"', resolve));
     for (const one of [worker, web]) one.child.kill('SIGTERM');
+    await waitFor('the server takes no connection', () => fetch(`${url}/totals`).then(() => false, () => true));
+    const listening = "select 1 from pg_stat_activity where datname = current_database() and query ilike 'listen%outbox_feed%'";
+    await waitFor('the projection has ended', async () => (await pool.query(listening)).rowCount === 0);
+    late.end(': 7}');
+    assert.equal(await answered, 201);
     assert.equal((await worker.ended).code, 0, worker.output);
     assert.equal((await web.ended).code, 0, web.output);
 });

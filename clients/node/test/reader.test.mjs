@@ -2,10 +2,12 @@
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import { after, before, test } from 'node:test';
+import { drizzle } from 'drizzle-orm/node-postgres';
 import knexModule from 'knex';
 import pg from 'pg';
+import postgres from 'postgres';
 
-import { ConflictError, InvalidError, NotFoundError, Outbox, Reader } from '../dist/index.mjs';
+import { ConflictError, InvalidError, NotFoundError, Outbox, Reader, transaction } from '../dist/index.mjs';
 import { settled } from '../dist/testing.mjs';
 import { startServer, waitFor } from './server.mjs';
 
@@ -178,7 +180,14 @@ test('an effect that fails stays where it is: stored with its position, tried ag
     await settled(pool);
     const controller = new AbortController();
     const errors = [];
-    const options = { consumer: 'c', pollInterval: 0.02, backoff: { min: 0.02, max: 0.05 }, signal: controller.signal, onError: (e) => errors.push(e) };
+    const options = {
+        consumer: 'c', pollInterval: 0.02, backoff: { min: 0.02, max: 0.05 }, signal: controller.signal,
+        // An error of the listener does not end the reader.
+        onError: (e) => {
+            errors.push(e);
+            throw new Error('listener');
+        },
+    };
     let poisoned = true;
     const running = new Reader(pool, options).apply(async (tx, messages) => {
         for (const message of messages) {
@@ -198,6 +207,68 @@ test('an effect that fails stays where it is: stored with its position, tried ag
     await waitFor('nothing is recorded any more', async () => (await cursor()).lastError === null);
     controller.abort();
     assert.equal(await running, 20);
+});
+
+test('an effect that leaves no transaction to commit has failed, and the cursor stays', async (t) => {
+    const { pool, outbox } = await setUp(t);
+    await pool.query('create table effect (i int unique deferrable initially deferred)');
+    await enqueueAll(pool, many(2));
+    await settled(pool);
+    const effects = {
+        'its transaction is aborted': (tx) => tx.query('select 1 / 0').catch(() => {}),
+        'has ended its transaction': (tx) => tx.query('rollback'),
+        'duplicate key value': (tx) => tx.query('insert into effect values (1), (1)'),
+        'connect ECONNREFUSED': async () => {
+            // This error is that of another service. It does not mean that the connection of the effect was lost.
+            throw Object.assign(new Error('connect ECONNREFUSED 127.0.0.1:1'), { code: 'ECONNREFUSED' });
+        },
+        'it throws at once': () => {
+            throw new RangeError('it throws at once');
+        },
+        'a value of type undefined': async () => {
+            throw undefined;
+        },
+    };
+    for (const [why, effect] of Object.entries(effects)) {
+        const options = { consumer: why, batchSize: 1, ...END };
+        const reader = new Reader(pool, options);
+        await assert.rejects(async () => assert.fail(`${await reader.apply(effect)} applied`), (error) => !/applied/.test(error?.message), why);
+        const { position, lastError, errorPosition } = await outbox.cursorGet({ consumer: why });
+        assert.ok(lastError.includes(why), `${why}: ${lastError}`);
+        assert.deepEqual({ position, stands: errorPosition !== null }, { position: 0, stands: true }, why);
+    }
+    assert.equal((await pool.query('select 1 from effect')).rowCount, 0);
+    await assert.rejects(
+        transaction(pool, async (tx) => void (await tx.query('select 1 / 0').catch(() => {}))),
+        (error) => error instanceof InvalidError && error.code === '25P02',
+    );
+});
+
+test('a second apply of a reader begins at the cursor, where the first one has ended', async (t) => {
+    const { pool } = await setUp(t);
+    await pool.query('create table effect (i int primary key)');
+    await enqueueAll(pool, many(5));
+    await settled(pool);
+    let poisoned = true;
+    const effect = async (tx, messages) => {
+        for (const message of messages) {
+            if (poisoned && message.json().i === 2) throw new RangeError('the third');
+            await tx.query('insert into effect values ($1)', [message.json().i]);
+        }
+    };
+    const reader = new Reader(pool, { consumer: 'c', ...END, batchSize: 2 });
+    await assert.rejects(reader.apply(effect), /the third/);
+    poisoned = false;
+    assert.equal(await reader.apply(effect), 3);
+    assert.equal(await reader.apply(effect), 0);
+    assert.equal((await pool.query('select 1 from effect')).rowCount, 5);
+});
+
+test('times that never wait are refused', async (t) => {
+    const { pool } = await setUp(t);
+    for (const wrong of [{ pollInterval: 0 }, { pollInterval: NaN }, { pollInterval: -1 }, { batchSize: 0.5 }, { backoff: { min: 0 } }, { backoff: { max: NaN } }]) {
+        assert.throws(() => new Reader(pool, wrong), InvalidError, JSON.stringify(wrong));
+    }
 });
 
 test('a reader of a rare topic has no lag, and its cursor passes what does not match', async (t) => {
@@ -226,7 +297,21 @@ test('apply works in the transactions of other drivers', async (t) => {
     t.after(() => typeorm.destroy());
     const knex = knexModule({ client: 'pg', connection: dsn, pool: { min: 0, max: 3 } });
     t.after(() => knex.destroy());
+    const js = postgres(dsn, { max: 3, onnotice: () => {} });
+    t.after(() => js.end());
+    const { sql: drizzleSql } = await import('drizzle-orm');
+    const { Sequelize } = createRequire(import.meta.url)('sequelize');
+    const sequelize = new Sequelize(dsn, { dialect: 'postgres', logging: false });
+    t.after(() => sequelize.close());
+    const { EntitySchema, MikroORM } = createRequire(import.meta.url)('@mikro-orm/postgresql');
+    const entity = new EntitySchema({ name: 'Effect', tableName: 'effect', properties: { driver: { type: 'string', primary: true } } });
+    const orm = await MikroORM.init({ clientUrl: dsn, entities: [entity], debug: false });
+    t.after(() => orm.close());
     const insert = {
+        postgres: [js, (tx, i) => tx`insert into effect values ('postgres', ${i})`],
+        drizzle: [drizzle(pool), (tx, i) => tx.execute(drizzleSql`insert into effect values ('drizzle', ${i})`)],
+        sequelize: [sequelize, (transaction, i) => sequelize.query("insert into effect values ('sequelize', $1)", { bind: [i], transaction })],
+        mikro: [orm.em, (em, i) => em.execute('insert into effect values (?, ?)', ['mikro', i])],
         kysely: [kysely, (tx, i) => sql`insert into effect values ('kysely', ${i})`.execute(tx)],
         typeorm: [typeorm, (tx, i) => tx.query("insert into effect values ('typeorm', $1)", [i])],
         knex: [knex, (tx, i) => tx('effect').insert({ driver: 'knex', i })],
@@ -236,6 +321,8 @@ test('apply works in the transactions of other drivers', async (t) => {
             for (const message of messages) await put(tx, message.json().i);
         });
         assert.equal(applied, 10, name);
+        const swallowing = new Reader(client, { consumer: `${name} swallows`, ...END }).apply((tx) => put(tx, 'no number').catch(() => {}));
+        await assert.rejects(swallowing, /transaction is aborted|invalid input syntax/, name);
         assert.equal((await pool.query('select 1 from effect where driver = $1', [name])).rowCount, 10);
     }
 });

@@ -10,6 +10,7 @@ import {
     deliveries, FatalError, InvalidError, LeaseLostError, NotFoundError, Outbox, Reject, RetryAfter, RetryError, Worker,
 } from '../dist/index.mjs';
 import { drain, settled } from '../dist/testing.mjs';
+import { sleep } from '../dist/work/time.js';
 import { startServer, waitFor } from './server.mjs';
 
 let server;
@@ -489,4 +490,20 @@ test('a worker lives through restarts of the server: everything enqueued is hand
     assert.ok(twice <= 3 * 24, `handled twice: ${twice}`);
     assert.ok(errors.length > 0 && errors.every((error) => ['retry', 'lease_lost'].includes(error.kind)), errors.map((e) => `${e}`).join());
     assert.ok(summary.completed > 0);
+});
+
+test('a wait that is longer than a timer of Node can be does not end at once', async () => {
+    for (const seconds of [1e7, 1e300, Infinity]) {
+        const controller = new AbortController();
+        let ended = false;
+        const waiting = sleep(seconds, controller.signal).then(() => (ended = true));
+        // A timer that overflows ends before this one.
+        await sleep(0.05);
+        assert.equal(ended, false, `${seconds}`);
+        controller.abort();
+        await waiting;
+    }
+    for (const wrong of [{ lease: NaN }, { pollInterval: 0 }, { backoff: { max: -1 } }, { concurrency: 1.5 }]) {
+        assert.throws(() => new Worker(new pg.Pool(), 'work', () => {}, wrong), InvalidError, JSON.stringify(wrong));
+    }
 });

@@ -106,6 +106,20 @@ fn exception(py: Python<'_>, error: &Error) -> PyErr {
     }
 }
 
+/// The longest wait that a caller gets. A longer one could overflow when the time of the clock is added.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// Returns a wait that the caller gives in seconds.
+fn length(py: Python<'_>, name: &str, seconds: f64) -> PyResult<Duration> {
+    if seconds.is_nan() || seconds < 0.0 {
+        let error = outbox_core::Error::invalid(format!("{name} is not a length of time"))
+            .detail(format!("It is {seconds}."))
+            .hint("Lengths of time are seconds, from 0 on.");
+        return Err(exception(py, &error.into()));
+    }
+    Ok(Duration::from_secs_f64(seconds.min(LONGEST.as_secs_f64())))
+}
+
 #[pyclass]
 struct Task {
     abort: tokio::task::AbortHandle,
@@ -343,15 +357,14 @@ impl Worker {
         until_empty: bool,
         on_event: Option<Py<PyAny>>,
     ) -> PyResult<Worker> {
-        let seconds = |s: f64| Duration::try_from_secs_f64(s).unwrap_or_default();
         let mut builder = core
             .outbox(py)?
             .worker(subscription)
             .concurrency(concurrency)
             .batch(batch)
-            .lease(seconds(lease))
-            .poll_interval(seconds(poll_interval))
-            .grace(seconds(grace));
+            .lease(length(py, "lease", lease)?)
+            .poll_interval(length(py, "poll_interval", poll_interval)?)
+            .grace(length(py, "grace", grace)?);
         if let Some(name) = name {
             builder = builder.name(name);
         }
@@ -482,7 +495,7 @@ impl Reader {
         poll_interval: f64,
     ) -> PyResult<Reader> {
         let mut builder: ReaderBuilder = core.outbox(py)?.reader().subject(subject.clone()).after(after).batch(batch);
-        builder = builder.poll_interval(Duration::try_from_secs_f64(poll_interval).unwrap_or_default());
+        builder = builder.poll_interval(length(py, "poll_interval", poll_interval)?);
         if let Some(consumer) = &consumer {
             builder = builder.consumer(consumer);
         }
@@ -567,6 +580,25 @@ impl Cron {
     }
 }
 
+/// A pattern of topics.
+#[pyclass]
+struct Pattern {
+    pattern: outbox_core::pattern::Pattern,
+}
+
+#[pymethods]
+impl Pattern {
+    #[new]
+    fn new(py: Python<'_>, text: &str) -> PyResult<Pattern> {
+        let pattern = outbox_core::pattern::Pattern::parse(text).map_err(|e| exception(py, &e.into()))?;
+        Ok(Pattern { pattern })
+    }
+
+    fn matches(&self, topic: &str) -> bool {
+        self.pattern.matches(topic)
+    }
+}
+
 fn time(seconds: f64) -> Option<pg_outbox_time::Time> {
     #[allow(clippy::cast_possible_truncation, reason = "saturates, and chrono refuses what it cannot represent")]
     let micros = (seconds * 1e6) as i64;
@@ -605,7 +637,7 @@ fn verify<'py>(
     limit: usize,
     now: Option<i64>,
 ) -> PyResult<Checked<'py>> {
-    let tolerance = Duration::try_from_secs_f64(tolerance).unwrap_or_default();
+    let tolerance = length(py, "tolerance", tolerance)?;
     let header = |name: &str| headers.get(name).map(String::as_str);
     let verified = Verifier::with_secrets(secrets.iter().map(String::as_str), tolerance)
         .map(|verifier| verifier.limit(limit))
@@ -648,6 +680,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Worker>()?;
     module.add_class::<Reader>()?;
     module.add_class::<Cron>()?;
+    module.add_class::<Pattern>()?;
     module.add_class::<Reply>()?;
     module.add_class::<Task>()?;
     module.add_function(wrap_pyfunction!(classify, module)?)?;

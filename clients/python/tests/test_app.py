@@ -19,7 +19,8 @@ import pg_outbox
 import psycopg
 import pydantic
 import pytest
-from pg_outbox._routes import matches
+from pg_outbox import _periodic
+from pg_outbox._routes import Route, Routes
 from test_client import send, until
 
 
@@ -231,6 +232,8 @@ def test_mistakes_are_found_when_the_application_is_written(monkeypatch):
         orders.on("b")(lambda one, two: None)
     with pytest.raises(TypeError, match="needs a topic"):
         orders.on()
+    with pytest.raises(pg_outbox.InvalidError, match="malformed topic pattern"):
+        orders.on("order.creat*")(lambda payload: None)
     with pytest.raises(pg_outbox.InvalidError, match="cron"):
         app.periodic("every day", topic="t")(lambda: {"a": 1})
     with pytest.raises(pg_outbox.InvalidError, match="time zone"):
@@ -240,18 +243,33 @@ def test_mistakes_are_found_when_the_application_is_written(monkeypatch):
         app.run()
 
 
+def routed(*patterns):
+    routes = Routes()
+    for pattern in patterns:
+        routes.add(Route((pattern,), lambda payload: None, None, None, (), None))
+    return routes
+
+
 @pytest.mark.parametrize(
     ("pattern", "topic", "expected"),
     [("a.b", "a.b", True), ("a.*", "a.b", True), ("a.*", "a.b.c", False), ("a.#", "a", True), ("a.#", "a.b.c", True), ("#.c", "a.b.c", True),
      ("*", "a.b", False), ("#", "a.b", True)],
 )
 def test_patterns_match_as_those_of_subscriptions(dsn, pattern, topic, expected):
-    assert matches(pattern.split("."), topic.split(".")) is expected
+    assert (routed(pattern).find(topic) is not None) is expected
     with psycopg.connect(dsn) as conn:
         pg_outbox.enqueue(conn, topic, 1)
     pg_outbox.Outbox(dsn).call("subscribe", {"name": "s", "topics": [pattern], "start": "earliest"})
     found = pg_outbox.Outbox(dsn).drain("s", lambda delivery: None)["completed"]
     assert found == int(expected)
+
+
+def test_the_most_exact_handler_takes_a_topic_and_reserved_topics_are_no_part_of_a_wildcard():
+    routes = routed("#", "a.*", "a.b")
+    assert [routes.find(topic).topics for topic in ("a.b", "a.c", "b")] == [("a.b",), ("#",), ("#",)]
+    assert routes.find("outbox.control") is None and routed("outbox.#").find("outbox.control") is not None
+    # Each further wildcard doubled the time of a matcher that tries every split.
+    assert routed(".".join(["#", "a"] * 20 + ["b"])).find(".".join(["a"] * 100)) is None
 
 
 PERIODIC = """
@@ -290,6 +308,27 @@ def test_a_tick_makes_one_message_however_many_processes_run(dsn):
     assert [code for _, code in ends] == [0, 0, 0], ends
     messages, ticks = counts()
     assert messages == ticks <= 2
+
+
+async def test_a_long_sleep_of_the_machine_misses_ticks_but_those_of_the_last_ten_minutes(dsn, monkeypatch, caplog):
+    clock = [1_800_000_059.0]
+    monkeypatch.setattr(_periodic, "_seconds", lambda: clock[0])
+    ticks = []
+
+    def make(at):
+        ticks.append(at.timestamp())
+        if len(ticks) == 1:
+            clock[0] += 7 * 86400
+        return {"n": len(ticks)}
+
+    async with pg_outbox.AsyncOutbox(dsn) as outbox:
+        running = asyncio.ensure_future(_periodic.Periodic("* * * * *", "tick", make, "tick", None, {}).run(outbox))
+        while ticks[-1:] != [clock[0] // 60 * 60]:
+            await asyncio.sleep(0.01)
+            assert len(ticks) < 20 and not running.done()
+        running.cancel()
+    assert ticks[0] == 1_800_000_000 and ticks[1] >= clock[0] - _periodic.CATCH_UP and len(ticks) == 11
+    assert "are missed" in caplog.text and column(dsn, "select count(*) from outbox.message where topic = 'tick'") == [11]
 
 
 def write_app(folder, body):

@@ -53,6 +53,27 @@ def test_admin_is_typed(dsn):
         pg_outbox.Outbox("postgresql://h/d?sslmode=maybe")
 
 
+def test_lengths_of_time_may_be_huge_but_not_negative_and_not_nan(dsn):
+    outbox = pg_outbox.Outbox(dsn)
+    outbox.subscribe("w", ["job"])
+    for huge in (1e9, 1e308, float("inf")):
+        send(dsn, "job", [1])
+        outbox._settle()
+        worker = outbox.worker("w", poll_interval=huge, grace=huge)
+        assert worker.run(lambda delivery: worker.stop())["completed"] == 1
+        assert next(outbox.reader(topics=["job"], poll_interval=huge)).payload == 1
+    with pytest.raises(pg_outbox.InvalidError, match="lease"):
+        outbox.worker("w", lease=1e308).run(lambda delivery: None)
+    for wrong in (-1.0, -1e308, float("-inf"), float("nan")):
+        for name in ("lease", "poll_interval", "grace"):
+            with pytest.raises(pg_outbox.InvalidError, match=name):
+                outbox.worker("w", **{name: wrong})
+        with pytest.raises(pg_outbox.InvalidError, match="poll_interval"):
+            outbox.reader(poll_interval=wrong).next_now()
+        with pytest.raises(pg_outbox.InvalidError, match="tolerance"):
+            pg_outbox.verify("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", {}, b"", tolerance=wrong)
+
+
 async def test_admin_async(dsn):
     async with pg_outbox.AsyncOutbox(dsn) as outbox:
         await outbox.subscribe("w", ["#"])

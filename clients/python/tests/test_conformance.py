@@ -95,6 +95,27 @@ def match(value, expected, where):
 SPECIAL = {"lone_surrogate": "half \ud800 pair", "large": "x" * (3 << 20), "not_json": float("nan")}
 
 
+APPLIED = "create table if not exists applied (consumer text, n serial, key text, once int unique deferrable initially deferred)"
+
+
+def fail_by_raise(conn):
+    raise RuntimeError("the effect fails")
+
+
+def fail_by_catch(conn):
+    try:
+        conn.execute("select 1 / 0")
+    except psycopg.errors.DivisionByZero:
+        pass
+
+
+def fail_by_commit(conn):
+    conn.execute("insert into applied (once) values (1), (1)")
+
+
+FAIL = {"raise": fail_by_raise, "catch": fail_by_catch, "commit": fail_by_commit}
+
+
 class Runner:
     def __init__(self, dsn):
         self.dsn = dsn
@@ -133,9 +154,10 @@ class Runner:
             if len(found) == count:
                 return found
 
-    def apply(self, consumer, topics=None, after=0, fail=None):
+    def apply(self, consumer, topics=None, after=0, fail=None, until=None):
+        assert until in (None, "error") and set(fail or ()) <= {"key", "times", "how"}, (until, fail)
         with psycopg.connect(self.dsn) as conn:
-            conn.execute("create table if not exists applied (consumer text, n serial, key text)")
+            conn.execute(APPLIED)
         left = fail["times"] if fail else 0
 
         def effect(conn, messages):
@@ -143,15 +165,18 @@ class Runner:
             for message in messages:
                 if fail and message.key == fail["key"] and left > 0:
                     left -= 1
-                    raise RuntimeError("the effect fails")
+                    return FAIL[fail.get("how", "raise")](conn)
                 conn.execute("insert into applied (consumer, key) values (%s, %s)", [consumer, message.key])
 
         reader = self.outbox.reader(consumer, topics=topics, after=after, poll_interval=0.02)
         thread = threading.Thread(target=lambda: reader.apply(lambda: psycopg.connect(self.dsn), effect))
         thread.start()
         end = time.monotonic() + 60
-        while self.outbox.cursor_get(consumer, if_missing=0).lag_positions != 0:
-            assert time.monotonic() < end, "waited in vain until the cursor has no lag"
+        while True:
+            cursor = self.outbox.cursor_get(consumer, if_missing=0)
+            if cursor.error_position is not None if until == "error" else cursor.lag_positions == 0:
+                break
+            assert time.monotonic() < end, "waited in vain for the cursor"
             time.sleep(0.02)
         reader.stop()
         thread.join(60)

@@ -4,6 +4,9 @@ import dataclasses
 import datetime as dt
 import decimal
 import enum
+import importlib.util
+import json
+import threading
 import typing
 import uuid
 
@@ -11,6 +14,7 @@ import pg_outbox
 import psycopg
 import pydantic
 import pytest
+from pg_outbox import _payload
 from pg_outbox._payload import build
 from pg_outbox._rows import dumps
 from pg_outbox.testing import Receiver, assert_enqueued, assert_not_enqueued
@@ -91,8 +95,6 @@ def test_a_malformed_payload_is_not_repeated_in_the_error(dsn):
 
 
 def test_dataclasses_are_built_without_pydantic():
-    import json
-
     assert build(json.loads(dumps(CART)), Cart) == CART
     assert build({"order": 1}, Paid) == {"order": 1}
     assert build([1, None], list[int | None]) == [1, None]
@@ -100,6 +102,43 @@ def test_dataclasses_are_built_without_pydantic():
     for value, into in (("1", int), (True, int), ("y", typing.Literal["x"]), ({}, Paid), ([1], tuple[int, int]), (1, str), ({"id": 1}, Cart)):
         with pytest.raises((TypeError, ValueError)):
             build(value, into)
+
+
+def refusing(content):
+    raise decimal.InvalidOperation
+
+
+@pytest.mark.parametrize(
+    ("content", "into"),
+    [("a-secret", decimal.Decimal), ("a-secret", dt.datetime), ("a-secret", Color), ("a-secret", uuid.UUID), (10**400, float),
+     (1e300, dt.timedelta), ("a-secret", dt.timedelta), ("a-secret", decimal.Decimal | uuid.UUID), (True, float)],
+)
+def test_a_value_that_its_type_cannot_have_is_an_error_of_this_package_without_the_value(content, into, monkeypatch):
+    # Without pydantic, which would refuse the value itself.
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(_payload, "_known", _payload._made)
+    for value, kind in ((content, into), ([content], list[into]), ({"a": content}, dict[str, into])):
+        with pytest.raises(pg_outbox.InvalidError) as caught:
+            _payload.decode(json.dumps(value), kind)
+        assert caught.value.code == "22023" and caught.value.detail and "a-secret" not in str(caught.value)
+
+
+def test_numbers_that_python_or_a_type_refuses_are_errors_of_this_package(dsn):
+    with psycopg.connect(dsn) as conn:
+        conn.execute("select outbox.enqueue('t', payload => to_jsonb(repeat('9', 5000)::numeric))")
+    message = next(pg_outbox.Outbox(dsn).reader(topics=["t"], poll_interval=0.02))
+    for read in (lambda: message.payload, message.json, lambda: message.json(list[int])):
+        with pytest.raises(pg_outbox.InvalidError):
+            read()
+    model = pydantic.create_model("Model", n=(typing.Annotated[int, pydantic.AfterValidator(refusing)], ...))
+    with pytest.raises(pg_outbox.InvalidError, match="InvalidOperation"):
+        _payload.decode('{"n": 1}', model)
+    nested = []
+    for _ in range(100_000):
+        nested = [nested]
+    for value in (nested, 10**5000, float("nan")):
+        with pytest.raises(pg_outbox.InvalidError, match="cannot be JSON"):
+            dumps(value)
 
 
 def test_assertions_take_what_enqueue_takes(dsn):
@@ -136,8 +175,10 @@ def test_a_receiver_answers_by_a_function_and_can_be_closed():
         receiver.answer(lambda arrival: 503 if arrival.json()["n"] == 1 else 204)
         assert [post(receiver, b'{"n": 1}'), post(receiver, b'{"n": 2}')] == [503, 204]
         first, second = receiver.wait_for(2)
+        threading.Timer(0.05, lambda: post(receiver, b'{"n": 3}')).start()
+        assert len(receiver.wait_for(3, timeout=float("inf"))) == 3
         assert (first.request, first.body, second.valid) == ("POST /hook", b'{"n": 1}', None)
-        with pytest.raises(TimeoutError, match="2 of 3"):
-            receiver.wait_for(3, timeout=0.05)
+        with pytest.raises(TimeoutError, match="3 of 4"):
+            receiver.wait_for(4, timeout=0.05)
     with pytest.raises(OSError):
         post(receiver, b"{}")

@@ -32,6 +32,19 @@ def test_a_program_that_only_enqueues_loads_no_native_module(dsn):
     assert not {"pg_outbox._core", "pg_outbox._client", "pg_outbox._app"} & set(loaded), done
 
 
+def test_opentelemetry_is_loaded_by_the_program_or_not_at_all(dsn):
+    pytest.importorskip("opentelemetry.trace")
+    program = (
+        "import sys, pg_outbox, psycopg\n"
+        "app = pg_outbox.App(sys.argv[1])\n"
+        "app.subscription('jobs').on('job')(lambda payload: None)\n"
+        "with psycopg.connect(sys.argv[1]) as conn:\n    pg_outbox.enqueue(conn, 'job', 1)\n"
+        "print(app.drain('jobs')['completed'], [name for name in sys.modules if name.startswith('opentelemetry')])\n"
+    )
+    done = python(program, dsn)
+    assert done.stdout == "1 []\n", done
+
+
 def test_every_public_name_can_be_loaded():
     for name in pg_outbox.__all__:
         assert getattr(pg_outbox, name) is not None
@@ -100,8 +113,10 @@ def test_sigterm_ends_a_bare_worker_gracefully(dsn, is_async):
     send(dsn, "job", list(range(10)))
     program = (
         "import asyncio, sys, time, pg_outbox\n"
-        "def handle(d):\n    print('begun', flush=True); time.sleep(1); print('done', flush=True)\n"
-        "async def ahandle(d):\n    print('begun', flush=True); await asyncio.sleep(1); print('done', flush=True)\n"
+        # A line is one write, so that the lines of two threads do not mix.
+        "def say(word): sys.stdout.write(word + '\\n'); sys.stdout.flush()\n"
+        "def handle(d):\n    say('begun'); time.sleep(1); say('done')\n"
+        "async def ahandle(d):\n    say('begun'); await asyncio.sleep(1); say('done')\n"
     )
     if is_async:
         program += "asyncio.run(pg_outbox.AsyncOutbox(sys.argv[1]).worker('w', concurrency=2, batch=10).arun(ahandle))\n"

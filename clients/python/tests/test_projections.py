@@ -1,6 +1,7 @@
 """Projections: every effect once, none passed over, and a failure that is seen."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 import subprocess
@@ -57,6 +58,9 @@ def django_atomic(dsn):
     from django.db import transaction
 
     parts = sa.make_url(dsn)
+    with contextlib.suppress(AttributeError):
+        # The connection of another test is that of another database.
+        del connections["projection"]
     connections.databases["projection"] = connections.configure_settings({"default": {}, "projection": {
         "ENGINE": "django.db.backends.postgresql", "NAME": parts.database, "USER": parts.username, "PASSWORD": parts.password,
         "HOST": parts.host, "PORT": parts.port,
@@ -210,6 +214,112 @@ def test_the_recorded_error_names_the_message(table):
     assert check.state != "ok" and "totals" in check.culprit
 
 
+def caught(conn, messages):
+    with contextlib.suppress(psycopg.Error):
+        conn.execute("select 1 / 0")
+
+
+def ended(conn, messages):
+    conn.rollback()
+
+
+def refused(conn, messages):
+    conn.execute("create table if not exists twice (i int unique deferrable initially deferred)")
+    conn.execute("insert into twice values (1), (1)")
+
+
+def late(conn, messages):
+    raise pg_outbox.ConflictError("the cursor of another consumer", code="OB005", name="non_monotonic_cursor")
+
+
+FAILING = [(caught, "transaction is aborted"), (ended, "has ended its transaction"), (refused, "duplicate key"), (late, "another consumer")]
+
+
+@pytest.mark.parametrize("project, why", FAILING)
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_effect_that_leaves_no_transaction_to_commit_has_failed(table, project, why, is_async):
+    send(table, "a", [1])
+
+    async def aproject(conn, messages):
+        if project is caught:
+            with contextlib.suppress(psycopg.Error):
+                await conn.execute("select 1 / 0")
+        elif project is ended:
+            await conn.rollback()
+        elif project is late:
+            late(conn, messages)
+        else:
+            await conn.execute("create table if not exists twice (i int unique deferrable initially deferred)")
+            await conn.execute("insert into twice values (1), (1)")
+
+    with pytest.raises((pg_outbox.OutboxError, psycopg.Error), match=why):
+        if is_async:
+            asyncio.run(areader(table).apply(lambda: psycopg.AsyncConnection.connect(table), aproject, until_end=True))
+        else:
+            reader(table).apply(lambda: psycopg.connect(table), project, until_end=True)
+    cursor = pg_outbox.Outbox(table).cursor_get("totals")
+    assert why in cursor.last_error and cursor.position == 0 and cursor.error_position is not None
+    assert reader(table).apply(lambda: psycopg.connect(table), insert, until_end=True) == 1
+
+
+def test_an_sql_error_that_is_caught_with_sqlalchemy_or_django_is_seen_too(table):
+    send(table, "a", [1])
+    engine = sa.create_engine(table.replace("postgresql://", "postgresql+psycopg://"))
+
+    def caught_text(conn, messages):
+        with contextlib.suppress(sa.exc.DBAPIError):
+            conn.execute(sa.text("select 1 / 0"))
+
+    def caught_django(conn, messages):
+        from django.db import DatabaseError
+
+        with contextlib.suppress(DatabaseError), conn.cursor() as cursor:
+            cursor.execute("select 1 / 0")
+
+    for begin in (engine.begin, engine.connect, lambda: Session(engine)):
+        with pytest.raises(pg_outbox.InvalidError, match="transaction is aborted"):
+            reader(table).apply(begin, caught_text, until_end=True)
+    begin, conn = django_atomic(table)
+    with pytest.raises(pg_outbox.InvalidError, match="transaction is aborted"):
+        reader(table).apply(begin, caught_django, until_end=True)
+    conn.close()
+    engine.dispose()
+    assert pg_outbox.Outbox(table).cursor_get("totals").position == 0
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_second_apply_begins_at_the_cursor_where_the_first_one_has_ended(table, is_async):
+    send(table, "a", [1, 2, 3, 4, 5])
+    poisoned = True
+
+    def check(messages):
+        if poisoned and messages[-1].payload >= 3:
+            raise ZeroDivisionError("the third")
+
+    def project(conn, messages):
+        check(messages)
+        insert(conn, messages)
+
+    async def aproject(conn, messages):
+        check(messages)
+        for message in messages:
+            await conn.execute("insert into effect (i) values (%s)", [message.payload])
+
+    source, asource = reader(table), areader(table)
+
+    def apply():
+        if is_async:
+            return asyncio.run(asource.apply(lambda: psycopg.AsyncConnection.connect(table), aproject, until_end=True))
+        return source.apply(lambda: psycopg.connect(table), project, until_end=True)
+
+    with pytest.raises(ZeroDivisionError):
+        apply()
+    assert rows(table) == [1, 2]
+    poisoned = False
+    assert apply() == 3 and apply() == 0
+    assert rows(table) == [1, 2, 3, 4, 5]
+
+
 def test_two_instances_apply_each_message_once(table):
     send(table, "a", list(range(200)))
     sources = [reader(table, batch=7) for _ in range(3)]
@@ -306,8 +416,6 @@ def test_a_reader_of_a_rare_topic_moves_over_what_does_not_match(table):
 
 
 def test_begin_that_gives_no_connection_is_an_error(table):
-    import contextlib
-
     send(table, "a", [1])
     with pytest.raises(pg_outbox.InvalidError, match="no connection"):
         reader(table).apply(contextlib.nullcontext, insert, until_end=True)

@@ -246,7 +246,10 @@ async fn read(outbox: &Outbox, args: &Value) -> Result<Value, Error> {
 async fn apply(outbox: &Outbox, args: &Value) -> Result<Value, Error> {
     let consumer = text(args, "consumer").unwrap();
     let db = outbox.session().await?;
-    db.batch_execute("create table if not exists applied (consumer text, n serial, key text)").await?;
+    db.batch_execute(
+        "create table if not exists applied (consumer text, n serial, key text, once int unique deferrable initially deferred)",
+    )
+    .await?;
     let topics = args["topics"].as_array().unwrap().iter().map(|t| t.as_str().unwrap());
     let reader = outbox
         .reader()
@@ -256,17 +259,22 @@ async fn apply(outbox: &Outbox, args: &Value) -> Result<Value, Error> {
         .poll_interval(Duration::from_millis(20));
     let fails = text(&args["fail"], "key");
     let mut left = args["fail"]["times"].as_u64().unwrap_or(0);
+    let how = text(&args["fail"], "how").unwrap_or("raise");
+    let until_error = text(args, "until") == Some("error");
     let at_end = async {
         let get = json!({"consumer": consumer, "if_missing": 0});
-        let done = async || outbox.call("cursor_get", &get, &[]).await.unwrap()[0]["lag_positions"] == 0;
-        wait_until("the cursor is at the end of the feed", Duration::from_secs(60), done).await;
+        let done = async || {
+            let cursor = &outbox.call("cursor_get", &get, &[]).await.unwrap()[0];
+            if until_error { !cursor["error_position"].is_null() } else { cursor["lag_positions"] == 0 }
+        };
+        wait_until("the cursor is at the end of the feed, or shows an error", Duration::from_secs(60), done).await;
     };
     reader
         .apply_until(at_end, outbox, async |tx, messages| {
             for message in messages {
                 if message.key.as_deref() == fails && left > 0 {
                     left -= 1;
-                    return Err("the effect fails".into());
+                    return fail(tx, how).await;
                 }
                 tx.execute("insert into applied (consumer, key) values ($1, $2)", &[&consumer, &message.key]).await?;
             }
@@ -275,6 +283,17 @@ async fn apply(outbox: &Outbox, args: &Value) -> Result<Value, Error> {
         .await?;
     let sql = "select key from applied where consumer = $1 order by n";
     Ok(db.query(sql, &[&consumer]).await?.iter().map(|row| Value::String(row.get(0))).collect())
+}
+
+/// Lets an effect fail: it raises an error, catches an error of the server, or is refused by COMMIT.
+async fn fail(tx: &tokio_postgres::Transaction<'_>, how: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    match how {
+        "raise" => return Err("the effect fails".into()),
+        "catch" => drop(tx.query_one("select 1 / 0", &[]).await),
+        "commit" => drop(tx.execute("insert into applied (once) values (1), (1)", &[]).await?),
+        other => panic!("unknown failure {other}"),
+    }
+    Ok(())
 }
 
 /// Lets a worker handle `count` deliveries. The first rule that fits a delivery says how its handler ends.

@@ -1,4 +1,6 @@
 // Takes orders, receives webhooks, and keeps the totals up to date.
+import { once } from 'node:events';
+
 import express from 'express';
 import { Reader, shutdownSignal, Verifier } from 'pg-outbox';
 
@@ -6,7 +8,14 @@ import { db, orders, pool } from './database.js';
 import { events } from './events.js';
 
 const app = express();
+const signal = shutdownSignal();
 const received = new Set<string>();
+
+// A connection that a client keeps open would keep the server from ending.
+app.use((_, response, next) => {
+    if (signal.aborted) response.set('connection', 'close');
+    next();
+});
 
 // The verifier needs the bytes that arrived, so it comes before express.json().
 app.post('/hooks', new Verifier(process.env.WEBHOOK_SECRET ?? '').middleware(), (request, response) => {
@@ -35,8 +44,8 @@ app.get('/totals', async (_, response) => {
     response.json({ ...rows[0], webhooks: received.size });
 });
 
-const signal = shutdownSignal();
 const server = app.listen(Number(process.env.PORT ?? 8080), '127.0.0.1');
+const closed = once(server, 'close');
 signal.addEventListener('abort', () => server.close());
 
 // A projection: its cursor moves in the transaction of its effect, so that every message counts exactly once.
@@ -45,4 +54,6 @@ await new Reader(pool, { consumer: 'totals', topics: ['order.created'], signal }
         await tx.query('update totals set orders = orders + 1, amount = amount + $1', [message.json().amount]);
     }
 });
+// Requests that have begun are answered before their connections end.
+await closed;
 await pool.end();

@@ -238,7 +238,7 @@ export class WorkerApp {
     async ensure(client: Executor): Promise<void> {
         const { ensure = {}, backoff } = this.#options;
         if (ensure === false) return;
-        const wait = new Backoff(backoff?.min ?? 0.1, backoff?.max ?? 30);
+        const wait = new Backoff(backoff);
         const facts = { subscription: this.subscription };
         const outbox = new Outbox(client);
         while (!this.#stopping.signal.aborted) {
@@ -270,7 +270,9 @@ export function connected(client: Executor | undefined): { client: Executor; end
             hint: 'Set it to a connection string, or give the application a client.',
         });
     }
-    const pool = new (pgOf())({ connectionString });
+    // Without these, a server that does not answer, or a connection that a firewall has forgotten, would be waited for without end.
+    const limits = { connectionTimeoutMillis: 10_000, keepAlive: true, keepAliveInitialDelayMillis: 15_000 };
+    const pool = new (pgOf())({ connectionString, ...limits });
     // A connection that breaks while it is idle must not end the process.
     pool.on('error', () => {});
     return { client: pool, end: () => pool.end() };

@@ -79,7 +79,7 @@ export const tickKey = (name: string, tick: Date): string => `tick ${name} ${tex
 /** Enqueues a tick. Errors are logged, because the next tick may succeed. */
 async function enqueueTick(client: Executor, one: Periodic, tick: Date, log: Log, signal: AbortSignal): Promise<void> {
     const facts = { topic: one.topic, tick: tick.toISOString() };
-    const backoff = new Backoff(0.2, 10);
+    const backoff = new Backoff({ min: 0.2, max: 10 });
     while (!signal.aborted) {
         try {
             const payload = (await one.payload?.(tick)) ?? { tick: text(tick) };
@@ -107,6 +107,13 @@ export async function keepTicking(client: Executor, one: Periodic, log: Log, sig
             await sleep(Math.min(left / 1000, NAP), signal);
         }
         if (signal.aborted) return;
+        // After a sleep of the machine, no tick counts that is older than the window, and of which other processes may know.
+        const oldest = new Date(Date.now() - CATCH_UP * 1000);
+        if (tick < oldest) {
+            log.write('warn', 'ticks of a periodic message are missed', { topic: one.topic, from: tick.toISOString() });
+            tick = ticks.next(oldest);
+            continue;
+        }
         await enqueueTick(client, one, tick, log, signal);
         tick = ticks.next(tick);
     }

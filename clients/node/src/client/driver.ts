@@ -6,7 +6,7 @@
  * Every value is sent as text and cast in the statement, so the type conversions of the drivers do not matter.
  */
 
-import { invalid, typed } from './errors.js';
+import { errorOf, invalid, typed } from './errors.js';
 
 /** A value of a statement. */
 export type Value = string | null;
@@ -262,7 +262,12 @@ async function pgTransaction<T>(pool: any, body: (tx: any) => Promise<T>): Promi
     try {
         await session.query('begin');
         const result = await body(session);
-        await session.query('commit');
+        // The server answers COMMIT of a transaction that is aborted with ROLLBACK, and with no error.
+        if ((await session.query('commit'))?.command === 'ROLLBACK') {
+            throw errorOf('the transaction is rolled back, because an SQL error in it was caught', '25P02', {
+                hint: 'To go on after an SQL error, run the statement that may fail in a savepoint.',
+            });
+        }
         return result;
     } catch (error) {
         await session.query('rollback').catch((e: Error) => (broken = e));

@@ -6,15 +6,15 @@
  * detected (ConflictError).
  */
 
-import { guard, transaction, type Executor, type TransactionOf } from '../client/driver.js';
+import { guard, run, transaction, type Executor, type TransactionOf } from '../client/driver.js';
 import { cannotListen, listen } from '../client/listen.js';
 import { checkVersion } from '../client/version.js';
-import { ConflictError, invalid, isRetryable, said, typed, type OutboxError } from '../client/errors.js';
+import { ConflictError, errorOf, invalid, isRetryable, OutboxError, said, typed } from '../client/errors.js';
 import type { FeedMessageRow } from '../client/functions.js';
 import { Outbox, withContent, type WithContent } from '../client/outbox.js';
 import { storableText } from '../client/sql.js';
 import { Log, type Logger } from './log.js';
-import { Backoff, Bell, onShutdown, sleep } from './time.js';
+import { Backoff, Bell, onShutdown, positive, sleep } from './time.js';
 
 /** Columns of a row that a marker does not have. A marker says only up to which position nothing else matches. */
 type OfMessage = 'messageId' | 'webhookId' | 'topic' | 'enqueuedAt';
@@ -69,6 +69,25 @@ interface Place {
     epoch: number | null;
 }
 
+/** The hint for an effect after which its transaction is aborted, or has ended. */
+const SAVEPOINT = 'To go on after an SQL error, run the statement that may fail in a savepoint.';
+
+const ENDED = { detail: 'The cursor moves in the transaction of the effect, which the client ends.', hint: SAVEPOINT };
+
+/**
+ * Returns the number of a transaction. If the effect before has caught an SQL error, the transaction is aborted and COMMIT would
+ * roll it back without an error.
+ */
+async function numberOf(tx: Executor): Promise<string | null> {
+    try {
+        const [row] = await run(tx, { text: 'select cast(pg_catalog.pg_current_xact_id_if_assigned() as text) as r', values: [] });
+        return row!.r!;
+    } catch (error) {
+        if (!(error instanceof OutboxError && error.code === '25P02')) throw error;
+        throw errorOf('the effect has caught an SQL error, so its transaction is aborted', '25P02', { cause: error, hint: SAVEPOINT });
+    }
+}
+
 /** Reads the feed: `for await (const message of new Reader(pool, { consumer: 'search' })) { ... }`. */
 export class Reader<C extends Executor = Executor> implements AsyncIterable<FeedMessage> {
     readonly #client: C;
@@ -81,6 +100,9 @@ export class Reader<C extends Executor = Executor> implements AsyncIterable<Feed
         if (!Number.isSafeInteger(after) || after < 0) {
             throw invalid('after is not a position', { detail: `It is ${after}.`, hint: 'Positions are whole numbers; 0 is before the first.' });
         }
+        positive(options.batchSize, 100, 'batchSize', true);
+        positive(options.pollInterval, 1, 'pollInterval');
+        void new Backoff(options.backoff);
         const deaf = cannotListen(client);
         if (options.listen && deaf) throw deaf;
         this.#client = client;
@@ -94,16 +116,25 @@ export class Reader<C extends Executor = Executor> implements AsyncIterable<Feed
         return { consumer, ...(subject ? { subject } : {}) };
     }
 
+    /** Calls the listener of the application. An error of the listener must not end the reader. */
+    #tell(error: unknown): void {
+        try {
+            this.#options.onError?.(error);
+        } catch (cause) {
+            this.#log.write('error', 'onError has thrown', this.#facts(), cause);
+        }
+    }
+
     /** Reports an error after which the reader tries again. A serialization failure is normal at the level `serializable`. */
     #again(error: unknown): void {
         if ((error as OutboxError).code === '40001') return;
         this.#log.again(error, this.#facts());
-        this.#options.onError?.(error);
+        this.#tell(error);
     }
 
     /** Repeats `what` until it succeeds. Returns undefined if the signal aborts first. */
     async #patiently<T>(what: () => Promise<T>, signal?: AbortSignal): Promise<T | undefined> {
-        const backoff = new Backoff(this.#options.backoff?.min ?? 0.1, this.#options.backoff?.max ?? 30);
+        const backoff = new Backoff(this.#options.backoff);
         for (;;) {
             try {
                 return await what();
@@ -130,7 +161,7 @@ export class Reader<C extends Executor = Executor> implements AsyncIterable<Feed
                   told: () => bell.ring(),
                   deaf: (error) => {
                       this.#log.write('warn', error.message, { ...this.#facts(), hint: error.hint });
-                      this.#options.onError?.(error);
+                      this.#tell(error);
                   },
                   wait: this.#options.backoff?.min ?? 0.1,
               })
@@ -249,14 +280,15 @@ export class Reader<C extends Executor = Executor> implements AsyncIterable<Feed
      * Kysely, Sequelize, TypeORM and MikroORM. Returns the number of messages.
      *
      * An effect that throws is never passed over. The error is logged and stored with the cursor, where `health()` shows it, and
-     * the effect is tried again after a growing wait. With `untilEnd` the error is thrown instead.
+     * the effect is tried again after a growing wait. With `untilEnd` the error is thrown instead. The same happens when COMMIT
+     * refuses the effect, when the effect catches an SQL error outside of a savepoint, and when it ends the transaction.
      */
     async apply<Tx = TransactionOf<C>>(effect: (tx: Tx, messages: FeedMessage[]) => Promise<void>): Promise<number> {
         const { pollInterval = 1, untilEnd = false } = this.#options;
         const cursor = this.#cursor();
         if (cursor === undefined) throw invalid('a reader that applies needs a consumer');
         const { signal, bell, end } = this.#begin();
-        const backoff = new Backoff(this.#options.backoff?.min ?? 0.1, this.#options.backoff?.max ?? 30);
+        const backoff = new Backoff(this.#options.backoff);
         const most = this.#options.batchSize ?? 100;
         // After a failure one message at a time, so that the messages before the one that cannot be handled are applied.
         let size = most;
@@ -273,7 +305,7 @@ export class Reader<C extends Executor = Executor> implements AsyncIterable<Feed
                     await bell.wait(pollInterval, signal);
                     continue;
                 }
-                const failed: { error?: unknown } = {};
+                const one: { begun: boolean; error?: unknown } = { begun: false };
                 try {
                     await transaction<void>(this.#client, async (tx) => {
                         // This comes first, so that another instance waits here and then sees that it is late.
@@ -286,21 +318,31 @@ export class Reader<C extends Executor = Executor> implements AsyncIterable<Feed
                         });
                         if (!state.advanced) throw new ConflictError('another instance was first', 'OB005');
                         if (batch.messages.length === 0) return;
-                        await effect(tx as Tx, batch.messages).catch((error: unknown) => {
-                            failed.error = error;
+                        const number = await numberOf(tx);
+                        one.begun = true;
+                        try {
+                            await effect(tx as Tx, batch.messages);
+                            if ((await numberOf(tx)) !== number) throw invalid('the effect has ended its transaction', ENDED);
+                        } catch (error) {
+                            one.error = error;
                             throw error;
-                        });
+                        }
                     });
                     applied += batch.messages.length;
                     backoff.reset();
                     size = Math.min(size * 2, most);
-                } catch (error) {
-                    const late = !('error' in failed) && (error as { code?: unknown }).code === 'OB005';
-                    if (late || isRetryable(typed(error))) {
+                } catch (thrown) {
+                    // A driver may throw another error when it rolls back.
+                    const error = typed(one.error ?? thrown);
+                    const code = (error as { code?: unknown } | null | undefined)?.code;
+                    const late = !one.begun && code === 'OB005';
+                    // An effect may also throw what another service has answered, so only what concerns the transaction passes.
+                    const passes = isRetryable(error) && (one.error === undefined || String(code).startsWith('40'));
+                    if (late || passes) {
                         this.#again(error);
-                    } else if ('error' in failed) {
+                    } else if (one.begun) {
                         const alone = batch.messages.length === 1;
-                        await this.#poisoned(failed.error, batch.messages[0]!, alone, cursor);
+                        await this.#poisoned(error, batch.messages[0]!, alone, cursor);
                         if (untilEnd) throw error;
                         size = 1;
                         if (!alone) continue;
@@ -320,7 +362,7 @@ export class Reader<C extends Executor = Executor> implements AsyncIterable<Feed
      */
     async #poisoned(error: unknown, first: FeedMessage, alone: boolean, cursor: { consumer: string; subject?: string }): Promise<void> {
         this.#log.write('error', 'an effect failed, and the cursor stays', { ...this.#facts(), position: first.position }, error);
-        this.#options.onError?.(error);
+        this.#tell(error);
         const stored = { ...cursor, error: storableText(said(error)) || 'error', ...(alone ? { errorPosition: first.position } : {}) };
         await this.#outbox.cursorRecordError(stored).catch((cause: unknown) => this.#again(cause));
     }

@@ -1,6 +1,20 @@
 /** Helpers for waiting and retrying. */
 
-/** Waits this many seconds, or until the signal aborts. */
+import { invalid } from '../client/errors.js';
+
+/** The longest time of a timer of Node, in milliseconds: 24.8 days. A longer one would end at once. */
+const LONGEST = 2 ** 31 - 1;
+
+/** Returns an option that is a positive number, or its default. Zero or NaN seconds would be a wait that never waits. */
+export function positive(value: number | undefined, otherwise: number, what: string, whole = false): number {
+    const given = value ?? otherwise;
+    if (typeof given !== 'number' || !(given > 0) || !Number.isFinite(given) || (whole && !Number.isInteger(given))) {
+        throw invalid(`${what} must be a positive ${whole ? 'whole number' : 'number'}`, { detail: `It is ${String(given)}.` });
+    }
+    return given;
+}
+
+/** Waits this many seconds, but at most 24 days, or until the signal aborts. */
 export function sleep(seconds: number, signal?: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
         if (signal?.aborted) return resolve();
@@ -9,7 +23,7 @@ export function sleep(seconds: number, signal?: AbortSignal): Promise<void> {
             signal?.removeEventListener('abort', done);
             resolve();
         };
-        const timer = setTimeout(done, seconds * 1000);
+        const timer = setTimeout(done, Math.min(seconds * 1000, LONGEST));
         signal?.addEventListener('abort', done, { once: true });
     });
 }
@@ -40,12 +54,13 @@ export class Bell {
 
 /** The waits between attempts. They double from `min` to `max` seconds, with jitter. reset() returns to `min`. */
 export class Backoff {
+    readonly min: number;
+    readonly max: number;
     #wait: number;
-    constructor(
-        readonly min: number,
-        readonly max: number,
-    ) {
-        this.#wait = min;
+    constructor({ min, max }: { min?: number; max?: number } = {}) {
+        this.min = positive(min, 0.1, 'backoff.min');
+        this.max = positive(max, 30, 'backoff.max');
+        this.#wait = this.min;
     }
     /** Returns the next wait, in seconds. */
     next(): number {

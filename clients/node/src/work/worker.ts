@@ -24,7 +24,7 @@ import type { ClaimedRow } from '../client/functions.js';
 import { Outbox, withContent, type WithContent } from '../client/outbox.js';
 import { storable, storableText, type Interval } from '../client/sql.js';
 import { Log, type Logger } from './log.js';
-import { Backoff, Bell, onShutdown, sleep } from './time.js';
+import { Backoff, Bell, onShutdown, positive, sleep } from './time.js';
 
 /** A claimed delivery with its message. */
 export type ClaimedMessage = WithContent<ClaimedRow>;
@@ -155,14 +155,6 @@ interface Task {
     recorded?: (done: boolean) => void;
 }
 
-function positive(value: number | undefined, otherwise: number, what: string, whole = false): number {
-    const given = value ?? otherwise;
-    if (typeof given !== 'number' || !(given > 0) || !Number.isFinite(given) || (whole && !Number.isInteger(given))) {
-        throw invalid(`${what} must be a positive ${whole ? 'whole number' : 'number'}`, { detail: `It is ${given}.` });
-    }
-    return given;
-}
-
 /** The largest number of characters of a failure's text. The server stores fewer. */
 const MAX_TEXT = 8192;
 
@@ -232,10 +224,8 @@ export class Worker {
         this.#listen = options.listen ?? (deaf === undefined && !this.#untilEmpty);
         this.#log = new Log(options.logger, options.onError !== undefined);
         this.#shutdownTimeout = options.shutdownTimeout === 0 ? 0 : positive(options.shutdownTimeout, 30, 'shutdownTimeout');
-        this.#backoff = {
-            min: positive(options.backoff?.min, 0.1, 'backoff.min'),
-            max: positive(options.backoff?.max, 30, 'backoff.max'),
-        };
+        const { min, max } = new Backoff(options.backoff);
+        this.#backoff = { min, max };
         this.#name = options.name ?? `${hostname()}:${process.pid}:${Math.random().toString(36).slice(2, 8)}`;
         const report = options.onError ?? (() => {});
         this.#onError = (error, message) => {
@@ -316,7 +306,7 @@ export class Worker {
     }
 
     async #claimLoop(): Promise<void> {
-        const backoff = new Backoff(this.#backoff.min, this.#backoff.max);
+        const backoff = new Backoff(this.#backoff);
         const signal = this.#stopping.signal;
         let checked = false;
         while (!signal.aborted) {
@@ -463,7 +453,7 @@ export class Worker {
 
     /** Records outcomes. Outcomes that arrive in the meantime are recorded together. */
     async #flush(): Promise<void> {
-        const backoff = new Backoff(this.#backoff.min, this.#backoff.max);
+        const backoff = new Backoff(this.#backoff);
         // Outcomes of this turn of the event loop are recorded together.
         await new Promise((resolve) => setImmediate(resolve));
         while (this.#outcomes.length > 0 && !this.#ended) {

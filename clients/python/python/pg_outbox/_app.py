@@ -24,7 +24,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Literal, TypeVar
 
 from ._client import AsyncOutbox
-from ._errors import FatalError, InvalidError, RetryError
+from ._errors import FatalError, RetryError, invalid
 from ._health import Health
 from ._message import Delivery, Message
 from ._periodic import Periodic
@@ -85,8 +85,8 @@ class Subscription:
     def _wanted(self) -> dict[str, Any]:
         topics = list(self._topics) if self._topics is not None else self._routes.topics()
         if not topics:
-            raise InvalidError(
-                f'subscription "{self.name}" has no handler', code="22023", name="invalid_parameter",
+            raise invalid(
+                f'subscription "{self.name}" has no handler',
                 hint=f'Give it one: @app.subscription("{self.name}").on("order.created").',
             )
         return {"name": self.name, "topics": topics, **self._settings}
@@ -119,8 +119,8 @@ class App:
         if self._outbox is None:
             dsn = self._dsn if self._dsn is not None else os.environ.get(self._dsn_env)
             if dsn is None:
-                raise InvalidError(
-                    f"the environment variable {self._dsn_env} is not set", code="22023", name="invalid_parameter",
+                raise invalid(
+                    f"the environment variable {self._dsn_env} is not set",
                     hint="Set it to a connection string, or pass dsn to App.",
                 )
             self._outbox = AsyncOutbox(dsn, pool_size=self._pool_size)
@@ -314,8 +314,8 @@ class App:
     def _chosen(self, names: Sequence[str] | None) -> list[Subscription]:
         for name in names or ():
             if name not in self._subscriptions:
-                raise InvalidError(
-                    f'the application has no subscription "{name}"', code="22023", name="invalid_parameter",
+                raise invalid(
+                    f'the application has no subscription "{name}"',
                     hint=f"It has {', '.join(self._subscriptions) or 'none'}.",
                 )
         return [s for n, s in self._subscriptions.items() if names is None or n in names]

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from ._errors import InvalidError, OutboxError
+from ._errors import OutboxError, invalid
 
 if TYPE_CHECKING:
     from ._app import App
@@ -28,15 +28,11 @@ def _load(target: str) -> App:
     except ModuleNotFoundError as error:
         if error.name is None or not (module == error.name or module.startswith(error.name + ".")):
             raise
-        raise _wrong(f'there is no module "{module}"', f"The folder is {os.getcwd()}.") from error
+        raise invalid(f'there is no module "{module}"', hint=f"The folder is {os.getcwd()}.") from error
     found = getattr(loaded, name or "app", None)
     if not isinstance(found, App):
-        raise _wrong(f'"{name or "app"}" of module "{module}" is no App', "For example app.py with app = pg_outbox.App().")
+        raise invalid(f'"{name or "app"}" of module "{module}" is no App', hint="For example app.py with app = pg_outbox.App().")
     return found
-
-
-def _wrong(message: str, hint: str) -> InvalidError:
-    return InvalidError(message, code="22023", name="invalid_parameter", hint=hint)
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -12,13 +12,13 @@ This module is pure Python. The native module is loaded only to name an error of
 from __future__ import annotations
 
 import datetime as dt
-import sys
 import weakref
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from ._errors import InvalidError, from_driver, suggestion
+from ._errors import InvalidError, from_driver, invalid, suggestion
 from ._rows import dumps
+from ._telemetry import inject
 from ._typing import Context, EnqueueOptions, Keys, ManyOptions
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _options(function: str, options: Mapping[str, Any], known: frozenset[str]) -
             value = dumps(value)
         elif isinstance(value, dt.datetime):
             if value.tzinfo is None:
-                raise InvalidError(f"{name} has no time zone", code="22023", name="invalid_parameter")
+                raise invalid(f"{name} has no time zone")
             value = value.isoformat()
         found.append((name, cast, str(value)))
     return found
@@ -92,8 +92,8 @@ def _refused(conn: Any) -> str | None:
 
 
 def _unfit(conn: Any, hint: str | None = None) -> InvalidError:
-    return InvalidError(
-        f"cannot enqueue on a {type(conn).__module__}.{type(conn).__qualname__}", code="22023", name="invalid_parameter",
+    return invalid(
+        f"cannot enqueue on a {type(conn).__module__}.{type(conn).__qualname__}",
         hint=hint or "Give it the connection, or the session, in whose transaction the message belongs.",
     )
 
@@ -208,10 +208,6 @@ def _content(payload: Any, content_type: str | None) -> tuple[str, Arguments]:
 
 def _traced(options: Mapping[str, Any]) -> Mapping[str, Any]:
     """Adds the current span of OpenTelemetry to the metadata, where the program uses OpenTelemetry."""
-    if "opentelemetry.trace" not in sys.modules:
-        return options
-    from ._telemetry import inject
-
     found = inject(options.get("metadata"))
     return options if found is None else {**options, "metadata": found}
 
@@ -287,9 +283,7 @@ def advance_on(conn: Any, position: int, webhook_id: str, place: tuple[int, str 
     and epoch."""
     confirmed, consumer, subject, epoch = place
     if consumer is None:
-        raise InvalidError(
-            "the reader has no consumer", code="22023", name="invalid_parameter", hint="Give it one: it names the cursor."
-        )
+        raise invalid("the reader has no consumer", hint="Give it one: it names the cursor.")
     arguments: Arguments = [
         ("consumer", "text", consumer), ("subject", "text", subject), ("position", "bigint", str(position)),
         ("delivery_id", "text", webhook_id), ("expected_position", "bigint", str(confirmed)),

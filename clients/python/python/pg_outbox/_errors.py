@@ -85,6 +85,11 @@ def make(kind: str, code: str, name: str, message: str, detail: str | None = Non
     return _CLASSES.get(kind, FatalError)(message, code=code, name=name, detail=detail, hint=hint)
 
 
+def invalid(message: str, *, detail: str | None = None, hint: str | None = None) -> InvalidError:
+    """Creates the exception for an argument or a value that is malformed (22023)."""
+    return InvalidError(message, code="22023", name="invalid_parameter", detail=detail, hint=hint)
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Returns the sentence that names the known name which was probably meant, or nothing."""
     import difflib

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from ._errors import InvalidError
+from ._errors import invalid
 
 _TIMEOUT = 5.0
 _LARGEST_REQUEST = 8192
@@ -59,9 +59,7 @@ class Health:
             return
         host, _, port = address.rpartition(":")
         if not port.isdigit() or int(port) > 65535:
-            raise InvalidError(
-                f'malformed address "{address[:100]}"', code="22023", name="invalid_parameter", hint='For example ":8080".'
-            )
+            raise invalid(f'malformed address "{address[:100]}"', hint='For example ":8080".')
         server = await asyncio.start_server(self._serve, host.strip("[]") or None, int(port), limit=_LARGEST_REQUEST)
         async with server:
             yield

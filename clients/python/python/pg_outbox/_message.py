@@ -101,9 +101,12 @@ class Message:
 
     @property
     def payload(self) -> Any:
-        """The JSON payload. None for a message of bytes."""
+        """The JSON payload. None for a message of bytes. Raises InvalidError if Python cannot have the value, such as a number
+        of more digits than `sys.get_int_max_str_digits()`."""
+        from ._payload import decode
+
         text = self._raw["payload"]
-        return None if text is None else json.loads(text)
+        return None if text is None else decode(text, Any)
 
     @overload
     def json(self) -> Any: ...
@@ -120,12 +123,12 @@ class Message:
 
     def text(self) -> str:
         """Returns the content as text."""
-        from ._errors import InvalidError
+        from ._errors import invalid
 
         try:
             return self.bytes().decode()
         except UnicodeDecodeError as error:
-            raise InvalidError("the body is not UTF-8", code="22023", name="invalid_parameter") from error
+            raise invalid("the body is not UTF-8") from error
 
     def bytes(self) -> bytes:
         """Returns the content as bytes."""

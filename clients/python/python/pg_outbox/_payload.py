@@ -19,23 +19,22 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from ._errors import InvalidError
+from ._errors import invalid
 
 
-def decode(content: bytes, into: Any) -> Any:
+def decode(content: bytes | str, into: Any) -> Any:
     """Returns the JSON text `content` as an instance of `into`. Raises InvalidError, whose detail does not repeat the
     content."""
     try:
         return _decoder(into)(content)
     except RecursionError:
-        raise _malformed("it is nested too deeply") from None
+        raise invalid("malformed payload", detail="it is nested too deeply") from None
+    except ArithmeticError as error:
+        # A type of the program has refused a number.
+        raise invalid("malformed payload", detail=f"a number is refused: {type(error).__name__}") from None
     except (TypeError, ValueError) as error:
         # The error of pydantic repeats the content, and a traceback would show it.
-        raise _malformed(_reason(error)) from None
-
-
-def _malformed(detail: str) -> InvalidError:
-    return InvalidError("malformed payload", code="22023", name="invalid_parameter", detail=detail)
+        raise invalid("malformed payload", detail=_reason(error)) from None
 
 
 def _reason(error: Exception) -> str:
@@ -47,7 +46,7 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-def _decoder(into: Any) -> Callable[[bytes], Any]:
+def _decoder(into: Any) -> Callable[[bytes | str], Any]:
     try:
         return _known(into)
     except TypeError:
@@ -55,11 +54,11 @@ def _decoder(into: Any) -> Callable[[bytes], Any]:
 
 
 @functools.lru_cache(maxsize=256)
-def _known(into: Any) -> Callable[[bytes], Any]:
+def _known(into: Any) -> Callable[[bytes | str], Any]:
     return _made(into)
 
 
-def _made(into: Any) -> Callable[[bytes], Any]:
+def _made(into: Any) -> Callable[[bytes | str], Any]:
     if into is Any:
         return json.loads
     if hasattr(into, "model_validate_json"):
@@ -110,8 +109,20 @@ def _part(name: str, value: Any, into: Any) -> Any:
     """Builds a part of a value. Its error begins with the name of the part."""
     try:
         return build(value, into)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"{name}: {error}") from error
+
+
+def _iso(into: Any) -> Callable[[Any], Any]:
+    return lambda text: into.fromisoformat(text.replace("Z", "+00:00"))
+
+
+# For types that JSON does not have, the JSON types that they are written as, and the function that reads them.
+_OF_JSON: dict[type[Any], tuple[tuple[type[Any], ...], Callable[[Any], Any]]] = {
+    dt.datetime: ((str,), _iso(dt.datetime)), dt.date: ((str,), _iso(dt.date)), dt.time: ((str,), _iso(dt.time)),
+    dt.timedelta: ((int, float), lambda seconds: dt.timedelta(seconds=seconds)), UUID: ((str,), UUID),
+    Decimal: ((str, int, float), lambda number: Decimal(str(number))), float: ((int, float), float),
+}
 
 
 def _exactly(value: Any, kind: type[Any]) -> Any:
@@ -127,7 +138,7 @@ def _first(value: Any, options: tuple[Any, ...]) -> Any:
     for option in options:
         try:
             return build(value, option)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ArithmeticError) as error:
             failure = error
     raise failure
 
@@ -141,20 +152,20 @@ def _items(value: list[Any], origin: type[Any], args: tuple[Any, ...]) -> Any:
 
 
 def _plain(value: Any, into: type[Any]) -> Any:
-    if into in (dt.datetime, dt.date, dt.time):
-        return into.fromisoformat(_exactly(value, str).replace("Z", "+00:00"))
-    if into is dt.timedelta:
-        return dt.timedelta(seconds=value)
-    if into is Decimal:
-        return Decimal(str(value))
-    if into is UUID:
-        return UUID(_exactly(value, str))
-    if into is float:
-        return float(value if isinstance(value, int) else _exactly(value, float))
-    if into in (str, int, bool, list, dict) or issubclass(into, enum.Enum):
+    known = ((type(value),), into) if issubclass(into, enum.Enum) else _OF_JSON.get(into)
+    if known is not None:
+        kinds, read = known
+        if type(value) not in kinds:
+            raise TypeError(f"expected {into.__name__}, found {type(value).__name__}")
+        try:
+            return read(value)
+        except (ValueError, ArithmeticError):
+            # The errors of these types repeat the content.
+            raise ValueError(f"the {type(value).__name__} is no {into.__name__}") from None
+    if into in (str, int, bool, list, dict):
         if into is int and isinstance(value, bool):
             raise TypeError("expected int, found bool")
-        return into(value) if issubclass(into, enum.Enum) else _exactly(value, into)
+        return _exactly(value, into)
     if typing.is_typeddict(into):
         hints = typing.get_type_hints(into)
         if missing := into.__required_keys__ - set(_exactly(value, dict)):

@@ -55,11 +55,17 @@ class Periodic:
             # A long sleep would miss a change of the clock.
             while (left := tick - _seconds()) > 0:
                 await asyncio.sleep(min(left, 30.0))
+            # After a sleep of the machine, no tick counts that is older than the window, and of which other processes may know.
+            oldest = _seconds() - CATCH_UP
+            if tick < oldest:
+                logger.warning('ticks of periodic message "%s" are missed, from %s on', self.name, _time(tick).isoformat())
+                after, tick = oldest, None
+                continue
             await self._enqueue(outbox, tick)
             after, tick = tick, None
 
     async def _enqueue(self, outbox: AsyncOutbox, tick: float) -> None:
-        at = _EPOCH + dt.timedelta(seconds=tick)
+        at = _time(tick)
         pause = 0.2
         while True:
             try:
@@ -91,6 +97,10 @@ class Periodic:
             except Exception:  # the next tick may succeed
                 logger.exception('periodic message "%s" of %s could not be enqueued', self.name, at.isoformat())
                 return
+
+
+def _time(seconds: float) -> dt.datetime:
+    return _EPOCH + dt.timedelta(seconds=seconds)
 
 
 def _seconds() -> float:

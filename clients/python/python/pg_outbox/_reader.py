@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import _core
 from ._calls import Begin, result, start, wait, wait_async
-from ._enqueue import advance_on
-from ._errors import ConflictError, InvalidError
+from ._enqueue import advance_on, scalar
+from ._errors import ConflictError, OutboxError, from_driver, invalid, make
 from ._message import Message
 from ._rows import dumps
 from ._signals import graceful
@@ -61,9 +61,7 @@ class Source:
 
     def needs_consumer(self) -> str:
         if self.consumer is None:
-            raise InvalidError(
-                "the reader has no consumer", code="22023", name="invalid_parameter", hint="Give it one: it names the cursor."
-            )
+            raise invalid("the reader has no consumer", hint="Give it one: it names the cursor.")
         return self.consumer
 
     def failure(self, error: str, message: Message | None) -> Begin:
@@ -78,7 +76,7 @@ def _batch(messages: Message | Sequence[Message]) -> tuple[list[int], Message]:
     """Returns the positions of messages, and the last one."""
     batch = [messages] if isinstance(messages, Message) else list(messages)
     if not batch:
-        raise InvalidError("there is no message to advance to", code="22023", name="invalid_parameter")
+        raise invalid("there is no message to advance to")
     return [message.position for message in batch], max(batch, key=lambda message: message.position)
 
 
@@ -103,9 +101,10 @@ class _Progress:
         if not self.pending:
             self._size = self.source.batch
 
-    def failed(self, part: list[Message], error: Exception) -> tuple[float, str | None]:
-        """Returns the seconds to wait, and the text to record if the message is known whose effect fails."""
-        if isinstance(error, ConflictError) and error.name == "non_monotonic_cursor":
+    def failed(self, part: list[Message], error: Exception, begun: str | None) -> tuple[float, str | None]:
+        """Returns the seconds to wait, and the text to record if the message is known whose effect fails. begun: the number
+        of the transaction, if the effect has begun."""
+        if begun is None and isinstance(error, ConflictError) and error.name == "non_monotonic_cursor":
             # Another instance has applied these messages. This one goes on from the cursor.
             logger.info('projection "%s": another instance was first, so this one continues from the cursor', self.source.consumer)
             self.source.again()
@@ -136,9 +135,8 @@ def _connection(manager: Any, entered: Any) -> Any:
         from django.db import transaction  # type: ignore[import-untyped]
 
         return transaction.get_connection(manager.using)
-    raise InvalidError(
-        "begin() has given no connection", code="22023", name="invalid_parameter",
-        hint="It returns a context manager of a connection or session, for example Session.begin.",
+    raise invalid(
+        "begin() has given no connection", hint="It returns a context manager of a connection or session, for example Session.begin."
     )
 
 
@@ -151,6 +149,40 @@ def _begins(conn: Any) -> bool:
 def _commits(manager: Any, conn: Any) -> bool:
     """Returns whether the context manager is a session that closes without a commit, as SQLAlchemy's are."""
     return manager is conn and hasattr(conn, "begin_nested")
+
+
+_TRANSACTION = "select cast(pg_catalog.pg_current_xact_id_if_assigned() as text)"
+"""The number of the transaction. The query fails in a transaction that is aborted."""
+
+
+_SAVEPOINT = "To go on after an SQL error, run the statement that may fail in a savepoint."
+
+
+def _same_transaction(before: str | None, after: str | None) -> None:
+    if after != before:
+        raise invalid(
+            "the effect has ended its transaction", detail="The cursor moves in the transaction of the effect, which the client ends.",
+            hint=_SAVEPOINT,
+        )
+
+
+@contextmanager
+def _of_the_effect() -> Iterator[None]:
+    """Names the effect as the cause if the statement after it finds the transaction aborted: COMMIT would roll back without
+    an error."""
+    try:
+        yield
+    except Exception as error:
+        known = error if isinstance(error, OutboxError) else from_driver(error)
+        if known is None or known.code != "25P02":
+            raise
+        message = "the effect has caught an SQL error, so its transaction is aborted"
+        raise make(known.kind, known.code, known.name, message, hint=_SAVEPOINT) from error
+
+
+async def _awaited(value: Any) -> Any:
+    """Returns the value of a call on a connection, which is blocking or async."""
+    return await value if inspect.isawaitable(value) else value
 
 
 @contextmanager
@@ -258,9 +290,13 @@ class Reader:
         further message, for tests, and then it raises what project raises.
 
         When project raises, the transaction is rolled back, the error is logged and recorded at the cursor, and the
-        messages are tried again one at a time, with pauses of up to 30 s. No message is passed over."""
+        messages are tried again one at a time, with pauses of up to 30 s. No message is passed over. The same happens when
+        project catches an SQL error outside of a savepoint, and when it ends the transaction. Each call begins at the stored
+        cursor."""
         progress = _Progress(self._source)
         self._stopped.clear()
+        # An earlier call may have read messages that it has not applied.
+        self.rewind()
         with graceful(self.stop):
             while not self._stopped.is_set():
                 if not progress.pending and not self._fetch(progress, until_end):
@@ -268,13 +304,17 @@ class Reader:
                 part = progress.part()
                 if not part:
                     continue
+                begun: str | None = None
                 try:
                     with _transaction(begin) as conn:
                         # This comes first, so that another instance waits here and then sees that it is late.
                         self.advance_in(conn, part)
+                        begun = scalar(conn, _TRANSACTION)
                         project(conn, part)
+                        with _of_the_effect():
+                            _same_transaction(begun, scalar(conn, _TRANSACTION))
                 except Exception as error:
-                    pause, text = progress.failed(part, error)
+                    pause, text = progress.failed(part, error, begun)
                     if text is not None:
                         self._record(text, part[0])
                         if until_end:
@@ -343,9 +383,7 @@ class AsyncReader:
         has to roll back then. apply() does all of this."""
         positions, last = _batch(messages)
         place = await wait_async(lambda f: self._source.core.place(f, positions))
-        done = advance_on(conn, last.position, last.webhook_id, place)
-        if inspect.isawaitable(done):
-            await done
+        await _awaited(advance_on(conn, last.position, last.webhook_id, place))
 
     async def committed(self, messages: Message | Sequence[Message]) -> None:
         """Tells the reader that a transaction has committed that moved the cursor to these messages."""
@@ -382,7 +420,9 @@ class AsyncReader:
         project raises.
 
         When project raises, the transaction is rolled back, the error is logged and recorded at the cursor, and the
-        messages are tried again one at a time, with pauses of up to 30 s. No message is passed over."""
+        messages are tried again one at a time, with pauses of up to 30 s. No message is passed over. The same happens when
+        project catches an SQL error outside of a savepoint, and when it ends the transaction. Each call begins at the stored
+        cursor."""
         progress = _Progress(self._source)
         loop = asyncio.get_running_loop()
 
@@ -390,6 +430,8 @@ class AsyncReader:
             loop.call_soon_threadsafe(self.stop)
 
         self._stopped.clear()
+        # An earlier call may have read messages that it has not applied.
+        await self.rewind()
         with graceful(stop, loop):
             while not self._stopped.is_set():
                 if not progress.pending and not await self._fetch(progress, until_end):
@@ -397,13 +439,17 @@ class AsyncReader:
                 part = progress.part()
                 if not part:
                     continue
+                begun: str | None = None
                 try:
                     async with _atransaction(begin) as conn:
                         # This comes first, so that another instance waits here and then sees that it is late.
                         await self.advance_in(conn, part)
+                        begun = await _awaited(scalar(conn, _TRANSACTION))
                         await project(conn, part)
+                        with _of_the_effect():
+                            _same_transaction(begun, await _awaited(scalar(conn, _TRANSACTION)))
                 except Exception as error:
-                    pause, text = progress.failed(part, error)
+                    pause, text = progress.failed(part, error, begun)
                     if text is not None:
                         await self._record(text, part[0])
                         if until_end:

@@ -11,21 +11,13 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
+from . import _core
 from ._errors import InvalidError
 from ._message import Delivery, Message
 from ._payload import decode
 from ._worker import Dead, Retry, described
 
 Exceptions = type[BaseException] | tuple[type[BaseException], ...]
-
-
-def matches(pattern: list[str], words: list[str]) -> bool:
-    """Returns whether a topic matches a pattern: `*` stands for one word, `#` for any number of words."""
-    if not pattern:
-        return not words
-    if pattern[0] == "#":
-        return any(matches(pattern[1:], words[n:]) for n in range(len(words) + 1))
-    return bool(words) and pattern[0] in ("*", words[0]) and matches(pattern[1:], words[1:])
 
 
 def _wants_delivery(parameter: inspect.Parameter, kind: Any) -> bool:
@@ -125,13 +117,13 @@ class Routes:
     def __init__(self) -> None:
         self.all: list[Route] = []
         self._exact: dict[str, Route] = {}
-        self._patterns: list[tuple[list[str], Route]] = []
+        self._patterns: list[tuple[_core.Pattern, Route]] = []
 
     def add(self, route: Route) -> None:
         for topic in route.topics:
-            words = topic.split(".")
-            if "*" in words or "#" in words:
-                self._patterns.append((words, route))
+            pattern = _core.Pattern(topic)
+            if "*" in topic or "#" in topic:
+                self._patterns.append((pattern, route))
             elif topic in self._exact:
                 raise ValueError(f'topic "{topic}" has a handler already')
             else:
@@ -143,7 +135,4 @@ class Routes:
 
     def find(self, topic: str) -> Route | None:
         found = self._exact.get(topic)
-        if found is not None:
-            return found
-        words = topic.split(".")
-        return next((route for pattern, route in self._patterns if matches(pattern, words)), None)
+        return found or next((route for pattern, route in self._patterns if pattern.matches(topic)), None)

@@ -13,6 +13,8 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from ._errors import invalid, suggestion
+
 
 class Shape:
     """Describes how the answer of a function is read: its kind, the class of its rows, and the columns whose type JSON
@@ -69,15 +71,10 @@ class Call:
 
 
 def _known(table: str, filter: Mapping[str, Any], columns: AbstractSet[str]) -> Mapping[str, Any]:
-    from ._errors import InvalidError, suggestion
-
     for name in filter:
         if name not in columns:
             meant = suggestion(name, columns).removeprefix(". ")
-            raise InvalidError(
-                f'outbox.{table} has no column "{name}"', code="22023", name="invalid_parameter",
-                hint=meant or f"Its columns are {', '.join(sorted(columns))}.",
-            )
+            raise invalid(f'outbox.{table} has no column "{name}"', hint=meant or f"Its columns are {', '.join(sorted(columns))}.")
     return filter
 
 
@@ -105,9 +102,9 @@ def _default(value: Any) -> Any:
 
 def dumps(value: Any) -> str:
     """Returns the JSON text of plain values, dataclasses, pydantic models, times, UUIDs and decimals."""
-    from ._errors import InvalidError
-
     try:
         return json.dumps(value, default=_default, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    except (TypeError, ValueError) as error:
-        raise InvalidError("the value cannot be JSON", code="22023", name="invalid_parameter", detail=str(error)) from error
+    except RecursionError as error:
+        raise invalid("the value cannot be JSON", detail="The value is nested too deeply.") from error
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise invalid("the value cannot be JSON", detail=str(error)) from error

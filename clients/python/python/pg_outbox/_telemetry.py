@@ -1,8 +1,9 @@
-"""The trace of a message, with OpenTelemetry where it is installed: enqueue writes `traceparent` and `tracestate` into the
+"""The trace of a message, where the program uses OpenTelemetry: enqueue writes `traceparent` and `tracestate` into the
 metadata, and the handler's span continues them."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,17 @@ if TYPE_CHECKING:
     from ._message import Delivery
 
 
+def _is_used() -> bool:
+    """Returns whether the program uses OpenTelemetry. To import it takes longer than all of this package."""
+    return "opentelemetry.trace" in sys.modules
+
+
 def inject(metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Returns the metadata with the current span, or None if there is no span or the caller has set one."""
+    if not _is_used() or (metadata is not None and metadata.get("traceparent") is not None):
+        return None
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    if metadata is not None and metadata.get("traceparent") is not None:
-        return None
     carrier: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(carrier)
     return {**(metadata or {}), **carrier} if carrier else None
@@ -34,10 +40,10 @@ def context_of(metadata: Mapping[str, Any]) -> Context:
 
 def span(delivery: Delivery) -> AbstractContextManager[Any]:
     """Returns the span of a handler, which continues the trace of its message; without OpenTelemetry nothing."""
-    try:
-        from opentelemetry import trace
-    except ImportError:
+    if not _is_used():
         return nullcontext()
+    from opentelemetry import trace
+
     attributes: dict[str, str | int] = {
         "messaging.system": "pg_outbox", "messaging.operation.type": "process", "messaging.destination.name": delivery.topic,
         "messaging.message.id": delivery.webhook_id, "messaging.consumer.group.name": delivery.subscription,

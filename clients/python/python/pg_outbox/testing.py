@@ -222,7 +222,7 @@ class Receiver:
         with self._arrived:
             while len(self._arrivals) < count:
                 left = end - time.monotonic()
-                if left <= 0 or not self._arrived.wait(left):
+                if left <= 0 or not self._arrived.wait(min(left, threading.TIMEOUT_MAX)):
                     raise TimeoutError(f"{len(self._arrivals)} of {count} requests have arrived in {timeout} s")
             return list(self._arrivals)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from . import _core
 from ._core import sign
-from ._errors import InvalidError
+from ._errors import invalid
 
 __all__ = ["Verified", "sign", "verify"]
 
@@ -33,14 +33,14 @@ class Verified:
         try:
             return self.body.decode()
         except UnicodeDecodeError as error:
-            raise InvalidError("the body is not UTF-8", code="22023", name="invalid_parameter") from error
+            raise invalid("the body is not UTF-8") from error
 
     def json(self) -> Any:
         """Returns the body as JSON."""
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError) as error:
-            raise InvalidError("the body is not JSON", code="22023", name="invalid_parameter", detail=str(error)) from error
+            raise invalid("the body is not JSON", detail=str(error)) from error
 
 
 def verify(
