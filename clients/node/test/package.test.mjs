@@ -21,7 +21,7 @@ before(async () => {
     server = await startServer();
     dsn = await server.database();
     folder = mkdtempSync(join(tmpdir(), 'pg-outbox-'));
-    const npm = (args, cwd) => execFileSync('npm', [...args, '--silent', '--ignore-scripts', '--offline', '--no-audit', '--no-fund'], { cwd, encoding: 'utf8' });
+    const npm = (args, cwd) => execFileSync('npm', [...args, '--silent', '--ignore-scripts', '--prefer-offline', '--no-audit', '--no-fund'], { cwd, encoding: 'utf8' });
     // The package was built before the tests.
     npm(['pack', '--pack-destination', folder], here);
     const tarball = readdirSync(folder).find((file) => file.endsWith('.tgz'));
