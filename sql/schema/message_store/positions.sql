@@ -1,0 +1,40 @@
+-- What the functions of message-db need of pg_outbox: an event that is committed has a global position.
+
+-- API: private
+-- Waits until the newest event has its position, at most 100 ms, so that a reader sees what another session has just
+-- committed. Where the library is not preloaded, this session ticks, as in a claim. A transaction that has written, or whose
+-- snapshot is held, sees no new positions, and does not wait.
+create function outbox_internal.await_positions() returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+    newest bigint;
+begin
+    if current_setting('transaction_isolation') <> 'read committed' or current_setting('transaction_read_only')::boolean then
+        return;
+    end if;
+    select m.id into newest from outbox._message_event m order by m.id desc limit 1;
+    for i in 1 .. 50 loop
+        exit when newest is null or pg_current_xact_id_if_assigned() is not null
+            or outbox_internal.event_position(newest) is not null;
+        case outbox_internal.route_inline()
+            when 'dispatched', 'busy' then
+                perform pg_sleep(0.002);
+            when 'copied', 'fresh' then
+                return;
+            else
+                null;
+        end case;
+    end loop;
+end
+$$;
+
+insert into outbox._capability values
+    ('publish', 'function outbox_internal.lock_stream', true),
+    ('consume', 'function outbox_internal.await_positions', false);
