@@ -1,4 +1,4 @@
--- What the functions of message-db need of pg_outbox: an event that is committed has a global position.
+-- The helpers of message-db's functions that are part of the extension. An event that is committed has a global position there.
 
 -- API: private
 -- Waits until the newest event has its position, at most 100 ms, so that a reader sees what another session has just
