@@ -14,6 +14,7 @@ select position from get_stream_messages('cart-1', 4, -1);
 select position from get_stream_messages('cart-1', 0, -2);
 select position from get_stream_messages('cart-1', 6);
 select position from get_stream_messages('cart-1', 9223372036854775806);
+select position from get_stream_messages('cart-1', 9223372036854775807);
 select position from get_stream_messages('cart-2');
 select position from get_stream_messages('cart');
 select position from get_stream_messages(null);

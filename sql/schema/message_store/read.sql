@@ -92,7 +92,7 @@ begin
     #variable_conflict use_variable
     declare
         wanted bigint := message_store._limit(batch_size);
-        version bigint := greatest("position", 0) + 1;
+        version bigint := least(greatest("position", 0), 9223372036854775806) + 1;
         last_version bigint;
         page text;
         event record;
@@ -104,12 +104,12 @@ begin
         page := format('select messages."position" + 2 as next_version, message_store._message_of(messages) as message, '
             '%s as passes from message_store._stream_page($1, $2, $3) messages order by messages."position"',
             message_store._expression(condition));
-        perform outbox_internal.await_positions();
+        perform outbox_internal.await_positions(stream_name);
         last_version := outbox.stream_version(stream_name);
         while any_event and wanted > 0 and version <= last_version loop
             any_event := false;
             for event in execute page
-                using stream_name, version, case when condition is null then least(wanted, 10000) else 1000 end
+                using stream_name, version, case when condition is null then least(wanted, 1000) else 1000 end
             loop
                 any_event := true;
                 version := event.next_version;
@@ -134,7 +134,7 @@ begin
         event record;
         any_event boolean := stream_name is not null;
     begin
-        perform outbox_internal.await_positions();
+        perform outbox_internal.await_positions(stream_name);
         while any_event loop
             any_event := false;
             for event in
@@ -219,7 +219,7 @@ begin
         while any_event and wanted > 0 and after < feed_end and category is not null loop
             any_event := false;
             for event in execute page
-                using category, after, case when narrow then 1000 else least(wanted, 10000) end, consumer_group_member,
+                using category, after, case when narrow then 1000 else least(wanted, 1000) end, consumer_group_member,
                     consumer_group_size, correlation
             loop
                 any_event := true;

@@ -2,6 +2,7 @@
 //! `MESSAGE_DB=folder` runs the scripts on a message-db, whose checkout is in the folder, and writes these files.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -186,6 +187,31 @@ async fn a_reader_goes_through_many_pages_and_truncated_streams() {
     ] {
         assert_eq!(one::<i64>(&db, &format!("select count(*) from message_store.{query}")).await, count, "{query}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dump_has_the_functions_their_grants_and_the_messages() {
+    let server = bare_server().await;
+    let db = store(server, "messagedb_dumped").await;
+    write(&db, "account-1", "Opened").await;
+    let read = "select id || type || global_position from message_store.get_category_messages('account')";
+    let before: String = one(&db, read).await;
+    drop(server.empty_database("messagedb_restored").await.unwrap());
+    let dump = server.install.command("pg_dump").arg(server.dsn("messagedb_dumped")).output().unwrap();
+    assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+    let mut psql = server.install.command("psql");
+    psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1"]).arg(server.dsn("messagedb_restored"));
+    let mut restore = psql.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    restore.stdin.take().unwrap().write_all(&dump.stdout).unwrap();
+    assert!(restore.wait().unwrap().success());
+    let copy = server.connect("messagedb_restored").await.unwrap();
+    copy.batch_execute("select outbox.adopt('test')").await.unwrap();
+    copy.batch_execute("set role message_store").await.unwrap();
+    assert_eq!(one::<String>(&copy, read).await, before);
+    // Ids that were written before the dump are not written again.
+    let again = "select message_store.write_message((message_store.get_last_stream_message('account-1')).id, 'account-2', 'Opened', '{}')";
+    assert_eq!(refused(&copy, again).await.code().code(), "23505");
+    assert_eq!(write(&copy, "account-1", "Closed").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
