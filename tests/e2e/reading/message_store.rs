@@ -31,7 +31,7 @@ async fn write(db: &Client, stream: &str, kind: &str) -> i64 {
 
 /// Runs a script as the role message_store and returns what psql prints.
 fn run(server: &Server, database: &str, script: &Path) -> String {
-    let path = script.with_extension("running");
+    let path = std::env::temp_dir().join(format!("{database}.{}.sql", std::process::id()));
     let before = "\\set ECHO none\nset role message_store;\nset search_path = message_store;\n\\set ECHO all\n";
     fs::write(&path, format!("{before}{}", fs::read_to_string(script).unwrap())).unwrap();
     let psql = server.install.command("psql");
