@@ -10,13 +10,14 @@ use outbox_harness::postgres::{root, schema_files};
 use outbox_tests::{bare_server, outbox_harness, rows};
 
 /// The chapters: the folders of sql/schema and their titles.
-const CHAPTERS: [(&str, &str); 15] = [
+const CHAPTERS: [(&str, &str); 16] = [
     ("produce", "Produce"),
     ("route", "Route"),
     ("push", "Push"),
     ("pull", "Pull"),
     ("feed", "Read in order"),
     ("stream", "Streams of events"),
+    ("message_store", "Functions of message-db"),
     ("project", "Projections"),
     ("process", "Commands, snapshots and sagas"),
     ("types", "Schemas of event types"),

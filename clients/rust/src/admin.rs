@@ -3309,6 +3309,19 @@ impl Outbox {
         )
     }
 
+    /// Creates the schema message_store with the functions, types, views and role of message-db 1.3, over the streams
+    /// of pg_outbox. Called again, for example after an upgrade, it replaces the functions and views and leaves
+    /// grants as they are. The first call creates the role message_store and grants it publish and consume; a role of
+    /// this name that exists gets no capability. Only for the owner of the extension and superusers; it is in no
+    /// capability. Errors: 42501 the schema belongs to another role, 42P06 it is that of a message-db, 25006 the
+    /// transaction is read-only.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub async fn install_message_store(&self) -> Result<()> {
+        self.call_void("install_message_store", json!({})).await
+    }
+
     /// Returns whether a delivery or message in this state is not tried again by itself: true for completed, dead,
     /// skipped, expired and cancelled.
     ///

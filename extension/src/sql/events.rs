@@ -400,7 +400,7 @@ pg_function! {
 pg_function! {
     /// outbox_internal.lock_stream(stream text) returns void
     fn outbox_lock_stream(args) {
-        let xid = transaction_id(c"outbox.close_stream()");
+        let xid = transaction_id(c"message_store.acquire_lock()");
         lock(args.get::<&str>(0).unwrap_or_default(), xid.value);
         Ok(Some(Datum::null()))
     }

@@ -1,3 +1,4 @@
 mod cursors;
 mod health;
+mod message_store;
 mod reads;

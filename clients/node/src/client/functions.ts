@@ -441,6 +441,12 @@ export const FUNCTIONS = {
         returns: 'value',
         columns: [['inbox_begin', 'boolean']],
     },
+    install_message_store: {
+        name: 'install_message_store',
+        args: [],
+        returns: 'nothing',
+        columns: [],
+    },
     is_terminal: {
         name: 'is_terminal',
         args: [['state', 'text', false]],
@@ -1919,6 +1925,8 @@ export interface Functions {
     ignoreDeadLetter(args: { deadLetterId: number | bigint; actor?: string | null; note?: string | null }): Promise<void>;
     /** Called in the transaction that handles a message from a relay: returns true if the message is new, and false if it or a later one of its source and stream was handled before. source, position and epoch are those of the message's headers; stream is the stream or partition in which the broker keeps the order. Waits for another transaction that handles a message of the same stream. Errors: OB009 an argument is malformed, 25006 the transaction is read-only */
     inboxBegin(args: { source: string; position: number | bigint; epoch?: number | null; stream?: string | null }): Promise<boolean>;
+    /** Creates the schema message_store with the functions, types, views and role of message-db 1.3, over the streams of pg_outbox. Called again, for example after an upgrade, it replaces the functions and views and leaves grants as they are. The first call creates the role message_store and grants it publish and consume; a role of this name that exists gets no capability. Only for the owner of the extension and superusers; it is in no capability. Errors: 42501 the schema belongs to another role, 42P06 it is that of a message-db, 25006 the transaction is read-only */
+    installMessageStore(): Promise<void>;
     /** Returns whether a delivery or message in this state is not tried again by itself: true for completed, dead, skipped, expired and cancelled */
     isTerminal(args: { state: 'pending' | 'processing' | 'failed' | 'completed' | 'dead' | 'expired' | 'cancelled' | 'skipped' }): Promise<boolean>;
     /** Returns messages, newest first, up to max_messages (default 50; 1 to 1000) in a page. Pass the last id of a page as before to get the next one; skip (0 to 10000) leaves out the first ones. Tenant and aggregate use an index, and status pending, processing, failed, dead or expired uses the deliveries. In a page, topic and severity are checked for at most 10,000 messages, and status completed, cancelled or skipped for at most 1,000. If a page ends there, its last row has no topic, and only the id to continue with. Errors: 22023 max_messages or skip is out of range, or status is unknown */

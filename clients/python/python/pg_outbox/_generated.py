@@ -1351,6 +1351,16 @@ class AdminMethods:
         """
         return self._run(Call("inbox_begin", {"source": source, "position": position, "epoch": epoch, "stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
+    def install_message_store(self) -> None:
+        """Creates the schema message_store with the functions, types, views and role of message-db 1.3, over
+        the streams of pg_outbox. Called again, for example after an upgrade, it replaces the functions and
+        views and leaves grants as they are. The first call creates the role message_store and grants it publish
+        and consume; a role of this name that exists gets no capability. Only for the owner of the extension and
+        superusers; it is in no capability. Errors: 42501 the schema belongs to another role, 42P06 it is that
+        of a message-db, 25006 the transaction is read-only.
+        """
+        self._run(Call("install_message_store", {}, Shape("void", None, {})))
+
     def is_terminal(self, state: Literal["pending", "processing", "failed", "completed", "dead", "expired", "cancelled", "skipped"]) -> bool:
         """Returns whether a delivery or message in this state is not tried again by itself: true for completed,
         dead, skipped, expired and cancelled.
@@ -2464,6 +2474,16 @@ class AsyncAdminMethods:
         argument is malformed, 25006 the transaction is read-only.
         """
         return await self._arun(Call("inbox_begin", {"source": source, "position": position, "epoch": epoch, "stream": stream}, Shape("value", None, {})))  # type: ignore[no-any-return]
+
+    async def install_message_store(self) -> None:
+        """Creates the schema message_store with the functions, types, views and role of message-db 1.3, over
+        the streams of pg_outbox. Called again, for example after an upgrade, it replaces the functions and
+        views and leaves grants as they are. The first call creates the role message_store and grants it publish
+        and consume; a role of this name that exists gets no capability. Only for the owner of the extension and
+        superusers; it is in no capability. Errors: 42501 the schema belongs to another role, 42P06 it is that
+        of a message-db, 25006 the transaction is read-only.
+        """
+        await self._arun(Call("install_message_store", {}, Shape("void", None, {})))
 
     async def is_terminal(self, state: Literal["pending", "processing", "failed", "completed", "dead", "expired", "cancelled", "skipped"]) -> bool:
         """Returns whether a delivery or message in this state is not tried again by itself: true for completed,
