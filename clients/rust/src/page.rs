@@ -1,7 +1,7 @@
 //! [`Page`]: how much a query for many messages reads at once.
 //!
-//! A page is bounded in rows by its reader, and in bytes here. Rows after the bound are discarded, and the next page asks for
-//! as many rows as fitted, so that the server does not send the same large rows again and again.
+//! A page is bounded in rows by its reader, and in bytes here. Rows after the bound are discarded, and the next page asks
+//! for as many rows as fitted, so that the server does not send the same large rows again and again.
 
 use std::pin::pin;
 

@@ -128,7 +128,8 @@ impl Periodic {
         Ok(message.idempotency_key(tick_key(&self.name, tick)))
     }
 
-    /// Enqueues the message of a tick. Waits for a server that cannot be reached, for as long as a missed tick is made up for.
+    /// Enqueues the message of a tick. Waits for a server that cannot be reached, for as long as a missed tick is made up
+    /// for.
     async fn enqueue(&self, outbox: &Outbox, tick: DateTime<Utc>) -> Result<()> {
         let mut backoff = Backoff::default();
         loop {

@@ -94,8 +94,8 @@ impl ReaderBuilder {
         self
     }
 
-    /// Sets the position after which a reader begins that has no cursor yet. The default is 0, which begins at the first stored
-    /// message.
+    /// Sets the position after which a reader begins that has no cursor yet. The default is 0, which begins at the first
+    /// stored message.
     #[must_use]
     pub fn after(mut self, position: i64) -> Self {
         self.after = position;
@@ -468,8 +468,8 @@ impl Reader {
     }
 
     /// Records why the message at `position` could not be handled, for `cursor_list()`, `health()` and the command line. The
-    /// cursor does not move. Returns whether the error is recorded. It is not if the cursor has passed `position`, because then
-    /// another instance has handled the message.
+    /// cursor does not move. Returns whether the error is recorded. It is not if the cursor has passed `position`, because
+    /// then another instance has handled the message.
     ///
     /// # Errors
     /// 22023 without a consumer.
