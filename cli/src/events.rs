@@ -1,5 +1,6 @@
 //! The commands of the event store: `streams`, `events`, `project`, `sagas` and `export`.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
@@ -160,12 +161,14 @@ pub(super) async fn events(outbox: &Outbox, json: bool, what: Events) -> Result<
         return Ok(());
     }
     let mut after = what.after;
-    let interrupt = tokio::signal::ctrl_c();
-    tokio::pin!(interrupt);
+    let mut interrupt = pin!(interrupt(what.follow));
     while left > 0 {
         let args = json!({"after_position": after, "max_events": page(left), "categories": some(&what.categories),
             "types": some(&what.types)});
-        let rows = outbox.call("read_events", args, &[]).await?;
+        let rows = tokio::select! {
+            rows = outbox.call("read_events", args, &[]) => rows?,
+            () = &mut interrupt => return Ok(()),
+        };
         for row in rows.iter().filter(|row| !row["message_id"].is_null()) {
             print_event(json, row, "position");
             left -= 1;
@@ -175,7 +178,7 @@ pub(super) async fn events(outbox: &Outbox, json: bool, what: Events) -> Result<
             None if !what.follow => break,
             None => tokio::select! {
                 () = tokio::time::sleep(Duration::from_millis(200)) => {}
-                _ = &mut interrupt => break,
+                () = &mut interrupt => return Ok(()),
             },
         }
     }
@@ -200,10 +203,13 @@ pub(super) async fn project(outbox: &Outbox, json: bool, what: Project) -> Resul
     };
     let every = Duration::from_secs_f64(what.every.clamp(0.01, 3600.0));
     let mut wait = every;
-    let interrupt = tokio::signal::ctrl_c();
-    tokio::pin!(interrupt);
+    let mut interrupt = pin!(interrupt(!what.once));
     loop {
-        match round(outbox, &name, what.max_events).await {
+        let applied = tokio::select! {
+            applied = round(outbox, &name, what.max_events) => applied,
+            () = &mut interrupt => return Ok(()),
+        };
+        match applied {
             Ok(0) if what.once => return Ok(()),
             Ok(0) => wait = every,
             Ok(applied) => {
@@ -220,8 +226,15 @@ pub(super) async fn project(outbox: &Outbox, json: bool, what: Project) -> Resul
         }
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            _ = &mut interrupt => return Ok(()),
+            () = &mut interrupt => return Ok(()),
         }
+    }
+}
+
+/// Waits for Ctrl-C, with which a command that follows ends as intended. A command that has an end is killed by it.
+async fn interrupt(follows: bool) {
+    if !follows || tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use outbox_harness::postgres::signal;
 use outbox_harness::{Server, wait_until};
 use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn outbox(dsn: &str, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_outbox")).args(args).env("DATABASE_URL", dsn).output().unwrap()
@@ -18,6 +21,58 @@ fn json(dsn: &str, args: &[&str]) -> Vec<Value> {
     let output = outbox(dsn, &all);
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Starts a follower, interrupts it as soon as `busy` is true, and returns its exit code.
+async fn interrupted(dsn: &str, args: &[&str], busy: impl AsyncFn() -> bool) -> Option<i32> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outbox"));
+    let mut follower = command.args(args).env("DATABASE_URL", dsn).stdout(Stdio::null()).spawn().unwrap();
+    wait_until("the command follows", PATIENCE, busy).await;
+    signal(follower.id(), "INT").unwrap();
+    wait_until("the command ends", PATIENCE, async || follower.try_wait().unwrap().is_some()).await;
+    follower.wait().unwrap().code()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupt_ends_a_follower_in_the_middle_of_a_call() {
+    let server = Server::start(&[("pg_outbox.poll_interval", "1s")]).await.unwrap();
+    let db = server.database("cli_interrupt").await.unwrap();
+    let other = server.connect("cli_interrupt").await.unwrap();
+    let dsn = &server.dsn("cli_interrupt");
+    db.batch_execute(
+        "create function rest(events outbox.event[]) returns void language sql as $$ select pg_sleep(600) $$;
+        select outbox.create_projection('slow', 'public.rest(outbox.event[])');
+        select outbox.append('order-1', 'order.placed', '{}');",
+    )
+    .await
+    .unwrap();
+    // A lock lets the reading of events wait.
+    db.batch_execute("begin; lock table outbox.feed in access exclusive mode").await.unwrap();
+    let locked = async || {
+        let sql = "select exists (
+            select from pg_stat_activity where wait_event_type = 'Lock' and query like '%read_events%')";
+        other.query_one(sql, &[]).await.unwrap().get(0)
+    };
+    assert_eq!(interrupted(dsn, &["events", "--follow"], locked).await, Some(0));
+    db.batch_execute("rollback").await.unwrap();
+    let sleeping = async || {
+        let sql = "select exists (
+            select from pg_stat_activity where wait_event = 'PgSleep' and query like '%run_projection%')";
+        other.query_one(sql, &[]).await.unwrap().get(0)
+    };
+    assert_eq!(interrupted(dsn, &["project", "slow"], sleeping).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_metric_has_a_description() {
+    let server = Server::start(&[("pg_outbox.poll_interval", "1s")]).await.unwrap();
+    let db = server.database("cli_metrics").await.unwrap();
+    let heartbeat = "select outbox.relay_heartbeat('orders', 'relay:orders', 'stdout', 'host/1', 'running', 0, '1 s')";
+    db.batch_execute(heartbeat).await.unwrap();
+    let text = String::from_utf8(outbox(&server.dsn("cli_metrics"), &["metrics"]).stdout).unwrap();
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let bare: Vec<&str> = types.filter(|name| !text.contains(&format!("# HELP {name} "))).collect();
+    assert!(bare.is_empty() && text.contains("outbox_relay_up{relay=\"orders\"} 1"), "{bare:?} in {text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@ use pg_outbox::error::Result;
 use crate::config::Config;
 use crate::record::Layout;
 use crate::sink;
-use crate::source::Source;
+use crate::source::{Cursor, Source};
 
 /// Messages that are shown.
 const SHOWN: usize = 5;
@@ -49,7 +49,7 @@ pub(crate) async fn check(config: &Config) -> Result<u8> {
         }
         let layout =
             Layout { format: settings.format, binding: sink.binding(), source: name, relay: settings.name.clone() };
-        let read = active.read(cursor.map_or(0, |cursor| cursor.position), cursor.and_then(|c| c.epoch)).await?;
+        let read = active.read(cursor.map(Cursor::place).unwrap_or_default()).await?;
         for (message, epoch) in read.messages.iter().take(SHOWN) {
             let made = template.fill(message).and_then(|topic| layout.record(message, *epoch, topic));
             match made.and_then(|record| sink.refuses(&record).map_or(Ok(record), Err)) {

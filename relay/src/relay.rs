@@ -4,8 +4,9 @@
 //! - While one batch is sent, the next one is read, and the cursor is moved for the one before.
 //! - After a failure nothing is sent until the broker was opened again; then sending continues from the cursor, or after the
 //!   last record that the broker says it has.
-//! - A message that the broker will never take ends the batch before it. Nothing after it is sent until it has been skipped
-//!   or dead-lettered, or until an operator has moved the cursor.
+//! - A message that the broker will never take ends the batch before it. The broker is asked for its limits again. Nothing
+//!   after the message is sent until it has been skipped or dead-lettered, or until an operator has moved the cursor.
+//! - The last record of the broker counts only if the feed has this message at this place: another program may write there.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,8 +22,8 @@ use crate::backoff::Backoff;
 use crate::config::{OnRefused, RelayConfig, SourceConfig};
 use crate::log;
 use crate::record::{Layout, Record};
-use crate::sink::{self, Failure, Opened, Sink};
-use crate::source::{Active, Cursor, Place, Read, Source};
+use crate::sink::{self, Failure, Opened, Sent, Sink};
+use crate::source::{Active, Place, Read, Session, Source};
 use crate::template::Template;
 
 /// The pause between attempts of a stand-by to take over.
@@ -36,6 +37,8 @@ pub(crate) struct Relay {
     template: Template,
     sink: Box<dyn Sink>,
     once: bool,
+    /// The end of the feed when a relay with `--once` began.
+    until: Option<i64>,
     shared: Arc<Shared>,
 }
 
@@ -69,7 +72,9 @@ enum End {
 /// Why sending does not go on.
 enum Pause {
     Ended,
-    /// The broker has to be opened again.
+    /// The broker is asked for its limits again.
+    Recheck,
+    /// The broker failed and has to be opened again.
     Reopen(String),
     /// An operator has to decide.
     Stop(String),
@@ -89,6 +94,17 @@ struct Batch {
 struct Due {
     place: Place,
     id: String,
+}
+
+impl Batch {
+    /// Returns the last message that the broker has after this result. Records that are stored are confirmed in any case.
+    fn stored(&self, sent: &Sent) -> Option<(Place, String)> {
+        if sent.failure.is_none() {
+            return self.last.clone();
+        }
+        let record = self.records.get(sent.stored.checked_sub(1)?)?;
+        Some((Place { epoch: record.epoch, position: record.position }, record.webhook_id.clone()))
+    }
 }
 
 impl Shared {
@@ -116,6 +132,7 @@ impl Relay {
             template: settings.template()?,
             sink: sink::make(&settings)?,
             once,
+            until: None,
             shared: Arc::default(),
             settings,
         })
@@ -185,42 +202,32 @@ impl Relay {
     }
 
     async fn relay(&mut self, active: &Active, layout: &Layout, ended: &mut watch::Receiver<bool>) -> Result<End> {
-        let until = if self.once { Some(active.head().await?) } else { None };
+        if self.once && self.until.is_none() {
+            self.until = Some(active.head().await?);
+        }
+        self.shared.lock().place = self.source.cursor(active).await?.place();
         let mut backoff = Backoff::default();
         loop {
-            let cursor = self.source.cursor(active).await?;
-            let place = Place { epoch: cursor.epoch.unwrap_or_default(), position: cursor.position };
-            let before = {
-                let mut status = self.shared.lock();
-                status.place = place;
-                status.relayed
-            };
-            let paused = match self.open_sink(active, layout, ended).await? {
-                None => Pause::Ended,
-                Some(opened) => match opened.last.as_ref().filter(|last| last.source != layout.source) {
-                    Some(last) => Pause::Stop(format!(
-                        "the broker has messages of the source \"{}\", and this is \"{}\"",
-                        last.source, layout.source
-                    )),
-                    None => match self.pump(active, layout, cursor, opened, until, ended).await {
-                        // The position is no longer stored, or history was lost.
-                        Err(error) if error.code() == "OB009" => Pause::Stop(error.report()),
-                        other => other?,
-                    },
-                },
+            let before = self.shared.lock().relayed;
+            let paused = match self.attempt(active, layout, ended).await {
+                // The position is no longer stored, or history was lost.
+                Err(error) if error.code() == "OB009" => Pause::Stop(error.report()),
+                other => other?,
             };
             if self.shared.lock().relayed > before {
                 backoff.reset();
             }
             match paused {
                 Pause::Ended => return Ok(End::Ended),
+                Pause::Recheck => {}
                 Pause::Reopen(why) => {
+                    let why = bounded(&why);
                     self.log("warning", "the broker failed", json!({"error": why}));
                     self.shared.set("retrying", Some(why));
                     pause(backoff.next(), ended).await;
                 }
                 Pause::Stop(why) => {
-                    let at = self.shared.lock().place.position;
+                    let (at, why) = (self.shared.lock().place.position, bounded(&why));
                     self.log("error", "stopped", json!({"after_position": at, "error": why}));
                     self.shared.set("stopped", Some(why));
                     if self.once {
@@ -244,6 +251,38 @@ impl Relay {
         }
     }
 
+    /// Opens the broker, finds out where to continue, and relays from there.
+    async fn attempt(&mut self, active: &Active, layout: &Layout, ended: &mut watch::Receiver<bool>) -> Result<Pause> {
+        let Some(opened) = self.open_sink(active, layout, ended).await? else { return Ok(Pause::Ended) };
+        // An operator may have moved the cursor while the broker could not be opened.
+        let cursor = self.source.cursor(active).await?;
+        let at = cursor.place();
+        self.shared.lock().place = at;
+        self.sink.resume(cursor.own && at.position > 0);
+        let mut has = Place::default();
+        if let Some(last) = opened.last {
+            if last.source != layout.source {
+                return Ok(Pause::Stop(format!(
+                    "the broker has messages of the source \"{}\", and this is \"{}\"",
+                    last.source, layout.source
+                )));
+            }
+            // After an operator has moved the cursor, everything is sent again, whatever the broker has.
+            if cursor.own && last.relay == self.settings.name && last.place > at {
+                if !active.has(last.place, &last.id).await? {
+                    return Ok(Pause::Stop(format!(
+                        "the broker's last message has the marks of position {}, and the feed has another message there",
+                        last.place.position
+                    )));
+                }
+                has = last.place;
+                let places = json!({"cursor": at.position, "broker": has.position});
+                self.log("info", "the broker is ahead of the cursor", places);
+            }
+        }
+        self.pump(active, layout, at, has, opened.limit, ended).await
+    }
+
     /// Opens the broker, for as long as it takes. `None`: a signal arrived.
     async fn open_sink(
         &mut self,
@@ -263,6 +302,7 @@ impl Relay {
                     return Ok(Some(opened));
                 }
                 Err(why) => {
+                    let why = bounded(&why);
                     self.log("warning", "the broker cannot be opened", json!({"error": why}));
                     self.shared.set("retrying", Some(why));
                 }
@@ -277,52 +317,45 @@ impl Relay {
         }
     }
 
-    /// Relays from the cursor on.
+    /// Relays what comes after `at`. The broker has the messages up to `has`.
     async fn pump(
         &mut self,
         active: &Active,
         layout: &Layout,
-        cursor: Cursor,
-        opened: Opened,
-        until: Option<i64>,
+        mut at: Place,
+        has: Place,
+        limit: usize,
         ended: &mut watch::Receiver<bool>,
     ) -> Result<Pause> {
-        let mut at = Place { epoch: cursor.epoch.unwrap_or_default(), position: cursor.position };
-        let mut epoch = cursor.epoch;
-        let mut confirmed = cursor.position;
-        // After an operator has moved the cursor, everything is sent again, whatever the broker has.
-        let ours = opened.last.filter(|last| cursor.own && last.relay == self.settings.name);
-        let has = ours.map(|last| last.place).unwrap_or_default();
-        if has > at {
-            self.log(
-                "info",
-                "the broker is ahead of the cursor",
-                json!({"cursor": at.position, "broker": has.position}),
-            );
-        }
+        let mut confirmed = at.position;
         let mut due: Option<Due> = None;
         let mut read: Option<Read> = None;
         let mut idle = Duration::from_millis(1);
         let mut looked = Instant::now();
+        // Whether the broker has just told its limits.
+        let mut is_fresh = true;
         loop {
             if *ended.borrow() {
                 confirmed = settle(active, confirmed, due.take()).await?;
                 self.shared.lock().place.position = confirmed;
                 return Ok(Pause::Ended);
             }
-            let now = match read.take() {
+            let mut now = match read.take() {
                 Some(read) => read,
-                None => active.read(at.position, epoch).await?,
+                None => active.read(at).await?,
             };
+            if let Some(until) = self.until {
+                now.end_at(until);
+            }
             if now.messages.is_empty() {
                 self.shared.set("running", None);
                 confirmed = settle(active, confirmed, due.take()).await?;
                 // Messages that are not for this relay must not look like a lag.
                 let ahead = now.looked_at - at.position;
-                let finished = until.is_some_and(|until| now.looked_at >= until);
+                let finished = self.until.is_some_and(|until| now.looked_at >= until);
                 if ahead > 0 && (ahead >= 1000 || looked.elapsed() >= self.settings.heartbeat() || finished) {
                     let id = format!("looked:{}", now.looked_at);
-                    epoch = active.advance(Some(confirmed), now.looked_at, epoch_of(at), &id).await?;
+                    let epoch = active.advance(Some(confirmed), now.looked_at, at.known_epoch(), &id).await?;
                     at = Place { epoch: epoch.unwrap_or_default(), position: now.looked_at };
                     confirmed = now.looked_at;
                     self.shared.lock().place = at;
@@ -337,32 +370,34 @@ impl Relay {
             }
             idle = Duration::from_millis(1);
             let batch = self.prepare(layout, now.messages, has);
-            let after = batch.last.as_ref().map_or(at.position, |(place, _)| place.position);
+            let after = batch.last.as_ref().map_or(at, |(place, _)| *place);
             let whole = batch.refused.is_none();
-            let next_epoch = batch.last.as_ref().map_or(epoch, |(place, _)| epoch_of(*place));
-            let (sent, moved, next) =
-                tokio::join!(self.sink.send(&batch.records), settle(active, confirmed, due.take()), async {
-                    if whole { active.read(after, next_epoch).await.map(Some) } else { Ok(None) }
-                },);
+            let (sent, moved, next) = tokio::join!(
+                sink::send(&mut *self.sink, &batch.records),
+                settle(active, confirmed, due.take()),
+                async { if whole { active.read(after).await.map(Some) } else { Ok(None) } },
+            );
             confirmed = moved?;
-            // Records that the broker has stored are confirmed in any case.
-            let stored = match &sent.failure {
-                None => batch.last.clone(),
-                Some(_) => sent
-                    .stored
-                    .checked_sub(1)
-                    .and_then(|last| batch.records.get(last))
-                    .map(|r| (Place { epoch: r.epoch, position: r.position }, r.webhook_id.clone())),
-            };
-            if let Some((place, id)) = stored {
+            if let Some((place, id)) = batch.stored(&sent) {
                 at = place;
-                epoch = epoch_of(place);
                 due = Some(Due { place, id });
                 let mut status = self.shared.lock();
                 status.relayed += i64::try_from(sent.stored).unwrap_or(i64::MAX);
                 status.place = place;
             }
             let refused = match sent.failure {
+                None if whole => {
+                    self.shared.set("running", None);
+                    // A failed read is repeated from the same position.
+                    read = next.unwrap_or_default();
+                    is_fresh = false;
+                    continue;
+                }
+                // The refusal may follow a limit that has changed since.
+                None if !is_fresh => {
+                    settle(active, confirmed, due.take()).await?;
+                    return Ok(Pause::Recheck);
+                }
                 None => batch.refused,
                 Some(Failure::Retry(why)) => {
                     settle(active, confirmed, due.take()).await?;
@@ -371,27 +406,21 @@ impl Relay {
                 Some(Failure::Refused(why)) => {
                     // The message is read again, because the batch has its record only.
                     let refused = batch.records.get(sent.stored).map(|record| record.position);
-                    let again = active.read(at.position, epoch).await?.messages;
+                    let again = active.read(at).await?.messages;
                     match again.into_iter().find(|(message, _)| Some(message.position) == refused) {
                         Some((message, epoch)) => Some((message, epoch, why)),
                         None => return Ok(Pause::Reopen(why)),
                     }
                 }
             };
-            let Some((message, its_epoch, why)) = refused else {
-                self.shared.set("running", None);
-                // A failed read is repeated from the same position.
-                read = next.unwrap_or_default();
-                continue;
-            };
+            let Some((message, epoch, why)) = refused else { continue };
             confirmed = settle(active, confirmed, due.take()).await?;
-            let place = Place { epoch: its_epoch, position: message.position };
-            if let Some(paused) = self.refuse(active, layout, opened_limit(opened.limit), &message, place, &why).await?
-            {
+            let place = Place { epoch, position: message.position };
+            if let Some(paused) = self.refuse(active, layout, opened_limit(limit), &message, place, &why).await? {
                 return Ok(paused);
             }
+            is_fresh = false;
             at = place;
-            epoch = epoch_of(place);
             due = Some(Due { place, id: message.webhook_id.to_string() });
             self.shared.lock().place = place;
         }
@@ -431,6 +460,7 @@ impl Relay {
         place: Place,
         why: &str,
     ) -> Result<Option<Pause>> {
+        let why = &bounded(why);
         let action = match self.settings.on_refused {
             OnRefused::Stop => {
                 return Ok(Some(Pause::Stop(format!("{} at position {}: {why}", message.webhook_id, place.position))));
@@ -470,14 +500,18 @@ fn opened_limit(limit: usize) -> usize {
     limit.saturating_sub(512)
 }
 
-fn epoch_of(place: Place) -> Option<i32> {
-    (place.epoch > 0).then_some(place.epoch)
+/// The largest number of characters of an error's text.
+const MAX_ERROR: usize = 2000;
+
+/// Returns an error's text, which may be of a broker, as it can be stored and shown.
+fn bounded(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_ERROR).collect()
 }
 
 /// Moves the cursor if a move is due, and returns where it stands.
 async fn settle(active: &Active, confirmed: i64, due: Option<Due>) -> Result<i64> {
     let Some(due) = due else { return Ok(confirmed) };
-    active.advance(Some(confirmed), due.place.position, epoch_of(due.place), &due.id).await?;
+    active.advance(Some(confirmed), due.place.position, due.place.known_epoch(), &due.id).await?;
     Ok(due.place.position)
 }
 
@@ -500,7 +534,7 @@ impl Drop for Heartbeat {
 
 impl Heartbeat {
     fn start(active: &Active, settings: &RelayConfig, sink: String, shared: Arc<Shared>) -> Heartbeat {
-        let (client, settings) = (active.client.clone(), settings.clone());
+        let (session, settings) = (active.session.clone(), settings.clone());
         Heartbeat(tokio::spawn(async move {
             let mut before = (Instant::now(), shared.lock().relayed);
             loop {
@@ -511,7 +545,7 @@ impl Heartbeat {
                 let now = (Instant::now(), shared.lock().relayed);
                 let rate = (now.1 - before.1) as f64 / (now.0 - before.0).as_secs_f64().max(0.001);
                 // The main task notices that the session is lost.
-                if write(&client, &settings, &sink, &shared, rate).await.is_err() && client.is_closed() {
+                if write(&session, &settings, &sink, &shared, rate).await.is_err() && session.is_closed() {
                     return;
                 }
                 before = now;
@@ -521,16 +555,10 @@ impl Heartbeat {
 }
 
 async fn heartbeat(active: &Active, settings: &RelayConfig, sink: &str, shared: &Shared, rate: f64) -> Result<()> {
-    write(&active.client, settings, sink, shared, rate).await
+    write(&active.session, settings, sink, shared, rate).await
 }
 
-async fn write(
-    client: &pg_outbox::tokio_postgres::Client,
-    settings: &RelayConfig,
-    sink: &str,
-    shared: &Shared,
-    rate: f64,
-) -> Result<()> {
+async fn write(session: &Session, settings: &RelayConfig, sink: &str, shared: &Shared, rate: f64) -> Result<()> {
     let status = shared.lock().clone();
     let state = if status.state.is_empty() { "running" } else { status.state };
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -544,14 +572,14 @@ async fn write(
         (&state, Type::TEXT),
         (&status.place.position, Type::INT8),
         (&interval, Type::TEXT),
-        (&epoch_of(status.place), Type::INT4),
+        (&status.place.known_epoch(), Type::INT4),
         (&status.relayed, Type::INT8),
         (&status.skipped, Type::INT8),
         (&rate, Type::FLOAT8),
         (&status.error, Type::TEXT),
     ];
-    client
-        .query_typed(
+    session
+        .query(
             "select 1 from outbox.relay_heartbeat($1, $2, $3, $4, $5, $6, $7::interval, $8, $9, $10, $11, $12)",
             &params,
         )
@@ -561,4 +589,15 @@ async fn write(
         now.error = None;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_an_error_can_be_stored() {
+        assert_eq!(bounded("a\0b\nc"), "a b c");
+        assert_eq!(bounded(&"ä".repeat(5000)).chars().count(), MAX_ERROR);
+    }
 }

@@ -1,21 +1,33 @@
 //! The source: sessions in the database of the outbox.
 //!
-//! One session on the primary holds the lock of the relay and has the cursor and the heartbeat. Messages are read in the same
-//! session, or on a standby. A session that is silent for some heartbeats is ended by the server, so that a relay that hangs
-//! or whose host is gone loses its lock, and a stand-by takes over. A relay that has lost its lock without noticing cannot
-//! move the cursor of its successor, because each advance names the position that it expects.
+//! One session on the primary holds the lock of the relay and has the cursor and the heartbeat. Messages are read in the
+//! same session, or on a standby. A session that is silent for some heartbeats is ended by the server, so that a relay that
+//! hangs or whose host is gone loses its lock, and a stand-by takes over. A relay that has lost its lock without noticing
+//! cannot move the cursor of its successor, because each advance names the position that it expects. Every statement has a
+//! limit, in the server and here, so that neither a server that hangs nor a network that is cut holds the relay for ever.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use outbox_core::message::{Extra, Message};
 use pg_outbox::connect::Target;
 use pg_outbox::error::{Error, Result};
+use pg_outbox::page::Page;
 use pg_outbox::tokio_postgres::types::{FromSql, ToSql, Type};
 use pg_outbox::tokio_postgres::{Client, Row};
 use serde_json::{Map, Value};
 
 use crate::config::{Kinds, RelayConfig, SourceConfig, Start};
+
+/// The limit for a statement in the server, in seconds.
+const STATEMENT: u64 = 30;
+
+/// How long the answer to a statement is waited for. The server's own limit is shorter.
+const PATIENCE: Duration = Duration::from_secs(STATEMENT + 10);
+
+/// How long sent data may stay unacknowledged before a connection counts as lost, unless the connection string says so.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
 
 /// The feed and the cursor of one relay.
 #[derive(Debug)]
@@ -29,14 +41,21 @@ pub(crate) struct Source {
 /// A session that holds the relay's lock.
 #[derive(Debug)]
 pub(crate) struct Active {
-    pub(crate) client: Arc<Client>,
-    reader: Option<Client>,
+    pub(crate) session: Session,
+    reader: Option<Session>,
     consumer: String,
     topics: Option<Vec<String>>,
     filter: Option<String>,
-    batch: i32,
+    page: Mutex<Page>,
     kinds: Kinds,
 }
+
+/// A session whose statements have a time limit. It is cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Session(Arc<Client>);
+
+/// A parameter and its type.
+type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// A position in the history of a feed. A later epoch is later, whatever the position is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,11 +81,32 @@ pub(crate) struct Read {
     pub(crate) looked_at: i64,
 }
 
+impl Place {
+    /// Returns the epoch, if it is known.
+    pub(crate) fn known_epoch(self) -> Option<i32> {
+        (self.epoch > 0).then_some(self.epoch)
+    }
+}
+
+impl Cursor {
+    pub(crate) fn place(self) -> Place {
+        Place { epoch: self.epoch.unwrap_or_default(), position: self.position }
+    }
+}
+
+impl Read {
+    /// Leaves out what comes after a position.
+    pub(crate) fn end_at(&mut self, position: i64) {
+        self.messages.retain(|(message, _)| message.position <= position);
+        self.looked_at = self.looked_at.min(position);
+    }
+}
+
 impl Source {
     pub(crate) fn new(source: &SourceConfig, settings: &RelayConfig) -> Result<Source> {
         Ok(Source {
-            target: Target::parse(&source.dsn()?)?,
-            read_target: source.read_dsn()?.map(|dsn| Target::parse(&dsn)).transpose()?,
+            target: target(&source.dsn()?)?,
+            read_target: source.read_dsn()?.map(|dsn| target(&dsn)).transpose()?,
             settings: settings.clone(),
             name: source.name.clone(),
         })
@@ -76,38 +116,41 @@ impl Source {
     pub(crate) async fn acquire(&self) -> Result<Option<Active>> {
         let active = self.open().await?;
         let lock = format!("pg_outbox relay {}", self.settings.name);
-        let row = active
-            .client
-            .query_typed("select pg_try_advisory_lock(hashtextextended($1, 0))", &[(&lock, Type::TEXT)])
-            .await?;
-        let locked = row.first().map(|row| row.try_get(0)).transpose()?.unwrap_or(false);
+        let sql = "select pg_try_advisory_lock(hashtextextended($1, 0))";
+        let rows = active.session.query(sql, &[(&lock, Type::TEXT)]).await?;
+        let locked = rows.first().map(|row| row.try_get(0)).transpose()?.unwrap_or(false);
         Ok(locked.then_some(active))
     }
 
     /// Opens the sessions without the lock.
     pub(crate) async fn open(&self) -> Result<Active> {
-        let client = self.target.connect().await?;
         let silence = (self.settings.heartbeat() * 3).as_millis();
-        client
-            .batch_execute(&format!(
-                "set idle_session_timeout = {silence}; set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 2;
-                 set tcp_keepalives_count = 3; set statement_timeout = '60s'; set application_name = 'outbox-relay {}'",
-                self.settings.name
-            ))
-            .await?;
+        let session = self.connect(&self.target).await?;
+        session.run(&format!("set idle_session_timeout = {silence}; set tcp_user_timeout = {silence}")).await?;
         let reader = match &self.read_target {
-            Some(target) => Some(target.connect().await?),
+            Some(target) => Some(self.connect(target).await?),
             None => None,
         };
         Ok(Active {
-            client: Arc::new(client),
+            session,
             reader,
             consumer: self.settings.consumer(),
             topics: self.settings.topics.clone(),
             filter: self.settings.filter.as_ref().map(Value::to_string),
-            batch: self.settings.batch,
+            page: Mutex::new(Page::new(self.settings.batch)),
             kinds: self.settings.source,
         })
+    }
+
+    async fn connect(&self, target: &Target) -> Result<Session> {
+        let session = Session(Arc::new(target.connect().await?));
+        let name = &self.settings.name;
+        let settings = format!(
+            "set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 2; set tcp_keepalives_count = 3;
+             set statement_timeout = '{STATEMENT}s'; set application_name = 'outbox-relay {name}'"
+        );
+        session.run(&settings).await?;
+        Ok(session)
     }
 
     /// Returns the source that the messages are marked with.
@@ -115,10 +158,8 @@ impl Source {
         if let Some(name) = &self.name {
             return Ok(name.clone());
         }
-        let rows = active
-            .client
-            .query_typed("select current_database()::text, (select system_identifier from pg_control_system())", &[])
-            .await?;
+        let sql = "select current_database()::text, (select system_identifier from pg_control_system())";
+        let rows = active.session.query(sql, &[]).await?;
         let row = rows.first().ok_or_else(|| Error::new("XX000", "no row"))?;
         let (database, system): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
         Ok(outbox_core::format::default_source(system.cast_unsigned(), &database))
@@ -141,19 +182,19 @@ impl Source {
 }
 
 impl Active {
-    fn reader(&self) -> &Client {
-        self.reader.as_ref().unwrap_or(&self.client)
+    fn reader(&self) -> &Session {
+        self.reader.as_ref().unwrap_or(&self.session)
     }
 
     /// Returns whether both sessions are still open.
     pub(crate) fn is_open(&self) -> bool {
-        !self.client.is_closed() && self.reader.as_ref().is_none_or(|reader| !reader.is_closed())
+        !self.session.is_closed() && self.reader.as_ref().is_none_or(|reader| !reader.is_closed())
     }
 
     pub(crate) async fn cursor(&self) -> Result<Option<Cursor>> {
         let rows = self
-            .client
-            .query_typed(
+            .session
+            .query(
                 "select c.position, c.epoch, c.last_delivery_id is not null
                  from outbox.cursor_get($1, if_missing => -1) c",
                 &[(&self.consumer, Type::TEXT)],
@@ -166,27 +207,32 @@ impl Active {
 
     /// Returns the end of the feed where messages are read.
     pub(crate) async fn head(&self) -> Result<i64> {
-        let rows = self.reader().query_typed("select outbox.head()", &[]).await?;
+        let rows = self.reader().query("select outbox.head()", &[]).await?;
         Ok(rows.first().map(|row| row.try_get(0)).transpose()?.unwrap_or(0))
     }
 
     /// Reads the messages after a position.
-    pub(crate) async fn read(&self, after: i64, epoch: Option<i32>) -> Result<Read> {
+    pub(crate) async fn read(&self, at: Place) -> Result<Read> {
+        let (after, epoch) = (at.position, at.known_epoch());
         let head = self.head().await?;
         // A head before the position means that history was lost; the function then raises the error.
         if head == after {
             return Ok(Read { messages: Vec::new(), looked_at: after });
         }
-        let params: [(&(dyn ToSql + Sync), Type); 6] = [
+        // The size of a page is learned, so it is kept between reads.
+        let mut page = self.page.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let asked = page.rows();
+        let params: [Param<'_>; 6] = [
             (&after, Type::INT8),
-            (&self.batch, Type::INT4),
+            (&asked, Type::INT4),
             (&self.topics, Type::TEXT_ARRAY),
             (&self.filter, Type::TEXT),
             (&epoch, Type::INT4),
             (&self.kinds.name(), Type::TEXT),
         ];
-        let rows =
-            self.reader().query_typed("select r.* from outbox.read($1, $2, $3, $4::jsonb, $5, $6) r", &params).await?;
+        let sql = "select r.* from outbox.read($1, $2, $3, $4::jsonb, $5, $6) r";
+        let (rows, is_whole) = within(page.read(&self.reader().0, sql, &params)).await?;
+        *self.page.lock().unwrap_or_else(PoisonError::into_inner) = page;
         let mut read = Read { messages: Vec::with_capacity(rows.len()), looked_at: after };
         for row in &rows {
             read.looked_at = row.try_get("position")?;
@@ -196,10 +242,20 @@ impl Active {
             }
         }
         // One call looks at 10,000 positions at least: none that matches was left out.
-        if rows.len() < self.batch.unsigned_abs() as usize && head - after <= 10_000 {
+        if is_whole && rows.len() < asked.unsigned_abs() as usize && head - after <= 10_000 {
             read.looked_at = read.looked_at.max(head);
         }
         Ok(read)
+    }
+
+    /// Returns whether the feed has this message at this place.
+    pub(crate) async fn has(&self, place: Place, webhook_id: &str) -> Result<bool> {
+        let sql = "select r.epoch, r.webhook_id from outbox.read($1, 1) r where r.\"position\" = $2";
+        let before = place.position.saturating_sub(1);
+        let rows = self.reader().query(sql, &[(&before, Type::INT8), (&place.position, Type::INT8)]).await?;
+        let Some(row) = rows.first() else { return Ok(false) };
+        Ok(row.try_get::<_, Option<i32>>(0)? == Some(place.epoch)
+            && row.try_get::<_, Option<&str>>(1)? == Some(webhook_id))
     }
 
     /// Moves the cursor from `expected` (`None`: wherever it is) to `to`, and returns the epoch of its new position.
@@ -212,29 +268,59 @@ impl Active {
     ) -> Result<Option<i32>> {
         let sql = "select c.epoch from outbox.cursor_advance($1, $2, delivery_id => $3, expected_position => $4,
             epoch => $5) c";
-        let params: [(&(dyn ToSql + Sync), Type); 5] = [
+        let params: [Param<'_>; 5] = [
             (&self.consumer, Type::TEXT),
             (&to, Type::INT8),
             (&id, Type::TEXT),
             (&expected, Type::INT8),
             (&epoch, Type::INT4),
         ];
-        let rows = self.client.query_typed(sql, &params).await?;
+        let rows = self.session.query(sql, &params).await?;
         Ok(rows.first().map(|row| row.try_get(0)).transpose()?.flatten())
     }
 
     /// Records that the relay goes on without a message.
     pub(crate) async fn record_refusal(&self, relay: &str, message: &Message, action: &str, why: &str) -> Result<()> {
-        let params: [(&(dyn ToSql + Sync), Type); 5] = [
+        let params: [Param<'_>; 5] = [
             (&relay, Type::TEXT),
             (&message.position, Type::INT8),
             (&&*message.webhook_id, Type::TEXT),
             (&action, Type::TEXT),
             (&why, Type::TEXT),
         ];
-        self.client.query_typed("select 1 from outbox.relay_record_refusal($1, $2, $3, $4, $5)", &params).await?;
+        self.session.query("select 1 from outbox.relay_record_refusal($1, $2, $3, $4, $5)", &params).await?;
         Ok(())
     }
+}
+
+impl Session {
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+
+    pub(crate) async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>> {
+        within(async { Ok(self.0.query_typed(sql, params).await?) }).await
+    }
+
+    async fn run(&self, sql: &str) -> Result<()> {
+        within(async { Ok(self.0.batch_execute(sql).await?) }).await
+    }
+}
+
+/// Waits for an answer of PostgreSQL, and not for ever.
+async fn within<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Error::connection(format!("PostgreSQL has not answered for {} s", PATIENCE.as_secs()))),
+    }
+}
+
+fn target(dsn: &str) -> Result<Target> {
+    let mut target = Target::parse(dsn)?;
+    if target.config.get_tcp_user_timeout().is_none() {
+        target.config.tcp_user_timeout(UNACKNOWLEDGED);
+    }
+    Ok(target)
 }
 
 /// JSON as text, so that numbers keep all their digits.
@@ -295,6 +381,14 @@ fn message(row: &Row) -> Result<Message> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_read_ends_at_a_position() {
+        let message = |position: i64| (Message { position, ..Message::default() }, 1);
+        let mut read = Read { messages: vec![message(4), message(7), message(9)], looked_at: 12 };
+        read.end_at(8);
+        assert_eq!((read.messages.last().map(|(last, _)| last.position), read.looked_at), (Some(7), 8));
+    }
 
     #[test]
     fn a_later_epoch_is_later() {

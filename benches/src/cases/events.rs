@@ -51,8 +51,7 @@ async fn append(db: &Client, stream: &str, events: i64) -> Result<()> {
 /// Loads streams, beside the same rows of a plain table.
 async fn streams(report: &mut Report, db: &Client) -> Result<()> {
     let ours = db.prepare("select version, type, data::text from outbox.load($1)").await?;
-    let theirs =
-        db.prepare("select version, type, data::text from plain where stream = $1 order by version").await?;
+    let theirs = db.prepare("select version, type, data::text from plain where stream = $1 order by version").await?;
     for (what, streams, events) in [("streams of 10", 100, 10.0), ("a stream of 10,000", 1, LARGE as f64)] {
         let (mut rates, mut ratios) = (vec![], vec![]);
         for _ in 0..5 {
@@ -77,8 +76,7 @@ async fn streams(report: &mut Report, db: &Client) -> Result<()> {
 /// Reads everything, and a rare category.
 async fn pages(report: &mut Report, db: &Client) -> Result<()> {
     let all = db.prepare("select position, version, type, data::text from outbox.read_events($1, 1000)").await?;
-    let category =
-        "select position, version from outbox.read_events($1, 1000, categories => '{rare}') where message_id is not null";
+    let category = "select position, version from outbox.read_events($1, 1000, categories => '{rare}') where message_id is not null";
     let category = db.prepare(category).await?;
     let started = Instant::now();
     let (mut at, mut seen) = (0i64, 0);
@@ -92,12 +90,26 @@ async fn pages(report: &mut Report, db: &Client) -> Result<()> {
         (at, seen) = (next, seen + rows.len());
     }
     let rate = seen as f64 / started.elapsed().as_secs_f64();
-    report.row("events", "everything from 0, pages of 1,000".to_owned(), rate, None, "events/s", Some(Goal::AtLeast(500_000.0)));
+    report.row(
+        "events",
+        "everything from 0, pages of 1,000".to_owned(),
+        rate,
+        None,
+        "events/s",
+        Some(Goal::AtLeast(500_000.0)),
+    );
     let started = Instant::now();
     let found = db.query(&category, &[&0i64]).await?.len();
     anyhow::ensure!(found as i64 == EVENTS / RARE, "{found} events of the category");
     let time = started.elapsed().as_secs_f64() * 1e3;
-    report.row("events", format!("a page of {found} of a category, 0.1 % of all"), time, None, "ms", Some(Goal::AtMost(15.0)));
+    report.row(
+        "events",
+        format!("a page of {found} of a category, 0.1 % of all"),
+        time,
+        None,
+        "ms",
+        Some(Goal::AtMost(15.0)),
+    );
     Ok(())
 }
 
@@ -120,6 +132,13 @@ async fn projection(report: &mut Report, db: &Client) -> Result<()> {
         handled += done;
     }
     let rate = handled as f64 / started.elapsed().as_secs_f64();
-    report.row("events", "a projection, pages of 1,000".to_owned(), rate, None, "events/s", Some(Goal::AtLeast(100_000.0)));
+    report.row(
+        "events",
+        "a projection, pages of 1,000".to_owned(),
+        rate,
+        None,
+        "events/s",
+        Some(Goal::AtLeast(100_000.0)),
+    );
     Ok(())
 }

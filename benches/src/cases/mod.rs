@@ -33,16 +33,19 @@ use crate::report::Report;
 type Case = for<'a> fn(&'a mut Report) -> Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
 /// Cases that run only if they are named, or with BENCH=all, because `make bench` should take less than ten minutes.
-pub const BY_NAME: &[&str] = &["append", "events", "memory", "peers", "reclaim", "admin", "routing", "capture", "registry"];
+pub const BY_NAME: &[&str] =
+    &["append", "events", "memory", "peers", "reclaim", "admin", "routing", "capture", "registry"];
 
 /// The name, description and function of each case.
 pub const ALL: &[(&str, &str, Case)] = &[
     ("enqueue", "enqueue() against a prepared INSERT into a plain table with the same columns and indexes", |r| {
         Box::pin(enqueue::run(r))
     }),
-    ("append", "append() against a plain INSERT with the same columns and indexes, and against a row that counts", |r| {
-        Box::pin(append::run(r))
-    }),
+    (
+        "append",
+        "append() against a plain INSERT with the same columns and indexes, and against a row that counts",
+        |r| Box::pin(append::run(r)),
+    ),
     ("events", "streams, everything in order, a category and a projection", |r| Box::pin(events::run(r))),
     ("sequencer", "the sequencer alone", |r| Box::pin(sequencer::run(r))),
     ("drain", "a backlog over HTTP against a bare hyper client; CPU, WAL and memory", |r| Box::pin(drain::run(r))),

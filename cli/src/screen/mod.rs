@@ -268,6 +268,7 @@ pub(crate) fn command_for(check: &str) -> Option<&'static str> {
         "subscriptions" | "deliveries" | "max_lag" => "outbox subscription list",
         "endpoints" => "outbox endpoint list",
         "cursors" => "outbox cursor list",
+        "projections" => "outbox project",
         "dead letters" => "outbox dlq list",
         _ => return None,
     })

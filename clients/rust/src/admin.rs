@@ -2939,7 +2939,8 @@ impl Outbox {
     }
 
     /// Records why a consumer cannot go on: an error text (its first 2000 characters), and as error_position the
-    /// position of the message that cannot be handled (null: not known). The cursor does not move; it is created at
+    /// position of the message that cannot be handled (null: not known). Nothing is recorded if the cursor has passed
+    /// error_position: then another instance has handled the message. The cursor does not move; it is created at
     /// position 0 if there is none. error_since stays that of the first error, health() reports the cursor, and the
     /// next advance or reset clears all three. Errors: OB009 the text is empty, error_position is below 1, or a name
     /// is malformed; 25006 the transaction is read-only.

@@ -25,6 +25,7 @@
 //! | [`admin`] | a method with typed arguments and rows for each public SQL function |
 //! | [`worker`] | [`Worker`]: claims, handles and completes deliveries; survives restarts of the server |
 //! | [`reader`] | [`Reader`]: reads the feed in order, with a durable cursor; projections that cannot skip |
+//! | [`page`] | [`page::Page`]: how much a reader reads at once |
 //! | [`verify`] | [`verify::Verifier`]: verifies signatures of Standard Webhooks, for receivers |
 //! | [`error`] | [`Error`]: seven kinds of errors that say what a caller can do |
 //! | `testing` | assertions, `drain` and a test receiver, for tests of applications (feature `testing`) |
@@ -40,6 +41,7 @@ pub mod driver;
 pub mod error;
 pub mod message;
 pub mod outbox;
+pub mod page;
 mod pooler;
 pub mod reader;
 #[cfg(feature = "testing")]

@@ -1,5 +1,7 @@
 //! [`Outbox`]: a pool of sessions, and the calls that use it.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde_json::Value;
 use tokio_postgres::GenericClient;
@@ -144,6 +146,10 @@ fn series(version: &str) -> Vec<&str> {
     parts.take(if version.starts_with("0.") { 2 } else { 1 }).collect()
 }
 
+/// The longest wait that a caller can ask for: 100 years, as PostgreSQL counts them. The server accepts it, and a sum with
+/// the present time does not overflow.
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(36_000 * 86_400);
+
 /// The waits between attempts to reconnect. They double from 50 ms to 5 s, and up to half of each is subtracted at random.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
@@ -151,14 +157,14 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    pub(crate) fn next(&mut self) -> std::time::Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         let most = 50u64.saturating_mul(1 << self.failures.min(10)).min(5_000);
-        self.failures += 1;
+        self.failures = self.failures.saturating_add(1);
         // The clock's nanoseconds are random enough to keep many clients from reconnecting at the same time.
         let noise = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |now| u64::from(now.subsec_nanos()) / 1000);
-        std::time::Duration::from_millis(most / 2 + noise % (most / 2 + 1))
+        Duration::from_millis(most / 2 + noise % (most / 2 + 1))
     }
 
     pub(crate) fn reset(&mut self) {

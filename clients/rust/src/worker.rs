@@ -31,7 +31,7 @@ use tracing::Instrument as _;
 use crate::connect::{Listening, Opened, Target};
 use crate::error::{Error, Kind, Result};
 use crate::message::Message;
-use crate::outbox::{Backoff, passes};
+use crate::outbox::{Backoff, MAX_WAIT, passes};
 
 /// A message that this worker has leased. Dereferences to the [`Message`].
 #[derive(Clone, Debug)]
@@ -446,21 +446,21 @@ impl WorkerBuilder {
     /// Sets the duration of a lease. The default is 60 s. The worker extends its leases after each third of this time.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.lease = lease.max(Duration::from_millis(100));
+        self.lease = lease.clamp(Duration::from_millis(100), MAX_WAIT);
         self
     }
 
     /// Sets the interval of polls while there is nothing to do. The default is 1 s.
     #[must_use]
     pub fn poll_interval(mut self, interval: Duration) -> Self {
-        self.poll = interval.max(Duration::from_millis(1));
+        self.poll = interval.clamp(Duration::from_millis(1), MAX_WAIT);
         self
     }
 
     /// Sets the time that handlers have to finish at shutdown. The default is 30 s.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
-        self.grace = grace;
+        self.grace = grace.min(MAX_WAIT);
         self
     }
 
@@ -786,6 +786,10 @@ impl Run {
                     while let Some(done) = self.running.try_join_next_with_id() {
                         self.finished(done);
                     }
+                    if self.settings.until_empty {
+                        // Only another claim shows that nothing is left.
+                        next_poll = Instant::now();
+                    }
                 }
                 () = stop.cancelled(), if give_up.is_none() => {}
                 () = wake.notified() => next_poll = Instant::now(),
@@ -1083,7 +1087,9 @@ impl Run {
             let key = match &pending.handled {
                 Ok(_) => Ending::Complete,
                 Err(Failure::Dead { reason }) => Ending::Dead(reason.clone()),
-                Err(Failure::Retry { error, after }) => Ending::Fail(error.clone(), after.map(|a| a.as_secs_f64())),
+                Err(Failure::Retry { error, after }) => {
+                    Ending::Fail(error.clone(), after.map(|a| a.min(MAX_WAIT).as_secs_f64()))
+                }
                 Err(failure @ Failure::Error(_)) => Ending::Fail(failure.text(), None),
             };
             let together = pending.told == Told::Together;
@@ -1257,7 +1263,7 @@ fn without_nul(value: Value) -> Value {
     }
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
         .copied()

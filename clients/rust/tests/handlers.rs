@@ -354,6 +354,90 @@ async fn two_processes_enqueue_one_message_for_a_tick() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_periodic_message_that_is_refused_ends_nothing() {
+    let outbox = outbox("refused_ticks").await;
+    let every = |topic: &str| Periodic::new("* * * * *", topic);
+    let app = || {
+        Workers::<()>::new(outbox.clone())
+            .periodic(every("a b").name("topic"))
+            .periodic(every("x").name("payload").message(|_, message| message.json(&"\0")))
+            .periodic(every("x").name("error").message(|_, _| Err(Error::invalid("no message today"))))
+            .periodic(every("x").name("panic").message(|_, _| panic!("a bug")))
+            .periodic(every("report.minute"))
+            .with_state(())
+    };
+    // Each start makes up for the tick of this minute.
+    wait_until("each tick is counted, and the application ends by its signal only", PATIENCE, async || {
+        let reports = app().run_until(tokio::time::sleep(Duration::from_secs(1))).await.unwrap();
+        let of = |name: &str| reports[&format!("periodic {name}")];
+        let refused = ["topic", "payload", "error", "panic"].map(of);
+        refused.iter().all(|report| report.failed >= 1 && report.completed == 0)
+            && of("report.minute").completed >= 1
+            && of("report.minute").failed == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connecting_to_a_server_that_never_answers_has_a_time_limit() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let dsn = format!("postgresql://u@127.0.0.1:{port}/d?connect_timeout=1");
+    let pooled = Outbox::lazy(&dsn, 1).unwrap();
+    let (of_pool, single) =
+        tokio::time::timeout(PATIENCE, async { tokio::join!(pooled.session(), pooled.target().connect()) })
+            .await
+            .expect("both end");
+    for error in [of_pool.err().unwrap(), single.err().unwrap()] {
+        assert_eq!(error.kind(), Kind::Retry, "{}", error.report());
+        assert!(error.to_string().starts_with(&format!("cannot connect to \"127.0.0.1\", port {port}")), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waits_without_end_are_bounded() {
+    let outbox = outbox("waits").await;
+    outbox.ensure_subscription("waits", &["order.#"], Default::default()).await.unwrap();
+    publish(&outbox, &[1]).await;
+    let refused = Arc::new(AtomicUsize::new(0));
+    let seen = refused.clone();
+    let builder = outbox.worker("waits").poll_interval(Duration::MAX).grace(Duration::MAX).until_empty();
+    let builder = builder.on_event(move |event| {
+        if matches!(event, Event::Refused(_)) {
+            seen.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    wait_until("the message is routed and has failed", PATIENCE, async || {
+        let worker =
+            builder.clone().build(async |_: Delivery| Err::<(), _>(Failure::retry_after("later", Duration::MAX)));
+        worker.run().await.unwrap().failed == 1
+    })
+    .await;
+    assert_eq!(refused.load(Ordering::Relaxed), 0);
+    let mut reader = outbox.reader().poll_interval(Duration::MAX).build();
+    assert_eq!(reader.next().await.unwrap().topic, "order.created");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_is_bounded_in_bytes() {
+    let outbox = outbox("pages").await;
+    let db = outbox.session().await.unwrap();
+    for n in 0..100 {
+        let large = json!({"order": n, "text": "x".repeat(200_000)});
+        Message::to("order.created").json(&large).unwrap().enqueue(&db).await.unwrap();
+    }
+    let mut reader = outbox.reader().batch(10_000).build();
+    let (mut orders, mut largest) = (Vec::new(), 0);
+    while orders.len() < 100 {
+        let page = tokio::time::timeout(PATIENCE, reader.next_batch()).await.unwrap().unwrap();
+        largest = largest.max(page.len());
+        orders.extend(page.iter().map(|message| message.json::<Order>().unwrap().order));
+    }
+    assert!(orders.iter().copied().eq(0..100), "{orders:?}");
+    assert!(largest <= 42, "{largest} messages of 200 kB in a page");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_wrong_with_settings_ends_a_worker_at_once() {
     outbox("settings").await;
     let server = server().await;
@@ -507,6 +591,40 @@ async fn a_projection_stands_at_the_message_that_fails_and_applies_each_once() {
     };
     let (projected, ()) = tokio::join!(projecting, checking);
     projected.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_projections_the_one_that_is_too_late_reports_no_failure() {
+    let outbox = outbox("race").await;
+    outbox.session().await.unwrap().batch_execute("create table totals (id bigint primary key)").await.unwrap();
+    publish(&outbox, &[1]).await;
+    let stop = CancellationToken::new();
+    let both = tokio::sync::Barrier::new(2);
+    let late = AtomicUsize::new(0);
+    let project = || {
+        let reader = outbox.reader().consumer("totals").topics(["order.#"]);
+        reader.apply_until(stop.clone().cancelled_owned(), &outbox, async |tx, messages| {
+            both.wait().await;
+            for message in messages {
+                let order = message.json::<Order>()?.order;
+                // The second one waits for the transaction of the first, and then violates the key.
+                if let Err(error) = tx.execute("insert into totals values ($1)", &[&order]).await {
+                    late.fetch_add(1, Ordering::Relaxed);
+                    return Err(error.into());
+                }
+            }
+            Ok::<(), Error>(())
+        })
+    };
+    let checking = async {
+        wait_until("one is too late", PATIENCE, async || late.load(Ordering::Relaxed) == 1).await;
+        stop.cancel();
+    };
+    let (one, other, ()) = tokio::join!(project(), project(), checking);
+    one.unwrap();
+    other.unwrap();
+    let cursor = outbox.cursor_list(Default::default()).await.unwrap().into_iter().next().unwrap();
+    assert_eq!((cursor.lag_positions, cursor.last_error), (Some(0), None));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

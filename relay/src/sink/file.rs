@@ -1,7 +1,9 @@
 //! A file or the standard output, with one JSON object per line (NDJSON).
 //!
 //! A file is synced before records count as stored. After a crash, an incomplete last line is removed, and the last complete
-//! line says where to continue, so that a file contains every record once.
+//! line says where to continue, so that a file contains every record once. The rest of a failed write is removed at once. A
+//! file that has another length than the relay left it with has another writer, such as an instance that took over; the
+//! relay then reads the last line again.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -14,20 +16,23 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{Last, Opened, Sent, Sink};
-use crate::record::{Binding, EPOCH, POSITION, RELAY, Record, SOURCE};
-use crate::source::Place;
+use super::{Failure, Last, Opened, Sent, Sink};
+use crate::record::{Binding, Record};
 
 /// A file, or the standard output.
 #[derive(Debug)]
 pub(super) struct FileSink {
     /// `None` is the standard output.
     path: Option<PathBuf>,
-    file: Option<File>,
+    /// The open file, and its length.
+    file: Option<(File, u64)>,
 }
 
-/// The longest last line that is searched for its beginning. Records are much smaller.
-const TAIL: u64 = 256 * 1024 * 1024;
+/// The longest line in bytes.
+const LONGEST: usize = 64 << 20;
+
+/// The part of a file that is searched for the beginning of its last line.
+const TAIL: u64 = 2 * LONGEST as u64;
 
 impl FileSink {
     pub(super) fn new(path: PathBuf) -> FileSink {
@@ -53,41 +58,64 @@ impl Sink for FileSink {
     }
 
     async fn open(&mut self) -> Result<Opened, String> {
-        let limit = usize::MAX;
+        let limit = LONGEST;
         let Some(path) = &self.path else { return Ok(Opened { limit, last: None }) };
         let shown = |error: std::io::Error| format!("cannot open {}: {error}", path.display());
-        let mut file =
-            OpenOptions::new().create(true).read(true).write(true).truncate(false).open(path).map_err(shown)?;
-        let last = continue_file(&mut file).map_err(shown)?;
-        self.file = Some(file);
+        let mut file = OpenOptions::new().create(true).read(true).append(true).open(path).map_err(shown)?;
+        let (length, last) = continue_file(&mut file).map_err(shown)?;
+        self.file = Some((file, length));
         Ok(Opened { limit, last })
     }
 
-    fn refuses(&self, _: &Record) -> Option<String> {
-        None
+    fn refuses(&self, record: &Record) -> Option<String> {
+        (record.size() > LONGEST).then(|| too_long(record.size()))
     }
 
     async fn send(&mut self, records: &[Record]) -> Sent {
         let mut lines = Vec::with_capacity(records.iter().map(|record| record.size() * 2).sum());
-        for record in records {
+        let mut sent = Sent::all(records);
+        for (index, record) in records.iter().enumerate() {
+            let begin = lines.len();
             if let Err(error) = serde_json::to_writer(&mut lines, &line(record)) {
                 return Sent::retry(0, error.to_string());
             }
             lines.push(b'\n');
+            if lines.len() - begin > LONGEST {
+                sent = Sent { stored: index, failure: Some(Failure::Refused(too_long(lines.len() - begin))) };
+                lines.truncate(begin);
+                break;
+            }
         }
         let written = match &mut self.file {
-            Some(file) => file.write_all(&lines).and_then(|()| file.sync_data()),
+            Some((file, length)) => append(file, length, &lines),
             None => {
                 let mut out = std::io::stdout().lock();
                 out.write_all(&lines).and_then(|()| out.flush())
             }
         };
         match written {
-            Ok(()) => Sent::all(records),
-            // The file is opened again, which removes an incomplete line and finds out what was written.
+            Ok(()) => sent,
+            // The file is opened again, which finds out what was written.
             Err(error) => Sent::retry(0, error.to_string()),
         }
     }
+}
+
+fn too_long(size: usize) -> String {
+    format!("the message has about {size} bytes, and a line has at most {LONGEST}")
+}
+
+/// Appends lines, all or none.
+fn append(file: &mut File, length: &mut u64, lines: &[u8]) -> std::io::Result<()> {
+    if file.metadata()?.len() != *length {
+        return Err(std::io::Error::other("another process has written to the file"));
+    }
+    if let Err(error) = file.write_all(lines).and_then(|()| file.sync_data()) {
+        file.set_len(*length)?;
+        return Err(error);
+    }
+    *length += lines.len() as u64;
+    Ok(())
 }
 
 /// A record as a line. A body that is JSON is the field `body`; other bodies are base64 in `body_base64`.
@@ -111,8 +139,8 @@ fn line(record: &Record) -> Line<'_> {
     Line { topic: &record.topic, key: record.key.as_deref(), headers, body, body_base64 }
 }
 
-/// Removes an incomplete last line, moves to the end and returns the marks of the last line.
-fn continue_file(file: &mut File) -> std::io::Result<Option<Last>> {
+/// Removes an incomplete last line, and returns the length of the file and the marks of its last line.
+fn continue_file(file: &mut File) -> std::io::Result<(u64, Option<Last>)> {
     let size = file.seek(SeekFrom::End(0))?;
     let mut window = size.min(64 * 1024);
     let (tail, start) = loop {
@@ -131,19 +159,12 @@ fn continue_file(file: &mut File) -> std::io::Result<Option<Last>> {
     if end < size {
         file.set_len(end)?;
     }
-    file.seek(SeekFrom::Start(end))?;
     let last = tail[..complete].split(|byte| *byte == b'\n').rev().find(|line| !line.is_empty());
-    let Some(last) = last else { return Ok(None) };
+    let Some(last) = last else { return Ok((end, None)) };
     let not_ours = || std::io::Error::other("its last line was not written by a relay");
     let line: Value = serde_json::from_slice(last).map_err(|_| not_ours())?;
-    let mark = |name: &str| line["headers"][name].as_str();
-    let place = (|| Some(Place { epoch: mark(EPOCH)?.parse().ok()?, position: mark(POSITION)?.parse().ok()? }))();
-    match (mark(SOURCE), mark(RELAY), place) {
-        (Some(source), Some(relay), Some(place)) => {
-            Ok(Some(Last { source: source.to_owned(), relay: relay.to_owned(), place }))
-        }
-        _ => Err(not_ours()),
-    }
+    let marks = Last::of(|name| line["headers"][name].as_str()).ok_or_else(not_ours)?;
+    Ok((end, Some(marks)))
 }
 
 #[cfg(test)]
@@ -151,6 +172,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::record::{EPOCH, ID, POSITION, RELAY, SOURCE};
+    use crate::source::Place;
 
     fn record(position: i64) -> Record {
         Record {
@@ -164,6 +187,7 @@ mod tests {
                 (RELAY.to_owned(), "r".to_owned()),
                 (EPOCH.to_owned(), "1".to_owned()),
                 (POSITION.to_owned(), position.to_string()),
+                (ID.to_owned(), format!("msg_{position}")),
             ],
             body: if position == 2 {
                 Bytes::from_static(&[0xff])
@@ -171,6 +195,23 @@ mod tests {
                 Bytes::from_static(b"{\"n\":\n 1.000000000000000000001}")
             },
         }
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_too_long_is_refused_and_the_lines_before_it_are_written() {
+        let path = std::env::temp_dir().join(format!("outbox-relay-long-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let mut sink = FileSink::new(path.clone());
+        sink.open().await.unwrap();
+        // As base64 the body is longer than a line may be.
+        let long = Record { body: Bytes::from(vec![0xff; LONGEST - LONGEST / 8]), ..record(2) };
+        assert_eq!(sink.refuses(&long), None);
+        let sent = sink.send(&[record(1), long, record(3)]).await;
+        assert!(matches!(&sent, Sent { stored: 1, failure: Some(Failure::Refused(_)) }), "{sent:?}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
+        let longer = Record { body: Bytes::from(vec![b'1'; LONGEST]), ..record(2) };
+        assert!(sink.refuses(&longer).unwrap().contains("a line has at most"));
+        let _ = std::fs::remove_file(&path);
     }
 
     #[tokio::test]
@@ -184,7 +225,14 @@ mod tests {
         std::fs::write(&path, format!("{whole}{{\"topic\": \"cut of")).unwrap();
         let mut again = FileSink::new(path.clone());
         let last = again.open().await.unwrap().last.unwrap();
-        assert_eq!((last.source.as_str(), last.place), ("/s", Place { epoch: 1, position: 2 }));
+        assert_eq!((last.source.as_str(), last.id.as_str()), ("/s", "msg_2"));
+        assert_eq!(last.place, Place { epoch: 1, position: 2 });
+        // The first instance does not write after the other one, which may have written more.
+        std::fs::write(&path, format!("{whole}{whole}")).unwrap();
+        let late = sink.send(&[record(3)]).await;
+        assert!(matches!(&late.failure, Some(Failure::Retry(why)) if why.contains("another process")), "{late:?}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{whole}{whole}"));
+        std::fs::write(&path, &whole).unwrap();
         again.send(&[record(3)]).await;
         let lines: Vec<Value> =
             std::fs::read_to_string(&path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -22,7 +22,7 @@ use ::rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerConte
 use ::rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use ::rdkafka::message::{Header, OwnedHeaders};
 use ::rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _};
-use ::rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use ::rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use async_trait::async_trait;
 use tokio::task::spawn_blocking;
 
@@ -323,7 +323,7 @@ impl Sink for KafkaSink {
         let (producer, mut group) = (self.producer()?, self.client()?);
         group.set("group.id", self.group()).set("enable.auto.commit", "false");
         let (watch, topic, transactional) = (Watch::default(), self.position_topic.clone(), self.config.transactional);
-        let shared = watch.clone();
+        let (shared, relay) = (watch.clone(), self.relay.clone());
         let opened = spawn_blocking(move || {
             let explain = |error: KafkaError| watch.explain(&error);
             let producer: FutureProducer<Watch> = producer.create_with_context(watch.clone()).map_err(explain)?;
@@ -338,19 +338,18 @@ impl Sink for KafkaSink {
             }
             let admin = AdminClient::from_config_and_context(&group, watch.clone()).map_err(explain)?;
             let group: BaseConsumer<Watch> = group.create_with_context(watch.clone()).map_err(explain)?;
-            let known = match &topic {
+            let last = match &topic {
                 None => None,
                 Some(topic) => {
                     let mut wanted = TopicPartitionList::new();
                     wanted.add_partition(topic, 0);
                     let found = group.committed_offsets(wanted, PATIENCE).map_err(explain)?;
-                    found.elements().first().and_then(position)
+                    found.elements().first().and_then(|element| position(element, &relay))
                 }
             };
-            Ok((producer, group, admin, known))
+            Ok((producer, group, admin, last))
         });
-        let (producer, group, admin, known) = opened.await.map_err(|error| error.to_string())??;
-        let last = known.map(|(source, place)| Last { source, relay: self.relay.clone(), place });
+        let (producer, group, admin, last) = opened.await.map_err(|error| error.to_string())??;
         self.session =
             Some(Session { producer, group: Arc::new(group), admin, watch: shared, claimed: last.is_some() });
         Ok(Opened { limit: BATCH_BYTES, last })
@@ -421,15 +420,21 @@ fn offsets(topic: &str, place: Place, record: &Record) -> Result<TopicPartitionL
     let mut list = TopicPartitionList::new();
     let mut element = list.add_partition(topic, 0);
     element.set_offset(Offset::Offset(place.position))?;
-    element.set_metadata(format!("{} {}", place.epoch, record.header(SOURCE).unwrap_or_default()));
+    element.set_metadata(format!(
+        "{} {} {}",
+        place.epoch,
+        record.webhook_id,
+        record.header(SOURCE).unwrap_or_default()
+    ));
     Ok(list)
 }
 
 /// Reads source and position of a relay from an offset of its group.
-fn position(element: &::rdkafka::topic_partition_list::TopicPartitionListElem<'_>) -> Option<(String, Place)> {
+fn position(element: &TopicPartitionListElem<'_>, relay: &str) -> Option<Last> {
     let Offset::Offset(position) = element.offset() else { return None };
-    let (epoch, source) = element.metadata().split_once(' ')?;
-    Some((source.to_owned(), Place { epoch: epoch.parse().ok()?, position }))
+    let mut parts = element.metadata().splitn(3, ' ');
+    let place = Place { epoch: parts.next()?.parse().ok()?, position };
+    Some(Last { place, id: parts.next()?.into(), source: parts.next()?.into(), relay: relay.to_owned() })
 }
 
 /// Returns whether the error of a record is for ever.

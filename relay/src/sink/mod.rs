@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use pg_outbox::error::{Error, Result};
 
 use crate::config::{RelayConfig, SinkConfig};
-use crate::record::{Binding, Record};
+use crate::record::{Binding, EPOCH, ID, POSITION, RELAY, Record, SOURCE};
 use crate::source::Place;
 
 /// A broker.
@@ -29,6 +29,9 @@ pub(crate) trait Sink: Send + std::fmt::Debug {
 
     /// Connects, or connects again after a failure, and checks what can be checked without sending.
     async fn open(&mut self) -> std::result::Result<Opened, String>;
+
+    /// Says whether the relay continues where it was, and no operator has reset its cursor to send messages again.
+    fn resume(&mut self, _resumes: bool) {}
 
     /// Returns why the broker would never take a record, as far as it is known without sending it.
     fn refuses(&self, record: &Record) -> Option<String>;
@@ -55,6 +58,16 @@ pub(crate) struct Last {
     pub(crate) source: String,
     pub(crate) relay: String,
     pub(crate) place: Place,
+    /// The webhook id.
+    pub(crate) id: String,
+}
+
+impl Last {
+    /// Reads the marks of a record. `None`: another program has written it.
+    pub(crate) fn of<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Option<Last> {
+        let place = Place { epoch: header(EPOCH)?.parse().ok()?, position: header(POSITION)?.parse().ok()? };
+        Some(Last { source: header(SOURCE)?.into(), relay: header(RELAY)?.into(), place, id: header(ID)?.into() })
+    }
 }
 
 /// The result of sending.
@@ -85,6 +98,33 @@ impl Sent {
     pub(crate) fn retry(stored: usize, why: impl Into<String>) -> Sent {
         Sent { stored, failure: Some(Failure::Retry(why.into())) }
     }
+}
+
+/// The largest size of the records that are sent at once, unless one alone is larger.
+const CHUNK: usize = 8 << 20;
+
+/// Sends records in chunks. The result is that of [`Sink::send`].
+pub(crate) async fn send(sink: &mut dyn Sink, records: &[Record]) -> Sent {
+    let mut stored = 0;
+    while stored < records.len() {
+        let rest = &records[stored..];
+        let sent = sink.send(&rest[..chunk(rest.iter().map(Record::size))]).await;
+        stored += sent.stored;
+        if sent.failure.is_some() {
+            return Sent { stored, ..sent };
+        }
+    }
+    Sent::all(records)
+}
+
+/// Returns how many records of these sizes are sent at once.
+fn chunk(sizes: impl Iterator<Item = usize>) -> usize {
+    let mut total = 0_usize;
+    let fits = |size: &usize| {
+        total = total.saturating_add(*size);
+        total <= CHUNK
+    };
+    sizes.take_while(fits).count().max(1)
 }
 
 /// Makes the sink of a relay. It connects when it is opened.
@@ -133,10 +173,24 @@ fn without_credentials(url: &str) -> String {
         .join(",")
 }
 
-#[cfg(all(test, any(feature = "nats", feature = "rabbitmq", feature = "redis")))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_chunk_is_bounded_and_has_a_record() {
+        for (sizes, count) in [
+            (vec![1, 2, 3], 3),
+            (vec![CHUNK, 1], 1),
+            (vec![CHUNK + 1, 1], 1),
+            (vec![CHUNK - 2, 2, 1], 2),
+            (vec![usize::MAX, 1], 1),
+        ] {
+            assert_eq!(chunk(sizes.into_iter()), count);
+        }
+    }
+
+    #[cfg(any(feature = "nats", feature = "redis"))]
     #[test]
     fn an_address_is_shown_without_credentials() {
         for (url, shown) in [

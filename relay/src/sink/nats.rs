@@ -1,9 +1,10 @@
 //! NATS: a JetStream stream, or core NATS.
 //!
 //! The messages of a batch form a chain. The first one names the sequence number that it expects the stream to end with, and
-//! each other one the id of the message before it. If the server refuses or loses one, it refuses those after it, and a relay
-//! that was replaced without noticing adds nothing out of order. Sequence numbers alone do not suffice: a message of another
-//! program would take the number of a refused one. After a connection, the last message of the stream says where to continue.
+//! each other one the id of the message before it. If the server refuses or loses one, it refuses those after it, and a
+//! relay that was replaced without noticing adds nothing out of order. Sequence numbers alone do not suffice: a message of
+//! another program would take the number of a refused one. When a chain breaks, the messages that broke it say whether
+//! another instance of the relay is ahead. After a connection, the last message of the stream says where to continue.
 //! `Nats-Msg-Id` makes the server drop repeats as well, within the window of the stream. Other programs may write to the
 //! stream, but each of their messages breaks a chain, which costs a repetition of the batch.
 //!
@@ -14,22 +15,27 @@ use std::str::FromStr as _;
 use std::time::Duration;
 
 use async_nats::header::{
-    HeaderMap, HeaderValue, NATS_EXPECTED_LAST_MESSAGE_ID, NATS_EXPECTED_LAST_SEQUENCE, NATS_EXPECTED_STREAM,
-    NATS_MESSAGE_ID,
+    HeaderMap, HeaderName, HeaderValue, NATS_EXPECTED_LAST_MESSAGE_ID, NATS_EXPECTED_LAST_SEQUENCE,
+    NATS_EXPECTED_STREAM, NATS_MESSAGE_ID,
 };
 use async_nats::jetstream::context::{ContextBuilder, PublishError, PublishErrorKind};
-use async_nats::jetstream::{self, ErrorCode, stream::Stream};
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
+use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{Client, ConnectOptions};
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 
 use super::{Failure, Last, Opened, Sent, Sink, without_credentials};
 use crate::config::NatsConfig;
-use crate::record::{Binding, EPOCH, POSITION, RELAY, Record, SOURCE};
+use crate::record::{Binding, RELAY, Record, SOURCE};
 use crate::source::Place;
 
 /// How long the server may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The largest number of messages at the end of a stream that are looked at.
+const LOOK_BACK: u64 = 100;
 
 /// A stream of a NATS server, or the server without a stream.
 #[derive(Debug)]
@@ -153,12 +159,17 @@ impl NatsSink {
                 return Sent::all(records);
             }
             if !broken {
-                return Sent { stored, failure: Some(Failure::Refused("a header has a line break".to_owned())) };
+                return Sent { stored, failure: Some(Failure::Refused("a header is malformed".to_owned())) };
             }
             fruitless = if stored > before_this { 0 } else { fruitless + 1 };
-            match target.stream.info().await {
-                Ok(info) => target.end = info.state.last_sequence,
+            let end = match target.stream.info().await {
+                Ok(info) => info.state.last_sequence,
                 Err(error) => return Sent::retry(stored, error.to_string()),
+            };
+            match is_ahead(target, end, &records[stored]).await {
+                Ok(false) => target.end = end,
+                Ok(true) => return Sent::retry(stored, "another instance of the relay writes to the stream"),
+                Err(why) => return Sent::retry(stored, why),
             }
         }
         Sent::retry(stored, format!("another program writes to the stream \"{name}\" all the time"))
@@ -222,15 +233,16 @@ impl Sink for NatsSink {
                 {
                     limit = limit.min(most);
                 }
-                let (end, count) = (info.state.last_sequence, info.state.messages);
-                if count > 0 {
-                    // The last message may have been deleted; then nothing is known.
-                    last = stream.get_raw_message(end).await.ok().and_then(|message| {
-                        let mark = |name: &str| message.headers.get(name).map(ToString::to_string);
-                        let place =
-                            Place { epoch: mark(EPOCH)?.parse().ok()?, position: mark(POSITION)?.parse().ok()? };
-                        Some(Last { source: mark(SOURCE)?, relay: mark(RELAY)?, place })
-                    });
+                let state = &info.state;
+                let end = state.last_sequence;
+                // Messages at the end of the stream may have been deleted.
+                let first = state.first_sequence.max(end.saturating_sub(LOOK_BACK)).max(1);
+                for sequence in (first..=end).rev() {
+                    let found = message(&stream, sequence).await;
+                    if let Some(message) = found.map_err(|error| format!("stream \"{name}\": {error}"))? {
+                        last = marks(&message.headers);
+                        break;
+                    }
                 }
                 Some(Target { context, stream, end })
             }
@@ -263,11 +275,43 @@ impl Sink for NatsSink {
     }
 }
 
-/// Returns the headers of a message; `None` if one has a line break.
+/// Returns whether another instance of the relay has stored this record, or a later one, after the end that is known.
+async fn is_ahead(target: &Target, end: u64, next: &Record) -> Result<bool, String> {
+    if end.saturating_sub(target.end) > LOOK_BACK {
+        return Ok(true);
+    }
+    let of = |name: &str| next.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+    for sequence in target.end + 1..=end {
+        let Some(message) = message(&target.stream, sequence).await? else { continue };
+        let is_of_us = |last: &Last| of(SOURCE) == Some(&last.source) && of(RELAY) == Some(&last.relay);
+        let place = Place { epoch: next.epoch, position: next.position };
+        if marks(&message.headers).is_some_and(|last| is_of_us(&last) && last.place >= place) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Returns a message of a stream; `None` if it was deleted.
+async fn message(stream: &Stream, sequence: u64) -> Result<Option<StreamMessage>, String> {
+    match stream.get_raw_message(sequence).await {
+        Ok(message) => Ok(Some(message)),
+        Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(format!("the message {sequence} cannot be read: {error}")),
+    }
+}
+
+fn marks(headers: &HeaderMap) -> Option<Last> {
+    Last::of(|name| headers.get(name).map(HeaderValue::as_str))
+}
+
+/// Returns the headers of a message; `None` if one is malformed. Those that JetStream obeys are not the message's to set.
 fn headers(record: &Record) -> Option<HeaderMap> {
     let mut headers = HeaderMap::new();
     for (name, value) in &record.headers {
-        headers.insert(name.as_str(), HeaderValue::from_str(value).ok()?);
+        if !is_of_nats(name) {
+            headers.insert(HeaderName::from_str(name).ok()?, HeaderValue::from_str(value).ok()?);
+        }
     }
     // A dead letter is another message than the one that it is about.
     let dead = record.headers.iter().any(|(name, _)| name == crate::record::REFUSAL);
@@ -288,6 +332,11 @@ fn failure(error: &PublishError) -> Failure {
                 .contains(&error.error_code())
         });
     if never { Failure::Refused(text) } else { Failure::Retry(text) }
+}
+
+/// Returns whether a header is a command to the server, such as `Nats-Rollup`.
+fn is_of_nats(name: &str) -> bool {
+    name.get(..5).is_some_and(|prefix| prefix.eq_ignore_ascii_case("nats-"))
 }
 
 /// Returns whether a text is a subject that can be published to.

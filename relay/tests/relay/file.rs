@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use outbox_harness::postgres::fresh_folder;
@@ -35,6 +36,52 @@ async fn a_file_has_every_message_once_although_the_relay_is_killed() {
     }
     config.succeed().await;
     assert_ledger(&db, &payloads(&path), 1200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_fails_leaves_no_half_line() {
+    let db = Database::new().await;
+    let path = fresh_folder("small").unwrap().join("out.ndjson");
+    let config = Config::new(&db, "batch = 7", &sink(&path));
+    db.enqueue(1, 100).await;
+    let relay = config.run_with_small_files(8);
+    db.wait_for_state("retrying", "File too large").await;
+    for _ in 0..20 {
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.ends_with('\n') && text.len() <= 8192, "{} bytes", text.len());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(relay);
+    config.succeed().await;
+    assert_ledger(&db, &payloads(&path), 100).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn relaying_once_ends_although_messages_keep_coming() {
+    let db = Database::new().await;
+    let path = fresh_folder("once").unwrap().join("out.ndjson");
+    // Each message has a sync of its own, so the relay is slower than the producer.
+    let config = Config::new(&db, "batch = 1", &sink(&path));
+    db.enqueue(1, 20).await;
+    let ended = AtomicBool::new(false);
+    let producing = async {
+        let mut last = 20;
+        while !ended.load(Ordering::Relaxed) {
+            db.enqueue(last + 1, last + 200).await;
+            last += 200;
+        }
+        last
+    };
+    let relaying = async {
+        config.succeed().await;
+        let relayed = payloads(&path).len();
+        ended.store(true, Ordering::Relaxed);
+        relayed
+    };
+    let (last, relayed) = tokio::join!(producing, relaying);
+    assert!(relayed >= 20 && i64::try_from(relayed).unwrap() < last, "{relayed} of {last}");
+    config.succeed().await;
+    assert_ledger(&db, &payloads(&path), last).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

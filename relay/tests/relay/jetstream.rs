@@ -247,6 +247,166 @@ async fn another_writer_in_the_stream_costs_no_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_message_commands_no_server() {
+    let (db, broker) = (Database::new().await, Broker::nats("").await);
+    let config = stream::Config {
+        name: "ORDERS".into(),
+        subjects: vec!["shop.>".into()],
+        allow_rollup: true,
+        ..Default::default()
+    };
+    connect(&broker).await.create_stream(config).await.unwrap();
+    db.enqueue(1, 1).await;
+    let headers = "select outbox.enqueue('order.created', '{\"n\": 2}', key => 'k2', headers =>
+        '{\"Nats-Rollup\": \"all\", \"NATS-Expected-Last-Sequence\": \"7\", \"x-shop\": \"berlin\"}')";
+    db.client.execute(headers, &[]).await.unwrap();
+    db.enqueue(3, 3).await;
+    Config::new(&db, RELAY, &sink(&broker)).succeed().await;
+    assert_eq!(payloads(&broker).await, [1, 2, 3]);
+    let headers = stored(&broker).await[1].headers.clone().unwrap();
+    let commands: Vec<String> = headers
+        .iter()
+        .map(|(name, _)| name.to_string())
+        .filter(|name| name.to_lowercase().starts_with("nats-"))
+        .collect();
+    assert_eq!(headers.get("x-shop").unwrap().as_str(), "berlin");
+    assert!(
+        commands
+            .iter()
+            .all(|name| ["Nats-Msg-Id", "Nats-Expected-Stream", "Nats-Expected-Last-Msg-Id"].contains(&name.as_str())
+                || name == "Nats-Expected-Last-Sequence" && headers.get(name.as_str()).unwrap().as_str() != "7"),
+        "{commands:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_whose_last_message_was_deleted_is_continued() {
+    let (db, broker) = (Database::new().await, Broker::nats("").await);
+    let stream = make_stream(&broker).await;
+    let config = Config::new(&db, RELAY, &sink(&broker));
+    db.enqueue(1, 5).await;
+    config.succeed().await;
+    stream.delete_message(5).await.unwrap();
+    // The cursor is behind the broker, as after a crash.
+    let back = "update outbox.cursor set position = 2 where consumer = 'relay:orders'";
+    assert_eq!(db.client.execute(back, &[]).await.unwrap(), 1);
+    db.enqueue(6, 6).await;
+    let relay = config.run();
+    wait_until("the relay knows what the stream has", PATIENCE, async || relay.log().contains("\"broker\":4")).await;
+    wait_until_relayed(&db, 6).await;
+    assert_eq!(relay.terminate().await, 0);
+    let stored = payloads(&broker).await;
+    assert!(stored == [1, 2, 3, 4, 6] || stored == [1, 2, 3, 4, 5, 6], "{stored:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_last_message_that_cannot_be_read_is_an_error() {
+    let users = "authorization { users: [ { user: admin, password: admin },
+        { user: relay, password: geheim, permissions: { publish: { deny: \"$JS.API.STREAM.MSG.GET.>\" } } } ] }";
+    let (db, broker) = (Database::new().await, Broker::nats(users).await);
+    let address = format!("nats://127.0.0.1:{}", broker.port);
+    let admin = async_nats::ConnectOptions::with_user_and_password("admin".into(), "admin".into());
+    let context = jetstream::new(admin.connect(address).await.unwrap());
+    let config = stream::Config { name: "ORDERS".into(), subjects: vec!["shop.>".into()], ..Default::default() };
+    let mut stream = context.create_stream(config).await.unwrap();
+    db.enqueue(1, 3).await;
+    let sink = format!("{}\nuser = \"relay\"\npassword = {{ env = \"BROKER_PASSWORD\" }}", sink(&broker));
+    let config = Config::new(&db, RELAY, &sink);
+    config.succeed().await;
+    let relay = config.run();
+    db.wait_for_state("retrying", "cannot be read").await;
+    assert_eq!(stream.info().await.unwrap().state.messages, 3);
+    drop(relay);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forged_marks_make_no_message_pass_for_stored() {
+    let (db, broker) = (Database::new().await, Broker::nats("").await);
+    let stream = make_stream(&broker).await;
+    let config = Config::new(&db, RELAY, &sink(&broker));
+    db.enqueue(1, 3).await;
+    config.succeed().await;
+    let mut headers = stored(&broker).await[2].headers.clone().unwrap();
+    db.enqueue(4, 8).await;
+    headers.insert("outbox-position", "7");
+    headers.insert("Nats-Msg-Id", "forged");
+    for command in ["Nats-Expected-Stream", "Nats-Expected-Last-Msg-Id", "Nats-Expected-Last-Sequence"] {
+        headers.insert(command, "");
+    }
+    let headers: async_nats::HeaderMap = headers
+        .iter()
+        .filter(|(name, _)| !name.to_string().starts_with("Nats-Expected"))
+        .map(|(name, values)| (name.clone(), values[0].clone()))
+        .collect();
+    let context = connect(&broker).await;
+    let ack =
+        context.publish_with_headers("shop.order.created", headers, "{\"n\": 0}".into()).await.unwrap().await.unwrap();
+    let output = config.once().await;
+    assert_eq!(output.status.code(), Some(4), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(db.one("select last_error from outbox.relay_status").await.contains("has the marks of position 7"));
+    stream.delete_message(ack.sequence).await.unwrap();
+    config.succeed().await;
+    assert_ledger(&db, &payloads(&broker).await, 8).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_was_raised_is_noticed() {
+    let (db, broker) = (Database::new().await, Broker::nats("").await);
+    let mut config = stream::Config {
+        name: "ORDERS".into(),
+        subjects: vec!["shop.>".into()],
+        max_message_size: 2000,
+        ..Default::default()
+    };
+    let context = connect(&broker).await;
+    context.create_stream(config.clone()).await.unwrap();
+    db.enqueue(1, 5).await;
+    let relay = Config::new(&db, RELAY, &sink(&broker)).run();
+    wait_until_relayed(&db, 5).await;
+    config.max_message_size = -1;
+    context.update_stream(config).await.unwrap();
+    let large =
+        "select outbox.enqueue('order.created', jsonb_build_object('n', 6, 'x', repeat('x', 9000)), key => 'k1')";
+    db.client.execute(large, &[]).await.unwrap();
+    wait_until_relayed(&db, 6).await;
+    assert_eq!(payloads(&broker).await, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(relay.terminate().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_is_frozen_while_it_sends_sends_nothing_again() {
+    let (db, broker) = (Database::new().await, Broker::nats("").await);
+    // Without the window, the server notices no repeats.
+    let config = stream::Config {
+        name: "ORDERS".into(),
+        subjects: vec!["shop.>".into()],
+        duplicate_window: std::time::Duration::from_millis(100),
+        ..Default::default()
+    };
+    let mut stream = connect(&broker).await.create_stream(config).await.unwrap();
+    let config = Config::new(&db, RELAY, &sink(&broker));
+    let mut active = config.run();
+    let mut last = 0;
+    for round in 0..5 {
+        let standby = config.run();
+        wait_until("the other stands by", PATIENCE, async || standby.log().contains("standing by")).await;
+        db.enqueue(round * 300 + 1, round * 300 + 300).await;
+        wait_until("a message was stored", PATIENCE, async || {
+            stream.info().await.is_ok_and(|info| info.state.messages > last)
+        })
+        .await;
+        active.signal("STOP");
+        wait_until("the other takes over", PATIENCE, async || standby.log().contains("\"active\"")).await;
+        wait_until_relayed(&db, round * 300 + 300).await;
+        active.signal("CONT");
+        wait_until("the first has noticed", PATIENCE, async || active.log().contains("standing by")).await;
+        last = stream.info().await.unwrap().state.messages;
+        drop(std::mem::replace(&mut active, standby));
+    }
+    assert_ledger(&db, &payloads(&broker).await, 1500).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn core_nats_gets_every_message_while_it_listens() {
     let (db, broker) = (Database::new().await, Broker::nats("").await);
     let client = async_nats::connect(format!("nats://127.0.0.1:{}", broker.port)).await.unwrap();

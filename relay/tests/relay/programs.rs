@@ -239,6 +239,16 @@ impl Config {
         (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
     }
 
+    /// Runs the relay with a limit for the size of files in KiB. A write beyond the limit is cut off.
+    pub(crate) fn run_with_small_files(&self, kib: u32) -> Running {
+        let mut shell = Command::new("bash");
+        let script = format!("trap '' XFSZ; ulimit -f {kib}; exec \"$@\"");
+        shell.arg("-c").arg(script).args(["bash", env!("CARGO_BIN_EXE_outbox-relay"), "run"]).arg(&self.path);
+        // The limit would concern the log, too.
+        shell.env("RELAY_DSN", &self.dsn).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Running { child: shell.spawn().unwrap(), log: self.path.with_extension("none") }
+    }
+
     pub(crate) fn run(&self) -> Running {
         let log = self.path.with_extension(format!("log{}", free_port().unwrap()));
         let child = self.command("run").stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap()).spawn().unwrap();

@@ -83,6 +83,34 @@ async fn a_full_server_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_was_emptied_keeps_its_last_position() {
+    let (db, broker) = (Database::new().await, Broker::redis().await);
+    let mut client = connect(&broker).await;
+    let config = Config::new(&db, "", &sink(&broker));
+    let mut empty = async || -> i64 {
+        redis::cmd("XTRIM").arg("order.created").arg("MAXLEN").arg(0).query_async(&mut client).await.unwrap()
+    };
+    db.enqueue(1, 9).await;
+    config.succeed().await;
+    assert_eq!(empty().await, 9);
+    db.enqueue(10, 12).await;
+    config.succeed().await;
+    assert_eq!(payloads(&broker).await, [10, 11, 12]);
+    // A relay that ended before it moved its cursor, and a consumer that has removed what it handled meanwhile.
+    let back = "update outbox.cursor set position = 8 where consumer = 'relay:orders'";
+    assert_eq!(db.client.execute(back, &[]).await.unwrap(), 1);
+    assert_eq!(empty().await, 3);
+    db.enqueue(13, 13).await;
+    config.succeed().await;
+    assert_eq!(payloads(&broker).await, [13]);
+    // A message that an operator wants sent again cannot be added, and is not passed over in silence.
+    db.client.execute("select outbox.cursor_reset('relay:orders', 11, 'once more')", &[]).await.unwrap();
+    let output = config.once().await;
+    assert_eq!(output.status.code(), Some(4), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(db.one("select last_error from outbox.relay_status").await.contains("has later entries already"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_not_a_stream_of_this_outbox_is_left_alone() {
     let (db, broker) = (Database::new().await, Broker::redis().await);
     let mut client = connect(&broker).await;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use outbox_harness::postgres::fresh_folder;
+use outbox_harness::postgres::{fresh_folder, signal};
 use outbox_harness::wait_until;
 
 use crate::file::{payloads, sink};
@@ -43,6 +43,26 @@ async fn a_relay_that_is_frozen_loses_its_lock_and_moves_no_cursor_afterwards() 
     wait_until_relayed(&db, 80).await;
     assert_ledger(&db, &payloads(&path), 80).await;
     assert_eq!(second.terminate().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_hangs_does_not_hold_a_relay_for_ever() {
+    let db = Database::new().await;
+    let path = fresh_folder("hangs").unwrap().join("out.ndjson");
+    let config = Config::new(&db, "", &sink(&path));
+    db.enqueue(1, 5).await;
+    let relay = config.run();
+    wait_until_relayed(&db, 5).await;
+    let session = "select pid from pg_stat_activity
+        where application_name = 'outbox-relay orders' and datname = current_database()";
+    let pid: u32 = db.one(session).await.parse().unwrap();
+    signal(pid, "STOP").unwrap();
+    db.enqueue(6, 10).await;
+    wait_until("the relay gives up the session", PATIENCE, async || relay.log().contains("has not answered")).await;
+    signal(pid, "CONT").unwrap();
+    wait_until_relayed(&db, 10).await;
+    assert_ledger(&db, &payloads(&path), 10).await;
+    assert_eq!(relay.terminate().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -381,6 +381,10 @@ begin
             hint = 'It is the position of the message that cannot be handled, which is above 0, or null.';
     end if;
     c := outbox_internal.cursor_lock(consumer, stream, subject, true);
+    if error_position <= c."position" then
+        -- Of two instances that handle a message, the one that is refused fails with any error.
+        return outbox_internal.cursor_state(c);
+    end if;
     update outbox.cursor k
     set version = nextval('outbox._cursor_version'), last_error = error,
         error_position = cursor_record_error.error_position, error_since = coalesce(c.error_since, clock_timestamp())
@@ -391,8 +395,9 @@ end
 $$;
 comment on function outbox.cursor_record_error is
     'Records why a consumer cannot go on: an error text (its first 2000 characters), and as error_position the position of '
-    'the message that cannot be handled (null: not known). The cursor does not move; it is created at position 0 if there '
-    'is none. error_since stays that of the first error, health() reports the cursor, and the next advance or reset clears '
+    'the message that cannot be handled (null: not known). Nothing is recorded if the cursor has passed error_position: then '
+    'another instance has handled the message. The cursor does not move; it is created at position 0 if there is none. '
+    'error_since stays that of the first error, health() reports the cursor, and the next advance or reset clears '
     'all three. Errors: OB009 the text is empty, error_position is below 1, or a name is malformed; 25006 the transaction '
     'is read-only';
 

@@ -39,6 +39,8 @@ select outbox.cursor_record_error('billing', 'e', error_position => 0);
 select position, length(last_error) from outbox.cursor_record_error('billing', '  ' || repeat('e', 3000));
 select last_error, error_position, error_since < clock_timestamp() as since
 from outbox.cursor_record_error('billing', 'no such customer', error_position => 11);
+-- A message that another instance has handled is no reason to report the consumer.
+select last_error, error_position from outbox.cursor_record_error('billing', 'already billed', error_position => 10);
 select error_since = (select error_since from outbox.cursor_get('billing')) as of_the_first, last_error
 from outbox.cursor_record_error('billing', 'no such customer, again');
 select state, regexp_replace(culprit, ' since \S+ \S+:', ' since ...:') as culprit from outbox.health() where "check" = 'cursors';

@@ -1129,10 +1129,11 @@ class AdminMethods:
 
     def cursor_record_error(self, consumer: str, error: str, *, stream: str | None = None, subject: str | None = None, error_position: int | None = None) -> CursorState:
         """Records why a consumer cannot go on: an error text (its first 2000 characters), and as error_position
-        the position of the message that cannot be handled (null: not known). The cursor does not move; it is
-        created at position 0 if there is none. error_since stays that of the first error, health() reports the
-        cursor, and the next advance or reset clears all three. Errors: OB009 the text is empty, error_position
-        is below 1, or a name is malformed; 25006 the transaction is read-only.
+        the position of the message that cannot be handled (null: not known). Nothing is recorded if the cursor
+        has passed error_position: then another instance has handled the message. The cursor does not move; it
+        is created at position 0 if there is none. error_since stays that of the first error, health() reports
+        the cursor, and the next advance or reset clears all three. Errors: OB009 the text is empty,
+        error_position is below 1, or a name is malformed; 25006 the transaction is read-only.
         """
         return self._run(Call("cursor_record_error", {"consumer": consumer, "error": error, "stream": stream, "subject": subject, "error_position": error_position}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
@@ -2253,10 +2254,11 @@ class AsyncAdminMethods:
 
     async def cursor_record_error(self, consumer: str, error: str, *, stream: str | None = None, subject: str | None = None, error_position: int | None = None) -> CursorState:
         """Records why a consumer cannot go on: an error text (its first 2000 characters), and as error_position
-        the position of the message that cannot be handled (null: not known). The cursor does not move; it is
-        created at position 0 if there is none. error_since stays that of the first error, health() reports the
-        cursor, and the next advance or reset clears all three. Errors: OB009 the text is empty, error_position
-        is below 1, or a name is malformed; 25006 the transaction is read-only.
+        the position of the message that cannot be handled (null: not known). Nothing is recorded if the cursor
+        has passed error_position: then another instance has handled the message. The cursor does not move; it
+        is created at position 0 if there is none. error_since stays that of the first error, health() reports
+        the cursor, and the next advance or reset clears all three. Errors: OB009 the text is empty,
+        error_position is below 1, or a name is malformed; 25006 the transaction is read-only.
         """
         return await self._arun(Call("cursor_record_error", {"consumer": consumer, "error": error, "stream": stream, "subject": subject, "error_position": error_position}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 

@@ -25,8 +25,8 @@
 //! ```
 //!
 //! The subscriptions are created or altered at the start. Each has a [`Worker`](crate::Worker) with a session of its own.
-//! The application ends when `shutdown` is ready, or with the first error that retrying does not solve; in both cases
-//! handlers that have begun finish.
+//! The application ends when `shutdown` is ready, or with the first error of a worker that retrying does not solve; in both
+//! cases handlers that have begun finish.
 
 mod extract;
 mod handler;
@@ -114,7 +114,8 @@ impl<S: Clone + Send + Sync + 'static> Workers<S> {
 
 impl Workers {
     /// Works until `shutdown` is ready, usually [`shutdown_signal`](crate::shutdown_signal). Returns the counts of each
-    /// subscription's worker.
+    /// subscription's worker, and as `periodic <name>` those of each periodic message: ticks that are completed and failed.
+    /// A tick fails if its message cannot be enqueued. The tick is logged, and the application goes on.
     ///
     /// # Errors
     /// 22023 if the definitions are wrong: a malformed topic pattern or cron expression, a subscription without handlers,
@@ -125,7 +126,7 @@ impl Workers {
             return Err(Error::invalid("the application has neither subscriptions nor periodic messages"));
         }
         let stop = CancellationToken::new();
-        let mut tasks: JoinSet<Result<Option<(String, Report)>>> = JoinSet::new();
+        let mut tasks: JoinSet<Result<(String, Report)>> = JoinSet::new();
         // Everything is checked before anything starts.
         let mut workers = Vec::new();
         for subscription in &self.subscriptions {
@@ -133,7 +134,8 @@ impl Workers {
             workers.push(subscription.worker(&self.outbox).build_any(handler));
         }
         for message in self.periodic {
-            tasks.spawn(message.start(self.outbox.clone(), stop.clone())?);
+            let ticking = message.start(self.outbox.clone(), stop.clone())?;
+            tasks.spawn(async { Ok(ticking.await) });
         }
         let mut shutdown = std::pin::pin!(shutdown);
         for subscription in &self.subscriptions {
@@ -149,7 +151,7 @@ impl Workers {
             tasks.spawn(async move {
                 let report = worker.run_until(stop.cancelled_owned()).await?;
                 tracing::info!(subscription = name, ?report, "the worker has ended");
-                Ok(Some((name, report)))
+                Ok((name, report))
             });
         }
         let mut reports = BTreeMap::new();
@@ -164,7 +166,7 @@ impl Workers {
             };
             match ended {
                 None => break,
-                Some(Ok(Ok(report))) => reports.extend(report),
+                Some(Ok(Ok((name, report)))) => _ = reports.insert(name, report),
                 Some(Ok(Err(error))) => _ = failure.get_or_insert(error),
                 Some(Err(error)) => {
                     let panicked = Error::new("XX000", "a part of the application panicked").detail(error.to_string());

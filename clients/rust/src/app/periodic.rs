@@ -1,10 +1,13 @@
 //! Periodic messages: each tick of a cron expression enqueues one message.
 //!
 //! Every process of the application enqueues the message of a tick, with the same idempotency key, so the message exists
-//! once. A tick that was missed is made up for, for ten minutes, which bridges a deployment.
+//! once. A tick that was missed is made up for, for ten minutes, which bridges a deployment. A tick whose message cannot be
+//! enqueued is logged and counted, and ends nothing, because the next tick may succeed.
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use outbox_core::cron::{CATCH_UP, Cron, tick_key};
@@ -15,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Result};
 use crate::message::{Message, NewMessage};
 use crate::outbox::{Backoff, Outbox, passes};
+use crate::worker::{Report, panic_text};
 
 type Make = Arc<dyn Fn(DateTime<Utc>, NewMessage) -> Result<NewMessage> + Send + Sync>;
 
@@ -62,6 +66,7 @@ impl Periodic {
     }
 
     /// Completes the message of a tick. All processes have to make the same message: of two that differ, the first counts.
+    /// An error or a panic of the function fails this tick.
     #[must_use]
     pub fn message(
         mut self,
@@ -75,38 +80,60 @@ impl Periodic {
     ///
     /// # Errors
     /// 22023 for a malformed expression or time zone.
-    pub(super) fn start<T: Send + 'static>(
+    pub(super) fn start(
         self,
         outbox: Outbox,
         stop: CancellationToken,
-    ) -> Result<impl Future<Output = Result<Option<T>>> + Send + 'static> {
+    ) -> Result<impl Future<Output = (String, Report)> + Send + 'static> {
         let cron = Cron::parse(&self.expression, self.zone.as_deref())?;
         Ok(async move {
-            let now = Utc::now();
-            let mut tick = cron.missed(now, CATCH_UP).or_else(|| cron.next(now));
-            while let Some(due) = tick {
-                // A clock that is set is noticed, because the wait is divided.
-                while let Ok(wait) = (due - Utc::now()).to_std() {
-                    tokio::select! {
-                        () = stop.cancelled() => return Ok(None),
-                        () = sleep(wait.min(std::time::Duration::from_secs(60))) => {}
-                    }
-                }
-                tokio::select! {
-                    () = stop.cancelled() => return Ok(None),
-                    enqueued = self.enqueue(&outbox, due) => enqueued?,
-                }
-                tick = cron.next(due.max(Utc::now() - CATCH_UP));
+            let mut report = Report::default();
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.run(&cron, &outbox, &mut report) => {}
             }
-            Ok(None)
+            (format!("periodic {}", self.name), report)
         })
     }
 
-    /// Enqueues the message of a tick. Waits for a server that cannot be reached.
+    /// Enqueues the message at each tick. Ends if the expression has no further tick.
+    async fn run(&self, cron: &Cron, outbox: &Outbox, report: &mut Report) {
+        let now = Utc::now();
+        let mut tick = cron.missed(now, CATCH_UP).or_else(|| cron.next(now));
+        while let Some(due) = tick {
+            // A clock that is set is noticed, because the wait is divided.
+            while let Ok(wait) = (due - Utc::now()).to_std() {
+                sleep(wait.min(Duration::from_secs(60))).await;
+            }
+            match self.enqueue(outbox, due).await {
+                Ok(()) => report.completed += 1,
+                Err(error) => {
+                    report.failed += 1;
+                    tracing::error!(
+                        name = self.name, tick = %due, failed = report.failed, error = error.report(),
+                        "a periodic message could not be enqueued, and its tick is passed over"
+                    );
+                }
+            }
+            tick = cron.next(due.max(Utc::now() - CATCH_UP));
+        }
+    }
+
+    /// Makes the message of a tick.
+    fn message_of(&self, tick: DateTime<Utc>) -> Result<NewMessage> {
+        let made = catch_unwind(AssertUnwindSafe(|| (self.make)(tick, Message::to(&self.topic))));
+        let message = made.unwrap_or_else(|panic| {
+            Err(Error::new("XX000", "the function of a periodic message panicked").detail(panic_text(panic.as_ref())))
+        })?;
+        Ok(message.idempotency_key(tick_key(&self.name, tick)))
+    }
+
+    /// Enqueues the message of a tick. Waits for a server that cannot be reached, for as long as a missed tick is made up
+    /// for.
     async fn enqueue(&self, outbox: &Outbox, tick: DateTime<Utc>) -> Result<()> {
         let mut backoff = Backoff::default();
         loop {
-            let message = (self.make)(tick, Message::to(&self.topic))?.idempotency_key(tick_key(&self.name, tick));
+            let message = self.message_of(tick)?;
             let enqueued = async { message.enqueue(&outbox.session().await?).await };
             match enqueued.await {
                 Ok(message_id) => {
@@ -120,16 +147,11 @@ impl Periodic {
                     );
                     return Ok(());
                 }
-                Err(error) if passes(&error) => {
+                Err(error) if passes(&error) && tick > Utc::now() - CATCH_UP => {
                     tracing::warn!(name = self.name, %tick, error = error.report(), "a periodic message has to wait");
                     sleep(backoff.next()).await;
                 }
-                Err(error) => {
-                    return Err(Error::detail(
-                        error,
-                        format!("It is the periodic message \"{}\" at {tick}.", self.name),
-                    ));
-                }
+                Err(error) => return Err(error),
             }
         }
     }

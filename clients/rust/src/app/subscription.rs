@@ -84,6 +84,14 @@ struct Route<S> {
     options: RouteOptions,
 }
 
+/// A route as deliveries find it.
+struct Bound {
+    topic: Pattern,
+    handler: StatefulHandler<()>,
+    options: RouteOptions,
+    turns: Option<Semaphore>,
+}
+
 /// A subscription of the application.
 pub struct Subscription<S> {
     name: String,
@@ -183,25 +191,27 @@ impl Subscription<()> {
         if self.routes.is_empty() {
             return Err(Error::invalid(format!("subscription \"{}\" has no handlers", self.name)));
         }
-        let mut routes = Vec::new();
-        for route in &self.routes {
-            let turns = route.options.limit.map(|runs| Arc::new(Semaphore::new(runs)));
-            routes.push((Pattern::parse(&route.topic)?, route.handler.clone(), route.options.clone(), turns));
-        }
+        let bind = |route: &Route<()>| {
+            Ok(Arc::new(Bound {
+                topic: Pattern::parse(&route.topic)?,
+                handler: route.handler.clone(),
+                options: route.options.clone(),
+                turns: route.options.limit.map(Semaphore::new),
+            }))
+        };
+        let routes = self.routes.iter().map(bind).collect::<Result<Vec<_>>>()?;
         let routed: AnyHandler = Arc::new(move |delivery| {
-            let Some((_, handler, options, turns)) = routes.iter().find(|(topic, ..)| topic.matches(&delivery.topic))
-            else {
+            let Some(route) = routes.iter().find(|route| route.topic.matches(&delivery.topic)).cloned() else {
                 let unhandled = Failure::retry(format!("topic \"{}\" has no handler", delivery.topic));
                 return Box::pin(async { Err(unhandled) });
             };
-            let (handler, options, turns) = (handler.clone(), options.clone(), turns.clone());
             Box::pin(async move {
                 // The semaphore is never closed. If it were, the handler would run without a limit.
-                let _turn = match turns {
-                    Some(turns) => turns.acquire_owned().await.ok(),
+                let _turn = match &route.turns {
+                    Some(turns) => turns.acquire().await.ok(),
                     None => None,
                 };
-                handler(delivery, &()).await.map_err(|failure| options.decide(failure))
+                (route.handler)(delivery, &()).await.map_err(|failure| route.options.decide(failure))
             })
         });
         Ok(layers.iter().fold(routed, |inner, layer| layer(inner)))

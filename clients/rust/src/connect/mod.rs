@@ -5,12 +5,15 @@
 //! the string lacks comes from where libpq takes it: the service (`service=`, `PGSERVICE`), the environment (`PGHOST`,
 //! `PGUSER`, `PGPASSWORD` and so on), the password file (`PGPASSFILE`, `~/.pgpass`), and the socket of a server on this
 //! machine. An option that this client does not know is an error.
+//!
+//! Connecting has a time limit. `connect_timeout` is the limit per host; the default is 30 s.
 
 mod settings;
 mod tls;
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_postgres::config::SslMode;
@@ -20,8 +23,11 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use self::settings::Settings;
 use self::tls::{Trust, tls_config};
 use crate::error::{Error, Result};
-use crate::outbox::check_version;
+use crate::outbox::{MAX_WAIT, check_version};
 use crate::pooler::{is_pooled, notifies, probe_channel};
+
+/// The time limit for the connection to one host, if the settings have none.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The settings of a connection.
 #[derive(Clone)]
@@ -103,8 +109,19 @@ impl Target {
             }
         };
         config.ssl_mode(ssl_mode);
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT_TIMEOUT);
+        }
         let tls = MakeRustlsConnect::new(tls_config(trust, settings.get("sslrootcert"))?);
         Ok(Target { config, tls, server: settings.server().into(), sources: settings.sources().into() })
+    }
+
+    /// Returns the time limit for a new session. The driver limits the connection to each host, but neither TLS nor the
+    /// authentication, for which the limit leaves the time of one more host.
+    pub fn limit(&self) -> Duration {
+        let hosts = self.config.get_hosts().len().max(self.config.get_hostaddrs().len());
+        let each = self.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT).min(MAX_WAIT);
+        each.saturating_mul(u32::try_from(hosts).unwrap_or(u32::MAX).saturating_add(1))
     }
 
     /// Adds to an error of connecting which server was meant, and where the settings came from.
@@ -166,8 +183,9 @@ impl Target {
         mut tell: impl FnMut(Notification) + Send + 'static,
         end: impl FnOnce() + Send + 'static,
     ) -> Result<Client> {
-        let (client, mut connection) =
-            self.config.connect(self.tls.clone()).await.map_err(|error| self.explain(error))?;
+        let connected = tokio::time::timeout(self.limit(), self.config.connect(self.tls.clone())).await;
+        let late = |_| self.explain(Error::connection(format!("no session within {:?}", self.limit())));
+        let (client, mut connection) = connected.map_err(late)?.map_err(|error| self.explain(error))?;
         tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
                 if let AsyncMessage::Notification(told) = message {
@@ -184,6 +202,8 @@ impl Target {
         let manager = deadpool_postgres::Manager::new(self.config.clone(), self.tls.clone());
         deadpool_postgres::Pool::builder(manager)
             .max_size(size)
+            .runtime(deadpool_postgres::Runtime::Tokio1)
+            .create_timeout(Some(self.limit()))
             .build()
             .map_err(|error| Error::invalid(error.to_string()))
     }

@@ -2,7 +2,8 @@
 //!
 //! An effect that fails is rolled back, recorded with the cursor and tried again with a growing pause. No message is passed
 //! over: a projection stands at the message that fails until its effect succeeds. After a failure, the batch is applied
-//! message by message, so that the messages before the failing one are not held up by it.
+//! message by message, so that the messages before the failing one are not held up by it. Of two instances that apply a
+//! message at the same time, one is refused, by the advance or by the effect itself. This is no failure of the effect.
 
 use std::future::{Future, pending};
 use std::pin::pin;
@@ -171,9 +172,18 @@ where
     Ok(())
 }
 
-/// Records and logs the failure of an effect.
+/// Records and logs the failure of an effect, unless another instance has applied the message.
 async fn failed(reader: &mut Reader, message: &Message, error: &str) {
     let consumer = reader.settings.consumer.clone().unwrap_or_default();
+    let text: String = error.chars().filter(|c| *c != '\0').take(2000).collect();
+    match reader.record_error(&text, Some(message.position)).await {
+        Ok(true) => {}
+        Ok(false) => {
+            tracing::info!(consumer, position = message.position, "another instance has applied the message");
+            return;
+        }
+        Err(error) => tracing::warn!(consumer, error = error.report(), "the failure could not be recorded"),
+    }
     tracing::error!(
         consumer,
         position = message.position,
@@ -182,8 +192,4 @@ async fn failed(reader: &mut Reader, message: &Message, error: &str) {
         error,
         "the effect of a message failed; the projection stands here and tries again"
     );
-    let text: String = error.chars().filter(|c| *c != '\0').take(2000).collect();
-    if let Err(error) = reader.record_error(&text, Some(message.position)).await {
-        tracing::warn!(consumer, error = error.report(), "the failure could not be recorded");
-    }
 }

@@ -23,12 +23,13 @@ use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
 pub use self::stream::ReaderStream;
-use crate::call::{call, call_void};
+use crate::call::call;
 use crate::connect::{Listening, Target};
 use crate::driver::{Executor, Statement, text};
 use crate::error::{Error, Result};
 use crate::message::{Message, Param};
-use crate::outbox::{Backoff, passes};
+use crate::outbox::{Backoff, MAX_WAIT, passes};
+use crate::page::Page;
 
 /// The settings of a reader.
 #[derive(Clone, Debug)]
@@ -85,15 +86,16 @@ impl ReaderBuilder {
         self
     }
 
-    /// Sets the number of messages per read, from 1 to 10,000. The default is 100.
+    /// Sets the largest number of messages per read, from 1 to 10,000. The default is 100. A read ends with the message with
+    /// which it has 8 MiB.
     #[must_use]
     pub fn batch(mut self, messages: i32) -> Self {
         self.batch = messages.clamp(1, 10_000);
         self
     }
 
-    /// Sets the position after which a reader begins that has no cursor yet. The default is 0, which begins at the first stored
-    /// message.
+    /// Sets the position after which a reader begins that has no cursor yet. The default is 0, which begins at the first
+    /// stored message.
     #[must_use]
     pub fn after(mut self, position: i64) -> Self {
         self.after = position;
@@ -104,13 +106,14 @@ impl ReaderBuilder {
     /// the server also notifies the reader of new messages, unless a pooler does not pass notifications on.
     #[must_use]
     pub fn poll_interval(mut self, interval: Duration) -> Self {
-        self.poll = interval.max(Duration::from_millis(1));
+        self.poll = interval.clamp(Duration::from_millis(1), MAX_WAIT);
         self
     }
 
     /// Creates the reader. It connects at the first read.
     pub fn build(self) -> Reader {
         Reader {
+            page: Page::new(self.batch),
             settings: self,
             client: None,
             wake: Arc::default(),
@@ -138,6 +141,7 @@ const MAX_UNCONFIRMED: usize = 1_000_000;
 #[derive(Debug)]
 pub struct Reader {
     settings: ReaderBuilder,
+    page: Page,
     client: Option<Client>,
     wake: Arc<Notify>,
     listening: Listening,
@@ -270,12 +274,13 @@ impl Reader {
         let epoch = self.passed.map_or(self.epoch, |(_, epoch)| epoch);
         let params: [(&(dyn ToSql + Sync), Type); 5] = [
             (&self.position, Type::INT8),
-            (&self.settings.batch, Type::INT4),
+            (&self.page.rows(), Type::INT4),
             (&self.settings.topics, Type::TEXT_ARRAY),
             (&filter, Type::TEXT),
             (&epoch, Type::INT4),
         ];
-        let rows = client.query_typed("select r.* from outbox.read($1, $2, $3, $4::jsonb, $5) r", &params).await?;
+        let sql = "select r.* from outbox.read($1, $2, $3, $4::jsonb, $5) r";
+        let (rows, _) = self.page.read(client, sql, &params).await?;
         for row in rows {
             let position = row.try_get("position")?;
             let epoch = row.try_get("epoch")?;
@@ -463,11 +468,12 @@ impl Reader {
     }
 
     /// Records why the message at `position` could not be handled, for `cursor_list()`, `health()` and the command line. The
-    /// cursor does not move.
+    /// cursor does not move. Returns whether the error is recorded. It is not if the cursor has passed `position`, because
+    /// then another instance has handled the message.
     ///
     /// # Errors
     /// 22023 without a consumer.
-    pub async fn record_error(&mut self, error: &str, position: Option<i64>) -> Result<()> {
+    pub async fn record_error(&mut self, error: &str, position: Option<i64>) -> Result<bool> {
         let client = match &self.client {
             Some(client) if !client.is_closed() => client,
             _ => self.client.insert(self.settings.target.connect().await?),
@@ -475,7 +481,9 @@ impl Reader {
         let consumer = consumer(&self.settings)?;
         let args =
             json!({"consumer": consumer, "subject": self.settings.subject, "error": error, "error_position": position});
-        call_void(client, "cursor_record_error", args).await
+        let rows = call(client, "cursor_record_error", args, &[]).await?;
+        let cursor = rows.first().and_then(|row| row["position"].as_i64());
+        Ok(position.zip(cursor).is_none_or(|(position, cursor)| position > cursor))
     }
 }
 
