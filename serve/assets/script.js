@@ -18,7 +18,7 @@
     say();
   });
   say();
-  document.body.append(button);
+  document.querySelector(".person").append(button);
 
   // A page that somebody types into, opens or selects in stays as it is.
   const busy = () =>
