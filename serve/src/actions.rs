@@ -288,7 +288,8 @@ async fn test(database: &Database, action: &Action, fields: &Fields) -> Result<D
         @if result["state"] == "waiting" {
             p { "The test message waits still. The dispatcher sends it as soon as the endpoint takes it." }
         }
-        (facts(&[("Result", value(&result["state"])), ("Status", value(&result["status"])), ("Error", value(&result["error"])),
+        (facts(&[("Result", value(&result["state"])), ("Status", value(&result["status"])),
+            ("Error", value(&result["error"])),
             ("Started", crate::page::time(&result["started_at"])), ("Finished", crate::page::time(&result["finished_at"]))]))
         p { a href=(back(action, fields)) { "Back to the endpoint" } }
     };
@@ -296,7 +297,8 @@ async fn test(database: &Database, action: &Action, fields: &Fields) -> Result<D
     Ok(Done::Page(Page { title, part: ENDPOINTS, live: false, body }))
 }
 
-/// Counts the dead letters of a group, and asks. The question is about those that are there now: later ones have higher ids.
+/// Counts the dead letters of a group, and asks. The question is about those that are there now: later ones have
+/// higher ids.
 async fn count_all(database: &Database, viewer: &Viewer, action: &Action, fields: &Fields) -> Result<Done> {
     let group = Group::of(fields)?;
     let work = database.read().await?;
@@ -306,7 +308,8 @@ async fn count_all(database: &Database, viewer: &Viewer, action: &Action, fields
     fields.insert("upto".to_owned(), upto.to_string());
     fields.insert("after".to_owned(), "0".to_owned());
     let said = html! {
-        p { strong { @if more { "More than " } (count) " dead letters" } " match now. Each gets all of its attempts again, and its \
+        p { strong { @if more { "More than " } (count) " dead letters" }
+            " match now. Each gets all of its attempts again, and its \
             receiver sees the same webhook id. Dead letters that come later are not among them." }
         p { "They are requeued " (BATCH) " at a time, so you can stop in between." }
         (group.shown())

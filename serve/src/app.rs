@@ -1,4 +1,4 @@
-//! What the handlers share, and the pages and actions as one step each: who asks, the transaction, the answer.
+//! The state that all handlers share, and the steps of a page and of an action: the person, the transaction, the answer.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -75,7 +75,8 @@ impl App {
         self.options.metrics_token.as_deref().is_some_and(|token| is_same(given, token)) || self.is_token(given)
     }
 
-    /// Returns the name of the cookie with the session. Behind TLS its prefix keeps other hosts of the domain from setting it.
+    /// Returns the name of the cookie with the session. Behind TLS its prefix keeps other hosts of the domain from
+    /// setting it.
     pub(crate) fn cookie_name(&self) -> &'static str {
         if self.options.tls_proxy { "__Host-outbox_session" } else { "outbox_session" }
     }

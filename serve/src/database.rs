@@ -1,7 +1,7 @@
 //! The database: a small pool, transactions that end in time, and the rights of the role.
 //!
-//! A page is one read-only transaction with a timeout for each statement. A session whose server does not answer is closed,
-//! because its answer could come later and would be taken for that of another statement.
+//! A page is one read-only transaction with a timeout for each statement. A session whose server does not answer is
+//! closed, because its answer could come later and would be taken for that of another statement.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -92,7 +92,8 @@ impl Work {
         in_time(call::call(&***self.session()?, function, args, &[])).await
     }
 
-    /// Changes settings of the planner for the rest of the transaction: only plans that follow an index and stop at a limit.
+    /// Changes settings of the planner for the rest of the transaction: only plans that follow an index and stop at a
+    /// limit.
     pub(crate) async fn follow_indexes(&self) -> Result<()> {
         let settings = "set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off";
         in_time(async { Ok(self.session()?.batch_execute(settings).await?) }).await
@@ -156,7 +157,8 @@ const RIGHTS: &str = "
         array(select distinct p.proname::text from pg_catalog.pg_proc p
             where p.pronamespace = n.oid and n.used and has_function_privilege(p.oid, 'execute')) as functions,
         array(select c.relname::text from pg_catalog.pg_class c
-            where c.relnamespace = n.oid and n.used and c.relkind in ('r', 'p', 'v') and has_table_privilege(c.oid, 'select'))
+            where c.relnamespace = n.oid and n.used and c.relkind in ('r', 'p', 'v') and has_table_privilege(c.oid,
+                'select'))
             as relations
     from (
         select s.oid, has_schema_privilege(s.oid, 'usage') as used from pg_catalog.pg_namespace s where s.nspname = 'outbox'

@@ -1,4 +1,4 @@
-//! What helps against a health check that is not ok: the page and the command that show more.
+//! The page and the command that show more about a health check that is not ok.
 
 /// Returns the command that shows more about a health check.
 pub fn command_for(check: &str) -> Option<&'static str> {

@@ -1,4 +1,5 @@
-//! The routes, and what holds for every request: known hosts, no foreign forms, and the headers that keep browsers strict.
+//! The routes, and what holds for every request: known hosts, no foreign forms, and the headers that keep browsers
+//! strict.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

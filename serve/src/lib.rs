@@ -1,13 +1,13 @@
 //! The dashboard of pg_outbox: one small HTTP server that shows what is stuck and why, and has the buttons that mend it.
 //!
-//! The server has no rights of its own. It shows what the role of its connection may see (capability `monitor`, or the overview
-//! alone with `observe`), and the buttons of actions that the role may call (`admin`). It also has `/metrics` for Prometheus,
-//! `/healthz` (the process lives) and `/readyz` (the database answers and has an outbox).
+//! The server has no rights of its own. It shows what the role of its connection may see (capability `monitor`, or the
+//! overview alone with `observe`), and the buttons of actions that the role may call (`admin`). It also has `/metrics`
+//! for Prometheus, `/healthz` (the process lives) and `/readyz` (the database answers and has an outbox).
 //!
-//! What must hold:
+//! These rules hold:
 //!
-//! - Nobody sees or does anything without a token or the header of a trusted proxy. Nothing is done without the token of a form
-//!   that this server made for the same person.
+//! - Nobody sees or does anything without a token or the header of a trusted proxy. Nothing is done without the token
+//!   of a form that this server made for the same person.
 //! - A page reads in a read-only transaction. No query counts or sorts everything that is stored; lists go page by page.
 //! - Content of messages is shown when somebody asks for it. Stored secrets are never read.
 //! - A text of the database is text: it runs nothing, hides nothing, and is cut where it is long.

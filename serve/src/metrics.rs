@@ -1,4 +1,4 @@
-//! What `outbox.metrics()` returns, in the text format of Prometheus.
+//! The rows of `outbox.metrics()` in the text format of Prometheus.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -37,7 +37,8 @@ const HELP: &[(&str, &str)] = &[
     ("outbox_queued", "Deliveries that are about to be sent"),
 ];
 
-/// Returns the rows of `outbox.metrics()` in the text format, with the samples of a metric in one group after its HELP and TYPE.
+/// Returns the rows of `outbox.metrics()` in the text format, with the samples of a metric in one group after its HELP
+/// and TYPE.
 pub fn exposition(rows: &[Value]) -> String {
     let mut families: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for row in rows {

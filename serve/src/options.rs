@@ -1,5 +1,5 @@
-//! The options of the server, and the ones that are refused: an address that others reach without TLS before it, and without
-//! a way to tell who asks.
+//! The options of the server, and the ones that are refused: an address that others reach without TLS before it, and
+//! without a way to tell who asks.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -116,8 +116,8 @@ impl Options {
         Ok(())
     }
 
-    /// Returns whether browsers may ask for this host. Any other name may be one that an attacker points to this machine, so
-    /// that pages of the attacker's share the origin of the dashboard.
+    /// Returns whether browsers may ask for this host. Any other name may be one that an attacker points to this
+    /// machine, so that pages of the attacker's share the origin of the dashboard.
     pub(crate) fn knows_host(&self, host: &str) -> bool {
         let name = without_port(host);
         self.hosts.iter().any(|known| known.eq_ignore_ascii_case(host) || known.eq_ignore_ascii_case(name))

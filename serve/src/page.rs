@@ -1,7 +1,7 @@
 //! The parts of pages: the frame, tables, times, buttons, and texts from outside.
 //!
-//! Every text of the database is foreign. [`text`] isolates its direction, shows characters that would hide or turn others, and
-//! cuts what is too long. maud escapes the rest.
+//! Every text of the database is foreign. [`text`] isolates its direction, shows characters that would hide or turn
+//! others, and cuts what is too long. maud escapes the rest.
 
 use maud::{DOCTYPE, Markup, html};
 use serde_json::Value;
@@ -56,7 +56,8 @@ pub(crate) fn frame(viewer: &Viewer, page: &Page) -> Markup {
             body {
                 a class="skip" href="#content" { "Skip to the content" }
                 header {
-                    p class="brand" { "outbox" @if !viewer.rights.database.is_empty() { " · " (foreign(&viewer.rights.database)) } }
+                    p class="brand" { "outbox" @if !viewer.rights.database.is_empty() { " · "
+                        (foreign(&viewer.rights.database)) } }
                     nav aria-label="Pages" {
                         ul {
                             @for (path, name) in PAGES {
@@ -116,7 +117,8 @@ pub(crate) fn login(form_token: &str, wrong: Option<&str>) -> Markup {
                         input id="token" name="token" type="password" required autocomplete="current-password";
                         button class="primary" { "Log in" }
                     }
-                    p class="hint" { "The token is in the file or variable that the server was started with, or in its first lines of output." }
+                    p class="hint" {
+                        "The token is in a file or variable of the server, or in its first lines of output." }
                 }
             }
         }

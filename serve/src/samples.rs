@@ -1,5 +1,5 @@
-//! The last quarter of an hour, for rates and charts: sums that only grow, taken from `outbox.metrics()` at intervals. Nothing of
-//! it is stored.
+//! The last quarter of an hour, for rates and charts: sums that only grow, taken from `outbox.metrics()` at intervals.
+//! Nothing of it is stored.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};

@@ -54,7 +54,8 @@ impl Server {
     /// Listens. The database is not asked yet; it may be down, and pages say so.
     ///
     /// # Errors
-    /// 22023 if the options contradict each other or would open the dashboard to others; kind retry if the address is taken.
+    /// 22023 if the options contradict each other or would open the dashboard to others; kind retry if the address is
+    /// taken.
     pub async fn bind(target: Target, options: Options) -> Result<Server> {
         let wanted = options.listen;
         let app = Arc::new(App::new(target, options)?);

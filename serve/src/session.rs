@@ -46,7 +46,7 @@ struct Session {
 #[derive(Debug, Default)]
 struct Kept {
     sessions: HashMap<String, Session>,
-    /// What the last action of a person did, for the next page.
+    /// A sentence about the last action of a person, for the next page.
     notices: HashMap<String, String>,
 }
 
@@ -80,8 +80,8 @@ impl Sessions {
         Ok(id)
     }
 
-    /// Returns the person of a session that has not ended. Only a request of the person (`used`) keeps the session alive, and not
-    /// a page that renews itself.
+    /// Returns the person of a session that has not ended. Only a request of the person (`used`) keeps the session
+    /// alive, and not a page that renews itself.
     pub(crate) fn find(&self, id: &str, at: Instant, used: bool) -> Option<Person> {
         let mut kept = self.kept();
         let session = kept.sessions.get_mut(id)?;
@@ -153,7 +153,8 @@ pub(crate) fn name(text: &str) -> Option<&str> {
 
 /// Returns whether a character changes how its neighbours are shown, such as those that turn the direction of a text.
 pub(crate) fn is_format(c: char) -> bool {
-    matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+    matches!(c,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
         | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 

@@ -136,7 +136,8 @@ pub(super) async fn list(work: &Work, viewer: &Viewer, fields: &Fields) -> Resul
         @if let Some(name) = given(fields, "subscription") {
             p { "Of subscription " (named("/subscription", name)) ". " a href="/dead-letters" { "Of all" } }
         }
-        @if seen >= LOOKED_AT { p class="hint" { "The groups are those of the newest " (LOOKED_AT) " open dead letters. There are more." } }
+        @if seen >= LOOKED_AT { p class="hint" { "The groups are those of the newest "
+            (LOOKED_AT) " open dead letters. There are more." } }
         (table("Groups of dead letters", &heads, &cells, "There is no open dead letter."))
     };
     Ok(Page { title: "Dead letters".to_owned(), part: "/dead-letters", live: true, body })

@@ -10,8 +10,10 @@ use crate::database::Work;
 use crate::page::{Page, Viewer, button, column, facts, foreign, message, named, state, table, time, value};
 
 const SQL: &str = "
-    select e.name, e.url, e.kind, e.tenant, e.state, e.disabled_mode, e.disabled_reason, e.disabled_at, e.breaker, e.breaker_until,
-        e.paused_until, e.failing_since, e.failures, e.last_failure_at, e.last_success_at, e.last_error, e.timeout::text as timeout,
+    select e.name, e.url, e.kind, e.tenant, e.state, e.disabled_mode, e.disabled_reason, e.disabled_at, e.breaker,
+        e.breaker_until,
+        e.paused_until, e.failing_since, e.failures, e.last_failure_at, e.last_success_at, e.last_error,
+            e.timeout::text as timeout,
         e.concurrency, e.rate, e.protocol, e.subscriptions
     from outbox.endpoint_status e
     where e.state <> 'dropped' and ($1::text is null or e.name = $1) and ($2::text is null or e.name > $2)
@@ -101,7 +103,8 @@ pub(super) async fn one(work: &Work, viewer: &Viewer, fields: &Fields) -> Result
             ("Subscriptions", value(&row["subscriptions"])),
         ]))
         div class="actions" {
-            (button(viewer, "test", &fields, name)) (button(viewer, switch, &fields, name)) (button(viewer, "rotate", &fields, name))
+            (button(viewer, "test", &fields, name)) (button(viewer, switch, &fields, name))
+            (button(viewer, "rotate", &fields, name))
         }
         h2 { "Last errors" }
         (table("Last errors", &["At", "Message", "Subscription", "State", "Status", "Error"], &error_rows(&errors),

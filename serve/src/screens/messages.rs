@@ -1,4 +1,5 @@
-//! The search for messages. Each search looks at a bounded number of messages, and the next page goes on where it stopped.
+//! The search for messages. Each search looks at a bounded number of messages, and the next page goes on where it
+//! stopped.
 
 use maud::{Markup, html};
 use serde_json::Value;
@@ -33,17 +34,19 @@ const LOOK: &str = "
         select l.* from looked l
         where ($2::text is null or l.key = $2) and ($3::text is null or l.topic = $3) and ($4::text is null or l.tenant = $4)
             and ($5::text is null or l.aggregate_type = $5) and ($6::text is null or l.aggregate_id = $6)
-            and ($7::text is null or l.enqueued_at >= $7::timestamptz) and ($8::text is null or l.enqueued_at < $8::timestamptz)
+            and ($7::text is null or l.enqueued_at >= $7::timestamptz)
+            and ($8::text is null or l.enqueued_at < $8::timestamptz)
         order by l.id desc limit 50
     )
-    select (select jsonb_agg(jsonb_build_object('message_id', f.id, 'topic', f.topic, 'key', left(f.key, 300), 'tenant', f.tenant,
+    select (select jsonb_agg(jsonb_build_object('message_id', f.id, 'topic', f.topic, 'key', left(f.key, 300),
+        'tenant', f.tenant,
             'enqueued_at', f.enqueued_at, 'state', (select s.state from outbox.message_status s where s.message_id = f.id))
             order by f.id desc) from found f) as rows,
         (select min(l.id) from looked l) as lowest, (select min(l.enqueued_at) from looked l) as lowest_at,
         (select count(*) from looked l) as looked, $7::timestamptz > (select min(l.enqueued_at) from looked l) as is_past";
 
-/// The highest id among the messages that were numbered soon after a time. A message has a higher id only if it was enqueued
-/// later, or if its transaction stayed open for longer than the rows that are read here.
+/// The highest id among the messages that were numbered soon after a time. A message has a higher id only if it was
+/// enqueued later, or if its transaction stayed open for longer than the rows that are read here.
 const UNTIL: &str = "
     select max(f.id) as id from (
         select f.message_ids[cardinality(f.message_ids)] as id from outbox.feed f
@@ -85,7 +88,8 @@ pub(super) async fn search(work: &Work, fields: &Fields) -> Result<Page> {
         (form(fields))
         (table("Messages", &["Id", "State", "Topic", "Key", "Tenant", "Enqueued"], &cells, "No message was found here."))
         @if let Some((before, why)) = &found.next {
-            @let kept: Vec<(&str, &str)> = NAMES.iter().map(|name| (*name, field(fields, name))).chain([("before", before.as_str())]).collect();
+            @let kept: Vec<(&str, &str)> = NAMES.iter().map(|name| (*name, field(fields, name))).chain([("before", before.as_str())])
+                .collect();
             p { (why) " " a rel="next" href=(link("/messages", &kept)) { "Go on" } }
         }
     };
@@ -102,7 +106,8 @@ async fn by_id(work: &Work, text: &str) -> Result<Found> {
                 .hint("An id is a number, and a webhook id has the form msg_2a_6500000000000."));
         }
     };
-    let sql = "select m.message_id, m.state, m.topic, left(m.key, 300) as key, m.tenant, m.enqueued_at from outbox.get_message($1::bigint) m";
+    let sql = "select m.message_id, m.state, m.topic, left(m.key, 300) as key, m.tenant,
+        m.enqueued_at from outbox.get_message($1::bigint) m";
     Ok(Found { rows: work.query(sql, &[Some(&id.to_string())]).await?, next: None })
 }
 
@@ -164,7 +169,8 @@ fn form(fields: &Fields) -> Markup {
     };
     html! {
         form method="get" action="/messages" class="search" role="search" aria-label="Messages" {
-            (input("id", "Id or webhook id", "")) (input("topic", "Topic", "")) (input("key", "Key", "")) (input("tenant", "Tenant", ""))
+            (input("id", "Id or webhook id", "")) (input("topic", "Topic", "")) (input("key", "Key", ""))
+                (input("tenant", "Tenant", ""))
             div {
                 label for="state" { "State" }
                 select id="state" name="state" {
@@ -173,7 +179,8 @@ fn form(fields: &Fields) -> Markup {
                 }
             }
             (input("aggregate_type", "Aggregate type", "")) (input("aggregate_id", "Aggregate id", ""))
-            (input("from", "Enqueued from (UTC)", "2026-11-30 08:00")) (input("to", "Enqueued before (UTC)", "2026-11-30 09:00"))
+            (input("from", "Enqueued from (UTC)", "2026-11-30 08:00"))
+            (input("to", "Enqueued before (UTC)", "2026-11-30 09:00"))
             div { button class="primary" { "Search" } " " a href="/messages" { "Clear" } }
         }
     }

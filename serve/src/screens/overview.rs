@@ -78,7 +78,8 @@ fn charts(samples: &[Sample]) -> Markup {
     html! {
         section aria-label="Charts" {
             h2 { "The last " (age(&json!(seconds))) }
-            @if rates.is_empty() { p class="hint" { "Rates are measured from two samples on, one every " (EVERY.as_secs()) " s." } }
+            @if rates.is_empty() { p class="hint" { "Rates are measured from two samples on, one every "
+                (EVERY.as_secs()) " s." } }
             div class="charts" {
                 (chart::line("Numbered", "/s", &each(|rate| rate.numbered)))
                 (chart::line("Completed", "/s", &each(|rate| rate.completed)))

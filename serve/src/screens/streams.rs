@@ -8,7 +8,8 @@ use super::{Fields, asked, field, given, paged};
 use crate::database::Work;
 use crate::page::{Page, facts, named, table, time, value};
 
-const LIST: &str = "select s.stream, s.version from outbox.streams(category => $1, after => coalesce($2, ''), max_streams => $3::int) s";
+const LIST: &str = "select s.stream, s.version from outbox.streams(category => $1, after => coalesce($2, ''),
+    max_streams => $3::int) s";
 
 pub(super) async fn list(work: &Work, fields: &Fields) -> Result<Page> {
     let category = given(fields, "category");

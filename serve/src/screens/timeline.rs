@@ -12,7 +12,8 @@ use crate::database::Work;
 use crate::page::{Page, Viewer, block, button, column, facts, link, named, state, table, time, value};
 
 const MESSAGE: &str = "
-    select m.message_id, m.webhook_id, m.state, m.topic, m.key, m.tenant, m.aggregate_type, m.aggregate_id, m.publisher, m.priority,
+    select m.message_id, m.webhook_id, m.state, m.topic, m.key, m.tenant, m.aggregate_type, m.aggregate_id,
+        m.publisher, m.priority,
         m.enqueued_at, m.occurred_at, m.deliver_at, m.expires_at, m.max_attempts, m.content_type, m.correlation_id,
         coalesce(octet_length(m.payload::text), octet_length(m.body)) as bytes
     from outbox.get_message($1::bigint) m";
@@ -33,7 +34,8 @@ const HISTORY: &str = "
 
 /// Attempts of requests with this message alone. The history has those of batches too.
 const ATTEMPTS: &str = "
-    select a.started_at, (extract(epoch from a.finished_at - a.started_at) * 1000)::numeric(12, 1)::float8 as ms, s.name as subscription,
+    select a.started_at, (extract(epoch from a.finished_at - a.started_at) * 1000)::numeric(12, 1)::float8 as ms,
+        s.name as subscription,
         a.run, a.attempt, a.outcome, a.status, a.error_class, a.error, a.worker, a.remote_address, a.response_id,
         case when $2 = '1' then left(a.response_headers::text, 4000) end as response_headers,
         case when $2 = '1' then left(a.response_body, 4000) end as response_body
@@ -54,7 +56,8 @@ pub(super) async fn show(work: &Work, viewer: &Viewer, fields: &Fields) -> Resul
     let shown = match content {
         true => content_of(&work.one(CONTENT, &[Some(&id)]).await?),
         false => {
-            html! { p { a href=(link("/message", &[("id", &id), ("content", "1")])) { "Show the content and the answers" } } }
+            html! { p { a href=(link("/message", &[("id", &id), ("content", "1")])) {
+            "Show the content and the answers" } } }
         }
     };
     let body = html! {
@@ -108,7 +111,9 @@ fn deliveries(viewer: &Viewer, id: &str, history: &[Value]) -> Markup {
                 state(what),
                 time(&row["at"]),
                 html! {
-                    @if ["next attempt", "dead letter", "failed"].contains(&what) { (button(viewer, "retry", &fields, name)) }
+                    @if ["next attempt", "dead letter", "failed"].contains(&what) {
+                        (button(viewer, "retry", &fields, name))
+                    }
                     @if pushed(name) { (button(viewer, "resend", &fields, name)) }
                 },
             ]

@@ -17,8 +17,10 @@ const WORKERS: &str = "
     group by l.worker, s.name order by min(l.claimed_at) limit 100";
 
 const CURSORS: &str = "
-    select c.consumer, c.stream, c.subject, c.position, c.lag_positions, c.lag_seconds, c.updated_at, c.last_error, c.error_position
-    from outbox.cursor_list(max_rows => 500) c order by c.last_error is null, c.lag_seconds desc nulls last, c.consumer limit 100";
+    select c.consumer, c.stream, c.subject, c.position, c.lag_positions, c.lag_seconds, c.updated_at, c.last_error,
+        c.error_position
+    from outbox.cursor_list(max_rows => 500) c order by c.last_error is null, c.lag_seconds desc nulls last,
+        c.consumer limit 100";
 
 const RELAYS: &str = "
     select r.relay, r.sink, r.instance, r.state, r.position, r.rate, r.last_error, r.heartbeat_at,
@@ -26,7 +28,8 @@ const RELAYS: &str = "
     from outbox.relay_status r order by r.relay limit 100";
 
 const PROJECTIONS: &str = "
-    select p.name, p.version, p.kind, p.state, p.position, p.lag_positions, p.lag_seconds, p.failed_position, left(p.error, 1000) as error
+    select p.name, p.version, p.kind, p.state, p.position, p.lag_positions, p.lag_seconds, p.failed_position,
+        left(p.error, 1000) as error
     from outbox.projections p order by p.state = 'stopped', p.name, p.version desc limit 100";
 
 const REPLAYS: &str = "

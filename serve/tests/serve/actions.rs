@@ -55,7 +55,7 @@ async fn subscriptions_and_endpoints_are_switched() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_letters_are_decided_on_one_by_one_and_all_that_match() {
     let db = database("letters").await;
-    dead_letters(&db, 5, "the card was declined").await;
+    dead_letters(&db, 7, "the card was declined").await;
     let mut acts = Browser::logged_in(dashboard("acts", "letters").await, TOKEN, "Ann").await;
     let open = "select count(*) from outbox.dead_letter where resolution = 'open'";
 
@@ -75,8 +75,16 @@ async fn dead_letters_are_decided_on_one_by_one_and_all_that_match() {
     }
     // The page is older than what was done.
     let again = acts.submit(&page, "/do/requeue", &[], &[]).await;
-    assert!(again.status == 200 || again.status == 409, "{}", again.body);
-    db.batch_execute("update outbox.dead_letter set resolution = 'open' where id in (2, 3)").await.unwrap();
+    assert!(again.status == 200 && again.body.contains("is requeued"), "{}", again.body);
+    let twice = acts.submit(&page, "/do/requeue", &[], &[]).await;
+    assert!(twice.status == 409 && twice.body.contains("was requeued already"), "{}", twice.body);
+    let mut completed = 0;
+    wait_until("a worker completes both", PATIENCE, async || {
+        let complete = "select outbox.complete(c.lease, array[c.delivery_id]) from outbox.claim('work', 'w') c";
+        completed += db.query(complete, &[]).await.unwrap().len();
+        completed == 2
+    })
+    .await;
 
     // One of the group cannot be requeued. It stops no other, and dead letters that come after the question are left alone.
     let erased = "select outbox.erase((select message_id from outbox.dead_letter where id = 4), 'ann', 'asked for')";
@@ -180,7 +188,8 @@ async fn a_viewer_cannot_act() {
     }
     let form_token = sees.get("/").await.form("/logout", &[]).unwrap()["form_token"].clone();
     let state = "select md5(string_agg(t::text, '')) from (select s.paused, e.active, e.disabled_at, l.resolution,
-        (select count(*) from outbox.delivery) d, (select count(*) from outbox.endpoint_secret) n, (select count(*) from outbox._manual_send) m
+        (select count(*) from outbox.delivery) d, (select count(*) from outbox.endpoint_secret) n,
+            (select count(*) from outbox._manual_send) m
         from outbox.subscription s, outbox.endpoint e, outbox.dead_letter l order by s.id) t";
     let before = text(&db, state).await;
     for action in [

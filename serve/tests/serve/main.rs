@@ -1,5 +1,5 @@
-//! The dashboard against a real server, over HTTP: every page, every action as a role that may see and as one that may act, and
-//! what an attacker would try.
+//! The dashboard against a real server, over HTTP: every page, every action as a role that may see and as one that may
+//! act, and what an attacker would try.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod actions;
@@ -28,7 +28,8 @@ pub(crate) async fn postgres() -> &'static Server {
     static SERVER: OnceCell<Server> = OnceCell::const_new();
     SERVER
         .get_or_init(async || {
-            let server = Server::start(&[("pg_outbox.poll_interval", "1s")]).await.expect("a server");
+            let settings = [("pg_outbox.poll_interval", "1s"), ("max_worker_processes", "60")];
+            let server = Server::start(&settings).await.expect("a server");
             let db = server.connect("postgres").await.expect("a session");
             let roles = "create role sees login password 'x'; create role acts login password 'x'; \
                          create role counts login password 'x'; create role nobody login password 'x'";
@@ -78,7 +79,8 @@ pub(crate) async fn dashboard(role: &str, database: &str) -> SocketAddr {
 /// Makes dead letters of a pull subscription `work`, which fail with the error, and returns the ids of the messages.
 pub(crate) async fn dead_letters(db: &Client, count: i32, error: &str) -> Vec<i64> {
     db.execute("select outbox.ensure_subscription('work', array['job.#'])", &[]).await.expect("a subscription");
-    let sent = "select unnest(outbox.enqueue_many('job.run', (select array_agg(to_jsonb(i)) from generate_series(1, $1::int) i)))";
+    let sent = "select unnest(outbox.enqueue_many('job.run', (select array_agg(to_jsonb(i)) from generate_series(1,
+        $1::int) i)))";
     let ids: Vec<i64> = db.query(sent, &[&count]).await.expect("messages").iter().map(|row| row.get(0)).collect();
     let mut dead = 0;
     wait_until("all are dead", PATIENCE, async || {

@@ -150,8 +150,10 @@ async fn hostile_content_is_text() {
     let receiver = Receiver::start().unwrap();
     endpoint(&db, "hooks", &receiver).await;
     let ids = dead_letters(&db, 1, &long).await;
-    let enqueue = "select outbox.enqueue('push.it', to_jsonb($1::text), key => left($2, 100), tenant => left($2, 100), \
-        headers => jsonb_build_object('x-a', left($2, 100)), metadata => jsonb_build_object('correlation_id', left($2, 100)))";
+    let enqueue =
+        "select outbox.enqueue('push.it', to_jsonb($1::text), key => left($2, 100), tenant => left($2, 100), \
+        headers => jsonb_build_object('x-a', left($2, 100)), metadata => jsonb_build_object('correlation_id',
+            left($2, 100)))";
     let pushed: i64 = db.query_one(enqueue, &[&long, &hostile]).await.unwrap().get(0);
     db.execute("select outbox.cursor_record_error('c', $1)", &[&&long[..2000]]).await.unwrap();
     db.execute("select outbox.claim('work', left($1, 100))", &[&hostile]).await.unwrap();
