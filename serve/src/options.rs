@@ -141,7 +141,7 @@ mod tests {
         let refused = |options: &Options| options.check().err().map(|error| error.to_string()).unwrap_or_default();
         assert_eq!(refused(&Options::default()), "");
         let open = Options { listen: SocketAddr::from(([0, 0, 0, 0], 8484)), ..Options::default() };
-        assert!(refused(&open).contains("others reach"));
+        assert!(refused(&open).contains("is an address that others reach"));
         let proxied = Options { tls_proxy: true, ..open };
         assert!(refused(&proxied).contains("needs a token"));
         let with_token = Options { token: Some("0123456789abcdef".to_owned()), ..proxied };
