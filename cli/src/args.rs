@@ -3,7 +3,7 @@
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::events;
+use crate::{events, serve};
 
 /// Inspect and operate the transactional outbox of a PostgreSQL database
 #[derive(Debug, Parser)]
@@ -47,6 +47,8 @@ pub(super) enum Command {
     Doctor,
     /// Print the metrics in the text format of Prometheus
     Metrics,
+    /// Serve the dashboard, /metrics, /healthz and /readyz over HTTP
+    Serve(serve::Serve),
     /// Follow the feed and print its messages
     Tail {
         /// Topic patterns (* matches one word, # any number of words); without a pattern, all topics

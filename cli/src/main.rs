@@ -18,13 +18,13 @@ mod dead_letters;
 mod doctor;
 mod events;
 mod message;
-mod metrics;
 mod output;
 #[cfg(test)]
 mod reference;
 mod replay;
 mod run;
 mod screen;
+mod serve;
 
 use std::process::ExitCode;
 

@@ -8,6 +8,8 @@ use std::io::IsTerminal as _;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
+pub(crate) use pg_outbox_serve::short_age as age;
+
 /// A column is not made narrower than this to fit the terminal.
 const NARROWEST: usize = 10;
 
@@ -103,16 +105,6 @@ fn when(value: &Value) -> Option<DateTime<Utc>> {
 pub(crate) fn ago(at: DateTime<Utc>) -> String {
     let seconds = (Utc::now() - at).num_milliseconds() as f64 / 1000.0;
     if seconds < 0.0 { format!("in {}", age(-seconds)) } else { format!("{} ago", age(seconds)) }
-}
-
-/// Formats a duration in its largest unit of which there are at least two.
-pub(crate) fn age(seconds: f64) -> String {
-    match seconds.max(0.0) {
-        short if short < 120.0 => format!("{short:.0} s"),
-        some if some < 7_200.0 => format!("{:.0} min", some / 60.0),
-        hours if hours < 172_800.0 => format!("{:.0} h", hours / 3600.0),
-        days => format!("{:.0} d", days / 86_400.0),
-    }
 }
 
 /// Formats rows as a table with a header line, of at most `width` columns of the terminal if that can be.

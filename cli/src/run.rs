@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::args::{Archive, Args, By, Command, Cursor, Delivery, Endpoint, More, Registry, Subscription, Worker};
 use crate::ask::{call, call_void, with};
 use crate::screen::{Screen, View, top};
-use crate::{ask, dead_letters, doctor, events, message, metrics, output, replay};
+use crate::{ask, dead_letters, doctor, events, message, output, replay, serve};
 use pg_outbox::connect::Target;
 use pg_outbox::error::{Error, Result};
 use pg_outbox::outbox::Outbox;
@@ -66,13 +66,26 @@ const VARIABLE: &str = "DATABASE_URL";
 /// Returns the outbox of the connection string, without connecting yet. Errors of the connection name the server, and the
 /// place where each setting is from.
 pub(super) fn lazy(dsn: Option<&str>, pool_size: usize) -> Result<Outbox> {
+    Outbox::with_target(target(dsn)?, pool_size)
+}
+
+fn target(dsn: Option<&str>) -> Result<Target> {
     let variable = std::env::var(VARIABLE).unwrap_or_default();
-    let target = match dsn {
-        Some(dsn) => Target::parse_from(dsn, "--dsn")?,
-        None if !variable.is_empty() => Target::parse_from(&variable, VARIABLE)?,
-        None => Target::parse("")?,
-    };
-    Outbox::with_target(target, pool_size)
+    match dsn {
+        Some(dsn) => Target::parse_from(dsn, "--dsn"),
+        None if !variable.is_empty() => Target::parse_from(&variable, VARIABLE),
+        None => Target::parse(""),
+    }
+}
+
+async fn metrics(outbox: &Outbox, json: bool) -> Result<()> {
+    let rows = outbox.call("metrics", json!({}), &[]).await?;
+    if json {
+        rows.iter().for_each(|row| println!("{row}"));
+    } else {
+        print!("{}", pg_outbox_serve::metrics::exposition(&rows));
+    }
+    Ok(())
 }
 
 /// Runs one command and returns its exit code.
@@ -89,6 +102,10 @@ pub(super) async fn run(args: Args) -> Result<u8> {
             Ok(0)
         }
         Command::Doctor => doctor::run(dsn, json).await,
+        Command::Serve(how) => {
+            serve::run(target(dsn)?, how).await?;
+            Ok(0)
+        }
         command => {
             let outbox = lazy(dsn, 8)?;
             outbox.check().await?;
@@ -107,7 +124,7 @@ async fn run_connected(outbox: &Outbox, json: bool, command: Command) -> Result<
         Command::Top { every, count, picture: Some(file) } => {
             top::draw(outbox, every, count.unwrap_or(2), &file).await?;
         }
-        Command::Metrics => metrics::run(outbox, json).await?,
+        Command::Metrics => metrics(outbox, json).await?,
         Command::Tail { topics, after, count } => tail(outbox, json, topics, after, count).await?,
         Command::Send(new) => message::send(outbox, json, new).await?,
         Command::Endpoint(command) => endpoint(outbox, json, command).await?,
@@ -126,7 +143,7 @@ async fn run_connected(outbox: &Outbox, json: bool, command: Command) -> Result<
         Command::Export(what) => events::export(outbox, what).await?,
         Command::Call { function, args } => print(outbox, json, &function, with(json!({}), More { set: args })).await?,
         // These commands need no outbox.
-        Command::Completions { .. } | Command::Listen { .. } | Command::Doctor => {}
+        Command::Completions { .. } | Command::Listen { .. } | Command::Doctor | Command::Serve(_) => {}
     }
     Ok(0)
 }

@@ -11,13 +11,12 @@ use serde_json::{Value, json};
 use crate::{ask, output};
 use pg_outbox::error::Result;
 use pg_outbox::outbox::Outbox;
+pub(crate) use pg_outbox_serve::command_for;
+use pg_outbox_serve::state_of;
 
 const SUBSCRIPTIONS: &[&str] = &["name", "to", "state", "rate", "behind", "waiting", "leased", "oldest", "dead"];
 const ENDPOINTS: &[&str] = &["name", "state", "failures", "last_error"];
 const READERS: &[&str] = &["consumer", "subject", "state", "position", "behind", "moved", "last_error"];
-
-/// A pull subscription without a claim for this long, in seconds, has no worker if something is due.
-const NO_WORKER_AFTER: f64 = 60.0;
 
 const OF_SUBSCRIPTIONS: &str = "
     select s.name, coalesce(s.endpoint, '(workers)') as to, s.pull, s.paused, t.completed, s.lag_positions as behind,
@@ -238,40 +237,8 @@ fn section(out: &mut String, title: &str, rows: &[Value], all: usize, columns: &
     }
 }
 
-/// The state of a subscription, in a word or two.
-fn state_of(row: &Value) -> &'static str {
-    let due = row["oldest_due_seconds"].as_f64().unwrap_or(0.0);
-    let unclaimed = row["last_claim_seconds"].as_f64().is_none_or(|seconds| seconds > NO_WORKER_AFTER);
-    if row["paused"] == true {
-        "paused"
-    } else if row["pull"] == true && due > NO_WORKER_AFTER && unclaimed && number(row, "processing") == 0 {
-        "no worker"
-    } else if number(row, "behind") > 0 {
-        "behind"
-    } else if number(row, "waiting") > 0 {
-        "waiting"
-    } else if number(row, "processing") > 0 || number(row, "per_second") > 0 {
-        "working"
-    } else {
-        "at rest"
-    }
-}
-
 fn at_rest(row: &Value) -> bool {
     matches!(row["state"].as_str(), Some("at rest" | "active")) && number(row, "dead") == 0
-}
-
-/// The command that shows more about a health check.
-pub(crate) fn command_for(check: &str) -> Option<&'static str> {
-    Some(match check {
-        "worker" | "launcher" | "version" => "outbox doctor",
-        "subscriptions" | "deliveries" | "max_lag" => "outbox subscription list",
-        "endpoints" => "outbox endpoint list",
-        "cursors" => "outbox cursor list",
-        "projections" => "outbox project",
-        "dead letters" => "outbox dlq list",
-        _ => return None,
-    })
 }
 
 /// The rows of `health()` that are not ok, critical ones first.

@@ -1,12 +1,9 @@
-//! The command `metrics`: what `outbox.metrics()` returns, in the text format of Prometheus.
+//! The rows of `outbox.metrics()` in the text format of Prometheus.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use serde_json::{Value, json};
-
-use pg_outbox::error::Result;
-use pg_outbox::outbox::Outbox;
+use serde_json::Value;
 
 /// The descriptions of the metrics. A metric that is not listed is printed without a description.
 const HELP: &[(&str, &str)] = &[
@@ -45,18 +42,9 @@ const HELP: &[(&str, &str)] = &[
     ("outbox_queued", "Deliveries that are about to be sent"),
 ];
 
-pub(crate) async fn run(outbox: &Outbox, json: bool) -> Result<()> {
-    let rows = outbox.call("metrics", json!({}), &[]).await?;
-    if json {
-        rows.iter().for_each(|row| println!("{row}"));
-    } else {
-        print!("{}", exposition(&rows));
-    }
-    Ok(())
-}
-
-/// The text format, with the samples of a metric in one group after its HELP and TYPE.
-fn exposition(rows: &[Value]) -> String {
+/// Returns the rows of `outbox.metrics()` in the text format, with the samples of a metric in one group after its HELP
+/// and TYPE.
+pub fn exposition(rows: &[Value]) -> String {
     let mut families: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for row in rows {
         let Some(name) = row["name"].as_str() else { continue };
@@ -95,6 +83,8 @@ fn labels(labels: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

@@ -1,0 +1,34 @@
+//! The dashboard of pg_outbox: one small HTTP server that shows what is stuck and why, and has the buttons that mend it.
+//!
+//! The server has no rights of its own. It shows what the role of its connection may see (capability `monitor`, or the
+//! overview alone with `observe`), and the buttons of actions that the role may call (`admin`). It also has `/metrics`
+//! for Prometheus, `/healthz` (the process lives) and `/readyz` (the database answers and has an outbox).
+//!
+//! These rules hold:
+//!
+//! - Nobody sees or does anything without a token or the header of a trusted proxy. Nothing is done without the token
+//!   of a form that this server made for the same person.
+//! - A page reads in a read-only transaction. No query counts or sorts everything that is stored; lists go page by page.
+//! - Content of messages is shown when somebody asks for it. Stored secrets are never read.
+//! - A text of the database is text: it runs nothing, hides nothing, and is cut where it is long.
+//! - Without the database every page says so, and the next one works again as soon as the database does.
+
+mod actions;
+mod app;
+mod chart;
+mod database;
+mod health;
+mod http;
+pub mod metrics;
+mod options;
+mod page;
+mod samples;
+mod screens;
+mod server;
+mod session;
+
+pub use health::command_for;
+pub use options::Options;
+pub use page::short_age;
+pub use screens::subscriptions::state_of;
+pub use server::Server;
