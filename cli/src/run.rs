@@ -438,10 +438,12 @@ async fn listen(json: bool, address: &str, secret: Option<&str>, status: u16, co
     let mut shown = 0;
     while count.is_none_or(|count| shown < count) {
         let arrivals = tokio::select! {
-            arrivals = receiver.wait_for(shown + 1) => arrivals,
+            // A receiver that runs for days keeps nothing.
+            arrivals = receiver.take() => arrivals,
             _ = tokio::signal::ctrl_c() => return Ok(()),
         };
-        for arrival in arrivals.iter().skip(shown) {
+        shown += arrivals.len();
+        for arrival in arrivals {
             let signature = match &arrival.valid {
                 None => "not checked".to_owned(),
                 Some(Ok(())) => "valid".to_owned(),
@@ -462,7 +464,6 @@ async fn listen(json: bool, address: &str, secret: Option<&str>, status: u16, co
                 );
             }
         }
-        shown = arrivals.len();
     }
     Ok(())
 }

@@ -184,6 +184,18 @@ impl Receiver {
             notified.await;
         }
     }
+
+    /// Waits until a request has arrived, and removes all that have arrived so far.
+    pub async fn take(&self) -> Vec<Arrival> {
+        loop {
+            let notified = self.shared.arrived.notified();
+            let arrivals = std::mem::take(&mut *lock(&self.shared.arrivals));
+            if !arrivals.is_empty() {
+                return arrivals;
+            }
+            notified.await;
+        }
+    }
 }
 
 impl Drop for Receiver {
