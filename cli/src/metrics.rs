@@ -28,6 +28,7 @@ const HELP: &[(&str, &str)] = &[
     ("outbox_cursor_error_seconds", "Time for which a reader has not been able to go on; 0 if it can"),
     ("outbox_dead_letters_open", "Dead letters that nobody has dealt with"),
     ("outbox_ring_bytes", "Size of a log on disk"),
+    ("outbox_event_bytes", "Size of a permanent log of events on disk"),
     ("outbox_enqueued_total", "Messages, including those that were rolled back"),
     ("outbox_feed_position", "Last position of the feed"),
     ("outbox_routed_position", "Position up to which the feed is routed"),
