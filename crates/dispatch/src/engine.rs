@@ -272,8 +272,8 @@ impl<S: Store, T: Transport> Engine<S, T> {
         let Engine { store, push, routing, window, .. } = self;
         window.recount(store, &mut routing.config)?;
         let blocked = push.blocked.recount(store, &mut routing.config, window)?;
-        self.transform_again();
-        if self.catch_up()? {
+        let again = self.transform_again();
+        if self.catch_up()? || again {
             return Ok(Duration::ZERO);
         }
         let (config, now) = (&self.routing.config, self.store.instant());

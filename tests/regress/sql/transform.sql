@@ -17,10 +17,12 @@ select outbox.subscribe('s', '{#}', transform => 'app.texts(outbox.feed_message)
 select outbox.subscribe('s', '{#}', transform => 'app.sets(outbox.feed_message)');
 select outbox.subscribe('s', '{#}', transform => 'app.payload(jsonb)');
 select count(*) from outbox.subscription;
--- The name is stored with its schema, and shown.
+-- A name without a schema is not looked up in the caller's path.
 set search_path = app, public;
-select outbox.subscribe('s', '{#}', transform => 'part(outbox.feed_message)') is not null;
+select outbox.subscribe('s', '{#}', transform => 'part(outbox.feed_message)');
 reset search_path;
+-- The function is stored by its signature, and shown.
+select outbox.subscribe('s', '{#}', transform => 'app . part ( outbox.feed_message )') is not null;
 select name, transform from outbox.subscription_status;
 select transform, transform_owner = current_user as own from outbox.subscription;
 -- It stays until it is changed or reset.

@@ -116,12 +116,12 @@ impl<S: Store, T: Transport> Engine<S, T> {
     }
 
     /// Calls the transforms with the messages that are to be sent again, and sends what they have made. The other messages
-    /// wait on.
-    pub(super) fn transform_again(&mut self) {
+    /// wait on. Returns whether more can be called now.
+    pub(super) fn transform_again(&mut self) -> bool {
         let (now, config) = (self.store.instant(), &self.routing.config);
         let waits = |s: &Subscription| !s.again.is_empty() && !s.paused && s.may_be_asked(now);
         if !self.store.switches().push {
-            return;
+            return false;
         }
         let ids: Vec<i32> = config.subscriptions.iter().filter(|(_, s)| waits(s)).map(|(id, _)| *id).collect();
         for id in ids {
@@ -130,6 +130,7 @@ impl<S: Store, T: Transport> Engine<S, T> {
             let results = predicates.transform(store, &store.switches(), config, id, &messages);
             self.send_again(id, messages, &|position| results.of(position, id));
         }
+        self.routing.config.subscriptions.values().any(waits)
     }
 
     fn send_again<'a>(&mut self, id: i32, messages: Vec<Stored>, result: &dyn Fn(i64) -> &'a FilterResult) {
