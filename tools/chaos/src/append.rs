@@ -13,7 +13,7 @@ use crate::random::Random;
 use crate::verdict::Verdict;
 
 /// Appends until `stop` is set, with a new session after every error.
-pub async fn append(shared: Arc<Shared>, seed: u64, who: u64) {
+pub(crate) async fn append(shared: Arc<Shared>, seed: u64, who: u64) {
     let mut random = Random::new(seed, 300 + who);
     while !shared.stop.load(Ordering::Relaxed) {
         if let Ok(db) = session(&shared.place, "chaos appender").await {
@@ -70,7 +70,7 @@ async fn work(shared: &Shared, db: &Client, random: &mut Random) -> Result<()> {
 }
 
 /// Checks that the versions of each stream are those that were returned, without a gap, and in the order of the feed.
-pub async fn judge(verdict: &mut Verdict, db: &Client) -> Result<()> {
+pub(crate) async fn judge(verdict: &mut Verdict, db: &Client) -> Result<()> {
     let row = db
         .query_one(
             "with stored as (
