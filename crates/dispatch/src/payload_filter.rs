@@ -188,7 +188,7 @@ impl Predicates {
             results.0.extend(messages.iter().map(|stored| ((stored.message.position, id), FilterResult::Holds)));
             return results;
         };
-        let asked = messages.iter().map(|stored| place(stored)).collect();
+        let asked = messages.iter().map(place).collect();
         let question = (id, Question::Transform { transform, asked });
         self.ask_all(evaluator, switches.transform_timeout, config, vec![question], &mut results);
         results
