@@ -71,6 +71,10 @@ settings! {
     /// takes.
     FILTER_TIMEOUT "filter_timeout": int(1..=10_000, UNIT_MS) = 100, Sighup;
 
+    /// Longest time that a subscription's transform may take for one message. 100 ms: a few look-ups in tables take a hundredth
+    /// of it.
+    TRANSFORM_TIMEOUT "transform_timeout": int(1..=10_000, UNIT_MS) = 100, Sighup;
+
     /// The values that `outbox.set_context` has set for the transaction.
     CONTEXT "context": string = None, Userset [NO_SHOW_ALL | DISALLOW_IN_FILE];
 

@@ -364,6 +364,8 @@ fn message(row: &Row) -> Result<Message> {
         publisher: text("publisher")?,
         idempotency_key: text("idempotency_key")?,
         occurred_at: micros("occurred_at")?,
+        // A relay reads messages, which have neither version nor event id.
+        ..Extra::default()
     };
     Ok(Message {
         id: row.try_get("message_id")?,

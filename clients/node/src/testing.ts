@@ -152,6 +152,7 @@ export async function perform(app: WorkerApp, topic: string, payload: unknown, f
         maxAttempts: 12, topic, key: null, payload: JSON.parse(JSON.stringify(payload ?? null)), body: null, contentType: null, headers: null,
         metadata: null, tenant: null, publisher: null, aggregateType: null, aggregateId: null, priority: 0, enqueuedAt: now, occurredAt: null,
         deliverAt: null, expiresAt: null, lastAttemptAt: null, lastError: null,
+        version: null, eventId: null,
         ...fields,
     });
     return app.handle(message as ClaimedMessage, { signal: new AbortController().signal, extend: async () => now });

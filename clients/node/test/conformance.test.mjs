@@ -158,7 +158,7 @@ const OPERATIONS = {
             pool,
             args.subscription,
             (message) => {
-                seen.push({ key: message.key, attempt: message.attempt, payload: message.payload });
+                seen.push({ ...asMessage(message), attempt: message.attempt });
                 if (seen.length >= args.count) worker.stop();
                 const rule = (args.rules ?? []).find(
                     (one) => (one.key === undefined || one.key === message.key) && (one.attempt === undefined || one.attempt === message.attempt),

@@ -183,6 +183,8 @@ fn message_dict<'py>(py: Python<'py>, message: &Message) -> PyResult<Bound<'py, 
     dict.set_item("publisher", &message.publisher)?;
     dict.set_item("occurred_at", message.occurred_at.as_ref().map(seconds))?;
     dict.set_item("enqueued_at", seconds(&message.enqueued_at))?;
+    dict.set_item("version", message.version)?;
+    dict.set_item("event_id", &message.event_id)?;
     Ok(dict)
 }
 

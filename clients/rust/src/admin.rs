@@ -151,6 +151,10 @@ pub struct Claimed {
     pub last_attempt_at: Option<DateTime<Utc>>,
     /// Column `last_error`.
     pub last_error: Option<String>,
+    /// Column `version`.
+    pub version: Option<i64>,
+    /// Column `event_id`.
+    pub event_id: Option<String>,
 }
 
 /// A row of `outbox.compare_schemas()`.
@@ -723,6 +727,10 @@ pub struct FeedMessage {
     pub occurred_at: Option<DateTime<Utc>>,
     /// Column `enqueued_at`.
     pub enqueued_at: Option<DateTime<Utc>>,
+    /// Column `version`.
+    pub version: Option<i64>,
+    /// Column `event_id`.
+    pub event_id: Option<String>,
 }
 
 /// A row of `outbox.rotate_secret()`.
@@ -965,6 +973,8 @@ pub struct DeadLetterEntry {
     pub resolved_by: Option<String>,
     /// Column `resolution_note`.
     pub resolution_note: Option<String>,
+    /// Column `payload`.
+    pub payload: Option<Value>,
 }
 
 /// A row of `outbox.dead_letter_status`.
@@ -1267,6 +1277,10 @@ pub struct SubscriptionEntry {
     pub external_id: Option<String>,
     /// Column `labels`.
     pub labels: Value,
+    /// Column `transform`.
+    pub transform: Option<String>,
+    /// Column `transform_owner`.
+    pub transform_owner: Option<String>,
     /// Column `paused`.
     pub paused: bool,
     /// Column `created_at`.
@@ -1303,6 +1317,8 @@ pub struct SubscriptionStatusEntry {
     pub external_id: Option<String>,
     /// Column `labels`.
     pub labels: Value,
+    /// Column `transform`.
+    pub transform: Option<String>,
     /// Column `created_at`.
     pub created_at: DateTime<Utc>,
     /// Column `position`.
@@ -1458,6 +1474,8 @@ pub struct AlterSubscription {
     pub labels: Option<Value>,
     /// Argument `reset`.
     pub reset: Option<Vec<String>>,
+    /// Argument `transform`.
+    pub transform: Option<String>,
 }
 
 /// Optional arguments of `outbox.alter_topic()`; `None` stands for the default.
@@ -1904,6 +1922,8 @@ pub struct EnsureSubscription {
     pub start: Option<String>,
     /// Argument `source`.
     pub source: Option<String>,
+    /// Argument `transform`.
+    pub transform: Option<String>,
 }
 
 /// Optional arguments of `outbox.erase()`; `None` stands for the default.
@@ -2429,6 +2449,8 @@ pub struct Subscribe {
     pub url: Option<String>,
     /// Argument `source`.
     pub source: Option<String>,
+    /// Argument `transform`.
+    pub transform: Option<String>,
 }
 
 /// Optional arguments of `outbox.truncate_stream()`; `None` stands for the default.
@@ -2509,14 +2531,15 @@ impl Outbox {
 
     /// Changes the settings of a subscription; null leaves a setting as it is. reset: names of settings that go back
     /// to their default (filter, max_attempts, max_age, schedule, policy, ttl, deadline, max_lag, external_id,
-    /// labels). Topics and filter hold for the positions after the control message whose id is returned. Errors:
-    /// OB001 no such subscription or endpoint, OB004 endpoint for a subscription that is pulled by workers, 22023 a
-    /// setting is malformed or out of range, 54000 a text is too long.
+    /// labels, transform). Topics and filter hold for the positions after the control message whose id is returned; a
+    /// transform holds for the messages that are routed from then on. Errors: OB001 no such subscription or endpoint,
+    /// OB004 endpoint for a subscription that is pulled by workers, 42883 no such function, 42501 the caller does not
+    /// have the rights of its owner, 22023 a setting is malformed or out of range, 54000 a text is too long.
     ///
     /// # Errors
     /// Those of the function.
     pub async fn alter_subscription(&self, name: &str, options: AlterSubscription) -> Result<Option<i64>> {
-        call::single(self.call("alter_subscription", json!({"name": name, "topics": options.topics, "filter": options.filter, "endpoint": options.endpoint, "max_attempts": options.max_attempts, "max_age": options.max_age.map(|d| d.as_secs_f64()), "schedule": options.schedule, "policy": options.policy, "format": options.format, "batch_size": options.batch_size, "batch_wait": options.batch_wait.map(|d| d.as_secs_f64()), "ordering": options.ordering, "on_exhausted": options.on_exhausted, "ttl": options.ttl.map(|d| d.as_secs_f64()), "deadline": options.deadline.map(|d| d.as_secs_f64()), "notify": options.notify, "max_lag": options.max_lag.map(|d| d.as_secs_f64()), "external_id": options.external_id, "labels": options.labels, "reset": options.reset}), &[]).await?)
+        call::single(self.call("alter_subscription", json!({"name": name, "topics": options.topics, "filter": options.filter, "endpoint": options.endpoint, "max_attempts": options.max_attempts, "max_age": options.max_age.map(|d| d.as_secs_f64()), "schedule": options.schedule, "policy": options.policy, "format": options.format, "batch_size": options.batch_size, "batch_wait": options.batch_wait.map(|d| d.as_secs_f64()), "ordering": options.ordering, "on_exhausted": options.on_exhausted, "ttl": options.ttl.map(|d| d.as_secs_f64()), "deadline": options.deadline.map(|d| d.as_secs_f64()), "notify": options.notify, "max_lag": options.max_lag.map(|d| d.as_secs_f64()), "external_id": options.external_id, "labels": options.labels, "reset": options.reset, "transform": options.transform}), &[]).await?)
     }
 
     /// Changes a registered topic; null leaves a value as it is. From the commit on, messages of an inactive topic
@@ -3123,7 +3146,7 @@ impl Outbox {
         topics: &[&str],
         options: EnsureSubscription,
     ) -> Result<Option<String>> {
-        call::single(self.call("ensure_subscription", json!({"name": name, "topics": topics, "endpoint": options.endpoint, "filter": options.filter, "max_attempts": options.max_attempts, "max_age": options.max_age.map(|d| d.as_secs_f64()), "schedule": options.schedule, "policy": options.policy, "format": options.format, "batch_size": options.batch_size, "batch_wait": options.batch_wait.map(|d| d.as_secs_f64()), "ordering": options.ordering, "on_exhausted": options.on_exhausted, "ttl": options.ttl.map(|d| d.as_secs_f64()), "deadline": options.deadline.map(|d| d.as_secs_f64()), "notify": options.notify, "max_lag": options.max_lag.map(|d| d.as_secs_f64()), "external_id": options.external_id, "labels": options.labels, "start": options.start, "source": options.source}), &[]).await?)
+        call::single(self.call("ensure_subscription", json!({"name": name, "topics": topics, "endpoint": options.endpoint, "filter": options.filter, "max_attempts": options.max_attempts, "max_age": options.max_age.map(|d| d.as_secs_f64()), "schedule": options.schedule, "policy": options.policy, "format": options.format, "batch_size": options.batch_size, "batch_wait": options.batch_wait.map(|d| d.as_secs_f64()), "ordering": options.ordering, "on_exhausted": options.on_exhausted, "ttl": options.ttl.map(|d| d.as_secs_f64()), "deadline": options.deadline.map(|d| d.as_secs_f64()), "notify": options.notify, "max_lag": options.max_lag.map(|d| d.as_secs_f64()), "external_id": options.external_id, "labels": options.labels, "start": options.start, "source": options.source, "transform": options.transform}), &[]).await?)
     }
 
     /// Erases the content of a message (payload, body, headers, metadata, and in the attempt log responses, results
@@ -3390,8 +3413,8 @@ impl Outbox {
 
     /// Returns metrics for a monitoring system. Names that end in _total, _sum or _count only grow; all others are
     /// current values, in the unit that the name says (seconds, positions, bytes). labels names the subscription,
-    /// endpoint, state, consumer, stream, subject, relay or ring. outbox_enqueued_total also counts messages that
-    /// were rolled back.
+    /// endpoint, state, consumer, stream, subject, relay, ring or part. outbox_enqueued_total also counts messages
+    /// that were rolled back.
     ///
     /// # Errors
     /// Those of the function.
@@ -3615,7 +3638,7 @@ impl Outbox {
     /// Makes the delivery of a dead letter due now, with all its attempts again, and returns the id of the delivery.
     /// The receiver gets the same webhook id. A requeued delivery does not expire, and a cancelled message is not
     /// cancelled any more. Errors: OB001 no such dead letter, OB004 it was requeued already, its subscription has
-    /// ended, or its message is gone or erased, 22023 actor is empty.
+    /// ended, its message is gone or erased, or the transform makes no payload of it, 22023 actor is empty.
     ///
     /// # Errors
     /// Those of the function.
@@ -3652,9 +3675,10 @@ impl Outbox {
     }
 
     /// Sends a message once more to a pushed subscription, whatever the state of its delivery: one attempt outside
-    /// the budget, with the same webhook id. Returns the id for manual_result(). Errors: OB001 no such subscription,
-    /// or the message is not stored or not in the feed yet; OB004 the subscription is pulled by workers, or the
-    /// message was erased.
+    /// the budget, with the same webhook id. The subscription's transform, if it has one, is called again. Returns
+    /// the id for manual_result(). Errors: OB001 no such subscription, or the message is not stored or not in the
+    /// feed yet; OB004 the subscription is pulled by workers, the message was erased, or the transform makes no
+    /// payload of it.
     ///
     /// # Errors
     /// Those of the function.
@@ -4038,15 +4062,19 @@ impl Outbox {
     /// subscription's name. filter: further conditions on a message. The other settings are described at the columns
     /// of outbox.subscription; max_attempts null or below 1 means 12. start: latest (the default: messages after the
     /// control message whose id is returned), earliest, a position (the first to be delivered) or a time. source:
-    /// messages (the default), events (of streams), or all; it stays until unsubscribe(). A name that was
-    /// unsubscribed is taken up again, with its old id. Returns the id of the control message. Errors: OB001 no such
-    /// endpoint, OB009 the start position is not stored or does not exist yet, 42710 the subscription exists already,
-    /// 22004 topics is null or empty, 22023 a setting is malformed or out of range, 54000 a text is too long.
+    /// messages (the default), events (of streams), or all; it stays until unsubscribe(). transform: the signature of
+    /// a function (message outbox.feed_message) returns jsonb, immutable or stable, such as
+    /// "app.public_part(outbox.feed_message)": its result is sent instead of the payload, and null skips the
+    /// delivery. The function runs as its owner. A name that was unsubscribed is taken up again, with its old id.
+    /// Returns the id of the control message. Errors: OB001 no such endpoint, OB009 the start position is not stored
+    /// or does not exist yet, 42710 the subscription exists already, 42883 no such function, 42501 the caller does
+    /// not have the rights of its owner, 22004 topics is null or empty, 22023 a setting is malformed or out of range,
+    /// 54000 a text is too long.
     ///
     /// # Errors
     /// Those of the function.
     pub async fn subscribe(&self, name: &str, topics: &[&str], options: Subscribe) -> Result<Option<i64>> {
-        call::single(self.call("subscribe", json!({"name": name, "topics": topics, "endpoint": options.endpoint, "filter": options.filter, "max_attempts": options.max_attempts, "max_age": options.max_age.map(|d| d.as_secs_f64()), "schedule": options.schedule, "policy": options.policy, "format": options.format, "batch_size": options.batch_size, "batch_wait": options.batch_wait.map(|d| d.as_secs_f64()), "ordering": options.ordering, "on_exhausted": options.on_exhausted, "ttl": options.ttl.map(|d| d.as_secs_f64()), "deadline": options.deadline.map(|d| d.as_secs_f64()), "notify": options.notify, "max_lag": options.max_lag.map(|d| d.as_secs_f64()), "external_id": options.external_id, "labels": options.labels, "start": options.start, "url": options.url, "source": options.source}), &[]).await?)
+        call::single(self.call("subscribe", json!({"name": name, "topics": topics, "endpoint": options.endpoint, "filter": options.filter, "max_attempts": options.max_attempts, "max_age": options.max_age.map(|d| d.as_secs_f64()), "schedule": options.schedule, "policy": options.policy, "format": options.format, "batch_size": options.batch_size, "batch_wait": options.batch_wait.map(|d| d.as_secs_f64()), "ordering": options.ordering, "on_exhausted": options.on_exhausted, "ttl": options.ttl.map(|d| d.as_secs_f64()), "deadline": options.deadline.map(|d| d.as_secs_f64()), "notify": options.notify, "max_lag": options.max_lag.map(|d| d.as_secs_f64()), "external_id": options.external_id, "labels": options.labels, "start": options.start, "url": options.url, "source": options.source, "transform": options.transform}), &[]).await?)
     }
 
     /// Makes the version that is being rebuilt the live one, stops the old one, and returns the new version. Swap the

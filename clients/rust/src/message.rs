@@ -68,6 +68,28 @@ impl<'a> FromSql<'a> for JsonText {
     }
 }
 
+/// A uuid as text.
+struct UuidText(String);
+
+impl<'a> FromSql<'a> for UuidText {
+    fn from_sql(_ty: &Type, raw: &'a [u8]) -> std::result::Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        let n = u128::from_be_bytes(raw.try_into()?);
+        let part = |from: u32, digits: u32| (n >> (128 - 4 * (from + digits))) & ((1 << (4 * digits)) - 1);
+        Ok(UuidText(format!(
+            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+            part(0, 8),
+            part(8, 4),
+            part(12, 4),
+            part(16, 4),
+            part(20, 12)
+        )))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::UUID
+    }
+}
+
 enum Content {
     Json(String),
     Bytes { body: Vec<u8>, content_type: String },
@@ -299,6 +321,10 @@ pub struct Message {
     pub occurred_at: Option<DateTime<Utc>>,
     /// When the message was enqueued.
     pub enqueued_at: DateTime<Utc>,
+    /// The version of an event in its stream. The topic of an event is its type, and the key its stream.
+    pub version: Option<i64>,
+    /// The id that the application gave an event.
+    pub event_id: Option<String>,
 }
 
 /// A message is a batch of one, so that [`Reader::advance`](crate::Reader::advance) takes either.
@@ -374,6 +400,8 @@ impl Message {
             publisher: row.try_get("publisher")?,
             occurred_at: row.try_get("occurred_at")?,
             enqueued_at: row.try_get::<_, Option<DateTime<Utc>>>("enqueued_at")?.unwrap_or_default(),
+            version: row.try_get("version")?,
+            event_id: row.try_get::<_, Option<UuidText>>("event_id")?.map(|id| id.0),
         })
     }
 }

@@ -167,7 +167,7 @@ fn json_content(message: &Message) -> Option<Cow<'_, str>> {
 }
 
 /// Appends a message as an envelope with the fields event, schema_version, idempotency_key, trace_id, correlation_id,
-/// tenant_id, occurred_at, producer, privacy, payload and metadata. Fields without a value are left out. `metadata` holds
+/// tenant_id, occurred_at, producer, version, event_id, privacy, payload and metadata. Fields without a value are left out. `metadata` holds
 /// the entries of the message's metadata that have no field of their own.
 fn envelope(message: &Message, to: &mut String) {
     const OWN: [&str; 4] = ["schema_version", "correlation_id", "traceparent", "privacy"];
@@ -181,6 +181,10 @@ fn envelope(message: &Message, to: &mut String) {
     object.option("tenant_id", extra.tenant.as_deref());
     object.text("occurred_at", &rfc3339(extra.occurred_at.unwrap_or(message.enqueued_at)));
     object.option("producer", extra.publisher.as_deref());
+    if let Some(version) = extra.version {
+        object.raw("version", &version.to_string());
+    }
+    object.option("event_id", extra.event_id.as_deref());
     let given = extra.metadata.as_ref();
     // enqueue_event() writes the metadata entry "privacy" as {pii, fields, consent}.
     let mut privacy = given.and_then(|m| m.get("privacy")).and_then(Value::as_object).cloned().unwrap_or_default();
@@ -221,6 +225,8 @@ fn pubsub(message: &Message, to: &mut String) {
         }
     };
     add("tenant", extra.tenant.as_deref().map(Cow::Borrowed));
+    add("version", extra.version.map(|version| Cow::Owned(version.to_string())));
+    add("event_id", extra.event_id.as_deref().map(Cow::Borrowed));
     add("content_type", message.content_type.as_deref().map(Cow::Borrowed));
     for name in ["traceparent", "tracestate", "correlation_id", "causation_id"] {
         add(name, text_of(extra, name));
@@ -260,6 +266,8 @@ pub fn attributes(message: &Message, source: &str, put: &mut dyn FnMut(&str, &st
     option("tenant", extra.tenant.as_deref().map(Cow::Borrowed));
     option("aggregatetype", extra.aggregate_type.as_deref().map(Cow::Borrowed));
     option("aggregateid", extra.aggregate_id.as_deref().map(Cow::Borrowed));
+    option("version", extra.version.map(|version| Cow::Owned(version.to_string())));
+    option("eventid", extra.event_id.as_deref().map(Cow::Borrowed));
     option("idempotencykey", extra.idempotency_key.as_deref().map(Cow::Borrowed));
     option("traceparent", text_of(extra, "traceparent"));
     option("tracestate", text_of(extra, "tracestate"));
@@ -482,6 +490,8 @@ mod tests {
             publisher: Some("shop@1.2.3".into()),
             idempotency_key: Some("i-1".into()),
             occurred_at: Some(0),
+            version: Some(7),
+            event_id: Some("a0000000-0000-0000-0000-000000000001".into()),
             ..Extra::default()
         };
         Message { extra: Some(Box::new(extra)), ..message() }
@@ -526,7 +536,8 @@ mod tests {
             json!({
                 "event": "order.created.v3", "schema_version": 3, "idempotency_key": "i-1",
                 "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736", "correlation_id": "c-1", "tenant_id": "acme",
-                "occurred_at": "1970-01-01T00:00:00.000000Z", "producer": "shop@1.2.3",
+                "occurred_at": "1970-01-01T00:00:00.000000Z", "producer": "shop@1.2.3", "version": 7,
+                "event_id": "a0000000-0000-0000-0000-000000000001",
                 "privacy": {"pii": true, "fields": ["email"], "consent": {"mail": true}}, "payload": {"n": 1},
                 "metadata": {"shop": "eu", "n": 5}
             })
@@ -551,6 +562,10 @@ mod tests {
         assert_eq!(event["subject"], "käse 1");
         assert_eq!(event["source"], "/pg_outbox/shop/shop@1.2.3");
         assert_eq!(event["sequence"], "42");
+        assert_eq!(
+            (&event["version"], &event["eventid"]),
+            (&json!("7"), &json!("a0000000-0000-0000-0000-000000000001"))
+        );
         assert_eq!(event["data"], json!({"n": 1}));
     }
 

@@ -47,6 +47,10 @@ pub struct Extra {
     pub idempotency_key: Option<Box<str>>,
     /// When the event happened, in microseconds since 1970-01-01 UTC.
     pub occurred_at: Option<i64>,
+    /// Version of an event in its stream.
+    pub version: Option<i64>,
+    /// The id that the application gave an event.
+    pub event_id: Option<Box<str>>,
 }
 
 /// The optional fields of a message that has none of them.
@@ -59,6 +63,8 @@ static NO_EXTRA: Extra = Extra {
     publisher: None,
     idempotency_key: None,
     occurred_at: None,
+    version: None,
+    event_id: None,
 };
 
 impl Message {

@@ -26,7 +26,7 @@ use self::loading::Loading;
 use self::outcomes::Unrecorded;
 use self::recovery::{Incarnation, Recovery};
 use self::routing::Routing;
-pub use self::routing::matched_as;
+pub use self::routing::{matched_as, transformed};
 use self::send::Push;
 use self::ticks::{TickOutcome, Ticks};
 use crate::failure::Failure;
@@ -272,7 +272,8 @@ impl<S: Store, T: Transport> Engine<S, T> {
         let Engine { store, push, routing, window, .. } = self;
         window.recount(store, &mut routing.config)?;
         let blocked = push.blocked.recount(store, &mut routing.config, window)?;
-        if self.catch_up()? {
+        let again = self.transform_again();
+        if self.catch_up()? || again {
             return Ok(Duration::ZERO);
         }
         let (config, now) = (&self.routing.config, self.store.instant());

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use outbox_core::filter::Subject;
 use outbox_core::message::Message;
 use outbox_core::topic;
@@ -20,6 +21,21 @@ pub struct Stored {
     pub attributes: Attributes,
     /// Why the content cannot be read. If the topic cannot be read either, it is empty.
     pub unreadable: Option<Arc<str>>,
+    /// The content is what the transform of a subscription has made of the message.
+    pub transformed: bool,
+}
+
+impl Stored {
+    /// The message with the JSON that the transform of a subscription has made of it.
+    pub fn with_payload(&self, payload: Bytes) -> Stored {
+        let message = Message { content: payload, content_type: None, ..Message::clone(&self.message) };
+        Stored { message: Arc::new(message), transformed: true, ..self.clone() }
+    }
+
+    /// The payload that a row of the delivery has to keep, because it is not that of the message.
+    pub(crate) fn own_payload(&self) -> Option<Bytes> {
+        self.transformed.then(|| self.message.content.clone())
+    }
 }
 
 /// The attributes that routing looks at, beyond the topic.
@@ -63,6 +79,8 @@ pub struct Place {
     pub message_id: i64,
     /// Segment of the message.
     pub segment: i16,
+    /// The row of outbox.delivery that has the payload; 0: the message has it.
+    pub payload_of: i64,
 }
 
 /// The state of the sequencer after a tick.

@@ -14,6 +14,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use outbox_core::progress::Saved;
 use outbox_sender::{ConsentAnswer, Ticket};
 
@@ -28,7 +29,7 @@ use crate::pull::window::{Ended, NewRow};
 use crate::push::endpoints::{EndpointRow, EndpointState};
 use crate::push::manual_send::ManualSend;
 use crate::push::retries::{DueRow, FollowerRow};
-use crate::subscriptions::VersionRow;
+use crate::subscriptions::{Transform, VersionRow};
 
 /// Settings that the dispatcher looks at in each round.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +42,8 @@ pub struct Switches {
     pub allow_http: bool,
     /// Longest time that a filter may take for one payload.
     pub filter_timeout: Duration,
+    /// Longest time that a transform may take for one message.
+    pub transform_timeout: Duration,
 }
 
 /// The surroundings of a dispatcher, apart from the database.
@@ -147,6 +150,10 @@ pub struct Changes {
     pub keys: Vec<OrderKey>,
 }
 
+/// The payload that a transform has made of a message, `None` if the message is not for the subscription, or why the
+/// transform failed.
+pub type Transformed = Result<Option<Bytes>, Box<str>>;
+
 /// The result of a pass.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Passed {
@@ -228,7 +235,7 @@ pub trait Store: Host {
     /// The transaction failed.
     fn read(&mut self, after: i64, upto: i64, look_for_cancelled: bool) -> Result<Part, Failure>;
 
-    /// Reads these messages. Those that are gone are `None`. If they are large, the result has the first of them only, at
+    /// Reads these messages, with the payloads of deliveries where the places say so. Those that are gone are `None`. If they are large, the result has the first of them only, at
     /// least one.
     ///
     /// # Errors
@@ -282,6 +289,19 @@ pub trait Store: Host {
     /// # Errors
     /// The path failed on a payload, or took too long.
     fn filter(&mut self, path: &str, payloads: &[&str], timer: Duration) -> Result<Vec<bool>, Failure>;
+
+    /// Calls a transform with these messages, each for at most `timer`, and returns the payloads; `None`: the transform
+    /// returned null; an error: the transform failed. The calls have no other effect. There are results for the first messages
+    /// only, at least for one, if the calls have taken `timer` together.
+    ///
+    /// # Errors
+    /// The transform cannot be called, or the transaction failed.
+    fn transform(
+        &mut self,
+        transform: &Transform,
+        places: &[Place],
+        timer: Duration,
+    ) -> Result<Vec<Transformed>, Failure>;
 
     /// Takes back expired leases, ends expired and cancelled deliveries, unblocks keys: at most `limit` each. The rows
     /// `in_flight` are left alone. Workers are told of what they can claim now. `apart`: item by item, each failure charged

@@ -71,6 +71,17 @@ pub struct VersionRow {
     pub paused: bool,
     /// `messages`, `events` or `all`.
     pub source: Option<String>,
+    /// The transform.
+    pub transform: Option<Transform>,
+}
+
+/// A function of the user that makes the payload of a subscription's deliveries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transform {
+    /// Its signature.
+    pub function: Arc<str>,
+    /// Its owner when it was set.
+    pub owner: Arc<str>,
 }
 
 /// A version of a subscription: its filter, and the positions for which it holds.
@@ -140,12 +151,20 @@ pub struct Subscription {
     begun: i64,
     /// Routed messages wait.
     pub paused: bool,
-    /// The filter is not evaluated before this time: it took too long, or another filter did.
+    /// The transform. It holds for the messages that are routed from now on.
+    pub transform: Option<Transform>,
+    /// Filter and transform are not evaluated before this time: one of them took too long, or that of another subscription
+    /// did.
     pub slow_until: Option<Instant>,
     /// Time per payload of the last evaluation of the filter; `None`: it has not been evaluated.
     pub filter_cost: Option<Duration>,
+    /// The same of the transform.
+    pub transform_cost: Option<Duration>,
     /// How far the feed is routed to the subscription.
     pub progress: Progress,
+    /// Messages that the last incarnation of the dispatcher has sent, or was about to send, and that the transform has not
+    /// been called with since. The subscription lags until there are none.
+    pub again: Vec<Stored>,
     /// Push: jobs in flight or waiting in memory for their turn, and the bytes of their contents. Pull: approximate number
     /// of rows in the window.
     pub outstanding: usize,
@@ -195,9 +214,12 @@ impl Subscription {
             versions: Vec::new(),
             begun,
             paused: false,
+            transform: None,
             slow_until: None,
             filter_cost: None,
+            transform_cost: None,
             progress: Progress::live(),
+            again: Vec::new(),
             outstanding: 0,
             outstanding_bytes: 0,
             blocked: 0,
@@ -242,7 +264,7 @@ impl Subscription {
         met.is_some_and(|i| self.versions[i + 1..].iter().any(|v| !v.active && v.position <= self.begun))
     }
 
-    /// Whether the filter may be evaluated now.
+    /// Whether filter and transform may be evaluated now.
     pub fn may_be_asked(&self, now: Instant) -> bool {
         self.slow_until.is_none_or(|until| until <= now)
     }
@@ -255,7 +277,7 @@ pub struct Config {
     pub subscriptions: IdMap<i32, Subscription>,
     /// Position and subscription of control messages that have not taken effect yet.
     to_begin: Vec<(i64, i32)>,
-    /// Some subscription has a filter on the payload.
+    /// Some subscription has a filter on the payload, or a transform.
     pub asks_payload: bool,
     /// Maps topics to owners: a subscription and the index of its version.
     router: Router<(i32, u32)>,
@@ -320,7 +342,8 @@ impl Config {
             }
             on_topic = true;
             if topic.is_empty() || version.filter.matches(subject) {
-                let decided = version.filter.payload.is_none() || stored.unreadable.is_some();
+                let decided =
+                    version.filter.payload.is_none() && subscription.transform.is_none() || stored.unreadable.is_some();
                 let result = if decided { &FilterResult::Holds } else { results.of(position, id) };
                 if *result != FilterResult::Fails {
                     count += 1;
@@ -336,17 +359,18 @@ impl Config {
         }
     }
 
-    /// Calls `ask` for each subscription whose filter on the payload decides whether it gets a message.
+    /// Calls `ask` for each subscription whose filter on the payload or transform decides whether it gets a message, with the
+    /// path of the filter.
     pub fn undecided(
         &mut self,
         (position, segment): (i64, i16),
         topic: &str,
         subject: &Subject<'_>,
-        mut ask: impl FnMut(i32, &mut Subscription, &str),
+        mut ask: impl FnMut(i32, &Subscription, Option<&str>),
     ) {
         self.router.matches(topic, &mut self.scratch, &mut self.found);
         for &(id, index) in &self.found {
-            let Some(subscription) = self.subscriptions.get_mut(&id) else { continue };
+            let Some(subscription) = self.subscriptions.get(&id) else { continue };
             if subscription.version_at(position) != Some(index as usize) {
                 continue;
             }
@@ -354,9 +378,9 @@ impl Config {
             if !version.active || !version.source.takes(segment) {
                 continue;
             }
-            let Some(path) = version.filter.payload.clone() else { continue };
-            if version.filter.matches(subject) {
-                ask(id, subscription, &path);
+            let path = version.filter.payload.as_deref();
+            if (path.is_some() || subscription.transform.is_some()) && version.filter.matches(subject) {
+                ask(id, subscription, path);
             }
         }
     }
@@ -394,6 +418,7 @@ impl Config {
                     subscription.progress = after.map_or_else(Progress::live, Progress::behind);
                 } else if let Some(after) = after {
                     subscription.progress.go_back(after);
+                    subscription.again.retain(|stored| stored.message.position <= after);
                 }
                 // A subscription that is taken up again without history keeps its lag: it still has to handle the messages
                 // that it had not got when it ended.
@@ -412,6 +437,7 @@ impl Config {
                 new.begun = before.begun;
                 new.slow_until = before.slow_until;
                 new.filter_cost = before.filter_cost;
+                new.transform_cost = before.transform_cost.filter(|_| new.transform == before.transform);
                 if let (true, None) = (new.paused && new.versions.is_empty(), before.progress.lag()) {
                     // The subscription has become unreadable, and lags from here on.
                     let from = new.progress.lag();
@@ -420,6 +446,7 @@ impl Config {
                 } else {
                     new.progress = before.progress;
                 }
+                new.again = before.again;
                 new.outstanding = before.outstanding;
                 new.outstanding_bytes = before.outstanding_bytes;
                 new.blocked = before.blocked;
@@ -471,6 +498,8 @@ impl Config {
         subscription.schedule = schedule.unwrap_or_default();
         subscription.shape = Arc::new(shape);
         subscription.paused = row.paused;
+        subscription.transform.clone_from(&row.transform);
+        self.asks_payload |= row.transform.is_some();
         let (number, position, until) = (row.version, row.position, row.until.unwrap_or(i64::MAX));
         if let Some(known) = subscription.versions.iter_mut().find(|v| v.number == number) {
             known.until = until;

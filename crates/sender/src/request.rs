@@ -29,6 +29,8 @@ const OUTBOX_POSITION: HeaderName = HeaderName::from_static("outbox-position");
 const OUTBOX_ATTEMPT: HeaderName = HeaderName::from_static("outbox-attempt");
 const OUTBOX_TOPIC: HeaderName = HeaderName::from_static("outbox-topic");
 const OUTBOX_KEY: HeaderName = HeaderName::from_static("outbox-key");
+const OUTBOX_VERSION: HeaderName = HeaderName::from_static("outbox-version");
+const OUTBOX_EVENT_ID: HeaderName = HeaderName::from_static("outbox-event-id");
 const OUTBOX_COUNT: HeaderName = HeaderName::from_static("outbox-count");
 
 /// Bodies with fewer bytes are not worth compressing.
@@ -279,10 +281,21 @@ fn build(
     let one_topic = jobs.iter().all(|job| job.message.topic == first.message.topic);
     let topic = if one_topic { format::encode(&first.message.topic) } else { "*".into() };
     values.add(OUTBOX_TOPIC, |to| to.push_str(&topic));
-    match (load, &first.message.key) {
-        (Load::Batch(jobs), _) => values.add(OUTBOX_COUNT, |to| digits::push(jobs.len() as i64, to)),
-        (Load::One(_), Some(key)) => values.add(OUTBOX_KEY, |to| to.push_str(&format::encode(key))),
-        (Load::One(_) | Load::Ask(_), _) => {}
+    match load {
+        Load::Batch(jobs) => values.add(OUTBOX_COUNT, |to| digits::push(jobs.len() as i64, to)),
+        Load::One(job) => {
+            let (message, extra) = (&job.message, job.message.extra());
+            if let Some(key) = &message.key {
+                values.add(OUTBOX_KEY, |to| to.push_str(&format::encode(key)));
+            }
+            if let Some(version) = extra.version {
+                values.add(OUTBOX_VERSION, |to| digits::push(version, to));
+            }
+            if let Some(id) = &extra.event_id {
+                values.add(OUTBOX_EVENT_ID, |to| to.push_str(id));
+            }
+        }
+        Load::Ask(_) => {}
     }
     values.insert_into(&mut map)?;
     let mut body = rendered.body;
@@ -301,7 +314,7 @@ fn build(
 struct Values {
     text: String,
     /// The names of the headers, and the ends of their values in `text`.
-    ends: [Option<(HeaderName, usize)>; 7],
+    ends: [Option<(HeaderName, usize)>; 9],
     count: usize,
 }
 

@@ -298,7 +298,7 @@ pub fn catch<T>(f: impl FnOnce() -> T) -> std::result::Result<T, Failure> {
 }
 
 /// The characters of a SQLSTATE; the inverse of `sqlstate`.
-fn five(code: c_int) -> [u8; 5] {
+pub fn five(code: c_int) -> [u8; 5] {
     std::array::from_fn(|i| ((code >> (6 * i)) & 0x3f) as u8 + 0x30)
 }
 

@@ -94,7 +94,7 @@ pub struct Function {
 
 impl Function {
     /// Reads the function with this OID; `None` if there is none.
-    fn of(oid: Oid) -> Option<Function> {
+    pub fn of(oid: Oid) -> Option<Function> {
         // SAFETY: one look-up in the catalogue's cache. The values are copied before the entry is released.
         unsafe {
             let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::PROCOID as i32, Datum::from(oid));
@@ -156,6 +156,16 @@ impl Function {
             let schema = pg_sys::get_namespace_oid(schema, true);
             Ok(Function::named(schema, CStr::from_ptr(function), &[pg_sys::TEXTOID, pg_sys::TEXTOID]))
         }
+    }
+
+    /// Whether this is a plain function of these arguments and this result.
+    pub fn is(&self, arguments: &[Oid], result: Oid) -> bool {
+        self.plain && self.arguments == arguments && self.result == result
+    }
+
+    /// The type of a parameter.
+    pub fn argument(&self, i: usize) -> Oid {
+        self.arguments.get(i).copied().unwrap_or(pg_sys::InvalidOid)
     }
 
     /// Whether this is a plain function that returns text.
@@ -356,7 +366,7 @@ pg_function! {
         let (Some(own), Some(function)) = (own, function) else {
             return Err(Error::new(Code::NotFound, "the function does not exist"));
         };
-        if !function.plain || own.arguments.get(1..) != Some(&function.arguments[..]) || own.result != function.result {
+        if !function.is(&[own.argument(1)], own.result) {
             return Err(Error::invalid(format!("function \"{}\" has another signature", function.name.to_string_lossy())));
         }
         // SAFETY: the argument has the type of the function's parameter, as checked above.

@@ -1,7 +1,11 @@
-//! PostgreSQL's own statement timer.
+//! PostgreSQL's own statement timer, and a timer for calls of users' functions.
 
-use std::ffi::c_int;
+use std::cell::Cell;
+use std::ffi::{c_int, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use pgrx::pg_sys;
 
 /// The statement timer, which background workers have to start themselves.
 pub struct Timer;
@@ -12,6 +16,8 @@ const STATEMENT_TIMEOUT: c_int = 3;
 unsafe extern "C-unwind" {
     fn enable_timeout_after(id: c_int, delay_ms: c_int);
     fn disable_timeout(id: c_int, keep_indicator: bool);
+    fn RegisterTimeout(id: c_int, handler: extern "C" fn()) -> c_int;
+    fn SetLatch(latch: *mut c_void);
 }
 
 impl Timer {
@@ -29,5 +35,64 @@ impl Drop for Timer {
     fn drop(&mut self) {
         // SAFETY: as above; it cannot fail.
         unsafe { disable_timeout(STATEMENT_TIMEOUT, false) };
+    }
+}
+
+/// A timer that cancels a call of a user's function. Sessions use the statement timer for their own statements.
+pub struct CallTimer(c_int);
+
+/// The first TimeoutId that extensions can have.
+const USER_TIMEOUT: c_int = if cfg!(any(feature = "pg15", feature = "pg16")) { 12 } else { 13 };
+
+/// Set by the timer.
+static IS_OVER: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    static REGISTERED: Cell<Option<c_int>> = const { Cell::new(None) };
+}
+
+/// Cancels what runs, as a signal of `pg_cancel_backend` does.
+extern "C" fn cancel() {
+    IS_OVER.store(true, Ordering::SeqCst);
+    // SAFETY: flags that signal handlers set, and PostgreSQL's function for them.
+    unsafe {
+        pg_sys::QueryCancelPending = 1;
+        pg_sys::InterruptPending = 1;
+        SetLatch(pg_sys::MyLatch.cast());
+    }
+}
+
+impl CallTimer {
+    /// Starts the timer. It cancels what runs after `after`, unless it is stopped before.
+    #[expect(ffi_unwind_calls, reason = "the functions raise no ERROR")]
+    pub fn start(after: Duration) -> CallTimer {
+        IS_OVER.store(false, Ordering::SeqCst);
+        // SAFETY: the handler is registered once per process, and sets flags.
+        let id = REGISTERED.get().unwrap_or_else(|| unsafe { RegisterTimeout(USER_TIMEOUT, cancel) });
+        REGISTERED.set(Some(id));
+        // SAFETY: registered above.
+        unsafe { enable_timeout_after(id, c_int::try_from(after.as_millis()).unwrap_or(c_int::MAX)) };
+        CallTimer(id)
+    }
+
+    /// Stops the timer.
+    pub fn stop(self) {}
+
+    /// Whether the time of the last call was over, and forgets that.
+    pub fn take_over() -> bool {
+        IS_OVER.swap(false, Ordering::SeqCst)
+    }
+}
+
+impl Drop for CallTimer {
+    #[expect(ffi_unwind_calls, reason = "the function raises no ERROR")]
+    fn drop(&mut self) {
+        // SAFETY: as above; it cannot fail. The timer may have fired at the last moment.
+        unsafe {
+            disable_timeout(self.0, false);
+            if IS_OVER.load(Ordering::SeqCst) {
+                pg_sys::QueryCancelPending = 0;
+            }
+        }
     }
 }

@@ -71,6 +71,15 @@ pub fn run_timed<T>(timer: Duration, work: impl FnOnce() -> outbox_core::Result<
 
 /// Runs `work` in a subtransaction of the current transaction. A failure undoes the writes of `work`, and nothing else.
 pub fn attempt<T>(work: impl FnOnce() -> outbox_core::Result<T>) -> Result<T, Failure> {
+    in_subtransaction(work, true)
+}
+
+/// Runs `work` in a subtransaction of the current transaction, and undoes its writes in any case.
+pub fn undone<T>(work: impl FnOnce() -> outbox_core::Result<T>) -> Result<T, Failure> {
+    in_subtransaction(work, false)
+}
+
+fn in_subtransaction<T>(work: impl FnOnce() -> outbox_core::Result<T>, keep: bool) -> Result<T, Failure> {
     // SAFETY: inside a transaction. The memory context and resource owner are restored afterwards, as in PL/pgSQL.
     let (context, owner) = unsafe {
         let before = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
@@ -85,7 +94,7 @@ pub fn attempt<T>(work: impl FnOnce() -> outbox_core::Result<T>) -> Result<T, Fa
     // SAFETY: as above.
     unsafe {
         pg_sys::MemoryContextSwitchTo(context);
-        if outcome.is_ok() {
+        if outcome.is_ok() && keep {
             pg_sys::ReleaseCurrentSubTransaction();
         } else {
             pg_sys::RollbackAndReleaseCurrentSubTransaction();

@@ -13,3 +13,4 @@ pub mod registry;
 pub mod rights;
 pub mod schemas;
 pub mod sequencer;
+pub mod transform;

@@ -2,7 +2,7 @@
 
 use outbox_dispatch::push::endpoints::{EndpointRow, EndpointState};
 use outbox_dispatch::store::Configuration;
-use outbox_dispatch::subscriptions::VersionRow;
+use outbox_dispatch::subscriptions::{Transform, VersionRow};
 use pgrx::pg_sys::INT4ARRAYOID;
 
 use crate::pg::txn::{Failure, Plan, Row, Rows, arg};
@@ -17,7 +17,7 @@ macro_rules! versions {
             outbox_internal.duration_us(s.ttl), outbox_internal.duration_us(s.max_age),
             coalesce(s.schedule, e.schedule)::text, s.policy::text, e.policy::text, s.format, s.batch_size,
             outbox_internal.duration_us(s.batch_wait), s.paused, v.version, v.starts_after, s.on_exhausted,
-            v.source
+            v.source, s.transform, s.transform_owner
         from outbox.subscription s
         join outbox.subscription_version v on v.subscription_id = s.id
         left join outbox.endpoint e on e.id = s.endpoint_id
@@ -159,6 +159,10 @@ fn version(row: &Row) -> VersionRow {
         batch_wait: row.int(16),
         paused: row.get(17).unwrap_or(false),
         source: row.get(21),
+        transform: row
+            .get::<&str>(22)
+            .zip(row.get::<&str>(23))
+            .map(|(function, owner)| Transform { function: function.into(), owner: owner.into() }),
         version: row.get(18).unwrap_or_default(),
         starts_after: row.get(19),
         block: row.get(20) == Some("block"),

@@ -67,11 +67,11 @@ impl Deliveries {
             pass_apart: Plan::new("select outbox_internal.router_pass_apart($1, $2)", &[INT4OID, INT8ARRAYOID]),
             due: Plan::new(
                 "select q.id, s.subscription_id, q.position, q.message_id, q.message_segment, q.attempt,
-                    q.due_at, q.expires_at, q.run, q.new_id, q.keyed
+                    q.due_at, q.expires_at, q.run, q.new_id, q.keyed, q.transformed
                 from unnest($1, $2) s(subscription_id, room)
                 cross join lateral (
                     select d.id, d.position, d.message_id, d.message_segment, d.attempt, d.due_at,
-                        d.expires_at, d.run, d.new_id, d.key is not null as keyed
+                        d.expires_at, d.run, d.new_id, d.key is not null as keyed, d.payload is not null as transformed
                     from outbox.delivery d
                     where d.subscription_id = s.subscription_id and not d.pull and not d.blocked and d.id <> all ($3)
                     order by d.due_at
@@ -81,7 +81,7 @@ impl Deliveries {
             ),
             followers: Plan::new(
                 "select d.id, d.subscription_id, d.position, d.message_id, d.message_segment, d.attempt,
-                    d.due_at, d.expires_at, d.run, d.new_id, true, d.blocked
+                    d.due_at, d.expires_at, d.run, d.new_id, true, d.payload is not null, d.blocked
                 from outbox.delivery d
                 where d.subscription_id = $1 and d.key = $2 and d.position > $3
                     and not exists (
@@ -184,7 +184,7 @@ impl Deliveries {
         let mut followers = |(key, position): &(OrderKey, i64)| {
             let mut rows = Vec::new();
             self.followers.execute(&[arg(key.0), arg(&*key.1), arg(*position), arg(limit)]).for_each(|row| {
-                rows.push(FollowerRow { row: due_row(row), blocked: row.get(11).unwrap_or(false) });
+                rows.push(FollowerRow { row: due_row(row), blocked: row.get(12).unwrap_or(false) });
             });
             rows
         };
@@ -268,7 +268,12 @@ fn due_row(row: &Row) -> DueRow {
     DueRow {
         id: row.int(0),
         subscription: row.get(1).unwrap_or_default(),
-        place: Place { position: row.int(2), message_id: row.int(3), segment: row.get(4).unwrap_or_default() },
+        place: Place {
+            position: row.int(2),
+            message_id: row.int(3),
+            segment: row.get(4).unwrap_or_default(),
+            payload_of: if row.get(11) == Some(true) { row.int(0) } else { 0 },
+        },
         attempt: row.get(5).unwrap_or_default(),
         due_at: row.int(6),
         expires_at: row.get(7),

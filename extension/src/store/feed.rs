@@ -14,6 +14,7 @@ use outbox_core::message::{Extra, Message};
 use outbox_core::stream;
 use outbox_core::webhook_id::WebhookId;
 use outbox_dispatch::feed::{Attributes, Part, Place, Stored, TickStatus, Ticked, UNIX_EPOCH};
+use pgrx::Uuid;
 use pgrx::pg_sys::{INT4OID, INT8ARRAYOID, INT8OID};
 
 use crate::pg::catalog::LEAVES;
@@ -42,6 +43,7 @@ pub struct Reader {
     dense: [Plan; LEAF_NAMES.len()],
     sparse: [Plan; LEAF_NAMES.len()],
     cancelled_among: Plan,
+    payload: Plan,
     /// Position, id and segment of the messages that the current transaction has tried to read.
     tried: Vec<(i64, i64, i16)>,
     unreadable: HashMap<i64, Unreadable>,
@@ -139,6 +141,7 @@ impl Reader {
                 "select c.message_id from outbox.cancelled c where c.message_id between $1 and $2",
                 &[INT8OID, INT8OID],
             ),
+            payload: Plan::new("select d.payload from outbox.delivery d where d.id = $1", &[INT8OID]),
             tried: Vec::new(),
             unreadable: HashMap::new(),
         }
@@ -287,7 +290,12 @@ impl Reader {
             if bytes >= READ_BYTES {
                 break;
             }
-            let stored = self.message(place.position, place.message_id, place.segment);
+            let mut stored = self.message(place.position, place.message_id, place.segment);
+            if place.payload_of != 0 {
+                // A row that is gone meanwhile has ended.
+                let payload = self.payload.execute(&[arg(place.payload_of)]).first(|row| row.json(0, <[u8]>::to_vec));
+                stored = stored.zip(payload.flatten()).map(|(message, payload)| message.with_payload(payload.into()));
+            }
             bytes += stored.as_ref().map_or(0, |stored| stored.message.content.len());
             messages.push(stored);
         }
@@ -340,6 +348,7 @@ fn nothing_of(id: i64, segment: i16, position: i64, known: &Unreadable) -> Store
         message: Arc::new(Message { id, position, ..Message::default() }),
         attributes: Attributes::default(),
         unreadable: Some(Arc::clone(&known.error)),
+        transformed: false,
     }
 }
 
@@ -369,10 +378,13 @@ fn stored(row: &Row, segment: i16, position: i64, unreadable: Option<Arc<str>>) 
         publisher: row.text(column::PUBLISHER),
         idempotency_key: row.text(column::IDEMPOTENCY_KEY),
         occurred_at: row.get::<i64>(column::OCCURRED_AT).map(|at| at.saturating_add(UNIX_EPOCH)),
+        version: row.get(column::VERSION),
+        event_id: row.get::<Uuid>(column::EVENT_ID).map(|id| id.to_string().into()),
     };
     Some(Stored {
         segment,
         unreadable,
+        transformed: false,
         message: Arc::new(Message {
             id,
             position,

@@ -9,27 +9,27 @@ use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use outbox_core::progress::Progress;
-use outbox_dispatch::engine::matched_as;
-use outbox_dispatch::feed::{Stored, TickStatus, is_control};
+use outbox_dispatch::engine::{matched_as, transformed};
+use outbox_dispatch::feed::{Place, Stored, TickStatus, is_control};
 use outbox_dispatch::outcome::decisions::Decision;
 use outbox_dispatch::outcome::message_counters::MessageCounters;
 use outbox_dispatch::payload_filter::{Evaluate, FilterResult, FilterResults, Predicates};
 use outbox_dispatch::pull::window::{self, Accept, WINDOW, Window};
-use outbox_dispatch::store::{Batch, NumberedCheckpoint, RoutingRow};
-use outbox_dispatch::subscriptions::Config;
+use outbox_dispatch::store::{Batch, NumberedCheckpoint, RoutingRow, Transformed};
+use outbox_dispatch::subscriptions::{Config, Transform};
 use pgrx::{IntoDatum, PgSqlErrorCode};
 
 use crate::pg::txn::{self, Failure, Plan};
+use crate::pg_function;
 use crate::shared::shmem;
 use crate::store::batch;
 use crate::store::configuration::Loader;
 use crate::store::deliveries::Deliveries;
 use crate::store::feed::{Reader, reading_inline};
-use crate::store::filter;
 use crate::store::record::Recorder;
 use crate::store::rows::{self, RowMaker};
+use crate::store::{filter, switches};
 use crate::worker::now;
-use crate::{pg_function, settings};
 
 /// Messages that one claim numbers, and rows of the feed (of up to 960 messages each) that it routes.
 const CHUNK: i32 = 1000;
@@ -45,17 +45,33 @@ struct Statements {
     filter: Filter,
 }
 
-/// Evaluates filters in subtransactions. The session's settings bound the time.
-struct Filter(Plan);
+/// Evaluates filters and transforms in subtransactions. The session's settings bound the time of filters.
+struct Filter {
+    path: Plan,
+    transform: Plan,
+}
 
 impl Evaluate for Filter {
     fn evaluate(&mut self, path: &str, payloads: &[&str], _timer: Duration) -> Result<Vec<bool>, Failure> {
-        let answers = txn::attempt(|| Ok(filter::evaluate(&mut self.0, path, payloads)));
+        let answers = txn::attempt(|| Ok(filter::evaluate(&mut self.path, path, payloads)));
         if let Some(cancelled) = answers.as_ref().err().filter(|failure| failure.is_transient()) {
             // The session was cancelled; the filter did not fail.
             pgrx::ereport!(ERROR, PgSqlErrorCode::ERRCODE_QUERY_CANCELED, cancelled.message.clone());
         }
         answers
+    }
+
+    fn transform(
+        &mut self,
+        transform: &Transform,
+        places: &[Place],
+        timer: Duration,
+    ) -> Result<Vec<Transformed>, Failure> {
+        let made = txn::attempt(|| Ok(filter::transform(&mut self.transform, transform, places, timer)));
+        if let Some(cancelled) = made.as_ref().err().filter(|failure| &failure.state == b"57014") {
+            pgrx::ereport!(ERROR, PgSqlErrorCode::ERRCODE_QUERY_CANCELED, cancelled.message.clone());
+        }
+        made
     }
 
     fn instant(&self) -> Instant {
@@ -81,7 +97,7 @@ pg_function! {
             deliveries: Deliveries::new(),
             recorder: Recorder::new(),
             maker: RowMaker::new(),
-            filter: Filter(filter::plan()),
+            filter: Filter { path: filter::plan(), transform: filter::transform_plan() },
         }));
         let status = route(&mut statements);
         // After an ERROR they are made again.
@@ -119,12 +135,12 @@ fn route(statements: &mut Statements) -> outbox_core::Result<Box<str>> {
     // Nothing is in flight here that would have to be recalled.
     window.set_cancelled(deliveries.cancelled());
     count_windows(deliveries, &mut config);
-    let timer = Duration::from_millis(settings::FILTER_TIMEOUT.get().max(1) as u64);
+    let switches = switches();
     let mut routed = checkpoint.routed;
     let mut rows = Vec::new();
     if routed < ticked.last {
         let (messages, upto) = reading_inline(reader, |reader| Ok(reader.read(routed, ticked.last, ROWS)))?;
-        let results = predicates.examine(filter, timer, &mut config, &messages, |_| true);
+        let results = predicates.examine(filter, &switches, &mut config, &messages, |_| true);
         rows.push(route_new(&mut config, &mut window, &mut decisions, &messages, &results, routed, upto));
         routed = upto;
     }
@@ -135,7 +151,7 @@ fn route(statements: &mut Statements) -> outbox_core::Result<Box<str>> {
     };
     if let Some(from) = behind(&config) {
         let (messages, upto) = reading_inline(reader, |reader| Ok(reader.read(from, routed, ROWS)))?;
-        let results = predicates.examine(filter, timer, &mut config, &messages, |_| true);
+        let results = predicates.examine(filter, &switches, &mut config, &messages, |_| true);
         catch_up(
             &mut config,
             &mut window,
@@ -182,14 +198,21 @@ fn count_windows(deliveries: &mut Deliveries, config: &mut Config) {
     }
 }
 
-/// Decides about a delivery that no worker can get: it becomes a dead letter. Returns `false` if a worker can get it.
+/// Decides about a delivery that no worker can get: it becomes a dead letter, or is skipped. Returns `false` if a worker can get it.
 fn decided(decisions: &mut Vec<Decision>, id: i32, stored: &Stored, result: &FilterResult) -> bool {
     decisions.push(match result {
         _ if stored.unreadable.is_some() => Decision::unreadable(id, stored),
         FilterResult::Broken(error) => Decision::filter_failed(id, stored, error),
+        FilterResult::TransformFailed(error) => Decision::transform_failed(id, stored, error),
+        FilterResult::Filtered => Decision::filtered(id, stored),
         _ => return false,
     });
     true
+}
+
+/// Whether a worker can get the delivery.
+fn is_open(result: &FilterResult) -> bool {
+    matches!(result, FilterResult::Holds | FilterResult::Transformed(_))
 }
 
 /// Routes messages for the first time.
@@ -212,7 +235,8 @@ fn route_new(
             if subscription.pull && !subscription.paused && decided(decisions, id, stored, result) {
                 return;
             }
-            let open = subscription.pull && !subscription.paused && *result == FilterResult::Holds;
+            let open = subscription.pull && !subscription.paused && is_open(result);
+            let stored = &transformed(stored, result);
             let accepted = if open { window.accept(id, subscription, stored, time) } else { Accept::Full };
             if accepted != Accept::Done {
                 subscription.progress.fall_behind(position - 1);
@@ -253,7 +277,8 @@ fn catch_up(
             if decided(decisions, id, stored, result) {
                 return;
             }
-            if *result != FilterResult::Holds || window.accept(id, subscription, stored, time) != Accept::Done {
+            let stored = &transformed(stored, result);
+            if !is_open(result) || window.accept(id, subscription, stored, time) != Accept::Done {
                 subscription.progress.fall_behind(position - 1);
                 part.retain(|p| *p != id);
             }

@@ -24,8 +24,10 @@ use outbox_dispatch::pull::ordering::OrderKey;
 use outbox_dispatch::pull::window::NewRow;
 use outbox_dispatch::push::manual_send::ManualSend;
 use outbox_dispatch::push::retries::{DueRow, FollowerRow};
-use outbox_dispatch::store::{Batch, Changes, Configuration, DeadRow, NumberedCheckpoint, Passed, Recorded, Switches};
-use outbox_dispatch::subscriptions::VersionRow;
+use outbox_dispatch::store::{
+    Batch, Changes, Configuration, DeadRow, NumberedCheckpoint, Passed, Recorded, Switches, Transformed,
+};
+use outbox_dispatch::subscriptions::{Transform, VersionRow};
 use outbox_dispatch::{Host, Store};
 use outbox_sender::ConsentAnswer;
 
@@ -52,6 +54,7 @@ pub struct PgStore {
     recorder: Recorder,
     maker: RowMaker,
     filter: Plan,
+    transform: Plan,
 }
 
 impl PgStore {
@@ -64,6 +67,7 @@ impl PgStore {
             recorder: Recorder::new(),
             maker: RowMaker::new(),
             filter: filter::plan(),
+            transform: filter::transform_plan(),
         }
     }
 
@@ -91,6 +95,17 @@ impl PgStore {
     }
 }
 
+/// The current settings.
+pub fn switches() -> Switches {
+    Switches {
+        poll_interval: Duration::from_millis(settings::POLL_INTERVAL.get() as u64),
+        push: settings::PUSH.get(),
+        allow_http: settings::ALLOW_HTTP.get(),
+        filter_timeout: Duration::from_millis(settings::FILTER_TIMEOUT.get().max(1) as u64),
+        transform_timeout: Duration::from_millis(settings::TRANSFORM_TIMEOUT.get().max(1) as u64),
+    }
+}
+
 /// Runs statements that return nothing, in a transaction.
 fn write(work: impl FnOnce()) -> Result<(), Failure> {
     txn::run(|| {
@@ -109,12 +124,7 @@ impl Host for PgStore {
     }
 
     fn switches(&self) -> Switches {
-        Switches {
-            poll_interval: Duration::from_millis(settings::POLL_INTERVAL.get() as u64),
-            push: settings::PUSH.get(),
-            allow_http: settings::ALLOW_HTTP.get(),
-            filter_timeout: Duration::from_millis(settings::FILTER_TIMEOUT.get().max(1) as u64),
-        }
+        switches()
     }
 
     fn consent_origin(&self) -> String {
@@ -184,6 +194,15 @@ impl Store for PgStore {
 
     fn filter(&mut self, path: &str, payloads: &[&str], timer: Duration) -> Result<Vec<bool>, Failure> {
         txn::run_timed(timer, || Ok(filter::evaluate(&mut self.filter, path, payloads)))
+    }
+
+    fn transform(
+        &mut self,
+        transform: &Transform,
+        places: &[Place],
+        timer: Duration,
+    ) -> Result<Vec<Transformed>, Failure> {
+        txn::run(|| Ok(filter::transform(&mut self.transform, transform, places, timer)))
     }
 
     fn pass(&mut self, limit: i32, in_flight: &[i64], apart: bool) -> Result<Passed, Failure> {

@@ -22,6 +22,7 @@ use crate::pg::append::Leaf;
 use crate::pg::txn::{Plan, arg};
 use crate::pg::{catalog, shape};
 use crate::store::counters::{self, Counted};
+use crate::store::rows::json;
 
 /// Statements that record.
 pub struct Recorder {
@@ -43,7 +44,7 @@ impl Recorder {
     pub const fn new() -> Recorder {
         Recorder {
             failed: Plan::new(
-                "select outbox_internal.record_failed($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                "select outbox_internal.record_failed($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
                 &[
                     INT8ARRAYOID,
                     INT4ARRAYOID,
@@ -54,12 +55,13 @@ impl Recorder {
                     INT8ARRAYOID,
                     INT8ARRAYOID,
                     INT2ARRAYOID,
+                    TEXTARRAYOID,
                     TEXTARRAYOID,
                     TEXTARRAYOID,
                 ],
             ),
             dead: Plan::new(
-                "select outbox_internal.record_dead($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+                "select outbox_internal.record_dead($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
                 &[
                     INT8ARRAYOID,
                     INT4ARRAYOID,
@@ -71,6 +73,7 @@ impl Recorder {
                     INT8ARRAYOID,
                     TEXTARRAYOID,
                     INT2ARRAYOID,
+                    TEXTARRAYOID,
                     TEXTARRAYOID,
                     TEXTARRAYOID,
                 ],
@@ -252,6 +255,7 @@ impl Recorder {
                 arg(failed.iter().map(|(e, _)| status(&e.done)).collect::<Vec<_>>()),
                 arg(failed.iter().map(|(e, _)| e.done.outcome.class()).collect::<Vec<_>>()),
                 arg(failed.iter().map(|(e, _)| e.done.error.as_deref()).collect::<Vec<_>>()),
+                arg(failed.iter().map(|(e, _)| json(e.payload.as_ref())).collect::<Vec<_>>()),
             ]);
         }
         let dead: Vec<(&Entry, &'static str)> = entries
@@ -273,6 +277,7 @@ impl Recorder {
                 arg(dead.iter().map(|(e, _)| status(&e.done)).collect::<Vec<_>>()),
                 arg(dead.iter().map(|(e, _)| e.done.outcome.class()).collect::<Vec<_>>()),
                 arg(dead.iter().map(|(e, _)| e.done.error.as_deref()).collect::<Vec<_>>()),
+                arg(dead.iter().map(|(e, _)| json(e.payload.as_ref())).collect::<Vec<_>>()),
             ]);
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use bytes::Bytes;
 use outbox_dispatch::pull::window::{Ended, NewRow, bundled};
 use pgrx::pg_sys::{BOOLARRAYOID, INT2ARRAYOID, INT2OID, INT4ARRAYOID, INT4OID, INT8ARRAYOID, INT8OID, TEXTARRAYOID};
 
@@ -21,7 +22,7 @@ impl RowMaker {
     pub const fn new() -> RowMaker {
         RowMaker {
             open: Plan::new(
-                "select outbox_internal.open_deliveries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                "select outbox_internal.open_deliveries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
                 &[
                     BOOLARRAYOID,
                     INT4ARRAYOID,
@@ -32,6 +33,7 @@ impl RowMaker {
                     INT8ARRAYOID,
                     INT8ARRAYOID,
                     INT4ARRAYOID,
+                    TEXTARRAYOID,
                     TEXTARRAYOID,
                 ],
             ),
@@ -75,6 +77,7 @@ impl RowMaker {
                 arg(rows.iter().map(|r| r.expires).collect::<Vec<_>>()),
                 arg(rows.iter().map(|r| r.max_attempts).collect::<Vec<_>>()),
                 arg(rows.iter().map(|r| r.key.as_deref()).collect::<Vec<_>>()),
+                arg(rows.iter().map(|r| json(r.payload.as_ref())).collect::<Vec<_>>()),
             ]);
         }
     }
@@ -108,6 +111,11 @@ impl RowMaker {
     pub fn end_cancelled(&mut self, messages: Vec<i64>) -> bool {
         !messages.is_empty() && self.end_cancelled_of.execute(&[arg(messages)]).first(|row| row.int(0)) > Some(0)
     }
+}
+
+/// The JSON of a payload that a transform has made.
+pub fn json(payload: Option<&Bytes>) -> Option<String> {
+    payload.map(|payload| String::from_utf8_lossy(payload).into_owned())
 }
 
 /// Called when these rows have been committed: lowers the claim hints of their subscriptions. Returns whether there are rows

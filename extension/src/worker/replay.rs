@@ -13,6 +13,8 @@ use crate::settings;
 
 /// How often a replay takes a step.
 const INTERVAL: Duration = Duration::from_millis(50);
+/// After a slow step, a replay rests for this many times as long as the step took.
+const SHARE: u32 = 9;
 /// Failures in a row after which a replay is given up. A single failure may be a lock that was not available.
 const FAILURES: u32 = 5;
 
@@ -30,6 +32,8 @@ struct Job {
     rate: f64,
     allowance: f64,
     at: Instant,
+    /// A slow step was taken, because of a filter or a transform; the next one comes after this time.
+    rest_until: Instant,
     failures: u32,
 }
 
@@ -66,7 +70,13 @@ impl Replays {
                 Ok(found)
             })?;
             for (id, rate) in found {
-                let new = Job { rate: f64::from(rate), allowance: 0.0, at: Instant::now(), failures: 0 };
+                let new = Job {
+                    rate: f64::from(rate),
+                    allowance: 0.0,
+                    at: Instant::now(),
+                    rest_until: Instant::now(),
+                    failures: 0,
+                };
                 self.jobs.entry(id).or_insert(new);
             }
             self.rescan = false;
@@ -80,14 +90,19 @@ impl Replays {
             // An allowance is saved up for one second at most.
             job.allowance = (job.allowance + job.rate * job.at.elapsed().as_secs_f64()).min(job.rate);
             job.at = Instant::now();
-            if job.allowance < 1.0 {
+            if job.allowance < 1.0 || job.rest_until > Instant::now() {
                 return true;
             }
-            let timer = 10 * Duration::from_millis(settings::FILTER_TIMEOUT.get().max(1) as u64);
+            let (filter, transform) = (settings::FILTER_TIMEOUT.get(), settings::TRANSFORM_TIMEOUT.get());
+            let timer = 10 * Duration::from_millis(filter.max(transform).max(1) as u64);
+            let begun = Instant::now();
             let outcome = txn::run_timed(timer, || {
                 let rows = step.execute(&[arg(*id), arg(job.allowance as i32)]);
                 Ok(rows.first(|row| (row.text(0).unwrap_or_default(), row.get::<i32>(1).unwrap_or(0))))
             });
+            if begun.elapsed() > INTERVAL {
+                job.rest_until = Instant::now() + SHARE * begun.elapsed();
+            }
             match outcome {
                 Ok(Some((state, made))) => {
                     job.allowance -= f64::from(made);

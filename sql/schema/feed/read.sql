@@ -20,9 +20,13 @@ create type outbox.feed_message as (
     publisher text,
     idempotency_key text,
     occurred_at timestamptz,
-    enqueued_at timestamptz
+    enqueued_at timestamptz,
+    version bigint,
+    event_id uuid
 );
-comment on type outbox.feed_message is 'A message at its position in the feed';
+comment on type outbox.feed_message is
+    'A message at its position in the feed. version and event_id are those of an event, whose topic is its type and whose key '
+    'is its stream';
 
 -- API: private
 -- Raises OB009 for a position without a message. start: where the read began, exclusive. Retention moves tail() before it
@@ -172,7 +176,7 @@ begin
             return query
             select done + u.ord, this_epoch, m.id, outbox.webhook_id(m.id, m.enqueued_at), m.topic, m.key, m.payload, m.body,
                 m.content_type, m.headers, m.metadata, m.tenant, a.type, a.id, m.publisher, m.idempotency_key, m.occurred_at,
-                m.enqueued_at
+                m.enqueued_at, m.version, m.event_id
             from unnest(ids) with ordinality u(id, ord)
             left join outbox.message m on m.id = u.id and m.segment in (stretch.message_segment, other_segment)
             cross join lateral (

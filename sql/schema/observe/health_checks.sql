@@ -467,7 +467,19 @@ end
 $$;
 
 -- API: private
--- Whether leaves can be emptied.
+-- The sizes of the permanent logs of events, with their indexes: the events, their places in the feed, and those in the
+-- lists of categories.
+create function outbox_internal.event_sizes() returns table (part text, bytes bigint)
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select t.part, pg_total_relation_size(t.log)
+    from (values ('events', 'outbox._message_event'::regclass), ('feed', 'outbox._feed_event'),
+        ('categories', 'outbox._event_category')) t(part, log);
+end;
+
+-- API: private
+-- Whether leaves can be emptied. The size of events, which nothing frees, is told and is no reason for a warning.
 create function outbox_internal.health_space(out state text, out culprit text, out what_to_do text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -480,6 +492,9 @@ begin
         state := 'warning';
         culprit := found.who;
         what_to_do := 'segments that are past their retention cannot be emptied until this is gone; they grow, nothing is lost';
+    elsif exists (select from outbox._message_event) then
+        what_to_do := format('nothing; events take %s, and are kept for ever',
+            (select pg_size_pretty(sum(z.bytes)) from outbox_internal.event_sizes() z));
     end if;
 end
 $$;

@@ -82,6 +82,8 @@ begin atomic
         (select sum(pg_total_relation_size(outbox_internal.leaf(r.name, i))) from generate_series(0, r.leaves - 1) i)
     from outbox._ring r
     union all
+    select 'outbox_event_bytes', jsonb_build_object('part', z.part), z.bytes from outbox_internal.event_sizes() z
+    union all
     select g.name, '{}'::jsonb, g.value
     from worker w
     cross join lateral (
@@ -101,7 +103,7 @@ end;
 comment on function outbox.metrics is
     'Returns metrics for a monitoring system. Names that end in _total, _sum or _count only grow; all others are current '
     'values, in the unit that the name says (seconds, positions, bytes). labels names the subscription, endpoint, state, '
-    'consumer, stream, subject, relay or ring. outbox_enqueued_total also counts messages that were rolled back';
+    'consumer, stream, subject, relay, ring or part. outbox_enqueued_total also counts messages that were rolled back';
 
 insert into outbox._capability values
     ('monitor', 'function outbox.metrics');

@@ -55,7 +55,7 @@ begin
     update outbox.attempt a set response_body = null, response_headers = null, results = null, error = null
     where a.message_ids is not null and message_id = any (a.message_ids);
     perform set_config('pg_outbox.erasing', 'off', true);
-    update outbox.dead_letter l set last_error = null where l.message_id = message_id;
+    update outbox.dead_letter l set last_error = null, payload = null where l.message_id = message_id;
     perform outbox_internal.deliveries_changed();
     perform outbox_internal.audit('erase', format('message %s', message_id), btrim(reason),
         jsonb_build_object('actor', who, 'deliveries', cardinality(waiting)));

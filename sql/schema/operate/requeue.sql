@@ -10,6 +10,7 @@ as $$
 declare
     source outbox.subscription;
     own outbox.message;
+    made record;
     delivery bigint;
 begin
     if letter.resolution = 'requeued' then
@@ -30,10 +31,21 @@ begin
         raise exception 'dead letter % cannot be requeued', letter.id
             using errcode = 'OB004', detail = 'Its message has been erased.';
     end if;
+    if letter.payload is null then
+        -- The transform failed, or was not called: the delivery must not get the message's own payload.
+        select * into made from outbox_internal.transform_one(source, letter."position", own);
+        if made.error is not null or made.filtered then
+            raise exception 'dead letter % cannot be requeued', letter.id using errcode = 'OB004',
+                detail = coalesce('The transform failed: ' || made.error || '.', 'The transform returned null.'),
+                hint = case when made.filtered then 'The message is not for the subscription: outbox.ignore_dead_letter() closes it.'
+                    else 'Correct the transform.' end;
+        end if;
+        letter.payload := made.payload;
+    end if;
     delete from outbox.cancelled c where c.message_id = letter.message_id;
     insert into outbox.delivery (id, subscription_id, position, message_id, message_segment, pull, state, blocked, priority,
         max_attempts, due_at, expires_at, key, first_attempt_at, last_attempt_at, last_status, last_error_class,
-        last_error, created_at)
+        last_error, created_at, payload)
     values (coalesce(letter.delivery_id, nextval('outbox.delivery_id_seq')), letter.subscription_id, letter.position,
         letter.message_id, letter.message_segment, source.endpoint_id is null, 'pending',
         -- the router unblocks it when no other delivery of its key is under way
@@ -41,7 +53,7 @@ begin
         own.max_attempts, clock_timestamp(),
         -- an expired delivery would expire again
         'infinity', letter.key, letter.first_attempt_at, letter.last_attempt_at, letter.last_status,
-        letter.last_error_class, letter.last_error, letter.created_at)
+        letter.last_error_class, letter.last_error, letter.created_at, letter.payload)
     on conflict (subscription_id, position, run) do nothing
     returning id into delivery;
     if delivery is null then
@@ -67,8 +79,8 @@ $$;
 comment on function outbox.requeue is
     'Makes the delivery of a dead letter due now, with all its attempts again, and returns the id of the delivery. The '
     'receiver gets the same webhook id. A requeued delivery does not expire, and a cancelled message is not cancelled any '
-    'more. Errors: OB001 no such dead letter, OB004 it was requeued already, its subscription has ended, or its message is '
-    'gone or erased, 22023 actor is empty';
+    'more. Errors: OB001 no such dead letter, OB004 it was requeued already, its subscription has ended, its message is '
+    'gone or erased, or the transform makes no payload of it, 22023 actor is empty';
 
 -- API: public
 create function outbox.requeue_all(
@@ -113,9 +125,19 @@ begin
         -- locked, so that no subscription ends meanwhile
         for share of s
     loop
-        requeued := requeued + 1;
-        if not dry_run then
+        if dry_run then
+            requeued := requeued + 1;
+        elsif letter.reason <> 'transform_failed' then
             perform outbox_internal.requeue(letter, who, note);
+            requeued := requeued + 1;
+        else
+            begin
+                perform outbox_internal.requeue(letter, who, note);
+                requeued := requeued + 1;
+            exception when sqlstate 'OB004' or undefined_function then
+                -- The transform still makes no payload of this message.
+                null;
+            end;
         end if;
     end loop;
     return requeued;

@@ -46,12 +46,12 @@ begin
     )
     insert into outbox.dead_letter (delivery_id, subscription_id, endpoint_id, position, message_id, message_segment,
         attempt, state, reason, key, last_status, last_error_class, last_error, url, first_attempt_at, last_attempt_at,
-        created_at)
+        created_at, payload)
     select g.id, g.subscription_id, s.endpoint_id, g.position, g.message_id, g.message_segment, g.attempt, g.fate,
         g.reason, g.key, g.last_status,
         case when g.error is null then g.last_error_class else g.reason end, coalesce(g.error, g.last_error), e.url,
         g.first_attempt_at, g.last_attempt_at,
-        g.created_at
+        g.created_at, g.payload
     from gone g
     left join outbox.subscription s on s.id = g.subscription_id
     left join outbox.endpoint e on e.id = s.endpoint_id;

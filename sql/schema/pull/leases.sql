@@ -28,11 +28,15 @@ create type outbox.claimed as (
     deliver_at timestamptz,
     expires_at timestamptz,
     last_attempt_at timestamptz,
-    last_error text
+    last_error text,
+    version bigint,
+    event_id uuid
 );
 comment on type outbox.claimed is
     'A delivery that a worker has leased, with its message. lease is the token that complete(), fail(), dead(), extend() '
-    'and release() take. last_attempt_at and last_error are those of the attempt before this one';
+    'and release() take. payload is what the subscription''s transform has made of the message, if there is one. '
+    'last_attempt_at and last_error are those of the attempt before this one. version and event_id are those of an event, '
+    'whose topic is its type and whose key is its stream';
 
 -- API: private
 -- lease() leases deliveries that the caller has locked, and returns them with their messages. lease_bundles() does the
@@ -52,7 +56,7 @@ declare
             from unnest(ids, tried) i(id, tried_at)
             where d.id = i.id
             returning d.id, d.position, d.message_id, d.message_segment, d.run, d.new_id, d.attempt, d.max_attempts,
-                d.priority, d.due_at, d.expires_at, d.last_error, i.tried_at$r$;
+                d.priority, d.due_at, d.expires_at, d.last_error, i.tried_at, d.payload$r$;
     bundles constant text := $b$
             select u.id, u.position, u.message_id, h.message_segment, 0::bigint as run, false as new_id, 1 as attempt,
                 null::int as max_attempts, 0::smallint as priority, h.due_at, null::timestamptz as expires_at,
@@ -97,26 +101,30 @@ $$;$f$;
         )
         select token, until, t.id, source_name, t.message_id, outbox.webhook_id(m.id, m.enqueued_at)
                 || case when t.new_id then '_r' || t.run else '' end, t.position, t.attempt,
-            coalesce(t.max_attempts, budget), m.topic, m.key, m.payload, m.body, m.content_type, m.headers,
+            coalesce(t.max_attempts, budget), m.topic, m.key, {content}, m.headers,
             m.metadata, m.tenant, m.publisher, {aggregate}, t.priority, m.enqueued_at, m.occurred_at,
-            m.deliver_at, t.expires_at, t.tried_at, t.last_error
+            m.deliver_at, t.expires_at, t.tried_at, t.last_error, m.version, m.event_id
         from taken t
         left join {messages} m on m.segment = t.message_segment and m.id = t.message_id {order};$c$;
     -- of an event: the parts of its stream's name
     aggregate constant text := 'case when m.segment = -2 then outbox.category(m.key) else m.aggregate_type end, '
         'case when m.segment = -2 then outbox.stream_key(m.key) else m.aggregate_id end';
+    -- A bundle has no payloads.
+    own constant text := 'm.payload, m.body, m.content_type';
+    transformed constant text := 'coalesce(t.payload, m.payload), case when t.payload is null then m.body end, '
+        'case when t.payload is null then m.content_type end';
     kind record;
     branches text;
     cases text;
 begin
     for kind in
         select * from (values
-            ('lease', 'tried timestamptz[]', 'false', '', rows, ''),
-            ('lease_bundles', 'bundles bigint[]', 'true', held, bundles, 'order by t.due_at, t.position'))
-            k(name, argument, bundled, held, taken, sorted)
+            ('lease', 'tried timestamptz[]', 'false', '', rows, '', transformed),
+            ('lease_bundles', 'bundles bigint[]', 'true', held, bundles, 'order by t.due_at, t.position', own))
+            k(name, argument, bundled, held, taken, sorted, content)
     loop
         branches := replace(replace(replace(branch, '{taken}', kind.taken), '{held}', kind.held), '{bundled}', kind.bundled);
-        branches := replace(branches, '{order}', kind.sorted);
+        branches := replace(replace(branches, '{order}', kind.sorted), '{content}', kind.content);
         select string_agg(
             replace(replace(replace(branches, '{when}', case when leaf is null then 'else' else format('when %s then', leaf) end),
                 '{messages}', 'outbox.' || case leaf when -2 then '_message_event' else coalesce('_message_' || lpad(leaf::text, 2, '0'), 'message') end),

@@ -48,19 +48,20 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     known int := outbox_internal.subscription_id(subscription);
-    target int;
+    target outbox.subscription;
     place bigint;
-    leaf smallint;
+    own outbox.message;
+    made record;
     new_id bigint;
 begin
-    select s.endpoint_id into target from outbox.subscription s where s.id = known;
-    if target is null then
+    select * into target from outbox.subscription s where s.id = known;
+    if target.endpoint_id is null then
         raise exception 'subscription "%" is not pushed', subscription
             using errcode = 'OB004', hint = 'Workers claim its deliveries; outbox.retry() makes one due again.';
     end if;
-    select m.segment into leaf from outbox.message m where m.id = resend.message_id;
+    select * into own from outbox.message m where m.id = resend.message_id;
     place := outbox_internal.position_of(resend.message_id);
-    if leaf is null or place is null then
+    if own.id is null or place is null then
         raise exception 'message % does not exist', message_id
             using errcode = 'OB001', detail = 'It was never committed, is not in the feed yet, or retention has removed it.';
     end if;
@@ -68,8 +69,13 @@ begin
         raise exception 'message % was erased', message_id
             using errcode = 'OB004', detail = outbox_internal.erased_because(message_id);
     end if;
-    insert into outbox._manual_send (run, endpoint_id, subscription_id, message_id, message_segment, position)
-    values (-2, target, known, resend.message_id, leaf, place)
+    select * into made from outbox_internal.transform_one(target, place, own);
+    if made.error is not null or made.filtered then
+        raise exception 'message % cannot be sent to subscription "%"', message_id, subscription using errcode = 'OB004',
+            detail = coalesce('The transform failed: ' || made.error || '.', 'The transform returned null.');
+    end if;
+    insert into outbox._manual_send (run, endpoint_id, subscription_id, message_id, message_segment, position, payload)
+    values (-2, target.endpoint_id, known, resend.message_id, own.segment, place, made.payload)
     returning id into new_id;
     perform outbox_internal.deliveries_changed();
     return new_id;
@@ -77,8 +83,9 @@ end
 $$;
 comment on function outbox.resend is
     'Sends a message once more to a pushed subscription, whatever the state of its delivery: one attempt outside the '
-    'budget, with the same webhook id. Returns the id for manual_result(). Errors: OB001 no such subscription, or the '
-    'message is not stored or not in the feed yet; OB004 the subscription is pulled by workers, or the message was erased';
+    'budget, with the same webhook id. The subscription''s transform, if it has one, is called again. Returns the id for '
+    'manual_result(). Errors: OB001 no such subscription, or the message is not stored or not in the feed yet; OB004 the '
+    'subscription is pulled by workers, the message was erased, or the transform makes no payload of it';
 
 -- API: public
 create function outbox.manual_result(manual_send_id bigint)

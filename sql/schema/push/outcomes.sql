@@ -10,6 +10,7 @@ language c volatile strict as 'MODULE_PATHNAME', 'outbox_lower_claim_hint';
 
 -- API: private
 -- Records deliveries that failed and are tried again at due_at. delivery_id 0: the delivery has no row yet.
+-- payloads: what transforms have made, of deliveries without a row.
 create function outbox_internal.record_failed(
     delivery_ids bigint[],
     subscription_ids int[],
@@ -21,18 +22,21 @@ create function outbox_internal.record_failed(
     started_us bigint[],
     statuses smallint[],
     classes text[],
-    errors text[]
+    errors text[],
+    payloads text[]
 ) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
     insert into outbox.delivery as d (subscription_id, position, message_id, message_segment, state, attempt, due_at,
-        first_attempt_at, last_attempt_at, last_status, last_error_class, last_error)
+        first_attempt_at, last_attempt_at, last_status, last_error_class, last_error, payload)
     select u.subscription_id, u.position, u.message_id, u.segment, 'failed', u.attempt, outbox_internal.time(u.due_at),
-        outbox_internal.time(u.started_at), outbox_internal.time(u.started_at), u.status, u.class, u.error
+        outbox_internal.time(u.started_at), outbox_internal.time(u.started_at), u.status, u.class, u.error,
+        u.payload::jsonb
     from unnest(delivery_ids, subscription_ids, positions, message_ids, segments, attempts, due_us, started_us, statuses,
-        classes, errors)
-        u(delivery_id, subscription_id, position, message_id, segment, attempt, due_at, started_at, status, class, error)
+        classes, errors, payloads)
+        u(delivery_id, subscription_id, position, message_id, segment, attempt, due_at, started_at, status, class, error,
+            payload)
     where u.delivery_id = 0
     on conflict (subscription_id, position, run) do update
     set state = 'failed', attempt = excluded.attempt, due_at = excluded.due_at, last_attempt_at = excluded.last_attempt_at,
@@ -63,24 +67,25 @@ create function outbox_internal.record_dead(
     reasons text[],
     statuses smallint[],
     classes text[],
-    errors text[]
+    errors text[],
+    payloads text[]
 ) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
     insert into outbox.dead_letter (delivery_id, subscription_id, endpoint_id, position, message_id, message_segment,
         attempt, state, reason, last_status, last_error_class, last_error, url, first_attempt_at, last_attempt_at,
-        created_at)
+        created_at, payload)
     select nullif(u.delivery_id, 0), u.subscription_id, u.endpoint_id, u.position, u.message_id,
         -- the message may have been retained, and its leaf truncated, while it was in flight
         coalesce(d.message_segment, u.segment), u.attempt,
         case u.reason when 'expired' then 'expired' else 'dead' end, u.reason, u.status, u.class, u.error, e.url,
         coalesce(d.first_attempt_at, outbox_internal.time(u.started_at)), outbox_internal.time(u.started_at),
-        coalesce(d.created_at, clock_timestamp())
+        coalesce(d.created_at, clock_timestamp()), coalesce(d.payload, u.payload::jsonb)
     from unnest(delivery_ids, subscription_ids, endpoint_ids, positions, message_ids, segments, attempts, started_us,
-        reasons, statuses, classes, errors)
+        reasons, statuses, classes, errors, payloads)
         u(delivery_id, subscription_id, endpoint_id, position, message_id, segment, attempt, started_at, reason, status,
-            class, error)
+            class, error, payload)
     left join outbox.delivery d on d.id = u.delivery_id
     left join outbox.endpoint e on e.id = u.endpoint_id
     -- an operator may have moved it to the dead letters, or cancelled it, while it was in flight
@@ -164,6 +169,7 @@ $$;
 
 -- API: private
 -- Records deliveries that the dispatcher ended without an attempt: skipped, or dead. delivery_id 0: the delivery has no row.
+-- run: 0, or the replay to which the deliveries belong.
 create function outbox_internal.record_decisions(
     delivery_ids bigint[],
     subscription_ids int[],
@@ -172,7 +178,8 @@ create function outbox_internal.record_decisions(
     segments smallint[],
     outcomes text[],
     reasons text[],
-    errors text[]
+    errors text[],
+    run bigint default 0
 ) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
@@ -180,7 +187,7 @@ begin atomic
     insert into outbox.attempt (segment, position, message_id, started_at, finished_at, delivery_id, run, subscription_id,
         endpoint_id, attempt, outcome, error_class, error)
     select (select outbox_internal.current_leaf('attempt')), u.position, u.message_id, clock_timestamp(), clock_timestamp(),
-        nullif(u.delivery_id, 0), 0, u.subscription_id, s.endpoint_id, 0, u.outcome, u.reason,
+        nullif(u.delivery_id, 0), run, u.subscription_id, s.endpoint_id, 0, u.outcome, u.reason,
         coalesce(u.error, u.reason)
     from unnest(delivery_ids, subscription_ids, positions, message_ids, outcomes, reasons, errors)
         u(delivery_id, subscription_id, position, message_id, outcome, reason, error)

@@ -15,15 +15,16 @@ create function outbox_internal.open_deliveries(
     due_us bigint[],
     expires_us bigint[],
     max_attempts int[],
-    keys text[]
+    keys text[],
+    payloads text[]
 ) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
     insert into outbox.delivery (pull, subscription_id, position, message_id, message_segment, state, priority, due_at,
-        expires_at, max_attempts, key, blocked)
+        expires_at, max_attempts, key, payload, blocked)
     select u.pull, u.subscription_id, u.position, u.message_id, u.segment, 'pending', u.priority, outbox_internal.time(u.due_at),
-        outbox_internal.time(u.expires_at), u.max_attempts, u.key,
+        outbox_internal.time(u.expires_at), u.max_attempts, u.key, u.payload::jsonb,
         u.key is not null and (
             lag(u.position) over (partition by u.subscription_id, u.key order by u.position) is not null
             or exists (select from outbox.delivery d where d.subscription_id = u.subscription_id and d.key = u.key)
@@ -34,8 +35,8 @@ begin atomic
             )
         )
     from unnest(pull, subscription_ids, positions, message_ids, segments, priorities, due_us, expires_us, max_attempts,
-        keys)
-        u(pull, subscription_id, position, message_id, segment, priority, due_at, expires_at, max_attempts, key)
+        keys, payloads)
+        u(pull, subscription_id, position, message_id, segment, priority, due_at, expires_at, max_attempts, key, payload)
     on conflict (subscription_id, position, run) do nothing;
 end;
 

@@ -135,8 +135,13 @@ declare
     candidate record;
     last_seen bigint;
     seen int := 0;
+    stopped boolean := false;
     ordering_key text;
     call_off text;
+    own outbox.message;
+    transformed record;
+    -- Transforms get no more time in a step than one call may take; the next step goes on.
+    until timestamptz := clock_timestamp() + current_setting('pg_outbox.transform_timeout')::interval;
 begin
     made := 0;
     begun := outbox_internal.replay_begin(replay_id, allowance);
@@ -199,21 +204,36 @@ begin
                 replay_id, target.id, 0, 'skipped', call_off);
             continue;
         end if;
+        if target.transform is not null then
+            select * into own from outbox.message m where m.segment = candidate.segment and m.id = candidate.id;
+        end if;
+        select * into transformed from outbox_internal.transform_one(target, candidate.place, own);
+        if transformed.error is not null or transformed.filtered then
+            perform outbox_internal.record_decisions(array[0::bigint], array[target.id], array[candidate.place],
+                array[candidate.id], array[candidate.segment],
+                array[case when transformed.filtered then 'skipped' else 'dead' end],
+                array[case when transformed.filtered then 'filtered' else 'transform_failed' end], array[transformed.error],
+                replay_id);
+            stopped := clock_timestamp() > until;
+            exit when stopped;
+            continue;
+        end if;
         ordering_key := case target.ordering when 'key' then candidate.key when 'strict' then '' end;
         insert into outbox.delivery (subscription_id, position, message_id, message_segment, pull, state, priority, due_at,
-            max_attempts, key, blocked, run, new_id)
+            max_attempts, key, blocked, run, new_id, payload)
         select target.id, candidate.place, candidate.id, candidate.segment, target.endpoint_id is null, 'pending',
             candidate.priority, clock_timestamp(), candidate.max_attempts, ordering_key,
             ordering_key is not null and exists (
                 select from outbox.delivery d where d.subscription_id = target.id and d.key = ordering_key
             ),
-            replay_id, job.new_ids
+            replay_id, job.new_ids, transformed.payload
         on conflict (subscription_id, position, run) do nothing;
         perform outbox_internal.lower_claim_hint(target.id, candidate.priority, clock_timestamp() - interval '1 s');
         made := made + 1;
-        exit when made >= allowance;
+        stopped := made >= allowance or target.transform is not null and clock_timestamp() > until;
+        exit when stopped;
     end loop;
-    if made < allowance and seen < scanned then
+    if not stopped and seen < scanned then
         last_seen := job.to_position;
     end if;
     if last_seen >= job.to_position then

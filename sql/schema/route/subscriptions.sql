@@ -97,32 +97,35 @@ begin
 end
 $$;
 
--- API: public
-create function outbox.subscribe(
+-- API: private
+-- Does the work of outbox.subscribe() as the extension's owner. `caller` is the role that called it.
+create function outbox_internal.subscribe(
+    caller oid,
     name text,
     topics text[],
-    endpoint text default null,
-    filter jsonb default null,
-    max_attempts int default 12,
-    max_age interval default null,
-    schedule jsonb default null,
-    policy jsonb default null,
-    format text default 'raw',
-    batch_size int default 1,
-    batch_wait interval default '0',
-    ordering text default 'none',
-    on_exhausted text default 'skip',
-    ttl interval default null,
-    deadline interval default null,
-    notify boolean default true,
-    max_lag interval default null,
-    external_id text default null,
-    labels jsonb default '{}',
-    start text default 'latest',
-    url text default null,
-    source text default 'messages'
+    endpoint text,
+    filter jsonb,
+    max_attempts int,
+    max_age interval,
+    schedule jsonb,
+    policy jsonb,
+    format text,
+    batch_size int,
+    batch_wait interval,
+    ordering text,
+    on_exhausted text,
+    ttl interval,
+    deadline interval,
+    notify boolean,
+    max_lag interval,
+    external_id text,
+    labels jsonb,
+    start text,
+    url text,
+    source text,
+    transform text
 ) returns bigint
-language plpgsql volatile security definer
+language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
@@ -169,13 +172,17 @@ begin
     candidate.max_lag := max_lag;
     candidate.external_id := external_id;
     candidate.labels := coalesce(labels, '{}');
+    select c.transform, c.owner into candidate.transform, candidate.transform_owner
+    from outbox_internal.check_transform(caller, transform) c;
     perform outbox_internal.check_subscription(candidate);
     if candidate.id is null then
         begin
             insert into outbox.subscription (name, endpoint_id, max_attempts, max_age, schedule, policy, format, batch_size,
-                batch_wait, ordering, on_exhausted, ttl, deadline, notify, max_lag, external_id, labels)
+                batch_wait, ordering, on_exhausted, ttl, deadline, notify, max_lag, external_id, labels, transform,
+                transform_owner)
             values (name, candidate.endpoint_id, candidate.max_attempts, max_age, schedule, policy, format, batch_size,
-                batch_wait, ordering, on_exhausted, ttl, deadline, notify, max_lag, external_id, candidate.labels)
+                batch_wait, ordering, on_exhausted, ttl, deadline, notify, max_lag, external_id, candidate.labels,
+                candidate.transform, candidate.transform_owner)
             returning id into candidate.id;
         exception when unique_violation then
             raise exception 'subscription "%" exists already', name using errcode = 'duplicate_object',
@@ -188,16 +195,48 @@ begin
     return outbox_internal.next_version(candidate.id, name, true, topics, filter, starts_after, source);
 end
 $$;
+
+-- API: public
+create function outbox.subscribe(
+    name text,
+    topics text[],
+    endpoint text default null,
+    filter jsonb default null,
+    max_attempts int default 12,
+    max_age interval default null,
+    schedule jsonb default null,
+    policy jsonb default null,
+    format text default 'raw',
+    batch_size int default 1,
+    batch_wait interval default '0',
+    ordering text default 'none',
+    on_exhausted text default 'skip',
+    ttl interval default null,
+    deadline interval default null,
+    notify boolean default true,
+    max_lag interval default null,
+    external_id text default null,
+    labels jsonb default '{}',
+    start text default 'latest',
+    url text default null,
+    source text default 'messages',
+    transform text default null
+) returns bigint
+language c volatile
+as 'MODULE_PATHNAME', 'outbox_with_caller';
 comment on function outbox.subscribe is
     'Creates a subscription: the messages of these topics (patterns; * is one word, # any number of words) are sent to '
     'an endpoint, or claimed by workers if there is neither endpoint nor url. url: creates an endpoint with the '
     'subscription''s name. filter: further conditions on a message. The other settings are described at the columns of '
     'outbox.subscription; max_attempts null or below 1 means 12. start: latest (the default: messages after the control '
     'message whose id is returned), earliest, a position (the first to be delivered) or a time. source: messages (the '
-    'default), events (of streams), or all; it stays until unsubscribe(). A name that was unsubscribed is taken up '
-    'again, with its old id. Returns the id of the control message. Errors: OB001 no such endpoint, OB009 the start '
-    'position is not stored or does not exist yet, 42710 the subscription exists already, 22004 topics is null or empty,'
-    ' 22023 a setting is malformed or out of range, 54000 a text is too long';
+    'default), events (of streams), or all; it stays until unsubscribe(). transform: the signature of a function (message '
+    'outbox.feed_message) returns jsonb, immutable or stable, such as "app.public_part(outbox.feed_message)": its result is '
+    'sent instead of the payload, and null skips the delivery. The function runs as its owner. A name that was '
+    'unsubscribed is taken up again, with its old id. Returns the id of the control message. Errors: OB001 no such '
+    'endpoint, OB009 the start position is not stored or does not exist yet, 42710 the subscription exists already, 42883 '
+    'no such function, 42501 the caller does not have the rights of its owner, 22004 topics is null or empty, 22023 a '
+    'setting is malformed or out of range, 54000 a text is too long';
 
 -- API: private
 -- Overwrites a subscription's settings.
@@ -211,7 +250,7 @@ begin atomic
         batch_size = candidate.batch_size, batch_wait = candidate.batch_wait, ordering = candidate.ordering,
         on_exhausted = candidate.on_exhausted, ttl = candidate.ttl, deadline = candidate.deadline,
         notify = candidate.notify, max_lag = candidate.max_lag, external_id = candidate.external_id,
-        labels = candidate.labels
+        labels = candidate.labels, transform = candidate.transform, transform_owner = candidate.transform_owner
     where s.id = candidate.id;
 end;
 
@@ -233,30 +272,33 @@ begin
 end
 $$;
 
--- API: public
-create function outbox.alter_subscription(
+-- API: private
+-- Does the work of outbox.alter_subscription() as the extension's owner. `caller` is the role that called it.
+create function outbox_internal.alter_subscription(
+    caller oid,
     name text,
-    topics text[] default null,
-    filter jsonb default null,
-    endpoint text default null,
-    max_attempts int default null,
-    max_age interval default null,
-    schedule jsonb default null,
-    policy jsonb default null,
-    format text default null,
-    batch_size int default null,
-    batch_wait interval default null,
-    ordering text default null,
-    on_exhausted text default null,
-    ttl interval default null,
-    deadline interval default null,
-    notify boolean default null,
-    max_lag interval default null,
-    external_id text default null,
-    labels jsonb default null,
-    reset text[] default '{}'
+    topics text[],
+    filter jsonb,
+    endpoint text,
+    max_attempts int,
+    max_age interval,
+    schedule jsonb,
+    policy jsonb,
+    format text,
+    batch_size int,
+    batch_wait interval,
+    ordering text,
+    on_exhausted text,
+    ttl interval,
+    deadline interval,
+    notify boolean,
+    max_lag interval,
+    external_id text,
+    labels jsonb,
+    reset text[],
+    transform text
 ) returns bigint
-language plpgsql volatile security definer
+language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
@@ -280,9 +322,13 @@ begin
             when 'max_lag' then changed.max_lag := null;
             when 'external_id' then changed.external_id := null;
             when 'labels' then changed.labels := '{}';
+            when 'transform' then
+                changed.transform := null;
+                changed.transform_owner := null;
             else
                 raise exception 'setting "%" cannot be reset', left(field, 100) using errcode = 'invalid_parameter_value',
-                    hint = 'These can: filter, max_attempts, max_age, schedule, policy, ttl, deadline, max_lag, external_id, labels.';
+                    hint = 'These can: filter, max_attempts, max_age, schedule, policy, ttl, deadline, max_lag, external_id, labels, '
+                        'transform.';
         end case;
     end loop;
     if endpoint is not null then
@@ -310,18 +356,149 @@ begin
     changed.max_lag := coalesce(max_lag, changed.max_lag);
     changed.external_id := coalesce(external_id, changed.external_id);
     changed.labels := coalesce(labels, changed.labels);
+    if transform is not null then
+        select c.transform, c.owner into changed.transform, changed.transform_owner
+        from outbox_internal.check_transform(caller, transform) c;
+    end if;
     perform outbox_internal.check_subscription(changed);
     perform outbox_internal.store_subscription(changed);
     return outbox_internal.next_version(changed.id, name, version.active, version.topics, version.filter, null,
         version.source);
 end
 $$;
+
+-- API: public
+create function outbox.alter_subscription(
+    name text,
+    topics text[] default null,
+    filter jsonb default null,
+    endpoint text default null,
+    max_attempts int default null,
+    max_age interval default null,
+    schedule jsonb default null,
+    policy jsonb default null,
+    format text default null,
+    batch_size int default null,
+    batch_wait interval default null,
+    ordering text default null,
+    on_exhausted text default null,
+    ttl interval default null,
+    deadline interval default null,
+    notify boolean default null,
+    max_lag interval default null,
+    external_id text default null,
+    labels jsonb default null,
+    reset text[] default '{}',
+    transform text default null
+) returns bigint
+language c volatile
+as 'MODULE_PATHNAME', 'outbox_with_caller';
 comment on function outbox.alter_subscription is
     'Changes the settings of a subscription; null leaves a setting as it is. reset: names of settings that go back to '
-    'their default (filter, max_attempts, max_age, schedule, policy, ttl, deadline, max_lag, external_id, labels). Topics '
-    'and filter hold for the positions after the control message whose id is returned. Errors: OB001 no such subscription '
-    'or endpoint, OB004 endpoint for a subscription that is pulled by workers, 22023 a setting is malformed or out of '
+    'their default (filter, max_attempts, max_age, schedule, policy, ttl, deadline, max_lag, external_id, labels, '
+    'transform). Topics and filter hold for the positions after the control message whose id is returned; a transform holds for '
+    'the messages that are routed from then on. Errors: OB001 no such subscription '
+    'or endpoint, OB004 endpoint for a subscription that is pulled by workers, 42883 no such function, 42501 the caller does '
+    'not have the rights of its owner, 22023 a setting is malformed or out of '
     'range, 54000 a text is too long';
+
+-- API: private
+-- Does the work of outbox.ensure_subscription() as the extension's owner. `caller` is the role that called it.
+create function outbox_internal.ensure_subscription(
+    caller oid,
+    name text,
+    topics text[],
+    endpoint text,
+    filter jsonb,
+    max_attempts int,
+    max_age interval,
+    schedule jsonb,
+    policy jsonb,
+    format text,
+    batch_size int,
+    batch_wait interval,
+    ordering text,
+    on_exhausted text,
+    ttl interval,
+    deadline interval,
+    notify boolean,
+    max_lag interval,
+    external_id text,
+    labels jsonb,
+    start text,
+    source text,
+    transform text
+) returns text
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    known jsonb;
+    pulled boolean;
+    its_source text;
+    -- The settings that are given, by the names of alter_subscription()'s arguments.
+    wanted jsonb := (
+        select coalesce(jsonb_object_agg(g.key, g.value), '{}')
+        from jsonb_each(jsonb_build_object('endpoint', endpoint, 'max_attempts', case when max_attempts <= 0 then 12 else max_attempts end,
+            'max_age', max_age, 'schedule', schedule, 'policy', policy, 'format', format, 'batch_size', batch_size,
+            'batch_wait', batch_wait, 'ordering', ordering, 'on_exhausted', on_exhausted, 'ttl', ttl, 'deadline', deadline,
+            'notify', notify, 'max_lag', max_lag, 'external_id', external_id, 'labels', labels,
+            'transform', coalesce(to_regprocedure(transform)::text, transform),
+            'transform_owner', (select pg_get_userbyid(p.proowner) from pg_proc p where p.oid = to_regprocedure(transform)))) g
+        where g.value <> 'null'
+    ) || jsonb_build_object('topics', topics, 'filter', filter);
+begin
+    perform outbox_internal.check_name('subscription', name);
+    perform outbox_internal.check_routes(topics, filter);
+    -- The first look takes no lock: nearly every call is that of a worker that starts, and changes nothing.
+    for attempt in 1 .. 3 loop
+        select to_jsonb(s) || jsonb_build_object('endpoint', e.name, 'topics', v.topics, 'filter', v.filter),
+            s.endpoint_id is null, v.source
+        into known, pulled, its_source
+        from outbox.subscription s
+        left join outbox.endpoint e on e.id = s.endpoint_id
+        cross join lateral (
+            select o.topics, o.filter, o.source from outbox.subscription_version o
+            where o.subscription_id = s.id order by o.version desc limit 1
+        ) v
+        where s.name = ensure_subscription.name and s.deleted_at is null;
+        if known is not null then
+            exit;
+        end if;
+        begin
+            perform outbox_internal.subscribe(caller, name, topics, endpoint, filter, max_attempts, max_age, schedule,
+                policy, coalesce(format, 'raw'), coalesce(batch_size, 1), coalesce(batch_wait, '0'), coalesce(ordering, 'none'),
+                coalesce(on_exhausted, 'skip'), ttl, deadline, coalesce(notify, true), max_lag, external_id, labels,
+                coalesce(start, case when endpoint is null then 'earliest' else 'latest' end),
+                null, coalesce(source, 'messages'), transform);
+            return 'created';
+        exception when duplicate_object then
+            -- Another session has created it meanwhile.
+            null;
+        end;
+    end loop;
+    if known is null then
+        raise exception 'subscription "%" was created by another session meanwhile', name
+            using errcode = 'serialization_failure', hint = 'Repeat the transaction.';
+    end if;
+    if endpoint is null and not pulled then
+        raise exception 'subscription "%" is pushed to an endpoint', name using errcode = 'OB004',
+            hint = 'Name its endpoint, or unsubscribe it and create it without one.';
+    end if;
+    if its_source <> source then
+        raise exception 'subscription "%" takes the source %', name, its_source using errcode = 'OB004',
+            hint = 'A source stays until unsubscribe(): name the same one, or leave it out.';
+    end if;
+    if known || wanted = known then
+        return 'unchanged';
+    end if;
+    perform outbox_internal.alter_subscription(caller, name, topics, filter, endpoint, max_attempts, max_age, schedule,
+        policy, format, batch_size, batch_wait, ordering, on_exhausted, ttl, deadline, notify, max_lag, external_id, labels,
+        case when filter is null then '{filter}' else '{}' end::text[], transform);
+    return 'altered';
+end
+$$;
 
 -- API: public
 create function outbox.ensure_subscription(
@@ -345,76 +522,11 @@ create function outbox.ensure_subscription(
     external_id text default null,
     labels jsonb default null,
     start text default null,
-    source text default null
+    source text default null,
+    transform text default null
 ) returns text
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-#variable_conflict use_variable
-declare
-    known jsonb;
-    pulled boolean;
-    its_source text;
-    -- The settings that are given, by the names of alter_subscription()'s arguments.
-    wanted jsonb := (
-        select coalesce(jsonb_object_agg(g.key, g.value), '{}')
-        from jsonb_each(jsonb_build_object('endpoint', endpoint, 'max_attempts', case when max_attempts <= 0 then 12 else max_attempts end,
-            'max_age', max_age, 'schedule', schedule, 'policy', policy, 'format', format, 'batch_size', batch_size,
-            'batch_wait', batch_wait, 'ordering', ordering, 'on_exhausted', on_exhausted, 'ttl', ttl, 'deadline', deadline,
-            'notify', notify, 'max_lag', max_lag, 'external_id', external_id, 'labels', labels)) g
-        where g.value <> 'null'
-    ) || jsonb_build_object('topics', topics, 'filter', filter);
-begin
-    perform outbox_internal.check_name('subscription', name);
-    perform outbox_internal.check_routes(topics, filter);
-    -- The first look takes no lock: nearly every call is that of a worker that starts, and changes nothing.
-    for attempt in 1 .. 3 loop
-        select to_jsonb(s) || jsonb_build_object('endpoint', e.name, 'topics', v.topics, 'filter', v.filter),
-            s.endpoint_id is null, v.source
-        into known, pulled, its_source
-        from outbox.subscription s
-        left join outbox.endpoint e on e.id = s.endpoint_id
-        cross join lateral (
-            select o.topics, o.filter, o.source from outbox.subscription_version o
-            where o.subscription_id = s.id order by o.version desc limit 1
-        ) v
-        where s.name = ensure_subscription.name and s.deleted_at is null;
-        if known is not null then
-            exit;
-        end if;
-        begin
-            perform outbox.subscribe(name, topics, endpoint, filter, max_attempts, max_age, schedule, policy,
-                coalesce(format, 'raw'), coalesce(batch_size, 1), coalesce(batch_wait, '0'), coalesce(ordering, 'none'),
-                coalesce(on_exhausted, 'skip'), ttl, deadline, coalesce(notify, true), max_lag, external_id, labels,
-                coalesce(start, case when endpoint is null then 'earliest' else 'latest' end),
-                source => coalesce(source, 'messages'));
-            return 'created';
-        exception when duplicate_object then
-            -- Another session has created it meanwhile.
-            null;
-        end;
-    end loop;
-    if known is null then
-        raise exception 'subscription "%" was created by another session meanwhile', name
-            using errcode = 'serialization_failure', hint = 'Repeat the transaction.';
-    end if;
-    if endpoint is null and not pulled then
-        raise exception 'subscription "%" is pushed to an endpoint', name using errcode = 'OB004',
-            hint = 'Name its endpoint, or unsubscribe it and create it without one.';
-    end if;
-    if its_source <> source then
-        raise exception 'subscription "%" takes the source %', name, its_source using errcode = 'OB004',
-            hint = 'A source stays until unsubscribe(): name the same one, or leave it out.';
-    end if;
-    if known || wanted = known then
-        return 'unchanged';
-    end if;
-    perform outbox.alter_subscription(name, topics, filter, endpoint, max_attempts, max_age, schedule, policy, format,
-        batch_size, batch_wait, ordering, on_exhausted, ttl, deadline, notify, max_lag, external_id, labels,
-        reset => case when filter is null then '{filter}' else '{}' end::text[]);
-    return 'altered';
-end
-$$;
+language c volatile
+as 'MODULE_PATHNAME', 'outbox_with_caller';
 comment on function outbox.ensure_subscription is
     'Creates a subscription, or alters the one that there is, so that it is as described: for migrations, and for '
     'programs that start. Topics, filter (null: none) and whether it is pushed are always as given; any other setting '

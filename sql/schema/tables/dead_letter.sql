@@ -24,7 +24,8 @@ create table outbox.dead_letter (
     resolution text not null default 'open' check (resolution in ('open', 'requeued', 'resolved', 'ignored')),
     resolved_at timestamptz,
     resolved_by text,
-    resolution_note text
+    resolution_note text,
+    payload jsonb
 );
 create index dead_letter_message on outbox.dead_letter (message_id);
 create index dead_letter_delivery on outbox.dead_letter (delivery_id) where delivery_id is not null;
@@ -41,6 +42,9 @@ comment on column outbox.dead_letter.reason is
     'subscription_gone, ...';
 comment on column outbox.dead_letter.url is 'URL of the endpoint when the delivery ended';
 comment on column outbox.dead_letter.key is 'ordering key; null where the subscription has no order';
+comment on column outbox.dead_letter.payload is
+    'what the subscription''s transform has made of the message; null: the payload is that of the message, or the transform '
+    'has made none';
 comment on column outbox.dead_letter.resolution is 'open until an operator requeues, resolves or ignores it';
 select pg_catalog.pg_extension_config_dump('outbox.dead_letter', '');
 select pg_catalog.pg_extension_config_dump('outbox.dead_letter_id_seq', '');

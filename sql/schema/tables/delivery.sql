@@ -28,6 +28,7 @@ create table outbox.delivery (
     created_at timestamptz not null default clock_timestamp(),
     updated_at timestamptz not null default clock_timestamp(),
     new_id boolean not null default false,
+    payload jsonb,
     unique (subscription_id, position, run)
 );
 
@@ -61,6 +62,8 @@ comment on column outbox.delivery.key is 'ordering key; null where the subscript
 comment on column outbox.delivery.expires_at is
     'after this time it is recorded as expired; null: never; for pushed deliveries null, and the message and the '
     'subscription determine the expiry';
+comment on column outbox.delivery.payload is
+    'what the subscription''s transform has made of the message; null: the payload is that of the message';
 comment on column outbox.delivery.lease is 'id of the lease; set while a worker has the delivery';
 select pg_catalog.pg_extension_config_dump('outbox.delivery', '');
 select pg_catalog.pg_extension_config_dump('outbox.delivery_id_seq', '');

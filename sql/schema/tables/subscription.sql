@@ -20,6 +20,8 @@ create table outbox.subscription (
     max_lag interval check (max_lag > interval '0'),
     external_id text,
     labels jsonb not null default '{}' check (jsonb_typeof(labels) = 'object'),
+    transform text,
+    transform_owner text check ((transform_owner is null) = (transform is null)),
     paused boolean not null default false,
     created_at timestamptz not null default clock_timestamp(),
     deleted_at timestamptz
@@ -49,6 +51,11 @@ comment on column outbox.subscription.notify is
     'pull: workers that LISTEN on outbox_pull are notified when there is work, once per round of the dispatcher';
 comment on column outbox.subscription.max_lag is
     'deliveries older than this are recorded as expired when space is reclaimed; null: their space is not reclaimed';
+comment on column outbox.subscription.transform is
+    'signature of a function (message outbox.feed_message) returns jsonb that makes the payload to send; null: the payload '
+    'of the message is sent';
+comment on column outbox.subscription.transform_owner is
+    'owner of the transform when it was set; if the owner is another one now, the function is not called';
 comment on column outbox.subscription.paused is 'true: deliveries wait for resume()';
 comment on column outbox.subscription.external_id is 'the subscriber''s own id for the subscription';
 comment on table outbox.subscription is

@@ -199,3 +199,39 @@ async fn an_erased_event_keeps_its_place_and_a_truncated_one_is_passed_over() {
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.load('a-1')").await, 0);
     assert_eq!(one::<i64>(&db, "select outbox.append('a-1', 't', '7', 6)").await, 7);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_tells_the_version_and_the_id_of_an_event_and_the_metrics_tell_their_size() {
+    let receiver = Receiver::start().unwrap();
+    let db = server().await.database("event_headers").await.unwrap();
+    for format in ["raw", "cloudevents"] {
+        let url = receiver.url(&format!("/{format}"));
+        db.execute("select outbox.create_endpoint($1, $2)", &[&format, &url]).await.unwrap();
+        db.execute("select outbox.subscribe($1, '{#}', $1, format => $1, source => 'all')", &[&format]).await.unwrap();
+    }
+    let size = "select sum(value)::bigint from outbox.metrics() where name = 'outbox_event_bytes'";
+    let empty: i64 = one(&db, size).await;
+    assert_eq!(
+        one::<Option<String>>(&db, "select what_to_do from outbox.health() where \"check\" = 'space'").await,
+        None
+    );
+    let id = "a0000000-0000-4000-8000-00000000000b";
+    run(&db, &format!("select outbox.append('cart-1', 'cart.opened', '1', event_id => '{id}')")).await;
+    run(&db, "select outbox.append('cart-1', 'cart.opened', '2')").await;
+    run(&db, "select outbox.enqueue('order.created', '3')").await;
+    settle(&db).await;
+    for (path, version, event_id) in
+        [("/raw", "outbox-version", "outbox-event-id"), ("/cloudevents", "ce-version", "ce-eventid")]
+    {
+        let arrived = receiver.at(path);
+        let of = |body: i64| arrived.iter().find(|a| a.json() == body).unwrap_or_else(|| panic!("{path} lacks {body}"));
+        let header = |body: i64, name: &str| of(body).headers.get(name).map(|v| v.to_str().unwrap().to_owned());
+        assert_eq!((header(1, version).as_deref(), header(1, event_id).as_deref()), (Some("1"), Some(id)), "{path}");
+        assert_eq!((header(2, version).as_deref(), header(2, event_id)), (Some("2"), None), "{path}");
+        assert_eq!((header(3, version), header(3, event_id)), (None, None), "{path}");
+    }
+    assert!(one::<i64>(&db, size).await > empty);
+    let space = rows(&db, "select state, what_to_do from outbox.health() where \"check\" = 'space'").await;
+    assert_eq!(space[0]["state"].as_deref(), Some("ok"));
+    assert!(space[0]["what_to_do"].as_deref().unwrap().starts_with("nothing; events take"), "{space:?}");
+}

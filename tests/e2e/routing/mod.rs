@@ -4,3 +4,4 @@ mod fairness;
 mod matching;
 mod pubsub;
 mod replay;
+mod transform;

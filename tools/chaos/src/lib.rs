@@ -5,6 +5,7 @@
 //! The schedule and the choices of each producer depend only on the seed. The operating system decides which requests are in
 //! flight at a given moment.
 
+mod append;
 pub mod ledger;
 pub mod load;
 mod matching;
@@ -65,6 +66,7 @@ pub async fn run(plan: &Plan) -> Result<Verdict> {
 
     let mut producers: Vec<_> =
         (0..plan.producers).map(|who| tokio::spawn(load::produce(Arc::clone(&shared), plan.seed, who))).collect();
+    producers.extend((0..2).map(|who| tokio::spawn(append::append(Arc::clone(&shared), plan.seed, who))));
     producers.extend((0..2).map(|who| tokio::spawn(operate::operate(Arc::clone(&shared), plan.seed, who))));
     let mut readers: Vec<_> = (0..2).map(|_| tokio::spawn(load::read(Arc::clone(&shared)))).collect();
     for (who, job) in [load::WORK, load::WORK, load::LANE, load::WORK, load::LANE].into_iter().enumerate() {
@@ -150,6 +152,8 @@ async fn set_up(db: &outbox_harness::tokio_postgres::Client, receivers: &Receive
         -- What the guest gets from a message on.
         create table chaos.guest (message_id bigint not null, what text not null);
         create table chaos.own (id bigint primary key);
+        -- The events that were appended, as the calls returned their versions.
+        create table chaos.appended (stream text not null, version bigint not null, event_id uuid not null);
         create table chaos.worked (n bigint not null, drawn bigserial);
         create table chaos.laned (n bigint not null, drawn bigserial);
         create table chaos.effect (\"position\" bigint not null, message_id bigint not null);

@@ -7,10 +7,10 @@ use anyhow::Result;
 use outbox_harness::tokio_postgres::Client;
 
 use crate::load::Shared;
-use crate::matching;
 use crate::receivers::{FAR, GUEST, KEYED, MOODY, REMOTE};
 use crate::schedule::Event;
 use crate::world::{MAX_IN_FLIGHT, MAX_UNRECORDED, note_own};
+use crate::{append, matching};
 
 /// One guarantee and whether it held.
 #[derive(Clone, Debug)]
@@ -171,6 +171,7 @@ pub async fn judge(
     let positions = feed(&mut verdict, db, &truth).await?;
     effects(&mut verdict, db, &truth, &positions).await?;
     pulled(&mut verdict, db, &truth).await?;
+    append::judge(&mut verdict, db).await?;
     matching::judge(&mut verdict, shared, db, &truth, &positions).await?;
     verdict.note("nothing is stuck", stuck.is_none(), stuck.unwrap_or_else(|| "idle, nothing waits".to_owned()));
     dispatcher_memory(&mut verdict, memory);
@@ -280,7 +281,8 @@ async fn feed(verdict: &mut Verdict, db: &Client, truth: &Truth) -> Result<HashM
     let unnumbered = truth.messages.values().filter(|id| !positions.contains_key(id)).count();
     note_own(db).await?;
     let own: i64 = db.query_one("select count(*) from chaos.own", &[]).await?.get(0);
-    let foreign = positions.len() as i64 - truth.messages.len() as i64 - own;
+    let events: i64 = db.query_one("select count(*) from outbox.message where segment = -2", &[]).await?.get(0);
+    let foreign = positions.len() as i64 - truth.messages.len() as i64 - own - events;
     verdict.note(
         "the feed has each message once, gap-free",
         gaps == 0 && twice == 0 && unnumbered == 0 && foreign == 0,

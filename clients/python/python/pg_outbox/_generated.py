@@ -90,6 +90,8 @@ class Claimed:
     expires_at: datetime | None
     last_attempt_at: datetime | None
     last_error: str | None
+    version: int | None
+    event_id: str | None
 
 
 @dataclass(frozen=True)
@@ -445,6 +447,8 @@ class FeedMessage:
     idempotency_key: str | None
     occurred_at: datetime | None
     enqueued_at: datetime | None
+    version: int | None
+    event_id: str | None
 
 
 @dataclass(frozen=True)
@@ -596,6 +600,7 @@ class DeadLetterEntry:
     resolved_at: datetime | None
     resolved_by: str | None
     resolution_note: str | None
+    payload: Any | None
 
 
 @dataclass(frozen=True)
@@ -765,6 +770,8 @@ class SubscriptionEntry:
     max_lag: timedelta | None
     external_id: str | None
     labels: Any
+    transform: str | None
+    transform_owner: str | None
     paused: bool
     created_at: datetime
     deleted_at: datetime | None
@@ -786,6 +793,7 @@ class SubscriptionStatusEntry:
     paused: bool
     external_id: str | None
     labels: Any
+    transform: str | None
     created_at: datetime
     position: int
     lag_positions: int
@@ -850,14 +858,16 @@ class AdminMethods:
         """
         self._run(Call("alter_publisher", {"code": code, "name": name, "description": description, "active": active, "topic_template": topic_template, "topic_function": topic_function}, Shape("void", None, {})))
 
-    def alter_subscription(self, name: str, *, topics: Sequence[str] | None = None, filter: Any | None = None, endpoint: str | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: Literal["raw", "envelope", "cloudevents", "cloudevents_structured", "pubsub"] | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: Literal["none", "key", "strict"] | None = None, on_exhausted: Literal["skip", "block"] | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, reset: Sequence[str] | None = None) -> int:
+    def alter_subscription(self, name: str, *, topics: Sequence[str] | None = None, filter: Any | None = None, endpoint: str | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: Literal["raw", "envelope", "cloudevents", "cloudevents_structured", "pubsub"] | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: Literal["none", "key", "strict"] | None = None, on_exhausted: Literal["skip", "block"] | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, reset: Sequence[str] | None = None, transform: str | None = None) -> int:
         """Changes the settings of a subscription; null leaves a setting as it is. reset: names of settings that
         go back to their default (filter, max_attempts, max_age, schedule, policy, ttl, deadline, max_lag,
-        external_id, labels). Topics and filter hold for the positions after the control message whose id is
-        returned. Errors: OB001 no such subscription or endpoint, OB004 endpoint for a subscription that is
-        pulled by workers, 22023 a setting is malformed or out of range, 54000 a text is too long.
+        external_id, labels, transform). Topics and filter hold for the positions after the control message
+        whose id is returned; a transform holds for the messages that are routed from then on. Errors: OB001 no
+        such subscription or endpoint, OB004 endpoint for a subscription that is pulled by workers, 42883 no
+        such function, 42501 the caller does not have the rights of its owner, 22023 a setting is malformed or
+        out of range, 54000 a text is too long.
         """
-        return self._run(Call("alter_subscription", {"name": name, "topics": topics, "filter": filter, "endpoint": endpoint, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "reset": reset}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return self._run(Call("alter_subscription", {"name": name, "topics": topics, "filter": filter, "endpoint": endpoint, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "reset": reset, "transform": transform}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def alter_topic(self, code: str, *, name: str | None = None, description: str | None = None, active: bool | None = None) -> None:
         """Changes a registered topic; null leaves a value as it is. From the commit on, messages of an inactive
@@ -1222,7 +1232,7 @@ class AdminMethods:
         """
         return self._run(Call("enable_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    def ensure_subscription(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: Literal["raw", "envelope", "cloudevents", "cloudevents_structured", "pubsub"] | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: Literal["none", "key", "strict"] | None = None, on_exhausted: Literal["skip", "block"] | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, source: str | None = None) -> str:
+    def ensure_subscription(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: Literal["raw", "envelope", "cloudevents", "cloudevents_structured", "pubsub"] | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: Literal["none", "key", "strict"] | None = None, on_exhausted: Literal["skip", "block"] | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, source: str | None = None, transform: str | None = None) -> str:
         """Creates a subscription, or alters the one that there is, so that it is as described: for migrations,
         and for programs that start. Topics, filter (null: none) and whether it is pushed are always as given;
         any other setting that is null keeps its value, or gets the default of subscribe() if the subscription
@@ -1233,7 +1243,7 @@ class AdminMethods:
         is pulled and endpoint is given, or the other way round, or it has another source; 40001 another session
         created it, and this transaction cannot see it; those of subscribe().
         """
-        return self._run(Call("ensure_subscription", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "source": source}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return self._run(Call("ensure_subscription", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "source": source, "transform": transform}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def erase(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> None:
         """Erases the content of a message (payload, body, headers, metadata, and in the attempt log responses,
@@ -1408,8 +1418,8 @@ class AdminMethods:
     def metrics(self) -> list[MetricsRow]:
         """Returns metrics for a monitoring system. Names that end in _total, _sum or _count only grow; all
         others are current values, in the unit that the name says (seconds, positions, bytes). labels names the
-        subscription, endpoint, state, consumer, stream, subject, relay or ring. outbox_enqueued_total also
-        counts messages that were rolled back.
+        subscription, endpoint, state, consumer, stream, subject, relay, ring or part. outbox_enqueued_total
+        also counts messages that were rolled back.
         """
         return self._run(Call("metrics", {}, Shape("rows", MetricsRow, {})))  # type: ignore[no-any-return]
 
@@ -1555,7 +1565,8 @@ class AdminMethods:
         """Makes the delivery of a dead letter due now, with all its attempts again, and returns the id of the
         delivery. The receiver gets the same webhook id. A requeued delivery does not expire, and a cancelled
         message is not cancelled any more. Errors: OB001 no such dead letter, OB004 it was requeued already, its
-        subscription has ended, or its message is gone or erased, 22023 actor is empty.
+        subscription has ended, its message is gone or erased, or the transform makes no payload of it, 22023
+        actor is empty.
         """
         return self._run(Call("requeue", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1576,9 +1587,10 @@ class AdminMethods:
 
     def resend(self, message_id: int, subscription: str) -> int:
         """Sends a message once more to a pushed subscription, whatever the state of its delivery: one attempt
-        outside the budget, with the same webhook id. Returns the id for manual_result(). Errors: OB001 no such
-        subscription, or the message is not stored or not in the feed yet; OB004 the subscription is pulled by
-        workers, or the message was erased.
+        outside the budget, with the same webhook id. The subscription's transform, if it has one, is called
+        again. Returns the id for manual_result(). Errors: OB001 no such subscription, or the message is not
+        stored or not in the feed yet; OB004 the subscription is pulled by workers, the message was erased, or
+        the transform makes no payload of it.
         """
         return self._run(Call("resend", {"message_id": message_id, "subscription": subscription}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1793,19 +1805,22 @@ class AdminMethods:
         """
         return self._run(Call("subject_keys", {"subject": subject}, Shape("rows", SubjectKey, {"wrapped_key": "bytea", "created_at": "timestamp with time zone", "rewrapped_at": "timestamp with time zone", "revoked_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: Literal["raw", "envelope", "cloudevents", "cloudevents_structured", "pubsub"] | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: Literal["none", "key", "strict"] | None = None, on_exhausted: Literal["skip", "block"] | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None, source: str | None = None) -> int:
+    def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: Literal["raw", "envelope", "cloudevents", "cloudevents_structured", "pubsub"] | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: Literal["none", "key", "strict"] | None = None, on_exhausted: Literal["skip", "block"] | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None, source: str | None = None, transform: str | None = None) -> int:
         """Creates a subscription: the messages of these topics (patterns; * is one word, # any number of words)
         are sent to an endpoint, or claimed by workers if there is neither endpoint nor url. url: creates an
         endpoint with the subscription's name. filter: further conditions on a message. The other settings are
         described at the columns of outbox.subscription; max_attempts null or below 1 means 12. start: latest
         (the default: messages after the control message whose id is returned), earliest, a position (the first
         to be delivered) or a time. source: messages (the default), events (of streams), or all; it stays until
-        unsubscribe(). A name that was unsubscribed is taken up again, with its old id. Returns the id of the
-        control message. Errors: OB001 no such endpoint, OB009 the start position is not stored or does not
-        exist yet, 42710 the subscription exists already, 22004 topics is null or empty, 22023 a setting is
-        malformed or out of range, 54000 a text is too long.
+        unsubscribe(). transform: the signature of a function (message outbox.feed_message) returns jsonb,
+        immutable or stable, such as "app.public_part(outbox.feed_message)": its result is sent instead of the
+        payload, and null skips the delivery. The function runs as its owner. A name that was unsubscribed is
+        taken up again, with its old id. Returns the id of the control message. Errors: OB001 no such endpoint,
+        OB009 the start position is not stored or does not exist yet, 42710 the subscription exists already,
+        42883 no such function, 42501 the caller does not have the rights of its owner, 22004 topics is null or
+        empty, 22023 a setting is malformed or out of range, 54000 a text is too long.
         """
-        return self._run(Call("subscribe", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "url": url, "source": source}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return self._run(Call("subscribe", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "url": url, "source": source, "transform": transform}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     def switch_projection(self, name: str) -> int:
         """Makes the version that is being rebuilt the live one, stops the old one, and returns the new version.
@@ -1975,14 +1990,16 @@ class AsyncAdminMethods:
         """
         await self._arun(Call("alter_publisher", {"code": code, "name": name, "description": description, "active": active, "topic_template": topic_template, "topic_function": topic_function}, Shape("void", None, {})))
 
-    async def alter_subscription(self, name: str, *, topics: Sequence[str] | None = None, filter: Any | None = None, endpoint: str | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: Literal["raw", "envelope", "cloudevents", "cloudevents_structured", "pubsub"] | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: Literal["none", "key", "strict"] | None = None, on_exhausted: Literal["skip", "block"] | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, reset: Sequence[str] | None = None) -> int:
+    async def alter_subscription(self, name: str, *, topics: Sequence[str] | None = None, filter: Any | None = None, endpoint: str | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: Literal["raw", "envelope", "cloudevents", "cloudevents_structured", "pubsub"] | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: Literal["none", "key", "strict"] | None = None, on_exhausted: Literal["skip", "block"] | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, reset: Sequence[str] | None = None, transform: str | None = None) -> int:
         """Changes the settings of a subscription; null leaves a setting as it is. reset: names of settings that
         go back to their default (filter, max_attempts, max_age, schedule, policy, ttl, deadline, max_lag,
-        external_id, labels). Topics and filter hold for the positions after the control message whose id is
-        returned. Errors: OB001 no such subscription or endpoint, OB004 endpoint for a subscription that is
-        pulled by workers, 22023 a setting is malformed or out of range, 54000 a text is too long.
+        external_id, labels, transform). Topics and filter hold for the positions after the control message
+        whose id is returned; a transform holds for the messages that are routed from then on. Errors: OB001 no
+        such subscription or endpoint, OB004 endpoint for a subscription that is pulled by workers, 42883 no
+        such function, 42501 the caller does not have the rights of its owner, 22023 a setting is malformed or
+        out of range, 54000 a text is too long.
         """
-        return await self._arun(Call("alter_subscription", {"name": name, "topics": topics, "filter": filter, "endpoint": endpoint, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "reset": reset}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return await self._arun(Call("alter_subscription", {"name": name, "topics": topics, "filter": filter, "endpoint": endpoint, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "reset": reset, "transform": transform}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def alter_topic(self, code: str, *, name: str | None = None, description: str | None = None, active: bool | None = None) -> None:
         """Changes a registered topic; null leaves a value as it is. From the commit on, messages of an inactive
@@ -2347,7 +2364,7 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("enable_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
-    async def ensure_subscription(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: Literal["raw", "envelope", "cloudevents", "cloudevents_structured", "pubsub"] | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: Literal["none", "key", "strict"] | None = None, on_exhausted: Literal["skip", "block"] | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, source: str | None = None) -> str:
+    async def ensure_subscription(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: Literal["raw", "envelope", "cloudevents", "cloudevents_structured", "pubsub"] | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: Literal["none", "key", "strict"] | None = None, on_exhausted: Literal["skip", "block"] | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, source: str | None = None, transform: str | None = None) -> str:
         """Creates a subscription, or alters the one that there is, so that it is as described: for migrations,
         and for programs that start. Topics, filter (null: none) and whether it is pushed are always as given;
         any other setting that is null keeps its value, or gets the default of subscribe() if the subscription
@@ -2358,7 +2375,7 @@ class AsyncAdminMethods:
         is pulled and endpoint is given, or the other way round, or it has another source; 40001 another session
         created it, and this transaction cannot see it; those of subscribe().
         """
-        return await self._arun(Call("ensure_subscription", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "source": source}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return await self._arun(Call("ensure_subscription", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "source": source, "transform": transform}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def erase(self, message_id: int, *, actor: str | None = None, reason: str | None = None) -> None:
         """Erases the content of a message (payload, body, headers, metadata, and in the attempt log responses,
@@ -2533,8 +2550,8 @@ class AsyncAdminMethods:
     async def metrics(self) -> list[MetricsRow]:
         """Returns metrics for a monitoring system. Names that end in _total, _sum or _count only grow; all
         others are current values, in the unit that the name says (seconds, positions, bytes). labels names the
-        subscription, endpoint, state, consumer, stream, subject, relay or ring. outbox_enqueued_total also
-        counts messages that were rolled back.
+        subscription, endpoint, state, consumer, stream, subject, relay, ring or part. outbox_enqueued_total
+        also counts messages that were rolled back.
         """
         return await self._arun(Call("metrics", {}, Shape("rows", MetricsRow, {})))  # type: ignore[no-any-return]
 
@@ -2680,7 +2697,8 @@ class AsyncAdminMethods:
         """Makes the delivery of a dead letter due now, with all its attempts again, and returns the id of the
         delivery. The receiver gets the same webhook id. A requeued delivery does not expire, and a cancelled
         message is not cancelled any more. Errors: OB001 no such dead letter, OB004 it was requeued already, its
-        subscription has ended, or its message is gone or erased, 22023 actor is empty.
+        subscription has ended, its message is gone or erased, or the transform makes no payload of it, 22023
+        actor is empty.
         """
         return await self._arun(Call("requeue", {"dead_letter_id": dead_letter_id, "actor": actor, "note": note}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -2701,9 +2719,10 @@ class AsyncAdminMethods:
 
     async def resend(self, message_id: int, subscription: str) -> int:
         """Sends a message once more to a pushed subscription, whatever the state of its delivery: one attempt
-        outside the budget, with the same webhook id. Returns the id for manual_result(). Errors: OB001 no such
-        subscription, or the message is not stored or not in the feed yet; OB004 the subscription is pulled by
-        workers, or the message was erased.
+        outside the budget, with the same webhook id. The subscription's transform, if it has one, is called
+        again. Returns the id for manual_result(). Errors: OB001 no such subscription, or the message is not
+        stored or not in the feed yet; OB004 the subscription is pulled by workers, the message was erased, or
+        the transform makes no payload of it.
         """
         return await self._arun(Call("resend", {"message_id": message_id, "subscription": subscription}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -2918,19 +2937,22 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("subject_keys", {"subject": subject}, Shape("rows", SubjectKey, {"wrapped_key": "bytea", "created_at": "timestamp with time zone", "rewrapped_at": "timestamp with time zone", "revoked_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    async def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: Literal["raw", "envelope", "cloudevents", "cloudevents_structured", "pubsub"] | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: Literal["none", "key", "strict"] | None = None, on_exhausted: Literal["skip", "block"] | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None, source: str | None = None) -> int:
+    async def subscribe(self, name: str, topics: Sequence[str], *, endpoint: str | None = None, filter: Any | None = None, max_attempts: int | None = None, max_age: timedelta | None = None, schedule: Any | None = None, policy: Any | None = None, format: Literal["raw", "envelope", "cloudevents", "cloudevents_structured", "pubsub"] | None = None, batch_size: int | None = None, batch_wait: timedelta | None = None, ordering: Literal["none", "key", "strict"] | None = None, on_exhausted: Literal["skip", "block"] | None = None, ttl: timedelta | None = None, deadline: timedelta | None = None, notify: bool | None = None, max_lag: timedelta | None = None, external_id: str | None = None, labels: Any | None = None, start: str | None = None, url: str | None = None, source: str | None = None, transform: str | None = None) -> int:
         """Creates a subscription: the messages of these topics (patterns; * is one word, # any number of words)
         are sent to an endpoint, or claimed by workers if there is neither endpoint nor url. url: creates an
         endpoint with the subscription's name. filter: further conditions on a message. The other settings are
         described at the columns of outbox.subscription; max_attempts null or below 1 means 12. start: latest
         (the default: messages after the control message whose id is returned), earliest, a position (the first
         to be delivered) or a time. source: messages (the default), events (of streams), or all; it stays until
-        unsubscribe(). A name that was unsubscribed is taken up again, with its old id. Returns the id of the
-        control message. Errors: OB001 no such endpoint, OB009 the start position is not stored or does not
-        exist yet, 42710 the subscription exists already, 22004 topics is null or empty, 22023 a setting is
-        malformed or out of range, 54000 a text is too long.
+        unsubscribe(). transform: the signature of a function (message outbox.feed_message) returns jsonb,
+        immutable or stable, such as "app.public_part(outbox.feed_message)": its result is sent instead of the
+        payload, and null skips the delivery. The function runs as its owner. A name that was unsubscribed is
+        taken up again, with its old id. Returns the id of the control message. Errors: OB001 no such endpoint,
+        OB009 the start position is not stored or does not exist yet, 42710 the subscription exists already,
+        42883 no such function, 42501 the caller does not have the rights of its owner, 22004 topics is null or
+        empty, 22023 a setting is malformed or out of range, 54000 a text is too long.
         """
-        return await self._arun(Call("subscribe", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "url": url, "source": source}, Shape("value", None, {})))  # type: ignore[no-any-return]
+        return await self._arun(Call("subscribe", {"name": name, "topics": topics, "endpoint": endpoint, "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "policy": policy, "format": format, "batch_size": batch_size, "batch_wait": batch_wait, "ordering": ordering, "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "notify": notify, "max_lag": max_lag, "external_id": external_id, "labels": labels, "start": start, "url": url, "source": source, "transform": transform}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
     async def switch_projection(self, name: str) -> int:
         """Makes the version that is being rebuilt the live one, stops the old one, and returns the new version.

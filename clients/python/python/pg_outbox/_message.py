@@ -100,6 +100,16 @@ class Message:
         return self._time("occurred_at")
 
     @property
+    def version(self) -> int | None:
+        """The version of an event in its stream. The topic of an event is its type, and the key its stream."""
+        return self._raw["version"]  # type: ignore[no-any-return]
+
+    @property
+    def event_id(self) -> str | None:
+        """The id that the application gave an event."""
+        return self._raw["event_id"]  # type: ignore[no-any-return]
+
+    @property
     def payload(self) -> Any:
         """The JSON payload. None for a message of bytes. Raises InvalidError if Python cannot have the value, such as a number
         of more digits than `sys.get_int_max_str_digits()`."""

@@ -7,6 +7,7 @@ use outbox_sender::{Done, Ticket};
 
 use super::Engine;
 use super::routing::Routing;
+use super::send::InFlight;
 use crate::failure::Failure;
 use crate::fault::WHOLE_TRIES;
 use crate::outcome::decisions::Decision;
@@ -118,7 +119,7 @@ impl<S: Store, T: Transport> Engine<S, T> {
         if is_manual(&ticket) {
             push.manual_sends.returned(ticket.delivery_id);
             let outcome = DeliveryOutcome::Manual(matches!(done.outcome, Outcome::Status(200..=299)));
-            return Some((Entry { done, segment: 0, outcome }, None));
+            return Some((Entry { done, segment: 0, outcome, payload: None }, None));
         }
         let in_flight = push.take_back(&ticket)?;
         let outcome = match routing.config.subscriptions.get_mut(&ticket.subscription) {
@@ -141,7 +142,8 @@ impl<S: Store, T: Transport> Engine<S, T> {
             }
             outcome => outcome,
         };
-        Some((Entry { done, segment: in_flight.segment, outcome }, in_flight.key))
+        let InFlight { segment, payload, key, .. } = in_flight;
+        Some((Entry { done, segment, outcome, payload }, key))
     }
 
     /// Records outcomes, routing and checkpoint in one transaction.

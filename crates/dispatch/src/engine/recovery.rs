@@ -2,12 +2,15 @@
 
 use outbox_core::progress::Progress;
 
+use super::routing::{Routing, transformed};
 use super::{CHUNK, Engine};
 use crate::failure::Failure;
 use crate::feed::{Stored, TickStatus};
 use crate::outcome::decisions::Decision;
+use crate::payload_filter::FilterResult;
 use crate::pull::window;
 use crate::store::Store;
+use crate::subscriptions::Subscription;
 use crate::transport::Transport;
 
 /// The data that recovery has found.
@@ -72,13 +75,16 @@ impl<S: Store, T: Transport> Engine<S, T> {
         for (id, saved) in checkpoint.subscriptions {
             let Some(known) = self.routing.config.subscriptions.get_mut(&id) else { continue };
             known.progress = Progress::behind(saved.position);
-            known.progress.catch_up(saved.position, checkpoint.routed);
+            // With these positions outstanding, a subscription with a transform lags: see `transform_again`.
+            if known.transform.is_none() || saved.open.is_empty() {
+                known.progress.catch_up(saved.position, checkpoint.routed);
+            }
             if self.loading.unreadable.contains(&id) {
                 saved.open.iter().for_each(|position| known.progress.hand_out(*position));
             }
         }
         for (id, messages) in again {
-            self.deliver_again(id, &messages);
+            self.deliver_again(id, messages);
         }
         self.push.retries.rescan(&self.routing.config);
         self.incarnation.recovered = true;
@@ -99,20 +105,64 @@ impl<S: Store, T: Transport> Engine<S, T> {
     }
 
     /// Sends the open positions of the last checkpoint again: their deliveries had no outcome when the last incarnation
-    /// ended, but a later position had one.
-    fn deliver_again(&mut self, subscription: i32, messages: &[Stored]) {
+    /// ended, but a later position had one. If the subscription has a transform, they wait for their turn to call it.
+    fn deliver_again(&mut self, subscription: i32, messages: Vec<Stored>) {
+        let Some(known) = self.routing.config.subscriptions.get_mut(&subscription) else { return };
+        if known.transform.is_none() {
+            return self.send_again(subscription, messages, &|_| &FilterResult::Holds);
+        }
+        messages.iter().for_each(|stored| known.progress.hand_out(stored.message.position));
+        known.again = messages;
+    }
+
+    /// Calls the transforms with the messages that are to be sent again, and sends what they have made. The other messages
+    /// wait on. Returns whether more can be called now.
+    pub(super) fn transform_again(&mut self) -> bool {
+        let (now, config) = (self.store.instant(), &self.routing.config);
+        let waits = |s: &Subscription| !s.again.is_empty() && !s.paused && s.may_be_asked(now);
+        if !self.store.switches().push {
+            return false;
+        }
+        let ids: Vec<i32> = config.subscriptions.iter().filter(|(_, s)| waits(s)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Engine { store, routing: Routing { config, predicates, .. }, .. } = self;
+            let messages = config.subscriptions.get_mut(&id).map(|s| std::mem::take(&mut s.again)).unwrap_or_default();
+            let results = predicates.transform(store, &store.switches(), config, id, &messages);
+            self.send_again(id, messages, &|position| results.of(position, id));
+        }
+        self.routing.config.subscriptions.values().any(waits)
+    }
+
+    fn send_again<'a>(&mut self, id: i32, messages: Vec<Stored>, result: &dyn Fn(i64) -> &'a FilterResult) {
         let Engine { store, routing, push, window, unrecorded, .. } = self;
-        let Some(known) = routing.config.subscriptions.get_mut(&subscription) else { return };
+        let Some(known) = routing.config.subscriptions.get_mut(&id) else { return };
         let (time, instant) = (store.now(), store.instant());
         let mut jobs = Vec::new();
         for stored in messages {
-            if window.is_cancelled(stored.message.id) {
-                unrecorded.decide(Decision::cancelled(subscription, stored, 0), instant);
+            let position = stored.message.position;
+            let decision = if window.is_cancelled(stored.message.id) {
+                Decision::cancelled(id, &stored, 0)
             } else if stored.unreadable.is_some() {
-                unrecorded.decide(Decision::unreadable(subscription, stored), instant);
+                Decision::unreadable(id, &stored)
             } else {
-                jobs.extend(push.first_job(window, subscription, known, stored, time));
-            }
+                match result(position) {
+                    FilterResult::Later => {
+                        known.again.push(stored);
+                        continue;
+                    }
+                    FilterResult::TransformFailed(error) => Decision::transform_failed(id, &stored, error),
+                    FilterResult::Filtered => Decision::filtered(id, &stored),
+                    result => {
+                        jobs.extend(push.first_job(window, id, known, &transformed(&stored, result), time));
+                        continue;
+                    }
+                }
+            };
+            known.progress.settle(position);
+            unrecorded.decide(decision, instant);
+        }
+        if let Some(position) = known.progress.lag().filter(|_| known.again.is_empty()) {
+            known.progress.catch_up(position, routing.routed);
         }
         push.sender.submit(jobs);
         if window.rows() > 0 {

@@ -1,5 +1,6 @@
 //! From the feed to the subscriptions: routing of newly numbered messages, and catching up of subscriptions that lag.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::time::Instant;
 
@@ -22,7 +23,7 @@ use crate::transport::Transport;
 #[derive(Debug)]
 pub(super) struct Routing {
     pub config: Config,
-    predicates: Predicates,
+    pub predicates: Predicates,
     /// Position up to which the feed is routed.
     pub routed: i64,
     /// Last known position of the feed.
@@ -68,8 +69,8 @@ impl<S: Store, T: Transport> Engine<S, T> {
                 None => (rest, upto),
             };
             let Routing { config, predicates, .. } = &mut self.routing;
-            let timer = self.store.switches().filter_timeout;
-            let results = predicates.examine(&mut self.store, timer, config, part, |_| true);
+            let switches = self.store.switches();
+            let results = predicates.examine(&mut self.store, &switches, config, part, |_| true);
             self.route_part(part, stop, &results);
             if control.is_some() {
                 self.routing.config.begin(stop);
@@ -105,6 +106,7 @@ impl<S: Store, T: Transport> Engine<S, T> {
                     return;
                 }
                 let room = !subscription.paused && (subscription.pull || pushing && has_room(subscription, now.time));
+                let stored = &*transformed(stored, result);
                 match decide_match(unrecorded, (id, subscription), stored, result, room, window, now) {
                     Accept::Done => {}
                     Accept::Send => jobs.extend(push.first_job(window, id, subscription, stored, now.time)),
@@ -138,8 +140,7 @@ impl<S: Store, T: Transport> Engine<S, T> {
         // Subscriptions whose position is within the read part join in from their position on.
         let within = config.subscriptions.iter().filter(|(_, s)| lagging(s).is_some_and(|at| at < upto));
         let mut part: HashSet<i32> = within.map(|(id, _)| *id).collect();
-        let timer = store.switches().filter_timeout;
-        let results = predicates.examine(store, timer, config, &messages, |id| part.contains(&id));
+        let results = predicates.examine(store, &store.switches(), config, &messages, |id| part.contains(&id));
         let mut jobs = Vec::new();
         for stored in &messages {
             let position = stored.message.position;
@@ -149,6 +150,7 @@ impl<S: Store, T: Transport> Engine<S, T> {
                     return;
                 }
                 let room = subscription.pull || has_room(subscription, now.time);
+                let stored = &*transformed(stored, result);
                 match decide_match(unrecorded, (id, subscription), stored, result, room, window, now) {
                     Accept::Done => {}
                     Accept::Send => jobs.extend(push.first_job(window, id, subscription, stored, now.time)),
@@ -176,7 +178,7 @@ impl<S: Store, T: Transport> Engine<S, T> {
 /// Whether a subscription that lags can take more now. A pushed subscription is read for when it is at most half full, so
 /// that a reading of the feed is worth its cost.
 fn can_catch_up(subscription: &Subscription, pushing: bool, now: Now) -> bool {
-    if subscription.paused || !subscription.may_be_asked(now.instant) {
+    if subscription.paused || !subscription.again.is_empty() || !subscription.may_be_asked(now.instant) {
         return false;
     }
     if subscription.has_ended() {
@@ -220,6 +222,14 @@ pub mod matched_as {
     }
 }
 
+/// The message as the subscription's transform has made it.
+pub fn transformed<'a>(stored: &'a Stored, result: &FilterResult) -> Cow<'a, Stored> {
+    match result {
+        FilterResult::Transformed(payload) => Cow::Owned(stored.with_payload(payload.clone())),
+        _ => Cow::Borrowed(stored),
+    }
+}
+
 /// Decides about a message that matches a subscription, before it is sent.
 fn decide_match(
     unrecorded: &mut Unrecorded,
@@ -236,6 +246,8 @@ fn decide_match(
         }
         FilterResult::Later => return Accept::Full,
         FilterResult::Broken(error) => Decision::filter_failed(id, stored, error),
+        FilterResult::TransformFailed(error) => Decision::transform_failed(id, stored, error),
+        FilterResult::Filtered => Decision::filtered(id, stored),
         _ if subscription.ended_since(stored.message.position) => Decision::unsubscribed(id, stored, 0),
         _ if room => {
             let accepted = window.accept(id, subscription, stored, now.time);

@@ -5,6 +5,7 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use outbox_core::ids::IdMap;
 use outbox_core::message::Message;
 use outbox_sender::{Job, Ticket};
@@ -43,6 +44,8 @@ pub(super) struct InFlight {
     pub enqueued_at: i64,
     /// The message's key, if the subscription is ordered.
     pub key: Option<OrderKey>,
+    /// The payload of a delivery without a row, if it is not that of the message.
+    pub payload: Option<Bytes>,
     /// The delivery has a row in outbox.delivery.
     row: bool,
 }
@@ -146,6 +149,7 @@ impl<T: Transport> Push<T> {
             expires: attempt.expires,
             enqueued_at: stored.message.enqueued_at,
             key: ordering::key_of(id, subscription, stored),
+            payload: stored.own_payload().filter(|_| attempt.delivery_id == 0),
             row: attempt.delivery_id != 0,
         };
         match self.in_flight.entry((id, stored.message.position, attempt.run)) {

@@ -71,6 +71,16 @@ impl Decision {
         Decision::about(subscription, stored, 0, "dead", "filter_failed", Some(error.into()))
     }
 
+    /// The subscription's transform failed.
+    pub fn transform_failed(subscription: i32, stored: &Stored, error: &str) -> Decision {
+        Decision::about(subscription, stored, 0, "dead", "transform_failed", Some(error.into()))
+    }
+
+    /// The subscription's transform returned null.
+    pub fn filtered(subscription: i32, stored: &Stored) -> Decision {
+        Decision::about(subscription, stored, 0, "skipped", "filtered", None)
+    }
+
     fn about(
         subscription: i32,
         stored: &Stored,

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
 use outbox_core::policy::{Fault, Outcome};
 use outbox_sender::{Done, Ticket};
 
@@ -53,6 +54,8 @@ pub struct Entry {
     pub segment: i16,
     /// The result of the attempt for the delivery.
     pub outcome: DeliveryOutcome,
+    /// The payload of a delivery without a row, if it is not that of the message.
+    pub payload: Option<Bytes>,
 }
 
 impl Entry {
@@ -73,7 +76,7 @@ impl Entry {
             remote: None,
             answer: None,
         };
-        Entry { done, segment: 0, outcome: DeliveryOutcome::Manual(false) }
+        Entry { done, segment: 0, outcome: DeliveryOutcome::Manual(false), payload: None }
     }
 
     /// Removes the receiver's data from the outcome, and notes that it could not be recorded.

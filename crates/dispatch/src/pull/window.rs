@@ -13,6 +13,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use crate::failure::Failure;
 use crate::fault::WHOLE_TRIES;
 use crate::feed::{Stored, UNIX_EPOCH};
@@ -63,6 +65,8 @@ pub struct NewRow {
     pub max_attempts: Option<i32>,
     /// The key by which the delivery is ordered. A row is blocked if its key has another row.
     pub key: Option<Box<str>>,
+    /// The payload, if it is not that of the message.
+    pub payload: Option<Bytes>,
 }
 
 /// A delivery that ended before its first attempt.
@@ -171,6 +175,7 @@ impl Window {
             expires,
             max_attempts: attributes.max_attempts,
             key: order_key(subscription, stored),
+            payload: stored.own_payload(),
         });
         Accept::Done
     }
@@ -189,6 +194,7 @@ impl Window {
             expires,
             max_attempts: attributes.max_attempts,
             key: Some(key),
+            payload: stored.own_payload(),
         });
     }
 
@@ -325,6 +331,7 @@ pub fn bundled(rows: &[NewRow], time: i64) -> (Vec<Vec<&NewRow>>, Vec<&NewRow>) 
             && row.expires.is_none()
             && row.max_attempts.is_none()
             && row.key.is_none()
+            && row.payload.is_none()
     };
     let mut bundles = Vec::new();
     let mut single = Vec::new();

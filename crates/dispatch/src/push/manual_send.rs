@@ -22,11 +22,14 @@ pub struct ManualSend {
     pub ticket: Ticket,
     /// Segment of the message.
     pub segment: i16,
-    /// The payload of a test; `None`: the message is sent.
+    /// The payload of a test, or what the subscription's transform has made of the message; `None`: the message is sent.
     pub payload: Option<Box<str>>,
     /// When it was asked for (microseconds, PostgreSQL's epoch).
     pub created_at: i64,
 }
+
+/// The run of a test.
+const TEST: i64 = -1;
 
 /// Manual sends in flight.
 #[derive(Debug, Default)]
@@ -48,19 +51,20 @@ impl ManualSends {
         let (mut jobs, mut unsent, mut resend) = (Vec::new(), Vec::new(), Vec::new());
         for send in found {
             match send.payload {
-                Some(payload) => jobs.push(test(send.ticket, payload, send.created_at)),
-                None => resend.push((send.ticket, send.segment)),
+                Some(payload) if send.ticket.run == TEST => jobs.push(test(send.ticket, payload, send.created_at)),
+                payload => resend.push((send.ticket, send.segment, payload)),
             }
         }
-        let place = |(ticket, segment): &(Ticket, i16)| Place {
+        let place = |(ticket, segment, _): &(Ticket, i16, Option<Box<str>>)| Place {
             position: ticket.position,
             message_id: ticket.message_id,
             segment: *segment,
+            payload_of: 0,
         };
         let places: Vec<Place> = resend.iter().map(place).collect();
         let messages = if places.is_empty() { Vec::new() } else { store.messages(&places)? };
         let (now, more) = (store.now(), messages.len() < places.len());
-        for ((ticket, _), stored) in resend.into_iter().zip(messages) {
+        for ((ticket, _, payload), stored) in resend.into_iter().zip(messages) {
             let (Some(stored), Some(subscription)) = (stored, config.subscriptions.get(&ticket.subscription)) else {
                 // The message or the subscription is gone: there is nothing to send.
                 self.in_flight.insert(ticket.delivery_id);
@@ -73,6 +77,10 @@ impl ManualSends {
                 unsent.push(Entry::unsent(ticket, format!("the message cannot be read: {error}").into(), now));
                 continue;
             }
+            let stored = match payload {
+                Some(payload) => stored.with_payload(Bytes::from(String::from(payload))),
+                None => stored,
+            };
             jobs.push(Job {
                 ticket,
                 message: stored.message,

@@ -10,7 +10,7 @@ use outbox_dispatch::{Engine, Wakeup};
 use crate::store::SimStore;
 use crate::transport::{SimTransport, Wire};
 use crate::verdict;
-use crate::world::{Message, PLANS, World};
+use crate::world::{Message, PLANS, World, plan};
 
 /// Steps of a schedule before it settles.
 const STEPS: u64 = 120;
@@ -177,6 +177,13 @@ impl Run {
             if fails && let Some(row) = world.tables.deliveries.get_mut(&id) {
                 (row.attempt, row.due) = (row.attempt + 1, now + 10_000);
             } else if let Some(gone) = world.tables.remove(id) {
+                let own =
+                    World::content(&crate::world::Plan { transform: false, ..*plan(gone.subscription) }, gone.message);
+                if gone.payload.clone().map_or(own, |payload| Ok(Some(payload)))
+                    != World::content(plan(gone.subscription), gone.message)
+                {
+                    world.breach(format!("message {} was claimed as {:?}", gone.message, gone.payload));
+                }
                 world.tables.end(gone.subscription, gone.position, "completed");
             }
         }

@@ -19,12 +19,14 @@ use outbox_dispatch::pull::window::NewRow;
 use outbox_dispatch::push::endpoints::EndpointRow;
 use outbox_dispatch::push::manual_send::ManualSend;
 use outbox_dispatch::push::retries::{DueRow, FollowerRow};
-use outbox_dispatch::store::{Batch, Changes, Configuration, DeadRow, NumberedCheckpoint, Passed, Recorded, Switches};
-use outbox_dispatch::subscriptions::VersionRow;
+use outbox_dispatch::store::{
+    Batch, Changes, Configuration, DeadRow, NumberedCheckpoint, Passed, Recorded, Switches, Transformed,
+};
+use outbox_dispatch::subscriptions::{Transform, VersionRow};
 use outbox_dispatch::{Failure, Host, Store};
 use outbox_sender::ConsentAnswer;
 
-use crate::world::{DeadLetter, Delivery, PLANS, Tables, World, plan};
+use crate::world::{DeadLetter, Delivery, PLANS, Tables, World, plan, transform};
 
 #[derive(Debug)]
 pub(crate) struct SimStore {
@@ -88,6 +90,7 @@ impl Host for SimStore {
             push: true,
             allow_http: true,
             filter_timeout: Duration::from_millis(100),
+            transform_timeout: Duration::from_millis(100),
         }
     }
 
@@ -128,6 +131,7 @@ fn stored(world: &World, position: i64) -> Stored {
         }),
         attributes: Attributes { deliver_at: message.deliver_at, ..Attributes::default() },
         unreadable: None,
+        transformed: false,
     }
 }
 
@@ -155,6 +159,7 @@ fn version(tables: &Tables, id: i32) -> Option<VersionRow> {
         schedule: Some("[0.01, 0.1, 0.5]".to_owned()),
         batch_size: Some(1),
         paused: tables.paused.contains(&id),
+        transform: plan.transform.then(|| Transform { function: "transform".into(), owner: "owner".into() }),
         ..VersionRow::default()
     })
 }
@@ -163,7 +168,12 @@ fn due_row(id: i64, row: &Delivery) -> DueRow {
     DueRow {
         id,
         subscription: row.subscription,
-        place: Place { position: row.position, message_id: row.message, segment: 0 },
+        place: Place {
+            position: row.position,
+            message_id: row.message,
+            segment: 0,
+            payload_of: if row.payload.is_some() { id } else { 0 },
+        },
         attempt: row.attempt,
         due_at: row.due,
         expires_at: row.expires,
@@ -194,6 +204,7 @@ fn write_entry(world: &mut World, entry: &Entry) {
             key: None,
             blocked: false,
             pull: false,
+            payload: entry.payload.clone(),
         }),
         DeliveryOutcome::Failed(due) => {
             if let Some(row) = tables.deliveries.get_mut(&ticket.delivery_id) {
@@ -249,6 +260,7 @@ fn write_row(tables: &mut Tables, row: &NewRow) {
         key: row.key.clone(),
         blocked,
         pull: row.pull,
+        payload: row.payload.clone(),
     });
 }
 
@@ -366,7 +378,14 @@ impl Store for SimStore {
         self.reading("messages", |world| {
             // Sometimes the messages are too large to be read at once.
             let read = if world.random.chance(50) { 1 + places.len() / 3 } else { places.len() };
-            places.iter().take(read).map(|place| Some(stored(world, place.position))).collect()
+            let of = |place: &Place| {
+                let message = stored(world, place.position);
+                if place.payload_of == 0 {
+                    return Some(message);
+                }
+                Some(message.with_payload(world.tables.deliveries.get(&place.payload_of)?.payload.clone()?))
+            };
+            places.iter().take(read).map(of).collect()
         })
     }
 
@@ -435,6 +454,19 @@ impl Store for SimStore {
 
     fn filter(&mut self, _path: &str, payloads: &[&str], _timer: Duration) -> Result<Vec<bool>, Failure> {
         Ok(vec![true; payloads.len()])
+    }
+
+    fn transform(
+        &mut self,
+        _transform: &Transform,
+        places: &[Place],
+        _timer: Duration,
+    ) -> Result<Vec<Transformed>, Failure> {
+        self.reading("transform", |world| {
+            // Sometimes the time is over after the first calls.
+            let called = if world.random.chance(50) { 1 + places.len() / 3 } else { places.len() };
+            places.iter().take(called).map(|place| transform(place.message_id)).collect()
+        })
     }
 
     fn pass(&mut self, _limit: i32, in_flight: &[i64], _apart: bool) -> Result<Passed, Failure> {

@@ -116,6 +116,12 @@ fn check_order(world: &mut World, job: &Job, in_flight: &[Done]) {
     if !world.matches(ticket.position, plan) {
         world.breach(format!("message {} went to subscription {}", ticket.message_id, plan.id));
     }
+    if World::content(plan, ticket.message_id) != Ok(Some(job.message.content.clone())) {
+        world.breach(format!(
+            "message {} went to subscription {} as {:?}",
+            ticket.message_id, plan.id, job.message.content
+        ));
+    }
     if plan.ordering == "none" {
         return;
     }
@@ -133,6 +139,7 @@ fn check_order(world: &mut World, job: &Job, in_flight: &[Done]) {
         let of = (plan.id, position);
         world.accepted.contains(&of)
             || world.tables.ended.contains_key(&of)
+            || !matches!(World::content(plan, world.tables.feed[position as usize - 1]), Ok(Some(_)))
             || world.tables.cancelled.contains(&world.tables.feed[position as usize - 1])
     };
     let mut earlier = (1..ticket.position).filter(|position| in_turn(*position) && same(*position));

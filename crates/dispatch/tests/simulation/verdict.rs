@@ -48,10 +48,13 @@ fn ends(world: &mut World) {
             let ended = world.tables.ended.get(&of).cloned().unwrap_or_default();
             let letter = world.tables.dead_letters.iter().find(|l| (l.subscription, l.position) == of);
             let reason = letter.map(|l| l.reason);
+            let content = World::content(plan, message);
             let is_fine = match ended.as_slice() {
                 // A message that was cancelled while a request was in flight may have ended twice.
                 [_, ..] if is_cancelled => true,
-                ["completed"] => !plan.push || accepted.contains_key(&of),
+                ["completed"] => matches!(content, Ok(Some(_))) && (!plan.push || accepted.contains_key(&of)),
+                ["skipped"] => content == Ok(None),
+                ["dead"] if content.is_err() => reason == Some("transform_failed"),
                 ["dead"] => reason == Some("unrecordable") || [MORTAL, BLOCKING].contains(&plan.id),
                 ["expired"] => plan.id == HASTY,
                 _ => false,

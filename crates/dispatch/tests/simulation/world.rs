@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use outbox_dispatch::feed::UNIX_EPOCH;
-use outbox_dispatch::store::NumberedCheckpoint;
+use outbox_dispatch::store::{NumberedCheckpoint, Transformed};
 
 use crate::random::Random;
 
@@ -28,6 +29,8 @@ pub(crate) struct Plan {
     pub(crate) ttl: Option<i64>,
     /// Only even numbers match.
     pub(crate) even: bool,
+    /// The subscription has the transform.
+    pub(crate) transform: bool,
 }
 
 pub(crate) const PLAIN: i32 = 1;
@@ -39,10 +42,19 @@ pub(crate) const STRICT: i32 = 6;
 pub(crate) const HASTY: i32 = 7;
 
 const fn push(id: i32) -> Plan {
-    Plan { id, push: true, ordering: "none", block: false, max_attempts: 1000, ttl: None, even: false }
+    Plan {
+        id,
+        push: true,
+        ordering: "none",
+        block: false,
+        max_attempts: 1000,
+        ttl: None,
+        even: false,
+        transform: false,
+    }
 }
 
-pub(crate) const PLANS: [Plan; 8] = [
+pub(crate) const PLANS: [Plan; 11] = [
     push(PLAIN),
     Plan { ordering: "key", ..push(KEYED) },
     Plan { ordering: "key", block: true, max_attempts: 2, ..push(BLOCKING) },
@@ -51,7 +63,19 @@ pub(crate) const PLANS: [Plan; 8] = [
     Plan { ordering: "strict", even: true, ..push(STRICT) },
     Plan { ttl: Some(100_000), ..push(HASTY) },
     Plan { push: false, ordering: "key", ..push(8) },
+    Plan { transform: true, ..push(9) },
+    Plan { transform: true, ordering: "key", ..push(10) },
+    Plan { transform: true, push: false, ..push(11) },
 ];
+
+/// The result of the transform on a message: every seventh is not for the subscription, and every eleventh fails.
+pub(crate) fn transform(message: i64) -> Transformed {
+    match message {
+        n if n % 11 == 0 => Err("P0001: no".into()),
+        n if n % 7 == 0 => Ok(None),
+        n => Ok(Some(Bytes::from(format!("{{\"made\":{n}}}")))),
+    }
+}
 
 /// The plan of a subscription.
 pub(crate) fn plan(id: i32) -> &'static Plan {
@@ -82,6 +106,8 @@ pub(crate) struct Delivery {
     pub(crate) key: Option<Box<str>>,
     pub(crate) blocked: bool,
     pub(crate) pull: bool,
+    /// The payload that the transform has made.
+    pub(crate) payload: Option<Bytes>,
 }
 
 /// A row of outbox.dead_letter.
@@ -231,6 +257,11 @@ impl World {
         let message = &self.tables.messages[&id];
         let begun = self.tables.begun.get(&plan.id).copied().flatten().is_some_and(|at| at < position);
         message.control.is_none() && begun && (!plan.even || id % 2 == 0)
+    }
+
+    /// The content that a subscription gets of a message.
+    pub(crate) fn content(plan: &Plan, message: i64) -> Transformed {
+        if plan.transform { transform(message) } else { Ok(Some(Bytes::from(format!("{{\"n\":{message}}}")))) }
     }
 
     /// The subscriptions that the message at a position goes to.
