@@ -158,8 +158,7 @@ impl Relay {
                     standing_by = true;
                     STAND_BY
                 }
-                // 57P05: the server ended the session of a relay that was silent for too long, such as one that was frozen.
-                Err(error) if matches!(error.kind(), Kind::Retry | Kind::Conflict) || error.code() == "57P05" => {
+                Err(error) if matches!(error.kind(), Kind::Retry | Kind::Conflict) => {
                     self.log("warning", &error.to_string(), json!({"code": error.code()}));
                     standing_by = false;
                     backoff.next()
