@@ -30,7 +30,7 @@ use crate::worker::evict::Evict;
 use crate::worker::maintain::Maintenance;
 use crate::worker::notify::Notifier;
 use crate::worker::replay::Replays;
-use crate::worker::session::{PINNED, SQL, pin, set};
+use crate::worker::session::{BEFORE_CONNECTING, PINNED, SQL, pin, set};
 use crate::worker::{descriptors, now, wait};
 
 /// Pause after a failed transaction. The pause doubles with each failure, up to the maximum.
@@ -57,6 +57,7 @@ pub extern "C-unwind" fn pg_outbox_dispatcher_main(database: pg_sys::Datum) {
     // The HTTP thread starts while signals are blocked, so neither it nor its children ever receive a signal.
     let sender = Sender::start(settings(), wake_main());
     Signals::until_connected();
+    pin(&BEFORE_CONNECTING);
     // SAFETY: called once, at the start of the process; the role is the bootstrap superuser until the owner is known.
     unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
     let mut signals = Signals::attach();

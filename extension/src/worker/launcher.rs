@@ -31,7 +31,7 @@ use pgrx::{pg_guard, pg_sys};
 use super::Signals;
 use crate::pg::function::catch;
 use crate::shared::shmem::{self, Limit, Shared, Slot, State};
-use crate::worker::session::{PINNED, pin};
+use crate::worker::session::{BEFORE_CONNECTING, PINNED, pin};
 use crate::worker::{describe, now, wait};
 
 /// How often the list of databases is read when no session asks for it.
@@ -72,6 +72,7 @@ impl Known {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn pg_outbox_launcher_main(_arg: pg_sys::Datum) {
     Signals::until_connected();
+    pin(&BEFORE_CONNECTING);
     // SAFETY: no database: the shared catalogs only.
     unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) };
     let mut signals = Signals::attach();

@@ -87,8 +87,8 @@ unsafe extern "C-unwind" fn asked_to_end(_signal: i32) {
     // SAFETY: this process's own structures, and flags that PostgreSQL's handlers set as well.
     unsafe {
         // A commit would wait for a standby as long as there is none. It is already committed on this server. `txn` limits
-        // the waits of later commits.
-        if (*pg_sys::MyProc).syncRepState == pg_sys::SYNC_REP_WAITING as i32 {
+        // the waits of later commits. A process that is about to exit has no PGPROC any more.
+        if !pg_sys::MyProc.is_null() && (*pg_sys::MyProc).syncRepState == pg_sys::SYNC_REP_WAITING as i32 {
             // PostgreSQL ends that wait with a warning.
             pg_sys::QueryCancelPending = 1;
             pg_sys::InterruptPending = 1;

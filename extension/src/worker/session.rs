@@ -11,6 +11,10 @@ use pgrx::pg_sys;
 
 type Setting = (&'static CStr, &'static CStr);
 
+/// For every background worker, before it connects: the transaction that connects has a time limit as well, and a short one
+/// would end the process again and again.
+pub const BEFORE_CONNECTING: [Setting; 1] = [(c"transaction_timeout", c"0")];
+
 /// For every background worker.
 pub const PINNED: [Setting; 14] = [
     // The process keeps its own role.

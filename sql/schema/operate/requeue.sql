@@ -31,7 +31,8 @@ begin
         raise exception 'dead letter % cannot be requeued', letter.id
             using errcode = 'OB004', detail = 'Its message has been erased.';
     end if;
-    if letter.payload is null then
+    -- Without a transform, the content is not read: it may be unreadable.
+    if letter.payload is null and source.transform is not null then
         -- The transform failed, or was not called: the delivery must not get the message's own payload.
         select * into made from outbox_internal.transform_one(source, letter."position", own);
         if made.error is not null or made.filtered then

@@ -52,6 +52,7 @@ declare
     place bigint;
     own outbox.message;
     made record;
+    made_payload jsonb;
     new_id bigint;
 begin
     select * into target from outbox.subscription s where s.id = known;
@@ -69,13 +70,17 @@ begin
         raise exception 'message % was erased', message_id
             using errcode = 'OB004', detail = outbox_internal.erased_because(message_id);
     end if;
-    select * into made from outbox_internal.transform_one(target, place, own);
-    if made.error is not null or made.filtered then
-        raise exception 'message % cannot be sent to subscription "%"', message_id, subscription using errcode = 'OB004',
-            detail = coalesce('The transform failed: ' || made.error || '.', 'The transform returned null.');
+    -- Without a transform, the content is not read: it may be unreadable, and the dispatcher records that.
+    if target.transform is not null then
+        select * into made from outbox_internal.transform_one(target, place, own);
+        if made.error is not null or made.filtered then
+            raise exception 'message % cannot be sent to subscription "%"', message_id, subscription using errcode = 'OB004',
+                detail = coalesce('The transform failed: ' || made.error || '.', 'The transform returned null.');
+        end if;
+        made_payload := made.payload;
     end if;
     insert into outbox._manual_send (run, endpoint_id, subscription_id, message_id, message_segment, position, payload)
-    values (-2, target.endpoint_id, known, resend.message_id, own.segment, place, made.payload)
+    values (-2, target.endpoint_id, known, resend.message_id, own.segment, place, made_payload)
     returning id into new_id;
     perform outbox_internal.deliveries_changed();
     return new_id;
