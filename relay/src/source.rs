@@ -230,7 +230,7 @@ impl Active {
             (&epoch, Type::INT4),
             (&self.kinds.name(), Type::TEXT),
         ];
-        let sql = "select r.* from outbox.read($1, $2, $3, $4::jsonb, $5, $6) r";
+        let sql = "select r.*, r.event_id::text as event from outbox.read($1, $2, $3, $4::jsonb, $5, $6) r";
         let (rows, is_whole) = within(page.read(&self.reader().0, sql, &params)).await?;
         *self.page.lock().unwrap_or_else(PoisonError::into_inner) = page;
         let mut read = Read { messages: Vec::with_capacity(rows.len()), looked_at: after };
@@ -250,7 +250,7 @@ impl Active {
 
     /// Returns whether the feed has this message at this place.
     pub(crate) async fn has(&self, place: Place, webhook_id: &str) -> Result<bool> {
-        let sql = "select r.epoch, r.webhook_id from outbox.read($1, 1) r where r.\"position\" = $2";
+        let sql = "select r.epoch, r.webhook_id from outbox.read($1, 1, source => 'all') r where r.\"position\" = $2";
         let before = place.position.saturating_sub(1);
         let rows = self.reader().query(sql, &[(&before, Type::INT8), (&place.position, Type::INT8)]).await?;
         let Some(row) = rows.first() else { return Ok(false) };
@@ -364,8 +364,8 @@ fn message(row: &Row) -> Result<Message> {
         publisher: text("publisher")?,
         idempotency_key: text("idempotency_key")?,
         occurred_at: micros("occurred_at")?,
-        // A relay reads messages, which have neither version nor event id.
-        ..Extra::default()
+        version: row.try_get("version")?,
+        event_id: text("event")?,
     };
     Ok(Message {
         id: row.try_get("message_id")?,

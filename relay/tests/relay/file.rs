@@ -107,3 +107,31 @@ async fn a_relay_can_begin_at_the_end_of_the_feed() {
     db.enqueue(4, 4).await;
     assert!(config.succeed().await.contains("\"n\": 4"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_reach_a_file_once_with_their_versions_although_the_relay_is_killed() {
+    let db = Database::new().await;
+    let path = fresh_folder("events").unwrap().join("out.ndjson");
+    let config = Config::new(&db, "source = \"events\"\nbatch = 5", &sink(&path));
+    let append =
+        "select outbox.append('order-1', 'order.paid', jsonb_build_object('n', n), event_id => gen_random_uuid())
+        from generate_series($1::bigint, $2) n";
+    for round in 0..4i64 {
+        db.client.execute(append, &[&(round * 50 + 1), &(round * 50 + 50)]).await.unwrap();
+        // Messages between the events take positions, too.
+        db.enqueue(1, 3).await;
+        let before = fs::metadata(&path).map_or(0, |file| file.len());
+        let relay = config.run();
+        wait_until("the file grows", PATIENCE, async || fs::metadata(&path).is_ok_and(|file| file.len() > before))
+            .await;
+        drop(relay);
+    }
+    config.succeed().await;
+    assert_eq!(payloads(&path), (1..=200).collect::<Vec<i64>>());
+    let text = fs::read_to_string(&path).unwrap();
+    for (i, line) in text.lines().enumerate() {
+        let headers = &serde_json::from_str::<Value>(line).unwrap()["headers"];
+        assert_eq!(headers["ce-version"], (i + 1).to_string(), "{line}");
+        assert_eq!(headers["ce-eventid"].as_str().map(str::len), Some(36), "{line}");
+    }
+}
