@@ -204,6 +204,30 @@ async fn a_start_that_waits_for_a_lock_can_be_ended_and_goes_on_afterwards() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signals_that_arrive_while_a_process_ends_take_nothing_along() {
+    let server = Server::start(&[]).await.unwrap();
+    let receiver = Receiver::start().unwrap();
+    let admin = server.connect("postgres").await.unwrap();
+    let db = server.database("signals").await.unwrap();
+    shop(&db, &receiver).await;
+    let mut last = 0;
+    for _ in 0..15 {
+        last = wait_for_pid(&admin, Some("signals"), last).await;
+        // A signal about every two milliseconds, until the process is gone.
+        let storm = format!("while kill -TERM {last} 2>/dev/null; do sleep 0.001; done");
+        let storm = tokio::task::spawn_blocking(move || std::process::Command::new("sh").args(["-c", &storm]).status());
+        assert!(storm.await.unwrap().unwrap().success());
+    }
+    // The end of one process by a fault of its own would have ended all sessions.
+    delivers(&db, &receiver).await;
+    assert!(
+        !server.log().contains("was terminated by signal"),
+        "{}",
+        outbox_harness::postgres::tail(&server.log(), 20)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn databases_come_and_go_and_their_slots_with_them() {
     let server = Server::start(&[("pg_outbox.max_databases", "4")]).await.unwrap();
     let receiver = Receiver::start().unwrap();
