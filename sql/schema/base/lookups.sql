@@ -1,6 +1,20 @@
 -- Looks up ids by name, and raises OB001 for an unknown name.
 
 -- API: private
+-- The function with a signature such as "app.topic_of(text, text)"; null if there is none. Before PostgreSQL 16,
+-- to_regprocedure() raises errors for malformed signatures.
+create function outbox_internal.function_oid(signature text) returns oid
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return to_regprocedure(signature);
+exception when invalid_text_representation or invalid_name or syntax_error or undefined_object or too_many_arguments then
+    return null;
+end
+$$;
+
+-- API: private
 create function outbox_internal.endpoint_id(name text) returns int
 language plpgsql stable
 set search_path = pg_catalog, pg_temp

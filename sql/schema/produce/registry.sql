@@ -21,7 +21,7 @@ begin
     if signature is null or signature = '' then
         return;
     end if;
-    select p.* into found from pg_proc p where p.oid = to_regprocedure(signature);
+    select p.* into found from pg_proc p where p.oid = outbox_internal.function_oid(signature);
     if found.oid is null then
         raise exception 'function "%" does not exist', left(signature, 200)
             using errcode = 'undefined_function', hint = 'Write schema and types: "app.topic_of(text, text)".';

@@ -444,8 +444,9 @@ declare
             'max_age', max_age, 'schedule', schedule, 'policy', policy, 'format', format, 'batch_size', batch_size,
             'batch_wait', batch_wait, 'ordering', ordering, 'on_exhausted', on_exhausted, 'ttl', ttl, 'deadline', deadline,
             'notify', notify, 'max_lag', max_lag, 'external_id', external_id, 'labels', labels,
-            'transform', coalesce(to_regprocedure(transform)::text, transform),
-            'transform_owner', (select pg_get_userbyid(p.proowner) from pg_proc p where p.oid = to_regprocedure(transform)))) g
+            'transform', coalesce(outbox_internal.function_oid(transform)::regprocedure::text, transform),
+            'transform_owner', (
+                select pg_get_userbyid(p.proowner) from pg_proc p where p.oid = outbox_internal.function_oid(transform)))) g
         where g.value <> 'null'
     ) || jsonb_build_object('topics', topics, 'filter', filter);
 begin

@@ -31,7 +31,7 @@ begin
     if signature is null then
         raise exception 'the % must not be null', kind using errcode = 'null_value_not_allowed';
     end if;
-    select p.* into found_function from pg_proc p where p.oid = to_regprocedure(signature);
+    select p.* into found_function from pg_proc p where p.oid = outbox_internal.function_oid(signature);
     if found_function.oid is null then
         raise exception 'function "%" does not exist', left(signature, 255) using errcode = 'undefined_function',
             hint = format('Write schema and type: "app.%s(%s)".', kind, argument);
