@@ -19,7 +19,9 @@ async fn server() -> &'static Server {
     static SERVER: OnceCell<Server> = OnceCell::const_new();
     SERVER
         .get_or_init(async || {
-            Server::start(&[("pg_outbox.poll_interval", "1s"), ("max_worker_processes", "60")]).await.unwrap()
+            // Each test has databases of its own, and each of these a dispatcher.
+            let room = [("max_worker_processes", "130"), ("pg_outbox.max_databases", "120")];
+            Server::start(&[&room[..], &[("pg_outbox.poll_interval", "1s")]].concat()).await.unwrap()
         })
         .await
 }
