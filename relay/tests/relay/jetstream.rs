@@ -386,6 +386,7 @@ async fn a_relay_that_is_frozen_while_it_sends_sends_nothing_again() {
     let mut stream = connect(&broker).await.create_stream(config).await.unwrap();
     let config = Config::new(&db, RELAY, &sink(&broker));
     let mut active = config.run();
+    wait_until("the first is active", PATIENCE, async || active.log().contains("\"active\"")).await;
     let mut last = 0;
     for round in 0..5 {
         let standby = config.run();
