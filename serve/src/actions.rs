@@ -332,7 +332,7 @@ async fn requeue_all(database: &Database, viewer: &Viewer, action: &Action, fiel
         let args = json!({"dead_letter_id": id, "actor": viewer.actor, "note": some(field(fields, "because"))});
         match one(database, action, args).await {
             Ok(_) => requeued += 1,
-            Err(error) if matches!(error.kind(), Kind::Conflict | Kind::NotFound) => {
+            Err(error) if concerns_one(&error) => {
                 failed += 1;
                 let details = error.details();
                 why.get_or_insert_with(|| {
@@ -361,6 +361,12 @@ async fn requeue_all(database: &Database, viewer: &Viewer, action: &Action, fiel
     let mut page = question(viewer, action, &fields, said, left > 0);
     page.title = if left > 0 { "Go on?".to_owned() } else { "Requeued".to_owned() };
     Ok(Done::Page(page))
+}
+
+/// Whether an error concerns one dead letter: it was requeued meanwhile, is locked, or its transform fails or takes too long.
+fn concerns_one(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Conflict | Kind::NotFound | Kind::Invalid)
+        || ["55P03", "57014"].contains(&error.code())
 }
 
 async fn one(database: &Database, action: &Action, args: Value) -> Result<Vec<Value>> {

@@ -88,7 +88,7 @@ impl App {
         {
             let mut values = headers.get_all(header.as_str()).iter();
             if let (Some(value), None) = (values.next(), values.next())
-                && let Some(actor) = value.to_str().ok().and_then(name)
+                && let Some(actor) = std::str::from_utf8(value.as_bytes()).ok().and_then(name)
             {
                 let key = format!("proxy {actor}");
                 return Some(Person { actor: actor.to_owned(), key, has_session: false });
@@ -160,7 +160,11 @@ impl App {
                 Answer::See(to)
             }
             Ok(Done::Page(page)) => answer(&viewer, Ok(page), "/"),
-            Err(error) => answer(&viewer, Err(error), actions::find(action).map_or("/", |known| known.part)),
+            Err(error) => {
+                let part = actions::find(action).map_or("/", |known| known.part);
+                let (status, page) = page::failure(&error, part, false);
+                Answer::Page(status, page::frame(&viewer, &page))
+            }
         }
     }
 
@@ -177,7 +181,7 @@ impl App {
 fn answer(viewer: &Viewer, result: Result<Page>, part: &'static str) -> Answer {
     let (status, page) = match result {
         Ok(page) => (200, page),
-        Err(error) => page::failure(&error, part),
+        Err(error) => page::failure(&error, part, true),
     };
     Answer::Page(status, page::frame(viewer, &page))
 }

@@ -1,4 +1,13 @@
-//! The page and the command that show more about a health check that is not ok.
+//! The health checks that are not ok, and the page and the command that show more about one.
+
+use serde_json::Value;
+
+/// Returns the rows of `health()` that are not ok, critical ones first.
+pub fn wrong(health: &[Value]) -> Vec<Value> {
+    let mut wrong: Vec<Value> = health.iter().filter(|row| row["state"] != "ok").cloned().collect();
+    wrong.sort_by_key(|row| row["state"] != "critical");
+    wrong
+}
 
 /// Returns the command that shows more about a health check.
 pub fn command_for(check: &str) -> Option<&'static str> {

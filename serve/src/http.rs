@@ -78,8 +78,11 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let mut response = match refusal(&app, request.method(), request.headers()) {
         Some((status, why)) => (status, format!("{why}\n")).into_response(),
-        None => match tokio::time::timeout(LIMIT, next.run(request)).await {
-            Ok(response) => response,
+        // A task of its own goes on when the browser leaves. Otherwise its session would be given up while the server still
+        // works for it, and reloading would open any number of them.
+        None => match tokio::time::timeout(LIMIT, tokio::spawn(next.run(request))).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(_)) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
             Err(_) => (StatusCode::REQUEST_TIMEOUT, "the request took too long\n").into_response(),
         },
     };
@@ -230,7 +233,7 @@ async fn metrics(State(app): State<Arc<App>>, Extension(Peer(peer)): Extension<P
                 .into_response()
         }
         Err(error) => {
-            let status = page::failure(&error, "/").0;
+            let status = page::failure(&error, "/", false).0;
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
             (status, format!("{} ({})\n", page::clean(&error.details().message, 300), error.code())).into_response()
         }

@@ -8,7 +8,8 @@
 //!
 //! - Nobody sees or does anything without a token or the header of a trusted proxy. Nothing is done without the token
 //!   of a form that this server made for the same person.
-//! - A page reads in a read-only transaction. No query counts or sorts everything that is stored; lists go page by page.
+//! - A page reads in a read-only transaction. No query counts or sorts everything that is stored; lists go page by page. The sums of
+//!   `health()` and of the subscriptions count the deliveries and dead letters that are open.
 //! - Content of messages is shown when somebody asks for it. Stored secrets are never read.
 //! - A text of the database is text: it runs nothing, hides nothing, and is cut where it is long.
 //! - Without the database every page says so, and the next one works again as soon as the database does.
@@ -27,7 +28,7 @@ mod screens;
 mod server;
 mod session;
 
-pub use health::command_for;
+pub use health::{command_for, wrong};
 pub use options::Options;
 pub use page::short_age;
 pub use screens::subscriptions::state_of;

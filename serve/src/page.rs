@@ -125,8 +125,8 @@ pub(crate) fn login(form_token: &str, wrong: Option<&str>) -> Markup {
     }
 }
 
-/// Returns the status and the page of an error.
-pub(crate) fn failure(error: &Error, part: &'static str) -> (u16, Page) {
+/// Returns the status and the page of an error. `renews`: the page can be loaded again, so it comes back with the database.
+pub(crate) fn failure(error: &Error, part: &'static str, renews: bool) -> (u16, Page) {
     let details = error.details();
     let (status, title, lost) = match error.kind() {
         Kind::NotFound => (404, "Not found", false),
@@ -144,13 +144,13 @@ pub(crate) fn failure(error: &Error, part: &'static str) -> (u16, Page) {
             @if let (false, Some(detail)) = (lost, &details.detail) { p { (foreign(detail)) } }
             @if let Some(hint) = &details.hint { p { (foreign(hint)) } }
         }
-        @if lost { p { "This page comes back by itself." } }
+        @if lost && renews { p { "This page comes back by itself." } }
         @if details.code == "42501" {
             p { "An administrator grants capabilities: " code { "select outbox.grant_to('role', 'monitor')" } " to see, "
                 code { "'admin'" } " to act." }
         }
     };
-    (status, Page { title: title.to_owned(), part, live: lost, body })
+    (status, Page { title: title.to_owned(), part, live: lost && renews, body })
 }
 
 /// Returns a text without characters that hide or turn others, cut after `most` characters.

@@ -31,6 +31,12 @@ const CONNECTIONS: usize = 256;
 /// The longest time between two requests of a connection, and from the first byte of a head to its last.
 const HEAD_LIMIT: Duration = Duration::from_secs(15);
 
+/// The longest life of a connection. A client that holds connections for ever would keep others out.
+const LIFETIME: Duration = Duration::from_secs(60);
+
+/// The time for the request in flight when the life of its connection is over.
+const LAST_REQUEST: Duration = Duration::from_secs(45);
+
 /// The longest head of a request, in bytes.
 const MAX_HEAD: usize = 32 * 1024;
 
@@ -123,11 +129,15 @@ async fn serve(router: Router, stream: TcpStream, peer: SocketAddr) {
         request.extensions_mut().insert(Peer(peer.ip()));
         async move { Ok::<_, Infallible>(router.call(request).await.unwrap_or_else(|never| match never {})) }
     });
-    // An error is one of the connection: the browser is gone.
-    let _ = http1::Builder::new()
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    // An error is one of the connection: the browser is gone.
+    if tokio::time::timeout(LIFETIME, connection.as_mut()).await.is_err() {
+        connection.as_mut().graceful_shutdown();
+        let _ = tokio::time::timeout(LAST_REQUEST, connection).await;
+    }
 }

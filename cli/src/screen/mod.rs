@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use crate::{ask, output};
 use pg_outbox::error::Result;
 use pg_outbox::outbox::Outbox;
-pub(crate) use pg_outbox_serve::command_for;
 use pg_outbox_serve::state_of;
+pub(crate) use pg_outbox_serve::{command_for, wrong};
 
 const SUBSCRIPTIONS: &[&str] = &["name", "to", "state", "rate", "behind", "waiting", "leased", "oldest", "dead"];
 const ENDPOINTS: &[&str] = &["name", "state", "failures", "last_error"];
@@ -239,13 +239,6 @@ fn section(out: &mut String, title: &str, rows: &[Value], all: usize, columns: &
 
 fn at_rest(row: &Value) -> bool {
     matches!(row["state"].as_str(), Some("at rest" | "active")) && number(row, "dead") == 0
-}
-
-/// The rows of `health()` that are not ok, critical ones first.
-pub(crate) fn wrong(health: &[Value]) -> Vec<Value> {
-    let mut wrong: Vec<Value> = health.iter().filter(|row| row["state"] != "ok").cloned().collect();
-    wrong.sort_by_key(|row| row["state"] != "critical");
-    wrong
 }
 
 fn number(row: &Value, name: &str) -> i64 {

@@ -17,12 +17,16 @@ const GROUPS: &str = "
     from (
         select l.subscription_id, l.reason, coalesce(l.last_status::text, l.last_error_class, '') as cause, count(*) as n,
             min(l.dead_at) as oldest, max(l.dead_at) as newest, max(l.id) as last
-        from (select * from outbox.dead_letter d where d.resolution = 'open' order by d.id desc limit 10000) l
+        from (
+            select * from outbox.dead_letter d
+            where d.resolution = 'open'
+                and ($1::text is null or d.subscription_id in (select o.id from outbox.subscription o where o.name = $1))
+            order by d.id desc limit 10000
+        ) l
         group by 1, 2, 3
     ) u
     join outbox.dead_letter k on k.id = u.last
     left join outbox.subscription s on s.id = u.subscription_id
-    where $1::text is null or s.name = $1
     order by u.n desc, u.subscription_id, u.reason, u.cause limit 100";
 
 const LIST: &str = "

@@ -7,15 +7,14 @@ use pg_outbox::error::Result;
 
 use crate::chart;
 use crate::database::Work;
-use crate::health::{command_for, page_for};
+use crate::health::{command_for, page_for, wrong};
 use crate::page::{Page, Viewer, age, column, facts, foreign, state, value};
 use crate::samples::{EVERY, Sample, Samples, rates};
 
 pub(super) async fn show(work: &Work, viewer: &Viewer, samples: &Samples) -> Result<Page> {
     let health = work.call("health", json!({})).await?;
     let stats = work.call("stats", json!({})).await?.into_iter().next().unwrap_or(Value::Null);
-    let mut wrong: Vec<&Value> = health.iter().filter(|row| row["state"] != "ok").collect();
-    wrong.sort_by_key(|row| row["state"] != "critical");
+    let wrong = wrong(&health);
     let body = html! {
         (checks(&wrong, health.len()))
         (sums(&stats, viewer))
@@ -28,7 +27,7 @@ pub(super) async fn show(work: &Work, viewer: &Viewer, samples: &Samples) -> Res
     Ok(Page { title: "Overview".to_owned(), part: "/", live: true, body })
 }
 
-fn checks(wrong: &[&Value], all: usize) -> Markup {
+fn checks(wrong: &[Value], all: usize) -> Markup {
     html! {
         section aria-label="Health" {
             @if wrong.is_empty() { p class="notice" { "Nothing is wrong. All " (all) " checks are ok." } }
